@@ -1,0 +1,1 @@
+"""The application. `errors`, `options` and `events` are its words; everything else imports downwards."""

@@ -1,0 +1,206 @@
+"""A folder of weights as transformers lays it out: what its JSON files say, and whether its weight files are whole.
+
+Source: the safetensors format's description; the files that transformers, AutoGPTQ, AutoAWQ and ExLlamaV2 write.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from modules.options import Value
+from modules.rawfile import Window, damage, examine, foreign, readable, truncated
+
+Json = dict[str, Any]
+
+ABOUT = (
+    "config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+"""The files that describe a checkpoint, as `read_about` reads them and `Checkpoint` takes them."""
+
+_LONGEST = 100_000_000  # bytes of JSON: the safetensors format's own limit
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FORMATS = ("gptq", "awq", "exl2")  # the quantisations that need a loader of their own
+_BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # files of their own, before config.json had it
+_PLAIN_ROPE = 10000
+
+
+def read_about(path: Path) -> Json:
+    """One of the files in ABOUT; a bare template as if it stood in JSON. DamagedModel, OSError."""
+    if path.suffix == ".jinja":
+        return {"chat_template": examine(path, _whole_text)}
+    return examine(path, lambda window: _json(window, window.size))
+
+
+def read_weights(path: Path) -> int:
+    """How many elements the tensors of a .safetensors file have; 0 for PyTorch's .bin, of which only the kind of file
+    is looked at (a pickle is a program). DamagedModel, OSError."""
+    return examine(path, _safetensors if path.suffix.lower() == ".safetensors" else _pytorch)
+
+
+def _whole_text(window: Window) -> str:
+    return window.take(min(window.size, _LONGEST)).decode("utf-8", "replace")
+
+
+def _json(window: Window, length: int) -> Json:
+    """The next `length` bytes as a JSON object."""
+    head = window.peek()
+    if length > _LONGEST:
+        raise damage(f"its JSON has {length:,} bytes", f"其 JSON 长达 {length:,} 字节")
+    try:
+        found = json.loads(window.take(length))
+    except (ValueError, RecursionError):
+        raise foreign("JSON", head, window.size) from None
+    if not isinstance(found, dict):
+        raise foreign("JSON", head, window.size)
+    return found
+
+
+def _pytorch(window: Window) -> int:
+    head = window.peek()
+    if not head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or the bare pickle of before 2020
+        raise foreign("PyTorch", head, window.size)
+    return 0
+
+
+def _safetensors(window: Window) -> int:
+    head = window.peek()
+    if head[8:9] != b"{" or int.from_bytes(head[:8], "little") > _LONGEST:
+        raise foreign("safetensors", head, window.size)
+    table = _json(window, window.u64())
+    tensors = [_tensor(each) for name, each in table.items() if name != "__metadata__"]
+    expected = window.place + max((end for _, end in tensors), default=0)
+    if expected > window.size:
+        raise truncated(expected, window.size)
+    return sum(elements for elements, _ in tensors)
+
+
+def _tensor(entry: object) -> tuple[int, int]:
+    """Of an entry of the table: its elements, and where its bytes end in the data."""
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise damage("a tensor lacks its shape or its place", "某个张量缺少形状或位置")
+    return math.prod(shape), offsets[1]
+
+
+def _naturals(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+
+
+class Checkpoint:
+    """What a checkpoint's files say; `about` is what `read_about` made of each, by name. Nonsense is ignored."""
+
+    def __init__(self, about: Mapping[str, Json]) -> None:
+        """`method` is the name of the quantisation, "" if there is none."""
+        self._about = about
+        config = about.get("config.json", {})
+        # Of a model that also sees or hears, the language model's part is inside.
+        self._config = _part(config, "text_config") | config
+        file, method = next((pair for pair in _BESIDE.items() if pair[0] in about), ("", ""))
+        self._quantization = about.get(file, {}) | _part(config, "quantization_config")
+        self.method = (_word(self._quantization, "quant_method") or method).lower()
+
+    @property
+    def format(self) -> str:
+        """ "gptq", "awq" or "exl2"; "" if the weights are stored plainly."""
+        return self.method if self.method in _FORMATS else ""
+
+    @property
+    def architecture(self) -> str:
+        return _word(self._config, "model_type")
+
+    @property
+    def layers(self) -> int:
+        return _whole(self._config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+    @property
+    def context_length(self) -> int:
+        return _whole(self._config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+    @property
+    def quantisation(self) -> str:
+        """Such as "GPTQ 4-bit 128g", "EXL2 4.25-bit", "FP8"; of plain weights their type, such as "BF16"."""
+        if not self.method:
+            return _DTYPES.get(_word(self._config, "dtype", "torch_dtype").removeprefix("torch."), "")
+        bits, group = self._bits(), self._group()
+        return self.method.upper() + (f" {bits:g}-bit" if bits else "") + (f" {group}g" if group > 0 else "")
+
+    def _bits(self) -> float:
+        four, eight = (self._quantization.get(f"load_in_{bits}bit") is True for bits in (4, 8))  # bitsandbytes
+        return _number(self._quantization, "bits", "w_bit") or 4.0 * four or 8.0 * eight
+
+    def _group(self) -> int:
+        return _whole(self._quantization, "group_size", "q_group_size", least=-1)
+
+    @property
+    def chat_template(self) -> str:
+        """The template in its own file, else the tokenizer's; of several, the one called "default"."""
+        own = self._about.get("chat_template.jinja") or self._about.get("tokenizer_config.json", {})
+        several = own.get("chat_template")
+        if isinstance(several, list):
+            own = next((each for each in several if isinstance(each, dict) and each.get("name") == "default"), {})
+        return _word(own, "chat_template", "template")
+
+    def parts(self, suffix: str) -> set[str]:
+        """The weight files that the index for ".safetensors" or ".bin" names; empty if there is no index."""
+        stem = {".safetensors": "model", ".bin": "pytorch_model"}[suffix]
+        return {str(each) for each in _part(self._about.get(f"{stem}{suffix}.index.json", {}), "weight_map").values()}
+
+    def defaults(self) -> dict[str, Value]:
+        """The load options that follow from the files, those that differ from no scaling and no quantisation."""
+        found: dict[str, Value] = {"max_seq_len": self.context_length} if self.context_length else {}
+        base, factor = self._rope()
+        if base not in (0, _PLAIN_ROPE):
+            found["rope_freq_base"] = base
+        if factor > 1:
+            found["compress_pos_emb"] = factor
+        return found | (self._gptq() if self.method == "gptq" else {})
+
+    def _rope(self) -> tuple[float, float]:
+        """The base frequency, and the factor of linear scaling; 0 where there is none."""
+        rope = _part(self._config, "rope_scaling") | _part(self._config, "rope_parameters")
+        linear = _word(rope, "rope_type", "type") == "linear"
+        base = _number(self._config, "rope_theta") or _number(rope, "rope_theta")
+        return base, _number(rope, "factor") if linear else 0.0
+
+    def _gptq(self) -> dict[str, Value]:
+        found: dict[str, Value] = {"desc_act": self._quantization.get("desc_act") is True}
+        if bits := self._bits():
+            found["wbits"] = int(bits)
+        if group := self._group():
+            found["groupsize"] = group
+        return found
+
+
+def _part(source: Json, key: str) -> Json:
+    found = source.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(source: Json, *keys: str, least: int = 1) -> int:
+    """The first of `keys` that holds a whole number not below `least`; 0 if none does."""
+    values = (source.get(key) for key in keys)
+    return next((each for each in values if type(each) is int and least <= each < 1 << 32), 0)
+
+
+def _number(source: Json, *keys: str) -> float:
+    """The first of `keys` that holds a positive number; 0 if none does."""
+    values = (source.get(key) for key in keys)
+    numbers = (float(each) for each in values if isinstance(each, (int, float)) and 0 < each < 1e30)
+    return next(numbers, 0.0)
+
+
+def _word(source: Json, *keys: str) -> str:
+    """The first of `keys` that holds a text, fit to be shown; "" if none does."""
+    values = (source.get(key) for key in keys)
+    return next((readable(each) for each in values if isinstance(each, str)), "")

@@ -1,0 +1,246 @@
+"""Every error a user may see. Errors carry facts; the edges (page, API, worker loop) turn them into words.
+
+WebUIError
+├── OptionError           an option's value is not acceptable
+├── UnknownOption · UnknownLoader · ModelNotFound      a name nobody knows, with the nearest one that exists
+├── LoaderUnavailable     the loader cannot run here, and what to do about it
+├── NoModelLoaded
+├── Unsupported           understood, but this model or loader cannot do it
+├── PromptTooLong         the prompt does not fit the context
+├── DamagedModel          the file is not what it claims to be, and where
+├── LoadFailed            the backend refused, in its own words
+├── LoadCancelled         given up for another wish: a newer load, an unload, the Cancel button
+├── WorkerDied            the backend's process ended: exit status and its last words
+├── PortTaken · SettingsError · CommandLineError       the program cannot start as asked
+└── InternalError         a fault of ours; the log has the traceback
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+LANGUAGES = ("zh", "en")
+
+Words = Mapping[str, str]
+"""The same sentence by language: {"en": "...", "zh": "..."}."""
+
+
+def both(text: str) -> Words:
+    """The words of something that reads the same in every language, such as a library's own message."""
+    return dict.fromkeys(LANGUAGES, text)
+
+
+@dataclass(eq=False)
+class WebUIError(Exception):
+    """A fact the user should know. `.status` is its HTTP status; `.say(language)` is what the user reads."""
+
+    status: ClassVar[int] = 500
+    template: ClassVar[Words] = both("")
+
+    def __str__(self) -> str:
+        return self.say("en")
+
+    def say(self, language: str) -> str:
+        """The message in `language` ("zh" or "en")."""
+        return self.template[language].format(**self.shown(language))
+
+    def shown(self, language: str) -> dict[str, object]:
+        """The facts as they enter the sentence: those that are words, in the language asked for."""
+        return {
+            name: fact[language] if isinstance(fact, Mapping) else fact
+            for name, fact in vars(self).items()
+            if not name.startswith("_")
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {"error": type(self).__name__, "facts": dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> WebUIError:
+        """The inverse of `to_json`; KeyError if this program has no such error."""
+        return _BY_NAME[data["error"]](**data["facts"])
+
+
+@dataclass(eq=False)
+class OptionError(WebUIError):
+    status = 400
+    template = {
+        "en": "{option}: {value!r} is not acceptable; expected {expected}.",
+        "zh": "{option}：无法接受 {value!r}，应为{expected}。",
+    }
+    option: str
+    value: object
+    expected: Words
+
+
+@dataclass(eq=False)
+class UnknownName(WebUIError):
+    """A name that nobody knows. `nearest` is the most similar one that exists, or empty."""
+
+    status = 400
+    suggestion: ClassVar[Words] = {"en": " Did you mean {nearest!r}?", "zh": "是否想用 {nearest!r}？"}
+    name: str
+    nearest: str = ""
+
+    def say(self, language: str) -> str:
+        hint = self.suggestion[language].format(nearest=self.nearest) if self.nearest else ""
+        return super().say(language) + hint
+
+
+class UnknownOption(UnknownName):
+    template = {"en": "There is no option {name!r}.", "zh": "没有名为 {name!r} 的选项。"}
+
+
+class UnknownLoader(UnknownName):
+    template = {"en": "There is no loader {name!r}.", "zh": "没有名为 {name!r} 的加载器。"}
+
+
+class ModelNotFound(UnknownName):
+    status = 404
+    template = {"en": "There is no model {name!r}.", "zh": "没有名为 {name!r} 的模型。"}
+
+
+@dataclass(eq=False)
+class LoaderUnavailable(WebUIError):
+    """`install` is the line that would make it available, or empty if there is none."""
+
+    status = 501
+    template = {
+        "en": "The loader {loader} is not available here: {reason}",
+        "zh": "加载器 {loader} 在此不可用：{reason}",
+    }
+    loader: str
+    reason: Words
+    install: str = ""
+
+
+class NoModelLoaded(WebUIError):
+    status = 400
+    template = {
+        "en": "No model is loaded. Pick one in the Model tab and press Load.",
+        "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
+    }
+
+
+@dataclass(eq=False)
+class Unsupported(WebUIError):
+    status = 400
+    template = {"en": "{what}", "zh": "{what}"}
+    what: Words
+
+
+@dataclass(eq=False)
+class PromptTooLong(WebUIError):
+    status = 400
+    template = {
+        "en": "The prompt has {tokens} tokens, but the context holds {limit}. "
+        "Shorten it, or load the model with a larger n_ctx.",
+        "zh": "提示词有 {tokens} 个词符，而上下文只有 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
+    }
+    tokens: int
+    limit: int
+
+
+@dataclass(eq=False)
+class DamagedModel(WebUIError):
+    status = 422
+    template = {"en": "{file}: {problem}", "zh": "{file}：{problem}"}
+    file: str
+    problem: Words
+
+
+@dataclass(eq=False)
+class LoadFailed(WebUIError):
+    """`words` are the backend's own, last lines first to be of use."""
+
+    template = {
+        "en": "{loader} could not load {model}. It said: {words}",
+        "zh": "{loader} 无法加载 {model}。它报告：{words}",
+    }
+    loader: str
+    model: str
+    words: str
+
+
+@dataclass(eq=False)
+class LoadCancelled(WebUIError):
+    status = 409
+    template = {"en": "Loading {model} was cancelled.", "zh": "已取消加载 {model}。"}
+    model: str
+
+
+@dataclass(eq=False)
+class WorkerDied(WebUIError):
+    """`exit_code` as of `subprocess`: negative means killed by that signal. `words` is the tail of its stderr."""
+
+    template = {
+        "en": "The model's process ended while it was {doing} ({how}). Load the model again to go on.{tail}",
+        "zh": "模型进程在{doing}时意外结束（{how}）。重新加载模型即可继续。{tail}",
+    }
+    tail: ClassVar[Words] = {"en": " Its last words: {words}", "zh": "它最后的输出：{words}"}
+    exit_code: int
+    doing: Words
+    words: str = ""
+
+    def shown(self, language: str) -> dict[str, object]:
+        tail = self.tail[language].format(words=self.words) if self.words else ""
+        return super().shown(language) | {"how": _how_it_ended(self.exit_code), "tail": tail}
+
+
+@dataclass(eq=False)
+class PortTaken(WebUIError):
+    template = {
+        "en": "Port {port} on {host} is already in use. Stop the other program, or choose another with --listen-port.",
+        "zh": "{host} 的端口 {port} 已被占用。请关闭占用它的程序，或用 --listen-port 另选一个。",
+    }
+    host: str
+    port: int
+
+
+@dataclass(eq=False)
+class SettingsError(WebUIError):
+    template = {"en": "{file}: {problem}", "zh": "{file}：{problem}"}
+    file: str
+    problem: Words
+
+
+@dataclass(eq=False)
+class CommandLineError(WebUIError):
+    """What the command line's grammar refuses, such as a flag without its value; `problem` is argparse's sentence."""
+
+    status = 400
+    template = {"en": "Command line: {problem}", "zh": "命令行：{problem}"}
+    problem: str
+
+
+@dataclass(eq=False)
+class InternalError(WebUIError):
+    template = {
+        "en": "Internal error; the log has the details ({log}).",
+        "zh": "内部错误，详情见日志（{log}）。",
+    }
+    log: str
+
+
+def _how_it_ended(exit_code: int) -> str:
+    """ "SIGSEGV" for -11, "exit status 1" for 1."""
+    if exit_code < 0:
+        try:
+            return signal.Signals(-exit_code).name
+        except ValueError:
+            return f"signal {-exit_code}"
+    return f"exit status {exit_code}"
+
+
+def _family(root: type[WebUIError]) -> dict[str, type[WebUIError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found |= _family(child)
+    return found
+
+
+_BY_NAME = _family(WebUIError)

@@ -1,0 +1,160 @@
+"""The command line: what the server itself is told, and any load option, by its original spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from modules.load_options import OPTIONS
+from modules.options import FlagParser, Option, Value
+
+_SERVER = (
+    Option(
+        "model",
+        "model",
+        "",
+        {"en": "Model", "zh": "模型"},
+        {
+            "en": "Load this model at start: its name in models/ or a path.",
+            "zh": "启动时加载此模型：models/ 中的名称或路径。",
+        },
+    ),
+    Option(
+        "loader",
+        "loader",
+        "",
+        {"en": "Loader", "zh": "加载器"},
+        {"en": "Load it with this loader.", "zh": "用此加载器加载。"},
+    ),
+    Option(
+        "listen",
+        "listen",
+        False,
+        {"en": "Listen", "zh": "监听局域网"},
+        {"en": "Answer other machines of the network, not only this one.", "zh": "允许局域网内其他设备访问。"},
+    ),
+    Option(
+        "listen_host",
+        "listen-host",
+        "",
+        {"en": "Address", "zh": "监听地址"},
+        {"en": "The address to answer on.", "zh": "监听的地址。"},
+    ),
+    Option(
+        "listen_port",
+        "listen-port",
+        7860,
+        {"en": "Port", "zh": "端口"},
+        {"en": "The port to answer on.", "zh": "监听的端口。"},
+        minimum=1,
+        maximum=65535,
+    ),
+    Option(
+        "api",
+        "api",
+        False,
+        {"en": "API", "zh": "API"},
+        {
+            "en": "Offer the OpenAI-compatible API on the same port, under /v1.",
+            "zh": "在同一端口的 /v1 下提供兼容 OpenAI 的 API。",
+        },
+    ),
+    Option(
+        "api_key",
+        "api-key",
+        "",
+        {"en": "API key", "zh": "API 密钥"},
+        {"en": "The key that API requests must carry.", "zh": "API 请求必须携带的密钥。"},
+    ),
+    Option(
+        "gradio_auth",
+        "gradio-auth",
+        "",
+        {"en": "Login", "zh": "登录"},
+        {
+            "en": "Who may use the page: user:password, several separated by commas.",
+            "zh": "页面的用户名:密码，多个用逗号分隔。",
+        },
+        pattern=r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*",
+        example="me:secret,you:other",
+    ),
+    Option(
+        "settings",
+        "settings",
+        "",
+        {"en": "Settings file", "zh": "设置文件"},
+        {
+            "en": "Read the interface's settings from this file instead of settings.yaml.",
+            "zh": "从此文件而非 settings.yaml 读取界面设置。",
+        },
+    ),
+    Option(
+        "model_dir",
+        "model-dir",
+        "",
+        {"en": "Models folder", "zh": "模型目录"},
+        {"en": "Where models lie, if not in models/.", "zh": "存放模型的目录（默认 models/）。"},
+    ),
+    Option(
+        "lora_dir",
+        "lora-dir",
+        "",
+        {"en": "LoRA folder", "zh": "LoRA 目录"},
+        {"en": "Where LoRAs lie, if not in loras/.", "zh": "存放 LoRA 的目录（默认 loras/）。"},
+    ),
+    Option(
+        "auto_launch",
+        "auto-launch",
+        False,
+        {"en": "Open browser", "zh": "打开浏览器"},
+        {"en": "Open the page in the browser when it is ready.", "zh": "就绪后自动在浏览器中打开页面。"},
+    ),
+    Option(
+        "nowebui",
+        "nowebui",
+        False,
+        {"en": "No page", "zh": "不启动页面"},
+        {"en": "Serve the API alone, without the page.", "zh": "只提供 API，不启动页面。"},
+    ),
+    Option(
+        "explain",
+        "explain",
+        False,
+        {"en": "Explain", "zh": "说明"},
+        {
+            "en": "Print, as JSON, each option's value, where it came from and the backend's exact call; load nothing.",
+            "zh": "以 JSON 输出每个选项的取值、来源和对后端的确切调用，不加载模型。",
+        },
+    ),
+    Option(
+        "verbose",
+        "verbose",
+        False,
+        {"en": "Verbose", "zh": "详细输出"},
+        {"en": "Print what the backends say as they say it.", "zh": "在终端显示后端的全部输出。"},
+    ),
+)
+
+SERVER: Mapping[str, Option] = {option.key: option for option in _SERVER}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """`server` is complete, with defaults; `load` holds the load options that were typed, and no others."""
+
+    server: Mapping[str, Value]
+    load: Mapping[str, Value]
+
+    def text(self, key: str) -> str:
+        return str(self.server[key])
+
+    def on(self, key: str) -> bool:
+        return bool(self.server[key])
+
+
+def read(words: Iterable[str]) -> Flags:
+    """What was typed. OptionError, UnknownOption or CommandLineError; `--help` prints and exits."""
+    parser = FlagParser([*SERVER.values(), *OPTIONS.values()], "text-generation-webui, for local models")
+    typed = parser.typed(words)
+    server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
+    return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS})

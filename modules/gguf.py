@@ -1,0 +1,386 @@
+"""The header of a GGUF file: what the model says of itself, and whether the file is whole.
+
+Every count and length is held against the size of the file before anything is read or allocated for it.
+
+Source: the GGUF specification in ggml's docs; tensor types as ggml_type_name, ggml_blck_size and ggml_type_size say.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modules.rawfile import Flaw, Window, brief, damage, examine, foreign, truncated
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_LONGEST_KEY = (1 << 16) - 1  # the specification's limit; it does not limit values
+_LONGEST_TEXT = 1 << 24
+_MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked; no vocabulary comes near
+_PER_LAYER = 1024  # whole-number arrays up to this length are kept: some models have a head count for each layer
+_DEEPEST = 4
+_MOST_DIMENSIONS = 4
+_NEWEST_TYPE = 1023  # forks of llama.cpp count up to about 400; what lies beyond is noise
+
+_TEXT, _ARRAY = 8, 9
+_SCALARS = {
+    kind: struct.Struct("<" + code)
+    for kind, code in {
+        0: "B",
+        1: "b",
+        2: "H",
+        3: "h",
+        4: "I",
+        5: "i",
+        6: "f",
+        7: "?",
+        10: "Q",
+        11: "q",
+        12: "d",
+    }.items()
+}
+_SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
+
+_TOKENS = "tokenizer.ggml.tokens"
+_TEXTS = {"general.architecture", "general.name", "tokenizer.chat_template"}
+_SCALING_TYPE = ".rope.scaling.type"
+
+# fmt: off
+TENSOR_TYPES: dict[int, tuple[str, int, int]] = {  # name, elements in a block, bytes of a block
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
+}
+_REMOVED_TYPES = {  # what llama.cpp has given up, and the type to look for instead
+    4: ("Q4_2", "Q4_0"), 5: ("Q4_3", "Q4_1"),
+    31: ("Q4_0_4_4", "Q4_0"), 32: ("Q4_0_4_8", "Q4_0"), 33: ("Q4_0_8_8", "Q4_0"),
+    36: ("IQ4_NL_4_4", "IQ4_NL"), 37: ("IQ4_NL_4_8", "IQ4_NL"), 38: ("IQ4_NL_8_8", "IQ4_NL"),
+}
+FILE_TYPES: dict[int, str] = {  # general.file_type: llama.cpp's LLAMA_FTYPE
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
+    40: "Q1_0", 41: "Q2_0",
+}
+# fmt: on
+_GUESSED = 1024  # a flag that llama.cpp adds to a file type it worked out itself
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a GGUF file says of its model. A number it does not give is 0, a text "".
+
+    Where a model gives one head count for each layer, the largest stands here. `rope_scale` is the factor of linear
+    scaling (1.0: none). `add_bos` is None if the file leaves it to the backend. `parameters` counts the elements of
+    the tensors in this file (of a split model: this part's); `size` is the file's, in bytes.
+    """
+
+    version: int
+    architecture: str
+    name: str
+    context_length: int
+    block_count: int
+    embedding_length: int
+    head_count: int
+    head_count_kv: int
+    key_length: int
+    value_length: int
+    rope_freq_base: float
+    rope_scale: float
+    quantisation: str
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    add_bos: bool | None
+    tensor_count: int
+    parameters: int
+    size: int
+    split_count: int
+    split_no: int
+
+
+def read_header(path: Path) -> GgufHeader:
+    """The header of the GGUF file at `path`. DamagedModel whatever else its bytes are; OSError if it cannot be read."""
+    return examine(path, _read)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array that was passed over: where its items begin."""
+
+    kind: int
+    place: int
+    count: int
+
+
+_Fact = bool | int | float | str | tuple[int, ...] | _Array | None
+"""A value of the metadata; None for a text nobody asks for."""
+_Facts = dict[str, _Fact]
+
+
+def _read(window: Window) -> GgufHeader:
+    version, tensor_count, entries = _preamble(window)
+    facts = _metadata(window, entries)
+    tally = _tally(window, tensor_count, version, _alignment(facts))
+    arch = _text(facts, "general.architecture")
+    return GgufHeader(
+        version=version,
+        architecture=arch,
+        name=_text(facts, "general.name"),
+        context_length=_whole(facts, f"{arch}.context_length"),
+        block_count=_whole(facts, f"{arch}.block_count"),
+        embedding_length=_whole(facts, f"{arch}.embedding_length"),
+        head_count=_whole(facts, f"{arch}.attention.head_count"),
+        head_count_kv=_whole(facts, f"{arch}.attention.head_count_kv"),
+        key_length=_whole(facts, f"{arch}.attention.key_length"),
+        value_length=_whole(facts, f"{arch}.attention.value_length"),
+        rope_freq_base=_number(facts, f"{arch}.rope.freq_base"),
+        rope_scale=_linear_scale(facts, arch),
+        quantisation=FILE_TYPES.get(_whole(facts, "general.file_type", -1) & ~_GUESSED) or tally.commonest(),
+        chat_template=_text(facts, "tokenizer.chat_template"),
+        bos_token=_token(window, facts, "bos"),
+        eos_token=_token(window, facts, "eos"),
+        add_bos=_flag(facts, "tokenizer.ggml.add_bos_token"),
+        tensor_count=tensor_count,
+        parameters=tally.parameters,
+        size=window.size,
+        split_count=_whole(facts, "split.count"),
+        split_no=_whole(facts, "split.no"),
+    )
+
+
+def _preamble(window: Window) -> tuple[int, int, int]:
+    """Version, number of tensors, number of metadata entries."""
+    head = window.peek()
+    if not head or not _MAGIC.startswith(head[:4]):
+        raise foreign("GGUF", head, window.size)
+    window.skip(len(_MAGIC))
+    version = window.u32()
+    if version not in _VERSIONS:
+        raise _other_version(version)
+    tensors, entries = window.u64(), window.u64()
+    if tensors * _SMALLEST_TENSOR + entries * _SMALLEST_ENTRY > window.size:
+        raise damage(
+            f"it announces {entries:,} entries and {tensors:,} tensors, more than {window.size:,} bytes can hold",
+            f"它声称有 {entries:,} 个条目和 {tensors:,} 个张量，而文件只有 {window.size:,} 字节，根本容纳不下",
+        )
+    return version, tensors, entries
+
+
+def _other_version(version: int) -> Flaw:
+    if version & 0xFFFF == 0 and version:
+        return Flaw(
+            "this GGUF file is big-endian, made for another kind of processor. Get the little-endian one.",
+            "这是大端序的 GGUF 文件，适用于另一类处理器。请改用小端序版本。",
+        )
+    if version < min(_VERSIONS):
+        return Flaw(
+            f"GGUF version {version} is too old: 2 or 3 is needed. Convert the model again, or get a newer file.",
+            f"GGUF 版本 {version} 过旧，需要版本 2 或 3。请重新转换模型，或下载较新的文件。",
+        )
+    return Flaw(
+        f"GGUF version {version} is not known here: up to {max(_VERSIONS)} can be read. Update this program.",
+        f"无法识别 GGUF 版本 {version}，目前最高支持版本 {max(_VERSIONS)}。请更新本程序。",
+    )
+
+
+def _metadata(window: Window, entries: int) -> _Facts:
+    facts: _Facts = {}
+    for _ in range(entries):
+        key = window.text(_LONGEST_KEY)
+        if key in facts:
+            raise damage(f"it has the key {brief(key)} twice", f"键 {brief(key)} 出现了两次")
+        facts[key] = _value(window, key, window.u32())
+    return facts
+
+
+def _value(window: Window, key: str, kind: int) -> _Fact:
+    if kind in _SCALARS:
+        return window.number(_SCALARS[kind])
+    if kind == _ARRAY:
+        return _array(window, key)
+    if kind != _TEXT:
+        raise damage(f"{brief(key)} has the unknown type {kind}", f"{brief(key)} 的类型 {kind} 无法识别")
+    if key in _TEXTS or key.endswith(_SCALING_TYPE):
+        return window.text(_LONGEST_TEXT)
+    window.skip_strings(1)
+    return None
+
+
+def _array(window: Window, key: str, depth: int = 1) -> _Fact:
+    kind, count = window.u32(), window.u64()
+    array = _Array(kind, window.place, count)
+    shape = _SCALARS.get(kind)
+    if count * (shape.size if shape else _SMALLEST_ITEM) > window.size or (not shape and count > _MOST_ITEMS):
+        raise damage(f"{brief(key)} announces {count:,} items", f"{brief(key)} 声称有 {count:,} 项")
+    if shape:
+        if count <= _PER_LAYER and shape.format not in ("<f", "<d", "<?"):
+            return tuple(int(window.number(shape)) for _ in range(count))
+        window.skip(count * shape.size)
+    elif kind == _TEXT:
+        window.skip_strings(count)
+    else:
+        _skip_arrays(window, key, array, depth)
+    return array
+
+
+def _skip_arrays(window: Window, key: str, array: _Array, depth: int) -> None:
+    if array.kind != _ARRAY:
+        raise damage(
+            f"{brief(key)} has items of the unknown type {array.kind}",
+            f"{brief(key)} 中各项的类型 {array.kind} 无法识别",
+        )
+    if depth >= _DEEPEST:
+        raise damage(f"{brief(key)} nests arrays too deep", f"{brief(key)} 的数组嵌套过深")
+    for _ in range(array.count):
+        _array(window, key, depth + 1)
+
+
+def _wrong(key: str, value: _Fact, en: str, zh: str) -> Flaw:
+    if isinstance(value, (bool, int, float)):
+        found = (str(value), f" {value}")
+    else:
+        found = ("a list", "列表") if isinstance(value, (tuple, _Array)) else ("a text", "文本")
+    return damage(f"{brief(key)} should be {en}, but is {found[0]}", f"{brief(key)} 应为{zh}，却是{found[1]}")
+
+
+def _text(facts: _Facts, key: str) -> str:
+    value = facts.get(key, "")
+    if not isinstance(value, str):
+        raise _wrong(key, value, "a text", "文本")
+    return value
+
+
+def _flag(facts: _Facts, key: str) -> bool | None:
+    if key not in facts:
+        return None
+    value = facts[key]
+    if not isinstance(value, bool):
+        raise _wrong(key, value, "true or false", " true 或 false")
+    return value
+
+
+def _whole(facts: _Facts, key: str, default: int = 0) -> int:
+    """The number at `key`, which may be as low as `default`; of one number for each layer, the largest."""
+    value = facts.get(key, default)
+    number = max(value, default=0) if isinstance(value, tuple) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not default <= number < 1 << 32:
+        raise _wrong(key, value, "a whole number", "整数")
+    return number
+
+
+def _number(facts: _Facts, key: str) -> float:
+    value = facts.get(key, 0.0)
+    # `number >= 0` is also false for NaN; the bound keeps infinity out.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e30:
+        raise _wrong(key, value, "a number", "数字")
+    return float(value)
+
+
+def _linear_scale(facts: _Facts, arch: str) -> float:
+    """Files older than the scaling types give the factor under `rope.scale_linear`, or without a type."""
+    factor = _number(facts, f"{arch}.rope.scaling.factor") or _number(facts, f"{arch}.rope.scale_linear")
+    linear = _text(facts, arch + _SCALING_TYPE) in ("", "linear")
+    return factor if linear and factor else 1.0
+
+
+def _alignment(facts: _Facts) -> int:
+    alignment = _whole(facts, "general.alignment") if "general.alignment" in facts else 32
+    if alignment < 1 or alignment & (alignment - 1):
+        raise damage(f"its alignment is {alignment}, not a power of two", f"对齐值 {alignment} 不是 2 的幂")
+    return alignment
+
+
+def _token(window: Window, facts: _Facts, which: str) -> str:
+    """The text of the "bos" or "eos" token; "" if the file names none, or one its vocabulary lacks, as some do."""
+    tokens = facts.get(_TOKENS)
+    index = _whole(facts, f"tokenizer.ggml.{which}_token_id", -1)
+    if not isinstance(tokens, _Array) or tokens.kind != _TEXT or not 0 <= index < tokens.count:
+        return ""
+    window.seek(tokens.place)
+    window.skip_strings(index)
+    return window.text(_LONGEST_TEXT)
+
+
+@dataclass
+class _Tally:
+    """What the tensors come to. `end` is where the last of them ends, from the start of the data."""
+
+    parameters: int = 0
+    end: int = 0
+    bytes_by_type: Counter[str] = field(default_factory=Counter)
+
+    def commonest(self) -> str:
+        return max(self.bytes_by_type, key=lambda name: self.bytes_by_type[name], default="")
+
+
+def _tally(window: Window, count: int, version: int, alignment: int) -> _Tally:
+    tally = _Tally()
+    for kind, elements, size, offset in _tensors(window, count, version, alignment):
+        tally.parameters += elements
+        tally.bytes_by_type[kind] += size
+        tally.end = max(tally.end, offset + size)
+    expected = -(-window.place // alignment) * alignment + tally.end
+    if tally.end and expected > window.size:
+        raise truncated(expected, window.size)
+    return tally
+
+
+def _tensors(window: Window, count: int, version: int, alignment: int) -> Iterator[tuple[str, int, int, int]]:
+    """Of each tensor: the name of its type, its elements, its size in bytes (0 if unknown), its offset in the data."""
+    names = set()
+    for _ in range(count):
+        name = window.text(_LONGEST_KEY)
+        if name in names:
+            raise damage(f"it has the tensor {brief(name)} twice", f"张量 {brief(name)} 出现了两次")
+        names.add(name)
+        shape = _shape(window, name)
+        kind, offset = window.u32(), window.u64()
+        type_name, block, block_size = _tensor_type(kind, version, name)
+        if shape and shape[0] % block:
+            raise _impossible(name, shape)
+        if offset % alignment:
+            raise damage(f"the tensor {brief(name)} is not aligned", f"张量 {brief(name)} 的起点未对齐")
+        elements = math.prod(shape)
+        yield type_name, elements, elements // block * block_size, offset
+
+
+def _shape(window: Window, name: str) -> list[int]:
+    dimensions = window.u32()
+    shape = [window.u64() for _ in range(min(dimensions, _MOST_DIMENSIONS + 1))]
+    if dimensions > _MOST_DIMENSIONS or not 0 < math.prod(shape) < 1 << 63:
+        raise _impossible(name, shape)
+    return shape
+
+
+def _impossible(name: str, shape: list[int]) -> Flaw:
+    return damage(
+        f"the tensor {brief(name)} has the impossible dimensions {shape}",
+        f"张量 {brief(name)} 的维度 {shape} 不可能成立",
+    )
+
+
+def _tensor_type(kind: int, version: int, tensor: str) -> tuple[str, int, int]:
+    """As in TENSOR_TYPES. A type newer than this program has a block of one element and no bytes: no size is known."""
+    if kind in TENSOR_TYPES:
+        return TENSOR_TYPES[kind]
+    if kind in _REMOVED_TYPES:
+        old, new = _REMOVED_TYPES[kind]
+        raise Flaw(
+            f"its tensors are of type {old}, which llama.cpp has removed. Get this model as {new}.",
+            f"其张量类型 {old} 已被 llama.cpp 移除。请改用此模型的 {new} 版本。",
+        )
+    if version == max(_VERSIONS) and kind <= _NEWEST_TYPE:
+        return f"type {kind}", 1, 0
+    name = brief(tensor)
+    raise damage(f"the tensor {name} has the unknown type {kind}", f"张量 {name} 的类型 {kind} 无法识别")

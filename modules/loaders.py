@@ -1,0 +1,246 @@
+"""The table of loaders: which formats and options each takes, what it can do, and what it needs to be installed.
+
+`settle` decides what every option of one load is, and where that value came from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from modules.errors import LoaderUnavailable, UnknownLoader, UnknownOption, Words
+from modules.load_options import OPTIONS
+from modules.options import Option, Value, nearest
+
+OVERLAYS = Path(__file__).resolve().parent.parent / "overlays"
+
+
+@dataclass(frozen=True)
+class Loader:
+    """One row of the table.
+
+    `engine` is "module:Class", imported by the worker only. `formats` and `options` stand in order of preference and
+    of appearance. `abilities` are among "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel".
+    `packages` are import names; `install` is the line that brings them, into `overlays/<overlay>` if that is named.
+    """
+
+    name: str
+    engine: str
+    formats: tuple[str, ...]
+    options: tuple[str, ...]
+    samplers: frozenset[str]
+    abilities: frozenset[str]
+    packages: tuple[str, ...]
+    install: str
+    overlay: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+_TOKENIZER = ("trust_remote_code", "no_use_fast")
+_LLAMACPP = (
+    *("n_gpu_layers", "n_ctx", "threads", "flash_attn"),
+    *("cpu", "tensor_split", "row_split", "no_offload_kqv", "cache_8bit", "cache_4bit", "no_mmap", "mlock", "numa"),
+    *("alpha_value", "rope_freq_base", "compress_pos_emb", "streaming_llm", "attention_sink_size"),
+    *("threads_batch", "n_batch", "tensorcores", "no_mul_mat_q"),
+)
+_EXLLAMAV2 = (
+    *("max_seq_len", "gpu_split"),
+    *("autosplit", "cache_8bit", "cache_4bit", "cfg_cache"),
+    *("alpha_value", "compress_pos_emb"),
+    *("num_experts_per_token", "no_flash_attn", "no_xformers", "no_sdpa", *_TOKENIZER),
+)
+
+_TABLE = (
+    Loader(
+        "Transformers",
+        engine="modules.engines.hf:Transformers",
+        formats=("safetensors", "pytorch", "gptq", "awq"),
+        options=(
+            *("load_in_4bit", "use_double_quant", "load_in_8bit", "bf16", "gpu_memory"),
+            *("cpu_memory", "auto_devices", "disk", "cpu"),
+            *("alpha_value", "rope_freq_base", "compress_pos_emb"),
+            *("quant_type", "compute_dtype", "use_flash_attention_2", "use_eager_attention"),
+            *("disable_exllama", "disable_exllamav2", *_TOKENIZER),
+        ),
+        samplers=frozenset(),
+        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg"}),
+        packages=("torch", "transformers", "accelerate"),
+        install="pip install -r requirements.txt",
+        aliases=("huggingface", "hf"),
+    ),
+    Loader(
+        "ExLlamav2_HF",
+        engine="modules.engines.exllamav2_hf:ExLlamav2HF",
+        formats=("gptq", "exl2"),
+        options=_EXLLAMAV2,
+        samplers=frozenset(),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        packages=("torch", "transformers", "exllamav2"),
+        install="pip install exllamav2==0.3.2",
+        aliases=("exllama2_hf", "exlamav2_hf"),
+    ),
+    Loader(
+        "ExLlamav2",
+        engine="modules.engines.exllamav2:ExLlamav2",
+        formats=("gptq", "exl2"),
+        options=_EXLLAMAV2,
+        samplers=frozenset(),
+        abilities=frozenset({"lora", "loras", "cfg"}),
+        packages=("torch", "exllamav2"),
+        install="pip install exllamav2==0.3.2",
+        aliases=("exllama2", "exlamav2"),
+    ),
+    Loader(
+        "AutoGPTQ",
+        engine="modules.engines.autogptq:AutoGPTQ",
+        formats=("gptq",),
+        options=(
+            *("gpu_memory", "wbits", "groupsize", "desc_act"),
+            *("cpu_memory", "auto_devices", "disk", "cpu"),
+            *("triton", "no_inject_fused_attention", "no_inject_fused_mlp", "no_use_cuda_fp16"),
+            *("disable_exllama", "disable_exllamav2", *_TOKENIZER),
+        ),
+        samplers=frozenset(),
+        abilities=frozenset({"lora", "perplexity", "cfg"}),
+        packages=("torch", "transformers", "auto_gptq"),
+        install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",
+        overlay="quantized",
+    ),
+    Loader(
+        "llama.cpp",
+        engine="modules.engines.llamacpp:LlamaCpp",
+        formats=("gguf",),
+        options=(*_LLAMACPP, "parallel"),
+        samplers=frozenset(
+            {"temperature", "top_k", "top_p", "min_p", "seed"}
+            | {"repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
+        ),
+        abilities=frozenset({"parallel"}),
+        packages=("llama_cpp",),
+        install="pip install -r requirements.txt",
+    ),
+    Loader(
+        "llamacpp_HF",
+        engine="modules.engines.llamacpp_hf:LlamaCppHF",
+        formats=("gguf",),
+        options=(*_LLAMACPP, "cfg_cache", "logits_all", *_TOKENIZER),
+        samplers=frozenset(),
+        abilities=frozenset({"perplexity", "cfg"}),
+        packages=("llama_cpp", "torch", "transformers"),
+        install="pip install -r requirements.txt",
+    ),
+    Loader(
+        "AutoAWQ",
+        engine="modules.engines.autoawq:AutoAWQ",
+        formats=("awq",),
+        options=(
+            *("gpu_memory", "max_seq_len", "cpu_memory", "auto_devices"),
+            *("no_inject_fused_attention", *_TOKENIZER),
+        ),
+        samplers=frozenset(),
+        abilities=frozenset({"perplexity", "cfg"}),
+        packages=("torch", "transformers", "awq"),
+        install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",
+        overlay="quantized",
+        aliases=("awq",),
+    ),
+)
+
+LOADERS: Mapping[str, Loader] = {loader.name: loader for loader in _TABLE}
+"""Every loader by its name, in the order of the menu."""
+
+
+def find_loader(name: str) -> Loader:
+    """The loader called `name`; case and punctuation do not matter, so "llama-cpp" is one. Else UnknownLoader."""
+    for loader in LOADERS.values():
+        if _folded(name) in map(_folded, (loader.name, *loader.aliases)):
+            return loader
+    raise UnknownLoader(name, nearest(name, LOADERS))
+
+
+def _folded(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def candidates(model_format: str) -> tuple[Loader, ...]:
+    """The loaders that take `model_format` ("gguf", "gptq", …), best first: who prefers it, then the menu's order."""
+    takers = [loader for loader in LOADERS.values() if model_format in loader.formats]
+    return tuple(sorted(takers, key=lambda loader: loader.formats.index(model_format)))
+
+
+def unavailable(loader: Loader, overlays: Path = OVERLAYS) -> LoaderUnavailable | None:
+    """Why `loader` cannot run here, or None if it can. Nothing is imported to find out."""
+    if importlib.util.find_spec(loader.engine.partition(":")[0]) is None:
+        return LoaderUnavailable(loader.name, _NOT_YET)
+    missing = [package for package in loader.packages if not _installed(package, loader, overlays)]
+    return LoaderUnavailable(loader.name, _missing(missing, loader.install), loader.install) if missing else None
+
+
+_NOT_YET: Words = {"en": "this version does not include it yet.", "zh": "当前版本尚未包含它。"}
+
+
+def _missing(packages: list[str], install: str) -> Words:
+    names = ", ".join(packages)
+    return {
+        "en": f"not installed: {names}. To install: {install}",
+        "zh": f"未安装 {names}。安装命令：{install}",
+    }
+
+
+def _installed(package: str, loader: Loader, overlays: Path) -> bool:
+    # The overlay is on the worker's path, not on ours.
+    if loader.overlay and PathFinder.find_spec(package, [str(overlays / loader.overlay)]):
+        return True
+    return importlib.util.find_spec(package) is not None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an option is, and who says so: "default", "model", "saved", "flag" or "form"."""
+
+    value: Value
+    source: str
+
+
+def settle(
+    loader: Loader,
+    *,
+    model: Mapping[str, object],
+    saved: Mapping[str, object],
+    flags: Mapping[str, object],
+    form: Mapping[str, object],
+) -> dict[str, Setting]:
+    """Exactly the options of `loader`, each from the strongest source that names it: the later argument wins.
+
+    The mappings hold raw values by option key; None says nothing. Options of other loaders are passed over, and so
+    are keys nobody knows in what was found on disk (`model`, `saved`); typed by the user they are an UnknownOption.
+    Only what takes effect is parsed (OptionError), so a damaged saved value can be set right in the form.
+    """
+    _refuse_unknown(flags)
+    _refuse_unknown(form)
+    # The original saved an unset drop-down as the word "None".
+    saved = {key: raw for key, raw in saved.items() if raw != "None"}
+    sources = {"form": form, "flag": flags, "saved": saved, "model": model}
+    return {key: _strongest(OPTIONS[key], sources) for key in loader.options}
+
+
+def _refuse_unknown(typed: Mapping[str, object]) -> None:
+    for key in typed:
+        if key not in OPTIONS:
+            raise UnknownOption(key, nearest(key, OPTIONS))
+
+
+def _strongest(option: Option, sources: Mapping[str, Mapping[str, object]]) -> Setting:
+    """The setting of `option` by the first of `sources` that says anything."""
+    for source, said in sources.items():
+        if said.get(option.key) is not None:
+            return Setting(option.parse(said[option.key]), source)
+    return Setting(option.default, "default")
+
+
+def values(settings: Mapping[str, Setting]) -> dict[str, Value]:
+    """The bare values of `settings`, as an engine takes them."""
+    return {key: setting.value for key, setting in settings.items()}

@@ -1,0 +1,248 @@
+"""The model in use: loaded into a worker of its own, held, let go of. One at a time; the last wish wins."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from modules import machine
+from modules.catalog import ModelRecord
+from modules.errors import LoadCancelled, NoModelLoaded, WebUIError, WorkerDied
+from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
+from modules.loaders import OVERLAYS, Loader, Setting, unavailable, values
+from modules.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+Reply = Text | Progress | Waiting | Done
+
+
+class LoadedModel:
+    """A model that answers. Its worker may die at any time; every method then raises WorkerDied."""
+
+    def __init__(
+        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], worker: WorkerProcess, info: Info
+    ) -> None:
+        self.record = record
+        self.loader = loader
+        self.settings = settings
+        self.info = info
+        self._worker = worker
+
+    @property
+    def memory(self) -> int:
+        """Bytes its worker holds now."""
+        return machine.resident_memory(self._worker.pid)
+
+    @property
+    def death(self) -> WorkerDied | None:
+        return self._worker.death
+
+    def ask(self, operation: str, **args: Json) -> Json:
+        """The answer to a quick question of the engine's, such as "encode"."""
+        return _answer(self._worker.events(operation, **args))
+
+    def generate(self, prompt: str, params: Mapping[str, Json]) -> Iterator[Event]:
+        """Text as it comes, a Done last. Closing the iterator stops the generation."""
+        return self._worker.events("generate", prompt=prompt, params=params)
+
+    async def stream(self, prompt: str, params: Mapping[str, Json]) -> AsyncIterator[Reply]:
+        """`generate` for an event loop: no thread waits meanwhile, and cancelling the task stops the generation."""
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Event] = asyncio.Queue()
+
+        def deliver(event: Event) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+        call = self._worker.start("generate", deliver, prompt=prompt, params=params)
+        try:
+            while True:
+                event = await inbox.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                if not isinstance(event, Result):
+                    yield event
+                if isinstance(event, ENDS):
+                    return
+        finally:
+            self._worker.cancel(call)
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def _answer(events: Iterator[Event]) -> Json:
+    for event in events:
+        if isinstance(event, Result):
+            return event.value
+    raise AssertionError("a call ended without a result")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What everybody may see of the model's state. `version` grows with each change.
+
+    `progress` is 0 to 1 while loading; `freed` and `seconds` are bytes and seconds of what just happened.
+    """
+
+    state: Literal["empty", "loading", "ready", "failed"] = "empty"
+    version: int = 0
+    name: str = ""
+    loader: str = ""
+    progress: float = 0.0
+    context_length: int = 0
+    memory: int = 0
+    freed: int = 0
+    seconds: float = 0.0
+    error: WebUIError | None = None
+
+
+class Models:
+    """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+        self._versions = itertools.count(1)
+        self._current: LoadedModel | None = None
+        self._loading: WorkerProcess | None = None
+        self._wish = 0  # the newest load or unload asked for; older ones give up
+        self._state = threading.Lock()  # guards the fields above, never held while something slow is done
+        self._turn = threading.Lock()  # held by the one load or unload that is being carried out
+
+    @property
+    def current(self) -> LoadedModel:
+        """The loaded model; NoModelLoaded, or what ended it, if there is none."""
+        model = self._current
+        if model is None:
+            raise self.status.error if isinstance(self.status.error, WorkerDied) else NoModelLoaded()
+        return model
+
+    def load(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> LoadedModel:
+        """Load a model in place of the current one, which is let go first: both may not fit. Blocks until it is ready.
+
+        Others see how it goes in `status`. LoaderUnavailable, DamagedModel, LoadFailed, WorkerDied, or LoadCancelled
+        when another wish came after this one; none of them leaves anything half loaded. What is known beforehand to
+        fail leaves the current model in place.
+        """
+        if reason := unavailable(loader) or record.problem:
+            raise reason
+        wish = self._new_wish()
+        with self._turn:
+            if wish != self._wish:
+                raise LoadCancelled(record.name)
+            self._let_go()
+            self._show(state="loading", name=record.name, loader=loader.name)
+            try:
+                model = self._in_worker(wish, record, loader, settings)
+            except WebUIError as error:
+                self._show(state="failed", name=record.name, loader=loader.name, error=error)
+                raise
+            return model
+
+    def unload(self) -> int:
+        """Let the model go, or give up loading it. The bytes of memory returned."""
+        self._new_wish()
+        with self._turn:
+            freed = self._let_go()
+            self._show(state="empty", freed=freed)
+            return freed
+
+    def _new_wish(self) -> int:
+        with self._state:
+            self._wish += 1
+            loading = self._loading
+            wish = self._wish
+        if loading is not None:
+            loading.kill()
+        return wish
+
+    def _let_go(self) -> int:
+        with self._state:
+            model, self._current = self._current, None
+        if model is None:
+            return 0
+        freed = model.memory
+        model.close()
+        return freed
+
+    def _in_worker(
+        self, wish: int, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
+    ) -> LoadedModel:
+        began = time.monotonic()
+        worker = _worker_for(loader, self._on_death)
+        with self._state:
+            self._loading = worker
+        try:
+            info = self._await_load(worker, record, loader, settings)
+            model = LoadedModel(record, loader, settings, worker, info)
+            with self._state:
+                if wish != self._wish:
+                    raise LoadCancelled(record.name)
+                self._current = model
+        except WebUIError as error:
+            worker.kill()
+            raise LoadCancelled(record.name) if wish != self._wish else error from None
+        finally:
+            with self._state:
+                self._loading = None
+        self._show_ready(model, time.monotonic() - began)
+        if model.death is not None:  # it died before it was ours, so that `_on_death` did not know it
+            self._on_death(model.death)
+        return model
+
+    def _await_load(
+        self, worker: WorkerProcess, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
+    ) -> Info:
+        args = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
+        for event in worker.events("load", **args):
+            if isinstance(event, Progress):
+                self._show(state="loading", name=record.name, loader=loader.name, progress=event.done)
+            elif isinstance(event, Result):
+                return Info.from_json(event.value)
+        raise AssertionError("a load ended without a result")
+
+    def _show_ready(self, model: LoadedModel, seconds: float) -> None:
+        log.info("loaded %s with %s in %.1f s", model.record.name, model.loader.name, seconds)
+        self._show(
+            state="ready",
+            name=model.record.name,
+            loader=model.loader.name,
+            context_length=model.info.context_length,
+            memory=model.info.memory,
+            seconds=seconds,
+        )
+
+    def _show(self, **facts: object) -> None:
+        self.status = dataclasses.replace(Status(version=next(self._versions)), **facts)  # type: ignore[arg-type]
+
+    def _on_death(self, death: WorkerDied) -> None:
+        """A worker ended by itself. While it loads, `load` hears of it as well."""
+        with self._state:
+            model = self._current
+            if model is None or model.death is not death:
+                return
+            self._current = None
+        log.error("%s", death)
+        self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
+
+
+def explain(record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Json:
+    """What loading would call, asked of the engine in a worker of its own: {"calls": ..., "notes": [...]}."""
+    if reason := unavailable(loader):
+        raise reason
+    worker = _worker_for(loader)
+    try:
+        return _answer(worker.events("explain", engine=loader.engine, path=str(record.path), options=values(settings)))
+    finally:
+        worker.close()
+
+
+def _worker_for(loader: Loader, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
+    return WorkerProcess(OVERLAYS / loader.overlay if loader.overlay else None, ended)

@@ -1,0 +1,160 @@
+"""Our end of a worker process: starts it, sends it calls, hands its events to whoever made the call."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from modules.errors import Words, WorkerDied
+from modules.events import ENDS, Event, Failed, Json, from_line
+
+ROOT = Path(__file__).resolve().parent.parent
+TAIL_LINES = 12
+GRACE_SECONDS = 3.0
+
+log = logging.getLogger("worker")
+
+Deliver = Callable[[Event], None]
+
+_DOING: dict[str, Words] = {
+    "load": {"en": "loading", "zh": "加载"},
+    "generate": {"en": "generating", "zh": "生成"},
+    "": {"en": "idle", "zh": "空闲"},
+}
+
+
+class WorkerProcess:
+    """One child and the calls it is at. Any thread may call; events are delivered on a thread of our own.
+
+    `overlay` is a directory whose packages the child prefers to ours. `ended` is called once, when the child has
+    ended, with what there is to say about it.
+    """
+
+    def __init__(self, overlay: Path | None = None, ended: Callable[[WorkerDied], None] | None = None) -> None:
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, tuple[str, Deliver]] = {}
+        self._lock = threading.Lock()
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._ended = ended
+        self.death: WorkerDied | None = None
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "modules.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(overlay),
+            start_new_session=True,  # Ctrl-C in the terminal is for the server; the child ends when its pipe does
+        )
+        self._listener = threading.Thread(target=self._keep_words, daemon=True)
+        self._listener.start()
+        threading.Thread(target=self._dispatch, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
+        """Begin a call: `deliver` gets its events, the last of which is one of `ENDS`. The call's number."""
+        with self._lock:
+            call = next(self._numbers)
+            if self.death is None:
+                self._calls[call] = (operation, deliver)
+        if self.death is not None:
+            deliver(Failed(self.death))
+        else:
+            self._write([call, operation, args])
+        return call
+
+    def cancel(self, call: int) -> None:
+        """Forget a call, if it has not ended; the child is told to drop it."""
+        with self._lock:
+            known = self._calls.pop(call, None)
+        if known is not None:
+            self._write([call, "cancel", {}])
+
+    def events(self, operation: str, **args: Json) -> Iterator[Event]:
+        """The events of one call, as they come; closing this iterator cancels the call. Raises what Failed carries."""
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        call = self.start(operation, inbox.put, **args)
+        try:
+            while True:
+                event = inbox.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, ENDS):
+                    return
+        finally:
+            self.cancel(call)
+
+    def close(self) -> None:
+        """End the child: by closing its pipe, and by force if that does not do within a few seconds."""
+        with contextlib.suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+        try:
+            self._child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def _write(self, request: list[Json]) -> None:
+        # A child that is dying breaks the pipe; `_dispatch` tells everybody who waits.
+        with contextlib.suppress(OSError, ValueError), self._lock:
+            assert self._child.stdin is not None
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.flush()
+
+    def _dispatch(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            call, event = from_line(line)
+            with self._lock:
+                known = self._calls.pop(call, None) if isinstance(event, ENDS) else self._calls.get(call)
+            if known is not None:
+                known[1](event)
+        self._bury()
+
+    def _bury(self) -> None:
+        """The child has ended: whoever waits for it is told how, with its last words."""
+        exit_code = self._child.wait()
+        self._listener.join(timeout=1.0)
+        with self._lock:
+            orphans = list(self._calls.values())
+            self._calls.clear()
+            operations = {operation for operation, _ in orphans}
+            doing = next((name for name in ("load", "generate") if name in operations), "")
+            self.death = WorkerDied(exit_code, _DOING[doing], "\n".join(self._tail))
+        for _, deliver in orphans:
+            deliver(Failed(self.death))
+        if self._ended is not None:
+            self._ended(self.death)
+
+    def _keep_words(self) -> None:
+        assert self._child.stderr is not None
+        for raw in self._child.stderr:
+            line = raw.decode("utf-8", "replace").rstrip()
+            log.debug("%s", line)
+            if line:
+                self._tail.append(line)
+
+
+def _environment(overlay: Path | None) -> dict[str, str]:
+    """The child's: our modules are found from any directory, the overlay's packages before all others."""
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if overlay is not None:
+        paths.insert(0, str(overlay))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,191 @@
+"""The child process: one engine, driven by JSON lines from the parent. Run as `python -m modules.worker`.
+
+A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` drops an earlier call. What is answered
+is written by `events.to_line`. The main thread does all the work of the engine, for a second thread that called into
+ggml would start a second OpenMP team and halve the speed of both for good; another thread only reads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from modules.engines.base import BatchingEngine, SerialEngine
+from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
+from modules.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
+from modules.options import Value
+
+Request = tuple[int, str, dict[str, Json]]
+
+
+def main() -> None:
+    channel = _take_stdout()
+    inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    Worker(inbox, channel).run()
+
+
+def _take_stdout() -> BinaryIO:
+    """The pipe to the parent, for us alone: from here on whatever a library prints goes to stderr."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return channel
+
+
+def _read(pipe: BinaryIO, inbox: queue.SimpleQueue[Request]) -> None:
+    for line in pipe:
+        inbox.put(tuple(json.loads(line)))
+    os._exit(0)  # the parent is gone or wants us gone; native code in the main thread could not be asked to stop
+
+
+class Turns:
+    """Gives a SerialEngine the verbs of a batching one: calls run one after the other, in the order they came."""
+
+    def __init__(self, engine: SerialEngine) -> None:
+        self.info = engine.info
+        self.operations = engine.operations
+        self._generate = engine.generate
+        self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
+        self._untold: list[int] = []
+
+    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
+        self._calls[call] = self._generate(prompt, params)
+        if len(self._calls) > 1:
+            self._untold.append(call)
+
+    def cancel(self, call: int) -> None:
+        if call in self._calls:
+            self._calls.pop(call).close()
+
+    @property
+    def idle(self) -> bool:
+        return not self._calls
+
+    def step(self) -> Iterator[tuple[int, Event]]:
+        for call in self._untold:
+            if call in self._calls:
+                yield call, Waiting(list(self._calls).index(call))
+        self._untold.clear()
+        call, generator = next(iter(self._calls.items()))
+        event = _advance(generator)
+        if isinstance(event, ENDS):
+            del self._calls[call]
+        yield call, event
+
+
+def _advance(generator: Generator[Text | Progress, None, Done]) -> Event:
+    try:
+        return next(generator)
+    except StopIteration as end:
+        done: Done = end.value
+        return done
+    except Exception as error:  # part of the worker's edge: one call fails, the others go on
+        return Failed(_in_words(error))
+
+
+class Worker:
+    """Serves the requests of `inbox`, one engine for all its life."""
+
+    def __init__(self, inbox: queue.SimpleQueue[Request], channel: BinaryIO) -> None:
+        self._inbox = inbox
+        self._channel = channel
+        self._engine: BatchingEngine | Turns | None = None
+        self._open: set[int] = set()  # generations that have not ended
+
+    def run(self) -> None:
+        while True:
+            self._take_requests()
+            if self._engine is not None and not self._engine.idle:
+                self._step(self._engine)
+
+    def _step(self, engine: BatchingEngine | Turns) -> None:
+        try:
+            for call, event in engine.step():
+                self._send(call, event)
+        except Exception as error:  # a fault of the engine's loop: nobody is left waiting for an answer
+            for call in list(self._open):
+                engine.cancel(call)
+                self._send(call, Failed(_in_words(error)))
+
+    def _take_requests(self) -> None:
+        """Serve all that has arrived; wait for something to do if there is nothing at all."""
+        if self._engine is None or self._engine.idle:
+            self._serve(*self._inbox.get())
+        while not self._inbox.empty():
+            self._serve(*self._inbox.get())
+
+    def _send(self, call: int, event: Event) -> None:
+        if isinstance(event, ENDS):
+            self._open.discard(call)
+        self._channel.write(to_line(call, event))
+
+    def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        try:
+            if operation == "generate":
+                self._loaded().submit(call, **args)
+                self._open.add(call)
+            elif operation == "cancel":
+                self._cancel(call)
+            else:
+                self._send(call, Result(self._answer(call, operation, args)))
+        except Exception as error:  # one of the three edges: whatever a backend throws becomes words
+            self._send(call, Failed(_load_failed(args, error) if operation == "load" else _in_words(error)))
+
+    def _cancel(self, call: int) -> None:
+        if call in self._open:
+            self._loaded().cancel(call)
+            self._open.discard(call)
+
+    def _answer(self, call: int, operation: str, args: dict[str, Json]) -> Json:
+        if operation == "load":
+            return self._load(call, **args)
+        if operation == "explain":
+            return _engine_module(args["engine"]).explain(Path(args["path"]), args["options"])
+        operations = self._loaded().operations
+        if operation not in operations:
+            raise Unsupported({"en": f"This loader cannot {operation}.", "zh": f"此加载器不支持 {operation}。"})
+        return operations[operation](**args)
+
+    def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
+        made = getattr(_engine_module(engine), engine.partition(":")[2])(
+            Path(path), options, lambda progress: self._send(call, progress)
+        )
+        self._engine = made if hasattr(made, "step") else Turns(made)
+        return made.info.to_json()
+
+    def _loaded(self) -> BatchingEngine | Turns:
+        if self._engine is None:
+            raise NoModelLoaded
+        return self._engine
+
+
+def _engine_module(engine: str) -> Any:
+    return importlib.import_module(engine.partition(":")[0])
+
+
+def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
+    if isinstance(error, WebUIError):
+        return error
+    traceback.print_exception(error)
+    words = f"{type(error).__name__}: {error}"
+    return LoadFailed(args["engine"].partition(":")[2], Path(args["path"]).name, words)
+
+
+def _in_words(error: Exception) -> WebUIError:
+    if isinstance(error, WebUIError):
+        return error
+    traceback.print_exception(error)
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()
