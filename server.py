@@ -1,9 +1,161 @@
-"""The program: `python server.py [flags]`. Reads the flags, makes the owners of all state, serves the page and the API."""
+"""The program: `python server.py [flags]`. Makes the owners of all state; serves page and API on one port."""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+import logging.handlers
+import os
+import socket
 import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules import flags as command_line
+from modules.app import App
+from modules.errors import PortTaken, WebUIError
+from modules.flags import Flags
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ROOT = Path(__file__).resolve().parent
+log = logging.getLogger("server")
 
 
 def main(words: list[str]) -> int:
+    """Run until stopped. The exit status: 0, or 2 with one sentence on stderr if it cannot start as asked."""
+    try:
+        flags = command_line.read(words)
+        app = App(flags)
+        if flags.on("explain"):
+            print(json.dumps(explain(app), indent=2, ensure_ascii=False))
+            return 0
+        start_log(flags.on("verbose"))
+        serve(app)
+    except WebUIError as error:
+        print(error.say(terminal_language()), file=sys.stderr)
+        return 2
     return 0
+
+
+def explain(app: App) -> object:
+    """What `--model X --loader Y` and the other flags come to."""
+    record = app.named or next(iter(app.catalog.models()), None)
+    if record is None:
+        return app.catalog.find("")  # raises: there is no model to explain anything of
+    return app.explain(app.plan(record))
+
+
+def terminal_language() -> str:
+    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
+    return "zh" if wish.lower().startswith("zh") else "en"
+
+
+def start_log(verbose: bool) -> None:
+    """Everything to logs/webui.log; to the terminal what a user should see."""
+    (ROOT / "logs").mkdir(exist_ok=True)
+    file = logging.handlers.RotatingFileHandler(ROOT / "logs" / "webui.log", "a", 5_000_000, 2, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file, terminal])
+    logging.getLogger("worker").setLevel(logging.DEBUG)
+    for chatty in ("httpx", "uvicorn.error", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def build(app: App) -> FastAPI:
+    """The one FastAPI application: page, API and a sign of life."""
+    from fastapi import FastAPI
+
+    server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @server.get("/healthz", include_in_schema=False)
+    async def alive() -> dict[str, str]:
+        return {"status": "ok", "model": app.models.status.state}
+
+    if app.flags.on("api") or app.flags.on("nowebui"):
+        from modules import api
+
+        api.attach(server, app)
+    if not app.flags.on("nowebui"):
+        from modules import ui
+
+        ui.attach(server, app)
+    return server
+
+
+def serve(app: App) -> None:
+    """Take the port, serve on it until Ctrl-C, and let the model go."""
+    import uvicorn
+    from modules.api.guard import Guard, hosts_for
+
+    listener = take_port(*address(app.flags))
+    config = uvicorn.Config(
+        Guard(build(app), hosts_for(app.flags)), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        app.models.unload()
+
+
+def address(flags: Flags) -> tuple[str, int]:
+    host = flags.text("listen_host") or ("0.0.0.0" if flags.on("listen") else "127.0.0.1")
+    return host, int(flags.server["listen_port"])
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """A socket bound to that port; PortTaken if another program has it. Bound once, so that nobody can come between."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if os.name == "posix":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise PortTaken(host, port) from error
+    return listener
+
+
+def announce(server: object, app: App, listener: socket.socket) -> None:
+    """Once requests are answered: say where, warn of what is open, open the browser, load the model asked for."""
+    while not getattr(server, "started", False):
+        threading.Event().wait(0.02)
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{shown}:{port}"
+    chinese = terminal_language() == "zh"
+    print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
+    open_to_others = host not in ("127.0.0.1", "::1")
+    if open_to_others and not (app.flags.text("gradio_auth") or app.flags.text("api_key")):
+        log.warning(
+            "警告：局域网内任何人都可使用，请设置 --gradio-auth 或 --api-key。"
+            if chinese
+            else "Warning: anybody on the network can use this; set --gradio-auth or --api-key."
+        )
+    if app.flags.on("auto_launch"):
+        webbrowser.open(url)
+    load_named(app)
+
+
+def load_named(app: App) -> None:
+    """Load what `--model` named. A failure is told here and on the page, which stays up."""
+    if app.named is None:
+        return
+    try:
+        app.load(app.plan(app.named))
+    except WebUIError as error:
+        log.error("%s", error.say(terminal_language()))
 
 
 if __name__ == "__main__":

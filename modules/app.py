@@ -8,11 +8,12 @@ from pathlib import Path
 
 from modules import models, settings
 from modules.catalog import Catalog, ModelRecord
-from modules.errors import LoaderUnavailable, WebUIError
+from modules.errors import LoaderUnavailable, Unsupported, WebUIError
 from modules.events import Json
 from modules.flags import Flags
 from modules.loaders import Loader, Setting, candidates, find_loader, settle, unavailable
 from modules.models import LoadedModel, Models
+from modules.options import Value
 from modules.process import ROOT
 
 
@@ -38,17 +39,27 @@ class App:
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
 
+    def record(self, name: str) -> ModelRecord:
+        """The model of that name: one of the catalogue, or the one that `--model` brought from elsewhere."""
+        return self.named if self.named is not None and self.named.name == name else self.catalog.find(name)
+
+    def typed_for(self, record: ModelRecord) -> Mapping[str, Value]:
+        """The load options of the command line that apply to `record`: to the model it named, or to all if to none."""
+        return self.flags.load if self.named is None or self.named.name == record.name else {}
+
     def plan(self, record: ModelRecord, loader_name: str = "", form: Mapping[str, object] | None = None) -> Plan:
         """How `record` will be loaded: by the loader named, or the best for it, with `form` above all other sources."""
         if record.problem is not None:
             raise record.problem
         loader = find_loader(loader_name) if loader_name else self.best_loader(record)
-        typed = self.flags.load if self.named in (None, record) else {}
+        if record.format not in loader.formats:
+            raise _wrong_loader(record, loader)
+        typed = self.typed_for(record)
         return Plan(record, loader, settle(loader, model=record.defaults, saved={}, flags=typed, form=form or {}))
 
     def best_loader(self, record: ModelRecord) -> Loader:
         """The flag's loader for the model it came with, else the first that takes this format and runs here."""
-        if self.flags.text("loader") and self.named in (None, record):
+        if self.flags.text("loader") and (self.named is None or self.named.name == record.name):
             return find_loader(self.flags.text("loader"))
         able = candidates(record.format)
         return next((loader for loader in able if unavailable(loader) is None), able[0])
@@ -69,3 +80,13 @@ class App:
 
 def _said(error: WebUIError) -> dict[str, str]:
     return {language: error.say(language) for language in ("zh", "en")}
+
+
+def _wrong_loader(record: ModelRecord, loader: Loader) -> Unsupported:
+    able = ", ".join(each.name for each in candidates(record.format))
+    return Unsupported(
+        {
+            "en": f"{loader.name} cannot load {record.format} models; for {record.name} use {able}.",
+            "zh": f"{loader.name} 无法加载 {record.format} 格式的模型；{record.name} 请使用 {able}。",
+        }
+    )

@@ -85,7 +85,7 @@ class Catalog:
         """The model at `path`: the listed one if it is among them."""
         path = Path(os.path.abspath(path))
         wanted = os.path.realpath(_first_part(path))
-        folder = path if path.is_dir() else path.parent
+        folder = path if os.path.isdir(path) else path.parent  # Path.is_dir raises for a name too long
         found = itertools.chain(listed, self._records(folder, _listing(folder)[1]))
         return next((each for each in found if os.path.realpath(each.path) == wanted), None)
 
@@ -140,9 +140,7 @@ class Catalog:
             size=sum(facts.st_size for facts in weights.values()),
             architecture=said.architecture,
             quantisation=said.quantisation,
-            parameters=0
-            if said.method
-            else sum(each for each in read if isinstance(each, int)),  # else they are packed
+            parameters=sum(each for each in read if isinstance(each, int) and not said.method),  # quantised: packed
             layers=said.layers,
             context_length=said.context_length,
             chat_template=said.chat_template,
@@ -179,14 +177,14 @@ def _walk(top: Path) -> Iterator[tuple[Path, Files]]:
     seen: set[str] = set()
     waiting = [(top, frozenset[str](), False)]
     while waiting:
-        folder, above, linked = waiting.pop()
-        place = os.path.realpath(folder)
-        if place in above or (linked and place in seen):
+        folder, above, below_link = waiting.pop()
+        place, is_link = os.path.realpath(folder), folder.is_symlink()
+        if place in above or (below_link and is_link and place in seen):
             continue
         seen.add(place)
         folders, files = _listing(folder)
         yield folder, files
-        waiting += [(each, above | {place}, linked or each.is_symlink()) for each in reversed(folders)]
+        waiting += [(each, above | {place}, below_link or (is_link and folder != top)) for each in reversed(folders)]
 
 
 def _listing(folder: Path) -> tuple[list[Path], Files]:

@@ -158,3 +158,9 @@ def read(words: Iterable[str]) -> Flags:
     typed = parser.typed(words)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
     return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS})
+
+
+def logins(flags: Flags) -> list[tuple[str, str]]:
+    """The users and passwords of `--gradio-auth`; none means that the page is open."""
+    pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
+    return [(user.strip(), password) for user, _, password in pairs]

@@ -8,7 +8,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +53,7 @@ class LoadedModel:
         """Text as it comes, a Done last. Closing the iterator stops the generation."""
         return self._worker.events("generate", prompt=prompt, params=params)
 
-    async def stream(self, prompt: str, params: Mapping[str, Json]) -> AsyncIterator[Reply]:
+    async def stream(self, prompt: str, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
         """`generate` for an event loop: no thread waits meanwhile, and cancelling the task stops the generation."""
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Event] = asyncio.Queue()

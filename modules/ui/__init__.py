@@ -1,0 +1,120 @@
+"""The page: one Gradio app a language, side by side on one port, sharing everything but their words."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
+
+from modules.app import App
+from modules.errors import LANGUAGES
+from modules.flags import logins
+from modules.ui import markup
+from modules.ui.chat_tab import ChatTab
+from modules.ui.icons import THEME
+from modules.ui.lean import gradio
+from modules.ui.locales import TITLE, translator
+from modules.ui.model_tab import PRIVATE, SWITCH_LOADER, ModelTab, Shared, loader_css
+
+gr = gradio()
+
+HERE = Path(__file__).parent
+LANGUAGE_COOKIE = "tx-language"
+LOOK_SECONDS = 1.5
+FONTS = ["system-ui", "Noto Sans SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
+MONO = ["ui-monospace", "Consolas", "Menlo", "monospace"]
+
+
+def build(app: App, language: str) -> Any:
+    """The page in one language, as a `gradio.Blocks`."""
+    tr = translator(language)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        seen = gr.State(-1)
+        with gr.Row(elem_id="tx-header"):
+            gr.HTML(f'<div class="tx-brand">{TITLE}</div>')
+            pill = gr.HTML(markup.pill(app.models.status, tr), elem_id="tx-pill")
+            gr.HTML(_links(language))
+        with gr.Tabs(elem_id="tx-tabs"):
+            with gr.Tab(tr("chat"), id="chat"):
+                ChatTab(app, language)
+            with gr.Tab(tr("model"), id="model"):
+                model_tab = ModelTab(app, language, Shared(pill, seen))
+        look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
+        gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
+        page.load(**look, queue=False, **PRIVATE)
+        opened = page.load(*model_tab.on_page_load, queue=False, **PRIVATE)
+        opened.then(None, model_tab.loader, None, js=SWITCH_LOADER, show_progress="hidden")
+        opened.then(**model_tab.on_first_view, **PRIVATE)
+    page.queue(default_concurrency_limit=8, api_open=False)
+    return page
+
+
+def _links(language: str) -> str:
+    tr = translator(language)
+    other = next(each for each in LANGUAGES if each != language)
+    return (
+        f'<div class="tx-links"><button id="tx-theme" type="button" title="{escape(tr("theme"))}" '
+        f'aria-label="{escape(tr("theme"))}">{THEME}</button>'
+        f'<a id="tx-language" href="/language/{other}">{escape(tr("other_language"))}</a></div>'
+    )
+
+
+def attach(server: FastAPI, app: App) -> None:
+    """Add the page to `server`: at /zh and /en, with / leading to one of them."""
+    css = (HERE / "style.css").read_text(encoding="utf-8") + loader_css()
+    theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=FONTS, font_mono=MONO)
+    _add_routes(server, app)
+    for language in LANGUAGES:
+        gr.mount_gradio_app(
+            server,
+            build(app, language),
+            path=f"/{language}",
+            auth=logins(app.flags) or None,
+            theme=theme,
+            css=css,
+            head=_head(language, app.settings.theme),
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            show_error=True,
+        )
+
+
+def _head(language: str, theme: str) -> str:
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return f'<script data-language="{language}" data-theme="{theme}">{script}</script>'
+
+
+def _add_routes(server: FastAPI, app: App) -> None:
+    @server.get("/", include_in_schema=False)
+    def choose_language(request: Request) -> Response:
+        return RedirectResponse(f"/{preferred_language(request, app.settings.language)}/")
+
+    @server.get("/language/{language}", include_in_schema=False)
+    def switch_language(language: str) -> Response:
+        language = language if language in LANGUAGES else LANGUAGES[0]
+        response = RedirectResponse(f"/{language}/")
+        response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 86400, samesite="lax", httponly=True)
+        return response
+
+    @server.get("/favicon.ico", include_in_schema=False)
+    def favicon() -> Response:
+        return FileResponse(HERE / "favicon.svg", media_type="image/svg+xml")
+
+
+def preferred_language(request: Request, setting: str) -> str:
+    """By the switch the user last used, else by settings.yaml, else by what the browser asks for, Chinese or not."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    if chosen in LANGUAGES:
+        return str(chosen)
+    if setting in LANGUAGES:
+        return setting
+    wishes = request.headers.get("accept-language", "").lower().split(",")
+    first = next((wish.strip()[:2] for wish in wishes if wish.strip()[:2] in LANGUAGES), "en")
+    return first

@@ -1,0 +1,87 @@
+"""The page's own words, by language. Those of options and errors stand where these are defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Tr = Callable[[str], str]
+
+_WORDS: dict[str, tuple[str, str]] = {
+    # key: (Chinese, English)
+    "chat": ("聊天", "Chat"),
+    "model": ("模型", "Model"),
+    "other_language": ("English", "中文"),
+    "theme": ("切换深色/浅色", "Switch dark/light"),
+    "no_model": ("未加载模型", "No model loaded"),
+    "loading": ("正在加载", "Loading"),
+    "failed": ("加载失败", "Not loaded"),
+    # -- Model tab
+    "model_info": ("选中后显示该模型的设置。", "Picking a model shows its settings."),
+    "refresh": ("刷新模型列表", "Refresh the list of models"),
+    "load": ("加载", "Load"),
+    "unload": ("卸载", "Unload"),
+    "cancel_load": ("取消加载", "Cancel loading"),
+    "reload": ("重载", "Reload"),
+    "pick_a_model": ("请选择一个模型。", "Pick a model."),
+    "no_models": (
+        "models/ 中还没有模型。请放入 GGUF 文件后刷新。",
+        "There is no model in models/ yet. Put a GGUF file there and refresh.",
+    ),
+    "loader": ("模型加载器", "Model loader"),
+    "unavailable": ("不可用", "not available"),
+    "group_common": ("常用选项", "Common options"),
+    "group_memory": ("内存与设备", "Memory and devices"),
+    "group_context": ("上下文扩展", "Context extension"),
+    "group_advanced": ("高级选项", "Advanced"),
+    "notes": ("注意事项", "What to know"),
+    "calls": ("将对后端进行的调用", "The calls the backend will get"),
+    "install_with": ("安装命令：", "To install it: "),
+    "cores": ("本机：{physical} 个物理核心，{logical} 个逻辑核心。", "Here: {physical} physical, {logical} logical."),
+    "status_empty": ("没有加载模型。", "No model is loaded."),
+    "status_freed": ("已卸载，释放 {memory} 内存。", "Unloaded; {memory} of memory returned."),
+    "status_ready": (
+        "已加载，用时 {seconds} 秒 · 上下文 {context} · 占用内存 {memory}",
+        "Loaded in {seconds} s · context {context} · {memory} of memory",
+    ),
+    "stage": ("正在读取权重", "Reading weights"),
+    "layers": ("{count} 层", "{count} layers"),
+    "context": ("上下文 {count}", "context {count}"),
+    # -- Chat tab
+    "hello": ("有什么可以帮您？", "What can I do for you?"),
+    "hello_empty": ("请先在“模型”页加载一个模型。", "Load a model in the Model tab first."),
+    "write": ("输入消息，回车发送，Shift+回车换行", "Write a message. Enter sends, Shift+Enter breaks the line"),
+    "send": ("发送", "Send"),
+    "stop": ("停止", "Stop"),
+    "regenerate": ("重新生成", "Regenerate"),
+    "continue": ("继续", "Continue"),
+    "new_chat": ("新对话", "New chat"),
+    "generation": ("生成参数", "Generation"),
+    "system_message": ("系统消息", "System message"),
+    "system_info": (
+        "每次对话开始前告诉模型的话；留空则由模板决定。",
+        "Told to the model first; empty leaves it to the template.",
+    ),
+    "waiting": ("排队中，前面还有 {place} 个请求", "Waiting; {place} ahead"),
+    "reading": ("正在处理提示词 {percent}%", "Reading the prompt, {percent}%"),
+    "speed": (
+        "{tokens} 个词符 · {speed} 词符/秒 · 提示词 {prompt}（缓存 {cached}）· 上下文 {used}/{context}",
+        "{tokens} tokens · {speed} tok/s · prompt {prompt} ({cached} cached) · context {used}/{context}",
+    ),
+    "cut": ("已达到“最多新词符数”，可点“继续”。", "Reached the token limit; press Continue to go on."),
+    "nothing_to_continue": ("没有可继续的回答。", "There is no answer to go on with."),
+    "nothing_to_regenerate": ("没有可重新生成的回答。", "There is no answer to regenerate."),
+    "forgotten": ("上下文已满，较早的消息没有发给模型。", "The context is full; older messages were left out."),
+}
+
+TITLE = "Text Studio"
+
+
+def translator(language: str) -> Tr:
+    """The words of `language`, "zh" or "en", by key; KeyError for a key there is none for."""
+    index = ("zh", "en").index(language)
+    return lambda key: _WORDS[key][index]
+
+
+def both_complete() -> bool:
+    """Whether every sentence exists in both languages and has the same blanks to fill in."""
+    return all(zh and en and zh.count("{") == en.count("{") for zh, en in _WORDS.values())

@@ -1,0 +1,101 @@
+"""Small pieces of HTML, pure functions of what they show. Names come from files and the net: all of it is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from modules.catalog import ModelRecord
+from modules.errors import LoaderUnavailable, WebUIError
+from modules.events import Json
+from modules.models import Status
+from modules.ui.locales import Tr
+
+GIB, MIB = 2**30, 2**20
+LONG_NAME = 34
+
+
+def size(count: int) -> str:
+    """Bytes for people: "98 MB" counts 2**20, as everybody in this field does."""
+    return f"{count / GIB:.1f} GB" if count >= GIB else f"{count / MIB:.0f} MB"
+
+
+def short(name: str, longest: int = LONG_NAME) -> str:
+    """A long name with its middle left out: the quantisation stands at the end."""
+    if len(name) <= longest:
+        return name
+    half = (longest - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def pill(status: Status, tr: Tr) -> str:
+    """The header's view of the model: a dot, its name, its loader and context."""
+    words = {
+        "empty": tr("no_model"),
+        "loading": f"{tr('loading')} {short(status.name, 24)} {status.progress:.0%}",
+        "failed": f"{tr('failed')} · {short(status.name, 24)}",
+        "ready": f"{short(status.name)} · {status.loader} · {status.context_length}",
+    }[status.state]
+    return (
+        f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}">'
+        f'<i class="tx-dot"></i><span>{escape(words)}</span></div>'
+    )
+
+
+def model_status(status: Status, tr: Tr, language: str) -> str:
+    """The Model tab's line about what is going on, with a bar while loading."""
+    if status.error is not None:
+        return alert(status.error, language, tr)
+    if status.state == "loading":
+        percent = f"{status.progress:.0%}"
+        return (
+            f'<div class="tx-status" role="status">{escape(tr("stage"))} {percent}'
+            f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
+        )
+    if status.state == "ready":
+        text = tr("status_ready").format(
+            seconds=f"{status.seconds:.1f}", context=status.context_length, memory=size(status.memory)
+        )
+    else:
+        text = tr("status_freed").format(memory=size(status.freed)) if status.freed else tr("status_empty")
+    return f'<div class="tx-status" role="status">{escape(text)}</div>'
+
+
+def alert(error: WebUIError, language: str, tr: Tr) -> str:
+    """An error: its first sentence in sight, what a library said at length folded below."""
+    first, _, rest = error.say(language).partition("\n")
+    more = f"<details><summary>…</summary><pre>{escape(rest)}</pre></details>" if rest else ""
+    install = error.install if isinstance(error, LoaderUnavailable) else ""
+    line = f"<p>{escape(tr('install_with'))}<code>{escape(install)}</code></p>" if install else ""
+    return f'<div class="tx-status tx-alert" role="alert">{escape(first)}{line}{more}</div>'
+
+
+def info(text: str) -> str:
+    return f'<div class="tx-status" role="status">{escape(text)}</div>' if text else ""
+
+
+def facts(record: ModelRecord, tr: Tr) -> str:
+    """What a model's files say of it, as chips."""
+    chips = [
+        record.architecture,
+        f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
+        f"{record.parameters / 1e6:.0f}M" if 0 < record.parameters < 1e9 else "",
+        record.quantisation or record.format,
+        size(record.size),
+        tr("layers").format(count=record.layers) if record.layers else "",
+        tr("context").format(count=record.context_length) if record.context_length else "",
+    ]
+    return '<div class="tx-chips">' + "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip) + "</div>"
+
+
+def explanation(told: Mapping[str, Json], language: str, tr: Tr) -> str:
+    """What becomes of the chosen options: notes on those that cannot do what they say, and the exact calls."""
+    notes: Iterable[Mapping[str, Json]] = told.get("notes", ())
+    items = "".join(
+        f"<li><code>{escape(note['option'])}</code> {escape(note['text'][language])}</li>" for note in notes
+    )
+    shown = f'<p class="tx-notes-title">{escape(tr("notes"))}</p><ul>{items}</ul>' if items else ""
+    calls = escape(json.dumps(told.get("calls", {}), indent=2, ensure_ascii=False))
+    folded = f"<details><summary>{escape(tr('calls'))}</summary><pre>{calls}</pre></details>"
+    return f'<div class="tx-notes">{shown}{folded}</div>'

@@ -1,0 +1,24 @@
+// Runs in <head>, before the page is drawn: theme and language, which Gradio leaves to us.
+(() => {
+  const page = document.currentScript.dataset;
+  document.documentElement.lang = page.language === "zh" ? "zh-CN" : "en";
+
+  const wanted = () => {
+    const chosen = localStorage.getItem("tx-theme") || page.theme;
+    if (chosen === "dark" || chosen === "light") return chosen;
+    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  };
+  const apply = () => document.body && document.body.classList.toggle("dark", wanted() === "dark");
+
+  // Gradio sets the class by the system's scheme while it mounts; ours is the last word.
+  new MutationObserver(() => {
+    if (document.body && document.body.classList.contains("dark") !== (wanted() === "dark")) apply();
+  }).observe(document.documentElement, { subtree: true, attributes: true, attributeFilter: ["class"], childList: false });
+  document.addEventListener("DOMContentLoaded", apply);
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#tx-theme")) return;
+    localStorage.setItem("tx-theme", wanted() === "dark" ? "light" : "dark");
+    apply();
+  });
+})();

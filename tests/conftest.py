@@ -1,0 +1,150 @@
+"""What many tests share: the demo model, workers that are closed again, and a watch over what a test leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules import flags
+from modules.app import App
+from modules.events import Info, Result
+from modules.loaders import LOADERS, Loader, settle, values
+from modules.process import ROOT, WorkerProcess
+
+SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+LLAMA = LOADERS["llama.cpp"]
+ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.echo:Echo", packages=())
+"""A row of the table for the tests' own engine."""
+
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The demo model, SmolLM2-135M-Instruct as a GGUF file."""
+    if not SMOLLM2.is_file():
+        pytest.fail(f"{SMOLLM2} is missing: run ./test.sh once", pytrace=False)
+    return SMOLLM2
+
+
+@pytest.fixture(scope="session")
+def models_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that holds SmolLM2 alone."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / smollm2.name).symlink_to(smollm2)
+    return folder
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    """A worker that has loaded nothing yet."""
+    process = WorkerProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def echo(worker: WorkerProcess) -> WorkerProcess:
+    """A worker that has loaded the tests' own engine."""
+    load(worker, Path("anything"), ECHO)
+    return worker
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Makes an App from words of the command line; models/ and settings.yaml lie in `tmp_path`, unless the words say
+    otherwise. What it has loaded is let go of after the test."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "settings.yaml").touch()
+    made: list[App] = []
+
+    def make(*words: str) -> App:
+        own = ("--model-dir", str(tmp_path / "models"), "--settings", str(tmp_path / "settings.yaml"))
+        made.append(App(flags.read([*own, *words])))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.models.unload()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of localhost that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def load(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options: object) -> Info:
+    """Have `worker` load `path`, the options not named at their defaults; what the engine tells of the model."""
+    for event in worker.events("load", **load_arguments(path, loader, **options)):
+        if isinstance(event, Result):
+            return Info.from_json(event.value)
+    raise AssertionError("a load ended without a result")
+
+
+def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dict[str, object]:
+    settings = settle(loader, model={}, saved={}, flags={}, form=options)
+    return {"engine": loader.engine, "path": str(path), "options": values(settings)}
+
+
+def worker_pids() -> set[int]:
+    """The workers among the children of this process."""
+    return {pid for pid in _children() if b"modules.worker" in _command_line(pid)}
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for one that has ended
+    except OSError:
+        return b""
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_is_left_behind() -> Iterator[None]:
+    """Fails a test whose workers outlive it. Those of fixtures that live longer were there before it began."""
+    before = worker_pids()
+    yield
+    left = _once_settled(before)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"left behind: worker processes {sorted(left)}"
+
+
+def _once_settled(before: set[int]) -> set[int]:
+    until = time.monotonic() + 2
+    while (left := worker_pids() - before) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+@pytest.fixture(autouse=True)
+def _no_test_waits_for_ever(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that hangs fails with the line it hangs at; those marked slow look after themselves."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+
+    def give_up(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"the test took more than {PATIENCE_SECONDS} s")
+
+    usual = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, usual)

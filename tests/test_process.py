@@ -1,0 +1,260 @@
+"""Our end of a worker process: what is said when it dies, that it ends with us, and which packages it finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from modules.errors import WorkerDied
+from modules.events import Event, Failed, Result, Text
+from modules.process import ROOT, WorkerProcess
+from tests.conftest import ECHO, load
+
+
+def where(worker: WorkerProcess, package: str = "") -> dict[str, object]:
+    (event,) = worker.events("where", package=package)
+    assert isinstance(event, Result)
+    return event.value
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: object, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:  # type: ignore[operator]
+        time.sleep(0.02)
+    return bool(condition())  # type: ignore[operator]
+
+
+# -- how it dies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "how", "code", "words"),
+    [
+        ("abort", "SIGABRT", -signal.SIGABRT, "last words: about to abort"),
+        ("segv", "SIGSEGV", -signal.SIGSEGV, "last words: about to read address 0"),
+        ("kill", "SIGKILL", -signal.SIGKILL, ""),
+        ("exit", "exit status 1", 1, "the reason given to sys.exit"),
+    ],
+)
+@pytest.mark.parametrize("doing", ["loading", "generating"])
+def test_a_death_says_how_while_doing_what_and_its_last_words(
+    worker: WorkerProcess, word: str, how: str, code: int, words: str, doing: str
+) -> None:
+    with pytest.raises(WorkerDied) as died:
+        load(worker, Path(word if doing == "loading" else "anything"), ECHO)
+        list(worker.events("generate", prompt=f"hello {word}", params={}))
+    assert died.value.exit_code == code
+    assert words in died.value.words
+    assert f"while it was {doing} ({how})" in died.value.say("en")
+    assert how in died.value.say("zh")
+
+
+def test_death_while_idle_is_told_at_once_and_to_whoever_comes_later() -> None:
+    told: list[WorkerDied] = []
+    heard = threading.Event()
+    worker = WorkerProcess(ended=lambda death: (told.append(death), heard.set()))
+    load(worker, Path("anything"), ECHO)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert heard.wait(5)
+    assert told == [worker.death]
+    assert "while it was idle (SIGKILL)" in str(told[0])
+    with pytest.raises(WorkerDied, match="idle"):
+        where(worker)
+
+
+def test_everybody_who_waits_is_told_of_the_death(echo: WorkerProcess) -> None:
+    told: list[Event] = []
+    done = threading.Barrier(4)
+
+    def deliver(event: Event) -> None:
+        told.append(event)
+        threading.Thread(target=done.wait, args=(5,)).start()
+
+    for prompt in ("kill", "second", "third"):
+        echo.start("generate", deliver if prompt != "x" else print, prompt=prompt, params={})
+    done.wait(5)
+    assert [type(event) for event in told if not hasattr(event, "place")] == [Failed] * 3
+
+
+def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> None:
+    load(worker, Path("anything"), ECHO)
+    with pytest.raises(WorkerDied) as died:
+        list(worker.events("generate", prompt="chatter " * 50 + "abort", params={}))
+    assert died.value.words.endswith("last words: about to abort")
+    assert len(died.value.words.splitlines()) <= 12
+
+
+def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProcess) -> None:
+    """The child is killed while the pipe holds the first half of a long answer."""
+    held, told = threading.Event(), threading.Event()
+    last: list[Event] = []
+    echo.start("generate", lambda _: held.wait(10), prompt="hold", params={})
+    echo.start("repeat", lambda event: (last.append(event), told.set()), text="long " * 1000, times=1000)
+    time.sleep(0.5)
+    os.kill(echo.pid, signal.SIGKILL)
+    held.set()
+    assert told.wait(5), "nobody was told"
+    assert isinstance(last[-1], Failed)
+    assert isinstance(last[-1].error, WorkerDied)
+
+
+# -- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
+    began = time.monotonic()
+    echo.close()
+    assert time.monotonic() - began < 1
+    assert not is_running(echo.pid)
+    assert wait_until(lambda: echo.death is not None, 2)
+    assert echo.death is not None
+    assert echo.death.exit_code == 0
+
+
+def test_closing_ends_it_in_the_middle_of_a_load(worker: WorkerProcess) -> None:
+    loading = worker.events("load", engine=ECHO.engine, path="slow", options={})
+    next(loading)
+    began = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began < 1
+    with pytest.raises(WorkerDied):
+        list(loading)
+
+
+def test_closing_kills_one_that_does_not_listen(echo: WorkerProcess) -> None:
+    os.kill(echo.pid, signal.SIGSTOP)
+    echo.close()
+    assert not is_running(echo.pid)
+
+
+def test_closing_twice_is_as_good_as_once(echo: WorkerProcess) -> None:
+    echo.close()
+    echo.close()
+    with pytest.raises(WorkerDied):
+        where(echo)
+
+
+def test_nothing_stays_open_of_a_worker_that_has_ended() -> None:
+    def use() -> None:
+        worker = WorkerProcess()
+        load(worker, Path("anything"), ECHO)
+        worker.close()
+        wait_until(lambda: worker.death is not None, 2)
+
+    use()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        use()
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 2)
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from modules.process import WorkerProcess
+from tests.conftest import ECHO, load
+
+worker = WorkerProcess()
+{then}
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+_DOING = {
+    "nothing": "",
+    "being idle": "load(worker, Path('anything'), ECHO)",
+    "loading": "next(worker.events('load', engine=ECHO.engine, path='slow', options={}))",
+    "generating": "load(worker, Path('anything'), ECHO)\n"
+    "g = worker.events('generate', prompt='slow count 10000', params={}); next(g)",
+}
+
+
+@contextmanager
+def parent_of_a_worker(then: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    program = [sys.executable, "-c", _PARENT.format(then=then)]
+    parent = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        yield parent, int(parent.stdout.readline())
+        parent.kill()
+
+
+@pytest.mark.parametrize("doing", _DOING)
+def test_killing_the_parent_ends_the_worker(doing: str) -> None:
+    with parent_of_a_worker(_DOING[doing]) as (parent, pid):
+        assert is_running(pid)
+        parent.kill()
+        parent.wait()
+        assert wait_until(lambda: not is_running(pid), 2), f"it goes on {doing}"
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_worker(echo: WorkerProcess) -> None:
+    assert os.getpgid(echo.pid) != os.getpgid(0)
+
+
+# -- what it finds ----------------------------------------------------------------------------------------------------
+
+
+def test_the_packages_of_an_overlay_come_before_the_environments(tmp_path: Path) -> None:
+    (tmp_path / "yaml").mkdir()
+    (tmp_path / "yaml" / "__init__.py").touch()
+    worker = WorkerProcess(overlay=tmp_path)
+    try:
+        load(worker, Path("anything"), ECHO)
+        assert where(worker, "yaml")["package"] == str(tmp_path / "yaml" / "__init__.py")
+        assert str(tmp_path) not in where(worker, "jinja2")["package"], "what it lacks comes from the environment"
+    finally:
+        worker.close()
+    import yaml
+
+    assert str(tmp_path) not in str(yaml.__file__)
+    assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
+
+
+def test_the_users_own_pythonpath_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "of_the_user.py").touch()
+    worker = WorkerProcess()
+    try:
+        load(worker, Path("anything"), ECHO)
+        assert where(worker, "of_the_user")["package"] == str(tmp_path / "of_the_user.py")
+    finally:
+        worker.close()
+
+
+def test_it_starts_from_any_folder_whatever_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    for name in ("modules/__init__.py", "json.py", "queue.py"):
+        (tmp_path / name).write_text("raise ImportError('not this one')")
+    program = f"""
+import sys
+sys.path[0] = {str(ROOT)!r}
+from pathlib import Path
+from modules.process import WorkerProcess
+from tests.conftest import ECHO, load
+worker = WorkerProcess()
+print(load(worker, Path("anything"), ECHO).context_length)
+worker.close()
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert found.stdout == "64\n", found.stderr
+
+
+def test_it_generates_as_it_was_told_to(echo: WorkerProcess) -> None:
+    assert next(echo.events("generate", prompt="hello", params={})) == Text("hello ")
