@@ -93,6 +93,7 @@ def build(app: App) -> FastAPI:
 def serve(app: App) -> None:
     """Take the port, serve on it until Ctrl-C, and let the model go."""
     import uvicorn
+
     from modules.api.guard import Guard, hosts_for
 
     listener = take_port(*address(app.flags))
@@ -103,6 +104,8 @@ def serve(app: App) -> None:
     threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
     finally:
         app.models.unload()
 

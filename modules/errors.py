@@ -4,7 +4,7 @@ WebUIError
 ├── OptionError           an option's value is not acceptable
 ├── UnknownOption · UnknownLoader · ModelNotFound      a name nobody knows, with the nearest one that exists
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
-├── NoModelLoaded
+├── NoModelLoaded · ModelLoading
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── PromptTooLong         the prompt does not fit the context
 ├── DamagedModel          the file is not what it claims to be, and where
@@ -124,6 +124,16 @@ class NoModelLoaded(WebUIError):
         "en": "No model is loaded. Pick one in the Model tab and press Load.",
         "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
     }
+
+
+@dataclass(eq=False)
+class ModelLoading(WebUIError):
+    status = 503
+    template = {
+        "en": "{model} is still being loaded; try again when it is ready.",
+        "zh": "{model} 仍在加载，请就绪后再试。",
+    }
+    model: str
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -14,7 +15,7 @@ from typing import Literal
 
 from modules import machine
 from modules.catalog import ModelRecord
-from modules.errors import LoadCancelled, NoModelLoaded, WebUIError, WorkerDied
+from modules.errors import LoadCancelled, ModelLoading, NoModelLoaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.loaders import OVERLAYS, Loader, Setting, unavailable, values
 from modules.process import WorkerProcess
@@ -59,7 +60,8 @@ class LoadedModel:
         inbox: asyncio.Queue[Event] = asyncio.Queue()
 
         def deliver(event: Event) -> None:
-            loop.call_soon_threadsafe(inbox.put_nowait, event)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+                loop.call_soon_threadsafe(inbox.put_nowait, event)
 
         call = self._worker.start("generate", deliver, prompt=prompt, params=params)
         try:
@@ -118,11 +120,13 @@ class Models:
 
     @property
     def current(self) -> LoadedModel:
-        """The loaded model; NoModelLoaded, or what ended it, if there is none."""
-        model = self._current
-        if model is None:
-            raise self.status.error if isinstance(self.status.error, WorkerDied) else NoModelLoaded()
-        return model
+        """The loaded model; if there is none, ModelLoading, NoModelLoaded, or the WorkerDied that ended it."""
+        model, status = self._current, self.status
+        if model is not None:
+            return model
+        if status.state == "loading":
+            raise ModelLoading(status.name)
+        raise status.error if isinstance(status.error, WorkerDied) else NoModelLoaded()
 
     def load(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> LoadedModel:
         """Load a model in place of the current one, which is let go first: both may not fit. Blocks until it is ready.
@@ -135,8 +139,7 @@ class Models:
             raise reason
         wish = self._new_wish()
         with self._turn:
-            if wish != self._wish:
-                raise LoadCancelled(record.name)
+            self._check(wish, record)
             self._let_go()
             self._show(state="loading", name=record.name, loader=loader.name)
             try:
@@ -177,14 +180,15 @@ class Models:
     ) -> LoadedModel:
         began = time.monotonic()
         worker = _worker_for(loader, self._on_death)
-        with self._state:
-            self._loading = worker
         try:
+            with self._state:
+                self._check(wish, record)  # the current model may have taken a while to end
+                self._loading = worker
             info = self._await_load(worker, record, loader, settings)
             model = LoadedModel(record, loader, settings, worker, info)
             with self._state:
-                if wish != self._wish:
-                    raise LoadCancelled(record.name)
+                self._check(wish, record)
+                self._show_ready(model, time.monotonic() - began)
                 self._current = model
         except WebUIError as error:
             worker.kill()
@@ -192,10 +196,13 @@ class Models:
         finally:
             with self._state:
                 self._loading = None
-        self._show_ready(model, time.monotonic() - began)
         if model.death is not None:  # it died before it was ours, so that `_on_death` did not know it
             self._on_death(model.death)
         return model
+
+    def _check(self, wish: int, record: ModelRecord) -> None:
+        if wish != self._wish:
+            raise LoadCancelled(record.name)
 
     def _await_load(
         self, worker: WorkerProcess, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
@@ -229,8 +236,8 @@ class Models:
             if model is None or model.death is not death:
                 return
             self._current = None
+            self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
         log.error("%s", death)
-        self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
 
 
 def explain(record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Json:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from modules.errors import Words, WorkerDied
@@ -20,6 +21,7 @@ from modules.events import ENDS, Event, Failed, Json, from_line
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL_LINES = 12
+LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 
 log = logging.getLogger("worker")
@@ -52,6 +54,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=ROOT,  # `-m` looks for modules here first, before all of PYTHONPATH
             env=_environment(overlay),
             start_new_session=True,  # Ctrl-C in the terminal is for the server; the child ends when its pipe does
         )
@@ -67,10 +70,11 @@ class WorkerProcess:
         """Begin a call: `deliver` gets its events, the last of which is one of `ENDS`. The call's number."""
         with self._lock:
             call = next(self._numbers)
-            if self.death is None:
+            death = self.death
+            if death is None:
                 self._calls[call] = (operation, deliver)
-        if self.death is not None:
-            deliver(Failed(self.death))
+        if death is not None:
+            deliver(Failed(death))
         else:
             self._write([call, operation, args])
         return call
@@ -121,7 +125,12 @@ class WorkerProcess:
     def _dispatch(self) -> None:
         assert self._child.stdout is not None
         for line in self._child.stdout:
-            call, event = from_line(line)
+            try:
+                call, event = from_line(line)
+            except (ValueError, KeyError, TypeError):  # cut short by its death, or not of our protocol
+                log.error("unreadable: %r", line[:LINE_BYTES])
+                self._child.kill()
+                break
             with self._lock:
                 known = self._calls.pop(call, None) if isinstance(event, ENDS) else self._calls.get(call)
             if known is not None:
@@ -145,8 +154,9 @@ class WorkerProcess:
 
     def _keep_words(self) -> None:
         assert self._child.stderr is not None
-        for raw in self._child.stderr:
-            line = raw.decode("utf-8", "replace").rstrip()
+        # A progress bar that overwrites itself is one long line: of each piece, what was on the screen last.
+        for raw in iter(partial(self._child.stderr.readline, LINE_BYTES), b""):
+            line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
             log.debug("%s", line)
             if line:
                 self._tail.append(line)

@@ -20,7 +20,6 @@ _ALL = (
         },
         minimum=0,
         maximum=32768,
-        step=1,
     ),
     Option(
         "temperature",
@@ -95,7 +94,6 @@ _ALL = (
         },
         minimum=0,
         maximum=131072,
-        step=1,
     ),
     Option(
         "frequency_penalty",
@@ -128,7 +126,6 @@ _ALL = (
         },
         minimum=-1,
         maximum=2**32 - 2,
-        step=1,
     ),
 )
 

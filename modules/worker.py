@@ -28,10 +28,19 @@ Request = tuple[int, str, dict[str, Json]]
 
 
 def main() -> None:
-    channel = _take_stdout()
+    requests, channel = _take_stdin(), _take_stdout()
     inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    threading.Thread(target=_read, args=(requests, inbox), daemon=True).start()
     Worker(inbox, channel).run()
+
+
+def _take_stdin() -> BinaryIO:
+    """The pipe from the parent, for us alone: whoever else reads stdin, such as a library's child, finds nothing."""
+    requests = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return requests
 
 
 def _take_stdout() -> BinaryIO:
@@ -71,9 +80,10 @@ class Turns:
         return not self._calls
 
     def step(self) -> Iterator[tuple[int, Event]]:
+        order = list(self._calls)
         for call in self._untold:
-            if call in self._calls:
-                yield call, Waiting(list(self._calls).index(call))
+            if call in order[1:]:
+                yield call, Waiting(order.index(call))
         self._untold.clear()
         call, generator = next(iter(self._calls.items()))
         event = _advance(generator)

@@ -123,7 +123,7 @@ def _chatter() -> None:
     print("printed by Python", '[1,"Text",{"text":"forged","tokens":1}]')
     sys.stdout.flush()
     os.write(1, b"written to descriptor 1\n")
-    os.system("echo printed by a child process")
+    os.system("echo printed by a child process; cat")  # `cat` would read our requests if it could
     os.write(2, b"\rat  10%" * 3 + "\rat 100% 完\n".encode() + b"\xff\n")
 
 

@@ -80,16 +80,9 @@ def test_death_while_idle_is_told_at_once_and_to_whoever_comes_later() -> None:
 
 def test_everybody_who_waits_is_told_of_the_death(echo: WorkerProcess) -> None:
     told: list[Event] = []
-    done = threading.Barrier(4)
-
-    def deliver(event: Event) -> None:
-        told.append(event)
-        threading.Thread(target=done.wait, args=(5,)).start()
-
-    for prompt in ("kill", "second", "third"):
-        echo.start("generate", deliver if prompt != "x" else print, prompt=prompt, params={})
-    done.wait(5)
-    assert [type(event) for event in told if not hasattr(event, "place")] == [Failed] * 3
+    for prompt in ("slow first kill", "second", "third"):
+        echo.start("generate", told.append, prompt=prompt, params={})
+    assert wait_until(lambda: sum(isinstance(event, Failed) for event in told) == 3, 5), told
 
 
 def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> None:
@@ -102,16 +95,17 @@ def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> 
 
 def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProcess) -> None:
     """The child is killed while the pipe holds the first half of a long answer."""
-    held, told = threading.Event(), threading.Event()
-    last: list[Event] = []
-    echo.start("generate", lambda _: held.wait(10), prompt="hold", params={})
-    echo.start("repeat", lambda event: (last.append(event), told.set()), text="long " * 1000, times=1000)
-    time.sleep(0.5)
+    busy, go_on = threading.Event(), threading.Event()
+    told: list[Event] = []
+    echo.start("generate", lambda _: (busy.set(), go_on.wait(10)), prompt="hello", params={})
+    busy.wait(5)  # from here on nobody reads
+    echo.start("repeat", told.append, text="long " * 1000, times=1000)
+    time.sleep(0.3)
     os.kill(echo.pid, signal.SIGKILL)
-    held.set()
-    assert told.wait(5), "nobody was told"
-    assert isinstance(last[-1], Failed)
-    assert isinstance(last[-1].error, WorkerDied)
+    go_on.set()
+    assert wait_until(lambda: told, 5), "nobody was told"
+    assert isinstance(told[0], Failed)
+    assert isinstance(told[0].error, WorkerDied)
 
 
 # -- how it ends ------------------------------------------------------------------------------------------------------

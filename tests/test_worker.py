@@ -158,11 +158,12 @@ def test_an_error_ends_its_own_call_and_leaves_the_others(
     assert echo.death is None
 
 
-def test_an_error_that_only_the_engine_knows_still_arrives_in_its_words(echo: WorkerProcess) -> None:
-    (failed,) = say(echo, "refuse").all()
-    assert isinstance(failed, Failed)
-    assert "in words of its own" in str(failed.error)
-    assert say(echo, "next").text() == "next "
+def test_an_answer_that_we_cannot_read_ends_the_worker_and_nobody_waits_for_ever(echo: WorkerProcess) -> None:
+    """Such as an error that is not in `errors`, which would be a fault of ours."""
+    first, second = say(echo, "refuse"), say(echo, "second")
+    assert isinstance(first.all()[-1], Failed)
+    assert isinstance(second.all()[-1], Failed)
+    assert isinstance(echo.death, WorkerDied)
 
 
 def test_an_operation_that_the_engine_lacks_is_unsupported(echo: WorkerProcess) -> None:

@@ -41,11 +41,15 @@ class TextStream:
         return self._release(len(self._held), last=True)
 
     def _clear_length(self) -> int:
-        """How many characters of the held text are no part of a stop string. Cuts the text where one is met."""
-        met = [place for place in (self._held.find(stop) for stop in self._stops) if place >= 0]
+        """How many characters of the held text are no part of a stop string. Cuts the text where one is met.
+
+        That is the one complete first and of several the longest, so that it does not matter how the tokens fall.
+        """
+        places = {stop: self._held.find(stop) for stop in self._stops}
+        met = [(place + len(stop), place) for stop, place in places.items() if place >= 0]
         if met:
             self.stopped = True
-            self._held = self._held[: min(met)]
+            self._held = self._held[: min(met)[1]]
             return len(self._held)
         return len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)
 

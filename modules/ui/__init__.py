@@ -33,15 +33,16 @@ def build(app: App, language: str) -> Any:
     tr = translator(language)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         seen = gr.State(-1)
-        with gr.Row(elem_id="tx-header"):
-            gr.HTML(f'<div class="tx-brand">{TITLE}</div>')
-            pill = gr.HTML(markup.pill(app.models.status, tr), elem_id="tx-pill")
-            gr.HTML(_links(language))
-        with gr.Tabs(elem_id="tx-tabs"):
-            with gr.Tab(tr("chat"), id="chat"):
-                ChatTab(app, language)
-            with gr.Tab(tr("model"), id="model"):
-                model_tab = ModelTab(app, language, Shared(pill, seen))
+        with gr.Column(elem_id="tx-page"):
+            with gr.Row(elem_id="tx-header"):
+                gr.HTML(f'<div class="tx-brand">{TITLE}</div>')
+                pill = gr.HTML(markup.pill(app.models.status, tr), elem_id="tx-pill")
+                gr.HTML(_links(language))
+            with gr.Tabs(elem_id="tx-tabs"):
+                with gr.Tab(tr("chat"), id="chat"):
+                    chat_tab = ChatTab(app, language)
+                with gr.Tab(tr("model"), id="model"):
+                    model_tab = ModelTab(app, language, Shared(pill, seen, chat_tab.bot))
         look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)

@@ -48,18 +48,19 @@ class ChatTab:
         self.bot = gr.Chatbot(
             elem_id="tx-chat",
             show_label=False,
-            height="calc(100dvh - 330px)",
+            height="calc(100dvh - 372px)",
             min_height=260,
             editable="all",
             buttons=["copy"],
             reasoning_tags=[("<think>", "</think>")],
             latex_delimiters=[{"left": "$$", "right": "$$", "display": True}],
-            placeholder=tr("hello"),
+            placeholder=tr("hello_empty"),
             layout="bubble",
         )
         self.line = gr.HTML("", elem_id="tx-chat-line")
         with gr.Row(elem_classes="tx-row"):
             self.text = gr.Textbox(
+                label=tr("message"),
                 show_label=False,
                 container=False,
                 placeholder=tr("write"),
@@ -75,18 +76,18 @@ class ChatTab:
             self.again = gr.Button(tr("regenerate"), size="sm", elem_id="tx-regenerate")
             self.more = gr.Button(tr("continue"), size="sm", elem_id="tx-continue")
             self.new = gr.Button(tr("new_chat"), size="sm", elem_id="tx-new")
-        with gr.Column(elem_id="tx-side"), gr.Column(elem_classes="tx-card"):
-            with gr.Accordion(tr("generation"), open=False, elem_id="tx-generation"):
-                self.system = gr.Textbox(
-                    value=self._app.settings.system_message,
-                    label=tr("system_message"),
-                    info=tr("system_info"),
-                    lines=2,
-                    elem_id="tx-system",
-                    elem_classes="tx-opt",
-                )
-                with gr.Column(elem_classes="tx-grid"):
-                    self.form = Form(list(sampling.PARAMETERS.values()), self._language, "tx-gen")
+        side = gr.Column(elem_classes="tx-card", elem_id="tx-side")
+        with side, gr.Accordion(tr("generation"), open=False, elem_id="tx-generation"):
+            self.system = gr.Textbox(
+                value=self._app.settings.system_message,
+                label=tr("system_message"),
+                info=tr("system_info"),
+                lines=2,
+                elem_id="tx-system",
+                elem_classes="tx-opt",
+            )
+            with gr.Column(elem_classes="tx-grid"):
+                self.form = Form(list(sampling.PARAMETERS.values()), self._language, "tx-gen")
         for key, value in self._app.settings.generation.items():
             self.form.widgets[key].value = value
 

@@ -67,9 +67,10 @@ def _widget(option: Option, shape: Mapping[str, Any]) -> Component:
     return gr.Number(value=option.default, precision=precision, **shape)
 
 
+GROUPS = ("common", "memory", "context", "advanced")
+
+
 def grouped(options: Iterable[Option]) -> dict[str, list[Option]]:
-    """`options` by their group, groups and options in the order they come."""
-    groups: dict[str, list[Option]] = {}
-    for option in options:
-        groups.setdefault(option.group, []).append(option)
-    return groups
+    """`options` by their group, in the order in which groups are shown."""
+    listed = list(options)
+    return {group: [option for option in listed if option.group == group] for group in GROUPS}

@@ -13,7 +13,7 @@ from modules.models import Status
 from modules.ui.locales import Tr
 
 GIB, MIB = 2**30, 2**20
-LONG_NAME = 34
+TAIL = 12
 
 
 def size(count: int) -> str:
@@ -21,25 +21,24 @@ def size(count: int) -> str:
     return f"{count / GIB:.1f} GB" if count >= GIB else f"{count / MIB:.0f} MB"
 
 
-def short(name: str, longest: int = LONG_NAME) -> str:
-    """A long name with its middle left out: the quantisation stands at the end."""
-    if len(name) <= longest:
-        return name
-    half = (longest - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
+def squeezable(name: str) -> str:
+    """A name whose middle gives way where room is short: the quantisation stands at its end."""
+    head, tail = (name[:-TAIL], name[-TAIL:]) if len(name) > 2 * TAIL else (name, "")
+    return f'<span class="tx-name-head">{escape(head)}</span><span class="tx-name-tail">{escape(tail)}</span>'
 
 
 def pill(status: Status, tr: Tr) -> str:
     """The header's view of the model: a dot, its name, its loader and context."""
-    words = {
+    rest = {
         "empty": tr("no_model"),
-        "loading": f"{tr('loading')} {short(status.name, 24)} {status.progress:.0%}",
-        "failed": f"{tr('failed')} · {short(status.name, 24)}",
-        "ready": f"{short(status.name)} · {status.loader} · {status.context_length}",
+        "loading": f"{tr('loading')} {status.progress:.0%}",
+        "failed": tr("failed"),
+        "ready": f"{status.loader} · {status.context_length}",
     }[status.state]
+    name = f"{squeezable(status.name)}<b>·</b>" if status.name else ""
     return (
         f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}">'
-        f'<i class="tx-dot"></i><span>{escape(words)}</span></div>'
+        f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></div>'
     )
 
 

@@ -36,6 +36,7 @@ class Shared:
 
     pill: Component
     seen: Component  # a State: the version of `Models.status` that this page shows
+    bot: Component  # the Chatbot, whose greeting says what to do while there is no model
 
 
 class ModelTab:
@@ -106,7 +107,7 @@ class ModelTab:
     def _listen(self) -> None:
         every = {self.model, self.loader, self._shown, *self.widgets.values()}
         chosen = [self.model, self.facts, self.loader, self.notes, self._shown, *self.widgets.values()]
-        live = [self.status, self.unload, self._shared.pill, self._shared.seen]
+        live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
         switch = {"fn": None, "inputs": self.loader, "js": SWITCH_LOADER}
         explain = {"fn": self.explain, "inputs": every, "outputs": [self.notes], "trigger_mode": "always_last"}
         self.model.input(self.choose, self.model, chosen, **PRIVATE).then(**explain, **PRIVATE)
@@ -222,11 +223,13 @@ class ModelTab:
             self.unload: gr.update(value=label),
             self._shared.pill: markup.pill(status, self._tr),
             self._shared.seen: status.version,
+            self._shared.bot: gr.update(placeholder=self._tr("hello" if status.state == "ready" else "hello_empty")),
         }
 
     def look(self, seen: int) -> Updates:
         """What has changed since this page last looked: another tab, the API or a crash may have changed it."""
-        return self.view() if seen != self._app.models.status.version else {}
+        changed = seen != self._app.models.status.version
+        return self.view() if changed else {component: gr.skip() for component in self.live}
 
 
 class NothingPicked(WebUIError):
@@ -241,9 +244,9 @@ class NothingPicked(WebUIError):
 
 SWITCH_LOADER = """(loader) => {
   const slug = String(loader).toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  const card = document.querySelector("#tx-opts");
-  for (const name of [...card.classList]) if (name.startsWith("show-")) card.classList.remove(name);
-  card.classList.add("show-" + slug);
+  const page = document.querySelector("#tx-page"); // the tab itself may not be drawn yet
+  for (const name of [...page.classList]) if (name.startsWith("show-")) page.classList.remove(name);
+  page.classList.add("show-" + slug);
 }"""
 
 
@@ -251,5 +254,6 @@ def loader_css() -> str:
     """Hides, by loader, what is not its own. Options are never forced to show, so that other rules may hide them."""
     rules = []
     for name in map(slug, LOADERS):
-        rules.append(f"#tx-opts.show-{name} .tx-opt:not(.ld-{name}), #tx-opts.show-{name} .tx-group:not(.ld-{name})")
+        page = f"#tx-page.show-{name} #tx-opts"
+        rules.append(f"{page} .tx-opt:not(.ld-{name}), {page} .tx-group:not(.ld-{name})")
     return ", ".join(rules) + " { display: none !important; }"

@@ -1,0 +1,84 @@
+"""From a request to the parameters of its generation: nothing that was asked for is silently left undone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from modules import sampling
+from modules.api.schemas import Generation
+from modules.errors import UnknownOption, Unsupported
+from modules.events import Json
+from modules.models import LoadedModel
+from modules.options import Value, nearest
+from modules.sampling import PARAMETERS
+
+_LENGTH = "max_new_tokens"
+_LENGTH_NAMES = ("max_tokens", "max_completion_tokens")  # OpenAI's names for it; of several the last one counts
+_LENGTHS = {name: dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1) for name in _LENGTH_NAMES}
+
+IGNORED = frozenset(
+    {
+        *("user", "safety_identifier", "metadata", "store"),  # for OpenAI's own records; we keep none
+        *("service_tier", "prompt_cache_key", "prompt_cache_retention"),  # how its data centres serve the request
+        "parallel_tool_calls",  # says nothing as long as there are no tools
+    }
+)
+"""What OpenAI's clients may send and what by its own meaning changes no answer of ours."""
+
+NEUTRAL: Mapping[str, tuple[Json, ...]] = {
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "best_of": (1,),
+    "suffix": ("",),
+    "audio": (),
+    "modalities": (["text"],),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""What we know of OpenAI's API and cannot do, each with the values that ask for nothing."""
+
+_NAMES = (*PARAMETERS, *_LENGTHS, *IGNORED, *NEUTRAL)
+
+
+def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
+    """All parameters of `request`, over `defaults`. OptionError, UnknownOption or Unsupported for what cannot be."""
+    given = request.model_extra or {}
+    for name, value in given.items():
+        _check(type(request), name, value)
+    asked = {name: value for name, value in given.items() if name in PARAMETERS}
+    for name in [name for name in _LENGTHS if name in given]:
+        asked[_LENGTH] = _LENGTHS[name].parse(given[name])
+    _refuse_missing_samplers(asked, model)
+    return sampling.settle({**defaults, **asked}, request.stops, request.candidates)
+
+
+def _check(kind: type[Generation], name: str, value: object) -> None:
+    if name not in _NAMES:
+        raise UnknownOption(name, nearest(name, (*kind.model_fields, *_NAMES)))
+    if name in NEUTRAL and value not in NEUTRAL[name]:
+        raise Unsupported({"en": f"{name} is not supported here.", "zh": f"此处不支持 {name}。"})
+
+
+def _refuse_missing_samplers(asked: Mapping[str, object], model: LoadedModel) -> None:
+    missing = next((name for name in asked if name != _LENGTH and name not in model.loader.samplers), "")
+    if missing:
+        raise Unsupported(
+            {
+                "en": f"The loader {model.loader.name} has no {missing}.",
+                "zh": f"加载器 {model.loader.name} 不支持 {missing}。",
+            }
+        )
+
+
+def seeded(params: Mapping[str, Json], number: int) -> dict[str, Json]:
+    """`params` for the answer `number` of several to one prompt: each has a seed of its own, if there is one at all."""
+    seed = params["seed"]
+    highest = int(PARAMETERS["seed"].maximum or 0)
+    return {**params, "seed": seed if seed < 0 else (seed + number) % (highest + 1)}

@@ -1,0 +1,181 @@
+"""A real Chromium before the real `server.py`: one server and one browser a session, a fresh window a test."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHROMIUM_FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+expect.set_options(timeout=15_000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)  # the quick run has no browser
+
+
+class Server:
+    """A running `server.py`, with `flags`, over a folder of models of its own."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.models = folder / "models"
+        self.log = folder / "server.log"
+        words = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([sys.executable, "server.py", *words], cwd=ROOT, stdout=log, stderr=log)
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.url}/healthz", timeout=2)
+                return
+            except OSError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def worker(self) -> int:
+        """The process id of the worker that holds the model."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            children += (task / "children").read_text().split()
+        workers = [pid for pid in set(children) if b"modules.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(workers) == 1, workers
+        return int(workers[0])
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(20)
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "models").mkdir()
+    (folder / "models" / smollm2.name).symlink_to(smollm2)
+    (folder / "models" / "truncated.gguf").write_bytes(smollm2.read_bytes()[:1_000_000])
+    running = Server(folder, "--api")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+class Window:
+    """A browser window on the page, and what a person does there. It fails if anything asks the outside world."""
+
+    def __init__(self, browser: Browser, url: str, language: str, size: tuple[int, int], scheme: str = "light") -> None:
+        self.url = url
+        self.language = language
+        self.faults: list[str] = []
+        locale = {"zh": "zh-CN", "en": "en-US"}[language]
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            locale=locale,
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            has_touch=size[0] < 500,
+            is_mobile=size[0] < 500,
+        )
+        self.page: Page = self.context.new_page()
+        self.page.on("request", lambda request: self._watch(request.url))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.open("/")
+
+    def _watch(self, url: str) -> None:
+        if not url.startswith((self.url, "data:", "blob:")):
+            self.faults.append(f"left localhost: {url}")
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.url + path)
+        expect(self.page.locator("#tx-send")).to_be_visible(timeout=30_000)
+        # The page asks for the model to show as soon as its handlers are attached; the loader's class is the sign of it.
+        expect(self.page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def choose(self, dropdown: str, name: str) -> None:
+        self.page.locator(f"#{dropdown} input").click()
+        self.page.get_by_role("option", name=name, exact=True).click()
+
+    def load(self, name: str, **options: str) -> None:
+        """Pick a model in the Model tab, set number options, press Load."""
+        self.tab("模型" if self.language == "zh" else "Model")
+        self.page.locator("#tx-unload").click()
+        expect(self.page.locator("#tx-pill .tx-empty")).to_be_visible()
+        if self.page.locator("#tx-model input").input_value() != name:
+            self.choose("tx-model", name)
+            self.page.wait_for_timeout(500)  # its settings come from the server and would overwrite what is typed next
+        for key, value in options.items():
+            box = self.page.locator(f"#tx-opt-{key}").get_by_test_id("number-input").or_(
+                self.page.locator(f"#tx-opt-{key} input[type=number]")
+            )
+            box.first.fill(value)
+            box.first.blur()
+        self.page.locator("#tx-load").click()
+
+    def loaded(self) -> None:
+        expect(self.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=30_000)
+
+    def set_parameter(self, key: str, value: str) -> None:
+        accordion = self.page.locator("#tx-generation > button")
+        if not self.page.locator(f"#tx-gen-{key}").is_visible():
+            accordion.click()
+        box = self.page.locator(f"#tx-gen-{key} input[type=number]").first
+        box.fill(value)
+        box.blur()
+
+    def ask(self, question: str) -> None:
+        self.tab("聊天" if self.language == "zh" else "Chat")
+        self.page.locator("#tx-text textarea").fill(question)
+        self.page.locator("#tx-text textarea").press("Enter")
+
+    @property
+    def answers(self):  # type: ignore[no-untyped-def]
+        return self.page.locator("#tx-chat [data-testid=bot]")
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.faults, self.faults
+
+
+@pytest.fixture
+def window(chromium: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Window]:
+    """A desktop window in Chinese; `@pytest.mark.window(language, width, height)` asks for another."""
+    marker = request.node.get_closest_marker("window")
+    language, width, height = marker.args if marker else ("zh", 1440, 900)
+    opened = Window(chromium, server.url, language, (width, height))
+    yield opened
+    opened.close()

@@ -1,0 +1,233 @@
+"""The page as people meet it: pick, load, ask, stop, edit, and what they see when something breaks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Server, Window
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QUESTION = "Name the capital of France in one English sentence."
+LONG = "Write a very long story about a lighthouse, with many chapters."
+
+
+def loaded_window(window: Window) -> Window:
+    window.load(MODEL, n_ctx="2048")
+    window.loaded()
+    window.tab("聊天" if window.language == "zh" else "Chat")
+    window.set_parameter("temperature", "0")
+    return window
+
+
+def test_a_model_is_picked_loaded_and_answers_paris(window: Window) -> None:
+    loaded_window(window)
+    window.ask(QUESTION)
+    expect(window.answers.last).to_contain_text("Paris")
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("词符/秒")
+    expect(window.page.locator("#tx-send")).to_be_visible()
+
+
+@pytest.mark.window("en", 1440, 900)
+def test_the_same_in_english(window: Window) -> None:
+    loaded_window(window)
+    expect(window.page.locator("#tx-pill")).to_contain_text("llama.cpp · 2048")
+    window.ask(QUESTION)
+    expect(window.answers.last).to_contain_text("Paris")
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("tok/s")
+
+
+def test_the_answer_streams_and_stops_when_told(window: Window) -> None:
+    loaded_window(window)
+    window.set_parameter("max_new_tokens", "1500")
+    window.ask(LONG)
+    expect(window.page.locator("#tx-stop")).to_be_visible()
+    expect(window.answers.last).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    half = window.answers.last.inner_text()
+    window.page.locator("#tx-stop").click()
+    expect(window.page.locator("#tx-send")).to_be_visible()
+    window.page.wait_for_timeout(400)
+    stopped = window.answers.last.inner_text()
+    window.page.wait_for_timeout(1000)
+    assert stopped == window.answers.last.inner_text()
+    assert len(half) <= len(stopped) < 5000
+    # The engine is free again: a short question is answered at once.
+    window.set_parameter("max_new_tokens", "20")
+    window.ask(QUESTION)
+    expect(window.answers.nth(1)).to_contain_text("Paris", timeout=8_000)
+
+
+def test_regenerate_continue_and_edit(window: Window) -> None:
+    loaded_window(window)
+    window.set_parameter("max_new_tokens", "3")
+    window.ask(QUESTION)
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("最多新词符数")
+    first = window.answers.last.inner_text().strip()
+    window.page.locator("#tx-regenerate").click()
+    expect(window.page.locator("#tx-stop")).to_be_hidden()
+    expect(window.answers).to_have_count(1)
+    assert window.answers.last.inner_text().strip() == first
+    window.set_parameter("max_new_tokens", "40")
+    window.page.locator("#tx-continue").click()
+    expect(window.answers.last).to_contain_text("Paris")
+    expect(window.answers).to_have_count(1)
+    assert window.answers.last.inner_text().strip().startswith(first)
+
+
+def test_an_edited_question_is_the_one_that_is_answered(window: Window) -> None:
+    loaded_window(window)
+    window.ask("Name the capital of Italy in one English sentence.")
+    expect(window.answers.last).to_contain_text("Rome")
+    window.page.locator("#tx-chat [data-testid=user]").hover()
+    window.page.get_by_role("button", name="编辑").first.click()
+    box = window.page.locator("#tx-chat textarea")
+    box.fill(QUESTION)
+    window.page.get_by_role("button", name="提交").or_(window.page.get_by_role("button", name="发送")).first.click()
+    expect(window.page.locator("#tx-chat [data-testid=user]")).to_contain_text("France")
+    window.page.locator("#tx-regenerate").click()
+    expect(window.answers.last).to_contain_text("Paris")
+
+
+def test_code_and_markdown_are_drawn(window: Window) -> None:
+    loaded_window(window)
+    window.ask("Write a Python function that adds two numbers. Use a code block.")
+    expect(window.page.locator("#tx-chat [data-testid=bot] pre code").first).to_be_visible(timeout=30_000)
+
+
+def test_a_killed_worker_is_told_and_the_next_load_works(window: Window, server: Server) -> None:
+    loaded_window(window)
+    os.kill(server.worker(), signal.SIGKILL)  # while idle
+    expect(window.page.locator("#tx-pill .tx-failed")).to_be_visible()
+    window.ask(QUESTION)
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_contain_text("SIGKILL")
+    expect(window.page.locator("#tx-text textarea")).to_have_value(QUESTION)  # nothing typed is lost
+    loaded_window(window)
+    window.set_parameter("max_new_tokens", "1500")
+    window.ask(LONG)
+    expect(window.answers.last).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    os.kill(server.worker(), signal.SIGSEGV)  # while it generates
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_contain_text("SIGSEGV")
+    expect(window.page.locator("#tx-send")).to_be_visible()
+    loaded_window(window)
+    window.set_parameter("max_new_tokens", "40")
+    window.ask(QUESTION)
+    expect(window.answers.last).to_contain_text("Paris")
+
+
+def test_without_a_model_the_question_is_kept(window: Window) -> None:
+    window.tab("模型")
+    window.page.locator("#tx-unload").click()
+    expect(window.page.locator("#tx-pill .tx-empty")).to_be_visible()
+    window.ask(QUESTION)
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_contain_text("尚未加载模型")
+    expect(window.page.locator("#tx-text textarea")).to_have_value(QUESTION)
+
+
+def test_unloading_returns_memory_and_says_so(window: Window) -> None:
+    loaded_window(window)
+    window.tab("模型")
+    expect(window.page.locator("#tx-status")).to_contain_text("占用内存")
+    window.page.locator("#tx-unload").click()
+    expect(window.page.locator("#tx-status")).to_contain_text(re.compile(r"释放 \d+ MB"))
+
+
+def test_a_damaged_file_says_what_is_wrong_with_it(window: Window) -> None:
+    window.tab("模型")
+    window.choose("tx-model", "truncated.gguf")
+    expect(window.page.locator("#tx-facts [role=alert]")).to_contain_text("truncated.gguf")
+    window.page.locator("#tx-load").click()
+    expect(window.page.locator("#tx-status [role=alert]")).to_be_visible()
+
+
+def test_a_wrong_value_is_refused_by_name(window: Window) -> None:
+    window.load(MODEL, n_ctx="-5")
+    expect(window.page.locator("#tx-status [role=alert]")).to_contain_text("n_ctx")
+
+
+def test_the_form_shows_what_cannot_take_effect_here(window: Window) -> None:
+    window.tab("模型")
+    window.choose("tx-model", MODEL)
+    window.page.locator("#tx-opts button.label-wrap", has_text="高级选项").click()
+    window.page.get_by_label("禁用mul_mat_q").check()
+    expect(window.page.locator("#tx-notes")).to_contain_text("no_mul_mat_q")
+    expect(window.page.locator("#tx-notes")).to_contain_text("llama.cpp 已移除此开关")
+    expect(window.page.locator("#tx-opt-threads")).to_contain_text("物理核心")
+
+
+def test_each_loader_shows_its_own_options_and_why_it_is_not_there(window: Window) -> None:
+    window.tab("模型")
+    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
+    expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_hidden()
+    window.choose("tx-loader", "Transformers (不可用)")
+    expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_visible()
+    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_hidden()
+    window.choose("tx-loader", "llama.cpp")
+    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
+
+
+def test_the_list_of_models_is_refreshed_and_keeps_the_choice(window: Window, server: Server, smollm2: Path) -> None:
+    window.tab("模型")
+    window.choose("tx-model", MODEL)
+    added = server.models / "新 模型 [v2]+$.gguf"
+    added.symlink_to(smollm2)
+    try:
+        window.page.locator("#tx-refresh").click()
+        window.page.locator("#tx-model input").click()
+        expect(window.page.get_by_role("option", name=added.name, exact=True)).to_be_visible()
+        window.page.keyboard.press("Escape")
+        expect(window.page.locator("#tx-model input")).to_have_value(MODEL)
+    finally:
+        added.unlink()
+
+
+def test_the_language_follows_the_browser_and_the_switch_is_remembered(window: Window) -> None:
+    assert window.page.url.endswith("/zh/")
+    assert window.page.evaluate("document.documentElement.lang") == "zh-CN"
+    window.page.locator("#tx-language").click()
+    expect(window.page.get_by_role("tab", name="Model", exact=True)).to_be_visible(timeout=30_000)
+    window.open("/")
+    assert window.page.url.endswith("/en/")
+
+
+def test_dark_and_light_are_switched_and_remembered(window: Window) -> None:
+    dark = "document.body.classList.contains('dark')"
+    assert not window.page.evaluate(dark)
+    window.page.locator("#tx-theme").click()
+    assert window.page.evaluate(dark)
+    window.open("/")
+    assert window.page.evaluate(dark)
+
+
+def test_the_theme_of_the_system_is_taken_over(chromium: Browser, server: Server) -> None:
+    window = Window(chromium, server.url, "en", (1440, 900), scheme="dark")
+    assert window.page.evaluate("document.body.classList.contains('dark')")
+    window.close()
+
+
+@pytest.mark.window("zh", 390, 844)
+def test_nothing_is_wider_than_a_phone(window: Window) -> None:
+    def fits() -> None:
+        wide, screen = window.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= screen
+
+    fits()
+    loaded_window(window)
+    window.ask(QUESTION)
+    expect(window.answers.last).to_contain_text("Paris")
+    fits()
+    window.tab("模型")
+    for name in ("内存与设备", "上下文扩展", "高级选项"):
+        window.page.locator("#tx-opts button.label-wrap", has_text=name).click()
+    fits()
+
+
+def test_another_window_sees_what_happened(window: Window, chromium: Browser, server: Server) -> None:
+    other = Window(chromium, server.url, "en", (1200, 800))
+    loaded_window(window)
+    expect(other.page.locator("#tx-pill .tx-ready")).to_be_visible()
+    other.close()

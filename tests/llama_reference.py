@@ -1,0 +1,76 @@
+"""What `llama_cpp.Llama` answers: a script, so that its threads and its model live in a process of their own.
+
+Reads one JSON object from stdin: "path", "prompts", "max_tokens", "n_ctx", "threads", "flash_attn", "repacks". Writes
+to stdout, as JSON, for each prompt its greedy answer and, for the first tokens of that, the log-probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+from llama_cpp import Llama
+
+LOGPROBS = 8
+TOP = 5
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    if not asked["repacks"]:
+        _leave_weights_as_they_are()
+    print(json.dumps([_answer(asked, prompt) for prompt in asked["prompts"]]))
+
+
+def _leave_weights_as_they_are() -> None:
+    """As our engine does where AMX is compiled in (`llamacpp_arguments.Build.repacks`); `Llama` has no word for it."""
+    usual = native.llama_model_default_params
+
+    def without_extra_buffers() -> Any:
+        params = usual()
+        params.use_extra_bufts = False
+        return params
+
+    native.llama_model_default_params = without_extra_buffers
+
+
+def _answer(asked: dict[str, Any], prompt: str) -> dict[str, Any]:
+    """With a model loaded anew, so that nothing is in its cache."""
+    threads = asked["threads"]
+    llama = Llama(
+        asked["path"],
+        n_ctx=asked["n_ctx"],
+        n_threads=threads,
+        n_threads_batch=threads,
+        flash_attn=asked["flash_attn"],
+        verbose=False,
+    )
+    tokens = llama.tokenize(prompt.encode(), add_bos=False, special=True)
+    completion = llama.create_completion(tokens, max_tokens=asked["max_tokens"], temperature=0)
+    return {
+        "text": completion["choices"][0]["text"],
+        "reason": completion["choices"][0]["finish_reason"],
+        "prompt_tokens": len(tokens),
+        "logprobs": _logprobs(llama, tokens),
+    }
+
+
+def _logprobs(llama: Llama, tokens: list[int]) -> list[list[float]]:
+    """For each of the first tokens of the greedy answer: the log-probabilities of the TOP likeliest, best first."""
+    llama.reset()
+    rows = []
+    for _ in range(LOGPROBS):
+        llama.eval(tokens)
+        logits = np.ctypeslib.as_array(native.llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),))
+        wide = logits.astype(np.float64)
+        logprobs = wide - np.logaddexp.reduce(wide)
+        rows.append(sorted(logprobs.tolist(), reverse=True)[:TOP])
+        tokens = [int(np.argmax(wide))]
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,624 @@
+"""The llama.cpp engine with a real model: its answers are the library's own, whatever is cached, stopped or cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules import sampling
+from modules.engines.llamacpp_arguments import Build
+from modules.errors import InternalError, LoadFailed, PromptTooLong
+from modules.events import Done, Event, Failed, Info, Progress, Result, Text, TokenChances, Waiting
+from modules.process import ROOT, WorkerProcess
+from tests.conftest import LLAMA, SMOLLM2, load, load_arguments
+from tests.gguf_files import gguf
+
+THREADS = 2
+N_CTX = 2048
+STORY = "Once upon a time, in a small village by the sea,"
+CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    "<|im_start|>user\nWrite three sentences about the moon.<|im_end|>\n<|im_start|>assistant\n"
+)
+CODE = "def fibonacci(n):\n    "
+FRANCE = "The capital of France is"
+
+
+@dataclass(frozen=True)
+class Answer:
+    events: list[Event]
+
+    @property
+    def pieces(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Text)]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def chances(self) -> list[TokenChances]:
+        return [each for event in self.events if isinstance(event, Text) for each in event.chances]
+
+    @property
+    def done(self) -> Done:
+        (end,) = (event for event in self.events if isinstance(event, Done))
+        return end
+
+
+def parameters(*, stops: tuple[str, ...] = (), top_logprobs: int | None = None, **raw: object) -> dict[str, Any]:
+    """Greedy, 20 tokens; unless said otherwise."""
+    return sampling.settle({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs)
+
+
+def answer(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
+    return Answer(list(worker.events("generate", prompt=prompt, params=parameters(**wishes))))
+
+
+def ask(worker: WorkerProcess, operation: str, **args: object) -> Any:
+    (event,) = worker.events(operation, **args)
+    assert isinstance(event, Result)
+    return event.value
+
+
+def forget(worker: WorkerProcess) -> None:
+    """Have the cache hold nothing that another prompt could go on from."""
+    assert answer(worker, "§", max_new_tokens=1).done.prompt_tokens > 0
+
+
+@pytest.fixture(scope="module")
+def llama(smollm2: Path) -> Iterator[WorkerProcess]:
+    process = WorkerProcess()
+    load(process, smollm2, n_ctx=N_CTX, threads=THREADS, threads_batch=THREADS, flash_attn=True)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def build(llama: WorkerProcess) -> Build:
+    """What the installed library can do, as told by a process that may import it."""
+    program = "from modules.engines.llamacpp import build; b = build(); print(b.gpu_offload, b.max_devices, b.amx)"
+    gpu, devices, amx = run(program).stdout.split()
+    return Build(gpu == "True", int(devices), amx == "True")
+
+
+def run(program: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def reference(smollm2: Path, build: Build) -> dict[str, Any]:
+    """What `llama_cpp.Llama` makes of our prompts."""
+    prompts = [STORY, CHAT, CODE]
+    asked = {
+        "path": str(smollm2),
+        "prompts": prompts,
+        "max_tokens": 100,
+        "n_ctx": N_CTX,
+        "threads": THREADS,
+        "flash_attn": True,
+        "repacks": build.repacks,
+    }
+    told = run("from tests import llama_reference; llama_reference.main()", json.dumps(asked))
+    assert told.returncode == 0, told.stderr
+    return dict(zip(prompts, json.loads(told.stdout), strict=True))
+
+
+# -- the library's own answers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
+def test_the_greedy_answer_is_that_of_the_librarys_own_class(
+    llama: WorkerProcess, reference: dict[str, Any], prompt: str
+) -> None:
+    forget(llama)
+    ours, theirs = answer(llama, prompt, max_new_tokens=100), reference[prompt]
+    assert ours.done.cached_tokens == 0
+    assert ours.text == theirs["text"]
+    assert (ours.done.reason, ours.done.prompt_tokens) == (theirs["reason"], theirs["prompt_tokens"])
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
+def test_the_log_probabilities_are_those_of_the_librarys_logits(
+    llama: WorkerProcess, reference: dict[str, Any], prompt: str
+) -> None:
+    forget(llama)
+    expected = reference[prompt]["logprobs"]
+    chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).chances
+    for ours, theirs in zip(chances, expected, strict=True):
+        assert [each.logprob for each in ours.top] == pytest.approx(theirs, abs=1e-2)
+        assert ours.chosen == ours.top[0], "greedy takes the likeliest"
+
+
+def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(llama: WorkerProcess) -> None:
+    drawn = answer(llama, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
+    assert len(drawn.chances) == drawn.done.completion_tokens
+    for each in drawn.chances:
+        assert len(each.top) == 7
+        logprobs = [candidate.logprob for candidate in each.top]
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert all(logprob <= 0 for logprob in logprobs)
+        assert each.chosen.logprob <= logprobs[0]
+    assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
+
+
+def test_no_log_probabilities_are_told_unless_asked_for_and_none_besides_the_chosen_if_0(llama: WorkerProcess) -> None:
+    assert not answer(llama, FRANCE).chances
+    alone = answer(llama, FRANCE, top_logprobs=0).chances
+    assert [each.top for each in alone] == [()] * 20
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT], ids=["story", "chat"])
+def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(llama: WorkerProcess, prompt: str) -> None:
+    forget(llama)
+    first, second = answer(llama, prompt), answer(llama, prompt)
+    assert first.done.cached_tokens == 0
+    assert second.done.cached_tokens == second.done.prompt_tokens - 1
+    assert second.text == first.text
+
+
+def test_a_second_turn_evaluates_only_what_is_new(llama: WorkerProcess) -> None:
+    forget(llama)
+    first = answer(llama, STORY, max_new_tokens=10)
+    known = first.done.prompt_tokens + 10 - 1  # the last token drawn was not evaluated
+    second = answer(llama, f"{STORY}{first.text} But then", max_new_tokens=5)
+    assert second.done.cached_tokens == known
+    forget(llama)
+    assert answer(llama, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
+
+
+def test_a_prompt_that_departs_early_keeps_only_what_is_common(llama: WorkerProcess) -> None:
+    answer(llama, FRANCE)
+    tokens = len(ask(llama, "encode", text="The capital of"))
+    other = answer(llama, "The capital of Italy is")
+    assert other.done.cached_tokens == tokens
+    forget(llama)
+    assert answer(llama, "The capital of Italy is").text == other.text
+
+
+# -- where it ends ----------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(llama: WorkerProcess) -> None:
+    short = answer(llama, STORY, max_new_tokens=7)
+    assert (short.done.reason, short.done.completion_tokens) == ("length", 7)
+    assert sum(event.tokens for event in short.events if isinstance(event, Text)) == 7
+
+
+def test_an_end_token_ends_the_answer_and_is_not_shown(llama: WorkerProcess) -> None:
+    question = CHAT.replace("Write three sentences about the moon.", "Name the capital of France in one sentence.")
+    said = answer(llama, question, max_new_tokens=200)
+    assert said.done.reason == "stop"
+    assert "Paris" in said.text
+    assert "<|" not in said.text
+
+
+def test_a_stop_string_across_tokens_is_never_shown(llama: WorkerProcess) -> None:
+    free = answer(llama, STORY, max_new_tokens=60)
+    pieces = free.pieces
+    for place in range(5, 40, 7):  # from the middle of one token to the middle of the third
+        stop = (pieces[place][1:] or pieces[place]) + pieces[place + 1] + pieces[place + 2][:1]
+        stopped = answer(llama, STORY, max_new_tokens=60, stops=("never said", stop))
+        assert stopped.text == free.text[: free.text.index(stop)], stop
+        assert stopped.done.reason == "stop"
+        assert stopped.done.completion_tokens <= place + 3, "nothing is evaluated in vain"
+
+
+def test_a_stop_string_that_is_not_met_changes_nothing(llama: WorkerProcess) -> None:
+    free = answer(llama, STORY)
+    held = answer(llama, STORY, stops=(free.text[-3:] + "and no more", "never said"))
+    assert held.text == free.text
+    assert held.done.reason == "length"
+
+
+@pytest.mark.parametrize("prompt", ["猫猫猫猫猫猫猫猫", "北京,上海,广州,北京,上海,广州,北京,", "😀😀😀😀😀😀", "Привет, мир! Привет,"])
+def test_only_whole_characters_go_out_whatever_the_script(llama: WorkerProcess, prompt: str) -> None:
+    said = answer(llama, prompt, max_new_tokens=30)
+    assert "\ufffd" not in "".join(said.pieces[:-1])
+    assert not said.text.isascii()
+    assert len(said.pieces) < said.done.completion_tokens, "some characters took several tokens"
+    assert sum(event.tokens for event in said.events if isinstance(event, Text)) == said.done.completion_tokens
+
+
+def test_a_stop_string_of_characters_that_take_several_tokens_is_met(llama: WorkerProcess) -> None:
+    said = answer(llama, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
+    assert (said.text, said.done.reason) == ("", "stop")
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_draws_the_same_answer_and_another_seed_another(llama: WorkerProcess) -> None:
+    drawn = [answer(llama, STORY, temperature=1, seed=seed).text for seed in (1, 1, 2, 2**32 - 2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+
+
+def test_without_a_seed_each_answer_is_another(llama: WorkerProcess) -> None:
+    assert len({answer(llama, STORY, temperature=1).text for _ in range(3)}) > 1
+
+
+@pytest.mark.parametrize(
+    "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
+)
+def test_drawing_from_one_candidate_alone_is_greedy(llama: WorkerProcess, narrow: dict[str, float]) -> None:
+    greedy = answer(llama, STORY)
+    assert answer(llama, STORY, **{"temperature": 1.5, "seed": 3} | narrow).text == greedy.text
+
+
+@pytest.mark.parametrize(
+    "wide", [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}], ids=lambda each: next(iter(each))
+)
+def test_drawing_from_many_candidates_is_not(llama: WorkerProcess, wide: dict[str, float]) -> None:
+    greedy = answer(llama, STORY)
+    free = {"temperature": 1.5, "seed": 3, "min_p": 0.0}
+    assert answer(llama, STORY, **free | wide).text != greedy.text
+
+
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
+def test_a_penalty_keeps_the_answer_from_going_in_circles(llama: WorkerProcess, penalty: str) -> None:
+    prompt = "one two three one two three one two three one two three one two"
+    circling = answer(llama, prompt)
+    varied = answer(llama, prompt, **{penalty: 2.0})
+    assert "one two three one two three" in circling.text
+    assert "one two three one two three" not in varied.text
+
+
+def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
+    prompt = "one two three one two three one two three one two three one two"
+    assert answer(llama, prompt, repetition_penalty=2.0, repetition_penalty_range=1).text == answer(llama, prompt).text
+    everything = answer(llama, prompt, repetition_penalty=2.0, repetition_penalty_range=0)
+    assert everything.text == answer(llama, prompt, repetition_penalty=2.0, repetition_penalty_range=1024).text
+
+
+# -- several calls ----------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_in_the_middle_leaves_the_next_answer_right(llama: WorkerProcess) -> None:
+    forget(llama)
+    expected = answer(llama, STORY)
+    for tokens in (1, 4):
+        long = llama.events("generate", prompt=CODE, params=parameters(max_new_tokens=500))
+        for _ in range(tokens):
+            next(long)
+        long.close()  # type: ignore[attr-defined]
+        assert answer(llama, STORY).text == expected.text
+
+
+def test_going_on_after_a_cancelled_answer_uses_what_was_evaluated(llama: WorkerProcess) -> None:
+    forget(llama)
+    long = llama.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
+    begun = "".join(event.text for event in (next(long) for _ in range(5)) if isinstance(event, Text))
+    long.close()  # type: ignore[attr-defined]
+    again = answer(llama, STORY)
+    assert again.done.cached_tokens == again.done.prompt_tokens - 1
+    assert again.text.startswith(begun)
+
+
+def test_who_has_to_wait_is_told_its_place(llama: WorkerProcess) -> None:
+    heard: dict[str, list[Event]] = {"first": [], "second": [], "third": []}
+    ended = threading.Event()
+    for name, events in heard.items():
+
+        def deliver(event: Event, name: str = name, events: list[Event] = events) -> None:
+            events.append(event)
+            if name == "third" and isinstance(event, (Done, Failed)):
+                ended.set()
+
+        llama.start("generate", deliver, prompt=f"The {name} of", params=parameters(max_new_tokens=5))
+    assert ended.wait(20)
+    waits = {name: [event for event in events if isinstance(event, Waiting)] for name, events in heard.items()}
+    assert waits == {"first": [], "second": [Waiting(1)], "third": [Waiting(2)]}
+    assert all(isinstance(events[-1], Done) for events in heard.values())
+
+
+def test_questions_are_answered_between_two_tokens(llama: WorkerProcess) -> None:
+    long = llama.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
+    next(long)
+    assert ask(llama, "count", text="one two three") == 3
+    assert isinstance(next(long), Text)
+    long.close()  # type: ignore[attr-defined]
+
+
+def test_a_request_that_cannot_be_understood_does_not_block_those_after_it(llama: WorkerProcess) -> None:
+    for _ in range(2):
+        with pytest.raises(InternalError, match="KeyError"):
+            list(llama.events("generate", prompt=STORY, params={"stop": []}))
+    assert answer(llama, STORY, max_new_tokens=3).done.completion_tokens == 3
+
+
+# -- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_prompt_is_answered(llama: WorkerProcess) -> None:
+    assert answer(llama, "", max_new_tokens=5).done.prompt_tokens == 1
+
+
+def test_a_prompt_longer_than_a_batch_tells_its_progress(llama: WorkerProcess) -> None:
+    long = answer(llama, "tell " * 1200, max_new_tokens=1)
+    told = [event.done for event in long.events if isinstance(event, Progress)]
+    assert told == pytest.approx([512 / 1200, 1024 / 1200], abs=0.01)
+
+
+def test_a_prompt_that_does_not_fit_says_how_long_it_is(llama: WorkerProcess) -> None:
+    with pytest.raises(PromptTooLong) as refused:
+        answer(llama, "tell " * 3000)
+    assert (refused.value.tokens, refused.value.limit) == (3001, N_CTX)
+    assert answer(llama, FRANCE).done.completion_tokens == 20
+
+
+@pytest.mark.parametrize("text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"])
+def test_tokens_decode_to_the_text_they_came_from(llama: WorkerProcess, text: str) -> None:
+    tokens = ask(llama, "encode", text=text)
+    assert ask(llama, "decode", tokens=tokens) == text
+    assert ask(llama, "count", text=text) == len(tokens)
+
+
+def test_the_name_of_a_special_token_is_that_token(llama: WorkerProcess) -> None:
+    assert len(ask(llama, "encode", text="<|im_start|>")) == 1
+
+
+def test_text_that_is_no_proper_unicode_is_answered(llama: WorkerProcess) -> None:
+    assert answer(llama, "half \ud83d a pair", max_new_tokens=2).done.completion_tokens == 2
+
+
+# -- a small context --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(smollm2: Path) -> Iterator[WorkerProcess]:
+    process = WorkerProcess()
+    assert load(process, smollm2, n_ctx=256, n_batch=32, threads=THREADS).context_length == 256
+    yield process
+    process.close()
+
+
+def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
+    for _ in range(2):
+        full = answer(small, "1 2 3 4 5 6 7 8 9 10 11 12 13", max_new_tokens=0)
+        assert full.done.reason == "length"
+        assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
+
+
+@pytest.mark.parametrize("tokens", [255, 254])
+def test_a_prompt_that_just_fits_is_answered(small: WorkerProcess, tokens: int) -> None:
+    prompt = "tell" + " tell" * (tokens - 1)
+    said = answer(small, prompt, max_new_tokens=0, temperature=1.0)
+    assert said.done.prompt_tokens == tokens
+    assert 1 <= said.done.completion_tokens <= 257 - tokens
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(small, "tell" + " tell" * 255)
+
+
+def test_a_prompt_of_many_small_batches_is_answered_like_one_of_a_large_one(
+    small: WorkerProcess, llama: WorkerProcess
+) -> None:
+    prompt = "The moon is bright tonight. " * 20 + "The moon is"
+    assert answer(small, prompt, max_new_tokens=10).text == answer(llama, prompt, max_new_tokens=10).text
+
+
+# -- every option reaches the call ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    info: Info
+    text: str
+    said: str
+    status: str
+    threads: int
+    maps: str
+    notes: set[str]
+
+
+@cache
+def loaded(**options: object) -> Loaded:
+    """SmolLM2 with these options: what it says, and what the system tells of its process."""
+    worker = WorkerProcess()
+    try:
+        info = load(worker, SMOLLM2, **{"n_ctx": 512, "threads": 1, "threads_batch": 1} | options)
+        text = answer(worker, FRANCE).text
+        process = Path(f"/proc/{worker.pid}")
+        status, maps = (process / "status").read_text(), (process / "maps").read_text()
+        threads = len(os.listdir(process / "task"))
+        list(worker.events("explain", **load_arguments(SMOLLM2, **options)))
+    finally:
+        worker.close()
+    worker._listener.join(2)
+    return Loaded(info, text, "\n".join(worker._tail), status, threads, maps, {note.option for note in info.notes})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_mmap": True},
+        {"mlock": True},
+        {"numa": True},
+        {"threads": 2},
+        {"threads_batch": 2},
+        {"n_batch": 32},
+        {"cpu": True},
+        {"n_gpu_layers": 256},
+        {"tensor_split": "30,70", "row_split": True},
+        {"no_offload_kqv": True},
+        {"tensorcores": True, "no_mul_mat_q": True},
+        {"compress_pos_emb": 1.0},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_what_is_only_a_matter_of_speed_and_memory_does_not_change_the_answer(options: dict[str, Any]) -> None:
+    assert loaded(**options).text == loaded().text
+    assert "Paris" in loaded().text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}],
+    ids=lambda options: "-".join(options),
+)
+def test_what_bends_positions_changes_the_answer(options: dict[str, Any]) -> None:
+    assert loaded(**options).text != loaded().text
+
+
+def test_the_context_is_as_long_as_asked_for_and_else_the_models_own() -> None:
+    assert loaded().info.context_length == 512
+    assert loaded(n_ctx=0).info.context_length == 8192
+
+
+@pytest.mark.parametrize("option", ["cache_8bit", "cache_4bit"])
+@pytest.mark.parametrize("flash_attn", [True, False])
+def test_a_quantised_cache_answers_and_turns_flash_attention_on_with_a_word_about_it(
+    option: str, flash_attn: bool
+) -> None:
+    quantised = loaded(**{option: True, "flash_attn": flash_attn})
+    assert len(quantised.text) > 20
+    assert ("flash_attn" in quantised.notes) is not flash_attn
+
+
+def test_a_quantised_cache_takes_less_memory() -> None:
+    full, half = (loaded(n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
+    assert full - half > 50 << 20
+
+
+def test_without_mmap_the_file_is_not_mapped() -> None:
+    assert SMOLLM2.name in loaded().maps
+    assert SMOLLM2.name not in loaded(no_mmap=True).maps
+
+
+def test_mlock_locks_memory_as_far_as_the_system_allows() -> None:
+    def locked(options: dict[str, Any]) -> int:
+        found = re.search(r"VmLck:\s+(\d+)", loaded(**options).status)
+        return int(found[1]) if found else 0
+
+    assert locked({}) == 0
+    assert locked({"mlock": True}) > 0
+
+
+def test_the_thread_options_decide_how_many_threads_there_are() -> None:
+    assert loaded(threads=3).threads == loaded().threads + 2
+    assert loaded(threads_batch=4).threads == loaded().threads + 3
+
+
+def test_what_has_no_effect_here_is_said(build: Build) -> None:
+    dead = {"tensorcores": True, "no_mul_mat_q": True}
+    assert set(dead) <= loaded(**dead).notes
+    if not build.gpu_offload:
+        for options in ({"n_gpu_layers": 256}, {"tensor_split": "30,70", "row_split": True}, {"no_offload_kqv": True}):
+            assert set(options) <= loaded(**options).notes
+
+
+def test_what_is_explained_is_what_the_installed_library_can_do(llama: WorkerProcess, build: Build) -> None:
+    told = ask(llama, "explain", **load_arguments(SMOLLM2, n_ctx=123))
+    assert told["calls"]["llama_init_from_model"]["n_ctx"] == 123
+    assert told["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
+
+
+# -- files that are no models -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half_a_model(smollm2: Path) -> bytes:
+    with smollm2.open("rb") as file:
+        return file.read(20_000_000)
+
+
+def broken(name: str, half: bytes) -> bytes:
+    return {
+        "empty": b"",
+        "four bytes": b"GGUF",
+        "text": b"<html>404 Not Found</html>" * 100,
+        "old ggml": b"ggjt" + struct.pack("<I", 3) + bytes(1000),
+        "version 1": b"GGUF" + struct.pack("<I", 1) + half[8:],
+        "version 999": b"GGUF" + struct.pack("<I", 999) + half[8:],
+        "head alone": half[:1000],
+        "vocabulary cut": half[:1_000_000],
+        "weights cut": half,
+        "endless counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + half[24:],
+        "unknown architecture": gguf({"general.architecture": "nonesuch"}),
+        "no weights": gguf(),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("empty", "four bytes", "text", "old ggml", "version 1", "version 999", "head alone", "vocabulary cut"),
+        *("weights cut", "endless counts", "unknown architecture", "no weights"),
+    ],
+)
+def test_a_broken_file_is_refused_in_llama_cpps_words(
+    worker: WorkerProcess, tmp_path: Path, half_a_model: bytes, name: str
+) -> None:
+    path = tmp_path / f"{name}.gguf"
+    path.write_bytes(broken(name, half_a_model))
+    with pytest.raises(LoadFailed) as refused:
+        load(worker, path)
+    assert (refused.value.loader, refused.value.model) == ("llama.cpp", path.name)
+    assert len(refused.value.words) > 20
+    assert refused.value.words != "no reason given"
+
+
+@pytest.mark.parametrize("what", ["nothing", "a folder"])
+def test_a_path_without_a_file_is_refused(worker: WorkerProcess, tmp_path: Path, what: str) -> None:
+    with pytest.raises(LoadFailed):
+        load(worker, tmp_path if what == "a folder" else tmp_path / "nothing.gguf")
+
+
+def test_after_a_refusal_the_same_worker_can_load_a_good_file(worker: WorkerProcess, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed):
+        load(worker, tmp_path / "nothing.gguf")
+    load(worker, SMOLLM2, n_ctx=256)
+    assert "Paris" in answer(worker, FRANCE).text
+
+
+# -- a workaround to be taken back some day ---------------------------------------------------------------------------
+
+_WITH_EXTRA_BUFFERS = """
+import sys
+import llama_cpp.llama_cpp as native
+native.llama_backend_init()
+model = native.llama_model_load_from_file(sys.stdin.read().encode(), native.llama_model_default_params())
+params = native.llama_context_default_params()
+params.n_ctx = 256
+context = native.llama_init_from_model(model, params)
+tokens = (native.llama_token * 64)(*range(100, 164))
+status = native.llama_decode(context, native.llama_batch_get_one(tokens, 64))
+print("decoded", status)
+"""
+
+
+def test_tells_when_the_workaround_for_amx_is_gone(build: Build, smollm2: Path) -> None:
+    named = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
+    assert named
+    assert version("llama-cpp-python") == named[1], "a new version: look again at Build.repacks"
+    if not build.amx:
+        pytest.skip("the installed library has no AMX")
+    tried = run(_WITH_EXTRA_BUFFERS, str(smollm2))
+    if "decoded 0" in tried.stdout:
+        pytest.skip("AMX can be used on this machine")
+    assert tried.returncode in (-signal.SIGSEGV, -signal.SIGILL), tried.stderr[-500:]
+
+
+def test_the_loaders_row_names_this_engine() -> None:
+    assert LLAMA.engine == "modules.engines.llamacpp:LlamaCpp"
