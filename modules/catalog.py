@@ -122,7 +122,7 @@ class Catalog:
             layers=head.block_count,
             context_length=head.context_length,
             chat_template=head.chat_template,
-            defaults={"n_ctx": head.context_length} if head.context_length else {},
+            defaults=_said(head),
         )
 
     def _checkpoint(self, folder: Path, files: Files, weights: Files) -> ModelRecord:
@@ -285,3 +285,9 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers by value; text and numbers alternate in it, so like always meets like."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def _said(head: GgufHeader) -> dict[str, Value]:
+    """The load options that a GGUF's header decides; what it leaves out is left to llama.cpp."""
+    said: dict[str, Value] = {"n_ctx": head.context_length, "rope_freq_base": head.rope_freq_base}
+    return {key: value for key, value in said.items() if value}

@@ -33,7 +33,7 @@ def test_a_gguf_file_is_a_model_with_what_its_header_says(tmp_path: Path) -> Non
         layers=2,
         context_length=4096,
         chat_template="{{ messages }}",
-        defaults={"n_ctx": 4096},
+        defaults={"n_ctx": 4096, "rope_freq_base": 500000.0},
     )
 
 

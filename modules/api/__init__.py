@@ -59,7 +59,7 @@ def _model_routes(app: App) -> APIRouter:
         loaded = _current(app)
         if loaded is not None and loaded.record.name == name:
             return json_response(_described(loaded.record, loaded))
-        return json_response(_described(app.catalog.find(name), loaded))
+        return json_response(_described(app.record(name), loaded))
 
     return router
 

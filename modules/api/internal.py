@@ -75,7 +75,7 @@ def _plan(app: App, body: LoadRequest) -> Plan:
     loader = args.pop("loader", None) or ""
     if not isinstance(loader, str):
         raise OptionError("loader", str(loader), {"en": "the name of a loader", "zh": "加载器名称"})
-    return app.plan(app.catalog.find(body.model_name), loader, form=args)
+    return app.plan(app.record(body.model_name), loader, form=args)
 
 
 def _settings(raw: Mapping[str, object]) -> Mapping[str, Value]:

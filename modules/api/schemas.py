@@ -76,7 +76,7 @@ def _refusal(body: type[Request], detail: ErrorDetails) -> WebUIError:
     if not place:
         return OptionError("body", _shown(detail["input"]), _OBJECT.words)
     name = str(place[0])
-    if detail["type"] == "extra_forbidden":
+    if detail["type"] == "extra_forbidden" and len(place) == 1:
         return UnknownOption(name, nearest(name, body.model_fields))
     value = None if detail["type"] == "missing" else _shown(detail["input"])
     return OptionError(_path(place), value, _expected(body, place).words)

@@ -151,7 +151,6 @@ class LlamaCpp:
             self._model.keep(slot.number, 0)  # a recurrent memory cannot go back a few tokens, only to its start
             common = 0
         del slot.cells[common:]
-        slot.busy = True
         sequence = Sequence(
             request.call,
             slot,
@@ -163,6 +162,7 @@ class LlamaCpp:
             cached=common,
             began=time.monotonic(),
         )
+        slot.busy = True  # only now: parameters that make no sense must not block the slot
         self._running.append(sequence)
 
     def _places(self) -> Iterator[tuple[int, Event]]:

@@ -86,7 +86,7 @@ class Model:
 
     def tokenize(self, text: str, add_special: bool) -> list[int]:
         """The tokens of `text`; names of special tokens in it become those tokens."""
-        raw = text.encode()
+        raw = text.encode("utf-8", "replace")  # JSON can carry half a surrogate pair
         size = len(raw) + 2  # never more tokens than bytes, but for BOS and EOS
         tokens = (native.llama_token * size)()
         count = native.llama_tokenize(self.vocab, raw, len(raw), tokens, size, add_special, True)

@@ -120,7 +120,7 @@ class Window:
     def open(self, path: str) -> None:
         self.page.goto(self.url + path)
         expect(self.page.locator("#tx-send")).to_be_visible(timeout=30_000)
-        # The page asks for the model to show as soon as its handlers are attached; the loader's class is the sign of it.
+        # The page asks for the model to show as soon as its handlers are attached; the loader's class is the sign.
         expect(self.page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
 
     def tab(self, name: str) -> None:
@@ -139,8 +139,10 @@ class Window:
             self.choose("tx-model", name)
             self.page.wait_for_timeout(500)  # its settings come from the server and would overwrite what is typed next
         for key, value in options.items():
-            box = self.page.locator(f"#tx-opt-{key}").get_by_test_id("number-input").or_(
-                self.page.locator(f"#tx-opt-{key} input[type=number]")
+            box = (
+                self.page.locator(f"#tx-opt-{key}")
+                .get_by_test_id("number-input")
+                .or_(self.page.locator(f"#tx-opt-{key} input[type=number]"))
             )
             box.first.fill(value)
             box.first.blur()

@@ -67,9 +67,11 @@ def test_regenerate_continue_and_edit(window: Window) -> None:
     window.set_parameter("max_new_tokens", "3")
     window.ask(QUESTION)
     expect(window.page.locator("#tx-chat-line")).to_contain_text("最多新词符数")
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("缓存 0")
     first = window.answers.last.inner_text().strip()
     window.page.locator("#tx-regenerate").click()
-    expect(window.page.locator("#tx-stop")).to_be_hidden()
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("缓存 39")  # the prompt is not evaluated again
+    expect(window.page.locator("#tx-send")).to_be_visible()
     expect(window.answers).to_have_count(1)
     assert window.answers.last.inner_text().strip() == first
     window.set_parameter("max_new_tokens", "40")
@@ -151,7 +153,7 @@ def test_a_wrong_value_is_refused_by_name(window: Window) -> None:
 
 def test_the_form_shows_what_cannot_take_effect_here(window: Window) -> None:
     window.tab("模型")
-    window.choose("tx-model", MODEL)
+    expect(window.page.locator("#tx-model input")).to_have_value(MODEL)
     window.page.locator("#tx-opts button.label-wrap", has_text="高级选项").click()
     window.page.get_by_label("禁用mul_mat_q").check()
     expect(window.page.locator("#tx-notes")).to_contain_text("no_mul_mat_q")

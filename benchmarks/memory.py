@@ -1,0 +1,74 @@
+"""Whether Unload gives back what Load took: memory of the whole program over several cycles.
+
+The main process and all its children, from /proc: before Load, loaded, after some answers, after Unload. RSS counts a
+page that two processes share twice, PSS once; the verdict takes the worst of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from figures import MB, heading, table, verdict
+from program import MODEL, Memory, Program, explain, family, memory
+
+FLOOR = 20 * MB
+CYCLES = 5
+ANSWERS = 4
+SETTLE_SECONDS = 0.5
+
+Cycle = tuple[Memory, Memory, Memory, Memory]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--cycles", type=int, default=CYCLES)
+    args = parser.parse_args()
+    name = explain(args.model)["model"]
+    heading(f"Memory of the whole program over {args.cycles} cycles of Load, {ANSWERS} answers, Unload: {name}")
+    with Program("--api", "--model-dir", str(args.model.parent)) as program:
+        program.wait_for("/zh/")
+        report([cycle(program, name) for _ in range(args.cycles)])
+
+
+def cycle(program: Program, name: str) -> Cycle:
+    before = settled(program)
+    program.load(name)
+    loaded = settled(program)
+    for number in range(ANSWERS):
+        body = {"prompt": f"Story number {number}: Once upon a time", "max_tokens": 128, "temperature": 0}
+        program.post("/v1/completions", body)
+    answered = settled(program)
+    program.unload()
+    return before, loaded, answered, settled(program)
+
+
+def settled(program: Program) -> Memory:
+    time.sleep(SETTLE_SECONDS)
+    return memory(*family(program.pid))
+
+
+def report(cycles: list[Cycle]) -> None:
+    columns = ["before", "loaded", "answered", "unloaded", "unloaded - before", "since the start"]
+    for kind in ("resident", "proportional"):
+        rows = []
+        for number, each in enumerate(cycles, 1):
+            values = [getattr(moment, kind) / MB for moment in each]
+            start = getattr(cycles[0][0], kind) / MB
+            rows.append((f"cycle {number}", *values, f"{values[3] - values[0]:+.2f}", f"{values[3] - start:+.2f}"))
+        table([f"MB, {'RSS' if kind == 'resident' else 'PSS'}", *columns], rows)
+    worst = max(differences(cycles), key=abs)
+    verdict("After Unload at worst", f"{worst / MB:+.1f} MB", f"within {FLOOR / MB:.0f} MB", abs(worst) <= FLOOR)
+
+
+def differences(cycles: list[Cycle]) -> list[int]:
+    """After each Unload against before its Load, and against before the first: what grows a little each time shows."""
+    pairs = [(before, after) for before, _, _, after in cycles] + [(cycles[0][0], each[3]) for each in cycles]
+    kinds = ("resident", "proportional")
+    return [getattr(after, kind) - getattr(before, kind) for before, after in pairs for kind in kinds]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The program as it is started: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: str, language: str = "C", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "server.py"), *words]
+    environment = os.environ | {"LANG": language, "LC_ALL": language}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--loadr", "x"], "'--loader'"),
+        (["--n_ctxx=5"], "'--n_ctx'"),
+        (["--loader", "lama.cpp"], "'llama.cpp'"),
+        (["--n_ctx=abc"], "n_ctx: 'abc' is not acceptable"),
+        (["--n_ctx"], "expected one argument"),
+        (["--gradio-auth", "nocolon"], "gradio_auth"),
+        (["--settings", "nowhere.yaml"], "there is no such file"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_status_2(words: list[str], told: str) -> None:
+    result = run(*words)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_speaks_the_terminals_language() -> None:
+    assert "没有名为" in run("--loader", "lama.cpp", language="zh_CN.UTF-8").stderr
+
+
+def test_an_unknown_model_names_the_nearest(models_folder: Path) -> None:
+    result = run("--model-dir", str(models_folder), "--model", "SmolLM2-135M-Instruct.Q4_0.gguf")
+    assert result.returncode == 2
+    assert "'SmolLM2-135M-Instruct.Q4_1.gguf'" in result.stderr
+
+
+def test_a_taken_port_is_one_sentence(models_folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("--model-dir", str(models_folder), "--listen-port", str(taken.getsockname()[1]))
+    assert result.returncode == 2
+    assert "already in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_explain_prints_each_value_its_source_and_the_exact_call(smollm2: Path, tmp_path: Path) -> None:
+    result = run("--model", str(smollm2), "--explain", "--n-ctx=4096", "--no_mmap", "--threads", "1", cwd=tmp_path)
+    told = json.loads(result.stdout)
+    assert told["options"]["n_ctx"] == {"value": 4096, "source": "flag"}
+    assert told["options"]["mlock"] == {"value": False, "source": "default"}
+    assert told["calls"]["llama_model_load_from_file"]["load_mode"] == 0
+    assert told["calls"]["llama_init_from_model"]["n_threads"] == 1
+    assert result.stderr == ""
+
+
+class Running:
+    def __init__(self, *words: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        command = [sys.executable, "server.py", "--listen-port", str(self.port), *words]
+        environment = os.environ | {"LC_ALL": "C"}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+
+    def led_to(self, path: str, **headers: str) -> str:
+        """The path at which a browser that asks for `path` ends up."""
+        base = f"http://127.0.0.1:{self.port}"
+        with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as answer:
+            return str(answer.geturl()).removeprefix(base)
+
+    def wait_for(self, state: str) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if json.loads(self.get("/healthz")[1])["model"] == state:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"never {state}")
+
+    def stop(self) -> str:
+        self.process.send_signal(signal.SIGINT)
+        output, _ = self.process.communicate(timeout=20)
+        return output
+
+
+@pytest.fixture
+def started(models_folder: Path, smollm2: Path) -> Iterator[Running]:
+    running = Running("--model-dir", str(models_folder), "--model", smollm2.name, "--n_ctx", "512", "--api")
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.wait()
+
+
+def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace(started: Running) -> None:
+    started.wait_for("ready")
+    status, page = started.get("/zh/")
+    assert status == 200 and "gradio" in page
+    assert '"context_length"' in started.get("/v1/models")[1] or "SmolLM2" in started.get("/v1/models")[1]
+    workers = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children")
+    assert workers.exists()
+    output = started.stop()
+    assert f"Ready: http://127.0.0.1:{started.port}" in output
+    assert started.process.returncode == 0
+    assert "Traceback" not in output
+
+
+def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> None:
+    started.wait_for("ready")
+    assert started.led_to("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
+    assert started.led_to("/", **{"Accept-Language": "fr-FR,en;q=0.5"}) == "/en/"
+    assert started.led_to("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
+
+
+def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
+    running = Running("--model-dir", str(models_folder), "--nowebui")
+    try:
+        running.wait_for("empty")
+        assert running.get("/v1/models")[0] == 200
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            running.get("/zh/")
+    finally:
+        assert "Traceback" not in running.stop()
+
+
+def test_listening_to_the_network_without_a_login_is_warned_of(models_folder: Path) -> None:
+    running = Running("--model-dir", str(models_folder), "--listen")
+    running.wait_for("empty")
+    assert "Warning: anybody on the network" in running.stop()

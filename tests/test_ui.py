@@ -1,0 +1,217 @@
+"""The page's parts without a browser: its words, its pieces of HTML, its forms and what its handlers refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules import flags
+from modules.app import App
+from modules.catalog import ModelRecord
+from modules.errors import LoadFailed, OptionError, both
+from modules.load_options import OPTIONS
+from modules.models import Status
+from modules.ui import locales, markup
+from modules.ui.lean import gradio
+
+gr = gradio()
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_sentence_exists_in_both_languages_with_the_same_blanks() -> None:
+    assert locales.both_complete()
+
+
+def test_a_key_without_words_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        locales.translator("zh")("no such key")
+
+
+# -- html -------------------------------------------------------------------------------------------------------------
+
+HOSTILE = '<img src=x onerror="alert(1)">.gguf'
+
+
+def test_names_from_outside_are_escaped_everywhere() -> None:
+    tr = locales.translator("en")
+    record = ModelRecord(HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantisation=HOSTILE)
+    pieces = [
+        markup.pill(Status("ready", name=HOSTILE, loader=HOSTILE), tr),
+        markup.pill(Status("loading", name=HOSTILE), tr),
+        markup.model_status(Status("failed", error=LoadFailed("l", HOSTILE, HOSTILE)), tr, "en"),
+        markup.facts(record, tr),
+        markup.explanation({"notes": [{"option": HOSTILE, "text": both(HOSTILE)}], "calls": {HOSTILE: 1}}, "en", tr),
+        markup.info(HOSTILE),
+    ]
+    assert all("<img" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize(("count", "words"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
+def test_sizes_are_for_people(count: int, words: str) -> None:
+    assert markup.size(count) == words
+
+
+def test_a_long_error_is_folded_after_its_first_line() -> None:
+    error = LoadFailed("llama.cpp", "x.gguf", "first\nsecond\nthird")
+    html = markup.alert(error, "en", locales.translator("en"))
+    assert html.index("first") < html.index("<details>") < html.index("second")
+
+
+# -- handlers: every one of them is a public endpoint, whatever Gradio's visibility says -------------------------------
+
+
+@pytest.fixture(scope="module")
+def tab(models_folder: Path) -> Iterator[Any]:
+    from modules.ui.model_tab import ModelTab, Shared
+
+    app = App(flags.read(["--model-dir", str(models_folder)]))
+    with gr.Blocks():
+        tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot()))
+    yield tab
+    app.models.unload()
+
+
+def form(tab: Any, model: object, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
+    """What the browser would send: the model's own settings, with `changed` typed over them."""
+    shown = tab.choose(model)[tab._shown] if isinstance(model, str) and model.endswith("gguf") else {}
+    values = {tab.widgets[key]: value for key, value in (shown | changed).items()}
+    return {tab.model: model, tab.loader: loader, tab._shown: shown, **values}
+
+
+def last(updates: Any) -> dict[Any, Any]:
+    async def drain() -> dict[Any, Any]:
+        seen: dict[Any, Any] = {}
+        async for update in updates:
+            seen = update
+        return seen
+
+    return asyncio.run(drain())
+
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_choosing_shows_what_the_files_say(tab: Any) -> None:
+    updates = tab.choose(MODEL)
+    assert "135M" in updates[tab.facts] and "Q4_1" in updates[tab.facts]
+    assert updates[tab.widgets["n_ctx"]] == 8192
+    assert updates[tab.loader] == "llama.cpp"
+
+
+def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:
+    plan = tab._plan(form(tab, MODEL, n_ctx=4096))
+    sources = {key: setting.source for key, setting in plan.settings.items()}
+    assert sources["n_ctx"] == "form"
+    assert [key for key, source in sources.items() if source == "form"] == ["n_ctx"]
+    assert tab._plan(form(tab, MODEL)).settings["n_ctx"].source == "model"
+
+
+@pytest.mark.parametrize(
+    ("model", "loader", "changed", "words"),
+    [
+        (None, "llama.cpp", {}, "Pick a model"),
+        (["a", "b"], "llama.cpp", {}, "Pick a model"),
+        ("../../etc/passwd", "llama.cpp", {}, "no model"),
+        ("/etc/passwd", "llama.cpp", {}, "no model"),
+        (MODEL, "no such loader", {}, "no loader"),
+        (MODEL, "Transformers", {}, "cannot load gguf"),
+        (MODEL, "llamacpp_HF", {}, "not available"),
+        (MODEL, "llama.cpp", {"n_ctx": -1}, "n_ctx"),
+        (MODEL, "llama.cpp", {"n_ctx": "a lot"}, "n_ctx"),
+        (MODEL, "llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
+        (MODEL, "llama.cpp", {"mlock": "perhaps"}, "mlock"),
+    ],
+)
+def test_what_the_page_would_not_send_is_refused(
+    tab: Any, model: object, loader: str, changed: dict[str, object], words: str
+) -> None:
+    html = last(tab.start(form(tab, model, loader, **changed)))[tab.status]
+    assert 'role="alert"' in html and words in html
+
+
+def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
+    updates = last(tab.start(form(tab, MODEL, n_ctx=512)))
+    assert "context 512" in updates[tab.status]
+    updates = asyncio.run(tab.stop())
+    assert "returned" in updates[tab.status]
+
+
+def test_every_option_has_a_widget_that_reads_back_what_it_shows() -> None:
+    from modules.ui.form import Form
+
+    with gr.Blocks():
+        made = Form(list(OPTIONS.values()), "zh", "t")
+    defaults = {key: option.default for key, option in OPTIONS.items()}
+    assert made.read(made.write(defaults)) == defaults
+    with pytest.raises(OptionError):
+        made.read({made.widgets["n_ctx"]: "many"})
+
+
+def test_an_unknown_fault_is_logged_and_told_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
+    from modules.ui.edge import as_error
+
+    told = as_error(RuntimeError("a secret path"))
+    assert "secret" not in told.say("en") and "webui.log" in told.say("zh")
+    assert "a secret path" in caplog.text
+
+
+# -- chat -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_read_back_in_whatever_shape_it_comes() -> None:
+    from modules.ui.chat_tab import _plain
+
+    strange = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": {"text": "c"}},
+        {"role": "system", "content": None},
+    ]
+    assert _plain(strange) == [
+        {"role": "user", "content": "ab"},
+        {"role": "assistant", "content": "c"},
+        {"role": "user", "content": ""},
+    ]
+    assert _plain(None) == []
+
+
+# -- the import of Gradio ---------------------------------------------------------------------------------------------
+
+
+def in_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_gradio_is_imported_whole_and_its_hook_is_back_in_place() -> None:
+    code = (
+        "from modules.ui.lean import gradio; gr = gradio()\n"
+        "import gradio.component_meta as meta, inspect\n"
+        "print(inspect.getsourcefile(meta.create_or_modify_pyi) == meta.__file__, gr.Button('x').value)"
+    )
+    assert in_python(code) == "True x"
+
+
+def test_gradio_still_renders_its_stubs_at_every_import() -> None:
+    """When this fails, Gradio has stopped doing so and modules/ui/lean.py has nothing left to save: remove it."""
+    code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
+    assert in_python(code) == "3"
+
+
+def test_the_built_page_has_brought_no_backend_into_the_process() -> None:
+    code = (
+        "import server, sys\n"
+        "from modules import flags\n"
+        "from modules.app import App\n"
+        "server.build(App(flags.read(['--api'])))\n"
+        "print([name for name in ('torch', 'transformers', 'llama_cpp') if name in sys.modules])"
+    )
+    assert in_python(code) == "[]"
