@@ -101,6 +101,8 @@ def serve(app: App) -> None:
         Guard(build(app), hosts_for(app.flags)), log_level="warning", access_log=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
+    # Open pages hold streams that end only by being cut off, which is no error worth a traceback each.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
     try:
         server.run(sockets=[listener])

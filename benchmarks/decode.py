@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figures import heading, table, verdict
+from figures import session, table, verdict
 from program import MODEL, PATIENCE_SECONDS, ROOT, Program, explain
 
 FLOOR = 0.85
@@ -54,8 +54,10 @@ def main() -> None:
     require(args.llama_bench)
     told = explain(args.model)
     title = f"Streamed decode, one client: {args.model.name}, {TOKENS} tokens, {REPEATS} answers a side"
-    heading(f"{title}, {args.pairs} pairs")
-    with Program("--api", "--nowebui", "--model-dir", str(args.model.parent)) as program:
+    with (
+        session(f"{title}, {args.pairs} pairs"),
+        Program("--api", "--nowebui", "--model-dir", str(args.model.parent)) as program,
+    ):
         program.wait_for("/healthz")
         program.load(told["model"])
         over_api(program.port)  # the first one fills caches

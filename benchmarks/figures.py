@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MB = 1_000_000
+QUIET = 0.05
+"""Others' share of the processors from which on the figures are worth little."""
 
 
-def heading(title: str) -> None:
-    """What is measured, on what, and when. A busy machine is told, since it spoils the figures."""
-    busy = os.getloadavg()[0]
-    print(
-        f"{title}\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, {_processor()}, load average {busy:.1f}"
-    )
-    if busy > 0.5:
-        print("Other work is going on (or was, within the last minute): expect worse figures than on a quiet machine.")
+@contextlib.contextmanager
+def session(title: str) -> Iterator[None]:
+    """Says what is measured, on what, and when; in the end, how much of the machine others had meanwhile.
+
+    All processes that belong to the measurement must have ended before the block does.
+    """
+    print(f"{title}\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, {_processor()}")
+    began, busy, ours = time.monotonic(), _busy_seconds(), _our_seconds()
+    yield
+    available = (time.monotonic() - began) * (os.cpu_count() or 1)
+    others = max(_busy_seconds() - busy - (_our_seconds() - ours), 0.0) / available
+    print(f"Other work took {others:.0%} of the processors meanwhile.", end="")
+    print(" That is too much: the figures mean little." if others > QUIET else "")
+
+
+def _busy_seconds() -> float:
+    """What all processors together have worked since the machine was started, for us or stolen by its host."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _our_seconds() -> float:
+    """What this process and those of its descendants that have ended have worked."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from decode import LLAMA_BENCH, PROMPT, REPEATS, TOKENS, Answer, llama_bench, over_api, require
-from figures import heading, table
+from figures import session, table
 from program import MODEL, ROOT, Program, explain
 
 sys.path.insert(0, str(ROOT))
@@ -42,8 +42,8 @@ def main() -> None:
     args = parser.parse_args()
     require(args.llama_bench)
     told = explain(args.model)
-    heading(f"Decode by layers: {args.model.name}, {TOKENS} tokens, {REPEATS} answers each, {args.rounds} rounds")
     with (
+        session(f"Decode by layers: {args.model.name}, {TOKENS} tokens, {REPEATS} answers each, {args.rounds} rounds"),
         Program("--api", "--nowebui", "--model-dir", str(args.model.parent)) as program,
         closing(Worker(told)) as worker,
     ):

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from figures import heading, table, verdict
+from figures import session, table, verdict
 from program import MODEL, Program, explain
 
 FLOOR_SECONDS = 0.7
@@ -49,9 +49,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
     told = explain(args.model)
-    heading(f"Load until ready: {args.model.name}, {args.rounds} rounds, the sides in turn")
-    ours, bare = measure(args.model, told, args.rounds)
-    report(ours, bare)
+    with session(f"Load until ready: {args.model.name}, {args.rounds} rounds, the sides in turn"):
+        report(*measure(args.model, told, args.rounds))
 
 
 def measure(model: Path, told: Any, rounds: int) -> tuple[list[float], list[float]]:

@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from figures import MB, heading, table, verdict
+from figures import MB, session, table, verdict
 from program import MODEL, Memory, Program, explain, family, memory
 
 FLOOR = 20 * MB
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=CYCLES)
     args = parser.parse_args()
     name = explain(args.model)["model"]
-    heading(f"Memory of the whole program over {args.cycles} cycles of Load, {ANSWERS} answers, Unload: {name}")
-    with Program("--api", "--model-dir", str(args.model.parent)) as program:
+    title = f"Memory of the whole program over {args.cycles} cycles of Load, {ANSWERS} answers, Unload: {name}"
+    with session(title), Program("--api", "--model-dir", str(args.model.parent)) as program:
         program.wait_for("/zh/")
         report([cycle(program, name) for _ in range(args.cycles)])
 

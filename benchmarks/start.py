@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from figures import MB, heading, table, verdict
+from figures import MB, session, table, verdict
 from program import Memory, Program, mapped_packages, memory
 
 FLOOR_SECONDS = 2.0
@@ -40,13 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    heading(f"Start until the page answers: {args.rounds} rounds, the sides in turn")
     browser = browser_path()
     gradio, starts = [], []
-    for _ in range(args.rounds + 1):
-        gradio.append(import_gradio())
-        starts.append(start(browser))
-    report(gradio[1:], starts[1:])  # without the first round, in which files come from the disk
+    with session(f"Start until the page answers: {args.rounds} rounds, the sides in turn"):
+        for _ in range(args.rounds + 1):
+            gradio.append(import_gradio())
+            starts.append(start(browser))
+        report(gradio[1:], starts[1:])  # without the first round, in which files come from the disk
 
 
 def import_gradio() -> float:

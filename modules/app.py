@@ -83,7 +83,8 @@ def _said(error: WebUIError) -> dict[str, str]:
 
 
 def _wrong_loader(record: ModelRecord, loader: Loader) -> Unsupported:
-    able = ", ".join(each.name for each in candidates(record.format))
+    takers = candidates(record.format)
+    able = ", ".join(each.name for each in takers if unavailable(each) is None) or takers[0].name
     return Unsupported(
         {
             "en": f"{loader.name} cannot load {record.format} models; for {record.name} use {able}.",

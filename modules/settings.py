@@ -67,11 +67,13 @@ def read(path: Path, required: bool = False) -> Settings:
 
 def _mapping(path: str, text: str) -> Mapping[str, object]:
     try:
-        found = yaml.safe_load(text) or {}
+        found = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         raise SettingsError(path, _place(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
         raise SettingsError(path, both(str(error))) from error
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise SettingsError(path, {"en": "expected lines of `key: value`", "zh": "应为“键: 值”形式的行"})
     return {str(key): value for key, value in found.items()}

@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import queue
-import sys
 import threading
 import traceback
 from collections import OrderedDict

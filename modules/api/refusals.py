@@ -84,11 +84,9 @@ async def _known(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """FastAPI could not even hand the body to `schemas`: it is absent, no JSON, or not declared to be JSON."""
+    """FastAPI could not even hand the body to `schemas`: it is absent or no JSON."""
     assert isinstance(error, RequestValidationError)
     detail = error.errors()[0]
-    if detail["type"] == "missing":
-        return refuse(request.headers, 400, "invalid_json", _NO_BODY)
     if detail["type"] == "json_invalid":
         place, fault = detail["loc"][-1], detail["ctx"]["error"]
         words = {

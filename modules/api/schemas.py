@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.functional_validators import ModelWrapValidatorHandler
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from starlette.exceptions import HTTPException
 
 from modules.errors import OptionError, UnknownOption, WebUIError, Words
@@ -71,7 +77,7 @@ def _without_nulls(raw: Any) -> Any:
 _OBJECT = Expected("a JSON object", " JSON 对象")
 
 
-def _refusal(body: type[Request], detail: ErrorDetails) -> WebUIError:
+def _refusal(body: type[Request], detail: Mapping[str, Any]) -> WebUIError:
     place = detail["loc"]
     if not place:
         return OptionError("body", _shown(detail["input"]), _OBJECT.words)

@@ -17,7 +17,7 @@ from modules.engines import llamacpp_native as native
 from modules.engines.base import Report
 from modules.engines.llamacpp_arguments import Build, arguments, notes
 from modules.engines.stream import TextStream
-from modules.errors import LoadFailed, PromptTooLong
+from modules.errors import LoadFailed, OptionError, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
 from modules.options import Value
 
@@ -107,6 +107,11 @@ class LlamaCpp:
         return len(self.encode(text))
 
     def decode(self, tokens: list[int]) -> str:
+        """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
+        for token in tokens:
+            if not 0 <= token < self._model.n_vocab:  # llama.cpp aborts the process
+                last = self._model.n_vocab - 1
+                raise OptionError("tokens", token, {"en": f"tokens from 0 to {last}", "zh": f" 0 到 {last} 之间的词符"})
         return b"".join(self._model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
 
     # -- generation -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ CACHE_F16, CACHE_Q4_0, CACHE_Q8_0 = 1, 2, 8
 NUMA_DISTRIBUTE = 1
 UBATCH = 512
 ALL_LAYERS = 256  # the slider's end: "everything"
+USUAL_SINKS = 5  # the default of attention_sink_size, of which nothing need be said
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,14 @@ def _not_yet(options: Mapping[str, Value]) -> Iterator[Note]:
             {
                 "en": "Not yet: this version evaluates the prompt again after old messages were dropped.",
                 "zh": "尚未支持：此版本在删除旧消息后会重新处理提示词。",
+            },
+        )
+    if int(options["attention_sink_size"]) != USUAL_SINKS:
+        yield Note(
+            "attention_sink_size",
+            {
+                "en": "No effect: it belongs to streaming_llm, which this version does not have yet.",
+                "zh": "无效：它属于 streaming_llm，而此版本尚未支持该功能。",
             },
         )
 

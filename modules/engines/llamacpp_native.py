@@ -12,7 +12,6 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from io import FileIO
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
@@ -24,34 +23,33 @@ from modules.events import Json, Logprob, TokenChances
 
 _MULTIPLE = 2**32  # llama.cpp's sampler seeds are 32 bits wide
 
-_log_lines: list[str] = []
 _DEBUG_LEVEL, _ERROR_LEVEL = 1, 4
-
-
-@native.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _user: object) -> None:
-    """Pass llama.cpp's log on to stderr, where the parent keeps it, and keep its errors for our own messages."""
-    if level == _DEBUG_LEVEL:
-        return
-    line = text.decode("utf-8", "replace")
-    with contextlib.suppress(OSError):
-        _stderr().write(line.encode())
-    if level == _ERROR_LEVEL:
-        _log_lines.append(line.strip())
-
-
-@cache
-def _stderr() -> FileIO:
-    return open(2, "wb", buffering=0, closefd=False)
 
 
 @cache
 def start(numa: int = 0) -> None:
     """Prepare the library, once in a process's life."""
-    native.llama_log_set(_log, ctypes.c_void_p(0))
     native.llama_backend_init()
     if numa:
         native.llama_numa_init(numa)
+
+
+class _Journal:
+    """What llama.cpp says: passed on to stderr, where the parent keeps it, its errors kept for our own messages."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self._stderr = open(2, "wb", buffering=0, closefd=False)
+        self._callback = native.llama_log_callback(self._take)
+        native.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _user: object) -> None:
+        if level == _DEBUG_LEVEL:
+            return
+        with contextlib.suppress(OSError):
+            self._stderr.write(text)
+        if level == _ERROR_LEVEL:
+            self.errors.append(text.decode("utf-8", "replace").strip())
 
 
 class Model:
@@ -59,16 +57,16 @@ class Model:
 
     def __init__(self, path: Path, calls: Mapping[str, Json], progress: Callable[[float], None]) -> None:
         start(calls["llama_numa_init"]["numa"] if "llama_numa_init" in calls else 0)
-        _log_lines.clear()
+        self._journal = _Journal()
         model = _model_params(calls["llama_model_load_from_file"], progress)
         self.handle = native.llama_model_load_from_file(os.fsencode(path), model.params)
         if not self.handle:
-            raise _failed(path)
+            raise self._failed(path)
         self.vocab = native.llama_model_get_vocab(self.handle)
         self._refuse_what_cannot_answer()
         self.context = native.llama_init_from_model(self.handle, _context_params(calls["llama_init_from_model"]))
         if not self.context:
-            raise _failed(path)
+            raise self._failed(path)
         self.memory = native.llama_get_memory(self.context)
         self.n_ctx: int = native.llama_n_ctx(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
@@ -83,6 +81,10 @@ class Model:
                     "zh": "这是编码器类模型（用于嵌入或翻译），不能聊天或续写。",
                 }
             )
+
+    def _failed(self, path: Path) -> LoadFailed:
+        words = " / ".join(dict.fromkeys(self._journal.errors[-3:])) or "no reason given"
+        return LoadFailed("llama.cpp", path.name, words)
 
     def tokenize(self, text: str, add_special: bool) -> list[int]:
         """The tokens of `text`; names of special tokens in it become those tokens."""
@@ -274,8 +276,3 @@ def _context_params(args: Mapping[str, Json]) -> object:
     for name, value in args.items():
         setattr(params, name, value)
     return params
-
-
-def _failed(path: Path) -> LoadFailed:
-    words = " / ".join(dict.fromkeys(_log_lines[-3:])) or "no reason given"
-    return LoadFailed("llama.cpp", path.name, words)

@@ -33,10 +33,9 @@ class Form:
         self.options = {option.key: option for option in options}
         self.widgets: dict[str, Component] = {}
         for option in options:
-            text = " ".join(filter(None, (option.help[language], (extra_help or {}).get(option.key, ""))))
             shape = {
                 "label": option.label[language],
-                "info": text,
+                "info": _help(option, language, (extra_help or {}).get(option.key, "")),
                 "elem_id": f"{prefix}-{option.key}",
                 "elem_classes": ["tx-opt", *(classes or {}).get(option.key, ())],
             }
@@ -50,6 +49,12 @@ class Form:
     def write(self, values: Mapping[str, Value]) -> dict[Component, object]:
         """What a handler returns to show `values`: those of other options stay as they are."""
         return {self.widgets[key]: value for key, value in values.items() if key in self.widgets}
+
+
+def _help(option: Option, language: str, extra: str) -> str:
+    """Its help, with its name as flags and files spell it wherever the label does not show it."""
+    name = "" if option.label[language].replace("-", "_") == option.key else f"`{option.key}`"
+    return " ".join(filter(None, (option.help[language], extra, name)))
 
 
 def _widget(option: Option, shape: Mapping[str, Any]) -> Component:

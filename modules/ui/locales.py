@@ -49,7 +49,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     # -- Chat tab
     "hello": ("有什么可以帮您？", "What can I do for you?"),
     "hello_empty": ("请先在“模型”页加载一个模型。", "Load a model in the Model tab first."),
-    "write": ("输入消息，回车发送，Shift+回车换行", "Write a message. Enter sends, Shift+Enter breaks the line"),
+    "write": ("输入消息，回车发送", "Write a message; Enter sends it"),
     "message": ("消息", "Message"),
     "send": ("发送", "Send"),
     "stop": ("停止", "Stop"),

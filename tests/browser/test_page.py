@@ -233,3 +233,40 @@ def test_another_window_sees_what_happened(window: Window, chromium: Browser, se
     loaded_window(window)
     expect(other.page.locator("#tx-pill .tx-ready")).to_be_visible()
     other.close()
+
+
+def test_a_closed_tab_stops_its_generation(window: Window, chromium: Browser, server: Server) -> None:
+    gone = Window(chromium, server.url, "en", (1200, 800))
+    loaded_window(gone)
+    gone.set_parameter("max_new_tokens", "0")
+    gone.ask(LONG)
+    expect(gone.answers.last).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    gone.close()
+    window.set_parameter("max_new_tokens", "20")
+    window.ask(QUESTION)
+    expect(window.answers.last).to_contain_text(re.compile(r"\w+ \w+"), timeout=8_000)
+
+
+def test_with_a_login_nobody_gets_in_without_it(
+    chromium: Browser, smollm2: Path, tmp_path: Path, window: Window
+) -> None:
+    (tmp_path / "models").mkdir()
+    guarded = Server(tmp_path, "--gradio-auth", "me:secret", "--api")
+    page = window.page
+    page.goto("about:blank")
+    window.url = guarded.url
+    page.goto(f"{guarded.url}/zh/")
+    expect(page.locator("#tx-send")).to_be_hidden()
+
+    def log_in(password: str) -> None:
+        page.get_by_label("用户名").fill("me")
+        page.get_by_label("密码").fill(password)
+        page.get_by_role("button", name="登录").click()
+
+    log_in("wrong")
+    expect(page.get_by_text("凭据不正确")).to_be_visible()
+    expect(page.locator("#tx-send")).to_be_hidden()
+    log_in("secret")
+    expect(page.locator("#tx-send")).to_be_visible(timeout=30_000)
+    assert page.request.get(f"{guarded.url}/v1/models").status == 401
+    guarded.stop()

@@ -1,0 +1,115 @@
+"""Every error a user may see: both languages, its facts, its status, and the way between the processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import string
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import pytest
+
+from modules import errors
+from modules.errors import LoaderUnavailable, ModelNotFound, OptionError, UnknownOption, WebUIError, WorkerDied, Words
+
+
+def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
+    """Every kind that is in `errors`: tests may have made more."""
+    for kind in root.__subclasses__():
+        if kind.__module__ == errors.__name__:
+            yield kind
+            yield from kinds(kind)
+
+
+def example(kind: type[WebUIError]) -> WebUIError:
+    samples: dict[Any, object] = {str: "a {text}", int: 7, object: "a value", Words: {"en": "why", "zh": "原因"}}
+    hints = get_type_hints(kind)
+    return kind(**{field.name: samples[hints[field.name]] for field in dataclasses.fields(kind)})
+
+
+ALL = list(kinds())
+SHOWN = [kind for kind in ALL if kind.template["en"]]
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_error_says_something_in_every_language(kind: type[WebUIError], language: str) -> None:
+    said = example(kind).say(language)
+    assert len(said) > 1
+    assert bool(re.search("[一-鿿]", said)) is (language == "zh")
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_sentence_uses_only_facts_that_its_error_has(kind: type[WebUIError]) -> None:
+    facts = {field.name for field in dataclasses.fields(kind)} | set(example(kind).shown("en"))
+    for template in kind.template.values():
+        assert {name for _, name, _, _ in string.Formatter().parse(template) if name} <= facts
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_both_languages_tell_the_same_facts(kind: type[WebUIError]) -> None:
+    told = [
+        {name for _, name, _, _ in string.Formatter().parse(kind.template[language]) if name}
+        for language in ("en", "zh")
+    ]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_an_error_crosses_between_the_processes_unharmed(kind: type[WebUIError]) -> None:
+    error = example(kind)
+    back = WebUIError.from_json(json.loads(json.dumps(error.to_json())))
+    assert type(back) is kind
+    assert vars(back) == vars(error)
+    assert back.say("zh") == error.say("zh")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_status_is_one_of_an_error(kind: type[WebUIError]) -> None:
+    assert 400 <= kind.status < 600
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_tree_at_the_top_names_every_error(kind: type[WebUIError]) -> None:
+    assert kind.__name__ in (errors.__doc__ or "") or kind is errors.UnknownName
+
+
+def test_an_error_that_this_program_does_not_have_is_refused() -> None:
+    with pytest.raises(KeyError):
+        WebUIError.from_json({"error": "Nonsense", "facts": {}})
+
+
+def test_braces_in_a_fact_are_only_text() -> None:
+    assert "{0} {name}" in errors.LoadFailed("llama.cpp", "model", "{0} {name}").say("en")
+
+
+def test_the_nearest_name_is_offered_only_if_there_is_one() -> None:
+    assert ModelNotFound("a.guf", "a.gguf").say("en") == "There is no model 'a.guf'. Did you mean 'a.gguf'?"
+    assert UnknownOption("zzz").say("zh") == "没有名为 'zzz' 的选项。"
+
+
+def test_a_reason_is_told_in_the_language_asked_for() -> None:
+    error = LoaderUnavailable("AutoAWQ", {"en": "not installed", "zh": "未安装"})
+    assert "not installed" in error.say("en")
+    assert "未安装" in error.say("zh")
+
+
+def test_an_unacceptable_value_is_shown_as_it_was_typed() -> None:
+    assert "'abc'" in OptionError("n_ctx", "abc", {"en": "a number", "zh": "数字"}).say("en")
+
+
+@pytest.mark.parametrize(
+    ("code", "how"), [(-11, "SIGSEGV"), (-9, "SIGKILL"), (-6, "SIGABRT"), (1, "exit status 1"), (-200, "signal 200")]
+)
+def test_a_death_is_told_by_the_name_of_its_signal(code: int, how: str) -> None:
+    idle = {"en": "idle", "zh": "空闲"}
+    assert f"({how})" in WorkerDied(code, idle).say("en")
+    assert f"（{how}）" in WorkerDied(code, idle).say("zh")
+
+
+def test_last_words_are_quoted_only_if_there_were_any() -> None:
+    idle = {"en": "idle", "zh": "空闲"}
+    assert WorkerDied(1, idle, "out of memory").say("en").endswith("Its last words: out of memory")
+    assert "last words" not in WorkerDied(1, idle).say("en")

@@ -1,0 +1,79 @@
+"""The table of generation parameters, and how those of one generation are settled."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from modules.errors import OptionError, UnknownOption
+from modules.loaders import LOADERS
+from modules.sampling import PARAMETERS, settle
+
+EXTREMES = [
+    (key, value)
+    for key, option in PARAMETERS.items()
+    for value in (option.minimum, option.maximum)
+    if value is not None
+]
+
+
+def test_what_is_not_said_is_the_default() -> None:
+    assert settle({}) == {key: option.default for key, option in PARAMETERS.items()} | {
+        "stop": [],
+        "top_logprobs": None,
+    }
+
+
+def test_what_is_said_takes_its_place_as_the_right_type() -> None:
+    settled = settle({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
+    assert (settled["temperature"], settled["top_k"], settled["max_new_tokens"]) == (1.0, 40, 20)
+    assert isinstance(settled["temperature"], float)
+    assert isinstance(settled["max_new_tokens"], int)
+    assert (settled["stop"], settled["top_logprobs"]) == (["\n", "User:"], 5)
+
+
+@pytest.mark.parametrize(("key", "value"), EXTREMES)
+def test_both_ends_of_every_range_are_accepted_and_nothing_beyond(key: str, value: float) -> None:
+    assert settle({key: value})[key] == value
+    beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
+    with pytest.raises(OptionError) as refused:
+        settle({key: beyond})
+    assert refused.value.option == key
+
+
+@pytest.mark.parametrize("key", PARAMETERS)
+@pytest.mark.parametrize("value", ["warm", None, [], {}, math.nan, math.inf, True])
+def test_what_is_no_number_is_refused(key: str, value: object) -> None:
+    with pytest.raises(OptionError):
+        settle({key: value})
+
+
+def test_an_unknown_parameter_names_the_nearest() -> None:
+    with pytest.raises(UnknownOption) as unknown:
+        settle({"temprature": 1})
+    assert unknown.value.nearest == "temperature"
+
+
+@pytest.mark.parametrize("stop", ["", None, 5, ["nested"]])
+def test_a_stop_that_is_no_text_is_refused(stop: object) -> None:
+    with pytest.raises(OptionError):
+        settle({}, ["fine", stop])  # type: ignore[list-item]
+
+
+def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
+    """Its seeds have 32 bits, and the largest of them means "any"."""
+    assert PARAMETERS["seed"].maximum == 2**32 - 2
+
+
+def test_what_llama_cpp_says_it_samples_by_is_in_the_table() -> None:
+    assert LOADERS["llama.cpp"].samplers <= set(PARAMETERS)
+
+
+@pytest.mark.parametrize("key", PARAMETERS)
+def test_every_parameter_is_labelled_and_explained_in_both_languages(key: str) -> None:
+    option = PARAMETERS[key]
+    for words in (option.label, option.help):
+        assert set(words) == {"en", "zh"}
+        assert all(words.values())
+    assert option.parse(option.default) == option.default
