@@ -30,7 +30,7 @@ def prompt(
     while tokens > limit:
         start = _next_question(messages, start)
         if not drop_oldest or not start:
-            raise PromptTooLong(tokens, model.info.context_length)
+            raise PromptTooLong(tokens, limit)
         text = _render(model, _without(messages, start), continue_last)
         tokens = count(model, text)
     return text

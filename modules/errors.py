@@ -145,11 +145,13 @@ class Unsupported(WebUIError):
 
 @dataclass(eq=False)
 class PromptTooLong(WebUIError):
+    """`limit` is how many tokens a prompt may have here, which is less than the context: the answer needs room too."""
+
     status = 400
     template = {
-        "en": "The prompt has {tokens} tokens, but the context holds {limit}. "
+        "en": "The prompt has {tokens} tokens, but the context has room for {limit}. "
         "Shorten it, or load the model with a larger n_ctx.",
-        "zh": "提示词有 {tokens} 个词符，而上下文只有 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
+        "zh": "提示词有 {tokens} 个词符，而上下文只能容纳 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
     }
     tokens: int
     limit: int

@@ -121,7 +121,8 @@ class Models:
     @property
     def current(self) -> LoadedModel:
         """The loaded model; if there is none, ModelLoading, NoModelLoaded, or the WorkerDied that ended it."""
-        model, status = self._current, self.status
+        with self._state:
+            model, status = self._current, self.status
         if model is not None:
             return model
         if status.state == "loading":
@@ -140,8 +141,8 @@ class Models:
         wish = self._new_wish()
         with self._turn:
             self._check(wish, record)
-            self._let_go()
             self._show(state="loading", name=record.name, loader=loader.name)
+            self._let_go()
             try:
                 model = self._in_worker(wish, record, loader, settings)
             except WebUIError as error:

@@ -9,6 +9,9 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modules.errors import Unsupported
@@ -33,6 +36,13 @@ DEFAULT = """\
 """For models that bring no template of their own: the Alpaca form, which many of them were trained on."""
 
 
+# Beside Jinja's own: what the wrong messages, an endless range or an endless macro come to.
+_REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+
+
 def render(
     template: str, messages: Sequence[Message], bos_token: str = "", eos_token: str = "", continue_last: bool = False
 ) -> str:
@@ -46,7 +56,7 @@ def render(
         text = _compiled(template or DEFAULT).render(
             messages=list(shown), add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
         )
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except _REFUSALS as error:
         raise Unsupported(
             {
                 "en": f"The model's chat template refused these messages: {error}",
@@ -60,7 +70,7 @@ def render(
 def _compiled(template: str) -> jinja2.Template:
     """A template comes with a downloaded model, so it runs in Jinja's sandbox."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
@@ -68,8 +78,24 @@ def _compiled(template: str) -> jinja2.Template:
     return environment.from_string(template)
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Generation(Extension):
+    """`{% generation %}` marks what a model said, for its training; here it is only what stands in it."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from modules import errors
-from modules.errors import LoaderUnavailable, ModelNotFound, OptionError, UnknownOption, WebUIError, WorkerDied, Words
+from modules.errors import LoaderUnavailable, ModelNotFound, OptionError, UnknownOption, WebUIError, Words, WorkerDied
 
 
 def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:

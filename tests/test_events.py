@@ -30,7 +30,7 @@ CHANCES = TokenChances(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\
     "event",
     [
         Text("hello"),
-        Text("two\nlines \"quoted\" 猫 😀 \0 \x85 \u2028", 3),
+        Text('two\nlines "quoted" 猫 😀 \0 \x85 \u2028', 3),
         Text("", 0),
         Text("cat", 2, (CHANCES, CHANCES)),
         Progress("weights", 0.25),

@@ -21,7 +21,7 @@ import pytest
 
 from modules import sampling
 from modules.engines.llamacpp_arguments import Build
-from modules.errors import InternalError, LoadFailed, PromptTooLong
+from modules.errors import InternalError, LoadFailed, OptionError, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Progress, Result, Text, TokenChances, Waiting
 from modules.process import ROOT, WorkerProcess
 from tests.conftest import LLAMA, SMOLLM2, load, load_arguments
@@ -363,15 +363,23 @@ def test_an_empty_prompt_is_answered(llama: WorkerProcess) -> None:
 def test_a_prompt_that_does_not_fit_says_how_long_it_is(llama: WorkerProcess) -> None:
     with pytest.raises(PromptTooLong) as refused:
         answer(llama, "tell " * 3000)
-    assert (refused.value.tokens, refused.value.limit) == (3001, N_CTX)
+    assert (refused.value.tokens, refused.value.limit) == (3001, N_CTX - 1)
     assert answer(llama, FRANCE).done.completion_tokens == 20
 
 
-@pytest.mark.parametrize("text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"])
+@pytest.mark.parametrize(
+    "text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"]
+)
 def test_tokens_decode_to_the_text_they_came_from(llama: WorkerProcess, text: str) -> None:
     tokens = ask(llama, "encode", text=text)
     assert ask(llama, "decode", tokens=tokens) == text
     assert ask(llama, "count", text=text) == len(tokens)
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 10**9])
+def test_a_token_that_the_vocabulary_lacks_is_refused(llama: WorkerProcess, token: int) -> None:
+    with pytest.raises(OptionError):
+        ask(llama, "decode", tokens=[1, token])
 
 
 def test_the_name_of_a_special_token_is_that_token(llama: WorkerProcess) -> None:

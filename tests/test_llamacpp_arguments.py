@@ -207,6 +207,8 @@ def test_the_4_bit_cache_takes_precedence_and_says_so() -> None:
 
 
 def test_arguments_can_be_had_without_the_library() -> None:
-    program = "import sys, modules.engines.llamacpp_arguments; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
+    program = (
+        "import sys, modules.engines.llamacpp_arguments; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert told.stdout == "False False\n", told.stderr

@@ -135,7 +135,7 @@ def test_a_broken_template_is_told_and_nothing_worse(template: str) -> None:
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.__init__.__globals__ }}",
         "{{ (strftime_now).__globals__['datetime'] }}",
-        "{{ raise_exception.__code__ }}",
+        "{{ raise_exception.__code__.co_code }}",
         "{{ ''['__class__']['__mro__'] }}",
         "{{ (''|attr('__class__')).mro() }}",
         "{{ '{0.__class__.__mro__}'.format('') }}",

@@ -119,7 +119,7 @@ class LlamaCpp:
     def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
         tokens = self.encode(prompt) or [max(self._model.bos, self._model.eos, 0)]
         if len(tokens) >= self._model.n_ctx:
-            raise PromptTooLong(len(tokens), self._model.n_ctx)
+            raise PromptTooLong(len(tokens), self._model.n_ctx - 1)
         self._waiting.append(Request(call, tokens, params))
         self._untold.append(call)
 

@@ -39,7 +39,7 @@ class _Journal:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self._stderr = open(2, "wb", buffering=0, closefd=False)
+        self._stderr = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115
         self._callback = native.llama_log_callback(self._take)
         native.llama_log_set(self._callback, ctypes.c_void_p(0))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -247,11 +248,15 @@ def test_a_closed_tab_stops_its_generation(window: Window, chromium: Browser, se
     expect(window.answers.last).to_contain_text(re.compile(r"\w+ \w+"), timeout=8_000)
 
 
-def test_with_a_login_nobody_gets_in_without_it(
-    chromium: Browser, smollm2: Path, tmp_path: Path, window: Window
-) -> None:
+@pytest.fixture
+def guarded(smollm2: Path, tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "models").mkdir()
-    guarded = Server(tmp_path, "--gradio-auth", "me:secret", "--api")
+    running = Server(tmp_path, "--gradio-auth", "me:secret", "--api")
+    yield running
+    running.stop()
+
+
+def test_with_a_login_nobody_gets_in_without_it(window: Window, guarded: Server) -> None:
     page = window.page
     page.goto("about:blank")
     window.url = guarded.url
@@ -269,4 +274,3 @@ def test_with_a_login_nobody_gets_in_without_it(
     log_in("secret")
     expect(page.locator("#tx-send")).to_be_visible(timeout=30_000)
     assert page.request.get(f"{guarded.url}/v1/models").status == 401
-    guarded.stop()
