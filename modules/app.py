@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,17 @@ class App:
         self.settings = settings.read(Path(named or ROOT / "settings.yaml"), required=bool(named))
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"))
         self.models = Models()
-        self.named = self.catalog.find(flags.text("model"), paths=True) if flags.text("model") else None
+        self.named = self._find_named(flags.text("model"))
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
+
+    def _find_named(self, wish: str) -> ModelRecord | None:
+        """The model of `--model`. One that lies outside the folder of models is called by its whole path."""
+        if not wish:
+            return None
+        record = self.catalog.find(wish, paths=True)
+        inside = record.path.is_relative_to(self.catalog.folder)
+        return record if inside else dataclasses.replace(record, name=str(record.path))
 
     def record(self, name: str) -> ModelRecord:
         """The model of that name: one of the catalogue, or the one that `--model` brought from elsewhere."""

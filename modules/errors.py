@@ -10,6 +10,8 @@ WebUIError
 ├── DamagedModel          the file is not what it claims to be, and where
 ├── LoadFailed            the backend refused, in its own words
 ├── LoadCancelled         given up for another wish: a newer load, an unload, the Cancel button
+├── GenerationFailed      the backend could not go on, in its own words
+├── Unloaded              the model was let go before its answer was complete
 ├── WorkerDied            the backend's process ended: exit status and its last words
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start as asked
 └── InternalError         a fault of ours; the log has the traceback
@@ -183,6 +185,21 @@ class LoadCancelled(WebUIError):
     status = 409
     template = {"en": "Loading {model} was cancelled.", "zh": "已取消加载 {model}。"}
     model: str
+
+
+@dataclass(eq=False)
+class GenerationFailed(WebUIError):
+    template = {"en": "{loader} could not go on: {words}", "zh": "{loader} 无法继续生成：{words}"}
+    loader: str
+    words: str
+
+
+class Unloaded(WebUIError):
+    status = 409
+    template = {
+        "en": "The model was unloaded before the answer was complete.",
+        "zh": "回答尚未完成，模型已被卸载。",
+    }
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from modules import machine
 from modules.catalog import ModelRecord
-from modules.errors import LoadCancelled, ModelLoading, NoModelLoaded, WebUIError, WorkerDied
+from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.loaders import OVERLAYS, Loader, Setting, unavailable, values
 from modules.process import WorkerProcess
@@ -43,7 +43,7 @@ class LoadedModel:
         return machine.resident_memory(self._worker.pid)
 
     @property
-    def death(self) -> WorkerDied | None:
+    def death(self) -> WorkerDied | Unloaded | None:
         return self._worker.death
 
     def ask(self, operation: str, **args: Json) -> Json:
@@ -180,7 +180,7 @@ class Models:
         self, wish: int, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
     ) -> LoadedModel:
         began = time.monotonic()
-        worker = _worker_for(loader, self._on_death)
+        worker = self._start_worker(record, loader)
         try:
             with self._state:
                 self._check(wish, record)  # the current model may have taken a while to end
@@ -197,13 +197,19 @@ class Models:
         finally:
             with self._state:
                 self._loading = None
-        if model.death is not None:  # it died before it was ours, so that `_on_death` did not know it
+        if isinstance(model.death, WorkerDied):  # it died before it was ours, so that `_on_death` did not know it
             self._on_death(model.death)
         return model
 
     def _check(self, wish: int, record: ModelRecord) -> None:
         if wish != self._wish:
             raise LoadCancelled(record.name)
+
+    def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
+        try:
+            return _worker_for(loader, self._on_death)
+        except OSError as error:  # no memory or no room for a further process
+            raise LoadFailed(loader.name, record.name, str(error)) from error
 
     def _await_load(
         self, worker: WorkerProcess, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from modules.errors import Words, WorkerDied
+from modules.errors import Unloaded, Words, WorkerDied
 from modules.events import ENDS, Event, Failed, Json, from_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ class WorkerProcess:
     """One child and the calls it is at. Any thread may call; events are delivered on a thread of our own.
 
     `overlay` is a directory whose packages the child prefers to ours. `ended` is called once, when the child has
-    ended, with what there is to say about it.
+    ended by itself, with what there is to say about it.
     """
 
     def __init__(self, overlay: Path | None = None, ended: Callable[[WorkerDied], None] | None = None) -> None:
@@ -48,7 +48,8 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
-        self.death: WorkerDied | None = None
+        self._wanted_gone = False
+        self.death: WorkerDied | Unloaded | None = None
         self._child = subprocess.Popen(
             [sys.executable, "-m", "modules.worker"],
             stdin=subprocess.PIPE,
@@ -102,7 +103,11 @@ class WorkerProcess:
             self.cancel(call)
 
     def close(self) -> None:
-        """End the child: by closing its pipe, and by force if that does not do within a few seconds."""
+        """End the child: by closing its pipe, and by force if that does not do within a few seconds.
+
+        Calls under way end with Unloaded, and so does every later one.
+        """
+        self._wanted_gone = True
         with contextlib.suppress(OSError):
             if self._child.stdin is not None:
                 self._child.stdin.close()
@@ -112,6 +117,8 @@ class WorkerProcess:
             self.kill()
 
     def kill(self) -> None:
+        """End the child at once; otherwise like `close`."""
+        self._wanted_gone = True
         self._child.kill()
         self._child.wait()
 
@@ -146,10 +153,11 @@ class WorkerProcess:
             self._calls.clear()
             operations = {operation for operation, _ in orphans}
             doing = next((name for name in ("load", "generate") if name in operations), "")
-            self.death = WorkerDied(exit_code, _DOING[doing], "\n".join(self._tail))
+            died = WorkerDied(exit_code, _DOING[doing], "\n".join(self._tail))
+            self.death = Unloaded() if self._wanted_gone else died
         for _, deliver in orphans:
             deliver(Failed(self.death))
-        if self._ended is not None:
+        if self._ended is not None and isinstance(self.death, WorkerDied):
             self._ended(self.death)
 
     def _keep_words(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,7 +113,19 @@ def test_a_model_may_be_named_by_its_path(folder: Path, make_app: MakeApp, tmp_p
     assert app.named is not None
     assert app.named.path == elsewhere
     assert app.plan(app.named).settings["n_ctx"] == Setting(1000, "flag")
-    assert app.record("elsewhere.gguf") == app.named
+    assert app.record(str(elsewhere)) == app.named
+
+
+def test_a_model_from_elsewhere_does_not_hide_one_of_the_same_name(
+    folder: Path, make_app: MakeApp, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    twin = other / next(folder.glob("*.gguf")).name
+    twin.write_bytes(gguf())
+    app = make_app("--model", str(twin))
+    assert app.record(twin.name).path == folder / twin.name
+    assert app.record(str(twin)).path == twin
 
 
 def test_the_page_cannot_name_a_path(folder: Path, make_app: MakeApp, tmp_path: Path) -> None:
@@ -234,7 +248,7 @@ def test_a_real_model_is_loaded_asked_killed_loaded_again_and_let_go(make_app: M
         assert app.models.status.context_length == 512
         prompt, params = "The capital of France is", settle({"temperature": 0, "max_new_tokens": 8})
         assert "Paris" in "".join(event.text for event in model.generate(prompt, params) if isinstance(event, Text))
-        model._worker.kill()
+        os.kill(model._worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied):
             list(model.generate(prompt, params))
     model = app.load(app.plan(record))

@@ -24,6 +24,7 @@ from modules.errors import (
     LoadFailed,
     ModelLoading,
     NoModelLoaded,
+    Unloaded,
     Unsupported,
     WorkerDied,
     both,
@@ -115,7 +116,7 @@ def test_another_load_takes_the_place_of_the_first(owner: Models) -> None:
     second = load(owner, "second")
     assert owner.current is second
     assert texts(second, "hello") == "hello "
-    with pytest.raises(WorkerDied):
+    with pytest.raises(Unloaded):
         texts(first, "hello")
 
 
@@ -137,11 +138,11 @@ def test_unloading_nothing_frees_nothing(owner: Models) -> None:
     assert owner.unload() == 0
 
 
-def test_a_generation_that_is_cut_by_an_unload_ends_with_an_error(owner: Models) -> None:
+def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None:
     answer = load(owner).generate("slow count 1000", {})
     next(answer)
     owner.unload()
-    with pytest.raises(WorkerDied):
+    with pytest.raises(Unloaded):
         list(answer)
 
 

@@ -17,7 +17,7 @@ from modules.engines import llamacpp_native as native
 from modules.engines.base import Report
 from modules.engines.llamacpp_arguments import Build, arguments, notes
 from modules.engines.stream import TextStream
-from modules.errors import LoadFailed, OptionError, PromptTooLong
+from modules.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
 from modules.options import Value
 
@@ -92,7 +92,7 @@ class LlamaCpp:
         self._batch.clear()
         self._batch.add(max(self._model.bos, self._model.eos, 0), 0, 0, False)
         if self._model.decode(self._batch) != 0:
-            raise LoadFailed("llama.cpp", "", "the model cannot evaluate a single token")
+            raise GenerationFailed("llama.cpp", "it cannot evaluate a single token of this model")
         self._model.clear()
 
     # -- questions ------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class LlamaCpp:
         words = f"llama_decode answered {status}" + (" (no room in the cache)" if status == 1 else "")
         for sequence in list(self._running):
             self._end(sequence)
-            yield sequence.call, Failed(LoadFailed("llama.cpp", "", words))
+            yield sequence.call, Failed(GenerationFailed("llama.cpp", words))
         self._model.clear()
         for slot in self._slots:
             slot.cells.clear()

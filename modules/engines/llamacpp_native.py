@@ -89,10 +89,13 @@ class Model:
     def tokenize(self, text: str, add_special: bool) -> list[int]:
         """The tokens of `text`; names of special tokens in it become those tokens."""
         raw = text.encode("utf-8", "replace")  # JSON can carry half a surrogate pair
-        size = len(raw) + 2  # never more tokens than bytes, but for BOS and EOS
-        tokens = (native.llama_token * size)()
-        count = native.llama_tokenize(self.vocab, raw, len(raw), tokens, size, add_special, True)
-        return list(tokens[:count])
+        size = len(raw) + 8  # hardly ever more tokens than bytes, but for BOS, EOS and a space before the text
+        while True:
+            tokens = (native.llama_token * size)()
+            count = native.llama_tokenize(self.vocab, raw, len(raw), tokens, size, add_special, True)
+            if count >= 0:
+                return list(tokens[:count])
+            size = -count
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of one token; a control token has none unless `special`."""
