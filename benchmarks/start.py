@@ -1,8 +1,8 @@
 """How soon the page is there, and what the main process holds then, against `python -c "import gradio"`.
 
 Ours: from the start of `python server.py` to the whole of /zh/. Theirs: a process that imports Gradio and ends. Memory
-is that of the main process, first with the page just sent, then once more with the page open in Chromium for some
-seconds, if playwright and Chromium are there. That no torch is in it is read from /proc.
+is that of the main process: with the page just sent, and of one more start after Chromium has shown the page for some
+seconds, if that and playwright are there. That no torch is in it is read from /proc.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networki
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the program. `browsed` is its memory with the page open; None without a browser."""
+    """One start of the program: seconds until the page was there, and what the main process held then."""
 
     seconds: float
-    idle: Memory
-    browsed: Memory | None
+    memory: Memory
     packages: set[str]
 
 
@@ -40,13 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    browser = browser_path()
     gradio, starts = [], []
     with session(f"Start until the page answers: {args.rounds} rounds, the sides in turn"):
         for _ in range(args.rounds + 1):
             gradio.append(import_gradio())
-            starts.append(start(browser))
-        report(gradio[1:], starts[1:])  # without the first round, in which files come from the disk
+            starts.append(start())
+    browser = browser_path()
+    browsed = [start(browser)] if browser else []
+    report(gradio[1:], starts[1:], browsed)  # without the first round, in which files come from the disk
 
 
 def import_gradio() -> float:
@@ -57,18 +57,16 @@ def import_gradio() -> float:
     return time.perf_counter() - began
 
 
-def start(browser: str) -> Start:
+def start(browser: str = "") -> Start:
+    """Start the program, and end it. With a browser, memory is taken after that has shown the page for a while."""
     with Program() as program:
         page = program.wait_for("/zh/")
         seconds = time.perf_counter() - program.began
         if b"gradio" not in page or b"<html" not in page:
             sys.exit(f"/zh/ is not the page: {page[:200]!r}")
-        idle = memory(program.pid)
-        browsed = None
         if browser:
             look_at(browser, f"{program.url}/zh/")
-            browsed = memory(program.pid)
-        return Start(seconds, idle, browsed, mapped_packages(program.pid))
+        return Start(seconds, memory(program.pid), mapped_packages(program.pid))
 
 
 def browser_path() -> str:
@@ -93,13 +91,12 @@ def look_at(browser: str, url: str) -> None:
         chromium.close()
 
 
-def report(gradio: list[float], starts: list[Start]) -> None:
+def report(gradio: list[float], starts: list[Start], browsed: list[Start]) -> None:
     ours = [each.seconds for each in starts]
     sides = {"server.py until the page": ours, "import gradio": gradio}
     rows = [(name, statistics.median(each), min(each), max(each)) for name, each in sides.items()]
     table(["seconds", "median", "best", "worst"], rows)
-    held = {"page sent": [each.idle for each in starts]}
-    held["page open in Chromium"] = [each.browsed for each in starts if each.browsed is not None]
+    held = {"page sent": starts, "page shown in Chromium": browsed}
     amounts = [(name, *median_memory(each)) for name, each in held.items() if each]
     table(["main process, MB", "RSS", "PSS"], amounts)
     more = rows[0][1] - rows[1][1]
@@ -107,15 +104,15 @@ def report(gradio: list[float], starts: list[Start]) -> None:
     verdict("The page takes longer by", told, f"{FLOOR_SECONDS:+.1f} s at most", more <= FLOOR_SECONDS)
     most = max(amount[1] for amount in amounts)
     verdict("Memory", f"{most:.0f} MB", f"{FLOOR_MEMORY / MB:.0f} MB at most", most * MB <= FLOOR_MEMORY)
-    packages = set.union(*(each.packages for each in starts))
+    packages = set.union(*(each.packages for each in [*starts, *browsed]))
     torch = "torch" in packages
     verdict("torch", "mapped" if torch else "not in the process", "none of it", not torch)
     print(f"native code in it: {', '.join(sorted(packages))}")
 
 
-def median_memory(each: list[Memory]) -> tuple[float, float]:
-    resident = statistics.median(one.resident for one in each)
-    return resident / MB, statistics.median(one.proportional for one in each) / MB
+def median_memory(starts: list[Start]) -> tuple[float, float]:
+    resident = statistics.median(each.memory.resident for each in starts)
+    return resident / MB, statistics.median(each.memory.proportional for each in starts) / MB
 
 
 if __name__ == "__main__":
