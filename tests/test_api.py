@@ -276,7 +276,8 @@ def test_hanging_up_while_waiting_for_a_whole_answer_stops_it(server: Server) ->
 
 def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: Server) -> None:
     with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # held on to: httpx hangs up when it is dropped
+        next(lines)
         for stream in (False, True):
             with pytest.raises(httpx.ReadTimeout):
                 server.http.post("/completions", json={**STORY, "stream": stream, "n": 2}, timeout=0.5)
@@ -285,7 +286,8 @@ def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: S
 
 def test_whoever_asks_next_is_answered_at_once(server: Server) -> None:
     with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()
+        next(lines)
     began = time.monotonic()
     assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1}).status_code == 200
     assert time.monotonic() - began < 4

@@ -1,4 +1,7 @@
-"""A real Chromium before the real `server.py`: one server and one browser a session, a fresh window a test."""
+"""A real Chromium before the real `server.py`: one server and one browser for all, a fresh window a test.
+
+Both end with this folder's tests: Playwright keeps an event loop running, in which no other test could start its own.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ class Server:
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
     (folder / "models").mkdir()
@@ -83,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
