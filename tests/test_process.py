@@ -111,6 +111,18 @@ def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProces
 # -- how it ends ------------------------------------------------------------------------------------------------------
 
 
+def test_its_threads_give_way_to_other_programs_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for wish, told in ((None, "3000"), ("77", "77")):
+        if wish is not None:
+            monkeypatch.setenv("GOMP_SPINCOUNT", wish)
+        worker = WorkerProcess()
+        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().decode().split("\0")
+        assert f"GOMP_SPINCOUNT={told}" in environment
+        worker.close()
+
+
 def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
     began = time.monotonic()
     echo.close()
