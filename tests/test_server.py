@@ -122,6 +122,7 @@ def started(models_folder: Path, smollm2: Path) -> Iterator[Running]:
         running.process.wait()
 
 
+@pytest.mark.slow
 def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace(started: Running) -> None:
     started.wait_for("ready")
     status, page = started.get("/zh/")
@@ -135,6 +136,7 @@ def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> None:
     started.wait_for("ready")
     assert started.led_to("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
@@ -142,6 +144,7 @@ def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> Non
     assert started.led_to("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
 
 
+@pytest.mark.slow
 def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--nowebui")
     try:
@@ -153,6 +156,7 @@ def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
         assert "Traceback" not in running.stop()
 
 
+@pytest.mark.slow
 def test_listening_to_the_network_without_a_login_is_warned_of(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")

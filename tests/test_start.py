@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # set-up as a whole; `quick` is for the program
+
 ROOT = Path(__file__).parent.parent
 TOOLS = "bash sh env cat df dirname find flock grep kill mkdir readlink rm sleep tail touch tr wc"
 DEMO = "SmolLM2-135M-Instruct.Q4_1.gguf"
