@@ -14,10 +14,11 @@ from modules.errors import LANGUAGES
 from modules.flags import logins
 from modules.ui import markup
 from modules.ui.chat_tab import ChatTab
+from modules.ui.edge import PRIVATE
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
-from modules.ui.model_tab import PRIVATE, SWITCH_LOADER, ModelTab, Shared, loader_css
+from modules.ui.model_tab import SWITCH_LOADER, ModelTab, Shared, loader_css
 
 gr = gradio()
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any
 
 from modules import chat, sampling
 from modules.app import App
@@ -14,21 +13,17 @@ from modules.events import Done, Json, Progress, Text, Waiting
 from modules.models import LoadedModel
 from modules.templates import Message
 from modules.ui import markup
-from modules.ui.edge import as_error
-from modules.ui.form import Component, Form
+from modules.ui.edge import PRIVATE, Updates, Values, as_error
+from modules.ui.form import Form
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 
 gr = gradio()
 
-Values = Mapping[Component, Any]
-Updates = dict[Component, Any]
 History = list[dict[str, str]]
 
 FLUSH_SECONDS = 0.08
 """The browser redraws the whole conversation for each update and falls behind if it gets one a token."""
-
-PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class ChatTab:

@@ -1,12 +1,23 @@
-"""The page's edge: what goes wrong in a handler becomes something the user can read."""
+"""The page's edge: how its handlers are attached, what they get and return, and what becomes of their errors."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from modules.errors import InternalError, WebUIError
 
 log = logging.getLogger(__name__)
+
+Values = Mapping[Any, Any]
+"""What a handler gets: the value of each component it asked for, by component."""
+
+Updates = dict[Any, Any]
+"""What a handler returns: new values or `gr.update`s, by component."""
+
+PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
+"""How every listener is set up. Gradio's own progress would dim what it covers; "private" hides, it does not close."""
 
 LOG_PLACE = "logs/webui.log"
 

@@ -17,7 +17,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "failed": ("加载失败", "Not loaded"),
     # -- Model tab
     "model_info": ("选中后显示该模型的设置。", "Picking a model shows its settings."),
-    "refresh": ("刷新模型列表", "Refresh the list of models"),
     "load": ("加载", "Load"),
     "unload": ("卸载", "Unload"),
     "cancel_load": ("取消加载", "Cancel loading"),
@@ -71,7 +70,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "cut": ("已达到“最多新词符数”，可点“继续”。", "Reached the token limit; press Continue to go on."),
     "nothing_to_continue": ("没有可继续的回答。", "There is no answer to go on with."),
     "nothing_to_regenerate": ("没有可重新生成的回答。", "There is no answer to regenerate."),
-    "forgotten": ("上下文已满，较早的消息没有发给模型。", "The context is full; older messages were left out."),
 }
 
 TITLE = "Text Studio"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from modules import machine
 from modules.app import App, Plan
+from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, WebUIError
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, settle, unavailable, values
 from modules.options import Value
 from modules.ui import markup
-from modules.ui.edge import as_error
+from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.form import Component, Form, grouped, slug
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
@@ -22,12 +23,7 @@ from modules.ui.locales import Tr, translator
 
 gr = gradio()
 
-Values = Mapping[Component, Any]
-Updates = dict[Component, Any]
-
 POLL_SECONDS = 0.15
-PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
-"""How every listener is set up. Gradio's own progress would dim what it covers; private only hides, see `load`."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +150,17 @@ class ModelTab:
             facts = markup.facts(record, self._tr)
             if record.problem is not None:
                 return {self.facts: facts + markup.alert(record.problem, self._language, self._tr), self.notes: ""}
-            shown = self._settings_of(name)
+            shown = self._settings_of(record)
             loader = self._app.best_loader(record).name
             updates = {self.widgets[key]: value for key, value in shown.items()}
             return {self.facts: facts, self.loader: loader, self._shown: shown} | updates
         except Exception as error:
             return {self.facts: markup.alert(as_error(error), self._language, self._tr)}
 
-    def _settings_of(self, name: str) -> dict[str, Value]:
-        record = self._app.record(name)
+    def _settings_of(self, record: ModelRecord) -> dict[str, Value]:
         shown: dict[str, Value] = {}
+        typed = self._app.typed_for(record)
         for loader in LOADERS.values():
-            typed = self._app.typed_for(record)
             shown |= values(settle(loader, model=record.defaults, saved={}, flags=typed, form={}))
         return shown
 

@@ -69,11 +69,13 @@ def test_regenerate_continue_and_edit(window: Window) -> None:
     window.ask(QUESTION)
     expect(window.page.locator("#tx-chat-line")).to_contain_text("最多新词符数")
     expect(window.page.locator("#tx-chat-line")).to_contain_text("缓存 0")
+    expect(window.answers.last).to_contain_text("The capital of")  # drawn a moment after the line below it
     first = window.answers.last.inner_text().strip()
     window.page.locator("#tx-regenerate").click()
     expect(window.page.locator("#tx-chat-line")).to_contain_text("缓存 39")  # the prompt is not evaluated again
     expect(window.page.locator("#tx-send")).to_be_visible()
     expect(window.answers).to_have_count(1)
+    expect(window.answers.last).to_contain_text(first)
     assert window.answers.last.inner_text().strip() == first
     window.set_parameter("max_new_tokens", "40")
     window.page.locator("#tx-continue").click()
