@@ -158,9 +158,12 @@ class Window:
         accordion = self.page.locator("#tx-generation > button")
         if not self.page.locator(f"#tx-gen-{key}").is_visible():
             accordion.click()
+            # What is inside is mounted now, and shows its own value once more when that is done.
+            self.page.wait_for_timeout(600)
         box = self.page.locator(f"#tx-gen-{key} input[type=number]").first
         box.fill(value)
         box.blur()
+        expect(box).to_have_value(value)
 
     def ask(self, question: str) -> None:
         self.tab("聊天" if self.language == "zh" else "Chat")
