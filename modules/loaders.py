@@ -115,8 +115,12 @@ _TABLE = (
         formats=("gguf",),
         options=(*_LLAMACPP, "parallel"),
         samplers=frozenset(
-            {"temperature", "top_k", "top_p", "min_p", "seed"}
+            {"temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "seed", "grammar_string"}
+            | {"dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent"}
+            | {"mirostat_mode", "mirostat_tau", "mirostat_eta", "xtc_threshold", "xtc_probability"}
             | {"repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
+            | {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"}
+            | {"ban_eos_token", "custom_token_bans", "logit_bias"}
         ),
         abilities=frozenset({"parallel"}),
         packages=("llama_cpp",),

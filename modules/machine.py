@@ -30,6 +30,14 @@ def _core_of(cpu: int) -> str:
         return str(cpu)
 
 
+def total_memory() -> int:
+    """Bytes of main memory this machine has; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 def resident_memory(pid: int | str = "self") -> int:
     """Bytes of memory process `pid` holds at this moment; 0 where the system does not tell or it has ended."""
     try:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from modules import machine
@@ -18,7 +19,7 @@ from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.loaders import OVERLAYS, Loader, Setting, unavailable, values
-from modules.process import WorkerProcess
+from modules.process import Deliver, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ class LoadedModel:
         """Text as it comes, a Done last. Closing the iterator stops the generation."""
         return self._worker.events("generate", prompt=prompt, params=params)
 
+    def start(self, prompt: str, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+        """Begin a generation whose events `deliver` gets, on a thread of the worker's. What is returned stops it."""
+        return partial(self._worker.cancel, self._worker.start("generate", deliver, prompt=prompt, params=params))
+
     async def stream(self, prompt: str, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
         """`generate` for an event loop: no thread waits meanwhile, and cancelling the task stops the generation."""
         loop = asyncio.get_running_loop()
@@ -63,7 +68,7 @@ class LoadedModel:
             with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
                 loop.call_soon_threadsafe(inbox.put_nowait, event)
 
-        call = self._worker.start("generate", deliver, prompt=prompt, params=params)
+        stop = self.start(prompt, params, deliver)
         try:
             while True:
                 event = await inbox.get()
@@ -74,7 +79,7 @@ class LoadedModel:
                 if isinstance(event, ENDS):
                     return
         finally:
-            self._worker.cancel(call)
+            stop()
 
     def close(self) -> None:
         self._worker.close()

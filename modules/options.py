@@ -23,6 +23,7 @@ class Option:
 
     `flag` is the original's spelling, without the leading dashes. `pattern` must match the whole of a text value
     unless that is empty; `example` shows one that does. `many` lets the flag take several words.
+    `multiline` texts may have several lines.
     A number with a `step` is shown as a slider from `minimum` to `maximum`, any other in a plain box.
     """
 
@@ -38,6 +39,7 @@ class Option:
     pattern: str = ""
     example: str = ""
     many: bool = False
+    multiline: bool = False
     group: str = "common"
 
     def parse(self, raw: object) -> Value:

@@ -2,7 +2,8 @@
 
 A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` drops an earlier call. What is answered
 is written by `events.to_line`. The main thread does all the work of the engine, for a second thread that called into
-ggml would start a second OpenMP team and halve the speed of both for good; another thread only reads.
+ggml would start a second OpenMP team and halve the speed of both for good. Another thread reads; it interrupts a long
+step for a request that should not wait, and answers questions that have nothing to do with a step by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import queue
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,9 +29,9 @@ Request = tuple[int, str, dict[str, Json]]
 
 def main() -> None:
     requests, channel = _take_stdin(), _take_stdout()
-    inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests, inbox), daemon=True).start()
-    Worker(inbox, channel).run()
+    worker = Worker(channel)
+    threading.Thread(target=_read, args=(requests, worker), daemon=True).start()
+    worker.run()
 
 
 def _take_stdin() -> BinaryIO:
@@ -49,9 +50,9 @@ def _take_stdout() -> BinaryIO:
     return channel
 
 
-def _read(pipe: BinaryIO, inbox: queue.SimpleQueue[Request]) -> None:
+def _read(pipe: BinaryIO, worker: Worker) -> None:
     for line in pipe:
-        inbox.put(tuple(json.loads(line)))
+        worker.receive(*json.loads(line))
     os._exit(0)  # the parent is gone or wants us gone; native code in the main thread could not be asked to stop
 
 
@@ -60,7 +61,7 @@ class Turns:
 
     def __init__(self, engine: SerialEngine) -> None:
         self.info = engine.info
-        self.operations = engine.operations
+        self.questions, self.operations = engine.questions, engine.operations
         self._generate = engine.generate
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
         self._untold: list[int] = []
@@ -77,6 +78,12 @@ class Turns:
     @property
     def idle(self) -> bool:
         return not self._calls
+
+    def interrupt(self, urgent: bool) -> None:
+        """A step is one event of one generator; there is nothing to break off."""
+
+    def resume(self) -> None:
+        """Nothing was interrupted."""
 
     def step(self) -> Iterator[tuple[int, Event]]:
         order = list(self._calls)
@@ -102,13 +109,24 @@ def _advance(generator: Generator[Text | Progress, None, Done]) -> Event:
 
 
 class Worker:
-    """Serves the requests of `inbox`, one engine for all its life."""
+    """Serves requests, one engine for all its life. `run` is the main thread's, `receive` the reading one's."""
 
-    def __init__(self, inbox: queue.SimpleQueue[Request], channel: BinaryIO) -> None:
-        self._inbox = inbox
+    def __init__(self, channel: BinaryIO) -> None:
+        self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._channel = channel
+        self._writing = threading.Lock()
         self._engine: BatchingEngine | Turns | None = None
         self._open: set[int] = set()  # generations that have not ended
+
+    def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        """Take in a request: answer it at once, or leave it to the main thread."""
+        engine = self._engine
+        if engine is not None and operation in engine.questions:
+            self._reply(call, operation, args, lambda: engine.questions[operation](**args))
+            return
+        self._inbox.put((call, operation, args))
+        if engine is not None:
+            engine.interrupt(operation == "cancel")
 
     def run(self) -> None:
         while True:
@@ -117,37 +135,62 @@ class Worker:
                 self._step(self._engine)
 
     def _step(self, engine: BatchingEngine | Turns) -> None:
+        said: list[bytes] = []  # what a step draws for all calls goes out in one piece: it wakes the parent once
         try:
             for call, event in engine.step():
-                self._send(call, event)
+                said.append(self._line(call, event))
+                if not isinstance(event, Text):
+                    self._write(said)
         except Exception as error:  # a fault of the engine's loop: nobody is left waiting for an answer
             for call in list(self._open):
                 engine.cancel(call)
-                self._send(call, Failed(_in_words(error)))
+                said.append(self._line(call, Failed(_in_words(error))))
+        self._write(said)
 
     def _take_requests(self) -> None:
         """Serve all that has arrived; wait for something to do if there is nothing at all."""
         if self._engine is None or self._engine.idle:
             self._serve(*self._inbox.get())
+        if self._engine is not None:
+            self._engine.resume()  # before looking: what comes from now on interrupts again
         while not self._inbox.empty():
             self._serve(*self._inbox.get())
 
-    def _send(self, call: int, event: Event) -> None:
+    def _line(self, call: int, event: Event) -> bytes:
         if isinstance(event, ENDS):
             self._open.discard(call)
-        self._channel.write(to_line(call, event))
+        return to_line(call, event)
 
-    def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
+    def _write(self, lines: list[bytes]) -> None:
+        """Send `lines` and forget them."""
+        if lines:
+            with self._writing:
+                self._channel.write(b"".join(lines))
+            lines.clear()
+
+    def _send(self, call: int, event: Event) -> None:
+        self._write([self._line(call, event)])
+
+    def _reply(self, call: int, operation: str, args: Mapping[str, Json], answer: Callable[[], Json]) -> None:
         try:
-            if operation == "generate":
-                self._loaded().submit(call, **args)
-                self._open.add(call)
-            elif operation == "cancel":
-                self._cancel(call)
-            else:
-                self._send(call, Result(self._answer(call, operation, args)))
+            self._send(call, Result(answer()))
         except Exception as error:  # one of the three edges: whatever a backend throws becomes words
             self._send(call, Failed(_load_failed(args, error) if operation == "load" else _in_words(error)))
+
+    def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        if operation == "generate":
+            self._begin(call, args)
+        elif operation == "cancel":
+            self._cancel(call)
+        else:
+            self._reply(call, operation, args, lambda: self._answer(call, operation, args))
+
+    def _begin(self, call: int, args: dict[str, Json]) -> None:
+        try:
+            self._loaded().submit(call, **args)
+            self._open.add(call)
+        except Exception as error:  # part of the same edge
+            self._send(call, Failed(_in_words(error)))
 
     def _cancel(self, call: int) -> None:
         if call in self._open:
@@ -159,7 +202,8 @@ class Worker:
             return self._load(call, **args)
         if operation == "explain":
             return _engine_module(args["engine"]).explain(Path(args["path"]), args["options"])
-        operations = self._loaded().operations
+        engine = self._loaded()
+        operations = {**engine.operations, **engine.questions}
         if operation not in operations:
             raise Unsupported({"en": f"This loader cannot {operation}.", "zh": f"此加载器不支持 {operation}。"})
         return operations[operation](**args)

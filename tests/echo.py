@@ -38,8 +38,8 @@ class Echo:
             "where": where,
             "options": lambda: dict(self._options),
             "repeat": lambda text, times: text * times,
-            "count": lambda text: len(text.split()),
         }
+        self.questions = {"count": lambda text: len(text.split())}
 
     def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Say each word of `prompt`, but for those with a meaning of their own:

@@ -17,7 +17,7 @@ LAYERS = {
     "words": {"errors", "options", "events"},
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
-        *("load_options", "load_options_gpu", "checkpoint", "rawfile", "flags"),
+        *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags"),
     },
     "actors": {"models", "downloads", "process"},
     "deeds": {"chat", "training", "evaluation", "app"},

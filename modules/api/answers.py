@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from modules.events import Done, Json, Text
+from modules.events import Done, Event, Failed, Json, Result, Text
 from modules.models import LoadedModel, Reply
 
 T = TypeVar("T")
@@ -26,26 +28,27 @@ class Answers:
     """Generates from the moment it is made until `aclose`. Iterating gives (number of the call, reply).
 
     `ends` has the Done of each call that is through. What ends a call otherwise is raised to whoever listens.
+
+    Once a token, this runs on processors that the model fills: an event goes from the worker's thread into our list,
+    and whoever listens is woken at most once for all that has come meanwhile.
     """
 
     def __init__(self, model: LoadedModel, calls: Sequence[Call]) -> None:
         self.ends: dict[int, Done] = {}
         self._count = len(calls)
         self._early: list[tuple[int, Reply]] = []
-        self._inbox: asyncio.Queue[tuple[int, Reply] | BaseException] = asyncio.Queue()
-        streams = (model.stream(call.prompt, call.params) for call in calls)
-        self._tasks = [asyncio.create_task(self._run(number, replies)) for number, replies in enumerate(streams)]
-        for task in self._tasks:
-            task.add_done_callback(self._on_end)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[tuple[int, Event]] = deque()
+        self._news = asyncio.Event()
+        starts = ((call.prompt, call.params, partial(self._deliver, number)) for number, call in enumerate(calls))
+        self._stops = [model.start(*each) for each in starts]
 
-    async def _run(self, number: int, replies: AsyncIterator[Reply]) -> None:
-        # Cancelled, this stops where `replies` waits for its worker, so its own clean-up runs at once.
-        async for reply in replies:
-            self._inbox.put_nowait((number, reply))
-
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._inbox.put_nowait(error)
+    def _deliver(self, number: int, event: Event) -> None:
+        """On the worker's thread."""
+        self._inbox.append((number, event))
+        if len(self._inbox) == 1:  # otherwise it is about to look anyway
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+                self._loop.call_soon_threadsafe(self._news.set)
 
     async def begin(self) -> None:
         """Wait until every call has been heard of, so that what refuses one is known before anything is answered."""
@@ -62,13 +65,16 @@ class Answers:
             yield await self._next()
 
     async def _next(self) -> tuple[int, Reply]:
-        event = await self._inbox.get()
-        if isinstance(event, BaseException):
-            raise event
-        number, reply = event
-        if isinstance(reply, Done):
-            self.ends[number] = reply
-        return event
+        while not self._inbox:
+            self._news.clear()
+            await self._news.wait()
+        number, event = self._inbox.popleft()
+        if isinstance(event, Failed):
+            raise event.error
+        assert not isinstance(event, Result), "a generation ends with Done"
+        if isinstance(event, Done):
+            self.ends[number] = event
+        return number, event
 
     async def collect(self) -> list[list[Text]]:
         """Every call's pieces of text, once all are through."""
@@ -80,9 +86,8 @@ class Answers:
 
     async def aclose(self) -> None:
         """Stop what is still under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stop in self._stops:
+            stop()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from modules import sampling
 from modules.api.schemas import Generation
@@ -27,7 +27,6 @@ IGNORED = frozenset(
 """What OpenAI's clients may send and what by its own meaning changes no answer of ours."""
 
 NEUTRAL: Mapping[str, tuple[Json, ...]] = {
-    "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -55,8 +54,8 @@ def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value
     asked = {name: value for name, value in given.items() if name in PARAMETERS}
     for name in [name for name in _LENGTHS if name in given]:
         asked[_LENGTH] = _LENGTHS[name].parse(given[name])
-    _refuse_missing_samplers(asked, model)
-    return sampling.settle({**defaults, **asked}, request.stops, request.candidates)
+    _refuse_missing_samplers([*asked, *(["logit_bias"] if request.logit_bias else [])], model)
+    return sampling.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
 
 
 def _check(kind: type[Generation], name: str, value: object) -> None:
@@ -66,7 +65,7 @@ def _check(kind: type[Generation], name: str, value: object) -> None:
         raise Unsupported({"en": f"{name} is not supported here.", "zh": f"此处不支持 {name}。"})
 
 
-def _refuse_missing_samplers(asked: Mapping[str, object], model: LoadedModel) -> None:
+def _refuse_missing_samplers(asked: Iterable[str], model: LoadedModel) -> None:
     missing = next((name for name in asked if name != _LENGTH and name not in model.loader.samplers), "")
     if missing:
         raise Unsupported(

@@ -125,6 +125,7 @@ _STOP = Expected("a text or a list of texts, none of them empty", "非空文本�
 _COUNT = Expected("a whole number from 1 to 16", " 1 到 16 之间的整数")
 _CANDIDATES = Expected("a whole number from 0 to 20", " 0 到 20 之间的整数")
 _NAME = Expected("a name", "名称")
+_BIAS = Expected('an object such as {"50256": -100}', '形如 {"50256": -100} 的对象')
 
 
 class Generation(Request):
@@ -135,6 +136,7 @@ class Generation(Request):
     stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = StreamOptions()
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1
     stop: Annotated[Text | list[Text], _STOP] = []
+    logit_bias: Annotated[dict[str, float], _BIAS] = Field(default_factory=dict)
 
     @property
     def stops(self) -> list[str]:

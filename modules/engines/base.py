@@ -17,11 +17,13 @@ from modules.options import Value
 
 Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
-"""Quick questions by name, such as "encode": answered between two steps."""
+"""By name. `operations` are answered between two steps. `questions`, such as "encode", are quick and need nothing that
+a step uses: another thread answers them at once, while a step goes on."""
 
 
 class BatchingEngine(Protocol):
     info: Info
+    questions: Operations
     operations: Operations
 
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...
@@ -39,9 +41,18 @@ class BatchingEngine(Protocol):
     def idle(self) -> bool:
         """Whether `step` would have nothing to do."""
 
+    def interrupt(self, urgent: bool) -> None:
+        """From another thread: a request has come. A long step should end early; if it is `urgent`, every step.
+
+        That holds for the step after this one, too, until `resume` is called."""
+
+    def resume(self) -> None:
+        """All requests that interrupted are about to be taken: steps may go on."""
+
 
 class SerialEngine(Protocol):
     info: Info
+    questions: Operations
     operations: Operations
 
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...

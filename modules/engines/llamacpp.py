@@ -1,27 +1,38 @@
-"""GGUF models through llama.cpp: one thread evaluates all sequences together, one batch a step.
+"""GGUF models through llama.cpp: one thread evaluates all requests together, one batch a step.
 
-This form has one slot: a further request waits for its turn. What a slot has evaluated stays, and the next request
-that begins with the same tokens does not evaluate them again.
+As many requests run at once as there are slots; the others wait and are told their place. A step evaluates one token of
+each answer under way and, beside them, a small piece of the prompts that are still being read, so that no answer
+stalls. A prompt that is read alone goes in large pieces, and such a step is broken off when somebody else comes.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from modules import machine
 from modules.engines import llamacpp_native as native
 from modules.engines.base import Report
 from modules.engines.llamacpp_arguments import Build, arguments, notes
+from modules.engines.llamacpp_cache import Cache, Slot, common
+from modules.engines.llamacpp_sampler import Sampler
 from modules.engines.stream import TextStream
 from modules.errors import GenerationFailed, OptionError, PromptTooLong
-from modules.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
+from modules.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
 from modules.options import Value
 
-SLOTS = 1
+PIECE = 64
+"""Tokens of prompts that a step evaluates beside others: 0.25 s on two slow cores, where 512 take 2.3 s."""
+RESERVE = 256
+"""Tokens of its answer for which there must be room when a request begins."""
+WORTH_WAITING = 64
+"""Tokens from which on a request rather waits until another has read the beginning that both have in common."""
+SPARE_BYTES = 2 << 30
+"""Main memory for conversations that are not in the cache, at most; and no more than a 16th of all there is."""
 
 
 def build() -> Build:
@@ -35,63 +46,74 @@ def explain(path: Path, options: Mapping[str, Value]) -> Json:
     return {"calls": arguments(path, options, build()), "notes": told}
 
 
-@dataclass
-class Slot:
-    """One sequence of the context: `cells` are the tokens whose keys and values the cache holds, in order."""
-
-    number: int
-    cells: list[int] = field(default_factory=list)
-    busy: bool = False
-
-
-@dataclass
+@dataclass(eq=False)
 class Sequence:
-    """One generation under way. `todo` are tokens not yet evaluated: of the prompt first, then the last one drawn."""
+    """One request. `tokens` are those of the prompt and then those drawn, of which `evaluated` are in the cache.
+
+    `taking` of them are in the batch under way; `row` is where its logits will be found, -1 if it asks for none.
+    """
 
     call: int
-    slot: Slot
-    prompt: list[int]
-    todo: list[int]
+    tokens: array[int]
     params: Mapping[str, Json]
-    sampler: native.Sampler
+    sampler: Sampler
     stream: TextStream
-    cached: int
+    prompt_tokens: int
     began: float
+    slot: Slot | None = None
+    place: int = 0
+    evaluated: int = 0
+    cached: int = -1
+    taking: int = 0
+    row: int = -1
     drawn: int = 0
     answering: float = 0.0
-    row: int = -1
 
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.evaluated
 
-@dataclass(frozen=True)
-class Request:
-    call: int
-    prompt: list[int]
-    params: Mapping[str, Json]
+    @property
+    def demand(self) -> int:
+        """Cells it needs for the time being."""
+        limit = self.params["max_new_tokens"] or RESERVE
+        return len(self.tokens) + min(max(limit - self.drawn, 1), RESERVE)
 
 
 class LlamaCpp:
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
         self._model = native.Model(path, arguments(path, options, build()), _whole_percents(report))
         self._batch = native.Batch(self._model.n_batch)
-        self._slots = [Slot(number) for number in range(SLOTS)]
-        self._waiting: deque[Request] = deque()
-        self._untold: list[int] = []
+        sinks = int(options["attention_sink_size"]) if options["streaming_llm"] else None
+        spare = min(SPARE_BYTES, machine.total_memory() // 16)
+        self._cache = Cache(self._model, int(options.get("parallel", 1)), sinks, spare)
+        self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._warm_up()
-        self.operations = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.operations = {"cache": self._cache.told}
         self.info = Info(
             context_length=self._model.n_ctx,
             bos_token=self._model.special(self._model.bos),
             eos_token=self._model.special(self._model.eos),
             memory=machine.resident_memory(),
-            notes=tuple(notes(options, build())),
+            notes=(*notes(options, build()), *self._cannot_shift(bool(options["streaming_llm"]))),
         )
+
+    def _cannot_shift(self, wanted: bool) -> Iterator[Note]:
+        if wanted and not self._model.can_shift:
+            yield Note(
+                "streaming_llm",
+                {
+                    "en": "No effect: what this model has evaluated cannot be moved to other positions.",
+                    "zh": "无效：此模型已处理的内容无法移动到其他位置。",
+                },
+            )
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and pages, then forget it."""
-        self._batch.clear()
-        self._batch.add(max(self._model.bos, self._model.eos, 0), 0, 0, False)
-        if self._model.decode(self._batch) != 0:
+        self._batch.add(array("i", [max(self._model.bos, self._model.eos, 0)]), 0, 0, False)
+        if self._model.decode(self._batch) != native.DECODED:
             raise GenerationFailed("llama.cpp", "it cannot evaluate a single token of this model")
         self._model.clear()
 
@@ -99,12 +121,15 @@ class LlamaCpp:
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """The tokens of `text`, with BOS before it if the model wants that and `text` does not have it already."""
+        return self._encode(text, add_special).tolist()
+
+    def _encode(self, text: str, add_special: bool = True) -> array[int]:
         bos = self._model.special(self._model.bos)
         doubled = self._model.adds_bos and bool(bos) and text.startswith(bos)
         return self._model.tokenize(text, add_special and not doubled)
 
     def count(self, text: str) -> int:
-        return len(self.encode(text))
+        return len(self._encode(text))
 
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
@@ -114,23 +139,93 @@ class LlamaCpp:
                 raise OptionError("tokens", token, {"en": f"tokens from 0 to {last}", "zh": f" 0 到 {last} 之间的词符"})
         return b"".join(self._model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
 
-    # -- generation -----------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------------
 
     def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        tokens = self.encode(prompt) or [max(self._model.bos, self._model.eos, 0)]
+        tokens = self._encode(prompt) or array("i", [max(self._model.bos, self._model.eos, 0)])
         if len(tokens) >= self._model.n_ctx:
             raise PromptTooLong(len(tokens), self._model.n_ctx - 1)
-        self._waiting.append(Request(call, tokens, params))
-        self._untold.append(call)
+        stream = TextStream(params["stop"])
+        sampler = Sampler(self._model, params, tokens)
+        self._waiting.append(Sequence(call, tokens, params, sampler, stream, len(tokens), time.monotonic()))
 
     def cancel(self, call: int) -> None:
-        self._waiting = deque(request for request in self._waiting if request.call != call)
-        for sequence in [each for each in self._running if each.call == call]:
+        for sequence in [each for each in (*self._waiting, *self._running) if each.call == call]:
             self._end(sequence)
 
     @property
     def idle(self) -> bool:
         return not self._running and not self._waiting
+
+    def interrupt(self, urgent: bool) -> None:
+        """From another thread: a request has come. A step that takes long is broken off; any step if it is `urgent`."""
+        lone = len(self._running) == 1 < len(self._cache.slots)
+        if urgent or (lone and len(self._batch) > PIECE):
+            self._model.interrupt()
+
+    def resume(self) -> None:
+        self._model.resume()
+
+    def _end(self, sequence: Sequence) -> None:
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+        else:
+            self._running.remove(sequence)
+            sequence.slot.busy = False
+        sequence.sampler.free()
+
+    # -- who runs -------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Let those begin for whom there are a slot and room, in the order they came."""
+        for sequence in list(self._waiting):
+            if self._cache.full or not self._fits(sequence):
+                return
+            if not self._gains_by_waiting(sequence):
+                self._begin(sequence)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether it has room beside those that run. One alone always has."""
+        needed = sequence.demand + sum(each.demand for each in self._running)
+        return not self._running or needed - self._in_common(sequence) <= self._model.n_ctx
+
+    def _in_common(self, sequence: Sequence) -> int:
+        """How many tokens at its beginning it can have in common cells with one that runs."""
+        if not self._model.can_share:
+            return 0
+        return max((common(sequence.tokens, each.tokens) for each in self._running), default=0)
+
+    def _gains_by_waiting(self, sequence: Sequence) -> bool:
+        """Whether somebody is just reading what `sequence` begins with, so that it could share that a little later."""
+        reading = [each for each in self._running if each.left > 1]
+        if not reading or not self._model.can_share:
+            return False
+        promised = max(common(sequence.tokens, each.tokens) for each in reading)
+        return promised >= self._cache.reusable(sequence.tokens).length + WORTH_WAITING
+
+    def _begin(self, sequence: Sequence) -> None:
+        sequence.slot, sequence.evaluated = self._cache.take(self._cache.reusable(sequence.tokens))
+        if sequence.cached < 0:
+            sequence.cached = sequence.evaluated
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+
+    def _set_aside(self, sequence: Sequence) -> None:
+        """Let it wait before all others, until there is room again."""
+        assert sequence.slot is not None
+        self._running.remove(sequence)
+        sequence.slot.busy = False
+        sequence.slot = None
+        self._waiting.appendleft(sequence)
+
+    def _places(self) -> Iterator[tuple[int, Event]]:
+        """Tell those who wait how many go before them, whenever that has changed."""
+        for place, sequence in enumerate(self._waiting, 1):
+            if sequence.place != place:
+                sequence.place = place
+                yield sequence.call, Waiting(place)
+
+    # -- a step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> Iterator[tuple[int, Event]]:
         """Admit who can be admitted, evaluate one batch, and draw a token for each sequence that is ready for one."""
@@ -138,78 +233,84 @@ class LlamaCpp:
         yield from self._places()
         self._fill_batch()
         status = self._model.decode(self._batch)
-        if status != 0:
+        if status == native.DECODED:
+            for sequence in list(self._running):
+                yield from self._advance(sequence)
+        elif status == native.ABORTED:
+            self._read_back()
+        elif status != native.FULL or not self._make_room():
             yield from self._give_up(status)
-            return
-        for sequence in list(self._running):
-            yield from self._advance(sequence)
-
-    def _admit(self) -> None:
-        for slot in self._slots:
-            if not slot.busy and self._waiting:
-                self._begin(self._waiting.popleft(), slot)
-
-    def _begin(self, request: Request, slot: Slot) -> None:
-        # At least one token is evaluated, for its logits.
-        common = min(_common_prefix(slot.cells, request.prompt), len(request.prompt) - 1)
-        if not self._model.keep(slot.number, common):
-            self._model.keep(slot.number, 0)  # a recurrent memory cannot go back a few tokens, only to its start
-            common = 0
-        del slot.cells[common:]
-        sequence = Sequence(
-            request.call,
-            slot,
-            request.prompt,
-            request.prompt[common:],
-            request.params,
-            native.Sampler(self._model, request.params, request.prompt),
-            TextStream(request.params["stop"]),
-            cached=common,
-            began=time.monotonic(),
-        )
-        slot.busy = True  # only now: parameters that make no sense must not block the slot
-        self._running.append(sequence)
-
-    def _places(self) -> Iterator[tuple[int, Event]]:
-        """Tell newcomers who have to wait how many go before them."""
-        order = [request.call for request in self._waiting]
-        for call in self._untold:
-            if call in order:
-                yield call, Waiting(order.index(call) + len(self._running))
-        self._untold.clear()
+        self._batch.clear()
 
     def _fill_batch(self) -> None:
         self._batch.clear()
+        writing = [each for each in self._running if each.left == 1]
+        reading = sorted((each for each in self._running if each.left > 1), key=lambda each: each.left)
+        for sequence in writing:
+            self._take(sequence, 1)
+        room = self._batch.capacity - len(writing)
+        room = room if len(self._running) == 1 else min(room, PIECE)
+        for index, sequence in enumerate(reading):  # in equal parts; what the short ones leave goes to the long ones
+            part = min(sequence.left, room // (len(reading) - index))
+            self._take(sequence, part)
+            room -= part
+
+    def _take(self, sequence: Sequence, count: int) -> None:
+        assert sequence.slot is not None
+        sequence.taking, sequence.row = count, -1
+        if not count:
+            return
+        tokens = sequence.tokens[sequence.evaluated : sequence.evaluated + count]
+        complete = count == sequence.left
+        row = self._batch.add(tokens, len(sequence.slot.cells), sequence.slot.number, complete)
+        sequence.row = row if complete else -1
+
+    def _read_back(self) -> None:
+        """The batch was broken off: keep what of it has been evaluated, and leave each a token to get logits from."""
         for sequence in self._running:
-            position = len(sequence.slot.cells)
-            chunk = sequence.todo[: self._batch.room]
-            complete = len(chunk) == len(sequence.todo)
-            sequence.row = -1
-            for offset, token in enumerate(chunk):
-                wants_logits = complete and offset == len(chunk) - 1
-                row = self._batch.add(token, position + offset, sequence.slot.number, wants_logits)
-                sequence.row = row if wants_logits else -1
-            sequence.slot.cells += chunk
-            del sequence.todo[: len(chunk)]
+            assert sequence.slot is not None
+            begin = sequence.evaluated
+            done = self._cache.read_back(sequence.slot, sequence.tokens[begin : begin + sequence.taking])
+            sequence.evaluated = begin + done if done >= 0 else 0
+            if not sequence.left:
+                sequence.evaluated -= 1
+                self._cache.cut(sequence.slot, len(sequence.slot.cells) - 1)
+
+    def _make_room(self) -> bool:
+        """Take cells from who needs them least: from idle slots, then from who came last. False if nobody is left."""
+        if self._cache.make_room():
+            return True
+        if len(self._running) > 1:
+            self._set_aside(self._running[-1])
+            return self._cache.make_room()
+        return False
 
     def _give_up(self, status: int) -> Iterator[tuple[int, Event]]:
         """The batch could not be evaluated: nobody can be served from a cache in an unknown state."""
-        words = f"llama_decode answered {status}" + (" (no room in the cache)" if status == 1 else "")
+        words = f"llama_decode answered {status}" + (" (no room in the cache)" if status == native.FULL else "")
         for sequence in list(self._running):
             self._end(sequence)
             yield sequence.call, Failed(GenerationFailed("llama.cpp", words))
-        self._model.clear()
-        for slot in self._slots:
-            slot.cells.clear()
+        self._cache.clear()
+
+    # -- a sequence -----------------------------------------------------------------------------------------------
 
     def _advance(self, sequence: Sequence) -> Iterator[tuple[int, Event]]:
+        assert sequence.slot is not None
+        end = sequence.evaluated + sequence.taking
+        sequence.slot.cells.extend(sequence.tokens[sequence.evaluated : end])
+        sequence.evaluated = end
         if sequence.row < 0:
-            done = 1 - len(sequence.todo) / max(len(sequence.prompt) - sequence.cached, 1)
-            yield sequence.call, Progress("prompt", done)
+            read = (end - sequence.cached) / max(sequence.prompt_tokens - sequence.cached, 1)
+            yield sequence.call, Progress("prompt", min(read, 1.0))
             return
-        if not sequence.drawn:
-            sequence.answering = time.monotonic()
-        text, reason = self._draw(sequence)
+        sequence.answering = sequence.answering or time.monotonic()
+        try:
+            text, reason = self._draw(sequence)
+        except GenerationFailed as error:  # the others go on
+            self._end(sequence)
+            yield sequence.call, Failed(error)
+            return
         if text is not None:
             yield sequence.call, text
         if reason:
@@ -224,9 +325,10 @@ class LlamaCpp:
         top = sequence.params["top_logprobs"]
         chances = None if top is None else self._model.chances(sequence.row, token, top)
         text = sequence.stream.feed(self._model.piece(token), chances)
-        sequence.todo = [token]
+        sequence.tokens.append(token)
         if sequence.stream.stopped:
             return text, "stop"
+        assert sequence.slot is not None
         full = len(sequence.slot.cells) >= self._model.n_ctx
         enough = sequence.drawn == sequence.params["max_new_tokens"]
         return text, "length" if full or enough else ""
@@ -240,23 +342,13 @@ class LlamaCpp:
             sequence.call,
             Done(
                 reason,
-                prompt_tokens=len(sequence.prompt),
+                prompt_tokens=sequence.prompt_tokens,
                 cached_tokens=sequence.cached,
                 completion_tokens=sequence.drawn,
                 prompt_seconds=sequence.answering - sequence.began,
                 decode_seconds=time.monotonic() - sequence.answering,
             ),
         )
-
-    def _end(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        sequence.slot.busy = False
-        sequence.sampler.free()
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _whole_percents(report: Report) -> Callable[[float], None]:

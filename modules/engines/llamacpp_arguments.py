@@ -16,6 +16,9 @@ SPLIT_LAYERS, SPLIT_ROWS = 1, 2
 CACHE_F16, CACHE_Q4_0, CACHE_Q8_0 = 1, 2, 8
 NUMA_DISTRIBUTE = 1
 UBATCH = 512
+CPU_UBATCH = (
+    256  # read a prompt fastest of 64 to 512, and less is lost when a step is broken off (benchmarks/README.md)
+)
 ALL_LAYERS = 256  # the slider's end: "everything"
 USUAL_SINKS = 5  # the default of attention_sink_size, of which nothing need be said
 
@@ -47,7 +50,7 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
     calls["llama_model_load_from_file"] = {"path_model": str(path), **_model(options)}
     if not build.repacks:
         calls["llama_model_load_from_file"]["use_extra_bufts"] = False
-    calls["llama_init_from_model"] = _context(options)
+    calls["llama_init_from_model"] = _context(options, build)
     return calls
 
 
@@ -65,13 +68,16 @@ def _model(options: Mapping[str, Value]) -> dict[str, Json]:
     return args
 
 
-def _context(options: Mapping[str, Value]) -> dict[str, Json]:
-    n_batch = int(options["n_batch"])
+def _context(options: Mapping[str, Value], build: Build) -> dict[str, Json]:
+    slots = int(options.get("parallel", 1))
+    n_batch = max(int(options["n_batch"]), slots + 1)  # a step has a token of each answer, and something of a prompt
+    on_gpu = build.gpu_offload and not options["cpu"] and int(options["n_gpu_layers"]) != 0
     args: dict[str, Json] = {
         "n_ctx": int(options["n_ctx"]),
         "n_batch": n_batch,
-        "n_ubatch": min(n_batch, UBATCH),
-        "n_seq_max": 1,
+        "n_ubatch": min(n_batch, UBATCH if on_gpu else CPU_UBATCH),
+        "n_seq_max": slots,
+        "kv_unified": True,
         "n_threads": int(options["threads"]) or machine.physical_cores(),
         "n_threads_batch": int(options["threads_batch"]) or machine.logical_cores(),
         "flash_attn_type": int(_flash_attn(options)),
@@ -122,7 +128,7 @@ def notes(options: Mapping[str, Value], build: Build) -> Iterator[Note]:
             "cache_8bit", {"en": "Not used: the 4-bit cache takes precedence.", "zh": "未使用：以 4 位缓存为准。"}
         )
     yield from _gone(options)
-    yield from _not_yet(options)
+    yield from _alone(options)
     if not build.gpu_offload:
         yield from _without_gpu(options)
     yield from _split(options, build)
@@ -147,29 +153,13 @@ def _gone(options: Mapping[str, Value]) -> Iterator[Note]:
         )
 
 
-def _not_yet(options: Mapping[str, Value]) -> Iterator[Note]:
-    if int(options["parallel"]) > 1:
-        yield Note(
-            "parallel",
-            {
-                "en": "Not yet: this version answers one request at a time; the others wait their turn.",
-                "zh": "尚未支持：此版本一次只处理一个请求，其余排队等候。",
-            },
-        )
-    if options["streaming_llm"]:
-        yield Note(
-            "streaming_llm",
-            {
-                "en": "Not yet: this version evaluates the prompt again after old messages were dropped.",
-                "zh": "尚未支持：此版本在删除旧消息后会重新处理提示词。",
-            },
-        )
-    if int(options["attention_sink_size"]) != USUAL_SINKS:
+def _alone(options: Mapping[str, Value]) -> Iterator[Note]:
+    if int(options["attention_sink_size"]) != USUAL_SINKS and not options["streaming_llm"]:
         yield Note(
             "attention_sink_size",
             {
-                "en": "No effect: it belongs to streaming_llm, which this version does not have yet.",
-                "zh": "无效：它属于 streaming_llm，而此版本尚未支持该功能。",
+                "en": "No effect: it belongs to streaming_llm, which is off.",
+                "zh": "无效：它属于 streaming_llm，而该选项未启用。",
             },
         )
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as native
 import numpy as np
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 from modules.errors import LoadFailed, Unsupported
 from modules.events import Json, Logprob, TokenChances
 
-_MULTIPLE = 2**32  # llama.cpp's sampler seeds are 32 bits wide
+DECODED, FULL, ABORTED = 0, 1, 2
+"""What `llama_decode` answers: all done; no room in the cache, nothing was changed; the alarm ended it."""
 
 _DEBUG_LEVEL, _ERROR_LEVEL = 1, 4
 
@@ -71,7 +74,14 @@ class Model:
         self.n_ctx: int = native.llama_n_ctx(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
         self.n_vocab: int = native.llama_vocab_n_tokens(self.vocab)
+        self.seconds_decoding = 0.0
         self._pieces: dict[int, bytes] = {}
+        self._alarm = Alarm()
+        self._moved = False  # positions were shifted, which the next decode carries out
+        recurrent = native.llama_model_is_recurrent(self.handle) or native.llama_model_is_hybrid(self.handle)
+        self.can_cut = not recurrent
+        self.can_share = not recurrent and bool(calls["llama_init_from_model"]["kv_unified"])
+        self.can_shift = not recurrent and bool(native.llama_memory_can_shift(self.memory))
 
     def _refuse_what_cannot_answer(self) -> None:
         if native.llama_model_has_encoder(self.handle) or not native.llama_model_has_decoder(self.handle):
@@ -86,15 +96,15 @@ class Model:
         words = " / ".join(dict.fromkeys(self._journal.errors[-3:])) or "no reason given"
         return LoadFailed("llama.cpp", path.name, words)
 
-    def tokenize(self, text: str, add_special: bool) -> list[int]:
-        """The tokens of `text`; names of special tokens in it become those tokens."""
+    def tokenize(self, text: str, add_special: bool) -> array[int]:
+        """The tokens of `text`; names of special tokens in it become those tokens. Any thread may ask."""
         raw = text.encode("utf-8", "replace")  # JSON can carry half a surrogate pair
         size = len(raw) + 8  # hardly ever more tokens than bytes, but for BOS, EOS and a space before the text
         while True:
             tokens = (native.llama_token * size)()
             count = native.llama_tokenize(self.vocab, raw, len(raw), tokens, size, add_special, True)
             if count >= 0:
-                return list(tokens[:count])
+                return array("i", tokens[:count])
             size = -count
 
     def piece(self, token: int, special: bool = False) -> bytes:
@@ -118,6 +128,16 @@ class Model:
         """Whether `token` is one of the model's end-of-generation tokens."""
         return bool(native.llama_vocab_is_eog(self.vocab, token))
 
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end an answer."""
+        return tuple(token for token in range(self.n_vocab) if self.ends(token))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What llama.cpp has called an error so far, in its own words."""
+        return self._journal.errors
+
     def special(self, token: int) -> str:
         """The text of a special token; "" for the -1 of a vocabulary that lacks it."""
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
@@ -134,9 +154,27 @@ class Model:
     def adds_bos(self) -> bool:
         return bool(native.llama_vocab_get_add_bos(self.vocab))
 
+    # -- evaluating -----------------------------------------------------------------------------------------------
+
     def decode(self, batch: Batch) -> int:
-        """Evaluate `batch`: 0, or what `llama_decode` answers when it cannot (1: no room in the cache)."""
-        return int(native.llama_decode(self.context, batch.handle))
+        """Evaluate `batch`: DECODED, FULL or ABORTED; anything else is an error of llama.cpp's.
+
+        A shift of positions is carried out here first and must not be broken off: llama.cpp would do it once more.
+        """
+        self._alarm.watch(self.context, not self._moved)
+        began = time.perf_counter()
+        status = int(native.llama_decode(self.context, batch.handle))
+        self.seconds_decoding += time.perf_counter() - began
+        if status == DECODED:
+            self._moved = False
+        return status
+
+    def interrupt(self) -> None:
+        """From any thread: end the `decode` under way, or the next one, until `resume` is called."""
+        self._alarm.ring()
+
+    def resume(self) -> None:
+        self._alarm.quiet()
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """The logits of one row of the last batch that asked for them, shape (n_vocab,); a view, not a copy."""
@@ -155,13 +193,43 @@ class Model:
     def has_amx() -> bool:
         return b"AMX_INT8 = 1" in native.llama_print_system_info()
 
+    # -- the cache ------------------------------------------------------------------------------------------------
+
     def keep(self, sequence: int, length: int) -> bool:
         """Forget what `sequence` holds beyond its first `length` tokens; False if this memory can not be cut there."""
         return bool(native.llama_memory_seq_rm(self.memory, sequence, length, -1))
 
+    def span(self, sequence: int) -> tuple[int, int]:
+        """The first and the last position that `sequence` holds; (-1, -1) if it holds nothing."""
+        memory = self.memory
+        return native.llama_memory_seq_pos_min(memory, sequence), native.llama_memory_seq_pos_max(memory, sequence)
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Let `target`, which must be empty, own the first `length` cells of `source` too. Nothing is copied."""
+        native.llama_memory_seq_cp(self.memory, source, target, 0, length)
+
+    def close_gap(self, sequence: int, begin: int, end: int) -> None:
+        """Forget positions `begin` to `end` (exclusive) and move what comes after them to their place."""
+        native.llama_memory_seq_rm(self.memory, sequence, begin, end)
+        native.llama_memory_seq_add(self.memory, sequence, end, -1, begin - end)
+        self._moved = True
+
     def clear(self) -> None:
         """Forget all that was evaluated, of every sequence."""
         native.llama_memory_clear(self.memory, True)
+        self._moved = False
+
+    def save(self, sequence: int) -> NDArray[np.uint8]:
+        """What `sequence` holds, as bytes that `restore` takes; empty if it could not be had."""
+        state = np.empty(native.llama_state_seq_get_size(self.context, sequence), np.uint8)
+        size = native.llama_state_seq_get_data(self.context, _bytes(state), state.size, sequence)
+        return state[:size]
+
+    def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        """Put what `save` gave into `sequence`, which must be empty. False if there is no room for it."""
+        return bool(native.llama_state_seq_set_data(self.context, _bytes(state), state.size, sequence))
+
+    # -- chances --------------------------------------------------------------------------------------------------
 
     def chances(self, row: int, token: int, top: int) -> TokenChances:
         """How likely `token` was at that row, and the `top` likeliest, before any sampler changed them."""
@@ -175,79 +243,69 @@ class Model:
         return Logprob(self.piece(token, special=True).decode("utf-8", "replace"), round(float(logprobs[token]), 6))
 
 
+class Alarm:
+    """One byte that llama.cpp looks at while it computes, so that another thread can end that within a millisecond.
+
+    llama.cpp calls its abort callback once per node of the graph, a thousand times a token. A Python function would
+    need the GIL each time; so the callback is C's `strlen` and what it measures is our byte: 0 goes on, 1 ends.
+    """
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+        self._length = ctypes.cast(library.strlen, native.ggml_abort_callback)
+        self._never = native.ggml_abort_callback()
+        self._byte = ctypes.create_string_buffer(2)
+        self._watching: bool | None = None
+
+    def watch(self, context: object, wanted: bool) -> None:
+        if wanted is not self._watching:
+            self._watching = wanted
+            callback = self._length if wanted else self._never
+            native.llama_set_abort_callback(context, callback, ctypes.cast(self._byte, ctypes.c_void_p))
+
+    def ring(self) -> None:
+        self._byte[0] = b"\1"
+
+    def quiet(self) -> None:
+        self._byte[0] = b"\0"
+
+
 class Batch:
     """Tokens to evaluate in one go, at most `capacity`, each of one sequence. Allocated once, filled many times."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.handle = native.llama_batch_init(capacity, 0, 1)
+        self._tokens, self._positions, self._sequences = (np.zeros(capacity, np.int32) for _ in range(3))
+        self._wanted = np.zeros(capacity, np.int8)
+        self._counts = np.ones(capacity, np.int32)
+        # Each token's list of sequences has one member: its place in `_sequences`.
+        self._lists = self._sequences.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        fields = dict(native.llama_batch._fields_)
+        columns: dict[str, NDArray[Any]] = {"token": self._tokens, "pos": self._positions, "n_seq_id": self._counts}
+        columns |= {"seq_id": self._lists, "logits": self._wanted}
+        pointers = {name: ctypes.cast(column.ctypes.data, fields[name]) for name, column in columns.items()}
+        self.handle = native.llama_batch(n_tokens=0, **pointers)
+
+    def __len__(self) -> int:
+        return int(self.handle.n_tokens)
 
     def clear(self) -> None:
         self.handle.n_tokens = 0
 
-    @property
-    def room(self) -> int:
-        return int(self.capacity - self.handle.n_tokens)
-
-    def add(self, token: int, position: int, sequence: int, wants_logits: bool) -> int:
-        """Append a token; its row, under which its logits can be asked for after decoding."""
-        batch, row = self.handle, int(self.handle.n_tokens)
-        batch.token[row] = token
-        batch.pos[row] = position
-        batch.n_seq_id[row] = 1
-        batch.seq_id[row][0] = sequence
-        batch.logits[row] = wants_logits
-        batch.n_tokens = row + 1
-        return row
+    def add(self, tokens: array[int], position: int, sequence: int, wants_logits: bool) -> int:
+        """Append `tokens`; the row of the last one, under which its logits can be asked for if they are wanted."""
+        begin, end = len(self), len(self) + len(tokens)
+        self._tokens[begin:end] = tokens
+        self._positions[begin:end] = range(position, position + len(tokens))
+        self._sequences[begin:end] = sequence
+        self._wanted[begin:end] = 0
+        self._wanted[end - 1] = wants_logits
+        self.handle.n_tokens = end
+        return end - 1
 
 
-class Sampler:
-    """The native sampler chain for one generation's parameters. It must be told of the prompt to penalise its words."""
-
-    def __init__(self, model: Model, params: Mapping[str, Json], prompt: Sequence[int]) -> None:
-        self._context = model.context
-        self._chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
-        for sampler in _samplers(model.n_vocab, params):
-            native.llama_sampler_chain_add(self._chain, sampler)
-        if _penalises(params):
-            for token in prompt[-_window(params) :]:
-                native.llama_sampler_accept(self._chain, token)
-
-    def sample(self, row: int) -> int:
-        """Draw a token from the logits of that row, and remember it."""
-        return int(native.llama_sampler_sample(self._chain, self._context, row))
-
-    def free(self) -> None:
-        native.llama_sampler_free(self._chain)
-
-
-def _penalises(params: Mapping[str, Json]) -> bool:
-    neutral = {"repetition_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
-    return any(params[key] != value for key, value in neutral.items())
-
-
-def _window(params: Mapping[str, Json]) -> int:
-    """The tokens that penalties look back over. llama.cpp allocates them at once, so "all" needs an end."""
-    return int(params["repetition_penalty_range"]) or 1 << 17
-
-
-def _samplers(n_vocab: int, params: Mapping[str, Json]) -> list[object]:
-    """In llama.cpp's own order: penalties, what cuts the tail, temperature, the draw. Neutral ones are left out."""
-    chain: list[object] = []
-    if _penalises(params):
-        penalties = (params["repetition_penalty"], params["frequency_penalty"], params["presence_penalty"])
-        chain.append(native.llama_sampler_init_penalties(n_vocab, _window(params), *penalties))
-    if params["temperature"] <= 0:
-        return [*chain, native.llama_sampler_init_greedy()]
-    if params["top_k"] > 0:
-        chain.append(native.llama_sampler_init_top_k(params["top_k"]))
-    if params["top_p"] < 1:
-        chain.append(native.llama_sampler_init_top_p(params["top_p"], 1))
-    if params["min_p"] > 0:
-        chain.append(native.llama_sampler_init_min_p(params["min_p"], 1))
-    seed = params["seed"] if params["seed"] >= 0 else random.randrange(_MULTIPLE - 1)
-    chain.append(native.llama_sampler_init_temp(params["temperature"]))
-    return [*chain, native.llama_sampler_init_dist(seed)]
+def _bytes(state: NDArray[np.uint8]) -> object:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class _model_params:

@@ -63,7 +63,8 @@ def _widget(option: Option, shape: Mapping[str, Any]) -> Component:
     if option.choices:
         return gr.Dropdown(choices=list(option.choices), value=option.default, filterable=False, **shape)
     if isinstance(option.default, str):
-        return gr.Textbox(value=option.default, max_lines=1, placeholder=option.example, **shape)
+        lines = 8 if option.multiline else 1
+        return gr.Textbox(value=option.default, max_lines=lines, placeholder=option.example, **shape)
     if option.step is not None and option.maximum is not None:
         limits = {"minimum": option.minimum, "maximum": option.maximum, "step": option.step}
         return gr.Slider(value=option.default, buttons=["reset"], **limits, **shape)
