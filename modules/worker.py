@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import threading
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -23,6 +24,10 @@ from modules.engines.base import BatchingEngine, SerialEngine
 from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
 from modules.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.options import Value
+
+PAUSE_SECONDS = 0.025
+"""Between two pieces of text that we send. Nobody sees whether text comes forty times a second or a hundred, but each
+time the parent wakes, on the processors that the model fills, all of its threads wait."""
 
 Request = tuple[int, str, dict[str, Json]]
 
@@ -115,6 +120,8 @@ class Worker:
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._channel = channel
         self._writing = threading.Lock()
+        self._held: list[bytes] = []  # lines about to be sent
+        self._sent = 0.0  # when the last ones were
         self._engine: BatchingEngine | Turns | None = None
         self._open: set[int] = set()  # generations that have not ended
 
@@ -135,17 +142,17 @@ class Worker:
                 self._step(self._engine)
 
     def _step(self, engine: BatchingEngine | Turns) -> None:
-        said: list[bytes] = []  # what a step draws for all calls goes out in one piece: it wakes the parent once
         try:
             for call, event in engine.step():
-                said.append(self._line(call, event))
+                self._held.append(self._line(call, event))
                 if not isinstance(event, Text):
-                    self._write(said)
+                    self._send_held()
         except Exception as error:  # a fault of the engine's loop: nobody is left waiting for an answer
             for call in list(self._open):
                 engine.cancel(call)
-                said.append(self._line(call, Failed(_in_words(error))))
-        self._write(said)
+                self._send(call, Failed(_in_words(error)))
+        if time.monotonic() - self._sent >= PAUSE_SECONDS:
+            self._send_held()
 
     def _take_requests(self) -> None:
         """Serve all that has arrived; wait for something to do if there is nothing at all."""
@@ -154,6 +161,7 @@ class Worker:
         if self._engine is not None:
             self._engine.resume()  # before looking: what comes from now on interrupts again
         while not self._inbox.empty():
+            self._send_held()  # the next step may take long
             self._serve(*self._inbox.get())
 
     def _line(self, call: int, event: Event) -> bytes:
@@ -161,15 +169,18 @@ class Worker:
             self._open.discard(call)
         return to_line(call, event)
 
-    def _write(self, lines: list[bytes]) -> None:
-        """Send `lines` and forget them."""
-        if lines:
-            with self._writing:
-                self._channel.write(b"".join(lines))
-            lines.clear()
+    def _send_held(self) -> None:
+        if self._held:
+            self._write(b"".join(self._held))
+            self._held.clear()
+            self._sent = time.monotonic()
 
     def _send(self, call: int, event: Event) -> None:
-        self._write([self._line(call, event)])
+        self._write(self._line(call, event))
+
+    def _write(self, lines: bytes) -> None:
+        with self._writing:
+            self._channel.write(lines)
 
     def _reply(self, call: int, operation: str, args: Mapping[str, Json], answer: Callable[[], Json]) -> None:
         try:

@@ -64,6 +64,11 @@ class Answers:
         while len(self.ends) < self._count:
             yield await self._next()
 
+    @property
+    def more(self) -> bool:
+        """Whether the next one is there already."""
+        return bool(self._inbox)
+
     async def _next(self) -> tuple[int, Reply]:
         while not self._inbox:
             self._news.clear()

@@ -34,12 +34,15 @@ async def _events(answers: Answers, shape: Shape, count: int, language: str) -> 
         for number in range(count):
             if opening := shape.sse_opening(number):
                 yield opening
+        held = b""
         async for number, reply in answers:
             if isinstance(reply, Text):
-                if event := shape.sse_text(number, reply):
-                    yield event
+                held += shape.sse_text(number, reply)
             elif isinstance(reply, Done):
-                yield shape.sse_end(number, reply)
+                held += shape.sse_end(number, reply)
+            if held and not answers.more:  # what came together goes out together
+                yield held
+                held = b""
         if usage := shape.sse_usage(answers.ends):
             yield usage
         yield b"data: [DONE]\n\n"

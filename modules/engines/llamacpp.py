@@ -21,7 +21,7 @@ from modules.engines.llamacpp_arguments import Build, arguments, notes
 from modules.engines.llamacpp_cache import Cache, Slot, common
 from modules.engines.llamacpp_sampler import Sampler
 from modules.engines.stream import TextStream
-from modules.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.errors import GenerationFailed, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
 from modules.options import Value
 
@@ -134,9 +134,7 @@ class LlamaCpp:
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
         for token in tokens:
-            if not 0 <= token < self._model.n_vocab:  # llama.cpp aborts the process
-                last = self._model.n_vocab - 1
-                raise OptionError("tokens", token, {"en": f"tokens from 0 to {last}", "zh": f" 0 到 {last} 之间的词符"})
+            self._model.check_token("tokens", token)
         return b"".join(self._model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
 
     # -- requests -------------------------------------------------------------------------------------------------
@@ -247,7 +245,9 @@ class LlamaCpp:
         writing = [each for each in self._running if each.left == 1]
         reading = sorted((each for each in self._running if each.left > 1), key=lambda each: each.left)
         for sequence in writing:
-            self._take(sequence, 1)
+            assert sequence.slot is not None
+            place = (len(sequence.slot.cells), sequence.slot.number)
+            sequence.taking, sequence.row = 1, self._batch.add_one(sequence.tokens[-1], *place)
         room = self._batch.capacity - len(writing)
         room = room if len(self._running) == 1 else min(room, PIECE)
         for index, sequence in enumerate(reading):  # in equal parts; what the short ones leave goes to the long ones
@@ -261,9 +261,8 @@ class LlamaCpp:
         if not count:
             return
         tokens = sequence.tokens[sequence.evaluated : sequence.evaluated + count]
-        complete = count == sequence.left
-        row = self._batch.add(tokens, len(sequence.slot.cells), sequence.slot.number, complete)
-        sequence.row = row if complete else -1
+        place = (len(sequence.slot.cells), sequence.slot.number)
+        sequence.row = self._batch.add(tokens, *place, wants_logits=count == sequence.left)
 
     def _read_back(self) -> None:
         """The batch was broken off: keep what of it has been evaluated, and leave each a token to get logits from."""
