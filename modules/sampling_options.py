@@ -375,3 +375,6 @@ _MORE = (
 
 PARAMETERS: Mapping[str, Option] = {option.key: option for option in (*_USUAL, *_MORE)}
 """Every parameter by its key, in the order in which they are shown."""
+
+GROUPS = ("common", "cut", "heat", "repeat", "limit")
+"""The groups in the order in which they are shown; the first stands open."""

@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from modules import sampling
 from modules.engines.llamacpp_arguments import Build
 from modules.errors import InternalError, LoadFailed, OptionError, PromptTooLong
-from modules.events import Done, Event, Failed, Info, Progress, Result, Text, TokenChances, Waiting
+from modules.events import Info, Progress, Text
 from modules.process import ROOT, WorkerProcess
+from tests.answers import answer, ask, forget, parameters
 from tests.conftest import LLAMA, SMOLLM2, load, load_arguments
 from tests.gguf_files import gguf
 
@@ -36,48 +35,6 @@ CHAT = (
 )
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
-
-
-@dataclass(frozen=True)
-class Answer:
-    events: list[Event]
-
-    @property
-    def pieces(self) -> list[str]:
-        return [event.text for event in self.events if isinstance(event, Text)]
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    @property
-    def chances(self) -> list[TokenChances]:
-        return [each for event in self.events if isinstance(event, Text) for each in event.chances]
-
-    @property
-    def done(self) -> Done:
-        (end,) = (event for event in self.events if isinstance(event, Done))
-        return end
-
-
-def parameters(*, stops: tuple[str, ...] = (), top_logprobs: int | None = None, **raw: object) -> dict[str, Any]:
-    """Greedy, 20 tokens; unless said otherwise."""
-    return sampling.settle({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs)
-
-
-def answer(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
-    return Answer(list(worker.events("generate", prompt=prompt, params=parameters(**wishes))))
-
-
-def ask(worker: WorkerProcess, operation: str, **args: object) -> Any:
-    (event,) = worker.events(operation, **args)
-    assert isinstance(event, Result)
-    return event.value
-
-
-def forget(worker: WorkerProcess) -> None:
-    """Have the cache hold nothing that another prompt could go on from."""
-    assert answer(worker, "§", max_new_tokens=1).done.prompt_tokens > 0
 
 
 @pytest.fixture(scope="module")
@@ -319,23 +276,6 @@ def test_going_on_after_a_cancelled_answer_uses_what_was_evaluated(llama: Worker
     again = answer(llama, STORY)
     assert again.done.cached_tokens == again.done.prompt_tokens - 1
     assert again.text.startswith(begun)
-
-
-def test_who_has_to_wait_is_told_its_place(llama: WorkerProcess) -> None:
-    heard: dict[str, list[Event]] = {"first": [], "second": [], "third": []}
-    ended = threading.Event()
-    for name, events in heard.items():
-
-        def deliver(event: Event, name: str = name, events: list[Event] = events) -> None:
-            events.append(event)
-            if name == "third" and isinstance(event, (Done, Failed)):
-                ended.set()
-
-        llama.start("generate", deliver, prompt=f"The {name} of", params=parameters(max_new_tokens=5))
-    assert ended.wait(20)
-    waits = {name: [event for event in events if isinstance(event, Waiting)] for name, events in heard.items()}
-    assert waits == {"first": [], "second": [Waiting(1)], "third": [Waiting(2)]}
-    assert all(isinstance(events[-1], Done) for events in heard.values())
 
 
 def test_questions_are_answered_between_two_tokens(llama: WorkerProcess) -> None:

@@ -82,26 +82,26 @@ class Sequence:
 
 class LlamaCpp:
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        self._model = native.Model(path, arguments(path, options, build()), _whole_percents(report))
-        self._batch = native.Batch(self._model.n_batch)
+        self.model = native.Model(path, arguments(path, options, build()), _whole_percents(report))
+        self._batch = native.Batch(self.model.n_batch)
         sinks = int(options["attention_sink_size"]) if options["streaming_llm"] else None
         spare = min(SPARE_BYTES, machine.total_memory() // 16)
-        self._cache = Cache(self._model, int(options.get("parallel", 1)), sinks, spare)
+        self._cache = Cache(self.model, int(options.get("parallel", 1)), sinks, spare)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._warm_up()
         self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
         self.operations = {"cache": self._cache.told}
         self.info = Info(
-            context_length=self._model.n_ctx,
-            bos_token=self._model.special(self._model.bos),
-            eos_token=self._model.special(self._model.eos),
+            context_length=self.model.n_ctx,
+            bos_token=self.model.special(self.model.bos),
+            eos_token=self.model.special(self.model.eos),
             memory=machine.resident_memory(),
             notes=(*notes(options, build()), *self._cannot_shift(bool(options["streaming_llm"]))),
         )
 
     def _cannot_shift(self, wanted: bool) -> Iterator[Note]:
-        if wanted and not self._model.can_shift:
+        if wanted and not self.model.can_shift:
             yield Note(
                 "streaming_llm",
                 {
@@ -112,10 +112,10 @@ class LlamaCpp:
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and pages, then forget it."""
-        self._batch.add(array("i", [max(self._model.bos, self._model.eos, 0)]), 0, 0, False)
-        if self._model.decode(self._batch) != native.DECODED:
+        self._batch.add(array("i", [max(self.model.bos, self.model.eos, 0)]), 0, 0, False)
+        if self.model.decode(self._batch) != native.DECODED:
             raise GenerationFailed("llama.cpp", "it cannot evaluate a single token of this model")
-        self._model.clear()
+        self.model.clear()
 
     # -- questions ------------------------------------------------------------------------------------------------
 
@@ -124,9 +124,9 @@ class LlamaCpp:
         return self._encode(text, add_special).tolist()
 
     def _encode(self, text: str, add_special: bool = True) -> array[int]:
-        bos = self._model.special(self._model.bos)
-        doubled = self._model.adds_bos and bool(bos) and text.startswith(bos)
-        return self._model.tokenize(text, add_special and not doubled)
+        bos = self.model.special(self.model.bos)
+        doubled = self.model.adds_bos and bool(bos) and text.startswith(bos)
+        return self.model.tokenize(text, add_special and not doubled)
 
     def count(self, text: str) -> int:
         return len(self._encode(text))
@@ -134,17 +134,17 @@ class LlamaCpp:
     def decode(self, tokens: list[int]) -> str:
         """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
         for token in tokens:
-            self._model.check_token("tokens", token)
-        return b"".join(self._model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+            self.model.check_token("tokens", token)
+        return b"".join(self.model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        tokens = self._encode(prompt) or array("i", [max(self._model.bos, self._model.eos, 0)])
-        if len(tokens) >= self._model.n_ctx:
-            raise PromptTooLong(len(tokens), self._model.n_ctx - 1)
+        tokens = self._encode(prompt) or array("i", [max(self.model.bos, self.model.eos, 0)])
+        if len(tokens) >= self.model.n_ctx:
+            raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
         stream = TextStream(params["stop"])
-        sampler = Sampler(self._model, params, tokens)
+        sampler = Sampler(self.model, params, tokens)
         self._waiting.append(Sequence(call, tokens, params, sampler, stream, len(tokens), time.monotonic()))
 
     def cancel(self, call: int) -> None:
@@ -159,10 +159,10 @@ class LlamaCpp:
         """From another thread: a request has come. A step that takes long is broken off; any step if it is `urgent`."""
         lone = len(self._running) == 1 < len(self._cache.slots)
         if urgent or (lone and len(self._batch) > PIECE):
-            self._model.interrupt()
+            self.model.interrupt()
 
     def resume(self) -> None:
-        self._model.resume()
+        self.model.resume()
 
     def _end(self, sequence: Sequence) -> None:
         if sequence.slot is None:
@@ -185,18 +185,18 @@ class LlamaCpp:
     def _fits(self, sequence: Sequence) -> bool:
         """Whether it has room beside those that run. One alone always has."""
         needed = sequence.demand + sum(each.demand for each in self._running)
-        return not self._running or needed - self._in_common(sequence) <= self._model.n_ctx
+        return not self._running or needed - self._in_common(sequence) <= self.model.n_ctx
 
     def _in_common(self, sequence: Sequence) -> int:
         """How many tokens at its beginning it can have in common cells with one that runs."""
-        if not self._model.can_share:
+        if not self.model.can_share:
             return 0
         return max((common(sequence.tokens, each.tokens) for each in self._running), default=0)
 
     def _gains_by_waiting(self, sequence: Sequence) -> bool:
         """Whether somebody is just reading what `sequence` begins with, so that it could share that a little later."""
         reading = [each for each in self._running if each.left > 1]
-        if not reading or not self._model.can_share:
+        if not reading or not self.model.can_share:
             return False
         promised = max(common(sequence.tokens, each.tokens) for each in reading)
         return promised >= self._cache.reusable(sequence.tokens).length + WORTH_WAITING
@@ -230,7 +230,7 @@ class LlamaCpp:
         self._admit()
         yield from self._places()
         self._fill_batch()
-        status = self._model.decode(self._batch)
+        status = self.model.decode(self._batch)
         if status == native.DECODED:
             for sequence in list(self._running):
                 yield from self._advance(sequence)
@@ -319,16 +319,16 @@ class LlamaCpp:
         """The next token's text, and why the answer ends with it: "" if it does not."""
         token = sequence.sampler.sample(sequence.row)
         sequence.drawn += 1
-        if self._model.ends(token):
+        if self.model.ends(token):
             return None, "stop"
         top = sequence.params["top_logprobs"]
-        chances = None if top is None else self._model.chances(sequence.row, token, top)
-        text = sequence.stream.feed(self._model.piece(token), chances)
+        chances = None if top is None else self.model.chances(sequence.row, token, top)
+        text = sequence.stream.feed(self.model.piece(token), chances)
         sequence.tokens.append(token)
         if sequence.stream.stopped:
             return text, "stop"
         assert sequence.slot is not None
-        full = len(sequence.slot.cells) >= self._model.n_ctx
+        full = len(sequence.slot.cells) >= self.model.n_ctx
         enough = sequence.drawn == sequence.params["max_new_tokens"]
         return text, "length" if full or enough else ""
 

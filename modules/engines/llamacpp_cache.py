@@ -22,7 +22,7 @@ from modules.engines.llamacpp_native import Model
 from modules.events import Json
 
 WORTH_MOVING = 32
-"""Tokens from which on it is worth moving a conversation to main memory to go on from its beginning in its place."""
+"""Tokens from which on it is worth copying another conversation to or from main memory to go on from its beginning."""
 WORTH_SHIFTING = 0.2
 """The part of a prompt that must be found behind the gap, as in the original."""
 WORTH_KEEPING = 64
@@ -99,9 +99,9 @@ class Cache:
         """Whether `source` can be cut to its first `length` cells, in its place or in a copy."""
         if not self._model.can_cut:
             return length == len(source.cells) and not (isinstance(source, Slot) and source.busy)
-        if isinstance(source, Parked) or self._model.can_share:
-            return True
-        return not source.busy and (length >= WORTH_MOVING or _continues(source, length))
+        if isinstance(source, Slot) and (self._model.can_share or source.busy):
+            return self._model.can_share
+        return length >= WORTH_MOVING or _continues(source, length)
 
     def _behind_gap(self, slot: Slot, tokens: array[int], prefix: int, sinks: int) -> Reuse:
         """What `slot` holds of `tokens` if old messages were dropped from between their beginning and the rest."""
@@ -123,6 +123,8 @@ class Cache:
             slot = source
             length = self.cut(slot, length)
         else:
+            if isinstance(source, Parked) and _continues(source, length):
+                self._parked.remove(source)  # first, for what is put aside now may take its place
             slot = self._emptied(source)
             length = self._copied(source, slot, length)
         slot.busy, slot.used = True, next(self._uses)
@@ -159,8 +161,7 @@ class Cache:
         if not self._model.restore(slot.number, parked.state):  # no room
             self._model.keep(slot.number, 0)
             return 0
-        self._parked.remove(parked)
-        slot.cells = parked.cells
+        slot.cells = parked.cells[:]
         return self.cut(slot, length)
 
     def _shift(self, slot: Slot, reuse: Reuse) -> None:
@@ -245,9 +246,9 @@ class Cache:
         return {"slots": slots, "parked": [len(each.cells) for each in self._parked]}
 
 
-def _continues(slot: Slot, length: int) -> bool:
-    """Whether a request that wants the first `length` cells of `slot` is the same conversation: the rest may go."""
-    return length >= len(slot.cells) / 2 or len(slot.cells) - length < WORTH_KEEPING
+def _continues(source: Slot | Parked, length: int) -> bool:
+    """Whether a request that wants the first `length` cells of `source` is the same conversation: the rest may go."""
+    return length >= len(source.cells) / 2 or len(source.cells) - length < WORTH_KEEPING
 
 
 def common(left: array[int], right: array[int]) -> int:

@@ -96,6 +96,10 @@ class Sampler:
         if self._grammar is not None and not self._model.ends(token):
             native.llama_sampler_accept(self._grammar, token)
 
+    def left(self) -> dict[int, float]:
+        """What the last draw was made from, by token: logits after all samplers. Nothing after a plain greedy one."""
+        return self._candidates.remaining()
+
     def free(self) -> None:
         for each in (self._grammar, self._shapers, self._choosers):
             if each is not None:

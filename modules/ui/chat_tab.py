@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, nullcontext
+from typing import Any
 
 from modules import chat, sampling
 from modules.app import App
 from modules.events import Done, Json, Progress, Text, Waiting
 from modules.models import LoadedModel
+from modules.options import Option
+from modules.sampling_options import GROUPS, PARAMETERS
 from modules.templates import Message
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
-from modules.ui.form import Form
+from modules.ui.form import Form, grouped
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 
@@ -81,15 +84,26 @@ class ChatTab:
                 elem_id="tx-system",
                 elem_classes="tx-opt",
             )
-            with gr.Column(elem_classes="tx-grid"):
-                self.form = Form(list(sampling.PARAMETERS.values()), self._language, "tx-gen")
+            self.forms = [self._form(group, options) for group, options in grouped(PARAMETERS.values(), GROUPS).items()]
+        self.widgets = {key: widget for form in self.forms for key, widget in form.widgets.items()}
         for key, value in self._app.settings.generation.items():
-            self.form.widgets[key].value = value
+            self.widgets[key].value = value
+
+    def _form(self, group: str, options: Sequence[Option]) -> Form:
+        """The usual parameters stand open; each further group folds."""
+        folder: Any = nullcontext()
+        if group != GROUPS[0]:
+            folder = gr.Accordion(self._tr(f"group_{group}"), open=False, elem_id=f"tx-gen-{group}")
+        with folder, gr.Column(elem_classes="tx-grid"):
+            return Form(options, self._language, "tx-gen")
+
+    def _params(self, given: Values) -> dict[str, Json]:
+        return sampling.settle({key: value for form in self.forms for key, value in form.read(given).items()})
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        every = {self.bot, self.text, self.system, *self.form.widgets.values()}
+        every = {self.bot, self.text, self.system, *self.widgets.values()}
         outputs = [self.bot, self.text, self.line, self.send, self.stop]
         answering = {"inputs": every, "outputs": outputs, "concurrency_limit": None}
         runs = [
@@ -150,7 +164,7 @@ class ChatTab:
         """Let the model answer `history`. What was typed is only cleared once there is a model to answer it."""
         try:
             model = self._app.models.current
-            params = sampling.settle(self.form.read(given))
+            params = self._params(given)
             first = {self.bot: history, self.line: ""} | ({self.text: ""} if clear else {})
             yield self.busy() | first
             async for updates in self._stream(model, history, params, str(given[self.system] or ""), continue_last):

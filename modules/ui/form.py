@@ -76,7 +76,7 @@ def _widget(option: Option, shape: Mapping[str, Any]) -> Component:
 GROUPS = ("common", "memory", "context", "advanced")
 
 
-def grouped(options: Iterable[Option]) -> dict[str, list[Option]]:
+def grouped(options: Iterable[Option], groups: Sequence[str] = GROUPS) -> dict[str, list[Option]]:
     """`options` by their group, in the order in which groups are shown."""
     listed = list(options)
-    return {group: [option for option in listed if option.group == group] for group in GROUPS}
+    return {group: [option for option in listed if option.group == group] for group in groups}
