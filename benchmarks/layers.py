@@ -17,8 +17,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from decode import LLAMA_BENCH, PROMPT, REPEATS, TOKENS, Answer, llama_bench, over_api, require
+from decode import PROMPT, REPEATS, TOKENS, over_api
 from figures import session, table
+from peers import PROGRAMS, llama_bench, require
 from program import MODEL, ROOT, Program, explain
 
 sys.path.insert(0, str(ROOT))
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--llama-bench", type=Path, default=LLAMA_BENCH)
+    parser.add_argument("--llama-bench", type=Path, default=PROGRAMS / "llama-bench")
     args = parser.parse_args()
     require(args.llama_bench)
     told = explain(args.model)
@@ -52,7 +53,7 @@ def main() -> None:
         report(
             args.rounds,
             {
-                "llama-bench": lambda: llama_bench(args.llama_bench, told),
+                "llama-bench": lambda: llama_bench(args.llama_bench, told, TOKENS, REPEATS),
                 "engine alone": lambda: in_child(told),
                 "worker": worker.rate,
                 "API": lambda: over_api(program.port),
@@ -67,7 +68,7 @@ def rate(events: Iterable[Event]) -> float:
         if isinstance(event, Text):
             arrivals.append(time.perf_counter())
         elif isinstance(event, Done):
-            return Answer(arrivals, event.completion_tokens, event.reason).rate
+            return (event.completion_tokens - 1) / (arrivals[-1] - arrivals[0])
     raise AssertionError("a generation without an end")
 
 

@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The call has not begun; `place` calls go before it (1 = it is next)."""
+    """The call has not begun, or had to stop for lack of room; `place` is its place in the queue (1 = it is next)."""
 
     place: int
 

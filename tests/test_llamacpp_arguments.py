@@ -79,7 +79,7 @@ def test_every_field_is_one_that_the_librarys_struct_has() -> None:
     for made in every_call():
         assert set(made[MODEL]) <= model
         assert set(made[CONTEXT]) <= context
-        assert set(made) <= {MODEL, CONTEXT, "llama_numa_init"}
+        assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add"}
 
 
 def test_every_value_fits_its_field() -> None:
@@ -90,6 +90,11 @@ def test_every_value_fits_its_field() -> None:
                 if name not in special:
                     setattr(struct, name, value)  # TypeError if it does not
                     assert getattr(struct, name) == pytest.approx(value)
+
+
+def test_streaming_llm_shifts_and_keeps_the_sinks_and_nothing_is_shifted_without_it() -> None:
+    assert "llama_memory_seq_add" not in calls(attention_sink_size=8)
+    assert calls(streaming_llm=True, attention_sink_size=8)["llama_memory_seq_add"] == {"attention_sink_size": 8}
 
 
 def test_what_need_not_be_noted_is_what_the_table_has() -> None:

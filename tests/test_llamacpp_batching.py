@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 
 from modules.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.events import ENDS, Done, Failed, Progress, Text, Waiting
-from modules.process import WorkerProcess
+from modules.process import ROOT, WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
 from tests.conftest import load
 
@@ -93,6 +96,15 @@ def test_answers_given_together_are_those_the_model_would_give_alone(llama: Work
     for prompt, answered in zip(prompts, together(llama, prompts, max_new_tokens=30), strict=True):
         forget(llama)
         assert furthest(llama, prompt, answered.text) < 0.5
+
+
+def test_with_a_cache_for_each_slot_answers_given_together_are_the_very_same(smollm2: Path) -> None:
+    asked = {"path": str(smollm2), "prompts": [chat(topic) for topic in TOPICS]}
+    command = [sys.executable, "-m", "tests.apart_probe"]
+    told = subprocess.run(command, cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, timeout=100)
+    assert told.returncode == 0, told.stderr[-2000:]
+    at_once, alone = json.loads(told.stdout)
+    assert at_once == alone
 
 
 def furthest(worker: WorkerProcess, prompt: str, text: str) -> float:

@@ -82,16 +82,17 @@ class Sequence:
 
 class LlamaCpp:
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        self.model = native.Model(path, arguments(path, options, build()), _whole_percents(report))
+        calls = arguments(path, options, build())
+        self.model = native.Model(path, calls, _whole_percents(report))
         self._batch = native.Batch(self.model.n_batch)
-        sinks = int(options["attention_sink_size"]) if options["streaming_llm"] else None
+        sinks = calls.get("llama_memory_seq_add", {}).get("attention_sink_size")
         spare = min(SPARE_BYTES, machine.total_memory() // 16)
-        self._cache = Cache(self.model, int(options.get("parallel", 1)), sinks, spare)
+        self._cache = Cache(self.model, calls["llama_init_from_model"]["n_seq_max"], sinks, spare)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._warm_up()
         self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
-        self.operations = {"cache": self._cache.told}
+        self.operations = {"cache": self._cache.told, "forget": self.forget}
         self.info = Info(
             context_length=self.model.n_ctx,
             bos_token=self.model.special(self.model.bos),
@@ -146,6 +147,11 @@ class LlamaCpp:
         stream = TextStream(params["stop"])
         sampler = Sampler(self.model, params, tokens)
         self._waiting.append(Sequence(call, tokens, params, sampler, stream, len(tokens), time.monotonic()))
+
+    def forget(self) -> None:
+        """Empty the cache, unless somebody needs it."""
+        if not self._running:
+            self._cache.clear()
 
     def cancel(self, call: int) -> None:
         for sequence in [each for each in (*self._waiting, *self._running) if each.call == call]:

@@ -51,6 +51,8 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
     if not build.repacks:
         calls["llama_model_load_from_file"]["use_extra_bufts"] = False
     calls["llama_init_from_model"] = _context(options, build)
+    if options["streaming_llm"]:  # not when loading, but whenever old messages have been dropped
+        calls["llama_memory_seq_add"] = {"attention_sink_size": int(options["attention_sink_size"])}
     return calls
 
 

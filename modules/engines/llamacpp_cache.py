@@ -202,8 +202,9 @@ class Cache:
         return bool(idle)
 
     def clear(self) -> None:
-        """Forget everything, after a failure that leaves the cache in an unknown state."""
+        """Forget everything, such as after a failure that leaves the cache in an unknown state."""
         self._model.clear()
+        self._parked.clear()
         for slot in self.slots:
             del slot.cells[:]
             slot.shared = 0

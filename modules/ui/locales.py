@@ -65,7 +65,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "每次对话开始前告诉模型的话；留空则由模板决定。",
         "Told to the model first; empty leaves it to the template.",
     ),
-    "waiting": ("排队中，前面还有 {place} 个请求", "Waiting; {place} ahead"),
+    "waiting": ("排队中，第 {place} 位", "Waiting, number {place} in line"),
     "reading": ("正在处理提示词 {percent}%", "Reading the prompt, {percent}%"),
     "speed": (
         "{tokens} 个词符 · {speed} 词符/秒 · 提示词 {prompt}（缓存 {cached}）· 上下文 {used}/{context}",
