@@ -189,24 +189,22 @@ class Worker:
             self._send(call, Failed(_load_failed(args, error) if operation == "load" else _in_words(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        if operation == "generate":
-            self._begin(call, args)
-        elif operation == "cancel":
-            self._cancel(call)
-        else:
+        if operation not in ("generate", "cancel"):
             self._reply(call, operation, args, lambda: self._answer(call, operation, args))
-
-    def _begin(self, call: int, args: dict[str, Json]) -> None:
+            return
         try:
-            self._loaded().submit(call, **args)
-            self._open.add(call)
+            self._begin(call, args) if operation == "generate" else self._cancel(call)
         except Exception as error:  # part of the same edge
             self._send(call, Failed(_in_words(error)))
 
+    def _begin(self, call: int, args: dict[str, Json]) -> None:
+        self._loaded().submit(call, **args)
+        self._open.add(call)
+
     def _cancel(self, call: int) -> None:
         if call in self._open:
-            self._loaded().cancel(call)
             self._open.discard(call)
+            self._loaded().cancel(call)
 
     def _answer(self, call: int, operation: str, args: dict[str, Json]) -> Json:
         if operation == "load":

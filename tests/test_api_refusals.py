@@ -54,7 +54,6 @@ def test_what_cannot_be_is_refused_by_name(server: Server, wrong: object, param:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logit_bias", {"50": 1}),
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("best_of", 2),

@@ -22,6 +22,7 @@ def test_what_is_not_said_is_the_default() -> None:
     assert settle({}) == {key: option.default for key, option in PARAMETERS.items()} | {
         "stop": [],
         "top_logprobs": None,
+        "logit_bias": [],
     }
 
 
@@ -42,7 +43,10 @@ def test_both_ends_of_every_range_are_accepted_and_nothing_beyond(key: str, valu
     assert refused.value.option == key
 
 
-@pytest.mark.parametrize("key", PARAMETERS)
+NUMBERS = [key for key, option in PARAMETERS.items() if not isinstance(option.default, (bool, str))]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
 @pytest.mark.parametrize("value", ["warm", None, [], {}, math.nan, math.inf, True])
 def test_what_is_no_number_is_refused(key: str, value: object) -> None:
     with pytest.raises(OptionError):
@@ -67,7 +71,25 @@ def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
 
 
 def test_what_llama_cpp_says_it_samples_by_is_in_the_table() -> None:
-    assert LOADERS["llama.cpp"].samplers <= set(PARAMETERS)
+    assert LOADERS["llama.cpp"].samplers == set(PARAMETERS) - {"max_new_tokens"} | {"logit_bias"}
+
+
+@pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])
+def test_breakers_that_are_no_quoted_texts_are_refused(text: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({"dry_sequence_breakers": text})
+    assert refused.value.option == "dry_sequence_breakers"
+
+
+def test_biases_become_pairs_of_token_and_bias() -> None:
+    assert settle({}, logit_bias={"5": -100, "70": 1.5})["logit_bias"] == [[5, -100.0], [70, 1.5]]
+
+
+@pytest.mark.parametrize("bias", [{"a": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"5": True}, {"5": math.nan}])
+def test_a_bias_that_is_none_is_refused(bias: dict[str, object]) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({}, logit_bias=bias)
+    assert refused.value.option == "logit_bias"
 
 
 @pytest.mark.parametrize("key", PARAMETERS)
