@@ -69,15 +69,13 @@ def second_turn(port: int, seed: int) -> float:
 
 
 def beside_a_long_prompt(port: int, seed: int) -> float:
-    """Seconds to the first token of the short prompt."""
+    """Seconds to the first token of the short prompt; much of a second if the long one had to be read first."""
     body = {"prompt": long_text(1000 + seed), "max_tokens": 2, "temperature": 0}
     other = threading.Thread(target=ask, args=(port, PLAIN, body))
     other.start()
     time.sleep(1.0)
     short = " ".join(random.Random(2000 + seed).choice(WORDS) for _ in range(16))
     first = ask(port, PLAIN, {"prompt": short, "max_tokens": 2, "temperature": 0}).first
-    if not other.is_alive():
-        raise AssertionError("the long prompt was through before the short one's first token")
     other.join()
     return first
 
