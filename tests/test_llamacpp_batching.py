@@ -87,11 +87,8 @@ def test_who_finds_all_slots_taken_waits_and_is_told_its_place_as_it_changes(lla
 def test_answers_given_together_are_those_the_model_would_give_alone(llama: WorkerProcess) -> None:
     """Replayed alone: each token is the likeliest, or so near to it that another order of sums explains it.
 
-    Over 48 answers of 40 tokens the furthest lay 0.4 below the best in a batch of four; one conversation that
-    saw the words of another lay 0.66 below and more (benchmarks/README.md).
+    The bound lies between what was seen of honest batches (0.24) and of a leak (0.66); see benchmarks/README.md.
     """
-    for answered in together(llama, [chat(topic) for topic in TOPICS], max_new_tokens=30, top_logprobs=0):
-        assert len(answered.chances) == answered.done.completion_tokens - (answered.done.reason == "stop")
     prompts = [chat(topic) for topic in TOPICS]
     for prompt, answered in zip(prompts, together(llama, prompts, max_new_tokens=30), strict=True):
         forget(llama)
