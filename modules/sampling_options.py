@@ -135,7 +135,7 @@ _MORE = (
         "typical_p",
         "typical_p",
         1.0,
-        {"en": "Typical p", "zh": "典型采样 typical_p"},
+        {"en": "Typical p", "zh": "典型采样"},
         {
             "en": "Keep the tokens whose surprise is nearest to the average, up to this probability. 1 keeps all.",
             "zh": "只保留信息量最接近平均值、概率之和达到此值的词符；1 为全部保留。",
