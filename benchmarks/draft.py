@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from figures import session, table, verdict
+from layers import load_arguments
 from program import MODEL, ROOT, explain
 
 sys.path.insert(0, str(ROOT))
 from modules import sampling
-from modules.loaders import find_loader
 
 NGRAM = 2
 GUESSES = (1, 2, 3, 5)
@@ -53,9 +53,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     args = parser.parse_args()
     told = explain(args.model)
-    options = {key: option["value"] for key, option in told["options"].items()}
-    path = told["calls"]["llama_model_load_from_file"]["path_model"]
-    asked = {"engine": find_loader(told["loader"]).engine, "path": path, "options": options}
+    asked = load_arguments(told)
     with session(f"Prompt lookup: {args.model.name}, {NGRAM} tokens looked up, answers of {TOKENS}"):
         run = subprocess.run(
             [sys.executable, __file__, "--child", json.dumps(asked)], check=True, stdout=subprocess.PIPE

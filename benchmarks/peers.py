@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from program import LOOK_SECONDS, PATIENCE_SECONDS, ROOT, free_port
+from program import LOOK_SECONDS, PATIENCE_SECONDS, ROOT, end, free_port
 
 PROGRAMS = ROOT / "cache" / "llama.cpp" / "bin"
 WITHOUT_END = {"ban_eos_token": True}
@@ -132,9 +131,4 @@ class LlamaServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)

@@ -40,12 +40,7 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
 
     @property
     def pid(self) -> int:
@@ -86,6 +81,16 @@ class Program:
 
     def unload(self) -> None:
         self.post("/v1/internal/model/unload")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C does; by force if that does not do within twenty seconds."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from figures import session, table, verdict
+from layers import load_arguments
 from program import MODEL, ROOT, explain
 
 sys.path.insert(0, str(ROOT))
 from modules import sampling
 from modules.events import to_line
-from modules.loaders import find_loader
 
 PLACES = (64, 1024)
 AROUND = 32
@@ -56,10 +56,7 @@ def main() -> None:
 
 def child(told: Any, params: dict[str, Any]) -> list[float]:
     """In a process of its own, for its threads and its memory."""
-    options = {key: option["value"] for key, option in told["options"].items()}
-    path = told["calls"]["llama_model_load_from_file"]["path_model"]
-    asked = {"engine": find_loader(told["loader"]).engine, "path": path, "options": options, "params": params}
-    words = [sys.executable, __file__, "--child", json.dumps(asked)]
+    words = [sys.executable, __file__, "--child", json.dumps(load_arguments(told) | {"params": params})]
     run = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     seconds: list[float] = json.loads(run.stdout)
     return seconds

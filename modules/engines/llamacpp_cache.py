@@ -55,13 +55,15 @@ class Parked:
 class Reuse:
     """`length` tokens of a prompt that need not be evaluated: those of `source`.
 
-    With `begin` > 0 only `prefix` of them lie at its beginning; the others follow at `begin`.
+    With `begin` > 0 only `prefix` of them lie at its beginning; the others follow at `begin`, and are to be moved to
+    `kept`, as many cells as stay before them.
     """
 
     length: int = 0
     source: Slot | Parked | None = None
     prefix: int = 0
     begin: int = 0
+    kept: int = 0
 
 
 class Cache:
@@ -111,7 +113,7 @@ class Cache:
         too_long = kept - prefix + len(tokens) >= self._model.n_ctx
         if length < WORTH_SHIFTING * len(tokens) or too_long or begin < self._owned_by_others(slot):
             return Reuse()
-        return Reuse(prefix + length, slot, prefix, begin)
+        return Reuse(prefix + length, slot, prefix, begin, kept)
 
     def take(self, reuse: Reuse) -> tuple[Slot, int]:
         """A slot that holds what `reuse` says, made busy, and how many tokens that is; there must be an idle one."""
@@ -168,11 +170,10 @@ class Cache:
         """Close the gap before `reuse.begin`, leaving at least the sinks at the beginning, whatever they say."""
         length = reuse.length - reuse.prefix
         self.cut(slot, reuse.begin + length)
-        kept = min(max(reuse.prefix, self._sinks or 0), reuse.begin)
-        if kept < reuse.begin:
-            self._model.close_gap(slot.number, kept, reuse.begin)
-            del slot.cells[kept : reuse.begin]
-        slot.shared = min(slot.shared, kept)
+        if reuse.kept < reuse.begin:
+            self._model.close_gap(slot.number, reuse.kept, reuse.begin)
+            del slot.cells[reuse.kept : reuse.begin]
+        slot.shared = min(slot.shared, reuse.kept)
 
     def cut(self, slot: Slot, length: int) -> int:
         """Forget all but the first `length` cells; how many are left: a recurrent memory can only be emptied."""
@@ -217,9 +218,7 @@ class Cache:
     def _put_aside(self, slot: Slot) -> None:
         """Move the cells of `slot` to main memory, if they are worth it and there is room; it is empty then."""
         self._park(slot)
-        self._model.keep(slot.number, 0)
-        del slot.cells[:]
-        slot.shared = 0
+        self.cut(slot, 0)
 
     def _park(self, slot: Slot) -> None:
         """Copy it, at the cost of those that were put aside longest ago, and of those it goes on from."""

@@ -1,7 +1,7 @@
-"""llama.cpp's C interface, made safe to hold: a loaded model with its context, a batch, a sampler chain.
+"""llama.cpp's C interface, made safe to hold: a loaded model with its context, and a batch.
 
 Driven through llama-cpp-python's low-level bindings (0.3.36) rather than its `Llama` class, whose per-token work grows
-with the length of the answer. Nothing here is safe to call from a second thread while the first one decodes.
+with the length of the answer. While one thread decodes, another may tokenize, ask for pieces, and interrupt.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Sampler:
 
     def __init__(self, model: Model, params: Mapping[str, Json], prompt: Sequence[int]) -> None:
         self._model = model
-        self._grammar = _grammar(model, params)
         self._biased, self._biases = _biases(model, params)
+        self._grammar = _grammar(model, params)
         self._shapers = _chain(_shaping(model, params))
         self._choosers = _chain(_choosing(params, model.n_vocab))
         self._nucleus = _cuts_at_once(params)
