@@ -25,8 +25,8 @@ from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported
 from modules.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.options import Value
 
-PAUSE_SECONDS = 0.025
-"""Between two pieces of text that we send. Nobody sees whether text comes forty times a second or a hundred, but each
+PAUSE_SECONDS = 0.05
+"""Between two pieces of text that we send. Nobody sees whether text comes twenty times a second or a hundred, but each
 time the parent wakes, on the processors that the model fills, all of its threads wait."""
 
 Request = tuple[int, str, dict[str, Json]]

@@ -24,7 +24,8 @@ THREADS = 1
 N_CTX = 1024
 TOPICS = ("the moon", "a river in spring", "how bread is made", "the number seven")
 LONG = "".join(f"{number}. The {topic} again. " for number in range(40) for topic in ("sun", "sea"))
-SECOND = 1.0
+HONEST = 0.7
+"""What `furthest` may say of an answer to which no other conversation contributed; see benchmarks/bound.py."""
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +86,11 @@ def test_who_finds_all_slots_taken_waits_and_is_told_its_place_as_it_changes(lla
 
 
 def test_answers_given_together_are_those_the_model_would_give_alone(llama: WorkerProcess) -> None:
-    """Replayed alone: each token is the likeliest, or so near to it that another order of sums explains it.
-
-    The bound lies between what was seen of honest batches (0.24) and of a leak (0.66); see benchmarks/README.md.
-    """
+    """Replayed alone: each token is the likeliest, or so near to it that another order of sums explains it."""
     prompts = [chat(topic) for topic in TOPICS]
     for prompt, answered in zip(prompts, together(llama, prompts, max_new_tokens=30), strict=True):
         forget(llama)
-        assert furthest(llama, prompt, answered.text) < 0.5
+        assert furthest(llama, prompt, answered.text) < HONEST
 
 
 def test_with_a_cache_for_each_slot_answers_given_together_are_the_very_same(smollm2: Path) -> None:
@@ -105,14 +103,10 @@ def test_with_a_cache_for_each_slot_answers_given_together_are_the_very_same(smo
 
 
 def furthest(worker: WorkerProcess, prompt: str, text: str) -> float:
-    """How far the worst token of `text` lies below the best, by log-probability, if it is read token by token."""
-    tokens = ask(worker, "encode", text=text, add_special=False)
-    worst, so_far = 0.0, prompt
-    for token in tokens:
-        (chance,) = answer(worker, so_far, max_new_tokens=1, logit_bias={str(token): 100}, top_logprobs=1).chances
-        worst = max(worst, chance.top[0].logprob - chance.chosen.logprob)
-        so_far += ask(worker, "decode", tokens=[token])
-    return worst
+    """How far the worst token of `text` lies below the best, by log-probability, if a grammar lets it say only that."""
+    said = answer(worker, prompt, max_new_tokens=0, grammar_string=f"root ::= {json.dumps(text)}", top_logprobs=1)
+    assert said.text == text
+    return max(chance.top[0].logprob - chance.chosen.logprob for chance in said.chances)
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(llama: WorkerProcess) -> None:
@@ -154,6 +148,23 @@ def test_each_conversation_finds_what_it_has_said_before(llama: WorkerProcess) -
         assert second.done.cached_tokens >= first.done.prompt_tokens + 8
 
 
+def test_those_who_come_again_at_the_same_moment_each_find_their_own(llama: WorkerProcess) -> None:
+    """Nobody's cells are put aside for one who begins just before him."""
+    talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
+    together(llama, talks, max_new_tokens=60, ban_eos_token=True)
+    again = together(llama, talks, max_new_tokens=2)
+    assert [each.done.cached_tokens for each in again] == [each.done.prompt_tokens - 1 for each in again]
+
+
+def test_idle_conversations_are_put_aside_while_another_answers(llama: WorkerProcess) -> None:
+    forget(llama)
+    together(llama, [f"{chat(topic)} {LONG[:300]}" for topic in TOPICS], max_new_tokens=2)
+    answer(llama, "Once upon a time", max_new_tokens=30, ban_eos_token=True)
+    told = cache(llama)
+    assert [slot["cells"] > 0 for slot in told["slots"]].count(True) == 1
+    assert len(told["parked"]) == 4
+
+
 def test_a_common_beginning_is_read_once_for_all(llama: WorkerProcess) -> None:
     prompts = [f"In common: {LONG}{ending}" for ending in ("One", "Two", "Three", "Four")]
     answers = together(llama, prompts, max_new_tokens=8)
@@ -167,7 +178,7 @@ def test_sharing_a_beginning_changes_nothing(llama: WorkerProcess) -> None:
     prompts = [f"Shared: {LONG}{ending}" for ending in ("One", "Two")]
     for prompt, answered in zip(prompts, together(llama, prompts, max_new_tokens=8), strict=True):
         forget(llama)
-        assert furthest(llama, prompt, answered.text) < 0.5
+        assert furthest(llama, prompt, answered.text) < HONEST
 
 
 def test_one_alone_may_use_the_whole_context(llama: WorkerProcess) -> None:
@@ -217,7 +228,7 @@ def test_a_cancel_acts_at_once_in_every_state(llama: WorkerProcess, when: str) -
     began = time.monotonic()
     llama.cancel(call)
     told = cache(llama)  # answered between two steps
-    assert time.monotonic() - began < 0.2 * SECOND
+    assert time.monotonic() - began < 0.2
     assert sum(slot["busy"] for slot in told["slots"]) == len(others)
     for other in others:
         llama.cancel(other)
@@ -235,7 +246,7 @@ def test_after_a_broken_off_prompt_what_was_read_is_used_and_the_answer_is_right
         time.sleep(pause)
         llama.cancel(call)
     again = answer(llama, f"Then {LONG}Once", max_new_tokens=6)
-    assert furthest(llama, f"Then {LONG}Once", again.text) < 0.5
+    assert furthest(llama, f"Then {LONG}Once", again.text) < HONEST
     assert answer(llama, f"{LONG}Once", max_new_tokens=6).text == expected.text
 
 
@@ -249,7 +260,7 @@ def test_a_cancel_takes_nothing_from_the_others(llama: WorkerProcess) -> None:
     stayed = crowd.answer(stays)
     assert stayed.done.completion_tokens == 40
     forget(llama)
-    assert furthest(llama, chat("the moon"), stayed.text) < 0.5
+    assert furthest(llama, chat("the moon"), stayed.text) < HONEST
 
 
 @pytest.mark.slow
@@ -327,6 +338,7 @@ def test_when_old_messages_are_dropped_the_rest_is_not_read_again(sliding: Worke
 
 
 def test_what_was_shifted_is_where_it_would_be_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
+    forget(sliding)  # each shift adds to what the kept words still know of the dropped ones: begin without any
     answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
     for first in range(1, 5):
         prompt = SYSTEM + "".join(TURNS[first : 9 + first])
@@ -363,7 +375,7 @@ def test_cells_that_two_conversations_share_are_not_shifted(sliding: WorkerProce
     forget(sliding)
     unforced = told.text.partition(".")[0]  # after that, the model would end its answer if it were let
     assert len(unforced) > 8
-    assert furthest(sliding, beginning + chat("the wind"), unforced) < 0.5
+    assert furthest(sliding, beginning + chat("the wind"), unforced) < HONEST
 
 
 def test_without_streaming_llm_what_follows_a_gap_is_read_again(llama: WorkerProcess) -> None:

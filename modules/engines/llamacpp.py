@@ -234,6 +234,7 @@ class LlamaCpp:
     def step(self) -> Iterator[tuple[int, Event]]:
         """Admit who can be admitted, evaluate one batch, and draw a token for each sequence that is ready for one."""
         self._admit()
+        self._cache.tidy()
         yield from self._places()
         self._fill_batch()
         status = self.model.decode(self._batch)

@@ -5,8 +5,8 @@ keeps its cells when its answer is complete. The next request goes on from where
 already: in the same slot, in a copy of the beginning of another (which costs nothing, the cells get a second owner),
 in one that had been put aside into main memory, or, with streaming_llm, behind a gap that is closed by shifting.
 
-Cells of idle slots slow down those that run, for attention walks over all of them; so they are put aside as soon as
-somebody else begins. That is a copy of a few milliseconds for a thousand tokens.
+Cells of idle slots slow down those that run, for attention walks over all of them; so they are put aside, though not
+as long as requests keep coming, who may want just them. That is a copy of a few milliseconds for a thousand tokens.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ WORTH_SHIFTING = 0.2
 """The part of a prompt that must be found behind the gap, as in the original."""
 WORTH_KEEPING = 64
 """Tokens below which an idle slot costs the running ones too little to be put aside."""
+QUIET_STEPS = 4
+"""Steps since the last request began after which idle slots are put aside, one a step."""
 
 
 @dataclass(eq=False)
@@ -79,6 +81,7 @@ class Cache:
         self._spare = spare
         self._parked: list[Parked] = []
         self._uses = itertools.count(1)
+        self._quiet = 0
 
     @property
     def full(self) -> bool:
@@ -130,21 +133,23 @@ class Cache:
             slot = self._emptied(source)
             length = self._copied(source, slot, length)
         slot.busy, slot.used = True, next(self._uses)
-        self._put_idle_aside()
+        self._quiet = 0
         return slot, length
 
     def _emptied(self, source: Slot | Parked | None) -> Slot:
-        """The slot to copy `source` to: an idle one, preferably an empty one, whose cells are put aside.
+        """The slot to copy `source` to: an idle one, an empty one if there is any.
 
-        Where cells cannot be shared that is `source` itself, of which a copy is put aside.
+        If there is none, or cells cannot be shared, that is `source` itself, and else the one used longest ago. Of what
+        it holds a copy is put aside.
         """
-        if isinstance(source, Slot) and not self._model.can_share:
+        idle = [slot for slot in self.slots if not slot.busy]
+        empty = [slot for slot in idle if not slot.cells]
+        if source in idle and not (empty and self._model.can_share):
+            assert isinstance(source, Slot)
             self._park(source)
             return source
-        idle = [slot for slot in self.slots if not slot.busy]
-        slot = min(idle, key=lambda each: (each is source, len(each.cells) > 0, each.used))
-        if slot is not source:
-            self._put_aside(slot)
+        slot = min(empty or idle, key=lambda each: each.used)
+        self._put_aside(slot)
         return slot
 
     def _copied(self, source: Slot | Parked | None, slot: Slot, length: int) -> int:
@@ -210,9 +215,12 @@ class Cache:
             del slot.cells[:]
             slot.shared = 0
 
-    def _put_idle_aside(self) -> None:
-        for slot in self.slots:
-            if not slot.busy and len(slot.cells) >= WORTH_KEEPING:
+    def tidy(self) -> None:
+        """Once a step: put an idle slot aside that burdens those that run, unless requests have just been coming."""
+        self._quiet += 1
+        if self._quiet > QUIET_STEPS:
+            burden = (slot for slot in self.slots if not slot.busy and len(slot.cells) >= WORTH_KEEPING)
+            for slot in itertools.islice(burden, 1):
                 self._put_aside(slot)
 
     def _put_aside(self, slot: Slot) -> None:
@@ -222,7 +230,8 @@ class Cache:
 
     def _park(self, slot: Slot) -> None:
         """Copy it, at the cost of those that were put aside longest ago, and of those it goes on from."""
-        if len(slot.cells) < WORTH_KEEPING:
+        size = len(slot.cells)
+        if size < WORTH_KEEPING or any(common(each.cells, slot.cells) == size for each in self._parked):
             return
         parked = Parked(slot.cells[:], self._model.save(slot.number))
         if not 0 < parked.state.size <= self._spare:
