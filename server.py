@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules import flags as command_line
+from modules import menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
 from modules.flags import Flags
@@ -27,18 +28,25 @@ log = logging.getLogger("server")
 
 
 def main(words: list[str]) -> int:
-    """Run until stopped. The exit status: 0, or 2 with one sentence on stderr if it cannot start as asked."""
+    """Run until stopped. The exit status: 0; 2 with one sentence on stderr if it cannot start as asked, 130 if stopped
+    before it could."""
+    language = terminal_language()
     try:
-        flags = command_line.read(words)
-        app = App(flags)
+        flags = command_line.read(command_line.with_file(ROOT / "CMD_FLAGS.txt", words))
+        for sentence in flags.ignored:
+            print(sentence[language], file=sys.stderr)
+        app = menu.chosen(App(flags), language) if flags.on("model_menu") else App(flags)
         if flags.on("explain"):
             print(json.dumps(explain(app), indent=2, ensure_ascii=False))
             return 0
         start_log(flags.on("verbose"))
         serve(app)
     except WebUIError as error:
-        print(error.say(terminal_language()), file=sys.stderr)
+        print(error.say(language), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print({"en": "Stopped.", "zh": "已停止。"}[language], file=sys.stderr)
+        return 130
     return 0
 
 

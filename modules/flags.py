@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from modules import gone_flags
+from modules.errors import CommandLineError, Words
 from modules.load_options import OPTIONS
 from modules.options import FlagParser, Option, Value
 
@@ -25,6 +29,16 @@ _SERVER = (
         "",
         {"en": "Loader", "zh": "加载器"},
         {"en": "Load it with this loader.", "zh": "用此加载器加载。"},
+    ),
+    Option(
+        "model_menu",
+        "model-menu",
+        False,
+        {"en": "Model menu", "zh": "模型菜单"},
+        {
+            "en": "List the models in the terminal and ask which one to load, unless --model names one.",
+            "zh": "在终端列出模型并询问加载哪一个（已用 --model 指定时不询问）。",
+        },
     ),
     Option(
         "listen",
@@ -77,6 +91,16 @@ _SERVER = (
         },
         pattern=r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*",
         example="me:secret,you:other",
+    ),
+    Option(
+        "multi_user",
+        "multi-user",
+        False,
+        {"en": "Multi-user", "zh": "多用户"},
+        {
+            "en": "Others may chat, only the owner loads models.",
+            "zh": "其他人可以聊天，只有机主可以加载模型。",
+        },
     ),
     Option(
         "settings",
@@ -140,10 +164,14 @@ SERVER: Mapping[str, Option] = {option.key: option for option in _SERVER}
 
 @dataclass(frozen=True)
 class Flags:
-    """`server` is complete, with defaults; `load` holds the load options that were typed, and no others."""
+    """`server` is complete, with defaults; `load` holds the load options that were typed, and no others.
+
+    `ignored` has a sentence for each flag of the original that was typed and means nothing here.
+    """
 
     server: Mapping[str, Value]
     load: Mapping[str, Value]
+    ignored: tuple[Words, ...] = ()
 
     def text(self, key: str) -> str:
         return str(self.server[key])
@@ -152,12 +180,42 @@ class Flags:
         return bool(self.server[key])
 
 
+def with_file(path: Path, words: Iterable[str]) -> list[str]:
+    """The words of the file at `path` (CMD_FLAGS.txt), then `words`: of a flag given twice, the later one counts.
+
+    CommandLineError if the file cannot be read; there need not be one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        lines = []
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise CommandLineError(f"{path}:{line}: not UTF-8") from error
+    except OSError as error:
+        raise CommandLineError(f"{path}: {error.strerror}") from error
+    places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    return [*(word for place, line in places for word in _split(place, line)), *words]
+
+
+def _split(place: str, line: str) -> list[str]:
+    """The words of one line, as a shell takes them apart; the original let lines go on with a backslash."""
+    line = line.strip().removesuffix("\\")
+    if line.startswith("#"):
+        return []
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise CommandLineError(f"{place}: {error}") from error
+
+
 def read(words: Iterable[str]) -> Flags:
     """What was typed. OptionError, UnknownOption or CommandLineError; `--help` prints and exits."""
     parser = FlagParser([*SERVER.values(), *OPTIONS.values()], "text-generation-webui, for local models")
-    typed = parser.typed(words)
+    kept, ignored = gone_flags.sift(words)
+    typed = parser.typed(kept)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
-    return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS})
+    return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, ignored)
 
 
 def logins(flags: Flags) -> list[tuple[str, str]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from modules import flags
 from modules.errors import CommandLineError, OptionError, UnknownOption
 from modules.flags import SERVER
+from modules.gone_flags import GONE
 from modules.load_options import OPTIONS
 from modules.options import Option, Value
 
 ISSUE = (
     *("model", "loader", "listen", "listen-host", "listen-port", "api", "api-key", "gradio-auth", "settings"),
-    *("model-dir", "lora-dir", "auto-launch", "nowebui", "explain"),
+    *("model-dir", "lora-dir", "auto-launch", "nowebui", "explain", "model-menu", "multi-user"),
 )
 
 
@@ -127,3 +131,101 @@ def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 def test_who_may_use_the_page_may_be_several() -> None:
     assert flags.logins(flags.read(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
     assert flags.logins(flags.read([])) == []
+
+
+def lines_of(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
+    """The words of a file that has these lines."""
+    path.write_bytes(newline.join(lines).encode(encoding))
+    return flags.with_file(path, [])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "CMD_FLAGS.txt"
+
+
+def test_the_file_of_flags_is_read_as_a_shell_reads_a_line(file: Path) -> None:
+    flag_lines = ["--api  --model 'my model' ", '--model-dir "/a b" \\', "--mlock"]
+    read = lines_of(file, "# 注释 --cpu", "", "  # --disk", *flag_lines, "")
+    assert read == ["--api", "--model", "my model", "--model-dir", "/a b", "--mlock"]
+
+
+def test_a_sign_within_a_word_begins_no_comment(file: Path) -> None:
+    assert lines_of(file, "--api-key a#b") == ["--api-key", "a#b"]
+
+
+def test_the_file_may_come_from_another_system(file: Path) -> None:
+    assert lines_of(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
+    assert lines_of(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
+
+
+def test_typed_words_follow_the_files(file: Path) -> None:
+    file.write_text("--n_ctx 1024 --gpu-memory 10 20 --mlock\n")
+    words = flags.with_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
+    assert flags.read(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
+
+
+def test_there_need_not_be_a_file(file: Path) -> None:
+    assert flags.with_file(file, ["--api"]) == ["--api"]
+
+
+def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
+    shipped = (Path(__file__).parent.parent / "CMD_FLAGS.txt").read_text(encoding="utf-8")
+    examples = re.findall("^# (--.+)", shipped, re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        assert flags.read(lines_of(file, example)) != flags.read([])
+
+
+def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
+    with pytest.raises(CommandLineError, match=re.escape(f"{file}:2: No closing quotation")):
+        lines_of(file, "--api", "--model 'x")
+    file.write_bytes("--api\n\n# 模型".encode("gbk"))
+    with pytest.raises(CommandLineError, match=re.escape(f"{file}:3: not UTF-8")):
+        flags.with_file(file, [])
+
+
+def test_of_a_flag_typed_twice_the_later_counts() -> None:
+    words = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
+    read = flags.read(words.split())
+    assert read.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
+    assert read.server["listen_port"] == 2
+
+
+@pytest.mark.parametrize("flag", GONE)
+def test_a_flag_that_is_gone_is_ignored_aloud_with_its_values(flag: str) -> None:
+    for spelling in spellings(flag):
+        for values in ([], ["1"], ["a", "-1"]):
+            read = flags.read(["--n_ctx=512", f"--{spelling}", *values, "--api"])
+            assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
+            assert [words["en"].partition(":")[0] for words in read.ignored] == [f"--{spelling}"]
+            assert all(f"--{spelling}：" in words["zh"] for words in read.ignored)
+    assert len(flags.read([f"--{flag}=x", f"--{flag}"]).ignored) == 1
+
+
+def test_no_flag_is_both_gone_and_there() -> None:
+    there = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
+    assert there.isdisjoint(flag.replace("_", "-") for flag in GONE)
+
+
+def test_what_takes_the_place_of_a_flag_that_is_gone_is_there() -> None:
+    for instead in filter(None, GONE.values()):
+        flags.read([*instead.split(), *([] if " " in instead else ["8"])])
+        assert instead in flags.read([f"--{next(flag for flag in GONE if GONE[flag] == instead)}"]).ignored[0]["zh"]
+
+
+def test_what_was_known_of_old_is_ignored() -> None:
+    old = """no-cache force-safetensors cache-capacity deepspeed model_type pre_layer checkpoint monkey-patch chat
+        notebook autogptq chat-buttons extensions"""
+    assert set(old.split()) <= set(GONE)
+
+
+@pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
+def test_what_protects_and_what_never_was_stays_an_error(word: str) -> None:
+    with pytest.raises(UnknownOption):
+        flags.read([word])
+
+
+def test_a_gone_flag_does_not_hide_that_another_lacks_its_value() -> None:
+    with pytest.raises(CommandLineError):
+        flags.read(["--model", "--chat", "name"])

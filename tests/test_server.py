@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +20,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(*words: str, language: str = "C", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "server.py"), *words]
+def run(
+    *words: str, language: str = "C", cwd: Path = ROOT, project: Path = ROOT, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """server.py of `project`, run until it ends by itself; `typed` is what is typed into the terminal."""
+    command = [sys.executable, str(project / "server.py"), *words]
     environment = os.environ | {"LANG": language, "LC_ALL": language}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=environment, input=typed, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,121 @@ def test_explain_prints_each_value_its_source_and_the_exact_call(smollm2: Path, 
     assert told["calls"]["llama_model_load_from_file"]["load_mode"] == 0
     assert told["calls"]["llama_init_from_model"]["n_threads"] == 1
     assert result.stderr == ""
+
+
+def explained(result: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, object]]:
+    """The model that `--explain` is about, and those of its options that were typed."""
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    settings = told["options"].items()
+    return told["model"], {key: each["value"] for key, each in settings if each["source"] == "flag"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The program in a folder of its own, whose CMD_FLAGS.txt is the test's to write."""
+    folder = tmp_path / "项目"
+    folder.mkdir()
+    shutil.copy(ROOT / "server.py", folder)
+    (folder / "modules").symlink_to(ROOT / "modules")
+    return folder
+
+
+def test_the_flags_of_the_file_count_and_typed_ones_win(project: Path, models_folder: Path, smollm2: Path) -> None:
+    lines = ["# 模型", f"--model-dir '{models_folder}' --model {smollm2.name}", "--n_ctx 1024", "--threads 1"]
+    (project / "CMD_FLAGS.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    told = explained(run("--explain", "--n-ctx=2048", project=project))
+    assert told == (smollm2.name, {"n_ctx": 2048, "threads": 1})
+
+
+def test_a_broken_quote_in_the_file_is_told_with_its_line(project: Path) -> None:
+    (project / "CMD_FLAGS.txt").write_text("# flags\n\n--model 'my model\n", encoding="utf-8")
+    result = run(project=project)
+    assert result.returncode == 2
+    assert f"{project / 'CMD_FLAGS.txt'}:3: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_flag_that_is_gone_is_told_and_the_start_goes_on(models_folder: Path) -> None:
+    words = ("--model-dir", str(models_folder), "--explain", "--no_cache", "--pre_layer", "10", "20", "--n_ctx", "512")
+    result = run(*words)
+    assert explained(result)[1] == {"n_ctx": 512}
+    assert result.stderr.splitlines() == [
+        "--no_cache: not supported any more; ignored.",
+        "--pre_layer: not supported any more; ignored. Use --gpu-memory.",
+    ]
+    assert "--no_cache：已不再支持" in run(*words, language="zh_CN.UTF-8").stderr
+
+
+@pytest.fixture
+def three_models(tmp_path: Path, smollm2: Path) -> Path:
+    """A folder of models: a and c are sound, b is not."""
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for name in ("a.gguf", "c.gguf"):
+        (folder / name).symlink_to(smollm2)
+    (folder / "b.gguf").write_bytes(b"not a model")
+    return folder
+
+
+def test_the_menu_asks_until_a_number_is_typed_that_it_has(three_models: Path) -> None:
+    words = ("--model-dir", str(three_models), "--model-menu", "--explain", "--loader", "llamacpp", "--n_ctx", "512")
+    result = run(*words, typed="\nc.gguf\n0\n-1\n3\n2\n")
+    assert explained(result) == ("c.gguf", {"n_ctx": 512})
+    assert result.stderr.count("Please type a number from 1 to 2.") == 5
+
+
+def test_the_menu_shows_a_damaged_model_but_does_not_offer_it(three_models: Path) -> None:
+    shown = run("--model-dir", str(three_models), "--model-menu", "--explain", typed="1\n").stderr.splitlines()
+    assert shown[0] == "The following models are available:"
+    assert (shown[1], shown[3]) == ("1. a.gguf", "2. c.gguf")
+    assert shown[2].startswith("-  b.gguf (cannot be loaded: ")
+
+
+def test_the_menu_speaks_the_terminals_language(three_models: Path) -> None:
+    result = run("--model-dir", str(three_models), "--model-menu", "--explain", language="zh_CN.UTF-8", typed="x\n1\n")
+    assert explained(result)[0] == "a.gguf"
+    assert "可用的模型：" in result.stderr
+    assert "请输入 1 到 2 之间的数字。" in result.stderr
+
+
+def test_the_menu_is_not_shown_if_the_model_is_named(three_models: Path) -> None:
+    result = run("--model-dir", str(three_models), "--model-menu", "--model", "c.gguf", "--explain")
+    assert explained(result)[0] == "c.gguf"
+    assert result.stderr == ""
+
+
+def test_a_menu_that_gets_no_answer_is_one_sentence_and_status_2(three_models: Path) -> None:
+    result = run("--model-dir", str(three_models), "--model-menu", typed="9\n")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "--model-menu: the input ended before a model was chosen."
+    assert "Traceback" not in result.stderr
+
+
+def test_a_menu_without_models_is_one_sentence_and_status_2(tmp_path: Path) -> None:
+    result = run("--model-dir", str(tmp_path), "--model-menu", typed="1\n")
+    assert result.returncode == 2
+    assert result.stderr == f"--model-menu: {tmp_path} holds no model that could be loaded.\n"
+
+
+def test_a_misspelt_loader_is_told_before_the_menu(three_models: Path) -> None:
+    result = run("--model-dir", str(three_models), "--model-menu", "--loader", "lama.cpp", typed="1\n")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_at_the_menu_is_one_sentence_and_status_130(three_models: Path) -> None:
+    command = [sys.executable, "server.py", "--model-dir", str(three_models), "--model-menu"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"LC_ALL": "C"}, text=True, **pipes) as process:
+        try:
+            while process.stderr.readline() != "Which one do you want to load? 1-2\n":
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+            assert process.stderr.read() == "Stopped.\n"
+        finally:
+            process.kill()
 
 
 class Running:
