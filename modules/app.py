@@ -9,10 +9,11 @@ from pathlib import Path
 
 from modules import models, settings
 from modules.catalog import Catalog, ModelRecord
-from modules.errors import LoaderUnavailable, Unsupported, WebUIError
+from modules.errors import LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError
 from modules.events import Json
 from modules.flags import Flags
-from modules.loaders import Loader, Setting, candidates, find_loader, settle, unavailable
+from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
+from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
 from modules.process import ROOT
@@ -33,8 +34,10 @@ class App:
     def __init__(self, flags: Flags) -> None:
         self.flags = flags
         named = flags.text("settings")
-        self.settings = settings.read(Path(named or ROOT / "settings.yaml"), required=bool(named))
+        self.settings_path = Path(named or ROOT / "settings.yaml")
+        self.settings = settings.read(self.settings_path, required=bool(named))
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"))
+        self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.models = Models()
         self.named = self._find_named(flags.text("model"))
         if flags.text("loader"):
@@ -56,22 +59,87 @@ class App:
         """The load options of the command line that apply to `record`: to the model it named, or to all if to none."""
         return self.flags.load if self.named is None or self.named.name == record.name else {}
 
-    def plan(self, record: ModelRecord, loader_name: str = "", form: Mapping[str, object] | None = None) -> Plan:
-        """How `record` will be loaded: by the loader named, or the best for it, with `form` above all other sources."""
+    def plan(
+        self,
+        record: ModelRecord,
+        loader_name: str = "",
+        form: Mapping[str, object] | None = None,
+        saved: Mapping[str, object] | None = None,
+    ) -> Plan:
+        """How `record` will be loaded: by the loader named, or the best for it, with `form` above all other sources.
+
+        `saved` stands in for what is remembered of the model, of which a fault is an error otherwise.
+        """
         if record.problem is not None:
             raise record.problem
-        loader = find_loader(loader_name) if loader_name else self.best_loader(record)
+        saved = self.saved_for(record) if saved is None else saved
+        loader = find_loader(loader_name) if loader_name else self.best_loader(record, saved)
         if record.format not in loader.formats:
             raise _wrong_loader(record, loader)
         typed = self.typed_for(record)
-        return Plan(record, loader, settle(loader, model=record.defaults, saved={}, flags=typed, form=form or {}))
+        settled = settle(loader, model=record.defaults, saved=saved, flags=typed, form=form or {})
+        if "trust_remote_code" in settled and settled["trust_remote_code"].value and not self.trusts:
+            raise _untrusted()
+        return Plan(record, loader, settled)
 
-    def best_loader(self, record: ModelRecord) -> Loader:
-        """The flag's loader for the model it came with, else the first that takes this format and runs here."""
+    def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
+        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs."""
         if self.flags.text("loader") and (self.named is None or self.named.name == record.name):
             return find_loader(self.flags.text("loader"))
+        for wish in (saved.get(LOADER), self.settings.loaders.get(record.format)):
+            loader = _known(wish)
+            if loader is not None and record.format in loader.formats:
+                return loader
         able = candidates(record.format)
         return next((loader for loader in able if unavailable(loader) is None), able[0])
+
+    # -- what is remembered -------------------------------------------------------------------------------------------
+
+    @property
+    def trusts(self) -> bool:
+        """Whether code that comes with a model may run: only the command line can say so."""
+        return bool(self.flags.load.get("trust_remote_code"))
+
+    def saved_for(self, record: ModelRecord) -> Mapping[str, object]:
+        """What was saved for the model, raw. SettingsError if the file is damaged."""
+        saved = self.remembered.of(record.name)
+        return saved if self.trusts else {key: raw for key, raw in saved.items() if key != "trust_remote_code"}
+
+    def usable_for(self, record: ModelRecord) -> tuple[Mapping[str, object], list[WebUIError]]:
+        """What can be used of it, and what is wrong with the rest."""
+        try:
+            return usable(self.saved_for(record))
+        except WebUIError as error:
+            return {}, [error]
+
+    def form_for(self, record: ModelRecord, saved: Mapping[str, object]) -> dict[str, Setting]:
+        """What the form shows of a model: every option of every loader."""
+        sources = {"model": record.defaults, "saved": saved, "flags": self.typed_for(record)}
+        return {key: each for loader in LOADERS.values() for key, each in settle(loader, **sources, form={}).items()}
+
+    def save(self, record: ModelRecord, loader_name: str, form: Mapping[str, object]) -> Path | None:
+        """Remember the loader and the options that differ from what the model would get anyway.
+
+        Returned is where a file of settings that could not be read was kept.
+        """
+        plan = self.plan(record, loader_name, form, self.usable_for(record)[0])
+        anyway = values(settle(plan.loader, model=record.defaults, saved={}, flags={}, form={}))
+        chosen = {key: value for key, value in values(plan.settings).items() if value != anyway[key]}
+        return self.remembered.save(record.name, plan.loader.name, chosen, plan.loader.options)
+
+    def set_autoload(self, wanted: bool) -> None:
+        self.settings = dataclasses.replace(self.settings, autoload_model=wanted)
+        settings.remember(self.settings_path, "autoload_model", wanted)
+
+    def refuse_guests(self) -> None:
+        """With --multi-user, whoever uses the page is a guest: the model, and what is remembered, are the owner's."""
+        if self.flags.on("multi_user"):
+            raise OwnerOnly()
+
+    def _is_model(self, name: str) -> bool:
+        return any(record.name == name for record in self.catalog.models())
+
+    # -- loading ------------------------------------------------------------------------------------------------------
 
     def load(self, plan: Plan) -> LoadedModel:
         return self.models.load(plan.record, plan.loader, plan.settings)
@@ -85,6 +153,24 @@ class App:
             told = {"unavailable": _said(reason)}
         options = {key: {"value": each.value, "source": each.source} for key, each in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
+
+
+def _known(name: object) -> Loader | None:
+    """The loader of that name; None for what is no loader's: the file may come from another program."""
+    try:
+        return find_loader(name) if isinstance(name, str) and name else None
+    except UnknownLoader:
+        return None
+
+
+def _untrusted() -> Unsupported:
+    return Unsupported(
+        {
+            "en": "trust_remote_code runs code that comes with the model; it has to be allowed at start, "
+            "by the flag --trust-remote-code.",
+            "zh": "trust_remote_code 会运行模型自带的代码，只能在启动时用参数 --trust-remote-code 允许。",
+        }
+    )
 
 
 def _said(error: WebUIError) -> dict[str, str]:

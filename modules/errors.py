@@ -6,6 +6,7 @@ WebUIError
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
 ├── NoModelLoaded · ModelLoading
 ├── Unsupported           understood, but this model or loader cannot do it
+├── OwnerOnly             guests may chat, and nothing else
 ├── PromptTooLong         the prompt does not fit the context
 ├── DamagedModel          the file is not what it claims to be, and where
 ├── LoadFailed            the backend refused, in its own words
@@ -143,6 +144,14 @@ class Unsupported(WebUIError):
     status = 400
     template = {"en": "{what}", "zh": "{what}"}
     what: Words
+
+
+class OwnerOnly(WebUIError):
+    status = 403
+    template = {
+        "en": "Only the owner of this server may do that: it was started with --multi-user.",
+        "zh": "只有此服务器的管理者可以这样做：它以 --multi-user 启动。",
+    }
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from modules.errors import LoaderUnavailable, UnknownLoader, UnknownOption, Words
+from modules.errors import LoaderUnavailable, OptionError, UnknownLoader, UnknownOption, WebUIError, Words
 from modules.load_options import OPTIONS
 from modules.options import Option, Value, nearest
 
@@ -243,6 +243,19 @@ def _strongest(option: Option, sources: Mapping[str, Mapping[str, object]]) -> S
         if said.get(option.key) is not None:
             return Setting(option.parse(said[option.key]), source)
     return Setting(option.default, "default")
+
+
+def usable(saved: Mapping[str, object]) -> tuple[dict[str, object], list[WebUIError]]:
+    """`saved` without the values that are none, and what is wrong with those."""
+    fine, problems = dict(saved), list[WebUIError]()
+    for key in saved.keys() & OPTIONS.keys():
+        try:
+            if saved[key] is not None and saved[key] != "None":
+                OPTIONS[key].parse(saved[key])
+        except OptionError as error:
+            problems.append(error)
+            del fine[key]
+    return fine, problems
 
 
 def values(settings: Mapping[str, Setting]) -> dict[str, Value]:

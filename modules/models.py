@@ -119,6 +119,7 @@ class Models:
         self._versions = itertools.count(1)
         self._current: LoadedModel | None = None
         self._loading: WorkerProcess | None = None
+        self.deadly: set[str] = set()  # models that took their worker down, and have not loaded since
         self._wish = 0  # the newest load or unload asked for; older ones give up
         self._state = threading.Lock()  # guards the fields above, never held while something slow is done
         self._turn = threading.Lock()  # held by the one load or unload that is being carried out
@@ -239,7 +240,12 @@ class Models:
         )
 
     def _show(self, **facts: object) -> None:
-        self.status = dataclasses.replace(Status(version=next(self._versions)), **facts)  # type: ignore[arg-type]
+        status = dataclasses.replace(Status(version=next(self._versions)), **facts)  # type: ignore[arg-type]
+        if isinstance(status.error, WorkerDied):
+            self.deadly.add(status.name)
+        elif status.state == "ready":
+            self.deadly.discard(status.name)
+        self.status = status
 
     def _on_death(self, death: WorkerDied) -> None:
         """A worker ended by itself. While it loads, `load` hears of it as well."""

@@ -6,11 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from modules.errors import SettingsError, UnknownOption, WebUIError, both
+from modules.errors import SettingsError, UnknownOption, WebUIError
+from modules.loaders import LOADERS
 from modules.options import Option, Value, nearest, parse_all
 from modules.sampling import PARAMETERS
+from modules.yaml_file import YamlFile, plain
+
+FORMATS = tuple(dict.fromkeys(each for loader in LOADERS.values() for each in loader.formats))
+AUTO = "auto"
+
+
+def _loader_for(model_format: str) -> Option:
+    takers = (loader.name for loader in LOADERS.values() if model_format in loader.formats)
+    return Option(
+        f"loader_{model_format}",
+        f"loader_{model_format}",
+        AUTO,
+        {"en": f"Loader for {model_format}", "zh": f"{model_format} 的加载器"},
+        {
+            "en": f"What loads {model_format} models for which nothing is saved; auto takes the best that runs here.",
+            "zh": f"未保存设置的 {model_format} 模型用什么加载；auto 表示可用的最佳加载器。",
+        },
+        choices=(AUTO, *takers),
+    )
+
 
 _INTERFACE = (
     Option(
@@ -37,6 +56,14 @@ _INTERFACE = (
         {"en": "What the model is told before every conversation.", "zh": "每次对话开始前告诉模型的话。"},
         example="You are a helpful assistant.",
     ),
+    Option(
+        "autoload_model",
+        "autoload_model",
+        False,
+        {"en": "Autoload the model", "zh": "自动加载模型"},
+        {"en": "Load a model as soon as it is picked.", "zh": "在菜单中选中模型后立即加载。"},
+    ),
+    *map(_loader_for, FORMATS),
 )
 
 INTERFACE: Mapping[str, Option] = {option.key: option for option in _INTERFACE}
@@ -49,45 +76,21 @@ class Settings:
     language: str = "auto"
     theme: str = "auto"
     system_message: str = ""
+    autoload_model: bool = False
+    loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
     generation: Mapping[str, Value] = field(default_factory=dict)
 
 
 def read(path: Path, required: bool = False) -> Settings:
     """The settings in `path`. A missing file means the defaults, unless `required`. SettingsError names the fault."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if required:
-            raise SettingsError(str(path), {"en": "there is no such file", "zh": "文件不存在"}) from None
-        return Settings()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(str(path), both(str(error))) from error
-    return _settled(str(path), _mapping(str(path), text))
+    if required and not path.exists():
+        raise SettingsError(str(path), {"en": "there is no such file", "zh": "文件不存在"})
+    return _settled(str(path), YamlFile(path).read())
 
 
-def _mapping(path: str, text: str) -> Mapping[str, object]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        raise SettingsError(path, _place(error)) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date but is none
-        raise SettingsError(path, both(str(error))) from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise SettingsError(path, {"en": "expected lines of `key: value`", "zh": "应为“键: 值”形式的行"})
-    return {str(key): value for key, value in found.items()}
-
-
-def _place(error: yaml.MarkedYAMLError) -> Mapping[str, str]:
-    mark, problem = error.problem_mark, error.problem or "not YAML"
-    if mark is None:
-        return both(problem)
-    line, column = mark.line + 1, mark.column + 1
-    return {
-        "en": f"line {line}, column {column}: {problem}",
-        "zh": f"第 {line} 行第 {column} 列：{problem}",
-    }
+def remember(path: Path, key: str, value: Value) -> None:
+    """Have `path` say so from now on, all else as it is. SettingsError."""
+    YamlFile(path).change(lambda content: content.update({key: plain(value)}))
 
 
 def _settled(path: str, found: Mapping[str, object]) -> Settings:
@@ -100,5 +103,6 @@ def _settled(path: str, found: Mapping[str, object]) -> Settings:
         generation = parse_all(PARAMETERS, {key: found[key] for key in found if key in PARAMETERS})
     except WebUIError as error:
         raise SettingsError(path, {"en": error.say("en"), "zh": error.say("zh")}) from error
-    texts = {key: str(value) for key, value in interface.items()}
-    return Settings(**texts, generation=generation)
+    loaders = {each: str(interface.pop(f"loader_{each}", AUTO)) for each in FORMATS}
+    preferred = {each: name for each, name in loaders.items() if name != AUTO}
+    return Settings(**interface, loaders=preferred, generation=generation)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_a_missing_file_means_the_defaults_unless_it_was_asked_for(path: Path) -
 
 def test_what_it_says_is_read(path: Path) -> None:
     path.write_text("language: zh\ntheme: dark\nsystem_message: 说中文。\ntemperature: 0\nseed: 42\n", encoding="utf-8")
-    assert read(path) == Settings("zh", "dark", "说中文。", {"temperature": 0.0, "seed": 42})
+    assert read(path) == Settings("zh", "dark", "说中文。", generation={"temperature": 0.0, "seed": 42})
 
 
 def test_a_system_message_may_have_several_lines(path: Path) -> None:

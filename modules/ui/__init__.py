@@ -18,7 +18,8 @@ from modules.ui.edge import PRIVATE
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
-from modules.ui.model_tab import SWITCH_LOADER, ModelTab, Shared, loader_css
+from modules.ui.model_tab import ModelTab, Shared
+from modules.ui.options_card import SWITCH_LOADER, loader_css
 
 gr = gradio()
 

@@ -1,25 +1,21 @@
-"""The Model tab: which model, by which loader, with which options; load, unload, reload, and how that goes."""
+"""The Model tab: which model; its settings, remembered and restored; load, unload, reload, and how that goes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
-from modules import machine
 from modules.app import App, Plan
-from modules.catalog import ModelRecord
-from modules.errors import LoadCancelled, WebUIError
-from modules.load_options import OPTIONS
-from modules.loaders import LOADERS, settle, unavailable, values
-from modules.options import Value
+from modules.choice import why
+from modules.errors import LoadCancelled, OptionError, WebUIError
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
-from modules.ui.form import Component, Form, grouped, slug
+from modules.ui.form import Component
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
+from modules.ui.options_card import FILTER, SWITCH_LOADER, OptionsCard
 
 gr = gradio()
 
@@ -47,14 +43,14 @@ class ModelTab:
             with gr.Column(scale=5, min_width=320):
                 self._build_model_card()
             with gr.Column(scale=7, min_width=320):
-                self._build_options_card()
-        self._shown = gr.State({})  # the values the form was given, to know which ones the user touched
+                self.options = OptionsCard(app, language, self._tr)
+                self.loader, self.notes, self.widgets = self.options.loader, self.options.notes, self.options.widgets
         self._listen()
 
     # -- what it looks like -----------------------------------------------------------------------------------------
 
     def _build_model_card(self) -> None:
-        tr = self._tr
+        tr, owner = self._tr, not self._app.flags.on("multi_user")
         with gr.Column(elem_classes="tx-card"):
             with gr.Row(elem_classes="tx-row"):
                 self.model = gr.Dropdown(
@@ -63,63 +59,50 @@ class ModelTab:
                 self.refresh = gr.Button("", icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0)
             self.facts = gr.HTML("", elem_id="tx-facts")
             with gr.Row(elem_classes="tx-buttons"):
-                self.load = gr.Button(tr("load"), variant="primary", elem_id="tx-load")
-                self.unload = gr.Button(tr("unload"), elem_id="tx-unload")
-                self.reload = gr.Button(tr("reload"), elem_id="tx-reload")
-            self.status = gr.HTML("", elem_id="tx-status")
-
-    def _build_options_card(self) -> None:
-        tr = self._tr
-        classes = {
-            key: [f"ld-{slug(loader.name)}" for loader in LOADERS.values() if key in loader.options] for key in OPTIONS
-        }
-        cores = tr("cores").format(physical=machine.physical_cores(), logical=machine.logical_cores())
-        extra = {"threads": cores, "threads_batch": cores}
-        self.widgets: dict[str, Component] = {}
-        with gr.Column(elem_classes="tx-card", elem_id="tx-opts"):
-            self.loader = gr.Dropdown(
-                choices=[(self._loader_label(name), name) for name in LOADERS],
-                value="llama.cpp",
-                label=tr("loader"),
-                elem_id="tx-loader",
-                filterable=False,
+                self.load = gr.Button(tr("load"), interactive=owner, variant="primary", elem_id="tx-load")
+                self.unload = gr.Button(tr("unload"), interactive=owner, elem_id="tx-unload")
+                self.reload = gr.Button(tr("reload"), interactive=owner, elem_id="tx-reload")
+            with gr.Row(elem_classes="tx-buttons"):
+                self.save = gr.Button(tr("save_settings"), interactive=owner, elem_id="tx-save", size="sm")
+                self.defaults = gr.Button(tr("defaults"), elem_id="tx-defaults", size="sm")
+            self.autoload = gr.Checkbox(
+                interactive=owner, label=tr("autoload"), info=tr("autoload_info"), elem_id="tx-autoload"
             )
-            self.notes = gr.HTML("", elem_id="tx-notes")
-            for group, options in grouped(OPTIONS.values()).items():
-                used = sorted({name for option in options for name in classes[option.key]})
-                with self._group(group, used), gr.Column(elem_classes="tx-grid"):
-                    self.widgets |= Form(options, self._language, "tx-opt", classes, extra).widgets
-
-    def _group(self, group: str, classes: list[str]) -> Any:
-        if group == "common":
-            return gr.Column(elem_classes=["tx-group", *classes])
-        return gr.Accordion(self._tr(f"group_{group}"), open=False, elem_classes=["tx-group", *classes])
-
-    def _loader_label(self, name: str) -> str:
-        return f"{name} ({self._tr('unavailable')})" if unavailable(LOADERS[name]) else name
+            self.status = gr.HTML("", elem_id="tx-status")
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        every = {self.model, self.loader, self._shown, *self.widgets.values()}
-        chosen = [self.model, self.facts, self.loader, self.notes, self._shown, *self.widgets.values()]
-        live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
-        switch = {"fn": None, "inputs": self.loader, "js": SWITCH_LOADER}
-        explain = {"fn": self.explain, "inputs": every, "outputs": [self.notes], "trigger_mode": "always_last"}
-        self.model.input(self.choose, self.model, chosen, **PRIVATE).then(**explain, **PRIVATE)
-        self.loader.change(**switch, show_progress="hidden")
+        form = {self.model, self.loader, self.options.shown, *self.widgets.values()}
+        written = [self.options.shown, *self.widgets.values()]
+        chosen = [self.model, self.facts, self.loader, self.notes, *written]
+        self.live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
+        told = [self.notes, self.options.marks]
+        explain = {"fn": self.explain, "inputs": form, "outputs": told, "trigger_mode": "always_last"}
+        # No limit: a second Load must reach `Models`, which gives up the first one.
+        loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
+
+        picked = self.model.input(self.choose, self.model, chosen, trigger_mode="always_last", queue=False, **PRIVATE)
+        picked.then(**explain, **PRIVATE)
+        picked.then(self.start_if_wanted, {*form, self.autoload}, **loading)
+        self.loader.change(fn=None, inputs=self.loader, js=SWITCH_LOADER, show_progress="hidden")
         self.loader.input(**explain, **PRIVATE)
         for widget in self.widgets.values():
             edited = widget.change if isinstance(widget, gr.Textbox) else widget.input
             edited(**explain, **PRIVATE)
+        self.options.filter.change(fn=None, inputs=self.options.filter, js=FILTER, show_progress="hidden")
+        reset = self.options.marks.click(self.reset, self.model, list(self.widgets.values()), queue=False, **PRIVATE)
+        reset.then(**explain, **PRIVATE)
+        self.defaults.click(self.show_defaults, form, list(self.widgets.values()), queue=False, **PRIVATE).then(
+            **explain, **PRIVATE
+        )
+        self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
+        self.autoload.input(self.set_autoload, self.autoload, [self.status, self.autoload], queue=False, **PRIVATE)
         self.refresh.click(self.list_again, self.model, [self.model], queue=False, **PRIVATE)
-        # No limit: a second Load must reach `Models`, which gives up the first one.
-        loading = {"inputs": every, "outputs": live, "trigger_mode": "multiple", "concurrency_limit": None}
-        self.load.click(self.start, **loading, **PRIVATE)
-        self.reload.click(self.start, **loading, **PRIVATE)
-        self.unload.click(self.stop, None, live, concurrency_limit=None, **PRIVATE)
-        self.live = live
-        self.on_page_load = (self.open_page, None, chosen)
+        self.load.click(self.start, form, **loading)
+        self.reload.click(self.start, form, **loading)
+        self.unload.click(self.stop, None, self.live, concurrency_limit=None, **PRIVATE)
+        self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
         self.on_first_view = explain
 
     def open_page(self) -> Updates:
@@ -129,7 +112,8 @@ class ModelTab:
         named = self._app.named.name if self._app.named else ""
         preferred = [status.name, named, *names]
         name = next((each for each in preferred if each in names), None)
-        return self.choose(name) | {self.model: gr.update(choices=names, value=name)}
+        shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
+        return self.choose(name) | shown
 
     def _names(self) -> list[str]:
         names = [record.name for record in self._app.catalog.models()]
@@ -150,46 +134,106 @@ class ModelTab:
             facts = markup.facts(record, self._tr)
             if record.problem is not None:
                 return {self.facts: facts + markup.alert(record.problem, self._language, self._tr), self.notes: ""}
-            shown = self._settings_of(record)
-            loader = self._app.best_loader(record).name
-            updates = {self.widgets[key]: value for key, value in shown.items()}
-            return {self.facts: facts, self.loader: loader, self._shown: shown} | updates
+            saved, problems = self._app.usable_for(record)
+            facts += "".join(markup.alert(each, self._language, self._tr) for each in problems)
+            loader = self._app.best_loader(record, saved).name
+            return {self.facts: facts, self.loader: loader} | self.options.write(self._app.form_for(record, saved))
         except Exception as error:
             return {self.facts: markup.alert(as_error(error), self._language, self._tr)}
 
-    def _settings_of(self, record: ModelRecord) -> dict[str, Value]:
-        shown: dict[str, Value] = {}
-        typed = self._app.typed_for(record)
-        for loader in LOADERS.values():
-            shown |= values(settle(loader, model=record.defaults, saved={}, flags=typed, form={}))
-        return shown
-
     def _plan(self, given: Values) -> Plan:
         """The load that the form asks for. Nothing of what the browser sent is taken on trust."""
-        name = given[self.model]
+        record = self._app.record(self._picked(given[self.model]))
+        saved, _ = self._app.usable_for(record)  # what is wrong with the rest is told where the model is chosen
+        return self._app.plan(record, str(given[self.loader]), self.options.touched(given), saved)
+
+    def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
             raise NothingPicked(self._tr("pick_a_model"))
-        loader = str(given[self.loader])
-        touched = {
-            key: given[widget]
-            for key, widget in self.widgets.items()
-            if given.get(widget) is not None and given[widget] != (given[self._shown] or {}).get(key)
-        }
-        return self._app.plan(self._app.record(name), loader, touched)
+        return name
+
+    # -- its settings -----------------------------------------------------------------------------------------------
+
+    def remember(self, given: Values) -> Updates:
+        """Save the settings of the chosen loader, and say where."""
+        try:
+            self._app.refuse_guests()
+            record = self._app.record(self._picked(given[self.model]))
+            aside = self._app.save(record, str(given[self.loader]), self.options.touched(given))
+            text = self._tr("saved").format(model=record.name, file=self._app.remembered.path.name)
+            text += self._tr("kept_aside").format(file=aside.name) if aside else ""
+            saved, _ = self._app.usable_for(record)
+            shown = {key: each.value for key, each in self._app.form_for(record, saved).items()}
+            return {self.status: markup.info(text), self.options.shown: shown}
+        except Exception as error:
+            return {
+                self.status: markup.alert(as_error(error), self._language, self._tr),
+                self.options.shown: gr.skip(),
+            }
+
+    def show_defaults(self, given: Values) -> Updates:
+        """Fill the form with what the model would get if nothing had been saved or typed. Nothing is saved by that."""
+        try:
+            return self._anyway(given[self.model])
+        except Exception as error:
+            as_error(error)
+            return {widget: gr.skip() for widget in self.widgets.values()}
+
+    def reset(self, name: str | None, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Set one option back."""
+        try:
+            widget = self.widgets.get(str(event._data.get("key")))
+            return {widget: self._anyway(name)[widget]} if widget is not None else {}
+        except Exception as error:
+            as_error(error)
+            return {}
+
+    def _anyway(self, name: object) -> Updates:
+        record = self._app.record(self._picked(name))
+        return {self.widgets[key]: each.value for key, each in self._app.form_for(record, {}).items()}
+
+    def set_autoload(self, wanted: object) -> Updates:
+        try:
+            self._app.refuse_guests()
+            self._app.set_autoload(wanted is True)
+            return {self.status: gr.skip(), self.autoload: gr.skip()}
+        except Exception as error:
+            alert = markup.alert(as_error(error), self._language, self._tr)
+            return {self.status: alert, self.autoload: self._app.settings.autoload_model}
+
+    # -- loading ----------------------------------------------------------------------------------------------------
 
     async def explain(self, given: Values) -> Updates:
         """What the chosen options would come to, as the engine itself tells it."""
         try:
-            told = await asyncio.to_thread(self._app.explain, self._plan(given))
-            return {self.notes: markup.explanation(told, self._language, self._tr)}
+            plan = self._plan(given)
+            told = await asyncio.to_thread(self._app.explain, plan)
+            reason = why(plan.record, plan.loader)
+            words = markup.info(reason[self._language]) if reason else ""
+            return {self.notes: words + markup.explanation(told, self._language, self._tr)} | self.options.marked(plan)
         except NothingPicked:
-            return {self.notes: ""}
+            return {self.notes: "", self.options.marks: gr.skip()}
+        except OptionError as error:
+            return {self.notes: ""} | self.options.refused(error)
         except Exception as error:
-            return {self.notes: markup.alert(as_error(error), self._language, self._tr)}
+            alert = markup.alert(as_error(error), self._language, self._tr)
+            return {self.notes: alert, self.options.marks: gr.skip()}
+
+    async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
+        """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""
+        status, name = self._app.models.status, given[self.model]
+        if given.get(self.autoload) is not True or not name or (status.state, status.name) == ("ready", name):
+            yield self.view()
+        elif name in self._app.models.deadly:
+            yield self.view() | {self.status: markup.info(self._tr("deadly").format(model=name))}
+        else:
+            async for updates in self.start(given):
+                yield updates
 
     async def start(self, given: Values) -> AsyncIterator[Updates]:
         """Load what the form says, showing how it goes."""
         try:
+            self._app.refuse_guests()
             plan = self._plan(given)
         except Exception as error:
             yield {self.status: markup.alert(as_error(error), self._language, self._tr)}
@@ -206,8 +250,12 @@ class ModelTab:
 
     async def stop(self) -> Updates:
         """Unload, or give up loading."""
-        await asyncio.to_thread(self._app.models.unload)
-        return self.view()
+        try:
+            self._app.refuse_guests()
+            await asyncio.to_thread(self._app.models.unload)
+            return self.view()
+        except Exception as error:
+            return self.view() | {self.status: markup.alert(as_error(error), self._language, self._tr)}
 
     def view(self) -> Updates:
         """The state of the model in use, as this page shows it."""
@@ -235,20 +283,3 @@ class NothingPicked(WebUIError):
 
     def say(self, language: str) -> str:
         return self.words
-
-
-SWITCH_LOADER = """(loader) => {
-  const slug = String(loader).toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  const page = document.querySelector("#tx-page"); // the tab itself may not be drawn yet
-  for (const name of [...page.classList]) if (name.startsWith("show-")) page.classList.remove(name);
-  page.classList.add("show-" + slug);
-}"""
-
-
-def loader_css() -> str:
-    """Hides, by loader, what is not its own. Options are never forced to show, so that other rules may hide them."""
-    rules = []
-    for name in map(slug, LOADERS):
-        page = f"#tx-page.show-{name} #tx-opts"
-        rules.append(f"{page} .tx-opt:not(.ld-{name}), {page} .tx-group:not(.ld-{name})")
-    return ", ".join(rules) + " { display: none !important; }"

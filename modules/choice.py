@@ -1,0 +1,65 @@
+"""Which loader suits a model, and why: a sentence for each format that each loader takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modules.catalog import ModelRecord
+from modules.errors import LANGUAGES, Words
+from modules.loaders import Loader
+
+_PLAIN: Words = {
+    "en": "full-precision weights; can be cut to 4 or 8 bits while loading, takes LoRAs, and every sampler works.",
+    "zh": "全精度权重；加载时可压缩为 4 或 8 位，支持 LoRA 和全部采样器。",
+}
+_EXL2: Words = {
+    "en": "the fastest on NVIDIA cards, with its own sampler, several requests at once; needs CUDA.",
+    "zh": "在 NVIDIA 显卡上最快，使用自带采样器，可同时处理多个请求；需要 CUDA。",
+}
+_EXL2_HF: Words = {
+    "en": "nearly as fast as ExLlamav2, with the samplers of transformers and CFG; needs CUDA.",
+    "zh": "速度接近 ExLlamav2，使用 transformers 的采样器并支持 CFG；需要 CUDA。",
+}
+
+_REASONS: Mapping[tuple[str, str], Words] = {
+    ("llama.cpp", "gguf"): {
+        "en": "made for this format, on the processor as well as the GPU; several people can chat at once.",
+        "zh": "专为此格式设计，CPU 和 GPU 均可运行，多人可同时对话。",
+    },
+    ("llamacpp_HF", "gguf"): {
+        "en": "the same engine under the samplers and the tokenizer of transformers: for CFG and perplexity.",
+        "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和困惑度评估。",
+    },
+    ("Transformers", "safetensors"): _PLAIN,
+    ("Transformers", "pytorch"): _PLAIN,
+    ("Transformers", "gptq"): {
+        "en": "reads it through gptqmodel: slower than the others, but a LoRA can be trained on it.",
+        "zh": "通过 gptqmodel 读取：比其他加载器慢，但可以训练 LoRA。",
+    },
+    ("Transformers", "awq"): {
+        "en": "reads it through gptqmodel; AutoAWQ is the package it was made with.",
+        "zh": "通过 gptqmodel 读取；AutoAWQ 是制作该模型所用的软件包。",
+    },
+    ("AutoGPTQ", "gptq"): {
+        "en": "the package it was made with; also runs on the processor, and takes old models without metadata.",
+        "zh": "制作该模型所用的软件包；也可在 CPU 上运行，并支持缺少元数据的旧模型。",
+    },
+    ("ExLlamav2", "gptq"): _EXL2,
+    ("ExLlamav2", "exl2"): _EXL2,
+    ("ExLlamav2_HF", "gptq"): _EXL2_HF,
+    ("ExLlamav2_HF", "exl2"): _EXL2_HF,
+    ("AutoAWQ", "awq"): {
+        "en": "the package it was made with; fast on a GPU, very slow on the processor.",
+        "zh": "制作该模型所用的软件包；GPU 上较快，CPU 上很慢。",
+    },
+}
+
+
+def why(record: ModelRecord, loader: Loader) -> Words | None:
+    """What `loader` is to this model, after what its files say of it; None if it cannot load it."""
+    reason = _REASONS.get((loader.name, record.format))
+    if reason is None:
+        return None
+    kind = record.format.upper() if record.format not in ("safetensors", "pytorch") else record.format
+    said = ", ".join(filter(None, (kind, record.quantisation)))
+    return {language: f"{said}: {reason[language]}" for language in LANGUAGES}

@@ -1,0 +1,128 @@
+"""The options of all loaders: a form with a filter, where each value says where it comes from and can be set back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from modules import machine
+from modules.app import App, Plan
+from modules.errors import OptionError
+from modules.load_options import OPTIONS
+from modules.loaders import LOADERS, Setting, unavailable
+from modules.options import Value
+from modules.ui.edge import Updates, Values
+from modules.ui.form import Component, Form, grouped, slug
+from modules.ui.lean import gradio
+from modules.ui.locales import Tr
+
+gr = gradio()
+
+SCRIPT = (Path(__file__).parent / "options.js").read_text(encoding="utf-8")
+
+
+class OptionsCard:
+    """Made inside the page. `shown` holds the values the form was given, by which is known what the user touched."""
+
+    def __init__(self, app: App, language: str, tr: Tr) -> None:
+        self._app = app
+        self._language = language
+        self._tr = tr
+        self.widgets: dict[str, Component] = {}
+        with gr.Column(elem_classes="tx-card", elem_id="tx-opts"):
+            with gr.Row(elem_classes="tx-row"):
+                self.loader = gr.Dropdown(
+                    choices=[(self._loader_label(name), name) for name in LOADERS],
+                    value="llama.cpp",
+                    label=tr("loader"),
+                    elem_id="tx-loader",
+                    filterable=False,
+                )
+                self.filter = gr.Textbox(
+                    label=tr("filter"), placeholder=tr("filter_hint"), max_lines=1, elem_id="tx-filter"
+                )
+            self.notes = gr.HTML("", elem_id="tx-notes")
+            self.marks = gr.HTML(marks({}, {}, tr, language), elem_id="tx-marks", js_on_load=SCRIPT)
+            self._build_groups()
+        self.shown = gr.State({})
+
+    def _build_groups(self) -> None:
+        classes = {
+            key: [f"ld-{slug(loader.name)}" for loader in LOADERS.values() if key in loader.options] for key in OPTIONS
+        }
+        cores = self._tr("cores").format(physical=machine.physical_cores(), logical=machine.logical_cores())
+        extra = {"threads": cores, "threads_batch": cores}
+        if not self._app.trusts:
+            extra["trust_remote_code"] = self._tr("trust_by_flag")
+        for group, options in grouped(OPTIONS.values()).items():
+            used = sorted({name for option in options for name in classes[option.key]})
+            with self._group(group, used), gr.Column(elem_classes="tx-grid"):
+                self.widgets |= Form(options, self._language, "tx-opt", classes, extra).widgets
+        self.widgets["trust_remote_code"].interactive = self._app.trusts
+
+    def _group(self, group: str, classes: list[str]) -> Any:
+        if group == "common":
+            return gr.Column(elem_classes=["tx-group", *classes])
+        return gr.Accordion(self._tr(f"group_{group}"), open=False, elem_classes=["tx-group", *classes])
+
+    def _loader_label(self, name: str) -> str:
+        return f"{name} ({self._tr('unavailable')})" if unavailable(LOADERS[name]) else name
+
+    # -- what it holds ----------------------------------------------------------------------------------------------
+
+    def write(self, settings: Mapping[str, Setting]) -> Updates:
+        """What a handler returns to show `settings`."""
+        values = {key: each.value for key, each in settings.items()}
+        return {self.shown: values} | {self.widgets[key]: value for key, value in values.items()}
+
+    def touched(self, given: Values) -> dict[str, object]:
+        """The values that the user has changed since the form was written, raw."""
+        shown: Mapping[str, Value] = given.get(self.shown) or {}
+        return {
+            key: given[widget]
+            for key, widget in self.widgets.items()
+            if given.get(widget) is not None and given[widget] != shown.get(key)
+        }
+
+    def marked(self, plan: Plan) -> Updates:
+        """Where each value of `plan` comes from, as the form shows it."""
+        sources = {key: each.source for key, each in plan.settings.items() if each.source != "default"}
+        return {self.marks: marks(sources, {}, self._tr, self._language)}
+
+    def refused(self, error: OptionError) -> Updates:
+        """A value that is none, told at its field."""
+        return {self.marks: marks({}, {error.option: error.say(self._language)}, self._tr, self._language)}
+
+
+def marks(sources: Mapping[str, str], errors: Mapping[str, str], tr: Tr, language: str) -> str:
+    """What `options.js` puts at the fields: by option, the source of its value and its words, or what is wrong."""
+    told = {
+        "reset": tr("reset"),
+        "sources": {key: [source, tr(f"source_{source}")] for key, source in sources.items()},
+        "errors": dict(errors),
+    }
+    return (
+        f'<div hidden lang="{language}" data-marks="{escape(json.dumps(told, ensure_ascii=False), quote=True)}"></div>'
+    )
+
+
+SWITCH_LOADER = """(loader) => {
+  const slug = String(loader).toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  const page = document.querySelector("#tx-page"); // the tab itself may not be drawn yet
+  for (const name of [...page.classList]) if (name.startsWith("show-")) page.classList.remove(name);
+  page.classList.add("show-" + slug);
+}"""
+
+FILTER = """(text) => document.dispatchEvent(new CustomEvent("tx-filter", { detail: String(text) }))"""
+
+
+def loader_css() -> str:
+    """Hides, by loader, what is not its own. Options are never forced to show, so that other rules may hide them."""
+    rules = []
+    for name in map(slug, LOADERS):
+        page = f"#tx-page.show-{name} #tx-opts"
+        rules.append(f"{page} .tx-opt:not(.ld-{name}), {page} .tx-group:not(.ld-{name})")
+    return ", ".join(rules) + " { display: none !important; }"
