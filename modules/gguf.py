@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _VERSIONS = (2, 3)
 _LONGEST_KEY = (1 << 16) - 1  # the specification's limit; it does not limit values
 _LONGEST_TEXT = 1 << 24
 _MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked; no vocabulary comes near
-_PER_LAYER = 1024  # whole-number arrays up to this length are kept: some models have a head count for each layer
+_PER_LAYER = 1024  # arrays of numbers or flags up to this length are kept: some models have a head count for each layer
 _DEEPEST = 4
 _MOST_DIMENSIONS = 4
 _NEWEST_TYPE = 1023  # forks of llama.cpp count up to about 400; what lies beyond is noise
@@ -82,7 +82,8 @@ class GgufHeader:
 
     Where a model gives one head count for each layer, the largest stands here. `rope_scale` is the factor of linear
     scaling (1.0: none). `add_bos` is None if the file leaves it to the backend. `parameters` counts the elements of
-    the tensors in this file (of a split model: this part's); `size` is the file's, in bytes.
+    the tensors in this file (of a split model: this part's); `size` is the file's, in bytes. `numbers` has every whole
+    number, flag and list of them, the architecture's own without its name; of any other list, its length.
     """
 
     version: int
@@ -107,6 +108,7 @@ class GgufHeader:
     size: int
     split_count: int
     split_no: int
+    numbers: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict, hash=False)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -156,6 +158,7 @@ def _read(window: Window) -> GgufHeader:
         size=window.size,
         split_count=_whole(facts, "split.count"),
         split_no=_whole(facts, "split.no"),
+        numbers=_numbers(facts, f"{arch}."),
     )
 
 
@@ -224,7 +227,7 @@ def _array(window: Window, key: str, depth: int = 1) -> _Fact:
     if count * (shape.size if shape else _SMALLEST_ITEM) > window.size or (not shape and count > _MOST_ITEMS):
         raise damage(f"{brief(key)} announces {count:,} items", f"{brief(key)} 声称有 {count:,} 项")
     if shape:
-        if count <= _PER_LAYER and shape.format not in ("<f", "<d", "<?"):
+        if count <= _PER_LAYER and shape.format not in ("<f", "<d"):
             return tuple(int(window.number(shape)) for _ in range(count))
         window.skip(count * shape.size)
     elif kind == _TEXT:
@@ -277,6 +280,11 @@ def _whole(facts: _Facts, key: str, default: int = 0) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not default <= number < 1 << 32:
         raise _wrong(key, value, "a whole number", "整数")
     return number
+
+
+def _numbers(facts: _Facts, own: str) -> dict[str, int | tuple[int, ...]]:
+    known = {key: fact.count if isinstance(fact, _Array) else fact for key, fact in facts.items()}
+    return {key.removeprefix(own): fact for key, fact in known.items() if isinstance(fact, (int, tuple))}
 
 
 def _number(facts: _Facts, key: str) -> float:

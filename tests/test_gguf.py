@@ -11,7 +11,7 @@ import pytest
 
 from modules.errors import LANGUAGES, DamagedModel
 from modules.gguf import FILE_TYPES, TENSOR_TYPES, GgufHeader, read_header
-from tests.gguf_files import ARRAY, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
+from tests.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
 
 
 def header(tmp_path: Path, content: bytes) -> GgufHeader:
@@ -54,6 +54,19 @@ def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
         size=len(content),
         split_count=0,
         split_no=0,
+        numbers={
+            "general.file_type": 15,
+            "context_length": 4096,
+            "block_count": 2,
+            "embedding_length": 64,
+            "attention.head_count": 8,
+            "attention.head_count_kv": 4,
+            "tokenizer.ggml.tokens": 4,
+            "tokenizer.ggml.scores": 4,
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.add_bos_token": True,
+        },
     )
 
 
@@ -99,6 +112,14 @@ def test_without_a_file_type_the_tensors_with_most_bytes_name_the_quantisation(t
 def test_of_one_head_count_for_each_layer_the_largest_stands(tmp_path: Path) -> None:
     found = header(tmp_path, gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
     assert found.head_count_kv == 8
+
+
+def test_lists_of_numbers_and_of_flags_are_kept_whole_up_to_a_length(tmp_path: Path) -> None:
+    lists = {"llama.heads": array(I32, [0, 8, 2]), "llama.slides": array(BOOL, [True, False])}
+    long = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
+    found = header(tmp_path, gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | long).items()}))
+    assert (found.numbers["heads"], found.numbers["slides"]) == ((0, 8, 2), (1, 0))
+    assert (found.numbers["long"], found.numbers["scales"]) == (1025, 3)
 
 
 @pytest.mark.parametrize(

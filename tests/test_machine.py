@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,69 @@ def test_the_memory_of_another_process_can_be_asked_for_until_it_ends() -> None:
         assert machine.resident_memory(child.pid) > 1 << 20
         child.communicate(b"\n")
     assert machine.resident_memory(child.pid) == 0
+
+
+def test_less_memory_is_available_than_there_is_and_less_still_once_some_is_used() -> None:
+    before = machine.available_memory()
+    assert 0 < before < machine.total_memory()
+    ballast = bytearray(os.urandom(1 << 20) * 400)
+    assert before - machine.available_memory() > len(ballast) / 2  # others come and go meanwhile
+
+
+def group(folder: Path, files: tuple[str, str], limit: str, usage: int, stat: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in zip(files, (limit, str(usage)), strict=True):
+        (folder / name).write_text(f"{content}\n")
+    (folder / "memory.stat").write_text(stat)
+
+
+def left(top: Path, own: str) -> int:
+    """What the groups in `top` leave a process whose /proc/self/cgroup says `own`."""
+    told = top / "own"
+    told.write_text(own)
+    return min(machine._left_in_groups(top, told))
+
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+V2 = ("memory.max", "memory.current")
+
+
+def test_a_container_leaves_its_limit_less_what_is_in_use_and_cannot_be_given_back(tmp_path: Path) -> None:
+    group(tmp_path / "a" / "b", V2, "1000", 700, "anon 400\ninactive_file 200\nactive_file 100\n")
+    assert left(tmp_path, "0::/a/b\n") == 500
+    group(tmp_path / "a", V2, "800", 790, "inactive_file 0\n")  # the group around it is fuller
+    assert left(tmp_path, "0::/a/b\n") == 10
+    group(tmp_path / "a", V2, "max", 790, "inactive_file 0\n")
+    assert left(tmp_path, "0::/a/b\n") == 500
+
+
+def test_groups_of_the_first_version_are_honoured_too(tmp_path: Path) -> None:
+    stat = "inactive_file 1\ntotal_inactive_file 200\n"
+    group(tmp_path / "memory" / "a", V1, "1000", 700, stat)
+    assert left(tmp_path, "5:cpu:/\n4:memory:/a\n0::/\n") == 500
+    group(tmp_path / "memory", V1, "1000", 990, stat)  # in a container the path may be one that only its host has
+    assert left(tmp_path, "4:memory:/docker/1234\n") == 210
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert left(tmp_path, "0::/\n") == sys.maxsize
+    assert list(machine._left_in_groups(tmp_path, tmp_path / "absent")) == [sys.maxsize]
+
+
+def test_a_limit_that_is_used_up_leaves_nothing(tmp_path: Path) -> None:
+    group(tmp_path, V2, "1000", 1100, "inactive_file 0\n")
+    assert left(tmp_path, "0::/\n") == 0
+
+
+def test_a_mac_tells_its_memory_in_pages() -> None:
+    told = """Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               10.
+Pages active:                          90000.
+Pages inactive:                           20.
+Pages speculative:                         3.
+Pages throttled:                           0.
+Pages wired down:                      80000.
+Pages purgeable:                           4.
+"""
+    assert machine._free_pages(told) == 37 * 16384
+    assert machine._free_pages("vm_stat: not here") == 0

@@ -78,7 +78,9 @@ class ModelTab:
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
         self.live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
         told = [self.notes, self.options.marks]
-        explain = {"fn": self.explain, "inputs": form, "outputs": told, "trigger_mode": "always_last"}
+        # One at a time, or the answer to an earlier form could come last.
+        explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
+        explain["trigger_mode"] = "always_last"
         # No limit: a second Load must reach `Models`, which gives up the first one.
         loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
 

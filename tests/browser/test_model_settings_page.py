@@ -1,0 +1,169 @@
+"""Settings in the Model tab: change, save, come back, restart; autoload; what is wrong with a value, and where."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from modules.yaml_file import YamlFile
+from tests.browser.conftest import Server, Window
+
+FIRST, SECOND = "a first.gguf", "模型 [2]+$.gguf"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """A folder with two models and a settings.yaml."""
+    folder = tmp_path_factory.mktemp("settings page")
+    (folder / "models").mkdir()
+    for name in (FIRST, SECOND):
+        (folder / "models" / name).symlink_to(smollm2)
+    (folder / "settings.yaml").write_text("# mine\n")
+    return folder
+
+
+@pytest.fixture
+def fresh(place: Path) -> Path:
+    """`place` with nothing saved yet."""
+    (place / "models" / "config-user.yaml").unlink(missing_ok=True)
+    (place / "settings.yaml").write_text("# mine\n")
+    return place
+
+
+@contextlib.contextmanager
+def opened(chromium: Browser, place: Path, language: str = "zh", width: int = 1440) -> Iterator[Window]:
+    """The Model tab of a server that was just started over `place`."""
+    server = Server(place, "--settings", str(place / "settings.yaml"))
+    try:
+        window = Window(chromium, server.url, language, (width, 900))
+        window.tab("模型" if language == "zh" else "Model")
+        expect(window.page.locator("#tx-opt-n_ctx")).to_be_visible()
+        yield window
+        window.close()
+    finally:
+        server.stop()
+
+
+def number(window: Window, key: str) -> Locator:
+    return window.page.locator(f"#tx-opt-{key} input[type=number]").first
+
+
+def fill(window: Window, key: str, value: str) -> None:
+    number(window, key).fill(value)
+    number(window, key).blur()
+
+
+def source(window: Window, key: str) -> Locator:
+    return window.page.locator(f"#tx-opt-{key} .tx-source")
+
+
+def choose(window: Window, name: str, n_ctx: str) -> None:
+    window.choose("tx-model", name)
+    expect(number(window, "n_ctx")).to_have_value(n_ctx)
+
+
+def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh) as window:
+        choose(window, SECOND, "8192")
+        expect(source(window, "n_ctx")).to_have_text("来自模型文件")
+        fill(window, "n_ctx", "2048")
+        expect(source(window, "n_ctx")).to_have_text("已修改，未保存")
+        window.page.get_by_role("button", name="内存与设备").click()
+        window.page.locator("#tx-opt-mlock input").check()
+        window.page.locator("#tx-save").click()
+        expect(window.page.locator("#tx-status")).to_contain_text(f"已将 {SECOND} 的设置保存到 config-user.yaml")
+        expect(source(window, "n_ctx")).to_have_text("已保存")
+        choose(window, FIRST, "8192")
+        expect(window.page.locator("#tx-opt-mlock input")).not_to_be_checked()
+        choose(window, SECOND, "2048")
+        expect(window.page.locator("#tx-opt-mlock input")).to_be_checked()
+    assert YamlFile(fresh / "models" / "config-user.yaml").read() == {
+        SECOND: {"loader": "llama.cpp", "n_ctx": 2048, "mlock": True}
+    }
+    with opened(chromium, fresh, "en") as window:
+        choose(window, SECOND, "2048")
+        expect(source(window, "n_ctx")).to_have_text("saved")
+        window.page.locator("#tx-load").click()
+        window.loaded()
+        expect(window.page.locator("#tx-pill")).to_contain_text("llama.cpp · 2048")
+
+
+def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh, "en") as window:
+        fill(window, "n_ctx", "1024")
+        fill(window, "threads", "2")
+        window.page.locator("#tx-opt-n_ctx .tx-reset").click()
+        expect(number(window, "n_ctx")).to_have_value("8192")
+        expect(source(window, "n_ctx")).to_have_text("model file")
+        expect(number(window, "threads")).to_have_value("2")
+        window.page.locator("#tx-save").click()
+        expect(source(window, "threads")).to_have_text("saved")
+        window.page.locator("#tx-defaults").click()
+        expect(number(window, "threads")).to_have_value("0")
+        assert YamlFile(fresh / "models" / "config-user.yaml").read()[FIRST]["threads"] == 2
+        window.page.locator("#tx-save").click()
+        expect(source(window, "threads")).to_have_text([])
+        assert YamlFile(fresh / "models" / "config-user.yaml").read() == {FIRST: {"loader": "llama.cpp"}}
+
+
+def test_with_autoload_a_model_loads_when_it_is_picked_and_the_last_one_wins(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh) as window:
+        choose(window, SECOND, "8192")
+        fill(window, "n_ctx", "1024")
+        expect(source(window, "n_ctx")).to_have_text("已修改，未保存")
+        window.page.locator("#tx-save").click()
+        expect(source(window, "n_ctx")).to_have_text("已保存")
+        choose(window, FIRST, "8192")
+        window.page.wait_for_timeout(500)
+        expect(window.page.locator("#tx-pill .tx-empty")).to_be_visible()
+        window.page.locator("#tx-autoload input").check()
+        for name in (SECOND, FIRST, SECOND):
+            window.choose("tx-model", name)
+        expect(window.page.locator("#tx-pill .tx-ready")).to_contain_text("1024", timeout=30_000)
+        expect(window.page.locator("#tx-pill .tx-pill")).to_have_attribute("title", SECOND)
+    assert (fresh / "settings.yaml").read_text() == "# mine\nautoload_model: true\n"
+    with opened(chromium, fresh) as window:
+        expect(window.page.locator("#tx-autoload input")).to_be_checked()
+
+
+def test_a_wrong_value_is_told_at_its_field_and_can_be_set_back(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh, "en", 390) as window:
+        fill(window, "n_ctx", "-5")
+        expect(window.page.locator("#tx-opt-n_ctx .tx-error")).to_contain_text("n_ctx: -5 is not acceptable")
+        width = window.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390
+        window.page.locator("#tx-opt-n_ctx .tx-reset").click()
+        expect(window.page.locator("#tx-opt-n_ctx .tx-error")).to_have_count(0)
+        expect(number(window, "n_ctx")).to_have_value("8192")
+
+
+def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh) as window:
+        shown = window.page.locator("#tx-opts .tx-opt:visible")
+        before = shown.count()
+        window.page.locator("#tx-filter input").fill("cache_8")
+        expect(window.page.locator("#tx-opt-cache_8bit")).to_be_visible()
+        expect(window.page.locator("#tx-opt-n_ctx")).to_be_hidden()
+        window.page.locator("#tx-filter input").fill("物理核心")
+        expect(window.page.locator("#tx-opt-threads")).to_be_visible()
+        expect(window.page.locator("#tx-opt-cache_8bit")).to_be_hidden()
+        window.page.locator("#tx-filter input").fill("")
+        expect(shown).to_have_count(before)
+
+
+def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_load(
+    chromium: Browser, fresh: Path
+) -> None:
+    (fresh / "models" / "config-user.yaml").write_text("a: [1\nb: 2\n")
+    with opened(chromium, fresh) as window:
+        expect(window.page.locator("#tx-facts [role=alert]")).to_contain_text("第 2 行第")
+        fill(window, "n_ctx", "512")
+        window.page.locator("#tx-load").click()
+        window.loaded()
+        window.page.locator("#tx-save").click()
+        expect(window.page.locator("#tx-status")).to_contain_text("config-user.yaml.broken-1")
+    assert (fresh / "models" / "config-user.yaml.broken-1").read_text() == "a: [1\nb: 2\n"
