@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules import models, settings
+from modules import machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.errors import LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError
+from modules.estimate import estimate
 from modules.events import Json
+from modules.fit import Fit, fit, fitting_context
 from modules.flags import Flags
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.model_settings import LOADER, ModelSettings
@@ -39,6 +41,7 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"))
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.models = Models()
+        self.available_memory: Callable[[], int] = machine.available_memory
         self.named = self._find_named(flags.text("model"))
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
@@ -65,10 +68,12 @@ class App:
         loader_name: str = "",
         form: Mapping[str, object] | None = None,
         saved: Mapping[str, object] | None = None,
+        shown: int = 0,
     ) -> Plan:
         """How `record` will be loaded: by the loader named, or the best for it, with `form` above all other sources.
 
-        `saved` stands in for what is remembered of the model, of which a fault is an error otherwise.
+        `saved` stands in for what is remembered of the model, of which a fault is an error otherwise. `shown` is the
+        context that the user sees, to which memory had it reduced; free memory has changed since.
         """
         if record.problem is not None:
             raise record.problem
@@ -80,7 +85,7 @@ class App:
         settled = settle(loader, model=record.defaults, saved=saved, flags=typed, form=form or {})
         if "trust_remote_code" in settled and settled["trust_remote_code"].value and not self.trusts:
             raise _untrusted()
-        return Plan(record, loader, settled)
+        return Plan(record, loader, self._fitted(record, settled, shown))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
         """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs."""
@@ -115,7 +120,8 @@ class App:
     def form_for(self, record: ModelRecord, saved: Mapping[str, object]) -> dict[str, Setting]:
         """What the form shows of a model: every option of every loader."""
         sources = {"model": record.defaults, "saved": saved, "flags": self.typed_for(record)}
-        return {key: each for loader in LOADERS.values() for key, each in settle(loader, **sources, form={}).items()}
+        settled = {key: each for one in LOADERS.values() for key, each in settle(one, **sources, form={}).items()}
+        return self._fitted(record, settled)
 
     def save(self, record: ModelRecord, loader_name: str, form: Mapping[str, object]) -> Path | None:
         """Remember the loader and the options that differ from what the model would get anyway.
@@ -124,7 +130,11 @@ class App:
         """
         plan = self.plan(record, loader_name, form, self.usable_for(record)[0])
         anyway = values(settle(plan.loader, model=record.defaults, saved={}, flags={}, form={}))
-        chosen = {key: value for key, value in values(plan.settings).items() if value != anyway[key]}
+        chosen = {
+            key: each.value
+            for key, each in plan.settings.items()
+            if each.value != anyway[key] and each.source != "memory"
+        }
         return self.remembered.save(record.name, plan.loader.name, chosen, plan.loader.options)
 
     def set_autoload(self, wanted: bool) -> None:
@@ -139,6 +149,41 @@ class App:
     def _is_model(self, name: str) -> bool:
         return any(record.name == name for record in self.catalog.models())
 
+    # -- memory -------------------------------------------------------------------------------------------------------
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that a load may take: those available, and what the model in use gives back. 0 if that is unknown."""
+        available = self.available_memory()
+        return available + self._given_back() if available else 0
+
+    def _given_back(self) -> int:
+        try:
+            model = self.models.current
+        except WebUIError:
+            return 0
+        if model.record.header is None:
+            return 0
+        need = estimate(model.record.header, values(model.settings))
+        mapped = 0 if model.settings["no_mmap"].value else need.weights  # the file's pages count as available anyway
+        return need.total - mapped
+
+    def fit(self, plan: Plan) -> Fit | None:
+        """Whether what `plan` loads fits into memory; None where that cannot be told."""
+        if not _in_main_memory(plan.record, plan.settings):
+            return None
+        assert plan.record.header is not None
+        return fit(plan.record.header, values(plan.settings), self.free_memory)
+
+    def _fitted(self, record: ModelRecord, settled: dict[str, Setting], shown: int = 0) -> dict[str, Setting]:
+        """With the context that nobody asked for reduced to what fits."""
+        if not _in_main_memory(record, settled) or settled["n_ctx"].source not in ("default", "model"):
+            return settled
+        assert record.header is not None
+        wish = int(settled["n_ctx"].value) or record.header.context_length
+        fits = shown or fitting_context(record.header, values(settled), self.free_memory)
+        return settled if fits >= wish else settled | {"n_ctx": Setting(fits, "memory")}
+
     # -- loading ------------------------------------------------------------------------------------------------------
 
     def load(self, plan: Plan) -> LoadedModel:
@@ -148,11 +193,18 @@ class App:
         """The plan and the backend's exact calls, as JSON; "unavailable" says why there are none."""
         told: Json
         try:
-            told = models.explain(plan.record, plan.loader, plan.settings)
+            told = self.models.explain(plan.record, plan.loader, plan.settings)
         except LoaderUnavailable as reason:
             told = {"unavailable": _said(reason)}
         options = {key: {"value": each.value, "source": each.source} for key, each in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
+
+
+def _in_main_memory(record: ModelRecord, settings: Mapping[str, Setting]) -> bool:
+    """Whether it is llama.cpp's to load, and all of it on the processor: of a GPU's memory we know nothing here."""
+    if record.header is None or "n_ctx" not in settings:
+        return False
+    return bool(settings["cpu"].value) or settings["n_gpu_layers"].value == 0
 
 
 def _known(name: object) -> Loader | None:

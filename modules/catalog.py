@@ -38,7 +38,7 @@ class ModelRecord:
 
     `name` is the path below the folder of models; of a split GGUF, its first part's. `size` is in bytes, of the weights
     alone. What the files do not say is 0 or "". `problem` is why the model will not load. `defaults` holds the load
-    options that follow from the files.
+    options that follow from the files. `header` is a GGUF's, with the size of all its parts.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ModelRecord:
     chat_template: str = ""
     problem: WebUIError | None = None
     defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    header: GgufHeader | None = field(default=None, compare=False, repr=False)
 
 
 class Catalog:
@@ -123,6 +124,7 @@ class Catalog:
             context_length=head.context_length,
             chat_template=head.chat_template,
             defaults=_said(head),
+            header=dataclasses.replace(head, size=record.size),
         )
 
     def _checkpoint(self, folder: Path, files: Files, weights: Files) -> ModelRecord:

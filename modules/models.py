@@ -111,11 +111,45 @@ class Status:
     error: WebUIError | None = None
 
 
+class Explainer:
+    """A worker that loads nothing and is asked what loading would come to. It is kept while questions keep coming,
+    for a process and its imports take a third of a second of all processors, and let go of after `patience` seconds."""
+
+    def __init__(self, patience: float = 20.0) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None
+        self._overlay = ""
+        self._end = threading.Timer(0, self.close)
+
+    def worker(self, loader: Loader) -> WorkerProcess:
+        with self._lock:
+            if self._worker is None or self._worker.death is not None or self._overlay != loader.overlay:
+                self._let_go()
+                self._worker, self._overlay = _worker_for(loader), loader.overlay
+            self._end.cancel()
+            self._end = threading.Timer(self._patience, self.close)
+            self._end.daemon = True
+            self._end.start()
+            return self._worker
+
+    def close(self) -> None:
+        with self._lock:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._end.cancel()
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
 class Models:
     """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way."""
 
     def __init__(self) -> None:
         self.status = Status()
+        self._explainer = Explainer()
         self._versions = itertools.count(1)
         self._current: LoadedModel | None = None
         self._loading: WorkerProcess | None = None
@@ -159,10 +193,18 @@ class Models:
     def unload(self) -> int:
         """Let the model go, or give up loading it. The bytes of memory returned."""
         self._new_wish()
+        self._explainer.close()
         with self._turn:
             freed = self._let_go()
             self._show(state="empty", freed=freed)
             return freed
+
+    def explain(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Json:
+        """What loading would call, asked of the engine in a worker of its own: {"calls": ..., "notes": [...]}."""
+        if reason := unavailable(loader):
+            raise reason
+        asked = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
+        return _answer(self._explainer.worker(loader).events("explain", **asked))
 
     def _new_wish(self) -> int:
         with self._state:
@@ -256,17 +298,6 @@ class Models:
             self._current = None
             self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
         log.error("%s", death)
-
-
-def explain(record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Json:
-    """What loading would call, asked of the engine in a worker of its own: {"calls": ..., "notes": [...]}."""
-    if reason := unavailable(loader):
-        raise reason
-    worker = _worker_for(loader)
-    try:
-        return _answer(worker.events("explain", engine=loader.engine, path=str(record.path), options=values(settings)))
-    finally:
-        worker.close()
 
 
 def _worker_for(loader: Loader, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:

@@ -18,7 +18,7 @@ LAYERS = {
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
-        *("yaml_file", "model_settings", "choice", "estimate"),
+        *("yaml_file", "model_settings", "choice", "fit", "estimate"),
     },
     "actors": {"models", "downloads", "process"},
     "deeds": {"chat", "training", "evaluation", "app", "menu"},

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from modules import models
 from modules.catalog import ModelRecord
 from modules.errors import (
     DamagedModel,
@@ -155,7 +154,7 @@ def test_closing_an_answer_lets_the_next_one_begin(owner: Models) -> None:
 
 
 def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: Models) -> None:
-    told = models.explain(record("fail"), ECHO, SETTINGS)
+    told = owner.explain(record("fail"), ECHO, SETTINGS)
     assert told == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
     assert owner.status.state == "empty"
 

@@ -9,7 +9,9 @@ from html import escape
 from modules.catalog import ModelRecord
 from modules.errors import LoaderUnavailable, WebUIError
 from modules.events import Json
+from modules.fit import Fit
 from modules.models import Status
+from modules.options import Value
 from modules.ui.locales import Tr
 
 GIB, MIB = 2**30, 2**20
@@ -86,6 +88,34 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr("context").format(count=record.context_length) if record.context_length else "",
     ]
     return '<div class="tx-chips">' + "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip) + "</div>"
+
+
+def memory(fit: Fit | None, tr: Tr) -> str:
+    """What a load would take against what is free, as a bar, with the remedies if that is too much."""
+    if fit is None:
+        return ""
+    need = fit.need
+    parts = {"weights": need.weights, "cache": need.cache, "buffers": need.compute + need.other}
+    whole = max(need.total, fit.free, 1)
+    bars = "".join(
+        f'<i class="tx-{part}" style="width:{100 * count / whole:.2f}%" title="{escape(tr(part))} {size(count)}"></i>'
+        for part, count in parts.items()
+    )
+    line = tr(f"memory_{fit.verdict}").format(need=size(need.total), free=size(fit.free))
+    split = " · ".join(f"{tr(part)} {size(count)}" for part, count in parts.items())
+    buttons = "".join(_remedy(each) for each in fit.remedies)
+    offered = f'<p class="tx-remedies">{escape(tr("remedies"))}{buttons}</p>' if buttons else ""
+    return (
+        f'<div class="tx-memory tx-{fit.verdict}" role="status"><p>{escape(line)}</p>'
+        f'<div class="tx-bar">{bars}</div><p class="tx-split">{escape(split)}</p>{offered}</div>'
+    )
+
+
+def _remedy(change: Mapping[str, Value]) -> str:
+    words = ", ".join(key if value is True else f"{key} {value}" for key, value in change.items())
+    return (
+        f'<button type="button" data-change="{escape(json.dumps(dict(change)), quote=True)}">{escape(words)}</button>'
+    )
 
 
 def explanation(told: Mapping[str, Json], language: str, tr: Tr) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from modules.app import App, Plan
 from modules.choice import why
 from modules.errors import LoadCancelled, OptionError, WebUIError
+from modules.load_options import OPTIONS
+from modules.options import parse_all
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.form import Component
@@ -58,6 +60,7 @@ class ModelTab:
                 )
                 self.refresh = gr.Button("", icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0)
             self.facts = gr.HTML("", elem_id="tx-facts")
+            self.memory = gr.HTML("", elem_id="tx-memory", js_on_load=REMEDY)
             with gr.Row(elem_classes="tx-buttons"):
                 self.load = gr.Button(tr("load"), interactive=owner, variant="primary", elem_id="tx-load")
                 self.unload = gr.Button(tr("unload"), interactive=owner, elem_id="tx-unload")
@@ -77,7 +80,7 @@ class ModelTab:
         written = [self.options.shown, *self.widgets.values()]
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
         self.live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
-        told = [self.notes, self.options.marks]
+        told = [self.notes, self.options.marks, self.memory]
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
         explain["trigger_mode"] = "always_last"
@@ -95,6 +98,8 @@ class ModelTab:
         self.options.filter.change(fn=None, inputs=self.options.filter, js=FILTER, show_progress="hidden")
         reset = self.options.marks.click(self.reset, self.model, list(self.widgets.values()), queue=False, **PRIVATE)
         reset.then(**explain, **PRIVATE)
+        widgets = list(self.widgets.values())
+        self.memory.click(self.relieve, None, widgets, queue=False, **PRIVATE).then(**explain, **PRIVATE)
         self.defaults.click(self.show_defaults, form, list(self.widgets.values()), queue=False, **PRIVATE).then(
             **explain, **PRIVATE
         )
@@ -147,7 +152,9 @@ class ModelTab:
         """The load that the form asks for. Nothing of what the browser sent is taken on trust."""
         record = self._app.record(self._picked(given[self.model]))
         saved, _ = self._app.usable_for(record)  # what is wrong with the rest is told where the model is chosen
-        return self._app.plan(record, str(given[self.loader]), self.options.touched(given), saved)
+        shown = given.get(self.widgets["n_ctx"])
+        kept = shown if isinstance(shown, int) and shown > 0 else 0
+        return self._app.plan(record, str(given[self.loader]), self.options.touched(given), saved, kept)
 
     def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
@@ -190,6 +197,16 @@ class ModelTab:
             as_error(error)
             return {}
 
+    def relieve(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Take a remedy that was offered beside the memory bar."""
+        try:
+            asked = event._data.get("change")
+            changes = parse_all(OPTIONS, asked if isinstance(asked, dict) else {})
+            return {self.widgets[key]: value for key, value in changes.items()}
+        except Exception as error:
+            as_error(error)
+            return {}
+
     def _anyway(self, name: object) -> Updates:
         record = self._app.record(self._picked(name))
         return {self.widgets[key]: each.value for key, each in self._app.form_for(record, {}).items()}
@@ -212,14 +229,16 @@ class ModelTab:
             told = await asyncio.to_thread(self._app.explain, plan)
             reason = why(plan.record, plan.loader)
             words = markup.info(reason[self._language]) if reason else ""
-            return {self.notes: words + markup.explanation(told, self._language, self._tr)} | self.options.marked(plan)
+            notes = words + markup.explanation(told, self._language, self._tr)
+            memory = markup.memory(self._app.fit(plan), self._tr)
+            return {self.notes: notes, self.memory: memory} | self.options.marked(plan)
         except NothingPicked:
-            return {self.notes: "", self.options.marks: gr.skip()}
+            return {self.notes: "", self.memory: "", self.options.marks: gr.skip()}
         except OptionError as error:
-            return {self.notes: ""} | self.options.refused(error)
+            return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
         except Exception as error:
             alert = markup.alert(as_error(error), self._language, self._tr)
-            return {self.notes: alert, self.options.marks: gr.skip()}
+            return {self.notes: alert, self.memory: "", self.options.marks: gr.skip()}
 
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""
@@ -285,3 +304,9 @@ class NothingPicked(WebUIError):
 
     def say(self, language: str) -> str:
         return self.words
+
+
+REMEDY = """element.addEventListener("click", (event) => {
+  const pressed = event.target.closest("[data-change]");
+  if (pressed) trigger("click", { change: JSON.parse(pressed.dataset.change) });
+})"""

@@ -167,3 +167,17 @@ def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_lo
         window.page.locator("#tx-save").click()
         expect(window.page.locator("#tx-status")).to_contain_text("config-user.yaml.broken-1")
     assert (fresh / "models" / "config-user.yaml.broken-1").read_text() == "a: [1\nb: 2\n"
+
+
+def test_the_memory_bar_follows_the_options_and_its_remedy_is_taken(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh, "en") as window:
+        bar = window.page.locator("#tx-memory")
+        expect(bar.locator(".tx-fits")).to_contain_text("weights 94 MB · cache 180 MB")
+        fill(window, "n_ctx", "2048")
+        expect(bar).to_contain_text("cache 45 MB")
+        fill(window, "n_ctx", "4000000")
+        expect(bar.locator(".tx-short")).to_contain_text("it will not fit")
+        bar.get_by_role("button", name="n_ctx").first.click()
+        expect(bar.locator(".tx-short")).to_have_count(0)
+        expect(source(window, "n_ctx")).to_have_text("changed, not saved")
+        assert 100_000 < int(number(window, "n_ctx").input_value()) < 4_000_000

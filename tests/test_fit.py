@@ -1,0 +1,110 @@
+"""Whether a model fits into memory, what would help, and what is done about it where nobody asked for a context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.catalog import Catalog
+from modules.estimate import estimate
+from modules.fit import SMALLEST, fit, fitting_context
+from modules.gguf import GgufHeader
+from modules.load_options import OPTIONS
+from modules.loaders import Setting, settle, values
+from modules.options import Value
+from modules.ui import locales, markup
+from tests.conftest import LLAMA
+
+MB = 1_000_000
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def header(models_folder: Path) -> GgufHeader:
+    (record,) = Catalog(models_folder).models()
+    assert record.header is not None
+    return record.header
+
+
+def options(**chosen: Value) -> dict[str, Value]:
+    return values(settle(LLAMA, model={"n_ctx": 8192}, saved={}, flags={}, form=chosen))
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(0, "unknown"), (1000 * MB, "fits"), (340 * MB, "tight"), (300 * MB, "short"), (1, "short")]
+)
+def test_the_verdict_is_that_of_need_against_free(header: GgufHeader, free: int, verdict: str) -> None:
+    assert fit(header, options(), free).verdict == verdict
+
+
+@pytest.mark.parametrize("free", [300 * MB, 240 * MB, 200 * MB, 150 * MB, 135 * MB])
+def test_every_remedy_makes_it_fit(header: GgufHeader, free: int) -> None:
+    found = fit(header, options(), free)
+    assert found.remedies
+    for change in found.remedies:
+        assert set(change) <= set(OPTIONS)
+        assert estimate(header, options(**change)).total <= free
+    assert {"cache_4bit": True} in fit(header, options(), 250 * MB).remedies
+
+
+def test_where_nothing_helps_nothing_is_offered(header: GgufHeader) -> None:
+    assert fit(header, options(), 90 * MB).remedies == ()
+    assert fit(header, options(), 1000 * MB).remedies == ()
+
+
+def test_a_context_nobody_asked_for_is_the_largest_that_fits(header: GgufHeader) -> None:
+    assert fitting_context(header, options(), 1000 * MB) == 8192
+    assert fitting_context(header, options(), 0) == 8192
+    reduced = fitting_context(header, options(), 200 * MB)
+    assert SMALLEST <= reduced < 8192
+    assert (
+        estimate(header, options(n_ctx=reduced)).total <= 200 * MB < estimate(header, options(n_ctx=2 * reduced)).total
+    )
+    assert fitting_context(header, options(), 1) == SMALLEST
+
+
+@pytest.fixture
+def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
+    """Of a machine with 200 MB of free memory."""
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+    made = make_app()
+    made.available_memory = lambda: 200 * MB
+    return made
+
+
+def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -> None:
+    record = app.record(NAME)
+    reduced = app.plan(record).settings["n_ctx"]
+    assert reduced.source == "memory" and SMALLEST <= int(reduced.value) < 8192
+    assert app.form_for(record, {})["n_ctx"] == reduced
+    app.save(record, "llama.cpp", {"threads": 2})
+    assert app.remembered.of(NAME) == {"loader": "llama.cpp", "threads": 2}
+
+
+def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: App) -> None:
+    assert app.plan(app.record(NAME), shown=1024).settings["n_ctx"] == Setting(1024, "memory")
+    app.available_memory = lambda: 4000 * MB
+    assert app.plan(app.record(NAME)).settings["n_ctx"] == Setting(8192, "model")
+
+
+@pytest.mark.parametrize("form", [{"n_ctx": 4096}, {"n_gpu_layers": 10}])
+def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App, form: dict[str, object]) -> None:
+    assert app.plan(app.record(NAME), form=form).settings["n_ctx"].source != "memory"
+
+
+def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
+    assert app.free_memory == 200 * MB
+    app.load(app.plan(app.record(NAME), form={"n_ctx": 2048}))
+    freed = app.free_memory - 200 * MB
+    assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
+
+
+def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
+    plan = app.plan(app.record(NAME), form={"n_ctx": 8192})
+    for language in ("zh", "en"):
+        html = markup.memory(app.fit(plan), locales.translator(language))
+        assert "tx-short" in html and "data-change" in html and "cache_4bit" in html
+    assert markup.memory(None, locales.translator("en")) == ""
