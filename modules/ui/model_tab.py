@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modules.app import App, Plan
 from modules.choice import why
-from modules.errors import LoadCancelled, OptionError, WebUIError
+from modules.errors import LoadCancelled, OptionError, UnknownLoader, WebUIError
 from modules.load_options import OPTIONS
 from modules.options import parse_all
 from modules.ui import markup
@@ -154,11 +154,17 @@ class ModelTab:
         saved, _ = self._app.usable_for(record)  # what is wrong with the rest is told where the model is chosen
         shown = given.get(self.widgets["n_ctx"])
         kept = shown if isinstance(shown, int) and shown > 0 else 0
-        return self._app.plan(record, str(given[self.loader]), self.options.touched(given), saved, kept)
+        return self._app.plan(record, self._loader_of(given), self.options.touched(given), saved, kept)
 
     def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
             raise NothingPicked(self._tr("pick_a_model"))
+        return name
+
+    def _loader_of(self, given: Values) -> str:
+        name = given[self.loader]
+        if not isinstance(name, str) or not name:
+            raise UnknownLoader(str(name), "")
         return name
 
     # -- its settings -----------------------------------------------------------------------------------------------
@@ -168,7 +174,7 @@ class ModelTab:
         try:
             self._app.refuse_guests()
             record = self._app.record(self._picked(given[self.model]))
-            aside = self._app.save(record, str(given[self.loader]), self.options.touched(given))
+            aside = self._app.save(record, self._loader_of(given), self.options.touched(given))
             text = self._tr("saved").format(model=record.name, file=self._app.remembered.path.name)
             text += self._tr("kept_aside").format(file=aside.name) if aside else ""
             saved, _ = self._app.usable_for(record)
@@ -243,7 +249,8 @@ class ModelTab:
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""
         status, name = self._app.models.status, given[self.model]
-        if given.get(self.autoload) is not True or not name or (status.state, status.name) == ("ready", name):
+        nothing = not isinstance(name, str) or not name
+        if nothing or given.get(self.autoload) is not True or (status.state, status.name) == ("ready", name):
             yield self.view()
         elif name in self._app.models.deadly:
             yield self.view() | {self.status: markup.info(self._tr("deadly").format(model=name))}

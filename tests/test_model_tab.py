@@ -1,0 +1,174 @@
+"""The Model tab's handlers, called as anybody may call them: each is a public endpoint, whatever Gradio hides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.ui.lean import gradio
+from modules.ui.model_tab import ModelTab, Shared
+
+gr = gradio()
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MakeApp = Callable[..., App]
+STRANGE: list[object] = [None, "", 5, True, ["a"], {"a": 1}, "../../etc/passwd", "/etc/passwd", "no such model", "\0"]
+
+
+@pytest.fixture
+def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., Any]:
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+
+    def make(*words: str) -> Any:
+        app = make_app(*words)
+        with gr.Blocks():
+            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot()))
+        tab.app = app
+        return tab
+
+    return make
+
+
+@pytest.fixture
+def tab(make_tab: Callable[..., Any]) -> Any:
+    return make_tab()
+
+
+def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
+    shown = tab.choose(NAME)[tab.options.shown]
+    values = {tab.widgets[key]: value for key, value in (shown | changed).items()}
+    return {tab.model: model, tab.loader: loader, tab.options.shown: shown, **values}
+
+
+def event(data: object) -> Any:
+    return gr.EventData(None, data)
+
+
+def saved(tab: Any) -> object:
+    return tab.app.remembered.of(NAME)
+
+
+def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
+    updates = tab.remember(form(tab, n_ctx=512, mlock=True))
+    assert "Saved the settings" in updates[tab.status] and updates[tab.options.shown]["n_ctx"] == 512
+    chosen = tab.choose(NAME)
+    assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
+
+
+@pytest.mark.parametrize("model", STRANGE, ids=repr)
+def test_nothing_is_saved_for_what_is_no_model(tab: Any, model: object) -> None:
+    assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
+    assert not tab.app.remembered.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("loader", "changed", "words"),
+    [
+        ("no such loader", {}, "no loader"),
+        (["llama.cpp"], {}, "no loader"),
+        ("AutoAWQ", {}, "cannot load gguf"),
+        ("llama.cpp", {"n_ctx": "many"}, "n_ctx"),
+        ("llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
+        ("llama.cpp", {"mlock": {"a": 1}}, "mlock"),
+    ],
+)
+def test_nothing_is_saved_that_could_not_be_loaded(
+    tab: Any, loader: object, changed: dict[str, object], words: str
+) -> None:
+    html = tab.remember(form(tab, NAME, loader, **changed))[tab.status]
+    assert 'role="alert"' in html and words in html
+    assert not tab.app.remembered.path.exists()
+
+
+def test_a_wrong_value_is_told_at_its_field(tab: Any) -> None:
+    updates = asyncio.run(tab.explain(form(tab, tensor_split="30,,70")))
+    assert "tensor_split" in updates[tab.options.marks] and "30,,70" in updates[tab.options.marks]
+    assert "not acceptable" not in asyncio.run(tab.explain(form(tab)))[tab.options.marks]
+
+
+def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
+    assert tab.widgets["trust_remote_code"].interactive is False
+    with pytest.raises(Exception, match="cannot load gguf"):  # the loaders that have the option take other formats
+        tab._plan(form(tab, NAME, "Transformers", trust_remote_code=True))
+
+
+@pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
+def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
+    assert tab.reset(NAME, event(data)) == {}
+    assert tab.reset(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192}
+
+
+@pytest.mark.parametrize("model", STRANGE, ids=repr)
+def test_nothing_is_set_back_for_what_is_no_model(tab: Any, model: object) -> None:
+    assert tab.reset(model, event({"key": "n_ctx"})) == {}
+    shown = tab.show_defaults({tab.model: model})
+    assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
+
+
+@pytest.mark.parametrize(
+    "change", [None, 5, [], {"no such option": 1}, {"n_ctx": "many"}, {"n_ctx": -1}, {"cache_4bit": {}}]
+)
+def test_only_values_that_options_take_are_remedies(tab: Any, change: object) -> None:
+    assert tab.relieve(event({"change": change})) == {}
+    assert tab.relieve(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
+
+
+@pytest.mark.parametrize("model", STRANGE, ids=repr)
+def test_autoload_loads_nothing_that_is_no_model(tab: Any, model: object) -> None:
+    updates = drained(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
+    assert tab.app.models.status.state == "empty"
+    assert tab.status in updates
+
+
+def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
+    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: False}))
+    assert tab.app.models.status.state == "empty"
+    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    version = tab.app.models.status.version
+    assert tab.app.models.status.state == "ready"
+    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    assert tab.app.models.status.version == version
+
+
+def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
+    tab.app.models.deadly.add(NAME)
+    updates = drained(tab.start_if_wanted({**form(tab), tab.autoload: True}))
+    assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
+    drained(tab.start(form(tab, n_ctx=512)))
+    assert NAME not in tab.app.models.deadly
+
+
+@pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])
+def test_only_a_tick_is_a_tick(tab: Any, wanted: object) -> None:
+    tab.set_autoload(wanted)
+    assert tab.app.settings.autoload_model is False
+    tab.set_autoload(True)
+    assert tab.app.settings.autoload_model is True
+
+
+def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_tab: Callable[..., Any]) -> None:
+    tab = make_tab("--multi-user")
+    refusals = [
+        drained(tab.start(form(tab))),
+        drained(tab.start_if_wanted({**form(tab), tab.autoload: True})),
+        asyncio.run(tab.stop()),
+        tab.remember(form(tab)),
+        tab.set_autoload(True),
+    ]
+    assert all("Only the owner" in updates[tab.status] for updates in refusals)
+    assert tab.app.models.status.state == "empty"
+    assert not tab.app.remembered.path.exists() and tab.app.settings.autoload_model is False
+
+
+def drained(updates: Any) -> dict[Any, Any]:
+    async def drain() -> dict[Any, Any]:
+        last: dict[Any, Any] = {}
+        async for update in updates:
+            last = update
+        return last
+
+    return asyncio.run(drain())
