@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from modules.options import Value
-from modules.rawfile import Window, damage, examine, foreign, readable, truncated
+from modules.rawfile import Window, broken_json, damage, examine, foreign, readable, truncated
 
 Json = dict[str, Any]
 
@@ -58,6 +58,10 @@ def _json(window: Window, length: int) -> Json:
         raise damage(f"its JSON has {length:,} bytes", f"其 JSON 长达 {length:,} 字节")
     try:
         found = json.loads(window.take(length))
+    except json.JSONDecodeError as error:
+        raise (
+            broken_json(error.lineno, error.colno) if head[:1] == b"{" else foreign("JSON", head, window.size)
+        ) from None
     except (ValueError, RecursionError):
         raise foreign("JSON", head, window.size) from None
     if not isinstance(found, dict):

@@ -176,17 +176,22 @@ class DamagedModel(WebUIError):
     problem: Words
 
 
+UNNAMED: Words = {"en": "the backend says why, below.", "zh": "原因见后端的原话："}
+"""The cause where there is no telling."""
+
+
 @dataclass(eq=False)
 class LoadFailed(WebUIError):
-    """`words` are the backend's own, last lines first to be of use."""
+    """`words` are the backend's own; `cause` is what they come down to, as the end of a sentence."""
 
     template = {
-        "en": "{loader} could not load {model}. It said: {words}",
-        "zh": "{loader} 无法加载 {model}。它报告：{words}",
+        "en": "{loader} could not load {model}: {cause}\n{words}",
+        "zh": "{loader} 无法加载 {model}：{cause}\n{words}",
     }
     loader: str
     model: str
     words: str
+    cause: Words = dataclasses.field(default_factory=lambda: UNNAMED)
 
 
 @dataclass(eq=False)

@@ -62,6 +62,13 @@ def foreign(wanted: str, head: bytes, size: int) -> Flaw:
     )
 
 
+def broken_json(line: int, column: int) -> Flaw:
+    return Flaw(
+        f"its JSON is wrong or breaks off at line {line}, column {column}. Download the file again.",
+        f"其 JSON 在第 {line} 行第 {column} 列有误或中断。请重新下载。",
+    )
+
+
 def truncated(expected: int, present: int) -> Flaw:
     return Flaw(
         f"the file is truncated: {expected:,} bytes expected, {present:,} present. Download it again.",

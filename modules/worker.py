@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from modules.engines.base import BatchingEngine, SerialEngine
+from modules.engines.causes import cause
 from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
 from modules.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.options import Value
@@ -239,7 +240,7 @@ def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
         return error
     traceback.print_exception(error)
     words = f"{type(error).__name__}: {error}"
-    return LoadFailed(args["engine"].partition(":")[2], Path(args["path"]).name, words)
+    return LoadFailed(args["engine"].partition(":")[2], Path(args["path"]).name, words, cause(words))
 
 
 def _in_words(error: Exception) -> WebUIError:

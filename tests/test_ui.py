@@ -61,7 +61,7 @@ def test_sizes_are_for_people(count: int, words: str) -> None:
 
 
 def test_a_long_error_is_folded_after_its_first_line() -> None:
-    error = LoadFailed("llama.cpp", "x.gguf", "first\nsecond\nthird")
+    error = LoadFailed("llama.cpp", "x.gguf", "second\nthird", both("first"))
     html = markup.alert(error, "en", locales.translator("en"))
     assert html.index("first") < html.index("<details>") < html.index("second")
 

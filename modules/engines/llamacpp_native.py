@@ -20,6 +20,7 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.engines.causes import cause
 from modules.errors import LoadFailed, OptionError, Unsupported
 from modules.events import Json, Logprob, TokenChances
 
@@ -95,7 +96,7 @@ class Model:
 
     def _failed(self, path: Path) -> LoadFailed:
         words = " / ".join(dict.fromkeys(self._journal.errors[-3:])) or "no reason given"
-        return LoadFailed("llama.cpp", path.name, words)
+        return LoadFailed("llama.cpp", path.name, words, cause(words))
 
     def tokenize(self, text: str, add_special: bool) -> array[int]:
         """The tokens of `text`; names of special tokens in it become those tokens. Any thread may ask."""

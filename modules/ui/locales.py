@@ -85,6 +85,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "已加载，用时 {seconds} 秒 · 上下文 {context} · 占用内存 {memory}",
         "Loaded in {seconds} s · context {context} · {memory} of memory",
     ),
+    "own_words": ("后端的原话", "In the backend's own words"),
     "stage": ("正在读取权重", "Reading weights"),
     "layers": ("{count} 层", "{count} layers"),
     "context": ("上下文 {count}", "context {count}"),

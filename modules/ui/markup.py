@@ -66,7 +66,7 @@ def model_status(status: Status, tr: Tr, language: str) -> str:
 def alert(error: WebUIError, language: str, tr: Tr) -> str:
     """An error: its first sentence in sight, what a library said at length folded below."""
     first, _, rest = error.say(language).partition("\n")
-    more = f"<details><summary>…</summary><pre>{escape(rest)}</pre></details>" if rest else ""
+    more = f"<details><summary>{escape(tr('own_words'))}</summary><pre>{escape(rest)}</pre></details>" if rest else ""
     install = error.install if isinstance(error, LoaderUnavailable) else ""
     line = f"<p>{escape(tr('install_with'))}<code>{escape(install)}</code></p>" if install else ""
     return f'<div class="tx-status tx-alert" role="alert">{escape(first)}{line}{more}</div>'
