@@ -41,9 +41,19 @@ def count(model: LoadedModel, text: str) -> int:
     return int(model.ask("count", text=text))
 
 
+def cut(model: LoadedModel, text: str, params: Mapping[str, Json]) -> str:
+    """A prompt that is no conversation: its last `truncation_length` tokens, if it has more and that is asked for."""
+    limit = int(params["truncation_length"])
+    if not limit or count(model, text) <= limit:
+        return text
+    tokens = model.ask("encode", text=text)
+    return str(model.ask("decode", tokens=tokens[-limit:]))
+
+
 def room(model: LoadedModel, params: Mapping[str, Json]) -> int:
     """How many tokens a prompt may have, so that the answer it asks for fits as well."""
-    context = model.info.context_length
+    whole = model.info.context_length
+    context = min(int(params["truncation_length"]) or whole, whole)
     return context - min(int(params["max_new_tokens"]) or context, context // 2)
 
 

@@ -12,7 +12,7 @@ from modules.options import Value
 SMALLEST = 2 * PAD
 """The context below which we do not go by ourselves: nobody can chat in less."""
 TIGHT = 0.9
-"""The part of free memory from which on other programs will feel it."""
+"""The part of free memory from which on other programs will feel it. What we propose stays below."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def fit(header: GgufHeader, options: Mapping[str, Value], free: int) -> Fit:
 
 def _remedies(header: GgufHeader, options: Mapping[str, Value], free: int) -> Iterator[Mapping[str, Value]]:
     """A smaller context; a smaller cache, where that alone is enough; both, where neither is."""
+    free = int(TIGHT * free)
     smaller = largest_context(header, options, free)
     if smaller >= SMALLEST:
         yield {"n_ctx": smaller}
@@ -59,4 +60,4 @@ def fitting_context(header: GgufHeader, options: Mapping[str, Value], free: int)
     wish = int(options["n_ctx"]) or header.context_length
     if not free or estimate(header, {**options, "n_ctx": wish}).total <= free:
         return wish
-    return min(wish, max(largest_context(header, {**options, "n_ctx": wish}, free), SMALLEST))
+    return min(wish, max(largest_context(header, {**options, "n_ctx": wish}, int(TIGHT * free)), SMALLEST))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modules.load_options_gpu import LONGEST_CONTEXT
 from modules.options import Option
 
 _USUAL = (
@@ -21,6 +22,18 @@ _USUAL = (
         },
         minimum=0,
         maximum=32768,
+    ),
+    Option(
+        "truncation_length",
+        "truncation_length",
+        0,
+        {"en": "Truncate the prompt up to this length", "zh": "将提示词截断至此长度"},
+        {
+            "en": "A longer prompt loses its oldest messages. 0 = the whole context; each load sets it to that.",
+            "zh": "更长的提示词会丢弃最早的消息。0 表示整个上下文；每次加载模型后自动设为其上下文长度。",
+        },
+        minimum=0,
+        maximum=LONGEST_CONTEXT,
     ),
     Option(
         "temperature",

@@ -293,3 +293,16 @@ def test_whoever_asks_next_is_answered_at_once(server: Server) -> None:
     began = time.monotonic()
     assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1}).status_code == 200
     assert time.monotonic() - began < 4
+
+
+def test_a_prompt_is_truncated_to_the_length_asked_for(server: Server) -> None:
+    words = "one two three four five six seven eight nine ten"
+    body = {"prompt": words, "max_tokens": 1, "temperature": 0}
+    whole = server.post("/completions", body).json()["usage"]["prompt_tokens"]
+    cut = server.post("/completions", {**body, "truncation_length": 4}).json()["usage"]["prompt_tokens"]
+    assert whole >= 10 and cut == 4
+    talk = [{"role": role, "content": words} for role in ("user", "assistant", "user", "assistant")]
+    asked = {"messages": [*talk, {"role": "user", "content": "Hi"}], "max_tokens": 1}
+    long = server.post("/chat/completions", asked).json()["usage"]["prompt_tokens"]
+    short = server.post("/chat/completions", {**asked, "truncation_length": 50}).json()["usage"]["prompt_tokens"]
+    assert long > 60 and short <= 49

@@ -77,7 +77,7 @@ def test_settings_are_the_defaults_for_as_long_as_that_model_is_loaded(server: S
         ({**LOAD, "args": [1]}, 400, "invalid_value", "args"),
         ({**LOAD, "settings": {"temperature": 99}}, 400, "invalid_value", "temperature"),
         ({**LOAD, "settings": {"mode": "chat"}}, 400, "unknown_parameter", "mode"),
-        ({**LOAD, "settings": {"truncation_length": 512}}, 400, "unsupported", "truncation_length"),
+        ({**LOAD, "settings": {"truncation_length": -1}}, 400, "invalid_value", "truncation_length"),
         ({**LOAD, "arguments": {}}, 400, "unknown_parameter", "Did you mean 'args'"),
         ({"args": {}}, 400, "invalid_value", "model_name"),
     ],

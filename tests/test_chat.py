@@ -60,6 +60,13 @@ def test_room_is_left_for_the_answer_but_no_more_than_half_the_context(model: Lo
     assert [chat.room(model, params(wish)) for wish in (1, 10, 32, 33, 1000, 0)] == [63, 54, 32, 32, 32, 32]
 
 
+def test_a_length_to_truncate_to_counts_where_it_is_less_than_the_context(model: LoadedModel) -> None:
+    lengths = [params(4) | {"truncation_length": length} for length in (0, 20, 64, 1000)]
+    assert [chat.room(model, each) for each in lengths] == [60, 16, 60, 60]
+    told = chat.prompt(model, said("first", "one", LONG, "two", "last"), lengths[1], drop_oldest=True)
+    assert told == "user: last\nanswer:"
+
+
 def test_a_prompt_that_is_too_long_is_refused_with_its_length_and_the_room_there_is(model: LoadedModel) -> None:
     with pytest.raises(PromptTooLong) as refused:
         chat.prompt(model, said(LONG, LONG, LONG), params(10))

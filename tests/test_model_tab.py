@@ -26,7 +26,7 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., 
     def make(*words: str) -> Any:
         app = make_app(*words)
         with gr.Blocks():
-            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot()))
+            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
         tab.app = app
         return tab
 

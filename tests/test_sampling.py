@@ -71,7 +71,7 @@ def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
 
 
 def test_what_llama_cpp_says_it_samples_by_is_in_the_table() -> None:
-    assert LOADERS["llama.cpp"].samplers == set(PARAMETERS) - {"max_new_tokens"} | {"logit_bias"}
+    assert LOADERS["llama.cpp"].samplers == set(PARAMETERS) - {"max_new_tokens", "truncation_length"} | {"logit_bias"}
 
 
 @pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])

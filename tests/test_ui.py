@@ -75,7 +75,7 @@ def tab(models_folder: Path) -> Iterator[Any]:
 
     app = App(flags.read(["--model-dir", str(models_folder)]))
     with gr.Blocks():
-        tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot()))
+        tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
     yield tab
     app.models.unload()
 

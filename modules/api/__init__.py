@@ -93,7 +93,7 @@ def _answer_routes(app: App, defaults: internal.Defaults) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = app.models.current
         params = settled(body, model)
-        prompts = await asyncio.to_thread(plain_prompts, model, body)
+        prompts = await asyncio.to_thread(plain_prompts, model, body, params)
         echoes = [prompt if body.echo else "" for prompt in prompts for _ in range(body.n)]
         shape = CompletionShape(model.record.name, len(prompts), body.stream_options.include_usage, echoes)
         return await _answer(request, body, model, params, prompts, shape)

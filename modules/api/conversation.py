@@ -25,7 +25,10 @@ def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, J
         wish = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
         raise OptionError("continue_", True, wish)
     messages = [_message(place, message) for place, message in enumerate(request.messages)]
-    return chat.prompt(model, messages, {**params, "max_new_tokens": 1}, continue_last=request.continue_)
+    # Who sets a length to truncate to wants the oldest messages dropped.
+    drop = bool(params["truncation_length"])
+    wishes = {**params, "max_new_tokens": 1}
+    return chat.prompt(model, messages, wishes, continue_last=request.continue_, drop_oldest=drop)
 
 
 def _message(place: int, message: Message) -> dict[str, str]:
@@ -61,8 +64,12 @@ def _text(where: str, part: Part) -> str:
     return part.text
 
 
-def plain_prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:
-    """The prompts of a completion; token numbers become their text. Blocks on the model."""
+def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[str]:
+    """The prompts of a completion, as `params` have them cut; token numbers become text. Blocks on the model."""
+    return [chat.cut(model, prompt, params) for prompt in _prompts(model, request)]
+
+
+def _prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:
     if request.echo and request.logprobs is not None:
         raise Unsupported(
             {

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from modules.api.refusals import json_response, language_of
 from modules.api.schemas import LoadRequest, TextRequest, TokensRequest
 from modules.app import App, Plan
-from modules.errors import NoModelLoaded, OptionError, Unsupported, WorkerDied
+from modules.errors import NoModelLoaded, OptionError, WorkerDied
 from modules.events import Json
 from modules.loaders import values
 from modules.models import LoadedModel
@@ -38,7 +38,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
     @router.post("/model/load")
     def load(body: LoadRequest, request: Request) -> Response:
         _owner_only(app)
-        plan, settings = _plan(app, body), _settings(body.settings)
+        plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.load(plan)
         defaults[model] = settings
         return json_response(_loaded(model, language_of(request.headers)))
@@ -84,18 +84,6 @@ def _plan(app: App, body: LoadRequest) -> Plan:
     if not isinstance(loader, str):
         raise OptionError("loader", str(loader), {"en": "the name of a loader", "zh": "加载器名称"})
     return app.plan(app.record(body.model_name), loader, form=args)
-
-
-def _settings(raw: Mapping[str, object]) -> Mapping[str, Value]:
-    """The original keeps the context's length a second time, among the settings; here it has one place."""
-    if "truncation_length" in raw:
-        raise Unsupported(
-            {
-                "en": "truncation_length always equals the context: set that instead, in args.",
-                "zh": "truncation_length 始终等于上下文长度：请改在 args 中设置上下文长度。",
-            }
-        )
-    return parse_all(PARAMETERS, raw)
 
 
 def _loaded(model: LoadedModel, language: str) -> Json:

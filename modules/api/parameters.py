@@ -66,7 +66,8 @@ def _check(kind: type[Generation], name: str, value: object) -> None:
 
 
 def _refuse_missing_samplers(asked: Iterable[str], model: LoadedModel) -> None:
-    missing = next((name for name in asked if name != _LENGTH and name not in model.loader.samplers), "")
+    of_every_loader = {_LENGTH, "truncation_length"}
+    missing = next((name for name in asked if name not in model.loader.samplers | of_every_loader), "")
     if missing:
         raise Unsupported(
             {

@@ -44,7 +44,9 @@ def build(app: App, language: str) -> Any:
                 with gr.Tab(tr("chat"), id="chat"):
                     chat_tab = ChatTab(app, language)
                 with gr.Tab(tr("model"), id="model"):
-                    model_tab = ModelTab(app, language, Shared(pill, seen, chat_tab.bot))
+                    model_tab = ModelTab(
+                        app, language, Shared(pill, seen, chat_tab.bot, chat_tab.widgets["truncation_length"])
+                    )
         look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)

@@ -31,6 +31,7 @@ class Shared:
     pill: Component
     seen: Component  # a State: the version of `Models.status` that this page shows
     bot: Component  # the Chatbot, whose greeting says what to do while there is no model
+    truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load
 
 
 class ModelTab:
@@ -79,7 +80,8 @@ class ModelTab:
         form = {self.model, self.loader, self.options.shown, *self.widgets.values()}
         written = [self.options.shown, *self.widgets.values()]
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
-        self.live = [self.status, self.unload, self._shared.pill, self._shared.seen, self._shared.bot]
+        shared = self._shared
+        self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
         told = [self.notes, self.options.marks, self.memory]
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
@@ -271,7 +273,9 @@ class ModelTab:
             await asyncio.wait({task}, timeout=POLL_SECONDS)
             yield self.view()
         failure = task.exception()
-        if failure is not None and not isinstance(failure, LoadCancelled):
+        if failure is None:
+            yield self.view() | self._truncated()
+        elif not isinstance(failure, LoadCancelled):
             yield self.view() | {self.status: markup.alert(as_error(failure), self._language, self._tr)}
         else:
             yield self.view()
@@ -295,12 +299,17 @@ class ModelTab:
             self._shared.pill: markup.pill(status, self._tr),
             self._shared.seen: status.version,
             self._shared.bot: gr.update(placeholder=self._tr("hello" if status.state == "ready" else "hello_empty")),
+            self._shared.truncation: gr.skip(),
         }
+
+    def _truncated(self) -> Updates:
+        status = self._app.models.status
+        return {self._shared.truncation: status.context_length if status.state == "ready" else gr.skip()}
 
     def look(self, seen: int) -> Updates:
         """What has changed since this page last looked: another tab, the API or a crash may have changed it."""
         changed = seen != self._app.models.status.version
-        return self.view() if changed else {component: gr.skip() for component in self.live}
+        return self.view() | self._truncated() if changed else {component: gr.skip() for component in self.live}
 
 
 class NothingPicked(WebUIError):
