@@ -123,23 +123,33 @@ class App:
         settled = {key: each for one in LOADERS.values() for key, each in settle(one, **sources, form={}).items()}
         return self._fitted(record, settled)
 
-    def save(self, record: ModelRecord, loader_name: str, form: Mapping[str, object]) -> Path | None:
-        """Remember the loader and the options that differ from what the model would get anyway.
+    def save(
+        self,
+        record: ModelRecord,
+        loader_name: str,
+        form: Mapping[str, object],
+        saved: Mapping[str, object] | None = None,
+        shown: int = 0,
+    ) -> Path | None:
+        """Remember the loader and the options that differ from what the model would get anyway; not typed flags.
 
-        Returned is where a file of settings that could not be read was kept.
+        `saved` and `shown` are as for `plan`. Returned is where a file of settings that could not be read was kept.
         """
-        plan = self.plan(record, loader_name, form, self.usable_for(record)[0])
-        anyway = values(settle(plan.loader, model=record.defaults, saved={}, flags={}, form={}))
+        saved = self.usable_for(record)[0] if saved is None else saved
+        loader = self.plan(record, loader_name, form, saved, shown).loader
+        said = {"model": record.defaults, "flags": {}}
+        anyway = values(self._fitted(record, settle(loader, **said, saved={}, form={}), shown))
+        wanted = self._fitted(record, settle(loader, **said, saved=saved, form=form), shown)
         chosen = {
-            key: each.value
-            for key, each in plan.settings.items()
-            if each.value != anyway[key] and each.source != "memory"
+            key: each.value for key, each in wanted.items() if each.value != anyway[key] and each.source != "memory"
         }
-        return self.remembered.save(record.name, plan.loader.name, chosen, plan.loader.options)
+        return self.remembered.save(record.name, loader.name, chosen, loader.options)
 
-    def set_autoload(self, wanted: bool) -> None:
+    def set_autoload(self, wanted: bool) -> Path | None:
+        """Returned is where a settings.yaml that could not be read was kept."""
+        aside = settings.remember(self.settings_path, "autoload_model", wanted)
         self.settings = dataclasses.replace(self.settings, autoload_model=wanted)
-        settings.remember(self.settings_path, "autoload_model", wanted)
+        return aside
 
     def refuse_guests(self) -> None:
         """With --multi-user, whoever uses the page is a guest: the model, and what is remembered, are the owner's."""
@@ -162,7 +172,7 @@ class App:
             model = self.models.current
         except WebUIError:
             return 0
-        if model.record.header is None:
+        if model.record.header is None or not _in_main_memory(model.record, model.settings):
             return 0
         need = estimate(model.record.header, values(model.settings))
         mapped = 0 if model.settings["no_mmap"].value else need.weights  # the file's pages count as available anyway

@@ -92,7 +92,7 @@ def _left_in_group(folder: Path) -> Iterator[int]:
         except (OSError, ValueError):  # not of this version, or "max"
             continue
         cached = int(facts.get("total_inactive_file") or facts.get("inactive_file") or 0)  # given back when asked for
-        yield max(granted - max(used - cached, 0), 0)
+        yield max(granted - max(used - cached, 0), 1)  # 0 would mean that nothing is known
 
 
 def _available_on_windows() -> int:

@@ -37,8 +37,7 @@ class ModelSettings:
         if found is None:
             return {}
         if not isinstance(found, dict):
-            expected = {"en": f"{name!r}: expected lines of `key: value`", "zh": f"{name!r}：应为“键: 值”形式的行"}
-            raise SettingsError(str(self.path), expected)
+            raise self._no_entry(name)
         return _from_original(found)
 
     def save(self, name: str, loader: str, values: Mapping[str, Value], known: Collection[str]) -> Path | None:
@@ -71,10 +70,19 @@ class ModelSettings:
             key = name
             if isinstance(content[key], CommentedMap):
                 _translate(content[key])
-        if not isinstance(content.get(key), CommentedMap):
-            content[plain(key)] = CommentedMap()
-        entry: CommentedMap = content[key]
-        return entry
+        entry = content.get(key)
+        if entry is None:
+            entry = content[plain(key)] = CommentedMap()
+        if not isinstance(entry, CommentedMap):
+            raise self._no_entry(name)
+        if sum(each is entry for each in content.values()) > 1:  # written as an alias of another's
+            entry = content[key] = CommentedMap(entry)
+        made: CommentedMap = entry
+        return made
+
+    def _no_entry(self, name: str) -> SettingsError:
+        expected = {"en": f"{name!r}: expected lines of `key: value`", "zh": f"{name!r}：应为“键: 值”形式的行"}
+        return SettingsError(str(self.path), expected)
 
     def _spelt(self, content: CommentedMap, name: str) -> Any:
         """The key of `content` that is written as `name`: ruamel makes a number of an unquoted 1.10."""

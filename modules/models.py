@@ -204,7 +204,10 @@ class Models:
         if reason := unavailable(loader):
             raise reason
         asked = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
-        return _answer(self._explainer.worker(loader).events("explain", **asked))
+        try:
+            return _answer(self._explainer.worker(loader).events("explain", **asked))
+        except Unloaded:  # somebody else's question, or an unload, has just ended that worker
+            return _answer(self._explainer.worker(loader).events("explain", **asked))
 
     def _new_wish(self) -> int:
         with self._state:

@@ -88,9 +88,9 @@ def read(path: Path, required: bool = False) -> Settings:
     return _settled(str(path), YamlFile(path).read())
 
 
-def remember(path: Path, key: str, value: Value) -> None:
-    """Have `path` say so from now on, all else as it is. SettingsError."""
-    YamlFile(path).change(lambda content: content.update({key: plain(value)}))
+def remember(path: Path, key: str, value: Value) -> Path | None:
+    """Have `path` say so from now on, all else as it is; where it was kept if it was no YAML. SettingsError."""
+    return YamlFile(path).change(lambda content: content.update({key: plain(value)}))
 
 
 def _settled(path: str, found: Mapping[str, object]) -> Settings:

@@ -31,13 +31,13 @@ class _Loader(_Base):  # type: ignore[misc]
     """Keys are what is written: a model may be called 1.10, or yes. A key that comes twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else str(self.construct_object(key, deep=True))
-            if name in found:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands here twice", key.start_mark)
-            found[name] = self.construct_object(value, deep=True)
-        return found
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add(str(key.value))
+        self.flatten_mapping(node)  # `<<`: what is written here itself comes last, and wins
+        return {str(key.value): self.construct_object(value, deep=True) for key, value in node.value}
 
 
 class YamlFile:
@@ -94,7 +94,9 @@ class YamlFile:
         try:
             self.read()
             return None
-        except SettingsError:
+        except SettingsError as error:
+            if isinstance(error.__cause__, OSError):  # it could not be read, which says nothing of what it holds
+                raise
             names = (self.path.with_name(f"{self.path.name}.broken-{number}") for number in range(1, 1000))
             aside = next(name for name in names if not name.exists())
             self.path.rename(aside)

@@ -59,6 +59,11 @@ def test_saved_settings_stand_between_the_files_and_the_flags_for_whoever_loads(
     assert make_app().plan(make_app().record("other.gguf")).settings["n_ctx"] == Setting(8192, "model")
 
 
+def test_flags_of_one_start_are_not_saved(folder: Path, make_app: MakeApp) -> None:
+    save(make_app("--threads", "3", "--cpu", "--n_batch", "64"), NAME, n_batch=256)
+    assert written(folder) == {NAME: {"loader": "llama.cpp", "n_batch": 256}}
+
+
 def test_the_api_loads_with_what_was_saved(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> None:
     app = make_app("--api")
     (tmp_path / "models" / smollm2.name).symlink_to(smollm2)

@@ -45,11 +45,16 @@ def test_an_event_comes_back_as_it_went(event: Event) -> None:
 
 
 def test_an_error_comes_back_with_its_kind_and_facts() -> None:
-    call, event = from_line(to_line(7, Failed(LoadFailed("llama.cpp", "猫.gguf", "no such file"))))
+    call, event = from_line(to_line(7, Failed(LoadFailed("llama.cpp", "猫.gguf", "no such file", both("why")))))
     assert call == 7
     assert isinstance(event, Failed)
     assert type(event.error) is LoadFailed
-    assert vars(event.error) == {"loader": "llama.cpp", "model": "猫.gguf", "words": "no such file"}
+    assert vars(event.error) == {
+        "loader": "llama.cpp",
+        "model": "猫.gguf",
+        "words": "no such file",
+        "cause": {"zh": "why", "en": "why"},
+    }
 
 
 @pytest.mark.parametrize("event", [Text("a\nb\r\n\u2028c"), Failed(Unsupported(both("two\nlines"))), Result("\n")])

@@ -110,6 +110,20 @@ def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_pat
     assert settings.of("m") == {"loader": "llama.cpp", "bf16": True, "threads": 3}
 
 
+def test_an_entry_that_is_an_alias_of_anothers_is_saved_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("a: &x {n_ctx: 2048}\nb: *x\n")
+    save(remembered(tmp_path), "b", n_ctx=99)
+    assert remembered(tmp_path).of("a") == {"n_ctx": 2048}
+    assert remembered(tmp_path).of("b")["n_ctx"] == 99
+
+
+def test_an_entry_that_is_no_entry_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("m: [1, 2]\n")
+    with pytest.raises(SettingsError, match="'m'"):
+        save(remembered(tmp_path), "m", n_ctx=1)
+    assert (tmp_path / "config-user.yaml").read_text() == "m: [1, 2]\n"
+
+
 def test_an_entry_that_is_no_entry_is_told_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: 3\nother: {n_ctx: 1}\n")
     with pytest.raises(SettingsError, match="'m'"):

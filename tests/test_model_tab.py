@@ -39,9 +39,10 @@ def tab(make_tab: Callable[..., Any]) -> Any:
 
 
 def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
-    shown = tab.choose(NAME)[tab.options.shown]
-    values = {tab.widgets[key]: value for key, value in (shown | changed).items()}
-    return {tab.model: model, tab.loader: loader, tab.options.shown: shown, **values}
+    chosen = tab.choose(NAME)
+    form = {key: value for key, value in chosen.items() if key in (tab.options.shown, tab.options.reduced)}
+    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.shown]["values"] | changed).items()}
+    return {tab.model: model, tab.loader: loader, **form, **values}
 
 
 def event(data: object) -> Any:
@@ -54,9 +55,38 @@ def saved(tab: Any) -> object:
 
 def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
     updates = tab.remember(form(tab, n_ctx=512, mlock=True))
-    assert "Saved the settings" in updates[tab.status] and updates[tab.options.shown]["n_ctx"] == 512
+    assert "Saved the settings" in updates[tab.status] and updates[tab.options.shown]["values"]["n_ctx"] == 512
     chosen = tab.choose(NAME)
     assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
+
+
+def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, smollm2: Path) -> None:
+    """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
+    (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
+    tab.remember({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
+    assert tab.app.remembered.of("other.gguf") == {"loader": "llama.cpp"}
+    stale = {**form(tab, NAME, "AutoAWQ", n_ctx=512), tab.model: "other.gguf"}
+    plan = tab._plan(stale)
+    assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
+
+
+def test_an_emptied_field_is_no_value(tab: Any) -> None:
+    updates = asyncio.run(tab.explain(form(tab, n_ctx=None)))
+    assert "n_ctx" in updates[tab.options.marks] and "not acceptable" in updates[tab.options.marks]
+
+
+def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
+    tab.remember(form(tab, n_ctx=2048, threads=2))
+    tab.app.available_memory = lambda: 200_000_000
+    filled = tab.show_defaults({tab.model: NAME})
+    assert 0 < filled[tab.options.reduced] == filled[tab.widgets["n_ctx"]] < 8192
+    updates = tab.remember({**form(tab), **filled})
+    assert tab.app.remembered.of(NAME) == {"loader": "llama.cpp"}
+    tab.app.available_memory = lambda: 180_000_000
+    again = {**form(tab), **filled, tab.options.shown: updates[tab.options.shown]}
+    assert tab._plan(again).settings["n_ctx"].source == "memory"
+    tab.remember({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
+    assert tab.app.remembered.of(NAME)["n_ctx"] == 8192
 
 
 @pytest.mark.parametrize("model", STRANGE, ids=repr)
@@ -99,7 +129,8 @@ def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
 @pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
 def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
     assert tab.reset(NAME, event(data)) == {}
-    assert tab.reset(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192}
+    assert tab.reset(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
+    assert tab.reset(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
 
 
 @pytest.mark.parametrize("model", STRANGE, ids=repr)

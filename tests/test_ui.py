@@ -82,8 +82,9 @@ def tab(models_folder: Path) -> Iterator[Any]:
 
 def form(tab: Any, model: object, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
     """What the browser would send: the model's own settings, with `changed` typed over them."""
-    shown = tab.choose(model)[tab.options.shown] if isinstance(model, str) and model.endswith("gguf") else {}
-    values = {tab.widgets[key]: value for key, value in (shown | changed).items()}
+    picked = isinstance(model, str) and model.endswith("gguf")
+    shown = tab.choose(model)[tab.options.shown] if picked else {"model": model, "values": {}}
+    values = {tab.widgets[key]: value for key, value in (shown["values"] | changed).items()}
     return {tab.model: model, tab.loader: loader, tab.options.shown: shown, **values}
 
 

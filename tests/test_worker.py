@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WorkerDied
+from modules.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, Unsupported, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.process import WorkerProcess
 from tests.conftest import ECHO, load, load_arguments
@@ -199,7 +199,8 @@ def test_a_refusal_to_load_arrives_as_it_is(worker: WorkerProcess) -> None:
 def test_a_fault_while_loading_is_a_failed_load_in_the_librarys_words(worker: WorkerProcess) -> None:
     with pytest.raises(LoadFailed) as failed:
         load(worker, Path("/somewhere/boom"), ECHO)
-    assert vars(failed.value) == {"loader": "Echo", "model": "boom", "words": "RuntimeError: the echo engine broke"}
+    told = {"loader": "Echo", "model": "boom", "words": "RuntimeError: the echo engine broke", "cause": UNNAMED}
+    assert vars(failed.value) == told
 
 
 def test_after_a_failed_load_nothing_half_loaded_answers(worker: WorkerProcess) -> None:

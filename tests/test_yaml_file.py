@@ -81,6 +81,22 @@ def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved
         assert YamlFile(path).read() == {"new": 1}
 
 
+def test_what_could_not_be_read_is_not_taken_for_broken(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(SettingsError):
+        YamlFile(path).change(lambda content: content.update({"a": 1}))
+    assert [each.name for each in path.parent.iterdir() if "broken" in each.name] == []
+
+
+def test_aliases_and_merges_are_read_as_yaml_has_them(path: Path) -> None:
+    path.write_text("base: &b {n_ctx: 1, threads: 2}\na: {<<: *b, n_ctx: 3}\nc: *b\n", encoding="utf-8")
+    assert YamlFile(path).read() == {
+        "base": {"n_ctx": 1, "threads": 2},
+        "a": {"n_ctx": 3, "threads": 2},
+        "c": {"n_ctx": 1, "threads": 2},
+    }
+
+
 def test_what_somebody_else_wrote_meanwhile_is_seen(path: Path) -> None:
     file = YamlFile(path)
     assert file.read() == {}

@@ -221,25 +221,32 @@ class Cache:
         if self._quiet > QUIET_STEPS:
             burden = (slot for slot in self.slots if not slot.busy and len(slot.cells) >= WORTH_KEEPING)
             for slot in itertools.islice(burden, 1):
-                self._put_aside(slot)
+                if self._park(slot):
+                    self.cut(slot, 0)
 
     def _put_aside(self, slot: Slot) -> None:
         """Move the cells of `slot` to main memory, if they are worth it and there is room; it is empty then."""
         self._park(slot)
         self.cut(slot, 0)
 
-    def _park(self, slot: Slot) -> None:
-        """Copy it, at the cost of those that were put aside longest ago, and of those it goes on from."""
+    def _park(self, slot: Slot) -> bool:
+        """Copy it, at the cost of those that were put aside longest ago, and of those it goes on from.
+
+        False if there is no copy of it: it is too short to be worth one, or too long.
+        """
         size = len(slot.cells)
-        if size < WORTH_KEEPING or any(common(each.cells, slot.cells) == size for each in self._parked):
-            return
+        if any(common(each.cells, slot.cells) == size for each in self._parked):
+            return True
+        if size < WORTH_KEEPING or self._model.state_size(slot.number) > self._spare:
+            return False
         parked = Parked(slot.cells[:], self._model.save(slot.number))
-        if not 0 < parked.state.size <= self._spare:
-            return
+        if not parked.state.size:
+            return False
         self._parked = [each for each in self._parked if common(each.cells, parked.cells) < len(each.cells)]
         self._parked.append(parked)
         while sum(each.state.size for each in self._parked) > self._spare:
             del self._parked[0]
+        return True
 
     def _owned_by_others(self, slot: Slot) -> int:
         """How many cells at the beginning of `slot` belong to other slots too; shifting them would move those."""

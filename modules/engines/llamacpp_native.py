@@ -238,9 +238,13 @@ class Model:
         native.llama_memory_clear(self.memory, True)
         self._moved = False
 
+    def state_size(self, sequence: int) -> int:
+        """Bytes that `save` would take."""
+        return int(native.llama_state_seq_get_size(self.context, sequence))
+
     def save(self, sequence: int) -> NDArray[np.uint8]:
         """What `sequence` holds, as bytes that `restore` takes; empty if it could not be had."""
-        state = np.empty(native.llama_state_seq_get_size(self.context, sequence), np.uint8)
+        state = np.empty(self.state_size(sequence), np.uint8)
         size = native.llama_state_seq_get_data(self.context, _bytes(state), state.size, sequence)
         return state[:size]
 

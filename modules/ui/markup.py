@@ -127,4 +127,6 @@ def explanation(told: Mapping[str, Json], language: str, tr: Tr) -> str:
     shown = f'<p class="tx-notes-title">{escape(tr("notes"))}</p><ul>{items}</ul>' if items else ""
     calls = escape(json.dumps(told.get("calls", {}), indent=2, ensure_ascii=False))
     folded = f"<details><summary>{escape(tr('calls'))}</summary><pre>{calls}</pre></details>"
+    if reason := told.get("unavailable"):
+        return f'<div class="tx-notes"><p class="tx-notes-title">{escape(reason[language])}</p></div>'
     return f'<div class="tx-notes">{shown}{folded}</div>'

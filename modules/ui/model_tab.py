@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from modules.app import App, Plan
+from modules.catalog import ModelRecord
 from modules.choice import why
 from modules.errors import LoadCancelled, OptionError, UnknownLoader, WebUIError
 from modules.load_options import OPTIONS
+from modules.loaders import Setting
 from modules.options import parse_all
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -32,6 +35,16 @@ class Shared:
     seen: Component  # a State: the version of `Models.status` that this page shows
     bot: Component  # the Chatbot, whose greeting says what to do while there is no model
     truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load
+
+
+class Wish(NamedTuple):
+    """What `App.plan` and `App.save` take."""
+
+    record: ModelRecord
+    loader: str
+    form: Mapping[str, object]
+    saved: Mapping[str, object]
+    shown: int
 
 
 class ModelTab:
@@ -77,8 +90,9 @@ class ModelTab:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        form = {self.model, self.loader, self.options.shown, *self.widgets.values()}
-        written = [self.options.shown, *self.widgets.values()]
+        widgets = list(self.widgets.values())
+        written = [self.options.shown, self.options.reduced, *widgets]
+        form = {self.model, self.loader, *written}
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
         shared = self._shared
         self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
@@ -98,11 +112,12 @@ class ModelTab:
             edited = widget.change if isinstance(widget, gr.Textbox) else widget.input
             edited(**explain, **PRIVATE)
         self.options.filter.change(fn=None, inputs=self.options.filter, js=FILTER, show_progress="hidden")
-        reset = self.options.marks.click(self.reset, self.model, list(self.widgets.values()), queue=False, **PRIVATE)
+        reset = self.options.marks.click(
+            self.reset, self.model, [self.options.reduced, *widgets], queue=False, **PRIVATE
+        )
         reset.then(**explain, **PRIVATE)
-        widgets = list(self.widgets.values())
         self.memory.click(self.relieve, None, widgets, queue=False, **PRIVATE).then(**explain, **PRIVATE)
-        self.defaults.click(self.show_defaults, form, list(self.widgets.values()), queue=False, **PRIVATE).then(
+        self.defaults.click(self.show_defaults, form, [self.options.reduced, *widgets], queue=False, **PRIVATE).then(
             **explain, **PRIVATE
         )
         self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
@@ -146,17 +161,26 @@ class ModelTab:
             saved, problems = self._app.usable_for(record)
             facts += "".join(markup.alert(each, self._language, self._tr) for each in problems)
             loader = self._app.best_loader(record, saved).name
-            return {self.facts: facts, self.loader: loader} | self.options.write(self._app.form_for(record, saved))
+            return {self.facts: facts, self.loader: loader} | self.options.write(
+                record.name, self._app.form_for(record, saved)
+            )
         except Exception as error:
             return {self.facts: markup.alert(as_error(error), self._language, self._tr)}
 
-    def _plan(self, given: Values) -> Plan:
-        """The load that the form asks for. Nothing of what the browser sent is taken on trust."""
+    def _wish(self, given: Values) -> Wish:
+        """The model and what the form asks for it. Nothing of what the browser sent is taken on trust."""
         record = self._app.record(self._picked(given[self.model]))
         saved, _ = self._app.usable_for(record)  # what is wrong with the rest is told where the model is chosen
-        shown = given.get(self.widgets["n_ctx"])
-        kept = shown if isinstance(shown, int) and shown > 0 else 0
-        return self._app.plan(record, self._loader_of(given), self.options.touched(given), saved, kept)
+        if not self.options.belongs(given, record.name):  # its own form is on its way
+            return Wish(record, self._app.best_loader(record, saved).name, {}, saved, 0)
+        shown = self.options.context_by_memory(given)
+        if shown:
+            saved = {key: raw for key, raw in saved.items() if key != "n_ctx"}
+        return Wish(record, self._loader_of(given), self.options.touched(given), saved, shown)
+
+    def _plan(self, given: Values) -> Plan:
+        """The load that the form asks for."""
+        return self._app.plan(*self._wish(given))
 
     def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
@@ -175,13 +199,16 @@ class ModelTab:
         """Save the settings of the chosen loader, and say where."""
         try:
             self._app.refuse_guests()
-            record = self._app.record(self._picked(given[self.model]))
-            aside = self._app.save(record, self._loader_of(given), self.options.touched(given))
+            wish = self._wish(given)
+            record = wish.record
+            aside = self._app.save(*wish)
             text = self._tr("saved").format(model=record.name, file=self._app.remembered.path.name)
             text += self._tr("kept_aside").format(file=aside.name) if aside else ""
             saved, _ = self._app.usable_for(record)
-            shown = {key: each.value for key, each in self._app.form_for(record, saved).items()}
-            return {self.status: markup.info(text), self.options.shown: shown}
+            settings = self._app.form_for(record, saved)
+            if wish.shown:  # memory's choice stays the one that is shown
+                settings["n_ctx"] = Setting(wish.shown, "memory")
+            return {self.status: markup.info(text), self.options.shown: self.options.snapshot(record.name, settings)}
         except Exception as error:
             return {
                 self.status: markup.alert(as_error(error), self._language, self._tr),
@@ -194,13 +221,17 @@ class ModelTab:
             return self._anyway(given[self.model])
         except Exception as error:
             as_error(error)
-            return {widget: gr.skip() for widget in self.widgets.values()}
+            return {component: gr.skip() for component in (self.options.reduced, *self.widgets.values())}
 
     def reset(self, name: str | None, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Set one option back."""
         try:
             widget = self.widgets.get(str(event._data.get("key")))
-            return {widget: self._anyway(name)[widget]} if widget is not None else {}
+            if widget is None:
+                return {}
+            anyway = self._anyway(name)
+            fitting = {self.options.reduced: anyway[self.options.reduced]} if widget is self.widgets["n_ctx"] else {}
+            return {widget: anyway[widget], **fitting}
         except Exception as error:
             as_error(error)
             return {}
@@ -217,13 +248,14 @@ class ModelTab:
 
     def _anyway(self, name: object) -> Updates:
         record = self._app.record(self._picked(name))
-        return {self.widgets[key]: each.value for key, each in self._app.form_for(record, {}).items()}
+        return self.options.fill(self._app.form_for(record, {}))
 
     def set_autoload(self, wanted: object) -> Updates:
         try:
             self._app.refuse_guests()
-            self._app.set_autoload(wanted is True)
-            return {self.status: gr.skip(), self.autoload: gr.skip()}
+            aside = self._app.set_autoload(wanted is True)
+            told = markup.info(self._tr("kept_aside").format(file=aside.name)) if aside else gr.skip()
+            return {self.status: told, self.autoload: gr.skip()}
         except Exception as error:
             alert = markup.alert(as_error(error), self._language, self._tr)
             return {self.status: alert, self.autoload: self._app.settings.autoload_model}
@@ -233,12 +265,12 @@ class ModelTab:
     async def explain(self, given: Values) -> Updates:
         """What the chosen options would come to, as the engine itself tells it."""
         try:
-            plan = self._plan(given)
+            plan = await asyncio.to_thread(self._plan, given)
             told = await asyncio.to_thread(self._app.explain, plan)
             reason = why(plan.record, plan.loader)
             words = markup.info(reason[self._language]) if reason else ""
             notes = words + markup.explanation(told, self._language, self._tr)
-            memory = markup.memory(self._app.fit(plan), self._tr)
+            memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
             return {self.notes: notes, self.memory: memory} | self.options.marked(plan)
         except NothingPicked:
             return {self.notes: "", self.memory: "", self.options.marks: gr.skip()}
@@ -264,7 +296,7 @@ class ModelTab:
         """Load what the form says, showing how it goes."""
         try:
             self._app.refuse_guests()
-            plan = self._plan(given)
+            plan = await asyncio.to_thread(self._plan, given)
         except Exception as error:
             yield {self.status: markup.alert(as_error(error), self._language, self._tr)}
             return

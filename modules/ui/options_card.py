@@ -13,7 +13,6 @@ from modules.app import App, Plan
 from modules.errors import OptionError
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Setting, unavailable
-from modules.options import Value
 from modules.ui.edge import Updates, Values
 from modules.ui.form import Component, Form, grouped, slug
 from modules.ui.lean import gradio
@@ -25,7 +24,8 @@ SCRIPT = (Path(__file__).parent / "options.js").read_text(encoding="utf-8")
 
 
 class OptionsCard:
-    """Made inside the page. `shown` holds the values the form was given, by which is known what the user touched."""
+    """Made inside the page. `shown` holds the model whose form this is and the values it was given, by which is known
+    what the user touched; `reduced` an n_ctx that memory chose and nobody else, 0 if there is none."""
 
     def __init__(self, app: App, language: str, tr: Tr) -> None:
         self._app = app
@@ -47,7 +47,9 @@ class OptionsCard:
             self.notes = gr.HTML("", elem_id="tx-notes")
             self.marks = gr.HTML(marks({}, {}, tr, language), elem_id="tx-marks", js_on_load=SCRIPT)
             self._build_groups()
-        self.shown = gr.State({})
+        # With the form, and not in a State of the server's: at any moment the two have to be of the same model.
+        self.shown = gr.JSON({}, visible=False)
+        self.reduced = gr.Number(0, precision=0, visible=False)
 
     def _build_groups(self) -> None:
         classes = {
@@ -73,19 +75,44 @@ class OptionsCard:
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
-    def write(self, settings: Mapping[str, Setting]) -> Updates:
-        """What a handler returns to show `settings`."""
-        values = {key: each.value for key, each in settings.items()}
-        return {self.shown: values} | {self.widgets[key]: value for key, value in values.items()}
+    def write(self, model: str, settings: Mapping[str, Setting]) -> Updates:
+        """What a handler returns to show the `settings` of a model."""
+        return {self.shown: self.snapshot(model, settings)} | self.fill(settings)
+
+    def fill(self, settings: Mapping[str, Setting]) -> Updates:
+        """The same as if the user had typed them."""
+        n_ctx = settings["n_ctx"]
+        reduced = n_ctx.value if n_ctx.source == "memory" else 0
+        return {self.reduced: reduced} | {self.widgets[key]: each.value for key, each in settings.items()}
+
+    def snapshot(self, model: str, settings: Mapping[str, Setting]) -> dict[str, object]:
+        return {"model": model, "values": {key: each.value for key, each in settings.items()}}
+
+    def belongs(self, given: Values, model: str) -> bool:
+        """Whether the form is that of `model`: of one just picked, the browser may not have it yet."""
+        shown = given.get(self.shown)
+        return isinstance(shown, dict) and shown.get("model") == model
 
     def touched(self, given: Values) -> dict[str, object]:
-        """The values that the user has changed since the form was written, raw."""
-        shown: Mapping[str, Value] = given.get(self.shown) or {}
+        """The values that the user has changed since the form was written, raw; an emptied field is an empty text."""
+        shown = given.get(self.shown)
+        values = shown.get("values") if isinstance(shown, dict) else None
+        known: Mapping[str, object] = values if isinstance(values, dict) else {}
         return {
-            key: given[widget]
+            key: "" if given[widget] is None else given[widget]
             for key, widget in self.widgets.items()
-            if given.get(widget) is not None and given[widget] != shown.get(key)
+            if widget in given and given[widget] != known.get(key) and key != self._left_to_memory(given)
         }
+
+    def _left_to_memory(self, given: Values) -> str:
+        """ "n_ctx" if it is what memory chose: nobody's wish, and not that of what was saved either."""
+        reduced = given.get(self.reduced)
+        return "n_ctx" if reduced and given.get(self.widgets["n_ctx"]) == reduced else ""
+
+    def context_by_memory(self, given: Values) -> int:
+        """The n_ctx that the form shows if memory chose it, else 0."""
+        reduced = given.get(self.reduced)
+        return reduced if self._left_to_memory(given) and isinstance(reduced, int) else 0
 
     def marked(self, plan: Plan) -> Updates:
         """Where each value of `plan` comes from, as the form shows it."""

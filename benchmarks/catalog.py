@@ -1,0 +1,63 @@
+"""How long a folder of 500 models takes to be listed: the first time, when every header is read, and after that.
+
+Half of them are the demo model under other names, half are folders of weights; a tenth of all lies in sub-folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from figures import session, table, verdict
+from program import MODEL, ROOT
+
+sys.path.insert(0, str(ROOT))
+from modules.catalog import Catalog
+from tests.checkpoint_files import checkpoint
+
+MODELS = 500
+ALLOWED_SECONDS = 1.0
+REPEATS = 9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    args = parser.parse_args()
+    with session(f"A folder of {MODELS} models"), tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), args.model)
+        catalog = Catalog(Path(folder))
+        first = seconds(catalog)
+        later = [seconds(catalog) for _ in range(REPEATS)]
+        (Path(folder) / "new.gguf").symlink_to(args.model)
+        new = seconds(catalog, MODELS + 1)
+    rows = [("the first time", first), ("again (median)", statistics.median(later)), ("with a new one", new)]
+    table(["seconds", "to list all"], rows)
+    verdict("Once cached", f"{max(later):.2f} s at worst", f"{ALLOWED_SECONDS} s", max(later) <= ALLOWED_SECONDS)
+
+
+def fill(folder: Path, model: Path) -> None:
+    for number in range(MODELS):
+        place = folder / f"author {number % 10}" if number % 10 == 0 else folder
+        place.mkdir(exist_ok=True)
+        if number % 2:
+            checkpoint(place / f"weights-{number}-7B", tokenizer_config=json.loads('{"chat_template": "x"}'))
+        else:
+            (place / f"model-{number}-7B.Q4_1.gguf").symlink_to(model)
+
+
+def seconds(catalog: Catalog, count: int = MODELS) -> float:
+    began = time.perf_counter()
+    found = catalog.models()
+    taken = time.perf_counter() - began
+    assert len(found) == count, len(found)
+    return taken
+
+
+if __name__ == "__main__":
+    main()
