@@ -22,6 +22,7 @@ from modules.ui.options_card import SWITCH_LOADER
 
 ALLOWED_MILLISECONDS = 150.0
 ROUNDS = 10
+OPEN_ALL = "document.querySelectorAll('#tx-opts .label-wrap:not(.open)').forEach((each) => each.click())"
 MEASURE = """async ([source, name, slug]) => {
   const frame = () => new Promise(requestAnimationFrame);
   const began = performance.now();
@@ -46,8 +47,7 @@ def main() -> None:
         page.goto(f"{program.url}/en/")
         page.get_by_role("tab", name="Model", exact=True).click()
         page.locator("#tx-opt-n_ctx").wait_for()
-        for group in page.locator("#tx-opts .tx-group .label-wrap:not(.open)").all():
-            group.evaluate("each => each.click()")
+        page.evaluate(OPEN_ALL)
         page.wait_for_timeout(1000)
         taken: dict[str, list[float]] = {name: [] for name in LOADERS}
         for _ in range(args.rounds):
