@@ -14,6 +14,7 @@ from modules.estimate import estimate
 from modules.events import Json
 from modules.fit import Fit, fit, fitting_context
 from modules.flags import Flags
+from modules.gguf import GgufHeader
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
@@ -172,26 +173,25 @@ class App:
             model = self.models.current
         except WebUIError:
             return 0
-        if model.record.header is None or not _in_main_memory(model.record, model.settings):
+        header = _in_main_memory(model.record, model.settings)
+        if header is None:
             return 0
-        need = estimate(model.record.header, values(model.settings))
+        need = estimate(header, values(model.settings))
         mapped = 0 if model.settings["no_mmap"].value else need.weights  # the file's pages count as available anyway
         return need.total - mapped
 
     def fit(self, plan: Plan) -> Fit | None:
         """Whether what `plan` loads fits into memory; None where that cannot be told."""
-        if not _in_main_memory(plan.record, plan.settings):
-            return None
-        assert plan.record.header is not None
-        return fit(plan.record.header, values(plan.settings), self.free_memory)
+        header = _in_main_memory(plan.record, plan.settings)
+        return None if header is None else fit(header, values(plan.settings), self.free_memory)
 
     def _fitted(self, record: ModelRecord, settled: dict[str, Setting], shown: int = 0) -> dict[str, Setting]:
         """With the context that nobody asked for reduced to what fits."""
-        if not _in_main_memory(record, settled) or settled["n_ctx"].source not in ("default", "model"):
+        header = _in_main_memory(record, settled)
+        if header is None or settled["n_ctx"].source not in ("default", "model"):
             return settled
-        assert record.header is not None
-        wish = int(settled["n_ctx"].value) or record.header.context_length
-        fits = shown or fitting_context(record.header, values(settled), self.free_memory)
+        wish = int(settled["n_ctx"].value) or header.context_length
+        fits = shown or fitting_context(header, values(settled), self.free_memory)
         return settled if fits >= wish else settled | {"n_ctx": Setting(fits, "memory")}
 
     # -- loading ------------------------------------------------------------------------------------------------------
@@ -210,11 +210,11 @@ class App:
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
 
 
-def _in_main_memory(record: ModelRecord, settings: Mapping[str, Setting]) -> bool:
-    """Whether it is llama.cpp's to load, and all of it on the processor: of a GPU's memory we know nothing here."""
-    if record.header is None or "n_ctx" not in settings:
-        return False
-    return bool(settings["cpu"].value) or settings["n_gpu_layers"].value == 0
+def _in_main_memory(record: ModelRecord, settings: Mapping[str, Setting]) -> GgufHeader | None:
+    """Its header if it is llama.cpp's to load, all of it on the processor: of a GPU's memory we know nothing here."""
+    if "n_ctx" not in settings:
+        return None
+    return record.header if settings["cpu"].value or settings["n_gpu_layers"].value == 0 else None
 
 
 def _known(name: object) -> Loader | None:

@@ -12,6 +12,7 @@ import pytest
 from modules.app import App
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
+from tests.test_ui import last
 
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -150,26 +151,26 @@ def test_only_values_that_options_take_are_remedies(tab: Any, change: object) ->
 
 @pytest.mark.parametrize("model", STRANGE, ids=repr)
 def test_autoload_loads_nothing_that_is_no_model(tab: Any, model: object) -> None:
-    updates = drained(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
+    updates = last(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
     assert tab.app.models.status.state == "empty"
     assert tab.status in updates
 
 
 def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
-    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: False}))
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: False}))
     assert tab.app.models.status.state == "empty"
-    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
     version = tab.app.models.status.version
     assert tab.app.models.status.state == "ready"
-    drained(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
     assert tab.app.models.status.version == version
 
 
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
     tab.app.models.deadly.add(NAME)
-    updates = drained(tab.start_if_wanted({**form(tab), tab.autoload: True}))
+    updates = last(tab.start_if_wanted({**form(tab), tab.autoload: True}))
     assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
-    drained(tab.start(form(tab, n_ctx=512)))
+    last(tab.start(form(tab, n_ctx=512)))
     assert NAME not in tab.app.models.deadly
 
 
@@ -184,8 +185,8 @@ def test_only_a_tick_is_a_tick(tab: Any, wanted: object) -> None:
 def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_tab: Callable[..., Any]) -> None:
     tab = make_tab("--multi-user")
     refusals = [
-        drained(tab.start(form(tab))),
-        drained(tab.start_if_wanted({**form(tab), tab.autoload: True})),
+        last(tab.start(form(tab))),
+        last(tab.start_if_wanted({**form(tab), tab.autoload: True})),
         asyncio.run(tab.stop()),
         tab.remember(form(tab)),
         tab.set_autoload(True),
@@ -193,13 +194,3 @@ def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_ta
     assert all("Only the owner" in updates[tab.status] for updates in refusals)
     assert tab.app.models.status.state == "empty"
     assert not tab.app.remembered.path.exists() and tab.app.settings.autoload_model is False
-
-
-def drained(updates: Any) -> dict[Any, Any]:
-    async def drain() -> dict[Any, Any]:
-        last: dict[Any, Any] = {}
-        async for update in updates:
-            last = update
-        return last
-
-    return asyncio.run(drain())

@@ -87,6 +87,9 @@ class ModelTab:
             )
             self.status = gr.HTML("", elem_id="tx-status")
 
+    def _alert(self, error: BaseException) -> str:
+        return markup.alert(as_error(error), self._language, self._tr)
+
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -165,7 +168,7 @@ class ModelTab:
                 record.name, self._app.form_for(record, saved)
             )
         except Exception as error:
-            return {self.facts: markup.alert(as_error(error), self._language, self._tr)}
+            return {self.facts: self._alert(error)}
 
     def _wish(self, given: Values) -> Wish:
         """The model and what the form asks for it. Nothing of what the browser sent is taken on trust."""
@@ -211,7 +214,7 @@ class ModelTab:
             return {self.status: markup.info(text), self.options.shown: self.options.snapshot(record.name, settings)}
         except Exception as error:
             return {
-                self.status: markup.alert(as_error(error), self._language, self._tr),
+                self.status: self._alert(error),
                 self.options.shown: gr.skip(),
             }
 
@@ -257,7 +260,7 @@ class ModelTab:
             told = markup.info(self._tr("kept_aside").format(file=aside.name)) if aside else gr.skip()
             return {self.status: told, self.autoload: gr.skip()}
         except Exception as error:
-            alert = markup.alert(as_error(error), self._language, self._tr)
+            alert = self._alert(error)
             return {self.status: alert, self.autoload: self._app.settings.autoload_model}
 
     # -- loading ----------------------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ class ModelTab:
         except OptionError as error:
             return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
         except Exception as error:
-            alert = markup.alert(as_error(error), self._language, self._tr)
+            alert = self._alert(error)
             return {self.notes: alert, self.memory: "", self.options.marks: gr.skip()}
 
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
@@ -298,7 +301,7 @@ class ModelTab:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
         except Exception as error:
-            yield {self.status: markup.alert(as_error(error), self._language, self._tr)}
+            yield {self.status: self._alert(error)}
             return
         task = asyncio.ensure_future(asyncio.to_thread(self._app.load, plan))
         while not task.done():
@@ -308,7 +311,7 @@ class ModelTab:
         if failure is None:
             yield self.view() | self._truncated()
         elif not isinstance(failure, LoadCancelled):
-            yield self.view() | {self.status: markup.alert(as_error(failure), self._language, self._tr)}
+            yield self.view() | {self.status: self._alert(failure)}
         else:
             yield self.view()
 
@@ -319,7 +322,7 @@ class ModelTab:
             await asyncio.to_thread(self._app.models.unload)
             return self.view()
         except Exception as error:
-            return self.view() | {self.status: markup.alert(as_error(error), self._language, self._tr)}
+            return self.view() | {self.status: self._alert(error)}
 
     def view(self) -> Updates:
         """The state of the model in use, as this page shows it."""

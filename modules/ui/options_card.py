@@ -45,7 +45,7 @@ class OptionsCard:
                     label=tr("filter"), placeholder=tr("filter_hint"), max_lines=1, elem_id="tx-filter"
                 )
             self.notes = gr.HTML("", elem_id="tx-notes")
-            self.marks = gr.HTML(marks({}, {}, tr, language), elem_id="tx-marks", js_on_load=SCRIPT)
+            self.marks = gr.HTML(marks({}, {}, tr), elem_id="tx-marks", js_on_load=SCRIPT)
             self._build_groups()
         # With the form, and not in a State of the server's: at any moment the two have to be of the same model.
         self.shown = gr.JSON({}, visible=False)
@@ -98,42 +98,36 @@ class OptionsCard:
         shown = given.get(self.shown)
         values = shown.get("values") if isinstance(shown, dict) else None
         known: Mapping[str, object] = values if isinstance(values, dict) else {}
+        by_memory = self.context_by_memory(given)
         return {
             key: "" if given[widget] is None else given[widget]
             for key, widget in self.widgets.items()
-            if widget in given and given[widget] != known.get(key) and key != self._left_to_memory(given)
+            if widget in given and given[widget] != known.get(key) and not (by_memory and key == "n_ctx")
         }
 
-    def _left_to_memory(self, given: Values) -> str:
-        """ "n_ctx" if it is what memory chose: nobody's wish, and not that of what was saved either."""
-        reduced = given.get(self.reduced)
-        return "n_ctx" if reduced and given.get(self.widgets["n_ctx"]) == reduced else ""
-
     def context_by_memory(self, given: Values) -> int:
-        """The n_ctx that the form shows if memory chose it, else 0."""
+        """The n_ctx that the form shows if memory chose it: nobody's wish, whatever was saved. Else 0."""
         reduced = given.get(self.reduced)
-        return reduced if self._left_to_memory(given) and isinstance(reduced, int) else 0
+        return reduced if isinstance(reduced, int) and reduced == given.get(self.widgets["n_ctx"]) else 0
 
     def marked(self, plan: Plan) -> Updates:
         """Where each value of `plan` comes from, as the form shows it."""
         sources = {key: each.source for key, each in plan.settings.items() if each.source != "default"}
-        return {self.marks: marks(sources, {}, self._tr, self._language)}
+        return {self.marks: marks(sources, {}, self._tr)}
 
     def refused(self, error: OptionError) -> Updates:
         """A value that is none, told at its field."""
-        return {self.marks: marks({}, {error.option: error.say(self._language)}, self._tr, self._language)}
+        return {self.marks: marks({}, {error.option: error.say(self._language)}, self._tr)}
 
 
-def marks(sources: Mapping[str, str], errors: Mapping[str, str], tr: Tr, language: str) -> str:
+def marks(sources: Mapping[str, str], errors: Mapping[str, str], tr: Tr) -> str:
     """What `options.js` puts at the fields: by option, the source of its value and its words, or what is wrong."""
     told = {
         "reset": tr("reset"),
         "sources": {key: [source, tr(f"source_{source}")] for key, source in sources.items()},
         "errors": dict(errors),
     }
-    return (
-        f'<div hidden lang="{language}" data-marks="{escape(json.dumps(told, ensure_ascii=False), quote=True)}"></div>'
-    )
+    return f'<div hidden data-marks="{escape(json.dumps(told, ensure_ascii=False), quote=True)}"></div>'
 
 
 SWITCH_LOADER = """(loader) => {
