@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules import machine, settings
+from modules import gpus, machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.errors import LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError
-from modules.estimate import estimate
+from modules.estimate import placed
 from modules.events import Json
-from modules.fit import Fit, fit, fitting_context
+from modules.fit import Device, Fit, fit, fitting_context
 from modules.flags import Flags
 from modules.gguf import GgufHeader
+from modules.gpus import Gpu
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
@@ -43,6 +44,7 @@ class App:
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory
+        self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
         self.named = self._find_named(flags.text("model"))
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
@@ -163,31 +165,35 @@ class App:
     # -- memory -------------------------------------------------------------------------------------------------------
 
     @property
-    def free_memory(self) -> int:
-        """Bytes that a load may take: those available, and what the model in use gives back. 0 if that is unknown."""
-        available = self.available_memory()
-        return available + self._given_back() if available else 0
+    def free_memory(self) -> tuple[Device, ...]:
+        """Main memory, then each GPU: what a load may take of it, which is what is available and what the model in use
+        gives back."""
+        available, cards = self.available_memory(), self.gpus()
+        back = self._given_back([card.free for card in cards])
+        main = Device("", available + back[0] if available else 0)
+        return main, *(Device(card.name, max(card.free + more, 1)) for card, more in zip(cards, back[1:], strict=True))
 
-    def _given_back(self) -> int:
+    def _given_back(self, cards: Sequence[int]) -> list[int]:
+        """Bytes, of main memory and each GPU."""
         try:
             model = self.models.current
         except WebUIError:
-            return 0
-        header = _in_main_memory(model.record, model.settings)
+            return [0] * (1 + len(cards))
+        header = _estimable(model.record, model.settings)
         if header is None:
-            return 0
-        need = estimate(header, values(model.settings))
-        mapped = 0 if model.settings["no_mmap"].value else need.weights  # the file's pages count as available anyway
-        return need.total - mapped
+            return [0] * (1 + len(cards))
+        main, *others = placed(header, values(model.settings), cards)
+        mapped = 0 if model.settings["no_mmap"].value else main.weights  # the file's pages count as available anyway
+        return [main.total - mapped, *(each.total for each in others)]
 
     def fit(self, plan: Plan) -> Fit | None:
         """Whether what `plan` loads fits into memory; None where that cannot be told."""
-        header = _in_main_memory(plan.record, plan.settings)
+        header = _estimable(plan.record, plan.settings)
         return None if header is None else fit(header, values(plan.settings), self.free_memory)
 
     def _fitted(self, record: ModelRecord, settled: dict[str, Setting], shown: int = 0) -> dict[str, Setting]:
         """With the context that nobody asked for reduced to what fits."""
-        header = _in_main_memory(record, settled)
+        header = _estimable(record, settled)
         if header is None or settled["n_ctx"].source not in ("default", "model"):
             return settled
         wish = int(settled["n_ctx"].value) or header.context_length
@@ -210,11 +216,9 @@ class App:
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
 
 
-def _in_main_memory(record: ModelRecord, settings: Mapping[str, Setting]) -> GgufHeader | None:
-    """Its header if it is llama.cpp's to load, all of it on the processor: of a GPU's memory we know nothing here."""
-    if "n_ctx" not in settings:
-        return None
-    return record.header if settings["cpu"].value or settings["n_gpu_layers"].value == 0 else None
+def _estimable(record: ModelRecord, settings: Mapping[str, Setting]) -> GgufHeader | None:
+    """Its header if it is llama.cpp's to load: of the other loaders' memory we know nothing yet."""
+    return record.header if "n_ctx" in settings else None
 
 
 def _known(name: object) -> Loader | None:

@@ -1,17 +1,19 @@
 """How much memory a GGUF model takes once llama.cpp has loaded it with given options, told from its header alone.
 
 What is counted is the worker's peak (VmHWM) after a prompt that fills the context, less that of a worker which has only
-imported the library: what loading adds. Conversations set aside in main memory come on top. With layers on a GPU it is
-the sum over main and video memory. Where llama.cpp rearranges the weights for the processor (Q4_0, Q4_K and others on
-most; not those of Q4_1), VmHWM has the mapped file besides: not counted, for the system takes it back when asked to.
+imported the library: what loading adds. Conversations set aside in main memory come on top. Where llama.cpp
+rearranges the weights for the processor (Q4_0, Q4_K and others on most; not those of Q4_1), VmHWM has the mapped file
+besides: not counted, for the system takes it back when asked to.
 
 Source: llama_kv_cache, llama_context::sched_reserve and ggml_graph_plan of llama.cpp as in llama-cpp-python 0.3.36;
-how much of it is touched, and what the rest of the process takes, was measured (benchmarks/estimate.py).
+how much of it is touched, and what the rest of the process takes, was measured (benchmarks/estimate.py). Which layers
+go to which GPU is told by llama_model::load_tensors; with GPUs nothing was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -31,7 +33,15 @@ _CPU_UBATCH, _GPU_UBATCH = 256, 512
 _TOKEN_BYTES, _MERGE_BYTES = 159, 150  # of the vocabulary: a token's texts and tables, the rank of a pair
 _POSITION_BYTES = 600  # who is in a cell, and the token's numbers in Python and JSON
 _REST_BYTES = 5_000_000  # graphs, buffers of the threads, pages of the libraries that an idle worker does not touch
+_GPU_BYTES = 400 << 20  # a context of CUDA with its kernels: 300 to 500 MiB, as people report; not measured here
 
+_ALL_LAYERS = 256  # of n_gpu_layers: "everything", as is any negative number
+_IN_MAIN_MEMORY = {
+    "token_embd",
+    "position_embd",
+    "token_types",
+    "per_layer_token_embd",
+}  # read by the processor, always
 _MOST_LAYERS = 1024  # twice LLAMA_MAX_LAYERS; a damaged header may claim billions
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 _BOTH = {"falcon-h1"}  # each layer has a state and keys
@@ -65,27 +75,43 @@ class _Context:
 
 
 def estimate(header: GgufHeader, options: Mapping[str, Value]) -> Estimate:
-    """For the load options of llama.cpp; `header.size` counts all parts of the model."""
-    context = _context(header, options)
-    tokens, merges = _most(header, "tokenizer.ggml.tokens"), _most(header, "tokenizer.ggml.merges")
-    vocabulary = _TOKEN_BYTES * tokens + _MERGE_BYTES * merges
-    return Estimate(
-        weights=header.size,
-        cache=_kept(header, context) + _states(header, context),
-        compute=_graph(header, context) + _logits(tokens, context),
-        other=vocabulary + _POSITION_BYTES * context.cells + _REST_BYTES,
+    """For the load options of llama.cpp, all in main memory; `header.size` counts all parts of the model."""
+    return placed(header, options)[0]
+
+
+def placed(header: GgufHeader, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> tuple[Estimate, ...]:
+    """What main memory will hold, then each GPU; `gpus` are their free bytes, by which llama.cpp splits the layers
+    where tensor_split does not say."""
+    context = _context(header, options if gpus else {**options, "cpu": True})
+    homes = _homes(header, options, gpus)
+    kept_in_main = bool(options["no_offload_kqv"])
+    devices = range(1 + len(gpus))
+    return tuple(
+        Estimate(
+            weights=_weights(header, homes, device),
+            cache=_cache(header, context, [0 if kept_in_main else home for home in homes[:-1]], device),
+            compute=_buffers(header, context, homes, device),
+            other=_other(header, context) if device == 0 else _GPU_BYTES * (device in homes),
+        )
+        for device in devices
     )
 
 
-def largest_context(header: GgufHeader, options: Mapping[str, Value], free_bytes: int) -> int:
-    """The largest n_ctx, in tokens, whose estimate fits into `free_bytes`: a multiple of 256; 0 if not even 256 fits.
+def within(header: GgufHeader, options: Mapping[str, Value], free: Sequence[int]) -> bool:
+    """Whether everything fits into `free`: bytes of main memory, then of each GPU."""
+    needs = placed(header, options, free[1:])
+    return all(need.total <= room for need, room in zip(needs, free, strict=True))
+
+
+def largest_context(header: GgufHeader, options: Mapping[str, Value], free: Sequence[int]) -> int:
+    """The largest n_ctx, in tokens, that is `within` the `free` bytes: a multiple of 256; 0 if not even 256 fits.
 
     At most what `options` ask for, rounded up as llama.cpp does.
     """
     fits, too_many = 0, _context(header, options).cells // PAD + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if estimate(header, {**options, "n_ctx": middle * PAD}).total <= free_bytes:
+        if within(header, {**options, "n_ctx": middle * PAD}, free):
             fits = middle
         else:
             too_many = middle
@@ -122,16 +148,82 @@ def _of(header: GgufHeader, key: str, layer: int, default: int) -> int:
     return max(value, 0)
 
 
+# -- which memory ---------------------------------------------------------------------------------------------------
+
+
+def _homes(header: GgufHeader, options: Mapping[str, Value], gpus: Sequence[int]) -> list[int]:
+    """Where each layer goes, and last the output: 0 for main memory, 1 for the first GPU. The last layers go first."""
+    count = min(header.block_count, _MOST_LAYERS)
+    wish = int(options["n_gpu_layers"])
+    wish = count + 1 if wish < 0 or wish >= _ALL_LAYERS else min(wish, count + 1)
+    if not gpus or options["cpu"]:
+        wish = 0
+    ends = _shares(str(options["tensor_split"]), gpus) if wish else []
+    first = count + 1 - wish
+    return [0] * first + [1 + min(bisect_right(ends, place / wish), len(gpus) - 1) for place in range(wish)]
+
+
+def _shares(tensor_split: str, gpus: Sequence[int]) -> list[float]:
+    """Where each GPU's part of the layers ends, the last at 1."""
+    wished = [float(share) for share in tensor_split.split(",")] if tensor_split else list(map(float, gpus))
+    shares = (wished + [0.0] * len(gpus))[: len(gpus)]
+    whole = sum(shares) or 1.0
+    return [sum(shares[: number + 1]) / whole for number in range(len(shares))]
+
+
+def _weights(header: GgufHeader, homes: Sequence[int], device: int) -> int:
+    """Bytes of the tensors on `device`. Main memory has what no GPU has, and what surrounds the tensors in the file."""
+    on_gpus = [_on(header, homes, each) for each in range(1, max(homes, default=0) + 1)]
+    if device:
+        return on_gpus[device - 1] if device <= len(on_gpus) else 0
+    shared = 0 if _has_output(header) or not homes[-1] else header.sizes.get("token_embd", 0)  # in both memories
+    return max(header.size - sum(on_gpus) + shared, 0)
+
+
+def _on(header: GgufHeader, homes: Sequence[int], gpu: int) -> int:
+    layers = sum(header.sizes.get(f"blk.{number}", 0) for number, home in enumerate(homes[:-1]) if home == gpu)
+    if homes[-1] != gpu:
+        return layers
+    rest = sum(
+        size for owner, size in header.sizes.items() if not owner.startswith("blk.") and owner not in _IN_MAIN_MEMORY
+    )
+    return layers + rest + (0 if _has_output(header) else header.sizes.get("token_embd", 0))
+
+
+def _has_output(header: GgufHeader) -> bool:
+    """Whether the output has weights of its own; else it is a second copy of the input's."""
+    return "output" in header.sizes
+
+
+def _cache(header: GgufHeader, context: _Context, homes: Sequence[int], device: int) -> int:
+    here = [layer for layer, home in enumerate(homes) if home == device]
+    return _kept(header, context, here) + _states(header, context, here)
+
+
+def _buffers(header: GgufHeader, context: _Context, homes: Sequence[int], device: int) -> int:
+    """Bytes to compute in: a graph for whoever has a layer, the chances where the output is."""
+    tokens = _most(header, "tokenizer.ggml.tokens")
+    graph = _graph(header, context) if device in homes[:-1] else 0
+    return graph + (_logits(tokens, context) if homes[-1] == device else 0)
+
+
+def _other(header: GgufHeader, context: _Context) -> int:
+    tokens, merges = _most(header, "tokenizer.ggml.tokens"), _most(header, "tokenizer.ggml.merges")
+    return _TOKEN_BYTES * tokens + _MERGE_BYTES * merges + _POSITION_BYTES * context.cells + _REST_BYTES
+
+
 # -- the cache ------------------------------------------------------------------------------------------------------
 
 
-def _kept(header: GgufHeader, context: _Context) -> int:
-    """Bytes of the keys and values. Sliding windows save nothing: llama.h's `swa_full` is on and we leave it so."""
-    widths = [(_width(header, layer, "key"), _width(header, layer, "value")) for layer in _attending(header)]
+def _kept(header: GgufHeader, context: _Context, layers: Collection[int]) -> int:
+    """Bytes of the keys and values of `layers`. Sliding windows save nothing: llama.h's `swa_full` is on and we leave
+    it so."""
+    keys = {layer: _width(header, layer, "key") for layer in _attending(header)}
+    values = {layer: _width(header, layer, "value") for layer in keys}
     if not context.flash:  # values are then kept transposed, all layers' in the widest's room
-        widest = max((value for _, value in widths), default=0)
-        widths = [(key, widest) for key, _ in widths]
-    return int(context.cells * sum(key + value for key, value in widths) * _CELL_BYTES[context.cell_type])
+        values = dict.fromkeys(values, max(values.values(), default=0))
+    width = sum(keys[layer] + values[layer] for layer in layers if layer in keys)
+    return int(context.cells * width * _CELL_BYTES[context.cell_type])
 
 
 def _attending(header: GgufHeader) -> Iterator[int]:
@@ -173,9 +265,9 @@ def _head(header: GgufHeader, which: str = "key") -> int:
     return _most(header, f"attention.{which}_length", header.embedding_length // max(header.head_count, 1))
 
 
-def _states(header: GgufHeader, context: _Context) -> int:
-    """Bytes of the states that recurrent layers keep of each answer, whatever its length."""
-    count = sum(_recurs(header, layer) for layer in range(_layers(header)))
+def _states(header: GgufHeader, context: _Context, layers: Collection[int]) -> int:
+    """Bytes of the states that recurrent ones of `layers` keep of each answer, whatever its length."""
+    count = sum(_recurs(header, layer) for layer in layers if layer < _layers(header))
     return _FLOAT * _state(header) * count * context.slots
 
 

@@ -2,62 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modules.estimate import PAD, Estimate, estimate, largest_context
+from modules.estimate import PAD, Estimate, largest_context, placed, within
 from modules.gguf import GgufHeader
 from modules.options import Value
 
 SMALLEST = 2 * PAD
 """The context below which we do not go by ourselves: nobody can chat in less."""
+MOST_GPU_LAYERS = 255
+"""The largest n_gpu_layers that is a number; 256 means all."""
 TIGHT = 0.9
 """The part of free memory from which on other programs will feel it. What we propose stays below."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What is needed and what is free, in bytes (0: unknown); each remedy is a change of options that makes it fit."""
+class Device:
+    """A memory: main memory, whose name is empty, or a GPU's. `free` are bytes; 0 if that is unknown."""
 
-    need: Estimate
+    name: str
     free: int
-    remedies: tuple[Mapping[str, Value], ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one device will hold of a model, in bytes."""
+
+    device: Device
+    need: Estimate
 
     @property
     def verdict(self) -> str:
         """ "fits", "tight", "short", or "unknown"."""
-        if not self.free:
+        if not self.device.free:
             return "unknown"
-        if self.need.total > self.free:
+        if self.need.total > self.device.free:
             return "short"
-        return "tight" if self.need.total > TIGHT * self.free else "fits"
+        return "tight" if self.need.total > TIGHT * self.device.free else "fits"
 
 
-def fit(header: GgufHeader, options: Mapping[str, Value], free: int) -> Fit:
-    """For the options of llama.cpp, all in main memory."""
-    need = estimate(header, options)
-    short = 0 < free < need.total
-    return Fit(need, free, tuple(_remedies(header, options, free)) if short else ())
+@dataclass(frozen=True)
+class Fit:
+    """What each device is to hold, main memory first; each remedy is a change of options that makes it all fit."""
+
+    parts: tuple[Part, ...]
+    remedies: tuple[Mapping[str, Value], ...] = ()
+
+    @property
+    def short(self) -> bool:
+        return any(part.verdict == "short" for part in self.parts)
 
 
-def _remedies(header: GgufHeader, options: Mapping[str, Value], free: int) -> Iterator[Mapping[str, Value]]:
-    """A smaller context; a smaller cache, where that alone is enough; both, where neither is."""
-    free = int(TIGHT * free)
+def fit(header: GgufHeader, options: Mapping[str, Value], devices: Sequence[Device]) -> Fit:
+    """For the options of llama.cpp. `devices` are main memory and the GPUs that layers can go to."""
+    needs = placed(header, options, [gpu.free for gpu in devices[1:]])
+    parts = tuple(Part(device, need) for device, need in zip(devices, needs, strict=True))
+    found = Fit(parts)
+    return Fit(parts, tuple(_remedies(header, options, devices))) if found.short else found
+
+
+def _remedies(
+    header: GgufHeader, options: Mapping[str, Value], devices: Sequence[Device]
+) -> Iterator[Mapping[str, Value]]:
+    """A smaller context; a smaller cache, where that alone is enough; other layers on the GPU; the first two together,
+    where neither is."""
+    free = _room(devices)
     smaller = largest_context(header, options, free)
     if smaller >= SMALLEST:
         yield {"n_ctx": smaller}
     for key in ("cache_8bit", "cache_4bit"):
         changed = {**options, key: True}
-        if not options[key] and not options["cache_4bit"] and estimate(header, changed).total <= free:
+        if not options[key] and not options["cache_4bit"] and within(header, changed, free):
             yield {key: True}
+    if len(devices) > 1 and not options["cpu"]:
+        yield from _layers_that_fit(header, options, free)
     both = largest_context(header, {**options, "cache_4bit": True}, free)
     if smaller < SMALLEST <= both:
         yield {"cache_4bit": True, "n_ctx": both}
 
 
-def fitting_context(header: GgufHeader, options: Mapping[str, Value], free: int) -> int:
+def _layers_that_fit(
+    header: GgufHeader, options: Mapping[str, Value], free: Sequence[int]
+) -> Iterator[Mapping[str, Value]]:
+    """The most layers on the GPU with which everything fits."""
+    for layers in range(min(header.block_count + 1, MOST_GPU_LAYERS), -1, -1):
+        if within(header, {**options, "n_gpu_layers": layers}, free):
+            yield {"n_gpu_layers": layers}
+            return
+
+
+def _room(devices: Sequence[Device]) -> list[int]:
+    """What we propose to take of each: what is free, less what other programs should not have to miss."""
+    return [int(TIGHT * device.free) if device.free else sys.maxsize for device in devices]
+
+
+def fitting_context(header: GgufHeader, options: Mapping[str, Value], devices: Sequence[Device]) -> int:
     """The context to take where none is asked for: the model's own or, where memory is short, what fits."""
     wish = int(options["n_ctx"]) or header.context_length
-    if not free or estimate(header, {**options, "n_ctx": wish}).total <= free:
+    asked = {**options, "n_ctx": wish}
+    if within(header, asked, [device.free or sys.maxsize for device in devices]):
         return wish
-    return min(wish, max(largest_context(header, {**options, "n_ctx": wish}, int(TIGHT * free)), SMALLEST))
+    return min(wish, max(largest_context(header, asked, _room(devices)), SMALLEST))

@@ -83,7 +83,8 @@ class GgufHeader:
     Where a model gives one head count for each layer, the largest stands here. `rope_scale` is the factor of linear
     scaling (1.0: none). `add_bos` is None if the file leaves it to the backend. `parameters` counts the elements of
     the tensors in this file (of a split model: this part's); `size` is the file's, in bytes. `numbers` has every whole
-    number, flag and list of them, the architecture's own without its name; of any other list, its length.
+    number, flag and list of them, the architecture's own without its name; of any other list, its length. `sizes` has
+    the bytes of the tensors by what they belong to: "blk.0" and so on, "token_embd", "output", "output_norm" …
     """
 
     version: int
@@ -109,6 +110,7 @@ class GgufHeader:
     split_count: int
     split_no: int
     numbers: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict, hash=False)
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -159,6 +161,7 @@ def _read(window: Window) -> GgufHeader:
         split_count=_whole(facts, "split.count"),
         split_no=_whole(facts, "split.no"),
         numbers=_numbers(facts, f"{arch}."),
+        sizes=dict(tally.bytes_by_owner),
     )
 
 
@@ -327,6 +330,7 @@ class _Tally:
     parameters: int = 0
     end: int = 0
     bytes_by_type: Counter[str] = field(default_factory=Counter)
+    bytes_by_owner: Counter[str] = field(default_factory=Counter)
 
     def commonest(self) -> str:
         return max(self.bytes_by_type, key=lambda name: self.bytes_by_type[name], default="")
@@ -334,8 +338,9 @@ class _Tally:
 
 def _tally(window: Window, count: int, version: int, alignment: int) -> _Tally:
     tally = _Tally()
-    for kind, elements, size, offset in _tensors(window, count, version, alignment):
+    for name, kind, elements, size, offset in _tensors(window, count, version, alignment):
         tally.parameters += elements
+        tally.bytes_by_owner[".".join(name.split(".")[: 2 if name.startswith("blk.") else 1])] += size
         tally.bytes_by_type[kind] += size
         tally.end = max(tally.end, offset + size)
     expected = -(-window.place // alignment) * alignment + tally.end
@@ -344,8 +349,8 @@ def _tally(window: Window, count: int, version: int, alignment: int) -> _Tally:
     return tally
 
 
-def _tensors(window: Window, count: int, version: int, alignment: int) -> Iterator[tuple[str, int, int, int]]:
-    """Of each tensor: the name of its type, its elements, its size in bytes (0 if unknown), its offset in the data."""
+def _tensors(window: Window, count: int, version: int, alignment: int) -> Iterator[tuple[str, str, int, int, int]]:
+    """Of each tensor: its name, its type's, its elements, its bytes (0 if unknown), its offset in the data."""
     names = set()
     for _ in range(count):
         name = window.text(_LONGEST_KEY)
@@ -360,7 +365,7 @@ def _tensors(window: Window, count: int, version: int, alignment: int) -> Iterat
         if offset % alignment:
             raise damage(f"the tensor {brief(name)} is not aligned", f"张量 {brief(name)} 的起点未对齐")
         elements = math.prod(shape)
-        yield type_name, elements, elements // block * block_size, offset
+        yield name, type_name, elements, elements // block * block_size, offset
 
 
 def _shape(window: Window, name: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modules.engines.llamacpp_arguments import CACHE_F16, CACHE_Q4_0, CACHE_Q8_0, Build, arguments
-from modules.estimate import Estimate, _context, estimate, largest_context
+from modules.estimate import Estimate, _context, estimate, largest_context, placed, within
 from modules.gguf import GgufHeader, read_header
 from modules.options import Value
 from modules.process import WorkerProcess
@@ -269,6 +269,73 @@ def test_more_context_never_takes_less_and_always_more_from_step_to_step(
         assert smaller.total < larger.total
 
 
+# -- with GPUs: what llama.cpp's llama_model::load_tensors does, worked out by hand ------------------------------------
+
+GIB = 1 << 30
+
+
+def weights(said: Sequence[Estimate]) -> list[int]:
+    return [each.weights for each in said]
+
+
+@pytest.fixture
+def real(smollm2: Path) -> GgufHeader:
+    """30 layers of the same size; the output is a second copy of the input, which always stays in main memory."""
+    return read_header(smollm2)
+
+
+def test_without_gpus_or_without_layers_for_them_all_is_in_main_memory(real: GgufHeader) -> None:
+    alone = estimate(real, options())
+    assert placed(real, options(n_gpu_layers=-1)) == (alone,)
+    for form in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "cpu": True}):
+        main, gpu = placed(real, options(**form), [8 * GIB])
+        assert main == alone and gpu.total == 0
+
+
+def test_the_output_goes_to_the_gpu_first_and_then_the_last_layers(real: GgufHeader) -> None:
+    layers = [real.sizes[f"blk.{number}"] for number in range(30)]
+    copy = real.sizes["token_embd"] + real.sizes["output_norm"]
+    for wish, held in ((1, []), (4, layers[27:]), (30, layers[1:]), (31, layers), (-1, layers), (256, layers)):
+        main, gpu = placed(real, options(n_gpu_layers=wish), [8 * GIB])
+        assert gpu.weights == copy + sum(held)
+        assert main.weights == real.size - sum(held) - real.sizes["output_norm"]
+
+
+def test_the_cache_follows_its_layers_unless_it_is_to_stay(real: GgufHeader) -> None:
+    whole = cache(real)
+    main, gpu = placed(real, options(n_gpu_layers=11), [8 * GIB])
+    assert (main.cache, gpu.cache) == (whole * 20 // 30, whole * 10 // 30)
+    main, gpu = placed(real, options(n_gpu_layers=11, no_offload_kqv=True), [8 * GIB])
+    assert (main.cache, gpu.cache) == (whole, 0)
+
+
+def test_several_gpus_share_by_what_is_free_or_as_told(real: GgufHeader) -> None:
+    layer = real.sizes["blk.0"]
+    _, first, second = placed(real, options(n_gpu_layers=-1), [6 * GIB, 2 * GIB])
+    assert first.weights == 24 * layer  # those below 0.75 of 31
+    assert first.cache == 4 * second.cache
+    _, first, second = placed(real, options(n_gpu_layers=-1, tensor_split="0,1"), [6 * GIB, 2 * GIB])
+    assert first.total == 0 and second.cache == cache(real)
+    same = [placed(real, options(n_gpu_layers=-1, tensor_split=split), [GIB, GIB]) for split in ("30,70", "3,7,90")]
+    assert same[0] == same[1]
+
+
+def test_a_gpu_that_computes_needs_room_for_it(real: GgufHeader) -> None:
+    main, gpu = placed(real, options(n_gpu_layers=-1), [8 * GIB])
+    assert gpu.compute > 0 == main.compute and gpu.other > 0
+    assert main.other == estimate(real, options()).other
+
+
+def test_it_fits_if_every_memory_has_room(real: GgufHeader) -> None:
+    chosen = options(n_gpu_layers=-1)
+    main, gpu = placed(real, chosen, [8 * GIB])
+    assert within(real, chosen, [main.total, gpu.total])
+    assert not within(real, chosen, [main.total - 1, gpu.total])
+    assert not within(real, chosen, [main.total, gpu.total - 1])
+    found = largest_context(real, chosen, [main.total, gpu.total - 1])
+    assert found == 8192 - 256
+
+
 # -- the largest context that fits ------------------------------------------------------------------------------------
 
 
@@ -277,7 +344,7 @@ def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, form:
     header, dice = read_header(smollm2), random.Random(11)
     bounds = [estimate(header, options(n_ctx=n_ctx, **form)).total for n_ctx in (256, 8192)]
     for free in (*bounds, *(dice.randint(*bounds) for _ in range(5))):
-        found = largest_context(header, options(n_ctx=0, **form), free)
+        found = largest_context(header, options(n_ctx=0, **form), [free])
         assert found % 256 == 0 and 256 <= found <= 8192
         assert estimate(header, options(n_ctx=found, **form)).total <= free
         assert found == 8192 or estimate(header, options(n_ctx=found + 256, **form)).total > free
@@ -285,12 +352,12 @@ def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, form:
 
 def test_the_largest_context_is_the_wish_if_that_fits_and_0_if_nothing_does(smollm2: Path) -> None:
     header = read_header(smollm2)
-    assert largest_context(header, options(n_ctx=2048), 10**12) == 2048
-    assert largest_context(header, options(n_ctx=1000), 10**12) == 1024  # what llama.cpp makes of it
-    assert largest_context(header, options(n_ctx=0), 10**12) == 8192
+    assert largest_context(header, options(n_ctx=2048), [10**12]) == 2048
+    assert largest_context(header, options(n_ctx=1000), [10**12]) == 1024  # what llama.cpp makes of it
+    assert largest_context(header, options(n_ctx=0), [10**12]) == 8192
     least = estimate(header, options(n_ctx=256)).total
-    assert largest_context(header, options(n_ctx=2048), least) == 256
-    assert largest_context(header, options(n_ctx=2048), least - 1) == 0
+    assert largest_context(header, options(n_ctx=2048), [least]) == 256
+    assert largest_context(header, options(n_ctx=2048), [least - 1]) == 0
 
 
 # -- headers nobody vouches for ---------------------------------------------------------------------------------------
@@ -315,5 +382,5 @@ def test_a_header_that_lies_gets_an_estimate_all_the_same(make: Make, lies: dict
     header = make("llama", **lies)
     began = time.process_time()
     assert min(parts(estimate(header, options()))) >= 0
-    assert largest_context(header, options(), 10**9) >= 0
+    assert largest_context(header, options(), [10**9]) >= 0
     assert time.process_time() - began < 1

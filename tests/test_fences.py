@@ -26,7 +26,7 @@ LAYERS = {
     "child": {"worker", "engines"},
 }
 ORDER = ("words", "facts", "actors", "deeds", "faces")
-SHARED = {"machine"}  # of the words' kind: standard library only, and of use to every layer, the child included
+SHARED = {"machine", "gpus"}  # of the words' kind: standard library only, and of use to every layer, the child included
 
 PAGE = {"gradio", "gradio_client"}
 SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}

@@ -9,9 +9,10 @@ import pytest
 
 from modules.app import App
 from modules.catalog import Catalog
-from modules.estimate import estimate
-from modules.fit import SMALLEST, fit, fitting_context
+from modules.estimate import estimate, within
+from modules.fit import SMALLEST, Device, fit, fitting_context
 from modules.gguf import GgufHeader
+from modules.gpus import Gpu
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, settle, values
 from modules.options import Value
@@ -33,37 +34,63 @@ def options(**chosen: Value) -> dict[str, Value]:
     return values(settle(LLAMA, model={"n_ctx": 8192}, saved={}, flags={}, form=chosen))
 
 
+def main(free: int) -> list[Device]:
+    return [Device("", free)]
+
+
 @pytest.mark.parametrize(
     ("free", "verdict"), [(0, "unknown"), (1000 * MB, "fits"), (340 * MB, "tight"), (300 * MB, "short"), (1, "short")]
 )
 def test_the_verdict_is_that_of_need_against_free(header: GgufHeader, free: int, verdict: str) -> None:
-    assert fit(header, options(), free).verdict == verdict
+    found = fit(header, options(), main(free))
+    assert [part.verdict for part in found.parts] == [verdict]
+    assert found.short == (verdict == "short")
 
 
 @pytest.mark.parametrize("free", [300 * MB, 240 * MB, 200 * MB, 170 * MB, 152 * MB])
 def test_every_remedy_makes_it_fit(header: GgufHeader, free: int) -> None:
-    found = fit(header, options(), free)
+    found = fit(header, options(), main(free))
     assert found.remedies
     for change in found.remedies:
         assert set(change) <= set(OPTIONS)
         assert estimate(header, options(**change)).total <= free
-    assert {"cache_4bit": True} in fit(header, options(), 250 * MB).remedies
+    assert {"cache_4bit": True} in fit(header, options(), main(250 * MB)).remedies
+
+
+CARD = "NVIDIA GeForce RTX 4060"
+
+
+@pytest.mark.parametrize("card", [560 * MB, 700 * MB, 500 * MB])
+def test_with_a_gpu_every_remedy_makes_all_of_it_fit(header: GgufHeader, card: int) -> None:
+    chosen = options(n_gpu_layers=-1)
+    found = fit(header, chosen, [Device("", 1000 * MB), Device(CARD, card)])
+    main, gpu = found.parts
+    assert (main.verdict, gpu.verdict, gpu.device.name) == ("fits", "short", CARD)
+    fewer = [change["n_gpu_layers"] for change in found.remedies if "n_gpu_layers" in change]
+    assert fewer and 0 <= int(fewer[0]) < 31
+    for change in found.remedies:
+        assert within(header, options(**{"n_gpu_layers": -1, **change}), [1000 * MB, card])
+
+
+def test_where_main_memory_is_short_more_layers_on_the_gpu_help(header: GgufHeader) -> None:
+    found = fit(header, options(), [Device("", 150 * MB), Device(CARD, 8000 * MB)])
+    assert {"n_gpu_layers": 31} in found.remedies
 
 
 def test_where_nothing_helps_nothing_is_offered(header: GgufHeader) -> None:
-    assert fit(header, options(), 90 * MB).remedies == ()
-    assert fit(header, options(), 1000 * MB).remedies == ()
+    assert fit(header, options(), main(90 * MB)).remedies == ()
+    assert fit(header, options(), main(1000 * MB)).remedies == ()
 
 
 def test_a_context_nobody_asked_for_is_the_largest_that_fits(header: GgufHeader) -> None:
-    assert fitting_context(header, options(), 1000 * MB) == 8192
-    assert fitting_context(header, options(), 0) == 8192
-    reduced = fitting_context(header, options(), 200 * MB)
+    assert fitting_context(header, options(), main(1000 * MB)) == 8192
+    assert fitting_context(header, options(), main(0)) == 8192
+    reduced = fitting_context(header, options(), main(200 * MB))
     assert SMALLEST <= reduced < 8192
     assert (
         estimate(header, options(n_ctx=reduced)).total <= 200 * MB < estimate(header, options(n_ctx=2 * reduced)).total
     )
-    assert fitting_context(header, options(), 1) == SMALLEST
+    assert fitting_context(header, options(), main(1)) == SMALLEST
 
 
 @pytest.fixture
@@ -90,15 +117,19 @@ def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: A
     assert app.plan(app.record(NAME)).settings["n_ctx"] == Setting(8192, "model")
 
 
-@pytest.mark.parametrize("form", [{"n_ctx": 4096}, {"n_gpu_layers": 10}])
-def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App, form: dict[str, object]) -> None:
-    assert app.plan(app.record(NAME), form=form).settings["n_ctx"].source != "memory"
+def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> None:
+    record = app.record(NAME)
+    assert app.plan(record, form={"n_ctx": 4096}).settings["n_ctx"].source != "memory"
+    assert app.plan(record, form={"n_gpu_layers": -1}).settings["n_ctx"].source == "memory"  # there is none
+    app.gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    assert app.plan(record, form={"n_gpu_layers": -1}).settings["n_ctx"].source == "model"
+    assert app.plan(record).settings["n_ctx"].source == "memory"
 
 
 def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
-    assert app.free_memory == 200 * MB
+    assert app.free_memory == (Device("", 200 * MB),)
     app.load(app.plan(app.record(NAME), form={"n_ctx": 2048}))
-    freed = app.free_memory - 200 * MB
+    freed = app.free_memory[0].free - 200 * MB
     assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
 
 
@@ -109,3 +140,14 @@ def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
         html = markup.memory(app.fit(plan), locales.translator(language))
         assert "tx-short" in html and "data-change" in html and "cache_4bit" in html
     assert markup.memory(None, locales.translator("en")) == ""
+
+
+def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
+    app.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
+    plan = app.plan(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"})
+    html = markup.memory(app.fit(plan), locales.translator("en"))
+    assert html.count('class="tx-bar"') == 3
+    assert "Memory: about" in html and "RTX &lt;4090&gt;: about" in html and "20.0 GB free" in html
+    assert html.count("tx-short") == 1 and "but only 1 MB free" in html
+    html = markup.memory(app.fit(app.plan(app.record(NAME), form={"cpu": True})), locales.translator("en"))
+    assert html.count('class="tx-bar"') == 1  # what holds nothing is not shown

@@ -67,6 +67,7 @@ def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
             "tokenizer.ggml.eos_token_id": 2,
             "tokenizer.ggml.add_bos_token": True,
         },
+        sizes={"token_embd": 272, "output_norm": 256},
     )
 
 

@@ -129,14 +129,14 @@ def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
 
 @pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
 def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
-    assert tab.reset(NAME, event(data)) == {}
-    assert tab.reset(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
-    assert tab.reset(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
+    assert tab.adjust(NAME, event(data)) == {}
+    assert tab.adjust(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
+    assert tab.adjust(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
 
 
 @pytest.mark.parametrize("model", STRANGE, ids=repr)
 def test_nothing_is_set_back_for_what_is_no_model(tab: Any, model: object) -> None:
-    assert tab.reset(model, event({"key": "n_ctx"})) == {}
+    assert tab.adjust(model, event({"key": "n_ctx"})) == {}
     shown = tab.show_defaults({tab.model: model})
     assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
 

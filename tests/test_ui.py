@@ -105,7 +105,10 @@ def test_choosing_shows_what_the_files_say(tab: Any) -> None:
     updates = tab.choose(MODEL)
     assert "135M" in updates[tab.facts] and "Q4_1" in updates[tab.facts]
     assert updates[tab.widgets["n_ctx"]] == 8192
-    assert updates[tab.loader] == "llama.cpp"
+    assert updates[tab.loader]["value"] == "llama.cpp"
+    names = [name for _, name in updates[tab.loader]["choices"]]
+    assert names == ["llama.cpp", "llamacpp_HF"], "the loaders that can take it, the best first"
+    assert updates[tab.widgets["n_gpu_layers"]] == gr.update(value=0, maximum=31)  # and the output
 
 
 def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:

@@ -9,7 +9,7 @@ from html import escape
 from modules.catalog import ModelRecord
 from modules.errors import LoaderUnavailable, WebUIError
 from modules.events import Json
-from modules.fit import Fit
+from modules.fit import Fit, Part
 from modules.models import Status
 from modules.options import Value
 from modules.ui.locales import Tr
@@ -91,23 +91,29 @@ def facts(record: ModelRecord, tr: Tr) -> str:
 
 
 def memory(fit: Fit | None, tr: Tr) -> str:
-    """What a load would take against what is free, as a bar, with the remedies if that is too much."""
+    """What a load would take against what is free, a bar for each device, with the remedies if that is too much."""
     if fit is None:
         return ""
-    need = fit.need
-    parts = {"weights": need.weights, "cache": need.cache, "buffers": need.compute + need.other}
-    whole = max(need.total, fit.free, 1)
-    bars = "".join(
-        f'<i class="tx-{part}" style="width:{100 * count / whole:.2f}%" title="{escape(tr(part))} {size(count)}"></i>'
-        for part, count in parts.items()
-    )
-    line = tr(f"memory_{fit.verdict}").format(need=size(need.total), free=size(fit.free))
-    split = " · ".join(f"{tr(part)} {size(count)}" for part, count in parts.items())
+    bars = "".join(_device(part, tr) for part in fit.parts if part.need.total)
     buttons = "".join(_remedy(each) for each in fit.remedies)
     offered = f'<p class="tx-remedies">{escape(tr("remedies"))}{buttons}</p>' if buttons else ""
+    return bars + offered
+
+
+def _device(part: Part, tr: Tr) -> str:
+    need, free = part.need, part.device.free
+    shares = {"weights": need.weights, "cache": need.cache, "buffers": need.compute + need.other}
+    whole = max(need.total, free, 1)
+    bars = "".join(
+        f'<i class="tx-{share}" style="width:{100 * count / whole:.2f}%" title="{escape(tr(share))} {size(count)}"></i>'
+        for share, count in shares.items()
+    )
+    name = part.device.name or tr("main_memory")
+    line = tr(f"memory_{part.verdict}").format(device=name, need=size(need.total), free=size(free))
+    split = " · ".join(f"{tr(share)} {size(count)}" for share, count in shares.items())
     return (
-        f'<div class="tx-memory tx-{fit.verdict}" role="status"><p>{escape(line)}</p>'
-        f'<div class="tx-bar">{bars}</div><p class="tx-split">{escape(split)}</p>{offered}</div>'
+        f'<div class="tx-memory tx-{part.verdict}" role="status"><p>{escape(line)}</p>'
+        f'<div class="tx-bar">{bars}</div><p class="tx-split">{escape(split)}</p></div>'
     )
 
 
@@ -116,6 +122,13 @@ def _remedy(change: Mapping[str, Value]) -> str:
     return (
         f'<button type="button" data-change="{escape(json.dumps(dict(change)), quote=True)}">{escape(words)}</button>'
     )
+
+
+def reasons(this: str, others: Mapping[str, str], tr: Tr) -> str:
+    """Why the chosen loader suits the model, with the others folded below."""
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(words)}</li>" for name, words in others.items())
+    more = f"<details><summary>{escape(tr('other_loaders'))}</summary><ul>{items}</ul></details>" if items else ""
+    return info(this) + (f'<div class="tx-notes">{more}</div>' if more else "")
 
 
 def explanation(told: Mapping[str, Json], language: str, tr: Tr) -> str:

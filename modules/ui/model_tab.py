@@ -12,7 +12,7 @@ from modules.catalog import ModelRecord
 from modules.choice import why
 from modules.errors import LoadCancelled, OptionError, UnknownLoader, WebUIError
 from modules.load_options import OPTIONS
-from modules.loaders import Setting
+from modules.loaders import Setting, candidates
 from modules.options import parse_all
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -72,7 +72,9 @@ class ModelTab:
                 self.model = gr.Dropdown(
                     choices=[], label=tr("model"), info=tr("model_info"), elem_id="tx-model", scale=1
                 )
-                self.refresh = gr.Button("", icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0)
+                self.refresh = gr.Button(
+                    tr("refresh"), icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0
+                )
             self.facts = gr.HTML("", elem_id="tx-facts")
             self.memory = gr.HTML("", elem_id="tx-memory", js_on_load=REMEDY)
             with gr.Row(elem_classes="tx-buttons"):
@@ -116,7 +118,7 @@ class ModelTab:
             edited(**explain, **PRIVATE)
         self.options.filter.change(fn=None, inputs=self.options.filter, js=FILTER, show_progress="hidden")
         reset = self.options.marks.click(
-            self.reset, self.model, [self.options.reduced, *widgets], queue=False, **PRIVATE
+            self.adjust, self.model, [self.options.reduced, *widgets], queue=False, **PRIVATE
         )
         reset.then(**explain, **PRIVATE)
         self.memory.click(self.relieve, None, widgets, queue=False, **PRIVATE).then(**explain, **PRIVATE)
@@ -163,10 +165,8 @@ class ModelTab:
                 return {self.facts: facts + markup.alert(record.problem, self._language, self._tr), self.notes: ""}
             saved, problems = self._app.usable_for(record)
             facts += "".join(markup.alert(each, self._language, self._tr) for each in problems)
-            loader = self._app.best_loader(record, saved).name
-            return {self.facts: facts, self.loader: loader} | self.options.write(
-                record.name, self._app.form_for(record, saved)
-            )
+            loader = self._app.best_loader(record, saved)
+            return {self.facts: facts} | self.options.write(record, loader, self._app.form_for(record, saved))
         except Exception as error:
             return {self.facts: self._alert(error)}
 
@@ -226,12 +226,15 @@ class ModelTab:
             as_error(error)
             return {component: gr.skip() for component in (self.options.reduced, *self.widgets.values())}
 
-    def reset(self, name: str | None, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
-        """Set one option back."""
+    def adjust(self, name: str | None, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Set one option: to the value offered at its field, else back to what it would be anyway."""
         try:
-            widget = self.widgets.get(str(event._data.get("key")))
+            key = str(event._data.get("key"))
+            widget = self.widgets.get(key)
             if widget is None:
                 return {}
+            if event._data.get("value") is not None:
+                return {widget: OPTIONS[key].parse(event._data["value"])}
             anyway = self._anyway(name)
             fitting = {self.options.reduced: anyway[self.options.reduced]} if widget is self.widgets["n_ctx"] else {}
             return {widget: anyway[widget], **fitting}
@@ -270,9 +273,7 @@ class ModelTab:
         try:
             plan = await asyncio.to_thread(self._plan, given)
             told = await asyncio.to_thread(self._app.explain, plan)
-            reason = why(plan.record, plan.loader)
-            words = markup.info(reason[self._language]) if reason else ""
-            notes = words + markup.explanation(told, self._language, self._tr)
+            notes = markup.reasons(*self._reasons(plan), self._tr) + markup.explanation(told, self._language, self._tr)
             memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
             return {self.notes: notes, self.memory: memory} | self.options.marked(plan)
         except NothingPicked:
@@ -282,6 +283,12 @@ class ModelTab:
         except Exception as error:
             alert = self._alert(error)
             return {self.notes: alert, self.memory: "", self.options.marks: gr.skip()}
+
+    def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
+        """Why this loader, and what the others would be to the model, by name."""
+        reasons = {each.name: why(plan.record, each) for each in candidates(plan.record.format)}
+        said = {name: words[self._language] for name, words in reasons.items() if words}
+        return said.pop(plan.loader.name, ""), said
 
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""

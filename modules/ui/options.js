@@ -3,7 +3,8 @@
 const card = document.querySelector("#tx-opts");
 let words = "";
 
-const told = () => JSON.parse(element.querySelector("[data-marks]")?.dataset.marks || '{"sources":{},"errors":{}}');
+const NOTHING = { sources: {}, errors: {}, presets: {}, counts: {} };
+const told = () => ({ ...NOTHING, ...JSON.parse(element.querySelector("[data-marks]")?.dataset.marks || "{}") });
 const keyOf = (option) => option.id.replace("tx-opt-", "");
 
 const button = (option, title) => {
@@ -16,6 +17,22 @@ const button = (option, title) => {
   return made;
 };
 
+const short = (count) => (count % 1024 ? String(count) : count / 1024 + "k");
+
+// One click for the values that people choose: a slider from 256 to a million could not be set by hand.
+const presets = (key, values, most) => {
+  const made = document.createElement("div");
+  made.className = "tx-presets";
+  made.dataset.values = values.join();
+  for (const value of values) {
+    const chip = Object.assign(document.createElement("button"), { type: "button", title: String(value) });
+    chip.textContent = short(value) + (value === values.at(-1) ? " " + most : "");
+    Object.assign(chip.dataset, { key, value });
+    made.append(chip);
+  }
+  return made;
+};
+
 const child = (option, name, wanted, make) => {
   const there = option.querySelector(":scope > ." + name);
   if (there && !wanted) there.remove();
@@ -24,7 +41,8 @@ const child = (option, name, wanted, make) => {
 };
 
 const mark = () => {
-  const { sources, errors, reset } = told();
+  const { sources, errors, presets: offered, counts, reset, most, changed } = told();
+  const broken = Object.keys(errors).length > 0; // then nothing else is told
   for (const option of card.querySelectorAll(".tx-opt")) {
     const [source, text] = sources[keyOf(option)] || ["", ""];
     const error = errors[keyOf(option)] || "";
@@ -32,8 +50,17 @@ const mark = () => {
     if (chip && chip.textContent !== text) chip.textContent = text;
     if (chip) chip.dataset.source = source;
     child(option, "tx-reset", source === "form" || source === "saved" || error, () => button(option, reset));
+    const values = offered[keyOf(option)] || [];
+    const row = option.querySelector(":scope > .tx-presets");
+    if (!broken && row && row.dataset.values !== values.join()) row.remove();
+    if (!broken) child(option, "tx-presets", values.length > 1, () => presets(keyOf(option), values, most));
     const alert = child(option, "tx-error", error, () => Object.assign(document.createElement("p"), { className: "tx-error", role: "alert" }));
     if (alert && alert.textContent !== error) alert.textContent = error;
+  }
+  for (const group of card.querySelectorAll(".tx-group[id^=tx-group-]")) {
+    const count = counts[group.id.replace("tx-group-", "")];
+    const header = group.querySelector(".label-wrap > span");
+    if (header) header.dataset.changed = count ? `${count} ${changed}` : "";
   }
   const unsaved = Object.values(sources).some(([source]) => source === "form");
   document.querySelector("#tx-save")?.classList.toggle("tx-unsaved", unsaved);
@@ -59,12 +86,13 @@ const refresh = () => {
 };
 
 new MutationObserver((changes) => {
-  if (changes.some((each) => [...each.addedNodes].some((node) => node.nodeType === 1 && !/tx-(source|reset|error)/.test(node.className)))) refresh();
+  if (changes.some((each) => [...each.addedNodes].some((node) => node.nodeType === 1 && !/tx-(source|reset|error|presets)/.test(node.className)))) refresh();
 }).observe(card, { childList: true, subtree: true });
 document.addEventListener("tx-filter", (event) => { words = event.detail.trim().toLowerCase(); filter(); });
+document.addEventListener("tx-loader", () => { if (words) filter(); });
 card.addEventListener("click", (event) => {
-  const pressed = event.target.closest(".tx-reset");
-  if (pressed) trigger("click", { key: pressed.dataset.key });
+  const pressed = event.target.closest(".tx-reset, .tx-presets button");
+  if (pressed) trigger("click", { ...pressed.dataset });
 });
 watch("value", refresh);
 refresh();

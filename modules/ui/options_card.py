@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modules import machine
 from modules.app import App, Plan
+from modules.catalog import ModelRecord
 from modules.errors import OptionError
 from modules.load_options import OPTIONS
-from modules.loaders import LOADERS, Setting, unavailable
+from modules.loaders import LOADERS, Loader, Setting, candidates, unavailable
 from modules.ui.edge import Updates, Values
 from modules.ui.form import Component, Form, grouped, slug
 from modules.ui.lean import gradio
@@ -20,6 +23,8 @@ from modules.ui.locales import Tr
 
 gr = gradio()
 
+CHANGED = ("form", "saved", "flag")
+MOST_PRESETS = 5
 SCRIPT = (Path(__file__).parent / "options.js").read_text(encoding="utf-8")
 
 
@@ -35,7 +40,7 @@ class OptionsCard:
         with gr.Column(elem_classes="tx-card", elem_id="tx-opts"):
             with gr.Row(elem_classes="tx-row"):
                 self.loader = gr.Dropdown(
-                    choices=[(self._loader_label(name), name) for name in LOADERS],
+                    choices=self._labelled(LOADERS.values()),
                     value="llama.cpp",
                     label=tr("loader"),
                     elem_id="tx-loader",
@@ -45,7 +50,7 @@ class OptionsCard:
                     label=tr("filter"), placeholder=tr("filter_hint"), max_lines=1, elem_id="tx-filter"
                 )
             self.notes = gr.HTML("", elem_id="tx-notes")
-            self.marks = gr.HTML(marks({}, {}, tr), elem_id="tx-marks", js_on_load=SCRIPT)
+            self.marks = gr.HTML(marks(tr), elem_id="tx-marks", js_on_load=SCRIPT)
             self._build_groups()
         # With the form, and not in a State of the server's: at any moment the two have to be of the same model.
         self.shown = gr.JSON({}, visible=False)
@@ -68,16 +73,27 @@ class OptionsCard:
     def _group(self, group: str, classes: list[str]) -> Any:
         if group == "common":
             return gr.Column(elem_classes=["tx-group", *classes])
-        return gr.Accordion(self._tr(f"group_{group}"), open=False, elem_classes=["tx-group", *classes])
+        return gr.Accordion(
+            self._tr(f"group_{group}"), open=False, elem_id=f"tx-group-{group}", elem_classes=["tx-group", *classes]
+        )
 
-    def _loader_label(self, name: str) -> str:
-        return f"{name} ({self._tr('unavailable')})" if unavailable(LOADERS[name]) else name
+    def _labelled(self, loaders: Iterable[Loader]) -> list[tuple[str, str]]:
+        missing = f" ({self._tr('unavailable')})"
+        return [(each.name + missing if unavailable(each) else each.name, each.name) for each in loaders]
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
-    def write(self, model: str, settings: Mapping[str, Setting]) -> Updates:
-        """What a handler returns to show the `settings` of a model."""
-        return {self.shown: self.snapshot(model, settings)} | self.fill(settings)
+    def write(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Updates:
+        """What a handler returns to show the `settings` of a model, and the loaders to choose from, `loader` first."""
+        able = [loader, *(each for each in candidates(record.format) if each is not loader)]
+        layers = settings["n_gpu_layers"].value
+        most = max(record.layers + 1, int(layers)) if record.layers else OPTIONS["n_gpu_layers"].maximum
+        return {
+            self.shown: self.snapshot(record.name, settings),
+            self.loader: gr.update(choices=self._labelled(able), value=loader.name),
+            **self.fill(settings),
+            self.widgets["n_gpu_layers"]: gr.update(value=layers, maximum=most),
+        }
 
     def fill(self, settings: Mapping[str, Setting]) -> Updates:
         """The same as if the user had typed them."""
@@ -113,19 +129,37 @@ class OptionsCard:
     def marked(self, plan: Plan) -> Updates:
         """Where each value of `plan` comes from, as the form shows it."""
         sources = {key: each.source for key, each in plan.settings.items() if each.source != "default"}
-        return {self.marks: marks(sources, {}, self._tr)}
+        contexts = {key: _contexts(plan.record.context_length) for key in ("n_ctx", "max_seq_len")}
+        return {self.marks: marks(self._tr, sources, presets=contexts)}
 
     def refused(self, error: OptionError) -> Updates:
         """A value that is none, told at its field."""
-        return {self.marks: marks({}, {error.option: error.say(self._language)}, self._tr)}
+        return {self.marks: marks(self._tr, errors={error.option: error.say(self._language)})}
 
 
-def marks(sources: Mapping[str, str], errors: Mapping[str, str], tr: Tr) -> str:
-    """What `options.js` puts at the fields: by option, the source of its value and its words, or what is wrong."""
+def _contexts(most: int) -> list[int]:
+    """Lengths to choose from with one click: powers of two, and the model's own."""
+    usual = [1 << bits for bits in range(11, 21) if 1 << bits < most]
+    return [*usual[-MOST_PRESETS:], most] if most else []
+
+
+def marks(
+    tr: Tr,
+    sources: Mapping[str, str] = MappingProxyType({}),
+    errors: Mapping[str, str] = MappingProxyType({}),
+    presets: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> str:
+    """What `options.js` puts at the fields: by option, the source of its value and its words, what is wrong, and values
+    to choose from; by folded group, how many of its options somebody has changed."""
+    changed = Counter(OPTIONS[key].group for key, source in sources.items() if source in CHANGED)
     told = {
         "reset": tr("reset"),
+        "most": tr("preset_most"),
+        "changed": tr("changed"),
         "sources": {key: [source, tr(f"source_{source}")] for key, source in sources.items()},
         "errors": dict(errors),
+        "presets": dict(presets),
+        "counts": dict(changed),
     }
     return f'<div hidden data-marks="{escape(json.dumps(told, ensure_ascii=False), quote=True)}"></div>'
 
@@ -135,6 +169,7 @@ SWITCH_LOADER = """(loader) => {
   const page = document.querySelector("#tx-page"); // the tab itself may not be drawn yet
   for (const name of [...page.classList]) if (name.startsWith("show-")) page.classList.remove(name);
   page.classList.add("show-" + slug);
+  document.dispatchEvent(new Event("tx-loader"));
 }"""
 
 FILTER = """(text) => document.dispatchEvent(new CustomEvent("tx-filter", { detail: String(text) }))"""
