@@ -55,11 +55,16 @@ _REASONS: Mapping[tuple[str, str], Words] = {
 }
 
 
+def reason(record: ModelRecord, loader: Loader) -> Words | None:
+    """What `loader` is to models of this format; None if it cannot load them."""
+    return _REASONS.get((loader.name, record.format))
+
+
 def why(record: ModelRecord, loader: Loader) -> Words | None:
-    """What `loader` is to this model, after what its files say of it; None if it cannot load it."""
-    reason = _REASONS.get((loader.name, record.format))
-    if reason is None:
+    """The same after what the model's files say of it."""
+    words = reason(record, loader)
+    if words is None:
         return None
     kind = record.format.upper() if record.format not in ("safetensors", "pytorch") else record.format
     said = ", ".join(filter(None, (kind, record.quantisation)))
-    return {language: f"{said}: {reason[language]}" for language in LANGUAGES}
+    return {language: f"{said}: {words[language]}" for language in LANGUAGES}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
-from modules.choice import why
+from modules.choice import reason, why
 from modules.errors import LoadCancelled, OptionError, UnknownLoader, WebUIError
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
@@ -135,11 +135,12 @@ class ModelTab:
         self.on_first_view = explain
 
     def open_page(self) -> Updates:
-        """What a page that was just opened shows: the model in use, or the one `--model` named, or the first."""
+        """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
         names = self._names()
         status = self._app.models.status
         named = self._app.named.name if self._app.named else ""
-        preferred = [status.name, named, *names]
+        whole = [record.name for record in self._app.catalog.models() if record.problem is None]
+        preferred = [status.name, named, *whole, *names]
         name = next((each for each in preferred if each in names), None)
         shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
         return self.choose(name) | shown
@@ -286,9 +287,11 @@ class ModelTab:
 
     def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
         """Why this loader, and what the others would be to the model, by name."""
-        reasons = {each.name: why(plan.record, each) for each in candidates(plan.record.format)}
+        others = [each for each in candidates(plan.record.format) if each is not plan.loader]
+        reasons = {each.name: reason(plan.record, each) for each in others}
+        this = why(plan.record, plan.loader)
         said = {name: words[self._language] for name, words in reasons.items() if words}
-        return said.pop(plan.loader.name, ""), said
+        return this[self._language] if this else "", said
 
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""

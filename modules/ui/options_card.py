@@ -86,13 +86,22 @@ class OptionsCard:
     def write(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Updates:
         """What a handler returns to show the `settings` of a model, and the loaders to choose from, `loader` first."""
         able = [loader, *(each for each in candidates(record.format) if each is not loader)]
-        layers = settings["n_gpu_layers"].value
-        most = max(record.layers + 1, int(layers)) if record.layers else OPTIONS["n_gpu_layers"].maximum
         return {
             self.shown: self.snapshot(record.name, settings),
             self.loader: gr.update(choices=self._labelled(able), value=loader.name),
             **self.fill(settings),
-            self.widgets["n_gpu_layers"]: gr.update(value=layers, maximum=most),
+            **self._to_scale(record, settings),
+        }
+
+    def _to_scale(self, record: ModelRecord, settings: Mapping[str, Setting]) -> Updates:
+        """Sliders that end where this model or machine does: 512 threads cannot be set by hand on a slider."""
+        cores = machine.logical_cores()
+        ends = {"threads": cores, "threads_batch": cores}
+        if record.layers:
+            ends["n_gpu_layers"] = record.layers + 1  # the output counts as one
+        values = {key: int(settings[key].value) for key in ends}
+        return {
+            self.widgets[key]: gr.update(value=values[key], maximum=max(end, values[key])) for key, end in ends.items()
         }
 
     def fill(self, settings: Mapping[str, Setting]) -> Updates:

@@ -158,6 +158,49 @@ def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: B
         expect(shown).to_have_count(before)
 
 
+def test_switching_loaders_keeps_what_was_typed_and_the_filter(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh, "en") as window:
+        fill(window, "n_ctx", "3000")
+        window.page.locator("#tx-filter input").fill("parallel")
+        expect(window.page.locator("#tx-opt-parallel")).to_be_visible()
+        window.page.locator("#tx-loader input").click()
+        options = window.page.locator("#tx-loader [role=option]")
+        expect(options).to_have_count(2)  # those that read GGUF
+        options.last.click()
+        expect(window.page.locator("#tx-opts .tx-opt:visible")).to_have_count(0)
+        window.page.locator("#tx-filter input").fill("")
+        expect(window.page.locator("#tx-opt-parallel")).to_be_hidden()
+        expect(number(window, "n_ctx")).to_have_value("3000")
+        window.page.locator("#tx-notes summary").first.click()
+        expect(window.page.locator("#tx-notes details").first).to_contain_text("llama.cpp made for this format")
+
+
+def test_contexts_are_set_by_one_click_and_folded_groups_say_how_much_was_changed(
+    chromium: Browser, fresh: Path
+) -> None:
+    with opened(chromium, fresh, "en") as window:
+        chips = window.page.locator("#tx-opt-n_ctx .tx-presets button")
+        expect(chips).to_have_text(["2k", "4k", "8k max"])
+        chips.nth(1).click()
+        expect(number(window, "n_ctx")).to_have_value("4096")
+        expect(source(window, "n_ctx")).to_have_text("changed, not saved")
+        group = window.page.locator("#tx-group-memory > button")
+        group.click()
+        window.page.locator("#tx-opt-mlock input").check()
+        window.page.locator("#tx-opt-no_mmap input").check()
+        group.click()
+        expect(group.locator("[data-changed='2 changed']")).to_be_visible()
+        expect(window.page.locator("#tx-group-context [data-changed='']")).to_be_visible()
+
+
+def test_sliders_end_where_the_model_does(chromium: Browser, fresh: Path) -> None:
+    with opened(chromium, fresh) as window:
+        slider = window.page.locator("#tx-opt-n_gpu_layers input[type=range]")
+        expect(slider).to_have_attribute("max", "31")
+        fill(window, "n_gpu_layers", "31")
+        expect(source(window, "n_gpu_layers")).to_have_text("已修改，未保存")
+
+
 def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_load(
     chromium: Browser, fresh: Path
 ) -> None:
