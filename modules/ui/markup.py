@@ -87,7 +87,8 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr("layers").format(count=record.layers) if record.layers else "",
         tr("context").format(count=record.context_length) if record.context_length else "",
     ]
-    return '<div class="tx-chips">' + "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip) + "</div>"
+    shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
+    return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'
 
 
 def memory(fit: Fit | None, tr: Tr) -> str:

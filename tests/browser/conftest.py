@@ -135,14 +135,18 @@ class Window:
         self.page.locator(f"#{dropdown} input").click()
         self.page.get_by_role("option", name=name, exact=True).click()
 
+    def pick(self, name: str) -> None:
+        """Choose a model, and wait for its settings: they would overwrite what is typed before they are there."""
+        self.choose("tx-model", name)
+        expect(self.page.locator("#tx-facts [data-model]")).to_have_attribute("data-model", name)
+
     def load(self, name: str, **options: str) -> None:
         """Pick a model in the Model tab, set number options, press Load."""
         self.tab("模型" if self.language == "zh" else "Model")
         self.page.locator("#tx-unload").click()
         expect(self.page.locator("#tx-pill .tx-empty")).to_be_visible()
         if self.page.locator("#tx-model input").input_value() != name:
-            self.choose("tx-model", name)
-            self.page.wait_for_timeout(500)  # its settings come from the server and would overwrite what is typed next
+            self.pick(name)
         for key, value in options.items():
             box = (
                 self.page.locator(f"#tx-opt-{key}")

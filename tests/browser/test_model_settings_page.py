@@ -62,7 +62,7 @@ def source(window: Window, key: str) -> Locator:
 
 
 def choose(window: Window, name: str, n_ctx: str) -> None:
-    window.choose("tx-model", name)
+    window.pick(name)
     expect(number(window, "n_ctx")).to_have_value(n_ctx)
 
 
