@@ -134,6 +134,12 @@ def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
     assert tab.adjust(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
 
 
+@pytest.mark.parametrize("value", [[], {}, "many", -1, 1e99, True, "4096; rm"])
+def test_only_what_an_option_takes_is_set_at_its_field(tab: Any, value: object) -> None:
+    assert tab.adjust(NAME, event({"key": "n_ctx", "value": value})) == {}
+    assert tab.adjust(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
+
+
 @pytest.mark.parametrize("model", STRANGE, ids=repr)
 def test_nothing_is_set_back_for_what_is_no_model(tab: Any, model: object) -> None:
     assert tab.adjust(model, event({"key": "n_ctx"})) == {}
