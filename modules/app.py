@@ -89,7 +89,12 @@ class App:
         return Plan(record, loader, self._fitted(record, settled, shown))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
-        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs."""
+        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs.
+
+        Its problem, of a model that none can load.
+        """
+        if record.problem is not None:
+            raise record.problem
         if self.flags.text("loader") and (self.named is None or self.named.name == record.name):
             return find_loader(self.flags.text("loader"))
         for wish in (saved.get(LOADER), self.settings.loaders.get(record.format)):

@@ -24,18 +24,19 @@ ABOUT = (
     "chat_template.jinja",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
+    "model_index.json",
 )
 """The files that describe a checkpoint, as `read_about` reads them and `Checkpoint` takes them."""
 
 _LONGEST = 100_000_000  # bytes of JSON: the safetensors format's own limit
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_FORMATS = ("gptq", "awq", "exl2")  # the quantisations that need a loader of their own
+_FORMATS = ("gptq", "awq", "exl2", "exl3", "mlx")  # the quantisations that need a loader of their own
 _BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # files of their own, before config.json had it
 _PLAIN_ROPE = 10000
 
 
 def read_about(path: Path) -> Json:
-    """One of the files in ABOUT; a bare template as if it stood in JSON. DamagedModel, OSError."""
+    """One of the files in ABOUT; a bare template as if it stood in JSON. ModelProblem, OSError."""
     if path.suffix == ".jinja":
         return {"chat_template": examine(path, _whole_text)}
     return examine(path, lambda window: _json(window, window.size))
@@ -43,7 +44,7 @@ def read_about(path: Path) -> Json:
 
 def read_weights(path: Path) -> int:
     """How many elements the tensors of a .safetensors file have; 0 for PyTorch's .bin, of which only the kind of file
-    is looked at (a pickle is a program). DamagedModel, OSError."""
+    is looked at (a pickle is a program). ModelProblem, OSError."""
     return examine(path, _safetensors if path.suffix.lower() == ".safetensors" else _pytorch)
 
 
@@ -111,12 +112,15 @@ class Checkpoint:
         # Of a model that also sees or hears, the language model's part is inside.
         self._config = _part(config, "text_config") | config
         file, method = next((pair for pair in _BESIDE.items() if pair[0] in about), ("", ""))
-        self._quantization = about.get(file, {}) | _part(config, "quantization_config")
-        self.method = (_word(self._quantization, "quant_method") or method).lower()
+        apple = _part(config, "quantization")  # MLX writes it; beside it, a "quantization_config" without a method
+        self._quantization = apple | about.get(file, {}) | _part(config, "quantization_config")
+        self.method = (_word(self._quantization, "quant_method") or method or ("mlx" if apple else "")).lower()
 
     @property
     def format(self) -> str:
-        """ "gptq", "awq" or "exl2"; "" if the weights are stored plainly."""
+        """ "gptq", "awq", "exl2", "exl3", "mlx" or "diffusers"; "" if the weights are stored plainly."""
+        if "model_index.json" in self._about or "_class_name" in self._about.get("config.json", {}):
+            return "diffusers"
         return self.method if self.method in _FORMATS else ""
 
     @property
@@ -157,7 +161,7 @@ class Checkpoint:
 
     def parts(self, suffix: str) -> set[str]:
         """The weight files that the index for ".safetensors" or ".bin" names; empty if there is no index."""
-        stem = {".safetensors": "model", ".bin": "pytorch_model"}[suffix]
+        stem = "model" if suffix == ".safetensors" else "pytorch_model"
         return {str(each) for each in _part(self._about.get(f"{stem}{suffix}.index.json", {}), "weight_map").values()}
 
     def defaults(self) -> dict[str, Value]:

@@ -56,7 +56,11 @@ def test_what_is_no_model_is_not_listed(tmp_path: Path) -> None:
     put(tmp_path / "tokenizer" / "tokenizer_config.json", {})
     put(tmp_path / "tokenizer" / "config.json", CONFIG)
     put(tmp_path / "lora" / "adapter_model.safetensors", safetensors(1))
-    put(tmp_path / "no-config" / "model.safetensors", safetensors(1))
+    put(tmp_path / "lora" / "adapter_config.json", {})
+    put(tmp_path / "training" / "adapter_config.json", {})
+    put(tmp_path / "training" / "optimizer.bin", b"PK\x03\x04")
+    put(tmp_path / "training" / "model.safetensors", safetensors(1))
+    put(tmp_path / "data" / "vocab.bin", b"anything")
     (tmp_path / "directory.gguf").mkdir()
     assert names(tmp_path) == []
 
