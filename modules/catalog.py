@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.checkpoint import ABOUT, Checkpoint, read_about, read_weights
+from modules.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
 from modules.errors import IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
 from modules.gguf import GgufHeader, read_header
 from modules.options import Value, nearest
@@ -30,6 +30,7 @@ from modules.weight_files import (
     indexed_suffix,
     missing,
     named_as_weights,
+    packed,
     set_of,
     sets,
     weights,
@@ -168,33 +169,35 @@ class Catalog:
             files=parts,
         )
 
-    def _checkpoint(self, folder: Path, files: Files, weights: Files) -> Iterator[ModelRecord]:
-        """The one model that `folder` is, if it has weights, or an index that says which it should have."""
+    def _checkpoint(self, folder: Path, files: Files, found: Files) -> Iterator[ModelRecord]:
+        """The one model that `folder` is, if weights were `found`, or there is an index that says which it needs."""
         present = [folder / name for name in ABOUT if folder / name in files]
         about = {path.name: self._read.get(path, files[path], _ABOUT) for path in present}
-        said = Checkpoint({name: each for name, each in about.items() if isinstance(each, dict)})
-        suffix = next((path.suffix.lower() for path in weights), indexed_suffix(folder, files))
+        told = {name: each for name, each in about.items() if isinstance(each, dict)}
+        suffix = next((path.suffix.lower() for path in found), indexed_suffix(folder, files))
         if not suffix and "model_index.json" not in about:
             return
-        needed = expected(weights, {folder / part for part in said.parts(suffix)})
-        weights = {path: facts for path, facts in weights.items() if path in needed} or weights
-        read = [self._read.get(path, facts, _WEIGHTS) for path, facts in weights.items()]
+        needed = expected(found, {folder / part for part in indexed(told, suffix)})
+        used = {path: facts for path, facts in found.items() if path in needed} or found
+        read = [self._read.get(path, facts, _WEIGHTS) for path, facts in used.items()]
+        tensors = [each for each in read if isinstance(each, Tensors)]
+        said = Checkpoint(told, packed(folder, used, tensors))
         problem = _first_problem(about.values()) or _foreign(folder, FOLDERS.get(said.format)) or _first_problem(read)
-        incomplete = without_config(folder, files) or missing(folder, needed, weights)
+        incomplete = without_config(folder, files) or missing(folder, needed, used)
         yield ModelRecord(
             name=self._name(folder),
             path=folder,
             format=said.format or _plain_format(suffix, problem),
-            size=_size(weights),
+            size=_size(used),
             architecture=said.architecture,
             quantisation=said.quantisation,
-            parameters=sum(each for each in read if isinstance(each, int) and not said.method),  # quantised: packed
+            parameters=0 if said.method else sum(each.elements for each in tensors),  # quantised: packed
             layers=said.layers,
             context_length=said.context_length,
             chat_template=said.chat_template,
             problem=problem or incomplete,
             defaults=said.defaults(),
-            files=weights,
+            files=used,
         )
 
     def _name(self, path: Path) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 from pathlib import Path
 
+from modules.checkpoint import Tensors
 from modules.errors import IncompleteModel
+from modules.quantised import PLAIN, Packing, named
 from modules.rawfile import readable
 from modules.walk import Files
 
 FORMATS = {".safetensors": "safetensors", ".bin": "pytorch", ".pt": "pytorch"}
-"""Of plain weights, by the ending of their files."""
+"""Of plain weights, by the ending of their files, in order of preference."""
 
 _INDEXES = {"model.safetensors.index.json": ".safetensors", "pytorch_model.bin.index.json": ".bin"}
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.[a-z]+)", re.IGNORECASE)
@@ -21,16 +23,29 @@ _SHOWN = 3
 
 
 def weights(files: Files) -> Files:
-    """The weight files among those of one folder, of the preferred kind alone: .safetensors before .bin."""
+    """The weight files among those of one folder, of the preferred kind alone.
+
+    A .pt may hold anything: it counts if the folder's name or its own says that it is a quantised model.
+    """
     by_suffix = (
         {path: facts for path, facts in files.items() if path.suffix.lower() == suffix and _may_hold_weights(path)}
-        for suffix in (".safetensors", ".bin")
+        for suffix in FORMATS
     )
     return next((found for found in by_suffix if found), {})
 
 
 def _may_hold_weights(path: Path) -> bool:
-    return not path.name.startswith(_NOT_WEIGHTS)
+    if path.name.startswith(_NOT_WEIGHTS):
+        return False
+    return path.suffix.lower() != ".pt" or named(path.parent.name, path.name) != PLAIN
+
+
+def packed(folder: Path, weights: Iterable[Path], tensors: Iterable[Tensors]) -> Packing:
+    """What the tensors show; of files that do not show theirs, what the names of the folder and the files say."""
+    names = [path.name for path in weights if path.suffix.lower() != ".safetensors"]
+    if names:
+        return named(folder.name, *names)
+    return next((each.packing for each in tensors if each.packing != PLAIN), PLAIN)
 
 
 def indexed_suffix(folder: Path, files: Files) -> str:
@@ -41,7 +56,7 @@ def indexed_suffix(folder: Path, files: Files) -> str:
 def named_as_weights(path: Path) -> bool:
     """Whether a file is called as only weights are: a .bin without config.json beside it may be anything."""
     known = ("pytorch_model" in path.name, "ggml" in path.name.lower(), len(set_of(path)) > 1)
-    return path.suffix.lower() == ".safetensors" or any(known)
+    return path.suffix.lower() != ".bin" or any(known)
 
 
 def expected(weights: Files, indexed: set[Path]) -> set[Path]:
