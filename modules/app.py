@@ -163,7 +163,7 @@ class App:
             raise OwnerOnly()
 
     def _is_model(self, name: str) -> bool:
-        return any(record.name == name for record in self.catalog.models())
+        return self.catalog.called(name) is not None
 
     # -- memory -------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from modules.rawfile import readable
 from modules.read_cache import ReadCache, Reading
 from modules.twins import originals, read_sample
 from modules.unsupported import FOLDERS, LOOSE, unsupported
-from modules.walk import Files, listing, walk
+from modules.walk import Files, descend, listing, walk
 from modules.weight_files import (
     FORMATS,
     expected,
@@ -82,11 +83,19 @@ class Catalog:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # records are used by processes with another working directory
         self._read = ReadCache()
+        self._scanning = threading.Lock()
+        self._twins: Mapping[Hashable, str] = {}  # of the last scan: by `_identity`, whose duplicate it is
 
     def models(self) -> list[ModelRecord]:
-        """Every model, in natural order of names ("7B" before "13B"), the broken ones with their `problem`."""
-        found = (record for folder, files in walk(self.folder) for record in self._records(folder, files))
-        return self._compared(sorted(found, key=lambda each: _natural(each.name)))
+        """Every model, in natural order of names ("7B" before "13B"), the broken ones with their `problem`.
+
+        One thread scans at a time: whoever waited finds everything read.
+        """
+        with self._scanning:
+            found = (record for folder, files in walk(self.folder) for record in self._records(folder, files))
+            records = self._compared(sorted(found, key=lambda each: _natural(each.name)))
+            self._twins = {_identity(each): each.duplicate_of for each in records if each.duplicate_of}
+        return records
 
     def _compared(self, records: list[ModelRecord]) -> list[ModelRecord]:
         """`records` with those marked that have the weights of an earlier one."""
@@ -105,7 +114,10 @@ class Catalog:
         """The model called `name`: by its whole name or, if only one is meant, without its folder or `.gguf`.
 
         With `paths`, for the command line only, `name` may be the path of any model. ModelNotFound if there is none.
+        A whole name costs a look at the folder it leads to; all others a scan.
         """
+        if found := self.called(name):
+            return found
         listed = self.models()
         meant = [each for each in listed if each.name == name] or [each for each in listed if name in _nicknames(each)]
         if len(meant) == 1:
@@ -114,6 +126,18 @@ class Catalog:
             if found := self._at(path, listed):
                 return found
         raise ModelNotFound(name, meant[0].name if meant else nearest(name, [each.name for each in listed]))
+
+    def called(self, name: str) -> ModelRecord | None:
+        """The model of exactly that name, without a scan. Whether it is a duplicate is what the last scan found."""
+        *above, last = name.split("/")
+        folder = descend(self.folder, above)
+        if folder is None:
+            return None
+        _, files = listing(folder, lambda each: last in (each, first_part(Path(each)).name))
+        inside = descend(self.folder, [*above, last])
+        found = [*self._files(folder, files), *(self._folder(inside, listing(inside)[1]) if inside else ())]
+        record = next((each for each in found if each.name == name), None)
+        return record and dataclasses.replace(record, duplicate_of=self._twins.get(_identity(record), ""))
 
     def _at(self, path: Path, listed: Iterable[ModelRecord]) -> ModelRecord | None:
         """The model at `path`: the listed one if it is among them."""
@@ -124,13 +148,20 @@ class Catalog:
         return next((each for each in found if os.path.realpath(each.path) == wanted), None)
 
     def _records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        """The models among the `files` of one `folder`."""
+        """The models among the `files` of one `folder`, and the one that it is."""
+        return itertools.chain(self._files(folder, files), self._folder(folder, files))
+
+    def _files(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
         for first, parts in sets(files, {".gguf"}).items():
             yield self._gguf(first, parts)
         if folder == self.folder:
             for first, parts in sets(files, FORMATS).items():
                 yield self._loose(first, parts)
-        elif folder / "model_index.json" in files or folder / "config.json" in files:
+
+    def _folder(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
+        if folder == self.folder:
+            return
+        if folder / "model_index.json" in files or folder / "config.json" in files:
             yield from self._checkpoint(folder, files, weights(files))
         elif folder / "adapter_config.json" not in files:
             named = {path: facts for path, facts in weights(files).items() if named_as_weights(path)}
@@ -204,6 +235,11 @@ class Catalog:
         """The path below the folder of models; of a model elsewhere, the last part of its path."""
         inside = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
         return readable(inside)
+
+
+def _identity(record: ModelRecord) -> Hashable:
+    """Another one once its files have changed."""
+    return record.name, *((facts.st_size, facts.st_mtime_ns) for facts in record.files.values())
 
 
 def _size(files: Files) -> int:

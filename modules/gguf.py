@@ -20,6 +20,7 @@ from modules.rawfile import Flaw, Window, brief, damage, examine, foreign, trunc
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+_NEWEST_VERSION = 99  # what lies beyond is noise
 _LONGEST_KEY = (1 << 16) - 1  # the specification's limit; it does not limit values
 _LONGEST_TEXT = 1 << 24
 _MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked; no vocabulary comes near
@@ -168,6 +169,8 @@ def _other_version(version: int) -> Flaw:
             "这是大端序的 GGUF 文件，适用于另一类处理器。请改用小端序版本。",
             UnsupportedModel,
         )
+    if version > _NEWEST_VERSION:
+        return damage(f"its version is {version}", f"版本号为 {version}")
     if version < min(_VERSIONS):
         return Flaw(
             f"GGUF version {version} is too old: 2 or 3 is needed. Convert the model again, or get a newer file.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _UNFINISHED = (".part", ".incomplete", ".tmp")
@@ -33,11 +33,27 @@ def walk(top: Path) -> Iterator[tuple[Path, Files]]:
         waiting += [(each, above | {place}, below_link or (is_link and folder != top)) for each in reversed(folders)]
 
 
-def listing(folder: Path) -> tuple[list[Path], Files]:
-    """The folders and the files in `folder`, by name; neither hidden ones nor unfinished downloads."""
+def descend(top: Path, names: Sequence[str]) -> Path | None:
+    """The folder below `top` that `names` lead to, one in the other, if `walk` would come there; nothing is walked.
+
+    Only names that a listing has are followed, as they are spelt there, so that none leads out ("..").
+    """
+    folder, above = top, {os.path.realpath(top)}
+    for name in names:
+        present = _names(folder)
+        folder /= name
+        if name not in present or (_WHOLE in present and folder.parent != top) or os.path.realpath(folder) in above:
+            return None
+        above.add(os.path.realpath(folder))
+    return folder
+
+
+def listing(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> tuple[list[Path], Files]:
+    """The folders and the files in `folder`, by name; neither hidden ones nor unfinished downloads. Only names that
+    are `wanted` are looked at."""
     folders: list[Path] = []
     files: dict[Path, os.stat_result] = {}
-    for entry in sorted(folder / name for name in _names(folder)):
+    for entry in sorted(folder / name for name in _names(folder) if wanted(name)):
         try:
             facts = entry.stat()
         except OSError:  # a link that leads nowhere

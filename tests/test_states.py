@@ -34,6 +34,7 @@ def test_a_model_that_can_be_loaded_has_no_state(tmp_path: Path) -> None:
         (bytes(5000), "incomplete"),
         (b"version https://git-lfs.github.com/spec/v1\n", "incomplete"),
         (b"<html>", "damaged"),
+        (b"GGUF and nothing more", "damaged"),
         (gguf(MODEL | {"general.alignment": 5}), "damaged"),
         (gguf(version=9), "unsupported"),
         (gguf(version=1), "unsupported"),
