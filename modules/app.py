@@ -32,14 +32,15 @@ class Plan:
 
 
 class App:
-    """Made once in `server.py` and handed down."""
+    """Made once in `server.py` and handed down. `cache` is the file where the catalogue keeps what it has read."""
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, cache: Path | None = None) -> None:
         self.flags = flags
+        self.cache = cache
         named = flags.text("settings")
         self.settings_path = Path(named or ROOT / "settings.yaml")
         self.settings = settings.read(self.settings_path, required=bool(named))
-        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"))
+        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory

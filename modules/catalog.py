@@ -1,7 +1,7 @@
 """What lies in a folder of models: one record for each GGUF file (or split set of them) and each folder of weights.
 
-A model is known by what its own files say, not by its name. What was read is kept in memory until its file changes, so
-scanning again reads nothing.
+A model is known by what its own files say, not by its name. What was read is kept until its file changes, so scanning
+again reads nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from modules.weight_files import (
     without_config,
 )
 
-_HEADER = Reading("header", read_header)
-_ABOUT = Reading("about", read_about)
-_WEIGHTS = Reading("weights", read_weights)
-_SAMPLE = Reading("sample", read_sample)
+_HEADER = Reading("header", read_header, dataclasses.asdict, GgufHeader.from_json)
+_ABOUT = Reading("about", read_about, dict, dict)
+_WEIGHTS = Reading("weights", read_weights, dataclasses.asdict, Tensors.from_json)
+_SAMPLE = Reading("sample", read_sample, str, str)
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class ModelRecord:
 
 
 class Catalog:
-    """The models in `folder`, which need not exist."""
+    """The models in `folder`, which need not exist. What is read of them is kept in the file `cache`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = Path(os.path.abspath(folder))  # records are used by processes with another working directory
-        self._read = ReadCache()
+        self._read = ReadCache(cache)
         self._scanning = threading.Lock()
         self._twins: Mapping[Hashable, str] = {}  # of the last scan: by `_identity`, whose duplicate it is
 
@@ -92,8 +92,10 @@ class Catalog:
         One thread scans at a time: whoever waited finds everything read.
         """
         with self._scanning:
-            found = (record for folder, files in walk(self.folder) for record in self._records(folder, files))
+            folders = list(walk(self.folder))
+            found = (record for folder, files in folders for record in self._records(folder, files))
             records = self._compared(sorted(found, key=lambda each: _natural(each.name)))
+            self._read.keep({path for _, files in folders for path in files})
             self._twins = {_identity(each): each.duplicate_of for each in records if each.duplicate_of}
         return records
 

@@ -39,10 +39,18 @@ _PLAIN_ROPE = 10000
 
 
 def read_about(path: Path) -> Json:
-    """One of the files in ABOUT; a bare template as if it stood in JSON. ModelProblem, OSError."""
+    """One of the files in ABOUT; a bare template as if it stood in JSON. ModelProblem, OSError.
+
+    Of those that run to megabytes only what is used here: of an index the names of the files.
+    """
     if path.suffix == ".jinja":
         return {"chat_template": examine(path, _whole_text)}
-    return examine(path, lambda window: _json(window, window.size))
+    found = examine(path, lambda window: _json(window, window.size))
+    if path.name == "tokenizer_config.json":
+        return {"chat_template": found.get("chat_template")}
+    if path.name.endswith(".index.json"):
+        return {"files": sorted({str(each) for each in _part(found, "weight_map").values()})}
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Tensors:
 
     elements: int = 0
     packing: Packing = PLAIN
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> Tensors:
+        """The inverse of `dataclasses.asdict`."""
+        return Tensors(facts["elements"], Packing(**facts["packing"]))
 
 
 def read_weights(path: Path) -> Tensors:
@@ -118,7 +131,7 @@ def _naturals(value: object) -> TypeGuard[list[int]]:
 def indexed(about: Mapping[str, Json], suffix: str) -> set[str]:
     """The weight files that the index for ".safetensors" or ".bin" names; empty if there is no index."""
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    return {str(each) for each in _part(about.get(f"{stem}{suffix}.index.json", {}), "weight_map").values()}
+    return set(about.get(f"{stem}{suffix}.index.json", {}).get("files", ()))
 
 
 class Checkpoint:

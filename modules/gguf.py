@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modules.errors import UnsupportedModel
 from modules.gguf_types import FILE_TYPES, REMOVED_TYPES, TENSOR_TYPES
@@ -90,6 +91,12 @@ class GgufHeader:
     split_no: int
     numbers: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict, hash=False)
     kind: str = ""
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> GgufHeader:
+        """The inverse of `dataclasses.asdict`, from what JSON makes of that."""
+        numbers = {key: tuple(each) if isinstance(each, list) else each for key, each in facts["numbers"].items()}
+        return GgufHeader(**{**facts, "numbers": numbers})
 
 
 def read_header(path: Path) -> GgufHeader:

@@ -137,13 +137,15 @@ class Window:
 
     def skip_strings(self, count: int) -> None:
         """Past `count` texts, each after its length (u64). A vocabulary costs this loop, so all is kept at hand."""
-        length, data, at, last = _LENGTH.unpack_from, self._data, self._at, len(self._data) - _LENGTH.size
+        unpack, wide, data, at = _LENGTH.unpack_from, _LENGTH.size, self._data, self._at
+        last = len(data) - wide
         for _ in range(count):
             if at > last:
                 self._at = at
-                self._slide(_LENGTH.size)
-                data, at, last = self._data, 0, len(self._data) - _LENGTH.size
-            at += _LENGTH.size + length(data, at)[0]
+                self._slide(wide)
+                data, at, last = self._data, 0, len(self._data) - wide
+            (length,) = unpack(data, at)
+            at += wide + length
         self._at = at
         self.skip(0)  # the last length may have lied
 

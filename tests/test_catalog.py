@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog import Catalog, ModelRecord
+from modules.catalog import _HEADER, Catalog, ModelRecord
 from modules.errors import ModelNotFound
 from modules.gguf import GgufHeader, read_header
-from modules.read_cache import Reading
 from tests.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
 from tests.gguf_files import MODEL, U16, As, gguf
 
@@ -263,7 +262,7 @@ def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.002)
         return read_header(path)
 
-    monkeypatch.setattr("modules.catalog._HEADER", Reading("header", read_slowly))
+    monkeypatch.setattr("modules.catalog._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
     threads = [threading.Thread(target=lambda: lists.append(catalog.models())) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -284,7 +283,7 @@ def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytes
             go_on.wait(30)
         return read_header(path)
 
-    monkeypatch.setattr("modules.catalog._HEADER", Reading("header", read))
+    monkeypatch.setattr("modules.catalog._HEADER", dataclasses.replace(_HEADER, read=read))
     catalog = Catalog(tmp_path)
     scan = threading.Thread(target=catalog.models)
     scan.start()
