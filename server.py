@@ -35,7 +35,8 @@ def main(words: list[str]) -> int:
         flags = command_line.read(command_line.with_file(ROOT / "CMD_FLAGS.txt", words))
         for sentence in flags.ignored:
             print(sentence[language], file=sys.stderr)
-        app = menu.chosen(App(flags), language) if flags.on("model_menu") else App(flags)
+        app = App(flags, ROOT / "cache" / "catalog.json")
+        app = menu.chosen(app, language) if flags.on("model_menu") else app
         if flags.on("explain"):
             print(json.dumps(explain(app), indent=2, ensure_ascii=False))
             return 0
@@ -141,7 +142,10 @@ def take_port(host: str, port: int) -> socket.socket:
 
 
 def announce(server: object, app: App, listener: socket.socket) -> None:
-    """Once requests are answered: say where, warn of what is open, open the browser, load the model asked for."""
+    """Once requests are answered: say where, warn of what is open, open the browser, load the model asked for.
+
+    Meanwhile the models are read through, so that the first look at them need not wait for that.
+    """
     while not getattr(server, "started", False):
         threading.Event().wait(0.02)
     host, port = listener.getsockname()[:2]
@@ -149,6 +153,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     url = f"http://{shown}:{port}"
     chinese = terminal_language() == "zh"
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
+    threading.Thread(target=app.catalog.models, daemon=True).start()
     open_to_others = host not in ("127.0.0.1", "::1")
     if open_to_others and not (app.flags.text("gradio_auth") or app.flags.text("api_key")):
         log.warning(

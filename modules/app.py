@@ -33,14 +33,15 @@ class Plan:
 
 
 class App:
-    """Made once in `server.py` and handed down."""
+    """Made once in `server.py` and handed down. `cache` is the file where the catalogue keeps what it has read."""
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, cache: Path | None = None) -> None:
         self.flags = flags
+        self.cache = cache
         named = flags.text("settings")
         self.settings_path = Path(named or ROOT / "settings.yaml")
         self.settings = settings.read(self.settings_path, required=bool(named))
-        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"))
+        self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory
@@ -91,7 +92,12 @@ class App:
         return Plan(record, loader, self._fitted(record, settled, shown))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
-        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs."""
+        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs.
+
+        Its problem, of a model that none can load.
+        """
+        if record.problem is not None:
+            raise record.problem
         if self.flags.text("loader") and (self.named is None or self.named.name == record.name):
             return find_loader(self.flags.text("loader"))
         for wish in (saved.get(LOADER), self.settings.loaders.get(record.format)):
@@ -160,7 +166,7 @@ class App:
             raise OwnerOnly()
 
     def _is_model(self, name: str) -> bool:
-        return any(record.name == name for record in self.catalog.models())
+        return self.catalog.called(name) is not None
 
     # -- memory -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What lies in a folder of models: one record for each GGUF file (or split set of them) and each folder of weights.
 
-A model is known by what its own files say, not by its name. What was read is kept in memory until its file changes, so
-scanning again reads nothing.
+A model is known by what its own files say, not by its name. What was read is kept until its file changes, so scanning
+again reads nothing.
 """
 
 from __future__ import annotations
@@ -10,35 +10,50 @@ import dataclasses
 import itertools
 import os
 import re
-import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from modules.checkpoint import ABOUT, Checkpoint, read_about, read_weights
-from modules.errors import DamagedModel, ModelNotFound, WebUIError
+from modules.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
+from modules.errors import IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
 from modules.gguf import GgufHeader, read_header
 from modules.options import Value, nearest
 from modules.rawfile import readable
+from modules.read_cache import ReadCache, Reading
+from modules.twins import originals, read_sample
+from modules.unsupported import FOLDERS, LOOSE, unsupported
+from modules.walk import Files, descend, listing, walk
+from modules.weight_files import (
+    FORMATS,
+    expected,
+    first_part,
+    indexed_suffix,
+    missing,
+    named_as_weights,
+    packed,
+    set_of,
+    sets,
+    weights,
+    without_config,
+)
 
-_UNFINISHED = (".part", ".incomplete", ".tmp")
-_PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.[a-z]+)", re.IGNORECASE)
-_FORMATS = {".safetensors": "safetensors", ".bin": "pytorch"}  # of plain weights, in order of preference
-_NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
-_SHOWN = 3
-
-Files = Mapping[Path, os.stat_result]
-T = TypeVar("T")
+_HEADER = Reading("header", read_header, dataclasses.asdict, GgufHeader.from_json)
+_ABOUT = Reading("about", read_about, dict, dict)
+_WEIGHTS = Reading("weights", read_weights, dataclasses.asdict, Tensors.from_json)
+_SAMPLE = Reading("sample", read_sample, str, str)
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One model on disk. `format` is gguf, safetensors, pytorch, gptq, awq or exl2.
+    """One model on disk. `format` is gguf, safetensors, pytorch, gptq, awq or exl2; of what no loader takes here also
+    ggml, exl3, mlx or diffusers.
 
     `name` is the path below the folder of models; of a split GGUF, its first part's. `size` is in bytes, of the weights
-    alone. What the files do not say is 0 or "". `problem` is why the model will not load. `defaults` holds the load
-    options that follow from the files. `header` is a GGUF's, with the size of all its parts.
+    alone. What the files do not say is 0 or "". `problem` is why the model will not load. `duplicate_of` is the name of
+    another model with the same weights. `defaults` holds the load options that follow from the files. `header` is a
+    GGUF's, with the size of all its parts. `files` are those of the weights.
     """
 
     name: str
@@ -51,28 +66,61 @@ class ModelRecord:
     layers: int = 0
     context_length: int = 0
     chat_template: str = ""
-    problem: WebUIError | None = None
+    problem: ModelProblem | None = None
+    duplicate_of: str = ""
     defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)
     header: GgufHeader | None = field(default=None, compare=False, repr=False)
+    files: Files = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def state(self) -> str:
+        """ "incomplete", "damaged" or "unsupported"; "" of a model that can be loaded."""
+        return self.problem.state if self.problem else ""
 
 
 class Catalog:
-    """The models in `folder`, which need not exist."""
+    """The models in `folder`, which need not exist. What is read of them is kept in the file `cache`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder = Path(os.path.abspath(folder))  # records are used by processes with another working directory
-        self._known: dict[Path, tuple[tuple[int, int], Any]] = {}  # by file: its size and mtime_ns, what was read
+        self._read = ReadCache(cache)
+        self._scanning = threading.Lock()
+        self._twins: Mapping[Hashable, str] = {}  # of the last scan: by `_identity`, whose duplicate it is
 
     def models(self) -> list[ModelRecord]:
-        """Every model, in natural order of names ("7B" before "13B"), the damaged ones with their `problem`."""
-        found = (record for folder, files in _walk(self.folder) for record in self._records(folder, files))
-        return sorted((record for record in found if record.path != self.folder), key=lambda each: _natural(each.name))
+        """Every model, in natural order of names ("7B" before "13B"), the broken ones with their `problem`.
+
+        One thread scans at a time: whoever waited finds everything read.
+        """
+        with self._scanning:
+            folders = list(walk(self.folder))
+            found = (record for folder, files in folders for record in self._records(folder, files))
+            records = self._compared(sorted(found, key=lambda each: _natural(each.name)))
+            self._read.keep({path for _, files in folders for path in files})
+            self._twins = {_identity(each): each.duplicate_of for each in records if each.duplicate_of}
+        return records
+
+    def _compared(self, records: list[ModelRecord]) -> list[ModelRecord]:
+        """`records` with those marked that have the weights of an earlier one."""
+        sound = [record.files if record.problem is None else {} for record in records]
+        twins = originals(sound, self._sample)
+        return [
+            dataclasses.replace(record, duplicate_of=records[twins[at]].name) if at in twins else record
+            for at, record in enumerate(records)
+        ]
+
+    def _sample(self, path: Path, facts: os.stat_result) -> str:
+        sample = self._read.get(path, facts, _SAMPLE)
+        return sample if isinstance(sample, str) else ""
 
     def find(self, name: str, paths: bool = False) -> ModelRecord:
         """The model called `name`: by its whole name or, if only one is meant, without its folder or `.gguf`.
 
         With `paths`, for the command line only, `name` may be the path of any model. ModelNotFound if there is none.
+        A whole name costs a look at the folder it leads to; all others a scan.
         """
+        if found := self.called(name):
+            return found
         listed = self.models()
         meant = [each for each in listed if each.name == name] or [each for each in listed if name in _nicknames(each)]
         if len(meant) == 1:
@@ -82,41 +130,57 @@ class Catalog:
                 return found
         raise ModelNotFound(name, meant[0].name if meant else nearest(name, [each.name for each in listed]))
 
+    def called(self, name: str) -> ModelRecord | None:
+        """The model of exactly that name, without a scan. Whether it is a duplicate is what the last scan found."""
+        *above, last = name.split("/")
+        folder = descend(self.folder, above)
+        if folder is None:
+            return None
+        _, files = listing(folder, lambda each: last in (each, first_part(Path(each)).name))
+        inside = descend(self.folder, [*above, last])
+        found = [*self._files(folder, files), *(self._folder(inside, listing(inside)[1]) if inside else ())]
+        record = next((each for each in found if each.name == name), None)
+        return record and dataclasses.replace(record, duplicate_of=self._twins.get(_identity(record), ""))
+
     def _at(self, path: Path, listed: Iterable[ModelRecord]) -> ModelRecord | None:
         """The model at `path`: the listed one if it is among them."""
         path = Path(os.path.abspath(path))
-        wanted = os.path.realpath(_first_part(path))
+        wanted = os.path.realpath(first_part(path))
         folder = path if os.path.isdir(path) else path.parent  # Path.is_dir raises for a name too long
-        found = itertools.chain(listed, self._records(folder, _listing(folder)[1]))
+        found = itertools.chain(listed, self._records(folder, listing(folder)[1]))
         return next((each for each in found if os.path.realpath(each.path) == wanted), None)
 
     def _records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        """The models among the `files` of one `folder`."""
-        sets: dict[Path, dict[Path, os.stat_result]] = {}
-        for path, facts in files.items():
-            if path.suffix.lower() == ".gguf":
-                sets.setdefault(_first_part(path), {})[path] = facts
-        for first, parts in sets.items():
+        """The models among the `files` of one `folder`, and the one that it is."""
+        return itertools.chain(self._files(folder, files), self._folder(folder, files))
+
+    def _files(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
+        for first, parts in sets(files, {".gguf"}).items():
             yield self._gguf(first, parts)
-        weights = _weights(files) if folder / "config.json" in files else {}
-        if weights:
-            yield self._checkpoint(folder, files, weights)
+        if folder == self.folder:
+            for first, parts in sets(files, FORMATS).items():
+                yield self._loose(first, parts)
+
+    def _folder(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
+        if folder == self.folder:
+            return
+        if folder / "model_index.json" in files or folder / "config.json" in files:
+            yield from self._checkpoint(folder, files, weights(files))
+        elif folder / "adapter_config.json" not in files:
+            named = {path: facts for path, facts in weights(files).items() if named_as_weights(path)}
+            yield from self._checkpoint(folder, files, named)
 
     def _gguf(self, first: Path, parts: Files) -> ModelRecord:
-        read = [self._remembered(part, facts, read_header) for part, facts in parts.items()]
+        read = [self._read.get(part, facts, _HEADER) for part, facts in parts.items()]
         headers = [each for each in read if isinstance(each, GgufHeader)]
-        record = ModelRecord(
-            name=self._name(first),
-            path=first,
-            format="gguf",
-            size=sum(facts.st_size for facts in parts.values()),
-            problem=_first_problem(read) or _missing(first, _set_of(first), parts) or _misnamed(first, headers),
-        )
+        problem = _first_problem(read) or missing(first, set_of(first), parts)
+        record = ModelRecord(self._name(first), first, "gguf", _size(parts), problem=problem, files=parts)
         if not headers:
             return record
         head = headers[0]  # the files come sorted: this is the first part, unless that one is the problem
         return dataclasses.replace(
             record,
+            problem=_foreign(first, unsupported(head)) or problem or _misnamed(first, head),
             architecture=head.architecture,
             quantisation=head.quantisation,
             parameters=sum(each.parameters for each in headers),
@@ -124,30 +188,50 @@ class Catalog:
             context_length=head.context_length,
             chat_template=head.chat_template,
             defaults=_said(head),
-            header=dataclasses.replace(head, size=record.size),
+            header=dataclasses.replace(head, size=record.size, sizes=_summed(headers)),
         )
 
-    def _checkpoint(self, folder: Path, files: Files, weights: Files) -> ModelRecord:
-        present = [folder / name for name in ABOUT if folder / name in files]
-        about = {path.name: self._remembered(path, files[path], read_about) for path in present}
-        said = Checkpoint({name: each for name, each in about.items() if isinstance(each, dict)})
-        suffix = next(iter(weights)).suffix.lower()
-        expected = _expected(weights, {folder / part for part in said.parts(suffix)})
-        weights = {path: facts for path, facts in weights.items() if path in expected} or weights
-        read = [self._remembered(path, facts, read_weights) for path, facts in weights.items()]
+    def _loose(self, first: Path, parts: Files) -> ModelRecord:
+        """Weights that lie directly in the folder of models, without anything that describes them."""
+        problem = _first_problem(self._read.get(part, facts, _WEIGHTS) for part, facts in parts.items())
         return ModelRecord(
+            name=self._name(first),
+            path=first,
+            format=_plain_format(first.suffix, problem),
+            size=_size(parts),
+            problem=problem or _foreign(first, LOOSE),
+            files=parts,
+        )
+
+    def _checkpoint(self, folder: Path, files: Files, found: Files) -> Iterator[ModelRecord]:
+        """The one model that `folder` is, if weights were `found`, or there is an index that says which it needs."""
+        present = [folder / name for name in ABOUT if folder / name in files]
+        about = {path.name: self._read.get(path, files[path], _ABOUT) for path in present}
+        told = {name: each for name, each in about.items() if isinstance(each, dict)}
+        suffix = next((path.suffix.lower() for path in found), indexed_suffix(folder, files))
+        if not suffix and "model_index.json" not in about:
+            return
+        needed = expected(found, {folder / part for part in indexed(told, suffix)})
+        used = {path: facts for path, facts in found.items() if path in needed} or found
+        read = [self._read.get(path, facts, _WEIGHTS) for path, facts in used.items()]
+        tensors = [each for each in read if isinstance(each, Tensors)]
+        said = Checkpoint(told, packed(folder, used, tensors))
+        problem = _first_problem(about.values()) or _foreign(folder, FOLDERS.get(said.format)) or _first_problem(read)
+        incomplete = without_config(folder, files) or missing(folder, needed, used)
+        yield ModelRecord(
             name=self._name(folder),
             path=folder,
-            format=said.format or _FORMATS[suffix],
-            size=sum(facts.st_size for facts in weights.values()),
+            format=said.format or _plain_format(suffix, problem),
+            size=_size(used),
             architecture=said.architecture,
             quantisation=said.quantisation,
-            parameters=sum(each for each in read if isinstance(each, int) and not said.method),  # quantised: packed
+            parameters=0 if said.method else sum(each.elements for each in tensors),  # quantised: packed
             layers=said.layers,
             context_length=said.context_length,
             chat_template=said.chat_template,
-            problem=_first_problem([*about.values(), *read]) or _missing(folder, expected, weights),
+            problem=problem or incomplete,
             defaults=said.defaults(),
+            files=used,
         )
 
     def _name(self, path: Path) -> str:
@@ -155,126 +239,38 @@ class Catalog:
         inside = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
         return readable(inside)
 
-    def _remembered(self, path: Path, facts: os.stat_result, read: Callable[[Path], T]) -> T | DamagedModel:
-        """What `read` makes of the file, or its complaint; read again only once the file has changed."""
-        stamp = (facts.st_size, facts.st_mtime_ns)
-        if path in self._known and self._known[path][0] == stamp:
-            known: T | DamagedModel = self._known[path][1]
-            return known
-        try:
-            found: T | DamagedModel = read(path)
-        except DamagedModel as error:
-            found = error.with_traceback(None)
-        except OSError as error:  # not remembered: permissions change without the file changing
-            return _unreadable(path, error)
-        self._known[path] = (stamp, found)
-        return found
+
+def _identity(record: ModelRecord) -> Hashable:
+    """Another one once its files have changed."""
+    return record.name, *((facts.st_size, facts.st_mtime_ns) for facts in record.files.values())
 
 
-def _walk(top: Path) -> Iterator[tuple[Path, Files]]:
-    """Every folder from `top` down with its files. Links are followed, but never into a folder that holds them.
-
-    Below a linked folder, further links are followed only to places not seen yet: a link to `/` must come to an end.
-    """
-    seen: set[str] = set()
-    waiting = [(top, frozenset[str](), False)]
-    while waiting:
-        folder, above, below_link = waiting.pop()
-        place, is_link = os.path.realpath(folder), folder.is_symlink()
-        if place in above or (below_link and is_link and place in seen):
-            continue
-        seen.add(place)
-        folders, files = _listing(folder)
-        yield folder, files
-        waiting += [(each, above | {place}, below_link or (is_link and folder != top)) for each in reversed(folders)]
+def _size(files: Files) -> int:
+    return sum(facts.st_size for facts in files.values())
 
 
-def _listing(folder: Path) -> tuple[list[Path], Files]:
-    """The folders and the files in `folder`, by name; neither hidden ones nor unfinished downloads."""
-    folders: list[Path] = []
-    files: dict[Path, os.stat_result] = {}
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:  # not there, no folder, or not ours to read
-        return folders, files
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower().endswith(_UNFINISHED):
-            continue
-        try:
-            facts = entry.stat()
-        except OSError:  # a link that leads nowhere
-            continue
-        if stat.S_ISDIR(facts.st_mode):
-            folders.append(entry)
-        elif stat.S_ISREG(facts.st_mode):
-            files[entry] = facts
-    return folders, files
+def _plain_format(suffix: str, problem: ModelProblem | None) -> str:
+    return "ggml" if isinstance(problem, UnsupportedModel) else FORMATS[suffix.lower()]
 
 
-def _weights(files: Files) -> Files:
-    """The weight files among `files`, of the preferred kind alone."""
-    by_suffix = {
-        suffix: {
-            path: facts
-            for path, facts in files.items()
-            if path.suffix.lower() == suffix and not path.name.startswith(_NOT_WEIGHTS)
-        }
-        for suffix in _FORMATS
-    }
-    return next((found for found in by_suffix.values() if found), {})
+def _foreign(model: Path, why: Words | None) -> UnsupportedModel | None:
+    return UnsupportedModel(readable(model.name), why) if why else None
 
 
-def _expected(weights: Files, indexed: set[Path]) -> set[Path]:
-    """The weight files a checkpoint needs, chosen as transformers does: one whole file, else those of the index."""
-    whole = {path for path in weights if path.stem in ("model", "pytorch_model")}
-    return whole or indexed or {part for path in weights for part in _set_of(path)}
-
-
-def _set_of(path: Path) -> list[Path]:
-    """All parts of the split set that `path` belongs to; `path` alone if it is none."""
-    if match := _PART.fullmatch(path.name):
-        stem, total, suffix = match.groups()
-        return [path.with_name(f"{stem}-{number:05}-of-{total}{suffix}") for number in range(1, int(total) + 1)]
-    return [path]
-
-
-def _first_part(path: Path) -> Path:
-    match = _PART.fullmatch(path.name)
-    return path.with_name(f"{match[1]}-00001-of-{match[2]}{match[3]}") if match else path
-
-
-def _missing(model: Path, expected: Collection[Path], present: Collection[Path]) -> DamagedModel | None:
-    lacking = sorted(readable(path.name) for path in set(expected) - set(present))
-    if not lacking:
-        return None
-    named = ", ".join(lacking[:_SHOWN]) + (" …" if len(lacking) > _SHOWN else "")
-    problem = {
-        "en": f"{len(lacking)} of {len(expected)} parts are missing: {named}. Download them into the same folder.",
-        "zh": f"共 {len(expected)} 个分卷，缺少 {len(lacking)} 个：{named}。请将其下载到同一文件夹。",
-    }
-    return DamagedModel(readable(model.name), problem)
-
-
-def _misnamed(first: Path, headers: Sequence[GgufHeader]) -> DamagedModel | None:
+def _misnamed(first: Path, head: GgufHeader) -> IncompleteModel | None:
     """llama.cpp finds the other parts of a set by their names alone."""
-    count = headers[0].split_count if headers else 0
-    if count < 2 or count == len(_set_of(first)):
+    count = head.split_count
+    if count < 2 or count == len(set_of(first)):
         return None
     problem = {
         "en": f"this is one of {count} parts, which must be named like model-00001-of-{count:05}.gguf.",
         "zh": f"这是 {count} 个分卷之一，各分卷须按 model-00001-of-{count:05}.gguf 的形式命名。",
     }
-    return DamagedModel(readable(first.name), problem)
+    return IncompleteModel(readable(first.name), problem)
 
 
-def _unreadable(path: Path, error: OSError) -> DamagedModel:
-    words = error.strerror or type(error).__name__
-    problem = {"en": f"the file cannot be read ({words}).", "zh": f"无法读取该文件（{words}）。"}
-    return DamagedModel(readable(path.name), problem)
-
-
-def _first_problem(read: Iterable[object]) -> DamagedModel | None:
-    return next((each for each in read if isinstance(each, DamagedModel)), None)
+def _first_problem(read: Iterable[object]) -> ModelProblem | None:
+    return next((each for each in read if isinstance(each, ModelProblem)), None)
 
 
 def _nicknames(record: ModelRecord) -> set[str]:
@@ -287,6 +283,11 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers by value; text and numbers alternate in it, so like always meets like."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def _summed(headers: Iterable[GgufHeader]) -> dict[str, int]:
+    """The bytes of the tensors of all parts; a layer may be spread over two."""
+    return dict(sum((Counter(head.sizes) for head in headers), Counter()))
 
 
 def _said(head: GgufHeader) -> dict[str, Value]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from modules.load_options import OPTIONS
 from modules.options import Value
+from modules.quantised import PLAIN, Packing, packing
 from modules.rawfile import Window, broken_json, damage, examine, foreign, readable, truncated
 
 Json = dict[str, Any]
@@ -24,26 +27,48 @@ ABOUT = (
     "chat_template.jinja",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
+    "model_index.json",
 )
 """The files that describe a checkpoint, as `read_about` reads them and `Checkpoint` takes them."""
 
 _LONGEST = 100_000_000  # bytes of JSON: the safetensors format's own limit
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_FORMATS = ("gptq", "awq", "exl2")  # the quantisations that need a loader of their own
+_FORMATS = ("gptq", "awq", "exl2", "exl3", "mlx")  # the quantisations that need a loader of their own
 _BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # files of their own, before config.json had it
 _PLAIN_ROPE = 10000
 
 
 def read_about(path: Path) -> Json:
-    """One of the files in ABOUT; a bare template as if it stood in JSON. DamagedModel, OSError."""
+    """One of the files in ABOUT; a bare template as if it stood in JSON. ModelProblem, OSError.
+
+    Of those that run to megabytes only what is used here: of an index the names of the files.
+    """
     if path.suffix == ".jinja":
         return {"chat_template": examine(path, _whole_text)}
-    return examine(path, lambda window: _json(window, window.size))
+    found = examine(path, lambda window: _json(window, window.size))
+    if path.name == "tokenizer_config.json":
+        return {"chat_template": found.get("chat_template")}
+    if path.name.endswith(".index.json"):
+        return {"files": sorted({str(each) for each in _part(found, "weight_map").values()})}
+    return found
 
 
-def read_weights(path: Path) -> int:
-    """How many elements the tensors of a .safetensors file have; 0 for PyTorch's .bin, of which only the kind of file
-    is looked at (a pickle is a program). DamagedModel, OSError."""
+@dataclass(frozen=True)
+class Tensors:
+    """How many `elements` the tensors of a file have, and how they are packed."""
+
+    elements: int = 0
+    packing: Packing = PLAIN
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> Tensors:
+        """The inverse of `dataclasses.asdict`."""
+        return Tensors(facts["elements"], Packing(**facts["packing"]))
+
+
+def read_weights(path: Path) -> Tensors:
+    """What the header of a .safetensors file says. Of PyTorch's .bin and .pt only the kind of file is looked at (a
+    pickle is a program). ModelProblem, OSError."""
     return examine(path, _safetensors if path.suffix.lower() == ".safetensors" else _pytorch)
 
 
@@ -69,23 +94,25 @@ def _json(window: Window, length: int) -> Json:
     return found
 
 
-def _pytorch(window: Window) -> int:
+def _pytorch(window: Window) -> Tensors:
     head = window.peek()
     if not head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or the bare pickle of before 2020
         raise foreign("PyTorch", head, window.size)
-    return 0
+    return Tensors()
 
 
-def _safetensors(window: Window) -> int:
+def _safetensors(window: Window) -> Tensors:
     head = window.peek()
     if head[8:9] != b"{" or int.from_bytes(head[:8], "little") > _LONGEST:
         raise foreign("safetensors", head, window.size)
     table = _json(window, window.u64())
-    tensors = [_tensor(each) for name, each in table.items() if name != "__metadata__"]
+    table.pop("__metadata__", None)
+    tensors = [_tensor(each) for each in table.values()]
     expected = window.place + max((end for _, end in tensors), default=0)
     if expected > window.size:
         raise truncated(expected, window.size)
-    return sum(elements for elements, _ in tensors)
+    packed = packing(table, lambda name: tuple(table[name]["shape"]) if name in table else ())
+    return Tensors(sum(elements for elements, _ in tensors), packed)
 
 
 def _tensor(entry: object) -> tuple[int, int]:
@@ -98,25 +125,39 @@ def _tensor(entry: object) -> tuple[int, int]:
 
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+    return isinstance(value, list) and all(type(each) is int and 0 <= each < 1 << 63 for each in value)
+
+
+def indexed(about: Mapping[str, Json], suffix: str) -> set[str]:
+    """The weight files that the index for ".safetensors" or ".bin" names; empty if there is no index."""
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    return set(about.get(f"{stem}{suffix}.index.json", {}).get("files", ()))
 
 
 class Checkpoint:
-    """What a checkpoint's files say; `about` is what `read_about` made of each, by name. Nonsense is ignored."""
+    """What a checkpoint's files say; `about` is what `read_about` made of each, by name. Nonsense is ignored.
 
-    def __init__(self, about: Mapping[str, Json]) -> None:
+    `packed` is what the weights show; the JSON files, where they speak, are believed.
+    """
+
+    def __init__(self, about: Mapping[str, Json], packed: Packing = PLAIN) -> None:
         """`method` is the name of the quantisation, "" if there is none."""
         self._about = about
+        self._packed = packed
         config = about.get("config.json", {})
         # Of a model that also sees or hears, the language model's part is inside.
         self._config = _part(config, "text_config") | config
         file, method = next((pair for pair in _BESIDE.items() if pair[0] in about), ("", ""))
-        self._quantization = about.get(file, {}) | _part(config, "quantization_config")
-        self.method = (_word(self._quantization, "quant_method") or method).lower()
+        apple = _part(config, "quantization")  # MLX writes it; beside it, a "quantization_config" without a method
+        self._quantization = apple | about.get(file, {}) | _part(config, "quantization_config")
+        method = _word(self._quantization, "quant_method") or method or ("mlx" if apple else "") or packed.method
+        self.method = method.lower()
 
     @property
     def format(self) -> str:
-        """ "gptq", "awq" or "exl2"; "" if the weights are stored plainly."""
+        """ "gptq", "awq", "exl2", "exl3", "mlx" or "diffusers"; "" if the weights are stored plainly."""
+        if "model_index.json" in self._about or "_class_name" in self._about.get("config.json", {}):
+            return "diffusers"
         return self.method if self.method in _FORMATS else ""
 
     @property
@@ -141,10 +182,13 @@ class Checkpoint:
 
     def _bits(self) -> float:
         four, eight = (self._quantization.get(f"load_in_{bits}bit") is True for bits in (4, 8))  # bitsandbytes
-        return _number(self._quantization, "bits", "w_bit") or 4.0 * four or 8.0 * eight
+        return _number(self._quantization, "bits", "w_bit") or 4.0 * four or 8.0 * eight or self._shown().bits
 
     def _group(self) -> int:
-        return _whole(self._quantization, "group_size", "q_group_size", least=-1)
+        return _whole(self._quantization, "group_size", "q_group_size", least=-1) or self._shown().group
+
+    def _shown(self) -> Packing:
+        return self._packed if self._packed.method == self.method else PLAIN
 
     @property
     def chat_template(self) -> str:
@@ -154,11 +198,6 @@ class Checkpoint:
         if isinstance(several, list):
             own = next((each for each in several if isinstance(each, dict) and each.get("name") == "default"), {})
         return _word(own, "chat_template", "template")
-
-    def parts(self, suffix: str) -> set[str]:
-        """The weight files that the index for ".safetensors" or ".bin" names; empty if there is no index."""
-        stem = {".safetensors": "model", ".bin": "pytorch_model"}[suffix]
-        return {str(each) for each in _part(self._about.get(f"{stem}{suffix}.index.json", {}), "weight_map").values()}
 
     def defaults(self) -> dict[str, Value]:
         """The load options that follow from the files, those that differ from no scaling and no quantisation."""
@@ -178,12 +217,10 @@ class Checkpoint:
         return base, _number(rope, "factor") if linear else 0.0
 
     def _gptq(self) -> dict[str, Value]:
-        found: dict[str, Value] = {"desc_act": self._quantization.get("desc_act") is True}
-        if bits := self._bits():
-            found["wbits"] = int(bits)
-        if group := self._group():
-            found["groupsize"] = group
-        return found
+        found: dict[str, Value] = {"wbits": int(self._bits()), "groupsize": self._group()}
+        # What the options do not offer was made by a newer program, which wrote it where the loader itself looks.
+        found = {key: value for key, value in found.items() if value and str(value) in map(str, OPTIONS[key].choices)}
+        return ({"desc_act": self._quantization.get("desc_act") is True} if self._quantization else {}) | found
 
 
 def _part(source: Json, key: str) -> Json:

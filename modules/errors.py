@@ -8,7 +8,10 @@ WebUIError
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── OwnerOnly             guests may chat, and nothing else
 ├── PromptTooLong         the prompt does not fit the context
-├── DamagedModel          the file is not what it claims to be, and where
+├── ModelProblem          a model that cannot be loaded as it lies there: which file, and what is wrong with it
+│   ├── DamagedModel      the file is not what it claims to be
+│   ├── IncompleteModel   something of it is missing, or it ends too early
+│   └── UnsupportedModel  as it should be, but nothing here can load it
 ├── LoadFailed            the backend refused, in its own words
 ├── LoadCancelled         given up for another wish: a newer load, an unload, the Cancel button
 ├── GenerationFailed      the backend could not go on, in its own words
@@ -169,11 +172,26 @@ class PromptTooLong(WebUIError):
 
 
 @dataclass(eq=False)
-class DamagedModel(WebUIError):
+class ModelProblem(WebUIError):
+    """`state` is the one word for it, in a list of models."""
+
     status = 422
+    state: ClassVar[str]
     template = {"en": "{file}: {problem}", "zh": "{file}：{problem}"}
     file: str
     problem: Words
+
+
+class DamagedModel(ModelProblem):
+    state = "damaged"
+
+
+class IncompleteModel(ModelProblem):
+    state = "incomplete"
+
+
+class UnsupportedModel(ModelProblem):
+    state = "unsupported"
 
 
 UNNAMED: Words = {"en": "the backend says why, below.", "zh": "原因见后端的原话："}

@@ -2,7 +2,7 @@
 
 Every count and length is held against the size of the file before anything is read or allocated for it.
 
-Source: the GGUF specification in ggml's docs; tensor types as ggml_type_name, ggml_blck_size and ggml_type_size say.
+Source: the GGUF specification in ggml's docs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from modules.errors import UnsupportedModel
+from modules.gguf_types import FILE_TYPES, REMOVED_TYPES, TENSOR_TYPES
 from modules.rawfile import Flaw, Window, brief, damage, examine, foreign, truncated
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+_NEWEST_VERSION = 99  # what lies beyond is noise
 _LONGEST_KEY = (1 << 16) - 1  # the specification's limit; it does not limit values
 _LONGEST_TEXT = 1 << 24
 _MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked; no vocabulary comes near
@@ -46,33 +50,9 @@ _SCALARS = {
 _SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
 
 _TOKENS = "tokenizer.ggml.tokens"
-_TEXTS = {"general.architecture", "general.name", "tokenizer.chat_template"}
+_TEXTS = {"general.architecture", "general.name", "general.type", "tokenizer.chat_template"}
 _SCALING_TYPE = ".rope.scaling.type"
 
-# fmt: off
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {  # name, elements in a block, bytes of a block
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
-}
-_REMOVED_TYPES = {  # what llama.cpp has given up, and the type to look for instead
-    4: ("Q4_2", "Q4_0"), 5: ("Q4_3", "Q4_1"),
-    31: ("Q4_0_4_4", "Q4_0"), 32: ("Q4_0_4_8", "Q4_0"), 33: ("Q4_0_8_8", "Q4_0"),
-    36: ("IQ4_NL_4_4", "IQ4_NL"), 37: ("IQ4_NL_4_8", "IQ4_NL"), 38: ("IQ4_NL_8_8", "IQ4_NL"),
-}
-FILE_TYPES: dict[int, str] = {  # general.file_type: llama.cpp's LLAMA_FTYPE
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
-    40: "Q1_0", 41: "Q2_0",
-}
-# fmt: on
 _GUESSED = 1024  # a flag that llama.cpp adds to a file type it worked out itself
 
 
@@ -80,6 +60,7 @@ _GUESSED = 1024  # a flag that llama.cpp adds to a file type it worked out itsel
 class GgufHeader:
     """What a GGUF file says of its model. A number it does not give is 0, a text "".
 
+    `kind` is "model", "adapter", "mmproj" or "imatrix"; files that are older than this key, and most models, say "".
     Where a model gives one head count for each layer, the largest stands here. `rope_scale` is the factor of linear
     scaling (1.0: none). `add_bos` is None if the file leaves it to the backend. `parameters` counts the elements of
     the tensors in this file (of a split model: this part's); `size` is the file's, in bytes. `numbers` has every whole
@@ -111,10 +92,17 @@ class GgufHeader:
     split_no: int
     numbers: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict, hash=False)
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    kind: str = ""
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> GgufHeader:
+        """The inverse of `dataclasses.asdict`, from what JSON makes of that."""
+        numbers = {key: tuple(each) if isinstance(each, list) else each for key, each in facts["numbers"].items()}
+        return GgufHeader(**{**facts, "numbers": numbers})
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of the GGUF file at `path`. DamagedModel whatever else its bytes are; OSError if it cannot be read."""
+    """The header of the GGUF file at `path`. ModelProblem whatever else its bytes are; OSError if it cannot be read."""
     return examine(path, _read)
 
 
@@ -162,6 +150,7 @@ def _read(window: Window) -> GgufHeader:
         split_no=_whole(facts, "split.no"),
         numbers=_numbers(facts, f"{arch}."),
         sizes=dict(tally.bytes_by_owner),
+        kind=_text(facts, "general.type"),
     )
 
 
@@ -188,15 +177,20 @@ def _other_version(version: int) -> Flaw:
         return Flaw(
             "this GGUF file is big-endian, made for another kind of processor. Get the little-endian one.",
             "这是大端序的 GGUF 文件，适用于另一类处理器。请改用小端序版本。",
+            UnsupportedModel,
         )
+    if version > _NEWEST_VERSION:
+        return damage(f"its version is {version}", f"版本号为 {version}")
     if version < min(_VERSIONS):
         return Flaw(
             f"GGUF version {version} is too old: 2 or 3 is needed. Convert the model again, or get a newer file.",
             f"GGUF 版本 {version} 过旧，需要版本 2 或 3。请重新转换模型，或下载较新的文件。",
+            UnsupportedModel,
         )
     return Flaw(
         f"GGUF version {version} is not known here: up to {max(_VERSIONS)} can be read. Update this program.",
         f"无法识别 GGUF 版本 {version}，目前最高支持版本 {max(_VERSIONS)}。请更新本程序。",
+        UnsupportedModel,
     )
 
 
@@ -387,11 +381,12 @@ def _tensor_type(kind: int, version: int, tensor: str) -> tuple[str, int, int]:
     """As in TENSOR_TYPES. A type newer than this program has a block of one element and no bytes: no size is known."""
     if kind in TENSOR_TYPES:
         return TENSOR_TYPES[kind]
-    if kind in _REMOVED_TYPES:
-        old, new = _REMOVED_TYPES[kind]
+    if kind in REMOVED_TYPES:
+        old, new = REMOVED_TYPES[kind]
         raise Flaw(
             f"its tensors are of type {old}, which llama.cpp has removed. Get this model as {new}.",
             f"其张量类型 {old} 已被 llama.cpp 移除。请改用此模型的 {new} 版本。",
+            UnsupportedModel,
         )
     if version == max(_VERSIONS) and kind <= _NEWEST_TYPE:
         return f"type {kind}", 1, 0

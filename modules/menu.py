@@ -29,7 +29,7 @@ def chosen(app: App, language: str) -> App:
     if app.named is not None:
         return app
     name = ask(app.catalog, language).name
-    return App(dataclasses.replace(app.flags, server={**app.flags.server, "model": name}))
+    return App(dataclasses.replace(app.flags, server={**app.flags.server, "model": name}), app.cache)
 
 
 def ask(catalog: Catalog, language: str) -> ModelRecord:

@@ -172,7 +172,7 @@ class Models:
     def load(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> LoadedModel:
         """Load a model in place of the current one, which is let go first: both may not fit. Blocks until it is ready.
 
-        Others see how it goes in `status`. LoaderUnavailable, DamagedModel, LoadFailed, WorkerDied, or LoadCancelled
+        Others see how it goes in `status`. LoaderUnavailable, ModelProblem, LoadFailed, WorkerDied, or LoadCancelled
         when another wish came after this one; none of them leaves anything half loaded. What is known beforehand to
         fail leaves the current model in place.
         """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from modules.errors import DamagedModel, Words
+from modules.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, Words
 
 _SIZE = 1 << 20
 _QUOTED = 60
@@ -22,26 +22,28 @@ T = TypeVar("T")
 
 
 def examine(path: Path, read: Callable[[Window], T]) -> T:
-    """What `read` makes of the file at `path`. DamagedModel, naming the file, for a Flaw; OSError if unreadable."""
+    """What `read` makes of the file at `path`. A ModelProblem with its name for a Flaw; OSError if unreadable."""
     try:
         with path.open("rb") as file:
             return read(Window(file, os.fstat(file.fileno()).st_size))
     except Flaw as flaw:
-        raise DamagedModel(readable(path.name), flaw.words) from None
+        raise flaw.kind(readable(path.name), flaw.words) from None
 
 
 class Flaw(Exception):
-    """What is wrong with a file's bytes; `examine` adds its name."""
+    """What is wrong with a file's bytes, and which kind of problem that is; `examine` adds its name."""
 
-    def __init__(self, en: str, zh: str) -> None:
+    def __init__(self, en: str, zh: str, kind: type[ModelProblem] = DamagedModel) -> None:
         super().__init__(en)
         self.words: Words = {"en": en, "zh": zh}
+        self.kind = kind
 
 
 def _cut_short(size: int) -> Flaw:
     return Flaw(
         f"the file ends within its header, after {size:,} bytes. Download it again.",
         f"文件在 {size:,} 字节处结束，连文件头都不完整。请重新下载。",
+        IncompleteModel,
     )
 
 
@@ -55,7 +57,8 @@ def damage(en: str, zh: str) -> Flaw:
 def foreign(wanted: str, head: bytes, size: int) -> Flaw:
     """For a file of `size` bytes that should be of the format `wanted` but begins with `head` (some 100 bytes)."""
     if found := _appearance(head, size):
-        return Flaw(f"this is not a {wanted} file but {found['en']}.", f"这不是 {wanted} 文件，而是{found['zh']}。")
+        en, zh, kind = found
+        return Flaw(f"this is not a {wanted} file but {en}.", f"这不是 {wanted} 文件，而是{zh}。", kind)
     return Flaw(
         f"this is not a {wanted} file: it begins with {head[:8]!r}.",
         f"这不是 {wanted} 文件：它以 {head[:8]!r} 开头。",
@@ -73,6 +76,7 @@ def truncated(expected: int, present: int) -> Flaw:
     return Flaw(
         f"the file is truncated: {expected:,} bytes expected, {present:,} present. Download it again.",
         f"文件被截断：应有 {expected:,} 字节，实际只有 {present:,} 字节。请重新下载。",
+        IncompleteModel,
     )
 
 
@@ -133,13 +137,15 @@ class Window:
 
     def skip_strings(self, count: int) -> None:
         """Past `count` texts, each after its length (u64). A vocabulary costs this loop, so all is kept at hand."""
-        length, data, at, last = _LENGTH.unpack_from, self._data, self._at, len(self._data) - _LENGTH.size
+        unpack, wide, data, at = _LENGTH.unpack_from, _LENGTH.size, self._data, self._at
+        last = len(data) - wide
         for _ in range(count):
             if at > last:
                 self._at = at
-                self._slide(_LENGTH.size)
-                data, at, last = self._data, 0, len(self._data) - _LENGTH.size
-            at += _LENGTH.size + length(data, at)[0]
+                self._slide(wide)
+                data, at, last = self._data, 0, len(self._data) - wide
+            (length,) = unpack(data, at)
+            at += wide + length
         self._at = at
         self.skip(0)  # the last length may have lied
 
@@ -153,35 +159,42 @@ class Window:
             raise _cut_short(place + len(self._data))
 
 
-def _appearance(head: bytes, size: int) -> Words | None:
-    """What the file looks like, as the end of a sentence; None if like nothing known."""
+_Looks = tuple[str, str, type[ModelProblem]]
+"""What a file looks like: the end of a sentence in English and in Chinese, and the kind of problem it is."""
+
+
+def _appearance(head: bytes, size: int) -> _Looks | None:
+    """None if it is like nothing known."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not size:
-        return {"en": "an empty file; download it again", "zh": "空文件，请重新下载"}
+        return "an empty file; download it again", "空文件，请重新下载", IncompleteModel
     if not head.strip(b"\0"):
-        return {"en": "a stretch of zeros, as an unfinished download leaves", "zh": "一段全零数据，多半是下载尚未完成"}
+        en, zh = "a stretch of zeros, as an unfinished download leaves", "一段全零数据，多半是下载尚未完成"
+        return en, zh, IncompleteModel
     if text.startswith(b"version https://git-lfs"):
-        return {
-            "en": "a git-lfs pointer: the model itself was never downloaded",
-            "zh": " git-lfs 指针，模型本身并未下载",
-        }
+        en, zh = "a git-lfs pointer: the model itself was never downloaded", " git-lfs 指针，模型本身并未下载"
+        return en, zh, IncompleteModel
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<!--")):
-        return {"en": "a web page that a failed download has saved", "zh": "下载失败时存下的网页"}
+        return "a web page that a failed download has saved", "下载失败时存下的网页", DamagedModel
     if head[4:8] != b"\0" * 4 and text.startswith(b"{"):
-        return {"en": "JSON text, perhaps a server's error message", "zh": " JSON 文本，可能是服务器返回的错误信息"}
+        en, zh = "JSON text, perhaps a server's error message", " JSON 文本，可能是服务器返回的错误信息"
+        return en, zh, DamagedModel
     return _other_format(head, size)
 
 
-def _other_format(head: bytes, size: int) -> Words | None:
+def _other_format(head: bytes, size: int) -> _Looks | None:
     if head[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):  # ggml, ggmf, ggjt, ggla, as little-endian writes them
-        return {
-            "en": "a file in the old GGML format, which is no longer supported; get this model as GGUF",
-            "zh": "旧的 GGML 格式文件，该格式已不再受支持，请改用此模型的 GGUF 版本",
-        }
+        return (
+            "a file in the old GGML format, which is no longer supported; get this model as GGUF",
+            "旧的 GGML 格式文件，该格式已不再受支持，请改用此模型的 GGUF 版本",
+            UnsupportedModel,
+        )
     if head.startswith((b"PK\x03\x04", b"\x80\x02")):
-        return {"en": "a PyTorch checkpoint or another zip archive", "zh": " PyTorch 检查点或其他 zip 压缩包"}
+        return "a PyTorch checkpoint or another zip archive", " PyTorch 检查点或其他 zip 压缩包", DamagedModel
+    if head[:4] == b"GGUF":
+        return "a GGUF file; its name should end in .gguf", " GGUF 文件，文件名应以 .gguf 结尾", DamagedModel
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
-        return {"en": "a safetensors file", "zh": " safetensors 文件"}
+        return "a safetensors file", " safetensors 文件", DamagedModel
     return None
 
 

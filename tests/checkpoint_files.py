@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,18 @@ def put(path: Path, content: bytes | str | dict[str, Any] = "") -> Path:
 
 def safetensors(*shape: int) -> bytes:
     """A file of one BF16 tensor."""
-    size = 2
-    for length in shape:
-        size *= length
-    table = json.dumps(
-        {"__metadata__": {"format": "pt"}, "w": {"dtype": "BF16", "shape": shape, "data_offsets": [0, size]}}
-    )
-    return struct.pack("<Q", len(table)) + table.encode() + bytes(size)
+    return tensors({"w": shape})
+
+
+def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
+    """A file of such tensors; all are BF16, which nobody looks at."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        table[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    head = json.dumps(table).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(end)
 
 
 def checkpoint(folder: Path, **files: dict[str, Any]) -> Path:

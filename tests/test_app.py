@@ -12,7 +12,7 @@ import pytest
 
 from modules.app import App
 from modules.errors import (
-    DamagedModel,
+    IncompleteModel,
     ModelNotFound,
     NoModelLoaded,
     OptionError,
@@ -179,9 +179,11 @@ def test_a_damaged_model_is_refused_before_anything_is_done(folder: Path, make_a
     app = make_app()
     damaged = app.catalog.find("cut")
     assert damaged.problem is not None
-    with pytest.raises(DamagedModel) as refused:
+    with pytest.raises(IncompleteModel) as refused:
         app.plan(damaged)
     assert refused.value.file == "cut.gguf"
+    with pytest.raises(IncompleteModel):
+        app.best_loader(damaged, {})
 
 
 def test_settings_are_read_from_the_file_named(make_app: MakeApp, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.errors import DamagedModel, LoadFailed, Unsupported, WebUIError
+from modules.errors import DamagedModel, IncompleteModel, LoadFailed, Unsupported, UnsupportedModel, WebUIError
 from tests.gguf_files import MODEL, TENSORS, As, Raw, Tensor, gguf
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -72,24 +72,24 @@ HEADER = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 SAFETENSORS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(4)
 
 BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
-    "empty": (file(lambda real: b""), DamagedModel, "empty", "空"),
+    "empty": (file(lambda real: b""), IncompleteModel, "empty", "空"),
     "cut in the header": (
         file(lambda real: real[:5000]),
         DamagedModel,
         "header is damaged or incomplete",
         "文件头损坏或不完整",
     ),
-    "cut in the weights": (file(lambda real: real[:-1000]), DamagedModel, "bytes", "字节"),
+    "cut in the weights": (file(lambda real: real[:-1000]), IncompleteModel, "bytes", "字节"),
     "wrong magic": (file(lambda real: b"GGML" + real[4:]), DamagedModel, "GGUF", "GGUF"),
     "a web page": (file(lambda real: b"<!DOCTYPE html><html>not found</html>"), DamagedModel, "web page", "网页"),
     "a pointer of git": (
         file(lambda real: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
-        DamagedModel,
+        IncompleteModel,
         "git-lfs pointer",
         "git-lfs 指针",
     ),
-    "a future version": (file(lambda real: gguf(version=9)), DamagedModel, "version 9", "9"),
-    "a part without the others": (part_of_a_set, DamagedModel, "2 of 3 parts are missing", "缺少 2 个"),
+    "a future version": (file(lambda real: gguf(version=9)), UnsupportedModel, "version 9", "9"),
+    "a part without the others": (part_of_a_set, IncompleteModel, "2 of 3 parts are missing", "缺少 2 个"),
     "more tensors than there are": (file(lambda real: gguf(count=99)), DamagedModel, "and 99 tensors", "99 个张量"),
     "an endless text": (
         file(lambda real: gguf({**MODEL, "general.name": As(8, Raw((1 << 60).to_bytes(8, "little")))})),
@@ -99,7 +99,7 @@ BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
     ),
     "a tensor beyond the file": (
         file(lambda real: gguf(tensors=[*TENSORS, Tensor("far", (64,), 0, offset=1 << 40)])),
-        DamagedModel,
+        IncompleteModel,
         "truncated",
         "截断",
     ),
@@ -139,8 +139,13 @@ BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
         "does not match its weights (blk.0.ffn_gate.weight)",
         "与其权重（blk.0.ffn_gate.weight）不符",
     ),
-    "weights of a folder cut off": (folder_of(config=CONFIG, weights=SAFETENSORS[:-2]), DamagedModel, "bytes", "字节"),
-    "a folder's shard is missing": (shard_of_a_set, DamagedModel, SECOND, "缺少 1 个"),
+    "weights of a folder cut off": (
+        folder_of(config=CONFIG, weights=SAFETENSORS[:-2]),
+        IncompleteModel,
+        "bytes",
+        "字节",
+    ),
+    "a folder's shard is missing": (shard_of_a_set, IncompleteModel, SECOND, "缺少 1 个"),
     "a folder's config is no JSON": (
         folder_of(config=b"{", weights=SAFETENSORS),
         DamagedModel,

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from modules.catalog import Catalog, ModelRecord
+from modules.catalog import _HEADER, Catalog, ModelRecord
 from modules.errors import ModelNotFound
+from modules.gguf import GgufHeader, read_header
 from tests.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
 from tests.gguf_files import MODEL, U16, As, gguf
 
@@ -56,7 +60,11 @@ def test_what_is_no_model_is_not_listed(tmp_path: Path) -> None:
     put(tmp_path / "tokenizer" / "tokenizer_config.json", {})
     put(tmp_path / "tokenizer" / "config.json", CONFIG)
     put(tmp_path / "lora" / "adapter_model.safetensors", safetensors(1))
-    put(tmp_path / "no-config" / "model.safetensors", safetensors(1))
+    put(tmp_path / "lora" / "adapter_config.json", {})
+    put(tmp_path / "training" / "adapter_config.json", {})
+    put(tmp_path / "training" / "optimizer.bin", b"PK\x03\x04")
+    put(tmp_path / "training" / "model.safetensors", safetensors(1))
+    put(tmp_path / "data" / "vocab.bin", b"anything")
     (tmp_path / "directory.gguf").mkdir()
     assert names(tmp_path) == []
 
@@ -174,6 +182,116 @@ def test_a_model_is_found_by_its_name_or_an_unmistakable_short_form(tmp_path: Pa
     for name in ("a/tiny.gguf", "a/tiny", "tiny.gguf", "tiny"):
         assert catalog.find(name).name == "a/tiny.gguf"
     assert catalog.find("big").name == "org/big"
+
+
+def make_all_kinds(folder: Path) -> None:
+    for name in ("a b [c] +$.gguf", "模型/深/更深/tiny.gguf", "x.gguf/y.gguf"):
+        put(folder / name, gguf())
+    split(folder / "set", 2, 3)
+    checkpoint(folder / "x.gguf")
+    checkpoint(folder / "org" / "模型 (1)")
+    put(folder / "bare" / "model.safetensors", safetensors(1))
+    put(folder / "loose.safetensors", safetensors(1))
+    put(folder / "sd" / "model_index.json", {})
+    checkpoint(folder / "sd" / "text_encoder")
+    (folder / "linked").symlink_to(folder / "org")
+    (folder / "linked.gguf").symlink_to(folder / "a b [c] +$.gguf")
+
+
+def test_a_whole_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_all_kinds(tmp_path)
+    listed = Catalog(tmp_path).models()
+    assert len(listed) == 11
+    catalog = Catalog(tmp_path)
+    monkeypatch.delattr("modules.catalog.walk")
+    for record in listed:
+        found = catalog.find(record.name)
+        assert str(found.problem) == str(record.problem)
+        assert found == dataclasses.replace(record, duplicate_of="", problem=found.problem)
+
+
+def test_what_a_scan_found_to_be_a_duplicate_is_known_of_a_single_model_too(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        put(tmp_path / name, gguf())
+    catalog = Catalog(tmp_path)
+    assert catalog.find("b.gguf").duplicate_of == ""
+    catalog.models()
+    assert catalog.find("b.gguf").duplicate_of == "a.gguf"
+    put(tmp_path / "b.gguf", gguf(MODEL | {"general.name": "Another"}))
+    assert catalog.find("b.gguf").duplicate_of == ""
+
+
+def test_only_what_a_scan_lists_has_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    make_all_kinds(folder)
+    put(tmp_path / "outside.gguf", gguf())
+    put(folder / ".hidden" / "x.gguf", gguf())
+    put(folder / "x.gguf.part", gguf())
+    (folder / "org" / "up").symlink_to(folder)
+    names = (
+        "../outside.gguf",
+        str(tmp_path / "outside.gguf"),
+        ".hidden/x.gguf",
+        "x.gguf.part",
+        "org/up/loose.safetensors",
+    )
+    odd = (
+        "",
+        ".",
+        "/",
+        "org/",
+        "/org",
+        "org//模型 (1)",
+        "./linked.gguf",
+        "sd/text_encoder",
+        "x\0",
+        "x" * 5000,
+        "org/up",
+    )
+    for name in (*names, *odd, "loose.safetensors/x", "set/big-00002-of-00003.gguf", "set", "模型/深"):
+        assert Catalog(folder).called(name) is None, name
+
+
+def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        put(tmp_path / f"{number}.gguf", gguf(MODEL | {"general.name": str(number)}))
+    catalog, read, lists = Catalog(tmp_path), [], []
+
+    def read_slowly(path: Path) -> GgufHeader:
+        read.append(path)
+        time.sleep(0.002)
+        return read_header(path)
+
+    monkeypatch.setattr("modules.catalog._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
+    threads = [threading.Thread(target=lambda: lists.append(catalog.models())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 40
+    assert all(each == lists[0] for each in lists)
+
+
+def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "tiny.gguf", gguf())
+    slow = put(tmp_path / "slow" / "slow.gguf", gguf())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(path: Path) -> GgufHeader:
+        if path == slow:
+            begun.set()
+            go_on.wait(30)
+        return read_header(path)
+
+    monkeypatch.setattr("modules.catalog._HEADER", dataclasses.replace(_HEADER, read=read))
+    catalog = Catalog(tmp_path)
+    scan = threading.Thread(target=catalog.models)
+    scan.start()
+    assert begun.wait(30)
+    assert catalog.find("tiny.gguf").problem is None
+    assert scan.is_alive()
+    go_on.set()
+    scan.join()
 
 
 def test_a_whole_name_goes_before_a_short_form(tmp_path: Path) -> None:

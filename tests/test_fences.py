@@ -19,6 +19,7 @@ LAYERS = {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate"),
+        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
     },
     "actors": {"models", "downloads", "process"},
     "deeds": {"chat", "training", "evaluation", "app", "menu"},

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import LANGUAGES, DamagedModel
-from modules.gguf import FILE_TYPES, TENSOR_TYPES, GgufHeader, read_header
+from modules.errors import LANGUAGES, ModelProblem
+from modules.gguf import GgufHeader, read_header
+from modules.gguf_types import FILE_TYPES, TENSOR_TYPES
 from tests.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
 
 
@@ -22,7 +23,7 @@ def header(tmp_path: Path, content: bytes) -> GgufHeader:
 
 def complaint(tmp_path: Path, content: bytes) -> str:
     """What the user reads in English, once it is certain that the Chinese is Chinese."""
-    with pytest.raises(DamagedModel) as caught:
+    with pytest.raises(ModelProblem) as caught:
         header(tmp_path, content)
     assert caught.value.file == "model.gguf"
     assert any("一" <= letter <= "鿿" for letter in caught.value.say("zh"))
@@ -89,7 +90,7 @@ def test_a_real_model_without_its_last_byte_is_truncated(smollm2: Path, tmp_path
     assert read_header(path).tensor_count == 272
     with path.open("r+b") as file:
         file.truncate(98_362_431)
-    with pytest.raises(DamagedModel, match="98,362,432 bytes expected, 98,362,431 present"):
+    with pytest.raises(ModelProblem, match="98,362,432 bytes expected, 98,362,431 present"):
         read_header(path)
 
 
@@ -253,7 +254,7 @@ def test_a_lie_costs_no_memory(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(1 << 36)  # sparse, and so large that the lie could be true
     tracemalloc.start()
-    with pytest.raises(DamagedModel):
+    with pytest.raises(ModelProblem):
         read_header(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -341,7 +342,7 @@ def test_any_mutation_is_read_or_called_damaged(tmp_path: Path) -> None:
         try:
             json.dumps(vars(read_header(path)), allow_nan=False).encode()
             read += 1
-        except DamagedModel as error:
+        except ModelProblem as error:
             assert all(error.say(language).encode() for language in LANGUAGES)
             damaged += 1
     assert read > 100 and damaged > 1000

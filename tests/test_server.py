@@ -12,10 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from modules.app import App
+from modules.catalog import Catalog
+from server import announce, take_port
+from tests.gguf_files import gguf
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -280,3 +286,18 @@ def test_listening_to_the_network_without_a_login_is_warned_of(models_folder: Pa
     running = Running("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")
     assert "Warning: anybody on the network" in running.stop()
+
+
+def test_the_models_are_read_through_before_anybody_asks(make_app: Callable[..., App], tmp_path: Path) -> None:
+    (tmp_path / "models" / "tiny.gguf").write_bytes(gguf())
+    cache = tmp_path / "cache" / "catalog.json"
+    app = make_app()
+    app.catalog = Catalog(app.catalog.folder, cache)
+    app.explain(app.plan(app.record("tiny.gguf")))
+    assert not cache.exists()
+    with take_port("127.0.0.1", 0) as listener:
+        announce(SimpleNamespace(started=True), app, listener)
+    until = time.monotonic() + 30
+    while not cache.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "tiny.gguf" in cache.read_text()

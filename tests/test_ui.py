@@ -14,7 +14,15 @@ import pytest
 from modules import flags
 from modules.app import App
 from modules.catalog import ModelRecord
-from modules.errors import LoadFailed, OptionError, both
+from modules.errors import (
+    DamagedModel,
+    IncompleteModel,
+    LoadFailed,
+    ModelProblem,
+    OptionError,
+    UnsupportedModel,
+    both,
+)
 from modules.load_options import OPTIONS
 from modules.models import Status
 from modules.ui import locales, markup
@@ -43,7 +51,9 @@ HOSTILE = '<img src=x onerror="alert(1)">.gguf'
 
 def test_names_from_outside_are_escaped_everywhere() -> None:
     tr = locales.translator("en")
-    record = ModelRecord(HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantisation=HOSTILE)
+    record = ModelRecord(
+        HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantisation=HOSTILE, duplicate_of=HOSTILE
+    )
     pieces = [
         markup.pill(Status("ready", name=HOSTILE, loader=HOSTILE), tr),
         markup.pill(Status("loading", name=HOSTILE), tr),
@@ -58,6 +68,16 @@ def test_names_from_outside_are_escaped_everywhere() -> None:
 @pytest.mark.parametrize(("count", "words"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
 def test_sizes_are_for_people(count: int, words: str) -> None:
     assert markup.size(count) == words
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("kind", [IncompleteModel, DamagedModel, UnsupportedModel])
+def test_a_model_that_will_not_load_says_so_among_its_facts(kind: type[ModelProblem], language: str) -> None:
+    tr = locales.translator(language)
+    record = ModelRecord("x", Path("x"), "gguf", 0, problem=kind("x", both("broken")), duplicate_of="y.gguf")
+    facts = markup.facts(record, tr)
+    assert f"<span>{tr(f'state_{kind.state}')}</span>" in facts
+    assert "y.gguf" in facts and "0 MB" not in facts
 
 
 def test_a_long_error_is_folded_after_its_first_line() -> None:

@@ -94,6 +94,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "stage": ("正在读取权重", "Reading weights"),
     "layers": ("{count} 层", "{count} layers"),
     "context": ("上下文 {count}", "context {count}"),
+    "state_incomplete": ("不完整", "incomplete"),
+    "state_damaged": ("已损坏", "damaged"),
+    "state_unsupported": ("不支持", "not supported"),
+    "duplicate": ("与 {name} 相同", "the same as {name}"),
     # -- Chat tab
     "hello": ("有什么可以帮您？", "What can I do for you?"),
     "hello_empty": ("请先在“模型”页加载一个模型。", "Load a model in the Model tab first."),

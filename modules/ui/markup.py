@@ -83,9 +83,11 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
         f"{record.parameters / 1e6:.0f}M" if 0 < record.parameters < 1e9 else "",
         record.quantisation or record.format,
-        size(record.size),
+        size(record.size) if record.size else "",
         tr("layers").format(count=record.layers) if record.layers else "",
         tr("context").format(count=record.context_length) if record.context_length else "",
+        tr(f"state_{record.state}") if record.state else "",
+        tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
     ]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
     return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'
