@@ -58,6 +58,12 @@ class App:
         inside = record.path.is_relative_to(self.catalog.folder)
         return record if inside else dataclasses.replace(record, name=str(record.path))
 
+    def listed(self) -> list[ModelRecord]:
+        """All models to choose from, the one that `--model` brought from elsewhere first."""
+        records = self.catalog.models()
+        inside = self.named is None or any(record.name == self.named.name for record in records)
+        return records if inside or self.named is None else [self.named, *records]
+
     def record(self, name: str) -> ModelRecord:
         """The model of that name: one of the catalogue, or the one that `--model` brought from elsewhere."""
         return self.named if self.named is not None and self.named.name == name else self.catalog.find(name)

@@ -33,7 +33,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
     @router.get("/model/list")
     def names() -> Response:
-        return json_response({"model_names": [record.name for record in app.catalog.models()]})
+        return json_response({"model_names": [record.name for record in app.listed()]})
 
     @router.post("/model/load")
     def load(body: LoadRequest, request: Request) -> Response:

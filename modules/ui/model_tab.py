@@ -136,29 +136,24 @@ class ModelTab:
 
     def open_page(self) -> Updates:
         """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
-        names = self._names()
-        status = self._app.models.status
+        listed = self._app.listed()
+        names = [record.name for record in listed]
         named = self._app.named.name if self._app.named else ""
-        whole = [record.name for record in self._app.catalog.models() if record.problem is None]
-        preferred = [status.name, named, *whole, *names]
+        whole = [record.name for record in listed if record.problem is None]
+        preferred = [self._app.models.status.name, named, *whole, *names]
         name = next((each for each in preferred if each in names), None)
         shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
         return self.choose(name) | shown
 
-    def _names(self) -> list[str]:
-        names = [record.name for record in self._app.catalog.models()]
-        named = self._app.named
-        return names if named is None or named.name in names else [named.name, *names]
-
     def list_again(self, name: str | None) -> Updates:
-        names = self._names()
+        names = [record.name for record in self._app.listed()]
         return {self.model: gr.update(choices=names, value=name if name in names else None)}
 
     def choose(self, name: str | None) -> Updates:
         """Show a model's facts and its settings, of every loader, so that switching loaders asks nothing."""
         try:
             if not name:
-                hint = self._tr("pick_a_model" if self._names() else "no_models")
+                hint = self._tr("pick_a_model" if self._app.listed() else "no_models")
                 return {self.facts: markup.info(hint), self.notes: ""}
             record = self._app.record(name)
             facts = markup.facts(record, self._tr)
