@@ -30,7 +30,7 @@ class Matcher(Protocol):
 
 
 class Grammar(LogitsProcessor):
-    """Holds each row to a grammar of its own, which `start` makes. What was in the text before, `prompt` tokens, is free.
+    """Holds each row to a grammar of its own, which `start` makes, from the end of the prompt on: `prompt` tokens.
 
     A row that has ended, and is only filled up while others go on, is left alone. Tokens may be taken back.
     """

@@ -71,7 +71,7 @@ class TopP(LogitsProcessor):
         chances = scores.softmax(dim=1)
         for count in (_FIRST_LOOK, scores.shape[1]):
             likely, places = chances.topk(min(count, scores.shape[1]), dim=1)
-            before = likely.cumsum(dim=1) - likely
+            before = likely.cumsum(dim=1, dtype=torch.float64) - likely
             if bool((before[:, -1] + likely[:, -1] >= self._mass).all()):
                 break
         kept = before < self._mass
@@ -95,7 +95,7 @@ class Typical(LogitsProcessor):
         strange = (-logs - entropy).abs()
         for count in (_FIRST_LOOK, scores.shape[1]):
             nearest, places = strange.topk(min(count, scores.shape[1]), dim=1, largest=False)
-            masses = chances.gather(1, places).cumsum(dim=1)
+            masses = chances.gather(1, places).cumsum(dim=1, dtype=torch.float64)
             if bool((masses[:, -1] >= self._mass).all()):
                 break
         last = (masses < self._mass).sum(dim=1, keepdim=True).clamp(max=nearest.shape[1] - 1)
@@ -122,7 +122,7 @@ class TailFree(LogitsProcessor):
         total = bends.sum(dim=1, keepdim=True)
         # Without any bend every place weighs the same.
         weights = torch.where(total > 1e-6, bends / total, 1 / bends.shape[1])
-        reached = weights.cumsum(dim=1) > self._z
+        reached = weights.cumsum(dim=1, dtype=torch.float64) > self._z
         first = torch.zeros_like(reached[:, :1])
         dropped = torch.cat([first, reached, ~first], dim=1)
         return _cut(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, places, dropped))
