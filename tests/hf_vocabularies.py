@@ -9,7 +9,7 @@ from typing import Any
 from modules.errors import Unsupported, both
 
 
-@dataclass
+@dataclass(eq=False)
 class Pieces:
     """`known` gives the tokens of texts; other texts have none."""
 

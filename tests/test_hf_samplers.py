@@ -343,7 +343,7 @@ def test_dry_penalises_what_llama_cpp_does(smollm2: Pieces, breaking: bool) -> N
 
 def test_breakers_are_met_within_tokens_and_across_them() -> None:
     pieces = ["a:b", "x", "th", "the", " the", "e end", "t", ":"]
-    found = breakers([":", "the end"], Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
+    found = breakers((":", "the end"), Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
     assert found == {0: [[]], 7: [[]], 2: [[5]], 3: [[9]], 4: [[9]], 6: [[7, 5]]}
 
 
@@ -539,4 +539,4 @@ def test_a_tokenizers_pieces_are_the_texts_of_its_tokens_with_their_spaces() -> 
     parts = "".join(vocabulary.pieces[token] for token in whole)
     assert parts.replace("\ufffd", "") == text.replace("你好", "") or parts == text
     assert any(piece.startswith(" y") for piece in vocabulary.pieces)
-    assert breakers(["\n"], vocabulary).keys() == {t for t, piece in enumerate(vocabulary.pieces) if "\n" in piece}
+    assert breakers(("\n",), vocabulary).keys() == {t for t, piece in enumerate(vocabulary.pieces) if "\n" in piece}

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-_FIRST_LOOK = 512
-"""So many tokens nearly always hold what a cut keeps. Sorting 150,000 takes 12 ms, finding these takes 0.5."""
+_LOOKS = (1 << 9, 1 << 14, 1 << 30)
+"""How many tokens to look through, one after the other, until they hold what a cut keeps: nearly always the first.
+
+Sorting 150,000 takes 12 ms, finding the first 512 of them takes 0.5."""
 
 
 def _cut(scores: Tensor, dropped: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class TopP(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         chances = scores.softmax(dim=1)
-        for count in (_FIRST_LOOK, scores.shape[1]):
+        for count in _LOOKS:
             likely, places = chances.topk(min(count, scores.shape[1]), dim=1)
             before = likely.cumsum(dim=1, dtype=torch.float64) - likely
             if bool((before[:, -1] + likely[:, -1] >= self._mass).all()):
@@ -93,7 +95,7 @@ class Typical(LogitsProcessor):
         chances = logs.exp()
         entropy = -(logs * chances).nansum(dim=1, keepdim=True)
         strange = (-logs - entropy).abs()
-        for count in (_FIRST_LOOK, scores.shape[1]):
+        for count in _LOOKS:
             nearest, places = strange.topk(min(count, scores.shape[1]), dim=1, largest=False)
             masses = chances.gather(1, places).cumsum(dim=1, dtype=torch.float64)
             if bool((masses[:, -1] >= self._mass).all()):
