@@ -16,6 +16,7 @@ from modules.engines.hf_grammar import Grammar
 from modules.engines.hf_samplers import choose, processors, seeded
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.errors import GenerationFailed, OptionError, Unsupported
+from modules.process import ROOT
 from tests.hf_vocabularies import small_tokenizer
 
 guided = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
@@ -134,6 +135,10 @@ def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
     before = grammar(torch.tensor([[1, *start]]), zeros)
     grammar(torch.tensor([[1, *start, *vocabulary.encode("abc\n")]]), zeros)
     assert torch.equal(grammar(torch.tensor([[1, *start]]), zeros), before)
+
+
+def test_the_package_is_one_that_the_requirements_pin() -> None:
+    assert hf_grammar.PACKAGE in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_without_the_package_it_says_what_to_install(
