@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, s
 from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
+from modules.presets import Presets
 from modules.process import ROOT
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class App:
         self.settings = settings.read(self.settings_path, required=bool(named))
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
+        self.presets = Presets(ROOT / "presets")
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
@@ -165,6 +170,21 @@ class App:
         aside = settings.remember(self.settings_path, "autoload_model", wanted)
         self.settings = dataclasses.replace(self.settings, autoload_model=wanted)
         return aside
+
+    def set_preset(self, name: str) -> Path | None:
+        """What the page begins with from now on; "" for the table's own defaults."""
+        aside = settings.remember(self.settings_path, "preset", name)
+        self.settings = dataclasses.replace(self.settings, preset=name)
+        return aside
+
+    def generation_defaults(self) -> dict[str, Value]:
+        """The parameters that the page begins with where they are not the table's: settings.yaml's above a preset's."""
+        try:
+            preset = self.presets.read(self.settings.preset).values if self.settings.preset else {}
+        except WebUIError as error:  # it has been deleted, or damaged: told in the log, and no reason not to start
+            log.warning("%s", error)
+            preset = {}
+        return {**preset, **self.settings.generation}
 
     def refuse_guests(self) -> None:
         """With --multi-user, whoever uses the page is a guest: the model, and what is remembered, are the owner's."""

@@ -63,6 +63,14 @@ _INTERFACE = (
         {"en": "Autoload the model", "zh": "自动加载模型"},
         {"en": "Load a model as soon as it is picked.", "zh": "在菜单中选中模型后立即加载。"},
     ),
+    Option(
+        "preset",
+        "preset",
+        "",
+        {"en": "Preset", "zh": "预设"},
+        {"en": "The preset whose parameters the page begins with.", "zh": "页面启动时采用的预设。"},
+        example="min_p",
+    ),
     *map(_loader_for, FORMATS),
 )
 
@@ -77,6 +85,7 @@ class Settings:
     theme: str = "auto"
     system_message: str = ""
     autoload_model: bool = False
+    preset: str = ""
     loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
     generation: Mapping[str, Value] = field(default_factory=dict)
 

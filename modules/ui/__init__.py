@@ -20,6 +20,7 @@ from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
 from modules.ui.model_tab import ModelTab, Shared
 from modules.ui.options_card import SWITCH_LOADER, loader_css
+from modules.ui.parameters_tab import ParametersTab, parameters_css
 
 gr = gradio()
 
@@ -43,13 +44,16 @@ def build(app: App, language: str) -> Any:
             with gr.Tabs(elem_id="tx-tabs"):
                 with gr.Tab(tr("chat"), id="chat"):
                     chat_tab = ChatTab(app, language)
+                with gr.Tab(tr("parameters"), id="parameters"):
+                    parameters_tab = ParametersTab(app, language)
                 with gr.Tab(tr("model"), id="model"):
-                    model_tab = ModelTab(
-                        app, language, Shared(pill, seen, chat_tab.bot, chat_tab.widgets["truncation_length"])
-                    )
+                    truncation = parameters_tab.widgets["truncation_length"]
+                    model_tab = ModelTab(app, language, Shared(pill, seen, chat_tab.bot, truncation))
+        chat_tab.listen(parameters_tab)
         look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
+        page.load(*parameters_tab.on_page_load, queue=False, **PRIVATE)
         opened = page.load(*model_tab.on_page_load, queue=False, **PRIVATE)
         opened.then(None, model_tab.loader, None, js=SWITCH_LOADER, show_progress="hidden")
         opened.then(**model_tab.on_first_view, **PRIVATE)
@@ -69,7 +73,7 @@ def _links(language: str) -> str:
 
 def attach(server: FastAPI, app: App) -> None:
     """Add the page to `server`: at /zh and /en, with / leading to one of them."""
-    css = (HERE / "style.css").read_text(encoding="utf-8") + loader_css()
+    css = (HERE / "style.css").read_text(encoding="utf-8") + loader_css() + parameters_css()
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=FONTS, font_mono=MONO)
     _add_routes(server, app)
     for language in LANGUAGES:

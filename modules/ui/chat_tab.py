@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, nullcontext
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 
-from modules import chat, sampling
+from modules import chat
 from modules.app import App
 from modules.events import Done, Json, Progress, Text, Waiting
 from modules.models import LoadedModel
-from modules.options import Option
-from modules.sampling_options import GROUPS, PARAMETERS
 from modules.templates import Message
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
-from modules.ui.form import Form, grouped
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
+from modules.ui.parameters_tab import ParametersTab
 
 gr = gradio()
 
@@ -37,7 +34,6 @@ class ChatTab:
         self._language = language
         self._tr: Tr = translator(language)
         self._build()
-        self._listen()
 
     # -- what it looks like -----------------------------------------------------------------------------------------
 
@@ -75,35 +71,23 @@ class ChatTab:
             self.more = gr.Button(tr("continue"), size="sm", elem_id="tx-continue")
             self.new = gr.Button(tr("new_chat"), size="sm", elem_id="tx-new")
         side = gr.Column(elem_classes="tx-card", elem_id="tx-side")
-        with side, gr.Accordion(tr("generation"), open=False, elem_id="tx-generation"):
+        with side, gr.Accordion(tr("system_message"), open=False, elem_id="tx-system-card"):
             self.system = gr.Textbox(
                 value=self._app.settings.system_message,
                 label=tr("system_message"),
+                show_label=False,
                 info=tr("system_info"),
                 lines=2,
                 elem_id="tx-system",
                 elem_classes="tx-opt",
             )
-            self.forms = [self._form(group, options) for group, options in grouped(PARAMETERS.values(), GROUPS).items()]
-        self.widgets = {key: widget for form in self.forms for key, widget in form.widgets.items()}
-        for key, value in self._app.settings.generation.items():
-            self.widgets[key].value = value
-
-    def _form(self, group: str, options: Sequence[Option]) -> Form:
-        """The usual parameters stand open; each further group folds."""
-        folder: Any = nullcontext()
-        if group != GROUPS[0]:
-            folder = gr.Accordion(self._tr(f"group_{group}"), open=False, elem_id=f"tx-gen-{group}")
-        with folder, gr.Column(elem_classes="tx-grid"):
-            return Form(options, self._language, "tx-gen")
-
-    def _params(self, given: Values) -> dict[str, Json]:
-        return sampling.settle({key: value for form in self.forms for key, value in form.read(given).items()})
 
     # -- what it does -----------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        every = {self.bot, self.text, self.system, *self.widgets.values()}
+    def listen(self, parameters: ParametersTab) -> None:
+        """To be called once all tabs are made: answers follow the `parameters`."""
+        self._parameters = parameters
+        every = {self.bot, self.text, self.system, *parameters.widgets.values()}
         outputs = [self.bot, self.text, self.line, self.send, self.stop]
         answering = {"inputs": every, "outputs": outputs, "concurrency_limit": None}
         runs = [
@@ -164,8 +148,7 @@ class ChatTab:
         """Let the model answer `history`. What was typed is only cleared once there is a model to answer it."""
         try:
             model = self._app.models.current
-            params = self._params(given)
-            sampling.refuse_missing(sampling.changed(params), model.loader)
+            params = self._parameters.params(given, model.loader)
             first = {self.bot: history, self.line: ""} | ({self.text: ""} if clear else {})
             yield self.busy() | first
             async for updates in self._stream(model, history, params, str(given[self.system] or ""), continue_last):

@@ -99,6 +99,22 @@ _WORDS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "the same as {name}"),
+    # -- Parameters tab
+    "parameters": ("参数", "Parameters"),
+    "preset": ("预设", "Preset"),
+    "preset_info": (
+        "选中后填入其采样参数，下次启动时仍沿用。",
+        "Picking one fills in its sampling parameters; it is kept for the next start.",
+    ),
+    "preset_neutral": ("全部中性", "Neutralise"),
+    "preset_delete": ("删除预设", "Delete preset"),
+    "preset_name": ("预设名称", "Name of the preset"),
+    "preset_name_info": ("留空则覆盖所选预设。", "Left empty, the chosen one is overwritten."),
+    "preset_save": ("保存预设", "Save preset"),
+    "preset_saved": ("已保存预设 {name}。", "Saved the preset {name}."),
+    "preset_deleted": ("已删除预设 {name}。", "Deleted the preset {name}."),
+    "preset_lacking": ("{loader} 没有 {names}，不起作用。", "{loader} has no {names}: without effect."),
+    "preset_unknown": ("未知的键已忽略：{names}。", "Unknown keys were passed over: {names}."),
     # -- Chat tab
     "hello": ("有什么可以帮您？", "What can I do for you?"),
     "hello_empty": ("请先在“模型”页加载一个模型。", "Load a model in the Model tab first."),
@@ -109,7 +125,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "regenerate": ("重新生成", "Regenerate"),
     "continue": ("继续", "Continue"),
     "new_chat": ("新对话", "New chat"),
-    "generation": ("生成参数", "Generation"),
     "system_message": ("系统消息", "System message"),
     "system_info": (
         "每次对话开始前告诉模型的话；留空则由模板决定。",

@@ -12,6 +12,7 @@ from modules.events import Json
 from modules.fit import Fit, Part
 from modules.models import Status
 from modules.options import Value
+from modules.ui.form import slug
 from modules.ui.locales import Tr
 
 GIB, MIB = 2**30, 2**20
@@ -38,8 +39,9 @@ def pill(status: Status, tr: Tr) -> str:
         "ready": f"{status.loader} · {status.context_length}",
     }[status.state]
     name = f"{squeezable(status.name)}<b>·</b>" if status.name else ""
+    loader = f' data-loader="{slug(status.loader)}"' if status.state == "ready" else ""
     return (
-        f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}">'
+        f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}"{loader}>'
         f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></div>'
     )
 

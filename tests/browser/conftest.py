@@ -161,12 +161,11 @@ class Window:
         expect(self.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=30_000)
 
     def set_parameter(self, key: str, value: str) -> None:
-        accordion = self.page.locator("#tx-generation > button")
-        if not self.page.locator(f"#tx-gen-{key}").is_visible():
-            accordion.click()
-            # What is inside is mounted now, and shows its own value once more when that is done.
-            self.page.wait_for_timeout(600)
+        self.tab("参数" if self.language == "zh" else "Parameters")
         box = self.page.locator(f"#tx-gen-{key} input[type=number]").first
+        # What is inside is mounted only now, and shows its own value once more when that is done.
+        expect(box).to_be_visible()
+        self.page.wait_for_timeout(600)
         box.fill(value)
         box.blur()
         expect(box).to_have_value(value)

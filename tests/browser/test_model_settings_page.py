@@ -90,8 +90,7 @@ def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromi
         window.page.locator("#tx-load").click()
         window.loaded()
         expect(window.page.locator("#tx-pill")).to_contain_text("llama.cpp · 2048")
-        window.tab("Chat")
-        window.page.locator("#tx-generation > button").click()
+        window.tab("Parameters")
         expect(window.page.locator("#tx-gen-truncation_length input")).to_have_value("2048")
 
 
