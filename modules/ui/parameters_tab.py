@@ -57,7 +57,9 @@ class ParametersTab:
                 self.name = gr.Textbox(
                     label=tr("preset_name"), info=tr("preset_name_info"), max_lines=1, elem_id="tx-preset-name"
                 )
-                self.save = gr.Button(tr("preset_save"), interactive=owner, scale=0, elem_id="tx-preset-save")
+                self.save = gr.Button(
+                    tr("preset_save"), interactive=owner, size="sm", scale=0, min_width=110, elem_id="tx-preset-save"
+                )
             self.line = gr.HTML("", elem_id="tx-preset-line")
 
     def _form(self, group: str, options: Sequence[Option]) -> Form:
