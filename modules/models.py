@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -147,7 +147,7 @@ class Explainer:
 
 @dataclass(eq=False)
 class Wish:
-    """A load, known by what is `asked`, or an unload, which asks for nothing. `outcome` is for those who join it."""
+    """A load, known by what is `asked`, or an unload, which asks for nothing. `outcome` is for all who ask for it."""
 
     asked: object = None
     outcome: Future[LoadedModel] = field(default_factory=Future)
@@ -189,21 +189,23 @@ class Models:
         when another wish came after this one; none of them leaves anything half loaded. What is known beforehand to
         fail leaves the current model in place. Whoever asks for what is being loaded already waits for that.
         """
+        return self.begin(record, loader, settings).result()
+
+    def begin(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Future[LoadedModel]:
+        """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
         if reason := unavailable(loader) or record.problem:
             raise reason
         wish = Wish((record, loader, values(settings)))
-        newest = self._wishes(wish)
-        if newest is not wish:
-            return newest.outcome.result()
-        try:
-            model = self._carry_out(wish, record, loader, settings)
-            wish.outcome.set_result(model)
-        except WebUIError as error:
-            wish.outcome.set_exception(error)
-            raise
-        finally:
-            wish.outcome.cancel()  # if it was a fault of ours that ended it; else this does nothing
-        return model
+        with self._state:
+            if wish.joins(self._wish):
+                return self._wish.outcome
+            self._wish, given_up = wish, self._loading
+            thread = ThreadPoolExecutor(1, "load")
+            wish.outcome = thread.submit(self._carry_out, wish, record, loader, settings)
+        thread.shutdown(wait=False)
+        if given_up is not None:
+            given_up.kill()
+        return wish.outcome
 
     def _carry_out(
         self, wish: Wish, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
@@ -220,7 +222,10 @@ class Models:
 
     def unload(self) -> int:
         """Let the model go, or give up loading it. The bytes of memory returned."""
-        self._wishes(Wish())
+        with self._state:
+            self._wish, given_up = Wish(), self._loading
+        if given_up is not None:
+            given_up.kill()
         self._explainer.close()
         with self._turn:
             freed = self._let_go()
@@ -236,16 +241,6 @@ class Models:
             return _answer(self._explainer.worker(loader).events("explain", **asked))
         except Unloaded:  # somebody else's question, or an unload, has just ended that worker
             return _answer(self._explainer.worker(loader).events("explain", **asked))
-
-    def _wishes(self, wish: Wish) -> Wish:
-        """The newest wish: `wish` itself, for which whatever is loading is given up, or the one that it joins."""
-        with self._state:
-            if wish.joins(self._wish):
-                return self._wish
-            self._wish, loading = wish, self._loading
-        if loading is not None:
-            loading.kill()
-        return wish
 
     def _let_go(self) -> int:
         with self._state:

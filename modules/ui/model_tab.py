@@ -303,16 +303,18 @@ class ModelTab:
         except Exception as error:
             yield {self.status: self._alert(error)}
             return
-        task = asyncio.ensure_future(asyncio.to_thread(self._app.load, plan))
-        while not task.done():
-            await asyncio.wait({task}, timeout=POLL_SECONDS)
+        loading = asyncio.wrap_future(begun)
+        loading.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
+        while not loading.done():
+            await asyncio.wait({loading}, timeout=POLL_SECONDS)
             yield self.view()
-        failure = task.exception()
+        failure = loading.exception()
         if failure is None:
             yield self.view() | self._truncated()
         elif not isinstance(failure, LoadCancelled):
             yield self.view() | {self.status: self._alert(failure)}
         else:
+            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings)
             yield self.view()
 
     async def stop(self) -> Updates:
