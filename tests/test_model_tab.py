@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,42 @@ def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) 
     assert tab.app.models.status.state == "ready"
     last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
     assert tab.app.models.status.version == version
+
+
+def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
+    tab: Any, tmp_path: Path, smollm2: Path
+) -> None:
+    """Gradio says "input" of a menu that was only opened and left, too."""
+    updates = tab.pick(form(tab, n_ctx=512))
+    assert set(updates) == {tab.facts, tab.anew} and updates[tab.anew] is False
+    last(tab.start_if_wanted({**form(tab), tab.autoload: True, tab.anew: False}))
+    assert tab.app.models.status.state == "empty"
+    (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
+    updates = tab.pick(form(tab, "other.gguf", n_ctx=512))
+    assert updates[tab.anew] is True and updates[tab.widgets["n_ctx"]] == 8192
+
+
+def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, tmp_path: Path) -> None:
+    (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
+    updates = tab.pick(form(tab, "damaged.gguf"))
+    assert 'role="alert"' in updates[tab.facts]
+    assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.anew] is True
+
+
+def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_given_up(
+    tab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def close_the_page() -> None:
+        page = tab.start(form(tab, n_ctx=512))
+        await anext(page)
+        await page.aclose()
+        assert tab.app.models.status.state == "loading"
+        await asyncio.to_thread(tab.app.models.unload)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(close_the_page())
+    gc.collect()  # asyncio tells of an error that nobody asked about when its future is thrown away
+    assert not caplog.records
 
 
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:

@@ -86,6 +86,7 @@ class ModelTab:
                 interactive=owner, label=tr("autoload"), info=tr("autoload_info"), elem_id="tx-autoload"
             )
             self.status = gr.HTML("", elem_id="tx-status")
+        self.anew = gr.Checkbox(True, visible=False)  # whether the model shown was picked just now
 
     def _alert(self, error: BaseException) -> str:
         return markup.alert(as_error(error), self._language, self._tr)
@@ -106,9 +107,11 @@ class ModelTab:
         # No limit: a second Load must reach `Models`, which gives up the first one.
         loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
 
-        picked = self.model.input(self.choose, self.model, chosen, trigger_mode="always_last", queue=False, **PRIVATE)
+        picked = self.model.input(
+            self.pick, form, [*chosen, self.anew], trigger_mode="always_last", queue=False, **PRIVATE
+        )
         picked.then(**explain, **PRIVATE)
-        picked.then(self.start_if_wanted, {*form, self.autoload}, **loading)
+        picked.then(self.start_if_wanted, {*form, self.autoload, self.anew}, **loading)
         self.loader.change(fn=None, inputs=self.loader, js=SWITCH_LOADER, show_progress="hidden")
         self.loader.input(**explain, **PRIVATE)
         for widget in self.widgets.values():
@@ -151,6 +154,15 @@ class ModelTab:
         names = self._names()
         return {self.model: gr.update(choices=names, value=name if name in names else None)}
 
+    def pick(self, given: Values) -> Updates:
+        """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.
+
+        Gradio tells of a pick by mouse twice, and of a menu that was only opened and left.
+        """
+        name = given[self.model]
+        told, anew = self.choose(name), not self.options.belongs(given, name)
+        return {**(told if anew else {self.facts: told[self.facts]}), self.anew: anew}
+
     def choose(self, name: str | None) -> Updates:
         """Show a model's facts and its settings, of every loader, so that switching loaders asks nothing."""
         try:
@@ -160,7 +172,8 @@ class ModelTab:
             record = self._app.record(name)
             facts = markup.facts(record, self._tr)
             if record.problem is not None:
-                return {self.facts: facts + markup.alert(record.problem, self._language, self._tr), self.notes: ""}
+                damage = markup.alert(record.problem, self._language, self._tr)
+                return {self.facts: facts + damage, self.notes: "", self.options.shown: {}}
             saved, problems = self._app.usable_for(record)
             facts += "".join(markup.alert(each, self._language, self._tr) for each in problems)
             loader = self._app.best_loader(record, saved).name
@@ -286,7 +299,7 @@ class ModelTab:
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""
         status, name = self._app.models.status, given[self.model]
-        nothing = not isinstance(name, str) or not name
+        nothing = not isinstance(name, str) or not name or given.get(self.anew) is False
         if nothing or given.get(self.autoload) is not True or (status.state, status.name) == ("ready", name):
             yield self.view()
         elif name in self._app.models.deadly:
@@ -300,6 +313,7 @@ class ModelTab:
         try:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
+            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings)
         except Exception as error:
             yield {self.status: self._alert(error)}
             return
@@ -314,7 +328,6 @@ class ModelTab:
         elif not isinstance(failure, LoadCancelled):
             yield self.view() | {self.status: self._alert(failure)}
         else:
-            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings)
             yield self.view()
 
     async def stop(self) -> Updates:
