@@ -68,6 +68,17 @@ class Catalog:
         found = (record for folder, files in _walk(self.folder) for record in self._records(folder, files))
         return sorted((record for record in found if record.path != self.folder), key=lambda each: _natural(each.name))
 
+    @property
+    def problem(self) -> DamagedModel | None:
+        """Why nothing is listed, if that is because the folder is not there or not ours to read."""
+        try:
+            os.scandir(self.folder).close()
+        except OSError as error:
+            words = error.strerror or type(error).__name__
+            problem = {"en": f"this folder cannot be read ({words}).", "zh": f"无法读取该文件夹（{words}）。"}
+            return DamagedModel(readable(str(self.folder)), problem)
+        return None
+
     def find(self, name: str, paths: bool = False) -> ModelRecord:
         """The model called `name`: by its whole name or, if only one is meant, without its folder or `.gguf`.
 

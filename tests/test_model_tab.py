@@ -167,6 +167,38 @@ def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) 
     assert tab.app.models.status.version == version
 
 
+def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.rename(tmp_path / "elsewhere")
+    assert str(folder) in tab.open_page()[tab.facts]
+    updates = tab.list_again(NAME)
+    assert "No such file" in updates[tab.facts] and updates[tab.model]["value"] is None
+    folder.touch()
+    assert "Not a directory" in tab.list_again(NAME)[tab.facts]
+    folder.unlink()
+    folder.mkdir()
+    assert "no model in models/" in tab.list_again(NAME)[tab.facts]
+    (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
+    assert "Pick a model" in tab.list_again(None)[tab.facts]
+    assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
+
+
+@pytest.mark.parametrize("name", STRANGE, ids=repr)
+def test_what_is_no_model_is_not_chosen_after_listing_again(tab: Any, name: object) -> None:
+    assert tab.list_again(name)[tab.model]["value"] is None
+
+
+def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(
+    tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tab.app.catalog, "models", break_down)
+    assert "Internal error" in tab.open_page()[tab.facts]
+    assert "Internal error" in tab.list_again(NAME)[tab.status]
+
+
 def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
     tab: Any, tmp_path: Path, smollm2: Path
 ) -> None:

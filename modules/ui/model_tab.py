@@ -128,7 +128,8 @@ class ModelTab:
         )
         self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
         self.autoload.input(self.set_autoload, self.autoload, [self.status, self.autoload], queue=False, **PRIVATE)
-        self.refresh.click(self.list_again, self.model, [self.model], queue=False, **PRIVATE)
+        listed = [self.model, self.facts, self.notes, self.options.shown, self.status]
+        self.refresh.click(self.list_again, self.model, listed, queue=False, **PRIVATE)
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
         self.unload.click(self.stop, None, self.live, concurrency_limit=None, **PRIVATE)
@@ -137,13 +138,16 @@ class ModelTab:
 
     def open_page(self) -> Updates:
         """What a page that was just opened shows: the model in use, or the one `--model` named, or the first."""
-        names = self._names()
-        status = self._app.models.status
-        named = self._app.named.name if self._app.named else ""
-        preferred = [status.name, named, *names]
-        name = next((each for each in preferred if each in names), None)
-        shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
-        return self.choose(name) | shown
+        try:
+            names = self._names()
+            status = self._app.models.status
+            named = self._app.named.name if self._app.named else ""
+            preferred = [status.name, named, *names]
+            name = next((each for each in preferred if each in names), None)
+            shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
+            return self.choose(name) | shown
+        except Exception as error:
+            return {self.facts: self._alert(error)}
 
     def _names(self) -> list[str]:
         names = [record.name for record in self._app.catalog.models()]
@@ -151,8 +155,12 @@ class ModelTab:
         return names if named is None or named.name in names else [named.name, *names]
 
     def list_again(self, name: str | None) -> Updates:
-        names = self._names()
-        return {self.model: gr.update(choices=names, value=name if name in names else None)}
+        try:
+            names = self._names()
+            told, value = ({}, name) if name in names else (self.choose(None), None)
+            return {**told, self.model: gr.update(choices=names, value=value)}
+        except Exception as error:
+            return {self.status: self._alert(error)}
 
     def pick(self, given: Values) -> Updates:
         """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.
@@ -167,8 +175,7 @@ class ModelTab:
         """Show a model's facts and its settings, of every loader, so that switching loaders asks nothing."""
         try:
             if not name:
-                hint = self._tr("pick_a_model" if self._names() else "no_models")
-                return {self.facts: markup.info(hint), self.notes: ""}
+                return {self.facts: self._hint(), self.notes: "", self.options.shown: {}}
             record = self._app.record(name)
             facts = markup.facts(record, self._tr)
             if record.problem is not None:
@@ -182,6 +189,13 @@ class ModelTab:
             )
         except Exception as error:
             return {self.facts: self._alert(error)}
+
+    def _hint(self) -> str:
+        """What to do where no model is chosen."""
+        if self._names():
+            return markup.info(self._tr("pick_a_model"))
+        problem = self._app.catalog.problem
+        return self._alert(problem) if problem else markup.info(self._tr("no_models"))
 
     def _wish(self, given: Values) -> Wish:
         """The model and what the form asks for it. Nothing of what the browser sent is taken on trust."""
