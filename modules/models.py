@@ -147,8 +147,12 @@ class Explainer:
 
 @dataclass(eq=False)
 class Wish:
-    """A load, known by what is `asked`, or an unload, which asks for nothing. `outcome` is for all who ask for it."""
+    """A load, known by what is `asked`, or an unload, which asks for nothing. `outcome` is for all who ask for it.
 
+    Numbers grow in the order in which wishes came.
+    """
+
+    number: int = 0
     asked: object = None
     outcome: Future[LoadedModel] = field(default_factory=Future)
 
@@ -167,6 +171,7 @@ class Models:
         self._current: LoadedModel | None = None
         self._loading: WorkerProcess | None = None
         self.deadly: set[str] = set()  # models that took their worker down, and have not loaded since
+        self._numbers = itertools.count(1)
         self._wish = Wish()  # the newest load or unload asked for; older ones give up
         self._state = threading.Lock()  # guards the fields above, never held while something slow is done
         self._turn = threading.Lock()  # held by the one load or unload that is being carried out
@@ -191,12 +196,21 @@ class Models:
         """
         return self.begin(record, loader, settings).result()
 
-    def begin(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Future[LoadedModel]:
+    def next_number(self) -> int:
+        """The place of a wish among all others, for who knows only a while later what exactly it is."""
+        return next(self._numbers)
+
+    def begin(
+        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], number: int | None = None
+    ) -> Future[LoadedModel]:
         """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
         if reason := unavailable(loader) or record.problem:
             raise reason
-        wish = Wish((record, loader, values(settings)))
+        wish = Wish(number or self.next_number(), (record, loader, values(settings)))
         with self._state:
+            if wish.number < self._wish.number:
+                wish.outcome.set_exception(LoadCancelled(record.name))
+                return wish.outcome
             if wish.joins(self._wish):
                 return self._wish.outcome
             self._wish, given_up = wish, self._loading
@@ -223,7 +237,7 @@ class Models:
     def unload(self) -> int:
         """Let the model go, or give up loading it. The bytes of memory returned."""
         with self._state:
-            self._wish, given_up = Wish(), self._loading
+            self._wish, given_up = Wish(self.next_number()), self._loading
         if given_up is not None:
             given_up.kill()
         self._explainer.close()

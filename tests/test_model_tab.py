@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 from modules.app import App
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
+from tests.conftest import worker_pids
 from tests.test_ui import last
 
 gr = gradio()
@@ -217,6 +221,43 @@ def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, t
     updates = tab.pick(form(tab, "damaged.gguf"))
     assert 'role="alert"' in updates[tab.facts]
     assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.anew] is True
+
+
+def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
+    """More often than there are threads to wait in."""
+
+    async def press() -> None:
+        pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
+        await asyncio.gather(*(anext(page) for page in pages))
+        while not worker_pids():
+            await asyncio.sleep(0.005)
+        os.kill(worker_pids().pop(), signal.SIGSTOP)
+        await asyncio.gather(*(anext(page) for page in pages))
+        updates = await asyncio.wait_for(tab.stop(), 5)
+        assert "No model is loaded" in updates[tab.status]
+        for page in pages:
+            assert "No model is loaded" in [each async for each in page][-1][tab.status]
+
+    asyncio.run(press())
+
+
+def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, unloaded = tab._plan, threading.Event()
+
+    def slowly(given: object) -> object:
+        assert unloaded.wait(10)
+        return plan(given)
+
+    async def press() -> Any:
+        monkeypatch.setattr(tab, "_plan", slowly)
+        loading = asyncio.ensure_future(anext(tab.start(form(tab, n_ctx=512))))
+        await asyncio.sleep(0)
+        await tab.stop()
+        unloaded.set()
+        return await loading
+
+    assert "No model is loaded" in asyncio.run(press())[tab.status]
+    assert tab.app.models.status.state == "empty"
 
 
 def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_given_up(

@@ -304,6 +304,16 @@ def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
     assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
 
 
+def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: Models) -> None:
+    early = owner.next_number()
+    owner.unload()
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.status.state == "empty" and not worker_pids()
+    early, model = owner.next_number(), load(owner)
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.current is model
+
+
 def test_the_same_model_with_other_options_is_another_load(owner: Models, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")

@@ -132,7 +132,7 @@ class ModelTab:
         self.refresh.click(self.list_again, self.model, listed, queue=False, **PRIVATE)
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
-        self.unload.click(self.stop, None, self.live, concurrency_limit=None, **PRIVATE)
+        self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
         self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
         self.on_first_view = explain
 
@@ -324,10 +324,11 @@ class ModelTab:
 
     async def start(self, given: Values) -> AsyncIterator[Updates]:
         """Load what the form says, showing how it goes."""
+        number = self._app.models.next_number()  # an unload that comes while the load is planned is the later wish
         try:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
-            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings)
+            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings, number)
         except Exception as error:
             yield {self.status: self._alert(error)}
             return
