@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
-from modules.errors import IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
+from modules.errors import DamagedModel, IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
 from modules.gguf import GgufHeader, read_header
 from modules.options import Value, nearest
 from modules.rawfile import readable
@@ -112,6 +112,17 @@ class Catalog:
     def _sample(self, path: Path, facts: os.stat_result) -> str:
         sample = self._read.get(path, facts, _SAMPLE)
         return sample if isinstance(sample, str) else ""
+
+    @property
+    def problem(self) -> DamagedModel | None:
+        """Why nothing is listed, if that is because the folder is not there or not ours to read."""
+        try:
+            os.scandir(self.folder).close()
+        except OSError as error:
+            words = error.strerror or type(error).__name__
+            problem = {"en": f"this folder cannot be read ({words}).", "zh": f"无法读取该文件夹（{words}）。"}
+            return DamagedModel(readable(str(self.folder)), problem)
+        return None
 
     def find(self, name: str, paths: bool = False) -> ModelRecord:
         """The model called `name`: by its whole name or, if only one is meant, without its folder or `.gguf`.

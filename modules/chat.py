@@ -44,10 +44,15 @@ def count(model: LoadedModel, text: str) -> int:
 def cut(model: LoadedModel, text: str, params: Mapping[str, Json]) -> str:
     """A prompt that is no conversation: its last `truncation_length` tokens, if it has more and that is asked for."""
     limit = int(params["truncation_length"])
-    if not limit or count(model, text) <= limit:
+    excess = count(model, text) - limit
+    if not limit or excess <= 0:
         return text
     tokens = model.ask("encode", text=text)
-    return str(model.ask("decode", tokens=tokens[-limit:]))
+    while excess > 0:  # not once for all: what is left is given a BOS again, and a word cut in two may read otherwise
+        tokens = tokens[excess:]
+        text = str(model.ask("decode", tokens=tokens))
+        excess = count(model, text) - limit
+    return text
 
 
 def room(model: LoadedModel, params: Mapping[str, Json]) -> int:

@@ -276,11 +276,11 @@ class SettingsError(WebUIError):
 
 @dataclass(eq=False)
 class CommandLineError(WebUIError):
-    """What the command line's grammar refuses, such as a flag without its value; `problem` is argparse's sentence."""
+    """What the command line's grammar refuses, such as a flag without its value, or a file of flags out of order."""
 
     status = 400
     template = {"en": "Command line: {problem}", "zh": "命令行：{problem}"}
-    problem: str
+    problem: Words
 
 
 @dataclass(eq=False)

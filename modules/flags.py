@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules import gone_flags
-from modules.errors import CommandLineError, Words
+from modules.errors import CommandLineError, Words, both
 from modules.load_options import OPTIONS
 from modules.options import FlagParser, Option, Value
 
@@ -191,9 +191,10 @@ def with_file(path: Path, words: Iterable[str]) -> list[str]:
         lines = []
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise CommandLineError(f"{path}:{line}: not UTF-8") from error
+        raise _refused(f"{path}:{line}", {"en": "not UTF-8", "zh": "不是 UTF-8 编码"}) from error
     except OSError as error:
-        raise CommandLineError(f"{path}: {error.strerror}") from error
+        words = error.strerror or type(error).__name__
+        raise _refused(str(path), {"en": f"cannot be read ({words})", "zh": f"无法读取（{words}）"}) from error
     places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
     return [*(word for place, line in places for word in _split(place, line)), *words]
 
@@ -206,7 +207,17 @@ def _split(place: str, line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise CommandLineError(f"{place}: {error}") from error
+        raise _refused(place, _SHLEX.get(str(error)) or both(str(error))) from error
+
+
+_SHLEX: Mapping[str, Words] = {
+    "No closing quotation": {"en": "No closing quotation", "zh": "引号没有闭合"},
+    "No escaped character": {"en": "Nothing follows the last backslash", "zh": "末尾的反斜杠之后没有字符"},
+}
+
+
+def _refused(place: str, problem: Words) -> CommandLineError:
+    return CommandLineError({"en": f"{place}: {problem['en']}.", "zh": f"{place}：{problem['zh']}。"})
 
 
 def read(words: Iterable[str]) -> Flags:

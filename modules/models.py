@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -144,6 +145,22 @@ class Explainer:
             self._worker = None
 
 
+@dataclass(eq=False)
+class Wish:
+    """A load, known by what is `asked`, or an unload, which asks for nothing. `outcome` is for all who ask for it.
+
+    Numbers grow in the order in which wishes came.
+    """
+
+    number: int = 0
+    asked: object = None
+    outcome: Future[LoadedModel] = field(default_factory=Future)
+
+    def joins(self, other: Wish) -> bool:
+        """Whether `other` is the very load that this one asks for, and still under way."""
+        return self.asked is not None and self.asked == other.asked and not other.outcome.done()
+
+
 class Models:
     """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way."""
 
@@ -154,7 +171,8 @@ class Models:
         self._current: LoadedModel | None = None
         self._loading: WorkerProcess | None = None
         self.deadly: set[str] = set()  # models that took their worker down, and have not loaded since
-        self._wish = 0  # the newest load or unload asked for; older ones give up
+        self._numbers = itertools.count(1)
+        self._wish = Wish()  # the newest load or unload asked for; older ones give up
         self._state = threading.Lock()  # guards the fields above, never held while something slow is done
         self._turn = threading.Lock()  # held by the one load or unload that is being carried out
 
@@ -174,25 +192,54 @@ class Models:
 
         Others see how it goes in `status`. LoaderUnavailable, ModelProblem, LoadFailed, WorkerDied, or LoadCancelled
         when another wish came after this one; none of them leaves anything half loaded. What is known beforehand to
-        fail leaves the current model in place.
+        fail leaves the current model in place. Whoever asks for what is being loaded already waits for that.
         """
+        return self.begin(record, loader, settings).result()
+
+    def next_number(self) -> int:
+        """The place of a wish among all others, for who knows only a while later what exactly it is."""
+        return next(self._numbers)
+
+    def begin(
+        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], number: int | None = None
+    ) -> Future[LoadedModel]:
+        """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
         if reason := unavailable(loader) or record.problem:
             raise reason
-        wish = self._new_wish()
+        wish = Wish(number or self.next_number(), (record, loader, values(settings)))
+        with self._state:
+            if wish.number < self._wish.number:
+                wish.outcome.set_exception(LoadCancelled(record.name))
+                return wish.outcome
+            if wish.joins(self._wish):
+                return self._wish.outcome
+            self._wish, given_up = wish, self._loading
+            thread = ThreadPoolExecutor(1, "load")
+            wish.outcome = thread.submit(self._carry_out, wish, record, loader, settings)
+        thread.shutdown(wait=False)
+        if given_up is not None:
+            given_up.kill()
+        return wish.outcome
+
+    def _carry_out(
+        self, wish: Wish, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
+    ) -> LoadedModel:
         with self._turn:
             self._check(wish, record)
             self._show(state="loading", name=record.name, loader=loader.name)
             self._let_go()
             try:
-                model = self._in_worker(wish, record, loader, settings)
+                return self._in_worker(wish, record, loader, settings)
             except WebUIError as error:
                 self._show(state="failed", name=record.name, loader=loader.name, error=error)
                 raise
-            return model
 
     def unload(self) -> int:
         """Let the model go, or give up loading it. The bytes of memory returned."""
-        self._new_wish()
+        with self._state:
+            self._wish, given_up = Wish(self.next_number()), self._loading
+        if given_up is not None:
+            given_up.kill()
         self._explainer.close()
         with self._turn:
             freed = self._let_go()
@@ -209,15 +256,6 @@ class Models:
         except Unloaded:  # somebody else's question, or an unload, has just ended that worker
             return _answer(self._explainer.worker(loader).events("explain", **asked))
 
-    def _new_wish(self) -> int:
-        with self._state:
-            self._wish += 1
-            loading = self._loading
-            wish = self._wish
-        if loading is not None:
-            loading.kill()
-        return wish
-
     def _let_go(self) -> int:
         with self._state:
             model, self._current = self._current, None
@@ -228,7 +266,7 @@ class Models:
         return freed
 
     def _in_worker(
-        self, wish: int, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
+        self, wish: Wish, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]
     ) -> LoadedModel:
         began = time.monotonic()
         worker = self._start_worker(record, loader)
@@ -244,7 +282,7 @@ class Models:
                 self._current = model
         except WebUIError as error:
             worker.kill()
-            raise LoadCancelled(record.name) if wish != self._wish else error from None
+            raise LoadCancelled(record.name) if wish is not self._wish else error from None
         finally:
             with self._state:
                 self._loading = None
@@ -252,8 +290,8 @@ class Models:
             self._on_death(model.death)
         return model
 
-    def _check(self, wish: int, record: ModelRecord) -> None:
-        if wish != self._wish:
+    def _check(self, wish: Wish, record: ModelRecord) -> None:
+        if wish is not self._wish:
             raise LoadCancelled(record.name)
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from modules.errors import CommandLineError, OptionError, UnknownOption, Words
+from modules.errors import CommandLineError, OptionError, UnknownOption, Words, both
 
 Value = bool | int | float | str
 
@@ -175,7 +175,22 @@ class FlagParser(argparse.ArgumentParser):
         return f"--{flag}{equals}{value}" if flag else word
 
     def error(self, message: str) -> NoReturn:
-        raise CommandLineError(message)
+        raise CommandLineError(_in_words(message))
+
+
+# All that argparse says of flags that take one word, some, or perhaps one; of --help, that it takes none.
+_REFUSALS: Mapping[str, Words] = {
+    "expected one argument": {"en": "{flag} needs a value.", "zh": "{flag} 缺少取值。"},
+    "expected at least one argument": {"en": "{flag} needs at least one value.", "zh": "{flag} 至少需要一个取值。"},
+    "ignored explicit argument": {"en": "{flag} takes no value.", "zh": "{flag} 不带取值。"},
+}
+
+
+def _in_words(message: str) -> Words:
+    """argparse's `message`, such as "argument --model: expected one argument", in both languages."""
+    flag, _, refusal = message.removeprefix("argument ").partition(": ")
+    words = next((words for start, words in _REFUSALS.items() if refusal.startswith(start)), None)
+    return {language: each.format(flag=flag) for language, each in words.items()} if words else both(message)
 
 
 def _dashed(name: str) -> str:

@@ -97,14 +97,17 @@ def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dic
     return {"engine": loader.engine, "path": str(path), "options": values(settings)}
 
 
-def worker_pids() -> set[int]:
-    """The workers among the children of this process."""
-    return {pid for pid in _children() if b"modules.worker" in _command_line(pid)}
+def worker_pids(parent: int | str = "self") -> set[int]:
+    """The workers among the children of process `parent`."""
+    return {pid for pid in _children(parent) if b"modules.worker" in _command_line(pid)}
 
 
-def _children() -> set[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+def _children(parent: int | str) -> set[int]:
+    found: set[int] = set()
+    for task in Path(f"/proc/{parent}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found |= {int(pid) for pid in task.read_text().split()}
+    return found
 
 
 def _command_line(pid: int) -> bytes:

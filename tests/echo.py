@@ -1,7 +1,7 @@
 """A small engine driven through the real worker. What it does is said by the words of the prompt, or of the path.
 
-A path: `fail` refuses, `boom` breaks, `abort` and `segv` die, `exit` calls sys.exit, `slow` loads for ten seconds with
-progress, `late <ms>` loads, and dies so much later; any other loads at once.
+A path: `fail` refuses, `boom` breaks, `abort` and `segv` die, `exit` calls sys.exit, `slow` loads for ten seconds and
+`brief` for one, both with progress, `late <ms>` loads, and dies so much later; any other loads at once.
 
 A prompt is a list of words, obeyed one after the other: see `Echo.generate`.
 """
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 
 from modules.engines.base import Report
@@ -81,9 +82,9 @@ def _at_once(report: Report, rest: list[str]) -> None:
     report(Progress("weights", 1.0))
 
 
-def _slowly(report: Report, rest: list[str]) -> None:
-    for step in range(200):
-        report(Progress("weights", step / 200))
+def _slowly(report: Report, rest: list[str], steps: int = 200) -> None:
+    for step in range(steps):
+        report(Progress("weights", step / steps))
         time.sleep(0.05)
 
 
@@ -148,6 +149,7 @@ _DEEDS: dict[str, Callable[[], None]] = {
 
 _LOADS: dict[str, Callable[[Report, list[str]], None]] = {
     "slow": _slowly,
+    "brief": partial(_slowly, steps=20),
     "late": _doomed,
     **{word: lambda _report, _rest, deed=deed: deed() for word, deed in _DEEDS.items()},
 }

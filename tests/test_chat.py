@@ -132,3 +132,27 @@ def test_a_real_model_answers_what_it_is_asked(models_folder: Path) -> None:
         assert answer == "The capital of France is Paris."
     finally:
         owner.unload()
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no BOS", "BOS"])
+def test_a_text_is_cut_to_the_very_token_whether_or_not_the_model_puts_one_before_it(
+    smollm2: Path, tmp_path: Path, bos: bool
+) -> None:
+    weights, switch = bytearray(smollm2.read_bytes()), b"tokenizer.ggml.add_bos_token\x07\x00\x00\x00"
+    weights[weights.index(switch) + len(switch)] = bos
+    (tmp_path / "model.gguf").write_bytes(weights)
+    record = Catalog(tmp_path).models()[0]
+    text = "A café in 北京 sells 🍵🍰 for 1234567.89: un\u00adbelievable! 猫がいる。\n\n  def f():\n\treturn 2 " * 3
+    owner = Models()
+    try:
+        form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+        model = owner.load(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        for length in range(2, 70):
+            left = chat.cut(model, text, sampling.settle({"truncation_length": length}))
+            assert chat.count(model, left) == length
+            assert text.endswith(left.lstrip("\ufffd")), "nothing but its beginning is gone"
+        whole = chat.count(model, text)
+        for length in (0, whole, whole + 1):
+            assert chat.cut(model, text, sampling.settle({"truncation_length": length})) == text
+    finally:
+        owner.unload()

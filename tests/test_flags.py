@@ -178,11 +178,26 @@ def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
 
 
 def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
-    with pytest.raises(CommandLineError, match=re.escape(f"{file}:2: No closing quotation")):
-        lines_of(file, "--api", "--model 'x")
-    file.write_bytes("--api\n\n# 模型".encode("gbk"))
-    with pytest.raises(CommandLineError, match=re.escape(f"{file}:3: not UTF-8")):
-        flags.with_file(file, [])
+    def refused(content: bytes) -> CommandLineError:
+        file.write_bytes(content)
+        with pytest.raises(CommandLineError) as refusal:
+            flags.with_file(file, [])
+        return refusal.value
+
+    unclosed = refused(b"--api\n--model 'x")
+    assert unclosed.say("en") == f"Command line: {file}:2: No closing quotation."
+    assert unclosed.say("zh") == f"命令行：{file}:2：引号没有闭合。"
+    assert refused(b"--model a\\\\").say("zh") == f"命令行：{file}:1：末尾的反斜杠之后没有字符。"
+    gbk = refused("--api\n\n# 模型".encode("gbk"))
+    assert gbk.say("en") == f"Command line: {file}:3: not UTF-8."
+    assert gbk.say("zh") == f"命令行：{file}:3：不是 UTF-8 编码。"
+
+
+def test_a_file_of_flags_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandLineError) as refused:
+        flags.with_file(tmp_path, [])
+    assert refused.value.say("en") == f"Command line: {tmp_path}: cannot be read (Is a directory)."
+    assert refused.value.say("zh") == f"命令行：{tmp_path}：无法读取（Is a directory）。"
 
 
 def test_of_a_flag_typed_twice_the_later_counts() -> None:

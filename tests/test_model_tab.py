@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 from modules.app import App
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
+from tests.conftest import worker_pids
 from tests.test_ui import last
 
 gr = gradio()
@@ -170,6 +175,111 @@ def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) 
     assert tab.app.models.status.state == "ready"
     last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
     assert tab.app.models.status.version == version
+
+
+def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.rename(tmp_path / "elsewhere")
+    assert str(folder) in tab.open_page()[tab.facts]
+    updates = tab.list_again(NAME)
+    assert "No such file" in updates[tab.facts] and updates[tab.model]["value"] is None
+    folder.touch()
+    assert "Not a directory" in tab.list_again(NAME)[tab.facts]
+    folder.unlink()
+    folder.mkdir()
+    assert "no model in models/" in tab.list_again(NAME)[tab.facts]
+    (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
+    assert "Pick a model" in tab.list_again(None)[tab.facts]
+    assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
+
+
+@pytest.mark.parametrize("name", STRANGE, ids=repr)
+def test_what_is_no_model_is_not_chosen_after_listing_again(tab: Any, name: object) -> None:
+    assert tab.list_again(name)[tab.model]["value"] is None
+
+
+def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(
+    tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tab.app.catalog, "models", break_down)
+    assert "Internal error" in tab.open_page()[tab.facts]
+    assert "Internal error" in tab.list_again(NAME)[tab.status]
+
+
+def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
+    tab: Any, tmp_path: Path, smollm2: Path
+) -> None:
+    """Gradio says "input" of a menu that was only opened and left, too."""
+    updates = tab.pick(form(tab, n_ctx=512))
+    assert set(updates) == {tab.facts, tab.anew} and updates[tab.anew] is False
+    last(tab.start_if_wanted({**form(tab), tab.autoload: True, tab.anew: False}))
+    assert tab.app.models.status.state == "empty"
+    (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
+    updates = tab.pick(form(tab, "other.gguf", n_ctx=512))
+    assert updates[tab.anew] is True and updates[tab.widgets["n_ctx"]] == 8192
+
+
+def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, tmp_path: Path) -> None:
+    (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
+    updates = tab.pick(form(tab, "damaged.gguf"))
+    assert 'role="alert"' in updates[tab.facts]
+    assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.anew] is True
+
+
+def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
+    """More often than there are threads to wait in."""
+
+    async def press() -> None:
+        pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
+        await asyncio.gather(*(anext(page) for page in pages))
+        while not worker_pids():
+            await asyncio.sleep(0.005)
+        os.kill(worker_pids().pop(), signal.SIGSTOP)
+        await asyncio.gather(*(anext(page) for page in pages))
+        updates = await asyncio.wait_for(tab.stop(), 5)
+        assert "No model is loaded" in updates[tab.status]
+        for page in pages:
+            assert "No model is loaded" in [each async for each in page][-1][tab.status]
+
+    asyncio.run(press())
+
+
+def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, unloaded = tab._plan, threading.Event()
+
+    def slowly(given: object) -> object:
+        assert unloaded.wait(10)
+        return plan(given)
+
+    async def press() -> Any:
+        monkeypatch.setattr(tab, "_plan", slowly)
+        loading = asyncio.ensure_future(anext(tab.start(form(tab, n_ctx=512))))
+        await asyncio.sleep(0)
+        await tab.stop()
+        unloaded.set()
+        return await loading
+
+    assert "No model is loaded" in asyncio.run(press())[tab.status]
+    assert tab.app.models.status.state == "empty"
+
+
+def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_given_up(
+    tab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def close_the_page() -> None:
+        page = tab.start(form(tab, n_ctx=512))
+        await anext(page)
+        await page.aclose()
+        assert tab.app.models.status.state == "loading"
+        await asyncio.to_thread(tab.app.models.unload)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(close_the_page())
+    gc.collect()  # asyncio tells of an error that nobody asked about when its future is thrown away
+    assert not caplog.records
 
 
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:

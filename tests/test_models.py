@@ -280,6 +280,49 @@ def test_the_last_of_many_wishes_wins(owner: Models, threads: ThreadPoolExecutor
     assert len(worker_pids()) == 1
 
 
+def test_the_same_load_asked_for_twice_is_one_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(load, owner, "brief")
+    wait_for_progress(owner, "brief")
+    worker = worker_pids()
+    second = threads.submit(load, owner, "brief")
+    assert first.result(timeout=10) is second.result(timeout=10) is owner.current
+    assert worker_pids() == worker
+    assert load(owner, "brief") is not first.result(), "it is ready: to load it again is another load"
+    assert worker_pids().isdisjoint(worker)
+
+
+def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
+    owner: Models, threads: ThreadPoolExecutor
+) -> None:
+    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    wait_for_progress(owner, "slow")
+    owner.unload()
+    assert all(cancelled(each) for each in both_of)
+    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    wait_for_progress(owner, "slow")
+    os.kill(worker_pids().pop(), signal.SIGKILL)
+    assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
+
+
+def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: Models) -> None:
+    early = owner.next_number()
+    owner.unload()
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.status.state == "empty" and not worker_pids()
+    early, model = owner.next_number(), load(owner)
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.current is model
+
+
+def test_the_same_model_with_other_options_is_another_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(load, owner, "slow")
+    wait_for_progress(owner, "slow")
+    other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
+    model = owner.load(record("slow"), ECHO, other)
+    assert cancelled(first)
+    assert owner.current is model and model.ask("options")["n_ctx"] == 78
+
+
 def test_unloading_gives_up_a_load(owner: Models, threads: ThreadPoolExecutor) -> None:
     loading = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")

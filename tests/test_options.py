@@ -195,8 +195,32 @@ def test_an_abbreviated_flag_is_unknown_for_it_might_mean_another_tomorrow() -> 
 
 
 def test_a_flag_without_its_value_is_an_error_of_ours_and_does_not_end_the_program() -> None:
-    with pytest.raises(CommandLineError, match="expected one argument"):
+    with pytest.raises(CommandLineError):
         typed("--n_ctx")
+
+
+@pytest.mark.parametrize(
+    ("line", "en", "zh"),
+    [
+        ("--n-ctx", "--n_ctx needs a value.", "--n_ctx 缺少取值。"),
+        ("--n_ctx --mlock", "--n_ctx needs a value.", "--n_ctx 缺少取值。"),
+        ("--gpu-memory", "--gpu-memory needs at least one value.", "--gpu-memory 至少需要一个取值。"),
+        ("--gpu_memory --mlock", "--gpu-memory needs at least one value.", "--gpu-memory 至少需要一个取值。"),
+        ("--help=me", "-h/--help takes no value.", "-h/--help 不带取值。"),
+        ("-hi", "-h/--help takes no value.", "-h/--help 不带取值。"),
+    ],
+)
+def test_what_argparse_refuses_is_told_in_either_language(line: str, en: str, zh: str) -> None:
+    with pytest.raises(CommandLineError) as refused:
+        typed(line)
+    assert refused.value.say("en") == f"Command line: {en}"
+    assert refused.value.say("zh") == f"命令行：{zh}"
+
+
+def test_what_argparse_may_come_to_say_one_day_is_told_in_its_own_words() -> None:
+    with pytest.raises(CommandLineError) as refused:
+        FLAGS.error("argument --n_ctx: something new")
+    assert refused.value.say("zh") == "命令行：argument --n_ctx: something new"
 
 
 def test_a_flag_with_an_unacceptable_value_names_its_option() -> None:

@@ -42,7 +42,8 @@ def run(
         (["--n_ctxx=5"], "'--n_ctx'"),
         (["--loader", "lama.cpp"], "'llama.cpp'"),
         (["--n_ctx=abc"], "n_ctx: 'abc' is not acceptable"),
-        (["--n_ctx"], "expected one argument"),
+        (["--n_ctx"], "--n_ctx needs a value."),
+        (["--model", "--api"], "--model needs a value."),
         (["--gradio-auth", "nocolon"], "gradio_auth"),
         (["--settings", "nowhere.yaml"], "there is no such file"),
     ],
@@ -56,6 +57,8 @@ def test_a_wrong_command_line_is_one_sentence_and_status_2(words: list[str], tol
 
 def test_it_speaks_the_terminals_language() -> None:
     assert "没有名为" in run("--loader", "lama.cpp", language="zh_CN.UTF-8").stderr
+    assert run("--n_ctx", language="zh_CN.UTF-8").stderr == "命令行：--n_ctx 缺少取值。\n"
+    assert run("--model", language="zh_CN.UTF-8").stderr == "命令行：--model 缺少取值。\n"
 
 
 def test_an_unknown_model_names_the_nearest(models_folder: Path) -> None:
@@ -109,11 +112,18 @@ def test_the_flags_of_the_file_count_and_typed_ones_win(project: Path, models_fo
     assert told == (smollm2.name, {"n_ctx": 2048, "threads": 1})
 
 
-def test_a_broken_quote_in_the_file_is_told_with_its_line(project: Path) -> None:
-    (project / "CMD_FLAGS.txt").write_text("# flags\n\n--model 'my model\n", encoding="utf-8")
-    result = run(project=project)
-    assert result.returncode == 2
-    assert f"{project / 'CMD_FLAGS.txt'}:3: " in result.stderr
+@pytest.mark.parametrize(
+    ("content", "en", "zh"),
+    [
+        (b"# flags\n\n--model 'my model\n", "3: No closing quotation.", "3：引号没有闭合。"),
+        ("--api\n--model 模型\n".encode("gbk"), "2: not UTF-8.", "2：不是 UTF-8 编码。"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_told_with_its_line(project: Path, content: bytes, en: str, zh: str) -> None:
+    (project / "CMD_FLAGS.txt").write_bytes(content)
+    for language, told in (("C.UTF-8", f"Command line: {{}}:{en}\n"), ("zh_CN.UTF-8", f"命令行：{{}}:{zh}\n")):
+        result = run(project=project, language=language)
+        assert (result.returncode, result.stderr) == (2, told.format(project / "CMD_FLAGS.txt"))
     assert len(result.stderr.splitlines()) == 1
 
 

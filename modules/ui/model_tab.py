@@ -88,6 +88,7 @@ class ModelTab:
                 interactive=owner, label=tr("autoload"), info=tr("autoload_info"), elem_id="tx-autoload"
             )
             self.status = gr.HTML("", elem_id="tx-status")
+        self.anew = gr.Checkbox(True, visible=False)  # whether the model shown was picked just now
 
     def _alert(self, error: BaseException) -> str:
         return markup.alert(as_error(error), self._language, self._tr)
@@ -108,9 +109,11 @@ class ModelTab:
         # No limit: a second Load must reach `Models`, which gives up the first one.
         loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
 
-        picked = self.model.input(self.choose, self.model, chosen, trigger_mode="always_last", queue=False, **PRIVATE)
+        picked = self.model.input(
+            self.pick, form, [*chosen, self.anew], trigger_mode="always_last", queue=False, **PRIVATE
+        )
         picked.then(**explain, **PRIVATE)
-        picked.then(self.start_if_wanted, {*form, self.autoload}, **loading)
+        picked.then(self.start_if_wanted, {*form, self.autoload, self.anew}, **loading)
         self.loader.change(fn=None, inputs=self.loader, js=SWITCH_LOADER, show_progress="hidden")
         self.loader.input(**explain, **PRIVATE)
         for widget in self.widgets.values():
@@ -127,44 +130,68 @@ class ModelTab:
         )
         self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
         self.autoload.input(self.set_autoload, self.autoload, [self.status, self.autoload], queue=False, **PRIVATE)
-        self.refresh.click(self.list_again, self.model, [self.model], queue=False, **PRIVATE)
+        listed = [self.model, self.facts, self.notes, self.options.shown, self.status]
+        self.refresh.click(self.list_again, self.model, listed, queue=False, **PRIVATE)
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
-        self.unload.click(self.stop, None, self.live, concurrency_limit=None, **PRIVATE)
+        self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
         self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
         self.on_first_view = explain
 
     def open_page(self) -> Updates:
         """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
-        listed = self._app.listed()
-        names = [record.name for record in listed]
-        named = self._app.named.name if self._app.named else ""
-        whole = [record.name for record in listed if record.problem is None]
-        preferred = [self._app.models.status.name, named, *whole, *names]
-        name = next((each for each in preferred if each in names), None)
-        shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
-        return self.choose(name) | shown
+        try:
+            listed = self._app.listed()
+            names = [record.name for record in listed]
+            named = self._app.named.name if self._app.named else ""
+            whole = [record.name for record in listed if record.problem is None]
+            preferred = [self._app.models.status.name, named, *whole, *names]
+            name = next((each for each in preferred if each in names), None)
+            shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
+            return self.choose(name) | shown
+        except Exception as error:
+            return {self.facts: self._alert(error)}
 
     def list_again(self, name: str | None) -> Updates:
-        names = [record.name for record in self._app.listed()]
-        return {self.model: gr.update(choices=names, value=name if name in names else None)}
+        try:
+            names = [record.name for record in self._app.listed()]
+            told, value = ({}, name) if name in names else (self.choose(None), None)
+            return {**told, self.model: gr.update(choices=names, value=value)}
+        except Exception as error:
+            return {self.status: self._alert(error)}
+
+    def pick(self, given: Values) -> Updates:
+        """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.
+
+        Gradio tells of a pick by mouse twice, and of a menu that was only opened and left.
+        """
+        name = given[self.model]
+        told, anew = self.choose(name), not self.options.belongs(given, name)
+        return {**(told if anew else {self.facts: told[self.facts]}), self.anew: anew}
 
     def choose(self, name: str | None) -> Updates:
         """Show a model's facts and its settings, of every loader, so that switching loaders asks nothing."""
         try:
             if not name:
-                hint = self._tr("pick_a_model" if self._app.listed() else "no_models")
-                return {self.facts: markup.info(hint), self.notes: ""}
+                return {self.facts: self._hint(), self.notes: "", self.options.shown: {}}
             record = self._app.record(name)
             facts = markup.facts(record, self._tr)
             if record.problem is not None:
-                return {self.facts: facts + markup.alert(record.problem, self._language, self._tr), self.notes: ""}
+                damage = markup.alert(record.problem, self._language, self._tr)
+                return {self.facts: facts + damage, self.notes: "", self.options.shown: {}}
             saved, problems = self._app.usable_for(record)
             facts += "".join(markup.alert(each, self._language, self._tr) for each in problems)
             loader = self._app.best_loader(record, saved)
             return {self.facts: facts} | self.options.write(record, loader, self._app.form_for(record, saved))
         except Exception as error:
             return {self.facts: self._alert(error)}
+
+    def _hint(self) -> str:
+        """What to do where no model is chosen."""
+        if self._app.listed():
+            return markup.info(self._tr("pick_a_model"))
+        problem = self._app.catalog.problem
+        return self._alert(problem) if problem else markup.info(self._tr("no_models"))
 
     def _wish(self, given: Values) -> Wish:
         """The model and what the form asks for it. Nothing of what the browser sent is taken on trust."""
@@ -291,7 +318,7 @@ class ModelTab:
     async def start_if_wanted(self, given: Values) -> AsyncIterator[Updates]:
         """Autoload: the model just picked, if that is ticked, and unless it is loaded or would end the worker again."""
         status, name = self._app.models.status, given[self.model]
-        nothing = not isinstance(name, str) or not name
+        nothing = not isinstance(name, str) or not name or given.get(self.anew) is False
         if nothing or given.get(self.autoload) is not True or (status.state, status.name) == ("ready", name):
             yield self.view()
         elif name in self._app.models.deadly:
@@ -302,17 +329,20 @@ class ModelTab:
 
     async def start(self, given: Values) -> AsyncIterator[Updates]:
         """Load what the form says, showing how it goes."""
+        number = self._app.models.next_number()  # an unload that comes while the load is planned is the later wish
         try:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
+            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings, number)
         except Exception as error:
             yield {self.status: self._alert(error)}
             return
-        task = asyncio.ensure_future(asyncio.to_thread(self._app.load, plan))
-        while not task.done():
-            await asyncio.wait({task}, timeout=POLL_SECONDS)
+        loading = asyncio.wrap_future(begun)
+        loading.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
+        while not loading.done():
+            await asyncio.wait({loading}, timeout=POLL_SECONDS)
             yield self.view()
-        failure = task.exception()
+        failure = loading.exception()
         if failure is None:
             yield self.view() | self._truncated()
         elif not isinstance(failure, LoadCancelled):

@@ -20,6 +20,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from modules.machine import resident_memory
+from tests.conftest import worker_pids
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM_FLAGS = [
@@ -62,14 +63,16 @@ class Server:
                 time.sleep(0.1)
         raise AssertionError(self.log.read_text())
 
+    @property
+    def workers(self) -> set[int]:
+        """The process ids of its workers: one explains options, another holds the model."""
+        return worker_pids(self.process.pid)
+
     def worker(self) -> int:
         """The process id of the worker that holds the model, and so the most memory: another one explains options."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            children += (task / "children").read_text().split()
-        workers = [pid for pid in set(children) if b"modules.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        workers = self.workers
         assert workers
-        return max(map(int, workers), key=resident_memory)
+        return max(workers, key=resident_memory)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
