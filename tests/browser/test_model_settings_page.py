@@ -63,6 +63,7 @@ def source(window: Window, key: str) -> Locator:
 
 def choose(window: Window, name: str, n_ctx: str) -> None:
     window.choose("tx-model", name)
+    expect(window.page.locator("#tx-notes")).to_contain_text(name)  # its form is there, not only one that looks like it
     expect(number(window, "n_ctx")).to_have_value(n_ctx)
 
 
