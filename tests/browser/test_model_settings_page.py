@@ -39,11 +39,10 @@ def opened(chromium: Browser, place: Path, language: str = "zh", width: int = 14
     """The Model tab of a server that was just started over `place`."""
     server = Server(place, "--settings", str(place / "settings.yaml"))
     try:
-        window = Window(chromium, server.url, language, (width, 900))
-        window.tab("模型" if language == "zh" else "Model")
-        expect(window.page.locator("#tx-opt-n_ctx")).to_be_visible()
-        yield window
-        window.close()
+        with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
+            window.tab("模型" if language == "zh" else "Model")
+            expect(window.page.locator("#tx-opt-n_ctx")).to_be_visible()
+            yield window
     finally:
         server.stop()
 
