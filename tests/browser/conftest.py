@@ -164,6 +164,7 @@ class Window:
         expect(self.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=30_000)
 
     def set_parameter(self, key: str, value: str) -> None:
+        """Set it in its tab, and go back to the chat."""
         self.tab("参数" if self.language == "zh" else "Parameters")
         box = self.page.locator(f"#tx-gen-{key} input[type=number]").first
         # What is inside is mounted only now, and shows its own value once more when that is done.
@@ -172,6 +173,7 @@ class Window:
         box.fill(value)
         box.blur()
         expect(box).to_have_value(value)
+        self.tab("聊天" if self.language == "zh" else "Chat")
 
     def ask(self, question: str) -> None:
         self.tab("聊天" if self.language == "zh" else "Chat")

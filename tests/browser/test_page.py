@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Server, Window
+from tests.checkpoint_files import checkpoint
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = "Name the capital of France in one English sentence."
@@ -164,15 +166,24 @@ def test_the_form_shows_what_cannot_take_effect_here(window: Window) -> None:
     expect(window.page.locator("#tx-opt-threads")).to_contain_text("物理核心")
 
 
-def test_each_loader_shows_its_own_options_and_why_it_is_not_there(window: Window) -> None:
-    window.tab("模型")
-    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
-    expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_hidden()
-    window.choose("tx-loader", "Transformers (不可用)")
-    expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_visible()
-    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_hidden()
-    window.choose("tx-loader", "llama.cpp")
-    expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
+def test_each_loader_shows_its_own_options_and_each_model_its_own_loaders(window: Window, server: Server) -> None:
+    folder = checkpoint(server.models / "weights of transformers")
+    try:
+        window.tab("模型")
+        expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
+        expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_hidden()
+        window.page.locator("#tx-refresh").click()
+        window.pick(folder.name)
+        expect(window.page.locator("#tx-loader input")).to_have_value(re.compile("^Transformers"))
+        expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_visible()
+        expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_hidden()
+        window.pick(MODEL)
+        expect(window.page.locator("#tx-opt-n_gpu_layers")).to_be_visible()
+        window.page.locator("#tx-loader input").click()
+        expect(window.page.get_by_role("option", name=re.compile("^llama"))).to_have_count(2)
+        window.page.keyboard.press("Escape")
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_list_of_models_is_refreshed_and_keeps_the_choice(window: Window, server: Server, smollm2: Path) -> None:

@@ -40,6 +40,7 @@ def test_a_preset_is_saved_and_comes_back_after_a_restart(chromium: Browser, pla
     window = opened(server, chromium, "zh")
     window.set_parameter("temperature", "1.3")
     window.set_parameter("top_k", "33")
+    window.tab("参数")
     window.page.locator("#tx-preset-name input").fill(NAME)
     window.page.locator("#tx-preset-save").click()
     expect(window.page.locator("#tx-preset-line")).to_contain_text(f"已保存预设 {NAME}")
