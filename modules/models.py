@@ -230,6 +230,8 @@ class Models:
             self._let_go()
             try:
                 return self._in_worker(wish, record, loader, settings)
+            except LoadCancelled:
+                raise  # the later wish has the next turn, and shows itself
             except WebUIError as error:
                 self._show(state="failed", name=record.name, loader=loader.name, error=error)
                 raise

@@ -35,7 +35,8 @@ def build(app: App, language: str) -> Any:
     """The page in one language, as a `gradio.Blocks`."""
     tr = translator(language)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        seen = gr.State(-1)
+        # In the browser, not in a State of the server's: what was drawn last need not be what was sent last.
+        seen = gr.Number(-1, precision=0, visible=False)
         with gr.Column(elem_id="tx-page"):
             with gr.Row(elem_id="tx-header"):
                 gr.HTML(f'<div class="tx-brand">{TITLE}</div>')

@@ -57,11 +57,10 @@ def opened(
     chromium: Browser, server: Server, language: str = "en", width: int = 1440, scheme: str = "light"
 ) -> Iterator[Window]:
     """The Model tab, once it has told what it is about to load: the worker that explains is there by then."""
-    window = Window(chromium, server.url, language, (width, 900), scheme)
-    window.tab(WORDS[language]["tab"])
-    expect(window.page.locator("#tx-notes details")).to_have_count(1)
-    yield window
-    window.close()
+    with contextlib.closing(Window(chromium, server.url, language, (width, 900), scheme)) as window:
+        window.tab(WORDS[language]["tab"])
+        expect(window.page.locator("#tx-notes details pre")).to_have_count(1)
+        yield window
 
 
 # -- what people do ---------------------------------------------------------------------------------------------------
