@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,12 +233,16 @@ def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, t
 def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
     """More often than there are threads to wait in."""
 
+    def hold() -> None:
+        while not worker_pids():
+            time.sleep(0.005)
+        os.kill(worker_pids().pop(), signal.SIGSTOP)
+
     async def press() -> None:
+        holding = asyncio.ensure_future(asyncio.to_thread(hold))
         pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
         await asyncio.gather(*(anext(page) for page in pages))
-        while not worker_pids():
-            await asyncio.sleep(0.005)
-        os.kill(worker_pids().pop(), signal.SIGSTOP)
+        await holding
         await asyncio.gather(*(anext(page) for page in pages))
         updates = await asyncio.wait_for(tab.stop(), 5)
         assert "No model is loaded" in updates[tab.status]
