@@ -14,6 +14,7 @@ from pathlib import Path
 from modules.errors import LoaderUnavailable, OptionError, UnknownLoader, UnknownOption, WebUIError, Words
 from modules.load_options import OPTIONS
 from modules.options import Option, Value, nearest
+from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS, PARAMETERS
 
 OVERLAYS = Path(__file__).resolve().parent.parent / "overlays"
 
@@ -53,6 +54,10 @@ _EXLLAMAV2 = (
     *("num_experts_per_token", "no_flash_attn", "no_xformers", "no_sdpa", *_TOKENIZER),
 )
 
+# A bias on single tokens is no field of the form, but the API has it.
+_HF_SAMPLERS = frozenset(PARAMETERS) - OF_EVERY_LOADER | {"logit_bias"}
+_LLAMACPP_SAMPLERS = _HF_SAMPLERS - ONLY_TRANSFORMERS
+
 _TABLE = (
     Loader(
         "Transformers",
@@ -65,7 +70,7 @@ _TABLE = (
             *("quant_type", "compute_dtype", "use_flash_attention_2", "use_eager_attention"),
             *("disable_exllama", "disable_exllamav2", *_TOKENIZER),
         ),
-        samplers=frozenset(),
+        samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg"}),
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
@@ -76,7 +81,7 @@ _TABLE = (
         engine="modules.engines.exllamav2_hf:ExLlamav2HF",
         formats=("gptq", "exl2"),
         options=_EXLLAMAV2,
-        samplers=frozenset(),
+        samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "exllamav2"),
         install="pip install exllamav2==0.3.2",
@@ -103,7 +108,7 @@ _TABLE = (
             *("triton", "no_inject_fused_attention", "no_inject_fused_mlp", "no_use_cuda_fp16"),
             *("disable_exllama", "disable_exllamav2", *_TOKENIZER),
         ),
-        samplers=frozenset(),
+        samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "perplexity", "cfg"}),
         packages=("torch", "transformers", "auto_gptq"),
         install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",
@@ -114,14 +119,7 @@ _TABLE = (
         engine="modules.engines.llamacpp:LlamaCpp",
         formats=("gguf",),
         options=(*_LLAMACPP, "parallel"),
-        samplers=frozenset(
-            {"temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "seed", "grammar_string"}
-            | {"dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent"}
-            | {"mirostat_mode", "mirostat_tau", "mirostat_eta", "xtc_threshold", "xtc_probability"}
-            | {"repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
-            | {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"}
-            | {"ban_eos_token", "custom_token_bans", "logit_bias"}
-        ),
+        samplers=_LLAMACPP_SAMPLERS,
         abilities=frozenset({"parallel"}),
         packages=("llama_cpp",),
         install="pip install -r requirements.txt",
@@ -131,7 +129,7 @@ _TABLE = (
         engine="modules.engines.llamacpp_hf:LlamaCppHF",
         formats=("gguf",),
         options=(*_LLAMACPP, "cfg_cache", "logits_all", *_TOKENIZER),
-        samplers=frozenset(),
+        samplers=_HF_SAMPLERS,
         abilities=frozenset({"perplexity", "cfg"}),
         packages=("llama_cpp", "torch", "transformers"),
         install="pip install -r requirements.txt",
@@ -144,7 +142,7 @@ _TABLE = (
             *("gpu_memory", "max_seq_len", "cpu_memory", "auto_devices"),
             *("no_inject_fused_attention", *_TOKENIZER),
         ),
-        samplers=frozenset(),
+        samplers=_HF_SAMPLERS,
         abilities=frozenset({"perplexity", "cfg"}),
         packages=("torch", "transformers", "awq"),
         install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",

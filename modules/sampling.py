@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from modules.errors import OptionError
+from modules.errors import OptionError, Unsupported
 from modules.events import Json
+from modules.loaders import Loader
 from modules.options import Value, parse_all
-from modules.sampling_options import PARAMETERS
+from modules.sampling_options import OF_EVERY_LOADER, PARAMETERS
 
-__all__ = ["PARAMETERS", "settle"]
+__all__ = ["PARAMETERS", "refuse_missing", "settle"]
+
+_QUOTED = ("dry_sequence_breakers", "custom_stopping_strings")
 
 STRONGEST_BIAS = 100
 """As in OpenAI's API, where it is as good as a ban or a command."""
@@ -24,14 +27,44 @@ def settle(
 ) -> dict[str, Json]:
     """The parameters of one generation, complete: `raw` over the defaults. OptionError, UnknownOption.
 
-    `stops` end the answer and are not shown. `top_logprobs` asks for log-probabilities, of that many candidates
-    besides the chosen token; None asks for none. `logit_bias` is added to the logits of single tokens, by number.
+    `stops` end the answer and are not shown; so do the texts in `custom_stopping_strings`. `top_logprobs` asks for
+    log-probabilities, of that many candidates besides the chosen token; None asks for none. `logit_bias` is added to
+    the logits of single tokens, by number.
     """
     values: dict[str, Value] = {key: option.default for key, option in PARAMETERS.items()}
-    values |= parse_all(PARAMETERS, raw)
-    _check_breakers(str(values["dry_sequence_breakers"]))
-    more = {"stop": _checked(stops), "top_logprobs": top_logprobs, "logit_bias": _biases(logit_bias or {})}
+    values |= parse_all(PARAMETERS, {key: as_text(key, value) for key, value in raw.items()})
+    texts = {key: _texts(key, str(values[key])) for key in _QUOTED}
+    if values["auto_max_new_tokens"]:
+        values["max_new_tokens"] = 0
+    every_stop = dict.fromkeys([*_checked(stops), *texts["custom_stopping_strings"]])
+    more = {"stop": list(every_stop), "top_logprobs": top_logprobs, "logit_bias": _biases(logit_bias or {})}
     return values | more
+
+
+def as_text(key: str, value: object) -> object:
+    """`value`, or the text it stands for: what the original's clients may send as a list is one text in the form."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    if key == "sampler_priority":
+        return "\n".join(value)
+    return ", ".join(json.dumps(each, ensure_ascii=False) for each in value) if key in _QUOTED else value
+
+
+def refuse_missing(asked: Iterable[str], loader: Loader) -> None:
+    """Unsupported if `asked` names a parameter that `loader` does not have: it would be left undone in silence."""
+    missing = next((name for name in asked if name not in loader.samplers | OF_EVERY_LOADER), "")
+    if missing:
+        raise Unsupported(
+            {
+                "en": f"The loader {loader.name} has no {missing}.",
+                "zh": f"加载器 {loader.name} 不支持 {missing}。",
+            }
+        )
+
+
+def changed(params: Mapping[str, Json]) -> list[str]:
+    """The parameters among `params` that are not what they are by default."""
+    return [key for key, option in PARAMETERS.items() if key in params and params[key] != option.default]
 
 
 def _checked(stops: Iterable[str]) -> list[str]:
@@ -42,12 +75,13 @@ def _checked(stops: Iterable[str]) -> list[str]:
     return listed
 
 
-def _check_breakers(text: str) -> None:
+def _texts(key: str, text: str) -> list[str]:
     """Its pattern has seen to the quotes; what is between them must be texts as JSON has them."""
     try:
-        json.loads(f"[{text}]")
+        found: list[str] = json.loads(f"[{text}]")
+        return found
     except ValueError:
-        raise OptionError("dry_sequence_breakers", text, PARAMETERS["dry_sequence_breakers"].expected()) from None
+        raise OptionError(key, text, PARAMETERS[key].expected()) from None
 
 
 def _biases(raw: Mapping[str, object]) -> list[list[float]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from modules.load_options_gpu import LONGEST_CONTEXT
 from modules.options import Option
+from modules.sampling_options_hf import TRANSFORMERS
+from modules.sampling_options_more import MORE, QUOTED
 
 _USUAL = (
     Option(
@@ -22,6 +24,16 @@ _USUAL = (
         },
         minimum=0,
         maximum=32768,
+    ),
+    Option(
+        "auto_max_new_tokens",
+        "auto_max_new_tokens",
+        False,
+        {"en": "Answer until the context is full", "zh": "自动扩展最多新词符数"},
+        {
+            "en": "The answer may fill the context, whatever its greatest length is set to.",
+            "zh": "无论最多新词符数是多少，回答都可以用满上下文。",
+        },
     ),
     Option(
         "truncation_length",
@@ -143,251 +155,32 @@ _USUAL = (
     ),
 )
 
-_MORE = (
+_TEXT = (
     Option(
-        "typical_p",
-        "typical_p",
-        1.0,
-        {"en": "Typical p", "zh": "典型采样"},
-        {
-            "en": "Keep the tokens whose surprise is nearest to the average, up to this probability. 1 keeps all.",
-            "zh": "只保留信息量最接近平均值、概率之和达到此值的词符；1 为全部保留。",
-        },
-        minimum=0.01,
-        maximum=1.0,
-        step=0.01,
-        group="cut",
-    ),
-    Option(
-        "top_n_sigma",
-        "top_n_sigma",
-        0.0,
-        {"en": "top_n_sigma", "zh": "top_n_sigma"},
-        {
-            "en": "Drop tokens this many standard deviations below the best one. 0 turns it off.",
-            "zh": "舍去比最高分低这么多个标准差以上的词符；0 为不启用。",
-        },
-        minimum=0.0,
-        maximum=5.0,
-        step=0.05,
-        group="cut",
-    ),
-    Option(
-        "xtc_threshold",
-        "xtc_threshold",
-        0.1,
-        {"en": "XTC threshold", "zh": "XTC 阈值"},
-        {
-            "en": "With XTC probability: of several tokens at least this likely, only the last stays.",
-            "zh": "配合 XTC 概率：若有多个词符达到此概率，只留其中最低的一个。",
-        },
-        minimum=0.0,
-        maximum=0.5,
-        step=0.01,
-        group="cut",
-    ),
-    Option(
-        "xtc_probability",
-        "xtc_probability",
-        0.0,
-        {"en": "XTC probability", "zh": "XTC 概率"},
-        {
-            "en": "How often the likeliest choices are taken away, for fresher wording. 0 turns it off.",
-            "zh": "每个词符以此概率舍去最可能的选项，使文字更有新意；0 为不启用。",
-        },
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        group="cut",
-    ),
-    Option(
-        "dynamic_temperature",
-        "dynamic_temperature",
-        False,
-        {"en": "Dynamic temperature", "zh": "动态温度"},
-        {
-            "en": "The temperature follows how sure the model is: low when it is, high when it is not.",
-            "zh": "温度随模型的把握而变：越有把握越低，越犹豫越高。",
-        },
-        group="heat",
-    ),
-    Option(
-        "dynatemp_low",
-        "dynatemp_low",
-        1.0,
-        {"en": "Lowest temperature", "zh": "最低温度"},
-        {
-            "en": "With dynamic temperature: the one at full certainty.",
-            "zh": "配合动态温度：最有把握时的温度。",
-        },
-        minimum=0.01,
-        maximum=5.0,
-        step=0.01,
-        group="heat",
-    ),
-    Option(
-        "dynatemp_high",
-        "dynatemp_high",
-        1.0,
-        {"en": "Highest temperature", "zh": "最高温度"},
-        {
-            "en": "With dynamic temperature: the one at full uncertainty.",
-            "zh": "配合动态温度：最犹豫时的温度。",
-        },
-        minimum=0.01,
-        maximum=5.0,
-        step=0.01,
-        group="heat",
-    ),
-    Option(
-        "dynatemp_exponent",
-        "dynatemp_exponent",
-        1.0,
-        {"en": "Dynamic temperature exponent", "zh": "动态温度指数"},
-        {
-            "en": "Above 1 the temperature stays nearer to the lowest, below 1 nearer to the highest.",
-            "zh": "大于 1 时温度更偏向最低值，小于 1 时更偏向最高值。",
-        },
-        minimum=0.01,
-        maximum=5.0,
-        step=0.01,
-        group="heat",
-    ),
-    Option(
-        "mirostat_mode",
-        "mirostat_mode",
-        0,
-        {"en": "Mirostat mode", "zh": "mirostat 模式"},
-        {
-            "en": "Keeps the surprise of the text steady, in place of all cuts: 0 = off, 1 and 2 its two versions.",
-            "zh": "让文字的意外程度保持稳定，取代其他截断方式；0 为关闭，1 和 2 为两个版本。",
-        },
-        choices=(0, 1, 2),
-        group="heat",
-    ),
-    Option(
-        "mirostat_tau",
-        "mirostat_tau",
-        5.0,
-        {"en": "Mirostat tau", "zh": "mirostat tau"},
-        {
-            "en": "With mirostat: the surprise to keep to. Lower is more orderly.",
-            "zh": "配合 mirostat：目标意外程度，越低越规整。",
-        },
-        minimum=0.0,
-        maximum=10.0,
-        step=0.01,
-        group="heat",
-    ),
-    Option(
-        "mirostat_eta",
-        "mirostat_eta",
-        0.1,
-        {"en": "Mirostat eta", "zh": "mirostat eta"},
-        {
-            "en": "With mirostat: how fast it adapts.",
-            "zh": "配合 mirostat：调整的快慢。",
-        },
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        group="heat",
-    ),
-    Option(
-        "dry_multiplier",
-        "dry_multiplier",
-        0.0,
-        {"en": "DRY multiplier", "zh": "DRY 强度"},
-        {
-            "en": "Penalises tokens that would go on with a sequence seen before. 0 = off, 0.8 is usual.",
-            "zh": "惩罚会延续已出现序列的词符；0 为不启用，常用 0.8。",
-        },
-        minimum=0.0,
-        maximum=5.0,
-        step=0.01,
-        group="repeat",
-    ),
-    Option(
-        "dry_base",
-        "dry_base",
-        1.75,
-        {"en": "DRY base", "zh": "DRY 底数"},
-        {
-            "en": "The penalty grows by this factor with each further token of the sequence.",
-            "zh": "序列越长惩罚越重：每多一个词符乘以此数。",
-        },
-        minimum=1.0,
-        maximum=4.0,
-        step=0.01,
-        group="repeat",
-    ),
-    Option(
-        "dry_allowed_length",
-        "dry_allowed_length",
-        2,
-        {"en": "DRY allowed length", "zh": "DRY 允许长度"},
-        {
-            "en": "Repeating as many tokens as this costs nothing yet.",
-            "zh": "不超过此长度的重复不受惩罚。",
-        },
-        minimum=1,
-        maximum=20,
-        step=1,
-        group="repeat",
-    ),
-    Option(
-        "dry_sequence_breakers",
-        "dry_sequence_breakers",
-        '"\\n", ":", "\\"", "*"',
-        {"en": "DRY sequence breakers", "zh": "DRY 断开符"},
-        {
-            "en": "A sequence ends at these texts. Each in quotes, separated by commas.",
-            "zh": "重复序列遇到这些文本即断开；以引号括起，用逗号分隔。",
-        },
-        pattern=r'"([^"\\]|\\.)+"(\s*,\s*"([^"\\]|\\.)+")*',
-        example='"\\n", ":"',
-        group="repeat",
-    ),
-    Option(
-        "ban_eos_token",
-        "ban_eos_token",
-        False,
-        {"en": "Ban the end token", "zh": "禁止结束词符"},
-        {
-            "en": "The model may not end its answer by itself; only the token limit does.",
-            "zh": "不让模型自行结束，直到达到词符数上限。",
-        },
-        group="limit",
-    ),
-    Option(
-        "custom_token_bans",
-        "custom_token_bans",
+        "custom_stopping_strings",
+        "custom_stopping_strings",
         "",
-        {"en": "Banned tokens", "zh": "禁用词符"},
+        {"en": "Custom stopping strings", "zh": "自定义停止字符串"},
         {
-            "en": "Numbers of tokens that are never drawn, separated by commas.",
-            "zh": "绝不使用的词符编号，用逗号分隔。",
+            "en": "The answer ends before these texts. Each in quotes, separated by commas.",
+            "zh": "回答到这些文本之前为止；以引号括起，用逗号分隔。",
         },
-        pattern="\\d+(\\s*,\\s*\\d+)*",
-        example="13,198",
-        group="limit",
-    ),
-    Option(
-        "grammar_string",
-        "grammar_string",
-        "",
-        {"en": "Grammar", "zh": "语法"},
-        {
-            "en": "A GBNF grammar; the answer must follow its root rule.",
-            "zh": "GBNF 语法：回答必须符合其 root 规则。",
-        },
-        multiline=True,
-        group="limit",
+        pattern=QUOTED,
+        example='"\\n", "\\nYou:"',
+        group="text",
     ),
 )
 
-PARAMETERS: Mapping[str, Option] = {option.key: option for option in (*_USUAL, *_MORE)}
+PARAMETERS: Mapping[str, Option] = {option.key: option for option in (*_USUAL, *MORE, *_TEXT, *TRANSFORMERS)}
 """Every parameter by its key, in the order in which they are shown."""
 
-GROUPS = ("common", "cut", "heat", "repeat", "limit")
+OF_EVERY_LOADER = frozenset(
+    {"max_new_tokens", "auto_max_new_tokens", "truncation_length", *(option.key for option in _TEXT)}
+)
+"""Those that need no sampler: how long prompt and answer may be, and where an answer ends."""
+
+ONLY_TRANSFORMERS = frozenset(option.key for option in TRANSFORMERS)
+"""Those that the family of Transformers has and llama.cpp has not."""
+
+GROUPS = ("common", "cut", "heat", "repeat", "limit", "text")
 """The groups in the order in which they are shown; the first stands open."""

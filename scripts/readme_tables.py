@@ -14,7 +14,7 @@ from modules.flags import SERVER  # noqa: E402
 from modules.load_options import OPTIONS  # noqa: E402
 from modules.loaders import LOADERS  # noqa: E402
 from modules.options import Option  # noqa: E402
-from modules.sampling import PARAMETERS  # noqa: E402
+from modules.sampling_options import OF_EVERY_LOADER, PARAMETERS  # noqa: E402
 
 README = ROOT / "README.md"
 SHORT = {
@@ -37,7 +37,7 @@ def rows(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 def shown(option: Option) -> str:
     if isinstance(option.default, bool):
         return "on" if option.default else "off"
-    return str(option.default) if option.default != "" else "—"
+    return ", ".join(str(option.default).split("\n")) or "—"
 
 
 def load_options() -> str:
@@ -48,6 +48,17 @@ def load_options() -> str:
             [f"`--{option.flag}`", shown(option), option.help["zh"], option.help["en"]]
             + ["●" if option.key in loader.options else "" for loader in LOADERS.values()]
             for option in OPTIONS.values()
+        ),
+    )
+
+
+def generation() -> str:
+    return rows(
+        ["name", "默认 default", "说明", "what it does", *(SHORT[name] for name in LOADERS)],
+        (
+            [f"`{each.flag}`", shown(each), each.help["zh"], each.help["en"]]
+            + ["●" if each.key in loader.samplers | OF_EVERY_LOADER else "" for loader in LOADERS.values()]
+            for each in PARAMETERS.values()
         ),
     )
 
@@ -63,7 +74,7 @@ def tables() -> dict[str, str]:
     return {
         "flags": simple(SERVER.values(), "--"),
         "load options": load_options(),
-        "generation": simple(PARAMETERS.values(), ""),
+        "generation": generation(),
     }
 
 

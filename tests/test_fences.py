@@ -18,6 +18,7 @@ LAYERS = {
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
+        *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate"),
     },
     "actors": {"models", "downloads", "process"},
@@ -33,7 +34,7 @@ SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}
 FACTS = {"yaml", "ruamel", "jinja2", "requests", "huggingface_hub"}
 BACKENDS = {
     *("torch", "transformers", "llama_cpp", "numpy", "accelerate", "peft", "safetensors", "bitsandbytes"),
-    *("auto_gptq", "awq", "exllamav2", "datasets", "tokenizers", "sentencepiece"),
+    *("auto_gptq", "awq", "exllamav2", "datasets", "tokenizers", "sentencepiece", "llguidance"),
 }
 MAY_USE = {
     "words": set(),

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from modules.errors import OptionError, UnknownOption
+from modules.errors import OptionError, UnknownOption, Unsupported
 from modules.loaders import LOADERS
-from modules.sampling import PARAMETERS, settle
+from modules.sampling import PARAMETERS, changed, refuse_missing, settle
+from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS
 
 EXTREMES = [
     (key, value)
@@ -70,8 +71,53 @@ def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
     assert PARAMETERS["seed"].maximum == 2**32 - 2
 
 
-def test_what_llama_cpp_says_it_samples_by_is_in_the_table() -> None:
-    assert LOADERS["llama.cpp"].samplers == set(PARAMETERS) - {"max_new_tokens", "truncation_length"} | {"logit_bias"}
+FAMILY = ("Transformers", "ExLlamav2_HF", "AutoGPTQ", "llamacpp_HF", "AutoAWQ")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family_of_transformers_has_every_parameter(name: str) -> None:
+    assert LOADERS[name].samplers | OF_EVERY_LOADER == set(PARAMETERS) | {"logit_bias"}
+
+
+def test_llama_cpp_has_those_that_are_not_only_transformers() -> None:
+    assert LOADERS["llama.cpp"].samplers == LOADERS["Transformers"].samplers - ONLY_TRANSFORMERS
+    assert {"temperature", "top_k", "mirostat_mode", "dry_base", "grammar_string"} <= LOADERS["llama.cpp"].samplers
+
+
+def test_what_a_loader_lacks_is_refused_by_name_and_what_every_loader_has_is_not() -> None:
+    params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
+    refuse_missing(changed(params), LOADERS["Transformers"])
+    with pytest.raises(Unsupported, match="has no top_a"):
+        refuse_missing(changed(params), LOADERS["llama.cpp"])
+    refuse_missing(changed(settle({})), LOADERS["llama.cpp"])
+
+
+def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do() -> None:
+    assert settle({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
+
+
+def test_the_answer_may_fill_the_context() -> None:
+    assert settle({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
+
+
+def test_lists_as_the_originals_clients_send_them_are_texts_here() -> None:
+    settled = settle(
+        {
+            "sampler_priority": ["top_k", "temperature"],
+            "dry_sequence_breakers": ["\n", '"'],
+            "custom_stopping_strings": ["a"],
+        }
+    )
+    assert settled["sampler_priority"] == "top_k\ntemperature"
+    assert settled["dry_sequence_breakers"] == '"\\n", "\\""'
+    assert settled["stop"] == ["a"]
+
+
+@pytest.mark.parametrize("order", ["top_q", "temperature top_k", "top_k\n\nx", ["top_k", 5], [["top_k"]]])
+def test_an_order_of_samplers_that_there_are_not_is_refused(order: object) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({"sampler_priority": order})
+    assert refused.value.option == "sampler_priority"
 
 
 @pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from modules import sampling
 from modules.api.schemas import Generation
@@ -40,8 +40,13 @@ NEUTRAL: Mapping[str, tuple[Json, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
+    "num_beams": (1,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),  # beams are compared at their ends, so that nothing could be streamed
+    "penalty_alpha": (0,),  # transformers has given contrastive search up
+    "max_tokens_second": (0,),
 }
-"""What we know of OpenAI's API and cannot do, each with the values that ask for nothing."""
+"""What we know of OpenAI's API and of the original's and cannot do, each with the values that ask for nothing."""
 
 _NAMES = (*PARAMETERS, *_LENGTHS, *IGNORED, *NEUTRAL)
 
@@ -54,7 +59,7 @@ def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value
     asked = {name: value for name, value in given.items() if name in PARAMETERS}
     for name in [name for name in _LENGTHS if name in given]:
         asked[_LENGTH] = _LENGTHS[name].parse(given[name])
-    _refuse_missing_samplers([*asked, *(["logit_bias"] if request.logit_bias else [])], model)
+    sampling.refuse_missing([*asked, *(["logit_bias"] if request.logit_bias else [])], model.loader)
     return sampling.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
 
 
@@ -63,18 +68,6 @@ def _check(kind: type[Generation], name: str, value: object) -> None:
         raise UnknownOption(name, nearest(name, (*kind.model_fields, *_NAMES)))
     if name in NEUTRAL and value not in NEUTRAL[name]:
         raise Unsupported({"en": f"{name} is not supported here.", "zh": f"此处不支持 {name}。"})
-
-
-def _refuse_missing_samplers(asked: Iterable[str], model: LoadedModel) -> None:
-    of_every_loader = {_LENGTH, "truncation_length"}
-    missing = next((name for name in asked if name not in model.loader.samplers | of_every_loader), "")
-    if missing:
-        raise Unsupported(
-            {
-                "en": f"The loader {model.loader.name} has no {missing}.",
-                "zh": f"加载器 {model.loader.name} 不支持 {missing}。",
-            }
-        )
 
 
 def seeded(params: Mapping[str, Json], number: int) -> dict[str, Json]:

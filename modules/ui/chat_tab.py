@@ -165,6 +165,7 @@ class ChatTab:
         try:
             model = self._app.models.current
             params = self._params(given)
+            sampling.refuse_missing(sampling.changed(params), model.loader)
             first = {self.bot: history, self.line: ""} | ({self.text: ""} if clear else {})
             yield self.busy() | first
             async for updates in self._stream(model, history, params, str(given[self.system] or ""), continue_last):
