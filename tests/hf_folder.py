@@ -138,7 +138,7 @@ def _dequantise(raw: bytes, kind: str) -> Floats:
 
 
 def _halves(array: Floats, heads: int) -> Floats:
-    """llama.cpp turns neighbouring rows of a head against each other, transformers its first half against its second."""
+    """llama.cpp turns neighbouring rows of a head against each other, transformers one half against the other."""
     return array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
 
 
@@ -193,8 +193,14 @@ def _tokenizer(facts: Metadata) -> dict[str, Any]:
         "post_processor": None,
         "decoder": bytewise,
         "model": {
-            **{"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None},
-            **{"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False},
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
             "vocab": {token: i for i, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in facts["tokenizer.ggml.merges"]],
         },

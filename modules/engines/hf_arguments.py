@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.engines.hf_rope import ROPELESS, Rope, stretched
-from modules.events import Json, Note
+from modules.events import Json
 from modules.options import Value
 
 TOKENIZER = "AutoTokenizer.from_pretrained"

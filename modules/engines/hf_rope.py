@@ -69,7 +69,7 @@ def _changed(
         )
         made["rope_theta"] *= alpha ** (turned / (turned - 2))
     if compression > 1 and compression != _factor(own):
-        kept = {key: made[key] for key in ("rope_theta", "partial_rotary_factor") if key in made}
+        kept: dict[str, Any] = {key: made[key] for key in ("rope_theta", "partial_rotary_factor") if key in made}
         made = {"rope_type": "linear", "factor": compression, **kept}
     return made
 
