@@ -128,11 +128,18 @@ def _dtype(about: About, options: Mapping[str, Value], machine: Machine) -> str:
     return "bfloat16" if options["bf16"] or quantised else "float32"
 
 
+def stays_whole(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
+    """Whether no part of it can be left on disk: what bitsandbytes makes on a CPU is nowhere but in memory."""
+    return _quantises(about, options) and _on_cpu(options, machine)
+
+
 # -- where it goes -----------------------------------------------------------------------------------------------------
 
 
 def _placement(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
     on_cpu = _on_cpu(options, machine)
+    if stays_whole(about, options, machine):
+        return {"device_map": {"": "cpu"}}
     limited = bool(options["cpu_memory"] or (options["gpu_memory"] and not on_cpu))
     spreads = limited or options["disk"] or (not on_cpu and (options["auto_devices"] or _quantises(about, options)))
     args: dict[str, Json] = {"device_map": "auto" if spreads else {"": "cpu" if on_cpu else 0}}

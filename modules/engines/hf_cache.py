@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from modules.engines.hf_model import Model
 
@@ -79,6 +79,12 @@ def fresh(model: Model) -> Any:
 def grows(cache: Any) -> bool:
     """Whether it is of our own kind in all its layers: it can be cut anywhere, and padded."""
     return isinstance(cache, DynamicCache) and all(type(layer) is Growing for layer in cache.layers)
+
+
+def sums_up(cache: Any) -> bool:
+    """Whether a layer keeps a state in place of the tokens. Several tokens at once are read right from nothing only."""
+    layers = () if isinstance(cache, EncoderDecoderCache) else cache.layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def _made_of(layers: Sequence[Growing]) -> Any:
@@ -163,7 +169,7 @@ class Shelf:
 
     def keep(self, tokens: list[int], cache: Any) -> None:
         """`cache` holds exactly `tokens`."""
-        if not tokens or isinstance(cache, EncoderDecoderCache):
+        if not tokens or isinstance(cache, EncoderDecoderCache) or sums_up(cache):
             return
         self._kept.append(Kept(tokens, cache))
         while len(self._kept) > 1 and self._too_much():

@@ -23,16 +23,16 @@ from modules import machine
 from modules.engines.base import Operations, Report
 from modules.engines.hf_arguments import About, Machine, arguments, model_call
 from modules.engines.hf_batch import Batch, Passage
-from modules.engines.hf_cache import Shelf, fresh, grows
+from modules.engines.hf_cache import Shelf, fresh, grows, sums_up
 from modules.engines.hf_machine import machine_with
 from modules.engines.hf_model import Model, Words
-from modules.engines.hf_notes import notes
+from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_samplers import choose, guided, processors, seeded
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.stream import TextStream
 from modules.errors import GenerationFailed, PromptTooLong
-from modules.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
+from modules.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
 from modules.options import Value
 
 ALONE, BESIDE = 512, 96
@@ -88,8 +88,13 @@ class Engine:
             eos_token=self.model.special("eos"),
             chat_template=self.model.chat_template,
             memory=machine.resident_memory(),
-            notes=tuple(notes(path, options, here)),
+            notes=(*notes(path, options, here), *self._left_on_disk()),
         )
+
+    def _left_on_disk(self) -> Iterator[Note]:
+        places = self.model.places
+        if count := places.count("disk"):
+            yield on_disk(count, len(places))
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and pages; see what cache it takes."""
@@ -97,6 +102,7 @@ class Engine:
         source = self.model.read([0]) if self.model.writes_apart else None
         self.model.forward([0], cache, source)
         self._rows = ROWS if self.model.can_batch and grows(cache) else 1
+        self._reads_whole = sums_up(cache)
 
     # -- questions ------------------------------------------------------------------------------------------------
 
@@ -224,7 +230,8 @@ class Engine:
 
     def _read(self, answer: Answer) -> Iterator[tuple[int, Event]]:
         """Read a piece of its prompt; if that was the last one, draw the first token."""
-        logits = self._evaluate(answer.passage, BESIDE if self._writing else ALONE)
+        piece = BESIDE if self._writing else ALONE
+        logits = self._evaluate(answer.passage, len(answer.prompt) if self._reads_whole else piece)
         if answer.passage.left:
             done = (answer.passage.evaluated - answer.cached) / max(len(answer.prompt) - answer.cached, 1)
             yield answer.call, Progress("prompt", done)
@@ -304,9 +311,9 @@ class Engine:
         assert passage is not None
         if answer.drawn:
             passage.tokens.append(answer.passage.tokens[-1])
-        while passage.left > ALONE:
+        while passage.left > ALONE and not self._reads_whole:
             self._evaluate(passage, ALONE)
-        return self._evaluate(passage, ALONE)
+        return self._evaluate(passage, passage.left)
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
         last = answer.stream.finish(answer.words.rest())

@@ -37,6 +37,7 @@ class Model:
         """Whether it reads the prompt in one part and writes the answer, from its first token on, in another."""
         taken = inspect.signature(self.module.forward).parameters
         self._takes = {word for word in _KEYWORDS if word in taken}
+        self._cache_word = "past_key_values" if "past_key_values" in taken else "cache_params"
         self.config = self.module.config.get_text_config(decoder=True)
         self.device = torch.device(self.module.device)
         self.ends = frozenset(self._end_tokens())
@@ -50,6 +51,11 @@ class Model:
         told = self.module.generation_config.eos_token_id if self.module.generation_config else None
         for each in (told, self.tokenizer.eos_token_id):
             yield from each if isinstance(each, list) else [] if each is None else [each]
+
+    @property
+    def places(self) -> list[str]:
+        """Where its parts are, by the names of devices, as accelerate has shared them out."""
+        return [str(place) for place in getattr(self.module, "hf_device_map", {}).values()]
 
     @property
     def can_batch(self) -> bool:
@@ -120,7 +126,7 @@ class Model:
         if source is not None:
             inputs["encoder_outputs"] = source
         with torch.inference_mode():
-            out = self.module(past_key_values=cache, use_cache=True, return_dict=True, **inputs)
+            out = self.module(use_cache=True, return_dict=True, **{self._cache_word: cache}, **inputs)
             logits: Tensor = out.logits[:, -1].float()
         return logits
 

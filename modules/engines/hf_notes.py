@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.engines.hf_arguments import About, Machine, rope_of
+from modules.engines.hf_arguments import About, Machine, rope_of, stays_whole
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -27,6 +27,7 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     about = About(path)
     yield from _quantisation(about, options)
     yield from _numbers(about, options, machine)
+    yield from _disk(about, options, machine)
     yield from _devices(options, machine)
     yield from _attention(options, machine)
     yield from _positions(about, options)
@@ -88,6 +89,29 @@ def _numbers(about: About, options: Mapping[str, Value], machine: Machine) -> It
                 "zh": "没有变化：没有 GPU 时本来就用 CPU 计算。",
             },
         )
+
+
+def _disk(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    if stays_whole(about, options, machine):
+        for key in (key for key in ("disk", "cpu_memory") if options[key]):
+            yield Note(
+                key,
+                {
+                    "en": "No effect: what bitsandbytes quantizes on the CPU cannot be left on disk.",
+                    "zh": "无效：bitsandbytes 在 CPU 上量化的模型无法存放到磁盘。",
+                },
+            )
+
+
+def on_disk(parts: int, of: int) -> Note:
+    """Said once a load has shown that memory does not do."""
+    return Note(
+        "cpu_memory",
+        {
+            "en": f"{parts} of the model's {of} parts stay on disk and are read again for every token: very slow.",
+            "zh": f"模型的 {of} 个部分中有 {parts} 个留在磁盘上，生成每个词符都要重新读取，速度很慢。",
+        },
+    )
 
 
 def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
