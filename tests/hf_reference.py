@@ -16,10 +16,10 @@ TOP = 5
 
 
 def alone(path: Path, prompts: list[str], tokens: int, kind: str = "AutoModelForCausalLM", **load: Any) -> list[Any]:
-    """One {"tokens", "text", "logprobs"} for each prompt: greedy, with the best few of each step's log-probabilities."""
-    asked = {"path": str(path), "prompts": prompts, "tokens": tokens, "load": load, "kind": kind}
+    """One {"tokens", "text", "logprobs"} for each prompt: greedy, with the best few log-probabilities of each step."""
+    asked = json.dumps({"path": str(path), "prompts": prompts, "tokens": tokens, "load": load, "kind": kind})
     command = [sys.executable, "-m", "tests.hf_reference"]
-    told = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=280)
+    told = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=280)
     assert told.returncode == 0, told.stderr
     found: list[Any] = json.loads(told.stdout)
     return found
