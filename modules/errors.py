@@ -2,7 +2,7 @@
 
 WebUIError
 ├── OptionError           an option's value is not acceptable
-├── UnknownOption · UnknownLoader · ModelNotFound      a name nobody knows, with the nearest one that exists
+├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name nobody knows, with the nearest that exists
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
 ├── NoModelLoaded · ModelLoading
 ├── Unsupported           understood, but this model or loader cannot do it
@@ -105,6 +105,11 @@ class UnknownLoader(UnknownName):
 class ModelNotFound(UnknownName):
     status = 404
     template = {"en": "There is no model {name!r}.", "zh": "没有名为 {name!r} 的模型。"}
+
+
+class PresetNotFound(UnknownName):
+    status = 404
+    template = {"en": "There is no preset {name!r}.", "zh": "没有名为 {name!r} 的预设。"}
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 Reads from stdin a JSON object: "path" of a GGUF file, whose vocabulary gives tokens their names, and "cases". Each case
 has "params", "logits" by token (the others are out of reach), the tokens of a "prompt" and how many tokens to "draw".
 Writes, as JSON, for each case the tokens drawn; the tokens that were left to draw from at the last time, with their
-logits, if "draw" is 0; or the error.
+logits, if "draw" is 0; or the error. With "texts" in place of cases: the text of each token, and the tokens of each.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def main() -> None:
     options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
     path = Path(asked["path"])
     model = Fixed(path, arguments(path, options, build()), lambda done: None)
+    if "texts" in asked:
+        pieces = [model.piece(token, special=True).decode("utf-8", "replace") for token in range(model.n_vocab)]
+        tokens = {text: list(model.tokenize(text, False)) for text in asked["texts"]}
+        print(json.dumps({"pieces": pieces, "tokens": tokens}))
+        return
     print(json.dumps([_drawn(model, case) for case in asked["cases"]]))
 
 

@@ -26,6 +26,8 @@ def server(models_folder: Path) -> Iterator[Server]:
     [
         ({"temperatur": 1}, "temperatur", "unknown_parameter"),
         ({"temperature": 9}, "temperature", "invalid_value"),
+        ({"sampler_priority": ["top_q"]}, "sampler_priority", "invalid_value"),
+        ({"custom_stopping_strings": '"'}, "custom_stopping_strings", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_completion_tokens": "many"}, "max_completion_tokens", "invalid_value"),
         ({"n": 17}, "n", "invalid_value"),
@@ -59,6 +61,10 @@ def test_what_cannot_be_is_refused_by_name(server: Server, wrong: object, param:
         ("best_of", 2),
         ("suffix", "the end"),
         ("audio", {"voice": "alloy"}),
+        ("num_beams", 4),
+        ("penalty_alpha", 0.6),
+        ("smoothing_factor", 0.3),  # which llama.cpp does not have
+        ("sampler_priority", ["top_k", "temperature"]),
     ],
 )
 def test_what_we_cannot_do_is_refused_by_name_and_not_swallowed(server: Server, name: str, value: object) -> None:
@@ -69,7 +75,9 @@ def test_what_we_cannot_do_is_refused_by_name_and_not_swallowed(server: Server, 
 
 def test_what_asks_for_nothing_is_no_reason_to_refuse(server: Server) -> None:
     nothing = {"logit_bias": {}, "response_format": {"type": "text"}, "tools": None, "best_of": 1, "user": "me"}
-    assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1, **nothing}).status_code == 200
+    neutral = {"num_beams": 1, "early_stopping": False, "penalty_alpha": 0, "smoothing_factor": 0, "tfs": 1, "top_a": 0}
+    body = {"prompt": "Hi", "max_tokens": 1, **nothing, **neutral, "custom_stopping_strings": ["x"]}
+    assert server.post("/completions", body).status_code == 200
 
 
 @pytest.mark.parametrize(

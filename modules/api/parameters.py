@@ -59,8 +59,11 @@ def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value
     asked = {name: value for name, value in given.items() if name in PARAMETERS}
     for name in [name for name in _LENGTHS if name in given]:
         asked[_LENGTH] = _LENGTHS[name].parse(given[name])
-    sampling.refuse_missing([*asked, *(["logit_bias"] if request.logit_bias else [])], model.loader)
-    return sampling.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
+    params = sampling.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
+    # What a client sends with every request, but neutral, asks for nothing.
+    wishes = [name for name in sampling.changed(params) if name in asked]
+    sampling.refuse_missing([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    return params
 
 
 def _check(kind: type[Generation], name: str, value: object) -> None:

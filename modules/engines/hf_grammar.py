@@ -30,7 +30,7 @@ class Matcher(Protocol):
 
 
 class Grammar(LogitsProcessor):
-    """Holds each row to a grammar of its own, which `start` makes. What was in the text before, `prompt` tokens, is free.
+    """Holds each row to a grammar of its own, which `start` makes, from the end of the prompt on: `prompt` tokens.
 
     A row that has ended, and is only filled up while others go on, is left alone. Tokens may be taken back.
     """
@@ -79,7 +79,7 @@ class Grammars:
         if not getattr(tokenizer, "is_fast", False):
             raise Unsupported(_SLOW)
         self._tokenizer = library.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
-        self._library = library
+        self._library, self._eos = library, frozenset(eos)
 
     def start(self, text: str) -> Callable[[], Matcher]:
         """What begins a text by that grammar. OptionError if it is none."""
@@ -90,21 +90,21 @@ class Grammars:
         first = self._library.LLMatcher(self._tokenizer, words, log_level=0)
         if first.is_error():
             raise refused(text, first.get_error())
-        return lambda: _Guided(first.deep_copy())
+        return lambda: _Guided(first.deep_copy(), self._eos)
 
 
 class _Guided:
     """A matcher of llguidance's."""
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: Any, eos: frozenset[int]) -> None:
+        self._matcher, self._eos = matcher, eos
 
     def allowed(self) -> Tensor:
         # One byte a token, 0 for what may not be.
         return torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
 
     def accept(self, token: int) -> bool:
-        return bool(self._matcher.consume_token(token)) and not self._matcher.is_stopped()
+        return token not in self._eos and bool(self._matcher.consume_token(token))
 
 
 def refused(text: str, reason: str) -> OptionError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -155,7 +156,8 @@ class Dry(LogitsProcessor):
         return count
 
 
-def breakers(texts: Sequence[str], vocabulary: Vocabulary) -> Breakers:
+@lru_cache(maxsize=8)  # 50 ms for 150,000 tokens, and nearly always the same again
+def breakers(texts: tuple[str, ...], vocabulary: Vocabulary) -> Breakers:
     """Where each of `texts` may be met: whole in a token, or begun at a token's end and completed by others."""
     found: dict[int, list[list[int]]] = {}
     for text in filter(None, (each[:LONGEST_BREAKER] for each in texts)):

@@ -146,7 +146,7 @@ class _Makers:
     def dry(self) -> Iterator[LogitsProcessor]:
         params = self._params
         if params["dry_multiplier"] > 0:
-            texts = json.loads(f"[{params['dry_sequence_breakers']}]")
+            texts = tuple(json.loads(f"[{params['dry_sequence_breakers']}]"))
             shape = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], self._window)
             yield penalties.Dry(*shape, penalties.breakers(texts, self._vocabulary))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 from modules.engines.hf_grammar import Grammars, Matcher
 
 
-class Vocabulary(Protocol):
+class Vocabulary(Hashable, Protocol):
     """`size` is how many logits a step has, which may be more than the tokenizer has tokens."""
 
     size: int

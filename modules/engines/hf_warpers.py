@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-_FIRST_LOOK = 512
-"""So many tokens nearly always hold what a cut keeps. Sorting 150,000 takes 12 ms, finding these takes 0.5."""
+_LOOKS = (1 << 9, 1 << 14, 1 << 30)
+"""How many tokens to look through, one after the other, until they hold what a cut keeps: nearly always the first.
+
+Sorting 150,000 takes 12 ms, finding the first 512 of them takes 0.5."""
 
 
 def _cut(scores: Tensor, dropped: Tensor) -> Tensor:
@@ -69,9 +71,9 @@ class TopP(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         chances = scores.softmax(dim=1)
-        for count in (_FIRST_LOOK, scores.shape[1]):
+        for count in _LOOKS:
             likely, places = chances.topk(min(count, scores.shape[1]), dim=1)
-            before = likely.cumsum(dim=1) - likely
+            before = likely.cumsum(dim=1, dtype=torch.float64) - likely
             if bool((before[:, -1] + likely[:, -1] >= self._mass).all()):
                 break
         kept = before < self._mass
@@ -93,9 +95,9 @@ class Typical(LogitsProcessor):
         chances = logs.exp()
         entropy = -(logs * chances).nansum(dim=1, keepdim=True)
         strange = (-logs - entropy).abs()
-        for count in (_FIRST_LOOK, scores.shape[1]):
+        for count in _LOOKS:
             nearest, places = strange.topk(min(count, scores.shape[1]), dim=1, largest=False)
-            masses = chances.gather(1, places).cumsum(dim=1)
+            masses = chances.gather(1, places).cumsum(dim=1, dtype=torch.float64)
             if bool((masses[:, -1] >= self._mass).all()):
                 break
         last = (masses < self._mass).sum(dim=1, keepdim=True).clamp(max=nearest.shape[1] - 1)
@@ -122,7 +124,7 @@ class TailFree(LogitsProcessor):
         total = bends.sum(dim=1, keepdim=True)
         # Without any bend every place weighs the same.
         weights = torch.where(total > 1e-6, bends / total, 1 / bends.shape[1])
-        reached = weights.cumsum(dim=1) > self._z
+        reached = weights.cumsum(dim=1, dtype=torch.float64) > self._z
         first = torch.zeros_like(reached[:, :1])
         dropped = torch.cat([first, reached, ~first], dim=1)
         return _cut(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, places, dropped))

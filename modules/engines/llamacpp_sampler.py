@@ -43,7 +43,7 @@ class Sampler:
     def __init__(self, model: Model, params: Mapping[str, Json], prompt: Sequence[int]) -> None:
         self._model = model
         self._biased, self._biases = _biases(model, params)
-        self._grammar = _grammar(model, params)
+        self._grammar = grammar(model, params["grammar_string"])
         self._shapers = _chain(_shaping(model, params))
         self._choosers = _chain(_choosing(params, model.n_vocab))
         self._nucleus = _cuts_at_once(params)
@@ -267,8 +267,8 @@ def _dry(model: Model, params: Mapping[str, Json]) -> Any:
     return native.llama_sampler_init_dry(model.vocab, *shape, listed, len(breakers))
 
 
-def _grammar(model: Model, params: Mapping[str, Json]) -> Any:
-    text = params["grammar_string"]
+def grammar(model: Model, text: str) -> Any:
+    """llama.cpp's sampler of that GBNF grammar, which has to be freed; None for no text. OptionError."""
     if not text:
         return None
     before = len(model.complaints)
