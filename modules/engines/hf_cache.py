@@ -81,6 +81,16 @@ def grows(cache: Any) -> bool:
     return isinstance(cache, DynamicCache) and all(type(layer) is Growing for layer in cache.layers)
 
 
+def cut_back(cache: Any, length: int) -> bool:
+    """Let all layers hold so many tokens again, whatever each of them holds. False if they cannot."""
+    if not grows(cache):
+        return False
+    for layer in cache.layers:
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+    return True
+
+
 def sums_up(cache: Any) -> bool:
     """Whether a layer keeps a state in place of the tokens. Several tokens at once are read right from nothing only."""
     layers = () if isinstance(cache, EncoderDecoderCache) else cache.layers

@@ -23,9 +23,9 @@ from modules import machine
 from modules.engines.base import Operations, Report
 from modules.engines.hf_arguments import About, Machine, arguments, model_call
 from modules.engines.hf_batch import Batch, Passage
-from modules.engines.hf_cache import Shelf, fresh, grows, sums_up
+from modules.engines.hf_cache import Shelf, cut_back, fresh, grows, sums_up
 from modules.engines.hf_machine import machine_with
-from modules.engines.hf_model import Model, Words
+from modules.engines.hf_model import Interrupted, Model, Words
 from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_samplers import choose, guided, processors, seeded
@@ -164,10 +164,12 @@ class Engine:
         return not (self._waiting or self._reading or self._writing)
 
     def interrupt(self, urgent: bool) -> None:
-        """From another thread. A step is short: a piece of one prompt and one token of each answer."""
+        """From another thread: what is urgent need not wait until a piece of a prompt has been read."""
+        if urgent:
+            self.model.interrupt(True)
 
     def resume(self) -> None:
-        """Nothing was interrupted."""
+        self.model.interrupt(False)
 
     def _leave(self, leaving: list[Answer]) -> None:
         self._batch.remove([answer.passage for answer in leaving])
@@ -231,7 +233,11 @@ class Engine:
     def _read(self, answer: Answer) -> Iterator[tuple[int, Event]]:
         """Read a piece of its prompt; if that was the last one, draw the first token."""
         piece = BESIDE if self._writing else ALONE
-        logits = self._evaluate(answer.passage, len(answer.prompt) if self._reads_whole else piece)
+        try:
+            logits = self._evaluate(answer.passage, len(answer.prompt) if self._reads_whole else piece)
+        except Interrupted:
+            self._read_again(answer.passage)
+            return
         if answer.passage.left:
             done = (answer.passage.evaluated - answer.cached) / max(len(answer.prompt) - answer.cached, 1)
             yield answer.call, Progress("prompt", done)
@@ -248,9 +254,14 @@ class Engine:
     def _evaluate(self, passage: Passage, piece: int) -> Tensor:
         begin = passage.evaluated
         end = min(begin + piece, len(passage.tokens))
-        logits = self.model.forward(passage.tokens[begin:end], passage.cache, passage.source)
+        logits = self.model.forward_or_break_off(passage.tokens[begin:end], passage.cache, passage.source)
         passage.evaluated = end
         return logits
+
+    def _read_again(self, passage: Passage) -> None:
+        """The piece was broken off in some layer."""
+        if not cut_back(passage.cache, passage.evaluated):
+            passage.cache, passage.evaluated = fresh(self.model), 0
 
     def _write(self) -> Iterator[tuple[int, Event]]:
         """A token of each answer in the batch."""
@@ -311,9 +322,8 @@ class Engine:
         assert passage is not None
         if answer.drawn:
             passage.tokens.append(answer.passage.tokens[-1])
-        while passage.left > ALONE and not self._reads_whole:
-            self._evaluate(passage, ALONE)
-        return self._evaluate(passage, passage.left)
+        begin, passage.evaluated = passage.evaluated, len(passage.tokens)
+        return self.model.forward(passage.tokens[begin:], passage.cache)
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
         last = answer.stream.finish(answer.words.rest())

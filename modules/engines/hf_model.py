@@ -18,6 +18,11 @@ from modules.engines.hf_arguments import SEQ2SEQ, TOKENIZER, model_call
 from modules.errors import OptionError
 from modules.events import Json, Logprob, TokenChances
 
+
+class Interrupted(Exception):
+    """Somebody wants something more urgent. What the cache holds is unequal from layer to layer."""
+
+
 _KEYWORDS = ("logits_to_keep", "position_ids", "attention_mask")
 # Once a layer and token, that numbers were converted.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -31,7 +36,9 @@ class Model:
         self.tokenizer = _tokenizer(calls[TOKENIZER])
         name, args = model_call(calls)
         with _progress(advance):
-            self.module: Any = getattr(transformers, name).from_pretrained(**_as_python(args))
+            loaded = getattr(transformers, name).from_pretrained(**_as_python(args), output_loading_info=True)
+        self.module: Any = loaded[0]
+        _check_whole(self.module, sorted(loaded[1]["missing_keys"]))
         self.module.eval()
         self.writes_apart = name == SEQ2SEQ
         """Whether it reads the prompt in one part and writes the answer, from its first token on, in another."""
@@ -42,6 +49,9 @@ class Model:
         self.device = torch.device(self.module.device)
         self.ends = frozenset(self._end_tokens())
         self.size = int(self.module.get_output_embeddings().weight.shape[0])
+        self._wanted_elsewhere = self._may_break_off = False
+        for layer in _layers(self.module):
+            layer.register_forward_pre_hook(self._look_up)
         self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
             self._fast.no_truncation()
@@ -108,6 +118,22 @@ class Model:
         """
         ids = torch.tensor([tokens], device=self.device)
         return self._logits({"decoder_input_ids" if self.writes_apart else "input_ids": ids}, cache, source)
+
+    def interrupt(self, wanted: bool) -> None:
+        """From any thread: have `forward_or_break_off` end early, until it is not wanted any more."""
+        self._wanted_elsewhere = wanted
+
+    def forward_or_break_off(self, tokens: Sequence[int], cache: Any, source: Any = None) -> Tensor:
+        """`forward`, which takes long for many tokens; or Interrupted, after the layer under way."""
+        self._may_break_off = True
+        try:
+            return self.forward(tokens, cache, source)
+        finally:
+            self._may_break_off = False
+
+    def _look_up(self, *_: object) -> None:
+        if self._wanted_elsewhere and self._may_break_off:
+            raise Interrupted
 
     def forward_padded(self, tokens: Sequence[int], starts: Sequence[int], end: int, cache: Any) -> Tensor:
         """One token a row; row r of the cache holds something from place `starts[r]` to place `end`.
@@ -186,6 +212,12 @@ class Words:
 _LOOK_BACK, _LONGEST_CHARACTER = 6, 5  # tokens; a character has four bytes at most
 
 
+def _layers(module: Any) -> Iterable[Any]:
+    """The blocks that do most of the work, one after the other."""
+    lists = (each for each in module.modules() if isinstance(each, torch.nn.ModuleList))
+    return max(lists, key=len, default=())
+
+
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +236,14 @@ def _as_python(args: Mapping[str, Json]) -> dict[str, Any]:
         gptq = config.pop("quant_method") == "gptq"
         made["quantization_config"] = (transformers.GPTQConfig if gptq else transformers.BitsAndBytesConfig)(**config)
     return made
+
+
+def _check_whole(module: Any, missing: Sequence[str]) -> None:
+    """transformers makes up at random what it does not find. Kernels of others name their tensors as they like."""
+    quantiser = getattr(module, "hf_quantizer", None)
+    foreign = quantiser is not None and not type(quantiser).__name__.startswith("Bnb")
+    if missing and not foreign:
+        raise ValueError(f"missing tensor '{missing[0]}' and {len(missing) - 1} more")
 
 
 @contextlib.contextmanager
