@@ -266,6 +266,18 @@ def test_guidance_leads_away_from_the_negative_prompt(hf: WorkerProcess) -> None
     assert led.text != plain.text
 
 
+def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProcess) -> None:
+    prompt = "one two three four one two three four one two three four one two"
+    for wishes in ({}, {"temperature": 1.0, "seed": 5}, {"repetition_penalty": 1.2}):
+        forget(hf)
+        plain = answer(hf, prompt, max_new_tokens=24, top_logprobs=1, **wishes)
+        forget(hf)
+        guessed = answer(hf, prompt, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4, **wishes)
+        assert guessed.text == plain.text
+        assert guessed.done.completion_tokens == plain.done.completion_tokens
+        assert answer(hf, prompt + plain.text, max_new_tokens=1).done.cached_tokens > 24
+
+
 # -- several calls -----------------------------------------------------------------------------------------------------
 
 

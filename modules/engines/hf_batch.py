@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.engines.hf_cache import merged, row
+from modules.engines.hf_cache import cut_back, grows, merged, row
 from modules.engines.hf_model import Model
 
 
@@ -66,6 +66,26 @@ class Batch:
         for passage in self.passages:
             passage.evaluated += 1
         return logits
+
+    def forward_guesses(self, guesses: Sequence[int]) -> Tensor:
+        """Only for one alone: evaluate its last token and, as if they were drawn after it, `guesses`.
+
+        The logits after each of these, shape (guesses + 1, size). `keep` then tells how many were right.
+        """
+        (passage,) = self.passages
+        logits = self.model.forward([passage.tokens[-1], *guesses], self._cache, last=len(guesses) + 1)
+        passage.evaluated += len(guesses) + 1
+        return logits
+
+    def keep(self, length: int) -> None:
+        """Only for one alone: forget what was evaluated beyond so many of its tokens."""
+        (passage,) = self.passages
+        passage.evaluated = min(passage.evaluated, length)
+        cut_back(self._cache, passage.evaluated)
+
+    @property
+    def can_guess(self) -> bool:
+        return len(self.passages) == 1 and grows(self._cache)
 
     def _apart(self, copies: bool) -> list[Any]:
         if len(self.passages) <= 1:

@@ -24,6 +24,7 @@ from modules.engines.base import Operations, Report
 from modules.engines.hf_arguments import About, Machine, arguments, model_call
 from modules.engines.hf_batch import Batch, Passage
 from modules.engines.hf_cache import Shelf, cut_back, fresh, grows, sums_up
+from modules.engines.hf_guess import guess
 from modules.engines.hf_machine import machine_with
 from modules.engines.hf_model import Interrupted, Model, Words
 from modules.engines.hf_notes import notes, on_disk
@@ -192,7 +193,7 @@ class Engine:
             if self._writing:
                 yield from self._write()
             if self._reading:
-                yield from self._read(self._reading[0])
+                yield from self._read(min(self._reading, key=lambda each: each.passage.left))
         except Exception as error:  # the caches are in an unknown state, whatever it was: nobody can go on
             traceback.print_exception(error)
             yield from self._give_up(f"{type(error).__name__}: {error}")
@@ -242,7 +243,7 @@ class Engine:
             done = (answer.passage.evaluated - answer.cached) / max(len(answer.prompt) - answer.cached, 1)
             yield answer.call, Progress("prompt", done)
             return
-        self._reading.popleft()
+        self._reading.remove(answer)
         answer.answering = time.monotonic()
         ended = yield from self._go_on(answer, logits)
         if ended:
@@ -264,13 +265,35 @@ class Engine:
             passage.cache, passage.evaluated = fresh(self.model), 0
 
     def _write(self) -> Iterator[tuple[int, Event]]:
-        """A token of each answer in the batch."""
+        """A token of each answer in the batch; more of one alone, if guesses come true."""
+        if self._batch.can_guess and (guesses := self._guesses(self._writing[0])):
+            yield from self._write_guesses(self._writing[0], guesses)
+            return
         logits = self._batch.forward()
         ended = []
         for place, answer in enumerate(self._writing):
             if (yield from self._go_on(answer, logits[place : place + 1])):
                 ended.append(answer)
         self._leave(ended)
+
+    def _guesses(self, answer: Answer) -> list[int]:
+        wanted = answer.params["prompt_lookup_num_tokens"]
+        room = self._context - len(answer.passage.tokens)
+        if limit := answer.params["max_new_tokens"]:
+            room = min(room, limit - answer.drawn - 1)
+        return guess(answer.passage.tokens, min(wanted, room)) if wanted and room > 0 else []
+
+    def _write_guesses(self, answer: Answer, guesses: list[int]) -> Iterator[tuple[int, Event]]:
+        """Draw a token after the last one and after each guess, up to the first guess that was wrong."""
+        logits = self._batch.forward_guesses(guesses)
+        ended = False
+        for place, guessed in enumerate([*guesses, -1]):
+            ended = yield from self._go_on(answer, logits[place : place + 1])
+            if ended or answer.passage.tokens[-1] != guessed:
+                break
+        self._batch.keep(len(answer.passage.tokens) - 1)
+        if ended:
+            self._leave([answer])
 
     def _go_on(self, answer: Answer, logits: Tensor) -> Generator[tuple[int, Event], None, bool]:
         """The next token, drawn from logits of shape (1, size). True if the answer ends with it."""

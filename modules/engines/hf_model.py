@@ -111,13 +111,14 @@ class Model:
 
     # -- evaluating -----------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Sequence[int], cache: Any, source: Any = None) -> Tensor:
-        """Evaluate `tokens` after what `cache` holds; the logits after the last one, shape (1, size), float32.
+    def forward(self, tokens: Sequence[int], cache: Any, source: Any = None, last: int = 1) -> Tensor:
+        """Evaluate `tokens` after what `cache` holds; the logits after the `last` ones, shape (last, size), float32.
 
         `source` is what `read` made of the prompt, for a model that writes apart.
         """
         ids = torch.tensor([tokens], device=self.device)
-        return self._logits({"decoder_input_ids" if self.writes_apart else "input_ids": ids}, cache, source)
+        word = "decoder_input_ids" if self.writes_apart else "input_ids"
+        return self._logits({word: ids}, cache, source, last)[0]
 
     def interrupt(self, wanted: bool) -> None:
         """From any thread: have `forward_or_break_off` end early, until it is not wanted any more."""
@@ -144,16 +145,17 @@ class Model:
             more["attention_mask"] = (torch.arange(end + 1, device=self.device)[None] >= begin).long()
             if "position_ids" in self._takes:
                 more["position_ids"] = end - begin
-        return self._logits(more, cache, None)
+        return self._logits(more, cache, None, 1)[:, 0]
 
-    def _logits(self, inputs: dict[str, Any], cache: Any, source: Any) -> Tensor:
+    def _logits(self, inputs: dict[str, Any], cache: Any, source: Any, last: int) -> Tensor:
+        """Shape (rows, last, size)."""
         if "logits_to_keep" in self._takes:
-            inputs["logits_to_keep"] = 1
+            inputs["logits_to_keep"] = last
         if source is not None:
             inputs["encoder_outputs"] = source
         with torch.inference_mode():
             out = self.module(use_cache=True, return_dict=True, **{self._cache_word: cache}, **inputs)
-            logits: Tensor = out.logits[:, -1].float()
+            logits: Tensor = out.logits[:, -last:].float()
         return logits
 
     def read(self, tokens: Sequence[int]) -> Any:
