@@ -189,23 +189,30 @@ class Engine:
         """Admit who can be admitted, write a token of each answer, read a piece of a prompt."""
         self._admit()
         yield from self._places()
-        try:
-            if self._writing:
-                yield from self._write()
-            if self._reading:
-                yield from self._read(min(self._reading, key=lambda each: each.passage.left))
-        except Exception as error:  # the caches are in an unknown state, whatever it was: nobody can go on
-            traceback.print_exception(error)
-            yield from self._give_up(f"{type(error).__name__}: {error}")
-
-    def _give_up(self, words: str) -> Iterator[tuple[int, Event]]:
         under_way = [*self._reading, *self._writing]
+        sound = False
+        try:
+            yield from self._compute()
+            sound = True
+        except (RuntimeError, MemoryError) as error:
+            traceback.print_exception(error)
+            for answer in under_way:
+                yield answer.call, Failed(GenerationFailed("Transformers", f"{type(error).__name__}: {error}"))
+        finally:
+            if not sound:  # the caches are in an unknown state: nobody can go on
+                self._start_anew()
+
+    def _compute(self) -> Iterator[tuple[int, Event]]:
+        if self._writing:
+            yield from self._write()
+        if self._reading:
+            yield from self._read(min(self._reading, key=lambda each: each.passage.left))
+
+    def _start_anew(self) -> None:
         self._reading.clear()
         self._writing.clear()
         self._batch = Batch(self.model)
         self._shelf.clear()
-        for answer in under_way:
-            yield answer.call, Failed(GenerationFailed("Transformers", words))
 
     def _admit(self) -> None:
         while self._waiting and len(self._reading) + len(self._writing) < self._rows:
