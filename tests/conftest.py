@@ -18,9 +18,10 @@ from modules.app import App
 from modules.events import Info, Result
 from modules.loaders import LOADERS, Loader, settle, values
 from modules.process import ROOT, WorkerProcess
+from tests.hf_folder import transformers_folder
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-LLAMA = LOADERS["llama.cpp"]
+LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
 ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.echo:Echo", packages=())
 """A row of the table for the tests' own engine."""
 
@@ -33,6 +34,12 @@ def smollm2() -> Path:
     if not SMOLLM2.is_file():
         pytest.fail(f"{SMOLLM2} is missing: run ./test.sh once", pytrace=False)
     return SMOLLM2
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2: Path) -> Path:
+    """The demo model as transformers takes it, in bfloat16. Not to be written to: later runs use it again."""
+    return transformers_folder(smollm2)
 
 
 @pytest.fixture(scope="session")

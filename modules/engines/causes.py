@@ -8,7 +8,7 @@ from modules.errors import UNNAMED, Words
 
 _TABLE: tuple[tuple[str, Words], ...] = (
     (
-        r"unknown model architecture: '([^']*)'|does not recognize this architecture.*?`([^`]*)`",
+        r"unknown model architecture: '([^']*)'|model type `([^`]*)` but Transformers does not recognize",
         {
             "en": "its architecture ({0}) is unknown to the installed version. Newer models need newer packages.",
             "zh": "已安装的版本不认识其架构（{0}）。较新的模型需要更新软件包。",
@@ -47,6 +47,66 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         {
             "en": "what it says of itself does not match its weights ({0}). Download it again, or another copy.",
             "zh": "文件的说明与其权重（{0}）不符。请重新下载或换用其他版本。",
+        },
+    ),
+    (
+        r"contains custom code which must be executed",
+        {
+            "en": "it comes with Python code of its own. Tick trust-remote-code if you trust where it is from.",
+            "zh": "它带有自己的 Python 代码。如果信任其来源，请勾选“信任远程代码”。",
+        },
+    ),
+    (
+        r"instantiate the backend tokenizer|can't load tokenizer|does not appear to have a file named (tokenizer\S*)",
+        {
+            "en": "its tokenizer is missing. Download the small files of its repository, such as tokenizer.json.",
+            "zh": "缺少词符化器。请同时下载其仓库中的小文件，例如 tokenizer.json。",
+        },
+    ),
+    (
+        r"no file named model\.safetensors",
+        {
+            "en": "there are no weights in its folder: model.safetensors or pytorch_model.bin. Download them.",
+            "zh": "其文件夹中没有权重文件（model.safetensors 或 pytorch_model.bin）。请下载。",
+        },
+    ),
+    (
+        r"unrecognized model in|named config\.json",
+        {
+            "en": "its config.json is missing or does not say what kind of model it is. Download it again.",
+            "zh": "缺少 config.json，或其中没有说明模型的类型。请重新下载。",
+        },
+    ),
+    (
+        r"unrecognized configuration class <class '[^']*\.(\w+)Config'>",
+        {"en": "it is no model that writes text ({0}).", "zh": "它不是生成文本的模型（{0}）。"},
+    ),
+    (
+        r"loading an? (GPTQ|AWQ) quantized model requires",
+        {
+            "en": "{0} models need two packages more here. To install: pip install gptqmodel optimum",
+            "zh": "在此加载 {0} 模型还需要两个软件包。安装命令：pip install gptqmodel optimum",
+        },
+    ),
+    (
+        r"SafetensorError|invalid header or archive is corrupted|failed finding central directory",
+        {
+            "en": "a file of weights is damaged or was not downloaded in full. Download it again.",
+            "zh": "权重文件已损坏或下载不完整。请重新下载。",
+        },
+    ),
+    (
+        r"weights_only|WeightsUnpickler",
+        {
+            "en": "its .bin file contains more than weights, and that might be a program. Get it as safetensors.",
+            "zh": "其 .bin 文件含有权重以外的内容，可能是程序。请改用 safetensors 版本。",
+        },
+    ),
+    (
+        r"offload_folder|offload the whole model|offload_dir",
+        {
+            "en": "it does not fit into the memory allowed. Tick disk, or allow it more.",
+            "zh": "允许使用的内存放不下它。请勾选“磁盘”，或调高内存上限。",
         },
     ),
     (

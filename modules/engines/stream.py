@@ -33,10 +33,10 @@ class TextStream:
             return self._release(len(self._held))
         return self._release(self._clear_length())
 
-    def finish(self) -> Text | None:
-        """The end of the answer: what was held back goes out, a half character as U+FFFD."""
+    def finish(self, rest: bytes = b"") -> Text | None:
+        """The end of the answer: what was held back goes out, a half character as U+FFFD, `rest` after it."""
         if not self.stopped:
-            self._held += self._decoder.decode(b"", final=True)
+            self._held += self._decoder.decode(rest, final=True)
             self._clear_length()
         return self._release(len(self._held), last=True)
 

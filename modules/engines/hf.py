@@ -1,0 +1,27 @@
+"""Transformers: models of PyTorch weights. What a load would do can be told without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modules.engines.base import BatchingEngine, Report
+from modules.engines.hf_arguments import arguments
+from modules.engines.hf_machine import likely_machine
+from modules.engines.hf_notes import notes
+from modules.events import Json
+from modules.options import Value
+
+
+def explain(path: Path, options: Mapping[str, Value]) -> Json:
+    """The calls that loading would make, and what becomes of the options that cannot do what they say."""
+    here = likely_machine()
+    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, here)]
+    return {"calls": arguments(path, options, here), "notes": told}
+
+
+def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
+    """The engine; a function, so that `explain` needs none of what it imports."""
+    from modules.engines.hf_engine import Engine
+
+    return Engine(path, options, report)

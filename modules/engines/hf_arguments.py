@@ -1,0 +1,220 @@
+"""From load options to transformers' calls: pure, so that it can be shown and tested without the libraries.
+
+What stands here as JSON becomes Python in `hf_model`: names of dtypes become torch's, `quantization_config` an object
+of the class that its `quant_method` belongs to, and the numbers in `max_memory` are device numbers again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.engines.hf_rope import ROPELESS, Rope, stretched
+from modules.events import Json
+from modules.options import Value
+
+TOKENIZER = "AutoTokenizer.from_pretrained"
+CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
+USUAL_CONTEXT = 2048  # where a model does not tell
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+_UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with: the bytes of each GPU (0: unknown) and of main memory, and installed packages."""
+
+    gpus: tuple[int, ...] = ()
+    memory: int = 0
+    packages: frozenset[str] = frozenset()
+
+
+class About:
+    """What the model's config.json says, as far as loading depends on it. Without one, nothing."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # transformers will say it better
+            found = {}
+        self.config: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    @property
+    def text(self) -> Mapping[str, Any]:
+        """What it says of its language model, where that is one part of several."""
+        part = self.config.get("text_config")
+        return part if isinstance(part, dict) else self.config
+
+    @property
+    def quantised(self) -> str:
+        """The method its weights are quantised by already ("gptq", "awq", …); "" if they are not."""
+        return str((self.config.get("quantization_config") or {}).get("quant_method", ""))
+
+    @property
+    def bits(self) -> int:
+        return int((self.config.get("quantization_config") or {}).get("bits", 4))
+
+    @property
+    def auto_class(self) -> str:
+        """The one of transformers' Auto classes that loads it so that it can write text."""
+        own = self.config.get("auto_map") or {}
+        if self.config.get("is_encoder_decoder"):
+            return SEQ2SEQ
+        for name in (CAUSAL, SEQ2SEQ, "AutoModel"):
+            if name in own:
+                return name
+        named = self.config.get("architectures") or [""]
+        return IMAGES if str(named[0]).endswith("ForConditionalGeneration") else CAUSAL
+
+    @property
+    def ropeless(self) -> bool:
+        """Whether its positions are none that could be turned or squeezed."""
+        return self.text.get("model_type") in ROPELESS
+
+    def context_length(self, options: Mapping[str, Value]) -> int:
+        """In tokens, with what the options add to it."""
+        own = next((int(self.text[key]) for key in _CONTEXT_KEYS if self.text.get(key)), USUAL_CONTEXT)
+        return own if self.ropeless else int(own * rope_of(self, options).stretch)
+
+
+def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
+    """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
+    about = About(path)
+    trusted = bool(options["trust_remote_code"])
+    common = {"pretrained_model_name_or_path": str(path), "trust_remote_code": trusted, "local_files_only": True}
+    return {
+        TOKENIZER: common,
+        f"{about.auto_class}.from_pretrained": {
+            **common,
+            "dtype": _dtype(about, options, machine),
+            **_placement(about, options, machine),
+            **_quantisation(about, options, machine),
+            **_attention(options, machine),
+            **_positions(about, options),
+            "weights_only": True,
+        },
+    }
+
+
+def model_call(calls: Mapping[str, Json]) -> tuple[str, dict[str, Json]]:
+    """Of `arguments`: the Auto class and what its `from_pretrained` is given."""
+    name = next(each for each in calls if each != TOKENIZER)
+    return name.partition(".")[0], calls[name]
+
+
+def _on_cpu(options: Mapping[str, Value], machine: Machine) -> bool:
+    return bool(options["cpu"]) or not machine.gpus
+
+
+def _quantises(about: About, options: Mapping[str, Value]) -> bool:
+    return bool(options["load_in_4bit"] or options["load_in_8bit"]) and not about.quantised
+
+
+def _dtype(about: About, options: Mapping[str, Value], machine: Machine) -> str:
+    """Of what is not quantised.
+
+    A CPU calculates in float16 slowly, twenty times as slowly as in bfloat16 with its kernels for GPTQ and AWQ. Beside
+    weights of 4 or 8 bits bfloat16 is also a little faster there than float32, and takes half the memory.
+    """
+    quantised = _quantises(about, options) or about.quantised
+    if options["cpu"] and not about.quantised:
+        return "float32"
+    if not _on_cpu(options, machine):
+        return "bfloat16" if options["bf16"] and not quantised else "float16"
+    return "bfloat16" if options["bf16"] or quantised else "float32"
+
+
+def stays_whole(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
+    """Whether no part of it can be left on disk: what bitsandbytes makes on a CPU is nowhere but in memory."""
+    return _quantises(about, options) and _on_cpu(options, machine)
+
+
+# -- where it goes -----------------------------------------------------------------------------------------------------
+
+
+def _placement(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
+    on_cpu = _on_cpu(options, machine)
+    if stays_whole(about, options, machine):
+        return {"device_map": {"": "cpu"}}
+    limited = bool(options["cpu_memory"] or (options["gpu_memory"] and not on_cpu))
+    spreads = limited or options["disk"] or (not on_cpu and (options["auto_devices"] or _quantises(about, options)))
+    args: dict[str, Json] = {"device_map": "auto" if spreads else {"": "cpu" if on_cpu else 0}}
+    if limited:
+        args["max_memory"] = _limits(options, machine, on_cpu)
+    elif options["cpu"] and machine.gpus and spreads:
+        args["max_memory"] = {"cpu": machine.memory}  # "auto" would take the GPUs
+    if options["disk"]:
+        args["offload_folder"] = "cache/offload"  # a folder of its own in there for each worker
+    return args
+
+
+def _limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dict[str, int]:
+    """accelerate uses no device that is not named here."""
+    limits: dict[str, int] = {}
+    if not on_cpu:
+        given = [size_in_bytes(each) for each in re.split(r"[, ]+", str(options["gpu_memory"])) if each]
+        sizes = given or [int(size * 0.9) for size in machine.gpus]
+        limits |= {str(device): size for device, size in enumerate(sizes[: len(machine.gpus)])}
+    limits["cpu"] = size_in_bytes(str(options["cpu_memory"])) if options["cpu_memory"] else machine.memory
+    return limits
+
+
+def size_in_bytes(text: str) -> int:
+    """Of "9.5GiB", "8000MiB" or "10", which counts GiB."""
+    number, unit = re.fullmatch(r"([\d.]+) *([A-Za-z]*)", text.strip()).groups()  # type: ignore[union-attr]
+    return int(float(number) * _UNITS[unit.lower()])
+
+
+# -- how it is kept and computed ---------------------------------------------------------------------------------------
+
+
+def _quantisation(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
+    if about.quantised == "gptq" and (options["disable_exllama"] or options["disable_exllamav2"]):
+        return {"quantization_config": {"quant_method": "gptq", "bits": about.bits, "backend": "auto_trainable"}}
+    if not _quantises(about, options):
+        return {}
+    config: dict[str, Json] = {"quant_method": "bitsandbytes"}
+    if options["load_in_4bit"]:
+        config |= {
+            "load_in_4bit": True,
+            "bnb_4bit_compute_dtype": options["compute_dtype"],
+            "bnb_4bit_quant_type": options["quant_type"],
+            "bnb_4bit_use_double_quant": bool(options["use_double_quant"]),
+        }
+    else:
+        config["load_in_8bit"] = True
+    if _placement(about, options, machine)["device_map"] == "auto":
+        config["llm_int8_enable_fp32_cpu_offload"] = True  # of 4 bits too; else it refuses what the GPU cannot hold
+    return {"quantization_config": config}
+
+
+def _attention(options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
+    if options["use_eager_attention"]:
+        return {"attn_implementation": "eager"}
+    if options["use_flash_attention_2"] and not _on_cpu(options, machine) and "flash_attn" in machine.packages:
+        return {"attn_implementation": "flash_attention_2"}
+    return {}
+
+
+def rope_of(about: About, options: Mapping[str, Value]) -> Rope:
+    return stretched(
+        about.text,
+        base=float(options["rope_freq_base"]),
+        alpha=float(options["alpha_value"]),
+        compression=float(options["compress_pos_emb"]),
+    )
+
+
+def _positions(about: About, options: Mapping[str, Value]) -> dict[str, Json]:
+    if about.ropeless:
+        return {}
+    rope = rope_of(about, options)
+    if rope.parameters is None:
+        return {}
+    if about.text is about.config:
+        return {"rope_parameters": rope.parameters}
+    return {"text_config": {**about.text, "rope_parameters": rope.parameters}}

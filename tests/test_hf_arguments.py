@@ -1,0 +1,418 @@
+"""From load options to transformers' calls: no option is swallowed, and every call is one the libraries understand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.hf_arguments import TOKENIZER, About, Machine, arguments, model_call, size_in_bytes
+from modules.engines.hf_notes import notes
+from modules.load_options import OPTIONS
+from modules.loaders import LOADERS
+from modules.options import Option, Value
+from modules.process import ROOT
+
+GIB = 1 << 30
+KEYS = LOADERS["Transformers"].options
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+
+NO_GPU = Machine(memory=64 * GIB)
+TWO_GPUS = Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=frozenset({"flash_attn"}))
+MACHINES = {"cpu": NO_GPU, "gpus": TWO_GPUS, "gpu without flash": Machine(gpus=(24 * GIB,), memory=64 * GIB)}
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+}
+GPTQ = LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 64}}
+MODELS = {"llama": LLAMA, "gptq": GPTQ, "gpt2": {"model_type": "gpt2", "n_positions": 1024}}
+
+
+@pytest.fixture(params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return model(tmp_path, **MODELS[request.param])
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return model(tmp_path, **LLAMA)
+
+
+def model(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def load_args(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+    return model_call(arguments(path, DEFAULTS | options, machine))[1]
+
+
+def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
+
+
+def changed(option: Option) -> Value:
+    """A value of `option` that is not its default."""
+    if isinstance(option.default, bool):
+        return not option.default
+    if option.choices:
+        return next(choice for choice in option.choices if choice != option.default)
+    if isinstance(option.default, str):
+        return option.example
+    return option.parse(option.default + 3)
+
+
+# -- nothing is swallowed ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_option_changes_the_calls_or_is_said_to_do_nothing(folder: Path, key: str, machine: Machine) -> None:
+    options = {key: changed(OPTIONS[key])}
+    same = arguments(folder, DEFAULTS | options, machine) == arguments(folder, DEFAULTS, machine)
+    assert not same or key in noted(folder, machine, **options)
+
+
+@pytest.mark.parametrize("key", ["quant_type", "compute_dtype", "use_double_quant"])
+def test_the_options_of_4_bits_change_the_calls_once_that_is_ticked(llama: Path, key: str) -> None:
+    options = {"load_in_4bit": True, key: changed(OPTIONS[key])}
+    assert load_args(llama, **options) != load_args(llama, load_in_4bit=True)
+    assert key not in noted(llama, **options)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_nothing_is_said_of_options_left_alone(folder: Path, machine: Machine) -> None:
+    assert not noted(folder, machine)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_note_is_about_an_option_of_this_loader_in_both_languages(
+    folder: Path, key: str, machine: Machine
+) -> None:
+    for beside in ({}, {"cpu": True}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_eager_attention": True}):
+        for note in notes(folder, DEFAULTS | beside | {key: changed(OPTIONS[key])}, machine):
+            assert note.option in KEYS
+            assert set(note.text) == {"zh", "en"}
+            assert all(note.text.values())
+
+
+# -- the libraries understand what they are given ----------------------------------------------------------------------
+
+SIGNATURES = """
+import inspect, json, transformers
+from transformers import PreTrainedModel
+named = lambda each: sorted(inspect.signature(each).parameters)
+source = inspect.getsource(PreTrainedModel.from_pretrained.__func__)
+print(json.dumps({
+    "load": named(PreTrainedModel.from_pretrained), "source": source,
+    "bitsandbytes": named(transformers.BitsAndBytesConfig), "gptq": named(transformers.GPTQConfig),
+    "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> dict[str, Any]:
+    """The names that transformers knows, told by a process that may import it."""
+    told = subprocess.run([sys.executable, "-c", SIGNATURES], capture_output=True, text=True, timeout=120)
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_argument_is_one_that_the_library_takes(library: dict[str, Any], folder: Path, machine: Machine) -> None:
+    """`from_pretrained` takes any word, a misspelt one too, and hands it on to the model's configuration."""
+    for options in [{}, *({key: changed(OPTIONS[key])} for key in KEYS), {key: changed(OPTIONS[key]) for key in KEYS}]:
+        name, args = model_call(arguments(folder, DEFAULTS | options, machine))
+        assert name in library["auto"]
+        for word in set(args) - {"rope_parameters"}:
+            assert word in library["load"] or f'"{word}"' in library["source"], word
+        config = dict(args.get("quantization_config", {}))
+        if config:
+            assert set(config) - {"quant_method"} <= set(library[config["quant_method"]])
+
+
+def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> None:
+    program = (
+        "import sys, json; from pathlib import Path; from modules.engines.hf import explain;"
+        f"told = explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "json.dumps(told); print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout == "[]\n", told.stderr
+
+
+def test_the_machine_that_explain_assumes_is_the_one_that_loading_finds() -> None:
+    program = (
+        "from modules.engines.hf_machine import likely_machine; from modules.engines.hf_engine import this_machine;"
+        "print(likely_machine() == this_machine())"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert told.stdout == "True\n", told.stderr
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "dtype", "device_map"),
+    [
+        (NO_GPU, {}, "float32", {"": "cpu"}),
+        (NO_GPU, {"cpu": True}, "float32", {"": "cpu"}),
+        (NO_GPU, {"bf16": True}, "bfloat16", {"": "cpu"}),
+        (NO_GPU, {"bf16": True, "cpu": True}, "float32", {"": "cpu"}),
+        (NO_GPU, {"load_in_8bit": True}, "bfloat16", {"": "cpu"}),
+        (NO_GPU, {"load_in_4bit": True, "cpu": True}, "float32", {"": "cpu"}),
+        (TWO_GPUS, {}, "float16", {"": 0}),
+        (TWO_GPUS, {"bf16": True}, "bfloat16", {"": 0}),
+        (TWO_GPUS, {"cpu": True}, "float32", {"": "cpu"}),
+        (TWO_GPUS, {"load_in_4bit": True, "bf16": True}, "float16", "auto"),
+        (TWO_GPUS, {"auto_devices": True}, "float16", "auto"),
+        (TWO_GPUS, {"disk": True}, "float16", "auto"),
+    ],
+)
+def test_without_a_gpu_it_loads_on_the_cpu_and_only_cpu_means_32_bits_always(
+    llama: Path, machine: Machine, options: dict[str, Value], dtype: str, device_map: Any
+) -> None:
+    args = load_args(llama, machine, **options)
+    assert (args["dtype"], args["device_map"]) == (dtype, device_map)
+
+
+def test_a_quantised_folder_is_computed_in_bfloat16_on_the_cpu(tmp_path: Path) -> None:
+    path = model(tmp_path, **GPTQ)
+    assert load_args(path)["dtype"] == "bfloat16"
+    assert load_args(path, TWO_GPUS)["dtype"] == "float16"
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10", 10 * GIB), ("9.5GiB", 9.5 * GIB), ("8000MiB", 8000 << 20), ("2 GB", 2 * 10**9), ("500mb", 5 * 10**8)],
+)
+def test_sizes_are_understood_as_the_options_write_them(text: str, size: float) -> None:
+    assert size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "limits"),
+    [
+        (TWO_GPUS, {"gpu_memory": "10, 8000MiB"}, {"0": 10 * GIB, "1": 8000 << 20, "cpu": 64 * GIB}),
+        (TWO_GPUS, {"gpu_memory": "10 4", "cpu_memory": "20"}, {"0": 10 * GIB, "1": 4 * GIB, "cpu": 20 * GIB}),
+        (TWO_GPUS, {"gpu_memory": "1,2,3"}, {"0": GIB, "1": 2 * GIB, "cpu": 64 * GIB}),
+        (TWO_GPUS, {"cpu_memory": "4", "cpu": True, "gpu_memory": "10"}, {"cpu": 4 * GIB}),
+        (TWO_GPUS, {"disk": True, "cpu": True}, {"cpu": 64 * GIB}),
+        (NO_GPU, {"cpu_memory": "500MiB", "gpu_memory": "10"}, {"cpu": 500 << 20}),
+        (NO_GPU, {"gpu_memory": "10"}, None),
+        (NO_GPU, {"disk": True}, None),
+    ],
+)
+def test_memory_is_limited_by_device(
+    llama: Path, machine: Machine, options: dict[str, Value], limits: dict[str, int] | None
+) -> None:
+    assert load_args(llama, machine, **options).get("max_memory") == limits
+
+
+def test_cpu_memory_alone_leaves_the_gpus_most_of_what_they_have(llama: Path) -> None:
+    limits = load_args(llama, TWO_GPUS, cpu_memory="4")["max_memory"]
+    assert limits["cpu"] == 4 * GIB
+    assert 0.85 * 24 * GIB < limits["0"] < 24 * GIB
+
+
+def test_more_sizes_than_gpus_are_noted(llama: Path) -> None:
+    assert "first 2" in noted(llama, TWO_GPUS, gpu_memory="1,2,3")["gpu_memory"]
+    assert "gpu_memory" not in noted(llama, TWO_GPUS, gpu_memory="1,2")
+
+
+def test_disk_names_a_folder_below_cache(llama: Path) -> None:
+    assert load_args(llama, disk=True)["offload_folder"].startswith("cache/")
+    assert "offload_folder" not in load_args(llama)
+
+
+# -- quantisation and attention ----------------------------------------------------------------------------------------
+
+
+def test_4_bits_take_their_own_options_and_8_bits_do_not(llama: Path) -> None:
+    wanted = {"quant_type": "fp4", "compute_dtype": "bfloat16", "use_double_quant": True}
+    assert load_args(llama, load_in_4bit=True, **wanted)["quantization_config"] == {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_use_double_quant": True,
+    }
+    eight = load_args(llama, load_in_8bit=True, **wanted)["quantization_config"]
+    assert eight == {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    assert set(wanted) <= set(noted(llama, load_in_8bit=True, **wanted))
+
+
+def test_4_bits_go_before_8_and_say_so(llama: Path) -> None:
+    both: dict[str, Value] = {"load_in_4bit": True, "load_in_8bit": True}
+    assert "load_in_8bit" not in load_args(llama, **both)["quantization_config"]
+    assert "load_in_8bit" in noted(llama, **both)
+
+
+def test_quantised_layers_may_go_to_the_cpu_where_devices_are_shared_out(llama: Path) -> None:
+    config = load_args(llama, TWO_GPUS, load_in_8bit=True, gpu_memory="1")["quantization_config"]
+    assert config["llm_int8_enable_fp32_cpu_offload"] is True
+
+
+def test_what_is_quantised_already_is_not_quantised_again(tmp_path: Path) -> None:
+    path = model(tmp_path, **GPTQ)
+    assert "quantization_config" not in load_args(path, load_in_4bit=True)
+    assert "gptq" in noted(path, load_in_4bit=True)["load_in_4bit"]
+
+
+def test_without_exllama_a_gptq_folder_gets_a_kernel_that_can_train(tmp_path: Path) -> None:
+    path = model(tmp_path, **GPTQ)
+    for key in ("disable_exllama", "disable_exllamav2"):
+        config = load_args(path, **{key: True})["quantization_config"]
+        assert config == {"quant_method": "gptq", "bits": 3, "backend": "auto_trainable"}
+
+
+def test_the_attention_is_the_librarys_choice_unless_something_is_said(llama: Path) -> None:
+    assert "attn_implementation" not in load_args(llama, TWO_GPUS)
+    assert load_args(llama, use_eager_attention=True)["attn_implementation"] == "eager"
+    assert load_args(llama, TWO_GPUS, use_flash_attention_2=True)["attn_implementation"] == "flash_attention_2"
+
+
+def test_flash_attention_without_its_package_is_noted_with_the_line_that_installs_it(llama: Path) -> None:
+    machine = MACHINES["gpu without flash"]
+    assert "attn_implementation" not in load_args(llama, machine, use_flash_attention_2=True)
+    assert "pip install" in noted(llama, machine, use_flash_attention_2=True)["use_flash_attention_2"]
+
+
+# -- which class -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (LLAMA, "AutoModelForCausalLM"),
+        ({}, "AutoModelForCausalLM"),
+        (
+            {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+            "AutoModelForSeq2SeqLM",
+        ),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "AutoModelForImageTextToText"),
+        ({"auto_map": {"AutoConfig": "a.B", "AutoModel": "a.C"}}, "AutoModel"),
+        ({"auto_map": {"AutoModel": "a.C", "AutoModelForCausalLM": "a.D"}}, "AutoModelForCausalLM"),
+    ],
+)
+def test_a_model_is_loaded_by_the_class_that_writes_text(tmp_path: Path, config: dict[str, Any], name: str) -> None:
+    assert model_call(arguments(model(tmp_path, **config), DEFAULTS, NO_GPU))[0] == name
+
+
+def test_code_beside_the_model_is_run_only_if_it_is_trusted(llama: Path) -> None:
+    for trusted in (False, True):
+        calls = arguments(llama, DEFAULTS | {"trust_remote_code": trusted}, NO_GPU)
+        assert calls[TOKENIZER]["trust_remote_code"] is trusted
+        assert model_call(calls)[1]["trust_remote_code"] is trusted
+
+
+def test_pickles_are_read_as_weights_only_and_nothing_is_fetched(llama: Path) -> None:
+    assert load_args(llama)["weights_only"] is True
+    assert load_args(llama)["local_files_only"] is True
+
+
+# -- positions ---------------------------------------------------------------------------------------------------------
+
+
+def rope(path: Path, **options: Value) -> dict[str, Any]:
+    found: dict[str, Any] = load_args(path, **options)["rope_parameters"]
+    return found
+
+
+def test_positions_are_left_to_the_model_unless_something_is_said(llama: Path) -> None:
+    assert "rope_parameters" not in load_args(llama)
+    assert "rope_parameters" not in load_args(llama, rope_freq_base=10000.0), "its own"
+
+
+def test_the_base_works_alone_and_alpha_stretches_it(llama: Path) -> None:
+    assert rope(llama, rope_freq_base=1e6) == {"rope_type": "default", "rope_theta": 1e6}
+    assert rope(llama, alpha_value=2.5)["rope_theta"] == pytest.approx(10000 * 2.5 ** (128 / 126))
+    assert rope(llama, alpha_value=2.0, rope_freq_base=5e5)["rope_theta"] == pytest.approx(5e5 * 2 ** (128 / 126))
+
+
+def test_compression_is_linear_scaling_and_keeps_the_base(llama: Path) -> None:
+    assert rope(llama, compress_pos_emb=4.0) == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+    both = rope(llama, compress_pos_emb=2.0, rope_freq_base=5e5)
+    assert both == {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({}, 4096),
+        ({"alpha_value": 1.75}, 6144),
+        ({"alpha_value": 2.5}, 8192),
+        ({"compress_pos_emb": 2.0}, 8192),
+        ({"compress_pos_emb": 3.0}, 12288),
+        ({"rope_freq_base": 1e6}, 4096),
+    ],
+)
+def test_the_context_grows_as_the_help_says(llama: Path, options: dict[str, Value], length: int) -> None:
+    assert About(llama).context_length(DEFAULTS | options) == length
+
+
+def test_a_models_own_linear_scaling_named_again_changes_nothing(tmp_path: Path) -> None:
+    path = model(tmp_path, **LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert "rope_parameters" not in load_args(path, compress_pos_emb=4.0)
+    assert About(path).context_length(DEFAULTS | {"compress_pos_emb": 4.0}) == 4096
+
+
+def test_another_kind_of_scaling_that_is_given_up_for_compression_is_noted(tmp_path: Path) -> None:
+    path = model(tmp_path, **LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})
+    assert "llama3" in noted(path, compress_pos_emb=2.0)["compress_pos_emb"]
+    kept = rope(path, alpha_value=2.0)
+    assert (kept["rope_type"], kept["factor"]) == ("llama3", 8.0)
+
+
+def test_kinds_of_layers_with_positions_of_their_own_are_all_stretched(tmp_path: Path) -> None:
+    layers = {
+        "full": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    path = model(tmp_path, **LLAMA | {"rope_parameters": layers})
+    made = rope(path, alpha_value=2.0)
+    ratios = [made[name]["rope_theta"] / layers[name]["rope_theta"] for name in layers]
+    assert ratios == pytest.approx([2 ** (128 / 126)] * 2)
+
+
+def test_the_language_model_inside_another_is_the_one_that_is_stretched(tmp_path: Path) -> None:
+    path = model(tmp_path, architectures=["LlavaForConditionalGeneration"], text_config=LLAMA)
+    args = load_args(path, compress_pos_emb=2.0)
+    assert args["text_config"]["rope_parameters"]["factor"] == 2.0
+    assert args["text_config"]["hidden_size"] == LLAMA["hidden_size"]
+    assert About(path).context_length(DEFAULTS) == 4096
+
+
+def test_the_frequencies_are_those_of_the_formulas(llama: Path) -> None:
+    """As the library computes them from what it is given, in a tiny model."""
+    program = (
+        "import json, sys, torch; from transformers import LlamaConfig;"
+        "from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary;"
+        "shape = dict(hidden_size=4096, num_attention_heads=32, num_hidden_layers=1);"
+        "given = json.loads(sys.stdin.read());"
+        "print(json.dumps([Rotary(LlamaConfig(**shape, rope_parameters=each)).inv_freq.tolist() for each in given]))"
+    )
+    given = [rope(llama, alpha_value=2.5), rope(llama, rope_freq_base=1e6), rope(llama, compress_pos_emb=4.0)]
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
+    alpha, base, compressed = json.loads(told.stdout)
+    plain = [10000.0 ** (-2 * pair / 128) for pair in range(64)]
+    assert base == pytest.approx([1e6 ** (-2 * pair / 128) for pair in range(64)], rel=1e-5)
+    assert compressed == pytest.approx([each / 4 for each in plain], rel=1e-5)
+    assert alpha[0] == plain[0] == 1, "neighbouring tokens are told apart as before"
+    assert alpha[63] == pytest.approx(plain[63] / 2.5, rel=1e-5), "the slowest pair turns alpha times slower"

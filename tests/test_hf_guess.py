@@ -1,0 +1,25 @@
+"""Guessing from earlier text: the longest ending that occurred before, at its latest place."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.engines.hf_guess import guess
+
+
+@pytest.mark.parametrize(
+    ("tokens", "most", "expected"),
+    [
+        ([], 3, []),
+        ([1], 3, []),
+        ([1, 2, 3], 3, []),
+        ([1, 2, 3, 1], 2, [2, 3]),
+        ([1, 2, 3, 1], 9, [2, 3, 1]),
+        ([5, 1, 7, 5, 1, 8, 5, 1], 1, [8]),
+        ([1, 2, 9, 4, 2, 8, 1, 2], 1, [9]),
+        ([7, 7, 7], 2, [7]),
+        ([1, 2, 3], 0, []),
+    ],
+)
+def test_what_came_after_the_same_words_is_guessed(tokens: list[int], most: int, expected: list[int]) -> None:
+    assert guess(tokens, most) == expected
