@@ -1,25 +1,20 @@
 """Whether there is a GPU, told without importing torch, which takes two seconds and 200 MB.
 
-A PyTorch that was built for the CPU says so in its version, and then nothing else matters. Otherwise the driver's own
-program tells how many GPUs there are and how large they are. Loading asks PyTorch itself; the two can differ only where
-driver and PyTorch do not fit each other.
+A PyTorch that was built for the CPU says so in its version, and then nothing else matters. Otherwise the drivers tell
+(`gpus`). Loading asks PyTorch itself; the two can differ only where driver and PyTorch do not fit each other.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import subprocess
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
-from modules import machine
+from modules import gpus, machine
 from modules.engines.hf_arguments import Machine
 
 _WANTED = ("flash_attn", "gptqmodel", "bitsandbytes")
-_ASK = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")  # MiB, a line each
-_AMD = Path("/sys/class/drm")
 
 
 def machine_with(gpus: Iterable[int]) -> Machine:
@@ -36,16 +31,5 @@ def likely_machine() -> Machine:
         return machine_with(())
     if build == "cpu":
         return machine_with(())
-    return machine_with(_amd() if build.startswith("rocm") else _nvidia())
-
-
-def _nvidia() -> list[int]:
-    try:
-        told = subprocess.run(_ASK, capture_output=True, text=True, timeout=10, check=True).stdout
-        return [int(line) << 20 for line in told.split()]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return []
-
-
-def _amd() -> list[int]:
-    return [int(path.read_text()) for path in sorted(_AMD.glob("card*/device/mem_info_vram_total"))]
+    cards = gpus.amd() if build.startswith("rocm") else gpus.nvidia()
+    return machine_with(card.total for card in cards)
