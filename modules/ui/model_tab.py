@@ -10,7 +10,7 @@ from typing import NamedTuple
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
 from modules.choice import reason, why
-from modules.errors import LoadCancelled, OptionError, UnknownLoader, WebUIError
+from modules.errors import LoadCancelled, ModelProblem, OptionError, UnknownLoader, WebUIError
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
@@ -299,7 +299,7 @@ class ModelTab:
             notes = markup.reasons(*self._reasons(plan), self._tr) + markup.explanation(told, self._language, self._tr)
             memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
             return {self.notes: notes, self.memory: memory} | self.options.marked(plan)
-        except NothingPicked:
+        except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
             return {self.notes: "", self.memory: "", self.options.marks: gr.skip()}
         except OptionError as error:
             return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
