@@ -243,7 +243,6 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
         pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
         await asyncio.gather(*(anext(page) for page in pages))
         await holding
-        await asyncio.gather(*(anext(page) for page in pages))
         updates = await asyncio.wait_for(tab.stop(), 5)
         assert "No model is loaded" in updates[tab.status]
         for page in pages:
