@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -312,6 +313,16 @@ def test_flash_attention_without_its_package_is_noted_with_the_line_that_install
 )
 def test_a_model_is_loaded_by_the_class_that_writes_text(tmp_path: Path, config: dict[str, Any], name: str) -> None:
     assert model_call(arguments(model(tmp_path, **config), DEFAULTS, NO_GPU))[0] == name
+
+
+def test_the_programs_that_would_run_are_listed_with_their_hashes(llama: Path) -> None:
+    assert "trust_remote_code" not in noted(llama)
+    assert "no code beside" in noted(llama, trust_remote_code=True)["trust_remote_code"]
+    (llama / "modeling_own.py").write_bytes(b"print('hello')\n")
+    first = noted(llama, trust_remote_code=True)["trust_remote_code"]
+    assert hashlib.sha256(b"print('hello')\n").hexdigest()[:12] in first and "modeling_own.py" in first
+    (llama / "modeling_own.py").write_bytes(b"print('hullo')\n")
+    assert noted(llama, trust_remote_code=True)["trust_remote_code"] != first
 
 
 def test_code_beside_the_model_is_run_only_if_it_is_trusted(llama: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _attention(options, machine)
     yield from _positions(about, options)
     yield from _gptq(about, options)
+    yield from _own_code(path, options)
     if options["no_use_fast"]:
         yield Note(
             "no_use_fast",
@@ -202,3 +204,26 @@ def _gptq(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
                     "zh": "两个 ExLlama 内核会一并停用：已安装的软件包将它们作为同一项选择。",
                 },
             )
+
+
+def _own_code(path: Path, options: Mapping[str, Value]) -> Iterator[Note]:
+    """The programs beside the model that would run, each with the beginning of its SHA-256."""
+    if not options["trust_remote_code"]:
+        return
+    files = {each.relative_to(path).as_posix(): each for each in sorted(path.rglob("*.py")) if each.is_file()}
+    if not files:
+        text: Words = {
+            "en": "Changes nothing: there is no code beside this model.",
+            "zh": "没有变化：此模型没有附带代码。",
+        }
+    else:
+        listed = ", ".join(f"{name} ({_fingerprint(file)})" for name, file in files.items())
+        text = {"en": f"What would run: {listed}.", "zh": f"将会运行：{listed}。"}
+    yield Note("trust_remote_code", text)
+
+
+def _fingerprint(file: Path) -> str:
+    try:
+        return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    except OSError as error:
+        return str(error.strerror)
