@@ -139,7 +139,7 @@ class OptionsCard:
         """Where each value of `plan` comes from, as the form shows it."""
         sources = {key: each.source for key, each in plan.settings.items() if each.source != "default"}
         contexts = {key: _contexts(plan.record.context_length) for key in ("n_ctx", "max_seq_len")}
-        return {self.marks: marks(self._tr, sources, presets=contexts)}
+        return {self.marks: marks(self._tr, sources, presets=contexts, model=plan.record.name)}
 
     def refused(self, error: OptionError) -> Updates:
         """A value that is none, told at its field."""
@@ -157,6 +157,7 @@ def marks(
     sources: Mapping[str, str] = MappingProxyType({}),
     errors: Mapping[str, str] = MappingProxyType({}),
     presets: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    model: str = "",
 ) -> str:
     """What `options.js` puts at the fields: by option, the source of its value and its words, what is wrong, and values
     to choose from; by folded group, how many of its options somebody has changed."""
@@ -170,7 +171,8 @@ def marks(
         "presets": dict(presets),
         "counts": dict(changed),
     }
-    return f'<div hidden data-marks="{escape(json.dumps(told, ensure_ascii=False), quote=True)}"></div>'
+    content = escape(json.dumps(told, ensure_ascii=False), quote=True)
+    return f'<div hidden data-model="{escape(model, quote=True)}" data-marks="{content}"></div>'
 
 
 SWITCH_LOADER = """(loader) => {

@@ -5,6 +5,7 @@ Both end with this folder's tests: Playwright keeps an event loop running, in wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -142,6 +143,7 @@ class Window:
         """Choose a model, and wait for its settings: they would overwrite what is typed before they are there."""
         self.choose("tx-model", name)
         expect(self.page.locator("#tx-facts [data-model]")).to_have_attribute("data-model", name)
+        expect(self.page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", name)
 
     def load(self, name: str, **options: str) -> None:
         """Pick a model in the Model tab, set number options, press Load."""
@@ -187,6 +189,19 @@ class Window:
     def close(self) -> None:
         self.context.close()
         assert not self.faults, self.faults
+
+
+@contextlib.contextmanager
+def opened(chromium: Browser, place: Path, option: str, language: str = "zh", width: int = 1440) -> Iterator[Window]:
+    """The Model tab of a server that was just started over `place`, once it shows `option`."""
+    server = Server(place, "--settings", str(place / "settings.yaml"))
+    try:
+        with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
+            window.tab("模型" if language == "zh" else "Model")
+            expect(window.page.locator(f"#tx-opt-{option}")).to_be_visible()
+            yield window
+    finally:
+        server.stop()
 
 
 @pytest.fixture

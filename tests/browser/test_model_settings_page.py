@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from modules.yaml_file import YamlFile
-from tests.browser.conftest import Server, Window
+from tests.browser.conftest import Window, opened
 
 FIRST, SECOND = "a first.gguf", "模型 [2]+$.gguf"
 
@@ -34,19 +32,6 @@ def fresh(place: Path) -> Path:
     return place
 
 
-@contextlib.contextmanager
-def opened(chromium: Browser, place: Path, language: str = "zh", width: int = 1440) -> Iterator[Window]:
-    """The Model tab of a server that was just started over `place`."""
-    server = Server(place, "--settings", str(place / "settings.yaml"))
-    try:
-        with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
-            window.tab("模型" if language == "zh" else "Model")
-            expect(window.page.locator("#tx-opt-n_ctx")).to_be_visible()
-            yield window
-    finally:
-        server.stop()
-
-
 def number(window: Window, key: str) -> Locator:
     return window.page.locator(f"#tx-opt-{key} input[type=number]").first
 
@@ -66,7 +51,7 @@ def choose(window: Window, name: str, n_ctx: str) -> None:
 
 
 def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         choose(window, SECOND, "8192")
         expect(source(window, "n_ctx")).to_have_text("来自模型文件")
         fill(window, "n_ctx", "2048")
@@ -83,7 +68,7 @@ def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromi
     assert YamlFile(fresh / "models" / "config-user.yaml").read() == {
         SECOND: {"loader": "llama.cpp", "n_ctx": 2048, "mlock": True}
     }
-    with opened(chromium, fresh, "en") as window:
+    with opened(chromium, fresh, "n_ctx", "en") as window:
         choose(window, SECOND, "2048")
         expect(source(window, "n_ctx")).to_have_text("saved")
         window.page.locator("#tx-load").click()
@@ -94,7 +79,7 @@ def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromi
 
 
 def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh, "en") as window:
+    with opened(chromium, fresh, "n_ctx", "en") as window:
         fill(window, "n_ctx", "1024")
         fill(window, "threads", "2")
         window.page.locator("#tx-opt-n_ctx .tx-reset").click()
@@ -112,7 +97,7 @@ def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -
 
 
 def test_with_autoload_a_model_loads_when_it_is_picked_and_the_last_one_wins(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         choose(window, SECOND, "8192")
         fill(window, "n_ctx", "1024")
         expect(source(window, "n_ctx")).to_have_text("已修改，未保存")
@@ -127,12 +112,12 @@ def test_with_autoload_a_model_loads_when_it_is_picked_and_the_last_one_wins(chr
         expect(window.page.locator("#tx-pill .tx-ready")).to_contain_text("1024", timeout=30_000)
         expect(window.page.locator("#tx-pill .tx-pill")).to_have_attribute("title", SECOND)
     assert (fresh / "settings.yaml").read_text() == "# mine\nautoload_model: true\n"
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         expect(window.page.locator("#tx-autoload input")).to_be_checked()
 
 
 def test_a_wrong_value_is_told_at_its_field_and_can_be_set_back(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh, "en", 390) as window:
+    with opened(chromium, fresh, "n_ctx", "en", 390) as window:
         fill(window, "n_ctx", "-5")
         expect(window.page.locator("#tx-opt-n_ctx .tx-error")).to_contain_text("n_ctx: -5 is not acceptable")
         width = window.page.evaluate("document.documentElement.scrollWidth")
@@ -143,7 +128,7 @@ def test_a_wrong_value_is_told_at_its_field_and_can_be_set_back(chromium: Browse
 
 
 def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         shown = window.page.locator("#tx-opts .tx-opt:visible")
         before = shown.count()
         window.page.locator("#tx-filter input").fill("cache_8")
@@ -157,7 +142,7 @@ def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: B
 
 
 def test_switching_loaders_keeps_what_was_typed_and_the_filter(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh, "en") as window:
+    with opened(chromium, fresh, "n_ctx", "en") as window:
         fill(window, "n_ctx", "3000")
         window.page.locator("#tx-filter input").fill("parallel")
         expect(window.page.locator("#tx-opt-parallel")).to_be_visible()
@@ -176,7 +161,7 @@ def test_switching_loaders_keeps_what_was_typed_and_the_filter(chromium: Browser
 def test_contexts_are_set_by_one_click_and_folded_groups_say_how_much_was_changed(
     chromium: Browser, fresh: Path
 ) -> None:
-    with opened(chromium, fresh, "en") as window:
+    with opened(chromium, fresh, "n_ctx", "en") as window:
         chips = window.page.locator("#tx-opt-n_ctx .tx-presets button")
         expect(chips).to_have_text(["2k", "4k", "8k max"])
         chips.nth(1).click()
@@ -192,7 +177,7 @@ def test_contexts_are_set_by_one_click_and_folded_groups_say_how_much_was_change
 
 
 def test_sliders_end_where_the_model_does(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         slider = window.page.locator("#tx-opt-n_gpu_layers input[type=range]")
         expect(slider).to_have_attribute("max", "31")
         fill(window, "n_gpu_layers", "31")
@@ -203,7 +188,7 @@ def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_lo
     chromium: Browser, fresh: Path
 ) -> None:
     (fresh / "models" / "config-user.yaml").write_text("a: [1\nb: 2\n")
-    with opened(chromium, fresh) as window:
+    with opened(chromium, fresh, "n_ctx") as window:
         expect(window.page.locator("#tx-facts [role=alert]")).to_contain_text("第 2 行第")
         fill(window, "n_ctx", "512")
         window.page.locator("#tx-load").click()
@@ -214,7 +199,7 @@ def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_lo
 
 
 def test_the_memory_bar_follows_the_options_and_its_remedy_is_taken(chromium: Browser, fresh: Path) -> None:
-    with opened(chromium, fresh, "en") as window:
+    with opened(chromium, fresh, "n_ctx", "en") as window:
         bar = window.page.locator("#tx-memory")
         expect(bar.locator(".tx-fits")).to_contain_text("weights 94 MB · cache 180 MB")
         fill(window, "n_ctx", "2048")

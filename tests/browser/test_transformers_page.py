@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from modules.yaml_file import YamlFile
-from tests.browser.conftest import Server, Window
+from tests.browser.conftest import opened
 
 NAME = "SmolLM2 权重"
 LOAD_SECONDS = 120
@@ -24,22 +22,10 @@ def place(tmp_path: Path, smollm2_folder: Path) -> Path:
     return tmp_path
 
 
-@contextlib.contextmanager
-def opened(chromium: Browser, place: Path, language: str, width: int = 1440) -> Iterator[Window]:
-    server = Server(place, "--settings", str(place / "settings.yaml"))
-    try:
-        with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
-            window.tab("模型" if language == "zh" else "Model")
-            expect(window.page.locator("#tx-opt-load_in_4bit")).to_be_visible()
-            yield window
-    finally:
-        server.stop()
-
-
 def test_a_folder_is_loaded_in_4_bits_and_answers_and_its_settings_are_remembered(
     chromium: Browser, place: Path
 ) -> None:
-    with opened(chromium, place, "zh") as window:
+    with opened(chromium, place, "load_in_4bit") as window:
         expect(window.page.locator("#tx-loader input")).to_have_value("Transformers")
         expect(window.page.locator("#tx-facts")).to_contain_text("BF16")
         four = window.page.locator("#tx-opt-load_in_4bit")
@@ -62,6 +48,6 @@ def test_a_folder_is_loaded_in_4_bits_and_answers_and_its_settings_are_remembere
     assert YamlFile(place / "models" / "config-user.yaml").read() == {
         NAME: {"loader": "Transformers", "load_in_4bit": True}
     }
-    with opened(chromium, place, "en", 390) as window:
+    with opened(chromium, place, "load_in_4bit", "en", 390) as window:
         expect(window.page.locator("#tx-opt-load_in_4bit input")).to_be_checked()
         expect(window.page.locator("#tx-opt-load_in_4bit .tx-source")).to_have_text("saved")
