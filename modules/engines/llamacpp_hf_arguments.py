@@ -8,6 +8,7 @@ from pathlib import Path
 from modules.engines import hf_notes, llamacpp_arguments
 from modules.engines.hf_arguments import TOKENIZER
 from modules.engines.llamacpp_arguments import Build
+from modules.errors import Words
 from modules.events import Json, Note
 from modules.options import Value
 
@@ -65,12 +66,25 @@ def notes(path: Path, options: Mapping[str, Value], build: Build) -> Iterator[No
         )
 
 
-def unfit(folder: str) -> Note:
-    """That the tokenizer found in `folder` is of another vocabulary. It stands beside an option on tokenizers."""
+OTHER_VOCABULARY: Words = {"en": "it does not fit this model's vocabulary", "zh": "与此模型的词表不符"}
+
+
+def passed_over(folder: str, why: Words) -> Note:
+    """That the tokenizer in `folder` is not used. It stands beside an option on tokenizers."""
     return Note(
         "no_use_fast",
         {
-            "en": f"The tokenizer in {folder} does not fit this model's vocabulary; the GGUF file's own is used.",
-            "zh": f"{folder} 中的词符化器与此模型的词表不符，已改用 GGUF 文件自带的词符化器。",
+            "en": f"The tokenizer in {folder} is not used, but the GGUF file's own: {why['en']}.",
+            "zh": f"未使用 {folder} 中的词符化器，已改用 GGUF 文件自带的词符化器：{why['zh']}。",
         },
     )
+
+
+def unreadable(error: Exception) -> Words:
+    words = str(error).strip().partition("\n")[0].rstrip(".")
+    if "sentencepiece" in words or "tiktoken" in words:
+        return {
+            "en": "tokenizer.model is only read with `pip install sentencepiece protobuf`",
+            "zh": "读取 tokenizer.model 需要 `pip install sentencepiece protobuf`",
+        }
+    return {"en": f"it cannot be read ({words})", "zh": f"无法读取（{words}）"}

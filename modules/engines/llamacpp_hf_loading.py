@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from modules.engines.hf_engine import Engine
 from modules.engines.hf_model import tokenizer_of
 from modules.engines.llamacpp import build
 from modules.engines.llamacpp_arguments import CANNOT_SHIFT
-from modules.engines.llamacpp_hf_arguments import BATCH, CONTEXT, arguments, notes, unfit
+from modules.engines.llamacpp_hf_arguments import (
+    BATCH,
+    CONTEXT,
+    OTHER_VOCABULARY,
+    arguments,
+    notes,
+    passed_over,
+    unreadable,
+)
 from modules.engines.llamacpp_hf_grammar import LlamaVocabulary
 from modules.engines.llamacpp_hf_model import LlamaModel
 from modules.engines.llamacpp_hf_tokenizer import LlamaTokenizer, fits
@@ -29,28 +37,32 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     torch.set_num_threads(1)  # samplers have little to do, and more threads would be in the way of llama.cpp's
     calls = arguments(path, options, build())
     native = Model(path, calls, whole_percents(report))
-    tokenizer = _tokenizer(calls, native)
+    tokenizer, found_out = _tokenizer(calls, path, native)
     sinks = calls.get("llama_memory_seq_add", {}).get("attention_sink_size")
     model = LlamaModel(native, tokenizer, calls[CONTEXT]["n_seq_max"], sinks)
     vocabulary = LlamaVocabulary(tokenizer, native, sorted(model.ends))
-    said = (*notes(path, options, build()), *_found_out(calls, native, tokenizer))
+    if sinks is not None and not native.can_shift:
+        found_out.append(CANNOT_SHIFT)
+    said = (*notes(path, options, build()), *found_out)
     made = Engine(model, vocabulary, native.n_ctx - (sinks or 0), said)  # the sinks may lie beside a whole prompt
     made.operations = {**made.operations, "logits": model.logits if BATCH in calls else _not_all}
     return made
 
 
-def _tokenizer(calls: Mapping[str, Json], model: Model) -> Any:
-    """transformers', if there are files of one that fits, else llama.cpp's."""
-    made = tokenizer_of(calls[TOKENIZER]) if TOKENIZER in calls else None
-    return made if made is not None and fits(made, model) else LlamaTokenizer(model)
-
-
-def _found_out(calls: Mapping[str, Json], model: Model, tokenizer: Any) -> Iterator[Note]:
-    """Notes on what only the model itself could tell."""
-    if TOKENIZER in calls and isinstance(tokenizer, LlamaTokenizer):
-        yield unfit(calls[TOKENIZER]["pretrained_model_name_or_path"])
-    if "llama_memory_seq_add" in calls and not model.can_shift:
-        yield CANNOT_SHIFT
+def _tokenizer(calls: Mapping[str, Json], path: Path, model: Model) -> tuple[Any, list[Note]]:
+    """transformers', if there are files of one that fits, else llama.cpp's; and what is to be said of that."""
+    if TOKENIZER not in calls:
+        return LlamaTokenizer(model), []
+    folder = calls[TOKENIZER]["pretrained_model_name_or_path"]
+    try:
+        found = tokenizer_of(calls[TOKENIZER])
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        return LlamaTokenizer(model), [passed_over(folder, unreadable(error))]
+    if not fits(found, model):
+        return LlamaTokenizer(model), [passed_over(folder, OTHER_VOCABULARY)]
+    if folder != str(path.parent):
+        found.chat_template = None  # one that many models share says nothing of this one's
+    return found, []
 
 
 def _not_all(tokens: list[int]) -> Json:
