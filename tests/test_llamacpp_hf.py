@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from modules.loaders import LOADERS
 from modules.process import ROOT, WorkerProcess
 from tests.answers import Answer, Crowd, answer, ask, forget, parameters
 from tests.conftest import load
+from tests.test_hf_grammar import SHAPES
 
 LLAMACPP_HF = LOADERS["llamacpp_HF"]
 THREADS = {"threads": 1, "threads_batch": 1}  # two would wait for each other where others use the processor as well
@@ -226,10 +228,13 @@ def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProc
     assert answer(hf, REPEATING + usual.text, max_new_tokens=1).done.cached_tokens > 24
 
 
-def test_a_grammar_that_llamacpps_tokenizer_stands_under_is_followed(hf: WorkerProcess) -> None:
-    said = answer(hf, "Is the sky blue?", grammar_string='root ::= " yes" | " no"')
-    assert said.text in (" yes", " no")
-    assert said.done.reason == "stop"
+@pytest.mark.parametrize("name", ["yes or no", "chinese"])
+def test_a_grammar_over_llamacpps_tokenizer_is_followed(hf: WorkerProcess, name: str) -> None:
+    grammar, shape = SHAPES[name]
+    for seed in range(3):
+        said = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
+        assert re.fullmatch(shape, said.text), said.text
+        assert said.done.reason == "stop"
 
 
 def test_leading_away_from_the_same_prompt_leads_nowhere(hf: WorkerProcess) -> None:
@@ -396,9 +401,11 @@ def spoilt(folder: Path, how: str) -> None:
     if how == "larger":
         about["added_tokens"].append(about["added_tokens"][0] | {"id": 49152, "content": "<|more|>"})
     file.write_text("{" if how == "broken" else json.dumps(about), encoding="utf-8")
+    if how == "in no format known":
+        file.rename(folder / "tokenizer.model")
 
 
-@pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken"])
+@pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken", "in no format known"])
 def test_a_tokenizer_that_does_not_fit_is_left_alone_and_said_so(
     worker: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path, how: str
 ) -> None:

@@ -46,5 +46,11 @@ class LlamaTokenizer:
         pieces = (self.model.piece(token, special=not skip_special_tokens) for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
 
+    def for_grammars(self, ends: list[int]) -> Any:
+        """As llguidance takes it; that must be installed."""
+        import llguidance.llamacpp
+
+        return llguidance.llamacpp.lltokenizer_from_vocab(self.model.vocab, eos_token=ends)
+
     def batch_decode(self, lists: Sequence[Sequence[int]], skip_special_tokens: bool = False, **_: object) -> list[str]:
         return [self.decode(tokens, skip_special_tokens) for tokens in lists]
