@@ -307,6 +307,23 @@ def test_a_long_prompt_is_given_up_at_once(plain: WorkerProcess) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_a_long_negative_prompt_is_given_up_at_once(hf: WorkerProcess) -> None:
+    forget(hf)
+    wishes: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
+    long = Crowd(hf)
+    call = long.ask(STORY, **wishes)
+    time.sleep(0.5)
+    began = time.monotonic()
+    hf.cancel(call)
+    assert answer(hf, STORY, max_new_tokens=1).done.completion_tokens == 1
+    assert time.monotonic() - began < 1.5, "2,000 tokens take four seconds"
+
+
+def test_a_negative_prompt_that_does_not_fit_is_refused(hf: WorkerProcess) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(hf, FRANCE, guidance_scale=1.5, negative_prompt="tell" + " tell" * 2999)
+
+
 def test_cancelling_while_it_writes_leaves_the_next_answer_right(plain: WorkerProcess) -> None:
     forget(plain)
     expected = answer(plain, STORY)

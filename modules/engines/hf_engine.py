@@ -50,9 +50,10 @@ class Answer:
     words: Words
     process: Any  # what acts on the logits
     luck: torch.Generator
-    negative: Passage | None
+    negative: Passage | None  # the negative prompt, and then the same answer
     began: float
     seen: Tensor  # all tokens so far, shape (1, room), for those who look back
+    unwanted: Tensor | None = None  # the logits after `negative`
     passage: Passage = field(default_factory=lambda: Passage([], None))
     cached: int = 0
     drawn: int = 0
@@ -240,12 +241,17 @@ class Engine:
                 yield answer.call, Waiting(place)
 
     def _read(self, answer: Answer) -> Iterator[tuple[int, Event]]:
-        """Read a piece of its prompt; if that was the last one, draw the first token."""
+        """Read a piece of its prompts; if that was the last one, draw the first token."""
+        negative = answer.negative
+        passage = negative if negative is not None and negative.left else answer.passage
         piece = BESIDE if self._writing else self.model.piece
         try:
-            logits = self._evaluate(answer.passage, len(answer.prompt) if self._reads_whole else piece)
+            logits = self._evaluate(passage, passage.left if self._reads_whole else piece)
         except Interrupted:
-            self._read_again(answer.passage)
+            self._read_again(passage)
+            return
+        if passage is negative:
+            answer.unwanted = logits
             return
         if answer.passage.left:
             done = (answer.passage.evaluated - answer.cached) / max(len(answer.prompt) - answer.cached, 1)
@@ -348,13 +354,14 @@ class Engine:
         return answer.seen
 
     def _unwanted(self, answer: Answer) -> Tensor:
-        """The logits of the same answer after the negative prompt."""
+        """The logits of the same answer after the negative prompt, which has been read before the answer's own."""
         passage = answer.negative
-        assert passage is not None
+        assert passage is not None and answer.unwanted is not None
         if answer.drawn:
             passage.tokens.append(answer.passage.tokens[-1])
-        begin, passage.evaluated = passage.evaluated, len(passage.tokens)
-        return self.model.forward(passage.tokens[begin:], passage.cache)
+            passage.evaluated += 1
+            answer.unwanted = self.model.forward(passage.tokens[-1:], passage.cache)
+        return answer.unwanted
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
         last = answer.stream.finish(answer.words.rest())
