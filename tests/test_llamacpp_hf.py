@@ -136,6 +136,12 @@ def test_without_logits_all_there_are_no_logits_of_every_position(plain: WorkerP
         ask(plain, "logits", tokens=[1, 2])
 
 
+def test_logits_of_no_tokens_or_of_too_many(hf: WorkerProcess) -> None:
+    assert ask(hf, "logits", tokens=[]) == []
+    with pytest.raises(PromptTooLong):
+        ask(hf, "logits", tokens=[5] * (N_CTX + 1))
+
+
 def test_logits_are_had_between_two_turns_and_change_neither(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, CHAT)

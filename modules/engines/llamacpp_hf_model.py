@@ -18,7 +18,7 @@ from torch import Tensor
 from modules.engines.hf_texts import Evaluator, Interrupted
 from modules.engines.llamacpp_cache import Cache, Reuse, Slot
 from modules.engines.llamacpp_native import ABORTED, DECODED, Batch, Model
-from modules.errors import Unsupported
+from modules.errors import PromptTooLong, Unsupported
 
 
 @dataclass(eq=False)
@@ -102,6 +102,10 @@ class LlamaModel(Evaluator):
         """Those after each of `tokens`."""
         for token in tokens:
             self.check_token("tokens", token)
+        if len(tokens) > self.model.n_ctx:
+            raise PromptTooLong(len(tokens), self.model.n_ctx)
+        if not tokens:
+            return []
         held = self.slots.empty()
         try:
             every: list[list[float]] = self.forward(tokens, held, last=len(tokens)).tolist()
