@@ -1,7 +1,8 @@
 """What `llama_cpp.Llama` answers: a script, so that its threads and its model live in a process of their own.
 
 Reads one JSON object from stdin: "path", "prompts", "max_tokens", "n_ctx", "threads", "flash_attn", "repacks". Writes
-to stdout, as JSON, for each prompt its greedy answer and, for the first tokens of that, the log-probabilities.
+to stdout, as JSON, for each prompt its greedy answer and, for the first tokens of that, the log-probabilities; with
+"logits" true, the logits after each token of the prompt too.
 """
 
 from __future__ import annotations
@@ -46,16 +47,27 @@ def _answer(asked: dict[str, Any], prompt: str) -> dict[str, Any]:
         n_threads=threads,
         n_threads_batch=threads,
         flash_attn=asked["flash_attn"],
+        logits_all=bool(asked.get("logits")),
         verbose=False,
     )
     tokens = llama.tokenize(prompt.encode(), add_bos=False, special=True)
+    logits = _logits(llama, tokens) if asked.get("logits") else []
     completion = llama.create_completion(tokens, max_tokens=asked["max_tokens"], temperature=0)
     return {
         "text": completion["choices"][0]["text"],
         "reason": completion["choices"][0]["finish_reason"],
         "prompt_tokens": len(tokens),
         "logprobs": _logprobs(llama, tokens),
+        "logits": logits,
     }
+
+
+def _logits(llama: Llama, tokens: list[int]) -> Any:
+    llama.reset()
+    llama.eval(tokens)
+    every = llama.scores[: len(tokens)].tolist()
+    llama.reset()
+    return every
 
 
 def _logprobs(llama: Llama, tokens: list[int]) -> list[list[float]]:

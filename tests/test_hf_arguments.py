@@ -155,7 +155,7 @@ def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> 
 
 def test_the_machine_that_explain_assumes_is_the_one_that_loading_finds() -> None:
     program = (
-        "from modules.engines.hf_machine import likely_machine; from modules.engines.hf_engine import this_machine;"
+        "from modules.engines.hf_machine import likely_machine; from modules.engines.hf_loading import this_machine;"
         "print(likely_machine() == this_machine())"
     )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

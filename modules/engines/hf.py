@@ -22,6 +22,6 @@ def explain(path: Path, options: Mapping[str, Value]) -> Json:
 
 def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     """The engine; a function, so that `explain` needs none of what it imports."""
-    from modules.engines.hf_engine import Engine
+    from modules.engines.hf_loading import engine
 
-    return Engine(path, options, report)
+    return engine(path, options, report)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.engines.hf_cache import cut_back, grows, merged, row
-from modules.engines.hf_model import Model
+from modules.engines.hf_cache import merged, row
+from modules.engines.hf_texts import Evaluator
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Passage:
 class Batch:
     """Every passage in it has one token left to evaluate. One alone has its own cache, and nothing is copied for it."""
 
-    model: Model
+    model: Evaluator
     passages: list[Passage] = field(default_factory=list)
     _cache: Any = None
     _starts: list[int] = field(default_factory=list)
@@ -80,12 +80,11 @@ class Batch:
     def keep(self, length: int) -> None:
         """Only for one alone: forget what was evaluated beyond so many of its tokens."""
         (passage,) = self.passages
-        passage.evaluated = min(passage.evaluated, length)
-        cut_back(self._cache, passage.evaluated)
+        _, passage.evaluated = self.model.cut_back(self._cache, min(passage.evaluated, length))
 
     @property
     def can_guess(self) -> bool:
-        return len(self.passages) == 1 and grows(self._cache)
+        return len(self.passages) == 1 and self.model.can_cut(self._cache)
 
     def _apart(self, copies: bool) -> list[Any]:
         if len(self.passages) <= 1:

@@ -6,7 +6,7 @@ grow, and rows of different lengths end at the same place: what stands before a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
-
-from modules.engines.hf_model import Model
 
 ROOM = 256
 """Tokens for which there is room at least, once a buffer has to be made."""
@@ -66,11 +64,11 @@ def _roomier(held: Tensor, length: int) -> Tensor:
     return made
 
 
-def fresh(model: Model) -> Any:
-    """An empty cache, of the kind that suits the model."""
-    cache = DynamicCache(config=model.config)
-    if model.writes_apart:
-        return EncoderDecoderCache(cache, DynamicCache(config=model.config))
+def fresh(config: Any, writes_apart: bool) -> Any:
+    """An empty cache, of the kind that suits a model of that configuration."""
+    cache = DynamicCache(config=config)
+    if writes_apart:
+        return EncoderDecoderCache(cache, DynamicCache(config=config))
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [Growing() for _ in cache.layers]
     return cache
@@ -161,8 +159,8 @@ class Kept:
 class Shelf:
     """Caches of answers that have ended, for what goes on from them. The one used last stands last."""
 
-    def __init__(self, model: Model, budget: int) -> None:
-        self._model, self._budget = model, budget
+    def __init__(self, fresh: Callable[[], Any], budget: int) -> None:
+        self._fresh, self._budget = fresh, budget
         self._kept: list[Kept] = []
 
     def take(self, tokens: list[int]) -> tuple[Any, int]:
@@ -170,12 +168,12 @@ class Shelf:
         best = max(self._kept, key=lambda kept: common(kept.tokens, tokens), default=None)
         shared = min(common(best.tokens, tokens), len(tokens) - 1) if best else 0
         if best is None or not shared:
-            return fresh(self._model), 0
+            return self._fresh(), 0
         surplus = len(best.tokens) - shared
         if grows(best.cache) and surplus > shared:  # too good to be cut down
             return self._beginning(best, shared), shared
         self._kept.remove(best)
-        return (best.cache, shared) if _cut(best.cache, surplus) else (fresh(self._model), 0)
+        return (best.cache, shared) if _cut(best.cache, surplus) else (self._fresh(), 0)
 
     def keep(self, tokens: list[int], cache: Any) -> None:
         """`cache` holds exactly `tokens`."""

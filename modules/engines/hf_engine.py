@@ -1,4 +1,4 @@
-"""Answers from a model of transformers: several at once where the model allows it, one token of each a step.
+"""Answers under transformers' samplers: several at once where the model allows it, one token of each a step.
 
 We drive the model ourselves instead of having `generate` do so in a thread: the thread that serves requests is the only
 one that computes (a second one would cost both a third of their speed), an answer ends at once when nobody wants it any
@@ -11,37 +11,32 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules import machine
-from modules.engines.base import Operations, Report
-from modules.engines.hf_arguments import About, Machine, arguments, model_call
+from modules.engines.base import Operations
 from modules.engines.hf_batch import Batch, Passage
-from modules.engines.hf_cache import Shelf, cut_back, fresh, grows, sums_up
 from modules.engines.hf_guess import guess
-from modules.engines.hf_machine import machine_with
-from modules.engines.hf_model import Interrupted, Model, Words
-from modules.engines.hf_notes import notes, on_disk
-from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_samplers import choose, guided, processors, seeded
-from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.hf_texts import Evaluator, Interrupted, Words
+from modules.engines.hf_vocabulary import Vocabulary
 from modules.engines.stream import TextStream
-from modules.errors import GenerationFailed, PromptTooLong
+from modules.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
-from modules.options import Value
 
-ALONE, BESIDE = 512, 96
-"""Tokens of a prompt that a step reads, alone or beside answers under way."""
+BESIDE = 96
+"""Tokens of a prompt that a step reads beside answers under way."""
 ROWS = 4
 """Answers at once; the others wait."""
 SPARE_BYTES = 2 << 30
 """Memory for the caches of answers that have ended, at most; and no more than a 16th of all there is."""
+
+_NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG缓存”）"}
 
 
 @dataclass(eq=False)
@@ -55,9 +50,10 @@ class Answer:
     words: Words
     process: Any  # what acts on the logits
     luck: torch.Generator
-    negative: Passage | None
+    negative: Passage | None  # the negative prompt, and then the same answer
     began: float
     seen: Tensor  # all tokens so far, shape (1, room), for those who look back
+    unwanted: Tensor | None = None  # the logits after `negative`
     passage: Passage = field(default_factory=lambda: Passage([], None))
     cached: int = 0
     drawn: int = 0
@@ -66,16 +62,11 @@ class Answer:
 
 
 class Engine:
-    def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        here = this_machine()
-        calls = arguments(path, options, here)
-        _, args = model_call(calls)
-        if "offload_folder" in args:
-            args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-        self.model = Model(path, calls, _whole_percents(report))
-        self._context = About(path).context_length(options)
-        self._vocabulary = TokenizerVocabulary(self.model.tokenizer, self.model.size, sorted(self.model.ends))
-        self._shelf = Shelf(self.model, min(SPARE_BYTES, machine.total_memory() // 16))
+    def __init__(self, model: Evaluator, vocabulary: Vocabulary, context: int, notes: Iterable[Note]) -> None:
+        self.model = model
+        self._vocabulary = vocabulary
+        self._context = context
+        self._shelf = model.shelf(min(SPARE_BYTES, machine.total_memory() // 16))
         self._waiting: deque[Answer] = deque()
         self._reading: deque[Answer] = deque()
         self._writing: list[Answer] = []  # in the order of the batch
@@ -89,21 +80,17 @@ class Engine:
             eos_token=self.model.special("eos"),
             chat_template=self.model.chat_template,
             memory=machine.resident_memory(),
-            notes=(*notes(path, options, here), *self._left_on_disk()),
+            notes=tuple(notes),
         )
-
-    def _left_on_disk(self) -> Iterator[Note]:
-        places = self.model.places
-        if count := places.count("disk"):
-            yield on_disk(count, len(places))
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and pages; see what cache it takes."""
-        cache = fresh(self.model)
-        source = self.model.read([0]) if self.model.writes_apart else None
-        self.model.forward([0], cache, source)
-        self._rows = ROWS if self.model.can_batch and grows(cache) else 1
-        self._reads_whole = sums_up(cache)
+        model = self.model
+        cache = model.fresh() if model.writes_apart else self._shelf.take([0])[0]
+        model.forward([0], cache, model.read([0]) if model.writes_apart else None)
+        self._rows = ROWS if model.can_batch and model.can_cut(cache) else 1
+        self._reads_whole = model.sums_up(cache)
+        self._shelf.clear()
 
     # -- questions ------------------------------------------------------------------------------------------------
 
@@ -136,12 +123,20 @@ class Engine:
         )
         negative = None
         if params["guidance_scale"] != 1:
-            negative = Passage(self._encode(params["negative_prompt"], params), None)
+            negative = self._negative(params)
         words = Words(self.model, [] if self.model.writes_apart else tokens, not params["skip_special_tokens"])
         seen = torch.empty(1, 0, dtype=torch.long, device=self.model.device)
         stream = TextStream(params["stop"])
         made = Answer(call, tokens, params, stream, words, process, luck, negative, time.monotonic(), seen)
         self._waiting.append(made)
+
+    def _negative(self, params: Mapping[str, Json]) -> Passage:
+        if not self.model.can_guide:
+            raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
+        tokens = self._encode(params["negative_prompt"], params)
+        if len(tokens) >= self._context:
+            raise PromptTooLong(len(tokens), self._context - 1)
+        return Passage(tokens, None)
 
     def _encode(self, text: str, params: Mapping[str, Json]) -> list[int]:
         tokens = self.model.encode(text, params["add_bos_token"])
@@ -150,8 +145,9 @@ class Engine:
         return tokens or [ends[0] if bos is None else bos]  # there must be something to go on from
 
     def forget(self) -> None:
-        """Keep no cache of answers that have ended."""
-        self._shelf.clear()
+        """Keep no cache of answers that have ended, unless another is under way."""
+        if self.idle:
+            self._shelf.clear()
 
     def cancel(self, call: int) -> None:
         for queue in (self._waiting, self._reading):
@@ -180,8 +176,11 @@ class Engine:
 
     def _put_away(self, answer: Answer) -> None:
         """Keep what was computed for a later turn."""
-        if answer.passage.cache is not None and not self.model.writes_apart:
-            self._shelf.keep(answer.passage.tokens[: answer.passage.evaluated], answer.passage.cache)
+        if self.model.writes_apart:
+            return
+        for passage in (answer.passage, answer.negative):
+            if passage is not None and passage.cache is not None:
+                self._shelf.keep(passage.tokens[: passage.evaluated], passage.cache)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +196,7 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             traceback.print_exception(error)
             for answer in under_way:
-                yield answer.call, Failed(GenerationFailed("Transformers", f"{type(error).__name__}: {error}"))
+                yield answer.call, Failed(GenerationFailed(self.model.name, f"{type(error).__name__}: {error}"))
         finally:
             if not sound:  # the caches are in an unknown state: nobody can go on
                 self._start_anew()
@@ -223,13 +222,16 @@ class Engine:
     def _begin(self, answer: Answer) -> None:
         if self.model.writes_apart:
             source = self.model.read(answer.prompt)
-            answer.passage = Passage([self.model.first_written], fresh(self.model), source=source)
+            answer.passage = Passage([self.model.first_written], self.model.fresh(), source=source)
         else:
             cache, evaluated = self._shelf.take(answer.prompt)
             answer.passage = Passage(list(answer.prompt), cache, evaluated)
             answer.cached = evaluated
         if answer.negative is not None:
-            answer.negative.cache = fresh(self.model)
+            answer.negative.cache, answer.negative.evaluated = self._beginning(answer.negative)
+
+    def _beginning(self, negative: Passage) -> tuple[Any, int]:
+        return (self.model.fresh(), 0) if self.model.writes_apart else self._shelf.take(negative.tokens)
 
     def _places(self) -> Iterator[tuple[int, Event]]:
         """Tell those who wait how many go before them, whenever that has changed."""
@@ -239,12 +241,17 @@ class Engine:
                 yield answer.call, Waiting(place)
 
     def _read(self, answer: Answer) -> Iterator[tuple[int, Event]]:
-        """Read a piece of its prompt; if that was the last one, draw the first token."""
-        piece = BESIDE if self._writing else ALONE
+        """Read a piece of its prompts; if that was the last one, draw the first token."""
+        negative = answer.negative
+        passage = negative if negative is not None and negative.left else answer.passage
+        piece = BESIDE if self._writing else self.model.piece
         try:
-            logits = self._evaluate(answer.passage, len(answer.prompt) if self._reads_whole else piece)
+            logits = self._evaluate(passage, passage.left if self._reads_whole else piece)
         except Interrupted:
-            self._read_again(answer.passage)
+            self._read_again(passage)
+            return
+        if passage is negative:
+            answer.unwanted = logits
             return
         if answer.passage.left:
             done = (answer.passage.evaluated - answer.cached) / max(len(answer.prompt) - answer.cached, 1)
@@ -268,8 +275,7 @@ class Engine:
 
     def _read_again(self, passage: Passage) -> None:
         """The piece was broken off in some layer."""
-        if not cut_back(passage.cache, passage.evaluated):
-            passage.cache, passage.evaluated = fresh(self.model), 0
+        passage.cache, passage.evaluated = self.model.cut_back(passage.cache, passage.evaluated)
 
     def _write(self) -> Iterator[tuple[int, Event]]:
         """A token of each answer in the batch; more of one alone, if guesses come true."""
@@ -327,7 +333,8 @@ class Engine:
         answer.passage.tokens.append(token)
         if answer.stream.stopped:
             return text, "stop"
-        full = len(answer.passage.tokens) > self._context
+        unwanted = answer.negative.tokens if answer.negative is not None else ()
+        full = max(len(answer.passage.tokens), len(unwanted) + 1) > self._context
         enough = answer.drawn == answer.params["max_new_tokens"]
         return text, "length" if full or enough else ""
 
@@ -347,13 +354,14 @@ class Engine:
         return answer.seen
 
     def _unwanted(self, answer: Answer) -> Tensor:
-        """The logits of the same answer after the negative prompt."""
+        """The logits of the same answer after the negative prompt, which has been read before the answer's own."""
         passage = answer.negative
-        assert passage is not None
+        assert passage is not None and answer.unwanted is not None
         if answer.drawn:
             passage.tokens.append(answer.passage.tokens[-1])
-        begin, passage.evaluated = passage.evaluated, len(passage.tokens)
-        return self.model.forward(passage.tokens[begin:], passage.cache)
+            passage.evaluated += 1
+            answer.unwanted = self.model.forward(passage.tokens[-1:], passage.cache)
+        return answer.unwanted
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
         last = answer.stream.finish(answer.words.rest())
@@ -370,22 +378,3 @@ class Engine:
                 decode_seconds=time.monotonic() - answer.answering,
             ),
         )
-
-
-def this_machine() -> Machine:
-    """As PyTorch sees it."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    sizes = tuple(int(torch.cuda.mem_get_info(device)[1]) for device in range(count))
-    return machine_with(sizes)
-
-
-def _whole_percents(report: Report) -> Callable[[float], None]:
-    last = -1
-
-    def advance(done: float) -> None:
-        nonlocal last
-        if int(done * 100) > last:
-            last = int(done * 100)
-            report(Progress("weights", done))
-
-    return advance

@@ -76,9 +76,12 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, size: int, eos: list[int]) -> None:
         library = _library()
-        if not getattr(tokenizer, "is_fast", False):
+        if hasattr(tokenizer, "for_grammars"):  # one that is none of transformers'
+            self._tokenizer = tokenizer.for_grammars(eos)
+        elif getattr(tokenizer, "is_fast", False):
+            self._tokenizer = library.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
+        else:
             raise Unsupported(_SLOW)
-        self._tokenizer = library.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=eos)
         self._library, self._eos = library, frozenset(eos)
 
     def start(self, text: str) -> Callable[[], Matcher]:

@@ -34,6 +34,10 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _positions(about, options)
     yield from _gptq(about, options)
     yield from _own_code(path, options)
+    yield from of_tokenizer(options)
+
+
+def of_tokenizer(options: Mapping[str, Value]) -> Iterator[Note]:
     if options["no_use_fast"]:
         yield Note(
             "no_use_fast",

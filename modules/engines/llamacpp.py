@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules import machine
 from modules.engines import llamacpp_native as native
 from modules.engines.base import Report
-from modules.engines.llamacpp_arguments import Build, arguments, notes
+from modules.engines.llamacpp_arguments import CANNOT_SHIFT, Build, arguments, notes
 from modules.engines.llamacpp_cache import Cache, Slot, common
 from modules.engines.llamacpp_sampler import Sampler
+from modules.engines.progress import whole_percents
 from modules.engines.stream import TextStream
 from modules.errors import GenerationFailed, PromptTooLong
 from modules.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
@@ -83,7 +84,7 @@ class Sequence:
 class LlamaCpp:
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
         calls = arguments(path, options, build())
-        self.model = native.Model(path, calls, _whole_percents(report))
+        self.model = native.Model(path, calls, whole_percents(report))
         self._batch = native.Batch(self.model.n_batch)
         sinks = calls.get("llama_memory_seq_add", {}).get("attention_sink_size")
         spare = min(SPARE_BYTES, machine.total_memory() // 16)
@@ -103,13 +104,7 @@ class LlamaCpp:
 
     def _cannot_shift(self, wanted: bool) -> Iterator[Note]:
         if wanted and not self.model.can_shift:
-            yield Note(
-                "streaming_llm",
-                {
-                    "en": "No effect: what this model has evaluated cannot be moved to other positions.",
-                    "zh": "无效：此模型已处理的内容无法移动到其他位置。",
-                },
-            )
+            yield CANNOT_SHIFT
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and pages, then forget it."""
@@ -355,16 +350,3 @@ class LlamaCpp:
                 decode_seconds=time.monotonic() - sequence.answering,
             ),
         )
-
-
-def _whole_percents(report: Report) -> Callable[[float], None]:
-    """llama.cpp's many progress calls, passed on once a percent."""
-    last = -1
-
-    def advance(done: float) -> None:
-        nonlocal last
-        if int(done * 100) > last:
-            last = int(done * 100)
-            report(Progress("weights", done))
-
-    return advance

@@ -115,6 +115,16 @@ def _flash_attn(options: Mapping[str, Value]) -> bool:
     return bool(options["flash_attn"]) or _cache_type(options) != CACHE_F16
 
 
+CANNOT_SHIFT = Note(
+    "streaming_llm",
+    {
+        "en": "No effect: what this model has evaluated cannot be moved to other positions.",
+        "zh": "无效：此模型已处理的内容无法移动到其他位置。",
+    },
+)
+"""To be said of a model that turns out to be so."""
+
+
 def notes(options: Mapping[str, Value], build: Build) -> Iterator[Note]:
     """What is said of each option that does not do here what its name promises."""
     if _flash_attn(options) and not options["flash_attn"]:

@@ -68,11 +68,11 @@ class Model:
             raise self._failed(path)
         self.vocab = native.llama_model_get_vocab(self.handle)
         self._refuse_what_cannot_answer()
-        self.context = native.llama_init_from_model(self.handle, _context_params(calls["llama_init_from_model"]))
+        self.context = native.llama_init_from_model(self.handle, self._context_params(calls["llama_init_from_model"]))
         if not self.context:
             raise self._failed(path)
         self.memory = native.llama_get_memory(self.context)
-        self.n_ctx: int = native.llama_n_ctx(self.context)
+        self.n_ctx: int = native.llama_n_ctx_seq(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
         self.n_vocab: int = native.llama_vocab_n_tokens(self.vocab)
         self.seconds_decoding = 0.0
@@ -93,6 +93,14 @@ class Model:
                     "zh": "这是编码器类模型（用于嵌入或翻译），不能聊天或续写。",
                 }
             )
+
+    def _context_params(self, args: Mapping[str, Json]) -> object:
+        params = native.llama_context_default_params()
+        for name, value in args.items():
+            setattr(params, name, value)
+        if not args["kv_unified"] and not args["n_ctx"]:  # the library would share out what the model can
+            params.n_ctx = native.llama_model_n_ctx_train(self.handle) * args["n_seq_max"]
+        return params
 
     def _failed(self, path: Path) -> LoadFailed:
         words = " / ".join(dict.fromkeys(self._journal.errors[-3:])) or "no reason given"
@@ -125,6 +133,13 @@ class Model:
             if written >= 0:
                 return buffer.raw[:written]
             size = -written
+
+    def written(self, token: int) -> str | None:
+        """A token as its vocabulary writes it down, such as "▁the" or "Ġthe"; None for one that nobody uses."""
+        if native.llama_vocab_get_attr(self.vocab, token) & native.LLAMA_TOKEN_ATTR_UNUSED:
+            return None
+        text: bytes = native.llama_vocab_get_text(self.vocab, token)
+        return text.decode("utf-8", "replace")
 
     def check_token(self, option: str, token: int) -> None:
         """OptionError for a number that is no token: llama.cpp would abort the process."""
@@ -164,12 +179,12 @@ class Model:
 
     # -- evaluating -----------------------------------------------------------------------------------------------
 
-    def decode(self, batch: Batch) -> int:
+    def decode(self, batch: Batch, may_break_off: bool = True) -> int:
         """Evaluate `batch`: DECODED, FULL or ABORTED; anything else is an error of llama.cpp's.
 
         A shift of positions is carried out here first and must not be broken off: llama.cpp would do it once more.
         """
-        self._alarm.watch(self.context, not self._moved)
+        self._alarm.watch(self.context, may_break_off and not self._moved)
         began = time.perf_counter()
         status = int(native.llama_decode(self.context, batch.handle))
         self.seconds_decoding += time.perf_counter() - began
@@ -368,10 +383,3 @@ class _model_params:
 
         self._callback = native.llama_progress_callback(advance)
         self.params.progress_callback = self._callback
-
-
-def _context_params(args: Mapping[str, Json]) -> object:
-    params = native.llama_context_default_params()
-    for name, value in args.items():
-        setattr(params, name, value)
-    return params

@@ -1,0 +1,44 @@
+"""Makes the engine of a folder of PyTorch weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from modules.engines.base import Report
+from modules.engines.hf_arguments import About, Machine, arguments, model_call
+from modules.engines.hf_engine import Engine
+from modules.engines.hf_machine import machine_with
+from modules.engines.hf_model import Model
+from modules.engines.hf_notes import notes, on_disk
+from modules.engines.hf_offload import folder_until_we_end
+from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.progress import whole_percents
+from modules.events import Note
+from modules.options import Value
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = this_machine()
+    calls = arguments(path, options, here)
+    _, args = model_call(calls)
+    if "offload_folder" in args:
+        args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
+    model = Model(path, calls, whole_percents(report))
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    said = (*notes(path, options, here), *_left_on_disk(model.places))
+    return Engine(model, vocabulary, About(path).context_length(options), said)
+
+
+def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:
+    if count := places.count("disk"):
+        yield on_disk(count, len(places))
+
+
+def this_machine() -> Machine:
+    """As PyTorch sees it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    sizes = tuple(int(torch.cuda.mem_get_info(device)[1]) for device in range(count))
+    return machine_with(sizes)

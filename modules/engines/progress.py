@@ -1,0 +1,21 @@
+"""How far a load has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modules.engines.base import Report
+from modules.events import Progress
+
+
+def whole_percents(report: Report) -> Callable[[float], None]:
+    """Takes a library's many calls, and passes one on for each percent."""
+    last = -1
+
+    def advance(done: float) -> None:
+        nonlocal last
+        if int(done * 100) > last:
+            last = int(done * 100)
+            report(Progress("weights", done))
+
+    return advance

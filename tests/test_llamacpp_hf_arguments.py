@@ -1,0 +1,130 @@
+"""From llamacpp_HF's options to calls: none is swallowed, and llama.cpp is told what its own loader tells it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.hf_arguments import TOKENIZER
+from modules.engines.llamacpp_arguments import Build
+from modules.engines.llamacpp_arguments import arguments as llamacpp_arguments
+from modules.engines.llamacpp_hf_arguments import BATCH, CONTEXT, arguments, notes, tokenizer_folder, unreadable
+from modules.load_options import OPTIONS
+from modules.loaders import LOADERS
+from modules.options import Value
+from modules.process import ROOT
+from tests.conftest import LLAMA, SMOLLM2
+from tests.test_llamacpp_arguments import BUILDS, CPU_BUILD, changed
+
+KEYS = LOADERS["llamacpp_HF"].options
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+PATH = Path("/models/model.gguf")
+
+
+def calls(path: Path = PATH, build: Build = CPU_BUILD, **options: Value) -> dict[str, Any]:
+    return arguments(path, DEFAULTS | options, build)
+
+
+def noted(path: Path = PATH, build: Build = CPU_BUILD, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, build)}
+
+
+def with_tokenizer(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("files", [False, True], ids=["own tokenizer", "tokenizer files"])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
+def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
+    key: str, build: Build, files: bool, tmp_path: Path
+) -> None:
+    path = (with_tokenizer(tmp_path) if files else tmp_path) / "model.gguf"
+    options = {key: changed(OPTIONS[key])}
+    assert calls(path, build, **options) != calls(path, build) or key in noted(path, build, **options)
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
+def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
+    assert not noted(build=build)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_note_is_about_an_option_of_this_loader_in_both_languages(key: str) -> None:
+    for build in BUILDS:
+        for note in notes(PATH, DEFAULTS | {key: changed(OPTIONS[key])}, build):
+            assert note.option in KEYS
+            assert set(note.text) == {"zh", "en"}
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
+def test_llamacpp_is_told_what_its_own_loader_tells_it(build: Build) -> None:
+    for key in set(KEYS) & set(LLAMA.options):
+        options = {key: changed(OPTIONS[key])}
+        theirs = {each: OPTIONS[each].default for each in LLAMA.options} | options
+        assert calls(build=build, **options) == llamacpp_arguments(PATH, theirs | {"parallel": 1}, build)
+
+
+def test_a_second_cache_is_a_second_sequence_as_long_as_the_first() -> None:
+    made = calls(n_ctx=2048, cfg_cache=True)[CONTEXT]
+    assert (made["n_seq_max"], made["n_ctx"], made["kv_unified"]) == (2, 4096, False)
+    assert calls(cfg_cache=True)[CONTEXT]["n_ctx"] == 0, "the model's own, twice: only the library knows it"
+
+
+def test_logits_of_every_token_are_asked_for_with_logits_all_alone() -> None:
+    assert BATCH in calls(logits_all=True)
+    assert BATCH not in calls()
+
+
+def test_files_beside_the_model_go_before_a_shared_folder(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own" / "model.gguf", tmp_path / "oobabooga_llama-tokenizer"
+    own.parent.mkdir()
+    assert tokenizer_folder(own) is None
+    with_tokenizer(shared)
+    assert tokenizer_folder(own) == tokenizer_folder(tmp_path / "model.gguf") == shared
+    with_tokenizer(own.parent)
+    assert tokenizer_folder(own) == own.parent
+    assert calls(own)[TOKENIZER]["pretrained_model_name_or_path"] == str(own.parent)
+
+
+@pytest.mark.parametrize("names", [("tokenizer.model",), ("tokenizer_config.json",), ("tokenizer.json",)])
+def test_half_a_tokenizer_is_none(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with_tokenizer(tmp_path, *names)
+    with_tokenizer(tmp_path / "llama-tokenizer", *names)
+    assert tokenizer_folder(tmp_path / "model.gguf") is None
+
+
+def test_a_folder_with_another_name_is_not_shared(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path / "llama-tokenizer-old")
+    assert tokenizer_folder(tmp_path / "model.gguf") is None
+
+
+def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
+    path = with_tokenizer(tmp_path) / "model.gguf"
+    assert calls(path)[TOKENIZER]["trust_remote_code"] is False
+    assert calls(path, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
+    assert "trust_remote_code" not in noted(path, trust_remote_code=True)
+
+
+def test_what_is_missing_to_read_a_tokenizer_is_named() -> None:
+    told = unreadable(ValueError("`tiktoken` is required to read a `tiktoken` file."))
+    assert all("pip install sentencepiece protobuf" in text for text in told.values())
+
+
+def test_what_a_load_would_do_can_be_told_without_torch_or_a_model() -> None:
+    program = (
+        "import json, sys; from pathlib import Path; from modules.engines.llamacpp_hf import explain;"
+        "told = explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        "print('torch' in sys.modules, 'transformers' in sys.modules, *told['calls'])"
+    )
+    command = [sys.executable, "-c", program, str(SMOLLM2), json.dumps(DEFAULTS)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout.split()[:3] == ["False", "False", "llama_model_load_from_file"], told.stderr
