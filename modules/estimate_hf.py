@@ -2,7 +2,8 @@
 
 What is counted is the worker's peak (VmHWM) after a prompt that fills the context, less that of a worker which has
 imported nothing: torch and transformers are counted, under `other`. The files are mapped while they are read, and stay
-so where weights are used as they are stored: their pages count, though the system takes back those not in use.
+so where weights are used as they are stored: their pages count, though the system takes back those not in use
+(`spare`).
 
 Source: transformers 5.23 (core_model_loading), bitsandbytes 0.50 and our `hf_cache`; what libraries take was measured
 on Linux (benchmarks/estimate_hf.py). With GPUs nothing was measured: there, weights fill the cards in order, as
@@ -62,24 +63,26 @@ def placed(
     shape: Shape, options: Mapping[str, Value], gpus: Sequence[int] = (), tokens: int = 0
 ) -> tuple[Estimate, ...]:
     """What main memory will hold at most, then each GPU; `gpus` are their free bytes."""
-    kept = _kept(shape, options, gpus, tokens)
-    main = kept[0]
-    loading = _loading(shape, _plan(options, gpus), main.weights)
-    surplus = max(loading - main.total, 0)
-    return Estimate(main.weights, main.cache, main.compute, main.other + surplus), *kept[1:]
+    main, *cards = _kept(shape, options, gpus, tokens)
+    plan = _plan(options, gpus)
+    files = 0 if _stays_mapped(shape, plan) or not plan.on_cpu else shape.size  # mapped for as long as loading lasts
+    loading = main.weights + main.other + _work(shape, plan)
+    total, needed = max(main.total, loading + files), max(main.total, loading) - main.spare
+    other = main.other + total - main.total
+    return Estimate(main.weights, main.cache, main.compute, other, total - needed), *cards
 
 
 def given_back(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:
     """Bytes of each memory that unloading frees; not the files' own pages, which count as available anyway."""
-    main, *others = (each.total for each in _kept(shape, options, gpus, 0))
-    mapped = shape.size if _stays_mapped(shape, _plan(options, gpus)) else 0
-    return [max(main - mapped, 0), *others]
+    main, *others = _kept(shape, options, gpus, 0)
+    mapped = _stays_mapped(shape, _plan(options, gpus))
+    return [main.total - min(shape.size, main.weights) * mapped, *(each.total for each in others)]
 
 
 def within(shape: Shape, options: Mapping[str, Value], free: Sequence[int]) -> bool:
-    """Whether everything fits into `free`: bytes of main memory, then of each GPU."""
+    """Whether everything that is needed fits into `free`: bytes of main memory, then of each GPU."""
     needs = placed(shape, options, free[1:])
-    return all(need.total <= room for need, room in zip(needs, free, strict=True))
+    return all(need.needed <= room for need, room in zip(needs, free, strict=True))
 
 
 def context_length(shape: Shape, options: Mapping[str, Value]) -> int:
@@ -113,11 +116,16 @@ def _kept(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int], token
     made = _made(shape, plan)
     main, *cards = _shares(made, options, plan, gpus)
     on_cards = sum(cards)
-    mapped = _stays_mapped(shape, plan) and plan.on_cpu
-    weights = main + (shape.size - _stored_rest(shape, plan) if mapped and main == made else 0)
+    unused = shape.size - _used_as_stored(shape, plan) if _stays_mapped(shape, plan) and main == made else 0
     cache, compute = _cache(shape, plan, tokens), _compute(shape, plan, tokens)
     return (
-        Estimate(weights, 0 if on_cards else cache, 0 if on_cards else compute, _other(shape, plan)),
+        Estimate(
+            main + unused,
+            0 if on_cards else cache,
+            0 if on_cards else compute,
+            _other(shape, plan),
+            spare=unused,
+        ),
         *(
             Estimate(part, cache * part // on_cards, compute, _GPU_BYTES) if part else Estimate(0, 0, 0, 0)
             for part in cards
@@ -168,18 +176,15 @@ def _stays_mapped(shape: Shape, plan: _Plan) -> bool:
     return plan.on_cpu and _STORED.get(shape.sizes.stored) == plan.dtype
 
 
-def _stored_rest(shape: Shape, plan: _Plan) -> int:
+def _used_as_stored(shape: Shape, plan: _Plan) -> int:
     """Bytes of the files that are used as they are."""
     linear = shape.sizes.linear if plan.bits < 16 else 0
     return (shape.sizes.elements - linear) * plan.width
 
 
-def _loading(shape: Shape, plan: _Plan, weights: int) -> int:
-    """Bytes of main memory when the last weight has been read: the files are still mapped, nothing has been answered
-    yet."""
-    files = 0 if _stays_mapped(shape, plan) or not plan.on_cpu else shape.size
-    work = _QUANTISING * shape.sizes.largest if plan.bits < 16 else 0
-    return weights + files + work + _other(shape, plan)
+def _work(shape: Shape, plan: _Plan) -> int:
+    """Bytes that loading takes to compute in."""
+    return _QUANTISING * shape.sizes.largest if plan.bits < 16 else 0
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
