@@ -49,7 +49,7 @@ class Part:
         """ "fits", "tight", "short", or "unknown"."""
         if not self.device.free:
             return "unknown"
-        if self.need.total > self.device.free:
+        if self.need.needed > self.device.free:
             return "short"
         return "tight" if self.need.total > TIGHT * self.device.free else "fits"
 
