@@ -11,11 +11,9 @@ from pathlib import Path
 from modules import gpus, machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.errors import LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError
-from modules.estimate import placed
 from modules.events import Json
-from modules.fit import Device, Fit, fit, fitting_context
+from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
 from modules.flags import Flags
-from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.model_settings import LOADER, ModelSettings
@@ -23,6 +21,7 @@ from modules.models import LoadedModel, Models
 from modules.options import Value
 from modules.presets import Presets
 from modules.process import ROOT
+from modules.shape import Shape
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,9 @@ class App:
         self.presets = Presets(ROOT / "presets")
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory
-        self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
+        known = gpus.Gpus()
+        self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
+        self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
         self.named = self._find_named(flags.text("model"))
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
@@ -196,40 +197,43 @@ class App:
 
     # -- memory -------------------------------------------------------------------------------------------------------
 
-    @property
-    def free_memory(self) -> tuple[Device, ...]:
-        """Main memory, then each GPU: what a load may take of it, which is what is available and what the model in use
-        gives back."""
-        available, cards = self.available_memory(), self.gpus()
-        back = self._given_back([card.free for card in cards])
-        main = Device("", available + back[0] if available else 0)
-        return main, *(Device(card.name, max(card.free + more, 1)) for card, more in zip(cards, back[1:], strict=True))
+    def free_memory(self, facts: Facts) -> tuple[Device, ...]:
+        """Main memory, then each GPU that the loader can use: what a load may take of it, which is what is available
+        and what the model in use gives back."""
+        available, cards = self.available_memory(), self._cards(facts)
+        main, *others = (*self._given_back(), *(0 for _ in cards))  # a loader that uses any sees the same as another
+        freed = zip(cards, others, strict=False)
+        return (
+            Device("", available + main if available else 0),
+            *(Device(card.name, max(card.free + more, 1)) for card, more in freed),
+        )
 
-    def _given_back(self, cards: Sequence[int]) -> list[int]:
-        """Bytes, of main memory and each GPU."""
+    def _cards(self, facts: Facts) -> Sequence[Gpu]:
+        return self.torch_gpus() if isinstance(facts, Shape) else self.gpus()
+
+    def _given_back(self) -> list[int]:
+        """Bytes, of main memory and each GPU that the model in use can be on."""
         try:
             model = self.models.current
         except WebUIError:
-            return [0] * (1 + len(cards))
-        header = _estimable(model.record, model.settings)
-        if header is None:
-            return [0] * (1 + len(cards))
-        main, *others = placed(header, values(model.settings), cards)
-        mapped = 0 if model.settings["no_mmap"].value else main.weights  # the file's pages count as available anyway
-        return [main.total - mapped, *(each.total for each in others)]
+            return [0]
+        facts = _estimable(model.record, model.settings)
+        if facts is None:
+            return [0]
+        return given_back(facts, values(model.settings), [card.free for card in self._cards(facts)])
 
     def fit(self, plan: Plan) -> Fit | None:
         """Whether what `plan` loads fits into memory; None where that cannot be told."""
-        header = _estimable(plan.record, plan.settings)
-        return None if header is None else fit(header, values(plan.settings), self.free_memory)
+        facts = _estimable(plan.record, plan.settings)
+        return None if facts is None else fit(facts, values(plan.settings), self.free_memory(facts))
 
     def _fitted(self, record: ModelRecord, settled: dict[str, Setting], shown: int = 0) -> dict[str, Setting]:
         """With the context that nobody asked for reduced to what fits."""
-        header = _estimable(record, settled)
-        if header is None or settled["n_ctx"].source not in ("default", "model"):
+        header = record.header
+        if header is None or "n_ctx" not in settled or settled["n_ctx"].source not in ("default", "model"):
             return settled
         wish = int(settled["n_ctx"].value) or header.context_length
-        fits = shown or fitting_context(header, values(settled), self.free_memory)
+        fits = shown or fitting_context(header, values(settled), self.free_memory(header))
         return settled if fits >= wish else settled | {"n_ctx": Setting(fits, "memory")}
 
     # -- loading ------------------------------------------------------------------------------------------------------
@@ -248,9 +252,10 @@ class App:
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
 
 
-def _estimable(record: ModelRecord, settings: Mapping[str, Setting]) -> GgufHeader | None:
-    """Its header if it is llama.cpp's to load: of the other loaders' memory we know nothing yet."""
-    return record.header if "n_ctx" in settings else None
+def _estimable(record: ModelRecord, settings: Mapping[str, Setting]) -> Facts | None:
+    """What tells its memory with the loader that `settings` are for: of llama.cpp the header, of Transformers the
+    shape. Of the other loaders' memory we know nothing yet."""
+    return record.header if "n_ctx" in settings else record.shape if "load_in_4bit" in settings else None
 
 
 def _known(name: object) -> Loader | None:

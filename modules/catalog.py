@@ -22,6 +22,7 @@ from modules.gguf import GgufHeader, read_header
 from modules.options import Value, nearest
 from modules.rawfile import readable
 from modules.read_cache import ReadCache, Reading
+from modules.shape import Shape, summed
 from modules.twins import originals, read_sample
 from modules.unsupported import FOLDERS, LOOSE, unsupported
 from modules.walk import Files, descend, listing, walk
@@ -53,7 +54,8 @@ class ModelRecord:
     `name` is the path below the folder of models; of a split GGUF, its first part's. `size` is in bytes, of the weights
     alone. What the files do not say is 0 or "". `problem` is why the model will not load. `duplicate_of` is the name of
     another model with the same weights. `defaults` holds the load options that follow from the files. `header` is a
-    GGUF's, with the size of all its parts. `files` are those of the weights.
+    GGUF's, with the size of all its parts; `shape` is that of a folder of plain weights. `files` are those of the
+    weights.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelRecord:
     duplicate_of: str = ""
     defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)
     header: GgufHeader | None = field(default=None, compare=False, repr=False)
+    shape: Shape | None = field(default=None, compare=False, repr=False)
     files: Files = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -226,7 +229,7 @@ class Catalog:
         used = {path: facts for path, facts in found.items() if path in needed} or found
         read = [self._read.get(path, facts, _WEIGHTS) for path, facts in used.items()]
         tensors = [each for each in read if isinstance(each, Tensors)]
-        said = Checkpoint(told, packed(folder, used, tensors))
+        said, sizes = Checkpoint(told, packed(folder, used, tensors)), summed(each.sizes for each in tensors)
         problem = _first_problem(about.values()) or _foreign(folder, FOLDERS.get(said.format)) or _first_problem(read)
         incomplete = without_config(folder, files) or missing(folder, needed, used)
         yield ModelRecord(
@@ -236,12 +239,13 @@ class Catalog:
             size=_size(used),
             architecture=said.architecture,
             quantisation=said.quantisation,
-            parameters=0 if said.method else sum(each.elements for each in tensors),  # quantised: packed
+            parameters=0 if said.method else sizes.elements,  # quantised: packed
             layers=said.layers,
             context_length=said.context_length,
             chat_template=said.chat_template,
             problem=problem or incomplete,
             defaults=said.defaults(),
+            shape=said.shape(sizes, _size(used)),
             files=used,
         )
 

@@ -6,7 +6,6 @@ Source: the safetensors format's description; the files that transformers, AutoG
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from modules.load_options import OPTIONS
 from modules.options import Value
 from modules.quantised import PLAIN, Packing, packing
 from modules.rawfile import Window, broken_json, damage, examine, foreign, readable, truncated
+from modules.shape import NOTHING, Shape, Sizes, shape, sizes_of
 
 Json = dict[str, Any]
 
@@ -55,15 +55,15 @@ def read_about(path: Path) -> Json:
 
 @dataclass(frozen=True)
 class Tensors:
-    """How many `elements` the tensors of a file have, and how they are packed."""
+    """How large the tensors of a file are, and how they are packed."""
 
-    elements: int = 0
+    sizes: Sizes = NOTHING
     packing: Packing = PLAIN
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> Tensors:
         """The inverse of `dataclasses.asdict`."""
-        return Tensors(facts["elements"], Packing(**facts["packing"]))
+        return Tensors(Sizes(**facts["sizes"]), Packing(**facts["packing"]))
 
 
 def read_weights(path: Path) -> Tensors:
@@ -107,21 +107,20 @@ def _safetensors(window: Window) -> Tensors:
         raise foreign("safetensors", head, window.size)
     table = _json(window, window.u64())
     table.pop("__metadata__", None)
-    tensors = [_tensor(each) for each in table.values()]
-    expected = window.place + max((end for _, end in tensors), default=0)
+    expected = window.place + max((_end(each) for each in table.values()), default=0)
     if expected > window.size:
         raise truncated(expected, window.size)
     packed = packing(table, lambda name: tuple(table[name]["shape"]) if name in table else ())
-    return Tensors(sum(elements for elements, _ in tensors), packed)
+    return Tensors(sizes_of(table), packed)
 
 
-def _tensor(entry: object) -> tuple[int, int]:
-    """Of an entry of the table: its elements, and where its bytes end in the data."""
+def _end(entry: object) -> int:
+    """Of an entry of the table, whose form is checked: where its bytes end in the data."""
     shape = entry.get("shape") if isinstance(entry, dict) else None
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise damage("a tensor lacks its shape or its place", "某个张量缺少形状或位置")
-    return math.prod(shape), offsets[1]
+    return offsets[1]
 
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
@@ -198,6 +197,10 @@ class Checkpoint:
         if isinstance(several, list):
             own = next((each for each in several if isinstance(each, dict) and each.get("name") == "default"), {})
         return _word(own, "chat_template", "template")
+
+    def shape(self, sizes: Sizes, size: int) -> Shape | None:
+        """How large it is, with `sizes` and bytes of its weights; None of one whose memory we cannot tell."""
+        return None if self.method or self.format else shape(self._config, sizes, size)
 
     def defaults(self) -> dict[str, Value]:
         """The load options that follow from the files, those that differ from no scaling and no quantisation."""

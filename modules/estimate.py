@@ -50,16 +50,25 @@ _CACHING_LAYERS = {"gemma3n": 20}  # all further layers read theirs; llama.cpp k
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes: of the file, of what is kept of every token, of the buffers to compute in, of everything else."""
+    """Bytes: of the file, of what is kept of every token, of the buffers to compute in, of everything else.
+
+    `spare` are those among them that the system takes back when asked to: pages of files that nobody needs any more.
+    """
 
     weights: int
     cache: int
     compute: int
     other: int
+    spare: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.cache + self.compute + self.other
+
+    @property
+    def needed(self) -> int:
+        """Without which it cannot be."""
+        return self.total - self.spare
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from modules import estimate_hf
 from modules.estimate import PAD, Estimate, largest_context, placed, within
 from modules.gguf import GgufHeader
 from modules.options import Value
+from modules.shape import Shape
 
 SMALLEST = 2 * PAD
 """The context below which we do not go by ourselves: nobody can chat in less."""
@@ -16,6 +18,15 @@ MOST_GPU_LAYERS = 255
 """The largest n_gpu_layers that is a number; 256 means all."""
 TIGHT = 0.9
 """The part of free memory from which on other programs will feel it. What we propose stays below."""
+
+Facts = GgufHeader | Shape
+"""What is known of a model before it is loaded, which tells who loads it: llama.cpp or Transformers."""
+_LIGHTER: tuple[Mapping[str, Value], ...] = (
+    {"bf16": True},
+    {"load_in_8bit": True},
+    {"load_in_4bit": True},
+    {"load_in_4bit": True, "use_double_quant": True},
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Part:
         """ "fits", "tight", "short", or "unknown"."""
         if not self.device.free:
             return "unknown"
-        if self.need.total > self.device.free:
+        if self.need.needed > self.device.free:
             return "short"
         return "tight" if self.need.total > TIGHT * self.device.free else "fits"
 
@@ -55,12 +66,32 @@ class Fit:
         return any(part.verdict == "short" for part in self.parts)
 
 
-def fit(header: GgufHeader, options: Mapping[str, Value], devices: Sequence[Device]) -> Fit:
-    """For the options of llama.cpp. `devices` are main memory and the GPUs that layers can go to."""
-    needs = placed(header, options, [gpu.free for gpu in devices[1:]])
+def fit(model: Facts, options: Mapping[str, Value], devices: Sequence[Device]) -> Fit:
+    """For the options of the loader that `model` belongs to. `devices` are main memory and the GPUs it can go to."""
+    gpus = [gpu.free for gpu in devices[1:]]
+    if isinstance(model, Shape):
+        needs, remedies = estimate_hf.placed(model, options, gpus), _lighter(model, options, devices)
+    else:
+        needs, remedies = placed(model, options, gpus), _remedies(model, options, devices)
     parts = tuple(Part(device, need) for device, need in zip(devices, needs, strict=True))
     found = Fit(parts)
-    return Fit(parts, tuple(_remedies(header, options, devices))) if found.short else found
+    return Fit(parts, tuple(remedies)) if found.short else found
+
+
+def given_back(model: Facts, options: Mapping[str, Value], gpus: Sequence[int]) -> list[int]:
+    """Bytes of main memory, then of each GPU, that are available again once `model` has been let go of. The pages of
+    files that are mapped count as available anyway."""
+    if isinstance(model, Shape):
+        return estimate_hf.given_back(model, options, gpus)
+    main, *others = placed(model, options, gpus)
+    return [main.total - (0 if options["no_mmap"] else main.weights), *(each.total for each in others)]
+
+
+def _lighter(shape: Shape, options: Mapping[str, Value], devices: Sequence[Device]) -> Iterator[Mapping[str, Value]]:
+    """Fewer bits for each weight."""
+    for change in _LIGHTER:
+        if estimate_hf.within(shape, {**options, **change}, _room(devices)):
+            yield change
 
 
 def _remedies(

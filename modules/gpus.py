@@ -6,6 +6,7 @@ not known here, such as Apple's and Intel's, which mostly share the main memory 
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import subprocess
 import time
@@ -77,6 +78,14 @@ def amd(cards: Path = _AMD_CARDS) -> tuple[Gpu, ...]:
             continue
         found.append(Gpu(f"AMD GPU {len(found)}", total, free))
     return tuple(found)
+
+
+def torch_uses_them() -> bool:
+    """Whether the installed PyTorch was built for graphics cards, as far as its version says."""
+    try:
+        return importlib.metadata.version("torch").partition("+")[2] != "cpu"
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def llamacpp_uses_them() -> bool:

@@ -8,6 +8,7 @@ step for a request that should not wait, and answers questions that have nothing
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modules import heap
 from modules.engines.base import BatchingEngine, SerialEngine
 from modules.engines.causes import cause
 from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
@@ -219,9 +221,10 @@ class Worker:
         return operations[operation](**args)
 
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
-        made = getattr(_engine_module(engine), engine.partition(":")[2])(
-            Path(path), options, lambda progress: self._send(call, progress)
-        )
+        make = getattr(_engine_module(engine), engine.partition(":")[2])
+        quantises = options.get("load_in_4bit") or options.get("load_in_8bit")
+        with heap.tight() if quantises else contextlib.nullcontext():
+            made = make(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = made if hasattr(made, "step") else Turns(made)
         return made.info.to_json()
 

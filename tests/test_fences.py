@@ -19,7 +19,7 @@ LAYERS = {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("sampling_options_more", "sampling_options_hf", "presets"),
-        *("yaml_file", "model_settings", "choice", "fit", "estimate"),
+        *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
     },
     "actors": {"models", "downloads", "process"},
@@ -28,7 +28,11 @@ LAYERS = {
     "child": {"worker", "engines"},
 }
 ORDER = ("words", "facts", "actors", "deeds", "faces")
-SHARED = {"machine", "gpus"}  # of the words' kind: standard library only, and of use to every layer, the child included
+SHARED = {
+    "machine",
+    "gpus",
+    "heap",
+}  # of the words' kind: standard library only, and of use to every layer, the child included
 
 PAGE = {"gradio", "gradio_client"}
 SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}

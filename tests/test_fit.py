@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modules import estimate_hf
 from modules.app import App
 from modules.catalog import Catalog
 from modules.estimate import estimate, within
@@ -16,8 +18,10 @@ from modules.gpus import Gpu
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, settle, values
 from modules.options import Value
+from modules.shape import Sizes
 from modules.ui import locales, markup
-from tests.conftest import LLAMA
+from tests.conftest import LLAMA, TRANSFORMERS
+from tests.test_estimate_hf import GIB, SMALL
 
 MB = 1_000_000
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -127,9 +131,11 @@ def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> 
 
 
 def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
-    assert app.free_memory == (Device("", 200 * MB),)
+    header = app.record(NAME).header
+    assert header is not None
+    assert app.free_memory(header) == (Device("", 200 * MB),)
     app.load(app.plan(app.record(NAME), form={"n_ctx": 2048}))
-    freed = app.free_memory[0].free - 200 * MB
+    freed = app.free_memory(header)[0].free - 200 * MB
     assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
 
 
@@ -151,3 +157,45 @@ def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
     assert html.count("tx-short") == 1 and "but only 1 MB free" in html
     html = markup.memory(app.fit(app.plan(app.record(NAME), form={"cpu": True})), locales.translator("en"))
     assert html.count('class="tx-bar"') == 1  # what holds nothing is not shown
+
+
+# -- Transformers ------------------------------------------------------------------------------------------------------
+
+SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=Sizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
+"""Seven thousand million weights, as 16 bits."""
+
+
+def torch_options(**chosen: Value) -> dict[str, Value]:
+    return values(settle(TRANSFORMERS, model={}, saved={}, flags={}, form=chosen))
+
+
+@pytest.mark.parametrize(("free", "remedies"), [(50, 0), (31, 0), (27, 4), (10, 3), (8, 2), (5, 0)])
+def test_fewer_bits_are_offered_where_they_make_a_model_fit(free: int, remedies: int) -> None:
+    found = fit(SEVEN, torch_options(), main(free * GIB))
+    assert found.short == (free < 29) and len(found.remedies) == remedies
+    assert found.parts[0].verdict == ("fits" if free == 50 else "tight" if free == 31 else "short")
+    for change in found.remedies:
+        assert estimate_hf.within(SEVEN, torch_options(**change), [free * GIB])
+
+
+def test_on_a_gpu_fewer_bits_help_as_well() -> None:
+    found = fit(SEVEN, torch_options(), [Device("", 64 * GIB), Device(CARD, 12 * GIB)])
+    assert [part.verdict for part in found.parts] == ["fits", "short"]
+    assert {"load_in_8bit": True} in found.remedies and {"bf16": True} not in found.remedies
+
+
+def test_a_folder_of_weights_has_a_bar_and_gives_back_what_it_took(
+    smollm2: Path, smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App]
+) -> None:
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+    (tmp_path / "models" / "folder").symlink_to(smollm2_folder)
+    app = make_app()
+    app.available_memory = lambda: 700 * MB
+    plan = app.plan(app.record("folder"))
+    found = app.fit(plan)
+    assert found is not None and found.short and app.fit(app.plan(app.record(NAME))) is not None
+    assert "tx-bar" in markup.memory(found, locales.translator("en"))
+    assert plan.record.shape is not None and plan.record.header is None
+    app.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    assert app.fit(plan) is not None and len(app.free_memory(plan.record.shape)) == 2
+    assert app.gpus() == ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from modules import gpus
 from modules.gpus import Gpu, Gpus
 
@@ -63,3 +65,11 @@ def test_they_are_asked_no_oftener_than_needed() -> None:
 def test_this_build_of_llama_cpp_uses_none() -> None:
     """The tests' requirements build it for the processor."""
     assert not gpus.llamacpp_uses_them()
+
+
+@pytest.mark.parametrize(("version", "uses"), [("2.13.0+cpu", False), ("2.13.0+cu128", True), ("2.13.0", True)])
+def test_pytorch_says_in_its_version_whether_it_was_built_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, version: str, uses: bool
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: version)
+    assert gpus.torch_uses_them() == uses
