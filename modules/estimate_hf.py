@@ -36,6 +36,7 @@ _TOKEN_BYTES = 960  # of the vocabulary
 _REST_BYTES = 22_000_000  # threads, pages of the libraries that are touched only in use
 _GPU_BYTES = 400 << 20  # a context of CUDA with its kernels; not measured here
 _QUANTISING = 14  # bytes for each element of the weight that bitsandbytes is working on
+_EAGER_STEP = 16  # bytes for each head's score of each token; with some sizes the heap keeps twice as much
 _INT8_STEP = 8  # more bytes for each number between layers: 32 bits as whole numbers, and once more as fractions
 
 
@@ -221,6 +222,6 @@ def _compute(shape: Shape, plan: _Plan, tokens: int) -> int:
     number = plan.width + (_INT8_STEP if plan.bits == 8 else 0)
     network = piece * (3 * shape.network * number + 6 * shape.hidden * plan.width)
     repeated = 2 * shape.heads * shape.head * tokens * plan.width
-    scores = piece * tokens * (plan.width + (shape.heads * (4 + plan.width) if plan.eager else 0))
+    scores = piece * tokens * (plan.width + shape.heads * _EAGER_STEP * plan.eager)
     unpacked = shape.sizes.largest * plan.width if plan.bits == 4 else 0
     return network + repeated + scores + unpacked + 3 * 4 * shape.vocabulary
