@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from modules.errors import (
     both,
 )
 from modules.load_options import OPTIONS
+from modules.loaders import LOADERS
 from modules.models import Status
 from modules.ui import locales, markup
 from modules.ui.lean import gradio
@@ -148,7 +150,6 @@ def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:
         ("/etc/passwd", "llama.cpp", {}, "no model"),
         (MODEL, "no such loader", {}, "no loader"),
         (MODEL, "Transformers", {}, "cannot load gguf"),
-        (MODEL, "llamacpp_HF", {}, "not available"),
         (MODEL, "llama.cpp", {"n_ctx": -1}, "n_ctx"),
         (MODEL, "llama.cpp", {"n_ctx": "a lot"}, "n_ctx"),
         (MODEL, "llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
@@ -160,6 +161,13 @@ def test_what_the_page_would_not_send_is_refused(
 ) -> None:
     html = last(tab.start(form(tab, model, loader, **changed)))[tab.status]
     assert 'role="alert"' in html and words in html
+
+
+def test_a_loader_whose_packages_are_missing_is_refused(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = dataclasses.replace(LOADERS["llamacpp_HF"], packages=("no_such_package",))
+    monkeypatch.setitem(LOADERS, "llamacpp_HF", without)  # type: ignore[arg-type]
+    html = last(tab.start(form(tab, MODEL, "llamacpp_HF")))[tab.status]
+    assert 'role="alert"' in html and "not available" in html
 
 
 def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
