@@ -13,7 +13,7 @@ import pytest
 from modules.catalog import Catalog
 from modules.engines.hf_arguments import About, Machine, _dtype, size_in_bytes
 from modules.engines.hf_cache import ROOM as CACHE_ROOM
-from modules.engines.hf_engine import ALONE
+from modules.engines.hf_model import Model
 from modules.estimate_hf import (
     PIECE,
     ROOM,
@@ -172,7 +172,7 @@ def test_the_context_is_the_one_that_is_loaded(
 def test_sizes_and_steps_are_the_engines() -> None:
     for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb"):
         assert _bytes(text) == size_in_bytes(text)
-    assert (PIECE, ROOM) == (ALONE, CACHE_ROOM)
+    assert (Model.piece, CACHE_ROOM) == (PIECE, ROOM)
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------
