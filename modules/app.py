@@ -168,14 +168,15 @@ class App:
 
     def set_autoload(self, wanted: bool) -> Path | None:
         """Returned is where a settings.yaml that could not be read was kept."""
-        aside = settings.remember(self.settings_path, "autoload_model", wanted)
-        self.settings = dataclasses.replace(self.settings, autoload_model=wanted)
-        return aside
+        return self._set("autoload_model", wanted)
 
     def set_preset(self, name: str) -> Path | None:
-        """What the page begins with from now on; "" for the table's own defaults."""
-        aside = settings.remember(self.settings_path, "preset", name)
-        self.settings = dataclasses.replace(self.settings, preset=name)
+        """What the page begins with from now on; "" for the table's own defaults. Returned is as for `set_autoload`."""
+        return self._set("preset", name)
+
+    def _set(self, key: str, value: bool | str) -> Path | None:
+        aside = settings.remember(self.settings_path, key, value)
+        self.settings = dataclasses.replace(self.settings, **{key: value})  # type: ignore[arg-type]
         return aside
 
     def generation_defaults(self) -> dict[str, Value]:

@@ -80,12 +80,18 @@ def amd(cards: Path = _AMD_CARDS) -> tuple[Gpu, ...]:
     return tuple(found)
 
 
-def torch_uses_them() -> bool:
-    """Whether the installed PyTorch was built for graphics cards, as far as its version says."""
+def torch_build() -> str:
+    """What the installed PyTorch was built for, as far as its version says: "cpu", "cu130", "rocm6.4", "" if that is
+    left out. "cpu", too, where there is none."""
     try:
-        return importlib.metadata.version("torch").partition("+")[2] != "cpu"
+        return importlib.metadata.version("torch").partition("+")[2]
     except importlib.metadata.PackageNotFoundError:
-        return False
+        return "cpu"
+
+
+def torch_uses_them() -> bool:
+    """Whether it was built for graphics cards."""
+    return torch_build() != "cpu"
 
 
 def llamacpp_uses_them() -> bool:

@@ -6,7 +6,6 @@ A PyTorch that was built for the CPU says so in its version, and then nothing el
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
 from functools import cache
@@ -25,11 +24,7 @@ def machine_with(gpus: Iterable[int]) -> Machine:
 @cache
 def likely_machine() -> Machine:
     """What PyTorch will most likely find."""
-    try:
-        build = importlib.metadata.version("torch").partition("+")[2]
-    except importlib.metadata.PackageNotFoundError:
+    if not gpus.torch_uses_them():
         return machine_with(())
-    if build == "cpu":
-        return machine_with(())
-    cards = gpus.amd() if build.startswith("rocm") else gpus.nvidia()
+    cards = gpus.amd() if gpus.torch_build().startswith("rocm") else gpus.nvidia()
     return machine_with(card.total for card in cards)

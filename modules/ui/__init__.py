@@ -19,8 +19,8 @@ from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
 from modules.ui.model_tab import ModelTab, Shared
-from modules.ui.options_card import SWITCH_LOADER, loader_css
-from modules.ui.parameters_tab import ParametersTab, parameters_css
+from modules.ui.options_card import LOADER_CSS, SWITCH_LOADER
+from modules.ui.parameters_tab import PARAMETERS_CSS, ParametersTab
 
 gr = gradio()
 
@@ -74,7 +74,7 @@ def _links(language: str) -> str:
 
 def attach(server: FastAPI, app: App) -> None:
     """Add the page to `server`: at /zh and /en, with / leading to one of them."""
-    css = (HERE / "style.css").read_text(encoding="utf-8") + loader_css() + parameters_css()
+    css = (HERE / "style.css").read_text(encoding="utf-8") + LOADER_CSS + PARAMETERS_CSS
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=FONTS, font_mono=MONO)
     _add_routes(server, app)
     for language in LANGUAGES:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from modules.loaders import LOADERS
 from modules.options import Option, Value, parse_all
 from modules.ui.lean import gradio
 
@@ -17,6 +18,16 @@ Component = Any
 def slug(name: str) -> str:
     """`name` as part of a CSS class: "llama.cpp" becomes "llama-cpp"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def css_by_loader(inside: str, prefix: str) -> str:
+    """Hides, in the element `inside` (a selector with {name} for the loader whose options are to be seen), options and
+    groups without that loader's class. None is ever forced to show, so that other rules may hide them."""
+    rules = []
+    for name in map(slug, LOADERS):
+        element = inside.format(name=name)
+        rules.append(f"{element} .tx-opt:not(.{prefix}-{name}), {element} .tx-group:not(.{prefix}-{name})")
+    return ", ".join(rules) + " { display: none !important; }"
 
 
 class Form:

@@ -17,7 +17,7 @@ from modules.errors import OptionError
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Loader, Setting, candidates, unavailable
 from modules.ui.edge import Updates, Values
-from modules.ui.form import Component, Form, grouped, slug
+from modules.ui.form import Component, Form, css_by_loader, grouped, slug
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr
 
@@ -185,11 +185,5 @@ SWITCH_LOADER = """(loader) => {
 
 FILTER = """(text) => document.dispatchEvent(new CustomEvent("tx-filter", { detail: String(text) }))"""
 
-
-def loader_css() -> str:
-    """Hides, by loader, what is not its own. Options are never forced to show, so that other rules may hide them."""
-    rules = []
-    for name in map(slug, LOADERS):
-        page = f"#tx-page.show-{name} #tx-opts"
-        rules.append(f"{page} .tx-opt:not(.ld-{name}), {page} .tx-group:not(.ld-{name})")
-    return ", ".join(rules) + " { display: none !important; }"
+LOADER_CSS = css_by_loader("#tx-page.show-{name} #tx-opts", "ld")
+"""The form shows what the loader chosen has."""

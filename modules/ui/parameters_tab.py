@@ -15,7 +15,7 @@ from modules.presets import NEUTRAL
 from modules.sampling_options import GROUPS, OF_EVERY_LOADER, PARAMETERS
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
-from modules.ui.form import Form, grouped, slug
+from modules.ui.form import Form, css_by_loader, grouped, slug
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 
@@ -182,10 +182,5 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def parameters_css() -> str:
-    """Hides what the loaded model's loader does not have; the pill in the header tells which that is."""
-    rules = []
-    for name in map(slug, LOADERS):
-        page = f'#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params'
-        rules.append(f"{page} .tx-opt:not(.gen-{name}), {page} .tx-group:not(.gen-{name})")
-    return ", ".join(rules) + " { display: none !important; }"
+PARAMETERS_CSS = css_by_loader('#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params', "gen")
+"""The tab shows what the loaded model's loader has; the pill in the header tells which that is."""
