@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.estimate import Estimate
-from modules.options import Value
+from modules.options import Value, size_in_bytes
 from modules.shape import Shape
 
 # As `modules.engines.hf_arguments`, `hf_cache` and `hf_engine` decide, which only the worker may import; tests hold
@@ -25,7 +25,6 @@ from modules.shape import Shape
 USUAL_CONTEXT, PIECE, ROOM = 2048, 512, 256
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
 _BLOCK, _OUTER_BLOCK = 64, 256  # weights of 4 bits that share a scale; scales that share one
 _GPU_SHARE = 0.9
 
@@ -143,23 +142,17 @@ def _shares(made: int, options: Mapping[str, Value], plan: _Plan, gpus: Sequence
         cards.append(part)
         left -= part
     if options["cpu_memory"] and not (plan.on_cpu and plan.bits < 16):  # what exceeds it is on disk
-        left = min(left, _bytes(str(options["cpu_memory"])))
+        left = min(left, size_in_bytes(str(options["cpu_memory"])))
     return [left, *cards]
 
 
 def _limits(options: Mapping[str, Value], plan: _Plan, gpus: Sequence[int]) -> list[int]:
     """The most that each GPU takes of the weights."""
     if options["gpu_memory"]:
-        return [_bytes(each) for each in re.split(r"[, ]+", str(options["gpu_memory"])) if each]
+        return [size_in_bytes(each) for each in re.split(r"[, ]+", str(options["gpu_memory"])) if each]
     if options["auto_devices"] or options["cpu_memory"] or options["disk"] or plan.bits < 16:
         return [int(_GPU_SHARE * free) for free in gpus]
     return [1 << 62]  # everything to the first
-
-
-def _bytes(text: str) -> int:
-    """Of "9.5GiB", "8000MiB" or "10", which counts GiB."""
-    found = re.fullmatch(r"([\d.]+) *([A-Za-z]*)", text.strip())
-    return int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
 
 
 # -- the weights -------------------------------------------------------------------------------------------------------

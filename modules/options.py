@@ -15,6 +15,7 @@ Value = bool | int | float | str
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
+_UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,12 @@ def _whole(number: float) -> int:
 
 def _bound(limit: float | None) -> str:
     return "" if limit is None else f"{limit:.15g}"
+
+
+def size_in_bytes(text: str) -> int:
+    """Of a size of memory as options have it: "9.5GiB", "8000MiB" or "10", which counts GiB."""
+    number, unit = re.fullmatch(r"([\d.]+) *([A-Za-z]*)", text.strip()).groups()  # type: ignore[union-attr]
+    return int(float(number) * _UNITS[unit.lower()])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from modules.catalog import Catalog
-from modules.engines.hf_arguments import About, Machine, _dtype, size_in_bytes
+from modules.engines.hf_arguments import About, Machine, _dtype
 from modules.engines.hf_cache import ROOM as CACHE_ROOM
 from modules.engines.hf_model import Model
 from modules.estimate_hf import (
     PIECE,
     ROOM,
     USUAL_CONTEXT,
-    _bytes,
     _cells,
     _plan,
     context_length,
@@ -27,7 +26,7 @@ from modules.estimate_hf import (
     placed,
     within,
 )
-from modules.options import Value
+from modules.options import Value, size_in_bytes
 from modules.process import WorkerProcess
 from modules.shape import Shape, Sizes, shape, sizes_of
 from tests.answers import answer, ask
@@ -170,8 +169,8 @@ def test_the_context_is_the_one_that_is_loaded(
 
 
 def test_sizes_and_steps_are_the_engines() -> None:
-    for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb"):
-        assert _bytes(text) == size_in_bytes(text)
+    sizes = [size_in_bytes(text) for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb")]
+    assert sizes == [19 << 29, 8000 << 20, 10 << 30, 15 * 10**8, 7 * 10**8]
     assert (Model.piece, CACHE_ROOM) == (PIECE, ROOM)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from modules.engines.hf_arguments import TOKENIZER, About, Machine, arguments, model_call, size_in_bytes
+from modules.engines.hf_arguments import TOKENIZER, About, Machine, arguments, model_call
 from modules.engines.hf_notes import notes
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS
-from modules.options import Option, Value
+from modules.options import Option, Value, size_in_bytes
 from modules.process import ROOT
 
 GIB = 1 << 30

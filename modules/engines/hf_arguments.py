@@ -15,13 +15,12 @@ from typing import Any
 
 from modules.engines.hf_rope import ROPELESS, Rope, stretched
 from modules.events import Json
-from modules.options import Value
+from modules.options import Value, size_in_bytes
 
 TOKENIZER = "AutoTokenizer.from_pretrained"
 CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
 USUAL_CONTEXT = 2048  # where a model does not tell
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
-_UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
 
 
 @dataclass(frozen=True)
@@ -161,12 +160,6 @@ def _limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dic
         limits |= {str(device): size for device, size in enumerate(sizes[: len(machine.gpus)])}
     limits["cpu"] = size_in_bytes(str(options["cpu_memory"])) if options["cpu_memory"] else machine.memory
     return limits
-
-
-def size_in_bytes(text: str) -> int:
-    """Of "9.5GiB", "8000MiB" or "10", which counts GiB."""
-    number, unit = re.fullmatch(r"([\d.]+) *([A-Za-z]*)", text.strip()).groups()  # type: ignore[union-attr]
-    return int(float(number) * _UNITS[unit.lower()])
 
 
 # -- how it is kept and computed ---------------------------------------------------------------------------------------
