@@ -14,15 +14,16 @@ from modules.process import ROOT
 
 # Each module's floor; imports go downward only. A package stands for all that is in it.
 LAYERS = {
-    "words": {"errors", "options", "events"},
+    "words": {"errors", "download_errors", "options", "events", "remote"},
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
+        *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
         *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
     },
-    "actors": {"models", "downloads", "process"},
+    "actors": {"models", "downloads", "process", "transfer", "verify", "staging", "job_record"},
     "deeds": {"chat", "training", "evaluation", "app", "menu"},
     "faces": {"ui", "api"},
     "child": {"worker", "engines"},

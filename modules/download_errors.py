@@ -1,0 +1,202 @@
+"""What can go wrong between a hub and the disk. Those with `passing` may be gone when it is tried again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from modules.errors import WebUIError, Words, both
+
+
+class DownloadError(WebUIError):
+    status = 502
+    passing: ClassVar[bool] = False
+
+
+@dataclass(eq=False)
+class BadAddress(DownloadError):
+    """What was typed names no repository; `why` is a whole sentence, or empty."""
+
+    status = 400
+    template = {
+        "en": "Can't read {text!r}: give user/model, user/model:branch or a Hugging Face link. {why}",
+        "zh": "无法识别“{text}”。请输入 用户名/模型名、用户名/模型名:分支，或 Hugging Face 链接。{why}",
+    }
+    text: str
+    why: Words = dataclasses.field(default_factory=lambda: both(""))
+
+
+@dataclass(eq=False)
+class RepositoryNotFound(DownloadError):
+    status = 404
+    template = {
+        "en": "{repo} was not found on {host}: the name is wrong, or it is private.",
+        "zh": "在 {host} 上找不到 {repo}：名称有误，或为私有仓库。",
+    }
+    host: str
+    repo: str
+
+
+@dataclass(eq=False)
+class AccessDenied(DownloadError):
+    status = 403
+    template = {
+        "en": "{repo} is gated: accept its terms at https://huggingface.co/{repo}, then set an access token.",
+        "zh": "{repo} 需要授权：先在 https://huggingface.co/{repo} 同意条款，再填写访问令牌。",
+    }
+    repo: str
+
+
+@dataclass(eq=False)
+class RevisionNotFound(DownloadError):
+    status = 404
+    template = {
+        "en": "{repo} has no branch or revision {revision!r}; there are: {known}",
+        "zh": "{repo} 没有分支或版本“{revision}”。现有：{known}",
+    }
+    repo: str
+    revision: str
+    known: Sequence[str]
+
+    def shown(self, language: str) -> dict[str, object]:
+        return super().shown(language) | {"known": ", ".join(self.known)}
+
+
+@dataclass(eq=False)
+class FileNotOnHub(DownloadError):
+    status = 404
+    template = {
+        "en": "{repo} has no file {file!r}. Nearest: {nearest}",
+        "zh": "{repo} 里没有文件“{file}”。最接近：{nearest}",
+    }
+    repo: str
+    file: str
+    nearest: Sequence[str] = ()
+
+    def shown(self, language: str) -> dict[str, object]:
+        return super().shown(language) | {"nearest": ", ".join(self.nearest) or "–"}
+
+
+class NothingToDownload(DownloadError):
+    status = 400
+    template = {"en": "Nothing to download for this choice.", "zh": "没有符合条件的文件。"}
+
+
+@dataclass(eq=False)
+class MirrorUnreachable(DownloadError):
+    passing = True
+    template = {
+        "en": "{host} cannot be reached ({why}). Check the network, or choose another endpoint.",
+        "zh": "连不上 {host}（{why}）。请检查网络，或更换下载站点。",
+    }
+    host: str
+    why: str
+
+
+@dataclass(eq=False)
+class RedirectUnreachable(DownloadError):
+    passing = True
+    template = {
+        "en": "{host} does not have this file itself and sends us to {target}, which cannot be reached.",
+        "zh": "{host} 没有此文件的缓存，转到 {target}，而 {target} 连不上。",
+    }
+    host: str
+    target: str
+
+
+@dataclass(eq=False)
+class NotAHub(DownloadError):
+    template = {
+        "en": "{host} does not answer like a Hugging Face hub ({detail}). Check the endpoint, or whether the network "
+        "wants a login.",
+        "zh": "{host} 的回答不像 Hugging Face 接口（{detail}）。请检查站点地址，或网络是否需要登录。",
+    }
+    host: str
+    detail: str
+
+
+@dataclass(eq=False)
+class RateLimited(DownloadError):
+    """`seconds` until it may be tried again, 300 at most."""
+
+    status = 429
+    passing = True
+    template = {
+        "en": "{host} limits the rate of requests; going on in {seconds:.0f} s.",
+        "zh": "{host} 限制了请求频率，{seconds:.0f} 秒后自动继续。",
+    }
+    host: str
+    seconds: float
+
+
+@dataclass(eq=False)
+class ServerFault(DownloadError):
+    passing = True
+    template = {"en": "{host} failed (HTTP {code}).", "zh": "{host} 出错（HTTP {code}）。"}
+    host: str
+    code: int
+
+
+@dataclass(eq=False)
+class DiskFull(DownloadError):
+    """`needed` and `free` are bytes."""
+
+    status = 507
+    template = {
+        "en": "Not enough disk space: {needed} needed, {free} free in {folder}. Make room, then resume; "
+        "what is here stays.",
+        "zh": "磁盘空间不足：需要 {needed}，{folder} 只剩 {free}。腾出空间后点“继续”，已下载部分保留。",
+    }
+    folder: str
+    needed: int
+    free: int
+
+    def shown(self, language: str) -> dict[str, object]:
+        sizes: dict[str, object] = {key: f"{getattr(self, key) / 1e9:.2f} GB" for key in ("needed", "free")}
+        return super().shown(language) | sizes
+
+
+@dataclass(eq=False)
+class ChecksumMismatch(DownloadError):
+    template = {
+        "en": "{file} failed its check twice: the mirror's bytes are not those of its own list. "
+        "Expected {expected}…, got {found}…. The file was deleted.",
+        "zh": "{file} 校验失败（已重下一次）：站点给出的内容与其清单不符。"
+        "期望 {expected}…，实际 {found}…。文件已删除。",
+    }
+    file: str
+    expected: str
+    found: str
+
+
+@dataclass(eq=False)
+class WrongSize(DownloadError):
+    passing = True
+    template = {
+        "en": "{host} has {sent} bytes of {file}; its list says {listed}.",
+        "zh": "{host} 上的 {file} 有 {sent} 字节，清单为 {listed} 字节。",
+    }
+    host: str
+    file: str
+    sent: int
+    listed: int
+
+
+@dataclass(eq=False)
+class UnsafeName(DownloadError):
+    """`file` is escaped already."""
+
+    template = {
+        "en": "The repository has an unsafe file name ({file}); the whole download is refused.",
+        "zh": "仓库含不安全的文件名“{file}”，已拒绝整个下载。",
+    }
+    file: str
+
+
+class Stopped(DownloadError):
+    """Paused or cancelled: not a fault."""
+
+    status = 409
+    template = {"en": "Stopped.", "zh": "已停止。"}
