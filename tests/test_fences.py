@@ -21,6 +21,7 @@ LAYERS = {
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
+        *("connections", "hub_http", "hub_files"),
         *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
     },
     "actors": {
