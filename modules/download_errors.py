@@ -208,6 +208,13 @@ class UnsafeName(DownloadError):
     file: str
 
 
+@dataclass(eq=False)
+class DownloadNotFound(DownloadError):
+    status = 404
+    template = {"en": "There is no download {id!r}.", "zh": "没有编号为 {id!r} 的下载任务。"}
+    id: str
+
+
 class Stopped(DownloadError):
     """Paused or cancelled: not a fault."""
 

@@ -49,7 +49,7 @@ class Part:
     path, size and hash; else it begins anew. DiskFull if it does not fit, DiskRefused."""
 
     def __init__(self, place: Path, commit: str, file: RemoteFile, pace: Pace) -> None:
-        self.path, self._state = place.with_name(place.name + ".part"), place.with_name(place.name + ".json")
+        self.path, self._state = part_file(place), place.with_name(place.name + ".json")
         self._about = {"commit": commit, "path": file.path, "size": file.size, "hash": expected(file)}
         self.size = file.size
         self.verified = False
@@ -173,6 +173,28 @@ def disk_faults(folder: Path, needed: int) -> Iterator[None]:
         if error.errno in _NO_ROOM:
             raise DiskFull(str(folder), needed, free(folder)) from error
         raise DiskRefused(str(folder), error.strerror or type(error).__name__) from error
+
+
+def part_file(place: Path) -> Path:
+    """Where the bytes are."""
+    return place.with_name(place.name + ".part")
+
+
+def allocated(place: Path, size: int) -> int:
+    """How many of the `size` bytes of a file have their place on the disk already."""
+    try:
+        return min(size, part_file(place).lstat().st_blocks * 512)
+    except OSError:
+        return 0
+
+
+def there(folder: Path) -> int:
+    """Bytes that the unfinished files in `folder` have, by what is written down."""
+    total = 0
+    for state in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            total += sum(int(done) for _, _, done in json.loads(state.read_bytes())["segments"])
+    return total
 
 
 def free(folder: Path) -> int:

@@ -15,7 +15,7 @@ from modules.carrier import Carrier, RangesIgnored
 from modules.download_errors import ChecksumMismatch, Stopped
 from modules.remote import RemoteFile, Source
 from modules.retry import Pace, Waiting
-from modules.staging import Part, disk_faults
+from modules.staging import Part, disk_faults, part_file
 from modules.verify import Digest, digest, expected, read_back
 
 _TICK_SECONDS = 0.1
@@ -66,7 +66,7 @@ class Transfer:
             found = self._fetched()
         if found != expected(self.file):
             raise ChecksumMismatch(self.file.path, expected(self.file)[:12], found[:12])
-        return self._place.with_name(self._place.name + ".part")
+        return part_file(self._place)
 
     def _fetched(self) -> str:
         """The hash of the whole file, which is deleted if that is wrong."""
