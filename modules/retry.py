@@ -13,9 +13,8 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds and bytes. `waits` are what is waited after the first, second, … try that brought nothing, give or take
-    `spread`; after as many as there are the mirror is given up. A try that brings `progress` bytes makes up for all
-    before it. A connection that brings less than `slow` bytes a second for `slow_seconds` is made anew.
+    """Seconds and bytes. `waits` are what is waited before the first, second, … new try, give or take `spread`; if the
+    last one fails, too, the mirror is given up. A try that brings `progress` bytes makes up for all before it. A connection that brings less than `slow` bytes a second for `slow_seconds` is made anew.
     """
 
     waits: tuple[float, ...] = (1, 2, 4, 8, 16, 30)
@@ -32,7 +31,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Waiting:
-    """It is tried again at `until`, of `time.monotonic`; `attempt` of `attempts` that bring nothing."""
+    """It is tried again at `until`, of `time.monotonic`, for the `attempt`-th time of `attempts`."""
 
     error: DownloadError
     until: float
@@ -57,7 +56,7 @@ class Tries:
         if progress >= self._pace.progress:
             self._barren = 0
         self._barren += 1
-        if error.passing and self._barren < len(self._pace.waits):
+        if error.passing and self._barren <= len(self._pace.waits):
             return self._waiting(error)
         if not error.passing:
             self._lasting = self._lasting or error

@@ -86,6 +86,8 @@ class Part:
 
     def _created(self) -> int:
         self.path.unlink(missing_ok=True)
+        if self.size > free(self.path.parent):  # asking for it would fill the disk for a moment
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self.path, flags, 0o644)
         try:
