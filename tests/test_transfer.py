@@ -15,9 +15,9 @@ from modules.download_errors import (
     ChecksumMismatch,
     DiskFull,
     FileNotOnHub,
-    MirrorUnreachable,
     NotAHub,
     RateLimited,
+    RedirectUnreachable,
     ServerFault,
     Stopped,
     WrongSize,
@@ -253,12 +253,12 @@ def test_a_connection_that_hardly_brings_anything_is_made_anew(hub: Hub, tmp_pat
     assert len(hub.requests(origin="cdn")) == 2
 
 
-def test_a_mirror_that_is_gone_says_so(hub: Hub, tmp_path: Path) -> None:
+def test_a_place_of_the_bytes_that_is_gone_is_named(hub: Hub, tmp_path: Path) -> None:
     work = transfer(hub, tmp_path)
-    hub.fault("", reset_after=0)
     hub.fault("", origin="cdn", reset_after=0)
-    with pytest.raises(MirrorUnreachable):
+    with pytest.raises(RedirectUnreachable) as caught:
         work.run()
+    assert caught.value.target in hub.cdn
 
 
 STOPS: dict[str, tuple[dict[str, object], Pace]] = {
