@@ -146,8 +146,12 @@ class Downloads:
                         self._queue(job)
                     return job.record.id
             job = self._known(JobRecord(secrets.token_hex(4), wanted))
-            self._queue(job)
             self._jobs[job.record.id] = job
+            try:
+                self._queue(job)
+            except DownloadError:
+                del self._jobs[job.record.id]
+                raise
         return job.record.id
 
     def pause(self, job: str) -> None:
