@@ -13,8 +13,6 @@ import os
 import secrets
 import shutil
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from modules.download_errors import DiskFull, DownloadError, DownloadNotFound, S
 from modules.errors import InternalError, WebUIError
 from modules.job import BranchMoved, Mirror, Run
 from modules.job_record import WORKING, JobRecord, JobRecords, Kind, State, Wanted
+from modules.job_view import JobView, Speed, in_motion
 from modules.publish import LOCK, STAGING, Place
 from modules.retry import Pace
 from modules.safe_paths import check_path
@@ -32,56 +31,7 @@ from modules.staging import disk_faults, there
 
 log = logging.getLogger(__name__)
 
-WINDOW_SECONDS = 10.0
 GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class JobView:
-    """A download as it is now. `done` and `total` are bytes; `speed` is bytes a second over the last ten, None if
-    nothing came; `seconds_left` follows from it. File `index` of `count` is `file`. `folder` is where it all goes.
-
-    `waiting` is why nothing comes, for `wait_seconds` more. `moved` is the commit that the branch has now if it is
-    another than the download began with: `resume` wants to know which. `elsewhere`: another process works at it.
-    `interrupted`: it was being worked at when the program ended.
-    """
-
-    id: str
-    wanted: Wanted
-    state: State
-    folder: Path
-    commit: str = ""
-    host: str = ""
-    done: int = 0
-    total: int = 0
-    speed: float | None = None
-    seconds_left: float | None = None
-    file: str = ""
-    index: int = 0
-    count: int = 0
-    waiting: DownloadError | None = None
-    wait_seconds: float = 0
-    attempt: int = 0
-    attempts: int = 0
-    error: WebUIError | None = None
-    moved: str = ""
-    elsewhere: bool = False
-    interrupted: bool = False
-
-
-class _Speed:
-    """Of what was received, by when it was asked for."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def of(self, received: int) -> float | None:
-        now = time.monotonic()
-        self._seen.append((now, received))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        return (received - before) / (now - since) if now > since and received > before else None
 
 
 @dataclass
@@ -92,7 +42,7 @@ class _Job:
     run: Run | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     wish: State | None = None  # what it is to become once it has stopped
-    speed: _Speed = field(default_factory=_Speed)
+    speed: Speed = field(default_factory=Speed)
     done: int = 0  # bytes, while it does not run
 
     @property
@@ -142,8 +92,7 @@ class Downloads:
             self._look_around()
             for job in self._jobs.values():
                 if job.record.wanted.same == wanted.same and job.record.state not in ("done", "cancelled"):
-                    if not self._held(job):
-                        self._queue(job)
+                    self._go_on(job)
                     return job.record.id
             job = self._known(JobRecord(secrets.token_hex(4), wanted))
             self._jobs[job.record.id] = job
@@ -166,13 +115,13 @@ class Downloads:
         """Go on. If the branch has moved, `keep_commit` says whether with the old commit or all anew with the new."""
         with self._lock:
             found = self._find(job)
-            if found.record.state in ("done", "cancelled") or self._held(found):
+            if found.record.state in ("done", "cancelled"):
                 return
             if keep_commit is False:
                 found.record = dataclasses.replace(found.record, commit="", keep=False)
             elif keep_commit:
                 found.record = dataclasses.replace(found.record, keep=True)
-            self._queue(found)
+            self._go_on(found)
 
     def forget(self, job: str) -> None:
         """No longer show one that is done or cancelled."""
@@ -240,6 +189,13 @@ class Downloads:
         os.close(lock)
         return False
 
+    def _go_on(self, job: _Job) -> None:
+        """Unless somebody is at it already. What is just about to pause begins anew."""
+        if job.run and job.wish == "paused":
+            job.wish = "queued"
+        elif not self._held(job):
+            self._queue(job)
+
     def _queue(self, job: _Job) -> None:
         """Make the job ours, and run it when its turn comes."""
         with disk_faults(job.place.root, 0):
@@ -247,7 +203,7 @@ class Downloads:
             lock = _locked(job.place.staging / LOCK)
         if lock is None:  # another process was quicker
             return
-        job.lock, job.stop, job.wish, job.speed = lock, threading.Event(), None, _Speed()
+        job.lock, job.stop, job.wish, job.speed = lock, threading.Event(), None, Speed()
         try:
             self._write(job, dataclasses.replace(job.record, state="queued", error=None, moved=""))
         except DownloadError:
@@ -274,7 +230,7 @@ class Downloads:
         job.run = Run(
             job.record,
             job.place,
-            self._mirrors(),
+            self._mirrors,
             self._pace,
             self._reserve,
             job.stop,
@@ -300,6 +256,8 @@ class Downloads:
             with self._lock:
                 self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
                 del self._threads[job.record.id]
+                if state == "queued" and not self._closing:
+                    self._queue(job)
                 self._next()
         if state == "done":
             for listener in self._listeners:
@@ -348,39 +306,21 @@ class Downloads:
         record, run = job.record, job.run
         abandoned = not job.active and record.state in WORKING
         elsewhere = abandoned and self._held(job)
+        done = there(job.place.staging) if elsewhere else job.done
         view = JobView(
             id=record.id,
             wanted=record.wanted,
             state="paused" if abandoned and not elsewhere else record.state,
             folder=job.place.final,
             commit=record.commit,
-            done=job.done,
+            done=done,
             total=record.total,
             error=record.error,
             moved=record.moved,
             elsewhere=elsewhere,
             interrupted=abandoned and not elsewhere,
         )
-        return _in_motion(view, run, job.speed.of(run.received)) if run else view
-
-
-def _in_motion(view: JobView, run: Run, speed: float | None) -> JobView:
-    waiting, done = run.waiting, run.done
-    return dataclasses.replace(
-        view,
-        state="verifying" if run.checked and view.state == "downloading" else view.state,
-        host=run.host,
-        done=done,
-        speed=speed,
-        seconds_left=max(0, view.total - done) / speed if speed else None,
-        file=run.file,
-        index=run.index,
-        count=run.count,
-        waiting=waiting.error if waiting else None,
-        wait_seconds=max(0.0, waiting.until - time.monotonic()) if waiting else 0,
-        attempt=waiting.attempt if waiting else 0,
-        attempts=waiting.attempts if waiting else 0,
-    )
+        return in_motion(view, run, job.speed.of(run.received)) if run else view
 
 
 def _locked(path: Path) -> int | None:

@@ -52,13 +52,14 @@ class Run:
         self,
         record: JobRecord,
         place: Place,
-        mirrors: Sequence[Mirror],
+        mirrors: Callable[[], Sequence[Mirror]],
         pace: Pace,
         reserve: int,
         stop: threading.Event,
         tell: Callable[[JobRecord], None],
     ) -> None:
-        self.record, self._place, self._mirrors = record, place, list(mirrors)
+        self.record, self._place = record, place
+        self._make_mirrors, self._mirrors = mirrors, list[Mirror]()
         self._pace, self._reserve, self._stop, self._tell = pace, reserve, stop, tell
         self._transfers: list[Transfer] = []
         self._resolving: Waiting | None = None
@@ -85,6 +86,7 @@ class Run:
     def run(self) -> None:
         """Until all files are in their places; then the mirrors are closed. BranchMoved, Stopped, another
         DownloadError."""
+        self._mirrors = list(self._make_mirrors())
         try:
             self._go()
         finally:

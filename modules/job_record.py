@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from modules.errors import WebUIError
 from modules.staging import disk_faults, replace_file
@@ -60,6 +60,8 @@ class JobRecord:
     def from_json(told: dict[str, Any]) -> JobRecord:
         """The inverse of `to_json`; KeyError, TypeError, ValueError if it is none of ours."""
         wanted = dict(told["wanted"])
+        if not told["id"].isalnum() or told["state"] not in get_args(State) or wanted["kind"] not in get_args(Kind):
+            raise ValueError(told)
         wanted["files"] = None if wanted["files"] is None else tuple(wanted["files"])
         error = WebUIError.from_json(told["error"]) if told["error"] else None
         return JobRecord(**(told | {"wanted": Wanted(**wanted), "error": error}))

@@ -14,7 +14,11 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Pace:
     """Seconds and bytes. `waits` are what is waited before the first, second, … new try, give or take `spread`; if the
-    last one fails, too, the mirror is given up. A try that brings `progress` bytes makes up for all before it. A connection that brings less than `slow` bytes a second for `slow_seconds` is made anew.
+    last one fails, too, the mirror is given up. A try that brings `progress` bytes makes up for all before it. A
+    connection that brings less than `slow` bytes a second for `slow_seconds` is made anew.
+
+    Files from `split_from` on come over up to `connections`, each with `least_segment` at least. What is there is
+    written down every `save_seconds`, and forced to the disk every `sync_seconds`.
     """
 
     waits: tuple[float, ...] = (1, 2, 4, 8, 16, 30)

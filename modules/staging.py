@@ -12,12 +12,13 @@ import itertools
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.download_errors import DiskFull, DiskRefused
+from modules.download_errors import DiskFull, DiskRefused, DownloadError
 from modules.remote import RemoteFile
 from modules.retry import Pace
 from modules.verify import expected
@@ -119,10 +120,9 @@ class Part:
         with disk_faults(self.path.parent, 0):
             replace_file(self._state, json.dumps(told).encode())
 
-    def sync(self) -> None:
-        """Have what is there outlive the machine's next failure."""
-        with disk_faults(self.path.parent, 0):
-            os.fdatasync(self.descriptor)
+    def sync(self) -> Syncing:
+        """Have what is there outlive the machine's next failure, beside everything else."""
+        return Syncing(self.descriptor, self.path.parent)
 
     def collapse(self) -> None:
         """One segment from the first byte on, of which nothing is kept behind the first gap."""
@@ -134,11 +134,9 @@ class Part:
         self.segments = [Segment(0, self.size, there)]
 
     def keep(self) -> None:
-        """It has been found to be what it should be."""
-        if not self.verified:
-            self.verified = True
-            self.sync()
-            self.save()
+        """It has been found to be what it should be, and is on the disk."""
+        self.verified = True
+        self.save()
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -147,6 +145,32 @@ class Part:
         """Delete it."""
         self._state.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+
+class Syncing(threading.Thread):
+    """Has an open file written to the disk, which may take as long as the disk likes."""
+
+    def __init__(self, descriptor: int, folder: Path) -> None:
+        super().__init__(name="write to the disk", daemon=True)
+        self._descriptor, self._folder = os.dup(descriptor), folder
+        self._fault: DownloadError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with disk_faults(self._folder, 0):
+                os.fdatasync(self._descriptor)
+        except DownloadError as error:
+            self._fault = error
+        finally:
+            os.close(self._descriptor)
+
+    def ended(self, seconds: float = 0) -> bool:
+        """Whether it has been done, waiting for it that long. DiskFull, DiskRefused."""
+        self.join(seconds)
+        if self._fault:
+            raise self._fault
+        return not self.is_alive()
 
 
 def write(descriptor: int, data: bytes | memoryview, place: int) -> None:

@@ -15,7 +15,7 @@ from modules.carrier import Carrier, RangesIgnored
 from modules.download_errors import ChecksumMismatch, Stopped
 from modules.remote import RemoteFile, Source
 from modules.retry import Pace, Waiting
-from modules.staging import Part, disk_faults, part_file
+from modules.staging import Part, Syncing, disk_faults, part_file
 from modules.verify import Digest, digest, expected, read_back
 
 _TICK_SECONDS = 0.1
@@ -75,13 +75,22 @@ class Transfer:
         try:
             found = expected(self.file) if part.verified else self._hash(part, self._carry(part))
             if found == expected(self.file):
-                part.keep()
+                self._keep(part)
             else:
                 self._part = None
                 part.discard()
             return found
         finally:
             part.close()
+
+    def _keep(self, part: Part) -> None:
+        if part.verified:
+            return
+        syncing = part.sync()
+        while not syncing.ended(_TICK_SECONDS):
+            if self._stop.is_set():
+                raise Stopped
+        part.keep()
 
     def _hash(self, part: Part, inline: Digest | None) -> str:
         if inline:
@@ -163,12 +172,12 @@ class _Clock:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._saved = self._synced = time.monotonic()
+        self._syncing: Syncing | None = None
 
     def tick(self, part: Part) -> None:
         now = time.monotonic()
-        if now - self._synced >= self._pace.sync_seconds:
-            part.sync()
-            self._synced = time.monotonic()
+        if now - self._synced >= self._pace.sync_seconds and (self._syncing is None or self._syncing.ended()):
+            self._syncing, self._synced = part.sync(), now
         if now - self._saved >= self._pace.save_seconds:
             part.save()
             self._saved = now

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from modules import machine
 from modules.download_errors import (
+    BadEndpoint,
     ChecksumMismatch,
     DiskFull,
     DownloadNotFound,
@@ -31,7 +33,7 @@ from modules.download_errors import (
 from modules.downloads import Downloads, JobView
 from modules.hub import Hub as Mirror
 from modules.job_record import Wanted
-from modules.mirrors import Token
+from modules.mirrors import Token, endpoint
 from modules.process import ROOT
 from modules.retry import MIB, Pace
 from tests.downloading import HASTY, REPO, SPLIT, noise, threads, until
@@ -293,6 +295,25 @@ def test_what_was_paused_goes_on_where_it_was(hub: Hub, program: Program) -> Non
     downloads.resume(job)
     assert ended(downloads).state == "done" and content(program.models / WANTED.target) == FILES
     assert hub.sent - before < TOTAL - 4 * MIB + 5000
+
+
+def test_who_pauses_and_thinks_better_of_it_at_once_is_heard(hub: Hub, program: Program) -> None:
+    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    downloads = program.start()
+    job = downloads.start(WANTED)
+    until(lambda: view(downloads).done >= 4 * MIB)
+    hub.faults.remove(fault)
+    downloads.pause(job)
+    downloads.resume(job)
+    until(lambda: view(downloads).state == "done")
+    assert content(program.models / WANTED.target) == FILES
+
+
+def test_mirrors_that_cannot_be_made_fail_the_job(program: Program) -> None:
+    program.endpoints[:] = []
+    downloads = Downloads({"model": program.models, "lora": program.loras}, lambda: [Mirror(endpoint("ftp://x"))])
+    told = ended_after_start(downloads)
+    assert told.state == "failed" and isinstance(told.error, BadEndpoint)
 
 
 def test_a_restart_finds_it_interrupted_and_goes_on(hub: Hub, program: Program) -> None:
@@ -559,3 +580,23 @@ def test_the_token_is_in_nothing_that_is_written(hub: Hub, program: Program, cap
     assert b"jobs.json" in b"".join(str(each).encode() for each in program.models.rglob("*"))
     for said in (written.decode("latin1"), caplog.text, str(told), repr(told)):
         assert hub.token not in said
+
+
+@pytest.mark.slow
+def test_four_gib_take_no_memory(hub: Hub, program: Program) -> None:
+    size = 4 << 30
+    sparse = program.models.parent / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(size)
+    hub.add(REPO, {"model.safetensors": sparse})
+    before = most = machine.resident_memory(os.getpid())
+    downloads = program.start(Pace())
+    downloads.start(WANTED)
+    while view(downloads).state not in ("done", "failed"):
+        most = max(most, machine.resident_memory(os.getpid()))
+        time.sleep(0.05)
+    assert (
+        view(downloads).state == "done"
+        and (program.models / WANTED.target / "model.safetensors").stat().st_size == size
+    )
+    assert most - before < 100 * MIB
