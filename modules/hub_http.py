@@ -69,11 +69,10 @@ class Client:
         """The answer at the end of all redirects, its body still on the way, and where it came from. DownloadError."""
         for _ in range(MOST_REDIRECTS + 1):
             response = self._ask(link, headers or {})
-            target = self.connections.session.get_redirect_target(response)
-            if target is None:
+            if not response.is_redirect:
                 return response, link
             _let_go(response)
-            link = self._redirected(link, target)
+            link = self._redirected(link, _text(response.headers["Location"]))
         raise NotAHub(self.host, f"more than {MOST_REDIRECTS} redirects")
 
     def _ask(self, link: Link, headers: Mapping[str, str]) -> requests.Response:
@@ -202,6 +201,11 @@ def _proxy(url: str) -> bool:
     return bool(select_proxy(url, get_environ_proxies(url)))
 
 
+def _text(header: str) -> str:
+    """Headers come as if they were Latin-1; those with other letters are UTF-8."""
+    return header.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
 def _let_go(response: requests.Response) -> None:
     """Of an answer whose body nobody wants; a small one is read, after which its connection is free."""
     length = response.headers.get("Content-Length", "")
@@ -229,16 +233,14 @@ def _why(error: BaseException) -> str:
     """The innermost reason of an error that others have wrapped."""
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy does not work"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    for each in _causes(error):
-        if isinstance(each, urllib3.exceptions.NameResolutionError):
-            return "its name is not known"
-        if isinstance(each, OSError) and each.strerror:
-            return str(each.strerror)
-        if isinstance(each, (TimeoutError, urllib3.exceptions.TimeoutError)):
-            return "no answer in time"
-    return "the connection broke"
+    causes = list(_causes(error))
+    if any(isinstance(each, urllib3.exceptions.NameResolutionError) for each in causes):
+        return "its name is not known"
+    words = [str(each.strerror) for each in causes if isinstance(each, OSError) and each.strerror]
+    if words:
+        return words[-1]
+    late = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
+    return "no answer in time" if any(isinstance(each, late) for each in causes) else "the connection broke"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
