@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,6 @@ from tests.hub_server import Hub as Served
 
 LARGE = Tensor("blk.0.ffn_up.weight", (4096, 4096))  # 64 MiB of zeros, of which 64 KiB are written
 PART = "m-Q8_0-{}-of-00002.gguf"
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with Served() as started:
-        yield started
 
 
 def remote(served: Served, **files: Content) -> GgufHeader:
