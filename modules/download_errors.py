@@ -224,6 +224,16 @@ class BadToken(DownloadError):
 
 
 @dataclass(eq=False)
+class TokenRefused(DownloadError):
+    status = 401
+    template = {
+        "en": "{host} does not accept the access token: it is wrong, or has expired.",
+        "zh": "{host} 不接受该访问令牌：令牌有误或已过期。",
+    }
+    host: str
+
+
+@dataclass(eq=False)
 class LinkInTheWay(DownloadError):
     """A folder or file below the target is a symbolic link; nothing was written through it."""
 

@@ -28,6 +28,7 @@ from modules.download_errors import (
     RevisionNotFound,
     ServerFault,
     Stopped,
+    TokenRefused,
 )
 from modules.mirrors import HUGGING_FACE, Token, host, is_inside, origin
 
@@ -84,7 +85,9 @@ class Client:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
             raise NotAHub(self.host, "a redirect to an impossible address") from error
         except BREAKS as error:
-            raise self.broken(link, error) from error
+            broken = self.broken(link, error)
+            away = isinstance(broken, MirrorUnreachable) and origin(link.url) != origin(self.endpoint)
+            raise (RedirectUnreachable(self.host, host(link.url)) if away else broken) from error
 
     def _redirected(self, link: Link, target: str) -> Link:
         try:
@@ -97,12 +100,15 @@ class Client:
             raise NotAHub(self.host, f"a redirect to {(scheme or 'nowhere')[:20]}:")
         if scheme == "http" and link.url.startswith("https:"):
             raise NotAHub(self.host, f"a redirect from https to http, at {host(url)}")
-        if there != origin(link.url) and is_inside(name, ask=not _proxy(url)) and not self._is_inside:
+        # Over https a name need not be looked up: nothing inside can prove that it is called so.
+        ask = scheme == "http" and not _proxy(url)
+        if there != origin(link.url) and is_inside(name, ask) and not self._is_inside:
             raise NotAHub(self.host, f"a redirect into the local network, to {host(url)}")
         return Link(url, self._goes_along(link, url))
 
     @property
     def _is_inside(self) -> bool:
+        """Whether the mirror itself is, which may then lead to its neighbours."""
         return is_inside(urlsplit(self.endpoint).hostname or "", ask=not _proxy(self.endpoint))
 
     def _goes_along(self, link: Link, url: str) -> bool:
@@ -145,11 +151,7 @@ class Client:
 
     def broken(self, link: Link, error: Exception) -> DownloadError:
         """What to say of a connection that `error` ended."""
-        if self.connections.closed:
-            return Stopped()
-        if origin(link.url) != origin(self.endpoint):
-            return RedirectUnreachable(self.host, host(link.url))
-        return MirrorUnreachable(self.host, _why(error))
+        return Stopped() if self.connections.closed else MirrorUnreachable(host(link.url), _why(error))
 
     def is_elsewhere(self, link: Link) -> bool:
         """Whether that is no hub but where a hub keeps its large files."""
@@ -165,6 +167,8 @@ class Client:
         what, words = self._told(response, link)
         if what == "GatedRepo":
             return AccessDenied(repo)
+        if code == 401 and link.authorised:
+            return TokenRefused(name)
         if what == "RevisionNotFound" or words.startswith("Invalid rev id"):
             return RevisionNotFound(repo, "", ())
         if what == "EntryNotFound" or (file and code == 404 and not what and _is_json(response)):

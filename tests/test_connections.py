@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +64,39 @@ def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
     assert seconds < 0.3 and isinstance(error, Stopped)
     with pytest.raises(Stopped):
         next(body.chunks())
+
+
+@pytest.fixture
+def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A hub that speaks TLS, with a certificate that is trusted for the time of the test."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}".split()
+    subprocess.run(["openssl", *words, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    hub = Served()
+    server = hub._servers[0]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with hub as started:
+        started.url = started.url.replace("http:", "https:")
+        yield started
+
+
+@pytest.mark.parametrize("connection", [None, "close"])
+@pytest.mark.parametrize("which", ["body", "source"])
+def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | None, which: str) -> None:
+    over_tls.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
+    hub = Hub(over_tls.url)
+    repository = hub.repository(REPO, "main")
+    source = hub.source(repository)
+    assert read(source.open(repository.files[0], 0, len(BIG))) == BIG
+    over_tls.fault("small", stall_after=1000, headers={"Connection": connection})
+    body = source.open(repository.files[0], 0, len(BIG))
+    seconds, error = ended_after(lambda: read(body), body.close if which == "body" else source.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
 
 
 def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: Hub) -> None:

@@ -17,13 +17,14 @@ from modules.download_errors import (
     RepositoryNotFound,
     RevisionNotFound,
     ServerFault,
+    TokenRefused,
     UnsafeName,
 )
 from modules.hub import Hub
 from modules.hub_files import HubSource
 from modules.mirrors import HUGGING_FACE, Token
 from modules.remote import RemoteFile
-from tests.hub_reading import BIG, REPO, named, read
+from tests.hub_reading import BIG, FILES, REPO, named, read
 from tests.hub_server import Hub as Served
 
 
@@ -181,6 +182,15 @@ def test_what_is_gated_says_so_and_opens_with_the_token(served: Served, hub: Hub
         hub.source(repository).open(repository.files[0], 0, 1)
     knowing = Hub(served.url, Token("hf_secret", frozenset({hub.host})))
     assert read(knowing.source(repository).open(repository.files[0], 0, 1)) == b"1"
+
+
+def test_a_token_that_is_not_accepted(served: Served) -> None:
+    served.token = "hf_right"
+    served.add(REPO, FILES, private=True)
+    with pytest.raises(TokenRefused):
+        Hub(served.url, Token("hf_wrong", frozenset({served.url.removeprefix("http://")}))).resolve(REPO, "main")
+    with pytest.raises(RepositoryNotFound):
+        Hub(served.url).resolve(REPO, "main")
 
 
 def test_a_file_that_is_gone(served: Served, hub: Hub, source: HubSource) -> None:
