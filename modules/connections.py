@@ -40,7 +40,7 @@ class Connections:
         self.closed = False
         self.made: weakref.WeakSet[_Watched] = weakref.WeakSet()
         self._timeouts = (connect_seconds, read_seconds)
-        self.session = requests.Session()
+        self.session = _Session()
         self.session.headers.clear()
         self.session.headers.update(_HEADERS)
         self.session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
@@ -62,6 +62,11 @@ class Connections:
             for connection in made:
                 connection.wake()
         self.session.close()
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Else it would prepare the next request even though nobody asked for it, and read the whole body before."""
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -244,6 +244,16 @@ class BadToken(DownloadError):
 
 
 @dataclass(eq=False)
+class TokenRefused(DownloadError):
+    status = 401
+    template = {
+        "en": "{host} does not accept the access token: it is wrong, or has expired.",
+        "zh": "{host} 不接受该访问令牌：令牌有误或已过期。",
+    }
+    host: str
+
+
+@dataclass(eq=False)
 class LinkInTheWay(DownloadError):
     """A folder or file below the target is a symbolic link; nothing was written through it."""
 
@@ -253,3 +263,20 @@ class LinkInTheWay(DownloadError):
         "zh": "无法写入 {file}：路径中有符号链接，可能指向别处。请先移除该链接。",
     }
     file: str
+
+
+@dataclass(eq=False)
+class IncompleteSet(DownloadError):
+    """Parts of a split file are not in the repository: nothing could load it."""
+
+    status = 409
+    template = {
+        "en": "{repo} does not have all parts of {file}; missing: {missing}",
+        "zh": "{repo} 里 {file} 的分卷不全，缺少：{missing}",
+    }
+    repo: str
+    file: str
+    missing: Sequence[str]
+
+    def shown(self, language: str) -> dict[str, object]:
+        return super().shown(language) | {"missing": ", ".join(self.missing)}

@@ -19,7 +19,7 @@ from modules.download_errors import DownloadError, NotAHub, RevisionNotFound
 from modules.hub_files import HubSource
 from modules.hub_http import Client
 from modules.mirrors import Token
-from modules.remote import RemoteFile, Repository
+from modules.remote import RemoteFile, Repository, Source
 from modules.safe_paths import check
 
 MOST_FILES, MOST_PAGES = 20_000, 1000
@@ -84,7 +84,7 @@ class Hub:
                 self._lists[repo, commit] = files
         return Repository(repo, revision, commit, files)
 
-    def source(self, repository: Repository) -> HubSource:
+    def source(self, repository: Repository) -> Source:
         """The bytes of its files, over connections of its own."""
         return HubSource(self._endpoint, self._token, repository, Connections(8, *self._seconds))
 

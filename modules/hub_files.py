@@ -105,7 +105,9 @@ class HubSource:
 
     def close(self) -> None:
         self._client.connections.close()
-        for body in list(self._bodies):
+        with self._lock:
+            bodies = list(self._bodies)
+        for body in bodies:
             body.close()
 
     def _turn(self, path: str) -> threading.Lock:
@@ -149,7 +151,11 @@ class HubSource:
             response.close()
             raise
         body = HubBody(self._client, link, response, file, begin, end)
-        self._bodies.add(body)
+        with self._lock:
+            self._bodies.add(body)
+        if self._client.connections.closed:  # just now: who closed it may not have seen this body
+            body.close()
+            raise Stopped()
         return body
 
     def _extent(

@@ -28,6 +28,7 @@ from modules.download_errors import (
     RevisionNotFound,
     ServerFault,
     Stopped,
+    TokenRefused,
 )
 from modules.mirrors import HUGGING_FACE, Token, host, is_inside, origin
 
@@ -69,11 +70,10 @@ class Client:
         """The answer at the end of all redirects, its body still on the way, and where it came from. DownloadError."""
         for _ in range(MOST_REDIRECTS + 1):
             response = self._ask(link, headers or {})
-            target = self.connections.session.get_redirect_target(response)
-            if target is None:
+            if not response.is_redirect:
                 return response, link
             _let_go(response)
-            link = self._redirected(link, target)
+            link = self._redirected(link, _text(response.headers["Location"]))
         raise NotAHub(self.host, f"more than {MOST_REDIRECTS} redirects")
 
     def _ask(self, link: Link, headers: Mapping[str, str]) -> requests.Response:
@@ -85,7 +85,9 @@ class Client:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
             raise NotAHub(self.host, "a redirect to an impossible address") from error
         except BREAKS as error:
-            raise self.broken(link, error) from error
+            broken = self.broken(link, error)
+            away = isinstance(broken, MirrorUnreachable) and origin(link.url) != origin(self.endpoint)
+            raise (RedirectUnreachable(self.host, host(link.url)) if away else broken) from error
 
     def _redirected(self, link: Link, target: str) -> Link:
         try:
@@ -98,12 +100,15 @@ class Client:
             raise NotAHub(self.host, f"a redirect to {(scheme or 'nowhere')[:20]}:")
         if scheme == "http" and link.url.startswith("https:"):
             raise NotAHub(self.host, f"a redirect from https to http, at {host(url)}")
-        if there != origin(link.url) and is_inside(name, ask=not _proxy(url)) and not self._is_inside:
+        # Over https a name need not be looked up: nothing inside can prove that it is called so.
+        ask = scheme == "http" and not _proxy(url)
+        if there != origin(link.url) and is_inside(name, ask) and not self._is_inside:
             raise NotAHub(self.host, f"a redirect into the local network, to {host(url)}")
         return Link(url, self._goes_along(link, url))
 
     @property
     def _is_inside(self) -> bool:
+        """Whether the mirror itself is, which may then lead to its neighbours."""
         return is_inside(urlsplit(self.endpoint).hostname or "", ask=not _proxy(self.endpoint))
 
     def _goes_along(self, link: Link, url: str) -> bool:
@@ -146,11 +151,7 @@ class Client:
 
     def broken(self, link: Link, error: Exception) -> DownloadError:
         """What to say of a connection that `error` ended."""
-        if self.connections.closed:
-            return Stopped()
-        if origin(link.url) != origin(self.endpoint):
-            return RedirectUnreachable(self.host, host(link.url))
-        return MirrorUnreachable(self.host, _why(error))
+        return Stopped() if self.connections.closed else MirrorUnreachable(host(link.url), _why(error))
 
     def is_elsewhere(self, link: Link) -> bool:
         """Whether that is no hub but where a hub keeps its large files."""
@@ -166,6 +167,8 @@ class Client:
         what, words = self._told(response, link)
         if what == "GatedRepo":
             return AccessDenied(repo)
+        if code == 401 and link.authorised:
+            return TokenRefused(name)
         if what == "RevisionNotFound" or words.startswith("Invalid rev id"):
             return RevisionNotFound(repo, "", ())
         if what == "EntryNotFound" or (file and code == 404 and not what and _is_json(response)):
@@ -202,6 +205,11 @@ def _proxy(url: str) -> bool:
     return bool(select_proxy(url, get_environ_proxies(url)))
 
 
+def _text(header: str) -> str:
+    """Headers come as if they were Latin-1; those with other letters are UTF-8."""
+    return header.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
 def _let_go(response: requests.Response) -> None:
     """Of an answer whose body nobody wants; a small one is read, after which its connection is free."""
     length = response.headers.get("Content-Length", "")
@@ -229,16 +237,14 @@ def _why(error: BaseException) -> str:
     """The innermost reason of an error that others have wrapped."""
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy does not work"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    for each in _causes(error):
-        if isinstance(each, urllib3.exceptions.NameResolutionError):
-            return "its name is not known"
-        if isinstance(each, OSError) and each.strerror:
-            return str(each.strerror)
-        if isinstance(each, (TimeoutError, urllib3.exceptions.TimeoutError)):
-            return "no answer in time"
-    return "the connection broke"
+    causes = list(_causes(error))
+    if any(isinstance(each, urllib3.exceptions.NameResolutionError) for each in causes):
+        return "its name is not known"
+    words = [str(each.strerror) for each in causes if isinstance(each, OSError) and each.strerror]
+    if words:
+        return words[-1]
+    late = (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError)
+    return "no answer in time" if any(isinstance(each, late) for each in causes) else "the connection broke"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

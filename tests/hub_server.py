@@ -432,11 +432,11 @@ class _Handler(BaseHTTPRequestHandler):
                 done = place - begin
                 if self._broken(done):
                     return
+                self.hub.count(stop - place)  # before the client can have it: a test may look at once
                 if fault.corrupt is None and not fault.chunked and file is not None:
                     self.connection.sendfile(file, place, stop - place)
                 else:
                     self._piece(_read(content if file is None else file, place, stop), place)
-                self.hub.count(stop - place)
                 if fault.rate:
                     self.hub.closing.wait(max(0.0, started + (stop - begin) / fault.rate - time.monotonic()))
             if not self._broken(end - begin) and fault.chunked:

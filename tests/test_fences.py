@@ -41,7 +41,7 @@ SHARED = {
 
 PAGE = {"gradio", "gradio_client"}
 SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}
-FACTS = {"yaml", "ruamel", "jinja2", "requests", "huggingface_hub"}
+FACTS = {"yaml", "ruamel", "jinja2", "requests", "urllib3", "huggingface_hub"}
 BACKENDS = {
     *("torch", "transformers", "llama_cpp", "numpy", "accelerate", "peft", "safetensors", "bitsandbytes"),
     *("auto_gptq", "awq", "exllamav2", "datasets", "tokenizers", "sentencepiece", "llguidance"),

@@ -191,3 +191,39 @@ def test_nothing_of_it_is_left_once_it_is_closed(hub: Hub) -> None:
             next(answer.iter_content(1))
     with pytest.raises(requests.ConnectionError):
         get(f"{other.url}/user/model/resolve/main/big")
+
+
+def test_huggingface_hub_takes_it_for_one(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what our own client is tried on is no picture of our own."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    api = HfApi(endpoint=hub.url, token=False)
+    commit = hub.repos["user/model"].branches["main"]
+    assert api.model_info("user/model").sha == commit
+    hub.page, hub.next_origin = 1, hub.url
+    assert {each.path for each in api.list_repo_tree("user/model", recursive=True)} == {
+        "config.json",
+        "sub",
+        "sub/big.bin",
+    }
+    assert [each.name for each in api.list_repo_refs("user/model").branches] == ["main"]
+    assert api.get_paths_info("user/model", ["config.json"])[0].size == 2  # type: ignore[union-attr]
+    api.snapshot_download("user/model", local_dir=tmp_path)
+    assert (tmp_path / "sub" / "big.bin").read_bytes() == BIG
+    assert not api.verify_repo_checksums("user/model", local_dir=tmp_path).mismatches
+    hub.add("user/gated", {"config.json": b"{}"}, gated=True)
+    for name, file, revision, error in (
+        ("user/none", "x", "main", RepositoryNotFoundError),
+        ("user/model", "x", "none", RevisionNotFoundError),
+        ("user/model", "x", "main", EntryNotFoundError),
+        ("user/gated", "config.json", "main", GatedRepoError),
+    ):
+        with pytest.raises(error):
+            api.hf_hub_download(name, file, revision=revision, local_dir=tmp_path / "other")

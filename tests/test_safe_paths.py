@@ -162,6 +162,15 @@ def test_whatever_passes_stays_below_its_folder() -> None:
     assert passed > 300
 
 
+@pytest.fixture(params=["by folder", "by path"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on every system but Windows, and as there."""
+    if request.param == "by path":
+        monkeypatch.setattr("modules.safe_paths._BY_FOLDER", False)
+        monkeypatch.setattr("modules.safe_paths._NO_LINK", 0)
+
+
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("link", ["a", "a/b"])
 def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) -> None:
     """Spec test 14: neither by the folder's link nor by one further down."""
@@ -179,6 +188,7 @@ def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) ->
     assert snapshot(canary) == before
 
 
+@pytest.mark.usefixtures("each_way")
 def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(canary: Path) -> None:
     target = canary / "target"
     (target / "file").symlink_to(canary / "outside" / "kept")
@@ -191,12 +201,14 @@ def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(canary: Path) -
     assert (canary / "outside" / "kept").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("each_way")
 def test_the_folder_itself_may_be_a_link(canary: Path) -> None:
     (canary / "models").symlink_to(canary / "target")
     os.close(open_below(canary / "models", "sub/deep/file", WRITING))
     assert (canary / "target" / "sub" / "deep" / "file").is_file()
 
 
+@pytest.mark.usefixtures("each_way")
 def test_nothing_is_made_for_a_file_that_is_only_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_below(tmp_path, "sub/file", os.O_RDONLY)
