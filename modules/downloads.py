@@ -150,7 +150,9 @@ class Downloads:
     # -- whose job it is --------------------------------------------------------------------------------------------
 
     def _known(self, record: JobRecord) -> _Job:
-        return _Job(record, Place(self._folders[record.wanted.kind], record.wanted.target, record.id))
+        return _Job(
+            record, Place(self._folders[record.wanted.kind], record.wanted.target, record.id, record.wanted.flat)
+        )
 
     def _find(self, job: str) -> _Job:
         self._look_around()

@@ -18,6 +18,7 @@ from modules.job_record import JobRecord
 from modules.publish import Place, metadata
 from modules.remote import RemoteFile, Repository, Source
 from modules.retry import Pace, Tries, Waiting
+from modules.safe_paths import check
 from modules.staging import allocated, disk_faults, free, part_file
 from modules.transfer import Transfer
 
@@ -99,6 +100,7 @@ class Run:
         if self.record.commit not in ("", repository.commit):
             raise BranchMoved(repository.commit)
         files = chosen(repository, self.record.wanted.files)
+        check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
         self._prepare()
         self._note(state="downloading", commit=repository.commit, total=sum(each.size for each in files))
         missing = self._missing(repository, files)

@@ -22,19 +22,20 @@ WORKING: tuple[State, ...] = ("queued", "resolving", "downloading", "verifying")
 
 @dataclass(frozen=True)
 class Wanted:
-    """These `files` of a repository, or all. They go to the folder `target` below that of their kind; if that is "",
-    to that folder itself, under their own names without those of folders."""
+    """These `files` of a repository, or all. They go to the folder `target` below that of their kind, or to that folder
+    itself if it is ""; if `flat`, without the folders they have in the repository."""
 
     repo: str
     revision: str
     target: str
     files: tuple[str, ...] | None = None
     kind: Kind = "model"
+    flat: bool = False
 
     @property
     def same(self) -> object:
         """Equal for two that want the same."""
-        return self.repo, self.revision, self.kind, self.target, self.files and frozenset(self.files)
+        return self.repo, self.revision, self.kind, self.target, self.flat, self.files and frozenset(self.files)
 
 
 @dataclass(frozen=True)

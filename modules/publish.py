@@ -23,11 +23,12 @@ LOCK = "lock"
 @dataclass(frozen=True)
 class Place:
     """Where a job's files go, and where they are until all are there: `target` below `root`, or `root` itself if that
-    is ""; on the same file system."""
+    is ""; on the same file system. If `flat`, without the folders they have in the repository."""
 
     root: Path
     target: str
     job: str
+    flat: bool = False
 
     @property
     def staging(self) -> Path:
@@ -55,7 +56,11 @@ class Place:
 
     def below(self, path: str) -> str:
         """Where the repository's file `path` goes, below `root`."""
-        return f"{self.target}/{path}" if self.target else path.rpartition("/")[2]
+        return f"{self.target}/{self.name(path)}" if self.target else self.name(path)
+
+    def name(self, path: str) -> str:
+        """Where the repository's file `path` goes, below the target."""
+        return path.rpartition("/")[2] if self.flat else path
 
     def has(self, file: RemoteFile, watch: Callable[[int], None]) -> bool:
         """Whether `file` is there already, with the right size and hash. `watch` as of `verify.read_back`.
@@ -63,7 +68,7 @@ class Place:
         LinkInTheWay if that is behind a link, DiskRefused.
         """
         with disk_faults(self.root, 0):
-            found = (self._tree, file.path), (self.root, self.below(file.path))
+            found = (self._tree, self.name(file.path)), (self.root, self.below(file.path))
             return any(_is(file, folder, path, watch) for folder, path in found if folder.exists())
 
     def publish(self, parts: Mapping[str, Path], metadata: str) -> None:
@@ -76,7 +81,7 @@ class Place:
                 parts = {METADATA: note, **parts}
             if self.target and not os.path.lexists(self.final):
                 for path, part in parts.items():
-                    put_below(part, self._tree, path)
+                    put_below(part, self._tree, self.name(path))
                 put_below(self._tree, self.root, self.target)
                 return
             self._empty_tree()

@@ -176,9 +176,20 @@ def test_files_can_be_chosen_and_go_to_the_folder_of_loras(program: Program) -> 
 
 def test_a_single_file_goes_to_the_folder_of_models_itself(hub: Hub, program: Program) -> None:
     hub.add(REPO, {"Q4/model.gguf": FILES["onnx/readme.md"]})
-    ended_after_start(program.start(), Wanted(REPO, "main", "", ("Q4/model.gguf",)))
+    ended_after_start(program.start(), Wanted(REPO, "main", "", ("Q4/model.gguf",), flat=True))
     assert sorted(each.name for each in program.models.iterdir()) == [".downloads", "model.gguf"]
     assert (program.models / "model.gguf").read_bytes() == FILES["onnx/readme.md"]
+
+
+def test_the_parts_of_a_set_go_to_one_folder(hub: Hub, program: Program) -> None:
+    hub.add(REPO, {"Q4/m-00001-of-00002.gguf": b"one", "Q4/m-00002-of-00002.gguf": b"two"})
+    told = ended_after_start(program.start(), Wanted(REPO, "main", "m", flat=True))
+    assert content(told.folder) == {"m-00001-of-00002.gguf": b"one", "m-00002-of-00002.gguf": b"two"}
+
+
+def test_two_files_that_would_be_one_are_refused(hub: Hub, program: Program) -> None:
+    hub.add(REPO, {"Q4/m.gguf": b"one", "Q8/m.gguf": b"two"})
+    assert isinstance(ended_after_start(program.start(), Wanted(REPO, "main", "", flat=True)).error, UnsafeName)
 
 
 def test_what_is_not_there_is_told(program: Program) -> None:

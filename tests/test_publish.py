@@ -48,7 +48,7 @@ def test_a_folder_that_exists_keeps_what_else_is_in_it(place: Place) -> None:
 
 
 def test_without_a_target_a_file_goes_to_the_root_without_a_note(tmp_path: Path) -> None:
-    place = Place(tmp_path / "models", "", "job")
+    place = Place(tmp_path / "models", "", "job", flat=True)
     place.staging.mkdir(parents=True)
     place.publish(staged(place), "note")
     assert sorted(each.name for each in place.root.iterdir()) == [".downloads", "a.bin"]
