@@ -315,6 +315,8 @@ class Downloads:
             state="paused" if abandoned and not elsewhere else record.state,
             folder=job.place.final,
             commit=record.commit,
+            host=record.host,
+            count=record.count,
             done=done,
             total=record.total,
             error=record.error,

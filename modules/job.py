@@ -46,7 +46,7 @@ class BranchMoved(DownloadError):
 
 class Run:
     """`tell` is called with the record whenever it changes. Any thread may ask for the other public fields: bytes that
-    are `done` and `received`, the number and name of the `file` on its way, whether it is being `checked`, `waiting`.
+    are `done` and `received`, the `index` and name of the `file` on its way, whether it is being `checked`, `waiting`.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Run:
         self._transfers: list[Transfer] = []
         self._resolving: Waiting | None = None
         self._there = 0
-        self.host = self.file = ""
-        self.index = self.count = 0
+        self.file = ""
+        self.index = 0
 
     @property
     def done(self) -> int:
@@ -102,7 +102,8 @@ class Run:
         files = chosen(repository, self.record.wanted.files)
         check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
         self._prepare()
-        self._note(state="downloading", commit=repository.commit, total=sum(each.size for each in files))
+        total = sum(each.size for each in files)
+        self._note(state="downloading", commit=repository.commit, total=total, count=len(files))
         missing = self._missing(repository, files)
         self._check_room(missing)
         sources = [each.source(repository) for each in self._mirrors]
@@ -114,7 +115,7 @@ class Run:
                 source.close()
         self._note(state="verifying")
         parts = {file.path: part_file(self._place.part(number)) for number, file in missing.items()}
-        self._place.publish(parts, metadata(repository, self.host, files))
+        self._place.publish(parts, metadata(repository, self.record.host, files))
 
     def _note(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
@@ -136,7 +137,7 @@ class Run:
                 self._wait(tries.failed(error))
                 continue
             self._mirrors = self._mirrors[tries.mirror :] + self._mirrors[: tries.mirror]
-            self.host = mirror.host
+            self.record = dataclasses.replace(self.record, host=mirror.host)
             return dataclasses.replace(found, revision=wanted.revision)
 
     def _unless_stopped(self, ask: Callable[[], Repository]) -> Repository:
@@ -167,7 +168,6 @@ class Run:
 
     def _missing(self, repository: Repository, files: Sequence[RemoteFile]) -> dict[int, RemoteFile]:
         """Those not in their places yet, by their number in the repository."""
-        self.count = len(files)
         numbers = {each.path: number for number, each in enumerate(repository.files)}
         there = {each for each in files if self._place.has(each, self._watch)}
         self._there = sum(each.size for each in there)

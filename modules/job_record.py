@@ -41,7 +41,9 @@ class Wanted:
 @dataclass(frozen=True)
 class JobRecord:
     """`commit` is what the revision was when it was first asked for, "" before; `moved` what it has become since, if
-    the user is to choose. `keep` if the user chose the old one. `total` is in bytes."""
+    the user is to choose. `keep` if the user chose the old one. `total` is in bytes, of `count` files; `host` is the
+    mirror that listed them.
+    """
 
     id: str
     wanted: Wanted
@@ -50,6 +52,8 @@ class JobRecord:
     moved: str = ""
     keep: bool = False
     total: int = 0
+    count: int = 0
+    host: str = ""
     error: WebUIError | None = None
 
     def to_json(self) -> dict[str, Any]:

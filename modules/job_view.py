@@ -70,13 +70,11 @@ def in_motion(view: JobView, run: Run, speed: float | None) -> JobView:
     return dataclasses.replace(
         view,
         state="verifying" if run.checked and view.state == "downloading" else view.state,
-        host=run.host,
         done=done,
         speed=speed,
         seconds_left=max(0, view.total - done) / speed if speed else None,
         file=run.file,
         index=run.index,
-        count=run.count,
         waiting=waiting.error if waiting else None,
         wait_seconds=max(0.0, waiting.until - time.monotonic()) if waiting else 0,
         attempt=waiting.attempt if waiting else 0,

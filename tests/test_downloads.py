@@ -110,7 +110,8 @@ def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: Hub, progr
     downloads = program.start()
     job = downloads.start(WANTED)
     told = ended(downloads, job)
-    assert (told.state, told.error, told.done, told.total) == ("done", None, TOTAL, TOTAL)
+    assert (told.state, told.error, told.done, told.total, told.count) == ("done", None, TOTAL, TOTAL, 4)
+    assert len({each.connection for each in hub.requests(origin="cdn")}) == 1, "connections are used again"
     assert told.folder == program.models / WANTED.target and content(told.folder) == FILES
     assert not (program.models / ".downloads" / job).exists()
     assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
@@ -170,7 +171,7 @@ def test_the_note_of_upstream_lies_beside_the_files(hub: Hub, program: Program) 
 def test_files_can_be_chosen_and_go_to_the_folder_of_loras(program: Program) -> None:
     wanted = Wanted(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
     told = ended_after_start(program.start(), wanted)
-    assert told.folder == program.loras / "adapter" and (told.index, told.count) == (0, 0)
+    assert told.folder == program.loras / "adapter" and told.count == 2
     assert content(told.folder) == {path: FILES[path] for path in wanted.files or ()}
 
 

@@ -15,7 +15,7 @@ from modules.job_record import JobRecord, JobRecords, Wanted
 from modules.process import ROOT
 
 WANTED = Wanted("user/model", "main", "user_model", ("a", "b"), "lora")
-RECORD = JobRecord("1", WANTED, "paused", "c" * 40, "d" * 40, True, 12, DiskFull("models", 5, 3))
+RECORD = JobRecord("1", WANTED, "paused", "c" * 40, "d" * 40, True, 12, 2, "host", DiskFull("models", 5, 3))
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
