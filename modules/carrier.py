@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.download_errors import DownloadError, MirrorUnreachable, NotAHub, Stopped, WrongSize
+from modules.download_errors import DiskFull, DiskRefused, DownloadError, MirrorUnreachable, NotAHub, Stopped, WrongSize
 from modules.remote import Body, RemoteFile, Source
 from modules.retry import Pace, Tries, Waiting
 from modules.staging import Segment, disk_faults, write
@@ -33,6 +33,7 @@ class Carrier(threading.Thread):
         file: RemoteFile,
         segment: Segment,
         sources: Sequence[Source],
+        lost: list[Source],
         pace: Pace,
         halt: threading.Event,
         news: threading.Event,
@@ -40,7 +41,7 @@ class Carrier(threading.Thread):
         folder: Path,
     ) -> None:
         super().__init__(name=f"download {file.path}", daemon=True)
-        self._file, self.segment, self._sources, self._pace = file, segment, sources, pace
+        self._file, self.segment, self._sources, self._lost, self._pace = file, segment, sources, lost, pace
         self._halt, self._news, self._digest, self._folder = halt, news, digest, folder
         self._whole = (segment.begin, segment.end) == (0, file.size)
         self._body: Body | None = None
@@ -82,12 +83,12 @@ class Carrier(threading.Thread):
             self.let_go()
 
     def _try_until_there(self) -> None:
-        tries = Tries(self._pace, len(self._sources))
+        tries = Tries(self._pace, self._sources, self._lost)
         while self.segment.missing:
-            before, source = self.segment.done, self._sources[tries.mirror]
+            before, source = self.segment.done, tries.mirror
             try:
                 self._receive(source)
-            except RangesIgnored:
+            except (RangesIgnored, DiskFull, DiskRefused):  # no other try, no other mirror would help
                 raise
             except DownloadError as error:
                 self._go_on_unless_halted()

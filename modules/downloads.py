@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -253,6 +254,8 @@ class Downloads:
         try:
             state, facts = self._ending(job, run)
         finally:  # a fault of ours must not leave a job that seems to run
+            if sys.exc_info()[0]:
+                log.error("download %s of %s", job.record.id, job.record.wanted.repo, exc_info=True)
             if state in ("done", "cancelled"):
                 shutil.rmtree(job.place.staging, ignore_errors=True)
             with self._lock:

@@ -63,6 +63,7 @@ class Run:
         self._make_mirrors, self._mirrors = mirrors, list[Mirror]()
         self._pace, self._reserve, self._stop, self._tell = pace, reserve, stop, tell
         self._transfers: list[Transfer] = []
+        self._lost: list[Source] = []
         self._resolving: Waiting | None = None
         self._there = 0
         self.file = ""
@@ -125,10 +126,10 @@ class Run:
 
     def _resolved(self) -> Repository:
         """What the first mirror that answers says; it comes first from then on."""
-        wanted, tries = self.record.wanted, Tries(self._pace, len(self._mirrors))
+        wanted, tries = self.record.wanted, Tries(self._pace, self._mirrors, [])
         revision = self.record.commit if self.record.keep else wanted.revision
         while True:
-            mirror = self._mirrors[tries.mirror]
+            mirror = tries.mirror
             try:
                 found = self._unless_stopped(partial(mirror.repository, wanted.repo, revision))
             except Stopped:
@@ -136,7 +137,7 @@ class Run:
             except DownloadError as error:
                 self._wait(tries.failed(error))
                 continue
-            self._mirrors = self._mirrors[tries.mirror :] + self._mirrors[: tries.mirror]
+            self._mirrors.sort(key=lambda each: each is not mirror)
             self.record = dataclasses.replace(self.record, host=mirror.host)
             return dataclasses.replace(found, revision=wanted.revision)
 
@@ -188,7 +189,8 @@ class Run:
     def _fetch(self, number: int, file: RemoteFile, repository: Repository, sources: Sequence[Source]) -> None:
         self.index, self.file = self.index + 1, file.path
         place = self._place.part(number)
-        self._transfers.append(Transfer(place, repository.commit, file, sources, self._pace, self._stop))
+        told = (sources, self._lost, self._pace, self._stop)
+        self._transfers.append(Transfer(place, repository.commit, file, *told))
         self._transfers[-1].run()
 
 

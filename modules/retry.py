@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from modules.download_errors import DownloadError, RateLimited
 
 MIB = 1 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,22 @@ class Waiting:
     attempts: int
 
 
-class Tries:
-    """What is tried at one mirror after the other. `mirror` is the number of the one whose turn it is."""
+class Tries(Generic[T]):
+    """What is tried at one of the `mirrors` after the other; `mirror` is the one whose turn it is.
 
-    def __init__(self, pace: Pace, mirrors: int) -> None:
-        self._pace, self._mirrors = pace, mirrors
-        self.mirror = 0
+    One that is given up because it does not come to itself is put among the `lost`, and those are not begun with as
+    long as there are others: not everybody shall wait for it in vain.
+    """
+
+    def __init__(self, pace: Pace, mirrors: Sequence[T], lost: list[T]) -> None:
+        self._pace, self._lost = pace, lost
+        self._left = [each for each in mirrors if each not in lost] or list(mirrors)
         self._barren = 0
         self._lasting: DownloadError | None = None
+
+    @property
+    def mirror(self) -> T:
+        return self._left[0]
 
     def failed(self, error: DownloadError, progress: int = 0) -> Waiting | None:
         """What to wait for before the next try, after one that brought `progress` bytes; None: the next mirror's turn.
@@ -62,11 +74,13 @@ class Tries:
         self._barren += 1
         if error.passing and self._barren <= len(self._pace.waits):
             return self._waiting(error)
-        if not error.passing:
+        if error.passing:
+            self._lost.append(self.mirror)
+        else:
             self._lasting = self._lasting or error
-        self.mirror, self._barren = self.mirror + 1, 0
-        if self.mirror >= self._mirrors:
+        if len(self._left) == 1:
             raise self._lasting or error
+        self._left, self._barren = self._left[1:], 0
         return None
 
     def _waiting(self, error: DownloadError) -> Waiting:

@@ -25,17 +25,25 @@ _PARTING_SECONDS = 0.5
 
 class Transfer:
     """Brings `file` of one commit to `place` + ".part", verified, from the first of `sources` that has it.
+    `lost` are those that are known to be of no use now; more may be added.
 
     Of what `run` does, any thread may ask for `done` and `received`, bytes that are there and that came over the
     network; `checked`, bytes read back to be verified, 0 before; `waiting`, if no connection brings anything.
     """
 
     def __init__(
-        self, place: Path, commit: str, file: RemoteFile, sources: Sequence[Source], pace: Pace, stop: threading.Event
+        self,
+        place: Path,
+        commit: str,
+        file: RemoteFile,
+        sources: Sequence[Source],
+        lost: list[Source],
+        pace: Pace,
+        stop: threading.Event,
     ) -> None:
         self.file = file
         self._place, self._commit, self._sources = place, commit, list(sources)
-        self._pace, self._stop = pace, stop
+        self._lost, self._pace, self._stop = lost, pace, stop
         self._part: Part | None = None
         self._carriers: list[Carrier] = []
         self._received_before = 0
@@ -121,7 +129,7 @@ class Transfer:
         """All segments at once, until they are complete, one of them has failed, or all is to stop."""
         self._received_before, self._carriers = self.received, []
         halt, news = threading.Event(), threading.Event()
-        told = (self._sources, self._pace, halt, news, inline, part.path.parent)
+        told = (self._sources, self._lost, self._pace, halt, news, inline, part.path.parent)
         self._carriers = [Carrier(self.file, each, *told) for each in part.segments if each.missing]
         try:
             self._look_after(part, news)

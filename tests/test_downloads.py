@@ -31,6 +31,7 @@ from modules.download_errors import (
     UnsafeName,
 )
 from modules.downloads import Downloads, JobView
+from modules.errors import InternalError
 from modules.hub import Hub as Mirror
 from modules.job_record import Wanted
 from modules.mirrors import Token, endpoint
@@ -321,6 +322,15 @@ def test_who_pauses_and_thinks_better_of_it_at_once_is_heard(hub: Hub, program: 
     assert content(program.models / WANTED.target) == FILES
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_ours_fails_the_job_and_is_in_the_log(program: Program, caplog: pytest.LogCaptureFixture) -> None:
+    nothing: dict[str, list[Mirror]] = {}
+    downloads = Downloads({"model": program.models, "lora": program.loras}, lambda: nothing["mirrors"])
+    told = ended_after_start(downloads)
+    assert told.state == "failed" and isinstance(told.error, InternalError)
+    until(lambda: "KeyError" in caplog.text and told.id in caplog.text)
+
+
 def test_mirrors_that_cannot_be_made_fail_the_job(program: Program) -> None:
     program.endpoints[:] = []
     downloads = Downloads({"model": program.models, "lora": program.loras}, lambda: [Mirror(endpoint("ftp://x"))])
@@ -568,6 +578,16 @@ def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: Hub, progr
     program.endpoints.insert(0, "http://127.0.0.1:9")
     told = ended_after_start(program.start())
     assert told.state == "done" and content(told.folder) == FILES
+
+
+def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: Hub, program: Program) -> None:
+    hub.fault("", origin="cdn", status=503)
+    with Hub() as second:
+        second.add(REPO, FILES)
+        program.endpoints.append(second.url)
+        told = ended_after_start(program.start(SPLIT))
+    assert told.state == "done" and content(told.folder) == FILES
+    assert len(hub.requests(origin="cdn")) == 1 + 6
 
 
 def test_who_listens_hears_when_a_model_is_complete(hub: Hub, program: Program) -> None:

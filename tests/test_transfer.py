@@ -55,7 +55,7 @@ def transfer(
     if more:
         sources.append(listed(more)[0].source(repository))
     wanted = next(each for each in repository.files if each.path == file)
-    return Transfer(folder / "0", repository.commit, wanted, sources, pace, stop or threading.Event())
+    return Transfer(folder / "0", repository.commit, wanted, sources, [], pace, stop or threading.Event())
 
 
 def stopped(work: Transfer) -> threading.Thread:
