@@ -103,9 +103,13 @@ class Run:
         files = chosen(repository, self.record.wanted.files)
         check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
         self._prepare()
+        there_before = bool(self._place.target) and self._place.final.exists()  # its files are read first
         total = sum(each.size for each in files)
-        self._note(state="downloading", commit=repository.commit, total=total, count=len(files))
+        state = "verifying" if there_before else "downloading"
+        self._note(state=state, commit=repository.commit, total=total, count=len(files))
         missing = self._missing(repository, files)
+        if there_before:
+            self._note(state="downloading")
         self._check_room(missing)
         sources = [each.source(repository) for each in self._mirrors]
         try:
