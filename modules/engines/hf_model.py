@@ -19,6 +19,7 @@ from modules.engines.hf_texts import Evaluator, Interrupted
 from modules.events import Json
 
 _KEYWORDS = ("logits_to_keep", "position_ids", "attention_mask")
+PIECE_OF_8_BITS = 256  # reads as fast as 512 and leaves half the gaps in the heap, see `estimate_hf`
 # Once a layer and token, that numbers were converted.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
@@ -34,6 +35,8 @@ class Model(Evaluator):
         self.module: Any = loaded[0]
         _check_whole(self.module, sorted(loaded[1]["missing_keys"]))
         self.module.eval()
+        if getattr(self.module, "is_loaded_in_8bit", False):
+            self.piece = PIECE_OF_8_BITS
         self.writes_apart = name == SEQ2SEQ
         taken = inspect.signature(self.module.forward).parameters
         self._takes = {word for word in _KEYWORDS if word in taken}
