@@ -95,6 +95,7 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
         {"load_in_8bit": True},
         {"load_in_4bit": True},
         {"bf16": True, "use_eager_attention": True},
+        {"cpu_memory": "300MiB", "disk": True},
     ],
     ids=str,
 )

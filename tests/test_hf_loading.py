@@ -173,6 +173,11 @@ def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smol
     assert once_gone(worker.pid)
 
 
+def test_a_model_may_be_on_disk_as_a_whole(worker: WorkerProcess, smollm2_folder: Path) -> None:
+    load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+    assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
+
+
 @pytest.mark.slow
 def test_fewer_bits_take_less_memory(smollm2_folder: Path) -> None:
     taken = {}

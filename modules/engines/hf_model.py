@@ -43,7 +43,7 @@ class Model(Evaluator):
         self.can_batch = "attention_mask" in self._takes and not self.writes_apart
         self._cache_word = "past_key_values" if "past_key_values" in taken else "cache_params"
         self.config = self.module.config.get_text_config(decoder=True)
-        self.device = torch.device(self.module.device)
+        self.device = _input_device(self.module)
         self.ends = frozenset(self._end_tokens())
         self.size = int(self.module.get_output_embeddings().weight.shape[0])
         self._wanted_elsewhere = self._may_break_off = False
@@ -130,6 +130,12 @@ class Model(Evaluator):
 
     def sums_up(self, cache: Any) -> bool:
         return hf_cache.sums_up(cache)
+
+
+def _input_device(module: Any) -> torch.device:
+    """Where tokens go. Of a module whose first weights stay on disk, where accelerate computes with them."""
+    device = torch.device(module.device)
+    return device if device.type != "meta" else torch.device(module._hf_hook.execution_device)
 
 
 def _layers(module: Any) -> Iterable[Any]:
