@@ -111,7 +111,8 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: P
     path = with_tokenizer(tmp_path) / "model.gguf"
     assert calls(path)[TOKENIZER]["trust_remote_code"] is False
     assert calls(path, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
-    assert "trust_remote_code" not in noted(path, trust_remote_code=True)
+    (tmp_path / "tok.py").write_text("")
+    assert "tok.py (sha256 e3b0c44298fc)" in noted(path, trust_remote_code=True)["trust_remote_code"]
 
 
 def test_what_is_missing_to_read_a_tokenizer_is_named() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from modules.engines.hf_rope import ROPELESS, Rope, stretched
 from modules.events import Json
 from modules.options import Value, size_in_bytes
+from modules.own_code import code_elsewhere
 
 TOKENIZER = "AutoTokenizer.from_pretrained"
 CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
@@ -83,7 +84,7 @@ class About:
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
     """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
     about = About(path)
-    trusted = bool(options["trust_remote_code"])
+    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
     common = {"pretrained_model_name_or_path": str(path), "trust_remote_code": trusted, "local_files_only": True}
     return {
         TOKENIZER: common,
