@@ -110,7 +110,8 @@ class App:
         return Plan(record, loader, self._fitted(record, settled, shown))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
-        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs.
+        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs, or
+        that would if something were installed.
 
         Its problem, of a model that none can load.
         """
@@ -123,7 +124,10 @@ class App:
             if loader is not None and record.format in loader.formats:
                 return loader
         able = candidates(record.format)
-        return next((loader for loader in able if unavailable(loader) is None), able[0])
+        wanting = {loader: unavailable(loader, record.format) for loader in able}
+        running = [loader for loader, reason in wanting.items() if reason is None]
+        installable = [loader for loader, reason in wanting.items() if reason is not None and reason.install]
+        return [*running, *installable, *able][0]
 
     # -- what is remembered -------------------------------------------------------------------------------------------
 
@@ -314,7 +318,7 @@ def _said(error: WebUIError) -> dict[str, str]:
 
 def _wrong_loader(record: ModelRecord, loader: Loader) -> Unsupported:
     takers = candidates(record.format)
-    able = ", ".join(each.name for each in takers if unavailable(each) is None) or takers[0].name
+    able = ", ".join(each.name for each in takers if unavailable(each, record.format) is None) or takers[0].name
     return Unsupported(
         {
             "en": f"{loader.name} cannot load {record.format} models; for {record.name} use {able}.",

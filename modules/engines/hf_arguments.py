@@ -167,7 +167,8 @@ def _limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dic
 
 
 def _quantisation(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
-    if about.quantised == "gptq" and (options["disable_exllama"] or options["disable_exllamav2"]):
+    exllama = about.quantised == "gptq" and not _on_cpu(options, machine)
+    if exllama and (options["disable_exllama"] or options["disable_exllamav2"]):
         return {"quantization_config": {"quant_method": "gptq", "bits": about.bits, "backend": "auto_trainable"}}
     if not _quantises(about, options):
         return {}

@@ -32,7 +32,7 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _devices(options, machine)
     yield from _attention(options, machine)
     yield from _positions(about, options)
-    yield from _gptq(about, options)
+    yield from _gptq(about, options, machine)
     if options["trust_remote_code"]:
         yield of_own_code(path)
     yield from of_tokenizer(options)
@@ -196,11 +196,19 @@ def _positions(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
         )
 
 
-def _gptq(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
+def _gptq(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     asked = [key for key in ("disable_exllama", "disable_exllamav2") if options[key]]
     for key in asked:
         if about.quantised != "gptq":
             yield Note(key, {"en": "No effect: this is no GPTQ model.", "zh": "无效：这不是 GPTQ 模型。"})
+        elif options["cpu"] or not machine.gpus:
+            yield Note(
+                key,
+                {
+                    "en": "No effect: on the CPU there is another kernel than ExLlama's.",
+                    "zh": "无效：在 CPU 上使用的并非 ExLlama 内核。",
+                },
+            )
         elif len(asked) == 1:
             yield Note(
                 key,
