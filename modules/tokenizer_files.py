@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ENDING = "llama-tokenizer"
+_ENDING = "llama-tokenizer"
 """How a folder is called that holds a tokenizer for all models, and no model."""
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -18,7 +18,7 @@ def tokenizer_folder(path: Path) -> Path | None:
     """
     if _has_tokenizer(path.parent):
         return path.parent
-    shared = (each for models in (path.parent, path.parent.parent) for each in sorted(models.glob(f"*{ENDING}")))
+    shared = (each for models in (path.parent, path.parent.parent) for each in sorted(models.glob(f"*{_ENDING}")))
     return next(filter(_has_tokenizer, shared), None)
 
 

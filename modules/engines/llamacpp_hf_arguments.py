@@ -69,9 +69,4 @@ def passed_over(folder: str, why: Words) -> Note:
 
 def unreadable(error: Exception) -> Words:
     words = str(error).strip().partition("\n")[0].rstrip(".")
-    if "sentencepiece" in words or "tiktoken" in words:
-        return {
-            "en": "tokenizer.model is only read with `pip install sentencepiece protobuf`",
-            "zh": "读取 tokenizer.model 需要 `pip install sentencepiece protobuf`",
-        }
     return {"en": f"it cannot be read ({words})", "zh": f"无法读取（{words}）"}
