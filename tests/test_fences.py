@@ -21,7 +21,7 @@ LAYERS = {
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
-        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
+        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
     },
     "actors": {"models", "downloads", "process", "transfer", "verify", "staging", "job_record"},
     "deeds": {"chat", "training", "evaluation", "app", "menu"},
@@ -33,6 +33,8 @@ SHARED = {
     "machine",
     "gpus",
     "heap",
+    "own_code",
+    "tokenizer_files",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
 PAGE = {"gradio", "gradio_client"}
