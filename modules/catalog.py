@@ -11,14 +11,13 @@ import itertools
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
 from modules.errors import DamagedModel, IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
-from modules.gguf import GgufHeader, read_header
+from modules.gguf import GgufHeader, joined, read_header
 from modules.options import Value, nearest
 from modules.rawfile import readable
 from modules.read_cache import ReadCache, Reading
@@ -202,7 +201,7 @@ class Catalog:
             context_length=head.context_length,
             chat_template=head.chat_template,
             defaults=_said(head),
-            header=dataclasses.replace(head, size=record.size, sizes=_summed(headers)),
+            header=joined(headers, record.size),
         )
 
     def _loose(self, first: Path, parts: Files) -> ModelRecord:
@@ -298,11 +297,6 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers by value; text and numbers alternate in it, so like always meets like."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
-
-
-def _summed(headers: Iterable[GgufHeader]) -> dict[str, int]:
-    """The bytes of the tensors of all parts; a layer may be spread over two."""
-    return dict(sum((Counter(head.sizes) for head in headers), Counter()))
 
 
 def _said(head: GgufHeader) -> dict[str, Value]:

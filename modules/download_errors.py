@@ -200,3 +200,63 @@ class Stopped(DownloadError):
 
     status = 409
     template = {"en": "Stopped.", "zh": "已停止。"}
+
+
+@dataclass(eq=False)
+class BadEndpoint(DownloadError):
+    """`text` has been cleared of a password."""
+
+    status = 400
+    template = {
+        "en": "{text!r} is no endpoint: expected something like https://hf-mirror.com. {why}",
+        "zh": "“{text}”不是有效的下载站点，应形如 https://hf-mirror.com。{why}",
+    }
+    text: str
+    why: Words = dataclasses.field(default_factory=lambda: both(""))
+
+
+class BadToken(DownloadError):
+    status = 400
+    template = {
+        "en": "This is no access token: it has spaces or other characters that no token has.",
+        "zh": "这不是有效的访问令牌：含有空格或其他不允许的字符。",
+    }
+
+
+@dataclass(eq=False)
+class TokenRefused(DownloadError):
+    status = 401
+    template = {
+        "en": "{host} does not accept the access token: it is wrong, or has expired.",
+        "zh": "{host} 不接受该访问令牌：令牌有误或已过期。",
+    }
+    host: str
+
+
+@dataclass(eq=False)
+class LinkInTheWay(DownloadError):
+    """A folder or file below the target is a symbolic link; nothing was written through it."""
+
+    status = 409
+    template = {
+        "en": "{file} cannot be written: a link stands in its way, which may lead anywhere. Remove the link first.",
+        "zh": "无法写入 {file}：路径中有符号链接，可能指向别处。请先移除该链接。",
+    }
+    file: str
+
+
+@dataclass(eq=False)
+class IncompleteSet(DownloadError):
+    """Parts of a split file are not in the repository: nothing could load it."""
+
+    status = 409
+    template = {
+        "en": "{repo} does not have all parts of {file}; missing: {missing}",
+        "zh": "{repo} 里 {file} 的分卷不全，缺少：{missing}",
+    }
+    repo: str
+    file: str
+    missing: Sequence[str]
+
+    def shown(self, language: str) -> dict[str, object]:
+        return super().shown(language) | {"missing": ", ".join(self.missing)}

@@ -7,17 +7,18 @@ Source: the GGUF specification in ggml's docs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UnsupportedModel
 from modules.gguf_types import FILE_TYPES, REMOVED_TYPES, TENSOR_TYPES
-from modules.rawfile import Flaw, Window, brief, damage, examine, foreign, truncated
+from modules.rawfile import Flaw, Readable, Window, brief, damage, examine, examine_open, foreign, truncated
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -31,22 +32,8 @@ _MOST_DIMENSIONS = 4
 _NEWEST_TYPE = 1023  # forks of llama.cpp count up to about 400; what lies beyond is noise
 
 _TEXT, _ARRAY = 8, 9
-_SCALARS = {
-    kind: struct.Struct("<" + code)
-    for kind, code in {
-        0: "B",
-        1: "b",
-        2: "H",
-        3: "h",
-        4: "I",
-        5: "i",
-        6: "f",
-        7: "?",
-        10: "Q",
-        11: "q",
-        12: "d",
-    }.items()
-}
+_KINDS = zip((*range(_TEXT), 10, 11, 12), "BbHhIif?Qqd", strict=True)
+_SCALARS = {kind: struct.Struct("<" + code) for kind, code in _KINDS}
 _SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
 
 _TOKENS = "tokenizer.ggml.tokens"
@@ -104,6 +91,17 @@ class GgufHeader:
 def read_header(path: Path) -> GgufHeader:
     """The header of the GGUF file at `path`. ModelProblem whatever else its bytes are; OSError if it cannot be read."""
     return examine(path, _read)
+
+
+def read_header_of(file: Readable, size: int, name: str) -> GgufHeader:
+    """The same of an open file of `size` bytes that need not be on disk; what reading it raises goes through."""
+    return examine_open(file, size, name, _read)
+
+
+def joined(headers: Sequence[GgufHeader], size: int) -> GgufHeader:
+    """That of a split model, from those of its parts in order: the first one's words, with the tensors of all."""
+    sizes = sum((Counter(each.sizes) for each in headers), Counter())  # a layer may be spread over two
+    return dataclasses.replace(headers[0], size=size, sizes=dict(sizes))
 
 
 @dataclass(frozen=True)

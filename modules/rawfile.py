@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Protocol, TypeVar
 
 from modules.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, Words
 
@@ -21,13 +21,26 @@ _LENGTH = struct.Struct("<Q")
 T = TypeVar("T")
 
 
+class Readable(Protocol):
+    """What is asked of a file."""
+
+    def seek(self, place: int, /) -> object: ...
+
+    def read(self, count: int, /) -> bytes: ...
+
+
 def examine(path: Path, read: Callable[[Window], T]) -> T:
     """What `read` makes of the file at `path`. A ModelProblem with its name for a Flaw; OSError if unreadable."""
+    with path.open("rb") as file:
+        return examine_open(file, os.fstat(file.fileno()).st_size, path.name, read)
+
+
+def examine_open(file: Readable, size: int, name: str, read: Callable[[Window], T]) -> T:
+    """The same of a file of `size` bytes, wherever they come from."""
     try:
-        with path.open("rb") as file:
-            return read(Window(file, os.fstat(file.fileno()).st_size))
+        return read(Window(file, size))
     except Flaw as flaw:
-        raise flaw.kind(readable(path.name), flaw.words) from None
+        raise flaw.kind(readable(name), flaw.words) from None
 
 
 class Flaw(Exception):
@@ -83,7 +96,7 @@ def truncated(expected: int, present: int) -> Flaw:
 class Window:
     """A little-endian file of `size` bytes, seen through a window that slides. Flaw for what lies beyond its end."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: Readable, size: int) -> None:
         self.size = size
         self._file = file
         self._data = b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 
 from modules.checkpoint import Tensors
@@ -76,10 +76,16 @@ def sets(files: Files, suffixes: Container[str]) -> dict[Path, Files]:
 
 def set_of(path: Path) -> list[Path]:
     """All parts of the split set that `path` belongs to; `path` alone if it is none."""
+    return list(parts_of(path))
+
+
+def parts_of(path: Path) -> Iterator[Path]:
+    """The same one by one: a name may claim 99999 parts."""
     if match := _PART.fullmatch(path.name):
         stem, _, total, suffix = match.groups()
-        return [path.with_name(f"{stem}-{number:05}-of-{total}{suffix}") for number in range(1, int(total) + 1)]
-    return [path]
+        yield from (path.with_name(f"{stem}-{number:05}-of-{total}{suffix}") for number in range(1, int(total) + 1))
+    else:
+        yield path
 
 
 def first_part(path: Path) -> Path:

@@ -16,9 +16,13 @@ import pytest
 from modules import flags
 from modules.app import App
 from modules.events import Info, Result
+from modules.hub import Hub
+from modules.hub_files import HubSource
 from modules.loaders import LOADERS, Loader, settle, values
 from modules.process import ROOT, WorkerProcess
+from tests import hub_server
 from tests.hf_folder import transformers_folder
+from tests.hub_reading import FILES, REPO
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
@@ -81,6 +85,30 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     yield make
     for app in made:
         app.models.unload()
+
+
+@pytest.fixture
+def served() -> Iterator[hub_server.Hub]:
+    """A hub on localhost with one repository; see tests/hub_reading.py."""
+    with hub_server.Hub() as started:
+        started.add(REPO, FILES)
+        yield started
+
+
+@pytest.fixture
+def hub(served: hub_server.Hub) -> Iterator[Hub]:
+    """Our end of `served`, with little patience."""
+    asked = Hub(served.url, connect_seconds=1, read_seconds=1)
+    yield asked
+    asked.close()
+
+
+@pytest.fixture
+def source(hub: Hub) -> Iterator[HubSource]:
+    """The files of the one repository."""
+    opened = hub.source(hub.repository(REPO, "main"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

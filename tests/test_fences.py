@@ -22,6 +22,7 @@ LAYERS = {
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
         *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
+        *("connections", "hub_http", "hub_files"),
     },
     "actors": {"models", "downloads", "process", "transfer", "verify", "staging", "job_record"},
     "deeds": {"chat", "training", "evaluation", "app", "menu"},
@@ -39,7 +40,7 @@ SHARED = {
 
 PAGE = {"gradio", "gradio_client"}
 SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}
-FACTS = {"yaml", "ruamel", "jinja2", "requests", "huggingface_hub"}
+FACTS = {"yaml", "ruamel", "jinja2", "requests", "urllib3", "huggingface_hub"}
 BACKENDS = {
     *("torch", "transformers", "llama_cpp", "numpy", "accelerate", "peft", "safetensors", "bitsandbytes"),
     *("auto_gptq", "awq", "exllamav2", "datasets", "tokenizers", "sentencepiece", "llguidance"),

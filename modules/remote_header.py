@@ -1,0 +1,61 @@
+"""The header of a GGUF file on a hub, of which no more than that is fetched: whether the model would fit is known
+before it is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from modules.gguf import GgufHeader, joined, read_header_of
+from modules.rawfile import Flaw
+from modules.remote import RemoteFile, Source
+
+FIRST = 1 << 20
+"""Bytes fetched at first: enough for any part but the first. Then twice as many, and so on."""
+MOST = 32 << 20
+"""Bytes: twice what the largest vocabularies take."""
+
+
+def read_remote_header(source: Source, files: Sequence[RemoteFile]) -> GgufHeader:
+    """What the GGUF model says of itself whose parts are `files`, in order; as the catalogue has it of one on disk.
+
+    DownloadError; ModelProblem whatever else the bytes are.
+    """
+    headers = [read_header_of(_Beginning(source, file), file.size, file.path.rpartition("/")[2]) for file in files]
+    return joined(headers, sum(file.size for file in files))
+
+
+class _Beginning:
+    """A remote file as far as it has been asked for, which is from its start on."""
+
+    def __init__(self, source: Source, file: RemoteFile) -> None:
+        self._source, self._file = source, file
+        self._known = bytearray()
+        self._place = 0
+
+    def seek(self, place: int, /) -> None:
+        self._place = place
+
+    def read(self, count: int, /) -> bytes:
+        needed = min(self._place + count, self._file.size)
+        if needed > len(self._known):
+            self._fetch(needed)
+        piece = bytes(self._known[self._place : self._place + count])
+        self._place += len(piece)
+        return piece
+
+    def _fetch(self, needed: int) -> None:
+        known = len(self._known)
+        end = min(max(needed, FIRST, 2 * known), self._file.size)
+        if needed > MOST:
+            raise Flaw(
+                f"its header is longer than {MOST >> 20} MiB, which no model's is.",
+                f"文件头超过 {MOST >> 20} MiB，正常的模型不会这样。",
+            )
+        with contextlib.closing(self._source.open(self._file, known, end)) as body:
+            passed = known - body.begin  # a mirror without ranges begins at the start
+            for chunk in body.chunks():
+                self._known += chunk[passed:]
+                passed = max(0, passed - len(chunk))
+                if len(self._known) >= end:
+                    return
