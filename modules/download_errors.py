@@ -159,6 +159,19 @@ class DiskFull(DownloadError):
 
 
 @dataclass(eq=False)
+class DiskRefused(DownloadError):
+    """Read-only, not ours, a file or a link where a folder should be, a broken disk: `why` is the system's word."""
+
+    status = 500
+    template = {
+        "en": "{folder} cannot be written to ({why}).",
+        "zh": "无法写入 {folder}（{why}）。",
+    }
+    folder: str
+    why: str
+
+
+@dataclass(eq=False)
 class ChecksumMismatch(DownloadError):
     template = {
         "en": "{file} failed its check twice: the mirror's bytes are not those of its own list. "
@@ -193,6 +206,13 @@ class UnsafeName(DownloadError):
         "zh": "仓库含不安全的文件名“{file}”，已拒绝整个下载。",
     }
     file: str
+
+
+@dataclass(eq=False)
+class DownloadNotFound(DownloadError):
+    status = 404
+    template = {"en": "There is no download {id!r}.", "zh": "没有编号为 {id!r} 的下载任务。"}
+    id: str
 
 
 class Stopped(DownloadError):

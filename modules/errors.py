@@ -69,7 +69,7 @@ class WebUIError(Exception):
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> WebUIError:
         """The inverse of `to_json`; KeyError if this program has no such error."""
-        return _BY_NAME[data["error"]](**data["facts"])
+        return _family(WebUIError)[data["error"]](**data["facts"])
 
 
 @dataclass(eq=False)
@@ -335,6 +335,3 @@ def _family(root: type[WebUIError]) -> dict[str, type[WebUIError]]:
     for child in root.__subclasses__():
         found |= _family(child)
     return found
-
-
-_BY_NAME = _family(WebUIError)

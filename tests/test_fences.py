@@ -24,7 +24,10 @@ LAYERS = {
         *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
         *("connections", "hub_http", "hub_files"),
     },
-    "actors": {"models", "downloads", "process", "transfer", "verify", "staging", "job_record"},
+    "actors": {
+        *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
+        *("retry", "carrier", "publish", "job", "job_view"),
+    },
     "deeds": {"chat", "training", "evaluation", "app", "menu"},
     "faces": {"ui", "api"},
     "child": {"worker", "engines"},

@@ -1,0 +1,214 @@
+"""One go at a download, from asking what the repository has to the files in their places."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import difflib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from modules.download_errors import DiskFull, DownloadError, FileNotOnHub, NothingToDownload, Stopped
+from modules.job_record import JobRecord
+from modules.publish import Place, metadata
+from modules.remote import RemoteFile, Repository, Source
+from modules.retry import Pace, Tries, Waiting
+from modules.safe_paths import check
+from modules.staging import allocated, disk_faults, free, part_file
+from modules.transfer import Transfer
+
+_TICK_SECONDS = 0.1
+
+
+class Mirror(Protocol):
+    """A hub, as far as a job asks it."""
+
+    host: str
+
+    def repository(self, repo: str, revision: str) -> Repository: ...
+
+    def source(self, repository: Repository) -> Source: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(eq=False)
+class BranchMoved(DownloadError):
+    """The revision has another commit than before. For whoever runs the job, who lets the user choose."""
+
+    commit: str
+
+
+class Run:
+    """`tell` is called with the record whenever it changes. Any thread may ask for the other public fields: bytes that
+    are `done` and `received`, the `index` and name of the `file` on its way, whether it is being `checked`, `waiting`.
+    """
+
+    def __init__(
+        self,
+        record: JobRecord,
+        place: Place,
+        mirrors: Callable[[], Sequence[Mirror]],
+        pace: Pace,
+        reserve: int,
+        stop: threading.Event,
+        tell: Callable[[JobRecord], None],
+    ) -> None:
+        self.record, self._place = record, place
+        self._make_mirrors, self._mirrors = mirrors, list[Mirror]()
+        self._pace, self._reserve, self._stop, self._tell = pace, reserve, stop, tell
+        self._transfers: list[Transfer] = []
+        self._resolving: Waiting | None = None
+        self._there = 0
+        self.file = ""
+        self.index = 0
+
+    @property
+    def done(self) -> int:
+        return self._there + sum(each.done for each in self._transfers)
+
+    @property
+    def received(self) -> int:
+        return sum(each.received for each in self._transfers)
+
+    @property
+    def checked(self) -> bool:
+        return bool(self._transfers and self._transfers[-1].checked)
+
+    @property
+    def waiting(self) -> Waiting | None:
+        return self._transfers[-1].waiting if self._transfers else self._resolving
+
+    def run(self) -> None:
+        """Until all files are in their places; then the mirrors are closed. BranchMoved, Stopped, another
+        DownloadError."""
+        self._mirrors = list(self._make_mirrors())
+        try:
+            self._go()
+        finally:
+            for mirror in self._mirrors:
+                mirror.close()
+
+    def _go(self) -> None:
+        self._note(state="resolving")
+        repository = self._resolved()
+        if self.record.commit not in ("", repository.commit):
+            raise BranchMoved(repository.commit)
+        files = chosen(repository, self.record.wanted.files)
+        check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
+        self._prepare()
+        total = sum(each.size for each in files)
+        self._note(state="downloading", commit=repository.commit, total=total, count=len(files))
+        missing = self._missing(repository, files)
+        self._check_room(missing)
+        sources = [each.source(repository) for each in self._mirrors]
+        try:
+            for number, file in missing.items():
+                self._fetch(number, file, repository, sources)
+        finally:
+            for source in sources:
+                source.close()
+        self._note(state="verifying")
+        parts = {file.path: part_file(self._place.part(number)) for number, file in missing.items()}
+        self._place.publish(parts, metadata(repository, self.record.host, files))
+
+    def _note(self, **changes: Any) -> None:
+        self.record = dataclasses.replace(self.record, **changes)
+        self._tell(self.record)
+
+    # -- what there is ----------------------------------------------------------------------------------------------
+
+    def _resolved(self) -> Repository:
+        """What the first mirror that answers says; it comes first from then on."""
+        wanted, tries = self.record.wanted, Tries(self._pace, len(self._mirrors))
+        revision = self.record.commit if self.record.keep else wanted.revision
+        while True:
+            mirror = self._mirrors[tries.mirror]
+            try:
+                found = self._unless_stopped(partial(mirror.repository, wanted.repo, revision))
+            except Stopped:
+                raise
+            except DownloadError as error:
+                self._wait(tries.failed(error))
+                continue
+            self._mirrors = self._mirrors[tries.mirror :] + self._mirrors[: tries.mirror]
+            self.record = dataclasses.replace(self.record, host=mirror.host)
+            return dataclasses.replace(found, revision=wanted.revision)
+
+    def _unless_stopped(self, ask: Callable[[], Repository]) -> Repository:
+        """What `ask` returns. If it is to stop meanwhile, the question is left to find its own, quick end."""
+        asking: Future[Repository] = Future()
+        threading.Thread(target=_answer, args=(ask, asking), name="ask a mirror", daemon=True).start()
+        while not self._stop.is_set():
+            if concurrent.futures.wait([asking], _TICK_SECONDS).done:
+                return asking.result()
+        for mirror in self._mirrors:
+            mirror.close()
+        raise Stopped
+
+    def _wait(self, waiting: Waiting | None) -> None:
+        self._resolving = waiting
+        if waiting and self._stop.wait(max(0.0, waiting.until - time.monotonic())):
+            raise Stopped
+        self._resolving = None
+
+    # -- what is missing --------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """The staging folder; what is left there of another commit is of no use."""
+        with disk_faults(self._place.root, 0):
+            if not self.record.commit:
+                self._place.clear()
+            self._place.staging.mkdir(parents=True, exist_ok=True)
+
+    def _missing(self, repository: Repository, files: Sequence[RemoteFile]) -> dict[int, RemoteFile]:
+        """Those not in their places yet, by their number in the repository."""
+        numbers = {each.path: number for number, each in enumerate(repository.files)}
+        there = {each for each in files if self._place.has(each, self._watch)}
+        self._there = sum(each.size for each in there)
+        self.index = len(there)
+        return {numbers[each.path]: each for each in files if each not in there}
+
+    def _watch(self, _: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _check_room(self, missing: dict[int, RemoteFile]) -> None:
+        lacking = sum(each.size - allocated(self._place.part(number), each.size) for number, each in missing.items())
+        needed = lacking + max(self._reserve, lacking // 50)
+        room = free(self._place.root)
+        if missing and needed > room:
+            raise DiskFull(str(self._place.root), needed, room)
+
+    def _fetch(self, number: int, file: RemoteFile, repository: Repository, sources: Sequence[Source]) -> None:
+        self.index, self.file = self.index + 1, file.path
+        place = self._place.part(number)
+        self._transfers.append(Transfer(place, repository.commit, file, sources, self._pace, self._stop))
+        self._transfers[-1].run()
+
+
+def chosen(repository: Repository, paths: Sequence[str] | None) -> tuple[RemoteFile, ...]:
+    """The files called `paths`, or all. FileNotOnHub, NothingToDownload."""
+    known = {each.path: each for each in repository.files}
+    for path in paths or ():
+        if path not in known:
+            raise FileNotOnHub(repository.name, path, difflib.get_close_matches(path, known))
+    found = tuple(known.values()) if paths is None else tuple(known[path] for path in dict.fromkeys(paths))
+    if not found:
+        raise NothingToDownload
+    return found
+
+
+def _answer(ask: Callable[[], Repository], to: Future[Repository]) -> None:
+    try:
+        to.set_result(ask())
+    except DownloadError as error:
+        to.set_exception(error)
+    finally:
+        if not to.done():
+            to.cancel()

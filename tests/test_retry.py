@@ -1,0 +1,56 @@
+"""How often it is tried again, after how long, and when the next mirror takes over."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from modules.download_errors import AccessDenied, MirrorUnreachable, RateLimited, RepositoryNotFound, ServerFault
+from modules.retry import Pace, Tries
+
+EXACT = Pace(spread=0)
+FAULT = ServerFault("host", 503)
+
+
+def seconds(tries: Tries, progress: int = 0) -> float:
+    waiting = tries.failed(FAULT, progress)
+    assert waiting
+    return round(waiting.until - time.monotonic(), 1)
+
+
+def test_it_is_tried_six_times_more_with_growing_waits() -> None:
+    tries = Tries(EXACT, 1)
+    assert [seconds(tries) for _ in range(6)] == [1, 2, 4, 8, 16, 30]
+    with pytest.raises(ServerFault):
+        tries.failed(FAULT)
+
+
+def test_64_kib_of_progress_make_up_for_everything() -> None:
+    tries = Tries(EXACT, 1)
+    assert [seconds(tries), seconds(tries), seconds(tries, (64 << 10) - 1), seconds(tries, 64 << 10)] == [1, 2, 4, 1]
+
+
+def test_waits_vary_by_half_so_that_not_all_come_back_at_once() -> None:
+    first = [seconds(Tries(Pace(), 1)) for _ in range(200)]
+    assert 0.5 <= min(first) < 0.7 and 1.3 < max(first) <= 1.5
+
+
+def test_a_mirror_that_names_a_time_is_given_that_time() -> None:
+    tries = Tries(EXACT, 1)
+    waiting = tries.failed(RateLimited("host", 250))
+    assert waiting and 249 < waiting.until - time.monotonic() <= 250
+    assert (waiting.attempt, waiting.attempts) == (1, 6)
+
+
+def test_the_next_mirror_takes_over_with_tries_of_its_own() -> None:
+    tries = Tries(EXACT, 2)
+    assert tries.failed(AccessDenied("user/model")) is None
+    assert tries.mirror == 1 and seconds(tries) == 1
+
+
+def test_the_error_that_will_not_pass_is_the_one_that_is_told() -> None:
+    tries = Tries(Pace(waits=()), 2)
+    assert tries.failed(RepositoryNotFound("host", "user/model")) is None
+    with pytest.raises(RepositoryNotFound):
+        tries.failed(MirrorUnreachable("other", "refused"))
