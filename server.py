@@ -171,6 +171,8 @@ def load_named(app: App) -> None:
     if app.named is None:
         return
     try:
+        if app.flags.on("trust_changed_code"):
+            app.trust_code(app.named.name)
         app.load(app.plan(app.named))
     except WebUIError as error:
         log.error("%s", error.say(terminal_language()))

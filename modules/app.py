@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules import gpus, machine, settings
 from modules.catalog import Catalog, ModelRecord
-from modules.errors import LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError
+from modules.errors import CommandLineError, LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError, Words
 from modules.events import Json
 from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
 from modules.flags import Flags
@@ -19,9 +20,11 @@ from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, s
 from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
+from modules.own_code import code_of
 from modules.presets import Presets
 from modules.process import ROOT
 from modules.shape import Shape
+from modules.trusted_code import TrustedCode, compare
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class App:
         self.settings = settings.read(self.settings_path, required=bool(named))
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
+        self.trusted_code = TrustedCode(self.catalog.folder)
         self.presets = Presets(ROOT / "presets")
         self.models = Models()
         self.available_memory: Callable[[], int] = machine.available_memory
@@ -53,6 +57,8 @@ class App:
         self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
         self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
         self.named = self._find_named(flags.text("model"))
+        if flags.on("trust_changed_code") and self.named is None:
+            raise CommandLineError(_WHOSE_CODE)
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
 
@@ -104,7 +110,8 @@ class App:
         return Plan(record, loader, self._fitted(record, settled, shown))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
-        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs.
+        """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs, or
+        that would if something were installed.
 
         Its problem, of a model that none can load.
         """
@@ -117,7 +124,10 @@ class App:
             if loader is not None and record.format in loader.formats:
                 return loader
         able = candidates(record.format)
-        return next((loader for loader in able if unavailable(loader) is None), able[0])
+        wanting = {loader: unavailable(loader, record.format) for loader in able}
+        running = [loader for loader, reason in wanting.items() if reason is None]
+        installable = [loader for loader, reason in wanting.items() if reason is not None and reason.install]
+        return [*running, *installable, *able][0]
 
     # -- what is remembered -------------------------------------------------------------------------------------------
 
@@ -240,7 +250,26 @@ class App:
     # -- loading ------------------------------------------------------------------------------------------------------
 
     def load(self, plan: Plan) -> LoadedModel:
-        return self.models.load(plan.record, plan.loader, plan.settings)
+        return self.begin(plan).result()
+
+    def begin(self, plan: Plan, number: int | None = None) -> Future[LoadedModel]:
+        """As `Models.begin`. CodeChanged if code would run that nobody has agreed to."""
+        if self._runs_code(plan):
+            self.trusted_code.check(plan.record.name, code_of(plan.record.path))
+        return self.models.begin(plan.record, plan.loader, plan.settings, number)
+
+    def _runs_code(self, plan: Plan) -> bool:
+        return "trust_remote_code" in plan.settings and bool(plan.settings["trust_remote_code"].value)
+
+    def trust_code(self, name: str, seen: object = None) -> None:
+        """Agree to the code of the model of that name as it is now. CodeChanged if there is more than was `seen`."""
+        if not self.trusts:
+            raise _untrusted()
+        record = self.record(name)
+        code = code_of(record.path)
+        if seen is not None:
+            compare(record.name, seen, code)
+        self.trusted_code.agree(record.name, code)
 
     def explain(self, plan: Plan) -> Json:
         """The plan and the backend's exact calls, as JSON; "unavailable" says why there are none."""
@@ -267,6 +296,12 @@ def _known(name: object) -> Loader | None:
         return None
 
 
+_WHOSE_CODE: Words = {
+    "en": "--trust-changed-code needs --model, which says whose code is meant.",
+    "zh": "--trust-changed-code 需要与 --model 一起使用，以指明是哪个模型的代码。",
+}
+
+
 def _untrusted() -> Unsupported:
     return Unsupported(
         {
@@ -283,7 +318,7 @@ def _said(error: WebUIError) -> dict[str, str]:
 
 def _wrong_loader(record: ModelRecord, loader: Loader) -> Unsupported:
     takers = candidates(record.format)
-    able = ", ".join(each.name for each in takers if unavailable(each) is None) or takers[0].name
+    able = ", ".join(each.name for each in takers if unavailable(each, record.format) is None) or takers[0].name
     return Unsupported(
         {
             "en": f"{loader.name} cannot load {record.format} models; for {record.name} use {able}.",

@@ -7,6 +7,7 @@ WebUIError
 ├── NoModelLoaded · ModelLoading
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── OwnerOnly             guests may chat, and nothing else
+├── CodeChanged           a model's Python files are others than those that were agreed to
 ├── PromptTooLong         the prompt does not fit the context
 ├── ModelProblem          a model that cannot be loaded as it lies there: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be
@@ -160,6 +161,33 @@ class OwnerOnly(WebUIError):
         "en": "Only the owner of this server may do that: it was started with --multi-user.",
         "zh": "只有此服务器的管理者可以这样做：它以 --multi-user 启动。",
     }
+
+
+@dataclass(eq=False)
+class CodeChanged(WebUIError):
+    """`changes` says of each file whether it was "changed" or "added"; `code` is the SHA-256 of all there are now."""
+
+    status = 409
+    template = {
+        "en": "{model} comes with Python code that is not what was agreed to, and nothing of it was run: {files}. "
+        "Look at it; to agree, use the button on the Model tab, or start with --model and --trust-changed-code.",
+        "zh": "{model} 附带的 Python 代码与先前同意的不同，未运行其中任何内容：{files}。"
+        "请先查看；若同意，请点击“模型”页的按钮，或以 --model 和 --trust-changed-code 启动。",
+    }
+    kinds: ClassVar[Mapping[str, Words]] = {
+        "changed": {"en": "changed", "zh": "已更改"},
+        "added": {"en": "added", "zh": "新增"},
+    }
+    model: str
+    changes: Mapping[str, str]
+    code: Mapping[str, str]
+
+    def shown(self, language: str) -> dict[str, object]:
+        told = (
+            f"{name} ({self.kinds[kind][language]}, sha256 {self.code[name][:12]})"
+            for name, kind in self.changes.items()
+        )
+        return {"model": self.model, "files": ", ".join(told)}
 
 
 @dataclass(eq=False)

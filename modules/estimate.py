@@ -33,6 +33,7 @@ _CPU_UBATCH, _GPU_UBATCH = 256, 512
 _TOKEN_BYTES, _MERGE_BYTES = 159, 150  # of the vocabulary: a token's texts and tables, the rank of a pair
 _POSITION_BYTES = 600  # who is in a cell, and the token's numbers in Python and JSON
 _REST_BYTES = 5_000_000  # graphs, buffers of the threads, pages of the libraries that an idle worker does not touch
+_TORCH_BYTES = 219_000_000  # torch and transformers, which llamacpp_HF's worker imports besides
 _GPU_BYTES = 400 << 20  # a context of CUDA with its kernels: 300 to 500 MiB, as people report; not measured here
 
 _ALL_LAYERS = 256  # of n_gpu_layers: "everything", as is any negative number
@@ -73,9 +74,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Context:
-    """What becomes of the options: cells of the cache, tokens in a step, answers at once, how elements are kept."""
+    """What becomes of the options: cells of a cache and how many caches, tokens in a step, answers at once, how
+    elements are kept."""
 
     cells: int
+    caches: int
     ubatch: int
     slots: int
     cell_type: str
@@ -84,7 +87,7 @@ class _Context:
 
 
 def estimate(header: GgufHeader, options: Mapping[str, Value]) -> Estimate:
-    """For the load options of llama.cpp, all in main memory; `header.size` counts all parts of the model."""
+    """For the load options of llama.cpp or llamacpp_HF, in main memory; `header.size` counts all parts of the model."""
     return placed(header, options)[0]
 
 
@@ -100,7 +103,7 @@ def placed(header: GgufHeader, options: Mapping[str, Value], gpus: Sequence[int]
             weights=_weights(header, homes, device),
             cache=_cache(header, context, [0 if kept_in_main else home for home in homes[:-1]], device),
             compute=_buffers(header, context, homes, device),
-            other=_other(header, context) if device == 0 else _GPU_BYTES * (device in homes),
+            other=_other(header, context) + _libraries(options) if device == 0 else _GPU_BYTES * (device in homes),
         )
         for device in devices
     )
@@ -135,6 +138,7 @@ def _context(header: GgufHeader, options: Mapping[str, Value]) -> _Context:
     n_batch = min(max(int(options["n_batch"]), slots + 1), wish)
     return _Context(
         cells=-(-wish // PAD) * PAD,
+        caches=2 if options.get("cfg_cache") else 1,
         ubatch=min(n_batch, _GPU_UBATCH if offloaded else _CPU_UBATCH),
         slots=slots,
         cell_type=cell_type,
@@ -221,6 +225,11 @@ def _other(header: GgufHeader, context: _Context) -> int:
     return _TOKEN_BYTES * tokens + _MERGE_BYTES * merges + _POSITION_BYTES * context.cells + _REST_BYTES
 
 
+def _libraries(options: Mapping[str, Value]) -> int:
+    """Only one of the two loaders can be asked for a second cache."""
+    return _TORCH_BYTES if "cfg_cache" in options else 0
+
+
 # -- the cache ------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +241,7 @@ def _kept(header: GgufHeader, context: _Context, layers: Collection[int]) -> int
     if not context.flash:  # values are then kept transposed, all layers' in the widest's room
         values = dict.fromkeys(values, max(values.values(), default=0))
     width = sum(keys[layer] + values[layer] for layer in layers if layer in keys)
-    return int(context.cells * width * _CELL_BYTES[context.cell_type])
+    return int(context.caches * context.cells * width * _CELL_BYTES[context.cell_type])
 
 
 def _attending(header: GgufHeader) -> Iterator[int]:
@@ -277,7 +286,7 @@ def _head(header: GgufHeader, which: str = "key") -> int:
 def _states(header: GgufHeader, context: _Context, layers: Collection[int]) -> int:
     """Bytes of the states that recurrent ones of `layers` keep of each answer, whatever its length."""
     count = sum(_recurs(header, layer) for layer in layers if layer < _layers(header))
-    return _FLOAT * _state(header) * count * context.slots
+    return _FLOAT * _state(header) * count * max(context.slots, context.caches)
 
 
 def _state(header: GgufHeader) -> int:

@@ -22,7 +22,7 @@ from modules.shape import Shape
 
 # As `modules.engines.hf_arguments`, `hf_cache` and `hf_engine` decide, which only the worker may import; tests hold
 # them together.
-USUAL_CONTEXT, PIECE, ROOM = 2048, 512, 256
+USUAL_CONTEXT, PIECE, PIECE_OF_8_BITS, ROOM = 2048, 512, 256, 256
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BLOCK, _OUTER_BLOCK = 64, 256  # weights of 4 bits that share a scale; scales that share one
@@ -35,7 +35,9 @@ _TOKEN_BYTES = 960  # of the vocabulary
 _REST_BYTES = 22_000_000  # threads, pages of the libraries that are touched only in use
 _GPU_BYTES = 400 << 20  # a context of CUDA with its kernels; not measured here
 _QUANTISING = 14  # bytes for each element of the weight that bitsandbytes is working on
-_EAGER_STEP = 16  # bytes for each head's score of each token; with some sizes the heap keeps twice as much
+_EAGER_STEP = 12  # bytes for each head's score of each token
+# glibc before 2.38 cannot put an aligned block in the place of one of its size (sourceware's bug 14581): 0 to 110 MB.
+_GAPS_OF_8_BITS = 50_000_000
 _INT8_STEP = 8  # more bytes for each number between layers: 32 bits as whole numbers, and once more as fractions
 
 
@@ -52,6 +54,11 @@ class _Plan:
     @property
     def width(self) -> int:
         return _BYTES[self.dtype]
+
+    @property
+    def piece(self) -> int:
+        """Tokens of a prompt that are read at once."""
+        return PIECE_OF_8_BITS if self.bits == 8 else PIECE
 
 
 def estimate(shape: Shape, options: Mapping[str, Value], tokens: int = 0) -> Estimate:
@@ -186,7 +193,8 @@ def _work(shape: Shape, plan: _Plan) -> int:
 
 def _other(shape: Shape, plan: _Plan) -> int:
     quantising = _BITSANDBYTES if plan.bits < 16 else 0
-    return _LIBRARIES + _TOKEN_BYTES * shape.vocabulary + _REST_BYTES + quantising
+    gaps = _GAPS_OF_8_BITS if plan.bits == 8 and plan.on_cpu else 0
+    return _LIBRARIES + _TOKEN_BYTES * shape.vocabulary + _REST_BYTES + quantising + gaps
 
 
 def _cache(shape: Shape, plan: _Plan, tokens: int) -> int:
@@ -194,15 +202,15 @@ def _cache(shape: Shape, plan: _Plan, tokens: int) -> int:
     token = 2 * shape.kv_heads * shape.head * plan.width
     moved = shape.windowed and shape.window  # layers of another kind than ours keep what they hold without room
     if moved:
-        windowed = min(tokens, shape.window + PIECE) * shape.windowed
+        windowed = min(tokens, shape.window + plan.piece) * shape.windowed
         return token * (windowed + tokens * (shape.looking_back - shape.windowed))
-    return token * _cells(tokens) * shape.looking_back
+    return token * _cells(tokens, plan.piece) * shape.looking_back
 
 
-def _cells(tokens: int) -> int:
+def _cells(tokens: int, piece: int) -> int:
     """Tokens that there is room for in the buffers once so many have been read, a piece at a time."""
     room = 0
-    for end in (*range(PIECE, tokens, PIECE), tokens):
+    for end in (*range(piece, tokens, piece), tokens):
         if end > room:
             room = end + max(ROOM, end // 4)
     return room
@@ -211,7 +219,7 @@ def _cells(tokens: int) -> int:
 def _compute(shape: Shape, plan: _Plan, tokens: int) -> int:
     """Bytes of the intermediate results of one piece of a prompt: the network's, and the attention's with its keys
     and values repeated for all heads."""
-    piece = min(tokens, PIECE)
+    piece = min(tokens, plan.piece)
     number = plan.width + (_INT8_STEP if plan.bits == 8 else 0)
     network = piece * (3 * shape.network * number + 6 * shape.hidden * plan.width)
     repeated = 2 * shape.heads * shape.head * tokens * plan.width

@@ -41,6 +41,16 @@ _SERVER = (
         },
     ),
     Option(
+        "trust_changed_code",
+        "trust-changed-code",
+        False,
+        {"en": "Trust changed code", "zh": "信任已更改的代码"},
+        {
+            "en": "With --trust-remote-code: agree to the Python files that the model of --model has now.",
+            "zh": "与 --trust-remote-code 一起使用：同意 --model 所指模型目前附带的 Python 代码。",
+        },
+    ),
+    Option(
         "listen",
         "listen",
         False,

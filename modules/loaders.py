@@ -20,6 +20,15 @@ OVERLAYS = Path(__file__).resolve().parent.parent / "overlays"
 
 
 @dataclass(frozen=True)
+class Extra:
+    """What a loader needs besides for some of its `formats`."""
+
+    formats: tuple[str, ...]
+    packages: tuple[str, ...]
+    install: str
+
+
+@dataclass(frozen=True)
 class Loader:
     """One row of the table.
 
@@ -38,6 +47,7 @@ class Loader:
     install: str
     overlay: str = ""
     aliases: tuple[str, ...] = ()
+    extras: tuple[Extra, ...] = ()
 
 
 _TOKENIZER = ("trust_remote_code", "no_use_fast")
@@ -75,6 +85,13 @@ _TABLE = (
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
         aliases=("huggingface", "hf"),
+        extras=(
+            Extra(
+                formats=("gptq", "awq"),
+                packages=("gptqmodel", "optimum"),
+                install="pip install --no-deps -r requirements-gptq.txt",
+            ),
+        ),
     ),
     Loader(
         "ExLlamav2_HF",
@@ -173,12 +190,16 @@ def candidates(model_format: str) -> tuple[Loader, ...]:
     return tuple(sorted(takers, key=lambda loader: loader.formats.index(model_format)))
 
 
-def unavailable(loader: Loader, overlays: Path = OVERLAYS) -> LoaderUnavailable | None:
-    """Why `loader` cannot run here, or None if it can. Nothing is imported to find out."""
+def unavailable(loader: Loader, model_format: str = "", overlays: Path = OVERLAYS) -> LoaderUnavailable | None:
+    """Why `loader` cannot run here, or not with models of that format; None if it can. Nothing is imported for that."""
     if importlib.util.find_spec(loader.engine.partition(":")[0]) is None:
         return LoaderUnavailable(loader.name, _NOT_YET)
-    missing = [package for package in loader.packages if not _installed(package, loader, overlays)]
-    return LoaderUnavailable(loader.name, _missing(missing, loader.install), loader.install) if missing else None
+    needed = [(loader.packages, loader.install)]
+    needed += [(extra.packages, extra.install) for extra in loader.extras if model_format in extra.formats]
+    for packages, install in needed:
+        if missing := [package for package in packages if not _installed(package, loader, overlays)]:
+            return LoaderUnavailable(loader.name, _missing(missing, install), install)
+    return None
 
 
 _NOT_YET: Words = {"en": "this version does not include it yet.", "zh": "当前版本尚未包含它。"}

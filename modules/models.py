@@ -204,7 +204,7 @@ class Models:
         self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], number: int | None = None
     ) -> Future[LoadedModel]:
         """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
-        if reason := unavailable(loader) or record.problem:
+        if reason := unavailable(loader, record.format) or record.problem:
             raise reason
         wish = Wish(number or self.next_number(), (record, loader, values(settings)))
         with self._state:
@@ -250,7 +250,7 @@ class Models:
 
     def explain(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Json:
         """What loading would call, asked of the engine in a worker of its own: {"calls": ..., "notes": [...]}."""
-        if reason := unavailable(loader):
+        if reason := unavailable(loader, record.format):
             raise reason
         asked = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
         try:

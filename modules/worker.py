@@ -31,6 +31,8 @@ from modules.options import Value
 PAUSE_SECONDS = 0.05
 """Between two pieces of text that we send. Nobody sees whether text comes twenty times a second or a hundred, but each
 time the parent wakes, on the processors that the model fills, all of its threads wait."""
+_LEAVES_GAPS = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
+"""Options with which the C library's heap would grow by half again, and by another half the next time."""
 
 Request = tuple[int, str, dict[str, Json]]
 
@@ -222,8 +224,8 @@ class Worker:
 
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
         make = getattr(_engine_module(engine), engine.partition(":")[2])
-        quantises = options.get("load_in_4bit") or options.get("load_in_8bit")
-        with heap.tight() if quantises else contextlib.nullcontext():
+        gaps = any(options.get(each) for each in _LEAVES_GAPS)
+        with heap.tight() if gaps else contextlib.nullcontext():
             made = make(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = made if hasattr(made, "step") else Turns(made)
         return made.info.to_json()

@@ -71,7 +71,7 @@ def convert(gguf: Path, folder: Path) -> None:
         _write_json(folder / "generation_config.json", {key: config[key] for key in _ENDS})
         _write_json(folder / "tokenizer.json", _tokenizer(facts))
         _write_json(folder / "tokenizer_config.json", _tokenizer_config(facts))
-        _write_safetensors(folder / "model.safetensors", {name: _bfloat16(array) for name, array in weights})
+        write_safetensors(folder / "model.safetensors", {name: bfloat16(array) for name, array in weights})
 
 
 # -- reading the GGUF --------------------------------------------------------------------------------------------------
@@ -221,17 +221,25 @@ def _tokenizer_config(facts: Metadata) -> dict[str, Any]:
     }
 
 
-def _bfloat16(array: Floats) -> NDArray[np.uint16]:
+def bfloat16(array: Floats) -> NDArray[np.uint16]:
     """The upper half of each float, rounded to the nearest, ties to even."""
     bits = np.ascontiguousarray(array, "<f4").view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
-def _write_safetensors(path: Path, arrays: dict[str, NDArray[np.uint16]]) -> None:
+DTYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int32": "I32"}
+"""What safetensors calls the arrays of numpy that we keep them in; numpy has no bfloat16."""
+
+
+def write_safetensors(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, array in arrays.items():
-        head[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [end, end + array.nbytes]}
+        head[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": [end, end + array.nbytes],
+        }
         end += array.nbytes
     about = json.dumps(head).encode()
     about += b" " * (-len(about) % 8)

@@ -15,12 +15,14 @@ import pytest
 from modules.engines.llamacpp_arguments import CACHE_F16, CACHE_Q4_0, CACHE_Q8_0, Build, arguments
 from modules.estimate import Estimate, _context, estimate, largest_context, placed, within
 from modules.gguf import GgufHeader, read_header
+from modules.loaders import LOADERS, Loader
 from modules.options import Value
 from modules.process import WorkerProcess
 from tests.answers import answer, ask
-from tests.conftest import load, load_arguments
+from tests.conftest import LLAMA, load, load_arguments
 from tests.gguf_files import ARRAY, BOOL, I32, MODEL, As, array, gguf
 
+LLAMACPP_HF = LOADERS["llamacpp_HF"]
 MIB = 1 << 20
 MAMBA = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 0}
 STATE = 4 * (3 * 128 + 16 * 128)
@@ -70,13 +72,14 @@ def idle_peak(model: Path) -> int:
         return peak(worker)
 
 
-def filled_peak(model: Path, **form: object) -> int:
+def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
     """The peak of a worker that has read a prompt which fills its context."""
     with closing(WorkerProcess()) as worker:
-        n_ctx = load(worker, model, **form).context_length
+        n_ctx = load(worker, model, loader, **form).context_length
         tokens = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (n_ctx // 8))
         prompt = ask(worker, "decode", tokens=tokens[: n_ctx - 2])
-        done = answer(worker, prompt, max_new_tokens=1).done
+        unwanted = {"negative_prompt": prompt, "guidance_scale": 1.5} if form.get("cfg_cache") else {}
+        done = answer(worker, prompt, max_new_tokens=1, **unwanted).done
         assert done.prompt_tokens > n_ctx - 8
         return peak(worker)
 
@@ -97,6 +100,14 @@ def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, ob
     taken = filled_peak(smollm2, **form) - idle_peak(smollm2)
     assert said.total == pytest.approx(taken, rel=0.1)
     assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [{"n_ctx": 1024}, {"n_ctx": 4096, "cfg_cache": True}], ids=str)
+def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path, form: dict[str, object]) -> None:
+    settled: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]
+    said = estimate(read_header(smollm2), settled)
+    assert said.total == pytest.approx(filled_peak(smollm2, LLAMACPP_HF, **form) - idle_peak(smollm2), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from modules.catalog import Catalog
+from modules.engines import hf_model
 from modules.engines.hf_arguments import About, Machine, _dtype
 from modules.engines.hf_cache import ROOM as CACHE_ROOM
 from modules.engines.hf_model import Model
 from modules.estimate_hf import (
     PIECE,
+    PIECE_OF_8_BITS,
     ROOM,
     USUAL_CONTEXT,
     _cells,
@@ -85,7 +87,18 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [{}, {"bf16": True}, {"load_in_8bit": True}, {"load_in_4bit": True}], ids=str)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"bf16": True},
+        {"load_in_8bit": True},
+        {"load_in_4bit": True},
+        {"bf16": True, "use_eager_attention": True},
+        {"cpu_memory": "300MiB", "disk": True},
+    ],
+    ids=str,
+)
 def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
     said = estimate(shape_of(smollm2_folder), options(**form), 1024)
     taken = filled_peak(smollm2_folder, 1024, **form) - empty_peak(smollm2_folder)
@@ -171,7 +184,7 @@ def test_the_context_is_the_one_that_is_loaded(
 def test_sizes_and_steps_are_the_engines() -> None:
     sizes = [size_in_bytes(text) for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb")]
     assert sizes == [19 << 29, 8000 << 20, 10 << 30, 15 * 10**8, 7 * 10**8]
-    assert (Model.piece, CACHE_ROOM) == (PIECE, ROOM)
+    assert (Model.piece, hf_model.PIECE_OF_8_BITS, CACHE_ROOM) == (PIECE, PIECE_OF_8_BITS, ROOM)
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------
@@ -194,7 +207,7 @@ def test_weights_take_what_their_type_takes(form: dict[str, object], stored: str
 
 
 def test_the_cache_grows_by_a_quarter_and_at_least_by_256() -> None:
-    assert [_cells(tokens) for tokens in (100, 512, 768, 1024, 2046, 8192)] == [356, 768, 768, 1280, 2557, 8960]
+    assert [_cells(tokens, 512) for tokens in (100, 512, 768, 1024, 2046, 8192)] == [356, 768, 768, 1280, 2557, 8960]
     assert estimate(SMALL, options(bf16=True), 512).cache == 768 * 2 * (2 * 2 * 2) * 2
     windowed = dataclasses.replace(SMALL, windowed=1, window=100)
     assert estimate(windowed, options(bf16=True), 4096).cache == (4096 + 612) * (2 * 2 * 2) * 2

@@ -21,8 +21,8 @@ LAYERS = {
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
+        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
         *("connections", "hub_http", "hub_files"),
-        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised"),
     },
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
@@ -37,6 +37,8 @@ SHARED = {
     "machine",
     "gpus",
     "heap",
+    "own_code",
+    "tokenizer_files",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
 PAGE = {"gradio", "gradio_client"}

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from modules import machine
-from modules.errors import InternalError, OptionError, PromptTooLong
-from modules.events import Info, Progress, Result, Text, Waiting
+from modules.events import Info, Progress, Result, Waiting
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
 from tests.conftest import TRANSFORMERS, load, load_arguments
@@ -91,22 +90,6 @@ def test_tokens_are_those_of_llamacpp_and_so_is_the_beginning_of_an_answer(
     assert answer(hf, FRANCE, max_new_tokens=5).text == answer(worker, FRANCE, max_new_tokens=5).text
 
 
-def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(hf: WorkerProcess) -> None:
-    drawn = answer(hf, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
-    assert len(drawn.chances) == drawn.done.completion_tokens
-    for each in drawn.chances:
-        logprobs = [candidate.logprob for candidate in each.top]
-        assert len(logprobs) == 7
-        assert logprobs == sorted(logprobs, reverse=True)
-        assert each.chosen.logprob <= logprobs[0] <= 0
-    assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
-
-
-def test_no_log_probabilities_are_told_unless_asked_for_and_none_besides_the_chosen_if_0(hf: WorkerProcess) -> None:
-    assert not answer(hf, FRANCE).chances
-    assert [each.top for each in answer(hf, FRANCE, top_logprobs=0).chances] == [()] * 20
-
-
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
@@ -133,25 +116,6 @@ def test_the_memory_told_is_that_of_the_process(hf: WorkerProcess, info: list[In
 # -- the cache ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", [STORY, CHAT], ids=["story", "chat"])
-def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(hf: WorkerProcess, prompt: str) -> None:
-    forget(hf)
-    first, second = answer(hf, prompt), answer(hf, prompt)
-    assert first.done.cached_tokens == 0
-    assert second.done.cached_tokens == second.done.prompt_tokens - 1
-    assert second.text == first.text
-
-
-def test_a_second_turn_evaluates_only_what_is_new(hf: WorkerProcess) -> None:
-    forget(hf)
-    first = answer(hf, STORY, max_new_tokens=10)
-    known = first.done.prompt_tokens + 10 - 1  # the last token drawn was not evaluated
-    second = answer(hf, f"{STORY}{first.text} But then", max_new_tokens=5)
-    assert second.done.cached_tokens == known
-    forget(hf)
-    assert answer(hf, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
-
-
 def test_two_conversations_in_turn_both_stay(hf: WorkerProcess) -> None:
     forget(hf)
     for _ in range(2):
@@ -171,53 +135,12 @@ def test_a_short_beginning_in_common_does_not_cut_a_long_conversation(hf: Worker
 # -- where it ends -----------------------------------------------------------------------------------------------------
 
 
-def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(hf: WorkerProcess) -> None:
-    short = answer(hf, STORY, max_new_tokens=7)
-    assert (short.done.reason, short.done.completion_tokens) == ("length", 7)
-    assert sum(event.tokens for event in short.events if isinstance(event, Text)) == 7
-
-
-def test_text_comes_token_by_token(hf: WorkerProcess) -> None:
-    said = answer(hf, STORY)
-    assert [event.tokens for event in said.events if isinstance(event, Text) and event.text] == [1] * 20
-
-
-def test_an_end_token_ends_the_answer_and_is_not_shown(hf: WorkerProcess) -> None:
-    question = CHAT.replace("Write three sentences about the moon.", "Name the capital of France in one sentence.")
-    said = answer(hf, question, max_new_tokens=100)
-    assert said.done.reason == "stop"
-    assert "Paris" in said.text
-    assert "<|" not in said.text
-
-
 def test_a_banned_end_token_does_not_end_it(hf: WorkerProcess) -> None:
     question = CHAT.replace("Write three sentences about the moon.", "Say yes.")
     free = answer(hf, question, max_new_tokens=60)
     assert free.done.reason == "stop"
     more = free.done.completion_tokens + 5
     assert answer(hf, question, max_new_tokens=more, ban_eos_token=True).done.completion_tokens == more
-
-
-def test_a_stop_string_across_tokens_is_never_shown(hf: WorkerProcess) -> None:
-    free = answer(hf, STORY, max_new_tokens=24)
-    pieces = free.pieces
-    for place in (5, 19):  # from the middle of one token to the middle of the third
-        stop = (pieces[place][1:] or pieces[place]) + pieces[place + 1] + pieces[place + 2][:1]
-        stopped = answer(hf, STORY, max_new_tokens=24, stops=("never said", stop))
-        assert stopped.text == free.text[: free.text.index(stop)], stop
-        assert stopped.done.reason == "stop"
-        assert stopped.done.completion_tokens <= place + 3, "nothing is evaluated in vain"
-
-
-@pytest.mark.parametrize(
-    "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
-)
-def test_only_whole_characters_go_out_whatever_the_script(hf: WorkerProcess, prompt: str) -> None:
-    said = answer(hf, prompt, max_new_tokens=16)
-    assert "\ufffd" not in "".join(said.pieces[:-1]), "but for one that the end of the answer cuts in two"
-    assert not said.text.isascii()
-    assert len(said.pieces) < said.done.completion_tokens, "some characters took several tokens"
-    assert sum(event.tokens for event in said.events if isinstance(event, Text)) == said.done.completion_tokens
 
 
 def test_special_tokens_are_shown_if_that_is_wished(hf: WorkerProcess) -> None:
@@ -227,21 +150,6 @@ def test_special_tokens_are_shown_if_that_is_wished(hf: WorkerProcess) -> None:
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_seed_draws_the_same_answer_and_another_seed_another(hf: WorkerProcess) -> None:
-    wishes = {"temperature": 1, "max_new_tokens": 10}
-    drawn = [answer(hf, STORY, seed=seed, **wishes).text for seed in (1, 1, 2, 2**32 - 2)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 3
-
-
-@pytest.mark.parametrize(
-    "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
-)
-def test_drawing_from_one_candidate_alone_is_greedy(hf: WorkerProcess, narrow: dict[str, float]) -> None:
-    greedy = answer(hf, STORY)
-    assert answer(hf, STORY, **{"temperature": 1.5, "seed": 3} | narrow).text == greedy.text
 
 
 def test_banned_and_biased_tokens_are_not_drawn_or_always(hf: WorkerProcess) -> None:
@@ -297,20 +205,6 @@ def test_who_has_to_wait_is_told_so_and_others_are_written_at_once(hf: WorkerPro
     assert [any(isinstance(event, Waiting) for event in events) for events in heard] == [False] * 4 + [True]
 
 
-def test_cancelling_in_the_middle_leaves_the_next_answer_right_and_keeps_what_was_evaluated(hf: WorkerProcess) -> None:
-    forget(hf)
-    expected = answer(hf, STORY)
-    for tokens in (1, 4):
-        forget(hf)
-        long = hf.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
-        for _ in range(tokens):
-            next(long)
-        long.close()  # type: ignore[attr-defined]
-        again = answer(hf, STORY)
-        assert again.text == expected.text
-        assert again.done.cached_tokens == again.done.prompt_tokens - 1
-
-
 def test_an_answer_that_nobody_wants_any_more_ends_at_once(hf: WorkerProcess) -> None:
     long = hf.events("generate", prompt=STORY, params=parameters(max_new_tokens=0, ban_eos_token=True))
     next(long)
@@ -320,24 +214,7 @@ def test_an_answer_that_nobody_wants_any_more_ends_at_once(hf: WorkerProcess) ->
     assert time.monotonic() - began < 30, "8,000 tokens would take minutes"
 
 
-def test_a_request_that_cannot_be_understood_does_not_block_those_after_it(hf: WorkerProcess) -> None:
-    for _ in range(2):
-        with pytest.raises(InternalError, match="KeyError"):
-            list(hf.events("generate", prompt=STORY, params={"stop": []}))
-    assert answer(hf, STORY, max_new_tokens=3).done.completion_tokens == 3
-
-
 # -- prompts -----------------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_prompt_is_answered(hf: WorkerProcess) -> None:
-    assert answer(hf, "", max_new_tokens=5).done.prompt_tokens == 1
-
-
-def test_a_prompt_that_does_not_fit_says_how_long_it_is(hf: WorkerProcess) -> None:
-    with pytest.raises(PromptTooLong) as refused:
-        answer(hf, "tell " * 9000)
-    assert (refused.value.tokens, refused.value.limit) == (9001, 8191)
 
 
 def test_a_long_prompt_tells_its_progress(hf: WorkerProcess) -> None:
@@ -345,22 +222,3 @@ def test_a_long_prompt_tells_its_progress(hf: WorkerProcess) -> None:
     long = answer(hf, "tell" + " tell" * 1099, max_new_tokens=1)
     told = [event.done for event in long.events if isinstance(event, Progress)]
     assert told == pytest.approx([512 / 1100, 1024 / 1100])
-
-
-@pytest.mark.parametrize(
-    "text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"]
-)
-def test_tokens_decode_to_the_text_they_came_from(hf: WorkerProcess, text: str) -> None:
-    tokens = ask(hf, "encode", text=text)
-    assert ask(hf, "decode", tokens=tokens) == text
-    assert ask(hf, "count", text=text) == len(tokens)
-
-
-@pytest.mark.parametrize("token", [-1, 49152, 10**9])
-def test_a_token_that_the_vocabulary_lacks_is_refused(hf: WorkerProcess, token: int) -> None:
-    with pytest.raises(OptionError):
-        ask(hf, "decode", tokens=[1, token])
-
-
-def test_text_that_is_no_proper_unicode_is_answered(hf: WorkerProcess) -> None:
-    assert answer(hf, "half \ud83d a pair", max_new_tokens=2).done.completion_tokens == 2

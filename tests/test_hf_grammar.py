@@ -13,9 +13,9 @@ import torch
 from modules import sampling
 from modules.engines import hf_grammar
 from modules.engines.hf_grammar import Grammar
-from modules.engines.hf_samplers import choose, processors, seeded
+from modules.engines.hf_samplers import NoTokenLeft, choose, processors, seeded
 from modules.engines.hf_vocabulary import TokenizerVocabulary
-from modules.errors import GenerationFailed, OptionError, Unsupported
+from modules.errors import OptionError, Unsupported
 from modules.process import ROOT
 from tests.hf_vocabularies import small_tokenizer
 
@@ -102,7 +102,7 @@ def test_cuts_choose_among_what_the_grammar_takes(vocabulary: TokenizerVocabular
 
 @guided
 def test_an_end_that_is_banned_leaves_nothing(vocabulary: TokenizerVocabulary) -> None:
-    with pytest.raises(GenerationFailed, match="leave no token"):
+    with pytest.raises(NoTokenLeft):
         written(vocabulary, YES_NO, 1, ban_eos_token=True)
 
 

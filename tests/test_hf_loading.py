@@ -23,6 +23,7 @@ from tests.answers import answer, ask, forget, together
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.hf_reference import alone
 from tests.hf_tiny import KINDS, tiny_models
+from tests.own_code import own_model
 
 FRANCE = "The capital of France is"
 PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
@@ -173,6 +174,11 @@ def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smol
     assert once_gone(worker.pid)
 
 
+def test_a_model_may_be_on_disk_as_a_whole(worker: WorkerProcess, smollm2_folder: Path) -> None:
+    load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+    assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
+
+
 @pytest.mark.slow
 def test_fewer_bits_take_less_memory(smollm2_folder: Path) -> None:
     taken = {}
@@ -199,8 +205,8 @@ def test_fewer_bits_take_less_memory(smollm2_folder: Path) -> None:
         ([], {"model_type": "nonesuch"}, "nonesuch"),
         ([], {"num_hidden_layers": 31}, "model.layers.30"),
         ([], {"model_type": "vit"}, "no model that writes text"),
-        ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "pip install gptqmodel"),
-        ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "pip install gptqmodel"),
+        ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "requirements-gptq.txt"),
+        ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "requirements-gptq.txt"),
         ([], {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "trust-remote-code"),
     ],
     ids=["tokenizer", "weights", "config", "architecture", "layer", "images", "gptq", "awq", "code"],
@@ -225,22 +231,8 @@ def test_weights_cut_short_are_called_damaged(
     assert "damaged" in refused.value.cause["en"], refused.value.words
 
 
-OWN_CODE = """
-from transformers import LlamaConfig, LlamaForCausalLM
-
-class Config(LlamaConfig):
-    model_type = "own"
-
-class Model(LlamaForCausalLM):
-    config_class = Config
-"""
-
-
-def test_code_beside_the_model_runs_with_the_flag(worker: WorkerProcess, variant: Callable[..., Path]) -> None:
-    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
-    folder = variant(model_type="own", auto_map=own, architectures=["Model"])
-    (folder / "own.py").write_text(OWN_CODE)
-    load(worker, folder, TRANSFORMERS, trust_remote_code=True)
+def test_code_beside_the_model_runs_with_the_flag(worker: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+    load(worker, own_model(tmp_path, smollm2_folder), TRANSFORMERS, trust_remote_code=True)
     assert answer(worker, FRANCE, max_new_tokens=1).text == " Paris"
 
 

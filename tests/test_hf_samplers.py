@@ -27,9 +27,9 @@ from modules import sampling
 from modules.engines import hf_warpers as warpers
 from modules.engines.hf_mirostat import Mirostat
 from modules.engines.hf_penalties import Dry, NoRepeat, breakers
-from modules.engines.hf_samplers import _ALL, choose, guided, order, processors, seeded
+from modules.engines.hf_samplers import _ALL, NoTokenLeft, choose, guided, order, processors, seeded
 from modules.engines.hf_vocabulary import TokenizerVocabulary
-from modules.errors import GenerationFailed, OptionError
+from modules.errors import OptionError
 from modules.loaders import LOADERS
 from modules.process import ROOT
 from modules.sampling_options_hf import SAMPLERS
@@ -456,7 +456,7 @@ def test_without_drawing_the_likeliest_is_taken(params: dict[str, Any]) -> None:
 
 def test_a_row_with_nothing_left_says_so() -> None:
     for params in (settled(), settled(temperature=0.0)):
-        with pytest.raises(GenerationFailed, match="leave no token"):
+        with pytest.raises(NoTokenLeft):
             choose(torch.cat([logits(), torch.full((1, SIZE), OFF)]), params, seeded(params, CPU))
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from modules.engines.llamacpp_arguments import Build
-from modules.errors import InternalError, LoadFailed, OptionError, PromptTooLong
-from modules.events import Info, Progress, Text
+from modules.errors import LoadFailed, PromptTooLong
+from modules.events import Info, Progress
 from modules.process import ROOT, WorkerProcess
-from tests.answers import answer, ask, forget, parameters
+from tests.answers import answer, ask, forget
 from tests.conftest import LLAMA, SMOLLM2, load, load_arguments
 from tests.gguf_files import gguf
 
@@ -104,44 +104,7 @@ def test_the_log_probabilities_are_those_of_the_librarys_logits(
         assert ours.chosen == ours.top[0], "greedy takes the likeliest"
 
 
-def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(llama: WorkerProcess) -> None:
-    drawn = answer(llama, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
-    assert len(drawn.chances) == drawn.done.completion_tokens
-    for each in drawn.chances:
-        assert len(each.top) == 7
-        logprobs = [candidate.logprob for candidate in each.top]
-        assert logprobs == sorted(logprobs, reverse=True)
-        assert all(logprob <= 0 for logprob in logprobs)
-        assert each.chosen.logprob <= logprobs[0]
-    assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
-
-
-def test_no_log_probabilities_are_told_unless_asked_for_and_none_besides_the_chosen_if_0(llama: WorkerProcess) -> None:
-    assert not answer(llama, FRANCE).chances
-    alone = answer(llama, FRANCE, top_logprobs=0).chances
-    assert [each.top for each in alone] == [()] * 20
-
-
 # -- the cache --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prompt", [STORY, CHAT], ids=["story", "chat"])
-def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(llama: WorkerProcess, prompt: str) -> None:
-    forget(llama)
-    first, second = answer(llama, prompt), answer(llama, prompt)
-    assert first.done.cached_tokens == 0
-    assert second.done.cached_tokens == second.done.prompt_tokens - 1
-    assert second.text == first.text
-
-
-def test_a_second_turn_evaluates_only_what_is_new(llama: WorkerProcess) -> None:
-    forget(llama)
-    first = answer(llama, STORY, max_new_tokens=10)
-    known = first.done.prompt_tokens + 10 - 1  # the last token drawn was not evaluated
-    second = answer(llama, f"{STORY}{first.text} But then", max_new_tokens=5)
-    assert second.done.cached_tokens == known
-    forget(llama)
-    assert answer(llama, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
 
 
 def test_a_prompt_that_departs_early_keeps_only_what_is_common(llama: WorkerProcess) -> None:
@@ -153,77 +116,7 @@ def test_a_prompt_that_departs_early_keeps_only_what_is_common(llama: WorkerProc
     assert answer(llama, "The capital of Italy is").text == other.text
 
 
-# -- where it ends ----------------------------------------------------------------------------------------------------
-
-
-def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(llama: WorkerProcess) -> None:
-    short = answer(llama, STORY, max_new_tokens=7)
-    assert (short.done.reason, short.done.completion_tokens) == ("length", 7)
-    assert sum(event.tokens for event in short.events if isinstance(event, Text)) == 7
-
-
-def test_an_end_token_ends_the_answer_and_is_not_shown(llama: WorkerProcess) -> None:
-    question = CHAT.replace("Write three sentences about the moon.", "Name the capital of France in one sentence.")
-    said = answer(llama, question, max_new_tokens=200)
-    assert said.done.reason == "stop"
-    assert "Paris" in said.text
-    assert "<|" not in said.text
-
-
-def test_a_stop_string_across_tokens_is_never_shown(llama: WorkerProcess) -> None:
-    free = answer(llama, STORY, max_new_tokens=40)
-    pieces = free.pieces
-    for place in (5, 19, 31):  # from the middle of one token to the middle of the third
-        stop = (pieces[place][1:] or pieces[place]) + pieces[place + 1] + pieces[place + 2][:1]
-        stopped = answer(llama, STORY, max_new_tokens=40, stops=("never said", stop))
-        assert stopped.text == free.text[: free.text.index(stop)], stop
-        assert stopped.done.reason == "stop"
-        assert stopped.done.completion_tokens <= place + 3, "nothing is evaluated in vain"
-
-
-def test_a_stop_string_that_is_not_met_changes_nothing(llama: WorkerProcess) -> None:
-    free = answer(llama, STORY)
-    held = answer(llama, STORY, stops=(free.text[-3:] + "and no more", "never said"))
-    assert held.text == free.text
-    assert held.done.reason == "length"
-
-
-@pytest.mark.parametrize(
-    "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
-)
-def test_only_whole_characters_go_out_whatever_the_script(llama: WorkerProcess, prompt: str) -> None:
-    said = answer(llama, prompt, max_new_tokens=16)
-    assert "\ufffd" not in "".join(said.pieces[:-1]), "but for one that the end of the answer cuts in two"
-    assert not said.text.isascii()
-    assert len(said.pieces) < said.done.completion_tokens, "some characters took several tokens"
-    assert sum(event.tokens for event in said.events if isinstance(event, Text)) == said.done.completion_tokens
-
-
-def test_a_stop_string_of_characters_that_take_several_tokens_is_met(llama: WorkerProcess) -> None:
-    said = answer(llama, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
-    assert (said.text, said.done.reason) == ("", "stop")
-
-
 # -- sampling ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_seed_draws_the_same_answer_and_another_seed_another(llama: WorkerProcess) -> None:
-    wishes = {"temperature": 1, "max_new_tokens": 10}
-    drawn = [answer(llama, STORY, seed=seed, **wishes).text for seed in (1, 1, 2, 2**32 - 2)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 3
-
-
-def test_without_a_seed_each_answer_is_another(llama: WorkerProcess) -> None:
-    assert len({answer(llama, STORY, temperature=1, max_new_tokens=10).text for _ in range(3)}) > 1
-
-
-@pytest.mark.parametrize(
-    "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
-)
-def test_drawing_from_one_candidate_alone_is_greedy(llama: WorkerProcess, narrow: dict[str, float]) -> None:
-    greedy = answer(llama, STORY)
-    assert answer(llama, STORY, **{"temperature": 1.5, "seed": 3} | narrow).text == greedy.text
 
 
 @pytest.mark.parametrize(
@@ -252,82 +145,6 @@ def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) ->
     }
     assert said[1].startswith(CIRCLE)
     assert said[0] == said[1024] != said[1]
-
-
-# -- several calls ----------------------------------------------------------------------------------------------------
-
-
-def test_cancelling_in_the_middle_leaves_the_next_answer_right(llama: WorkerProcess) -> None:
-    forget(llama)
-    expected = answer(llama, STORY)
-    for tokens in (1, 4):
-        long = llama.events("generate", prompt=CODE, params=parameters(max_new_tokens=500))
-        for _ in range(tokens):
-            next(long)
-        long.close()  # type: ignore[attr-defined]
-        assert answer(llama, STORY).text == expected.text
-
-
-def test_going_on_after_a_cancelled_answer_uses_what_was_evaluated(llama: WorkerProcess) -> None:
-    forget(llama)
-    long = llama.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
-    begun = "".join(event.text for event in (next(long) for _ in range(5)) if isinstance(event, Text))
-    long.close()  # type: ignore[attr-defined]
-    again = answer(llama, STORY)
-    assert again.done.cached_tokens == again.done.prompt_tokens - 1
-    assert again.text.startswith(begun)
-
-
-def test_questions_are_answered_between_two_tokens(llama: WorkerProcess) -> None:
-    long = llama.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
-    next(long)
-    assert ask(llama, "count", text="one two three") == 3
-    assert isinstance(next(long), Text)
-    long.close()  # type: ignore[attr-defined]
-
-
-def test_a_request_that_cannot_be_understood_does_not_block_those_after_it(llama: WorkerProcess) -> None:
-    for _ in range(2):
-        with pytest.raises(InternalError, match="KeyError"):
-            list(llama.events("generate", prompt=STORY, params={"stop": []}))
-    assert answer(llama, STORY, max_new_tokens=3).done.completion_tokens == 3
-
-
-# -- prompts ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_prompt_is_answered(llama: WorkerProcess) -> None:
-    assert answer(llama, "", max_new_tokens=5).done.prompt_tokens == 1
-
-
-def test_a_prompt_that_does_not_fit_says_how_long_it_is(llama: WorkerProcess) -> None:
-    with pytest.raises(PromptTooLong) as refused:
-        answer(llama, "tell " * 3000)
-    assert (refused.value.tokens, refused.value.limit) == (3001, N_CTX - 1)
-    assert answer(llama, FRANCE).done.completion_tokens == 20
-
-
-@pytest.mark.parametrize(
-    "text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"]
-)
-def test_tokens_decode_to_the_text_they_came_from(llama: WorkerProcess, text: str) -> None:
-    tokens = ask(llama, "encode", text=text)
-    assert ask(llama, "decode", tokens=tokens) == text
-    assert ask(llama, "count", text=text) == len(tokens)
-
-
-@pytest.mark.parametrize("token", [-1, 49152, 10**9])
-def test_a_token_that_the_vocabulary_lacks_is_refused(llama: WorkerProcess, token: int) -> None:
-    with pytest.raises(OptionError):
-        ask(llama, "decode", tokens=[1, token])
-
-
-def test_the_name_of_a_special_token_is_that_token(llama: WorkerProcess) -> None:
-    assert len(ask(llama, "encode", text="<|im_start|>")) == 1
-
-
-def test_text_that_is_no_proper_unicode_is_answered(llama: WorkerProcess) -> None:
-    assert answer(llama, "half \ud83d a pair", max_new_tokens=2).done.completion_tokens == 2
 
 
 # -- a small context --------------------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ import pytest
 from modules.engines.hf_arguments import TOKENIZER
 from modules.engines.llamacpp_arguments import Build
 from modules.engines.llamacpp_arguments import arguments as llamacpp_arguments
-from modules.engines.llamacpp_hf_arguments import BATCH, CONTEXT, arguments, notes, tokenizer_folder, unreadable
+from modules.engines.llamacpp_hf_arguments import BATCH, CONTEXT, arguments, notes
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS
 from modules.options import Value
 from modules.process import ROOT
 from tests.conftest import LLAMA, SMOLLM2
 from tests.test_llamacpp_arguments import BUILDS, CPU_BUILD, changed
+from tests.test_tokenizer_files import with_tokenizer
 
 KEYS = LOADERS["llamacpp_HF"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
@@ -32,13 +33,6 @@ def calls(path: Path = PATH, build: Build = CPU_BUILD, **options: Value) -> dict
 
 def noted(path: Path = PATH, build: Build = CPU_BUILD, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, build)}
-
-
-def with_tokenizer(folder: Path, *names: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names or ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        (folder / name).touch()
-    return folder
 
 
 @pytest.mark.parametrize("files", [False, True], ids=["own tokenizer", "tokenizer files"])
@@ -84,39 +78,18 @@ def test_logits_of_every_token_are_asked_for_with_logits_all_alone() -> None:
     assert BATCH not in calls()
 
 
-def test_files_beside_the_model_go_before_a_shared_folder(tmp_path: Path) -> None:
-    own, shared = tmp_path / "own" / "model.gguf", tmp_path / "oobabooga_llama-tokenizer"
-    own.parent.mkdir()
-    assert tokenizer_folder(own) is None
-    with_tokenizer(shared)
-    assert tokenizer_folder(own) == tokenizer_folder(tmp_path / "model.gguf") == shared
-    with_tokenizer(own.parent)
-    assert tokenizer_folder(own) == own.parent
+def test_the_tokenizer_is_loaded_from_where_its_files_are(tmp_path: Path) -> None:
+    own = with_tokenizer(tmp_path / "own") / "model.gguf"
+    assert TOKENIZER not in calls(tmp_path / "model.gguf")
     assert calls(own)[TOKENIZER]["pretrained_model_name_or_path"] == str(own.parent)
-
-
-@pytest.mark.parametrize("names", [("tokenizer.model",), ("tokenizer_config.json",), ("tokenizer.json",)])
-def test_half_a_tokenizer_is_none(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with_tokenizer(tmp_path, *names)
-    with_tokenizer(tmp_path / "llama-tokenizer", *names)
-    assert tokenizer_folder(tmp_path / "model.gguf") is None
-
-
-def test_a_folder_with_another_name_is_not_shared(tmp_path: Path) -> None:
-    with_tokenizer(tmp_path / "llama-tokenizer-old")
-    assert tokenizer_folder(tmp_path / "model.gguf") is None
 
 
 def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
     path = with_tokenizer(tmp_path) / "model.gguf"
     assert calls(path)[TOKENIZER]["trust_remote_code"] is False
     assert calls(path, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
-    assert "trust_remote_code" not in noted(path, trust_remote_code=True)
-
-
-def test_what_is_missing_to_read_a_tokenizer_is_named() -> None:
-    told = unreadable(ValueError("`tiktoken` is required to read a `tiktoken` file."))
-    assert all("pip install sentencepiece protobuf" in text for text in told.values())
+    (tmp_path / "tok.py").write_text("")
+    assert "tok.py (sha256 e3b0c44298fc)" in noted(path, trust_remote_code=True)["trust_remote_code"]
 
 
 def test_what_a_load_would_do_can_be_told_without_torch_or_a_model() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from modules.errors import OptionError, UnknownLoader, UnknownOption
 from modules.load_options import OPTIONS
-from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, values
+from modules.loaders import LOADERS, Extra, Loader, Setting, candidates, find_loader, settle, unavailable, values
 from modules.options import Option
 
 LLAMA = LOADERS["llama.cpp"]
@@ -126,13 +126,22 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
         assert "json" not in why.say(language)
 
 
+def test_what_only_some_formats_need_is_missing_for_those_alone() -> None:
+    extra = Extra(("gptq", "awq"), ("no_such_package",), "pip install that")
+    loader = dataclasses.replace(HERE, extras=(extra,))
+    assert unavailable(loader) is None and unavailable(loader, "safetensors") is None
+    why = unavailable(loader, "awq")
+    assert why is not None and why.install == "pip install that"
+    assert "no_such_package" in why.say("en") and "no_such_package" in why.say("zh")
+
+
 def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path) -> None:
     package = tmp_path / "special" / "no_such_package"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     loader = dataclasses.replace(HERE, packages=("no_such_package",))
-    assert unavailable(dataclasses.replace(loader, overlay="special"), tmp_path) is None
-    assert unavailable(loader, tmp_path) is not None
+    assert unavailable(dataclasses.replace(loader, overlay="special"), overlays=tmp_path) is None
+    assert unavailable(loader, overlays=tmp_path) is not None
 
 
 def test_asking_what_is_available_imports_no_backend() -> None:

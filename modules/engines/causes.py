@@ -57,6 +57,15 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"(?:contained in|:) ([^\s/]+/\S+) (?:which must be executed|You can inspect)",
+        {
+            "en": "its code lies in another repository ({0}), and only files beside the model are run. Download that "
+            "repository's .py files into its folder, and take “{0}--” out of its config.json.",
+            "zh": "其代码位于另一个仓库（{0}），而这里只运行模型旁边的文件。"
+            "请将该仓库的 .py 文件下载到模型文件夹，并删去 config.json 中的“{0}--”。",
+        },
+    ),
+    (
         r"instantiate the backend tokenizer|can't load tokenizer|does not appear to have a file named (tokenizer\S*)",
         {
             "en": "its tokenizer is missing. Download the small files of its repository, such as tokenizer.json.",
@@ -84,8 +93,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"loading an? (GPTQ|AWQ) quantized model requires",
         {
-            "en": "{0} models need two packages more here. To install: pip install gptqmodel optimum",
-            "zh": "在此加载 {0} 模型还需要两个软件包。安装命令：pip install gptqmodel optimum",
+            "en": "{0} models need two packages more here. To install: pip install --no-deps -r requirements-gptq.txt",
+            "zh": "在此加载 {0} 模型还需要两个软件包。安装命令：pip install --no-deps -r requirements-gptq.txt",
         },
     ),
     (

@@ -16,6 +16,7 @@ from typing import Any
 from modules.engines.hf_rope import ROPELESS, Rope, stretched
 from modules.events import Json
 from modules.options import Value, size_in_bytes
+from modules.own_code import code_elsewhere
 
 TOKENIZER = "AutoTokenizer.from_pretrained"
 CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
@@ -83,7 +84,7 @@ class About:
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
     """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
     about = About(path)
-    trusted = bool(options["trust_remote_code"])
+    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
     common = {"pretrained_model_name_or_path": str(path), "trust_remote_code": trusted, "local_files_only": True}
     return {
         TOKENIZER: common,
@@ -166,7 +167,8 @@ def _limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dic
 
 
 def _quantisation(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
-    if about.quantised == "gptq" and (options["disable_exllama"] or options["disable_exllamav2"]):
+    exllama = about.quantised == "gptq" and not _on_cpu(options, machine)
+    if exllama and (options["disable_exllama"] or options["disable_exllamav2"]):
         return {"quantization_config": {"quant_method": "gptq", "bits": about.bits, "backend": "auto_trainable"}}
     if not _quantises(about, options):
         return {}

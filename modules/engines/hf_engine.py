@@ -22,7 +22,7 @@ from modules import machine
 from modules.engines.base import Operations
 from modules.engines.hf_batch import Batch, Passage
 from modules.engines.hf_guess import guess
-from modules.engines.hf_samplers import choose, guided, processors, seeded
+from modules.engines.hf_samplers import NoTokenLeft, choose, guided, processors, seeded
 from modules.engines.hf_texts import Evaluator, Interrupted, Words
 from modules.engines.hf_vocabulary import Vocabulary
 from modules.engines.stream import TextStream
@@ -312,8 +312,8 @@ class Engine:
         """The next token, drawn from logits of shape (1, size). True if the answer ends with it."""
         try:
             text, reason = self._draw(answer, logits)
-        except GenerationFailed as error:  # the others go on
-            yield answer.call, Failed(error)
+        except NoTokenLeft as error:  # the others go on
+            yield answer.call, Failed(GenerationFailed(self.model.name, str(error)))
             return True
         if text is not None:
             yield answer.call, text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from modules.engines.hf_arguments import About, Machine, rope_of, stays_whole
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
+from modules.own_code import code_elsewhere, code_of
 
 _DEFAULTS: Mapping[str, Value] = {"quant_type": "nf4", "compute_dtype": "float16", "use_double_quant": False}
 """Of the options that belong to load_in_4bit; at these nothing need be said."""
@@ -32,8 +32,9 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _devices(options, machine)
     yield from _attention(options, machine)
     yield from _positions(about, options)
-    yield from _gptq(about, options)
-    yield from _own_code(path, options)
+    yield from _gptq(about, options, machine)
+    if options["trust_remote_code"]:
+        yield of_own_code(path)
     yield from of_tokenizer(options)
 
 
@@ -195,11 +196,19 @@ def _positions(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
         )
 
 
-def _gptq(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
+def _gptq(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     asked = [key for key in ("disable_exllama", "disable_exllamav2") if options[key]]
     for key in asked:
         if about.quantised != "gptq":
             yield Note(key, {"en": "No effect: this is no GPTQ model.", "zh": "无效：这不是 GPTQ 模型。"})
+        elif options["cpu"] or not machine.gpus:
+            yield Note(
+                key,
+                {
+                    "en": "No effect: on the CPU there is another kernel than ExLlama's.",
+                    "zh": "无效：在 CPU 上使用的并非 ExLlama 内核。",
+                },
+            )
         elif len(asked) == 1:
             yield Note(
                 key,
@@ -210,24 +219,19 @@ def _gptq(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
             )
 
 
-def _own_code(path: Path, options: Mapping[str, Value]) -> Iterator[Note]:
-    """The programs beside the model that would run, each with the beginning of its SHA-256."""
-    if not options["trust_remote_code"]:
-        return
-    files = {each.relative_to(path).as_posix(): each for each in sorted(path.rglob("*.py")) if each.is_file()}
-    if not files:
+def of_own_code(folder: Path) -> Note:
+    """The programs in `folder` that would run, each with the beginning of its SHA-256; or why none."""
+    if elsewhere := code_elsewhere(folder):
         text: Words = {
+            "en": f"No effect: only files beside the model are run, and it names {elsewhere}, of another repository.",
+            "zh": f"无效：只运行模型旁边的文件，而它指向另一个仓库的 {elsewhere}。",
+        }
+    elif code := code_of(folder):
+        listed = ", ".join(f"{name} (sha256 {sha[:12]})" for name, sha in code.items())
+        text = {"en": f"What would run: {listed}.", "zh": f"将会运行：{listed}。"}
+    else:
+        text = {
             "en": "Changes nothing: there is no code beside this model.",
             "zh": "没有变化：此模型没有附带代码。",
         }
-    else:
-        listed = ", ".join(f"{name} ({_fingerprint(file)})" for name, file in files.items())
-        text = {"en": f"What would run: {listed}.", "zh": f"将会运行：{listed}。"}
-    yield Note("trust_remote_code", text)
-
-
-def _fingerprint(file: Path) -> str:
-    try:
-        return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
-    except OSError as error:
-        return str(error.strerror)
+    return Note("trust_remote_code", text)

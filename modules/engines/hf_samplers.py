@@ -30,7 +30,7 @@ from modules.engines import hf_warpers as warpers
 from modules.engines.hf_grammar import Grammar
 from modules.engines.hf_mirostat import Mirostat
 from modules.engines.hf_vocabulary import Vocabulary
-from modules.errors import GenerationFailed, OptionError
+from modules.errors import OptionError
 from modules.events import Json
 
 _UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in the original
@@ -88,10 +88,14 @@ def seeded(params: Params, device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+class NoTokenLeft(Exception):
+    """Everything is forbidden."""
+
+
 def choose(logits: Tensor, params: Params, generator: torch.Generator) -> Tensor:
-    """A token for each row of `logits`, which all processors have seen. GenerationFailed if a row has none left."""
+    """A token for each row of `logits`, which all processors have seen. NoTokenLeft if a row has none."""
     if not bool(logits.isfinite().any(dim=1).all()):
-        raise GenerationFailed("Transformers", "the grammar or the bans leave no token to go on with")
+        raise NoTokenLeft("the grammar or the bans leave no token to go on with")
     if greedy(params):
         return logits.argmax(dim=1)
     # By hand, as `torch.multinomial` takes 3.5 ms for 150,000 tokens and this takes 0.5.

@@ -11,10 +11,10 @@ from modules.engines.llamacpp_arguments import Build
 from modules.errors import Words
 from modules.events import Json, Note
 from modules.options import Value
+from modules.own_code import code_elsewhere
+from modules.tokenizer_files import tokenizer_folder
 
 CONTEXT, BATCH = "llama_init_from_model", "llama_batch"
-SHARED = "*llama-tokenizer"
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[str, Json]:
@@ -31,32 +31,19 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
     if folder := tokenizer_folder(path):
         calls[TOKENIZER] = {
             "pretrained_model_name_or_path": str(folder),
-            "trust_remote_code": bool(options["trust_remote_code"]),
+            "trust_remote_code": bool(options["trust_remote_code"]) and not code_elsewhere(folder),
             "local_files_only": True,
         }
     return calls
 
 
-def tokenizer_folder(path: Path) -> Path | None:
-    """Where files of a tokenizer lie: beside the GGUF file, else in a folder that all models share.
-
-    That is one named `…llama-tokenizer`, in the folder of models: the GGUF file's own, or the one above.
-    """
-    if _has_tokenizer(path.parent):
-        return path.parent
-    shared = (each for models in (path.parent, path.parent.parent) for each in sorted(models.glob(SHARED)))
-    return next(filter(_has_tokenizer, shared), None)
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    files = (folder / name for name in _VOCABULARIES)
-    return (folder / "tokenizer_config.json").is_file() and any(file.is_file() for file in files)
-
-
 def notes(path: Path, options: Mapping[str, Value], build: Build) -> Iterator[Note]:
     yield from llamacpp_arguments.notes(options, build)
     yield from hf_notes.of_tokenizer(options)
-    if options["trust_remote_code"] and tokenizer_folder(path) is None:
+    folder = tokenizer_folder(path)
+    if options["trust_remote_code"] and folder is not None:
+        yield hf_notes.of_own_code(folder)
+    elif options["trust_remote_code"]:
         yield Note(
             "trust_remote_code",
             {
@@ -82,9 +69,4 @@ def passed_over(folder: str, why: Words) -> Note:
 
 def unreadable(error: Exception) -> Words:
     words = str(error).strip().partition("\n")[0].rstrip(".")
-    if "sentencepiece" in words or "tiktoken" in words:
-        return {
-            "en": "tokenizer.model is only read with `pip install sentencepiece protobuf`",
-            "zh": "读取 tokenizer.model 需要 `pip install sentencepiece protobuf`",
-        }
     return {"en": f"it cannot be read ({words})", "zh": f"无法读取（{words}）"}

@@ -63,6 +63,10 @@ _WORDS: dict[str, tuple[str, str]] = {
         "只能在启动时用 --trust-remote-code 启用。",
         "Can only be enabled at start, by --trust-remote-code.",
     ),
+    "trust_files": (
+        "我已查看这些文件：信任它们的当前内容",
+        "I have looked at these files: trust them as they are now",
+    ),
     "pick_a_model": ("请选择一个模型。", "Pick a model."),
     "no_models": (
         "models/ 中还没有模型。请放入 GGUF 文件后刷新。",

@@ -129,6 +129,13 @@ def _remedy(change: Mapping[str, Value]) -> str:
     )
 
 
+REMEDY = """element.addEventListener("click", (event) => {
+  const pressed = event.target.closest("[data-change]");
+  if (pressed) trigger("click", { change: JSON.parse(pressed.dataset.change) });
+})"""
+"""What the memory's HTML does when such a button is pressed."""
+
+
 def reasons(this: str, others: Mapping[str, str], tr: Tr) -> str:
     """Why the chosen loader suits the model, with the others folded below."""
     items = "".join(f"<li><b>{escape(name)}</b> {escape(words)}</li>" for name, words in others.items())

@@ -10,17 +10,18 @@ from typing import NamedTuple
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
 from modules.choice import reason, why
-from modules.errors import LoadCancelled, ModelProblem, OptionError, UnknownLoader, WebUIError
+from modules.errors import LoadCancelled, ModelProblem, OptionError, UnknownLoader
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, Updates, Values, as_error
+from modules.ui.edge import PRIVATE, NothingPicked, Updates, Values, as_error
 from modules.ui.form import Component
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.options_card import FILTER, SWITCH_LOADER, OptionsCard
+from modules.ui.own_code import OwnCode
 
 gr = gradio()
 
@@ -76,7 +77,7 @@ class ModelTab:
                     tr("refresh"), icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0
                 )
             self.facts = gr.HTML("", elem_id="tx-facts")
-            self.memory = gr.HTML("", elem_id="tx-memory", js_on_load=REMEDY)
+            self.memory = gr.HTML("", elem_id="tx-memory", js_on_load=markup.REMEDY)
             with gr.Row(elem_classes="tx-buttons"):
                 self.load = gr.Button(tr("load"), interactive=owner, variant="primary", elem_id="tx-load")
                 self.unload = gr.Button(tr("unload"), interactive=owner, elem_id="tx-unload")
@@ -88,6 +89,7 @@ class ModelTab:
                 interactive=owner, label=tr("autoload"), info=tr("autoload_info"), elem_id="tx-autoload"
             )
             self.status = gr.HTML("", elem_id="tx-status")
+            self.code = OwnCode(self._app, tr)
         self.anew = gr.Checkbox(True, visible=False)  # whether the model shown was picked just now
 
     def _alert(self, error: BaseException) -> str:
@@ -101,7 +103,15 @@ class ModelTab:
         form = {self.model, self.loader, *written}
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
         shared = self._shared
-        self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
+        self.live = [
+            self.status,
+            self.unload,
+            shared.pill,
+            shared.seen,
+            shared.bot,
+            shared.truncation,
+            *self.code.parts,
+        ]
         told = [self.notes, self.options.marks, self.memory]
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
@@ -134,6 +144,7 @@ class ModelTab:
         self.refresh.click(self.list_again, self.model, listed, queue=False, **PRIVATE)
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
+        self.code.button.click(self.trust, {*form, self.code.asked}, **loading)
         self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
         self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
         self.on_first_view = explain
@@ -236,10 +247,7 @@ class ModelTab:
                 settings["n_ctx"] = Setting(wish.shown, "memory")
             return {self.status: markup.info(text), self.options.shown: self.options.snapshot(record.name, settings)}
         except Exception as error:
-            return {
-                self.status: self._alert(error),
-                self.options.shown: gr.skip(),
-            }
+            return {self.status: self._alert(error), self.options.shown: gr.skip()}
 
     def show_defaults(self, given: Values) -> Updates:
         """Fill the form with what the model would get if nothing had been saved or typed. Nothing is saved by that."""
@@ -286,8 +294,7 @@ class ModelTab:
             told = markup.info(self._tr("kept_aside").format(file=aside.name)) if aside else gr.skip()
             return {self.status: told, self.autoload: gr.skip()}
         except Exception as error:
-            alert = self._alert(error)
-            return {self.status: alert, self.autoload: self._app.settings.autoload_model}
+            return {self.status: self._alert(error), self.autoload: self._app.settings.autoload_model}
 
     # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -304,8 +311,7 @@ class ModelTab:
         except OptionError as error:
             return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
         except Exception as error:
-            alert = self._alert(error)
-            return {self.notes: alert, self.memory: "", self.options.marks: gr.skip()}
+            return {self.notes: self._alert(error), self.memory: "", self.options.marks: gr.skip()}
 
     def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
         """Why this loader, and what the others would be to the model, by name."""
@@ -333,9 +339,9 @@ class ModelTab:
         try:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
-            begun = await asyncio.to_thread(self._app.models.begin, plan.record, plan.loader, plan.settings, number)
+            begun = await asyncio.to_thread(self._app.begin, plan, number)
         except Exception as error:
-            yield {self.status: self._alert(error)}
+            yield {self.status: self._alert(error)} | self.code.ask(error)
             return
         loading = asyncio.wrap_future(begun)
         loading.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
@@ -345,10 +351,20 @@ class ModelTab:
         failure = loading.exception()
         if failure is None:
             yield self.view() | self._truncated()
-        elif not isinstance(failure, LoadCancelled):
-            yield self.view() | {self.status: self._alert(failure)}
         else:
-            yield self.view()
+            told = {} if isinstance(failure, LoadCancelled) else {self.status: self._alert(failure)}
+            yield self.view() | told
+
+    async def trust(self, given: Values) -> AsyncIterator[Updates]:
+        """Agree to the code that the page has listed, and load what the form says."""
+        try:
+            self._app.refuse_guests()
+            await asyncio.to_thread(self.code.agree, given)
+        except Exception as error:
+            yield {self.status: self._alert(error)} | self.code.ask(error)
+            return
+        async for updates in self.start(given):
+            yield updates
 
     async def stop(self) -> Updates:
         """Unload, or give up loading."""
@@ -370,6 +386,7 @@ class ModelTab:
             self._shared.seen: status.version,
             self._shared.bot: gr.update(placeholder=self._tr("hello" if status.state == "ready" else "hello_empty")),
             self._shared.truncation: gr.skip(),
+            **self.code.ask(None),
         }
 
     def _truncated(self) -> Updates:
@@ -380,19 +397,3 @@ class ModelTab:
         """What has changed since this page last looked: another tab, the API or a crash may have changed it."""
         changed = seen != self._app.models.status.version
         return self.view() | self._truncated() if changed else {component: gr.skip() for component in self.live}
-
-
-class NothingPicked(WebUIError):
-    """Load was pressed with no model chosen."""
-
-    def __init__(self, words: str) -> None:
-        self.words = words
-
-    def say(self, language: str) -> str:
-        return self.words
-
-
-REMEDY = """element.addEventListener("click", (event) => {
-  const pressed = event.target.closest("[data-change]");
-  if (pressed) trigger("click", { change: JSON.parse(pressed.dataset.change) });
-})"""

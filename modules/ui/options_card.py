@@ -77,9 +77,9 @@ class OptionsCard:
             self._tr(f"group_{group}"), open=False, elem_id=f"tx-group-{group}", elem_classes=["tx-group", *classes]
         )
 
-    def _labelled(self, loaders: Iterable[Loader]) -> list[tuple[str, str]]:
+    def _labelled(self, loaders: Iterable[Loader], model_format: str = "") -> list[tuple[str, str]]:
         missing = f" ({self._tr('unavailable')})"
-        return [(each.name + missing if unavailable(each) else each.name, each.name) for each in loaders]
+        return [(each.name + missing if unavailable(each, model_format) else each.name, each.name) for each in loaders]
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class OptionsCard:
         able = [loader, *(each for each in candidates(record.format) if each is not loader)]
         return {
             self.shown: self.snapshot(record.name, settings),
-            self.loader: gr.update(choices=self._labelled(able), value=loader.name),
+            self.loader: gr.update(choices=self._labelled(able, record.format), value=loader.name),
             **self.fill(settings),
             **self._to_scale(record, settings),
         }

@@ -192,9 +192,11 @@ class Window:
 
 
 @contextlib.contextmanager
-def opened(chromium: Browser, place: Path, option: str, language: str = "zh", width: int = 1440) -> Iterator[Window]:
-    """The Model tab of a server that was just started over `place`, once it shows `option`."""
-    server = Server(place, "--settings", str(place / "settings.yaml"))
+def opened(
+    chromium: Browser, place: Path, option: str, language: str = "zh", width: int = 1440, *flags: str
+) -> Iterator[Window]:
+    """The Model tab of a server that was just started over `place` with `flags`, once it shows `option`."""
+    server = Server(place, "--settings", str(place / "settings.yaml"), *flags)
     try:
         with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
             window.tab("模型" if language == "zh" else "Model")
