@@ -18,14 +18,16 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Pace:
     """Seconds and bytes. `waits` are what is waited before the first, second, … new try, give or take `spread`; if the
-    last one fails, too, the mirror is given up. A try that brings `progress` bytes makes up for all before it. A
-    connection that brings less than `slow` bytes a second for `slow_seconds` is made anew.
+    last one fails, too, the mirror is given up: after `waits_with_others` of them already, where there are others. A
+    try that brings `progress` bytes makes up for all before it. A connection that brings less than `slow` bytes a
+    second for `slow_seconds` is made anew.
 
     Files from `split_from` on come over up to `connections`, each with `least_segment` at least. What is there is
     written down every `save_seconds`, and forced to the disk every `sync_seconds`.
     """
 
     waits: tuple[float, ...] = (1, 2, 4, 8, 16, 30)
+    waits_with_others: int = 2
     spread: float = 0.5
     progress: int = 64 << 10
     slow: int = 1 << 10
@@ -72,7 +74,7 @@ class Tries(Generic[T]):
         if progress >= self._pace.progress:
             self._barren = 0
         self._barren += 1
-        if error.passing and self._barren <= len(self._pace.waits):
+        if error.passing and self._barren <= self._most:
             return self._waiting(error)
         if error.passing:
             self._lost.append(self.mirror)
@@ -83,10 +85,15 @@ class Tries(Generic[T]):
         self._left, self._barren = self._left[1:], 0
         return None
 
+    @property
+    def _most(self) -> int:
+        every = len(self._pace.waits)
+        return every if len(self._left) == 1 else min(every, self._pace.waits_with_others)
+
     def _waiting(self, error: DownloadError) -> Waiting:
         if isinstance(error, RateLimited):
             seconds = error.seconds
         else:
             spread = self._pace.spread
             seconds = self._pace.waits[self._barren - 1] * random.uniform(1 - spread, 1 + spread)
-        return Waiting(error, time.monotonic() + seconds, self._barren, len(self._pace.waits))
+        return Waiting(error, time.monotonic() + seconds, self._barren, self._most)

@@ -587,7 +587,7 @@ def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: Hub, program
         program.endpoints.append(second.url)
         told = ended_after_start(program.start(SPLIT))
     assert told.state == "done" and content(told.folder) == FILES
-    assert len(hub.requests(origin="cdn")) == 1 + 6
+    assert len(hub.requests(origin="cdn")) == 1 + SPLIT.waits_with_others
 
 
 def test_who_listens_hears_when_a_model_is_complete(hub: Hub, program: Program) -> None:

@@ -49,6 +49,13 @@ def test_the_next_mirror_takes_over_with_tries_of_its_own() -> None:
     assert tries.mirror == "b" and seconds(tries) == 1
 
 
+def test_nobody_waits_long_for_one_mirror_while_there_is_another() -> None:
+    tries = Tries(EXACT, ["a", "b"], [])
+    assert [seconds(tries), seconds(tries)] == [1, 2]
+    assert tries.failed(FAULT) is None
+    assert [seconds(tries) for _ in range(6)] == [1, 2, 4, 8, 16, 30]
+
+
 def test_the_error_that_will_not_pass_is_the_one_that_is_told() -> None:
     tries = Tries(Pace(waits=()), ["a", "b"], [])
     assert tries.failed(RepositoryNotFound("host", "user/model")) is None
