@@ -149,10 +149,13 @@ class App:
             return {}, [error]
 
     def form_for(self, record: ModelRecord, saved: Mapping[str, object]) -> dict[str, Setting]:
-        """What the form shows of a model: every option of every loader."""
+        """What the form shows of a model: every option of every loader. Memory decides for its own loader."""
         sources = {"model": record.defaults, "saved": saved, "flags": self.typed_for(record)}
         settled = {key: each for one in LOADERS.values() for key, each in settle(one, **sources, form={}).items()}
-        return self._fitted(record, settled)
+        if record.problem is not None:
+            return settled
+        own = self.best_loader(record, saved).options
+        return settled | self._fitted(record, {key: each for key, each in settled.items() if key in own})
 
     def save(
         self,
