@@ -21,7 +21,17 @@ LAYERS = {
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
-        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
+        *(
+            "walk",
+            "weight_files",
+            "gguf_types",
+            "gguf_tensors",
+            "read_cache",
+            "twins",
+            "unsupported",
+            "quantised",
+            "trusted_code",
+        ),
         *("connections", "hub_http", "hub_files"),
     },
     "actors": {
