@@ -33,8 +33,9 @@ _KINDS = zip((*range(_TEXT), 10, 11, 12), "BbHhIif?Qqd", strict=True)
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in _KINDS}
 _SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
 
+_BASE = "general.base_model.0.name"
 _TOKENS = "tokenizer.ggml.tokens"
-_TEXTS = {"general.architecture", "general.name", "general.type", "adapter.type", "tokenizer.chat_template"}
+_TEXTS = {"general.architecture", "general.name", "general.type", "adapter.type", "tokenizer.chat_template", _BASE}
 _SCALING_TYPE = ".rope.scaling.type"
 
 _GUESSED = 1024  # a flag that llama.cpp adds to a file type it worked out itself
@@ -50,7 +51,8 @@ class GgufHeader:
     the tensors in this file (of a split model: this part's); `size` is the file's, in bytes. `numbers` has every whole
     number, flag and list of them, the architecture's own without its name; of any other list, its length. `sizes` has
     the bytes of the tensors by what they belong to: "blk.0" and so on, "token_embd", "output", "output_norm" …
-    `adapter` is what kind of adapter it is, such as "lora", and `alpha` that of a LoRA (0: it is not scaled).
+    `adapter` is what kind of adapter it is, such as "lora", `base` the model it was made for, and `alpha` that of a
+    LoRA (0: it is not scaled).
     """
 
     version: int
@@ -79,6 +81,7 @@ class GgufHeader:
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
     kind: str = ""
     adapter: str = ""
+    base: str = ""
     alpha: float = 0.0
 
     @staticmethod
@@ -164,6 +167,7 @@ def _header(window: Window, version: int, facts: _Facts, table: Sequence[TensorE
         sizes=dict(tally.bytes_by_owner),
         kind=_text(facts, "general.type"),
         adapter=_text(facts, "adapter.type"),
+        base=_text(facts, _BASE),
         alpha=_number(facts, "adapter.lora.alpha"),
     )
 

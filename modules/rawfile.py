@@ -6,9 +6,10 @@ program with SIGBUS.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,8 +38,15 @@ def examine(path: Path, read: Callable[[Window], T]) -> T:
 
 def examine_open(file: Readable, size: int, name: str, read: Callable[[Window], T]) -> T:
     """The same of a file of `size` bytes, wherever they come from."""
-    try:
+    with named(name):
         return read(Window(file, size))
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """A Flaw found in here becomes the ModelProblem of the file called `name`."""
+    try:
+        yield
     except Flaw as flaw:
         raise flaw.kind(readable(name), flaw.words) from None
 
