@@ -1,7 +1,7 @@
 """What llama.cpp makes of an adapter: a script, so that a crash of native code is no end of the tests.
 
-`python -m tests.llama_lora_reference <what.json>`: "model" is a GGUF file, "adapters" are GGUF files by their names. The
-logits after each of "tokens" are saved in "out", by the adapter's name, "none" for none.
+`python -m tests.llama_lora_reference <what.json>`: "model" is a GGUF file, "adapters" are GGUF files by their names.
+The logits after each of "tokens" are saved in "out", by the adapter's name; "none" is before, and "removed" after all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What PEFT makes of an adapter: a script, so that torch lives in a process of its own.
 
-`python -m tests.peft_reference <what.json>`: "model" is a folder, "adapters" are made below "folder" with random weights, one
-for each entry (its keywords are LoraConfig's, "dtype" is how it is saved, "strength" the spread of B). "tokens" are
-read by the model in float32 without an adapter and with each; the logits after every token are saved in
-"folder"/logits.npz, by the adapter's name, "" for none.
+`python -m tests.peft_reference <what.json>`: "model" is a folder; "adapters" are made below "folder" with random
+weights, one for each entry (its keywords are LoraConfig's, but "dtype" is how it is saved, and "strength" the spread of
+B). "tokens" are read by the model in float32 without an adapter and with each; the logits after every token are saved
+in "folder"/logits.npz, by the adapter's name, "none" for none.
 """
 
 from __future__ import annotations
