@@ -27,6 +27,7 @@ _BEYOND = (
     *("alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config"),
 )
 _DEFAULT = 8  # of both rank and alpha, in PEFT
+_LONGEST_NAME = 160
 _LARGEST_RANK = 1 << 20
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -80,6 +81,11 @@ class Adapter:
     others: tuple[str, ...]
     stored: str
     header: GgufHeader | None = None
+
+
+def tensor_name(name: str) -> str:
+    """Quoted for a sentence, at a length that names of modules have."""
+    return brief(name, _LONGEST_NAME)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -172,8 +178,8 @@ def _checked(name: str, stored: Stored) -> tuple[int, ...]:
     width = _WIDTHS.get(stored.dtype)
     if width is None:
         raise Flaw(
-            f"the tensor {brief(name)} is of type {brief(stored.dtype)}; F32, F16 and BF16 can be read.",
-            f"张量 {brief(name)} 的类型为 {brief(stored.dtype)}，只支持 F32、F16 和 BF16。",
+            f"the tensor {tensor_name(name)} is of type {brief(stored.dtype)}; F32, F16 and BF16 can be read.",
+            f"张量 {tensor_name(name)} 的类型为 {brief(stored.dtype)}，只支持 F32、F16 和 BF16。",
             UnsupportedModel,
         )
     if len(stored.shape) < 2 or 0 in stored.shape or math.prod(stored.shape) * width != stored.size:
@@ -224,7 +230,8 @@ def _both(module: str, a: str | None, b: str | None) -> tuple[str, str]:
     if a is None or b is None:
         lacking = "A" if a is None else "B"
         raise Flaw(
-            f"{brief(module)} has no {lacking}. Download it again.", f"{brief(module)} 缺少 {lacking}。请重新下载。"
+            f"{tensor_name(module)} has no {lacking}. Download it again.",
+            f"{tensor_name(module)} 缺少 {lacking}。请重新下载。",
         )
     return a, b
 
@@ -232,8 +239,8 @@ def _both(module: str, a: str | None, b: str | None) -> tuple[str, str]:
 def _agreeing(pair: Pair, rank: int) -> Pair:
     if pair.rank != rank:
         raise Flaw(
-            f"the tensors of {brief(pair.module)} contradict each other: rank {pair.rank} in A, {rank} in B.",
-            f"{brief(pair.module)} 的张量自相矛盾：A 的秩为 {pair.rank}，B 的秩为 {rank}。",
+            f"the tensors of {tensor_name(pair.module)} contradict each other: rank {pair.rank} in A, {rank} in B.",
+            f"{tensor_name(pair.module)} 的张量自相矛盾：A 的秩为 {pair.rank}，B 的秩为 {rank}。",
         )
     return pair
 
@@ -247,8 +254,8 @@ def _some(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
 def _misshapen(name: str, shape: tuple[int, ...]) -> Flaw:
     dimensions = list(shape)
     return Flaw(
-        f"the tensor {brief(name)} has the impossible dimensions {dimensions}.",
-        f"张量 {brief(name)} 的维度 {dimensions} 不可能成立。",
+        f"the tensor {tensor_name(name)} has the impossible dimensions {dimensions}.",
+        f"张量 {tensor_name(name)} 的维度 {dimensions} 不可能成立。",
     )
 
 

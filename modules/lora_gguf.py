@@ -23,15 +23,16 @@ from modules.checkpoint import Stored, read_table
 from modules.errors import ModelProblem, Words
 from modules.gguf import GgufHeader, read_header
 from modules.gguf_writer import Planned, write
-from modules.lora_adapter import AdapterConfig, Pair
+from modules.lora_adapter import AdapterConfig, Pair, tensor_name
 from modules.lora_errors import LoraInexpressible, LoraNotWritten
 from modules.lora_names import ARCHITECTURES, HEADS, gguf_name, reordered
 from modules.loras import CONFIG, LoraRecord
-from modules.rawfile import brief, named, truncated
+from modules.rawfile import named, truncated
 
 FOLDER = ".converted"
 _VERSION = 1  # to be raised whenever the same LoRA comes out differently
 _STAMP = "webui.made_from"
+_OF_THE_MODEL = ".base_layer.weight"
 _CODES = {"F32": "f", "F16": "e"}
 
 
@@ -114,15 +115,17 @@ def _refuse_what_is_no_pair(record: LoraRecord, config: AdapterConfig, architect
         known = ", ".join(ARCHITECTURES)
         raise _inexpressible(
             record,
-            f"models of the architecture {brief(architecture)} are not known here, only {known}.",
-            f"尚不支持架构 {brief(architecture)}，仅支持 {known}。",
+            f"models of the architecture {tensor_name(architecture)} are not known here, only {known}.",
+            f"尚不支持架构 {tensor_name(architecture)}，仅支持 {known}。",
         )
-    unsaid = [*config.beyond, *(("fan_in_fan_out",) if config.transposed else ()), *record.others]
+    # PEFT saves the model's own output weights too if the output is among the targets: those are no change.
+    others = [each for each in record.others if not each.endswith(_OF_THE_MODEL)]
+    unsaid = [*config.beyond, *(("fan_in_fan_out",) if config.transposed else ()), *others]
     if unsaid:
         raise _inexpressible(
             record,
-            f"it has more than A and B of linear layers: {brief(unsaid[0])}.",
-            f"除线性层的 A 和 B 外，它还包含 {brief(unsaid[0])}。",
+            f"it has more than A and B of linear layers: {tensor_name(unsaid[0])}.",
+            f"除线性层的 A 和 B 外，它还包含 {tensor_name(unsaid[0])}。",
         )
 
 
@@ -148,8 +151,8 @@ def _steps(record: LoraRecord, config: AdapterConfig, model: GgufHeader, alpha: 
         if name is None or len(first.shape) != 2 or len(second.shape) != 2:
             raise _inexpressible(
                 record,
-                f"llama.cpp has no place for a LoRA of {brief(pair.module)} in {model.architecture}.",
-                f"llama.cpp 的 {model.architecture} 中没有与 {brief(pair.module)} 对应的 LoRA。",
+                f"llama.cpp has no place for a LoRA of {tensor_name(pair.module)} in {model.architecture}.",
+                f"llama.cpp 的 {model.architecture} 中没有与 {tensor_name(pair.module)} 对应的 LoRA。",
             )
         yield _step(f"{name}.lora_a", first)
         factor = config.scale_of(pair.module) * pair.rank / alpha
@@ -171,8 +174,8 @@ def _heads_of(record: LoraRecord, pair: Pair, name: str, model: GgufHeader) -> i
     if pair.outputs % (2 * heads):
         raise _inexpressible(
             record,
-            f"the {pair.outputs} outputs of {brief(pair.module)} cannot be shared out among {heads} heads.",
-            f"{brief(pair.module)} 的 {pair.outputs} 个输出无法平分给 {heads} 个注意力头。",
+            f"the {pair.outputs} outputs of {tensor_name(pair.module)} cannot be shared out among {heads} heads.",
+            f"{tensor_name(pair.module)} 的 {pair.outputs} 个输出无法平分给 {heads} 个注意力头。",
         )
     return heads
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from modules.catalog import natural, nicknames
 from modules.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel
-from modules.lora_adapter import Adapter, AdapterConfig, Pair, read_config, read_gguf, read_peft
+from modules.lora_adapter import Adapter, AdapterConfig, Pair, read_config, read_gguf, read_peft, tensor_name
 from modules.lora_errors import LoraNotFound
 from modules.options import nearest
-from modules.rawfile import brief, readable
+from modules.rawfile import readable
 from modules.read_cache import ReadCache, Reading
 from modules.walk import Files, walk
 
@@ -149,9 +149,9 @@ def _contradiction(record: LoraRecord) -> ModelProblem | None:
         said = record.config.rank_of(pair.module) if record.config else 0
         if said != pair.rank:
             problem = {
-                "en": f"{CONFIG} says rank {said}, but the tensor {brief(pair.a)} has rank {pair.rank}. "
+                "en": f"{CONFIG} says rank {said}, but the tensor {tensor_name(pair.a)} has rank {pair.rank}. "
                 "One of the two files is of another LoRA: download both again.",
-                "zh": f"{CONFIG} 中的秩为 {said}，而张量 {brief(pair.a)} 的秩为 {pair.rank}。"
+                "zh": f"{CONFIG} 中的秩为 {said}，而张量 {tensor_name(pair.a)} 的秩为 {pair.rank}。"
                 "两个文件不属于同一个 LoRA，请一并重新下载。",
             }
             return DamagedModel(readable(record.path.name), problem)

@@ -224,6 +224,6 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-def brief(text: str) -> str:
+def brief(text: str, longest: int = _QUOTED) -> str:
     """A text out of a file, quoted for a sentence: its length and its control characters are the file's whim."""
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
+    return repr(text if len(text) <= longest else text[:longest] + "…")

@@ -1,7 +1,8 @@
 """What llama.cpp makes of an adapter: a script, so that a crash of native code is no end of the tests.
 
-`python -m tests.llama_lora_reference <what.json>`: "model" is a GGUF file, "adapters" are GGUF files by their names.
-The logits after each of "tokens" are saved in "out", by the adapter's name; "none" is before, and "removed" after all.
+`python -m tests.llama_lora_reference <what.json>`: of each of "jobs", "model" is a GGUF file, "adapters" are GGUF files
+by their names. The logits after each of "tokens" are saved in "out", by the adapter's name; "none" is before, and
+"removed" after all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from llama_cpp import Llama
 
 
 def main() -> None:
-    asked = json.loads(Path(sys.argv[1]).read_text())
+    for job in json.loads(Path(sys.argv[1]).read_text())["jobs"]:
+        _do(job)
+
+
+def _do(asked: dict[str, Any]) -> None:
     llama = Llama(asked["model"], n_ctx=256, logits_all=True, verbose=False, n_threads=2)
     found = {"none": _logits(llama, asked["tokens"])}
     for name, path in asked["adapters"].items():
