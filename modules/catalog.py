@@ -97,7 +97,7 @@ class Catalog:
         with self._scanning:
             folders = list(walk(self.folder))
             found = (record for folder, files in folders for record in self._records(folder, files))
-            records = self._compared(sorted(found, key=lambda each: _natural(each.name)))
+            records = self._compared(sorted(found, key=lambda each: natural(each.name)))
             self._read.keep({path for _, files in folders for path in files})
             self._twins = {_identity(each): each.duplicate_of for each in records if each.duplicate_of}
         return records
@@ -135,7 +135,9 @@ class Catalog:
         if found := self.called(name):
             return found
         listed = self.models()
-        meant = [each for each in listed if each.name == name] or [each for each in listed if name in _nicknames(each)]
+        meant = [each for each in listed if each.name == name] or [
+            each for each in listed if name in nicknames(each.name)
+        ]
         if len(meant) == 1:
             return meant[0]
         for path in (Path(os.path.expanduser(name)), self.folder / name) if paths else ():
@@ -287,13 +289,13 @@ def _first_problem(read: Iterable[object]) -> ModelProblem | None:
     return next((each for each in read if isinstance(each, ModelProblem)), None)
 
 
-def _nicknames(record: ModelRecord) -> set[str]:
-    """What `record` may be called instead of its name."""
-    last = record.name.rpartition("/")[2]
-    return {last, *(name[: -len(".gguf")] for name in (record.name, last) if name.lower().endswith(".gguf"))}
+def nicknames(name: str) -> set[str]:
+    """What the model of that name may be called instead."""
+    last = name.rpartition("/")[2]
+    return {last, *(each[: -len(".gguf")] for each in (name, last) if each.lower().endswith(".gguf"))}
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers by value; text and numbers alternate in it, so like always meets like."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name

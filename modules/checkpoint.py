@@ -45,7 +45,7 @@ def read_about(path: Path) -> Json:
     """
     if path.suffix == ".jinja":
         return {"chat_template": examine(path, _whole_text)}
-    found = examine(path, lambda window: _json(window, window.size))
+    found = read_json(path)
     if path.name == "tokenizer_config.json":
         return {"chat_template": found.get("chat_template")}
     if path.name.endswith(".index.json"):
@@ -66,10 +66,30 @@ class Tensors:
         return Tensors(Sizes(**facts["sizes"]), Packing(**facts["packing"]))
 
 
+def read_json(path: Path) -> Json:
+    """The JSON object in the file. ModelProblem, OSError."""
+    return examine(path, lambda window: _json(window, window.size))
+
+
 def read_weights(path: Path) -> Tensors:
     """What the header of a .safetensors file says. Of PyTorch's .bin and .pt only the kind of file is looked at (a
     pickle is a program). ModelProblem, OSError."""
     return examine(path, _safetensors if path.suffix.lower() == ".safetensors" else _pytorch)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a .safetensors file: `dtype` such as "BF16", its `size` bytes from `place` in the file on."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    place: int
+    size: int
+
+
+def read_table(path: Path) -> dict[str, Stored]:
+    """Every tensor of a .safetensors file that is whole, by its name. ModelProblem, OSError."""
+    return examine(path, _stored)
 
 
 def _whole_text(window: Window) -> str:
@@ -101,7 +121,25 @@ def _pytorch(window: Window) -> Tensors:
     return Tensors()
 
 
+def _stored(window: Window) -> dict[str, Stored]:
+    table = _table(window)
+    found = {}
+    for name, each in table.items():
+        begin, end = each["data_offsets"]
+        if begin > end:
+            raise damage("a tensor ends before it begins", "某个张量的终点在起点之前")
+        found[name] = Stored(str(each.get("dtype")), tuple(each["shape"]), window.place + begin, end - begin)
+    return found
+
+
 def _safetensors(window: Window) -> Tensors:
+    table = _table(window)
+    packed = packing(table, lambda name: tuple(table[name]["shape"]) if name in table else ())
+    return Tensors(sizes_of(table), packed)
+
+
+def _table(window: Window) -> Json:
+    """The header of a .safetensors file, every entry checked; the window is then where the data begins."""
     head = window.peek()
     if head[8:9] != b"{" or int.from_bytes(head[:8], "little") > _LONGEST:
         raise foreign("safetensors", head, window.size)
@@ -110,8 +148,7 @@ def _safetensors(window: Window) -> Tensors:
     expected = window.place + max((_end(each) for each in table.values()), default=0)
     if expected > window.size:
         raise truncated(expected, window.size)
-    packed = packing(table, lambda name: tuple(table[name]["shape"]) if name in table else ())
-    return Tensors(sizes_of(table), packed)
+    return table
 
 
 def _end(entry: object) -> int:

@@ -19,6 +19,7 @@ WebUIError
 ├── Unloaded              the model was let go before its answer was complete
 ├── WorkerDied            the backend's process ended: exit status and its last words
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start as asked
+├── LoraError             a LoRA that is not there, or not for this model: see `lora_errors`
 ├── DownloadError         between a hub and the disk: see `download_errors`
 └── InternalError         a fault of ours; the log has the traceback
 """

@@ -11,33 +11,31 @@ import dataclasses
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UnsupportedModel
-from modules.gguf_types import FILE_TYPES, REMOVED_TYPES, TENSOR_TYPES
+from modules.gguf_tensors import LONGEST_KEY, VERSIONS, TensorEntry, tensor_table
+from modules.gguf_types import FILE_TYPES
 from modules.rawfile import Flaw, Readable, Window, brief, damage, examine, examine_open, foreign, truncated
 
 _MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
 _NEWEST_VERSION = 99  # what lies beyond is noise
-_LONGEST_KEY = (1 << 16) - 1  # the specification's limit; it does not limit values
 _LONGEST_TEXT = 1 << 24
 _MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked; no vocabulary comes near
 _PER_LAYER = 1024  # arrays of numbers or flags up to this length are kept: some models have a head count for each layer
 _DEEPEST = 4
-_MOST_DIMENSIONS = 4
-_NEWEST_TYPE = 1023  # forks of llama.cpp count up to about 400; what lies beyond is noise
 
 _TEXT, _ARRAY = 8, 9
 _KINDS = zip((*range(_TEXT), 10, 11, 12), "BbHhIif?Qqd", strict=True)
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in _KINDS}
 _SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
 
+_BASE = "general.base_model.0.name"
 _TOKENS = "tokenizer.ggml.tokens"
-_TEXTS = {"general.architecture", "general.name", "general.type", "tokenizer.chat_template"}
+_TEXTS = {"general.architecture", "general.name", "general.type", "adapter.type", "tokenizer.chat_template", _BASE}
 _SCALING_TYPE = ".rope.scaling.type"
 
 _GUESSED = 1024  # a flag that llama.cpp adds to a file type it worked out itself
@@ -53,6 +51,8 @@ class GgufHeader:
     the tensors in this file (of a split model: this part's); `size` is the file's, in bytes. `numbers` has every whole
     number, flag and list of them, the architecture's own without its name; of any other list, its length. `sizes` has
     the bytes of the tensors by what they belong to: "blk.0" and so on, "token_embd", "output", "output_norm" …
+    `adapter` is what kind of adapter it is, such as "lora", `base` the model it was made for, and `alpha` that of a
+    LoRA (0: it is not scaled).
     """
 
     version: int
@@ -80,6 +80,9 @@ class GgufHeader:
     numbers: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict, hash=False)
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
     kind: str = ""
+    adapter: str = ""
+    base: str = ""
+    alpha: float = 0.0
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> GgufHeader:
@@ -91,6 +94,11 @@ class GgufHeader:
 def read_header(path: Path) -> GgufHeader:
     """The header of the GGUF file at `path`. ModelProblem whatever else its bytes are; OSError if it cannot be read."""
     return examine(path, _read)
+
+
+def read_tensors(path: Path) -> tuple[GgufHeader, tuple[TensorEntry, ...]]:
+    """The same with the table of the tensors in this file, in its order."""
+    return examine(path, _read_all)
 
 
 def read_header_of(file: Readable, size: int, name: str) -> GgufHeader:
@@ -119,9 +127,18 @@ _Facts = dict[str, _Fact]
 
 
 def _read(window: Window) -> GgufHeader:
+    return _read_all(window)[0]
+
+
+def _read_all(window: Window) -> tuple[GgufHeader, tuple[TensorEntry, ...]]:
     version, tensor_count, entries = _preamble(window)
     facts = _metadata(window, entries)
-    tally = _tally(window, tensor_count, version, _alignment(facts))
+    table = tuple(tensor_table(window, tensor_count, version, _alignment(facts)))
+    return _header(window, version, facts, table), table
+
+
+def _header(window: Window, version: int, facts: _Facts, table: Sequence[TensorEntry]) -> GgufHeader:
+    tally = _tally(window, table, _alignment(facts))
     arch = _text(facts, "general.architecture")
     return GgufHeader(
         version=version,
@@ -141,7 +158,7 @@ def _read(window: Window) -> GgufHeader:
         bos_token=_token(window, facts, "bos"),
         eos_token=_token(window, facts, "eos"),
         add_bos=_flag(facts, "tokenizer.ggml.add_bos_token"),
-        tensor_count=tensor_count,
+        tensor_count=len(table),
         parameters=tally.parameters,
         size=window.size,
         split_count=_whole(facts, "split.count"),
@@ -149,6 +166,9 @@ def _read(window: Window) -> GgufHeader:
         numbers=_numbers(facts, f"{arch}."),
         sizes=dict(tally.bytes_by_owner),
         kind=_text(facts, "general.type"),
+        adapter=_text(facts, "adapter.type"),
+        base=_text(facts, _BASE),
+        alpha=_number(facts, "adapter.lora.alpha"),
     )
 
 
@@ -159,7 +179,7 @@ def _preamble(window: Window) -> tuple[int, int, int]:
         raise foreign("GGUF", head, window.size)
     window.skip(len(_MAGIC))
     version = window.u32()
-    if version not in _VERSIONS:
+    if version not in VERSIONS:
         raise _other_version(version)
     tensors, entries = window.u64(), window.u64()
     if tensors * _SMALLEST_TENSOR + entries * _SMALLEST_ENTRY > window.size:
@@ -179,15 +199,15 @@ def _other_version(version: int) -> Flaw:
         )
     if version > _NEWEST_VERSION:
         return damage(f"its version is {version}", f"版本号为 {version}")
-    if version < min(_VERSIONS):
+    if version < min(VERSIONS):
         return Flaw(
             f"GGUF version {version} is too old: 2 or 3 is needed. Convert the model again, or get a newer file.",
             f"GGUF 版本 {version} 过旧，需要版本 2 或 3。请重新转换模型，或下载较新的文件。",
             UnsupportedModel,
         )
     return Flaw(
-        f"GGUF version {version} is not known here: up to {max(_VERSIONS)} can be read. Update this program.",
-        f"无法识别 GGUF 版本 {version}，目前最高支持版本 {max(_VERSIONS)}。请更新本程序。",
+        f"GGUF version {version} is not known here: up to {max(VERSIONS)} can be read. Update this program.",
+        f"无法识别 GGUF 版本 {version}，目前最高支持版本 {max(VERSIONS)}。请更新本程序。",
         UnsupportedModel,
     )
 
@@ -195,7 +215,7 @@ def _other_version(version: int) -> Flaw:
 def _metadata(window: Window, entries: int) -> _Facts:
     facts: _Facts = {}
     for _ in range(entries):
-        key = window.text(_LONGEST_KEY)
+        key = window.text(LONGEST_KEY)
         if key in facts:
             raise damage(f"it has the key {brief(key)} twice", f"键 {brief(key)} 出现了两次")
         facts[key] = _value(window, key, window.u32())
@@ -328,65 +348,15 @@ class _Tally:
         return max(self.bytes_by_type, key=lambda name: self.bytes_by_type[name], default="")
 
 
-def _tally(window: Window, count: int, version: int, alignment: int) -> _Tally:
+def _tally(window: Window, table: Iterable[TensorEntry], alignment: int) -> _Tally:
+    """Flaw if the file ends before the last of the tensors does; the window stands behind their table."""
     tally = _Tally()
-    for name, kind, elements, size, offset in _tensors(window, count, version, alignment):
-        tally.parameters += elements
-        tally.bytes_by_owner[".".join(name.split(".")[: 2 if name.startswith("blk.") else 1])] += size
-        tally.bytes_by_type[kind] += size
-        tally.end = max(tally.end, offset + size)
+    for each in table:
+        tally.parameters += math.prod(each.shape)
+        tally.bytes_by_owner[".".join(each.name.split(".")[: 2 if each.name.startswith("blk.") else 1])] += each.size
+        tally.bytes_by_type[each.type] += each.size
+        tally.end = max(tally.end, each.offset + each.size)
     expected = -(-window.place // alignment) * alignment + tally.end
     if tally.end and expected > window.size:
         raise truncated(expected, window.size)
     return tally
-
-
-def _tensors(window: Window, count: int, version: int, alignment: int) -> Iterator[tuple[str, str, int, int, int]]:
-    """Of each tensor: its name, its type's, its elements, its bytes (0 if unknown), its offset in the data."""
-    names = set()
-    for _ in range(count):
-        name = window.text(_LONGEST_KEY)
-        if name in names:
-            raise damage(f"it has the tensor {brief(name)} twice", f"张量 {brief(name)} 出现了两次")
-        names.add(name)
-        shape = _shape(window, name)
-        kind, offset = window.u32(), window.u64()
-        type_name, block, block_size = _tensor_type(kind, version, name)
-        if shape and shape[0] % block:
-            raise _impossible(name, shape)
-        if offset % alignment:
-            raise damage(f"the tensor {brief(name)} is not aligned", f"张量 {brief(name)} 的起点未对齐")
-        elements = math.prod(shape)
-        yield name, type_name, elements, elements // block * block_size, offset
-
-
-def _shape(window: Window, name: str) -> list[int]:
-    dimensions = window.u32()
-    shape = [window.u64() for _ in range(min(dimensions, _MOST_DIMENSIONS + 1))]
-    if dimensions > _MOST_DIMENSIONS or not 0 < math.prod(shape) < 1 << 63:
-        raise _impossible(name, shape)
-    return shape
-
-
-def _impossible(name: str, shape: list[int]) -> Flaw:
-    return damage(
-        f"the tensor {brief(name)} has the impossible dimensions {shape}",
-        f"张量 {brief(name)} 的维度 {shape} 不可能成立",
-    )
-
-
-def _tensor_type(kind: int, version: int, tensor: str) -> tuple[str, int, int]:
-    """As in TENSOR_TYPES. A type newer than this program has a block of one element and no bytes: no size is known."""
-    if kind in TENSOR_TYPES:
-        return TENSOR_TYPES[kind]
-    if kind in REMOVED_TYPES:
-        old, new = REMOVED_TYPES[kind]
-        raise Flaw(
-            f"its tensors are of type {old}, which llama.cpp has removed. Get this model as {new}.",
-            f"其张量类型 {old} 已被 llama.cpp 移除。请改用此模型的 {new} 版本。",
-            UnsupportedModel,
-        )
-    if version == max(_VERSIONS) and kind <= _NEWEST_TYPE:
-        return f"type {kind}", 1, 0
-    name = brief(tensor)
-    raise damage(f"the tensor {name} has the unknown type {kind}", f"张量 {name} 的类型 {kind} 无法识别")

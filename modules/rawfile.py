@@ -6,9 +6,10 @@ program with SIGBUS.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,8 +38,15 @@ def examine(path: Path, read: Callable[[Window], T]) -> T:
 
 def examine_open(file: Readable, size: int, name: str, read: Callable[[Window], T]) -> T:
     """The same of a file of `size` bytes, wherever they come from."""
-    try:
+    with named(name):
         return read(Window(file, size))
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """A Flaw found in here becomes the ModelProblem of the file called `name`."""
+    try:
+        yield
     except Flaw as flaw:
         raise flaw.kind(readable(name), flaw.words) from None
 
@@ -216,6 +224,6 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-def brief(text: str) -> str:
+def brief(text: str, longest: int = _QUOTED) -> str:
     """A text out of a file, quoted for a sentence: its length and its control characters are the file's whim."""
-    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
+    return repr(text if len(text) <= longest else text[:longest] + "…")

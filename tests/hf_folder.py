@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.gguf import TENSOR_TYPES
+from modules.gguf_types import TENSOR_TYPES
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "webui-tests"
 

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from modules import download_errors, errors
+from modules import download_errors, errors, lora_errors
 from modules.errors import (
     CodeChanged,
     LoaderUnavailable,
@@ -93,7 +93,7 @@ def test_the_status_is_one_of_an_error(kind: type[WebUIError]) -> None:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_tree_at_the_top_names_every_error(kind: type[WebUIError]) -> None:
-    apart = issubclass(kind, download_errors.DownloadError)
+    apart = issubclass(kind, (download_errors.DownloadError, lora_errors.LoraError))
     assert apart or kind.__name__ in (errors.__doc__ or "") or kind is errors.UnknownName
 
 

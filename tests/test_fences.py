@@ -14,15 +14,26 @@ from modules.process import ROOT
 
 # Each module's floor; imports go downward only. A package stands for all that is in it.
 LAYERS = {
-    "words": {"errors", "download_errors", "options", "events", "remote"},
+    "words": {"errors", "download_errors", "lora_errors", "options", "events", "remote"},
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
         *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
-        *("walk", "weight_files", "gguf_types", "read_cache", "twins", "unsupported", "quantised", "trusted_code"),
+        *(
+            "walk",
+            "weight_files",
+            "gguf_types",
+            "gguf_tensors",
+            "read_cache",
+            "twins",
+            "unsupported",
+            "quantised",
+            "trusted_code",
+        ),
         *("connections", "hub_http", "hub_files"),
+        *("loras", "lora_adapter", "lora_fit", "lora_names", "lora_gguf", "gguf_writer"),
     },
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
