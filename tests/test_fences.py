@@ -26,10 +26,10 @@ LAYERS = {
     },
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
-        *("retry", "carrier", "publish", "job", "job_view"),
+        *("retry", "carrier", "publish", "job", "job_view", "listing"),
     },
-    "deeds": {"chat", "training", "evaluation", "app", "menu"},
-    "faces": {"ui", "api"},
+    "deeds": {"chat", "training", "evaluation", "app", "menu", "creator"},
+    "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},
 }
 ORDER = ("words", "facts", "actors", "deeds", "faces")
