@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import locale
 import logging
 import logging.handlers
 import os
@@ -18,7 +17,7 @@ from modules import flags as command_line
 from modules import menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
-from modules.flags import Flags
+from modules.flags import Flags, terminal_language
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -57,11 +56,6 @@ def explain(app: App) -> object:
     if record is None:
         return app.catalog.find("")  # raises: there is no model to explain anything of
     return app.explain(app.plan(record))
-
-
-def terminal_language() -> str:
-    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
-    return "zh" if wish.lower().startswith("zh") else "en"
 
 
 def start_log(verbose: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -243,3 +245,9 @@ def logins(flags: Flags) -> list[tuple[str, str]]:
     """The users and passwords of `--gradio-auth`; none means that the page is open."""
     pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
     return [(user.strip(), password) for user, _, password in pairs]
+
+
+def terminal_language() -> str:
+    """That of errors which no page shows: "zh" or "en"."""
+    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
+    return "zh" if wish.lower().startswith("zh") else "en"
