@@ -28,7 +28,7 @@ LAYERS = {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
         *("retry", "carrier", "publish", "job", "job_view"),
     },
-    "deeds": {"chat", "training", "evaluation", "app", "menu"},
+    "deeds": {"chat", "training", "evaluation", "app", "menu", "hubs"},
     "faces": {"ui", "api"},
     "child": {"worker", "engines"},
 }
@@ -38,6 +38,7 @@ SHARED = {
     "gpus",
     "heap",
     "own_code",
+    "file_lock",
     "tokenizer_files",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
