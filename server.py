@@ -94,7 +94,7 @@ def build(app: App) -> FastAPI:
 
 
 def serve(app: App) -> None:
-    """Take the port, serve on it until Ctrl-C, and let the model go."""
+    """Take the port, serve on it until Ctrl-C, and let downloads and the model go."""
     import uvicorn
 
     from modules.api.guard import Guard, hosts_for
@@ -112,6 +112,7 @@ def serve(app: App) -> None:
     except KeyboardInterrupt:
         pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
     finally:
+        app.downloads.close()
         app.models.unload()
 
 

@@ -11,25 +11,23 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.addresses import Address, parse
+from modules.addresses import Address
 from modules.catalog import Catalog, ModelRecord
 from modules.download_errors import Stopped, TargetExists, TokenizerMissing
 from modules.downloads import Downloads
-from modules.errors import ModelInUse, SettingsError, Unsupported, WebUIError
-from modules.job import Mirror
+from modules.errors import InternalError, ModelInUse, SettingsError, Unsupported, WebUIError
+from modules.hubs import Hubs
 from modules.job_record import Wanted
 from modules.job_view import JobView
-from modules.listing import listed
 from modules.model_settings import ModelSettings
 from modules.models import Models
 from modules.publish import METADATA
 from modules.remote import Repository
-from modules.selection import below
 from modules.staging import disk_faults
 from modules.tokenizer_files import VOCABULARIES
 from modules.weight_files import set_name
@@ -64,19 +62,16 @@ class Creation:
 
 
 class Creator:
-    """`mirrors` makes the hubs to ask, the first one first. `endpoints` are those whose links are understood."""
-
     def __init__(
         self,
         catalog: Catalog,
         remembered: ModelSettings,
         models: Models,
         downloads: Downloads,
-        mirrors: Callable[[], Sequence[Mirror]],
-        endpoints: Sequence[str] = (),
+        hubs: Hubs,
     ) -> None:
         self._catalog, self._remembered, self._models = catalog, remembered, models
-        self._downloads, self._mirrors, self._endpoints = downloads, mirrors, endpoints
+        self._downloads, self._hubs = downloads, hubs
         self._busy: set[str] = set()
         self._lock = threading.Lock()  # guards the above
 
@@ -87,7 +82,7 @@ class Creator:
     def begin(self, model: str, address: str) -> Creation:
         """Start it, in a thread that outlives the page. What is wrong with the wish is raised at once; the outcome
         has the rest: DownloadError, ModelInUse."""
-        record, wish = self._catalog.find(model), parse(address, self._endpoints)
+        record, wish = self._catalog.find(model), self._hubs.address(address)
         self._check(record)
         creation = Creation(record.name)
         with self._lock:
@@ -107,7 +102,8 @@ class Creator:
         finally:
             with self._lock:
                 self._busy.discard(record.name)
-            creation.outcome.cancel()  # a fault of ours: nobody shall wait for it
+            if not creation.outcome.done():  # a fault of ours: nobody shall wait for it
+                creation.outcome.set_exception(InternalError("logs/webui.log"))
 
     def _check(self, record: ModelRecord) -> None:
         """That nothing stands in the way, now."""
@@ -129,7 +125,7 @@ class Creator:
 
     def _create(self, creation: Creation, record: ModelRecord, wish: Address) -> Created:
         folder = self._folder(record)
-        files = tokenizer_files(listed(self._mirrors, wish.repo, wish.revision), wish.folder)
+        files = tokenizer_files(self._hubs.repository(wish), wish.folder)
         wanted = Wanted(wish.repo, wish.revision, folder.name, files, flat=True)
         self._await(creation, self._downloads.start(wanted), folder)
         try:
@@ -165,9 +161,9 @@ class Creator:
 
 
 def tokenizer_files(repository: Repository, folder: str = "") -> tuple[str, ...]:
-    """The paths of the files to take, directly in `folder` of the repository. TokenizerMissing, FileNotOnHub."""
+    """The paths of the files to take, directly in `folder` of the repository. TokenizerMissing."""
     start = f"{folder}/" if folder else ""
-    names = {file.path.removeprefix(start) for file in below(repository, folder).files}
+    names = {file.path.removeprefix(start) for file in repository.files}
     found = sorted(name for name in names if _is_about(name))
     if "tokenizer_config.json" not in found or not set(VOCABULARIES).intersection(found):
         raise TokenizerMissing(repository.name)

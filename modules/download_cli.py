@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -15,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from modules import addresses, download_flags, selection
+from modules import download_flags, selection
 from modules.download_errors import BadAddress, BadEndpoint, BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, OptionError, UnknownOption, Unsupported, WebUIError
 from modules.flags import terminal_language
-from modules.hub import Hub
+from modules.hubs import Hubs, wanted
 from modules.job_record import Kind, Wanted
 from modules.job_view import JobView
-from modules.listing import listed
-from modules.mirrors import HUGGING_FACE, Token, endpoints, host
+from modules.mirrors import HUGGING_FACE, Token, host
 from modules.options import Value
 from modules.process import ROOT
 from modules.publish import Place
@@ -92,11 +92,10 @@ def main(words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Choice:
-    """The `files` asked for, of what there is, and where they go."""
+    """The `files` asked for, and where they go."""
 
-    repository: Repository
     files: tuple[RemoteFile, ...]
-    wanted: Wanted
+    wish: Wanted
 
 
 class Errand:
@@ -104,9 +103,9 @@ class Errand:
 
     def __init__(self, asked: Mapping[str, Value], environment: Mapping[str, str], language: str) -> None:
         self._asked, self._words = asked, _WORDS[language]
-        self._endpoints = endpoints(self._text("hf_endpoint"), environment.get("HF_ENDPOINT", ""))
         secret = environment.get("HF_TOKEN", "").strip()
-        self._token = Token(secret, frozenset({host(HUGGING_FACE)})) if secret else None
+        token = Token(secret, frozenset({host(HUGGING_FACE)})) if secret else None
+        self._hubs = Hubs(self._text("hf_endpoint"), lambda: "", token)
         output = Path(self._text("output")) if asked["output"] else None
         self._folders: dict[Kind, Path] = {
             "model": output or Path(self._text("model_dir") or ROOT / "models"),
@@ -116,30 +115,19 @@ class Errand:
     def _text(self, key: str) -> str:
         return str(self._asked[key])
 
-    def _hubs(self) -> list[Hub]:
-        return [Hub(each, self._token) for each in self._endpoints]
-
     # -- what is asked for ------------------------------------------------------------------------------------------
 
     def _chosen(self) -> Choice:
-        address = addresses.parse(self._text("MODEL"), self._endpoints)
-        revision = self._text("branch") or address.revision
-        if revision != address.revision:  # by the same grammar
-            revision = addresses.parse(f"{address.repo}:{revision}").revision
-        repository = selection.below(listed(self._hubs, address.repo, revision), address.folder)
+        address = self._hubs.address(self._text("MODEL"))
+        if branch := self._text("branch"):  # by the same grammar
+            revision = self._hubs.address(f"{address.repo}:{branch}").revision
+            address = dataclasses.replace(address, revision=revision)
+        repository = self._hubs.repository(address)
         files = self._files(repository, self._text("specific_file") or address.file)
         if pattern := self._text("exclude_pattern"):
             files = selection.excluding(files, pattern)
-        target = selection.target(repository, files)
-        wanted = Wanted(
-            repo=address.repo,
-            revision=revision,
-            target="" if self._asked["output"] else target.folder,
-            files=tuple(file.path for file in files),
-            kind="lora" if target.root == "loras" else "model",
-            flat=any(target.places[file.path] != file.path for file in files),
-        )
-        return Choice(repository, files, wanted)
+        wish = wanted(repository, files)
+        return Choice(files, dataclasses.replace(wish, target="") if self._asked["output"] else wish)
 
     def _files(self, repository: Repository, specific: str) -> tuple[RemoteFile, ...]:
         if specific:
@@ -160,9 +148,9 @@ class Errand:
 
     def download(self) -> int:
         choice = self._chosen()
-        downloads = Downloads(self._folders, self._hubs, self._pace())
+        downloads = Downloads(self._folders, self._hubs.open, self._pace())
         try:
-            view = self._follow(downloads, choice.wanted)
+            view = self._follow(downloads, choice.wish)
         finally:
             downloads.close()
         size = _size(sum(file.size for file in choice.files))
@@ -175,17 +163,17 @@ class Errand:
         patience = (*waits, *[waits[-1]] * retries)[:retries]
         return Pace(waits=patience, connections=int(self._asked["threads"]))
 
-    def _follow(self, downloads: Downloads, wanted: Wanted) -> JobView:
+    def _follow(self, downloads: Downloads, wish: Wanted) -> JobView:
         """Until it is done. The error that it fails with."""
         if self._asked["clean"]:
-            _forget(downloads, wanted)
-        job, progress = downloads.start(wanted), Progress(sys.stdout, self._words)
+            _forget(downloads, wish)
+        job, progress = downloads.start(wish), Progress(sys.stdout, self._words)
         while True:
             view = next((each for each in downloads.snapshot() if each.id == job), None)
             if view is None:  # the other process that was at it has done it, or given it up
-                job = downloads.start(wanted)
+                job = downloads.start(wish)
             elif view.moved:
-                progress.say(self._words["moved"].format(revision=wanted.revision))
+                progress.say(self._words["moved"].format(revision=wish.revision))
                 downloads.resume(job, keep_commit=False)
             elif view.error:
                 progress.end()
@@ -200,7 +188,7 @@ class Errand:
     def check(self) -> int:
         """Read what is here of the files asked for, and of no others."""
         choice = self._chosen()
-        place = Place(self._folders[choice.wanted.kind], choice.wanted.target, "", choice.wanted.flat)
+        place = Place(self._folders[choice.wish.kind], choice.wish.target, "", choice.wish.flat)
         found = {file: _state(file, place.root / place.below(file.path)) for file in choice.files}
         for file, state in found.items():
             print(self._words[state].format(path=place.below(file.path)))
@@ -212,17 +200,17 @@ class Errand:
 def _recommended(repository: Repository) -> tuple[RemoteFile, ...]:
     """The GGUF file that there is, or the one most people want, as the original chose. OptionError names all."""
     names = [each.name for each in selection.choices(repository) if each.group == "gguf"]
-    wanted = [each.name for each in selection.choices(repository) if each.recommended and each.group == "gguf"]
-    if len(names) > 1 and len(wanted) != 1:
+    usual = [each.name for each in selection.choices(repository) if each.recommended and each.group == "gguf"]
+    if len(names) > 1 and len(usual) != 1:
         listing = "".join(f"\n  {name}" for name in names)
         raise OptionError("--specific-file", "", {"en": f"one of:{listing}", "zh": f"以下之一：{listing}"})
-    return selection.picked(repository, wanted or names)
+    return selection.picked(repository, usual or names)
 
 
-def _forget(downloads: Downloads, wanted: Wanted) -> None:
+def _forget(downloads: Downloads, wish: Wanted) -> None:
     """What an earlier run has left unfinished of the same."""
     for view in downloads.snapshot():
-        if view.wanted.same == wanted.same:
+        if view.wanted.same == wish.same:
             downloads.cancel(view.id)
 
 

@@ -139,6 +139,19 @@ _SERVER = (
         {"en": "Where LoRAs lie, if not in loras/.", "zh": "存放 LoRA 的目录（默认 loras/）。"},
     ),
     Option(
+        "hf_endpoint",
+        "hf-endpoint",
+        "",
+        {"en": "Download endpoint", "zh": "下载站点"},
+        {
+            "en": "Download models from here, above HF_ENDPOINT and settings.yaml; of several, separated by commas, "
+            "the next takes over when one fails. Without any: hf-mirror.com.",
+            "zh": "从此站点下载模型，优先于 HF_ENDPOINT 与 settings.yaml；多个用逗号分隔，一个失败时换下一个。"
+            "都未指定时用 hf-mirror.com。",
+        },
+        example="https://hf-mirror.com",
+    ),
+    Option(
         "auto_launch",
         "auto-launch",
         False,

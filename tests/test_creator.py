@@ -21,7 +21,7 @@ from modules.download_errors import (
 )
 from modules.downloads import Downloads
 from modules.errors import ModelInUse, ModelNotFound
-from modules.hub import Hub
+from modules.hubs import Hubs
 from modules.publish import METADATA
 from tests import hub_server
 from tests.downloading import HASTY, until
@@ -59,14 +59,16 @@ def app(make_app: Callable[..., App], models: Path) -> App:
 
 @pytest.fixture
 def downloads(models: Path, served: hub_server.Hub) -> Iterator[Downloads]:
-    made = Downloads({"model": models, "lora": models.parent / "loras"}, lambda: [Hub(served.url)], HASTY, reserve=0)
+    made = Downloads(
+        {"model": models, "lora": models.parent / "loras"}, Hubs(served.url, lambda: "").open, HASTY, reserve=0
+    )
     yield made
     made.close()
 
 
 @pytest.fixture
 def creator(app: App, downloads: Downloads, served: hub_server.Hub) -> Creator:
-    return Creator(app.catalog, app.remembered, app.models, downloads, lambda: [Hub(served.url)], [served.url])
+    return Creator(app.catalog, app.remembered, app.models, downloads, Hubs(served.url, lambda: ""))
 
 
 def create(creator: Creator, model: str = NAME, address: str = REPO) -> Created:

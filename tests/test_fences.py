@@ -26,9 +26,9 @@ LAYERS = {
     },
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
-        *("retry", "carrier", "publish", "job", "job_view", "listing"),
+        *("retry", "carrier", "publish", "job", "job_view"),
     },
-    "deeds": {"chat", "training", "evaluation", "app", "menu", "creator"},
+    "deeds": {"chat", "training", "evaluation", "app", "menu", "hubs", "creator"},
     "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},
 }
@@ -38,6 +38,7 @@ SHARED = {
     "gpus",
     "heap",
     "own_code",
+    "file_lock",
     "tokenizer_files",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
