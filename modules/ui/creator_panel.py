@@ -28,12 +28,15 @@ class CreatorPanel:
         tr, owner = self._tr, not app.flags.on("multi_user")
         with gr.Accordion(tr("creator"), open=False, elem_id="tx-creator") as fold:
             gr.HTML(markup.info(tr("creator_info")))
-            with gr.Row(elem_classes="tx-row"):
-                self.model = gr.Dropdown(choices=[], label=tr("creator_model"), elem_id="tx-creator-model")
+            with gr.Row():
+                self.model = gr.Dropdown(
+                    choices=[], label=tr("creator_model"), min_width=240, elem_id="tx-creator-model"
+                )
                 self.address = gr.Textbox(
                     label=tr("creator_address"),
                     placeholder=tr("creator_example"),
                     max_lines=1,
+                    min_width=240,
                     elem_id="tx-creator-address",
                 )
             self.submit = gr.Button(tr("submit"), interactive=owner, size="sm", elem_id="tx-creator-submit")
