@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from modules import download_flags, selection
+from modules import download_flags, selection, settings
 from modules.download_errors import BadAddress, BadEndpoint, BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, OptionError, UnknownOption, Unsupported, WebUIError
@@ -105,7 +105,7 @@ class Errand:
         self._asked, self._words = asked, _WORDS[language]
         secret = environment.get("HF_TOKEN", "").strip()
         token = Token(secret, frozenset({host(HUGGING_FACE)})) if secret else None
-        self._hubs = Hubs(self._text("hf_endpoint"), lambda: "", token)
+        self._hubs = Hubs(self._text("hf_endpoint"), _setting, token)
         output = Path(self._text("output")) if asked["output"] else None
         self._folders: dict[Kind, Path] = {
             "model": output or Path(self._text("model_dir") or ROOT / "models"),
@@ -195,6 +195,10 @@ class Errand:
         bad = sum(state != "ok" for state in found.values())
         print(self._words["unsound" if bad else "sound"].format(bad=bad, count=len(found)))
         return 1 if bad else 0
+
+
+def _setting() -> str:
+    return settings.read(ROOT / "settings.yaml").hf_endpoint
 
 
 def _recommended(repository: Repository) -> tuple[RemoteFile, ...]:

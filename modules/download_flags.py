@@ -110,8 +110,8 @@ _FLAGS = (
         "",
         {"en": "Endpoint", "zh": "下载站点"},
         {
-            "en": "Where to download from; else HF_ENDPOINT, https://hf-mirror.com, https://huggingface.co.",
-            "zh": "下载站点；未指定时依次为 HF_ENDPOINT、https://hf-mirror.com、https://huggingface.co。",
+            "en": "Where to download from, above HF_ENDPOINT and settings.yaml; without any: https://hf-mirror.com.",
+            "zh": "下载站点，优先于 HF_ENDPOINT 与 settings.yaml；都未指定时用 https://hf-mirror.com。",
         },
     ),
 )
