@@ -72,7 +72,7 @@ class Creator:
     ) -> None:
         self._catalog, self._remembered, self._models = catalog, remembered, models
         self._downloads, self._hubs = downloads, hubs
-        self._busy: set[str] = set()
+        self._busy: set[Path] = set()
         self._lock = threading.Lock()  # guards the above
 
     def models(self) -> list[str]:
@@ -86,9 +86,9 @@ class Creator:
         self._check(record)
         creation = Creation(record.name)
         with self._lock:
-            if record.name in self._busy:
+            if self._folder(record) in self._busy:
                 raise ModelInUse(record.name)
-            self._busy.add(record.name)
+            self._busy.add(self._folder(record))
         threading.Thread(
             target=self._work, args=(creation, record, wish), name="llamacpp_HF creator", daemon=True
         ).start()
@@ -101,7 +101,7 @@ class Creator:
             creation.outcome.set_exception(error)
         finally:
             with self._lock:
-                self._busy.discard(record.name)
+                self._busy.discard(self._folder(record))
             if not creation.outcome.done():  # a fault of ours: nobody shall wait for it
                 creation.outcome.set_exception(InternalError("logs/webui.log"))
 
@@ -147,6 +147,7 @@ class Creator:
                 return
             if view.error:
                 self._downloads.cancel(job)
+                self._downloads.forget(job)
                 raise view.error
             time.sleep(_TICK_SECONDS)
 

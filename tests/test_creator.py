@@ -16,6 +16,7 @@ from modules.download_errors import (
     ChecksumMismatch,
     DiskRefused,
     RepositoryNotFound,
+    Stopped,
     TargetExists,
     TokenizerMissing,
 )
@@ -123,13 +124,13 @@ def test_all_parts_of_a_split_model_are_moved(creator: Creator, models: Path, ap
 
 
 def test_a_part_that_cannot_be_moved_brings_back_the_others(
-    creator: Creator, models: Path, monkeypatch: pytest.MonkeyPatch
+    creator: Creator, models: Path, served: hub_server.Hub
 ) -> None:
-    """The second part lies in a folder that is on another disk by the time it is moved: here, it is gone."""
     parts = [models / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
     shutil.copy(models / NAME, parts[0])
     (models / NAME).rename(parts[1])
     before = tree(models)
+    served.fault("tree", delay=0.5)
     creation = creator.begin(parts[0].name, REPO)
     parts[1].rename(models.parent / "gone")
     with pytest.raises(DiskRefused):
@@ -186,6 +187,7 @@ def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
 ) -> None:
     served.fault("tokenizer.json", origin="cdn", corrupt=1000)
     assert "tokenizer.json failed its check" in refused(creator, models, ChecksumMismatch)
+    assert downloads.snapshot() == ()
     served.faults.clear()
     assert create(creator).name == MOVED
 
@@ -217,7 +219,33 @@ def test_a_model_in_use_is_not_moved(creator: Creator, models: Path, app: App) -
     assert create(creator).name == MOVED
 
 
-def test_a_download_that_is_cancelled_ends_it_and_one_that_is_paused_waits(
+def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
+    creator: Creator, models: Path, app: App, served: hub_server.Hub
+) -> None:
+    before = tree(models)
+    served.fault("tree", delay=2)
+    creation = creator.begin(NAME, REPO)
+    app.load(app.plan(app.record(NAME), form={"n_ctx": 256, "threads": 1}))
+    with pytest.raises(ModelInUse):
+        creation.outcome.result(30)
+    assert tree(models) == before
+
+
+def test_a_download_that_is_cancelled_ends_it(
+    creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
+) -> None:
+    before = tree(models)
+    served.fault("tokenizer.json", rate=50_000)
+    creation = creator.begin(NAME, REPO)
+    until(lambda: creation.download and creation.download.done > 0)
+    assert creation.download
+    downloads.cancel(creation.download.id)
+    with pytest.raises(Stopped):
+        creation.outcome.result(30)
+    assert tree(models) == before
+
+
+def test_a_download_that_is_paused_is_waited_for_and_nobody_begins_another(
     creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
 ) -> None:
     slow = served.fault("tokenizer.json", rate=50_000)
