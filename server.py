@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import locale
 import logging
 import logging.handlers
 import os
@@ -18,7 +17,7 @@ from modules import flags as command_line
 from modules import menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
-from modules.flags import Flags
+from modules.flags import Flags, terminal_language
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,11 +58,6 @@ def explain(app: App) -> object:
     return app.explain(app.plan(record))
 
 
-def terminal_language() -> str:
-    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
-    return "zh" if wish.lower().startswith("zh") else "en"
-
-
 def start_log(verbose: bool) -> None:
     """Everything to logs/webui.log; to the terminal what a user should see."""
     (ROOT / "logs").mkdir(exist_ok=True)
@@ -100,7 +94,7 @@ def build(app: App) -> FastAPI:
 
 
 def serve(app: App) -> None:
-    """Take the port, serve on it until Ctrl-C, and let the model go."""
+    """Take the port, serve on it until Ctrl-C, and let downloads and the model go."""
     import uvicorn
 
     from modules.api.guard import Guard, hosts_for
@@ -118,6 +112,7 @@ def serve(app: App) -> None:
     except KeyboardInterrupt:
         pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
     finally:
+        app.downloads.close()
         app.models.unload()
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from modules import gpus, machine, settings
 from modules.catalog import Catalog, ModelRecord
+from modules.creator import Creator
+from modules.downloads import Downloads
 from modules.errors import CommandLineError, LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError, Words
 from modules.events import Json
 from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
 from modules.flags import Flags
 from modules.gpus import Gpu
+from modules.hubs import Hubs
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.model_settings import LOADER, ModelSettings
 from modules.models import LoadedModel, Models
@@ -56,6 +59,10 @@ class App:
         known = gpus.Gpus()
         self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
         self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
+        self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint)
+        loras = Path(flags.text("lora_dir") or ROOT / "loras")
+        self.downloads = Downloads({"model": self.catalog.folder, "lora": loras}, self.hubs.open)
+        self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:
             raise CommandLineError(_WHOSE_CODE)
@@ -186,6 +193,11 @@ class App:
     def set_preset(self, name: str) -> Path | None:
         """What the page begins with from now on; "" for the table's own defaults. Returned is as for `set_autoload`."""
         return self._set("preset", name)
+
+    def set_endpoint(self, text: str) -> Path | None:
+        """Where downloads come from, now and from now on. BadEndpoint. Returned is as for `set_autoload`."""
+        self.hubs.choose(text)
+        return self._set("hf_endpoint", text)
 
     def _set(self, key: str, value: bool | str) -> Path | None:
         aside = settings.remember(self.settings_path, key, value)

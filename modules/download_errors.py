@@ -280,3 +280,25 @@ class IncompleteSet(DownloadError):
 
     def shown(self, language: str) -> dict[str, object]:
         return super().shown(language) | {"missing": ", ".join(self.missing)}
+
+
+@dataclass(eq=False)
+class TokenizerMissing(DownloadError):
+    """tokenizer_config.json, or the vocabulary it is about."""
+
+    status = 404
+    template = {
+        "en": "{repo} has no files of a tokenizer. Give the unquantised model's repository, in Transformers format.",
+        "zh": "{repo} 里没有词符化器文件。请填写未量化模型（Transformers 格式）的仓库。",
+    }
+    repo: str
+
+
+@dataclass(eq=False)
+class TargetExists(DownloadError):
+    status = 409
+    template = {
+        "en": "{folder} exists already. Rename or remove it first.",
+        "zh": "{folder} 已存在，请先重命名或移走。",
+    }
+    folder: str

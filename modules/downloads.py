@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import secrets
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules import file_lock
 from modules.carrier import gentle
 from modules.download_errors import DiskFull, DownloadError, DownloadNotFound, Stopped
 from modules.errors import InternalError, WebUIError
@@ -333,9 +333,7 @@ class Downloads:
 def _locked(path: Path) -> int | None:
     """A descriptor that keeps everybody else from locking `path`, until it is closed; None if somebody does."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    if file_lock.taken(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None

@@ -4,7 +4,7 @@ WebUIError
 ├── OptionError           an option's value is not acceptable
 ├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name nobody knows, with the nearest that exists
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
-├── NoModelLoaded · ModelLoading
+├── NoModelLoaded · ModelLoading · ModelInUse
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── OwnerOnly             guests may chat, and nothing else
 ├── CodeChanged           a model's Python files are others than those that were agreed to
@@ -146,6 +146,16 @@ class ModelLoading(WebUIError):
     template = {
         "en": "{model} is still being loaded; try again when it is ready.",
         "zh": "{model} 仍在加载，请就绪后再试。",
+    }
+    model: str
+
+
+@dataclass(eq=False)
+class ModelInUse(WebUIError):
+    status = 409
+    template = {
+        "en": "{model} is in use: unload it first, or wait until it has been moved.",
+        "zh": "{model} 正在使用中：请先卸载，或等待移动完成。",
     }
     model: str
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -137,6 +139,19 @@ _SERVER = (
         {"en": "Where LoRAs lie, if not in loras/.", "zh": "存放 LoRA 的目录（默认 loras/）。"},
     ),
     Option(
+        "hf_endpoint",
+        "hf-endpoint",
+        "",
+        {"en": "Download endpoint", "zh": "下载站点"},
+        {
+            "en": "Download models from here, above HF_ENDPOINT and settings.yaml; of several, separated by commas, "
+            "the next takes over when one fails. Without any: hf-mirror.com.",
+            "zh": "从此站点下载模型，优先于 HF_ENDPOINT 与 settings.yaml；多个用逗号分隔，一个失败时换下一个。"
+            "都未指定时用 hf-mirror.com。",
+        },
+        example="https://hf-mirror.com",
+    ),
+    Option(
         "auto_launch",
         "auto-launch",
         False,
@@ -243,3 +258,9 @@ def logins(flags: Flags) -> list[tuple[str, str]]:
     """The users and passwords of `--gradio-auth`; none means that the page is open."""
     pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
     return [(user.strip(), password) for user, _, password in pairs]
+
+
+def terminal_language() -> str:
+    """That of errors which no page shows: "zh" or "en"."""
+    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
+    return "zh" if wish.lower().startswith("zh") else "en"

@@ -56,6 +56,18 @@ class ModelSettings:
 
         return self._file.change(edit)
 
+    def rename(self, old: str, new: str) -> None:
+        """What was saved for the model `old` is that of `new` from now on, in the same place. SettingsError."""
+
+        def edit(content: CommentedMap) -> None:
+            entry = self._entry(content, old)
+            content.pop(new, None)
+            key = next(key for key, each in content.items() if each is entry)
+            content.insert(list(content).index(key), plain(new), content.pop(key))
+
+        if self.of(old):
+            self._file.change(edit)
+
     def _key(self, name: str) -> str:
         """The key that the entry of `name` has, or would get."""
         listed, old = self._file.read(), f"{name}$"

@@ -17,7 +17,7 @@ from pathlib import Path
 from modules.download_errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.errors import OptionError, Words
 from modules.remote import RemoteFile, Repository
-from modules.weight_files import first_part, parts_of
+from modules.weight_files import first_part, parts_of, set_name
 
 RECOMMENDED = "Q4_K_M"
 """The quantisation that most people want; marked, not ticked."""
@@ -174,7 +174,7 @@ def target(repository: Repository, files: Sequence[RemoteFile]) -> Target:
         flat = dict(zip([file.path for file in files], names, strict=True))
         sets = _sets(files)
         if len(sets) == 1 and len(files) > 1:
-            return Target("models", re.sub(r"-00001-of-[0-9]{5}$", "", Path(_last(next(iter(sets)))).stem), flat)
+            return Target("models", set_name(Path(next(iter(sets)))), flat)
         if len(sets) == len(files) == len({name.casefold() for name in names}):
             return Target("models", "", flat)
     return Target(

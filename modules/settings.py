@@ -71,6 +71,17 @@ _INTERFACE = (
         {"en": "The preset whose parameters the page begins with.", "zh": "页面启动时采用的预设。"},
         example="min_p",
     ),
+    Option(
+        "hf_endpoint",
+        "hf_endpoint",
+        "",
+        {"en": "Download endpoint", "zh": "下载站点"},
+        {
+            "en": "Where models are downloaded from; several separated by commas.",
+            "zh": "从哪里下载模型；多个用逗号分隔。",
+        },
+        example="https://hf-mirror.com",
+    ),
     *map(_loader_for, FORMATS),
 )
 
@@ -86,6 +97,7 @@ class Settings:
     system_message: str = ""
     autoload_model: bool = False
     preset: str = ""
+    hf_endpoint: str = ""
     loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
     generation: Mapping[str, Value] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 _ENDING = "llama-tokenizer"
 """How a folder is called that holds a tokenizer for all models, and no model."""
 
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def tokenizer_folder(path: Path) -> Path | None:
@@ -23,5 +23,5 @@ def tokenizer_folder(path: Path) -> Path | None:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    files = (folder / name for name in _VOCABULARIES)
+    files = (folder / name for name in VOCABULARIES)
     return (folder / "tokenizer_config.json").is_file() and any(file.is_file() for file in files)

@@ -93,6 +93,12 @@ def first_part(path: Path) -> Path:
     return path.with_name(f"{match[1]}-00001-of-{match[3]}{match[4]}") if match else path
 
 
+def set_name(path: Path) -> str:
+    """The name without its ending; of a part of a split set, without its number."""
+    match = _PART.fullmatch(path.name)
+    return match[1] if match else path.stem
+
+
 def missing(model: Path, expected: Collection[Path], present: Collection[Path]) -> IncompleteModel | None:
     lacking = sorted(readable(path.name) for path in set(expected) - set(present))
     if not lacking:

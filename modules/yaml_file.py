@@ -19,6 +19,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError as RuamelError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from modules import file_lock
 from modules.errors import SettingsError, Words, both
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -87,7 +88,7 @@ class YamlFile:
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
-            _lock(lock.fileno())
+            file_lock.wait_for(lock.fileno())
             yield
 
     def _put_aside_if_broken(self) -> Path | None:
@@ -143,18 +144,6 @@ def plain(value: Any) -> Any:
                 return value
         return DoubleQuotedScalarString(value)
     return value
-
-
-def _lock(descriptor: int) -> None:
-    """Wait until nobody else holds it; it is given back when the file is closed."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _place(error: yaml.MarkedYAMLError) -> Words:

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.download_flags import FLAGS  # noqa: E402
 from modules.flags import SERVER  # noqa: E402
 from modules.load_options import OPTIONS  # noqa: E402
 from modules.loaders import LOADERS  # noqa: E402
@@ -73,6 +74,7 @@ def simple(options: Iterable[Option], dashes: str) -> str:
 def tables() -> dict[str, str]:
     return {
         "flags": simple(SERVER.values(), "--"),
+        "download flags": simple(FLAGS.values(), "--"),
         "load options": load_options(),
         "generation": generation(),
     }

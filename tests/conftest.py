@@ -84,6 +84,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
     yield make
     for app in made:
+        app.downloads.close()
         app.models.unload()
 
 

@@ -20,18 +20,9 @@ LAYERS = {
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("sampling_options_more", "sampling_options_hf", "presets"),
         *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
-        *("addresses", "selection", "mirrors", "safe_paths", "remote_header"),
-        *(
-            "walk",
-            "weight_files",
-            "gguf_types",
-            "gguf_tensors",
-            "read_cache",
-            "twins",
-            "unsupported",
-            "quantised",
-            "trusted_code",
-        ),
+        *("addresses", "selection", "mirrors", "download_flags", "safe_paths", "remote_header"),
+        *("walk", "weight_files", "gguf_types", "gguf_tensors", "read_cache", "twins", "unsupported", "quantised"),
+        *("trusted_code",),
         *("connections", "hub_http", "hub_files"),
         *("loras", "lora_adapter", "lora_fit", "lora_names", "lora_gguf", "gguf_writer"),
     },
@@ -39,8 +30,8 @@ LAYERS = {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
         *("retry", "carrier", "publish", "job", "job_view"),
     },
-    "deeds": {"chat", "training", "evaluation", "app", "menu"},
-    "faces": {"ui", "api"},
+    "deeds": {"chat", "training", "evaluation", "app", "menu", "hubs", "creator"},
+    "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},
 }
 ORDER = ("words", "facts", "actors", "deeds", "faces")
@@ -49,6 +40,7 @@ SHARED = {
     "gpus",
     "heap",
     "own_code",
+    "file_lock",
     "tokenizer_files",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
@@ -70,7 +62,8 @@ MAY_USE = {
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 MODULES = sorted(set((ROOT / "modules").rglob("*.py")) - {ROOT / "modules" / "__init__.py"})
-PARSED = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in [*MODULES, ROOT / "server.py"]}
+PROGRAMS = [ROOT / "server.py", ROOT / "download-model.py"]
+PARSED = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in [*MODULES, *PROGRAMS]}
 
 
 def short(path: Path) -> str:
@@ -131,10 +124,17 @@ def test_the_faces_do_not_know_each_other(path: Path) -> None:
         assert ours(path) & LAYERS["faces"] <= {head(path)}
 
 
-@pytest.mark.parametrize("path", [*MODULES, ROOT / "server.py"], ids=short)
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=short)
 def test_the_packages_of_others_stay_where_they_belong(path: Path) -> None:
-    name = "server" if path.parent == ROOT else head(path)
-    allowed = {"ui": PAGE | SERVER, "api": SERVER, "server": SERVER, "worker": set()}
+    name = path.stem if path.parent == ROOT else head(path)
+    allowed = {
+        "ui": PAGE | SERVER,
+        "api": SERVER,
+        "server": SERVER,
+        "worker": set(),
+        "download_cli": set(),
+        "download-model": set(),
+    }
     may_use = allowed[name] if name in allowed else MAY_USE[floor(name)]
     assert foreign(path) - may_use == set()
 

@@ -37,7 +37,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
     @router.post("/model/load")
     def load(body: LoadRequest, request: Request) -> Response:
-        _owner_only(app)
+        owner_only(app)
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.load(plan)
         defaults[model] = settings
@@ -45,7 +45,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
     @router.post("/model/unload")
     def unload() -> Response:
-        _owner_only(app)
+        owner_only(app)
         return json_response({"model_name": _NOBODY, "freed": app.models.unload()})
 
     @router.post("/encode")
@@ -64,7 +64,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
     return router
 
 
-def _owner_only(app: App) -> None:
+def owner_only(app: App) -> None:
     """With --multi-user the owner is who has the API key; where there is none, nobody is."""
     if not app.flags.text("api_key"):
         app.refuse_guests()

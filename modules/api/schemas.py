@@ -236,3 +236,41 @@ class TokensRequest(Request):
     model_config = ConfigDict(extra="forbid")
 
     tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
+
+
+# -- downloads -------------------------------------------------------------------------------------------------------
+
+_FILES = Expected("a list of file names", "文件名列表")
+_ID = Expected("the id of a download", "下载任务的编号")
+
+
+class DownloadRequest(Request):
+    """`repo` is user/model, user/model:branch or a link to it; the files that the page would tick, unless some are
+    named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repo: Annotated[Text, Expected("user/model or a link", "用户名/模型名或链接")]
+    revision: Annotated[Text, Expected("a branch or commit", "分支或版本")] = ""
+    files: Annotated[list[Text], _FILES] = []
+    kind: Annotated[Literal["model", "lora"] | None, Expected("model or lora", " model 或 lora")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url(cls, raw: Any) -> Any:
+        """A link may also be called "url"."""
+        if isinstance(raw, Mapping) and "url" in raw and "repo" not in raw:
+            return {"repo" if key == "url" else key: value for key, value in raw.items()}
+        return raw
+
+
+class JobRequest(Request):
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[Text, _ID]
+
+
+class ResumeRequest(JobRequest):
+    """`keep_commit` is what to do if the branch has moved: go on with the old commit, or begin anew with the new."""
+
+    keep_commit: Annotated[bool | None, Expected("true or false", " true 或 false")] = None

@@ -14,6 +14,7 @@ from modules.errors import LANGUAGES
 from modules.flags import logins
 from modules.ui import markup
 from modules.ui.chat_tab import ChatTab
+from modules.ui.creator_panel import CreatorPanel
 from modules.ui.edge import PRIVATE
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
@@ -50,6 +51,7 @@ def build(app: App, language: str) -> Any:
                 with gr.Tab(tr("model"), id="model"):
                     truncation = parameters_tab.widgets["truncation_length"]
                     model_tab = ModelTab(app, language, Shared(pill, seen, chat_tab.bot, truncation))
+                    CreatorPanel(app, language, model_tab)
         chat_tab.listen(parameters_tab)
         look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)

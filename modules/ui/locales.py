@@ -103,6 +103,24 @@ _WORDS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "the same as {name}"),
+    # -- llamacpp_HF creator
+    "creator": ("llamacpp_HF 创建器", "llamacpp_HF creator"),
+    "creator_info": (
+        "从未量化模型的仓库下载词符化器文件，再将 GGUF 移到同一文件夹，供 llamacpp_HF 使用。",
+        "Fetches the tokenizer's files from the unquantised model, then moves the GGUF to them, for llamacpp_HF.",
+    ),
+    "creator_model": ("GGUF 模型", "GGUF model"),
+    "creator_address": ("未量化模型的仓库", "Repository of the unquantised model"),
+    "creator_example": ("用户名/模型名 或链接", "user/model or a link"),
+    "creator_no_model": ("请选择一个 GGUF 模型。", "Pick a GGUF model."),
+    "creator_asking": ("正在查询仓库…", "Asking what the repository has…"),
+    "creator_downloading": (
+        "正在下载词符化器文件：{done} / {total}",
+        "Downloading the tokenizer's files: {done} of {total}",
+    ),
+    "creator_paused": ("下载已暂停，继续后自动完成。", "The download is paused; resumed, it goes on from there."),
+    "creator_done": ("已创建：{model}", "Created: {model}"),
+    "submit": ("提交", "Submit"),
     # -- Parameters tab
     "parameters": ("参数", "Parameters"),
     "preset": ("预设", "Preset"),

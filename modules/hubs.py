@@ -1,0 +1,94 @@
+"""Which mirrors of Hugging Face are asked, by whatever last said so, and what they have."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from modules import addresses, mirrors, selection
+from modules.addresses import Address
+from modules.download_errors import DownloadError
+from modules.hub import Hub
+from modules.job_record import Kind, Wanted
+from modules.mirrors import Token
+from modules.remote import RemoteFile, Repository
+
+MOST_SEEN = 8
+"""So many lists of files are kept."""
+
+
+class Hubs:
+    """`flag` is that of `--hf-endpoint`, `setting` what settings.yaml says now; each may hold several, separated by
+    commas. BadEndpoint for a wrong flag at once, for a wrong setting or HF_ENDPOINT when a hub is asked. `token` goes
+    to its own hosts alone."""
+
+    def __init__(self, flag: str, setting: Callable[[], str], token: Token | None = None) -> None:
+        self._flag, self._setting, self._token = flag, setting, token
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[tuple[str, ...], Address], Repository] = {}  # the one asked for last at its end
+        self._chosen: str | None = None  # on the page, since the program started
+        if flag:
+            several(flag)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Those to ask, the first one first. Nobody else is told what the user wants once the user has said whom to
+        ask."""
+        wishes = (self._chosen, self._flag, os.environ.get("HF_ENDPOINT", ""), self._setting())
+        wish = next((each for each in wishes if each and each.strip()), "")
+        return several(wish) or mirrors.endpoints()
+
+    def choose(self, text: str) -> None:
+        """Ask these from now on, whatever the command line said. BadEndpoint."""
+        several(text)
+        self._chosen = text
+
+    def open(self) -> list[Hub]:
+        """A hub for each endpoint, to be closed by the caller."""
+        return [Hub(each, self._token) for each in self.endpoints]
+
+    def address(self, text: str) -> Address:
+        """What was typed. BadAddress."""
+        return addresses.parse(text, self.endpoints)
+
+    def repository(self, address: Address, again: bool = True) -> Repository:
+        """What the first endpoint that answers has of it, below the folder that a link named. Unless `again`, what was
+        seen before will do. DownloadError."""
+        key = (self.endpoints, address)
+        with self._lock:
+            seen = None if again else self._seen.get(key)
+        found = seen or self._asked(address)
+        with self._lock:
+            self._seen.pop(key, None)
+            self._seen[key] = found
+            while len(self._seen) > MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+        return found
+
+    def _asked(self, address: Address) -> Repository:
+        failures: list[DownloadError] = []
+        for hub in self.open():
+            with contextlib.closing(hub):
+                try:
+                    return selection.below(hub.repository(address.repo, address.revision), address.folder)
+                except DownloadError as error:
+                    failures.append(error)
+        lasting = [each for each in failures if not each.passing]  # says more than that one could not be reached
+        raise [*lasting, *failures][0]
+
+
+def several(text: str) -> tuple[str, ...]:
+    """The endpoints in `text`, separated by commas. BadEndpoint."""
+    return tuple(dict.fromkeys(mirrors.endpoint(each) for each in text.split(",") if each.strip()))
+
+
+def wanted(repository: Repository, files: Sequence[RemoteFile], kind: Kind | None = None) -> Wanted:
+    """The download of `files` of `repository` to where they go; to the folder of that `kind`, whatever they look like,
+    if there is one."""
+    target = selection.target(repository, files)
+    told: Kind = "lora" if target.root == "loras" else "model"
+    flat = any(place != path for path, place in target.places.items())
+    paths = tuple(file.path for file in files)
+    return Wanted(repository.name, repository.revision, target.folder, paths, kind or told, flat)

@@ -1,0 +1,96 @@
+"""A fold of the Model tab: a GGUF file and its tokenizer's files into one folder, for the loader llamacpp_HF."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from modules.app import App
+from modules.creator import Created
+from modules.job_view import JobView
+from modules.ui import markup
+from modules.ui.edge import PRIVATE, NothingPicked, Updates, Values, as_error
+from modules.ui.lean import gradio
+from modules.ui.locales import Tr, translator
+from modules.ui.model_tab import ModelTab
+
+gr = gradio()
+
+POLL_SECONDS = 0.3
+
+
+class CreatorPanel:
+    """Made below the Model tab, whose menu it brings up to date."""
+
+    def __init__(self, app: App, language: str, model_tab: ModelTab) -> None:
+        self._app, self._language = app, language
+        self._tr: Tr = translator(language)
+        tr, owner = self._tr, not app.flags.on("multi_user")
+        with gr.Accordion(tr("creator"), open=False, elem_id="tx-creator") as fold:
+            gr.HTML(markup.info(tr("creator_info")))
+            with gr.Row():
+                self.model = gr.Dropdown(
+                    choices=[], label=tr("creator_model"), min_width=240, elem_id="tx-creator-model"
+                )
+                self.address = gr.Textbox(
+                    label=tr("creator_address"),
+                    placeholder=tr("creator_example"),
+                    max_lines=1,
+                    min_width=240,
+                    elem_id="tx-creator-address",
+                )
+            self.submit = gr.Button(tr("submit"), interactive=owner, size="sm", elem_id="tx-creator-submit")
+            self.result = gr.HTML("", elem_id="tx-creator-result")
+        fold.expand(self.open, self.model, [self.model, self.result], queue=False, **PRIVATE)
+        created = self.submit.click(
+            self.create, {self.model, self.address}, [self.model, self.result], concurrency_limit=None, **PRIVATE
+        )
+        listed = [model_tab.model, model_tab.facts, model_tab.notes, model_tab.options.shown, model_tab.status]
+        created.then(model_tab.list_again, model_tab.model, listed, queue=False, **PRIVATE)
+
+    def open(self, name: str | None) -> Updates:
+        """The models there are to choose from, now."""
+        try:
+            return self._listed(name) | {self.result: gr.skip()}
+        except Exception as error:
+            return {self.model: gr.skip(), self.result: self._alert(error)}
+
+    def _listed(self, name: object) -> Updates:
+        names = self._app.creator.models()
+        return {self.model: gr.update(choices=names, value=name if name in names else None)}
+
+    async def create(self, given: Values) -> AsyncIterator[Updates]:
+        """Do it, showing how it goes. It goes on if the page is closed."""
+        name, address = given[self.model], given[self.address]
+        try:
+            self._app.refuse_guests()
+            if not name or not isinstance(name, str):
+                raise NothingPicked(self._tr("creator_no_model"))
+            creation = await asyncio.to_thread(self._app.creator.begin, name, str(address or ""))
+        except Exception as error:
+            yield {self.result: self._alert(error)}
+            return
+        outcome = asyncio.wrap_future(creation.outcome)
+        outcome.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
+        while not outcome.done():
+            yield {self.result: markup.info(self._progress(creation.download))}
+            await asyncio.wait({outcome}, timeout=POLL_SECONDS)
+        failure = outcome.exception()
+        told = self._alert(failure) if failure else self._told(outcome.result())
+        yield await asyncio.to_thread(self._listed, name) | {self.result: told}
+
+    def _progress(self, view: JobView | None) -> str:
+        if view is None or not view.total:
+            return self._tr("creator_asking")
+        if view.state == "paused":
+            return self._tr("creator_paused")
+        sizes = {"done": markup.size(view.done), "total": markup.size(view.total)}
+        said = self._tr("creator_downloading").format(**sizes)
+        return f"{said} {view.waiting.say(self._language)}" if view.waiting else said
+
+    def _told(self, created: Created) -> str:
+        told = markup.info(self._tr("creator_done").format(model=created.name))
+        return told + self._alert(created.problem) if created.problem else told
+
+    def _alert(self, error: BaseException) -> str:
+        return markup.alert(as_error(error), self._language, self._tr)

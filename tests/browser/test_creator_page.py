@@ -1,0 +1,44 @@
+"""The llamacpp_HF creator in the page: a GGUF file gets its tokenizer beside it, and the menu its new name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import opened
+from tests.hub_server import Hub
+
+REPO, NAME = "user/model", "model.gguf"
+TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 400)])
+def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
+    chromium: Browser, tmp_path: Path, smollm2: Path, smollm2_folder: Path, language: str, width: int
+) -> None:
+    (tmp_path / "models").mkdir()
+    shutil.copy(smollm2, tmp_path / "models" / NAME)
+    (tmp_path / "settings.yaml").touch()
+    said = {"zh": ("模型", "已创建", "无法识别"), "en": ("Model", "Created", "Can't read")}[language]
+    with Hub() as hub:
+        hub.add(REPO, {each: smollm2_folder / each for each in TAKEN})
+        with opened(chromium, tmp_path, "n_ctx", language, width, "--hf-endpoint", hub.url) as window:
+            page = window.page
+            page.locator("#tx-creator > button").click()
+            window.choose("tx-creator-model", NAME)
+            address = page.locator("#tx-creator-address").get_by_role("textbox")
+            address.fill("nonsense")
+            page.locator("#tx-creator-submit").click()
+            expect(page.locator("#tx-creator-result")).to_contain_text(said[2])
+            address.fill(REPO)
+            page.locator("#tx-creator-submit").click()
+            moved = f"model-HF/{NAME}"
+            expect(page.locator("#tx-creator-result")).to_contain_text(f"{said[1]}", timeout=30_000)
+            page.screenshot(path=tmp_path / "creator.png", full_page=True)
+            window.pick(moved)
+            page.locator("#tx-load").click()
+            window.loaded()
+            expect(page.locator("#tx-pill .tx-ready")).to_contain_text("llamacpp_HF")

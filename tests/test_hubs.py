@@ -1,0 +1,82 @@
+"""Which mirrors are asked, and what is made of what they have."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.addresses import Address
+from modules.download_errors import BadEndpoint, MirrorUnreachable, RepositoryNotFound
+from modules.hubs import Hubs, wanted
+from modules.remote import RemoteFile, Repository
+from tests import hub_server
+from tests.hub_reading import FILES, REPO
+
+NOBODY = "http://127.0.0.1:9"
+OID = "0" * 40
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+
+
+def repository(*paths: str, revision: str = "main") -> Repository:
+    return Repository(REPO, revision, OID, tuple(RemoteFile(path, 1, git_oid=OID) for path in paths))
+
+
+def test_the_flag_counts_more_than_the_environment_and_that_more_than_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Hubs("", lambda: "").endpoints == ("https://hf-mirror.com", "https://huggingface.co")
+    assert Hubs("", lambda: "of-the-settings").endpoints == ("https://of-the-settings",)
+    monkeypatch.setenv("HF_ENDPOINT", "https://of-the-environment/")
+    assert Hubs("", lambda: "of-the-settings").endpoints == ("https://of-the-environment",)
+    assert Hubs("one, two", lambda: "").endpoints == ("https://one", "https://two")
+
+
+def test_what_is_chosen_on_the_page_counts_more_than_any() -> None:
+    hubs = Hubs("of-the-flag", lambda: "")
+    hubs.choose("other")
+    assert hubs.endpoints == ("https://other",)
+    hubs.choose("")
+    assert hubs.endpoints == ("https://of-the-flag",)
+
+
+def test_a_wrong_endpoint_is_refused_at_once_and_changes_nothing() -> None:
+    with pytest.raises(BadEndpoint):
+        Hubs("ftp://one", lambda: "")
+    hubs = Hubs("one", lambda: "")
+    with pytest.raises(BadEndpoint):
+        hubs.choose("two, https://user:secret@three")
+    assert hubs.endpoints == ("https://one",)
+
+
+def test_the_next_endpoint_answers_for_one_that_cannot_be_reached(served: hub_server.Hub) -> None:
+    found = Hubs(f"{NOBODY},{served.url}", lambda: "").repository(Address(REPO))
+    assert {file.path for file in found.files} == set(FILES)
+
+
+def test_the_error_that_says_most_is_told(served: hub_server.Hub) -> None:
+    with pytest.raises(RepositoryNotFound):
+        Hubs(f"{NOBODY},{served.url}", lambda: "").repository(Address("no/body"))
+    with pytest.raises(MirrorUnreachable):
+        Hubs(NOBODY, lambda: "").repository(Address(REPO))
+
+
+def test_a_list_that_was_seen_is_asked_for_again_only_if_wished(served: hub_server.Hub) -> None:
+    hubs = Hubs(served.url, lambda: "")
+    first = hubs.repository(Address(REPO))
+    asked = len(served.log)
+    assert hubs.repository(Address(REPO), again=False) is first and len(served.log) == asked
+    hubs.repository(Address(REPO))
+    assert len(served.log) > asked
+
+
+def test_what_is_wanted_goes_where_the_selection_says() -> None:
+    ggufs = repository("sub/a.Q4_K_M.gguf")
+    told = wanted(ggufs, ggufs.files)
+    assert (told.target, told.kind, told.flat, told.files) == ("", "model", True, ("sub/a.Q4_K_M.gguf",))
+    lora = repository("adapter_config.json", "adapter_model.safetensors", revision="other")
+    told = wanted(lora, lora.files)
+    assert (told.target, told.kind, told.flat) == (f"{REPO.replace('/', '_')}_other", "lora", False)
+    assert wanted(lora, lora.files, "model").kind == "model"
