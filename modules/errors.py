@@ -4,7 +4,7 @@ WebUIError
 ├── OptionError           an option's value is not acceptable
 ├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name nobody knows, with the nearest that exists
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
-├── NoModelLoaded · ModelLoading · ModelInUse
+├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── OwnerOnly             guests may chat, and nothing else
 ├── CodeChanged           a model's Python files are others than those that were agreed to
@@ -130,6 +130,13 @@ class LoaderUnavailable(WebUIError):
     loader: str
     reason: Words
     install: str = ""
+
+
+class NothingPicked(WebUIError):
+    """A button was pressed with no model chosen."""
+
+    status = 400
+    template = {"en": "Pick a model.", "zh": "请选择一个模型。"}
 
 
 class NoModelLoaded(WebUIError):

@@ -64,3 +64,24 @@ class LoraNotWritten(LoraError):
     lora: str
     folder: str
     why: str
+
+
+@dataclass(eq=False)
+class LoraRefused(LoraError):
+    """`words` are the backend's own."""
+
+    template = {
+        "en": "The LoRA {lora} could not be applied: {words}",
+        "zh": "未能应用 LoRA {lora}：{words}",
+    }
+    lora: str
+    words: str
+
+
+@dataclass(eq=False)
+class LoraWithoutEffect(LoraError):
+    template = {
+        "en": "The LoRA {lora} changes no logit of the probe text: it would be without effect. It may be untrained.",
+        "zh": "LoRA {lora} 对测试文本的 logits 毫无改变，即不起作用；它可能未经训练。",
+    }
+    lora: str

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +31,8 @@ from modules.options import Value
 PAUSE_SECONDS = 0.05
 """Between two pieces of text that we send. Nobody sees whether text comes twenty times a second or a hundred, but each
 time the parent wakes, on the processors that the model fills, all of its threads wait."""
+ALONE = ("apply_loras",)
+"""Operations that change what an answer would be: they wait for those under way, and later ones wait for them."""
 _LEAVES_GAPS = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
 """Options with which the C library's heap would grow by half again, and by another half the next time."""
 
@@ -129,6 +131,7 @@ class Worker:
         self._sent = 0.0  # when the last ones were
         self._engine: BatchingEngine | Turns | None = None
         self._open: set[int] = set()  # generations that have not ended
+        self._later: deque[Request] = deque()  # the first is one of ALONE
 
     def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
         """Take in a request: answer it at once, or leave it to the main thread."""
@@ -145,6 +148,13 @@ class Worker:
             self._take_requests()
             if self._engine is not None and not self._engine.idle:
                 self._step(self._engine)
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Serve what waited for the engine to be idle, in the order it came."""
+        while self._later and self._engine is not None and self._engine.idle:
+            self._send_held()
+            self._serve_now(*self._later.popleft())
 
     def _step(self, engine: BatchingEngine | Turns) -> None:
         try:
@@ -194,6 +204,13 @@ class Worker:
             self._send(call, Failed(_load_failed(args, error) if operation == "load" else _in_words(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        waits = bool(self._later) or (operation in ALONE and self._engine is not None and not self._engine.idle)
+        if waits and operation in ("generate", *ALONE):
+            self._later.append((call, operation, args))
+        else:
+            self._serve_now(call, operation, args)
+
+    def _serve_now(self, call: int, operation: str, args: dict[str, Json]) -> None:
         if operation not in ("generate", "cancel"):
             self._reply(call, operation, args, lambda: self._answer(call, operation, args))
             return
@@ -207,6 +224,7 @@ class Worker:
         self._open.add(call)
 
     def _cancel(self, call: int) -> None:
+        self._later = deque(each for each in self._later if each[0] != call)
         if call in self._open:
             self._open.discard(call)
             self._loaded().cancel(call)

@@ -33,20 +33,23 @@ class Echo:
         word, *rest = path.name.split()
         _LOADS.get(word, _at_once)(report, rest)
         self._options = options
+        self._adapters: list[str] = []
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
         self.info = Info(context_length=64, bos_token="<s>", notes=(Note("n_ctx", both("not used")),))
         self.operations = {
             "where": where,
             "options": lambda: dict(self._options),
             "repeat": lambda text, times: text * times,
+            "apply_loras": lambda adapters: self._adapters.extend(adapters),
         }
         self.questions = {"count": lambda text: len(text.split())}
 
     def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Say each word of `prompt`, but for those with a meaning of their own:
 
-        count N says the numbers below N; slow sleeps before each later word; progress reports half the way;
-        fail, refuse, boom raise; abort, segv, kill, exit die; chatter prints; stubborn does not let itself be closed.
+        count N says the numbers below N; adapters says those in force; slow sleeps before each later word; progress
+        reports half the way; fail, refuse, boom raise; abort, segv, kill, exit die; chatter prints; stubborn does not
+        let itself be closed.
         """
         words = iter(prompt.split())
         pause = 0.0
@@ -54,6 +57,8 @@ class Echo:
         for word in words:
             if word == "slow":
                 pause = 0.05
+            elif word == "adapters":
+                yield Text(",".join(self._adapters) + " ")
             elif word == "progress":
                 yield Progress("prompt", 0.5)
             elif word == "stubborn":

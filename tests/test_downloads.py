@@ -131,12 +131,13 @@ def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: Hub, progr
 
 def test_huggingface_hub_finds_what_came_to_be_right(hub: Hub, program: Program) -> None:
     told = ended_after_start(program.start())
+    online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     checked = subprocess.run(
         [
             *(ROOT / ".venv" / "bin" / "hf", "cache", "verify", REPO, "--local-dir", told.folder),
             "--fail-on-missing-files",
         ],
-        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(program.models / "hf")},
+        env={**os.environ, **online, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(program.models / "hf")},
         capture_output=True,
         text=True,
         check=False,

@@ -196,7 +196,7 @@ def test_nothing_of_it_is_left_once_it_is_closed(hub: Hub) -> None:
 def test_huggingface_hub_takes_it_for_one(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So what our own client is tried on is no picture of our own."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -204,6 +204,7 @@ def test_huggingface_hub_takes_it_for_one(hub: Hub, tmp_path: Path, monkeypatch:
         RevisionNotFoundError,
     )
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     api = HfApi(endpoint=hub.url, token=False)
     commit = hub.repos["user/model"].branches["main"]
     assert api.model_info("user/model").sha == commit

@@ -241,3 +241,21 @@ def test_an_answer_may_be_far_longer_than_a_pipe(echo: WorkerProcess) -> None:
 
 def test_text_that_is_no_proper_unicode_comes_back_as_it_went(echo: WorkerProcess) -> None:
     assert ask(echo, "repeat", text="half \ud83d a pair\0", times=1) == "half \ud83d a pair\0"
+
+
+def test_a_change_of_adapters_waits_for_the_answers_under_way_and_later_ones_wait_for_it(echo: WorkerProcess) -> None:
+    before = say(echo, "slow one two three adapters")
+    change = Call(echo, "apply_loras", adapters=["cat"])
+    after = say(echo, "adapters")
+    assert ask(echo, "repeat", text="a", times=2) == "aa", "other operations do not wait"
+    assert change.inbox.empty()
+    assert (before.text(), after.text()) == ("one two three  ", "cat ")
+
+
+def test_who_waits_for_a_change_of_adapters_can_be_cancelled(echo: WorkerProcess) -> None:
+    before = say(echo, "slow one two three")
+    change, after = Call(echo, "apply_loras", adapters=["cat"]), say(echo, "unwanted")
+    change.cancel()
+    after.cancel()
+    assert before.text() == "one two three "
+    assert say(echo, "adapters").text() == " "

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 from modules.app import App
 from modules.creator import Created
+from modules.errors import NothingPicked
 from modules.job_view import JobView
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, NothingPicked, Updates, Values, as_error
+from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.model_tab import ModelTab
@@ -65,7 +66,7 @@ class CreatorPanel:
         try:
             self._app.refuse_guests()
             if not name or not isinstance(name, str):
-                raise NothingPicked(self._tr("creator_no_model"))
+                raise NothingPicked()
             creation = await asyncio.to_thread(self._app.creator.begin, name, str(address or ""))
         except Exception as error:
             yield {self.result: self._alert(error)}

@@ -28,13 +28,3 @@ def as_error(error: BaseException) -> WebUIError:
         return error
     log.error("a handler of the page failed", exc_info=error)
     return InternalError(LOG_PLACE)
-
-
-class NothingPicked(WebUIError):
-    """A button was pressed with no model chosen."""
-
-    def __init__(self, words: str) -> None:
-        self.words = words
-
-    def say(self, language: str) -> str:
-        return self.words

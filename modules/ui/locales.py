@@ -112,7 +112,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "creator_model": ("GGUF 模型", "GGUF model"),
     "creator_address": ("未量化模型的仓库", "Repository of the unquantised model"),
     "creator_example": ("用户名/模型名 或链接", "user/model or a link"),
-    "creator_no_model": ("请选择一个 GGUF 模型。", "Pick a GGUF model."),
     "creator_asking": ("正在查询仓库…", "Asking what the repository has…"),
     "creator_downloading": (
         "正在下载词符化器文件：{done} / {total}",

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
 from modules.choice import reason, why
-from modules.errors import LoadCancelled, ModelProblem, OptionError, UnknownLoader
+from modules.errors import LoadCancelled, ModelProblem, NothingPicked, OptionError, UnknownLoader
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, NothingPicked, Updates, Values, as_error
+from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.form import Component
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
@@ -221,7 +221,7 @@ class ModelTab:
 
     def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
-            raise NothingPicked(self._tr("pick_a_model"))
+            raise NothingPicked()
         return name
 
     def _loader_of(self, given: Values) -> str:
