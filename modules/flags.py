@@ -38,8 +38,8 @@ _SERVER = (
         "",
         {"en": "LoRAs", "zh": "LoRA"},
         {
-            "en": "Apply these LoRAs once the model is loaded: names in loras/, with a weight after a colon where it is "
-            "not 1.",
+            "en": "Apply these LoRAs once the model is loaded: names in loras/, and after a colon the weight of "
+            "any that shall not have 1.",
             "zh": "模型加载后应用这些 LoRA：loras/ 中的名称，权重不为 1 时写在冒号后。",
         },
         example="first second:0.5",

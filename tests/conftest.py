@@ -73,7 +73,7 @@ def echo(worker: WorkerProcess) -> WorkerProcess:
 def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     """Makes an App from words of the command line; models/ and settings.yaml lie in `tmp_path`, unless the words say
     otherwise. What it has loaded is let go of after the test."""
-    (tmp_path / "models").mkdir()
+    (tmp_path / "models").mkdir(exist_ok=True)
     (tmp_path / "settings.yaml").touch()
     made: list[App] = []
 

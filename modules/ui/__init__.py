@@ -15,11 +15,11 @@ from modules.flags import logins
 from modules.ui import markup
 from modules.ui.chat_tab import ChatTab
 from modules.ui.creator_panel import CreatorPanel
-from modules.ui.edge import PRIVATE
+from modules.ui.edge import PRIVATE, Shared
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
-from modules.ui.model_tab import ModelTab, Shared
+from modules.ui.model_tab import ModelTab
 from modules.ui.options_card import LOADER_CSS, SWITCH_LOADER
 from modules.ui.parameters_tab import PARAMETERS_CSS, ParametersTab
 
@@ -56,6 +56,7 @@ def build(app: App, language: str) -> Any:
         look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
+        page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
         page.load(*parameters_tab.on_page_load, queue=False, **PRIVATE)
         opened = page.load(*model_tab.on_page_load, queue=False, **PRIVATE)
         opened.then(None, model_tab.loader, None, js=SWITCH_LOADER, show_progress="hidden")
