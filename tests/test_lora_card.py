@@ -88,6 +88,20 @@ def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable
         assert said in rows
 
 
+@pytest.mark.parametrize(
+    ("base", "shown"), [("user/model", "user/model"), ("/home/me/models/tiny", "tiny"), ("C:\\m\\tiny\\", "tiny")]
+)
+def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
+    base: str,
+    shown: str,
+    place: Path,  # noqa: F811
+    make_card: Callable[..., LoraCard],
+) -> None:
+    peft(place / "loras" / "mouse", base_model_name_or_path=base)
+    card = make_card()
+    assert f"<span>made for {shown}</span>" in card.describe(["mouse"], {})[card.rows]
+
+
 def test_names_from_disk_are_no_html(
     place: Path,  # noqa: F811
     make_card: Callable[..., LoraCard],

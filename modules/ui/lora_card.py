@@ -176,7 +176,7 @@ class LoraCard:
             ", ".join(record.targets),
             record.stored,
             markup.size(record.size) if record.size else "",
-            f"{self._tr('lora_base')} {record.base}" if record.base else "",
+            f"{self._tr('lora_base')} {_short(record.base)}" if record.base else "",
         ]
 
     def _choices(self) -> list[str]:
@@ -187,6 +187,12 @@ class LoraCard:
 
     def _failed(self, error: BaseException) -> Updates:
         return {self.names: gr.skip(), self.rows: gr.skip(), self.status: self._alert(error)}
+
+
+def _short(base: str) -> str:
+    """The name of a model, which may be the path it had on somebody's disk."""
+    parts = base.replace("\\", "/").rstrip("/").split("/")
+    return base if len(parts) <= 2 else parts[-1]
 
 
 def _names(told: object) -> list[str]:
