@@ -35,6 +35,7 @@ class LlamaAdapters:
     def probe(self) -> NDArray[np.float32]:
         self._forget()
         tokens = self._model.tokenize(PROBE, True)[: self._model.n_ctx]
+        tokens = tokens or array("i", [max(self._model.bos, self._model.eos, 0)])  # of a vocabulary without letters
         batch = Batch(min(self._model.n_batch, len(tokens)))
         try:
             pieces = range(0, len(tokens), batch.capacity)

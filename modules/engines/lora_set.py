@@ -109,7 +109,9 @@ class LoraSet:
             self._put([(held, weight)])
             effect = _largest(self._adapters.probe() - bare)
         if not np.isfinite(effect):
-            raise LoraRefused(held.name, "its numbers are too large: logits are no longer finite")
+            raise LoraRefused(
+                held.name, "logits are no longer finite with it: its numbers are too large, or are none (NaN)"
+            )
         if not effect > noise:
             raise LoraWithoutEffect(held.name)
         return effect
