@@ -1,26 +1,24 @@
-// Runs when the table of files is drawn. Ticks are the browser's until the button is pressed; what fits is written into
-// the rows when it is known, so that no tick is lost by it.
-const names = () => [...element.querySelectorAll("input:checked")].map((box) => box.value);
-
-const fill = () => {
-  const told = document.querySelector("#tx-dl-fits [data-fits]");
+// Runs when the table of files is drawn. Ticks are the browser's until the button is pressed; what fits, and what has
+// come meanwhile, is written into the rows when it is known, so that no tick is lost by it.
+const write = (what) => {
+  const told = document.querySelector(`#tx-dl-${what} [data-${what}]`);
   const table = element.querySelector(".tx-dl-table");
   if (!told || !table || told.dataset.commit !== table.dataset.commit) return;
-  const fits = JSON.parse(told.dataset.fits);
+  const words = JSON.parse(told.dataset[what]);
   for (const row of table.querySelectorAll("[data-name]")) {
-    const cell = row.querySelector(".tx-dl-fits");
-    const [kind, words, title] = fits[row.dataset.name] || ["", "", ""];
-    if (kind) cell.dataset.kind = kind;
-    else delete cell.dataset.kind;
-    cell.textContent = words;
+    const cell = row.querySelector(`.tx-dl-${what}`);
+    const [text, title, kind] = words[row.dataset.name] || ["", "", ""];
+    cell.textContent = text;
     cell.title = title;
+    cell.dataset.kind = kind || "";
   }
 };
+const fill = () => ["fits", "here"].forEach(write);
 
-element.addEventListener("change", () => trigger("select", { names: names() }));
+element.addEventListener("change", () => trigger("select", {}));
 watch("value", () => {
   // Gradio sets the attribute alone, which does nothing to a box that somebody has pressed before.
   for (const box of element.querySelectorAll("input")) box.checked = box.hasAttribute("checked");
-  fill();
+  write("fits");
 });
-document.addEventListener("tx-fits", fill);
+document.addEventListener("tx-dl-told", fill);

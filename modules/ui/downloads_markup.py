@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
@@ -28,8 +29,8 @@ def size(count: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """ "1:05", "2:00:00"."""
-    minutes, rest = divmod(int(seconds), 60)
+    """ "1:05", "2:00:00": rounded up, for nothing takes no time."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
@@ -42,9 +43,16 @@ def _name(text: str) -> str:
 
 
 def table(
-    choices: Sequence[Choice], ticked: Collection[str], here: Collection[str], commit: str, language: str, tr: Tr
+    choices: Sequence[Choice],
+    ticked: Collection[str],
+    here: Collection[str],
+    commit: str,
+    language: str,
+    tr: Tr,
+    lora: bool = False,
 ) -> str:
-    """What a repository offers, with a box for each choice. Whether it fits is filled in later, by `fits`."""
+    """What a repository offers, with a box for each choice. Whether it fits is filled in later, by `fits`; of a LoRA,
+    nobody can tell."""
     quants = any(each.quantisation for each in choices)
     shown = sorted(choices, key=lambda each: each.name not in ticked) if len(choices) > MOST_ROWS else choices
     rows = "".join(
@@ -57,11 +65,11 @@ def table(
         f'<span class="tx-dl-{key}">{escape(tr(f"dl_col_{key}"))}</span>'
         for key in ("file", "quant", "size", "fits", "here")
     )
-    plain = "" if quants else " tx-dl-plain"
+    plain = " tx-dl-lora" if lora else "" if quants else " tx-dl-plain"
     return (
         f'<div class="tx-dl-table{plain}" data-commit="{escape(commit, quote=True)}">'
-        f'<div class="tx-dl-row tx-dl-head" aria-hidden="true"><span class="tx-dl-tick"></span>{heads}</div>'
-        f'<div class="tx-dl-rows">{rows}</div>{rest}</div>'
+        f'<div class="tx-dl-rows"><div class="tx-dl-row tx-dl-head" aria-hidden="true">'
+        f'<span class="tx-dl-tick"></span>{heads}</div>{rows}</div>{rest}</div>'
     )
 
 
@@ -92,20 +100,29 @@ def _cautions(choice: Choice, language: str, tr: Tr) -> str:
     return "".join(f'<span class="tx-dl-caution">{escape(each)}</span>' for each in said)
 
 
+def here(names: Collection[str], commit: str, tr: Tr) -> str:
+    """What `downloads.js` writes into the last column of the table of that commit, once more is here."""
+    told = {name: [tr("dl_here"), tr("dl_here_title")] for name in sorted(names)}
+    return _told("here", told, commit)
+
+
 def fits(verdicts: Mapping[str, Verdict], commit: str, language: str, tr: Tr) -> str:
-    """What `downloads.js` writes into the table of that commit: by choice, kind, words and title."""
-    told = {name: _verdict(each, language, tr) for name, each in verdicts.items()}
+    """What `downloads.js` writes into the table of that commit: by choice, words, title and kind."""
+    return _told("fits", {name: _verdict(each, language, tr) for name, each in verdicts.items()}, commit)
+
+
+def _told(what: str, told: Mapping[str, Sequence[str]], commit: str) -> str:
     content = escape(json.dumps(told, ensure_ascii=False), quote=True)
-    return f'<div hidden data-commit="{escape(commit, quote=True)}" data-fits="{content}"></div>'
+    return f'<div hidden data-commit="{escape(commit, quote=True)}" data-{what}="{content}"></div>'
 
 
 def _verdict(verdict: Verdict, language: str, tr: Tr) -> list[str]:
     if verdict.why is not None:
-        return [verdict.kind, f"✗ {tr('dl_unsupported')}", verdict.why[language]]
+        return [f"✗ {tr('dl_unsupported')}", verdict.why[language], verdict.kind]
     sizes = {"need": markup.size(verdict.need), "free": markup.size(verdict.free)}
     title = tr("dl_fits_title" if verdict.context else "dl_weights_title").format(context=verdict.context, **sizes)
     sign = {"fits": "✓", "tight": "!", "short": "✗"}[verdict.kind]
-    return [verdict.kind, f"{sign} {tr(f'dl_{verdict.kind}').format(**sizes)}", title]
+    return [f"{sign} {tr(f'dl_{verdict.kind}').format(**sizes)}", title, verdict.kind]
 
 
 # -- the jobs ----------------------------------------------------------------------------------------------------
@@ -139,21 +156,22 @@ def _state(view: JobView) -> str:
 def _job(view: JobView, language: str, tr: Tr, owner: bool) -> str:
     state = _state(view)
     share = 100 * view.done / view.total if view.total else 0
-    full = 100.0 if view.state == "done" else min(share, 100.0)
+    full = {"done": 100.0, "cancelled": 0.0}.get(view.state, min(share, 100.0))
     whose = "" if title(view) == view.wanted.repo else f'<span class="tx-dl-repo">{escape(view.wanted.repo)}</span>'
     return (
         f'<div class="tx-dl-job tx-dl-{state}" data-job="{escape(view.id, quote=True)}">'
         f'<div class="tx-dl-top">{_name(title(view))}<span class="tx-dl-state">{escape(tr(f"dl_{state}"))}</span></div>'
         f'<div class="tx-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{full:.0f}">'
         f'<i style="width:{full:.2f}%"></i></div>'
-        f'<div class="tx-dl-facts">{whose}{_facts(view, state, tr)}</div>'
-        f"{_words(view, state, language, tr)}"
-        f"{_buttons(view, state, tr) if owner else ''}</div>"
+        f'<div class="tx-dl-bottom"><div class="tx-dl-facts">{whose}{_facts(view, state, tr)}</div>'
+        f"{_buttons(view, state, tr) if owner else ''}</div>{_words(view, state, language, tr)}</div>"
     )
 
 
 def _facts(view: JobView, state: str, tr: Tr) -> str:
-    if view.state in ("done", "cancelled"):
+    if view.state == "done":
+        return _saved(view, tr)
+    if view.state == "cancelled":
         return ""
     said = [f"{size(view.done)} / {size(view.total)}"] if view.total else []
     if view.total:
@@ -168,8 +186,14 @@ def _facts(view: JobView, state: str, tr: Tr) -> str:
     return told
 
 
+def _saved(view: JobView, tr: Tr) -> str:
+    place = view.folder / title(view) if view.count == 1 and not view.wanted.target else view.folder
+    said = tr("dl_saved").format(folder=place, count=view.count, size=size(view.total), host=view.host)
+    return f'<span class="tx-dl-words">{escape(said)}</span>'
+
+
 def _words(view: JobView, state: str, language: str, tr: Tr) -> str:
-    """What there is to read: why it waits, what went wrong, where it has gone."""
+    """What there is to read: why it waits, what went wrong, what is to be chosen."""
     if view.error is not None and state in ("failed", "paused"):
         return markup.alert(view.error, language, tr)
     said = ""
@@ -180,9 +204,6 @@ def _words(view: JobView, state: str, language: str, tr: Tr) -> str:
     elif state == "choose":
         commits = {"old": view.commit[:_SHORT_COMMIT], "new": view.moved[:_SHORT_COMMIT]}
         said = tr("dl_moved_info").format(revision=view.wanted.revision, **commits)
-    elif state == "done":
-        place = view.folder / title(view) if view.count == 1 and not view.wanted.target else view.folder
-        said = tr("dl_saved").format(folder=place, count=view.count, size=size(view.total), host=view.host)
     return f'<p class="tx-dl-words">{escape(said)}</p>' if said else ""
 
 
@@ -223,5 +244,5 @@ def _button(act: str, words: str, main: bool = False, danger: bool = False) -> s
 
 def summary(text: str, problem: str = "") -> str:
     """The line above the button: where the choice goes; `problem` is what to know before it is pressed."""
-    told = f'<div class="tx-dl-summary">{escape(text)}</div>' if text else ""
+    told = f'<div class="tx-dl-summary" role="status">{escape(text)}</div>' if text else ""
     return told + (f'<div class="tx-status tx-alert" role="alert">{escape(problem)}</div>' if problem else "")

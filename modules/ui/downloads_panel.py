@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from modules.job_view import JobView
 from modules.mirrors import host
 from modules.remote import Repository
 from modules.remote_fit import verdicts
+from modules.staging import free
 from modules.ui import downloads_markup, markup
 from modules.ui.download_settings import DownloadSettings
 from modules.ui.edge import PRIVATE, Updates, as_error
@@ -37,7 +38,7 @@ TICKED = """(shown, ...others) => {
   return [drawn ? { ...shown, ticked: boxes.map((box) => box.value) } : shown, ...others];
 }"""
 """The boxes as they are when the event happens: what the server has heard of them may be older."""
-FILL = """() => document.dispatchEvent(new Event("tx-fits"))"""
+FILL = """watch("value", () => document.dispatchEvent(new Event("tx-dl-told")))"""
 
 
 class DownloadsPanel:
@@ -47,6 +48,7 @@ class DownloadsPanel:
         self._app, self._language, self._model_tab = app, language, model_tab
         self._tr: Tr = translator(language)
         self._finished = 0
+        self._elsewhere: set[str] = set()
         app.downloads.on_done(self._count)
         with gr.Column(elem_id="tx-downloads", elem_classes="tx-card"):
             self._build()
@@ -81,7 +83,8 @@ class DownloadsPanel:
                 elem_id="tx-dl-file",
             )
         self.files = gr.HTML("", elem_id="tx-dl-files", js_on_load=_script("downloads.js"))
-        self.fits = gr.HTML("", elem_id="tx-dl-fits", js_on_load=None)
+        self.fits = gr.HTML("", elem_id="tx-dl-fits", js_on_load=FILL)
+        self.here = gr.HTML("", elem_id="tx-dl-here", js_on_load=FILL)
         self.status = gr.HTML("", elem_id="tx-dl-status")
         with gr.Row(elem_classes="tx-buttons tx-dl-buttons"):
             self.download = gr.Button(
@@ -89,10 +92,11 @@ class DownloadsPanel:
             )
             self.list = gr.Button(tr("dl_list"), interactive=owner, elem_id="tx-dl-list", scale=1)
         self.jobs = gr.HTML("", elem_id="tx-dl-jobs", js_on_load=_script("download_jobs.js"))
+        self.refused = gr.HTML("", elem_id="tx-dl-refused")
 
     def _listen(self) -> None:
         asked = [self.shown, self.address, self.file]
-        listed = [self.files, self.shown, self.file, self.status, self.download]
+        listed = [self.files, self.here, self.shown, self.file, self.status, self.download]
         for event in (self.list.click, self.address.submit):
             found = event(
                 self.list_files,
@@ -102,19 +106,18 @@ class DownloadsPanel:
                 concurrency_limit=None,
                 **PRIVATE,
             )
-            found.then(self.tell_fits, self.shown, self.fits, concurrency_limit=None, **PRIVATE).then(
-                None, None, None, js=FILL, show_progress="hidden"
-            )
+            found.then(self.tell_fits, self.shown, self.fits, concurrency_limit=None, **PRIVATE)
         summed = {"fn": self.sum_up, "inputs": asked, "outputs": [self.download, self.status], "js": TICKED}
         for event in (self.files.select, self.file.change, self.address.change):
             event(**summed, trigger_mode="always_last", queue=False, **PRIVATE)
         begun = [*self.polled, *listed, self.settings.sha256]
         for event in (self.download.click, self.file.submit):
             event(self.start, [*asked, self.settings.sha256], begun, js=TICKED, concurrency_limit=None, **PRIVATE)
-        self.jobs.click(self.act, None, [*self.polled, self.status], queue=False, **PRIVATE)
+        self.jobs.click(self.act, None, [*self.polled, self.refused], queue=False, **PRIVATE)
         self.timer.tick(self.poll, self.seen, self.polled, queue=False, **PRIVATE)
         tab = self._model_tab
         self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **PRIVATE).then(**tab.explained, **PRIVATE)
+        self.jobs.end(self.tell_here, self.shown, self.here, queue=False, **PRIVATE)
 
     # -- what a repository has ------------------------------------------------------------------------------------
 
@@ -139,10 +142,12 @@ class DownloadsPanel:
         known = selection.choices(repository)
         ticked = download_choice.ticked_at_first(repository, address)
         here = download_choice.there(self._app.downloads, repository, known)
-        table = downloads_markup.table(known, ticked, here, repository.commit, self._language, self._tr)
+        lora = selection.kind(repository) == "lora"
+        table = downloads_markup.table(known, ticked, here, repository.commit, self._language, self._tr, lora)
         kept = file if _has(repository, file) else ""
         return {
             self.files: table,
+            self.here: "",
             self.shown: {"text": text, "commit": repository.commit},
             self.file: kept,
             **self._summed(lambda: download_choice.chosen(repository, address, kept, sorted(ticked))),
@@ -162,6 +167,18 @@ class DownloadsPanel:
         except Exception as error:
             as_error(error)
             return {self.fits: ""}
+
+    def tell_here(self, shown: object) -> Updates:
+        """Which of the files shown are here by now."""
+        try:
+            repository = self._seen(shown)
+            if repository is None:
+                return {self.here: gr.skip()}
+            names = download_choice.there(self._app.downloads, repository, selection.choices(repository))
+            return {self.here: downloads_markup.here(names, repository.commit, self._tr)}
+        except Exception as error:
+            as_error(error)
+            return {self.here: ""}
 
     def _seen(self, shown: object) -> Repository | None:
         """The repository that the table shows, if we still know it."""
@@ -197,19 +214,18 @@ class DownloadsPanel:
 
     def _summary(self, choice: Chosen) -> str:
         """Where it goes, and whether there is room."""
-        wanted, tr = choice.wanted, self._tr
-        folder = f"{'loras' if wanted.kind == 'lora' else 'models'}/{wanted.target}"
-        said = [tr("dl_lora")] if wanted.kind == "lora" else []
-        said.append(tr("dl_goes_to").format(count=len(choice.files), folder=folder))
-        lacking = sum(file.size for file in download_choice.missing(self._app.downloads, choice))
+        wanted, tr, downloads = choice.wanted, self._tr, self._app.downloads
+        lacking = sum(file.size for file in download_choice.missing(downloads, choice))
+        root, place = downloads.place(wanted).root, "loras" if wanted.kind == "lora" else "models"
+        name = choice.files[0].path.rpartition("/")[2] if len(choice.files) == 1 else ""
+        said = tr("dl_lora_to" if wanted.kind == "lora" else "dl_to").format(place=f"{place}/{wanted.target or name}")
         try:
-            self._app.downloads.check_room(wanted, lacking)
+            downloads.check_room(wanted, lacking)
         except DiskFull as error:
             sizes = {key: downloads_markup.size(getattr(error, key)) for key in ("needed", "free")}
-            return downloads_markup.summary(" ".join(said), tr("dl_disk_short").format(**sizes))
-        if not lacking:
-            said.append(tr("dl_all_here"))
-        return downloads_markup.summary(" ".join(said))
+            return downloads_markup.summary(said, tr("dl_disk_short").format(**sizes))
+        more = tr("dl_disk").format(free=downloads_markup.size(free(root))) if lacking else tr("dl_all_here")
+        return downloads_markup.summary(f"{said} · {more}")
 
     def _ticked(self, shown: object, address: Address) -> list[str] | None:
         """The boxes ticked in the table, if it is that of the address; what the browser sent may be anything."""
@@ -243,7 +259,7 @@ class DownloadsPanel:
                 raise
             return self._listed(address, text, file, again=False)
         self._app.downloads.start(download_choice.pinned(choice, digest.lower()))
-        return {self.status: "", self.settings.sha256: "", **self.poll(None)}
+        return {self.status: self._summary(choice), self.settings.sha256: "", **self.poll(None)}
 
     # -- how it comes along ---------------------------------------------------------------------------------------
 
@@ -254,6 +270,7 @@ class DownloadsPanel:
         """The jobs, if they look otherwise than what this page has `seen`; its timer runs while something moves."""
         try:
             views = self._app.downloads.snapshot()
+            self._miss(views)
             owner = not self._app.flags.on("multi_user")
             listed = downloads_markup.jobs(views, self._finished, self._language, self._tr, owner)
             now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16], "moving": any(map(_moves, views))}
@@ -268,6 +285,12 @@ class DownloadsPanel:
             as_error(error)
             return dict.fromkeys(self.polled, gr.skip())
 
+    def _miss(self, views: Sequence[JobView]) -> None:
+        """What another process was at and is no longer listed may well be done."""
+        before, self._elsewhere = self._elsewhere, {each.id for each in views if each.elsewhere}
+        if before - {each.id for each in views}:
+            self._count()
+
     def act(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Pause, resume, cancel or forget a job, as a button of its card says."""
         try:
@@ -276,9 +299,9 @@ class DownloadsPanel:
             deed = self._deeds.get(str(told.get("act")))
             if deed is not None:
                 deed(str(told.get("job")))
-            return self.poll(None) | {self.status: ""}
+            return self.poll(None) | {self.refused: ""}
         except Exception as error:
-            return self.poll(None) | {self.status: self._alert(error)}
+            return self.poll(None) | {self.refused: self._alert(error)}
 
     @property
     def _deeds(self) -> dict[str, Callable[[str], None]]:

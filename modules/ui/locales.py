@@ -135,8 +135,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dl_download_one": ("下载 1 个文件 · {size}", "Download 1 file · {size}"),
     "dl_asking": ("正在查询 {host}…", "Asking {host}…"),
     "dl_tick": ("请在列表中勾选要下载的文件。", "Tick in the list what to download."),
-    "dl_goes_to": ("{count} 个文件 · 保存到 {folder}", "Files: {count} · to {folder}"),
-    "dl_lora": ("这是 LoRA。", "This is a LoRA."),
+    "dl_to": ("→ {place}", "→ {place}"),
+    "dl_lora_to": ("LoRA → {place}", "LoRA → {place}"),
     "dl_disk": ("磁盘可用 {free}", "{free} free on the disk"),
     "dl_disk_short": (
         "磁盘空间不足：需要 {needed}，只剩 {free}。腾出空间后才能完成下载。",
