@@ -151,19 +151,22 @@ class ModelTab:
     def open_page(self) -> Updates:
         """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
         try:
-            return self.list_again(None) | {self.autoload: self._app.settings.autoload_model}
+            return self._listing() | {self.autoload: self._app.settings.autoload_model}
         except Exception as error:
             return {self.facts: self._alert(error)}
 
     def list_again(self, name: str | None, instead: object = None) -> Updates:
         """The models there are now. Of one chosen that is gone, `instead` or another takes the place."""
         try:
-            names = [record.name for record in self._app.listed()]
-            chosen = self._app.preferred(name, instead)
-            told = {} if name and chosen == name else self.choose(chosen)
-            return {**told, self.model: gr.update(choices=names, value=chosen)}
+            return self._listing(name, instead)
         except Exception as error:
             return {self.status: self._alert(error)}
+
+    def _listing(self, name: object = None, instead: object = None) -> Updates:
+        names = [record.name for record in self._app.listed()]
+        chosen = self._app.preferred(name, instead)
+        told = {} if name and chosen == name else self.choose(chosen)
+        return {**told, self.model: gr.update(choices=names, value=chosen)}
 
     def pick(self, given: Values) -> Updates:
         """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.
