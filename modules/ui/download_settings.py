@@ -61,7 +61,7 @@ class DownloadSettings:
     def show(self) -> Updates:
         """What is set now. Of the token, only where it goes."""
         try:
-            return {self.endpoint: ",".join(self._app.hubs.endpoints), **self._about_token()}
+            return {self.endpoint: ", ".join(self._app.hubs.endpoints), **self._about_token()}
         except Exception as error:  # a wrong HF_ENDPOINT, or setting
             return {self.told: self._alert(error)}
 
@@ -69,7 +69,7 @@ class DownloadSettings:
         try:
             self._app.refuse_guests()
             wish = text.strip() if isinstance(text, str) else ""
-            if wish == ",".join(self._app.hubs.endpoints):
+            if wish == ", ".join(self._app.hubs.endpoints):
                 return {self.told: gr.skip()}
             aside = self._app.set_endpoint(wish)
             said = self._tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))

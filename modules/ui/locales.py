@@ -197,7 +197,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "dl_saved": (
         "已保存到 {folder}，{count} 个文件，{size}，全部校验通过（校验值来自 {host}）。",
-        "Saved to {folder}: {count} files, {size}, all hashes checked (as listed by {host}).",
+        "Saved to {folder} (files: {count}, {size}); all hashes checked, as listed by {host}.",
     ),
     "dl_left": ("剩余 {clock}", "{clock} left"),
     "dl_nth": ("文件 {index}/{count}", "file {index} of {count}"),
