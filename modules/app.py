@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,16 +13,18 @@ from pathlib import Path
 from modules import gpus, lora_control, machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.creator import Creator
+from modules.download_errors import BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError, Words
 from modules.events import Json
 from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
 from modules.flags import Flags
 from modules.gpus import Gpu
-from modules.hubs import Hubs
+from modules.hubs import Hubs, token_from
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
 from modules.lora_control import LoraControl
 from modules.loras import Loras
+from modules.mirrors import Token
 from modules.model_settings import LOADER, LORAS, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
@@ -62,7 +65,7 @@ class App:
         known = gpus.Gpus()
         self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
         self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
-        self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint)
+        self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
         self.downloads = Downloads({"model": self.catalog.folder, "lora": self.loras.list.folder}, self.hubs.open)
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
@@ -86,6 +89,15 @@ class App:
         records = self.catalog.models()
         inside = self.named is None or any(record.name == self.named.name for record in records)
         return records if inside or self.named is None else [self.named, *records]
+
+    def preferred(self, *names: object) -> str | None:
+        """The model to show where none of `names` is any more: the one in use, or the one `--model` named, or the
+        first whole one; None if there are no models."""
+        listed = self.listed()
+        whole = [record.name for record in listed if record.problem is None]
+        known = [record.name for record in listed]
+        wishes = [*names, self.models.status.name, self.named.name if self.named else "", *whole, *known]
+        return next((str(each) for each in wishes if each in known), None)
 
     def record(self, name: str) -> ModelRecord:
         """The model of that name: one of the catalogue, or the one that `--model` brought from elsewhere."""
@@ -268,6 +280,11 @@ class App:
         facts = _estimable(plan.record, plan.settings)
         return None if facts is None else fit(facts, values(plan.settings), self.free_memory(facts))
 
+    def room_for_weights(self) -> int:
+        """Bytes of all the memory that plain weights can go to; 0 if unknown."""
+        available = self.available_memory()
+        return available + sum(card.free for card in self.torch_gpus()) + sum(self._given_back()) if available else 0
+
     def _fitted(self, record: ModelRecord, settled: dict[str, Setting], shown: int = 0) -> dict[str, Setting]:
         """With the context that nobody asked for reduced to what fits."""
         header = record.header
@@ -316,6 +333,14 @@ def _estimable(record: ModelRecord, settings: Mapping[str, Setting]) -> Facts | 
     """What tells its memory with the loader that `settings` are for: of llama.cpp the header, of Transformers the
     shape. Of the other loaders' memory we know nothing yet."""
     return record.header if "n_ctx" in settings else record.shape if "load_in_4bit" in settings else None
+
+
+def _token() -> Token | None:
+    try:
+        return token_from(os.environ)
+    except BadToken as error:  # no reason not to start
+        log.warning("HF_TOKEN: %s", error)
+        return None
 
 
 def _known(name: object) -> Loader | None:

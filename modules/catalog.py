@@ -194,16 +194,9 @@ class Catalog:
             return record
         head = headers[0]  # the files come sorted: this is the first part, unless that one is the problem
         return dataclasses.replace(
-            record,
+            described(record, joined(headers, record.size)),
             problem=_foreign(first, unsupported(head)) or problem or _misnamed(first, head),
-            architecture=head.architecture,
-            quantisation=head.quantisation,
             parameters=sum(each.parameters for each in headers),
-            layers=head.block_count,
-            context_length=head.context_length,
-            chat_template=head.chat_template,
-            defaults=_said(head),
-            header=joined(headers, record.size),
         )
 
     def _loose(self, first: Path, parts: Files) -> ModelRecord:
@@ -263,6 +256,21 @@ def _identity(record: ModelRecord) -> Hashable:
 
 def _size(files: Files) -> int:
     return sum(facts.st_size for facts in files.values())
+
+
+def described(record: ModelRecord, head: GgufHeader) -> ModelRecord:
+    """`record` of a GGUF model with what its header says of it."""
+    return dataclasses.replace(
+        record,
+        architecture=head.architecture,
+        quantisation=head.quantisation,
+        parameters=head.parameters,
+        layers=head.block_count,
+        context_length=head.context_length,
+        chat_template=head.chat_template,
+        defaults=_said(head),
+        header=head,
+    )
 
 
 def _plain_format(suffix: str, problem: ModelProblem | None) -> str:

@@ -21,10 +21,9 @@ from modules.download_errors import BadAddress, BadEndpoint, BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, OptionError, UnknownOption, Unsupported, WebUIError
 from modules.flags import terminal_language
-from modules.hubs import Hubs, wanted
+from modules.hubs import Hubs, token_from, wanted
 from modules.job_record import Kind, Wanted
 from modules.job_view import JobView
-from modules.mirrors import HUGGING_FACE, Token, host
 from modules.options import Value
 from modules.process import ROOT
 from modules.publish import Place
@@ -103,9 +102,7 @@ class Errand:
 
     def __init__(self, asked: Mapping[str, Value], environment: Mapping[str, str], language: str) -> None:
         self._asked, self._words = asked, _WORDS[language]
-        secret = environment.get("HF_TOKEN", "").strip()
-        token = Token(secret, frozenset({host(HUGGING_FACE)})) if secret else None
-        self._hubs = Hubs(self._text("hf_endpoint"), _setting, token)
+        self._hubs = Hubs(self._text("hf_endpoint"), _setting, token_from(environment))
         output = Path(self._text("output")) if asked["output"] else None
         self._folders: dict[Kind, Path] = {
             "model": output or Path(self._text("model_dir") or ROOT / "models"),

@@ -302,3 +302,49 @@ class TargetExists(DownloadError):
         "zh": "{folder} 已存在，请先重命名或移走。",
     }
     folder: str
+
+
+@dataclass(eq=False)
+class BadDigest(DownloadError):
+    status = 400
+    template = {
+        "en": "{text!r} is no sha256: expected 64 hexadecimal digits.",
+        "zh": "“{text}”不是有效的 sha256：应为 64 位十六进制数。",
+    }
+    text: str
+
+
+@dataclass(eq=False)
+class DigestUnlisted(DownloadError):
+    """There is nothing to compare the user's sha256 with."""
+
+    status = 409
+    template = {
+        "en": "The hub lists no sha256 of {file}: only large files have one. Empty the sha256 field.",
+        "zh": "站点没有给出 {file} 的 sha256（仅大文件有）。请清空 sha256 一栏。",
+    }
+    file: str
+
+
+@dataclass(eq=False)
+class DigestAmbiguous(DownloadError):
+    status = 400
+    template = {
+        "en": "A sha256 is that of one file, but {count} large files are chosen. Choose one, or empty that field.",
+        "zh": "sha256 只对应一个文件，而所选有 {count} 个大文件。请只选一个，或清空 sha256 一栏。",
+    }
+    count: int
+
+
+@dataclass(eq=False)
+class DigestDiffers(DownloadError):
+    """Found before anything was downloaded."""
+
+    status = 409
+    template = {
+        "en": "Not downloaded: {file} should have the sha256 {expected}, but the hub lists {listed}.",
+        "zh": "未下载：{file} 的 sha256 应为 {expected}，而站点清单为 {listed}。",
+    }
+    file: str
+    expected: str
+    listed: str

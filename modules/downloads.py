@@ -28,7 +28,7 @@ from modules.job_view import JobView, Speed, in_motion
 from modules.publish import LOCK, STAGING, Place
 from modules.retry import Pace
 from modules.safe_paths import check_path
-from modules.staging import disk_faults, there
+from modules.staging import check_room, disk_faults, there
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +129,16 @@ class Downloads:
         with self._lock:
             if self._find(job).record.state in ("done", "cancelled"):
                 del self._jobs[job]
+
+    def place(self, wanted: Wanted) -> Place:
+        """Where the files of `wanted` go. UnsafeName."""
+        if wanted.target:
+            check_path(wanted.target)
+        return Place(self._folders[wanted.kind], wanted.target, "", wanted.flat)
+
+    def check_room(self, wanted: Wanted, lacking: int) -> None:
+        """DiskFull if a job would find that `lacking` more bytes do not fit."""
+        check_room(self._folders[wanted.kind], lacking, self._reserve)
 
     def snapshot(self) -> tuple[JobView, ...]:
         """All jobs, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from modules import addresses, mirrors, selection
 from modules.addresses import Address
@@ -45,6 +45,14 @@ class Hubs:
         several(text)
         self._chosen = text
 
+    @property
+    def token(self) -> Token | None:
+        return self._token
+
+    def allow(self, token: Token | None) -> None:
+        """Hubs that are opened from now on have this access token, or none."""
+        self._token = token
+
     def open(self) -> list[Hub]:
         """A hub for each endpoint, to be closed by the caller."""
         return [Hub(each, self._token) for each in self.endpoints]
@@ -67,6 +75,11 @@ class Hubs:
                 del self._seen[next(iter(self._seen))]
         return found
 
+    def seen(self, address: Address) -> Repository | None:
+        """What was last seen of it, if that is remembered: nobody is asked."""
+        with self._lock:
+            return self._seen.get((self.endpoints, address))
+
     def _asked(self, address: Address) -> Repository:
         failures: list[DownloadError] = []
         for hub in self.open():
@@ -77,6 +90,12 @@ class Hubs:
                     failures.append(error)
         lasting = [each for each in failures if not each.passing]  # says more than that one could not be reached
         raise [*lasting, *failures][0]
+
+
+def token_from(environment: Mapping[str, str]) -> Token | None:
+    """The access token in HF_TOKEN, for huggingface.co alone. BadToken."""
+    secret = environment.get("HF_TOKEN", "").strip()
+    return Token(secret, frozenset({mirrors.host(mirrors.HUGGING_FACE)})) if secret else None
 
 
 def several(text: str) -> tuple[str, ...]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from modules.download_errors import DiskFull, DownloadError, FileNotOnHub, NothingToDownload, Stopped
+from modules.download_errors import DownloadError, FileNotOnHub, NothingToDownload, Stopped
 from modules.job_record import JobRecord
 from modules.publish import Place, metadata
 from modules.remote import RemoteFile, Repository, Source
 from modules.retry import Pace, Tries, Waiting
 from modules.safe_paths import check
-from modules.staging import allocated, disk_faults, free, part_file
+from modules.staging import allocated, check_room, disk_faults, part_file
 from modules.transfer import Transfer
 
 _TICK_SECONDS = 0.1
@@ -199,10 +199,7 @@ class Run:
 
     def _check_room(self, missing: dict[int, RemoteFile]) -> None:
         lacking = sum(each.size - allocated(self._place.part(number), each.size) for number, each in missing.items())
-        needed = lacking + max(self._reserve, lacking // 50)
-        room = free(self._place.root)
-        if missing and needed > room:
-            raise DiskFull(str(self._place.root), needed, room)
+        check_room(self._place.root, lacking, self._reserve)
 
     # -- what comes -------------------------------------------------------------------------------------------------
 

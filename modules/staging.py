@@ -230,6 +230,13 @@ def free(folder: Path) -> int:
     return facts.f_bavail * facts.f_frsize
 
 
+def check_room(folder: Path, lacking: int, reserve: int) -> None:
+    """DiskFull unless `lacking` more bytes go into `folder`, and `reserve` (or two percent of them) stay free."""
+    needed, room = lacking + max(reserve, lacking // 50), free(folder)
+    if lacking and needed > room:
+        raise DiskFull(str(folder), needed, room)
+
+
 def _allocate(descriptor: int, size: int) -> None:
     if size == 0:
         return

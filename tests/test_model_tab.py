@@ -196,13 +196,24 @@ def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> No
     folder.mkdir()
     assert "no model in models/" in tab.list_again(NAME)[tab.facts]
     (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
-    assert "Pick a model" in tab.list_again(None)[tab.facts]
+    assert tab.list_again(None)[tab.model]["value"] == NAME, "the menu is not left empty"
+    assert "Pick a model" in tab.choose(None)[tab.facts]
     assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
 
 
 @pytest.mark.parametrize("name", STRANGE, ids=repr)
-def test_what_is_no_model_is_not_chosen_after_listing_again(tab: Any, name: object) -> None:
-    assert tab.list_again(name)[tab.model]["value"] is None
+def test_what_is_no_model_is_not_chosen_after_listing_again_but_one_that_is_there(tab: Any, name: object) -> None:
+    updates = tab.list_again(name)
+    assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
+    assert tab.list_again(name, name)[tab.model]["value"] == NAME
+
+
+def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
+    tab: Any, tmp_path: Path, smollm2: Path
+) -> None:
+    (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
+    assert tab.list_again("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
+    assert tab.list_again(NAME, "moved.gguf")[tab.model]["value"] == NAME
 
 
 def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(

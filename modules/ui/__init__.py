@@ -15,7 +15,8 @@ from modules.flags import logins
 from modules.ui import markup
 from modules.ui.chat_tab import ChatTab
 from modules.ui.creator_panel import CreatorPanel
-from modules.ui.edge import PRIVATE, Shared
+from modules.ui.downloads_panel import DownloadsPanel
+from modules.ui.edge import PRIVATE, Shared, Updates
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
@@ -51,18 +52,29 @@ def build(app: App, language: str) -> Any:
                 with gr.Tab(tr("model"), id="model"):
                     truncation = parameters_tab.widgets["truncation_length"]
                     model_tab = ModelTab(app, language, Shared(pill, seen, chat_tab.bot, truncation))
+                    downloads = DownloadsPanel(app, language, model_tab)
                     CreatorPanel(app, language, model_tab)
         chat_tab.listen(parameters_tab)
-        look = {"fn": model_tab.look, "inputs": seen, "outputs": model_tab.live}
+        look = _look(model_tab, seen, downloads)
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
         page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
         page.load(*parameters_tab.on_page_load, queue=False, **PRIVATE)
+        page.load(*downloads.on_page_load, queue=False, **PRIVATE)
         opened = page.load(*model_tab.on_page_load, queue=False, **PRIVATE)
         opened.then(None, model_tab.loader, None, js=SWITCH_LOADER, show_progress="hidden")
-        opened.then(**model_tab.on_first_view, **PRIVATE)
+        opened.then(**model_tab.explained, **PRIVATE)
     page.queue(default_concurrency_limit=8, api_open=False)
     return page
+
+
+def _look(model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
+    """What the page asks for now and then, in one go: what others have done to the model and to the downloads."""
+
+    def look(model_seen: int, jobs_seen: object) -> Updates:
+        return model_tab.look(model_seen) | downloads.poll(jobs_seen)
+
+    return {"fn": look, "inputs": [seen, downloads.seen], "outputs": [*model_tab.live, *downloads.polled]}
 
 
 def _links(language: str) -> str:

@@ -42,12 +42,19 @@ class CreatorPanel:
                 )
             self.submit = gr.Button(tr("submit"), interactive=owner, size="sm", elem_id="tx-creator-submit")
             self.result = gr.HTML("", elem_id="tx-creator-result")
+            self.created = gr.JSON({}, visible=False)  # the new name of the model that was moved last, by its old one
         fold.expand(self.open, self.model, [self.model, self.result], queue=False, **PRIVATE)
         created = self.submit.click(
-            self.create, {self.model, self.address}, [self.model, self.result], concurrency_limit=None, **PRIVATE
+            self.create,
+            {self.model, self.address},
+            [self.model, self.result, self.created],
+            concurrency_limit=None,
+            **PRIVATE,
         )
-        listed = [model_tab.model, model_tab.facts, model_tab.notes, model_tab.options.shown, model_tab.status]
-        created.then(model_tab.list_again, model_tab.model, listed, queue=False, **PRIVATE)
+        created.then(self.follow, [model_tab.model, self.created], model_tab.listed, queue=False, **PRIVATE).then(
+            **model_tab.explained, **PRIVATE
+        )
+        self._model_tab = model_tab
 
     def open(self, name: str | None) -> Updates:
         """The models there are to choose from, now."""
@@ -55,6 +62,10 @@ class CreatorPanel:
             return self._listed(name) | {self.result: gr.skip()}
         except Exception as error:
             return {self.model: gr.skip(), self.result: self._alert(error)}
+
+    def follow(self, name: str | None, created: object) -> Updates:
+        """The menu of models, with a model that has moved still the one that is chosen."""
+        return self._model_tab.list_again(name, created.get(str(name)) if isinstance(created, dict) else None)
 
     def _listed(self, name: object) -> Updates:
         names = self._app.creator.models()
@@ -78,7 +89,8 @@ class CreatorPanel:
             await asyncio.wait({outcome}, timeout=POLL_SECONDS)
         failure = outcome.exception()
         told = self._alert(failure) if failure else self._told(outcome.result())
-        yield await asyncio.to_thread(self._listed, name) | {self.result: told}
+        moved = {} if failure else {name: outcome.result().name}
+        yield await asyncio.to_thread(self._listed, name) | {self.result: told, self.created: moved}
 
     def _progress(self, view: JobView | None) -> str:
         if view is None or not view.total:

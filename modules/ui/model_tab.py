@@ -131,36 +131,33 @@ class ModelTab:
         )
         self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
         self.autoload.input(self.set_autoload, self.autoload, [self.status, self.autoload], queue=False, **PRIVATE)
-        listed = [self.model, self.facts, self.notes, self.options.shown, self.status]
-        self.refresh.click(self.list_again, self.model, listed, queue=False, **PRIVATE)
+        self.listed, self.explained = [*chosen, self.status], explain
+        self.refresh.click(self.list_again, self.model, self.listed, queue=False, **PRIVATE).then(**explain, **PRIVATE)
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
         self.code.button.click(self.trust, {*form, self.code.asked}, **loading)
         self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
         self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
-        self.on_first_view = explain
 
     def open_page(self) -> Updates:
         """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
         try:
-            listed = self._app.listed()
-            names = [record.name for record in listed]
-            named = self._app.named.name if self._app.named else ""
-            whole = [record.name for record in listed if record.problem is None]
-            preferred = [self._app.models.status.name, named, *whole, *names]
-            name = next((each for each in preferred if each in names), None)
-            shown = {self.model: gr.update(choices=names, value=name), self.autoload: self._app.settings.autoload_model}
-            return self.choose(name) | shown
+            return self._listing() | {self.autoload: self._app.settings.autoload_model}
         except Exception as error:
             return {self.facts: self._alert(error)}
 
-    def list_again(self, name: str | None) -> Updates:
+    def list_again(self, name: str | None, instead: object = None) -> Updates:
+        """The models there are now. Of one chosen that is gone, `instead` or another takes the place."""
         try:
-            names = [record.name for record in self._app.listed()]
-            told, value = ({}, name) if name in names else (self.choose(None), None)
-            return {**told, self.model: gr.update(choices=names, value=value)}
+            return self._listing(name, instead)
         except Exception as error:
             return {self.status: self._alert(error)}
+
+    def _listing(self, name: object = None, instead: object = None) -> Updates:
+        names = [record.name for record in self._app.listed()]
+        chosen = self._app.preferred(name, instead)
+        told = {} if name and chosen == name else self.choose(chosen)
+        return {**told, self.model: gr.update(choices=names, value=chosen)}
 
     def pick(self, given: Values) -> Updates:
         """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.

@@ -1,0 +1,258 @@
+"""The download panel in a real browser: listed, ticked, downloaded, interrupted and resumed, loaded in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.conftest import Server, Window
+from tests.downloading import noise, until
+from tests.hub_server import Hub
+
+REPO, NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"
+LONG = "a-rather-long-name-of-a-model-that-nobody-has-room-for-instruct-Q8_0"
+SLOW = 3_000_000
+"""Bytes a second of each connection; a large file has four."""
+
+
+@pytest.fixture
+def hub(smollm2: Path) -> Iterator[Hub]:
+    with Hub() as started:
+        parts = {f"{LONG}-{number:05}-of-00002.gguf": noise(20_000, number) for number in (1, 2)}
+        started.add(REPO, {NAME: smollm2, "README.md": b"hello", **parts})
+        yield started
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "settings.yaml").touch()
+    return tmp_path
+
+
+@contextlib.contextmanager
+def serving(place: Path, hub: Hub) -> Iterator[Server]:
+    words = ("--settings", str(place / "settings.yaml"), "--lora-dir", str(place / "loras"), "--hf-endpoint", hub.url)
+    server = Server(place, *words)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def opened(chromium: Browser, server: Server, language: str = "zh", width: int = 1440) -> Iterator[Window]:
+    with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
+        to_panel(window)
+        yield window
+
+
+def to_panel(window: Window) -> None:
+    window.tab("模型" if window.language == "zh" else "Model")
+    expect(window.page.locator("#tx-downloads")).to_be_visible()
+
+
+def asked(page: Page, address: str) -> None:
+    field = page.locator("#tx-dl-address").get_by_role("textbox")
+    field.fill(address)
+    field.press("Enter")
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.locator(f'.tx-dl-row[data-name="{name}"]')
+
+
+def share(page: Page) -> float:
+    """How much of the one download is there, in percent."""
+    return float(page.locator(".tx-dl-job [role=progressbar]").get_attribute("aria-valuenow") or 0)
+
+
+def moves(page: Page) -> None:
+    before = share(page)
+    until(lambda: page.wait_for_timeout(100) or share(page) > before, 15)
+
+
+def no_sideways(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 390)])
+def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_restart_and_then_loads(
+    chromium: Browser, place: Path, hub: Hub, language: str, width: int
+) -> None:
+    fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
+    with serving(place, hub) as server, opened(chromium, server, language, width) as window:
+        page = window.page
+        asked(page, REPO)
+        expect(row(page, NAME).locator("input")).not_to_be_checked()
+        expect(row(page, f"{LONG}-00001-of-00002.gguf")).to_be_visible()
+        expect(row(page, NAME).locator(".tx-dl-fits")).to_have_attribute("data-kind", "fits")
+        no_sideways(page)
+        row(page, NAME).click()
+        expect(page.locator("#tx-dl-download")).to_contain_text("98.4 MB")
+        page.locator("#tx-dl-download").click()
+        moves(page)
+        no_sideways(page)
+        page.screenshot(path=place / "running.png", full_page=True)
+        page.reload()
+        to_panel(window)
+        moves(page)
+        assert not (place / "models" / NAME).exists(), "what is not complete is no model"
+        page.locator("[data-act=pause]").click()
+        expect(page.locator(".tx-dl-paused")).to_be_visible()
+        kept = share(page)
+        page.screenshot(path=place / "paused.png", full_page=True)
+    with serving(place, hub) as server, opened(chromium, server, language, width) as window:
+        page = window.page
+        expect(page.locator(".tx-dl-paused")).to_be_visible()
+        page.locator("[data-act=resume]").click()
+        hub.faults.remove(fault)
+        expect(page.locator(".tx-dl-done")).to_be_visible(timeout=60_000)
+        assert kept > 0 and hub.sent < 1.2 * (place / "models" / NAME).stat().st_size, "what was there was kept"
+        page.screenshot(path=place / "done.png", full_page=True)
+        expect(page.locator("#tx-model input")).to_have_value(NAME)
+        page.locator("#tx-load").click()
+        window.loaded()
+        no_sideways(page)
+        page.locator("[data-act=forget]").click()
+        expect(page.locator(".tx-dl-job")).to_have_count(0)
+
+
+def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
+    chromium: Browser, place: Path, hub: Hub
+) -> None:
+    fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
+    with serving(place, hub) as server, opened(chromium, server) as window:
+        window.page.locator("#tx-dl-file").get_by_role("textbox").fill(NAME)
+        window.page.locator("#tx-dl-address").get_by_role("textbox").fill(REPO)
+        window.page.locator("#tx-dl-download").click()
+        moves(window.page)
+    hub.faults.remove(fault)
+    with serving(place, hub) as server, opened(chromium, server) as window:
+        expect(window.page.locator(".tx-dl-interrupted")).to_contain_text("已中断")
+        window.page.locator("[data-act=resume]").click()
+        expect(window.page.locator(".tx-dl-done")).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.parametrize(("act", "newer"), [("keep", False), ("anew", True)])
+def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a_button(
+    chromium: Browser, place: Path, hub: Hub, act: str, newer: bool
+) -> None:
+    old, new = noise(3_000_000, 1), noise(3_000_000, 2)
+    hub.add("user/moving", {"m.Q8_0.gguf": old})
+    fault = hub.fault("m.Q8_0", origin="cdn", rate=300_000)
+    with serving(place, hub) as server, opened(chromium, server, "en") as window:
+        page = window.page
+        asked(page, "user/moving")
+        row(page, "m.Q8_0.gguf").click()
+        expect(page.locator("#tx-dl-download")).to_contain_text("3.00 MB")
+        page.locator("#tx-dl-download").click()
+        moves(page)
+        page.locator("[data-act=pause]").click()
+        expect(page.locator(".tx-dl-paused")).to_be_visible()
+        hub.add("user/moving", {"m.Q8_0.gguf": new})
+        hub.faults.remove(fault)
+        page.locator("[data-act=resume]").click()
+        expect(page.locator(".tx-dl-choose")).to_contain_text("has moved on")
+        page.screenshot(path=place / "moved.png", full_page=True)
+        page.locator(f"[data-act={act}]").click()
+        expect(page.locator(".tx-dl-done")).to_be_visible(timeout=30_000)
+    assert (place / "models" / "m.Q8_0.gguf").read_bytes() == (new if newer else old)
+
+
+def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
+    chromium: Browser, place: Path, hub: Hub
+) -> None:
+    hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
+    with serving(place, hub) as server, opened(chromium, server, "en") as window:
+        page = window.page
+        asked(page, REPO)
+        row(page, NAME).click()
+        expect(page.locator("#tx-dl-download")).to_contain_text("98.4 MB")
+        page.locator("#tx-dl-download").click()
+        moves(page)
+        expect(page.locator(".tx-dl-sure")).not_to_be_visible()
+        page.locator("[data-act=ask]").click()
+        moves(page)
+        expect(page.locator(".tx-dl-sure")).to_contain_text("delete the")
+        expect(page.locator("[data-act=unask]")).to_be_focused()
+        page.locator("[data-act=unask]").click()
+        expect(page.locator(".tx-dl-sure")).not_to_be_visible()
+        moves(page)
+        page.locator("[data-act=ask]").click()
+        page.locator("[data-act=cancel]").click()
+        expect(page.locator(".tx-dl-cancelled")).to_be_visible()
+        assert list((place / "models").rglob("*.part*")) == []
+        page.locator("[data-act=forget]").click()
+        expect(page.locator(".tx-dl-job")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [("zh", ("无法识别“nonsense”", "找不到")), ("en", ("Can't read 'nonsense'", "was not found"))],
+)
+def test_an_address_that_leads_nowhere_is_told_in_words(
+    chromium: Browser, place: Path, hub: Hub, language: str, words: tuple[str, str]
+) -> None:
+    with serving(place, hub) as server, opened(chromium, server, language, 390) as window:
+        page = window.page
+        for address, said in zip(("nonsense", "no/body"), words, strict=True):
+            asked(page, address)
+            expect(page.locator("#tx-dl-status [role=alert]")).to_contain_text(said)
+        no_sideways(page)
+        page.locator("#tx-dl-settings > button").click()
+        page.locator("#tx-creator > button").click()
+        expect(page.locator("#tx-dl-hosts")).to_be_visible()
+        no_sideways(page)
+
+
+def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is_shown(
+    chromium: Browser, place: Path, hub: Hub
+) -> None:
+    hub.add("user/other", {"b.Q8_0.gguf": noise(20_000), "a.Q4_0.gguf": noise(30_000)})
+    with serving(place, hub) as server, opened(chromium, server) as window, opened(chromium, server, "en") as other:
+        asked(window.page, REPO)
+        row(window.page, NAME).click()
+        expect(window.page.locator("#tx-dl-download")).to_contain_text("98.4 MB")
+        asked(window.page, "user/other")
+        expect(row(window.page, "b.Q8_0.gguf")).to_be_visible()
+        expect(window.page.locator("#tx-dl-files input:checked")).to_have_count(0)
+        row(window.page, "b.Q8_0.gguf").click()
+        expect(window.page.locator("#tx-dl-download")).to_contain_text("20.0 KB")
+        window.page.locator("#tx-dl-download").click()
+        for page in (window.page, other.page):
+            expect(page.locator(".tx-dl-done")).to_be_visible()
+        expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-here")).to_have_text("已有")
+
+
+def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: Hub) -> None:
+    with serving(place, hub) as server, opened(chromium, server, "en") as window:
+        page = window.page
+        page.locator("#tx-dl-settings > button").click()
+        token = page.locator("#tx-dl-token input")
+        expect(token).to_have_attribute("type", "password")
+        token.fill("hf_secret")
+        page.locator("#tx-dl-token-use").click()
+        expect(page.locator("#tx-dl-settings-told")).to_contain_text("sent only to: huggingface.co")
+        expect(token).to_have_value("")
+        endpoint = page.locator("#tx-dl-endpoint").get_by_role("textbox")
+        expect(endpoint).to_have_value(hub.url)
+        endpoint.fill("ftp://x")
+        endpoint.press("Enter")
+        expect(page.locator("#tx-dl-settings-told [role=alert]")).to_contain_text("no endpoint")
+        endpoint.fill(f"{hub.url}, other.example")
+        endpoint.press("Enter")
+        expect(page.locator("#tx-dl-hosts")).to_contain_text("other.example")
+        page.reload()
+        to_panel(window)
+        page.locator("#tx-dl-settings > button").click()
+        expect(page.locator("#tx-dl-endpoint").get_by_role("textbox")).to_have_value(
+            f"{hub.url}, https://other.example"
+        )
+        assert "hf_secret" not in page.content() + (place / "server.log").read_text()
+    assert "hf_secret" not in "".join(path.read_text() for path in place.glob("*.yaml"))
