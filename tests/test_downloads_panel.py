@@ -14,9 +14,12 @@ import pytest
 
 from modules.app import App
 from modules.hubs import token_from
+from modules.job_record import Wanted
 from modules.mirrors import Token
+from modules.ui.download_settings import DownloadSettings
 from modules.ui.downloads_panel import DownloadsPanel
 from modules.ui.lean import gradio
+from modules.ui.locales import translator
 from modules.ui.model_tab import ModelTab, Shared
 from tests.downloading import noise, until
 from tests.hub_server import Hub
@@ -325,6 +328,17 @@ def test_an_endpoint_that_was_only_looked_at_is_not_written_down(panel: Any, tmp
     assert (tmp_path / "settings.yaml").read_text() == ""
 
 
+def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
+    make_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
+    with gr.Blocks():
+        settings: Any = DownloadSettings(make_app(), "en", translator("en"))
+    assert "no endpoint" in settings.show()[settings.told]
+    assert "https://one.example" in settings.set_endpoint("one.example")[settings.told]
+    assert settings.show()[settings.endpoint] == "https://one.example"
+
+
 def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
     panel: Any, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -379,6 +393,10 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
         settings.forget_token()[settings.told],
     ]
     assert all("Only the owner" in each for each in said)
+    panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
+    assert Q8 not in panel.poll(None)[panel.jobs] and settings.show() == {}, "nor is it shown what others do"
+    done(panel)
+    hub.log.clear()
     assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
     assert not any(part.interactive for part in parts)

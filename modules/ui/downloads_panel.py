@@ -269,10 +269,10 @@ class DownloadsPanel:
     def poll(self, seen: object) -> Updates:
         """The jobs, if they look otherwise than what this page has `seen`; its timer runs while something moves."""
         try:
-            views = self._app.downloads.snapshot()
+            guests = self._app.flags.on("multi_user")  # whose business others' downloads are not
+            views = () if guests else self._app.downloads.snapshot()
             self._miss(views)
-            owner = not self._app.flags.on("multi_user")
-            listed = downloads_markup.jobs(views, self._finished, self._language, self._tr, owner)
+            listed = downloads_markup.jobs(views, self._finished, self._language, self._tr)
             now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16], "moving": any(map(_moves, views))}
             before = seen if isinstance(seen, dict) else {}
             changed = {key: now[key] != before.get(key) for key in now}

@@ -203,6 +203,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dl_nth": ("文件 {index}/{count}", "file {index} of {count}"),
     "dl_pause": ("暂停", "Pause"),
     "dl_resume": ("继续", "Resume"),
+    "dl_again": ("重试", "Try again"),
     "dl_cancel": ("取消", "Cancel"),
     "dl_forget": ("移除", "Dismiss"),
     "dl_keep_old": ("继续旧版本 {commit}", "Go on with the old {commit}"),
