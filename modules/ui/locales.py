@@ -135,6 +135,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dl_download_one": ("下载 1 个文件 · {size}", "Download 1 file · {size}"),
     "dl_asking": ("正在查询 {host}…", "Asking {host}…"),
     "dl_tick": ("请在列表中勾选要下载的文件。", "Tick in the list what to download."),
+    "dl_changed": (
+        "{repo} 在列出之后已更新，请重新查看并勾选。",
+        "{repo} has changed since it was listed: look at the list again.",
+    ),
     "dl_to": ("→ {place}", "→ {place}"),
     "dl_lora_to": ("LoRA → {place}", "LoRA → {place}"),
     "dl_disk": ("磁盘可用 {free}", "{free} free on the disk"),
