@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from modules.download_errors import RateLimited
 from modules.job_view import JobView
@@ -14,6 +15,7 @@ from modules.remote_fit import Verdict
 from modules.selection import Choice
 from modules.ui import markup
 from modules.ui.locales import Tr
+from modules.weight_files import first_part
 
 MOST_ROWS = 1000
 _SHORT_COMMIT = 7
@@ -138,7 +140,7 @@ def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr) -> str:
 def title(view: JobView) -> str:
     """The one file or set of a download, or else its repository."""
     wanted = view.wanted
-    if wanted.files and (len(wanted.files) == 1 or wanted.flat):
+    if wanted.files and len({first_part(Path(each)) for each in wanted.files}) == 1:
         return wanted.files[0].rpartition("/")[2]
     return wanted.repo if wanted.revision in ("main", view.commit) else f"{wanted.repo}:{wanted.revision}"
 
