@@ -61,6 +61,10 @@ def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[.
     updates = create(panel)
     assert "Created: model-HF/model.gguf" in updates[panel.result]
     assert updates[panel.model] == gr.update(choices=["model-HF/model.gguf"], value=None)
+    tab = panel.model_tab
+    followed = panel.follow(NAME, updates[panel.created])
+    assert followed[tab.model] == gr.update(choices=["model-HF/model.gguf"], value="model-HF/model.gguf")
+    assert "model-HF/model.gguf" in followed[tab.facts]
 
 
 def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub: Hub) -> None:
@@ -72,6 +76,16 @@ def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub:
 
     said = asyncio.run(told())
     assert len(said) > 2 and "Asking" in said[0] and "Created" in said[-1]
+
+
+@pytest.mark.parametrize("told", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
+def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
+    make_panel: Callable[..., Any], told: object
+) -> None:
+    panel = make_panel()
+    for name in (NAME, "gone.gguf", None, ["x"]):
+        updates = panel.follow(name, told)
+        assert updates[panel.model_tab.model].get("value", name) == NAME
 
 
 @pytest.mark.parametrize("model", [None, "", 5, ["a"], "../x", "no such model"], ids=repr)

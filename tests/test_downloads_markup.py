@@ -135,6 +135,25 @@ def test_a_job_on_its_way_tells_how_far_how_fast_and_how_long() -> None:
     assert 'data-act="pause"' in told and 'data-act="cancel"' in told and 'data-act="resume"' not in told
 
 
+@pytest.mark.parametrize(
+    ("files", "title"),
+    [
+        (("sub/m.gguf",), "m.gguf"),
+        (("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"), "m-00001-of-00002.gguf"),
+        (("config.json", "tokenizer.json"), "user/model"),
+        (None, "user/model"),
+    ],
+)
+def test_a_job_is_called_by_its_one_file_or_set_or_else_its_repository(
+    files: tuple[str, ...] | None, title: str
+) -> None:
+    assert markup.title(job(wanted=Wanted("user/model", "main", "t", files, flat=True))) == title
+
+
+def test_of_another_branch_the_repository_is_called_with_it() -> None:
+    assert markup.title(job(wanted=Wanted("user/model", "other", "t"))) == "user/model:other"
+
+
 def test_a_stalled_job_has_no_speed_and_nothing_left_to_tell() -> None:
     told = said(job(done=1, total=4))
     assert "<span>—</span>" in told and "— left" in told
@@ -174,7 +193,6 @@ def test_a_job_that_waits_says_why_and_counts_down(language: str) -> None:
 def test_each_state_has_its_buttons(facts: dict[str, object], state: str, acts: set[str]) -> None:
     told = said(job(**facts))
     assert f"tx-dl-{state}" in told and set(re.findall(r'data-act="(\w+)"', told)) == acts
-    assert "data-act" not in markup.jobs([job(**facts)], 0, "en", TR, owner=False)
 
 
 def test_the_question_before_cancelling_says_what_is_lost() -> None:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from modules.app import App
-from modules.hubs import token_from
-from modules.mirrors import Token
+from modules.job_record import Wanted
 from modules.ui.downloads_panel import DownloadsPanel
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
@@ -247,6 +246,15 @@ def test_of_gguf_files_that_nobody_has_chosen_from_the_list_is_shown_instead(pan
     assert "Nothing to download" in begun(panel, ticking(updates, panel), GGUF)[panel.status]
 
 
+def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel: Any, hub: Hub) -> None:
+    shown = ticking(listed(panel, GGUF), panel, Q4)
+    hub.add(GGUF, {Q4: noise(25_000, 7)})
+    listed(panel, GGUF)  # in another window
+    updates = begun(panel, shown, GGUF)
+    assert "has changed" in updates[panel.status] and "25.0 KB" in updates[panel.files]
+    assert panel.app.downloads.snapshot() == ()
+
+
 def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
     first = panel.poll(None)
     assert all(value == gr.skip() for value in panel.poll(first[panel.seen]).values())
@@ -307,62 +315,6 @@ def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(panel: Any,
     assert (tmp_path / "models" / Q8).exists()
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(panel: Any, tmp_path: Path) -> None:
-    settings = panel.settings
-    updates = settings.set_endpoint("https://one.example, two.example")
-    assert "https://two.example" in updates[settings.told]
-    assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
-    assert "one.example" in (tmp_path / "settings.yaml").read_text()
-    assert "no endpoint" in settings.set_endpoint("ftp://x")[settings.told]
-    assert panel.app.hubs.endpoints == ("https://one.example", "https://two.example")
-
-
-def test_an_endpoint_that_was_only_looked_at_is_not_written_down(panel: Any, tmp_path: Path) -> None:
-    panel.settings.set_endpoint(panel.settings.show()[panel.settings.endpoint])
-    assert (tmp_path / "settings.yaml").read_text() == ""
-
-
-def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
-    panel: Any, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    hub.add("user/gated", {"model.safetensors": noise(20_000)}, private=True)
-    settings, host = panel.settings, hub.url.removeprefix("http://")
-    assert "not found" in listed(panel, "user/gated")[panel.status]
-    updates = settings.set_token("hf_right", ["huggingface.co"])
-    assert updates[settings.token] == "" and "huggingface.co" in updates[settings.told]
-    assert "not found" in listed(panel, "user/gated")[panel.status] and not any(r.authorization for r in hub.log)
-    settings.set_hosts(["huggingface.co", host, "evil.example"])
-    assert panel.app.hubs.token.hosts == {"huggingface.co", host}
-    assert "<label" in listed(panel, "user/gated")[panel.files]
-    begun(panel, {}, "user/gated")
-    done(panel)
-    shown = [updates, settings.show(), panel.poll(None), settings.set_hosts([host]), settings.set_endpoint("x.example")]
-    assert "hf_right" not in f"{shown}{caplog.text}"
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_right" in path.read_bytes()]
-    assert kept == []
-    assert panel.app.hubs.token.hosts == frozenset(), "the endpoint it was for is none any more"
-    settings.forget_token()
-    assert panel.app.hubs.token is None
-
-
-def test_what_is_no_token_is_refused_without_repeating_it(panel: Any) -> None:
-    told = panel.settings.set_token("two words", ["huggingface.co"])[panel.settings.told]
-    assert "no access token" in told and "two words" not in told
-
-
-def test_the_token_of_the_environment_goes_to_hugging_face_alone(
-    make_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert token_from({}) is None and token_from({"HF_TOKEN": " "}) is None
-    monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    assert make_app().hubs.token == Token("hf_environment", frozenset({"huggingface.co"}))
-    monkeypatch.setenv("HF_TOKEN", "no token")
-    assert make_app().hubs.token is None
-
-
 # -- guests -----------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +331,10 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
         settings.forget_token()[settings.told],
     ]
     assert all("Only the owner" in each for each in said)
+    panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
+    assert Q8 not in panel.poll(None)[panel.jobs] and settings.show() == {}, "nor is it shown what others do"
+    done(panel)
+    hub.log.clear()
     assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
     assert not any(part.interactive for part in parts)

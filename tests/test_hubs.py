@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from modules.addresses import Address
-from modules.download_errors import BadEndpoint, MirrorUnreachable, RepositoryNotFound
-from modules.hubs import Hubs, wanted
+from modules.download_errors import BadEndpoint, BadToken, MirrorUnreachable, RepositoryNotFound
+from modules.hubs import Hubs, token_from, wanted
+from modules.mirrors import Token
 from modules.remote import RemoteFile, Repository
 from tests import hub_server
 from tests.hub_reading import FILES, REPO
@@ -80,3 +81,29 @@ def test_what_is_wanted_goes_where_the_selection_says() -> None:
     told = wanted(lora, lora.files)
     assert (told.target, told.kind, told.flat) == (f"{REPO.replace('/', '_')}_other", "lora", False)
     assert wanted(lora, lora.files, "model").kind == "model"
+
+
+def test_what_was_seen_is_remembered_without_asking_and_what_was_not_is_not(served: hub_server.Hub) -> None:
+    hubs = Hubs(served.url, lambda: "")
+    assert hubs.seen(Address(REPO)) is None and served.log == []
+    found = hubs.repository(Address(REPO))
+    asked = len(served.log)
+    assert hubs.seen(Address(REPO)) == found and len(served.log) == asked
+    hubs.choose("https://elsewhere.example")
+    assert hubs.seen(Address(REPO)) is None, "another hub may have another"
+
+
+def test_a_token_is_had_by_the_hubs_that_are_opened_from_then_on(served: hub_server.Hub) -> None:
+    hubs = Hubs(served.url, lambda: "")
+    hubs.repository(Address(REPO))
+    assert not any(each.authorization for each in served.log)
+    hubs.allow(Token("hf_secret", frozenset({served.url.removeprefix("http://")})))
+    hubs.repository(Address(REPO))
+    assert served.log[-1].authorization == "Bearer hf_secret"
+
+
+def test_the_environment_has_a_token_for_hugging_face_alone() -> None:
+    assert token_from({}) is None and token_from({"HF_TOKEN": " "}) is None
+    assert token_from({"HF_TOKEN": " hf_x "}) == Token("hf_x", frozenset({"huggingface.co"}))
+    with pytest.raises(BadToken):
+        token_from({"HF_TOKEN": "two words"})

@@ -205,7 +205,6 @@ def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> No
 def test_what_is_no_model_is_not_chosen_after_listing_again_but_one_that_is_there(tab: Any, name: object) -> None:
     updates = tab.list_again(name)
     assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
-    assert tab.list_again(name, name)[tab.model]["value"] == NAME
 
 
 def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
@@ -213,7 +212,7 @@ def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
 ) -> None:
     (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
     assert tab.list_again("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
-    assert tab.list_again(NAME, "moved.gguf")[tab.model]["value"] == NAME
+    assert "value" not in tab.list_again(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
 
 
 def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(

@@ -167,7 +167,8 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
 
     PEFT's own way asks the module for its `state_dict`, which ruins 4-bit weights on the CPU: bitsandbytes unpacks them
     for it, and loses the scales. It also puts an adapter where the weights of its layer are, which may be nowhere."""
-    left = convert_peft_adapter_state_dict_for_transformers(module, module.peft_config[adapter], lora.tensors, adapter)
+    config = module.peft_config[adapter]
+    left = convert_peft_adapter_state_dict_for_transformers(module, config, dict(lora.tensors), adapter)
     left = {name.removeprefix(_PREFIX): each for name, each in left.items()}
     for place, layer in _layers(module).items():
         device = _device(layer.get_base_layer())

@@ -54,7 +54,7 @@ class CreatorPanel:
         created.then(self.follow, [model_tab.model, self.created], model_tab.listed, queue=False, **PRIVATE).then(
             **model_tab.explained, **PRIVATE
         )
-        self._model_tab = model_tab
+        self.model_tab = model_tab
 
     def open(self, name: str | None) -> Updates:
         """The models there are to choose from, now."""
@@ -65,7 +65,7 @@ class CreatorPanel:
 
     def follow(self, name: str | None, created: object) -> Updates:
         """The menu of models, with a model that has moved still the one that is chosen."""
-        return self._model_tab.list_again(name, created.get(str(name)) if isinstance(created, dict) else None)
+        return self.model_tab.list_again(name, created.get(str(name)) if isinstance(created, dict) else None)
 
     def _listed(self, name: object) -> Updates:
         names = self._app.creator.models()

@@ -5,7 +5,9 @@ let finished = null;
 const look = () => {
   for (const job of element.querySelectorAll("[data-job]")) job.classList.toggle("tx-dl-asking", asking.has(job.dataset.job));
   const now = element.querySelector("[data-finished]")?.dataset.finished ?? null;
-  if (now !== null && finished !== null && now !== finished) trigger("end", {});
+  // What came while this tab had never been opened is news, too.
+  const news = finished === null ? element.querySelector(".tx-dl-done") : now !== finished;
+  if (now !== null && news) trigger("end", {});
   if (now !== null) finished = now;
 };
 

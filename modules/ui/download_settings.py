@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modules.app import App
+from modules.download_errors import BadEndpoint
 from modules.mirrors import HUGGING_FACE, Token, host
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, as_error
@@ -60,6 +61,8 @@ class DownloadSettings:
 
     def show(self) -> Updates:
         """What is set now. Of the token, only where it goes."""
+        if self._app.flags.on("multi_user"):
+            return {}
         try:
             return {self.endpoint: ", ".join(self._app.hubs.endpoints), **self._about_token()}
         except Exception as error:  # a wrong HF_ENDPOINT, or setting
@@ -69,7 +72,7 @@ class DownloadSettings:
         try:
             self._app.refuse_guests()
             wish = text.strip() if isinstance(text, str) else ""
-            if wish == ", ".join(self._app.hubs.endpoints):
+            if wish == self._current():
                 return {self.told: gr.skip()}
             aside = self._app.set_endpoint(wish)
             said = self._tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))
@@ -78,6 +81,13 @@ class DownloadSettings:
             return self.show() | {self.told: markup.info(said)}
         except Exception as error:
             return {self.told: self._alert(error)}
+
+    def _current(self) -> str | None:
+        """The endpoints in use; None if those of the environment or the settings are none."""
+        try:
+            return ", ".join(self._app.hubs.endpoints)
+        except BadEndpoint:
+            return None
 
     def set_token(self, secret: object, hosts: object) -> Updates:
         """The field is emptied once the token is in memory."""

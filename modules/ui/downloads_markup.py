@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from modules.download_errors import RateLimited
 from modules.job_view import JobView
@@ -14,6 +15,7 @@ from modules.remote_fit import Verdict
 from modules.selection import Choice
 from modules.ui import markup
 from modules.ui.locales import Tr
+from modules.weight_files import first_part
 
 MOST_ROWS = 1000
 _SHORT_COMMIT = 7
@@ -128,9 +130,9 @@ def _verdict(verdict: Verdict, language: str, tr: Tr) -> list[str]:
 # -- the jobs ----------------------------------------------------------------------------------------------------
 
 
-def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr, owner: bool = True) -> str:
+def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr) -> str:
     """All jobs. `finished` is another number whenever one has come to its end: the page then lists models again."""
-    cards = "".join(_job(each, language, tr, owner) for each in views)
+    cards = "".join(_job(each, language, tr) for each in views)
     title = f'<p class="tx-dl-title">{escape(tr("dl_jobs"))}</p>' if views else ""
     return f'<div class="tx-dl-jobs" data-finished="{finished}">{title}{cards}</div>'
 
@@ -138,7 +140,7 @@ def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr, owner: 
 def title(view: JobView) -> str:
     """The one file or set of a download, or else its repository."""
     wanted = view.wanted
-    if wanted.files and (len(wanted.files) == 1 or wanted.flat):
+    if wanted.files and len({first_part(Path(each)) for each in wanted.files}) == 1:
         return wanted.files[0].rpartition("/")[2]
     return wanted.repo if wanted.revision in ("main", view.commit) else f"{wanted.repo}:{wanted.revision}"
 
@@ -153,7 +155,7 @@ def _state(view: JobView) -> str:
     return "waiting" if view.waiting and view.state in ("resolving", "downloading") else view.state
 
 
-def _job(view: JobView, language: str, tr: Tr, owner: bool) -> str:
+def _job(view: JobView, language: str, tr: Tr) -> str:
     state = _state(view)
     share = 100 * view.done / view.total if view.total else 0
     full = {"done": 100.0, "cancelled": 0.0}.get(view.state, min(share, 100.0))
@@ -164,7 +166,7 @@ def _job(view: JobView, language: str, tr: Tr, owner: bool) -> str:
         f'<div class="tx-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{full:.0f}">'
         f'<i style="width:{full:.2f}%"></i></div>'
         f'<div class="tx-dl-bottom"><div class="tx-dl-facts">{whose}{_facts(view, state, tr)}</div>'
-        f"{_buttons(view, state, tr) if owner else ''}</div>{_words(view, state, language, tr)}</div>"
+        f"{_buttons(view, state, tr)}{_words(view, state, language, tr)}</div></div>"
     )
 
 
@@ -195,7 +197,7 @@ def _saved(view: JobView, tr: Tr) -> str:
 def _words(view: JobView, state: str, language: str, tr: Tr) -> str:
     """What there is to read: why it waits, what went wrong, what is to be chosen."""
     if view.error is not None and state in ("failed", "paused"):
-        return markup.alert(view.error, language, tr)
+        return f'<div class="tx-dl-words">{markup.alert(view.error, language, tr)}</div>'
     said = ""
     if state == "waiting" and view.waiting is not None:
         said = _why(view, language, tr)
@@ -226,7 +228,7 @@ def _buttons(view: JobView, state: str, tr: Tr) -> str:
         acts = _button("keep", tr("dl_keep_old").format(commit=view.commit[:_SHORT_COMMIT]), main=True)
         acts += _button("anew", tr("dl_take_new").format(commit=view.moved[:_SHORT_COMMIT]))
     elif state in ("paused", "interrupted", "failed"):
-        acts = _button("resume", tr("dl_resume"), main=True)
+        acts = _button("resume", tr("dl_again" if state == "failed" else "dl_resume"), main=True)
     else:
         acts = _button("pause", tr("dl_pause"))
     sure = escape(tr("dl_sure").format(size=size(view.done)))

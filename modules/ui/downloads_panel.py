@@ -246,12 +246,20 @@ class DownloadsPanel:
             ticked = self._ticked(shown, address)
             if ticked is None:
                 yield {self.status: markup.info(self._asking())}
-            yield await asyncio.to_thread(self._begin, address, _text(text), _text(file), ticked, _text(digest))
+            known = str(shown.get("commit")) if isinstance(shown, dict) and ticked is not None else ""
+            yield await asyncio.to_thread(self._begin, address, _text(text), _text(file), ticked, known, _text(digest))
         except Exception as error:
             yield {self.status: self._alert(error)}
 
-    def _begin(self, address: Address, text: str, file: str, ticked: list[str] | None, digest: str) -> Updates:
+    def _begin(
+        self, address: Address, text: str, file: str, ticked: list[str] | None, known: str, digest: str
+    ) -> Updates:
+        """`known` is the commit whose files were `ticked`."""
         repository = self._app.hubs.repository(address, again=ticked is None)
+        if known not in ("", repository.commit):
+            return self._listed(address, text, file, again=False) | {
+                self.status: markup.info(self._tr("dl_changed").format(repo=repository.name))
+            }
         try:
             choice = download_choice.chosen(repository, address, file, ticked)
         except NothingToDownload:  # a repository of GGUF files, of which the user is to say which
@@ -269,10 +277,10 @@ class DownloadsPanel:
     def poll(self, seen: object) -> Updates:
         """The jobs, if they look otherwise than what this page has `seen`; its timer runs while something moves."""
         try:
-            views = self._app.downloads.snapshot()
+            guests = self._app.flags.on("multi_user")  # whose business others' downloads are not
+            views = () if guests else self._app.downloads.snapshot()
             self._miss(views)
-            owner = not self._app.flags.on("multi_user")
-            listed = downloads_markup.jobs(views, self._finished, self._language, self._tr, owner)
+            listed = downloads_markup.jobs(views, self._finished, self._language, self._tr)
             now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16], "moving": any(map(_moves, views))}
             before = seen if isinstance(seen, dict) else {}
             changed = {key: now[key] != before.get(key) for key in now}

@@ -151,6 +151,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dl_download_one": ("下载 1 个文件 · {size}", "Download 1 file · {size}"),
     "dl_asking": ("正在查询 {host}…", "Asking {host}…"),
     "dl_tick": ("请在列表中勾选要下载的文件。", "Tick in the list what to download."),
+    "dl_changed": (
+        "{repo} 在列出之后已更新，请重新查看并勾选。",
+        "{repo} has changed since it was listed: look at the list again.",
+    ),
     "dl_to": ("→ {place}", "→ {place}"),
     "dl_lora_to": ("LoRA → {place}", "LoRA → {place}"),
     "dl_disk": ("磁盘可用 {free}", "{free} free on the disk"),
@@ -219,6 +223,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "dl_nth": ("文件 {index}/{count}", "file {index} of {count}"),
     "dl_pause": ("暂停", "Pause"),
     "dl_resume": ("继续", "Resume"),
+    "dl_again": ("重试", "Try again"),
     "dl_cancel": ("取消", "Cancel"),
     "dl_forget": ("移除", "Dismiss"),
     "dl_keep_old": ("继续旧版本 {commit}", "Go on with the old {commit}"),

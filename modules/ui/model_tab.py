@@ -156,8 +156,9 @@ class ModelTab:
     def _listing(self, name: object = None, instead: object = None) -> Updates:
         names = [record.name for record in self._app.listed()]
         chosen = self._app.preferred(name, instead)
-        told = {} if name and chosen == name else self.choose(chosen)
-        return {**told, self.model: gr.update(choices=names, value=chosen)}
+        if name and chosen == name:  # unsaid, for by now the user may have chosen another
+            return {self.model: gr.update(choices=names)}
+        return {**self.choose(chosen), self.model: gr.update(choices=names, value=chosen)}
 
     def pick(self, given: Values) -> Updates:
         """`choose`; but if the form is that model's already, it stays as it is, for nothing was picked anew.

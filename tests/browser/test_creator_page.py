@@ -15,7 +15,7 @@ REPO, NAME = "user/model", "model.gguf"
 TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 400)])
+@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 390)])
 def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
     chromium: Browser, tmp_path: Path, smollm2: Path, smollm2_folder: Path, language: str, width: int
 ) -> None:
@@ -28,6 +28,10 @@ def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
         with opened(chromium, tmp_path, "n_ctx", language, width, "--hf-endpoint", hub.url) as window:
             page = window.page
             page.locator("#tx-creator > button").click()
+            boxes = [page.locator(f"#tx-creator-{each}").bounding_box() for each in ("model", "address")]
+            assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+            model, repository = filter(None, boxes)
+            assert (model["y"] == repository["y"]) == (width > 640), "one below the other where there is no room"
             window.choose("tx-creator-model", NAME)
             address = page.locator("#tx-creator-address").get_by_role("textbox")
             address.fill("nonsense")
@@ -38,7 +42,8 @@ def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
             moved = f"model-HF/{NAME}"
             expect(page.locator("#tx-creator-result")).to_contain_text(f"{said[1]}", timeout=30_000)
             page.screenshot(path=tmp_path / "creator.png", full_page=True)
-            window.pick(moved)
+            expect(page.locator("#tx-model input")).to_have_value(moved)
+            expect(page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", moved)
             page.locator("#tx-load").click()
             window.loaded()
             expect(page.locator("#tx-pill .tx-ready")).to_contain_text("llamacpp_HF")
