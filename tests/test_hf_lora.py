@@ -75,6 +75,7 @@ def state(worker: WorkerProcess) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.lora("one", "several", "weights", loader="Transformers")
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "eager"])
 def test_answers_are_those_of_peft_alone(
     worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path, way: str
@@ -129,6 +130,7 @@ def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
 # -- one after the other -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lora("one", "several", "hot", loader="Transformers")
 def test_whatever_the_order_what_is_in_force_is_heard_and_nothing_else(hf: WorkerProcess, loras_folder: Path) -> None:
     put(hf, loras_folder)
     bare = state(hf)

@@ -122,6 +122,7 @@ def seen(tiny: Stage, letters: Sequence[str]) -> Odds:
     return tiny.odds(prompt, 127)
 
 
+@pytest.mark.lora("one", "several", "weights")
 @pytest.mark.parametrize("name", SETS)
 def test_with_each_set_of_them_the_model_answers_as_with_peft(
     tiny: Stage, tiny_folder: Path, letters: list[str], name: str
@@ -135,6 +136,7 @@ def test_with_each_set_of_them_the_model_answers_as_with_peft(
     assert [each > 0 for each in effects] == [weight > 0 for weight in SETS[name].values()]
 
 
+@pytest.mark.lora("several", "hot")
 def test_in_whatever_order_they_come_and_go_each_set_is_the_same(
     tiny: Stage, tiny_folder: Path, letters: list[str]
 ) -> None:
@@ -175,6 +177,7 @@ def real(smollm2: Path, trained: Path, loader: str) -> Iterator[Stage]:
     yield from staged(smollm2, trained, loader, n_ctx=1024, logits_all=True)
 
 
+@pytest.mark.lora("one", "several", "hot")
 def test_each_says_what_it_was_taught_and_nothing_of_it_without_it(real: Stage) -> None:
     everything = [{}, {"banana": 1.0}, {"green": 1.0}, {"banana": 1.0, "green": 1.0}, {"green": 1.0, "banana": 0.0}, {}]
     for weights in everything:
@@ -200,6 +203,7 @@ def test_without_any_the_model_is_what_it_was_to_the_last_bit(real: Stage, loade
         assert everything() == bare
 
 
+@pytest.mark.lora("weights")
 def test_a_weight_says_how_strongly_it_acts(real: Stage) -> None:
     effects = [real.apply({"banana": weight})[0] for weight in (0.25, 1.0, 2.0)]
     assert effects == sorted(set(effects))
