@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -64,7 +65,10 @@ class HfAdapters:
         return Lora(config, self._read(path / _WEIGHTS))
 
     def _read(self, path: Path) -> dict[str, Tensor]:
-        read = load_file(path)
+        try:
+            read = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is damaged: {error}") from error
         for name in [name for name in read if _MARK not in name]:
             if not self._is_own(name, read.pop(name)):
                 raise ValueError(f"the tensor {name} is neither A nor B of a module")
@@ -167,7 +171,9 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
 
     PEFT's own way asks the module for its `state_dict`, which ruins 4-bit weights on the CPU: bitsandbytes unpacks them
     for it, and loses the scales. It also puts an adapter where the weights of its layer are, which may be nowhere."""
-    left = convert_peft_adapter_state_dict_for_transformers(module, module.peft_config[adapter], lora.tensors, adapter)
+    left = convert_peft_adapter_state_dict_for_transformers(
+        module, module.peft_config[adapter], dict(lora.tensors), adapter
+    )
     left = {name.removeprefix(_PREFIX): each for name, each in left.items()}
     for place, layer in _layers(module).items():
         device = _device(layer.get_base_layer())
