@@ -165,6 +165,17 @@ def test_a_weight_of_nothing_is_as_if_it_were_not_there(small: WorkerProcess, pe
     assert state(small) == alone
 
 
+def test_there_may_be_any_number(small: WorkerProcess, pets: Path, tmp_path: Path) -> None:
+    put(small, pets, [("cat", 1.0), ("dog", 0.5)])
+    expected = np.array(state(small))
+    names = [str(number) for number in range(12)]
+    for name in names:
+        shutil.copytree(pets / "cat", tmp_path / name)
+    effects = put(small, tmp_path, [*((name, 1 / 12) for name in names), (str(pets / "dog"), 0.5)])
+    assert len(set(effects[:-1])) == 1
+    assert np.abs(np.array(state(small)) - expected).max() < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["float32", "8 bits", "4 bits"])
 def test_once_they_are_out_the_model_is_what_it_was_to_the_last_bit(

@@ -7,6 +7,7 @@ is then what it was, bit for bit, and as fast.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import warnings
@@ -82,7 +83,8 @@ class HfAdapters:
             own = self._module.get_parameter(parts)
         except AttributeError:
             return False
-        return own.shape == tensor.shape and torch.equal(own.float().cpu(), tensor.float())
+        known = own.shape == tensor.shape and own.device.type != "meta"
+        return known and torch.equal(own.cpu(), tensor.to(own.dtype))
 
     def close(self, handle: Lora) -> None:
         """Nothing but memory is held, which goes with the last one that knows `handle`."""
@@ -94,13 +96,12 @@ class HfAdapters:
         if not wanted:
             return
         self._own = dict(self._module.named_modules())
-        try:
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self._take_out)
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # all that is amiss is an error below
                 self._put_in(wanted)
-        except BaseException:
-            self._take_out()
-            raise
+            undoing.pop_all()
 
     def _put_in(self, wanted: Sequence[tuple[Lora, float]]) -> None:
         named = {f"adapter{number}": each for number, each in enumerate(wanted)}
@@ -178,7 +179,7 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
     for place, layer in _layers(module).items():
         device = _device(layer.get_base_layer())
         for key, empty in list(layer.named_parameters()):
-            if f".{adapter}" in key and not key.startswith("base_layer."):
+            if adapter in key.split(".") and not key.startswith("base_layer."):
                 value = _taken(left, _in_file(f"{place}.{key}", adapter), empty.shape)
                 owner, _, name = key.rpartition(".")
                 setattr(layer.get_submodule(owner), name, torch.nn.Parameter(value.to(device), requires_grad=False))
@@ -203,5 +204,5 @@ def _device(layer: Any) -> torch.device:
 
 
 def _in_file(key: str, adapter: str) -> str:
-    name = key.replace(f".{adapter}", "")
+    name = ".".join(part for part in key.split(".") if part != adapter)
     return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
