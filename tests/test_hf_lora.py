@@ -99,12 +99,13 @@ def test_answers_are_those_of_peft_alone(
 ) -> None:
     """In float32 to the rounding of weights that are added up before instead of afterwards."""
     options, words = WAYS[way]
-    sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))]
+    sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))] if way == "float32" else [ALONE[0], WEIGHTED]
     expected = in_peft(smollm2_folder, loras_folder, sets, BEGINNINGS, TOKENS, words)
     load(worker, smollm2_folder, TRANSFORMERS, **options)
     for wanted, answers in zip(sets, expected, strict=True):
         put(worker, loras_folder, wanted)
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
+            forget(worker)  # in 8 bits it matters how many tokens are read at once
             ours = answer(worker, beginning, max_new_tokens=TOKENS, top_logprobs=TOP)
             assert ours.text == theirs["text"], wanted
             for found, logprobs in zip(best(ours), theirs["logprobs"], strict=False):
