@@ -127,6 +127,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
     small: WorkerProcess, tiny: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
 # -- one after the other -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_whatever_the_order_what_is_in_force_is_heard_and_nothing_else(hf: WorkerProcess, loras_folder: Path) -> None:
     put(hf, loras_folder)
     known = {frozenset[Any](): np.array(state(hf))}
