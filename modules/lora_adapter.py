@@ -27,6 +27,7 @@ _BEYOND = (
     *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication"),
     *("alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config"),
 )
+_HARMLESS = (True, False, "gaussian", "eva", "orthogonal")  # ways for a training to begin
 _DEFAULT = 8  # of both rank and alpha, in PEFT
 _LONGEST_NAME = 160
 _LARGEST_RANK = 1 << 20
@@ -118,8 +119,14 @@ def read_config(path: Path) -> AdapterConfig:
         alphas={key: float(each) for key, each in _patterns(found, "alpha_pattern") if _is_number(each)},
         stabilised=found.get("use_rslora") is True,
         transposed=found.get("fan_in_fan_out") is True,
-        beyond=tuple(key for key in _BEYOND if found.get(key)) + (("bias",) if bias else ()),
+        beyond=tuple(key for key in _BEYOND if found.get(key)) + (("bias",) if bias else ()) + _changes(found),
     )
+
+
+def _changes(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes PEFT change the model's own weights before the adapter acts, such as PiSSA."""
+    way = found.get("init_lora_weights")
+    return () if way is None or way in _HARMLESS else ("init_lora_weights",)
 
 
 def _not_a_lora(kind: object) -> dict[str, str]:

@@ -20,7 +20,7 @@ from modules.loaders import LOADERS, settle, values
 
 def looked_at(model: Path, loras: Path, names: list[str], **options: Any) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.hf_lora_probe", str(model), str(loras), json.dumps(options), *names]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert told.returncode == 0, told.stderr
     found: dict[str, Any] = json.loads(told.stdout)
     return found

@@ -185,6 +185,7 @@ def test_a_scale_by_the_root_of_the_rank_is_the_alpha_that_has_it(tmp_path: Path
     ("config", "more", "words"),
     [
         ({"use_dora": True}, {}, "use_dora"),
+        ({"init_lora_weights": "pissa"}, {}, "init_lora_weights"),
         ({"bias": "all"}, {}, "bias"),
         ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
         ({"fan_in_fan_out": True}, {}, "fan_in_fan_out"),

@@ -7,6 +7,7 @@ is then what it was, bit for bit, and as fast.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import warnings
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -64,7 +66,10 @@ class HfAdapters:
         return Lora(config, self._read(path / _WEIGHTS))
 
     def _read(self, path: Path) -> dict[str, Tensor]:
-        read = load_file(path)
+        try:
+            read = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is damaged: {error}") from error
         for name in [name for name in read if _MARK not in name]:
             if not self._is_own(name, read.pop(name)):
                 raise ValueError(f"the tensor {name} is neither A nor B of a module")
@@ -78,7 +83,8 @@ class HfAdapters:
             own = self._module.get_parameter(parts)
         except AttributeError:
             return False
-        return own.shape == tensor.shape and torch.equal(own.float().cpu(), tensor.float())
+        known = own.shape == tensor.shape and own.device.type != "meta"
+        return known and torch.equal(own.cpu(), tensor.to(own.dtype))
 
     def close(self, handle: Lora) -> None:
         """Nothing but memory is held, which goes with the last one that knows `handle`."""
@@ -90,13 +96,12 @@ class HfAdapters:
         if not wanted:
             return
         self._own = dict(self._module.named_modules())
-        try:
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(self._take_out)
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # all that is amiss is an error below
                 self._put_in(wanted)
-        except BaseException:
-            self._take_out()
-            raise
+            undoing.pop_all()
 
     def _put_in(self, wanted: Sequence[tuple[Lora, float]]) -> None:
         named = {f"adapter{number}": each for number, each in enumerate(wanted)}
@@ -173,7 +178,7 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
     for place, layer in _layers(module).items():
         device = _device(layer.get_base_layer())
         for key, empty in list(layer.named_parameters()):
-            if f".{adapter}" in key and not key.startswith("base_layer."):
+            if adapter in key.split(".") and not key.startswith("base_layer."):
                 value = _taken(left, _in_file(f"{place}.{key}", adapter), empty.shape)
                 owner, _, name = key.rpartition(".")
                 setattr(layer.get_submodule(owner), name, torch.nn.Parameter(value.to(device), requires_grad=False))
@@ -198,5 +203,5 @@ def _device(layer: Any) -> torch.device:
 
 
 def _in_file(key: str, adapter: str) -> str:
-    name = key.replace(f".{adapter}", "")
+    name = ".".join(part for part in key.split(".") if part != adapter)
     return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
