@@ -18,8 +18,13 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from llama_cpp import Llama
 
+from modules.engines.llamacpp import build
+from tests.llama_reference import leave_weights_as_they_are
+
 
 def main() -> None:
+    if not build().repacks:
+        leave_weights_as_they_are()
     for job in json.loads(Path(sys.argv[1]).read_text())["jobs"]:
         _do(job)
 

@@ -22,11 +22,11 @@ TOP = 5
 def main() -> None:
     asked = json.load(sys.stdin)
     if not asked["repacks"]:
-        _leave_weights_as_they_are()
+        leave_weights_as_they_are()
     print(json.dumps([_answer(asked, prompt) for prompt in asked["prompts"]]))
 
 
-def _leave_weights_as_they_are() -> None:
+def leave_weights_as_they_are() -> None:
     """As our engine does where AMX is compiled in (`llamacpp_arguments.Build.repacks`); `Llama` has no word for it."""
     usual = native.llama_model_default_params
 

@@ -231,8 +231,9 @@ def test_after_a_change_nothing_computed_before_is_used(real: Stage) -> None:
 def test_who_asks_meanwhile_waits_and_does_not_break_off_the_reading_of_the_probe(real: Stage, trained: Path) -> None:
     """A request interrupts a long step of an answer."""
     real.apply({"banana": 1.0})
-    lora = Loras(trained).find("green")
-    told = [{"name": "green", "path": str(converted(lora, real.model.record.header)), "weight": 1.0}]
+    header = real.model.record.header
+    assert header is not None
+    told = [{"name": "green", "path": str(converted(Loras(trained).find("green"), header)), "weight": 1.0}]
     heard: list[Event] = []
     crowd = Crowd(real.model._worker)
     real.model._worker.start("apply_loras", heard.append, adapters=told)
