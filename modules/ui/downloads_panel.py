@@ -22,7 +22,7 @@ from modules.remote_fit import verdicts
 from modules.staging import free
 from modules.ui import downloads_markup, markup
 from modules.ui.download_settings import DownloadSettings
-from modules.ui.edge import PRIVATE, Updates, as_error
+from modules.ui.edge import PRIVATE, UNCHECKED, Updates, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.model_tab import ModelTab
@@ -116,7 +116,7 @@ class DownloadsPanel:
         self.jobs.click(self.act, None, [*self.polled, self.refused], queue=False, **PRIVATE)
         self.timer.tick(self.poll, self.seen, self.polled, queue=False, **PRIVATE)
         tab = self._model_tab
-        self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **PRIVATE).then(**tab.explained, **PRIVATE)
+        self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **UNCHECKED).then(**tab.explained, **PRIVATE)
         self.jobs.end(self.tell_here, self.shown, self.here, queue=False, **PRIVATE)
 
     # -- what a repository has ------------------------------------------------------------------------------------
