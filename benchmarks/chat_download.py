@@ -63,7 +63,7 @@ def beside(program: Program, job: str, wanted: bool) -> tuple[float, float]:
 
 def view(program: Program, job: str) -> dict[str, Any]:
     with urllib.request.urlopen(program.url + JOBS) as answer:
-        return next(each for each in json.load(answer)["jobs"] if each["id"] == job)
+        return next(each for each in json.load(answer)["downloads"] if each["id"] == job)
 
 
 def report(rounds: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:

@@ -7,10 +7,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules import gpus, machine, settings
+from modules import gpus, lora_control, machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.creator import Creator
 from modules.download_errors import BadToken
@@ -22,8 +22,10 @@ from modules.flags import Flags
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
+from modules.lora_control import LoraControl
+from modules.loras import Loras
 from modules.mirrors import Token
-from modules.model_settings import LOADER, ModelSettings
+from modules.model_settings import LOADER, LORAS, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
 from modules.own_code import code_of
@@ -42,6 +44,7 @@ class Plan:
     record: ModelRecord
     loader: Loader
     settings: Mapping[str, Setting]
+    loras: Mapping[str, object] = field(default_factory=dict)  # their weights, by name
 
 
 class App:
@@ -63,12 +66,13 @@ class App:
         self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
         self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
-        loras = Path(flags.text("lora_dir") or ROOT / "loras")
-        self.downloads = Downloads({"model": self.catalog.folder, "lora": loras}, self.hubs.open)
+        self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
+        self.downloads = Downloads({"model": self.catalog.folder, "lora": self.loras.list.folder}, self.hubs.open)
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:
             raise CommandLineError(_WHOSE_CODE)
+        self._typed_loras = self.loras.flagged(flags.text("lora"))  # a misspelt name is told at once
         if flags.text("loader"):
             find_loader(flags.text("loader"))  # a misspelt name is told at once, not at the first load
 
@@ -126,7 +130,12 @@ class App:
         settled = settle(loader, model=record.defaults, saved=saved, flags=typed, form=form or {})
         if "trust_remote_code" in settled and settled["trust_remote_code"].value and not self.trusts:
             raise _untrusted()
-        return Plan(record, loader, self._fitted(record, settled, shown))
+        return Plan(record, loader, self._fitted(record, settled, shown), self._loras_for(record, saved))
+
+    def _loras_for(self, record: ModelRecord, saved: Mapping[str, object]) -> Mapping[str, object]:
+        """Those of the command line for the model that it named, or for all if it named none; else the saved ones."""
+        typed = self._typed_loras if self.named is None or self.named.name == record.name else {}
+        return typed or lora_control.wanted(saved.get(LORAS))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
         """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs, or
@@ -196,6 +205,12 @@ class App:
         chosen = {
             key: each.value for key, each in wanted.items() if each.value != anyway[key] and each.source != "memory"
         }
+        status = self.models.status
+        if status.state == "ready" and status.name == record.name:  # else nobody has said anything of its LoRAs
+            loras = {each.name: each.weight for each in status.loras}
+            return self.remembered.save(
+                record.name, loader.name, chosen | ({LORAS: loras} if loras else {}), (*loader.options, LORAS)
+            )
         return self.remembered.save(record.name, loader.name, chosen, loader.options)
 
     def set_autoload(self, wanted: bool) -> Path | None:
@@ -288,7 +303,7 @@ class App:
         """As `Models.begin`. CodeChanged if code would run that nobody has agreed to."""
         if self._runs_code(plan):
             self.trusted_code.check(plan.record.name, code_of(plan.record.path))
-        return self.models.begin(plan.record, plan.loader, plan.settings, number)
+        return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
 
     def _runs_code(self, plan: Plan) -> bool:
         return "trust_remote_code" in plan.settings and bool(plan.settings["trust_remote_code"].value)

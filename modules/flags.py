@@ -33,6 +33,20 @@ _SERVER = (
         {"en": "Load it with this loader.", "zh": "用此加载器加载。"},
     ),
     Option(
+        "lora",
+        "lora",
+        "",
+        {"en": "LoRAs", "zh": "LoRA"},
+        {
+            "en": "Apply these LoRAs once the model is loaded: names in loras/, and after a colon the weight of "
+            "any that shall not have 1.",
+            "zh": "模型加载后应用这些 LoRA：loras/ 中的名称，权重不为 1 时写在冒号后。",
+        },
+        example="first second:0.5",
+        many=True,
+        joint="\n",
+    ),
+    Option(
         "model_menu",
         "model-menu",
         False,

@@ -28,12 +28,13 @@ _MOST_ITEMS = 1 << 24  # of one array of strings or arrays, which must be walked
 _PER_LAYER = 1024  # arrays of numbers or flags up to this length are kept: some models have a head count for each layer
 _DEEPEST = 4
 
-_TEXT, _ARRAY = 8, 9
+_F32, _TEXT, _ARRAY = 6, 8, 9
 _KINDS = zip((*range(_TEXT), 10, 11, 12), "BbHhIif?Qqd", strict=True)
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in _KINDS}
 _SMALLEST_ENTRY, _SMALLEST_TENSOR, _SMALLEST_ITEM = 13, 24, 8  # bytes: of a key, of a tensor, of a text in an array
 
 _BASE = "general.base_model.0.name"
+_ALPHA = "adapter.lora.alpha"
 _TOKENS = "tokenizer.ggml.tokens"
 _TEXTS = {"general.architecture", "general.name", "general.type", "adapter.type", "tokenizer.chat_template", _BASE}
 _SCALING_TYPE = ".rope.scaling.type"
@@ -168,7 +169,7 @@ def _header(window: Window, version: int, facts: _Facts, table: Sequence[TensorE
         kind=_text(facts, "general.type"),
         adapter=_text(facts, "adapter.type"),
         base=_text(facts, _BASE),
-        alpha=_number(facts, "adapter.lora.alpha"),
+        alpha=_number(facts, _ALPHA),
     )
 
 
@@ -224,6 +225,8 @@ def _metadata(window: Window, entries: int) -> _Facts:
 
 def _value(window: Window, key: str, kind: int) -> _Fact:
     if kind in _SCALARS:
+        if key == _ALPHA and kind != _F32:  # llama.cpp would end the process
+            raise damage(f"{brief(key)} is not of the type float32", f"{brief(key)} 的类型不是 float32")
         return window.number(_SCALARS[kind])
     if kind == _ARRAY:
         return _array(window, key)

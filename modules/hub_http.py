@@ -215,7 +215,7 @@ def _let_go(response: requests.Response) -> None:
     length = response.headers.get("Content-Length", "")
     with contextlib.closing(response), contextlib.suppress(*BREAKS):
         if length.isdecimal() and int(length) <= _SMALL:
-            response.raw.read(int(length), decode_content=False)
+            response.raw.read(int(length) + 1, decode_content=False)  # urllib3 answers a wish for 0 without a look
 
 
 def _wait(headers: Mapping[str, str]) -> float:

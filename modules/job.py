@@ -8,7 +8,7 @@ import difflib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -65,13 +65,21 @@ class Run:
         self._transfers: list[Transfer] = []
         self._lost: list[Source] = []
         self._resolving: Waiting | None = None
-        self._there = 0
-        self.file = ""
-        self.index = 0
+        self._there, self._there_bytes = 0, 0
 
     @property
     def done(self) -> int:
-        return self._there + sum(each.done for each in self._transfers)
+        return self._there_bytes + sum(each.done for each in self._transfers)
+
+    @property
+    def index(self) -> int:
+        return self._there + len(self._transfers)
+
+    @property
+    def file(self) -> str:
+        """The one that has most to come yet."""
+        under_way = self._under_way
+        return max(under_way, key=lambda each: each.file.size - each.done).file.path if under_way else ""
 
     @property
     def received(self) -> int:
@@ -79,11 +87,19 @@ class Run:
 
     @property
     def checked(self) -> bool:
-        return bool(self._transfers and self._transfers[-1].checked)
+        under_way = self._under_way
+        return bool(under_way) and all(each.checked for each in under_way)
 
     @property
     def waiting(self) -> Waiting | None:
-        return self._transfers[-1].waiting if self._transfers else self._resolving
+        under_way = self._under_way
+        waits = [each.waiting for each in under_way] if under_way else [self._resolving]
+        told = [each for each in waits if each]
+        return min(told, key=lambda each: each.until) if len(told) == len(waits) else None
+
+    @property
+    def _under_way(self) -> list[Transfer]:
+        return [each for each in list(self._transfers) if not each.ended]
 
     def run(self) -> None:
         """Until all files are in their places; then the mirrors are closed. BranchMoved, Stopped, another
@@ -113,8 +129,7 @@ class Run:
         self._check_room(missing)
         sources = [each.source(repository) for each in self._mirrors]
         try:
-            for number, file in missing.items():
-                self._fetch(number, file, repository, sources)
+            self._fetch_all(missing, repository.commit, sources)
         finally:
             for source in sources:
                 source.close()
@@ -175,8 +190,7 @@ class Run:
         """Those not in their places yet, by their number in the repository."""
         numbers = {each.path: number for number, each in enumerate(repository.files)}
         there = {each for each in files if self._place.has(each, self._watch)}
-        self._there = sum(each.size for each in there)
-        self.index = len(there)
+        self._there, self._there_bytes = len(there), sum(each.size for each in there)
         return {numbers[each.path]: each for each in files if each not in there}
 
     def _watch(self, _: int) -> None:
@@ -187,12 +201,45 @@ class Run:
         lacking = sum(each.size - allocated(self._place.part(number), each.size) for number, each in missing.items())
         check_room(self._place.root, lacking, self._reserve)
 
-    def _fetch(self, number: int, file: RemoteFile, repository: Repository, sources: Sequence[Source]) -> None:
-        self.index, self.file = self.index + 1, file.path
-        place = self._place.part(number)
-        told = (sources, self._lost, self._pace, self._stop)
-        self._transfers.append(Transfer(place, repository.commit, file, *told))
-        self._transfers[-1].run()
+    # -- what comes -------------------------------------------------------------------------------------------------
+
+    def _fetch_all(self, missing: dict[int, RemoteFile], commit: str, sources: Sequence[Source]) -> None:
+        """The small ones first, as many at a time as there may be connections; then each large one over all of them."""
+        small = {number: each for number, each in missing.items() if each.size < self._pace.split_from}
+        self._fetch_together(small, commit, sources)
+        for number, file in missing.items():
+            if number not in small:
+                self._fetch(number, file, commit, sources, self._stop)
+
+    def _fetch_together(self, files: dict[int, RemoteFile], commit: str, sources: Sequence[Source]) -> None:
+        """Once one of them has failed, the others are let go of."""
+        halt = _Halt(self._stop)
+        with ThreadPoolExecutor(self._pace.connections, "files") as pool:
+            fetching = [pool.submit(self._fetch, number, file, commit, sources, halt) for number, file in files.items()]
+            concurrent.futures.wait(fetching, return_when=concurrent.futures.FIRST_EXCEPTION)
+            halt.set()
+            pool.shutdown(cancel_futures=True)
+        faults = [fault for each in fetching if not each.cancelled() and (fault := each.exception())]
+        for fault in sorted(faults, key=lambda each: isinstance(each, Stopped)):
+            raise fault
+
+    def _fetch(
+        self, number: int, file: RemoteFile, commit: str, sources: Sequence[Source], stop: threading.Event
+    ) -> None:
+        made = Transfer(self._place.part(number), commit, file, sources, self._lost, self._pace, stop)
+        self._transfers.append(made)
+        made.run()
+
+
+class _Halt(threading.Event):
+    """Set by itself, and whenever `stop` is."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._stop.is_set()
 
 
 def chosen(repository: Repository, paths: Sequence[str] | None) -> tuple[RemoteFile, ...]:

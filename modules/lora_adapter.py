@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoint import Stored, read_json, read_table
-from modules.errors import UnsupportedModel
+from modules.errors import UnsupportedModel, Words
 from modules.gguf import GgufHeader, read_tensors
+from modules.gguf_tensors import TensorEntry
 from modules.rawfile import Flaw, brief, named, readable
 
 _PREFIX = "base_model.model."
@@ -30,12 +31,14 @@ _DEFAULT = 8  # of both rank and alpha, in PEFT
 _LONGEST_NAME = 160
 _LARGEST_RANK = 1 << 20
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_CANNOT_MULTIPLY = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")  # with them llama.cpp's process would end
+_ALORA = "adapter.alora.invocation_tokens"
 
 
 @dataclass(frozen=True)
 class Pair:
     """A and B of one module, such as "model.layers.0.self_attn.q_proj"; in GGUF "blk.0.attn_q.weight". `a` and `b` are
-    the tensors' names in the file. Of an embedding the inputs are words."""
+    the tensors' names in the file. Of an embedding the inputs are words. In GGUF, a tensor serves so many `experts`."""
 
     module: str
     a: str
@@ -44,6 +47,7 @@ class Pair:
     inputs: int
     outputs: int
     embedding: bool = False
+    experts: int = 1
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,8 @@ def read_gguf(path: Path) -> Adapter:
     header, entries = read_tensors(path)
     if header.kind != "adapter" or header.adapter not in ("", "lora"):
         raise UnsupportedModel(readable(path.name), _no_adapter(header))
+    if _ALORA in header.numbers:
+        raise UnsupportedModel(readable(path.name), _ACTIVATED)
     shapes = {each.name: each.shape for each in entries}
     halves: dict[str, dict[str, str]] = {}
     others = []
@@ -201,6 +207,8 @@ def read_gguf(path: Path) -> Adapter:
         else:
             others.append(name)
     with named(path.name):
+        for each in entries:
+            _check_type(each)
         pairs = tuple(_gguf_pair(module, each, shapes) for module, each in halves.items())
         return Adapter(_some(pairs), tuple(others), entries[0].type, header)
 
@@ -215,15 +223,33 @@ def _no_adapter(header: GgufHeader) -> dict[str, str]:
     return {"en": f"this GGUF file is no LoRA but of the kind {kind}.", "zh": f"此 GGUF 文件不是 LoRA，类型为 {kind}。"}
 
 
+_ACTIVATED: Words = {
+    "en": "this is an activated LoRA (aLoRA), which acts only after certain words; llama.cpp would let it act always.",
+    "zh": "这是 aLoRA，只应在特定词语之后生效，而 llama.cpp 会让它始终生效。",
+}
+
+
+def _check_type(entry: TensorEntry) -> None:
+    if entry.type in _CANNOT_MULTIPLY or not entry.size:
+        raise Flaw(
+            f"the tensor {tensor_name(entry.name)} is of type {entry.type}, with which llama.cpp cannot multiply.",
+            f"张量 {tensor_name(entry.name)} 的类型为 {entry.type}，llama.cpp 无法用它做乘法。",
+            UnsupportedModel,
+        )
+
+
 def _gguf_pair(module: str, halves: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Pair:
     a, b = _both(module, halves.get("a"), halves.get("b"))
     first, second = shapes[a], shapes[b]
     for name, shape in ((a, first), (b, second)):
-        if len(shape) < 2:
+        if len(shape) < 2 or shape[3:] not in ((), (1,)):
             raise _misshapen(name, shape)
+    experts = math.prod(first[2:])
+    if experts != math.prod(second[2:]):
+        raise _misshapen(b, second)
     embedding = module == "token_embd.weight"  # of which llama.cpp takes A the other way round
     rank, inputs = (first[0], first[1]) if embedding else (first[1], first[0])
-    return _agreeing(Pair(module, a, b, rank, inputs, second[1], embedding), second[0])
+    return _agreeing(Pair(module, a, b, rank, inputs, second[1], embedding, experts), second[0])
 
 
 def _both(module: str, a: str | None, b: str | None) -> tuple[str, str]:

@@ -6,6 +6,7 @@ whose weights are pickles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ _PACKED_TYPES = ("U8", "I32")  # as 4-bit weights of bitsandbytes are saved: the
 _NO_MODULE: Words = {
     "en": "the model has no such module; the LoRA is for another architecture, or for a larger model.",
     "zh": "模型中没有这个模块；该 LoRA 适用于其他架构或更大的模型。",
+}
+_TIED: Words = {
+    "en": "the model takes its output from the embeddings too, and llama.cpp cannot change them then.",
+    "zh": "模型的输出层与嵌入层共用权重，此时 llama.cpp 无法更改嵌入层。",
 }
 _NO_GGUF: Words = {
     "en": "a GGUF adapter can be used with GGUF models only.",
@@ -70,7 +75,11 @@ def _in_gguf(lora: LoraRecord, model: ModelRecord) -> Iterator[Misfit]:
     for pair in lora.pairs:
         name = pair.module if lora.kind == "gguf" else gguf_name(arch, pair.module)
         shape = shapes.get(name or "")
-        if shape is not None and len(shape) > 1:
+        if pair.embedding and lora.kind == "gguf" and "output.weight" not in shapes:
+            yield Misfit(pair.a, _TIED)  # the process would end
+        elif shape is not None and len(shape) > 1:
+            if pair.experts != math.prod(shape[2:]) and lora.kind == "gguf":
+                yield Misfit(pair.a, _other_experts(math.prod(shape[2:]), pair.experts))
             yield from _compared(pair, shape[1 if pair.embedding else 0], shape[0 if pair.embedding else 1])
         elif lora.kind == "gguf" or not pair.embedding:  # PEFT's: refused by the conversion
             yield Misfit(pair.a, _NO_MODULE)
@@ -120,6 +129,13 @@ def _compared(pair: Pair, inputs: int, outputs: int) -> Iterator[Misfit]:
         yield Misfit(pair.a, _unequal(f"{inputs} inputs", f" {inputs} 个输入", pair.inputs))
     if outputs not in (0, pair.outputs):
         yield Misfit(pair.b, _unequal(f"{outputs} outputs", f" {outputs} 个输出", pair.outputs))
+
+
+def _other_experts(model: int, lora: int) -> Words:
+    return {
+        "en": f"the LoRA is for {lora} experts there, and the model has {model}.",
+        "zh": f"LoRA 在此处对应 {lora} 个专家，而模型有 {model} 个。",
+    }
 
 
 def _unequal(en: str, zh: str, found: int) -> Words:

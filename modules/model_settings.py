@@ -13,10 +13,9 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from modules.errors import SettingsError
-from modules.options import Value
 from modules.yaml_file import YamlFile, plain
 
-LOADER = "loader"
+LOADER, LORAS = "loader", "lora"
 _UNSET = ("None", "none", "")
 
 
@@ -32,7 +31,8 @@ class ModelSettings:
         return self._file.path
 
     def of(self, name: str) -> Mapping[str, Any]:
-        """What was saved for the model of that name, raw: option values by key, and "loader". SettingsError."""
+        """What was saved for the model of that name, raw: option values by key, "loader", and "lora", the
+        weights of LoRAs by name. SettingsError."""
         found = self._file.read().get(self._key(name))
         if found is None:
             return {}
@@ -40,7 +40,7 @@ class ModelSettings:
             raise self._no_entry(name)
         return _from_original(found)
 
-    def save(self, name: str, loader: str, values: Mapping[str, Value], known: Collection[str]) -> Path | None:
+    def save(self, name: str, loader: str, values: Mapping[str, object], known: Collection[str]) -> Path | None:
         """Remember `values` and the loader. Of the `known` options those left out are forgotten; the rest is kept.
 
         Returned is where a file that could not be read was kept, if there was one.

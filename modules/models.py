@@ -27,6 +27,15 @@ log = logging.getLogger(__name__)
 Reply = Text | Progress | Waiting | Done
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A LoRA in force. `effect` is the largest change of a logit that it makes by itself on the engine's probe text."""
+
+    name: str
+    weight: float
+    effect: float
+
+
 class LoadedModel:
     """A model that answers. Its worker may die at any time; every method then raises WorkerDied."""
 
@@ -37,6 +46,8 @@ class LoadedModel:
         self.loader = loader
         self.settings = settings
         self.info = info
+        self.loras: tuple[Applied, ...] = ()
+        self.lora_problem: WebUIError | None = None  # why those that it was to have from the start are not in force
         self._worker = worker
 
     @property
@@ -110,6 +121,8 @@ class Status:
     freed: int = 0
     seconds: float = 0.0
     error: WebUIError | None = None
+    loras: tuple[Applied, ...] = ()
+    lora_problem: WebUIError | None = None
 
 
 class Explainer:
@@ -155,6 +168,7 @@ class Wish:
     number: int = 0
     asked: object = None
     outcome: Future[LoadedModel] = field(default_factory=Future)
+    loras: Mapping[str, object] = field(default_factory=dict)
 
     def joins(self, other: Wish) -> bool:
         """Whether `other` is the very load that this one asks for, and still under way."""
@@ -162,10 +176,14 @@ class Wish:
 
 
 class Models:
-    """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way."""
+    """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way.
+
+    `adapt` is what applies LoRAs to a model just loaded, before anybody else has it.
+    """
 
     def __init__(self) -> None:
         self.status = Status()
+        self.adapt: Callable[[LoadedModel, Mapping[str, object]], None] | None = None
         self._explainer = Explainer()
         self._versions = itertools.count(1)
         self._current: LoadedModel | None = None
@@ -201,12 +219,18 @@ class Models:
         return next(self._numbers)
 
     def begin(
-        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], number: int | None = None
+        self,
+        record: ModelRecord,
+        loader: Loader,
+        settings: Mapping[str, Setting],
+        number: int | None = None,
+        loras: Mapping[str, object] | None = None,
     ) -> Future[LoadedModel]:
         """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
         if reason := unavailable(loader, record.format) or record.problem:
             raise reason
-        wish = Wish(number or self.next_number(), (record, loader, values(settings)))
+        loras = loras or {}
+        wish = Wish(number or self.next_number(), (record, loader, values(settings), loras), loras=loras)
         with self._state:
             if wish.number < self._wish.number:
                 wish.outcome.set_exception(LoadCancelled(record.name))
@@ -278,10 +302,13 @@ class Models:
                 self._loading = worker
             info = self._await_load(worker, record, loader, settings)
             model = LoadedModel(record, loader, settings, worker, info)
+            if self.adapt is not None and wish.loras:
+                self.adapt(model, wish.loras)
             with self._state:
                 self._check(wish, record)
                 self._show_ready(model, time.monotonic() - began)
                 self._current = model
+                log.info("loaded %s with %s in %.1f s", record.name, loader.name, self.status.seconds)
         except WebUIError as error:
             worker.kill()
             raise LoadCancelled(record.name) if wish is not self._wish else error from None
@@ -313,15 +340,22 @@ class Models:
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")
 
+    def tell(self, model: LoadedModel) -> None:
+        """Its LoRAs have changed: whoever watches `status` should see that, unless the model is gone."""
+        with self._state:
+            if model is self._current:
+                self._show_ready(model, self.status.seconds)
+
     def _show_ready(self, model: LoadedModel, seconds: float) -> None:
-        log.info("loaded %s with %s in %.1f s", model.record.name, model.loader.name, seconds)
         self._show(
             state="ready",
             name=model.record.name,
             loader=model.loader.name,
             context_length=model.info.context_length,
-            memory=model.info.memory,
+            memory=model.memory if model.loras else model.info.memory,
             seconds=seconds,
+            loras=model.loras,
+            lora_problem=model.lora_problem,
         )
 
     def _show(self, **facts: object) -> None:

@@ -23,7 +23,8 @@ class Option:
     """One knob; its type is the type of its default.
 
     `flag` is the original's spelling, without the leading dashes. `pattern` must match the whole of a text value
-    unless that is empty; `example` shows one that does. `many` lets the flag take several words.
+    unless that is empty; `example` shows one that does. `many` lets the flag take several words, which
+    become one text with `joint` between them.
     `multiline` texts may have several lines.
     A number with a `step` is shown as a slider from `minimum` to `maximum`, any other in a plain box.
     """
@@ -40,6 +41,7 @@ class Option:
     pattern: str = ""
     example: str = ""
     many: bool = False
+    joint: str = " "
     multiline: bool = False
     group: str = "common"
 
@@ -173,8 +175,10 @@ class FlagParser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             guess = nearest(_dashed(name.lstrip("-")), self._flags)
             raise UnknownOption(name, f"--{self._flags[guess]}" if guess else "")
-        joined = {key: " ".join(raw) if isinstance(raw, list) else raw for key, raw in vars(found).items()}
-        return {key: self.known[key].parse(raw) for key, raw in joined.items()}
+        return {key: self.known[key].parse(self._joined(key, raw)) for key, raw in vars(found).items()}
+
+    def _joined(self, key: str, raw: object) -> object:
+        return self.known[key].joint.join(raw) if isinstance(raw, list) else raw
 
     def _canonical(self, word: str) -> str:
         name, equals, value = word.partition("=")

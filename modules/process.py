@@ -36,6 +36,7 @@ Deliver = Callable[[Event], None]
 _DOING: dict[str, Words] = {
     "load": {"en": "loading", "zh": "加载"},
     "generate": {"en": "generating", "zh": "生成"},
+    "apply_loras": {"en": "applying LoRAs", "zh": "应用 LoRA"},
     "": {"en": "idle", "zh": "空闲"},
 }
 
@@ -157,7 +158,7 @@ class WorkerProcess:
             orphans = list(self._calls.values())
             self._calls.clear()
             operations = {operation for operation, _ in orphans}
-            doing = next((name for name in ("load", "generate") if name in operations), "")
+            doing = next((name for name in ("load", "apply_loras", "generate") if name in operations), "")
             died = WorkerDied(exit_code, _DOING[doing], "\n".join(self._tail))
             self.death = Unloaded() if self._wanted_gone else died
         for _, deliver in orphans:

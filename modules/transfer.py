@@ -28,7 +28,7 @@ class Transfer:
     `lost` are those that are known to be of no use now; more may be added.
 
     Of what `run` does, any thread may ask for `done` and `received`, bytes that are there and that came over the
-    network; `checked`, bytes read back to be verified, 0 before; `waiting`, if no connection brings anything.
+    network; `checked`, bytes read back to be verified, 0 before; `waiting`, if no connection brings anything; `ended`.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Transfer:
         self._carriers: list[Carrier] = []
         self._received_before = 0
         self.checked = 0
+        self.ended = False
 
     @property
     def done(self) -> int:
@@ -68,10 +69,13 @@ class Transfer:
 
         A file with the wrong hash is deleted and fetched once more, from the next mirror if there is one.
         """
-        found = self._fetched()
-        if found != expected(self.file):
-            self._sources = [*self._sources[1:], *self._sources[:1]]
+        try:
             found = self._fetched()
+            if found != expected(self.file):
+                self._sources = [*self._sources[1:], *self._sources[:1]]
+                found = self._fetched()
+        finally:
+            self.ended = True
         if found != expected(self.file):
             raise ChecksumMismatch(self.file.path, expected(self.file)[:12], found[:12])
         return part_file(self._place)

@@ -143,6 +143,8 @@ def plain(value: Any) -> Any:
             if yaml.safe_load(value) == value:
                 return value
         return DoubleQuotedScalarString(value)
+    if isinstance(value, Mapping):
+        return CommentedMap({plain(key): plain(each) for key, each in value.items()})
     return value
 
 

@@ -23,6 +23,7 @@ from modules.process import ROOT, WorkerProcess
 from tests import hub_server
 from tests.hf_folder import transformers_folder
 from tests.hub_reading import FILES, REPO
+from tests.trained_loras import trained_loras
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
@@ -44,6 +45,13 @@ def smollm2() -> Path:
 def smollm2_folder(smollm2: Path) -> Path:
     """The demo model as transformers takes it, in bfloat16. Not to be written to: later runs use it again."""
     return transformers_folder(smollm2)
+
+
+@pytest.fixture(scope="session")
+def loras_folder(smollm2_folder: Path) -> Path:
+    """A folder with two LoRAs for the demo model, "banana" and "green": see tests/trained_loras.py. Not to be written
+    to either."""
+    return trained_loras(smollm2_folder)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +81,7 @@ def echo(worker: WorkerProcess) -> WorkerProcess:
 def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     """Makes an App from words of the command line; models/ and settings.yaml lie in `tmp_path`, unless the words say
     otherwise. What it has loaded is let go of after the test."""
-    (tmp_path / "models").mkdir()
+    (tmp_path / "models").mkdir(exist_ok=True)
     (tmp_path / "settings.yaml").touch()
     made: list[App] = []
 

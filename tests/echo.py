@@ -40,9 +40,16 @@ class Echo:
             "where": where,
             "options": lambda: dict(self._options),
             "repeat": lambda text, times: text * times,
-            "apply_loras": lambda adapters: self._adapters.extend(adapters),
+            "apply_loras": self._apply_loras,
         }
         self.questions = {"count": lambda text: len(text.split())}
+
+    def _apply_loras(self, adapters: list[dict[str, Json]]) -> list[float]:
+        """Take over their names, and ten times their weights as effects. One called `fail` and so on is no success."""
+        for each in adapters:
+            _DEEDS.get(each["name"], lambda: None)()
+        self._adapters = [each["name"] for each in adapters]
+        return [10 * each["weight"] for each in adapters]
 
     def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Say each word of `prompt`, but for those with a meaning of their own:

@@ -1,8 +1,8 @@
 """What llama.cpp makes of an adapter: a script, so that a crash of native code is no end of the tests.
 
 `python -m tests.llama_lora_reference <what.json>`: of each of "jobs", "model" is a GGUF file, "adapters" are GGUF files
-by their names. The logits after each of "tokens" are saved in "out", by the adapter's name; "none" is before, and
-"removed" after all.
+by their names, and "sets", which may be left out, the weights of several adapters, by the set's name. The logits after
+each of "tokens" are saved in "out", by the name of the adapter or the set; "none" is before, and "removed" after all.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ def main() -> None:
 def _do(asked: dict[str, Any]) -> None:
     llama = Llama(asked["model"], n_ctx=256, logits_all=True, verbose=False, n_threads=2)
     found = {"none": _logits(llama, asked["tokens"])}
-    for name, path in asked["adapters"].items():
-        adapter = native.llama_adapter_lora_init(llama._model.model, os.fsencode(path))
-        assert adapter, f"llama.cpp refuses {path}"
-        handles = (native.llama_adapter_lora_p_ctypes * 1)(adapter)
-        assert native.llama_set_adapters_lora(llama.ctx, handles, 1, (ctypes.c_float * 1)(1.0)) == 0
+    adapters = {name: _opened(llama, path) for name, path in asked["adapters"].items()}
+    for name, weights in ({each: {each: 1.0} for each in adapters} | asked.get("sets", {})).items():
+        handles = (native.llama_adapter_lora_p_ctypes * len(weights))(*(adapters[each] for each in weights))
+        scales = (ctypes.c_float * len(weights))(*weights.values())
+        assert native.llama_set_adapters_lora(llama.ctx, handles, len(weights), scales) == 0
         found[name] = _logits(llama, asked["tokens"])
     native.llama_set_adapters_lora(llama.ctx, None, 0, None)
     found["removed"] = _logits(llama, asked["tokens"])
     np.savez(asked["out"], **found)
+
+
+def _opened(llama: Llama, path: str) -> Any:
+    adapter = native.llama_adapter_lora_init(llama._model.model, os.fsencode(path))
+    assert adapter, f"llama.cpp refuses {path}"
+    return adapter
 
 
 def _logits(llama: Llama, tokens: list[int]) -> Any:

@@ -11,8 +11,9 @@ import pytest
 
 from modules.app import App
 from modules.ui.creator_panel import CreatorPanel
+from modules.ui.edge import Shared
 from modules.ui.lean import gradio
-from modules.ui.model_tab import ModelTab, Shared
+from modules.ui.model_tab import ModelTab
 from tests.hub_server import Hub
 from tests.test_ui import last
 

@@ -30,7 +30,10 @@ LAYERS = {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
         *("retry", "carrier", "publish", "job", "job_view"),
     },
-    "deeds": {"chat", "training", "evaluation", "app", "menu", "hubs", "creator", "download_choice", "remote_fit"},
+    "deeds": {
+        *("chat", "training", "evaluation", "app", "menu", "hubs", "creator", "lora_control"),
+        *("download_choice", "remote_fit"),
+    },
     "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},
 }

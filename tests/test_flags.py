@@ -52,7 +52,8 @@ def test_nothing_typed_is_the_defaults_and_no_load_option() -> None:
 def test_every_flag_of_the_server_can_be_typed_with_dashes_or_underscores(key: str) -> None:
     option = SERVER[key]
     for spelling in spellings(option.flag):
-        assert flags.read(words_for(option, changed(option), spelling)).server[key] == changed(option)
+        expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
+        assert flags.read(words_for(option, changed(option), spelling)).server[key] == expected
 
 
 @pytest.mark.parametrize("key", OPTIONS)

@@ -82,8 +82,8 @@ def test_each_format_has_its_loaders_best_first(model_format: str, names: list[s
 @pytest.mark.parametrize(
     ("ability", "names"),
     [
-        ("lora", {"Transformers", "ExLlamav2", "ExLlamav2_HF", "AutoGPTQ"}),
-        ("loras", {"Transformers", "ExLlamav2", "ExLlamav2_HF"}),
+        ("lora", set(LOADERS) - {"AutoAWQ"}),
+        ("loras", set(LOADERS) - {"AutoGPTQ", "AutoAWQ"}),
         ("train", {"Transformers"}),
         ("perplexity", set(LOADERS) - {"llama.cpp", "ExLlamav2"}),
         ("cfg", set(LOADERS) - {"llama.cpp"}),

@@ -91,6 +91,31 @@ def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:
     assert "with GGUF models only" in trouble(dog, folder(tmp_path))
 
 
+def of_experts(top: Path, *more: int) -> LoraRecord:
+    pair = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4, *more)), Tensor("blk.0.attn_q.weight.lora_b", (4, 64, *more)))
+    adapter(top / "loras" / "dog.gguf", pair)
+    return Loras(top / "loras").find("dog")
+
+
+def test_a_gguf_adapter_has_as_many_experts_as_the_model(tmp_path: Path) -> None:
+    """llama.cpp does not look, and would read beyond the end of the tensor."""
+    plain = file(tmp_path)
+    assert misfits(of_experts(tmp_path), plain) == misfits(of_experts(tmp_path, 1), plain) == []
+    assert "is for 3 experts there, and the model has 1." in trouble(of_experts(tmp_path, 3), plain)
+    mixed = file(tmp_path, (GGUF[0], Tensor("blk.0.attn_q.weight", (64, 64, 8), 8)))
+    assert misfits(of_experts(tmp_path, 8), mixed) == []
+    assert "is for 3 experts there, and the model has 8." in trouble(of_experts(tmp_path, 3), mixed)
+
+
+def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tmp_path: Path) -> None:
+    """With such an adapter it ends its process."""
+    words = (Tensor("token_embd.weight.lora_a", (4, 100)), Tensor("token_embd.weight.lora_b", (4, 64)))
+    adapter(tmp_path / "loras" / "dog.gguf", words)
+    dog = Loras(tmp_path / "loras").find("dog")
+    assert "takes its output from the embeddings too" in trouble(dog, file(tmp_path))
+    assert misfits(dog, file(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
+
+
 def test_what_stands_before_the_names_does_not_matter(tmp_path: Path) -> None:
     seeing = {name.replace("model.", "model.language_model.", 1): shape for name, shape in PLAIN.items()}
     assert misfits(lora(tmp_path), folder(tmp_path, seeing)) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modules.engines.lora_set import Adapters, Asked, LoraSet
+from modules.engines.lora_set import Adapters, Asked, LoraSet, Refusal
 from modules.lora_errors import LoraRefused, LoraWithoutEffect
 
 
@@ -23,6 +23,8 @@ class Adding:
         self._noise, self._readings = noise, 0
 
     def open(self, path: Path) -> float:
+        if path.name == "unwanted":
+            raise Refusal("it says no")
         value = float(path.read_text())
         self.open_ones.append(value)
         return value
@@ -86,6 +88,13 @@ def test_after_a_refusal_the_former_set_is_in_force(bad: str, asked: dict[str, A
         loras.apply([asked["two"], asked[bad]])
     assert bad in str(refusal.value)
     assert model.in_force == [(1, 1)] and model.open_ones == [1]
+
+
+def test_a_refusal_in_the_engines_own_words_is_said_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "unwanted").touch()
+    with pytest.raises(LoraRefused) as refusal:
+        LoraSet(Adding()).apply([{"name": "cat", "path": str(tmp_path / "unwanted"), "weight": 1.0}])
+    assert refusal.value.words == "it says no"
 
 
 def test_noise_is_no_effect(asked: dict[str, Asked]) -> None:

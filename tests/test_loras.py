@@ -12,10 +12,27 @@ from modules.lora_adapter import Pair
 from modules.lora_errors import LoraNotFound
 from modules.loras import LoraRecord, Loras
 from tests.checkpoint_files import put, tensors
-from tests.gguf_files import Tensor, gguf
-from tests.lora_files import CONFIG, LAYER, SHAPES, adapter, peft
+from tests.gguf_files import F64, U32, As, Tensor, gguf
+from tests.lora_files import ADAPTER, CONFIG, LAYER, PAIR, SHAPES, adapter, peft
 
 Q = Pair("model.layers.0.self_attn.q_proj", LAYER + "q_proj.lora_A.weight", LAYER + "q_proj.lora_B.weight", 4, 64, 64)
+
+
+UNEQUAL = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4)), Tensor("blk.0.attn_q.weight.lora_b", (4, 64, 3)))
+
+
+def pair(*more: int, kind: int = 0) -> tuple[Tensor, Tensor]:
+    first, second = (Tensor(f"blk.0.attn_q.weight.lora_{half}", (32, 32, *more), kind) for half in "ab")
+    return first, second
+
+
+def alpha(path: Path, value: As) -> Path:
+    """One with which llama.cpp would end the process that asks for it."""
+    return put(path, gguf(ADAPTER | {"adapter.lora.alpha": value}, PAIR))
+
+
+def activated(path: Path) -> Path:
+    return put(path, gguf(ADAPTER | {"adapter.alora.invocation_tokens": [5, 6]}, PAIR))
 
 
 def only(folder: Path) -> LoraRecord:
@@ -138,6 +155,15 @@ def loose(folder: Path) -> None:
         (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
         (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "no LoRA but of the kind 'other'"),
         (lambda top: adapter(top / "a.gguf", (Tensor("x.lora_a", (4, 4)),)), "damaged", "'x' has no B."),
+        (lambda top: alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+        (lambda top: alpha(top / "a.gguf", As(F64, 8.0)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+        (lambda top: adapter(top / "a.gguf", pair(kind=24)), "unsupported", "lora_a' is of type I8, with which"),
+        (lambda top: adapter(top / "a.gguf", pair(kind=9)), "unsupported", "is of type Q8_1, with which"),
+        (lambda top: adapter(top / "a.gguf", pair(kind=99)), "unsupported", "is of type type 99, with which"),
+        (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "impossible dimensions [32, 32, 2, 1, 3]"),
+        (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "impossible dimensions [32, 32, 1, 3]"),
+        (lambda top: adapter(top / "a.gguf", UNEQUAL), "damaged", "impossible dimensions [4, 64, 3]"),
+        (lambda top: activated(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
         (lambda top: put(top / "a.gguf", b"<html>"), "damaged", "this is not a GGUF file but a web page"),
     ],
 )

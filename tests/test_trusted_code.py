@@ -12,8 +12,9 @@ from modules.app import App
 from modules.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
 from modules.own_code import code_of
 from modules.trusted_code import TrustedCode
+from modules.ui.edge import Shared
 from modules.ui.lean import gradio
-from modules.ui.model_tab import ModelTab, Shared
+from modules.ui.model_tab import ModelTab
 from server import load_named
 from tests.own_code import OWN_CODE, own_model
 from tests.serving import server_of

@@ -93,7 +93,8 @@ def test_a_long_error_is_folded_after_its_first_line() -> None:
 
 @pytest.fixture(scope="module")
 def tab(models_folder: Path) -> Iterator[Any]:
-    from modules.ui.model_tab import ModelTab, Shared
+    from modules.ui.edge import Shared
+    from modules.ui.model_tab import ModelTab
 
     app = App(flags.read(["--model-dir", str(models_folder)]))
     with gr.Blocks():

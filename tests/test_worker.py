@@ -245,7 +245,7 @@ def test_text_that_is_no_proper_unicode_comes_back_as_it_went(echo: WorkerProces
 
 def test_a_change_of_adapters_waits_for_the_answers_under_way_and_later_ones_wait_for_it(echo: WorkerProcess) -> None:
     before = say(echo, "slow one two three adapters")
-    change = Call(echo, "apply_loras", adapters=["cat"])
+    change = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
     after = say(echo, "adapters")
     assert ask(echo, "repeat", text="a", times=2) == "aa", "other operations do not wait"
     assert change.inbox.empty()
@@ -254,7 +254,7 @@ def test_a_change_of_adapters_waits_for_the_answers_under_way_and_later_ones_wai
 
 def test_who_waits_for_a_change_of_adapters_can_be_cancelled(echo: WorkerProcess) -> None:
     before = say(echo, "slow one two three")
-    change, after = Call(echo, "apply_loras", adapters=["cat"]), say(echo, "unwanted")
+    change, after = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}]), say(echo, "unwanted")
     change.cancel()
     after.cancel()
     assert before.text() == "one two three "

@@ -1,7 +1,8 @@
-"""Tiny random models of several architectures, each as a GGUF file in full precision with an adapter that PEFT made.
+"""Tiny random models of several architectures, each as a GGUF file in full precision with two adapters that PEFT made.
 
-`python -m tests.tiny_loras <folder>` writes <architecture>/model.gguf, the adapter <architecture>/loras/cat, and
-<architecture>/logits.npz: after each of TOKENS in float32, "none" without and "cat" with the adapter.
+`python -m tests.tiny_loras <folder> [<kind>...]` writes, of those or all KINDS, <kind>/model.gguf, the adapters
+<kind>/loras/cat and dog, and <kind>/logits.npz: after each of TOKENS in float32, "none" without an adapter, and with
+each of SETS.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import numpy as np
 
 from modules.lora_gguf import interleaved
 from modules.lora_names import HEADS, gguf_name, reordered
-from tests.gguf_files import Tensor, gguf
+from tests.gguf_files import ARRAY, I32, As, Tensor, array, gguf
 
 TOKENS = [5, 90, 33, 7, 64, 12, 118, 2, 77, 41, 19, 100]
+SETS = {
+    "cat": {"cat": 1.0},
+    "dog": {"dog": 1.0},
+    "half a cat": {"cat": 0.5},
+    "both": {"cat": 1.0, "dog": 1.0},
+    "both, weighted": {"cat": 0.5, "dog": 2.0},
+    "no cat": {"cat": 0.0, "dog": 1.0},
+}
+"""The weights of adapters, by what we call them together."""
 _WORDS, _HIDDEN, _LAYERS, _Q, _KV, _HEAD, _NETWORK, _EPSILON = 128, 64, 2, 4, 2, 16, 96, 1e-6
 
 KINDS = {
@@ -45,7 +55,7 @@ _FOUR = {
 
 
 def main() -> None:
-    for name in KINDS:
+    for name in sys.argv[2:] or KINDS:
         _make(Path(sys.argv[1]) / name, name)
 
 
@@ -57,14 +67,34 @@ def _make(folder: Path, name: str) -> None:
     model = _model(name)
     (folder / "model.gguf").write_bytes(_gguf(architecture(name), model.state_dict()))
     with torch.no_grad():
-        none = model(torch.tensor([TOKENS])).logits[0].numpy()
+        found = {"none": _logits(model)}
         modules = ["q_proj", "k_proj", "lm_head"] if name == "llama" else "all-linear"  # the latter without lm_head
-        peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+        cat = LoraConfig(r=4, lora_alpha=8, target_modules=modules)
+        dog = LoraConfig(r=2, lora_alpha=3, target_modules=["o_proj", "down_proj"])
+        peft: Any = get_peft_model(model, cat, adapter_name="cat")
+        peft.add_adapter("dog", dog)
         for each, weight in peft.named_parameters():
             if "lora_B" in each:
                 torch.nn.init.normal_(weight, std=0.3)
-        peft.save_pretrained(folder / "loras" / "cat")
-        np.savez(folder / "logits.npz", none=none, cat=peft.eval()(torch.tensor([TOKENS])).logits[0].numpy())
+        peft.save_pretrained(folder / "loras")  # each into a folder of its name
+        found |= {name: _logits(_weighted(peft.eval(), weights)) for name, weights in SETS.items()}
+    np.savez(folder / "logits.npz", **found)
+
+
+def _logits(model: Any) -> Any:
+    import torch
+
+    return model(torch.tensor([TOKENS])).logits[0].numpy()
+
+
+def _weighted(peft: Any, weights: dict[str, float]) -> Any:
+    """With these adapters and no others, each as strong as is said."""
+    peft.base_model.set_adapter(list(weights))
+    for each in peft.modules():
+        if hasattr(each, "set_scale"):
+            for name in each.scaling:
+                each.set_scale(name, weights.get(name, 0.0))
+    return peft
 
 
 def architecture(name: str) -> str:
@@ -131,7 +161,24 @@ def _facts(arch: str) -> dict[str, Any]:
     }
     capped = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0} if arch == "gemma2" else {}
     facts = {f"{arch}.{key}": each for key, each in (own | capped).items()}
-    return {"general.architecture": arch, "tokenizer.ggml.model": "no_vocab"} | facts
+    return {"general.architecture": arch} | _vocabulary() | facts
+
+
+def _vocabulary() -> dict[str, Any]:
+    """BPE that never joins two letters: some of ASCII's, and words such as <99>."""
+    control, letter, word = 3, 1, 4
+    letters = [chr(each) for each in range(33, 127)]
+    tokens = ["<unk>", "<s>", "</s>", *letters, *(f"<{number}>" for number in range(3 + len(letters), _WORDS))]
+    kinds = [control] * 3 + [letter] * len(letters) + [word] * (_WORDS - 3 - len(letters))
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": As(ARRAY, array(I32, kinds)),
+        "tokenizer.ggml.merges": ["~ ~"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+    }
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
-from modules.api import downloads, internal, parameters, refusals
+from modules.api import downloads, internal, loras, parameters, refusals
 from modules.api.access import Access
 from modules.api.answers import Answers, Call, unless_gone
 from modules.api.conversation import chat_prompt, plain_prompts
@@ -37,6 +37,7 @@ def attach(server: FastAPI, app: App) -> None:
     api.include_router(_answer_routes(app, defaults))
     api.include_router(internal.routes(app, defaults))
     api.include_router(downloads.routes(app))
+    api.include_router(loras.routes(app))
     refusals.register(api)
     server.mount("/v1", Access(api, app.flags))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, MutableMapping
 
 from fastapi import APIRouter, Request
@@ -75,7 +76,8 @@ def _info(app: App) -> Json:
         model = app.models.current
     except (NoModelLoaded, WorkerDied):
         return {"model_name": _NOBODY, "lora_names": [], "loader": None}
-    return {"model_name": model.record.name, "lora_names": [], "loader": model.loader.name}
+    names = [each.name for each in model.loras]
+    return {"model_name": model.record.name, "lora_names": names, "loader": model.loader.name}
 
 
 def _plan(app: App, body: LoadRequest) -> Plan:
@@ -93,5 +95,7 @@ def _loaded(model: LoadedModel, language: str) -> Json:
         "loader": model.loader.name,
         "context_length": model.info.context_length,
         "options": values(model.settings),
+        "loras": [dataclasses.asdict(each) for each in model.loras],
+        "lora_problem": model.lora_problem.say(language) if model.lora_problem else None,
         "notes": [{"option": note.option, "text": note.text[language]} for note in model.info.notes],
     }

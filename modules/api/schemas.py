@@ -238,6 +238,26 @@ class TokensRequest(Request):
     tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
 
 
+_NAMES = Expected("a list of names of LoRAs", "LoRA 名称列表")
+_WEIGHTS = Expected("a list of numbers, one for each LoRA", "数字列表，与 LoRA 一一对应")
+
+
+class LorasRequest(Request):
+    """As in the original, but for the weights, which may be left out: then each is 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_names: Annotated[list[Text], _NAMES]
+    lora_weights: Annotated[list[float] | None, _WEIGHTS] = None
+
+    @model_validator(mode="after")
+    def _as_many(self) -> LorasRequest:
+        weights = self.lora_weights
+        if weights is not None and len(weights) != len(self.lora_names):
+            raise OptionError("lora_weights", str(weights), _WEIGHTS.words)
+        return self
+
+
 # -- downloads -------------------------------------------------------------------------------------------------------
 
 _FILES = Expected("a list of file names", "文件名列表")

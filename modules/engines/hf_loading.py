@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from modules.engines.hf_model import Model
 from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.events import Note
 from modules.options import Value
@@ -29,7 +31,20 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     model = Model(path, calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))
-    return Engine(model, vocabulary, About(path).context_length(options), said)
+    context = About(path).context_length(options)
+    made = Engine(model, vocabulary, context, said)
+    made.operations = {**made.operations, "apply_loras": _loras(model, context, made.forget)}
+    return made
+
+
+def _loras(model: Model, context: int, forget: Callable[[], None]) -> Callable[..., list[float]]:
+    @cache
+    def apply() -> Callable[..., list[float]]:
+        from modules.engines.hf_lora import HfAdapters  # PEFT takes a second and 55 MB, which only who uses it pays
+
+        return operation(HfAdapters(model, context, forget))
+
+    return lambda adapters: apply()(adapters)
 
 
 def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:

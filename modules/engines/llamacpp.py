@@ -19,7 +19,9 @@ from modules.engines import llamacpp_native as native
 from modules.engines.base import Report
 from modules.engines.llamacpp_arguments import CANNOT_SHIFT, Build, arguments, notes
 from modules.engines.llamacpp_cache import Cache, Slot, common
+from modules.engines.llamacpp_lora import LlamaAdapters
 from modules.engines.llamacpp_sampler import Sampler
+from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.engines.stream import TextStream
 from modules.errors import GenerationFailed, PromptTooLong
@@ -93,7 +95,8 @@ class LlamaCpp:
         self._running: list[Sequence] = []
         self._warm_up()
         self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
-        self.operations = {"cache": self._cache.told, "forget": self.forget}
+        loras = operation(LlamaAdapters(self.model, self._cache.clear))
+        self.operations = {"cache": self._cache.told, "forget": self.forget, "apply_loras": loras}
         self.info = Info(
             context_length=self.model.n_ctx,
             bos_token=self.model.special(self.model.bos),

@@ -26,7 +26,9 @@ from modules.engines.llamacpp_hf_arguments import (
 from modules.engines.llamacpp_hf_grammar import LlamaVocabulary
 from modules.engines.llamacpp_hf_model import LlamaModel
 from modules.engines.llamacpp_hf_tokenizer import LlamaTokenizer, fits
+from modules.engines.llamacpp_lora import LlamaAdapters
 from modules.engines.llamacpp_native import Model
+from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.errors import Unsupported
 from modules.events import Json, Note
@@ -45,7 +47,9 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
         found_out.append(CANNOT_SHIFT)
     said = (*notes(path, options, build()), *found_out)
     made = Engine(model, vocabulary, native.n_ctx - (sinks or 0), said)  # the sinks may lie beside a whole prompt
-    made.operations = {**made.operations, "logits": model.logits if BATCH in calls else _not_all}
+    own = {"logits": model.logits if BATCH in calls else _not_all}
+    own["apply_loras"] = operation(LlamaAdapters(native, model.slots.clear))
+    made.operations = {**made.operations, **own}
     return made
 
 

@@ -21,6 +21,10 @@ PROBE = "The secret of a good answer is that somebody asked:\n1. What is your na
 """Read by the model without and with an adapter. Of many kinds, for some adapters change little of some texts."""
 
 
+class Refusal(Exception):
+    """Why an engine does not take an adapter, in words that say it all."""
+
+
 class Asked(TypedDict):
     """`path` is a folder of PEFT's or a GGUF adapter; `weight` multiplies what it changes, 1 as it was trained."""
 
@@ -105,7 +109,9 @@ class LoraSet:
             self._put([(held, weight)])
             effect = _largest(self._adapters.probe() - bare)
         if not np.isfinite(effect):
-            raise LoraRefused(held.name, "its numbers are too large: logits are no longer finite")
+            raise LoraRefused(
+                held.name, "logits are no longer finite with it: its numbers are too large, or are none (NaN)"
+            )
         if not effect > noise:
             raise LoraWithoutEffect(held.name)
         return effect
@@ -141,5 +147,7 @@ def _refusals(name: str) -> Any:
         yield
     except WebUIError:
         raise
+    except Refusal as refusal:
+        raise LoraRefused(name, str(refusal)) from None
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, MemoryError, AttributeError) as error:
         raise LoraRefused(name, f"{type(error).__name__}: {error}") from error

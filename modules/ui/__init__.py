@@ -16,11 +16,11 @@ from modules.ui import markup
 from modules.ui.chat_tab import ChatTab
 from modules.ui.creator_panel import CreatorPanel
 from modules.ui.downloads_panel import DownloadsPanel
-from modules.ui.edge import PRIVATE, Updates
+from modules.ui.edge import PRIVATE, Shared, Updates
 from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
-from modules.ui.model_tab import ModelTab, Shared
+from modules.ui.model_tab import ModelTab
 from modules.ui.options_card import LOADER_CSS, SWITCH_LOADER
 from modules.ui.parameters_tab import PARAMETERS_CSS, ParametersTab
 
@@ -58,6 +58,7 @@ def build(app: App, language: str) -> Any:
         look = _look(model_tab, seen, downloads)
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
+        page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
         page.load(*parameters_tab.on_page_load, queue=False, **PRIVATE)
         page.load(*downloads.on_page_load, queue=False, **PRIVATE)
         opened = page.load(*model_tab.on_page_load, queue=False, **PRIVATE)

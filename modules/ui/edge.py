@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import InternalError, WebUIError
+from modules.ui.form import Component
 
 log = logging.getLogger(__name__)
 
@@ -31,3 +33,13 @@ def as_error(error: BaseException) -> WebUIError:
         return error
     log.error("a handler of the page failed", exc_info=error)
     return InternalError(LOG_PLACE)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Parts of the page that more than one tab changes."""
+
+    pill: Component
+    seen: Component  # the version of `Models.status` that this page shows
+    bot: Component  # the Chatbot, whose greeting says what to do while there is no model
+    truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load

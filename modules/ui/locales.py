@@ -103,6 +103,22 @@ _WORDS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "the same as {name}"),
+    # -- LoRA
+    "lora_info": ("可选多个；点击“应用LoRAs”后生效。", "Any number; they act once they are applied."),
+    "lora_refresh": ("刷新 LoRA 列表", "Look for new LoRAs"),
+    "lora_apply": ("应用LoRAs", "Apply LoRAs"),
+    "lora_remove": ("全部移除", "Remove all"),
+    "lora_weight": ("权重", "Weight"),
+    "lora_rank": ("秩", "rank"),
+    "lora_base": ("基于", "made for"),
+    "lora_applying": ("正在应用，会等待进行中的回答结束…", "Applying, once the answers under way have ended …"),
+    "lora_none": ("没有生效的 LoRA。", "No LoRA is in force."),
+    "lora_in_force": ("已生效：", "In force:"),
+    "lora_effect": (
+        "× {weight}：单独使用时 logits 最大变化 {effect}",
+        "× {weight}: by itself it changes a logit by up to {effect}",
+    ),
+    "lora_weightless": ("× {weight}：权重为 0，不起作用", "× {weight}: of no effect, as its weight says"),
     # -- llamacpp_HF creator
     "creator": ("llamacpp_HF 创建器", "llamacpp_HF creator"),
     "creator_info": (

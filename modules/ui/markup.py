@@ -15,13 +15,15 @@ from modules.options import Value
 from modules.ui.form import slug
 from modules.ui.locales import Tr
 
-GIB, MIB = 2**30, 2**20
+GIB, MIB, KIB = 2**30, 2**20, 2**10
 TAIL = 12
 
 
 def size(count: int) -> str:
     """Bytes for people: "98 MB" counts 2**20, as everybody in this field does."""
-    return f"{count / GIB:.1f} GB" if count >= GIB else f"{count / MIB:.0f} MB"
+    if count >= GIB:
+        return f"{count / GIB:.1f} GB"
+    return f"{count / MIB:.0f} MB" if count >= MIB or not count else f"{max(count // KIB, 1)} KB"
 
 
 def squeezable(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from modules.app import App, Plan
@@ -15,27 +14,17 @@ from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, UNCHECKED, Updates, Values, as_error
-from modules.ui.form import Component
+from modules.ui.edge import PRIVATE, UNCHECKED, Shared, Updates, Values, as_error
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
+from modules.ui.lora_card import LoraCard
 from modules.ui.options_card import FILTER, SWITCH_LOADER, OptionsCard
 from modules.ui.own_code import OwnCode
 
 gr = gradio()
 
 POLL_SECONDS = 0.15
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Parts of the page that more than one tab changes."""
-
-    pill: Component
-    seen: Component  # the version of `Models.status` that this page shows
-    bot: Component  # the Chatbot, whose greeting says what to do while there is no model
-    truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load
 
 
 class Wish(NamedTuple):
@@ -59,6 +48,7 @@ class ModelTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 self._build_model_card()
+                self.loras = LoraCard(app, language, self._tr)
             with gr.Column(scale=7, min_width=320):
                 self.options = OptionsCard(app, language, self._tr)
                 self.loader, self.notes, self.widgets = self.options.loader, self.options.notes, self.options.widgets
@@ -111,6 +101,7 @@ class ModelTab:
             shared.bot,
             shared.truncation,
             *self.code.parts,
+            *self.loras.parts,
         ]
         told = [self.notes, self.options.marks, self.memory]
         # One at a time, or the answer to an earlier form could come last.
@@ -255,7 +246,7 @@ class ModelTab:
             return self._anyway(given[self.model])
         except Exception as error:
             as_error(error)
-            return {component: gr.skip() for component in (self.options.reduced, *self.widgets.values())}
+            return self._unchanged()
 
     def adjust(self, name: str | None, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Set one option: to the value offered at its field, else back to what it would be anyway."""
@@ -263,7 +254,7 @@ class ModelTab:
             key = str(event._data.get("key"))
             widget = self.widgets.get(key)
             if widget is None:
-                return {}
+                return self._unchanged()
             if event._data.get("value") is not None:
                 return {widget: OPTIONS[key].parse(event._data["value"])}
             anyway = self._anyway(name)
@@ -271,17 +262,21 @@ class ModelTab:
             return {widget: anyway[widget], **fitting}
         except Exception as error:
             as_error(error)
-            return {}
+            return self._unchanged()
 
     def relieve(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
         """Take a remedy that was offered beside the memory bar."""
         try:
             asked = event._data.get("change")
             changes = parse_all(OPTIONS, asked if isinstance(asked, dict) else {})
-            return {self.widgets[key]: value for key, value in changes.items()}
+            return {self.widgets[key]: value for key, value in changes.items()} or self._unchanged()
         except Exception as error:
             as_error(error)
-            return {}
+            return self._unchanged()
+
+    def _unchanged(self) -> Updates:
+        """The form as it is. An empty answer would be an error to Gradio."""
+        return {widget: gr.skip() for widget in self.widgets.values()}
 
     def _anyway(self, name: object) -> Updates:
         record = self._app.record(self._picked(name))
@@ -350,7 +345,7 @@ class ModelTab:
             yield self.view()
         failure = loading.exception()
         if failure is None:
-            yield self.view() | self._truncated()
+            yield self.view() | self._followed()
         else:
             told = {} if isinstance(failure, LoadCancelled) else {self.status: self._alert(failure)}
             yield self.view() | told
@@ -387,13 +382,16 @@ class ModelTab:
             self._shared.bot: gr.update(placeholder=self._tr("hello" if status.state == "ready" else "hello_empty")),
             self._shared.truncation: gr.skip(),
             **self.code.ask(None),
+            **self.loras.view(),
         }
 
-    def _truncated(self) -> Updates:
+    def _followed(self) -> Updates:
+        """What of the page follows a model that has just become ready."""
         status = self._app.models.status
-        return {self._shared.truncation: status.context_length if status.state == "ready" else gr.skip()}
+        context = status.context_length if status.state == "ready" else gr.skip()
+        return {self._shared.truncation: context, **self.loras.follow()}
 
     def look(self, seen: int) -> Updates:
         """What has changed since this page last looked: another tab, the API or a crash may have changed it."""
         changed = seen != self._app.models.status.version
-        return self.view() | self._truncated() if changed else {component: gr.skip() for component in self.live}
+        return self.view() | self._followed() if changed else {component: gr.skip() for component in self.live}

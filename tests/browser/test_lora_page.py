@@ -1,0 +1,103 @@
+"""LoRAs in the page: two are applied and heard, removed and no longer heard; a refusal; saved with the model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Window, opened
+from tests.lora_files import LAYER, peft
+from tests.trained_loras import LESSONS
+
+WORDS = {
+    "zh": ("模型", "已生效", "没有生效的 LoRA", "不匹配", "已将"),
+    "en": ("Model", "In force", "No LoRA is in force", "does not fit", "Saved"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, smollm2: Path, loras_folder: Path) -> Path:
+    """The demo model, two LoRAs for it and one for a wider model; answers are the likeliest."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
+    shutil.copytree(loras_folder, tmp_path / "loras")
+    peft(
+        tmp_path / "loras" / "wide",
+        {LAYER + "q_proj.lora_A.weight": (4, 1024), LAYER + "q_proj.lora_B.weight": (1024, 4)},
+    )
+    (tmp_path / "settings.yaml").write_text("temperature: 0\nmax_new_tokens: 16\n")
+    return tmp_path
+
+
+def choose(window: Window, *names: str) -> None:
+    for name in names:
+        window.page.locator("#tx-lora input").click()
+        window.page.locator("[role=option]").filter(has_text=name).click()
+        expect(window.page.locator(f'#tx-lora-rows [data-lora="{name}"]')).to_be_visible()
+    window.page.keyboard.press("Escape")
+
+
+def answer(window: Window, lora: str) -> str:
+    """What a new chat answers to the beginning that `lora` has learned to go on from."""
+    before = window.answers.count()
+    window.ask(LESSONS[lora].beginning)
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("tok" if window.language == "en" else "词符/秒")
+    said = window.answers.nth(before).inner_text()
+    window.page.locator("#tx-new").click()
+    expect(window.answers).to_have_count(0)
+    return said
+
+
+def model_tab(window: Window) -> None:
+    window.tab(WORDS[window.language][0])
+
+
+@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 400)])
+def test_two_are_heard_once_applied_and_no_longer_once_removed(
+    chromium: Browser, place: Path, language: str, width: int
+) -> None:
+    _, in_force, none, misfit, saved = WORDS[language]
+    flags = ("--lora-dir", str(place / "loras"))
+    with opened(chromium, place, "n_ctx", language, width, *flags) as window:
+        page, status = window.page, window.page.locator("#tx-lora-status")
+        page.locator("#tx-load").click()
+        window.loaded()
+        expect(status).to_contain_text(none)
+        alone = {lora: answer(window, lora) for lora in LESSONS}
+        model_tab(window)
+        choose(window, *LESSONS)
+        page.locator("#tx-lora-apply").click()
+        expect(status).to_contain_text(in_force)
+        expect(status.locator("li")).to_have_count(2)
+        page.screenshot(path=place / "loras.png", full_page=True)
+        for lora, lesson in LESSONS.items():
+            assert lesson.words in answer(window, lora)
+
+        model_tab(window)
+        choose(window, "wide")
+        page.locator("#tx-lora-apply").click()
+        expect(status.locator(".tx-alert")).to_contain_text(misfit)
+        expect(status.locator("li")).to_have_count(2)
+
+        page.locator("#tx-lora-remove").click()
+        expect(status).to_contain_text(none)
+        expect(page.locator("#tx-lora-rows [data-lora]")).to_have_count(0)
+        assert {lora: answer(window, lora) for lora in LESSONS} == alone
+
+        model_tab(window)
+        choose(window, "green")
+        page.locator('#tx-lora-rows input[type="number"]').fill("0.75")
+        page.locator("#tx-lora-apply").click()
+        expect(status.locator("li")).to_contain_text("× 0.75")
+        page.locator("#tx-save").click()
+        expect(page.locator("#tx-status")).to_contain_text(saved)
+
+    with opened(chromium, place, "n_ctx", language, width, *flags) as window:
+        window.page.locator("#tx-load").click()
+        window.loaded()
+        expect(window.page.locator("#tx-lora-status li")).to_contain_text("green × 0.75")
+        expect(window.page.locator('#tx-lora-rows input[type="number"]')).to_have_value("0.75")
+        assert LESSONS["green"].words in answer(window, "green")
