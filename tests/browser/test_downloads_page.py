@@ -228,6 +228,19 @@ def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is
         expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-here")).to_have_text("已有")
 
 
+def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(chromium: Browser, place: Path, hub: Hub) -> None:
+    hub.add("user/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": noise(20_000)})
+    with serving(place, hub) as server, opened(chromium, server, "en") as window:
+        page = window.page
+        asked(page, "user/lora")
+        expect(page.locator("#tx-dl-status")).to_contain_text("LoRA → loras/user_lora")
+        page.locator("#tx-dl-download").click()
+        expect(page.locator(".tx-dl-done")).to_be_visible()
+        page.locator("#tx-lora input").first.click()
+        expect(page.get_by_role("option", name="user_lora", exact=True)).to_be_visible()
+        expect(page.locator("#tx-model input")).to_have_value("")
+
+
 def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: Hub) -> None:
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
