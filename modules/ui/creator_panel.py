@@ -10,7 +10,7 @@ from modules.creator import Created
 from modules.errors import NothingPicked
 from modules.job_view import JobView
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, Updates, Values, as_error
+from modules.ui.edge import PRIVATE, UNCHECKED, Updates, Values, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.model_tab import ModelTab
@@ -51,7 +51,7 @@ class CreatorPanel:
             concurrency_limit=None,
             **PRIVATE,
         )
-        created.then(self.follow, [model_tab.model, self.created], model_tab.listed, queue=False, **PRIVATE).then(
+        created.then(self.follow, [model_tab.model, self.created], model_tab.listed, queue=False, **UNCHECKED).then(
             **model_tab.explained, **PRIVATE
         )
         self.model_tab = model_tab

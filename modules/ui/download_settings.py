@@ -62,7 +62,7 @@ class DownloadSettings:
     def show(self) -> Updates:
         """What is set now. Of the token, only where it goes."""
         if self._app.flags.on("multi_user"):
-            return {}
+            return {self.told: gr.skip()}
         try:
             return {self.endpoint: ", ".join(self._app.hubs.endpoints), **self._about_token()}
         except Exception as error:  # a wrong HF_ENDPOINT, or setting

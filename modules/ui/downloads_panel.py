@@ -22,9 +22,10 @@ from modules.remote_fit import verdicts
 from modules.staging import free
 from modules.ui import downloads_markup, markup
 from modules.ui.download_settings import DownloadSettings
-from modules.ui.edge import PRIVATE, Updates, as_error
+from modules.ui.edge import PRIVATE, UNCHECKED, Updates, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
+from modules.ui.lora_card import WEIGHTS
 from modules.ui.model_tab import ModelTab
 
 gr = gradio()
@@ -116,7 +117,10 @@ class DownloadsPanel:
         self.jobs.click(self.act, None, [*self.polled, self.refused], queue=False, **PRIVATE)
         self.timer.tick(self.poll, self.seen, self.polled, queue=False, **PRIVATE)
         tab = self._model_tab
-        self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **PRIVATE).then(**tab.explained, **PRIVATE)
+        self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **UNCHECKED).then(**tab.explained, **PRIVATE)
+        loras = [tab.loras.names, tab.loras.weights]
+        shown = [tab.loras.names, tab.loras.rows, tab.loras.status]
+        self.jobs.end(tab.loras.list_again, loras, shown, js=WEIGHTS, queue=False, **UNCHECKED)
         self.jobs.end(self.tell_here, self.shown, self.here, queue=False, **PRIVATE)
 
     # -- what a repository has ------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ Updates = dict[Any, Any]
 PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
 """How every listener is set up. Gradio's own progress would dim what it covers; "private" hides, it does not close."""
 
+UNCHECKED = {"preprocess": False, **PRIVATE}
+"""The same for handlers whose menu may have lost what the page still shows in it: Gradio would refuse to call them."""
+
 LOG_PLACE = "logs/webui.log"
 
 

@@ -52,12 +52,12 @@ class LoraCard:
                 self.apply: Component = gr.Button(tr("lora_apply"), interactive=owner, elem_id="tx-lora-apply")
                 self.remove: Component = gr.Button(tr("lora_remove"), interactive=owner, elem_id="tx-lora-remove")
             self.status: Component = gr.HTML("", elem_id="tx-lora-status")
-        self._weights: Component = gr.JSON({}, visible=False)
+        self.weights: Component = gr.JSON({}, visible=False)
         self.parts = (self.names, self.rows, self.status)
         self._listen()
 
     def _listen(self) -> None:
-        chosen = {"inputs": [self.names, self._weights], "js": WEIGHTS}
+        chosen = {"inputs": [self.names, self.weights], "js": WEIGHTS}
         shown = [self.names, self.rows, self.status]
         self.names.input(self.describe, **chosen, outputs=[self.rows], queue=False, **PRIVATE)
         self.refresh.click(self.list_again, **chosen, outputs=shown, queue=False, **PRIVATE)

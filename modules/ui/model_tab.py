@@ -14,7 +14,7 @@ from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, Shared, Updates, Values, as_error
+from modules.ui.edge import PRIVATE, UNCHECKED, Shared, Updates, Values, as_error
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
@@ -132,7 +132,9 @@ class ModelTab:
         self.save.click(self.remember, form, [self.status, self.options.shown], **PRIVATE).then(**explain, **PRIVATE)
         self.autoload.input(self.set_autoload, self.autoload, [self.status, self.autoload], queue=False, **PRIVATE)
         self.listed, self.explained = [*chosen, self.status], explain
-        self.refresh.click(self.list_again, self.model, self.listed, queue=False, **PRIVATE).then(**explain, **PRIVATE)
+        self.refresh.click(self.list_again, self.model, self.listed, queue=False, **UNCHECKED).then(
+            **explain, **PRIVATE
+        )
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
         self.code.button.click(self.trust, {*form, self.code.asked}, **loading)

@@ -6,13 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import opened
+from tests.downloading import until
 from tests.hub_server import Hub
 
 REPO, NAME = "user/model", "model.gguf"
 TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def stacked(page: Page, width: int) -> bool | None:
+    """Whether the two fields are one below the other; None if they are not within the page."""
+    found = [page.locator(f"#tx-creator-{each}").bounding_box() for each in ("model", "address")]
+    boxes = [box for box in found if box and box["x"] >= 0 and box["x"] + box["width"] <= width]
+    return boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"] if len(boxes) == 2 else None
 
 
 @pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 390)])
@@ -28,10 +36,7 @@ def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
         with opened(chromium, tmp_path, "n_ctx", language, width, "--hf-endpoint", hub.url) as window:
             page = window.page
             page.locator("#tx-creator > button").click()
-            boxes = [page.locator(f"#tx-creator-{each}").bounding_box() for each in ("model", "address")]
-            assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
-            model, repository = filter(None, boxes)
-            assert (model["y"] == repository["y"]) == (width > 640), "one below the other where there is no room"
+            until(lambda: page.wait_for_timeout(50) or stacked(page, width) == (width < 640))  # the fold is opening
             window.choose("tx-creator-model", NAME)
             address = page.locator("#tx-creator-address").get_by_role("textbox")
             address.fill("nonsense")

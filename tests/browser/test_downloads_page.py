@@ -139,30 +139,31 @@ def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
         expect(window.page.locator(".tx-dl-done")).to_be_visible(timeout=60_000)
 
 
-@pytest.mark.parametrize(("act", "newer"), [("keep", False), ("anew", True)])
 def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a_button(
-    chromium: Browser, place: Path, hub: Hub, act: str, newer: bool
+    chromium: Browser, place: Path, hub: Hub
 ) -> None:
     old, new = noise(3_000_000, 1), noise(3_000_000, 2)
-    hub.add("user/moving", {"m.Q8_0.gguf": old})
-    fault = hub.fault("m.Q8_0", origin="cdn", rate=300_000)
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
-        asked(page, "user/moving")
-        row(page, "m.Q8_0.gguf").click()
-        expect(page.locator("#tx-dl-download")).to_contain_text("3.00 MB")
-        page.locator("#tx-dl-download").click()
-        moves(page)
-        page.locator("[data-act=pause]").click()
-        expect(page.locator(".tx-dl-paused")).to_be_visible()
-        hub.add("user/moving", {"m.Q8_0.gguf": new})
-        hub.faults.remove(fault)
-        page.locator("[data-act=resume]").click()
-        expect(page.locator(".tx-dl-choose")).to_contain_text("has moved on")
-        page.screenshot(path=place / "moved.png", full_page=True)
-        page.locator(f"[data-act={act}]").click()
-        expect(page.locator(".tx-dl-done")).to_be_visible(timeout=30_000)
-    assert (place / "models" / "m.Q8_0.gguf").read_bytes() == (new if newer else old)
+        for act, expected in (("keep", old), ("anew", new)):
+            hub.add(f"user/{act}", {f"{act}.Q8_0.gguf": old})
+            fault = hub.fault(f"{act}.Q8_0", origin="cdn", rate=300_000)
+            asked(page, f"user/{act}")
+            row(page, f"{act}.Q8_0.gguf").click()
+            expect(page.locator("#tx-dl-download")).to_contain_text("3.00 MB")
+            page.locator("#tx-dl-download").click()
+            moves(page)
+            page.locator("[data-act=pause]").click()
+            expect(page.locator(".tx-dl-paused")).to_be_visible()
+            hub.add(f"user/{act}", {f"{act}.Q8_0.gguf": new})
+            hub.faults.remove(fault)
+            page.locator("[data-act=resume]").click()
+            expect(page.locator(".tx-dl-choose")).to_contain_text("has moved on")
+            page.locator(f"[data-act={act}]").click()
+            expect(page.locator(".tx-dl-done")).to_be_visible(timeout=30_000)
+            assert (place / "models" / f"{act}.Q8_0.gguf").read_bytes() == expected
+            page.locator("[data-act=forget]").click()
+            expect(page.locator(".tx-dl-job")).to_have_count(0)
 
 
 def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
@@ -192,23 +193,20 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
         expect(page.locator(".tx-dl-job")).to_have_count(0)
 
 
-@pytest.mark.parametrize(
-    ("language", "words"),
-    [("zh", ("无法识别“nonsense”", "找不到")), ("en", ("Can't read 'nonsense'", "was not found"))],
-)
-def test_an_address_that_leads_nowhere_is_told_in_words(
-    chromium: Browser, place: Path, hub: Hub, language: str, words: tuple[str, str]
-) -> None:
-    with serving(place, hub) as server, opened(chromium, server, language, 390) as window:
-        page = window.page
-        for address, said in zip(("nonsense", "no/body"), words, strict=True):
-            asked(page, address)
-            expect(page.locator("#tx-dl-status [role=alert]")).to_contain_text(said)
-        no_sideways(page)
-        page.locator("#tx-dl-settings > button").click()
-        page.locator("#tx-creator > button").click()
-        expect(page.locator("#tx-dl-hosts")).to_be_visible()
-        no_sideways(page)
+def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place: Path, hub: Hub) -> None:
+    said = {"zh": ("无法识别“nonsense”", "找不到"), "en": ("Can't read 'nonsense'", "was not found")}
+    with serving(place, hub) as server:
+        for language, words in said.items():
+            with opened(chromium, server, language, 390) as window:
+                page = window.page
+                for address, word in zip(("nonsense", "no/body"), words, strict=True):
+                    asked(page, address)
+                    expect(page.locator("#tx-dl-status [role=alert]")).to_contain_text(word)
+                no_sideways(page)
+                page.locator("#tx-dl-settings > button").click()
+                page.locator("#tx-creator > button").click()
+                expect(page.locator("#tx-dl-hosts")).to_be_visible()
+                no_sideways(page)
 
 
 def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is_shown(
@@ -228,6 +226,19 @@ def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is
         for page in (window.page, other.page):
             expect(page.locator(".tx-dl-done")).to_be_visible()
         expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-here")).to_have_text("已有")
+
+
+def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(chromium: Browser, place: Path, hub: Hub) -> None:
+    hub.add("user/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": noise(20_000)})
+    with serving(place, hub) as server, opened(chromium, server, "en") as window:
+        page = window.page
+        asked(page, "user/lora")
+        expect(page.locator("#tx-dl-status")).to_contain_text("LoRA → loras/user_lora")
+        page.locator("#tx-dl-download").click()
+        expect(page.locator(".tx-dl-done")).to_be_visible()
+        page.locator("#tx-lora input").first.click()
+        expect(page.get_by_role("option", name="user_lora", exact=True)).to_be_visible()
+        expect(page.locator("#tx-model input")).to_have_value("")
 
 
 def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: Hub) -> None:
