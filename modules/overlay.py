@@ -36,7 +36,8 @@ class Overlay:
     @property
     def fingerprint(self) -> str:
         """What the stamp of an overlay says that is up to date: compiled packages are of one version of Python."""
-        return f"{sys.version_info[0]}.{sys.version_info[1]} {hashlib.sha256(self.requirements.read_bytes()).hexdigest()}"
+        major, minor = sys.version_info[:2]
+        return f"{major}.{minor} {hashlib.sha256(self.requirements.read_bytes()).hexdigest()}"
 
     @property
     def whole(self) -> bool:

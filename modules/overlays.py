@@ -195,7 +195,7 @@ def _run_pip(job: _Job, room: Path, lock: int) -> None:
         assert child.stdout is not None
         for line in child.stdout:
             said.append(line.rstrip())
-            begun += line.startswith("Collecting ")
+            begun += line.startswith(("Collecting ", "Processing "))  # the latter of a file on this machine
             fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(begun - 1, 0)
             job.now = Installing("installing", max(job.now.done, min(fetched, total)), total, said[-1].strip())
     if job.stop.is_set():
