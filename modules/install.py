@@ -31,24 +31,33 @@ def begin(loader: Loader, overlays: Overlays) -> Overlay:
     return loader.overlay
 
 
+def _missing(loader: Loader) -> list[LoaderUnavailable]:
+    """Why it does not run here, or not with models of some format."""
+    return [reason for each in ("", *loader.formats) if (reason := unavailable(loader, each))]
+
+
 def _by_hand(loader: Loader) -> Words:
     """What is to be typed, for a loader whose packages are the main environment's."""
-    missing = [reason for each in ("", *loader.formats) if (reason := unavailable(loader, each))]
-    lines = "\n".join(dict.fromkeys(reason.install for reason in missing))
-    if not lines:
-        return {
-            "en": f"{loader.name} has all that it needs.",
-            "zh": f"{loader.name} 所需的软件包已齐全。",
-        }
+    lines = "\n".join(dict.fromkeys(reason.install for reason in _missing(loader)))
     return {
-        "en": f"The packages of {loader.name} belong into the environment of this program. To install them, run:\n{lines}",
+        "en": f"The packages of {loader.name} belong into this program's own environment. To install them, run:\n{lines}",
         "zh": f"{loader.name} 的软件包应安装到本程序的环境中，请运行：\n{lines}",
     }
 
 
 def wait(loader: Loader, language: str, overlays: Overlays) -> None:
-    """Install what the loader needs, telling on stderr how it goes. InstallFailed, LoaderUnavailable, Unsupported."""
-    overlay = begin(loader, overlays)
+    """Install what the loader lacks, telling on stderr how it goes. InstallFailed, LoaderUnavailable, Unsupported."""
+    if _missing(loader):
+        now = _watched(begin(loader, overlays), language, overlays)
+        if now.error is not None:
+            raise now.error
+    for reason in _missing(loader):
+        raise reason
+    _tell(_DONE[language].format(loader=loader.name))
+
+
+def _watched(overlay: Overlay, language: str, overlays: Overlays) -> Installing:
+    """How the installation has ended."""
     told, when = Installing("absent"), 0.0
     try:
         while (now := overlays.view(overlay)).moving:
@@ -58,22 +67,13 @@ def wait(loader: Loader, language: str, overlays: Overlays) -> None:
             time.sleep(_LOOK_SECONDS)
     finally:  # Ctrl-C
         overlays.close()
-    _check(loader, now)
-    _tell(_DONE[language].format(loader=loader.name))
+    return now
 
 
 def _line(now: Installing, language: str) -> str:
     if now.state == "waiting":
         return _WAITING[language]
     return _AT_IT[language].format(done=now.done, total=now.total, says=now.says)
-
-
-def _check(loader: Loader, now: Installing) -> None:
-    reason: LoaderUnavailable | None = unavailable(loader)
-    if now.error is not None:
-        raise now.error
-    if reason is not None:
-        raise reason
 
 
 def _tell(text: str) -> None:
