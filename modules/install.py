@@ -40,7 +40,7 @@ def _by_hand(loader: Loader) -> Words:
     """What is to be typed, for a loader whose packages are the main environment's."""
     lines = "\n".join(dict.fromkeys(reason.install for reason in _missing(loader)))
     return {
-        "en": f"The packages of {loader.name} belong into this program's own environment. To install them, run:\n{lines}",
+        "en": f"The packages of {loader.name} belong into this program's own environment. Run:\n{lines}",
         "zh": f"{loader.name} 的软件包应安装到本程序的环境中，请运行：\n{lines}",
     }
 

@@ -76,7 +76,7 @@ class Installing:
 class _Job:
     overlay: Overlay
     again: bool
-    now: Installing = Installing("waiting")
+    now: Installing = Installing("installing")
     stop: threading.Event = field(default_factory=threading.Event)
     outcome: Future[None] = field(default_factory=Future)
 
@@ -143,7 +143,7 @@ def _install(job: _Job) -> None:
     overlay, place = job.overlay, job.overlay.folder.parent
     with _disk_faults(overlay):
         place.mkdir(exist_ok=True)
-        with _locked(place / f".{overlay.name}.lock", job.stop) as (lock, waited):
+        with _locked(place / f".{overlay.name}.lock", job) as (lock, waited):
             if overlay.whole and (waited or not job.again):
                 return
             for left in place.glob(f".{overlay.name}-*"):
@@ -160,13 +160,13 @@ def _install(job: _Job) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, stop: threading.Event) -> Iterator[tuple[int, bool]]:
+def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
     """The descriptor that holds the lock, and whether somebody else held it before."""
     descriptor, waited = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), False
     try:
         while not file_lock.taken(descriptor):
-            waited = True
-            if stop.wait(LOOK_SECONDS):
+            job.now, waited = Installing("waiting"), True
+            if job.stop.wait(LOOK_SECONDS):
                 raise _Stopped
         yield descriptor, waited
     finally:
