@@ -30,9 +30,7 @@ class InstallButton:
     def __init__(self, app: App, language: str, tr: Tr) -> None:
         self._app, self._language, self._tr = app, language, tr
         owner = not app.flags.on("multi_user")
-        self.button: Component = gr.Button(
-            tr("install"), visible=False, interactive=owner, size="sm", elem_id="tx-install"
-        )
+        self.button: Component = gr.Button("", visible=False, interactive=owner, size="sm", elem_id="tx-install")
         self.timer: Component = gr.Timer(POLL_SECONDS, active=False)
         self.parts = (self.button, self.timer)
 

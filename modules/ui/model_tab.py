@@ -304,7 +304,7 @@ class ModelTab:
         except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
             return {self.notes: "", self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
         except OptionError as error:
-            return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
+            return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error) | install.ask(None)
         except Exception as error:
             return {self.notes: self._alert(error), self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
 
