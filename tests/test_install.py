@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,25 @@ def test_of_packages_that_belong_to_the_environment_the_line_is_told(language: s
     with pytest.raises(Unsupported) as refused:
         wait(dataclasses.replace(ECHO, extras=(extra,)), language, Overlays())
     assert refused.value.say(language).endswith("\npip install that")
+
+
+def test_ctrl_c_leaves_nothing(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = PackageIndex(tmp_path / "slow index")
+    index.use(monkeypatch)
+    index.add_slow()
+    assert loader.overlay is not None
+    loader.overlay.requirements.write_text("slowly==1.0\n")
+    program = (
+        "import dataclasses; from pathlib import Path; from modules.install import wait;"
+        "from modules.overlay import Overlay; from modules.overlays import Overlays; from tests.conftest import ECHO;"
+        f"overlay = Overlay('of-test', 1, Path({str(tmp_path)!r}));"
+        "wait(dataclasses.replace(ECHO, packages=('slowly',), overlay=overlay), 'en', Overlays())"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        index.await_builders(1)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert [each.name for each in loader.overlay.folder.parent.iterdir()] == [".of-test.lock"]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

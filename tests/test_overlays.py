@@ -106,6 +106,7 @@ def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
     assert overlays.view(overlay) == Installing("absent")
     overlays.begin(overlay)
     index.await_builders(1)
+    until(lambda: overlays.view(overlay).done)
     under_way = overlays.view(overlay)
     assert (under_way.state, under_way.done, under_way.total) == ("installing", 1, 2)
     assert "slowly" in under_way.says or "metadata" in under_way.says
