@@ -80,7 +80,7 @@ def test_of_packages_that_belong_to_the_environment_the_line_is_told(language: s
 
 
 def test_ctrl_c_leaves_nothing(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = PackageIndex(tmp_path / "slow index")
+    index = PackageIndex(tmp_path / "slow-index")
     index.use(monkeypatch)
     index.add_slow()
     assert loader.overlay is not None
