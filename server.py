@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules import flags as command_line
-from modules import menu
+from modules import install, menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
 from modules.flags import Flags, terminal_language
+from modules.loaders import find_loader
+from modules.overlays import Overlays
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +36,9 @@ def main(words: list[str]) -> int:
         flags = command_line.read(command_line.with_file(ROOT / "CMD_FLAGS.txt", words))
         for sentence in flags.ignored:
             print(sentence[language], file=sys.stderr)
+        if flags.text("install"):
+            install.wait(find_loader(flags.text("install")), language, Overlays())
+            return 0
         app = App(flags, ROOT / "cache" / "catalog.json")
         app = menu.chosen(app, language) if flags.on("model_menu") else app
         if flags.on("explain"):
@@ -94,7 +99,7 @@ def build(app: App) -> FastAPI:
 
 
 def serve(app: App) -> None:
-    """Take the port, serve on it until Ctrl-C, and let downloads and the model go."""
+    """Take the port, serve on it until Ctrl-C, and let downloads, installations and the model go."""
     import uvicorn
 
     from modules.api.guard import Guard, hosts_for
@@ -113,6 +118,7 @@ def serve(app: App) -> None:
         pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
     finally:
         app.downloads.close()
+        app.overlays.close()
         app.models.unload()
 
 

@@ -28,6 +28,7 @@ from modules.mirrors import Token
 from modules.model_settings import LOADER, LORAS, ModelSettings
 from modules.models import LoadedModel, Models
 from modules.options import Value
+from modules.overlays import Overlays
 from modules.own_code import code_of
 from modules.presets import Presets
 from modules.process import ROOT
@@ -61,6 +62,7 @@ class App:
         self.trusted_code = TrustedCode(self.catalog.folder)
         self.presets = Presets(ROOT / "presets")
         self.models = Models()
+        self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
         known = gpus.Gpus()
         self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple

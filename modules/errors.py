@@ -4,6 +4,7 @@ WebUIError
 ├── OptionError           an option's value is not acceptable
 ├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name nobody knows, with the nearest that exists
 ├── LoaderUnavailable     the loader cannot run here, and what to do about it
+├── InstallFailed         a loader's own packages did not come, and why
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
 ├── Unsupported           understood, but this model or loader cannot do it
 ├── OwnerOnly             guests may chat, and nothing else
@@ -130,6 +131,23 @@ class LoaderUnavailable(WebUIError):
     loader: str
     reason: Words
     install: str = ""
+
+
+@dataclass(eq=False)
+class InstallFailed(WebUIError):
+    """`overlay` is the name of what was to be installed; `words` are pip's own, `cause` what they come down to."""
+
+    status = 502
+    template = {
+        "en": "The packages of overlays/{overlay} were not installed: {cause}{tail}",
+        "zh": "未能安装 overlays/{overlay} 的软件包：{cause}{tail}",
+    }
+    overlay: str
+    cause: Words
+    words: str = ""
+
+    def shown(self, language: str) -> dict[str, object]:
+        return super().shown(language) | {"tail": f"\n{self.words}" if self.words else ""}
 
 
 class NothingPicked(WebUIError):

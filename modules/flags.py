@@ -190,6 +190,17 @@ _SERVER = (
         },
     ),
     Option(
+        "install",
+        "install",
+        "",
+        {"en": "Install", "zh": "安装"},
+        {
+            "en": "Install the packages that this loader has for itself, and end: status 0 if they are there.",
+            "zh": "安装此加载器专用的软件包后退出，成功时退出状态为 0。",
+        },
+        example="AutoGPTQ",
+    ),
+    Option(
         "verbose",
         "verbose",
         False,

@@ -9,14 +9,14 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
-from pathlib import Path
 
 from modules.errors import LoaderUnavailable, OptionError, UnknownLoader, UnknownOption, WebUIError, Words
 from modules.load_options import OPTIONS
 from modules.options import Option, Value, nearest
+from modules.overlay import Overlay
 from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS, PARAMETERS
 
-OVERLAYS = Path(__file__).resolve().parent.parent / "overlays"
+_LEGACY = Overlay("legacy", megabytes=250)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Loader:
 
     `engine` is "module:Class", imported by the worker only. `formats` and `options` stand in order of preference and
     of appearance. `abilities` are among "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel".
-    `packages` are import names; `install` is the line that brings them, into `overlays/<overlay>` if that is named.
+    `packages` are import names; `install` is the line that brings them, into the `overlay` if there is one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Loader:
     abilities: frozenset[str]
     packages: tuple[str, ...]
     install: str
-    overlay: str = ""
+    overlay: Overlay | None = None
     aliases: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
 
@@ -128,8 +128,8 @@ _TABLE = (
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "perplexity", "cfg"}),
         packages=("torch", "transformers", "auto_gptq"),
-        install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",
-        overlay="quantized",
+        install="python server.py --install AutoGPTQ",
+        overlay=_LEGACY,
     ),
     Loader(
         "llama.cpp",
@@ -162,8 +162,8 @@ _TABLE = (
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"perplexity", "cfg"}),
         packages=("torch", "transformers", "awq"),
-        install="pip install --no-deps --target overlays/quantized -r requirements-quantized.txt",
-        overlay="quantized",
+        install="python server.py --install AutoAWQ",
+        overlay=_LEGACY,
         aliases=("awq",),
     ),
 )
@@ -190,14 +190,21 @@ def candidates(model_format: str) -> tuple[Loader, ...]:
     return tuple(sorted(takers, key=lambda loader: loader.formats.index(model_format)))
 
 
-def unavailable(loader: Loader, model_format: str = "", overlays: Path = OVERLAYS) -> LoaderUnavailable | None:
+def has_engine(loader: Loader) -> bool:
+    """Whether this version of the program has its engine. Nothing is imported for that."""
+    return importlib.util.find_spec(loader.engine.partition(":")[0]) is not None
+
+
+def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
     """Why `loader` cannot run here, or not with models of that format; None if it can. Nothing is imported for that."""
-    if importlib.util.find_spec(loader.engine.partition(":")[0]) is None:
+    if not has_engine(loader):
         return LoaderUnavailable(loader.name, _NOT_YET)
+    if loader.overlay is not None and not loader.overlay.whole:
+        return LoaderUnavailable(loader.name, _absent(loader.overlay, loader.install), loader.install)
     needed = [(loader.packages, loader.install)]
     needed += [(extra.packages, extra.install) for extra in loader.extras if model_format in extra.formats]
     for packages, install in needed:
-        if missing := [package for package in packages if not _installed(package, loader, overlays)]:
+        if missing := [package for package in packages if not _installed(package, loader)]:
             return LoaderUnavailable(loader.name, _missing(missing, install), install)
     return None
 
@@ -213,9 +220,19 @@ def _missing(packages: list[str], install: str) -> Words:
     }
 
 
-def _installed(package: str, loader: Loader, overlays: Path) -> bool:
+def _absent(overlay: Overlay, install: str) -> Words:
+    size = overlay.megabytes
+    return {
+        "en": f"it needs older packages ({size} MB), kept apart from all others in overlays/{overlay.name}. "
+        f"To install them, press Install on the Model tab, or run: {install}",
+        "zh": f"它需要旧版本的软件包（{size} MB），将单独安装到 overlays/{overlay.name}。"
+        f"请点击“模型”页的“安装”，或运行：{install}",
+    }
+
+
+def _installed(package: str, loader: Loader) -> bool:
     # The overlay is on the worker's path, not on ours.
-    if loader.overlay and PathFinder.find_spec(package, [str(overlays / loader.overlay)]):
+    if loader.overlay is not None and PathFinder.find_spec(package, [str(loader.overlay.folder)]):
         return True
     return importlib.util.find_spec(package) is not None
 

@@ -19,7 +19,8 @@ from modules import machine
 from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
-from modules.loaders import OVERLAYS, Loader, Setting, unavailable, values
+from modules.loaders import Loader, Setting, unavailable, values
+from modules.overlay import Overlay
 from modules.process import Deliver, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Explainer:
         self._patience = patience
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None
-        self._overlay = ""
+        self._overlay: Overlay | None = None
         self._end = threading.Timer(0, self.close)
 
     def worker(self, loader: Loader) -> WorkerProcess:
@@ -378,4 +379,4 @@ class Models:
 
 
 def _worker_for(loader: Loader, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
-    return WorkerProcess(OVERLAYS / loader.overlay if loader.overlay else None, ended)
+    return WorkerProcess(loader.overlay.folder if loader.overlay is not None else None, ended)

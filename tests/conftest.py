@@ -93,6 +93,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     yield make
     for app in made:
         app.downloads.close()
+        app.overlays.close()
         app.models.unload()
 
 

@@ -15,6 +15,7 @@ from modules.errors import OptionError, UnknownLoader, UnknownOption
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Extra, Loader, Setting, candidates, find_loader, settle, unavailable, values
 from modules.options import Option
+from modules.overlay import STAMP, Overlay
 
 LLAMA = LOADERS["llama.cpp"]
 
@@ -136,12 +137,15 @@ def test_what_only_some_formats_need_is_missing_for_those_alone() -> None:
 
 
 def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path) -> None:
-    package = tmp_path / "special" / "no_such_package"
+    overlay = Overlay("special", 1, tmp_path)
+    overlay.requirements.touch()
+    package = overlay.folder / "no_such_package"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
+    (overlay.folder / STAMP).write_text(overlay.fingerprint)
     loader = dataclasses.replace(HERE, packages=("no_such_package",))
-    assert unavailable(dataclasses.replace(loader, overlay="special"), overlays=tmp_path) is None
-    assert unavailable(loader, overlays=tmp_path) is not None
+    assert unavailable(dataclasses.replace(loader, overlay=overlay)) is None
+    assert unavailable(loader) is not None
 
 
 def test_asking_what_is_available_imports_no_backend() -> None:

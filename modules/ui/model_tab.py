@@ -103,7 +103,8 @@ class ModelTab:
             *self.code.parts,
             *self.loras.parts,
         ]
-        told = [self.notes, self.options.marks, self.memory]
+        told = [self.notes, self.options.marks, self.memory, *self.options.install.parts]
+        self.options.install.listen(self, form, told)
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
         explain["trigger_mode"] = "always_last"
@@ -295,18 +296,20 @@ class ModelTab:
 
     async def explain(self, given: Values) -> Updates:
         """What the chosen options would come to, as the engine itself tells it."""
+        install = self.options.install
         try:
             plan = await asyncio.to_thread(self._plan, given)
             told = await asyncio.to_thread(self._app.explain, plan)
             notes = markup.reasons(*self._reasons(plan), self._tr) + markup.explanation(told, self._language, self._tr)
+            notes += install.told(plan.loader)
             memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
-            return {self.notes: notes, self.memory: memory} | self.options.marked(plan)
+            return {self.notes: notes, self.memory: memory} | self.options.marked(plan) | install.ask(plan.loader)
         except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
-            return {self.notes: "", self.memory: "", self.options.marks: gr.skip()}
+            return {self.notes: "", self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
         except OptionError as error:
-            return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error)
+            return {self.notes: "", self.memory: gr.skip()} | self.options.refused(error) | install.ask(None)
         except Exception as error:
-            return {self.notes: self._alert(error), self.memory: "", self.options.marks: gr.skip()}
+            return {self.notes: self._alert(error), self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
 
     def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
         """Why this loader, and what the others would be to the model, by name."""

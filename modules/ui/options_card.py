@@ -18,6 +18,7 @@ from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Loader, Setting, candidates, unavailable
 from modules.ui.edge import Updates, Values
 from modules.ui.form import Component, Form, css_by_loader, grouped, slug
+from modules.ui.install_button import InstallButton
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr
 
@@ -50,6 +51,7 @@ class OptionsCard:
                     label=tr("filter"), placeholder=tr("filter_hint"), max_lines=1, elem_id="tx-filter"
                 )
             self.notes = gr.HTML("", elem_id="tx-notes")
+            self.install = InstallButton(app, language, tr)
             self.marks = gr.HTML(marks(tr), elem_id="tx-marks", js_on_load=SCRIPT)
             self._build_groups()
         # With the form, and not in a State of the server's: at any moment the two have to be of the same model.
@@ -92,6 +94,15 @@ class OptionsCard:
             **self.fill(settings),
             **self._to_scale(record, settings),
         }
+
+    def labelled_anew(self, given: Values) -> Updates:
+        """The loaders to choose from, once one of them has become available."""
+        shown = given.get(self.shown)
+        name = shown.get("model") if isinstance(shown, dict) else None
+        if not isinstance(name, str):
+            return {self.loader: gr.skip()}
+        model_format = self._app.record(name).format
+        return {self.loader: gr.update(choices=self._labelled(candidates(model_format), model_format))}
 
     def _to_scale(self, record: ModelRecord, settings: Mapping[str, Setting]) -> Updates:
         """Sliders that end where this model or machine does: 512 threads cannot be set by hand on a slider."""

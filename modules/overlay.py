@@ -1,0 +1,48 @@
+"""An overlay: packages of other versions than the main environment's, in a folder that one loader's worker prefers."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = ".installed"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """`megabytes` (10**6 bytes) are those on the disk. In `root` lie the requirements and the folder of overlays."""
+
+    name: str
+    megabytes: int
+    root: Path = ROOT
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "overlays" / self.name
+
+    @property
+    def requirements(self) -> Path:
+        return self.root / f"requirements-{self.name}.txt"
+
+    @property
+    def packages(self) -> int:
+        """How many there are to install."""
+        lines = self.requirements.read_text(encoding="utf-8").splitlines()
+        return sum(1 for line in lines if line.strip() and not line.startswith("#"))
+
+    @property
+    def fingerprint(self) -> str:
+        """What the stamp of an overlay says that is up to date: compiled packages are of one version of Python."""
+        major, minor = sys.version_info[:2]
+        return f"{major}.{minor} {hashlib.sha256(self.requirements.read_bytes()).hexdigest()}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is there, complete and up to date."""
+        try:
+            return (self.folder / STAMP).read_text(encoding="utf-8") == self.fingerprint
+        except (OSError, UnicodeDecodeError):
+            return False

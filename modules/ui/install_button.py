@@ -1,0 +1,109 @@
+"""Beside the notes of the Model tab: what installs the packages of the chosen loader, and how that goes."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from modules import install
+from modules.app import App
+from modules.errors import UnknownLoader
+from modules.loaders import Loader, find_loader, has_engine, unavailable
+from modules.overlays import Installing
+from modules.ui import markup
+from modules.ui.edge import PRIVATE, Updates, Values, as_error
+from modules.ui.form import Component
+from modules.ui.lean import gradio
+from modules.ui.locales import Tr
+
+if TYPE_CHECKING:
+    from modules.ui.model_tab import ModelTab
+
+gr = gradio()
+
+POLL_SECONDS = 0.5
+
+
+class InstallButton:
+    """Made inside the page. It is there for a loader that lacks packages of its own, and cancels while they come."""
+
+    def __init__(self, app: App, language: str, tr: Tr) -> None:
+        self._app, self._language, self._tr = app, language, tr
+        owner = not app.flags.on("multi_user")
+        self.button: Component = gr.Button("", visible=False, interactive=owner, size="sm", elem_id="tx-install")
+        self.timer: Component = gr.Timer(POLL_SECONDS, active=False)
+        self.parts = (self.button, self.timer)
+
+    def listen(self, tab: ModelTab, form: Any, told: list[Any]) -> None:
+        self._tab = tab
+        watching = {"inputs": form, "outputs": [*told, tab.loader], "concurrency_limit": None, **PRIVATE}
+        self.button.click(self.press, **watching)
+        self.timer.tick(self.watch, **watching)
+
+    # -- what it shows ----------------------------------------------------------------------------------------------
+
+    def view(self, loader: Loader) -> Installing | None:
+        """How the loader's own packages stand; None if it has none, or if there is nothing to be done about them."""
+        if loader.overlay is None or not has_engine(loader):
+            return None
+        now = self._app.overlays.view(loader.overlay)
+        return now if now.moving or unavailable(loader) else None
+
+    def ask(self, loader: Loader | None) -> Updates:
+        """What a handler returns to offer the installation that `loader` needs, if any."""
+        now = self.view(loader) if loader is not None else None
+        size = loader.overlay.megabytes if loader is not None and loader.overlay is not None else 0
+        moving = now is not None and now.moving
+        label = self._tr("install_cancel") if moving else self._tr("install").format(size=size)
+        return {self.button: gr.update(visible=now is not None, value=label), self.timer: gr.Timer(active=moving)}
+
+    def told(self, loader: Loader) -> str:
+        """How an installation goes, or why it failed, as HTML."""
+        now = self.view(loader)
+        if now is None:
+            return ""
+        if now.error is not None:
+            return markup.alert(now.error, self._language, self._tr)
+        return self._progress(now) if now.moving else ""
+
+    def _progress(self, now: Installing) -> str:
+        if now.state == "waiting":
+            return markup.info(self._tr("install_waiting"))
+        line = self._tr("install_progress").format(done=now.done, total=now.total)
+        share = now.done / max(now.total, 1)
+        return (
+            f'<div class="tx-status" role="status">{escape(line)}<div class="tx-bar"><i style="width:{share:.0%}"></i>'
+            f'</div><p class="tx-split">{escape(now.says)}</p></div>'
+        )
+
+    # -- what it does -----------------------------------------------------------------------------------------------
+
+    async def press(self, given: Values) -> Updates:
+        """Begin to install what the chosen loader needs; or give that up, if it is under way."""
+        try:
+            self._app.refuse_guests()
+            loader = self._loader(given)
+            if loader.overlay is not None and self._app.overlays.view(loader.overlay).moving:
+                self._app.overlays.cancel(loader.overlay)
+            else:
+                install.begin(loader, self._app.overlays)
+            return {self._tab.notes: self.told(loader), **self.ask(loader)}
+        except Exception as error:
+            return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr)}
+
+    async def watch(self, given: Values) -> Updates:
+        """How it goes; once it has ended, the form as it is from then on."""
+        try:
+            loader = self._loader(given)
+            now = self.view(loader)
+            if now is not None and now.moving:
+                return {self._tab.notes: self._progress(now)}
+            return {**await self._tab.explain(given), **self._tab.options.labelled_anew(given)}
+        except Exception as error:
+            return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr), **self.ask(None)}
+
+    def _loader(self, given: Values) -> Loader:
+        name = given.get(self._tab.loader)
+        if not isinstance(name, str):
+            raise UnknownLoader(str(name))
+        return find_loader(name)

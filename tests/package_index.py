@@ -1,0 +1,89 @@
+"""Small packages for real pip, offline: wheels, and a source package whose build waits until it is let through."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+# A build backend of its own, so that pip needs no setuptools for it.
+_BACKEND = """
+import os, time, zipfile
+from pathlib import Path
+
+def build_wheel(place, config_settings=None, metadata_directory=None):
+    index = Path({index!r})
+    with open(index / "builds", "a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    while not (index / "gate").exists():
+        time.sleep(0.02)
+    name = "slowly-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(Path(place) / name, "w") as wheel:
+        for path, text in {files!r}.items():
+            wheel.writestr(path, text)
+    return name
+"""
+
+
+class PackageIndex:
+    """A folder of packages, which pip is told to look in and nowhere else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(self.folder), "CONFIG_FILE": "/dev/null"}.items():
+            monkeypatch.setenv(f"PIP_{name}", value)
+        monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+
+    def add_wheel(self, name: str, version: str = "1.0", needs: str = "") -> None:
+        with zipfile.ZipFile(self.folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            for path, text in _files(name, version, needs).items():
+                wheel.writestr(path, text)
+
+    def add_slow(self) -> None:
+        """The package "slowly", whose build writes its process into `builds` and waits for `open_gate`."""
+        backend = _BACKEND.format(index=str(self.folder), files=_files("slowly", "1.0", ""))
+        project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        with tarfile.open(self.folder / "slowly-1.0.tar.gz", "w:gz") as archive:
+            files = {"backend.py": backend, "pyproject.toml": project, "PKG-INFO": _metadata("slowly", "1.0", "")}
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"slowly-1.0/{name}")
+                entry.size = len(text.encode())
+                archive.addfile(entry, io.BytesIO(text.encode()))
+
+    def builders(self) -> list[int]:
+        """The processes that have built "slowly", or are at it."""
+        try:
+            return [int(pid) for pid in (self.folder / "builds").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def await_builders(self, count: int) -> None:
+        until = time.monotonic() + 30
+        while len(self.builders()) < count:
+            assert time.monotonic() < until, f"no {count} builds within 30 s"
+            time.sleep(0.02)
+
+    def open_gate(self) -> None:
+        (self.folder / "gate").touch()
+
+
+def _metadata(name: str, version: str, needs: str) -> str:
+    requires = f"Requires-Dist: {needs}\n" if needs else ""
+    return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+
+
+def _files(name: str, version: str, needs: str) -> dict[str, str]:
+    about = f"{name}-{version}.dist-info"
+    return {
+        f"{name}/__init__.py": f'VERSION = "{version}"\n',
+        f"{about}/METADATA": _metadata(name, version, needs),
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
