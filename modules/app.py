@@ -207,13 +207,16 @@ class App:
         chosen = {
             key: each.value for key, each in wanted.items() if each.value != anyway[key] and each.source != "memory"
         }
+        loras = self._loras_chosen(record)
+        known = loader.options if loras is None else (*loader.options, LORAS)
+        return self.remembered.save(record.name, loader.name, chosen | ({LORAS: loras} if loras else {}), known)
+
+    def _loras_chosen(self, record: ModelRecord) -> dict[str, float] | None:
+        """Those in force, by choice of the user; None if nobody has said anything of the model's LoRAs."""
         status = self.models.status
-        if status.state == "ready" and status.name == record.name:  # else nobody has said anything of its LoRAs
-            loras = {each.name: each.weight for each in status.loras}
-            return self.remembered.save(
-                record.name, loader.name, chosen | ({LORAS: loras} if loras else {}), (*loader.options, LORAS)
-            )
-        return self.remembered.save(record.name, loader.name, chosen, loader.options)
+        loras = {each.name: each.weight for each in status.loras}
+        absent = status.state != "ready" or status.name != record.name or status.lora_problem is not None
+        return None if absent or (loras and loras == self._typed_loras) else loras
 
     def set_autoload(self, wanted: bool) -> Path | None:
         """Returned is where a settings.yaml that could not be read was kept."""

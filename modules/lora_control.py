@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from modules.catalog import ModelRecord
 from modules.errors import Unloaded, Unsupported, WebUIError, WorkerDied
 from modules.loaders import LOADERS, Loader
-from modules.lora_errors import LoraNotFound
+from modules.lora_errors import LoraNotFound, LoraRefused
 from modules.lora_fit import check_fit
 from modules.lora_gguf import converted
 from modules.loras import LoraRecord, Loras
@@ -110,8 +110,11 @@ class LoraControl:
         return [self._adapter(self.list.find(name), float(weight), model) for name, weight in weights.items()]
 
     def _adapter(self, lora: LoraRecord, weight: float, model: ModelRecord) -> _Adapter:
-        check_fit(lora, model)
-        path = converted(lora, model.header) if model.header and lora.kind == "peft" else lora.path
+        try:
+            check_fit(lora, model)
+            path = converted(lora, model.header) if model.header and lora.kind == "peft" else lora.path
+        except (OSError, KeyError, ValueError) as error:  # its files, or the model's, are being changed or taken away
+            raise LoraRefused(lora.name, f"{type(error).__name__}: {error}") from error
         return _Adapter(lora, weight, str(path))
 
 

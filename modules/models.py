@@ -260,6 +260,10 @@ class Models:
             except WebUIError as error:
                 self._show(state="failed", name=record.name, loader=loader.name, error=error)
                 raise
+            finally:
+                if self.status.state == "loading" and wish is self._wish:  # a fault of ours: whoever asked logs it
+                    fault = LoadFailed(loader.name, record.name, "internal error")
+                    self._show(state="failed", name=record.name, loader=loader.name, error=fault)
 
     def unload(self) -> int:
         """Let the model go, or give up loading it. The bytes of memory returned."""
@@ -297,6 +301,8 @@ class Models:
     ) -> LoadedModel:
         began = time.monotonic()
         worker = self._start_worker(record, loader)
+        undoing = contextlib.ExitStack()
+        undoing.callback(worker.kill)
         try:
             with self._state:
                 self._check(wish, record)  # the current model may have taken a while to end
@@ -310,10 +316,11 @@ class Models:
                 self._show_ready(model, time.monotonic() - began)
                 self._current = model
                 log.info("loaded %s with %s in %.1f s", record.name, loader.name, self.status.seconds)
+            undoing.pop_all()
         except WebUIError as error:
-            worker.kill()
             raise LoadCancelled(record.name) if wish is not self._wish else error from None
         finally:
+            undoing.close()
             with self._state:
                 self._loading = None
         if isinstance(model.death, WorkerDied):  # it died before it was ours, so that `_on_death` did not know it

@@ -131,7 +131,7 @@ class Worker:
         self._sent = 0.0  # when the last ones were
         self._engine: BatchingEngine | Turns | None = None
         self._open: set[int] = set()  # generations that have not ended
-        self._later: deque[Request] = deque()  # the first is one of ALONE
+        self._later: deque[Request] = deque()  # between two steps, the first is one of ALONE
 
     def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
         """Take in a request: answer it at once, or leave it to the main thread."""
@@ -151,8 +151,9 @@ class Worker:
             self._take_up()
 
     def _take_up(self) -> None:
-        """Serve what waited for the engine to be idle, in the order it came."""
-        while self._later and self._engine is not None and self._engine.idle:
+        """Serve what waited, in the order it came: one of ALONE once the engine is idle, what follows it at once."""
+        engine = self._engine
+        while self._later and engine is not None and (engine.idle or self._later[0][1] not in ALONE):
             self._send_held()
             self._serve_now(*self._later.popleft())
 
@@ -207,6 +208,8 @@ class Worker:
         waits = bool(self._later) or (operation in ALONE and self._engine is not None and not self._engine.idle)
         if waits and operation in ("generate", *ALONE):
             self._later.append((call, operation, args))
+            if operation == "generate":
+                self._send(call, Waiting(sum(each[1] == "generate" for each in self._later)))
         else:
             self._serve_now(call, operation, args)
 

@@ -53,7 +53,8 @@ class Matrix:
         """Whether this run was to have all the tests that the table is made of."""
         option = self._config.option
         everything = self._config.args == self._config.getini("testpaths")
-        return everything and not option.keyword and option.markexpr in ("", "lora")
+        some = option.keyword or option.deselect or option.maxfail or option.lf
+        return everything and not some and option.markexpr in ("", "lora")
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if not self._whole or not self._seen or exitstatus not in (0, 1):

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from modules import flags
+from modules import flags, lora_control
 from modules.app import App
 from modules.catalog import Catalog
 from modules.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
 from modules.events import Text
 from modules.loaders import Loader, settle
 from modules.lora_control import LoraControl, wanted
-from modules.lora_errors import LoraMismatch, LoraNotFound
+from modules.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.loras import Loras
 from modules.models import Applied, LoadedModel, Models
-from tests.conftest import ECHO
+from tests.conftest import ECHO, worker_pids
 from tests.gguf_files import MODEL, Tensor, gguf
 from tests.lora_files import LAYER, adapter, peft
 
@@ -162,6 +162,31 @@ def test_a_model_whose_loras_are_gone_is_loaded_without_and_the_page_can_say_why
     assert models.status.lora_problem is None
 
 
+def test_a_lora_whose_files_go_away_while_it_is_read_is_refused_by_name(
+    place: Path, models: Models, control: LoraControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(lora_control, "check_fit", gone)
+    model = load(place, models, cat=1)
+    assert says(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
+    with pytest.raises(LoraRefused, match=r"cat.*No such file"):
+        control.apply({"cat": 1})
+
+
+def test_a_fault_of_ours_while_loras_are_applied_leaves_no_load_under_way_and_no_worker(
+    place: Path, models: Models
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    models.adapt = broken
+    with pytest.raises(ZeroDivisionError):
+        load(place, models, cat=1)
+    assert models.status.state == "failed" and not worker_pids()
+
+
 def test_a_load_with_other_loras_is_another_wish(place: Path, models: Models, control: LoraControl) -> None:
     assert load(place, models, cat=1) is not load(place, models, dog=1)
     assert [each.name for each in models.status.loras] == ["dog.gguf"]
@@ -203,7 +228,8 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     app = make_app_in()
     record = app.record("m.gguf")
     (place / "models" / "n.gguf").write_bytes((place / "models" / "m.gguf").read_bytes())
-    app.models.begin(record, SEVERAL, settle(SEVERAL, model={}, saved={}, flags={}, form={})).result(20)
+    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    app.models.begin(record, SEVERAL, settings).result(20)
     app.loras.apply({"cat": 0.5, "dog": 1})
     app.save(record, "llama.cpp", {})
     app.save(app.record("n.gguf"), "llama.cpp", {})
@@ -212,6 +238,21 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     app.models.unload()
     app.save(record, "llama.cpp", {})
     assert "lora" in app.saved_for(record), "nobody has said anything of them"
+    app.models.begin(record, SEVERAL, settings, loras={"mouse": 1}).result(20)
+    app.save(record, "llama.cpp", {})
+    assert "lora" in app.saved_for(record), "that they cannot be had now is not the user's wish"
+
+
+def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Callable[..., App]) -> None:
+    app = make_app_in("--lora", "cat")
+    record = app.record("m.gguf")
+    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    app.models.begin(record, SEVERAL, settings, loras=app.plan(record).loras).result(20)
+    app.save(record, "llama.cpp", {})
+    assert "lora" not in app.saved_for(record)
+    app.loras.apply({"cat": 0.5})
+    app.save(record, "llama.cpp", {})
+    assert app.saved_for(record)["lora"] == {"cat": 0.5}
 
 
 @pytest.fixture

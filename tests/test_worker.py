@@ -249,6 +249,7 @@ def test_a_change_of_adapters_waits_for_the_answers_under_way_and_later_ones_wai
     after = say(echo, "adapters")
     assert ask(echo, "repeat", text="a", times=2) == "aa", "other operations do not wait"
     assert change.inbox.empty()
+    assert after.next() == Waiting(1)
     assert (before.text(), after.text()) == ("one two three  ", "cat ")
 
 
@@ -259,3 +260,23 @@ def test_who_waits_for_a_change_of_adapters_can_be_cancelled(echo: WorkerProcess
     after.cancel()
     assert before.text() == "one two three "
     assert say(echo, "adapters").text() == " "
+
+
+def test_what_waited_for_a_change_of_adapters_then_runs_together(echo: WorkerProcess) -> None:
+    before = say(echo, "slow one two three")
+    Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
+    after = [say(echo, "slow four five six"), say(echo, "slow seven eight nine")]
+    assert [each.next() for each in after] == [Waiting(1), Waiting(2)]
+    assert before.text() == "one two three "
+    assert after[0].text() == "four five six "
+    assert after[1].all()[0] == Waiting(1), "the engine has had it, too, and lets it wait for its own turn"
+
+
+def test_a_change_that_is_called_off_holds_nobody_up(echo: WorkerProcess) -> None:
+    before = say(echo, "slow one two three four five six seven eight")
+    change = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
+    after = say(echo, "adapters")
+    change.cancel()
+    assert after.next() == Waiting(1)
+    assert after.text() == " "
+    assert before.text().startswith("one")

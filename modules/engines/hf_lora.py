@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +199,7 @@ def _taken(left: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
 
 def _device(layer: Any) -> torch.device:
     """Where it computes; its weights may be elsewhere until then."""
-    weights = next(layer.parameters())
+    weights = next(itertools.chain(layer.parameters(), layer.buffers()))  # quantised ones may have no parameters
     return torch.device(layer._hf_hook.execution_device) if weights.device.type == "meta" else weights.device
 
 

@@ -79,7 +79,8 @@ class LoraSet:
             undoing.callback(self._put, list(self._in_force))
             wanted = [(self._open(each, known, opened), each["weight"]) for each in adapters]
             effects = self._effects(wanted) if wanted else []
-            self._put(wanted)
+            with _refusals(", ".join(held.name for held, _ in wanted)):  # each may do alone, and all be too much
+                self._put(wanted)
             undoing.pop_all()
         self._in_force = wanted
         kept = {held.files for held, _ in wanted}

@@ -13,7 +13,7 @@ from modules.loras import LoraRecord
 from modules.models import Applied
 from modules.options import nearest
 from modules.ui import markup
-from modules.ui.edge import PRIVATE, Updates, as_error
+from modules.ui.edge import PRIVATE, UNCHECKED, Updates, as_error
 from modules.ui.form import Component
 from modules.ui.icons import REFRESH
 from modules.ui.lean import gradio
@@ -59,18 +59,17 @@ class LoraCard:
     def _listen(self) -> None:
         chosen = {"inputs": [self.names, self.weights], "js": WEIGHTS}
         shown = [self.names, self.rows, self.status]
-        self.names.input(self.describe, **chosen, outputs=[self.rows], queue=False, **PRIVATE)
-        self.refresh.click(self.list_again, **chosen, outputs=shown, queue=False, **PRIVATE)
-        changing = {"outputs": shown, "concurrency_limit": None, **PRIVATE}
-        self.apply.click(self.change, **chosen, **changing)
-        self.remove.click(self.remove_all, None, **changing)
+        self.names.input(self.describe, **chosen, outputs=[self.rows], queue=False, **UNCHECKED)
+        self.refresh.click(self.list_again, **chosen, outputs=shown, queue=False, **UNCHECKED)
+        changing = {"outputs": shown, "concurrency_limit": None}
+        self.apply.click(self.change, **chosen, **changing, **UNCHECKED)
+        self.remove.click(self.remove_all, None, **changing, **PRIVATE)
         self.on_page_load = (self.open_page, None, shown)
 
     def open_page(self) -> Updates:
         """What there is to choose from; chosen are those in force."""
         try:
-            chosen = {"value": self._applied()} if self._applied() else {}
-            return self.follow() | {self.names: gr.update(choices=self._choices(), **chosen)}
+            return {self.names: gr.update(choices=self._choices())} | self.follow()
         except Exception as error:
             return self._failed(error)
 
@@ -123,11 +122,9 @@ class LoraCard:
         """`view`, and if there are LoRAs in force, they are those chosen."""
         weights = {each.name: each.weight for each in self._app.models.status.loras}
         if not weights:
-            return self.view()
-        return self.view() | {self.names: list(weights), self.rows: self._rows(list(weights), weights)}
-
-    def _applied(self) -> list[str]:
-        return [each.name for each in self._app.models.status.loras]
+            return {self.rows: gr.skip(), self.status: self._in_force()}
+        names = gr.update(choices=self._choices(), value=list(weights))  # the page may not know them yet
+        return {self.names: names, self.rows: self._rows(list(weights), weights), self.status: self._in_force()}
 
     def _in_force(self) -> str:
         status, tr = self._app.models.status, self._tr
