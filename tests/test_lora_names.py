@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
 from modules.catalog import Catalog
 from modules.gguf import read_header
@@ -50,6 +51,22 @@ def test_llama_cpp_answers_with_the_adapter_as_peft_does(tiny: Path, kind: str) 
 
 def test_every_kind_of_name_was_put_to_the_test() -> None:
     assert {architecture(kind) for kind in KINDS} == set(ARCHITECTURES) - {"mistral3", "smollm3"}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_names_are_those_of_ggufs_own_map(arch: str) -> None:
+    """Which the program does without: it is part of a package for making models."""
+    number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
+    theirs = get_tensor_name_map(number, 4)
+    for layer in ARCHITECTURES[arch]:
+        for part in ("self_attn", "mlp"):
+            module = f"model.layers.2.{part}.{layer}"
+            expected = theirs.get_name(f"{module}.weight", try_suffixes=(".weight",))
+            if expected is not None:
+                assert gguf_name(arch, module) == expected
+                break
+        else:
+            raise AssertionError(f"gguf does not know {layer} of {arch}")
 
 
 @pytest.mark.parametrize(
