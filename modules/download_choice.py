@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from modules import selection
 from modules.addresses import Address
-from modules.download_errors import BadDigest, DigestAmbiguous, DigestDiffers, DigestUnlisted
+from modules.download_errors import BadDigest
 from modules.downloads import Downloads
 from modules.hubs import wanted
 from modules.job_record import Wanted
 from modules.publish import Place
 from modules.remote import RemoteFile, Repository
 from modules.selection import Choice
+from modules.verify import confirm
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -91,17 +92,13 @@ def pinned(choice: Chosen, digest: str) -> Wanted:
     """The download of `choice`, if its one large file has the sha256 `digest` that the user knows from elsewhere; of
     exactly the commit that was listed, so that no later one can take its place. Without a digest, any may.
 
+    The job compares again: it asks for the list anew, and a mirror may answer otherwise by then.
+
     BadDigest, DigestUnlisted, DigestAmbiguous, DigestDiffers.
     """
     if not digest:
         return choice.wanted
     if not _SHA256.fullmatch(digest):
         raise BadDigest(digest[:80])
-    large = [file for file in choice.files if file.sha256]
-    if not large:
-        raise DigestUnlisted(choice.files[0].path)
-    if len(large) > 1:
-        raise DigestAmbiguous(len(large))
-    if large[0].sha256 != digest:
-        raise DigestDiffers(large[0].path, digest, large[0].sha256)
-    return dataclasses.replace(choice.wanted, revision=choice.repository.commit)
+    confirm(choice.files, digest)
+    return dataclasses.replace(choice.wanted, revision=choice.repository.commit, sha256=digest)

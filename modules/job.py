@@ -21,6 +21,7 @@ from modules.retry import Pace, Tries, Waiting
 from modules.safe_paths import check
 from modules.staging import allocated, check_room, disk_faults, part_file
 from modules.transfer import Transfer
+from modules.verify import confirm
 
 _TICK_SECONDS = 0.1
 
@@ -117,6 +118,8 @@ class Run:
         if self.record.commit not in ("", repository.commit):
             raise BranchMoved(repository.commit)
         files = chosen(repository, self.record.wanted.files)
+        if self.record.wanted.sha256:
+            confirm(files, self.record.wanted.sha256)
         check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
         self._prepare()
         there_before = bool(self._place.target) and self._place.final.exists()  # its files are read first

@@ -18,9 +18,12 @@ from pathlib import Path
 import pytest
 
 from modules import machine
+from modules.download_choice import Chosen, pinned
 from modules.download_errors import (
     BadEndpoint,
     ChecksumMismatch,
+    DigestDiffers,
+    DigestUnlisted,
     DiskFull,
     DownloadNotFound,
     FileNotOnHub,
@@ -37,7 +40,7 @@ from modules.job_record import Wanted
 from modules.mirrors import Token, endpoint
 from modules.process import ROOT
 from modules.retry import MIB, Pace
-from tests.downloading import HASTY, REPO, SPLIT, noise, threads, until
+from tests.downloading import HASTY, REPO, SPLIT, listed, noise, threads, until
 from tests.hub_server import Hub
 
 FILES = {
@@ -307,6 +310,22 @@ def test_pause_and_cancel_take_less_than_a_second(hub: Hub, program: Program, na
     assert not (program.models / ".downloads" / job).exists()
     downloads.forget(job)
     assert downloads.snapshot() == ()
+
+
+@pytest.mark.parametrize("lfs_above", [10_000, 1 << 30])
+def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
+    hub: Hub, program: Program, lfs_above: int
+) -> None:
+    commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
+    known = hub.repos[REPO].commits[commit]["m.gguf"].sha256
+    mirror, listing = listed(hub.url)
+    mirror.close()
+    wanted = pinned(Chosen(listing, listing.files), known)
+    other = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
+    hub.repos[REPO].commits[commit] = hub.repos["somebody/else"].commits[other]
+    told = ended_after_start(program.start(), wanted)
+    assert told.state == "failed" and isinstance(told.error, DigestDiffers | DigestUnlisted)
+    assert not (program.models / "m.gguf").exists() and hub.requests(origin="cdn") == []
 
 
 def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) -> None:
