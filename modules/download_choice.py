@@ -13,7 +13,7 @@ from modules.addresses import Address
 from modules.download_errors import BadDigest
 from modules.downloads import Downloads
 from modules.hubs import wanted
-from modules.job_record import Wanted
+from modules.job_record import Kind, Wanted
 from modules.publish import Place
 from modules.remote import RemoteFile, Repository
 from modules.selection import Choice
@@ -24,14 +24,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Chosen:
-    """`files` of `repository`, and their download."""
+    """`files` of `repository`, and their download: to the folder of `kind`, if their names do not say all."""
 
     repository: Repository
     files: tuple[RemoteFile, ...]
+    kind: Kind | None = None
 
     @property
     def wanted(self) -> Wanted:
-        return wanted(self.repository, self.files)
+        return wanted(self.repository, self.files, self.kind)
 
     @property
     def size(self) -> int:
@@ -67,14 +68,16 @@ def missing(downloads: Downloads, choice: Chosen) -> tuple[RemoteFile, ...]:
     return tuple(file for file in choice.files if not _is_there(place, file))
 
 
-def there(downloads: Downloads, repository: Repository, known: Iterable[Choice]) -> frozenset[str]:
-    """The names of the choices whose files are all where they would go if each were chosen alone."""
+def there(
+    downloads: Downloads, repository: Repository, known: Iterable[Choice], kind: Kind | None = None
+) -> frozenset[str]:
+    """The names of the choices whose files are all where they would go if each were chosen alone, as of that `kind`."""
     of_models = selection.kind(repository) == "gguf"  # each of its own; of all else, one folder has everything
     place = None if of_models else downloads.place(Chosen(repository, repository.files).wanted)
     found = set()
     for each in known:
         alone = dataclasses.replace(repository, files=each.files)
-        where = place or downloads.place(Chosen(alone, each.files).wanted)
+        where = place or downloads.place(Chosen(alone, each.files, kind).wanted)
         if not each.missing and all(_is_there(where, file) for file in each.files):
             found.add(each.name)
     return frozenset(found)

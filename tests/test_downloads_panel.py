@@ -18,6 +18,7 @@ from modules.ui.downloads_panel import DownloadsPanel
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
 from tests.downloading import noise, until
+from tests.gguf_files import MODEL, gguf
 from tests.hub_server import Hub
 from tests.test_ui import last
 
@@ -169,6 +170,22 @@ def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -
     shown = listed(panel, "user/real")[panel.shown]
     told = asyncio.run(panel.tell_fits(shown))[panel.fits]
     assert "fits" in told and shown["commit"] in told and "m.Q4_1.gguf" in told
+
+
+def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
+    panel: Any, hub: Hub, tmp_path: Path
+) -> None:
+    hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
+    updates = listed(panel, "user/cat")
+    shown = ticking(updates, panel, "cat-f16.gguf")
+    told = asyncio.run(panel.tell_fits(shown, "user/cat", ""))
+    assert "loras/" in told[panel.fits] and "loras/cat-f16.gguf" in told[panel.status]
+    asked = len(hub.log)
+    assert "loras/cat-f16.gguf" in panel.sum_up(shown, "user/cat", "")[panel.status] and len(hub.log) == asked
+    assert "loras/cat-f16.gguf" in begun(panel, shown, "user/cat")[panel.status]
+    until(lambda: (tmp_path / "loras" / "cat-f16.gguf").exists())
+    assert not (tmp_path / "models" / "cat-f16.gguf").exists()
+    assert "cat-f16.gguf" in panel.tell_here(shown)[panel.here]
 
 
 @pytest.mark.parametrize("shown", STRANGE, ids=repr)
