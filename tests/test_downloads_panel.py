@@ -210,6 +210,20 @@ def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, h
     assert len(hub.log) == asked
 
 
+def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.ui.downloads_markup.MOST_ROWS", 3)
+    hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
+    updates = listed(panel, "user/many")
+    assert "2 of them are ticked" in updates[panel.files] and "5 files" in updates[panel.download]
+    drawn = re.findall(r'value="([^"]+)"', updates[panel.files])
+    assert len(drawn) == 3
+    shown = ticking(updates, panel, *drawn[:2])
+    assert "4 files" in panel.sum_up(shown, "user/many", "")[panel.download]
+    begun(panel, shown, "user/many")
+    (job,) = panel.app.downloads.snapshot()
+    assert sorted(job.wanted.files) == sorted({f"model-{number}.safetensors" for number in range(5)} - {drawn[2]})
+
+
 @pytest.mark.parametrize("what", STRANGE, ids=repr)
 def test_no_payload_breaks_a_handler(panel: Any, what: object) -> None:
     for updates in (

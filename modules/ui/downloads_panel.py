@@ -205,7 +205,10 @@ class DownloadsPanel:
             ticked, repository = self._ticked(shown, address), self._app.hubs.seen(address)
             if ticked is None or repository is None:
                 return {self.download: self._tr("dl_download"), self.status: ""}
-            return self._summed(lambda: self._placed(download_choice.chosen(repository, address, _text(file), ticked)))
+            all_ticked = [*ticked, *_undrawn(repository, address)]
+            return self._summed(
+                lambda: self._placed(download_choice.chosen(repository, address, _text(file), all_ticked))
+            )
         except WebUIError:  # it is told when the button is pressed: this may still be being typed
             return {self.download: self._tr("dl_download"), self.status: ""}
         except Exception as error:
@@ -274,6 +277,7 @@ class DownloadsPanel:
             return self._listed(address, text, file, again=False) | {
                 self.status: markup.info(self._tr("dl_changed").format(repo=repository.name))
             }
+        ticked = None if ticked is None else [*ticked, *_undrawn(repository, address)]
         try:
             choice = download_choice.chosen(repository, address, file, ticked)
         except NothingToDownload:  # a repository of GGUF files, of which the user is to say which
@@ -359,6 +363,13 @@ def _models(repository: Repository) -> list[RemoteFile]:
     """One of its GGUF files, which speaks for all of them: the smallest."""
     found = [each for each in repository.files if each.path.lower().endswith(".gguf")]
     return [min(found, key=lambda each: each.size)] if found else []
+
+
+def _undrawn(repository: Repository, address: Address) -> list[str]:
+    """What is ticked without having a row, so that no browser can say it."""
+    ticked = download_choice.ticked_at_first(repository, address)
+    _, rest = downloads_markup.drawn(selection.choices(repository), ticked)
+    return [each.name for each in rest if each.name in ticked]
 
 
 def _moves(view: JobView) -> bool:
