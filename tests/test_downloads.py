@@ -7,13 +7,16 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -326,6 +329,57 @@ def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
     told = ended_after_start(program.start(), wanted)
     assert told.state == "failed" and isinstance(told.error, DigestDiffers | DigestUnlisted)
     assert not (program.models / "m.gguf").exists() and hub.requests(origin="cdn") == []
+
+
+def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
+    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault(FIRST, origin="cdn", stall_after=MIB)
+    downloads = program.start()
+    job = downloads.start(WANTED)
+    until(lambda: view(downloads).done > MIB / 2)
+    downloads.pause(job)
+    ended(downloads)
+    hub.faults.clear()
+    deleting, go_on, rmtree = threading.Event(), threading.Event(), shutil.rmtree
+
+    def slow(*told: Any, **more: Any) -> None:
+        deleting.set()
+        assert go_on.wait(10)
+        rmtree(*told, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    cancelling = threading.Thread(target=downloads.cancel, args=(job,))
+    cancelling.start()
+    assert deleting.wait(5)
+    assert view(downloads, job).state == "cancelled"
+    again = downloads.start(WANTED)
+    downloads.resume(job)
+    until(lambda: view(downloads, again).done == TOTAL)
+    assert again != job
+    go_on.set()
+    cancelling.join(5)
+    assert ended(downloads, again).state == "done" and not (program.models / ".downloads" / job).exists()
+    assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
+
+
+def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
+    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault(FIRST, origin="cdn", stall_after=MIB, times=1)
+    downloads = program.start()
+    first, second = downloads.start(WANTED), downloads.start(replace(WANTED, target="other"))
+    until(lambda: view(downloads, first).done > MIB / 2)
+
+    def full(_: object) -> None:
+        raise DiskFull("models", 2, 1)
+
+    monkeypatch.setattr(downloads, "_queue", full)
+    downloads.pause(first)
+    downloads.resume(first)
+    told = ended(downloads, first)
+    assert told.state == "paused" and isinstance(told.error, DiskFull)
+    assert ended(downloads, second).state == "done"
 
 
 def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) -> None:
