@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from modules.download_errors import DownloadError, FileNotOnHub, NothingToDownload, Stopped
 from modules.job_record import JobRecord
+from modules.pickle_scan import is_pickle, scan
 from modules.publish import Place, metadata
 from modules.remote import RemoteFile, Repository, Source
 from modules.retry import Pace, Tries, Waiting
@@ -137,6 +138,7 @@ class Run:
             for source in sources:
                 source.close()
         self._note(state="verifying")
+        self._check_pickles(missing)
         parts = {file.path: part_file(self._place.part(number)) for number, file in missing.items()}
         self._place.publish(parts, metadata(repository, self.record.host, files))
 
@@ -203,6 +205,13 @@ class Run:
     def _check_room(self, missing: dict[int, RemoteFile]) -> None:
         lacking = sum(each.size - allocated(self._place.part(number), each.size) for number, each in missing.items())
         check_room(self._place.root, lacking, self._reserve)
+
+    def _check_pickles(self, missing: dict[int, RemoteFile]) -> None:
+        """PickleRefused, PickleUnclear: before anything can load one."""
+        for number, file in missing.items():
+            if is_pickle(file.path):
+                with disk_faults(self._place.root, 0):
+                    scan(part_file(self._place.part(number)), file.path, self._watch)
 
     # -- what comes -------------------------------------------------------------------------------------------------
 

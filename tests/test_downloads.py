@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -32,6 +33,7 @@ from modules.download_errors import (
     FileNotOnHub,
     LinkInTheWay,
     MirrorUnreachable,
+    PickleRefused,
     RateLimited,
     RepositoryNotFound,
     UnsafeName,
@@ -380,6 +382,18 @@ def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
     told = ended(downloads, first)
     assert told.state == "paused" and isinstance(told.error, DiskFull)
     assert ended(downloads, second).state == "done"
+
+
+def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: Hub, program: Program) -> None:
+    files = {"config.json": b"{}", "pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."}
+    hub.add("somebody/evil", files)
+    downloads, wanted = program.start(), Wanted("somebody/evil", "main", "evil")
+    told = ended_after_start(downloads, wanted)
+    assert told.state == "failed" and isinstance(told.error, PickleRefused) and "os.system" in told.error.say("zh")
+    assert [each.name for each in program.models.iterdir()] == [".downloads"]
+    hub.add("somebody/evil", files | {"pytorch_model.bin": pickle.dumps({"a": 1})})
+    downloads.cancel(told.id)
+    assert ended(downloads, downloads.start(wanted)).state == "done"
 
 
 def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) -> None:
