@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.errors import SettingsError
 from modules.job_record import Wanted
 from modules.ui.downloads_panel import DownloadsPanel
 from modules.ui.lean import gradio
@@ -371,3 +372,24 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
     assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
     assert not any(part.interactive for part in parts)
+
+
+def test_connections_and_downloads_at_once_are_those_of_the_settings(
+    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text("download_connections: 2\ndownloads_at_once: 2\n")
+    downloads = make_panel().app.downloads
+    hub.fault(r"user/[abc]/resolve", delay=1)
+    for repo in ("user/a", "user/b", "user/c"):
+        hub.add(repo, {f"{number}.json": noise(2000, number) for number in range(8)})
+        downloads.start(Wanted(repo, "main", repo[-1]))
+    until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
+    until(lambda: len(hub.requests("user/a/resolve")) >= 2)
+    assert len(hub.requests("user/a/resolve")) == 2, "the others wait for a connection"
+
+
+@pytest.mark.parametrize("wrong", ["download_connections: 9", "download_connections: 0", "downloads_at_once: 5"])
+def test_too_many_or_too_few_are_refused(make_panel: Callable[..., Any], tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "settings.yaml").write_text(wrong)
+    with pytest.raises(SettingsError, match=wrong.partition(":")[0]):
+        make_panel()
