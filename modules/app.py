@@ -32,6 +32,7 @@ from modules.overlays import Overlays
 from modules.own_code import code_of
 from modules.presets import Presets
 from modules.process import ROOT
+from modules.retry import Pace
 from modules.shape import Shape
 from modules.trusted_code import TrustedCode, compare
 
@@ -69,7 +70,12 @@ class App:
         self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
-        self.downloads = Downloads({"model": self.catalog.folder, "lora": self.loras.list.folder}, self.hubs.open)
+        self.downloads = Downloads(
+            {"model": self.catalog.folder, "lora": self.loras.list.folder},
+            self.hubs.open,
+            Pace(connections=self.settings.download_connections),
+            self.settings.downloads_at_once,
+        )
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:

@@ -10,27 +10,29 @@ from dataclasses import dataclass
 
 from modules import selection
 from modules.addresses import Address
-from modules.download_errors import BadDigest, DigestAmbiguous, DigestDiffers, DigestUnlisted
+from modules.download_errors import BadDigest
 from modules.downloads import Downloads
 from modules.hubs import wanted
-from modules.job_record import Wanted
+from modules.job_record import Kind, Wanted
 from modules.publish import Place
 from modules.remote import RemoteFile, Repository
 from modules.selection import Choice
+from modules.verify import confirm
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """`files` of `repository`, and their download."""
+    """`files` of `repository`, and their download: to the folder of `kind`, if their names do not say all."""
 
     repository: Repository
     files: tuple[RemoteFile, ...]
+    kind: Kind | None = None
 
     @property
     def wanted(self) -> Wanted:
-        return wanted(self.repository, self.files)
+        return wanted(self.repository, self.files, self.kind)
 
     @property
     def size(self) -> int:
@@ -66,14 +68,16 @@ def missing(downloads: Downloads, choice: Chosen) -> tuple[RemoteFile, ...]:
     return tuple(file for file in choice.files if not _is_there(place, file))
 
 
-def there(downloads: Downloads, repository: Repository, known: Iterable[Choice]) -> frozenset[str]:
-    """The names of the choices whose files are all where they would go if each were chosen alone."""
+def there(
+    downloads: Downloads, repository: Repository, known: Iterable[Choice], kind: Kind | None = None
+) -> frozenset[str]:
+    """The names of the choices whose files are all where they would go if each were chosen alone, as of that `kind`."""
     of_models = selection.kind(repository) == "gguf"  # each of its own; of all else, one folder has everything
     place = None if of_models else downloads.place(Chosen(repository, repository.files).wanted)
     found = set()
     for each in known:
         alone = dataclasses.replace(repository, files=each.files)
-        where = place or downloads.place(Chosen(alone, each.files).wanted)
+        where = place or downloads.place(Chosen(alone, each.files, kind).wanted)
         if not each.missing and all(_is_there(where, file) for file in each.files):
             found.add(each.name)
     return frozenset(found)
@@ -91,17 +95,13 @@ def pinned(choice: Chosen, digest: str) -> Wanted:
     """The download of `choice`, if its one large file has the sha256 `digest` that the user knows from elsewhere; of
     exactly the commit that was listed, so that no later one can take its place. Without a digest, any may.
 
+    The job compares again: it asks for the list anew, and a mirror may answer otherwise by then.
+
     BadDigest, DigestUnlisted, DigestAmbiguous, DigestDiffers.
     """
     if not digest:
         return choice.wanted
     if not _SHA256.fullmatch(digest):
         raise BadDigest(digest[:80])
-    large = [file for file in choice.files if file.sha256]
-    if not large:
-        raise DigestUnlisted(choice.files[0].path)
-    if len(large) > 1:
-        raise DigestAmbiguous(len(large))
-    if large[0].sha256 != digest:
-        raise DigestDiffers(large[0].path, digest, large[0].sha256)
-    return dataclasses.replace(choice.wanted, revision=choice.repository.commit)
+    confirm(choice.files, digest)
+    return dataclasses.replace(choice.wanted, revision=choice.repository.commit, sha256=digest)

@@ -123,7 +123,7 @@ class Errand:
         files = self._files(repository, self._text("specific_file") or address.file)
         if pattern := self._text("exclude_pattern"):
             files = selection.excluding(files, pattern)
-        wish = wanted(repository, files)
+        wish = wanted(repository, files, self._hubs.kind(repository, files))
         return Choice(files, dataclasses.replace(wish, target="") if self._asked["output"] else wish)
 
     def _files(self, repository: Repository, specific: str) -> tuple[RemoteFile, ...]:

@@ -348,3 +348,30 @@ class DigestDiffers(DownloadError):
     file: str
     expected: str
     listed: str
+
+
+@dataclass(eq=False)
+class PickleRefused(DownloadError):
+    """Found in a file that has come, before it was put to where models are."""
+
+    status = 409
+    template = {
+        "en": "Not saved: loading {file} would call {name}, which weights do not need and which may be an attack. "
+        "Get the weights as safetensors instead.",
+        "zh": "未保存：加载 {file} 时会调用 {name}，而权重并不需要它，可能是恶意代码。请改用 safetensors 格式的权重。",
+    }
+    file: str
+    name: str
+
+
+@dataclass(eq=False)
+class PickleUnclear(DownloadError):
+    """Nobody can tell what loading the file would do; `why` has no full stop."""
+
+    status = 409
+    template = {
+        "en": "Not saved: nobody can tell what loading {file} would do: {why}. Get the weights as safetensors instead.",
+        "zh": "未保存：无法确认加载 {file} 时会执行什么：{why}。请改用 safetensors 格式的权重。",
+    }
+    file: str
+    why: Words

@@ -235,7 +235,8 @@ class Downloads:
         if self._closing:
             return
         running = sum(1 for each in self._jobs.values() if each.run)
-        queued = [each for each in self._jobs.values() if each.active and not each.run]
+        idle = [each for each in self._jobs.values() if each.active and not each.run]
+        queued = [each for each in idle if each.record.state != "cancelled"]  # that one is being deleted
         for job in queued[: max(0, self._at_once - running)]:
             self._run(job)
 
@@ -272,11 +273,19 @@ class Downloads:
                 self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
                 del self._threads[job.record.id]
                 if state == "queued" and not self._closing:
-                    self._queue(job)
+                    self._queue_again(job)
                 self._next()
         if state == "done":
             for listener in self._listeners:
                 listener()
+
+    def _queue_again(self, job: _Job) -> None:
+        """If it cannot be, the job says why, and does not keep the others waiting."""
+        try:
+            self._queue(job)
+        except DownloadError as error:
+            told = dataclasses.replace(job.record, state="paused", error=error.with_traceback(None))
+            self._settle(job, told, job.done)
 
     def _ending(self, job: _Job, run: Run) -> tuple[State, dict[str, Any]]:
         """The state in which a go at a job ends, and the fields of its record that say more."""
@@ -309,11 +318,32 @@ class Downloads:
             if job.run:
                 job.wish = wish
                 job.stop.set()
-            elif job.record.state not in ("done", "cancelled") and (job.active or not self._held(job)):
-                if wish == "cancelled":
-                    shutil.rmtree(job.place.staging, ignore_errors=True)
-                if wish == "cancelled" or job.record.state in WORKING:
-                    self._settle(job, dataclasses.replace(job.record, state=wish), job.done)
+                return
+            if job.record.state in ("done", "cancelled") or not self._claimed(job):
+                return
+            ended = dataclasses.replace(job.record, state=wish)
+            if wish != "cancelled":
+                if job.record.state in WORKING:
+                    self._settle(job, ended, job.done)
+                else:
+                    job.release()
+                return
+            job.record = ended
+        shutil.rmtree(job.place.staging, ignore_errors=True)  # takes its time, and nobody is to wait for it
+        with self._lock:
+            self._settle(job, ended, job.done)
+
+    def _claimed(self, job: _Job) -> bool:
+        """Whether nobody else has the job, nor will have it until it is released."""
+        if not job.active:
+            try:
+                lock = _locked(job.place.staging / LOCK)
+            except OSError:  # no such folder: there is nothing to have
+                return True
+            if lock is None:
+                return False
+            job.lock = lock
+        return True
 
     # -- what is shown ----------------------------------------------------------------------------------------------
 

@@ -10,13 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from modules import addresses, mirrors, selection
 from modules.addresses import Address
 from modules.download_errors import DownloadError
+from modules.errors import ModelProblem
+from modules.gguf import GgufHeader
 from modules.hub import Hub
 from modules.job_record import Kind, Wanted
 from modules.mirrors import Token
 from modules.remote import RemoteFile, Repository
+from modules.remote_header import read_remote_header
 
 MOST_SEEN = 8
 """So many lists of files are kept."""
+MOST_HEADERS = 32
+MOST_ADAPTERS = 8
+LARGEST_ADAPTER = 1 << 30
+"""Bytes: of larger GGUF files, or more than so many, nobody is asked whether they are adapters."""
 
 
 class Hubs:
@@ -28,6 +35,7 @@ class Hubs:
         self._flag, self._setting, self._token = flag, setting, token
         self._lock = threading.Lock()
         self._seen: dict[tuple[tuple[str, ...], Address], Repository] = {}  # the one asked for last at its end
+        self._headers: dict[tuple[str, str, tuple[str, ...]], GgufHeader] = {}
         self._chosen: str | None = None  # on the page, since the program started
         if flag:
             several(flag)
@@ -90,6 +98,52 @@ class Hubs:
                     failures.append(error)
         lasting = [each for each in failures if not each.passing]  # says more than that one could not be reached
         raise [*lasting, *failures][0]
+
+    def header(self, repository: Repository, files: Sequence[RemoteFile]) -> GgufHeader:
+        """That of the GGUF model with these parts, from the first hub that has it, or as it was seen before.
+        DownloadError; ModelProblem if it is none."""
+        key = _key(repository, files)
+        with self._lock:
+            seen = self._headers.get(key)
+        found = seen or self._asked_header(repository, files)
+        with self._lock:
+            self._headers[key] = found
+            while len(self._headers) > MOST_HEADERS:
+                del self._headers[next(iter(self._headers))]
+        return found
+
+    def _asked_header(self, repository: Repository, files: Sequence[RemoteFile]) -> GgufHeader:
+        failure: DownloadError | None = None
+        with contextlib.ExitStack() as opened:
+            for hub in [opened.enter_context(contextlib.closing(each)) for each in self.open()]:
+                with contextlib.closing(hub.source(repository)) as source:
+                    try:
+                        return read_remote_header(source, files)
+                    except DownloadError as error:
+                        failure = failure or error
+        assert failure is not None, "there is always an endpoint"
+        raise failure
+
+    def kind(self, repository: Repository, files: Sequence[RemoteFile], ask: bool = True) -> Kind | None:
+        """ "lora" if `files` are GGUF adapters, which their headers alone say; None if their names are to be believed.
+        Unless `ask`, only headers that have been seen count, and one file of a repository speaks for the others."""
+        few = len(files) <= MOST_ADAPTERS and sum(file.size for file in files) <= LARGEST_ADAPTER
+        if not few or any(not file.path.lower().endswith(".gguf") for file in files):
+            return None
+        try:
+            told = [self.header(repository, [each]) for each in files] if ask else self._known_headers(repository)
+        except (DownloadError, ModelProblem):  # the download tells what is wrong
+            return None
+        return "lora" if told and all(each.kind == "adapter" for each in told) else None
+
+    def _known_headers(self, repository: Repository) -> list[GgufHeader]:
+        of = repository.name, repository.commit
+        with self._lock:
+            return [header for (*about, _), header in self._headers.items() if tuple(about) == of]
+
+
+def _key(repository: Repository, files: Sequence[RemoteFile]) -> tuple[str, str, tuple[str, ...]]:
+    return repository.name, repository.commit, tuple(file.path for file in files)
 
 
 def token_from(environment: Mapping[str, str]) -> Token | None:

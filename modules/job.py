@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 from modules.download_errors import DownloadError, FileNotOnHub, NothingToDownload, Stopped
 from modules.job_record import JobRecord
+from modules.pickle_scan import is_pickle, scan
 from modules.publish import Place, metadata
 from modules.remote import RemoteFile, Repository, Source
 from modules.retry import Pace, Tries, Waiting
 from modules.safe_paths import check
 from modules.staging import allocated, check_room, disk_faults, part_file
 from modules.transfer import Transfer
+from modules.verify import confirm
 
 _TICK_SECONDS = 0.1
 
@@ -117,6 +119,8 @@ class Run:
         if self.record.commit not in ("", repository.commit):
             raise BranchMoved(repository.commit)
         files = chosen(repository, self.record.wanted.files)
+        if self.record.wanted.sha256:
+            confirm(files, self.record.wanted.sha256)
         check([dataclasses.replace(each, path=self._place.name(each.path)) for each in files])  # none twice
         self._prepare()
         there_before = bool(self._place.target) and self._place.final.exists()  # its files are read first
@@ -134,6 +138,7 @@ class Run:
             for source in sources:
                 source.close()
         self._note(state="verifying")
+        self._check_pickles(missing)
         parts = {file.path: part_file(self._place.part(number)) for number, file in missing.items()}
         self._place.publish(parts, metadata(repository, self.record.host, files))
 
@@ -200,6 +205,13 @@ class Run:
     def _check_room(self, missing: dict[int, RemoteFile]) -> None:
         lacking = sum(each.size - allocated(self._place.part(number), each.size) for number, each in missing.items())
         check_room(self._place.root, lacking, self._reserve)
+
+    def _check_pickles(self, missing: dict[int, RemoteFile]) -> None:
+        """PickleRefused, PickleUnclear: before anything can load one."""
+        for number, file in missing.items():
+            if is_pickle(file.path):
+                with disk_faults(self._place.root, 0):
+                    scan(part_file(self._place.part(number)), file.path, self._watch)
 
     # -- what comes -------------------------------------------------------------------------------------------------
 

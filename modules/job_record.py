@@ -23,7 +23,8 @@ WORKING: tuple[State, ...] = ("queued", "resolving", "downloading", "verifying")
 @dataclass(frozen=True)
 class Wanted:
     """These `files` of a repository, or all. They go to the folder `target` below that of their kind, or to that folder
-    itself if it is ""; if `flat`, without the folders they have in the repository."""
+    itself if it is ""; if `flat`, without the folders they have in the repository. Their one large file is to have the
+    `sha256` that the user knows from elsewhere, if that is not ""."""
 
     repo: str
     revision: str
@@ -31,11 +32,13 @@ class Wanted:
     files: tuple[str, ...] | None = None
     kind: Kind = "model"
     flat: bool = False
+    sha256: str = ""
 
     @property
     def same(self) -> object:
         """Equal for two that want the same."""
-        return self.repo, self.revision, self.kind, self.target, self.flat, self.files and frozenset(self.files)
+        where = self.kind, self.target, self.flat
+        return self.repo, self.revision, *where, self.files and frozenset(self.files), self.sha256
 
 
 @dataclass(frozen=True)

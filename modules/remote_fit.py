@@ -6,7 +6,6 @@ size alone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from pathlib import Path
 from modules import selection
 from modules.app import App
 from modules.catalog import ModelRecord, described
-from modules.download_errors import DownloadError
 from modules.errors import WebUIError, Words
 from modules.fit import TIGHT, Fit
 from modules.gguf import GgufHeader
-from modules.remote import RemoteFile, Repository
-from modules.remote_header import read_remote_header
+from modules.remote import Repository
 from modules.selection import Choice
 from modules.unsupported import unsupported
 
@@ -61,26 +58,11 @@ def _plain(app: App, size: int) -> Verdict:
 def _of_gguf(app: App, repository: Repository, models: Sequence[Choice]) -> dict[str, Verdict]:
     sample = min(models, key=lambda each: (len(each.files), each.size))
     files = sample.files if len(sample.files) <= MOST_PARTS else sample.files[:1]
-    header = dataclasses.replace(_header(app, repository, files), size=sample.size)
+    header = dataclasses.replace(app.hubs.header(repository, files), size=sample.size)
     if why := unsupported(header):
         return {each.name: Verdict("unsupported", why=why) for each in models}
     found = {each.name: _verdict(app, _scaled(header, each.size)) for each in models}
     return {name: each for name, each in found.items() if each}
-
-
-def _header(app: App, repository: Repository, files: Sequence[RemoteFile]) -> GgufHeader:
-    """From the first hub that has it."""
-    failure: DownloadError | None = None
-    with contextlib.ExitStack() as opened:
-        hubs = [opened.enter_context(contextlib.closing(each)) for each in app.hubs.open()]
-        for hub in hubs:
-            with contextlib.closing(hub.source(repository)) as source:
-                try:
-                    return read_remote_header(source, files)
-                except DownloadError as error:
-                    failure = failure or error
-    assert failure is not None, "there is always an endpoint"
-    raise failure
 
 
 def _scaled(header: GgufHeader, size: int) -> GgufHeader:

@@ -4,8 +4,10 @@ before it is downloaded."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
+from modules.download_errors import MirrorUnreachable, Stopped
 from modules.gguf import GgufHeader, joined, read_header_of
 from modules.rawfile import Flaw
 from modules.remote import RemoteFile, Source
@@ -14,15 +16,41 @@ FIRST = 1 << 20
 """Bytes fetched at first: enough for any part but the first. Then twice as many, and so on."""
 MOST = 32 << 20
 """Bytes: twice what the largest vocabularies take."""
+MOST_SECONDS = 30.0
+"""For all parts together: a mirror that trickles would keep for hours one of the few threads that pages share."""
 
 
-def read_remote_header(source: Source, files: Sequence[RemoteFile]) -> GgufHeader:
+def read_remote_header(source: Source, files: Sequence[RemoteFile], seconds: float = MOST_SECONDS) -> GgufHeader:
     """What the GGUF model says of itself whose parts are `files`, in order; as the catalogue has it of one on disk.
 
-    DownloadError; ModelProblem whatever else the bytes are.
+    DownloadError, also if that takes longer than `seconds`, after which `source` is closed; ModelProblem whatever else
+    the bytes are.
     """
-    headers = [read_header_of(_Beginning(source, file), file.size, file.path.rpartition("/")[2]) for file in files]
+    with _deadline(source, seconds):
+        headers = [read_header_of(_Beginning(source, file), file.size, file.path.rpartition("/")[2]) for file in files]
     return joined(headers, sum(file.size for file in files))
+
+
+@contextlib.contextmanager
+def _deadline(source: Source, seconds: float) -> Iterator[None]:
+    """MirrorUnreachable for what waits for `source` after so long."""
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        source.close()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Stopped:
+        if over.is_set():
+            raise MirrorUnreachable(source.host, f"timeout: {seconds:.0f} s") from None
+        raise
+    finally:
+        timer.cancel()
 
 
 class _Beginning:
@@ -46,7 +74,7 @@ class _Beginning:
 
     def _fetch(self, needed: int) -> None:
         known = len(self._known)
-        end = min(max(needed, FIRST, 2 * known), self._file.size)
+        end = min(max(needed, FIRST, 2 * known), self._file.size, MOST)
         if needed > MOST:
             raise Flaw(
                 f"its header is longer than {MOST >> 20} MiB, which no model's is.",

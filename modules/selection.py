@@ -16,6 +16,7 @@ from pathlib import Path
 
 from modules.download_errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.errors import OptionError, Words
+from modules.pickle_scan import SUFFIXES as PICKLES
 from modules.remote import RemoteFile, Repository
 from modules.weight_files import first_part, parts_of, set_name
 
@@ -23,7 +24,6 @@ RECOMMENDED = "Q4_K_M"
 """The quantisation that most people want; marked, not ticked."""
 
 ABOUT = (".json", ".txt", ".md", ".jinja", ".model", ".tiktoken", ".vocab")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _CODE = (".py",)
 _ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}
 _GROUPS = ("gguf", "mmproj", "weights", "pickle", "about", "code", "other")
@@ -266,7 +266,7 @@ def _group(path: str) -> str:
     name = _last(path).lower()
     if name.endswith(".gguf"):
         return "mmproj" if "mmproj" in name else "other" if "imatrix" in name else "gguf"
-    for group, endings in (("weights", (".safetensors",)), ("pickle", _PICKLES), ("about", ABOUT), ("code", _CODE)):
+    for group, endings in (("weights", (".safetensors",)), ("pickle", PICKLES), ("about", ABOUT), ("code", _CODE)):
         if name.endswith(endings):
             return group
     return "other"

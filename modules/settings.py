@@ -82,6 +82,27 @@ _INTERFACE = (
         },
         example="https://hf-mirror.com",
     ),
+    Option(
+        "download_connections",
+        "download_connections",
+        4,
+        {"en": "Connections", "zh": "下载连接数"},
+        {
+            "en": "Over how many connections a large file is downloaded, and how many small ones at a time.",
+            "zh": "下载大文件同时使用的连接数，也是同时下载的小文件数。",
+        },
+        minimum=1,
+        maximum=8,
+    ),
+    Option(
+        "downloads_at_once",
+        "downloads_at_once",
+        1,
+        {"en": "Downloads at once", "zh": "同时下载数"},
+        {"en": "How many downloads run at once; the others queue.", "zh": "同时进行的下载任务数，其余排队。"},
+        minimum=1,
+        maximum=4,
+    ),
     *map(_loader_for, FORMATS),
 )
 
@@ -98,6 +119,8 @@ class Settings:
     autoload_model: bool = False
     preset: str = ""
     hf_endpoint: str = ""
+    download_connections: int = 4
+    downloads_at_once: int = 1
     loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
     generation: Mapping[str, Value] = field(default_factory=dict)
 

@@ -81,11 +81,12 @@ class Transfer:
         return part_file(self._place)
 
     def _fetched(self) -> str:
-        """The hash of the whole file, which is deleted if that is wrong."""
+        """The hash of the whole file, which is deleted if that is wrong. One that was verified before a pause is read
+        again: what has become of its bytes since, its state does not know."""
         part = self._part = Part(self._place, self._commit, self.file, self._pace)
         self.checked = 0
         try:
-            found = expected(self.file) if part.verified else self._hash(part, self._carry(part))
+            found = self._hash(part, self._carry(part))
             if found == expected(self.file):
                 self._keep(part)
             else:

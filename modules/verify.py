@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from modules.download_errors import DigestAmbiguous, DigestDiffers, DigestUnlisted
 from modules.remote import RemoteFile
 
 CHUNK = 1 << 20
@@ -27,6 +28,18 @@ def digest(file: RemoteFile) -> Digest:
 
 def expected(file: RemoteFile) -> str:
     return file.sha256 or file.git_oid
+
+
+def confirm(files: Sequence[RemoteFile], sha256: str) -> None:
+    """Whether the one large file of `files` is listed with that `sha256`. DigestUnlisted, DigestAmbiguous,
+    DigestDiffers."""
+    large = [file for file in files if file.sha256]
+    if not large:
+        raise DigestUnlisted(files[0].path)
+    if len(large) > 1:
+        raise DigestAmbiguous(len(large))
+    if large[0].sha256 != sha256:
+        raise DigestDiffers(large[0].path, sha256, large[0].sha256)
 
 
 def read_back(descriptor: int, into: Digest, watch: Callable[[int], None]) -> str:

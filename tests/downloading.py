@@ -44,5 +44,5 @@ def until(true: Callable[[], object], seconds: float = 10) -> None:
 
 def threads() -> list[str]:
     """Names of those that carry bytes or look after a download."""
-    names = ("download ", "ask a mirror")
+    names = ("download ", "ask a mirror", "files_", "write to the disk")
     return [each.name for each in threading.enumerate() if each.name.startswith(names)]

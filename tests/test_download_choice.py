@@ -116,7 +116,10 @@ def test_a_sha256_known_from_elsewhere_is_that_of_the_one_large_file() -> None:
     assert pinned(chosen(PLAIN, ADDRESS), "").revision == "main"
     wanted = pinned(chosen(PLAIN, ADDRESS), SHA["a"])
     assert wanted.revision == COMMIT, "no later commit may take its place"
-    assert replace(wanted, revision="main") == chosen(PLAIN, ADDRESS).wanted, "and it goes where it would go anyway"
+    assert wanted.sha256 == SHA["a"], "the job asks for the list anew, and compares again"
+    assert replace(wanted, revision="main", sha256="") == chosen(PLAIN, ADDRESS).wanted, (
+        "and it goes where it would go anyway"
+    )
 
 
 @pytest.mark.parametrize(

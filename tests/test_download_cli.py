@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -22,7 +23,7 @@ FILES: dict[str, Content] = {
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": noise(20_000, 1),
     "model.safetensors": WEIGHTS,
-    "pytorch_model.bin": b"pickle",
+    "pytorch_model.bin": pickle.dumps({}),
     "README.md": b"# Model",
     "modeling.py": b"pass",
 }
@@ -164,7 +165,7 @@ def test_of_gguf_files_the_usual_one_is_taken_and_without_it_one_has_to_be_named
 
 
 def test_pickles_need_a_word_of_their_own(program: Program) -> None:
-    pickled: dict[str, Content] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    pickled: dict[str, Content] = {"config.json": b"{}", "pytorch_model.bin": pickle.dumps({})}
     program.hub.add("user/old", pickled)
     told = program.run("user/old")
     assert told.returncode == 1 and "--allow-pickles" in told.stderr and not program.models.exists()

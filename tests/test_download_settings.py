@@ -59,6 +59,30 @@ def test_an_endpoint_that_was_only_looked_at_is_not_written_down(make: Callable[
     assert (tmp_path / "settings.yaml").read_text() == ""
 
 
+def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
+    settings, file = make(), tmp_path / "settings.yaml"
+    seen = settings.show()
+    settings.set_endpoint("newer.example")  # on another page
+    settings.leave_endpoint(seen[settings.endpoint], seen[settings.known])
+    assert settings.app.hubs.endpoints == ("https://newer.example",) and "newer" in file.read_text()
+    updates = settings.leave_endpoint("typed.example", seen[settings.known])
+    assert updates[settings.known] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
+
+
+@pytest.mark.parametrize("known", [{}, None, 5, {"endpoint": ""}], ids=repr)
+def test_a_damaged_setting_is_not_overwritten_by_a_field_that_could_not_show_it(
+    make: Callable[..., Any], tmp_path: Path, known: object
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("hf_endpoint: ftp://x\n")
+    settings = make("--settings", str(file))
+    assert settings.endpoint not in settings.show()
+    settings.leave_endpoint("", known)
+    assert file.read_text() == "hf_endpoint: ftp://x\n"
+    settings.set_endpoint("one.example")
+    assert "one.example" in file.read_text()
+
+
 def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

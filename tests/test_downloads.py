@@ -6,26 +6,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modules import machine
+from modules.download_choice import Chosen, pinned
 from modules.download_errors import (
     BadEndpoint,
     ChecksumMismatch,
+    DigestDiffers,
+    DigestUnlisted,
     DiskFull,
     DownloadNotFound,
     FileNotOnHub,
     LinkInTheWay,
     MirrorUnreachable,
+    PickleRefused,
     RateLimited,
     RepositoryNotFound,
     UnsafeName,
@@ -37,7 +45,7 @@ from modules.job_record import Wanted
 from modules.mirrors import Token, endpoint
 from modules.process import ROOT
 from modules.retry import MIB, Pace
-from tests.downloading import HASTY, REPO, SPLIT, noise, threads, until
+from tests.downloading import HASTY, REPO, SPLIT, listed, noise, threads, until
 from tests.hub_server import Hub
 
 FILES = {
@@ -307,6 +315,85 @@ def test_pause_and_cancel_take_less_than_a_second(hub: Hub, program: Program, na
     assert not (program.models / ".downloads" / job).exists()
     downloads.forget(job)
     assert downloads.snapshot() == ()
+
+
+@pytest.mark.parametrize("lfs_above", [10_000, 1 << 30])
+def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
+    hub: Hub, program: Program, lfs_above: int
+) -> None:
+    commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
+    known = hub.repos[REPO].commits[commit]["m.gguf"].sha256
+    mirror, listing = listed(hub.url)
+    mirror.close()
+    wanted = pinned(Chosen(listing, listing.files), known)
+    other = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
+    hub.repos[REPO].commits[commit] = hub.repos["somebody/else"].commits[other]
+    told = ended_after_start(program.start(), wanted)
+    assert told.state == "failed" and isinstance(told.error, DigestDiffers | DigestUnlisted)
+    assert not (program.models / "m.gguf").exists() and hub.requests(origin="cdn") == []
+
+
+def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
+    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault(FIRST, origin="cdn", stall_after=MIB)
+    downloads = program.start()
+    job = downloads.start(WANTED)
+    until(lambda: view(downloads).done > MIB / 2)
+    downloads.pause(job)
+    ended(downloads)
+    hub.faults.clear()
+    deleting, go_on, rmtree = threading.Event(), threading.Event(), shutil.rmtree
+
+    def slow(*told: Any, **more: Any) -> None:
+        deleting.set()
+        assert go_on.wait(10)
+        rmtree(*told, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    cancelling = threading.Thread(target=downloads.cancel, args=(job,))
+    cancelling.start()
+    assert deleting.wait(5)
+    assert view(downloads, job).state == "cancelled"
+    again = downloads.start(WANTED)
+    downloads.resume(job)
+    until(lambda: view(downloads, again).done == TOTAL)
+    assert again != job
+    go_on.set()
+    cancelling.join(5)
+    assert ended(downloads, again).state == "done" and not (program.models / ".downloads" / job).exists()
+    assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
+
+
+def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
+    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fault(FIRST, origin="cdn", stall_after=MIB, times=1)
+    downloads = program.start()
+    first, second = downloads.start(WANTED), downloads.start(replace(WANTED, target="other"))
+    until(lambda: view(downloads, first).done > MIB / 2)
+
+    def full(_: object) -> None:
+        raise DiskFull("models", 2, 1)
+
+    monkeypatch.setattr(downloads, "_queue", full)
+    downloads.pause(first)
+    downloads.resume(first)
+    told = ended(downloads, first)
+    assert told.state == "paused" and isinstance(told.error, DiskFull)
+    assert ended(downloads, second).state == "done"
+
+
+def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: Hub, program: Program) -> None:
+    files = {"config.json": b"{}", "pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."}
+    hub.add("somebody/evil", files)
+    downloads, wanted = program.start(), Wanted("somebody/evil", "main", "evil")
+    told = ended_after_start(downloads, wanted)
+    assert told.state == "failed" and isinstance(told.error, PickleRefused) and "os.system" in told.error.say("zh")
+    assert [each.name for each in program.models.iterdir()] == [".downloads"]
+    hub.add("somebody/evil", files | {"pytorch_model.bin": pickle.dumps({"a": 1})})
+    downloads.cancel(told.id)
+    assert ended(downloads, downloads.start(wanted)).state == "done"
 
 
 def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from modules.app import App
+from modules.errors import SettingsError
 from modules.job_record import Wanted
 from modules.ui.downloads_panel import DownloadsPanel
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab, Shared
 from tests.downloading import noise, until
+from tests.gguf_files import MODEL, gguf
 from tests.hub_server import Hub
 from tests.test_ui import last
 
@@ -171,6 +173,22 @@ def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -
     assert "fits" in told and shown["commit"] in told and "m.Q4_1.gguf" in told
 
 
+def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
+    panel: Any, hub: Hub, tmp_path: Path
+) -> None:
+    hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
+    updates = listed(panel, "user/cat")
+    shown = ticking(updates, panel, "cat-f16.gguf")
+    told = asyncio.run(panel.tell_fits(shown, "user/cat", ""))
+    assert "loras/" in told[panel.fits] and "loras/cat-f16.gguf" in told[panel.status]
+    asked = len(hub.log)
+    assert "loras/cat-f16.gguf" in panel.sum_up(shown, "user/cat", "")[panel.status] and len(hub.log) == asked
+    assert "loras/cat-f16.gguf" in begun(panel, shown, "user/cat")[panel.status]
+    until(lambda: (tmp_path / "loras" / "cat-f16.gguf").exists())
+    assert not (tmp_path / "models" / "cat-f16.gguf").exists()
+    assert "cat-f16.gguf" in panel.tell_here(shown)[panel.here]
+
+
 @pytest.mark.parametrize("shown", STRANGE, ids=repr)
 def test_what_is_no_list_of_ours_has_no_fits(panel: Any, hub: Hub, shown: object) -> None:
     asyncio.run(panel.tell_fits(shown))
@@ -191,6 +209,20 @@ def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, h
     assert panel.sum_up(ticking(updates, panel, Q4), PLAIN, "")[panel.download] == "Download", "of another repository"
     assert "no file" in panel.sum_up(ticking(updates, panel, "../x"), GGUF, "")[panel.status]
     assert len(hub.log) == asked
+
+
+def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.ui.downloads_markup.MOST_ROWS", 3)
+    hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
+    updates = listed(panel, "user/many")
+    assert "2 of them are ticked" in updates[panel.files] and "5 files" in updates[panel.download]
+    drawn = re.findall(r'value="([^"]+)"', updates[panel.files])
+    assert len(drawn) == 3
+    shown = ticking(updates, panel, *drawn[:2])
+    assert "4 files" in panel.sum_up(shown, "user/many", "")[panel.download]
+    begun(panel, shown, "user/many")
+    (job,) = panel.app.downloads.snapshot()
+    assert sorted(job.wanted.files) == sorted({f"model-{number}.safetensors" for number in range(5)} - {drawn[2]})
 
 
 @pytest.mark.parametrize("what", STRANGE, ids=repr)
@@ -340,3 +372,24 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
     assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
     assert not any(part.interactive for part in parts)
+
+
+def test_connections_and_downloads_at_once_are_those_of_the_settings(
+    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text("download_connections: 2\ndownloads_at_once: 2\n")
+    downloads = make_panel().app.downloads
+    hub.fault(r"user/[abc]/resolve", delay=1)
+    for repo in ("user/a", "user/b", "user/c"):
+        hub.add(repo, {f"{number}.json": noise(2000, number) for number in range(8)})
+        downloads.start(Wanted(repo, "main", repo[-1]))
+    until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
+    until(lambda: len(hub.requests("user/a/resolve")) >= 2)
+    assert len(hub.requests("user/a/resolve")) == 2, "the others wait for a connection"
+
+
+@pytest.mark.parametrize("wrong", ["download_connections: 9", "download_connections: 0", "downloads_at_once: 5"])
+def test_too_many_or_too_few_are_refused(make_panel: Callable[..., Any], tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "settings.yaml").write_text(wrong)
+    with pytest.raises(SettingsError, match=wrong.partition(":")[0]):
+        make_panel()

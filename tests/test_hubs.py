@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from modules.addresses import Address
@@ -10,6 +12,7 @@ from modules.hubs import Hubs, token_from, wanted
 from modules.mirrors import Token
 from modules.remote import RemoteFile, Repository
 from tests import hub_server
+from tests.gguf_files import MODEL, gguf
 from tests.hub_reading import FILES, REPO
 
 NOBODY = "http://127.0.0.1:9"
@@ -107,3 +110,19 @@ def test_the_environment_has_a_token_for_hugging_face_alone() -> None:
     assert token_from({"HF_TOKEN": " hf_x "}) == Token("hf_x", frozenset({"huggingface.co"}))
     with pytest.raises(BadToken):
         token_from({"HF_TOKEN": "two words"})
+
+
+def test_gguf_adapters_alone_are_loras_and_only_their_headers_say_so(served: hub_server.Hub) -> None:
+    adapter = gguf({**MODEL, "general.type": "adapter"})
+    served.add("user/mixed", {"a.gguf": adapter, "b.gguf": adapter, "m.gguf": gguf(), "x.gguf": b"x", "a.json": b"{}"})
+    hubs = Hubs(served.url, lambda: "")
+    found = hubs.repository(Address("user/mixed"))
+    files = {each.path: each for each in found.files}
+    assert hubs.kind(found, [files["a.gguf"]], ask=False) is None
+    assert hubs.kind(found, [files["a.gguf"], files["b.gguf"]]) == "lora"
+    asked = len(served.log)
+    assert hubs.kind(found, [files["a.gguf"]]) == hubs.kind(found, [files["b.gguf"]], ask=False) == "lora"
+    assert len(served.log) == asked, "what has been seen is not asked for again"
+    for names in (["m.gguf"], ["a.gguf", "m.gguf"], ["x.gguf"], ["a.json"], []):
+        assert hubs.kind(found, [files[name] for name in names]) is None
+    assert hubs.kind(found, [replace(files["a.gguf"], size=2 << 30)]) is None

@@ -57,6 +57,17 @@ def test_what_cannot_be_read_costs_no_other_record(tmp_path: Path) -> None:
     assert JobRecords(path).read() == {}
 
 
+def test_a_record_of_before_there_was_a_sha256_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.json"
+    JobRecords(path).put(replace(RECORD, wanted=replace(WANTED, sha256="a" * 64)))
+    assert JobRecords(path).read()["1"].wanted.sha256 == "a" * 64
+    told = json.loads(path.read_text())
+    del told[0]["wanted"]["sha256"]
+    path.write_text(json.dumps(told))
+    assert JobRecords(path).read()["1"].wanted == WANTED
+    assert replace(WANTED, sha256="a" * 64).same != WANTED.same
+
+
 def test_the_same_files_in_another_order_are_the_same_wish() -> None:
     assert WANTED.same == replace(WANTED, files=("b", "a")).same
     for other in ({"repo": "x/y"}, {"revision": "b"}, {"files": ("a",)}, {"files": None}, {"target": "t"}):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -122,3 +124,15 @@ def test_a_connection_that_breaks_is_told(served: Served) -> None:
     served.fault("m.gguf", origin="cdn", stall_after=100)
     with pytest.raises(MirrorUnreachable):
         remote(served, **{"m.gguf": gguf({**MODEL, "general.name": "x" * 20_000})})
+
+
+def test_a_mirror_that_trickles_keeps_nobody_for_long(served: Served) -> None:
+    served.add("user/model", {"m.gguf": with_vocabulary(50_000)})
+    served.fault("m.gguf", origin="cdn", rate=2_000)
+    begun = time.monotonic()
+    with closing(Hub(served.url)) as hub:
+        repository = hub.repository("user/model", "main")
+        with closing(hub.source(repository)) as source, pytest.raises(MirrorUnreachable, match="timeout"):
+            read_remote_header(source, repository.files, seconds=0.5)
+    assert time.monotonic() - begun < 3
+    assert [each for each in threading.enumerate() if isinstance(each, threading.Timer) and each.is_alive()] == []

@@ -327,6 +327,17 @@ def test_a_strange_part_that_lies_there_is_not_taken_up(hub: Hub, tmp_path: Path
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
+def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+    path = transfer(hub, tmp_path).run()
+    assert '"verified": true' in (tmp_path / "0.json").read_text()
+    before = hub.sent
+    assert transfer(hub, tmp_path).run().read_bytes() == BYTES and hub.sent - before < SLACK, "it is only read again"
+    with path.open("r+b") as file:
+        file.seek(SIZE // 2)
+        file.write(b"garbage of the same size")
+    assert transfer(hub, tmp_path).run().read_bytes() == BYTES
+
+
 def test_a_part_of_an_old_revision_is_not_taken_up(hub: Hub, tmp_path: Path) -> None:
     transfer(hub, tmp_path).run()
     new = noise(SIZE, 7)

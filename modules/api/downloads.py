@@ -62,7 +62,7 @@ def _start(app: App, body: DownloadRequest) -> str:
         files = selection.single(repository, address.file)
     else:
         files = selection.picked(repository)
-    return app.downloads.start(wanted(repository, files, body.kind))
+    return app.downloads.start(wanted(repository, files, body.kind or app.hubs.kind(repository, files)))
 
 
 def _told(app: App, job: str, request: Request) -> Response:

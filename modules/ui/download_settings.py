@@ -51,9 +51,11 @@ class DownloadSettings:
                 self.use = gr.Button(tr("dl_token_use"), interactive=owner, size="sm", elem_id="tx-dl-token-use")
                 self.forget = gr.Button(tr("dl_token_forget"), interactive=owner, size="sm", elem_id="tx-dl-forget")
             self.told = gr.HTML("", elem_id="tx-dl-settings-told")
-        self.shown = [self.endpoint, self.token, self.hosts, self.told]
-        for event in (self.endpoint.submit, self.endpoint.blur):
-            event(self.set_endpoint, self.endpoint, self.shown, queue=False, **PRIVATE)
+        self.known = gr.JSON({}, visible=False)  # the endpoint that this page was shown
+        self.shown = [self.endpoint, self.token, self.hosts, self.told, self.known]
+        self.endpoint.submit(self.set_endpoint, self.endpoint, self.shown, queue=False, **PRIVATE)
+        left = [self.endpoint, self.known]
+        self.endpoint.blur(self.leave_endpoint, left, self.shown, queue=False, **PRIVATE)
         for event in (self.use.click, self.token.submit):
             event(self.set_token, [self.token, self.hosts], self.shown, queue=False, **PRIVATE)
         self.forget.click(self.forget_token, None, self.shown, queue=False, **PRIVATE)
@@ -64,9 +66,18 @@ class DownloadSettings:
         if self._app.flags.on("multi_user"):
             return {self.told: gr.skip()}
         try:
-            return {self.endpoint: ", ".join(self._app.hubs.endpoints), **self._about_token()}
+            endpoint = ", ".join(self._app.hubs.endpoints)
+            return {self.endpoint: endpoint, self.known: {"endpoint": endpoint}, **self._about_token()}
         except Exception as error:  # a wrong HF_ENDPOINT, or setting
             return {self.told: self._alert(error)}
+
+    def leave_endpoint(self, text: object, known: object) -> Updates:
+        """What was typed counts when the field is left, too; what was only looked at does not, for meanwhile another
+        page may have set another one, or the setting be damaged and the field therefore empty."""
+        shown = known.get("endpoint", "") if isinstance(known, dict) else ""
+        if not isinstance(text, str) or text.strip() == shown:
+            return {self.told: gr.skip()}
+        return self.set_endpoint(text)
 
     def set_endpoint(self, text: object) -> Updates:
         try:

@@ -56,13 +56,14 @@ def table(
     """What a repository offers, with a box for each choice. Whether it fits is filled in later, by `fits`; of a LoRA,
     nobody can tell."""
     quants = any(each.quantisation for each in choices)
-    shown = sorted(choices, key=lambda each: each.name not in ticked) if len(choices) > MOST_ROWS else choices
+    shown, undrawn = drawn(choices, ticked)
     rows = "".join(
-        _row(number, each, each.name in ticked, each.name in here, language, tr)
-        for number, each in enumerate(shown[:MOST_ROWS])
+        _row(number, each, each.name in ticked, each.name in here, language, tr) for number, each in enumerate(shown)
     )
-    more = len(choices) - MOST_ROWS
-    rest = f'<p class="tx-dl-more">{escape(tr("dl_more_rows").format(count=more))}</p>' if more > 0 else ""
+    more = tr("dl_more_rows").format(count=len(undrawn))
+    chosen = sum(each.name in ticked for each in undrawn)
+    more += tr("dl_more_ticked").format(count=chosen) if chosen else ""
+    rest = f'<p class="tx-dl-more">{escape(more)}</p>' if undrawn else ""
     heads = "".join(
         f'<span class="tx-dl-{key}">{escape(tr(f"dl_col_{key}"))}</span>'
         for key in ("file", "quant", "size", "fits", "here")
@@ -73,6 +74,15 @@ def table(
         f'<div class="tx-dl-rows"><div class="tx-dl-row tx-dl-head" aria-hidden="true">'
         f'<span class="tx-dl-tick"></span>{heads}</div>{rows}</div>{rest}</div>'
     )
+
+
+def drawn(choices: Sequence[Choice], ticked: Collection[str]) -> tuple[Sequence[Choice], Sequence[Choice]]:
+    """Those with a row, and the rest, of which a page can know nothing. What is `ticked` at first has a row before all
+    else."""
+    if len(choices) <= MOST_ROWS:
+        return choices, ()
+    ordered = sorted(choices, key=lambda each: each.name not in ticked)
+    return ordered[:MOST_ROWS], ordered[MOST_ROWS:]
 
 
 def _row(number: int, choice: Choice, ticked: bool, here: bool, language: str, tr: Tr) -> str:

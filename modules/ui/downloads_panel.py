@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from modules.errors import WebUIError
 from modules.job_record import WORKING
 from modules.job_view import JobView
 from modules.mirrors import host
-from modules.remote import Repository
+from modules.remote import RemoteFile, Repository
 from modules.remote_fit import verdicts
 from modules.staging import free
 from modules.ui import downloads_markup, markup
@@ -107,7 +108,8 @@ class DownloadsPanel:
                 concurrency_limit=None,
                 **PRIVATE,
             )
-            found.then(self.tell_fits, self.shown, self.fits, concurrency_limit=None, **PRIVATE)
+            told = [self.fits, self.download, self.status]
+            found.then(self.tell_fits, asked, told, js=TICKED, concurrency_limit=1, **PRIVATE)
         summed = {"fn": self.sum_up, "inputs": asked, "outputs": [self.download, self.status], "js": TICKED}
         for event in (self.files.select, self.file.change, self.address.change):
             event(**summed, trigger_mode="always_last", queue=False, **PRIVATE)
@@ -145,7 +147,8 @@ class DownloadsPanel:
         repository = self._app.hubs.repository(address, again)
         known = selection.choices(repository)
         ticked = download_choice.ticked_at_first(repository, address)
-        here = download_choice.there(self._app.downloads, repository, known)
+        kind = self._app.hubs.kind(repository, _models(repository), ask=False)
+        here = download_choice.there(self._app.downloads, repository, known, kind)
         lora = selection.kind(repository) == "lora"
         table = downloads_markup.table(known, ticked, here, repository.commit, self._language, self._tr, lora)
         kept = file if _has(repository, file) else ""
@@ -154,18 +157,20 @@ class DownloadsPanel:
             self.here: "",
             self.shown: {"text": text, "commit": repository.commit},
             self.file: kept,
-            **self._summed(lambda: download_choice.chosen(repository, address, kept, sorted(ticked))),
+            **self._summed(lambda: self._placed(download_choice.chosen(repository, address, kept, sorted(ticked)))),
         }
 
-    async def tell_fits(self, shown: object) -> Updates:
-        """Which of the files shown would fit into memory."""
+    async def tell_fits(self, shown: object, text: object = "", file: object = "") -> Updates:
+        """Which of the files shown would fit into memory; and where they go, if that is otherwise than was said."""
         try:
             self._app.refuse_guests()
             repository = await asyncio.to_thread(self._seen, shown)
             if repository is None:
                 return {self.fits: gr.skip()}
             told = await asyncio.to_thread(verdicts, self._app, repository)
-            return {self.fits: downloads_markup.fits(told, repository.commit, self._language, self._tr)}
+            lora = self._app.hubs.kind(repository, _models(repository), ask=False) == "lora"
+            again = self.sum_up(shown, text, file) if lora else {}
+            return {self.fits: downloads_markup.fits(told, repository.commit, self._language, self._tr), **again}
         except WebUIError:  # it is told when it is here
             return {self.fits: ""}
         except Exception as error:
@@ -178,7 +183,8 @@ class DownloadsPanel:
             repository = self._seen(shown)
             if repository is None:
                 return {self.here: gr.skip()}
-            names = download_choice.there(self._app.downloads, repository, selection.choices(repository))
+            kind = self._app.hubs.kind(repository, _models(repository), ask=False)
+            names = download_choice.there(self._app.downloads, repository, selection.choices(repository), kind)
             return {self.here: downloads_markup.here(names, repository.commit, self._tr)}
         except Exception as error:
             as_error(error)
@@ -199,11 +205,18 @@ class DownloadsPanel:
             ticked, repository = self._ticked(shown, address), self._app.hubs.seen(address)
             if ticked is None or repository is None:
                 return {self.download: self._tr("dl_download"), self.status: ""}
-            return self._summed(lambda: download_choice.chosen(repository, address, _text(file), ticked))
+            all_ticked = [*ticked, *_undrawn(repository, address)]
+            return self._summed(
+                lambda: self._placed(download_choice.chosen(repository, address, _text(file), all_ticked))
+            )
         except WebUIError:  # it is told when the button is pressed: this may still be being typed
             return {self.download: self._tr("dl_download"), self.status: ""}
         except Exception as error:
             return {self.download: self._tr("dl_download"), self.status: self._alert(error)}
+
+    def _placed(self, choice: Chosen, ask: bool = False) -> Chosen:
+        """With the kind that its headers tell. Unless `ask`, those that have been seen."""
+        return dataclasses.replace(choice, kind=self._app.hubs.kind(choice.repository, choice.files, ask))
 
     def _summed(self, choose: Callable[[], Chosen]) -> Updates:
         try:
@@ -264,12 +277,15 @@ class DownloadsPanel:
             return self._listed(address, text, file, again=False) | {
                 self.status: markup.info(self._tr("dl_changed").format(repo=repository.name))
             }
+        ticked = None if ticked is None else [*ticked, *_undrawn(repository, address)]
         try:
             choice = download_choice.chosen(repository, address, file, ticked)
         except NothingToDownload:  # a repository of GGUF files, of which the user is to say which
             if ticked is not None:
                 raise
             return self._listed(address, text, file, again=False)
+        download_choice.pinned(choice, digest.lower())  # before anything is sent
+        choice = self._placed(choice, ask=True)
         self._app.downloads.start(download_choice.pinned(choice, digest.lower()))
         return {self.status: self._summary(choice), self.settings.sha256: "", **self.poll(None)}
 
@@ -341,6 +357,19 @@ def _text(value: object) -> str:
 
 def _has(repository: Repository, file: str) -> bool:
     return any(file in (each.path, each.path.rpartition("/")[2]) for each in repository.files)
+
+
+def _models(repository: Repository) -> list[RemoteFile]:
+    """One of its GGUF files, which speaks for all of them: the smallest."""
+    found = [each for each in repository.files if each.path.lower().endswith(".gguf")]
+    return [min(found, key=lambda each: each.size)] if found else []
+
+
+def _undrawn(repository: Repository, address: Address) -> list[str]:
+    """What is ticked without having a row, so that no browser can say it."""
+    ticked = download_choice.ticked_at_first(repository, address)
+    _, rest = downloads_markup.drawn(selection.choices(repository), ticked)
+    return [each.name for each in rest if each.name in ticked]
 
 
 def _moves(view: JobView) -> bool:

@@ -185,6 +185,7 @@ _WORDS: dict[str, tuple[str, str]] = {
         "另有 {count} 个文件未列出；可在“文件名”中填写。",
         "{count} more files are not shown; name one under File name.",
     ),
+    "dl_more_ticked": (" 其中 {count} 个已选中，会一并下载。", " {count} of them are ticked and come along."),
     "dl_fits": ("可以运行", "fits"),
     "dl_tight": ("勉强", "tight"),
     "dl_short": ("需 {need}，有 {free}", "needs {need}, has {free}"),
