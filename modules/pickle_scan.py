@@ -6,6 +6,7 @@ _weights_only_unpickler.py, and what numpy writes for an array.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import tarfile
@@ -21,6 +22,8 @@ from modules.errors import Words
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MOST_BYTES = 64 << 20
 """Of opcodes and what they hold: a thousand times what those of a large model take; tensors lie beside them."""
+MOST_AT_ONCE = 16 << 20
+"""Bytes read in one piece: the list of what is in a zip is one, and larger in memory."""
 MOST_OPCODES = 2_000_000
 _LOOK_EVERY = 1 << 14
 _ZIP = b"PK\x03\x04"  # what torch goes by
@@ -88,7 +91,7 @@ def scan(path: Path, name: str, watch: Callable[[int], None]) -> None:
     OSError.
     """
     try:
-        with path.open("rb") as file:
+        with _Limited(io.FileIO(path)) as file:
             zipped = file.read(len(_ZIP)) == _ZIP
             file.seek(0)
             _Scan(name, watch).zipped(file) if zipped else _Scan(name, watch).bare(file)
@@ -172,6 +175,17 @@ class _Scan:
             return
         if not _allowed(module, name):
             raise PickleRefused(self._name, f"{module}.{name}"[:200])
+
+
+class _Limited(io.BufferedReader):
+    """A file that refuses to be read in too large a piece."""
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        limited = MOST_AT_ONCE + 1 if count is None or count < 0 else count
+        found = super().read(min(limited, MOST_AT_ONCE + 1))
+        if len(found) > MOST_AT_ONCE:
+            raise _Unclear(_TOO_LARGE)
+        return found
 
 
 class _Bounded:

@@ -11,6 +11,7 @@ import pytest
 from modules.app import App
 from tests import hub_server
 from tests.downloading import noise, until
+from tests.gguf_files import MODEL, gguf
 from tests.hub_reading import FILES, REPO
 from tests.serving import Server, server_of
 
@@ -55,6 +56,12 @@ def test_without_names_it_takes_what_the_page_would_tick(server: Server, tmp_pat
     told = ends(server, job, "done")
     assert set(told["files"]) == {"config.json", "empty.txt"} and set(told["files"]) < set(FILES)
     assert (tmp_path / "models" / "user_model" / "config.json").read_bytes() == FILES["config.json"]
+
+
+def test_a_gguf_adapter_goes_to_the_folder_of_loras(server: Server, served: hub_server.Hub, tmp_path: Path) -> None:
+    served.add("some/cat", {"cat.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
+    job = server.post(PLACE, {"repo": "some/cat", "files": ["cat.gguf"]}).json()["id"]
+    assert ends(server, job, "done")["kind"] == "lora" and (tmp_path / "loras" / "cat.gguf").exists()
 
 
 def test_the_file_of_a_link_and_the_kind_asked_for_count(server: Server, tmp_path: Path) -> None:

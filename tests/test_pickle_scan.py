@@ -136,6 +136,13 @@ def test_a_pickle_that_grows_when_it_is_unpacked_ends_at_a_limit(
         scanned(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
 
 
+def test_a_zip_whose_list_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_scan, "MOST_AT_ONCE", 100_000)
+    scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
+    with pytest.raises(PickleUnclear, match="too large"):
+        scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{each}": b"" for each in range(3000)}))
+
+
 def test_it_can_be_stopped(tmp_path: Path) -> None:
     path = tmp_path / "part"
     path.write_bytes(b"\x80\x02" + b"N0" * 50_000 + b"N.")
