@@ -178,7 +178,7 @@ def test_pickles_need_a_word_of_their_own(program: Program) -> None:
 
 def interrupted(program: Program) -> int:
     """Bytes sent until it was stopped by Ctrl-C, about half-way."""
-    slow = program.hub.fault("model.safetensors", origin="cdn", rate=8_000_000)
+    slow = program.hub.fault("model.safetensors", origin="cdn", rate=3_000_000)
     running = program.begin(REPO)
     until(lambda: program.hub.sent > len(WEIGHTS) // 2)
     running.send_signal(signal.SIGINT)
