@@ -61,6 +61,13 @@ def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: 
     assert 'value="0.5"' in opened[card.rows] and "<b>cat</b> × 0.5" in opened[card.status]
 
 
+def test_an_empty_folder_says_where_loras_go(place: Path, make_card: Callable[..., LoraCard]) -> None:  # noqa: F811
+    card = make_card("--lora-dir", str(place / "nothing"))
+    assert "No LoRA in loras/ yet" in card.open_page()[card.rows]
+    peft(place / "nothing" / "cat")
+    assert card.list_again([], {})[card.rows] == ""
+
+
 def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: Callable[..., LoraCard]) -> None:
     card = make_card()
     models = load(card)

@@ -116,6 +116,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "lora_rank": ("秩", "rank"),
     "lora_base": ("基于", "made for"),
     "lora_applying": ("正在应用，会等待进行中的回答结束…", "Applying, once the answers under way have ended …"),
+    "lora_empty": (
+        "loras/ 中还没有 LoRA；下载的 LoRA 会存到那里。",
+        "No LoRA in loras/ yet; downloads go there.",
+    ),
     "lora_none": ("没有生效的 LoRA。", "No LoRA is in force."),
     "lora_in_force": ("已生效：", "In force:"),
     "lora_effect": (

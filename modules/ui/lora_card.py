@@ -69,7 +69,9 @@ class LoraCard:
     def open_page(self) -> Updates:
         """What there is to choose from; chosen are those in force."""
         try:
-            return {self.names: gr.update(choices=self._choices())} | self.follow()
+            choices = self._choices()
+            told = self.follow() if choices else {self.rows: self._rows([], {}), self.status: self._in_force()}
+            return {self.names: gr.update(choices=choices)} | told
         except Exception as error:
             return self._failed(error)
 
@@ -142,7 +144,9 @@ class LoraCard:
         return f"<b>{escape(applied.name)}</b> {escape(effect)}"
 
     def _rows(self, names: list[str], weights: Mapping[str, object]) -> str:
-        present = {each.name: each for each in self._app.loras.list.all()} if names else {}
+        present = {each.name: each for each in self._app.loras.list.all()}
+        if not present and not names:
+            return markup.info(self._tr("lora_empty"))
         rows = [
             self._row(present[name], weights.get(name, AS_TRAINED))
             if name in present
