@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from modules.catalog import ModelRecord
@@ -56,7 +56,7 @@ class LoraControl:
     def __init__(self, loras: Loras, models: Models) -> None:
         self.list = loras
         self._models = models
-        self._turn = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "loras")
         models.adapt = self.adapt
 
     def flagged(self, text: str) -> dict[str, object]:
@@ -78,11 +78,17 @@ class LoraControl:
         LoraError, ModelProblem of a LoRA, OptionError for a weight, Unsupported for the loader, and what
         `Models.current` raises; then those in force before still are.
         """
-        with self._turn:
-            model = self._models.current
-            self._put(model, asked)
-            self._models.tell(model)
-            return model.loras
+        return self.begin(asked).result()
+
+    def begin(self, asked: Wanted) -> Future[tuple[Applied, ...]]:
+        """`apply`, on a thread of its own: who waits for a long answer to end keeps nobody else's."""
+        return self._pool.submit(self._change, asked)
+
+    def _change(self, asked: Wanted) -> tuple[Applied, ...]:
+        model = self._models.current
+        self._put(model, asked)
+        self._models.tell(model)
+        return model.loras
 
     def adapt(self, model: LoadedModel, asked: Wanted) -> None:
         """Apply those that a model is to have from the start. If they cannot be, the model goes without them."""

@@ -107,7 +107,9 @@ class LoraCard:
         try:
             self._app.refuse_guests()
             yield unchanged | {self.status: markup.info(self._tr("lora_applying"))}
-            await asyncio.to_thread(self._app.loras.apply, asked)
+            applying = asyncio.wrap_future(self._app.loras.begin(asked))
+            applying.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
+            await asyncio.shield(applying)
         except Exception as error:
             yield unchanged | {self.status: self._alert(error) + self._in_force()}
             return
