@@ -110,10 +110,11 @@ class LoraControl:
 
     def _adapters(self, loader: Loader, model: ModelRecord, asked: Wanted) -> list[_Adapter]:
         """Checked against the files of the model, and in the format that its loader reads."""
-        weights = {self.list.find(name).name: WEIGHT.parse(raw) for name, raw in asked.items()}
-        if not _takes(loader, len(weights)):
+        found = [(self.list.find(name), float(WEIGHT.parse(raw))) for name, raw in asked.items()]
+        wanted = {lora.name: (lora, weight) for lora, weight in found}  # two names may mean the same one
+        if not _takes(loader, len(wanted)):
             raise _unable(loader)
-        return [self._adapter(self.list.find(name), float(weight), model) for name, weight in weights.items()]
+        return [self._adapter(lora, weight, model) for lora, weight in wanted.values()]
 
     def _adapter(self, lora: LoraRecord, weight: float, model: ModelRecord) -> _Adapter:
         try:

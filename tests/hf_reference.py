@@ -17,24 +17,33 @@ TOP = 5
 
 def alone(path: Path, prompts: list[str], tokens: int, kind: str = "AutoModelForCausalLM", **load: Any) -> list[Any]:
     """One {"tokens", "text", "logprobs"} for each prompt: greedy, with the best few log-probabilities of each step."""
-    asked = json.dumps({"path": str(path), "prompts": prompts, "tokens": tokens, "load": load, "kind": kind})
-    command = [sys.executable, "-m", "tests.hf_reference"]
-    told = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=280)
+    return of("tests.hf_reference", path=str(path), prompts=prompts, tokens=tokens, load=load, kind=kind)
+
+
+def of(script: str, **asked: Any) -> list[Any]:
+    """What `script`, run as a process of its own, prints when it is asked that."""
+    command = [sys.executable, "-m", script]
+    told = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=280)
     assert told.returncode == 0, told.stderr
     found: list[Any] = json.loads(told.stdout)
     return found
 
 
-def main() -> None:
-    import torch
+def loaded(path: str, load: dict[str, Any], kind: str = "AutoModelForCausalLM") -> tuple[Any, Any]:
+    """The model and its tokenizer."""
     import transformers
 
-    asked = json.load(sys.stdin)
-    load = asked["load"]
     if "quantization_config" in load:
         load["quantization_config"] = transformers.BitsAndBytesConfig(**load["quantization_config"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(asked["path"])
-    model = getattr(transformers, asked["kind"]).from_pretrained(asked["path"], **load)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    return getattr(transformers, kind).from_pretrained(path, **load), tokenizer
+
+
+def main() -> None:
+    import torch
+
+    asked = json.load(sys.stdin)
+    model, tokenizer = loaded(asked["path"], asked["load"], asked["kind"])
     answers = []
     for prompt in asked["prompts"]:
         inputs = tokenizer(prompt, return_tensors="pt")

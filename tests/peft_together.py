@@ -10,13 +10,12 @@ fewer bits cannot be changed so, and there PEFT's own layers add it up.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.hf_reference import TOP
+from tests.hf_reference import TOP, loaded, of
 
 Set = Sequence[tuple[str, float]]
 
@@ -24,23 +23,14 @@ Set = Sequence[tuple[str, float]]
 def in_peft(path: Path, loras: Path, sets: Sequence[Set], prompts: list[str], tokens: int, load: Any) -> list[Any]:
     """For each set one {"text", "logprobs"} for each prompt: greedy, with the best log-probabilities of each step."""
     asked = {"path": str(path), "loras": str(loras), "sets": sets, "prompts": prompts, "tokens": tokens, "load": load}
-    command = [sys.executable, "-m", "tests.peft_together"]
-    told = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=280)
-    assert told.returncode == 0, told.stderr
-    found: list[Any] = json.loads(told.stdout)
-    return found
+    return of("tests.peft_together", **asked)
 
 
 def main() -> None:
     import torch
-    import transformers
 
     asked = json.load(sys.stdin)
-    load = asked["load"]
-    if "quantization_config" in load:
-        load["quantization_config"] = transformers.BitsAndBytesConfig(**load["quantization_config"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(asked["path"])
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(asked["path"], **load)
+    model, tokenizer = loaded(asked["path"], asked["load"])
     kind = model.dtype
     names = sorted({name for each in asked["sets"] for name, _ in each})
     model = _with(model, Path(asked["loras"]), names)

@@ -15,7 +15,7 @@ from modules.app import App
 from modules.download_choice import Chosen
 from modules.download_errors import DiskFull, NothingToDownload
 from modules.errors import WebUIError
-from modules.job_record import WORKING
+from modules.job_record import WORKING, Kind
 from modules.job_view import JobView
 from modules.mirrors import host
 from modules.remote import RemoteFile, Repository
@@ -147,7 +147,7 @@ class DownloadsPanel:
         repository = self._app.hubs.repository(address, again)
         known = selection.choices(repository)
         ticked = download_choice.ticked_at_first(repository, address)
-        kind = self._app.hubs.kind(repository, _models(repository), ask=False)
+        kind = self._known_kind(repository)
         here = download_choice.there(self._app.downloads, repository, known, kind)
         lora = selection.kind(repository) == "lora"
         table = downloads_markup.table(known, ticked, here, repository.commit, self._language, self._tr, lora)
@@ -168,7 +168,7 @@ class DownloadsPanel:
             if repository is None:
                 return {self.fits: gr.skip()}
             told = await asyncio.to_thread(verdicts, self._app, repository)
-            lora = self._app.hubs.kind(repository, _models(repository), ask=False) == "lora"
+            lora = self._known_kind(repository) == "lora"
             again = self.sum_up(shown, text, file) if lora else {}
             return {self.fits: downloads_markup.fits(told, repository.commit, self._language, self._tr), **again}
         except WebUIError:  # it is told when it is here
@@ -183,7 +183,7 @@ class DownloadsPanel:
             repository = self._seen(shown)
             if repository is None:
                 return {self.here: gr.skip()}
-            kind = self._app.hubs.kind(repository, _models(repository), ask=False)
+            kind = self._known_kind(repository)
             names = download_choice.there(self._app.downloads, repository, selection.choices(repository), kind)
             return {self.here: downloads_markup.here(names, repository.commit, self._tr)}
         except Exception as error:
@@ -194,6 +194,10 @@ class DownloadsPanel:
         """The repository that the table shows, if we still know it."""
         text = shown.get("text") if isinstance(shown, dict) else None
         return self._app.hubs.seen(self._app.hubs.address(text)) if isinstance(text, str) else None
+
+    def _known_kind(self, repository: Repository) -> Kind | None:
+        """What the headers that have been read say its GGUF files are."""
+        return self._app.hubs.kind(repository, _models(repository), ask=False)
 
     # -- what of it to have ---------------------------------------------------------------------------------------
 

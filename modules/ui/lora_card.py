@@ -70,8 +70,8 @@ class LoraCard:
         """What there is to choose from; chosen are those in force."""
         try:
             choices = self._choices()
-            told = self.follow() if choices else {self.rows: self._rows([], {}), self.status: self._in_force()}
-            return {self.names: gr.update(choices=choices)} | told
+            empty = {} if choices else {self.rows: markup.info(self._tr("lora_empty"))}
+            return {self.names: gr.update(choices=choices)} | self.follow() | empty
         except Exception as error:
             return self._failed(error)
 
