@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers import EncoderDecoderCache
+
+if TYPE_CHECKING or int(transformers.__version__.partition(".")[0]) >= 5:
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+else:
+    from modules.engines.hf_cache_legacy import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 ROOM = 256
 """Tokens for which there is room at least, once a buffer has to be made."""

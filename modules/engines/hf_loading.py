@@ -12,7 +12,7 @@ from modules.engines.base import Report
 from modules.engines.hf_arguments import About, Machine, arguments, model_call
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_machine import machine_with
-from modules.engines.hf_model import Model
+from modules.engines.hf_model import Model, loaded
 from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
@@ -28,7 +28,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-    model = Model(path, calls, whole_percents(report))
+    model = loaded(calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))
     context = About(path).context_length(options)

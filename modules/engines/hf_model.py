@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,19 +24,14 @@ logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 class Model(Evaluator):
-    name = "Transformers"
+    """`name` is the loader's; `module` one of transformers' models that write text, of version 4 or 5."""
 
-    def __init__(self, path: Path, calls: Mapping[str, Json], advance: Callable[[float], None]) -> None:
-        super().__init__(tokenizer_of(calls[TOKENIZER]))
-        name, args = model_call(calls)
-        with _progress(advance):
-            loaded = getattr(transformers, name).from_pretrained(**_as_python(args), output_loading_info=True)
-        self.module: Any = loaded[0]
-        _check_whole(self.module, sorted(loaded[1]["missing_keys"]))
+    def __init__(self, name: str, tokenizer: Any, module: Any, writes_apart: bool = False) -> None:
+        super().__init__(tokenizer)
+        self.name, self.module, self.writes_apart = name, module, writes_apart
         self.module.eval()
         if getattr(self.module, "is_loaded_in_8bit", False):
             self.piece = PIECE_OF_8_BITS
-        self.writes_apart = name == SEQ2SEQ
         taken = inspect.signature(self.module.forward).parameters
         self._takes = {word for word in _KEYWORDS if word in taken}
         self.can_batch = "attention_mask" in self._takes and not self.writes_apart
@@ -145,6 +139,16 @@ def _layers(module: Any) -> Iterable[Any]:
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
+    """What the calls of Transformers give; `advance` is told the part that is done, from 0 to 1."""
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    name, args = model_call(calls)
+    with _progress(advance):
+        module, info = getattr(transformers, name).from_pretrained(**_as_python(args), output_loading_info=True)
+    _check_whole(module, sorted(info["missing_keys"]))
+    return Model("Transformers", tokenizer, module, writes_apart=name == SEQ2SEQ)
 
 
 def tokenizer_of(args: Mapping[str, Json]) -> Any:
