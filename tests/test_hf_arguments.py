@@ -206,6 +206,7 @@ def test_sizes_are_understood_as_the_options_write_them(text: str, size: float) 
     assert size_in_bytes(text) == size
 
 
+@pytest.mark.works("gpu", loader="Transformers")
 @pytest.mark.parametrize(
     ("machine", "options", "limits"),
     [

@@ -128,6 +128,7 @@ def test_the_ways_to_read_a_file_are_the_librarys_own() -> None:
     }
 
 
+@pytest.mark.works("gpu", loader="llama.cpp")
 @pytest.mark.parametrize(
     ("options", "call", "expected"),
     [

@@ -59,6 +59,7 @@ def test_every_note_is_about_an_option_of_this_loader_in_both_languages(key: str
             assert set(note.text) == {"zh", "en"}
 
 
+@pytest.mark.works("gpu", loader="llamacpp_HF")
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
 def test_llamacpp_is_told_what_its_own_loader_tells_it(build: Build) -> None:
     for key in set(KEYS) & set(LLAMA.options):
