@@ -1,0 +1,1 @@
+"""The compiled part of flash-attn: exllamav2 only looks whether it can be imported."""
