@@ -19,7 +19,7 @@ from modules import machine
 from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
-from modules.loaders import Loader, Setting, unavailable, values
+from modules.loaders import Loader, Setting, overlay_of, unavailable, values
 from modules.overlay import Overlay
 from modules.process import Deliver, WorkerProcess
 
@@ -137,11 +137,11 @@ class Explainer:
         self._overlay: Overlay | None = None
         self._end = threading.Timer(0, self.close)
 
-    def worker(self, loader: Loader) -> WorkerProcess:
+    def worker(self, overlay: Overlay | None) -> WorkerProcess:
         with self._lock:
-            if self._worker is None or self._worker.death is not None or self._overlay != loader.overlay:
+            if self._worker is None or self._worker.death is not None or self._overlay != overlay:
                 self._let_go()
-                self._worker, self._overlay = _worker_for(loader), loader.overlay
+                self._worker, self._overlay = _worker_with(overlay), overlay
             self._end.cancel()
             self._end = threading.Timer(self._patience, self.close)
             self._end.daemon = True
@@ -283,9 +283,9 @@ class Models:
             raise reason
         asked = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
         try:
-            return _answer(self._explainer.worker(loader).events("explain", **asked))
+            return _answer(self._explainer.worker(overlay_of(loader, record.format)).events("explain", **asked))
         except Unloaded:  # somebody else's question, or an unload, has just ended that worker
-            return _answer(self._explainer.worker(loader).events("explain", **asked))
+            return _answer(self._explainer.worker(overlay_of(loader, record.format)).events("explain", **asked))
 
     def _let_go(self) -> int:
         with self._state:
@@ -333,7 +333,7 @@ class Models:
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
         try:
-            return _worker_for(loader, self._on_death)
+            return _worker_with(overlay_of(loader, record.format), self._on_death)
         except OSError as error:  # no memory or no room for a further process
             raise LoadFailed(loader.name, record.name, str(error)) from error
 
@@ -385,5 +385,5 @@ class Models:
         log.error("%s", death)
 
 
-def _worker_for(loader: Loader, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
-    return WorkerProcess(loader.overlay.folder if loader.overlay is not None else None, ended)
+def _worker_with(overlay: Overlay | None, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
+    return WorkerProcess(overlay.folder if overlay is not None else None, ended)
