@@ -109,13 +109,14 @@ def _answer(events: Iterator[Event]) -> Json:
 class Status:
     """What everybody may see of the model's state. `version` grows with each change.
 
-    `progress` is 0 to 1 while loading; `freed` and `seconds` are bytes and seconds of what just happened.
+    `progress` is 0 to 1 while loading, and of `stage`, see `Progress`; `freed` and `seconds` are bytes and seconds of what just happened.
     """
 
     state: Literal["empty", "loading", "ready", "failed"] = "empty"
     version: int = 0
     name: str = ""
     loader: str = ""
+    stage: str = ""
     progress: float = 0.0
     context_length: int = 0
     memory: int = 0
@@ -343,7 +344,8 @@ class Models:
         args = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
         for event in worker.events("load", **args):
             if isinstance(event, Progress):
-                self._show(state="loading", name=record.name, loader=loader.name, progress=event.done)
+                at = {"stage": event.stage, "progress": event.done}
+                self._show(state="loading", name=record.name, loader=loader.name, **at)
             elif isinstance(event, Result):
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")
