@@ -43,7 +43,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call has come: `done` of 1.0. `stage` is "weights", "kernels" (they may have to be compiled), "prompt"."""
+    """How far a call has come: `done` of 1.0. `stage` is "weights", "prompt", or "kernels" where some may be compiled."""
 
     stage: str
     done: float

@@ -6,7 +6,7 @@ import sys
 import time
 
 from modules.errors import LoaderUnavailable, Unsupported, Words
-from modules.loaders import Loader, has_engine, overlay_of, unavailable
+from modules.loaders import Loader, overlay_of, unavailable
 from modules.overlay import Overlay
 from modules.overlays import Installing, Overlays
 
@@ -20,10 +20,10 @@ _DONE: Words = {"en": "{loader} is ready.", "zh": "{loader} 已可使用。"}
 def begin(loader: Loader, overlays: Overlays, model_format: str = "") -> Overlay:
     """Have what the loader needs for models of that format installed in the background; the overlay to watch.
 
-    LoaderUnavailable if this version has no such engine, Unsupported if there is no overlay for it.
+    LoaderUnavailable if no packages would help, Unsupported if there is no overlay for it.
     """
     reason = unavailable(loader, model_format)
-    if reason is not None and not has_engine(loader):
+    if reason is not None and not reason.install:
         raise reason
     overlay = overlay_of(loader, model_format)
     if overlay is None:

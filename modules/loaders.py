@@ -214,7 +214,7 @@ def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | N
     extras = [extra for extra in loader.extras if model_format in extra.formats]
     if overlay is not None and not overlay.whole:
         install = next((extra.install for extra in extras if extra.overlay == overlay), loader.install)
-        return LoaderUnavailable(loader.name, _absent(overlay, install, older=overlay == loader.overlay), install)
+        return LoaderUnavailable(loader.name, _absent(overlay, install), install)
     for packages, install in [(loader.packages, loader.install), *((each.packages, each.install) for each in extras)]:
         if missing := [package for package in packages if not _installed(package, overlay)]:
             return LoaderUnavailable(loader.name, _missing(missing, install), install)
@@ -232,22 +232,19 @@ def _missing(packages: list[str], install: str) -> Words:
     }
 
 
-def _absent(overlay: Overlay, install: str, older: bool) -> Words:
+def _absent(overlay: Overlay, install: str) -> Words:
     size = overlay.megabytes
-    needs: Words = {"en": "it needs older packages", "zh": "它需要旧版本的软件包"}
-    if not older:
-        needs = {"en": "for models of this format it needs further packages", "zh": "此格式的模型还需要其他软件包"}
     return {
-        "en": f"{needs['en']} ({size} MB), kept apart from all others in overlays/{overlay.name}. "
+        "en": f"it needs packages of its own ({size} MB), kept apart from all others in overlays/{overlay.name}. "
         f"To install them, press Install on the Model tab, or run: {install}",
-        "zh": f"{needs['zh']}（{size} MB），将单独安装到 overlays/{overlay.name}。"
+        "zh": f"它需要专用的软件包（{size} MB），将单独安装到 overlays/{overlay.name}。"
         f"请点击“模型”页的“安装”，或运行：{install}",
     }
 
 
 def _installed(package: str, overlay: Overlay | None) -> bool:
-    # The overlay is on the worker's path, not on ours.
-    if overlay is not None and PathFinder.find_spec(package, [str(overlay.folder)]):
+    # The overlay is on the worker's path, not on ours. Of a folder that is not there Python would remember just that.
+    if overlay is not None and overlay.folder.is_dir() and PathFinder.find_spec(package, [str(overlay.folder)]):
         return True
     return importlib.util.find_spec(package) is not None
 

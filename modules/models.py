@@ -109,7 +109,8 @@ def _answer(events: Iterator[Event]) -> Json:
 class Status:
     """What everybody may see of the model's state. `version` grows with each change.
 
-    `progress` is 0 to 1 while loading, and of `stage`, see `Progress`; `freed` and `seconds` are bytes and seconds of what just happened.
+    `stage` and `progress` are those of `Progress`, while loading; `freed` and `seconds` are bytes and seconds of what
+    just happened.
     """
 
     state: Literal["empty", "loading", "ready", "failed"] = "empty"

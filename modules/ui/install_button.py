@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules import install
 from modules.app import App
 from modules.errors import UnknownLoader
-from modules.loaders import Loader, find_loader, has_engine, overlay_of, unavailable
+from modules.loaders import Loader, find_loader, overlay_of, unavailable
 from modules.overlays import Installing
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -46,10 +46,10 @@ class InstallButton:
         """How the loader's own packages for such models stand; None if it has none, or if there is nothing to be done
         about them."""
         overlay = overlay_of(loader, model_format)
-        if overlay is None or not has_engine(loader):
+        if overlay is None:
             return None
-        now = self._app.overlays.view(overlay)
-        return now if now.moving or unavailable(loader, model_format) else None
+        now, reason = self._app.overlays.view(overlay), unavailable(loader, model_format)
+        return now if now.moving or (reason is not None and reason.install) else None
 
     def ask(self, loader: Loader | None, model_format: str = "") -> Updates:
         """What a handler returns to offer the installation that `loader` needs for such models, if any."""
