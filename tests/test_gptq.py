@@ -82,7 +82,7 @@ def test_who_has_gptqmodel_in_the_main_environment_needs_no_overlay(without_gptq
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "gptq-8bit", "awq"])
+@pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
 def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: Path, kind: str) -> None:
     """In bfloat16 against float32: where the texts part, the two tokens were as good as equal. The first load ever
     compiles a kernel, which takes minutes."""
