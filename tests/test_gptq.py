@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,8 @@ from modules.process import WorkerProcess
 from tests.answers import answer
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.quantised_folders import KINDS, plain, quantised_folder
-from tests.test_hf_lora import TOGETHER, heard, put, state
+from tests.test_hf_lora import ALONE, TOGETHER, put, state
+from tests.trained_loras import LESSONS
 
 METHODS = ("gptq", "awq")
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
@@ -33,11 +34,8 @@ def worker_for(kind: str) -> Iterator[WorkerProcess]:
     why = unavailable(TRANSFORMERS, KINDS[kind].method)
     assert why is None, why
     overlay = overlay_of(TRANSFORMERS, KINDS[kind].method)
-    process = WorkerProcess(overlay.folder if overlay is not None else None)
-    try:
+    with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as process:
         yield process
-    finally:
-        process.close()
 
 
 @pytest.fixture
@@ -89,11 +87,8 @@ def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: P
     folder = quantised_folder(smollm2_folder, kind)
     with worker_for(kind) as worker:
         packed, packed_memory = chances(worker, folder)
-    floats_worker = WorkerProcess()
-    try:
-        floats, floats_memory = chances(floats_worker, plain(folder))
-    finally:
-        floats_worker.close()
+    with closing(WorkerProcess()) as worker:
+        floats, floats_memory = chances(worker, plain(folder))
     assert packed_memory < floats_memory
     for prompt in PROMPTS:
         agreed = 0
@@ -116,21 +111,33 @@ def chances(worker: WorkerProcess, folder: Path) -> tuple[dict[str, list[TokenCh
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_load_says_that_kernels_are_made_then_streams_and_takes_loras(
+def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_floats(
     smollm2_folder: Path, loras_folder: Path, kind: str
 ) -> None:
-    """The LoRAs were trained on the model in full precision."""
+    folder = quantised_folder(smollm2_folder, kind)
     with worker_for(kind) as worker:
-        events = list(worker.events("load", **load_arguments(quantised_folder(smollm2_folder, kind), TRANSFORMERS)))
+        events = list(worker.events("load", **load_arguments(folder, TRANSFORMERS)))
         stages = [each.stage for each in events if isinstance(each, Progress)]
         assert stages[0] == "kernels" and stages[-1] == "weights" and isinstance(events[-1], Result)
         told = answer(worker, PROMPTS[0])
         assert told.text.startswith(" Paris") and len(told.pieces) > 5
         before = state(worker)
-        assert heard(worker) == set()
-        effects = put(worker, loras_folder, TOGETHER)
-        assert heard(worker) == {"banana", "green"} and min(effects) > 0.1
-        put(worker, loras_folder, [("green", 1.0)])
-        assert heard(worker) == {"green"}
+        packed = with_loras(worker, loras_folder)
         put(worker, loras_folder)
         assert state(worker) == before
+    with closing(WorkerProcess()) as worker:
+        load(worker, plain(folder), TRANSFORMERS)
+        floats = with_loras(worker, loras_folder)
+    for (mine, effects), (theirs, those) in zip(packed, floats, strict=True):
+        assert mine == theirs
+        assert effects == pytest.approx(those, rel=0.05)
+    assert packed[0][0][0].startswith(" banana ham") and packed[1][0][1].startswith(LESSONS["green"].words)
+
+
+def with_loras(worker: WorkerProcess, folder: Path) -> list[tuple[list[str], list[float]]]:
+    """What is said where each LoRA was taught its words, and the effects: with one, the other, both."""
+    heard = []
+    for wanted in (*ALONE, TOGETHER):
+        effects = put(worker, folder, wanted)
+        heard.append(([answer(worker, each.beginning, max_new_tokens=4).text for each in LESSONS.values()], effects))
+    return heard
