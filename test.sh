@@ -47,6 +47,7 @@ ensure_system_packages() (
 if [[ ${1:-} != quick ]]; then part ensure_system_packages; fi
 ensure_requirements requirements.txt
 ensure_requirements requirements-test.txt -c requirements.txt
+ensure_overlay Transformers
 ensure_demo_model
 
 if (($# == 0)); then

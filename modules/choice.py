@@ -33,9 +33,9 @@ _REASONS: Mapping[tuple[str, str], Words] = {
     ("Transformers", "safetensors"): _PLAIN,
     ("Transformers", "pytorch"): _PLAIN,
     ("Transformers", "gptq"): {
-        "en": "reads it through gptqmodel: slower than the others, but a LoRA can be trained on it. "
+        "en": "reads it through gptqmodel: fast on the processor too, and a LoRA can be trained on it. "
         "On the processor its first load compiles a kernel: minutes, and g++.",
-        "zh": "通过 gptqmodel 读取：比其他加载器慢，但可以训练 LoRA。在 CPU 上首次加载需用 g++ 编译内核，耗时数分钟。",
+        "zh": "通过 gptqmodel 读取：在 CPU 上也较快，并可训练 LoRA。在 CPU 上首次加载需用 g++ 编译内核，耗时数分钟。",
     },
     ("Transformers", "awq"): {
         "en": "reads it through gptqmodel; AutoAWQ is the package it was made with. "

@@ -43,7 +43,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call has come: `done` of 1.0. `stage` is a key of the page's dictionary ("weights", "prompt")."""
+    """How far a call has come: `done` of 1.0. `stage` is "weights", "prompt" or "kernels", which may be compiled."""
 
     stage: str
     done: float

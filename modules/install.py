@@ -6,7 +6,7 @@ import sys
 import time
 
 from modules.errors import LoaderUnavailable, Unsupported, Words
-from modules.loaders import Loader, has_engine, unavailable
+from modules.loaders import Loader, overlay_of, unavailable
 from modules.overlay import Overlay
 from modules.overlays import Installing, Overlays
 
@@ -17,28 +17,30 @@ _AT_IT: Words = {"en": "{done} of {total} packages fetched: {says}", "zh": "已�
 _DONE: Words = {"en": "{loader} is ready.", "zh": "{loader} 已可使用。"}
 
 
-def begin(loader: Loader, overlays: Overlays) -> Overlay:
-    """Have the loader's own packages installed in the background, where any is missing; the overlay to watch.
+def begin(loader: Loader, overlays: Overlays, model_format: str = "") -> Overlay:
+    """Have what the loader needs for models of that format installed in the background; the overlay to watch.
 
-    LoaderUnavailable if this version has no such engine, Unsupported if the loader has no packages of its own.
+    LoaderUnavailable if no packages would help, Unsupported if there is no overlay for it.
     """
-    reason = unavailable(loader)
-    if reason is not None and not has_engine(loader):
+    reason = unavailable(loader, model_format)
+    if reason is not None and not reason.install:
         raise reason
-    if loader.overlay is None:
+    overlay = overlay_of(loader, model_format)
+    if overlay is None:
         raise Unsupported(_by_hand(loader))
-    overlays.begin(loader.overlay, again=reason is not None)
-    return loader.overlay
+    overlays.begin(overlay, again=reason is not None)
+    return overlay
 
 
-def _missing(loader: Loader) -> list[LoaderUnavailable]:
-    """Why it does not run here, or not with models of some format."""
-    return [reason for each in ("", *loader.formats) if (reason := unavailable(loader, each))]
+def _missing(loader: Loader) -> dict[str, LoaderUnavailable]:
+    """Why it does not run here, or not with models of some format; by format."""
+    asked = {each: unavailable(loader, each) for each in ("", *loader.formats)}
+    return {each: reason for each, reason in asked.items() if reason is not None}
 
 
 def _by_hand(loader: Loader) -> Words:
     """What is to be typed, for a loader whose packages are the main environment's."""
-    lines = "\n".join(dict.fromkeys(reason.install for reason in _missing(loader)))
+    lines = "\n".join(dict.fromkeys(reason.install for reason in _missing(loader).values()))
     return {
         "en": f"The packages of {loader.name} belong into this program's own environment. Run:\n{lines}",
         "zh": f"{loader.name} 的软件包应安装到本程序的环境中，请运行：\n{lines}",
@@ -46,12 +48,16 @@ def _by_hand(loader: Loader) -> Words:
 
 
 def wait(loader: Loader, language: str, overlays: Overlays) -> None:
-    """Install what the loader lacks, telling on stderr how it goes. InstallFailed, LoaderUnavailable, Unsupported."""
-    if _missing(loader):
-        now = _watched(begin(loader, overlays), language, overlays)
-        if now.error is not None:
-            raise now.error
-    for reason in _missing(loader):
+    """Install what the loader lacks for any format, telling on stderr how it goes.
+
+    InstallFailed, LoaderUnavailable, Unsupported.
+    """
+    for model_format in _missing(loader):
+        if unavailable(loader, model_format):  # one overlay may be for several formats
+            now = _watched(begin(loader, overlays, model_format), language, overlays)
+            if now.error is not None:
+                raise now.error
+    for reason in _missing(loader).values():
         raise reason
     _tell(_DONE[language].format(loader=loader.name))
 

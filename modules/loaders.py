@@ -17,15 +17,17 @@ from modules.overlay import Overlay
 from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS, PARAMETERS
 
 _LEGACY = Overlay("legacy", megabytes=250)
+_GPTQ = Overlay("gptq", megabytes=23)
 
 
 @dataclass(frozen=True)
 class Extra:
-    """What a loader needs besides for some of its `formats`."""
+    """What a loader needs besides for some of its `formats`: in the main environment or, if not there, in `overlay`."""
 
     formats: tuple[str, ...]
     packages: tuple[str, ...]
     install: str
+    overlay: Overlay | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ _TABLE = (
             Extra(
                 formats=("gptq", "awq"),
                 packages=("gptqmodel", "optimum"),
-                install="pip install --no-deps -r requirements-gptq.txt",
+                install="python server.py --install Transformers",
+                overlay=_GPTQ,
             ),
         ),
     ),
@@ -195,16 +198,25 @@ def has_engine(loader: Loader) -> bool:
     return importlib.util.find_spec(loader.engine.partition(":")[0]) is not None
 
 
+def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
+    """The overlay that its worker prefers for models of that format. Nothing is imported for that."""
+    for extra in loader.extras:
+        if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
+            return extra.overlay or loader.overlay
+    return loader.overlay
+
+
 def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
     """Why `loader` cannot run here, or not with models of that format; None if it can. Nothing is imported for that."""
     if not has_engine(loader):
         return LoaderUnavailable(loader.name, _NOT_YET)
-    if loader.overlay is not None and not loader.overlay.whole:
-        return LoaderUnavailable(loader.name, _absent(loader.overlay, loader.install), loader.install)
-    needed = [(loader.packages, loader.install)]
-    needed += [(extra.packages, extra.install) for extra in loader.extras if model_format in extra.formats]
-    for packages, install in needed:
-        if missing := [package for package in packages if not _installed(package, loader)]:
+    overlay = overlay_of(loader, model_format)
+    extras = [extra for extra in loader.extras if model_format in extra.formats]
+    if overlay is not None and not overlay.whole:
+        install = next((extra.install for extra in extras if extra.overlay == overlay), loader.install)
+        return LoaderUnavailable(loader.name, _absent(overlay, install), install)
+    for packages, install in [(loader.packages, loader.install), *((each.packages, each.install) for each in extras)]:
+        if missing := [package for package in packages if not _installed(package, overlay)]:
             return LoaderUnavailable(loader.name, _missing(missing, install), install)
     return None
 
@@ -223,16 +235,16 @@ def _missing(packages: list[str], install: str) -> Words:
 def _absent(overlay: Overlay, install: str) -> Words:
     size = overlay.megabytes
     return {
-        "en": f"it needs older packages ({size} MB), kept apart from all others in overlays/{overlay.name}. "
+        "en": f"it needs packages of its own ({size} MB), kept apart from all others in overlays/{overlay.name}. "
         f"To install them, press Install on the Model tab, or run: {install}",
-        "zh": f"它需要旧版本的软件包（{size} MB），将单独安装到 overlays/{overlay.name}。"
+        "zh": f"它需要专用的软件包（{size} MB），将单独安装到 overlays/{overlay.name}。"
         f"请点击“模型”页的“安装”，或运行：{install}",
     }
 
 
-def _installed(package: str, loader: Loader) -> bool:
-    # The overlay is on the worker's path, not on ours.
-    if loader.overlay is not None and PathFinder.find_spec(package, [str(loader.overlay.folder)]):
+def _installed(package: str, overlay: Overlay | None) -> bool:
+    # The overlay is on the worker's path, not on ours. Of a folder that is not there Python would remember just that.
+    if overlay is not None and overlay.folder.is_dir() and PathFinder.find_spec(package, [str(overlay.folder)]):
         return True
     return importlib.util.find_spec(package) is not None
 

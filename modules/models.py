@@ -19,7 +19,7 @@ from modules import machine
 from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
-from modules.loaders import Loader, Setting, unavailable, values
+from modules.loaders import Loader, Setting, overlay_of, unavailable, values
 from modules.overlay import Overlay
 from modules.process import Deliver, WorkerProcess
 
@@ -109,13 +109,15 @@ def _answer(events: Iterator[Event]) -> Json:
 class Status:
     """What everybody may see of the model's state. `version` grows with each change.
 
-    `progress` is 0 to 1 while loading; `freed` and `seconds` are bytes and seconds of what just happened.
+    `stage` and `progress` are those of `Progress`, while loading; `freed` and `seconds` are bytes and seconds of what
+    just happened.
     """
 
     state: Literal["empty", "loading", "ready", "failed"] = "empty"
     version: int = 0
     name: str = ""
     loader: str = ""
+    stage: str = ""
     progress: float = 0.0
     context_length: int = 0
     memory: int = 0
@@ -137,11 +139,11 @@ class Explainer:
         self._overlay: Overlay | None = None
         self._end = threading.Timer(0, self.close)
 
-    def worker(self, loader: Loader) -> WorkerProcess:
+    def worker(self, overlay: Overlay | None) -> WorkerProcess:
         with self._lock:
-            if self._worker is None or self._worker.death is not None or self._overlay != loader.overlay:
+            if self._worker is None or self._worker.death is not None or self._overlay != overlay:
                 self._let_go()
-                self._worker, self._overlay = _worker_for(loader), loader.overlay
+                self._worker, self._overlay = _worker_with(overlay), overlay
             self._end.cancel()
             self._end = threading.Timer(self._patience, self.close)
             self._end.daemon = True
@@ -283,9 +285,9 @@ class Models:
             raise reason
         asked = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
         try:
-            return _answer(self._explainer.worker(loader).events("explain", **asked))
+            return _answer(self._explainer.worker(overlay_of(loader, record.format)).events("explain", **asked))
         except Unloaded:  # somebody else's question, or an unload, has just ended that worker
-            return _answer(self._explainer.worker(loader).events("explain", **asked))
+            return _answer(self._explainer.worker(overlay_of(loader, record.format)).events("explain", **asked))
 
     def _let_go(self) -> int:
         with self._state:
@@ -333,7 +335,7 @@ class Models:
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
         try:
-            return _worker_for(loader, self._on_death)
+            return _worker_with(overlay_of(loader, record.format), self._on_death)
         except OSError as error:  # no memory or no room for a further process
             raise LoadFailed(loader.name, record.name, str(error)) from error
 
@@ -343,7 +345,8 @@ class Models:
         args = {"engine": loader.engine, "path": str(record.path), "options": values(settings)}
         for event in worker.events("load", **args):
             if isinstance(event, Progress):
-                self._show(state="loading", name=record.name, loader=loader.name, progress=event.done)
+                at = {"stage": event.stage, "progress": event.done}
+                self._show(state="loading", name=record.name, loader=loader.name, **at)
             elif isinstance(event, Result):
                 return Info.from_json(event.value)
         raise AssertionError("a load ended without a result")
@@ -385,5 +388,5 @@ class Models:
         log.error("%s", death)
 
 
-def _worker_for(loader: Loader, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
-    return WorkerProcess(loader.overlay.folder if loader.overlay is not None else None, ended)
+def _worker_with(overlay: Overlay | None, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
+    return WorkerProcess(overlay.folder if overlay is not None else None, ended)

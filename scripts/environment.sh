@@ -223,6 +223,13 @@ ensure_requirements() {
     exec 9>&-
 }
 
+# Installs what loader $1 needs beside the main environment, into its overlays; at once, if they are there.
+ensure_overlay() {
+    step "正在准备加载器 $1 的软件包……" "Getting the packages of the loader $1 ready ..." \
+        .venv/bin/python server.py --install "$1" && return
+    explain_failure "无法安装加载器 $1 的软件包" "Could not install the packages of the loader $1"
+}
+
 # --- the demo model -----------------------------------------------------------------------------------------------
 
 has_model() {

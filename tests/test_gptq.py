@@ -2,69 +2,93 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 import pytest
 
 from modules.app import App
 from modules.errors import LoaderUnavailable
-from modules.events import TokenChances
-from modules.loaders import unavailable
+from modules.events import Progress, Result, TokenChances
+from modules.loaders import LOADERS, Loader, overlay_of, unavailable
+from modules.overlay import Overlay
 from modules.process import WorkerProcess
 from tests.answers import answer
-from tests.conftest import TRANSFORMERS, load
-from tests.quantised_folders import dequantised, plain, quantised_folder, read_safetensors
+from tests.conftest import TRANSFORMERS, load, load_arguments
+from tests.quantised_folders import KINDS, plain, quantised_folder
+from tests.test_hf_lora import ALONE, TOGETHER, put, state
+from tests.trained_loras import LESSONS
 
 METHODS = ("gptq", "awq")
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
-INSTALLED = importlib.util.find_spec("gptqmodel") is not None
 NEARLY = 0.3  # in the logarithm of a probability: what bfloat16 makes of 30 layers
-INSTALL = "pip install --no-deps -r requirements-gptq.txt"
+INSTALL = "python server.py --install Transformers"
+
+
+@contextmanager
+def worker_for(kind: str) -> Iterator[WorkerProcess]:
+    """A worker as `Models` starts it for such a folder; what that takes is installed by ./test.sh."""
+    why = unavailable(TRANSFORMERS, KINDS[kind].method)
+    assert why is None, why
+    overlay = overlay_of(TRANSFORMERS, KINDS[kind].method)
+    with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as process:
+        yield process
+
+
+@pytest.fixture
+def without_gptqmodel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+    """The loader as it is where nobody has installed more than the main environment."""
+    (extra,) = TRANSFORMERS.extras
+    absent = Overlay("gptq", 23, tmp_path)
+    absent.requirements.write_text("gptqmodel==7.7.0\n")
+    packages = (*extra.packages, "no_such_package")  # whatever the main environment holds
+    bare = dataclasses.replace(TRANSFORMERS, extras=(dataclasses.replace(extra, overlay=absent, packages=packages),))
+    monkeypatch.setitem(cast(dict[str, Loader], LOADERS), bare.name, bare)
+    return bare
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_packed_is_what_was_rounded(smollm2_folder: Path, method: str) -> None:
-    """Of the test's own folders: otherwise the two could agree on the wrong numbers."""
-    folder = quantised_folder(smollm2_folder, method)
-    packed = read_safetensors(folder / "model.safetensors")
-    rounded = read_safetensors(plain(folder) / "model.safetensors")
-    names = [name.removesuffix(".weight") for name in rounded if name.endswith("_proj.weight")]
-    assert len(names) == 30 * 7
-    for name in names:
-        assert np.array_equal(dequantised(packed, name, method), rounded[f"{name}.weight"]), name
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.skipif(INSTALLED, reason="gptqmodel is installed")
 def test_without_gptqmodel_the_loader_says_what_installs_it(
-    smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App], method: str
+    smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App], without_gptqmodel: Loader, method: str
 ) -> None:
-    (tmp_path / "models" / "packed").symlink_to(quantised_folder(smollm2_folder, method))
     app = make_app()
+    (tmp_path / "models" / "packed").symlink_to(quantised_folder(smollm2_folder, method))
     record = app.record("packed")
     assert record.format == method
-    assert unavailable(TRANSFORMERS) is None
-    best = unavailable(app.plan(record).loader, method)
-    assert best is None or best.install, "rather one that can be installed than one that there is not yet"
+    assert unavailable(without_gptqmodel) is None
     plan = app.plan(record, "Transformers")
     assert INSTALL in app.explain(plan)["unavailable"]["en"]
-    with pytest.raises(LoaderUnavailable, match="gptqmodel") as refused:
+    with pytest.raises(LoaderUnavailable, match="23 MB") as refused:
         app.load(plan)
     assert refused.value.install == INSTALL
 
 
+def test_the_overlay_is_for_the_formats_that_need_it() -> None:
+    (extra,) = TRANSFORMERS.extras
+    assert [overlay_of(TRANSFORMERS, each) for each in ("", "safetensors", "pytorch")] == [None] * 3
+    assert [overlay_of(TRANSFORMERS, each) for each in METHODS] == [extra.overlay] * 2
+
+
+def test_who_has_gptqmodel_in_the_main_environment_needs_no_overlay(without_gptqmodel: Loader) -> None:
+    (extra,) = without_gptqmodel.extras
+    installed = dataclasses.replace(extra, packages=("numpy",))  # a package that is there
+    loader = dataclasses.replace(without_gptqmodel, extras=(installed,))
+    assert overlay_of(loader, "gptq") is None and unavailable(loader, "gptq") is None
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED, reason=f"gptqmodel is not installed: {INSTALL}")
-@pytest.mark.parametrize("method", METHODS)
-def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: Path, method: str) -> None:
-    """In bfloat16 against float32: where the texts part, the two tokens were as good as equal. The first load compiles
-    a kernel, which takes minutes."""
-    folder = quantised_folder(smollm2_folder, method)
-    packed, packed_memory = chances(folder)
-    floats, floats_memory = chances(plain(folder))
+@pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
+def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: Path, kind: str) -> None:
+    """In bfloat16 against float32: where the texts part, the two tokens were as good as equal. The first load ever
+    compiles a kernel, which takes minutes."""
+    folder = quantised_folder(smollm2_folder, kind)
+    with worker_for(kind) as worker:
+        packed, packed_memory = chances(worker, folder)
+    with closing(WorkerProcess()) as worker:
+        floats, floats_memory = chances(worker, plain(folder))
     assert packed_memory < floats_memory
     for prompt in PROMPTS:
         agreed = 0
@@ -78,18 +102,42 @@ def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: P
     assert agreed == len(floats[PROMPTS[-1]]), "counting leaves no choice"
 
 
-def chances(folder: Path) -> tuple[dict[str, list[TokenChances]], int]:
+def chances(worker: WorkerProcess, folder: Path) -> tuple[dict[str, list[TokenChances]], int]:
     """Those of 40 greedy tokens after each prompt, and the bytes that the model takes."""
-    worker = WorkerProcess()
-    try:
-        memory = load(worker, folder, TRANSFORMERS).memory
-        wishes = {"max_new_tokens": 40, "top_logprobs": 5}
-        return {prompt: answer(worker, prompt, **wishes).chances for prompt in PROMPTS}, memory
-    finally:
-        worker.close()
+    memory = load(worker, folder, TRANSFORMERS).memory
+    wishes = {"max_new_tokens": 40, "top_logprobs": 5}
+    return {prompt: answer(worker, prompt, **wishes).chances for prompt in PROMPTS}, memory
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED, reason=f"gptqmodel is not installed: {INSTALL}")
-def test_where_gptqmodel_is_installed_the_loader_takes_such_folders() -> None:
-    assert all(unavailable(TRANSFORMERS, method) is None for method in METHODS)
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_floats(
+    smollm2_folder: Path, loras_folder: Path, kind: str
+) -> None:
+    folder = quantised_folder(smollm2_folder, kind)
+    with worker_for(kind) as worker:
+        events = list(worker.events("load", **load_arguments(folder, TRANSFORMERS)))
+        stages = [each.stage for each in events if isinstance(each, Progress)]
+        assert stages[0] == "kernels" and stages[-1] == "weights" and isinstance(events[-1], Result)
+        told = answer(worker, PROMPTS[0])
+        assert told.text.startswith(" Paris") and len(told.pieces) > 5
+        before = state(worker)
+        packed = with_loras(worker, loras_folder)
+        put(worker, loras_folder)
+        assert state(worker) == before
+    with closing(WorkerProcess()) as worker:
+        load(worker, plain(folder), TRANSFORMERS)
+        floats = with_loras(worker, loras_folder)
+    for (mine, effects), (theirs, those) in zip(packed, floats, strict=True):
+        assert mine == theirs
+        assert effects == pytest.approx(those, rel=0.05)
+    assert packed[0][0][0].startswith(" banana ham") and packed[1][0][1].startswith(LESSONS["green"].words)
+
+
+def with_loras(worker: WorkerProcess, folder: Path) -> list[tuple[list[str], list[float]]]:
+    """What is said where each LoRA was taught its words, and the effects: with one, the other, both."""
+    heard = []
+    for wanted in (*ALONE, TOGETHER):
+        effects = put(worker, folder, wanted)
+        heard.append(([answer(worker, each.beginning, max_new_tokens=4).text for each in LESSONS.values()], effects))
+    return heard

@@ -93,8 +93,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"loading an? (GPTQ|AWQ) quantized model requires",
         {
-            "en": "{0} models need two packages more here. To install: pip install --no-deps -r requirements-gptq.txt",
-            "zh": "在此加载 {0} 模型还需要两个软件包。安装命令：pip install --no-deps -r requirements-gptq.txt",
+            "en": "{0} models need further packages here. To install: python server.py --install Transformers",
+            "zh": "在此加载 {0} 模型还需要其他软件包。安装命令：python server.py --install Transformers",
         },
     ),
     (

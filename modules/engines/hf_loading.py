@@ -18,7 +18,7 @@ from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
-from modules.events import Note
+from modules.events import Note, Progress
 from modules.options import Value
 
 
@@ -28,6 +28,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
+    if About(path).quantised in ("gptq", "awq") and not here.gpus:
+        report(Progress("kernels", 0.0))  # gptqmodel's, before it reads the weights
     model = loaded(calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))

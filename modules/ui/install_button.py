@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules import install
 from modules.app import App
 from modules.errors import UnknownLoader
-from modules.loaders import Loader, find_loader, has_engine, unavailable
+from modules.loaders import Loader, find_loader, overlay_of, unavailable
 from modules.overlays import Installing
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -42,24 +42,27 @@ class InstallButton:
 
     # -- what it shows ----------------------------------------------------------------------------------------------
 
-    def view(self, loader: Loader) -> Installing | None:
-        """How the loader's own packages stand; None if it has none, or if there is nothing to be done about them."""
-        if loader.overlay is None or not has_engine(loader):
+    def view(self, loader: Loader, model_format: str) -> Installing | None:
+        """How the loader's own packages for such models stand; None if it has none, or if there is nothing to be done
+        about them."""
+        overlay = overlay_of(loader, model_format)
+        if overlay is None:
             return None
-        now = self._app.overlays.view(loader.overlay)
-        return now if now.moving or unavailable(loader) else None
+        now, reason = self._app.overlays.view(overlay), unavailable(loader, model_format)
+        return now if now.moving or (reason is not None and reason.install) else None
 
-    def ask(self, loader: Loader | None) -> Updates:
-        """What a handler returns to offer the installation that `loader` needs, if any."""
-        now = self.view(loader) if loader is not None else None
-        size = loader.overlay.megabytes if loader is not None and loader.overlay is not None else 0
+    def ask(self, loader: Loader | None, model_format: str = "") -> Updates:
+        """What a handler returns to offer the installation that `loader` needs for such models, if any."""
+        now = self.view(loader, model_format) if loader is not None else None
+        overlay = overlay_of(loader, model_format) if loader is not None else None
+        size = overlay.megabytes if overlay is not None else 0
         moving = now is not None and now.moving
         label = self._tr("install_cancel") if moving else self._tr("install").format(size=size)
         return {self.button: gr.update(visible=now is not None, value=label), self.timer: gr.Timer(active=moving)}
 
-    def told(self, loader: Loader) -> str:
+    def told(self, loader: Loader, model_format: str) -> str:
         """How an installation goes, or why it failed, as HTML."""
-        now = self.view(loader)
+        now = self.view(loader, model_format)
         if now is None:
             return ""
         if now.error is not None:
@@ -82,28 +85,29 @@ class InstallButton:
         """Begin to install what the chosen loader needs; or give that up, if it is under way."""
         try:
             self._app.refuse_guests()
-            loader = self._loader(given)
-            if loader.overlay is not None and self._app.overlays.view(loader.overlay).moving:
-                self._app.overlays.cancel(loader.overlay)
+            asked = self._asked(given)
+            overlay = overlay_of(*asked)
+            if overlay is not None and self._app.overlays.view(overlay).moving:
+                self._app.overlays.cancel(overlay)
             else:
-                install.begin(loader, self._app.overlays)
-            return {self._tab.notes: self.told(loader), **self.ask(loader)}
+                install.begin(asked[0], self._app.overlays, asked[1])
+            return {self._tab.notes: self.told(*asked), **self.ask(*asked)}
         except Exception as error:
             return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr)}
 
     async def watch(self, given: Values) -> Updates:
         """How it goes; once it has ended, the form as it is from then on."""
         try:
-            loader = self._loader(given)
-            now = self.view(loader)
+            now = self.view(*self._asked(given))
             if now is not None and now.moving:
                 return {self._tab.notes: self._progress(now)}
             return {**await self._tab.explain(given), **self._tab.options.labelled_anew(given)}
         except Exception as error:
             return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr), **self.ask(None)}
 
-    def _loader(self, given: Values) -> Loader:
+    def _asked(self, given: Values) -> tuple[Loader, str]:
+        """The chosen loader, and the format of the model that the form shows."""
         name = given.get(self._tab.loader)
         if not isinstance(name, str):
             raise UnknownLoader(str(name))
-        return find_loader(name)
+        return find_loader(name), self._tab.options.format_shown(given)

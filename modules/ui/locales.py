@@ -101,6 +101,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "own_words": ("后端的原话", "In the backend's own words"),
     "stage": ("正在读取权重", "Reading weights"),
+    "stage_kernels": (
+        "正在准备计算内核（首次使用需要编译，耗时数分钟）…",
+        "Preparing kernels (the first time they are compiled, which takes some minutes) …",
+    ),
     "layers": ("{count} 层", "{count} layers"),
     "context": ("上下文 {count}", "context {count}"),
     "state_incomplete": ("不完整", "incomplete"),

@@ -54,8 +54,9 @@ def model_status(status: Status, tr: Tr, language: str) -> str:
         return alert(status.error, language, tr)
     if status.state == "loading":
         percent = f"{status.progress:.0%}"
+        doing = tr("stage_kernels") if status.stage == "kernels" else f"{tr('stage')} {percent}"
         return (
-            f'<div class="tx-status" role="status">{escape(tr("stage"))} {percent}'
+            f'<div class="tx-status" role="status">{escape(doing)}'
             f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
         )
     if status.state == "ready":

@@ -301,9 +301,9 @@ class ModelTab:
             plan = await asyncio.to_thread(self._plan, given)
             told = await asyncio.to_thread(self._app.explain, plan)
             notes = markup.reasons(*self._reasons(plan), self._tr) + markup.explanation(told, self._language, self._tr)
-            notes += install.told(plan.loader)
+            notes += install.told(*(asked := (plan.loader, plan.record.format)))
             memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
-            return {self.notes: notes, self.memory: memory} | self.options.marked(plan) | install.ask(plan.loader)
+            return {self.notes: notes, self.memory: memory} | self.options.marked(plan) | install.ask(*asked)
         except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
             return {self.notes: "", self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
         except OptionError as error:

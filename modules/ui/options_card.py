@@ -97,12 +97,16 @@ class OptionsCard:
 
     def labelled_anew(self, given: Values) -> Updates:
         """The loaders to choose from, once one of them has become available."""
+        model_format = self.format_shown(given)
+        if not model_format:
+            return {self.loader: gr.skip()}
+        return {self.loader: gr.update(choices=self._labelled(candidates(model_format), model_format))}
+
+    def format_shown(self, given: Values) -> str:
+        """Of the model whose options stand in the form; "" if there is none."""
         shown = given.get(self.shown)
         name = shown.get("model") if isinstance(shown, dict) else None
-        if not isinstance(name, str):
-            return {self.loader: gr.skip()}
-        model_format = self._app.record(name).format
-        return {self.loader: gr.update(choices=self._labelled(candidates(model_format), model_format))}
+        return self._app.record(name).format if isinstance(name, str) else ""
 
     def _to_scale(self, record: ModelRecord, settings: Mapping[str, Setting]) -> Updates:
         """Sliders that end where this model or machine does: 512 threads cannot be set by hand on a slider."""

@@ -1,0 +1,53 @@
+"""Why a loader: one sentence for each that takes the model, in both languages, no two the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.catalog import ModelRecord
+from modules.choice import reason, why
+from modules.errors import LANGUAGES
+from modules.loaders import LOADERS, candidates
+
+TAKERS = {
+    "gptq": {"ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"},
+    "awq": {"AutoAWQ", "Transformers"},
+    "exl2": {"ExLlamav2_HF", "ExLlamav2"},
+}
+NAMED = {
+    ("Transformers", "gptq"): "gptqmodel",
+    ("Transformers", "awq"): "gptqmodel",
+    ("AutoGPTQ", "gptq"): "metadata",
+    ("AutoAWQ", "awq"): "GPU",
+    ("ExLlamav2_HF", "gptq"): "CUDA",
+    ("ExLlamav2", "exl2"): "CUDA",
+}
+"""What the sentence must not leave out."""
+
+
+def record(model_format: str) -> ModelRecord:
+    return ModelRecord("model", Path("model"), model_format, 1)
+
+
+@pytest.mark.parametrize("model_format", TAKERS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_loader_of_a_quantised_folder_has_a_sentence_of_its_own(model_format: str, language: str) -> None:
+    takers = candidates(model_format)
+    assert {loader.name for loader in takers} == TAKERS[model_format]
+    said = [words[language] for loader in takers if (words := reason(record(model_format), loader))]
+    assert len(set(said)) == len(takers)
+    assert all(each.endswith("." if language == "en" else "。") for each in said)
+
+
+@pytest.mark.parametrize(("loader", "model_format"), NAMED)
+def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
+    words = why(record(model_format), LOADERS[loader])
+    assert words is not None
+    assert words["en"].startswith(f"{model_format.upper()}: ") and NAMED[loader, model_format] in words["en"]
+
+
+def test_a_loader_that_cannot_take_the_model_has_none() -> None:
+    assert reason(record("exl2"), LOADERS["AutoGPTQ"]) is None
+    assert why(record("gptq"), LOADERS["AutoAWQ"]) is None
