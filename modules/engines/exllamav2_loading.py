@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +82,3 @@ def _ends(config: Any) -> Iterator[int]:
     told = getattr(config, "generation_config", {}).get("eos_token_id")
     for each in (told, config.eos_token_id):
         yield from each if isinstance(each, list) else [] if each is None else [each]
-
-
-def folder_of(calls: Mapping[str, Json]) -> Path:
-    return Path(calls[CONFIG]["model_dir"])

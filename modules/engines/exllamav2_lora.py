@@ -70,9 +70,10 @@ class ExLlamaAdapters:
         weights: dict[Lora, float] = {}
         for lora, weight in wanted:
             weights[lora] = weights.get(lora, 0.0) + weight
-        for lora, weight in weights.items():
-            for used, trained in lora.trained:
-                used.copy_(trained * weight)
+        with torch.inference_mode():
+            for lora, weight in weights.items():
+                for used, trained in lora.trained:
+                    used.copy_(trained * weight)
         self._in_force = [lora.native for lora in weights]
         self._put_in(self._in_force)
 

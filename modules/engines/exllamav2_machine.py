@@ -1,4 +1,7 @@
-"""What ExLlamaV2 will most likely find here, told without importing it or torch: importing it may compile its kernels."""
+"""What ExLlamaV2 will most likely find here, told without importing it or torch.
+
+To import it may be to compile its kernels, which takes minutes.
+"""
 
 from __future__ import annotations
 

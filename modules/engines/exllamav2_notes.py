@@ -50,9 +50,10 @@ def batching_notes(path: Path, options: Mapping[str, Value], here: Here) -> Iter
 WITHOUT_PAGES = Note(
     "cfg_cache",
     {
-        "en": "No effect: without flash-attention 2.5.7 this loader evaluates one sequence at a time, and CFG takes two. "
-        "ExLlamav2_HF can.",
-        "zh": "无效：没有 flash-attention 2.5.7 时，此加载器一次只能计算一个序列，而 CFG 需要两个。可改用 ExLlamav2_HF。",
+        "en": "No effect: without flash-attention 2.5.7 this loader evaluates one sequence at a time, and CFG "
+        "takes two. ExLlamav2_HF can.",
+        "zh": "无效：没有 flash-attention 2.5.7 时，此加载器一次只能计算一个序列，而 CFG 需要两个。"
+        "可改用 ExLlamav2_HF。",
     },
 )
 """To be said of a model that turns out to be so, too."""
@@ -66,7 +67,7 @@ def _devices(options: Mapping[str, Value], here: Here) -> Iterator[Note]:
         yield Note(
             "gpu_split",
             {
-                "en": f"More sizes than GPUs ({here.gpus}): what does not fit into those that there are cannot be loaded.",
+                "en": f"More sizes than GPUs ({here.gpus}): what the first ones do not hold cannot be loaded.",
                 "zh": f"给出的项数多于 GPU 数（{here.gpus}）：现有 GPU 放不下时无法加载。",
             },
         )
