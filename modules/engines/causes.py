@@ -38,26 +38,26 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
-        r"Error building extension '([^']*)'|error compiling objects for extension",
+        r"Error building extension '|error compiling objects for extension",
         {
-            "en": "its kernels could not be compiled ({0}); the compiler says why, in the log. Often nvcc and PyTorch are "
-            "of different CUDA versions, or the C++ compiler is too new for nvcc.",
-            "zh": "内核编译失败（{0}），编译器的原话见日志。常见原因：nvcc 与 PyTorch 的 CUDA 版本不同，"
+            "en": "its kernels could not be compiled; the compiler says why, in the log. Often nvcc and PyTorch are of "
+            "different CUDA versions, or the C++ compiler is too new for nvcc.",
+            "zh": "内核编译失败，编译器的原话见日志。常见原因：nvcc 与 PyTorch 的 CUDA 版本不同，"
             "或 C++ 编译器对 nvcc 来说太新。",
         },
     ),
     (
-        r"(exllamav2_ext|flash_attn\w*)\S*\.so: undefined symbol|lib(?:c10|torch)_cuda\S*: cannot open|libcudart\S*: cannot",
+        r"\.so: undefined symbol|lib(?:c10|torch)_cuda\S*: cannot open|libcudart\S*: cannot open",
         {
-            "en": "a compiled package ({0}) was built for another PyTorch. Install the one for this version.",
-            "zh": "已编译的软件包（{0}）是为其他版本的 PyTorch 构建的，请安装与当前版本对应的软件包。",
+            "en": "a compiled package, such as flash-attn, was built for another PyTorch. Install the one for this.",
+            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的，请安装与当前版本对应的软件包。",
         },
     ),
     (
         r"Insufficient VRAM for model and cache|Insufficient space in device allocation",
         {
-            "en": "the GPUs, or what gpu-split leaves of them, cannot hold it. Lower max_seq_len, or keep the cache in 8 or "
-            "4 bits.",
+            "en": "the GPUs, or what gpu-split leaves of them, cannot hold it. Lower max_seq_len, or keep the cache "
+            "in 8 or 4 bits.",
             "zh": "GPU 显存（或“GPU分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
         },
     ),
