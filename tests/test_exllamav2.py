@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,17 +67,20 @@ def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> Non
 @pytest.mark.slow
 @pytest.mark.works("stand-in", "concurrent", loader=LOADER)
 def test_requests_are_answered_together(exl: WorkerProcess) -> None:
-    heard: list[tuple[str, Event]] = []
-    crowd = Crowd(exl)
-    calls = {crowd.ask(prompt, max_new_tokens=8): prompt for prompt in (FRANCE, "Once upon a time")}
-    answers = {prompt: crowd.answer(call) for call, prompt in calls.items()}
-    alone = {prompt: answer(exl, prompt, max_new_tokens=8) for prompt in answers}
-    assert {prompt: told.text for prompt, told in answers.items()} == {
-        prompt: told.text for prompt, told in alone.items()
-    }
-    assert not heard and not any(isinstance(event, Waiting) for told in answers.values() for event in told.events)
-    took = [told.done.decode_seconds for told in answers.values()]
-    assert min(took) > 0.6 * max(took), "one after the other, the second would have had the machine for itself"
+    """The first word of each is heard before the end of the other; and each says what it says alone."""
+    prompts = (FRANCE, "Once upon a time")
+    alone = [answer(exl, prompt, max_new_tokens=8).text for prompt in prompts]
+    heard: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+    for prompt in prompts:
+        deliver = functools.partial(lambda prompt, event: heard.put((prompt, event)), prompt)
+        exl.start("generate", deliver, prompt=prompt, params=parameters(max_new_tokens=8))
+    events: list[tuple[str, Event]] = []
+    while sum(isinstance(event, Done) for _, event in events) < 2:
+        events.append(heard.get(timeout=60))
+    first_end = next(place for place, (_, event) in enumerate(events) if isinstance(event, Done))
+    assert {prompt for prompt, event in events[:first_end] if isinstance(event, Text)} == set(prompts)
+    said = [(prompt, event.text) for prompt, event in events if isinstance(event, Text)]
+    assert ["".join(text for prompt, text in said if prompt == each) for each in prompts] == alone
 
 
 @pytest.mark.slow
@@ -95,7 +101,7 @@ def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_
         answer(exl, "word " * 1100)
     told = answer(exl, "word " * 600, max_new_tokens=2)
     read = [event.done for event in told.events if isinstance(event, Progress)]
-    assert read == sorted(read) and 0 < read[0] < 1 and read[-1] == 1
+    assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
 
 
 @pytest.mark.slow
@@ -152,26 +158,32 @@ EFFECTS: dict[str, dict[str, Any]] = {
     },
     "mirostat_mode": {"mirostat_mode": 2},
     "mirostat_tau": {"mirostat_mode": 2, "mirostat_tau": 0.1},
-    "mirostat_eta": {"mirostat_mode": 2, "mirostat_eta": 1.0, "mirostat_tau": 0.1},
+    "mirostat_eta": {"mirostat_mode": 2, "mirostat_eta": 1.0, "mirostat_tau": 3.0},
     "xtc_probability": {"xtc_probability": 1.0, "xtc_threshold": 0.02},
-    "xtc_threshold": {"xtc_probability": 1.0, "xtc_threshold": 0.2},
+    "xtc_threshold": {"xtc_probability": 1.0, "xtc_threshold": 0.01},
     "custom_token_bans": {"custom_token_bans": "260,253,216"},
     "logit_bias": {"logit_bias": {"260": 100}},
     "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
 }
-"""What makes another answer of WILD, by what is shown by it."""
+"""What makes another answer than the same without the one that it stands under, all over WILD."""
 
 
 @pytest.mark.slow
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
 def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(exl: WorkerProcess) -> None:
     forget(exl)
-    crowd = Crowd(exl)
-    calls = {name: crowd.ask("My name is", **WILD | wishes) for name, wishes in {"": {}, **EFFECTS}.items()}
-    texts = {name: crowd.answer(call).text for name, call in calls.items()}
-    assert [name for name in EFFECTS if texts[name] == texts[""]] == []
-    for one, other in (("dynatemp_low", "dynatemp_high"), ("dynatemp_low", "dynatemp_exponent")):
-        assert texts[one] != texts[other]
+    crowd, calls = Crowd(exl), dict[str, int]()
+    for key, wishes in EFFECTS.items():
+        for asked in (wishes, {each: value for each, value in wishes.items() if each != key}):
+            name = json.dumps(asked)
+            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | asked)
+    told = {name: crowd.answer(call).text for name, call in calls.items()}
+    texts = {key: told[json.dumps(wishes)] for key, wishes in EFFECTS.items()}
+    without = {
+        key: told[json.dumps({each: value for each, value in wishes.items() if each != key})]
+        for key, wishes in EFFECTS.items()
+    }
+    assert [key for key in EFFECTS if texts[key] == without[key]] == []
     assert texts["grammar_string"] in (" yes", " no")
     assert texts["top_k"] == texts["do_sample"] == answer(exl, "My name is", max_new_tokens=10).text
     again = together(exl, ["My name is"] * 2, **WILD)
@@ -305,6 +317,6 @@ def test_pages_of_four_bits_hold_what_they_should(gptq: Path) -> None:
     try:
         load(process, gptq, EXLLAMAV2, max_seq_len=512, cache_4bit=True)
         told = together(process, [FRANCE, ITALY], max_new_tokens=2)
-        assert [each.text for each in told] == [" Paris,", " Rome,"]
+        assert [each.text.split()[0].strip(",.") for each in told] == ["Paris", "Rome"]
     finally:
         process.close()
