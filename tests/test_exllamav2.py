@@ -17,6 +17,7 @@ from modules.lora_errors import LoraRefused
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
 from tests.conftest import load
+from tests.exl2_folder import exl2_folder
 from tests.exllamav2_worker import EXLLAMAV2, exllamav2_worker
 from tests.quantised_folders import quantised_folder
 from tests.test_hf_lora import put
@@ -32,10 +33,10 @@ def gptq(smollm2_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exl(gptq: Path) -> Iterator[WorkerProcess]:
-    """With flash-attention, and room for negative prompts."""
+def exl(smollm2_folder: Path) -> Iterator[WorkerProcess]:
+    """An EXL2 folder, with flash-attention, and room for negative prompts."""
     process = exllamav2_worker(flash=True)
-    load(process, gptq, EXLLAMAV2, max_seq_len=1024, cfg_cache=True)
+    load(process, exl2_folder(smollm2_folder), EXLLAMAV2, max_seq_len=1024, cfg_cache=True)
     yield process
     process.close()
 
@@ -218,10 +219,12 @@ def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(ex
 
 @pytest.mark.slow
 def test_the_end_may_be_forbidden_for_ever_or_for_a_while(exl: WorkerProcess) -> None:
-    ended = answer(exl, ITALY, max_new_tokens=10)
-    assert ended.done.reason == "stop" and ended.done.completion_tokens < 8
-    assert answer(exl, ITALY, max_new_tokens=10, ban_eos_token=True).done.reason == "length"
-    assert answer(exl, ITALY, max_new_tokens=10, min_length=8).done.completion_tokens >= 8
+    soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
+    ended = answer(exl, FRANCE, **soon)
+    assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
+    later = answer(exl, FRANCE, min_length=3, **soon)
+    assert (later.done.reason, later.done.completion_tokens) == ("stop", 4)
+    assert answer(exl, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from modules.lora_errors import LoraRefused
 from modules.process import ROOT, WorkerProcess
 from tests.answers import Answer, Crowd, answer, ask, forget
 from tests.conftest import TRANSFORMERS, load
+from tests.exl2_folder import exl2_folder
 from tests.exllamav2_worker import EXLLAMAV2_HF, exllamav2_worker, overlay, paths
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import put
@@ -134,10 +135,12 @@ def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerPro
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ticked", [("cache_8bit",), ("cache_4bit", "autosplit")], ids=" ".join)
-def test_it_answers_with_small_caches_and_filling_the_cards_by_itself(ticked: tuple[str, ...], gptq: Path) -> None:
+def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
+    ticked: tuple[str, ...], smollm2_folder: Path
+) -> None:
     process = exllamav2_worker()
     try:
-        info = load(process, gptq, EXLLAMAV2_HF, max_seq_len=256, **dict.fromkeys(ticked, True))
+        info = load(process, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **dict.fromkeys(ticked, True))
         assert info.context_length == 256
         assert answer(process, FRANCE, max_new_tokens=2).text.startswith(" Paris")
         with pytest.raises(OptionError, match="cfg-cache"):
