@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.errors import GenerationFailed, OptionError, PromptTooLong
-from modules.events import Done, Event, Progress, Text, Waiting
+from modules.events import Done, Event, Progress, Text, TokenChances, Waiting
 from modules.lora_errors import LoraRefused
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
@@ -269,16 +269,20 @@ def test_marks_may_be_shown(exl: WorkerProcess) -> None:
 def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
     exl: WorkerProcess, loras_folder: Path
 ) -> None:
-    bare = state(exl)
-    (banana,) = put(exl, loras_folder, [("banana", 1.0)])
-    assert said(exl) == {"banana"}
-    both = put(exl, loras_folder, [("banana", 1.0), ("green", 1.0)])
-    assert both[0] == banana and said(exl) == {"banana", "green"}
+    states, effects = [state(exl)], dict[str, float]()
+    for name in LESSONS:
+        (effects[name],) = put(exl, loras_folder, [(name, 1.0)])
+        assert said(exl) == {name}
+        states.append(state(exl))
+    assert put(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
+    states.append(state(exl))
     (little,) = put(exl, loras_folder, [("banana", 0.1)])
-    assert 0 < little < banana and said(exl) == set()
+    states.append(state(exl))
+    assert 0 < little < effects["banana"] and said(exl) == set()
+    assert len(set(states)) == len(states), "none, each, both and little are five different things"
     with pytest.raises(LoraRefused):
         put(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
-    assert put(exl, loras_folder) == [] and state(exl) == bare
+    assert put(exl, loras_folder) == [] and state(exl) == states[0]
 
 
 def said(worker: WorkerProcess) -> set[str]:
@@ -288,9 +292,10 @@ def said(worker: WorkerProcess) -> set[str]:
     return {name for name, each in told.items() if LESSONS[name].words.startswith(each.text)}
 
 
-def state(worker: WorkerProcess) -> Any:
+def state(worker: WorkerProcess) -> tuple[TokenChances, ...]:
     forget(worker)
-    return answer(worker, "The secret word is", max_new_tokens=2, top_logprobs=5).chances
+    told = (answer(worker, each.beginning, max_new_tokens=1, top_logprobs=5) for each in LESSONS.values())
+    return tuple(each.chances[0] for each in told)
 
 
 # -- without flash-attention -------------------------------------------------------------------------------------------
