@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import OptionError
+from modules.engines.causes import cause
+from modules.errors import UNNAMED, LoadFailed, OptionError
 from modules.events import Progress, Text
+from modules.loaders import Loader
 from modules.lora_errors import LoraRefused
 from modules.process import ROOT, WorkerProcess
 from tests.answers import Answer, Crowd, answer, ask, forget
 from tests.conftest import TRANSFORMERS, load
 from tests.exl2_folder import exl2_folder
-from tests.exllamav2_worker import EXLLAMAV2_HF, exllamav2_worker, overlay, paths
+from tests.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay, paths
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import put
 from tests.trained_loras import LESSONS
@@ -214,3 +216,36 @@ def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(g
     command = [sys.executable, "-c", program, str(gptq)]
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert told.stdout.split()[-2:] == ["True", "False"], told.stderr
+
+
+# -- without what it needs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", [EXLLAMAV2, EXLLAMAV2_HF], ids=lambda each: each.name)
+def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(loader: Loader, gptq: Path) -> None:
+    process = WorkerProcess(overlay())  # without the stand-in
+    try:
+        with pytest.raises(LoadFailed) as failed:
+            load(process, gptq, loader)
+        assert "a PyTorch that is built for CUDA" in failed.value.say("en")
+        assert "支持 CUDA 的 PyTorch" in failed.value.say("zh")
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "toolkit"),
+        ("RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)", "ninja"),
+        ("RuntimeError: Error building extension 'exllamav2_ext': [1/46] nvcc fatal", "could not be compiled"),
+        ("ImportError: /x/flash_attn_2_cuda.cpython-311.so: undefined symbol: _ZN3c104cuda9SetDevice", "flash-attn"),
+        ("RuntimeError: Insufficient VRAM for model and cache", "Lower max_seq_len"),
+        ("AssertionError: Insufficient space in device allocation", "gpu-split"),
+        ("ValueError:  ## Could not find model.layers.0.mlp.gate_proj.* in model", "unknown to ExLlamaV2"),
+        ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
+    ],
+)
+def test_what_exllamav2_says_comes_down_to_a_named_cause(words: str, told: str) -> None:
+    assert told in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]
