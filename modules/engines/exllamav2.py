@@ -22,6 +22,9 @@ def explain(path: Path, options: Mapping[str, Value]) -> Json:
 
 def ExLlamav2(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     """The engine; a function, so that `explain` needs none of what it imports."""
+    from modules.engines.exllamav2_loading import found
+
+    here = found(report)  # before anything imports ExLlamaV2, for that may take minutes
     from modules.engines.exllamav2_engine import Engine
 
-    return Engine(path, options, report)
+    return Engine(path, options, here, report)

@@ -19,9 +19,9 @@ from exllamav2.generator import ExLlamaV2DynamicGenerator
 
 from modules import machine
 from modules.engines.base import Operations, Report
-from modules.engines.exllamav2_arguments import GENERATOR, batching_arguments, context_length
+from modules.engines.exllamav2_arguments import GENERATOR, Here, batching_arguments, context_length
 from modules.engines.exllamav2_job import FAULTS, GrammarFilter, Job, settings
-from modules.engines.exllamav2_loading import found, loaded
+from modules.engines.exllamav2_loading import loaded
 from modules.engines.exllamav2_lora import ExLlamaAdapters
 from modules.engines.exllamav2_notes import WITHOUT_PAGES, batching_notes
 from modules.engines.hf_arguments import TOKENIZER
@@ -58,8 +58,7 @@ class Answer:
 
 
 class Engine:
-    def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        here = found(report)
+    def __init__(self, path: Path, options: Mapping[str, Value], here: Here, report: Report) -> None:
         calls = batching_arguments(path, options, here)
         self.texts = Texts(tokenizer_of(calls[TOKENIZER]))
         made = loaded(calls, report)

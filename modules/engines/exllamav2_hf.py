@@ -22,6 +22,9 @@ def explain(path: Path, options: Mapping[str, Value]) -> Json:
 
 def ExLlamav2HF(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     """The engine; a function, so that `explain` needs none of what it imports."""
+    from modules.engines.exllamav2_loading import found
+
+    here = found(report)  # before anything imports ExLlamaV2, for that may take minutes
     from modules.engines.exllamav2_hf_loading import engine
 
-    return engine(path, options, report)
+    return engine(path, options, here, report)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modules.engines.base import Report
-from modules.engines.exllamav2_arguments import NEGATIVE, arguments, context_length
+from modules.engines.exllamav2_arguments import NEGATIVE, Here, arguments, context_length
 from modules.engines.exllamav2_hf_model import ExLlamaModel
-from modules.engines.exllamav2_loading import found, loaded, new_cache
+from modules.engines.exllamav2_loading import loaded, new_cache
 from modules.engines.exllamav2_lora import ExLlamaAdapters
 from modules.engines.exllamav2_notes import notes
 from modules.engines.hf_arguments import TOKENIZER
@@ -19,8 +19,7 @@ from modules.engines.lora_set import operation
 from modules.options import Value
 
 
-def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = found(report)
+def engine(path: Path, options: Mapping[str, Value], here: Here, report: Report) -> Engine:
     calls = arguments(path, options, here)
     tokenizer = tokenizer_of(calls[TOKENIZER])
     made = loaded(calls, report)
