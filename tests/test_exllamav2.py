@@ -132,6 +132,19 @@ def bans(worker: WorkerProcess, paris: int) -> str:
     return ",".join(map(str, {paris, *(each[0] for each in pieces if len(each) == 1)}))
 
 
+@pytest.mark.slow
+def test_an_answer_goes_on_over_the_end_of_a_page_as_if_there_were_none(exl: WorkerProcess) -> None:
+    """A page has 256 tokens, and of fewer than 32 at its end no use is made."""
+    beginning = "one two three four five six seven eight nine ten " * 22
+    assert 218 <= ask(exl, "count", text=beginning) <= 224, "or its page ends elsewhere"
+    forget(exl)
+    whole = answer(exl, beginning, max_new_tokens=44, ban_eos_token=True)
+    assert (whole.done.completion_tokens, whole.done.cached_tokens) == (44, 0)
+    first = "".join(whole.pieces[:30])
+    rest = answer(exl, beginning + first, max_new_tokens=14, ban_eos_token=True)
+    assert whole.text == first + rest.text
+
+
 # -- its own sampler ---------------------------------------------------------------------------------------------------
 
 WILD: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
@@ -258,7 +271,6 @@ def test_marks_may_be_shown(exl: WorkerProcess) -> None:
     mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
     assert answer(exl, FRANCE, **mark).text == ""
     assert answer(exl, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
-    assert parameters()["add_bos_token"] is True
 
 
 # -- LoRAs -------------------------------------------------------------------------------------------------------------
@@ -320,11 +332,12 @@ def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_s
 
 
 @pytest.mark.slow
-def test_pages_of_four_bits_hold_what_they_should(gptq: Path) -> None:
+def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(gptq: Path) -> None:
     process = exllamav2_worker(flash=True)
     try:
         load(process, gptq, EXLLAMAV2, max_seq_len=512, cache_4bit=True)
-        told = together(process, [FRANCE, ITALY], max_new_tokens=2)
-        assert [each.text.split()[0].strip(",.") for each in told] == ["Paris", "Rome"]
+        told = together(process, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
+        assert not any(isinstance(event, Waiting) for each in told for event in each.events)
+        assert [each.text for each in told] == [" P", " R"]
     finally:
         process.close()

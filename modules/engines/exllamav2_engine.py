@@ -1,7 +1,10 @@
 """Answers of ExLlamaV2's dynamic generator: as many at once as its cache has pages for, one token of each a step.
 
-Without flash-attention its cache cannot be shared out, and it writes one answer after the other. A request takes as
-many pages as its answer may need, from the beginning on; those that find too few wait and are told their place.
+Without flash-attention its cache cannot be shared out, and it writes one answer after the other.
+
+A job of the generator takes all the pages that it may need when it begins, and an answer may fill the context; so a job
+writes no further than to the end of a page, and the next one goes on from there. Requests that find too few pages wait
+and are told their place; answers under way go before them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from exllamav2.generator import ExLlamaV2DynamicGenerator
 
 from modules import machine
 from modules.engines.base import Operations, Report
-from modules.engines.exllamav2_arguments import GENERATOR, Here, batching_arguments, context_length
+from modules.engines.exllamav2_arguments import GENERATOR, PAGE, Here, batching_arguments, context_length
 from modules.engines.exllamav2_job import FAULTS, GrammarFilter, Job, settings
 from modules.engines.exllamav2_loading import loaded
 from modules.engines.exllamav2_lora import ExLlamaAdapters
@@ -35,6 +38,8 @@ from modules.events import Done, Event, Failed, Info, Json, Progress, Text, Wait
 from modules.options import Value
 
 NAME = "ExLlamav2"
+SHORTEST = 32
+"""Tokens at the end of a page for which a job is not worth its beginning."""
 _NO_GUIDANCE = {
     "en": "1, unless the model is loaded with cfg-cache, and flash-attention is installed",
     "zh": "1（除非已安装 flash-attention，且加载模型时勾选“CFG缓存”）",
@@ -43,17 +48,20 @@ _NO_GUIDANCE = {
 
 @dataclass(eq=False)
 class Answer:
-    """One request; `taken` of the tokens that its job has drawn have gone out."""
+    """One request, which ends after `limit` tokens: `earlier` ones, and `taken` of those that `job` has drawn."""
 
     call: int
     job: Job
+    limit: int
     prompt: list[int]
     params: Mapping[str, Json]
     stream: TextStream
     words: Words
     began: float
     place: int = 0
+    earlier: int = 0
     taken: int = 0
+    cached: int = 0
     answering: float = 0.0
 
 
@@ -115,11 +123,13 @@ class Engine:
         if guided and not self._can_guide:
             raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
         sequences = [tokens, self._encoded(params["negative_prompt"], params)] if guided else [tokens]
-        job = self._job(sequences, params)
+        room = self._context - max(map(len, sequences))
+        limit = min(params["max_new_tokens"] or room, room)
+        job = self._job(sequences, params, limit)
         self._generator.enqueue(job)
         words = Words(self.texts, tokens, not params["skip_special_tokens"])
         stream = TextStream(params["stop"])
-        self._answers.append(Answer(call, job, tokens, params, stream, words, time.monotonic()))
+        self._answers.append(Answer(call, job, limit, tokens, params, stream, words, time.monotonic()))
 
     def _encoded(self, text: str, params: Mapping[str, Json]) -> list[int]:
         """PromptTooLong if there would be no room for an answer."""
@@ -130,9 +140,8 @@ class Engine:
             raise PromptTooLong(len(tokens), self._context - 1)
         return tokens
 
-    def _job(self, sequences: list[list[int]], params: Mapping[str, Json]) -> Job:
+    def _job(self, sequences: list[list[int]], params: Mapping[str, Json], limit: int) -> Job:
         """One of several sequences draws the same token for all."""
-        room = self._context - max(map(len, sequences))
         size = self._generator.padded_vocab_size
         sampling = settings(params, self.texts, self._vocabulary, self._ends, size)
         sampling.cfg_scale = params["guidance_scale"] if len(sequences) > 1 else None
@@ -144,12 +153,29 @@ class Engine:
             params["top_logprobs"] is not None,
             self._ends,
             input_ids=[torch.tensor([tokens], dtype=torch.long) for tokens in sequences],
-            max_new_tokens=min(params["max_new_tokens"] or room, room),
+            max_new_tokens=self._share(max(map(len, sequences)), limit),
             min_new_tokens=params["min_length"],
             gen_settings=sampling,
             seed=params["seed"] if params["seed"] >= 0 else None,
             filters=filters,
         )
+
+    def _share(self, length: int, limit: int) -> int:
+        """How many of `limit` tokens a job writes after `length`: to the end of this page, or of the next one."""
+        if not self._generator.paged:
+            return limit
+        rest = PAGE - length % PAGE
+        return min(limit, rest if rest >= SHORTEST else rest + PAGE)
+
+    def _go_on(self, answer: Answer) -> None:
+        """Its job has come to the end of its pages."""
+        answer.earlier += answer.taken
+        answer.taken = 0
+        length = max(len(each.sequence_ids) for each in answer.job.sequences)
+        answer.job = answer.job.continued(self._share(length, answer.limit - answer.earlier))
+        self._generator.enqueue(answer.job)
+        pending = self._generator.pending_jobs
+        pending.insert(0, pending.pop())
 
     def forget(self) -> None:
         """Keep nothing of what was computed, unless somebody needs it."""
@@ -189,7 +215,7 @@ class Engine:
         yield from self._places()
         reading = {id(each["job"]): each for each in said if each["stage"] == "prefill"}
         for answer in list(self._answers):
-            if (read := reading.get(id(answer.job))) and not answer.job.drawn:
+            if (read := reading.get(id(answer.job))) and not answer.job.drawn and not answer.earlier:
                 yield answer.call, _progress(read, answer.job.cached)
             yield from self._advance(answer)
 
@@ -215,7 +241,8 @@ class Engine:
         """What its job has drawn since the last step."""
         for token, logits in answer.job.drawn[answer.taken :]:
             answer.taken += 1
-            answer.answering = answer.answering or time.monotonic()
+            if not answer.answering:
+                answer.answering, answer.cached = time.monotonic(), min(answer.job.cached, len(answer.prompt) - 1)
             if answer.job.fault:
                 yield answer.call, Failed(GenerationFailed(NAME, answer.job.fault))
                 self.cancel(answer.call)
@@ -226,6 +253,8 @@ class Engine:
             if reason:
                 yield from self._end(answer, reason)
                 return
+        if answer.job.is_finished:
+            self._go_on(answer)
 
     def _told(self, answer: Answer, token: int, logits: torch.Tensor | None) -> tuple[Text | None, str]:
         """The token's text, and why the answer ends with it: "" if it does not."""
@@ -238,7 +267,7 @@ class Engine:
         text = answer.stream.feed(answer.words.feed(token), chances)
         if answer.stream.stopped:
             return text, "stop"
-        return text, "length" if answer.taken >= answer.job.max_new_tokens else ""
+        return text, "length" if answer.earlier + answer.taken >= answer.limit else ""
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
         last = answer.stream.finish(answer.words.rest())
@@ -250,8 +279,8 @@ class Engine:
             Done(
                 reason,
                 prompt_tokens=len(answer.prompt),
-                cached_tokens=min(answer.job.cached, len(answer.prompt) - 1),
-                completion_tokens=answer.taken,
+                cached_tokens=answer.cached,
+                completion_tokens=answer.earlier + answer.taken,
                 prompt_seconds=answer.answering - answer.began,
                 decode_seconds=time.monotonic() - answer.answering,
             ),

@@ -33,7 +33,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
 
     def __init__(self, looks: bool, ends: Sequence[int], **words: Any) -> None:
         super().__init__(stop_conditions=list(ends), **words)
-        self._looks, self._end = looks, min(ends, default=0)
+        self._looks, self._ends = looks, ends
         self._plain: Tensor | None = None
         self.drawn: list[tuple[int, Tensor | None]] = []
         self.fault: str = ""
@@ -46,11 +46,25 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
             return super().receive_logits(logits)
         except FAULTS as error:
             self.fault = str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
-            return torch.tensor([[self._end]]), none_tensor, none_tensor, torch.ones(1, 1), True
+            return torch.tensor([[min(self._ends, default=0)]]), none_tensor, none_tensor, torch.ones(1, 1), True
 
     def receive_sample(self, logits: Tensor, next_token: Tensor, *rest: Any) -> Any:
         self.drawn.append((int(next_token), self._plain))
         return super().receive_sample(logits, next_token, *rest)
+
+    def continued(self, tokens: int) -> Job:
+        """One that writes so many tokens more, as this one would have."""
+        following = Job(
+            self._looks,
+            self._ends,
+            input_ids=[each.sequence_ids.torch().clone() for each in self.sequences],
+            max_new_tokens=tokens,
+            min_new_tokens=max(self.min_new_tokens - self.new_tokens, 0),
+            gen_settings=self.gen_settings,
+            filters=self.filters,
+        )
+        following.rng = self.rng
+        return following
 
     @property
     def cached(self) -> int:
