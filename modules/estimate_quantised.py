@@ -22,7 +22,7 @@ from modules.shape import Shape
 _WIDTH = 2
 """Bytes of a number that is computed with: bfloat16 on the CPU, float16 on a GPU."""
 _EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
-_CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.0}
+_CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.5}
 """Of each number kept in ExLlamaV2's caches, scales included."""
 _EXLLAMA_PIECE = 2048
 """Tokens that ExLlamaV2 reads at once, at most."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import PathFinder
 
+from modules import gpus
 from modules.errors import LoaderUnavailable, OptionError, UnknownLoader, UnknownOption, WebUIError, Words
 from modules.load_options import OPTIONS
 from modules.options import Option, Value, nearest
@@ -18,6 +20,7 @@ from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS, PARAMET
 
 _LEGACY = Overlay("legacy", megabytes=250)
 _GPTQ = Overlay("gptq", megabytes=23)
+_EXLLAMAV2_ROOM = Overlay("exllamav2", megabytes=7)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Loader:
 
     `engine` is "module:Class", imported by the worker only. `formats` and `options` stand in order of preference and
     of appearance. `abilities` are among "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel".
-    `packages` are import names; `install` is the line that brings them, into the `overlay` if there is one.
+    `packages` are import names; `install` is the line that brings them, into the `overlay` if there is one. `kernels`
+    is a compiled module that only NVIDIA cards run; where it is not installed, it is built at the first load.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Loader:
     overlay: Overlay | None = None
     aliases: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
+    kernels: str = ""
 
 
 _TOKENIZER = ("trust_remote_code", "no_use_fast")
@@ -69,6 +74,10 @@ _EXLLAMAV2 = (
 # A bias on single tokens is no field of the form, but the API has it.
 _HF_SAMPLERS = frozenset(PARAMETERS) - OF_EVERY_LOADER | {"logit_bias"}
 _LLAMACPP_SAMPLERS = _HF_SAMPLERS - ONLY_TRANSFORMERS
+_EXLLAMAV2_SAMPLERS = _HF_SAMPLERS - {
+    *("encoder_repetition_penalty", "no_repeat_ngram_size", "top_n_sigma", "epsilon_cutoff", "eta_cutoff"),
+    *("smoothing_curve", "sampler_priority", "prompt_lookup_num_tokens"),
+}
 
 _TABLE = (
     Loader(
@@ -104,19 +113,23 @@ _TABLE = (
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "exllamav2"),
-        install="pip install exllamav2==0.3.2",
+        install="python server.py --install ExLlamav2_HF",
+        overlay=_EXLLAMAV2_ROOM,
         aliases=("exllama2_hf", "exlamav2_hf"),
+        kernels="exllamav2_ext",
     ),
     Loader(
         "ExLlamav2",
         engine="modules.engines.exllamav2:ExLlamav2",
         formats=("gptq", "exl2"),
         options=_EXLLAMAV2,
-        samplers=frozenset(),
-        abilities=frozenset({"lora", "loras", "cfg"}),
-        packages=("torch", "exllamav2"),
-        install="pip install exllamav2==0.3.2",
+        samplers=_EXLLAMAV2_SAMPLERS,
+        abilities=frozenset({"lora", "loras", "cfg", "parallel"}),
+        packages=("torch", "transformers", "exllamav2"),
+        install="python server.py --install ExLlamav2",
+        overlay=_EXLLAMAV2_ROOM,
         aliases=("exllama2", "exlamav2"),
+        kernels="exllamav2_ext",
     ),
     Loader(
         "AutoGPTQ",
@@ -210,6 +223,8 @@ def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | N
     """Why `loader` cannot run here, or not with models of that format; None if it can. Nothing is imported for that."""
     if not has_engine(loader):
         return LoaderUnavailable(loader.name, _NOT_YET)
+    if _lacks_gpu(loader):
+        return LoaderUnavailable(loader.name, _no_cuda(model_format))
     overlay = overlay_of(loader, model_format)
     extras = [extra for extra in loader.extras if model_format in extra.formats]
     if overlay is not None and not overlay.whole:
@@ -219,6 +234,33 @@ def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | N
         if missing := [package for package in packages if not _installed(package, overlay)]:
             return LoaderUnavailable(loader.name, _missing(missing, install), install)
     return None
+
+
+def _lacks_gpu(loader: Loader) -> bool:
+    return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not _nvidia()
+
+
+@cache
+def _nvidia() -> bool:
+    """Whether there is a card of NVIDIA's; none comes or goes while the program runs."""
+    return bool(gpus.nvidia())
+
+
+def _no_cuda(model_format: str) -> Words:
+    others = [each.name for each in candidates(model_format) if has_engine(each) and not _lacks_gpu(each)]
+    rest: Words = {"en": "", "zh": ""}
+    if others:
+        rest = {
+            "en": f"; this model can be loaded with {' or '.join(others)} instead",
+            "zh": f"；此模型可改用 {' 或 '.join(others)} 加载",
+        }
+    elif model_format:
+        kind = model_format.upper()
+        rest = {"en": f"; no other loader takes {kind} models", "zh": f"；{kind} 模型没有其他加载器可用"}
+    return {
+        "en": f"it needs an NVIDIA GPU with CUDA, and there is none here{rest['en']}.",
+        "zh": f"它需要支持 CUDA 的 NVIDIA 显卡，而此处没有{rest['zh']}。",
+    }
 
 
 _NOT_YET: Words = {"en": "this version does not include it yet.", "zh": "当前版本尚未包含它。"}

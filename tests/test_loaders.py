@@ -16,6 +16,7 @@ from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Extra, Loader, Setting, candidates, find_loader, settle, unavailable, values
 from modules.options import Option
 from modules.overlay import STAMP, Overlay
+from modules.process import ROOT
 
 LLAMA = LOADERS["llama.cpp"]
 
@@ -88,7 +89,7 @@ def test_each_format_has_its_loaders_best_first(model_format: str, names: list[s
         ("train", {"Transformers"}),
         ("perplexity", set(LOADERS) - {"llama.cpp", "ExLlamav2"}),
         ("cfg", set(LOADERS) - {"llama.cpp"}),
-        ("parallel", {"llama.cpp"}),
+        ("parallel", {"llama.cpp", "ExLlamav2"}),
     ],
 )
 def test_each_ability_is_declared_by_those_that_have_it(ability: str, names: set[str]) -> None:
@@ -146,6 +147,44 @@ def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path
     loader = dataclasses.replace(HERE, packages=("no_such_package",))
     assert unavailable(dataclasses.replace(loader, overlay=overlay)) is None
     assert unavailable(loader) is not None
+
+
+# Without CUDA: asked in a process of its own, for what cards there are is asked once
+
+WITHOUT = "it needs an NVIDIA GPU with CUDA, and there is none here"
+
+
+def said(folder: Path, model_format: str, language: str = "en", **environment: str) -> str:
+    """What ExLlamav2 says that it lacks, where `folder` is all of PATH."""
+    program = (
+        "import sys; from modules.loaders import LOADERS, unavailable\n"
+        "why = unavailable(LOADERS['ExLlamav2'], sys.argv[1]); print(why.say(sys.argv[2]) if why else 'nothing')"
+    )
+    given = {"PATH": str(folder), "PYTHONIOENCODING": "utf-8", **environment}
+    command = [sys.executable, "-c", program, model_format, language]
+    return subprocess.run(
+        command, cwd=ROOT, env=given, capture_output=True, encoding="utf-8", check=True
+    ).stdout.strip()
+
+
+def test_without_an_nvidia_card_exllamav2_names_the_loaders_that_can_take_the_model(tmp_path: Path) -> None:
+    told = said(tmp_path, "gptq")
+    assert WITHOUT in told and "Transformers instead" in told and "ExLlamav2_HF" not in told
+    assert "--install" not in told, "what cannot run need not be installed"
+    assert "no other loader takes EXL2 models" in said(tmp_path, "exl2")
+    assert said(tmp_path, "").endswith(f"{WITHOUT}.")
+    assert "此模型可改用" in said(tmp_path, "gptq", "zh") and "没有其他加载器" in said(tmp_path, "exl2", "zh")
+
+
+def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no_more_than_packages(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'A card, 24000, 23000'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert WITHOUT not in said(tmp_path, "gptq")
+    (tmp_path / "nvidia-smi").unlink()
+    assert WITHOUT not in said(tmp_path, "gptq", PYTHONPATH=str(ROOT / "tests" / "exllamav2_standin"))
+    assert WITHOUT in said(tmp_path, "gptq")
 
 
 def test_asking_what_is_available_imports_no_backend() -> None:

@@ -84,6 +84,12 @@ def test_llama_cpp_has_those_that_are_not_only_transformers() -> None:
     assert {"temperature", "top_k", "mirostat_mode", "dry_base", "grammar_string"} <= LOADERS["llama.cpp"].samplers
 
 
+def test_exllamav2_has_those_that_its_own_sampler_has() -> None:
+    own = LOADERS["ExLlamav2"].samplers
+    assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "mirostat_tau", "logit_bias"} <= own
+    assert not {"top_n_sigma", "sampler_priority", "no_repeat_ngram_size", "eta_cutoff"} & own
+
+
 def test_what_a_loader_lacks_is_refused_by_name_and_what_every_loader_has_is_not() -> None:
     params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
     refuse_missing(changed(params), LOADERS["Transformers"])

@@ -22,6 +22,60 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"CUDA_HOME environment variable|nvcc.*(?:not found|No such file)|Ninja is required",
+        {
+            "en": "its kernels have to be compiled first, and the CUDA toolkit (nvcc) or ninja for that is missing. "
+            "Install the toolkit of PyTorch's CUDA version, or the wheel from exllamav2's releases on GitHub.",
+            "zh": "首次加载须编译其内核，但缺少 CUDA toolkit（nvcc）或 ninja。"
+            "请安装与 PyTorch 的 CUDA 版本一致的 toolkit，或安装 exllamav2 在 GitHub 发布页上的 wheel。",
+        },
+    ),
+    (
+        r"torch\.version\.cuda is None|Torch not compiled with CUDA|Found no NVIDIA driver",
+        {
+            "en": "it needs a PyTorch that is built for CUDA, and the NVIDIA driver. The one installed here is not.",
+            "zh": "它需要支持 CUDA 的 PyTorch 和 NVIDIA 驱动，而此处安装的 PyTorch 不支持。",
+        },
+    ),
+    (
+        r"Error building extension '|error compiling objects for extension",
+        {
+            "en": "its kernels could not be compiled; the compiler says why, in the log. Often nvcc and PyTorch are of "
+            "different CUDA versions, or the C++ compiler is too new for nvcc.",
+            "zh": "内核编译失败，编译器的原话见日志。常见原因：nvcc 与 PyTorch 的 CUDA 版本不同，"
+            "或 C++ 编译器对 nvcc 来说太新。",
+        },
+    ),
+    (
+        r"\.so: undefined symbol|lib(?:c10|torch)_cuda\S*: cannot open|libcudart\S*: cannot open",
+        {
+            "en": "a compiled package, such as flash-attn, was built for another PyTorch. Install the one for this.",
+            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的，请安装与当前版本对应的软件包。",
+        },
+    ),
+    (
+        r"Insufficient VRAM for model and cache|Insufficient space in device allocation",
+        {
+            "en": "the GPUs, or what gpu-split leaves of them, cannot hold it. Lower max_seq_len, or keep the cache "
+            "in 8 or 4 bits.",
+            "zh": "GPU 显存（或“GPU分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
+        },
+    ),
+    (
+        r"Could not find (model\.layers\.\S+)",
+        {
+            "en": "it lacks {0}: its architecture is unknown to ExLlamaV2 0.3.2, or a file is missing.",
+            "zh": "缺少 {0}：ExLlamaV2 0.3.2 不认识其架构，或缺少文件。",
+        },
+    ),
+    (
+        r"No supported tokenizer found|does not include a tokenizer\.json",
+        {
+            "en": "there is no tokenizer.json beside it, without which only ExLlamav2_HF can load it.",
+            "zh": "缺少 tokenizer.json；没有它时只能用 ExLlamav2_HF 加载。",
+        },
+    ),
+    (
         r"failed to allocate|unable to allocate|out of memory|cannot allocate memory|MemoryError",
         {
             "en": "there is not enough memory. Lower n_ctx, keep the cache in 8 or 4 bits, or take a smaller model.",

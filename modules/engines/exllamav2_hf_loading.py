@@ -1,0 +1,37 @@
+"""Makes the engine of an EXL2 or GPTQ folder under transformers' samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modules.engines.base import Report
+from modules.engines.exllamav2_arguments import NEGATIVE, Here, arguments, context_length
+from modules.engines.exllamav2_hf_model import ExLlamaModel
+from modules.engines.exllamav2_loading import loaded, new_cache
+from modules.engines.exllamav2_lora import ExLlamaAdapters
+from modules.engines.exllamav2_notes import notes
+from modules.engines.hf_arguments import TOKENIZER
+from modules.engines.hf_engine import Engine
+from modules.engines.hf_model import tokenizer_of
+from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.lora_set import operation
+from modules.options import Value
+
+
+def engine(path: Path, options: Mapping[str, Value], here: Here, report: Report) -> Engine:
+    calls = arguments(path, options, here)
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    made = loaded(calls, report)
+    second = [new_cache(made.model, calls[NEGATIVE])] if NEGATIVE in calls else []
+    model = ExLlamaModel(made, tokenizer, [made.cache, *second])
+    vocabulary = TokenizerVocabulary(tokenizer, model.size, sorted(model.ends))
+    engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, here))
+
+    def put(loras: list[object]) -> None:
+        model.loras = loras
+        model.caches.clear()
+
+    apply = operation(ExLlamaAdapters(made.model, model, put))
+    engine.operations = {**engine.operations, "apply_loras": apply}
+    return engine

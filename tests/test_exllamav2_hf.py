@@ -1,0 +1,251 @@
+"""ExLlamaV2 under transformers' samplers: its own Python code, on a stand-in for its compiled extension."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.engines.causes import cause
+from modules.errors import UNNAMED, LoadFailed, OptionError
+from modules.events import Progress, Text
+from modules.loaders import Loader
+from modules.lora_errors import LoraRefused
+from modules.process import ROOT, WorkerProcess
+from tests.answers import Answer, Crowd, answer, ask, forget
+from tests.conftest import TRANSFORMERS, load
+from tests.exl2_folder import exl2_folder
+from tests.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay, paths
+from tests.quantised_folders import plain, quantised_folder
+from tests.test_hf_lora import put
+from tests.trained_loras import LESSONS
+
+FRANCE = "The capital of France is"
+LOADER = "ExLlamav2_HF"
+TOLERANCE = 0.1  # of log-probabilities, by calculating in float16
+
+
+@pytest.fixture(scope="module")
+def gptq(smollm2_folder: Path) -> Path:
+    return quantised_folder(smollm2_folder, "gptq")
+
+
+@pytest.fixture(scope="module")
+def hf(gptq: Path) -> Iterator[WorkerProcess]:
+    """With a second cache, and without flash-attention."""
+    process = exllamav2_worker()
+    load(process, gptq, EXLLAMAV2_HF, max_seq_len=1024, cfg_cache=True)
+    yield process
+    process.close()
+
+
+@pytest.mark.slow
+@pytest.mark.works("stand-in", "streaming", loader=LOADER)
+def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
+    told = answer(hf, FRANCE, max_new_tokens=6)
+    assert told.text.startswith(" Paris")
+    assert sum(isinstance(event, Text) for event in told.events) == 6 == told.done.completion_tokens
+
+
+@pytest.fixture(scope="module")
+def reference(gptq: Path) -> Iterator[WorkerProcess]:
+    """Transformers, in float32, with the very same weights."""
+    process = WorkerProcess()
+    load(process, plain(gptq), TRANSFORMERS)
+    yield process
+    process.close()
+
+
+@pytest.mark.slow
+def test_its_logits_are_those_of_the_same_weights_in_full_precision(
+    hf: WorkerProcess, reference: WorkerProcess
+) -> None:
+    for prompt in (FRANCE, "1, 2, 3, 4,"):
+        assert alike(hf, reference, prompt)
+
+
+def alike(worker: WorkerProcess, reference: WorkerProcess, prompt: str, tokens: int = 4) -> bool:
+    wishes = {"max_new_tokens": tokens, "top_logprobs": 3}
+    theirs, ours = (answer(each, prompt, **wishes) for each in (reference, worker))
+    return ours.text == theirs.text and likeliest(ours) == pytest.approx(likeliest(theirs), abs=TOLERANCE)
+
+
+def likeliest(told: Answer) -> list[float]:
+    return [each.logprob for chances in told.chances for each in chances.top]
+
+
+@pytest.mark.slow
+def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
+    told = answer(hf, FRANCE, stops=("aris",))
+    assert (told.text, told.done.reason) == (" P", "stop")
+
+
+@pytest.mark.slow
+def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None:
+    forget(hf)
+    first = answer(hf, FRANCE, max_new_tokens=6)
+    assert first.done.cached_tokens == 0
+    other = answer(hf, "Once upon a time", max_new_tokens=2)  # takes the other cache
+    assert other.done.cached_tokens == 0
+    turn = FRANCE + first.text + " It is"
+    second = answer(hf, turn, max_new_tokens=4)
+    assert second.done.cached_tokens >= first.done.prompt_tokens + 4
+    forget(hf)
+    assert answer(hf, turn, max_new_tokens=4).text == second.text
+
+
+@pytest.mark.slow
+@pytest.mark.works("stand-in", "cfg", loader=LOADER)
+def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
+    """CFG with the prompt itself changes nothing, and what it does is what was meant: away from the other prompt."""
+    usual = answer(hf, FRANCE, max_new_tokens=5)
+    same = answer(hf, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
+    assert same.text == usual.text
+    italy = answer(
+        hf, "The capital of", max_new_tokens=5, guidance_scale=-0.5, negative_prompt="The capital of Italy is"
+    )
+    assert italy.text.startswith(" Rome")
+
+
+@pytest.mark.slow
+@pytest.mark.works("stand-in", "samplers", loader=LOADER)
+def test_transformers_samplers_draw_from_its_logits(hf: WorkerProcess) -> None:
+    wild = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
+    texts = []
+    for seed in (1, 1, 2):
+        forget(hf)  # in float16 it matters how many tokens are read at once
+        texts.append(answer(hf, FRANCE, seed=seed, **wild).text)
+    assert texts[0] == texts[1] != texts[2]
+    assert answer(hf, FRANCE, max_new_tokens=3, grammar_string='root ::= " London"').text == " London"
+
+
+@pytest.mark.slow
+def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerProcess) -> None:
+    crowd = Crowd(hf)
+    long = crowd.ask("word " * 900, max_new_tokens=4)
+    short = crowd.ask(FRANCE, max_new_tokens=2)
+    hf.cancel(long)
+    assert crowd.answer(short).text.startswith(" Paris")
+    assert not [event for event in crowd.heard[long] if isinstance(event, Text | Progress)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ticked", [("cache_8bit",), ("cache_4bit", "autosplit")], ids=" ".join)
+def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
+    ticked: tuple[str, ...], smollm2_folder: Path
+) -> None:
+    process = exllamav2_worker()
+    try:
+        info = load(process, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **dict.fromkeys(ticked, True))
+        assert info.context_length == 256
+        assert answer(process, FRANCE, max_new_tokens=2).text.startswith(" Paris")
+        with pytest.raises(OptionError, match="cfg-cache"):
+            answer(process, FRANCE, guidance_scale=1.5)
+    finally:
+        process.close()
+
+
+LORAS: dict[str, list[tuple[str, float]]] = {
+    "one": [("banana", 1.0)],
+    "several": [("banana", 1.0), ("green", 1.0)],
+    "weights": [("green", 0.5), ("banana", 2.0)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
+def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
+    hf: WorkerProcess, reference: WorkerProcess, loras_folder: Path
+) -> None:
+    bare = state(hf)
+    for wanted in LORAS.values():
+        effects = [put(each, loras_folder, wanted) for each in (hf, reference)]
+        assert effects[0] == pytest.approx(effects[1], rel=0.02)
+        for lesson in LESSONS.values():
+            forget(hf)
+            assert alike(hf, reference, lesson.beginning, tokens=1), wanted
+    with pytest.raises(LoraRefused):
+        put(hf, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
+    assert put(hf, loras_folder) == [] and state(hf) == bare
+    put(reference, loras_folder)
+
+
+@pytest.mark.slow
+def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
+    hf: WorkerProcess, loras_folder: Path, tmp_path: Path
+) -> None:
+    bare = state(hf)
+    shutil.copytree(loras_folder / "banana", tmp_path / "patterned")
+    config = json.loads((tmp_path / "patterned" / "adapter_config.json").read_text())
+    (tmp_path / "patterned" / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 1}}))
+    with pytest.raises(LoraRefused, match="ExLlamaV2 has no alpha_pattern"):
+        put(hf, tmp_path, [("patterned", 1.0)])
+    assert state(hf) == bare
+
+
+def state(worker: WorkerProcess) -> list[float]:
+    forget(worker)
+    return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
+
+
+@pytest.mark.slow
+def test_texts_are_the_tokenizers(hf: WorkerProcess) -> None:
+    tokens = ask(hf, "encode", text=FRANCE)
+    assert ask(hf, "decode", tokens=tokens).endswith(FRANCE) and ask(hf, "count", text=FRANCE) == len(tokens)
+
+
+@pytest.mark.slow
+def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(gptq: Path) -> None:
+    """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, `_attention` in
+    exllamav2_arguments.py can leave SDPA alone."""
+    program = (
+        "import sys, torch; from exllamav2 import ExLlamaV2, ExLlamaV2Config\n"
+        "config = ExLlamaV2Config(sys.argv[1]); config.num_hidden_layers = 2\n"
+        "model = ExLlamaV2(config); model.load()\n"
+        "for config.no_sdpa in (False, True):\n"
+        "    one, other = (model.forward(torch.tensor([[504, 260, end]]))[0, 0] for end in (282, 9000))\n"
+        "    print(bool((one - other).abs().max() > 0.5))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{overlay()}{os.pathsep}{paths()}"}
+    command = [sys.executable, "-c", program, str(gptq)]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert told.stdout.split()[-2:] == ["True", "False"], told.stderr
+
+
+# -- without what it needs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", [EXLLAMAV2, EXLLAMAV2_HF], ids=lambda each: each.name)
+def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(loader: Loader, gptq: Path) -> None:
+    process = WorkerProcess(overlay())  # without the stand-in
+    try:
+        with pytest.raises(LoadFailed) as failed:
+            load(process, gptq, loader)
+        assert "a PyTorch that is built for CUDA" in failed.value.say("en")
+        assert "支持 CUDA 的 PyTorch" in failed.value.say("zh")
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "toolkit"),
+        ("RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)", "ninja"),
+        ("RuntimeError: Error building extension 'exllamav2_ext': [1/46] nvcc fatal", "could not be compiled"),
+        ("ImportError: /x/flash_attn_2_cuda.cpython-311.so: undefined symbol: _ZN3c104cuda9SetDevice", "flash-attn"),
+        ("RuntimeError: Insufficient VRAM for model and cache", "Lower max_seq_len"),
+        ("AssertionError: Insufficient space in device allocation", "gpu-split"),
+        ("ValueError:  ## Could not find model.layers.0.mlp.gate_proj.* in model", "unknown to ExLlamaV2"),
+        ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
+    ],
+)
+def test_what_exllamav2_says_comes_down_to_a_named_cause(words: str, told: str) -> None:
+    assert told in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]
