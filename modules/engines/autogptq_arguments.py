@@ -20,6 +20,9 @@ from modules.options import Value, size_in_bytes
 from modules.own_code import code_elsewhere
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
+KERNEL = "torch._weight_int4pack_mm_for_cpu"
+KERNEL_GROUPS = (256, 128, 64, 32)
+"""Weights to a scale that PyTorch's kernel takes; larger groups are several of these."""
 USUAL_BITS = 4  # where neither the model nor anybody else tells, as the original took it
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -134,6 +137,11 @@ class Plan:
         return possible and not second and not self.options["disable_exllama"], second
 
     @property
+    def quick(self) -> bool:
+        """Whether PyTorch's kernel for CPUs stands in for auto-gptq's way, which has none: see `autogptq_cpu`."""
+        return self.on_cpu and self.bits == 4 and (self.group == -1 or self.group % KERNEL_GROUPS[-1] == 0)
+
+    @property
     def heads(self) -> tuple[int, int]:
         """Of queries, and of keys and values."""
         text = self.about.text
@@ -196,6 +204,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "trust_remote_code": trusted,
             "local_files_only": True,
         },
+        **({KERNEL: {"dtype": plan.dtype}} if plan.quick else {}),
     }
 
 

@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from modules.engines import autogptq_weights, legacy_packages
-from modules.engines.autogptq_arguments import LOAD, Plan, arguments
+from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
+from modules.engines.autogptq_cpu import quicken
 from modules.engines.autogptq_notes import notes
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER, About
@@ -34,7 +35,10 @@ from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     here = this_machine()
     calls = arguments(path, options, here)
-    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), _module(calls[LOAD], whole_percents(report)))
+    module = _module(calls[LOAD], whole_percents(report))
+    if KERNEL in calls:
+        quicken(module)
+    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
     _check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     context = About(path).own_context

@@ -55,7 +55,8 @@ def read_into(
                 _check_needless(name)
                 continue
             _check_fits(name, value, wanted[name])
-            value = value.to(dtype) if value.is_floating_point() else value
+            # A copy of the few that are used as they are: the file is mapped until all that was read is replaced.
+            value = value.to(dtype, copy=True) if value.is_floating_point() else value
             place = _place(name, device_map)
             if place == "disk":
                 index = offload_weight(value, name, str(folder), index)
