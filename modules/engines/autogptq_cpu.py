@@ -47,9 +47,9 @@ class PackedLinear(torch.nn.Module):
 
 def quicken(module: Any) -> None:
     """Replace every layer of auto-gptq's that the kernel can take."""
-    for name, layer in list(module.named_modules()):
-        if hasattr(layer, "qweight") and (made := _packed(layer)) is not None:
-            module.set_submodule(name, made)
+    for name in [name for name, each in module.named_modules() if hasattr(each, "qweight")]:
+        if (made := _packed(module.get_submodule(name))) is not None:
+            module.set_submodule(name, made)  # what was there is let go of before the next one is unpacked
 
 
 def _packed(layer: Any) -> PackedLinear | None:

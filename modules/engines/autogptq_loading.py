@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 
+from modules import heap
 from modules.engines import autogptq_weights, legacy_packages
 from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
 from modules.engines.autogptq_cpu import quicken
@@ -37,7 +38,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     calls = arguments(path, options, here)
     module = _module(calls[LOAD], whole_percents(report))
     if KERNEL in calls:
-        quicken(module)
+        with heap.tight():
+            quicken(module)
     model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
     _check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
