@@ -40,7 +40,9 @@ class PackedLinear(torch.nn.Module):
         rows = x.reshape(-1, self.infeatures)
         if self.order is not None:
             rows = rows[:, self.order]
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales_and_zeros)
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.packed, self.group, self.scales_and_zeros
+        )
         out = out.reshape(*x.shape[:-1], self.outfeatures)
         return out if self.bias is None else out + self.bias
 
@@ -83,7 +85,8 @@ def _order(layer: Any) -> Tensor | None:
     counts = torch.bincount(lists[0], minlength=len(layer.scales))
     if not (lists == lists[0]).all() or not (counts == layer.group_size).all():
         return None
-    return lists[0].argsort(stable=True)
+    order: Tensor = lists[0].argsort(stable=True)
+    return order
 
 
 def _nibbles(words: Tensor) -> Tensor:

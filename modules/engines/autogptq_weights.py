@@ -91,7 +91,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """A pickle is opened for weights only, whatever the environment says."""
     if file.suffix == ".safetensors":
         with safe_open(os.fspath(file), framework="pt") as opened:
-            for name in opened.keys():
+            names: list[str] = opened.keys()
+            for name in names:
                 yield name, opened.get_tensor(name)
         return
     yield from torch.load(file, map_location="cpu", weights_only=True).items()
