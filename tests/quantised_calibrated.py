@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -20,9 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.quantised_packing import GROUP, Rounded, fine_scales
 
-_TEXTS = ("execmodel", "typesseq", "objects", "import")
-_LENGTH = 384  # tokens of each
-_DAMPING = 0.01  # of the mean of the Hessian's diagonal: a column that the text did not use has no end of freedom
+_TEXTS, _LENGTH = 16, 128  # so many, of so many tokens each
+_DAMPING = 1.0  # of the mean of the Hessian's diagonal: usual is 0.01, but for a hundred times as many tokens
 _SAME_INPUT = (
     ("self_attn", ("q_proj", "k_proj", "v_proj")),
     ("self_attn", ("o_proj",)),
@@ -36,7 +36,8 @@ def calibrated(source: Path, bits: int) -> dict[str, Rounded]:
     torch.set_num_threads(1)  # of many small steps: threads that wait for each other made it take eight times as long
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    tokens = torch.tensor([tokenizer(topics[name]).input_ids[:_LENGTH] for name in _TEXTS])
+    read = (tokenizer(text).input_ids[:_LENGTH] for _, text in sorted(topics.items()))
+    tokens = torch.tensor(list(islice((each for each in read if len(each) == _LENGTH), _TEXTS)))
     found: dict[str, Rounded] = {}
     for number, layer in enumerate(model.model.layers):
         layer.register_forward_hook(_Quantising(layer, f"model.layers.{number}", bits, found), with_kwargs=True)
