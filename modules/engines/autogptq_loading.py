@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ import auto_gptq.modeling._base as package  # noqa: E402
 from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
 
 from modules.engines.autogptq_fused import ours_injected  # noqa: E402
+
+package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there, and has a handler of its own
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
