@@ -1,0 +1,70 @@
+"""Makes the engine of a folder of AWQ weights under autoawq."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.engines import legacy_packages
+from modules.engines.autoawq_arguments import CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq_notes import found_out, notes
+from modules.engines.base import Report
+from modules.engines.hf_arguments import TOKENIZER
+from modules.engines.hf_engine import Engine
+from modules.engines.hf_loading import loras, this_machine
+from modules.engines.hf_model import Model, as_python, tokenizer_of
+from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.progress import whole_percents
+from modules.errors import LoadFailed
+from modules.events import Json
+from modules.options import Value
+
+NAME = "AutoAWQ"
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = this_machine()
+    plan = Plan(path, options, here)
+    if plan.why_not is not None:
+        raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
+    model = loaded(arguments(path, options, here), whole_percents(report))
+    _check_sound(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    said = (*notes(path, options, here), *found_out(plan, model.places, model.can_batch))
+    made = Engine(model, vocabulary, plan.context, said)
+    made.operations = {**made.operations, "apply_loras": loras(model, plan.context, made.forget)}
+    return made
+
+
+def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
+    """What the calls give."""
+    legacy_packages.prepare()
+    from awq import AutoAWQForCausalLM
+
+    from modules.engines import autoawq_fused
+    from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
+
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    args = as_python(calls[LOAD])
+    args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    with mended(calls[CONFIG], KERNEL in calls, advance):
+        module: Any = AutoAWQForCausalLM.from_quantized(**args).model
+    if KERNEL in calls:
+        from modules.engines.autoawq_cpu import repack
+
+        use_kernels_of_torch()
+        repack(module)
+    if not autoawq_fused.fused_layers(module):
+        return Model(NAME, tokenizer, module)
+    see_each_token_once()
+    return autoawq_fused.FusedModel(NAME, tokenizer, module)
+
+
+def _check_sound(model: Model) -> None:
+    """Damaged scales, or numbers beyond float16, would give an answer of nothing but the first token."""
+    logits = model.forward(model.encode("The") or [0], model.fresh())
+    if not logits.isfinite().all():
+        raise ValueError("the logits are not finite numbers")

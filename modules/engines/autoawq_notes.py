@@ -1,0 +1,95 @@
+"""What is said of each AutoAWQ option that does not do here what its name promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from modules.engines.autoawq_arguments import Plan
+from modules.engines.hf_arguments import Machine
+from modules.engines.hf_notes import NO_GPU, of_memory, of_own_code, on_disk
+from modules.events import Note
+from modules.options import Value
+from modules.errors import Words
+
+
+def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    plan = Plan(path, options, machine)
+    yield from of_memory(options, machine)
+    yield from _context(plan)
+    yield from _fusing(plan)
+    yield from _kernels(plan)
+    if options["trust_remote_code"]:
+        yield of_own_code(path)
+
+
+def _context(plan: Plan) -> Iterator[Note]:
+    wanted = int(plan.options["max_seq_len"])
+    if wanted > plan.own_context:
+        yield Note(
+            "max_seq_len",
+            {
+                "en": f"{plan.own_context} is used: this model knows no more, and AutoAWQ cannot stretch it.",
+                "zh": f"实际为 {plan.own_context}：这是此模型的上限，AutoAWQ 无法扩展。",
+            },
+        )
+
+
+_ONE_BY_ONE: Words = {
+    "en": "Fused layers answer one request at a time, read every prompt from its beginning, and take no LoRA. "
+    "Tick this for all that.",
+    "zh": "融合层一次只能回答一个请求，每次都从头读取提示词，也不能使用 LoRA。如需这些功能，请勾选此项。",
+}
+
+
+def _fusing(plan: Plan) -> Iterator[Note]:
+    ticked = bool(plan.options["no_inject_fused_attention"])
+    if plan.on_cpu:
+        text: Words = {
+            "en": "Changes nothing: on the CPU there are no fused layers." if ticked else "",
+            "zh": "没有变化：在 CPU 上没有融合层。" if ticked else "",
+        }
+    elif plan.fused:
+        text = _ONE_BY_ONE
+    elif ticked:
+        return
+    elif plan.missing_for_fusing:
+        names = ", ".join(plan.missing_for_fusing)
+        text = {"en": f"Fused layers are not used: {names} not installed.", "zh": f"未使用融合层：未安装 {names}。"}
+    else:
+        text = {
+            "en": "Fused layers are not used: they need the whole model on one GPU, without limits of memory.",
+            "zh": "未使用融合层：它要求整个模型位于同一个 GPU 上，且不限制内存。",
+        }
+    if text["en"]:
+        yield Note("no_inject_fused_attention", text)
+
+
+def _kernels(plan: Plan) -> Iterator[Note]:
+    """Beside the option that stands for how it is computed, though no option changes it."""
+    if plan.why_not is not None:
+        yield Note("no_inject_fused_attention", plan.why_not)
+    elif not plan.on_cpu and plan.version == "gemm" and not {"awq_ext", "triton"} & plan.machine.packages:
+        yield Note(
+            "no_inject_fused_attention",
+            {
+                "en": "Very slow: neither triton nor autoawq-kernels is installed, so all weights are unpacked "
+                "for every token. To install: pip install triton",
+                "zh": "速度很慢：未安装 triton 或 autoawq-kernels，生成每个词符都要解开全部权重。"
+                "安装命令：pip install triton",
+            },
+        )
+
+
+def found_out(plan: Plan, places: Sequence[str], together: bool) -> Iterator[Note]:
+    """Once it is loaded."""
+    if count := places.count("disk"):
+        yield on_disk(count, len(places))
+    if plan.fused and together:
+        yield Note(
+            "no_inject_fused_attention",
+            {
+                "en": "Fused layers are not used: AutoAWQ has none for this kind of model.",
+                "zh": "未使用融合层：AutoAWQ 没有适用于此类模型的融合层。",
+            },
+        )
