@@ -75,9 +75,14 @@ class About:
         """Whether its positions are none that could be turned or squeezed."""
         return self.text.get("model_type") in ROPELESS
 
+    @property
+    def own_context(self) -> int:
+        """In tokens."""
+        return next((int(self.text[key]) for key in _CONTEXT_KEYS if self.text.get(key)), USUAL_CONTEXT)
+
     def context_length(self, options: Mapping[str, Value]) -> int:
         """In tokens, with what the options add to it."""
-        own = next((int(self.text[key]) for key in _CONTEXT_KEYS if self.text.get(key)), USUAL_CONTEXT)
+        own = self.own_context
         return own if self.ropeless else int(own * rope_of(self, options).stretch)
 
 

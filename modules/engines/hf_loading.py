@@ -32,7 +32,11 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))
     context = About(path).context_length(options)
-    made = Engine(model, vocabulary, context, said)
+    return with_loras(Engine(model, vocabulary, context, said), model, context)
+
+
+def with_loras(made: Engine, model: Model, context: int) -> Engine:
+    """`made` of that `model`, able to take LoRAs."""
     made.operations = {**made.operations, "apply_loras": _loras(model, context, made.forget)}
     return made
 

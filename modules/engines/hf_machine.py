@@ -13,7 +13,7 @@ from functools import cache
 from modules import gpus, machine
 from modules.engines.hf_arguments import Machine
 
-_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes")
+_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton")
 
 
 def machine_with(gpus: Iterable[int]) -> Machine:

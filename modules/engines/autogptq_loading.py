@@ -1,0 +1,94 @@
+"""Makes the engine of a GPTQ model under auto-gptq 0.7.1, whose traces on the libraries are wiped away again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from modules.engines import autogptq_weights, legacy_packages
+from modules.engines.autogptq_arguments import LOAD, Plan, arguments
+from modules.engines.autogptq_notes import notes
+from modules.engines.base import Report
+from modules.engines.hf_arguments import TOKENIZER, About
+from modules.engines.hf_engine import Engine
+from modules.engines.hf_loading import this_machine, with_loras
+from modules.engines.hf_model import Model, tokenizer_of
+from modules.engines.hf_offload import folder_until_we_end
+from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.progress import whole_percents
+from modules.events import Json
+from modules.options import Value
+
+legacy_packages.prepare()
+
+import auto_gptq.modeling._base as package  # noqa: E402
+from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = this_machine()
+    calls = arguments(path, options, here)
+    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), _module(calls[LOAD], whole_percents(report)))
+    _check_sound(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    context = About(path).own_context
+    return with_loras(Engine(model, vocabulary, context, notes(path, options, here)), model, context)
+
+
+def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
+    """The model of transformers inside auto-gptq's; `call` is what its `from_quantized` is given."""
+    args = dict(call)
+    folder = args.pop("offload_folder", None)
+    own = folder_until_we_end(folder) if folder else None
+    args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    args["quantize_config"] = BaseQuantizeConfig(**args["quantize_config"])
+    if "max_memory" in args:
+        limits = args["max_memory"].items()
+        args["max_memory"] = {int(device) if device.isdigit() else device: size for device, size in limits}
+    with _libraries_as_they_were(), _our_reading(own, advance):
+        return AutoGPTQForCausalLM.from_quantized(**args).model
+
+
+@contextlib.contextmanager
+def _libraries_as_they_were() -> Iterator[None]:
+    """`from_quantized` puts functions that do nothing in the place of these, for good."""
+    names = ("kaiming_uniform_", "uniform_", "normal_")
+    before = {name: getattr(torch.nn.init, name) for name in names}
+    initialises: Any = transformers.modeling_utils
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(torch.nn.init, name, function)
+        initialises._init_weights = True
+
+
+@contextlib.contextmanager
+def _our_reading(folder: Path | None, advance: Callable[[float], None]) -> Iterator[None]:
+    """Has `from_quantized` read the weights by `autogptq_weights`.
+
+    accelerate's `load_checkpoint_in_model`, which it calls, is silent about what is missing, writes everything to a
+    temporary folder first, and cannot be given a folder for what stays on disk; where the output shares the
+    embeddings' weights, it takes the one that nobody has filled. auto-gptq 0.7.1 is the last version: none will differ.
+    """
+    modeling, dispatch = package.accelerate.utils.modeling, package.simple_dispatch_model
+    before = modeling.load_checkpoint_in_model
+    modeling.load_checkpoint_in_model = partial(autogptq_weights.read_into, folder=folder, advance=advance)
+    package.simple_dispatch_model = partial(autogptq_weights.placed, usual=dispatch, folder=folder)
+    try:
+        yield
+    finally:
+        modeling.load_checkpoint_in_model, package.simple_dispatch_model = before, dispatch
+
+
+def _check_sound(model: Model) -> None:
+    """ValueError for a model that calculates nonsense."""
+    tokens = model.encode("The") or [0]
+    if not model.forward(tokens, model.fresh()).isfinite().all():
+        raise ValueError("its logits are not finite")
