@@ -119,14 +119,10 @@ class Plan:
     # -- the context --------------------------------------------------------------------------------------------------
 
     @property
-    def own_context(self) -> int:
-        return self.about.context_length({"alpha_value": 1.0, "rope_freq_base": 0.0, "compress_pos_emb": 1.0})
-
-    @property
     def context(self) -> int:
         """Never more than the model knows: nothing here stretches its positions."""
-        wanted = int(self.options["max_seq_len"])
-        return min(wanted, self.own_context) if wanted else self.own_context
+        wanted, own = int(self.options["max_seq_len"]), self.about.own_context
+        return min(wanted, own) if wanted else own
 
     # -- fused layers -------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from modules.engines.autoawq_notes import found_out, notes
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER
 from modules.engines.hf_engine import Engine
-from modules.engines.hf_loading import loras, this_machine
-from modules.engines.hf_model import Model, as_python, tokenizer_of
+from modules.engines.hf_loading import this_machine, with_loras
+from modules.engines.hf_model import Model, by_device, tokenizer_of
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
 from modules.errors import LoadFailed
@@ -34,9 +34,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     _check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *found_out(plan, model.places, model.can_batch))
-    made = Engine(model, vocabulary, plan.context, said)
-    made.operations = {**made.operations, "apply_loras": loras(model, plan.context, made.forget)}
-    return made
+    return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
 
 
 def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
@@ -48,8 +46,10 @@ def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model
     from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
 
     tokenizer = tokenizer_of(calls[TOKENIZER])
-    args = as_python(calls[LOAD])
+    args = dict(calls[LOAD])
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    if "max_memory" in args:
+        args["max_memory"] = by_device(args["max_memory"])
     with mended(calls[CONFIG], KERNEL in calls, advance):
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:

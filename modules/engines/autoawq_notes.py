@@ -7,15 +7,15 @@ from pathlib import Path
 
 from modules.engines.autoawq_arguments import Plan
 from modules.engines.hf_arguments import Machine
-from modules.engines.hf_notes import NO_GPU, of_memory, of_own_code, on_disk
+from modules.engines.hf_notes import NO_GPU, of_own_code, on_disk
+from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
-from modules.errors import Words
 
 
 def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     plan = Plan(path, options, machine)
-    yield from of_memory(options, machine)
+    yield from _devices(plan)
     yield from _context(plan)
     yield from _fusing(plan)
     yield from _kernels(plan)
@@ -23,14 +23,34 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
         yield of_own_code(path)
 
 
+def _devices(plan: Plan) -> Iterator[Note]:
+    options, cards = plan.options, len(plan.machine.gpus)
+    if plan.on_cpu:
+        for key in (key for key in ("gpu_memory", "auto_devices") if options[key]):
+            yield Note(key, NO_GPU)
+    elif options["auto_devices"] and plan.limited:
+        yield Note(
+            "auto_devices",
+            {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"},
+        )
+    if cards and len(str(options["gpu_memory"]).replace(",", " ").split()) > cards:
+        yield Note(
+            "gpu_memory",
+            {
+                "en": f"Only the first {cards} sizes are used: there are no more GPUs.",
+                "zh": f"仅使用前 {cards} 项：没有更多的 GPU。",
+            },
+        )
+
+
 def _context(plan: Plan) -> Iterator[Note]:
     wanted = int(plan.options["max_seq_len"])
-    if wanted > plan.own_context:
+    if wanted > plan.about.own_context:
         yield Note(
             "max_seq_len",
             {
-                "en": f"{plan.own_context} is used: this model knows no more, and AutoAWQ cannot stretch it.",
-                "zh": f"实际为 {plan.own_context}：这是此模型的上限，AutoAWQ 无法扩展。",
+                "en": f"{plan.about.own_context} is used: this model knows no more, and AutoAWQ cannot stretch it.",
+                "zh": f"实际为 {plan.about.own_context}：这是此模型的上限，AutoAWQ 无法扩展。",
             },
         )
 

@@ -14,7 +14,7 @@ from modules.own_code import code_elsewhere, code_of
 _DEFAULTS: Mapping[str, Value] = {"quant_type": "nf4", "compute_dtype": "float16", "use_double_quant": False}
 """Of the options that belong to load_in_4bit; at these nothing need be said."""
 
-_NO_GPU: Words = {
+NO_GPU: Words = {
     "en": "No effect: there is no GPU here that PyTorch could use.",
     "zh": "无效：此处没有 PyTorch 可用的 GPU。",
 }
@@ -122,7 +122,7 @@ def on_disk(parts: int, of: int) -> Note:
 
 
 def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
-    reason = _NO_GPU if not machine.gpus else _CPU_ONLY if options["cpu"] else None
+    reason = NO_GPU if not machine.gpus else _CPU_ONLY if options["cpu"] else None
     if reason is not None:
         for key in ("gpu_memory", "auto_devices"):
             if options[key]:
@@ -161,7 +161,7 @@ def _attention(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]
     if options["use_eager_attention"]:
         text: Words = {"en": "Not used: use_eager_attention goes first.", "zh": "未使用：以 use_eager_attention 为准。"}
     elif not machine.gpus:
-        text = _NO_GPU
+        text = NO_GPU
     elif options["cpu"]:
         text = _CPU_ONLY
     elif "flash_attn" not in machine.packages:
