@@ -41,7 +41,7 @@ class Kernels:
         if qweight.is_floating_point():
             return qweight.half()
         inputs = qweight.shape[1] * 2
-        rows = torch.eye(inputs, dtype=DTYPE).split(_ROWS)
+        rows = torch.split(torch.eye(inputs, dtype=DTYPE), _ROWS)
         return torch.cat([cls.gemm_forward_cuda(each, qweight, scales, qzeros, 0).half() for each in rows])
 
 

@@ -58,7 +58,7 @@ class FusedModel(Model):
         found.length = 0
         return found
 
-    def shelf(self, budget: int) -> _Returned:
+    def shelf(self, budget: int) -> Any:
         """Nothing is kept for a later turn, but the caches are used again."""
         return _Returned(self)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,14 @@ from modules.errors import LoadFailed
 from modules.events import Json
 from modules.options import Value
 
+legacy_packages.prepare()
+with warnings.catch_warnings(record=True):  # its last words are that nobody looks after it any more
+    from awq import AutoAWQForCausalLM
+
+    from modules.engines.autoawq_cpu import repack
+    from modules.engines.autoawq_fused import FusedModel, fused_layers
+    from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
+
 NAME = "AutoAWQ"
 
 
@@ -39,28 +50,30 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
 
 def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
     """What the calls give."""
-    legacy_packages.prepare()
-    from awq import AutoAWQForCausalLM
-
-    from modules.engines import autoawq_fused
-    from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
-
     tokenizer = tokenizer_of(calls[TOKENIZER])
     args = dict(calls[LOAD])
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     if "max_memory" in args:
         args["max_memory"] = by_device(args["max_memory"])
-    with mended(calls[CONFIG], KERNEL in calls, advance):
+    with mended(calls[CONFIG], KERNEL in calls, advance), _nothing_to_collect():
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:
-        from modules.engines.autoawq_cpu import repack
-
         use_kernels_of_torch()
         repack(module)
-    if not autoawq_fused.fused_layers(module):
+    if not fused_layers(module):
         return Model(NAME, tokenizer, module)
     see_each_token_once()
-    return autoawq_fused.FusedModel(NAME, tokenizer, module)
+    return FusedModel(NAME, tokenizer, module)
+
+
+@contextlib.contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """It collects garbage after every layer, which takes most of the time if all that was imported is looked at."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _check_sound(model: Model) -> None:

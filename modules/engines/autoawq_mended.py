@@ -41,7 +41,8 @@ def mended(config: Mapping[str, Json], on_cpu: bool, advance: Callable[[float], 
             undoing.callback(setattr, base, name, getattr(base, name))
             setattr(base, name, value)
 
-        put("AwqConfig", SimpleNamespace(from_pretrained=lambda _path, made=base.AwqConfig(**config): made))
+        made = base.AwqConfig(**config)
+        put("AwqConfig", SimpleNamespace(from_pretrained=lambda _path: made))
         put("load_checkpoint_and_dispatch", _checked(base.load_checkpoint_and_dispatch))
         put("tqdm", lambda items, **_: _counted(items, advance))
         if on_cpu:
