@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from awq.modules.linear import WQLinear_GEMM
-from awq.utils.packing_utils import reverse_awq_order, unpack_awq
 from torch import Tensor
+
+from modules.engines.autoawq_package import WQLinear_GEMM, reverse_awq_order, unpack_awq
 
 DTYPE = torch.bfloat16  # PyTorch has the fast kernel for no other
 _GROUPS = (256, 128, 64, 32)  # that it takes

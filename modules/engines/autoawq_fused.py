@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from awq.modules.fused.attn import QuantAttentionFused
 from torch import Tensor
 
+from modules.engines.autoawq_package import attn
 from modules.engines.hf_model import Model
 
 
@@ -30,7 +30,7 @@ class Stores:
 
 def fused_layers(module: torch.nn.Module) -> list[Any]:
     """None, if the package cannot fuse this kind of model."""
-    return [each for each in module.modules() if isinstance(each, QuantAttentionFused)]
+    return [each for each in module.modules() if isinstance(each, attn.QuantAttentionFused)]
 
 
 class FusedModel(Model):

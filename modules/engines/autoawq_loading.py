@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modules.engines import legacy_packages
 from modules.engines.autoawq_arguments import CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq_cpu import repack
+from modules.engines.autoawq_fused import FusedModel, fused_layers
+from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
 from modules.engines.autoawq_notes import found_out, notes
+from modules.engines.autoawq_package import AutoAWQForCausalLM
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER
 from modules.engines.hf_engine import Engine
@@ -24,14 +26,6 @@ from modules.engines.progress import whole_percents
 from modules.errors import LoadFailed
 from modules.events import Json
 from modules.options import Value
-
-legacy_packages.prepare()
-with warnings.catch_warnings(record=True):  # its last words are that nobody looks after it any more
-    from awq import AutoAWQForCausalLM
-
-    from modules.engines.autoawq_cpu import repack
-    from modules.engines.autoawq_fused import FusedModel, fused_layers
-    from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
 
 NAME = "AutoAWQ"
 

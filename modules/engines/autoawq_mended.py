@@ -19,12 +19,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import find_tied_parameters
-from awq.models import base
-from awq.modules.fused import attn
-from awq.modules.linear import gemm
 from safetensors import safe_open
 
 from modules.engines.autoawq_cpu import Kernels
+from modules.engines.autoawq_package import attn, base, gemm
 from modules.events import Json
 
 NAIVE = "cpu-naive"
