@@ -16,9 +16,11 @@ from modules.creator import Creator
 from modules.download_errors import BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError, Words
+from modules.estimate_quantised import Quantised
 from modules.events import Json
 from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
 from modules.flags import Flags
+from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
 from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
@@ -33,7 +35,6 @@ from modules.own_code import code_of
 from modules.presets import Presets
 from modules.process import ROOT
 from modules.retry import Pace
-from modules.shape import Shape
 from modules.trusted_code import TrustedCode, compare
 
 log = logging.getLogger(__name__)
@@ -273,7 +274,7 @@ class App:
         )
 
     def _cards(self, facts: Facts) -> Sequence[Gpu]:
-        return self.torch_gpus() if isinstance(facts, Shape) else self.gpus()
+        return self.gpus() if isinstance(facts, GgufHeader) else self.torch_gpus()
 
     def _given_back(self) -> list[int]:
         """Bytes, of main memory and each GPU that the model in use can be on."""
@@ -281,14 +282,14 @@ class App:
             model = self.models.current
         except WebUIError:
             return [0]
-        facts = _estimable(model.record, model.settings)
+        facts = _estimable(model.record, model.loader.name)
         if facts is None:
             return [0]
         return given_back(facts, values(model.settings), [card.free for card in self._cards(facts)])
 
     def fit(self, plan: Plan) -> Fit | None:
         """Whether what `plan` loads fits into memory; None where that cannot be told."""
-        facts = _estimable(plan.record, plan.settings)
+        facts = _estimable(plan.record, plan.loader.name)
         return None if facts is None else fit(facts, values(plan.settings), self.free_memory(facts))
 
     def room_for_weights(self) -> int:
@@ -340,10 +341,11 @@ class App:
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **told}
 
 
-def _estimable(record: ModelRecord, settings: Mapping[str, Setting]) -> Facts | None:
-    """What tells its memory with the loader that `settings` are for: of llama.cpp the header, of Transformers the
-    shape. Of the other loaders' memory we know nothing yet."""
-    return record.header if "n_ctx" in settings else record.shape if "load_in_4bit" in settings else None
+def _estimable(record: ModelRecord, loader: str) -> Facts | None:
+    """What tells its memory with that loader; None where its files do not tell enough."""
+    if record.shape is not None and record.shape.method:
+        return Quantised(record.shape, loader)
+    return record.header or record.shape
 
 
 def _token() -> Token | None:

@@ -35,6 +35,7 @@ _LONGEST = 100_000_000  # bytes of JSON: the safetensors format's own limit
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FORMATS = ("gptq", "awq", "exl2", "exl3", "mlx")  # the quantisations that need a loader of their own
 _BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # files of their own, before config.json had it
+_ESTIMATED = {"", "gptq", "awq", "exl2"}  # whose memory can be told beforehand
 _PLAIN_ROPE = 10000
 
 
@@ -237,7 +238,9 @@ class Checkpoint:
 
     def shape(self, sizes: Sizes, size: int) -> Shape | None:
         """How large it is, with `sizes` and bytes of its weights; None of one whose memory we cannot tell."""
-        return None if self.method or self.format else shape(self._config, sizes, size)
+        if not {self.method, self.format} <= _ESTIMATED:
+            return None
+        return shape(self._config, sizes, size, self.method)
 
     def defaults(self) -> dict[str, Value]:
         """The load options that follow from the files, those that differ from no scaling and no quantisation."""

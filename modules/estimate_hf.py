@@ -33,7 +33,7 @@ _LIBRARIES = 328_000_000  # torch, transformers and what a tokenizer imports, mo
 _BITSANDBYTES = 45_000_000
 _TOKEN_BYTES = 960  # of the vocabulary
 _REST_BYTES = 22_000_000  # threads, pages of the libraries that are touched only in use
-_GPU_BYTES = 400 << 20  # a context of CUDA with its kernels; not measured here
+GPU_BYTES = 400 << 20  # a context of CUDA with its kernels; not measured here
 _QUANTISING = 14  # bytes for each element of the weight that bitsandbytes is working on
 _EAGER_STEP = 12  # bytes for each head's score of each token
 # glibc before 2.38 cannot put an aligned block in the place of one of its size (sourceware's bug 14581): 0 to 110 MB.
@@ -124,7 +124,7 @@ def _kept(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int], token
     main, *cards = _shares(made, options, plan, gpus)
     on_cards = sum(cards)
     unused = shape.size - _used_as_stored(shape, plan) if _stays_mapped(shape, plan) and main == made else 0
-    cache, compute = _cache(shape, plan, tokens), _compute(shape, plan, tokens)
+    cache, compute = cache_of(shape, plan.width, plan.piece, tokens), _compute(shape, plan, tokens)
     return (
         Estimate(
             main + unused,
@@ -134,7 +134,7 @@ def _kept(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int], token
             spare=unused,
         ),
         *(
-            Estimate(part, cache * part // on_cards, compute, _GPU_BYTES) if part else Estimate(0, 0, 0, 0)
+            Estimate(part, cache * part // on_cards, compute, GPU_BYTES) if part else Estimate(0, 0, 0, 0)
             for part in cards
         ),
     )
@@ -142,24 +142,30 @@ def _kept(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int], token
 
 def _shares(made: int, options: Mapping[str, Value], plan: _Plan, gpus: Sequence[int]) -> list[int]:
     """Of the bytes of the weights what stays in main memory, then what goes to each GPU, the first one first."""
-    limits = [] if plan.on_cpu else _limits(options, plan, gpus)
-    left, cards = made, []
-    for place in range(len(gpus)):
-        part = min(left, limits[place] if place < len(limits) else 0)
-        cards.append(part)
-        left -= part
+    limits = [] if plan.on_cpu else limits_of(options, gpus, plan.bits < 16)
+    left, *cards = poured(made, limits, len(gpus))
     if options["cpu_memory"] and not (plan.on_cpu and plan.bits < 16):  # what exceeds it is on disk
         left = min(left, size_in_bytes(str(options["cpu_memory"])))
     return [left, *cards]
 
 
-def _limits(options: Mapping[str, Value], plan: _Plan, gpus: Sequence[int]) -> list[int]:
-    """The most that each GPU takes of the weights."""
+def poured(made: int, limits: Sequence[int], cards: int) -> list[int]:
+    """What is left of so many bytes once each of so many GPUs has taken the most that it may; then what each took."""
+    left, taken = made, []
+    for place in range(cards):
+        part = min(left, limits[place] if place < len(limits) else 0)
+        taken.append(part)
+        left -= part
+    return [left, *taken]
+
+
+def limits_of(options: Mapping[str, Value], gpus: Sequence[int], spreads: bool) -> list[int]:
+    """The most that each GPU takes of the weights; if nothing asks for more, the first takes all."""
     if options["gpu_memory"]:
         return [size_in_bytes(each) for each in re.split(r"[, ]+", str(options["gpu_memory"])) if each]
-    if options["auto_devices"] or options["cpu_memory"] or options["disk"] or plan.bits < 16:
+    if spreads or any(options.get(key) for key in ("auto_devices", "cpu_memory", "disk")):
         return [int(_GPU_SHARE * free) for free in gpus]
-    return [1 << 62]  # everything to the first
+    return [1 << 62]
 
 
 # -- the weights -------------------------------------------------------------------------------------------------------
@@ -194,17 +200,23 @@ def _work(shape: Shape, plan: _Plan) -> int:
 def _other(shape: Shape, plan: _Plan) -> int:
     quantising = _BITSANDBYTES if plan.bits < 16 else 0
     gaps = _GAPS_OF_8_BITS if plan.bits == 8 and plan.on_cpu else 0
-    return _LIBRARIES + _TOKEN_BYTES * shape.vocabulary + _REST_BYTES + quantising + gaps
+    return libraries(shape) + quantising + gaps
 
 
-def _cache(shape: Shape, plan: _Plan, tokens: int) -> int:
-    """Bytes of the keys and values, with the room to grow that comes with them, and one layer's copy."""
-    token = 2 * shape.kv_heads * shape.head * plan.width
+def libraries(shape: Shape) -> int:
+    """Bytes of torch and transformers in use, and of the tokenizer."""
+    return _LIBRARIES + _TOKEN_BYTES * shape.vocabulary + _REST_BYTES
+
+
+def cache_of(shape: Shape, width: int, piece: int, tokens: int) -> int:
+    """Bytes of the keys and values, numbers of `width` bytes, with the room to grow that comes with them, and one
+    layer's copy; `piece` tokens are read at once."""
+    token = 2 * shape.kv_heads * shape.head * width
     moved = shape.windowed and shape.window  # layers of another kind than ours keep what they hold without room
     if moved:
-        windowed = min(tokens, shape.window + plan.piece) * shape.windowed
+        windowed = min(tokens, shape.window + piece) * shape.windowed
         return token * (windowed + tokens * (shape.looking_back - shape.windowed))
-    return token * _cells(tokens, plan.piece) * shape.looking_back
+    return token * _cells(tokens, piece) * shape.looking_back
 
 
 def _cells(tokens: int, piece: int) -> int:
@@ -217,12 +229,17 @@ def _cells(tokens: int, piece: int) -> int:
 
 
 def _compute(shape: Shape, plan: _Plan, tokens: int) -> int:
+    """With what the way of loading adds: whole numbers of 8 bits, a layer unpacked from 4, all heads' scores."""
+    piece = min(tokens, plan.piece)
+    integers = piece * 3 * shape.network * _INT8_STEP if plan.bits == 8 else 0
+    scores = piece * tokens * shape.heads * _EAGER_STEP if plan.eager else 0
+    unpacked = shape.sizes.largest * plan.width if plan.bits == 4 else 0
+    return step_of(shape, plan.width, piece, tokens) + integers + scores + unpacked
+
+
+def step_of(shape: Shape, width: int, piece: int, tokens: int) -> int:
     """Bytes of the intermediate results of one piece of a prompt: the network's, and the attention's with its keys
     and values repeated for all heads."""
-    piece = min(tokens, plan.piece)
-    number = plan.width + (_INT8_STEP if plan.bits == 8 else 0)
-    network = piece * (3 * shape.network * number + 6 * shape.hidden * plan.width)
-    repeated = 2 * shape.heads * shape.head * tokens * plan.width
-    scores = piece * tokens * (plan.width + shape.heads * _EAGER_STEP * plan.eager)
-    unpacked = shape.sizes.largest * plan.width if plan.bits == 4 else 0
-    return network + repeated + scores + unpacked + 3 * 4 * shape.vocabulary
+    network = piece * (3 * shape.network + 6 * shape.hidden) * width
+    repeated = 2 * shape.heads * shape.head * tokens * width
+    return network + repeated + piece * tokens * width + 3 * 4 * shape.vocabulary

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modules import estimate_hf
+from modules import estimate_hf, estimate_quantised
 from modules.estimate import PAD, Estimate, largest_context, placed, within
+from modules.estimate_quantised import Quantised
 from modules.gguf import GgufHeader
 from modules.options import Value
 from modules.shape import Shape
@@ -19,8 +20,8 @@ MOST_GPU_LAYERS = 255
 TIGHT = 0.9
 """The part of free memory from which on other programs will feel it. What we propose stays below."""
 
-Facts = GgufHeader | Shape
-"""What is known of a model before it is loaded, which tells who loads it: llama.cpp or Transformers."""
+Facts = GgufHeader | Shape | Quantised
+"""What is known of a model beforehand: of a GGUF file, of plain weights, of quantised ones with who loads them."""
 _LIGHTER: tuple[Mapping[str, Value], ...] = (
     {"bf16": True},
     {"load_in_8bit": True},
@@ -69,7 +70,11 @@ class Fit:
 def fit(model: Facts, options: Mapping[str, Value], devices: Sequence[Device]) -> Fit:
     """For the options of the loader that `model` belongs to. `devices` are main memory and the GPUs it can go to."""
     gpus = [gpu.free for gpu in devices[1:]]
-    if isinstance(model, Shape):
+    needs: tuple[Estimate, ...]
+    remedies: Iterator[Mapping[str, Value]]
+    if isinstance(model, Quantised):
+        needs, remedies = estimate_quantised.placed(model, options, gpus), _smaller_cache(model, options, devices)
+    elif isinstance(model, Shape):
         needs, remedies = estimate_hf.placed(model, options, gpus), _lighter(model, options, devices)
     else:
         needs, remedies = placed(model, options, gpus), _remedies(model, options, devices)
@@ -81,6 +86,8 @@ def fit(model: Facts, options: Mapping[str, Value], devices: Sequence[Device]) -
 def given_back(model: Facts, options: Mapping[str, Value], gpus: Sequence[int]) -> list[int]:
     """Bytes of main memory, then of each GPU, that are available again once `model` has been let go of. The pages of
     files that are mapped count as available anyway."""
+    if isinstance(model, Quantised):
+        return estimate_quantised.given_back(model, options, gpus)
     if isinstance(model, Shape):
         return estimate_hf.given_back(model, options, gpus)
     main, *others = placed(model, options, gpus)
@@ -92,6 +99,24 @@ def _lighter(shape: Shape, options: Mapping[str, Value], devices: Sequence[Devic
     for change in _LIGHTER:
         if estimate_hf.within(shape, {**options, **change}, _room(devices)):
             yield change
+
+
+def _smaller_cache(
+    model: Quantised, options: Mapping[str, Value], devices: Sequence[Device]
+) -> Iterator[Mapping[str, Value]]:
+    """Fewer bits for each number of the cache, or a shorter context, where the loader has such options."""
+    free = _room(devices)
+    changes: list[Mapping[str, Value]] = [{key: True} for key in ("cache_8bit", "cache_4bit") if key in options]
+    context = estimate_quantised.context_length(model, options)
+    changes += [{"max_seq_len": each} for each in _halves(context) if "max_seq_len" in options]
+    fitting = (change for change in changes if estimate_quantised.within(model, {**options, **change}, free))
+    yield from {min(change): change for change in fitting if change.items() - options.items()}.values()
+
+
+def _halves(context: int) -> Iterator[int]:
+    """From the shortest worth having; the longest that fits is the last to be kept."""
+    shorter = [context >> step for step in range(1, 8) if context >> step >= SMALLEST]
+    yield from reversed(shorter)
 
 
 def _remedies(

@@ -1,7 +1,8 @@
 """What a checkpoint's files say of its size, as far as the memory it takes depends on it.
 
-Source: config.json as transformers writes it, the headers of the .safetensors files, and which layers bitsandbytes
-replaces: the linear ones, but neither the output nor what looks up embeddings. Nonsense is taken for nothing.
+Source: config.json as transformers writes it, the headers of the .safetensors files, which layers bitsandbytes
+replaces (the linear ones, but neither the output nor what looks up embeddings), and the tensors of quantised layers
+(`quantised`). Nonsense is taken for nothing.
 """
 
 from __future__ import annotations
@@ -16,17 +17,24 @@ _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "shared", "experts", "router", 
 _LOOKS_BACK = ("full_attention", "sliding_attention", "chunked_attention")
 _TURNED = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
 _MOST_LAYERS, _LARGEST = 1024, 1 << 32
+_PACKED = ("qweight", "qzeros", "scales", "g_idx", "q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
+_OF_FOUR_BITS = 8  # in a word of 32; the oldest GPTQ files do not tell their bits
+_BYTES = {"I64": 8, "I32": 4, "F32": 4, "I16": 2, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Elements of the tensors of a file: of all, of those that bitsandbytes quantises, of the largest of these; and
-    the type of most ("BF16")."""
+    the type of most ("BF16"). Layers that are quantised already count otherwise: bytes of their tensors, `packed`, and
+    the weights that these stand for, `unpacked`, of the largest of them `widest`."""
 
     elements: int = 0
     linear: int = 0
     largest: int = 0
     stored: str = ""
+    packed: int = 0
+    unpacked: int = 0
+    widest: int = 0
 
 
 NOTHING = Sizes()
@@ -36,7 +44,7 @@ NOTHING = Sizes()
 class Shape:
     """`size` is in bytes, of all files; `looking_back` are the layers that keep keys and values, `windowed` those of
     them that keep but the last `window` tokens. `stretched` is by how much linear scaling has stretched the context
-    already, 0 of a model whose positions cannot be."""
+    already, 0 of a model whose positions cannot be. `method` is how the weights are quantised, "" if they are not."""
 
     size: int
     sizes: Sizes
@@ -51,17 +59,41 @@ class Shape:
     vocabulary: int
     context: int
     stretched: float
+    method: str = ""
 
 
 def sizes_of(table: Mapping[str, Any]) -> Sizes:
     """Of the table of a .safetensors file, whose shapes have been checked."""
-    elements = {name: math.prod(entry["shape"]) for name, entry in table.items()}
-    linear = [elements[name] for name, entry in table.items() if _is_linear(name, entry["shape"])]
+    parts = {name: entry for name, entry in table.items() if name.rpartition(".")[2] in _PACKED}
+    plain = {name: entry for name, entry in table.items() if name not in parts}
+    elements = {name: math.prod(entry["shape"]) for name, entry in plain.items()}
+    linear = [elements[name] for name, entry in plain.items() if _is_linear(name, entry["shape"])]
     types: Counter[str] = Counter()
-    for name, entry in table.items():
+    for name, entry in plain.items():
         types[str(entry.get("dtype"))] += elements[name]
     stored = types.most_common(1)[0][0] if types else ""
-    return Sizes(sum(elements.values()), sum(linear), max(linear, default=0), stored)
+    layers = [_weights(name, parts) for name in parts if name.endswith((".qweight", ".q_weight"))]
+    return Sizes(
+        *(sum(elements.values()), sum(linear), max(linear, default=0), stored),
+        *(sum(map(_bytes, parts.values())), sum(layers), max(layers, default=0)),
+    )
+
+
+def _bytes(entry: Mapping[str, Any]) -> int:
+    return int(math.prod(entry["shape"])) * _BYTES.get(str(entry.get("dtype")), 0)
+
+
+def _weights(name: str, parts: Mapping[str, Any]) -> int:
+    """How many the layer has whose packed weights are called `name`: inputs times outputs."""
+
+    def shape(kind: str) -> list[int]:
+        found: list[int] = parts.get(f"{name.rpartition('.')[0]}.{kind}", {}).get("shape", [])
+        return found
+
+    rows, columns = parts[name]["shape"] if len(parts[name]["shape"]) == 2 else (0, 0)
+    outputs = shape("scales")[1] if len(shape("scales")) == 2 else columns
+    inputs = (shape("g_idx") or shape("q_invperm") or [rows * (_OF_FOUR_BITS if columns == outputs else 1)])[0]
+    return inputs * outputs
 
 
 def _is_linear(name: str, shape: list[int]) -> bool:
@@ -76,10 +108,13 @@ def summed(parts: Iterable[Sizes]) -> Sizes:
         sum(part.linear for part in each),
         max((part.largest for part in each), default=0),
         max(each, key=lambda part: part.elements, default=NOTHING).stored,
+        sum(part.packed for part in each),
+        sum(part.unpacked for part in each),
+        max((part.widest for part in each), default=0),
     )
 
 
-def shape(config: Mapping[str, Any], sizes: Sizes, size: int) -> Shape | None:
+def shape(config: Mapping[str, Any], sizes: Sizes, size: int, method: str = "") -> Shape | None:
     """None where the files do not tell enough: of what is no language model, or whose weights are no .safetensors."""
     layers = _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     hidden = _whole(config, "hidden_size", "n_embd", "d_model")
@@ -101,6 +136,7 @@ def shape(config: Mapping[str, Any], sizes: Sizes, size: int) -> Shape | None:
         vocabulary=_whole(config, "vocab_size"),
         context=_whole(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
         stretched=_stretched(config),
+        method=method,
     )
 
 

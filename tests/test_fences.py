@@ -19,7 +19,7 @@ LAYERS = {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
         *("sampling_options_more", "sampling_options_hf", "presets"),
-        *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "shape"),
+        *("yaml_file", "model_settings", "choice", "fit", "estimate", "estimate_hf", "estimate_quantised", "shape"),
         *("addresses", "selection", "mirrors", "download_flags", "safe_paths", "remote_header", "pickle_scan"),
         *("walk", "weight_files", "gguf_types", "gguf_tensors", "read_cache", "twins", "unsupported", "quantised"),
         *("trusted_code", "overlay"),

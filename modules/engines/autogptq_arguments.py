@@ -20,11 +20,15 @@ from modules.options import Value, size_in_bytes
 from modules.own_code import code_elsewhere
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
+KERNEL = "torch._weight_int4pack_mm_for_cpu"
+KERNEL_GROUPS = (256, 128, 64, 32)
+"""Weights to a scale that PyTorch's kernel takes; larger groups are several of these."""
 USUAL_BITS = 4  # where neither the model nor anybody else tells, as the original took it
 _SUFFIXES = (".safetensors", ".pt", ".bin")
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
-_FUSED_ATTENTION, _FUSED_MLP = ("llama",), ("llama",)
+_FUSED = ("llama",)
+"""Those of auto-gptq's modules that fit transformers 4.51: not the one for GPT-J, nor those for models' own code."""
 _TRITON_BITS = (2, 4, 8)
 
 
@@ -48,13 +52,21 @@ class Plan:
         return beside | (within if isinstance(within, dict) else {})
 
     @property
+    def said_bits(self) -> int:
+        return _whole(self.said.get("bits"))
+
+    @property
+    def said_group(self) -> int:
+        return _whole(self.said.get("group_size"))
+
+    @property
     def bits(self) -> int:
-        return int(self.options["wbits"]) or int(self.said.get("bits") or USUAL_BITS)
+        return int(self.options["wbits"]) or self.said_bits or USUAL_BITS
 
     @property
     def group(self) -> int:
         typed = int(self.options["groupsize"])
-        return typed if typed != -1 else int(self.said.get("group_size") or -1)
+        return typed if typed != -1 else self.said_group or -1
 
     @property
     def act_order(self) -> bool:
@@ -134,6 +146,17 @@ class Plan:
         return possible and not second and not self.options["disable_exllama"], second
 
     @property
+    def cuda_kernel(self) -> bool:
+        """Whether auto-gptq's plain kernel is used, which is there in two precisions."""
+        plain = not self.on_cpu and not self.triton and not any(self.exllamas)
+        return plain and self.bits != 8 and (self.group == -1 or not self.act_order)
+
+    @property
+    def quick(self) -> bool:
+        """Whether PyTorch's kernel for CPUs stands in for auto-gptq's way, which has none: see `autogptq_cpu`."""
+        return self.on_cpu and self.bits == 4 and (self.group == -1 or self.group % KERNEL_GROUPS[-1] == 0)
+
+    @property
     def heads(self) -> tuple[int, int]:
         """Of queries, and of keys and values."""
         text = self.about.text
@@ -145,7 +168,7 @@ class Plan:
         """A key of the notes' words; "" where it can be."""
         own, shared = self.heads
         head = int(self.about.text.get("head_dim") or 0)
-        if self.about.text.get("model_type") not in _FUSED_ATTENTION:
+        if self.about.text.get("model_type") not in _FUSED:
             return "architecture"
         if own != shared:
             return "grouped"
@@ -162,9 +185,19 @@ class Plan:
         return not self.options["no_inject_fused_attention"] and not self.why_no_fused_attention
 
     @property
+    def knows_mlp(self) -> bool:
+        return self.about.text.get("model_type") in _FUSED
+
+    @property
     def fused_mlp(self) -> bool:
-        known = self.about.text.get("model_type") in _FUSED_MLP
-        return self.triton and known and not self.options["no_inject_fused_mlp"]
+        return self.triton and self.knows_mlp and not self.options["no_inject_fused_mlp"]
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer_is_fast(self) -> bool:
+        """Whether transformers has no other for it than the one in tokenizer.json."""
+        return str(_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
 
 
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
@@ -196,6 +229,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "trust_remote_code": trusted,
             "local_files_only": True,
         },
+        **({KERNEL: {"dtype": plan.dtype}} if plan.quick else {}),
     }
 
 
@@ -210,6 +244,10 @@ def _placement(plan: Plan) -> dict[str, Json]:
 
 def _weights(path: Path, suffix: str) -> list[Path]:
     return sorted(file for file in path.glob(f"*{suffix}") if not file.name.startswith(_NOT_WEIGHTS))
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def _json(path: Path) -> dict[str, Any]:

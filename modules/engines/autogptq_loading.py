@@ -11,9 +11,11 @@ from typing import Any
 import torch
 import transformers
 
+from modules import heap
 from modules.engines import autogptq_weights, legacy_packages
-from modules.engines.autogptq_arguments import LOAD, Plan, arguments
-from modules.engines.autogptq_notes import notes
+from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
+from modules.engines.autogptq_cpu import quicken
+from modules.engines.autogptq_notes import no_kernels, notes, on_disk
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER, About
 from modules.engines.hf_engine import Engine
@@ -22,7 +24,7 @@ from modules.engines.hf_model import Model, tokenizer_of
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
-from modules.events import Json
+from modules.events import Json, Note
 from modules.options import Value
 
 legacy_packages.prepare()
@@ -30,15 +32,29 @@ legacy_packages.prepare()
 import auto_gptq.modeling._base as package  # noqa: E402
 from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
 
+from modules.engines.autogptq_fused import ours_injected  # noqa: E402
+
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     here = this_machine()
     calls = arguments(path, options, here)
-    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), _module(calls[LOAD], whole_percents(report)))
+    module = _module(calls[LOAD], whole_percents(report))
+    if KERNEL in calls:
+        with heap.tight():
+            quicken(module)
+    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
     _check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     context = About(path).own_context
-    return with_loras(Engine(model, vocabulary, context, notes(path, options, here)), model, context)
+    said = (*notes(path, options, here), *_found_out(model))
+    return with_loras(Engine(model, vocabulary, context, said), model, context)
+
+
+def _found_out(model: Model) -> Iterator[Note]:
+    if count := model.places.count("disk"):
+        yield on_disk(count, len(model.places))
+    if model.device.type == "cuda" and not package.AUTOGPTQ_CUDA_AVAILABLE:
+        yield no_kernels()
 
 
 def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
@@ -51,7 +67,7 @@ def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
     if "max_memory" in args:
         limits = args["max_memory"].items()
         args["max_memory"] = {int(device) if device.isdigit() else device: size for device, size in limits}
-    with _libraries_as_they_were(), _our_reading(own, advance):
+    with _libraries_as_they_were(), _our_reading(own, advance), ours_injected():
         return AutoGPTQForCausalLM.from_quantized(**args).model
 
 

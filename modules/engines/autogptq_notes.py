@@ -7,10 +7,203 @@ from pathlib import Path
 
 from modules.engines.autogptq_arguments import Plan
 from modules.engines.hf_arguments import Machine
+from modules.engines.hf_notes import CPU_ONLY, NO_GPU, of_own_code
+from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
+
+_KNOWN_BITS = (2, 3, 4, 8)
+
+_NOT_FUSED: Mapping[str, Words] = {
+    "architecture": {
+        "en": "auto-gptq's fused attention fits models of the Llama type only",
+        "zh": "auto-gptq 的融合注意力只适用于 Llama 类模型",
+    },
+    "grouped": {
+        "en": "auto-gptq's fused attention fails on models in which several heads share keys and values, as here",
+        "zh": "auto-gptq 的融合注意力不支持多个注意力头共用键值的模型，而此模型正是如此",
+    },
+    "width": {
+        "en": "auto-gptq's fused attention wants heads that together are as wide as the model",
+        "zh": "auto-gptq 的融合注意力要求各注意力头的总宽度等于模型宽度",
+    },
+    "exllama": {
+        "en": "with act-order, ExLlama's kernel cannot have fused attention; ExLlamaV2's can",
+        "zh": "对 act-order 模型，ExLlama 内核不支持融合注意力，ExLlamaV2 内核则支持",
+    },
+    "disk": {
+        "en": "parts that stay on disk cannot be fused",
+        "zh": "留在磁盘上的部分无法融合",
+    },
+}
+_NOT_ALL_ON_GPU: Words = {
+    "en": "No effect: ExLlama's kernels are not used, as a part of the model will not be on a GPU.",
+    "zh": "无效：模型有一部分不在 GPU 上，因此不使用 ExLlama 内核。",
+}
 
 
 def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     plan = Plan(path, options, machine)
-    yield from ()
+    yield from _quantisation(plan)
+    yield from _devices(plan)
+    yield from _triton(plan)
+    yield from _fused(plan)
+    yield from _kernels(plan)
+    if options["trust_remote_code"]:
+        yield of_own_code(path)
+    if options["no_use_fast"] and plan.tokenizer_is_fast:
+        yield Note(
+            "no_use_fast",
+            {
+                "en": "No effect: this model comes with the fast tokenizer only.",
+                "zh": "无效：此模型只附带快速词符化器。",
+            },
+        )
+
+
+def on_disk(parts: int, of: int) -> Note:
+    """Said once a load has shown that memory does not do."""
+    return Note(
+        "disk",
+        {
+            "en": f"{parts} of the model's {of} parts stay on disk and are read again for every token: very slow.",
+            "zh": f"模型的 {of} 个部分中有 {parts} 个留在磁盘上，生成每个词符都要重新读取，速度很慢。",
+        },
+    )
+
+
+def no_kernels() -> Note:
+    """Said on a GPU once the package has been imported."""
+    return Note(
+        "disable_exllamav2",
+        {
+            "en": "auto-gptq's kernels for CUDA do not fit the installed PyTorch: weights are unpacked for each token.",
+            "zh": "auto-gptq 的 CUDA 内核与已安装的 PyTorch 不匹配：生成每个词符都要解包权重，速度较慢。",
+        },
+    )
+
+
+def _quantisation(plan: Plan) -> Iterator[Note]:
+    for key, typed, said in (
+        ("wbits", int(plan.options["wbits"]) or None, plan.said_bits),
+        ("groupsize", plan.group if plan.options["groupsize"] != -1 else None, plan.said_group),
+    ):
+        if typed and said and typed != said:
+            yield Note(
+                key,
+                {
+                    "en": f"The model's own files say {said}; the value set here is used.",
+                    "zh": f"模型自带文件中的值为 {said}，将以此处设置的值为准。",
+                },
+            )
+    if plan.act_order and not plan.options["desc_act"]:
+        yield Note(
+            "desc_act",
+            {
+                "en": "No effect: it is on, as the model's own files say so.",
+                "zh": "无效：模型自带文件指明了 act-order，因此保持启用。",
+            },
+        )
+    if plan.bits not in _KNOWN_BITS:
+        yield Note(
+            "wbits",
+            {"en": "auto-gptq knows 2, 3, 4 and 8 bits.", "zh": "auto-gptq 支持 2、3、4 和 8 位。"},
+        )
+    elif plan.on_cpu and not plan.quick:
+        yield Note(
+            "wbits",
+            {
+                "en": "Slow: on the CPU there is a kernel for 4 bits only; these weights are unpacked for each token.",
+                "zh": "速度慢：CPU 上只有 4 位的内核，生成每个词符都要解包这些权重。",
+            },
+        )
+
+
+def _devices(plan: Plan) -> Iterator[Note]:
+    options, machine = plan.options, plan.machine
+    reason = NO_GPU if not machine.gpus else CPU_ONLY if options["cpu"] else None
+    if reason is not None:
+        for key in ("gpu_memory", "auto_devices"):
+            if options[key]:
+                yield Note(key, reason)
+    elif options["auto_devices"] and plan.limited:
+        text = {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"}
+        yield Note("auto_devices", text)
+    given = len(str(options["gpu_memory"]).replace(",", " ").split())
+    if reason is None and given > len(machine.gpus):
+        yield Note(
+            "gpu_memory",
+            {
+                "en": f"Only the first {len(machine.gpus)} sizes are used: there are no more GPUs.",
+                "zh": f"仅使用前 {len(machine.gpus)} 项：没有更多的 GPU。",
+            },
+        )
+    if options["cpu"] and not machine.gpus:
+        text = {
+            "en": "Changes nothing: without a GPU the model is computed on the CPU anyway.",
+            "zh": "没有变化：没有 GPU 时本来就用 CPU 计算。",
+        }
+        yield Note("cpu", text)
+    if options["disk"] and not plan.spreads:
+        text = {
+            "en": "No effect: nothing goes to disk unless cpu-memory, gpu-memory or auto-devices limits the memory.",
+            "zh": "无效：只有用“CPU内存”“GPU内存”或“自动分配设备”限制了内存，才会写入磁盘。",
+        }
+        yield Note("disk", text)
+
+
+def _triton(plan: Plan) -> Iterator[Note]:
+    if not plan.options["triton"] or plan.triton:
+        return
+    if plan.on_cpu:
+        text = CPU_ONLY if plan.machine.gpus else NO_GPU
+    elif "triton" not in plan.machine.packages:
+        text = {"en": "No effect: not installed: triton.", "zh": "无效：未安装 triton。"}
+    else:
+        text = {"en": "No effect: its kernels take 2, 4 or 8 bits.", "zh": "无效：其内核只支持 2、4 和 8 位。"}
+    yield Note("triton", text)
+
+
+def _fused(plan: Plan) -> Iterator[Note]:
+    if why := plan.why_no_fused_attention:
+        words = _NOT_FUSED[why]
+        ticked = plan.options["no_inject_fused_attention"]
+        begin = {"en": "Changes nothing: ", "zh": "没有变化："} if ticked else {"en": "Not fused: ", "zh": "未融合："}
+        text = {"en": f"{begin['en']}{words['en']}.", "zh": f"{begin['zh']}{words['zh']}。"}
+        yield Note("no_inject_fused_attention", text)
+    if plan.options["no_inject_fused_mlp"] and not plan.triton:
+        text = {"en": "Changes nothing: only Triton has a fused MLP.", "zh": "没有变化：只有 Triton 提供融合 MLP。"}
+        yield Note("no_inject_fused_mlp", text)
+    elif plan.options["no_inject_fused_mlp"] and not plan.knows_mlp:
+        text = {
+            "en": "Changes nothing: the fused MLP fits models of the Llama type only.",
+            "zh": "没有变化：融合 MLP 只适用于 Llama 类模型。",
+        }
+        yield Note("no_inject_fused_mlp", text)
+
+
+def _kernels(plan: Plan) -> Iterator[Note]:
+    options, (_, second) = plan.options, plan.exllamas
+    for key in (key for key in ("disable_exllama", "disable_exllamav2") if options[key]):
+        if why := _why_no_exllama(plan):
+            yield Note(key, why)
+        elif key == "disable_exllama" and second:
+            text = {"en": "Changes nothing: ExLlamaV2's goes first.", "zh": "没有变化：以 ExLlamaV2 内核为先。"}
+            yield Note(key, text)
+    if options["no_use_cuda_fp16"] and not plan.cuda_kernel:
+        other = {
+            "en": "No effect: it is for auto-gptq's plain CUDA kernel of 2, 3 or 4 bits, and another is used.",
+            "zh": "无效：它只影响 auto-gptq 普通的 2、3、4 位 CUDA 内核，而此处使用的是其他内核。",
+        }
+        reason = (CPU_ONLY if plan.machine.gpus else NO_GPU) if plan.on_cpu else other
+        yield Note("no_use_cuda_fp16", reason)
+
+
+def _why_no_exllama(plan: Plan) -> Words | None:
+    if plan.on_cpu:
+        return CPU_ONLY if plan.machine.gpus else NO_GPU
+    if plan.triton:
+        return {"en": "No effect: Triton's kernels are used.", "zh": "无效：使用的是 Triton 内核。"}
+    if plan.bits != 4:
+        return {"en": "No effect: ExLlama's kernels take 4 bits only.", "zh": "无效：ExLlama 内核只支持 4 位。"}
+    return _NOT_ALL_ON_GPU if plan.leaves_gpu else None

@@ -55,7 +55,8 @@ def read_into(
                 _check_needless(name)
                 continue
             _check_fits(name, value, wanted[name])
-            value = value.to(dtype) if value.is_floating_point() else value
+            # A copy of the few that are used as they are: the file is mapped until all that was read is replaced.
+            value = value.to(dtype, copy=True) if value.is_floating_point() else value
             place = _place(name, device_map)
             if place == "disk":
                 index = offload_weight(value, name, str(folder), index)
@@ -90,7 +91,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """A pickle is opened for weights only, whatever the environment says."""
     if file.suffix == ".safetensors":
         with safe_open(os.fspath(file), framework="pt") as opened:
-            for name in opened.keys():
+            names: list[str] = opened.keys()
+            for name in names:
                 yield name, opened.get_tensor(name)
         return
     yield from torch.load(file, map_location="cpu", weights_only=True).items()

@@ -18,7 +18,7 @@ NO_GPU: Words = {
     "en": "No effect: there is no GPU here that PyTorch could use.",
     "zh": "无效：此处没有 PyTorch 可用的 GPU。",
 }
-_CPU_ONLY: Words = {
+CPU_ONLY: Words = {
     "en": "No effect: cpu is ticked.",
     "zh": "无效：已勾选“CPU”。",
 }
@@ -122,7 +122,7 @@ def on_disk(parts: int, of: int) -> Note:
 
 
 def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
-    reason = NO_GPU if not machine.gpus else _CPU_ONLY if options["cpu"] else None
+    reason = NO_GPU if not machine.gpus else CPU_ONLY if options["cpu"] else None
     if reason is not None:
         for key in ("gpu_memory", "auto_devices"):
             if options[key]:
@@ -163,7 +163,7 @@ def _attention(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]
     elif not machine.gpus:
         text = NO_GPU
     elif options["cpu"]:
-        text = _CPU_ONLY
+        text = CPU_ONLY
     elif "flash_attn" not in machine.packages:
         text = {
             "en": "No effect: not installed: flash_attn. To install: pip install flash-attn",

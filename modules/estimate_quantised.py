@@ -1,0 +1,130 @@
+"""How much memory a folder takes whose weights are quantised already (GPTQ, AWQ, EXL2), loaded by each of its loaders.
+
+What is counted is what `estimate_hf` counts. Packed weights stay as they are stored; what is not packed, such as the
+embeddings, is kept in the type that is computed in; a layer is unpacked whenever it is used.
+
+Source: auto_gptq 0.7.1, awq 0.2.9, gptqmodel 7.7.0 and exllamav2 0.3.2; what libraries take was measured on Linux, on a
+CPU (tests/test_estimate_quantised.py). What GPUs hold follows the sources alone, for there was none: ExLlamaV2, which
+needs one, was not measured at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modules import estimate_hf
+from modules.estimate import Estimate
+from modules.estimate_hf import GPU_BYTES, PIECE, USUAL_CONTEXT
+from modules.options import Value, size_in_bytes
+from modules.shape import Shape
+
+_WIDTH = 2
+"""Bytes of a number that is computed with: bfloat16 on the CPU, float16 on a GPU."""
+_EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
+_CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.0}
+"""Of each number kept in ExLlamaV2's caches, scales included."""
+_EXLLAMA_PIECE = 2048
+"""Tokens that ExLlamaV2 reads at once, at most."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A folder of quantised weights, and the name of the loader that is to load it."""
+
+    shape: Shape
+    loader: str
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; and for each weight of the layer
+    that is being unpacked; for each packed weight, what is kept besides."""
+
+    libraries: int
+    unpacking: float
+    kept: float = 0.0
+
+
+_WAYS = {
+    "Transformers": _Way(libraries=0, unpacking=0),
+    "AutoGPTQ": _Way(libraries=0, unpacking=14),
+    "AutoAWQ": _Way(libraries=0, unpacking=14),
+}
+
+
+def placed(
+    model: Quantised, options: Mapping[str, Value], gpus: Sequence[int] = (), tokens: int = 0
+) -> tuple[Estimate, ...]:
+    """What main memory will hold at most, then each GPU (`gpus` are their free bytes), with so many `tokens` read; 0 is
+    a full context."""
+    if model.loader in _EXLLAMA:
+        return _exllama(model, options, gpus)
+    shape, way = model.shape, _WAYS[model.loader]
+    on_cpu = bool(options.get("cpu")) or not gpus
+    limits = [] if on_cpu else estimate_hf.limits_of(options, gpus, spreads=False)
+    main, *cards = estimate_hf.poured(_weights(shape) + int(way.kept * shape.sizes.unpacked), limits, len(gpus))
+    if options["cpu_memory"] and options.get("disk"):  # what exceeds it is on disk
+        main = min(main, size_in_bytes(str(options["cpu_memory"])))
+    tokens = tokens or context_length(model, options)
+    cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
+    unpacked = int(way.unpacking * shape.sizes.widest)
+    compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
+    other = estimate_hf.libraries(shape) + way.libraries
+    return _shared(main, cards, cache, compute, other)
+
+
+def _shared(main: int, cards: Sequence[int], cache: int, compute: int, other: int) -> tuple[Estimate, ...]:
+    """The cache is where the weights of its layer are; who computes needs room for that."""
+    on_cards = sum(cards)
+    first = Estimate(main, 0 if on_cards else cache, 0 if on_cards else compute, other)
+    return (
+        first,
+        *(
+            Estimate(part, cache * part // on_cards, compute, GPU_BYTES) if part else Estimate(0, 0, 0, 0)
+            for part in cards
+        ),
+    )
+
+
+def _weights(shape: Shape) -> int:
+    return shape.sizes.packed + shape.sizes.elements * _WIDTH
+
+
+def _exllama(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int]) -> tuple[Estimate, ...]:
+    """The embeddings stay in main memory, and the cache is made at once for the whole context."""
+    shape, tokens = model.shape, context_length(model, options)
+    looked_up = shape.vocabulary * shape.hidden * _WIDTH
+    bits = next((bits for key, bits in _CACHE_BITS.items() if options[key]), 8 * _WIDTH)
+    cache = int(2 * shape.kv_heads * shape.head * shape.looking_back * tokens * bits / 8)
+    cache *= 2 if options["cfg_cache"] else 1
+    compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, _EXLLAMA_PIECE), tokens)
+    split = (
+        [] if options["autosplit"] else [float(each) for each in str(options["gpu_split"]).split(",") if each.strip()]
+    )
+    limits = [int(each * (1 << 30)) for each in split] or list(gpus)
+    left, *cards = estimate_hf.poured(_weights(shape) - looked_up, limits, len(gpus))
+    if cards:  # nothing of it can stay in main memory: where the cards do not do, the last one is short
+        cards[-1] += left
+        left = 0
+    return _shared(looked_up + left, cards, cache, compute, estimate_hf.libraries(shape))
+
+
+def given_back(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:
+    """Bytes of each memory that unloading frees."""
+    return [each.total for each in placed(model, options, gpus)]
+
+
+def within(model: Quantised, options: Mapping[str, Value], free: Sequence[int]) -> bool:
+    """Whether everything that is needed fits into `free`: bytes of main memory, then of each GPU."""
+    needs = placed(model, options, free[1:])
+    return all(need.needed <= room for need, room in zip(needs, free, strict=True))
+
+
+def context_length(model: Quantised, options: Mapping[str, Value]) -> int:
+    """In tokens, with what the options say of it."""
+    if asked := int(options.get("max_seq_len") or 0):
+        return asked
+    if "alpha_value" in options:
+        return estimate_hf.context_length(model.shape, options)
+    return model.shape.context or USUAL_CONTEXT

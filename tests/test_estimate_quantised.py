@@ -1,0 +1,145 @@
+"""What a quantised folder takes of memory, before it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.catalog import Catalog
+from modules.estimate import Estimate
+from modules.estimate_quantised import Quantised, context_length, placed, within
+from modules.fit import Device, fit
+from modules.loaders import LOADERS, candidates, settle, values
+from modules.options import Value
+from modules.shape import Shape, Sizes, sizes_of
+
+GIB = 1 << 30
+LAYER = {
+    "gptq": {"qweight": [576 // 8, 1536], "qzeros": [9, 192], "scales": [9, 1536], "g_idx": [576]},
+    "awq": {"qweight": [576, 1536 // 8], "qzeros": [9, 192], "scales": [9, 1536]},
+    "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
+}
+"""Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
+LLAMA = Shape(
+    size=4 * GIB,
+    sizes=Sizes(elements=GIB // 4, packed=4 * GIB, unpacked=7 * GIB, widest=45_000_000, stored="F16"),
+    looking_back=32,
+    windowed=0,
+    window=0,
+    hidden=4096,
+    network=11008,
+    heads=32,
+    kv_heads=32,
+    head=128,
+    vocabulary=32_000,
+    context=4096,
+    stretched=1,
+    method="gptq",
+)
+TOKEN = 2 * 32 * 32 * 128 * 2
+"""Bytes of LLAMA's keys and values of one token, in 16 bits."""
+
+
+def options(loader: str, **form: object) -> dict[str, Value]:
+    return values(settle(LOADERS[loader], model={}, saved={}, flags={}, form=form))
+
+
+def told(loader: str, gpus: tuple[int, ...] = (), **form: object) -> tuple[Estimate, ...]:
+    return placed(Quantised(LLAMA, loader), options(loader, **form), gpus)
+
+
+# -- what the files tell -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", LAYER)
+def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: str) -> None:
+    dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
+    table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
+    table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
+    found = sizes_of(table)
+    assert (found.elements, found.stored) == (5760, "F16")
+    assert (found.unpacked, found.widest) == (576 * 1536, 576 * 1536)
+    words = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
+    assert found.packed == words
+
+
+def test_the_oldest_gptq_files_have_no_order_and_are_taken_for_4_bits() -> None:
+    kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
+    found = sizes_of({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
+    assert found.unpacked == 576 * 1536
+
+
+@pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
+def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
+    assert sizes_of({"a.qweight": {"shape": shape, "dtype": "I32"}}).unpacked == 0
+
+
+# -- by loader ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", [each.name for each in candidates("gptq")])
+def test_packed_weights_stay_packed_and_the_rest_is_in_16_bits(loader: str) -> None:
+    total = sum(each.weights for each in told(loader, (24 * GIB,)))
+    assert total == 4 * GIB + GIB // 2
+    assert all(each.total < 12 * GIB for each in told(loader, (24 * GIB,)))
+
+
+def test_exllama_makes_its_cache_at_once_in_as_many_bits_as_asked_for() -> None:
+    def cache(**form: object) -> int:
+        return told("ExLlamav2", (24 * GIB,), **form)[1].cache
+
+    assert cache() == 4096 * TOKEN
+    assert cache(max_seq_len=1024) == 1024 * TOKEN
+    assert cache(cache_8bit=True) == 4096 * TOKEN // 2
+    assert cache(cache_4bit=True) == pytest.approx(4096 * TOKEN * 4.5 / 16)
+    assert cache(cfg_cache=True) == 2 * 4096 * TOKEN
+
+
+def test_exllama_leaves_the_embeddings_in_main_memory_and_splits_the_rest_as_asked_for() -> None:
+    main, first, second = told("ExLlamav2_HF", (24 * GIB, 24 * GIB), gpu_split="3,8")
+    assert main.weights == 32_000 * 4096 * 2
+    assert first.weights == 3 * GIB
+    assert first.weights + second.weights + main.weights == 4 * GIB + GIB // 2
+    assert first.cache > second.cache > 0
+
+
+def test_what_does_not_fit_on_the_cards_makes_the_last_one_short() -> None:
+    card = Device("card", 3 * GIB)
+    found = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), [Device("", 64 * GIB), card])
+    assert [part.verdict for part in found.parts] == ["fits", "short"]
+    assert found.remedies == (), "nothing makes 4 GiB fit into 3"
+
+
+def test_a_shorter_or_a_smaller_cache_is_proposed_where_it_helps() -> None:
+    devices = [Device("", 64 * GIB), Device("card", 69 * GIB // 10)]
+    found = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), devices)
+    assert found.short
+    assert found.remedies == ({"cache_8bit": True}, {"cache_4bit": True}, {"max_seq_len": 2048})
+    for remedy in found.remedies:
+        free = [int(0.9 * device.free) for device in devices]
+        assert within(Quantised(LLAMA, "ExLlamav2"), {**options("ExLlamav2"), **remedy}, free), remedy
+
+
+def test_on_the_processor_a_layer_is_unpacked_while_it_is_used() -> None:
+    (cpu,) = told("AutoGPTQ")
+    (_, card) = told("AutoGPTQ", (24 * GIB,))
+    assert cpu.weights == card.weights == 4 * GIB + GIB // 2
+    assert told("AutoGPTQ", (24 * GIB,), cpu=True)[0].weights == cpu.weights
+    assert told("AutoGPTQ", (24 * GIB,), gpu_memory="2")[0].weights == cpu.weights - 2 * GIB
+
+
+def test_the_context_is_the_one_asked_for_or_the_models_own() -> None:
+    assert context_length(Quantised(LLAMA, "AutoGPTQ"), options("AutoGPTQ")) == 4096
+    assert context_length(Quantised(LLAMA, "AutoAWQ"), options("AutoAWQ", max_seq_len=512)) == 512
+    assert context_length(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2", compress_pos_emb=2)) == 8192
+
+
+def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Path) -> None:
+    from tests.quantised_folders import quantised_folder
+
+    folder = quantised_folder(smollm2_folder, "gptq")
+    found = Catalog(folder.parent).find(folder.name).shape
+    assert found is not None and found.method == "gptq"
+    assert found.sizes.unpacked == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
+    assert found.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576
