@@ -136,6 +136,11 @@ class Plan:
         wanted = not self.options["no_inject_fused_attention"]
         return wanted and not self.on_cpu and not self.spreads and not self.missing_for_fusing
 
+    @property
+    def tokenizer_is_fast(self) -> bool:
+        """Whether transformers has no other for it than the one in tokenizer.json."""
+        return str(_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
+
     # -- files --------------------------------------------------------------------------------------------------------
 
     @property

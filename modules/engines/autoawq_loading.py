@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from modules import heap
 from modules.engines.autoawq_arguments import CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq_cpu import repack
 from modules.engines.autoawq_fused import FusedModel, fused_layers
 from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
-from modules.engines.autoawq_notes import found_out, notes
+from modules.engines.autoawq_notes import none_fused, notes
 from modules.engines.autoawq_package import AutoAWQForCausalLM
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER
@@ -38,7 +39,9 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     model = loaded(arguments(path, options, here), whole_percents(report))
     _check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
-    said = (*notes(path, options, here), *found_out(plan, model.places, model.can_batch))
+    said = [*notes(path, options, here)]
+    if plan.fused and not isinstance(model, FusedModel):
+        said.append(none_fused())
     return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
 
 
@@ -53,7 +56,8 @@ def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:
         use_kernels_of_torch()
-        repack(module)
+        with heap.tight():
+            repack(module)
     if not fused_layers(module):
         return Model(NAME, tokenizer, module)
     see_each_token_once()
@@ -74,4 +78,4 @@ def _check_sound(model: Model) -> None:
     """Damaged scales, or numbers beyond float16, would give an answer of nothing but the first token."""
     logits = model.forward(model.encode("The") or [0], model.fresh())
     if not logits.isfinite().all():
-        raise ValueError("the logits are not finite numbers")
+        raise ValueError("its logits are not finite")

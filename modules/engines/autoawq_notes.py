@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modules.engines.autoawq_arguments import Plan
 from modules.engines.hf_arguments import Machine
-from modules.engines.hf_notes import NO_GPU, of_own_code, on_disk
+from modules.engines.hf_notes import NO_GPU, of_own_code
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -21,6 +21,14 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _kernels(plan)
     if options["trust_remote_code"]:
         yield of_own_code(path)
+    if options["no_use_fast"] and plan.tokenizer_is_fast:
+        yield Note(
+            "no_use_fast",
+            {
+                "en": "No effect: this model comes with the fast tokenizer only.",
+                "zh": "无效：此模型只附带快速词符化器。",
+            },
+        )
 
 
 def _devices(plan: Plan) -> Iterator[Note]:
@@ -64,25 +72,30 @@ _ONE_BY_ONE: Words = {
 
 def _fusing(plan: Plan) -> Iterator[Note]:
     ticked = bool(plan.options["no_inject_fused_attention"])
-    if plan.on_cpu:
-        text: Words = {
-            "en": "Changes nothing: on the CPU there are no fused layers." if ticked else "",
-            "zh": "没有变化：在 CPU 上没有融合层。" if ticked else "",
-        }
-    elif plan.fused:
-        text = _ONE_BY_ONE
-    elif ticked:
-        return
-    elif plan.missing_for_fusing:
-        names = ", ".join(plan.missing_for_fusing)
-        text = {"en": f"Fused layers are not used: {names} not installed.", "zh": f"未使用融合层：未安装 {names}。"}
-    else:
-        text = {
-            "en": "Fused layers are not used: they need the whole model on one GPU, without limits of memory.",
-            "zh": "未使用融合层：它要求整个模型位于同一个 GPU 上，且不限制内存。",
-        }
-    if text["en"]:
+    why = _why_not_fused(plan)
+    if plan.fused:
+        yield Note("no_inject_fused_attention", _ONE_BY_ONE)
+    elif why is not None and ticked:
+        text: Words = {"en": f"Changes nothing: {why['en']}", "zh": f"没有变化：{why['zh']}"}
         yield Note("no_inject_fused_attention", text)
+    elif why is not None and not plan.on_cpu:
+        text = {"en": f"Fused layers are not used: {why['en']}", "zh": f"未使用融合层：{why['zh']}"}
+        yield Note("no_inject_fused_attention", text)
+
+
+def _why_not_fused(plan: Plan) -> Words | None:
+    """Whatever is ticked."""
+    if plan.on_cpu:
+        return {"en": "on the CPU there are no fused layers.", "zh": "在 CPU 上没有融合层。"}
+    if plan.missing_for_fusing:
+        names = ", ".join(plan.missing_for_fusing)
+        return {"en": f"they need {names}, not installed.", "zh": f"融合层需要 {names}，但未安装。"}
+    if plan.spreads:
+        return {
+            "en": "they need the whole model on one GPU, without limits of memory.",
+            "zh": "融合层要求整个模型位于同一个 GPU 上，且不限制内存。",
+        }
+    return None
 
 
 def _kernels(plan: Plan) -> Iterator[Note]:
@@ -101,15 +114,12 @@ def _kernels(plan: Plan) -> Iterator[Note]:
         )
 
 
-def found_out(plan: Plan, places: Sequence[str], together: bool) -> Iterator[Note]:
-    """Once it is loaded."""
-    if count := places.count("disk"):
-        yield on_disk(count, len(places))
-    if plan.fused and together:
-        yield Note(
-            "no_inject_fused_attention",
-            {
-                "en": "Fused layers are not used: AutoAWQ has none for this kind of model.",
-                "zh": "未使用融合层：AutoAWQ 没有适用于此类模型的融合层。",
-            },
-        )
+def none_fused() -> Note:
+    """Said once it is loaded."""
+    return Note(
+        "no_inject_fused_attention",
+        {
+            "en": "Fused layers are not used: AutoAWQ has none for this kind of model.",
+            "zh": "未使用融合层：AutoAWQ 没有适用于此类模型的融合层。",
+        },
+    )

@@ -114,8 +114,29 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"offload_folder|offload the whole model|offload_dir",
         {
-            "en": "it does not fit into the memory allowed. Tick disk, or allow it more.",
-            "zh": "允许使用的内存放不下它。请勾选“磁盘”，或调高内存上限。",
+            "en": "it does not fit into the memory allowed. Allow it more, or tick disk where a loader has that.",
+            "zh": "允许使用的内存放不下它。请调高内存上限，或在有“磁盘”选项的加载器中勾选它。",
+        },
+    ),
+    (
+        r"(\S+) isn't supported yet",
+        {
+            "en": "AutoAWQ does not know models of the type {0}. Transformers with gptqmodel may load it.",
+            "zh": "AutoAWQ 不支持 {0} 类型的模型。可改用 Transformers（需安装 gptqmodel）。",
+        },
+    ),
+    (
+        r"logits are not finite",
+        {
+            "en": "it computes nothing but NaN: its scales are damaged or exceed 16 bits. Download it again.",
+            "zh": "计算结果为 NaN：其缩放系数已损坏或超出 16 位的范围。请重新下载。",
+        },
+    ),
+    (
+        r"trying to set a tensor of shape .+? in \"(\w+)\"",
+        {
+            "en": "its weights are packed otherwise than its config.json says ({0}). Download that file again.",
+            "zh": "其权重的打包方式与 config.json 所说的不符（{0}）。请重新下载该文件。",
         },
     ),
     (
