@@ -22,6 +22,7 @@ from modules.engines.autoawq_package import AutoAWQForCausalLM, base
 from modules.engines.hf_arguments import Machine
 from modules.loaders import LOADERS, settle, values
 
+LOST = "model.layers.1.mlp.up_proj.qzeros"
 TEXT = "The capital of France is"
 OWN = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_layers": False}
 
@@ -30,14 +31,14 @@ def main() -> None:
     folder, plain = (Path(each) for each in sys.argv[1:])
     tokens = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT)
     reference = logits(transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32), tokens)
-    told: dict[str, Any] = {"without a GPU": refusal(folder)}
+    told: dict[str, Any] = {"no GPU": complaint(folder)}
     base.get_best_device = lambda: "cpu-naive"
     slow = logits(AutoAWQForCausalLM.from_quantized(str(folder), **OWN).model, tokens)
-    told["silent about"] = silent_about(folder)
+    told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
+    told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
     ours = logits(loaded(arguments(folder, options, Machine()), lambda _done: None).module, tokens)
     told |= {"slow": apart(slow, reference), "ours": apart(ours, reference)}
-    told |= {"version": base.AwqConfig.from_pretrained(str(folder)).version}
     json.dump(told, sys.stdout)
 
 
@@ -53,37 +54,36 @@ def apart(left: Tensor, right: Tensor) -> float:
     return float((left.gather(1, best) - right.gather(1, best)).abs().max())
 
 
-def refusal(folder: Path) -> str:
+def complaint(folder: Path) -> str:
+    """Of the package, left to itself."""
     try:
         AutoAWQForCausalLM.from_quantized(str(folder), **OWN)
-    except ImportError as error:
+    except (ImportError, UnboundLocalError, NotImplementedError) as error:
         return str(error)
     return ""
 
 
-def silent_about(folder: Path) -> str:
-    """A tensor that may be missing without a word."""
-    lost = folder.parent / "lost"
-    lost.mkdir()
-    for file in folder.iterdir():
-        if file.suffix != ".safetensors":
-            (lost / file.name).write_bytes(file.read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    name = next(name for name in weights if name.endswith(".qweight"))
-    save_file({key: each for key, each in weights.items() if key != name}, lost / "model.safetensors")
-    config = json.loads((lost / "config.json").read_text())
+def in_capitals(folder: Path, target: Path) -> Path:
+    _copy(folder, target, "config.json")
+    config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["version"] = "GEMM"
-    (lost / "config.json").write_text(json.dumps(config))
-    try:
-        AutoAWQForCausalLM.from_quantized(str(lost), **OWN)
-    except UnboundLocalError:
-        capitals = "capitals, and "
-    else:
-        capitals = ""
-    config["quantization_config"]["version"] = "gemm"
-    (lost / "config.json").write_text(json.dumps(config))
-    AutoAWQForCausalLM.from_quantized(str(lost), **OWN)
-    return f"{capitals}{name}"
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def without_a_tensor(folder: Path, target: Path) -> Path:
+    _copy(folder, target, "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    del weights[LOST]
+    save_file(weights, target / "model.safetensors")
+    return target
+
+
+def _copy(folder: Path, target: Path, but: str) -> None:
+    target.mkdir()
+    for file in folder.iterdir():
+        if file.name != but:
+            (target / file.name).symlink_to(file)
 
 
 if __name__ == "__main__":

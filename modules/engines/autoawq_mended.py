@@ -3,7 +3,7 @@ closed in May 2025), set right here and nowhere else. tests/test_autoawq.py tell
 
 * `best_device`: without a GPU it wants intel_extension_for_pytorch, and refuses to load.
 * `AwqConfig`: it passes over quant_config.json, and a version in capitals, or none, leaves it without a class.
-* `load_checkpoint_and_dispatch`: weights that the file lacks stay zeros, and nobody is told.
+* `load_checkpoint_and_dispatch`: it does not say which tensor is missing.
 * `flash_attn_with_kvcache`: fused attention has put the new token's key and value into its cache when it calls this,
   and passes them once more, with a length that counts them already: the token would see itself twice.
 """
