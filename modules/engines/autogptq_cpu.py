@@ -22,14 +22,14 @@ _WORD = 8  # weights
 class PackedLinear(torch.nn.Module):
     """`order` brings the inputs of a group together; None if they are."""
 
-    packed: Tensor
+    qweight: Tensor
     scales_and_zeros: Tensor
     order: Tensor | None
     bias: Tensor | None
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor, group: int) -> None:
         super().__init__()
-        self.register_buffer("packed", packed)
+        self.register_buffer("qweight", packed)  # by the name under which PEFT looks for weights
         self.register_buffer("scales_and_zeros", scales_and_zeros)
         self.register_buffer("order", None)
         self.register_buffer("bias", None)
@@ -40,9 +40,7 @@ class PackedLinear(torch.nn.Module):
         rows = x.reshape(-1, self.infeatures)
         if self.order is not None:
             rows = rows[:, self.order]
-        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            rows, self.packed, self.group, self.scales_and_zeros
-        )
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.qweight, self.group, self.scales_and_zeros)
         out = out.reshape(*x.shape[:-1], self.outfeatures)
         return out if self.bias is None else out + self.bias
 

@@ -21,10 +21,10 @@ from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotar
 class FusedAttention(FusedLlamaAttentionForQuantizedModel):  # type: ignore[misc]
     @classmethod
     def inject_to_model(cls, model: Any, **words: Any) -> None:
-        for each in model.modules():
-            if isinstance(each, LlamaAttention):
-                each.hidden_size, each.num_heads = each.q_proj.infeatures, each.config.num_attention_heads
-                each.rotary_emb = None
+        attentions: list[Any] = [each for each in model.modules() if isinstance(each, LlamaAttention)]
+        for each in attentions:
+            each.hidden_size, each.num_heads = each.q_proj.infeatures, each.config.num_attention_heads
+            each.rotary_emb = None
         super().inject_to_model(model, **words)
 
     def forward(

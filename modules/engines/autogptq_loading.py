@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import transformers
 
 from modules import heap
 from modules.engines import autogptq_weights, legacy_packages
-from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
+from modules.engines.autogptq_arguments import KERNEL, LOAD, Plan, arguments
 from modules.engines.autogptq_cpu import quicken
 from modules.engines.autogptq_notes import no_kernels, notes, on_disk
 from modules.engines.base import Report
@@ -24,6 +25,7 @@ from modules.engines.hf_model import Model, tokenizer_of
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
+from modules.errors import Unsupported
 from modules.events import Json, Note
 from modules.options import Value
 
@@ -34,9 +36,12 @@ from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
 
 from modules.engines.autogptq_fused import ours_injected  # noqa: E402
 
+package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there, and has a handler of its own
+
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     here = this_machine()
+    _check_format(Plan(path, options, here))
     calls = arguments(path, options, here)
     module = _module(calls[LOAD], whole_percents(report))
     if KERNEL in calls:
@@ -47,7 +52,23 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     context = About(path).own_context
     said = (*notes(path, options, here), *_found_out(model))
-    return with_loras(Engine(model, vocabulary, context, said), model, context)
+    made = with_loras(Engine(model, vocabulary, context, said), model, context)
+    if calls[LOAD]["inject_fused_attention"] or calls[LOAD]["inject_fused_mlp"]:
+        made.operations = {**made.operations, "apply_loras": _not_fused}
+    return made
+
+
+def _not_fused(adapters: list[Json]) -> list[float]:
+    if not adapters:
+        return []
+    raise Unsupported(
+        {
+            "en": "LoRAs change layers that have been fused in this model. Load it with no_inject_fused_attention, and "
+            "with no_inject_fused_mlp if triton is ticked.",
+            "zh": "LoRA 所修改的层在此模型中已被融合。请勾选“不注入融合注意力”后重新加载；"
+            "若勾选了 Triton，还须勾选“不注入融合MLP”。",
+        }
+    )
 
 
 def _found_out(model: Model) -> Iterator[Note]:
@@ -101,6 +122,13 @@ def _our_reading(folder: Path | None, advance: Callable[[float], None]) -> Itera
         yield
     finally:
         modeling.load_checkpoint_in_model, package.simple_dispatch_model = before, dispatch
+
+
+def _check_format(plan: Plan) -> None:
+    """auto-gptq would read a later format as if it were its own, and write nonsense."""
+    said = str(plan.said.get("checkpoint_format") or "gptq")
+    if said != "gptq":
+        raise ValueError(f"checkpoint_format={said}")
 
 
 def _check_sound(model: Model) -> None:

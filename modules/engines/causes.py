@@ -50,6 +50,49 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"tensor '([^']*)' is packed otherwise",
+        {
+            "en": "its weights ({0}) are packed in other bits or groups than wbits and groupsize say. "
+            "Set them as the model's page tells.",
+            "zh": "其权重（{0}）的位数或组大小与“权重位数”和“组大小”不符。请按模型页面的说明设置。",
+        },
+    ),
+    (
+        r"tensor '[^']*' is in act-order",
+        {
+            "en": "it was quantized in act-order. Tick desc_act.",
+            "zh": "它是以 act-order 方式量化的。请勾选“按递减激活顺序量化”。",
+        },
+    ),
+    (
+        r"tensor '([^']*)' is quantized, which|([\w.-]+) isn't supported yet|(checkpoint_format=\S+)",
+        {
+            "en": "AutoGPTQ, which is no longer developed, does not know this kind ({0}). Try another loader.",
+            "zh": "AutoGPTQ 已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
+        },
+    ),
+    (
+        r"only support quantize to|Only 2,3,4,8 bits are supported",
+        {
+            "en": "AutoGPTQ knows 2, 3, 4 and 8 bits only: see wbits.",
+            "zh": "AutoGPTQ 只支持 2、3、4 和 8 位，见“权重位数”。",
+        },
+    ),
+    (
+        r"logits are not finite",
+        {
+            "en": "what it computes are no numbers. Its files are damaged, or packed otherwise than they say.",
+            "zh": "它的计算结果不是有效数字。其文件已损坏，或其打包方式与说明不符。",
+        },
+    ),
+    (
+        r"No module named '([^']*)'|cannot import name '([^']*)'|(undefined symbol)",
+        {
+            "en": "a package that it needs is missing, damaged or of another version ({0}). Install them again.",
+            "zh": "所需的软件包缺失、已损坏或版本不符（{0}）。请重新安装。",
+        },
+    ),
+    (
         r"contains custom code which must be executed",
         {
             "en": "it comes with Python code of its own. Tick trust-remote-code if you trust where it is from.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 import json
 import warnings
@@ -23,13 +24,17 @@ import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.engines.hf_model import Model
 from modules.engines.lora_set import PROBE
+
+try:
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as _convert
+except ImportError:  # PEFT of before transformers 5, which renames and joins weights
+    _convert = None  # type: ignore[assignment]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -109,13 +114,15 @@ class HfAdapters:
         tuner: Any = None
         for name, (lora, _) in named.items():
             config = copy.deepcopy(lora.config)  # PEFT writes into it
+            config._register_custom_module(_foreign_layers(self._module))
             if tuner is None:
                 tuner = peft.LoraModel(self._module, config, name, low_cpu_mem_usage=True)
             else:
                 tuner.peft_config[name] = config
                 tuner.inject_adapter(self._module, name, low_cpu_mem_usage=True)
             _fill(self._module, name, lora)
-        tuner.set_adapter(list(named), inference_mode=True)
+        words = {"inference_mode": True} if _knows_inference(tuner) else {}
+        tuner.set_adapter(list(named), **words)
         for layer in _layers(self._module).values():
             for name, (_, weight) in named.items():
                 layer.set_scale(name, weight)
@@ -158,6 +165,17 @@ def _config(path: Path) -> Any:
     return config
 
 
+def _knows_inference(tuner: Any) -> bool:
+    """PEFT 0.15, of the overlay for old packages, does not."""
+    return "inference_mode" in inspect.signature(tuner.set_adapter).parameters
+
+
+def _foreign_layers(module: Any) -> dict[Any, Any]:
+    """Classes of linear layers that PEFT does not know: quantised ones that name their sizes as auto-gptq does."""
+    found = {type(each) for each in module.modules() if hasattr(each, "infeatures") and hasattr(each, "qweight")}
+    return dict.fromkeys(found, peft.tuners.lora.Linear)
+
+
 def _computes_in(module: Any) -> torch.dtype:
     """The type of what passes through the layers."""
     found: torch.dtype = next(each.dtype for each in module.parameters() if each.is_floating_point())
@@ -174,7 +192,9 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
     PEFT's own way asks the module for its `state_dict`, which ruins 4-bit weights on the CPU: bitsandbytes unpacks them
     for it, and loses the scales. It also puts an adapter where the weights of its layer are, which may be nowhere."""
     config = module.peft_config[adapter]
-    left = convert_peft_adapter_state_dict_for_transformers(module, config, dict(lora.tensors), adapter)
+    left = dict(lora.tensors)
+    if _convert is not None:
+        left = _convert(module, config, left, adapter)
     left = {name.removeprefix(_PREFIX): each for name, each in left.items()}
     for place, layer in _layers(module).items():
         device = _device(layer.get_base_layer())

@@ -1,0 +1,223 @@
+"""GPTQ folders under auto-gptq, in a worker with the overlay: they answer as their weights dequantised do, or say why
+they cannot be read."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.errors import LoadFailed
+from modules.loaders import LOADERS, unavailable
+from modules.lora_errors import LoraRefused
+from modules.process import WorkerProcess
+from tests import gptq_tiny
+from tests.answers import Answer, answer, forget, together
+from tests.conftest import load
+from tests.hf_reference import TOP, alone
+from tests.quantised_folders import plain, quantised_folder
+from tests.test_hf_lora import TOGETHER, heard, put, state
+
+AUTOGPTQ = LOADERS["AutoGPTQ"]
+WHY_NOT = unavailable(AUTOGPTQ)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(WHY_NOT is not None, reason=f"AutoGPTQ is not installed: {AUTOGPTQ.install}"),
+]
+
+FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village"
+PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
+TOKENS = 4
+NEARLY = 0.2
+"""In the logarithm of a probability: what bfloat16 makes of 30 layers. Measured: up to 0.1."""
+KINDS: dict[str, dict[str, Any]] = {
+    "gptq": {},
+    "gptq-act-order": {},
+    "gptq-8bit": {},
+    "gptq-bare": {"wbits": 4, "groupsize": 64},
+}
+
+
+def worker_of_autogptq() -> WorkerProcess:
+    assert AUTOGPTQ.overlay is not None
+    return WorkerProcess(AUTOGPTQ.overlay.folder)
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    process = worker_of_autogptq()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def gptq(smollm2_folder: Path) -> Iterator[WorkerProcess]:
+    process = worker_of_autogptq()
+    load(process, quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def busy() -> Iterator[WorkerProcess]:
+    """One that loads one model after the other, and has imported the package only once."""
+    process = worker_of_autogptq()
+    yield process
+    process.close()
+
+
+def best(told: Answer) -> list[list[float]]:
+    return [[each.logprob for each in chances.top] for chances in told.chances]
+
+
+# -- as the weights say ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, smollm2_folder: Path, kind: str) -> None:
+    """In bfloat16 against float32, until the texts part, which they may where two tokens are as good as equal."""
+    folder = quantised_folder(smollm2_folder, kind)
+    load(busy, folder, AUTOGPTQ, **KINDS[kind])
+    expected = alone(plain(folder), PROMPTS, TOKENS, dtype="float32")
+    for prompt, theirs in zip(PROMPTS, expected, strict=True):
+        forget(busy)
+        ours = answer(busy, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
+        for found, logprobs in zip(best(ours), theirs["logprobs"], strict=True):
+            assert found == pytest.approx(logprobs, abs=NEARLY), (prompt, ours.text, theirs["text"])
+            if logprobs[0] - logprobs[1] < NEARLY:
+                break
+
+
+@pytest.mark.works("cpu", "streaming", loader="AutoGPTQ")
+def test_it_knows_paris_and_what_it_has_read(gptq: WorkerProcess) -> None:
+    forget(gptq)
+    first = answer(gptq, FRANCE, max_new_tokens=8)
+    assert "Paris" in first.text and len(first.pieces) > 1
+    again = answer(gptq, FRANCE + first.text, max_new_tokens=2)
+    assert again.done.cached_tokens >= first.done.prompt_tokens
+    assert answer(gptq, FRANCE, max_new_tokens=8, stops=(",",)).text == first.text.partition(",")[0]
+
+
+@pytest.mark.works("concurrent", loader="AutoGPTQ")
+def test_two_are_answered_together(gptq: WorkerProcess) -> None:
+    single = [answer(gptq, prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS[:2]]
+    assert [each.text for each in together(gptq, PROMPTS[:2], max_new_tokens=TOKENS)] == single
+
+
+# -- LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader="AutoGPTQ")
+def test_loras_are_heard_change_by_change_and_leave_nothing_behind(gptq: WorkerProcess, loras_folder: Path) -> None:
+    bare = state(gptq)
+    for wanted in (TOGETHER, TOGETHER[:1], TOGETHER[1:], ()):
+        effects = put(gptq, loras_folder, wanted)
+        assert len(effects) == len(wanted) and all(effect > 1 for effect in effects)
+        assert heard(gptq) == {name for name, _ in wanted}
+    assert state(gptq) == bare
+    weak, strong = (put(gptq, loras_folder, [("banana", weight)])[0] for weight in (0.2, 1.0))
+    assert 0 < weak < strong
+    put(gptq, loras_folder)
+    assert state(gptq) == bare
+
+
+# -- tiny ones ---------------------------------------------------------------------------------------------------------
+
+
+def test_fused_attention_computes_the_same(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+    for act_order in (False, True):
+        arrays = gptq_tiny.tensors(act_order)
+        folder = gptq_tiny.write(tmp_path / f"{act_order}", smollm2_folder, arrays, desc_act=act_order)
+        told = {}
+        for without in (True, False):
+            load(busy, folder, AUTOGPTQ, no_inject_fused_attention=without)
+            first = answer(busy, TALE, max_new_tokens=3, top_logprobs=TOP)
+            pair = together(busy, [TALE, FRANCE], max_new_tokens=3, top_logprobs=TOP)
+            told[without] = [best(each) for each in (first, *pair)]
+        for fused, apart in zip(told[False], told[True], strict=True):
+            assert fused[0] == pytest.approx(apart[0], abs=0.1)
+    with pytest.raises(Exception, match="no_inject_fused_attention"):
+        put(busy, tmp_path, [("any", 1.0)])
+    assert put(busy, tmp_path) == []
+
+
+def test_files_are_read_as_users_have_them(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+    arrays = gptq_tiny.tensors()
+    whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
+    parts = gptq_tiny.write(tmp_path / "parts", smollm2_folder, arrays, bits=4)
+    gptq_tiny.split(parts)
+    old = gptq_tiny.write(tmp_path / "old", smollm2_folder, arrays)
+    gptq_tiny.pickled(old, "llama-4bit-64g.pt")
+    told = []
+    for folder, options in ((whole, {}), (parts, {}), (old, {"wbits": 4, "groupsize": 64})):
+        load(busy, folder, AUTOGPTQ, **options)
+        told.append(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)))
+    assert told[0] == told[1] == told[2]
+
+
+def test_what_does_not_fit_on_the_disk_or_in_the_words_is_refused(
+    busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path
+) -> None:
+    """Never nonsense: each of these would load and write some, if nobody looked."""
+    arrays, scattered = gptq_tiny.tensors(), gptq_tiny.tensors(act_order=True)
+    silent = gptq_tiny.write(tmp_path / "silent", smollm2_folder, arrays)
+    ordered = gptq_tiny.write(tmp_path / "ordered", smollm2_folder, scattered, desc_act=False)
+    lacking = {name: each for name, each in arrays.items() if name != "model.layers.1.mlp.up_proj.qweight"}
+    lacks = gptq_tiny.write(tmp_path / "lacks", smollm2_folder, lacking, bits=4)
+    unfit = arrays | {"model.norm.weight": arrays["model.norm.weight"] * float("nan")}
+    nonsense = gptq_tiny.write(tmp_path / "nonsense", smollm2_folder, unfit, bits=4)
+    later = gptq_tiny.write(tmp_path / "later", smollm2_folder, arrays, checkpoint_format="gptq_v2")
+    other = gptq_tiny.write(tmp_path / "other", smollm2_folder, arrays, bits=4)
+    config = (other / "config.json").read_text()
+    (other / "config.json").write_text(config.replace('"model_type": "llama"', '"model_type": "qwen3"'))
+    for folder, options, words in (
+        (silent, {"wbits": 8, "groupsize": 64}, "wbits and groupsize"),
+        (silent, {"wbits": 4}, "wbits and groupsize"),
+        (silent, {"wbits": 4, "groupsize": 128}, "wbits and groupsize"),
+        (silent, {"wbits": 1, "groupsize": 64}, "2, 3, 4 and 8 bits"),
+        (ordered, {}, "Tick desc_act"),
+        (lacks, {}, "model.layers.1.mlp.up_proj.qweight"),
+        (nonsense, {}, "no numbers"),
+        (later, {}, "gptq_v2"),
+        (other, {}, "qwen3"),
+        (silent, {"groupsize": 64, "cpu_memory": "1MiB"}, "Tick disk"),
+    ):
+        with pytest.raises(LoadFailed, match=words):
+            load(busy, folder, AUTOGPTQ, **options)
+    load(busy, ordered, AUTOGPTQ, desc_act=True)
+
+
+class _Program:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._file),)
+
+
+def test_a_pickle_that_is_a_program_is_not_run(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+    folder = gptq_tiny.write(tmp_path / "program", smollm2_folder, gptq_tiny.tensors(), bits=4)
+    (folder / "model.safetensors").unlink()
+    (folder / "model-4bit.pt").write_bytes(pickle.dumps({"a": _Program(tmp_path / "was run")}, protocol=2))
+    with pytest.raises(LoadFailed, match="might be a program"):
+        load(busy, folder, AUTOGPTQ)
+    assert not (tmp_path / "was run").exists()
+
+
+def test_parts_may_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+    folder = gptq_tiny.write(tmp_path / "whole", smollm2_folder, gptq_tiny.tensors(), bits=4)
+    load(busy, folder, AUTOGPTQ, no_inject_fused_attention=True)
+    expected = best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP))
+    info = load(busy, folder, AUTOGPTQ, cpu_memory="15MiB", disk=True)
+    assert any("on disk" in note.text["en"] for note in info.notes)
+    for found, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
+        assert found == pytest.approx(theirs, abs=NEARLY)
+
+
+def test_a_lora_of_another_model_is_refused(gptq: WorkerProcess, tmp_path: Path) -> None:
+    with pytest.raises(LoraRefused):
+        put(gptq, tmp_path, [("nothing", 1.0)])

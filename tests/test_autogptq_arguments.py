@@ -1,0 +1,214 @@
+"""From AutoGPTQ's options to auto-gptq's calls: no option is swallowed, and what cannot be is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
+from modules.engines.autogptq_notes import notes
+from modules.engines.hf_arguments import TOKENIZER, Machine
+from modules.load_options import OPTIONS
+from modules.loaders import LOADERS
+from modules.options import Value
+from modules.process import ROOT
+from tests.test_hf_arguments import GIB, LLAMA, NO_GPU, changed, model
+
+KEYS = LOADERS["AutoGPTQ"].options
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+GPU = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
+MACHINES = {
+    "cpu": NO_GPU,
+    "gpu": GPU,
+    "gpus": Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB),
+}
+SAID = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
+ACT_ORDER = LLAMA | {"quantization_config": SAID | {"desc_act": True}}
+MODELS = {
+    "llama": LLAMA | {"quantization_config": SAID},
+    "act-order": ACT_ORDER,
+    "grouped": LLAMA | {"num_key_value_heads": 8, "quantization_config": SAID},
+    "8 bits": LLAMA | {"quantization_config": SAID | {"bits": 8}},
+    "3 bits": LLAMA | {"quantization_config": SAID | {"bits": 3}},
+    "untold": LLAMA,
+    "opt": {"model_type": "opt", "quantization_config": SAID},
+}
+FILE = "model.safetensors"
+
+
+@pytest.fixture
+def untold(tmp_path: Path) -> Path:
+    return packed(tmp_path, LLAMA)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return packed(tmp_path, MODELS["llama"])
+
+
+def packed(folder: Path, config: dict[str, Any], *files: str) -> Path:
+    for file in files or (FILE,):
+        (folder / file).write_bytes(b"weights")
+    return model(folder, **config)
+
+
+def call(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+    args: dict[str, Any] = arguments(path, DEFAULTS | options, machine)[LOAD]
+    return args
+
+
+def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
+    key: str, machine: str, kind: str, tmp_path: Path
+) -> None:
+    path, here = packed(tmp_path, MODELS[kind]), MACHINES[machine]
+    if key == "no_use_fast":
+        (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with_it = DEFAULTS | {key: changed(OPTIONS[key])}
+    said = {note.option: note.text for note in notes(path, with_it, here)}
+    before = {note.option: note.text for note in notes(path, DEFAULTS, here)}
+    other = arguments(path, with_it, here) != arguments(path, DEFAULTS, here)
+    assert other or (key in said and said[key] != before.get(key)) or _says_the_same(key, kind)
+    for option, text in said.items():
+        assert option in KEYS and set(text) == {"zh", "en"}
+
+
+def _says_the_same(key: str, kind: str) -> bool:
+    """Ticked where the model's own files have said it."""
+    return key == "desc_act" and kind == "act-order"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_of_options_left_alone_only_the_fused_attention_that_cannot_be_is_told(tmp_path: Path, machine: str) -> None:
+    here = MACHINES[machine]
+    assert not noted(packed(tmp_path, MODELS["llama"]), here)
+    assert set(noted(packed(tmp_path, MODELS["grouped"]), here)) == {"no_inject_fused_attention"}
+    assert "Llama" in noted(packed(tmp_path, MODELS["opt"]), here)["no_inject_fused_attention"]
+
+
+@pytest.mark.works("gpu", loader="AutoGPTQ")
+def test_on_a_gpu_the_options_reach_the_package_as_they_are(llama: Path) -> None:
+    usual = call(llama, GPU)
+    assert usual["device_map"] == {"": 0}
+    assert usual["torch_dtype"] == "float16"
+    assert usual["use_cuda_fp16"] and usual["inject_fused_attention"]
+    assert (usual["use_triton"], usual["inject_fused_mlp"]) == (False, False)
+    assert (usual["disable_exllama"], usual["disable_exllamav2"]) == (True, False), "the second goes first"
+    assert KERNEL not in arguments(llama, DEFAULTS, GPU)
+    assert not call(llama, GPU, disable_exllamav2=True)["disable_exllama"]
+    assert call(llama, GPU, disable_exllamav2=True, disable_exllama=True)["disable_exllama"]
+    assert not call(llama, GPU, no_use_cuda_fp16=True)["use_cuda_fp16"]
+    assert not call(llama, GPU, no_inject_fused_attention=True)["inject_fused_attention"]
+    triton = call(llama, GPU, triton=True)
+    assert triton["use_triton"] and triton["inject_fused_mlp"]
+    assert not call(llama, GPU, triton=True, no_inject_fused_mlp=True)["inject_fused_mlp"]
+    spread = call(llama, GPU, gpu_memory="8GiB", cpu_memory="16GiB")
+    assert (spread["device_map"], spread["max_memory"]) == ("auto", {"0": 8 * GIB, "cpu": 16 * GIB})
+    assert call(llama, GPU, auto_devices=True)["max_memory"] == {"0": int(24 * GIB * 0.9), "cpu": 64 * GIB}
+    assert call(llama, GPU, cpu=True)["device_map"] == {"": "cpu"}
+
+
+def test_what_is_not_all_on_a_gpu_does_without_kernels_that_want_it_there(llama: Path) -> None:
+    (llama / FILE).write_bytes(b"0" * 2000)
+    short = call(llama, GPU, gpu_memory="0.000001")
+    assert short["disable_exllama"] and short["disable_exllamav2"]
+    assert "part" in noted(llama, GPU, gpu_memory="0.000001", disable_exllamav2=True)["disable_exllamav2"]
+
+
+def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> None:
+    args = call(llama, triton=True)
+    assert (args["device_map"], args["torch_dtype"]) == ({"": "cpu"}, "bfloat16")
+    assert args["disable_exllama"] and args["disable_exllamav2"]
+    assert not (args["use_triton"] or args["use_cuda_fp16"] or args["inject_fused_mlp"])
+    assert KERNEL in arguments(llama, DEFAULTS, NO_GPU)
+    assert KERNEL not in arguments(llama, DEFAULTS | {"wbits": 8}, NO_GPU)
+    assert noted(llama, wbits=8)["wbits"].startswith("Slow")
+
+
+def test_the_models_own_say_counts_until_something_is_set_by_hand(llama: Path, tmp_path: Path) -> None:
+    assert call(llama)["quantize_config"] == {"bits": 4, "group_size": 128, "desc_act": False}
+    typed = call(llama, wbits=8, groupsize=32, desc_act=True)["quantize_config"]
+    assert typed == {"bits": 8, "group_size": 32, "desc_act": True}
+    assert {"wbits", "groupsize"} <= set(noted(llama, wbits=8, groupsize=32))
+    packed(tmp_path, ACT_ORDER)
+    assert call(tmp_path)["quantize_config"]["desc_act"]
+
+
+def test_an_old_folder_that_says_nothing_is_taken_for_4_bits_without_groups(untold: Path) -> None:
+    assert call(untold)["quantize_config"] == {"bits": 4, "group_size": -1, "desc_act": False}
+    (untold / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 64, "desc_act": True}))
+    assert call(untold)["quantize_config"] == {"bits": 3, "group_size": 64, "desc_act": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "safe"),
+    [
+        (["model.safetensors"], "model", True),
+        (["gptq_model-4bit-128g.safetensors"], "gptq_model-4bit-128g", True),
+        (["a.safetensors", "b.safetensors", "z.pt"], "b", True),
+        (["llama-7b-4bit.pt", "pytorch_model.bin"], "llama-7b-4bit", False),
+        (["pytorch_model.bin"], "pytorch_model", False),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "model", True),
+        (["adapter_model.safetensors", "old.pt"], "old", False),
+    ],
+)
+def test_the_last_weight_file_of_the_first_kind_is_taken(
+    tmp_path: Path, files: list[str], name: str, safe: bool
+) -> None:
+    args = call(packed(tmp_path, LLAMA, *files))
+    assert (args["model_basename"], args["use_safetensors"]) == (name, safe)
+
+
+@pytest.mark.parametrize(
+    ("config", "machine", "options", "fused"),
+    [
+        (MODELS["llama"], NO_GPU, {}, True),
+        (MODELS["grouped"], GPU, {}, False),
+        (MODELS["opt"], GPU, {}, False),
+        (LLAMA | {"head_dim": 64}, GPU, {}, False),
+        (ACT_ORDER, GPU, {}, True),
+        (ACT_ORDER, GPU, {"disable_exllamav2": True}, False),
+        (MODELS["llama"], NO_GPU, {"disk": True, "cpu_memory": "1"}, False),
+    ],
+    ids=["llama", "grouped", "opt", "narrow", "act-order", "act-order with exllama", "disk"],
+)
+def test_attention_is_fused_where_it_can_be(
+    tmp_path: Path, config: dict[str, Any], machine: Machine, options: dict[str, Value], fused: bool
+) -> None:
+    path = packed(tmp_path, config)
+    assert call(path, machine, **options)["inject_fused_attention"] == fused
+    assert ("no_inject_fused_attention" in noted(path, machine, **options)) != fused
+
+
+def test_memory_can_be_limited_and_the_rest_left_on_disk(llama: Path) -> None:
+    args = call(llama, cpu_memory="2GiB", disk=True)
+    assert (args["device_map"], args["max_memory"]) == ("auto", {"cpu": 2 * GIB})
+    assert args["offload_folder"]
+    assert "disk" in noted(llama, disk=True)
+
+
+def test_the_tokenizer_may_be_the_slow_one(llama: Path) -> None:
+    assert arguments(llama, DEFAULTS, NO_GPU)[TOKENIZER]["use_fast"]
+    assert not arguments(llama, DEFAULTS | {"no_use_fast": True}, NO_GPU)[TOKENIZER]["use_fast"]
+    assert "no_use_fast" not in noted(llama, no_use_fast=True)
+
+
+def test_explain_can_be_had_without_the_libraries(llama: Path) -> None:
+    program = (
+        "import sys, json; from pathlib import Path; from modules.engines.autogptq import explain;"
+        f"told = explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "print([name for name in ('torch', 'transformers', 'auto_gptq', 'numpy') if name in sys.modules], list(told))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout.strip() == "[] ['calls', 'notes']", told.stderr
