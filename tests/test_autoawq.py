@@ -20,6 +20,7 @@ from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, forget
 from tests.conftest import TRANSFORMERS, load
 from tests.quantised_folders import plain, quantised_folder
+from tests.test_hf_lora import ALONE, TOGETHER, WEIGHTED, heard, put, state
 
 AUTOAWQ = LOADERS["AutoAWQ"]
 ABSENT = unavailable(AUTOAWQ)
@@ -100,6 +101,24 @@ def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
     assert second.done.cached_tokens >= first.done.prompt_tokens + 3
 
 
+# -- LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader="AutoAWQ")
+def test_loras_change_it_as_they_change_the_same_weights_in_floats(
+    awq: WorkerProcess, folder: Path, loras_folder: Path, worker: WorkerProcess
+) -> None:
+    load(worker, plain(folder), TRANSFORMERS)
+    before = state(awq)
+    for wanted in (ALONE[0], TOGETHER, WEIGHTED):
+        ours, theirs = (put(each, loras_folder, wanted) for each in (awq, worker))
+        assert ours == pytest.approx(theirs, rel=0.1)
+        assert min(ours) > 1
+        assert heard(awq) == heard(worker) == {name for name, weight in wanted if weight >= 1}
+    assert put(awq, loras_folder) == []
+    assert state(awq) == before, "to the last digit"
+
+
 # -- the package by itself, and its fused layers -----------------------------------------------------------------------
 
 
@@ -163,14 +182,14 @@ def test_scales_that_are_no_numbers_are_refused(broken: WorkerProcess, shallow: 
         tmp_path / "nan",
         lambda weights: weights["model.layers.1.mlp.up_proj.scales"].fill_(torch.nan),
     )
-    with pytest.raises(LoadFailed, match="NaN"):
+    with pytest.raises(LoadFailed, match="no numbers"):
         load(broken, path, AUTOAWQ)
 
 
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"model_type": "gpt2"}, "does not know models of the type gpt2"),
+        ({"model_type": "gpt2"}, "does not know such models (gpt2)"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}}, "scales|qzeros"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}, "needs a GPU"),
     ],

@@ -67,8 +67,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"tensor '([^']*)' is quantized, which|([\w.-]+) isn't supported yet|(checkpoint_format=\S+)",
         {
-            "en": "AutoGPTQ, which is no longer developed, does not know this kind ({0}). Try another loader.",
-            "zh": "AutoGPTQ 已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
+            "en": "this loader's package, no longer developed, does not know such models ({0}). Try another loader.",
+            "zh": "此加载器的软件包已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
         },
     ),
     (
@@ -159,20 +159,6 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         {
             "en": "it does not fit into the memory allowed. Allow it more, or tick disk where a loader has that.",
             "zh": "允许使用的内存放不下它。请调高内存上限，或在有“磁盘”选项的加载器中勾选它。",
-        },
-    ),
-    (
-        r"(\S+) isn't supported yet",
-        {
-            "en": "AutoAWQ does not know models of the type {0}. Transformers with gptqmodel may load it.",
-            "zh": "AutoAWQ 不支持 {0} 类型的模型。可改用 Transformers（需安装 gptqmodel）。",
-        },
-    ),
-    (
-        r"logits are not finite",
-        {
-            "en": "it computes nothing but NaN: its scales are damaged or exceed 16 bits. Download it again.",
-            "zh": "计算结果为 NaN：其缩放系数已损坏或超出 16 位的范围。请重新下载。",
         },
     ),
     (
