@@ -67,6 +67,15 @@ def awq(folder: Path) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(scope="module")
+def floats(folder: Path) -> Iterator[WorkerProcess]:
+    """The same weights, dequantised, in float32 under Transformers."""
+    process = WorkerProcess()
+    load(process, plain(folder), TRANSFORMERS)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
 def broken() -> Iterator[WorkerProcess]:
     """A worker for loads that fail, or are soon replaced by others."""
     process = new_worker()
@@ -82,10 +91,9 @@ def new_worker() -> WorkerProcess:
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
-def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, folder: Path, worker: WorkerProcess) -> None:
-    load(worker, plain(folder), TRANSFORMERS)
+def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, floats: WorkerProcess) -> None:
     for prompt in (FRANCE, "1, 2, 3, 4, 5,"):
-        told = [answer(each, prompt, max_new_tokens=8, top_logprobs=5) for each in (awq, worker)]
+        told = [answer(each, prompt, max_new_tokens=8, top_logprobs=5) for each in (awq, floats)]
         for mine, theirs in zip(*(each.chances for each in told), strict=True):
             level = {each.text: each.logprob for each in theirs.top}
             assert theirs.chosen.logprob - level[mine.chosen.text] < BFLOAT16
@@ -106,15 +114,14 @@ def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader="AutoAWQ")
 def test_loras_change_it_as_they_change_the_same_weights_in_floats(
-    awq: WorkerProcess, folder: Path, loras_folder: Path, worker: WorkerProcess
+    awq: WorkerProcess, floats: WorkerProcess, loras_folder: Path
 ) -> None:
-    load(worker, plain(folder), TRANSFORMERS)
     before = state(awq)
     for wanted in (ALONE[0], TOGETHER, WEIGHTED):
-        ours, theirs = (put(each, loras_folder, wanted) for each in (awq, worker))
+        ours, theirs = (put(each, loras_folder, wanted) for each in (awq, floats))
         assert ours == pytest.approx(theirs, rel=0.1)
         assert min(ours) > 1
-        assert heard(awq) == heard(worker) == {name for name, weight in wanted if weight >= 1}
+        assert heard(awq) == heard(floats) == {name for name, weight in wanted if weight >= 1}
     assert put(awq, loras_folder) == []
     assert state(awq) == before, "to the last digit"
 
