@@ -45,14 +45,21 @@ class Kernels:
         return torch.cat([cls.gemm_forward_cuda(each, qweight, scales, qzeros, 0).half() for each in rows])
 
 
-def repack(module: torch.nn.Module) -> None:
-    """Make all of the model such that `Kernels` compute it, and what is not quantised of the same type."""
+def repack(module: Any) -> None:
+    """Make all of the model such that `Kernels` compute it, and what is not quantised of the same type, but for the
+    output, which gives logits in float32."""
     for layer in module.modules():
         if isinstance(layer, WQLinear_GEMM):
             _repack_layer(layer)
+    head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()
+    precise = {id(parameter) for parameter in head.parameters()}
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(DTYPE)
+            parameter.data = parameter.data.to(torch.float32 if id(parameter) in precise else DTYPE)
+    # In bfloat16 a logit of 20 has neighbours at a distance of 1/8: the likeliest tokens would often be equal.
+    head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
+    if id(embeddings.weight) in precise:
+        embeddings.register_forward_hook(lambda _embeddings, _args, out: out.to(DTYPE))
 
 
 def _repack_layer(layer: Any) -> None:
