@@ -176,7 +176,7 @@ _TABLE = (
             *("no_inject_fused_attention", *_TOKENIZER),
         ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "awq"),
         install="python server.py --install AutoAWQ",
         overlay=_LEGACY,

@@ -121,8 +121,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"tensor '([^']*)' is quantized, which|([\w.-]+) isn't supported yet|(checkpoint_format=\S+)",
         {
-            "en": "AutoGPTQ, which is no longer developed, does not know this kind ({0}). Try another loader.",
-            "zh": "AutoGPTQ 已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
+            "en": "this loader's package, no longer developed, does not know such models ({0}). Try another loader.",
+            "zh": "此加载器的软件包已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
         },
     ),
     (
@@ -211,8 +211,15 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     (
         r"offload_folder|offload the whole model|offload_dir",
         {
-            "en": "it does not fit into the memory allowed. Tick disk, or allow it more.",
-            "zh": "允许使用的内存放不下它。请勾选“磁盘”，或调高内存上限。",
+            "en": "it does not fit into the memory allowed. Allow it more, or tick disk where a loader has that.",
+            "zh": "允许使用的内存放不下它。请调高内存上限，或在有“磁盘”选项的加载器中勾选它。",
+        },
+    ),
+    (
+        r"trying to set a tensor of shape .+? in \"(\w+)\"",
+        {
+            "en": "its weights are packed otherwise than its config.json says ({0}). Download that file again.",
+            "zh": "其权重的打包方式与 config.json 所说的不符（{0}）。请重新下载该文件。",
         },
     ),
     (

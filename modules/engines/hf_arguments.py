@@ -149,7 +149,7 @@ def _placement(about: About, options: Mapping[str, Value], machine: Machine) -> 
     spreads = limited or options["disk"] or (not on_cpu and (options["auto_devices"] or _quantises(about, options)))
     args: dict[str, Json] = {"device_map": "auto" if spreads else {"": "cpu" if on_cpu else 0}}
     if limited:
-        args["max_memory"] = _limits(options, machine, on_cpu)
+        args["max_memory"] = memory_limits(options, machine, on_cpu)
     elif options["cpu"] and machine.gpus and spreads:
         args["max_memory"] = {"cpu": machine.memory}  # "auto" would take the GPUs
     if options["disk"]:
@@ -157,7 +157,7 @@ def _placement(about: About, options: Mapping[str, Value], machine: Machine) -> 
     return args
 
 
-def _limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dict[str, int]:
+def memory_limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) -> dict[str, int]:
     """accelerate uses no device that is not named here."""
     limits: dict[str, int] = {}
     if not on_cpu:

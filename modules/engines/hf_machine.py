@@ -13,7 +13,7 @@ from functools import cache
 from modules import gpus, machine
 from modules.engines.hf_arguments import Machine
 
-_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton")
+_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda")
 
 
 def machine_with(gpus: Iterable[int]) -> Machine:

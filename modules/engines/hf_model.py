@@ -159,13 +159,17 @@ def _as_python(args: Mapping[str, Json]) -> dict[str, Any]:
     """What JSON cannot say: see `hf_arguments`."""
     made = dict(args)
     if "max_memory" in made:
-        limits = made["max_memory"].items()
-        made["max_memory"] = {int(device) if device.isdigit() else device: size for device, size in limits}
+        made["max_memory"] = by_device(made["max_memory"])
     if "quantization_config" in made:
         config = dict(made["quantization_config"])
         gptq = config.pop("quant_method") == "gptq"
         made["quantization_config"] = (transformers.GPTQConfig if gptq else transformers.BitsAndBytesConfig)(**config)
     return made
+
+
+def by_device(limits: Mapping[str, int]) -> dict[int | str, int]:
+    """With the numbers that JSON has no keys of."""
+    return {int(device) if device.isdigit() else device: size for device, size in limits.items()}
 
 
 def _check_whole(module: Any, missing: Sequence[str]) -> None:

@@ -1,0 +1,81 @@
+"""Makes the engine of a folder of AWQ weights under autoawq."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules import heap
+from modules.engines.autoawq_arguments import CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq_cpu import repack
+from modules.engines.autoawq_fused import FusedModel, fused_layers
+from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
+from modules.engines.autoawq_notes import none_fused, notes
+from modules.engines.autoawq_package import AutoAWQForCausalLM
+from modules.engines.base import Report
+from modules.engines.hf_arguments import TOKENIZER
+from modules.engines.hf_engine import Engine
+from modules.engines.hf_loading import this_machine, with_loras
+from modules.engines.hf_model import Model, by_device, tokenizer_of
+from modules.engines.hf_vocabulary import TokenizerVocabulary
+from modules.engines.progress import whole_percents
+from modules.errors import LoadFailed
+from modules.events import Json
+from modules.options import Value
+
+NAME = "AutoAWQ"
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = this_machine()
+    plan = Plan(path, options, here)
+    if plan.why_not is not None:
+        raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
+    model = loaded(arguments(path, options, here), whole_percents(report))
+    _check_sound(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    said = [*notes(path, options, here)]
+    if plan.fused and not isinstance(model, FusedModel):
+        said.append(none_fused())
+    return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
+
+
+def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
+    """What the calls give."""
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    args = dict(calls[LOAD])
+    args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    if "max_memory" in args:
+        args["max_memory"] = by_device(args["max_memory"])
+    with mended(calls[CONFIG], KERNEL in calls, advance), _nothing_to_collect():
+        module: Any = AutoAWQForCausalLM.from_quantized(**args).model
+    if KERNEL in calls:
+        use_kernels_of_torch()
+        with heap.tight():
+            repack(module)
+    if not fused_layers(module):
+        return Model(NAME, tokenizer, module)
+    see_each_token_once()
+    return FusedModel(NAME, tokenizer, module)
+
+
+@contextlib.contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """It collects garbage after every layer, which takes most of the time if all that was imported is looked at."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _check_sound(model: Model) -> None:
+    """Damaged scales, or numbers beyond float16, would give an answer of nothing but the first token."""
+    logits = model.forward(model.encode("The") or [0], model.fresh())
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite")

@@ -1,0 +1,125 @@
+"""What is said of each AutoAWQ option that does not do here what its name promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from modules.engines.autoawq_arguments import Plan
+from modules.engines.hf_arguments import Machine
+from modules.engines.hf_notes import NO_GPU, of_own_code
+from modules.errors import Words
+from modules.events import Note
+from modules.options import Value
+
+
+def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    plan = Plan(path, options, machine)
+    yield from _devices(plan)
+    yield from _context(plan)
+    yield from _fusing(plan)
+    yield from _kernels(plan)
+    if options["trust_remote_code"]:
+        yield of_own_code(path)
+    if options["no_use_fast"] and plan.tokenizer_is_fast:
+        yield Note(
+            "no_use_fast",
+            {
+                "en": "No effect: this model comes with the fast tokenizer only.",
+                "zh": "无效：此模型只附带快速词符化器。",
+            },
+        )
+
+
+def _devices(plan: Plan) -> Iterator[Note]:
+    options, cards = plan.options, len(plan.machine.gpus)
+    if plan.on_cpu:
+        for key in (key for key in ("gpu_memory", "auto_devices") if options[key]):
+            yield Note(key, NO_GPU)
+    elif options["auto_devices"] and plan.limited:
+        yield Note(
+            "auto_devices",
+            {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"},
+        )
+    if cards and len(str(options["gpu_memory"]).replace(",", " ").split()) > cards:
+        yield Note(
+            "gpu_memory",
+            {
+                "en": f"Only the first {cards} sizes are used: there are no more GPUs.",
+                "zh": f"仅使用前 {cards} 项：没有更多的 GPU。",
+            },
+        )
+
+
+def _context(plan: Plan) -> Iterator[Note]:
+    wanted = int(plan.options["max_seq_len"])
+    if wanted > plan.about.own_context:
+        yield Note(
+            "max_seq_len",
+            {
+                "en": f"{plan.about.own_context} is used: this model knows no more, and AutoAWQ cannot stretch it.",
+                "zh": f"实际为 {plan.about.own_context}：这是此模型的上限，AutoAWQ 无法扩展。",
+            },
+        )
+
+
+_ONE_BY_ONE: Words = {
+    "en": "Fused layers answer one request at a time, read every prompt from its beginning, and take no LoRA. "
+    "Tick this for all that.",
+    "zh": "融合层一次只能回答一个请求，每次都从头读取提示词，也不能使用 LoRA。如需这些功能，请勾选此项。",
+}
+
+
+def _fusing(plan: Plan) -> Iterator[Note]:
+    ticked = bool(plan.options["no_inject_fused_attention"])
+    why = _why_not_fused(plan)
+    if plan.fused:
+        yield Note("no_inject_fused_attention", _ONE_BY_ONE)
+    elif why is not None and ticked:
+        text: Words = {"en": f"Changes nothing: {why['en']}", "zh": f"没有变化：{why['zh']}"}
+        yield Note("no_inject_fused_attention", text)
+    elif why is not None and not plan.on_cpu:
+        text = {"en": f"Fused layers are not used: {why['en']}", "zh": f"未使用融合层：{why['zh']}"}
+        yield Note("no_inject_fused_attention", text)
+
+
+def _why_not_fused(plan: Plan) -> Words | None:
+    """Whatever is ticked."""
+    if plan.on_cpu:
+        return {"en": "on the CPU there are no fused layers.", "zh": "在 CPU 上没有融合层。"}
+    if plan.missing_for_fusing:
+        names = ", ".join(plan.missing_for_fusing)
+        return {"en": f"they need {names}, not installed.", "zh": f"融合层需要 {names}，但未安装。"}
+    if plan.spreads:
+        return {
+            "en": "they need the whole model on one GPU, without limits of memory.",
+            "zh": "融合层要求整个模型位于同一个 GPU 上，且不限制内存。",
+        }
+    return None
+
+
+def _kernels(plan: Plan) -> Iterator[Note]:
+    """Beside the option that stands for how it is computed, though no option changes it."""
+    if plan.why_not is not None:
+        yield Note("no_inject_fused_attention", plan.why_not)
+    elif not plan.on_cpu and plan.version == "gemm" and not {"awq_ext", "triton"} & plan.machine.packages:
+        yield Note(
+            "no_inject_fused_attention",
+            {
+                "en": "Very slow: neither triton nor autoawq-kernels is installed, so all weights are unpacked "
+                "for every token. To install: pip install triton",
+                "zh": "速度很慢：未安装 triton 或 autoawq-kernels，生成每个词符都要解开全部权重。"
+                "安装命令：pip install triton",
+            },
+        )
+
+
+def none_fused() -> Note:
+    """Said once it is loaded."""
+    return Note(
+        "no_inject_fused_attention",
+        {
+            "en": "Fused layers are not used: AutoAWQ has none for this kind of model.",
+            "zh": "未使用融合层：AutoAWQ 没有适用于此类模型的融合层。",
+        },
+    )

@@ -1,0 +1,90 @@
+"""Tells what autoawq does by itself, beside what it does as we set it right.
+
+`python -m tests.awq_package_probe <folder> <the same dequantised>`, with the overlay on PYTHONPATH. Writes JSON: how
+far its own slow way and ours are from the dequantised model in float32, and which of `autoawq_mended` is still needed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modules.engines.autoawq_arguments import arguments
+from modules.engines.autoawq_loading import loaded
+from modules.engines.autoawq_package import AutoAWQForCausalLM, base
+from modules.engines.hf_arguments import Machine
+from modules.loaders import LOADERS, settle, values
+
+LOST = "model.layers.1.mlp.up_proj.qzeros"
+TEXT = "The capital of France is"
+OWN = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_layers": False}
+
+
+def main() -> None:
+    folder, plain = (Path(each) for each in sys.argv[1:])
+    tokens = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT)
+    reference = logits(transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32), tokens)
+    told: dict[str, Any] = {"no GPU": complaint(folder)}
+    base.get_best_device = lambda: "cpu-naive"
+    slow = logits(AutoAWQForCausalLM.from_quantized(str(folder), **OWN).model, tokens)
+    told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
+    told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
+    options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
+    ours = logits(loaded(arguments(folder, options, Machine()), lambda _done: None).module, tokens)
+    told |= {"slow": apart(slow, reference), "ours": apart(ours, reference)}
+    json.dump(told, sys.stdout)
+
+
+def logits(module: Any, tokens: list[int]) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = module(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+    return found
+
+
+def apart(left: Tensor, right: Tensor) -> float:
+    """How far the logarithms of probabilities are apart: of the likeliest 5, on which answers depend."""
+    best = right.topk(5).indices
+    return float((left.gather(1, best) - right.gather(1, best)).abs().max())
+
+
+def complaint(folder: Path) -> str:
+    """Of the package, left to itself."""
+    try:
+        AutoAWQForCausalLM.from_quantized(str(folder), **OWN)
+    except (ImportError, UnboundLocalError, NotImplementedError) as error:
+        return str(error)
+    return ""
+
+
+def in_capitals(folder: Path, target: Path) -> Path:
+    _copy(folder, target, "config.json")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["version"] = "GEMM"
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def without_a_tensor(folder: Path, target: Path) -> Path:
+    _copy(folder, target, "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    del weights[LOST]
+    save_file(weights, target / "model.safetensors")
+    return target
+
+
+def _copy(folder: Path, target: Path, but: str) -> None:
+    target.mkdir()
+    for file in folder.iterdir():
+        if file.name != but:
+            (target / file.name).symlink_to(file)
+
+
+if __name__ == "__main__":
+    main()

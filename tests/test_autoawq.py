@@ -1,0 +1,243 @@
+"""AutoAWQ with the real package from its overlay, in the real worker: it answers as its weights in floats do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.errors import LoadFailed
+from modules.loaders import LOADERS, unavailable
+from modules.process import ROOT, WorkerProcess
+from tests.answers import answer, forget
+from tests.conftest import TRANSFORMERS, load
+from tests.quantised_folders import plain, quantised_folder
+from tests.test_hf_lora import ALONE, TOGETHER, WEIGHTED, heard, put, state
+
+AUTOAWQ = LOADERS["AutoAWQ"]
+ABSENT = unavailable(AUTOAWQ)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))]
+
+FRANCE = "The capital of France is"
+LAYERS = 4
+FLOAT16, BFLOAT16 = 0.02, 0.35
+"""What rounding makes of likely tokens, in the logarithms of their probabilities. By the second, the same weights in
+plain bfloat16 differ from those in float32, too."""
+
+
+@pytest.fixture(scope="module")
+def folder(smollm2_folder: Path) -> Path:
+    return quantised_folder(smollm2_folder, "awq")
+
+
+@pytest.fixture(scope="module")
+def shallow(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of it, and beside it the same dequantised: for what does not depend on words."""
+    made = tmp_path_factory.mktemp("shallow")
+    for source in (folder, plain(folder)):
+        copy(source, made / source.name, num_hidden_layers=LAYERS)
+    (made / folder.name).rename(made / "packed")
+    return made / "packed"
+
+
+def copy(source: Path, target: Path, **config: Any) -> Path:
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).symlink_to(file)
+    said = json.loads((target / "config.json").read_text()) | config
+    (target / "config.json").unlink()
+    (target / "config.json").write_text(json.dumps(said))
+    return target
+
+
+@pytest.fixture(scope="module")
+def awq(folder: Path) -> Iterator[WorkerProcess]:
+    process = new_worker()
+    load(process, folder, AUTOAWQ)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def floats(folder: Path) -> Iterator[WorkerProcess]:
+    """The same weights, dequantised, in float32 under Transformers."""
+    process = WorkerProcess()
+    load(process, plain(folder), TRANSFORMERS)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def broken() -> Iterator[WorkerProcess]:
+    """A worker for loads that fail, or are soon replaced by others."""
+    process = new_worker()
+    yield process
+    process.close()
+
+
+def new_worker() -> WorkerProcess:
+    assert AUTOAWQ.overlay is not None
+    return WorkerProcess(AUTOAWQ.overlay.folder)
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, floats: WorkerProcess) -> None:
+    for prompt in (FRANCE, "1, 2, 3, 4, 5,"):
+        told = [answer(each, prompt, max_new_tokens=8, top_logprobs=5) for each in (awq, floats)]
+        for mine, theirs in zip(*(each.chances for each in told), strict=True):
+            level = {each.text: each.logprob for each in theirs.top}
+            assert theirs.chosen.logprob - level[mine.chosen.text] < BFLOAT16
+            assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=BFLOAT16)
+            if mine.chosen.text != theirs.chosen.text:
+                break  # the two were as good as equal
+
+
+def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
+    forget(awq)
+    first = answer(awq, FRANCE, max_new_tokens=4)
+    second = answer(awq, f"{FRANCE}{first.text} and", max_new_tokens=1)
+    assert second.done.cached_tokens >= first.done.prompt_tokens + 3
+
+
+# -- LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader="AutoAWQ")
+def test_loras_change_it_as_they_change_the_same_weights_in_floats(
+    awq: WorkerProcess, floats: WorkerProcess, loras_folder: Path
+) -> None:
+    before = state(awq)
+    for wanted in (ALONE[0], TOGETHER, WEIGHTED):
+        ours, theirs = (put(each, loras_folder, wanted) for each in (awq, floats))
+        assert ours == pytest.approx(theirs, rel=0.1)
+        assert min(ours) > 1
+        assert heard(awq) == heard(floats) == {name for name, weight in wanted if weight >= 1}
+    assert put(awq, loras_folder) == []
+    assert state(awq) == before, "to the last digit"
+
+
+# -- the package by itself, and its fused layers -----------------------------------------------------------------------
+
+
+def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
+    """What tests/`name`.py tells, with the packages of `before` and of the overlay."""
+    assert AUTOAWQ.overlay is not None
+    path = os.pathsep.join(map(str, [*before, AUTOAWQ.overlay.folder]))
+    command = [sys.executable, "-m", f"tests.{name}", str(folder), str(folder.parent / "plain")]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=250
+    )
+    assert told.returncode == 0, told.stderr
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
+    """Tells also when what `autoawq_mended` sets right is so by itself."""
+    found = probe("awq_package_probe", shallow)
+    assert found["slow"] < FLOAT16
+    assert found["ours"] < BFLOAT16
+    assert "intel_extension_for_pytorch" in found["no GPU"]
+    assert "q_linear_module" in found["capitals"]
+    assert "Cannot copy out of meta tensor" in found["missing"]
+
+
+def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow: Path) -> None:
+    found = probe("awq_fused_probe", shallow, ROOT / "tests" / "awq_stand_ins")
+    assert max(found["logits"]) < FLOAT16 * 10, "of all tokens, not of the likely ones alone"
+    assert found["unmended"] > 10 * max(found["logits"]), "it sees each token twice"
+    said = found["answers"]
+    assert said["alone"] == said["again"] == said["guided from itself"] != said["guided"]
+    assert found["to the end"] == 25, "one more than the context, which nobody reads any more"
+
+
+# -- what cannot be loaded ---------------------------------------------------------------------------------------------
+
+
+def changed(source: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    copy(source, target)
+    weights = load_file(source / "model.safetensors")
+    change(weights)
+    (target / "model.safetensors").unlink()
+    save_file(weights, target / "model.safetensors")
+    return target
+
+
+LOST = "model.layers.1.mlp.up_proj.qzeros"
+
+
+def test_a_missing_tensor_is_named(broken: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    path = changed(shallow, tmp_path / "lost", lambda weights: weights.pop(LOST))
+    with pytest.raises(LoadFailed, match=LOST) as refused:
+        load(broken, path, AUTOAWQ)
+    assert LOST in refused.value.cause["zh"]
+
+
+def test_scales_that_are_no_numbers_are_refused(broken: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    path = changed(
+        shallow,
+        tmp_path / "nan",
+        lambda weights: weights["model.layers.1.mlp.up_proj.scales"].fill_(torch.nan),
+    )
+    with pytest.raises(LoadFailed, match="no numbers"):
+        load(broken, path, AUTOAWQ)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"model_type": "gpt2"}, "does not know such models (gpt2)"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}}, "scales|qzeros"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}, "needs a GPU"),
+    ],
+    ids=["kind", "group", "version"],
+)
+def test_what_does_not_fit_is_named(
+    broken: WorkerProcess, shallow: Path, tmp_path: Path, config: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(LoadFailed) as refused:
+        load(broken, copy(shallow, tmp_path / "odd", **config), AUTOAWQ)
+    assert any(each in refused.value.cause["en"] for each in word.split("|"))
+
+
+def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
+    broken: WorkerProcess, shallow: Path, tmp_path: Path
+) -> None:
+    load(broken, shallow, AUTOAWQ)
+    expected = answer(broken, FRANCE, max_new_tokens=6).text
+    path = copy(shallow, tmp_path / "pickled")
+    torch.save(load_file(shallow / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    assert load(broken, path, AUTOAWQ, max_seq_len=10).context_length == 10
+    said = answer(broken, FRANCE, max_new_tokens=0)
+    assert said.text == expected
+    assert said.done.reason == "length"
+
+
+def test_a_program_in_a_pickle_is_not_run(broken: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    path = copy(shallow, tmp_path / "program")
+    (path / "model.safetensors").unlink()
+    torch.save({"x": Touches(tmp_path / "ran")}, path / "pytorch_model.bin")
+    with pytest.raises(LoadFailed, match="safetensors"):
+        load(broken, path, AUTOAWQ)
+    assert not (tmp_path / "ran").exists()
+
+
+class Touches:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
