@@ -17,15 +17,10 @@ from modules.loaders import LOADERS, Loader, overlay_of, unavailable
 from modules.overlay import Overlay
 from modules.process import WorkerProcess
 from tests.answers import answer
-<<<<<<< HEAD
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.quantised_folders import KINDS, plain, quantised_folder
 from tests.test_hf_lora import ALONE, TOGETHER, put, state
 from tests.trained_loras import LESSONS
-=======
-from tests.conftest import TRANSFORMERS, load
-from tests.quantised_folders import plain, quantised_folder
->>>>>>> autogptq
 
 METHODS = ("gptq", "awq")
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
@@ -56,10 +51,6 @@ def without_gptqmodel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader
 
 
 @pytest.mark.parametrize("method", METHODS)
-<<<<<<< HEAD
-=======
-@pytest.mark.skipif(INSTALLED, reason="gptqmodel is installed")
->>>>>>> autogptq
 def test_without_gptqmodel_the_loader_says_what_installs_it(
     smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App], without_gptqmodel: Loader, method: str
 ) -> None:
