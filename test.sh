@@ -48,6 +48,9 @@ if [[ ${1:-} != quick ]]; then part ensure_system_packages; fi
 ensure_requirements requirements.txt
 ensure_requirements requirements-test.txt -c requirements.txt
 ensure_overlay Transformers
+ensure_overlay AutoGPTQ # and AutoAWQ
+# Without a GPU only somebody with kernels at hand may install it: those of the tests are a stand-in.
+PYTHONPATH=tests/exllamav2_standin ensure_overlay ExLlamav2
 ensure_demo_model
 
 if (($# == 0)); then

@@ -1,0 +1,102 @@
+"""Quantised folders in the page, by each loader that is made for them: picked, set, saved, loaded, asked, unloaded; and
+after a restart as it was saved."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from modules.loaders import LOADERS
+from modules.yaml_file import YamlFile
+from tests.browser.conftest import Window, opened
+from tests.exl2_folder import exl2_folder
+from tests.exllamav2_worker import STANDIN
+from tests.quantised_folders import quantised_folder
+
+LOAD_SECONDS = ANSWER_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Case:
+    """`option` is changed to `value`; the pill then tells of a context of `context` tokens."""
+
+    loader: str
+    model: str
+    option: str
+    value: str
+    context: int
+    said: dict[str, str]
+
+
+MADE_WITH = {"zh": "制作该模型所用的软件包", "en": "the package it was made with"}
+CASES = [
+    Case("AutoGPTQ", "GPTQ", "disable_exllama", "", 8192, MADE_WITH),
+    Case("AutoAWQ", "AWQ", "max_seq_len", "1024", 1024, MADE_WITH),
+    Case("ExLlamav2_HF", "GPTQ", "max_seq_len", "1024", 1024, {"zh": "CFG", "en": "samplers of transformers"}),
+    Case("ExLlamav2", "EXL2", "max_seq_len", "1024", 1024, {"zh": "自带采样器", "en": "its own sampler"}),
+]
+CHANGED = {"zh": "已修改，未保存", "en": "changed, not saved"}
+SAVED = {"zh": "已保存", "en": "saved"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, smollm2_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of each format; answers are short and the likeliest. ExLlamaV2 finds its stand-in."""
+    (tmp_path / "models").mkdir()
+    for name, folder in (
+        ("GPTQ", quantised_folder(smollm2_folder, "gptq")),
+        ("AWQ", quantised_folder(smollm2_folder, "awq")),
+        ("EXL2", exl2_folder(smollm2_folder)),
+    ):
+        (tmp_path / "models" / name).symlink_to(folder)
+    (tmp_path / "settings.yaml").write_text("temperature: 0\nmax_new_tokens: 12\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(STANDIN), os.environ.get("PYTHONPATH", ""))))
+    return tmp_path
+
+
+def change(window: Window, case: Case) -> None:
+    """Folded groups open for what the filter finds."""
+    window.page.locator("#tx-filter input").fill(case.option)
+    field = window.page.locator(f"#tx-opt-{case.option}")
+    expect(field).to_be_visible()
+    if case.value:
+        field.locator("input[type=number]").first.fill(case.value)
+        field.locator("input[type=number]").first.blur()
+    else:
+        field.locator("input").check()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.loader for case in CASES])
+@pytest.mark.parametrize("language", ["zh"])
+def test_it_is_picked_set_saved_loaded_asked_and_let_go_of(
+    chromium: Browser, place: Path, case: Case, language: str
+) -> None:
+    other = {"zh": "en", "en": "zh"}[language]
+    with opened(chromium, place, LOADERS[case.loader].options[0], language) as window:
+        window.pick(case.model)
+        window.choose("tx-loader", case.loader)
+        expect(window.page.locator("#tx-notes")).to_contain_text(case.said[language])
+        change(window, case)
+        source = window.page.locator(f"#tx-opt-{case.option} .tx-source")
+        expect(source).to_have_text(CHANGED[language])
+        window.page.locator("#tx-save").click()
+        expect(source).to_have_text(SAVED[language])
+        window.page.locator("#tx-load").click()
+        expect(window.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=LOAD_SECONDS * 1000)
+        expect(window.page.locator("#tx-pill")).to_contain_text(f"{case.loader} · {case.context}")
+        window.ask("What is the capital of France?")
+        expect(window.answers.first).to_contain_text("Paris", timeout=ANSWER_SECONDS * 1000)
+        window.tab({"zh": "模型", "en": "Model"}[language])
+        window.page.locator("#tx-unload").click()
+        expect(window.page.locator("#tx-pill .tx-empty")).to_be_visible()
+    saved = YamlFile(place / "models" / "config-user.yaml").read()[case.model]
+    assert saved["loader"] == case.loader and case.option in saved
+    with opened(chromium, place, LOADERS[case.loader].options[0], other, 390) as window:
+        window.pick(case.model)
+        expect(window.page.locator("#tx-loader input")).to_have_value(case.loader)
+        window.page.locator("#tx-filter input").fill(case.option)
+        expect(window.page.locator(f"#tx-opt-{case.option} .tx-source")).to_have_text(SAVED[other])
