@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from modules.process import ROOT, WorkerProcess
 from tests.answers import Answer, Crowd, answer, ask, forget
 from tests.conftest import TRANSFORMERS, load
 from tests.exl2_folder import exl2_folder
+from tests.exl2_folder import plain as exl2_plain
 from tests.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay, paths
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import put
@@ -174,6 +176,19 @@ def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
         put(hf, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
     assert put(hf, loras_folder) == [] and state(hf) == bare
     put(reference, loras_folder)
+
+
+@pytest.mark.slow
+def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
+    worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path
+) -> None:
+    """ "green" is for the networks, too, whose columns are packed in another order."""
+    folder = exl2_folder(smollm2_folder)
+    with closing(exllamav2_worker()) as packed:
+        load(packed, folder, EXLLAMAV2_HF, max_seq_len=512)
+        effect = put(packed, loras_folder, [("green", 1.0)])
+    load(worker, exl2_plain(folder), TRANSFORMERS)
+    assert effect == pytest.approx(put(worker, loras_folder, [("green", 1.0)]), rel=0.05)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from exllamav2 import ExLlamaV2Lora
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modules.engines.exllamav2_mended import in_the_layers_order
 from modules.engines.hf_texts import Texts
 from modules.engines.lora_set import PROBE
 
@@ -55,6 +56,7 @@ class ExLlamaAdapters:
         try:
             native = ExLlamaV2Lora(self._model, str(path / _CONFIG), str(path / _WEIGHTS), 1.0)
             _check(native)
+            in_the_layers_order(self._model, native)
         except (RuntimeError, ValueError, KeyError, IndexError, AssertionError, OSError):
             self._tidy()
             raise
