@@ -11,9 +11,10 @@ from tests.hf_reference import of
 from tests.quantised_folders import KINDS, plain, quantised_folder, read_safetensors
 from tests.quantised_packing import dequantised
 
-WORSE = {"gptq": 1.5, "gptq-act-order": 1.75, "gptq-8bit": 1.01, "awq": 1.35}
+WORSE = {"gptq": 1.5, "gptq-act-order": 1.5, "gptq-8bit": 1.01, "awq": 1.35}
 """At most, of the perplexity, by kind: the other kinds have the weights of the first. GPTQ proper does no better here
-than rounding to the nearest: it was calibrated on a short text."""
+than rounding to the nearest, for it was calibrated on few texts of another kind (8,000 tokens; with 2,000 it was 3.8
+times as bad as the model, at the usual damping)."""
 TEXT = """The lighthouse at the end of the bay had been dark for eleven years when Martha Lindqvist bought it. She was a
 retired teacher of geography, and her sister in the city thought that she had gone mad. The roof leaked, the stairs were
 rusted through in three places, and the only road to it lay under water twice a day. But Martha had always wanted to
