@@ -126,7 +126,7 @@ _TABLE = (
             *("disable_exllama", "disable_exllamav2", *_TOKENIZER),
         ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "auto_gptq"),
         install="python server.py --install AutoGPTQ",
         overlay=_LEGACY,

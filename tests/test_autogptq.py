@@ -3,6 +3,7 @@ they cannot be read."""
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from tests import gptq_tiny
 from tests.answers import Answer, answer, forget, together
 from tests.conftest import load
 from tests.hf_reference import TOP, alone
+from tests.peft_together import in_peft
 from tests.quantised_folders import plain, quantised_folder
-from tests.test_hf_lora import TOGETHER, heard, put, state
+from tests.test_hf_lora import ALONE, BEGINNINGS, TOGETHER, WEIGHTED, heard, put, state
 
 AUTOGPTQ = LOADERS["AutoGPTQ"]
 WHY_NOT = unavailable(AUTOGPTQ)
@@ -32,8 +34,8 @@ pytestmark = [
 FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village"
 PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
 TOKENS = 4
-NEARLY = 0.2
-"""In the logarithm of a probability: what bfloat16 makes of 30 layers. Measured: up to 0.1."""
+NEARLY = 0.3
+"""In the logarithm of a probability of more than 3 %: what bfloat16 makes of 30 layers."""
 KINDS: dict[str, dict[str, Any]] = {
     "gptq": {},
     "gptq-act-order": {},
@@ -74,6 +76,13 @@ def best(told: Answer) -> list[list[float]]:
     return [[each.logprob for each in chances.top] for chances in told.chances]
 
 
+def likely(found: list[float], expected: list[float]) -> bool:
+    """Whether they agree on what is likely at all."""
+    count = sum(each > math.log(0.03) for each in expected)
+    assert count
+    return found[:count] == pytest.approx(expected[:count], abs=NEARLY)
+
+
 # -- as the weights say ------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +96,7 @@ def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, smo
         forget(busy)
         ours = answer(busy, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
         for found, logprobs in zip(best(ours), theirs["logprobs"], strict=True):
-            assert found == pytest.approx(logprobs, abs=NEARLY), (prompt, ours.text, theirs["text"])
+            assert likely(found, logprobs), (prompt, ours.text, theirs["text"])
             if logprobs[0] - logprobs[1] < NEARLY:
                 break
 
@@ -112,15 +121,22 @@ def test_two_are_answered_together(gptq: WorkerProcess) -> None:
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader="AutoGPTQ")
-def test_loras_are_heard_change_by_change_and_leave_nothing_behind(gptq: WorkerProcess, loras_folder: Path) -> None:
+def test_loras_do_what_they_do_to_the_same_weights_in_floats(
+    gptq: WorkerProcess, smollm2_folder: Path, loras_folder: Path
+) -> None:
+    """As PEFT itself does it; in any order, and nothing is left of them."""
+    twin = plain(quantised_folder(smollm2_folder, "gptq"))
+    sets = [*ALONE, TOGETHER, WEIGHTED]
+    expected = in_peft(twin, loras_folder, sets, BEGINNINGS, 1, {"dtype": "float32"})
+    put(gptq, loras_folder)
     bare = state(gptq)
-    for wanted in (TOGETHER, TOGETHER[:1], TOGETHER[1:], ()):
-        effects = put(gptq, loras_folder, wanted)
-        assert len(effects) == len(wanted) and all(effect > 1 for effect in effects)
-        assert heard(gptq) == {name for name, _ in wanted}
-    assert state(gptq) == bare
-    weak, strong = (put(gptq, loras_folder, [("banana", weight)])[0] for weight in (0.2, 1.0))
-    assert 0 < weak < strong
+    for wanted, answers in zip(sets, expected, strict=True):
+        assert all(effect > 1 for effect in put(gptq, loras_folder, wanted))
+        for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
+            ours = best(answer(gptq, beginning, max_new_tokens=1, top_logprobs=TOP))
+            assert likely(ours[0], theirs["logprobs"][0]), (wanted, beginning)
+    put(gptq, loras_folder, ALONE[0])
+    assert heard(gptq) == {"banana"}
     put(gptq, loras_folder)
     assert state(gptq) == bare
 
@@ -212,7 +228,7 @@ def test_parts_may_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_p
     folder = gptq_tiny.write(tmp_path / "whole", smollm2_folder, gptq_tiny.tensors(), bits=4)
     load(busy, folder, AUTOGPTQ, no_inject_fused_attention=True)
     expected = best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP))
-    info = load(busy, folder, AUTOGPTQ, cpu_memory="15MiB", disk=True)
+    info = load(busy, folder, AUTOGPTQ, cpu_memory="30MiB", disk=True)
     assert any("on disk" in note.text["en"] for note in info.notes)
     for found, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
         assert found == pytest.approx(theirs, abs=NEARLY)
