@@ -83,8 +83,8 @@ def test_each_format_has_its_loaders_best_first(model_format: str, names: list[s
 @pytest.mark.parametrize(
     ("ability", "names"),
     [
-        ("lora", set(LOADERS) - {"AutoAWQ"}),
-        ("loras", set(LOADERS) - {"AutoGPTQ", "AutoAWQ"}),
+        ("lora", set(LOADERS)),
+        ("loras", set(LOADERS)),
         ("train", {"Transformers"}),
         ("perplexity", set(LOADERS) - {"llama.cpp", "ExLlamav2"}),
         ("cfg", set(LOADERS) - {"llama.cpp"}),
