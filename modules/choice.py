@@ -51,8 +51,8 @@ _REASONS: Mapping[tuple[str, str], Words] = {
     ("ExLlamav2_HF", "gptq"): _EXL2_HF,
     ("ExLlamav2_HF", "exl2"): _EXL2_HF,
     ("AutoAWQ", "awq"): {
-        "en": "the package it was made with; fast on a GPU, very slow on the processor.",
-        "zh": "制作该模型所用的软件包；GPU 上较快，CPU 上很慢。",
+        "en": "the package it was made with; fast on a GPU, and usable on the processor, by PyTorch's own kernel.",
+        "zh": "制作该模型所用的软件包；GPU 上较快，CPU 上借助 PyTorch 自带的内核也可使用。",
     },
 }
 

@@ -76,9 +76,10 @@ def floats(folder: Path) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(scope="module")
-def broken() -> Iterator[WorkerProcess]:
+def broken(shallow: Path) -> Iterator[WorkerProcess]:
     """A worker for loads that fail, or are soon replaced by others."""
     process = new_worker()
+    load(process, shallow, AUTOAWQ)
     yield process
     process.close()
 
