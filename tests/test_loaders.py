@@ -84,7 +84,7 @@ def test_each_format_has_its_loaders_best_first(model_format: str, names: list[s
     ("ability", "names"),
     [
         ("lora", set(LOADERS) - {"AutoAWQ"}),
-        ("loras", set(LOADERS) - {"AutoGPTQ", "AutoAWQ"}),
+        ("loras", set(LOADERS) - {"AutoAWQ"}),
         ("train", {"Transformers"}),
         ("perplexity", set(LOADERS) - {"llama.cpp", "ExLlamav2"}),
         ("cfg", set(LOADERS) - {"llama.cpp"}),
