@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from modules.events import Waiting
-from modules.loaders import LOADERS
+from modules.loaders import LOADERS, unavailable
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, forget, together
 from tests.conftest import load
+from tests.quantised_folders import quantised_folder
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,7 @@ LOADED = {
     "Transformers": Shown(lambda gguf, folder: folder),
     "llama.cpp": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512}),
     "llamacpp_HF": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512, "cfg_cache": True}, together=False),
+    "AutoGPTQ": Shown(lambda gguf, folder: quantised_folder(folder, "gptq")),
 }
 WHERE = [
     pytest.param(name, marks=pytest.mark.works(shown.where, "streaming", loader=name)) for name, shown in LOADED.items()
@@ -50,6 +52,8 @@ GUIDED = [name for name in LOADED if "cfg" in LOADERS[name].abilities]
 @pytest.fixture(scope="module")
 def loaded(loader: str, smollm2: Path, smollm2_folder: Path) -> Iterator[WorkerProcess]:
     row, shown = LOADERS[loader], LOADED[loader]
+    if why_not := unavailable(row):
+        pytest.skip(str(why_not))
     process = WorkerProcess(row.overlay.folder if row.overlay else None)
     load(process, shown.make(smollm2, smollm2_folder), row, **shown.options)
     yield process
