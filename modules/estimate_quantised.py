@@ -11,7 +11,7 @@ needs one, was not measured at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules import estimate_hf
 from modules.estimate import Estimate
@@ -39,16 +39,18 @@ class Quantised:
 @dataclass(frozen=True)
 class _Way:
     """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; and for each weight of the layer
-    that is being unpacked; for each packed weight, what is kept besides."""
+    that is being unpacked; for each packed weight, what is kept besides. `repacks` layers of 4 bits as it loads, with
+    so many bytes for each weight of a layer, and unpacks none later; until all are, the files stay mapped."""
 
     libraries: int
     unpacking: float
     kept: float = 0.0
+    repacks: int = 0
 
 
 _WAYS = {
     "Transformers": _Way(libraries=0, unpacking=0),
-    "AutoGPTQ": _Way(libraries=0, unpacking=14),
+    "AutoGPTQ": _Way(libraries=40_000_000, unpacking=14, repacks=12),
     "AutoAWQ": _Way(libraries=0, unpacking=14),
 }
 
@@ -68,10 +70,28 @@ def placed(
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
-    unpacked = int(way.unpacking * shape.sizes.widest)
+    repacks = way.repacks and on_cpu and _in_4_bits(shape)
+    unpacked = 0 if repacks else int(way.unpacking * shape.sizes.widest)
     compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
-    return _shared(main, cards, cache, compute, other)
+    first, *rest = _shared(main, cards, cache, compute, other)
+    return _with_files(first, shape, way) if way.repacks and on_cpu else first, *rest
+
+
+def _in_4_bits(shape: Shape) -> bool:
+    """With scales and zero points 4 bits are 4.2 to 5.3."""
+    return 4 <= 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1) < 6
+
+
+def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
+    """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if the packed
+    weights are used as they are stored."""
+    if not _in_4_bits(shape):
+        copied = shape.sizes.elements * _WIDTH
+        return replace(kept, other=kept.other + copied, spare=copied)
+    loading = kept.weights + kept.other + way.repacks * shape.sizes.widest
+    total, needed = max(kept.total, loading + shape.size), max(kept.total, loading)
+    return replace(kept, other=kept.other + total - kept.total, spare=total - needed)
 
 
 def _shared(main: int, cards: Sequence[int], cache: int, compute: int, other: int) -> tuple[Estimate, ...]:

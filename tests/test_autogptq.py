@@ -16,7 +16,7 @@ from modules.errors import LoadFailed
 from modules.loaders import LOADERS, unavailable
 from modules.lora_errors import LoraRefused
 from modules.process import WorkerProcess
-from tests import gptq_tiny
+from tests import autogptq_probe, gptq_tiny
 from tests.answers import Answer, answer, forget, together
 from tests.conftest import load
 from tests.hf_reference import TOP, alone
@@ -232,6 +232,17 @@ def test_parts_may_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_p
     assert any("on disk" in note.text["en"] for note in info.notes)
     for found, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
         assert found == pytest.approx(theirs, abs=NEARLY)
+
+
+def test_the_libraries_are_left_as_they_were(smollm2_folder: Path, tmp_path: Path) -> None:
+    """Also by a load that fails. Once auto-gptq's own fused attention fits, ours can go."""
+    arrays = gptq_tiny.tensors()
+    whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
+    del arrays["model.norm.weight"]
+    lacks = gptq_tiny.write(tmp_path / "lacks", smollm2_folder, arrays, bits=4)
+    found = autogptq_probe.looked_at(whole, lacks)
+    assert found["after"] and found["after that"] and "model.norm.weight" in found["refused"]
+    assert "hidden_size" in found["own"]
 
 
 def test_a_lora_of_another_model_is_refused(gptq: WorkerProcess, tmp_path: Path) -> None:

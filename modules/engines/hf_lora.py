@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import inspect
 import itertools
 import json
@@ -44,6 +45,8 @@ _REFUSED = (
     *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
 )
 """What PEFT does in ways that cannot be weighted, added up or taken back."""
+_HARMLESS = {"peft_version", "qalora_group_size", "ensure_weight_tying", "runtime_config"}
+"""What newer versions of PEFT write, and older ones can do without: it changes nothing by itself."""
 _HARMLESS_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Of a training, as `init_lora_weights` names them. All others begin by changing the model's own weights."""
 
@@ -160,6 +163,9 @@ def _config(path: Path) -> Any:
             f"its training began by changing the model's own weights (init_lora_weights={said['init_lora_weights']}); "
             "PEFT's save_pretrained can convert it with path_initial_model_for_weight_conversion"
         )
+    known = {each.name for each in dataclasses.fields(peft.LoraConfig)} | _HARMLESS
+    if beyond := [key for key, value in said.items() if value and key not in known]:
+        raise ValueError(f"it asks for {beyond[0]}, which PEFT {peft.__version__} does not know")
     config = peft.LoraConfig.from_pretrained(str(path.parent))
     config.init_lora_weights, config.inference_mode = False, True
     return config
