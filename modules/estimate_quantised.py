@@ -38,20 +38,22 @@ class Quantised:
 
 @dataclass(frozen=True)
 class _Way:
-    """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; and for each weight of the layer
-    that is being unpacked; for each packed weight, what is kept besides. `repacks` layers of 4 bits as it loads, with
-    so many bytes for each weight of a layer, and unpacks none later; until all are, the files stay mapped."""
+    """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; for each weight of the layer
+    that is being unpacked; and of the output, more than as it is stored. One that `repacks` layers of 4 bits as it
+    loads, with so many bytes for each weight of a layer, unpacks none later; until all are, the files stay mapped. One
+    that `maps` computes with what is not packed as it lies in the files, and these stay mapped for that."""
 
     libraries: int
-    unpacking: float
-    kept: float = 0.0
+    unpacking: int = 0
+    output: int = 0
     repacks: int = 0
+    maps: bool = False
 
 
 _WAYS = {
-    "Transformers": _Way(libraries=0, unpacking=0),
+    "Transformers": _Way(libraries=120_000_000, maps=True),
     "AutoGPTQ": _Way(libraries=40_000_000, unpacking=14, repacks=12),
-    "AutoAWQ": _Way(libraries=0, unpacking=14),
+    "AutoAWQ": _Way(libraries=0, output=2),
 }
 
 
@@ -65,17 +67,18 @@ def placed(
     shape, way = model.shape, _WAYS[model.loader]
     on_cpu = bool(options.get("cpu")) or not gpus
     limits = [] if on_cpu else estimate_hf.limits_of(options, gpus, spreads=False)
-    main, *cards = estimate_hf.poured(_weights(shape) + int(way.kept * shape.sizes.unpacked), limits, len(gpus))
+    output = way.output * shape.vocabulary * shape.hidden if on_cpu else 0
+    main, *cards = estimate_hf.poured(_weights(shape) + output, limits, len(gpus))
     if options["cpu_memory"] and options.get("disk"):  # what exceeds it is on disk
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
     repacks = way.repacks and on_cpu and _in_4_bits(shape)
-    unpacked = 0 if repacks else int(way.unpacking * shape.sizes.widest)
+    unpacked = 0 if repacks else way.unpacking * shape.sizes.widest
     compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
     first, *rest = _shared(main, cards, cache, compute, other)
-    return _with_files(first, shape, way) if way.repacks and on_cpu else first, *rest
+    return _with_files(first, shape, way) if on_cpu else first, *rest
 
 
 def _in_4_bits(shape: Shape) -> bool:
@@ -84,8 +87,12 @@ def _in_4_bits(shape: Shape) -> bool:
 
 
 def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
-    """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if the packed
-    weights are used as they are stored."""
+    """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if anything is
+    used as it is stored."""
+    if way.maps and shape.sizes.stored == "BF16":
+        return replace(kept, other=kept.other + shape.sizes.packed, spare=shape.sizes.packed)
+    if not way.repacks:
+        return kept
     if not _in_4_bits(shape):
         copied = shape.sizes.elements * _WIDTH
         return replace(kept, other=kept.other + copied, spare=copied)
@@ -143,8 +150,9 @@ def within(model: Quantised, options: Mapping[str, Value], free: Sequence[int]) 
 
 def context_length(model: Quantised, options: Mapping[str, Value]) -> int:
     """In tokens, with what the options say of it."""
+    own = model.shape.context or USUAL_CONTEXT
     if asked := int(options.get("max_seq_len") or 0):
-        return asked
+        return asked if model.loader in _EXLLAMA else min(asked, own)
     if "alpha_value" in options:
         return estimate_hf.context_length(model.shape, options)
-    return model.shape.context or USUAL_CONTEXT
+    return own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,14 @@ from modules.catalog import Catalog
 from modules.estimate import Estimate
 from modules.estimate_quantised import Quantised, context_length, placed, within
 from modules.fit import Device, fit
-from modules.loaders import LOADERS, candidates, settle, values
+from modules.loaders import LOADERS, candidates, overlay_of, settle, values
 from modules.options import Value
+from modules.process import WorkerProcess
 from modules.shape import Shape, Sizes, sizes_of
+from tests.answers import answer, ask
+from tests.conftest import load, load_arguments
+from tests.quantised_folders import quantised_folder
+from tests.test_estimate_hf import peak
 
 GIB = 1 << 30
 LAYER = {
@@ -143,6 +149,28 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
         assert 50e6 < told.spare <= size
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loader", "kind"),
+    [("AutoGPTQ", "gptq"), ("AutoAWQ", "awq"), ("Transformers", "gptq"), ("Transformers", "awq")],
+)
+def test_a_real_folder_takes_what_was_estimated(smollm2_folder: Path, loader: str, kind: str) -> None:
+    """The peak of a worker that has read 1,000 tokens, less that of one that has imported none of the libraries."""
+    folder, row = quantised_folder(smollm2_folder, kind), LOADERS[loader]
+    own = overlay_of(row, kind)
+    with closing(WorkerProcess(own.folder if own else None)) as worker:
+        ask(worker, "explain", **load_arguments(folder, row))
+        empty = peak(worker)
+        load(worker, folder, row)
+        text = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * 128)
+        read = answer(worker, ask(worker, "decode", tokens=text[:1022]), max_new_tokens=1).done.prompt_tokens
+        taken = peak(worker) - empty
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None and 1000 < read < 1024
+    (said,) = placed(Quantised(shape, loader), options(loader), tokens=1024)
+    assert said.total == pytest.approx(taken, rel=0.1)
+
+
 def test_the_context_is_the_one_asked_for_or_the_models_own() -> None:
     assert context_length(Quantised(LLAMA, "AutoGPTQ"), options("AutoGPTQ")) == 4096
     assert context_length(Quantised(LLAMA, "AutoAWQ"), options("AutoAWQ", max_seq_len=512)) == 512
@@ -150,8 +178,6 @@ def test_the_context_is_the_one_asked_for_or_the_models_own() -> None:
 
 
 def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Path) -> None:
-    from tests.quantised_folders import quantised_folder
-
     folder = quantised_folder(smollm2_folder, "gptq")
     found = Catalog(folder.parent).find(folder.name).shape
     assert found is not None and found.method == "gptq"
