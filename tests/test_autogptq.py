@@ -35,7 +35,7 @@ FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village
 PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
 TOKENS = 4
 NEARLY = 0.3
-"""In the logarithm of a probability of more than 3 %: what bfloat16 makes of 30 layers."""
+"""In the logarithm of a probability of more than 5 %: what bfloat16 makes of 30 layers."""
 KINDS: dict[str, dict[str, Any]] = {
     "gptq": {},
     "gptq-act-order": {},
@@ -78,7 +78,7 @@ def best(told: Answer) -> list[list[float]]:
 
 def likely(found: list[float], expected: list[float]) -> bool:
     """Whether they agree on what is likely at all."""
-    count = sum(each > math.log(0.03) for each in expected)
+    count = sum(each > math.log(0.05) for each in expected)
     assert count
     return found[:count] == pytest.approx(expected[:count], abs=NEARLY)
 
@@ -135,8 +135,7 @@ def test_loras_do_what_they_do_to_the_same_weights_in_floats(
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
             ours = best(answer(gptq, beginning, max_new_tokens=1, top_logprobs=TOP))
             assert likely(ours[0], theirs["logprobs"][0]), (wanted, beginning)
-    put(gptq, loras_folder, ALONE[0])
-    assert heard(gptq) == {"banana"}
+    assert heard(gptq) == {"banana", "green"}, "of the last set"
     put(gptq, loras_folder)
     assert state(gptq) == bare
 
