@@ -39,8 +39,8 @@ class Quantised:
 @dataclass(frozen=True)
 class _Way:
     """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; and for each weight of the layer
-    that is being unpacked; for each packed weight, what is kept besides. `repacks` layers of 4 bits as it loads, with
-    so many bytes for each weight of a layer, and unpacks none later; until all are, the files stay mapped."""
+    that is being unpacked; for each packed weight, what is kept besides. `repacks` layers of 4 or 8 bits as it
+    loads, with so many bytes for each weight of a layer, and unpacks none later; until then, the files stay mapped."""
 
     libraries: int
     unpacking: float
@@ -70,7 +70,7 @@ def placed(
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
-    repacks = way.repacks and on_cpu and _in_4_bits(shape)
+    repacks = way.repacks and on_cpu and _in_4_or_8_bits(shape)
     unpacked = 0 if repacks else int(way.unpacking * shape.sizes.widest)
     compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
@@ -78,15 +78,16 @@ def placed(
     return _with_files(first, shape, way) if way.repacks and on_cpu else first, *rest
 
 
-def _in_4_bits(shape: Shape) -> bool:
-    """With scales and zero points 4 bits are 4.2 to 5.3."""
-    return 4 <= 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1) < 6
+def _in_4_or_8_bits(shape: Shape) -> bool:
+    """With scales and zero points 4 bits are 4.2 to 5.3, and 8 are 8.3 to 9.5."""
+    bits = 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1)
+    return 4 <= bits < 6 or bits >= 8
 
 
 def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
     """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if the packed
     weights are used as they are stored."""
-    if not _in_4_bits(shape):
+    if not _in_4_or_8_bits(shape):
         copied = shape.sizes.elements * _WIDTH
         return replace(kept, other=kept.other + copied, spare=copied)
     loading = kept.weights + kept.other + way.repacks * shape.sizes.widest
