@@ -68,5 +68,5 @@ def why(record: ModelRecord, loader: Loader) -> Words | None:
     if words is None:
         return None
     kind = record.format.upper() if record.format not in ("safetensors", "pytorch") else record.format
-    said = ", ".join(filter(None, (kind, record.quantisation)))
+    said = record.quantisation if record.quantisation.startswith(kind) else f"{kind}, {record.quantisation}".strip(", ")
     return {language: f"{said}: {words[language]}" for language in LANGUAGES}

@@ -39,9 +39,9 @@ class Quantised:
 @dataclass(frozen=True)
 class _Way:
     """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; for each weight of the layer
-    that is being unpacked; and of the output, more than as it is stored. One that `repacks` layers of 4 bits as it
-    loads, with so many bytes for each weight of a layer, unpacks none later; until all are, the files stay mapped. One
-    that `maps` computes with what is not packed as it lies in the files, and these stay mapped for that."""
+    that is being unpacked; and of the output, more than as it is stored. One that `repacks` layers of 4 or 8 bits as
+    it loads, with so many bytes for each weight of a layer, unpacks none later; until all are, the files stay mapped.
+    One that `maps` computes with what is not packed as it lies in the files, and these stay mapped for that."""
 
     libraries: int
     unpacking: int = 0
@@ -73,7 +73,7 @@ def placed(
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
-    repacks = way.repacks and on_cpu and _in_4_bits(shape)
+    repacks = way.repacks and on_cpu and _in_4_or_8_bits(shape)
     unpacked = 0 if repacks else way.unpacking * shape.sizes.widest
     compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
@@ -81,9 +81,10 @@ def placed(
     return _with_files(first, shape, way) if on_cpu else first, *rest
 
 
-def _in_4_bits(shape: Shape) -> bool:
-    """With scales and zero points 4 bits are 4.2 to 5.3."""
-    return 4 <= 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1) < 6
+def _in_4_or_8_bits(shape: Shape) -> bool:
+    """With scales and zero points 4 bits are 4.2 to 5.3, and 8 are 8.3 to 9.5."""
+    bits = 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1)
+    return 4 <= bits < 6 or bits >= 8
 
 
 def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
@@ -93,7 +94,7 @@ def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
         return replace(kept, other=kept.other + shape.sizes.packed, spare=shape.sizes.packed)
     if not way.repacks:
         return kept
-    if not _in_4_bits(shape):
+    if not _in_4_or_8_bits(shape):
         copied = shape.sizes.elements * _WIDTH
         return replace(kept, other=kept.other + copied, spare=copied)
     loading = kept.weights + kept.other + way.repacks * shape.sizes.widest

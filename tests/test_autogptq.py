@@ -22,7 +22,7 @@ from tests.conftest import load
 from tests.hf_reference import TOP, alone
 from tests.peft_together import in_peft
 from tests.quantised_folders import plain, quantised_folder
-from tests.test_hf_lora import ALONE, BEGINNINGS, TOGETHER, WEIGHTED, heard, put, state
+from tests.test_hf_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state
 
 AUTOGPTQ = LOADERS["AutoGPTQ"]
 WHY_NOT = unavailable(AUTOGPTQ)
@@ -35,7 +35,7 @@ FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village
 PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
 TOKENS = 4
 NEARLY = 0.3
-"""In the logarithm of a probability of more than 3 %: what bfloat16 makes of 30 layers."""
+"""In the logarithm of a probability of more than 5 %: what bfloat16 makes of 30 layers."""
 KINDS: dict[str, dict[str, Any]] = {
     "gptq": {},
     "gptq-act-order": {},
@@ -78,7 +78,7 @@ def best(told: Answer) -> list[list[float]]:
 
 def likely(found: list[float], expected: list[float]) -> bool:
     """Whether they agree on what is likely at all."""
-    count = sum(each > math.log(0.03) for each in expected)
+    count = sum(each > math.log(0.05) for each in expected)
     assert count
     return found[:count] == pytest.approx(expected[:count], abs=NEARLY)
 
@@ -126,7 +126,7 @@ def test_loras_do_what_they_do_to_the_same_weights_in_floats(
 ) -> None:
     """As PEFT itself does it; in any order, and nothing is left of them."""
     twin = plain(quantised_folder(smollm2_folder, "gptq"))
-    sets = [*ALONE, TOGETHER, WEIGHTED]
+    sets = [ALONE[0], WEIGHTED]
     expected = in_peft(twin, loras_folder, sets, BEGINNINGS, 1, {"dtype": "float32"})
     put(gptq, loras_folder)
     bare = state(gptq)
@@ -135,8 +135,7 @@ def test_loras_do_what_they_do_to_the_same_weights_in_floats(
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
             ours = best(answer(gptq, beginning, max_new_tokens=1, top_logprobs=TOP))
             assert likely(ours[0], theirs["logprobs"][0]), (wanted, beginning)
-    put(gptq, loras_folder, ALONE[0])
-    assert heard(gptq) == {"banana"}
+    assert heard(gptq) == {"banana", "green"}, "of the last set"
     put(gptq, loras_folder)
     assert state(gptq) == bare
 
@@ -190,7 +189,10 @@ def test_what_does_not_fit_on_the_disk_or_in_the_words_is_refused(
     other = gptq_tiny.write(tmp_path / "other", smollm2_folder, arrays, bits=4)
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace('"model_type": "llama"', '"model_type": "qwen3"'))
+    biased = gptq_tiny.write(tmp_path / "biased", smollm2_folder, arrays, bits=4)
+    (biased / "config.json").write_text(config.replace('"model_type"', '"attention_bias": true, "model_type"'))
     for folder, options, words in (
+        (biased, {}, "k_proj.bias"),
         (silent, {"wbits": 8, "groupsize": 64}, "wbits and groupsize"),
         (silent, {"wbits": 4}, "wbits and groupsize"),
         (silent, {"wbits": 4, "groupsize": 128}, "wbits and groupsize"),
@@ -243,6 +245,15 @@ def test_the_libraries_are_left_as_they_were(smollm2_folder: Path, tmp_path: Pat
     found = autogptq_probe.looked_at(whole, lacks)
     assert found["after"] and found["after that"] and "model.norm.weight" in found["refused"]
     assert "hidden_size" in found["own"]
+
+
+def test_an_overlay_that_is_damaged_is_to_be_installed_again(tmp_path: Path) -> None:
+    (tmp_path / "auto_gptq").mkdir()
+    (tmp_path / "auto_gptq" / "__init__.py").write_text("import a_package_that_is_gone")
+    process = WorkerProcess(tmp_path)
+    with pytest.raises(LoadFailed, match=r"a_package_that_is_gone\). Install them again"):
+        load(process, tmp_path, AUTOGPTQ)
+    process.close()
 
 
 def test_a_lora_of_another_model_is_refused(gptq: WorkerProcess, tmp_path: Path) -> None:

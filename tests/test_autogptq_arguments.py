@@ -132,8 +132,8 @@ def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> Non
     assert args["disable_exllama"] and args["disable_exllamav2"]
     assert not (args["use_triton"] or args["use_cuda_fp16"] or args["inject_fused_mlp"])
     assert KERNEL in arguments(llama, DEFAULTS, NO_GPU)
-    assert KERNEL not in arguments(llama, DEFAULTS | {"wbits": 8}, NO_GPU)
-    assert noted(llama, wbits=8)["wbits"].startswith("Slow")
+    assert KERNEL not in arguments(llama, DEFAULTS | {"wbits": 3}, NO_GPU)
+    assert noted(llama, wbits=3)["wbits"].startswith("Slow")
 
 
 def test_the_models_own_say_counts_until_something_is_set_by_hand(llama: Path, tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "whole modules": (_same, {"modules_to_save": ["lm_head"]}, "modules_to_save"),
     "biases": (_same, {"bias": "all"}, "bias"),
     "another beginning": (_same, {"init_lora_weights": "pissa"}, "pissa"),
+    "what is not known yet": (_same, {"use_marvels": True}, "use_marvels, which PEFT"),
     "another kind": (_same, {"peft_type": "IA3"}, "IA3"),
     "zeros": (_zeros, {}, "changes no logit"),
     "not numbers": (_endless, {}, "no longer finite"),

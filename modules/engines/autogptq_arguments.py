@@ -21,6 +21,7 @@ from modules.own_code import code_elsewhere
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
 KERNEL = "torch._weight_int4pack_mm_for_cpu"
+KERNEL_BITS = (4, 8)
 KERNEL_GROUPS = (256, 128, 64, 32)
 """Weights to a scale that PyTorch's kernel takes; larger groups are several of these."""
 USUAL_BITS = 4  # where neither the model nor anybody else tells, as the original took it
@@ -154,7 +155,7 @@ class Plan:
     @property
     def quick(self) -> bool:
         """Whether PyTorch's kernel for CPUs stands in for auto-gptq's way, which has none: see `autogptq_cpu`."""
-        return self.on_cpu and self.bits == 4 and (self.group == -1 or self.group % KERNEL_GROUPS[-1] == 0)
+        return self.on_cpu and self.bits in KERNEL_BITS and (self.group == -1 or self.group % KERNEL_GROUPS[-1] == 0)
 
     @property
     def heads(self) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 auto-gptq's kernels are for CUDA; without them it makes a layer's floats out of its words for every token: a layer of
 2048 x 5632 takes 225 ms so, and 7 ms by this kernel in bfloat16 (measured on two busy cores; with float32 it is no
-faster). Its weights take as much memory as they did: half a byte each. What the kernel cannot take stays as it is:
-other than 4 bits, groups whose inputs are not all of one size, odd shapes, layers that accelerate moves about.
+faster). Its weights take as much memory as they did: half a byte each. Those of 8 bits are two of 4, whose results add
+up. What the kernel cannot take stays as it is: 2 or 3 bits, groups whose inputs are not all of one size, odd shapes,
+layers that accelerate moves about.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.engines.autogptq_arguments import KERNEL_GROUPS
+from modules.engines.autogptq_arguments import KERNEL_BITS, KERNEL_GROUPS
 
 _ROWS = 16  # of the weight at once
-_WORD = 8  # weights
 
 
 class PackedLinear(torch.nn.Module):
-    """`order` brings the inputs of a group together; None if they are."""
+    """`qweight` holds one or two sets of weights, which add up; `order` brings the inputs of a group together; None if
+    they are."""
 
     qweight: Tensor
     scales_and_zeros: Tensor
@@ -34,13 +35,17 @@ class PackedLinear(torch.nn.Module):
         self.register_buffer("order", None)
         self.register_buffer("bias", None)
         self.group = group
-        self.outfeatures, self.infeatures = packed.shape[0], 2 * packed.shape[1]
+        self.outfeatures, self.infeatures = packed.shape[1], 2 * packed.shape[2]
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.infeatures)
         if self.order is not None:
             rows = rows[:, self.order]
-        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.qweight, self.group, self.scales_and_zeros)
+        parts = [
+            torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, self.group, scales)
+            for packed, scales in zip(self.qweight, self.scales_and_zeros, strict=True)
+        ]
+        out: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         out = out.reshape(*x.shape[:-1], self.outfeatures)
         return out if self.bias is None else out + self.bias
 
@@ -56,18 +61,21 @@ def _packed(layer: Any) -> PackedLinear | None:
     group = next((each for each in KERNEL_GROUPS if layer.group_size % each == 0), 0)
     here = layer.qweight.device.type == "cpu" and not hasattr(layer, "_hf_hook")
     fits = layer.outfeatures % _ROWS == 0 and layer.infeatures % layer.group_size == 0
-    if not (here and fits and group and layer.bits == 4 and layer.scales.dtype == torch.bfloat16):
+    if not (here and fits and group and layer.bits in KERNEL_BITS and layer.scales.dtype == torch.bfloat16):
         return None
     order = _order(layer)
     if order is None:
         return None
-    levels = _nibbles(layer.qweight.T).index_select(1, order)  # (outputs, inputs)
-    zeros = _nibbles(layer.qzeros) + 1
+    levels = _unpacked(layer.qweight.T, layer.bits).index_select(1, order)  # (outputs, inputs)
+    zeros = _unpacked(layer.qzeros, layer.bits) + 1
     if layer.QUANT_TYPE == "cuda-old":
-        zeros &= 15
-    both = torch.stack([layer.scales, (8 - zeros) * layer.scales], -1)  # (groups, outputs, 2)
-    both = both.repeat_interleave(layer.group_size // group, 0).contiguous()
-    made = PackedLinear(torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), both, group)
+        zeros &= 2**layer.bits - 1
+    # The kernel takes 8 off each: (high - 8) * 16 + (low - 8) + 136 is what 8 bits say.
+    parts = [(levels, 1, 8 - zeros)] if layer.bits == 4 else [(levels >> 4, 16, 128 - zeros), (levels & 15, 1, 8)]
+    packed = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(each, 1) for each, _, _ in parts]
+    both = torch.stack([torch.stack([layer.scales * by, layer.scales * zero], -1) for _, by, zero in parts])
+    both = both.repeat_interleave(layer.group_size // group, 1).contiguous()  # (parts, groups, outputs, 2)
+    made = PackedLinear(torch.stack(packed), both, group)
     if not torch.equal(order, torch.arange(len(order))):
         made.order = order
     made.bias = layer.bias
@@ -87,7 +95,8 @@ def _order(layer: Any) -> Tensor | None:
     return order
 
 
-def _nibbles(words: Tensor) -> Tensor:
-    """(rows, 8 n) out of (rows, n)"""
-    shifts = torch.arange(0, 32, 32 // _WORD, dtype=torch.int32)
-    return (words[..., None] >> shifts & 15).reshape(len(words), -1)
+def _unpacked(words: Tensor, bits: int) -> Tensor:
+    """(rows, 32 / bits * n) out of (rows, n)"""
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    parts: Tensor = words[..., None] >> shifts & 2**bits - 1
+    return parts.reshape(len(words), -1)

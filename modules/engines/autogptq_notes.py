@@ -113,8 +113,8 @@ def _quantisation(plan: Plan) -> Iterator[Note]:
         yield Note(
             "wbits",
             {
-                "en": "Slow: on the CPU there is a kernel for 4 bits only; these weights are unpacked for each token.",
-                "zh": "速度慢：CPU 上只有 4 位的内核，生成每个词符都要解包这些权重。",
+                "en": "Slow: the CPU has a kernel for 4 and 8 bits only; these weights are unpacked for each token.",
+                "zh": "速度慢：CPU 上只有 4 位和 8 位的内核，生成每个词符都要解包这些权重。",
             },
         )
 

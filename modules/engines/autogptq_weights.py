@@ -109,13 +109,14 @@ class _Filling:
 
     def finish(self) -> None:
         """Give layers that lack what they can do without their usual. ValueError if more is missing."""
+        own = _parameters_before(self._model)
         for name in sorted(self._lacks):
             layer, kind = self._layer(name), name.rpartition(".")[2]
             if not hasattr(layer, "qweight"):
                 continue
             if kind == "g_idx":
                 self._put(name, _usual_groups(layer))
-            elif kind == "bias":
+            elif kind == "bias" and name not in own:
                 layer.bias = None
                 self._lacks.discard(name)
         retie_parameters(self._model, self._tied)
@@ -152,6 +153,12 @@ class _Filling:
             raise ValueError(f"tensor '{name}' is packed otherwise than {asked}: {what}")
         if not fits:
             raise ValueError(f"tensor '{name}' has wrong shape: {what}")
+
+
+def _parameters_before(model: Any) -> set[str]:
+    """By name, those of the model before auto-gptq gave every layer a bias."""
+    with accelerate.init_empty_weights():
+        return {name for name, _ in type(model)(model.config).named_parameters()}
 
 
 def _place(name: str, places: Places) -> Any:
