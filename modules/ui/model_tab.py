@@ -111,9 +111,9 @@ class ModelTab:
         # No limit: a second Load must reach `Models`, which gives up the first one.
         loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
 
-        picked = self.model.input(
-            self.pick, form, [*chosen, self.anew], trigger_mode="always_last", queue=False, **PRIVATE
-        )
+        # Without the loader: told a second time, the one shown so far would be none of those for the new model.
+        picking = {"inputs": {self.model, self.options.shown}, "trigger_mode": "always_last", "queue": False}
+        picked = self.model.input(self.pick, outputs=[*chosen, self.anew], **picking, **PRIVATE)
         picked.then(**explain, **PRIVATE)
         picked.then(self.start_if_wanted, {*form, self.autoload, self.anew}, **loading)
         self.loader.change(fn=None, inputs=self.loader, js=SWITCH_LOADER, show_progress="hidden")
