@@ -202,7 +202,7 @@ def test_what_does_not_fit_on_the_disk_or_in_the_words_is_refused(
         (nonsense, {}, "no numbers"),
         (later, {}, "gptq_v2"),
         (other, {}, "qwen3"),
-        (silent, {"groupsize": 64, "cpu_memory": "1MiB"}, "Tick disk"),
+        (silent, {"groupsize": 64, "cpu_memory": "1MiB"}, "tick disk"),
     ):
         with pytest.raises(LoadFailed, match=words):
             load(busy, folder, AUTOGPTQ, **options)
