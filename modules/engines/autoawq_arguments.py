@@ -6,50 +6,35 @@ What stands here as JSON becomes Python in `autoawq_loading`: the names of dtype
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from modules.engines.hf_arguments import TOKENIZER, About, Machine, memory_limits
+from modules.engines.hf_arguments import TOKENIZER, Machine
+from modules.engines.legacy_arguments import SUFFIXES, LegacyPlan, read_json, weights
 from modules.errors import Words
 from modules.events import Json
 from modules.options import Value
-from modules.own_code import code_elsewhere
 
 CONFIG, LOAD = "AwqConfig", "AutoAWQForCausalLM.from_quantized"
 KERNEL = "torch.ops.aten._weight_int4pack_mm_for_cpu"
 """What computes on a CPU: PyTorch's own kernel for weights of 4 bits."""
 USUAL_GROUP = 128
 _INDICES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".bin", ".pt")
-_NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
 _PACKAGES = {"gemv": "awq_ext", "gemv_fast": "awq_v2_ext", "marlin": "marlin_cuda"}
 """What each version but "gemm" needs of autoawq-kernels, which are for GPUs."""
 _FUSING = ("awq_ext", "flash_attn")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of the options for one model on one machine; `arguments` and the notes tell the same by it."""
-
-    path: Path
-    options: Mapping[str, Value]
-    machine: Machine
-
-    @cached_property
-    def about(self) -> About:
-        return About(self.path)
-
+class Plan(LegacyPlan):
     @cached_property
     def said(self) -> dict[str, Any]:
         """What the model's files say of its quantisation, in config.json's words; old ones had a file of their own."""
         within = self.about.config.get("quantization_config")
         if isinstance(within, dict):
             return within
-        beside = _json(self.path / "quant_config.json")
+        beside = read_json(self.path / "quant_config.json")
         return {**beside, "bits": beside.get("w_bit"), "group_size": beside.get("q_group_size")}
 
     @property
@@ -72,10 +57,6 @@ class Plan:
             "version": self.version,
             "modules_to_not_convert": self.said.get("modules_to_not_convert"),
         }
-
-    @property
-    def on_cpu(self) -> bool:
-        return not self.machine.gpus
 
     @property
     def why_not(self) -> Words | None:
@@ -106,16 +87,6 @@ class Plan:
             }
         return None
 
-    # -- where it goes ------------------------------------------------------------------------------------------------
-
-    @property
-    def limited(self) -> bool:
-        return bool(self.options["cpu_memory"] or (self.options["gpu_memory"] and not self.on_cpu))
-
-    @property
-    def spreads(self) -> bool:
-        return self.limited or (bool(self.options["auto_devices"]) and not self.on_cpu)
-
     # -- the context --------------------------------------------------------------------------------------------------
 
     @property
@@ -136,39 +107,27 @@ class Plan:
         wanted = not self.options["no_inject_fused_attention"]
         return wanted and not self.on_cpu and not self.spreads and not self.missing_for_fusing
 
-    @property
-    def tokenizer_is_fast(self) -> bool:
-        """Whether transformers has no other for it than the one in tokenizer.json."""
-        return str(_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
-
     # -- files --------------------------------------------------------------------------------------------------------
 
     @property
     def filename(self) -> str:
         """The file of weights or of their index: by the usual names, else the first one of the first kind."""
         usual = next((name for name in _INDICES if (self.path / name).is_file()), "")
-        found = (sorted(self.path.glob(f"*{suffix}")) for suffix in _SUFFIXES)
-        others = (file.name for files in found for file in files if not file.name.startswith(_NOT_WEIGHTS))
+        others = (file.name for suffix in SUFFIXES for file in weights(self.path, suffix))
         return usual or next(others, "")
 
 
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
     """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
     plan = Plan(path, options, machine)
-    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
     calls: dict[str, Json] = {
-        TOKENIZER: {
-            "pretrained_model_name_or_path": str(path),
-            "trust_remote_code": trusted,
-            "local_files_only": True,
-            "use_fast": not options["no_use_fast"],
-        },
+        TOKENIZER: plan.tokenizer,
         CONFIG: plan.config,
         LOAD: {
             "quant_path": str(path),
             "quant_filename": plan.filename,
             "max_seq_len": plan.context + plan.fused,  # fused layers begin to forget once their own caches are full
-            "trust_remote_code": trusted,
+            "trust_remote_code": plan.trusted,
             "fuse_layers": plan.fused,
             "batch_size": 1,
             "torch_dtype": "float16",
@@ -182,17 +141,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
 
 
 def _placement(plan: Plan) -> dict[str, Json]:
-    if not plan.spreads:
-        return {"device_map": {"": "cpu" if plan.on_cpu else 0}}
-    args: dict[str, Json] = {"device_map": "auto"}
+    args: dict[str, Json] = {"device_map": plan.device_map}
     if plan.limited:
-        args["max_memory"] = memory_limits(plan.options, plan.machine, plan.on_cpu)
+        args["max_memory"] = plan.limits
     return args
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -20,7 +20,7 @@ from modules.engines.autoawq_package import AutoAWQForCausalLM
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER
 from modules.engines.hf_engine import Engine
-from modules.engines.hf_loading import this_machine, with_loras
+from modules.engines.hf_loading import check_sound, this_machine, with_loras
 from modules.engines.hf_model import Model, by_device, tokenizer_of
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
@@ -37,7 +37,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     if plan.why_not is not None:
         raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
     model = loaded(arguments(path, options, here), whole_percents(report))
-    _check_sound(model)
+    check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = [*notes(path, options, here)]
     if plan.fused and not isinstance(model, FusedModel):
@@ -72,10 +72,3 @@ def _nothing_to_collect() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _check_sound(model: Model) -> None:
-    """Damaged scales, or numbers beyond float16, would give an answer of nothing but the first token."""
-    logits = model.forward(model.encode("The") or [0], model.fresh())
-    if not logits.isfinite().all():
-        raise ValueError("its logits are not finite")

@@ -6,18 +6,16 @@ BaseQuantizeConfig, and the numbers in `max_memory` are device numbers again.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from modules.engines.hf_arguments import TOKENIZER, About, Machine
+from modules.engines.hf_arguments import TOKENIZER, Machine
+from modules.engines.legacy_arguments import SUFFIXES, LegacyPlan, read_json, weights
 from modules.events import Json
-from modules.options import Value, size_in_bytes
-from modules.own_code import code_elsewhere
+from modules.options import Value
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
 KERNEL = "torch._weight_int4pack_mm_for_cpu"
@@ -25,30 +23,17 @@ KERNEL_BITS = (4, 8)
 KERNEL_GROUPS = (256, 128, 64, 32)
 """Weights to a scale that PyTorch's kernel takes; larger groups are several of these."""
 USUAL_BITS = 4  # where neither the model nor anybody else tells, as the original took it
-_SUFFIXES = (".safetensors", ".pt", ".bin")
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
 _FUSED = ("llama",)
 """Those of auto-gptq's modules that fit transformers 4.51: not the one for GPT-J, nor those for models' own code."""
 _TRITON_BITS = (2, 4, 8)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of the options for one model on one machine; `arguments` and the notes tell the same by it."""
-
-    path: Path
-    options: Mapping[str, Value]
-    machine: Machine
-
-    @cached_property
-    def about(self) -> About:
-        return About(self.path)
-
+class Plan(LegacyPlan):
     @cached_property
     def said(self) -> Mapping[str, Any]:
         """What the model's files say of its quantisation; nothing of old ones."""
-        beside = _json(self.path / "quantize_config.json")
+        beside = read_json(self.path / "quantize_config.json")
         within = self.about.config.get("quantization_config")
         return beside | (within if isinstance(within, dict) else {})
 
@@ -74,35 +59,9 @@ class Plan:
         return bool(self.options["desc_act"] or self.said.get("desc_act"))
 
     @property
-    def on_cpu(self) -> bool:
-        return bool(self.options["cpu"]) or not self.machine.gpus
-
-    @property
     def dtype(self) -> str:
         """Kernels for GPUs want float16, with which a CPU is slow."""
         return "bfloat16" if self.on_cpu else "float16"
-
-    # -- where it goes ------------------------------------------------------------------------------------------------
-
-    @property
-    def limited(self) -> bool:
-        return bool(self.options["cpu_memory"] or (self.options["gpu_memory"] and not self.on_cpu))
-
-    @property
-    def spreads(self) -> bool:
-        return self.limited or (not self.on_cpu and bool(self.options["auto_devices"]))
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """accelerate uses no device that is not named here."""
-        found: dict[str, int] = {}
-        if not self.on_cpu:
-            given = [size_in_bytes(each) for each in re.split(r"[, ]+", str(self.options["gpu_memory"])) if each]
-            sizes = given or [int(size * 0.9) for size in self.machine.gpus]
-            found |= {str(device): size for device, size in enumerate(sizes[: len(self.machine.gpus)])}
-        own = str(self.options["cpu_memory"])
-        found["cpu"] = size_in_bytes(own) if own else self.machine.memory
-        return found
 
     @property
     def leaves_gpu(self) -> bool:
@@ -115,7 +74,7 @@ class Plan:
     @cached_property
     def files(self) -> list[Path]:
         """The weight files: those of the first kind that there is, in order."""
-        return next((found for suffix in _SUFFIXES if (found := _weights(self.path, suffix))), [])
+        return next((found for suffix in SUFFIXES if (found := weights(self.path, suffix))), [])
 
     @property
     def weights_size(self) -> int:
@@ -193,26 +152,13 @@ class Plan:
     def fused_mlp(self) -> bool:
         return self.triton and self.knows_mlp and not self.options["no_inject_fused_mlp"]
 
-    # -- the rest -----------------------------------------------------------------------------------------------------
-
-    @property
-    def tokenizer_is_fast(self) -> bool:
-        """Whether transformers has no other for it than the one in tokenizer.json."""
-        return str(_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
-
 
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
     """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
     plan = Plan(path, options, machine)
-    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
     exllama, exllamav2 = plan.exllamas
     return {
-        TOKENIZER: {
-            "pretrained_model_name_or_path": str(path),
-            "trust_remote_code": trusted,
-            "local_files_only": True,
-            "use_fast": not options["no_use_fast"],
-        },
+        TOKENIZER: plan.tokenizer,
         LOAD: {
             "model_name_or_path": str(path),
             "model_basename": plan.basename,
@@ -227,7 +173,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "use_cuda_fp16": not options["no_use_cuda_fp16"] and not plan.on_cpu,
             "disable_exllama": not exllama,
             "disable_exllamav2": not exllamav2,
-            "trust_remote_code": trusted,
+            "trust_remote_code": plan.trusted,
             "local_files_only": True,
         },
         **({KERNEL: {"dtype": plan.dtype}} if plan.quick else {}),
@@ -235,25 +181,13 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
 
 
 def _placement(plan: Plan) -> dict[str, Json]:
-    if not plan.spreads:
-        return {"device_map": {"": "cpu" if plan.on_cpu else 0}}
-    args: dict[str, Json] = {"device_map": "auto", "max_memory": plan.limits}
-    if plan.options["disk"]:
-        args["offload_folder"] = "cache/offload"  # a folder of its own in there for each worker
+    args: dict[str, Json] = {"device_map": plan.device_map}
+    if plan.spreads:
+        args["max_memory"] = plan.limits
+        if plan.options["disk"]:
+            args["offload_folder"] = "cache/offload"  # a folder of its own in there for each worker
     return args
-
-
-def _weights(path: Path, suffix: str) -> list[Path]:
-    return sorted(file for file in path.glob(f"*{suffix}") if not file.name.startswith(_NOT_WEIGHTS))
 
 
 def _whole(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -20,8 +20,8 @@ from modules.engines.autogptq_notes import no_kernels, notes, on_disk
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER, About
 from modules.engines.hf_engine import Engine
-from modules.engines.hf_loading import this_machine, with_loras
-from modules.engines.hf_model import Model, tokenizer_of
+from modules.engines.hf_loading import check_sound, this_machine, with_loras
+from modules.engines.hf_model import Model, by_device, tokenizer_of
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
@@ -48,7 +48,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
         with heap.tight():
             quicken(module)
     model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
-    _check_sound(model)
+    check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     context = About(path).own_context
     said = (*notes(path, options, here), *_found_out(model))
@@ -86,8 +86,7 @@ def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     args["quantize_config"] = BaseQuantizeConfig(**args["quantize_config"])
     if "max_memory" in args:
-        limits = args["max_memory"].items()
-        args["max_memory"] = {int(device) if device.isdigit() else device: size for device, size in limits}
+        args["max_memory"] = by_device(args["max_memory"])
     with _libraries_as_they_were(), _our_reading(own, advance), ours_injected():
         return AutoGPTQForCausalLM.from_quantized(**args).model
 
@@ -129,10 +128,3 @@ def _check_format(plan: Plan) -> None:
     said = str(plan.said.get("checkpoint_format") or "gptq")
     if said != "gptq":
         raise ValueError(f"checkpoint_format={said}")
-
-
-def _check_sound(model: Model) -> None:
-    """ValueError for a model that calculates nonsense."""
-    tokens = model.encode("The") or [0]
-    if not model.forward(tokens, model.fresh()).isfinite().all():
-        raise ValueError("its logits are not finite")

@@ -8,6 +8,7 @@ from pathlib import Path
 from modules.engines.autogptq_arguments import Plan
 from modules.engines.hf_arguments import Machine
 from modules.engines.hf_notes import CPU_ONLY, NO_GPU, of_own_code
+from modules.engines.legacy_arguments import of_tokenizer
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -51,14 +52,7 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _kernels(plan)
     if options["trust_remote_code"]:
         yield of_own_code(path)
-    if options["no_use_fast"] and plan.tokenizer_is_fast:
-        yield Note(
-            "no_use_fast",
-            {
-                "en": "No effect: this model comes with the fast tokenizer only.",
-                "zh": "无效：此模型只附带快速词符化器。",
-            },
-        )
+    yield from of_tokenizer(plan)
 
 
 def on_disk(parts: int, of: int) -> Note:

@@ -58,6 +58,14 @@ def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:
         yield on_disk(count, len(places))
 
 
+def check_sound(model: Model) -> None:
+    """ValueError for a model that calculates nonsense: damaged scales, or numbers beyond float16, would give an answer
+    of nothing but the first token."""
+    tokens = model.encode("The") or [0]
+    if not model.forward(tokens, model.fresh()).isfinite().all():
+        raise ValueError("its logits are not finite")
+
+
 def this_machine() -> Machine:
     """As PyTorch sees it."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
