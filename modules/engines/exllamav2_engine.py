@@ -85,7 +85,7 @@ class Engine:
         self._can_guide = words["paged"] and bool(options["cfg_cache"])
         self._answers: list[Answer] = []
         self._warm_up()
-        self.questions: Operations = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.questions = self.texts.questions
         loras = operation(ExLlamaAdapters(made.model, self.texts, self._put_in))
         self.operations: Operations = {"forget": self.forget, "apply_loras": loras}
         self.info = Info(
@@ -100,20 +100,6 @@ class Engine:
     def _warm_up(self) -> None:
         """So that the first answer does not wait for kernels to be tuned."""
         self._model.forward(torch.zeros(1, 1, dtype=torch.long))
-
-    # -- questions ------------------------------------------------------------------------------------------------
-
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
-        return self.texts.encode(text, add_special)
-
-    def count(self, text: str) -> int:
-        return len(self.texts.encode(text))
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
-        for token in tokens:
-            self.texts.check_token("tokens", token)
-        return self.texts.decode(tokens, special=True)
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Engine:
         self._writing: list[Answer] = []  # in the order of the batch
         self._batch = Batch(self.model)
         self._warm_up()
-        self.questions: Operations = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.questions = self.model.questions
         self.operations: Operations = {"forget": self.forget}
         self.info = Info(
             context_length=self._context,
@@ -91,20 +91,6 @@ class Engine:
         self._rows = ROWS if model.can_batch and model.can_cut(cache) else 1
         self._reads_whole = model.sums_up(cache)
         self._shelf.clear()
-
-    # -- questions ------------------------------------------------------------------------------------------------
-
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
-        return self.model.encode(text, add_special)
-
-    def count(self, text: str) -> int:
-        return len(self.model.encode(text))
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
-        for token in tokens:
-            self.model.check_token("tokens", token)
-        return self.model.decode(tokens, special=True)
 
     # -- requests -------------------------------------------------------------------------------------------------
 

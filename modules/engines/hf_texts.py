@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from modules.engines.base import Operations
 from modules.errors import OptionError
 from modules.events import Logprob, TokenChances
 
@@ -45,6 +46,24 @@ class Texts:
             words = {"skip_special_tokens": not special, "clean_up_tokenization_spaces": False}
             text = self.tokenizer.decode(list(tokens), **words)
             return text
+
+    @property
+    def questions(self) -> Operations:
+        """What a worker is asked of texts, at any time."""
+
+        def encode(text: str, add_special: bool = True) -> list[int]:
+            return self.encode(text, add_special)
+
+        def count(text: str) -> int:
+            return len(self.encode(text))
+
+        def decode(tokens: list[int]) -> str:
+            """The text of `tokens`, special ones by their names. OptionError for a number that is no token."""
+            for token in tokens:
+                self.check_token("tokens", token)
+            return self.decode(tokens, special=True)
+
+        return {"encode": encode, "count": count, "decode": decode}
 
     def check_token(self, option: str, token: int) -> None:
         if not 0 <= token < len(self.tokenizer):
