@@ -20,7 +20,7 @@ from modules.options import Value, size_in_bytes
 from modules.shape import Shape
 
 _WIDTH = 2
-"""Bytes of a number that is computed with: bfloat16 on the CPU, float16 on a GPU."""
+"""Bytes of a number that is computed with, on the CPU and on a GPU."""
 _EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
 _CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.5}
 """Of each number kept in ExLlamaV2's caches, scales included."""
@@ -52,7 +52,7 @@ class _Way:
 
 _WAYS = {
     "Transformers": _Way(libraries=120_000_000, maps=True),
-    "AutoGPTQ": _Way(libraries=40_000_000, unpacking=14, repacks=12),
+    "AutoGPTQ": _Way(libraries=20_000_000, unpacking=14, output=2, repacks=12),
     "AutoAWQ": _Way(libraries=0, output=2),
 }
 
@@ -67,8 +67,7 @@ def placed(
     shape, way = model.shape, _WAYS[model.loader]
     on_cpu = bool(options.get("cpu")) or not gpus
     limits = [] if on_cpu else estimate_hf.limits_of(options, gpus, spreads=False)
-    output = way.output * shape.vocabulary * shape.hidden if on_cpu else 0
-    main, *cards = estimate_hf.poured(_weights(shape) + output, limits, len(gpus))
+    main, *cards = estimate_hf.poured(_weights(shape) + (_output(shape, way) if on_cpu else 0), limits, len(gpus))
     if options["cpu_memory"] and options.get("disk"):  # what exceeds it is on disk
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
@@ -79,6 +78,10 @@ def placed(
     other = estimate_hf.libraries(shape) + way.libraries
     first, *rest = _shared(main, cards, cache, compute, other)
     return _with_files(first, shape, way) if on_cpu else first, *rest
+
+
+def _output(shape: Shape, way: _Way) -> int:
+    return way.output * shape.vocabulary * shape.hidden
 
 
 def _in_4_or_8_bits(shape: Shape) -> bool:
@@ -97,7 +100,7 @@ def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
     if not _in_4_or_8_bits(shape):
         copied = shape.sizes.elements * _WIDTH
         return replace(kept, other=kept.other + copied, spare=copied)
-    loading = kept.weights + kept.other + way.repacks * shape.sizes.widest
+    loading = kept.weights - _output(shape, way) + kept.other + way.repacks * shape.sizes.widest
     total, needed = max(kept.total, loading + shape.size), max(kept.total, loading)
     return replace(kept, other=kept.other + total - kept.total, spare=total - needed)
 

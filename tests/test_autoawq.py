@@ -28,9 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT is not None, reason=st
 
 FRANCE = "The capital of France is"
 LAYERS = 4
-FLOAT16, BFLOAT16 = 0.02, 0.35
-"""What rounding makes of likely tokens, in the logarithms of their probabilities. By the second, the same weights in
-plain bfloat16 differ from those in float32, too."""
+SHALLOW, FLOAT16 = 0.02, 0.15
+"""What rounding makes of likely tokens, in the logarithms of their probabilities: of a few layers, and of all 30."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +96,8 @@ def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, floats: Wo
         told = [answer(each, prompt, max_new_tokens=8, top_logprobs=5) for each in (awq, floats)]
         for mine, theirs in zip(*(each.chances for each in told), strict=True):
             level = {each.text: each.logprob for each in theirs.top}
-            assert theirs.chosen.logprob - level[mine.chosen.text] < BFLOAT16
-            assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=BFLOAT16)
+            assert theirs.chosen.logprob - level[mine.chosen.text] < FLOAT16
+            assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=FLOAT16)
             if mine.chosen.text != theirs.chosen.text:
                 break  # the two were as good as equal
 
@@ -146,8 +145,8 @@ def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
 def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
     """Tells also when what `autoawq_mended` sets right is so by itself."""
     found = probe("awq_package_probe", shallow)
-    assert found["slow"] < FLOAT16
-    assert found["ours"] < BFLOAT16
+    assert found["slow"] < SHALLOW
+    assert found["ours"] < FLOAT16
     assert "intel_extension_for_pytorch" in found["no GPU"]
     assert "q_linear_module" in found["capitals"]
     assert "Cannot copy out of meta tensor" in found["missing"]

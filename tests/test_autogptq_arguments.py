@@ -128,7 +128,8 @@ def test_what_is_not_all_on_a_gpu_does_without_kernels_that_want_it_there(llama:
 
 def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> None:
     args = call(llama, triton=True)
-    assert (args["device_map"], args["torch_dtype"]) == ({"": "cpu"}, "bfloat16")
+    assert (args["device_map"], args["torch_dtype"]) == ({"": "cpu"}, "float16")
+    assert call(llama, wbits=3)["torch_dtype"] == "bfloat16", "which a CPU is quicker with, where there is no kernel"
     assert args["disable_exllama"] and args["disable_exllamav2"]
     assert not (args["use_triton"] or args["use_cuda_fp16"] or args["inject_fused_mlp"])
     assert KERNEL in arguments(llama, DEFAULTS, NO_GPU)

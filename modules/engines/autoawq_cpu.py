@@ -1,8 +1,10 @@
-"""AWQ's layers computed on a CPU by PyTorch's own kernel for weights of 4 bits, in bfloat16.
+"""AWQ's layers computed on a CPU by PyTorch's own kernel for weights of 4 bits.
 
 autoawq has no kernel for a CPU but that of a package which is no longer made (intel_extension_for_pytorch); without it,
 every layer is unpacked in float16 for every token. Here the weights are put once in the order that PyTorch's kernel
-reads, in no more memory, and `Kernels` stands where autoawq looks for its own, awq_ext.
+reads, in no more memory, and `Kernels` stands where autoawq looks for its own, awq_ext. Only what the kernel reads is
+in bfloat16; all else stays in float16, as the model was made for: with it, too, in bfloat16 the answers were four times
+as far from those of floats, and no faster.
 
 A weight is (level - zero) * scale; PyTorch's kernel has (level - 8) * scale + offset.
 """
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.engines.autoawq_package import WQLinear_GEMM, reverse_awq_order, unpack_awq
+from modules.engines.hf_model import output_in_floats
 
 DTYPE = torch.bfloat16  # PyTorch has the fast kernel for no other
 _GROUPS = (256, 128, 64, 32)  # that it takes
@@ -30,10 +33,10 @@ class Kernels:
     def gemm_forward_cuda(x: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor, _parts: int) -> Tensor:
         """`x` times the weight: (tokens, inputs) to (tokens, outputs)."""
         if qweight.is_floating_point():
-            return x.to(DTYPE) @ qweight
+            return (x.to(DTYPE) @ qweight).to(x.dtype)
         group = x.shape[-1] // scales.shape[0]
         made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(DTYPE), qweight, group, scales)
-        return made[:, : qzeros.shape[1]]
+        return made[:, : qzeros.shape[1]].to(x.dtype)
 
     @classmethod
     def dequantize_weights_cuda(cls, qweight: Tensor, scales: Tensor, qzeros: Tensor, *_: object) -> Tensor:
@@ -46,20 +49,11 @@ class Kernels:
 
 
 def repack(module: Any) -> None:
-    """Make all of the model such that `Kernels` compute it, and what is not quantised of the same type, but for the
-    output, which gives logits in float32."""
+    """Make all of the model such that `Kernels` compute it; the output gives logits in float32."""
     for layer in module.modules():
         if isinstance(layer, WQLinear_GEMM):
             _repack_layer(layer)
-    head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()
-    precise = {id(parameter) for parameter in head.parameters()}
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.float32 if id(parameter) in precise else DTYPE)
-    # In bfloat16 a logit of 20 has neighbours at a distance of 1/8: the likeliest tokens would often be equal.
-    head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
-    if id(embeddings.weight) in precise:
-        embeddings.register_forward_hook(lambda _embeddings, _args, out: out.to(DTYPE))
+    output_in_floats(module)
 
 
 def _repack_layer(layer: Any) -> None:

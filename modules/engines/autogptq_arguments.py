@@ -60,8 +60,8 @@ class Plan(LegacyPlan):
 
     @property
     def dtype(self) -> str:
-        """Kernels for GPUs want float16, with which a CPU is slow."""
-        return "bfloat16" if self.on_cpu else "float16"
+        """As such models were made for. Where every layer is unpacked for every token, a CPU is slow with it."""
+        return "bfloat16" if self.on_cpu and not self.quick else "float16"
 
     @property
     def leaves_gpu(self) -> bool:
@@ -176,7 +176,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "trust_remote_code": plan.trusted,
             "local_files_only": True,
         },
-        **({KERNEL: {"dtype": plan.dtype}} if plan.quick else {}),
+        **({KERNEL: {"dtype": "bfloat16"}} if plan.quick else {}),
     }
 
 

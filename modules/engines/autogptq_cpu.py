@@ -2,9 +2,9 @@
 
 auto-gptq's kernels are for CUDA; without them it makes a layer's floats out of its words for every token: a layer of
 2048 x 5632 takes 225 ms so, and 7 ms by this kernel in bfloat16 (measured on two busy cores; with float32 it is no
-faster). Its weights take as much memory as they did: half a byte each. Those of 8 bits are two of 4, whose results add
-up. What the kernel cannot take stays as it is: 2 or 3 bits, groups whose inputs are not all of one size, odd shapes,
-layers that accelerate moves about.
+faster). Only what the kernel reads is in bfloat16. Its weights take as much memory as they did: half a byte each. Those
+of 8 bits are two of 4, whose results add up. What the kernel cannot take stays as it is: 2 or 3 bits, groups whose
+inputs are not all of one size, odd shapes, layers that accelerate moves about.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.engines.autogptq_arguments import KERNEL_BITS, KERNEL_GROUPS
 
 _ROWS = 16  # of the weight at once
+_DTYPE = torch.bfloat16  # PyTorch has the fast kernel for no other
 
 
 class PackedLinear(torch.nn.Module):
@@ -38,7 +39,7 @@ class PackedLinear(torch.nn.Module):
         self.outfeatures, self.infeatures = packed.shape[1], 2 * packed.shape[2]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.infeatures)
+        rows = x.reshape(-1, self.infeatures).to(_DTYPE)
         if self.order is not None:
             rows = rows[:, self.order]
         parts = [
@@ -46,7 +47,7 @@ class PackedLinear(torch.nn.Module):
             for packed, scales in zip(self.qweight, self.scales_and_zeros, strict=True)
         ]
         out: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        out = out.reshape(*x.shape[:-1], self.outfeatures)
+        out = out.reshape(*x.shape[:-1], self.outfeatures).to(x.dtype)
         return out if self.bias is None else out + self.bias
 
 
@@ -61,7 +62,7 @@ def _packed(layer: Any) -> PackedLinear | None:
     group = next((each for each in KERNEL_GROUPS if layer.group_size % each == 0), 0)
     here = layer.qweight.device.type == "cpu" and not hasattr(layer, "_hf_hook")
     fits = layer.outfeatures % _ROWS == 0 and layer.infeatures % layer.group_size == 0
-    if not (here and fits and group and layer.bits in KERNEL_BITS and layer.scales.dtype == torch.bfloat16):
+    if not (here and fits and group and layer.bits in KERNEL_BITS):
         return None
     order = _order(layer)
     if order is None:
@@ -73,7 +74,8 @@ def _packed(layer: Any) -> PackedLinear | None:
     # The kernel takes 8 off each: (high - 8) * 16 + (low - 8) + 136 is what 8 bits say.
     parts = [(levels, 1, 8 - zeros)] if layer.bits == 4 else [(levels >> 4, 16, 128 - zeros), (levels & 15, 1, 8)]
     packed = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(each, 1) for each, _, _ in parts]
-    both = torch.stack([torch.stack([layer.scales * by, layer.scales * zero], -1) for _, by, zero in parts])
+    scales = layer.scales.float()
+    both = torch.stack([torch.stack([scales * by, scales * zero], -1) for _, by, zero in parts]).to(_DTYPE)
     both = both.repeat_interleave(layer.group_size // group, 1).contiguous()  # (parts, groups, outputs, 2)
     made = PackedLinear(torch.stack(packed), both, group)
     if not torch.equal(order, torch.arange(len(order))):

@@ -21,7 +21,7 @@ from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER, About
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_loading import check_sound, this_machine, with_loras
-from modules.engines.hf_model import Model, by_device, tokenizer_of
+from modules.engines.hf_model import Model, by_device, output_in_floats, tokenizer_of
 from modules.engines.hf_offload import folder_until_we_end
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
@@ -47,6 +47,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     if KERNEL in calls:
         with heap.tight():
             quicken(module)
+        if "disk" not in module.hf_device_map.values():
+            output_in_floats(module)
     model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
     check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))

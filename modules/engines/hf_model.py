@@ -126,6 +126,20 @@ class Model(Evaluator):
         return hf_cache.sums_up(cache)
 
 
+def output_in_floats(module: Any) -> None:
+    """Of a model in 16 bits, all in main memory: have its last layer give logits in float32.
+
+    In 16 bits a logit of 20 has few neighbours: the likeliest tokens would often be equal, and a CPU does not always
+    round the same."""
+    head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()
+    narrow = head.weight.dtype
+    for parameter in head.parameters():
+        parameter.data = parameter.data.float()
+    head.register_forward_pre_hook(lambda _head, args: (args[0].float(), *args[1:]))
+    if embeddings.weight is head.weight:
+        embeddings.register_forward_hook(lambda _embeddings, _args, out: out.to(narrow))
+
+
 def _input_device(module: Any) -> torch.device:
     """Where tokens go. Of a module whose first weights stay on disk, where accelerate computes with them."""
     device = torch.device(module.device)
