@@ -206,11 +206,6 @@ def candidates(model_format: str) -> tuple[Loader, ...]:
     return tuple(sorted(takers, key=lambda loader: loader.formats.index(model_format)))
 
 
-def has_engine(loader: Loader) -> bool:
-    """Whether this version of the program has its engine. Nothing is imported for that."""
-    return importlib.util.find_spec(loader.engine.partition(":")[0]) is not None
-
-
 def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
     """The overlay that its worker prefers for models of that format. Nothing is imported for that."""
     for extra in loader.extras:
@@ -221,8 +216,6 @@ def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
 
 def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
     """Why `loader` cannot run here, or not with models of that format; None if it can. Nothing is imported for that."""
-    if not has_engine(loader):
-        return LoaderUnavailable(loader.name, _NOT_YET)
     if _lacks_gpu(loader):
         return LoaderUnavailable(loader.name, _no_cuda(model_format))
     overlay = overlay_of(loader, model_format)
@@ -247,7 +240,7 @@ def _nvidia() -> bool:
 
 
 def _no_cuda(model_format: str) -> Words:
-    others = [each.name for each in candidates(model_format) if has_engine(each) and not _lacks_gpu(each)]
+    others = [each.name for each in candidates(model_format) if not _lacks_gpu(each)]
     rest: Words = {"en": "", "zh": ""}
     if others:
         rest = {
@@ -261,9 +254,6 @@ def _no_cuda(model_format: str) -> Words:
         "en": f"it needs an NVIDIA GPU with CUDA, and there is none here{rest['en']}.",
         "zh": f"它需要支持 CUDA 的 NVIDIA 显卡，而此处没有{rest['zh']}。",
     }
-
-
-_NOT_YET: Words = {"en": "this version does not include it yet.", "zh": "当前版本尚未包含它。"}
 
 
 def _missing(packages: list[str], install: str) -> Words:

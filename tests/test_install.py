@@ -65,9 +65,10 @@ def test_a_package_that_its_requirements_forget_is_named(loader: Loader) -> None
         wait(dataclasses.replace(loader, packages=("third_package",)), "en", Overlays())
 
 
-def test_nothing_is_installed_for_an_engine_that_there_is_not_yet(loader: Loader) -> None:
-    with pytest.raises(LoaderUnavailable, match="does not include it yet"):
-        wait(dataclasses.replace(loader, engine="modules.engines.of_tomorrow:Engine"), "en", Overlays())
+def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.loaders._nvidia", lambda: False)
+    with pytest.raises(LoaderUnavailable, match="NVIDIA"):
+        wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", Overlays())
     assert loader.overlay is not None and not loader.overlay.folder.exists()
 
 

@@ -105,14 +105,16 @@ def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(t
     assert label(tab, asyncio.run(tab.explain({**form(tab), tab.widgets["tensor_split"]: "30,,70"}))) == ""
 
 
-def test_it_is_not_offered_for_an_engine_that_there_is_not_yet(
+def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
     tab: Any, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = dataclasses.replace(loader, engine="modules.engines.of_tomorrow:Engine")
-    monkeypatch.setitem(cast(dict[str, Loader], LOADERS), "echo", later)
+    monkeypatch.setattr("modules.loaders._nvidia", lambda: False)
+    monkeypatch.setitem(
+        cast(dict[str, Loader], LOADERS), "echo", dataclasses.replace(loader, kernels="no_such_kernels")
+    )
     updates = explained(tab)
-    assert label(tab, updates) == "" and "does not include it yet" in updates[tab.notes]
-    assert "does not include it yet" in pressed(tab)[tab.notes]
+    assert label(tab, updates) == "" and "NVIDIA" in updates[tab.notes]
+    assert "NVIDIA" in pressed(tab)[tab.notes]
     assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
 
 

@@ -106,16 +106,8 @@ def test_a_loader_that_has_a_cfg_cache_has_cfg(loader: Loader) -> None:
 HERE = dataclasses.replace(LLAMA, engine="modules.errors:Any", packages=("json",))
 
 
-def test_a_loader_with_its_engine_and_packages_is_available() -> None:
+def test_a_loader_with_its_packages_is_available() -> None:
     assert unavailable(HERE) is None
-
-
-def test_a_loader_without_its_engine_is_named_as_not_yet_included() -> None:
-    why = unavailable(dataclasses.replace(HERE, engine="modules.engines.of_tomorrow:Engine"))
-    assert why is not None
-    assert why.install == ""
-    assert "does not include it yet" in why.say("en")
-    assert "尚未包含" in why.say("zh")
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:

@@ -126,11 +126,6 @@ def test_the_line_that_installs_it_and_its_size_are_told(overlay: Overlay) -> No
         assert "1 MB" in why.say(language) and "press the button" in why.say(language)
 
 
-def test_an_overlay_whose_engine_is_not_there_yet_is_no_offer(overlay: Overlay) -> None:
-    why = unavailable(dataclasses.replace(loader_with(overlay), engine="modules.engines.of_tomorrow:Engine"))
-    assert why is not None and why.install == "" and "does not include it yet" in why.say("en")
-
-
 def test_a_killed_installation_starts_over_once_its_pip_has_ended(
     overlays: Overlays, overlay: Overlay, index: PackageIndex
 ) -> None:
