@@ -144,7 +144,8 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         {
             "en": "a package that it needs is missing, damaged or of another version ({0}). Install them again; "
             "where the loader has a folder in overlays/, delete that first.",
-            "zh": "所需的软件包缺失、已损坏或版本不符（{0}）。请重新安装；若该加载器在 overlays/ 中有文件夹，请先将其删除。",
+            "zh": "所需的软件包缺失、已损坏或版本不符（{0}）。请重新安装；"
+            "若该加载器在 overlays/ 中有文件夹，请先将其删除。",
         },
     ),
     (
