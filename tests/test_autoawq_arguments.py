@@ -104,6 +104,7 @@ def test_memory_is_limited_as_under_transformers(folder: Path) -> None:
 # -- fused layers and the context --------------------------------------------------------------------------------------
 
 
+@pytest.mark.works("gpu", loader="AutoAWQ")
 def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
     assert calls(folder, KERNELS)[LOAD]["fuse_layers"]
     assert "one request at a time" in noted(folder, KERNELS)["no_inject_fused_attention"]

@@ -96,6 +96,8 @@ def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, 
         assert config.get("no_sdpa", False) is not used, (here, no_flash, no_xformers)
 
 
+@pytest.mark.works("gpu", loader="ExLlamav2")
+@pytest.mark.works("gpu", loader="ExLlamav2_HF")
 def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None:
     made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5")
     assert made[LOAD] == {"gpu_split": [20.0, 7.5]} and made[CACHE]["lazy"] is False
