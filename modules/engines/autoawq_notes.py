@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.engines.autoawq_arguments import Plan
 from modules.engines.hf_arguments import Machine
-from modules.engines.hf_notes import NO_GPU, of_own_code
+from modules.engines.hf_notes import of_gpus, of_own_code
 from modules.engines.legacy_arguments import of_tokenizer
 from modules.errors import Words
 from modules.events import Note
@@ -16,33 +16,13 @@ from modules.options import Value
 
 def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     plan = Plan(path, options, machine)
-    yield from _devices(plan)
+    yield from of_gpus(options, machine)
     yield from _context(plan)
     yield from _fusing(plan)
     yield from _kernels(plan)
     if options["trust_remote_code"]:
         yield of_own_code(path)
     yield from of_tokenizer(plan)
-
-
-def _devices(plan: Plan) -> Iterator[Note]:
-    options, cards = plan.options, len(plan.machine.gpus)
-    if plan.on_cpu:
-        for key in (key for key in ("gpu_memory", "auto_devices") if options[key]):
-            yield Note(key, NO_GPU)
-    elif options["auto_devices"] and plan.limited:
-        yield Note(
-            "auto_devices",
-            {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"},
-        )
-    if cards and len(str(options["gpu_memory"]).replace(",", " ").split()) > cards:
-        yield Note(
-            "gpu_memory",
-            {
-                "en": f"Only the first {cards} sizes are used: there are no more GPUs.",
-                "zh": f"仅使用前 {cards} 项：没有更多的 GPU。",
-            },
-        )
 
 
 def _context(plan: Plan) -> Iterator[Note]:

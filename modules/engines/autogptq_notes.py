@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.engines.autogptq_arguments import Plan
 from modules.engines.hf_arguments import Machine
-from modules.engines.hf_notes import CPU_ONLY, NO_GPU, of_own_code
+from modules.engines.hf_notes import CPU_ANYWAY, CPU_ONLY, NO_GPU, of_gpus, of_own_code
 from modules.engines.legacy_arguments import of_tokenizer
 from modules.errors import Words
 from modules.events import Note
@@ -114,31 +114,10 @@ def _quantisation(plan: Plan) -> Iterator[Note]:
 
 
 def _devices(plan: Plan) -> Iterator[Note]:
-    options, machine = plan.options, plan.machine
-    reason = NO_GPU if not machine.gpus else CPU_ONLY if options["cpu"] else None
-    if reason is not None:
-        for key in ("gpu_memory", "auto_devices"):
-            if options[key]:
-                yield Note(key, reason)
-    elif options["auto_devices"] and plan.limited:
-        text = {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"}
-        yield Note("auto_devices", text)
-    given = len(str(options["gpu_memory"]).replace(",", " ").split())
-    if reason is None and given > len(machine.gpus):
-        yield Note(
-            "gpu_memory",
-            {
-                "en": f"Only the first {len(machine.gpus)} sizes are used: there are no more GPUs.",
-                "zh": f"仅使用前 {len(machine.gpus)} 项：没有更多的 GPU。",
-            },
-        )
-    if options["cpu"] and not machine.gpus:
-        text = {
-            "en": "Changes nothing: without a GPU the model is computed on the CPU anyway.",
-            "zh": "没有变化：没有 GPU 时本来就用 CPU 计算。",
-        }
-        yield Note("cpu", text)
-    if options["disk"] and not plan.spreads:
+    yield from of_gpus(plan.options, plan.machine)
+    if plan.options["cpu"] and not plan.machine.gpus:
+        yield Note("cpu", CPU_ANYWAY)
+    if plan.options["disk"] and not plan.spreads:
         text = {
             "en": "No effect: nothing goes to disk unless cpu-memory, gpu-memory or auto-devices limits the memory.",
             "zh": "无效：只有用“CPU内存”“GPU内存”或“自动分配设备”限制了内存，才会写入磁盘。",

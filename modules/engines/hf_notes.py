@@ -22,6 +22,10 @@ CPU_ONLY: Words = {
     "en": "No effect: cpu is ticked.",
     "zh": "无效：已勾选“CPU”。",
 }
+CPU_ANYWAY: Words = {
+    "en": "Changes nothing: without a GPU the model is computed on the CPU anyway.",
+    "zh": "没有变化：没有 GPU 时本来就用 CPU 计算。",
+}
 
 
 def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
@@ -89,13 +93,7 @@ def _numbers(about: About, options: Mapping[str, Value], machine: Machine) -> It
             },
         )
     if options["cpu"] and not machine.gpus and (about.quantised or not (quantises or options["bf16"])):
-        yield Note(
-            "cpu",
-            {
-                "en": "Changes nothing: without a GPU the model is computed on the CPU anyway.",
-                "zh": "没有变化：没有 GPU 时本来就用 CPU 计算。",
-            },
-        )
+        yield Note("cpu", CPU_ANYWAY)
 
 
 def _disk(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
@@ -121,29 +119,17 @@ def on_disk(parts: int, of: int) -> Note:
     )
 
 
-def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
-    reason = NO_GPU if not machine.gpus else CPU_ONLY if options["cpu"] else None
+def of_gpus(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    """Of what shares a model out to GPUs, which every loader leaves to accelerate."""
+    reason = NO_GPU if not machine.gpus else CPU_ONLY if options.get("cpu") else None
     if reason is not None:
         for key in ("gpu_memory", "auto_devices"):
             if options[key]:
                 yield Note(key, reason)
         return
     if options["auto_devices"] and (options["gpu_memory"] or options["cpu_memory"]):
-        yield Note(
-            "auto_devices",
-            {
-                "en": "Not used: memory set by hand goes first.",
-                "zh": "未使用：以手动设置的内存上限为准。",
-            },
-        )
-    elif options["auto_devices"] and (options["disk"] or options["load_in_4bit"] or options["load_in_8bit"]):
-        yield Note(
-            "auto_devices",
-            {
-                "en": "Changes nothing: with disk or bitsandbytes the devices are filled automatically anyway.",
-                "zh": "没有变化：启用“磁盘”或 bitsandbytes 量化时本来就会自动分配设备。",
-            },
-        )
+        text: Words = {"en": "Not used: memory set by hand goes first.", "zh": "未使用：以手动设置的内存上限为准。"}
+        yield Note("auto_devices", text)
     given = len(str(options["gpu_memory"]).replace(",", " ").split())
     if given > len(machine.gpus):
         yield Note(
@@ -151,6 +137,23 @@ def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
             {
                 "en": f"Only the first {len(machine.gpus)} sizes are used: there are no more GPUs.",
                 "zh": f"仅使用前 {len(machine.gpus)} 项：没有更多的 GPU。",
+            },
+        )
+
+
+def _devices(options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    yield from of_gpus(options, machine)
+    by_hand = options["gpu_memory"] or options["cpu_memory"] or options["cpu"] or not machine.gpus
+    if (
+        options["auto_devices"]
+        and not by_hand
+        and (options["disk"] or options["load_in_4bit"] or options["load_in_8bit"])
+    ):
+        yield Note(
+            "auto_devices",
+            {
+                "en": "Changes nothing: with disk or bitsandbytes the devices are filled automatically anyway.",
+                "zh": "没有变化：启用“磁盘”或 bitsandbytes 量化时本来就会自动分配设备。",
             },
         )
 
