@@ -193,9 +193,8 @@ def test_what_is_known_to_fail_leaves_the_current_model(owner: Models) -> None:
     damaged = dataclasses.replace(record("damaged"), problem=DamagedModel("damaged", both("cut short")))
     with pytest.raises(DamagedModel):
         owner.load(damaged, ECHO, SETTINGS)
-    for absent in ({"packages": ("no_such_package",)}, {"engine": "modules.engines.no_such:Engine"}):
-        with pytest.raises(LoaderUnavailable):
-            owner.load(record("good"), dataclasses.replace(ECHO, **absent), SETTINGS)
+    with pytest.raises(LoaderUnavailable):
+        load(owner, loader=dataclasses.replace(ECHO, packages=("no_such_package",)))
     assert owner.current is model
     assert owner.status == status
     assert texts(model, "still here") == "still here "
