@@ -20,7 +20,7 @@ from modules.options import Value, size_in_bytes
 from modules.shape import Shape
 
 _WIDTH = 2
-"""Bytes of a number that is computed with, on the CPU and on a GPU."""
+"""Bytes of a number that is computed with, but see _Way."""
 _EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
 _CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.5}
 """Of each number kept in ExLlamaV2's caches, scales included."""
@@ -41,17 +41,18 @@ class _Way:
     """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; for each weight of the layer
     that is being unpacked; and of the output, more than as it is stored. One that `repacks` layers of 4 or 8 bits as
     it loads, with so many bytes for each weight of a layer, unpacks none later; until all are, the files stay mapped.
-    One that `maps` computes with what is not packed as it lies in the files, and these stay mapped for that."""
+    One that is `wide` computes in 32 bits; in 16 if bf16 is asked for, and with what is stored so as it lies in the
+    files, which stay mapped for that."""
 
     libraries: int
     unpacking: int = 0
     output: int = 0
     repacks: int = 0
-    maps: bool = False
+    wide: bool = False
 
 
 _WAYS = {
-    "Transformers": _Way(libraries=120_000_000, maps=True),
+    "Transformers": _Way(libraries=120_000_000, wide=True),
     "AutoGPTQ": _Way(libraries=20_000_000, unpacking=14, output=2, repacks=12),
     "AutoAWQ": _Way(libraries=0, output=2),
 }
@@ -67,17 +68,19 @@ def placed(
     shape, way = model.shape, _WAYS[model.loader]
     on_cpu = bool(options.get("cpu")) or not gpus
     limits = [] if on_cpu else estimate_hf.limits_of(options, gpus, spreads=False)
-    main, *cards = estimate_hf.poured(_weights(shape) + (_output(shape, way) if on_cpu else 0), limits, len(gpus))
+    width = 4 if on_cpu and way.wide and (options["cpu"] or not options["bf16"]) else _WIDTH
+    weights = _weights(shape, width) + (_output(shape, way) if on_cpu else 0)
+    main, *cards = estimate_hf.poured(weights, limits, len(gpus))
     if options["cpu_memory"] and options.get("disk"):  # what exceeds it is on disk
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
-    cache = estimate_hf.cache_of(shape, _WIDTH, PIECE, tokens)
+    cache = estimate_hf.cache_of(shape, width, PIECE, tokens)
     repacks = way.repacks and on_cpu and _in_4_or_8_bits(shape)
     unpacked = 0 if repacks else way.unpacking * shape.sizes.widest
-    compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, PIECE), tokens) + unpacked
+    compute = estimate_hf.step_of(shape, width, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
     first, *rest = _shared(main, cards, cache, compute, other)
-    return _with_files(first, shape, way) if on_cpu else first, *rest
+    return _with_files(first, shape, way, width) if on_cpu else first, *rest
 
 
 def _output(shape: Shape, way: _Way) -> int:
@@ -90,19 +93,27 @@ def _in_4_or_8_bits(shape: Shape) -> bool:
     return 4 <= bits < 6 or bits >= 8
 
 
-def _with_files(kept: Estimate, shape: Shape, way: _Way) -> Estimate:
+def _with_files(kept: Estimate, shape: Shape, way: _Way, width: int) -> Estimate:
     """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if anything is
     used as it is stored."""
-    if way.maps and shape.sizes.stored == "BF16":
-        return replace(kept, other=kept.other + shape.sizes.packed, spare=shape.sizes.packed)
-    if not way.repacks:
-        return kept
-    if not _in_4_or_8_bits(shape):
-        copied = shape.sizes.elements * _WIDTH
+    stays, copied = _mapped(shape, way, width)
+    if stays:
         return replace(kept, other=kept.other + copied, spare=copied)
+    if not copied:
+        return kept
     loading = kept.weights - _output(shape, way) + kept.other + way.repacks * shape.sizes.widest
-    total, needed = max(kept.total, loading + shape.size), max(kept.total, loading)
+    total, needed = max(kept.total, loading + copied), max(kept.total, loading)
     return replace(kept, other=kept.other + total - kept.total, spare=total - needed)
+
+
+def _mapped(shape: Shape, way: _Way, width: int) -> tuple[bool, int]:
+    """Whether the files stay mapped, and bytes of what is copied out of them."""
+    if way.wide:
+        as_stored = width == _WIDTH and shape.sizes.stored == "BF16"
+        return as_stored or shape.method == "gptq", shape.sizes.packed if as_stored else shape.size  # g_idx is used so
+    if way.repacks and not _in_4_or_8_bits(shape):
+        return True, shape.sizes.elements * _WIDTH
+    return False, shape.size if way.repacks else 0
 
 
 def _shared(main: int, cards: Sequence[int], cache: int, compute: int, other: int) -> tuple[Estimate, ...]:
@@ -118,8 +129,8 @@ def _shared(main: int, cards: Sequence[int], cache: int, compute: int, other: in
     )
 
 
-def _weights(shape: Shape) -> int:
-    return shape.sizes.packed + shape.sizes.elements * _WIDTH
+def _weights(shape: Shape, width: int = _WIDTH) -> int:
+    return shape.sizes.packed + shape.sizes.elements * width
 
 
 def _exllama(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int]) -> tuple[Estimate, ...]:

@@ -48,8 +48,8 @@ _TRANSFORMERS = (
         False,
         {"en": "bf16", "zh": "bf16"},
         {
-            "en": "Compute in bfloat16 instead of float16. Without effect on quantized models.",
-            "zh": "以 bfloat16 代替 float16 计算，对量化模型无效。",
+            "en": "Compute in bfloat16 instead of float16 (CPU: of float32). Without effect on most quantized models.",
+            "zh": "以 bfloat16 代替 float16（在 CPU 上代替 float32）计算，对多数量化模型无效。",
         },
     ),
     Option(

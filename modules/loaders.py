@@ -229,6 +229,17 @@ def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | N
     return None
 
 
+def damaged(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
+    """Why a load may have failed whatever the model: its overlay's files are not those installed. From then on the
+    overlay does not count as there, so that it can be installed anew."""
+    overlay = overlay_of(loader, model_format)
+    if overlay is None or not (what := overlay.damage()):
+        return None
+    overlay.distrust()
+    absent = unavailable(loader, model_format)
+    return LoaderUnavailable(loader.name, _damaged(overlay, what), absent.install if absent else "")
+
+
 def _lacks_gpu(loader: Loader) -> bool:
     return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not _nvidia()
 
@@ -271,6 +282,13 @@ def _absent(overlay: Overlay, install: str) -> Words:
         f"To install them, press Install on the Model tab, or run: {install}",
         "zh": f"它需要专用的软件包（{size} MB），将单独安装到 overlays/{overlay.name}。"
         f"请点击“模型”页的“安装”，或运行：{install}",
+    }
+
+
+def _damaged(overlay: Overlay, what: str) -> Words:
+    return {
+        "en": f"its packages in overlays/{overlay.name} are damaged ({what}). Install them again.",
+        "zh": f"overlays/{overlay.name} 中的软件包已损坏（{what}），请重新安装。",
     }
 
 

@@ -19,7 +19,7 @@ from modules import machine
 from modules.catalog import ModelRecord
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
-from modules.loaders import Loader, Setting, overlay_of, unavailable, values
+from modules.loaders import Loader, Setting, damaged, overlay_of, unavailable, values
 from modules.overlay import Overlay
 from modules.process import Deliver, WorkerProcess
 
@@ -260,8 +260,9 @@ class Models:
             except LoadCancelled:
                 raise  # the later wish has the next turn, and shows itself
             except WebUIError as error:
-                self._show(state="failed", name=record.name, loader=loader.name, error=error)
-                raise
+                fault = damaged(loader, record.format) or error
+                self._show(state="failed", name=record.name, loader=loader.name, error=fault)
+                raise fault from None
             finally:
                 if self.status.state == "loading" and wish is self._wish:  # a fault of ours: whoever asked logs it
                     fault = LoadFailed(loader.name, record.name, "internal error")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,29 @@ class Overlay:
 
     @property
     def whole(self) -> bool:
-        """Whether it is there, complete and up to date."""
+        """Whether it is there, complete and up to date, as far as is known."""
         try:
             return (self.folder / STAMP).read_text(encoding="utf-8") == self.fingerprint
         except (OSError, UnicodeDecodeError):
             return False
+
+    def damage(self) -> str:
+        """What of it is no longer as it was installed: a file, by its size, or what has no files; "" if nothing is."""
+        found = list(distributions(path=[str(self.folder)]))
+        if len(found) < self.packages:
+            return self.requirements.name
+        return next((str(path) for each in found for path in self._changed(each)), "")
+
+    def _changed(self, package: Distribution) -> Iterator[PackagePath]:
+        for path in package.files or ():
+            if ".." in path.parts or path.size is None:  # scripts, which pip puts elsewhere; what changes anyway
+                continue
+            try:
+                if (self.folder / path).stat().st_size != path.size:
+                    yield path
+            except OSError:
+                yield path
+
+    def distrust(self) -> None:
+        """It is whole no longer."""
+        (self.folder / STAMP).unlink(missing_ok=True)

@@ -81,9 +81,9 @@ def _metadata(name: str, version: str, needs: str) -> str:
 
 def _files(name: str, version: str, needs: str) -> dict[str, str]:
     about = f"{name}-{version}.dist-info"
-    return {
+    files = {
         f"{name}/__init__.py": f'VERSION = "{version}"\n',
         f"{about}/METADATA": _metadata(name, version, needs),
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{about}/RECORD": "",
     }
+    return files | {f"{about}/RECORD": "".join(f"{path},,{len(text)}\n" for path, text in files.items())}

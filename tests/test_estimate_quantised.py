@@ -136,6 +136,16 @@ def test_on_the_processor_the_output_is_in_32_bits() -> None:
     assert told("AutoGPTQ", (24 * GIB,), gpu_memory="2")[0].weights == card.weights - 2 * GIB
 
 
+def test_transformers_calculates_in_32_bits_on_the_processor_unless_bf16_is_asked_for() -> None:
+    def told_of(gpus: tuple[int, ...] = (), **form: object) -> tuple[int, int]:
+        found = told("Transformers", gpus, **form)
+        return sum(each.weights for each in found), sum(each.cache for each in found)
+
+    wide, narrow = told_of(), told_of(bf16=True)
+    assert narrow == told_of((24 * GIB,)) == told_of((24 * GIB,), bf16=True) == (4 * GIB + GIB // 2, wide[1] // 2)
+    assert wide == told_of(bf16=True, cpu=True) == told_of((24 * GIB,), cpu=True) == (5 * GIB, 2 * narrow[1])
+
+
 def test_what_auto_gptq_takes_is_what_was_measured() -> None:
     """The peak (VmHWM) of a worker that has answered 21 tokens, less that of one that has loaded nothing: 681 and 738
     million bytes in 4 and 8 bits. The pages of the files, which the system can take back, are told by themselves."""
@@ -152,22 +162,23 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loader", "kind"),
-    [("AutoGPTQ", "gptq"), ("AutoAWQ", "awq"), ("Transformers", "gptq"), ("Transformers", "awq")],
+    [("AutoGPTQ", "gptq"), ("AutoAWQ", "awq"), ("Transformers", "gptq"), ("Transformers", "awq"), ("bf16", "gptq")],
 )
 def test_a_real_folder_takes_what_was_estimated(smollm2_folder: Path, loader: str, kind: str) -> None:
     """The peak of a worker that has read 1,000 tokens, less that of one that has imported none of the libraries."""
-    folder, row = quantised_folder(smollm2_folder, kind), LOADERS[loader]
+    form = {"bf16": True} if loader == "bf16" else {}
+    folder, row = quantised_folder(smollm2_folder, kind), LOADERS["Transformers" if form else loader]
     own = overlay_of(row, kind)
     with closing(WorkerProcess(own.folder if own else None)) as worker:
         ask(worker, "explain", **load_arguments(folder, row))
         empty = peak(worker)
-        load(worker, folder, row)
+        load(worker, folder, row, **form)
         text = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * 128)
         read = answer(worker, ask(worker, "decode", tokens=text[:1022]), max_new_tokens=1).done.prompt_tokens
         taken = peak(worker) - empty
     shape = Catalog(folder.parent).find(folder.name).shape
     assert shape is not None and 1000 < read < 1024
-    (said,) = placed(Quantised(shape, loader), options(loader), tokens=1024)
+    (said,) = placed(Quantised(shape, row.name), options(row.name, **form), tokens=1024)
     assert said.total == pytest.approx(taken, rel=0.1)
 
 

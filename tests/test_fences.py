@@ -52,7 +52,7 @@ SERVER = {"fastapi", "starlette", "pydantic", "uvicorn"}
 FACTS = {"yaml", "ruamel", "jinja2", "requests", "urllib3", "huggingface_hub"}
 BACKENDS = {
     *("torch", "transformers", "llama_cpp", "numpy", "accelerate", "peft", "safetensors", "bitsandbytes"),
-    *("auto_gptq", "awq", "exllamav2", "datasets", "tokenizers", "sentencepiece", "llguidance"),
+    *("auto_gptq", "awq", "exllamav2", "gptqmodel", "datasets", "tokenizers", "sentencepiece", "llguidance"),
 }
 MAY_USE = {
     "words": set(),

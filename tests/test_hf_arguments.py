@@ -189,10 +189,30 @@ def test_without_a_gpu_it_loads_on_the_cpu_and_only_cpu_means_32_bits_always(
     assert (args["dtype"], args["device_map"]) == (dtype, device_map)
 
 
-def test_a_quantised_folder_is_computed_in_bfloat16_on_the_cpu(tmp_path: Path) -> None:
-    path = model(tmp_path, **GPTQ)
-    assert load_args(path)["dtype"] == "bfloat16"
-    assert load_args(path, TWO_GPUS)["dtype"] == "float16"
+@pytest.mark.parametrize(
+    ("method", "machine", "options", "dtype"),
+    [
+        ("gptq", NO_GPU, {}, "float32"),
+        ("awq", NO_GPU, {"load_in_4bit": True}, "float32"),
+        ("gptq", NO_GPU, {"bf16": True}, "bfloat16"),
+        ("gptq", NO_GPU, {"bf16": True, "cpu": True}, "float32"),
+        ("awq", TWO_GPUS, {"bf16": True}, "float16"),
+        ("awq", TWO_GPUS, {"bf16": True, "cpu": True}, "float32"),
+        ("bitsandbytes", NO_GPU, {}, "bfloat16"),
+        ("bitsandbytes", NO_GPU, {"cpu": True}, "bfloat16"),
+    ],
+)
+def test_what_is_packed_is_computed_in_32_bits_on_the_cpu_unless_bf16_is_asked_for(
+    tmp_path: Path, method: str, machine: Machine, options: dict[str, Value], dtype: str
+) -> None:
+    path = model(tmp_path, **LLAMA | {"quantization_config": {"quant_method": method, "bits": 4}})
+    assert load_args(path, machine, **options)["dtype"] == dtype
+    without = load_args(path, machine, **dict.fromkeys(options, False))["dtype"]
+    words = noted(path, machine, **options)
+    if options.get("bf16"):
+        assert ("bf16" in words) == (dtype != "bfloat16")
+    if options.get("cpu") and not machine.gpus:
+        assert ("cpu" in words) == (not options.get("bf16") and dtype == without)
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------

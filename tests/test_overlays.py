@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import InstallFailed
-from modules.loaders import LOADERS, Loader, unavailable
+from modules.errors import InstallFailed, LoaderUnavailable, LoadFailed
+from modules.loaders import LOADERS, Loader, settle, unavailable
+from modules.models import Models
 from modules.overlay import Overlay
 from modules.overlays import Installing, Overlays
 from modules.process import ROOT
 from tests.conftest import ECHO
 from tests.package_index import PackageIndex
+from tests.test_models import record
 
 SECONDS = 60
 
@@ -276,3 +278,65 @@ def test_the_programs_own_overlays_are_pinned_and_leave_torch_to_the_environment
     pinned = {re.fullmatch(r"([\w-]+)==[\d.]+", line)[1].lower() for line in lines}  # type: ignore[index]
     assert not pinned & {"torch", "numpy", "triton", "intel-extension-for-pytorch"}
     assert os.path.commonpath([loader.overlay.folder, ROOT / "overlays"]) == str(ROOT / "overlays")
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+NO_OPTIONS = settle(ECHO, model={}, saved={}, flags={}, form={})
+
+
+def cut_short(folder: Path) -> None:
+    (folder / "quickly" / "__init__.py").write_text("")
+
+
+def without_a_file(folder: Path) -> None:
+    (folder / "slowly" / "__init__.py").unlink()
+
+
+def without_a_package(folder: Path) -> None:
+    shutil.rmtree(folder / "slowly")
+    shutil.rmtree(folder / "slowly-1.0.dist-info")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [(cut_short, "quickly/__init__.py"), (without_a_file, "slowly/__init__.py"), (without_a_package, "of-test")],
+)
+@pytest.mark.parametrize("name", ["boom", "segv"])
+def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_anew(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex, harm: Callable[[Path], None], named: str, name: str
+) -> None:
+    index.open_gate()
+    installed(overlays, overlay)
+    harm(overlay.folder)
+    loader, owner = dataclasses.replace(loader_with(overlay), packages=("quickly",)), Models()
+    assert unavailable(loader) is None, "nobody has looked"
+    with pytest.raises(LoaderUnavailable, match="damaged") as refused:
+        owner.load(record(name), loader, NO_OPTIONS)
+    for language in ("en", "zh"):
+        assert named in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
+    assert refused.value.install == "press the button"
+    assert owner.status.error is refused.value
+    assert overlays.view(overlay) == Installing("absent") and unavailable(loader) is not None
+    assert installed(overlays, overlay) == Installing("whole")
+    with contextlib.closing(owner.load(record("good"), loader, NO_OPTIONS)):
+        assert owner.status.state == "ready"
+
+
+def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.open_gate()
+    installed(overlays, overlay)
+    with pytest.raises(LoadFailed, match="broke"):
+        Models().load(record("boom"), loader_with(overlay), NO_OPTIONS)
+    assert overlay.whole
+
+
+def test_the_overlays_that_are_installed_here_are_sound() -> None:
+    """What compiles itself on first use or keeps something beside its code would be taken for damaged."""
+    for name in ("AutoGPTQ", "ExLlamav2"):
+        found = LOADERS[name].overlay
+        assert found is not None and found.whole and not found.damage()
+    (extra,) = LOADERS["Transformers"].extras
+    assert extra.overlay is not None and extra.overlay.whole and not extra.overlay.damage()

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from modules.engines.base import Report
-from modules.engines.hf_arguments import About, Machine, arguments, model_call
+from modules.engines.hf_arguments import About, Machine, arguments, is_packed, model_call
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_machine import machine_with
 from modules.engines.hf_model import Model, loaded
 from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
+from modules.engines.hf_packed import in_their_numbers
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
@@ -28,9 +29,11 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-    if About(path).quantised in ("gptq", "awq") and not here.gpus:
+    if packed := is_packed(About(path), options, here):
         report(Progress("kernels", 0.0))  # gptqmodel's, before it reads the weights
     model = loaded(calls, whole_percents(report))
+    if packed and args["dtype"] == "float32":
+        in_their_numbers(model.module)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))
     context = About(path).context_length(options)

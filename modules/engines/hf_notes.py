@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.engines.hf_arguments import About, Machine, rope_of, stays_whole
+from modules.engines.hf_arguments import About, Machine, narrows, rope_of, stays_whole
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -79,8 +79,8 @@ def _quantisation(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
 
 
 def _numbers(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
-    quantises = bool(options["load_in_4bit"] or options["load_in_8bit"])
-    if options["bf16"] and (quantises or about.quantised):
+    free = narrows(about, options, machine)
+    if options["bf16"] and not free:
         yield Note(
             "bf16", {"en": "No effect: the model is quantized.", "zh": "无效：模型已量化，该选项仅适用于不量化的情形。"}
         )
@@ -92,7 +92,7 @@ def _numbers(about: About, options: Mapping[str, Value], machine: Machine) -> It
                 "zh": "未使用：“CPU”以 32 位精度加载。没有 GPU 时，只勾选 bf16 即可在 CPU 上以 bfloat16 计算。",
             },
         )
-    if options["cpu"] and not machine.gpus and (about.quantised or not (quantises or options["bf16"])):
+    if options["cpu"] and not machine.gpus and (about.quantised if not free else not options["bf16"]):
         yield Note("cpu", CPU_ANYWAY)
 
 
