@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -277,12 +278,14 @@ def test_hanging_up_while_waiting_for_a_whole_answer_stops_it(server: Server) ->
 
 
 def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: Server) -> None:
-    with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
-        lines = answer.iter_lines()  # held on to: httpx hangs up when it is dropped
-        next(lines)
-        for stream in (False, True):
+    stream = {**STORY, "stream": True}
+    with contextlib.ExitStack() as others:
+        answers = [others.enter_context(server.http.stream("POST", "/completions", json=stream)) for _ in range(4)]
+        lines = [answer.iter_lines() for answer in answers]  # held on to: httpx hangs up when it is dropped
+        assert all(map(next, lines)), "as many as --parallel serves at once"
+        for waiting in (STORY, stream):
             with pytest.raises(httpx.ReadTimeout):
-                server.http.post("/completions", json={**STORY, "stream": stream, "n": 2}, timeout=0.5)
+                server.http.post("/completions", json=waiting, timeout=0.5)
     assert rests(server.app.models.current)
 
 

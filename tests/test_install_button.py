@@ -22,6 +22,7 @@ from tests.package_index import PackageIndex
 
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BOOM = "boom if loaded.gguf"
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def tab(make_tab: Callable[..., Any]) -> Any:
     return make_tab()
 
 
-def form(tab: Any, loader: object = "echo") -> dict[Any, object]:
-    chosen = tab.choose(NAME)
+def form(tab: Any, loader: object = "echo", name: str = NAME) -> dict[Any, object]:
+    chosen = tab.choose(name)
     values = chosen[tab.options.shown]["values"]
     given = {tab.widgets[key]: value for key, value in values.items()}
-    return {tab.model: NAME, tab.loader: loader, tab.options.shown: chosen[tab.options.shown], **given}
+    return {tab.model: name, tab.loader: loader, tab.options.shown: chosen[tab.options.shown], **given}
 
 
 def explained(tab: Any, loader: object = "echo") -> dict[Any, Any]:
@@ -130,6 +131,26 @@ def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: Package
     assert label(tab, updates) == "" and not is_watching(tab, updates)
     assert "<pre>" in updates[tab.notes] and "packages of its own" not in updates[tab.notes]
     assert ("echo", "echo") in updates[tab.loader]["choices"], "it is no longer said to be unavailable"
+
+
+def test_a_load_that_finds_it_damaged_offers_it_again(
+    tab: Any, loader: Loader, index: PackageIndex, smollm2: Path, tmp_path: Path
+) -> None:
+    async def load() -> dict[Any, Any]:
+        return [updates async for updates in tab.start(form(tab, name=BOOM))][-1]
+
+    (tmp_path / "models" / BOOM).symlink_to(smollm2)
+    index.open_gate()
+    pressed(tab)
+    assert label(tab, watched(tab)) == ""
+    updates = asyncio.run(load())
+    assert "the echo engine broke" in updates[tab.status] and tab.options.install.button not in updates
+    assert loader.overlay is not None
+    (loader.overlay.folder / "slowly" / "__init__.py").write_text("")
+    updates = asyncio.run(load())
+    assert "are damaged (slowly/__init__.py)" in updates[tab.status] and label(tab, updates) == "Install (7 MB)"
+    assert label(tab, pressed(tab)) == "Cancel the installation"
+    assert label(tab, watched(tab)) == "" and loader.overlay.damage() == ""
 
 
 def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:

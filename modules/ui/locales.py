@@ -19,7 +19,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "model_info": ("选中后显示该模型的设置。", "Picking a model shows its settings."),
     "load": ("加载", "Load"),
     "unload": ("卸载", "Unload"),
-    "cancel_load": ("取消加载", "Cancel loading"),
+    "cancel_load": ("取消加载", "Cancel"),
     "reload": ("重载", "Reload"),
     "save_settings": ("保存设置", "Save settings"),
     "defaults": ("恢复默认", "Restore defaults"),

@@ -34,9 +34,10 @@ def squeezable(name: str) -> str:
 
 def pill(status: Status, tr: Tr) -> str:
     """The header's view of the model: a dot, its name, its loader and context."""
+    percent = "" if status.stage == "kernels" else f" {status.progress:.0%}"
     rest = {
         "empty": tr("no_model"),
-        "loading": f"{tr('loading')} {status.progress:.0%}",
+        "loading": tr("loading") + percent,
         "failed": tr("failed"),
         "ready": f"{status.loader} · {status.context_length}",
     }[status.state]

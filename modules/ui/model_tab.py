@@ -9,7 +9,7 @@ from typing import NamedTuple
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
 from modules.choice import reason, why
-from modules.errors import LoadCancelled, ModelProblem, NothingPicked, OptionError, UnknownLoader
+from modules.errors import LoadCancelled, LoaderUnavailable, ModelProblem, NothingPicked, OptionError, UnknownLoader
 from modules.load_options import OPTIONS
 from modules.loaders import Setting, candidates
 from modules.options import parse_all
@@ -93,23 +93,17 @@ class ModelTab:
         form = {self.model, self.loader, *written}
         chosen = [self.model, self.facts, self.loader, self.notes, *written]
         shared = self._shared
-        self.live = [
-            self.status,
-            self.unload,
-            shared.pill,
-            shared.seen,
-            shared.bot,
-            shared.truncation,
-            *self.code.parts,
-            *self.loras.parts,
-        ]
-        told = [self.notes, self.options.marks, self.memory, *self.options.install.parts]
-        self.options.install.listen(self, form, told)
+        self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
+        self.live += [*self.code.parts, *self.loras.parts]
+        install = self.options.install
+        told = [self.notes, self.options.marks, self.memory, *install.parts]
+        install.listen(self, form, told)
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
         explain["trigger_mode"] = "always_last"
         # No limit: a second Load must reach `Models`, which gives up the first one.
-        loading = {"outputs": self.live, "trigger_mode": "multiple", "concurrency_limit": None, **PRIVATE}
+        loading = {"outputs": [*self.live, *install.parts], "trigger_mode": "multiple", "concurrency_limit": None}
+        loading |= PRIVATE
 
         # Without the loader: told a second time, the one shown so far would be none of those for the new model.
         picking = {"inputs": {self.model, self.options.shown}, "trigger_mode": "always_last", "queue": False}
@@ -351,6 +345,8 @@ class ModelTab:
             yield self.view() | self._followed()
         else:
             told = {} if isinstance(failure, LoadCancelled) else {self.status: self._alert(failure)}
+            if isinstance(failure, LoaderUnavailable):  # its packages turned out to be damaged
+                told |= self.options.install.ask(plan.loader, plan.record.format)
             yield self.view() | told
 
     async def trust(self, given: Values) -> AsyncIterator[Updates]:

@@ -25,7 +25,7 @@ from tests.browser.conftest import Server, Window
 FIRST, SECOND, THIRD = "a first.gguf", "b 第二 [2]+$.gguf", "c third.gguf"
 WORDS = {
     "zh": {"tab": "模型", "unload": "卸载", "cancel": "取消加载", "empty": "没有加载模型"},
-    "en": {"tab": "Model", "unload": "Unload", "cancel": "Cancel loading", "empty": "No model is loaded"},
+    "en": {"tab": "Model", "unload": "Unload", "cancel": "Cancel", "empty": "No model is loaded"},
 }
 PATIENCE = 30.0
 HEADER = 2_000_000  # bytes of the model's file, and a little more; after it come the weights
