@@ -103,7 +103,7 @@ def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, ob
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [{"n_ctx": 1024}, {"n_ctx": 4096, "cfg_cache": True}], ids=str)
+@pytest.mark.parametrize("form", [{"n_ctx": 1024}, {"n_ctx": 2048, "cfg_cache": True}], ids=str)
 def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path, form: dict[str, object]) -> None:
     settled: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]
     said = estimate(read_header(smollm2), settled)
