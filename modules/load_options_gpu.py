@@ -48,7 +48,7 @@ _TRANSFORMERS = (
         False,
         {"en": "bf16", "zh": "bf16"},
         {
-            "en": "Compute in bfloat16 instead of float16 (CPU: of float32). Without effect on most quantized models.",
+            "en": "Compute in bfloat16 instead of float16 (float32 on a CPU). Without effect on most quantized models.",
             "zh": "以 bfloat16 代替 float16（在 CPU 上代替 float32）计算，对多数量化模型无效。",
         },
     ),

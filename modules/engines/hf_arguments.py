@@ -124,7 +124,7 @@ def is_packed(about: About, options: Mapping[str, Value], machine: Machine) -> b
     return about.quantised in ("gptq", "awq") and _on_cpu(options, machine)
 
 
-def narrows(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
+def takes_bf16(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
     """Whether `bf16` and `cpu` have a say in the numbers it calculates with."""
     return not (_quantises(about, options) or about.quantised) or is_packed(about, options, machine)
 
@@ -136,7 +136,7 @@ def _dtype(about: About, options: Mapping[str, Value], machine: Machine) -> str:
     faster there than float32, and takes half the memory; beside those of gptqmodel it is as fast, and the answers are
     three times as far from what the weights say (see `hf_packed`).
     """
-    free = narrows(about, options, machine)
+    free = takes_bf16(about, options, machine)
     if not _on_cpu(options, machine):
         return "bfloat16" if options["bf16"] and free else "float16"
     if options["cpu"] and not about.quantised:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.engines.hf_arguments import About, Machine, narrows, rope_of, stays_whole
+from modules.engines.hf_arguments import About, Machine, rope_of, stays_whole, takes_bf16
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -79,7 +79,7 @@ def _quantisation(about: About, options: Mapping[str, Value]) -> Iterator[Note]:
 
 
 def _numbers(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
-    free = narrows(about, options, machine)
+    free = takes_bf16(about, options, machine)
     if options["bf16"] and not free:
         yield Note(
             "bf16", {"en": "No effect: the model is quantized.", "zh": "无效：模型已量化，该选项仅适用于不量化的情形。"}
