@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from modules.catalog import ModelRecord
@@ -19,6 +20,11 @@ _EXL2: Words = {
 _EXL2_HF: Words = {
     "en": "nearly as fast as ExLlamav2, with the samplers of transformers and CFG; needs CUDA.",
     "zh": "速度接近 ExLlamav2，使用 transformers 的采样器并支持 CFG；需要 CUDA。",
+}
+_NOT_4_BITS: Words = {
+    "en": "reads it through gptqmodel, and a LoRA can be trained on it. On the processor gptqmodel is fast with 4 bits "
+    "alone: with 8, AutoGPTQ is faster there.",
+    "zh": "通过 gptqmodel 读取，并可训练 LoRA。在 CPU 上 gptqmodel 仅对 4 位较快；8 位模型用 AutoGPTQ 更快。",
 }
 
 _REASONS: Mapping[tuple[str, str], Words] = {
@@ -59,6 +65,9 @@ _REASONS: Mapping[tuple[str, str], Words] = {
 
 def reason(record: ModelRecord, loader: Loader) -> Words | None:
     """What `loader` is to models of this format; None if it cannot load them."""
+    bits = re.search(r"([0-9])-bit", record.quantisation)
+    if (loader.name, record.format) == ("Transformers", "gptq") and bits and bits[1] != "4":
+        return _NOT_4_BITS
     return _REASONS.get((loader.name, record.format))
 
 

@@ -102,6 +102,17 @@ def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: P
         agreement(mine, theirs, ALL_NARROW)
 
 
+@pytest.mark.slow
+def test_8_bits_are_right_as_well(smollm2_folder: Path) -> None:
+    """For so many gptqmodel has no kernel: three tokens take half a minute."""
+    folder = quantised_folder(smollm2_folder, "gptq-8bit")
+    with worker_for("gptq-8bit") as worker:
+        (packed,), _ = chances(worker, folder, PROMPTS[:1], tokens=3)
+    with closing(WorkerProcess()) as worker:
+        (floats,), _ = chances(worker, plain(folder), PROMPTS[:1], tokens=3)
+    assert agreement(packed, floats, NEARLY) == 3
+
+
 def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: float) -> int:
     """How many tokens the two have written alike; all that was likely must be `nearly` so."""
     for count, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
@@ -114,11 +125,13 @@ def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: floa
     return len(ours)
 
 
-def chances(worker: WorkerProcess, folder: Path, **options: bool) -> tuple[list[list[TokenChances]], int]:
+def chances(
+    worker: WorkerProcess, folder: Path, prompts: list[str] = PROMPTS, tokens: int = TOKENS, **options: bool
+) -> tuple[list[list[TokenChances]], int]:
     """Those of the likeliest tokens after each prompt, and the bytes that the model takes."""
     memory = load(worker, folder, TRANSFORMERS, **options).memory
-    wishes = {"max_new_tokens": TOKENS, "top_logprobs": 10}
-    return [answer(worker, prompt, **wishes).chances for prompt in PROMPTS], memory
+    wishes = {"max_new_tokens": tokens, "top_logprobs": 10}
+    return [answer(worker, prompt, **wishes).chances for prompt in prompts], memory
 
 
 @pytest.mark.slow
