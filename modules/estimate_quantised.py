@@ -41,8 +41,8 @@ class _Way:
     """Of a loader on the CPU: bytes of its libraries, more than those of Transformers; for each weight of the layer
     that is being unpacked; and of the output, more than as it is stored. One that `repacks` layers of 4 or 8 bits as
     it loads, with so many bytes for each weight of a layer, unpacks none later; until all are, the files stay mapped.
-    One that is `wide` computes in 32 bits; in 16 if bf16 is asked for, and with what is stored so as it lies in the
-    files, which stay mapped for that."""
+    One that is `wide` unpacks all but 4 bits, and computes in 32; in 16 if bf16 is asked for, and with what is stored
+    so as it lies in the files, which stay mapped for that."""
 
     libraries: int
     unpacking: int = 0
@@ -52,7 +52,7 @@ class _Way:
 
 
 _WAYS = {
-    "Transformers": _Way(libraries=120_000_000, wide=True),
+    "Transformers": _Way(libraries=120_000_000, unpacking=14, wide=True),
     "AutoGPTQ": _Way(libraries=20_000_000, unpacking=14, output=2, repacks=12),
     "AutoAWQ": _Way(libraries=0, output=2),
 }
@@ -75,8 +75,7 @@ def placed(
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = estimate_hf.cache_of(shape, width, PIECE, tokens)
-    repacks = way.repacks and on_cpu and _in_4_or_8_bits(shape)
-    unpacked = 0 if repacks else way.unpacking * shape.sizes.widest
+    unpacked = way.unpacking * shape.sizes.widest if _unpacks(shape, way, on_cpu) else 0
     compute = estimate_hf.step_of(shape, width, min(tokens, PIECE), tokens) + unpacked
     other = estimate_hf.libraries(shape) + way.libraries
     first, *rest = _shared(main, cards, cache, compute, other)
@@ -87,10 +86,17 @@ def _output(shape: Shape, way: _Way) -> int:
     return way.output * shape.vocabulary * shape.hidden
 
 
-def _in_4_or_8_bits(shape: Shape) -> bool:
-    """With scales and zero points 4 bits are 4.2 to 5.3, and 8 are 8.3 to 9.5."""
+def _bits(shape: Shape) -> int:
+    """4, 8, or 0 for any other: with scales and zero points 4 bits are 4.2 to 5.3, and 8 are 8.3 to 9.5."""
     bits = 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1)
-    return 4 <= bits < 6 or bits >= 8
+    return 4 if 4 <= bits < 6 else 8 if bits >= 8 else 0
+
+
+def _unpacks(shape: Shape, way: _Way, on_cpu: bool) -> bool:
+    """Whether a layer is unpacked whenever it is used, for want of a kernel."""
+    if way.wide:
+        return on_cpu and _bits(shape) != 4
+    return not (way.repacks and on_cpu and _bits(shape))
 
 
 def _with_files(kept: Estimate, shape: Shape, way: _Way, width: int) -> Estimate:
@@ -111,7 +117,7 @@ def _mapped(shape: Shape, way: _Way, width: int) -> tuple[bool, int]:
     if way.wide:
         as_stored = width == _WIDTH and shape.sizes.stored == "BF16"
         return as_stored or shape.method == "gptq", shape.sizes.packed if as_stored else shape.size  # g_idx is used so
-    if way.repacks and not _in_4_or_8_bits(shape):
+    if way.repacks and not _bits(shape):
         return True, shape.sizes.elements * _WIDTH
     return False, shape.size if way.repacks else 0
 

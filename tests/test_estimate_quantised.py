@@ -18,7 +18,7 @@ from modules.process import WorkerProcess
 from modules.shape import Shape, Sizes, sizes_of
 from tests.answers import answer, ask
 from tests.conftest import load, load_arguments
-from tests.quantised_folders import quantised_folder
+from tests.quantised_folders import KINDS, quantised_folder
 from tests.test_estimate_hf import peak
 
 GIB = 1 << 30
@@ -146,6 +146,15 @@ def test_transformers_calculates_in_32_bits_on_the_processor_unless_bf16_is_aske
     assert wide == told_of(bf16=True, cpu=True) == told_of((24 * GIB,), cpu=True) == (5 * GIB, 2 * narrow[1])
 
 
+def test_where_gptqmodel_has_no_kernel_a_layer_is_unpacked() -> None:
+    def compute(bits: int, gpus: tuple[int, ...] = ()) -> int:
+        shape = replace(LLAMA, sizes=replace(LLAMA.sizes, packed=bits * GIB))
+        return placed(Quantised(shape, "Transformers"), options("Transformers"), gpus)[-1].compute
+
+    assert compute(8) == compute(3) == compute(4) + 14 * LLAMA.sizes.widest
+    assert compute(8, (24 * GIB,)) == compute(4, (24 * GIB,))
+
+
 def test_what_auto_gptq_takes_is_what_was_measured() -> None:
     """The peak (VmHWM) of a worker that has answered 21 tokens, less that of one that has loaded nothing: 681 and 738
     million bytes in 4 and 8 bits. The pages of the files, which the system can take back, are told by themselves."""
@@ -162,13 +171,20 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loader", "kind"),
-    [("AutoGPTQ", "gptq"), ("AutoAWQ", "awq"), ("Transformers", "gptq"), ("Transformers", "awq"), ("bf16", "gptq")],
+    [
+        ("AutoGPTQ", "gptq"),
+        ("AutoAWQ", "awq"),
+        ("Transformers", "gptq"),
+        ("Transformers", "awq"),
+        ("bf16", "gptq"),
+        ("Transformers", "gptq-8bit"),
+    ],
 )
 def test_a_real_folder_takes_what_was_estimated(smollm2_folder: Path, loader: str, kind: str) -> None:
     """The peak of a worker that has read 1,000 tokens, less that of one that has imported none of the libraries."""
     form = {"bf16": True} if loader == "bf16" else {}
     folder, row = quantised_folder(smollm2_folder, kind), LOADERS["Transformers" if form else loader]
-    own = overlay_of(row, kind)
+    own = overlay_of(row, KINDS[kind].method)
     with closing(WorkerProcess(own.folder if own else None)) as worker:
         ask(worker, "explain", **load_arguments(folder, row))
         empty = peak(worker)
