@@ -143,8 +143,13 @@ def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dic
 
 
 def worker_pids(parent: int | str = "self") -> set[int]:
-    """The workers among the children of process `parent`."""
-    return {pid for pid in _children(parent) if b"modules.worker" in _command_line(pid)}
+    """The workers among the children of process `parent`.
+
+    A child belongs to the thread that started it and, once that has ended, to another, which may have been read before:
+    whoever reads twice misses none.
+    """
+    children = _children(parent) | _children(parent)
+    return {pid for pid in children if b"modules.worker" in _command_line(pid)}
 
 
 def _children(parent: int | str) -> set[int]:
