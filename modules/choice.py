@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from modules.catalog import ModelRecord
@@ -65,8 +64,7 @@ _REASONS: Mapping[tuple[str, str], Words] = {
 
 def reason(record: ModelRecord, loader: Loader) -> Words | None:
     """What `loader` is to models of this format; None if it cannot load them."""
-    bits = re.search(r"([0-9])-bit", record.quantisation)
-    if (loader.name, record.format) == ("Transformers", "gptq") and bits and bits[1] != "4":
+    if (loader.name, record.format) == ("Transformers", "gptq") and (record.defaults.get("wbits") or 4) != 4:
         return _NOT_4_BITS
     return _REASONS.get((loader.name, record.format))
 

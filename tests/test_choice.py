@@ -27,8 +27,8 @@ NAMED = {
 """What the sentence must not leave out."""
 
 
-def record(model_format: str, quantisation: str = "") -> ModelRecord:
-    return ModelRecord("model", Path("model"), model_format, 1, quantisation=quantisation)
+def record(model_format: str, **defaults: int) -> ModelRecord:
+    return ModelRecord("model", Path("model"), model_format, 1, defaults=defaults)
 
 
 @pytest.mark.parametrize("model_format", TAKERS)
@@ -50,7 +50,7 @@ def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
-    words = why(record("gptq", f"GPTQ {bits}-bit 64g"), LOADERS["Transformers"])
+    words = why(record("gptq", wbits=bits), LOADERS["Transformers"])
     assert words is not None
     assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
     assert ("compiles a kernel" in words["en"]) == (bits == 4)
