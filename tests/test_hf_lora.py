@@ -32,6 +32,7 @@ ALONE = ((("banana", 1.0),), (("green", 1.0),))
 TOGETHER = (("banana", 1.0), ("green", 1.0))
 WEIGHTED = (("banana", 0.5), ("green", 2.0))
 TOKENS = 5
+ROUNDS = 20  # of putting them in and taking them out
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +205,15 @@ def test_what_was_computed_before_a_change_is_not_used_after_it(hf: WorkerProces
 
 
 def test_memory_does_not_grow(hf: WorkerProcess, loras_folder: Path) -> None:
+    """The C library keeps a block of 8 MB or gives it back as it likes: only what all late sizes exceed has grown."""
     sizes = []
-    for _ in range(6):
+    for _ in range(ROUNDS):
         put(hf, loras_folder, TOGETHER)
         put(hf, loras_folder)
         sizes.append(machine.resident_memory(hf.pid))
-    assert sizes[-1] < sizes[0] + (8 << 20)
+    smallest = min((loras_folder / name / "adapter_model.safetensors").stat().st_size for name, _ in TOGETHER)
+    early, late = sizes[: ROUNDS // 4], sizes[-ROUNDS // 4 :]
+    assert min(late) - max(early) < ROUNDS // 2 * smallest, "even the smaller one, left behind each time, takes more"
 
 
 def test_parts_of_the_model_may_be_on_disk(worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
