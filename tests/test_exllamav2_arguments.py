@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from modules.engines.exllamav2_arguments import (
+    ATTENTION,
     AUTOSPLIT,
     CACHE,
     CONFIG,
@@ -35,7 +36,8 @@ from tests.test_llamacpp_arguments import changed
 LLAMA = {"max_position_embeddings": 2048, "rope_theta": 10000.0, "hidden_size": 64, "num_attention_heads": 2}
 MIXTRAL = LLAMA | {"num_local_experts": 8}
 BARE, FLASH = Here(), Here(flash=True, paged=True, xformers=True, gpus=1)
-HERES = {"bare": BARE, "flash": FLASH, "xformers": Here(xformers=True), "old flash": Here(flash=True)}
+TURING = Here(unfit=True, gpus=1)
+HERES = {"bare": BARE, "flash": FLASH, "xformers": Here(xformers=True), "old flash": Here(flash=True), "turing": TURING}
 MAKERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "ExLlamav2_HF": (arguments, notes),
     "ExLlamav2": (batching_arguments, batching_notes),
@@ -96,6 +98,21 @@ def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, 
         assert config.get("no_sdpa", False) is not used, (here, no_flash, no_xformers)
 
 
+@LOADER
+def test_ours_takes_its_place_unless_it_is_not_wanted_either(loader: str, llama: Path) -> None:
+    assert calls(loader, llama, BARE)[ATTENTION] == {"attn_mask": "causal"}
+    assert ATTENTION not in calls(loader, llama, BARE, no_sdpa=True)
+    assert ATTENTION not in calls(loader, llama, FLASH)
+    assert "flash-attention is used anyway" in noted(loader, llama, FLASH, no_sdpa=True)["no_sdpa"]
+
+
+@LOADER
+def test_flash_attention_that_a_gpu_is_too_old_for_is_turned_off(loader: str, llama: Path) -> None:
+    assert calls(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
+    assert calls(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
+    assert "does not run on the GPUs here" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
+
+
 @pytest.mark.works("gpu", loader="ExLlamav2")
 @pytest.mark.works("gpu", loader="ExLlamav2_HF")
 def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None:
@@ -132,7 +149,7 @@ def test_the_context_is_the_models_own_as_alpha_and_compression_stretch_it_unles
 
 def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> None:
     made = calls("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
-    assert made[NEGATIVE] == made[CACHE] | {"lazy": False}
+    assert made[NEGATIVE] == made[CACHE]
     assert calls("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
     assert calls("ExLlamav2", llama, BARE, cfg_cache=True)[CACHE]["max_seq_len"] == 2048
     assert "ExLlamav2_HF can" in noted("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
@@ -141,7 +158,7 @@ def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> 
 
 def test_answers_share_the_cache_only_where_flash_attention_reads_pages(llama: Path) -> None:
     paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in HERES.items()}
-    assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False}
+    assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
     assert calls("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
 
 

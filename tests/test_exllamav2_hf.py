@@ -138,7 +138,7 @@ def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerPro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ticked", [("cache_8bit",), ("cache_4bit", "autosplit")], ids=" ".join)
+@pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
 def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
     ticked: tuple[str, ...], smollm2_folder: Path
 ) -> None:
@@ -149,6 +149,18 @@ def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by
         assert answer(process, FRANCE, max_new_tokens=2).text.startswith(" Paris")
         with pytest.raises(OptionError, match="cfg-cache"):
             answer(process, FRANCE, guidance_scale=1.5)
+    finally:
+        process.close()
+
+
+@pytest.mark.slow
+def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(smollm2_folder: Path) -> None:
+    process = exllamav2_worker()
+    ticked = {"autosplit": True, "cfg_cache": True, "cache_4bit": True}
+    try:
+        load(process, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **ticked)
+        told = answer(process, FRANCE, max_new_tokens=2, guidance_scale=1.5, negative_prompt="Once upon a time")
+        assert told.text.startswith(" Paris")
     finally:
         process.close()
 
@@ -217,8 +229,8 @@ def test_texts_are_the_tokenizers(hf: WorkerProcess) -> None:
 
 @pytest.mark.slow
 def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(gptq: Path) -> None:
-    """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, `_attention` in
-    exllamav2_arguments.py can leave SDPA alone."""
+    """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, SDPA may be left
+    to it: see `exllamav2_mended`."""
     program = (
         "import sys, torch; from exllamav2 import ExLlamaV2, ExLlamaV2Config\n"
         "config = ExLlamaV2Config(sys.argv[1]); config.num_hidden_layers = 2\n"

@@ -181,7 +181,7 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
         _near(logits["green"], wanted[f"{kind} green"], WITH_LORA)
     if kind == "fp16":
         ahead = np.abs(logits["sdpa"] - wanted[kind]).max()
-        assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, `no_sdpa` may go"
+        assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, it needs no mending there"
 
 
 @pytest.mark.slow

@@ -456,8 +456,9 @@ def test_without_drawing_the_likeliest_is_taken(params: dict[str, Any]) -> None:
 
 def test_a_row_with_nothing_left_says_so() -> None:
     for params in (settled(), settled(temperature=0.0)):
-        with pytest.raises(NoTokenLeft):
-            choose(torch.cat([logits(), torch.full((1, SIZE), OFF)]), params, seeded(params, CPU))
+        for nothing, said in ((OFF, "leave no token"), (float("nan"), "no numbers")):
+            with pytest.raises(NoTokenLeft, match=said):
+                choose(torch.cat([logits(), torch.full((1, SIZE), nothing)]), params, seeded(params, CPU))
 
 
 def random_wish(dice: random.Random) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from modules.own_code import code_elsewhere
 
 CONFIG, LOAD, AUTOSPLIT = "ExLlamaV2Config", "ExLlamaV2.load", "ExLlamaV2.load_autosplit"
 CACHE, NEGATIVE, GENERATOR = "cache", "cache of the negative prompt", "ExLlamaV2DynamicGenerator"
+ATTENTION = "scaled_dot_product_attention"
 PAGE = 256
 """Tokens in a page of the dynamic generator's cache, whose size must be a multiple of it."""
 PIECE = 512
@@ -42,12 +43,14 @@ _ROPE_OF_5 = {
 
 @dataclass(frozen=True)
 class Here:
-    """What ExLlamaV2 finds: flash-attention, one that reads pages (2.5.7), xformers; how many GPUs, 0 if unknown."""
+    """What ExLlamaV2 finds: flash-attention, one that reads pages (2.5.7), xformers; how many GPUs, 0 if unknown.
+    `unfit` is flash-attention that is installed, but cannot run on all GPUs: it needs Ampere or later."""
 
     flash: bool = False
     paged: bool = False
     xformers: bool = False
     gpus: int = 0
+    unfit: bool = False
 
 
 def arguments(path: Path, options: Mapping[str, Value], here: Here) -> dict[str, Json]:
@@ -55,7 +58,7 @@ def arguments(path: Path, options: Mapping[str, Value], here: Here) -> dict[str,
     context = context_length(path, options)
     calls = _common(path, options, here, context)
     if options["cfg_cache"]:
-        calls[NEGATIVE] = {**calls[CACHE], "lazy": False}
+        calls[NEGATIVE] = dict(calls[CACHE])
     return {**calls, TOKENIZER: _tokenizer(path, options)}
 
 
@@ -103,7 +106,7 @@ def _common(path: Path, options: Mapping[str, Value], here: Here, length: int) -
     }
     load: dict[str, Json] = {AUTOSPLIT: {}} if options["autosplit"] else {LOAD: _split(options)}
     cache = {"class": _cache_class(options), "max_seq_len": length, "lazy": bool(options["autosplit"])}
-    return {CONFIG: config, **load, CACHE: cache}
+    return {CONFIG: config, **_scores(options, here), **load, CACHE: cache}
 
 
 def _split(options: Mapping[str, Value]) -> dict[str, Json]:
@@ -121,15 +124,22 @@ def _cache_class(options: Mapping[str, Value]) -> str:
 
 
 def _attention(options: Mapping[str, Value], here: Here) -> dict[str, Json]:
-    """Without flash-attention and xformers SDPA must not be used: ExLlamaV2 0.3.2 calls it without a causal mask.
-
-    In `_attn_torch` of its attn.py, `if layer_idx in block_diag_layers or causal` takes a mask that is None for text,
-    so that each token of a prompt looks at those after it. tests/test_exllamav2_hf.py tells when that has ended.
-    """
+    """Without flash-attention and xformers ExLlamaV2's own SDPA must not be used, as it looks ahead: see
+    `exllamav2_mended`."""
     wanted = {key: bool(options[key]) for key in ("no_flash_attn", "no_xformers", "no_sdpa")}
-    if not uses_flash(options, here) and not uses_xformers(options, here):
-        wanted["no_sdpa"] = True
+    wanted["no_flash_attn"] |= here.unfit
+    wanted["no_sdpa"] |= _by_pytorch(options, here)
     return {key: True for key, given in wanted.items() if given}
+
+
+def _scores(options: Mapping[str, Value], here: Here) -> dict[str, Json]:
+    """What takes the place of that, unless PyTorch is to multiply matrices step by step."""
+    fused = _by_pytorch(options, here) and not options["no_sdpa"]
+    return {ATTENTION: {"attn_mask": "causal"}} if fused else {}
+
+
+def _by_pytorch(options: Mapping[str, Value], here: Here) -> bool:
+    return not uses_flash(options, here) and not uses_xformers(options, here)
 
 
 def _positions(about: About, options: Mapping[str, Value]) -> dict[str, Json]:

@@ -81,10 +81,9 @@ class Engine:
         if words["paged"] and made.config.no_flash_attn:  # the model is one that it does not suit
             words["paged"] = False
             told += [WITHOUT_PAGES] if options["cfg_cache"] else []
-        self._generator: Any = ExLlamaV2DynamicGenerator(made.model, made.cache, self._native_tokenizer, **words)
+        self._generator: Any = ExLlamaV2DynamicGenerator(made.model, made.caches[0], self._native_tokenizer, **words)
         self._can_guide = words["paged"] and bool(options["cfg_cache"])
         self._answers: list[Answer] = []
-        self._warm_up()
         self.questions = self.texts.questions
         loras = operation(ExLlamaAdapters(made.model, self.texts, self._put_in))
         self.operations: Operations = {"forget": self.forget, "apply_loras": loras}
@@ -96,10 +95,6 @@ class Engine:
             memory=machine.resident_memory(),
             notes=tuple(told),
         )
-
-    def _warm_up(self) -> None:
-        """So that the first answer does not wait for kernels to be tuned."""
-        self._model.forward(torch.zeros(1, 1, dtype=torch.long))
 
     # -- requests -------------------------------------------------------------------------------------------------
 

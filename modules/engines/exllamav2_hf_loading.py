@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modules.engines.base import Report
-from modules.engines.exllamav2_arguments import NEGATIVE, Here, arguments, context_length
+from modules.engines.exllamav2_arguments import Here, arguments, context_length
 from modules.engines.exllamav2_hf_model import ExLlamaModel
-from modules.engines.exllamav2_loading import loaded, new_cache
+from modules.engines.exllamav2_loading import loaded
 from modules.engines.exllamav2_lora import ExLlamaAdapters
 from modules.engines.exllamav2_notes import notes
 from modules.engines.hf_arguments import TOKENIZER
@@ -23,8 +23,7 @@ def engine(path: Path, options: Mapping[str, Value], here: Here, report: Report)
     calls = arguments(path, options, here)
     tokenizer = tokenizer_of(calls[TOKENIZER])
     made = loaded(calls, report)
-    second = [new_cache(made.model, calls[NEGATIVE])] if NEGATIVE in calls else []
-    model = ExLlamaModel(made, tokenizer, [made.cache, *second])
+    model = ExLlamaModel(made, tokenizer)
     vocabulary = TokenizerVocabulary(tokenizer, model.size, sorted(model.ends))
     engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, here))
 

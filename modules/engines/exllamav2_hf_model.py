@@ -30,20 +30,18 @@ class Held:
 
 
 class ExLlamaModel(Evaluator):
-    """`caches` are ExLlamaV2's: two if there is one for a negative prompt."""
-
     name = "ExLlamav2_HF"
 
-    def __init__(self, loaded: Loaded, tokenizer: Any, caches: Sequence[Any]) -> None:
+    def __init__(self, loaded: Loaded, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.native = loaded.model
         self.loras: list[Any] = []
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.ends = loaded.ends | frozenset(own)
         self.size, self.piece = int(loaded.config.vocab_size), int(loaded.config.max_input_len)
-        self.can_guide = len(caches) > 1
+        self.can_guide = len(loaded.caches) > 1
         self.device = torch.device(loaded.model.modules[-1].device())
-        self.caches = Caches(caches)
+        self.caches = Caches(loaded.caches)
         self._wanted_elsewhere = threading.Event()
 
     def shelf(self, budget: int) -> Caches:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.engines.exllamav2_sampling import fields
 from modules.engines.hf_grammar import Matcher
-from modules.engines.hf_samplers import NoTokenLeft
+from modules.engines.hf_samplers import NoTokenLeft, none_left
 from modules.engines.hf_texts import Texts
 from modules.engines.hf_vocabulary import Vocabulary
 from modules.events import Json
@@ -132,5 +132,5 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)
             logits[len(allowed) :] = -math.inf
         if not bool(logits.isfinite().any()):
-            raise NoTokenLeft("the grammar or the bans leave no token to go on with")
+            raise none_left(logits)
         return logits

@@ -10,19 +10,21 @@ from typing import Any
 import torch
 
 from modules.engines.base import Report
-from modules.engines.exllamav2_arguments import AUTOSPLIT, CACHE, CONFIG, LOAD, Here
-from modules.engines.exllamav2_machine import KERNELS, installed
+from modules.engines.exllamav2_arguments import ATTENTION, AUTOSPLIT, CACHE, CONFIG, LOAD, NEGATIVE, Here
+from modules.engines.exllamav2_machine import AMPERE, KERNELS, installed
+from modules.engines.exllamav2_mended import look_back
 from modules.engines.progress import whole_percents
 from modules.events import Json, Progress
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """ExLlamaV2's objects. `ends` are the tokens that end an answer, as the model's files say."""
+    """ExLlamaV2's objects. `caches` are one, and one for negative prompts if that was asked for; `ends` are the tokens
+    that end an answer, as the model's files say."""
 
     model: Any
     config: Any
-    cache: Any
+    caches: list[Any]
     ends: frozenset[int]
 
 
@@ -33,32 +35,55 @@ def found(report: Report) -> Here:
         if torch.version.cuda is None:
             raise RuntimeError("torch.version.cuda is None")
         report(Progress("kernels", 0.0))
+    else:
+        importlib.import_module(KERNELS)  # ExLlamaV2 would hide why that fails behind a NameError
     attention = importlib.import_module("exllamav2.attn")
+    gpus = range(torch.cuda.device_count())
+    runs = all(torch.cuda.get_device_properties(gpu).major >= AMPERE for gpu in gpus)
     return Here(
-        attention.has_flash_attn,
-        attention.has_flash_attn_with_paged,
-        attention.has_xformers,
-        torch.cuda.device_count(),
+        flash=attention.has_flash_attn and runs,
+        paged=attention.has_flash_attn_with_paged and runs,
+        xformers=attention.has_xformers,
+        gpus=len(gpus),
+        unfit=attention.has_flash_attn and not runs,
     )
 
 
 def loaded(calls: Mapping[str, Json], report: Report) -> Loaded:
+    """ValueError for a model that calculates nonsense."""
     library = importlib.import_module("exllamav2")
     config = _config(library, calls[CONFIG])
+    look_back(fused=ATTENTION in calls or "no_sdpa" not in calls[CONFIG])
     model = library.ExLlamaV2(config)
     advance = whole_percents(report)
     if AUTOSPLIT in calls:
-        cache = new_cache(model, calls[CACHE])
-        model.load_autosplit(cache, callback=_counted(advance), **calls[AUTOSPLIT])
+        caches = _caches(library, model, calls)
+        model.load_autosplit(_as_one(caches), callback=_counted(advance), **calls[AUTOSPLIT])
     else:
         model.load(callback=_counted(advance), **calls[LOAD])
-        cache = new_cache(model, calls[CACHE])
-    return Loaded(model, config, cache, frozenset(_ends(config)))
+        caches = _caches(library, model, calls)
+    _check_sound(model, config)
+    return Loaded(model, config, caches, frozenset(_ends(config)))
 
 
-def new_cache(model: Any, args: Mapping[str, Json]) -> Any:
-    words = dict(args)
-    return getattr(importlib.import_module("exllamav2"), words.pop("class"))(model, **words)
+def _caches(library: Any, model: Any, calls: Mapping[str, Json]) -> list[Any]:
+    wanted = [dict(calls[name]) for name in (CACHE, NEGATIVE) if name in calls]
+    return [getattr(library, words.pop("class"))(model, **words) for words in wanted]
+
+
+def _as_one(caches: list[Any]) -> Any:
+    """The first, which has the others take their memory as it takes its own: layer by layer, while it is found out what
+    fits where. Made afterwards, a second one would find each GPU full."""
+    each = [cache.update_cache_tensors for cache in caches]
+    caches[0].update_cache_tensors = lambda: [take() for take in each]
+    return caches[0]
+
+
+def _check_sound(model: Any, config: Any) -> None:
+    """It also has kernels tuned, for which the first answer would wait."""
+    logits = model.forward(torch.arange(8)[None])[..., : config.vocab_size]
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite")
 
 
 def _config(library: Any, fields: Mapping[str, Json]) -> Any:
@@ -67,10 +92,10 @@ def _config(library: Any, fields: Mapping[str, Json]) -> Any:
     config.prepare()
     for field, value in fields.items():
         setattr(config, field, value)
-    before = config.no_flash_attn
+    wanted = config.no_flash_attn, config.no_xformers
     config.arch_compat_overrides(quiet=True)
-    if config.no_flash_attn and not before:
-        config.no_sdpa = True  # it has turned off what was to be used instead: see `exllamav2_arguments`
+    if (config.no_flash_attn, config.no_xformers) != wanted:
+        config.no_sdpa = True  # it has turned off what was to be used instead: see `exllamav2_mended`
     return config
 
 

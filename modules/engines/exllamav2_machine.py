@@ -14,6 +14,8 @@ from modules import gpus
 from modules.engines.exllamav2_arguments import Here
 
 KERNELS = "exllamav2_ext"
+AMPERE = 8
+"""The oldest major compute capability that flash-attention 2 runs on."""
 _READS_PAGES = (2, 5, 7)
 
 

@@ -74,8 +74,8 @@ def _devices(options: Mapping[str, Value], here: Here) -> Iterator[Note]:
 
 
 _NOT_INSTALLED: Words = {
-    "en": "Changes nothing: it is not installed, or there is no GPU that it runs on.",
-    "zh": "没有变化：尚未安装，或没有可运行它的 GPU。",
+    "en": "Changes nothing: it is not installed, or does not run on the GPUs here.",
+    "zh": "没有变化：尚未安装，或无法在此处的 GPU 上运行。",
 }
 
 
@@ -93,17 +93,14 @@ def _attention(options: Mapping[str, Value], here: Here) -> Iterator[Note]:
             },
         )
     if options["no_sdpa"]:
-        yield Note("no_sdpa", _sdpa(options, here))
+        yield from _sdpa(options, here)
 
 
-def _sdpa(options: Mapping[str, Value], here: Here) -> Words:
-    if uses_flash(options, here) or uses_xformers(options, here):
-        used = "flash-attention" if uses_flash(options, here) else "xformers"
-        return {"en": f"Changes nothing: {used} is used anyway.", "zh": f"没有变化：本来就使用 {used}。"}
-    return {
-        "en": "Changes nothing: SDPA is never used, for ExLlamaV2 0.3.2 lets tokens see those after them with it.",
-        "zh": "没有变化：SDPA 从不使用，因为在 ExLlamaV2 0.3.2 中它会让词符看到其后的内容。",
-    }
+def _sdpa(options: Mapping[str, Value], here: Here) -> Iterator[Note]:
+    used = "flash-attention" if uses_flash(options, here) else "xformers" if uses_xformers(options, here) else ""
+    if used:
+        text = {"en": f"Changes nothing: {used} is used anyway.", "zh": f"没有变化：本来就使用 {used}。"}
+        yield Note("no_sdpa", text)
 
 
 def _positions(path: Path, about: About, options: Mapping[str, Value]) -> Iterator[Note]:
