@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,11 @@ from modules.estimate_quantised import Quantised, context_length, placed, within
 from modules.fit import Device, fit
 from modules.loaders import LOADERS, candidates, overlay_of, settle, values
 from modules.options import Value
-from modules.process import WorkerProcess
+from modules.process import ROOT, WorkerProcess
 from modules.shape import Shape, Sizes, sizes_of, summed
 from tests.answers import answer, ask
 from tests.conftest import load, load_arguments
+from tests.exl2_folder import exl2_folder, with_standin
 from tests.quantised_folders import KINDS, quantised_folder
 from tests.test_estimate_hf import peak
 
@@ -148,6 +152,36 @@ def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card(
     own_main, own_card = told("ExLlamav2", (24 * GIB,))
     assert main.weights == own_main.weights == 32_000 * 4096 * 2
     assert card.weights == own_card.weights + 32_000 * 4096 * 2
+
+
+FOOTPRINT = """
+import json, sys
+from exllamav2 import ExLlamaV2, ExLlamaV2Config
+config = ExLlamaV2Config()
+config.model_dir = sys.argv[1]
+config.prepare()
+modules = ExLlamaV2(config).modules
+unpacking = [module.temp_dq_size() for module in modules if hasattr(module, "temp_dq_size")]
+print(json.dumps([sum(module.weight_footprint() for module in modules[1:]), max(unpacking), max(unpacking[:-1])]))
+"""
+"""Bytes, by the package's own account: of what is not the embeddings, to unpack any layer, and any but the output."""
+
+
+@pytest.mark.parametrize("kind", ["gptq", "exl2"])
+def test_what_exllama_puts_on_cards_is_what_the_package_reckons(smollm2_folder: Path, kind: str) -> None:
+    """The first folder has no output of its own, the second has one."""
+    folder = exl2_folder(smollm2_folder) if kind == "exl2" else quantised_folder(smollm2_folder, kind)
+    command = [sys.executable, "-c", FOOTPRINT, str(folder)]
+    asked = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 0, asked.stderr
+    reckoned, largest, largest_layer = json.loads(asked.stdout.splitlines()[-1])
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None and shape.sizes.output == (kind == "exl2")
+    _, card = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2"), (24 * GIB,))
+    assert card.weights == pytest.approx(reckoned, rel=0.01)
+    _, first, second = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2", gpu_split="0.02,9"), (GIB, 24 * GIB))
+    assert first.weights and second.compute - first.compute == largest - largest_layer
+    assert second.compute == card.compute > largest
 
 
 def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:
