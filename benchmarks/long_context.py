@@ -73,11 +73,12 @@ def read(folder: Path, form: dict[str, Any], length: int) -> list[float]:
 
 def loaded(folder: Path, form: dict[str, Any]) -> Any:
     """The model as the worker would load it."""
-    from modules.engines.hf_loading import engine
+    from modules.engines.hf import Transformers
     from modules.loaders import find_loader, settle, values
 
     options = values(settle(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form}))
-    return engine(folder, options, lambda _: None).model
+    engine: Any = Transformers(folder, options, lambda _: None)
+    return engine.model
 
 
 if __name__ == "__main__":

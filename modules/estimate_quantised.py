@@ -26,6 +26,8 @@ _CACHE_BITS = {"cache_4bit": 4.5, "cache_8bit": 8.5}
 """Of each number kept in ExLlamaV2's caches, scales included."""
 _EXLLAMA_PIECE = 2048
 """Tokens that ExLlamaV2 reads at once, at most."""
+_UNPACKED_AT_ONCE = 512 << 20
+"""Weights of a layer, at most, that ExLlamaV2 unpacks into the room it keeps for that."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +142,45 @@ def _weights(shape: Shape, width: int = _WIDTH) -> int:
 
 
 def _exllama(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int]) -> tuple[Estimate, ...]:
-    """The embeddings stay in main memory, and the cache is made at once for the whole context."""
+    """The embeddings stay in main memory, and are on a card once more where they serve as the output. The cache is made
+    at once for the whole context; one in fewer bits with room for a layer of it in 16, on each card."""
     shape, tokens = model.shape, context_length(model, options)
     looked_up = shape.vocabulary * shape.hidden * _WIDTH
+    weights = max(_weights(shape) - (looked_up if shape.sizes.output else 0), 1)
     bits = next((bits for key, bits in _CACHE_BITS.items() if options[key]), 8 * _WIDTH)
-    cache = int(2 * shape.kv_heads * shape.head * shape.looking_back * tokens * bits / 8)
-    cache *= 2 if options["cfg_cache"] else 1
+    numbers = 2 * shape.kv_heads * shape.head * tokens * (2 if options["cfg_cache"] else 1)  # of a layer's cache
+    cache = int(numbers * shape.looking_back * bits / 8)
+    layer = numbers * _WIDTH if bits < 8 * _WIDTH else 0
     compute = estimate_hf.step_of(shape, _WIDTH, min(tokens, _EXLLAMA_PIECE), tokens)
-    split = (
-        [] if options["autosplit"] else [float(each) for each in str(options["gpu_split"]).split(",") if each.strip()]
-    )
-    limits = [int(each * (1 << 30)) for each in split] or list(gpus)
-    left, *cards = estimate_hf.poured(_weights(shape) - looked_up, limits, len(gpus))
+    fixed = layer + compute + _unpacking(shape, True) + GPU_BYTES
+    left, *cards = estimate_hf.poured(weights, _limits(options, gpus, fixed, 1 + cache / weights), len(gpus))
     if cards:  # nothing of it can stay in main memory: where the cards do not do, the last one is short
         cards[-1] += left
         left = 0
-    return _shared(looked_up + left, cards, cache, compute, estimate_hf.libraries(shape))
+    first, *rest = _shared(looked_up + left, cards, cache, compute, estimate_hf.libraries(shape))
+    last = max((place for place, part in enumerate(cards) if part), default=0)  # which has the output
+    rooms = [_unpacking(shape, bool(options["autosplit"]) or place == last) for place in range(len(rest))]
+    return first, *(
+        replace(each, cache=each.cache + layer, compute=each.compute + room) if each.weights else each
+        for each, room in zip(rest, rooms, strict=True)
+    )
+
+
+def _limits(options: Mapping[str, Value], gpus: Sequence[int], fixed: int, with_cache: float) -> list[int]:
+    """The most that each GPU takes of the weights. autosplit fills one after the other, leaving out its `fixed` bytes,
+    with layers that are `with_cache` times as large as their weights. Without it, nor a gpu_split, the first takes all.
+    """
+    if options["autosplit"]:
+        return [max(int((free - fixed) / with_cache), 0) for free in gpus]
+    split = [float(each) for each in str(options["gpu_split"]).split(",") if each.strip()]
+    return [int(each * (1 << 30)) for each in split] or [1 << 62]
+
+
+def _unpacking(shape: Shape, with_output: bool) -> int:
+    """Bytes of the room that the largest layer of a card is unpacked into; the output's is kept, packed or not, and
+    by autosplit on each card."""
+    widest = max(shape.network, shape.heads * shape.head, shape.vocabulary if with_output else 0)
+    return _WIDTH * min(shape.hidden * widest, _UNPACKED_AT_ONCE)
 
 
 def given_back(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:

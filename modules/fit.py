@@ -104,9 +104,11 @@ def _lighter(shape: Shape, options: Mapping[str, Value], devices: Sequence[Devic
 def _smaller_cache(
     model: Quantised, options: Mapping[str, Value], devices: Sequence[Device]
 ) -> Iterator[Mapping[str, Value]]:
-    """Fewer bits for each number, of all or of the cache, or a shorter context, where the loader has such options."""
+    """All cards, fewer bits for each number, of all or of the cache, or a shorter context, where the loader has such
+    options."""
     free = _room(devices)
-    changes: list[Mapping[str, Value]] = [{key: True} for key in ("bf16", "cache_8bit", "cache_4bit") if key in options]
+    ticks = ("autosplit", "bf16", "cache_8bit", "cache_4bit")
+    changes: list[Mapping[str, Value]] = [{key: True} for key in ticks if key in options]
     context = estimate_quantised.context_length(model, options)
     changes += [{"max_seq_len": each} for each in _halves(context) if "max_seq_len" in options]
     fitting = (change for change in changes if estimate_quantised.within(model, {**options, **change}, free))

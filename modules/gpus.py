@@ -6,18 +6,22 @@ not known here, such as Apple's and Intel's, which mostly share the main memory 
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 _AMD_CARDS = Path("/sys/class/drm")
-_QUERY = ("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+_QUERY = ("--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits")
 _TIMEOUT = 5.0  # seconds; the first call wakes a card that sleeps
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+_NONE = "-1"  # "" would be none to CUDA, but all to HIP
+_BUILT_FOR = re.compile(r"^(cuda|hip)\b[^=\n]*=\s*['\"]", re.MULTILINE)
 _ACCELERATORS = ("cuda", "hip", "vulkan", "sycl", "cann", "musa")  # libraries of ggml that have memory of their own
 
 
@@ -51,6 +55,8 @@ def present() -> tuple[Gpu, ...]:
 
 
 def nvidia(program: str = "nvidia-smi") -> tuple[Gpu, ...]:
+    """Those that CUDA shows to this program, in the order of their places on the bus: workers are told to take that
+    order, too (`process`)."""
     found = shutil.which(program)
     if found is None:
         return ()
@@ -58,14 +64,40 @@ def nvidia(program: str = "nvidia-smi") -> tuple[Gpu, ...]:
         told = subprocess.run([found, *_QUERY], capture_output=True, text=True, timeout=_TIMEOUT, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    return parsed(told)
+    return parsed(told, os.environ.get(_VISIBLE[0]))
 
 
-def parsed(told: str) -> tuple[Gpu, ...]:
-    """What `nvidia-smi` says, a card a line, in MiB. One whose memory is not told ("[N/A]") is left out."""
-    rows = [[part.strip() for part in line.rsplit(",", 2)] for line in told.splitlines()]
-    whole = [row for row in rows if len(row) == 3 and row[1].isdigit() and row[2].isdigit()]
+def parsed(told: str, visible: str | None = None) -> tuple[Gpu, ...]:
+    """What `nvidia-smi` says, a card a line, in MiB. One whose memory is not told ("[N/A]") is left out; and so is what
+    `visible`, a value of CUDA_VISIBLE_DEVICES, does not name."""
+    rows = [row for row in map(_row, told.splitlines()) if len(row) == 4]
+    places = range(len(rows)) if visible is None else _shown(visible, [uuid for uuid, *_ in rows])
+    whole = [rows[place][1:] for place in places if rows[place][2].isdigit() and rows[place][3].isdigit()]
     return tuple(Gpu(name, int(total) << 20, int(free) << 20) for name, total, free in whole)
+
+
+def _row(line: str) -> list[str]:
+    """A name may hold commas, the other fields hold none."""
+    uuid, _, rest = line.partition(",")
+    return [part.strip() for part in (uuid, *rest.rsplit(",", 2))]
+
+
+def _shown(visible: str, uuids: Sequence[str]) -> list[int]:
+    """Places of the cards, as CUDA reads it: numbers, or how the cards' own names begin. What is no card, or might be
+    several, ends the list; one that is named twice leaves nothing of it."""
+    shown: list[int] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        by_name = entry.startswith("GPU-")
+        named = [each for each, uuid in enumerate(uuids) if (uuid.startswith(entry) if by_name else str(each) == entry)]
+        if len(named) != 1:
+            break
+        shown += named
+    return shown if len(set(shown)) == len(shown) else []
+
+
+def hide() -> None:
+    """Let whatever this process imports from now on find no card."""
+    os.environ.update(dict.fromkeys(_VISIBLE, _NONE))
 
 
 def amd(cards: Path = _AMD_CARDS) -> tuple[Gpu, ...]:
@@ -80,18 +112,28 @@ def amd(cards: Path = _AMD_CARDS) -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def of_torch() -> tuple[Gpu, ...]:
+    """The cards of the kind that PyTorch was built for."""
+    build = torch_build()
+    return amd() if build == "hip" else nvidia() if build else ()
+
+
 def torch_build() -> str:
-    """What the installed PyTorch was built for, as far as its version says: "cpu", "cu130", "rocm6.4", "" if that is
-    left out. "cpu", too, where there is none."""
+    """What the installed PyTorch was built for: "cuda", "hip", or "" for the processor alone, or if there is none. Its
+    version would not do: the builds for Windows that PyPI has do not say "+cpu"."""
+    spec = PathFinder.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
     try:
-        return importlib.metadata.version("torch").partition("+")[2]
-    except importlib.metadata.PackageNotFoundError:
-        return "cpu"
+        told = _BUILT_FOR.search((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
+    except OSError:
+        return ""
+    return told[1] if told else ""
 
 
 def torch_uses_them() -> bool:
     """Whether it was built for graphics cards."""
-    return torch_build() != "cpu"
+    return bool(torch_build())
 
 
 def llamacpp_uses_them() -> bool:

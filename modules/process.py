@@ -29,6 +29,10 @@ GRACE_SECONDS = 3.0
 # many loses nothing on a quiet machine (benchmarks/README.md); the user's own setting is left as it is.
 SPINS = "3000"
 
+# Of graphics cards: by their places on the bus, as `gpus` tells of them, for CUDA's own order is the fastest first. The
+# user's own setting is left as it is here, too.
+ORDER = "PCI_BUS_ID"
+
 log = logging.getLogger("worker")
 
 Deliver = Callable[[Event], None]
@@ -177,9 +181,12 @@ class WorkerProcess:
 
 
 def _environment(overlay: Path | None) -> dict[str, str]:
-    """The child's: our modules are found from any directory, the overlay's packages before all others."""
+    """The child's: our modules are found from any directory, the overlay's packages and programs before all others."""
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    ours = {"PYTHONUNBUFFERED": "1"}
     if overlay is not None:
         paths.insert(0, str(overlay))
-    ours = {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONUNBUFFERED": "1"}
-    return {"GOMP_SPINCOUNT": SPINS} | os.environ | ours
+        programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja there only
+        ours["PATH"] = os.pathsep.join(programs)
+    ours["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return {"GOMP_SPINCOUNT": SPINS, "CUDA_DEVICE_ORDER": ORDER} | os.environ | ours

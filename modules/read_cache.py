@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from modules.errors import DamagedModel, ModelProblem, WebUIError
 from modules.rawfile import readable
 
-VERSION = 3
+VERSION = 4
 """To be raised whenever a reading comes to see something else in the same file."""
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ _LOOKS_BACK = ("full_attention", "sliding_attention", "chunked_attention")
 _TURNED = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
 _MOST_LAYERS, _LARGEST = 1024, 1 << 32
 _PACKED = ("qweight", "qzeros", "scales", "g_idx", "q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
+_OUTPUTS = ("lm_head", "output")  # the second is InternLM2's
 _OF_FOUR_BITS = 8  # in a word of 32; the oldest GPTQ files do not tell their bits
 _BYTES = {"I64": 8, "I32": 4, "F32": 4, "I16": 2, "F16": 2, "BF16": 2}
 
@@ -26,7 +27,8 @@ _BYTES = {"I64": 8, "I32": 4, "F32": 4, "I16": 2, "F16": 2, "BF16": 2}
 class Sizes:
     """Elements of the tensors of a file: of all, of those that bitsandbytes quantises, of the largest of these; and
     the type of most ("BF16"). Layers that are quantised already count otherwise: bytes of their tensors, `packed`, and
-    the weights that these stand for, `unpacked`, of the largest of them `widest`."""
+    the weights that these stand for, `unpacked`, of the largest of them `widest`. `output` is whether an output is
+    among all of them: without one the embeddings serve as that."""
 
     elements: int = 0
     linear: int = 0
@@ -35,6 +37,7 @@ class Sizes:
     packed: int = 0
     unpacked: int = 0
     widest: int = 0
+    output: bool = False
 
 
 NOTHING = Sizes()
@@ -76,7 +79,14 @@ def sizes_of(table: Mapping[str, Any]) -> Sizes:
     return Sizes(
         *(sum(elements.values()), sum(linear), max(linear, default=0), stored),
         *(sum(map(_bytes, parts.values())), sum(layers), max(layers, default=0)),
+        output=any(map(_is_output, table)),
     )
+
+
+def _is_output(name: str) -> bool:
+    """Packed or not, and also in a model of which the language model is a part ("language_model.lm_head.weight")."""
+    layer = name.rpartition(".")[0]
+    return layer in _OUTPUTS or layer.endswith(f".{_OUTPUTS[0]}")
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:
@@ -111,6 +121,7 @@ def summed(parts: Iterable[Sizes]) -> Sizes:
         sum(part.packed for part in each),
         sum(part.unpacked for part in each),
         max((part.widest for part in each), default=0),
+        any(part.output for part in each),
     )
 
 

@@ -29,12 +29,12 @@ def looked_at(model: Path, loras: Path, names: list[str], **options: Any) -> dic
 def main() -> None:
     import numpy as np
 
-    from modules.engines.hf_loading import engine
+    from modules.engines.hf import Transformers
     from modules.engines.hf_lora import HfAdapters
 
     path, loras, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
-    made = engine(path, settled, lambda _: None)
+    made: Any = Transformers(path, settled, lambda _: None)
     model: Any = made.model
     adapters = HfAdapters(model, 64, made.forget)
     modules = dict(model.module.named_modules())

@@ -128,7 +128,7 @@ def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
         "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
     }
     found = sizes_of({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
-    assert found == Sizes(elements=156, linear=32, largest=32, stored="F16")
+    assert found == Sizes(elements=156, linear=32, largest=32, stored="F16", output=True)
 
 
 @pytest.mark.parametrize("nonsense", [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70])

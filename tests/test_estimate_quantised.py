@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +17,11 @@ from modules.estimate_quantised import Quantised, context_length, placed, within
 from modules.fit import Device, fit
 from modules.loaders import LOADERS, candidates, overlay_of, settle, values
 from modules.options import Value
-from modules.process import WorkerProcess
-from modules.shape import Shape, Sizes, sizes_of
+from modules.process import ROOT, WorkerProcess
+from modules.shape import Shape, Sizes, sizes_of, summed
 from tests.answers import answer, ask
 from tests.conftest import load, load_arguments
+from tests.exl2_folder import exl2_folder, with_standin
 from tests.quantised_folders import KINDS, quantised_folder
 from tests.test_estimate_hf import peak
 
@@ -30,7 +34,7 @@ LAYER = {
 """Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
 LLAMA = Shape(
     size=4 * GIB,
-    sizes=Sizes(elements=GIB // 4, packed=4 * GIB, unpacked=7 * GIB, widest=45_000_000, stored="F16"),
+    sizes=Sizes(elements=GIB // 4, packed=4 * GIB, unpacked=7 * GIB, widest=45_000_000, stored="F16", output=True),
     looking_back=32,
     windowed=0,
     window=0,
@@ -82,6 +86,24 @@ def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
     assert sizes_of({"a.qweight": {"shape": shape, "dtype": "I32"}}).unpacked == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("lm_head.weight", True),
+        ("lm_head.qweight", True),
+        ("lm_head.q_weight", True),
+        ("language_model.lm_head.weight", True),
+        ("output.weight", True),  # InternLM2's
+        ("model.layers.0.attention.output.weight", False),
+        ("model.embed_tokens.weight", False),
+    ],
+)
+def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> None:
+    found = sizes_of({name: {"shape": [8, 8], "dtype": "F16"}})
+    assert found.output == is_one
+    assert summed([sizes_of({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).output == is_one
+
+
 # -- by loader ---------------------------------------------------------------------------------------------------------
 
 
@@ -98,9 +120,11 @@ def test_exllama_makes_its_cache_at_once_in_as_many_bits_as_asked_for() -> None:
 
     assert cache() == 4096 * TOKEN
     assert cache(max_seq_len=1024) == 1024 * TOKEN
-    assert cache(cache_8bit=True) == 4096 * TOKEN * 17 // 32, "with the scales"
-    assert cache(cache_4bit=True) == pytest.approx(4096 * TOKEN * 4.5 / 16)
+    layer = 4096 * TOKEN // 32
+    assert cache(cache_8bit=True) == 4096 * TOKEN * 17 // 32 + layer, "with the scales, and a layer unpacked"
+    assert cache(cache_4bit=True) == pytest.approx(4096 * TOKEN * 4.5 / 16 + layer)
     assert cache(cfg_cache=True) == 2 * 4096 * TOKEN
+    assert cache(cfg_cache=True, cache_8bit=True) == 2 * cache(cache_8bit=True)
 
 
 def test_exllama_leaves_the_embeddings_in_main_memory_and_splits_the_rest_as_asked_for() -> None:
@@ -111,6 +135,82 @@ def test_exllama_leaves_the_embeddings_in_main_memory_and_splits_the_rest_as_ask
     assert first.cache > second.cache > 0
 
 
+def test_exllama_takes_the_first_card_alone_unless_it_is_told_otherwise() -> None:
+    cards = (5 * GIB, 24 * GIB, 24 * GIB)
+    _, first, *others = told("ExLlamav2", cards)
+    assert first.weights > 4 * GIB
+    assert [each.total for each in others] == [0, 0]
+    _, *spread = told("ExLlamav2", cards, autosplit=True, gpu_split="1,1,9")
+    assert sum(each.weights for each in spread) == first.weights
+    assert all(each.weights > GIB for each in spread[:2]) and spread[2].total == 0
+    assert spread[0].total == pytest.approx(5 * GIB, rel=0.01), "the cache of its layers included"
+
+
+def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card() -> None:
+    tied = replace(LLAMA, sizes=replace(LLAMA.sizes, output=False))
+    main, card = placed(Quantised(tied, "ExLlamav2"), options("ExLlamav2"), (24 * GIB,))
+    own_main, own_card = told("ExLlamav2", (24 * GIB,))
+    assert main.weights == own_main.weights == 32_000 * 4096 * 2
+    assert card.weights == own_card.weights + 32_000 * 4096 * 2
+
+
+FOOTPRINT = """
+import json, sys
+from exllamav2 import ExLlamaV2, ExLlamaV2Config
+config = ExLlamaV2Config()
+config.model_dir = sys.argv[1]
+config.prepare()
+modules = ExLlamaV2(config).modules
+unpacking = [module.temp_dq_size() for module in modules if hasattr(module, "temp_dq_size")]
+print(json.dumps([sum(module.weight_footprint() for module in modules[1:]), max(unpacking), max(unpacking[:-1])]))
+"""
+"""Bytes, by the package's own account: of what is not the embeddings, to unpack any layer, and any but the output."""
+
+
+@pytest.mark.parametrize("kind", ["gptq", "exl2"])
+def test_what_exllama_puts_on_cards_is_what_the_package_reckons(smollm2_folder: Path, kind: str) -> None:
+    """The first folder has no output of its own, the second has one."""
+    folder = exl2_folder(smollm2_folder) if kind == "exl2" else quantised_folder(smollm2_folder, kind)
+    command = [sys.executable, "-c", FOOTPRINT, str(folder)]
+    asked = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 0, asked.stderr
+    reckoned, largest, largest_layer = json.loads(asked.stdout.splitlines()[-1])
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None and shape.sizes.output == (kind == "exl2")
+    _, card = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2"), (24 * GIB,))
+    assert card.weights == pytest.approx(reckoned, rel=0.01)
+    _, first, second = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2", gpu_split="0.02,9"), (GIB, 24 * GIB))
+    assert first.weights and second.compute - first.compute == largest - largest_layer
+    assert second.compute == card.compute > largest
+
+
+def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:
+    """That of the output is on the last card; by autosplit on each."""
+
+    def compute(vocabulary: int, **form: object) -> list[int]:
+        shape = replace(LLAMA, vocabulary=vocabulary, sizes=replace(LLAMA.sizes, elements=GIB))
+        found = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2", **form), (4 * GIB, 24 * GIB))
+        return [each.compute - 3 * 4 * vocabulary for each in found[1:]]
+
+    small, large = 8_000, 32_000
+    output, network = 2 * large * 4096, 2 * 11008 * 4096
+    split, auto = ({"gpu_split": "2,20"}, {"autosplit": True})
+    assert compute(small, **split)[0] == compute(small, **split)[1] == compute(small, **auto)[0] > network
+    assert compute(large, **split)[0] == compute(small, **split)[0]
+    assert compute(large, **split)[1] == compute(small, **split)[1] + output - network
+    assert compute(large, **auto) == [compute(large, **split)[1]] * 2
+    assert compute(256_000)[0] == compute(small)[0] + GIB - network, "no more than that many weights at once"
+
+
+def test_all_cards_are_proposed_where_the_first_does_not_do() -> None:
+    devices = [Device("", 64 * GIB), Device("card", 5 * GIB), Device("card", 8 * GIB)]
+    found = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), devices)
+    assert found.short and {"autosplit": True} in found.remedies
+    fitting = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2", autosplit=True), devices)
+    assert not fitting.short
+    assert {"autosplit": True} not in fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), devices[:2]).remedies
+
+
 def test_what_does_not_fit_on_the_cards_makes_the_last_one_short() -> None:
     card = Device("card", 3 * GIB)
     found = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), [Device("", 64 * GIB), card])
@@ -119,7 +219,7 @@ def test_what_does_not_fit_on_the_cards_makes_the_last_one_short() -> None:
 
 
 def test_a_shorter_or_a_smaller_cache_is_proposed_where_it_helps() -> None:
-    devices = [Device("", 64 * GIB), Device("card", 69 * GIB // 10)]
+    devices = [Device("", 64 * GIB), Device("card", 71 * GIB // 10)]
     found = fit(Quantised(LLAMA, "ExLlamav2"), options("ExLlamav2"), devices)
     assert found.short
     assert found.remedies == ({"cache_8bit": True}, {"cache_4bit": True}, {"max_seq_len": 2048})

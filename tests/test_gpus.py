@@ -11,9 +11,9 @@ from modules import gpus
 from modules.gpus import Gpu, Gpus
 
 MIB = 1 << 20
-TOLD = """NVIDIA GeForce RTX 4090, 24564, 23012
-NVIDIA A100-SXM4-80GB MIG 1g.10gb, [N/A], [Insufficient Permissions]
-Odd, name, 8192, 100
+TOLD = """GPU-4a90, NVIDIA GeForce RTX 4090, 24564, 23012
+GPU-4b00, NVIDIA A100-SXM4-80GB MIG 1g.10gb, [N/A], [Insufficient Permissions]
+GPU-1c00, Odd, name, 8192, 100
 """
 
 
@@ -33,10 +33,36 @@ def test_each_line_is_a_card_and_one_that_says_nothing_is_left_out() -> None:
     assert gpus.parsed("") == gpus.parsed("No devices were found") == ()
 
 
-def test_the_driver_is_asked_and_its_failure_means_no_card(tmp_path: Path) -> None:
-    asked = program(tmp_path, f'echo "$@" > {tmp_path}/asked; echo "Card, 8192, 8000"')
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["N", "O"]),
+        ("0,1,2", ["N", "O"]),  # the numbers count what is left out for its memory
+        ("2,0", ["O", "N"]),
+        (" 2 , 0 ", ["O", "N"]),
+        ("GPU-1c00,GPU-4a", ["O", "N"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,2", ["N"]),
+        ("2,3,0", ["O"]),
+        ("2,none,0", ["O"]),
+        ("2,²", ["O"]),
+        ("GPU-1,GPU-4,GPU-4a90", ["O"]),  # GPU-4 may be either of two
+        ("2,MIG-1c00", ["O"]),
+        ("0,2,0", []),
+    ],
+)
+def test_a_card_counts_if_cuda_shows_it_in_the_order_that_is_asked_for(visible: str | None, names: list[str]) -> None:
+    assert [card.name[0] for card in gpus.parsed(TOLD, visible)] == names
+
+
+def test_the_driver_is_asked_and_its_failure_means_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    asked = program(tmp_path, f'echo "$@" > {tmp_path}/asked; echo "GPU-1, Card, 8192, 8000"')
     assert gpus.nvidia(str(asked)) == (Gpu("Card", 8192 * MIB, 8000 * MIB),)
-    assert "--query-gpu=name,memory.total,memory.free" in (tmp_path / "asked").read_text()
+    assert "--query-gpu=uuid,name,memory.total,memory.free" in (tmp_path / "asked").read_text()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus.nvidia(str(asked)) == ()
     assert gpus.nvidia(str(program(tmp_path, "echo NVIDIA-SMI has failed; exit 9"))) == ()
     assert gpus.nvidia(str(tmp_path / "not there")) == ()
 
@@ -67,9 +93,32 @@ def test_this_build_of_llama_cpp_uses_none() -> None:
     assert not gpus.llamacpp_uses_them()
 
 
-@pytest.mark.parametrize(("version", "uses"), [("2.13.0+cpu", False), ("2.13.0+cu128", True), ("2.13.0", True)])
-def test_pytorch_says_in_its_version_whether_it_was_built_for_gpus(
-    monkeypatch: pytest.MonkeyPatch, version: str, uses: bool
+@pytest.mark.parametrize(
+    ("lines", "build"),
+    [
+        (["cuda: Optional[str] = None", "hip: Optional[str] = None"], ""),  # Windows has no "+cpu" in its version
+        (["cuda: Optional[str] = '12.8'", "hip: Optional[str] = None"], "cuda"),
+        (["cuda = '11.7'", "hip = None"], "cuda"),
+        (["cuda: Optional[str] = None", 'hip: Optional[str] = "6.4.43482"', "rocm: Optional[str] = '6.4'"], "hip"),
+    ],
+)
+def test_pytorch_says_in_its_files_what_it_was_built_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], build: str
 ) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda _: version)
-    assert gpus.torch_uses_them() == uses
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not to be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gpus.torch_build() == "", "it is not whole"
+    (tmp_path / "torch" / "version.py").write_text("\n".join(["__version__ = '2.13.0'", "debug = False", *lines]))
+    assert gpus.torch_build() == build
+    assert gpus.torch_uses_them() == bool(build)
+
+
+@pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
+def test_pytorch_finds_cards_of_the_kind_it_was_built_for(
+    monkeypatch: pytest.MonkeyPatch, build: str, kind: str
+) -> None:
+    monkeypatch.setattr(gpus, "torch_build", lambda: build)
+    monkeypatch.setattr(gpus, "nvidia", lambda: (Gpu("NVIDIA", 1, 1),))
+    monkeypatch.setattr(gpus, "amd", lambda: (Gpu("AMD", 1, 1),))
+    assert [card.name for card in gpus.of_torch()] == [kind] * bool(kind)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from modules.engines import hf, hf_machine
 from modules.engines.hf_arguments import TOKENIZER, About, Machine, arguments, model_call
 from modules.engines.hf_notes import notes
+from modules.gpus import Gpu, Gpus
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS
 from modules.options import Option, Value, size_in_bytes
@@ -160,6 +164,35 @@ def test_the_machine_that_explain_assumes_is_the_one_that_loading_finds() -> Non
     )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert told.stdout == "True\n", told.stderr
+
+
+def test_what_is_free_on_a_card_counts_whoever_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate reckons, and as is estimated."""
+    monkeypatch.setattr(hf_machine, "_cards", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
+    assert hf_machine.likely_machine().gpus == (10 * GIB,)
+    program = (
+        "import torch; from modules.engines.hf_loading import this_machine;"
+        "torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 2;"
+        "torch.cuda.mem_get_info = lambda device: (10 + device, 24); print(this_machine().gpus)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert told.stdout == "(10, 11)\n", told.stderr
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
+    monkeypatch: pytest.MonkeyPatch, llama: Path, ticked: bool
+) -> None:
+    """What is told of the options is still told of a machine that has some."""
+    loading: Any = ModuleType("modules.engines.hf_loading")
+    loading.this_machine = lambda: NO_GPU
+    loading.engine = lambda _path, _options, here, _report: (os.environ["CUDA_VISIBLE_DEVICES"], here)
+    monkeypatch.setitem(sys.modules, loading.__name__, loading)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setattr(hf, "likely_machine", lambda: TWO_GPUS)
+    made: Any = hf.Transformers(llama, {**DEFAULTS, "cpu": ticked}, lambda _: None)
+    assert made == (("-1", TWO_GPUS) if ticked else ("1,0", NO_GPU))
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------

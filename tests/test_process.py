@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,16 +112,26 @@ def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProces
 # -- how it ends ------------------------------------------------------------------------------------------------------
 
 
-def test_its_threads_give_way_to_other_programs_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+def environment(worker: WorkerProcess) -> dict[str, str]:
+    """What it was started with."""
+    entries = Path(f"/proc/{worker.pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+@pytest.mark.parametrize(
+    ("variable", "ours", "theirs"),
+    [("GOMP_SPINCOUNT", "3000", "77"), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID", "FASTEST_FIRST")],
+    ids=["its threads give way to other programs", "cards are in the order in which they are told of"],
+)
+def test_what_we_set_for_it_holds_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, variable: str, ours: str, theirs: str
 ) -> None:
-    for wish, told in ((None, "3000"), ("77", "77")):
+    monkeypatch.delenv(variable, raising=False)
+    for wish, told in ((None, ours), (theirs, theirs)):
         if wish is not None:
-            monkeypatch.setenv("GOMP_SPINCOUNT", wish)
-        worker = WorkerProcess()
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().decode().split("\0")
-        assert f"GOMP_SPINCOUNT={told}" in environment
-        worker.close()
+            monkeypatch.setenv(variable, wish)
+        with closing(WorkerProcess()) as worker:
+            assert environment(worker)[variable] == told
 
 
 def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
@@ -229,6 +240,19 @@ def test_the_packages_of_an_overlay_come_before_the_environments(tmp_path: Path)
 
     assert str(tmp_path) not in str(yaml.__file__)
     assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
+
+
+def test_the_programs_of_an_overlay_come_before_all_others(tmp_path: Path) -> None:
+    """PyTorch compiles kernels by the first `ninja` in PATH."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ninja").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "ninja").chmod(0o755)
+    with closing(WorkerProcess(overlay=tmp_path)) as worker:
+        path = environment(worker)["PATH"]
+    assert shutil.which("ninja", path=path) == str(tmp_path / "bin" / "ninja")
+    assert path.endswith(os.environ["PATH"])
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["PATH"] == os.environ["PATH"]
 
 
 def test_the_users_own_pythonpath_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from modules import gpus
 from modules.engines.base import BatchingEngine, Report
-from modules.engines.hf_arguments import arguments
+from modules.engines.hf_arguments import Machine, arguments
 from modules.engines.hf_machine import likely_machine
 from modules.engines.hf_notes import notes
 from modules.events import Json
@@ -22,6 +23,15 @@ def explain(path: Path, options: Mapping[str, Value]) -> Json:
 
 def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     """The engine; a function, so that `explain` needs none of what it imports."""
-    from modules.engines.hf_loading import engine
+    hidden = _without_cards() if options["cpu"] else None
+    from modules.engines.hf_loading import engine, this_machine
 
-    return engine(path, options, report)
+    return engine(path, options, hidden or this_machine(), report)
+
+
+def _without_cards() -> Machine:
+    """What there is, of whose cards PyTorch, once imported, will see none: gptqmodel would choose kernels of theirs,
+    for layers in main memory as well."""
+    here = likely_machine()
+    gpus.hide()
+    return here

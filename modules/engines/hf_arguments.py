@@ -26,7 +26,8 @@ _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length"
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute with: the bytes of each GPU (0: unknown) and of main memory, and installed packages."""
+    """What there is to compute with: the free bytes of each GPU (0: unknown), those of main memory, and installed
+    packages."""
 
     gpus: tuple[int, ...] = ()
     memory: int = 0

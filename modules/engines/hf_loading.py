@@ -23,8 +23,7 @@ from modules.events import Note, Progress
 from modules.options import Value
 
 
-def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = this_machine()
+def engine(path: Path, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
     calls = arguments(path, options, here)
     _, args = model_call(calls)
     if "offload_folder" in args:
@@ -70,7 +69,7 @@ def check_sound(model: Model) -> None:
 
 
 def this_machine() -> Machine:
-    """As PyTorch sees it."""
+    """As PyTorch sees it, with what is free on each card: accelerate, too, reckons with that."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    sizes = tuple(int(torch.cuda.mem_get_info(device)[1]) for device in range(count))
+    sizes = tuple(int(torch.cuda.mem_get_info(device)[0]) for device in range(count))
     return machine_with(sizes)

@@ -1,7 +1,8 @@
 """Whether there is a GPU, told without importing torch, which takes two seconds and 200 MB.
 
-A PyTorch that was built for the CPU says so in its version, and then nothing else matters. Otherwise the drivers tell
-(`gpus`). Loading asks PyTorch itself; the two can differ only where driver and PyTorch do not fit each other.
+A PyTorch that was built for the CPU says so in its files, and then nothing else matters. Otherwise the drivers tell
+(`gpus`). Loading asks PyTorch itself: the two differ where driver and PyTorch do not fit each other, and by what other
+models hold of the cards meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ def machine_with(gpus: Iterable[int]) -> Machine:
 
 
 @cache
+def _cards() -> gpus.Gpus:
+    return gpus.Gpus(gpus.of_torch)
+
+
 def likely_machine() -> Machine:
     """What PyTorch will most likely find."""
-    if not gpus.torch_uses_them():
-        return machine_with(())
-    cards = gpus.amd() if gpus.torch_build().startswith("rocm") else gpus.nvidia()
-    return machine_with(card.total for card in cards)
+    return machine_with(card.free for card in _cards().now())
