@@ -184,8 +184,8 @@ def test_more_memory_than_there_is_is_told_with_what_helps_and_the_next_load_wor
     record = app.record(SMOLLM2)
     with pytest.raises(LoadFailed) as refused:
         app.load(app.plan(record, form={"n_ctx": 16_000_000}))
-    assert "not enough memory. Lower n_ctx" in refused.value.say("en")
-    assert "内存不足。请调小 n_ctx" in refused.value.say("zh")
+    assert "not enough memory. Take a shorter context" in refused.value.say("en")
+    assert "内存不足。请缩短上下文" in refused.value.say("zh")
     assert app.load(app.plan(record)).info.context_length == 512
 
 

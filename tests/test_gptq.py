@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import cast
 import pytest
 
 from modules.app import App
+from modules.engines.hf_loading import weights_then_kernels
+from modules.engines.hf_packed import first_outside
 from modules.errors import LoaderUnavailable
 from modules.events import Progress, Result, TokenChances
 from modules.loaders import LOADERS, Loader, overlay_of, unavailable
 from modules.overlay import Overlay
-from modules.process import WorkerProcess
+from modules.process import ROOT, WorkerProcess
 from tests.answers import answer
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.quantised_folders import KINDS, plain, quantised_folder
@@ -81,6 +86,55 @@ def test_who_has_gptqmodel_in_the_main_environment_needs_no_overlay(without_gptq
     installed = dataclasses.replace(extra, packages=("numpy",))  # a package that is there
     loader = dataclasses.replace(without_gptqmodel, extras=(installed,))
     assert overlay_of(loader, "gptq") is None and unavailable(loader, "gptq") is None
+
+
+KERNELS = """
+import json, sys
+from gptqmodel.utils.importer import get_kernel_for_backend
+from gptqmodel.quantization import FORMAT, METHOD
+from modules.engines.hf_model import _as_python
+for method, format, name in (("gptq", "gptq", "gptq_triton"), ("gptq", "gptq", "gptq_torch"),
+                             ("awq", "gemm", "gemm_triton"), ("awq", "gemm", "torch_awq")):
+    asked = {"quant_method": method, "bits": 4, "backend": name}
+    config = _as_python({"quantization_config": asked})["quantization_config"]
+    kernel = get_kernel_for_backend(config.get_loading_attributes()["backend"], METHOD(method), FORMAT(format))
+    print(type(config).__name__, kernel.__name__, kernel.SUPPORTS_TRAINING)
+"""
+
+
+def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for() -> None:
+    folder = overlay_of(TRANSFORMERS, "gptq")
+    env = os.environ | ({"PYTHONPATH": str(folder.folder)} if folder is not None else {})
+    command = [sys.executable, "-c", KERNELS]
+    told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
+    assert told.stdout.splitlines()[-4:] == [
+        "GPTQConfig TritonV2Linear True",
+        "GPTQConfig TorchLinear True",
+        "AwqConfig AwqGEMMTritonLinear True",
+        "AwqConfig AwqTorchLinear True",
+    ], told.stderr
+
+
+def test_kernels_that_are_compiled_after_the_weights_are_told_of_then() -> None:
+    told: list[Progress] = []
+    advance = weights_then_kernels(told.append)
+    for done in (0.5, 1.0):
+        advance(done)
+    assert [each.stage for each in told] == ["weights", "weights", "kernels"]
+
+
+@pytest.mark.parametrize(
+    ("places", "found"),
+    [
+        ({"": 0}, None),
+        ({"": "cpu"}, "model.layers.1.mlp"),
+        ({"model.layers.1": 0, "model.layers.10": "cuda:1", "lm_head": "cpu"}, None),
+        ({"model.layers.1": 0, "model.layers.10": "cpu"}, "model.layers.10.mlp"),
+        ({"model.layers.1": 0, "model.layers.10.mlp": "disk"}, "model.layers.10.mlp"),
+    ],
+)
+def test_a_packed_layer_outside_the_gpus_is_found(places: dict[str, object], found: str | None) -> None:
+    assert first_outside(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
 
 
 @pytest.mark.slow

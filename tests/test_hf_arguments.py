@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
 NO_GPU = Machine(memory=64 * GIB)
 TWO_GPUS = Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=frozenset({"flash_attn"}))
 MACHINES = {"cpu": NO_GPU, "gpus": TWO_GPUS, "gpu without flash": Machine(gpus=(24 * GIB,), memory=64 * GIB)}
+NO_NVCC = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}), lacks_nvcc=True)
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -39,7 +41,8 @@ LLAMA = {
     "rope_theta": 10000.0,
 }
 GPTQ = LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 64}}
-MODELS = {"llama": LLAMA, "gptq": GPTQ, "gpt2": {"model_type": "gpt2", "n_positions": 1024}}
+AWQ = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}}
+MODELS = {"llama": LLAMA, "gptq": GPTQ, "awq": AWQ, "gpt2": {"model_type": "gpt2", "n_positions": 1024}}
 
 
 @pytest.fixture(params=MODELS)
@@ -80,7 +83,7 @@ def changed(option: Option) -> Value:
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("machine", [*MACHINES.values(), NO_NVCC], ids=[*MACHINES, "no nvcc"])
 def test_every_option_changes_the_calls_or_is_said_to_do_nothing(folder: Path, key: str, machine: Machine) -> None:
     options = {key: changed(OPTIONS[key])}
     same = arguments(folder, DEFAULTS | options, machine) == arguments(folder, DEFAULTS, machine)
@@ -121,6 +124,7 @@ source = inspect.getsource(PreTrainedModel.from_pretrained.__func__)
 print(json.dumps({
     "load": named(PreTrainedModel.from_pretrained), "source": source,
     "bitsandbytes": named(transformers.BitsAndBytesConfig), "gptq": named(transformers.GPTQConfig),
+    "awq": named(transformers.AwqConfig),
     "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
 }))
 """
@@ -334,7 +338,48 @@ def test_without_exllama_a_gptq_folder_gets_a_kernel_that_can_train(tmp_path: Pa
     for key in ("disable_exllama", "disable_exllamav2"):
         assert "quantization_config" not in load_args(path, **{key: True}), "on a CPU it has that anyway"
         config = load_args(path, TWO_GPUS, **{key: True})["quantization_config"]
-        assert config == {"quant_method": "gptq", "bits": 3, "backend": "auto_trainable"}
+        assert config == {"quant_method": "gptq", "bits": 3, "backend": "gptq_torch"}
+
+
+@pytest.mark.works("gpu", loader="Transformers")
+@pytest.mark.parametrize(
+    ("packing", "packages", "kernel"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, {"triton"}, "gptq_triton"),
+        ({"quant_method": "gptq", "bits": 8}, {}, "gptq_torch"),
+        ({"quant_method": "gptq", "bits": 3}, {"triton"}, "gptq_torch"),
+        ({"quant_method": "awq", "bits": 4, "version": "GEMM", "group_size": 128}, {"triton"}, "gemm_triton"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 16}, {"triton"}, "torch_awq"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemm"}, {}, "torch_awq"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, {"triton"}, None),
+    ],
+)
+def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_none(
+    tmp_path: Path, packing: dict[str, Any], packages: set[str], kernel: str | None
+) -> None:
+    path = model(tmp_path, **LLAMA | {"quantization_config": packing})
+    bare = Machine((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
+    asked = {"quant_method": packing["quant_method"], "bits": packing["bits"], "backend": kernel} if kernel else None
+    assert load_args(path, bare).get("quantization_config") == asked
+    assert ("nvcc" in noted(path, bare).get("disable_exllama", "")) == bool(kernel)
+    for other in ({"machine": bare, "cpu": True}, {"machine": dataclasses.replace(bare, lacks_nvcc=False)}, {}):
+        assert "quantization_config" not in load_args(path, **other)
+        assert "nvcc" not in str(noted(path, **other))
+
+
+def test_nvcc_is_looked_for_where_pytorch_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    without = hf_machine.nvcc()
+    program = tmp_path / "bin" / ("nvcc.exe" if sys.platform == "win32" else "nvcc")
+    program.parent.mkdir()
+    program.touch(0o755)
+    assert hf_machine.nvcc() == str(program) != without
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "elsewhere"))
+    assert hf_machine.nvcc() is None, "PyTorch would look nowhere else"
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert hf_machine.nvcc() == str(program)
 
 
 def test_the_attention_is_the_librarys_choice_unless_something_is_said(llama: Path) -> None:

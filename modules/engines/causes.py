@@ -22,12 +22,38 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"Failed to find C compiler|Python\.h: No such file",
+        {
+            "en": "kernels are compiled when they are first used, and a C compiler or Python's headers for that are "
+            "missing. On Debian and Ubuntu: apt install build-essential python3-dev",
+            "zh": "首次使用时须编译内核，但缺少 C 编译器或 Python 的头文件。Debian 和 Ubuntu 上的安装命令："
+            "apt install build-essential python3-dev",
+        },
+    ),
+    (
+        r"Cannot find a working triton",
+        {
+            "en": "Triton, by which PyTorch compiles kernels for a GPU, is missing. On Windows: pip install "
+            "triton-windows",
+            "zh": "缺少 Triton，PyTorch 用它为 GPU 编译内核。Windows 上的安装命令：pip install triton-windows",
+        },
+    ),
+    (
+        r"\['where', 'cl'\]|MSVC is required|Cannot find compiler 'cl\.exe'",
+        {
+            "en": "its kernels have to be compiled first, and Microsoft's C++ compiler (cl.exe) is not found. Install "
+            "the Build Tools for Visual Studio, and start this program in their x64 Native Tools prompt.",
+            "zh": "首次加载须编译其内核，但找不到微软的 C++ 编译器（cl.exe）。请安装 Visual Studio 生成工具，"
+            "并在其 x64 Native Tools 命令提示符中启动本程序。",
+        },
+    ),
+    (
         r"CUDA_HOME environment variable|nvcc.*(?:not found|No such file)|Ninja is required",
         {
             "en": "its kernels have to be compiled first, and the CUDA toolkit (nvcc) or ninja for that is missing. "
-            "Install the toolkit of PyTorch's CUDA version, or the wheel from exllamav2's releases on GitHub.",
+            "Install the toolkit of PyTorch's CUDA version, and a C++ compiler.",
             "zh": "首次加载须编译其内核，但缺少 CUDA toolkit（nvcc）或 ninja。"
-            "请安装与 PyTorch 的 CUDA 版本一致的 toolkit，或安装 exllamav2 在 GitHub 发布页上的 wheel。",
+            "请安装与 PyTorch 的 CUDA 版本一致的 toolkit 以及 C++ 编译器。",
         },
     ),
     (
@@ -38,7 +64,29 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
-        r"Error building extension '|error compiling objects for extension",
+        r"No CUDA GPUs are available",
+        {
+            "en": "PyTorch sees no GPU. See what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it.",
+            "zh": "PyTorch 找不到 GPU。请查看 nvidia-smi 的输出，以及 GPU 是否被 CUDA_VISIBLE_DEVICES 隐藏。",
+        },
+    ),
+    (
+        r"NVIDIA driver on your system is too old|CUDA driver version is insufficient",
+        {
+            "en": "the NVIDIA driver is too old for the installed PyTorch. Update the driver.",
+            "zh": "NVIDIA 驱动对已安装的 PyTorch 来说太旧。请更新驱动。",
+        },
+    ),
+    (
+        r"no kernel image is available",
+        {
+            "en": "the installed PyTorch, or a compiled package, is not built for GPUs of this generation. Install "
+            "one that is.",
+            "zh": "已安装的 PyTorch 或某个已编译的软件包不支持这一代 GPU。请安装支持它的版本。",
+        },
+    ),
+    (
+        r"Error building extension '|error compiling objects for extension|kernels are not properly installed",
         {
             "en": "its kernels could not be compiled; the compiler says why, in the log. Often nvcc and PyTorch are of "
             "different CUDA versions, or the C++ compiler is too new for nvcc.",
@@ -47,10 +95,41 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
-        r"\.so: undefined symbol|lib(?:c10|torch)_cuda\S*: cannot open|libcudart\S*: cannot open",
+        r"\.so: undefined symbol|lib(?:c10|torch)_cuda\S*: cannot open|libcudart\S*: cannot open"
+        r"|DLL load failed while importing|exllamav2_ext' is not defined",
         {
-            "en": "a compiled package, such as flash-attn, was built for another PyTorch. Install the one for this.",
-            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的，请安装与当前版本对应的软件包。",
+            "en": "a compiled package, such as flash-attn, was built for another PyTorch. Uninstall it, or install "
+            "one for this.",
+            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的。请卸载它，"
+            "或安装与当前版本对应的软件包。",
+        },
+    ),
+    (
+        r"FlashAttention only supports Ampere",
+        {
+            "en": "flash-attention needs an NVIDIA GPU of the Ampere generation or newer. Tick no_flash_attn, or "
+            "untick use_flash_attention_2.",
+            "zh": "flash-attention 需要 Ampere 或更新的 NVIDIA GPU。请勾选“不使用flash_attention”，"
+            "或取消“使用flash_attention 2”。",
+        },
+    ),
+    (
+        r"different GPU compute capabilities",
+        {
+            "en": "gptqmodel cannot share it out among GPUs of different generations. Let this program see one of "
+            "them, by CUDA_VISIBLE_DEVICES, or take AutoGPTQ, AutoAWQ or ExLlamav2.",
+            "zh": "gptqmodel 无法将它分配到不同代的 GPU 上。请用 CUDA_VISIBLE_DEVICES 只保留其中一个，"
+            "或改用 AutoGPTQ、AutoAWQ 或 ExLlamav2。",
+        },
+    ),
+    (
+        r"requires CUDA tensors, got|packed layers are outside the GPUs",
+        {
+            "en": "the GPUs, or what gpu-memory leaves of them, cannot hold it, and gptqmodel computes packed layers "
+            "nowhere else then. Allow it more. AutoGPTQ can keep a part of a GPTQ model in main memory, llama.cpp of "
+            "a GGUF file.",
+            "zh": "GPU 显存（或“GPU内存”允许的部分）放不下它，而 gptqmodel 此时只能在 GPU 上计算量化层。请调高上限。"
+            "AutoGPTQ 可以将 GPTQ 模型的一部分留在内存中，llama.cpp 对 GGUF 文件亦然。",
         },
     ),
     (
@@ -62,10 +141,25 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
-        r"Could not find (model\.layers\.\S+)",
+        r"Could not find (\S+) in model",
         {
             "en": "it lacks {0}: its architecture is unknown to ExLlamaV2 0.3.2, or a file is missing.",
             "zh": "缺少 {0}：ExLlamaV2 0.3.2 不认识其架构，或缺少文件。",
+        },
+    ),
+    (
+        r"have incompatible shapes|_proj is wrong shape",
+        {
+            "en": "ExLlamaV2 reads GPTQ of 4 bits only, and this seems to be of others. Take AutoGPTQ or Transformers.",
+            "zh": "ExLlamaV2 只支持 4 位的 GPTQ 模型，而此模型的位数似乎不同。请改用 AutoGPTQ 或 Transformers。",
+        },
+    ),
+    (
+        r"I/O error reading tensor",
+        {
+            "en": "a file of weights cannot be read. On Windows, ExLlamaV2 reads only paths of ASCII characters: move "
+            "the model.",
+            "zh": "无法读取权重文件。在 Windows 上，ExLlamaV2 只能读取全为 ASCII 字符的路径：请移动模型。",
         },
     ),
     (
@@ -76,10 +170,22 @@ _TABLE: tuple[tuple[str, Words], ...] = (
         },
     ),
     (
+        r"(?:CUDA|HIP)(?: error:)? out of memory|cudaMalloc failed",
+        {
+            "en": "the GPU's memory does not suffice. Shorten the context (max_seq_len, n_ctx); use more GPUs or main "
+            "memory where the loader can (gpu-memory, auto-devices, gpu-split, autosplit, fewer n-gpu-layers); or "
+            "take a smaller model.",
+            "zh": "GPU 显存不足。请缩短上下文（最大序列长度、n_ctx）；"
+            "或在加载器支持时使用更多 GPU 或内存（“GPU内存”、“自动分配设备”、“GPU分割”、“自动分割”、减少“GPU层数”）；"
+            "或换用更小的模型。",
+        },
+    ),
+    (
         r"failed to allocate|unable to allocate|out of memory|cannot allocate memory|MemoryError",
         {
-            "en": "there is not enough memory. Lower n_ctx, keep the cache in 8 or 4 bits, or take a smaller model.",
-            "zh": "内存不足。请调小 n_ctx、使用 8 位或 4 位缓存，或换用更小的模型。",
+            "en": "there is not enough memory. Take a shorter context (n_ctx, max_seq_len), a cache of 8 or 4 bits "
+            "where there is one, or a smaller model.",
+            "zh": "内存不足。请缩短上下文（n_ctx、最大序列长度），使用 8 位或 4 位缓存（若有），或换用更小的模型。",
         },
     ),
     (

@@ -21,17 +21,19 @@ from modules.own_code import code_elsewhere
 TOKENIZER = "AutoTokenizer.from_pretrained"
 CAUSAL, SEQ2SEQ, IMAGES = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"
 USUAL_CONTEXT = 2048  # where a model does not tell
+_PACKED = ("gptq", "awq")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
 @dataclass(frozen=True)
 class Machine:
     """What there is to compute with: the free bytes of each GPU (0: unknown), those of main memory, and installed
-    packages."""
+    packages; whether nvcc is missing, which compiles for NVIDIA's GPUs and which a PyTorch from pip does not bring."""
 
     gpus: tuple[int, ...] = ()
     memory: int = 0
     packages: frozenset[str] = frozenset()
+    lacks_nvcc: bool = False
 
 
 class About:
@@ -51,13 +53,18 @@ class About:
         return part if isinstance(part, dict) else self.config
 
     @property
+    def quantisation(self) -> Mapping[str, Any]:
+        """What it says of how its weights are quantised already; nothing if they are not."""
+        return self.config.get("quantization_config") or {}
+
+    @property
     def quantised(self) -> str:
-        """The method its weights are quantised by already ("gptq", "awq", …); "" if they are not."""
-        return str((self.config.get("quantization_config") or {}).get("quant_method", ""))
+        """The method of that ("gptq", "awq", …) or ""."""
+        return str(self.quantisation.get("quant_method", ""))
 
     @property
     def bits(self) -> int:
-        return int((self.config.get("quantization_config") or {}).get("bits", 4))
+        return int(self.quantisation.get("bits", 4))
 
     @property
     def auto_class(self) -> str:
@@ -122,7 +129,11 @@ def _quantises(about: About, options: Mapping[str, Value]) -> bool:
 
 def is_packed(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
     """Whether its layers are those of gptqmodel, on a CPU."""
-    return about.quantised in ("gptq", "awq") and _on_cpu(options, machine)
+    return about.quantised in _PACKED and _on_cpu(options, machine)
+
+
+def is_packed_on_gpus(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
+    return about.quantised in _PACKED and not _on_cpu(options, machine)
 
 
 def takes_bf16(about: About, options: Mapping[str, Value], machine: Machine) -> bool:
@@ -183,10 +194,27 @@ def memory_limits(options: Mapping[str, Value], machine: Machine, on_cpu: bool) 
 # -- how it is kept and computed ---------------------------------------------------------------------------------------
 
 
+def uncompiled_kernel(about: About, options: Mapping[str, Value], machine: Machine) -> str:
+    """The kernel of gptqmodel's that is asked for because nvcc need not compile it; "" where the choice is its own.
+
+    Left to itself it takes Marlin's where the GPU can, which without nvcc is an error once the weights are read. It is
+    named here, as among all that can train ("auto_trainable") it would compile ExLlamaV2's, to find that this cannot.
+    """
+    if not is_packed_on_gpus(about, options, machine):
+        return ""
+    triton = "triton" in machine.packages
+    if about.quantised == "gptq" and (machine.lacks_nvcc or options["disable_exllama"] or options["disable_exllamav2"]):
+        return "gptq_triton" if triton and about.bits in (2, 4, 8) else "gptq_torch"
+    told = about.quantisation
+    if about.quantised == "awq" and machine.lacks_nvcc and str(told.get("version") or "gemm").lower() == "gemm":
+        triton = triton and about.bits == 4 and told.get("group_size", 128) in (-1, 32, 64, 128)
+        return "gemm_triton" if triton else "torch_awq"
+    return ""  # also AWQ's rarer formats, which no other kernels can read
+
+
 def _quantisation(about: About, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
-    exllama = about.quantised == "gptq" and not _on_cpu(options, machine)
-    if exllama and (options["disable_exllama"] or options["disable_exllamav2"]):
-        return {"quantization_config": {"quant_method": "gptq", "bits": about.bits, "backend": "auto_trainable"}}
+    if kernel := uncompiled_kernel(about, options, machine):
+        return {"quantization_config": {"quant_method": about.quantised, "bits": about.bits, "backend": kernel}}
     if not _quantises(about, options):
         return {}
     config: dict[str, Json] = {"quant_method": "bitsandbytes"}

@@ -9,17 +9,25 @@ from pathlib import Path
 import torch
 
 from modules.engines.base import Report
-from modules.engines.hf_arguments import About, Machine, arguments, is_packed, model_call
+from modules.engines.hf_arguments import (
+    About,
+    Machine,
+    arguments,
+    is_packed,
+    is_packed_on_gpus,
+    model_call,
+    uncompiled_kernel,
+)
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_machine import machine_with
 from modules.engines.hf_model import Model, loaded
 from modules.engines.hf_notes import notes, on_disk
 from modules.engines.hf_offload import folder_until_we_end
-from modules.engines.hf_packed import in_their_numbers
+from modules.engines.hf_packed import check_on_gpus, in_their_numbers
 from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
-from modules.events import Note, Progress
+from modules.events import Json, Note, Progress
 from modules.options import Value
 
 
@@ -28,14 +36,16 @@ def engine(path: Path, options: Mapping[str, Value], here: Machine, report: Repo
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-    if packed := is_packed(About(path), options, here):
-        report(Progress("kernels", 0.0))  # gptqmodel's, before it reads the weights
-    model = loaded(calls, whole_percents(report))
-    if packed and args["dtype"] == "float32":
-        in_their_numbers(model.module)
+    about = About(path)
+    if is_packed(about, options, here):
+        model = _packed_on_cpu(calls, report)
+    elif is_packed_on_gpus(about, options, here):
+        model = _packed_on_gpus(calls, report, compiles=not uncompiled_kernel(about, options, here))
+    else:
+        model = loaded(calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
     said = (*notes(path, options, here), *_left_on_disk(model.places))
-    context = About(path).context_length(options)
+    context = about.context_length(options)
     return with_loras(Engine(model, vocabulary, context, said), model, context)
 
 
@@ -53,6 +63,36 @@ def _loras(model: Model, context: int, forget: Callable[[], None]) -> Callable[.
         return operation(HfAdapters(model, context, forget))
 
     return lambda adapters: apply()(adapters)
+
+
+def _packed_on_cpu(calls: Mapping[str, Json], report: Report) -> Model:
+    report(Progress("kernels", 0.0))  # gptqmodel's, before it reads the weights
+    model = loaded(calls, whole_percents(report))
+    if model_call(calls)[1]["dtype"] == "float32":
+        in_their_numbers(model.module)
+    return model
+
+
+def _packed_on_gpus(calls: Mapping[str, Json], report: Report, compiles: bool) -> Model:
+    if compiles:
+        report(Progress("kernels", 0.0))
+    model = loaded(calls, weights_then_kernels(report) if compiles else whole_percents(report))
+    check_on_gpus(model.module)
+    if not model.writes_apart:
+        check_sound(model)  # Triton compiles its kernels at the first use, and may lack what it takes
+    return model
+
+
+def weights_then_kernels(report: Report) -> Callable[[float], None]:
+    """Marlin's for a GPU are compiled once the weights are read."""
+    percents = whole_percents(report)
+
+    def advance(done: float) -> None:
+        percents(done)
+        if done >= 1:
+            report(Progress("kernels", 0.0))
+
+    return advance
 
 
 def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:

@@ -8,18 +8,35 @@ models hold of the cards meanwhile.
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 from modules import gpus, machine
 from modules.engines.hf_arguments import Machine
 
 _WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda")
+_TOOLKITS = Path("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA")
 
 
-def machine_with(gpus: Iterable[int]) -> Machine:
+def machine_with(sizes: Iterable[int]) -> Machine:
     installed = frozenset(name for name in _WANTED if importlib.util.find_spec(name) is not None)
-    return Machine(tuple(gpus), machine.total_memory(), installed)
+    return Machine(tuple(sizes), machine.total_memory(), installed, _lacks_nvcc())
+
+
+def _lacks_nvcc() -> bool:
+    """A PyTorch for AMD's GPUs compiles with another program."""
+    return nvcc() is None and gpus.torch_build() != "hip"
+
+
+def nvcc() -> str | None:
+    """Where it is, if it is where `torch.utils.cpp_extension` looks for the CUDA toolkit."""
+    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return shutil.which("nvcc", path=str(Path(home, "bin")))
+    usual = (Path("/usr/local/cuda"), *_TOOLKITS.glob("v*.*"))
+    return shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(str(each / "bin") for each in usual))
 
 
 @cache

@@ -169,6 +169,13 @@ def tokenizer_of(args: Mapping[str, Json]) -> Any:
     return transformers.AutoTokenizer.from_pretrained(**args)
 
 
+_CONFIGS = {
+    "gptq": transformers.GPTQConfig,
+    "awq": transformers.AwqConfig,
+    "bitsandbytes": transformers.BitsAndBytesConfig,
+}
+
+
 def _as_python(args: Mapping[str, Json]) -> dict[str, Any]:
     """What JSON cannot say: see `hf_arguments`."""
     made = dict(args)
@@ -176,8 +183,7 @@ def _as_python(args: Mapping[str, Json]) -> dict[str, Any]:
         made["max_memory"] = by_device(made["max_memory"])
     if "quantization_config" in made:
         config = dict(made["quantization_config"])
-        gptq = config.pop("quant_method") == "gptq"
-        made["quantization_config"] = (transformers.GPTQConfig if gptq else transformers.BitsAndBytesConfig)(**config)
+        made["quantization_config"] = _CONFIGS[config.pop("quant_method")](**config)
     return made
 
 

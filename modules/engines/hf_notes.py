@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.engines.hf_arguments import About, Machine, rope_of, stays_whole, takes_bf16
+from modules.engines.hf_arguments import (
+    About,
+    Machine,
+    rope_of,
+    stays_whole,
+    takes_bf16,
+    uncompiled_kernel,
+)
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -37,6 +44,7 @@ def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterato
     yield from _attention(options, machine)
     yield from _positions(about, options)
     yield from _gptq(about, options, machine)
+    yield from _kernels(about, options, machine)
     if options["trust_remote_code"]:
         yield of_own_code(path)
     yield from of_tokenizer(options)
@@ -220,6 +228,20 @@ def _gptq(about: About, options: Mapping[str, Value], machine: Machine) -> Itera
                     "zh": "两个 ExLlama 内核会一并停用：已安装的软件包将它们作为同一项选择。",
                 },
             )
+
+
+def _kernels(about: About, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
+    kernel = uncompiled_kernel(about, options, machine)
+    if machine.lacks_nvcc and kernel:
+        yield Note(
+            "disable_exllama",
+            {
+                "en": f"Slower kernels are used ({kernel}): nvcc is missing, which compiles the faster ones. Install "
+                "the CUDA toolkit of PyTorch's CUDA version.",
+                "zh": f"使用较慢的内核（{kernel}）：缺少编译快速内核的 nvcc。"
+                "请安装与 PyTorch 的 CUDA 版本一致的 CUDA toolkit。",
+            },
+        )
 
 
 def of_own_code(folder: Path) -> Note:

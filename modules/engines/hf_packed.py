@@ -1,5 +1,6 @@
-"""Layers of gptqmodel's in a model that calculates in float32 on a CPU.
+"""Layers of gptqmodel's: what has to be seen to once they are loaded.
 
+In a model that calculates in float32 on a CPU:
 gptqmodel's kernels for a CPU want bfloat16: given anything else, they unpack a layer's weights for every token, at half
 a token per second. All of the model in bfloat16 takes the logarithms of probabilities 0.35 away from what the weights
 say; with only the kernels' inputs and outputs in it they are a third as far, and tokens come as fast: prompts are read
@@ -9,6 +10,7 @@ in bfloat16, whose numbers may be beyond it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +27,25 @@ def in_their_numbers(module: Any) -> None:
         if isinstance(layer, BaseQuantLinear):
             layer.register_forward_pre_hook(_narrow)
             layer.register_forward_hook(_widen)
+
+
+def check_on_gpus(module: Any) -> None:
+    """ValueError if a packed layer of `module` is not to stay on a GPU.
+
+    Some kernels refuse that themselves. The others keep their weights in buffers, which accelerate leaves on the GPU
+    whatever the limits are; moved away with `offload_buffers`, those of GPTQ are gone when gptqmodel converts them.
+    """
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+    layers = (name for name, layer in module.named_modules() if isinstance(layer, BaseQuantLinear))
+    if name := first_outside(getattr(module, "hf_device_map", {}), layers):
+        raise ValueError(f"packed layers are outside the GPUs: {name}")
+
+
+def first_outside(places: Mapping[str, object], layers: Iterable[str]) -> str | None:
+    """The first of the `layers` that lies in a part whose place is no GPU."""
+    away = tuple(f"{part}." if part else "" for part, place in places.items() if str(place) in ("cpu", "disk"))
+    return next((name for name in layers if f"{name}.".startswith(away)), None)
 
 
 def _narrow(_layer: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
