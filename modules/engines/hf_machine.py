@@ -6,19 +6,21 @@ A PyTorch that was built for the CPU says so in its version, and then nothing el
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from functools import cache
 
 from modules import gpus, machine
+from modules.engines import compiled
 from modules.engines.hf_arguments import Machine
 
-_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda")
+_WANTED = (
+    *("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda"),
+    *("exllamav2_kernels", "exllama_kernels", "autogptq_cuda_64"),
+)
 
 
 def machine_with(gpus: Iterable[int]) -> Machine:
-    installed = frozenset(name for name in _WANTED if importlib.util.find_spec(name) is not None)
-    return Machine(tuple(gpus), machine.total_memory(), installed)
+    return Machine(tuple(gpus), machine.total_memory(), frozenset(filter(compiled.likely, _WANTED)))
 
 
 @cache
