@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modules import gpus, lora_control, machine, settings
 from modules.catalog import Catalog, ModelRecord
+from modules.choice import refusal, takers
 from modules.creator import Creator
 from modules.download_errors import BadToken
 from modules.downloads import Downloads
@@ -23,7 +24,7 @@ from modules.flags import Flags
 from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
-from modules.loaders import LOADERS, Loader, Setting, candidates, find_loader, settle, unavailable, usable, values
+from modules.loaders import LOADERS, Loader, Setting, find_loader, settle, unavailable, usable, values
 from modules.lora_control import LoraControl
 from modules.loras import Loras
 from modules.mirrors import Token
@@ -133,8 +134,8 @@ class App:
             raise record.problem
         saved = self.saved_for(record) if saved is None else saved
         loader = find_loader(loader_name) if loader_name else self.best_loader(record, saved)
-        if record.format not in loader.formats:
-            raise _wrong_loader(record, loader)
+        if (refused := refusal(record, loader)) is not None:
+            raise refused
         typed = self.typed_for(record)
         settled = settle(loader, model=record.defaults, saved=saved, flags=typed, form=form or {})
         if "trust_remote_code" in settled and settled["trust_remote_code"].value and not self.trusts:
@@ -156,11 +157,11 @@ class App:
             raise record.problem
         if self.flags.text("loader") and (self.named is None or self.named.name == record.name):
             return find_loader(self.flags.text("loader"))
+        able = takers(record)
         for wish in (saved.get(LOADER), self.settings.loaders.get(record.format)):
             loader = _known(wish)
-            if loader is not None and record.format in loader.formats:
+            if loader is not None and loader in able:
                 return loader
-        able = candidates(record.format)
         wanting = {loader: unavailable(loader, record.format) for loader in able}
         running = [loader for loader, reason in wanting.items() if reason is None]
         installable = [loader for loader, reason in wanting.items() if reason is not None and reason.install]
@@ -382,14 +383,3 @@ def _untrusted() -> Unsupported:
 
 def _said(error: WebUIError) -> dict[str, str]:
     return {language: error.say(language) for language in ("zh", "en")}
-
-
-def _wrong_loader(record: ModelRecord, loader: Loader) -> Unsupported:
-    takers = candidates(record.format)
-    able = ", ".join(each.name for each in takers if unavailable(each, record.format) is None) or takers[0].name
-    return Unsupported(
-        {
-            "en": f"{loader.name} cannot load {record.format} models; for {record.name} use {able}.",
-            "zh": f"{loader.name} 无法加载 {record.format} 格式的模型；{record.name} 请使用 {able}。",
-        }
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modules.catalog import ModelRecord
-from modules.errors import LANGUAGES, Words
-from modules.loaders import Loader
+from modules.errors import LANGUAGES, Unsupported, Words
+from modules.loaders import Loader, candidates, unavailable
 
 _PLAIN: Words = {
     "en": "full-precision weights; can be cut to 4 or 8 bits while loading, takes LoRAs, and every sampler works.",
@@ -62,11 +62,45 @@ _REASONS: Mapping[tuple[str, str], Words] = {
 }
 
 
+_ONLY_4_BITS = ("ExLlamav2", "ExLlamav2_HF")
+"""Of GPTQ; EXL2 has them all."""
+
+
 def reason(record: ModelRecord, loader: Loader) -> Words | None:
-    """What `loader` is to models of this format; None if it cannot load them."""
-    if (loader.name, record.format) == ("Transformers", "gptq") and (record.defaults.get("wbits") or 4) != 4:
-        return _NOT_4_BITS
+    """What `loader` is to such models; None if it cannot load them."""
+    if _unusual_bits(record):
+        if loader.name in _ONLY_4_BITS:
+            return None
+        if loader.name == "Transformers":
+            return _NOT_4_BITS
     return _REASONS.get((loader.name, record.format))
+
+
+def takers(record: ModelRecord) -> tuple[Loader, ...]:
+    """The loaders that can load it, best first."""
+    return tuple(each for each in candidates(record.format) if reason(record, each) is not None)
+
+
+def refusal(record: ModelRecord, loader: Loader) -> Unsupported | None:
+    """Why not with `loader`, and with which instead; None if it is one of the takers."""
+    able = takers(record)
+    if loader in able:
+        return None
+    others = ", ".join(each.name for each in able if unavailable(each, record.format) is None) or able[0].name
+    bits = _unusual_bits(record) if record.format in loader.formats else 0
+    kind = {"en": f"{bits}-bit {record.format}", "zh": f"{bits} 位的 {record.format}"} if bits else {}
+    return Unsupported(
+        {
+            "en": f"{loader.name} cannot load {kind.get('en', record.format)} models; for {record.name} use {others}.",
+            "zh": f"{loader.name} 无法加载 {kind.get('zh', record.format)} 格式的模型；{record.name} 请使用 {others}。",
+        }
+    )
+
+
+def _unusual_bits(record: ModelRecord) -> int:
+    """How many bits a GPTQ model has that has not the usual 4; else 0."""
+    bits = record.defaults.get("wbits") if record.format == "gptq" else 0
+    return bits if isinstance(bits, int) and bits != 4 else 0
 
 
 def why(record: ModelRecord, loader: Loader) -> Words | None:

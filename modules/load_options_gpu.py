@@ -170,8 +170,8 @@ _EXLLAMA = (
         "",
         {"en": "gpu-split", "zh": "GPU分割"},
         {
-            "en": "Several GPUs: GB for each, such as 20,7. Give the first one less, the cache lies there too.",
-            "zh": "多 GPU：各 GPU 使用的显存（GB），例如 20,7。首个 GPU 还要存放缓存，应设小一些。",
+            "en": "Several GPUs: GB of weights on each, such as 20,7. Each needs room for its share of the cache too.",
+            "zh": "多 GPU：各 GPU 存放的权重（GB），例如 20,7。每个 GPU 都要为其各层的缓存留出显存。",
         },
         pattern=FRACTIONS,
         example="20,7",
@@ -273,8 +273,8 @@ _GPTQ_AND_AWQ = (
         False,
         {"en": "triton", "zh": "Triton"},
         {
-            "en": "Triton kernels, for models with both act-order and a group size. Linux only.",
-            "zh": "使用 Triton 内核，适用于同时采用 act-order 和组大小的模型。仅限 Linux。",
+            "en": "Triton kernels: for act-order with groups, or where auto-gptq's own do not fit PyTorch.",
+            "zh": "Triton 内核：用于 act-order 加组大小的模型，或自带内核与 PyTorch 不匹配时。",
         },
         group="advanced",
     ),

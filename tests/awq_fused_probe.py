@@ -18,7 +18,7 @@ from torch import Tensor
 from modules.engines import autoawq_mended
 from modules.engines.autoawq_arguments import LOAD, arguments
 from modules.engines.autoawq_fused import FusedModel
-from modules.engines.autoawq_loading import loaded
+from modules.engines.autoawq_loading import fitting, loaded
 from modules.engines.hf_arguments import Machine
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_vocabulary import TokenizerVocabulary
@@ -43,7 +43,7 @@ def main() -> None:
 
 def fused(folder: Path) -> FusedModel:
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={"max_seq_len": CONTEXT}))
-    calls = arguments(folder, options, GPU)
+    calls = arguments(folder, options, fitting(GPU))
     assert calls[LOAD]["fuse_layers"] and calls[LOAD]["device_map"] == {"": 0}
     calls[LOAD]["device_map"] = {"": "cpu"}
     autoawq_mended.base.get_best_device = lambda: autoawq_mended.NAIVE

@@ -16,12 +16,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.engines.autoawq_arguments import arguments
-from modules.engines.autoawq_loading import loaded
+from modules.engines.autoawq_arguments import CONFIG, arguments
+from modules.engines.autoawq_loading import fitting, loaded
+from modules.engines.autoawq_mended import mended
 from modules.engines.autoawq_package import AutoAWQForCausalLM, base
 from modules.engines.hf_arguments import Machine
 from modules.loaders import LOADERS, settle, values
 
+NAMED = {"quant_filename": "model.safetensors"}
 LOST = "model.layers.1.mlp.up_proj.qzeros"
 TEXT = "The capital of France is"
 OWN = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_layers": False}
@@ -37,9 +39,24 @@ def main() -> None:
     told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
     told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
-    ours = logits(loaded(arguments(folder, options, Machine()), lambda _done: None).module, tokens)
-    told |= {"slow": apart(slow, reference), "ours": apart(ours, reference)}
+    calls = arguments(folder, options, Machine())
+    with mended(calls[CONFIG], True, lambda _done: None):
+        parted = AutoAWQForCausalLM.from_quantized(str(folder), **OWN | elsewhere(folder)).model
+    told["elsewhere"] = sorted({str(each.device) for each in parted.model.layers[0].buffers()})
+    spread = logits(parted, tokens)
+    ours = logits(loaded(calls, lambda _done: None).module, tokens)
+    found = {"slow": slow, "spread": spread, "ours": ours}
+    told |= {name: apart(each, reference) for name, each in found.items()}
+    told["fits"] = sorted(fitting(Machine(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
     json.dump(told, sys.stdout)
+
+
+def elsewhere(folder: Path) -> dict[str, Any]:
+    """As the first layer is placed in main memory beside a GPU: away from where it is computed with."""
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    names = ["model.embed_tokens", *(f"model.layers.{each}" for each in range(layers)), "model.norm", "lm_head"]
+    places = dict.fromkeys([*names, "model.rotary_emb"], "cpu") | {"model.layers.0": "disk"}
+    return {"device_map": places, "offload_folder": str(folder.parent / "offload"), **NAMED}
 
 
 def logits(module: Any, tokens: list[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -173,6 +174,14 @@ def test_a_loader_that_does_not_take_the_format_is_refused_with_those_that_do(fo
     app = make_app()
     with pytest.raises(Unsupported, match=r"Transformers cannot load gguf .* use llama\.cpp"):
         app.plan(app.catalog.find("tiny-7B"), "Transformers")
+
+
+def test_a_loader_that_takes_the_format_but_not_its_bits_is_not_taken(folder: Path, make_app: MakeApp) -> None:
+    app = make_app()
+    eight = dataclasses.replace(app.catalog.find("tiny-7B"), format="gptq", defaults={"wbits": 8})
+    assert app.best_loader(eight, {"loader": "ExLlamav2"}).name in {"AutoGPTQ", "Transformers"}
+    with pytest.raises(Unsupported, match="ExLlamav2 cannot load 8-bit gptq models"):
+        app.plan(eight, "ExLlamav2")
 
 
 def test_a_damaged_model_is_refused_before_anything_is_done(folder: Path, make_app: MakeApp) -> None:

@@ -150,6 +150,11 @@ def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
     assert "intel_extension_for_pytorch" in found["no GPU"]
     assert "q_linear_module" in found["capitals"]
     assert "Cannot copy out of meta tensor" in found["missing"]
+    assert found["elsewhere"] == ["meta"], (
+        "packed weights are kept where their layer is placed, not where it is computed"
+    )
+    assert found["spread"] == found["slow"]
+    assert found["fits"] == [], "which are not installed here"
 
 
 def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow: Path) -> None:

@@ -115,9 +115,20 @@ def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
         (KERNELS, {"auto_devices": True}),
     ):
         assert not calls(folder, machine, **options)[LOAD]["fuse_layers"]
-    assert "awq_ext, flash_attn, not installed" in noted(folder, ONE_GPU)["no_inject_fused_attention"]
+    assert (
+        "awq_ext, flash_attn, not installed or not for this PyTorch"
+        in noted(folder, ONE_GPU)["no_inject_fused_attention"]
+    )
     assert "whole model on one GPU" in noted(folder, KERNELS, gpu_memory="4")["no_inject_fused_attention"]
     assert "no_inject_fused_attention" not in noted(folder, KERNELS, no_inject_fused_attention=True)
+
+
+def test_what_would_make_it_quicker_is_named_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Machine((24 * GIB,), 64 * GIB)
+    for platform, line in (("linux", "pip install triton"), ("win32", "pip install triton-windows")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert noted(folder, bare)["no_inject_fused_attention"].endswith(line)
+    assert "Very slow" not in noted(folder, ONE_GPU)["no_inject_fused_attention"]
 
 
 def test_the_context_is_the_models_own_or_as_much_of_it_as_is_wished(folder: Path) -> None:

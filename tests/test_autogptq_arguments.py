@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modules.engines.autogptq_arguments import KERNEL, LOAD, arguments
+from modules.engines.autogptq_arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, arguments
 from modules.engines.autogptq_notes import notes
 from modules.engines.hf_arguments import TOKENIZER, Machine
 from modules.load_options import OPTIONS
@@ -21,11 +21,17 @@ from tests.test_hf_arguments import GIB, LLAMA, NO_GPU, changed, model
 
 KEYS = LOADERS["AutoGPTQ"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
-GPU = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
+KERNELS = frozenset({EXLLAMA, EXLLAMAV2, CUDA})
+GPU = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=KERNELS | {"triton"})
+WHEEL = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
+"""As auto-gptq comes from PyPI: its kernels do not fit today's PyTorch."""
+BARE = Machine(gpus=(24 * GIB,), memory=64 * GIB)
 MACHINES = {
     "cpu": NO_GPU,
     "gpu": GPU,
-    "gpus": Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB),
+    "gpus": Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=KERNELS),
+    "wheel": WHEEL,
+    "bare": BARE,
 }
 SAID = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
 ACT_ORDER = LLAMA | {"quantization_config": SAID | {"desc_act": True}}
@@ -89,7 +95,7 @@ def _says_the_same(key: str, kind: str) -> bool:
     return key == "desc_act" and kind == "act-order"
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", ["cpu", "gpu", "gpus"])
 def test_of_options_left_alone_only_the_fused_attention_that_cannot_be_is_told(tmp_path: Path, machine: str) -> None:
     here = MACHINES[machine]
     assert not noted(packed(tmp_path, MODELS["llama"]), here)
@@ -124,6 +130,36 @@ def test_what_is_not_all_on_a_gpu_does_without_kernels_that_want_it_there(llama:
     short = call(llama, GPU, gpu_memory="0.000001")
     assert short["disable_exllama"] and short["disable_exllamav2"]
     assert "part" in noted(llama, GPU, gpu_memory="0.000001", disable_exllamav2=True)["disable_exllamav2"]
+
+
+def test_kernels_that_do_not_fit_pytorch_are_not_spoken_of_as_if_they_were_there(llama: Path, tmp_path: Path) -> None:
+    args = call(llama, WHEEL)
+    assert args["disable_exllama"] and args["disable_exllamav2"]
+    assert "Tick this" in noted(llama, WHEEL)["triton"] and "unpacked" in noted(llama, WHEEL)["triton"]
+    assert "triton" not in noted(llama, WHEEL, triton=True)
+    assert "unpacked" in noted(llama, WHEEL, wbits=3)["triton"] and "Tick" not in noted(llama, WHEEL, wbits=3)["triton"]
+    told = noted(llama, WHEEL, disable_exllama=True, disable_exllamav2=True, no_use_cuda_fp16=True)
+    for key in ("disable_exllama", "disable_exllamav2", "no_use_cuda_fp16"):
+        assert "does not fit the installed PyTorch" in told[key]
+    assert "goes first" in noted(llama, GPU, disable_exllama=True)["disable_exllama"]
+    only_first = Machine(gpus=GPU.gpus, memory=GPU.memory, packages=frozenset({EXLLAMA}))
+    assert not call(llama, only_first)["disable_exllama"] and call(llama, only_first)["disable_exllamav2"]
+
+
+def test_triton_is_named_as_pip_knows_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, line in (("linux", "pip install triton,"), ("win32", "pip install triton-windows,")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert line in noted(llama, BARE)["triton"]
+
+
+def test_an_mlp_of_which_a_part_may_stay_on_disk_is_not_fused(llama: Path) -> None:
+    spread: dict[str, Value] = {"triton": True, "gpu_memory": "8"}
+    assert call(llama, GPU, **spread)["inject_fused_mlp"]
+    assert "no_inject_fused_mlp" not in noted(llama, GPU, **spread)
+    spread["disk"] = True
+    assert not call(llama, GPU, **spread)["inject_fused_mlp"]
+    assert noted(llama, GPU, **spread)["no_inject_fused_mlp"].startswith("Not fused: parts that stay on disk")
+    assert noted(llama, GPU, **spread, no_inject_fused_mlp=True)["no_inject_fused_mlp"].startswith("Changes nothing")
 
 
 def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> None:
@@ -180,9 +216,10 @@ def test_the_last_weight_file_of_the_first_kind_is_taken(
         (LLAMA | {"head_dim": 64}, GPU, {}, False),
         (ACT_ORDER, GPU, {}, True),
         (ACT_ORDER, GPU, {"disable_exllamav2": True}, False),
+        (ACT_ORDER, WHEEL, {"disable_exllamav2": True}, True),
         (MODELS["llama"], NO_GPU, {"disk": True, "cpu_memory": "1"}, False),
     ],
-    ids=["llama", "grouped", "opt", "narrow", "act-order", "act-order with exllama", "disk"],
+    ids=["llama", "grouped", "opt", "narrow", "act-order", "act-order with exllama", "without", "disk"],
 )
 def test_attention_is_fused_where_it_can_be(
     tmp_path: Path, config: dict[str, Any], machine: Machine, options: dict[str, Value], fused: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modules.catalog import ModelRecord
-from modules.choice import reason, why
+from modules.choice import reason, refusal, takers, why
 from modules.errors import LANGUAGES
 from modules.loaders import LOADERS, candidates
 
@@ -54,6 +54,18 @@ def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
     assert words is not None
     assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
     assert ("compiles a kernel" in words["en"]) == (bits == 4)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
+    usual, unusual = record("gptq", wbits=4), record("gptq", wbits=bits)
+    assert takers(usual) == takers(record("gptq")) == candidates("gptq")
+    assert {each.name for each in takers(unusual)} == {"AutoGPTQ", "Transformers"}
+    refused = refusal(unusual, LOADERS["ExLlamav2_HF"])
+    assert refused is not None and f"ExLlamav2_HF cannot load {bits}-bit gptq models" in refused.say("en")
+    assert f"{bits} 位的 gptq" in refused.say("zh")
+    assert refusal(usual, LOADERS["ExLlamav2"]) is None
+    assert takers(record("exl2", wbits=bits)) == candidates("exl2")
 
 
 def test_a_loader_that_cannot_take_the_model_has_none() -> None:

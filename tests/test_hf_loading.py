@@ -243,3 +243,33 @@ def test_what_is_explained_is_what_loading_says(worker: WorkerProcess, smollm2_f
     info = load(worker, smollm2_folder, TRANSFORMERS, **options)
     assert [note["option"] for note in told["notes"]] == [note.option for note in info.notes]
     assert {"no_use_fast", "bf16"} <= {note.option for note in info.notes}
+
+
+# -- a GPU's memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(tiny: dict[str, Path]) -> None:
+    """On a CPU that is said to have no more, in the middle of a pass: the answer is what it would have been."""
+    command = [sys.executable, "-m", "tests.hf_memory_probe", str(tiny["llama"])]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    for name in ("nothing to let go of", "too much by itself"):
+        assert "out of memory" in told.pop(name)[0]
+    assert len(told) == 4
+    for case, (enough, short, kept) in told.items():
+        assert short == enough, case
+        assert kept == len(short), f"{case}: what was kept before is gone"
+
+
+def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from modules import machine
+    from modules.engines import hf_engine
+
+    monkeypatch.setattr(machine, "total_memory", lambda: 64 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 << 30, 12 << 30))
+    assert hf_engine._spare_bytes(torch.device("cuda", 0)) == 1 << 29
+    assert hf_engine._spare_bytes(torch.device("cpu")) == 2 << 30

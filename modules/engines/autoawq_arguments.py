@@ -25,6 +25,7 @@ _INDICES = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.
 _PACKAGES = {"gemv": "awq_ext", "gemv_fast": "awq_v2_ext", "marlin": "marlin_cuda"}
 """What each version but "gemm" needs of autoawq-kernels, which are for GPUs."""
 _FUSING = ("awq_ext", "flash_attn")
+COMPILED = ("triton", *_PACKAGES.values())
 
 
 class Plan(LegacyPlan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import torch
 
 from modules import heap
-from modules.engines.autoawq_arguments import CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines import compiled
+from modules.engines.autoawq_arguments import COMPILED, CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq_cpu import repack
 from modules.engines.autoawq_fused import FusedModel, fused_layers
 from modules.engines.autoawq_mended import mended, see_each_token_once, use_kernels_of_torch
 from modules.engines.autoawq_notes import none_fused, notes
-from modules.engines.autoawq_package import AutoAWQForCausalLM
+from modules.engines.autoawq_package import AutoAWQForCausalLM, attn
 from modules.engines.base import Report
-from modules.engines.hf_arguments import TOKENIZER
+from modules.engines.hf_arguments import TOKENIZER, Machine
 from modules.engines.hf_engine import Engine
 from modules.engines.hf_loading import check_sound, this_machine, with_loras
 from modules.engines.hf_model import Model, by_device, tokenizer_of
@@ -32,7 +34,7 @@ NAME = "AutoAWQ"
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = this_machine()
+    here = fitting(this_machine())
     plan = Plan(path, options, here)
     if plan.why_not is not None:
         raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
@@ -43,6 +45,12 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     if plan.fused and not isinstance(model, FusedModel):
         said.append(none_fused())
     return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
+
+
+def fitting(machine: Machine) -> Machine:
+    """What was built for another PyTorch cannot be imported: autoawq then fuses nothing, or calls what is not there."""
+    found = compiled.tried(machine, COMPILED)
+    return found if attn.FA_INSTALLED else dataclasses.replace(found, packages=found.packages - {"flash_attn"})
 
 
 def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:

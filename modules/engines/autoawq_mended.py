@@ -3,7 +3,8 @@ closed in May 2025), set right here and nowhere else. tests/test_autoawq.py tell
 
 * `best_device`: without a GPU it wants intel_extension_for_pytorch, and refuses to load.
 * `AwqConfig`: it passes over quant_config.json, and a version in capitals, or none, leaves it without a class.
-* `load_checkpoint_and_dispatch`: it does not say which tensor is missing.
+* `load_checkpoint_and_dispatch`: it does not say which tensor is missing; and of layers that are to stay in main memory
+  it puts all weights on the GPU after all, as they are buffers.
 * `flash_attn_with_kvcache`: fused attention has put the new token's key and value into its cache when it calls this,
   and passes them once more, with a length that counts them already: the token would see itself twice.
 """
@@ -81,7 +82,7 @@ def _checked(load: Callable[..., Any]) -> Callable[..., Any]:
     def checked(model: torch.nn.Module, checkpoint: str, **words: Any) -> Any:
         if missing := sorted(_missing(model, names(Path(checkpoint)))):
             raise ValueError(f"missing tensor '{missing[0]}' and {len(missing) - 1} more")
-        return load(model, checkpoint=checkpoint, **words)
+        return load(model, checkpoint=checkpoint, offload_buffers=True, **words)
 
     return checked
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from modules.engines.autoawq_arguments import Plan
 from modules.engines.hf_arguments import Machine
 from modules.engines.hf_notes import of_gpus, of_own_code
-from modules.engines.legacy_arguments import of_tokenizer
+from modules.engines.legacy_arguments import of_tokenizer, triton_wheel
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -63,7 +63,10 @@ def _why_not_fused(plan: Plan) -> Words | None:
         return {"en": "on the CPU there are no fused layers.", "zh": "在 CPU 上没有融合层。"}
     if plan.missing_for_fusing:
         names = ", ".join(plan.missing_for_fusing)
-        return {"en": f"they need {names}, not installed.", "zh": f"融合层需要 {names}，但未安装。"}
+        return {
+            "en": f"they need {names}, not installed or not for this PyTorch.",
+            "zh": f"融合层需要 {names}，但未安装，或与当前 PyTorch 不匹配。",
+        }
     if plan.spreads:
         return {
             "en": "they need the whole model on one GPU, without limits of memory.",
@@ -77,13 +80,14 @@ def _kernels(plan: Plan) -> Iterator[Note]:
     if plan.why_not is not None:
         yield Note("no_inject_fused_attention", plan.why_not)
     elif not plan.on_cpu and plan.version == "gemm" and not {"awq_ext", "triton"} & plan.machine.packages:
+        line = f"pip install {triton_wheel()}"
         yield Note(
             "no_inject_fused_attention",
             {
-                "en": "Very slow: neither triton nor autoawq-kernels is installed, so all weights are unpacked "
-                "for every token. To install: pip install triton",
-                "zh": "速度很慢：未安装 triton 或 autoawq-kernels，生成每个词符都要解开全部权重。"
-                "安装命令：pip install triton",
+                "en": "Very slow: neither triton nor autoawq-kernels is installed for this PyTorch, so all weights are "
+                f"unpacked for every token. To install: {line}",
+                "zh": "速度很慢：未安装与当前 PyTorch 匹配的 triton 或 autoawq-kernels，生成每个词符都要解开全部权重。"
+                f"安装命令：{line}",
             },
         )
 

@@ -27,6 +27,8 @@ _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _FUSED = ("llama",)
 """Those of auto-gptq's modules that fit transformers 4.51: not the one for GPT-J, nor those for models' own code."""
 _TRITON_BITS = (2, 4, 8)
+EXLLAMA, EXLLAMAV2, CUDA = "exllama_kernels", "exllamav2_kernels", "autogptq_cuda_64"
+"""auto-gptq's compiled modules. Its wheel's were built for an older PyTorch; `compiled` tells what fits."""
 
 
 class Plan(LegacyPlan):
@@ -69,6 +71,10 @@ class Plan(LegacyPlan):
         cards = sum(size for device, size in self.limits.items() if device != "cpu")
         return self.on_cpu or (self.spreads and cards < self.weights_size)
 
+    @property
+    def may_leave_on_disk(self) -> bool:
+        return self.spreads and bool(self.options["disk"])
+
     # -- files --------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -94,22 +100,41 @@ class Plan(LegacyPlan):
     # -- kernels ------------------------------------------------------------------------------------------------------
 
     @property
+    def suits_triton(self) -> bool:
+        """Whether its kernels could compute it, if they are installed."""
+        return not self.on_cpu and self.bits in _TRITON_BITS
+
+    @property
+    def has_triton(self) -> bool:
+        return "triton" in self.machine.packages
+
+    @property
     def triton(self) -> bool:
-        possible = not self.on_cpu and "triton" in self.machine.packages and self.bits in _TRITON_BITS
-        return bool(self.options["triton"]) and possible
+        return bool(self.options["triton"]) and self.suits_triton and self.has_triton
 
     @property
     def exllamas(self) -> tuple[bool, bool]:
         """Whether ExLlama's kernel may be used, and ExLlamaV2's: they have 4 bits only and nothing but GPUs."""
         possible = not self.leaves_gpu and not self.triton and self.bits == 4
-        second = possible and not self.options["disable_exllamav2"]
-        return possible and not second and not self.options["disable_exllama"], second
+        first, second = (possible and each in self.machine.packages for each in (EXLLAMA, EXLLAMAV2))
+        second = second and not self.options["disable_exllamav2"]
+        return first and not second and not self.options["disable_exllama"], second
 
     @property
     def cuda_kernel(self) -> bool:
         """Whether auto-gptq's plain kernel is used, which is there in two precisions."""
-        plain = not self.on_cpu and not self.triton and not any(self.exllamas)
+        plain = self._no_better and CUDA in self.machine.packages
         return plain and self.bits != 8 and (self.group == -1 or not self.act_order)
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether, on a GPU, there is no kernel for it: a layer's floats are made anew for every token."""
+        return self._no_better and CUDA not in self.machine.packages
+
+    @property
+    def _no_better(self) -> bool:
+        """Whether, on a GPU, no kernel goes before auto-gptq's plain one."""
+        return not self.on_cpu and not self.triton and not any(self.exllamas)
 
     @property
     def quick(self) -> bool:
@@ -136,9 +161,7 @@ class Plan(LegacyPlan):
             return "width"
         if self.exllamas[0] and self.act_order:
             return "exllama"
-        if self.spreads and self.options["disk"]:
-            return "disk"
-        return ""
+        return "disk" if self.may_leave_on_disk else ""
 
     @property
     def fused_attention(self) -> bool:
@@ -150,7 +173,9 @@ class Plan(LegacyPlan):
 
     @property
     def fused_mlp(self) -> bool:
-        return self.triton and self.knows_mlp and not self.options["no_inject_fused_mlp"]
+        """It reads the weights of its parts past their hooks, without which what stays on disk is not there."""
+        possible = self.triton and self.knows_mlp and not self.may_leave_on_disk
+        return possible and not self.options["no_inject_fused_mlp"]
 
 
 def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
@@ -184,7 +209,7 @@ def _placement(plan: Plan) -> dict[str, Json]:
     args: dict[str, Json] = {"device_map": plan.device_map}
     if plan.spreads:
         args["max_memory"] = plan.limits
-        if plan.options["disk"]:
+        if plan.may_leave_on_disk:
             args["offload_folder"] = "cache/offload"  # a folder of its own in there for each worker
     return args
 

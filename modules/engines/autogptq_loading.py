@@ -13,10 +13,10 @@ import torch
 import transformers
 
 from modules import heap
-from modules.engines import autogptq_weights, legacy_packages
-from modules.engines.autogptq_arguments import KERNEL, LOAD, Plan, arguments
+from modules.engines import autogptq_weights, compiled, legacy_packages
+from modules.engines.autogptq_arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
 from modules.engines.autogptq_cpu import quicken
-from modules.engines.autogptq_notes import no_kernels, notes, on_disk
+from modules.engines.autogptq_notes import notes, on_disk
 from modules.engines.base import Report
 from modules.engines.hf_arguments import TOKENIZER, About
 from modules.engines.hf_engine import Engine
@@ -40,7 +40,7 @@ package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = this_machine()
+    here = compiled.tried(this_machine(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
     _check_format(Plan(path, options, here))
     calls = arguments(path, options, here)
     module = _module(calls[LOAD], whole_percents(report))
@@ -76,8 +76,6 @@ def _not_fused(adapters: list[Json]) -> list[float]:
 def _found_out(model: Model) -> Iterator[Note]:
     if count := model.places.count("disk"):
         yield on_disk(count, len(model.places))
-    if model.device.type == "cuda" and not package.AUTOGPTQ_CUDA_AVAILABLE:
-        yield no_kernels()
 
 
 def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:

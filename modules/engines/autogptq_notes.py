@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from modules.engines.autogptq_arguments import Plan
+from modules.engines.autogptq_arguments import EXLLAMA, EXLLAMAV2, Plan
 from modules.engines.hf_arguments import Machine
 from modules.engines.hf_notes import CPU_ANYWAY, CPU_ONLY, NO_GPU, of_gpus, of_own_code
-from modules.engines.legacy_arguments import of_tokenizer
+from modules.engines.legacy_arguments import of_tokenizer, triton_wheel
 from modules.errors import Words
 from modules.events import Note
 from modules.options import Value
@@ -41,12 +41,17 @@ _NOT_ALL_ON_GPU: Words = {
     "en": "No effect: ExLlama's kernels are not used, as a part of the model will not be on a GPU.",
     "zh": "无效：模型有一部分不在 GPU 上，因此不使用 ExLlama 内核。",
 }
+_UNFIT: Words = {
+    "en": "No effect: the kernel that it is for does not fit the installed PyTorch.",
+    "zh": "无效：它所针对的内核与已安装的 PyTorch 不匹配。",
+}
 
 
 def notes(path: Path, options: Mapping[str, Value], machine: Machine) -> Iterator[Note]:
     plan = Plan(path, options, machine)
     yield from _quantisation(plan)
     yield from _devices(plan)
+    yield from _unpacked(plan)
     yield from _triton(plan)
     yield from _fused(plan)
     yield from _kernels(plan)
@@ -62,17 +67,6 @@ def on_disk(parts: int, of: int) -> Note:
         {
             "en": f"{parts} of the model's {of} parts stay on disk and are read again for every token: very slow.",
             "zh": f"模型的 {of} 个部分中有 {parts} 个留在磁盘上，生成每个词符都要重新读取，速度很慢。",
-        },
-    )
-
-
-def no_kernels() -> Note:
-    """Said on a GPU once the package has been imported."""
-    return Note(
-        "disable_exllamav2",
-        {
-            "en": "auto-gptq's kernels for CUDA do not fit the installed PyTorch: weights are unpacked for each token.",
-            "zh": "auto-gptq 的 CUDA 内核与已安装的 PyTorch 不匹配：生成每个词符都要解包权重，速度较慢。",
         },
     )
 
@@ -125,12 +119,36 @@ def _devices(plan: Plan) -> Iterator[Note]:
         yield Note("disk", text)
 
 
+def _unpacked(plan: Plan) -> Iterator[Note]:
+    """Beside the option that helps, where one does."""
+    if not plan.unpacks:
+        return
+    advice: Words = {"en": "", "zh": ""}
+    if plan.suits_triton and plan.has_triton:
+        advice = {"en": " Tick this: Triton's kernels fit.", "zh": "请勾选此项：Triton 内核可用。"}
+    elif plan.suits_triton:
+        line = f"pip install {triton_wheel()}"
+        advice = {
+            "en": f" Triton's kernels would: {line}, then tick this.",
+            "zh": f"可改用 Triton 内核：先运行 {line}，再勾选此项。",
+        }
+    yield Note(
+        "triton",
+        {
+            "en": "Slow: auto-gptq has no kernels for CUDA that fit the installed PyTorch, so weights are unpacked for "
+            f"each token.{advice['en']}",
+            "zh": "速度慢：auto-gptq 没有与已安装的 PyTorch 匹配的 CUDA 内核，生成每个词符都要解包权重。"
+            f"{advice['zh']}",
+        },
+    )
+
+
 def _triton(plan: Plan) -> Iterator[Note]:
     if not plan.options["triton"] or plan.triton:
         return
     if plan.on_cpu:
         text = CPU_ONLY if plan.machine.gpus else NO_GPU
-    elif "triton" not in plan.machine.packages:
+    elif not plan.has_triton:
         text = {"en": "No effect: not installed: triton.", "zh": "无效：未安装 triton。"}
     else:
         text = {"en": "No effect: its kernels take 2, 4 or 8 bits.", "zh": "无效：其内核只支持 2、4 和 8 位。"}
@@ -139,11 +157,7 @@ def _triton(plan: Plan) -> Iterator[Note]:
 
 def _fused(plan: Plan) -> Iterator[Note]:
     if why := plan.why_no_fused_attention:
-        words = _NOT_FUSED[why]
-        ticked = plan.options["no_inject_fused_attention"]
-        begin = {"en": "Changes nothing: ", "zh": "没有变化："} if ticked else {"en": "Not fused: ", "zh": "未融合："}
-        text = {"en": f"{begin['en']}{words['en']}.", "zh": f"{begin['zh']}{words['zh']}。"}
-        yield Note("no_inject_fused_attention", text)
+        yield _not_fused(plan, "no_inject_fused_attention", why)
     if plan.options["no_inject_fused_mlp"] and not plan.triton:
         text = {"en": "Changes nothing: only Triton has a fused MLP.", "zh": "没有变化：只有 Triton 提供融合 MLP。"}
         yield Note("no_inject_fused_mlp", text)
@@ -153,12 +167,23 @@ def _fused(plan: Plan) -> Iterator[Note]:
             "zh": "没有变化：融合 MLP 只适用于 Llama 类模型。",
         }
         yield Note("no_inject_fused_mlp", text)
+    elif plan.triton and plan.knows_mlp and plan.may_leave_on_disk:
+        yield _not_fused(plan, "no_inject_fused_mlp", "disk")
+
+
+def _not_fused(plan: Plan, key: str, why: str) -> Note:
+    words = _NOT_FUSED[why]
+    ticked = plan.options[key]
+    begin = {"en": "Changes nothing: ", "zh": "没有变化："} if ticked else {"en": "Not fused: ", "zh": "未融合："}
+    return Note(key, {"en": f"{begin['en']}{words['en']}.", "zh": f"{begin['zh']}{words['zh']}。"})
 
 
 def _kernels(plan: Plan) -> Iterator[Note]:
     options, (_, second) = plan.options, plan.exllamas
-    for key in (key for key in ("disable_exllama", "disable_exllamav2") if options[key]):
-        if why := _why_no_exllama(plan):
+    for key, kernel in (("disable_exllama", EXLLAMA), ("disable_exllamav2", EXLLAMAV2)):
+        if not options[key]:
+            continue
+        if why := _why_no_exllama(plan, kernel):
             yield Note(key, why)
         elif key == "disable_exllama" and second:
             text = {"en": "Changes nothing: ExLlamaV2's goes first.", "zh": "没有变化：以 ExLlamaV2 内核为先。"}
@@ -168,15 +193,17 @@ def _kernels(plan: Plan) -> Iterator[Note]:
             "en": "No effect: it is for auto-gptq's plain CUDA kernel of 2, 3 or 4 bits, and another is used.",
             "zh": "无效：它只影响 auto-gptq 普通的 2、3、4 位 CUDA 内核，而此处使用的是其他内核。",
         }
-        reason = (CPU_ONLY if plan.machine.gpus else NO_GPU) if plan.on_cpu else other
-        yield Note("no_use_cuda_fp16", reason)
+        on_gpu = _UNFIT if plan.unpacks else other
+        yield Note("no_use_cuda_fp16", (CPU_ONLY if plan.machine.gpus else NO_GPU) if plan.on_cpu else on_gpu)
 
 
-def _why_no_exllama(plan: Plan) -> Words | None:
+def _why_no_exllama(plan: Plan, kernel: str) -> Words | None:
     if plan.on_cpu:
         return CPU_ONLY if plan.machine.gpus else NO_GPU
     if plan.triton:
         return {"en": "No effect: Triton's kernels are used.", "zh": "无效：使用的是 Triton 内核。"}
     if plan.bits != 4:
         return {"en": "No effect: ExLlama's kernels take 4 bits only.", "zh": "无效：ExLlama 内核只支持 4 位。"}
-    return _NOT_ALL_ON_GPU if plan.leaves_gpu else None
+    if plan.leaves_gpu:
+        return _NOT_ALL_ON_GPU
+    return None if kernel in plan.machine.packages else _UNFIT

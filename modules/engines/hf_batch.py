@@ -82,6 +82,11 @@ class Batch:
         (passage,) = self.passages
         _, passage.evaluated = self.model.cut_back(self._cache, min(passage.evaluated, length))
 
+    def go_back(self) -> bool:
+        """Have the cache hold what it held before a pass that broke off. False if it cannot."""
+        held = self._starts[0] + self.passages[0].evaluated
+        return self.model.can_cut(self._cache) and self.model.cut_back(self._cache, held)[1] == held
+
     @property
     def can_guess(self) -> bool:
         return len(self.passages) == 1 and self.model.can_cut(self._cache)

@@ -176,8 +176,8 @@ class Shelf:
         if best is None or not shared:
             return self._fresh(), 0
         surplus = len(best.tokens) - shared
-        if grows(best.cache) and surplus > shared:  # too good to be cut down
-            return self._beginning(best, shared), shared
+        if grows(best.cache) and surplus > shared and (copy := _beginning(best, shared)) is not None:
+            return copy, shared  # it is too good to be cut down
         self._kept.remove(best)
         return (best.cache, shared) if _cut(best.cache, surplus) else (self._fresh(), 0)
 
@@ -192,14 +192,22 @@ class Shelf:
     def clear(self) -> None:
         self._kept.clear()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def _too_much(self) -> bool:
         return len(self._kept) > MOST_KEPT or sum(kept.bytes for kept in self._kept) > self._budget
 
-    def _beginning(self, kept: Kept, length: int) -> Any:
+
+def _beginning(kept: Kept, length: int) -> Any:
+    """A copy; None if the GPU has no memory for it."""
+    try:
         layers = [
             (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in kept.cache.layers
         ]
-        return _made_of([Growing(*layer) for layer in layers])
+    except torch.OutOfMemoryError:
+        return None
+    return _made_of([Growing(*layer) for layer in layers])
 
 
 def _cut(cache: Any, surplus: int) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from modules import machine
 from modules.engines.base import Operations
 from modules.engines.hf_batch import Batch, Passage
+from modules.engines.hf_cache import Shelf
 from modules.engines.hf_guess import guess
 from modules.engines.hf_samplers import NoTokenLeft, choose, guided, processors, seeded
 from modules.engines.hf_texts import Evaluator, Interrupted, Words
@@ -34,7 +35,7 @@ BESIDE = 96
 ROWS = 4
 """Answers at once; the others wait."""
 SPARE_BYTES = 2 << 30
-"""Memory for the caches of answers that have ended, at most; and no more than a 16th of all there is."""
+"""Memory for the caches of answers that have ended, at most."""
 
 _NO_GUIDANCE = {"en": "1, unless the model is loaded with cfg-cache", "zh": "1（除非加载模型时勾选“CFG缓存”）"}
 
@@ -66,7 +67,7 @@ class Engine:
         self.model = model
         self._vocabulary = vocabulary
         self._context = context
-        self._shelf = model.shelf(min(SPARE_BYTES, machine.total_memory() // 16))
+        self._shelf = model.shelf(_spare_bytes(model.device))
         self._waiting: deque[Answer] = deque()
         self._reading: deque[Answer] = deque()
         self._writing: list[Answer] = []  # in the order of the batch
@@ -233,7 +234,9 @@ class Engine:
         piece = BESIDE if self._writing else self.model.piece
         try:
             logits = self._evaluate(passage, passage.left if self._reads_whole else piece)
-        except Interrupted:
+        except (Interrupted, torch.OutOfMemoryError) as error:
+            if not isinstance(error, Interrupted) and not self._make_room():
+                raise
             self._read_again(passage)
             return
         if passage is negative:
@@ -265,15 +268,36 @@ class Engine:
 
     def _write(self) -> Iterator[tuple[int, Event]]:
         """A token of each answer in the batch; more of one alone, if guesses come true."""
-        if self._batch.can_guess and (guesses := self._guesses(self._writing[0])):
-            yield from self._write_guesses(self._writing[0], guesses)
+        guesses = self._guesses(self._writing[0]) if self._batch.can_guess else []
+        logits = self._logits(guesses)
+        if logits is None:
             return
-        logits = self._batch.forward()
+        if guesses:
+            yield from self._write_guesses(self._writing[0], guesses, logits)
+            return
         ended = []
         for place, answer in enumerate(self._writing):
             if (yield from self._go_on(answer, logits[place : place + 1])):
                 ended.append(answer)
         self._leave(ended)
+
+    def _logits(self, guesses: list[int]) -> Tensor | None:
+        """After the batch's last tokens, and after `guesses`; None if the next step is to try it again."""
+        try:
+            return self._batch.forward_guesses(guesses) if guesses else self._batch.forward()
+        except torch.OutOfMemoryError:
+            if not self._batch.go_back() or not self._make_room():
+                raise
+        return None
+
+    def _make_room(self) -> bool:
+        """On a GPU, where answers that have ended may stand in the way of one under way. False if none do.
+
+        Only for our own kind of cache: all others have had their memory from the beginning."""
+        if not isinstance(self._shelf, Shelf) or not len(self._shelf):
+            return False
+        self._shelf.clear()
+        return True
 
     def _guesses(self, answer: Answer) -> list[int]:
         wanted = answer.params["prompt_lookup_num_tokens"]
@@ -282,9 +306,8 @@ class Engine:
             room = min(room, limit - answer.drawn - 1)
         return guess(answer.passage.tokens, min(wanted, room)) if wanted and room > 0 else []
 
-    def _write_guesses(self, answer: Answer, guesses: list[int]) -> Iterator[tuple[int, Event]]:
+    def _write_guesses(self, answer: Answer, guesses: list[int], logits: Tensor) -> Iterator[tuple[int, Event]]:
         """Draw a token after the last one and after each guess, up to the first guess that was wrong."""
-        logits = self._batch.forward_guesses(guesses)
         ended = False
         for place, guessed in enumerate([*guesses, -1]):
             ended = yield from self._go_on(answer, logits[place : place + 1])
@@ -364,3 +387,10 @@ class Engine:
                 decode_seconds=time.monotonic() - answer.answering,
             ),
         )
+
+
+def _spare_bytes(device: torch.device) -> int:
+    """For caches of answers that have ended, which lie where the model does: of a GPU a quarter of what that leaves."""
+    if device.type == "cuda":
+        return min(SPARE_BYTES, int(torch.cuda.mem_get_info(device)[0]) // 4)
+    return min(SPARE_BYTES, machine.total_memory() // 16)

@@ -7,7 +7,6 @@ models hold of the cards meanwhile.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterable
@@ -15,14 +14,18 @@ from functools import cache
 from pathlib import Path
 
 from modules import gpus, machine
+from modules.engines import compiled
 from modules.engines.hf_arguments import Machine
 
-_WANTED = ("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda")
+_WANTED = (
+    *("flash_attn", "gptqmodel", "bitsandbytes", "triton", "awq_ext", "awq_v2_ext", "marlin_cuda"),
+    *("exllamav2_kernels", "exllama_kernels", "autogptq_cuda_64"),
+)
 _TOOLKITS = Path("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA")
 
 
 def machine_with(sizes: Iterable[int]) -> Machine:
-    installed = frozenset(name for name in _WANTED if importlib.util.find_spec(name) is not None)
+    installed = frozenset(filter(compiled.likely, _WANTED))
     return Machine(tuple(sizes), machine.total_memory(), installed, _lacks_nvcc())
 
 

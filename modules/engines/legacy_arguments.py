@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,11 @@ def of_tokenizer(plan: LegacyPlan) -> Iterator[Note]:
                 "zh": "无效：此模型只附带快速词符化器。",
             },
         )
+
+
+def triton_wheel() -> str:
+    """What pip knows Triton by: OpenAI's own is for Linux alone."""
+    return "triton-windows" if sys.platform == "win32" else "triton"
 
 
 def weights(path: Path, suffix: str) -> list[Path]:

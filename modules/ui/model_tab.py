@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
-from modules.choice import reason, why
+from modules.choice import reason, takers, why
 from modules.errors import LoadCancelled, LoaderUnavailable, ModelProblem, NothingPicked, OptionError, UnknownLoader
 from modules.load_options import OPTIONS
-from modules.loaders import Setting, candidates
+from modules.loaders import Setting
 from modules.options import parse_all
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, UNCHECKED, Shared, Updates, Values, as_error
@@ -307,7 +307,7 @@ class ModelTab:
 
     def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
         """Why this loader, and what the others would be to the model, by name."""
-        others = [each for each in candidates(plan.record.format) if each is not plan.loader]
+        others = [each for each in takers(plan.record) if each is not plan.loader]
         reasons = {each.name: reason(plan.record, each) for each in others}
         this = why(plan.record, plan.loader)
         said = {name: words[self._language] for name, words in reasons.items() if words}

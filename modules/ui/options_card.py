@@ -13,9 +13,10 @@ from typing import Any
 from modules import machine
 from modules.app import App, Plan
 from modules.catalog import ModelRecord
+from modules.choice import takers
 from modules.errors import OptionError
 from modules.load_options import OPTIONS
-from modules.loaders import LOADERS, Loader, Setting, candidates, unavailable
+from modules.loaders import LOADERS, Loader, Setting, unavailable
 from modules.ui.edge import Updates, Values
 from modules.ui.form import Component, Form, css_by_loader, grouped, slug
 from modules.ui.install_button import InstallButton
@@ -87,7 +88,7 @@ class OptionsCard:
 
     def write(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Updates:
         """What a handler returns to show the `settings` of a model, and the loaders to choose from, `loader` first."""
-        able = [loader, *(each for each in candidates(record.format) if each is not loader)]
+        able = [loader, *(each for each in takers(record) if each is not loader)]
         return {
             self.shown: self.snapshot(record.name, settings),
             self.loader: gr.update(choices=self._labelled(able, record.format), value=loader.name),
@@ -97,16 +98,20 @@ class OptionsCard:
 
     def labelled_anew(self, given: Values) -> Updates:
         """The loaders to choose from, once one of them has become available."""
-        model_format = self.format_shown(given)
-        if not model_format:
+        record = self._record_shown(given)
+        if record is None:
             return {self.loader: gr.skip()}
-        return {self.loader: gr.update(choices=self._labelled(candidates(model_format), model_format))}
+        return {self.loader: gr.update(choices=self._labelled(takers(record), record.format))}
 
     def format_shown(self, given: Values) -> str:
         """Of the model whose options stand in the form; "" if there is none."""
+        record = self._record_shown(given)
+        return record.format if record else ""
+
+    def _record_shown(self, given: Values) -> ModelRecord | None:
         shown = given.get(self.shown)
         name = shown.get("model") if isinstance(shown, dict) else None
-        return self._app.record(name).format if isinstance(name, str) else ""
+        return self._app.record(name) if isinstance(name, str) else None
 
     def _to_scale(self, record: ModelRecord, settings: Mapping[str, Setting]) -> Updates:
         """Sliders that end where this model or machine does: 512 threads cannot be set by hand on a slider."""
