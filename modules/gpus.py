@@ -21,7 +21,7 @@ _QUERY = ("--query-gpu=uuid,name,memory.total,memory.free", "--format=csv,nohead
 _TIMEOUT = 5.0  # seconds; the first call wakes a card that sleeps
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _NONE = "-1"  # "" would be none to CUDA, but all to HIP
-_BUILT_FOR = re.compile(r"^(cuda|hip)\b[^=\n]*=\s*['\"]", re.MULTILINE)
+_BUILT_FOR = re.compile(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"]*)", re.MULTILINE)
 _ACCELERATORS = ("cuda", "hip", "vulkan", "sycl", "cann", "musa")  # libraries of ggml that have memory of their own
 
 
@@ -114,26 +114,27 @@ def amd(cards: Path = _AMD_CARDS) -> tuple[Gpu, ...]:
 
 def of_torch() -> tuple[Gpu, ...]:
     """The cards of the kind that PyTorch was built for."""
-    build = torch_build()
-    return amd() if build == "hip" else nvidia() if build else ()
+    kind, _ = torch_build()
+    return amd() if kind == "hip" else nvidia() if kind else ()
 
 
-def torch_build() -> str:
-    """What the installed PyTorch was built for: "cuda", "hip", or "" for the processor alone, or if there is none. Its
-    version would not do: the builds for Windows that PyPI has do not say "+cpu"."""
+def torch_build() -> tuple[str, str]:
+    """What the installed PyTorch was built for: "cuda" or "hip", and of which version, such as "13.0"; two empty words
+    for the processor alone, or if there is none. PyTorch's own version would not do: the builds for Windows that PyPI
+    has do not say "+cpu"."""
     spec = PathFinder.find_spec("torch")
     if spec is None or spec.origin is None:
-        return ""
+        return "", ""
     try:
         told = _BUILT_FOR.search((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
     except OSError:
-        return ""
-    return told[1] if told else ""
+        return "", ""
+    return (told[1], told[2]) if told else ("", "")
 
 
 def torch_uses_them() -> bool:
     """Whether it was built for graphics cards."""
-    return bool(torch_build())
+    return bool(torch_build()[0])
 
 
 def llamacpp_uses_them() -> bool:

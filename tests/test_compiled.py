@@ -20,20 +20,20 @@ WINDOWS = b"MZ\0cudart64_12.dll\0"
 @pytest.mark.parametrize(
     ("held", "torch", "build", "fits"),
     [
-        (OLD, "2.13.0", "", False),
-        (OLD, "2.13.0+cu126", "cu126", False),
-        (OLD, "2.2.1+cu121", "cu121", True),
-        (NEW, "2.13.0", "", True),
-        (NEW, "2.13.0+cu126", "cu126", True),
-        (NEW, "2.13.0+cu130", "cu130", False),
-        (NEW, "2.13.0+rocm6.4", "rocm6.4", False),
-        (WINDOWS, "2.13.0+cu130", "cu130", False),
-        (WINDOWS, "2.13.0+cu128", "cu128", True),
-        (b"", "2.13.0", "", False),
+        (OLD, "2.13.0", ("", ""), False),
+        (OLD, "2.13.0+cu126", ("cuda", "12.6"), False),
+        (OLD, "2.2.1+cu121", ("cuda", "12.1"), True),
+        (NEW, "2.13.0", ("", ""), False),
+        (NEW, "2.13.0", ("cuda", "12.6"), True),
+        (NEW, "2.13.0+cu130", ("cuda", "13.0"), False),
+        (NEW, "2.13.0+rocm6.4", ("hip", "6.4.43482"), False),
+        (WINDOWS, "2.13.0", ("cuda", "13.0"), False),
+        (WINDOWS, "2.13.0+cu128", ("cuda", "12.8"), True),
+        (b"", "2.13.0", ("cuda", "12.8"), False),
     ],
 )
 def test_a_file_tells_what_it_was_built_for(
-    held: bytes, torch: str, build: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: bytes, torch: str, build: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: torch)
     monkeypatch.setattr(gpus, "torch_build", lambda: build)

@@ -96,29 +96,32 @@ def test_this_build_of_llama_cpp_uses_none() -> None:
 @pytest.mark.parametrize(
     ("lines", "build"),
     [
-        (["cuda: Optional[str] = None", "hip: Optional[str] = None"], ""),  # Windows has no "+cpu" in its version
-        (["cuda: Optional[str] = '12.8'", "hip: Optional[str] = None"], "cuda"),
-        (["cuda = '11.7'", "hip = None"], "cuda"),
-        (["cuda: Optional[str] = None", 'hip: Optional[str] = "6.4.43482"', "rocm: Optional[str] = '6.4'"], "hip"),
+        (["cuda: Optional[str] = None", "hip: Optional[str] = None"], ("", "")),  # Windows has no "+cpu" in its version
+        (["cuda: Optional[str] = '12.8'", "hip: Optional[str] = None"], ("cuda", "12.8")),
+        (["cuda = '11.7'", "hip = None"], ("cuda", "11.7")),
+        (
+            ["cuda: Optional[str] = None", 'hip: Optional[str] = "6.4.43482"', "rocm: Optional[str] = '6.4'"],
+            ("hip", "6.4.43482"),
+        ),
     ],
 )
 def test_pytorch_says_in_its_files_what_it_was_built_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], build: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], build: tuple[str, str]
 ) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not to be imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert gpus.torch_build() == "", "it is not whole"
+    assert gpus.torch_build() == ("", ""), "it is not whole"
     (tmp_path / "torch" / "version.py").write_text("\n".join(["__version__ = '2.13.0'", "debug = False", *lines]))
     assert gpus.torch_build() == build
-    assert gpus.torch_uses_them() == bool(build)
+    assert gpus.torch_uses_them() == any(build)
 
 
 @pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
 def test_pytorch_finds_cards_of_the_kind_it_was_built_for(
     monkeypatch: pytest.MonkeyPatch, build: str, kind: str
 ) -> None:
-    monkeypatch.setattr(gpus, "torch_build", lambda: build)
+    monkeypatch.setattr(gpus, "torch_build", lambda: (build, ""))
     monkeypatch.setattr(gpus, "nvidia", lambda: (Gpu("NVIDIA", 1, 1),))
     monkeypatch.setattr(gpus, "amd", lambda: (Gpu("AMD", 1, 1),))
     assert [card.name for card in gpus.of_torch()] == [kind] * bool(kind)

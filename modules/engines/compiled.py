@@ -56,9 +56,9 @@ def _imports(name: str) -> bool:
 
 
 def _is_cuda(version: str) -> bool:
-    """Whether PyTorch was built for that one, "12" or "" for none in particular; True too if it does not say."""
-    build = gpus.torch_build()
-    return not version or not build or build.startswith(f"cu{version}")
+    """Whether PyTorch was built for that one, "12" or "" for none in particular."""
+    kind, of = gpus.torch_build()
+    return not version or (kind == "cuda" and of.partition(".")[0] == version)
 
 
 def _has_new_strings() -> bool:

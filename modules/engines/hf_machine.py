@@ -31,7 +31,7 @@ def machine_with(sizes: Iterable[int]) -> Machine:
 
 def _lacks_nvcc() -> bool:
     """A PyTorch for AMD's GPUs compiles with another program."""
-    return nvcc() is None and gpus.torch_build() != "hip"
+    return nvcc() is None and gpus.torch_build()[0] != "hip"
 
 
 def nvcc() -> str | None:
