@@ -171,7 +171,7 @@ def test_without_an_nvidia_card_exllamav2_names_the_loaders_that_can_take_the_mo
 def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no_more_than_packages(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'A card, 24000, 23000'\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU-1, A card, 24000, 23000'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     assert WITHOUT not in said(tmp_path, "gptq")
     (tmp_path / "nvidia-smi").unlink()
