@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from modules.catalog import ModelRecord
 from modules.errors import LANGUAGES, Unsupported, Words
 from modules.loaders import Loader, candidates, unavailable
+from modules.rawfile import brief
 
 _PLAIN: Words = {
     "en": "full-precision weights; can be cut to 4 or 8 bits while loading, takes LoRAs, and every sampler works.",
@@ -62,23 +63,44 @@ _REASONS: Mapping[tuple[str, str], Words] = {
 }
 
 
-_ONLY_4_BITS = ("ExLlamav2", "ExLlamav2_HF")
-"""Of GPTQ; EXL2 has them all."""
+_EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
+"""Of GPTQ they take 4 bits only; EXL2 has them all."""
+_KNOWN = (
+    *("llama", "mistral", "mixtral", "mistral3", "llava", "yi", "orion", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl"),
+    *(
+        "qwen2_5_vl",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemmoe",
+        "starcoder2",
+        "cohere",
+        "cohere2",
+        "dbrx",
+        "phi3",
+        "granite",
+    ),
+    *("gpt_bigcode", "gpt2", "minicpm", "internlm2", "index", "glm4"),
+)
+"""Kinds of models that ExLlamaV2 0.3.2, its last version, tells apart (architecture.py). It takes all others for Llama,
+which some are but for the name."""
 
 
 def reason(record: ModelRecord, loader: Loader) -> Words | None:
     """What `loader` is to such models; None if it cannot load them."""
     if _unusual_bits(record):
-        if loader.name in _ONLY_4_BITS:
+        if loader.name in _EXLLAMA:
             return None
         if loader.name == "Transformers":
             return _NOT_4_BITS
-    return _REASONS.get((loader.name, record.format))
+    words = _REASONS.get((loader.name, record.format))
+    return words and {language: words[language] + _doubt(record, loader)[language] for language in LANGUAGES}
 
 
 def takers(record: ModelRecord) -> tuple[Loader, ...]:
     """The loaders that can load it, best first."""
-    return tuple(each for each in candidates(record.format) if reason(record, each) is not None)
+    able = (each for each in candidates(record.format) if reason(record, each) is not None)
+    return tuple(sorted(able, key=lambda each: _is_guess(record, each)))
 
 
 def refusal(record: ModelRecord, loader: Loader) -> Unsupported | None:
@@ -101,6 +123,22 @@ def _unusual_bits(record: ModelRecord) -> int:
     """How many bits a GPTQ model has that has not the usual 4; else 0."""
     bits = record.defaults.get("wbits") if record.format == "gptq" else 0
     return bits if isinstance(bits, int) and bits != 4 else 0
+
+
+def _is_guess(record: ModelRecord, loader: Loader) -> bool:
+    """Whether the loader takes it for something that it is not called."""
+    kind = record.architecture.lower()
+    return loader.name in _EXLLAMA and bool(kind) and kind not in _KNOWN
+
+
+def _doubt(record: ModelRecord, loader: Loader) -> Words:
+    if not _is_guess(record, loader):
+        return {"en": "", "zh": ""}
+    kind = brief(record.architecture)
+    return {
+        "en": f" It does not know {kind} and takes it for Llama: see whether what it writes makes sense.",
+        "zh": f"它不认识 {kind}，会按 Llama 处理：请留意输出是否正常。",
+    }
 
 
 def why(record: ModelRecord, loader: Loader) -> Words | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modules.catalog import ModelRecord
-from modules.choice import reason, refusal, takers, why
+from modules.choice import _KNOWN, reason, refusal, takers, why
 from modules.errors import LANGUAGES
 from modules.loaders import LOADERS, candidates
+from modules.process import ROOT
 
+ARCHITECTURES = ROOT / "overlays" / "exllamav2" / "exllamav2" / "architecture.py"
+EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
 TAKERS = {
     "gptq": {"ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"},
     "awq": {"AutoAWQ", "Transformers"},
@@ -54,6 +59,28 @@ def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
     assert words is not None
     assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
     assert ("compiles a kernel" in words["en"]) == (bits == 4)
+
+
+@pytest.mark.parametrize(("kind", "known"), [("llama", True), ("Yi", True), ("gemma3_text", False), ("", True)])
+def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind: str, known: bool) -> None:
+    model = replace(record("gptq"), architecture=kind)
+    names = [each.name for each in takers(model)]
+    assert set(names) == TAKERS["gptq"]
+    assert (names[0] in EXLLAMA) == known
+    for name in names:
+        words = reason(model, LOADERS[name])
+        assert words is not None
+        doubts = ["takes it for Llama" in words["en"], "按 Llama 处理" in words["zh"]]
+        assert doubts == [name in EXLLAMA and not known] * 2
+
+
+@pytest.mark.skipif(not ARCHITECTURES.is_file(), reason="exllamav2 is not in overlays/exllamav2")
+def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
+    """Told by the names of architectures, which are written otherwise: GPTBigCodeForCausalLM is gpt_bigcode."""
+    told = [*re.findall(r'arch_string (?:==|in) (.*?"\w+For\w+")', ARCHITECTURES.read_text()), "GPT2LMHeadModel"]
+    names = {name for each in told for name in re.findall(r"\w+For\w+|GPT2", each)} | {"LlamaForCausalLM"}
+    kinds = {re.sub("(ForCausalLM|ForConditionalGeneration|LMHeadModel)", "", name).lower() for name in names}
+    assert {kind.replace("_", "") for kind in _KNOWN} == {kind.replace("_", "") for kind in kinds}
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
