@@ -67,9 +67,8 @@ class App:
         self.models = Models()
         self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
-        known = gpus.Gpus()
-        self.gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.llamacpp_uses_them() else tuple
-        self.torch_gpus: Callable[[], Sequence[Gpu]] = known.now if gpus.torch_uses_them() else tuple
+        self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
+        self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
         self.downloads = Downloads(

@@ -132,11 +132,6 @@ def torch_build() -> tuple[str, str]:
     return (told[1], told[2]) if told else ("", "")
 
 
-def torch_uses_them() -> bool:
-    """Whether it was built for graphics cards."""
-    return bool(torch_build()[0])
-
-
 def llamacpp_uses_them() -> bool:
     """Whether the installed llama-cpp-python was built for graphics cards that have a memory of their own."""
     spec = PathFinder.find_spec("llama_cpp")

@@ -114,7 +114,6 @@ def test_pytorch_says_in_its_files_what_it_was_built_for(
     assert gpus.torch_build() == ("", ""), "it is not whole"
     (tmp_path / "torch" / "version.py").write_text("\n".join(["__version__ = '2.13.0'", "debug = False", *lines]))
     assert gpus.torch_build() == build
-    assert gpus.torch_uses_them() == any(build)
 
 
 @pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
