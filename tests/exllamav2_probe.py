@@ -2,8 +2,9 @@
 
 `python -m tests.exllamav2_probe <what.json>`, with the PYTHONPATH of `tests.exl2_folder.with_standin`. "folder" is the
 model's, "tokens" are what is read; "caches", "loras" (folders by their names), "prompts" and a "split" of the layers
-are more to do. Logits are saved in "out": "none", those of each cache, those of each LoRA, and "sdpa" with torch's own
-attention. The answers are printed as JSON, with the numbers of the "cards" that layers seem to be on.
+are more to do. With a "window" every layer has that sliding window, and attention is ours. Logits are saved in "out":
+"none", those of each cache, those of each LoRA, and "sdpa" with torch's own attention. The answers are printed as JSON,
+with the numbers of the "cards" that layers seem to be on.
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ def probed(folder: Path, work: Path, *, flash: bool = False, **asked: Any) -> tu
 def main() -> None:
     from exllamav2 import ExLlamaV2, ExLlamaV2Config, ExLlamaV2Lora
 
+    from modules.engines.exllamav2_mended import look_back
+
     asked = json.loads(Path(sys.argv[1]).read_text())
     config = ExLlamaV2Config(asked["folder"])
     config.no_sdpa = True
     config.max_seq_len = 1024
+    if window := asked.get("window"):
+        config.arch.lm.swa, config.sliding_window = True, window
+        look_back(fused=True)
     model = ExLlamaV2(config)
     model.load(asked.get("split"))
     logits: dict[str, Any] = {"none": _logits(model, asked["tokens"])}

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from modules.process import ROOT
 from tests.exl2_folder import with_standin
-from tests.test_exllamav2_standin import needs_exllamav2
+from tests.exllamav2_probe import probed
+from tests.hf_logits import logits_of
+from tests.test_exllamav2_standin import FLOAT16, TEXT, near, needs_exllamav2
 
-FLOAT16 = 0.001
+ROUNDED = 0.001  # by float16, as a share
+WINDOW = 16
 OURS = ("fused", "step by step")
 Shares = dict[str, dict[str, float | None]]
 
@@ -30,7 +36,7 @@ def off() -> Shares:
 @needs_exllamav2
 @pytest.mark.parametrize("way", OURS)
 def test_every_token_sees_what_it_should_and_no_number_is_lost(off: Shares, way: str) -> None:
-    wrong = {case: share for case, share in off[way].items() if share is None or share > FLOAT16}
+    wrong = {case: share for case, share in off[way].items() if share is None or share > ROUNDED}
     assert len(off[way]) == 10 and not wrong
 
 
@@ -41,4 +47,29 @@ def test_the_package_still_needs_it(off: Shares) -> None:
     assert packages["large numbers"] is None, "scores beyond 16 bits"
     for case in ("a prompt longer than its window", "a prompt after others with a window", "a cap and a window"):
         assert (packages[case] or 0) > 0.5, case
-    assert (packages["a prompt"] or 1) < FLOAT16, "the measure is right"
+    assert (packages["a prompt"] or 1) < ROUNDED, "the measure is right"
+
+
+@pytest.mark.slow
+@needs_exllamav2
+def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
+    smollm2_folder: Path, tmp_path: Path
+) -> None:
+    """As a Mistral whose layers all have one; a text of three windows is read at once, its end token by token."""
+    tokens: list[int] = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json")).encode(TEXT).ids
+    assert len(tokens) > 2.5 * WINDOW
+    theirs = logits_of(tmp_path, tokens, {"mistral": as_mistral(smollm2_folder, tmp_path / "mistral")}, {})["mistral"]
+    ours, _ = probed(smollm2_folder, tmp_path, tokens=tokens, caches=[""], window=WINDOW)
+    near(ours["none"], theirs, FLOAT16)
+    near(ours["cache "], theirs, FLOAT16)
+
+
+def as_mistral(folder: Path, copy: Path) -> Path:
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).symlink_to(file)
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": WINDOW}
+    (copy / "config.json").unlink()
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy

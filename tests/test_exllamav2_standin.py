@@ -135,7 +135,7 @@ def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(f
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def _near(mine: Any, theirs: Any, most: float) -> None:
+def near(mine: Any, theirs: Any, most: float) -> None:
     """Where another token is the best one, the two were as good as equal."""
     assert np.abs(mine - theirs).max() < most
     assert np.abs(mine - theirs).mean() < most / 10
@@ -168,17 +168,17 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
     logits, told = probed(folders[kind], tmp_path, tokens=tokens, prompts=PROMPTS[:1], cache="", **asked)
     assert set(told["cards"]) == {0, 1}
     assert " Paris" in told["alone"][0] or kind == "gptq"
-    _near(logits["none"], wanted[kind], FLOAT16)
+    near(logits["none"], wanted[kind], FLOAT16)
     for cache in caches:
-        _near(logits[f"cache {cache}"], wanted[kind], FLOAT16 + CACHES[cache])
+        near(logits[f"cache {cache}"], wanted[kind], FLOAT16 + CACHES[cache])
     assert np.array_equal(logits["unloaded"], logits["none"])
     if kind == "exl2":
         assert _perplexity(logits["none"], tokens) < 1.1 * _perplexity(wanted["fp16"], tokens)
-        _near(logits["green, put right"], wanted["exl2 green"], WITH_LORA)
+        near(logits["green, put right"], wanted["exl2 green"], WITH_LORA)
         wrong = np.abs(logits["green"] - wanted["exl2 green"]).max()
         assert wrong > 5, "exllamav2 0.3.2 forgets LoRAs when it reorders the MLP; if not, nothing is to be put right"
     else:
-        _near(logits["green"], wanted[f"{kind} green"], WITH_LORA)
+        near(logits["green"], wanted[f"{kind} green"], WITH_LORA)
     if kind == "fp16":
         ahead = np.abs(logits["sdpa"] - wanted[kind]).max()
         assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, it needs no mending there"
