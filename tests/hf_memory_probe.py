@@ -17,7 +17,7 @@ import torch
 
 from modules.engines import hf_cache
 from modules.engines.hf_engine import Engine
-from modules.engines.hf_loading import engine
+from modules.engines.hf_loading import engine, this_machine
 from modules.events import Failed, Text
 from modules.loaders import LOADERS, settle, values
 from tests.answers import parameters
@@ -60,7 +60,7 @@ def said(made: Engine, prompts: Sequence[str], **wishes: Any) -> list[str]:
 
 def main() -> None:
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
-    made = engine(Path(sys.argv[1]), settled, lambda _: None)
+    made = engine(Path(sys.argv[1]), settled, this_machine(), lambda _: None)
     guessing = {"prompt_lookup_num_tokens": 3}
     told: dict[str, Any] = {}
     for name, prompts, wishes, after in (
