@@ -87,20 +87,23 @@ which some are but for the name."""
 
 
 def reason(record: ModelRecord, loader: Loader) -> Words | None:
-    """What `loader` is to such models; None if it cannot load them."""
-    if _unusual_bits(record):
-        if loader.name in _EXLLAMA:
-            return None
-        if loader.name == "Transformers":
-            return _NOT_4_BITS
+    """What `loader` is to such models; None if it cannot load them, or there is nothing to say."""
+    if not _takes(loader, record):
+        return None
+    if _unusual_bits(record) and loader.name == "Transformers":
+        return _NOT_4_BITS
     words = _REASONS.get((loader.name, record.format))
     return words and {language: words[language] + _doubt(record, loader)[language] for language in LANGUAGES}
 
 
 def takers(record: ModelRecord) -> tuple[Loader, ...]:
     """The loaders that can load it, best first."""
-    able = (each for each in candidates(record.format) if reason(record, each) is not None)
+    able = (each for each in candidates(record.format) if _takes(each, record))
     return tuple(sorted(able, key=lambda each: _is_guess(record, each)))
+
+
+def _takes(loader: Loader, record: ModelRecord) -> bool:
+    return record.format in loader.formats and not (loader.name in _EXLLAMA and _unusual_bits(record))
 
 
 def refusal(record: ModelRecord, loader: Loader) -> Unsupported | None:
