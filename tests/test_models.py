@@ -398,7 +398,7 @@ def test_many_streams_share_one_thread(owner: Models) -> None:
 
     threads = threading.active_count()
     answers = asyncio.run(all_of_them())
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     spoken = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
     assert spoken == [f"number {number} " for number in range(20)]
     assert any(isinstance(answer[0], Waiting) for answer in answers)
