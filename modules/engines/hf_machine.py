@@ -25,8 +25,13 @@ _TOOLKITS = Path("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA")
 
 
 def machine_with(sizes: Iterable[int]) -> Machine:
-    installed = frozenset(filter(compiled.likely, _WANTED))
-    return Machine(tuple(sizes), machine.total_memory(), installed, _lacks_nvcc())
+    return Machine(tuple(sizes), machine.total_memory(), _installed(), _lacks_nvcc())
+
+
+@cache
+def _installed() -> frozenset[str]:
+    """Once in a process: the form asks with every change, and some of their files have to be searched."""
+    return frozenset(filter(compiled.likely, _WANTED))
 
 
 def _lacks_nvcc() -> bool:
