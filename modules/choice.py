@@ -67,20 +67,8 @@ _EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
 """Of GPTQ they take 4 bits only; EXL2 has them all."""
 _KNOWN = (
     *("llama", "mistral", "mixtral", "mistral3", "llava", "yi", "orion", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl"),
-    *(
-        "qwen2_5_vl",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemmoe",
-        "starcoder2",
-        "cohere",
-        "cohere2",
-        "dbrx",
-        "phi3",
-        "granite",
-    ),
-    *("gpt_bigcode", "gpt2", "minicpm", "internlm2", "index", "glm4"),
+    *("qwen2_5_vl", "gemma", "gemma2", "gemma3", "gemmoe", "starcoder2", "cohere", "cohere2", "dbrx", "phi3"),
+    *("granite", "gpt_bigcode", "gpt2", "minicpm", "internlm2", "index", "glm4"),
 )
 """Kinds of models that ExLlamaV2 0.3.2, its last version, tells apart (architecture.py). It takes all others for Llama,
 which some are but for the name."""
@@ -93,7 +81,10 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
     if _unusual_bits(record) and loader.name == "Transformers":
         return _NOT_4_BITS
     words = _REASONS.get((loader.name, record.format))
-    return words and {language: words[language] + _doubt(record, loader)[language] for language in LANGUAGES}
+    if words is None or not _is_guess(record, loader):
+        return words
+    doubt = _doubt(brief(record.architecture))
+    return {language: words[language] + doubt[language] for language in LANGUAGES}
 
 
 def takers(record: ModelRecord) -> tuple[Loader, ...]:
@@ -108,9 +99,9 @@ def _takes(loader: Loader, record: ModelRecord) -> bool:
 
 def refusal(record: ModelRecord, loader: Loader) -> Unsupported | None:
     """Why not with `loader`, and with which instead; None if it is one of the takers."""
-    able = takers(record)
-    if loader in able:
+    if _takes(loader, record):
         return None
+    able = takers(record)
     others = ", ".join(each.name for each in able if unavailable(each, record.format) is None) or able[0].name
     bits = _unusual_bits(record) if record.format in loader.formats else 0
     kind = {"en": f"{bits}-bit {record.format}", "zh": f"{bits} 位的 {record.format}"} if bits else {}
@@ -134,10 +125,7 @@ def _is_guess(record: ModelRecord, loader: Loader) -> bool:
     return loader.name in _EXLLAMA and bool(kind) and kind not in _KNOWN
 
 
-def _doubt(record: ModelRecord, loader: Loader) -> Words:
-    if not _is_guess(record, loader):
-        return {"en": "", "zh": ""}
-    kind = brief(record.architecture)
+def _doubt(kind: str) -> Words:
     return {
         "en": f" It does not know {kind} and takes it for Llama: see whether what it writes makes sense.",
         "zh": f"它不认识 {kind}，会按 Llama 处理：请留意输出是否正常。",

@@ -53,6 +53,7 @@ def loaded(calls: Mapping[str, Json], report: Report) -> Loaded:
     """ValueError for a model that calculates nonsense."""
     library = importlib.import_module("exllamav2")
     config = _config(library, calls[CONFIG])
+    # Where neither is in the calls, flash-attention or xformers was to be used, and the model may not suit that.
     look_back(fused=ATTENTION in calls or "no_sdpa" not in calls[CONFIG])
     model = library.ExLlamaV2(config)
     advance = whole_percents(report)
