@@ -1,4 +1,4 @@
-"""What many tests share: the demo model, workers that are closed again, and a watch over what a test leaves behind."""
+"""Fixtures that many tests share, and a check that no test leaves a worker process behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from modules import flags
 from modules.app import App
-from modules.events import Info, Result
+from modules.events import Event, Info, Result
 from modules.hub import Hub
 from modules.hub_files import HubSource
 from modules.loaders import LOADERS, Loader, settle, values
@@ -23,14 +24,35 @@ from modules.process import ROOT, WorkerProcess
 from tests import hub_server
 from tests.hf_folder import transformers_folder
 from tests.hub_reading import FILES, REPO
+from tests.package_index import PackageIndex
 from tests.trained_loras import trained_loras
+from tests.worker_pool import POOLED_PIDS, WorkerPool
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
 ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.echo:Echo", packages=())
 """A row of the table for the tests' own engine."""
 
-PATIENCE_SECONDS = 120
+
+# -- resources: tests/stages.py sorts tests by them --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def backend() -> None:
+    """Real backend packages (torch, transformers, llama_cpp, …), imported in a process of the test's own."""
+
+
+@pytest.fixture(scope="session")
+def whole_program() -> None:
+    """A whole program in a process of its own: server.py, download-model.py, start.sh, or one that tests/ holds."""
+
+
+@pytest.fixture
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
+    """A package index in a folder, and the only one that pip knows."""
+    index = PackageIndex(tmp_path / "index")
+    index.use(monkeypatch)
+    return index
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +82,14 @@ def models_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("models")
     (folder / smollm2.name).symlink_to(smollm2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def workers(smollm2: Path) -> Iterator[WorkerPool]:
+    """Workers with a loaded model, shared by all tests that ask for the same model, loader and options."""
+    pool = WorkerPool(loaded)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
@@ -130,11 +160,15 @@ def free_port() -> int:
 
 
 def load(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options: object) -> Info:
-    """Have `worker` load `path`, the options not named at their defaults; what the engine tells of the model."""
-    for event in worker.events("load", **load_arguments(path, loader, **options)):
-        if isinstance(event, Result):
-            return Info.from_json(event.value)
-    raise AssertionError("a load ended without a result")
+    """Have `worker` load `path`, options not named at their defaults, and return what the engine says of the model."""
+    return loaded(worker, path, loader, **options)[0]
+
+
+def loaded(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options: object) -> tuple[Info, list[Event]]:
+    """As `load`; return the events of the load as well."""
+    events = list(worker.events("load", **load_arguments(path, loader, **options)))
+    assert isinstance(events[-1], Result), "a load ended without a result"
+    return Info.from_json(events[-1].value), events
 
 
 def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dict[str, object]:
@@ -143,13 +177,13 @@ def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dic
 
 
 def worker_pids(parent: int | str = "self") -> set[int]:
-    """The workers among the children of process `parent`.
+    """The workers among the children of process `parent`, without those of the pool.
 
     A child belongs to the thread that started it and, once that has ended, to another, which may have been read before:
-    whoever reads twice misses none.
+    reading twice misses none.
     """
     children = _children(parent) | _children(parent)
-    return {pid for pid in children if b"modules.worker" in _command_line(pid)}
+    return {pid for pid in children - POOLED_PIDS if b"modules.worker" in _command_line(pid)}
 
 
 def _children(parent: int | str) -> set[int]:
@@ -167,11 +201,37 @@ def _command_line(pid: int) -> bytes:
         return b""
 
 
+class StartedWorkers:
+    """Counts the worker processes that this process starts, so that tests that start none need no look at /proc."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pids: set[int] = set()
+        self._pids_at_count = 0
+        sys.addaudithook(self._audit)
+
+    def pids(self) -> set[int]:
+        """The workers that run now; maybe some that have ended."""
+        if self.count != self._pids_at_count:
+            self._pids, self._pids_at_count = worker_pids(), self.count
+        return self._pids
+
+    def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "subprocess.Popen" and "modules.worker" in str(arguments[1]):
+            self.count += 1
+
+
+_STARTED = StartedWorkers()
+
+
 @pytest.fixture(autouse=True)
 def _no_worker_is_left_behind() -> Iterator[None]:
-    """Fails a test whose workers outlive it. Those of fixtures that live longer were there before it began."""
-    before = worker_pids()
+    """Fail a test that starts a worker and leaves it running. Fixtures of a longer life have started theirs before."""
+    started = _STARTED.count
+    before = _STARTED.pids()
     yield
+    if _STARTED.count == started:
+        return
     left = _once_settled(before)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
@@ -180,24 +240,7 @@ def _no_worker_is_left_behind() -> Iterator[None]:
 
 
 def _once_settled(before: set[int]) -> set[int]:
-    until = time.monotonic() + 2
-    while (left := worker_pids() - before) and time.monotonic() < until:
+    deadline = time.monotonic() + 2
+    while (left := worker_pids() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
-
-
-@pytest.fixture(autouse=True)
-def _no_test_waits_for_ever(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that hangs fails with the line it hangs at; those marked slow look after themselves."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-
-    def give_up(_signal: int, _frame: object) -> None:
-        raise TimeoutError(f"the test took more than {PATIENCE_SECONDS} s")
-
-    usual = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE_SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, usual)

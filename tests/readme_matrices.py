@@ -8,7 +8,7 @@ fails if README says otherwise: `./test.sh -m "lora or works" --write-matrices` 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,24 +75,31 @@ class Matrices:
         self._config = config
         self._seen: dict[tuple[str, str, str], list[bool]] = {}
 
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-        outcome = yield
-        report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined]
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        report.cells = list(_cells(item))  # an attribute of ours travels from pytest-xdist's processes with the report
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
-            for cell in _cells(item):
-                self._seen.setdefault(cell, []).append(report.passed)
+            for cell in getattr(report, "cells", ()):
+                self._seen.setdefault(tuple(cell), []).append(report.passed)
 
     @property
     def _whole(self) -> bool:
         """Whether this run was to have all the tests that the tables are made of."""
         option = self._config.option
         everything = self._config.args == self._config.getini("testpaths")
-        some = option.keyword or option.deselect or option.maxfail or option.lf
+        # There is no `lf` under `-p no:cacheprovider`.
+        some = option.keyword or option.deselect or option.maxfail or getattr(option, "lf", False)
         return everything and not some and option.markexpr in ("", "lora or works")
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if not self._whole or not self._seen or exitstatus not in (0, 1):
+        in_a_process_of_xdist = hasattr(self._config, "workerinput")
+        if in_a_process_of_xdist or not self._whole or not self._seen or exitstatus not in (0, 1):
             return
         text = README.read_text(encoding="utf-8")
         due = text

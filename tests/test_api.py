@@ -20,8 +20,6 @@ from tests.serving import Server, smollm2_server
 
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
 GREEDY = {"model": "gpt-3.5-turbo", "temperature": 0}
-pytestmark = pytest.mark.slow  # real answers; `quick` has the refusals and the models
-
 STORY = {"prompt": "Count: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "temperature": 0, "max_tokens": 1900}
 """Goes on for many seconds."""
 

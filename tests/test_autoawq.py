@@ -24,7 +24,7 @@ from tests.test_hf_lora import ALONE, TOGETHER, WEIGHTED, heard, put, state
 
 AUTOAWQ = LOADERS["AutoAWQ"]
 ABSENT = unavailable(AUTOAWQ)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))]
+pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 
 FRANCE = "The capital of France is"
 LAYERS = 4

@@ -27,7 +27,6 @@ from tests.test_hf_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state
 AUTOGPTQ = LOADERS["AutoGPTQ"]
 WHY_NOT = unavailable(AUTOGPTQ)
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(WHY_NOT is not None, reason=f"AutoGPTQ is not installed: {AUTOGPTQ.install}"),
 ]
 

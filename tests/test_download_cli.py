@@ -61,7 +61,7 @@ class Program:
 
 
 @pytest.fixture
-def program(hub: Hub, tmp_path: Path) -> Program:
+def program(whole_program: None, hub: Hub, tmp_path: Path) -> Program:
     return Program(hub, tmp_path)
 
 

@@ -722,7 +722,6 @@ def test_the_token_is_in_nothing_that_is_written(hub: Hub, program: Program, cap
         assert hub.token not in said
 
 
-@pytest.mark.slow
 def test_four_gib_take_no_memory(hub: Hub, program: Program) -> None:
     size = 4 << 30
     sparse = program.models.parent / "sparse"

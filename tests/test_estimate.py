@@ -84,7 +84,6 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
         return peak(worker)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [
@@ -102,7 +101,6 @@ def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, ob
     assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", [{"n_ctx": 1024}, {"n_ctx": 2048, "cfg_cache": True}], ids=str)
 def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path, form: dict[str, object]) -> None:
     settled: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]

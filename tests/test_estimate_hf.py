@@ -86,7 +86,6 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
         return peak(worker)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [

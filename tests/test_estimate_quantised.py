@@ -268,7 +268,6 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
         assert 50e6 < told.spare <= size
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loader", "kind"),
     [

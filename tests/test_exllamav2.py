@@ -41,7 +41,6 @@ def exl(smollm2_folder: Path) -> Iterator[WorkerProcess]:
     process.close()
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)
 def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
     told = answer(exl, FRANCE, max_new_tokens=6)
@@ -50,13 +49,11 @@ def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
     assert told.done.reason == "length"
 
 
-@pytest.mark.slow
 def test_a_stop_string_ends_the_answer(exl: WorkerProcess) -> None:
     told = answer(exl, FRANCE, stops=("aris",))
     assert (told.text, told.done.reason) == (" P", "stop")
 
 
-@pytest.mark.slow
 def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> None:
     forget(exl)
     first = answer(exl, FRANCE, max_new_tokens=6)
@@ -65,7 +62,6 @@ def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> Non
     assert second.done.cached_tokens >= first.done.prompt_tokens + 4
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "concurrent", loader=LOADER)
 def test_requests_are_answered_together(exl: WorkerProcess) -> None:
     """The first word of each is heard before the end of the other; and each says what it says alone."""
@@ -84,7 +80,6 @@ def test_requests_are_answered_together(exl: WorkerProcess) -> None:
     assert ["".join(text for prompt, text in said if prompt == each) for each in prompts] == alone
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
 def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None:
     usual = answer(exl, FRANCE, max_new_tokens=5)
@@ -94,7 +89,6 @@ def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None
     assert italy.text.startswith(" Rome")
 
 
-@pytest.mark.slow
 def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_how_far_it_is(
     exl: WorkerProcess,
 ) -> None:
@@ -105,7 +99,6 @@ def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_
     assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
 
 
-@pytest.mark.slow
 def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> None:
     crowd = Crowd(exl)
     unwanted, wanted = crowd.ask("Once upon a time", max_new_tokens=200), crowd.ask(FRANCE, max_new_tokens=6)
@@ -115,7 +108,6 @@ def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> No
     assert not any(isinstance(event, Done) for event in crowd.heard[unwanted])
 
 
-@pytest.mark.slow
 def test_one_that_fails_leaves_the_others_alone(exl: WorkerProcess) -> None:
     crowd = Crowd(exl)
     (paris,) = ask(exl, "encode", text=" Paris", add_special=False)
@@ -132,7 +124,6 @@ def bans(worker: WorkerProcess, paris: int) -> str:
     return ",".join(map(str, {paris, *(each[0] for each in pieces if len(each) == 1)}))
 
 
-@pytest.mark.slow
 def test_an_answer_goes_on_over_the_end_of_a_page_as_if_there_were_none(exl: WorkerProcess) -> None:
     """A page has 256 tokens, and of fewer than 32 at its end no use is made."""
     beginning = "one two three four five six seven eight nine ten " * 22
@@ -182,7 +173,6 @@ EFFECTS: dict[str, dict[str, Any]] = {
 """What makes another answer than the same without the one that it stands under, all over WILD."""
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
 def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(exl: WorkerProcess) -> None:
     forget(exl)
@@ -204,7 +194,6 @@ def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(exl:
     assert again[0].text == again[1].text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "key", "wishes"),
     [
@@ -220,7 +209,6 @@ def test_what_was_said_is_not_said_again(exl: WorkerProcess, prompt: str, key: s
     assert not answer(exl, prompt, max_new_tokens=3, **wishes).text.startswith(" green"), key
 
 
-@pytest.mark.slow
 def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(exl: WorkerProcess) -> None:
     short = {"repetition_penalty": 3.0, "repetition_penalty_range": 1}
     assert answer(exl, LISTED, max_new_tokens=1, **short).text == " green"
@@ -230,7 +218,6 @@ def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(ex
     assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
 
 
-@pytest.mark.slow
 def test_the_end_may_be_forbidden_for_ever_or_for_a_while(exl: WorkerProcess) -> None:
     soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
     ended = answer(exl, FRANCE, **soon)
@@ -240,7 +227,6 @@ def test_the_end_may_be_forbidden_for_ever_or_for_a_while(exl: WorkerProcess) ->
     assert answer(exl, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
 
 
-@pytest.mark.slow
 def test_what_it_does_not_have_is_refused_by_name(exl: WorkerProcess) -> None:
     with pytest.raises(OptionError, match="mirostat_mode"):
         answer(exl, FRANCE, mirostat_mode=1)
@@ -250,7 +236,6 @@ def test_what_it_does_not_have_is_refused_by_name(exl: WorkerProcess) -> None:
         answer(exl, FRANCE, grammar_string="root ::= (")
 
 
-@pytest.mark.slow
 def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
     plain = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3)
     biased = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3, logit_bias={"260": 100}, repetition_penalty=2.0)
@@ -265,7 +250,6 @@ def test_each_parameter_that_the_loader_says_it_has_is_shown_above() -> None:
     assert EXLLAMAV2.samplers == shown
 
 
-@pytest.mark.slow
 def test_marks_may_be_shown(exl: WorkerProcess) -> None:
     """A bias has the model write one; which begins no prompt of this model by itself."""
     mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
@@ -276,7 +260,6 @@ def test_marks_may_be_shown(exl: WorkerProcess) -> None:
 # -- LoRAs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
 def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
     exl: WorkerProcess, loras_folder: Path
@@ -313,7 +296,6 @@ def state(worker: WorkerProcess) -> tuple[TokenChances, ...]:
 # -- without flash-attention -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_says_what_is_lost(gptq: Path) -> None:
     process = exllamav2_worker()
     try:
@@ -331,7 +313,6 @@ def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_s
         process.close()
 
 
-@pytest.mark.slow
 def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(gptq: Path) -> None:
     process = exllamav2_worker(flash=True)
     try:

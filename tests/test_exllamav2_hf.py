@@ -47,7 +47,6 @@ def hf(gptq: Path) -> Iterator[WorkerProcess]:
     process.close()
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)
 def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
     told = answer(hf, FRANCE, max_new_tokens=6)
@@ -64,7 +63,6 @@ def reference(gptq: Path) -> Iterator[WorkerProcess]:
     process.close()
 
 
-@pytest.mark.slow
 def test_its_logits_are_those_of_the_same_weights_in_full_precision(
     hf: WorkerProcess, reference: WorkerProcess
 ) -> None:
@@ -82,13 +80,11 @@ def likeliest(told: Answer) -> list[float]:
     return [each.logprob for chances in told.chances for each in chances.top]
 
 
-@pytest.mark.slow
 def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
     told = answer(hf, FRANCE, stops=("aris",))
     assert (told.text, told.done.reason) == (" P", "stop")
 
 
-@pytest.mark.slow
 def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, FRANCE, max_new_tokens=6)
@@ -102,7 +98,6 @@ def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None
     assert answer(hf, turn, max_new_tokens=4).text == second.text
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
 def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
     """CFG with the prompt itself changes nothing, and what it does is what was meant: away from the other prompt."""
@@ -115,7 +110,6 @@ def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
     assert italy.text.startswith(" Rome")
 
 
-@pytest.mark.slow
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
 def test_transformers_samplers_draw_from_its_logits(hf: WorkerProcess) -> None:
     wild = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
@@ -127,7 +121,6 @@ def test_transformers_samplers_draw_from_its_logits(hf: WorkerProcess) -> None:
     assert answer(hf, FRANCE, max_new_tokens=3, grammar_string='root ::= " London"').text == " London"
 
 
-@pytest.mark.slow
 def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerProcess) -> None:
     crowd = Crowd(hf)
     long = crowd.ask("word " * 900, max_new_tokens=4)
@@ -137,7 +130,6 @@ def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerPro
     assert not [event for event in crowd.heard[long] if isinstance(event, Text | Progress)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
 def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
     ticked: tuple[str, ...], smollm2_folder: Path
@@ -153,7 +145,6 @@ def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by
         process.close()
 
 
-@pytest.mark.slow
 def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(smollm2_folder: Path) -> None:
     process = exllamav2_worker()
     ticked = {"autosplit": True, "cfg_cache": True, "cache_4bit": True}
@@ -172,7 +163,6 @@ LORAS: dict[str, list[tuple[str, float]]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
 def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
     hf: WorkerProcess, reference: WorkerProcess, loras_folder: Path
@@ -190,7 +180,6 @@ def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
     put(reference, loras_folder)
 
 
-@pytest.mark.slow
 def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
     worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path
 ) -> None:
@@ -203,7 +192,6 @@ def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
     assert effect == pytest.approx(put(worker, loras_folder, [("green", 1.0)]), rel=0.05)
 
 
-@pytest.mark.slow
 def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
     hf: WorkerProcess, loras_folder: Path, tmp_path: Path
 ) -> None:
@@ -221,13 +209,11 @@ def state(worker: WorkerProcess) -> list[float]:
     return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
 
 
-@pytest.mark.slow
 def test_texts_are_the_tokenizers(hf: WorkerProcess) -> None:
     tokens = ask(hf, "encode", text=FRANCE)
     assert ask(hf, "decode", tokens=tokens).endswith(FRANCE) and ask(hf, "count", text=FRANCE) == len(tokens)
 
 
-@pytest.mark.slow
 def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(gptq: Path) -> None:
     """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, SDPA may be left
     to it: see `exllamav2_mended`."""
@@ -248,7 +234,6 @@ def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(g
 # -- without what it needs ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loader", [EXLLAMAV2, EXLLAMAV2_HF], ids=lambda each: each.name)
 def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(loader: Loader, gptq: Path) -> None:
     process = WorkerProcess(overlay())  # without the stand-in

@@ -24,7 +24,7 @@ Shares = dict[str, dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
-def off() -> Shares:
+def off(backend: None) -> Shares:
     command = [sys.executable, "-m", "tests.exllamav2_attention"]
     environment = with_standin(flash=False)
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -50,7 +50,6 @@ def test_the_package_still_needs_it(off: Shares) -> None:
     assert (packages["a prompt"] or 1) < ROUNDED, "the measure is right"
 
 
-@pytest.mark.slow
 @needs_exllamav2
 def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
     smollm2_folder: Path, tmp_path: Path

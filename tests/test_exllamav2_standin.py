@@ -49,7 +49,7 @@ COMPILED = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def made(backend: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return pieces(tmp_path_factory.mktemp("pieces"))
 
 
@@ -121,7 +121,6 @@ def test_strings_that_stop_are_found_and_what_may_become_one_is_held_back(made: 
 # -- the EXL2 folder ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @needs_exllamav2
 def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(folders: dict[str, Path]) -> None:
     packed = load_file(folders["exl2"] / "output.safetensors")
@@ -151,7 +150,6 @@ def _perplexity(logits: Any, tokens: list[int]) -> float:
     return float(np.exp(-chances[np.arange(len(chances)), tokens[1:]].mean()))
 
 
-@pytest.mark.slow
 @needs_exllamav2
 @pytest.mark.parametrize("kind", ["fp16", "gptq", "exl2"])
 def test_a_model_has_the_logits_of_the_same_weights_in_float32(
@@ -184,7 +182,6 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
         assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, it needs no mending there"
 
 
-@pytest.mark.slow
 @needs_exllamav2
 def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(folders: dict[str, Path], tmp_path: Path) -> None:
     told = probed(folders["exl2"], tmp_path, flash=True, tokens=[1], prompts=PROMPTS, cache="Q8")[1]

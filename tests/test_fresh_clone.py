@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
+pytestmark = pytest.mark.usefixtures("whole_program")
+
 ROOT = Path(__file__).parent.parent
 DEMO = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -79,7 +81,6 @@ class Started:
         self.process.wait(60)
 
 
-@pytest.mark.slow
 def test_a_fresh_clone_becomes_a_running_page_and_starts_at_once_the_second_time(
     clone: Path, empty_home: Mapping[str, str]
 ) -> None:

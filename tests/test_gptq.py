@@ -137,7 +137,6 @@ def test_a_packed_layer_outside_the_gpus_is_found(places: dict[str, object], fou
     assert first_outside(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
 def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: Path, kind: str) -> None:
     """Where the texts part, the two tokens were as good as equal. The first load ever compiles a kernel, which takes
@@ -156,7 +155,6 @@ def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: P
         agreement(mine, theirs, ALL_NARROW)
 
 
-@pytest.mark.slow
 def test_8_bits_are_right_as_well(smollm2_folder: Path) -> None:
     """For so many gptqmodel has no kernel: three tokens take half a minute."""
     folder = quantised_folder(smollm2_folder, "gptq-8bit")
@@ -188,7 +186,6 @@ def chances(
     return [answer(worker, prompt, **wishes).chances for prompt in prompts], memory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_floats(
     smollm2_folder: Path, loras_folder: Path, kind: str

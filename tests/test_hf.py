@@ -64,7 +64,6 @@ def hf(smollm2_folder: Path, told: list[Progress], info: list[Info]) -> Iterator
 # -- the library's own answers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_greedy_answer_is_that_of_transformers_alone(worker: WorkerProcess, smollm2_folder: Path, way: str) -> None:
     options, words = WAYS[way]
@@ -80,7 +79,6 @@ def test_the_greedy_answer_is_that_of_transformers_alone(worker: WorkerProcess, 
             assert chances.chosen.logprob == chances.top[0].logprob, "greedy takes the likeliest"
 
 
-@pytest.mark.slow
 def test_tokens_are_those_of_llamacpp_and_so_is_the_beginning_of_an_answer(
     hf: WorkerProcess, worker: WorkerProcess, smollm2: Path
 ) -> None:

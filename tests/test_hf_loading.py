@@ -56,7 +56,6 @@ def variant(smollm2_folder: Path, tmp_path: Path) -> Callable[..., Path]:
 # -- kinds of models ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_answers_as_transformers_alone_does(
     worker: WorkerProcess, tiny: dict[str, Path], kind: str
@@ -179,7 +178,6 @@ def test_a_model_may_be_on_disk_as_a_whole(worker: WorkerProcess, smollm2_folder
     assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
 
 
-@pytest.mark.slow
 def test_fewer_bits_take_less_memory(smollm2_folder: Path) -> None:
     taken = {}
     for options in ({}, {"bf16": True}, {"load_in_8bit": True}, {"load_in_4bit": True, "use_double_quant": True}):
@@ -248,7 +246,6 @@ def test_what_is_explained_is_what_loading_says(worker: WorkerProcess, smollm2_f
 # -- a GPU's memory ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(tiny: dict[str, Path]) -> None:
     """On a CPU that is said to have no more, in the middle of a pass: the answer is what it would have been."""
     command = [sys.executable, "-m", "tests.hf_memory_probe", str(tiny["llama"])]

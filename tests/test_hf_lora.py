@@ -93,7 +93,6 @@ def state(worker: WorkerProcess) -> list[Any]:
 # -- what PEFT makes of them -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.lora("one", "several", "weights", loader="Transformers")
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "eager"])
 def test_answers_are_those_of_peft_alone(
@@ -129,7 +128,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
 def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
     small: WorkerProcess, tiny: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -150,7 +148,6 @@ def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
 # -- one after the other -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.lora("one", "several", "hot", loader="Transformers")
 def test_whatever_the_order_what_is_in_force_is_heard_and_nothing_else(hf: WorkerProcess, loras_folder: Path) -> None:
     put(hf, loras_folder)
@@ -182,7 +179,6 @@ def test_there_may_be_any_number(small: WorkerProcess, pets: Path, tmp_path: Pat
     assert np.abs(np.array(state(small)) - expected).max() < 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["float32", "8 bits", "4 bits"])
 def test_once_they_are_out_the_model_is_what_it_was_to_the_last_bit(
     smollm2_folder: Path, loras_folder: Path, way: str

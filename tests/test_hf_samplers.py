@@ -293,7 +293,7 @@ def test_llama_cpp_cuts_at_the_same_deviation(n: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Pieces:
+def smollm2(backend: None) -> Pieces:
     texts = [tail for text in BREAKERS for tail in (text[start:] for start in range(1, len(text)))]
     told = subprocess.run(
         [sys.executable, "-m", "tests.sampler_probe"],

@@ -22,12 +22,10 @@ from tests.package_index import PackageIndex
 
 
 @pytest.fixture
-def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
     """One with an overlay of two packages, of which nothing is installed."""
-    index = PackageIndex(tmp_path / "index")
-    index.use(monkeypatch)
-    index.add_wheel("first_package")
-    index.add_wheel("second_package")
+    package_index.add_wheel("first_package")
+    package_index.add_wheel("second_package")
     overlay = Overlay("of-test", 1, tmp_path)
     overlay.requirements.write_text("first-package==1.0\nsecond-package==1.0\n")
     return dataclasses.replace(ECHO, packages=("first_package", "second_package"), overlay=overlay)
@@ -106,6 +104,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("whole_program")
 @pytest.mark.parametrize(
     ("name", "status", "told"),
     [("AutoGTPQ", 2, "Did you mean 'AutoGPTQ'?"), ("llamacpp", 0, "llama.cpp is ready.")],

@@ -26,11 +26,9 @@ BOOM = "boom if loaded.gguf"
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    made = PackageIndex(tmp_path / "index")
-    made.use(monkeypatch)
-    made.add_slow()
-    return made
+def index(package_index: PackageIndex) -> PackageIndex:
+    package_index.add_slow()
+    return package_index
 
 
 @pytest.fixture

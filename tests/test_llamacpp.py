@@ -79,7 +79,6 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
 # -- the library's own answers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
 def test_the_greedy_answer_is_that_of_the_librarys_own_class(
     llama: WorkerProcess, reference: dict[str, Any], prompt: str
@@ -91,7 +90,6 @@ def test_the_greedy_answer_is_that_of_the_librarys_own_class(
     assert (ours.done.reason, ours.done.prompt_tokens) == (theirs["reason"], theirs["prompt_tokens"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
 def test_the_log_probabilities_are_those_of_the_librarys_logits(
     llama: WorkerProcess, reference: dict[str, Any], prompt: str

@@ -263,7 +263,6 @@ def test_a_cancel_takes_nothing_from_the_others(llama: WorkerProcess) -> None:
     assert furthest(llama, chat("the moon"), stayed.text) < HONEST
 
 
-@pytest.mark.slow
 def test_forty_clients_that_come_and_vanish_at_random_are_all_answered_or_told_why(llama: WorkerProcess) -> None:
     until = time.monotonic() + 30
     outcomes: list[str] = []

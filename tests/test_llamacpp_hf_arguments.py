@@ -18,7 +18,7 @@ from modules.load_options import OPTIONS
 from modules.loaders import LOADERS
 from modules.options import Value
 from modules.process import ROOT
-from tests.conftest import LLAMA, SMOLLM2
+from tests.conftest import LLAMA
 from tests.test_llamacpp_arguments import BUILDS, CPU_BUILD, changed
 from tests.test_tokenizer_files import with_tokenizer
 
@@ -93,12 +93,12 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: P
     assert "tok.py (sha256 e3b0c44298fc)" in noted(path, trust_remote_code=True)["trust_remote_code"]
 
 
-def test_what_a_load_would_do_can_be_told_without_torch_or_a_model() -> None:
+def test_what_a_load_would_do_can_be_told_without_torch_or_a_model(smollm2: Path) -> None:
     program = (
         "import json, sys; from pathlib import Path; from modules.engines.llamacpp_hf import explain;"
         "told = explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
         "print('torch' in sys.modules, 'transformers' in sys.modules, *told['calls'])"
     )
-    command = [sys.executable, "-c", program, str(SMOLLM2), json.dumps(DEFAULTS)]
+    command = [sys.executable, "-c", program, str(smollm2), json.dumps(DEFAULTS)]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert told.stdout.split()[:3] == ["False", "False", "llama_model_load_from_file"], told.stderr

@@ -14,6 +14,8 @@ from modules.process import ROOT
 from tests.conftest import SMOLLM2
 from tests.test_hf_grammar import SHAPES
 
+pytestmark = pytest.mark.usefixtures("smollm2")
+
 
 def written(grammar: str, texts: int) -> Any:
     told = subprocess.run(

@@ -84,7 +84,7 @@ def staged(path: Path, loras: Path, loader: str, **options: object) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with two LoRAs; llama.npz has what llama.cpp makes of SETS by itself, logits.npz what PEFT does."""
     top = tmp_path_factory.mktemp("tiny")
     command = [sys.executable, "-m", "tests.tiny_loras", str(top / "all"), "llama"]
@@ -246,7 +246,6 @@ def test_who_asks_meanwhile_waits_and_does_not_break_off_the_reading_of_the_prob
     real.apply({})
 
 
-@pytest.mark.slow
 def test_they_come_and_go_without_taking_more_memory(real: Stage) -> None:
     sizes = []
     for _ in range(ROUNDS):
@@ -351,7 +350,6 @@ def test_what_llama_cpp_has_against_one_is_said_in_its_words(real: Stage, tmp_pa
 # -- with what else a model can be loaded with -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"flash_attn": True}, {"flash_attn": False}, {"cache_8bit": True}, {"n_batch": 24}, {"no_mmap": True}]
 )

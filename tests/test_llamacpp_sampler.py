@@ -18,6 +18,8 @@ import pytest
 from modules.process import ROOT
 from tests.conftest import SMOLLM2
 
+pytestmark = pytest.mark.usefixtures("smollm2")
+
 CHANCES = {100: 0.4, 101: 0.3, 102: 0.15, 103: 0.1, 104: 0.05}
 NEUTRAL = {"temperature": 1.0, "min_p": 0.0, "top_p": 1.0, "top_k": 0}
 DRAWS = 2000

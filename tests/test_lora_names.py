@@ -24,7 +24,7 @@ PRECISE = 50  # how many times larger the mean change by the adapter is than the
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each of KINDS, as `tiny_loras` makes it, with llama.cpp's logits in llama.npz."""
     top = tmp_path_factory.mktemp("tiny")
     subprocess.run([sys.executable, "-m", "tests.tiny_loras", str(top / "all")], cwd=ROOT, check=True, timeout=110)

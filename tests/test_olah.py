@@ -23,7 +23,7 @@ from tests.downloading import SPLIT, noise, until
 from tests.hub_server import Content, Hub
 
 OLAH = os.environ.get("OLAH_CLI", "")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not OLAH, reason="OLAH_CLI does not name an olah-cli")]
+pytestmark = pytest.mark.skipif(not OLAH, reason="OLAH_CLI does not name an olah-cli")
 
 REPO = "user/model"
 FILES: dict[str, Content] = {

@@ -29,12 +29,10 @@ SECONDS = 60
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    made = PackageIndex(tmp_path / "index")
-    made.use(monkeypatch)
-    made.add_wheel("quickly", needs="torch==99")
-    made.add_slow()
-    return made
+def index(package_index: PackageIndex) -> PackageIndex:
+    package_index.add_wheel("quickly", needs="torch==99")
+    package_index.add_slow()
+    return package_index
 
 
 @pytest.fixture

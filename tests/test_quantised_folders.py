@@ -48,7 +48,6 @@ def test_what_is_packed_is_what_was_rounded(smollm2_folder: Path, kind: str) -> 
         assert np.array_equal(dequantised(packed, name, KINDS[kind].method), rounded[f"{name}.weight"]), name
 
 
-@pytest.mark.slow
 def test_each_is_as_good_as_its_bits_allow(smollm2_folder: Path) -> None:
     """Measured on a story that no calibration has seen: 21 tokens of a 135M model tell little, 400 do."""
     folders = {kind: plain(quantised_folder(smollm2_folder, kind)) for kind in WORSE}

@@ -23,6 +23,8 @@ from modules.catalog import Catalog
 from server import announce, take_port
 from tests.gguf_files import gguf
 
+pytestmark = pytest.mark.usefixtures("whole_program")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -257,7 +259,6 @@ def started(models_folder: Path, smollm2: Path) -> Iterator[Running]:
         running.process.wait()
 
 
-@pytest.mark.slow
 def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace(started: Running) -> None:
     started.wait_for("ready")
     status, page = started.get("/zh/")
@@ -271,7 +272,6 @@ def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace
     assert "Traceback" not in output
 
 
-@pytest.mark.slow
 def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> None:
     started.wait_for("ready")
     assert started.led_to("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
@@ -279,7 +279,6 @@ def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> Non
     assert started.led_to("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
 
 
-@pytest.mark.slow
 def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--nowebui")
     try:
@@ -291,7 +290,6 @@ def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
         assert "Traceback" not in running.stop()
 
 
-@pytest.mark.slow
 def test_listening_to_the_network_without_a_login_is_warned_of(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # set-up as a whole; `quick` is for the program
+pytestmark = pytest.mark.usefixtures("whole_program")
 
 ROOT = Path(__file__).parent.parent
 TOOLS = "bash sh env cat df dirname find flock grep kill mkdir readlink rm sleep tail touch tr wc"

@@ -224,7 +224,6 @@ def in_python(code: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.slow
 def test_gradio_is_imported_whole_and_its_hook_is_back_in_place() -> None:
     code = (
         "from modules.ui.lean import gradio; gr = gradio()\n"
@@ -234,14 +233,12 @@ def test_gradio_is_imported_whole_and_its_hook_is_back_in_place() -> None:
     assert in_python(code) == "True x"
 
 
-@pytest.mark.slow
 def test_gradio_still_renders_its_stubs_at_every_import() -> None:
     """When this fails, Gradio has stopped doing so and modules/ui/lean.py has nothing left to save: remove it."""
     code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
     assert in_python(code) == "3"
 
 
-@pytest.mark.slow
 def test_the_built_page_has_brought_no_backend_into_the_process() -> None:
     code = (
         "import server, sys\n"

@@ -21,8 +21,6 @@ from tests.exl2_folder import exl2_folder
 from tests.exllamav2_worker import exllamav2_worker
 from tests.quantised_folders import quantised_folder
 
-pytestmark = pytest.mark.slow
-
 FRANCE, COUNTING = "The capital of France is", "one two three four five six"
 TOKENS = 8
 

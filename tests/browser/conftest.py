@@ -32,12 +32,6 @@ CHROMIUM_FLAGS = [
 expect.set_options(timeout=15_000)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slow)  # the quick run has no browser
-
-
 class Server:
     """A running `server.py`, with `flags`, over a folder of models of its own."""
 

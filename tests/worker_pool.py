@@ -1,0 +1,71 @@
+"""Workers that hold a loaded model, shared by the tests of a session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.events import Event, Info
+from modules.loaders import Loader
+from modules.process import WorkerProcess
+
+POOLED_PIDS: set[int] = set()
+"""The process ids of all workers that a pool holds."""
+
+IDLE_WORKERS = 2
+"""How many stay loaded when no test uses them. One of the demo model takes about 0.5 GB."""
+
+
+@dataclass
+class Pooled:
+    """A worker of the pool. `info` and `events` are what its load reported."""
+
+    worker: WorkerProcess
+    info: Info
+    events: list[Event]
+    users: int = 0
+
+
+class WorkerPool:
+    """One worker for each model, loader and set of options; the least recently used idle ones are closed.
+
+    What a test does to a worker stays: a test that applies LoRAs, kills the worker or fills its cache on purpose
+    restores it or takes a worker of its own.
+    """
+
+    def __init__(self, load: Callable[..., tuple[Info, list[Event]]]) -> None:
+        self._load = load
+        self._pooled: dict[object, Pooled] = {}  # the most recently used last
+
+    @contextlib.contextmanager
+    def lease(
+        self, path: Path, loader: Loader, start: Callable[[], WorkerProcess] = WorkerProcess, **options: object
+    ) -> Iterator[Pooled]:
+        """A worker started by `start` with `path` loaded, the options not named at their defaults."""
+        key = (path, loader.name, start, tuple(sorted(options.items())))
+        pooled = self._pooled.pop(key, None)
+        if pooled is None or pooled.worker.death is not None:
+            worker = start()
+            POOLED_PIDS.add(worker.pid)
+            try:
+                pooled = Pooled(worker, *self._load(worker, path, loader, **options))
+            except BaseException:
+                worker.close()
+                raise
+        self._pooled[key] = pooled
+        pooled.users += 1
+        try:
+            yield pooled
+        finally:
+            pooled.users -= 1
+            self._close_idle(IDLE_WORKERS)
+
+    def close(self) -> None:
+        self._close_idle(0)
+
+    def _close_idle(self, keep: int) -> None:
+        idle = [key for key, pooled in self._pooled.items() if not pooled.users]
+        for key in idle[: max(len(idle) - keep, 0)]:
+            self._pooled.pop(key).worker.close()
