@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, then checks everything:
-#   ./test.sh                  ruff, mypy and all tests
-#   ./test.sh quick            the tests that are not slow
+#   ./test.sh                  ruff, import rules, mypy and all tests, in at most 20 minutes on two cores
+#   ./test.sh quick            ruff, import rules and the unit tests, in at most 90 seconds
 #   ./test.sh <pytest flags>   pytest alone, with these
 # All parts run; the exit status is that of the first that failed.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
@@ -53,13 +53,21 @@ ensure_overlay AutoGPTQ # and AutoAWQ
 PYTHONPATH=tests/exllamav2_standin ensure_overlay ExLlamav2
 ensure_demo_model
 
+# One process for each core; see tests/stages.py.
+parallel() {
+    python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
+}
+
 if (($# == 0)); then
     part python -m ruff check .
     part python -m ruff format --check .
+    part .venv/bin/lint-imports
     part python -m mypy
-    part python -m pytest
+    part parallel
 elif [[ $1 == quick ]]; then
-    part python -m pytest -m "not slow" "${@:2}"
+    part python -m ruff check .
+    part .venv/bin/lint-imports
+    part parallel -m unit "${@:2}"
 else
     part python -m pytest "$@"
 fi

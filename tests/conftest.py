@@ -25,6 +25,7 @@ from tests import hub_server
 from tests.hf_folder import transformers_folder
 from tests.hub_reading import FILES, REPO
 from tests.package_index import PackageIndex
+from tests.tiny_model import tiny_gguf
 from tests.trained_loras import trained_loras
 from tests.worker_pool import POOLED_PIDS, WorkerPool
 
@@ -70,6 +71,18 @@ def smollm2_folder(smollm2: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny(backend: None) -> Path:
+    """The tiny model of tests/tiny_model.py as a GGUF file."""
+    return tiny_gguf(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny: Path) -> Path:
+    """The tiny model as transformers takes it. Not to be written to."""
+    return transformers_folder(tiny)
+
+
+@pytest.fixture(scope="session")
 def loras_folder(smollm2_folder: Path) -> Path:
     """A folder with two LoRAs for the demo model, "banana" and "green": see tests/trained_loras.py. Not to be written
     to either."""
@@ -85,7 +98,7 @@ def models_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def workers(smollm2: Path) -> Iterator[WorkerPool]:
+def workers(backend: None) -> Iterator[WorkerPool]:
     """Workers with a loaded model, shared by all tests that ask for the same model, loader and options."""
     pool = WorkerPool(loaded)
     yield pool

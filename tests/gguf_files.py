@@ -63,20 +63,26 @@ def gguf(
     version: int = 3,
     entries: int | None = None,
     count: int | None = None,
+    contents: Sequence[bytes] | None = None,
 ) -> bytes:
-    """A whole file. `entries` and `count` are what it claims to hold, if that is to be a lie."""
+    """A whole file. `entries` and `count` are what it claims to hold, if that is to be a lie.
+
+    `contents` are the tensors' bytes, one after the other; zeros by default.
+    """
     alignment = metadata.get("general.alignment", ALIGNMENT)
     alignment = alignment if isinstance(alignment, int) and alignment > 0 else ALIGNMENT
     claimed = [len(tensors) if count is None else count, len(metadata) if entries is None else entries]
     head = b"GGUF" + struct.pack("<IQQ", version, *claimed)
     head += b"".join(entry(key, value) for key, value in metadata.items())
-    size = 0
-    for tensor in tensors:
+    size, body = 0, b""
+    for index, tensor in enumerate(tensors):
         offset = size if tensor.offset is None else tensor.offset
         head += text(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
         head += struct.pack("<IQ", tensor.kind, offset)
-        size += -(-_size(tensor) // alignment) * alignment
-    return head + bytes(-len(head) % alignment) + bytes(size)
+        content = bytes(_size(tensor)) if contents is None else contents[index]
+        body += content + bytes(-len(content) % alignment)
+        size = len(body)
+    return head + bytes(-len(head) % alignment) + body
 
 
 def entry(key: str | bytes, value: Any) -> bytes:

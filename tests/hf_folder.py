@@ -61,6 +61,12 @@ def transformers_folder(gguf: Path) -> Path:
     return folder
 
 
+def read_metadata(gguf: Path) -> Metadata:
+    """Return all metadata of the file by key."""
+    with gguf.open("rb") as file:
+        return _Reader(file).metadata
+
+
 def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     with gguf.open("rb") as file:

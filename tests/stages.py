@@ -2,14 +2,19 @@
 
 A test belongs to the stage of the most expensive resource among its fixtures, direct or indirect. Everything else is a
 unit test: five seconds each, no real model, no whole program. `./test.sh quick` runs the unit tests.
+
+Under pytest-xdist each process runs on a core of its own, with all that it starts: two models that share cores slow
+each other down. Files of the expensive stages come first, so that no long one is left to run alone at the end.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +52,17 @@ def stage_of(fixtures: frozenset[str]) -> Stage:
     return next(stage for stage in STAGES if stage.resources & fixtures or not stage.resources)
 
 
+def stay_on_one_core(process: str, processes: int) -> None:
+    """Pin this process, the `process` ("gw0", "gw1", …) of pytest-xdist, and so its children, to a core of its own."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= processes:
+            os.sched_setaffinity(0, {cores[int(process.removeprefix("gw"))]})
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        stay_on_one_core(config.workerinput["workerid"], config.workerinput["workercount"])
     for stage in STAGES:
         used = " or ".join(sorted(stage.resources)) or "none of the other stages' resources"
         config.addinivalue_line("markers", f"{stage.name}: set by tests/stages.py for tests that use {used}")
@@ -58,11 +73,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    most_expensive: dict[Path, int] = {}
     for item in items:
         stage = stage_of(frozenset(getattr(item, "fixturenames", ())))
         item.add_marker(stage.name)
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(stage.test_seconds))
+            # Not while a report is written: an alarm there ends the whole run.
+            item.add_marker(pytest.mark.timeout(stage.test_seconds, func_only=True))
+        names = [each.name for each in STAGES]
+        most_expensive[item.path] = min(most_expensive.get(item.path, len(names)), names.index(stage.name))
+    items.sort(key=lambda item: most_expensive[item.path])
 
 
 class UnitGuard:
