@@ -15,6 +15,7 @@ from modules.ui.edge import Shared
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
 from tests.hub_server import Hub
+from tests.page_parts import page_parts
 from tests.test_ui import last
 
 gr = gradio()
@@ -28,7 +29,7 @@ def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> C
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with gr.Blocks():
+        with page_parts():
             panel = CreatorPanel(
                 app, "en", ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
             )

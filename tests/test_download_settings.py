@@ -17,6 +17,7 @@ from modules.ui.lean import gradio
 from modules.ui.locales import translator
 from tests.downloading import noise, until
 from tests.hub_server import Hub
+from tests.page_parts import page_parts
 
 gr = gradio()
 REPO = "user/private"
@@ -26,7 +27,7 @@ REPO = "user/private"
 def make(make_app: Callable[..., App]) -> Callable[..., Any]:
     def made(*words: str) -> Any:
         app = make_app(*words)
-        with gr.Blocks():
+        with page_parts():
             settings: Any = DownloadSettings(app, "en", translator("en"))
         settings.app = app
         return settings

@@ -21,6 +21,7 @@ from modules.ui.model_tab import ModelTab, Shared
 from tests.downloading import noise, until
 from tests.gguf_files import MODEL, gguf
 from tests.hub_server import Hub
+from tests.page_parts import page_parts
 from tests.test_ui import last
 
 gr = gradio()
@@ -46,7 +47,7 @@ def hub() -> Iterator[Hub]:
 def make_panel(make_app: Callable[..., App], hub: Hub, tmp_path: Path) -> Callable[..., Any]:
     def make(*words: str, language: str = "en") -> Any:
         app = make_app("--hf-endpoint", hub.url, "--lora-dir", str(tmp_path / "loras"), *words)
-        with gr.Blocks():
+        with page_parts():
             shared = Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number())
             panel: Any = DownloadsPanel(app, language, ModelTab(app, language, shared))
         panel.app = app

@@ -19,6 +19,7 @@ from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
 from tests.conftest import ECHO
 from tests.package_index import PackageIndex
+from tests.page_parts import page_parts
 
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,7 +48,7 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: Callable[..., App], loader
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with gr.Blocks():
+        with page_parts():
             tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
         return tab
 

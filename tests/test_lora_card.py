@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from modules.app import App
@@ -16,6 +15,7 @@ from modules.models import Models
 from modules.ui.locales import translator
 from modules.ui.lora_card import LoraCard
 from tests.lora_files import peft
+from tests.page_parts import page_parts
 from tests.test_lora_control import SEVERAL, place  # noqa: F401
 
 
@@ -23,7 +23,7 @@ from tests.test_lora_control import SEVERAL, place  # noqa: F401
 def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., LoraCard]:  # noqa: F811
     def make(*words: str, language: str = "en") -> LoraCard:
         app = make_app("--lora-dir", str(place / "loras"), *words)
-        with gr.Blocks():
+        with page_parts():
             return LoraCard(app, language, translator(language))
 
     return make

@@ -19,6 +19,7 @@ from modules.ui.edge import Shared
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
 from tests.conftest import worker_pids
+from tests.page_parts import page_parts
 from tests.test_ui import last
 
 gr = gradio()
@@ -33,7 +34,7 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., 
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with gr.Blocks():
+        with page_parts():
             tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
         tab.app = app
         return tab

@@ -17,6 +17,7 @@ from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
 from server import load_named
 from tests.own_code import OWN_CODE, own_model
+from tests.page_parts import page_parts
 from tests.serving import server_of
 
 gr = gradio()
@@ -157,7 +158,7 @@ def test_code_of_another_repository_is_neither_fetched_nor_run(
 
 
 def tab_of(app: App) -> ModelTab:
-    with gr.Blocks():
+    with page_parts():
         return ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
 
 

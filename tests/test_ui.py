@@ -29,6 +29,7 @@ from modules.loaders import LOADERS
 from modules.models import Status
 from modules.ui import locales, markup
 from modules.ui.lean import gradio
+from tests.page_parts import page_parts
 
 gr = gradio()
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +98,7 @@ def tab(models_folder: Path) -> Iterator[Any]:
     from modules.ui.model_tab import ModelTab
 
     app = App(flags.read(["--model-dir", str(models_folder)]))
-    with gr.Blocks():
+    with page_parts():
         tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
     yield tab
     app.models.unload()
@@ -181,7 +182,7 @@ def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
 def test_every_option_has_a_widget_that_reads_back_what_it_shows() -> None:
     from modules.ui.form import Form
 
-    with gr.Blocks():
+    with page_parts():
         made = Form(list(OPTIONS.values()), "zh", "t")
     defaults = {key: option.default for key, option in OPTIONS.items()}
     assert made.read(made.write(defaults)) == defaults
