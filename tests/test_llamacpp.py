@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -23,8 +24,10 @@ from modules.errors import LoadFailed, PromptTooLong
 from modules.events import Info, Progress
 from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, ask, forget
-from tests.conftest import LLAMA, SMOLLM2, load, load_arguments
+from tests.conftest import LLAMA, load, load_arguments
 from tests.gguf_files import gguf
+from tests.tiny_model import CONTEXT
+from tests.worker_pool import WorkerPool
 
 THREADS = 1  # two would wait for each other for ages where others use the processor as well
 N_CTX = 2048
@@ -38,11 +41,10 @@ FRANCE = "The capital of France is"
 
 
 @pytest.fixture(scope="module")
-def llama(smollm2: Path) -> Iterator[WorkerProcess]:
-    process = WorkerProcess()
-    load(process, smollm2, n_ctx=N_CTX, threads=THREADS, threads_batch=THREADS, flash_attn=True)
-    yield process
-    process.close()
+def llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    options = {"n_ctx": N_CTX, "threads": THREADS, "threads_batch": THREADS, "flash_attn": True}
+    with workers.lease(smollm2, LLAMA, **options) as pooled:
+        yield pooled.worker
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +151,11 @@ def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) ->
 
 
 @pytest.fixture(scope="module")
-def small(smollm2: Path) -> Iterator[WorkerProcess]:
-    process = WorkerProcess()
-    assert load(process, smollm2, n_ctx=256, n_batch=32, threads=THREADS, threads_batch=THREADS).context_length == 256
-    yield process
-    process.close()
+def small(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    options = {"n_ctx": 256, "n_batch": 32, "threads": THREADS, "threads_batch": THREADS}
+    with workers.lease(smollm2, LLAMA, **options) as pooled:
+        assert pooled.info.context_length == 256
+        yield pooled.worker
 
 
 def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
@@ -205,117 +207,109 @@ class Loaded:
 
 
 @cache
-def loaded(**options: object) -> Loaded:
-    """SmolLM2 with these options: what it says, and what the system tells of its process."""
+def loaded(model: Path, **options: object) -> Loaded:
+    """Load `model` with these options; return what it answers, and what the system says of its process."""
     worker = WorkerProcess()
     try:
-        info = load(worker, SMOLLM2, **{"n_ctx": 512, "threads": 1, "threads_batch": 1} | options)
+        info = load(worker, model, **{"n_ctx": 512, "threads": 1, "threads_batch": 1} | options)
         text = answer(worker, FRANCE).text
         process = Path(f"/proc/{worker.pid}")
         status, maps = (process / "status").read_text(), (process / "maps").read_text()
         threads = len(os.listdir(process / "task"))
-        list(worker.events("explain", **load_arguments(SMOLLM2, **options)))
+        list(worker.events("explain", **load_arguments(model, **options)))
     finally:
         worker.close()
     worker._listener.join(2)
     return Loaded(info, text, "\n".join(worker._tail), status, threads, maps, {note.option for note in info.notes})
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"no_mmap": True},
-        {"mlock": True},
-        {"numa": True},
-        {"threads": 3},
-        {"threads_batch": 4},
-        {"n_batch": 32},
-        {"cpu": True},
-        {"n_gpu_layers": 256},
-        {"tensor_split": "30,70", "row_split": True},
-        {"no_offload_kqv": True},
-        {"tensorcores": True, "no_mul_mat_q": True},
-        {"compress_pos_emb": 1.0},
-    ],
-    ids=lambda options: "-".join(options),
-)
-def test_what_is_only_a_matter_of_speed_and_memory_does_not_change_the_answer(options: dict[str, Any]) -> None:
-    assert loaded(**options).text == loaded().text
-    assert "Paris" in loaded().text
+SPEED_AND_MEMORY: list[dict[str, Any]] = [
+    {"no_mmap": True},
+    {"mlock": True},
+    {"numa": True},
+    {"threads": 3},
+    {"threads_batch": 4},
+    {"n_batch": 32},
+    {"cpu": True},
+    {"n_gpu_layers": 256},
+    {"tensor_split": "30,70", "row_split": True},
+    {"no_offload_kqv": True},
+    {"tensorcores": True, "no_mul_mat_q": True},
+    {"compress_pos_emb": 1.0},
+]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}],
-    ids=lambda options: "-".join(options),
-)
-def test_what_bends_positions_changes_the_answer(options: dict[str, Any]) -> None:
-    assert loaded(**options).text != loaded().text
+def test_options_of_speed_and_memory_do_not_change_the_answer(tiny: Path, subtests: pytest.Subtests) -> None:
+    expected = loaded(tiny).text
+    assert len(expected) > 20
+    for options in SPEED_AND_MEMORY:
+        with subtests.test(**options):
+            assert loaded(tiny, **options).text == expected
 
 
-def test_the_context_is_as_long_as_asked_for_and_else_the_models_own() -> None:
-    assert loaded().info.context_length == 512
-    assert loaded(n_ctx=0).info.context_length == 8192
+def test_rope_options_change_the_answer(tiny: Path, subtests: pytest.Subtests) -> None:
+    for options in ({"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}):
+        with subtests.test(**options):
+            assert loaded(tiny, **options).text != loaded(tiny).text
 
 
-@pytest.mark.parametrize("option", ["cache_8bit", "cache_4bit"])
-@pytest.mark.parametrize("flash_attn", [True, False])
-def test_a_quantised_cache_answers_and_turns_flash_attention_on_with_a_word_about_it(
-    option: str, flash_attn: bool
-) -> None:
-    quantised = loaded(**{option: True, "flash_attn": flash_attn})
-    assert len(quantised.text) > 20
-    assert ("flash_attn" in quantised.notes) is not flash_attn
+def test_the_context_is_as_long_as_asked_for_and_else_the_models_own(tiny: Path) -> None:
+    assert loaded(tiny).info.context_length == 512
+    assert loaded(tiny, n_ctx=0).info.context_length == CONTEXT
 
 
-def test_a_quantised_cache_takes_less_memory() -> None:
-    full, half = (loaded(n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
+def test_a_quantized_cache_turns_flash_attention_on_with_a_note(smollm2: Path, subtests: pytest.Subtests) -> None:
+    for option, flash_attn in itertools.product(("cache_8bit", "cache_4bit"), (True, False)):
+        with subtests.test(option=option, flash_attn=flash_attn):
+            quantized = loaded(smollm2, **{option: True, "flash_attn": flash_attn})
+            assert len(quantized.text) > 20
+            assert ("flash_attn" in quantized.notes) is not flash_attn
+
+
+def test_a_quantized_cache_takes_less_memory(smollm2: Path) -> None:
+    full, half = (loaded(smollm2, n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
     assert full - half > 50 << 20
 
 
-def test_without_mmap_the_file_is_not_mapped() -> None:
-    assert SMOLLM2.name in loaded().maps
-    assert SMOLLM2.name not in loaded(no_mmap=True).maps
+def test_without_mmap_the_file_is_not_mapped(tiny: Path) -> None:
+    assert str(tiny) in loaded(tiny).maps
+    assert str(tiny) not in loaded(tiny, no_mmap=True).maps
 
 
-def test_mlock_locks_memory_as_far_as_the_system_allows() -> None:
+def test_mlock_locks_memory_as_far_as_the_system_allows(tiny: Path) -> None:
     def locked(options: dict[str, Any]) -> int:
-        found = re.search(r"VmLck:\s+(\d+)", loaded(**options).status)
+        found = re.search(r"VmLck:\s+(\d+)", loaded(tiny, **options).status)
         return int(found[1]) if found else 0
 
     assert locked({}) == 0
     assert locked({"mlock": True}) > 0
 
 
-def test_the_thread_options_decide_how_many_threads_there_are() -> None:
-    assert loaded(threads=3).threads == loaded().threads + 2
-    assert loaded(threads_batch=4).threads == loaded().threads + 3
+def test_the_thread_options_decide_how_many_threads_there_are(tiny: Path) -> None:
+    assert loaded(tiny, threads=3).threads == loaded(tiny).threads + 2
+    assert loaded(tiny, threads_batch=4).threads == loaded(tiny).threads + 3
 
 
-def test_what_has_no_effect_here_is_said(build: Build) -> None:
+def test_options_without_effect_are_noted(tiny: Path, build: Build) -> None:
     dead = {"tensorcores": True, "no_mul_mat_q": True}
-    assert set(dead) <= loaded(**dead).notes
+    assert set(dead) <= loaded(tiny, **dead).notes
     if not build.gpu_offload:
         for options in ({"n_gpu_layers": 256}, {"tensor_split": "30,70", "row_split": True}, {"no_offload_kqv": True}):
-            assert set(options) <= loaded(**options).notes
+            assert set(options) <= loaded(tiny, **options).notes
 
 
-def test_what_is_explained_is_what_the_installed_library_can_do(llama: WorkerProcess, build: Build) -> None:
-    told = ask(llama, "explain", **load_arguments(SMOLLM2, n_ctx=123))
-    assert told["calls"]["llama_init_from_model"]["n_ctx"] == 123
-    assert told["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
+def test_what_is_explained_is_what_the_installed_library_can_do(
+    llama: WorkerProcess, build: Build, smollm2: Path
+) -> None:
+    explained = ask(llama, "explain", **load_arguments(smollm2, n_ctx=123))
+    assert explained["calls"]["llama_init_from_model"]["n_ctx"] == 123
+    assert explained["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
 
 
 # -- files that are no models -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def half_a_model(smollm2: Path) -> bytes:
-    with smollm2.open("rb") as file:
-        return file.read(20_000_000)
-
-
-def broken(name: str, half: bytes) -> bytes:
+def broken_files(half: bytes) -> dict[str, bytes]:
     return {
         "empty": b"",
         "four bytes": b"GGUF",
@@ -329,38 +323,27 @@ def broken(name: str, half: bytes) -> bytes:
         "endless counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + half[24:],
         "unknown architecture": gguf({"general.architecture": "nonesuch"}),
         "no weights": gguf(),
-    }[name]
+    }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("empty", "four bytes", "text", "old ggml", "version 1", "version 999", "head alone", "vocabulary cut"),
-        *("weights cut", "endless counts", "unknown architecture", "no weights"),
-    ],
-)
-def test_a_broken_file_is_refused_in_llama_cpps_words(
-    worker: WorkerProcess, tmp_path: Path, half_a_model: bytes, name: str
+def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_one_loads_after_them(
+    worker: WorkerProcess, smollm2: Path, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    path = tmp_path / f"{name}.gguf"
-    path.write_bytes(broken(name, half_a_model))
-    with pytest.raises(LoadFailed) as refused:
-        load(worker, path)
-    assert (refused.value.loader, refused.value.model) == ("llama.cpp", path.name)
-    assert len(refused.value.words) > 20
-    assert refused.value.words != "no reason given"
-
-
-@pytest.mark.parametrize("what", ["nothing", "a folder"])
-def test_a_path_without_a_file_is_refused(worker: WorkerProcess, tmp_path: Path, what: str) -> None:
-    with pytest.raises(LoadFailed):
-        load(worker, tmp_path if what == "a folder" else tmp_path / "nothing.gguf")
-
-
-def test_after_a_refusal_the_same_worker_can_load_a_good_file(worker: WorkerProcess, tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed):
-        load(worker, tmp_path / "nothing.gguf")
-    load(worker, SMOLLM2, n_ctx=256, threads=THREADS, threads_batch=THREADS)
+    with smollm2.open("rb") as file:
+        half = file.read(20_000_000)
+    for name, content in broken_files(half).items():
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        with subtests.test(file=name):
+            with pytest.raises(LoadFailed) as refused:
+                load(worker, path)
+            assert (refused.value.loader, refused.value.model) == ("llama.cpp", path.name)
+            assert len(refused.value.words) > 20
+            assert refused.value.words != "no reason given"
+    for path in (tmp_path, tmp_path / "nothing.gguf"):
+        with subtests.test(path=path.name), pytest.raises(LoadFailed):
+            load(worker, path)
+    load(worker, smollm2, n_ctx=256, threads=THREADS, threads_batch=THREADS)
     assert "Paris" in answer(worker, FRANCE).text
 
 
