@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
@@ -65,6 +66,7 @@ def peak(worker: WorkerProcess) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+@functools.cache
 def idle_peak(model: Path) -> int:
     """The peak of a worker that has imported llama.cpp and loaded nothing: what any takes, whatever its model."""
     with closing(WorkerProcess()) as worker:
@@ -94,14 +96,14 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
     ids=str,
 )
 def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, object]) -> None:
-    form = {"n_ctx": 1024, **form}
+    form = {"n_ctx": 512, **form}
     said = estimate(read_header(smollm2), options(**form))
     taken = filled_peak(smollm2, **form) - idle_peak(smollm2)
     assert said.total == pytest.approx(taken, rel=0.1)
     assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
 
 
-@pytest.mark.parametrize("form", [{"n_ctx": 1024}, {"n_ctx": 2048, "cfg_cache": True}], ids=str)
+@pytest.mark.parametrize("form", [{"n_ctx": 512}, {"n_ctx": 1024, "cfg_cache": True}], ids=str)
 def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path, form: dict[str, object]) -> None:
     settled: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]
     said = estimate(read_header(smollm2), settled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from contextlib import closing
 from pathlib import Path
@@ -68,6 +69,7 @@ def shape_of(folder: Path) -> Shape:
 # -- as measured ------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def empty_peak(folder: Path) -> int:
     """The peak of a worker that has imported none of the libraries."""
     with closing(WorkerProcess()) as worker:
