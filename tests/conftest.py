@@ -48,6 +48,11 @@ def smollm2_folder(smollm2: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def backend() -> None:
+    """Real backend packages, imported in a process of their own; see tests/stages.py."""
+
+
+@pytest.fixture(scope="session")
 def loras_folder(smollm2_folder: Path) -> Path:
     """A folder with two LoRAs for the demo model, "banana" and "green": see tests/trained_loras.py. Not to be written
     to either."""
