@@ -96,33 +96,38 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("text", TAKEN)
-def test_an_address_is_understood(text: str) -> None:
-    assert parse(text, ENDPOINTS) == TAKEN[text]
+def test_an_address_is_parsed(subtests: pytest.Subtests) -> None:
+    for text in TAKEN:
+        with subtests.test(text=text):
+            assert parse(text, ENDPOINTS) == TAKEN[text]
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_address_is_told_why(text: str) -> None:
-    with pytest.raises(BadAddress) as caught:
-        parse(text, ENDPOINTS)
-    assert REFUSED[text] in caught.value.why["en"]
-    assert bool(caught.value.why["en"]) == bool(caught.value.why["zh"]) == bool(REFUSED[text])
-    assert "user/model:branch" in caught.value.say("en") and "用户名/模型名" in caught.value.say("zh")
+def test_an_invalid_address_is_refused_with_the_reason(subtests: pytest.Subtests) -> None:
+    for text in REFUSED:
+        with subtests.test(text=text):
+            with pytest.raises(BadAddress) as caught:
+                parse(text, ENDPOINTS)
+            assert REFUSED[text] in caught.value.why["en"]
+            assert bool(caught.value.why["en"]) == bool(caught.value.why["zh"]) == bool(REFUSED[text])
+            assert "user/model:branch" in caught.value.say("en") and "用户名/模型名" in caught.value.say("zh")
 
 
-@pytest.mark.parametrize("text", TAKEN)
-def test_whatever_is_taken_is_a_name_for_huggingface_too(text: str) -> None:
-    validate_repo_id(parse(text, ENDPOINTS).repo)
+def test_huggingface_accepts_every_repository_that_is_accepted(subtests: pytest.Subtests) -> None:
+    for text in TAKEN:
+        with subtests.test(text=text):
+            validate_repo_id(parse(text, ENDPOINTS).repo)
 
 
-@pytest.mark.parametrize(
-    "name", ["user/-m", "user/m-", "user/m.", "user/a..b", "user/a--b", "user/m.git", "u/" + "m" * 97]
-)
-def test_whatever_huggingface_refuses_is_refused(name: str) -> None:
-    with pytest.raises(HFValidationError):
-        validate_repo_id(name)
-    with pytest.raises(BadAddress):
-        parse(name)
+REFUSED_BY_HUGGINGFACE = ["user/-m", "user/m-", "user/m.", "user/a..b", "user/a--b", "user/m.git", "u/" + "m" * 97]
+
+
+def test_a_name_that_huggingface_refuses_is_refused(subtests: pytest.Subtests) -> None:
+    for name in REFUSED_BY_HUGGINGFACE:
+        with subtests.test(name=name):
+            with pytest.raises(HFValidationError):
+                validate_repo_id(name)
+            with pytest.raises(BadAddress):
+                parse(name)
 
 
 def test_a_link_to_an_endpoint_is_understood_only_while_it_is_set() -> None:

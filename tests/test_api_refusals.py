@@ -21,56 +21,58 @@ def server(models_folder: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("wrong", "param", "code"),
-    [
-        ({"temperatur": 1}, "temperatur", "unknown_parameter"),
-        ({"temperature": 9}, "temperature", "invalid_value"),
-        ({"sampler_priority": ["top_q"]}, "sampler_priority", "invalid_value"),
-        ({"custom_stopping_strings": '"'}, "custom_stopping_strings", "invalid_value"),
-        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
-        ({"max_completion_tokens": "many"}, "max_completion_tokens", "invalid_value"),
-        ({"n": 17}, "n", "invalid_value"),
-        ({"n": "2"}, "n", "invalid_value"),
-        ({"stop": [""]}, "stop", "invalid_value"),
-        ({"stop": 5}, "stop", "invalid_value"),
-        ({"stream": "yes"}, "stream", "invalid_value"),
-        ({"stream_options": {"include": True}}, "stream_options", "invalid_value"),
-        ({"logprobs": 21}, "logprobs", "invalid_value"),
-        ({"prompt": None}, "prompt", "invalid_value"),
-        ({"prompt": []}, "prompt", "invalid_value"),
-        ({"prompt": [1, -1]}, "prompt", "invalid_value"),
-        ({"prompt": "half a character: \ud800"}, "prompt", "invalid_value"),
-        ({"prompt": "again " * CONTEXT}, None, "context_length_exceeded"),
-    ],
-)
-def test_what_cannot_be_is_refused_by_name(server: Server, wrong: object, param: str | None, code: str) -> None:
-    body = {"prompt": "Hi", "max_tokens": 1, **wrong}  # type: ignore[dict-item]
-    refused = server.refusal("/completions", body)
-    assert refused["status"] == 400
-    assert (refused["type"], refused["param"], refused["code"]) == ("invalid_request_error", param, code)
-    assert refused["message"]
-    assert server.refusal("/completions", {**body, "stream": body.get("stream", True)})["status"] == 400
+INVALID: list[tuple[dict[str, object], str | None, str]] = [
+    ({"temperatur": 1}, "temperatur", "unknown_parameter"),
+    ({"temperature": 9}, "temperature", "invalid_value"),
+    ({"sampler_priority": ["top_q"]}, "sampler_priority", "invalid_value"),
+    ({"custom_stopping_strings": '"'}, "custom_stopping_strings", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_completion_tokens": "many"}, "max_completion_tokens", "invalid_value"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": "2"}, "n", "invalid_value"),
+    ({"stop": [""]}, "stop", "invalid_value"),
+    ({"stop": 5}, "stop", "invalid_value"),
+    ({"stream": "yes"}, "stream", "invalid_value"),
+    ({"stream_options": {"include": True}}, "stream_options", "invalid_value"),
+    ({"logprobs": 21}, "logprobs", "invalid_value"),
+    ({"prompt": None}, "prompt", "invalid_value"),
+    ({"prompt": []}, "prompt", "invalid_value"),
+    ({"prompt": [1, -1]}, "prompt", "invalid_value"),
+    ({"prompt": "half a character: \ud800"}, "prompt", "invalid_value"),
+    ({"prompt": "again " * CONTEXT}, None, "context_length_exceeded"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("response_format", {"type": "json_object"}),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("best_of", 2),
-        ("suffix", "the end"),
-        ("audio", {"voice": "alloy"}),
-        ("num_beams", 4),
-        ("penalty_alpha", 0.6),
-        ("smoothing_factor", 0.3),  # which llama.cpp does not have
-        ("sampler_priority", ["top_k", "temperature"]),
-    ],
-)
-def test_what_we_cannot_do_is_refused_by_name_and_not_swallowed(server: Server, name: str, value: object) -> None:
-    refused = server.refusal("/completions", {"prompt": "Hi", name: value})
-    assert (refused["status"], refused["code"]) == (400, "unsupported")
-    assert name in refused["message"]
+def test_an_invalid_parameter_is_refused_by_name(server: Server, subtests: pytest.Subtests) -> None:
+    for wrong, param, code in INVALID:
+        with subtests.test(wrong=str(wrong)[:80]):
+            body = {"prompt": "Hi", "max_tokens": 1, **wrong}  # type: ignore[dict-item]
+            refused = server.refusal("/completions", body)
+            assert refused["status"] == 400
+            assert (refused["type"], refused["param"], refused["code"]) == ("invalid_request_error", param, code)
+            assert refused["message"]
+            assert server.refusal("/completions", {**body, "stream": body.get("stream", True)})["status"] == 400
+
+
+UNSUPPORTED: list[tuple[str, object]] = [
+    ("response_format", {"type": "json_object"}),
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("best_of", 2),
+    ("suffix", "the end"),
+    ("audio", {"voice": "alloy"}),
+    ("num_beams", 4),
+    ("penalty_alpha", 0.6),
+    ("smoothing_factor", 0.3),  # which llama.cpp does not have
+    ("sampler_priority", ["top_k", "temperature"]),
+]
+
+
+def test_an_unsupported_parameter_is_refused_by_name(server: Server, subtests: pytest.Subtests) -> None:
+    for name, value in UNSUPPORTED:
+        with subtests.test(name=name, value=value):
+            refused = server.refusal("/completions", {"prompt": "Hi", name: value})
+            assert (refused["status"], refused["code"]) == (400, "unsupported")
+            assert name in refused["message"]
 
 
 def test_what_asks_for_nothing_is_no_reason_to_refuse(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,22 @@ def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, 
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(folder: Path, key: str, machine: Machine) -> None:
-    options = {key: changed(OPTIONS[key])}
-    assert calls(folder, machine, **options) != calls(folder, machine) or key in noted(folder, machine, **options)
+def test_every_option_changes_the_calls_or_has_a_note(folder: Path, subtests: pytest.Subtests) -> None:
+    for (name, machine), key in product(MACHINES.items(), KEYS):
+        with subtests.test(machine=name, option=key):
+            options = {key: changed(OPTIONS[key])}
+            changes = calls(folder, machine, **options) != calls(folder, machine)
+            assert changes or key in noted(folder, machine, **options)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_note_is_about_an_option_of_this_loader_in_both_languages(folder: Path, key: str) -> None:
-    for machine in MACHINES.values():
-        for note in notes(folder, DEFAULTS | {key: changed(OPTIONS[key])}, machine):
-            assert note.option in KEYS
-            assert set(note.text) == {"zh", "en"}
-            assert all(note.text.values())
+def test_every_note_names_an_option_of_this_loader_in_both_languages(folder: Path, subtests: pytest.Subtests) -> None:
+    for key in KEYS:
+        with subtests.test(option=key):
+            for machine in MACHINES.values():
+                for note in notes(folder, DEFAULTS | {key: changed(OPTIONS[key])}, machine):
+                    assert note.option in KEYS
+                    assert set(note.text) == {"zh", "en"}
+                    assert all(note.text.values())
 
 
 def test_on_a_cpu_nothing_is_said_of_options_left_alone(folder: Path) -> None:

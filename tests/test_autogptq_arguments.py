@@ -1,10 +1,11 @@
-"""From AutoGPTQ's options to auto-gptq's calls: no option is swallowed, and what cannot be is said."""
+"""AutoGPTQ's options become calls of auto-gptq: no option is ignored silently, and notes say what is impossible."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ MACHINES = {
 }
 SAID = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
 ACT_ORDER = LLAMA | {"quantization_config": SAID | {"desc_act": True}}
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "llama": LLAMA | {"quantization_config": SAID},
     "act-order": ACT_ORDER,
     "grouped": LLAMA | {"num_key_value_heads": 8, "quantization_config": SAID},
@@ -58,9 +59,11 @@ def llama(tmp_path: Path) -> Path:
 
 
 def packed(folder: Path, config: dict[str, Any], *files: str) -> Path:
+    """Write a config.json and weight files into `folder`, which is made if it is missing."""
+    model(folder, **config)
     for file in files or (FILE,):
         (folder / file).write_bytes(b"weights")
-    return model(folder, **config)
+    return folder
 
 
 def call(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
@@ -72,26 +75,30 @@ def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, 
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("kind", MODELS)
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
-    key: str, machine: str, kind: str, tmp_path: Path
-) -> None:
-    path, here = packed(tmp_path, MODELS[kind]), MACHINES[machine]
-    if key == "no_use_fast":
-        (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    with_it = DEFAULTS | {key: changed(OPTIONS[key])}
-    said = {note.option: note.text for note in notes(path, with_it, here)}
-    before = {note.option: note.text for note in notes(path, DEFAULTS, here)}
-    other = arguments(path, with_it, here) != arguments(path, DEFAULTS, here)
-    assert other or (key in said and said[key] != before.get(key)) or _says_the_same(key, kind)
-    for option, text in said.items():
-        assert option in KEYS and set(text) == {"zh", "en"}
+def test_every_option_changes_the_calls_or_has_a_note(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    folders = {kind: packed(tmp_path / kind, config) for kind, config in MODELS.items()}
+    fast = {kind: packed(tmp_path / f"{kind}, fast tokenizer", config) for kind, config in MODELS.items()}
+    for folder in fast.values():
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for kind, (machine_name, machine) in product(MODELS, MACHINES.items()):
+        before = {path: _calls_and_notes(path, DEFAULTS, machine) for path in (folders[kind], fast[kind])}
+        for key in KEYS:
+            with subtests.test(model=kind, machine=machine_name, option=key):
+                path = (fast if key == "no_use_fast" else folders)[kind]
+                calls, texts = _calls_and_notes(path, DEFAULTS | {key: changed(OPTIONS[key])}, machine)
+                calls_before, texts_before = before[path]
+                has_note = key in texts and texts[key] != texts_before.get(key)
+                assert calls != calls_before or has_note or _is_set_by_the_model(key, kind)
+                for option, text in texts.items():
+                    assert option in KEYS and set(text) == {"zh", "en"}
 
 
-def _says_the_same(key: str, kind: str) -> bool:
-    """Ticked where the model's own files have said it."""
+def _calls_and_notes(path: Path, options: dict[str, Value], machine: Machine) -> tuple[dict[str, Any], dict[str, Any]]:
+    texts = {note.option: note.text for note in notes(path, options, machine)}
+    return arguments(path, options, machine), texts
+
+
+def _is_set_by_the_model(key: str, kind: str) -> bool:
     return key == "desc_act" and kind == "act-order"
 
 
@@ -188,45 +195,42 @@ def test_an_old_folder_that_says_nothing_is_taken_for_4_bits_without_groups(unto
     assert call(untold)["quantize_config"] == {"bits": 3, "group_size": 64, "desc_act": True}
 
 
-@pytest.mark.parametrize(
-    ("files", "name", "safe"),
-    [
-        (["model.safetensors"], "model", True),
-        (["gptq_model-4bit-128g.safetensors"], "gptq_model-4bit-128g", True),
-        (["a.safetensors", "b.safetensors", "z.pt"], "b", True),
-        (["llama-7b-4bit.pt", "pytorch_model.bin"], "llama-7b-4bit", False),
-        (["pytorch_model.bin"], "pytorch_model", False),
-        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "model", True),
-        (["adapter_model.safetensors", "old.pt"], "old", False),
-    ],
-)
-def test_the_last_weight_file_of_the_first_kind_is_taken(
-    tmp_path: Path, files: list[str], name: str, safe: bool
-) -> None:
-    args = call(packed(tmp_path, LLAMA, *files))
-    assert (args["model_basename"], args["use_safetensors"]) == (name, safe)
+WEIGHT_FILES = [
+    (["model.safetensors"], "model", True),
+    (["gptq_model-4bit-128g.safetensors"], "gptq_model-4bit-128g", True),
+    (["a.safetensors", "b.safetensors", "z.pt"], "b", True),
+    (["llama-7b-4bit.pt", "pytorch_model.bin"], "llama-7b-4bit", False),
+    (["pytorch_model.bin"], "pytorch_model", False),
+    (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "model", True),
+    (["adapter_model.safetensors", "old.pt"], "old", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("config", "machine", "options", "fused"),
-    [
-        (MODELS["llama"], NO_GPU, {}, True),
-        (MODELS["grouped"], GPU, {}, False),
-        (MODELS["opt"], GPU, {}, False),
-        (LLAMA | {"head_dim": 64}, GPU, {}, False),
-        (ACT_ORDER, GPU, {}, True),
-        (ACT_ORDER, GPU, {"disable_exllamav2": True}, False),
-        (ACT_ORDER, WHEEL, {"disable_exllamav2": True}, True),
-        (MODELS["llama"], NO_GPU, {"disk": True, "cpu_memory": "1"}, False),
-    ],
-    ids=["llama", "grouped", "opt", "narrow", "act-order", "act-order with exllama", "without", "disk"],
-)
-def test_attention_is_fused_where_it_can_be(
-    tmp_path: Path, config: dict[str, Any], machine: Machine, options: dict[str, Value], fused: bool
-) -> None:
-    path = packed(tmp_path, config)
-    assert call(path, machine, **options)["inject_fused_attention"] == fused
-    assert ("no_inject_fused_attention" in noted(path, machine, **options)) != fused
+def test_the_last_weight_file_of_the_preferred_format_is_loaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (files, name, safe) in enumerate(WEIGHT_FILES):
+        with subtests.test(files=files):
+            args = call(packed(tmp_path / str(number), LLAMA, *files))
+            assert (args["model_basename"], args["use_safetensors"]) == (name, safe)
+
+
+FUSED: dict[str, tuple[dict[str, Any], str, dict[str, Value], bool]] = {
+    "llama": (MODELS["llama"], "cpu", {}, True),
+    "grouped": (MODELS["grouped"], "gpu", {}, False),
+    "opt": (MODELS["opt"], "gpu", {}, False),
+    "narrow": (LLAMA | {"head_dim": 64}, "gpu", {}, False),
+    "act-order": (ACT_ORDER, "gpu", {}, True),
+    "act-order with exllama": (ACT_ORDER, "gpu", {"disable_exllamav2": True}, False),
+    "act-order without exllama": (ACT_ORDER, "wheel", {"disable_exllamav2": True}, True),
+    "disk": (MODELS["llama"], "cpu", {"disk": True, "cpu_memory": "1"}, False),
+}
+
+
+def test_attention_is_fused_where_possible_and_noted_where_not(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for name, (config, machine, options, fused) in FUSED.items():
+        with subtests.test(name):
+            path = packed(tmp_path / name, config)
+            assert call(path, MACHINES[machine], **options)["inject_fused_attention"] == fused
+            assert ("no_inject_fused_attention" in noted(path, MACHINES[machine], **options)) != fused
 
 
 def test_memory_can_be_limited_and_the_rest_left_on_disk(llama: Path) -> None:

@@ -59,7 +59,8 @@ _EXLLAMAV2 = [
 ]
 
 
-@pytest.mark.parametrize(("words", "told"), [*_COMPILING, *_PYTORCH, *_MEMORY, *_GPUS, *_EXLLAMAV2])
-def test_what_goes_wrong_on_a_gpu_has_a_name(words: str, told: str) -> None:
-    named = cause(words)
-    assert told in named["en"] and set(named) == set(UNNAMED) and named["zh"] != UNNAMED["zh"]
+def test_a_failure_on_a_gpu_has_a_named_cause(subtests: pytest.Subtests) -> None:
+    for words, told in [*_COMPILING, *_PYTORCH, *_MEMORY, *_GPUS, *_EXLLAMAV2]:
+        with subtests.test(message=words):
+            named = cause(words)
+            assert told in named["en"] and set(named) == set(UNNAMED) and named["zh"] != UNNAMED["zh"]

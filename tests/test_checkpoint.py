@@ -37,72 +37,76 @@ def test_pytorch_weights_count_where_there_are_no_safetensors(tmp_path: Path) ->
     assert only(tmp_path).format == "safetensors"
 
 
-@pytest.mark.parametrize(
-    ("files", "format", "quantisation", "defaults"),
-    [
-        (
-            {"quantize_config": {"bits": 4, "group_size": 128, "desc_act": True}},
-            "gptq",
-            "GPTQ 4-bit 128g",
-            {"wbits": 4, "groupsize": 128, "desc_act": True},
-        ),
-        (
-            {"config": CONFIG | {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": -1}}},
-            "gptq",
-            "GPTQ 3-bit",
-            {"wbits": 3, "groupsize": -1, "desc_act": False},
-        ),
-        ({"quant_config": {"w_bit": 4, "q_group_size": 64, "zero_point": True}}, "awq", "AWQ 4-bit 64g", {}),
-        (
-            {"config": CONFIG | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}},
-            "awq",
-            "AWQ 4-bit 128g",
-            {},
-        ),
-        (
-            {"config": CONFIG | {"quantization_config": {"quant_method": "exl2", "bits": 4.25}}},
-            "exl2",
-            "EXL2 4.25-bit",
-            {},
-        ),
-        (
-            {"config": CONFIG | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}},
-            "safetensors",
-            "BITSANDBYTES 4-bit",
-            {},
-        ),
-        (
-            {"config": CONFIG | {"quantization_config": {"quant_method": "fp8"}}},
-            "safetensors",
-            "FP8",
-            {},
-        ),
-    ],
-)
-def test_quantised_weights_are_known_by_their_own_files(
-    tmp_path: Path, files: dict[str, Any], format: str, quantisation: str, defaults: dict[str, Any]
-) -> None:
-    checkpoint(tmp_path / "tiny", **files)
-    record = only(tmp_path)
-    assert (record.format, record.quantisation) == (format, quantisation)
-    assert record.defaults == {"max_seq_len": 2048} | defaults
+QUANTIZED: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [
+    (
+        {"quantize_config": {"bits": 4, "group_size": 128, "desc_act": True}},
+        "gptq",
+        "GPTQ 4-bit 128g",
+        {"wbits": 4, "groupsize": 128, "desc_act": True},
+    ),
+    (
+        {"config": CONFIG | {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": -1}}},
+        "gptq",
+        "GPTQ 3-bit",
+        {"wbits": 3, "groupsize": -1, "desc_act": False},
+    ),
+    ({"quant_config": {"w_bit": 4, "q_group_size": 64, "zero_point": True}}, "awq", "AWQ 4-bit 64g", {}),
+    (
+        {"config": CONFIG | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}},
+        "awq",
+        "AWQ 4-bit 128g",
+        {},
+    ),
+    (
+        {"config": CONFIG | {"quantization_config": {"quant_method": "exl2", "bits": 4.25}}},
+        "exl2",
+        "EXL2 4.25-bit",
+        {},
+    ),
+    (
+        {"config": CONFIG | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}},
+        "safetensors",
+        "BITSANDBYTES 4-bit",
+        {},
+    ),
+    (
+        {"config": CONFIG | {"quantization_config": {"quant_method": "fp8"}}},
+        "safetensors",
+        "FP8",
+        {},
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("config", "defaults"),
-    [
-        ({"rope_theta": 10000.0}, {}),
-        ({"rope_theta": 500000}, {"rope_freq_base": 500000.0}),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, {"rope_freq_base": 1e6}),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, {"compress_pos_emb": 4.0}),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}),
-        ({"text_config": {"max_position_embeddings": 64, "rope_theta": 7.0}}, {"rope_freq_base": 7.0}),
-        ({"rope_theta": "nonsense", "rope_scaling": [1], "quantization_config": 5, "text_config": None}, {}),
-    ],
-)
-def test_load_options_follow_from_the_config(tmp_path: Path, config: dict[str, Any], defaults: dict[str, Any]) -> None:
-    checkpoint(tmp_path / "tiny", config=CONFIG | config)
-    assert only(tmp_path).defaults == {"max_seq_len": 2048} | defaults
+def test_the_quantization_is_read_from_the_files_of_a_folder(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (files, format, quantisation, defaults) in enumerate(QUANTIZED):
+        with subtests.test(files=files):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            checkpoint(folder / "tiny", **files)
+            record = only(folder)
+            assert (record.format, record.quantisation) == (format, quantisation)
+            assert record.defaults == {"max_seq_len": 2048} | defaults
+
+
+CONFIGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"rope_theta": 10000.0}, {}),
+    ({"rope_theta": 500000}, {"rope_freq_base": 500000.0}),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, {"rope_freq_base": 1e6}),
+    ({"rope_scaling": {"type": "linear", "factor": 4.0}}, {"compress_pos_emb": 4.0}),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}),
+    ({"text_config": {"max_position_embeddings": 64, "rope_theta": 7.0}}, {"rope_freq_base": 7.0}),
+    ({"rope_theta": "nonsense", "rope_scaling": [1], "quantization_config": 5, "text_config": None}, {}),
+]
+
+
+def test_load_options_are_read_from_config_json(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (config, defaults) in enumerate(CONFIGS):
+        with subtests.test(config=config):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            checkpoint(folder / "tiny", config=CONFIG | config)
+            assert only(folder).defaults == {"max_seq_len": 2048} | defaults
 
 
 def test_the_language_part_of_a_seeing_model_counts(tmp_path: Path) -> None:
@@ -131,25 +135,28 @@ def test_a_template_in_its_own_file_comes_first(tmp_path: Path) -> None:
     assert only(tmp_path).chat_template == "{{ 新 }}"
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("model.safetensors", safetensors(4, 8)[:-1], "model.safetensors: the file is truncated"),
-        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        ("model.safetensors", b"", "empty file"),
-        ("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}", "not a safetensors file"),
-        ("model.safetensors", struct.pack("<Q", 99) + b"{}", "ends within its header"),
-        ("model.safetensors", struct.pack("<Q", 9) + b'{"w": 5} ', "lacks its shape"),
-        ("model.safetensors", struct.pack("<Q", 3) + b"{,}", "its JSON is wrong"),
-        ("config.json", "{", "config.json: its JSON is wrong or breaks off at line 1, column 2"),
-        ("config.json", "[" * 100_000, "config.json: this is not a JSON file"),
-        ("config.json", "[1]", "config.json: this is not a JSON file"),
-        ("tokenizer_config.json", b"\xff", "tokenizer_config.json"),
-    ],
-)
-def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path, file: str, content: bytes, words: str) -> None:
-    put(checkpoint(tmp_path / "tiny") / file, content)
-    assert words in trouble(only(tmp_path))
+DAMAGED = [
+    ("model.safetensors", safetensors(4, 8)[:-1], "model.safetensors: the file is truncated"),
+    ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    ("model.safetensors", b"", "empty file"),
+    ("model.safetensors", struct.pack("<Q", 1 << 60) + b"{}", "not a safetensors file"),
+    ("model.safetensors", struct.pack("<Q", 99) + b"{}", "ends within its header"),
+    ("model.safetensors", struct.pack("<Q", 9) + b'{"w": 5} ', "lacks its shape"),
+    ("model.safetensors", struct.pack("<Q", 3) + b"{,}", "its JSON is wrong"),
+    ("config.json", "{", "config.json: its JSON is wrong or breaks off at line 1, column 2"),
+    ("config.json", "[" * 100_000, "config.json: this is not a JSON file"),
+    ("config.json", "[1]", "config.json: this is not a JSON file"),
+    ("tokenizer_config.json", b"\xff", "tokenizer_config.json"),
+]
+
+
+def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (file, content, words) in enumerate(DAMAGED):
+        with subtests.test(file=file, words=words):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            put(checkpoint(folder / "tiny") / file, content)
+            assert words in trouble(only(folder))
 
 
 def test_a_web_page_in_place_of_pytorch_weights_is_named(tmp_path: Path) -> None:

@@ -173,26 +173,27 @@ def test_a_job_that_waits_says_why_and_counts_down(language: str) -> None:
     assert {"zh": "等待中", "en": "Waiting"}[language] in said(lost, language)
 
 
-@pytest.mark.parametrize(
-    ("facts", "state", "acts"),
-    [
-        ({"state": "queued"}, "queued", {"pause", *ASKS}),
-        ({"state": "paused"}, "paused", {"resume", *ASKS}),
-        ({"state": "paused", "interrupted": True}, "interrupted", {"resume", *ASKS}),
-        ({"state": "failed", "error": MirrorUnreachable("h", "w")}, "failed", {"resume", *ASKS}),
-        (
-            {"state": "paused", "moved": "d" * 40, "commit": COMMIT},
-            "choose",
-            {"keep", "anew", *ASKS},
-        ),
-        ({"state": "done"}, "done", {"forget"}),
-        ({"state": "cancelled"}, "cancelled", {"forget"}),
-        ({"state": "downloading", "elsewhere": True}, "elsewhere", set()),
-    ],
-)
-def test_each_state_has_its_buttons(facts: dict[str, object], state: str, acts: set[str]) -> None:
-    told = said(job(**facts))
-    assert f"tx-dl-{state}" in told and set(re.findall(r'data-act="(\w+)"', told)) == acts
+BUTTONS: list[tuple[dict[str, object], str, set[str]]] = [
+    ({"state": "queued"}, "queued", {"pause", *ASKS}),
+    ({"state": "paused"}, "paused", {"resume", *ASKS}),
+    ({"state": "paused", "interrupted": True}, "interrupted", {"resume", *ASKS}),
+    ({"state": "failed", "error": MirrorUnreachable("h", "w")}, "failed", {"resume", *ASKS}),
+    (
+        {"state": "paused", "moved": "d" * 40, "commit": COMMIT},
+        "choose",
+        {"keep", "anew", *ASKS},
+    ),
+    ({"state": "done"}, "done", {"forget"}),
+    ({"state": "cancelled"}, "cancelled", {"forget"}),
+    ({"state": "downloading", "elsewhere": True}, "elsewhere", set()),
+]
+
+
+def test_the_buttons_of_a_download_depend_on_its_state(subtests: pytest.Subtests) -> None:
+    for facts, state, acts in BUTTONS:
+        with subtests.test(facts=facts):
+            told = said(job(**facts))
+            assert f"tx-dl-{state}" in told and set(re.findall(r'data-act="(\w+)"', told)) == acts
 
 
 def test_the_question_before_cancelling_says_what_is_lost() -> None:

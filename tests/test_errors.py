@@ -1,4 +1,4 @@
-"""Every error a user may see: both languages, its facts, its status, and the way between the processes."""
+"""Every error shown to people: both languages, its facts, its status, and its transfer between processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import string
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, get_type_hints
 
 import pytest
@@ -25,7 +26,7 @@ from modules.errors import (
 
 
 def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
-    """Every kind that the program has: tests may have made more."""
+    """Yield every error class of the program itself; tests may define more."""
     for kind in root.__subclasses__():
         if kind.__module__.startswith("modules."):
             yield kind
@@ -53,48 +54,59 @@ ALL = list(kinds())
 SHOWN = [kind for kind in ALL if kind.template["en"]]
 
 
-@pytest.mark.parametrize("kind", SHOWN)
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_every_error_says_something_in_every_language(kind: type[WebUIError], language: str) -> None:
-    said = example(kind).say(language)
-    assert len(said) > 1
-    assert bool(re.search("[一-鿿]", said)) is (language == "zh")
+def placeholders(template: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
-@pytest.mark.parametrize("kind", SHOWN)
-def test_a_sentence_uses_only_facts_that_its_error_has(kind: type[WebUIError]) -> None:
-    facts = {field.name for field in dataclasses.fields(kind)} | set(example(kind).shown("en"))
-    for template in kind.template.values():
-        assert {name for _, name, _, _ in string.Formatter().parse(template) if name} <= facts
+def test_the_tables_hold_the_errors_of_every_module() -> None:
+    """Everything below loops over these tables."""
+    assert {errors.LoadFailed, download_errors.DownloadError, lora_errors.LoraError} <= set(ALL)
+    assert len(SHOWN) > len(ALL) / 2
 
 
-@pytest.mark.parametrize("kind", SHOWN)
-def test_both_languages_tell_the_same_facts(kind: type[WebUIError]) -> None:
-    told = [
-        {name for _, name, _, _ in string.Formatter().parse(kind.template[language]) if name}
-        for language in ("en", "zh")
-    ]
-    assert told[0] == told[1]
+def test_every_error_has_a_message_in_every_language(subtests: pytest.Subtests) -> None:
+    for kind, language in product(SHOWN, ("en", "zh")):
+        with subtests.test(error=kind.__name__, language=language):
+            message = example(kind).say(language)
+            assert len(message) > 1
+            assert bool(re.search("[一-鿿]", message)) is (language == "zh")
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_an_error_crosses_between_the_processes_unharmed(kind: type[WebUIError]) -> None:
-    error = example(kind)
-    back = WebUIError.from_json(json.loads(json.dumps(error.to_json())))
-    assert type(back) is kind
-    assert vars(back) == vars(error)
-    assert back.say("zh") == error.say("zh")
+def test_a_message_uses_only_facts_of_its_error(subtests: pytest.Subtests) -> None:
+    for kind in SHOWN:
+        with subtests.test(error=kind.__name__):
+            facts = {field.name for field in dataclasses.fields(kind)} | set(example(kind).shown("en"))
+            for template in kind.template.values():
+                assert placeholders(template) <= facts
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_the_status_is_one_of_an_error(kind: type[WebUIError]) -> None:
-    assert 400 <= kind.status < 600
+def test_both_languages_name_the_same_facts(subtests: pytest.Subtests) -> None:
+    for kind in SHOWN:
+        with subtests.test(error=kind.__name__):
+            assert placeholders(kind.template["en"]) == placeholders(kind.template["zh"])
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_the_tree_at_the_top_names_every_error(kind: type[WebUIError]) -> None:
-    apart = issubclass(kind, (download_errors.DownloadError, lora_errors.LoraError))
-    assert apart or kind.__name__ in (errors.__doc__ or "") or kind is errors.UnknownName
+def test_an_error_is_unchanged_after_its_way_through_json(subtests: pytest.Subtests) -> None:
+    for kind in ALL:
+        with subtests.test(error=kind.__name__):
+            error = example(kind)
+            back = WebUIError.from_json(json.loads(json.dumps(error.to_json())))
+            assert type(back) is kind
+            assert vars(back) == vars(error)
+            assert back.say("zh") == error.say("zh")
+
+
+def test_every_status_is_one_of_an_http_error(subtests: pytest.Subtests) -> None:
+    for kind in ALL:
+        with subtests.test(error=kind.__name__):
+            assert 400 <= kind.status < 600
+
+
+def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:
+    for kind in ALL:
+        with subtests.test(error=kind.__name__):
+            elsewhere = issubclass(kind, (download_errors.DownloadError, lora_errors.LoraError))
+            assert elsewhere or kind.__name__ in (errors.__doc__ or "") or kind is errors.UnknownName
 
 
 def test_an_error_that_this_program_does_not_have_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 from contextlib import closing
 from pathlib import Path
@@ -132,18 +133,32 @@ def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
     assert found == Sizes(elements=156, linear=32, largest=32, stored="F16", output=True)
 
 
-@pytest.mark.parametrize("nonsense", [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70])
-def test_nonsense_in_a_config_is_taken_for_nothing(nonsense: object) -> None:
-    keys = [
-        *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "layer_types"),
-        *("intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window", "rope_scaling"),
-    ]
-    sound = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
-    for key in keys:
-        for config in (sound | {key: nonsense}, sound | {"rope_scaling": {"type": "linear", "factor": nonsense}}):
-            if found := shape(config, SMALL.sizes, 2000):
-                assert estimate(found, options()).total > 0
-    assert shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
+INVALID: list[object] = [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70]
+
+
+def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> None:
+    for nonsense in INVALID:
+        with subtests.test(nonsense=nonsense):
+            keys = [
+                *(
+                    "num_hidden_layers",
+                    "hidden_size",
+                    "num_attention_heads",
+                    "num_key_value_heads",
+                    "head_dim",
+                    "layer_types",
+                ),
+                *("intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window", "rope_scaling"),
+            ]
+            sound = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
+            for key in keys:
+                for config in (
+                    sound | {key: nonsense},
+                    sound | {"rope_scaling": {"type": "linear", "factor": nonsense}},
+                ):
+                    if found := shape(config, SMALL.sizes, 2000):
+                        assert estimate(found, options()).total > 0
+            assert shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
 
 
 def test_layers_that_keep_a_state_have_no_keys() -> None:
@@ -158,27 +173,33 @@ def test_layers_that_keep_a_state_have_no_keys() -> None:
 # -- as the engine decides --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gpus", [(), (8 * GIB,)])
-@pytest.mark.parametrize("quantised", [{}, {"load_in_8bit": True}, {"load_in_4bit": True}])
-@pytest.mark.parametrize("form", [{}, {"bf16": True}, {"cpu": True}, {"cpu": True, "bf16": True}])
-def test_the_type_is_the_one_that_is_loaded(
-    tmp_path: Path, form: dict[str, object], quantised: dict[str, object], gpus: tuple[int, ...]
-) -> None:
-    chosen = options(**form, **quantised)
-    assert _plan(chosen, gpus).dtype == _dtype(About(tmp_path), chosen, Machine(gpus))
+def test_the_estimate_assumes_the_dtype_that_is_loaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    cards: tuple[tuple[int, ...], ...] = ((), (8 * GIB,))
+    quantization: tuple[dict[str, object], ...] = ({}, {"load_in_8bit": True}, {"load_in_4bit": True})
+    forms: tuple[dict[str, object], ...] = ({}, {"bf16": True}, {"cpu": True}, {"cpu": True, "bf16": True})
+    for gpus, quantized, form in itertools.product(cards, quantization, forms):
+        with subtests.test(gpus=gpus, **quantized, **form):
+            chosen = options(**form, **quantized)
+            assert _plan(chosen, gpus).dtype == _dtype(About(tmp_path), chosen, Machine(gpus))
 
 
-@pytest.mark.parametrize("form", [{}, {"alpha_value": 2.5}, {"compress_pos_emb": 4}, {"compress_pos_emb": 2}])
-@pytest.mark.parametrize("rope", [{}, {"rope_theta": 1e4}, {"rope_scaling": {"type": "linear", "factor": 2.0}}])
-def test_the_context_is_the_one_that_is_loaded(
-    tmp_path: Path, form: dict[str, object], rope: dict[str, object]
-) -> None:
-    kind = {"model_type": "llama" if rope else "gpt2"}
+def test_the_estimate_assumes_the_context_that_is_loaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
     config = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 1000}
-    (tmp_path / "config.json").write_text(json.dumps(config | kind | rope))
-    found = shape(config | kind | rope, SMALL.sizes, 2000)
-    assert found is not None
-    assert context_length(found, options(**form)) == About(tmp_path).context_length(options(**form))
+    forms: tuple[dict[str, object], ...] = ({}, {"alpha_value": 2.5}, {"compress_pos_emb": 4}, {"compress_pos_emb": 2})
+    ropes: dict[str, dict[str, object]] = {
+        "gpt2": {},
+        "theta": {"rope_theta": 1e4},
+        "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    }
+    for (name, rope), form in itertools.product(ropes.items(), forms):
+        with subtests.test(rope=name, **form):
+            whole = config | {"model_type": "llama" if rope else "gpt2"} | rope
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(whole))
+            found = shape(whole, SMALL.sizes, 2000)
+            assert found is not None
+            assert context_length(found, options(**form)) == About(folder).context_length(options(**form))
     assert context_length(dataclasses.replace(SMALL, context=0), options()) == USUAL_CONTEXT
 
 

@@ -26,22 +26,23 @@ from modules.events import (
 CHANCES = TokenChances(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        Text("hello"),
-        Text('two\nlines "quoted" 猫 😀 \0 \x85 \u2028', 3),
-        Text("", 0),
-        Text("cat", 2, (CHANCES, CHANCES)),
-        Progress("weights", 0.25),
-        Waiting(3),
-        Result(None),
-        Result({"tokens": [1, 2], "nested": {"text": "猫", "number": 1.5, "truth": True}}),
-        Done("stop", 1, 2, 3, 0.5, 1.5),
-    ],
-)
-def test_an_event_comes_back_as_it_went(event: Event) -> None:
-    assert from_line(to_line(7, event)) == (7, event)
+EVENTS: list[Event] = [
+    Text("hello"),
+    Text('two\nlines "quoted" 猫 😀 \0 \x85 \u2028', 3),
+    Text("", 0),
+    Text("cat", 2, (CHANCES, CHANCES)),
+    Progress("weights", 0.25),
+    Waiting(3),
+    Result(None),
+    Result({"tokens": [1, 2], "nested": {"text": "猫", "number": 1.5, "truth": True}}),
+    Done("stop", 1, 2, 3, 0.5, 1.5),
+]
+
+
+def test_an_event_is_read_back_as_it_was_written(subtests: pytest.Subtests) -> None:
+    for event in EVENTS:
+        with subtests.test(event=event):
+            assert from_line(to_line(7, event)) == (7, event)
 
 
 def test_an_error_comes_back_with_its_kind_and_facts() -> None:

@@ -48,20 +48,22 @@ def test_nothing_typed_is_the_defaults_and_no_load_option() -> None:
     assert read.load == {}
 
 
-@pytest.mark.parametrize("key", SERVER)
-def test_every_flag_of_the_server_can_be_typed_with_dashes_or_underscores(key: str) -> None:
-    option = SERVER[key]
-    for spelling in spellings(option.flag):
-        expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
-        assert flags.read(words_for(option, changed(option), spelling)).server[key] == expected
+def test_every_server_flag_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
+    for key in SERVER:
+        with subtests.test(flag=key):
+            option = SERVER[key]
+            for spelling in spellings(option.flag):
+                expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
+                assert flags.read(words_for(option, changed(option), spelling)).server[key] == expected
 
 
-@pytest.mark.parametrize("key", OPTIONS)
-def test_every_load_option_can_be_typed_with_dashes_or_underscores(key: str) -> None:
-    option = OPTIONS[key]
-    for spelling in spellings(option.flag):
-        read = flags.read(words_for(option, changed(option), spelling))
-        assert read.load == {key: changed(option)}
+def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
+    for key in OPTIONS:
+        with subtests.test(option=key):
+            option = OPTIONS[key]
+            for spelling in spellings(option.flag):
+                read = flags.read(words_for(option, changed(option), spelling))
+                assert read.load == {key: changed(option)}
 
 
 def test_no_flag_means_two_things() -> None:
@@ -97,22 +99,22 @@ def test_a_word_that_belongs_to_no_flag_is_refused(word: str) -> None:
         flags.read([word])
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--listen-port", "0"],
-        ["--listen-port", "65536"],
-        ["--listen-port", "http"],
-        ["--listen=perhaps"],
-        ["--gradio-auth", "nobody"],
-        ["--gradio-auth", "user:"],
-        ["--n_ctx=-1"],
-        ["--tensor_split", "half"],
-    ],
-)
-def test_an_unacceptable_value_is_refused(words: list[str]) -> None:
-    with pytest.raises(OptionError):
-        flags.read(words)
+INVALID = [
+    ["--listen-port", "0"],
+    ["--listen-port", "65536"],
+    ["--listen-port", "http"],
+    ["--listen=perhaps"],
+    ["--gradio-auth", "nobody"],
+    ["--gradio-auth", "user:"],
+    ["--n_ctx=-1"],
+    ["--tensor_split", "half"],
+]
+
+
+def test_an_invalid_value_is_refused(subtests: pytest.Subtests) -> None:
+    for words in INVALID:
+        with subtests.test(words=words), pytest.raises(OptionError):
+            flags.read(words)
 
 
 def test_a_flag_that_lacks_its_value_is_refused() -> None:
@@ -208,15 +210,16 @@ def test_of_a_flag_typed_twice_the_later_counts() -> None:
     assert read.server["listen_port"] == 2
 
 
-@pytest.mark.parametrize("flag", GONE)
-def test_a_flag_that_is_gone_is_ignored_aloud_with_its_values(flag: str) -> None:
-    for spelling in spellings(flag):
-        for values in ([], ["1"], ["a", "-1"]):
-            read = flags.read(["--n_ctx=512", f"--{spelling}", *values, "--api"])
-            assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
-            assert [words["en"].partition(":")[0] for words in read.ignored] == [f"--{spelling}"]
-            assert all(f"--{spelling}：" in words["zh"] for words in read.ignored)
-    assert len(flags.read([f"--{flag}=x", f"--{flag}"]).ignored) == 1
+def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest.Subtests) -> None:
+    for flag in GONE:
+        with subtests.test(flag=flag):
+            for spelling in spellings(flag):
+                for values in ([], ["1"], ["a", "-1"]):
+                    read = flags.read(["--n_ctx=512", f"--{spelling}", *values, "--api"])
+                    assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
+                    assert [words["en"].partition(":")[0] for words in read.ignored] == [f"--{spelling}"]
+                    assert all(f"--{spelling}：" in words["zh"] for words in read.ignored)
+            assert len(flags.read([f"--{flag}=x", f"--{flag}"]).ignored) == 1
 
 
 def test_no_flag_is_both_gone_and_there() -> None:

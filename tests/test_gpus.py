@@ -33,27 +33,28 @@ def test_each_line_is_a_card_and_one_that_says_nothing_is_left_out() -> None:
     assert gpus.parsed("") == gpus.parsed("No devices were found") == ()
 
 
-@pytest.mark.parametrize(
-    ("visible", "names"),
-    [
-        (None, ["N", "O"]),
-        ("0,1,2", ["N", "O"]),  # the numbers count what is left out for its memory
-        ("2,0", ["O", "N"]),
-        (" 2 , 0 ", ["O", "N"]),
-        ("GPU-1c00,GPU-4a", ["O", "N"]),
-        ("", []),
-        ("-1", []),
-        ("0,-1,2", ["N"]),
-        ("2,3,0", ["O"]),
-        ("2,none,0", ["O"]),
-        ("2,²", ["O"]),
-        ("GPU-1,GPU-4,GPU-4a90", ["O"]),  # GPU-4 may be either of two
-        ("2,MIG-1c00", ["O"]),
-        ("0,2,0", []),
-    ],
-)
-def test_a_card_counts_if_cuda_shows_it_in_the_order_that_is_asked_for(visible: str | None, names: list[str]) -> None:
-    assert [card.name[0] for card in gpus.parsed(TOLD, visible)] == names
+VISIBLE: list[tuple[str | None, list[str]]] = [
+    (None, ["N", "O"]),
+    ("0,1,2", ["N", "O"]),  # the numbers count what is left out for its memory
+    ("2,0", ["O", "N"]),
+    (" 2 , 0 ", ["O", "N"]),
+    ("GPU-1c00,GPU-4a", ["O", "N"]),
+    ("", []),
+    ("-1", []),
+    ("0,-1,2", ["N"]),
+    ("2,3,0", ["O"]),
+    ("2,none,0", ["O"]),
+    ("2,²", ["O"]),
+    ("GPU-1,GPU-4,GPU-4a90", ["O"]),  # GPU-4 may be either of two
+    ("2,MIG-1c00", ["O"]),
+    ("0,2,0", []),
+]
+
+
+def test_the_gpus_visible_to_cuda_are_listed_in_the_requested_order(subtests: pytest.Subtests) -> None:
+    for visible, names in VISIBLE:
+        with subtests.test(visible=visible):
+            assert [card.name[0] for card in gpus.parsed(TOLD, visible)] == names
 
 
 def test_the_driver_is_asked_and_its_failure_means_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

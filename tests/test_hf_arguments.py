@@ -1,4 +1,4 @@
-"""From load options to transformers' calls: no option is swallowed, and every call is one the libraries understand."""
+"""Load options become calls of transformers: no option is ignored silently, and the libraries accept every call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,12 +43,19 @@ LLAMA = {
 }
 GPTQ = LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 64}}
 AWQ = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}}
-MODELS = {"llama": LLAMA, "gptq": GPTQ, "awq": AWQ, "gpt2": {"model_type": "gpt2", "n_positions": 1024}}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "gptq": GPTQ,
+    "awq": AWQ,
+    "gpt2": {"model_type": "gpt2", "n_positions": 1024},
+}
 
 
-@pytest.fixture(params=MODELS)
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return model(tmp_path, **MODELS[request.param])
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One model folder for each of MODELS. Not to be written to."""
+    parent = tmp_path_factory.mktemp("models")
+    return {name: model(parent / name, **config) for name, config in MODELS.items()}
 
 
 @pytest.fixture
@@ -56,6 +64,8 @@ def llama(tmp_path: Path) -> Path:
 
 
 def model(folder: Path, **config: Any) -> Path:
+    """Write a config.json into `folder`, which is made if it is missing."""
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -79,15 +89,17 @@ def changed(option: Option) -> Value:
     return option.parse(option.default + 3)
 
 
-# -- nothing is swallowed ----------------------------------------------------------------------------------------------
+# -- no option is ignored silently -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("machine", [*MACHINES.values(), NO_NVCC], ids=[*MACHINES, "no nvcc"])
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(folder: Path, key: str, machine: Machine) -> None:
-    options = {key: changed(OPTIONS[key])}
-    same = arguments(folder, DEFAULTS | options, machine) == arguments(folder, DEFAULTS, machine)
-    assert not same or key in noted(folder, machine, **options)
+def test_every_option_changes_the_calls_or_has_a_note(folders: dict[str, Path], subtests: pytest.Subtests) -> None:
+    for (name, folder), (machine_name, machine) in product(folders.items(), (MACHINES | {"no nvcc": NO_NVCC}).items()):
+        unchanged = arguments(folder, DEFAULTS, machine)
+        for key in KEYS:
+            with subtests.test(model=name, machine=machine_name, option=key):
+                options = {key: changed(OPTIONS[key])}
+                same = arguments(folder, DEFAULTS | options, machine) == unchanged
+                assert not same or key in noted(folder, machine, **options)
 
 
 @pytest.mark.parametrize("key", ["quant_type", "compute_dtype", "use_double_quant"])
@@ -97,58 +109,100 @@ def test_the_options_of_4_bits_change_the_calls_once_that_is_ticked(llama: Path,
     assert key not in noted(llama, **options)
 
 
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-def test_nothing_is_said_of_options_left_alone(folder: Path, machine: Machine) -> None:
-    assert not noted(folder, machine)
+def test_default_options_have_no_notes(folders: dict[str, Path], subtests: pytest.Subtests) -> None:
+    for (name, folder), (machine_name, machine) in product(folders.items(), MACHINES.items()):
+        with subtests.test(model=name, machine=machine_name):
+            assert not noted(folder, machine)
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-def test_every_note_is_about_an_option_of_this_loader_in_both_languages(
-    folder: Path, key: str, machine: Machine
+def test_every_note_names_an_option_of_this_loader_in_both_languages(
+    folders: dict[str, Path], subtests: pytest.Subtests
 ) -> None:
-    for beside in ({}, {"cpu": True}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_eager_attention": True}):
-        for note in notes(folder, DEFAULTS | beside | {key: changed(OPTIONS[key])}, machine):
-            assert note.option in KEYS
-            assert set(note.text) == {"zh", "en"}
-            assert all(note.text.values())
+    others = ({}, {"cpu": True}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_eager_attention": True})
+    for (name, folder), (machine_name, machine), key in product(folders.items(), MACHINES.items(), KEYS):
+        with subtests.test(model=name, machine=machine_name, option=key):
+            for other in others:
+                for note in notes(folder, DEFAULTS | other | {key: changed(OPTIONS[key])}, machine):
+                    assert note.option in KEYS, other
+                    assert set(note.text) == {"zh", "en"}, other
+                    assert all(note.text.values()), other
 
 
-# -- the libraries understand what they are given ----------------------------------------------------------------------
+# -- the libraries accept the calls ------------------------------------------------------------------------------------
 
-SIGNATURES = """
-import inspect, json, transformers
-from transformers import PreTrainedModel
-named = lambda each: sorted(inspect.signature(each).parameters)
-source = inspect.getsource(PreTrainedModel.from_pretrained.__func__)
-print(json.dumps({
-    "load": named(PreTrainedModel.from_pretrained), "source": source,
-    "bitsandbytes": named(transformers.BitsAndBytesConfig), "gptq": named(transformers.GPTQConfig),
-    "awq": named(transformers.AwqConfig),
+LIBRARY = """
+import inspect, json, sys
+
+import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from modules.engines.hf_loading import this_machine
+from modules.engines.hf_machine import likely_machine
+
+
+def parameters(function):
+    return sorted(inspect.signature(function).parameters)
+
+
+def frequencies(rope_parameters):
+    config = transformers.LlamaConfig(
+        hidden_size=4096, num_attention_heads=32, num_hidden_layers=1, rope_parameters=rope_parameters
+    )
+    return LlamaRotaryEmbedding(config).inv_freq.tolist()
+
+
+answers = {
+    "load": parameters(transformers.PreTrainedModel.from_pretrained),
+    "source": inspect.getsource(transformers.PreTrainedModel.from_pretrained.__func__),
+    "bitsandbytes": parameters(transformers.BitsAndBytesConfig),
+    "gptq": parameters(transformers.GPTQConfig),
+    "awq": parameters(transformers.AwqConfig),
     "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
-}))
+    "frequencies": [frequencies(given) for given in json.load(sys.stdin)],
+    "same machine": likely_machine() == this_machine(),
+}
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+torch.cuda.mem_get_info = lambda device: (10 + device, 24)
+answers["free memory"] = this_machine().gpus
+print(json.dumps(answers))
 """
+STRETCHED: dict[str, dict[str, Value]] = {
+    "alpha": {"alpha_value": 2.5},
+    "base": {"rope_freq_base": 1e6},
+    "compressed": {"compress_pos_emb": 4.0},
+}
 
 
 @pytest.fixture(scope="module")
-def library() -> dict[str, Any]:
-    """The names that transformers knows, told by a process that may import it."""
-    told = subprocess.run([sys.executable, "-c", SIGNATURES], capture_output=True, text=True, timeout=120)
-    found: dict[str, Any] = json.loads(told.stdout)
-    return found
+def library(folders: dict[str, Path], backend: None) -> dict[str, Any]:
+    """What torch and transformers answer to LIBRARY, in the one process that imports them for this file."""
+    given = json.dumps([rope(folders["llama"], **options) for options in STRETCHED.values()])
+    run = subprocess.run(
+        [sys.executable, "-c", LIBRARY], input=given, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    answers: dict[str, Any] = json.loads(run.stdout)
+    return answers
 
 
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-def test_every_argument_is_one_that_the_library_takes(library: dict[str, Any], folder: Path, machine: Machine) -> None:
-    """`from_pretrained` takes any word, a misspelt one too, and hands it on to the model's configuration."""
-    for options in [{}, *({key: changed(OPTIONS[key])} for key in KEYS), {key: changed(OPTIONS[key]) for key in KEYS}]:
-        name, args = model_call(arguments(folder, DEFAULTS | options, machine))
-        assert name in library["auto"]
-        for word in set(args) - {"rope_parameters"}:
-            assert word in library["load"] or f'"{word}"' in library["source"], word
-        config = dict(args.get("quantization_config", {}))
-        if config:
-            assert set(config) - {"quant_method"} <= set(library[config["quant_method"]])
+def test_the_library_accepts_every_argument(
+    library: dict[str, Any], folders: dict[str, Path], subtests: pytest.Subtests
+) -> None:
+    """`from_pretrained` takes any keyword, a misspelt one too, and passes it on to the model's configuration."""
+    each_alone = [{key: changed(OPTIONS[key])} for key in KEYS]
+    together = {key: changed(OPTIONS[key]) for key in KEYS}
+    for (name, folder), (machine_name, machine) in product(folders.items(), MACHINES.items()):
+        with subtests.test(model=name, machine=machine_name):
+            for options in [{}, *each_alone, together]:
+                auto_class, args = model_call(arguments(folder, DEFAULTS | options, machine))
+                assert auto_class in library["auto"], options
+                for word in set(args) - {"rope_parameters"}:
+                    assert word in library["load"] or f'"{word}"' in library["source"], (word, options)
+                config = dict(args.get("quantization_config", {}))
+                if config:
+                    assert set(config) - {"quant_method"} <= set(library[config["quant_method"]]), options
 
 
 def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> None:
@@ -161,26 +215,18 @@ def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> 
     assert told.stdout == "[]\n", told.stderr
 
 
-def test_the_machine_that_explain_assumes_is_the_one_that_loading_finds() -> None:
-    program = (
-        "from modules.engines.hf_machine import likely_machine; from modules.engines.hf_loading import this_machine;"
-        "print(likely_machine() == this_machine())"
-    )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert told.stdout == "True\n", told.stderr
+def test_explain_assumes_the_machine_that_loading_finds(library: dict[str, Any]) -> None:
+    assert library["same machine"] is True
 
 
-def test_what_is_free_on_a_card_counts_whoever_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As accelerate reckons, and as is estimated."""
+def test_explain_counts_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate and the memory estimate do."""
     monkeypatch.setattr(hf_machine, "_cards", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
     assert hf_machine.likely_machine().gpus == (10 * GIB,)
-    program = (
-        "import torch; from modules.engines.hf_loading import this_machine;"
-        "torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 2;"
-        "torch.cuda.mem_get_info = lambda device: (10 + device, 24); print(this_machine().gpus)"
-    )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert told.stdout == "(10, 11)\n", told.stderr
+
+
+def test_loading_counts_the_free_memory_of_every_gpu(library: dict[str, Any]) -> None:
+    assert library["free memory"] == [10, 11]
 
 
 @pytest.mark.parametrize("ticked", [True, False])
@@ -202,54 +248,57 @@ def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("machine", "options", "dtype", "device_map"),
-    [
-        (NO_GPU, {}, "float32", {"": "cpu"}),
-        (NO_GPU, {"cpu": True}, "float32", {"": "cpu"}),
-        (NO_GPU, {"bf16": True}, "bfloat16", {"": "cpu"}),
-        (NO_GPU, {"bf16": True, "cpu": True}, "float32", {"": "cpu"}),
-        (NO_GPU, {"load_in_8bit": True}, "bfloat16", {"": "cpu"}),
-        (NO_GPU, {"load_in_4bit": True, "cpu": True}, "float32", {"": "cpu"}),
-        (TWO_GPUS, {}, "float16", {"": 0}),
-        (TWO_GPUS, {"bf16": True}, "bfloat16", {"": 0}),
-        (TWO_GPUS, {"cpu": True}, "float32", {"": "cpu"}),
-        (TWO_GPUS, {"load_in_4bit": True, "bf16": True}, "float16", "auto"),
-        (TWO_GPUS, {"auto_devices": True}, "float16", "auto"),
-        (TWO_GPUS, {"disk": True}, "float16", "auto"),
-    ],
-)
-def test_without_a_gpu_it_loads_on_the_cpu_and_only_cpu_means_32_bits_always(
-    llama: Path, machine: Machine, options: dict[str, Value], dtype: str, device_map: Any
-) -> None:
-    args = load_args(llama, machine, **options)
-    assert (args["dtype"], args["device_map"]) == (dtype, device_map)
+DEVICES: list[tuple[str, dict[str, Value], str, object]] = [
+    ("cpu", {}, "float32", {"": "cpu"}),
+    ("cpu", {"cpu": True}, "float32", {"": "cpu"}),
+    ("cpu", {"bf16": True}, "bfloat16", {"": "cpu"}),
+    ("cpu", {"bf16": True, "cpu": True}, "float32", {"": "cpu"}),
+    ("cpu", {"load_in_8bit": True}, "bfloat16", {"": "cpu"}),
+    ("cpu", {"load_in_4bit": True, "cpu": True}, "float32", {"": "cpu"}),
+    ("gpus", {}, "float16", {"": 0}),
+    ("gpus", {"bf16": True}, "bfloat16", {"": 0}),
+    ("gpus", {"cpu": True}, "float32", {"": "cpu"}),
+    ("gpus", {"load_in_4bit": True, "bf16": True}, "float16", "auto"),
+    ("gpus", {"auto_devices": True}, "float16", "auto"),
+    ("gpus", {"disk": True}, "float16", "auto"),
+]
 
 
-@pytest.mark.parametrize(
-    ("method", "machine", "options", "dtype"),
-    [
-        ("gptq", NO_GPU, {}, "float32"),
-        ("awq", NO_GPU, {"load_in_4bit": True}, "float32"),
-        ("gptq", NO_GPU, {"bf16": True}, "bfloat16"),
-        ("gptq", NO_GPU, {"bf16": True, "cpu": True}, "float32"),
-        ("awq", TWO_GPUS, {"bf16": True}, "float16"),
-        ("awq", TWO_GPUS, {"bf16": True, "cpu": True}, "float32"),
-        ("bitsandbytes", NO_GPU, {}, "bfloat16"),
-        ("bitsandbytes", NO_GPU, {"cpu": True}, "bfloat16"),
-    ],
-)
-def test_what_is_packed_is_computed_in_32_bits_on_the_cpu_unless_bf16_is_asked_for(
-    tmp_path: Path, method: str, machine: Machine, options: dict[str, Value], dtype: str
+def test_the_machine_and_the_options_decide_dtype_and_device(llama: Path, subtests: pytest.Subtests) -> None:
+    """Without a GPU a model loads on the CPU, and `cpu` always means float32."""
+    for machine, options, dtype, device_map in DEVICES:
+        with subtests.test(machine=machine, options=options):
+            args = load_args(llama, MACHINES[machine], **options)
+            assert (args["dtype"], args["device_map"]) == (dtype, device_map)
+
+
+QUANTIZED_DTYPES: list[tuple[str, str, dict[str, Value], str]] = [
+    ("gptq", "cpu", {}, "float32"),
+    ("awq", "cpu", {"load_in_4bit": True}, "float32"),
+    ("gptq", "cpu", {"bf16": True}, "bfloat16"),
+    ("gptq", "cpu", {"bf16": True, "cpu": True}, "float32"),
+    ("awq", "gpus", {"bf16": True}, "float16"),
+    ("awq", "gpus", {"bf16": True, "cpu": True}, "float32"),
+    ("bitsandbytes", "cpu", {}, "bfloat16"),
+    ("bitsandbytes", "cpu", {"cpu": True}, "bfloat16"),
+]
+
+
+def test_a_quantized_model_computes_in_float32_on_the_cpu_unless_bf16_is_set(
+    tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    path = model(tmp_path, **LLAMA | {"quantization_config": {"quant_method": method, "bits": 4}})
-    assert load_args(path, machine, **options)["dtype"] == dtype
-    without = load_args(path, machine, **dict.fromkeys(options, False))["dtype"]
-    words = noted(path, machine, **options)
-    if options.get("bf16"):
-        assert ("bf16" in words) == (dtype != "bfloat16")
-    if options.get("cpu") and not machine.gpus:
-        assert ("cpu" in words) == (not options.get("bf16") and dtype == without)
+    for method, machine_name, options, dtype in QUANTIZED_DTYPES:
+        with subtests.test(method=method, machine=machine_name, options=options):
+            machine = MACHINES[machine_name]
+            quantization = {"quant_method": method, "bits": 4}
+            path = model(tmp_path / method, **LLAMA | {"quantization_config": quantization})
+            assert load_args(path, machine, **options)["dtype"] == dtype
+            without = load_args(path, machine, **dict.fromkeys(options, False))["dtype"]
+            words = noted(path, machine, **options)
+            if options.get("bf16"):
+                assert ("bf16" in words) == (dtype != "bfloat16")
+            if options.get("cpu") and not machine.gpus:
+                assert ("cpu" in words) == (not options.get("bf16") and dtype == without)
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
@@ -263,24 +312,23 @@ def test_sizes_are_understood_as_the_options_write_them(text: str, size: float) 
     assert size_in_bytes(text) == size
 
 
+LIMITS: list[tuple[str, dict[str, Value], dict[str, int] | None]] = [
+    ("gpus", {"gpu_memory": "10, 8000MiB"}, {"0": 10 * GIB, "1": 8000 << 20, "cpu": 64 * GIB}),
+    ("gpus", {"gpu_memory": "10 4", "cpu_memory": "20"}, {"0": 10 * GIB, "1": 4 * GIB, "cpu": 20 * GIB}),
+    ("gpus", {"gpu_memory": "1,2,3"}, {"0": GIB, "1": 2 * GIB, "cpu": 64 * GIB}),
+    ("gpus", {"cpu_memory": "4", "cpu": True, "gpu_memory": "10"}, {"cpu": 4 * GIB}),
+    ("gpus", {"disk": True, "cpu": True}, {"cpu": 64 * GIB}),
+    ("cpu", {"cpu_memory": "500MiB", "gpu_memory": "10"}, {"cpu": 500 << 20}),
+    ("cpu", {"gpu_memory": "10"}, None),
+    ("cpu", {"disk": True}, None),
+]
+
+
 @pytest.mark.works("gpu", loader="Transformers")
-@pytest.mark.parametrize(
-    ("machine", "options", "limits"),
-    [
-        (TWO_GPUS, {"gpu_memory": "10, 8000MiB"}, {"0": 10 * GIB, "1": 8000 << 20, "cpu": 64 * GIB}),
-        (TWO_GPUS, {"gpu_memory": "10 4", "cpu_memory": "20"}, {"0": 10 * GIB, "1": 4 * GIB, "cpu": 20 * GIB}),
-        (TWO_GPUS, {"gpu_memory": "1,2,3"}, {"0": GIB, "1": 2 * GIB, "cpu": 64 * GIB}),
-        (TWO_GPUS, {"cpu_memory": "4", "cpu": True, "gpu_memory": "10"}, {"cpu": 4 * GIB}),
-        (TWO_GPUS, {"disk": True, "cpu": True}, {"cpu": 64 * GIB}),
-        (NO_GPU, {"cpu_memory": "500MiB", "gpu_memory": "10"}, {"cpu": 500 << 20}),
-        (NO_GPU, {"gpu_memory": "10"}, None),
-        (NO_GPU, {"disk": True}, None),
-    ],
-)
-def test_memory_is_limited_by_device(
-    llama: Path, machine: Machine, options: dict[str, Value], limits: dict[str, int] | None
-) -> None:
-    assert load_args(llama, machine, **options).get("max_memory") == limits
+def test_memory_is_limited_by_device(llama: Path, subtests: pytest.Subtests) -> None:
+    for machine, options, limits in LIMITS:
+        with subtests.test(machine=machine, options=options):
+            assert load_args(llama, MACHINES[machine], **options).get("max_memory") == limits
 
 
 def test_cpu_memory_alone_leaves_the_gpus_most_of_what_they_have(llama: Path) -> None:
@@ -341,30 +389,29 @@ def test_without_exllama_a_gptq_folder_gets_a_kernel_that_can_train(tmp_path: Pa
         assert config == {"quant_method": "gptq", "bits": 3, "backend": "gptq_torch"}
 
 
+KERNELS: list[tuple[dict[str, Any], set[str], str | None]] = [
+    ({"quant_method": "gptq", "bits": 4}, {"triton"}, "gptq_triton"),
+    ({"quant_method": "gptq", "bits": 8}, set(), "gptq_torch"),
+    ({"quant_method": "gptq", "bits": 3}, {"triton"}, "gptq_torch"),
+    ({"quant_method": "awq", "bits": 4, "version": "GEMM", "group_size": 128}, {"triton"}, "gemm_triton"),
+    ({"quant_method": "awq", "bits": 4, "group_size": 16}, {"triton"}, "torch_awq"),
+    ({"quant_method": "awq", "bits": 4, "version": "gemm"}, set(), "torch_awq"),
+    ({"quant_method": "awq", "bits": 4, "version": "gemv"}, {"triton"}, None),
+]
+
+
 @pytest.mark.works("gpu", loader="Transformers")
-@pytest.mark.parametrize(
-    ("packing", "packages", "kernel"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, {"triton"}, "gptq_triton"),
-        ({"quant_method": "gptq", "bits": 8}, {}, "gptq_torch"),
-        ({"quant_method": "gptq", "bits": 3}, {"triton"}, "gptq_torch"),
-        ({"quant_method": "awq", "bits": 4, "version": "GEMM", "group_size": 128}, {"triton"}, "gemm_triton"),
-        ({"quant_method": "awq", "bits": 4, "group_size": 16}, {"triton"}, "torch_awq"),
-        ({"quant_method": "awq", "bits": 4, "version": "gemm"}, {}, "torch_awq"),
-        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, {"triton"}, None),
-    ],
-)
-def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_none(
-    tmp_path: Path, packing: dict[str, Any], packages: set[str], kernel: str | None
-) -> None:
-    path = model(tmp_path, **LLAMA | {"quantization_config": packing})
-    bare = Machine((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
-    asked = {"quant_method": packing["quant_method"], "bits": packing["bits"], "backend": kernel} if kernel else None
-    assert load_args(path, bare).get("quantization_config") == asked
-    assert ("nvcc" in noted(path, bare).get("disable_exllama", "")) == bool(kernel)
-    for other in ({"machine": bare, "cpu": True}, {"machine": dataclasses.replace(bare, lacks_nvcc=False)}, {}):
-        assert "quantization_config" not in load_args(path, **other)
-        assert "nvcc" not in str(noted(path, **other))
+def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_no_compiler(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (quantization, packages, kernel) in enumerate(KERNELS):
+        with subtests.test(quantization=quantization, packages=packages):
+            path = model(tmp_path / str(number), **LLAMA | {"quantization_config": quantization})
+            bare = Machine((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
+            config = {key: quantization[key] for key in ("quant_method", "bits")} | {"backend": kernel}
+            assert load_args(path, bare).get("quantization_config") == (config if kernel else None)
+            assert ("nvcc" in noted(path, bare).get("disable_exllama", "")) == bool(kernel)
+            for other in ({"machine": bare, "cpu": True}, {"machine": dataclasses.replace(bare, lacks_nvcc=False)}, {}):
+                assert "quantization_config" not in load_args(path, **other), other
+                assert "nvcc" not in str(noted(path, **other)), other
 
 
 def test_nvcc_is_looked_for_where_pytorch_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,21 +556,11 @@ def test_the_language_model_inside_another_is_the_one_that_is_stretched(tmp_path
     assert About(path).context_length(DEFAULTS) == 4096
 
 
-def test_the_frequencies_are_those_of_the_formulas(llama: Path) -> None:
-    """As the library computes them from what it is given, in a tiny model."""
-    program = (
-        "import json, sys, torch; from transformers import LlamaConfig;"
-        "from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary;"
-        "shape = dict(hidden_size=4096, num_attention_heads=32, num_hidden_layers=1);"
-        "given = json.loads(sys.stdin.read());"
-        "print(json.dumps([Rotary(LlamaConfig(**shape, rope_parameters=each)).inv_freq.tolist() for each in given]))"
-    )
-    given = [rope(llama, alpha_value=2.5), rope(llama, rope_freq_base=1e6), rope(llama, compress_pos_emb=4.0)]
-    command = [sys.executable, "-c", program]
-    told = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
-    alpha, base, compressed = json.loads(told.stdout)
+def test_the_rotary_frequencies_follow_the_formulas(library: dict[str, Any]) -> None:
+    """As the library computes them for a tiny model from the arguments it is given."""
+    frequencies = dict(zip(STRETCHED, library["frequencies"], strict=True))
     plain = [10000.0 ** (-2 * pair / 128) for pair in range(64)]
-    assert base == pytest.approx([1e6 ** (-2 * pair / 128) for pair in range(64)], rel=1e-5)
-    assert compressed == pytest.approx([each / 4 for each in plain], rel=1e-5)
-    assert alpha[0] == plain[0] == 1, "neighbouring tokens are told apart as before"
-    assert alpha[63] == pytest.approx(plain[63] / 2.5, rel=1e-5), "the slowest pair turns alpha times slower"
+    assert frequencies["base"] == pytest.approx([1e6 ** (-2 * pair / 128) for pair in range(64)], rel=1e-5)
+    assert frequencies["compressed"] == pytest.approx([value / 4 for value in plain], rel=1e-5)
+    assert frequencies["alpha"][0] == plain[0] == 1, "the fastest pair is not changed"
+    assert frequencies["alpha"][63] == pytest.approx(plain[63] / 2.5, rel=1e-5), "the slowest is alpha times slower"

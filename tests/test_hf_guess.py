@@ -6,20 +6,20 @@ import pytest
 
 from modules.engines.hf_guess import guess
 
+GUESSES: list[tuple[list[int], int, list[int]]] = [
+    ([], 3, []),
+    ([1], 3, []),
+    ([1, 2, 3], 3, []),
+    ([1, 2, 3, 1], 2, [2, 3]),
+    ([1, 2, 3, 1], 9, [2, 3, 1]),
+    ([5, 1, 7, 5, 1, 8, 5, 1], 1, [8]),
+    ([1, 2, 9, 4, 2, 8, 1, 2], 1, [9]),
+    ([7, 7, 7], 2, [7]),
+    ([1, 2, 3], 0, []),
+]
 
-@pytest.mark.parametrize(
-    ("tokens", "most", "expected"),
-    [
-        ([], 3, []),
-        ([1], 3, []),
-        ([1, 2, 3], 3, []),
-        ([1, 2, 3, 1], 2, [2, 3]),
-        ([1, 2, 3, 1], 9, [2, 3, 1]),
-        ([5, 1, 7, 5, 1, 8, 5, 1], 1, [8]),
-        ([1, 2, 9, 4, 2, 8, 1, 2], 1, [9]),
-        ([7, 7, 7], 2, [7]),
-        ([1, 2, 3], 0, []),
-    ],
-)
-def test_what_came_after_the_same_words_is_guessed(tokens: list[int], most: int, expected: list[int]) -> None:
-    assert guess(tokens, most) == expected
+
+def test_the_tokens_that_followed_the_same_tokens_are_guessed(subtests: pytest.Subtests) -> None:
+    for tokens, most, expected in GUESSES:
+        with subtests.test(tokens=tokens, most=most):
+            assert guess(tokens, most) == expected

@@ -5,6 +5,7 @@ Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a t
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -142,16 +143,18 @@ OURS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
 }
 
 
-@pytest.mark.parametrize("name", THEIRS)
-def test_what_llama_cpp_is_tested_by_holds_here(name: str) -> None:
-    params, expected = THEIRS[name]
-    assert left(**params) == pytest.approx(expected, abs=1e-5)
+def test_the_results_of_llama_cpps_own_tests_are_reproduced(subtests: pytest.Subtests) -> None:
+    for name in THEIRS:
+        with subtests.test(name):
+            params, expected = THEIRS[name]
+            assert left(**params) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_what_is_left_is_what_the_definition_says(name: str) -> None:
-    params, expected = OURS[name]
-    assert left(**params) == pytest.approx(expected, abs=1e-5)
+def test_the_candidates_that_are_left_follow_the_definition(subtests: pytest.Subtests) -> None:
+    for name in OURS:
+        with subtests.test(name):
+            params, expected = OURS[name]
+            assert left(**params) == pytest.approx(expected, abs=1e-5)
 
 
 def test_epsilon_and_eta_count_in_ten_thousandths() -> None:
@@ -356,15 +359,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("mass", [0.1, 0.5, 0.9, 0.993])  # none where the last bit of a sum decides
-@pytest.mark.parametrize("size", [30, 3000])
-def test_our_own_cuts_leave_what_those_of_transformers_leave(shape: str, mass: float, size: int) -> None:
-    torch.manual_seed(3)
-    scores = SHAPES[shape](size)
-    none = torch.zeros(2, 1, dtype=torch.long)
-    assert torch.equal(warpers.TopP(mass)(none, scores), TopPLogitsWarper(mass)(none, scores))
-    assert torch.equal(warpers.Typical(mass)(none, scores), TypicalLogitsWarper(mass)(none, scores))
+def test_top_p_and_typical_leave_the_candidates_that_transformers_leaves(subtests: pytest.Subtests) -> None:
+    masses = (0.1, 0.5, 0.9, 0.993)  # none at which the last bit of a sum decides
+    for shape, mass, size in itertools.product(SHAPES, masses, (30, 3000)):
+        with subtests.test(shape=shape, mass=mass, size=size):
+            torch.manual_seed(3)
+            scores = SHAPES[shape](size)
+            none = torch.zeros(2, 1, dtype=torch.long)
+            assert torch.equal(warpers.TopP(mass)(none, scores), TopPLogitsWarper(mass)(none, scores))
+            assert torch.equal(warpers.Typical(mass)(none, scores), TypicalLogitsWarper(mass)(none, scores))
 
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 1.0, 1.5])
@@ -478,40 +481,42 @@ def random_wish(dice: random.Random) -> dict[str, Any]:
     return wish | {flag: dice.random() < 0.5 for flag in flags} | {"sampler_priority": names, "seed": 3}
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_whatever_is_asked_for_leaves_a_distribution(seed: int) -> None:
-    dice = random.Random(seed)
-    torch.manual_seed(seed)
-    wish = random_wish(dice) | {"mirostat_mode": dice.choice((0, 0, 1, 2))}
-    params = sampling.settle(wish)
-    given = torch.randn(3, 60) * dice.choice((0.0, 1.0, 8.0))
-    given[torch.rand(3, 60) < dice.choice((0.0, 0.5, 0.97))] = OFF
-    given[:, 7] = 0.0
-    before, text = given.clone(), torch.randint(0, 60, (3, 40))
-    chain, draws = made(params, text[0, :30].tolist(), 60), seeded(params, CPU)
-    for _ in range(4):
-        after = chain(text, given)
-        assert not after.isnan().any(), wish
-        assert after.isfinite().any(dim=1).all(), wish
-        assert torch.equal(given, before), wish
-        drawn = choose(after, params, draws)
-        assert after.gather(1, drawn[:, None]).isfinite().all(), wish
-        assert given.gather(1, drawn[:, None]).isfinite().all(), wish
-        text = torch.cat([text, drawn[:, None]], dim=1)
+def test_random_parameters_always_leave_a_distribution(subtests: pytest.Subtests) -> None:
+    for seed in range(150):
+        with subtests.test(seed=seed):
+            dice = random.Random(seed)
+            torch.manual_seed(seed)
+            wish = random_wish(dice) | {"mirostat_mode": dice.choice((0, 0, 1, 2))}
+            params = sampling.settle(wish)
+            given = torch.randn(3, 60) * dice.choice((0.0, 1.0, 8.0))
+            given[torch.rand(3, 60) < dice.choice((0.0, 0.5, 0.97))] = OFF
+            given[:, 7] = 0.0
+            before, text = given.clone(), torch.randint(0, 60, (3, 40))
+            chain, draws = made(params, text[0, :30].tolist(), 60), seeded(params, CPU)
+            for _ in range(4):
+                after = chain(text, given)
+                assert not after.isnan().any(), wish
+                assert after.isfinite().any(dim=1).all(), wish
+                assert torch.equal(given, before), wish
+                drawn = choose(after, params, draws)
+                assert after.gather(1, drawn[:, None]).isfinite().all(), wish
+                assert given.gather(1, drawn[:, None]).isfinite().all(), wish
+                text = torch.cat([text, drawn[:, None]], dim=1)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_rows_do_not_know_of_each_other(seed: int) -> None:
-    torch.manual_seed(seed)
-    wish = random_wish(random.Random(seed)) | {"mirostat_mode": seed % 3, "xtc_probability": float(seed % 2)}
-    wish.pop("encoder_repetition_penalty", None)  # which goes by one prompt for all
-    params = sampling.settle(wish)
-    given, text = torch.randn(3, 60) * 3, torch.randint(0, 20, (3, 40))
-    together, apart = made(params, [1], 60), [made(params, [1], 60) for _ in range(3)]
-    for _ in range(3):
-        alone = torch.cat([chain(text[[row]], given[[row]]) for row, chain in enumerate(apart)])
-        assert torch.allclose(together(text, given), alone, rtol=1e-4, atol=1e-4)
-        text = torch.cat([text, torch.randint(0, 20, (3, 1))], dim=1)
+def test_the_rows_of_a_batch_are_independent(subtests: pytest.Subtests) -> None:
+    for seed in range(40):
+        with subtests.test(seed=seed):
+            torch.manual_seed(seed)
+            wish = random_wish(random.Random(seed)) | {"mirostat_mode": seed % 3, "xtc_probability": float(seed % 2)}
+            wish.pop("encoder_repetition_penalty", None)  # which goes by one prompt for all
+            params = sampling.settle(wish)
+            given, text = torch.randn(3, 60) * 3, torch.randint(0, 20, (3, 40))
+            together, apart = made(params, [1], 60), [made(params, [1], 60) for _ in range(3)]
+            for _ in range(3):
+                alone = torch.cat([chain(text[[row]], given[[row]]) for row, chain in enumerate(apart)])
+                assert torch.allclose(together(text, given), alone, rtol=1e-4, atol=1e-4)
+                text = torch.cat([text, torch.randint(0, 20, (3, 1))], dim=1)
 
 
 def test_where_cuts_left_one_token_it_may_repeat_itself() -> None:

@@ -45,11 +45,13 @@ def changed(option: Option) -> Value:
     return option.parse(option.default + 3)
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(key: str, build: Build) -> None:
-    options = {key: changed(OPTIONS[key])}
-    assert calls(build, **options) != calls(build) or key in noted(build, **options)
+def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests) -> None:
+    for name, build in zip(("cpu", "gpu", "amx"), BUILDS, strict=True):
+        unchanged = calls(build)
+        for key in KEYS:
+            with subtests.test(build=name, option=key):
+                options = {key: changed(OPTIONS[key])}
+                assert calls(build, **options) != unchanged or key in noted(build, **options)
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
@@ -57,13 +59,14 @@ def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
     assert not noted(build)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_note_is_about_an_option_of_this_loader_in_both_languages(key: str) -> None:
-    for build in BUILDS:
-        for note in notes(DEFAULTS | {key: changed(OPTIONS[key])}, build):
-            assert note.option in KEYS
-            assert set(note.text) == {"zh", "en"}
-            assert all(note.text.values())
+def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: pytest.Subtests) -> None:
+    for key in KEYS:
+        with subtests.test(option=key):
+            for build in BUILDS:
+                for note in notes(DEFAULTS | {key: changed(OPTIONS[key])}, build):
+                    assert note.option in KEYS
+                    assert set(note.text) == {"zh", "en"}
+                    assert all(note.text.values())
 
 
 def every_call() -> list[dict[str, Any]]:
@@ -128,41 +131,40 @@ def test_the_ways_to_read_a_file_are_the_librarys_own() -> None:
     }
 
 
+FIELDS: list[tuple[dict[str, Value], str, dict[str, Any]]] = [
+    ({"n_ctx": 4096}, CONTEXT, {"n_ctx": 4096}),
+    ({"n_batch": 32}, CONTEXT, {"n_batch": 32, "n_ubatch": 32}),
+    ({"n_batch": 2048}, CONTEXT, {"n_batch": 2048, "n_ubatch": 256}),
+    ({"n_batch": 2, "parallel": 8}, CONTEXT, {"n_batch": 9, "n_seq_max": 8, "kv_unified": True}),
+    ({"threads": 3}, CONTEXT, {"n_threads": 3}),
+    ({"threads_batch": 5}, CONTEXT, {"n_threads_batch": 5}),
+    ({"flash_attn": False}, CONTEXT, {"flash_attn_type": 0}),
+    ({"cache_8bit": True}, CONTEXT, {"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
+    ({"cache_4bit": True, "flash_attn": False}, CONTEXT, {"type_k": 2, "type_v": 2, "flash_attn_type": 1}),
+    ({"cache_4bit": True, "cache_8bit": True}, CONTEXT, {"type_k": 2, "type_v": 2}),
+    ({"no_offload_kqv": True}, CONTEXT, {"offload_kqv": False}),
+    ({"rope_freq_base": 11158839.92}, CONTEXT, {"rope_freq_base": 11158839.92}),
+    ({"compress_pos_emb": 4.0}, CONTEXT, {"rope_freq_scale": 0.25}),
+    ({"n_gpu_layers": 20}, MODEL, {"n_gpu_layers": 20}),
+    ({"n_gpu_layers": -1}, MODEL, {"n_gpu_layers": -1}),
+    ({"n_gpu_layers": 256}, MODEL, {"n_gpu_layers": -1}),
+    ({"n_gpu_layers": 20, "cpu": True}, MODEL, {"n_gpu_layers": 0, "devices": []}),
+    ({"tensor_split": "30,70"}, MODEL, {"tensor_split": [30.0, 70.0]}),
+    ({"row_split": True}, MODEL, {"split_mode": 2}),
+    ({"no_mmap": True}, MODEL, {"load_mode": 0}),
+    ({"mlock": True}, MODEL, {"load_mode": 3}),
+    ({"mlock": True, "no_mmap": True}, MODEL, {"load_mode": 2}),
+    ({"numa": True}, "llama_numa_init", {"numa": 1}),
+    ({}, MODEL, {"path_model": "/models/model.gguf", "n_gpu_layers": 0, "load_mode": 1, "split_mode": 1}),
+]
+
+
 @pytest.mark.works("gpu", loader="llama.cpp")
-@pytest.mark.parametrize(
-    ("options", "call", "expected"),
-    [
-        ({"n_ctx": 4096}, CONTEXT, {"n_ctx": 4096}),
-        ({"n_batch": 32}, CONTEXT, {"n_batch": 32, "n_ubatch": 32}),
-        ({"n_batch": 2048}, CONTEXT, {"n_batch": 2048, "n_ubatch": 256}),
-        ({"n_batch": 2, "parallel": 8}, CONTEXT, {"n_batch": 9, "n_seq_max": 8, "kv_unified": True}),
-        ({"threads": 3}, CONTEXT, {"n_threads": 3}),
-        ({"threads_batch": 5}, CONTEXT, {"n_threads_batch": 5}),
-        ({"flash_attn": False}, CONTEXT, {"flash_attn_type": 0}),
-        ({"cache_8bit": True}, CONTEXT, {"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
-        ({"cache_4bit": True, "flash_attn": False}, CONTEXT, {"type_k": 2, "type_v": 2, "flash_attn_type": 1}),
-        ({"cache_4bit": True, "cache_8bit": True}, CONTEXT, {"type_k": 2, "type_v": 2}),
-        ({"no_offload_kqv": True}, CONTEXT, {"offload_kqv": False}),
-        ({"rope_freq_base": 11158839.92}, CONTEXT, {"rope_freq_base": 11158839.92}),
-        ({"compress_pos_emb": 4.0}, CONTEXT, {"rope_freq_scale": 0.25}),
-        ({"n_gpu_layers": 20}, MODEL, {"n_gpu_layers": 20}),
-        ({"n_gpu_layers": -1}, MODEL, {"n_gpu_layers": -1}),
-        ({"n_gpu_layers": 256}, MODEL, {"n_gpu_layers": -1}),
-        ({"n_gpu_layers": 20, "cpu": True}, MODEL, {"n_gpu_layers": 0, "devices": []}),
-        ({"tensor_split": "30,70"}, MODEL, {"tensor_split": [30.0, 70.0]}),
-        ({"row_split": True}, MODEL, {"split_mode": 2}),
-        ({"no_mmap": True}, MODEL, {"load_mode": 0}),
-        ({"mlock": True}, MODEL, {"load_mode": 3}),
-        ({"mlock": True, "no_mmap": True}, MODEL, {"load_mode": 2}),
-        ({"numa": True}, "llama_numa_init", {"numa": 1}),
-        ({}, MODEL, {"path_model": "/models/model.gguf", "n_gpu_layers": 0, "load_mode": 1, "split_mode": 1}),
-    ],
-)
-def test_an_option_becomes_the_field_that_means_the_same(
-    options: dict[str, Value], call: str, expected: dict[str, Any]
-) -> None:
-    made = calls(GPU_BUILD, **options)[call]
-    assert {name: made[name] for name in expected} == expected
+def test_an_option_sets_the_field_of_the_same_meaning(subtests: pytest.Subtests) -> None:
+    for options, call, expected in FIELDS:
+        with subtests.test(options=options, call=call):
+            made = calls(GPU_BUILD, **options)[call]
+            assert {name: made[name] for name in expected} == expected
 
 
 def test_automatic_threads_are_the_machines_cores() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,18 @@ def noted(path: Path = PATH, build: Build = CPU_BUILD, **options: Value) -> dict
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, build)}
 
 
-@pytest.mark.parametrize("files", [False, True], ids=["own tokenizer", "tokenizer files"])
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
-    key: str, build: Build, files: bool, tmp_path: Path
-) -> None:
-    path = (with_tokenizer(tmp_path) if files else tmp_path) / "model.gguf"
-    options = {key: changed(OPTIONS[key])}
-    assert calls(path, build, **options) != calls(path, build) or key in noted(path, build, **options)
+def test_every_option_changes_the_calls_or_has_a_note(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    complete = with_tokenizer(tmp_path / "complete")
+    paths = {"own tokenizer": bare / "model.gguf", "tokenizer files": complete / "model.gguf"}
+    builds = zip(("cpu", "gpu", "amx"), BUILDS, strict=True)
+    for (tokenizer, path), (name, build) in product(paths.items(), builds):
+        unchanged = calls(path, build)
+        for key in KEYS:
+            with subtests.test(tokenizer=tokenizer, build=name, option=key):
+                options = {key: changed(OPTIONS[key])}
+                assert calls(path, build, **options) != unchanged or key in noted(path, build, **options)
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
@@ -51,12 +55,13 @@ def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
     assert not noted(build=build)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_note_is_about_an_option_of_this_loader_in_both_languages(key: str) -> None:
-    for build in BUILDS:
-        for note in notes(PATH, DEFAULTS | {key: changed(OPTIONS[key])}, build):
-            assert note.option in KEYS
-            assert set(note.text) == {"zh", "en"}
+def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: pytest.Subtests) -> None:
+    for key in KEYS:
+        with subtests.test(option=key):
+            for build in BUILDS:
+                for note in notes(PATH, DEFAULTS | {key: changed(OPTIONS[key])}, build):
+                    assert note.option in KEYS
+                    assert set(note.text) == {"zh", "en"}
 
 
 @pytest.mark.works("gpu", loader="llamacpp_HF")

@@ -146,10 +146,13 @@ def left() -> dict[str, dict[int, float]]:
     return dict(zip(DEFINED, shares, strict=True))
 
 
-@pytest.mark.parametrize("name", DEFINED)
-def test_what_is_left_is_what_the_definition_says(left: dict[str, dict[int, float]], name: str) -> None:
-    _, expected = DEFINED[name]
-    assert left[name] == pytest.approx(expected, abs=1e-4)
+def test_the_candidates_that_are_left_follow_the_definition(
+    left: dict[str, dict[int, float]], subtests: pytest.Subtests
+) -> None:
+    for name in DEFINED:
+        with subtests.test(name):
+            _, expected = DEFINED[name]
+            assert left[name] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("params", [{}, {"top_p": 0.75}, {"top_k": 3}, {"repetition_penalty": 1.0, "min_p": 0.3}])

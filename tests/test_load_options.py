@@ -1,4 +1,4 @@
-"""The table of load options: against the description it comes from, and each option against itself."""
+"""The table of load options: it agrees with the description it comes from, and every option with itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from modules.errors import OptionError
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS, Loader
-from modules.options import FlagParser, Option
+from modules.options import FlagParser
 
 LLAMACPP = """n_gpu_layers n_ctx tensor_split n_batch threads threads_batch tensorcores streaming_llm cpu no_mul_mat_q
     no_mmap mlock numa"""
@@ -47,7 +47,6 @@ FLAGS_OF_THE_ORIGINAL = """cpu-memory gpu-memory load-in-8bit bf16 cpu disk auto
     cache_4bit autosplit triton no_inject_fused_mlp no_use_cuda_fp16 wbits groupsize desc_act
     no_inject_fused_attention use_eager_attention no_xformers no_sdpa"""
 
-every_option = pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.key)
 every_loader = pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda loader: loader.name)
 
 
@@ -92,49 +91,57 @@ def test_flags_are_unique_even_with_dashes_and_underscores_alike() -> None:
     assert len(set(folded)) == len(folded)
 
 
-@every_option
-def test_a_key_is_its_flag_with_underscores_so_that_old_settings_files_are_understood(option: Option) -> None:
-    assert option.key == option.flag.replace("-", "_")
+def test_a_key_is_its_flag_with_underscores_as_in_old_settings_files(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert option.key == option.flag.replace("-", "_")
 
 
-@every_option
-def test_labels_and_help_are_there_in_both_languages(option: Option) -> None:
-    assert set(option.label) == set(option.help) == {"en", "zh"}
-    assert all(option.label.values())
-    assert option.help["en"] != option.help["zh"]
-    assert re.search("[\u4e00-\u9fff]", option.help["zh"])
-    assert not re.search("[\u3000-\u9fff\uff00-\uffef]", option.help["en"] + option.label["en"])
+def test_every_option_has_a_label_and_help_in_both_languages(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert set(option.label) == set(option.help) == {"en", "zh"}
+            assert all(option.label.values())
+            assert option.help["en"] != option.help["zh"]
+            assert re.search("[\u4e00-\u9fff]", option.help["zh"])
+            assert not re.search("[\u3000-\u9fff\uff00-\uffef]", option.help["en"] + option.label["en"])
 
 
-@every_option
-def test_the_help_fits_under_a_widget(option: Option) -> None:
-    assert 20 <= len(option.help["en"]) <= 112
-    assert 10 <= len(option.help["zh"]) <= 60
+def test_the_help_fits_under_a_widget(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert 20 <= len(option.help["en"]) <= 112
+            assert 10 <= len(option.help["zh"]) <= 60
 
 
-@every_option
-def test_a_default_parses_to_itself_as_value_and_as_text(option: Option) -> None:
-    for raw in (option.default, str(option.default)):
-        value = option.parse(raw)
-        assert value == option.default
-        assert type(value) is type(option.default)
+def test_a_default_parses_to_itself_as_value_and_as_text(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            for raw in (option.default, str(option.default)):
+                value = option.parse(raw)
+                assert value == option.default
+                assert type(value) is type(option.default)
 
 
-@every_option
-def test_both_ends_of_every_range_are_acceptable(option: Option) -> None:
-    for end in (option.minimum, option.maximum):
-        assert end is None or option.parse(end) == end
+def test_both_ends_of_every_range_are_valid(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            for end in (option.minimum, option.maximum):
+                assert end is None or option.parse(end) == end
 
 
-@every_option
-def test_a_text_with_a_pattern_shows_an_example_that_fits(option: Option) -> None:
-    if option.pattern:
-        assert option.parse(option.example) == option.example
+def test_the_example_of_a_text_option_matches_its_pattern(subtests: pytest.Subtests) -> None:
+    with_pattern = [option for option in OPTIONS.values() if option.pattern]
+    assert with_pattern
+    for option in with_pattern:
+        with subtests.test(option.key):
+            assert option.parse(option.example) == option.example
 
 
-@every_option
-def test_every_option_has_one_of_the_four_groups(option: Option) -> None:
-    assert option.group in {"common", "memory", "context", "advanced"}
+def test_every_option_has_one_of_the_four_groups(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert option.group in {"common", "memory", "context", "advanced"}
 
 
 @every_loader
@@ -144,16 +151,17 @@ def test_few_options_are_common_and_they_come_first(loader: Loader) -> None:
     assert set(groups[: groups.count("common")]) == {"common"}
 
 
-@pytest.mark.parametrize("raw", ["10", "9.5GiB", "8000MiB", "10 8", "10GiB,8gib", "9.5GiB, 8000MiB", 10, "0"])
-def test_sizes_for_each_gpu_are_taken_in_the_usual_spellings(raw: object) -> None:
-    assert OPTIONS["gpu_memory"].parse(raw) == str(raw)
+def test_the_size_for_every_gpu_may_be_spelled_in_the_usual_forms(subtests: pytest.Subtests) -> None:
+    for raw in ("10", "9.5GiB", "8000MiB", "10 8", "10GiB,8gib", "9.5GiB, 8000MiB", 10, "0"):
+        with subtests.test(raw=raw):
+            assert OPTIONS["gpu_memory"].parse(raw) == str(raw)
 
 
-@pytest.mark.parametrize("raw", ["much", "-1", "10 GiB", "10G", "10TB", "10,,8", "1.GiB", "10;8"])
-def test_what_is_no_size_is_refused(raw: str) -> None:
-    for key in ("gpu_memory", "cpu_memory"):
-        with pytest.raises(OptionError):
-            OPTIONS[key].parse(raw)
+def test_an_invalid_size_is_refused(subtests: pytest.Subtests) -> None:
+    for raw in ("much", "-1", "10 GiB", "10G", "10TB", "10,,8", "1.GiB", "10;8"):
+        for key in ("gpu_memory", "cpu_memory"):
+            with subtests.test(option=key, raw=raw), pytest.raises(OptionError):
+                OPTIONS[key].parse(raw)
 
 
 def test_main_memory_is_one_size() -> None:

@@ -30,26 +30,27 @@ def test_the_menu_stands_in_the_order_of_the_seed() -> None:
     assert " ".join(LOADERS) == menu
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("llama.cpp", "llama.cpp"),
-        ("llamacpp", "llama.cpp"),
-        ("LLAMA-CPP", "llama.cpp"),
-        ("llama_cpp_hf", "llamacpp_HF"),
-        ("llama.cpp-hf", "llamacpp_HF"),
-        ("transformers", "Transformers"),
-        ("HuggingFace", "Transformers"),
-        ("hf", "Transformers"),
-        ("auto-gptq", "AutoGPTQ"),
-        ("awq", "AutoAWQ"),
-        ("exllama2", "ExLlamav2"),
-        ("exllamav2-hf", "ExLlamav2_HF"),
-        ("exllama2_hf", "ExLlamav2_HF"),
-    ],
-)
-def test_a_loader_answers_to_every_name_the_original_took(name: str, meant: str) -> None:
-    assert find_loader(name).name == meant
+NAMES = [
+    ("llama.cpp", "llama.cpp"),
+    ("llamacpp", "llama.cpp"),
+    ("LLAMA-CPP", "llama.cpp"),
+    ("llama_cpp_hf", "llamacpp_HF"),
+    ("llama.cpp-hf", "llamacpp_HF"),
+    ("transformers", "Transformers"),
+    ("HuggingFace", "Transformers"),
+    ("hf", "Transformers"),
+    ("auto-gptq", "AutoGPTQ"),
+    ("awq", "AutoAWQ"),
+    ("exllama2", "ExLlamav2"),
+    ("exllamav2-hf", "ExLlamav2_HF"),
+    ("exllama2_hf", "ExLlamav2_HF"),
+]
+
+
+def test_a_loader_is_found_by_every_name_the_original_accepted(subtests: pytest.Subtests) -> None:
+    for name, meant in NAMES:
+        with subtests.test(name=name):
+            assert find_loader(name).name == meant
 
 
 @pytest.mark.parametrize(("name", "guess"), [("lama.cpp", "llama.cpp"), ("autoawk", "AutoAWQ"), ("zzz", ""), ("", "")])
@@ -65,20 +66,21 @@ def test_no_name_means_two_loaders() -> None:
             assert find_loader(name) is loader
 
 
-@pytest.mark.parametrize(
-    ("model_format", "names"),
-    [
-        ("gguf", ["llama.cpp", "llamacpp_HF"]),
-        ("safetensors", ["Transformers"]),
-        ("pytorch", ["Transformers"]),
-        ("gptq", ["ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"]),
-        ("awq", ["AutoAWQ", "Transformers"]),
-        ("exl2", ["ExLlamav2_HF", "ExLlamav2"]),
-        ("ggml", []),
-    ],
-)
-def test_each_format_has_its_loaders_best_first(model_format: str, names: list[str]) -> None:
-    assert [loader.name for loader in candidates(model_format)] == names
+BY_FORMAT: list[tuple[str, list[str]]] = [
+    ("gguf", ["llama.cpp", "llamacpp_HF"]),
+    ("safetensors", ["Transformers"]),
+    ("pytorch", ["Transformers"]),
+    ("gptq", ["ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"]),
+    ("awq", ["AutoAWQ", "Transformers"]),
+    ("exl2", ["ExLlamav2_HF", "ExLlamav2"]),
+    ("ggml", []),
+]
+
+
+def test_the_loaders_of_a_format_are_listed_best_first(subtests: pytest.Subtests) -> None:
+    for model_format, names in BY_FORMAT:
+        with subtests.test(model_format):
+            assert [loader.name for loader in candidates(model_format)] == names
 
 
 @pytest.mark.parametrize(

@@ -53,20 +53,21 @@ def test_every_kind_of_name_was_put_to_the_test() -> None:
     assert {architecture(kind) for kind in KINDS} == set(ARCHITECTURES) - {"mistral3", "smollm3"}
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_the_names_are_those_of_ggufs_own_map(arch: str) -> None:
+def test_the_names_agree_with_the_gguf_package(subtests: pytest.Subtests) -> None:
     """Which the program does without: it is part of a package for making models."""
-    number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
-    theirs = get_tensor_name_map(number, 4)
-    for layer in ARCHITECTURES[arch]:
-        for part in ("self_attn", "mlp"):
-            module = f"model.layers.2.{part}.{layer}"
-            expected = theirs.get_name(f"{module}.weight", try_suffixes=(".weight",))
-            if expected is not None:
-                assert gguf_name(arch, module) == expected
-                break
-        else:
-            raise AssertionError(f"gguf does not know {layer} of {arch}")
+    for arch in ARCHITECTURES:
+        with subtests.test(arch=arch):
+            number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
+            theirs = get_tensor_name_map(number, 4)
+            for layer in ARCHITECTURES[arch]:
+                for part in ("self_attn", "mlp"):
+                    module = f"model.layers.2.{part}.{layer}"
+                    expected = theirs.get_name(f"{module}.weight", try_suffixes=(".weight",))
+                    if expected is not None:
+                        assert gguf_name(arch, module) == expected
+                        break
+                else:
+                    raise AssertionError(f"gguf does not know {layer} of {arch}")
 
 
 @pytest.mark.parametrize(

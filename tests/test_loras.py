@@ -131,47 +131,50 @@ def loose(folder: Path) -> None:
     put(folder / "adapter_config.json", CONFIG)
 
 
-@pytest.mark.parametrize(
-    ("make", "state", "words"),
-    [
-        (without_config, "incomplete", "a: adapter_config.json is missing."),
-        (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
-        (pickled, "unsupported", "adapter_model.bin: this is a pickle"),
-        (cut, "incomplete", "adapter_model.safetensors: the file is truncated"),
-        (no_json, "damaged", "adapter_config.json: its JSON is wrong or breaks off at line 1"),
-        (lone_half, "damaged", "self_attn.v_proj' has no B."),
-        (loose, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
-        (lambda top: peft(top / "a", {"w": (2, 2)}), "damaged", "there is no LoRA in it"),
-        (lambda top: peft(top / "a", peft_type="IA3"), "unsupported", "an adapter of the kind 'IA3'; only LORA"),
-        (lambda top: peft(top / "a", peft_type=None), "unsupported", "does not say what kind of adapter"),
-        (lambda top: peft(top / "a", r="many"), "unsupported", "r = 'many' or lora_alpha = 8 is no number"),
-        (lambda top: peft(top / "a", r=16), "damaged", "says rank 16, but the tensor"),
-        (
-            lambda top: peft(top / "a", SHAPES | {LAYER + "q_proj.lora_B.weight": (64, 2)}),
-            "damaged",
-            "rank 4 in A, 2 in B",
-        ),
-        (lambda top: adapter(top / "a.gguf", general_type="model"), "unsupported", "this is a model, not a LoRA."),
-        (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
-        (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "no LoRA but of the kind 'other'"),
-        (lambda top: adapter(top / "a.gguf", (Tensor("x.lora_a", (4, 4)),)), "damaged", "'x' has no B."),
-        (lambda top: alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
-        (lambda top: alpha(top / "a.gguf", As(F64, 8.0)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
-        (lambda top: adapter(top / "a.gguf", pair(kind=24)), "unsupported", "lora_a' is of type I8, with which"),
-        (lambda top: adapter(top / "a.gguf", pair(kind=9)), "unsupported", "is of type Q8_1, with which"),
-        (lambda top: adapter(top / "a.gguf", pair(kind=99)), "unsupported", "is of type type 99, with which"),
-        (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "impossible dimensions [32, 32, 2, 1, 3]"),
-        (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "impossible dimensions [32, 32, 1, 3]"),
-        (lambda top: adapter(top / "a.gguf", UNEQUAL), "damaged", "impossible dimensions [4, 64, 3]"),
-        (lambda top: activated(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
-        (lambda top: put(top / "a.gguf", b"<html>"), "damaged", "this is not a GGUF file but a web page"),
-    ],
-)
-def test_what_is_wrong_is_named(tmp_path: Path, make: Callable[[Path], object], state: str, words: str) -> None:
-    make(tmp_path)
-    record = only(tmp_path)
-    assert words in trouble(record)
-    assert record.state == state
+FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
+    (without_config, "incomplete", "a: adapter_config.json is missing."),
+    (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
+    (pickled, "unsupported", "adapter_model.bin: this is a pickle"),
+    (cut, "incomplete", "adapter_model.safetensors: the file is truncated"),
+    (no_json, "damaged", "adapter_config.json: its JSON is wrong or breaks off at line 1"),
+    (lone_half, "damaged", "self_attn.v_proj' has no B."),
+    (loose, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
+    (lambda top: peft(top / "a", {"w": (2, 2)}), "damaged", "there is no LoRA in it"),
+    (lambda top: peft(top / "a", peft_type="IA3"), "unsupported", "an adapter of the kind 'IA3'; only LORA"),
+    (lambda top: peft(top / "a", peft_type=None), "unsupported", "does not say what kind of adapter"),
+    (lambda top: peft(top / "a", r="many"), "unsupported", "r = 'many' or lora_alpha = 8 is no number"),
+    (lambda top: peft(top / "a", r=16), "damaged", "says rank 16, but the tensor"),
+    (
+        lambda top: peft(top / "a", SHAPES | {LAYER + "q_proj.lora_B.weight": (64, 2)}),
+        "damaged",
+        "rank 4 in A, 2 in B",
+    ),
+    (lambda top: adapter(top / "a.gguf", general_type="model"), "unsupported", "this is a model, not a LoRA."),
+    (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
+    (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "no LoRA but of the kind 'other'"),
+    (lambda top: adapter(top / "a.gguf", (Tensor("x.lora_a", (4, 4)),)), "damaged", "'x' has no B."),
+    (lambda top: alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (lambda top: alpha(top / "a.gguf", As(F64, 8.0)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=24)), "unsupported", "lora_a' is of type I8, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=9)), "unsupported", "is of type Q8_1, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=99)), "unsupported", "is of type type 99, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "impossible dimensions [32, 32, 2, 1, 3]"),
+    (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "impossible dimensions [32, 32, 1, 3]"),
+    (lambda top: adapter(top / "a.gguf", UNEQUAL), "damaged", "impossible dimensions [4, 64, 3]"),
+    (lambda top: activated(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
+    (lambda top: put(top / "a.gguf", b"<html>"), "damaged", "this is not a GGUF file but a web page"),
+]
+
+
+def test_a_faulty_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (make, state, words) in enumerate(FAULTY):
+        with subtests.test(state=state, words=words):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            make(folder)
+            record = only(folder)
+            assert words in trouble(record)
+            assert record.state == state
 
 
 def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> None:

@@ -36,19 +36,20 @@ def test_an_endpoint_is_written_in_one_way(text: str, plain: str) -> None:
     assert endpoint(text) == plain
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "https://", "ftp://mirror.example", "file:///etc", "https://mirror.example?x=1", "https://a b.example"),
-        *("https://me:secret@mirror.example", "https://mirror.example#x", "https://mirror.example/a/../b"),
-        *("https://mirror.example:99999", "https://mirror.example:0", "https://-x.example", "https://[::1", "a\nb"),
-        *("https://mirror.example/%2e", "javascript:alert(1)", "https://mirror.example//x"),
-    ],
-)
-def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    with pytest.raises(BadEndpoint) as caught:
-        endpoint(text)
-    assert "secret" not in caught.value.say("en") + caught.value.say("zh")
+INVALID = [
+    *("", "https://", "ftp://mirror.example", "file:///etc", "https://mirror.example?x=1", "https://a b.example"),
+    *("https://me:secret@mirror.example", "https://mirror.example#x", "https://mirror.example/a/../b"),
+    *("https://mirror.example:99999", "https://mirror.example:0", "https://-x.example", "https://[::1", "a\nb"),
+    *("https://mirror.example/%2e", "javascript:alert(1)", "https://mirror.example//x"),
+]
+
+
+def test_an_invalid_endpoint_is_refused(subtests: pytest.Subtests) -> None:
+    for text in INVALID:
+        with subtests.test(text=text):
+            with pytest.raises(BadEndpoint) as caught:
+                endpoint(text)
+            assert "secret" not in caught.value.say("en") + caught.value.say("zh")
 
 
 def test_a_bad_wish_is_told_wherever_it_comes_from() -> None:
@@ -79,9 +80,10 @@ INSIDE = [
 ]
 
 
-@pytest.mark.parametrize("name", INSIDE)
-def test_an_address_of_this_machine_or_network_is_inside(name: str) -> None:
-    assert is_inside(name)
+def test_an_address_of_this_machine_or_network_is_inside(subtests: pytest.Subtests) -> None:
+    for name in INSIDE:
+        with subtests.test(name=name):
+            assert is_inside(name)
 
 
 @pytest.mark.parametrize("name", ["8.8.8.8", "2606:4700::1", "198.18.0.7", "172.32.0.1", "::ffff:8.8.8.8"])
@@ -94,28 +96,29 @@ def test_a_name_is_known_by_its_address_only_if_it_may_be_asked() -> None:
     assert not is_inside("no-such-host.invalid", ask=False)
 
 
-@pytest.mark.parametrize(
-    ("hosts", "url", "goes"),
-    [
-        (["huggingface.co"], HF, True),
-        (["huggingface.co"], "https://huggingface.co:443/x", True),
-        (["huggingface.co"], "http://huggingface.co/x", False),
-        (["huggingface.co"], "https://huggingface.co:444/x", False),
-        (["huggingface.co"], "https://cdn.huggingface.co/x", False),
-        (["huggingface.co"], "https://huggingface.co.evil.example/x", False),
-        (["huggingface.co"], "https://huggingface.co@evil.example/x", False),
-        (["huggingface.co"], "https://hf-mirror.com/x", False),
-        (["hf-mirror.com"], "https://hf-mirror.com/x", True),
-        ([], HF, False),
-        (["127.0.0.1:8000"], "http://127.0.0.1:8000/x", True),
-        (["localhost:8000"], "http://localhost:8000/x", True),
-        (["127.0.0.1:8000"], "http://127.0.0.1:8001/x", False),
-        (["192.168.0.2:80", "192.168.0.2"], "http://192.168.0.2/x", False),
-        (["evil.localhost"], "http://evil.localhost/x", False),
-    ],
-)
-def test_the_token_goes_to_ticked_hosts_alone(hosts: list[str], url: str, goes: bool) -> None:
-    assert Token("hf_secret", frozenset(hosts)).goes_to(url) is goes
+TOKEN_TARGETS: list[tuple[list[str], str, bool]] = [
+    (["huggingface.co"], HF, True),
+    (["huggingface.co"], "https://huggingface.co:443/x", True),
+    (["huggingface.co"], "http://huggingface.co/x", False),
+    (["huggingface.co"], "https://huggingface.co:444/x", False),
+    (["huggingface.co"], "https://cdn.huggingface.co/x", False),
+    (["huggingface.co"], "https://huggingface.co.evil.example/x", False),
+    (["huggingface.co"], "https://huggingface.co@evil.example/x", False),
+    (["huggingface.co"], "https://hf-mirror.com/x", False),
+    (["hf-mirror.com"], "https://hf-mirror.com/x", True),
+    ([], HF, False),
+    (["127.0.0.1:8000"], "http://127.0.0.1:8000/x", True),
+    (["localhost:8000"], "http://localhost:8000/x", True),
+    (["127.0.0.1:8000"], "http://127.0.0.1:8001/x", False),
+    (["192.168.0.2:80", "192.168.0.2"], "http://192.168.0.2/x", False),
+    (["evil.localhost"], "http://evil.localhost/x", False),
+]
+
+
+def test_the_token_is_sent_to_selected_hosts_only(subtests: pytest.Subtests) -> None:
+    for hosts, url, goes in TOKEN_TARGETS:
+        with subtests.test(hosts=hosts, url=url):
+            assert Token("hf_secret", frozenset(hosts)).goes_to(url) is goes
 
 
 def test_along_a_redirect_it_goes_to_hugging_face_alone() -> None:

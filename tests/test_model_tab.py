@@ -103,10 +103,11 @@ def is_unchanged(updates: dict[Any, Any]) -> bool:
     return bool(updates) and all(update == gr.skip() for update in updates.values())
 
 
-@pytest.mark.parametrize("model", STRANGE, ids=repr)
-def test_nothing_is_saved_for_what_is_no_model(tab: Any, model: object) -> None:
-    assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
-    assert not tab.app.remembered.path.exists()
+def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
+            assert not tab.app.remembered.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -147,32 +148,48 @@ def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
     assert tab.adjust(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
 
 
-@pytest.mark.parametrize("value", [[], {}, "many", -1, 1e99, True, "4096; rm"])
-def test_only_what_an_option_takes_is_set_at_its_field(tab: Any, value: object) -> None:
-    assert is_unchanged(tab.adjust(NAME, event({"key": "n_ctx", "value": value})))
-    assert tab.adjust(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
+INVALID_VALUES: list[object] = [[], {}, "many", -1, 1e99, True, "4096; rm"]
 
 
-@pytest.mark.parametrize("model", STRANGE, ids=repr)
-def test_nothing_is_set_back_for_what_is_no_model(tab: Any, model: object) -> None:
-    assert is_unchanged(tab.adjust(model, event({"key": "n_ctx"})))
-    shown = tab.show_defaults({tab.model: model})
-    assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
+def test_a_field_is_set_to_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
+    for value in INVALID_VALUES:
+        with subtests.test(value=value):
+            assert is_unchanged(tab.adjust(NAME, event({"key": "n_ctx", "value": value})))
+            assert tab.adjust(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
 
 
-@pytest.mark.parametrize(
-    "change", [None, 5, [], {"no such option": 1}, {"n_ctx": "many"}, {"n_ctx": -1}, {"cache_4bit": {}}]
-)
-def test_only_values_that_options_take_are_remedies(tab: Any, change: object) -> None:
-    assert is_unchanged(tab.relieve(event({"change": change})))
-    assert tab.relieve(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
+def test_nothing_is_reset_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            assert is_unchanged(tab.adjust(model, event({"key": "n_ctx"})))
+            shown = tab.show_defaults({tab.model: model})
+            assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
 
 
-@pytest.mark.parametrize("model", STRANGE, ids=repr)
-def test_autoload_loads_nothing_that_is_no_model(tab: Any, model: object) -> None:
-    updates = last(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
-    assert tab.app.models.status.state == "empty"
-    assert tab.status in updates
+INVALID_CHANGES: list[object] = [
+    None,
+    5,
+    [],
+    {"no such option": 1},
+    {"n_ctx": "many"},
+    {"n_ctx": -1},
+    {"cache_4bit": {}},
+]
+
+
+def test_a_remedy_sets_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
+    for change in INVALID_CHANGES:
+        with subtests.test(change=change):
+            assert is_unchanged(tab.relieve(event({"change": change})))
+            assert tab.relieve(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
+
+
+def test_autoload_loads_no_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            updates = last(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
+            assert tab.app.models.status.state == "empty"
+            assert tab.status in updates
 
 
 def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
@@ -202,10 +219,11 @@ def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> No
     assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
 
 
-@pytest.mark.parametrize("name", STRANGE, ids=repr)
-def test_what_is_no_model_is_not_chosen_after_listing_again_but_one_that_is_there(tab: Any, name: object) -> None:
-    updates = tab.list_again(name)
-    assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
+def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtests: pytest.Subtests) -> None:
+    for name in STRANGE:
+        with subtests.test(name=name):
+            updates = tab.list_again(name)
+            assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
 
 
 def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(

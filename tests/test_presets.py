@@ -86,18 +86,19 @@ def test_saving_again_keeps_comments_and_keys_that_mean_nothing_here(presets: Pr
     assert path.read_text(encoding="utf-8") == "# my own\ntop_k: 7  # few\npenalty_alpha: 0.6\ntypical_p: 0.5\n"
 
 
-@pytest.mark.parametrize("key", sorted(NEUTRAL))
-def test_every_parameter_comes_back_as_it_was_saved(presets: Presets, key: str) -> None:
-    option = PARAMETERS[key]
-    value = option.minimum if option.minimum not in (None, NEUTRAL[key]) else option.maximum
-    if isinstance(option.default, bool):
-        value = not option.default
-    elif option.choices:
-        value = option.choices[-1]
-    elif isinstance(option.default, str):
-        value = option.example
-    presets.save("mine", {key: value})  # type: ignore[dict-item]
-    assert presets.read("mine").values == {**NEUTRAL, key: value}
+def test_every_parameter_is_read_back_as_it_was_saved(presets: Presets, subtests: pytest.Subtests) -> None:
+    for key in sorted(NEUTRAL):
+        with subtests.test(parameter=key):
+            option = PARAMETERS[key]
+            value = option.minimum if option.minimum not in (None, NEUTRAL[key]) else option.maximum
+            if isinstance(option.default, bool):
+                value = not option.default
+            elif option.choices:
+                value = option.choices[-1]
+            elif isinstance(option.default, str):
+                value = option.example
+            presets.save("mine", {key: value})  # type: ignore[dict-item]
+            assert presets.read("mine").values == {**NEUTRAL, key: value}
 
 
 def test_a_preset_of_nothing_but_neutral_is_one(presets: Presets) -> None:
@@ -140,16 +141,19 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_a_name_that_no_file_here_may_have_is_refused(presets: Presets, name: str, tmp_path: Path) -> None:
+def test_a_name_that_is_not_allowed_for_a_file_is_refused(
+    presets: Presets, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     presets.folder.mkdir()
     (tmp_path / "x.yaml").write_text("top_k: 5\n")
-    with pytest.raises(OptionError):
-        presets.save(name, {"top_k": 7})
-    for act in (presets.read, presets.delete):
-        with pytest.raises(PresetNotFound):
-            act(name)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
+    for name in ODD:
+        with subtests.test(name=name):
+            with pytest.raises(OptionError):
+                presets.save(name, {"top_k": 7})
+            for act in (presets.read, presets.delete):
+                with pytest.raises(PresetNotFound):
+                    act(name)
+            assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
 
 
 @pytest.mark.parametrize("name", ["min_p", "我的 预设 (2)", "v1.5", "a+b [c]", "naïve-1", "你" * 66])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,10 @@ def told(shapes: Shapes) -> Packing:
     return packing(shapes, lambda name: shapes.get(name, ()))
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("order", [True, False])
-@pytest.mark.parametrize(("group", "said"), [(32, 32), (128, 128), (256, -1)])
-def test_gptq_tensors_tell_bits_and_group(bits: int, order: bool, group: int, said: int) -> None:
-    assert told(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, said)
+def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtests) -> None:
+    for bits, order, (group, found) in product((2, 3, 4, 8), (True, False), ((32, 32), (128, 128), (256, -1))):
+        with subtests.test(bits=bits, order=order, group=group):
+            assert told(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
 
 
 def test_a_last_group_that_is_short_does_not_hide_the_size() -> None:
@@ -65,43 +65,45 @@ def test_what_most_layers_are_decides() -> None:
     assert told(layers) == Packing("gptq", 4, 32)
 
 
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        {"m.qweight": (0, 0), "m.scales": (0, 0)},
-        {"m.qweight": (), "m.scales": (1,)},
-        {"m.qweight": (7, 5), "m.scales": (3, 11), "m.qzeros": ()},
-        {"m.qweight": (7, 11), "m.scales": (3, 11)},
-        {"m.qweight": (7, 11), "m.scales": (3, 11), "m.g_idx": (0,)},
-        {"m.qweight": ((1 << 63) - 1, 1), "m.scales": (1, (1 << 63) - 1), "m.g_idx": (1,)},
-        {"m.q_weight": (1, 1)},
-        {"m.weight": (4, 4)},
-    ],
-)
-def test_shapes_that_fit_nothing_tell_no_numbers(shapes: Shapes) -> None:
-    assert (told(shapes).bits, told(shapes).group) == (0, 0)
+CONTRADICTORY: list[Shapes] = [
+    {"m.qweight": (0, 0), "m.scales": (0, 0)},
+    {"m.qweight": (), "m.scales": (1,)},
+    {"m.qweight": (7, 5), "m.scales": (3, 11), "m.qzeros": ()},
+    {"m.qweight": (7, 11), "m.scales": (3, 11)},
+    {"m.qweight": (7, 11), "m.scales": (3, 11), "m.g_idx": (0,)},
+    {"m.qweight": ((1 << 63) - 1, 1), "m.scales": (1, (1 << 63) - 1), "m.g_idx": (1,)},
+    {"m.q_weight": (1, 1)},
+    {"m.weight": (4, 4)},
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("llama-7b-4bit-128g", Packing("gptq", 4, 128)),
-        ("llama-13b-4bit", Packing("gptq", 4)),
-        ("gptq_model-3bit-32g.bin", Packing("gptq", 3, 32)),
-        ("vicuna-4bit--1g.pt", Packing("gptq", 4, -1)),
-        ("TheBloke_Llama-2-7B-GPTQ", Packing("gptq")),
-        ("Llama-2-7B-AWQ", Packing("awq")),
-        ("Mistral-7B-4.25bpw-exl2", Packing("exl2", 4.25)),
-        ("exl2_6bpw", Packing("exl2", 6)),
-        ("llama-7b", PLAIN),
-        ("notgptqatall", PLAIN),
-        ("x-14bit", PLAIN),
-        ("4bits-of-fun", Packing("gptq", 4)),
-        ("模型 [GPTQ] +$", Packing("gptq")),
-    ],
-)
-def test_names_tell_as_much_as_they_say(name: str, said: Packing) -> None:
-    assert named(name) == said
+def test_contradictory_shapes_give_neither_bits_nor_group(subtests: pytest.Subtests) -> None:
+    for shapes in CONTRADICTORY:
+        with subtests.test(shapes=shapes):
+            assert (told(shapes).bits, told(shapes).group) == (0, 0)
+
+
+NAMED = [
+    ("llama-7b-4bit-128g", Packing("gptq", 4, 128)),
+    ("llama-13b-4bit", Packing("gptq", 4)),
+    ("gptq_model-3bit-32g.bin", Packing("gptq", 3, 32)),
+    ("vicuna-4bit--1g.pt", Packing("gptq", 4, -1)),
+    ("TheBloke_Llama-2-7B-GPTQ", Packing("gptq")),
+    ("Llama-2-7B-AWQ", Packing("awq")),
+    ("Mistral-7B-4.25bpw-exl2", Packing("exl2", 4.25)),
+    ("exl2_6bpw", Packing("exl2", 6)),
+    ("llama-7b", PLAIN),
+    ("notgptqatall", PLAIN),
+    ("x-14bit", PLAIN),
+    ("4bits-of-fun", Packing("gptq", 4)),
+    ("模型 [GPTQ] +$", Packing("gptq")),
+]
+
+
+def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) -> None:
+    for name, said in NAMED:
+        with subtests.test(name=name):
+            assert named(name) == said
 
 
 # -- in the catalogue -------------------------------------------------------------------------------------------------

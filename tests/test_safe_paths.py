@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,48 +64,52 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
-def test_a_hostile_name_is_refused_and_shown_so_that_it_can_be_read(name: str, canary: Path) -> None:
-    before = snapshot(canary)
-    with pytest.raises(UnsafeName) as caught:
-        check([file("config.json"), file(name)])
-    assert caught.value.say("en").isprintable() and caught.value.say("zh").isprintable()
-    with pytest.raises(UnsafeName):
-        open_below(canary / "target", name, WRITING)
-    with pytest.raises(UnsafeName):
-        put_below(canary / "x", canary / "target", name)
-    assert snapshot(canary) == before
+def test_a_hostile_name_is_refused_with_a_printable_message(canary: Path, subtests: pytest.Subtests) -> None:
+    for name in HOSTILE:
+        with subtests.test(name=ascii(name)):
+            before = snapshot(canary)
+            with pytest.raises(UnsafeName) as caught:
+                check([file("config.json"), file(name)])
+            assert caught.value.say("en").isprintable() and caught.value.say("zh").isprintable()
+            with pytest.raises(UnsafeName):
+                open_below(canary / "target", name, WRITING)
+            with pytest.raises(UnsafeName):
+                put_below(canary / "x", canary / "target", name)
+            assert snapshot(canary) == before
 
 
 def test_there_are_enough_of_them() -> None:
     assert len(set(HOSTILE)) >= 40
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_plain_name_is_one_on_disk_too(name: str, tmp_path: Path) -> None:
-    check([file(name)])
-    os.close(open_below(tmp_path / "new", name, WRITING))
-    assert (tmp_path / "new" / name).is_file()
+def test_a_plain_name_is_written_to_disk_under_that_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(PLAIN):
+        with subtests.test(name=name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            check([file(name)])
+            os.close(open_below(folder / "new", name, WRITING))
+            assert (folder / "new" / name).is_file()
 
 
-@pytest.mark.parametrize(
-    "paths",
-    [
-        ["a", "A"],
-        ["sub/File", "SUB/file"],
-        ["straße", "STRASSE"],
-        ["caf\u00e9", "cafe\u0301"],
-        ["a", "a"],
-        ["a", "a/b"],
-        ["a/b/c", "A"],
-        ["a/b/c", "a/B"],
-    ],
-    ids=ascii,
-)
-def test_two_files_that_would_be_one_are_refused(paths: Sequence[str]) -> None:
-    check([file(paths[0])])
-    with pytest.raises(UnsafeName):
-        check(map(file, paths))
+COLLIDING = [
+    ["a", "A"],
+    ["sub/File", "SUB/file"],
+    ["straße", "STRASSE"],
+    ["caf\u00e9", "cafe\u0301"],
+    ["a", "a"],
+    ["a", "a/b"],
+    ["a/b/c", "A"],
+    ["a/b/c", "a/B"],
+]
+
+
+def test_two_names_of_the_same_file_are_refused(subtests: pytest.Subtests) -> None:
+    for paths in COLLIDING:
+        with subtests.test(paths=ascii(paths)):
+            check([file(paths[0])])
+            with pytest.raises(UnsafeName):
+                check(map(file, paths))
 
 
 @pytest.mark.parametrize("size", [-1, (4 << 40) + 1, 1.0, "1", True, None])

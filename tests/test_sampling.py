@@ -1,8 +1,9 @@
-"""The table of generation parameters, and how those of one generation are settled."""
+"""The table of generation parameters, and the values that one generation uses."""
 
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 
@@ -35,23 +36,23 @@ def test_what_is_said_takes_its_place_as_the_right_type() -> None:
     assert (settled["stop"], settled["top_logprobs"]) == (["\n", "User:"], 5)
 
 
-@pytest.mark.parametrize(("key", "value"), EXTREMES)
-def test_both_ends_of_every_range_are_accepted_and_nothing_beyond(key: str, value: float) -> None:
-    assert settle({key: value})[key] == value
-    beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
-    with pytest.raises(OptionError) as refused:
-        settle({key: beyond})
-    assert refused.value.option == key
+def test_both_ends_of_every_range_are_valid_and_nothing_beyond_is(subtests: pytest.Subtests) -> None:
+    assert EXTREMES
+    for key, value in EXTREMES:
+        with subtests.test(parameter=key, value=value):
+            assert settle({key: value})[key] == value
+            beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
+            with pytest.raises(OptionError) as refused:
+                settle({key: beyond})
+            assert refused.value.option == key
 
 
-NUMBERS = [key for key, option in PARAMETERS.items() if not isinstance(option.default, (bool, str))]
-
-
-@pytest.mark.parametrize("key", NUMBERS)
-@pytest.mark.parametrize("value", ["warm", None, [], {}, math.nan, math.inf, True])
-def test_what_is_no_number_is_refused(key: str, value: object) -> None:
-    with pytest.raises(OptionError):
-        settle({key: value})
+def test_a_value_that_is_not_a_number_is_refused(subtests: pytest.Subtests) -> None:
+    numbers = [key for key, option in PARAMETERS.items() if not isinstance(option.default, (bool, str))]
+    assert numbers
+    for key, value in product(numbers, ("warm", None, [], {}, math.nan, math.inf, True)):
+        with subtests.test(parameter=key, value=value), pytest.raises(OptionError):
+            settle({key: value})
 
 
 def test_an_unknown_parameter_names_the_nearest() -> None:
@@ -144,10 +145,11 @@ def test_a_bias_that_is_none_is_refused(bias: dict[str, object]) -> None:
     assert refused.value.option == "logit_bias"
 
 
-@pytest.mark.parametrize("key", PARAMETERS)
-def test_every_parameter_is_labelled_and_explained_in_both_languages(key: str) -> None:
-    option = PARAMETERS[key]
-    for words in (option.label, option.help):
-        assert set(words) == {"en", "zh"}
-        assert all(words.values())
-    assert option.parse(option.default) == option.default
+def test_every_parameter_has_a_label_and_help_in_both_languages(subtests: pytest.Subtests) -> None:
+    assert PARAMETERS
+    for key, option in PARAMETERS.items():
+        with subtests.test(key):
+            for texts in (option.label, option.help):
+                assert set(texts) == {"en", "zh"}
+                assert all(texts.values())
+            assert option.parse(option.default) == option.default

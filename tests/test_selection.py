@@ -76,18 +76,19 @@ TICKED: dict[str, tuple[list[str], str, list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TICKED)
-def test_what_is_ticked_by_itself(case: str) -> None:
-    present, what, ticked = TICKED[case]
-    found = repository(*present)
-    assert kind(found) == what
-    assert {file.path for choice in choices(found) if choice.ticked for file in choice.files} == set(ticked)
-    assert {file.path for choice in choices(found) for file in choice.files} == set(present)
-    if ticked:
-        assert paths(picked(found)) == set(ticked)
-    else:
-        with pytest.raises(NothingToDownload):
-            picked(found)
+def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> None:
+    for case in TICKED:
+        with subtests.test(case):
+            present, what, ticked = TICKED[case]
+            found = repository(*present)
+            assert kind(found) == what
+            assert {file.path for choice in choices(found) if choice.ticked for file in choice.files} == set(ticked)
+            assert {file.path for choice in choices(found) for file in choice.files} == set(present)
+            if ticked:
+                assert paths(picked(found)) == set(ticked)
+            else:
+                with pytest.raises(NothingToDownload):
+                    picked(found)
 
 
 def test_what_runs_code_is_never_ticked_and_says_so() -> None:
@@ -140,30 +141,31 @@ def test_names_that_claim_very_many_parts_cost_nothing() -> None:
     assert len(found[0].missing) == 10 and not found[0].recommended
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("Llama-3-8B.Q4_K_M.gguf", "Q4_K_M"),
-        ("llama-3-8b-q5_k_s.gguf", "Q5_K_S"),
-        ("M-UD-Q4_K_XL-00001-of-00002.gguf", "UD-Q4_K_XL"),
-        ("M-IQ4_NL.gguf", "IQ4_NL"),
-        ("M-iq3_xxs.gguf", "IQ3_XXS"),
-        ("M.Q4_0_4_4.gguf", "Q4_0_4_4"),
-        ("M-Q8_0.gguf", "Q8_0"),
-        ("M-Q6_K.gguf", "Q6_K"),
-        ("M-TQ1_0.gguf", "TQ1_0"),
-        ("M-bf16.gguf", "BF16"),
-        ("M.fp16.gguf", "FP16"),
-        ("gpt-oss-20b-MXFP4.gguf", "MXFP4"),
-        ("BF16/M-00001-of-00002.gguf", "BF16"),
-        ("Q2_K/M.Q3_K_L.gguf", "Q3_K_L"),
-        ("model.gguf", ""),
-        ("IQ4_XSmodel.gguf", ""),
-        ("SF16.gguf", ""),
-    ],
-)
-def test_the_quantisation_is_in_the_name(path: str, name: str) -> None:
-    assert quantisation(path) == name
+QUANTIZATIONS = [
+    ("Llama-3-8B.Q4_K_M.gguf", "Q4_K_M"),
+    ("llama-3-8b-q5_k_s.gguf", "Q5_K_S"),
+    ("M-UD-Q4_K_XL-00001-of-00002.gguf", "UD-Q4_K_XL"),
+    ("M-IQ4_NL.gguf", "IQ4_NL"),
+    ("M-iq3_xxs.gguf", "IQ3_XXS"),
+    ("M.Q4_0_4_4.gguf", "Q4_0_4_4"),
+    ("M-Q8_0.gguf", "Q8_0"),
+    ("M-Q6_K.gguf", "Q6_K"),
+    ("M-TQ1_0.gguf", "TQ1_0"),
+    ("M-bf16.gguf", "BF16"),
+    ("M.fp16.gguf", "FP16"),
+    ("gpt-oss-20b-MXFP4.gguf", "MXFP4"),
+    ("BF16/M-00001-of-00002.gguf", "BF16"),
+    ("Q2_K/M.Q3_K_L.gguf", "Q3_K_L"),
+    ("model.gguf", ""),
+    ("IQ4_XSmodel.gguf", ""),
+    ("SF16.gguf", ""),
+]
+
+
+def test_the_quantization_is_read_from_the_name(subtests: pytest.Subtests) -> None:
+    for path, name in QUANTIZATIONS:
+        with subtests.test(path=path):
+            assert quantisation(path) == name
 
 
 def test_the_users_boxes_decide() -> None:
@@ -237,13 +239,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("case", PLACES)
-def test_where_files_go(case: str) -> None:
-    present, root, folder, places = PLACES[case]
-    there = repository(*present)
-    found = target(there, there.files)
-    assert (found.root, found.folder) == (root, folder)
-    assert set(found.places) == set(present) and places.items() <= found.places.items()
+def test_the_target_folder_and_names_of_files(subtests: pytest.Subtests) -> None:
+    for case in PLACES:
+        with subtests.test(case):
+            present, root, folder, places = PLACES[case]
+            there = repository(*present)
+            found = target(there, there.files)
+            assert (found.root, found.folder) == (root, folder)
+            assert set(found.places) == set(present) and places.items() <= found.places.items()
 
 
 @pytest.mark.parametrize(

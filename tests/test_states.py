@@ -25,26 +25,29 @@ def test_a_model_that_can_be_loaded_has_no_state(tmp_path: Path) -> None:
 # -- incomplete and damaged -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("content", "state"),
-    [
-        (gguf()[:-300], "incomplete"),
-        (gguf()[:300], "incomplete"),
-        (b"", "incomplete"),
-        (bytes(5000), "incomplete"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "incomplete"),
-        (b"<html>", "damaged"),
-        (b"GGUF and nothing more", "damaged"),
-        (gguf(MODEL | {"general.alignment": 5}), "damaged"),
-        (gguf(version=9), "unsupported"),
-        (gguf(version=1), "unsupported"),
-        (OLD_GGML, "unsupported"),
-    ],
-)
-def test_what_is_wrong_with_a_file_has_a_name(tmp_path: Path, content: bytes, state: str) -> None:
-    put(tmp_path / "tiny.gguf", content)
-    assert only(tmp_path).state == state
-    assert trouble(only(tmp_path))
+FAULTY = [
+    (gguf()[:-300], "incomplete"),
+    (gguf()[:300], "incomplete"),
+    (b"", "incomplete"),
+    (bytes(5000), "incomplete"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "incomplete"),
+    (b"<html>", "damaged"),
+    (b"GGUF and nothing more", "damaged"),
+    (gguf(MODEL | {"general.alignment": 5}), "damaged"),
+    (gguf(version=9), "unsupported"),
+    (gguf(version=1), "unsupported"),
+    (OLD_GGML, "unsupported"),
+]
+
+
+def test_a_faulty_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (content, state) in enumerate(FAULTY):
+        with subtests.test(content=content[:60], state=state):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            put(folder / "tiny.gguf", content)
+            assert only(folder).state == state
+            assert trouble(only(folder))
 
 
 def test_a_set_with_a_part_missing_is_incomplete(tmp_path: Path) -> None:
@@ -75,22 +78,25 @@ def test_an_index_without_weights_is_incomplete(tmp_path: Path, config: bool) ->
 # -- of a kind that nothing here loads --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("metadata", "words"),
-    [
-        ({"general.type": "mmproj"}, "sees or hears"),
-        ({"general.architecture": "clip"}, "sees or hears"),
-        ({"general.type": "adapter"}, "belongs into the folder loras/"),
-        ({"general.type": "imatrix"}, "importance matrix"),
-        ({"general.architecture": "controlvector"}, "control vector"),
-        ({"general.architecture": "flux"}, "pictures or videos"),
-        ({"general.architecture": "qwen_image"}, "pictures or videos"),
-    ],
-)
-def test_a_gguf_that_is_no_language_model_says_what_it_is(tmp_path: Path, metadata: dict[str, Any], words: str) -> None:
-    put(tmp_path / "x.gguf", gguf(MODEL | metadata))
-    assert only(tmp_path).state == "unsupported"
-    assert trouble(only(tmp_path)).startswith("x.gguf: ") and words in trouble(only(tmp_path))
+NOT_LANGUAGE_MODELS = [
+    ({"general.type": "mmproj"}, "sees or hears"),
+    ({"general.architecture": "clip"}, "sees or hears"),
+    ({"general.type": "adapter"}, "belongs into the folder loras/"),
+    ({"general.type": "imatrix"}, "importance matrix"),
+    ({"general.architecture": "controlvector"}, "control vector"),
+    ({"general.architecture": "flux"}, "pictures or videos"),
+    ({"general.architecture": "qwen_image"}, "pictures or videos"),
+]
+
+
+def test_a_gguf_that_is_not_a_language_model_is_unsupported_by_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (metadata, words) in enumerate(NOT_LANGUAGE_MODELS):
+        with subtests.test(metadata=metadata):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            put(folder / "x.gguf", gguf(MODEL | metadata))
+            assert only(folder).state == "unsupported"
+            assert trouble(only(folder)).startswith("x.gguf: ") and words in trouble(only(folder))
 
 
 def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:

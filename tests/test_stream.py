@@ -48,12 +48,13 @@ def test_plain_text_goes_out_as_it_comes() -> None:
     assert shown([b"Hello", b" world", b"!"]) == ["Hello", " world", "!"]
 
 
-@pytest.mark.parametrize("place", range(len(MIXED.encode()) + 1))
-def test_a_character_cut_in_two_waits_for_its_other_half(place: int) -> None:
-    raw = MIXED.encode()
-    texts = shown([raw[:place], raw[place:]])
-    assert "".join(texts) == MIXED
-    assert not any("\ufffd" in text for text in texts)
+def test_a_character_split_between_pieces_waits_for_its_other_bytes(subtests: pytest.Subtests) -> None:
+    for place in range(len(MIXED.encode()) + 1):
+        with subtests.test(place=place):
+            raw = MIXED.encode()
+            texts = shown([raw[:place], raw[place:]])
+            assert "".join(texts) == MIXED
+            assert not any("\ufffd" in text for text in texts)
 
 
 def test_one_byte_at_a_time_is_one_character_at_a_time() -> None:
@@ -68,24 +69,27 @@ def test_bytes_that_are_no_utf8_do_not_stop_what_follows() -> None:
     assert "".join(shown([b"a\xff", b"b\xe7\x8c", b"c"])) == "a\ufffdb\ufffdc"
 
 
-@pytest.mark.parametrize(
-    ("pieces", "stops", "texts"),
-    [
-        (["one", " two"], [" t"], ["one"]),
-        (["one ST", "OP two"], ["STOP"], ["one "]),
-        (["one S", "T", "O", "P"], ["STOP"], ["one "]),
-        (["STOP"], ["STOP"], [""]),
-        (["one S", "TAY"], ["STOP"], ["one ", "STAY"]),
-        (["one ST"], ["STOP"], ["one ", "ST"]),
-        (["aab"], ["ab"], ["a"]),
-        (["a", "a", "b"], ["ab"], ["a"]),
-        (["xx\n", "\nUser", ":"], ["\nUser:", "\n\n"], ["xx"]),
-        (["猫", "。狗"], ["。"], ["猫"]),
-        (["Hello"], [""], ["Hello"]),
-    ],
-)
-def test_a_stop_string_is_never_shown_nor_its_beginning(pieces: list[str], stops: list[str], texts: list[str]) -> None:
-    assert [text for text in shown((piece.encode() for piece in pieces), stops) if text] == [t for t in texts if t]
+STOPPED: list[tuple[list[str], list[str], list[str]]] = [
+    (["one", " two"], [" t"], ["one"]),
+    (["one ST", "OP two"], ["STOP"], ["one "]),
+    (["one S", "T", "O", "P"], ["STOP"], ["one "]),
+    (["STOP"], ["STOP"], [""]),
+    (["one S", "TAY"], ["STOP"], ["one ", "STAY"]),
+    (["one ST"], ["STOP"], ["one ", "ST"]),
+    (["aab"], ["ab"], ["a"]),
+    (["a", "a", "b"], ["ab"], ["a"]),
+    (["xx\n", "\nUser", ":"], ["\nUser:", "\n\n"], ["xx"]),
+    (["猫", "。狗"], ["。"], ["猫"]),
+    (["Hello"], [""], ["Hello"]),
+]
+
+
+def test_neither_a_stop_string_nor_its_beginning_is_shown(subtests: pytest.Subtests) -> None:
+    for pieces, stops, texts in STOPPED:
+        with subtests.test(pieces=pieces, stops=stops):
+            assert [text for text in shown((piece.encode() for piece in pieces), stops) if text] == [
+                t for t in texts if t
+            ]
 
 
 def test_of_two_stop_strings_that_end_together_the_longer_one_is_taken() -> None:

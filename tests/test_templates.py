@@ -87,65 +87,68 @@ def test_markup_in_a_message_is_only_text() -> None:
     assert "{{ 7 * 7 }} {% raw %} <b>&amp;" in render(CHATML, said("{{ 7 * 7 }} {% raw %} <b>&amp;"))
 
 
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "hello"),
-        ("{{ messages | tojson }}", '[{"role": "user", "content": "hello"}]'),
-        ("{{ '猫' | tojson }}", '"猫"'),
-        ("{{ {'b': 1, 'a': 2} | tojson(indent=1) }}", '{\n "b": 1,\n "a": 2\n}'),
-        ("{{ '猫<' | tojson(ensure_ascii=False) }}", '"猫<"'),
-        ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
-        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True) }}", '{"a": 2, "b": 1}'),
-        ("{{ strftime_now('%Y') }}", str(datetime.now().year)),
-        ("{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "1"),
-        ("{{ tools is defined }}{{ enable_thinking is defined and enable_thinking }}", "FalseFalse"),
-        ("{{ messages[0].content.strip().split('l')[0].startswith('he') }}", "True"),
-        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "hello"),
-        ("{%- if true %}\n  a\n  {%- endif %}\n", "  a"),
-    ],
-)
-def test_what_published_templates_use_is_there(template: str, text: str) -> None:
-    assert render(template, said("hello")) == text
+FEATURES = [
+    ("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "hello"),
+    ("{{ messages | tojson }}", '[{"role": "user", "content": "hello"}]'),
+    ("{{ '猫' | tojson }}", '"猫"'),
+    ("{{ {'b': 1, 'a': 2} | tojson(indent=1) }}", '{\n "b": 1,\n "a": 2\n}'),
+    ("{{ '猫<' | tojson(ensure_ascii=False) }}", '"猫<"'),
+    ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
+    ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True) }}", '{"a": 2, "b": 1}'),
+    ("{{ strftime_now('%Y') }}", str(datetime.now().year)),
+    ("{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "1"),
+    ("{{ tools is defined }}{{ enable_thinking is defined and enable_thinking }}", "FalseFalse"),
+    ("{{ messages[0].content.strip().split('l')[0].startswith('he') }}", "True"),
+    ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "hello"),
+    ("{%- if true %}\n  a\n  {%- endif %}\n", "  a"),
+]
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for message in messages %}",
-        "{% nonsense %}",
-        "{{ messages[5].content }}",
-        "{{ messages[0]['content']['text']['more'] }}",
-        "{{ 'a' + 1 }}",
-        "{{ 1 / 0 }}",
-        "{{ nowhere() }}",
-        "{{ 'x' | no_such_filter }}",
-        "{{ messages | tojson(indent='wide', nonsense=1) }}",
-        "{% include 'other' %}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    ],
-)
-def test_a_broken_template_is_told_and_nothing_worse(template: str) -> None:
-    refusal(template)
+def test_the_features_of_published_templates_are_available(subtests: pytest.Subtests) -> None:
+    for template, text in FEATURES:
+        with subtests.test(template):
+            assert render(template, said("hello")) == text
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.__init__.__globals__ }}",
-        "{{ (strftime_now).__globals__['datetime'] }}",
-        "{{ raise_exception.__code__.co_code }}",
-        "{{ ''['__class__']['__mro__'] }}",
-        "{{ (''|attr('__class__')).mro() }}",
-        "{{ '{0.__class__.__mro__}'.format('') }}",
-        "{{ messages.append({'role': 'system', 'content': 'obey'}) }}",
-        "{{ messages[0].update({'content': 'changed'}) }}",
-        "{% for i in range(10 ** 9) %}x{% endfor %}",
-    ],
-)
-def test_a_template_cannot_leave_its_sandbox(template: str) -> None:
-    refusal(template)
+BROKEN = [
+    "{% for message in messages %}",
+    "{% nonsense %}",
+    "{{ messages[5].content }}",
+    "{{ messages[0]['content']['text']['more'] }}",
+    "{{ 'a' + 1 }}",
+    "{{ 1 / 0 }}",
+    "{{ nowhere() }}",
+    "{{ 'x' | no_such_filter }}",
+    "{{ messages | tojson(indent='wide', nonsense=1) }}",
+    "{% include 'other' %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+]
+
+
+def test_a_broken_template_is_refused_with_a_message(subtests: pytest.Subtests) -> None:
+    for template in BROKEN:
+        with subtests.test(template):
+            refusal(template)
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__init__.__globals__ }}",
+    "{{ (strftime_now).__globals__['datetime'] }}",
+    "{{ raise_exception.__code__.co_code }}",
+    "{{ ''['__class__']['__mro__'] }}",
+    "{{ (''|attr('__class__')).mro() }}",
+    "{{ '{0.__class__.__mro__}'.format('') }}",
+    "{{ messages.append({'role': 'system', 'content': 'obey'}) }}",
+    "{{ messages[0].update({'content': 'changed'}) }}",
+    "{% for i in range(10 ** 9) %}x{% endfor %}",
+]
+
+
+def test_a_template_cannot_leave_its_sandbox(subtests: pytest.Subtests) -> None:
+    for template in ESCAPES:
+        with subtests.test(template):
+            refusal(template)
 
 
 def test_a_template_does_not_change_the_messages_of_the_caller() -> None:

@@ -143,26 +143,25 @@ def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:
     assert tab._plan(form(tab, MODEL)).settings["n_ctx"].source == "model"
 
 
-@pytest.mark.parametrize(
-    ("model", "loader", "changed", "words"),
-    [
-        (None, "llama.cpp", {}, "Pick a model"),
-        (["a", "b"], "llama.cpp", {}, "Pick a model"),
-        ("../../etc/passwd", "llama.cpp", {}, "no model"),
-        ("/etc/passwd", "llama.cpp", {}, "no model"),
-        (MODEL, "no such loader", {}, "no loader"),
-        (MODEL, "Transformers", {}, "cannot load gguf"),
-        (MODEL, "llama.cpp", {"n_ctx": -1}, "n_ctx"),
-        (MODEL, "llama.cpp", {"n_ctx": "a lot"}, "n_ctx"),
-        (MODEL, "llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
-        (MODEL, "llama.cpp", {"mlock": "perhaps"}, "mlock"),
-    ],
-)
-def test_what_the_page_would_not_send_is_refused(
-    tab: Any, model: object, loader: str, changed: dict[str, object], words: str
-) -> None:
-    html = last(tab.start(form(tab, model, loader, **changed)))[tab.status]
-    assert 'role="alert"' in html and words in html
+INVALID: list[tuple[object, str, dict[str, object], str]] = [
+    (None, "llama.cpp", {}, "Pick a model"),
+    (["a", "b"], "llama.cpp", {}, "Pick a model"),
+    ("../../etc/passwd", "llama.cpp", {}, "no model"),
+    ("/etc/passwd", "llama.cpp", {}, "no model"),
+    (MODEL, "no such loader", {}, "no loader"),
+    (MODEL, "Transformers", {}, "cannot load gguf"),
+    (MODEL, "llama.cpp", {"n_ctx": -1}, "n_ctx"),
+    (MODEL, "llama.cpp", {"n_ctx": "a lot"}, "n_ctx"),
+    (MODEL, "llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
+    (MODEL, "llama.cpp", {"mlock": "perhaps"}, "mlock"),
+]
+
+
+def test_an_invalid_request_is_refused(tab: Any, subtests: pytest.Subtests) -> None:
+    for model, loader, changed, words in INVALID:
+        with subtests.test(model=model, loader=loader, changed=changed):
+            html = last(tab.start(form(tab, model, loader, **changed)))[tab.status]
+            assert 'role="alert"' in html and words in html
 
 
 def test_a_loader_whose_packages_are_missing_is_refused(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
