@@ -1,0 +1,27 @@
+"""Make all models that tests share, before the tests: `python -m tests.make_models`. They are kept for later runs.
+
+The first time takes some minutes; a test that finds one missing would make it within its own time limit.
+"""
+
+from __future__ import annotations
+
+from tests.conftest import SMOLLM2
+from tests.exl2_folder import INSTALLED, exl2_folder
+from tests.hf_folder import transformers_folder
+from tests.quantised_folders import KINDS, quantised_folder
+from tests.tiny_model import tiny_gguf
+from tests.trained_loras import trained_loras
+
+
+def main() -> None:
+    transformers_folder(tiny_gguf(SMOLLM2))
+    folder = transformers_folder(SMOLLM2)
+    trained_loras(folder)
+    for kind in KINDS:
+        quantised_folder(folder, kind)
+    if INSTALLED:
+        exl2_folder(folder)
+
+
+if __name__ == "__main__":
+    main()
