@@ -17,6 +17,7 @@ from typing import Literal
 
 from modules import machine
 from modules.catalog import ModelRecord
+from modules.core_binding import CoreBinding
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.loaders import Loader, Setting, damaged, overlay_of, unavailable, values
@@ -181,11 +182,13 @@ class Wish:
 class Models:
     """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way.
 
-    `adapt` is what applies LoRAs to a model just loaded, before anybody else has it.
+    `adapt` is what applies LoRAs to a model just loaded, before anybody else has it. `cores` must be shared with
+    whatever else starts workers that compute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: CoreBinding | None = None) -> None:
         self.status = Status()
+        self._cores = cores or CoreBinding()
         self.adapt: Callable[[LoadedModel, Mapping[str, object]], None] | None = None
         self._explainer = Explainer()
         self._versions = itertools.count(1)
@@ -311,6 +314,8 @@ class Models:
                 self._check(wish, record)  # the current model may have taken a while to end
                 self._loading = worker
             info = self._await_load(worker, record, loader, settings)
+            if loader.binds_threads:
+                self._cores.bind(worker)
             model = LoadedModel(record, loader, settings, worker, info)
             if self.adapt is not None and wish.loras:
                 self.adapt(model, wish.loras)

@@ -24,13 +24,8 @@ TAIL_LINES = 12
 LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 
-# How often libgomp's threads look for their next work before they sleep. Its default of some milliseconds costs little
-# alone, but if any other program wants a core, each waits out its time slice: 0.4 tokens a second instead of 20. This
-# many loses nothing on a quiet machine (benchmarks/README.md); the user's own setting is left as it is.
-SPINS = "3000"
-
-# Of graphics cards: by their places on the bus, as `gpus` tells of them, for CUDA's own order is the fastest first. The
-# user's own setting is left as it is here, too.
+# Number graphics cards by their position on the bus, as `gpus` does: CUDA's own order puts the fastest first. A value
+# that the user has set is kept.
 ORDER = "PCI_BUS_ID"
 
 log = logging.getLogger("worker")
@@ -76,6 +71,11 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the child process still exists; False as soon as it has ended, for whatever reason."""
+        return self._child.poll() is None
 
     def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
         """Begin a call: `deliver` gets its events, the last of which is one of `ENDS`. The call's number."""
@@ -189,4 +189,4 @@ def _environment(overlay: Path | None) -> dict[str, str]:
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja there only
         ours["PATH"] = os.pathsep.join(programs)
     ours["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return {"GOMP_SPINCOUNT": SPINS, "CUDA_DEVICE_ORDER": ORDER} | os.environ | ours
+    return {"CUDA_DEVICE_ORDER": ORDER} | os.environ | ours

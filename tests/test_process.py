@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.core_binding import DECIDED_BY_USER
 from modules.errors import Unloaded, WorkerDied
 from modules.events import Event, Failed, Result, Text
 from modules.process import ROOT, WorkerProcess
@@ -118,20 +119,25 @@ def environment(worker: WorkerProcess) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if entry)
 
 
-@pytest.mark.parametrize(
-    ("variable", "ours", "theirs"),
-    [("GOMP_SPINCOUNT", "3000", "77"), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID", "FASTEST_FIRST")],
-    ids=["its threads give way to other programs", "cards are in the order in which they are told of"],
-)
-def test_what_we_set_for_it_holds_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, variable: str, ours: str, theirs: str
+def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(variable, raising=False)
-    for wish, told in ((None, ours), (theirs, theirs)):
-        if wish is not None:
-            monkeypatch.setenv(variable, wish)
-        with closing(WorkerProcess()) as worker:
-            assert environment(worker)[variable] == told
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def test_openmp_variables_are_passed_on_as_the_user_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    with closing(WorkerProcess()) as worker:
+        assert not set(DECIDED_BY_USER) & set(environment(worker))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["GOMP_SPINCOUNT"] == "77"
 
 
 def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:

@@ -1,0 +1,77 @@
+"""Grant the cores of this machine to one worker at a time, so that it may bind its compute threads to them.
+
+The threads of an OpenMP team wait for each other several hundred times a token, in a busy loop. The scheduler may put
+two of them on one core when another program wants the other: then one spins away the time slice that the thread it
+waits for would need. Bound threads cannot meet on a core. Two teams bound to the same cores would, so that a second
+worker stays unbound for as long as the first one lives.
+
+Environment variables (OMP_PROC_BIND, OMP_PLACES) would be simpler, but with them libgomp binds the thread that loads
+it to the first core at once. What that thread starts later inherits this: threads that load weights, compilers, and
+the count of available cores, from which the number of compute threads is derived. So the engine binds its threads
+itself, after loading, through an operation of its own (`binds_threads` in modules/loaders.py).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+
+from modules import machine
+from modules.events import Result
+from modules.process import WorkerProcess
+
+DECIDED_BY_USER = (
+    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),  # the OpenMP standard
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT"),  # GCC's libgomp
+    *("KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_BLOCKTIME"),  # LLVM's and Intel's libomp
+)
+"""Variables that say where OpenMP's threads run or how they wait. Whoever sets one of them has decided both."""
+
+
+class CoreBinding:
+    """The cores that this process may use, and the worker whose compute threads are bound to them.
+
+    A worker that has ended, however it ended, holds them no longer. Any thread may call.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, cores: Callable[[], list[list[int]]] = machine.cores
+    ) -> None:
+        self._environment = environment
+        self._cores = cores
+        self._lock = threading.Lock()
+        self._holder: WorkerProcess | None = None
+
+    def bind(self, worker: WorkerProcess) -> bool:
+        """Have `worker` bind its compute threads to all cores, and grant it these until it ends.
+
+        Return False if its threads stay unbound: another living worker holds the cores, the user has decided by an
+        environment variable, there is only one core, the system does not say which there are, or the engine declines.
+        Raises what the worker answers if it fails, like any other call.
+        """
+        cores = self._claim(worker)
+        bound = False
+        try:
+            if cores:
+                answers = worker.events("bind_threads", cores=cores)
+                bound = any(bool(event.value) for event in answers if isinstance(event, Result))
+        finally:
+            if not bound:
+                self._release(worker)
+        return bound
+
+    def _claim(self, worker: WorkerProcess) -> list[list[int]]:
+        cores = self._cores()
+        if len(cores) < 2 or any(name in self._environment for name in DECIDED_BY_USER):
+            return []
+        with self._lock:
+            if self._holder is not None and self._holder.running:
+                return []
+            self._holder = worker
+        return cores
+
+    def _release(self, worker: WorkerProcess) -> None:
+        with self._lock:
+            if self._holder is worker:
+                self._holder = None
