@@ -28,7 +28,7 @@ LAYERS = {
     },
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
-        *("retry", "carrier", "publish", "job", "job_view", "overlays"),
+        *("retry", "carrier", "publish", "job", "job_view", "overlays", "core_binding"),
     },
     "deeds": {
         *("chat", "training", "evaluation", "app", "menu", "hubs", "creator", "lora_control"),
