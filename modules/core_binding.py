@@ -19,14 +19,7 @@ from collections.abc import Callable, Mapping
 
 from modules import machine
 from modules.events import Result
-from modules.process import WorkerProcess
-
-DECIDED_BY_USER = (
-    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),  # the OpenMP standard
-    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT"),  # GCC's libgomp
-    *("KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_BLOCKTIME"),  # LLVM's and Intel's libomp
-)
-"""Variables that say where OpenMP's threads run or how they wait. Whoever sets one of them has decided both."""
+from modules.process import DECIDED_BY_USER, WorkerProcess
 
 
 class CoreBinding:

@@ -144,7 +144,8 @@ class Explainer:
         with self._lock:
             if self._worker is None or self._worker.death is not None or self._overlay != overlay:
                 self._let_go()
-                self._worker, self._overlay = _worker_with(overlay), overlay
+                self._worker = WorkerProcess(overlay.folder if overlay else None)
+                self._overlay = overlay
             self._end.cancel()
             self._end = threading.Timer(self._patience, self.close)
             self._end.daemon = True
@@ -340,8 +341,9 @@ class Models:
             raise LoadCancelled(record.name)
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
+        overlay = overlay_of(loader, record.format)
         try:
-            return _worker_with(overlay_of(loader, record.format), self._on_death)
+            return WorkerProcess(overlay.folder if overlay else None, self._on_death, loader.binds_threads)
         except OSError as error:  # no memory or no room for a further process
             raise LoadFailed(loader.name, record.name, str(error)) from error
 
@@ -392,7 +394,3 @@ class Models:
             self._current = None
             self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
         log.error("%s", death)
-
-
-def _worker_with(overlay: Overlay | None, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
-    return WorkerProcess(overlay.folder if overlay is not None else None, ended)

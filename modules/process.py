@@ -28,6 +28,17 @@ GRACE_SECONDS = 3.0
 # that the user has set is kept.
 ORDER = "PCI_BUS_ID"
 
+DECIDED_BY_USER = (
+    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),  # the OpenMP standard
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT"),  # GCC's libgomp
+    *("KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_BLOCKTIME"),  # LLVM's and Intel's libomp
+)
+"""Variables that say where OpenMP's threads run or how they wait. Whoever sets one of them has decided both."""
+
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""For a worker whose compute threads are not bound to cores: they sleep while they wait for each other. libgomp's own
+default is a busy loop of some milliseconds, which may take the core that another of these threads needs."""
+
 log = logging.getLogger("worker")
 
 Deliver = Callable[[Event], None]
@@ -44,10 +55,15 @@ class WorkerProcess:
     """One child and the calls it is at. Any thread may call; events are delivered on a thread of our own.
 
     `overlay` is a directory whose packages the child prefers to ours. `ended` is called once, when the child has
-    ended by itself, with what there is to say about it.
+    ended by itself, with what there is to say about it. `binds_threads` is that of the loader it is started for.
     """
 
-    def __init__(self, overlay: Path | None = None, ended: Callable[[WorkerDied], None] | None = None) -> None:
+    def __init__(
+        self,
+        overlay: Path | None = None,
+        ended: Callable[[WorkerDied], None] | None = None,
+        binds_threads: bool = False,
+    ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
         self._lock = threading.Lock()
@@ -61,7 +77,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,  # `-m` looks for modules here first, before all of PYTHONPATH
-            env=_environment(overlay),
+            env=_environment(overlay, binds_threads),
             start_new_session=True,  # Ctrl-C in the terminal is for the server; the child ends when its pipe does
         )
         self._listener = threading.Thread(target=self._keep_words, daemon=True)
@@ -180,8 +196,10 @@ class WorkerProcess:
                 self._tail.append(line)
 
 
-def _environment(overlay: Path | None) -> dict[str, str]:
+def _environment(overlay: Path | None, binds_threads: bool) -> dict[str, str]:
     """The child's: our modules are found from any directory, the overlay's packages and programs before all others."""
+    decided = binds_threads or any(name in os.environ for name in DECIDED_BY_USER)
+    waiting = {} if decided else WAITING
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     ours = {"PYTHONUNBUFFERED": "1"}
     if overlay is not None:
@@ -189,4 +207,4 @@ def _environment(overlay: Path | None) -> dict[str, str]:
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja there only
         ours["PATH"] = os.pathsep.join(programs)
     ours["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return {"CUDA_DEVICE_ORDER": ORDER} | os.environ | ours
+    return {"CUDA_DEVICE_ORDER": ORDER} | waiting | os.environ | ours

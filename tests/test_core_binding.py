@@ -14,13 +14,13 @@ import pytest
 
 from modules import machine, sampling
 from modules.catalog import ModelRecord
-from modules.core_binding import DECIDED_BY_USER, CoreBinding
+from modules.core_binding import CoreBinding
 from modules.engines.llamacpp_arguments import MAX_CPUS, bound_cpus
 from modules.errors import Unsupported
 from modules.events import Json, Result
 from modules.loaders import LOADERS, settle
 from modules.models import Models
-from modules.process import WorkerProcess
+from modules.process import DECIDED_BY_USER, WorkerProcess
 from tests.conftest import ECHO, load
 
 TWO_CORES = [[0, 2], [1, 3]]

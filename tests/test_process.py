@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.core_binding import DECIDED_BY_USER
 from modules.errors import Unloaded, WorkerDied
 from modules.events import Event, Failed, Result, Text
-from modules.process import ROOT, WorkerProcess
+from modules.process import DECIDED_BY_USER, ROOT, WorkerProcess
 from tests.conftest import ECHO, load
 
 
@@ -130,14 +129,24 @@ def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherw
         assert environment(worker)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
-def test_openmp_variables_are_passed_on_as_the_user_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def openmp_variables(**options: bool) -> dict[str, str]:
+    """Those of a new worker that decide where its compute threads run and how they wait."""
+    with closing(WorkerProcess(**options)) as worker:
+        return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
+
+
+def test_threads_wait_asleep_unless_they_will_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DECIDED_BY_USER:
         monkeypatch.delenv(name, raising=False)
-    with closing(WorkerProcess()) as worker:
-        assert not set(DECIDED_BY_USER) & set(environment(worker))
+    assert openmp_variables() == {"OMP_WAIT_POLICY": "passive"}
+    assert openmp_variables(binds_threads=True) == {}
+
+
+def test_openmp_variables_of_the_user_are_kept_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
-    with closing(WorkerProcess()) as worker:
-        assert environment(worker)["GOMP_SPINCOUNT"] == "77"
+    assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
 
 
 def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:

@@ -16,6 +16,9 @@ import llama_cpp.llama_cpp as native
 from modules.engines.llamacpp_arguments import MAX_CPUS, bound_cpus
 from modules.events import Json
 
+_FUNCTIONS = ("ggml_threadpool_params_init", "ggml_threadpool_new", "llama_attach_threadpool")
+"""Those of the CPU's backend cannot be reached where it was compiled as a plug-in (GGML_BACKEND_DL)."""
+
 
 class _Params(ctypes.Structure):
     _fields_ = (
@@ -43,12 +46,14 @@ class ComputeThreads:
         To be called between two steps by the thread that decodes. That thread is bound too, from then on, and so is
         whatever it starts later.
         """
-        cpus = [some for some in bound_cpus(self._calls, cores) if some]
-        if cpus:
-            self._pools = [_threadpool(some) for some in cpus]
-            arguments = [ctypes.c_void_p] * (1 + len(self._pools))
-            _function("llama_attach_threadpool", None, *arguments)(self._context, *self._pools)
-        return cpus
+        decoding, reading = bound_cpus(self._calls, cores)
+        if not decoding or not all(hasattr(native._lib, name) for name in _FUNCTIONS):
+            return []
+        pool = _threadpool(decoding)
+        self._pools = [pool, pool if reading == decoding else _threadpool(reading)]
+        arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        _function("llama_attach_threadpool", None, *arguments)(self._context, *self._pools)
+        return [decoding, reading]
 
 
 def _threadpool(cpus: Sequence[int]) -> object:
