@@ -30,7 +30,8 @@ FLOORS = {0.0: 0.98, 0.4: 0.9, 1.0: 0.7}
 ROUNDS, TOKENS, CONTEXT = 5, 128, 8192
 PERIOD_SECONDS = 0.05
 """How often the other program starts its work anew: 40 % are 20 ms of work and then 30 ms of sleep."""
-UNBOUND = {"OMP_PROC_BIND": "false"}
+UNBOUND = {"OMP_WAIT_POLICY": "passive"}
+"""What a second worker gets beside a bound one."""
 PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 goes on for hundreds of tokens
 
 

@@ -54,14 +54,23 @@ class CoreBinding:
                 self._release(worker)
         return bound
 
-    def _claim(self, worker: WorkerProcess) -> list[list[int]]:
-        cores = self._cores()
-        if len(cores) < 2 or any(name in self._environment for name in DECIDED_BY_USER):
-            return []
+    def available(self) -> bool:
+        """Whether a worker that is started now can be bound. If not, its threads must not wait in a busy loop."""
         with self._lock:
-            if self._holder is not None and self._holder.running:
-                return []
-            self._holder = worker
+            return bool(self._free())
+
+    def _free(self) -> list[list[int]]:
+        held = self._holder is not None and self._holder.running
+        cores = self._cores()
+        if held or len(cores) < 2 or any(name in self._environment for name in DECIDED_BY_USER):
+            return []
+        return cores
+
+    def _claim(self, worker: WorkerProcess) -> list[list[int]]:
+        with self._lock:
+            cores = self._free()
+            if cores:
+                self._holder = worker
         return cores
 
     def _release(self, worker: WorkerProcess) -> None:

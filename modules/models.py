@@ -342,8 +342,9 @@ class Models:
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
         overlay = overlay_of(loader, record.format)
+        binds_threads = loader.binds_threads and self._cores.available()
         try:
-            return WorkerProcess(overlay.folder if overlay else None, self._on_death, loader.binds_threads)
+            return WorkerProcess(overlay.folder if overlay else None, self._on_death, binds_threads)
         except OSError as error:  # no memory or no room for a further process
             raise LoadFailed(loader.name, record.name, str(error)) from error
 

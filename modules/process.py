@@ -55,7 +55,8 @@ class WorkerProcess:
     """One child and the calls it is at. Any thread may call; events are delivered on a thread of our own.
 
     `overlay` is a directory whose packages the child prefers to ours. `ended` is called once, when the child has
-    ended by itself, with what there is to say about it. `binds_threads` is that of the loader it is started for.
+    ended by itself, with what there is to say about it. `binds_threads` says that its compute threads
+    will be bound to cores; those of any other worker sleep while they wait for each other.
     """
 
     def __init__(

@@ -60,7 +60,9 @@ def bound(worker: WorkerProcess) -> list[list[int]]:
 
 def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
     workers = [start() for _ in range(3)]
+    assert binding.available()
     assert [binding.bind(worker) for worker in workers] == [True, False, False]
+    assert not binding.available()
     assert [bound(worker) for worker in workers] == [TWO_CORES, [], []]
 
 
@@ -120,10 +122,26 @@ def test_a_model_that_replaces_another_is_bound_too_and_explaining_takes_nothing
         owner.explain(record, ECHO, settings)
         first = owner.load(record, ECHO, settings)
         assert first.ask("bound") == TWO_CORES
+        assert "OMP_WAIT_POLICY" not in first.ask("where")["env"]
         owner.explain(record, ECHO, settings)
         second = owner.load(record, ECHO, settings)
         assert second is not first
         assert second.ask("bound") == TWO_CORES
+    finally:
+        owner.unload()
+
+
+def test_a_model_beside_a_bound_worker_waits_asleep(
+    binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert binding.bind(start())
+    owner = Models(binding)
+    try:
+        settings = settle(ECHO, model={}, saved={}, flags={}, form={})
+        second = owner.load(ModelRecord("good", Path("/models/good"), "gguf", size=0), ECHO, settings)
+        assert second.ask("bound") == []
+        assert second.ask("where")["env"]["OMP_WAIT_POLICY"] == "passive"
     finally:
         owner.unload()
 
