@@ -21,19 +21,30 @@ def session(title: str) -> Iterator[None]:
     All processes that belong to the measurement must have ended before the block does.
     """
     print(f"{title}\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, {_processor()}")
-    began, busy, ours = time.monotonic(), _busy_seconds(), _our_seconds()
+    began, busy, host, ours = time.monotonic(), _busy_seconds(), _stolen_seconds(), _our_seconds()
     yield
     available = (time.monotonic() - began) * (os.cpu_count() or 1)
     others = max(_busy_seconds() - busy - (_our_seconds() - ours), 0.0) / available
-    print(f"Other work took {others:.0%} of the processors meanwhile.", end="")
+    stolen = (_stolen_seconds() - host) / available
+    print(f"Other work took {others:.0%} of the processors meanwhile, {stolen:.0%} the host of this machine.", end="")
     print(" That is too much: the figures mean little." if others > QUIET else "")
 
 
-def _busy_seconds() -> float:
-    """What all processors together have worked since the machine was started, for us or stolen by its host."""
+def _processor_times() -> list[float]:
+    """Seconds that all processors together have spent since the machine was started, as /proc/stat lists them."""
     words = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return [int(word) / os.sysconf("SC_CLK_TCK") for word in words]
+
+
+def _busy_seconds() -> float:
+    """Seconds of work by all processors together since the machine was started, for us or stolen by its host."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = _processor_times()
+    return user + nice + system + irq + softirq + steal
+
+
+def _stolen_seconds() -> float:
+    """Seconds that the host of a virtual machine has given to others."""
+    return _processor_times()[-1]
 
 
 def _our_seconds() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,15 +25,19 @@ LOOK_SECONDS = 0.005
 
 
 class Program:
-    """`python server.py` with `flags` on a free port; ends with the `with` block. `began` is `time.perf_counter()`."""
+    """`python server.py` with `flags` on a free port; ends with the `with` block. `began` is `time.perf_counter()`.
 
-    def __init__(self, *flags: str) -> None:
+    `variables` are added to its environment.
+    """
+
+    def __init__(self, *flags: str, variables: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with us)
         words = [sys.executable, "server.py", "--listen-port", str(self.port), *flags]
         self.began = time.perf_counter()
-        self._process = subprocess.Popen(words, cwd=ROOT, stdout=self._output, stderr=self._output)
+        environment = os.environ | (variables or {})
+        self._process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=self._output, stderr=self._output)
 
     def __enter__(self) -> Program:
         return self

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from modules import sampling
 from modules.events import Done, Result, Text
 from modules.loaders import find_loader, settle, values
-from modules.process import SPINS, WorkerProcess
+from modules.process import WorkerProcess
 from tests.hf_folder import transformers_folder
 
 ROUNDS, TOKENS, LONG, CLIENTS = 7, 128, 1500, 4
@@ -113,14 +113,12 @@ class Ours:
 
 
 class Alone:
-    """transformers in a process of its own, with the environment that a worker gets."""
+    """transformers in a process of its own; its threads are as free as those of our worker."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         asked = json.dumps({"folder": str(folder), "dtype": dtype})
         command = [sys.executable, __file__, "--alone", asked]
-        self._child = subprocess.Popen(
-            ["env", f"GOMP_SPINCOUNT={SPINS}", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def _ask(self, *words: object) -> float:
         assert self._child.stdin is not None and self._child.stdout is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from modules import gpus, lora_control, machine, settings
 from modules.catalog import Catalog, ModelRecord
 from modules.choice import refusal, takers
+from modules.core_binding import CoreBinding
 from modules.creator import Creator
 from modules.download_errors import BadToken
 from modules.downloads import Downloads
@@ -64,7 +65,7 @@ class App:
         self.remembered = ModelSettings(self.catalog.folder, self._is_model)
         self.trusted_code = TrustedCode(self.catalog.folder)
         self.presets = Presets(ROOT / "presets")
-        self.models = Models()
+        self.models = Models(CoreBinding())
         self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple

@@ -40,7 +40,8 @@ class Loader:
     `engine` is "module:Class", imported by the worker only. `formats` and `options` stand in order of preference and
     of appearance. `abilities` are among "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel".
     `packages` are import names; `install` is the line that brings them, into the `overlay` if there is one. `kernels`
-    is a compiled module that only NVIDIA cards run; where it is not installed, it is built at the first load.
+    is a compiled module that only NVIDIA cards run; where it is not installed, it is built at the first load. An engine
+    that `binds_threads` has the operation of that name, which binds its compute threads to cores.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Loader:
     aliases: tuple[str, ...] = ()
     extras: tuple[Extra, ...] = ()
     kernels: str = ""
+    binds_threads: bool = False
 
 
 _TOKENIZER = ("trust_remote_code", "no_use_fast")
@@ -156,6 +158,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "parallel"}),
         packages=("llama_cpp",),
         install="pip install -r requirements.txt",
+        binds_threads=True,
     ),
     Loader(
         "llamacpp_HF",
@@ -166,6 +169,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("llama_cpp", "torch", "transformers"),
         install="pip install -r requirements.txt",
+        binds_threads=True,
     ),
     Loader(
         "AutoAWQ",

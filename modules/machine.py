@@ -26,10 +26,20 @@ def logical_cores() -> int:
 
 def physical_cores() -> int:
     """The cores behind those processors: hyper-threads of one core counted once; all of them where it is not told."""
+    return len(cores()) or logical_cores()
+
+
+def cores() -> list[list[int]]:
+    """The logical CPUs that this process may use, grouped by physical core; empty if the system does not say.
+
+    The calling thread's affinity counts, so call it from a thread that has not been bound itself.
+    """
     if not hasattr(os, "sched_getaffinity"):
-        return logical_cores()
-    cores = {_core_of(cpu) for cpu in os.sched_getaffinity(0)}
-    return len(cores)
+        return []
+    grouped: dict[str, list[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        grouped.setdefault(_core_of(cpu), []).append(cpu)
+    return list(grouped.values())
 
 
 def _core_of(cpu: int) -> str:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from modules import machine
 from modules.catalog import ModelRecord
+from modules.core_binding import CoreBinding
 from modules.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
 from modules.loaders import Loader, Setting, damaged, overlay_of, unavailable, values
@@ -143,7 +144,8 @@ class Explainer:
         with self._lock:
             if self._worker is None or self._worker.death is not None or self._overlay != overlay:
                 self._let_go()
-                self._worker, self._overlay = _worker_with(overlay), overlay
+                self._worker = WorkerProcess(overlay.folder if overlay else None)
+                self._overlay = overlay
             self._end.cancel()
             self._end = threading.Timer(self._patience, self.close)
             self._end.daemon = True
@@ -181,11 +183,13 @@ class Wish:
 class Models:
     """Owner of the model in use. A later `load` or `unload` ends an earlier load that is still under way.
 
-    `adapt` is what applies LoRAs to a model just loaded, before anybody else has it.
+    `adapt` is what applies LoRAs to a model just loaded, before anybody else has it. `cores` must be shared with
+    whatever else starts workers that compute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: CoreBinding | None = None) -> None:
         self.status = Status()
+        self._cores = cores or CoreBinding()
         self.adapt: Callable[[LoadedModel, Mapping[str, object]], None] | None = None
         self._explainer = Explainer()
         self._versions = itertools.count(1)
@@ -311,6 +315,8 @@ class Models:
                 self._check(wish, record)  # the current model may have taken a while to end
                 self._loading = worker
             info = self._await_load(worker, record, loader, settings)
+            if loader.binds_threads:
+                self._cores.bind(worker)
             model = LoadedModel(record, loader, settings, worker, info)
             if self.adapt is not None and wish.loras:
                 self.adapt(model, wish.loras)
@@ -335,8 +341,10 @@ class Models:
             raise LoadCancelled(record.name)
 
     def _start_worker(self, record: ModelRecord, loader: Loader) -> WorkerProcess:
+        overlay = overlay_of(loader, record.format)
+        binds_threads = loader.binds_threads and self._cores.available()
         try:
-            return _worker_with(overlay_of(loader, record.format), self._on_death)
+            return WorkerProcess(overlay.folder if overlay else None, self._on_death, binds_threads)
         except OSError as error:  # no memory or no room for a further process
             raise LoadFailed(loader.name, record.name, str(error)) from error
 
@@ -387,7 +395,3 @@ class Models:
             self._current = None
             self._show(state="failed", name=model.record.name, loader=model.loader.name, error=death)
         log.error("%s", death)
-
-
-def _worker_with(overlay: Overlay | None, ended: Callable[[WorkerDied], None] | None = None) -> WorkerProcess:
-    return WorkerProcess(overlay.folder if overlay is not None else None, ended)

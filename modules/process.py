@@ -24,14 +24,20 @@ TAIL_LINES = 12
 LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 
-# How often libgomp's threads look for their next work before they sleep. Its default of some milliseconds costs little
-# alone, but if any other program wants a core, each waits out its time slice: 0.4 tokens a second instead of 20. This
-# many loses nothing on a quiet machine (benchmarks/README.md); the user's own setting is left as it is.
-SPINS = "3000"
-
-# Of graphics cards: by their places on the bus, as `gpus` tells of them, for CUDA's own order is the fastest first. The
-# user's own setting is left as it is here, too.
+# Number graphics cards by their position on the bus, as `gpus` does: CUDA's own order puts the fastest first. A value
+# that the user has set is kept.
 ORDER = "PCI_BUS_ID"
+
+DECIDED_BY_USER = (
+    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"),  # the OpenMP standard
+    *("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT"),  # GCC's libgomp
+    *("KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_BLOCKTIME"),  # LLVM's and Intel's libomp
+)
+"""Variables that say where OpenMP's threads run or how they wait. Whoever sets one of them has decided both."""
+
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""For a worker whose compute threads are not bound to cores: they sleep while they wait for each other. libgomp's own
+default is a busy loop of some milliseconds, which may take the core that another of these threads needs."""
 
 log = logging.getLogger("worker")
 
@@ -49,10 +55,16 @@ class WorkerProcess:
     """One child and the calls it is at. Any thread may call; events are delivered on a thread of our own.
 
     `overlay` is a directory whose packages the child prefers to ours. `ended` is called once, when the child has
-    ended by itself, with what there is to say about it.
+    ended by itself, with what there is to say about it. `binds_threads` says that its compute threads
+    will be bound to cores; those of any other worker sleep while they wait for each other.
     """
 
-    def __init__(self, overlay: Path | None = None, ended: Callable[[WorkerDied], None] | None = None) -> None:
+    def __init__(
+        self,
+        overlay: Path | None = None,
+        ended: Callable[[WorkerDied], None] | None = None,
+        binds_threads: bool = False,
+    ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
         self._lock = threading.Lock()
@@ -66,7 +78,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,  # `-m` looks for modules here first, before all of PYTHONPATH
-            env=_environment(overlay),
+            env=_environment(overlay, binds_threads),
             start_new_session=True,  # Ctrl-C in the terminal is for the server; the child ends when its pipe does
         )
         self._listener = threading.Thread(target=self._keep_words, daemon=True)
@@ -76,6 +88,11 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the child process still exists; False as soon as it has ended, for whatever reason."""
+        return self._child.poll() is None
 
     def start(self, operation: str, deliver: Deliver, **args: Json) -> int:
         """Begin a call: `deliver` gets its events, the last of which is one of `ENDS`. The call's number."""
@@ -180,8 +197,10 @@ class WorkerProcess:
                 self._tail.append(line)
 
 
-def _environment(overlay: Path | None) -> dict[str, str]:
+def _environment(overlay: Path | None, binds_threads: bool) -> dict[str, str]:
     """The child's: our modules are found from any directory, the overlay's packages and programs before all others."""
+    decided = binds_threads or any(name in os.environ for name in DECIDED_BY_USER)
+    waiting = {} if decided else WAITING
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     ours = {"PYTHONUNBUFFERED": "1"}
     if overlay is not None:
@@ -189,4 +208,4 @@ def _environment(overlay: Path | None) -> dict[str, str]:
         programs = (str(overlay / "bin"), os.environ.get("PATH", os.defpath))  # PyTorch looks for ninja there only
         ours["PATH"] = os.pathsep.join(programs)
     ours["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return {"GOMP_SPINCOUNT": SPINS, "CUDA_DEVICE_ORDER": ORDER} | os.environ | ours
+    return {"CUDA_DEVICE_ORDER": ORDER} | waiting | os.environ | ours

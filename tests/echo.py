@@ -1,7 +1,8 @@
 """A small engine driven through the real worker. What it does is said by the words of the prompt, or of the path.
 
 A path: `fail` refuses, `boom` breaks, `abort` and `segv` die, `exit` calls sys.exit, `slow` loads for ten seconds and
-`brief` for one, both with progress, `late <ms>` loads, and dies so much later; any other loads at once.
+`brief` for one, both with progress, `late <ms>` loads, and dies so much later; `refuse_cores` fails to bind its
+threads; any other loads at once.
 
 A prompt is a list of words, obeyed one after the other: see `Echo.generate`.
 """
@@ -34,6 +35,8 @@ class Echo:
         _LOADS.get(word, _at_once)(report, rest)
         self._options = options
         self._adapters: list[str] = []
+        self._cores: list[list[int]] = []
+        self._refuses_cores = word == "refuse_cores"
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
         self.info = Info(context_length=64, bos_token="<s>", notes=(Note("n_ctx", both("not used")),))
         self.operations = {
@@ -41,6 +44,8 @@ class Echo:
             "options": lambda: dict(self._options),
             "repeat": lambda text, times: text * times,
             "apply_loras": self._apply_loras,
+            "bind_threads": self._bind_threads,
+            "bound": lambda: self._cores,
         }
         self.questions = {"count": lambda text: len(text.split())}
 
@@ -50,6 +55,13 @@ class Echo:
             _DEEDS.get(each["name"], lambda: None)()
         self._adapters = [each["name"] for each in adapters]
         return [10 * each["weight"] for each in adapters]
+
+    def _bind_threads(self, cores: list[list[int]]) -> list[list[int]]:
+        """Remember the cores, or decline them under `numa`, as llama.cpp's engine does."""
+        if self._refuses_cores:
+            raise Unsupported(both("the echo engine will not"))
+        self._cores = [] if self._options["numa"] else cores
+        return self._cores
 
     def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Say each word of `prompt`, but for those with a meaning of their own:

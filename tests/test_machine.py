@@ -29,6 +29,18 @@ print(machine.logical_cores(), machine.physical_cores())
     assert told.stdout == "1 1\n"
 
 
+def test_hyperthreads_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu, siblings in {0: "5", 1: "a", 2: "5", 3: "a", 5: "20"}.items():
+        (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings").write_text(f"{siblings}\n")
+    monkeypatch.setattr(machine, "_CPUS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3, 5, 7})
+    assert machine.cores() == [[0, 2], [1, 3], [5], [7]], "a CPU without topology is a core of its own"
+    assert machine.physical_cores() == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 3})
+    assert machine.cores() == [[2], [3]]
+
+
 def test_memory_that_is_used_is_counted() -> None:
     before = machine.resident_memory()
     ballast = mmap.mmap(-1, 50 << 20)  # the C library's own might be memory that it has kept from before

@@ -17,7 +17,7 @@ import pytest
 
 from modules.errors import Unloaded, WorkerDied
 from modules.events import Event, Failed, Result, Text
-from modules.process import ROOT, WorkerProcess
+from modules.process import DECIDED_BY_USER, ROOT, WorkerProcess
 from tests.conftest import ECHO, load
 
 
@@ -118,20 +118,35 @@ def environment(worker: WorkerProcess) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if entry)
 
 
-@pytest.mark.parametrize(
-    ("variable", "ours", "theirs"),
-    [("GOMP_SPINCOUNT", "3000", "77"), ("CUDA_DEVICE_ORDER", "PCI_BUS_ID", "FASTEST_FIRST")],
-    ids=["its threads give way to other programs", "cards are in the order in which they are told of"],
-)
-def test_what_we_set_for_it_holds_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, variable: str, ours: str, theirs: str
+def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(variable, raising=False)
-    for wish, told in ((None, ours), (theirs, theirs)):
-        if wish is not None:
-            monkeypatch.setenv(variable, wish)
-        with closing(WorkerProcess()) as worker:
-            assert environment(worker)[variable] == told
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def openmp_variables(**options: bool) -> dict[str, str]:
+    """Those of a new worker that decide where its compute threads run and how they wait."""
+    with closing(WorkerProcess(**options)) as worker:
+        return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
+
+
+def test_threads_wait_asleep_unless_they_will_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    assert openmp_variables() == {"OMP_WAIT_POLICY": "passive"}
+    assert openmp_variables(binds_threads=True) == {}
+
+
+def test_openmp_variables_of_the_user_are_kept_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
 
 
 def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from modules.engines.llamacpp_arguments import CANNOT_SHIFT, Build, arguments, n
 from modules.engines.llamacpp_cache import Cache, Slot, common
 from modules.engines.llamacpp_lora import LlamaAdapters
 from modules.engines.llamacpp_sampler import Sampler
+from modules.engines.llamacpp_threadpool import ComputeThreads
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.engines.stream import TextStream
@@ -96,7 +97,9 @@ class LlamaCpp:
         self._warm_up()
         self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
         loras = operation(LlamaAdapters(self.model, self._cache.clear))
-        self.operations = {"cache": self._cache.told, "forget": self.forget, "apply_loras": loras}
+        bind = ComputeThreads(self.model.context, calls).bind
+        own: dict[str, Callable[..., Json]] = {"cache": self._cache.told, "forget": self.forget}
+        self.operations = own | {"apply_loras": loras, "bind_threads": bind}
         self.info = Info(
             context_length=self.model.n_ctx,
             bos_token=self.model.special(self.model.bos),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from modules import machine
@@ -20,6 +21,7 @@ CPU_UBATCH = (
     256  # read a prompt fastest of 64 to 512, and less is lost when a step is broken off (benchmarks/README.md)
 )
 ALL_LAYERS = 256  # the slider's end: "everything"
+MAX_CPUS = 512  # the length of a thread pool's mask, GGML_MAX_N_THREADS
 USUAL_SINKS = 5  # the default of attention_sink_size, of which nothing need be said
 
 
@@ -90,6 +92,23 @@ def _context(options: Mapping[str, Value], build: Build) -> dict[str, Json]:
     if _cache_type(options) != CACHE_F16:
         args |= {"type_k": _cache_type(options), "type_v": _cache_type(options)}
     return args
+
+
+def bound_cpus(calls: Mapping[str, Json], cores: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """The logical CPUs for the threads that decode and for those that read prompts, one CPU a thread.
+
+    `cores` holds the logical CPUs of each core. Both lists are empty where binding would be of no use or do harm: if
+    the threads leave a core free, the scheduler does better, and so it does if there are more threads than CPUs; under
+    `numa`, ggml places the threads itself. Nor can ggml name a CPU whose number is MAX_CPUS or more.
+    """
+    context = calls["llama_init_from_model"]
+    counts = (int(context["n_threads"]), int(context["n_threads_batch"]))
+    order = [cpu for nth in zip_longest(*cores) for cpu in nth if cpu is not None]  # a second hyperthread comes last
+    fits = max(order, default=0) < MAX_CPUS
+    if not fits or "llama_numa_init" in calls or any(not len(cores) <= count <= len(order) for count in counts):
+        return [], []
+    decoding, reading = (order[:count] for count in counts)
+    return decoding, reading
 
 
 def _rope(options: Mapping[str, Value]) -> dict[str, float]:

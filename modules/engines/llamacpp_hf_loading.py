@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from modules.engines.llamacpp_hf_model import LlamaModel
 from modules.engines.llamacpp_hf_tokenizer import LlamaTokenizer, fits
 from modules.engines.llamacpp_lora import LlamaAdapters
 from modules.engines.llamacpp_native import Model
+from modules.engines.llamacpp_threadpool import ComputeThreads
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.errors import Unsupported
@@ -47,7 +48,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
         found_out.append(CANNOT_SHIFT)
     said = (*notes(path, options, build()), *found_out)
     made = Engine(model, vocabulary, native.n_ctx - (sinks or 0), said)  # the sinks may lie beside a whole prompt
-    own = {"logits": model.logits if BATCH in calls else _not_all}
+    own: dict[str, Callable[..., Json]] = {"logits": model.logits if BATCH in calls else _not_all}
+    own["bind_threads"] = ComputeThreads(native.context, calls).bind
     own["apply_loras"] = operation(LlamaAdapters(native, model.slots.clear))
     made.operations = {**made.operations, **own}
     return made
