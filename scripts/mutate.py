@@ -363,9 +363,9 @@ def main(words: Sequence[str] | None = None) -> int:
     results = try_all(mutations, max(asked.jobs, 1), asked.timeout)
     caught = sum(each.caught for each in results)
     print(f"\n{caught} of {len(results)} caught in {(time.monotonic() - began) / 60:.1f} min")
-    for each in results:
-        if not each.caught:
-            print(_line(each))
+    for result in results:
+        if not result.caught:
+            print(_line(result))
     return 0 if caught == len(results) else 1
 
 
