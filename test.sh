@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, then checks everything:
-#   ./test.sh                  ruff, import rules, mypy and all tests, in at most 20 minutes on two cores
-#   ./test.sh quick            ruff, import rules and the unit tests, in at most 90 seconds
+#   ./test.sh                  ruff, mypy and all tests, in at most 20 minutes on two cores
+#   ./test.sh quick            ruff and the unit tests, in at most 90 seconds
 #   ./test.sh <pytest flags>   pytest alone, with these
 # All parts run; the exit status is that of the first that failed.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
@@ -61,12 +61,10 @@ parallel() {
 if (($# == 0)); then
     part python -m ruff check .
     part python -m ruff format --check .
-    part .venv/bin/lint-imports
     part python -m mypy
     part parallel
 elif [[ $1 == quick ]]; then
     part python -m ruff check .
-    part .venv/bin/lint-imports
     part parallel -m unit "${@:2}"
 else
     part python -m pytest "$@"

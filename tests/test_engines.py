@@ -93,6 +93,16 @@ def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None
     assert answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
 
 
+def test_a_prompt_that_departs_early_reuses_only_the_tokens_in_common(engine: WorkerProcess) -> None:
+    forget(engine)
+    answer(engine, FRANCE)
+    common = len(ask(engine, "encode", text="The capital of"))
+    other = answer(engine, "The capital of Italy is")
+    assert other.done.cached_tokens == common
+    forget(engine)
+    assert answer(engine, "The capital of Italy is").text == other.text
+
+
 # -- where it ends -----------------------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,22 @@
-"""Imports at run time. The static rules are contracts of import-linter and rules of ruff, in pyproject.toml."""
+"""Imports. The rules are contracts of import-linter, in pyproject.toml; here they are checked, and what runs is too."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from modules.process import ROOT
 
 HEAVY = ("torch", "transformers", "llama_cpp", "numpy", "gradio", "fastapi")
+
+
+def test_imports_keep_the_contracts_of_import_linter() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
 
 
 def test_heavy_packages_are_not_imported_before_they_are_needed(subtests: pytest.Subtests) -> None:

@@ -104,18 +104,6 @@ def test_the_log_probabilities_are_those_of_the_librarys_logits(
         assert ours.chosen == ours.top[0], "greedy takes the likeliest"
 
 
-# -- the cache --------------------------------------------------------------------------------------------------------
-
-
-def test_a_prompt_that_departs_early_keeps_only_what_is_common(llama: WorkerProcess) -> None:
-    answer(llama, FRANCE)
-    tokens = len(ask(llama, "encode", text="The capital of"))
-    other = answer(llama, "The capital of Italy is")
-    assert other.done.cached_tokens == tokens
-    forget(llama)
-    assert answer(llama, "The capital of Italy is").text == other.text
-
-
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
 
