@@ -131,12 +131,15 @@ def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: B
     with opened(chromium, fresh, "n_ctx") as window:
         shown = window.page.locator("#tx-opts .tx-opt:visible")
         before = shown.count()
-        window.page.locator("#tx-filter input").fill("CACHE_8")
+        window.page.locator("#tx-filter input").fill("cache_8")
         expect(window.page.locator("#tx-opt-cache_8bit")).to_be_visible()
         expect(window.page.locator("#tx-opt-n_ctx")).to_be_hidden()
         window.page.locator("#tx-filter input").fill("物理核心")
         expect(window.page.locator("#tx-opt-threads")).to_be_visible()
         expect(window.page.locator("#tx-opt-cache_8bit")).to_be_hidden()
+        window.page.locator("#tx-filter input").fill("cuda")  # the text says CUDA
+        expect(window.page.locator("#tx-opt-tensorcores")).to_be_visible()
+        expect(window.page.locator("#tx-opt-threads")).to_be_hidden()
         window.page.locator("#tx-filter input").fill("")
         expect(shown).to_have_count(before)
 
