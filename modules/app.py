@@ -24,7 +24,18 @@ from modules.flags import Flags
 from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
-from modules.loaders import LOADERS, Loader, Setting, find_loader, settle, unavailable, usable, values
+from modules.loaders import (
+    LLAMACPP,
+    LOADERS,
+    Loader,
+    Setting,
+    find_loader,
+    overlay_of,
+    settle,
+    unavailable,
+    usable,
+    values,
+)
 from modules.lora_control import LoraControl
 from modules.loras import Loras
 from modules.mirrors import Token
@@ -33,9 +44,11 @@ from modules.models import LoadedModel, Models
 from modules.options import Value
 from modules.overlays import Overlays
 from modules.own_code import code_of
+from modules.preparation import Preparation
 from modules.presets import Presets
 from modules.process import ROOT
 from modules.retry import Pace
+from modules.terminal import terminal_language
 from modules.trusted_code import TrustedCode, compare
 
 log = logging.getLogger(__name__)
@@ -67,7 +80,8 @@ class App:
         self.models = Models()
         self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
-        self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
+        known_gpus = gpus.Gpus()
+        self.gpus: Callable[[], Sequence[Gpu]] = lambda: known_gpus.now() if _llamacpp_uses_gpus() else ()
         self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
@@ -77,6 +91,7 @@ class App:
             Pace(connections=self.settings.download_connections),
             self.settings.downloads_at_once,
         )
+        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder, self.load_prepared)
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:
@@ -317,6 +332,39 @@ class App:
             self.trusted_code.check(plan.record.name, code_of(plan.record.path))
         return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
 
+    def load_named(self, number: int | None = None) -> None:
+        """Load what `--model` named. A failure is logged, and shown by the page."""
+        if self.named is None:
+            return
+        try:
+            if self.flags.on("trust_changed_code"):
+                self.trust_code(self.named.name)
+            self.begin(self.plan(self.named), number).result()
+        except WebUIError as error:
+            log.error("%s", error.say(terminal_language()))
+
+    def load_prepared(self, name: str, number: int) -> None:
+        """Load a model once the preparation has ended: the one of `--model`, or the demo model called `name`."""
+        if self.named is not None:
+            self.load_named(number)
+            return
+        try:
+            self.begin(self.plan(self.catalog.find(name)), number).result()
+        except WebUIError as error:
+            log.error("%s", error.say(terminal_language()))
+
+    def named_needs_llamacpp(self) -> bool:
+        """Whether the model of `--model` has to wait until llama.cpp is installed."""
+        try:
+            plan = self.plan(self.named) if self.named is not None else None
+        except WebUIError:  # loading it will tell
+            return False
+        return (
+            plan is not None
+            and overlay_of(plan.loader, plan.record.format) == LLAMACPP
+            and unavailable(plan.loader, plan.record.format) is not None
+        )
+
     def _runs_code(self, plan: Plan) -> bool:
         return "trust_remote_code" in plan.settings and bool(plan.settings["trust_remote_code"].value)
 
@@ -346,6 +394,11 @@ def _estimable(record: ModelRecord, loader: str) -> Facts | None:
     if record.shape is not None and record.shape.method:
         return Quantised(record.shape, loader)
     return record.header or record.shape
+
+
+def _llamacpp_uses_gpus() -> bool:
+    overlay = overlay_of(LOADERS["llama.cpp"])
+    return gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None)
 
 
 def _token() -> Token | None:
