@@ -20,8 +20,8 @@ python() {
     GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 .venv/bin/python "$@"
 }
 
-# Everything set-up does ends with the one who calls it, but for the packages of the system: without them all tests but
-# those of the page can still run. `quick` opens no browser.
+# A set-up that fails ends the run; but without the packages of the system all tests can run that open no page, and
+# `quick` needs none of them.
 if [[ ${1:-} != quick ]]; then part "$python" scripts/system_packages.py; fi
 "$python" scripts/set_up.py tests
 python server.py --install llama.cpp
@@ -29,7 +29,7 @@ python server.py --install Transformers
 python server.py --install AutoGPTQ # and AutoAWQ
 # Without a GPU only somebody with kernels at hand may install it: those of the tests are a stand-in.
 PYTHONPATH=tests/exllamav2_standin python server.py --install ExLlamav2
-"$python" scripts/demo_model.py
+python scripts/demo_model.py
 
 if (($# == 0)); then
     part python -m ruff check .

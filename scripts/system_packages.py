@@ -1,4 +1,4 @@
-"""Install what the tests need of the system, with apt: a compiler, a browser and its fonts. What is there is left alone."""
+"""Install with apt what the tests need of the system: a compiler, a browser and its fonts; only what is missing."""
 
 from __future__ import annotations
 

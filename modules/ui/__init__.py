@@ -55,7 +55,7 @@ def build(app: App, language: str) -> Any:
                     downloads = DownloadsPanel(app, language, model_tab)
                     CreatorPanel(app, language, model_tab)
         chat_tab.listen(parameters_tab)
-        look = _look(model_tab, seen, downloads)
+        look = _look(chat_tab, model_tab, seen, downloads)
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
         page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
@@ -68,13 +68,22 @@ def build(app: App, language: str) -> Any:
     return page
 
 
-def _look(model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
-    """What the page asks for now and then, in one go: what others have done to the model and to the downloads."""
+def _look(chat_tab: ChatTab, model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
+    """What the page asks for now and then, in one go: what has happened to the model, the downloads and the set-up."""
+    notices = [chat_tab.notice, model_tab.notice]
+    parts = [notice.part for notice in notices]
 
-    def look(model_seen: int, jobs_seen: object) -> Updates:
-        return model_tab.look(model_seen) | downloads.poll(jobs_seen)
+    def look(model_seen: int, jobs_seen: object, *notices_seen: object) -> Updates:
+        changes = model_tab.look(model_seen) | downloads.poll(jobs_seen)
+        for notice, notice_seen in zip(notices, notices_seen, strict=True):
+            changes |= notice.update(notice_seen)
+        return changes
 
-    return {"fn": look, "inputs": [seen, downloads.seen], "outputs": [*model_tab.live, *downloads.polled]}
+    return {
+        "fn": look,
+        "inputs": [seen, downloads.seen, *parts],
+        "outputs": [*model_tab.live, *downloads.polled, *parts],
+    }
 
 
 def _links(language: str) -> str:

@@ -17,6 +17,7 @@ from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.parameters_tab import ParametersTab
+from modules.ui.preparation_notice import PreparationNotice
 
 gr = gradio()
 
@@ -39,6 +40,7 @@ class ChatTab:
 
     def _build(self) -> None:
         tr = self._tr
+        self.notice = PreparationNotice(self._app, self._language, tr, "tx-chat-prepare")
         self.bot = gr.Chatbot(
             elem_id="tx-chat",
             show_label=False,
@@ -87,6 +89,7 @@ class ChatTab:
     def listen(self, parameters: ParametersTab) -> None:
         """To be called once all tabs are made: answers follow the `parameters`."""
         self._parameters = parameters
+        self.notice.listen()
         every = {self.bot, self.text, self.system, *parameters.widgets.values()}
         outputs = [self.bot, self.text, self.line, self.send, self.stop]
         answering = {"inputs": every, "outputs": outputs, "concurrency_limit": None}

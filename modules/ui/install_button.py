@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules import install
 from modules.app import App
 from modules.errors import UnknownLoader
-from modules.loaders import Loader, find_loader, overlay_of, unavailable
+from modules.loaders import LLAMACPP, Loader, find_loader, overlay_of, unavailable
 from modules.overlays import Installing
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -63,7 +63,7 @@ class InstallButton:
     def told(self, loader: Loader, model_format: str) -> str:
         """How an installation goes, or why it failed, as HTML."""
         now = self.view(loader, model_format)
-        if now is None:
+        if now is None or overlay_of(loader, model_format) == LLAMACPP:  # which the notice above the tab tells of
             return ""
         if now.error is not None:
             return markup.alert(now.error, self._language, self._tr)
@@ -73,7 +73,7 @@ class InstallButton:
         if now.state == "waiting":
             return markup.info(self._tr("install_waiting"))
         line = self._tr("install_progress").format(done=now.done, total=now.total)
-        share = now.done / max(now.total, 1)
+        share = install.share(now) or 0
         return (
             f'<div class="tx-status" role="status">{escape(line)}<div class="tx-bar"><i style="width:{share:.0%}"></i>'
             f'</div><p class="tx-split">{escape(now.says)}</p></div>'
@@ -100,7 +100,7 @@ class InstallButton:
         try:
             now = self.view(*self._asked(given))
             if now is not None and now.moving:
-                return {self._tab.notes: self._progress(now)}
+                return {self._tab.notes: self.told(*self._asked(given)) or gr.skip()}
             return {**await self._tab.explain(given), **self._tab.options.labelled_anew(given)}
         except Exception as error:
             return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr), **self.ask(None)}

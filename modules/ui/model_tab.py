@@ -21,6 +21,7 @@ from modules.ui.locales import Tr, translator
 from modules.ui.lora_card import LoraCard
 from modules.ui.options_card import FILTER, SWITCH_LOADER, OptionsCard
 from modules.ui.own_code import OwnCode
+from modules.ui.preparation_notice import PreparationNotice
 
 gr = gradio()
 
@@ -45,6 +46,7 @@ class ModelTab:
         self._language = language
         self._tr: Tr = translator(language)
         self._shared = shared
+        self.notice = PreparationNotice(app, language, self._tr, "tx-model-prepare")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 self._build_model_card()
@@ -95,6 +97,7 @@ class ModelTab:
         shared = self._shared
         self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
         self.live += [*self.code.parts, *self.loras.parts]
+        self.notice.listen()
         install = self.options.install
         told = [self.notes, self.options.marks, self.memory, *install.parts]
         install.listen(self, form, told)
