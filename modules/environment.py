@@ -163,10 +163,13 @@ class Environment:
 
     def _failed(self, what: Words, output: str) -> InstallFailed:
         cause = install_errors.explain(output)
+        if cause is install_errors.NO_VERSION and "from versions: none" in output:
+            cause = install_errors.NO_NETWORK  # every one of our requirements is published
         if cause is None:
             lines = [line for line in output.splitlines() if line.strip()]
-            last = next((line for line in reversed(lines) if line.startswith(("ERROR", "error", "E:"))), lines[-1:])
-            cause = dict.fromkeys(("zh", "en"), str(last)[:200])
+            errors = [line for line in lines if line.startswith(("ERROR", "error"))]
+            last = (errors or lines or [""])[-1]
+            cause = dict.fromkeys(("zh", "en"), last[:200])
         details = {language: text.format(log=self.log) for language, text in _DETAILS.items()}
         return InstallFailed(what, {each: f"{cause[each]} {details[each]}" for each in ("zh", "en")})
 

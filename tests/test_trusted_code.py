@@ -15,7 +15,6 @@ from modules.trusted_code import TrustedCode
 from modules.ui.edge import Shared
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
-from server import load_named
 from tests.own_code import OWN_CODE, own_model
 from tests.serving import server_of
 
@@ -122,10 +121,10 @@ def test_a_flag_agrees_for_the_model_that_another_names(
 ) -> None:
     make_app(FLAG).trust_code("own")
     mark = harmful(folder)
-    load_named(make_app(FLAG, "--model", "own"))
+    make_app(FLAG, "--model", "own").load_named()
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
     assert not mark.exists()
-    load_named(make_app(FLAG, "--model", "own", "--trust-changed-code"))
+    make_app(FLAG, "--model", "own", "--trust-changed-code").load_named()
     assert mark.exists()
     with pytest.raises(CommandLineError, match="--model"):
         make_app(FLAG, "--trust-changed-code")
