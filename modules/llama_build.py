@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ Report = Callable[[Phase, BuildSteps | None, str], None]
 ONLY_LLAMA = Path(__file__).resolve().parent.parent / "scripts" / "llama-only.cmake"
 NICENESS = 10
 _STORE = "text-studio-wheels"
+_DEFINITIONS = ("LLAVA_BUILD=OFF",)
 _SETTINGS = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDACXX", "CUDAARCHS", "CUDAHOSTCXX", "HIPCXX")
 _PREFIXES = ("CMAKE_", "SKBUILD_", "GGML_", "LLAMA_")
 _WITHOUT_EFFECT = ("CMAKE_BUILD_PARALLEL_LEVEL",)
@@ -81,11 +83,12 @@ class LlamaBuild:
             if (name in _SETTINGS or name.startswith(_PREFIXES)) and name not in _WITHOUT_EFFECT
         }
         machine = [platform.system(), platform.machine(), _processor()]
-        facts = [self.pin, ONLY_LLAMA.read_text(encoding="utf-8"), settings, machine]
+        facts = [self.pin, _DEFINITIONS, ONLY_LLAMA.read_text(encoding="utf-8"), settings, machine]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
     # -- ready wheels -----------------------------------------------------------------------------------------------
 
+    @cached_property
     def _store(self) -> Path | None:
         """The folder for wheels made here, beside pip's own cache: whoever keeps that one keeps this, too."""
         try:
@@ -96,7 +99,7 @@ class LlamaBuild:
         return folders[-1] / _STORE / self._recipe() if folders else None
 
     def _stored(self) -> Path | None:
-        store = self._store()
+        store = self._store
         return next(store.glob("*.whl"), None) if store is not None else None
 
     def _cached_by_pip(self) -> Path | None:
@@ -114,7 +117,7 @@ class LlamaBuild:
 
     def _keep(self, wheel: Path) -> None:
         """Put a wheel made here into the store; that it cannot be kept is no failure."""
-        store = self._store()
+        store = self._store
         if store is None:
             return
         with contextlib.suppress(OSError):
@@ -172,7 +175,7 @@ class LlamaBuild:
 
     def _environment(self) -> dict[str, str]:
         """What scikit-build-core reads. The user's CMAKE_ARGS come after these definitions, and so override them."""
-        ours = ["LLAVA_BUILD=OFF", f"CMAKE_PROJECT_llama_cpp_INCLUDE={ONLY_LLAMA}"]
+        ours = [*_DEFINITIONS, f"CMAKE_PROJECT_llama_cpp_INCLUDE={ONLY_LLAMA}"]
         theirs = os.environ.get("SKBUILD_CMAKE_DEFINE", "")
         return {
             "SKBUILD_BUILD_DIR": str(self.folder / "build"),

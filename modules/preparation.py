@@ -75,9 +75,10 @@ class Preparation:
                 return
             self._demo_error = None
             self._fetching_demo = self._wants_demo and not demo_model.has_model(self._folder)
-            if not _installed():
+            missing = not _installed()
+            if missing:
                 self._overlays.begin(LLAMACPP)
-            self._thread = threading.Thread(target=self._run, name="preparation", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(missing,), name="preparation", daemon=True)
             self._thread.start()
 
     def view(self) -> Progress:
@@ -98,8 +99,8 @@ class Preparation:
         demo = self._wants_demo and (self._fetching_demo or (self._folder / demo_model.NAME).is_file())
         return self._load_later or (demo_model.NAME if demo else "")
 
-    def _run(self) -> None:
-        missing, fetched = not _installed(), self._fetching_demo
+    def _run(self, missing: bool) -> None:
+        fetched = self._fetching_demo
         with ThreadPoolExecutor(1, "demo") as pool:  # the network is idle while the compiler works
             demo = pool.submit(self._fetch_demo) if fetched else None
             language = terminal_language()

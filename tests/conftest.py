@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from modules.app import App
 from modules.events import Info, Result
 from modules.hub import Hub
 from modules.hub_files import HubSource
-from modules.loaders import LOADERS, Loader, settle, values
+from modules.loaders import LOADERS, Loader, overlay_of, settle, values
 from modules.process import ROOT, WorkerProcess
 from tests import hub_server
 from tests.hf_folder import transformers_folder
@@ -31,6 +32,18 @@ ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.echo:Echo", package
 """A row of the table for the tests' own engine."""
 
 PATIENCE_SECONDS = 120
+
+
+def _find_llama_cpp() -> None:
+    """Let this process, the workers that tests start themselves, and reference programs find llama_cpp where the
+    program installs it; `Models` gives its workers the overlay anyway."""
+    overlay = overlay_of(LLAMA)
+    if overlay is not None:
+        sys.path.append(str(overlay.folder))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(overlay.folder)]))
+
+
+_find_llama_cpp()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from modules.process import ROOT
 
 # Each module's floor; imports go downward only. A package stands for all that is in it.
 LAYERS = {
-    "words": {"errors", "download_errors", "lora_errors", "options", "events", "remote"},
+    "words": {"errors", "download_errors", "install_errors", "lora_errors", "options", "events", "remote"},
     "facts": {
         *("loaders", "sampling", "gguf", "catalog", "settings", "templates", "characters", "hub"),
         *("load_options", "load_options_gpu", "sampling_options", "checkpoint", "rawfile", "flags", "gone_flags"),
@@ -29,10 +29,12 @@ LAYERS = {
     "actors": {
         *("models", "downloads", "process", "transfer", "verify", "staging", "job_record"),
         *("retry", "carrier", "publish", "job", "job_view", "overlays"),
+        *("pip_run", "llama_build", "demo_model"),
     },
     "deeds": {
         *("chat", "training", "evaluation", "app", "menu", "hubs", "creator", "lora_control"),
         *("download_choice", "remote_fit", "install"),
+        *("environment", "preparation"),
     },
     "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},
@@ -45,6 +47,8 @@ SHARED = {
     "own_code",
     "file_lock",
     "tokenizer_files",
+    "terminal",
+    "build_steps",
 }  # of the words' kind: standard library only, and of use to every layer, the child included
 
 PAGE = {"gradio", "gradio_client"}
