@@ -13,8 +13,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules import first_load, install, menu
 from modules import flags as command_line
-from modules import install, menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
 from modules.flags import Flags
@@ -166,21 +166,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
         )
     if app.flags.on("auto_launch"):
         webbrowser.open(url)
-    load_first(app)
-
-
-def load_first(app: App) -> None:
-    """Prepare what is missing, if that was asked for, and load the model that `--model` named: at once, unless it has
-    to wait for the preparation."""
-    waits = app.flags.on("prepare") and app.named_needs_llamacpp()
-    if app.flags.on("prepare"):
-        elsewhere = bool(app.flags.text("model_dir"))  # another folder of models is the user's own affair
-        app.preparation.begin(
-            demo=app.named is None and not elsewhere and not app.flags.on("no_demo"),
-            load=app.named.name if app.named is not None and waits else "",
-        )
-    if not waits:
-        app.load_named()
+    first_load.begin(app)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from modules.flags import Flags
 from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
+from modules.install import being_installed
 from modules.loaders import (
-    LLAMACPP,
     LOADERS,
     Loader,
     Setting,
@@ -48,7 +48,6 @@ from modules.preparation import Preparation
 from modules.presets import Presets
 from modules.process import ROOT
 from modules.retry import Pace
-from modules.terminal import terminal_language
 from modules.trusted_code import TrustedCode, compare
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class App:
             Pace(connections=self.settings.download_connections),
             self.settings.downloads_at_once,
         )
-        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder, self.load_prepared)
+        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder)
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:
@@ -330,40 +329,10 @@ class App:
         """As `Models.begin`. CodeChanged if code would run that nobody has agreed to."""
         if self._runs_code(plan):
             self.trusted_code.check(plan.record.name, code_of(plan.record.path))
-        return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
-
-    def load_named(self, number: int | None = None) -> None:
-        """Load what `--model` named. A failure is logged, and shown by the page."""
-        if self.named is None:
-            return
         try:
-            if self.flags.on("trust_changed_code"):
-                self.trust_code(self.named.name)
-            self.begin(self.plan(self.named), number).result()
-        except WebUIError as error:
-            log.error("%s", error.say(terminal_language()))
-
-    def load_prepared(self, name: str, number: int) -> None:
-        """Load a model once the preparation has ended: the one of `--model`, or the demo model called `name`."""
-        if self.named is not None:
-            self.load_named(number)
-            return
-        try:
-            self.begin(self.plan(self.catalog.find(name)), number).result()
-        except WebUIError as error:
-            log.error("%s", error.say(terminal_language()))
-
-    def named_needs_llamacpp(self) -> bool:
-        """Whether the model of `--model` has to wait until llama.cpp is installed."""
-        try:
-            plan = self.plan(self.named) if self.named is not None else None
-        except WebUIError:  # loading it will tell
-            return False
-        return (
-            plan is not None
-            and overlay_of(plan.loader, plan.record.format) == LLAMACPP
-            and unavailable(plan.loader, plan.record.format) is not None
-        )
+            return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
+        except LoaderUnavailable as error:
+            raise being_installed(plan.loader, plan.record.format, self.overlays) or error from None
 
     def _runs_code(self, plan: Plan) -> bool:
         return "trust_remote_code" in plan.settings and bool(plan.settings["trust_remote_code"].value)

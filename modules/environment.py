@@ -120,17 +120,15 @@ class Environment:
             Pip(str(self.python), log=self.log).run(
                 *("install", "--progress-bar", "off", "-r", str(self.root / requirements), *options), read=shown.read
             )
-        except BaseException as failure:
-            if not shown.writing:  # nothing has been changed: the old environment is still sound
-                unfinished.unlink()
-            if isinstance(failure, PipFailed):
-                raise self._failed(_TITLE, failure.output) from failure
-            raise
+        except PipFailed as failure:
+            raise self._failed(_TITLE, failure.output) from failure
         finally:
             shown.line.clear()
+            if not shown.writing:  # nothing has been changed: the environment is as sound as it was
+                unfinished.unlink()
         stamp = f"{self._version()} {self._hash(requirements)}\n"
         (self.folder / f"installed-{requirements}").write_text(stamp, encoding="utf-8")
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
 
     def _ensure_venv(self) -> None:
         """Make .venv unless there is one that works. What a killed installation has left cannot be trusted."""

@@ -63,6 +63,19 @@ def begin(loader: Loader, overlays: Overlays, model_format: str = "") -> Overlay
     return overlay
 
 
+def being_installed(loader: Loader, model_format: str, overlays: Overlays) -> LoaderUnavailable | None:
+    """Return the error for a load whose packages are just being installed; None if they are not."""
+    overlay = overlay_of(loader, model_format)
+    if overlay is None or not (now := overlays.view(overlay)).moving:
+        return None
+    at = {language: describe(now, overlay, language) for language in ("en", "zh")}
+    reason = {
+        "en": f"its packages are being installed ({at['en']}). Load the model when that is done.",
+        "zh": f"正在安装所需的软件包（{at['zh']}）。请在完成后加载模型。",
+    }
+    return LoaderUnavailable(loader.name, reason)
+
+
 def _missing(loader: Loader) -> dict[str, LoaderUnavailable]:
     """Why it does not run here, or not with models of some format; by format."""
     asked = {each: unavailable(loader, each) for each in ("", *loader.formats)}

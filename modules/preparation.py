@@ -19,6 +19,9 @@ from modules.terminal import terminal_language
 
 log = logging.getLogger(__name__)
 
+Load = Callable[[str, int], None]
+"""Loads the model of a name, with the number that `Models` has given out for it."""
+
 _GRACE_SECONDS = 5.0
 _READY: Words = {"en": "llama.cpp is ready.", "zh": "llama.cpp 已可使用。"}
 _DEMO_READY: Words = {"en": "The demo model has been fetched.", "zh": "演示模型已下载。"}
@@ -44,12 +47,11 @@ class Progress:
 
 
 class Preparation:
-    """Any thread may ask; only `close` waits. `load` loads the model of a name, with a number of `Models`."""
+    """Any thread may ask; only `close` waits."""
 
-    def __init__(
-        self, overlays: Overlays, models: Models, models_folder: Path, load: Callable[[str, int], None]
-    ) -> None:
-        self._overlays, self._models, self._folder, self._load = overlays, models, models_folder, load
+    def __init__(self, overlays: Overlays, models: Models, models_folder: Path) -> None:
+        self._overlays, self._models, self._folder = overlays, models, models_folder
+        self._load: Load | None = None
         self._number = 0
         self._wants_demo = False
         self._load_later = ""
@@ -59,11 +61,12 @@ class Preparation:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def begin(self, *, demo: bool, load: str = "") -> None:
-        """Fetch the demo model if that is wanted and no model is there; compile llama.cpp if it is missing. Then load
-        the model called `load`, else the demo model, unless somebody has asked for another one by then."""
+    def begin(self, load: Load, *, demo: bool, waiting: str = "") -> None:
+        """Fetch the demo model if that is wanted and no model is there; compile llama.cpp if it is missing. Then `load`
+        the model that is `waiting` for that, else the demo model, unless somebody has asked for another one by then."""
+        self._load = load
         self._wants_demo = demo
-        self._load_later = load
+        self._load_later = waiting
         # Of the load that will be asked for then: any other load or unload gets a later number, and so wins.
         self._number = self._models.next_number()
         self.go_on()
@@ -112,7 +115,7 @@ class Preparation:
         if missing:
             log.info("%s", _READY[language])
         name = self._promised()
-        if name and (missing or fetched or self._load_later):
+        if self._load is not None and name and (missing or fetched or self._load_later):
             self._load(name, self._number)
             self._models.next_number()  # once is enough: a later attempt shall not load it again
 

@@ -34,7 +34,7 @@ LAYERS = {
     "deeds": {
         *("chat", "training", "evaluation", "app", "menu", "hubs", "creator", "lora_control"),
         *("download_choice", "remote_fit", "install"),
-        *("environment", "preparation"),
+        *("environment", "preparation", "first_load"),
     },
     "faces": {"ui", "api", "download_cli"},
     "child": {"worker", "engines"},

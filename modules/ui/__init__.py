@@ -70,19 +70,16 @@ def build(app: App, language: str) -> Any:
 
 def _look(chat_tab: ChatTab, model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
     """What the page asks for now and then, in one go: what has happened to the model, the downloads and the set-up."""
-    notices = [chat_tab.notice, model_tab.notice]
-    parts = [notice.part for notice in notices]
+    notices = [chat_tab.notice.part, model_tab.notice.part]
 
-    def look(model_seen: int, jobs_seen: object, *notices_seen: object) -> Updates:
-        changes = model_tab.look(model_seen) | downloads.poll(jobs_seen)
-        for notice, notice_seen in zip(notices, notices_seen, strict=True):
-            changes |= notice.update(notice_seen)
-        return changes
+    def look(model_seen: int, jobs_seen: object, in_chat: object, in_model: object) -> Updates:
+        changed = model_tab.look(model_seen) | downloads.poll(jobs_seen)
+        return changed | model_tab.notice.update(in_model) | chat_tab.look(in_chat)
 
     return {
         "fn": look,
-        "inputs": [seen, downloads.seen, *parts],
-        "outputs": [*model_tab.live, *downloads.polled, *parts],
+        "inputs": [seen, downloads.seen, *notices],
+        "outputs": [*model_tab.live, *downloads.polled, *notices],
     }
 
 

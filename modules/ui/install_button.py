@@ -60,14 +60,15 @@ class InstallButton:
         label = self._tr("install_cancel") if moving else self._tr("install").format(size=size)
         return {self.button: gr.update(visible=now is not None, value=label), self.timer: gr.Timer(active=moving)}
 
-    def told(self, loader: Loader, model_format: str) -> str:
-        """How an installation goes, or why it failed, as HTML."""
+    def told(self, loader: Loader, model_format: str, explanation: str = "") -> str:
+        """The `explanation` and why an installation failed; while one is under way, how it goes instead. As HTML."""
         now = self.view(loader, model_format)
-        if now is None or overlay_of(loader, model_format) == LLAMACPP:  # which the notice above the tab tells of
-            return ""
+        elsewhere = overlay_of(loader, model_format) == LLAMACPP  # the notice above the tab tells of that one
+        if now is None or (elsewhere and not now.moving):
+            return explanation
         if now.error is not None:
-            return markup.alert(now.error, self._language, self._tr)
-        return self._progress(now) if now.moving else ""
+            return explanation + markup.alert(now.error, self._language, self._tr)
+        return ("" if elsewhere else self._progress(now)) if now.moving else explanation
 
     def _progress(self, now: Installing) -> str:
         if now.state == "waiting":

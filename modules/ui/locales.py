@@ -300,6 +300,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "preset_unknown": ("未知的键已忽略：{names}。", "Unknown keys were passed over: {names}."),
     # -- Chat tab
     "hello": ("有什么可以帮您？", "What can I do for you?"),
+    "hello_later": ("llama.cpp 就绪后将自动加载模型。", "A model is loaded as soon as llama.cpp is ready."),
     "hello_empty": ("请先在“模型”页加载一个模型。", "Load a model in the Model tab first."),
     "write": ("输入消息，回车发送", "Write a message; Enter sends it"),
     "message": ("消息", "Message"),

@@ -53,6 +53,14 @@ class PreparationNotice:
         return self._app.models.status.state not in ("ready", "loading")
 
 
+def greeting(app: App) -> str:
+    """Return the key of what an empty conversation says: a question, or what has to happen before one."""
+    if app.models.status.state == "ready":
+        return "hello"
+    now = app.preparation.view()
+    return "hello_later" if now.load and now.moving else "hello_empty"
+
+
 def preparation(now: Progress, idle: bool, language: str, tr: Tr) -> str:
     """Render the state of the preparation. That llama.cpp is missing is told only while no model is in use: `idle`."""
     error = now.llamacpp.error or now.demo_error
@@ -72,7 +80,8 @@ def _moving(now: Progress, language: str, tr: Tr) -> str:
     later = tr("prepare_then").format(model=now.load) if now.load else ""
     bar = f'<div class="tx-bar"><i style="width:{width}"></i></div>'
     demo = f"<p>{escape(now.demo_error.say(language).partition(chr(10))[0])}</p>" if now.demo_error else ""
-    lines = f"<p>{escape(' '.join(part for part in (tr('prepare_meanwhile'), later) if part))}</p>"
+    space = " " if later and language == "en" else ""
+    lines = f"<p>{escape(tr('prepare_meanwhile') + space + later)}</p>"
     return _card(install.describe(now.llamacpp, LLAMACPP, language), bar + lines + demo)
 
 
