@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from modules import gpus, lora_control, machine, settings
@@ -30,7 +31,7 @@ from modules.loaders import (
     Loader,
     Setting,
     find_loader,
-    overlay_of,
+    llamacpp_gpus,
     settle,
     unavailable,
     usable,
@@ -79,8 +80,7 @@ class App:
         self.models = Models()
         self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
-        known_gpus = gpus.Gpus()
-        self.gpus: Callable[[], Sequence[Gpu]] = lambda: known_gpus.now() if _llamacpp_uses_gpus() else ()
+        self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.Gpus())
         self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
@@ -363,11 +363,6 @@ def _estimable(record: ModelRecord, loader: str) -> Facts | None:
     if record.shape is not None and record.shape.method:
         return Quantised(record.shape, loader)
     return record.header or record.shape
-
-
-def _llamacpp_uses_gpus() -> bool:
-    overlay = overlay_of(LOADERS["llama.cpp"])
-    return gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None)
 
 
 def _token() -> Token | None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -216,6 +216,12 @@ def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
         if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
             return extra.overlay or loader.overlay
     return None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
+
+
+def llamacpp_gpus(present: gpus.Gpus) -> Sequence[gpus.Gpu]:
+    """Return those `present`, if the llama.cpp that workers use was built for them; it may be installed at any time."""
+    overlay = overlay_of(LOADERS["llama.cpp"])
+    return present.now() if gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None) else ()
 
 
 def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:

@@ -1,6 +1,6 @@
 """server.py before llama.cpp is compiled: `python -m tests.preparing_server <folder> [flags]`.
 
-The package that is compiled is the small one of tests/package_index.py, pinned in <folder>, where its overlay lies, too.
+The package that is compiled is the small one of tests/package_index.py, pinned in <folder>; its overlay is there, too.
 Everything else is real: pip, the page, and the engine, whose llama_cpp comes from where the tests have it.
 """
 
