@@ -20,8 +20,9 @@ NO_COMPILER: Words = {
     "zh": "没有找到 C++ 编译器。在 Debian/Ubuntu 上请运行：apt install g++",
 }
 OUT_OF_MEMORY: Words = {
-    "en": "there was too little memory to compile. Set CMAKE_BUILD_PARALLEL_LEVEL=1 and try again.",
-    "zh": "编译时内存不足。请设置 CMAKE_BUILD_PARALLEL_LEVEL=1 后重试。",
+    "en": "there was too little memory to compile. Close other programs and try again: "
+    "one file is compiled at a time then.",
+    "zh": "编译时内存不足。请关闭其他程序后重试，届时将逐个文件编译。",
 }
 COMPILE_FAILED: Words = {
     "en": "the compiler reported an error. Make sure that a C++17 compiler works; its output follows.",

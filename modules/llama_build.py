@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from modules.build_steps import BuildSteps
-from modules.install_errors import NO_VERSION, explain
+from modules.install_errors import NO_VERSION, OUT_OF_MEMORY, explain
 from modules.pip_run import Pip, PipFailed
 
 Phase = Literal["fetching", "compiling"]
@@ -64,6 +64,11 @@ class LlamaBuild:
     def clean(self) -> None:
         """Remove what an interrupted build would need."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _one_at_a_time(self) -> Path:
+        """A file that is there once several compilers at a time have taken too much memory."""
+        return self.folder / "one-at-a-time"
 
     def _discard_other_recipe(self) -> None:
         """Begin anew if the kept build was made for other settings."""
@@ -163,12 +168,13 @@ class LlamaBuild:
             steps.read(line)
             self.report("compiling", steps, line.strip())
 
-        self.pip.run(
-            *("wheel", "--verbose", "--no-deps", "--progress-bar", "off", "--wheel-dir", str(built), str(source)),
-            read=read,
-            environment=self._environment(),
-            niceness=NICENESS,
-        )
+        wheel_into = ("wheel", "--verbose", "--no-deps", "--progress-bar", "off", "--wheel-dir", str(built))
+        try:
+            self.pip.run(*wheel_into, str(source), read=read, environment=self._environment(), niceness=NICENESS)
+        except PipFailed as failure:
+            if explain(failure.output) is OUT_OF_MEMORY:
+                self._one_at_a_time.touch()
+            raise
         wheel = next(built.glob("*.whl"))
         self._keep(wheel)
         return wheel
@@ -177,7 +183,9 @@ class LlamaBuild:
         """What scikit-build-core reads. The user's CMAKE_ARGS come after these definitions, and so override them."""
         ours = [*_DEFINITIONS, f"CMAKE_PROJECT_llama_cpp_INCLUDE={ONLY_LLAMA}"]
         theirs = os.environ.get("SKBUILD_CMAKE_DEFINE", "")
+        serially = {"CMAKE_BUILD_PARALLEL_LEVEL": "1"} if self._one_at_a_time.exists() else {}
         return {
+            **serially,
             "SKBUILD_BUILD_DIR": str(self.folder / "build"),
             "SKBUILD_CMAKE_DEFINE": ";".join([*ours, theirs] if theirs else ours),
         }

@@ -53,6 +53,7 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
     objects = Path(os.environ["SKBUILD_BUILD_DIR"])
     objects.mkdir(exist_ok=True)
     facts = {{"defines": os.environ["SKBUILD_CMAKE_DEFINE"], "niceness": os.nice(0), "source": os.getcwd()}}
+    facts["parallel"] = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
     with open(INDEX / "builds", "a") as file:
         file.write(json.dumps(facts) + "\\n")
     left = [number for number in range({steps}) if not (objects / str(number)).exists()]

@@ -87,7 +87,7 @@ def _moving(now: Progress, language: str, tr: Tr) -> str:
 
 def _failed(error: WebUIError, language: str, tr: Tr) -> str:
     first, _, rest = error.say(language).partition("\n")
-    more = f"<details><summary>{escape(tr('own_words'))}</summary><pre>{escape(rest)}</pre></details>" if rest else ""
+    more = f"<details><summary>{escape(tr('details'))}</summary><pre>{escape(rest)}</pre></details>" if rest else ""
     return (
         f'<div class="tx-notice tx-status tx-alert" role="alert"><p class="tx-notice-title">{escape(first)}</p>{more}'
         f"{_button(tr, 'prepare_again')}</div>"
