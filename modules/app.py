@@ -349,7 +349,6 @@ class App:
 
     def explain(self, plan: Plan) -> Json:
         """The plan and the backend's exact calls, as JSON; "unavailable" says why there are none."""
-        told: Json
         try:
             told = self.models.explain(plan.record, plan.loader, plan.settings)
         except LoaderUnavailable as reason:
