@@ -96,12 +96,14 @@ def test_this_build_of_llama_cpp_uses_none() -> None:
 
 
 def test_a_build_for_cards_is_known_by_its_libraries_in_the_overlay_too(tmp_path: Path) -> None:
-    library = tmp_path / "llama_cpp" / "lib" / "libggml-cuda.so"
+    overlay = tmp_path / "overlay"
+    assert not gpus.llamacpp_uses_them(overlay), "it is not there yet, which must not be remembered"
+    library = overlay / "llama_cpp" / "lib" / "libggml-cuda.so"
     library.parent.mkdir(parents=True)
-    (tmp_path / "llama_cpp" / "__init__.py").touch()
-    assert not gpus.llamacpp_uses_them(tmp_path)
+    (overlay / "llama_cpp" / "__init__.py").touch()
+    assert not gpus.llamacpp_uses_them(overlay)
     library.touch()
-    assert gpus.llamacpp_uses_them(tmp_path)
+    assert gpus.llamacpp_uses_them(overlay)
 
 
 @pytest.mark.parametrize(
