@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOK_SECONDS = 0.2
+GRACE_SECONDS = 2.0
 TAIL_LINES = 200
 LINE_CHARACTERS = 300
 _COMMON = ("--disable-pip-version-check", "--no-input")
@@ -106,11 +107,32 @@ def _kill_on_stop(child: subprocess.Popen[str], stop: threading.Event) -> None:
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
-    """End the child and its descendants, unless it has ended."""
+    """End the child and its descendants, unless it has ended.
+
+    An interrupt comes first: ninja, whose compilers are in process groups of their own, ends them then and removes what
+    they have written half. What is left of the child's session is killed.
+    """
     if child.poll() is not None:
         return
     if os.name == "nt":
         child.kill()
-    else:
+        return
+    for number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_SECONDS)
+            break
+    for pid in _session(child.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session, where the system lists them in /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found

@@ -33,7 +33,7 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
 
 # A build like that of scikit-build-core with ninja: it keeps a file for each step, and does only what is left to do.
 _COMPILING_BACKEND = """
-import json, os, sys, time, zipfile
+import json, os, subprocess, sys, time, zipfile
 from pathlib import Path
 
 INDEX = Path({index!r})
@@ -53,6 +53,8 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
     objects = Path(os.environ["SKBUILD_BUILD_DIR"])
     objects.mkdir(exist_ok=True)
     facts = {{"defines": os.environ["SKBUILD_CMAKE_DEFINE"], "niceness": os.nice(0), "source": os.getcwd()}}
+    compiler = subprocess.Popen(["sleep", "600"], preexec_fn=os.setpgrp)  # as ninja starts its own
+    facts["compiler"] = compiler.pid
     facts["parallel"] = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
     with open(INDEX / "builds", "a") as file:
         file.write(json.dumps(facts) + "\\n")
@@ -62,9 +64,11 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
             time.sleep(0.02)
         if (INDEX / "failure").exists():
             print((INDEX / "failure").read_text(), flush=True)
+            compiler.kill()
             sys.exit(1)
         (objects / str(number)).touch()
         print(f"[{{count}}/{{len(left)}}] c++ -c {{number}}.cpp", flush=True)
+    compiler.kill()
     name = "compiled-1.0-py3-none-any.whl"
     with zipfile.ZipFile(Path(place) / name, "w") as wheel:
         for path, text in FILES.items():

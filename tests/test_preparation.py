@@ -21,7 +21,7 @@ from modules.ui.preparation_notice import preparation as notice
 from tests.package_index import PackageIndex
 
 CONTENT = b"GGUF, as far as these tests look"
-SECONDS = 60
+SECONDS = 110
 
 
 @pytest.fixture
