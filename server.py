@@ -13,13 +13,14 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules import first_load, install, menu
 from modules import flags as command_line
-from modules import install, menu
 from modules.app import App
 from modules.errors import PortTaken, WebUIError
-from modules.flags import Flags, terminal_language
+from modules.flags import Flags
 from modules.loaders import find_loader
 from modules.overlays import Overlays
+from modules.terminal import terminal_language
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -117,6 +118,7 @@ def serve(app: App) -> None:
     except KeyboardInterrupt:
         pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
     finally:
+        app.preparation.close()
         app.downloads.close()
         app.overlays.close()
         app.models.unload()
@@ -164,19 +166,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
         )
     if app.flags.on("auto_launch"):
         webbrowser.open(url)
-    load_named(app)
-
-
-def load_named(app: App) -> None:
-    """Load what `--model` named. A failure is told here and on the page, which stays up."""
-    if app.named is None:
-        return
-    try:
-        if app.flags.on("trust_changed_code"):
-            app.trust_code(app.named.name)
-        app.load(app.plan(app.named))
-    except WebUIError as error:
-        log.error("%s", error.say(terminal_language()))
+    first_load.begin(app)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
-. scripts/environment.sh
+. scripts/find_python.sh
 
 first_failure=0
 part() {
@@ -20,38 +20,17 @@ python() {
     GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 .venv/bin/python "$@"
 }
 
-apt_install() {
-    local -a root=()
-    if ((EUID != 0)); then
-        root=(sudo)
-        # Nobody would see the question for the password.
-        if [[ ! -t 0 ]]; then root+=(-n); fi
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    ${root[@]+"${root[@]}"} apt-get update && ${root[@]+"${root[@]}"} apt-get install -y --no-install-recommends "$@"
-}
-
-# The compiler, the browser and the fonts that Debian has; what is there already is left alone.
-# A subshell: without them everything but the page tests can still run.
-ensure_system_packages() (
-    local -a missing=()
-    if ! has_compiler && ! has_package llama_cpp_python; then missing+=(g++); fi
-    if ! command -v chromium >/dev/null; then missing+=(chromium fonts-noto-cjk fonts-noto-color-emoji); fi
-    if ((${#missing[@]} == 0)); then return; fi
-    step "正在用 apt 安装 ${missing[*]}……" "Installing ${missing[*]} with apt ..." apt_install "${missing[@]}" && return
-    fail "测试需要 ${missing[*]}，但 apt-get 未能安装它们（需要 root 或 sudo）。请手动安装；详情见 $PWD/$LOG" \
-        "The tests need ${missing[*]}, which apt-get could not install (it takes root or sudo). Install them by hand; details are in $PWD/$LOG"
-)
-
-# `quick` opens no browser.
-if [[ ${1:-} != quick ]]; then part ensure_system_packages; fi
-ensure_requirements requirements.txt
-ensure_requirements requirements-test.txt -c requirements.txt
-ensure_overlay Transformers
-ensure_overlay AutoGPTQ # and AutoAWQ
+# A set-up that fails ends the run; but without the packages of the system all tests can run that open no page, and
+# `quick` needs none of them.
+if [[ ${1:-} != quick ]]; then part "$python" scripts/system_packages.py; fi
+"$python" scripts/set_up.py tests
+python server.py --install llama.cpp
+python server.py --install Transformers
+python server.py --install AutoGPTQ # and AutoAWQ
 # Without a GPU only somebody with kernels at hand may install it: those of the tests are a stand-in.
-PYTHONPATH=tests/exllamav2_standin ensure_overlay ExLlamav2
-ensure_demo_model
+PYTHONPATH=tests/exllamav2_standin python server.py --install ExLlamav2
+python scripts/demo_model.py
+if [[ ${1:-} != quick ]]; then python -m tests.make_models; fi
 
 # One process for each core; see tests/stages.py.
 parallel() {

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from modules import gpus, lora_control, machine, settings
@@ -25,7 +26,18 @@ from modules.flags import Flags
 from modules.gguf import GgufHeader
 from modules.gpus import Gpu
 from modules.hubs import Hubs, token_from
-from modules.loaders import LOADERS, Loader, Setting, find_loader, settle, unavailable, usable, values
+from modules.install import being_installed
+from modules.loaders import (
+    LOADERS,
+    Loader,
+    Setting,
+    find_loader,
+    llamacpp_gpus,
+    settle,
+    unavailable,
+    usable,
+    values,
+)
 from modules.lora_control import LoraControl
 from modules.loras import Loras
 from modules.mirrors import Token
@@ -34,6 +46,7 @@ from modules.models import LoadedModel, Models
 from modules.options import Value
 from modules.overlays import Overlays
 from modules.own_code import code_of
+from modules.preparation import Preparation
 from modules.presets import Presets
 from modules.process import ROOT
 from modules.retry import Pace
@@ -68,7 +81,7 @@ class App:
         self.models = Models(CoreBinding())
         self.overlays = Overlays()
         self.available_memory: Callable[[], int] = machine.available_memory
-        self.gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus().now if gpus.llamacpp_uses_them() else tuple
+        self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.Gpus())
         self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
         self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
@@ -78,6 +91,7 @@ class App:
             Pace(connections=self.settings.download_connections),
             self.settings.downloads_at_once,
         )
+        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder)
         self.creator = Creator(self.catalog, self.remembered, self.models, self.downloads, self.hubs)
         self.named = self._find_named(flags.text("model"))
         if flags.on("trust_changed_code") and self.named is None:
@@ -316,7 +330,10 @@ class App:
         """As `Models.begin`. CodeChanged if code would run that nobody has agreed to."""
         if self._runs_code(plan):
             self.trusted_code.check(plan.record.name, code_of(plan.record.path))
-        return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
+        try:
+            return self.models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
+        except LoaderUnavailable as error:
+            raise being_installed(plan.loader, plan.record.format, self.overlays) or error from None
 
     def _runs_code(self, plan: Plan) -> bool:
         return "trust_remote_code" in plan.settings and bool(plan.settings["trust_remote_code"].value)
@@ -333,7 +350,6 @@ class App:
 
     def explain(self, plan: Plan) -> Json:
         """The plan and the backend's exact calls, as JSON; "unavailable" says why there are none."""
-        told: Json
         try:
             told = self.models.explain(plan.record, plan.loader, plan.settings)
         except LoaderUnavailable as reason:

@@ -20,7 +20,6 @@ from modules import download_flags, selection, settings
 from modules.download_errors import BadAddress, BadEndpoint, BadToken
 from modules.downloads import Downloads
 from modules.errors import CommandLineError, OptionError, UnknownOption, Unsupported, WebUIError
-from modules.flags import terminal_language
 from modules.hubs import Hubs, token_from, wanted
 from modules.job_record import Kind, Wanted
 from modules.job_view import JobView
@@ -29,6 +28,7 @@ from modules.process import ROOT
 from modules.publish import Place
 from modules.remote import RemoteFile, Repository
 from modules.retry import Pace
+from modules.terminal import terminal_language
 from modules.verify import digest, expected, read_back
 
 _ASKED_WRONGLY = (CommandLineError, OptionError, UnknownOption, BadAddress, BadEndpoint, BadToken)

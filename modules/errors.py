@@ -135,14 +135,14 @@ class LoaderUnavailable(WebUIError):
 
 @dataclass(eq=False)
 class InstallFailed(WebUIError):
-    """`overlay` is the name of what was to be installed; `words` are pip's own, `cause` what they come down to."""
+    """`what` was to be installed; `words` are pip's own, `cause` what they come down to."""
 
     status = 502
     template = {
-        "en": "The packages of overlays/{overlay} were not installed: {cause}{tail}",
-        "zh": "未能安装 overlays/{overlay} 的软件包：{cause}{tail}",
+        "en": "Could not install {what}: {cause}{tail}",
+        "zh": "未能安装 {what}：{cause}{tail}",
     }
-    overlay: str
+    what: str | Words
     cause: Words
     words: str = ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import locale
-import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -201,6 +199,25 @@ _SERVER = (
         example="AutoGPTQ",
     ),
     Option(
+        "prepare",
+        "prepare",
+        False,
+        {"en": "Prepare", "zh": "首次准备"},
+        {
+            "en": "While the page is up, compile llama.cpp if it is missing, fetch a small demo model if there is "
+            "none, and load it. ./start.sh always does so.",
+            "zh": "页面启动后在后台编译尚缺的 llama.cpp；没有模型时下载并加载一个小型演示模型。"
+            "./start.sh 总是这样启动。",
+        },
+    ),
+    Option(
+        "no_demo",
+        "no-demo",
+        False,
+        {"en": "No demo model", "zh": "不下载演示模型"},
+        {"en": "With --prepare: fetch no demo model.", "zh": "与 --prepare 一起使用：不下载演示模型。"},
+    ),
+    Option(
         "verbose",
         "verbose",
         False,
@@ -283,9 +300,3 @@ def logins(flags: Flags) -> list[tuple[str, str]]:
     """The users and passwords of `--gradio-auth`; none means that the page is open."""
     pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
     return [(user.strip(), password) for user, _, password in pairs]
-
-
-def terminal_language() -> str:
-    """That of errors which no page shows: "zh" or "en"."""
-    wish = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
-    return "zh" if wish.lower().startswith("zh") else "en"

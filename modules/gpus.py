@@ -132,9 +132,12 @@ def torch_build() -> tuple[str, str]:
     return (told[1], told[2]) if told else ("", "")
 
 
-def llamacpp_uses_them() -> bool:
-    """Whether the installed llama-cpp-python was built for graphics cards that have a memory of their own."""
-    spec = PathFinder.find_spec("llama_cpp")
+def llamacpp_uses_them(overlay: Path | None = None) -> bool:
+    """Whether the llama-cpp-python in the folder `overlay`, or in the main environment, was built for graphics cards
+    that have a memory of their own."""
+    if overlay is not None and not overlay.is_dir():
+        return False  # Python would remember that there is no such folder, and never find what is put there later
+    spec = PathFinder.find_spec("llama_cpp", None if overlay is None else [str(overlay)])
     if spec is None or spec.origin is None:
         return False
     libraries = Path(spec.origin).parent / "lib"

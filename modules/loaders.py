@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -21,6 +21,8 @@ from modules.sampling_options import OF_EVERY_LOADER, ONLY_TRANSFORMERS, PARAMET
 _LEGACY = Overlay("legacy", megabytes=250)
 _GPTQ = Overlay("gptq", megabytes=23)
 _EXLLAMAV2_ROOM = Overlay("exllamav2", megabytes=7)
+LLAMACPP = Overlay("llamacpp", megabytes=30, compiled="llama-cpp-python", build_megabytes=700, title="llama.cpp")
+"""Apart from the main environment, so that the program can be used while it is compiled."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ _TABLE = (
         samplers=_LLAMACPP_SAMPLERS,
         abilities=frozenset({"lora", "loras", "parallel"}),
         packages=("llama_cpp",),
-        install="pip install -r requirements.txt",
+        install="python server.py --install llama.cpp",
+        overlay=LLAMACPP,
         binds_threads=True,
     ),
     Loader(
@@ -168,7 +171,8 @@ _TABLE = (
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("llama_cpp", "torch", "transformers"),
-        install="pip install -r requirements.txt",
+        install="python server.py --install llamacpp_HF",
+        overlay=LLAMACPP,
         binds_threads=True,
     ),
     Loader(
@@ -215,7 +219,13 @@ def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
     for extra in loader.extras:
         if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
             return extra.overlay or loader.overlay
-    return loader.overlay
+    return None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
+
+
+def llamacpp_gpus(present: gpus.Gpus) -> Sequence[gpus.Gpu]:
+    """Return those `present`, if the llama.cpp that workers use was built for them; it may be installed at any time."""
+    overlay = overlay_of(LOADERS["llama.cpp"])
+    return present.now() if gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None) else ()
 
 
 def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
@@ -281,6 +291,11 @@ def _missing(packages: list[str], install: str) -> Words:
 
 def _absent(overlay: Overlay, install: str) -> Words:
     size = overlay.megabytes
+    if overlay.compiled:
+        return {
+            "en": "it has not been compiled yet. To have that done, press Install on the Model tab, or run: " + install,
+            "zh": f"尚未编译。请点击“模型”页的“安装”，或运行：{install}",
+        }
     return {
         "en": f"it needs packages of its own ({size} MB), kept apart from all others in overlays/{overlay.name}. "
         f"To install them, press Install on the Model tab, or run: {install}",

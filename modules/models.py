@@ -197,6 +197,7 @@ class Models:
         self._loading: WorkerProcess | None = None
         self.deadly: set[str] = set()  # models that took their worker down, and have not loaded since
         self._numbers = itertools.count(1)
+        self._latest_number = 0
         self._wish = Wish()  # the newest load or unload asked for; older ones give up
         self._state = threading.Lock()  # guards the fields above, never held while something slow is done
         self._turn = threading.Lock()  # held by the one load or unload that is being carried out
@@ -223,7 +224,12 @@ class Models:
 
     def next_number(self) -> int:
         """The place of a wish among all others, for who knows only a while later what exactly it is."""
-        return next(self._numbers)
+        self._latest_number = next(self._numbers)
+        return self._latest_number
+
+    def is_latest(self, number: int) -> bool:
+        """Whether nobody has asked for a load or an unload since `number` was given out."""
+        return self._latest_number == number
 
     def begin(
         self,
@@ -234,10 +240,11 @@ class Models:
         loras: Mapping[str, object] | None = None,
     ) -> Future[LoadedModel]:
         """`load`, on a thread of its own: nobody needs to wait for it, nor to be there when it ends."""
+        number = number or self.next_number()
         if reason := unavailable(loader, record.format) or record.problem:
             raise reason
         loras = loras or {}
-        wish = Wish(number or self.next_number(), (record, loader, values(settings), loras), loras=loras)
+        wish = Wish(number, (record, loader, values(settings), loras), loras=loras)
         with self._state:
             if wish.number < self._wish.number:
                 wish.outcome.set_exception(LoadCancelled(record.name))

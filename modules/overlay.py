@@ -11,15 +11,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".installed"
+_SITE_FOLDERS = ("site-packages", "dist-packages")  # not what PYTHONPATH adds, such as an overlay
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """`megabytes` (10**6 bytes) are those on the disk. In `root` lie the requirements and the folder of overlays."""
+    """`megabytes` (10**6 bytes) are those on the disk. In `root` lie the requirements and the folder of overlays.
+
+    `compiled` is the distribution among its requirements that is compiled here unless the index has a wheel of it,
+    which takes `build_megabytes` besides. Where the main environment has the required version, that one is used.
+    `title` is what people call it, where that is not the name of its folder.
+    """
 
     name: str
     megabytes: int
     root: Path = ROOT
+    compiled: str = ""
+    build_megabytes: int = 0
+    title: str = ""
 
     @property
     def folder(self) -> Path:
@@ -30,10 +39,39 @@ class Overlay:
         return self.root / f"requirements-{self.name}.txt"
 
     @property
+    def build_folder(self) -> Path:
+        """Where a package that is compiled keeps what an interrupted build can go on with."""
+        return self.root / "overlays" / f".build-{self.name}"
+
+    @property
+    def display_name(self) -> str:
+        return self.title or f"overlays/{self.name}"
+
+    @property
+    def pins(self) -> list[str]:
+        """Its requirements, "name==version" each."""
+        lines = self.requirements.read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+    @property
+    def compiled_pin(self) -> str:
+        """The requirement that is compiled; "" if none is."""
+        return next((pin for pin in self.pins if pin.startswith(f"{self.compiled}==")), "") if self.compiled else ""
+
+    @property
+    def in_environment(self) -> bool:
+        """Whether the main environment has the required version of what would be compiled, such as a build for CUDA
+        that the user has installed."""
+        if not self.compiled:
+            return False
+        paths = [path for path in sys.path if Path(path).name in _SITE_FOLDERS]
+        found = next(iter(distributions(name=self.compiled, path=paths)), None)
+        return found is not None and f"{self.compiled}=={found.version.partition('+')[0]}" == self.compiled_pin
+
+    @property
     def packages(self) -> int:
         """How many there are to install."""
-        lines = self.requirements.read_text(encoding="utf-8").splitlines()
-        return sum(1 for line in lines if line.strip() and not line.startswith("#"))
+        return len(self.pins)
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""The installing of overlays: pip at work in a folder that takes its place when it is whole, and not before.
+"""Install overlays: pip fills a folder beside the overlay, which takes its place when it is complete.
 
 Several processes may want the same overlay: the one that holds the lock installs it, the others wait and find it there.
 """
@@ -8,64 +8,44 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from modules import file_lock
+from modules import file_lock, install_errors
+from modules.build_steps import BuildSteps
 from modules.errors import InstallFailed, InternalError, WebUIError, Words
+from modules.llama_build import LlamaBuild, NoCompiler, Phase, Report
 from modules.overlay import STAMP, Overlay
+from modules.pip_run import LOOK_SECONDS, Pip, PipFailed, Stopped
 
 log = logging.getLogger(__name__)
 
 State = Literal["absent", "waiting", "installing", "whole", "failed"]
 
-TAIL_LINES = 30
-LOOK_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 LOG = "logs/webui.log"
-
-_FULL: Words = {"en": "the disk is full. Free some space and try again.", "zh": "磁盘已满。请腾出空间后重试。"}
-_NO_NETWORK: Words = {
-    "en": "the package index cannot be reached. Check the network, or name a PyPI mirror in PIP_INDEX_URL.",
-    "zh": "无法访问软件包索引。请检查网络，或用环境变量 PIP_INDEX_URL 指定一个 PyPI 镜像。",
-}
-_NO_SUCH: Words = {
-    "en": "the package index has nothing that suits this Python and machine.",
-    "zh": "软件包索引中没有适合此 Python 和系统的版本。",
-}
-_UNNAMED: Words = {"en": "pip says why, below.", "zh": "原因见 pip 的原话："}
-# The network first: when it is away, pip says at the end that it found no version either.
-_CAUSES: tuple[tuple[str, Words], ...] = (
-    (r"No space left on device|Errno 28\b|Disk quota exceeded", _FULL),
-    (
-        r"NewConnectionError|NameResolutionError|Failed to establish a new connection|ConnectTimeout|Read timed out"
-        r"|ProxyError|SSLError|Network is unreachable|Connection refused|Connection aborted",
-        _NO_NETWORK,
-    ),
-    (r"No matching distribution found", _NO_SUCH),
-)
+_SHOWN_LINES = 30
 
 
 @dataclass(frozen=True)
 class Installing:
-    """How an overlay stands: `done` of `total` packages are fetched, what pip said last, why it was not installed."""
+    """The state of an overlay. While it is installed: `done` of `total` packages or compiler steps, what pip said last,
+    and by the pace so far the `seconds_left`. After a failure, its `error`."""
 
     state: State
     done: int = 0
     total: int = 0
     says: str = ""
     error: WebUIError | None = None
+    phase: Phase = "fetching"
+    seconds_left: float | None = None
 
     @property
     def moving(self) -> bool:
@@ -101,7 +81,7 @@ class Overlays:
         thread.shutdown(wait=False)
 
     def cancel(self, overlay: Overlay) -> None:
-        """Give up installing it; nothing is left of that."""
+        """Stop installing it. What has been compiled is kept for the next time."""
         with self._lock:
             job = self._jobs.get(overlay)
         if job is not None:
@@ -113,7 +93,7 @@ class Overlays:
         if job is not None and not job.outcome.done():
             return job.now
         failure = job.outcome.exception() if job is not None else None
-        if failure is not None and not isinstance(failure, _Stopped):
+        if failure is not None and not isinstance(failure, Stopped):
             return Installing("failed", error=failure if isinstance(failure, WebUIError) else InternalError(LOG))
         return Installing("whole" if overlay.whole else "absent")
 
@@ -126,22 +106,18 @@ class Overlays:
         wait([job.outcome for job in jobs], GRACE_SECONDS)
 
 
-class _Stopped(Exception):
-    """Somebody has cancelled it."""
-
-
 def _log_failure(outcome: Future[None]) -> None:
     failure = outcome.exception()
     if isinstance(failure, WebUIError):
         log.warning("%s", failure)
-    elif failure is not None and not isinstance(failure, _Stopped):
+    elif failure is not None and not isinstance(failure, Stopped):
         log.error("an installation failed", exc_info=failure)
 
 
 def _install(job: _Job) -> None:
-    """All of one installation, on its thread."""
+    """Do all of one installation, on its thread."""
     overlay, place = job.overlay, job.overlay.folder.parent
-    with _disk_faults(overlay):
+    with _explained(overlay):
         place.mkdir(exist_ok=True)
         with _locked(place / f".{overlay.name}.lock", job) as (lock, waited):
             if overlay.whole and (waited or not job.again):
@@ -152,7 +128,8 @@ def _install(job: _Job) -> None:
             room = Path(tempfile.mkdtemp(prefix=f".{overlay.name}-", dir=place))
             try:
                 fingerprint = overlay.fingerprint
-                _run_pip(job, room, lock)
+                (room / "tmp").mkdir()
+                _fill(job, room / "packages", Pip(sys.executable, room / "tmp", job.stop, (lock,)))
                 (room / "packages" / STAMP).write_text(fingerprint, encoding="utf-8")
                 _put_in_place(overlay, room)
             finally:
@@ -161,13 +138,13 @@ def _install(job: _Job) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
-    """The descriptor that holds the lock, and whether somebody else held it before."""
+    """Yield the descriptor that holds the lock, and whether somebody else held it before."""
     descriptor, waited = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), False
     try:
         while not file_lock.taken(descriptor):
             job.now, waited = Installing("waiting"), True
             if job.stop.wait(LOOK_SECONDS):
-                raise _Stopped
+                raise Stopped
         yield descriptor, waited
     finally:
         os.close(descriptor)
@@ -175,6 +152,7 @@ def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
 
 def _check_room(overlay: Overlay) -> None:
     needed = overlay.megabytes * 3 // 2  # the packages, and what pip fetches and builds beside them
+    needed += 0 if overlay.build_folder.exists() else overlay.build_megabytes
     free = shutil.disk_usage(overlay.folder.parent).free // 10**6
     if free < needed:
         place = overlay.folder.parent
@@ -182,62 +160,40 @@ def _check_room(overlay: Overlay) -> None:
             "en": f"{needed} MB of disk space are needed, and {free} MB are free in {place}.",
             "zh": f"需要 {needed} MB 磁盘空间，而 {place} 只剩 {free} MB。",
         }
-        raise InstallFailed(overlay.name, cause)
+        raise InstallFailed(overlay.display_name, cause)
 
 
-def _run_pip(job: _Job, room: Path, lock: int) -> None:
-    """Have pip fill `room`/packages. InstallFailed, or _Stopped."""
-    said: deque[str] = deque(maxlen=TAIL_LINES)
-    total, begun = job.overlay.packages, 0
-    job.now = Installing("installing", 0, total)
-    with _pip(job.overlay, room, lock) as child:
-        threading.Thread(target=_end_if_stopped, args=(child, job.stop), daemon=True).start()
-        assert child.stdout is not None
-        for line in child.stdout:
-            said.append(line.rstrip())
-            begun += line.startswith(("Collecting ", "Processing "))  # the latter of a file on this machine
-            fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(begun - 1, 0)
-            job.now = Installing("installing", max(job.now.done, min(fetched, total)), total, said[-1].strip())
-    if job.stop.is_set():
-        raise _Stopped
-    if child.returncode:
-        raise _failed(job.overlay, "\n".join(said))
+def _fill(job: _Job, target: Path, pip: Pip) -> None:
+    """Have pip install the overlay's packages into `target`; what has to be compiled, before the others."""
+    overlay = job.overlay
+    wanted, build = overlay.pins, None
+    if overlay.compiled:
+        build = LlamaBuild(overlay.compiled_pin, overlay.build_folder, pip, _reporter(job))
+        wanted = [pin for pin in wanted if pin != overlay.compiled_pin] + [str(build.wheel())]
+    job.now = Installing("installing", 0, overlay.packages)
+    begun = 0
+
+    def read(line: str) -> None:
+        nonlocal begun
+        begun += line.startswith(("Collecting ", "Processing "))  # the latter of a file on this machine
+        total = overlay.packages
+        fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(begun - 1, 0)
+        job.now = Installing("installing", max(job.now.done, min(fetched, total)), total, line.strip())
+
+    pip.run("install", "--no-deps", "--target", str(target), *wanted, "--progress-bar", "off", read=read)
+    if build is not None:
+        build.clean()
 
 
-def _pip(overlay: Overlay, room: Path, lock: int) -> subprocess.Popen[str]:
-    (room / "tmp").mkdir()
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(room / "packages")]
-    command += ["-r", str(overlay.requirements), "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    # What it unpacks goes to the same disk, and with all the rest if it is killed. A configuration that asks for --user
-    # would be refused beside --target.
-    own = {"TMPDIR": str(room / "tmp"), "PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        command,
-        env=os.environ | own,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # it is ended with all that it has started
-        pass_fds=() if os.name == "nt" else (lock,),  # should we be killed, nobody cleans up while it still writes
-    )
+def _reporter(job: _Job) -> Report:
+    """Show the stages of a build in the job's state."""
 
+    def report(phase: Phase, steps: BuildSteps | None, says: str) -> None:
+        counted = (steps.done, steps.total) if steps is not None else (0, 0)
+        left = steps.seconds_left if steps is not None else None
+        job.now = Installing("installing", *counted, says, phase=phase, seconds_left=left)
 
-def _end_if_stopped(child: subprocess.Popen[str], stop: threading.Event) -> None:
-    while child.poll() is None:
-        if stop.wait(LOOK_SECONDS):
-            if os.name == "nt":
-                child.kill()
-            else:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-            return
-
-
-def _failed(overlay: Overlay, words: str) -> InstallFailed:
-    cause = next((cause for pattern, cause in _CAUSES if re.search(pattern, words)), _UNNAMED)
-    return InstallFailed(overlay.name, cause, words)
+    return report
 
 
 def _put_in_place(overlay: Overlay, room: Path) -> None:
@@ -247,8 +203,18 @@ def _put_in_place(overlay: Overlay, room: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_faults(overlay: Overlay) -> Iterator[None]:
+def _explained(overlay: Overlay) -> Iterator[None]:
+    """Turn what went wrong into an error with a cause that is known."""
     try:
         yield
+    except PipFailed as failure:
+        raise _failed(overlay, failure.output) from failure
+    except NoCompiler as failure:
+        raise InstallFailed(overlay.display_name, install_errors.NO_COMPILER) from failure
     except OSError as error:
         raise _failed(overlay, str(error)) from error
+
+
+def _failed(overlay: Overlay, output: str) -> InstallFailed:
+    cause: Words = install_errors.explain(output) or install_errors.UNKNOWN
+    return InstallFailed(overlay.display_name, cause, "\n".join(output.splitlines()[-_SHOWN_LINES:]))

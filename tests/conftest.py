@@ -19,7 +19,7 @@ from modules.app import App
 from modules.events import Event, Info, Result
 from modules.hub import Hub
 from modules.hub_files import HubSource
-from modules.loaders import LOADERS, Loader, settle, values
+from modules.loaders import LOADERS, Loader, overlay_of, settle, values
 from modules.process import ROOT, WorkerProcess
 from tests import hub_server
 from tests.hf_folder import transformers_folder
@@ -54,6 +54,18 @@ def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageInd
     index = PackageIndex(tmp_path / "index")
     index.use(monkeypatch)
     return index
+
+
+def _find_llama_cpp() -> None:
+    """Let this process, the workers that tests start themselves, and reference programs find llama_cpp where the
+    program installs it; `Models` gives its workers the overlay anyway."""
+    overlay = overlay_of(LLAMA)
+    if overlay is not None:
+        sys.path.append(str(overlay.folder))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(overlay.folder)]))
+
+
+_find_llama_cpp()
 
 
 @pytest.fixture(scope="session")

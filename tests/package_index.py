@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,52 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
 """
 
 
+# A build like that of scikit-build-core with ninja: it keeps a file for each step, and does only what is left to do.
+_COMPILING_BACKEND = """
+import json, os, subprocess, sys, time, zipfile
+from pathlib import Path
+
+INDEX = Path({index!r})
+
+def allowed():
+    return int((INDEX / "allowed").read_text())
+
+FILES = {files!r}
+
+def prepare_metadata_for_build_wheel(place, config_settings=None):
+    folder = Path(place, "compiled-1.0.dist-info")
+    folder.mkdir()
+    (folder / "METADATA").write_text(FILES["compiled-1.0.dist-info/METADATA"])
+    return folder.name
+
+def build_wheel(place, config_settings=None, metadata_directory=None):
+    objects = Path(os.environ["SKBUILD_BUILD_DIR"])
+    objects.mkdir(exist_ok=True)
+    facts = {{"defines": os.environ["SKBUILD_CMAKE_DEFINE"], "niceness": os.nice(0), "source": os.getcwd()}}
+    compiler = subprocess.Popen(["sleep", "600"], preexec_fn=os.setpgrp)  # as ninja starts its own
+    facts["compiler"] = compiler.pid
+    facts["parallel"] = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
+    with open(INDEX / "builds", "a") as file:
+        file.write(json.dumps(facts) + "\\n")
+    left = [number for number in range({steps}) if not (objects / str(number)).exists()]
+    for count, number in enumerate(left, 1):
+        while number >= allowed():
+            time.sleep(0.02)
+        if (INDEX / "failure").exists():
+            print((INDEX / "failure").read_text(), flush=True)
+            compiler.kill()
+            sys.exit(1)
+        (objects / str(number)).touch()
+        print(f"[{{count}}/{{len(left)}}] c++ -c {{number}}.cpp", flush=True)
+    compiler.kill()
+    name = "compiled-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(Path(place) / name, "w") as wheel:
+        for path, text in FILES.items():
+            wheel.writestr(path, text)
+    return name
+"""
+
+
 class PackageIndex:
     """A folder of packages, which pip is told to look in and nowhere else."""
 
@@ -37,7 +85,8 @@ class PackageIndex:
         folder.mkdir()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(self.folder), "CONFIG_FILE": "/dev/null"}.items():
+        own = {"NO_INDEX": "1", "FIND_LINKS": str(self.folder), "CONFIG_FILE": "/dev/null"}
+        for name, value in {**own, "CACHE_DIR": str(self.folder / "cache")}.items():
             monkeypatch.setenv(f"PIP_{name}", value)
         monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
 
@@ -48,12 +97,36 @@ class PackageIndex:
 
     def add_slow(self) -> None:
         """The package "slowly", whose build writes its process into `builds` and waits for `open_gate`."""
-        backend = _BACKEND.format(index=str(self.folder), files=_files("slowly", "1.0", ""))
+        self._add_source("slowly", _BACKEND.format(index=str(self.folder), files=_files("slowly", "1.0", "")))
+
+    def add_compiled(self, steps: int) -> None:
+        """The package "compiled", whose build takes so many steps, of which `allow` sets free the first ones."""
+        files = _files("compiled", "1.0", "")
+        self._add_source("compiled", _COMPILING_BACKEND.format(index=str(self.folder), steps=steps, files=files))
+        self.allow(steps)
+
+    def allow(self, steps: int) -> None:
+        part = self.folder / "allowed.part"
+        part.write_text(str(steps))
+        part.replace(self.folder / "allowed")
+
+    def fail_with(self, words: str) -> None:
+        """Have the build of "compiled" print this and fail."""
+        (self.folder / "failure").write_text(words)
+
+    def builds(self) -> list[dict[str, Any]]:
+        """What each build of "compiled" was told, in order."""
+        try:
+            return [json.loads(line) for line in (self.folder / "builds").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def _add_source(self, name: str, backend: str) -> None:
         project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        with tarfile.open(self.folder / "slowly-1.0.tar.gz", "w:gz") as archive:
-            files = {"backend.py": backend, "pyproject.toml": project, "PKG-INFO": _metadata("slowly", "1.0", "")}
-            for name, text in files.items():
-                entry = tarfile.TarInfo(f"slowly-1.0/{name}")
+        with tarfile.open(self.folder / f"{name}-1.0.tar.gz", "w:gz") as archive:
+            files = {"backend.py": backend, "pyproject.toml": project, "PKG-INFO": _metadata(name, "1.0", "")}
+            for path, text in files.items():
+                entry = tarfile.TarInfo(f"{name}-1.0/{path}")
                 entry.size = len(text.encode())
                 archive.addfile(entry, io.BytesIO(text.encode()))
 

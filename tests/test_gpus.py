@@ -9,6 +9,7 @@ import pytest
 
 from modules import gpus
 from modules.gpus import Gpu, Gpus
+from modules.loaders import LOADERS, overlay_of
 
 MIB = 1 << 20
 TOLD = """GPU-4a90, NVIDIA GeForce RTX 4090, 24564, 23012
@@ -91,7 +92,19 @@ def test_they_are_asked_no_oftener_than_needed() -> None:
 
 def test_this_build_of_llama_cpp_uses_none() -> None:
     """The tests' requirements build it for the processor."""
-    assert not gpus.llamacpp_uses_them()
+    overlay = overlay_of(LOADERS["llama.cpp"])
+    assert not gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None)
+
+
+def test_a_build_for_cards_is_known_by_its_libraries_in_the_overlay_too(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay"
+    assert not gpus.llamacpp_uses_them(overlay), "it is not there yet, which must not be remembered"
+    library = overlay / "llama_cpp" / "lib" / "libggml-cuda.so"
+    library.parent.mkdir(parents=True)
+    (overlay / "llama_cpp" / "__init__.py").touch()
+    assert not gpus.llamacpp_uses_them(overlay)
+    library.touch()
+    assert gpus.llamacpp_uses_them(overlay)
 
 
 @pytest.mark.parametrize(

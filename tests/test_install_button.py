@@ -167,7 +167,7 @@ def test_a_failure_is_told_with_pips_words_folded_and_can_be_tried_again(tab: An
     updates = watched(tab)
     assert label(tab, updates) == "Install (7 MB)"
     alert, _, folded = updates[tab.notes].partition('role="alert"')[2].partition("<details>")
-    assert "nothing that suits" in alert and "never-published" in folded
+    assert "no version for this Python" in alert and "never-published" in folded
 
 
 def test_guests_install_nothing(make_tab: Callable[..., Any], loader: Loader) -> None:

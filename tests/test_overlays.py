@@ -196,7 +196,7 @@ def test_a_package_that_there_is_not_fails_with_pips_own_words(
     for language in ("en", "zh"):
         first, _, rest = failed.error.say(language).partition("\n")
         assert "of-test" in first and "never-published" not in first and "never-published" in rest
-    assert "nothing that suits" in failed.error.say("en")
+    assert "no version for this Python" in failed.error.say("en")
     assert names(overlay) == []
     index.add_wheel("never_published", "3")
     assert installed(overlays, overlay) == Installing("whole"), "and can be tried again"

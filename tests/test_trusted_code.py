@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modules import first_load
 from modules.app import App
 from modules.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
 from modules.own_code import code_of
@@ -15,7 +16,6 @@ from modules.trusted_code import TrustedCode
 from modules.ui.edge import Shared
 from modules.ui.lean import gradio
 from modules.ui.model_tab import ModelTab
-from server import load_named
 from tests.own_code import OWN_CODE, own_model
 from tests.page_parts import page_parts
 from tests.serving import server_of
@@ -123,10 +123,10 @@ def test_a_flag_agrees_for_the_model_that_another_names(
 ) -> None:
     make_app(FLAG).trust_code("own")
     mark = harmful(folder)
-    load_named(make_app(FLAG, "--model", "own"))
+    first_load.begin(make_app(FLAG, "--model", "own"))
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
     assert not mark.exists()
-    load_named(make_app(FLAG, "--model", "own", "--trust-changed-code"))
+    first_load.begin(make_app(FLAG, "--model", "own", "--trust-changed-code"))
     assert mark.exists()
     with pytest.raises(CommandLineError, match="--model"):
         make_app(FLAG, "--trust-changed-code")

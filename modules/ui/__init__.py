@@ -55,7 +55,7 @@ def build(app: App, language: str) -> Any:
                     downloads = DownloadsPanel(app, language, model_tab)
                     CreatorPanel(app, language, model_tab)
         chat_tab.listen(parameters_tab)
-        look = _look(model_tab, seen, downloads)
+        look = _look(chat_tab, model_tab, seen, downloads)
         gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
         page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
@@ -68,13 +68,19 @@ def build(app: App, language: str) -> Any:
     return page
 
 
-def _look(model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
-    """What the page asks for now and then, in one go: what others have done to the model and to the downloads."""
+def _look(chat_tab: ChatTab, model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
+    """What the page asks for now and then, in one go: what has happened to the model, the downloads and the set-up."""
+    notices = [chat_tab.notice.part, model_tab.notice.part]
 
-    def look(model_seen: int, jobs_seen: object) -> Updates:
-        return model_tab.look(model_seen) | downloads.poll(jobs_seen)
+    def look(model_seen: int, jobs_seen: object, in_chat: object, in_model: object) -> Updates:
+        changed = model_tab.look(model_seen) | downloads.poll(jobs_seen)
+        return changed | model_tab.notice.update(in_model) | chat_tab.look(in_chat)
 
-    return {"fn": look, "inputs": [seen, downloads.seen], "outputs": [*model_tab.live, *downloads.polled]}
+    return {
+        "fn": look,
+        "inputs": [seen, downloads.seen, *notices],
+        "outputs": [*model_tab.live, *downloads.polled, *notices],
+    }
 
 
 def _links(language: str) -> str:

@@ -17,6 +17,7 @@ from modules.ui.edge import PRIVATE, Updates, Values, as_error
 from modules.ui.lean import gradio
 from modules.ui.locales import Tr, translator
 from modules.ui.parameters_tab import ParametersTab
+from modules.ui.preparation_notice import PreparationNotice, greeting
 
 gr = gradio()
 
@@ -39,6 +40,7 @@ class ChatTab:
 
     def _build(self) -> None:
         tr = self._tr
+        self.notice = PreparationNotice(self._app, self._language, tr, "tx-chat-prepare")
         self.bot = gr.Chatbot(
             elem_id="tx-chat",
             show_label=False,
@@ -48,7 +50,7 @@ class ChatTab:
             buttons=["copy"],
             reasoning_tags=[("<think>", "</think>")],
             latex_delimiters=[{"left": "$$", "right": "$$", "display": True}],
-            placeholder=tr("hello_empty"),
+            placeholder=tr(greeting(self._app)),
             layout="bubble",
         )
         self.line = gr.HTML("", elem_id="tx-chat-line")
@@ -87,6 +89,7 @@ class ChatTab:
     def listen(self, parameters: ParametersTab) -> None:
         """To be called once all tabs are made: answers follow the `parameters`."""
         self._parameters = parameters
+        self.notice.listen()
         every = {self.bot, self.text, self.system, *parameters.widgets.values()}
         outputs = [self.bot, self.text, self.line, self.send, self.stop]
         answering = {"inputs": every, "outputs": outputs, "concurrency_limit": None}
@@ -98,6 +101,13 @@ class ChatTab:
         self.stop.click(self.idle, None, [self.send, self.stop], cancels=runs, queue=False, **PRIVATE)
         self.new.click(self.begin, None, outputs, cancels=runs, queue=False, **PRIVATE)
         self.bot.edit(self.edit, self.bot, self.bot, queue=False, **PRIVATE)
+
+    def look(self, notice_seen: object) -> Updates:
+        """What the preparation has changed since this page showed the notice `notice_seen`."""
+        changed = self.notice.update(notice_seen)
+        if changed[self.notice.part] == gr.skip():
+            return changed
+        return changed | {self.bot: gr.update(placeholder=self._tr(greeting(self._app)))}
 
     def idle(self) -> Updates:
         return {self.send: gr.update(visible=True), self.stop: gr.update(visible=False)}

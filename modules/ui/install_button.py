@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules import install
 from modules.app import App
 from modules.errors import UnknownLoader
-from modules.loaders import Loader, find_loader, overlay_of, unavailable
+from modules.loaders import LLAMACPP, Loader, find_loader, overlay_of, unavailable
 from modules.overlays import Installing
 from modules.ui import markup
 from modules.ui.edge import PRIVATE, Updates, Values, as_error
@@ -60,20 +60,21 @@ class InstallButton:
         label = self._tr("install_cancel") if moving else self._tr("install").format(size=size)
         return {self.button: gr.update(visible=now is not None, value=label), self.timer: gr.Timer(active=moving)}
 
-    def told(self, loader: Loader, model_format: str) -> str:
-        """How an installation goes, or why it failed, as HTML."""
+    def told(self, loader: Loader, model_format: str, explanation: str = "") -> str:
+        """The `explanation` and why an installation failed; while one is under way, how it goes instead. As HTML."""
         now = self.view(loader, model_format)
-        if now is None:
-            return ""
+        elsewhere = overlay_of(loader, model_format) == LLAMACPP  # the notice above the tab tells of that one
+        if now is None or (elsewhere and not now.moving):
+            return explanation
         if now.error is not None:
-            return markup.alert(now.error, self._language, self._tr)
-        return self._progress(now) if now.moving else ""
+            return explanation + markup.alert(now.error, self._language, self._tr)
+        return ("" if elsewhere else self._progress(now)) if now.moving else explanation
 
     def _progress(self, now: Installing) -> str:
         if now.state == "waiting":
             return markup.info(self._tr("install_waiting"))
         line = self._tr("install_progress").format(done=now.done, total=now.total)
-        share = now.done / max(now.total, 1)
+        share = install.share(now) or 0
         return (
             f'<div class="tx-status" role="status">{escape(line)}<div class="tx-bar"><i style="width:{share:.0%}"></i>'
             f'</div><p class="tx-split">{escape(now.says)}</p></div>'
@@ -100,7 +101,7 @@ class InstallButton:
         try:
             now = self.view(*self._asked(given))
             if now is not None and now.moving:
-                return {self._tab.notes: self._progress(now)}
+                return {self._tab.notes: self.told(*self._asked(given)) or gr.skip()}
             return {**await self._tab.explain(given), **self._tab.options.labelled_anew(given)}
         except Exception as error:
             return {self._tab.notes: markup.alert(as_error(error), self._language, self._tr), **self.ask(None)}

@@ -21,6 +21,7 @@ from modules.ui.locales import Tr, translator
 from modules.ui.lora_card import LoraCard
 from modules.ui.options_card import FILTER, SWITCH_LOADER, OptionsCard
 from modules.ui.own_code import OwnCode
+from modules.ui.preparation_notice import PreparationNotice, greeting
 
 gr = gradio()
 
@@ -45,6 +46,7 @@ class ModelTab:
         self._language = language
         self._tr: Tr = translator(language)
         self._shared = shared
+        self.notice = PreparationNotice(app, language, self._tr, "tx-model-prepare")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 self._build_model_card()
@@ -95,6 +97,7 @@ class ModelTab:
         shared = self._shared
         self.live = [self.status, self.unload, shared.pill, shared.seen, shared.bot, shared.truncation]
         self.live += [*self.code.parts, *self.loras.parts]
+        self.notice.listen()
         install = self.options.install
         told = [self.notes, self.options.marks, self.memory, *install.parts]
         install.listen(self, form, told)
@@ -294,8 +297,9 @@ class ModelTab:
         try:
             plan = await asyncio.to_thread(self._plan, given)
             told = await asyncio.to_thread(self._app.explain, plan)
-            notes = markup.reasons(*self._reasons(plan), self._tr) + markup.explanation(told, self._language, self._tr)
-            notes += install.told(*(asked := (plan.loader, plan.record.format)))
+            asked = (plan.loader, plan.record.format)
+            notes = markup.reasons(*self._reasons(plan), self._tr)
+            notes += install.told(*asked, markup.explanation(told, self._language, self._tr))
             memory = markup.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
             return {self.notes: notes, self.memory: memory} | self.options.marked(plan) | install.ask(*asked)
         except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
@@ -378,7 +382,7 @@ class ModelTab:
             self.unload: gr.update(value=label),
             self._shared.pill: markup.pill(status, self._tr),
             self._shared.seen: status.version,
-            self._shared.bot: gr.update(placeholder=self._tr("hello" if status.state == "ready" else "hello_empty")),
+            self._shared.bot: gr.update(placeholder=self._tr(greeting(self._app))),
             self._shared.truncation: gr.skip(),
             **self.code.ask(None),
             **self.loras.view(),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,9 @@ expect.set_options(timeout=15_000)
 
 
 class Server:
-    """A running `server.py`, with `flags`, over a folder of models of its own."""
+    """A running `server.py`, or a `program` like it, with `flags`, over a folder of models of its own."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, program: Sequence[str] = (sys.executable, "server.py")) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -44,7 +44,7 @@ class Server:
         self.log = folder / "server.log"
         words = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "server.py", *words], cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*program, *words], cwd=ROOT, stdout=log, stderr=log)
         self._wait()
 
     def _wait(self) -> None:

@@ -1,0 +1,47 @@
+"""Set the program up: `python scripts/set_up.py start [flags]` for start.sh, `... tests` for test.sh.
+
+Run by any suitable Python, before .venv exists.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from modules.environment import Environment  # noqa: E402
+from modules.errors import WebUIError  # noqa: E402
+from modules.terminal import say  # noqa: E402
+
+
+def start(flags: list[str]) -> None:
+    """Make .venv ready, and become the server, which prepares the rest while its page is up."""
+    environment = Environment(ROOT)
+    environment.ensure("requirements.txt")
+    command = [str(environment.python), str(ROOT / "server.py"), "--prepare", *flags]
+    os.execv(command[0], command)
+
+
+def tests() -> None:
+    """Install what the tests need besides the overlays and the demo model."""
+    environment = Environment(ROOT)
+    environment.ensure("requirements.txt")
+    environment.ensure("requirements-test.txt", "-c", str(ROOT / "requirements.txt"))
+
+
+def main(words: list[str]) -> int:
+    try:
+        start(words[1:]) if words[0] == "start" else tests()
+    except WebUIError as error:
+        say({language: error.say(language) for language in ("zh", "en")}, sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130  # an interruption is no failure to explain
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Install with apt what the tests need of the system: a compiler, a browser and its fonts; only what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+from modules.llama_build import has_compiler  # noqa: E402
+from modules.terminal import say  # noqa: E402
+
+LOG = ROOT / "logs" / "setup.log"
+
+
+def missing() -> list[str]:
+    packages = [] if has_compiler() else ["g++"]
+    if shutil.which("chromium") is None:
+        packages += ["chromium", "fonts-noto-cjk", "fonts-noto-color-emoji"]
+    return packages
+
+
+def install(packages: list[str]) -> bool:
+    """Run apt-get, with its output in the log; whether it went well. A password is asked for on a terminal only."""
+    root = [] if os.geteuid() == 0 else ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("a", encoding="utf-8") as log:
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            try:
+                subprocess.run([*root, "apt-get", *command], env=environment, stdout=log, stderr=log, check=True)
+            except (OSError, subprocess.CalledProcessError):
+                return False
+    return True
+
+
+def main() -> int:
+    packages = missing()
+    if not packages:
+        return 0
+    names = " ".join(packages)
+    say({"en": f"Installing {names} with apt ...", "zh": f"正在用 apt 安装 {names}……"})
+    if install(packages):
+        return 0
+    refused = {
+        "en": f"The tests need {names}, which apt-get could not install (it takes root or sudo). Install them by hand; "
+        f"details are in {LOG}",
+        "zh": f"测试需要 {names}，但 apt-get 未能安装它们（需要 root 或 sudo）。请手动安装；详情见 {LOG}",
+    }
+    say(refused, sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

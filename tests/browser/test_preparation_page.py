@@ -1,0 +1,69 @@
+"""The page while llama.cpp is compiled: progress, a failure with its remedy, and the model that is loaded then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import Server, Window
+from tests.package_index import PackageIndex
+
+WORDS = {
+    "en": ("Chat", "Model", "Compiling llama.cpp: 3 of 8", "too little memory", "Try again", "Meanwhile"),
+    "zh": ("聊天", "模型", "正在编译 llama.cpp：3/8", "内存不足", "重试", "其间"),
+}
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
+    made = PackageIndex(tmp_path / "index")
+    made.use(monkeypatch)
+    made.add_compiled(8)
+    return made
+
+
+@pytest.fixture
+def preparing(tmp_path: Path, smollm2: Path, index: PackageIndex) -> Iterator[Server]:
+    """A server that has just begun to compile, and is to load the demo model then."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
+    (tmp_path / "requirements-of-test.txt").write_text("compiled==1.0\n")
+    (tmp_path / "settings.yaml").touch()
+    index.allow(3)
+    command = [sys.executable, "-m", "tests.preparing_server", str(tmp_path)]
+    running = Server(
+        tmp_path, "--prepare", "--model", smollm2.name, "--settings", str(tmp_path / "settings.yaml"), program=command
+    )
+    yield running
+    index.allow(8)
+    running.stop()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_tells_how_far_it_is_what_failed_and_when_it_is_ready(
+    chromium: Browser, preparing: Server, index: PackageIndex, language: str
+) -> None:
+    chat, model, compiling, failed, again, meanwhile = WORDS[language]
+    with contextlib.closing(Window(chromium, preparing.url, language, (1440, 900))) as window:
+        page = window.page
+        in_chat, in_model = page.locator("#tx-chat-prepare"), page.locator("#tx-model-prepare")
+        expect(in_chat).to_contain_text(compiling)
+        expect(in_chat).to_contain_text(meanwhile)
+        window.tab(model)
+        expect(in_model).to_contain_text(compiling)
+        index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
+        index.allow(8)
+        expect(in_model).to_contain_text(failed)
+        window.tab(chat)
+        expect(in_chat).to_contain_text(failed)
+        (index.folder / "failure").unlink()
+        in_chat.get_by_role("button", name=again).click()
+        window.loaded()
+        expect(in_chat).to_be_hidden()
+        expect(page.locator("#tx-pill")).to_contain_text("llama.cpp")
