@@ -38,6 +38,7 @@ class WorkerPool:
     def __init__(self, load: Callable[..., tuple[Info, list[Event]]]) -> None:
         self._load = load
         self._pooled: dict[object, Pooled] = {}  # the most recently used last
+        self._reloadable: WorkerProcess | None = None
 
     @contextlib.contextmanager
     def lease(
@@ -62,8 +63,17 @@ class WorkerPool:
             pooled.users -= 1
             self._close_idle(IDLE_WORKERS)
 
+    def reloadable(self) -> WorkerProcess:
+        """A worker for tests that load one model after another. It holds whatever the test before has loaded."""
+        if self._reloadable is None or self._reloadable.death is not None:
+            self._reloadable = WorkerProcess()
+            POOLED_PIDS.add(self._reloadable.pid)
+        return self._reloadable
+
     def close(self) -> None:
         self._close_idle(0)
+        if self._reloadable is not None:
+            self._reloadable.close()
 
     def _close_idle(self, keep: int) -> None:
         idle = [key for key, pooled in self._pooled.items() if not pooled.users]
