@@ -22,6 +22,22 @@ def answers_short_of_memory(folder: Path) -> dict[str, Any]:
     return forked(_answers, folder)
 
 
+def spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+    """Return how many bytes the engine would keep on a GPU and in main memory of these sizes."""
+    return forked(_spare_bytes, gpu_free, gpu_total, main_total)
+
+
+def _spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+    import torch
+
+    from modules import machine
+    from modules.engines import hf_engine
+
+    torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)  # type: ignore[assignment]
+    machine.total_memory = lambda: main_total  # type: ignore[assignment]
+    return hf_engine._spare_bytes(torch.device("cuda", 0)), hf_engine._spare_bytes(torch.device("cpu"))
+
+
 @contextmanager
 def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
     """So many passes succeed, the next ones break off in the third layer."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import time
-import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +18,11 @@ from modules.errors import LoadFailed
 from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, ask, forget, together
 from tests.conftest import TRANSFORMERS, load, load_arguments
-from tests.forked import forked
-from tests.hf_memory_probe import answers_short_of_memory
+from tests.hf_memory_probe import answers_short_of_memory, spare_bytes
 from tests.hf_reference import alone
 from tests.hf_tiny import KINDS, tiny_models
 from tests.own_code import own_model
+from tests.pickled_weights import pickle_program, pickle_weights
 
 FRANCE = "The capital of France is"
 PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
@@ -106,18 +104,11 @@ def test_options_that_stretch_positions_change_the_answer(
 # -- file formats ------------------------------------------------------------------------------------------------------
 
 
-def pickle_weights(source: Path, target: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    torch.save(load_file(source), target)
-
-
 def test_pickled_weights_answer_like_safetensors(
     reloadable: WorkerProcess, tiny_folder: Path, variant: Callable[..., Path]
 ) -> None:
     folder = variant("model.safetensors")
-    forked(pickle_weights, tiny_folder / "model.safetensors", folder / "pytorch_model.bin")
+    pickle_weights(tiny_folder / "model.safetensors", folder / "pytorch_model.bin")
     answers = []
     for each in (folder, tiny_folder):
         load(reloadable, each, TRANSFORMERS)
@@ -125,24 +116,11 @@ def test_pickled_weights_answer_like_safetensors(
     assert answers[0] == answers[1] != ""
 
 
-class Harm:
-    """Makes the folder `path` when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._path),)
-
-
 def test_a_program_in_a_pickle_is_not_run(
     reloadable: WorkerProcess, variant: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, harm = variant("model.safetensors"), tmp_path / "harm"
-    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"model.norm.weight": Harm(harm)}, protocol=2))
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
+    pickle_program(folder / "pytorch_model.bin", harm)
     with pytest.raises(LoadFailed) as refused:
         load(reloadable, folder, TRANSFORMERS)
     assert not harm.exists()
@@ -267,16 +245,5 @@ def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(kinds
         assert kept == len(short), f"{case}: what was kept before is gone"
 
 
-def spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
-    """Return what `_spare_bytes` says of a GPU and of main memory of these sizes. Changes modules: to be forked."""
-    import torch
-
-    from modules.engines import hf_engine
-
-    torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)
-    machine.total_memory = lambda: main_total
-    return hf_engine._spare_bytes(torch.device("cuda", 0)), hf_engine._spare_bytes(torch.device("cpu"))
-
-
 def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(backend: None) -> None:
-    assert forked(spare_bytes, 2 << 30, 12 << 30, 64 << 30) == (1 << 29, 2 << 30)
+    assert spare_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ POOLED_PIDS: set[int] = set()
 
 IDLE_WORKERS = 2
 """How many stay loaded when no test uses them. One of the demo model takes about 0.5 GB."""
+
+
+@functools.cache  # the same function each time, by which the pool finds a worker again
+def worker_with(overlay: Path | None) -> Callable[[], WorkerProcess]:
+    """Return what starts a worker with this overlay."""
+    return functools.partial(WorkerProcess, overlay)
 
 
 @dataclass
