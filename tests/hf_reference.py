@@ -11,7 +11,7 @@ TOP = 5
 
 
 def alone(path: Path, prompts: list[str], tokens: int, kind: str = "AutoModelForCausalLM", **load: Any) -> list[Any]:
-    """Return one {"tokens", "text", "logprobs"} for each prompt: greedy, with the best TOP log-probabilities of each step.
+    """Return one {"tokens", "text", "logprobs"} for each prompt, as `greedy` does.
 
     `load` are keyword arguments of `from_pretrained`; a `quantization_config` holds those of BitsAndBytesConfig.
     """

@@ -213,9 +213,7 @@ def test_weights_cut_short_are_called_damaged(
     assert "damaged" in refused.value.cause["en"], refused.value.words
 
 
-def test_code_beside_the_model_runs_with_the_flag(
-    reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_code_beside_the_model_runs_with_the_flag(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
     load(reloadable, tiny_folder, TRANSFORMERS)
     expected = answer(reloadable, FRANCE).text
     load(reloadable, own_model(tmp_path / "own", tiny_folder), TRANSFORMERS, trust_remote_code=True)

@@ -203,9 +203,7 @@ def test_memory_does_not_grow(hf: WorkerProcess, loras_folder: Path) -> None:
     assert growth(sizes) < ROUNDS // 2 * smallest, "even the smaller one, left behind each time, takes more"
 
 
-def test_parts_of_the_model_may_be_on_disk(
-    reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path
-) -> None:
+def test_parts_of_the_model_may_be_on_disk(reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
     load(reloadable, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
     bare = state(reloadable)
     put(reloadable, loras_folder, TOGETHER)

@@ -22,7 +22,7 @@ IDLE_WORKERS = 2
 @functools.cache  # the same function each time, by which the pool finds a worker again
 def worker_with(overlay: Path | None) -> Callable[[], WorkerProcess]:
     """Return what starts a worker with this overlay."""
-    return functools.partial(WorkerProcess, overlay)
+    return WorkerProcess if overlay is None else functools.partial(WorkerProcess, overlay)
 
 
 @dataclass
