@@ -118,6 +118,12 @@ def workers(backend: None) -> Iterator[WorkerPool]:
 
 
 @pytest.fixture
+def reloadable(workers: WorkerPool) -> WorkerProcess:
+    """A worker that loads one Transformers model after another for all tests, so that torch is imported once."""
+    return workers.reloadable()
+
+
+@pytest.fixture
 def worker() -> Iterator[WorkerProcess]:
     """A worker that has loaded nothing yet."""
     process = WorkerProcess()

@@ -27,6 +27,11 @@ def overlay() -> Path:
     return EXLLAMAV2.overlay.folder
 
 
+def flash_worker() -> WorkerProcess:
+    """A worker with flash-attention; by this name the pool of workers finds it again."""
+    return exllamav2_worker(flash=True)
+
+
 def exllamav2_worker(flash: bool = False) -> WorkerProcess:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = paths(flash)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.hf_folder import write_safetensors
+from tests.pickled_weights import pickle_weights
+from tests.quantised_folders import read_safetensors
 from tests.quantised_packing import GROUP, Tensors, gptq, rounded_to_nearest
 
 _HIDDEN, _WIDE, _LAYERS, _WORDS = 128, 256, 2, 49152
@@ -37,6 +37,11 @@ _NETWORK = {"mlp.gate_proj": (_WIDE, _HIDDEN), "mlp.up_proj": (_WIDE, _HIDDEN), 
 
 def tensors(act_order: bool = False) -> Tensors:
     """With `act_order` the groups of inputs lie scattered, the same for all layers that read the same."""
+    return dict(_tensors(act_order))
+
+
+@functools.cache
+def _tensors(act_order: bool) -> Tensors:
     draw = np.random.default_rng(5)
 
     def normal(*shape: int) -> Any:
@@ -69,28 +74,18 @@ def write(folder: Path, tokenizer: Path, arrays: Tensors, file: str = "model.saf
 
 
 def split(folder: Path) -> None:
-    """Its one file becomes two with an index, as large ones are."""
-    program = (
-        "import json, sys; from pathlib import Path; from safetensors.torch import load_file, save_file;"
-        "folder = Path(sys.argv[1]); all = load_file(folder / 'model.safetensors'); names = sorted(all); index = {};"
-        "\nfor part in (0, 1):"
-        "\n    file = f'model-0000{part + 1}-of-00002.safetensors'; mine = {n: all[n] for n in names[part::2]}"
-        "\n    save_file(mine, folder / file); index |= dict.fromkeys(mine, file)"
-        "\n(folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': index}))"
-    )
-    _run(program, [str(folder)])
+    """Divide the one file of weights into two with an index, as large models have."""
+    arrays, index = read_safetensors(folder / "model.safetensors"), dict[str, str]()
+    names = sorted(arrays)
+    for part in (0, 1):
+        file, own = f"model-0000{part + 1}-of-00002.safetensors", names[part::2]
+        write_safetensors(folder / file, {name: arrays[name] for name in own})
+        index |= dict.fromkeys(own, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (folder / "model.safetensors").unlink()
 
 
 def pickled(folder: Path, file: str) -> None:
-    """Its one file becomes one of PyTorch's."""
-    program = (
-        "import sys, torch; from safetensors.torch import load_file;"
-        "torch.save(load_file(sys.argv[1] + '/model.safetensors'), sys.argv[1] + '/' + sys.argv[2])"
-    )
-    _run(program, [str(folder), file])
+    """Replace the file of weights by one of PyTorch's."""
+    pickle_weights(folder / "model.safetensors", folder / file)
     (folder / "model.safetensors").unlink()
-
-
-def _run(program: str, words: Iterable[str]) -> None:
-    subprocess.run([sys.executable, "-c", program, *words], check=True, timeout=100)

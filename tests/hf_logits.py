@@ -1,53 +1,37 @@
-"""What transformers makes of tokens in float32: a script, so that torch lives in a process of its own.
-
-`python -m tests.hf_logits <what.json>`: "models" are folders by their names, "adapters" too. The logits after each of
-"tokens" are saved in "out", by the name of the model, and by that and the adapter's with a space between them.
-"""
+"""The logits that transformers computes in float32."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tests.forked import forked
 
 
-def logits_of(work: Path, tokens: list[int], models: dict[str, Path], adapters: dict[str, Path]) -> dict[str, Any]:
-    what, out = work / "hf.json", work / "hf.npz"
-    asked = {"models": models, "adapters": adapters, "tokens": tokens, "out": out}
-    what.write_text(json.dumps(asked, default=str))
-    command = [sys.executable, "-m", "tests.hf_logits", str(what)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert told.returncode == 0, told.stderr
-    return dict(np.load(out))
+def logits_of(tokens: list[int], models: Mapping[str, Path], adapters: Mapping[str, Path]) -> dict[str, Any]:
+    """Return arrays (tokens, vocabulary): for each model by its name, and with each adapter by "model adapter"."""
+    return forked(_logits_of, tokens, dict(models), dict(adapters))
 
 
-def main() -> None:
+def _logits_of(tokens: list[int], models: dict[str, Path], adapters: dict[str, Path]) -> dict[str, Any]:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    asked = json.loads(Path(sys.argv[1]).read_text())
     found = {}
     with torch.no_grad():
-        for name, path in asked["models"].items():
+        for name, path in models.items():
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-            found[name] = _logits(model, asked["tokens"])
-            for adapter, folder in asked["adapters"].items():
+            found[name] = _logits(model, tokens)
+            for adapter, folder in adapters.items():
                 adapted: Any = PeftModel.from_pretrained(model, folder).eval()
-                found[f"{name} {adapter}"] = _logits(adapted, asked["tokens"])
+                found[f"{name} {adapter}"] = _logits(adapted, tokens)
                 model = adapted.unload()
-    np.savez(asked["out"], **found)
+    return found
 
 
 def _logits(model: Any, tokens: list[int]) -> Any:
     import torch
 
     return model(torch.tensor([tokens])).logits[0].numpy()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,34 +1,50 @@
-"""Answers under Transformers while a GPU is said to have no more memory: a script for a process of its own.
-
-`python -m tests.hf_memory_probe <folder>` prints a JSON object: for each case what was answered with memory enough,
-and what when it failed in the middle of a pass. An answer is the tokens' texts, or the words of the error.
-"""
+"""Answers under Transformers while torch reports that a GPU has no more memory."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from modules.engines import hf_cache
-from modules.engines.hf_engine import Engine
-from modules.engines.hf_loading import engine, this_machine
 from modules.events import Failed, Text
 from modules.loaders import LOADERS, settle, values
 from tests.answers import parameters
+from tests.forked import forked
 
 LAYERS = 4
 BEFORE, ONE, OTHER = "one two three four five", "Once upon a time", "The capital of France is"
 
 
+def answers_short_of_memory(folder: Path) -> dict[str, Any]:
+    """Return for each case what is answered with memory enough, what when a pass fails in the middle, and how many
+    prefixes the cache holds then. An answer is the tokens' texts, or the words of the error."""
+    return forked(_answers, folder)
+
+
+def spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+    """Return how many bytes the engine would keep on a GPU and in main memory of these sizes."""
+    return forked(_spare_bytes, gpu_free, gpu_total, main_total)
+
+
+def _spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+    import torch
+
+    from modules import machine
+    from modules.engines import hf_engine
+
+    torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)  # type: ignore[assignment]
+    machine.total_memory = lambda: main_total  # type: ignore[assignment]
+    return hf_engine._spare_bytes(torch.device("cuda", 0)), hf_engine._spare_bytes(torch.device("cpu"))
+
+
 @contextmanager
 def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
     """So many passes succeed, the next ones break off in the third layer."""
+    import torch
+
+    from modules.engines import hf_cache
+
     update, passed = hf_cache.Growing.update, [0]
 
     def fails(layer: Any, *args: Any, **words: Any) -> Any:
@@ -47,7 +63,7 @@ def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
         hf_cache.Growing.update = update  # type: ignore[method-assign]
 
 
-def said(made: Engine, prompts: Sequence[str], **wishes: Any) -> list[str]:
+def said(made: Any, prompts: Sequence[str], **wishes: Any) -> list[str]:
     for call, prompt in enumerate(prompts):
         made.submit(call, prompt, parameters(max_new_tokens=6, ban_eos_token=True, **wishes))
     told = [""] * len(prompts)
@@ -58,9 +74,11 @@ def said(made: Engine, prompts: Sequence[str], **wishes: Any) -> list[str]:
     return told
 
 
-def main() -> None:
+def _answers(folder: Path) -> dict[str, Any]:
+    from modules.engines.hf_loading import engine, this_machine
+
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
-    made = engine(Path(sys.argv[1]), settled, this_machine(), lambda _: None)
+    made = engine(folder, settled, this_machine(), lambda _: None)
     guessing = {"prompt_lookup_num_tokens": 3}
     told: dict[str, Any] = {}
     for name, prompts, wishes, after in (
@@ -74,15 +92,11 @@ def main() -> None:
         made.forget()
         said(made, [BEFORE])
         with short_of_memory(after):
-            told[name] = [enough, said(made, prompts, **wishes), len(made._shelf)]  # type: ignore[arg-type]
+            told[name] = [enough, said(made, prompts, **wishes), len(made._shelf)]
     made.forget()
     with short_of_memory(0):
         told["nothing to let go of"] = said(made, [ONE])
     said(made, [BEFORE])
     with short_of_memory(0, times=2):
         told["too much by itself"] = said(made, [ONE])
-    print(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main()
+    return told

@@ -1,60 +1,47 @@
-"""What transformers alone makes of prompts, for the tests to hold ours against: run as a process of its own.
-
-`python -m tests.hf_reference` reads one JSON object from stdin: `path`, the keyword arguments of `from_pretrained` in
-`load` (a `quantization_config` as those of BitsAndBytesConfig), `prompts`, `tokens`. It prints a list of answers.
-"""
+"""What transformers alone answers: the reference for the answers of our engine."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.forked import forked
 
 TOP = 5
 
 
 def alone(path: Path, prompts: list[str], tokens: int, kind: str = "AutoModelForCausalLM", **load: Any) -> list[Any]:
-    """One {"tokens", "text", "logprobs"} for each prompt: greedy, with the best few log-probabilities of each step."""
-    return of("tests.hf_reference", path=str(path), prompts=prompts, tokens=tokens, load=load, kind=kind)
+    """Return one {"tokens", "text", "logprobs"} for each prompt, as `greedy` does.
+
+    `load` are keyword arguments of `from_pretrained`; a `quantization_config` holds those of BitsAndBytesConfig.
+    """
+    return forked(_answers, path, prompts, tokens, kind, load)
 
 
-def of(script: str, **asked: Any) -> list[Any]:
-    """What `script`, run as a process of its own, prints when it is asked that."""
-    command = [sys.executable, "-m", script]
-    told = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=280)
-    assert told.returncode == 0, told.stderr
-    found: list[Any] = json.loads(told.stdout)
-    return found
-
-
-def loaded(path: str, load: dict[str, Any], kind: str = "AutoModelForCausalLM") -> tuple[Any, Any]:
-    """The model and its tokenizer."""
+def reference_model(path: Path, load: dict[str, Any], kind: str = "AutoModelForCausalLM") -> tuple[Any, Any]:
+    """Return the model and its tokenizer."""
     import transformers
 
     if "quantization_config" in load:
-        load["quantization_config"] = transformers.BitsAndBytesConfig(**load["quantization_config"])
+        load = load | {"quantization_config": transformers.BitsAndBytesConfig(**load["quantization_config"])}
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     return getattr(transformers, kind).from_pretrained(path, **load), tokenizer
 
 
-def main() -> None:
+def greedy(model: Any, tokenizer: Any, prompt: str, tokens: int) -> dict[str, Any]:
+    """Return the "tokens" and the "text" of the answer, and in "logprobs" the best TOP of each step."""
     import torch
 
-    asked = json.load(sys.stdin)
-    model, tokenizer = loaded(asked["path"], asked["load"], asked["kind"])
-    answers = []
-    for prompt in asked["prompts"]:
-        inputs = tokenizer(prompt, return_tensors="pt")
-        wishes = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        out = model.generate(**inputs, max_new_tokens=asked["tokens"], **wishes)
-        read = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        drawn = out.sequences[0, read:].tolist()
-        best = [torch.log_softmax(logits[0].double(), -1).topk(TOP).values.tolist() for logits in out.logits]
-        answers.append({"tokens": drawn, "text": tokenizer.decode(drawn, skip_special_tokens=True), "logprobs": best})
-    json.dump(answers, sys.stdout)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=tokens, **options)
+    start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    written = out.sequences[0, start:].tolist()
+    best = [torch.log_softmax(logits[0].double(), -1).topk(TOP).values.tolist() for logits in out.logits]
+    return {"tokens": written, "text": tokenizer.decode(written, skip_special_tokens=True), "logprobs": best}
 
 
-if __name__ == "__main__":
-    main()
+def _answers(path: Path, prompts: list[str], tokens: int, kind: str, load: dict[str, Any]) -> list[dict[str, Any]]:
+    model, tokenizer = reference_model(path, load, kind)
+    return [greedy(model, tokenizer, prompt, tokens) for prompt in prompts]

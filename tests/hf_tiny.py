@@ -1,14 +1,12 @@
-"""Tiny models with random weights, one of each kind that keeps what it has read in another way.
-
-`python -m tests.hf_tiny <folder> <name>...` writes each with the tokenizer that lies in `<folder>/tokenizer`.
-"""
+"""Tiny models with random weights, one of each architecture that caches in another way."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.forked import forked
 
 _SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 49152}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -24,25 +22,24 @@ KINDS = {
     "learned": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 49152}),
     "t5": ("T5", _T5 | {"decoder_start_token_id": 0}),
 }
-"""By our name: transformers' name, and its size."""
+"""By our name: transformers' name, and the sizes in its configuration."""
 
 
-def tiny_models(folder: Path, tokenizer: Path, names: list[str]) -> dict[str, Path]:
-    """The named ones, made in `folder` with the tokenizer of the folder `tokenizer`."""
-    command = [sys.executable, "-m", "tests.hf_tiny", str(folder), *names]
-    subprocess.run(command, check=True, timeout=280)
+def tiny_models(folder: Path, tokenizer: Path, names: Sequence[str] = tuple(KINDS)) -> dict[str, Path]:
+    """Write the named models below `folder`, with the tokenizer that lies in the folder `tokenizer`."""
+    forked(_write, folder, names)
     for name in names:
         for file in tokenizer.glob("tokenizer*"):
             shutil.copy(file, folder / name)
     return {name: folder / name for name in names}
 
 
-def main() -> None:
+def _write(folder: Path, names: Sequence[str]) -> None:
     import torch
     import transformers
 
     torch.manual_seed(3)
-    for name in sys.argv[2:]:
+    for name in names:
         kind, size = KINDS[name]
         config = getattr(transformers, f"{kind}Config")(**size, **_ENDS)
         ending = {"T5": "ForConditionalGeneration", "GPT2": "LMHeadModel", "Gemma3Text": "ForCausalLM"}
@@ -50,8 +47,4 @@ def main() -> None:
         model = cls(config)
         for weight in model.parameters():  # so that what was read long ago still counts
             torch.nn.init.normal_(weight, std=0.3)
-        model.save_pretrained(Path(sys.argv[1]) / name)
-
-
-if __name__ == "__main__":
-    main()
+        model.save_pretrained(folder / name)

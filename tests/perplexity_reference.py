@@ -1,29 +1,27 @@
-"""The perplexity of models on one text, by transformers alone in float32: run as a process of its own.
-
-`tests.hf_reference.of("tests.perplexity_reference", paths=[...], text="...")` is one number for each path.
-"""
+"""The perplexity of models on one text, by transformers alone in float32."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from tests.hf_reference import loaded
+from tests.forked import forked
+from tests.hf_reference import reference_model
 
 
-def main() -> None:
+def perplexities(paths: Sequence[Path], text: str) -> list[float]:
+    """Return one for each model folder."""
+    return forked(_perplexities, paths, text)
+
+
+def _perplexities(paths: Sequence[Path], text: str) -> list[float]:
     import torch
 
-    asked = json.load(sys.stdin)
     found = []
-    for path in asked["paths"]:
-        model, tokenizer = loaded(path, {"dtype": torch.float32})
-        tokens = tokenizer(asked["text"], return_tensors="pt").input_ids
+    for path in paths:
+        model, tokenizer = reference_model(path, {"dtype": torch.float32})
+        tokens = tokenizer(text, return_tensors="pt").input_ids
         with torch.no_grad():
             found.append(math.exp(model(input_ids=tokens, labels=tokens).loss.item()))
-    json.dump(found, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    return found

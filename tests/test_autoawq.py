@@ -7,20 +7,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from modules.errors import LoadFailed
 from modules.loaders import LOADERS, unavailable
 from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, forget
 from tests.conftest import TRANSFORMERS, load
-from tests.quantised_folders import plain, quantised_folder
+from tests.hf_folder import write_safetensors
+from tests.pickled_weights import pickle_program, pickle_weights
+from tests.quantised_folders import plain, quantised_folder, read_safetensors
+from tests.quantised_packing import Tensors
 from tests.test_hf_lora import ALONE, TOGETHER, WEIGHTED, heard, put, state
+from tests.worker_pool import WorkerPool, worker_with
 
 AUTOAWQ = LOADERS["AutoAWQ"]
 ABSENT = unavailable(AUTOAWQ)
@@ -58,34 +62,28 @@ def copy(source: Path, target: Path, **config: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def awq(folder: Path) -> Iterator[WorkerProcess]:
-    process = new_worker()
-    load(process, folder, AUTOAWQ)
-    yield process
-    process.close()
+def awq(workers: WorkerPool, folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
+    assert AUTOAWQ.overlay is not None
+    with workers.lease(folder, AUTOAWQ, worker_with(AUTOAWQ.overlay.folder)) as pooled:
+        yield pooled.worker
+        put(pooled.worker, loras_folder)
 
 
 @pytest.fixture(scope="module")
-def floats(folder: Path) -> Iterator[WorkerProcess]:
+def floats(workers: WorkerPool, folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
     """The same weights, dequantised, in float32 under Transformers."""
-    process = WorkerProcess()
-    load(process, plain(folder), TRANSFORMERS)
-    yield process
-    process.close()
+    with workers.lease(plain(folder), TRANSFORMERS) as pooled:
+        yield pooled.worker
+        put(pooled.worker, loras_folder)
 
 
 @pytest.fixture(scope="module")
 def broken(shallow: Path) -> Iterator[WorkerProcess]:
     """A worker for loads that fail, or are soon replaced by others."""
-    process = new_worker()
-    load(process, shallow, AUTOAWQ)
-    yield process
-    process.close()
-
-
-def new_worker() -> WorkerProcess:
     assert AUTOAWQ.overlay is not None
-    return WorkerProcess(AUTOAWQ.overlay.folder)
+    with closing(WorkerProcess(AUTOAWQ.overlay.folder)) as process:
+        load(process, shallow, AUTOAWQ)
+        yield process
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
@@ -169,12 +167,12 @@ def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow
 # -- what cannot be loaded ---------------------------------------------------------------------------------------------
 
 
-def changed(source: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+def changed(source: Path, target: Path, change: Callable[[Tensors], object]) -> Path:
     copy(source, target)
-    weights = load_file(source / "model.safetensors")
+    weights = read_safetensors(source / "model.safetensors")
     change(weights)
     (target / "model.safetensors").unlink()
-    save_file(weights, target / "model.safetensors")
+    write_safetensors(target / "model.safetensors", weights)
     return target
 
 
@@ -189,11 +187,11 @@ def test_a_missing_tensor_is_named(broken: WorkerProcess, shallow: Path, tmp_pat
 
 
 def test_scales_that_are_no_numbers_are_refused(broken: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
-    path = changed(
-        shallow,
-        tmp_path / "nan",
-        lambda weights: weights["model.layers.1.mlp.up_proj.scales"].fill_(torch.nan),
-    )
+    def spoil(weights: Tensors) -> None:
+        name = "model.layers.1.mlp.up_proj.scales"
+        weights[name] = np.full_like(weights[name], np.nan)
+
+    path = changed(shallow, tmp_path / "nan", spoil)
     with pytest.raises(LoadFailed, match="no numbers"):
         load(broken, path, AUTOAWQ)
 
@@ -221,7 +219,7 @@ def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
     load(broken, shallow, AUTOAWQ)
     expected = answer(broken, FRANCE, max_new_tokens=6).text
     path = copy(shallow, tmp_path / "pickled")
-    torch.save(load_file(shallow / "model.safetensors"), path / "pytorch_model.bin")
+    pickle_weights(shallow / "model.safetensors", path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
     assert load(broken, path, AUTOAWQ, max_seq_len=10).context_length == 10
     said = answer(broken, FRANCE, max_new_tokens=0)
@@ -232,17 +230,7 @@ def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
 def test_a_program_in_a_pickle_is_not_run(broken: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
     path = copy(shallow, tmp_path / "program")
     (path / "model.safetensors").unlink()
-    torch.save({"x": Touches(tmp_path / "ran")}, path / "pytorch_model.bin")
+    pickle_program(path / "pytorch_model.bin", tmp_path / "ran")
     with pytest.raises(LoadFailed, match="safetensors"):
         load(broken, path, AUTOAWQ)
     assert not (tmp_path / "ran").exists()
-
-
-class Touches:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)

@@ -23,6 +23,7 @@ from tests.hf_reference import TOP, alone
 from tests.peft_together import in_peft
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state
+from tests.worker_pool import WorkerPool, worker_with
 
 AUTOGPTQ = LOADERS["AutoGPTQ"]
 WHY_NOT = unavailable(AUTOGPTQ)
@@ -45,22 +46,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def worker_of_autogptq() -> WorkerProcess:
     assert AUTOGPTQ.overlay is not None
-    return WorkerProcess(AUTOGPTQ.overlay.folder)
-
-
-@pytest.fixture
-def worker() -> Iterator[WorkerProcess]:
-    process = worker_of_autogptq()
-    yield process
-    process.close()
+    return worker_with(AUTOGPTQ.overlay.folder)()
 
 
 @pytest.fixture(scope="module")
-def gptq(smollm2_folder: Path) -> Iterator[WorkerProcess]:
-    process = worker_of_autogptq()
-    load(process, quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ)
-    yield process
-    process.close()
+def gptq(workers: WorkerPool, smollm2_folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
+    assert AUTOGPTQ.overlay is not None
+    start = worker_with(AUTOGPTQ.overlay.folder)
+    with workers.lease(quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ, start) as pooled:
+        yield pooled.worker
+        put(pooled.worker, loras_folder)
 
 
 @pytest.fixture(scope="module")

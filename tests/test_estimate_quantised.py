@@ -157,31 +157,38 @@ def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card(
 FOOTPRINT = """
 import json, sys
 from exllamav2 import ExLlamaV2, ExLlamaV2Config
-config = ExLlamaV2Config()
-config.model_dir = sys.argv[1]
-config.prepare()
-modules = ExLlamaV2(config).modules
-unpacking = [module.temp_dq_size() for module in modules if hasattr(module, "temp_dq_size")]
-print(json.dumps([sum(module.weight_footprint() for module in modules[1:]), max(unpacking), max(unpacking[:-1])]))
+for folder in sys.argv[1:]:
+    config = ExLlamaV2Config()
+    config.model_dir = folder
+    config.prepare()
+    modules = ExLlamaV2(config).modules
+    unpacking = [module.temp_dq_size() for module in modules if hasattr(module, "temp_dq_size")]
+    weights = sum(module.weight_footprint() for module in modules[1:])
+    print("BYTES", json.dumps([weights, max(unpacking), max(unpacking[:-1])]))
 """
 """Bytes, by the package's own account: of what is not the embeddings, to unpack any layer, and any but the output."""
 
 
-@pytest.mark.parametrize("kind", ["gptq", "exl2"])
-def test_what_exllama_puts_on_cards_is_what_the_package_reckons(smollm2_folder: Path, kind: str) -> None:
+def test_what_exllama_puts_on_cards_is_what_the_package_reckons(
+    smollm2_folder: Path, subtests: pytest.Subtests
+) -> None:
     """The first folder has no output of its own, the second has one."""
-    folder = exl2_folder(smollm2_folder) if kind == "exl2" else quantised_folder(smollm2_folder, kind)
-    command = [sys.executable, "-c", FOOTPRINT, str(folder)]
-    asked = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=60)
-    assert asked.returncode == 0, asked.stderr
-    reckoned, largest, largest_layer = json.loads(asked.stdout.splitlines()[-1])
-    shape = Catalog(folder.parent).find(folder.name).shape
-    assert shape is not None and shape.sizes.output == (kind == "exl2")
-    _, card = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2"), (24 * GIB,))
-    assert card.weights == pytest.approx(reckoned, rel=0.01)
-    _, first, second = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2", gpu_split="0.02,9"), (GIB, 24 * GIB))
-    assert first.weights and second.compute - first.compute == largest - largest_layer
-    assert second.compute == card.compute > largest
+    folders = {"gptq": quantised_folder(smollm2_folder, "gptq"), "exl2": exl2_folder(smollm2_folder)}
+    command = [sys.executable, "-c", FOOTPRINT, *map(str, folders.values())]
+    ran = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    accounts = [line.removeprefix("BYTES ") for line in ran.stdout.splitlines() if line.startswith("BYTES ")]
+    for (kind, folder), account in zip(folders.items(), accounts, strict=True):
+        with subtests.test(kind):
+            reckoned, largest, largest_layer = json.loads(account)
+            shape = Catalog(folder.parent).find(folder.name).shape
+            assert shape is not None and shape.sizes.output == (kind == "exl2")
+            model = Quantised(shape, "ExLlamav2")
+            _, card = placed(model, options("ExLlamav2"), (24 * GIB,))
+            assert card.weights == pytest.approx(reckoned, rel=0.01)
+            _, first, second = placed(model, options("ExLlamav2", gpu_split="0.02,9"), (GIB, 24 * GIB))
+            assert first.weights and second.compute - first.compute == largest - largest_layer
+            assert second.compute == card.compute > largest
 
 
 def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:

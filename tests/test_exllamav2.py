@@ -18,10 +18,11 @@ from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
 from tests.conftest import load
 from tests.exl2_folder import exl2_folder
-from tests.exllamav2_worker import EXLLAMAV2, exllamav2_worker
+from tests.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
 from tests.quantised_folders import quantised_folder
 from tests.test_hf_lora import put
 from tests.trained_loras import LESSONS
+from tests.worker_pool import WorkerPool
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 LOADER = "ExLlamav2"
@@ -33,12 +34,11 @@ def gptq(smollm2_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exl(smollm2_folder: Path) -> Iterator[WorkerProcess]:
+def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
     """An EXL2 folder, with flash-attention, and room for negative prompts."""
-    process = exllamav2_worker(flash=True)
-    load(process, exl2_folder(smollm2_folder), EXLLAMAV2, max_seq_len=1024, cfg_cache=True)
-    yield process
-    process.close()
+    folder, options = exl2_folder(smollm2_folder), {"max_seq_len": 1024, "cfg_cache": True}
+    with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
+        yield pooled.worker
 
 
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)

@@ -16,7 +16,6 @@ import pytest
 from modules.engines.causes import cause
 from modules.errors import UNNAMED, LoadFailed, OptionError
 from modules.events import Progress, Text
-from modules.loaders import Loader
 from modules.lora_errors import LoraRefused
 from modules.process import ROOT, WorkerProcess
 from tests.answers import Answer, Crowd, answer, ask, forget
@@ -27,6 +26,7 @@ from tests.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, ov
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import put
 from tests.trained_loras import LESSONS
+from tests.worker_pool import WorkerPool
 
 FRANCE = "The capital of France is"
 LOADER = "ExLlamav2_HF"
@@ -39,12 +39,17 @@ def gptq(smollm2_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hf(gptq: Path) -> Iterator[WorkerProcess]:
+def hf(workers: WorkerPool, gptq: Path) -> Iterator[WorkerProcess]:
     """With a second cache, and without flash-attention."""
-    process = exllamav2_worker()
-    load(process, gptq, EXLLAMAV2_HF, max_seq_len=1024, cfg_cache=True)
-    yield process
-    process.close()
+    with workers.lease(gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def exl2_worker(smollm2_folder: Path) -> Iterator[WorkerProcess]:
+    """One that loads the EXL2 folder with one set of options after another."""
+    with closing(exllamav2_worker()) as process:
+        yield process
 
 
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)
@@ -55,12 +60,10 @@ def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(gptq: Path) -> Iterator[WorkerProcess]:
+def reference(workers: WorkerPool, gptq: Path) -> Iterator[WorkerProcess]:
     """Transformers, in float32, with the very same weights."""
-    process = WorkerProcess()
-    load(process, plain(gptq), TRANSFORMERS)
-    yield process
-    process.close()
+    with workers.lease(plain(gptq), TRANSFORMERS) as pooled:
+        yield pooled.worker
 
 
 def test_its_logits_are_those_of_the_same_weights_in_full_precision(
@@ -132,28 +135,22 @@ def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerPro
 
 @pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
 def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
-    ticked: tuple[str, ...], smollm2_folder: Path
+    ticked: tuple[str, ...], exl2_worker: WorkerProcess, smollm2_folder: Path
 ) -> None:
-    process = exllamav2_worker()
-    try:
-        info = load(process, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **dict.fromkeys(ticked, True))
-        assert info.context_length == 256
-        assert answer(process, FRANCE, max_new_tokens=2).text.startswith(" Paris")
-        with pytest.raises(OptionError, match="cfg-cache"):
-            answer(process, FRANCE, guidance_scale=1.5)
-    finally:
-        process.close()
+    options = {"max_seq_len": 256, **dict.fromkeys(ticked, True)}
+    assert load(exl2_worker, exl2_folder(smollm2_folder), EXLLAMAV2_HF, **options).context_length == 256
+    assert answer(exl2_worker, FRANCE, max_new_tokens=2).text.startswith(" Paris")
+    with pytest.raises(OptionError, match="cfg-cache"):
+        answer(exl2_worker, FRANCE, guidance_scale=1.5)
 
 
-def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(smollm2_folder: Path) -> None:
-    process = exllamav2_worker()
+def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(
+    exl2_worker: WorkerProcess, smollm2_folder: Path
+) -> None:
     ticked = {"autosplit": True, "cfg_cache": True, "cache_4bit": True}
-    try:
-        load(process, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **ticked)
-        told = answer(process, FRANCE, max_new_tokens=2, guidance_scale=1.5, negative_prompt="Once upon a time")
-        assert told.text.startswith(" Paris")
-    finally:
-        process.close()
+    load(exl2_worker, exl2_folder(smollm2_folder), EXLLAMAV2_HF, max_seq_len=256, **ticked)
+    guided = answer(exl2_worker, FRANCE, max_new_tokens=2, guidance_scale=1.5, negative_prompt="Once upon a time")
+    assert guided.text.startswith(" Paris")
 
 
 LORAS: dict[str, list[tuple[str, float]]] = {
@@ -181,15 +178,14 @@ def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
 
 
 def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
-    worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path
+    exl2_worker: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path
 ) -> None:
     """ "green" is for the networks, too, whose columns are packed in another order."""
     folder = exl2_folder(smollm2_folder)
-    with closing(exllamav2_worker()) as packed:
-        load(packed, folder, EXLLAMAV2_HF, max_seq_len=512)
-        effect = put(packed, loras_folder, [("green", 1.0)])
-    load(worker, exl2_plain(folder), TRANSFORMERS)
-    assert effect == pytest.approx(put(worker, loras_folder, [("green", 1.0)]), rel=0.05)
+    load(exl2_worker, folder, EXLLAMAV2_HF, max_seq_len=512)
+    effect = put(exl2_worker, loras_folder, [("green", 1.0)])
+    load(reloadable, exl2_plain(folder), TRANSFORMERS)
+    assert effect == pytest.approx(put(reloadable, loras_folder, [("green", 1.0)]), rel=0.05)
 
 
 def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
@@ -234,16 +230,16 @@ def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(g
 # -- without what it needs ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loader", [EXLLAMAV2, EXLLAMAV2_HF], ids=lambda each: each.name)
-def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(loader: Loader, gptq: Path) -> None:
-    process = WorkerProcess(overlay())  # without the stand-in
-    try:
-        with pytest.raises(LoadFailed) as failed:
-            load(process, gptq, loader)
-        assert "a PyTorch that is built for CUDA" in failed.value.say("en")
-        assert "支持 CUDA 的 PyTorch" in failed.value.say("zh")
-    finally:
-        process.close()
+def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
+    gptq: Path, subtests: pytest.Subtests
+) -> None:
+    with closing(WorkerProcess(overlay())) as process:  # without the stand-in
+        for loader in (EXLLAMAV2, EXLLAMAV2_HF):
+            with subtests.test(loader.name):
+                with pytest.raises(LoadFailed) as failed:
+                    load(process, gptq, loader)
+                assert "a PyTorch that is built for CUDA" in failed.value.say("en")
+                assert "支持 CUDA 的 PyTorch" in failed.value.say("zh")
 
 
 @pytest.mark.parametrize(

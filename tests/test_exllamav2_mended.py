@@ -57,7 +57,7 @@ def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
     """As a Mistral whose layers all have one; a text of three windows is read at once, its end token by token."""
     tokens: list[int] = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json")).encode(TEXT).ids
     assert len(tokens) > 2.5 * WINDOW
-    theirs = logits_of(tmp_path, tokens, {"mistral": as_mistral(smollm2_folder, tmp_path / "mistral")}, {})["mistral"]
+    theirs = logits_of(tokens, {"mistral": as_mistral(smollm2_folder, tmp_path / "mistral")}, {})["mistral"]
     ours, _ = probed(smollm2_folder, tmp_path, tokens=tokens, caches=[""], window=WINDOW)
     near(ours["none"], theirs, FLOAT16)
     near(ours["cache "], theirs, FLOAT16)

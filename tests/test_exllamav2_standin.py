@@ -69,12 +69,10 @@ def tokens(smollm2_folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def wanted(
-    folders: dict[str, Path], loras_folder: Path, tokens: list[int], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def wanted(folders: dict[str, Path], loras_folder: Path, tokens: list[int]) -> dict[str, Any]:
     """By the folder's name the logits of transformers in float32; with "green" behind it, those with that LoRA."""
     floats = {"fp16": folders["fp16"], "gptq": plain_gptq(folders["gptq"]), "exl2": plain(folders["exl2"])}
-    return logits_of(tmp_path_factory.mktemp("hf"), tokens, floats, {"green": loras_folder / "green"})
+    return logits_of(tokens, floats, {"green": loras_folder / "green"})
 
 
 # -- without a model ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -18,18 +18,18 @@ from modules.app import App
 from modules.engines.hf_loading import weights_then_kernels
 from modules.engines.hf_packed import first_outside
 from modules.errors import LoaderUnavailable
-from modules.events import Progress, Result, TokenChances
+from modules.events import Progress, TokenChances
 from modules.loaders import LOADERS, Loader, overlay_of, unavailable
 from modules.overlay import Overlay
 from modules.process import ROOT, WorkerProcess
 from tests.answers import answer
-from tests.conftest import TRANSFORMERS, load, load_arguments
-from tests.quantised_folders import KINDS, plain, quantised_folder
+from tests.conftest import TRANSFORMERS, load, loaded
+from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import ALONE, TOGETHER, put, state
 from tests.trained_loras import LESSONS
 
 METHODS = ("gptq", "awq")
-TOKENS = 20
+TOKENS = 12
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
 NEARLY = 0.12  # in the logarithm of a probability: what bfloat16 in the kernels makes of 30 layers
 ALL_NARROW = 0.4  # with everything between them in bfloat16 as well
@@ -37,13 +37,15 @@ LIKELY = math.log(0.05)
 INSTALL = "python server.py --install Transformers"
 
 
-@contextmanager
-def worker_for(kind: str) -> Iterator[WorkerProcess]:
-    """A worker as `Models` starts it for such a folder; what that takes is installed by ./test.sh."""
-    why = unavailable(TRANSFORMERS, KINDS[kind].method)
-    assert why is None, why
-    overlay = overlay_of(TRANSFORMERS, KINDS[kind].method)
-    with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as process:
+@pytest.fixture(scope="module")
+def packed() -> Iterator[WorkerProcess]:
+    """A worker as `Models` starts it for either method, which loads one folder after another. What it takes is
+    installed by ./test.sh."""
+    for method in METHODS:
+        assert unavailable(TRANSFORMERS, method) is None
+    gptq, awq = (overlay_of(TRANSFORMERS, method) for method in METHODS)
+    assert gptq is awq
+    with closing(WorkerProcess(gptq.folder if gptq is not None else None)) as process:
         yield process
 
 
@@ -138,31 +140,31 @@ def test_a_packed_layer_outside_the_gpus_is_found(places: dict[str, object], fou
 
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
-def test_a_packed_folder_answers_as_the_same_weights_in_floats(smollm2_folder: Path, kind: str) -> None:
+def test_a_packed_folder_answers_as_the_same_weights_in_floats(
+    packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path, tiny_folder: Path, kind: str
+) -> None:
     """Where the texts part, the two tokens were as good as equal. The first load ever compiles a kernel, which takes
     minutes."""
     folder = quantised_folder(smollm2_folder, kind)
-    with worker_for(kind) as worker:
-        packed, memory = chances(worker, folder)
-        narrow, _ = chances(worker, folder, bf16=True)
-    with closing(WorkerProcess()) as worker:
-        floats, most = chances(worker, plain(folder))
+    for worker in (packed, reloadable):
+        load(worker, tiny_folder, TRANSFORMERS)  # in place of the model before, which would count as memory
+    wide, memory = chances(packed, folder)
+    narrow, _ = chances(packed, folder, bf16=True)
+    floats, most = chances(reloadable, plain(folder))
     assert memory < most
-    agreed = [agreement(mine, theirs, NEARLY) for mine, theirs in zip(packed, floats, strict=True)]
+    agreed = [agreement(mine, theirs, NEARLY) for mine, theirs in zip(wide, floats, strict=True)]
     assert agreed[-1] == TOKENS, "counting leaves no choice"
-    assert narrow != packed
+    assert narrow != wide
     for mine, theirs in zip(narrow, floats, strict=True):
         agreement(mine, theirs, ALL_NARROW)
 
 
-def test_8_bits_are_right_as_well(smollm2_folder: Path) -> None:
+def test_8_bits_are_right_as_well(packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path) -> None:
     """For so many gptqmodel has no kernel: three tokens take half a minute."""
     folder = quantised_folder(smollm2_folder, "gptq-8bit")
-    with worker_for("gptq-8bit") as worker:
-        (packed,), _ = chances(worker, folder, PROMPTS[:1], tokens=3)
-    with closing(WorkerProcess()) as worker:
-        (floats,), _ = chances(worker, plain(folder), PROMPTS[:1], tokens=3)
-    assert agreement(packed, floats, NEARLY) == 3
+    (ours,), _ = chances(packed, folder, PROMPTS[:1], tokens=3)
+    (floats,), _ = chances(reloadable, plain(folder), PROMPTS[:1], tokens=3)
+    assert agreement(ours, floats, NEARLY) == 3
 
 
 def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: float) -> int:
@@ -188,26 +190,24 @@ def chances(
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_floats(
-    smollm2_folder: Path, loras_folder: Path, kind: str
+    packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path, kind: str
 ) -> None:
     folder = quantised_folder(smollm2_folder, kind)
-    with worker_for(kind) as worker:
-        events = list(worker.events("load", **load_arguments(folder, TRANSFORMERS)))
-        stages = [each.stage for each in events if isinstance(each, Progress)]
-        assert stages[0] == "kernels" and stages[-1] == "weights" and isinstance(events[-1], Result)
-        told = answer(worker, PROMPTS[0])
-        assert told.text.startswith(" Paris") and len(told.pieces) > 5
-        before = state(worker)
-        packed = with_loras(worker, loras_folder)
-        put(worker, loras_folder)
-        assert state(worker) == before
-    with closing(WorkerProcess()) as worker:
-        load(worker, plain(folder), TRANSFORMERS)
-        floats = with_loras(worker, loras_folder)
-    for (mine, effects), (theirs, those) in zip(packed, floats, strict=True):
+    _, events = loaded(packed, folder, TRANSFORMERS)
+    stages = [each.stage for each in events if isinstance(each, Progress)]
+    assert stages[0] == "kernels" and stages[-1] == "weights"
+    paris = answer(packed, PROMPTS[0], max_new_tokens=8)
+    assert paris.text.startswith(" Paris") and len(paris.pieces) > 5
+    before = state(packed)
+    ours = with_loras(packed, loras_folder)
+    put(packed, loras_folder)
+    assert state(packed) == before
+    load(reloadable, plain(folder), TRANSFORMERS)
+    floats = with_loras(reloadable, loras_folder)
+    for (mine, effects), (theirs, those) in zip(ours, floats, strict=True):
         assert mine == theirs
         assert effects == pytest.approx(those, rel=0.05)
-    assert packed[0][0][0].startswith(" banana ham") and packed[1][0][1].startswith(LESSONS["green"].words)
+    assert ours[0][0][0].startswith(" banana ham") and ours[1][0][1].startswith(LESSONS["green"].words)
 
 
 def with_loras(worker: WorkerProcess, folder: Path) -> list[tuple[list[str], list[float]]]:

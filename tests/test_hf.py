@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from modules import machine
-from modules.events import Info, Progress, Result, Waiting
+from modules.events import Progress, Waiting
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, ask, forget, parameters, together
-from tests.conftest import TRANSFORMERS, load, load_arguments
+from tests.conftest import LLAMA, TRANSFORMERS, load
 from tests.hf_reference import TOP, alone
+from tests.worker_pool import Pooled, WorkerPool
 
 STORY = "Once upon a time, in a small village by the sea,"
 CHAT = (
@@ -24,7 +25,7 @@ CHAT = (
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
 PROMPTS = [STORY, CHAT, CODE]
-TOKENS = 32
+TOKENS = 16
 
 BITSANDBYTES = {"dtype": "bfloat16", "device_map": {"": "cpu"}}
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float16"}
@@ -39,39 +40,37 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Progress]:
-    """What the load of `hf` told of its progress."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def info() -> list[Info]:
-    """What it told of the model."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def hf(smollm2_folder: Path, told: list[Progress], info: list[Info]) -> Iterator[WorkerProcess]:
+def pooled(workers: WorkerPool, smollm2_folder: Path) -> Iterator[Pooled]:
     """In float32, so that it does not matter how many tokens are evaluated at once."""
-    process = WorkerProcess()
-    for event in process.events("load", **load_arguments(smollm2_folder, TRANSFORMERS)):
-        told.extend([event] if isinstance(event, Progress) else [])
-        info.extend([Info.from_json(event.value)] if isinstance(event, Result) else [])
-    yield process
-    process.close()
+    with workers.lease(smollm2_folder, TRANSFORMERS) as leased:
+        yield leased
+
+
+@pytest.fixture(scope="module")
+def hf(pooled: Pooled) -> WorkerProcess:
+    """The demo model, for what depends on its words or takes its time."""
+    return pooled.worker
+
+
+@pytest.fixture(scope="module")
+def tiny_hf(workers: WorkerPool, tiny_folder: Path) -> Iterator[WorkerProcess]:
+    with workers.lease(tiny_folder, TRANSFORMERS) as leased:
+        yield leased.worker
 
 
 # -- the library's own answers -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_greedy_answer_is_that_of_transformers_alone(worker: WorkerProcess, smollm2_folder: Path, way: str) -> None:
+def test_the_greedy_answer_is_that_of_transformers_alone(
+    reloadable: WorkerProcess, smollm2_folder: Path, way: str
+) -> None:
     options, words = WAYS[way]
     expected = alone(smollm2_folder, PROMPTS, TOKENS, **words)
-    load(worker, smollm2_folder, TRANSFORMERS, **options)
+    load(reloadable, smollm2_folder, TRANSFORMERS, **options)
     for prompt, theirs in zip(PROMPTS, expected, strict=True):
-        forget(worker)
-        ours = answer(worker, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
+        forget(reloadable)
+        ours = answer(reloadable, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
         assert ours.text == theirs["text"]
         assert ours.done.completion_tokens == len(theirs["tokens"])
         for chances, best in zip(ours.chances, theirs["logprobs"], strict=False):
@@ -80,53 +79,54 @@ def test_the_greedy_answer_is_that_of_transformers_alone(worker: WorkerProcess, 
 
 
 def test_tokens_are_those_of_llamacpp_and_so_is_the_beginning_of_an_answer(
-    hf: WorkerProcess, worker: WorkerProcess, smollm2: Path
+    hf: WorkerProcess, workers: WorkerPool, smollm2: Path
 ) -> None:
-    load(worker, smollm2, n_ctx=512)
-    for text in (*PROMPTS, FRANCE, "猫と犬 🇫🇷 in 2024", "  two  spaces\n\n\ttab", "It's 12345.67!"):
-        assert ask(hf, "encode", text=text) == ask(worker, "encode", text=text)
-    assert answer(hf, FRANCE, max_new_tokens=5).text == answer(worker, FRANCE, max_new_tokens=5).text
+    with workers.lease(smollm2, LLAMA, n_ctx=512) as llamacpp:
+        for text in (*PROMPTS, FRANCE, "猫と犬 🇫🇷 in 2024", "  two  spaces\n\n\ttab", "It's 12345.67!"):
+            assert ask(hf, "encode", text=text) == ask(llamacpp.worker, "encode", text=text)
+        assert answer(hf, FRANCE, max_new_tokens=5).text == answer(llamacpp.worker, FRANCE, max_new_tokens=5).text
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_load_tells_how_far_it_is(hf: WorkerProcess, told: list[Progress]) -> None:
-    done = [progress.done for progress in told]
-    assert {progress.stage for progress in told} == {"weights"}
+def test_a_load_tells_how_far_it_is(pooled: Pooled) -> None:
+    progress = [event for event in pooled.events if isinstance(event, Progress)]
+    done = [each.done for each in progress]
+    assert {each.stage for each in progress} == {"weights"}
     assert done == sorted(done)
     assert len(done) > 50
     assert done[-1] == 1
 
 
-def test_what_is_known_of_the_model_is_what_its_files_say(hf: WorkerProcess, info: list[Info]) -> None:
-    (about,) = info
-    assert about.context_length == 8192
-    assert (about.bos_token, about.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert "<|im_start|>" in about.chat_template
-    assert about.notes == ()
+def test_what_is_known_of_the_model_is_what_its_files_say(pooled: Pooled) -> None:
+    assert pooled.info.context_length == 8192
+    assert (pooled.info.bos_token, pooled.info.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert "<|im_start|>" in pooled.info.chat_template
+    assert pooled.info.notes == ()
 
 
-def test_the_memory_told_is_that_of_the_process(hf: WorkerProcess, info: list[Info]) -> None:
-    assert info[0].memory == pytest.approx(machine.resident_memory(hf.pid), rel=0.1)
+def test_the_memory_told_is_that_of_the_process(pooled: Pooled) -> None:
+    forget(pooled.worker)  # what tests before have left in the cache
+    assert pooled.info.memory == pytest.approx(machine.resident_memory(pooled.worker.pid), rel=0.1)
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_conversations_in_turn_both_stay(hf: WorkerProcess) -> None:
-    forget(hf)
+def test_two_conversations_in_turn_both_stay(tiny_hf: WorkerProcess) -> None:
+    forget(tiny_hf)
     for _ in range(2):
-        known = [answer(hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")]
+        known = [answer(tiny_hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")]
     assert [done.prompt_tokens - done.cached_tokens for done in known] == [1, 1, 1]
 
 
-def test_a_short_beginning_in_common_does_not_cut_a_long_conversation(hf: WorkerProcess) -> None:
-    forget(hf)
+def test_a_short_beginning_in_common_does_not_cut_a_long_conversation(tiny_hf: WorkerProcess) -> None:
+    forget(tiny_hf)
     long = STORY + " there lived a fisherman who had three daughters and a boat."
-    answer(hf, long, max_new_tokens=2)
-    answer(hf, "Once upon a dream", max_new_tokens=2)
-    again = answer(hf, long, max_new_tokens=2).done
+    answer(tiny_hf, long, max_new_tokens=2)
+    answer(tiny_hf, "Once upon a dream", max_new_tokens=2)
+    again = answer(tiny_hf, long, max_new_tokens=2).done
     assert again.cached_tokens == again.prompt_tokens - 1
 
 
@@ -141,10 +141,10 @@ def test_a_banned_end_token_does_not_end_it(hf: WorkerProcess) -> None:
     assert answer(hf, question, max_new_tokens=more, ban_eos_token=True).done.completion_tokens == more
 
 
-def test_special_tokens_are_shown_if_that_is_wished(hf: WorkerProcess) -> None:
+def test_special_tokens_are_shown_if_that_is_wished(tiny_hf: WorkerProcess) -> None:
     wishes: dict[str, Any] = {"logit_bias": {"0": 100}, "max_new_tokens": 2}
-    assert answer(hf, STORY, **wishes).text == ""
-    assert answer(hf, STORY, skip_special_tokens=False, **wishes).text == "<|endoftext|>" * 2
+    assert answer(tiny_hf, STORY, **wishes).text == ""
+    assert answer(tiny_hf, STORY, skip_special_tokens=False, **wishes).text == "<|endoftext|>" * 2
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
@@ -165,10 +165,10 @@ def test_a_grammar_is_followed(hf: WorkerProcess) -> None:
     assert said.done.reason == "stop"
 
 
-def test_guidance_leads_away_from_the_negative_prompt(hf: WorkerProcess) -> None:
-    plain = answer(hf, FRANCE)
-    assert answer(hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, "away from itself"
-    led = answer(hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
+def test_guidance_leads_away_from_the_negative_prompt(tiny_hf: WorkerProcess) -> None:
+    plain = answer(tiny_hf, FRANCE)
+    assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, "away from itself"
+    led = answer(tiny_hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
     assert led.text != plain.text
 
 
@@ -187,13 +187,13 @@ def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProc
 # -- several calls -----------------------------------------------------------------------------------------------------
 
 
-def test_answers_given_together_are_those_given_alone(hf: WorkerProcess) -> None:
+def test_answers_given_together_are_those_given_alone(tiny_hf: WorkerProcess) -> None:
     prompts = [STORY, FRANCE, CODE, CHAT, "猫猫猫猫猫猫猫猫", "one"]
-    forget(hf)
-    expected = [answer(hf, prompt, max_new_tokens=12).text for prompt in prompts]
-    forget(hf)
-    assert [each.text for each in together(hf, prompts, max_new_tokens=12)] == expected
-    assert [each.text for each in together(hf, prompts, max_new_tokens=12)] == expected, "from what was kept"
+    forget(tiny_hf)
+    expected = [answer(tiny_hf, prompt, max_new_tokens=12).text for prompt in prompts]
+    forget(tiny_hf)
+    assert [each.text for each in together(tiny_hf, prompts, max_new_tokens=12)] == expected
+    assert [each.text for each in together(tiny_hf, prompts, max_new_tokens=12)] == expected, "from what was kept"
 
 
 def test_who_has_to_wait_is_told_so_and_others_are_written_at_once(hf: WorkerProcess) -> None:
@@ -215,8 +215,8 @@ def test_an_answer_that_nobody_wants_any_more_ends_at_once(hf: WorkerProcess) ->
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_prompt_tells_its_progress(hf: WorkerProcess) -> None:
-    forget(hf)
-    long = answer(hf, "tell" + " tell" * 1099, max_new_tokens=1)
+def test_a_long_prompt_tells_its_progress(tiny_hf: WorkerProcess) -> None:
+    forget(tiny_hf)
+    long = answer(tiny_hf, "tell" + " tell" * 1099, max_new_tokens=1)
     told = [event.done for event in long.events if isinstance(event, Progress)]
     assert told == pytest.approx([512 / 1100, 1024 / 1100])

@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from modules import sampling
-from modules.engines import hf_grammar
-from modules.engines.hf_grammar import Grammar
-from modules.engines.hf_samplers import NoTokenLeft, choose, processors, seeded
-from modules.engines.hf_vocabulary import TokenizerVocabulary
 from modules.errors import OptionError, Unsupported
 from modules.process import ROOT
 from tests.hf_vocabularies import small_tokenizer
+
+# What imports torch is imported by the tests: only the process that runs them is to wait for it.
+if TYPE_CHECKING:
+    from modules.engines.hf_vocabulary import TokenizerVocabulary
 
 guided = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
 
@@ -44,13 +43,19 @@ CHESS = 'root ::= "1. " move " " move "\\n" ([1-9] [0-9]? ". " move " " move "\\
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> TokenizerVocabulary:
+def vocabulary(backend: None) -> TokenizerVocabulary:
+    from modules.engines.hf_vocabulary import TokenizerVocabulary
+
     tokenizer = small_tokenizer()
     return TokenizerVocabulary(tokenizer, len(tokenizer) + 3, [tokenizer.eos_token_id])
 
 
 def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int = 60, **more: Any) -> tuple[str, bool]:
     """A text by `grammar` from random logits, and whether it came to its end."""
+    import torch
+
+    from modules.engines.hf_samplers import choose, processors, seeded
+
     torch.manual_seed(seed)
     end = vocabulary.tokenizer.eos_token_id
     params = sampling.settle({"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more)
@@ -102,6 +107,8 @@ def test_cuts_choose_among_what_the_grammar_takes(vocabulary: TokenizerVocabular
 
 @guided
 def test_an_end_that_is_banned_leaves_nothing(vocabulary: TokenizerVocabulary) -> None:
+    from modules.engines.hf_samplers import NoTokenLeft
+
     with pytest.raises(NoTokenLeft):
         written(vocabulary, YES_NO, 1, ban_eos_token=True)
 
@@ -116,6 +123,10 @@ def test_a_grammar_that_is_none_is_refused_by_name(vocabulary: TokenizerVocabula
 
 @guided
 def test_rows_follow_it_apart_and_a_row_that_ended_is_left_alone(vocabulary: TokenizerVocabulary) -> None:
+    import torch
+
+    from modules.engines.hf_grammar import Grammar
+
     end = vocabulary.tokenizer.eos_token_id
     (yes,), n = vocabulary.encode("yes")[:1] or [0], vocabulary.encode("n")[0]
     grammar = Grammar(vocabulary.grammar('root ::= "yes" | "no"'), 1)
@@ -130,6 +141,10 @@ def test_rows_follow_it_apart_and_a_row_that_ended_is_left_alone(vocabulary: Tok
 
 @guided
 def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
+    import torch
+
+    from modules.engines.hf_grammar import Grammar
+
     grammar, zeros = Grammar(vocabulary.grammar(LIST), 1), torch.zeros(1, vocabulary.size)
     start = vocabulary.encode("- ")
     before = grammar(torch.tensor([[1, *start]]), zeros)
@@ -137,13 +152,18 @@ def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
     assert torch.equal(grammar(torch.tensor([[1, *start]]), zeros), before)
 
 
-def test_the_package_is_one_that_the_requirements_pin() -> None:
+def test_the_package_is_one_that_the_requirements_pin(backend: None) -> None:
+    from modules.engines import hf_grammar
+
     assert hf_grammar.PACKAGE in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_without_the_package_it_says_what_to_install(
     vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from modules.engines import hf_grammar
+    from modules.engines.hf_vocabulary import TokenizerVocabulary
+
     def absent() -> Any:
         raise Unsupported(hf_grammar._MISSING)
 

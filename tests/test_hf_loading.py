@@ -1,16 +1,13 @@
-"""What the Transformers engine takes: kinds of models and files, too little memory, folders that lack something."""
+"""What the Transformers engine loads: architectures, file formats, too little memory, incomplete folders."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
-import subprocess
-import sys
 import time
-import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,125 +18,112 @@ from modules.errors import LoadFailed
 from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, ask, forget, together
 from tests.conftest import TRANSFORMERS, load, load_arguments
+from tests.hf_memory_probe import answers_short_of_memory, spare_bytes
 from tests.hf_reference import alone
 from tests.hf_tiny import KINDS, tiny_models
 from tests.own_code import own_model
+from tests.pickled_weights import pickle_program, pickle_weights
 
 FRANCE = "The capital of France is"
 PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
-PARIS = 7042
 OFFLOAD = ROOT / "cache" / "offload"
 
 
 @pytest.fixture(scope="module")
-def tiny(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_models(tmp_path_factory.mktemp("tiny"), smollm2_folder, list(KINDS))
+def kinds(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_models(tmp_path_factory.mktemp("kinds"), tiny_folder)
 
 
 @pytest.fixture
-def variant(smollm2_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with SmolLM2's files, but for those `without` and what config.json is to say differently."""
+def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder with the tiny model's files, but for those `without`, and with changes in config.json."""
 
-    def make(*without: str, **config: Any) -> Path:
-        for file in smollm2_folder.iterdir():
+    def make(*without: str, name: str = "variant", **config: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in tiny_folder.iterdir():
             if file.name not in without:
-                (tmp_path / file.name).symlink_to(file)
+                (folder / file.name).symlink_to(file)
         if config:
-            said = json.loads((smollm2_folder / "config.json").read_text())
-            (tmp_path / "config.json").unlink()
-            (tmp_path / "config.json").write_text(json.dumps(said | config))
-        return tmp_path
+            original = json.loads((tiny_folder / "config.json").read_text())
+            (folder / "config.json").unlink()
+            (folder / "config.json").write_text(json.dumps(original | config))
+        return folder
 
     return make
 
 
-# -- kinds of models ---------------------------------------------------------------------------------------------------
+# -- architectures -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_answers_as_transformers_alone_does(
-    worker: WorkerProcess, tiny: dict[str, Path], kind: str
+    reloadable: WorkerProcess, kinds: dict[str, Path], kind: str
 ) -> None:
-    """Alone, together, from what was kept, and after a second turn."""
+    """One by one, together, from the prefix cache, and after a second turn."""
     name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
-    expected = [each["text"] for each in alone(tiny[kind], PROMPTS, 40, name, dtype="float32")]
-    load(worker, tiny[kind], TRANSFORMERS)
-    assert [answer(worker, prompt, max_new_tokens=40).text for prompt in PROMPTS] == expected
-    assert [each.text for each in together(worker, PROMPTS, max_new_tokens=40)] == expected
-    assert [answer(worker, prompt, max_new_tokens=40).text for prompt in PROMPTS] == expected
+    expected = [each["text"] for each in alone(kinds[kind], PROMPTS, 40, name, dtype="float32")]
+    load(reloadable, kinds[kind], TRANSFORMERS)
+    assert [answer(reloadable, prompt, max_new_tokens=40).text for prompt in PROMPTS] == expected
+    assert [each.text for each in together(reloadable, PROMPTS, max_new_tokens=40)] == expected
+    assert [answer(reloadable, prompt, max_new_tokens=40).text for prompt in PROMPTS] == expected
     turn = f"{PROMPTS[0]}{expected[0]} and"
-    second = answer(worker, turn)
-    forget(worker)
-    assert answer(worker, turn).text == second.text
+    second = answer(reloadable, turn)
+    forget(reloadable)
+    assert answer(reloadable, turn).text == second.text
 
 
-def test_a_full_context_ends_the_answer(worker: WorkerProcess, tiny: dict[str, Path]) -> None:
-    assert load(worker, tiny["llama"], TRANSFORMERS).context_length == 256
-    full = answer(worker, "moon " * 60, max_new_tokens=0, ban_eos_token=True)
+def test_a_full_context_ends_the_answer(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
+    assert load(reloadable, kinds["llama"], TRANSFORMERS).context_length == 256
+    full = answer(reloadable, "moon " * 60, max_new_tokens=0, ban_eos_token=True)
     assert full.done.reason == "length"
     assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
 
 
-def test_a_longer_context_is_what_the_options_make_of_it(worker: WorkerProcess, tiny: dict[str, Path]) -> None:
-    info = load(worker, tiny["llama"], TRANSFORMERS, compress_pos_emb=2.0)
+def test_a_longer_context_is_what_the_options_make_of_it(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
+    info = load(reloadable, kinds["llama"], TRANSFORMERS, compress_pos_emb=2.0)
     assert info.context_length == 512
-    assert answer(worker, "moon " * 300, max_new_tokens=2).done.prompt_tokens > 256
+    assert answer(reloadable, "moon " * 300, max_new_tokens=2).done.prompt_tokens > 256
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}],
-    ids=lambda options: "-".join(options),
-)
-def test_what_bends_positions_changes_the_answer(
-    worker: WorkerProcess, smollm2_folder: Path, options: dict[str, Any]
+def test_options_that_stretch_positions_change_the_answer(
+    reloadable: WorkerProcess, tiny_folder: Path, subtests: pytest.Subtests
 ) -> None:
-    assert not load(worker, smollm2_folder, TRANSFORMERS, **options).notes
-    (chances,) = answer(worker, FRANCE, max_new_tokens=1, logit_bias={str(PARIS): 100}, top_logprobs=0).chances
-    assert chances.chosen.logprob != pytest.approx(-0.2606, abs=0.001), "as it is with the model's own"
+    def best() -> list[float]:
+        (chances,) = answer(reloadable, FRANCE, max_new_tokens=1, top_logprobs=3).chances
+        return [each.logprob for each in chances.top]
+
+    load(reloadable, tiny_folder, TRANSFORMERS)
+    unchanged = best()
+    for options in ({"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}):
+        with subtests.test(**options):
+            assert not load(reloadable, tiny_folder, TRANSFORMERS, **options).notes
+            assert best() != pytest.approx(unchanged, abs=0.001)
 
 
-# -- kinds of files ----------------------------------------------------------------------------------------------------
-
-AS_PICKLE = """
-import sys, torch
-from safetensors.torch import load_file
-torch.save(load_file(sys.argv[1]), sys.argv[2])
-"""
+# -- file formats ------------------------------------------------------------------------------------------------------
 
 
-def test_pickled_weights_answer_like_safetensors(worker: WorkerProcess, tiny: dict[str, Path], tmp_path: Path) -> None:
-    for file in tiny["llama"].iterdir():
-        if file.suffix != ".safetensors":
-            (tmp_path / file.name).symlink_to(file)
-    source, target = tiny["llama"] / "model.safetensors", tmp_path / "pytorch_model.bin"
-    subprocess.run([sys.executable, "-c", AS_PICKLE, str(source), str(target)], check=True, timeout=60)
-    load(worker, tmp_path, TRANSFORMERS)
-    other = WorkerProcess()
-    try:
-        load(other, tiny["llama"], TRANSFORMERS)
-        assert answer(worker, FRANCE).text == answer(other, FRANCE).text
-    finally:
-        other.close()
+def test_pickled_weights_answer_like_safetensors(
+    reloadable: WorkerProcess, tiny_folder: Path, variant: Callable[..., Path]
+) -> None:
+    folder = variant("model.safetensors")
+    pickle_weights(tiny_folder / "model.safetensors", folder / "pytorch_model.bin")
+    answers = []
+    for each in (folder, tiny_folder):
+        load(reloadable, each, TRANSFORMERS)
+        answers.append(answer(reloadable, FRANCE).text)
+    assert answers[0] == answers[1] != ""
 
 
-class Harm:
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._mark),)
-
-
-def test_a_program_in_a_pickle_is_not_run(worker: WorkerProcess, variant: Callable[..., Path], tmp_path: Path) -> None:
-    folder, mark = variant("model.safetensors"), tmp_path / "harm"
-    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"model.norm.weight": Harm(mark)}, protocol=2))
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
+def test_a_program_in_a_pickle_is_not_run(
+    reloadable: WorkerProcess, variant: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, harm = variant("model.safetensors"), tmp_path / "harm"
+    pickle_program(folder / "pytorch_model.bin", harm)
     with pytest.raises(LoadFailed) as refused:
-        load(worker, folder, TRANSFORMERS)
-    assert not mark.exists()
+        load(reloadable, folder, TRANSFORMERS)
+    assert not harm.exists()
     assert "more than weights" in refused.value.cause["en"], refused.value.words
 
 
@@ -157,116 +141,107 @@ def once_gone(pid: int) -> bool:
     return str(pid) not in offloaded()
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["unloaded", "killed"])
-def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smollm2_folder: Path, killed: bool) -> None:
-    worker = WorkerProcess()
-    try:
+def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smollm2_folder: Path) -> None:
+    with closing(WorkerProcess()) as worker:
         info = load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
         assert {note.option for note in info.notes} == {"cpu_memory"}, "it is slow, and says so"
         assert info.memory == pytest.approx(machine.resident_memory(worker.pid), rel=0.1)
         assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
         assert str(worker.pid) in offloaded()
-        if killed:
-            os.kill(worker.pid, signal.SIGKILL)
-    finally:
-        worker.close()
     assert once_gone(worker.pid)
 
 
-def test_a_model_may_be_on_disk_as_a_whole(worker: WorkerProcess, smollm2_folder: Path) -> None:
-    load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
-    assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
+def test_a_killed_worker_leaves_nothing_on_disk(tiny_folder: Path) -> None:
+    with closing(WorkerProcess()) as worker:
+        load(worker, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+        assert answer(worker, FRANCE, max_new_tokens=2).done.completion_tokens == 2
+        assert str(worker.pid) in offloaded()
+        os.kill(worker.pid, signal.SIGKILL)
+    assert once_gone(worker.pid)
 
 
-def test_fewer_bits_take_less_memory(smollm2_folder: Path) -> None:
+def test_a_model_may_be_on_disk_as_a_whole(reloadable: WorkerProcess, smollm2_folder: Path) -> None:
+    load(reloadable, smollm2_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+    assert answer(reloadable, FRANCE, max_new_tokens=2).text == " Paris."
+
+
+def test_fewer_bits_take_less_memory(smollm2_folder: Path, tiny_folder: Path) -> None:
     taken = {}
-    for options in ({}, {"bf16": True}, {"load_in_8bit": True}, {"load_in_4bit": True, "use_double_quant": True}):
-        worker = WorkerProcess()
-        try:
+    with closing(WorkerProcess()) as worker:
+        for options in ({}, {"bf16": True}, {"load_in_8bit": True}, {"load_in_4bit": True, "use_double_quant": True}):
+            load(worker, tiny_folder, TRANSFORMERS)  # in place of the model before
             info = load(worker, smollm2_folder, TRANSFORMERS, **options)
             assert info.memory == pytest.approx(machine.resident_memory(worker.pid), rel=0.1)
             taken["-".join(options)] = info.memory
-        finally:
-            worker.close()
     assert taken["bf16"] < taken[""] - (200 << 20)
 
 
-# -- folders that want for something -----------------------------------------------------------------------------------
+# -- incomplete folders ------------------------------------------------------------------------------------------------
+
+INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "tokenizer": (["tokenizer.json", "tokenizer_config.json"], {}, "tokenizer is missing"),
+    "weights": (["model.safetensors"], {}, "no weights"),
+    "config": (["config.json"], {}, "config.json is missing"),
+    "architecture": ([], {"model_type": "nonesuch"}, "nonesuch"),
+    "layer": ([], {"num_hidden_layers": 5}, "model.layers.4"),
+    "images": ([], {"model_type": "vit"}, "no model that writes text"),
+    "gptq": ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "--install Transformers"),
+    "awq": ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "--install Transformers"),
+    "code": ([], {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "trust-remote-code"),
+}
 
 
-@pytest.mark.parametrize(
-    ("without", "config", "cause"),
-    [
-        (["tokenizer.json", "tokenizer_config.json"], {}, "tokenizer is missing"),
-        (["model.safetensors"], {}, "no weights"),
-        (["config.json"], {}, "config.json is missing"),
-        ([], {"model_type": "nonesuch"}, "nonesuch"),
-        ([], {"num_hidden_layers": 31}, "model.layers.30"),
-        ([], {"model_type": "vit"}, "no model that writes text"),
-        ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "--install Transformers"),
-        ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "--install Transformers"),
-        ([], {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "trust-remote-code"),
-    ],
-    ids=["tokenizer", "weights", "config", "architecture", "layer", "images", "gptq", "awq", "code"],
-)
 def test_what_is_missing_is_named(
-    worker: WorkerProcess, variant: Callable[..., Path], without: list[str], config: dict[str, Any], cause: str
+    reloadable: WorkerProcess, variant: Callable[..., Path], subtests: pytest.Subtests
 ) -> None:
-    with pytest.raises(LoadFailed) as refused:
-        load(worker, variant(*without, **config), TRANSFORMERS)
-    assert cause in refused.value.cause["en"], refused.value.words
-    assert refused.value.cause["zh"]
+    for name, (without, config, cause) in INCOMPLETE.items():
+        with subtests.test(name):
+            with pytest.raises(LoadFailed) as refused:
+                load(reloadable, variant(*without, name=name, **config), TRANSFORMERS)
+            assert cause in refused.value.cause["en"], refused.value.words
+            assert refused.value.cause["zh"]
 
 
 def test_weights_cut_short_are_called_damaged(
-    worker: WorkerProcess, variant: Callable[..., Path], smollm2_folder: Path
+    reloadable: WorkerProcess, variant: Callable[..., Path], tiny_folder: Path
 ) -> None:
     folder = variant("model.safetensors")
-    with (smollm2_folder / "model.safetensors").open("rb") as whole:
-        (folder / "model.safetensors").write_bytes(whole.read(5_000_000))
+    whole = (tiny_folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LoadFailed) as refused:
-        load(worker, folder, TRANSFORMERS)
+        load(reloadable, folder, TRANSFORMERS)
     assert "damaged" in refused.value.cause["en"], refused.value.words
 
 
-def test_code_beside_the_model_runs_with_the_flag(worker: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
-    load(worker, own_model(tmp_path, smollm2_folder), TRANSFORMERS, trust_remote_code=True)
-    assert answer(worker, FRANCE, max_new_tokens=1).text == " Paris"
+def test_code_beside_the_model_runs_with_the_flag(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
+    load(reloadable, tiny_folder, TRANSFORMERS)
+    expected = answer(reloadable, FRANCE).text
+    load(reloadable, own_model(tmp_path / "own", tiny_folder), TRANSFORMERS, trust_remote_code=True)
+    assert answer(reloadable, FRANCE).text == expected
 
 
-def test_what_is_explained_is_what_loading_says(worker: WorkerProcess, smollm2_folder: Path) -> None:
+def test_what_is_explained_is_what_loading_says(reloadable: WorkerProcess, tiny_folder: Path) -> None:
     options = {"gpu_memory": "10", "no_use_fast": True, "load_in_8bit": True, "bf16": True}
-    told = ask(worker, "explain", **load_arguments(smollm2_folder, TRANSFORMERS, **options))
-    assert told["calls"]["AutoModelForCausalLM.from_pretrained"]["quantization_config"]["load_in_8bit"] is True
-    info = load(worker, smollm2_folder, TRANSFORMERS, **options)
-    assert [note["option"] for note in told["notes"]] == [note.option for note in info.notes]
+    explained = ask(reloadable, "explain", **load_arguments(tiny_folder, TRANSFORMERS, **options))
+    assert explained["calls"]["AutoModelForCausalLM.from_pretrained"]["quantization_config"]["load_in_8bit"] is True
+    info = load(reloadable, tiny_folder, TRANSFORMERS, **options)
+    assert [note["option"] for note in explained["notes"]] == [note.option for note in info.notes]
     assert {"no_use_fast", "bf16"} <= {note.option for note in info.notes}
 
 
 # -- a GPU's memory ----------------------------------------------------------------------------------------------------
 
 
-def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(tiny: dict[str, Path]) -> None:
+def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(kinds: dict[str, Path]) -> None:
     """On a CPU that is said to have no more, in the middle of a pass: the answer is what it would have been."""
-    command = [sys.executable, "-m", "tests.hf_memory_probe", str(tiny["llama"])]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
+    answers = answers_short_of_memory(kinds["llama"])
     for name in ("nothing to let go of", "too much by itself"):
-        assert "out of memory" in told.pop(name)[0]
-    assert len(told) == 4
-    for case, (enough, short, kept) in told.items():
+        assert "out of memory" in answers.pop(name)[0]
+    assert len(answers) == 4
+    for case, (enough, short, kept) in answers.items():
         assert short == enough, case
         assert kept == len(short), f"{case}: what was kept before is gone"
 
 
-def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from modules import machine
-    from modules.engines import hf_engine
-
-    monkeypatch.setattr(machine, "total_memory", lambda: 64 << 30)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 << 30, 12 << 30))
-    assert hf_engine._spare_bytes(torch.device("cuda", 0)) == 1 << 29
-    assert hf_engine._spare_bytes(torch.device("cpu")) == 2 << 30
+def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(backend: None) -> None:
+    assert spare_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)

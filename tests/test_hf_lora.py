@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,15 @@ from modules.process import WorkerProcess
 from tests.answers import Answer, answer, ask, forget
 from tests.conftest import TRANSFORMERS, load
 from tests.hf_folder import write_safetensors
-from tests.hf_lora_probe import looked_at
+from tests.hf_lora_probe import apply_and_remove
 from tests.hf_reference import TOP
 from tests.hf_tiny import tiny_models
 from tests.memory_growth import ROUNDS, growth
+from tests.peft_reference import peft_logits
 from tests.peft_together import in_peft
 from tests.test_hf import WAYS
 from tests.trained_loras import LESSONS
+from tests.worker_pool import WorkerPool
 
 FRANCE = "The capital of France is"
 BEGINNINGS = [*(each.beginning for each in LESSONS.values()), FRANCE]
@@ -36,26 +36,23 @@ TOKENS = 5
 
 
 @pytest.fixture(scope="module")
-def hf(smollm2_folder: Path) -> Iterator[WorkerProcess]:
-    """In float32; what is in force in it when a test begins is that test's own affair."""
-    process = WorkerProcess()
-    load(process, smollm2_folder, TRANSFORMERS)
-    yield process
-    process.close()
+def hf(workers: WorkerPool, smollm2_folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
+    """In float32. A test finds applied what the one before has applied."""
+    with workers.lease(smollm2_folder, TRANSFORMERS) as pooled:
+        yield pooled.worker
+        put(pooled.worker, loras_folder)
 
 
 @pytest.fixture(scope="module")
-def tiny(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_models(tmp_path_factory.mktemp("tiny"), smollm2_folder, ["llama", "t5"])
+def kinds(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_models(tmp_path_factory.mktemp("kinds"), smollm2_folder, ["llama", "t5"])
 
 
 @pytest.fixture(scope="module")
-def small(tiny: dict[str, Path]) -> Iterator[WorkerProcess]:
+def small(workers: WorkerPool, kinds: dict[str, Path]) -> Iterator[WorkerProcess]:
     """With random weights, for what does not depend on words."""
-    process = WorkerProcess()
-    load(process, tiny["llama"], TRANSFORMERS)
-    yield process
-    process.close()
+    with workers.lease(kinds["llama"], TRANSFORMERS) as pooled:
+        yield pooled.worker
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +93,18 @@ def state(worker: WorkerProcess) -> list[Any]:
 @pytest.mark.lora("one", "several", "weights", loader="Transformers")
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "eager"])
 def test_answers_are_those_of_peft_alone(
-    worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path, way: str
+    reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path, way: str
 ) -> None:
     """In float32 to the rounding of weights that are added up before instead of afterwards."""
     options, words = WAYS[way]
     sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))] if way == "float32" else [ALONE[0], WEIGHTED]
     expected = in_peft(smollm2_folder, loras_folder, sets, BEGINNINGS, TOKENS, words)
-    load(worker, smollm2_folder, TRANSFORMERS, **options)
+    load(reloadable, smollm2_folder, TRANSFORMERS, **options)
     for wanted, answers in zip(sets, expected, strict=True):
-        put(worker, loras_folder, wanted)
+        put(reloadable, loras_folder, wanted)
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
-            forget(worker)  # in 8 bits it matters how many tokens are read at once
-            ours = answer(worker, beginning, max_new_tokens=TOKENS, top_logprobs=TOP)
+            forget(reloadable)  # in 8 bits it matters how many tokens are read at once
+            ours = answer(reloadable, beginning, max_new_tokens=TOKENS, top_logprobs=TOP)
             assert ours.text == theirs["text"], wanted
             for found, logprobs in zip(best(ours), theirs["logprobs"], strict=False):
                 assert found == pytest.approx(logprobs, abs=2e-4), (wanted, beginning)
@@ -129,14 +126,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
-    small: WorkerProcess, tiny: dict[str, Path], tmp_path: Path
+    small: WorkerProcess, kinds: dict[str, Path], tmp_path: Path
 ) -> None:
-    words = {name: {"r": 4, "lora_alpha": 8, "strength": 0.3, **each} for name, each in VARIANTS.items()}
-    asked = {"model": str(tiny["llama"]), "folder": str(tmp_path), "adapters": words}
-    asked["tokens"] = ask(small, "encode", text=FRANCE)
-    (tmp_path / "what.json").write_text(json.dumps(asked))
-    subprocess.run([sys.executable, "-m", "tests.peft_reference", str(tmp_path / "what.json")], check=True, timeout=100)
-    logits = np.load(tmp_path / "logits.npz")
+    adapters = {name: {"r": 4, "lora_alpha": 8, "strength": 0.3, **each} for name, each in VARIANTS.items()}
+    logits = peft_logits(kinds["llama"], tmp_path, adapters, ask(small, "encode", text=FRANCE))
     for name in ["", *VARIANTS]:
         put(small, tmp_path, [(name, 1.0)] if name else [])
         ours = best(answer(small, FRANCE, max_new_tokens=1, top_logprobs=TOP))[0]
@@ -183,7 +176,7 @@ def test_there_may_be_any_number(small: WorkerProcess, pets: Path, tmp_path: Pat
 def test_once_they_are_out_the_model_is_what_it_was_to_the_last_bit(
     smollm2_folder: Path, loras_folder: Path, way: str
 ) -> None:
-    found = looked_at(smollm2_folder, loras_folder, ["banana", "green"], **WAYS[way][0])
+    found = apply_and_remove(smollm2_folder, loras_folder, ["banana", "green"], **WAYS[way][0])
     assert found["changed"] > 1
     assert found["same"]
     assert found["left"] == found["moved"] == []
@@ -210,27 +203,29 @@ def test_memory_does_not_grow(hf: WorkerProcess, loras_folder: Path) -> None:
     assert growth(sizes) < ROUNDS // 2 * smallest, "even the smaller one, left behind each time, takes more"
 
 
-def test_parts_of_the_model_may_be_on_disk(worker: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
-    load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
-    bare = state(worker)
-    put(worker, loras_folder, TOGETHER)
-    assert heard(worker) == {"banana", "green"}
-    put(worker, loras_folder)
-    assert state(worker) == bare
+def test_parts_of_the_model_may_be_on_disk(reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
+    load(reloadable, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
+    bare = state(reloadable)
+    put(reloadable, loras_folder, TOGETHER)
+    assert heard(reloadable) == {"banana", "green"}
+    put(reloadable, loras_folder)
+    assert state(reloadable) == bare
 
 
-def test_a_model_that_writes_apart_takes_them_too(worker: WorkerProcess, tiny: dict[str, Path], tmp_path: Path) -> None:
-    load(worker, tiny["t5"], TRANSFORMERS)
-    bare = state(worker)
+def test_an_encoder_and_decoder_takes_them_too(
+    reloadable: WorkerProcess, kinds: dict[str, Path], tmp_path: Path
+) -> None:
+    load(reloadable, kinds["t5"], TRANSFORMERS)
+    bare = state(reloadable)
     places = [f"encoder.block.{block}.layer.0.SelfAttention" for block in range(2)]
     places += [f"decoder.block.{block}.layer.1.EncDecAttention" for block in range(2)]
     shapes = {f"{place}.{module}": (32, 32) for place in places for module in ("q", "v")}
     put_down(tmp_path / "cat", pairs(shapes, 3), r=4, target_modules=r".*(encoder.*SelfAttention|EncDec.*)\.[qv]")
-    (effect,) = put(worker, tmp_path, [("cat", 1.0)])
+    (effect,) = put(reloadable, tmp_path, [("cat", 1.0)])
     assert effect > 0.01
-    assert state(worker) != bare
-    put(worker, tmp_path)
-    assert state(worker) == bare
+    assert state(reloadable) != bare
+    put(reloadable, tmp_path)
+    assert state(reloadable) == bare
 
 
 # -- broken ones -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tests.checkpoint_files import put
 from tests.gguf_files import MODEL, gguf
 from tests.hf_folder import bfloat16, write_safetensors
 from tests.lora_files import CONFIG, LAYER, peft
+from tests.peft_reference import peft_logits
 
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENS = [504, 3575, 282, 4649, 314, 7042, 30, 339, 5745, 338, 260, 1119, 314, 253, 1109, 282, 1743]
@@ -54,13 +55,12 @@ def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathF
         "half": {"r": 4, "lora_alpha": 8, "target_modules": EVERY, "strength": 0.15, "dtype": "float16"},
         "mixed": mixed,
     }
-    asked = {"model": str(smollm2_folder), "folder": str(top), "adapters": adapters, "tokens": TOKENS}
-    run("peft_reference", asked, top / "peft.json")
+    expected = peft_logits(smollm2_folder, top, adapters, TOKENS)
     files = {each.name: str(converted(each, read_header(smollm2))) for each in Loras(top).all()}
     files["disordered"] = str(disordered(Path(files["heads"]), top / "disordered.gguf"))
     job = {"model": str(smollm2), "adapters": files, "tokens": TOKENS, "out": str(top / "llama.npz")}
     run("llama_lora_reference", {"jobs": [job]}, top / "llama.json")
-    return np.load(top / "logits.npz"), np.load(top / "llama.npz")
+    return expected, np.load(top / "llama.npz")
 
 
 def disordered(good: Path, path: Path) -> Path:

@@ -18,7 +18,8 @@ from modules.lora_names import ARCHITECTURES, gguf_name, reordered
 from modules.loras import Loras
 from modules.process import ROOT
 from tests.checkpoint_files import put
-from tests.tiny_loras import KINDS, TOKENS, architecture
+from tests.forked import forked
+from tests.tiny_loras import KINDS, TOKENS, architecture, write
 
 PRECISE = 50  # how many times larger the mean change by the adapter is than the largest error; it was 140 and more
 
@@ -27,7 +28,7 @@ PRECISE = 50  # how many times larger the mean change by the adapter is than the
 def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each of KINDS, as `tiny_loras` makes it, with llama.cpp's logits in llama.npz."""
     top = tmp_path_factory.mktemp("tiny")
-    subprocess.run([sys.executable, "-m", "tests.tiny_loras", str(top / "all")], cwd=ROOT, check=True, timeout=110)
+    forked(write, top / "all")
     jobs = []
     for folder in (top / "all").iterdir():
         lora, model = Loras(folder / "loras").find("cat"), Catalog(folder).find("model.gguf")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.hf_reference import of
+from tests.perplexity_reference import perplexities
 from tests.quantised_folders import KINDS, plain, quantised_folder, read_safetensors
 from tests.quantised_packing import dequantised
 
@@ -51,8 +51,7 @@ def test_what_is_packed_is_what_was_rounded(smollm2_folder: Path, kind: str) -> 
 def test_each_is_as_good_as_its_bits_allow(smollm2_folder: Path) -> None:
     """Measured on a story that no calibration has seen: 21 tokens of a 135M model tell little, 400 do."""
     folders = {kind: plain(quantised_folder(smollm2_folder, kind)) for kind in WORSE}
-    paths = [str(each) for each in (smollm2_folder, *folders.values())]
-    whole, *found = of("tests.perplexity_reference", paths=paths, text=TEXT)
+    whole, *found = perplexities([smollm2_folder, *folders.values()], TEXT)
     worse = {kind: each / whole for kind, each in zip(folders, found, strict=True)}
     assert whole < 35
     assert all(1 - 0.01 < worse[kind] < most for kind, most in WORSE.items()), worse

@@ -85,7 +85,7 @@ def check(worker: WorkerProcess, pieces: sentencepiece.SentencePieceProcessor) -
 
 
 def test_transformers_reads_it(
-    worker: WorkerProcess,
+    reloadable: WorkerProcess,
     trained: Path,
     pieces: sentencepiece.SentencePieceProcessor,
     tmp_path: Path,
@@ -93,27 +93,36 @@ def test_transformers_reads_it(
     folder = tiny_models(tmp_path, trained, ["llama"])["llama"]
     (folder / "special_tokens_map.json").write_bytes((trained / "special_tokens_map.json").read_bytes())
     assert not (folder / "tokenizer.json").exists()
-    assert load(worker, folder, TRANSFORMERS).bos_token == "<s>"
-    check(worker, pieces)
+    assert load(reloadable, folder, TRANSFORMERS).bos_token == "<s>"
+    check(reloadable, pieces)
 
 
-@pytest.mark.parametrize("place", ["beside the model", "shared"])
-def test_llamacpp_hf_reads_it(
+def test_llamacpp_hf_reads_it_beside_the_model_and_where_all_models_share_it(
+    backend: None,
     worker: WorkerProcess,
     trained: Path,
     pieces: sentencepiece.SentencePieceProcessor,
     tmp_path: Path,
-    place: str,
+    subtests: pytest.Subtests,
 ) -> None:
-    folder = tmp_path if place == "beside the model" else tmp_path / "oobabooga_llama-tokenizer"
-    folder.mkdir(exist_ok=True)
+    for tokenizer in ("beside/", "shared/oobabooga_llama-tokenizer"):
+        with subtests.test(tokenizer):
+            (tmp_path / tokenizer).mkdir(parents=True)
+            model = write_with_tokenizer(tmp_path / tokenizer.partition("/")[0], tmp_path / tokenizer, trained, pieces)
+            info = load(worker, model, LOADERS["llamacpp_HF"], n_ctx=256, threads=1)
+            assert (info.notes, info.eos_token) == ((), "<unk>")
+            check(worker, pieces)
+
+
+def write_with_tokenizer(
+    models: Path, folder: Path, trained: Path, pieces: sentencepiece.SentencePieceProcessor
+) -> Path:
+    """Write a model into `models`, and its tokenizer into `folder`; return the model's path."""
     for file in trained.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     # What tells that this tokenizer is used, and not the GGUF file's own.
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<unk>"}))
     (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL | {"eos_token": "<unk>"}))
-    (tmp_path / "model.gguf").write_bytes(model_with(pieces))
-    told = load(worker, tmp_path / "model.gguf", LOADERS["llamacpp_HF"], n_ctx=256, threads=1)
-    assert (told.notes, told.eos_token) == ((), "<unk>")
-    check(worker, pieces)
+    (models / "model.gguf").write_bytes(model_with(pieces))
+    return models / "model.gguf"

@@ -16,10 +16,10 @@ from modules.events import Waiting
 from modules.loaders import LOADERS, Loader
 from modules.process import WorkerProcess
 from tests.answers import Crowd, answer, forget, together
-from tests.conftest import load
 from tests.exl2_folder import exl2_folder
-from tests.exllamav2_worker import exllamav2_worker
+from tests.exllamav2_worker import flash_worker
 from tests.quantised_folders import quantised_folder
+from tests.worker_pool import WorkerPool, worker_with
 
 FRANCE, COUNTING = "The capital of France is", "one two three four five six"
 TOKENS = 8
@@ -35,7 +35,7 @@ class Shown:
     together: bool = True
 
 
-EXLLAMAV2 = {"max_seq_len": 512, "cfg_cache": True}
+EXLLAMAV2 = {"max_seq_len": 1024, "cfg_cache": True}
 LOADED = {
     "Transformers": Shown(lambda gguf, folder: folder),
     "llama.cpp": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512}),
@@ -54,12 +54,11 @@ GUIDED = [name for name in LOADED if "cfg" in LOADERS[name].abilities]
 
 
 @pytest.fixture(scope="module")
-def loaded(loader: str, smollm2: Path, smollm2_folder: Path) -> Iterator[WorkerProcess]:
+def loaded(workers: WorkerPool, loader: str, smollm2: Path, smollm2_folder: Path) -> Iterator[WorkerProcess]:
     row, shown = LOADERS[loader], LOADED[loader]
-    process = exllamav2_worker(flash=True) if shown.where == "stand-in" else WorkerProcess(overlay_folder(row))
-    load(process, shown.make(smollm2, smollm2_folder), row, **shown.options)
-    yield process
-    process.close()
+    start = flash_worker if shown.where == "stand-in" else worker_with(overlay_folder(row))
+    with workers.lease(shown.make(smollm2, smollm2_folder), row, start, **shown.options) as pooled:
+        yield pooled.worker
 
 
 def overlay_folder(loader: Loader) -> Path | None:

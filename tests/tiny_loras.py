@@ -1,13 +1,14 @@
 """Tiny random models of several architectures, each as a GGUF file in full precision with two adapters that PEFT made.
 
-`python -m tests.tiny_loras <folder> [<kind>...]` writes, of those or all KINDS, <kind>/model.gguf, the adapters
-<kind>/loras/cat and dog, and <kind>/logits.npz: after each of TOKENS in float32, "none" without an adapter, and with
-each of SETS.
+For each kind: <kind>/model.gguf, the adapters <kind>/loras/cat and dog, and <kind>/logits.npz: after each of TOKENS in
+float32, "none" without an adapter, and with each of SETS. `python -m tests.tiny_loras <folder> [<kind>...]` writes
+those or all KINDS.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ _FOUR = {
 }
 
 
-def main() -> None:
-    for name in sys.argv[2:] or KINDS:
-        _make(Path(sys.argv[1]) / name, name)
+def write(folder: Path, kinds: Sequence[str] = tuple(KINDS)) -> None:
+    for name in kinds:
+        _make(folder / name, name)
 
 
 def _make(folder: Path, name: str) -> None:
@@ -182,4 +183,4 @@ def _vocabulary() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]), sys.argv[2:] or tuple(KINDS))

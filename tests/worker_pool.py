@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ POOLED_PIDS: set[int] = set()
 
 IDLE_WORKERS = 2
 """How many stay loaded when no test uses them. One of the demo model takes about 0.5 GB."""
+
+
+@functools.cache  # the same function each time, by which the pool finds a worker again
+def worker_with(overlay: Path | None) -> Callable[[], WorkerProcess]:
+    """Return what starts a worker with this overlay."""
+    return WorkerProcess if overlay is None else functools.partial(WorkerProcess, overlay)
 
 
 @dataclass
@@ -38,6 +45,7 @@ class WorkerPool:
     def __init__(self, load: Callable[..., tuple[Info, list[Event]]]) -> None:
         self._load = load
         self._pooled: dict[object, Pooled] = {}  # the most recently used last
+        self._reloadable: WorkerProcess | None = None
 
     @contextlib.contextmanager
     def lease(
@@ -62,8 +70,17 @@ class WorkerPool:
             pooled.users -= 1
             self._close_idle(IDLE_WORKERS)
 
+    def reloadable(self) -> WorkerProcess:
+        """A worker for tests that load one model after another. It holds whatever the test before has loaded."""
+        if self._reloadable is None or self._reloadable.death is not None:
+            self._reloadable = WorkerProcess()
+            POOLED_PIDS.add(self._reloadable.pid)
+        return self._reloadable
+
     def close(self) -> None:
         self._close_idle(0)
+        if self._reloadable is not None:
+            self._reloadable.close()
 
     def _close_idle(self, keep: int) -> None:
         idle = [key for key, pooled in self._pooled.items() if not pooled.users]
