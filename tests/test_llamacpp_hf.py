@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +66,6 @@ def tiny_hf(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(scope="module")
-def reloaded() -> Iterator[WorkerProcess]:
-    """A worker that one test after another loads a model into: importing torch takes longer than loading."""
-    with closing(WorkerProcess()) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
 def reference(smollm2: Path) -> dict[str, Any]:
     """What `llama_cpp.Llama` makes of a prompt."""
     asked = {"path": str(smollm2), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
@@ -105,13 +97,13 @@ def test_the_logits_of_every_position_are_llamacpps_own(hf: WorkerProcess, refer
     assert np.abs(ours - np.array(reference["logits"])).max() < 1e-4
 
 
-def test_logits_are_the_same_however_many_tokens_a_batch_takes(reloaded: WorkerProcess, smollm2: Path) -> None:
-    load(reloaded, smollm2, LLAMACPP_HF, n_ctx=256, n_batch=2, logits_all=True, **THREADS)
-    tokens = ask(reloaded, "encode", text=FRANCE)
-    by_twos, alone = (np.array(ask(reloaded, "logits", tokens=tokens[:end])) for end in (5, 1))
+def test_logits_are_the_same_however_many_tokens_a_batch_takes(reloadable: WorkerProcess, smollm2: Path) -> None:
+    load(reloadable, smollm2, LLAMACPP_HF, n_ctx=256, n_batch=2, logits_all=True, **THREADS)
+    tokens = ask(reloadable, "encode", text=FRANCE)
+    by_twos, alone = (np.array(ask(reloadable, "logits", tokens=tokens[:end])) for end in (5, 1))
     assert by_twos.shape == (5, 49152)
     assert np.abs(by_twos[:1] - alone).max() < 1e-4
-    assert answer(reloaded, FRANCE, max_new_tokens=1).text == " Paris"
+    assert answer(reloadable, FRANCE, max_new_tokens=1).text == " Paris"
 
 
 def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, reference: dict[str, Any]) -> None:
@@ -269,11 +261,11 @@ def test_without_a_second_cache_guidance_is_refused(plain: WorkerProcess) -> Non
     assert answer(plain, FRANCE, max_new_tokens=1).text == " Paris"
 
 
-def test_each_of_two_caches_has_the_whole_context(reloaded: WorkerProcess, smollm2: Path) -> None:
+def test_each_of_two_caches_has_the_whole_context(reloadable: WorkerProcess, smollm2: Path) -> None:
     for n_ctx, expected in ((0, 8192), (256, 256)):
-        assert load(reloaded, smollm2, LLAMACPP_HF, n_ctx=n_ctx, cfg_cache=True, **THREADS).context_length == expected
+        assert load(reloadable, smollm2, LLAMACPP_HF, n_ctx=n_ctx, cfg_cache=True, **THREADS).context_length == expected
     long = "tell" + " tell" * 250
-    led = answer(reloaded, long, guidance_scale=1.5, negative_prompt=long, max_new_tokens=2)
+    led = answer(reloadable, long, guidance_scale=1.5, negative_prompt=long, max_new_tokens=2)
     assert led.done.completion_tokens == 2
 
 
@@ -298,12 +290,12 @@ def test_another_conversation_in_between_costs_nothing(plain: WorkerProcess) -> 
     assert answer(plain, long + " 100", max_new_tokens=2).done.cached_tokens > 200
 
 
-def test_what_stands_behind_a_gap_is_moved_with_streaming_llm(reloaded: WorkerProcess, smollm2: Path) -> None:
-    told = load(reloaded, smollm2, LLAMACPP_HF, n_ctx=512, streaming_llm=True, attention_sink_size=8, **THREADS)
+def test_what_stands_behind_a_gap_is_moved_with_streaming_llm(reloadable: WorkerProcess, smollm2: Path) -> None:
+    told = load(reloadable, smollm2, LLAMACPP_HF, n_ctx=512, streaming_llm=True, attention_sink_size=8, **THREADS)
     assert told.context_length == 512 - 8
     messages = [" ".join(f"{word}{number}" for number in range(20)) for word in ("red", "green", "blue")]
-    answer(reloaded, "\n".join(messages), max_new_tokens=2)
-    moved = answer(reloaded, "\n".join(messages[1:]), max_new_tokens=0, ban_eos_token=True)
+    answer(reloadable, "\n".join(messages), max_new_tokens=2)
+    moved = answer(reloadable, "\n".join(messages[1:]), max_new_tokens=0, ban_eos_token=True)
     assert moved.done.cached_tokens > 80
     assert moved.done.reason == "length"
     assert moved.done.prompt_tokens + moved.done.completion_tokens == 512 - 8 + 1
@@ -379,26 +371,28 @@ def put_tokenizer(folder: Path, source: Path, bos: str) -> None:
 
 @pytest.mark.parametrize("name", ["model.gguf", "own/model.gguf"])
 def test_a_shared_tokenizer_that_fits_is_used(
-    reloaded: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path, name: str
+    reloadable: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path, name: str
 ) -> None:
     put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
-    told = load(reloaded, place(tmp_path, name, smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
+    told = load(reloadable, place(tmp_path, name, smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
     assert (told.bos_token, told.notes) == ("<|endoftext|>", ())
     assert told.chat_template == "", "the model's own, not that of whoever made the shared one"
-    assert answer(reloaded, FRANCE, max_new_tokens=1).text == " Paris"
+    assert answer(reloadable, FRANCE, max_new_tokens=1).text == " Paris"
 
 
 def test_tokenizer_files_beside_the_model_go_before_a_shared_one(
-    reloaded: WorkerProcess, llama: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path
+    reloadable: WorkerProcess, llama: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     put_tokenizer(tmp_path / "own", smollm2_folder, "<repo_name>")
-    told = load(reloaded, place(tmp_path, "own/model.gguf", smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
+    told = load(reloadable, place(tmp_path, "own/model.gguf", smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
     assert told.bos_token == "<repo_name>"
     assert told.chat_template
-    assert [ask(reloaded, "encode", text=text) for text in TEXTS] == [ask(llama, "encode", text=text) for text in TEXTS]
-    assert answer(reloaded, CHAT).text == answer(llama, CHAT).text
-    assert answer(reloaded, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
+    assert [ask(reloadable, "encode", text=text) for text in TEXTS] == [
+        ask(llama, "encode", text=text) for text in TEXTS
+    ]
+    assert answer(reloadable, CHAT).text == answer(llama, CHAT).text
+    assert answer(reloadable, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
 
 
 def spoilt(folder: Path, how: str) -> None:
@@ -417,13 +411,13 @@ def spoilt(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken", "in no format known"])
 def test_a_tokenizer_that_does_not_fit_is_left_alone_and_said_so(
-    reloaded: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path, how: str
+    reloadable: WorkerProcess, smollm2: Path, smollm2_folder: Path, tmp_path: Path, how: str
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     spoilt(tmp_path / "llama-tokenizer", how)
-    told: Info = load(reloaded, place(tmp_path, "model.gguf", smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
+    told: Info = load(reloadable, place(tmp_path, "model.gguf", smollm2), LLAMACPP_HF, n_ctx=256, **THREADS)
     assert told.bos_token == "<|im_start|>"
     (note,) = told.notes
     assert "llama-tokenizer" in note.text["en"]
     assert "llama-tokenizer" in note.text["zh"]
-    assert answer(reloaded, FRANCE, max_new_tokens=1).text == " Paris"
+    assert answer(reloadable, FRANCE, max_new_tokens=1).text == " Paris"
