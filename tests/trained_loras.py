@@ -57,7 +57,7 @@ def trained_loras(model: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as part:
             whole = Path(part) / "whole"
             command = [sys.executable, "-m", "tests.trained_loras", str(model), str(whole)]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            told = subprocess.run(command, capture_output=True, text=True, timeout=900)
             assert told.returncode == 0, told.stderr
             try:
                 whole.rename(folder)
