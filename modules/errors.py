@@ -142,7 +142,7 @@ class InstallFailed(WebUIError):
         "en": "Could not install {what}: {cause}{tail}",
         "zh": "未能安装 {what}：{cause}{tail}",
     }
-    what: str | Words
+    what: Words
     cause: Words
     words: str = ""
 

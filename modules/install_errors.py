@@ -33,7 +33,11 @@ UNKNOWN: Words = {"en": "pip failed; its output follows.", "zh": "pip 执行失�
 # The first that matches counts. The network stands before the missing version, which pip names last in both cases.
 _CAUSES: tuple[tuple[str, Words], ...] = (
     (r"No space left on device|Errno 28\b|Disk quota exceeded", DISK_FULL),
-    (r"Killed signal|signal: 9\b|Killed +\(program|virtual memory exhausted|out of memory allocating", OUT_OF_MEMORY),
+    (
+        r"Killed signal|(?m:^\s*Killed\s*$)|signal: 9\b|Killed +\(program|virtual memory exhausted"
+        r"|out of memory allocating",
+        OUT_OF_MEMORY,
+    ),
     (r"No CMAKE_C(XX)?_COMPILER could be found|CMAKE_C(XX)?_COMPILER not set", NO_COMPILER),
     (
         r"NewConnectionError|NameResolutionError|Failed to establish a new connection|ConnectTimeout|Read timed out"

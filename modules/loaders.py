@@ -216,10 +216,11 @@ def candidates(model_format: str) -> tuple[Loader, ...]:
 
 def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
     """The overlay that its worker prefers for models of that format. Nothing is imported for that."""
+    own = None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
     for extra in loader.extras:
         if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
-            return extra.overlay or loader.overlay
-    return None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
+            return extra.overlay or own
+    return own
 
 
 def llamacpp_gpus(present: gpus.Gpus) -> Sequence[gpus.Gpu]:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from modules import file_lock, install_errors
 from modules.build_steps import BuildSteps
-from modules.errors import InstallFailed, InternalError, WebUIError, Words
+from modules.errors import InstallFailed, InternalError, WebUIError, Words, both
 from modules.llama_build import LlamaBuild, NoCompiler, Phase, Report
 from modules.overlay import STAMP, Overlay
 from modules.pip_run import LOOK_SECONDS, Pip, PipFailed, Stopped
@@ -160,7 +160,7 @@ def _check_room(overlay: Overlay) -> None:
             "en": f"{needed} MB of disk space are needed, and {free} MB are free in {place}.",
             "zh": f"需要 {needed} MB 磁盘空间，而 {place} 只剩 {free} MB。",
         }
-        raise InstallFailed(overlay.display_name, cause)
+        raise InstallFailed(both(overlay.display_name), cause)
 
 
 def _fill(job: _Job, target: Path, pip: Pip) -> None:
@@ -210,11 +210,11 @@ def _explained(overlay: Overlay) -> Iterator[None]:
     except PipFailed as failure:
         raise _failed(overlay, failure.output) from failure
     except NoCompiler as failure:
-        raise InstallFailed(overlay.display_name, install_errors.NO_COMPILER) from failure
+        raise InstallFailed(both(overlay.display_name), install_errors.NO_COMPILER) from failure
     except OSError as error:
         raise _failed(overlay, str(error)) from error
 
 
 def _failed(overlay: Overlay, output: str) -> InstallFailed:
     cause: Words = install_errors.explain(output) or install_errors.UNKNOWN
-    return InstallFailed(overlay.display_name, cause, "\n".join(output.splitlines()[-_SHOWN_LINES:]))
+    return InstallFailed(both(overlay.display_name), cause, "\n".join(output.splitlines()[-_SHOWN_LINES:]))

@@ -169,6 +169,7 @@ def test_each_cause_is_known_by_its_words(subtests: pytest.Subtests) -> None:
         f"ggml.c:1: error: expected ';'\n{failed}": install_errors.COMPILE_FAILED,
         f"fatal error: error writing to x.o: No space left on device\n{failed}": install_errors.DISK_FULL,
         f"c++: fatal error: Killed signal terminated program cc1plus\n{failed}": install_errors.OUT_OF_MEMORY,
+        f"  Killed\n  [2/83] g++ -c x.cpp\n{failed}": install_errors.OUT_OF_MEMORY,
         f"No CMAKE_CXX_COMPILER could be found.\n{failed}": install_errors.NO_COMPILER,
         "Failed to establish a new connection\nNo matching distribution found for x": install_errors.NO_NETWORK,
         "ERROR: No matching distribution found for x==1": install_errors.NO_VERSION,
