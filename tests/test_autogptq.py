@@ -241,7 +241,7 @@ def test_the_libraries_are_left_as_they_were(smollm2_folder: Path, tmp_path: Pat
     assert "hidden_size" in found["own"]
 
 
-def test_an_overlay_that_is_damaged_is_to_be_installed_again(tmp_path: Path) -> None:
+def test_an_overlay_that_is_damaged_is_to_be_installed_again(backend: None, tmp_path: Path) -> None:
     (tmp_path / "auto_gptq").mkdir()
     (tmp_path / "auto_gptq" / "__init__.py").write_text("import a_package_that_is_gone")
     process = WorkerProcess(tmp_path)

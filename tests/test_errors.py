@@ -40,6 +40,7 @@ def example(kind: type[WebUIError]) -> WebUIError:
         float: 7.5,
         object: "a value",
         Words: {"en": "why", "zh": "原因"},
+        str | Words: {"en": "why", "zh": "原因"},
         Sequence[str]: ["one", "two"],
     }
     hints = get_type_hints(kind)

@@ -104,7 +104,7 @@ for method, format, name in (("gptq", "gptq", "gptq_triton"), ("gptq", "gptq", "
 """
 
 
-def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for() -> None:
+def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for(backend: None) -> None:
     folder = overlay_of(TRANSFORMERS, "gptq")
     env = os.environ | ({"PYTHONPATH": str(folder.folder)} if folder is not None else {})
     command = [sys.executable, "-c", KERNELS]

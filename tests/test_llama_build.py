@@ -21,14 +21,12 @@ SECONDS = 110
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    made = PackageIndex(tmp_path / "index")
-    made.use(monkeypatch)
-    made.add_compiled(STEPS)
-    made.add_wheel("beside")
+def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
+    package_index.add_compiled(STEPS)
+    package_index.add_wheel("beside")
     for setting in ("CMAKE_ARGS", "CMAKE_BUILD_PARALLEL_LEVEL"):
         monkeypatch.delenv(setting, raising=False)
-    return made
+    return package_index
 
 
 def overlay_in(root: Path) -> Overlay:

@@ -105,7 +105,7 @@ def test_a_loader_that_has_a_cfg_cache_has_cfg(loader: Loader) -> None:
 
 # What is missing here
 
-HERE = dataclasses.replace(LLAMA, engine="modules.errors:Any", packages=("json",))
+HERE = dataclasses.replace(LLAMA, engine="modules.errors:Any", packages=("json",), overlay=None)
 
 
 def test_a_loader_with_its_packages_is_available() -> None:

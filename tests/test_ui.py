@@ -224,7 +224,7 @@ def in_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_gradio_is_imported_whole_and_its_hook_is_back_in_place() -> None:
+def test_gradio_is_imported_whole_and_its_hook_is_back_in_place(whole_program: None) -> None:
     code = (
         "from modules.ui.lean import gradio; gr = gradio()\n"
         "import gradio.component_meta as meta, inspect\n"
@@ -233,13 +233,13 @@ def test_gradio_is_imported_whole_and_its_hook_is_back_in_place() -> None:
     assert in_python(code) == "True x"
 
 
-def test_gradio_still_renders_its_stubs_at_every_import() -> None:
+def test_gradio_still_renders_its_stubs_at_every_import(whole_program: None) -> None:
     """When this fails, Gradio has stopped doing so and modules/ui/lean.py has nothing left to save: remove it."""
     code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
     assert in_python(code) == "3"
 
 
-def test_the_built_page_has_brought_no_backend_into_the_process() -> None:
+def test_the_built_page_has_brought_no_backend_into_the_process(whole_program: None) -> None:
     code = (
         "import server, sys\n"
         "from modules import flags\n"
