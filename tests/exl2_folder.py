@@ -64,7 +64,7 @@ def with_standin(*, flash: bool) -> dict[str, str]:
 
 def _convert(source: Path, folder: Path, work: Path) -> None:
     command = [sys.executable, "-m", "tests.exl2_conversion", str(source), str(folder), str(work)]
-    told = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=280)
+    told = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=900)
     assert told.returncode == 0, (told.stdout[-2000:], told.stderr)
     assert "Warning, difference" not in told.stdout, "the conversion has not found again what it has packed"
 
