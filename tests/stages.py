@@ -10,6 +10,7 @@ each other down. Files of the expensive stages come first, so that no long one i
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Generator
@@ -44,6 +45,7 @@ SLOWEST = 10
 
 # Parts of command lines that only tests of the stages above may run.
 _WHOLE_PROGRAMS = ("server.py", "download-model.py", "start.sh", "test.sh", "chromium", "pip")
+_MODULE_FIXTURES = re.compile(r"^pytestmark = pytest\.mark\.usefixtures\((.*)\)", re.MULTILINE)
 _REAL_MODEL = str(ROOT / "models" / "SmolLM2")
 
 
@@ -69,6 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(UnitGuard(), "unit-guard")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(BudgetReport(), "budget-report")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import files without unit tests if only these are wanted: some import torch, which takes seconds."""
+    if config.option.markexpr != "unit" or collection_path.suffix != ".py":
+        return None
+    used = _MODULE_FIXTURES.search(collection_path.read_text(encoding="utf-8"))
+    return (used is not None and stage_of(frozenset(re.findall(r'"(\w+)"', used[1]))).resources != frozenset()) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -71,8 +71,8 @@ def test_the_file_of_a_link_and_the_kind_asked_for_count(server: Server, tmp_pat
 
 
 def test_a_download_is_paused_resumed_and_cancelled(server: Server, served: hub_server.Hub, tmp_path: Path) -> None:
-    served.fault("a.Q8_0.gguf", origin="cdn", rate=50_000)
-    served.fault("a.Q8_0.gguf", origin="hub", method="GET", rate=50_000)
+    served.fault("a.Q8_0.gguf", origin="cdn", rate=200_000)
+    served.fault("a.Q8_0.gguf", origin="hub", method="GET", rate=200_000)
     job = server.post(PLACE, {"repo": "some/ggufs:main", "files": ["a.Q8_0.gguf"]}).json()["id"]
     until(lambda: stands(server, job)["done"] > 0)
     server.post(f"{PLACE}/pause", {"id": job})

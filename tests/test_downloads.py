@@ -723,7 +723,7 @@ def test_the_token_is_in_nothing_that_is_written(hub: Hub, program: Program, cap
 
 
 def test_a_large_file_takes_no_memory(hub: Hub, program: Program) -> None:
-    size = 512 * MIB
+    size = 256 * MIB
     sparse = program.models.parent / "sparse"
     with sparse.open("wb") as file:
         file.truncate(size)

@@ -296,7 +296,7 @@ def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
 
 
 def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_path: Path) -> None:
-    hub.fault(Q8, origin="cdn", rate=5000)
+    hub.fault(Q8, origin="cdn", rate=15_000)
     job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
     until(lambda: panel.app.downloads.snapshot()[0].state == "downloading")
 
@@ -315,7 +315,7 @@ def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_p
 
 @pytest.mark.parametrize("act", ["keep", "anew"])
 def test_of_a_branch_that_has_moved_either_commit_can_be_had(panel: Any, hub: Hub, tmp_path: Path, act: str) -> None:
-    fault = hub.fault(Q8, origin="cdn", rate=5000)
+    fault = hub.fault(Q8, origin="cdn", rate=15_000)
     job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
     until(lambda: panel.app.downloads.snapshot()[0].done > 0)
     pressed(panel, "pause", job)

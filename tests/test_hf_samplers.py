@@ -50,6 +50,8 @@ from tests.test_llamacpp_sampler import (
     scaled,
 )
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 SIZE = 200
 CPU = torch.device("cpu")
 OFF = -math.inf

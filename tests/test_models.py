@@ -314,10 +314,10 @@ def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begu
 
 
 def test_the_same_model_with_other_options_is_another_load(owner: Models, threads: ThreadPoolExecutor) -> None:
-    first = threads.submit(load, owner, "slow")
-    wait_for_progress(owner, "slow")
+    first = threads.submit(load, owner, "brief")
+    wait_for_progress(owner, "brief")
     other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
-    model = owner.load(record("slow"), ECHO, other)
+    model = owner.load(record("brief"), ECHO, other)
     assert cancelled(first)
     assert owner.current is model and model.ask("options")["n_ctx"] == 78
 
