@@ -9,6 +9,9 @@ set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
 . scripts/find_python.sh
 
+# Compiled modules are kept whatever the environment says: compiling anew takes every process that is started a second.
+export PYTHONDONTWRITEBYTECODE=
+
 first_failure=0
 part() {
     local status=0
