@@ -35,19 +35,16 @@ PYTHONPATH=tests/exllamav2_standin python server.py --install ExLlamav2
 python scripts/demo_model.py
 if [[ ${1:-} != quick ]]; then python -m tests.make_models; fi
 
-# One process for each core; see tests/stages.py.
-parallel() {
-    python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
-}
-
 if (($# == 0)); then
     part python -m ruff check .
     part python -m ruff format --check .
     part python -m mypy
-    part parallel
+    # One process for each core; see tests/stages.py.
+    part python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 elif [[ $1 == quick ]]; then
     part python -m ruff check .
-    part parallel -m unit "${@:2}"
+    # Three processes on two cores: unit tests wait for sockets and child processes more than for the processor.
+    part python -m pytest -m unit --numprocesses 3 --dist loadfile --no-loadscope-reorder "${@:2}"
 else
     part python -m pytest "$@"
 fi

@@ -133,6 +133,8 @@ class BudgetReport:
         self._started = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if hasattr(report, "context"):  # a subtest, whose time is part of its test's
+            return
         for name, tests in self._seconds.items():
             if name in report.keywords:
                 tests[report.nodeid] = tests.get(report.nodeid, 0.0) + report.duration
