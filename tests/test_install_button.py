@@ -177,6 +177,6 @@ def test_guests_install_nothing(make_tab: Callable[..., Any], loader: Loader) ->
     assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
 
 
-@pytest.mark.parametrize("name", [None, 5, ["echo"], {}, "no such loader", "llama.cpp", "ExLlamav2"], ids=repr)
+@pytest.mark.parametrize("name", [None, 5, ["echo"], {}, "no such loader", "Transformers", "ExLlamav2"], ids=repr)
 def test_a_press_for_what_has_nothing_to_install_is_refused(tab: Any, name: object) -> None:
     assert 'role="alert"' in pressed(tab, name)[tab.notes]
