@@ -53,7 +53,7 @@ def wait_until_up(server: subprocess.Popen[bytes], address: str, seconds: float)
         try:
             if requests.get(f"{address}/healthz", timeout=5).ok:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.2)
     raise AssertionError(f"no answer from {address} within {seconds} s")
 
