@@ -13,6 +13,9 @@ from playwright.sync_api import Browser, expect
 from tests.browser.conftest import Server, Window
 from tests.package_index import PackageIndex
 
+PIP_MILLISECONDS = 90_000
+"""How long pip may take beside a browser and a server on one core: it runs several times, each time a second or more."""
+
 WORDS = {
     "en": ("Chat", "Model", "Compiling llama.cpp: 3 of 8", "too little memory", "Try again", "Meanwhile"),
     "zh": ("聊天", "模型", "正在编译 llama.cpp：3/8", "内存不足", "重试", "其间"),
@@ -53,17 +56,17 @@ def test_the_page_tells_how_far_it_is_what_failed_and_when_it_is_ready(
     with contextlib.closing(Window(chromium, preparing.url, language, (1440, 900))) as window:
         page = window.page
         in_chat, in_model = page.locator("#tx-chat-prepare"), page.locator("#tx-model-prepare")
-        expect(in_chat).to_contain_text(compiling)
+        expect(in_chat).to_contain_text(compiling, timeout=PIP_MILLISECONDS)
         expect(in_chat).to_contain_text(meanwhile)
         window.tab(model)
         expect(in_model).to_contain_text(compiling)
         index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
         index.allow(8)
-        expect(in_model).to_contain_text(failed)
+        expect(in_model).to_contain_text(failed, timeout=PIP_MILLISECONDS)
         window.tab(chat)
         expect(in_chat).to_contain_text(failed)
         (index.folder / "failure").unlink()
         in_chat.get_by_role("button", name=again).click()
-        window.loaded()
+        expect(page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=PIP_MILLISECONDS)
         expect(in_chat).to_be_hidden()
         expect(page.locator("#tx-pill")).to_contain_text("llama.cpp")
