@@ -14,7 +14,7 @@ from tests.browser.conftest import Server, Window
 from tests.package_index import PackageIndex
 
 PIP_MILLISECONDS = 90_000
-"""How long pip may take beside a browser and a server on one core: it runs several times, each time a second or more."""
+"""How long pip may take beside a browser and a server on one core: it runs several times."""
 
 WORDS = {
     "en": ("Chat", "Model", "Compiling llama.cpp: 3 of 8", "too little memory", "Try again", "Meanwhile"),
