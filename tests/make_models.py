@@ -1,11 +1,16 @@
 """Make all models that tests share, before the tests: `python -m tests.make_models`. They are kept for later runs.
 
-The first time takes some minutes; a test that finds one missing would make it within its own time limit.
+The first time takes some minutes, as does the first load of a GPTQ or AWQ folder by gptqmodel, which compiles kernels; a
+test that finds something missing would make it within its own time limit.
 """
 
 from __future__ import annotations
 
-from tests.conftest import SMOLLM2
+from contextlib import closing
+
+from modules.loaders import overlay_of
+from modules.process import WorkerProcess
+from tests.conftest import SMOLLM2, TRANSFORMERS, load
 from tests.exl2_folder import INSTALLED, exl2_folder
 from tests.hf_folder import transformers_folder
 from tests.quantised_folders import KINDS, quantised_folder
@@ -21,6 +26,10 @@ def main() -> None:
         quantised_folder(folder, kind)
     if INSTALLED:
         exl2_folder(folder)
+    for kind in ("gptq", "awq"):
+        overlay = overlay_of(TRANSFORMERS, kind)
+        with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as worker:
+            load(worker, quantised_folder(folder, kind), TRANSFORMERS)
 
 
 if __name__ == "__main__":
