@@ -1,7 +1,7 @@
 """Make all models that tests share, before the tests: `python -m tests.make_models`. They are kept for later runs.
 
-The first time takes some minutes, as does the first load of a GPTQ or AWQ folder by gptqmodel, which compiles kernels; a
-test that finds something missing would make it within its own time limit.
+The first time takes some minutes, as does the first load of a GPTQ or AWQ folder by gptqmodel, which compiles kernels.
+A test that finds something missing would make it within its own time limit.
 """
 
 from __future__ import annotations
