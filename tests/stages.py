@@ -35,9 +35,9 @@ class Stage:
 
 # The first stage one of whose resources a test uses is the test's stage.
 STAGES = (
-    Stage("page", frozenset({"chromium"}), 300, 300),
-    Stage("program", frozenset({"whole_program", "package_index"}), 300, 300),
-    Stage("backend", frozenset({"smollm2", "backend"}), 300, 1200),
+    Stage("page", frozenset({"chromium"}), 600, 600),
+    Stage("program", frozenset({"whole_program", "package_index"}), 600, 600),
+    Stage("backend", frozenset({"smollm2", "backend"}), 900, 1200),
     Stage("unit", frozenset(), 5, 120),
 )
 QUICK_BUDGET_SECONDS, FULL_BUDGET_SECONDS = 90, 20 * 60
