@@ -196,6 +196,6 @@ def test_listing_again_reads_only_what_has_changed(tmp_path: Path) -> None:
     first = loras.all()
     began = time.perf_counter()
     assert loras.all() == first
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 1
     peft(tmp_path / "lora 7", r=16)
     assert [each.name for each in loras.all() if each.problem] == ["lora 7"]
