@@ -23,11 +23,9 @@ WORDS = {
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    made = PackageIndex(tmp_path / "index")
-    made.use(monkeypatch)
-    made.add_compiled(8)
-    return made
+def index(package_index: PackageIndex) -> PackageIndex:
+    package_index.add_compiled(8)
+    return package_index
 
 
 @pytest.fixture
