@@ -278,12 +278,23 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
         pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
         await asyncio.gather(*(anext(page) for page in pages))
         await holding
-        updates = await asyncio.wait_for(tab.stop(), 5)
-        assert "No model is loaded" in updates[tab.status]
+        await asyncio.wait_for(tab.stop(), 5)
+        assert "No model is loaded" in tab.look(seen=0)[tab.status]
         for page in pages:
             assert "No model is loaded" in [each async for each in page][-1][tab.status]
 
     asyncio.run(press())
+
+
+def test_an_unload_that_ends_late_does_not_hide_why_the_next_load_was_refused(tab: Any) -> None:
+    last(tab.start(form(tab, n_ctx=512)))
+    seen = tab.app.models.status.version
+    asyncio.run(tab.stop())
+    refused = last(tab.start(form(tab, n_ctx=-5)))
+    assert "n_ctx" in refused[tab.status]
+    assert refused[tab._shared.seen] > seen
+    skipped = tab.look(refused[tab._shared.seen])
+    assert skipped[tab.status] == gr.skip()
 
 
 def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,8 +174,8 @@ def test_a_loader_whose_packages_are_missing_is_refused(tab: Any, monkeypatch: p
 def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
     updates = last(tab.start(form(tab, MODEL, n_ctx=512)))
     assert "context 512" in updates[tab.status]
-    updates = asyncio.run(tab.stop())
-    assert "returned" in updates[tab.status]
+    asyncio.run(tab.stop())
+    assert "returned" in tab.look(seen=0)[tab.status]
 
 
 def test_every_option_has_a_widget_that_reads_back_what_it_shows() -> None:

@@ -136,7 +136,8 @@ class ModelTab:
         self.load.click(self.start, form, **loading)
         self.reload.click(self.start, form, **loading)
         self.code.button.click(self.trust, {*form, self.code.asked}, **loading)
-        self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
+        stopped = self.unload.click(self.stop, None, self.live, queue=False, **PRIVATE)  # it waits for no other event
+        stopped.then(self.look, shared.seen, self.live, queue=False, **PRIVATE)
         self.on_page_load = (self.open_page, None, [*chosen, self.autoload])
 
     def open_page(self) -> Updates:
@@ -337,7 +338,7 @@ class ModelTab:
             plan = await asyncio.to_thread(self._plan, given)
             begun = await asyncio.to_thread(self._app.begin, plan, number)
         except Exception as error:
-            yield {self.status: self._alert(error)} | self.code.ask(error)
+            yield self._refused(error)
             return
         loading = asyncio.wrap_future(begun)
         loading.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
@@ -359,17 +360,22 @@ class ModelTab:
             self._app.refuse_guests()
             await asyncio.to_thread(self.code.agree, given)
         except Exception as error:
-            yield {self.status: self._alert(error)} | self.code.ask(error)
+            yield self._refused(error)
             return
         async for updates in self.start(given):
             yield updates
 
+    def _refused(self, error: Exception) -> Updates:
+        """A load that was not begun. What has happened to the model until now is shown too, so that no later `look`
+        puts it in place of the reason."""
+        return self.view() | {self.status: self._alert(error)} | self.code.ask(error)
+
     async def stop(self) -> Updates:
-        """Unload, or give up loading."""
+        """Unload, or give up loading. `look` shows the outcome, unless the page has gone on to something else."""
         try:
             self._app.refuse_guests()
             await asyncio.to_thread(self._app.models.unload)
-            return self.view()
+            return {component: gr.skip() for component in self.live}
         except Exception as error:
             return self.view() | {self.status: self._alert(error)}
 
