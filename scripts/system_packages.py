@@ -9,18 +9,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if str(ROOT) not in sys.path:  # the tests take BROWSERS from here
+    sys.path.insert(0, str(ROOT))
 
 from modules.llama_build import has_compiler  # noqa: E402
 from modules.terminal import say  # noqa: E402
 
 LOG = ROOT / "logs" / "setup.log"
+BROWSERS = ("chromium-headless-shell", "chromium")
+"""Debian's packages and programs. The first, without the browser's own windows, opens a page a third faster."""
 
 
 def missing() -> list[str]:
     packages = [] if has_compiler() else ["g++"]
-    if shutil.which("chromium") is None:
-        packages += ["chromium", "fonts-noto-cjk", "fonts-noto-color-emoji"]
+    if not any(map(shutil.which, BROWSERS)):
+        packages += [BROWSERS[0], "fonts-noto-cjk", "fonts-noto-color-emoji"]
     return packages
 
 

@@ -6,8 +6,10 @@ Both end with this folder's tests: Playwright keeps an event loop running, in wh
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from modules.machine import resident_memory
+from scripts.system_packages import BROWSERS
 from tests.conftest import worker_pids
+from tests.forked_server import ForkedProcess, ServerTemplate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM_FLAGS = [
@@ -32,19 +36,47 @@ CHROMIUM_FLAGS = [
 expect.set_options(timeout=15_000)
 
 
-class Server:
-    """A running `server.py`, or a `program` like it, with `flags`, over a folder of models of its own."""
+_PORTS: list[int] = []
+"""Those that servers have had. One takes the first that is free: to the browser it is the same server, so that it need
+not fetch and compile the scripts of the page again."""
 
-    def __init__(self, folder: Path, *flags: str, program: Sequence[str] = (sys.executable, "server.py")) -> None:
+
+def _port() -> int:
+    for port in (*_PORTS, 0):
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:  # another server has it
+                continue
+            found = int(probe.getsockname()[1])
+            break
+    if found not in _PORTS:
+        _PORTS.append(found)
+    return found
+
+
+@functools.cache
+def _template() -> ServerTemplate:
+    return ServerTemplate()
+
+
+class Server:
+    """A running server.py with `flags`, over a folder of models of its own: a fork of a process that has its modules
+    imported, or `program` in a process of its own."""
+
+    def __init__(self, folder: Path, *flags: str, program: Sequence[str] = ()) -> None:
+        self.port = _port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.models = folder / "models"
         self.log = folder / "server.log"
         words = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*program, *words], cwd=ROOT, stdout=log, stderr=log)
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if program:
+            with self.log.open("wb") as log:
+                self.process = subprocess.Popen([*program, *words], cwd=ROOT, stdout=log, stderr=log)
+        else:
+            self.process = _template().start(words, self.log)
         self._wait()
 
     def _wait(self) -> None:
@@ -81,7 +113,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
     (folder / "models").mkdir()
     (folder / "models" / smollm2.name).symlink_to(smollm2)
     (folder / "models" / "truncated.gguf").write_bytes(smollm2.read_bytes()[:1_000_000])
-    running = Server(folder, "--api")
+    running = Server(folder, "--api", program=(sys.executable, "server.py"))
     yield running
     running.stop()
 
@@ -89,10 +121,27 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+        path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+    _template().close()
+    _template.cache_clear()
+
+
+_CONTEXTS: dict[object, list[BrowserContext]] = {}
+"""Those that no window has, by their browser, language, size and colour scheme."""
+
+
+def _context(browser: Browser, language: str, size: tuple[int, int], scheme: str) -> BrowserContext:
+    return browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        locale={"zh": "zh-CN", "en": "en-US"}[language],
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        has_touch=size[0] < 500,
+        is_mobile=size[0] < 500,
+    )
 
 
 class Window:
@@ -102,15 +151,8 @@ class Window:
         self.url = url
         self.language = language
         self.faults: list[str] = []
-        locale = {"zh": "zh-CN", "en": "en-US"}[language]
-        self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            locale=locale,
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            has_touch=size[0] < 500,
-            is_mobile=size[0] < 500,
-        )
+        self._idle = _CONTEXTS.setdefault((browser, language, size, scheme), [])
+        self.context = self._idle.pop() if self._idle else _context(browser, language, size, scheme)
         self.page: Page = self.context.new_page()
         self.page.on("request", lambda request: self._watch(request.url))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -181,7 +223,13 @@ class Window:
         return self.page.locator("#tx-chat [data-testid=bot]")
 
     def close(self) -> None:
-        self.context.close()
+        """Leave the context as new, but for what it has cached, to the next window of its kind."""
+        with contextlib.suppress(Error):  # a page that is no server's has no storage
+            self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        for page in self.context.pages:
+            page.close()
+        self.context.clear_cookies()
+        self._idle.append(self.context)
         assert not self.faults, self.faults
 
 
