@@ -15,8 +15,9 @@ from modules.process import WorkerProcess
 POOLED_PIDS: set[int] = set()
 """The process ids of all workers that a pool holds."""
 
-IDLE_WORKERS = 2
+IDLE_WORKERS = 3
 """How many stay loaded when no test uses them. One of the demo model takes about 0.5 GB."""
+Start = Callable[[], WorkerProcess]
 
 
 @functools.cache  # the same function each time, by which the pool finds a worker again
@@ -27,8 +28,9 @@ def worker_with(overlay: Path | None) -> Callable[[], WorkerProcess]:
 
 @dataclass
 class Pooled:
-    """A worker of the pool. `info` and `events` are what its load reported."""
+    """A worker of the pool. `kind` says which others can take its place, `info` and `events` what its load reported."""
 
+    kind: tuple[str, Start]
     worker: WorkerProcess
     info: Info
     events: list[Event]
@@ -36,7 +38,10 @@ class Pooled:
 
 
 class WorkerPool:
-    """One worker for each model, loader and set of options; the least recently used idle ones are closed.
+    """One worker for each model, loader and set of options.
+
+    Importing the libraries of an engine takes up to 10 s of CPU time, loading the demo model less than one. So a worker
+    that no test uses loads what is asked for next, if it is of the same engine. The least recently used are closed.
 
     What a test does to a worker stays: a test that applies LoRAs, kills the worker or fills its cache on purpose
     restores it or takes a worker of its own.
@@ -48,17 +53,16 @@ class WorkerPool:
         self._reloadable: WorkerProcess | None = None
 
     @contextlib.contextmanager
-    def lease(
-        self, path: Path, loader: Loader, start: Callable[[], WorkerProcess] = WorkerProcess, **options: object
-    ) -> Iterator[Pooled]:
+    def lease(self, path: Path, loader: Loader, start: Start = WorkerProcess, **options: object) -> Iterator[Pooled]:
         """A worker started by `start` with `path` loaded, the options not named at their defaults."""
         key = (path, loader.name, start, tuple(sorted(options.items())))
         pooled = self._pooled.pop(key, None)
         if pooled is None or pooled.worker.death is not None:
-            worker = start()
+            kind = (loader.engine, start)
+            worker = self._idle(kind) or start()
             POOLED_PIDS.add(worker.pid)
             try:
-                pooled = Pooled(worker, *self._load(worker, path, loader, **options))
+                pooled = Pooled(kind, worker, *self._load(worker, path, loader, **options))
             except BaseException:
                 worker.close()
                 raise
@@ -69,6 +73,13 @@ class WorkerPool:
         finally:
             pooled.users -= 1
             self._close_idle(IDLE_WORKERS)
+
+    def _idle(self, kind: tuple[str, Start]) -> WorkerProcess | None:
+        """Take a worker of this kind out of the pool, if there is one that no test uses."""
+        for key, pooled in self._pooled.items():
+            if pooled.kind == kind and not pooled.users and pooled.worker.death is None:
+                return self._pooled.pop(key).worker
+        return None
 
     def reloadable(self) -> WorkerProcess:
         """A worker for tests that load one model after another. It holds whatever the test before has loaded."""
