@@ -23,7 +23,7 @@ from tests.quantised_folders import quantised_folder
 needs_exllamav2 = pytest.mark.skipif(not INSTALLED, reason="exllamav2 is not in overlays/exllamav2")
 TEXT = """The old harbour town lies between two hills, and in the morning the fishermen bring home what they have \
 caught. My favourite colour is ultraviolet green, said the painter, who had come from Paris to paint the sea."""
-PROMPTS = ["The capital of France is", "1, 2, 3, 4, 5,", "Once upon a time, in a small village, there"]
+PROMPTS = ["The capital of France is", "1, 2, 3, 4, 5,"]
 FLOAT16 = 0.4  # what float16 makes of a logit in 30 layers, at most
 WITH_LORA = 0.8  # which makes for larger numbers
 CACHES = {"": 0.1, "Q8": 0.5, "Q6": 2.5, "8bit": 4.5, "Q4": 6.0}  # what each adds to that, at most
@@ -182,7 +182,8 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
 
 @needs_exllamav2
 def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    told = probed(folders["exl2"], tmp_path, flash=True, tokens=[1], prompts=PROMPTS, cache="Q8")[1]
+    prompts = [*PROMPTS, "Monday, Tuesday, Wednesday,"]  # whose next words are certain: batches round differently
+    told = probed(folders["exl2"], tmp_path, flash=True, tokens=[1], prompts=prompts, cache="Q8")[1]
     assert told["paged"]
     assert told["together"] == told["alone"]
     assert " Paris" in told["alone"][0]
