@@ -113,10 +113,22 @@ def shows_empty(window: Window) -> None:
     expect(window.page.locator("#tx-status")).to_contain_text(WORDS[window.language]["empty"])
 
 
-def percent(window: Window) -> int:
-    """How far the status line says the load is; 100 if it does not say."""
-    said = re.search(r"(\d+)%", window.page.locator("#tx-status").inner_text())
-    return int(said[1]) if said else 100
+def percents(window: Window) -> list[str]:
+    """How far the load is by the status line, by the width of its bar and by the pill; once these stand still."""
+    before: list[str] = []
+    while True:
+        told: list[str] = window.page.evaluate(
+            """() => {
+                const status = document.querySelector("#tx-status"), bar = status.querySelector(".tx-bar i");
+                const pill = document.querySelector("#tx-pill");
+                return [status.innerText, bar ? bar.style.width : "", pill.innerText];
+            }"""
+        )
+        found = [number for text in told for number in re.findall(r"(\d+)%", text)]
+        if found == before:
+            return found
+        before = found
+        window.page.wait_for_timeout(300)  # the page hears of it every 150 ms
 
 
 # -- what goes on behind the page -------------------------------------------------------------------------------------
@@ -126,7 +138,7 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 def held(server: Server, start: Callable[[], None]) -> int:
@@ -421,18 +433,22 @@ def percents_shown(window: Window, worker: int) -> list[int]:
 
     It goes on by some milliseconds at a time, as if from a slow disk, so that the page can follow.
     """
-    shown: list[int] = []
-    os.kill(worker, signal.SIGCONT)
-    until(lambda: bytes_read(worker) > HEADER)
-    while len(set(shown)) < 2 and not pill(window, "ready").count():
-        os.kill(worker, signal.SIGSTOP)
-        window.page.wait_for_timeout(300)  # the page hears of it every 150 ms
-        if 0 < percent(window) < 100:
-            shown.append(percent(window))
-            expect(pill(window, "loading")).to_contain_text(f"{shown[-1]}%")
-            assert window.page.locator("#tx-status .tx-bar i").get_attribute("style") == f"width:{shown[-1]}%"
+
+    def read_on() -> int:
         os.kill(worker, signal.SIGCONT)
         time.sleep(0.003)
+        os.kill(worker, signal.SIGSTOP)
+        return bytes_read(worker)
+
+    shown: list[int] = []
+    until(lambda: read_on() > HEADER)
+    while len(set(shown)) < 2 and not pill(window, "ready").count():
+        told = percents(window)
+        if len(told) == 3 and 0 < int(told[0]) < 100:
+            assert len(set(told)) == 1, "the status line, its bar and the pill"
+            shown.append(int(told[0]))
+        read_on()
+    os.kill(worker, signal.SIGCONT)
     return shown
 
 

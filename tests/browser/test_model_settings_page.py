@@ -80,19 +80,20 @@ def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromi
 
 def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en") as window:
+        before = number(window, "n_gpu_layers").input_value()
         fill(window, "n_ctx", "1024")
-        fill(window, "threads", "2")
+        fill(window, "n_gpu_layers", "5")
         window.page.locator("#tx-opt-n_ctx .tx-reset").click()
         expect(number(window, "n_ctx")).to_have_value("8192")
         expect(source(window, "n_ctx")).to_have_text("model file")
-        expect(number(window, "threads")).to_have_value("2")
+        expect(number(window, "n_gpu_layers")).to_have_value("5")
         window.page.locator("#tx-save").click()
-        expect(source(window, "threads")).to_have_text("saved")
+        expect(source(window, "n_gpu_layers")).to_have_text("saved")
         window.page.locator("#tx-defaults").click()
-        expect(number(window, "threads")).to_have_value("0")
-        assert YamlFile(fresh / "models" / "config-user.yaml").read()[FIRST]["threads"] == 2
+        expect(number(window, "n_gpu_layers")).to_have_value(before)
+        assert YamlFile(fresh / "models" / "config-user.yaml").read()[FIRST]["n_gpu_layers"] == 5
         window.page.locator("#tx-save").click()
-        expect(source(window, "threads")).to_have_text([])
+        expect(source(window, "n_gpu_layers")).to_have_text([])
         assert YamlFile(fresh / "models" / "config-user.yaml").read() == {FIRST: {"loader": "llama.cpp"}}
 
 
