@@ -84,9 +84,10 @@ def likely(found: list[float], expected: list[float]) -> bool:
 def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, smollm2_folder: Path, kind: str) -> None:
     """In float16 against float32, until the texts part, which they may where two tokens are as good as equal."""
     folder = quantised_folder(smollm2_folder, kind)
+    prompts = PROMPTS if kind == "gptq" else PROMPTS[:1]
     load(busy, folder, AUTOGPTQ, **KINDS[kind])
-    expected = alone(plain(folder), PROMPTS, TOKENS, dtype="float32")
-    for prompt, theirs in zip(PROMPTS, expected, strict=True):
+    expected = alone(plain(folder), prompts, TOKENS, dtype="float32")
+    for prompt, theirs in zip(prompts, expected, strict=True):
         forget(busy)
         ours = answer(busy, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
         for found, logprobs in zip(best(ours), theirs["logprobs"], strict=True):

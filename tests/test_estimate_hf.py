@@ -53,6 +53,8 @@ SMALL = Shape(
     stretched=1.0,
 )
 GIB = 1 << 30
+READ = PIECE + 128
+"""Tokens: no step takes more than that of a whole piece."""
 
 
 def options(**form: object) -> dict[str, Value]:
@@ -102,8 +104,8 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
     ids=str,
 )
 def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
-    said = estimate(shape_of(smollm2_folder), options(**form), 1024)
-    taken = filled_peak(smollm2_folder, 1024, **form) - empty_peak(smollm2_folder)
+    said = estimate(shape_of(smollm2_folder), options(**form), READ)
+    taken = filled_peak(smollm2_folder, READ, **form) - empty_peak(smollm2_folder)
     assert said.total == pytest.approx(taken, rel=0.1)
 
 

@@ -29,7 +29,7 @@ from tests.test_hf_lora import ALONE, TOGETHER, put, state
 from tests.trained_loras import LESSONS
 
 METHODS = ("gptq", "awq")
-TOKENS = 12
+TOKENS = 6
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
 NEARLY = 0.12  # in the logarithm of a probability: what bfloat16 in the kernels makes of 30 layers
 ALL_NARROW = 0.4  # with everything between them in bfloat16 as well
@@ -141,17 +141,14 @@ def test_a_packed_layer_outside_the_gpus_is_found(places: dict[str, object], fou
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
 def test_a_packed_folder_answers_as_the_same_weights_in_floats(
-    packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path, tiny_folder: Path, kind: str
+    packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path, kind: str
 ) -> None:
     """Where the texts part, the two tokens were as good as equal. The first load ever compiles a kernel, which takes
     minutes."""
     folder = quantised_folder(smollm2_folder, kind)
-    for worker in (packed, reloadable):
-        load(worker, tiny_folder, TRANSFORMERS)  # in place of the model before, which would count as memory
-    wide, memory = chances(packed, folder)
-    narrow, _ = chances(packed, folder, bf16=True)
-    floats, most = chances(reloadable, plain(folder))
-    assert memory < most
+    wide = chances(packed, folder)
+    narrow = chances(packed, folder, bf16=True)
+    floats = chances(reloadable, plain(folder))
     agreed = [agreement(mine, theirs, NEARLY) for mine, theirs in zip(wide, floats, strict=True)]
     assert agreed[-1] == TOKENS, "counting leaves no choice"
     assert narrow != wide
@@ -160,11 +157,11 @@ def test_a_packed_folder_answers_as_the_same_weights_in_floats(
 
 
 def test_8_bits_are_right_as_well(packed: WorkerProcess, reloadable: WorkerProcess, smollm2_folder: Path) -> None:
-    """For so many gptqmodel has no kernel: three tokens take half a minute."""
+    """For so many gptqmodel has no kernel: a token takes twenty seconds."""
     folder = quantised_folder(smollm2_folder, "gptq-8bit")
-    (ours,), _ = chances(packed, folder, PROMPTS[:1], tokens=3)
-    (floats,), _ = chances(reloadable, plain(folder), PROMPTS[:1], tokens=3)
-    assert agreement(ours, floats, NEARLY) == 3
+    (ours,) = chances(packed, folder, PROMPTS[:1], tokens=1)
+    (floats,) = chances(reloadable, plain(folder), PROMPTS[:1], tokens=1)
+    assert agreement(ours, floats, NEARLY) == 1
 
 
 def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: float) -> int:
@@ -181,11 +178,11 @@ def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: floa
 
 def chances(
     worker: WorkerProcess, folder: Path, prompts: list[str] = PROMPTS, tokens: int = TOKENS, **options: bool
-) -> tuple[list[list[TokenChances]], int]:
-    """Those of the likeliest tokens after each prompt, and the bytes that the model takes."""
-    memory = load(worker, folder, TRANSFORMERS, **options).memory
+) -> list[list[TokenChances]]:
+    """Those of the likeliest tokens after each prompt."""
+    load(worker, folder, TRANSFORMERS, **options)
     wishes = {"max_new_tokens": tokens, "top_logprobs": 10}
-    return [answer(worker, prompt, **wishes).chances for prompt in prompts], memory
+    return [answer(worker, prompt, **wishes).chances for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", METHODS)

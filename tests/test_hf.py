@@ -66,11 +66,12 @@ def test_the_greedy_answer_is_that_of_transformers_alone(
     reloadable: WorkerProcess, smollm2_folder: Path, way: str
 ) -> None:
     options, words = WAYS[way]
-    expected = alone(smollm2_folder, PROMPTS, TOKENS, **words)
+    prompts, tokens = (PROMPTS[1:], 6) if "bits" in way else (PROMPTS, TOKENS)  # few bits are slow on a CPU
+    expected = alone(smollm2_folder, prompts, tokens, **words)
     load(reloadable, smollm2_folder, TRANSFORMERS, **options)
-    for prompt, theirs in zip(PROMPTS, expected, strict=True):
+    for prompt, theirs in zip(prompts, expected, strict=True):
         forget(reloadable)
-        ours = answer(reloadable, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
+        ours = answer(reloadable, prompt, max_new_tokens=tokens, top_logprobs=TOP)
         assert ours.text == theirs["text"]
         assert ours.done.completion_tokens == len(theirs["tokens"])
         for chances, best in zip(ours.chances, theirs["logprobs"], strict=False):

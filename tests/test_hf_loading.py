@@ -165,17 +165,6 @@ def test_a_model_may_be_on_disk_as_a_whole(reloadable: WorkerProcess, smollm2_fo
     assert answer(reloadable, FRANCE, max_new_tokens=2).text == " Paris."
 
 
-def test_fewer_bits_take_less_memory(smollm2_folder: Path, tiny_folder: Path) -> None:
-    taken = {}
-    with closing(WorkerProcess()) as worker:
-        for options in ({}, {"bf16": True}, {"load_in_8bit": True}, {"load_in_4bit": True, "use_double_quant": True}):
-            load(worker, tiny_folder, TRANSFORMERS)  # in place of the model before
-            info = load(worker, smollm2_folder, TRANSFORMERS, **options)
-            assert info.memory == pytest.approx(machine.resident_memory(worker.pid), rel=0.1)
-            taken["-".join(options)] = info.memory
-    assert taken["bf16"] < taken[""] - (200 << 20)
-
-
 # -- incomplete folders ------------------------------------------------------------------------------------------------
 
 INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {

@@ -84,7 +84,7 @@ def best(told: Answer) -> list[list[float]]:
 def state(worker: WorkerProcess) -> list[Any]:
     """What can be told of the model from outside, to the sixth digit of a log-probability."""
     forget(worker)
-    return [best(answer(worker, each, max_new_tokens=2, top_logprobs=TOP)) for each in BEGINNINGS]
+    return [best(answer(worker, each, max_new_tokens=1, top_logprobs=TOP)) for each in BEGINNINGS]
 
 
 # -- what PEFT makes of them -------------------------------------------------------------------------------------------
@@ -97,14 +97,17 @@ def test_answers_are_those_of_peft_alone(
 ) -> None:
     """In float32 to the rounding of weights that are added up before instead of afterwards."""
     options, words = WAYS[way]
-    sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))] if way == "float32" else [ALONE[0], WEIGHTED]
-    expected = in_peft(smollm2_folder, loras_folder, sets, BEGINNINGS, TOKENS, words)
+    sets, beginnings, tokens = [WEIGHTED], BEGINNINGS[:1], 2  # other numbers than float32 are slow on a CPU
+    if way == "float32":
+        sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))]
+        beginnings, tokens = BEGINNINGS, TOKENS
+    expected = in_peft(smollm2_folder, loras_folder, sets, beginnings, tokens, words)
     load(reloadable, smollm2_folder, TRANSFORMERS, **options)
     for wanted, answers in zip(sets, expected, strict=True):
         put(reloadable, loras_folder, wanted)
-        for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
+        for beginning, theirs in zip(beginnings, answers, strict=True):
             forget(reloadable)  # in 8 bits it matters how many tokens are read at once
-            ours = answer(reloadable, beginning, max_new_tokens=TOKENS, top_logprobs=TOP)
+            ours = answer(reloadable, beginning, max_new_tokens=tokens, top_logprobs=TOP)
             assert ours.text == theirs["text"], wanted
             for found, logprobs in zip(best(ours), theirs["logprobs"], strict=False):
                 assert found == pytest.approx(logprobs, abs=2e-4), (wanted, beginning)
