@@ -8,5 +8,9 @@ endif()
 
 # libllama builds graphs, which ggml computes: -O3 makes it no faster than -O2, but takes a third longer to compile.
 # Deferred until the target exists; the last -O on a command line is the one that counts.
-cmake_language(DEFER CALL target_compile_options llama PRIVATE
-    "$<$<AND:$<CONFIG:Release>,$<COMPILE_LANG_AND_ID:CXX,GNU,Clang,AppleClang>>:-O2>")
+cmake_language(DEFER CALL cmake_language EVAL CODE [[
+    if(TARGET llama)
+        target_compile_options(llama PRIVATE
+            "$<$<AND:$<CONFIG:Release>,$<COMPILE_LANG_AND_ID:CXX,GNU,Clang,AppleClang>>:-O2>")
+    endif()
+]])
