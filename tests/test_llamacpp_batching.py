@@ -272,17 +272,18 @@ def test_a_cancel_takes_nothing_from_the_others(llama: WorkerProcess) -> None:
     assert furthest(llama, chat("the moon"), stayed.text) < HONEST
 
 
-def test_forty_clients_that_come_and_vanish_at_random_are_all_answered_or_told_why(llama: WorkerProcess) -> None:
-    until = time.monotonic() + 12
+def test_forty_clients_that_come_and_vanish_at_random_are_all_answered_or_told_why(quick: WorkerProcess) -> None:
+    until = time.monotonic() + 8
     outcomes: list[str] = []
-    clients = [threading.Thread(target=client, args=(llama, seed, until, outcomes)) for seed in range(40)]
+    clients = [threading.Thread(target=client, args=(quick, seed, until, outcomes)) for seed in range(40)]
     for each in clients:
         each.start()
     for each in clients:
         each.join(90)
     assert not any(each.is_alive() for each in clients)
     assert {"done", "gone", "PromptTooLong"} <= set(outcomes) <= {"done", "gone", "PromptTooLong"}
-    assert outcomes.count("done") > 20
+    assert outcomes.count("done") > 40
+    settled(quick)
 
 
 def client(worker: WorkerProcess, seed: int, until: float, outcomes: list[str]) -> None:
