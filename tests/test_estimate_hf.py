@@ -13,10 +13,6 @@ from typing import Any
 import pytest
 
 from modules.catalog import Catalog
-from modules.engines import hf_model
-from modules.engines.hf_arguments import About, Machine, _dtype
-from modules.engines.hf_cache import ROOM as CACHE_ROOM
-from modules.engines.hf_model import Model
 from modules.estimate_hf import (
     PIECE,
     PIECE_OF_8_BITS,
@@ -172,10 +168,14 @@ def test_layers_that_keep_a_state_have_no_keys() -> None:
     assert found is not None and estimate(found, options()).cache == 0
 
 
-# -- as the engine decides --------------------------------------------------------------------------------------------
+# -- as the engine decides: it imports torch, which is not for unit tests ----------------------------------------------
 
 
-def test_the_estimate_assumes_the_dtype_that_is_loaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_the_estimate_assumes_the_dtype_that_is_loaded(
+    tmp_path: Path, backend: None, subtests: pytest.Subtests
+) -> None:
+    from modules.engines.hf_arguments import About, Machine, _dtype
+
     cards: tuple[tuple[int, ...], ...] = ((), (8 * GIB,))
     quantization: tuple[dict[str, object], ...] = ({}, {"load_in_8bit": True}, {"load_in_4bit": True})
     forms: tuple[dict[str, object], ...] = ({}, {"bf16": True}, {"cpu": True}, {"cpu": True, "bf16": True})
@@ -185,7 +185,11 @@ def test_the_estimate_assumes_the_dtype_that_is_loaded(tmp_path: Path, subtests:
             assert _plan(chosen, gpus).dtype == _dtype(About(tmp_path), chosen, Machine(gpus))
 
 
-def test_the_estimate_assumes_the_context_that_is_loaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_the_estimate_assumes_the_context_that_is_loaded(
+    tmp_path: Path, backend: None, subtests: pytest.Subtests
+) -> None:
+    from modules.engines.hf_arguments import About
+
     config = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 1000}
     forms: tuple[dict[str, object], ...] = ({}, {"alpha_value": 2.5}, {"compress_pos_emb": 4}, {"compress_pos_emb": 2})
     ropes: dict[str, dict[str, object]] = {
@@ -205,10 +209,12 @@ def test_the_estimate_assumes_the_context_that_is_loaded(tmp_path: Path, subtest
     assert context_length(dataclasses.replace(SMALL, context=0), options()) == USUAL_CONTEXT
 
 
-def test_sizes_and_steps_are_the_engines() -> None:
+def test_sizes_and_steps_are_the_engines(backend: None) -> None:
+    from modules.engines import hf_cache, hf_model
+
     sizes = [size_in_bytes(text) for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb")]
     assert sizes == [19 << 29, 8000 << 20, 10 << 30, 15 * 10**8, 7 * 10**8]
-    assert (Model.piece, hf_model.PIECE_OF_8_BITS, CACHE_ROOM) == (PIECE, PIECE_OF_8_BITS, ROOM)
+    assert (hf_model.Model.piece, hf_model.PIECE_OF_8_BITS, hf_cache.ROOM) == (PIECE, PIECE_OF_8_BITS, ROOM)
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,6 @@ from typing import cast
 import pytest
 
 from modules.app import App
-from modules.engines.hf_loading import weights_then_kernels
-from modules.engines.hf_packed import first_outside
 from modules.errors import LoaderUnavailable
 from modules.events import Progress, TokenChances
 from modules.loaders import LOADERS, Loader, overlay_of, unavailable
@@ -117,7 +115,9 @@ def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for(backend
     ], told.stderr
 
 
-def test_kernels_that_are_compiled_after_the_weights_are_told_of_then() -> None:
+def test_kernels_that_are_compiled_after_the_weights_are_told_of_then(backend: None) -> None:
+    from modules.engines.hf_loading import weights_then_kernels
+
     told: list[Progress] = []
     advance = weights_then_kernels(told.append)
     for done in (0.5, 1.0):
@@ -135,7 +135,9 @@ def test_kernels_that_are_compiled_after_the_weights_are_told_of_then() -> None:
         ({"model.layers.1": 0, "model.layers.10.mlp": "disk"}, "model.layers.10.mlp"),
     ],
 )
-def test_a_packed_layer_outside_the_gpus_is_found(places: dict[str, object], found: str | None) -> None:
+def test_a_packed_layer_outside_the_gpus_is_found(backend: None, places: dict[str, object], found: str | None) -> None:
+    from modules.engines.hf_packed import first_outside
+
     assert first_outside(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
 
 

@@ -188,14 +188,15 @@ def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> No
 
 
 def test_listing_again_reads_only_what_has_changed(tmp_path: Path) -> None:
-    modules = [f"{LAYER.replace('.0.', f'.{n}.')}q_proj.lora_" for n in range(200)]
+    modules = [f"{LAYER.replace('.0.', f'.{n}.')}q_proj.lora_" for n in range(100)]
     shapes = {f"{each}{half}.weight": shape for each in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
-    for number in range(200):
+    for number in range(40):
         peft(tmp_path / f"lora {number}", shapes)
     loras = Loras(tmp_path)
-    first = loras.all()
     began = time.perf_counter()
+    first = loras.all()
+    read = time.perf_counter()
     assert loras.all() == first
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - read < (read - began) / 4
     peft(tmp_path / "lora 7", r=16)
     assert [each.name for each in loras.all() if each.problem] == ["lora 7"]
