@@ -24,8 +24,8 @@ from modules.process import ROOT
 
 @dataclass(frozen=True)
 class Stage:
-    """`resources` are names of fixtures. `test_seconds` limit one test; `budget_seconds` all of them together, summed over
-    the processes that run them: two take 20 minutes for all stages, three 70 s for the unit tests."""
+    """`resources` are names of fixtures. `test_seconds` limit one test; `budget_seconds` all of them together, summed
+    over the processes that run them: two take 20 minutes for all stages, three 70 s for the unit tests."""
 
     name: str
     resources: frozenset[str]
