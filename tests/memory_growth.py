@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-ROUNDS = 8
+ROUNDS = 20
 """So many sizes are to be looked at, one after each time."""
 
 
