@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,10 @@ import time
 from dataclasses import dataclass
 
 from figures import MB, session, table, verdict
-from program import Memory, Program, mapped_packages, memory
+from program import ROOT, Memory, Program, mapped_packages, memory
+
+sys.path.insert(0, str(ROOT))
+from scripts import system_packages
 
 FLOOR_SECONDS = 2.0
 FLOOR_MEMORY = 250 * MB
@@ -75,7 +77,7 @@ def browser_path() -> str:
         import playwright.sync_api  # noqa: F401
     except ImportError:
         return ""
-    return shutil.which("chromium") or ""
+    return system_packages.browser() or ""
 
 
 def look_at(browser: str, url: str) -> None:

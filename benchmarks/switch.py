@@ -7,7 +7,6 @@ loader after the other, and two frames later the options of that loader, and no 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 
@@ -19,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 from modules.loaders import LOADERS
 from modules.ui.form import slug
 from modules.ui.options_card import SWITCH_LOADER
+from scripts import system_packages
 
 ALLOWED_MILLISECONDS = 150.0
 ROUNDS = 10
@@ -41,8 +41,9 @@ def main() -> None:
     args = parser.parse_args()
     with session("Choosing another loader"), Program() as program, sync_playwright() as playwright:
         program.wait_for("/en/")
-        chromium = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=system_packages.browser(), args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(locale="en-US")
         page.goto(f"{program.url}/en/")
         page.get_by_role("tab", name="Model", exact=True).click()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # the tests take BROWSERS from here
+if str(ROOT) not in sys.path:  # tests and benchmarks import `browser` from here
     sys.path.insert(0, str(ROOT))
 
 from modules.llama_build import has_compiler  # noqa: E402
@@ -18,6 +18,11 @@ from modules.terminal import say  # noqa: E402
 LOG = ROOT / "logs" / "setup.log"
 BROWSERS = ("chromium-headless-shell", "chromium")
 """Debian's packages and programs. The first, without the browser's own windows, opens a page a third faster."""
+
+
+def browser() -> str | None:
+    """Return the path of the browser that is installed, by preference that of the environment variable CHROMIUM."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def missing() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -28,27 +29,32 @@ HONEST = 0.7
 """What `furthest` may say of an answer to which no other conversation contributed; see benchmarks/bound.py."""
 
 
+@contextlib.contextmanager
+def started(model: Path, parallel: int, **options: object) -> Iterator[WorkerProcess]:
+    with contextlib.closing(WorkerProcess()) as process:
+        load(process, model, n_ctx=N_CTX, parallel=parallel, threads=THREADS, threads_batch=THREADS, **options)
+        yield process
+
+
 @pytest.fixture(scope="module")
 def llama(smollm2: Path) -> Iterator[WorkerProcess]:
-    process = WorkerProcess()
-    load(process, smollm2, n_ctx=N_CTX, parallel=4, threads=THREADS, threads_batch=THREADS)
-    yield process
-    process.close()
+    with started(smollm2, parallel=4) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def quick(tiny: Path) -> Iterator[WorkerProcess]:
     """The tiny model, for what takes many tokens and does not depend on them."""
-    process = WorkerProcess()
-    load(process, tiny, n_ctx=N_CTX, parallel=4, threads=THREADS, threads_batch=THREADS)
-    yield process
-    process.close()
+    with started(tiny, parallel=4) as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_over(llama: WorkerProcess) -> Iterator[None]:
+def _nothing_is_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    used = [request.getfixturevalue(name) for name in ("llama", "quick") if name in request.fixturenames]
     yield
-    settled(llama)
+    for worker in used:
+        settled(worker)
 
 
 def cache(worker: WorkerProcess) -> Any:
@@ -283,7 +289,6 @@ def test_forty_clients_that_come_and_vanish_at_random_are_all_answered_or_told_w
     assert not any(each.is_alive() for each in clients)
     assert {"done", "gone", "PromptTooLong"} <= set(outcomes) <= {"done", "gone", "PromptTooLong"}
     assert outcomes.count("done") > 40
-    settled(quick)
 
 
 def client(worker: WorkerProcess, seed: int, until: float, outcomes: list[str]) -> None:
@@ -320,11 +325,8 @@ def test_what_a_request_asks_for_is_checked_before_it_waits(llama: WorkerProcess
 
 @pytest.fixture(scope="module")
 def sliding(smollm2: Path) -> Iterator[WorkerProcess]:
-    process = WorkerProcess()
-    wishes = {"n_ctx": N_CTX, "parallel": 2, "threads": THREADS, "threads_batch": THREADS}
-    load(process, smollm2, streaming_llm=True, attention_sink_size=8, **wishes)
-    yield process
-    process.close()
+    with started(smollm2, parallel=2, streaming_llm=True, attention_sink_size=8) as process:
+        yield process
 
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant who answers in a few words.<|im_end|>\n"

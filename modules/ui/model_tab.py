@@ -366,8 +366,8 @@ class ModelTab:
             yield updates
 
     def _refused(self, error: Exception) -> Updates:
-        """A load that was not begun. What has happened to the model until now is shown too, so that no later `look`
-        puts it in place of the reason."""
+        """A wish that was not carried out. What has happened to the model is shown too, so that no later `look` puts it
+        in place of the reason."""
         return self.view() | {self.status: self._alert(error)} | self.code.ask(error)
 
     async def stop(self) -> Updates:
@@ -375,9 +375,9 @@ class ModelTab:
         try:
             self._app.refuse_guests()
             await asyncio.to_thread(self._app.models.unload)
-            return {component: gr.skip() for component in self.live}
+            return {self.status: gr.skip()}  # an empty answer would be an error to Gradio
         except Exception as error:
-            return self.view() | {self.status: self._alert(error)}
+            return self._refused(error)
 
     def view(self) -> Updates:
         """The state of the model in use, as this page shows it."""

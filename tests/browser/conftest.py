@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from modules.machine import resident_memory
-from scripts.system_packages import BROWSERS
+from scripts import system_packages
 from tests.conftest import worker_pids
 from tests.forked_server import ForkedProcess, ServerTemplate
 
@@ -121,12 +119,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=system_packages.browser(), args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
-    _template().close()
-    _template.cache_clear()
+    if _template.cache_info().currsize:
+        _template().close()
+        _template.cache_clear()
 
 
 _CONTEXTS: dict[object, list[BrowserContext]] = {}
