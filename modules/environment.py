@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +64,16 @@ class Environment:
     def log(self) -> Path:
         return self.root / "logs" / "setup.log"
 
-    def ensure(self, requirements: str, *options: str) -> None:
-        """Install a requirements file unless that has been done; `options` go to pip. InstallFailed, whose facts the
-        log completes."""
+    def ensure(self, requirements: str, *options: str, meanwhile: Callable[[Path], None] = lambda python: None) -> None:
+        """Install a requirements file unless that has been done; `options` go to pip. `meanwhile` is called with
+        .venv's Python, as soon as there is one, to start what can be done beside. InstallFailed, whose facts the log
+        completes."""
         if self.is_current(requirements):
             return
         self.log.parent.mkdir(exist_ok=True)
         with self._one_at_a_time():
             if not self.is_current(requirements):
-                self._install(requirements, options)
+                self._install(requirements, options, meanwhile)
 
     def is_current(self, requirements: str) -> bool:
         """Whether .venv works and holds this requirements file as it is now."""
@@ -109,11 +110,12 @@ class Environment:
         finally:
             os.close(descriptor)
 
-    def _install(self, requirements: str, options: tuple[str, ...]) -> None:
+    def _install(self, requirements: str, options: tuple[str, ...], meanwhile: Callable[[Path], None]) -> None:
         self._check_disk()
         self._ensure_venv()
         unfinished = self.folder / "unfinished"
         unfinished.touch()
+        meanwhile(self.python)
         say({language: text.format(file=requirements) for language, text in _INSTALLING.items()})
         shown = _Shown()
         try:

@@ -14,13 +14,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from modules import file_lock, install_errors
+from modules import file_lock, install_errors, install_note
 from modules.build_steps import BuildSteps
 from modules.errors import InstallFailed, InternalError, WebUIError, Words, both
+from modules.install_note import NoteWriter
 from modules.llama_build import LlamaBuild, NoCompiler, Phase, Report
 from modules.overlay import STAMP, Overlay
 from modules.pip_run import LOOK_SECONDS, Pip, PipFailed, Stopped
@@ -37,7 +38,7 @@ _SHOWN_LINES = 30
 @dataclass(frozen=True)
 class Installing:
     """The state of an overlay. While it is installed: `done` of `total` packages or compiler steps, what pip said last,
-    and by the pace so far the `seconds_left`. After a failure, its `error`."""
+    and by the pace so far the `seconds_left`; "waiting" if another process does so. After a failure, its `error`."""
 
     state: State
     done: int = 0
@@ -56,15 +57,27 @@ class Installing:
 class _Job:
     overlay: Overlay
     again: bool
+    yields: bool
     now: Installing = Installing("installing")
+    note: NoteWriter | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     outcome: Future[None] = field(default_factory=Future)
 
+    def show(self, now: Installing) -> None:
+        """Let this process and those that wait for it see the progress."""
+        self.now = now
+        if self.note is not None:
+            self.note.write({key: value for key, value in asdict(now).items() if key not in ("state", "error")})
+
 
 class Overlays:
-    """Owner of the installations of this process. Any thread may ask; no method but `close` waits for anything."""
+    """Owner of the installations of this process. Any thread may ask; no method but `close` waits for anything.
 
-    def __init__(self) -> None:
+    Another process that waits for one of them and gives up may end this process if it `yields`.
+    """
+
+    def __init__(self, yields: bool = False) -> None:
+        self._yields = yields
         self._jobs: dict[Overlay, _Job] = {}
         self._lock = threading.Lock()
 
@@ -74,7 +87,7 @@ class Overlays:
             job = self._jobs.get(overlay)
             if (job is not None and not job.outcome.done()) or (overlay.whole and not again):
                 return
-            job = self._jobs[overlay] = _Job(overlay, again)
+            job = self._jobs[overlay] = _Job(overlay, again, self._yields)
             thread = ThreadPoolExecutor(1, "install")
             job.outcome = thread.submit(_install, job)
         job.outcome.add_done_callback(_log_failure)
@@ -127,6 +140,8 @@ def _install(job: _Job) -> None:
             _check_room(overlay)
             room = Path(tempfile.mkdtemp(prefix=f".{overlay.name}-", dir=place))
             try:
+                job.note = NoteWriter(room, job.yields)
+                job.show(Installing("installing"))
                 fingerprint = overlay.fingerprint
                 (room / "tmp").mkdir()
                 _fill(job, room / "packages", Pip(sys.executable, room / "tmp", job.stop, (lock,)))
@@ -142,12 +157,27 @@ def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
     descriptor, waited = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), False
     try:
         while not file_lock.taken(descriptor):
-            job.now, waited = Installing("waiting"), True
+            waited = True
+            other = install_note.read(path.parent, f".{job.overlay.name}-*")
+            job.show(_followed(other))
             if job.stop.wait(LOOK_SECONDS):
+                if other is not None:
+                    other.interrupt()
                 raise Stopped
         yield descriptor, waited
     finally:
         os.close(descriptor)
+
+
+def _followed(other: install_note.Note | None) -> Installing:
+    """How the installation of another process goes, as far as it says so."""
+    waiting = Installing("waiting")
+    if other is None:
+        return waiting
+    try:
+        return replace(waiting, **other.progress)  # type: ignore[arg-type]
+    except TypeError:  # another version of this program
+        return waiting
 
 
 def _check_room(overlay: Overlay) -> None:
@@ -170,7 +200,7 @@ def _fill(job: _Job, target: Path, pip: Pip) -> None:
     if overlay.compiled:
         build = LlamaBuild(overlay.compiled_pin, overlay.build_folder, pip, _reporter(job))
         wanted = [pin for pin in wanted if pin != overlay.compiled_pin] + [str(build.wheel())]
-    job.now = Installing("installing", 0, overlay.packages)
+    job.show(Installing("installing", 0, overlay.packages))
     begun = 0
 
     def read(line: str) -> None:
@@ -178,7 +208,7 @@ def _fill(job: _Job, target: Path, pip: Pip) -> None:
         begun += line.startswith(("Collecting ", "Processing "))  # the latter of a file on this machine
         total = overlay.packages
         fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(begun - 1, 0)
-        job.now = Installing("installing", max(job.now.done, min(fetched, total)), total, line.strip())
+        job.show(Installing("installing", max(job.now.done, min(fetched, total)), total, line.strip()))
 
     pip.run("install", "--no-deps", "--target", str(target), *wanted, "--progress-bar", "off", read=read)
     if build is not None:
@@ -191,7 +221,7 @@ def _reporter(job: _Job) -> Report:
     def report(phase: Phase, steps: BuildSteps | None, says: str) -> None:
         counted = (steps.done, steps.total) if steps is not None else (0, 0)
         left = steps.seconds_left if steps is not None else None
-        job.now = Installing("installing", *counted, says, phase=phase, seconds_left=left)
+        job.show(Installing("installing", *counted, says, phase=phase, seconds_left=left))
 
     return report
 

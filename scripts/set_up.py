@@ -12,15 +12,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from modules import early_build  # noqa: E402
 from modules.environment import Environment  # noqa: E402
 from modules.errors import WebUIError  # noqa: E402
 from modules.terminal import say  # noqa: E402
 
 
 def start(flags: list[str]) -> None:
-    """Make .venv ready, and become the server, which prepares the rest while its page is up."""
+    """Make .venv ready, and become the server, which prepares the rest while its page is up. The longest part of that
+    rest, compiling llama.cpp, begins beside the first part."""
     environment = Environment(ROOT)
-    environment.ensure("requirements.txt")
+    environment.ensure("requirements.txt", meanwhile=early_build.begin)
     command = [str(environment.python), str(ROOT / "server.py"), "--prepare", *flags]
     os.execv(command[0], command)
 

@@ -147,6 +147,13 @@ class PackageIndex:
         (self.folder / "gate").touch()
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def _metadata(name: str, version: str, needs: str) -> str:
     requires = f"Requires-Dist: {needs}\n" if needs else ""
     return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from modules.errors import InstallFailed, LoaderUnavailable, LoadFailed
+from modules.install import describe
 from modules.loaders import LOADERS, Loader, settle, unavailable
 from modules.models import Models
 from modules.overlay import Overlay
 from modules.overlays import Installing, Overlays
 from modules.process import ROOT
 from tests.conftest import ECHO
-from tests.package_index import PackageIndex
+from tests.package_index import PackageIndex, is_running
 from tests.test_models import record
 
 SECONDS = 60
@@ -77,26 +78,29 @@ def names(overlay: Overlay) -> list[str]:
     return sorted(each.name for each in overlay.folder.parent.iterdir() if each.name != f".{overlay.name}.lock")
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
 @contextlib.contextmanager
-def another_process(overlay: Overlay) -> Iterator[subprocess.Popen[str]]:
-    """One that installs the overlay and prints how that ended."""
+def another_process(overlay: Overlay, early: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """One that installs the overlay and prints how that ended; or the one that a first start has at work `early`."""
     program = (
-        "import sys, time; from pathlib import Path; from modules.overlay import Overlay;"
-        "from modules.overlays import Overlays; owner = Overlays();"
-        f"overlay = Overlay({overlay.name!r}, {overlay.megabytes}, Path({str(overlay.root)!r})); owner.begin(overlay)\n"
-        "while owner.view(overlay).moving: time.sleep(0.02)\n"
-        "print(owner.view(overlay).state)"
+        "import time; from pathlib import Path; from modules import early_build;"
+        "from modules.overlay import Overlay; from modules.overlays import Overlays;"
+        f"overlay = Overlay({overlay.name!r}, {overlay.megabytes}, Path({str(overlay.root)!r}))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.kill()
+    if early:
+        program += "early_build.build(overlay)"
+    else:
+        program += (
+            "owner = Overlays(); owner.begin(overlay)\n"
+            "while owner.view(overlay).moving: time.sleep(0.02)\n"
+            "print(owner.view(overlay).state)"
+        )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
@@ -164,6 +168,52 @@ def test_who_waits_for_another_process_can_give_up_waiting(
         index.open_gate()
         assert first.communicate(timeout=SECONDS)[0] == "whole\n"
     assert overlays.view(overlay) == Installing("whole")
+
+
+def test_who_waits_for_another_process_sees_how_far_it_is(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay):
+        index.await_builders(1)
+        overlays.begin(overlay)
+        until(lambda: overlays.view(overlay).total == 2)
+        seen = overlays.view(overlay)
+        assert (seen.state, seen.phase) == ("waiting", "fetching")
+        assert describe(seen, overlay, "en") == "overlays/of-test: 1 of 2 packages fetched"
+        index.open_gate()
+        assert ended(overlays, overlay) == Installing("whole")
+
+
+def test_who_gives_up_waiting_for_the_early_build_ends_it(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay, early=True) as first:
+        index.await_builders(1)
+        overlays.begin(overlay)
+        until(lambda: overlays.view(overlay).total == 2)
+        overlays.cancel(overlay)
+        assert ended(overlays, overlay) == Installing("absent")
+        assert first.wait(SECONDS) == 0
+    assert names(overlay) == [] and not is_running(index.builders()[0])
+
+
+def test_the_early_build_ends_with_the_process_it_is_for(overlay: Overlay, index: PackageIndex) -> None:
+    with another_process(overlay, early=True) as first:
+        index.await_builders(1)
+        assert first.stdin is not None
+        first.stdin.close()
+        assert first.wait(SECONDS) == 0
+    assert names(overlay) == [] and not is_running(index.builders()[0])
+
+
+def test_an_early_build_that_fails_leaves_the_cause_to_who_waits(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    overlay.requirements.write_text("never-published==3\n")
+    with another_process(overlay, early=True) as first:
+        overlays.begin(overlay)
+        assert ended(overlays, overlay).error is not None
+        assert first.wait(SECONDS) == 0
 
 
 def test_a_cancelled_installation_leaves_nothing_and_no_process(

@@ -13,9 +13,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from modules.overlay import Overlay
+from tests.package_index import PackageIndex, is_running
 
 pytestmark = pytest.mark.usefixtures("whole_program")
 
@@ -224,6 +228,49 @@ def test_a_failed_installation_that_changed_nothing_keeps_the_environment(anothe
     another.require("# nothing")
     assert "Installing" not in another.start().stdout
     assert kept.exists()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def slow_llamacpp(machine: Machine, folder: Path) -> PackageIndex:
+    """Lets the machine lack one small package and an overlay for llama.cpp whose building waits for the gate."""
+    index = PackageIndex(folder / "index")
+    index.add_slow()
+    for name in ("quickly", "llama_cpp_python"):
+        index.add_wheel(name)
+    machine.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index.folder)}
+    machine.require("quickly")
+    (machine.project / "requirements-llamacpp.txt").write_text("llama-cpp-python==1.0\nslowly==1.0\n")
+    return index
+
+
+def test_llamacpp_is_built_beside_the_packages_and_goes_on_under_the_server(another: Machine, tmp_path: Path) -> None:
+    index = slow_llamacpp(another, tmp_path)
+    overlay = Overlay("llamacpp", 1, another.project)
+    (another.project / "server.py").write_text("print('up', flush=True)\nimport time\ntime.sleep(60)\n")
+    with another.begin() as run:
+        assert run.stdout is not None
+        until(lambda: run.stdout.readline() == "up\n")
+        index.await_builders(1)
+        assert not overlay.whole, "and nobody has waited for it"
+        index.open_gate()
+        until(lambda: overlay.whole)
+        run.kill()
+
+
+def test_a_build_beside_the_packages_ends_with_the_program(another: Machine, tmp_path: Path) -> None:
+    index = slow_llamacpp(another, tmp_path)
+    (another.project / "server.py").write_text("import time\ntime.sleep(60)\n")
+    with another.begin() as run:
+        index.await_builders(1)
+        run.kill()
+    until(lambda: not any(is_running(pid) for pid in index.builders()))
+    until(lambda: not list(another.project.glob("overlays/.llamacpp-*")))
 
 
 def test_a_second_start_waits_while_the_first_installs(another: Machine) -> None:
