@@ -85,7 +85,9 @@ class Preparation:
             self._thread.start()
 
     def view(self) -> Progress:
-        state = Installing("whole") if LLAMACPP.in_environment else self._overlays.view(LLAMACPP)
+        state = self._overlays.view(LLAMACPP)
+        if state.state == "absent" and LLAMACPP.in_environment:
+            state = Installing("whole")
         return Progress(state, self._fetching_demo, self._demo_error, self._promised())
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from modules.app import App
 from modules.errors import LANGUAGES
 from modules.flags import logins
-from modules.ui import markup
+from modules.ui import markup, news
+from modules.ui.calm import calm_frames, calm_queue
 from modules.ui.chat_tab import ChatTab
 from modules.ui.creator_panel import CreatorPanel
 from modules.ui.downloads_panel import DownloadsPanel
@@ -21,6 +22,7 @@ from modules.ui.icons import THEME
 from modules.ui.lean import gradio
 from modules.ui.locales import TITLE, translator
 from modules.ui.model_tab import ModelTab
+from modules.ui.news import News
 from modules.ui.options_card import LOADER_CSS, SWITCH_LOADER
 from modules.ui.parameters_tab import PARAMETERS_CSS, ParametersTab
 
@@ -28,7 +30,6 @@ gr = gradio()
 
 HERE = Path(__file__).parent
 LANGUAGE_COOKIE = "tx-language"
-LOOK_SECONDS = 1.5
 FONTS = ["system-ui", "Noto Sans SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "Menlo", "monospace"]
 
@@ -55,8 +56,9 @@ def build(app: App, language: str) -> Any:
                     downloads = DownloadsPanel(app, language, model_tab)
                     CreatorPanel(app, language, model_tab)
         chat_tab.listen(parameters_tab)
-        look = _look(chat_tab, model_tab, seen, downloads)
-        gr.Timer(LOOK_SECONDS).tick(**look, queue=False, **PRIVATE)
+        latest = News(app, language)
+        look = _look(chat_tab, model_tab, seen, downloads, latest)
+        latest.button.click(**look, queue=False, **PRIVATE)
         page.load(**look, queue=False, **PRIVATE)
         page.load(*model_tab.loras.on_page_load, queue=False, **PRIVATE)
         page.load(*parameters_tab.on_page_load, queue=False, **PRIVATE)
@@ -65,21 +67,24 @@ def build(app: App, language: str) -> Any:
         opened.then(None, model_tab.loader, None, js=SWITCH_LOADER, show_progress="hidden")
         opened.then(**model_tab.explained, **PRIVATE)
     page.queue(default_concurrency_limit=8, api_open=False)
+    calm_queue(page)
     return page
 
 
-def _look(chat_tab: ChatTab, model_tab: ModelTab, seen: Any, downloads: DownloadsPanel) -> dict[str, Any]:
-    """What the page asks for now and then, in one go: what has happened to the model, the downloads and the set-up."""
+def _look(chat_tab: ChatTab, model_tab: ModelTab, seen: Any, downloads: DownloadsPanel, latest: News) -> dict[str, Any]:
+    """What the page asks for when there is news, in one go: what has happened to the model, the downloads and the
+    set-up."""
     notices = [chat_tab.notice.part, model_tab.notice.part]
 
     def look(model_seen: int, jobs_seen: object, in_chat: object, in_model: object) -> Updates:
-        changed = model_tab.look(model_seen) | downloads.poll(jobs_seen)
+        told = {latest.shown: latest.now()}
+        changed = told | model_tab.look(model_seen) | downloads.poll(jobs_seen)
         return changed | model_tab.notice.update(in_model) | chat_tab.look(in_chat)
 
     return {
         "fn": look,
         "inputs": [seen, downloads.seen, *notices],
-        "outputs": [*model_tab.live, *downloads.polled, *notices],
+        "outputs": [*model_tab.live, *downloads.polled, *notices, latest.shown],
     }
 
 
@@ -97,7 +102,9 @@ def attach(server: FastAPI, app: App) -> None:
     """Add the page to `server`: at /zh and /en, with / leading to one of them."""
     css = (HERE / "style.css").read_text(encoding="utf-8") + LOADER_CSS + PARAMETERS_CSS
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=FONTS, font_mono=MONO)
+    calm_frames()
     _add_routes(server, app)
+    news.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(
             server,

@@ -15,7 +15,7 @@ from modules.app import App
 from modules.download_choice import Chosen
 from modules.download_errors import DiskFull, NothingToDownload
 from modules.errors import WebUIError
-from modules.job_record import WORKING, Kind
+from modules.job_record import Kind
 from modules.job_view import JobView
 from modules.mirrors import host
 from modules.remote import RemoteFile, Repository
@@ -32,7 +32,6 @@ from modules.ui.model_tab import ModelTab
 gr = gradio()
 
 HERE = Path(__file__).parent
-POLL_SECONDS = 0.5
 TICKED = """(shown, ...others) => {
   const table = document.querySelector("#tx-dl-files .tx-dl-table");
   const drawn = table && table.dataset.commit === shown?.commit;
@@ -56,9 +55,8 @@ class DownloadsPanel:
             self._build()
             self.settings = DownloadSettings(app, language, self._tr)
         self.shown = gr.JSON({}, visible=False)  # what the table is of: the address and its commit
-        self.seen = gr.JSON({}, visible=False)  # which list of jobs this page has, and whether its timer runs
-        self.timer = gr.Timer(POLL_SECONDS, active=False)
-        self.polled = [self.jobs, self.seen, self.timer]
+        self.seen = gr.JSON({}, visible=False)  # which list of jobs this page has
+        self.polled = [self.jobs, self.seen]
         self._listen()
         self.on_page_load = (self.settings.show, None, self.settings.shown)
 
@@ -117,7 +115,6 @@ class DownloadsPanel:
         for event in (self.download.click, self.file.submit):
             event(self.start, [*asked, self.settings.sha256], begun, js=TICKED, concurrency_limit=None, **PRIVATE)
         self.jobs.click(self.act, None, [*self.polled, self.refused], queue=False, **PRIVATE)
-        self.timer.tick(self.poll, self.seen, self.polled, queue=False, **PRIVATE)
         tab = self._model_tab
         self.jobs.end(tab.list_again, tab.model, tab.listed, queue=False, **UNCHECKED).then(**tab.explained, **PRIVATE)
         loras = [tab.loras.names, tab.loras.weights]
@@ -299,20 +296,16 @@ class DownloadsPanel:
         self._finished += 1
 
     def poll(self, seen: object) -> Updates:
-        """The jobs, if they look otherwise than what this page has `seen`; its timer runs while something moves."""
+        """The jobs, if they look otherwise than what this page has `seen`."""
         try:
             guests = self._app.flags.on("multi_user")  # whose business others' downloads are not
             views = () if guests else self._app.downloads.snapshot()
             self._miss(views)
             listed = downloads_markup.jobs(views, self._finished, self._language, self._tr)
-            now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16], "moving": any(map(_moves, views))}
-            before = seen if isinstance(seen, dict) else {}
-            changed = {key: now[key] != before.get(key) for key in now}
-            return {
-                self.jobs: listed if changed["digest"] else gr.skip(),
-                self.seen: now if any(changed.values()) else gr.skip(),
-                self.timer: gr.Timer(active=now["moving"]) if changed["moving"] else gr.skip(),
-            }
+            now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16]}
+            if now == seen:
+                return dict.fromkeys(self.polled, gr.skip())
+            return {self.jobs: listed, self.seen: now}
         except Exception as error:
             as_error(error)
             return dict.fromkeys(self.polled, gr.skip())
@@ -374,7 +367,3 @@ def _undrawn(repository: Repository, address: Address) -> list[str]:
     ticked = download_choice.ticked_at_first(repository, address)
     _, rest = downloads_markup.drawn(selection.choices(repository), ticked)
     return [each.name for each in rest if each.name in ticked]
-
-
-def _moves(view: JobView) -> bool:
-    return view.state in WORKING

@@ -21,4 +21,15 @@
     localStorage.setItem("tx-theme", wanted() === "dark" ? "light" : "dark");
     apply();
   });
+
+  // Another tab, the API or a crash may have changed what is shown. The server says so by a digest, which costs both
+  // sides nothing; see news.py.
+  const askForNews = async () => {
+    const shown = document.querySelector("#tx-news [data-digest]");
+    if (document.hidden || !shown) return;
+    const answer = await fetch(`/news/${page.language}`).catch(() => null);
+    if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-look")?.click();
+  };
+  setInterval(askForNews, 1000);
+  document.addEventListener("visibilitychange", askForNews);
 })();

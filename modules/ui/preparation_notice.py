@@ -47,10 +47,13 @@ class PreparationNotice:
         return {self.part: gr.skip() if html == (shown or "") else html}
 
     def html(self) -> str:
-        return preparation(self._app.preparation.view(), self._is_idle(), self._language, self._tr)
+        return notice(self._app, self._language, self._tr)
 
-    def _is_idle(self) -> bool:
-        return self._app.models.status.state not in ("ready", "loading")
+
+def notice(app: App, language: str, tr: Tr) -> str:
+    """Render the state of the preparation, as the notice shows it."""
+    idle = app.models.status.state not in ("ready", "loading")
+    return preparation(app.preparation.view(), idle, language, tr)
 
 
 def greeting(app: App) -> str:

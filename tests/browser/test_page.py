@@ -227,6 +227,29 @@ def test_the_theme_of_the_system_is_taken_over(chromium: Browser, server: Server
     window.close()
 
 
+COUNT_FRAMES = """
+  const counts = (window.counts = { frames: 0, timers: 0 });
+  const { requestAnimationFrame, setTimeout } = window;
+  window.requestAnimationFrame = (callback) => (counts.frames++, requestAnimationFrame.call(window, callback));
+  window.setTimeout = (callback, delay, ...rest) => (
+    (counts.timers += delay === 250), setTimeout.call(window, callback, delay, ...rest));
+"""
+
+
+def test_a_page_that_stands_still_asks_for_news_alone_and_draws_no_frames(window: Window) -> None:
+    window.page.add_init_script(COUNT_FRAMES)
+    window.open("/")
+    window.page.wait_for_timeout(3000)
+    asked: list[str] = []
+    window.page.on("request", lambda request: asked.append(request.url.removeprefix(window.url)))
+    window.page.evaluate("counts.frames = counts.timers = 0")
+    window.page.wait_for_timeout(3000)
+    counts = window.page.evaluate("counts")
+    assert 1 <= len(asked) <= 4 and set(asked) == {"/news/zh"}
+    assert counts["frames"] < 5
+    assert counts["timers"] > 2, "Gradio's timers stop by themselves now: frames.js is no longer needed"
+
+
 @pytest.mark.window("zh", 390, 844)
 def test_nothing_is_wider_than_a_phone(window: Window) -> None:
     def fits() -> None:
