@@ -25,7 +25,7 @@ from modules.ui.preparation_notice import PreparationNotice, greeting
 
 gr = gradio()
 
-POLL_SECONDS = 0.15
+POLL_SECONDS = 0.25
 
 
 class Wish(NamedTuple):
@@ -342,9 +342,13 @@ class ModelTab:
             return
         loading = asyncio.wrap_future(begun)
         loading.add_done_callback(asyncio.Future.exception)  # if this page is closed, nobody else looks at it
+        yield self.view()
+        seen = self._app.models.status.version
         while not loading.done():
             await asyncio.wait({loading}, timeout=POLL_SECONDS)
-            yield self.view()
+            if self._app.models.status.version != seen:
+                seen = self._app.models.status.version
+                yield self._how_far()
         failure = loading.exception()
         if failure is None:
             yield self.view() | self._followed()
@@ -379,15 +383,21 @@ class ModelTab:
         except Exception as error:
             return self._refused(error)
 
-    def view(self) -> Updates:
-        """The state of the model in use, as this page shows it."""
+    def _how_far(self) -> Updates:
+        """What changes while a model is loaded."""
         status = self._app.models.status
-        label = self._tr("cancel_load" if status.state == "loading" else "unload")
         return {
             self.status: markup.model_status(status, self._tr, self._language),
-            self.unload: gr.update(value=label),
             self._shared.pill: markup.pill(status, self._tr),
             self._shared.seen: status.version,
+        }
+
+    def view(self) -> Updates:
+        """The state of the model in use, as this page shows it."""
+        label = self._tr("cancel_load" if self._app.models.status.state == "loading" else "unload")
+        return {
+            **self._how_far(),
+            self.unload: gr.update(value=label),
             self._shared.bot: gr.update(placeholder=self._tr(greeting(self._app))),
             self._shared.truncation: gr.skip(),
             **self.code.ask(None),
