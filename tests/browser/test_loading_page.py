@@ -208,7 +208,7 @@ def only_one_holds_a_model(server: Server) -> int:
 
 @pytest.mark.parametrize(
     ("language", "width", "scheme"),
-    [("zh", 1440, "dark"), ("zh", 390, "light"), ("en", 1440, "light"), ("en", 390, "dark")],
+    [("zh", 390, "light"), ("en", 1440, "dark")],
 )
 def test_a_load_is_cancelled_and_the_next_one_works(
     chromium: Browser, server: Server, language: str, width: int, scheme: str

@@ -12,11 +12,6 @@ from tests.browser.conftest import Window, opened
 from tests.lora_files import LAYER, peft
 from tests.trained_loras import LESSONS
 
-WORDS = {
-    "zh": ("模型", "已生效", "没有生效的 LoRA", "不匹配", "已将"),
-    "en": ("Model", "In force", "No LoRA is in force", "does not fit", "Saved"),
-}
-
 
 @pytest.fixture
 def place(tmp_path: Path, smollm2: Path, loras_folder: Path) -> Path:
@@ -44,42 +39,34 @@ def answer(window: Window, lora: str) -> str:
     """What a new chat answers to the beginning that `lora` has learned to go on from."""
     before = window.answers.count()
     window.ask(LESSONS[lora].beginning)
-    expect(window.page.locator("#tx-chat-line")).to_contain_text("tok" if window.language == "en" else "词符/秒")
+    expect(window.page.locator("#tx-chat-line")).to_contain_text("词符/秒")
     said = window.answers.nth(before).inner_text()
     window.page.locator("#tx-new").click()
     expect(window.answers).to_have_count(0)
     return said
 
 
-def model_tab(window: Window) -> None:
-    window.tab(WORDS[window.language][0])
-
-
-@pytest.mark.parametrize(("language", "width"), [("zh", 1440), ("en", 400)])
-def test_two_are_heard_once_applied_and_no_longer_once_removed(
-    chromium: Browser, place: Path, language: str, width: int
-) -> None:
-    _, in_force, none, misfit, saved = WORDS[language]
-    flags = ("--lora-dir", str(place / "loras"))
-    with opened(chromium, place, "n_ctx", language, width, *flags) as window:
+def test_two_are_heard_once_applied_and_no_longer_once_removed(chromium: Browser, place: Path) -> None:
+    none, flags = "没有生效的 LoRA", ("--lora-dir", str(place / "loras"))
+    with opened(chromium, place, "n_ctx", "zh", 400, *flags) as window:
         page, status = window.page, window.page.locator("#tx-lora-status")
         page.locator("#tx-load").click()
         window.loaded()
         expect(status).to_contain_text(none)
         alone = {lora: answer(window, lora) for lora in LESSONS}
-        model_tab(window)
+        window.tab("模型")
         choose(window, *LESSONS)
         page.locator("#tx-lora-apply").click()
-        expect(status).to_contain_text(in_force)
+        expect(status).to_contain_text("已生效")
         expect(status.locator("li")).to_have_count(2)
         page.screenshot(path=place / "loras.png", full_page=True)
         for lora, lesson in LESSONS.items():
             assert lesson.words in answer(window, lora)
 
-        model_tab(window)
+        window.tab("模型")
         choose(window, "wide")
         page.locator("#tx-lora-apply").click()
-        expect(status.locator(".tx-alert")).to_contain_text(misfit)
+        expect(status.locator(".tx-alert")).to_contain_text("不匹配")
         expect(status.locator("li")).to_have_count(2)
 
         page.locator("#tx-lora-remove").click()
@@ -87,15 +74,15 @@ def test_two_are_heard_once_applied_and_no_longer_once_removed(
         expect(page.locator("#tx-lora-rows [data-lora]")).to_have_count(0)
         assert {lora: answer(window, lora) for lora in LESSONS} == alone
 
-        model_tab(window)
+        window.tab("模型")
         choose(window, "green")
         page.locator('#tx-lora-rows input[type="number"]').fill("0.75")
         page.locator("#tx-lora-apply").click()
         expect(status.locator("li")).to_contain_text("× 0.75")
         page.locator("#tx-save").click()
-        expect(page.locator("#tx-status")).to_contain_text(saved)
+        expect(page.locator("#tx-status")).to_contain_text("已将")
 
-    with opened(chromium, place, "n_ctx", language, width, *flags) as window:
+    with opened(chromium, place, "n_ctx", "zh", 1440, *flags) as window:
         window.page.locator("#tx-load").click()
         window.loaded()
         expect(window.page.locator("#tx-lora-status li")).to_contain_text("green × 0.75")
