@@ -92,6 +92,7 @@ def _links(language: str) -> str:
     tr = translator(language)
     other = next(each for each in LANGUAGES if each != language)
     return (
+        f'<div id="tx-gone" role="alert" hidden>{escape(tr("gone"))}</div>'
         f'<div class="tx-links"><button id="tx-theme" type="button" title="{escape(tr("theme"))}" '
         f'aria-label="{escape(tr("theme"))}">{THEME}</button>'
         f'<a id="tx-language" href="/language/{other}">{escape(tr("other_language"))}</a></div>'

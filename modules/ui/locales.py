@@ -10,6 +10,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     # key: (Chinese, English)
     "chat": ("聊天", "Chat"),
     "model": ("模型", "Model"),
+    "gone": (
+        "程序没有响应：可能已停止。请查看运行它的终端，或重新启动；恢复后此提示会消失。",
+        "The program does not answer; it may have ended. Look at its terminal, or start it again: this line then goes.",
+    ),
     "other_language": ("English", "中文"),
     "theme": ("切换深色/浅色", "Switch dark/light"),
     "no_model": ("未加载模型", "No model loaded"),

@@ -24,10 +24,13 @@
 
   // Another tab, the API or a crash may have changed what is shown. The server says so by a digest, which costs both
   // sides nothing; see news.py.
+  let missed = 0;
   const askForNews = async () => {
     const shown = document.querySelector("#tx-news [data-digest]");
     if (document.hidden || !shown) return;
     const answer = await fetch(`/news/${page.language}`).catch(() => null);
+    missed = answer ? 0 : missed + 1;
+    document.querySelector("#tx-gone").hidden = missed < 2;
     if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-look")?.click();
   };
   setInterval(askForNews, 1000);
