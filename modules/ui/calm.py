@@ -28,10 +28,12 @@ def calm_queue(page: Any) -> None:
 def calm_frames() -> None:
     """Put frames.js before all scripts of Gradio's page. What is given as `head` comes too late: they add it."""
     environment = gradio().routes.templates.env
-    original = environment.loader
-    source, _, _ = original.get_source(environment, _PAGE)
-    script = f"<head><script>{_FRAMES.read_text(encoding='utf-8')}</script>"
-    page = source if script in source else source.replace("<head>", script, 1)
-    jinja2 = __import__("jinja2")
-    environment.loader = jinja2.ChoiceLoader([jinja2.DictLoader({_PAGE: page}), original])
+    read, script = environment.loader.get_source, f"<script>{_FRAMES.read_text(encoding='utf-8')}</script>"
+
+    def get_source(environment: Any, name: str) -> tuple[str, str | None, Any]:
+        source, *rest = read(environment, name)
+        wanted = name == _PAGE and script not in source
+        return (source.replace("<head>", f"<head>{script}", 1) if wanted else source, *rest)
+
+    environment.loader.get_source = get_source
     environment.cache.clear()
