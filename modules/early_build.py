@@ -18,6 +18,7 @@ from typing import NoReturn
 from modules.loaders import LLAMACPP
 from modules.overlay import ROOT, Overlay
 from modules.overlays import Overlays
+from modules.pip_run import LOOK_SECONDS
 
 
 def begin(python: Path) -> None:
@@ -42,7 +43,7 @@ def build(overlay: Overlay) -> None:
     threading.Thread(target=_wait_for_parent, args=(ended,), daemon=True).start()
     if not overlay.in_environment:
         overlays.begin(overlay)
-    while overlays.view(overlay).moving and not ended.wait(0.2):
+    while overlays.view(overlay).moving and not ended.wait(LOOK_SECONDS):
         pass
     overlays.close()
 

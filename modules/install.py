@@ -25,7 +25,7 @@ _DONE: Words = {"en": "{loader} is ready.", "zh": "{loader} 已可使用。"}
 
 def describe(now: Installing, overlay: Overlay, language: str) -> str:
     """Return one line about an installation that is under way, the same on the page and in the terminal."""
-    if now.state == "waiting" and not now.total and now.phase == "fetching":
+    if now.silent:
         return _WAITING[language]
     facts = {"name": overlay.display_name, "done": now.done, "total": now.total}
     if now.phase == "compiling":

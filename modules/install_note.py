@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.staging import replace_file
+
 _NAME = "progress.json"
 _EVERY_SECONDS = 0.5
 _VOLATILE = ("says", "seconds_left")
@@ -26,21 +28,19 @@ class NoteWriter:
         self._counted: Mapping[str, object] = {}
 
     def write(self, progress: Mapping[str, object]) -> None:
-        """Take note of the progress; what pip says, not of each line. A note that cannot be written is no failure."""
+        """Write the progress down, but not each line that pip says. A note that cannot be written is no failure."""
         now, counted = time.monotonic(), {key: value for key, value in progress.items() if key not in _VOLATILE}
         if counted == self._counted and now - self._written < _EVERY_SECONDS:
             return
         self._written, self._counted = now, counted
         note = {"pid": os.getpid(), "yields": self._yields, "progress": progress}
-        part = self._path.with_suffix(".part")
         with contextlib.suppress(OSError):
-            part.write_text(json.dumps(note), encoding="utf-8")
-            part.replace(self._path)
+            replace_file(self._path, json.dumps(note).encode())
 
 
 @dataclass(frozen=True)
 class Note:
-    """What another process, which runs, has written."""
+    """The note of another process, which runs."""
 
     progress: Mapping[str, object]
     pid: int

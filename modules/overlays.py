@@ -52,6 +52,11 @@ class Installing:
     def moving(self) -> bool:
         return self.state in ("waiting", "installing")
 
+    @property
+    def silent(self) -> bool:
+        """Whether another process installs it and does not say how far it is."""
+        return self.state == "waiting" and not self.total and self.phase == "fetching"
+
 
 @dataclass(eq=False)
 class _Job:

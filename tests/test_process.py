@@ -19,19 +19,13 @@ from modules.errors import Unloaded, WorkerDied
 from modules.events import Event, Failed, Result, Text
 from modules.process import DECIDED_BY_USER, ROOT, WorkerProcess
 from tests.conftest import ECHO, load
+from tests.package_index import is_running
 
 
 def where(worker: WorkerProcess, package: str = "") -> dict[str, object]:
     (event,) = worker.events("where", package=package)
     assert isinstance(event, Result)
     return event.value
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until(condition: object, seconds: float) -> bool:

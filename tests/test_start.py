@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from modules.overlay import Overlay
+from tests.downloading import until
 from tests.package_index import PackageIndex, is_running
 
 pytestmark = pytest.mark.usefixtures("whole_program")
@@ -230,13 +230,6 @@ def test_a_failed_installation_that_changed_nothing_keeps_the_environment(anothe
     assert kept.exists()
 
 
-def until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 def slow_llamacpp(machine: Machine, folder: Path) -> PackageIndex:
     """Lets the machine lack one small package and an overlay for llama.cpp whose building waits for the gate."""
     index = PackageIndex(folder / "index")
@@ -255,11 +248,11 @@ def test_llamacpp_is_built_beside_the_packages_and_goes_on_under_the_server(anot
     (another.project / "server.py").write_text("print('up', flush=True)\nimport time\ntime.sleep(60)\n")
     with another.begin() as run:
         assert run.stdout is not None
-        until(lambda: run.stdout.readline() == "up\n")
+        until(lambda: run.stdout.readline() == "up\n", 30)
         index.await_builders(1)
         assert not overlay.whole, "and nobody has waited for it"
         index.open_gate()
-        until(lambda: overlay.whole)
+        until(lambda: overlay.whole, 30)
         run.kill()
 
 
@@ -269,8 +262,8 @@ def test_a_build_beside_the_packages_ends_with_the_program(another: Machine, tmp
     with another.begin() as run:
         index.await_builders(1)
         run.kill()
-    until(lambda: not any(is_running(pid) for pid in index.builders()))
-    until(lambda: not list(another.project.glob("overlays/.llamacpp-*")))
+    until(lambda: not any(is_running(pid) for pid in index.builders()), 30)
+    until(lambda: not list(another.project.glob("overlays/.llamacpp-*")), 30)
 
 
 def test_a_second_start_waits_while_the_first_installs(another: Machine) -> None:

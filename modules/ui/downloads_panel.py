@@ -42,6 +42,11 @@ TICKED = """(shown, ...others) => {
 FILL = """watch("value", () => document.dispatchEvent(new Event("tx-dl-told")))"""
 
 
+def shown_jobs(app: App) -> tuple[JobView, ...]:
+    """Return the downloads that the page shows: to guests none, for others' are not their business."""
+    return () if app.flags.on("multi_user") else app.downloads.snapshot()
+
+
 class DownloadsPanel:
     """Made below the Model tab, whose menu it brings up to date. `poll` is for the page to call now and then."""
 
@@ -296,10 +301,9 @@ class DownloadsPanel:
         self._finished += 1
 
     def poll(self, seen: object) -> Updates:
-        """The jobs, if they look otherwise than what this page has `seen`."""
+        """Return the jobs, if they look otherwise than what this page has `seen`."""
         try:
-            guests = self._app.flags.on("multi_user")  # whose business others' downloads are not
-            views = () if guests else self._app.downloads.snapshot()
+            views = shown_jobs(self._app)
             self._miss(views)
             listed = downloads_markup.jobs(views, self._finished, self._language, self._tr)
             now = {"digest": hashlib.sha256(listed.encode()).hexdigest()[:16]}

@@ -71,7 +71,7 @@ class InstallButton:
         return ("" if elsewhere else self._progress(now)) if now.moving else explanation
 
     def _progress(self, now: Installing) -> str:
-        if now.state == "waiting" and not now.total:
+        if now.silent:
             return markup.info(self._tr("install_waiting"))
         line = self._tr("install_progress").format(done=now.done, total=now.total)
         share = install.share(now) or 0

@@ -384,7 +384,7 @@ class ModelTab:
             return self._refused(error)
 
     def _how_far(self) -> Updates:
-        """What changes while a model is loaded."""
+        """Return the parts that change while a model is loaded."""
         status = self._app.models.status
         return {
             self.status: markup.model_status(status, self._tr, self._language),

@@ -13,6 +13,7 @@ from fastapi.responses import PlainTextResponse
 
 from modules.app import App
 from modules.errors import LANGUAGES
+from modules.ui.downloads_panel import shown_jobs
 from modules.ui.lean import gradio
 from modules.ui.locales import translator
 from modules.ui.preparation_notice import greeting, notice
@@ -22,10 +23,9 @@ gr = gradio()
 
 def digest(app: App, language: str) -> str:
     """Return a short text that is another one whenever the model, the downloads or the preparation look otherwise."""
-    guests = app.flags.on("multi_user")  # whose business others' downloads are not
-    downloads = () if guests else app.downloads.snapshot()
-    told = (app.models.status.version, downloads, notice(app, language, translator(language)), greeting(app))
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    prepared = notice(app, language, translator(language))
+    shown = (app.models.status.version, shown_jobs(app), prepared, greeting(app))
+    return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 
 
 def add_route(server: FastAPI, app: App) -> None:
@@ -46,5 +46,5 @@ class News:
         self.button = gr.Button(elem_id="tx-look", visible="hidden")
 
     def now(self) -> str:
-        """The value for `shown`. To be taken before what is shown: a change in between is then looked at once more."""
+        """Return the value for `shown`. It is taken first, so that a change meanwhile is looked at once more."""
         return f'<i data-digest="{digest(self._app, self._language)}"></i>'

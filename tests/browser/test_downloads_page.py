@@ -86,9 +86,8 @@ def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_rest
     chromium: Browser, place: Path, hub: Hub
 ) -> None:
     """In English on a phone; the other tests here see the page in Chinese on a desktop."""
-    language, width = "en", 390
     fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
-    with serving(place, hub) as server, opened(chromium, server, language, width) as window:
+    with serving(place, hub) as server, opened(chromium, server, "en", 390) as window:
         page = window.page
         asked(page, REPO)
         expect(row(page, NAME).locator("input")).not_to_be_checked()
@@ -109,7 +108,7 @@ def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_rest
         expect(page.locator(".tx-dl-paused")).to_be_visible()
         kept, sent = share(page), hub.sent
         page.screenshot(path=place / "paused.png", full_page=True)
-    with serving(place, hub) as server, opened(chromium, server, language, width) as window:
+    with serving(place, hub) as server, opened(chromium, server, "en", 390) as window:
         page = window.page
         expect(page.locator(".tx-dl-paused")).to_be_visible()
         page.locator("[data-act=resume]").click()

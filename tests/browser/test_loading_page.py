@@ -206,10 +206,7 @@ def only_one_holds_a_model(server: Server) -> int:
 # -- given up ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("language", "width", "scheme"),
-    [("zh", 390, "light"), ("en", 1440, "dark")],
-)
+@pytest.mark.parametrize(("language", "width", "scheme"), [("zh", 390, "light"), ("en", 1440, "dark")])
 def test_a_load_is_cancelled_and_the_next_one_works(
     chromium: Browser, server: Server, language: str, width: int, scheme: str
 ) -> None:
