@@ -154,12 +154,6 @@ def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card(
     assert card.weights == own_card.weights + 32_000 * 4096 * 2
 
 
-# On a CPU with AVX2 alone gptqmodel 7.7.0 took 1.2 GB for the AWQ folder, where 0.8 GB were estimated, and 0.94 GB for
-# the GPTQ one in bfloat16 where 0.73 GB were.
-NEEDS_AVX512 = pytest.mark.skipif(
-    "avx512f" not in Path("/proc/cpuinfo").read_text(), reason="the estimate holds for gptqmodel's AVX-512 kernels only"
-)
-
 FOOTPRINT = """
 import json, sys
 from exllamav2 import ExLlamaV2, ExLlamaV2Config
@@ -287,9 +281,9 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
         ("AutoGPTQ", "gptq"),
         ("AutoAWQ", "awq"),
         ("Transformers", "gptq"),
-        pytest.param("Transformers", "awq", marks=NEEDS_AVX512),
-        pytest.param("bf16", "gptq", marks=NEEDS_AVX512),
-        pytest.param("Transformers", "gptq-8bit", marks=NEEDS_AVX512),
+        ("Transformers", "awq"),
+        ("bf16", "gptq"),
+        ("Transformers", "gptq-8bit"),
     ],
 )
 def test_a_real_folder_takes_what_was_estimated(smollm2_folder: Path, loader: str, kind: str) -> None:
