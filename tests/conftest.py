@@ -21,7 +21,7 @@ from modules.hub import Hub
 from modules.hub_files import HubSource
 from modules.loaders import LOADERS, Loader, overlay_of, settle, values
 from modules.process import ROOT, WorkerProcess
-from tests import hub_server
+from tests import hub_server, shallow_model
 from tests.hf_folder import transformers_folder
 from tests.hub_reading import FILES, REPO
 from tests.package_index import PackageIndex
@@ -99,6 +99,18 @@ def loras_folder(smollm2_folder: Path) -> Path:
     """A folder with two LoRAs for the demo model, "banana" and "green": see tests/trained_loras.py. Not to be written
     to either."""
     return trained_loras(smollm2_folder)
+
+
+@pytest.fixture(scope="session")
+def shallow_folder(smollm2_folder: Path) -> Path:
+    """The demo model's first layers, see tests/shallow_model.py. Not to be written to."""
+    return shallow_model.shallow_folder(smollm2_folder)
+
+
+@pytest.fixture(scope="session")
+def shallow_loras(loras_folder: Path) -> Path:
+    """The LoRAs "banana" and "green" for those layers. Not to be written to."""
+    return shallow_model.shallow_loras(loras_folder)
 
 
 @pytest.fixture(scope="session")

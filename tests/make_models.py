@@ -14,6 +14,7 @@ from tests.conftest import SMOLLM2, TRANSFORMERS, load
 from tests.exl2_folder import INSTALLED, exl2_folder
 from tests.hf_folder import transformers_folder
 from tests.quantised_folders import KINDS, quantised_folder
+from tests.shallow_model import shallow_folder, shallow_loras
 from tests.tiny_model import tiny_gguf
 from tests.trained_loras import trained_loras
 
@@ -21,11 +22,14 @@ from tests.trained_loras import trained_loras
 def main() -> None:
     transformers_folder(tiny_gguf(SMOLLM2))
     folder = transformers_folder(SMOLLM2)
-    trained_loras(folder)
+    shallow = shallow_folder(folder)
+    shallow_loras(trained_loras(folder))
     for kind in KINDS:
         quantised_folder(folder, kind)
+        quantised_folder(shallow, kind)
     if INSTALLED:
         exl2_folder(folder)
+        exl2_folder(shallow)
     for kind in ("gptq", "awq"):
         overlay = overlay_of(TRANSFORMERS, kind)
         with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as worker:
