@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from modules import flags
 from modules.app import App
@@ -27,7 +29,7 @@ from modules.errors import (
 from modules.load_options import OPTIONS
 from modules.loaders import LOADERS
 from modules.models import Status
-from modules.ui import locales, markup
+from modules.ui import calm, locales, markup
 from modules.ui.lean import gradio
 from tests.page_parts import page_parts
 
@@ -222,6 +224,17 @@ def test_a_conversation_is_read_back_in_whatever_shape_it_comes() -> None:
 def in_python(code: str) -> str:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return result.stdout.strip()
+
+
+def test_gradios_script_is_served_with_another_search() -> None:
+    """Fails when a new Gradio has another search: then `calm_search` has to change or to go."""
+    server = FastAPI()
+    calm.calm_search(server)
+    (path,) = [path for route in server.routes if "core-" in (path := getattr(route, "path", ""))]
+    served = TestClient(server).get(path.format(language="en"))
+    assert served.headers["content-type"].startswith("text/javascript")
+    original = (Path(gr.__file__).parent / "templates/frontend/assets" / path.rpartition("/")[2]).read_text("utf-8")
+    assert served.text != original and served.text.replace(calm._PATHS, calm._SEARCH) == original
 
 
 def test_gradio_is_imported_whole_and_its_hook_is_back_in_place(whole_program: None) -> None:

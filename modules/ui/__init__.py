@@ -13,7 +13,7 @@ from modules.app import App
 from modules.errors import LANGUAGES
 from modules.flags import logins
 from modules.ui import markup, news
-from modules.ui.calm import calm_frames, calm_queue
+from modules.ui.calm import calm_frames, calm_queue, calm_search
 from modules.ui.chat_tab import ChatTab
 from modules.ui.creator_panel import CreatorPanel
 from modules.ui.downloads_panel import DownloadsPanel
@@ -104,6 +104,7 @@ def attach(server: FastAPI, app: App) -> None:
     css = (HERE / "style.css").read_text(encoding="utf-8") + LOADER_CSS + PARAMETERS_CSS
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=FONTS, font_mono=MONO)
     calm_frames()
+    calm_search(server)
     _add_routes(server, app)
     news.add_route(server, app)
     for language in LANGUAGES:

@@ -1,4 +1,4 @@
-"""Two faults of gradio 6.31.0 that have a page which stands still keep the processor busy, mended.
+"""Three faults of gradio 6.31.0 that keep the processor busy for nothing, mended.
 
 `tests/browser/test_page.py` and `tests/test_ui.py` tell when there is nothing left to mend.
 """
@@ -8,11 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
+from starlette.responses import Response
+
 from modules.ui.lean import gradio
 
 QUEUE_SECONDS = 0.01
 _PAGE = "frontend/index.html"
 _FRAMES = Path(__file__).with_name("frames.js")
+_MENDED = {
+    "function Z(e,t){if(e.id===t)return e;if(e.children)for(let n of e.children)"
+    "{let e=Z(n,t);if(e)return e}return null}": (
+        "function Z(e,t){const known=(Z.known??=new WeakMap).get(e)??new Map;Z.known.set(e,known);let node=e;"
+        "for(const at of known.get(t)??[-1])node=node?.children?.[at];if(node?.id===t)return node;const path=[];"
+        "const search=from=>{if(from.id===t)return from;for(const[at,child]of(from.children??[]).entries())"
+        "{path.push(at);const found=search(child);if(found)return found;path.pop()}return null};"
+        "node=search(e);node&&known.set(t,path);return node}"
+    ),
+    "r&&!(`value`in t)&&(await this.#m(e,r),": "r&&!(`value`in t)&&!(`loading_status`in t)&&(await this.#m(e,r),",
+}
 
 
 def calm_queue(page: Any) -> None:
@@ -37,3 +51,29 @@ def calm_frames() -> None:
 
     environment.loader.get_source = get_source
     environment.cache.clear()
+
+
+def calm_search(server: FastAPI) -> None:
+    """Serve Gradio's script with shorter ways to its components.
+
+    At the beginning and at the end of each event it tells every component of any event how far that is; picking a model
+    took the browser 2 s of processor time, half of it for these two:
+    - it searches each component from the root of the tree, by way of Svelte's proxies (`Z`): now along the path where
+      it was found before;
+    - it copies all that the component shows before it changes anything of it (`#m`): not for a mere progress now.
+
+    Call this before Gradio's pages are mounted. A version whose script has none of this is served as it is.
+    Source: https://github.com/gradio-app/gradio/tree/main/js/core/src/init.svelte.ts
+    """
+    for path in (Path(gradio().__file__).parent / "templates/frontend/assets").glob("core-*.js"):
+        script = path.read_text(encoding="utf-8")
+        if all(script.count(part) == 1 for part in _MENDED):
+            for part, mended in _MENDED.items():
+                script = script.replace(part, mended)
+            _serve(server, path.name, script)
+
+
+def _serve(server: FastAPI, name: str, script: str) -> None:
+    @server.get(f"/{{language}}/assets/{name}", include_in_schema=False)
+    def asset(language: str) -> Response:
+        return Response(script, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
