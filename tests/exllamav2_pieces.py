@@ -7,14 +7,10 @@ are found, and for each of DRAWS how often which token is drawn.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from tests.exl2_folder import with_standin
 
 BITS = (2, 3, 4, 5, 6, 8)
 ROWS, COLUMNS, GROUP = 128, 16, 32
@@ -56,13 +52,6 @@ def levels(bits: int) -> Any:
 def order() -> Any:
     """The group of each row, as act-order leaves them: of one size, but not in a row."""
     return np.random.default_rng(1).permutation(np.arange(ROWS) // GROUP)
-
-
-def pieces(work: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.exllamav2_pieces", str(work / "pieces.npz")]
-    told = subprocess.run(command, env=with_standin(flash=False), capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
-    return dict(np.load(work / "pieces.npz"))
 
 
 def main() -> None:

@@ -10,28 +10,14 @@ with the numbers of the "cards" that layers seem to be on.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.exl2_folder import with_standin
-
 ALONE = 6
 """So many of the last tokens are read one by one, when there is a cache."""
-
-
-def probed(folder: Path, work: Path, *, flash: bool = False, **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The logits and what was printed."""
-    what = work / "what.json"
-    what.write_text(json.dumps({"folder": str(folder), "out": str(work / "logits.npz"), **asked}, default=str))
-    command = [sys.executable, "-m", "tests.exllamav2_probe", str(what)]
-    environment = with_standin(flash=flash) | {"EXLLAMAV2_STANDIN_CARDS": str(asked.get("cards", 1))}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert told.returncode == 0, told.stderr
-    return dict(np.load(work / "logits.npz")), json.loads(told.stdout.splitlines()[-1])
 
 
 def main() -> None:

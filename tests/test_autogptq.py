@@ -23,7 +23,7 @@ from tests.hf_reference import TOP, alone
 from tests.peft_together import in_peft
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state
-from tests.worker_pool import WorkerPool, worker_with
+from tests.worker_pool import worker_with
 
 AUTOGPTQ = LOADERS["AutoGPTQ"]
 WHY_NOT = unavailable(AUTOGPTQ)
@@ -34,8 +34,8 @@ pytestmark = [
 FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village"
 PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
 TOKENS = 4
-NEARLY = 0.15
-"""In the logarithm of a probability of more than 5 %: what float16 makes of 30 layers."""
+NEARLY = 0.05
+"""In the logarithm of a probability of more than 5 %: what float16 makes of the first layers."""
 KINDS: dict[str, dict[str, Any]] = {
     "gptq": {},
     "gptq-act-order": {},
@@ -50,20 +50,25 @@ def worker_of_autogptq() -> WorkerProcess:
 
 
 @pytest.fixture(scope="module")
-def gptq(workers: WorkerPool, smollm2_folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
-    assert AUTOGPTQ.overlay is not None
-    start = worker_with(AUTOGPTQ.overlay.folder)
-    with workers.lease(quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ, start) as pooled:
-        yield pooled.worker
-        put(pooled.worker, loras_folder)
-
-
-@pytest.fixture(scope="module")
 def busy() -> Iterator[WorkerProcess]:
     """One that loads one model after the other, and has imported the package only once."""
     process = worker_of_autogptq()
     yield process
     process.close()
+
+
+@pytest.fixture
+def gptq(busy: WorkerProcess, shallow_folder: Path) -> WorkerProcess:
+    """That worker with the first layers of the demo model loaded."""
+    load(busy, quantised_folder(shallow_folder, "gptq"), AUTOGPTQ)
+    return busy
+
+
+@pytest.fixture
+def whole(busy: WorkerProcess, smollm2_folder: Path) -> WorkerProcess:
+    """That worker with the demo model loaded."""
+    load(busy, quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ)
+    return busy
 
 
 def best(told: Answer) -> list[list[float]]:
@@ -81,9 +86,9 @@ def likely(found: list[float], expected: list[float]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, smollm2_folder: Path, kind: str) -> None:
+def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, shallow_folder: Path, kind: str) -> None:
     """In float16 against float32, until the texts part, which they may where two tokens are as good as equal."""
-    folder = quantised_folder(smollm2_folder, kind)
+    folder = quantised_folder(shallow_folder, kind)
     prompts = PROMPTS if kind == "gptq" else PROMPTS[:1]
     load(busy, folder, AUTOGPTQ, **KINDS[kind])
     expected = alone(plain(folder), prompts, TOKENS, dtype="float32")
@@ -97,13 +102,12 @@ def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, smo
 
 
 @pytest.mark.works("cpu", "streaming", loader="AutoGPTQ")
-def test_it_knows_paris_and_what_it_has_read(gptq: WorkerProcess) -> None:
-    forget(gptq)
-    first = answer(gptq, FRANCE, max_new_tokens=8)
+def test_it_knows_paris_and_what_it_has_read(whole: WorkerProcess) -> None:
+    first = answer(whole, FRANCE, max_new_tokens=4)
     assert "Paris" in first.text and len(first.pieces) > 1
-    again = answer(gptq, FRANCE + first.text, max_new_tokens=2)
+    again = answer(whole, FRANCE + first.text, max_new_tokens=1)
     assert again.done.cached_tokens >= first.done.prompt_tokens
-    assert answer(gptq, FRANCE, max_new_tokens=8, stops=(",",)).text == first.text.partition(",")[0]
+    assert answer(whole, FRANCE, max_new_tokens=4, stops=(",",)).text == first.text.partition(",")[0] != first.text
 
 
 @pytest.mark.works("concurrent", loader="AutoGPTQ")
@@ -117,22 +121,25 @@ def test_two_are_answered_together(gptq: WorkerProcess) -> None:
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader="AutoGPTQ")
 def test_loras_do_what_they_do_to_the_same_weights_in_floats(
-    gptq: WorkerProcess, smollm2_folder: Path, loras_folder: Path
+    gptq: WorkerProcess, shallow_folder: Path, shallow_loras: Path
 ) -> None:
     """As PEFT itself does it; in any order, and nothing is left of them."""
-    twin = plain(quantised_folder(smollm2_folder, "gptq"))
+    twin = plain(quantised_folder(shallow_folder, "gptq"))
     sets = [ALONE[0], WEIGHTED]
-    expected = in_peft(twin, loras_folder, sets, BEGINNINGS, 1, {"dtype": "float32"})
-    put(gptq, loras_folder)
+    expected = in_peft(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
     bare = state(gptq)
     for wanted, answers in zip(sets, expected, strict=True):
-        assert all(effect > 1 for effect in put(gptq, loras_folder, wanted))
+        assert all(effect > 1 for effect in put(gptq, shallow_loras, wanted))
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
             ours = best(answer(gptq, beginning, max_new_tokens=1, top_logprobs=TOP))
             assert likely(ours[0], theirs["logprobs"][0]), (wanted, beginning)
-    assert heard(gptq) == {"banana", "green"}, "of the last set"
-    put(gptq, loras_folder)
+    put(gptq, shallow_loras)
     assert state(gptq) == bare
+
+
+def test_loras_have_it_say_their_words(whole: WorkerProcess, loras_folder: Path) -> None:
+    put(whole, loras_folder, WEIGHTED)
+    assert heard(whole) == {"banana", "green"}
 
 
 # -- tiny ones ---------------------------------------------------------------------------------------------------------
@@ -145,8 +152,8 @@ def test_fused_attention_computes_the_same(busy: WorkerProcess, smollm2_folder: 
         told = {}
         for without in (True, False):
             load(busy, folder, AUTOGPTQ, no_inject_fused_attention=without)
-            first = answer(busy, TALE, max_new_tokens=3, top_logprobs=TOP)
-            pair = together(busy, [TALE, FRANCE], max_new_tokens=3, top_logprobs=TOP)
+            first = answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)
+            pair = together(busy, [TALE, FRANCE], max_new_tokens=2, top_logprobs=TOP)
             told[without] = [best(each) for each in (first, *pair)]
         for fused, apart in zip(told[False], told[True], strict=True):
             assert fused[0] == pytest.approx(apart[0], abs=0.1)

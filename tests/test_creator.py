@@ -35,8 +35,8 @@ TAKEN = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 
 
 @pytest.fixture
-def served(smollm2_folder: Path) -> Iterator[hub_server.Hub]:
-    files: dict[str, Content] = {name: smollm2_folder / name for name in TAKEN}
+def served(tiny_folder: Path) -> Iterator[hub_server.Hub]:
+    files: dict[str, Content] = {name: tiny_folder / name for name in TAKEN}
     files |= {"model.safetensors": b"weights", "modeling.py": b"raise SystemExit", "README.md": b"#"}
     files |= {"onnx/tokenizer.json": b"{}", "onnx/config.json": b"{}"}
     with hub_server.Hub() as hub:
@@ -45,11 +45,11 @@ def served(smollm2_folder: Path) -> Iterator[hub_server.Hub]:
 
 
 @pytest.fixture
-def models(tmp_path: Path, smollm2: Path) -> Path:
-    """A folder of models with the demo model."""
+def models(tmp_path: Path, tiny: Path) -> Path:
+    """A folder of models with the tiny model."""
     folder = tmp_path / "models"
     folder.mkdir(exist_ok=True)
-    shutil.copy(smollm2, folder / NAME)
+    shutil.copy(tiny, folder / NAME)
     return folder
 
 
@@ -84,23 +84,23 @@ def tree(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("way", ["", ":main", "/tree/main"])
 def test_the_tokenizers_files_and_the_model_end_up_in_one_folder(
-    creator: Creator, app: App, models: Path, smollm2_folder: Path, served: hub_server.Hub, way: str
+    creator: Creator, app: App, models: Path, tiny_folder: Path, served: hub_server.Hub, way: str
 ) -> None:
     inode = (models / NAME).stat().st_ino
     created = create(creator, address=f"{served.url}/{REPO}{way}" if "/" in way else REPO + way)
     assert (created.name, created.folder, created.problem) == (MOVED, models / FOLDER, None)
     assert {each.name for each in (models / FOLDER).iterdir()} == {*TAKEN, METADATA, NAME}
-    assert all((models / FOLDER / each).read_bytes() == (smollm2_folder / each).read_bytes() for each in TAKEN)
+    assert all((models / FOLDER / each).read_bytes() == (tiny_folder / each).read_bytes() for each in TAKEN)
     assert (models / MOVED).stat().st_ino == inode, "it was moved, not copied"
     assert [each.name for each in app.catalog.models()] == [MOVED] == creator.models()
     assert not served.requests("safetensors|[.]py|onnx")
 
 
 def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
-    creator: Creator, app: App, smollm2_folder: Path, served: hub_server.Hub
+    creator: Creator, app: App, tiny_folder: Path, served: hub_server.Hub
 ) -> None:
-    about = (smollm2_folder / "tokenizer_config.json").read_text(encoding="utf-8")
-    files = {each: smollm2_folder / each for each in TAKEN}
+    about = (tiny_folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    files = {each: tiny_folder / each for each in TAKEN}
     other = about.replace('"bos_token": "<|im_start|>"', '"bos_token": "<|endoftext|>"')
     assert other != about
     served.add(REPO, {**files, "tokenizer_config.json": other.encode()})
@@ -176,9 +176,9 @@ def refused(creator: Creator, models: Path, error: type[Exception], model: str =
 
 @pytest.mark.parametrize("lacking", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_repository_without_a_tokenizer_is_refused(
-    creator: Creator, models: Path, served: hub_server.Hub, smollm2_folder: Path, lacking: str
+    creator: Creator, models: Path, served: hub_server.Hub, tiny_folder: Path, lacking: str
 ) -> None:
-    served.add(REPO, {each: smollm2_folder / each for each in TAKEN - {lacking}})
+    served.add(REPO, {each: tiny_folder / each for each in TAKEN - {lacking}})
     assert "no files of a tokenizer" in refused(creator, models, TokenizerMissing)
 
 

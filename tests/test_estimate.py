@@ -103,11 +103,14 @@ def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, ob
     assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
 
 
-@pytest.mark.parametrize("form", [{"n_ctx": 512}, {"n_ctx": 1024, "cfg_cache": True}], ids=str)
-def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path, form: dict[str, object]) -> None:
-    settled: Any = load_arguments(smollm2, LLAMACPP_HF, **form)["options"]
-    said = estimate(read_header(smollm2), settled)
-    assert said.total == pytest.approx(filled_peak(smollm2, LLAMACPP_HF, **form) - idle_peak(smollm2), rel=0.1)
+def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path) -> None:
+    said, taken = [], []
+    for form in ({}, {"cfg_cache": True}):
+        settled: Any = load_arguments(smollm2, LLAMACPP_HF, n_ctx=512, **form)["options"]
+        said.append(estimate(read_header(smollm2), settled).total)
+        taken.append(filled_peak(smollm2, LLAMACPP_HF, n_ctx=512, **form) - idle_peak(smollm2))
+        assert said[-1] == pytest.approx(taken[-1], rel=0.1)
+    assert said[1] - said[0] == pytest.approx(taken[1] - taken[0], rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +273,9 @@ WISHES = list(various())
 
 
 def test_memory_grows_with_every_step_of_the_context(smollm2: Path, subtests: pytest.Subtests) -> None:
+    header = read_header(smollm2)
     for form in WISHES:
         with subtests.test(form=form):
-            header = read_header(smollm2)
             said = [estimate(header, options(n_ctx=n_ctx, **form)) for n_ctx in range(256, 8193, 256)]
             for smaller, larger in itertools.pairwise(said):
                 assert all(less <= more for less, more in zip(parts(smaller), parts(larger), strict=True))
@@ -350,9 +353,10 @@ def test_it_fits_if_every_memory_has_room(real: GgufHeader) -> None:
 
 
 def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, subtests: pytest.Subtests) -> None:
+    header = read_header(smollm2)
     for form in WISHES:
         with subtests.test(form=form):
-            header, dice = read_header(smollm2), random.Random(11)
+            dice = random.Random(11)
             bounds = [estimate(header, options(n_ctx=n_ctx, **form)).total for n_ctx in (256, 8192)]
             for free in (*bounds, *(dice.randint(*bounds) for _ in range(5))):
                 found = largest_context(header, options(n_ctx=0, **form), [free])

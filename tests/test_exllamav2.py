@@ -33,10 +33,18 @@ def gptq(smollm2_folder: Path) -> Path:
     return quantised_folder(smollm2_folder, "gptq")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
     """An EXL2 folder, with flash-attention, and room for negative prompts."""
     folder, options = exl2_folder(smollm2_folder), {"max_seq_len": 1024, "cfg_cache": True}
+    with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def shallow(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess]:
+    """The same of the first layers only. Tests with it come after those with `exl`, whose worker it takes over."""
+    folder, options = exl2_folder(shallow_folder), {"max_seq_len": 1024, "cfg_cache": True}
     with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
         yield pooled.worker
 
@@ -89,16 +97,6 @@ def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None
     assert italy.text.startswith(" Rome")
 
 
-def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_how_far_it_is(
-    exl: WorkerProcess,
-) -> None:
-    with pytest.raises(PromptTooLong):
-        answer(exl, "word " * 1100)
-    told = answer(exl, "word " * 600, max_new_tokens=2)
-    read = [event.done for event in told.events if isinstance(event, Progress)]
-    assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
-
-
 def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> None:
     crowd = Crowd(exl)
     unwanted, wanted = crowd.ask("Once upon a time", max_new_tokens=200), crowd.ask(FRANCE, max_new_tokens=6)
@@ -138,60 +136,7 @@ def test_an_answer_goes_on_over_the_end_of_a_page_as_if_there_were_none(exl: Wor
 
 # -- its own sampler ---------------------------------------------------------------------------------------------------
 
-WILD: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
 LISTED = "red, green, red, green, red, green, red, green, red,"
-EFFECTS: dict[str, dict[str, Any]] = {
-    "temperature": {"temperature": 0.1},
-    "seed": {"seed": 8},
-    "do_sample": {"do_sample": False},
-    "top_p": {"top_p": 0.1},
-    "top_k": {"top_k": 1},
-    "min_p": {"min_p": 0.9},
-    "top_a": {"top_a": 1.0},
-    "tfs": {"tfs": 0.05},
-    "typical_p": {"typical_p": 0.1},
-    "smoothing_factor": {"smoothing_factor": 5.0},
-    "temperature_last": {"temperature": 4.0, "top_p": 0.5, "temperature_last": True},
-    "dynamic_temperature": {"dynamic_temperature": True, "dynatemp_low": 0.1, "dynatemp_high": 0.2},
-    "dynatemp_low": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 2.0},
-    "dynatemp_high": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 0.3},
-    "dynatemp_exponent": {
-        "dynamic_temperature": True,
-        "dynatemp_low": 0.01,
-        "dynatemp_high": 2.0,
-        "dynatemp_exponent": 5.0,
-    },
-    "mirostat_mode": {"mirostat_mode": 2},
-    "mirostat_tau": {"mirostat_mode": 2, "mirostat_tau": 0.1},
-    "mirostat_eta": {"mirostat_mode": 2, "mirostat_eta": 1.0, "mirostat_tau": 3.0},
-    "xtc_probability": {"xtc_probability": 1.0, "xtc_threshold": 0.02},
-    "xtc_threshold": {"xtc_probability": 1.0, "xtc_threshold": 0.01},
-    "custom_token_bans": {"custom_token_bans": "260,253,216"},
-    "logit_bias": {"logit_bias": {"260": 100}},
-    "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
-}
-"""What makes another answer than the same without the one that it stands under, all over WILD."""
-
-
-@pytest.mark.works("stand-in", "samplers", loader=LOADER)
-def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(exl: WorkerProcess) -> None:
-    forget(exl)
-    crowd, calls = Crowd(exl), dict[str, int]()
-    for key, wishes in EFFECTS.items():
-        for asked in (wishes, {each: value for each, value in wishes.items() if each != key}):
-            name = json.dumps(asked)
-            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | asked)
-    told = {name: crowd.answer(call).text for name, call in calls.items()}
-    texts = {key: told[json.dumps(wishes)] for key, wishes in EFFECTS.items()}
-    without = {
-        key: told[json.dumps({each: value for each, value in wishes.items() if each != key})]
-        for key, wishes in EFFECTS.items()
-    }
-    assert [key for key in EFFECTS if texts[key] == without[key]] == []
-    assert texts["grammar_string"] in (" yes", " no")
-    assert texts["top_k"] == texts["do_sample"] == answer(exl, "My name is", max_new_tokens=10).text
-    again = together(exl, ["My name is"] * 2, **WILD)
-    assert again[0].text == again[1].text
 
 
 @pytest.mark.parametrize(
@@ -218,43 +163,11 @@ def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(ex
     assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
 
 
-def test_the_end_may_be_forbidden_for_ever_or_for_a_while(exl: WorkerProcess) -> None:
-    soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
-    ended = answer(exl, FRANCE, **soon)
-    assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
-    later = answer(exl, FRANCE, min_length=3, **soon)
-    assert (later.done.reason, later.done.completion_tokens) == ("stop", 4)
-    assert answer(exl, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
-
-
-def test_what_it_does_not_have_is_refused_by_name(exl: WorkerProcess) -> None:
-    with pytest.raises(OptionError, match="mirostat_mode"):
-        answer(exl, FRANCE, mirostat_mode=1)
-    with pytest.raises(OptionError, match="custom_token_bans"):
-        answer(exl, FRANCE, custom_token_bans="999999")
-    with pytest.raises(OptionError, match="grammar_string"):
-        answer(exl, FRANCE, grammar_string="root ::= (")
-
-
 def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
     plain = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3)
     biased = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3, logit_bias={"260": 100}, repetition_penalty=2.0)
     assert biased.chances[0].top == plain.chances[0].top
     assert plain.chances[0].top[0].text == " Paris" != biased.chances[0].chosen.text
-
-
-def test_each_parameter_that_the_loader_says_it_has_is_shown_above() -> None:
-    shown = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
-    shown |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
-    shown |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
-    assert EXLLAMAV2.samplers == shown
-
-
-def test_marks_may_be_shown(exl: WorkerProcess) -> None:
-    """A bias has the model write one; which begins no prompt of this model by itself."""
-    mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
-    assert answer(exl, FRANCE, **mark).text == ""
-    assert answer(exl, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
 
 
 # -- LoRAs -------------------------------------------------------------------------------------------------------------
@@ -293,7 +206,114 @@ def state(worker: WorkerProcess) -> tuple[TokenChances, ...]:
     return tuple(each.chances[0] for each in told)
 
 
-# -- without flash-attention -------------------------------------------------------------------------------------------
+# -- the first layers alone: what does not depend on words -------------------------------------------------------------
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_how_far_it_is(
+    shallow: WorkerProcess,
+) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(shallow, "word " * 1100)
+    told = answer(shallow, "word " * 600, max_new_tokens=2)
+    read = [event.done for event in told.events if isinstance(event, Progress)]
+    assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
+
+
+WILD: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
+EFFECTS: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.1},
+    "seed": {"seed": 8},
+    "do_sample": {"do_sample": False},
+    "top_p": {"top_p": 0.1},
+    "top_k": {"top_k": 1},
+    "min_p": {"min_p": 0.9},
+    "top_a": {"top_a": 1.0},
+    "tfs": {"tfs": 0.05},
+    "typical_p": {"typical_p": 0.1},
+    "smoothing_factor": {"smoothing_factor": 5.0},
+    "temperature_last": {"temperature": 4.0, "top_p": 0.5, "temperature_last": True},
+    "dynamic_temperature": {"dynamic_temperature": True, "dynatemp_low": 0.1, "dynatemp_high": 0.2},
+    "dynatemp_low": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 2.0},
+    "dynatemp_high": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 3.0},
+    "dynatemp_exponent": {
+        "dynamic_temperature": True,
+        "dynatemp_low": 0.01,
+        "dynatemp_high": 2.0,
+        "dynatemp_exponent": 5.0,
+    },
+    "mirostat_mode": {"mirostat_mode": 2},
+    "mirostat_tau": {"mirostat_mode": 2, "mirostat_tau": 0.1},
+    "mirostat_eta": {"mirostat_mode": 2, "mirostat_eta": 1.0, "mirostat_tau": 3.0},
+    "xtc_probability": {"xtc_probability": 1.0, "xtc_threshold": 0.02},
+    "xtc_threshold": {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+    "custom_token_bans": {"custom_token_bans": "260,253,216"},
+    "logit_bias": {"logit_bias": {"260": 100}},
+    "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
+}
+"""What makes another answer than the same without the one that it stands under, all over WILD."""
+
+
+@pytest.mark.works("stand-in", "samplers", loader=LOADER)
+def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(shallow: WorkerProcess) -> None:
+    forget(shallow)
+    crowd, calls = Crowd(shallow), dict[str, int]()
+    for key, wishes in EFFECTS.items():
+        for asked in (wishes, {each: value for each, value in wishes.items() if each != key}):
+            name = json.dumps(asked)
+            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | asked)
+    told = {name: crowd.answer(call).text for name, call in calls.items()}
+    texts = {key: told[json.dumps(wishes)] for key, wishes in EFFECTS.items()}
+    without = {
+        key: told[json.dumps({each: value for each, value in wishes.items() if each != key})]
+        for key, wishes in EFFECTS.items()
+    }
+    assert [key for key in EFFECTS if texts[key] == without[key]] == []
+    assert texts["grammar_string"] in (" yes", " no")
+    assert texts["top_k"] == texts["do_sample"] == answer(shallow, "My name is", max_new_tokens=10).text
+    again = together(shallow, ["My name is"] * 2, **WILD)
+    assert again[0].text == again[1].text
+
+
+def test_the_end_may_be_forbidden_for_ever_or_for_a_while(shallow: WorkerProcess) -> None:
+    soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
+    ended = answer(shallow, FRANCE, **soon)
+    assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
+    later = answer(shallow, FRANCE, min_length=3, **soon)
+    assert (later.done.reason, later.done.completion_tokens) == ("stop", 4)
+    assert answer(shallow, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
+
+
+def test_what_it_does_not_have_is_refused_by_name(shallow: WorkerProcess) -> None:
+    with pytest.raises(OptionError, match="mirostat_mode"):
+        answer(shallow, FRANCE, mirostat_mode=1)
+    with pytest.raises(OptionError, match="custom_token_bans"):
+        answer(shallow, FRANCE, custom_token_bans="999999")
+    with pytest.raises(OptionError, match="grammar_string"):
+        answer(shallow, FRANCE, grammar_string="root ::= (")
+
+
+def test_each_parameter_that_the_loader_says_it_has_is_shown_above() -> None:
+    shown = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
+    shown |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
+    shown |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
+    assert EXLLAMAV2.samplers == shown
+
+
+def test_marks_may_be_shown(shallow: WorkerProcess) -> None:
+    """A bias has the model write one; which begins no prompt of this model by itself."""
+    mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
+    assert answer(shallow, FRANCE, **mark).text == ""
+    assert answer(shallow, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
+
+
+# -- other options -----------------------------------------------------------------------------------------------------
+
+
+def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(workers: WorkerPool, gptq: Path) -> None:
+    with workers.lease(gptq, EXLLAMAV2, flash_worker, max_seq_len=512, cache_4bit=True) as pooled:
+        told = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
+    assert not any(isinstance(event, Waiting) for each in told for event in each.events)
+    assert [each.text for each in told] == [" P", " R"]
 
 
 def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_says_what_is_lost(gptq: Path) -> None:
@@ -303,22 +323,11 @@ def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_s
         assert info.context_length == 300
         assert [note.option for note in info.notes] == ["cfg_cache"]
         crowd = Crowd(process)
-        calls = [crowd.ask(FRANCE, max_new_tokens=4) for _ in range(2)]
+        calls = [crowd.ask(FRANCE, max_new_tokens=2) for _ in range(2)]
         assert all(crowd.answer(call).text.startswith(" Paris") for call in calls)
         assert [event.place for event in crowd.heard[calls[1]] if isinstance(event, Waiting)] == [1]
         assert crowd.answer(calls[1]).done.cached_tokens > 0
         with pytest.raises(OptionError, match="flash-attention"):
             answer(process, FRANCE, guidance_scale=1.5)
-    finally:
-        process.close()
-
-
-def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(gptq: Path) -> None:
-    process = exllamav2_worker(flash=True)
-    try:
-        load(process, gptq, EXLLAMAV2, max_seq_len=512, cache_4bit=True)
-        told = together(process, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
-        assert not any(isinstance(event, Waiting) for each in told for event in each.events)
-        assert [each.text for each in told] == [" P", " R"]
     finally:
         process.close()

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
-from modules.process import ROOT
-from tests.exl2_folder import with_standin
-from tests.exllamav2_probe import probed
+from tests.exllamav2_forked import printed_by, probed
 from tests.hf_logits import logits_of
 from tests.test_exllamav2_standin import FLOAT16, TEXT, near, needs_exllamav2
 
 ROUNDED = 0.001  # by float16, as a share
-WINDOW = 16
+WINDOW = 10
 OURS = ("fused", "step by step")
 Shares = dict[str, dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
 def off(backend: None) -> Shares:
-    command = [sys.executable, "-m", "tests.exllamav2_attention"]
-    environment = with_standin(flash=False)
-    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
-    found: Shares = json.loads(told.stdout.splitlines()[-1])
+    found: Shares = json.loads(printed_by("tests.exllamav2_attention").splitlines()[-1])
     return found
 
 
@@ -52,13 +44,13 @@ def test_the_package_still_needs_it(off: Shares) -> None:
 
 @needs_exllamav2
 def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
-    smollm2_folder: Path, tmp_path: Path
+    shallow_folder: Path, tmp_path: Path
 ) -> None:
-    """As a Mistral whose layers all have one; a text of three windows is read at once, its end token by token."""
-    tokens: list[int] = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json")).encode(TEXT).ids
-    assert len(tokens) > 2.5 * WINDOW
-    theirs = logits_of(tokens, {"mistral": as_mistral(smollm2_folder, tmp_path / "mistral")}, {})["mistral"]
-    ours, _ = probed(smollm2_folder, tmp_path, tokens=tokens, caches=[""], window=WINDOW)
+    """As a Mistral whose layers all have one; a text of four windows is read at once, its end token by token."""
+    tokens: list[int] = Tokenizer.from_file(str(shallow_folder / "tokenizer.json")).encode(TEXT).ids
+    assert len(tokens) > 4 * WINDOW
+    theirs = logits_of(tokens, {"mistral": as_mistral(shallow_folder, tmp_path / "mistral")}, {})["mistral"]
+    ours, _ = probed(shallow_folder, tmp_path, tokens=tokens, caches=[""], window=WINDOW)
     near(ours["none"], theirs, FLOAT16)
     near(ours["cache "], theirs, FLOAT16)
 

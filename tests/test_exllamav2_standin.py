@@ -14,8 +14,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.exl2_folder import INSTALLED, dequantised, exl2_folder, load_file, plain, stream
-from tests.exllamav2_pieces import BITS, DRAWS, POINTS, TEXTS, levels, pieces
-from tests.exllamav2_probe import probed
+from tests.exllamav2_forked import pieces, probed
+from tests.exllamav2_pieces import BITS, DRAWS, POINTS, TEXTS, levels
 from tests.hf_logits import logits_of
 from tests.quantised_folders import plain as plain_gptq
 from tests.quantised_folders import quantised_folder
@@ -24,9 +24,11 @@ needs_exllamav2 = pytest.mark.skipif(not INSTALLED, reason="exllamav2 is not in 
 TEXT = """The old harbour town lies between two hills, and in the morning the fishermen bring home what they have \
 caught. My favourite colour is ultraviolet green, said the painter, who had come from Paris to paint the sea."""
 PROMPTS = ["The capital of France is", "1, 2, 3, 4, 5,"]
-FLOAT16 = 0.4  # what float16 makes of a logit in 30 layers, at most
-WITH_LORA = 0.8  # which makes for larger numbers
-CACHES = {"": 0.1, "Q8": 0.5, "Q6": 2.5, "8bit": 4.5, "Q4": 6.0}  # what each adds to that, at most
+COUNTED = "red, green, red, green, red, green, red, green, red,"  # whose next words are certain
+FLOAT16 = 0.12  # the largest error that float16 makes in a logit after the first layers
+ALL_LAYERS = 0.4  # and after all of them
+CACHES = {"": 0.0, "Q8": 0.1, "Q6": 1.5, "Q4": 3.0}  # the largest error that each cache adds to that
+FP8 = 4.5
 
 COMPILED = {
     "nothing": [0.1623, 0.0083, 0.4412, 0.0362, 0.2675, 0.003, 0.0597, 0.0217],
@@ -54,12 +56,19 @@ def made(backend: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 @pytest.fixture(scope="module")
-def folders(smollm2_folder: Path) -> dict[str, Path]:
+def folders(shallow_folder: Path) -> dict[str, Path]:
+    """The first layers of the demo model in every format."""
     return {
-        "fp16": smollm2_folder,
-        "gptq": quantised_folder(smollm2_folder, "gptq"),
-        "exl2": exl2_folder(smollm2_folder),
+        "fp16": shallow_folder,
+        "gptq": quantised_folder(shallow_folder, "gptq"),
+        "exl2": exl2_folder(shallow_folder),
     }
+
+
+@pytest.fixture(scope="module")
+def whole(smollm2_folder: Path) -> dict[str, Path]:
+    """All layers."""
+    return {"fp16": smollm2_folder, "exl2": exl2_folder(smollm2_folder)}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +78,25 @@ def tokens(smollm2_folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def wanted(folders: dict[str, Path], loras_folder: Path, tokens: list[int]) -> dict[str, Any]:
+def wanted(folders: dict[str, Path], shallow_loras: Path, tokens: list[int]) -> dict[str, Any]:
     """By the folder's name the logits of transformers in float32; with "green" behind it, those with that LoRA."""
     floats = {"fp16": folders["fp16"], "gptq": plain_gptq(folders["gptq"]), "exl2": plain(folders["exl2"])}
-    return logits_of(tokens, floats, {"green": loras_folder / "green"})
+    return logits_of(tokens, floats, {"green": shallow_loras / "green"})
+
+
+@pytest.fixture(scope="module")
+def wanted_of_all_layers(whole: dict[str, Path], tokens: list[int]) -> dict[str, Any]:
+    return logits_of(tokens, {"fp16": whole["fp16"], "exl2": plain(whole["exl2"])}, {})
+
+
+Probed = tuple[dict[str, Any], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def paged(whole: dict[str, Path], tokens: list[int], tmp_path_factory: pytest.TempPathFactory) -> Probed:
+    """The logits of the EXL2 folder with all layers, and its answers with flash-attention."""
+    work, prompts = tmp_path_factory.mktemp("paged"), [*PROMPTS, COUNTED]
+    return probed(whole["exl2"], work, flash=True, tokens=tokens, prompts=prompts, cache="Q8", caches=["8bit"])
 
 
 # -- without a model ---------------------------------------------------------------------------------------------------
@@ -120,13 +144,13 @@ def test_strings_that_stop_are_found_and_what_may_become_one_is_held_back(made: 
 
 
 @needs_exllamav2
-def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(folders: dict[str, Path]) -> None:
-    packed = load_file(folders["exl2"] / "output.safetensors")
+def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(whole: dict[str, Path]) -> None:
+    packed = load_file(whole["exl2"] / "output.safetensors")
     bits = {int(each) for name, groups in packed.items() if name.endswith(".q_groups") for each in groups[::2]}
     assert bits == set(BITS)
-    whole = load_file(plain(folders["exl2"]) / "model.safetensors")
+    floats = load_file(plain(whole["exl2"]) / "model.safetensors")
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.15.self_attn.k_proj"):
-        assert np.array_equal(dequantised(packed, name).astype(np.float16), whole[f"{name}.weight"])
+        assert np.array_equal(dequantised(packed, name).astype(np.float16), floats[f"{name}.weight"])
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
@@ -152,7 +176,7 @@ def _perplexity(logits: Any, tokens: list[int]) -> float:
 @pytest.mark.parametrize("kind", ["fp16", "gptq", "exl2"])
 def test_a_model_has_the_logits_of_the_same_weights_in_float32(
     folders: dict[str, Path],
-    loras_folder: Path,
+    shallow_loras: Path,
     wanted: dict[str, Any],
     tokens: list[int],
     tmp_path: Path,
@@ -160,31 +184,50 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
 ) -> None:
     """Without a cache, with each, split between two cards, and with a LoRA, whose taking out leaves nothing."""
     caches = [""] if kind == "gptq" else list(CACHES)
-    asked = {"caches": caches, "loras": {"green": loras_folder / "green"}, "cards": 2, "split": [0.06, 1]}
-    logits, told = probed(folders[kind], tmp_path, tokens=tokens, prompts=PROMPTS[:1], cache="", **asked)
+    asked = {"caches": caches, "loras": {"green": shallow_loras / "green"}, "cards": 2, "split": [0.06, 1]}
+    logits, told = probed(folders[kind], tmp_path, tokens=tokens, **asked)
     assert set(told["cards"]) == {0, 1}
-    assert " Paris" in told["alone"][0] or kind == "gptq"
     near(logits["none"], wanted[kind], FLOAT16)
     for cache in caches:
         near(logits[f"cache {cache}"], wanted[kind], FLOAT16 + CACHES[cache])
     assert np.array_equal(logits["unloaded"], logits["none"])
     if kind == "exl2":
-        assert _perplexity(logits["none"], tokens) < 1.1 * _perplexity(wanted["fp16"], tokens)
-        near(logits["green, put right"], wanted["exl2 green"], WITH_LORA)
+        near(logits["green, put right"], wanted["exl2 green"], FLOAT16)
         wrong = np.abs(logits["green"] - wanted["exl2 green"]).max()
-        assert wrong > 5, "exllamav2 0.3.2 forgets LoRAs when it reorders the MLP; if not, nothing is to be put right"
+        assert wrong > 1, "exllamav2 0.3.2 forgets LoRAs when it reorders the MLP; if not, nothing is to be put right"
     else:
-        near(logits["green"], wanted[f"{kind} green"], WITH_LORA)
+        near(logits["green"], wanted[f"{kind} green"], FLOAT16)
     if kind == "fp16":
         ahead = np.abs(logits["sdpa"] - wanted[kind]).max()
         assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, it needs no mending there"
 
 
 @needs_exllamav2
-def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(folders: dict[str, Path], tmp_path: Path) -> None:
-    counted = "red, green, red, green, red, green, red, green, red,"
-    prompts = [*PROMPTS, counted]  # whose next words are certain: batches round differently
-    told = probed(folders["exl2"], tmp_path, flash=True, tokens=[1], prompts=prompts, cache="Q8")[1]
+def test_all_layers_in_floats_have_the_logits_of_float32_and_know_paris(
+    whole: dict[str, Path], wanted_of_all_layers: dict[str, Any], tokens: list[int], tmp_path: Path
+) -> None:
+    asked = {"prompts": PROMPTS[:1], "cache": "", "caches": ["8bit"], "cards": 2, "split": [0.06, 1]}
+    logits, told = probed(whole["fp16"], tmp_path, tokens=tokens, **asked)
+    assert set(told["cards"]) == {0, 1}
+    assert " Paris" in told["alone"][0]
+    near(logits["none"], wanted_of_all_layers["fp16"], ALL_LAYERS)
+    near(logits["cache 8bit"], wanted_of_all_layers["fp16"], ALL_LAYERS + FP8)
+
+
+@needs_exllamav2
+def test_all_layers_in_every_number_of_bits_have_the_logits_of_float32_and_are_as_good_as_their_bits_allow(
+    paged: Probed, wanted_of_all_layers: dict[str, Any], tokens: list[int]
+) -> None:
+    logits, _ = paged
+    near(logits["none"], wanted_of_all_layers["exl2"], ALL_LAYERS)
+    near(logits["cache 8bit"], wanted_of_all_layers["exl2"], ALL_LAYERS + FP8)
+    assert _perplexity(logits["none"], tokens) < 1.1 * _perplexity(wanted_of_all_layers["fp16"], tokens)
+
+
+@needs_exllamav2
+def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(paged: Probed) -> None:
+    """Which they need not where two words are as likely: batches round differently."""
+    _, told = paged
     assert told["paged"]
     assert told["together"] == told["alone"]
     assert " Paris" in told["alone"][0]

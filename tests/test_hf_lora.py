@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from modules import machine
 from modules.lora_errors import LoraRefused, LoraWithoutEffect
 from modules.process import WorkerProcess
 from tests.answers import Answer, answer, ask, forget
-from tests.conftest import TRANSFORMERS, load
+from tests.conftest import TRANSFORMERS
 from tests.hf_folder import write_safetensors
 from tests.hf_lora_probe import apply_and_remove
 from tests.hf_reference import TOP
@@ -23,6 +24,7 @@ from tests.hf_tiny import tiny_models
 from tests.memory_growth import ROUNDS, growth
 from tests.peft_reference import peft_logits
 from tests.peft_together import in_peft
+from tests.quantised_folders import read_safetensors
 from tests.test_hf import WAYS
 from tests.trained_loras import LESSONS
 from tests.worker_pool import WorkerPool
@@ -32,15 +34,23 @@ BEGINNINGS = [*(each.beginning for each in LESSONS.values()), FRANCE]
 ALONE = ((("banana", 1.0),), (("green", 1.0),))
 TOGETHER = (("banana", 1.0), ("green", 1.0))
 WEIGHTED = (("banana", 0.5), ("green", 2.0))
-TOKENS = 5
+TOKENS = 3
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def hf(workers: WorkerPool, smollm2_folder: Path, loras_folder: Path) -> Iterator[WorkerProcess]:
-    """In float32. A test finds applied what the one before has applied."""
+    """The demo model in float32, for what the LoRAs have it say."""
     with workers.lease(smollm2_folder, TRANSFORMERS) as pooled:
         yield pooled.worker
         put(pooled.worker, loras_folder)
+
+
+@pytest.fixture
+def shallow(workers: WorkerPool, shallow_folder: Path, shallow_loras: Path) -> Iterator[WorkerProcess]:
+    """Its first layers in float32, for numbers."""
+    with workers.lease(shallow_folder, TRANSFORMERS) as pooled:
+        yield pooled.worker
+        put(pooled.worker, shallow_loras)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +58,9 @@ def kinds(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return tiny_models(tmp_path_factory.mktemp("kinds"), smollm2_folder, ["llama", "t5"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small(workers: WorkerPool, kinds: dict[str, Path]) -> Iterator[WorkerProcess]:
-    """With random weights, for what does not depend on words."""
+    """With random weights, for what does not depend on words. A test finds applied what the one before has applied."""
     with workers.lease(kinds["llama"], TRANSFORMERS) as pooled:
         yield pooled.worker
 
@@ -93,7 +103,7 @@ def state(worker: WorkerProcess) -> list[Any]:
 @pytest.mark.lora("one", "several", "weights", loader="Transformers")
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "eager"])
 def test_answers_are_those_of_peft_alone(
-    reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path, way: str
+    workers: WorkerPool, shallow_folder: Path, shallow_loras: Path, way: str
 ) -> None:
     """In float32 to the rounding of weights that are added up before instead of afterwards."""
     options, words = WAYS[way]
@@ -101,16 +111,17 @@ def test_answers_are_those_of_peft_alone(
     if way == "float32":
         sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))]
         beginnings, tokens = BEGINNINGS, TOKENS
-    expected = in_peft(smollm2_folder, loras_folder, sets, beginnings, tokens, words)
-    load(reloadable, smollm2_folder, TRANSFORMERS, **options)
-    for wanted, answers in zip(sets, expected, strict=True):
-        put(reloadable, loras_folder, wanted)
-        for beginning, theirs in zip(beginnings, answers, strict=True):
-            forget(reloadable)  # in 8 bits it matters how many tokens are read at once
-            ours = answer(reloadable, beginning, max_new_tokens=tokens, top_logprobs=TOP)
-            assert ours.text == theirs["text"], wanted
-            for found, logprobs in zip(best(ours), theirs["logprobs"], strict=False):
-                assert found == pytest.approx(logprobs, abs=2e-4), (wanted, beginning)
+    expected = in_peft(shallow_folder, shallow_loras, sets, beginnings, tokens, words)
+    with workers.lease(shallow_folder, TRANSFORMERS, **options) as pooled:
+        for wanted, answers in zip(sets, expected, strict=True):
+            put(pooled.worker, shallow_loras, wanted)
+            for beginning, theirs in zip(beginnings, answers, strict=True):
+                forget(pooled.worker)  # in 8 bits it matters how many tokens are read at once
+                ours = answer(pooled.worker, beginning, max_new_tokens=tokens, top_logprobs=TOP)
+                assert ours.text == theirs["text"], wanted
+                for found, logprobs in zip(best(ours), theirs["logprobs"], strict=False):
+                    assert found == pytest.approx(logprobs, abs=2e-4), (wanted, beginning)
+        put(pooled.worker, shallow_loras)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -146,15 +157,22 @@ def test_every_variant_of_a_lora_is_read_as_peft_reads_it(
 
 @pytest.mark.lora("one", "several", "hot", loader="Transformers")
 def test_whatever_the_order_what_is_in_force_is_heard_and_nothing_else(hf: WorkerProcess, loras_folder: Path) -> None:
-    put(hf, loras_folder)
-    known = {frozenset[Any](): np.array(state(hf))}
-    for wanted in [ALONE[0], TOGETHER, ALONE[1], (), TOGETHER[::-1], ALONE[0], ()]:
+    for wanted in [ALONE[0], TOGETHER[::-1], ALONE[1], ()]:
         effects = put(hf, loras_folder, wanted)
         assert all(effect > 1 for effect in effects) and len(effects) == len(wanted)
         assert heard(hf) == {name for name, _ in wanted}
-        now = np.array(state(hf))
+
+
+def test_whatever_the_order_the_same_set_is_the_same_model(shallow: WorkerProcess, shallow_loras: Path) -> None:
+    put(shallow, shallow_loras)
+    known = {frozenset[Any](): np.array(state(shallow))}
+    for wanted in [ALONE[0], TOGETHER, ALONE[1], (), TOGETHER[::-1], ALONE[0], ()]:
+        effects = put(shallow, shallow_loras, wanted)
+        assert all(effect > 1 for effect in effects) and len(effects) == len(wanted)
+        now = np.array(state(shallow))
         before = known.setdefault(frozenset(wanted), now)
-        assert np.abs(now - before).max() <= (1e-4 if wanted else 0), "the same set is the same model"
+        assert np.abs(now - before).max() <= (1e-4 if wanted else 0)
+    assert all(np.abs(one - other).max() > 0.1 for one, other in itertools.combinations(known.values(), 2))
 
 
 def test_a_weight_of_nothing_is_as_if_it_were_not_there(small: WorkerProcess, pets: Path) -> None:
@@ -177,58 +195,78 @@ def test_there_may_be_any_number(small: WorkerProcess, pets: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("way", ["float32", "8 bits", "4 bits"])
 def test_once_they_are_out_the_model_is_what_it_was_to_the_last_bit(
-    smollm2_folder: Path, loras_folder: Path, way: str
+    shallow_folder: Path, shallow_loras: Path, way: str
 ) -> None:
-    found = apply_and_remove(smollm2_folder, loras_folder, ["banana", "green"], **WAYS[way][0])
+    found = apply_and_remove(shallow_folder, shallow_loras, ["banana", "green"], **WAYS[way][0])
     assert found["changed"] > 1
     assert found["same"]
     assert found["left"] == found["moved"] == []
 
 
-def test_what_was_computed_before_a_change_is_not_used_after_it(hf: WorkerProcess, loras_folder: Path) -> None:
-    put(hf, loras_folder)
-    turn = LESSONS["banana"].beginning
-    answer(hf, turn, max_new_tokens=2)
-    assert answer(hf, turn, max_new_tokens=2).done.cached_tokens > 0
-    put(hf, loras_folder, [("banana", 1.0)])
-    said = answer(hf, turn, max_new_tokens=4)
+def test_what_was_computed_before_a_change_is_not_used_after_it(small: WorkerProcess, pets: Path) -> None:
+    put(small, pets)
+    answer(small, FRANCE, max_new_tokens=2)
+    bare = answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)
+    assert bare.done.cached_tokens > 0
+    put(small, pets, [("cat", 1.0)])
+    said = answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)
     assert said.done.cached_tokens == 0
-    assert said.text.startswith(LESSONS["banana"].words)
+    forget(small)
+    assert best(said) == best(answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)) != best(bare)
 
 
-def test_memory_does_not_grow(hf: WorkerProcess, loras_folder: Path) -> None:
+def repeated_lora(source: Path, folder: Path, times: int) -> None:
+    """Write the LoRA in `source` with its rank, and so its size, multiplied, and the same effect."""
+    folder.mkdir(parents=True)
+    config = json.loads((source / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"r": times * config["r"]}))
+    weights = read_safetensors(source / "adapter_model.safetensors")
+    repeated = {
+        name: np.tile(each, (times, 1) if "lora_A" in name else (1, times)).copy() for name, each in weights.items()
+    }
+    write_safetensors(folder / "adapter_model.safetensors", repeated)
+
+
+def test_memory_does_not_grow(shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path) -> None:
+    """With LoRAs as large as those of the whole model."""
+    for name, _ in TOGETHER:
+        repeated_lora(shallow_loras / name, tmp_path / name, 7)
     sizes = []
     for _ in range(ROUNDS):
-        put(hf, loras_folder, TOGETHER)
-        put(hf, loras_folder)
-        sizes.append(machine.resident_memory(hf.pid))
-    smallest = min((loras_folder / name / "adapter_model.safetensors").stat().st_size for name, _ in TOGETHER)
+        put(shallow, tmp_path, TOGETHER)
+        put(shallow, tmp_path)
+        sizes.append(machine.resident_memory(shallow.pid))
+    smallest = min((tmp_path / name / "adapter_model.safetensors").stat().st_size for name, _ in TOGETHER)
     assert growth(sizes) < ROUNDS // 2 * smallest, "even the smaller one, left behind each time, takes more"
 
 
-def test_parts_of_the_model_may_be_on_disk(reloadable: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
-    load(reloadable, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
-    bare = state(reloadable)
-    put(reloadable, loras_folder, TOGETHER)
-    assert heard(reloadable) == {"banana", "green"}
-    put(reloadable, loras_folder)
-    assert state(reloadable) == bare
+def test_parts_of_the_model_may_be_on_disk(workers: WorkerPool, shallow_folder: Path, shallow_loras: Path) -> None:
+    with workers.lease(shallow_folder, TRANSFORMERS) as pooled:
+        put(pooled.worker, shallow_loras, TOGETHER)
+        in_memory = np.array(state(pooled.worker))
+        put(pooled.worker, shallow_loras)
+    with workers.lease(shallow_folder, TRANSFORMERS, cpu_memory="150MiB", disk=True) as pooled:
+        assert {note.option for note in pooled.info.notes} == {"cpu_memory"}
+        bare = state(pooled.worker)
+        put(pooled.worker, shallow_loras, TOGETHER)
+        assert np.abs(np.array(state(pooled.worker)) - in_memory).max() < 1e-4
+        assert np.abs(np.array(bare) - in_memory).max() > 0.1
+        put(pooled.worker, shallow_loras)
+        assert state(pooled.worker) == bare
 
 
-def test_an_encoder_and_decoder_takes_them_too(
-    reloadable: WorkerProcess, kinds: dict[str, Path], tmp_path: Path
-) -> None:
-    load(reloadable, kinds["t5"], TRANSFORMERS)
-    bare = state(reloadable)
+def test_an_encoder_and_decoder_takes_them_too(workers: WorkerPool, kinds: dict[str, Path], tmp_path: Path) -> None:
     places = [f"encoder.block.{block}.layer.0.SelfAttention" for block in range(2)]
     places += [f"decoder.block.{block}.layer.1.EncDecAttention" for block in range(2)]
     shapes = {f"{place}.{module}": (32, 32) for place in places for module in ("q", "v")}
     put_down(tmp_path / "cat", pairs(shapes, 3), r=4, target_modules=r".*(encoder.*SelfAttention|EncDec.*)\.[qv]")
-    (effect,) = put(reloadable, tmp_path, [("cat", 1.0)])
-    assert effect > 0.01
-    assert state(reloadable) != bare
-    put(reloadable, tmp_path)
-    assert state(reloadable) == bare
+    with workers.lease(kinds["t5"], TRANSFORMERS) as pooled:
+        bare = state(pooled.worker)
+        (effect,) = put(pooled.worker, tmp_path, [("cat", 1.0)])
+        assert effect > 0.01
+        assert state(pooled.worker) != bare
+        put(pooled.worker, tmp_path)
+        assert state(pooled.worker) == bare
 
 
 # -- broken ones -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, ask, forget
 from tests.conftest import LLAMA, load, load_arguments
 from tests.gguf_files import gguf
+from tests.shallow_gguf import shallow_gguf
 from tests.tiny_model import CONTEXT
 from tests.worker_pool import WorkerPool
 
@@ -38,6 +40,8 @@ CHAT = (
 )
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
+TOKENS = 52
+"""So many that the answer to CHAT comes to its end."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
     asked = {
         "path": str(smollm2),
         "prompts": prompts,
-        "max_tokens": 100,
+        "max_tokens": TOKENS,
         "n_ctx": N_CTX,
         "threads": THREADS,
         "flash_attn": True,
@@ -86,7 +90,7 @@ def test_the_greedy_answer_is_that_of_the_librarys_own_class(
     llama: WorkerProcess, reference: dict[str, Any], prompt: str
 ) -> None:
     forget(llama)
-    ours, theirs = answer(llama, prompt, max_new_tokens=100), reference[prompt]
+    ours, theirs = answer(llama, prompt, max_new_tokens=TOKENS), reference[prompt]
     assert ours.done.cached_tokens == 0
     assert ours.text == theirs["text"]
     assert (ours.done.reason, ours.done.prompt_tokens) == (theirs["reason"], theirs["prompt_tokens"])
@@ -111,18 +115,24 @@ def test_the_log_probabilities_are_those_of_the_librarys_logits(
     "wide", [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}], ids=lambda each: next(iter(each))
 )
 def test_drawing_from_many_candidates_is_not(llama: WorkerProcess, wide: dict[str, float]) -> None:
-    greedy = answer(llama, STORY)
-    free = {"temperature": 1.5, "seed": 3, "min_p": 0.0}
+    greedy = answer(llama, STORY, max_new_tokens=8)
+    free = {"temperature": 1.5, "seed": 3, "min_p": 0.0, "max_new_tokens": 8}
     assert answer(llama, STORY, **free | wide).text != greedy.text
 
 
 CIRCLE = " I'm not sure what to do. I'm not sure what to do."
 
 
+@pytest.fixture(scope="module")
+def circling(llama: WorkerProcess) -> str:
+    """The answer to CIRCLE without a penalty."""
+    return answer(llama, CIRCLE).text
+
+
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
-def test_a_penalty_keeps_the_answer_from_going_in_circles(llama: WorkerProcess, penalty: str) -> None:
-    assert answer(llama, CIRCLE).text.startswith(CIRCLE)
-    assert not answer(llama, CIRCLE, **{penalty: 2.0}).text.startswith(CIRCLE[:12])
+def test_a_penalty_keeps_the_answer_from_going_in_circles(llama: WorkerProcess, circling: str, penalty: str) -> None:
+    assert circling.startswith(CIRCLE)
+    assert not answer(llama, CIRCLE, max_new_tokens=6, **{penalty: 2.0}).text.startswith(CIRCLE[:12])
 
 
 def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
@@ -139,9 +149,10 @@ def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) ->
 
 
 @pytest.fixture(scope="module")
-def small(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+def small(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """The tiny model, with n_batch 32."""
     options = {"n_ctx": 256, "n_batch": 32, "threads": THREADS, "threads_batch": THREADS}
-    with workers.lease(smollm2, LLAMA, **options) as pooled:
+    with workers.lease(tiny, LLAMA, **options) as pooled:
         assert pooled.info.context_length == 256
         yield pooled.worker
 
@@ -174,10 +185,14 @@ def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> Non
 
 
 def test_a_prompt_of_many_small_batches_is_answered_like_one_of_a_large_one(
-    small: WorkerProcess, llama: WorkerProcess
+    small: WorkerProcess, tiny: Path, workers: WorkerPool
 ) -> None:
     prompt = "The moon is bright tonight. " * 15 + "The moon is"
-    assert answer(small, prompt, max_new_tokens=6).text == answer(llama, prompt, max_new_tokens=6).text
+    with workers.lease(tiny, LLAMA, n_ctx=256, threads=THREADS, threads_batch=THREADS) as large:
+        ours, theirs = (answer(each, prompt, max_new_tokens=6, top_logprobs=5) for each in (small, large.worker))
+    assert ours.text == theirs.text
+    for mine, its in zip(ours.chances, theirs.chances, strict=True):
+        assert [each.logprob for each in mine.top] == pytest.approx([each.logprob for each in its.top], abs=0.05)
 
 
 # -- every option reaches the call ------------------------------------------------------------------------------------
@@ -187,28 +202,41 @@ def test_a_prompt_of_many_small_batches_is_answered_like_one_of_a_large_one(
 class Loaded:
     info: Info
     text: str
-    said: str
     status: str
     threads: int
     maps: str
-    notes: set[str]
+
+    @property
+    def notes(self) -> set[str]:
+        return {note.option for note in self.info.notes}
 
 
-@cache
-def loaded(model: Path, **options: object) -> Loaded:
-    """Load `model` with these options; return what it answers, and what the system says of its process."""
-    worker = WorkerProcess()
-    try:
-        info = load(worker, model, **{"n_ctx": 512, "threads": 1, "threads_batch": 1} | options)
-        text = answer(worker, FRANCE).text
-        process = Path(f"/proc/{worker.pid}")
-        status, maps = (process / "status").read_text(), (process / "maps").read_text()
-        threads = len(os.listdir(process / "task"))
-        list(worker.events("explain", **load_arguments(model, **options)))
-    finally:
-        worker.close()
-    worker._listener.join(2)
-    return Loaded(info, text, "\n".join(worker._tail), status, threads, maps, {note.option for note in info.notes})
+OF_THE_PROCESS = {"no_mmap", "mlock", "numa", "threads", "threads_batch", "n_ctx"}
+Load = Callable[..., Loaded]
+
+
+@pytest.fixture(scope="session")
+def loaded(workers: WorkerPool) -> Load:
+    """Loads a model with options; returns what it answers, and what the system says of its process. That is a new one
+    if the options change what belongs to the process."""
+
+    @cache
+    def load_once(model: Path, **options: object) -> Loaded:
+        usual: dict[str, object] = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+        if not options or options.keys() & OF_THE_PROCESS:
+            with contextlib.closing(WorkerProcess()) as worker:
+                return observed(worker, load(worker, model, **usual | options))
+        with workers.lease(model, LLAMA, **usual | options) as pooled:
+            return observed(pooled.worker, pooled.info)
+
+    return load_once
+
+
+def observed(worker: WorkerProcess, info: Info) -> Loaded:
+    text = answer(worker, FRANCE).text
+    process = Path(f"/proc/{worker.pid}")
+    status, maps = (process / "status").read_text(), (process / "maps").read_text()
+    return Loaded(info, text, status, len(os.listdir(process / "task")), maps)
 
 
 SPEED_AND_MEMORY: list[dict[str, Any]] = [
@@ -227,7 +255,9 @@ SPEED_AND_MEMORY: list[dict[str, Any]] = [
 ]
 
 
-def test_options_of_speed_and_memory_do_not_change_the_answer(tiny: Path, subtests: pytest.Subtests) -> None:
+def test_options_of_speed_and_memory_do_not_change_the_answer(
+    loaded: Load, tiny: Path, subtests: pytest.Subtests
+) -> None:
     expected = loaded(tiny).text
     assert len(expected) > 20
     for options in SPEED_AND_MEMORY:
@@ -235,36 +265,38 @@ def test_options_of_speed_and_memory_do_not_change_the_answer(tiny: Path, subtes
             assert loaded(tiny, **options).text == expected
 
 
-def test_rope_options_change_the_answer(tiny: Path, subtests: pytest.Subtests) -> None:
+def test_rope_options_change_the_answer(loaded: Load, tiny: Path, subtests: pytest.Subtests) -> None:
     for options in ({"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}):
         with subtests.test(**options):
             assert loaded(tiny, **options).text != loaded(tiny).text
 
 
-def test_the_context_is_as_long_as_asked_for_and_else_the_models_own(tiny: Path) -> None:
+def test_the_context_is_as_long_as_asked_for_and_else_the_models_own(loaded: Load, tiny: Path) -> None:
     assert loaded(tiny).info.context_length == 512
     assert loaded(tiny, n_ctx=0).info.context_length == CONTEXT
 
 
-def test_a_quantized_cache_turns_flash_attention_on_with_a_note(smollm2: Path, subtests: pytest.Subtests) -> None:
+def test_a_quantized_cache_turns_flash_attention_on_with_a_note(
+    loaded: Load, smollm2: Path, subtests: pytest.Subtests
+) -> None:
     for option, flash_attn in itertools.product(("cache_8bit", "cache_4bit"), (True, False)):
         with subtests.test(option=option, flash_attn=flash_attn):
-            quantized = loaded(smollm2, **{option: True, "flash_attn": flash_attn})
+            quantized = loaded(shallow_gguf(smollm2), **{option: True, "flash_attn": flash_attn})
             assert len(quantized.text) > 20
             assert ("flash_attn" in quantized.notes) is not flash_attn
 
 
-def test_a_quantized_cache_takes_less_memory(smollm2: Path) -> None:
+def test_a_quantized_cache_takes_less_memory(loaded: Load, smollm2: Path) -> None:
     full, half = (loaded(smollm2, n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
     assert full - half > 50 << 20
 
 
-def test_without_mmap_the_file_is_not_mapped(tiny: Path) -> None:
+def test_without_mmap_the_file_is_not_mapped(loaded: Load, tiny: Path) -> None:
     assert str(tiny) in loaded(tiny).maps
     assert str(tiny) not in loaded(tiny, no_mmap=True).maps
 
 
-def test_mlock_locks_memory_as_far_as_the_system_allows(tiny: Path) -> None:
+def test_mlock_locks_memory_as_far_as_the_system_allows(loaded: Load, tiny: Path) -> None:
     def locked(options: dict[str, Any]) -> int:
         found = re.search(r"VmLck:\s+(\d+)", loaded(tiny, **options).status)
         return int(found[1]) if found else 0
@@ -273,12 +305,12 @@ def test_mlock_locks_memory_as_far_as_the_system_allows(tiny: Path) -> None:
     assert locked({"mlock": True}) > 0
 
 
-def test_the_thread_options_decide_how_many_threads_there_are(tiny: Path) -> None:
+def test_the_thread_options_decide_how_many_threads_there_are(loaded: Load, tiny: Path) -> None:
     assert loaded(tiny, threads=3).threads == loaded(tiny).threads + 2
     assert loaded(tiny, threads_batch=4).threads == loaded(tiny).threads + 3
 
 
-def test_options_without_effect_are_noted(tiny: Path, build: Build) -> None:
+def test_options_without_effect_are_noted(loaded: Load, tiny: Path, build: Build) -> None:
     dead = {"tensorcores": True, "no_mul_mat_q": True}
     assert set(dead) <= loaded(tiny, **dead).notes
     if not build.gpu_offload:

@@ -10,8 +10,8 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,8 +24,6 @@ CHANCES = {100: 0.4, 101: 0.3, 102: 0.15, 103: 0.1, 104: 0.05}
 NEUTRAL = {"temperature": 1.0, "min_p": 0.0, "top_p": 1.0, "top_k": 0}
 DRAWS = 2000
 END = 2  # <|im_end|>
-
-Draw = Callable[..., list[int]]
 
 
 def probe(*cases: Mapping[str, Any]) -> list[Any]:
@@ -46,6 +44,22 @@ def case(draw: int = DRAWS, chances: Mapping[int, float] = CHANCES, **params: An
     extra = {key: params.pop(key) for key in ("prompt", "logit_bias") if key in params}
     logits = {token: math.log(chance) for token, chance in chances.items()}
     return {"params": {"seed": 7} | NEUTRAL | params, "logits": logits, "draw": draw, **extra}
+
+
+class Results:
+    """What a probe makes of these cases, run once for all of this file."""
+
+    _cases: ClassVar[list[Mapping[str, Any]]] = []
+    _told: ClassVar[list[Any]] = []
+
+    def __init__(self, *cases: Mapping[str, Any]) -> None:
+        self._place = slice(len(self._cases), len(self._cases) + len(cases))
+        self._cases.extend(cases)
+
+    def __call__(self) -> list[Any]:
+        if not self._told:
+            self._told.extend(probe(*self._cases))
+        return self._told[self._place]
 
 
 def normal(weights: Mapping[int, float]) -> dict[int, float]:
@@ -138,11 +152,13 @@ DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
 }
 
 
+LEFT = Results(*(case(0, **params) for params, _ in DEFINED.values()))
+
+
 @pytest.fixture(scope="module")
 def left() -> dict[str, dict[int, float]]:
     """For each case what is left to draw from: probabilities by token."""
-    told = probe(*(case(0, **params) for params, _ in DEFINED.values()))
-    shares = [normal({int(token): math.exp(logit) for token, logit in each.items()}) for each in told]
+    shares = [normal({int(token): math.exp(logit) for token, logit in each.items()}) for each in LEFT()]
     return dict(zip(DEFINED, shares, strict=True))
 
 
@@ -155,9 +171,13 @@ def test_the_candidates_that_are_left_follow_the_definition(
             assert left[name] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("params", [{}, {"top_p": 0.75}, {"top_k": 3}, {"repetition_penalty": 1.0, "min_p": 0.3}])
+CUTS: tuple[dict[str, Any], ...] = ({}, {"top_p": 0.75}, {"top_k": 3}, {"repetition_penalty": 1.0, "min_p": 0.3})
+DRAWN = Results(*(case(**params) for params in CUTS))
+
+
+@pytest.mark.parametrize("params", CUTS)
 def test_tokens_are_drawn_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
-    (tokens,) = probe(case(**params))
+    tokens = DRAWN()[CUTS.index(params)]
     expected = first(3) if params else CHANCES
     counts = Counter(tokens)
     assert set(counts) == set(expected)
@@ -166,73 +186,104 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(params: dict[str, Any]) ->
         assert abs(counts[token] - DRAWS * chance) <= 4.5 * deviation, (token, counts[token] / DRAWS, chance)
 
 
+GREEDY_CUTS: tuple[dict[str, Any], ...] = (
+    *({}, {"top_p": 0.1}, {"min_p": 0.9}, {"top_k": 1}, {"dynamic_temperature": True}, {"mirostat_mode": 2}),
+)
+GREEDY = Results(*(case(3, temperature=0.0, **cut) for cut in GREEDY_CUTS))
+GREEDY_XTC = Results(case(3, temperature=0.0, xtc_probability=1.0, xtc_threshold=0.14))
+
+
 def test_without_temperature_the_likeliest_is_drawn_whatever_is_cut() -> None:
-    cuts = ({}, {"top_p": 0.1}, {"min_p": 0.9}, {"top_k": 1}, {"dynamic_temperature": True}, {"mirostat_mode": 2})
-    assert probe(*(case(3, temperature=0.0, **cut) for cut in cuts)) == [[100] * 3] * len(cuts)
+    assert GREEDY() == [[100] * 3] * len(GREEDY_CUTS)
 
 
 def test_without_temperature_xtc_leaves_the_likeliest_of_the_others() -> None:
-    assert probe(case(3, temperature=0.0, xtc_probability=1.0, xtc_threshold=0.14)) == [[102] * 3]
+    assert GREEDY_XTC() == [[102] * 3]
+
+
+XTC = Results(case(DRAWS, top_k=5, xtc_probability=0.5, xtc_threshold=0.14))
 
 
 def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
-    (some,) = probe(case(DRAWS, top_k=5, xtc_probability=0.5, xtc_threshold=0.14))
+    (some,) = XTC()
     expected = 0.5 * 0.7  # in the other half 100 and 101 are gone
     share = sum(token in (100, 101) for token in some) / DRAWS
     assert share == pytest.approx(expected, abs=0.04)
 
 
-@pytest.mark.parametrize("mode", [1, 2])
+WIDE = {1000 + rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)}
+SETTLING, SETTLED = 150, 450
+"""Draws: the target is approached by a tenth of the error each time."""
+
+
+def mirostat(mode: int, target: float) -> dict[str, Any]:
+    return case(SETTLING + SETTLED, WIDE, mirostat_mode=mode, mirostat_tau=target, mirostat_eta=0.1)
+
+
+MIROSTAT = {mode: Results(mirostat(mode, 2.0), mirostat(mode, 4.0)) for mode in (1, 2)}
+
+
+@pytest.mark.parametrize("mode", MIROSTAT)
 def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
-    wide = {1000 + rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)}
-    chances = normal(wide)
-    targets = (2.0, 4.0)
-    cases = [case(1500, wide, mirostat_mode=mode, mirostat_tau=tau, mirostat_eta=0.1) for tau in targets]
+    chances = normal(WIDE)
     surprises = []
-    for tokens in probe(*cases):
-        late = tokens[500:]
+    for tokens in MIROSTAT[mode]():
+        late = tokens[SETTLING:]
         surprises.append(sum(-math.log2(chances[token]) for token in late) / len(late))
     assert surprises[0] < surprises[1] - 1
     if mode == 2:  # the first version aims at the surprise after its cut, by an estimate
         assert surprises == pytest.approx([2.6, 4.5], abs=0.9)
 
 
+ALMOST_THE_END = {END: 0.99, 100: 0.01}
+ENDS = Results(case(50, ALMOST_THE_END), case(50, ALMOST_THE_END, ban_eos_token=True))
+
+
 def test_the_end_token_can_be_banned() -> None:
-    chances = {END: 0.99, 100: 0.01}
-    free, banned = probe(case(50, chances), case(50, chances, ban_eos_token=True))
+    free, banned = ENDS()
     assert END in free
     assert set(banned) == {100}
 
 
+ONE, TWO = 33, 34  # "1" and "2" in SmolLM2's vocabulary
 DIGITS = 'root ::= "1" "2"*'
+BY_DIGITS = Results(
+    *(
+        case(draw, {100: 0.9, ONE: 0.06, TWO: 0.04}, grammar_string=DIGITS, **more)
+        for draw, more in ((1, {}), (6, {}), (6, {"temperature": 0.0}))
+    )
+)
 
 
 def test_a_grammar_lets_through_only_what_it_takes() -> None:
-    one, two = 33, 34  # "1" and "2" in SmolLM2's vocabulary
-    chances = {100: 0.9, one: 0.06, two: 0.04}
-    (tokens,) = probe(case(1, chances, grammar_string=DIGITS))
-    assert tokens == [one]
-    (tokens,) = probe(case(6, chances, grammar_string=DIGITS))
-    assert tokens == [one, two, two, two, two, two]
-    (tokens,) = probe(case(6, chances, grammar_string=DIGITS, temperature=0.0))
-    assert tokens == [one, two, two, two, two, two]
+    first, drawn, greedy = BY_DIGITS()
+    assert first == [ONE]
+    assert drawn == greedy == [ONE, TWO, TWO, TWO, TWO, TWO]
 
 
-@pytest.mark.parametrize("text", ["root ::= (", "nonsense", 'other ::= "a"', "root ::= root"])
+NO_GRAMMARS = ["root ::= (", "nonsense", 'other ::= "a"', "root ::= root"]
+REFUSED_GRAMMARS = Results(*(case(1, grammar_string=text) for text in NO_GRAMMARS))
+
+
+@pytest.mark.parametrize("text", NO_GRAMMARS)
 def test_a_grammar_that_is_none_is_refused_by_name(text: str) -> None:
-    (told,) = probe(case(1, grammar_string=text))
-    assert "grammar_string" in told["error"]
+    assert "grammar_string" in REFUSED_GRAMMARS()[NO_GRAMMARS.index(text)]["error"]
 
 
-@pytest.mark.parametrize("params", [{"logit_bias": {"49152": 1.0}}, {"custom_token_bans": "49152"}])
+NO_TOKENS: list[dict[str, Any]] = [{"logit_bias": {"49152": 1.0}}, {"custom_token_bans": "49152"}]
+REFUSED_TOKENS = Results(*(case(1, **params) for params in NO_TOKENS))
+
+
+@pytest.mark.parametrize("params", NO_TOKENS)
 def test_a_token_that_the_vocabulary_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
-    (told,) = probe(case(1, **params))
-    assert next(iter(params)) in told["error"]
+    assert next(iter(params)) in REFUSED_TOKENS()[NO_TOKENS.index(params)]["error"]
+
+
+NOTHING_LEFT = Results(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
 
 
 def test_a_grammar_and_bans_that_leave_nothing_say_so() -> None:
-    every_one = json.dumps({"1": 0})
-    (told,) = probe(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias=json.loads(every_one)))
+    (told,) = NOTHING_LEFT()
     assert "leave no token" in told["error"]
 
 
@@ -245,12 +296,15 @@ SHAPES = {
 }
 
 
+CUT = {  # a top_k as large as there are candidates changes nothing but that llama.cpp's own samplers make the cut
+    shape: Results(*(case(0, chances, **params, **more) for params in NUCLEI for more in ({}, {"top_k": len(chances)})))
+    for shape, chances in SHAPES.items()
+}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_nucleus_is_the_one_that_llama_cpp_keeps(shape: str) -> None:
-    """A top_k as large as there are candidates changes nothing but that llama.cpp's own samplers make the cut."""
-    chances = SHAPES[shape]
-    wide = {"top_k": len(chances)}
-    told = probe(*(case(0, chances, **params, **extra) for params in NUCLEI for extra in ({}, wide)))
+    told = CUT[shape]()
     for ours, theirs in zip(told[::2], told[1::2], strict=True):
         if shape == "flat":  # which of equals stay is left to chance
             assert len(ours) == len(theirs)

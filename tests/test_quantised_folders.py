@@ -10,6 +10,7 @@ import pytest
 from tests.perplexity_reference import perplexities
 from tests.quantised_folders import KINDS, plain, quantised_folder, read_safetensors
 from tests.quantised_packing import dequantised
+from tests.shallow_model import LAYERS
 
 WORSE = {"gptq": 1.5, "gptq-act-order": 1.5, "gptq-8bit": 1.01, "awq": 1.35}
 """At most, of the perplexity, by kind: the other kinds have the weights of the first. GPTQ proper does no better here
@@ -37,13 +38,13 @@ has asked for a copy. When people want to know whether she is lonely, she answer
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_packed_is_what_was_rounded(smollm2_folder: Path, kind: str) -> None:
+def test_what_is_packed_is_what_was_rounded(shallow_folder: Path, kind: str) -> None:
     """Of the tests' own folders: otherwise the two could agree on the wrong numbers."""
-    folder = quantised_folder(smollm2_folder, kind)
+    folder = quantised_folder(shallow_folder, kind)
     packed = read_safetensors(folder / KINDS[kind].file)
     rounded = read_safetensors(plain(folder) / "model.safetensors")
     names = [name.removesuffix(".weight") for name in rounded if name.endswith("_proj.weight")]
-    assert len(names) == 30 * 7
+    assert len(names) == LAYERS * 7
     for name in names:
         assert np.array_equal(dequantised(packed, name, KINDS[kind].method), rounded[f"{name}.weight"]), name
 

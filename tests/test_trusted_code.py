@@ -26,9 +26,9 @@ FLAG = "--trust-remote-code"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, smollm2_folder: Path, make_app: MakeApp) -> Path:
+def folder(tmp_path: Path, tiny_folder: Path, make_app: MakeApp) -> Path:
     """The one model that `make_app` finds, called "own"."""
-    return own_model(tmp_path / "models" / "own", smollm2_folder)
+    return own_model(tmp_path / "models" / "own", tiny_folder)
 
 
 def harmful(folder: Path) -> Path:
@@ -144,9 +144,9 @@ def test_the_api_refuses_and_cannot_agree(folder: Path, make_app: MakeApp) -> No
 
 
 def test_code_of_another_repository_is_neither_fetched_nor_run(
-    tmp_path: Path, smollm2_folder: Path, make_app: MakeApp
+    tmp_path: Path, tiny_folder: Path, make_app: MakeApp
 ) -> None:
-    folder = own_model(tmp_path / "models" / "own", smollm2_folder, repository="someone/elsewhere--")
+    folder = own_model(tmp_path / "models" / "own", tiny_folder, repository="someone/elsewhere--")
     mark = harmful(folder)
     with pytest.raises(LoadFailed) as refused:
         load(make_app(FLAG))

@@ -22,7 +22,7 @@ from tests.quantised_folders import quantised_folder
 from tests.worker_pool import WorkerPool, worker_with
 
 FRANCE, COUNTING = "The capital of France is", "one two three four five six"
-TOKENS = 8
+TOKENS = 5
 
 
 @dataclass(frozen=True)
