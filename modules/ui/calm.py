@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.responses import Response
+from fastapi.responses import Response
 
 from modules.ui.lean import gradio
 
