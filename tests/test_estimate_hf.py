@@ -94,22 +94,14 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
         {"bf16": True},
         {"load_in_8bit": True},
         {"load_in_4bit": True},
+        {"bf16": True, "use_eager_attention": True},
         {"cpu_memory": "300MiB", "disk": True},
     ],
     ids=str,
 )
 def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
-    tokens = REST + (PIECE_OF_8_BITS if "load_in_8bit" in form else PIECE)
-    said = estimate(shape_of(smollm2_folder), options(**form), tokens)
-    taken = filled_peak(smollm2_folder, tokens, **form) - empty_peak(smollm2_folder)
-    assert said.total == pytest.approx(taken, rel=0.1)
-
-
-def test_eager_attention_takes_what_was_estimated(shallow_folder: Path) -> None:
-    """In a few layers, for it takes the same in many, and counts for more beside smaller weights."""
-    form: dict[str, object] = {"bf16": True, "use_eager_attention": True}
-    said = estimate(shape_of(shallow_folder), options(**form), PIECE + REST)
-    taken = filled_peak(shallow_folder, PIECE + REST, **form) - empty_peak(shallow_folder)
+    said = estimate(shape_of(smollm2_folder), options(**form), PIECE + REST)
+    taken = filled_peak(smollm2_folder, PIECE + REST, **form) - empty_peak(smollm2_folder)
     assert said.total == pytest.approx(taken, rel=0.1)
 
 
