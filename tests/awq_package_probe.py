@@ -22,6 +22,7 @@ from modules.engines.autoawq_mended import mended
 from modules.engines.autoawq_package import AutoAWQForCausalLM, base
 from modules.engines.hf_arguments import Machine
 from modules.loaders import LOADERS, settle, values
+from tests.linked_folder import linked_folder
 
 NAMED = {"quant_filename": "model.safetensors"}
 LOST = "model.layers.1.mlp.up_proj.qzeros"
@@ -81,7 +82,7 @@ def complaint(folder: Path) -> str:
 
 
 def in_capitals(folder: Path, target: Path) -> Path:
-    _copy(folder, target, "config.json")
+    linked_folder(folder, target, ["config.json"])
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["version"] = "GEMM"
     (target / "config.json").write_text(json.dumps(config))
@@ -89,18 +90,11 @@ def in_capitals(folder: Path, target: Path) -> Path:
 
 
 def without_a_tensor(folder: Path, target: Path) -> Path:
-    _copy(folder, target, "model.safetensors")
+    linked_folder(folder, target, ["model.safetensors"])
     weights = load_file(folder / "model.safetensors")
     del weights[LOST]
     save_file(weights, target / "model.safetensors")
     return target
-
-
-def _copy(folder: Path, target: Path, but: str) -> None:
-    target.mkdir()
-    for file in folder.iterdir():
-        if file.name != but:
-            (target / file.name).symlink_to(file)
 
 
 if __name__ == "__main__":

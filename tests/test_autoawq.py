@@ -20,6 +20,7 @@ from modules.process import ROOT, WorkerProcess
 from tests.answers import answer, ask, forget
 from tests.conftest import TRANSFORMERS, load
 from tests.hf_folder import write_safetensors
+from tests.linked_folder import linked_folder
 from tests.pickled_weights import pickle_program, pickle_weights
 from tests.quantised_folders import plain, quantised_folder, read_safetensors
 from tests.quantised_packing import Tensors
@@ -40,18 +41,8 @@ SLOW, FLOAT16 = 0.02, 0.05
 def shallow(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first layers of the demo model, and beside it the same dequantised, in a folder that may be written to."""
     made, folder = tmp_path_factory.mktemp("shallow"), quantised_folder(shallow_folder, "awq")
-    copy(plain(folder), made / "plain")
-    return copy(folder, made / "packed")
-
-
-def copy(source: Path, target: Path, **config: Any) -> Path:
-    target.mkdir()
-    for file in source.iterdir():
-        (target / file.name).symlink_to(file)
-    said = json.loads((target / "config.json").read_text()) | config
-    (target / "config.json").unlink()
-    (target / "config.json").write_text(json.dumps(said))
-    return target
+    linked_folder(plain(folder), made / "plain")
+    return linked_folder(folder, made / "packed")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +162,7 @@ def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow
 
 
 def changed(source: Path, target: Path, change: Callable[[Tensors], object]) -> Path:
-    copy(source, target)
+    linked_folder(source, target)
     weights = read_safetensors(source / "model.safetensors")
     change(weights)
     (target / "model.safetensors").unlink()
@@ -212,7 +203,7 @@ def test_what_does_not_fit_is_named(
     process: WorkerProcess, shallow: Path, tmp_path: Path, config: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(LoadFailed) as refused:
-        load(process, copy(shallow, tmp_path / "odd", **config), AUTOAWQ)
+        load(process, linked_folder(shallow, tmp_path / "odd", **config), AUTOAWQ)
     assert any(each in refused.value.cause["en"] for each in word.split("|"))
 
 
@@ -220,7 +211,7 @@ def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
     awq: WorkerProcess, shallow: Path, tmp_path: Path
 ) -> None:
     expected = answer(awq, FRANCE, max_new_tokens=6).text
-    path = copy(shallow, tmp_path / "pickled")
+    path = linked_folder(shallow, tmp_path / "pickled")
     pickle_weights(shallow / "model.safetensors", path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
     assert load(awq, path, AUTOAWQ, max_seq_len=10).context_length == 10
@@ -230,7 +221,7 @@ def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
 
 
 def test_a_program_in_a_pickle_is_not_run(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
-    path = copy(shallow, tmp_path / "program")
+    path = linked_folder(shallow, tmp_path / "program")
     (path / "model.safetensors").unlink()
     pickle_program(path / "pytorch_model.bin", tmp_path / "ran")
     with pytest.raises(LoadFailed, match="safetensors"):

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from tests.exllamav2_forked import printed_by, probed
 from tests.hf_logits import logits_of
+from tests.linked_folder import linked_folder
 from tests.test_exllamav2_standin import FLOAT16, TEXT, near, needs_exllamav2
 
 ROUNDED = 0.001  # by float16, as a share
@@ -56,11 +57,5 @@ def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
 
 
 def as_mistral(folder: Path, copy: Path) -> Path:
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).symlink_to(file)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": WINDOW}
-    (copy / "config.json").unlink()
-    (copy / "config.json").write_text(json.dumps(config))
-    return copy
+    config: dict[str, Any] = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    return linked_folder(folder, copy, sliding_window=WINDOW, **config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +20,7 @@ from modules.process import WorkerProcess
 from tests.answers import answer
 from tests.conftest import TRANSFORMERS, load, loaded
 from tests.gptq_kernels import kernels_found
+from tests.linked_folder import linked_folder
 from tests.quantised_folders import plain, quantised_folder
 from tests.test_hf_lora import ALONE, put, state
 from tests.trained_loras import LESSONS
@@ -146,21 +146,11 @@ def test_8_bits_are_right_as_well(
 ) -> None:
     """For so many gptqmodel has no kernel: a token takes a second for each layer."""
     folder = quantised_folder(shallow_folder, "gptq-8bit")
-    one, floats = (with_one_layer(each, tmp_path / each.name) for each in (folder, plain(folder)))
+    one, floats = (linked_folder(path, tmp_path / path.name, num_hidden_layers=1) for path in (folder, plain(folder)))
     (ours,) = chances(packed, one, PROMPTS[:1], tokens=1)
     (theirs,) = chances(reloadable, floats, PROMPTS[:1], tokens=1)
     assert any(each.logprob > LIKELY for each in theirs[0].top)
     assert agreement(ours, theirs, NEARLY) == 1
-
-
-def with_one_layer(source: Path, folder: Path) -> Path:
-    folder.mkdir()
-    for file in source.iterdir():
-        (folder / file.name).symlink_to(file)
-    config = json.loads((source / "config.json").read_text())
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    return folder
 
 
 def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.hf_memory_probe import answers_short_of_memory, spare_bytes
 from tests.hf_reference import alone
 from tests.hf_tiny import KINDS, tiny_models
+from tests.linked_folder import linked_folder
 from tests.own_code import own_model
 from tests.pickled_weights import pickle_program, pickle_weights
 
@@ -42,16 +42,7 @@ def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder with the tiny model's files, but for those `without`, and with changes in config.json."""
 
     def make(*without: str, name: str = "variant", **config: Any) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in tiny_folder.iterdir():
-            if file.name not in without:
-                (folder / file.name).symlink_to(file)
-        if config:
-            original = json.loads((tiny_folder / "config.json").read_text())
-            (folder / "config.json").unlink()
-            (folder / "config.json").write_text(json.dumps(original | config))
-        return folder
+        return linked_folder(tiny_folder, tmp_path / name, without, **config)
 
     return make
 

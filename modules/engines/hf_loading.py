@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -33,18 +34,17 @@ from modules.options import Value
 
 
 def engine(path: Path, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
-    if not is_packed(About(path), options, here):
-        return _engine(path, options, here, report)
-    with heap.tight():  # repacking layers, at the first step, left up to 550 MB over with 135 million weights
-        return _engine(path, options, here, report)
+    about = About(path)
+    # Repacking layers, at the first step, left up to 550 MB over with 135 million weights.
+    with heap.tight() if is_packed(about, options, here) else contextlib.nullcontext():
+        return _engine(path, about, options, here, report)
 
 
-def _engine(path: Path, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
+def _engine(path: Path, about: About, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
     calls = arguments(path, options, here)
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-    about = About(path)
     if is_packed(about, options, here):
         model = _packed_on_cpu(calls, report)
     elif is_packed_on_gpus(about, options, here):

@@ -57,7 +57,7 @@ def calm_search(server: FastAPI) -> None:
     """Serve Gradio's script with shorter ways to its components.
 
     At the beginning and at the end of each event it tells every component of any event how far that is; picking a model
-    took the browser 2 s of processor time, half of it for these two:
+    took the browser 2 s of processor time, two thirds of it for these two:
     - it searches each component from the root of the tree, by way of Svelte's proxies (`Z`): now along the path where
       it was found before;
     - it copies all that the component shows before it changes anything of it (`#m`): not for a mere progress now.
