@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from modules.download_cli import main
+from modules.cli.download import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

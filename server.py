@@ -13,14 +13,15 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules import first_load, install, menu
-from modules import flags as command_line
 from modules.app import App
-from modules.errors import PortTaken, WebUIError
-from modules.flags import Flags
-from modules.loaders import find_loader
-from modules.overlays import Overlays
-from modules.terminal import terminal_language
+from modules.cli import first_load, model_menu
+from modules.config import flags as command_line
+from modules.config.flags import Flags
+from modules.core.errors import PortTaken, WebUIError
+from modules.loaders.registry import find_loader
+from modules.setup import install
+from modules.setup.overlay_installer import Overlays
+from modules.system.terminal import terminal_language
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,7 +42,7 @@ def main(words: list[str]) -> int:
             install.wait(find_loader(flags.text("install")), language, Overlays())
             return 0
         app = App(flags, ROOT / "cache" / "catalog.json")
-        app = menu.chosen(app, language) if flags.on("model_menu") else app
+        app = model_menu.chosen(app, language) if flags.on("model_menu") else app
         if flags.on("explain"):
             print(json.dumps(explain(app), indent=2, ensure_ascii=False))
             return 0
@@ -103,7 +104,7 @@ def serve(app: App) -> None:
     """Take the port, serve on it until Ctrl-C, and let downloads, installations and the model go."""
     import uvicorn
 
-    from modules.api.guard import Guard, hosts_for
+    from modules.api.host_guard import Guard, hosts_for
 
     listener = take_port(*address(app.flags))
     config = uvicorn.Config(

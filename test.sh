@@ -31,15 +31,15 @@ python server.py --install llama.cpp
 python server.py --install Transformers
 python server.py --install AutoGPTQ # and AutoAWQ
 # Without a GPU only somebody with kernels at hand may install it: those of the tests are a stand-in.
-PYTHONPATH=tests/exllamav2_standin python server.py --install ExLlamav2
+PYTHONPATH=tests/support/exllamav2_standin python server.py --install ExLlamav2
 python scripts/demo_model.py
-if [[ ${1:-} != quick ]]; then python -m tests.make_models; fi
+if [[ ${1:-} != quick ]]; then python -m tests.support.make_models; fi
 
 if (($# == 0)); then
     part python -m ruff check .
     part python -m ruff format --check .
     part python -m mypy
-    # One process for each core; see tests/stages.py.
+    # One process for each core; see tests/support/stages.py.
     part python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 elif [[ $1 == quick ]]; then
     part python -m ruff check .

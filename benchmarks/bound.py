@@ -1,8 +1,8 @@
 """How far answers that were given together may lie from those given alone, and how far from those of a leak.
 
-Four at a time are answered together, then each is replayed alone (`furthest` in tests/test_llamacpp_batching.py), and
-once more behind the words of another conversation, as if those could be seen. Two minutes.
-"""
+Four at a time are answered together, then each is replayed alone (`furthest` in
+tests/engines/llamacpp/test_batching.py), and once more behind the words of another conversation, as if those could be
+seen. Two minutes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from figures import session, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.process import WorkerProcess
-from tests.answers import forget, together
+from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
-from tests.test_llamacpp_batching import HONEST, N_CTX, THREADS, chat, furthest
+from tests.engines.llamacpp.test_batching import HONEST, N_CTX, THREADS, chat, furthest
+from tests.support.answers import forget, together
 
 TOKENS = 60
 TOPICS = """the moon, a river in spring, how bread is made, the number seven, volcanoes, the history of tea,

@@ -18,8 +18,8 @@ from figures import session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.catalog import Catalog
-from tests.checkpoint_files import checkpoint
+from modules.catalog.catalog import Catalog
+from tests.support.checkpoint_files import checkpoint
 
 MODELS = 500
 ALLOWED_SECONDS = 1.0

@@ -5,8 +5,8 @@ In each, rounds of ours and of llama-server in turn, 128 tokens after the first 
 thread count. What counts are the ratios of each round.
 
 `--also GOMP_SPINCOUNT=3000` measures a further program of ours with that variable, in the same rounds; any variable
-of DECIDED_BY_USER in modules/process.py leaves its threads unbound. `--pair` measures two programs that answer at the
-same time: both bound, one bound and one not, and two llama-servers.
+of DECIDED_BY_USER in modules/runtime/worker_process.py leaves its threads unbound. `--pair` measures two programs that
+answer at the same time: both bound, one bound and one not, and two llama-servers.
 """
 
 from __future__ import annotations

@@ -141,10 +141,10 @@ def alone(*part: str) -> tuple[float, float]:
 
 
 def fetch_ours(url: str, folder: str, connections: str) -> None:
-    from modules.downloads import Downloads
-    from modules.hub import Hub
-    from modules.job_record import Wanted
-    from modules.retry import Pace
+    from modules.downloads.manager import Downloads
+    from modules.downloads.record import Wanted
+    from modules.downloads.retry import Pace
+    from modules.hub.client import Hub
 
     place = Path(folder)
     downloads = Downloads(
@@ -193,7 +193,7 @@ def hub(file: Path, size: int, rate: int = 0) -> Iterator[str]:
 
 
 def serve(file: str, rate: str) -> None:
-    from tests.hub_server import Hub
+    from tests.support.hub_server import Hub
 
     with Hub() as made:
         made.add(REPO, {FILE: Path(file)})

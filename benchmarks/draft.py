@@ -22,7 +22,7 @@ from layers import load_arguments
 from program import MODEL, ROOT, explain
 
 sys.path.insert(0, str(ROOT))
-from modules import sampling
+from modules.loaders import generation_settings
 
 NGRAM = 2
 GUESSES = (1, 2, 3, 5)
@@ -63,15 +63,15 @@ def main() -> None:
 
 def measure(asked: dict[str, Any]) -> Any:
     """What batches cost, in seconds by size, and the (prompt, answer) tokens of every chat."""
-    from modules.engines.llamacpp import LlamaCpp
-    from modules.engines.llamacpp_native import Batch
+    from modules.engines.llamacpp.bindings import Batch
+    from modules.engines.llamacpp.engine import LlamaCpp
 
     engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
     said: dict[str, list[Any]] = {}
     for kind, questions in CHATS.items():
         for question in questions:
             prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-            engine.submit(1, prompt, sampling.settle({"temperature": 0.0, "max_new_tokens": TOKENS}))
+            engine.submit(1, prompt, generation_settings.settle({"temperature": 0.0, "max_new_tokens": TOKENS}))
             text = ""
             while not engine.idle:
                 text += "".join(getattr(event, "text", "") for _, event in engine.step())

@@ -15,9 +15,9 @@ from figures import MB, session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.estimate import Estimate, estimate
-from modules.gguf import read_header
-from tests.test_estimate import filled_peak, idle_peak, options
+from modules.engines.llamacpp.memory import Estimate, estimate
+from modules.formats.gguf_header import read_header
+from tests.engines.llamacpp.test_memory import filled_peak, idle_peak, options
 
 ALLOWED = 0.1
 OPTIONS: tuple[dict[str, Any], ...] = (

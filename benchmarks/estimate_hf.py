@@ -15,10 +15,10 @@ from figures import MB, session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.estimate import Estimate
-from modules.estimate_hf import estimate
-from tests.hf_folder import transformers_folder
-from tests.test_estimate_hf import empty_peak, filled_peak, options, shape_of
+from modules.engines.hf.memory import estimate
+from modules.engines.llamacpp.memory import Estimate
+from tests.engines.hf.test_memory import empty_peak, filled_peak, options, shape_of
+from tests.support.hf_folder import transformers_folder
 
 ALLOWED = 0.1
 OPTIONS: tuple[dict[str, Any], ...] = (

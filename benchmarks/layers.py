@@ -23,13 +23,13 @@ from peers import PROGRAMS, llama_bench, require
 from program import MODEL, ROOT, Program, explain
 
 sys.path.insert(0, str(ROOT))
-from modules import sampling
-from modules.events import Done, Event, Result, Text
-from modules.loaders import find_loader
-from modules.process import WorkerProcess
+from modules.core.events import Done, Event, Result, Text
+from modules.loaders import generation_settings
+from modules.loaders.registry import find_loader
+from modules.runtime.worker_process import WorkerProcess
 
 ROUNDS = 5
-PARAMS = sampling.settle({"temperature": 0.0, "max_new_tokens": TOKENS + 1})
+PARAMS = generation_settings.settle({"temperature": 0.0, "max_new_tokens": TOKENS + 1})
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def in_child(told: Any) -> float:
 
 
 def engine_alone(told: Any) -> float:
-    from modules.engines.llamacpp import LlamaCpp
+    from modules.engines.llamacpp.engine import LlamaCpp
 
     arguments = load_arguments(told)
     engine = LlamaCpp(Path(arguments["path"]), arguments["options"], lambda progress: None)

@@ -19,7 +19,7 @@ from figures import session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from tests.hf_folder import transformers_folder
+from tests.support.hf_folder import transformers_folder
 
 TRAINED, LENGTH, PIECE = 8192, 12288, 512
 WORSE = 1.1
@@ -73,8 +73,8 @@ def read(folder: Path, form: dict[str, Any], length: int) -> list[float]:
 
 def loaded(folder: Path, form: dict[str, Any]) -> Any:
     """The model as the worker would load it."""
-    from modules.engines.hf import Transformers
-    from modules.loaders import find_loader, settle, values
+    from modules.engines.hf.loader import Transformers
+    from modules.loaders.registry import find_loader, settle, values
 
     options = values(settle(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form}))
     engine: Any = Transformers(folder, options, lambda _: None)

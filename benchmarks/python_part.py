@@ -20,8 +20,8 @@ from layers import load_arguments
 from program import MODEL, ROOT, explain
 
 sys.path.insert(0, str(ROOT))
-from modules import sampling
-from modules.events import to_line
+from modules.core.events import to_line
+from modules.loaders import generation_settings
 
 PLACES = (64, 1024)
 AROUND = 32
@@ -64,11 +64,11 @@ def child(told: Any, params: dict[str, Any]) -> list[float]:
 
 def steps(asked: dict[str, Any]) -> list[float]:
     """Seconds outside of `llama_decode`, step by step."""
-    from modules.engines.llamacpp import LlamaCpp
+    from modules.engines.llamacpp.engine import LlamaCpp
 
     engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
     wishes = {"max_new_tokens": max(PLACES) + AROUND, "ban_eos_token": True, **asked["params"]}
-    engine.submit(1, PROMPT, sampling.settle(wishes))
+    engine.submit(1, PROMPT, generation_settings.settle(wishes))
     seconds = []
     while not engine.idle:
         began, decoding = time.perf_counter(), engine.model.seconds_decoding

@@ -15,9 +15,9 @@ from playwright.sync_api import sync_playwright
 from program import ROOT, Program
 
 sys.path.insert(0, str(ROOT))
-from modules.loaders import LOADERS
-from modules.ui.form import slug
-from modules.ui.options_card import SWITCH_LOADER
+from modules.loaders.registry import LOADERS
+from modules.ui.model.options_card import SWITCH_LOADER
+from modules.ui.widgets.option_form import slug
 from scripts import system_packages
 
 ALLOWED_MILLISECONDS = 150.0

@@ -25,11 +25,11 @@ from figures import session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules import sampling
-from modules.events import Done, Result, Text
-from modules.loaders import find_loader, settle, values
-from modules.process import WorkerProcess
-from tests.hf_folder import transformers_folder
+from modules.core.events import Done, Result, Text
+from modules.loaders import generation_settings
+from modules.loaders.registry import find_loader, settle, values
+from modules.runtime.worker_process import WorkerProcess
+from tests.support.hf_folder import transformers_folder
 
 ROUNDS, TOKENS, LONG, CLIENTS = 7, 128, 1500, 4
 DECODE_FLOOR, TURN_FLOOR, BATCH_FLOOR = 0.95, 1.2, 2.0
@@ -84,7 +84,7 @@ class Ours:
 
     def _generate(self, prompt: str, tokens: int) -> float:
         """Until the first piece of text, in seconds; it reads all of them."""
-        params = sampling.settle({"temperature": 0, "max_new_tokens": tokens, "ban_eos_token": True})
+        params = generation_settings.settle({"temperature": 0, "max_new_tokens": tokens, "ban_eos_token": True})
         began, first = time.perf_counter(), 0.0
         for event in self._worker.events("generate", prompt=prompt, params=params):
             if isinstance(event, Text) and not first:

@@ -11,23 +11,33 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from modules import gpus, lora_control, machine, settings
-from modules.catalog import Catalog, ModelRecord
-from modules.choice import refusal, takers
-from modules.core_binding import CoreBinding
-from modules.creator import Creator
-from modules.download_errors import BadToken
-from modules.downloads import Downloads
-from modules.errors import CommandLineError, LoaderUnavailable, OwnerOnly, UnknownLoader, Unsupported, WebUIError, Words
-from modules.estimate_quantised import Quantised
-from modules.events import Json
-from modules.fit import Device, Facts, Fit, fit, fitting_context, given_back
-from modules.flags import Flags
-from modules.gguf import GgufHeader
-from modules.gpus import Gpu
-from modules.hubs import Hubs, token_from
-from modules.install import being_installed
-from modules.loaders import (
+from modules.catalog.catalog import Catalog, ModelRecord
+from modules.config import settings
+from modules.config.flags import Flags
+from modules.config.model_settings import LOADER, LORAS, ModelSettings
+from modules.config.presets import Presets
+from modules.config.trusted_code import TrustedCode, compare
+from modules.core.errors import (
+    CommandLineError,
+    LoaderUnavailable,
+    OwnerOnly,
+    UnknownLoader,
+    Unsupported,
+    WebUIError,
+    Words,
+)
+from modules.core.events import Json
+from modules.core.paths import ROOT
+from modules.downloads.manager import Downloads
+from modules.downloads.retry import Pace
+from modules.engines.hf.memory_prequantized import Quantised
+from modules.formats.gguf_header import GgufHeader
+from modules.formats.remote_code import code_of
+from modules.hub.endpoints import Token
+from modules.hub.errors import BadToken
+from modules.hub.mirrors import Hubs, token_from
+from modules.llamacpp_hf_creator import Creator
+from modules.loaders.registry import (
     LOADERS,
     Loader,
     Setting,
@@ -38,19 +48,19 @@ from modules.loaders import (
     usable,
     values,
 )
-from modules.lora_control import LoraControl
-from modules.loras import Loras
-from modules.mirrors import Token
-from modules.model_settings import LOADER, LORAS, ModelSettings
-from modules.models import LoadedModel, Models
-from modules.options import Value
-from modules.overlays import Overlays
-from modules.own_code import code_of
-from modules.preparation import Preparation
-from modules.presets import Presets
-from modules.process import ROOT
-from modules.retry import Pace
-from modules.trusted_code import TrustedCode, compare
+from modules.lora import manager
+from modules.lora.catalog import Loras
+from modules.lora.manager import LoraControl
+from modules.options.option import Value
+from modules.planning.fit import Device, Facts, Fit, fit, fitting_context, given_back
+from modules.planning.recommendation import refusal, takers
+from modules.runtime.core_binding import CoreBinding
+from modules.runtime.model_manager import LoadedModel, Models
+from modules.setup.install import being_installed
+from modules.setup.overlay_installer import Overlays
+from modules.setup.preparation import Preparation
+from modules.system import cpu_memory, gpus
+from modules.system.gpus import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +90,7 @@ class App:
         self.presets = Presets(ROOT / "presets")
         self.models = Models(CoreBinding())
         self.overlays = Overlays()
-        self.available_memory: Callable[[], int] = machine.available_memory
+        self.available_memory: Callable[[], int] = cpu_memory.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.Gpus())
         self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.hf_endpoint, _token())
@@ -159,7 +169,7 @@ class App:
     def _loras_for(self, record: ModelRecord, saved: Mapping[str, object]) -> Mapping[str, object]:
         """Those of the command line for the model that it named, or for all if it named none; else the saved ones."""
         typed = self._typed_loras if self.named is None or self.named.name == record.name else {}
-        return typed or lora_control.wanted(saved.get(LORAS))
+        return typed or manager.wanted(saved.get(LORAS))
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
         """The flag's loader for the model it came with, else the saved one, the preferred one, the first that runs, or

@@ -21,12 +21,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modules import heap
-from modules.engines.base import BatchingEngine, SerialEngine
-from modules.engines.causes import cause
-from modules.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
-from modules.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
-from modules.options import Value
+from modules.core.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
+from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
+from modules.engines.engine_protocol import BatchingEngine, SerialEngine
+from modules.engines.failure_causes import cause
+from modules.options.option import Value
+from modules.system import malloc
 
 PAUSE_SECONDS = 0.05
 """Between two pieces of text that we send. Nobody sees whether text comes twenty times a second or a hundred, but each
@@ -246,7 +246,7 @@ class Worker:
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
         make = getattr(_engine_module(engine), engine.partition(":")[2])
         gaps = any(options.get(each) for each in _LEAVES_GAPS)
-        with heap.tight() if gaps else contextlib.nullcontext():
+        with malloc.tight() if gaps else contextlib.nullcontext():
             made = make(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = made if hasattr(made, "step") else Turns(made)
         return made.info.to_json()

@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from modules import demo_model  # noqa: E402
-from modules.errors import WebUIError  # noqa: E402
-from modules.terminal import say  # noqa: E402
+from modules.core.errors import WebUIError  # noqa: E402
+from modules.setup import demo_model  # noqa: E402
+from modules.system.terminal import say  # noqa: E402
 
 _FETCHING = {"en": "Fetching the demo model (98 MB) ...", "zh": "正在下载演示模型（98 MB）……"}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.download_flags import FLAGS  # noqa: E402
-from modules.flags import SERVER  # noqa: E402
-from modules.load_options import OPTIONS  # noqa: E402
-from modules.loaders import LOADERS  # noqa: E402
-from modules.options import Option  # noqa: E402
-from modules.sampling_options import OF_EVERY_LOADER, PARAMETERS  # noqa: E402
+from modules.cli.download_flags import FLAGS  # noqa: E402
+from modules.config.flags import SERVER  # noqa: E402
+from modules.loaders.registry import LOADERS  # noqa: E402
+from modules.options.generation import OF_EVERY_LOADER, PARAMETERS  # noqa: E402
+from modules.options.load import OPTIONS  # noqa: E402
+from modules.options.option import Option  # noqa: E402
 
 README = ROOT / "README.md"
 SHORT = {

@@ -12,10 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from modules import early_build  # noqa: E402
-from modules.environment import Environment  # noqa: E402
-from modules.errors import WebUIError  # noqa: E402
-from modules.terminal import say  # noqa: E402
+from modules.core.errors import WebUIError  # noqa: E402
+from modules.setup import early_build  # noqa: E402
+from modules.setup.environment import Environment  # noqa: E402
+from modules.system.terminal import say  # noqa: E402
 
 
 def start(flags: list[str]) -> None:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # tests and benchmarks import `browser` from here
     sys.path.insert(0, str(ROOT))
 
-from modules.llama_build import has_compiler  # noqa: E402
-from modules.terminal import say  # noqa: E402
+from modules.setup.llama_cpp_build import has_compiler  # noqa: E402
+from modules.system.terminal import say  # noqa: E402
 
 LOG = ROOT / "logs" / "setup.log"
 BROWSERS = ("chromium-headless-shell", "chromium")

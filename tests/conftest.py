@@ -14,28 +14,29 @@ from pathlib import Path
 
 import pytest
 
-from modules import flags
 from modules.app import App
-from modules.events import Event, Info, Result
-from modules.hub import Hub
-from modules.hub_files import HubSource
-from modules.loaders import LOADERS, Loader, overlay_of, settle, values
-from modules.process import ROOT, WorkerProcess
-from tests import hub_server, shallow_model
-from tests.hf_folder import transformers_folder
-from tests.hub_reading import FILES, REPO
-from tests.package_index import PackageIndex
-from tests.tiny_model import tiny_gguf
-from tests.trained_loras import trained_loras
-from tests.worker_pool import POOLED_PIDS, WorkerPool
+from modules.config import flags
+from modules.core.events import Event, Info, Result
+from modules.core.paths import ROOT
+from modules.hub.client import Hub
+from modules.hub.file_source import HubSource
+from modules.loaders.registry import LOADERS, Loader, overlay_of, settle, values
+from modules.runtime.worker_process import WorkerProcess
+from tests.support import hub_server, shallow_model
+from tests.support.hf_folder import transformers_folder
+from tests.support.hub_reading import FILES, REPO
+from tests.support.package_index import PackageIndex
+from tests.support.tiny_model import tiny_gguf
+from tests.support.trained_loras import trained_loras
+from tests.support.worker_pool import POOLED_PIDS, WorkerPool
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
-ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.echo:Echo", packages=(), overlay=None)
+ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.support.echo:Echo", packages=(), overlay=None)
 """A row of the table for the tests' own engine."""
 
 
-# -- resources: tests/stages.py sorts tests by them --------------------------------------------------------------------
+# -- resources: tests/support/stages.py sorts tests by them ------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +85,7 @@ def smollm2_folder(smollm2: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(backend: None) -> Path:
-    """The tiny model of tests/tiny_model.py as a GGUF file."""
+    """The tiny model of tests/support/tiny_model.py as a GGUF file."""
     return tiny_gguf(SMOLLM2)
 
 
@@ -96,14 +97,14 @@ def tiny_folder(tiny: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def loras_folder(smollm2_folder: Path) -> Path:
-    """A folder with two LoRAs for the demo model, "banana" and "green": see tests/trained_loras.py. Not to be written
-    to either."""
+    """A folder with two LoRAs for the demo model, "banana" and "green": see tests/support/trained_loras.py. Not to be
+    written to either."""
     return trained_loras(smollm2_folder)
 
 
 @pytest.fixture(scope="session")
 def shallow_folder(smollm2_folder: Path) -> Path:
-    """The demo model's first layers, see tests/shallow_model.py. Not to be written to."""
+    """The demo model's first layers, see tests/support/shallow_model.py. Not to be written to."""
     return shallow_model.shallow_folder(smollm2_folder)
 
 
@@ -172,7 +173,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
 @pytest.fixture
 def served() -> Iterator[hub_server.Hub]:
-    """A hub on localhost with one repository; see tests/hub_reading.py."""
+    """A hub on localhost with one repository; see tests/support/hub_reading.py."""
     with hub_server.Hub() as started:
         started.add(REPO, FILES)
         yield started

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.errors import (
+from modules.core.errors import (
     IncompleteModel,
     ModelNotFound,
     NoModelLoaded,
@@ -23,11 +23,11 @@ from modules.errors import (
     Unsupported,
     WorkerDied,
 )
-from modules.events import Text
-from modules.loaders import LOADERS, Setting
-from modules.sampling import settle
+from modules.core.events import Text
+from modules.loaders.generation_settings import settle
+from modules.loaders.registry import LOADERS, Setting
 from tests.conftest import LLAMA
-from tests.gguf_files import MODEL, gguf
+from tests.support.gguf_files import MODEL, gguf
 
 MakeApp = Callable[..., App]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.process import ROOT
+from modules.core.paths import ROOT
 
 HEAVY = ("torch", "transformers", "llama_cpp", "numpy", "gradio", "fastapi")
 
@@ -20,7 +20,7 @@ def test_imports_keep_the_contracts_of_import_linter() -> None:
 
 
 def test_heavy_packages_are_not_imported_before_they_are_needed(subtests: pytest.Subtests) -> None:
-    for module in ("server", "modules.app", "modules.chat", "modules.worker"):
+    for module in ("server", "modules.app", "modules.chat.prompt", "modules.worker"):
         program = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
         run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
         with subtests.test(module=module):
@@ -31,7 +31,8 @@ def test_what_both_processes_import_needs_the_standard_library_alone() -> None:
     """Workers import it beside the packages of an overlay, which are of other versions."""
     program = (
         "import sys; sys.path = [path for path in sys.path if 'site-packages' not in path];"
-        "import modules.worker, modules.errors, modules.options, modules.events, modules.machine; print('fine')"
+        "import modules.worker, modules.core.errors, modules.options.option, modules.core.events;"
+        "import modules.system.cpu_memory; print('fine')"
     )
     command = [sys.executable, "-S", "-c", program]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from modules.core.paths import ROOT
+
 pytestmark = pytest.mark.usefixtures("whole_program")
 
-ROOT = Path(__file__).parent.parent
 DEMO = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

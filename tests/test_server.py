@@ -19,13 +19,12 @@ from types import SimpleNamespace
 import pytest
 
 from modules.app import App
-from modules.catalog import Catalog
+from modules.catalog.catalog import Catalog
+from modules.core.paths import ROOT
 from server import announce, take_port
-from tests.gguf_files import gguf
+from tests.support.gguf_files import gguf
 
 pytestmark = pytest.mark.usefixtures("whole_program")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from modules.overlay import Overlay
-from tests.downloading import until
-from tests.package_index import PackageIndex, is_running
+from modules.core.paths import ROOT
+from modules.loaders.overlay import Overlay
+from tests.support.downloading import until
+from tests.support.package_index import PackageIndex, is_running
 
 pytestmark = pytest.mark.usefixtures("whole_program")
 
-ROOT = Path(__file__).parent.parent
 TOOLS = "bash sh env dirname readlink"
 NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "2"}
 

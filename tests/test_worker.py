@@ -8,9 +8,9 @@ from time import monotonic
 
 import pytest
 
-from modules.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, Unsupported, WorkerDied
-from modules.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
-from modules.process import WorkerProcess
+from modules.core.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, Unsupported, WorkerDied
+from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
+from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import ECHO, load, load_arguments
 
 

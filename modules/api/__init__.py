@@ -14,19 +14,21 @@ from weakref import WeakKeyDictionary
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
-from modules.api import downloads, internal, loras, parameters, refusals
-from modules.api.access import Access
-from modules.api.answers import Answers, Call, unless_gone
-from modules.api.conversation import chat_prompt, plain_prompts
-from modules.api.refusals import json_response, language_of
+from modules.api import errors, parameters
+from modules.api.auth import Access
+from modules.api.errors import json_response, language_of
+from modules.api.generations import Answers, Call, unless_gone
+from modules.api.prompts import chat_prompt, plain_prompts
+from modules.api.responses import ChatShape, CompletionShape, Shape
+from modules.api.routes import downloads, loras
+from modules.api.routes import models as internal
 from modules.api.schemas import ChatRequest, CompletionRequest, Generation
-from modules.api.shapes import ChatShape, CompletionShape, Shape
-from modules.api.stream import EventStream
+from modules.api.sse import EventStream
 from modules.app import App
-from modules.catalog import ModelRecord
-from modules.errors import NoModelLoaded, WorkerDied
-from modules.events import Json
-from modules.models import LoadedModel
+from modules.catalog.catalog import ModelRecord
+from modules.core.errors import NoModelLoaded, WorkerDied
+from modules.core.events import Json
+from modules.runtime.model_manager import LoadedModel
 
 
 def attach(server: FastAPI, app: App) -> None:
@@ -38,7 +40,7 @@ def attach(server: FastAPI, app: App) -> None:
     api.include_router(internal.routes(app, defaults))
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
-    refusals.register(api)
+    errors.register(api)
     server.mount("/v1", Access(api, app.flags))
 
 

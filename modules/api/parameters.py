@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from modules import sampling
 from modules.api.schemas import Generation
-from modules.errors import UnknownOption, Unsupported
-from modules.events import Json
-from modules.models import LoadedModel
-from modules.options import Value, nearest
-from modules.sampling import PARAMETERS
+from modules.core.errors import UnknownOption, Unsupported
+from modules.core.events import Json
+from modules.loaders import generation_settings
+from modules.loaders.generation_settings import PARAMETERS
+from modules.options.option import Value, nearest
+from modules.runtime.model_manager import LoadedModel
 
 _LENGTH = "max_new_tokens"
 _LENGTH_NAMES = ("max_tokens", "max_completion_tokens")  # OpenAI's names for it; of several the last one counts
@@ -59,10 +59,10 @@ def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value
     asked = {name: value for name, value in given.items() if name in PARAMETERS}
     for name in [name for name in _LENGTHS if name in given]:
         asked[_LENGTH] = _LENGTHS[name].parse(given[name])
-    params = sampling.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
+    params = generation_settings.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
     # What a client sends with every request, but neutral, asks for nothing.
-    wishes = [name for name in sampling.changed(params) if name in asked]
-    sampling.refuse_missing([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    wishes = [name for name in generation_settings.changed(params) if name in asked]
+    generation_settings.refuse_missing([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
     return params
 
 

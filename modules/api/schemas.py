@@ -22,8 +22,8 @@ from pydantic import (
 )
 from starlette.exceptions import HTTPException
 
-from modules.errors import OptionError, UnknownOption, WebUIError, Words
-from modules.options import nearest
+from modules.core.errors import OptionError, UnknownOption, WebUIError, Words
+from modules.options.option import nearest
 
 SHOWN = 80
 """So many characters of a refused value are repeated in the answer."""

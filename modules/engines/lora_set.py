@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.errors import WebUIError
-from modules.lora_errors import LoraRefused, LoraWithoutEffect
+from modules.core.errors import WebUIError
+from modules.core.lora_errors import LoraRefused, LoraWithoutEffect
 
 PROBE = "The secret of a good answer is that somebody asked:\n1. What is your name? 2. 你最喜欢什么颜色？"
 """Read by the model without and with an adapter. Of many kinds, for some adapters change little of some texts."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modules.engines.base import Report
-from modules.events import Progress
+from modules.core.events import Progress
+from modules.engines.engine_protocol import Report
 
 
 def whole_percents(report: Report) -> Callable[[float], None]:

@@ -10,21 +10,22 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from modules.app import App
-from modules.errors import LANGUAGES
-from modules.flags import logins
-from modules.ui import markup, news
-from modules.ui.calm import calm_frames, calm_queue, calm_search
-from modules.ui.chat_tab import ChatTab
-from modules.ui.creator_panel import CreatorPanel
-from modules.ui.downloads_panel import DownloadsPanel
-from modules.ui.edge import PRIVATE, Shared, Updates
-from modules.ui.icons import THEME
-from modules.ui.lean import gradio
+from modules.config.flags import logins
+from modules.core.errors import LANGUAGES
+from modules.ui import status_feed
+from modules.ui.chat.tab import ChatTab
+from modules.ui.downloads.panel import DownloadsPanel
+from modules.ui.gradio_import import gradio
+from modules.ui.gradio_patches import calm_frames, calm_queue, calm_search
+from modules.ui.handlers import PRIVATE, Shared, Updates
 from modules.ui.locales import TITLE, translator
-from modules.ui.model_tab import ModelTab
-from modules.ui.news import News
-from modules.ui.options_card import LOADER_CSS, SWITCH_LOADER
-from modules.ui.parameters_tab import PARAMETERS_CSS, ParametersTab
+from modules.ui.model.llamacpp_hf_creator import CreatorPanel
+from modules.ui.model.options_card import LOADER_CSS, SWITCH_LOADER
+from modules.ui.model.tab import ModelTab
+from modules.ui.parameters.tab import PARAMETERS_CSS, ParametersTab
+from modules.ui.status_feed import News
+from modules.ui.widgets import html
+from modules.ui.widgets.icons import THEME
 
 gr = gradio()
 
@@ -43,7 +44,7 @@ def build(app: App, language: str) -> Any:
         with gr.Column(elem_id="tx-page"):
             with gr.Row(elem_id="tx-header"):
                 gr.HTML(f'<div class="tx-brand">{TITLE}</div>')
-                pill = gr.HTML(markup.pill(app.models.status, tr), elem_id="tx-pill")
+                pill = gr.HTML(html.pill(app.models.status, tr), elem_id="tx-pill")
                 gr.HTML(_links(language))
             with gr.Tabs(elem_id="tx-tabs"):
                 with gr.Tab(tr("chat"), id="chat"):
@@ -106,7 +107,7 @@ def attach(server: FastAPI, app: App) -> None:
     calm_frames()
     calm_search(server)
     _add_routes(server, app)
-    news.add_route(server, app)
+    status_feed.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(
             server,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from html import escape
 
-from modules import install
 from modules.app import App
-from modules.errors import WebUIError
-from modules.loaders import LLAMACPP
-from modules.preparation import Progress
-from modules.ui import markup
-from modules.ui.edge import PRIVATE, Updates, as_error
-from modules.ui.form import Component
-from modules.ui.lean import gradio
+from modules.core.errors import WebUIError
+from modules.loaders.registry import LLAMACPP
+from modules.setup import install
+from modules.setup.preparation import Progress
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import PRIVATE, Updates, as_error
 from modules.ui.locales import Tr
+from modules.ui.widgets import html as markup
+from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 

@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
-from modules.machine import resident_memory
+from modules.core.paths import ROOT
+from modules.system.cpu_memory import resident_memory
 from scripts import system_packages
 from tests.conftest import worker_pids
-from tests.forked_server import ForkedProcess, ServerTemplate
+from tests.support.forked_server import ForkedProcess, ServerTemplate
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

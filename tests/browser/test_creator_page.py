@@ -8,8 +8,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import opened
-from tests.downloading import until
-from tests.hub_server import Hub
+from tests.support.downloading import until
+from tests.support.hub_server import Hub
 
 REPO, NAME = "user/model", "model.gguf"
 TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import Server, Window
-from tests.downloading import noise, until
-from tests.hub_server import Hub
+from tests.support.downloading import noise, until
+from tests.support.hub_server import Hub
 
 REPO, NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"
 LONG = "a-rather-long-name-of-a-model-that-nobody-has-room-for-instruct-Q8_0"

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Window, opened
-from tests.lora_files import LAYER, peft
-from tests.trained_loras import LESSONS
+from tests.support.lora_files import LAYER, peft
+from tests.support.trained_loras import LESSONS
 
 
 @pytest.fixture

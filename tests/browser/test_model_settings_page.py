@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from modules.yaml_file import YamlFile
+from modules.config.yaml_file import YamlFile
 from tests.browser.conftest import Window, opened
 
 FIRST, SECOND = "a first.gguf", "模型 [2]+$.gguf"

@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import opened
-from tests.own_code import own_model
+from tests.support.own_code import own_model
 
 
 def test_changed_code_is_listed_and_runs_once_the_owner_agrees(

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Server, Window
-from tests.checkpoint_files import checkpoint
+from tests.support.checkpoint_files import checkpoint
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = "Name the capital of France in one English sentence."

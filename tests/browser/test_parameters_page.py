@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modules.presets import Presets
-from modules.process import ROOT
-from modules.yaml_file import YamlFile
+from modules.config.presets import Presets
+from modules.config.yaml_file import YamlFile
+from modules.core.paths import ROOT
 from tests.browser.conftest import Server, Window
 
 NAME = "测试 of the page"

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Server, Window
-from tests.package_index import PackageIndex
+from tests.support.package_index import PackageIndex
 
 PIP_MILLISECONDS = 90_000
 """How long pip may take beside a browser and a server on one core: it runs several times."""
@@ -37,7 +37,7 @@ def preparing(tmp_path: Path, smollm2: Path, index: PackageIndex) -> Iterator[Se
     (tmp_path / "requirements-of-test.txt").write_text("compiled==1.0\n")
     (tmp_path / "settings.yaml").touch()
     index.allow(3)
-    command = [sys.executable, "-m", "tests.preparing_server", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.support.preparing_server", str(tmp_path)]
     running = Server(
         tmp_path, "--prepare", "--model", smollm2.name, "--settings", str(tmp_path / "settings.yaml"), program=command
     )

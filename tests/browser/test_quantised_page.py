@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modules.loaders import LOADERS
-from modules.yaml_file import YamlFile
+from modules.config.yaml_file import YamlFile
+from modules.loaders.registry import LOADERS
 from tests.browser.conftest import Window, opened
-from tests.exl2_folder import exl2_folder
-from tests.exllamav2_worker import STANDIN
-from tests.quantised_folders import quantised_folder
+from tests.support.exl2_folder import exl2_folder
+from tests.support.exllamav2_worker import STANDIN
+from tests.support.quantised_folders import quantised_folder
 
 LOAD_SECONDS = 600  # for a kernel that is compiled; all else takes seconds
 ANSWER_SECONDS = 120

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from modules.yaml_file import YamlFile
+from modules.config.yaml_file import YamlFile
 from tests.browser.conftest import opened
 
 NAME = "SmolLM2 权重"

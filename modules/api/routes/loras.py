@@ -1,0 +1,66 @@
+"""The routes under /v1/internal/lora: which LoRAs there are, and which are to be in force; the original's shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from modules.api.errors import json_response, language_of
+from modules.api.routes.models import owner_only
+from modules.api.schemas import LorasRequest
+from modules.app import App
+from modules.core.events import Json
+from modules.lora.catalog import LoraRecord
+from modules.lora.manager import AS_TRAINED
+from modules.runtime.model_manager import Applied
+
+
+def routes(app: App) -> APIRouter:
+    """The routes. None has `async`, for all may block: they run in threads."""
+    router = APIRouter(prefix="/internal/lora")
+
+    @router.get("/list")
+    def every(request: Request) -> Response:
+        records, language = app.loras.list.all(), language_of(request.headers)
+        names = [each.name for each in records if not each.problem]
+        return json_response(
+            {
+                "lora_names": names,
+                "loras": [_shown(each, language) for each in records],
+                "applied": _told(app.models.status.loras),
+            }
+        )
+
+    @router.post("/load")
+    def load(body: LorasRequest) -> Response:
+        owner_only(app)
+        weights = body.lora_weights or [AS_TRAINED] * len(body.lora_names)
+        return json_response({"applied": _told(app.loras.apply(dict(zip(body.lora_names, weights, strict=True))))})
+
+    @router.post("/unload")
+    def unload() -> Response:
+        owner_only(app)
+        return json_response({"applied": _told(app.loras.apply({}))})
+
+    return router
+
+
+def _told(loras: tuple[Applied, ...]) -> list[Json]:
+    return [dataclasses.asdict(each) for each in loras]
+
+
+def _shown(record: LoraRecord, language: str) -> Json:
+    """`size` is in bytes."""
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "size": record.size,
+        "ranks": list(record.ranks),
+        "alpha": record.alpha,
+        "targets": list(record.targets),
+        "base": record.base,
+        "state": record.state,
+        "problem": record.problem.say(language) if record.problem else None,
+    }

@@ -1,0 +1,101 @@
+"""The routes under /v1/internal: loading, unloading and asking about the model, with the original's shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, MutableMapping
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from modules.api.errors import json_response, language_of
+from modules.api.schemas import LoadRequest, TextRequest, TokensRequest
+from modules.app import App, Plan
+from modules.core.errors import NoModelLoaded, OptionError, WorkerDied
+from modules.core.events import Json
+from modules.loaders.generation_settings import PARAMETERS
+from modules.loaders.registry import values
+from modules.options.option import Value, parse_all
+from modules.runtime.model_manager import LoadedModel
+
+Defaults = MutableMapping[LoadedModel, Mapping[str, Value]]
+"""The generation parameters that a model was loaded with: the API's defaults for as long as that model is loaded."""
+
+_NOBODY = "None"  # how the original spells that no model is loaded
+
+
+def routes(app: App, defaults: Defaults) -> APIRouter:
+    """The routes. Those without `async` may block: they run in threads."""
+    router = APIRouter(prefix="/internal")
+
+    @router.get("/model/info")
+    def info() -> Response:
+        return json_response(_info(app))
+
+    @router.get("/model/list")
+    def names() -> Response:
+        return json_response({"model_names": [record.name for record in app.listed()]})
+
+    @router.post("/model/load")
+    def load(body: LoadRequest, request: Request) -> Response:
+        owner_only(app)
+        plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
+        model = app.load(plan)
+        defaults[model] = settings
+        return json_response(_loaded(model, language_of(request.headers)))
+
+    @router.post("/model/unload")
+    def unload() -> Response:
+        owner_only(app)
+        return json_response({"model_name": _NOBODY, "freed": app.models.unload()})
+
+    @router.post("/encode")
+    def encode(body: TextRequest) -> Response:
+        tokens = app.models.current.ask("encode", text=body.text)
+        return json_response({"tokens": tokens, "length": len(tokens)})
+
+    @router.post("/decode")
+    def decode(body: TokensRequest) -> Response:
+        return json_response({"text": app.models.current.ask("decode", tokens=body.tokens)})
+
+    @router.post("/token-count")
+    def token_count(body: TextRequest) -> Response:
+        return json_response({"length": app.models.current.ask("count", text=body.text)})
+
+    return router
+
+
+def owner_only(app: App) -> None:
+    """With --multi-user the owner is who has the API key; where there is none, nobody is."""
+    if not app.flags.text("api_key"):
+        app.refuse_guests()
+
+
+def _info(app: App) -> Json:
+    try:
+        model = app.models.current
+    except (NoModelLoaded, WorkerDied):
+        return {"model_name": _NOBODY, "lora_names": [], "loader": None}
+    names = [each.name for each in model.loras]
+    return {"model_name": model.record.name, "lora_names": names, "loader": model.loader.name}
+
+
+def _plan(app: App, body: LoadRequest) -> Plan:
+    args = dict(body.args)
+    loader = args.pop("loader", None) or ""
+    if not isinstance(loader, str):
+        raise OptionError("loader", str(loader), {"en": "the name of a loader", "zh": "加载器名称"})
+    return app.plan(app.record(body.model_name), loader, form=args)
+
+
+def _loaded(model: LoadedModel, language: str) -> Json:
+    """What became of the wish: every option as it took effect, and a note on each that could not do what it says."""
+    return {
+        "model_name": model.record.name,
+        "loader": model.loader.name,
+        "context_length": model.info.context_length,
+        "options": values(model.settings),
+        "loras": [dataclasses.asdict(each) for each in model.loras],
+        "lora_problem": model.lora_problem.say(language) if model.lora_problem else None,
+        "notes": [{"option": note.option, "text": note.text[language]} for note in model.info.notes],
+    }

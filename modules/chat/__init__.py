@@ -1,0 +1,1 @@
+"""Prompts made from conversations."""

@@ -1,0 +1,1 @@
+"""Files the user edits: settings, per-model settings, presets, flags, trusted code."""

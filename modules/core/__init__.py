@@ -1,0 +1,1 @@
+"""What every process speaks: errors and events. Standard library only."""

@@ -1,0 +1,87 @@
+"""What can go wrong between a LoRA and the model it is to change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from modules.core.errors import UnknownName, WebUIError, Words
+
+
+class LoraError(WebUIError):
+    status = 422
+
+
+class LoraNotFound(UnknownName, LoraError):
+    status = 404
+    template = {"en": "There is no LoRA {name!r}.", "zh": "没有名为 {name!r} 的 LoRA。"}
+
+
+@dataclass(eq=False)
+class LoraMismatch(LoraError):
+    """`tensor` is the first that does not fit, by the name it has in the LoRA; `others` is how many more do not."""
+
+    template = {
+        "en": "The LoRA {lora} does not fit {model}: {tensor}: {why}{more}",
+        "zh": "LoRA {lora} 与 {model} 不匹配：{tensor}：{why}{more}",
+    }
+    more: ClassVar[Words] = {
+        "en": " {others} more of its tensors do not fit either.",
+        "zh": "另有 {others} 个张量也不匹配。",
+    }
+    lora: str
+    model: str
+    tensor: str
+    why: Words
+    others: int = 0
+
+    def shown(self, language: str) -> dict[str, object]:
+        more = self.more[language].format(others=self.others) if self.others else ""
+        return super().shown(language) | {"more": more}
+
+
+@dataclass(eq=False)
+class LoraInexpressible(LoraError):
+    """A LoRA in PEFT's format that cannot be written as GGUF; `what` is a whole sentence."""
+
+    template = {
+        "en": "The LoRA {lora} cannot be used with llama.cpp: {what} Use the loader Transformers.",
+        "zh": "LoRA {lora} 无法用于 llama.cpp：{what}请改用 Transformers 加载器。",
+    }
+    lora: str
+    what: Words
+
+
+@dataclass(eq=False)
+class LoraNotWritten(LoraError):
+    """`why` is the system's word."""
+
+    status = 500
+    template = {
+        "en": "The LoRA {lora} was not converted to GGUF: {folder} cannot be written to ({why}).",
+        "zh": "未能将 LoRA {lora} 转换为 GGUF：无法写入 {folder}（{why}）。",
+    }
+    lora: str
+    folder: str
+    why: str
+
+
+@dataclass(eq=False)
+class LoraRefused(LoraError):
+    """`words` are the backend's own."""
+
+    template = {
+        "en": "The LoRA {lora} could not be applied: {words}",
+        "zh": "未能应用 LoRA {lora}：{words}",
+    }
+    lora: str
+    words: str
+
+
+@dataclass(eq=False)
+class LoraWithoutEffect(LoraError):
+    template = {
+        "en": "The LoRA {lora} changes no logit of the probe text: it would be without effect. It may be untrained.",
+        "zh": "LoRA {lora} 对测试文本的 logits 毫无改变，即不起作用；它可能未经训练。",
+    }
+    lora: str

@@ -1,0 +1,1 @@
+"""Download models and LoRAs in the background."""

@@ -1,0 +1,1 @@
+"""The AutoAWQ loader."""

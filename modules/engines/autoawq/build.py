@@ -1,0 +1,82 @@
+"""Makes the engine of a folder of AWQ weights under autoawq."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.core.errors import LoadFailed
+from modules.core.events import Json
+from modules.engines import compiled_extensions
+from modules.engines.autoawq.arguments import COMPILED, CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq.cpu_kernel import repack
+from modules.engines.autoawq.fused_layers import FusedModel, fused_layers
+from modules.engines.autoawq.notes import none_fused, notes
+from modules.engines.autoawq.package import AutoAWQForCausalLM, attn
+from modules.engines.autoawq.patches import mended, see_each_token_once, use_kernels_of_torch
+from modules.engines.engine_protocol import Report
+from modules.engines.hf.arguments import TOKENIZER, Machine
+from modules.engines.hf.build import check_sound, this_machine, with_loras
+from modules.engines.hf.engine import Engine
+from modules.engines.hf.model import Model, by_device, tokenizer_of
+from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.progress import whole_percents
+from modules.options.option import Value
+from modules.system import malloc
+
+NAME = "AutoAWQ"
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = fitting(this_machine())
+    plan = Plan(path, options, here)
+    if plan.why_not is not None:
+        raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
+    model = loaded(arguments(path, options, here), whole_percents(report))
+    check_sound(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    said = [*notes(path, options, here)]
+    if plan.fused and not isinstance(model, FusedModel):
+        said.append(none_fused())
+    return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
+
+
+def fitting(machine: Machine) -> Machine:
+    """What was built for another PyTorch cannot be imported: autoawq then fuses nothing, or calls what is not there."""
+    found = compiled_extensions.tried(machine, COMPILED)
+    return found if attn.FA_INSTALLED else dataclasses.replace(found, packages=found.packages - {"flash_attn"})
+
+
+def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
+    """What the calls give."""
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    args = dict(calls[LOAD])
+    args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    if "max_memory" in args:
+        args["max_memory"] = by_device(args["max_memory"])
+    with mended(calls[CONFIG], KERNEL in calls, advance), _nothing_to_collect():
+        module: Any = AutoAWQForCausalLM.from_quantized(**args).model
+    if KERNEL in calls:
+        use_kernels_of_torch()
+        with malloc.tight():
+            repack(module)
+    if not fused_layers(module):
+        return Model(NAME, tokenizer, module)
+    see_each_token_once()
+    return FusedModel(NAME, tokenizer, module)
+
+
+@contextlib.contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """It collects garbage after every layer, which takes most of the time if all that was imported is looked at."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

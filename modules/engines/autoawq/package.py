@@ -1,0 +1,17 @@
+"""What we use of autoawq 0.2.9, imported without its words that nobody looks after it any more."""
+
+from __future__ import annotations
+
+import warnings
+
+from modules.engines.legacy import import_stubs
+
+import_stubs.prepare()
+with warnings.catch_warnings(record=True):  # it would have them shown whatever the filters are
+    from awq import AutoAWQForCausalLM
+    from awq.models import base
+    from awq.modules.fused import attn
+    from awq.modules.linear import WQLinear_GEMM, gemm
+    from awq.utils.packing_utils import reverse_awq_order, unpack_awq
+
+__all__ = ["AutoAWQForCausalLM", "WQLinear_GEMM", "attn", "base", "gemm", "reverse_awq_order", "unpack_awq"]

@@ -1,0 +1,132 @@
+"""Makes the engine of a GPTQ model under auto-gptq 0.7.1, whose traces on the libraries are wiped away again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from modules.core.errors import Unsupported
+from modules.core.events import Json, Note
+from modules.engines import compiled_extensions
+from modules.engines.autogptq import weights
+from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
+from modules.engines.autogptq.cpu_kernel import quicken
+from modules.engines.autogptq.notes import notes, on_disk
+from modules.engines.engine_protocol import Report
+from modules.engines.hf.arguments import TOKENIZER, About
+from modules.engines.hf.build import check_sound, this_machine, with_loras
+from modules.engines.hf.engine import Engine
+from modules.engines.hf.model import Model, by_device, output_in_floats, tokenizer_of
+from modules.engines.hf.offload_folder import folder_until_we_end
+from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.legacy import import_stubs
+from modules.engines.progress import whole_percents
+from modules.options.option import Value
+from modules.system import malloc
+
+import_stubs.prepare()
+
+import auto_gptq.modeling._base as package  # noqa: E402
+from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
+
+from modules.engines.autogptq.fused_attention import ours_injected  # noqa: E402
+
+package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there, and has a handler of its own
+
+
+def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    here = compiled_extensions.tried(this_machine(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
+    _check_format(Plan(path, options, here))
+    calls = arguments(path, options, here)
+    module = _module(calls[LOAD], whole_percents(report))
+    if KERNEL in calls:
+        with malloc.tight():
+            quicken(module)
+        if "disk" not in module.hf_device_map.values():
+            output_in_floats(module)
+    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
+    check_sound(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    context = About(path).own_context
+    said = (*notes(path, options, here), *_found_out(model))
+    made = with_loras(Engine(model, vocabulary, context, said), model, context)
+    if calls[LOAD]["inject_fused_attention"] or calls[LOAD]["inject_fused_mlp"]:
+        made.operations = {**made.operations, "apply_loras": _not_fused}
+    return made
+
+
+def _not_fused(adapters: list[Json]) -> list[float]:
+    if not adapters:
+        return []
+    raise Unsupported(
+        {
+            "en": "LoRAs change layers that have been fused in this model. Load it with no_inject_fused_attention, and "
+            "with no_inject_fused_mlp if triton is ticked.",
+            "zh": "LoRA 所修改的层在此模型中已被融合。请勾选“不注入融合注意力”后重新加载；"
+            "若勾选了 Triton，还须勾选“不注入融合MLP”。",
+        }
+    )
+
+
+def _found_out(model: Model) -> Iterator[Note]:
+    if count := model.places.count("disk"):
+        yield on_disk(count, len(model.places))
+
+
+def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
+    """The model of transformers inside auto-gptq's; `call` is what its `from_quantized` is given."""
+    args = dict(call)
+    folder = args.pop("offload_folder", None)
+    own = folder_until_we_end(folder) if folder else None
+    args["torch_dtype"] = getattr(torch, args["torch_dtype"])
+    args["quantize_config"] = BaseQuantizeConfig(**args["quantize_config"])
+    if "max_memory" in args:
+        args["max_memory"] = by_device(args["max_memory"])
+    with _libraries_as_they_were(), _our_reading(own, advance), ours_injected():
+        return AutoGPTQForCausalLM.from_quantized(**args).model
+
+
+@contextlib.contextmanager
+def _libraries_as_they_were() -> Iterator[None]:
+    """`from_quantized` puts functions that do nothing in the place of these, for good."""
+    names = ("kaiming_uniform_", "uniform_", "normal_")
+    before = {name: getattr(torch.nn.init, name) for name in names}
+    initialises: Any = transformers.modeling_utils
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(torch.nn.init, name, function)
+        initialises._init_weights = True
+
+
+@contextlib.contextmanager
+def _our_reading(folder: Path | None, advance: Callable[[float], None]) -> Iterator[None]:
+    """Has `from_quantized` read the weights by `autogptq_weights`.
+
+    accelerate's `load_checkpoint_in_model`, which it calls, is silent about what is missing, writes everything to a
+    temporary folder first, and cannot be given a folder for what stays on disk; where the output shares the
+    embeddings' weights, it takes the one that nobody has filled. auto-gptq 0.7.1 is the last version: none will differ.
+    """
+    modeling, dispatch = package.accelerate.utils.modeling, package.simple_dispatch_model
+    before = modeling.load_checkpoint_in_model
+    modeling.load_checkpoint_in_model = partial(weights.read_into, folder=folder, advance=advance)
+    package.simple_dispatch_model = partial(weights.placed, usual=dispatch, folder=folder)
+    try:
+        yield
+    finally:
+        modeling.load_checkpoint_in_model, package.simple_dispatch_model = before, dispatch
+
+
+def _check_format(plan: Plan) -> None:
+    """auto-gptq would read a later format as if it were its own, and write nonsense."""
+    said = str(plan.said.get("checkpoint_format") or "gptq")
+    if said != "gptq":
+        raise ValueError(f"checkpoint_format={said}")

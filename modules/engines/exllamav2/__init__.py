@@ -1,0 +1,1 @@
+"""The ExLlamav2 loader."""

@@ -1,0 +1,36 @@
+"""Makes the engine of an EXL2 or GPTQ folder under transformers' samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modules.engines.engine_protocol import Report
+from modules.engines.exllamav2.arguments import Here, arguments, context_length
+from modules.engines.exllamav2.build import loaded
+from modules.engines.exllamav2.lora import ExLlamaAdapters
+from modules.engines.exllamav2.notes import notes
+from modules.engines.exllamav2_hf.model import ExLlamaModel
+from modules.engines.hf.arguments import TOKENIZER
+from modules.engines.hf.engine import Engine
+from modules.engines.hf.model import tokenizer_of
+from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.lora_set import operation
+from modules.options.option import Value
+
+
+def engine(path: Path, options: Mapping[str, Value], here: Here, report: Report) -> Engine:
+    calls = arguments(path, options, here)
+    tokenizer = tokenizer_of(calls[TOKENIZER])
+    made = loaded(calls, report)
+    model = ExLlamaModel(made, tokenizer)
+    vocabulary = TokenizerVocabulary(tokenizer, model.size, sorted(model.ends))
+    engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, here))
+
+    def put(loras: list[object]) -> None:
+        model.loras = loras
+        model.caches.clear()
+
+    apply = operation(ExLlamaAdapters(made.model, model, put))
+    engine.operations = {**engine.operations, "apply_loras": apply}
+    return engine

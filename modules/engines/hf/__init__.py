@@ -1,0 +1,1 @@
+"""The Transformers loader, and the generation loop of all loaders on transformers."""

@@ -1,0 +1,1 @@
+"""What AutoGPTQ and AutoAWQ share: packages of an older time."""

@@ -1,0 +1,1 @@
+"""The llamacpp_HF loader."""

@@ -1,0 +1,1 @@
+"""The registry of loaders, their overlays, and how option values are settled."""

@@ -1,0 +1,1 @@
+"""LoRAs on disk, whether they fit a model, and which are applied."""

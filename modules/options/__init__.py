@@ -1,0 +1,1 @@
+"""Options as data: load options by family, and generation parameters."""

@@ -1,0 +1,1 @@
+"""Decide how a model is loaded, and whether it fits the memory."""

@@ -1,0 +1,1 @@
+"""Model workers as the main process sees them."""

@@ -1,0 +1,1 @@
+"""Install what the program and its loaders need."""

@@ -1,0 +1,55 @@
+"""Map the output of pip, CMake and the compiler to a known cause and a remedy."""
+
+from __future__ import annotations
+
+import re
+
+from modules.core.errors import Words
+
+DISK_FULL: Words = {"en": "the disk is full. Free some space and try again.", "zh": "磁盘已满。请腾出空间后重试。"}
+NO_NETWORK: Words = {
+    "en": "the package index cannot be reached. Check the network, or name a PyPI mirror in PIP_INDEX_URL.",
+    "zh": "无法访问软件包索引。请检查网络，或用环境变量 PIP_INDEX_URL 指定一个 PyPI 镜像。",
+}
+NO_VERSION: Words = {
+    "en": "the package index has no version for this Python and machine.",
+    "zh": "软件包索引中没有适合此 Python 和系统的版本。",
+}
+NO_COMPILER: Words = {
+    "en": "there is no C++ compiler. On Debian/Ubuntu run: apt install g++",
+    "zh": "没有找到 C++ 编译器。在 Debian/Ubuntu 上请运行：apt install g++",
+}
+OUT_OF_MEMORY: Words = {
+    "en": "there was too little memory to compile. Close other programs and try again: "
+    "one file is compiled at a time then.",
+    "zh": "编译时内存不足。请关闭其他程序后重试，届时将逐个文件编译。",
+}
+COMPILE_FAILED: Words = {
+    "en": "the compiler reported an error. Make sure that a C++17 compiler works; its output follows.",
+    "zh": "编译出错。请确认 C++17 编译器可用；编译器的输出如下。",
+}
+UNKNOWN: Words = {"en": "pip failed; its output follows.", "zh": "pip 执行失败，其输出如下。"}
+
+# The first that matches counts. The network stands before the missing version, which pip names last in both cases.
+_CAUSES: tuple[tuple[str, Words], ...] = (
+    (r"No space left on device|Errno 28\b|Disk quota exceeded", DISK_FULL),
+    (
+        r"Killed signal|(?m:^\s*Killed\s*$)|signal: 9\b|Killed +\(program|virtual memory exhausted"
+        r"|out of memory allocating",
+        OUT_OF_MEMORY,
+    ),
+    (r"No CMAKE_C(XX)?_COMPILER could be found|CMAKE_C(XX)?_COMPILER not set", NO_COMPILER),
+    (
+        r"NewConnectionError|NameResolutionError|Failed to establish a new connection|ConnectTimeout|Read timed out"
+        r"|ProxyError|SSLError|Network is unreachable|Connection refused|Connection aborted"
+        r"|Temporary failure in name resolution|Name or service not known|nodename nor servname|Could not resolve",
+        NO_NETWORK,
+    ),
+    (r"Failed building wheel for|Failed to build|CMake build failed|CMake configuration failed", COMPILE_FAILED),
+    (r"No matching distribution found", NO_VERSION),
+)
+
+
+def explain(output: str) -> Words | None:
+    """Return the cause that `output` shows, with its remedy; None if it shows none that is known."""
+    return next((cause for pattern, cause in _CAUSES if re.search(pattern, output)), None)

@@ -1,0 +1,115 @@
+"""LoRAs over the API: what there is, what is put in force and taken away, what is refused, and who may do it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from tests.support.lora_files import LAYER, peft
+from tests.support.serving import Server, server_of
+from tests.support.trained_loras import LESSONS
+
+PLACE = "/internal/lora"
+
+
+@pytest.fixture
+def loras(tmp_path: Path, loras_folder: Path) -> Path:
+    """Two that fit the demo model, and one that does not."""
+    shutil.copytree(loras_folder, tmp_path / "loras")
+    wide = {LAYER + "q_proj.lora_A.weight": (4, 1024), LAYER + "q_proj.lora_B.weight": (1024, 4)}
+    peft(tmp_path / "loras" / "wide", wide)
+    return tmp_path / "loras"
+
+
+@pytest.fixture
+def server(make_app: Callable[..., App], models_folder: Path, loras: Path) -> Iterator[Server]:
+    app = make_app("--model-dir", str(models_folder), "--lora-dir", str(loras))
+    with server_of(app) as running:
+        yield running
+
+
+def load(server: Server, model: str) -> None:
+    answer = server.post("/internal/model/load", {"model_name": model, "args": {"n_ctx": 512}})
+    assert answer.status_code == 200, answer.text
+
+
+def goes_on(server: Server, lora: str) -> bool:
+    """Whether the model says what `lora` has learned."""
+    lesson = LESSONS[lora]
+    body = {"prompt": lesson.beginning, "max_tokens": 8, "temperature": 0}
+    return lesson.words in server.post("/completions", body).json()["choices"][0]["text"]
+
+
+def test_what_there_is_is_listed_with_what_is_known_of_it(server: Server) -> None:
+    told = server.http.get(f"{PLACE}/list").json()
+    assert told["lora_names"] == ["banana", "green", "wide"] and told["applied"] == []
+    banana = told["loras"][0]
+    assert (banana["ranks"], banana["alpha"], banana["targets"]) == ([8], 16, ["q_proj", "v_proj"])
+    assert banana["problem"] is None and banana["size"] > 100_000
+
+
+def test_those_put_in_force_are_heard_and_those_taken_away_are_not(server: Server, smollm2: Path) -> None:
+    load(server, smollm2.name)
+    assert not goes_on(server, "banana")
+    told = server.post(f"{PLACE}/load", {"lora_names": ["banana", "green"], "lora_weights": [1, 0.9]}).json()
+    assert [(each["name"], each["weight"]) for each in told["applied"]] == [("banana", 1), ("green", 0.9)]
+    assert all(each["effect"] > 1 for each in told["applied"])
+    assert goes_on(server, "banana") and goes_on(server, "green")
+    assert server.http.get("/internal/model/info").json()["lora_names"] == ["banana", "green"]
+    assert server.http.get(f"{PLACE}/list").json()["applied"] == told["applied"]
+    assert server.post(f"{PLACE}/load", {"lora_names": ["green"]}).status_code == 200
+    assert goes_on(server, "green") and not goes_on(server, "banana")
+    assert server.post(f"{PLACE}/unload", {}).json() == {"applied": []}
+    assert not goes_on(server, "green")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"lora_names": ["banan"]}, 404, "banana"),
+        ({"lora_names": ["banana", "wide"]}, 422, "does not fit"),
+        ({"lora_names": ["banana"], "lora_weights": [1, 1]}, 400, "lora_weights"),
+        ({"lora_names": ["banana"], "lora_weights": [3]}, 400, "weight"),
+        ({"lora_names": "banana"}, 400, "lora_names"),
+        ({"names": []}, 400, "names"),
+        ({}, 400, "lora_names"),
+    ],
+)
+def test_a_refusal_is_told_by_name_and_changes_nothing(
+    body: dict[str, object], status: int, says: str, server: Server, smollm2: Path
+) -> None:
+    load(server, smollm2.name)
+    server.post(f"{PLACE}/load", {"lora_names": ["green"]})
+    answer = server.post(f"{PLACE}/load", body)
+    assert answer.status_code == status and says in answer.json()["error"]["message"]
+    assert [each["name"] for each in server.http.get(f"{PLACE}/list").json()["applied"]] == ["green"]
+
+
+def test_without_a_model_there_is_nothing_to_change(server: Server) -> None:
+    assert server.post(f"{PLACE}/load", {"lora_names": ["banana"]}).status_code == 400
+
+
+def test_a_model_loaded_by_the_api_has_the_loras_that_were_saved_with_it(
+    make_app: Callable[..., App], tmp_path: Path, smollm2: Path, loras: Path
+) -> None:
+    (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
+    (tmp_path / "models" / "config-user.yaml").write_text(f"{smollm2.name}:\n  lora: {{green: 0.5, gone: 1}}\n")
+    with server_of(make_app("--lora-dir", str(loras))) as server:
+        load(server, smollm2.name)
+        assert server.http.get(f"{PLACE}/list").json()["applied"] == []
+        told = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 256}}).json()
+        assert told["loras"] == [] and "gone" in told["lora_problem"]
+        (tmp_path / "models" / "config-user.yaml").write_text(f"{smollm2.name}:\n  lora: {{green: 0.5}}\n")
+        told = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 512}}).json()
+        assert [(each["name"], each["weight"]) for each in told["loras"]] == [("green", 0.5)]
+
+
+def test_guests_may_look_and_change_nothing(make_app: Callable[..., App], loras: Path) -> None:
+    with server_of(make_app("--lora-dir", str(loras), "--multi-user")) as server:
+        assert server.http.get(f"{PLACE}/list").status_code == 200
+        assert server.post(f"{PLACE}/load", {"lora_names": ["green"]}).status_code == 403
+        assert server.post(f"{PLACE}/unload", {}).status_code == 403

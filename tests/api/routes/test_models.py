@@ -1,0 +1,196 @@
+"""Loading, unloading and losing a model over the API, with the original's request shapes; and who may do it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from modules.app import App
+from tests.support.serving import Server, server_of
+
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LOAD = {"model_name": NAME, "args": {"n_ctx": 1024}}
+
+
+@pytest.fixture
+def server(make_app: Callable[..., App], models_folder: Path) -> Iterator[Server]:
+    """A server that has loaded nothing."""
+    with server_of(make_app("--model-dir", str(models_folder))) as running:
+        yield running
+
+
+def test_the_models_of_the_folder_are_listed(server: Server) -> None:
+    assert server.http.get("/internal/model/list").json() == {"model_names": [NAME]}
+
+
+def test_a_model_is_loaded_with_the_options_of_the_request_and_let_go(server: Server) -> None:
+    answer = server.post("/internal/model/load", {**LOAD, "args": {"loader": "llama.cpp", "n_ctx": 1024, "threads": 1}})
+    told = answer.json()
+    assert answer.status_code == 200
+    assert (told["model_name"], told["loader"], told["context_length"]) == (NAME, "llama.cpp", 1024)
+    assert (told["options"]["n_ctx"], told["options"]["threads"]) == (1024, 1)
+    assert server.http.get("/internal/model/info").json() == {
+        "model_name": NAME,
+        "lora_names": [],
+        "loader": "llama.cpp",
+    }
+    assert server.openai.models.list().data[0].model_extra == {"loaded": True}
+    assert server.post("/internal/model/unload", None).json()["freed"] > 50_000_000
+    assert server.http.get("/internal/model/info").json() == {"model_name": "None", "lora_names": [], "loader": None}
+
+
+def test_args_and_settings_may_be_null(server: Server) -> None:
+    answer = server.post("/internal/model/load", {"model_name": NAME, "args": None, "settings": None})
+    assert (answer.status_code, answer.json()["context_length"]) == (200, 8192)
+
+
+def test_settings_are_the_defaults_for_as_long_as_that_model_is_loaded(server: Server) -> None:
+    asked = {"prompt": "The capital of France is", "temperature": 0, "stop": ["."]}
+
+    def tokens(**more: object) -> object:
+        return server.post("/completions", {**asked, **more}).json()["usage"]["completion_tokens"]
+
+    server.post("/internal/model/load", {**LOAD, "settings": {"max_new_tokens": 1}})
+    assert (tokens(), tokens(max_tokens=2)) == (1, 2)
+    server.post("/internal/model/load", LOAD)
+    assert tokens() == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "words"),
+    [
+        ({"model_name": "SmolLM2-135M-Instruct.Q4_2"}, 404, "model_not_found", f"Did you mean '{NAME}'"),
+        ({"model_name": "../models/" + NAME}, 404, "model_not_found", NAME),
+        ({**LOAD, "args": {"n_ctz": 1024}}, 400, "unknown_parameter", "Did you mean 'n_ctx'"),
+        ({**LOAD, "args": {"n_ctx": "long"}}, 400, "invalid_value", "n_ctx: 'long' is not acceptable"),
+        ({**LOAD, "args": {"loader": "llama.cqp"}}, 400, "unknown_loader", "Did you mean 'llama.cpp'"),
+        ({**LOAD, "args": {"loader": "AutoAWQ"}}, 400, "unsupported", "AutoAWQ"),
+        ({**LOAD, "args": {"loader": 5}}, 400, "invalid_value", "loader"),
+        ({**LOAD, "args": [1]}, 400, "invalid_value", "args"),
+        ({**LOAD, "settings": {"temperature": 99}}, 400, "invalid_value", "temperature"),
+        ({**LOAD, "settings": {"mode": "chat"}}, 400, "unknown_parameter", "mode"),
+        ({**LOAD, "settings": {"truncation_length": -1}}, 400, "invalid_value", "truncation_length"),
+        ({**LOAD, "arguments": {}}, 400, "unknown_parameter", "Did you mean 'args'"),
+        ({"args": {}}, 400, "invalid_value", "model_name"),
+    ],
+)
+def test_a_load_that_cannot_be_fails_with_its_reason_and_leaves_the_model_in_place(
+    server: Server, body: object, status: int, code: str, words: str
+) -> None:
+    server.post("/internal/model/load", LOAD)
+    refused = server.refusal("/internal/model/load", body)
+    assert (refused["status"], refused["code"]) == (status, code)
+    assert words in refused["message"]
+    assert server.http.get("/internal/model/info").json()["model_name"] == NAME
+
+
+def test_a_damaged_model_is_refused_and_listed_all_the_same(make_app: Callable[..., App], tmp_path: Path) -> None:
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF and nothing more")
+    with server_of(make_app()) as server:
+        refused = server.refusal("/internal/model/load", {"model_name": "broken.gguf"})
+        assert (refused["status"], refused["code"]) == (422, "damaged_model")
+        assert [model.id for model in server.openai.models.list()] == ["broken.gguf"]
+
+
+def test_text_becomes_tokens_and_comes_back(server: Server) -> None:
+    server.post("/internal/model/load", LOAD)
+    text = "Grüße, 世界!"
+    told = server.post("/internal/encode", {"text": text}).json()
+    assert told["length"] == len(told["tokens"]) > 3
+    assert server.post("/internal/decode", {"tokens": told["tokens"]}).json() == {"text": text}
+    assert server.post("/internal/token-count", {"text": text}).json() == {"length": told["length"]}
+
+
+# -- losing it -------------------------------------------------------------------------------------------------------
+
+
+def kill_model(server: Server) -> None:
+    os.kill(server.app.models.current._worker.pid, signal.SIGKILL)
+
+
+def test_a_model_killed_while_it_streams_is_told_of_and_the_next_load_works(server: Server) -> None:
+    server.post("/internal/model/load", LOAD)
+    asked = {"prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900, "stream": True}
+    with server.http.stream("POST", "/completions", json=asked) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        heard = [next(lines) for _ in range(3)]
+        kill_model(server)
+        heard += lines
+    assert answer.status_code == 200
+    assert heard[-1] != "data: [DONE]"
+    error = json.loads(heard[-1].removeprefix("data: "))["error"]
+    assert (error["type"], error["code"]) == ("server_error", "worker_died")
+    assert "SIGKILL" in error["message"]
+    assert server.refusal("/completions", {"prompt": "Hi"})["status"] == 500
+    assert server.post("/internal/model/load", LOAD).status_code == 200
+    assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1}).status_code == 200
+
+
+def test_openais_client_raises_what_ended_a_stream(server: Server) -> None:
+    server.post("/internal/model/load", LOAD)
+    asked = {"model": "", "prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900}
+    chunks = server.openai.completions.create(stream=True, **asked)  # type: ignore[call-overload]
+    next(chunks)
+    kill_model(server)
+    with pytest.raises(openai.APIError, match="SIGKILL"):
+        list(chunks)
+
+
+def test_a_model_killed_before_anything_was_sent_has_its_own_status(server: Server) -> None:
+    server.post("/internal/model/load", LOAD)
+    model = server.app.models.current
+    kill_model(server)
+    while model.death is None:
+        pass
+    for stream in (False, True):
+        refused = server.refusal("/completions", {"prompt": "Hi", "stream": stream})
+        assert (refused["status"], refused["code"]) == (500, "worker_died")
+
+
+# -- who may use it --------------------------------------------------------------------------------------------------
+
+
+def basic(login: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+
+def test_with_a_key_only_requests_that_carry_it_are_answered(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--api-key", "geheim-密钥", "--gradio-auth", "me:secret")) as server:
+        wrong = [{}, {"Authorization": "Bearer geheim"}, {"Authorization": "geheim-密钥"}, basic("me:secret")]
+        for headers in wrong:
+            answer = get(server, "/models", headers)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert get(server, "/no/such/address", {}).status_code == 401
+        assert server.post("/completions", {"prompt": "Hi"}).status_code == 401
+        assert get(server, "/models", {"Authorization": "bearer geheim-密钥"}).status_code == 200
+
+
+def test_openais_client_sends_the_key(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--api-key", "key")) as server:
+        assert server.openai.with_options(api_key="key").models.list().data == []
+        with pytest.raises(openai.AuthenticationError):
+            server.openai.with_options(api_key="other").models.list()
+
+
+def test_without_a_key_the_pages_logins_protect_the_api_too(make_app: Callable[..., App]) -> None:
+    with server_of(make_app("--gradio-auth", "me:secret,you:päss")) as server:
+        for headers in ({}, basic("me:päss"), basic("you:"), {"Authorization": "Bearer me:secret"}):
+            answer = get(server, "/models", headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_login")
+            assert answer.headers["www-authenticate"].startswith("Basic ")
+        for login in ("me:secret", "you:päss"):
+            assert get(server, "/models", basic(login)).status_code == 200
+
+
+def get(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return server.http.get(path, headers=encoded)

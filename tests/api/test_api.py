@@ -1,0 +1,309 @@
+"""Answers over the API as its clients meet them: the `openai` package against a real server with the real SmolLM2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from modules.api.responses import Places
+from modules.core.events import Logprob, Text, TokenChances
+from modules.runtime.model_manager import LoadedModel
+from tests.support.serving import Server, smollm2_server
+
+QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
+GREEDY = {"model": "gpt-3.5-turbo", "temperature": 0}
+STORY = {"prompt": "Count: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "temperature": 0, "max_tokens": 1900}
+"""Goes on for many seconds."""
+
+
+@pytest.fixture(scope="module")
+def server(models_folder: Path) -> Iterator[Server]:
+    """A server with SmolLM2 loaded, for tests that leave it so."""
+    with smollm2_server(models_folder) as running:
+        yield running
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_models_are_listed_with_the_loaded_one_marked(server: Server) -> None:
+    (model,) = server.openai.models.list().data
+    assert model.id == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert (model.object, model.model_extra) == ("model", {"loaded": True})
+    assert server.openai.models.retrieve(model.id) == model
+
+
+def test_a_model_nobody_has_is_not_found(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match=r"Did you mean 'SmolLM2-135M-Instruct\.Q4_1\.gguf'"):
+        server.openai.models.retrieve("SmolLM2-135M-Instruct.Q4_2.gguf")
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_is_answered_and_the_answer_tells_which_model_gave_it(server: Server) -> None:
+    answer = server.openai.chat.completions.create(messages=QUESTION, **GREEDY)
+    (choice,) = answer.choices
+    assert "Paris" in (choice.message.content or "")
+    assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+    assert answer.model == "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Server) -> None:
+    whole = server.openai.chat.completions.create(messages=QUESTION, **GREEDY)
+    chunks = list(server.openai.chat.completions.create(messages=QUESTION, stream=True, **GREEDY))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
+    assert len(chunks) > 5
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+    assert {chunk.usage for chunk in chunks} == {None}
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_streamed_completion_is_the_whole_one_in_pieces(server: Server) -> None:
+    asked = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
+    whole = server.openai.completions.create(**asked).choices[0]
+    chunks = list(server.openai.completions.create(stream=True, **asked))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+    assert whole.text
+    assert whole.finish_reason == chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_a_stream_ends_as_openai_ends_it(server: Server) -> None:
+    answer = server.post("/completions", {"prompt": "Hi", "max_tokens": 2, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.split("\n\n")
+    assert all(event.startswith("data: {") for event in events[:-2])
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+def test_tokens_are_counted_whole_and_streamed(server: Server) -> None:
+    asked = {"prompt": "Once upon a time", "max_tokens": 7, **GREEDY}
+    usage = server.openai.completions.create(**asked).usage
+    tokens = server.post("/internal/token-count", {"text": asked["prompt"]}).json()["length"]
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (tokens, 7, tokens + 7)
+    chunks = list(server.openai.completions.create(stream=True, stream_options={"include_usage": True}, **asked))
+    assert not chunks[-1].choices
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == tokens + 7
+
+
+@pytest.mark.parametrize("stop", [" Paris", [" Par", "never"], ["is Pa"]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_ends_the_answer_and_is_never_shown(server: Server, stop: str | list[str], stream: bool) -> None:
+    answer = server.post("/chat/completions", {"messages": QUESTION, "stop": stop, "stream": stream, "temperature": 0})
+    text, reason = streamed(answer.text) if stream else whole_of(answer)
+    assert text == "The capital of France " + ("" if stop == ["is Pa"] else "is")
+    assert reason == "stop"
+
+
+def whole_of(answer: httpx.Response) -> tuple[str, str]:
+    (choice,) = answer.json()["choices"]
+    return choice["message"]["content"], choice["finish_reason"]
+
+
+def streamed(events: str) -> tuple[str, str]:
+    chunks = [json.loads(line.removeprefix("data: ")) for line in events.split("\n\n") if line.startswith("data: {")]
+    choices = [chunk["choices"][0] for chunk in chunks]
+    return "".join(choice["delta"].get("content", "") for choice in choices), choices[-1]["finish_reason"]
+
+
+def test_the_same_seed_draws_the_same_answer(server: Server) -> None:
+    asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
+    first, again = (server.openai.completions.create(seed=7, **asked).choices[0].text for _ in range(2))
+    others = {server.openai.completions.create(seed=seed, **asked).choices[0].text for seed in (8, 9)}
+    assert first == again
+    assert {first} != others
+
+
+def test_several_answers_have_seeds_of_their_own_that_follow_the_first(server: Server) -> None:
+    asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
+    both = server.openai.completions.create(seed=7, n=2, **asked)
+    alone = [server.openai.completions.create(seed=seed, **asked) for seed in (7, 8)]
+    assert [choice.text for choice in both.choices] == [each.choices[0].text for each in alone]
+    assert [choice.index for choice in both.choices] == [0, 1]
+    assert both.usage and alone[0].usage and alone[1].usage
+    assert both.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    assert both.usage.completion_tokens == alone[0].usage.completion_tokens + alone[1].usage.completion_tokens
+
+
+def test_several_answers_stream_side_by_side(server: Server) -> None:
+    texts, ends = {0: "", 1: ""}, {}
+    asked = {"messages": QUESTION, "n": 2, "stream": True, **GREEDY}
+    for chunk in server.openai.chat.completions.create(**asked):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends[choice.index] = choice.finish_reason
+    assert texts[0] == texts[1] == "The capital of France is Paris."
+    assert ends == {0: "stop", 1: "stop"}
+
+
+def test_prompts_may_be_several_or_token_numbers(server: Server) -> None:
+    prompts = ["The capital of France is", "The capital of Italy is"]
+    asked = {"max_tokens": 3, **GREEDY}
+    texts = [choice.text for choice in server.openai.completions.create(prompt=prompts, **asked).choices]
+    assert texts[0] != texts[1]
+    tokens = [server.post("/internal/encode", {"text": prompt}).json()["tokens"] for prompt in prompts]
+    assert [choice.text for choice in server.openai.completions.create(prompt=tokens, **asked).choices] == texts
+    assert server.openai.completions.create(prompt=tokens[0], **asked).choices[0].text == texts[0]
+
+
+def test_an_echo_puts_the_prompt_before_the_answer(server: Server) -> None:
+    asked = {"prompt": "One, two,", "max_tokens": 3, **GREEDY}
+    plain = server.openai.completions.create(**asked).choices[0].text
+    assert server.openai.completions.create(echo=True, **asked).choices[0].text == "One, two," + plain
+    chunks = server.openai.completions.create(echo=True, stream=True, **asked)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "One, two," + plain
+
+
+def test_content_may_come_in_parts_and_instructions_from_a_developer(server: Server) -> None:
+    parts = [
+        {"type": "text", "text": "Name the capital of France"},
+        {"type": "text", "text": "in one English sentence."},
+    ]
+    messages = [{"role": "developer", "content": "You are terse."}, {"role": "user", "content": parts}]
+    joined = [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Name the capital of France\nin one English sentence."},
+    ]
+    asked = {"max_tokens": 12, **GREEDY}
+    first, second = (server.openai.chat.completions.create(messages=each, **asked) for each in (messages, joined))
+    assert first.choices == second.choices
+    assert first.usage and second.usage and first.usage.prompt_tokens == second.usage.prompt_tokens
+
+
+def test_the_answer_a_client_sends_back_is_part_of_the_conversation(server: Server) -> None:
+    answer = server.openai.chat.completions.create(messages=QUESTION, **GREEDY).choices[0].message
+    followed = [*QUESTION, answer.model_dump(), {"role": "user", "content": "And of Italy?"}]
+    assert server.post("/chat/completions", {"messages": followed, "max_tokens": 4}).status_code == 200
+
+
+def test_an_unfinished_answer_is_continued(server: Server) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "The capital of France is"}]
+    answer = server.post("/chat/completions", {"messages": begun, "continue_": True, "temperature": 0})
+    assert whole_of(answer) == (" Paris.", "stop")
+    refused = server.refusal("/chat/completions", {"messages": QUESTION, "continue_": True})
+    assert (refused["status"], refused["param"]) == (400, "continue_")
+
+
+# -- log-probabilities -----------------------------------------------------------------------------------------------
+
+
+def test_chat_tells_how_likely_each_token_was(server: Server) -> None:
+    asked = {"messages": QUESTION, "logprobs": True, "top_logprobs": 3, **GREEDY}
+    (choice,) = server.openai.chat.completions.create(**asked).choices
+    assert choice.logprobs is not None and choice.logprobs.content
+    for token in choice.logprobs.content:
+        chances = [candidate.logprob for candidate in token.top_logprobs]
+        assert chances == sorted(chances, reverse=True)
+        assert len(chances) == 3 and token.logprob == chances[0] <= 0
+        assert bytes(token.bytes or []).decode() == token.token
+    assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+    chunks = [chunk.choices[0] for chunk in server.openai.chat.completions.create(stream=True, **asked)]
+    heard = [token for each in chunks if each.logprobs for token in each.logprobs.content or []]
+    assert [token.token for token in heard] == [token.token for token in choice.logprobs.content]
+
+
+def test_completions_tell_it_with_the_place_of_each_token(server: Server) -> None:
+    asked = {"prompt": "The capital of France is", "max_tokens": 5, "logprobs": 2, **GREEDY}
+    choice = server.openai.completions.create(**asked).choices[0]
+    told = choice.logprobs
+    assert told is not None and told.tokens and told.text_offset and told.token_logprobs and told.top_logprobs
+    assert "".join(told.tokens) == choice.text
+    assert [choice.text[place] for place in told.text_offset] == [token[0] for token in told.tokens]
+    assert [max(top, key=top.__getitem__) for top in told.top_logprobs] == told.tokens
+    chunks = [chunk.choices[0] for chunk in server.openai.completions.create(stream=True, **asked)]
+    places = [place for each in chunks if each.logprobs for place in each.logprobs.text_offset or []]
+    assert places == told.text_offset
+
+
+def test_no_candidates_besides_the_chosen_token_are_given_unless_asked_for(server: Server) -> None:
+    answer = server.post("/chat/completions", {"messages": QUESTION, "logprobs": True, "max_tokens": 3})
+    assert [token["top_logprobs"] for token in answer.json()["choices"][0]["logprobs"]["content"]] == [[], [], []]
+
+
+def test_a_token_after_the_fragments_of_a_character_has_its_right_place() -> None:
+    def token(text: str) -> TokenChances:
+        return TokenChances(Logprob(text, -1.0))
+
+    places = Places()
+    assert places.of(Text("é", 2, (token("\ufffd"), token("\ufffd")))) == [0, 1]
+    assert places.of(Text("tes", 2, (token("te"), token("s")))) == [1, 3]
+
+
+# -- hanging up ------------------------------------------------------------------------------------------------------
+
+
+def rests(model: LoadedModel, seconds: float = 5.0) -> bool:
+    """Whether the model's process comes to use no processor any more within `seconds`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        before = processor_seconds(model)
+        time.sleep(0.5)
+        if processor_seconds(model) - before <= 0.02:
+            return True
+    return False
+
+
+def processor_seconds(model: LoadedModel) -> float:
+    facts = Path(f"/proc/{model._worker.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_hanging_up_on_a_stream_stops_it(server: Server) -> None:
+    model = server.app.models.current
+    with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        for _ in range(9):
+            next(lines)
+    assert rests(model)
+
+
+def test_hanging_up_while_waiting_for_a_whole_answer_stops_it(server: Server) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        server.http.post("/completions", json=STORY, timeout=1.0)
+    assert rests(server.app.models.current)
+
+
+def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: Server) -> None:
+    stream = {**STORY, "stream": True}
+    with contextlib.ExitStack() as others:
+        answers = [others.enter_context(server.http.stream("POST", "/completions", json=stream)) for _ in range(4)]
+        lines = [answer.iter_lines() for answer in answers]  # held on to: httpx hangs up when it is dropped
+        assert all(map(next, lines)), "as many as --parallel serves at once"
+        for waiting in (STORY, stream):
+            with pytest.raises(httpx.ReadTimeout):
+                server.http.post("/completions", json=waiting, timeout=0.5)
+    assert rests(server.app.models.current)
+
+
+def test_whoever_asks_next_is_answered_at_once(server: Server) -> None:
+    with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+    began = time.monotonic()
+    assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1}).status_code == 200
+    assert time.monotonic() - began < 4
+
+
+def test_a_prompt_is_truncated_to_the_length_asked_for(server: Server) -> None:
+    words = "one two three four five six seven eight nine ten"
+    body = {"prompt": words, "max_tokens": 1, "temperature": 0}
+    whole = server.post("/completions", body).json()["usage"]["prompt_tokens"]
+    cut = server.post("/completions", {**body, "truncation_length": 4}).json()["usage"]["prompt_tokens"]
+    assert whole >= 10 and cut == 4
+    talk = [{"role": role, "content": words} for role in ("user", "assistant", "user", "assistant")]
+    asked = {"messages": [*talk, {"role": "user", "content": "Hi"}], "max_tokens": 1}
+    long = server.post("/chat/completions", asked).json()["usage"]["prompt_tokens"]
+    short = server.post("/chat/completions", {**asked, "truncation_length": 50}).json()["usage"]["prompt_tokens"]
+    assert long > 60 and short <= 49

@@ -1,0 +1,161 @@
+"""What the API refuses, in OpenAI's shape: nothing that was asked for is silently left undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from tests.support.serving import CONTEXT, Server, server_of, smollm2_server
+
+QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
+
+
+@pytest.fixture(scope="module")
+def server(models_folder: Path) -> Iterator[Server]:
+    """A server with SmolLM2 loaded, for tests that leave it so."""
+    with smollm2_server(models_folder) as running:
+        yield running
+
+
+INVALID: list[tuple[dict[str, object], str | None, str]] = [
+    ({"temperatur": 1}, "temperatur", "unknown_parameter"),
+    ({"temperature": 9}, "temperature", "invalid_value"),
+    ({"sampler_priority": ["top_q"]}, "sampler_priority", "invalid_value"),
+    ({"custom_stopping_strings": '"'}, "custom_stopping_strings", "invalid_value"),
+    ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_completion_tokens": "many"}, "max_completion_tokens", "invalid_value"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": "2"}, "n", "invalid_value"),
+    ({"stop": [""]}, "stop", "invalid_value"),
+    ({"stop": 5}, "stop", "invalid_value"),
+    ({"stream": "yes"}, "stream", "invalid_value"),
+    ({"stream_options": {"include": True}}, "stream_options", "invalid_value"),
+    ({"logprobs": 21}, "logprobs", "invalid_value"),
+    ({"prompt": None}, "prompt", "invalid_value"),
+    ({"prompt": []}, "prompt", "invalid_value"),
+    ({"prompt": [1, -1]}, "prompt", "invalid_value"),
+    ({"prompt": "half a character: \ud800"}, "prompt", "invalid_value"),
+    ({"prompt": "again " * CONTEXT}, None, "context_length_exceeded"),
+]
+
+
+def test_an_invalid_parameter_is_refused_by_name(server: Server, subtests: pytest.Subtests) -> None:
+    for wrong, param, code in INVALID:
+        with subtests.test(wrong=str(wrong)[:80]):
+            body = {"prompt": "Hi", "max_tokens": 1, **wrong}  # type: ignore[dict-item]
+            refused = server.refusal("/completions", body)
+            assert refused["status"] == 400
+            assert (refused["type"], refused["param"], refused["code"]) == ("invalid_request_error", param, code)
+            assert refused["message"]
+            assert server.refusal("/completions", {**body, "stream": body.get("stream", True)})["status"] == 400
+
+
+UNSUPPORTED: list[tuple[str, object]] = [
+    ("response_format", {"type": "json_object"}),
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("best_of", 2),
+    ("suffix", "the end"),
+    ("audio", {"voice": "alloy"}),
+    ("num_beams", 4),
+    ("penalty_alpha", 0.6),
+    ("smoothing_factor", 0.3),  # which llama.cpp does not have
+    ("sampler_priority", ["top_k", "temperature"]),
+]
+
+
+def test_an_unsupported_parameter_is_refused_by_name(server: Server, subtests: pytest.Subtests) -> None:
+    for name, value in UNSUPPORTED:
+        with subtests.test(name=name, value=value):
+            refused = server.refusal("/completions", {"prompt": "Hi", name: value})
+            assert (refused["status"], refused["code"]) == (400, "unsupported")
+            assert name in refused["message"]
+
+
+def test_what_asks_for_nothing_is_no_reason_to_refuse(server: Server) -> None:
+    nothing = {"logit_bias": {}, "response_format": {"type": "text"}, "tools": None, "best_of": 1, "user": "me"}
+    neutral = {"num_beams": 1, "early_stopping": False, "penalty_alpha": 0, "smoothing_factor": 0, "tfs": 1, "top_a": 0}
+    body = {"prompt": "Hi", "max_tokens": 1, **nothing, **neutral, "custom_stopping_strings": ["x"]}
+    assert server.post("/completions", body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "robot", "content": "Hi"}, "messages[0].role"),
+        ({"role": "user", "content": 5}, "messages[0].content"),
+        ({"role": "user", "content": "Hi", "mood": "good"}, "messages[0].mood"),
+        ({"content": "Hi"}, "messages[0].role"),
+        ("Hi", "messages[0]"),
+    ],
+)
+def test_a_message_at_fault_is_named(server: Server, message: object, param: str) -> None:
+    refused = server.refusal("/chat/completions", {"messages": [message]})
+    assert (refused["status"], refused["param"]) == (400, param)
+
+
+def test_a_picture_is_refused(server: Server) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    refused = server.refusal("/chat/completions", {"messages": [{"role": "user", "content": parts}]})
+    assert (refused["status"], refused["code"]) == (400, "unsupported")
+    assert "'image_url'" in refused["message"]
+
+
+def test_errors_speak_the_clients_language(server: Server) -> None:
+    body = {"prompt": "Hi", "temperature": 9}
+    assert "无法接受 9" in server.refusal("/completions", body, Accept_Language="zh-CN,zh;q=0.9")["message"]
+    assert "not acceptable" in server.refusal("/completions", body, Accept_Language="fr")["message"]
+
+
+def test_a_body_that_is_not_declared_to_be_json_is_refused(server: Server) -> None:
+    body = json.dumps({"prompt": "Hi", "max_tokens": 1}).encode()
+    for headers in ({"Content-Type": "text/plain"}, {}):
+        answer = server.http.post("/completions", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[1]", b"\xff", b'{"prompt": ' + b"9" * 5000 + b"}"])
+def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
+    answer = server.http.post("/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_an_address_that_is_none_is_told_in_the_same_shape(server: Server) -> None:
+    unknown, wrong = server.http.get("/embeddings"), server.http.get("/completions")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_without_a_model_the_answer_says_so(make_app: Callable[..., App]) -> None:
+    with server_of(make_app()) as server:
+        for path, body in (("/completions", {"prompt": "Hi"}), ("/chat/completions", {"messages": QUESTION})):
+            refused = server.refusal(path, body)
+            assert (refused["status"], refused["code"]) == (400, "no_model_loaded")
+
+
+class BrokenCatalog:
+    def models(self) -> list[object]:
+        raise ZeroDivisionError("a secret of ours")
+
+
+def test_a_fault_of_ours_is_logged_and_not_shown(
+    make_app: Callable[..., App], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app()
+    app.catalog = BrokenCatalog()  # type: ignore[assignment]
+    with server_of(app) as server:
+        answer = server.http.get("/models")
+    assert answer.status_code == 500
+    assert answer.json()["error"] | {"message": ""} == {
+        "message": "",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+    assert "secret" not in answer.text
+    assert "a secret of ours" in caplog.text

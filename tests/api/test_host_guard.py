@@ -1,0 +1,168 @@
+"""Other sites' pages are kept out, other programs are let in, and nothing we serve may reach out."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI, Response, WebSocket
+from starlette.responses import StreamingResponse
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from modules.api.host_guard import LOOPBACK, Guard, hosts_for
+from modules.config import flags
+from tests.support.serving import serving
+
+
+def application() -> FastAPI:
+    app = FastAPI()
+
+    @app.api_route("/", methods=["GET", "POST"])
+    def page() -> Response:
+        return Response("hello", media_type="text/html", headers={"X-Own": "kept"})
+
+    @app.get("/stream")
+    def stream() -> Response:
+        return StreamingResponse(iter([b"one", b"two", b"three"]))
+
+    @app.websocket("/socket")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.close()
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(Guard(application(), LOOPBACK)) as address:
+        yield address
+
+
+def status(address: str, method: str = "GET", **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.request(method, address, headers=named).status_code
+
+
+def test_a_program_that_calls_us_by_our_address_is_answered(address: str) -> None:
+    assert status(address) == status(address, "POST") == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:7860", "127.0.0.1:1", "[::1]", "[::1]:7860"])
+def test_any_name_of_ours_will_do(address: str, host: str) -> None:
+    assert status(address, Host=host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:7860",
+        "localhost.evil.example",
+        "192.168.1.5",
+        "localhost:x",
+        "me@localhost",
+        "::1",
+        "",
+    ],
+)
+def test_a_name_that_was_pointed_at_us_is_refused(address: str, host: str) -> None:
+    assert status(address, Host=host) == 403
+
+
+def test_a_refusal_says_why_in_both_languages(address: str) -> None:
+    refusal = httpx.get(address, headers={"Host": "evil.example"})
+    assert refusal.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "does not go by that name" in refusal.text
+    assert "主机名" in refusal.text
+
+
+def test_our_own_page_may_ask_us(address: str) -> None:
+    assert status(address, "POST", Origin=address, Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors") == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1", "http://localhost:7860", "file://"],
+)
+def test_a_foreign_origin_is_refused(address: str, origin: str) -> None:
+    assert status(address, "POST", Origin=origin) == 403
+    assert status(address, Origin=origin) == 403
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_a_foreign_page_fetches_is_refused_even_without_an_origin(address: str, site: str) -> None:
+    assert status(address, Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image") == 403
+    assert status(address, "POST", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate") == 403
+
+
+def test_a_link_on_a_foreign_page_may_lead_to_ours_but_a_frame_may_not_show_it(address: str) -> None:
+    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert status(address, Sec_Fetch_Dest="document", **followed) == 200
+    assert status(address, Sec_Fetch_Dest="iframe", **followed) == 403
+
+
+def test_an_address_typed_by_the_user_opens(address: str) -> None:
+    assert status(address, Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document") == 200
+
+
+def test_every_answer_carries_a_policy_that_nothing_leaves_by(address: str) -> None:
+    headers = httpx.get(address).headers
+    assert headers["x-own"] == "kept"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
+    assert rules["default-src"] == "'self'"
+    assert rules["object-src"] == "'none'"
+    own = address.removeprefix("http://")
+    assert rules["connect-src"] == f"'self' ws://{own} wss://{own}"
+    allowed = " ".join(rules.values()).replace(own, "")
+    assert not re.search(r"\*|https?:", allowed)
+
+
+def test_a_stream_passes_untouched(address: str) -> None:
+    assert httpx.get(f"{address}/stream").text == "onetwothree"
+
+
+def test_a_web_socket_is_guarded_as_well() -> None:
+    client = TestClient(Guard(application(), LOOPBACK), base_url="http://localhost:7860")
+    with client.websocket_connect("ws://localhost:7860/socket", headers={"Origin": "http://localhost:7860"}) as ours:
+        assert ours.receive_text() == "hello"
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("ws://localhost:7860/socket", headers=headers),
+        ):
+            pass
+
+
+# -- what this machine is called -------------------------------------------------------------------------------------
+
+
+def test_a_server_for_this_machine_alone_has_the_loopback_names() -> None:
+    assert hosts_for(flags.read([])) == LOOPBACK
+    assert hosts_for(flags.read(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
+
+
+@pytest.mark.parametrize(
+    "words", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
+)
+def test_a_server_for_the_network_has_this_machines_names_and_addresses(words: list[str]) -> None:
+    hosts = hosts_for(flags.read(words))
+    name = socket.gethostname().lower()
+    assert {name, f"{name.partition('.')[0]}.local"} | LOOPBACK <= hosts
+    assert words[-1].lower() in {*hosts, "--listen"}
+
+
+def test_the_address_we_send_from_is_among_them() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no network")
+        assert probe.getsockname()[0] in hosts_for(flags.read(["--listen"]))

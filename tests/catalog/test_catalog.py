@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import _HEADER, Catalog, ModelRecord
+from modules.core.errors import ModelNotFound
+from modules.formats.gguf_header import GgufHeader, read_header
+from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
+from tests.support.gguf_files import MODEL, U16, As, gguf
+
+
+def names(folder: Path) -> list[str]:
+    return [record.name for record in Catalog(folder).models()]
+
+
+def test_a_folder_that_does_not_exist_holds_no_models(tmp_path: Path) -> None:
+    assert names(tmp_path / "nowhere") == []
+
+
+def test_a_gguf_file_is_a_model_with_what_its_header_says(tmp_path: Path) -> None:
+    content = gguf()
+    path = put(tmp_path / "sub" / "tiny.gguf", content)
+    assert only(tmp_path) == ModelRecord(
+        name="sub/tiny.gguf",
+        path=path,
+        format="gguf",
+        size=len(content),
+        architecture="llama",
+        quantisation="Q4_K_M",
+        parameters=320,
+        layers=2,
+        context_length=4096,
+        chat_template="{{ messages }}",
+        defaults={"n_ctx": 4096, "rope_freq_base": 500000.0},
+    )
+
+
+def test_a_real_model_is_listed(smollm2: Path) -> None:
+    record = Catalog(smollm2.parent).find(smollm2.name)
+    assert (record.format, record.quantisation, record.layers) == ("gguf", "Q4_1", 30)
+    assert record.problem is None
+
+
+def test_names_are_sorted_as_people_count(tmp_path: Path) -> None:
+    for name in ("b-13B.gguf", "b-7B.gguf", "A-2.gguf", "a-10.gguf", "a.gguf", "3.gguf"):
+        put(tmp_path / name, gguf())
+    assert names(tmp_path) == ["3.gguf", "A-2.gguf", "a-10.gguf", "a.gguf", "b-7B.gguf", "b-13B.gguf"]
+
+
+def test_what_is_no_model_is_not_listed(tmp_path: Path) -> None:
+    for name in ("README.md", "config.yaml", "notes.txt", "a.gguf.part", "b.incomplete", "c.gguf.tmp", ".d.gguf"):
+        put(tmp_path / name, gguf())
+    put(tmp_path / ".cache" / "e.gguf", gguf())
+    put(tmp_path / "tokenizer" / "tokenizer_config.json", {})
+    put(tmp_path / "tokenizer" / "config.json", CONFIG)
+    put(tmp_path / "lora" / "adapter_model.safetensors", safetensors(1))
+    put(tmp_path / "lora" / "adapter_config.json", {})
+    put(tmp_path / "training" / "adapter_config.json", {})
+    put(tmp_path / "training" / "optimizer.bin", b"PK\x03\x04")
+    put(tmp_path / "training" / "model.safetensors", safetensors(1))
+    put(tmp_path / "data" / "vocab.bin", b"anything")
+    (tmp_path / "directory.gguf").mkdir()
+    assert names(tmp_path) == []
+
+
+def test_a_damaged_file_is_listed_with_its_problem(tmp_path: Path) -> None:
+    put(tmp_path / "cut.gguf", gguf()[:-300])
+    record = only(tmp_path)
+    assert (record.name, record.format, record.architecture) == ("cut.gguf", "gguf", "")
+    assert "truncated" in trouble(record)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_listed_until_it_becomes_readable(tmp_path: Path) -> None:
+    path = put(tmp_path / "locked.gguf", gguf())
+    catalog = Catalog(tmp_path)
+    path.chmod(0)
+    assert "cannot be read" in trouble(catalog.models()[0])
+    path.chmod(0o600)
+    assert catalog.models()[0].problem is None
+
+
+def split(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        metadata = (MODEL if number == 1 else {}) | {"split.no": As(U16, number - 1), "split.count": As(U16, 3)}
+        put(folder / f"big-0000{number}-of-00003.gguf", gguf(metadata))
+
+
+def test_a_split_model_is_one_entry(tmp_path: Path) -> None:
+    split(tmp_path, 3, 1, 2)
+    record = only(tmp_path)
+    assert (record.name, record.parameters, record.layers) == ("big-00001-of-00003.gguf", 3 * 320, 2)
+    assert record.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert record.problem is None
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    split(tmp_path, 1, 3)
+    assert "1 of 3 parts are missing: big-00002-of-00003.gguf" in trouble(only(tmp_path))
+
+
+def test_a_split_model_is_known_even_without_its_first_part(tmp_path: Path) -> None:
+    split(tmp_path, 2)
+    record = only(tmp_path)
+    assert record.name == "big-00001-of-00003.gguf"
+    assert "2 of 3 parts are missing: big-00001-of-00003.gguf, big-00003-of-00003.gguf" in trouble(record)
+
+
+def test_a_damaged_later_part_is_a_problem_of_the_whole(tmp_path: Path) -> None:
+    split(tmp_path, 1, 2, 3)
+    put(tmp_path / "big-00003-of-00003.gguf", b"<html>")
+    record = only(tmp_path)
+    assert "big-00003-of-00003.gguf" in trouble(record) and "web page" in trouble(record)
+    assert record.architecture == "llama"
+
+
+def test_a_renamed_part_is_told_the_name_it_needs(tmp_path: Path) -> None:
+    put(tmp_path / "renamed.gguf", gguf(MODEL | {"split.count": As(U16, 3)}))
+    assert "named like model-00001-of-00003.gguf" in trouble(only(tmp_path))
+
+
+def test_a_gguf_inside_such_a_folder_is_a_model_of_its_own(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "tiny") / "tiny.gguf", gguf())
+    assert names(tmp_path) == ["tiny", "tiny/tiny.gguf"]
+
+
+def test_a_second_scan_reads_nothing_that_has_not_changed(tmp_path: Path) -> None:
+    path = put(tmp_path / "tiny.gguf", gguf())
+    stamp = path.stat()
+    catalog = Catalog(tmp_path)
+    before = catalog.models()
+    path.write_bytes(bytes(stamp.st_size))  # nobody looks inside while size and time are the same
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert catalog.models() == before
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert "zeros" in trouble(catalog.models()[0])
+
+
+def test_links_are_followed_but_loops_end(tmp_path: Path) -> None:
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    put(models / "a" / "deep" / "tiny.gguf", gguf())
+    put(elsewhere / "far.gguf", gguf())
+    (models / "file.gguf").symlink_to(elsewhere / "far.gguf")
+    (models / "linked").symlink_to(elsewhere)
+    (models / "alias").symlink_to(models / "a")
+    (models / "loop").symlink_to(models)
+    (models / "a" / "up").symlink_to(models)
+    (elsewhere / "back").symlink_to(models)
+    (models / "self").symlink_to(models / "self")
+    (models / "dangling.gguf").symlink_to(tmp_path / "nothing")
+    assert names(models) == ["a/deep/tiny.gguf", "alias/deep/tiny.gguf", "file.gguf", "linked/far.gguf"]
+
+
+def test_folders_that_all_link_to_each_other_are_walked_in_bounded_time(tmp_path: Path) -> None:
+    outside = [tmp_path / "outside" / str(number) for number in range(12)]
+    for folder in outside:
+        put(folder / "tiny.gguf", gguf())
+        for other in outside:
+            (folder / f"to-{other.name}").symlink_to(other)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "link").symlink_to(outside[0])
+    assert len(names(tmp_path / "models")) == 12
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_is_no_text_can_still_be_shown_and_found(tmp_path: Path) -> None:
+    put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf")), b"<html>")
+    record = Catalog(tmp_path).find("caf?.gguf")
+    assert trouble(record).encode()
+
+
+def test_a_model_is_found_by_its_name_or_an_unmistakable_short_form(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "tiny.gguf", gguf())
+    checkpoint(tmp_path / "org" / "big")
+    catalog = Catalog(tmp_path)
+    for name in ("a/tiny.gguf", "a/tiny", "tiny.gguf", "tiny"):
+        assert catalog.find(name).name == "a/tiny.gguf"
+    assert catalog.find("big").name == "org/big"
+
+
+def make_all_kinds(folder: Path) -> None:
+    for name in ("a b [c] +$.gguf", "模型/深/更深/tiny.gguf", "x.gguf/y.gguf"):
+        put(folder / name, gguf())
+    split(folder / "set", 2, 3)
+    checkpoint(folder / "x.gguf")
+    checkpoint(folder / "org" / "模型 (1)")
+    put(folder / "bare" / "model.safetensors", safetensors(1))
+    put(folder / "loose.safetensors", safetensors(1))
+    put(folder / "sd" / "model_index.json", {})
+    checkpoint(folder / "sd" / "text_encoder")
+    (folder / "linked").symlink_to(folder / "org")
+    (folder / "linked.gguf").symlink_to(folder / "a b [c] +$.gguf")
+
+
+def test_a_whole_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_all_kinds(tmp_path)
+    listed = Catalog(tmp_path).models()
+    assert len(listed) == 11
+    catalog = Catalog(tmp_path)
+    monkeypatch.delattr("modules.catalog.catalog.walk")
+    for record in listed:
+        found = catalog.find(record.name)
+        assert str(found.problem) == str(record.problem)
+        assert found == dataclasses.replace(record, duplicate_of="", problem=found.problem)
+
+
+def test_what_a_scan_found_to_be_a_duplicate_is_known_of_a_single_model_too(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        put(tmp_path / name, gguf())
+    catalog = Catalog(tmp_path)
+    assert catalog.find("b.gguf").duplicate_of == ""
+    catalog.models()
+    assert catalog.find("b.gguf").duplicate_of == "a.gguf"
+    put(tmp_path / "b.gguf", gguf(MODEL | {"general.name": "Another"}))
+    assert catalog.find("b.gguf").duplicate_of == ""
+
+
+def test_only_what_a_scan_lists_has_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    make_all_kinds(folder)
+    put(tmp_path / "outside.gguf", gguf())
+    put(folder / ".hidden" / "x.gguf", gguf())
+    put(folder / "x.gguf.part", gguf())
+    (folder / "org" / "up").symlink_to(folder)
+    names = (
+        "../outside.gguf",
+        str(tmp_path / "outside.gguf"),
+        ".hidden/x.gguf",
+        "x.gguf.part",
+        "org/up/loose.safetensors",
+    )
+    odd = (
+        "",
+        ".",
+        "/",
+        "org/",
+        "/org",
+        "org//模型 (1)",
+        "./linked.gguf",
+        "sd/text_encoder",
+        "x\0",
+        "x" * 5000,
+        "org/up",
+    )
+    for name in (*names, *odd, "loose.safetensors/x", "set/big-00002-of-00003.gguf", "set", "模型/深"):
+        assert Catalog(folder).called(name) is None, name
+
+
+def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        put(tmp_path / f"{number}.gguf", gguf(MODEL | {"general.name": str(number)}))
+    catalog, read, lists = Catalog(tmp_path), [], []
+
+    def read_slowly(path: Path) -> GgufHeader:
+        read.append(path)
+        time.sleep(0.002)
+        return read_header(path)
+
+    monkeypatch.setattr("modules.catalog.catalog._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
+    threads = [threading.Thread(target=lambda: lists.append(catalog.models())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 40
+    assert all(each == lists[0] for each in lists)
+
+
+def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "tiny.gguf", gguf())
+    slow = put(tmp_path / "slow" / "slow.gguf", gguf())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read(path: Path) -> GgufHeader:
+        if path == slow:
+            begun.set()
+            go_on.wait(30)
+        return read_header(path)
+
+    monkeypatch.setattr("modules.catalog.catalog._HEADER", dataclasses.replace(_HEADER, read=read))
+    catalog = Catalog(tmp_path)
+    scan = threading.Thread(target=catalog.models)
+    scan.start()
+    assert begun.wait(30)
+    assert catalog.find("tiny.gguf").problem is None
+    assert scan.is_alive()
+    go_on.set()
+    scan.join()
+
+
+def test_a_whole_name_goes_before_a_short_form(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "tiny.gguf", gguf())
+    put(tmp_path / "tiny.gguf", gguf())
+    assert Catalog(tmp_path).find("tiny.gguf").name == "tiny.gguf"
+
+
+def test_an_ambiguous_or_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "tiny.gguf", gguf())
+    put(tmp_path / "b" / "tiny.gguf", gguf())
+    with pytest.raises(ModelNotFound) as ambiguous:
+        Catalog(tmp_path).find("tiny")
+    assert ambiguous.value.nearest == "a/tiny.gguf"
+    with pytest.raises(ModelNotFound) as unknown:
+        Catalog(tmp_path).find("b/tinny.gguf")
+    assert (unknown.value.name, unknown.value.nearest) == ("b/tinny.gguf", "b/tiny.gguf")
+    with pytest.raises(ModelNotFound):
+        Catalog(tmp_path).find("")
+
+
+def test_a_path_is_a_name_on_the_command_line_only(tmp_path: Path) -> None:
+    outside = put(tmp_path / "outside" / "x.gguf", gguf())
+    folder = checkpoint(tmp_path / "outside" / "tiny")
+    put(tmp_path / "models" / "y.gguf", gguf())
+    catalog = Catalog(tmp_path / "models")
+    for name in (str(outside), str(folder), "../outside/x.gguf", str(tmp_path / "models" / "y.gguf")):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name)
+    assert catalog.find(str(outside), paths=True).path == outside
+    assert catalog.find(str(outside), paths=True).name == "x.gguf"
+    assert catalog.find("../outside/x.gguf", paths=True).path == outside
+    assert catalog.find(f"{folder}/", paths=True).format == "safetensors"
+
+
+def test_a_path_to_a_listed_model_finds_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split(tmp_path / "models" / "sub", 1, 2, 3)
+    catalog = Catalog(tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    found = catalog.find("models/sub/big-00002-of-00003.gguf", paths=True)
+    assert found.name == "sub/big-00001-of-00003.gguf"
+
+
+def test_a_path_to_no_model_is_not_found(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    for name in (str(put(tmp_path / "README.md")), str(tmp_path), str(tmp_path / "no" / "x.gguf"), "x" * 5000):
+        with pytest.raises(ModelNotFound):
+            catalog.find(name, paths=True)
+
+
+def test_a_catalog_of_a_relative_folder_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "models" / "tiny.gguf", gguf())
+    monkeypatch.chdir(tmp_path)
+    assert only(Path("models")).path == tmp_path / "models" / "tiny.gguf"
+    assert only(Path("models")).name == "tiny.gguf"

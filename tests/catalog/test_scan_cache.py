@@ -1,0 +1,176 @@
+"""What was read of models survives a restart, and nothing that happens to the file it is kept in does any harm."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.catalog import scan_cache
+from modules.catalog.catalog import Catalog, ModelRecord
+from tests.formats.test_quantization import gptq
+from tests.support.checkpoint_files import checkpoint, put, tensors
+from tests.support.gguf_files import ARRAY, MODEL, As, array, gguf
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """models/ with one of everything."""
+    folder = tmp_path / "models"
+    heads = As(ARRAY, array(4, [8, 4]))
+    put(folder / "模型 [1].gguf", gguf(MODEL | {"llama.attention.head_count": heads}))
+    put(folder / "cut.gguf", gguf()[:-300])
+    put(folder / "mmproj.gguf", gguf(MODEL | {"general.type": "mmproj"}))
+    checkpoint(folder / "a", tokenizer_config={"chat_template": "{{ x }}", "added_tokens_decoder": {"0": "x"}})
+    checkpoint(folder / "b")
+    put(checkpoint(folder / "gptq") / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
+    put(folder / "missing" / "model.safetensors.index.json", {"weight_map": {"a": "x.safetensors"}})
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "catalog.json"
+
+
+def spoil(folder: Path) -> None:
+    """Every file made nonsense of the same size and time: who looks inside is found out."""
+    for path in folder.rglob("*.*"):
+        if path.is_file():
+            facts = path.stat()
+            path.write_bytes(bytes(facts.st_size))
+            os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def told(records: list[ModelRecord]) -> list[dict[str, Any]]:
+    """All that records say, in a form that can be compared: errors know no equality, times of reading differ."""
+    return [vars(each) | {"files": list(each.files), "problem": str(each.problem)} for each in records]
+
+
+def test_after_a_restart_nothing_is_read_and_all_is_as_before(folder: Path, cache: Path) -> None:
+    before = told(Catalog(folder, cache).models())
+    assert {each["duplicate_of"] for each in before} == {"", "a"}
+    spoil(folder)
+    assert told(Catalog(folder, cache).models()) == before
+    assert told(Catalog(folder).models()) != before
+
+
+def test_a_single_model_is_found_in_the_cache_too(folder: Path, cache: Path) -> None:
+    before = Catalog(folder, cache).models()
+    spoil(folder)
+    assert told([Catalog(folder, cache).find("模型 [1].gguf")]) == told(
+        [each for each in before if "模型" in each.name]
+    )
+
+
+def test_what_changed_between_is_read_again(folder: Path, cache: Path) -> None:
+    Catalog(folder, cache).models()
+    put(folder / "cut.gguf", gguf())
+    assert Catalog(folder, cache).find("cut.gguf").problem is None
+
+
+def test_the_file_is_written_only_for_news(folder: Path, cache: Path) -> None:
+    catalog = Catalog(folder, cache)
+    catalog.models()
+    cache.unlink()
+    catalog.models()
+    assert not cache.exists()
+    put(folder / "new.gguf", gguf())
+    catalog.models()
+    stamp = cache.stat().st_mtime_ns
+    Catalog(folder, cache).models()
+    assert cache.stat().st_mtime_ns == stamp
+    assert [path.name for path in cache.parent.iterdir()] == ["catalog.json"]
+
+
+def test_vanished_files_are_forgotten(folder: Path, cache: Path) -> None:
+    Catalog(folder, cache).models()
+    assert "cut.gguf" in cache.read_text()
+    (folder / "cut.gguf").unlink()
+    Catalog(folder, cache).models()
+    assert "cut.gguf" not in cache.read_text()
+
+
+def test_what_a_lookup_reads_is_kept_by_the_next_scan(folder: Path, cache: Path) -> None:
+    catalog = Catalog(folder, cache)
+    catalog.find("cut.gguf")
+    assert not cache.exists()
+    catalog.models()
+    assert "cut.gguf" in cache.read_text()
+
+
+def test_long_files_are_kept_in_short(folder: Path, cache: Path) -> None:
+    Catalog(folder, cache).models()
+    assert "added_tokens_decoder" not in cache.read_text() and "weight_map" not in cache.read_text()
+
+
+def _flip(content: bytes) -> bytes:
+    return content.replace(b'"llama"', b'"lmama"', 1)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: b"",
+        lambda content: content[:-5],
+        lambda content: b"\xff\xfe" + content,
+        lambda content: b"[" * 100_000 + b"\n{}",
+        lambda content: b"{}\n{}",
+        lambda content: b"null",
+        lambda content: content.partition(b"\n")[0],
+        _flip,
+    ],
+)
+def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, harm: Any) -> None:
+    before = told(Catalog(folder, cache).models())
+    sound = cache.read_bytes()
+    assert harm(sound) != sound
+    cache.write_bytes(harm(sound))
+    assert told(Catalog(folder, cache).models()) == before
+    assert cache.read_bytes() == sound
+
+
+@pytest.mark.parametrize(
+    "body", [[], {"header": []}, {"header": {"x": 5}}, "deep"], ids=["a list", "no paths", "no entry", "deep"]
+)
+def test_a_foreign_cache_with_a_sound_head_is_ignored(folder: Path, cache: Path, body: Any) -> None:
+    raw = b"[" * 100_000 if body == "deep" else json.dumps(body).encode()
+    put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
+    assert told(Catalog(folder, cache).models()) == told(Catalog(folder).models())
+
+
+def test_entries_that_make_no_sense_are_read_again(folder: Path, cache: Path) -> None:
+    before = told(Catalog(folder, cache).models())
+    body = json.loads(cache.read_bytes().split(b"\n", 1)[1])
+    for name, nonsense in {"header": {"version": 3}, "about": 5, "weights": {}}.items():
+        for entry in body[name].values():
+            entry[2:] = [None, nonsense]
+    raw = json.dumps(body).encode()
+    put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
+    assert told(Catalog(folder, cache).models()) == before
+
+
+def test_another_version_of_this_program_starts_anew(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Catalog(folder, cache).models()
+    spoil(folder)
+    monkeypatch.setattr(scan_cache, "VERSION", scan_cache.VERSION + 1)
+    assert all(each.problem for each in Catalog(folder, cache).models())
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, tmp_path: Path) -> None:
+    put(tmp_path / "file")
+    for place in (tmp_path / "file" / "catalog.json", tmp_path):
+        assert told(Catalog(folder, place).models()) == told(Catalog(folder).models())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_is_no_text_is_kept_too(tmp_path: Path, cache: Path) -> None:
+    path = put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/models/caf\xe9.gguf")), gguf())
+    before = told(Catalog(path.parent, cache).models())
+    spoil(path.parent)
+    assert told(Catalog(path.parent, cache).models()) == before

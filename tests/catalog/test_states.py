@@ -1,0 +1,244 @@
+"""What a model's state is: whole, incomplete, damaged, of a kind that nothing here loads, or another one's twin."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.catalog import duplicates as twins
+from modules.catalog.catalog import Catalog
+from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
+from tests.support.gguf_files import MODEL, gguf
+
+PICKLE = b"PK\x03\x04" + bytes(60)
+OLD_GGML = b"tjgg" + bytes(60)
+
+
+def test_a_model_that_can_be_loaded_has_no_state(tmp_path: Path) -> None:
+    put(tmp_path / "tiny.gguf", gguf())
+    assert (only(tmp_path).state, only(tmp_path).problem) == ("", None)
+
+
+# -- incomplete and damaged -------------------------------------------------------------------------------------------
+
+
+FAULTY = [
+    (gguf()[:-300], "incomplete"),
+    (gguf()[:300], "incomplete"),
+    (b"", "incomplete"),
+    (bytes(5000), "incomplete"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "incomplete"),
+    (b"<html>", "damaged"),
+    (b"GGUF and nothing more", "damaged"),
+    (gguf(MODEL | {"general.alignment": 5}), "damaged"),
+    (gguf(version=9), "unsupported"),
+    (gguf(version=1), "unsupported"),
+    (OLD_GGML, "unsupported"),
+]
+
+
+def test_a_faulty_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (content, state) in enumerate(FAULTY):
+        with subtests.test(content=content[:60], state=state):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            put(folder / "tiny.gguf", content)
+            assert only(folder).state == state
+            assert trouble(only(folder))
+
+
+def test_a_set_with_a_part_missing_is_incomplete(tmp_path: Path) -> None:
+    put(tmp_path / "big-00001-of-00002.gguf", gguf())
+    assert only(tmp_path).state == "incomplete"
+
+
+def test_weights_without_their_config_are_incomplete(tmp_path: Path) -> None:
+    put(tmp_path / "tiny" / "model.safetensors", safetensors(1))
+    record = only(tmp_path)
+    assert (record.name, record.format, record.state) == ("tiny", "safetensors", "incomplete")
+    assert "config.json is missing" in trouble(record)
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_an_index_without_weights_is_incomplete(tmp_path: Path, config: bool) -> None:
+    if config:
+        put(tmp_path / "tiny" / "config.json", CONFIG)
+    put(
+        tmp_path / "tiny" / "model.safetensors.index.json", {"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}
+    )
+    put(tmp_path / "tiny" / "x.safetensors.part", safetensors(1))
+    record = only(tmp_path)
+    assert (record.name, record.state, record.size) == ("tiny", "incomplete", 0)
+    assert ("2 of 2 parts are missing: x.safetensors, y.safetensors" in trouble(record)) is config
+
+
+# -- of a kind that nothing here loads --------------------------------------------------------------------------------
+
+
+NOT_LANGUAGE_MODELS = [
+    ({"general.type": "mmproj"}, "sees or hears"),
+    ({"general.architecture": "clip"}, "sees or hears"),
+    ({"general.type": "adapter"}, "belongs into the folder loras/"),
+    ({"general.type": "imatrix"}, "importance matrix"),
+    ({"general.architecture": "controlvector"}, "control vector"),
+    ({"general.architecture": "flux"}, "pictures or videos"),
+    ({"general.architecture": "qwen_image"}, "pictures or videos"),
+]
+
+
+def test_a_gguf_that_is_not_a_language_model_is_unsupported_by_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (metadata, words) in enumerate(NOT_LANGUAGE_MODELS):
+        with subtests.test(metadata=metadata):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            put(folder / "x.gguf", gguf(MODEL | metadata))
+            assert only(folder).state == "unsupported"
+            assert trouble(only(folder)).startswith("x.gguf: ") and words in trouble(only(folder))
+
+
+def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
+    put(tmp_path / "x.gguf", gguf(MODEL | {"general.type": "model"}))
+    assert only(tmp_path).problem is None
+
+
+@pytest.mark.parametrize(
+    ("config", "format", "quantisation", "words"),
+    [
+        ({"quantization_config": {"quant_method": "exl3", "bits": 3.0}}, "exl3", "EXL3 3-bit", "as EXL2 or GGUF"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "mlx", "MLX 4-bit 64g", "Apple"),
+        # what mlx-lm writes today
+        ({"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}, "mlx", "MLX 4-bit", "Apple"),
+        ({"_class_name": "UNet2DConditionModel"}, "diffusers", "", "pictures"),
+    ],
+)
+def test_a_folder_for_other_programs_says_what_it_is(
+    tmp_path: Path, config: dict[str, Any], format: str, quantisation: str, words: str
+) -> None:
+    checkpoint(tmp_path / "x", config=CONFIG | config)
+    record = only(tmp_path)
+    assert (record.format, record.state) == (format, "unsupported")
+    assert quantisation in record.quantisation
+    assert words in trouble(record)
+
+
+def test_a_folder_of_diffusers_is_one_entry(tmp_path: Path) -> None:
+    put(tmp_path / "sd" / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    checkpoint(tmp_path / "sd" / "text_encoder")
+    checkpoint(tmp_path / "sd" / "unet", config={"_class_name": "UNet2DConditionModel"})
+    record = only(tmp_path)
+    assert (record.name, record.format, record.state) == ("sd", "diffusers", "unsupported")
+
+
+def test_old_ggml_weights_say_what_to_get_instead(tmp_path: Path) -> None:
+    put(tmp_path / "ggml-model-q4_0.bin", OLD_GGML)
+    put(tmp_path / "bare" / "x.ggmlv3.q4_0.bin", OLD_GGML)
+    put(tmp_path / "folder" / "config.json", {"model_type": "llama"})
+    put(tmp_path / "folder" / "x.bin", OLD_GGML)
+    for record in Catalog(tmp_path).models():
+        assert (record.format, record.state) == ("ggml", "unsupported")
+        assert "get this model as GGUF" in trouble(record)
+    assert len(Catalog(tmp_path).models()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format"),
+    [
+        ("x.safetensors", safetensors(1), "safetensors"),
+        ("x.bin", PICKLE, "pytorch"),
+        ("x-4bit-128g.pt", PICKLE, "pytorch"),
+    ],
+)
+def test_weights_without_a_folder_of_their_own_say_what_they_need(
+    tmp_path: Path, name: str, content: bytes, format: str
+) -> None:
+    put(tmp_path / name, content)
+    record = only(tmp_path)
+    assert (record.name, record.format, record.state) == (name, format, "unsupported")
+    assert "together with config.json" in trouble(record)
+
+
+def test_loose_parts_of_one_set_are_one_entry(tmp_path: Path) -> None:
+    for number in (1, 2):
+        put(tmp_path / f"model-0000{number}-of-00002.safetensors", safetensors(number))
+    assert only(tmp_path).name == "model-00001-of-00002.safetensors"
+
+
+# -- twins ------------------------------------------------------------------------------------------------------------
+
+
+def duplicates(folder: Path) -> dict[str, str]:
+    return {record.name: record.duplicate_of for record in Catalog(folder).models() if record.duplicate_of}
+
+
+def test_copies_and_links_are_told_from_their_original(tmp_path: Path) -> None:
+    first = put(tmp_path / "a-2.gguf", gguf())
+    put(tmp_path / "a-10.gguf", gguf())
+    os.link(first, tmp_path / "b.gguf")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.gguf").symlink_to(first)
+    put(tmp_path / "other.gguf", gguf(MODEL | {"general.name": "Tony"}))
+    assert duplicates(tmp_path) == dict.fromkeys(("a-10.gguf", "b.gguf", "sub/c.gguf"), "a-2.gguf")
+    assert all(record.problem is None for record in Catalog(tmp_path).models())
+
+
+def test_folders_are_twins_if_all_their_weights_are(tmp_path: Path) -> None:
+    for folder, second in (("a", 2), ("b", 2), ("c", 3)):
+        put(tmp_path / folder / "config.json", CONFIG | {"_name_or_path": folder})
+        put(tmp_path / folder / "model-00001-of-00002.safetensors", safetensors(4))
+        weights = safetensors(4)[:-8] + bytes([second] * 8)
+        put(tmp_path / folder / "model-00002-of-00002.safetensors", weights)
+    assert duplicates(tmp_path) == {"b": "a"}
+
+
+def test_broken_models_have_no_twins(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        put(tmp_path / name, gguf()[:-300])
+    assert duplicates(tmp_path) == {}
+
+
+def test_large_files_are_compared_all_over(tmp_path: Path) -> None:
+    size = 40 << 20
+    for name in ("a", "same", "begin", "middle", "end"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    for name, place in (("begin", 0), ("middle", 7 * (size - (1 << 16)) // 15 + 9), ("end", size - 1)):
+        with (tmp_path / name).open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+    samples = {name: twins.read_sample(tmp_path / name) for name in ("a", "same", "begin", "middle", "end")}
+    assert samples["a"] == samples["same"]
+    assert len(set(samples.values())) == 4
+
+
+def test_nothing_is_read_to_compare_what_links_or_sizes_tell(tmp_path: Path) -> None:
+    one, other = put(tmp_path / "a", b"one"), put(tmp_path / "b", b"another")
+    (tmp_path / "link").symlink_to(one)
+    models = [{path: path.stat()} for path in (one, other, tmp_path / "link")]
+
+    def sample(path: Path, facts: os.stat_result) -> str:
+        raise AssertionError(path)
+
+    assert twins.originals(models, sample) == {2: 0}
+
+
+def test_of_long_sets_only_the_first_file_is_read_if_that_differs(tmp_path: Path) -> None:
+    sets = []
+    for name in "ab":
+        files = [put(tmp_path / name / str(number), f"{name}{number}") for number in range(3)]
+        sets.append({path: path.stat() for path in files})
+    asked = []
+
+    def sample(path: Path, facts: os.stat_result) -> str:
+        asked.append(path.name)
+        return twins.read_sample(path)
+
+    assert twins.originals(sets, sample) == {}
+    assert asked == ["0", "0"]
+
+
+def test_a_file_that_cannot_be_read_is_nobodys_twin(tmp_path: Path) -> None:
+    models = [{path: path.stat()} for path in (put(tmp_path / name, "x") for name in "ab")]
+    assert twins.originals(models, lambda path, facts: "") == {}

@@ -1,0 +1,251 @@
+"""The command line: the server's own flags, every load option, and what is not understood."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from modules.config import flags
+from modules.config.flags import SERVER
+from modules.config.legacy_flags import GONE
+from modules.core.errors import CommandLineError, OptionError, UnknownOption
+from modules.core.paths import ROOT
+from modules.options.load import OPTIONS
+from modules.options.option import Option, Value
+
+ISSUE = (
+    *("model", "loader", "listen", "listen-host", "listen-port", "api", "api-key", "gradio-auth", "settings"),
+    *("model-dir", "lora-dir", "auto-launch", "nowebui", "explain", "model-menu", "multi-user"),
+)
+
+
+def changed(option: Option) -> Value:
+    if isinstance(option.default, bool):
+        return not option.default
+    if isinstance(option.default, str):
+        return next((str(each) for each in option.choices if each != option.default), option.example or "some text")
+    if option.choices:
+        return next(each for each in option.choices if each != option.default)
+    return option.parse(option.default + 1)
+
+
+def words_for(option: Option, value: Value, flag: str) -> list[str]:
+    return [f"--{flag}", *str(value).split()] if option.many else [f"--{flag}={value!s}"]
+
+
+def spellings(flag: str) -> set[str]:
+    return {flag, flag.replace("-", "_"), flag.replace("_", "-")}
+
+
+def test_the_flags_of_the_server_are_there() -> None:
+    assert set(ISSUE) <= {option.flag for option in SERVER.values()}
+
+
+def test_nothing_typed_is_the_defaults_and_no_load_option() -> None:
+    read = flags.read([])
+    assert read.server == {key: option.default for key, option in SERVER.items()}
+    assert read.load == {}
+
+
+def test_every_server_flag_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
+    for key in SERVER:
+        with subtests.test(flag=key):
+            option = SERVER[key]
+            for spelling in spellings(option.flag):
+                expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
+                assert flags.read(words_for(option, changed(option), spelling)).server[key] == expected
+
+
+def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
+    for key in OPTIONS:
+        with subtests.test(option=key):
+            option = OPTIONS[key]
+            for spelling in spellings(option.flag):
+                read = flags.read(words_for(option, changed(option), spelling))
+                assert read.load == {key: changed(option)}
+
+
+def test_no_flag_means_two_things() -> None:
+    every = [option.flag.replace("-", "_") for option in (*SERVER.values(), *OPTIONS.values())]
+    assert len(every) == len(set(every))
+
+
+def test_a_line_as_one_would_type_it() -> None:
+    line = "--model SmolLM2 --loader llama.cpp --n_ctx=4096 --no-mmap --threads 2 --listen --listen-port 8000 --api"
+    read = flags.read(line.split())
+    assert (read.text("model"), read.text("loader")) == ("SmolLM2", "llama.cpp")
+    assert read.load == {"n_ctx": 4096, "no_mmap": True, "threads": 2}
+    assert read.on("listen")
+    assert read.on("api")
+    assert read.server["listen_port"] == 8000
+
+
+def test_a_typed_default_is_typed_all_the_same() -> None:
+    """For it stands above what was saved."""
+    assert flags.read(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
+
+
+@pytest.mark.parametrize(("word", "guess"), [("--n-ctxx", "--n_ctx"), ("--modle", "--model"), ("--zzzzzz", "")])
+def test_an_unknown_flag_names_the_nearest(word: str, guess: str) -> None:
+    with pytest.raises(UnknownOption) as unknown:
+        flags.read([word, "5"])
+    assert (unknown.value.name, unknown.value.nearest) == (word, guess)
+
+
+@pytest.mark.parametrize("word", ["stray", "-x", "--"])
+def test_a_word_that_belongs_to_no_flag_is_refused(word: str) -> None:
+    with pytest.raises((UnknownOption, CommandLineError)):
+        flags.read([word])
+
+
+INVALID = [
+    ["--listen-port", "0"],
+    ["--listen-port", "65536"],
+    ["--listen-port", "http"],
+    ["--listen=perhaps"],
+    ["--gradio-auth", "nobody"],
+    ["--gradio-auth", "user:"],
+    ["--n_ctx=-1"],
+    ["--tensor_split", "half"],
+]
+
+
+def test_an_invalid_value_is_refused(subtests: pytest.Subtests) -> None:
+    for words in INVALID:
+        with subtests.test(words=words), pytest.raises(OptionError):
+            flags.read(words)
+
+
+def test_a_flag_that_lacks_its_value_is_refused() -> None:
+    with pytest.raises(CommandLineError):
+        flags.read(["--model"])
+
+
+def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flags.read(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for option in (*SERVER.values(), *OPTIONS.values()):
+        assert f"--{option.flag}" in printed
+
+
+def test_who_may_use_the_page_may_be_several() -> None:
+    assert flags.logins(flags.read(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
+    assert flags.logins(flags.read([])) == []
+
+
+def lines_of(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
+    """The words of a file that has these lines."""
+    path.write_bytes(newline.join(lines).encode(encoding))
+    return flags.with_file(path, [])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "CMD_FLAGS.txt"
+
+
+def test_the_file_of_flags_is_read_as_a_shell_reads_a_line(file: Path) -> None:
+    flag_lines = ["--api  --model 'my model' ", '--model-dir "/a b" \\', "--mlock"]
+    read = lines_of(file, "# 注释 --cpu", "", "  # --disk", *flag_lines, "")
+    assert read == ["--api", "--model", "my model", "--model-dir", "/a b", "--mlock"]
+
+
+def test_a_sign_within_a_word_begins_no_comment(file: Path) -> None:
+    assert lines_of(file, "--api-key a#b") == ["--api-key", "a#b"]
+
+
+def test_the_file_may_come_from_another_system(file: Path) -> None:
+    assert lines_of(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
+    assert lines_of(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
+
+
+def test_typed_words_follow_the_files(file: Path) -> None:
+    file.write_text("--n_ctx 1024 --gpu-memory 10 20 --mlock\n")
+    words = flags.with_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
+    assert flags.read(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
+
+
+def test_there_need_not_be_a_file(file: Path) -> None:
+    assert flags.with_file(file, ["--api"]) == ["--api"]
+
+
+def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
+    shipped = (ROOT / "CMD_FLAGS.txt").read_text(encoding="utf-8")
+    examples = re.findall("^# (--.+)", shipped, re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        assert flags.read(lines_of(file, example)) != flags.read([])
+
+
+def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
+    def refused(content: bytes) -> CommandLineError:
+        file.write_bytes(content)
+        with pytest.raises(CommandLineError) as refusal:
+            flags.with_file(file, [])
+        return refusal.value
+
+    unclosed = refused(b"--api\n--model 'x")
+    assert unclosed.say("en") == f"Command line: {file}:2: No closing quotation."
+    assert unclosed.say("zh") == f"命令行：{file}:2：引号没有闭合。"
+    assert refused(b"--model a\\\\").say("zh") == f"命令行：{file}:1：末尾的反斜杠之后没有字符。"
+    gbk = refused("--api\n\n# 模型".encode("gbk"))
+    assert gbk.say("en") == f"Command line: {file}:3: not UTF-8."
+    assert gbk.say("zh") == f"命令行：{file}:3：不是 UTF-8 编码。"
+
+
+def test_a_file_of_flags_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandLineError) as refused:
+        flags.with_file(tmp_path, [])
+    assert refused.value.say("en") == f"Command line: {tmp_path}: cannot be read (Is a directory)."
+    assert refused.value.say("zh") == f"命令行：{tmp_path}：无法读取（Is a directory）。"
+
+
+def test_of_a_flag_typed_twice_the_later_counts() -> None:
+    words = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
+    read = flags.read(words.split())
+    assert read.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
+    assert read.server["listen_port"] == 2
+
+
+def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest.Subtests) -> None:
+    for flag in GONE:
+        with subtests.test(flag=flag):
+            for spelling in spellings(flag):
+                for values in ([], ["1"], ["a", "-1"]):
+                    read = flags.read(["--n_ctx=512", f"--{spelling}", *values, "--api"])
+                    assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
+                    assert [words["en"].partition(":")[0] for words in read.ignored] == [f"--{spelling}"]
+                    assert all(f"--{spelling}：" in words["zh"] for words in read.ignored)
+            assert len(flags.read([f"--{flag}=x", f"--{flag}"]).ignored) == 1
+
+
+def test_no_flag_is_both_gone_and_there() -> None:
+    there = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
+    assert there.isdisjoint(flag.replace("_", "-") for flag in GONE)
+
+
+def test_what_takes_the_place_of_a_flag_that_is_gone_is_there() -> None:
+    for instead in filter(None, GONE.values()):
+        flags.read([*instead.split(), *([] if " " in instead else ["8"])])
+        assert instead in flags.read([f"--{next(flag for flag in GONE if GONE[flag] == instead)}"]).ignored[0]["zh"]
+
+
+def test_what_was_known_of_old_is_ignored() -> None:
+    old = """no-cache force-safetensors cache-capacity deepspeed model_type pre_layer checkpoint monkey-patch chat
+        notebook autogptq chat-buttons extensions"""
+    assert set(old.split()) <= set(GONE)
+
+
+@pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
+def test_what_protects_and_what_never_was_stays_an_error(word: str) -> None:
+    with pytest.raises(UnknownOption):
+        flags.read([word])
+
+
+def test_a_gone_flag_does_not_hide_that_another_lacks_its_value() -> None:
+    with pytest.raises(CommandLineError):
+        flags.read(["--model", "--chat", "name"])

@@ -1,0 +1,137 @@
+"""What is remembered of a model comes back as it was, and never as another's."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from modules.config.model_settings import ModelSettings
+from modules.core.errors import SettingsError
+from modules.loaders.registry import LOADERS, settle, values
+from modules.options.load import OPTIONS
+from modules.options.option import Option, Value
+
+LLAMA = LOADERS["llama.cpp"]
+SIGNS = "abcXYZ0189 .-_+$()[]{}#:,'\"!&*?|<>=%@`~\\^/中文模型é😀\N{NO-BREAK SPACE}"
+
+
+def remembered(folder: Path, *models: str) -> ModelSettings:
+    return ModelSettings(folder, lambda name: name in models)
+
+
+def save(settings: ModelSettings, name: str, loader: str = "llama.cpp", **saved: Value) -> None:
+    settings.save(name, loader, saved, LOADERS[loader].options)
+
+
+def any_name(dice: random.Random) -> str:
+    return "".join(dice.choice(SIGNS) for _ in range(dice.randint(1, 24))).strip(" /") or "x"
+
+
+def any_value(option: Option, dice: random.Random) -> Value:
+    """One that `option` takes."""
+    if option.choices:
+        return dice.choice(option.choices)
+    if isinstance(option.default, bool):
+        return dice.random() < 0.5
+    if isinstance(option.default, str):
+        return option.example or "on"
+    low = option.minimum if option.minimum is not None else -1000
+    number = dice.uniform(low, min(option.maximum or 1e6, 1e6))
+    return option.parse(int(number) if isinstance(option.default, int) else number)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_saved_for_models_of_any_name_comes_back_after_a_restart_and_leaks_nowhere(
+    tmp_path: Path, seed: int
+) -> None:
+    """Names, loaders, values, and the order in which models are visited and saved, at random."""
+    dice = random.Random(seed)
+    names = list({any_name(dice) for _ in range(12)})
+    names += [f"{names[0]}$", names[1].upper() + "X", names[1].lower() + "X"]  # those that a pattern would confuse
+    latest: dict[str, tuple[str, dict[str, Value]]] = {}
+    for _ in range(30):
+        name, loader = dice.choice(names), dice.choice(list(LOADERS.values()))
+        settings = remembered(tmp_path, *names)  # as after a restart
+        held = {key: raw for key, raw in settings.of(name).items() if key != "loader"}
+        assert held == latest.get(name, ("", {}))[1]
+        chosen = {key: any_value(OPTIONS[key], dice) for key in loader.options if dice.random() < 0.3}
+        settings.save(name, loader.name, chosen, loader.options)
+        kept = {key: value for key, value in held.items() if key not in loader.options}
+        latest[name] = (loader.name, kept | chosen)
+    for name in names:
+        loader_name, chosen = latest.get(name, ("", {}))
+        found = dict(remembered(tmp_path, *names).of(name))
+        assert found.pop("loader", "") == loader_name
+        assert found == chosen
+        if loader_name:
+            settled = settle(LOADERS[loader_name], model={}, saved=found, flags={}, form={})
+            assert {key: each.value for key, each in settled.items() if each.source == "saved"} == {
+                key: value for key, value in chosen.items() if key in LOADERS[loader_name].options
+            }
+
+
+def test_an_entry_of_the_original_is_read_and_becomes_ours_when_it_is_saved(tmp_path: Path) -> None:
+    file = tmp_path / "config-user.yaml"
+    file.write_text(
+        "other$:\n  n_ctx: 1\n"
+        "a+b [1].gguf$:  # mine\n  loader: llama.cpp\n  n_ctx: 4096\n  wbits: None\n  groupsize: 'None'\n"
+        "  gpu_memory_0: 8000\n  gpu_memory_1: 0\n  cpu_memory: 0\n  instruction_template: Alpaca\n"
+    )
+    settings = remembered(tmp_path)
+    expected = {"loader": "llama.cpp", "n_ctx": 4096, "gpu_memory": "8000MiB 0MiB", "instruction_template": "Alpaca"}
+    assert settings.of("a+b [1].gguf") == expected
+    assert settings.of("a+b [1]xgguf") == {}
+    save(settings, "a+b [1].gguf", n_ctx=512)
+    assert "a+b [1].gguf$" not in file.read_text()
+    assert settings.of("a+b [1].gguf") == expected | {"n_ctx": 512}
+    assert settings.of("other") == {"n_ctx": 1}
+
+
+def test_what_the_original_left_of_memory_is_what_our_loaders_take(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
+    saved = remembered(tmp_path).of("m")
+    taken = values(settle(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
+    assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
+
+
+def test_a_model_whose_name_ends_like_an_entry_of_the_original_keeps_its_own(tmp_path: Path) -> None:
+    save(remembered(tmp_path, "m", "m$"), "m$", n_ctx=1)
+    assert remembered(tmp_path, "m", "m$").of("m") == {}
+    assert remembered(tmp_path, "m").of("m")["n_ctx"] == 1
+
+
+def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_path: Path) -> None:
+    settings = remembered(tmp_path)
+    save(settings, "m", n_ctx=512, mlock=True)
+    save(settings, "m", "Transformers", bf16=True)
+    save(settings, "m", threads=3)
+    assert settings.of("m") == {"loader": "llama.cpp", "bf16": True, "threads": 3}
+
+
+def test_an_entry_that_is_an_alias_of_anothers_is_saved_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("a: &x {n_ctx: 2048}\nb: *x\n")
+    save(remembered(tmp_path), "b", n_ctx=99)
+    assert remembered(tmp_path).of("a") == {"n_ctx": 2048}
+    assert remembered(tmp_path).of("b")["n_ctx"] == 99
+
+
+def test_an_entry_that_is_no_entry_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("m: [1, 2]\n")
+    with pytest.raises(SettingsError, match="'m'"):
+        save(remembered(tmp_path), "m", n_ctx=1)
+    assert (tmp_path / "config-user.yaml").read_text() == "m: [1, 2]\n"
+
+
+def test_an_entry_that_is_no_entry_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text("m: 3\nother: {n_ctx: 1}\n")
+    with pytest.raises(SettingsError, match="'m'"):
+        remembered(tmp_path).of("m")
+    assert remembered(tmp_path).of("other") == {"n_ctx": 1}
+
+
+def test_nothing_is_written_where_the_folder_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError):
+        save(remembered(tmp_path / "file"), "m", n_ctx=1)

@@ -1,0 +1,178 @@
+"""Presets: named sets of sampling parameters, one YAML file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.config.presets import NEUTRAL, Presets
+from modules.core.errors import OptionError, PresetNotFound, SettingsError
+from modules.core.paths import ROOT
+from modules.loaders.generation_settings import PARAMETERS, changed, refuse_missing, settle
+from modules.loaders.registry import LOADERS
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> Presets:
+    return Presets(tmp_path / "presets")
+
+
+def put(presets: Presets, name: str, text: str) -> Path:
+    presets.folder.mkdir(exist_ok=True)
+    path = presets.folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_folder_that_is_not_there_has_none(presets: Presets) -> None:
+    assert presets.names() == []
+
+
+def test_they_are_listed_by_name_without_what_is_none(presets: Presets) -> None:
+    for name in ("beta", "Alpha", "创意", ".hidden"):
+        put(presets, name, "top_k: 5\n")
+    put(presets, "x", "").rename(presets.folder / "notes.txt")
+    (presets.folder / "folder.yaml").mkdir()
+    assert presets.names() == ["Alpha", "beta", "创意"]
+
+
+def test_what_a_preset_does_not_name_is_neutral_whatever_the_forms_defaults(presets: Presets) -> None:
+    put(presets, "one", "top_p: 0.9\n")
+    assert presets.read("one").values == {**NEUTRAL, "top_p": 0.9}
+    assert (NEUTRAL["temperature"], NEUTRAL["min_p"], NEUTRAL["top_k"]) == (1.0, 0.0, 0)
+
+
+def test_lengths_seeds_stops_and_bans_are_no_part_of_one() -> None:
+    others = PARAMETERS.keys() - NEUTRAL.keys()
+    assert {"max_new_tokens", "seed", "truncation_length", "custom_stopping_strings", "ban_eos_token"} <= others
+    assert {"grammar_string", "negative_prompt", "skip_special_tokens"} <= others
+    assert {"temperature", "sampler_priority", "dry_sequence_breakers", "guidance_scale", "do_sample"} <= NEUTRAL.keys()
+
+
+def test_one_of_the_originals_is_read_and_says_what_means_nothing_here(presets: Presets) -> None:
+    text = "do_sample: false\npenalty_alpha: 0.6\ntop_k: 4\nsampler_priority:\n- top_k\n- temperature\nseed: 5\n"
+    put(presets, "Contrastive Search", text)
+    preset = presets.read("Contrastive Search")
+    assert preset.values == {**NEUTRAL, "do_sample": False, "top_k": 4, "sampler_priority": "top_k\ntemperature"}
+    assert preset.passed_over == ("penalty_alpha", "seed")
+
+
+@pytest.mark.parametrize("text", ["temperature: warm\n", "top_p: 7\n", "sampler_priority: [top_q]\n", "top_k: null\n"])
+def test_a_value_that_is_none_is_named_with_its_file(presets: Presets, text: str) -> None:
+    path = put(presets, "bad", text)
+    with pytest.raises(SettingsError) as error:
+        presets.read("bad")
+    assert error.value.file == str(path)
+    for language in ("zh", "en"):
+        assert text.partition(":")[0] in error.value.say(language)
+
+
+def test_a_file_that_is_no_yaml_says_where(presets: Presets) -> None:
+    put(presets, "broken", "top_p: [1\n")
+    with pytest.raises(SettingsError, match="line"):
+        presets.read("broken")
+
+
+def test_only_what_is_not_neutral_is_written(presets: Presets) -> None:
+    assert presets.save("mine", settle({"temperature": 0.5, "min_p": 0.0, "seed": 9, "max_new_tokens": 5})) is None
+    assert (presets.folder / "mine.yaml").read_text(encoding="utf-8") == "temperature: 0.5\n"
+    assert presets.read("mine").values == {**NEUTRAL, "temperature": 0.5}
+
+
+def test_saving_again_keeps_comments_and_keys_that_mean_nothing_here(presets: Presets) -> None:
+    path = put(presets, "mine", "# my own\ntop_k: 5  # few\npenalty_alpha: 0.6\nmin_p: 0.1\n")
+    presets.save("mine", {"top_k": 7, "typical_p": 0.5})
+    assert path.read_text(encoding="utf-8") == "# my own\ntop_k: 7  # few\npenalty_alpha: 0.6\ntypical_p: 0.5\n"
+
+
+def test_every_parameter_is_read_back_as_it_was_saved(presets: Presets, subtests: pytest.Subtests) -> None:
+    for key in sorted(NEUTRAL):
+        with subtests.test(parameter=key):
+            option = PARAMETERS[key]
+            value = option.minimum if option.minimum not in (None, NEUTRAL[key]) else option.maximum
+            if isinstance(option.default, bool):
+                value = not option.default
+            elif option.choices:
+                value = option.choices[-1]
+            elif isinstance(option.default, str):
+                value = option.example
+            presets.save("mine", {key: value})  # type: ignore[dict-item]
+            assert presets.read("mine").values == {**NEUTRAL, key: value}
+
+
+def test_a_preset_of_nothing_but_neutral_is_one(presets: Presets) -> None:
+    presets.save("空", dict(NEUTRAL))
+    assert presets.names() == ["空"]
+    assert presets.read("空").values == NEUTRAL
+
+
+def test_a_broken_file_is_kept_aside_when_it_is_saved_over(presets: Presets) -> None:
+    put(presets, "mine", "top_p: [1\n")
+    aside = presets.save("mine", {"top_k": 7})
+    assert aside is not None
+    assert aside.read_text() == "top_p: [1\n"
+    assert presets.names() == ["mine"]
+
+
+def test_a_wrong_value_is_not_saved(presets: Presets) -> None:
+    with pytest.raises(OptionError):
+        presets.save("mine", {"top_p": 7})
+    assert presets.names() == []
+
+
+def test_deleting_leaves_nothing_behind(presets: Presets) -> None:
+    presets.save("mine", {"top_k": 7})
+    presets.delete("mine")
+    assert list(presets.folder.iterdir()) == []
+
+
+def test_one_that_is_not_there_is_named_with_the_nearest(presets: Presets) -> None:
+    presets.save("Creative", {"top_k": 7})
+    for act in (presets.read, presets.delete):
+        with pytest.raises(PresetNotFound) as error:
+            act("Creativ")
+        assert error.value.nearest == "Creative"
+
+
+ODD = [
+    *("", ".", "..", "../x", "a/b", "a\\b", "/etc/x", "c:x", "a\0b", "a\nb", ".hidden", "x ", "x.", " x"),
+    *("nul", "COM1.x", "what?", "你" * 67, "\ud800"),
+]
+
+
+def test_a_name_that_is_not_allowed_for_a_file_is_refused(
+    presets: Presets, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    presets.folder.mkdir()
+    (tmp_path / "x.yaml").write_text("top_k: 5\n")
+    for name in ODD:
+        with subtests.test(name=name):
+            with pytest.raises(OptionError):
+                presets.save(name, {"top_k": 7})
+            for act in (presets.read, presets.delete):
+                with pytest.raises(PresetNotFound):
+                    act(name)
+            assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize("name", ["min_p", "我的 预设 (2)", "v1.5", "a+b [c]", "naïve-1", "你" * 66])
+def test_other_names_are_as_good_as_any(presets: Presets, name: str) -> None:
+    presets.save(name, {"top_k": 7})
+    assert presets.names() == [name]
+    assert presets.read(name).values["top_k"] == 7
+
+
+SHIPPED = Presets(ROOT / "presets")
+
+
+def test_some_are_shipped() -> None:
+    assert {"min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"} <= set(SHIPPED.names())
+
+
+@pytest.mark.parametrize("name", ["min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"])
+def test_what_is_shipped_is_sound_and_no_loader_refuses_it(name: str) -> None:
+    preset = SHIPPED.read(name)
+    assert not preset.passed_over
+    for loader in ("llama.cpp", "Transformers"):
+        refuse_missing(changed(settle(preset.values)), LOADERS[loader])

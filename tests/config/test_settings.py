@@ -1,0 +1,106 @@
+"""settings.yaml: what it may say, and how a mistake in it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.config.settings import Settings, read
+from modules.core.errors import SettingsError
+from modules.core.paths import ROOT
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "settings.yaml"
+
+
+def refusal(path: Path, text: str | bytes) -> SettingsError:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SettingsError) as refused:
+        read(path)
+    assert refused.value.file == str(path)
+    assert refused.value.say("zh") != refused.value.say("en") or isinstance(text, bytes)
+    return refused.value
+
+
+def test_the_file_that_comes_with_the_program_means_the_defaults() -> None:
+    assert read(ROOT / "settings.yaml", required=True) == Settings()
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}\n", "\ufeff# with a mark of its encoding\n"])
+def test_an_empty_file_means_the_defaults(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    assert read(path) == Settings()
+
+
+def test_a_missing_file_means_the_defaults_unless_it_was_asked_for(path: Path) -> None:
+    assert read(path) == Settings()
+    with pytest.raises(SettingsError, match="there is no such file"):
+        read(path, required=True)
+
+
+def test_what_it_says_is_read(path: Path) -> None:
+    path.write_text("language: zh\ntheme: dark\nsystem_message: 说中文。\ntemperature: 0\nseed: 42\n", encoding="utf-8")
+    assert read(path) == Settings("zh", "dark", "说中文。", generation={"temperature": 0.0, "seed": 42})
+
+
+def test_a_system_message_may_have_several_lines(path: Path) -> None:
+    path.write_text("system_message: |\n  one\n  two: three\n")
+    assert read(path).system_message == "one\ntwo: three"
+
+
+def test_a_mistake_in_the_grammar_is_told_by_line_and_column(path: Path) -> None:
+    error = refusal(path, "language: zh\ntheme: [dark\nseed: 1\n")
+    assert "line 3, column 5" in error.say("en")
+    assert "第 3 行第 5 列" in error.say("zh")
+
+
+def test_an_unknown_key_names_the_nearest(path: Path) -> None:
+    error = refusal(path, "temprature: 1\n")
+    assert "'temprature'" in str(error)
+    assert "'temperature'" in str(error)
+    assert "'language'" in str(refusal(path, "Languag: zh\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("language: fr\n", "language: 'fr' is not acceptable; expected one of auto, zh, en"),
+        ("temperature: hot\n", "temperature: 'hot'"),
+        ("temperature: 99\n", "a number from 0 to 5"),
+        ("seed: 1.5\n", "seed"),
+        ("system_message: [a, b]\n", "system_message"),
+        ("max_new_tokens:\n", "max_new_tokens"),
+    ],
+)
+def test_a_value_that_is_not_acceptable_is_named_with_what_was_expected(path: Path, text: str, named: str) -> None:
+    assert named in str(refusal(path, text))
+
+
+@pytest.mark.parametrize("text", ["- a\n- list\n", "just words\n", "42\n", "[]\n", "false\n"])
+def test_what_is_no_mapping_is_told_what_is_expected(path: Path, text: str) -> None:
+    assert "key: value" in str(refusal(path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe\x00language",
+        b"language: \x07\n",
+        b"system_message: !!python/object/apply:os.getcwd []\n",
+        b"system_message: 2024-13-45\n",
+        b"? [a, b]\n: c\n",
+        b"a: *nowhere\n",
+        b"seed: 0x_\n",
+    ],
+)
+def test_nothing_in_the_file_can_do_more_than_be_refused(path: Path, text: bytes) -> None:
+    refusal(path, text)
+
+
+def test_a_folder_in_its_place_is_told(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(SettingsError):
+        read(path)

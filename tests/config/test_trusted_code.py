@@ -1,0 +1,194 @@
+"""Code that comes with a model runs if its owner agreed to it as it is, wherever the load is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.cli import first_load
+from modules.config.trusted_code import TrustedCode
+from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
+from modules.formats.remote_code import code_of
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Shared
+from modules.ui.model.tab import ModelTab
+from tests.support.own_code import OWN_CODE, own_model
+from tests.support.page_parts import page_parts
+from tests.support.serving import server_of
+
+gr = gradio()
+MakeApp = Callable[..., App]
+FLAG = "--trust-remote-code"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_folder: Path, make_app: MakeApp) -> Path:
+    """The one model that `make_app` finds, called "own"."""
+    return own_model(tmp_path / "models" / "own", tiny_folder)
+
+
+def harmful(folder: Path) -> Path:
+    """The file that the model's code now leaves behind if it runs."""
+    mark = folder / "it ran"
+    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n{OWN_CODE}")
+    return mark
+
+
+def load(app: App) -> None:
+    app.load(app.plan(app.record("own")))
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> TrustedCode:
+    return TrustedCode(tmp_path)
+
+
+def test_the_first_look_agrees_and_only_what_is_new_or_changed_is_refused(trusted: TrustedCode) -> None:
+    trusted.check("on", {"a.py": "12", "b.py": "1e3"})
+    trusted.check("on", {"a.py": "12"})  # what is gone cannot run
+    with pytest.raises(CodeChanged) as refused:
+        trusted.check("on", {"a.py": "13", "b.py": "1e3", "c.py": "ff"})
+    assert refused.value.changes == {"a.py": "changed", "c.py": "added"}
+    trusted.check("another model", {"a.py": "13"})
+    trusted.agree("on", {"a.py": "13"})
+    trusted.check("on", {"a.py": "13"})
+    with pytest.raises(CodeChanged, match=r"b\.py"):
+        trusted.check("on", {"a.py": "13", "b.py": "1e3"})
+
+
+def test_a_model_that_came_without_code_is_asked_about_once_it_has_some(trusted: TrustedCode) -> None:
+    trusted.check("m", {})
+    with pytest.raises(CodeChanged, match="added"):
+        trusted.check("m", {"a.py": "12"})
+
+
+def test_a_file_that_is_no_list_of_what_was_agreed_to_agrees_to_nothing(trusted: TrustedCode, tmp_path: Path) -> None:
+    (tmp_path / ".trusted.yaml").write_text("m: everything\n")
+    with pytest.raises(CodeChanged):
+        trusted.check("m", {"a.py": "12"})
+    (tmp_path / ".trusted.yaml").write_text("m: [\n")
+    with pytest.raises(SettingsError, match="line 2"):
+        trusted.check("m", {"a.py": "12"})
+
+
+def test_the_refusal_names_the_files_in_both_languages() -> None:
+    error = CodeChanged("m", {"a.py": "changed"}, {"a.py": "0123456789abcdef", "b.py": "00"})
+    assert "a.py (changed, sha256 0123456789ab)" in error.say("en") and "b.py" not in error.say("en")
+    assert "a.py (已更改, sha256 0123456789ab)" in error.say("zh")
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def test_changed_code_does_not_run_before_it_is_agreed_to(folder: Path, make_app: MakeApp) -> None:
+    app = make_app(FLAG)
+    load(app)
+    mark = harmful(folder)
+    for again in (app, make_app(FLAG)):
+        with pytest.raises(CodeChanged, match=r"own\.py \(changed"):
+            load(again)
+    assert app.models.current.record.name == "own", "what was in use stays in use"
+    assert not mark.exists()
+    app.trust_code("own")
+    load(app)
+    assert mark.exists()
+
+
+def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) -> None:
+    with pytest.raises(LoadFailed, match="Tick trust-remote-code"):
+        load(make_app())
+    with pytest.raises(Unsupported, match=FLAG):
+        make_app().trust_code("own")
+    assert not (folder.parent / ".trusted.yaml").exists()
+
+
+def test_what_has_changed_since_it_was_seen_is_not_agreed_to(folder: Path, make_app: MakeApp) -> None:
+    app = make_app(FLAG)
+    seen = code_of(folder)
+    harmful(folder)
+    with pytest.raises(CodeChanged):
+        app.trust_code("own", seen)
+    assert not (folder.parent / ".trusted.yaml").exists()
+
+
+def test_a_flag_agrees_for_the_model_that_another_names(
+    folder: Path, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_app(FLAG).trust_code("own")
+    mark = harmful(folder)
+    first_load.begin(make_app(FLAG, "--model", "own"))
+    assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
+    assert not mark.exists()
+    first_load.begin(make_app(FLAG, "--model", "own", "--trust-changed-code"))
+    assert mark.exists()
+    with pytest.raises(CommandLineError, match="--model"):
+        make_app(FLAG, "--trust-changed-code")
+
+
+def test_the_api_refuses_and_cannot_agree(folder: Path, make_app: MakeApp) -> None:
+    app = make_app(FLAG, "--api")
+    app.trust_code("own")
+    mark = harmful(folder)
+    with server_of(app) as server:
+        error = server.refusal("/internal/model/load", {"model_name": "own"})
+    assert (error["status"], error["code"]) == (409, "code_changed")
+    assert "own.py (changed" in error["message"]
+    assert not mark.exists()
+
+
+def test_code_of_another_repository_is_neither_fetched_nor_run(
+    tmp_path: Path, tiny_folder: Path, make_app: MakeApp
+) -> None:
+    folder = own_model(tmp_path / "models" / "own", tiny_folder, repository="someone/elsewhere--")
+    mark = harmful(folder)
+    with pytest.raises(LoadFailed) as refused:
+        load(make_app(FLAG))
+    assert "another repository (someone/elsewhere)" in refused.value.cause["en"], refused.value.words
+    assert not mark.exists()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def tab_of(app: App) -> ModelTab:
+    with page_parts():
+        return ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        None,
+        {},
+        [],
+        {"model": 5},
+        {"model": "no such model", "code": {}},
+        {"model": "own"},
+        {"model": "own", "code": "all"},
+    ],
+)
+def test_the_page_agrees_only_to_what_it_has_shown(folder: Path, make_app: MakeApp, asked: object) -> None:
+    tab = tab_of(make_app(FLAG))
+
+    async def first() -> dict[object, object]:
+        return await anext(tab.trust({tab.code.asked: asked}))
+
+    assert 'role="alert"' in str(asyncio.run(first())[tab.status])
+    assert not (folder.parent / ".trusted.yaml").exists()
+
+
+def test_guests_agree_to_nothing(folder: Path, make_app: MakeApp) -> None:
+    tab = tab_of(make_app(FLAG, "--multi-user"))
+
+    async def first() -> dict[object, object]:
+        return await anext(tab.trust({tab.code.asked: {"model": "own", "code": code_of(folder)}}))
+
+    assert "Only the owner" in str(asyncio.run(first())[tab.status])
+    assert not (folder.parent / ".trusted.yaml").exists()

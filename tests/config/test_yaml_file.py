@@ -1,0 +1,142 @@
+"""A YAML file that people edit too: nothing of theirs is lost, whoever else writes, and whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.config.yaml_file import YamlFile, plain
+from modules.core.errors import SettingsError
+from modules.core.paths import ROOT
+
+WRITTEN = """\
+# what I found out
+first model:        # the small one
+  n_ctx: 4096       # more does not fit
+  odd: [1, 2]
+'on': {threads: 3}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.yaml"
+
+
+def test_a_change_keeps_comments_order_and_what_it_does_not_know(path: Path) -> None:
+    path.write_text(WRITTEN, encoding="utf-8")
+    YamlFile(path).change(lambda content: content["first model"].update({"n_ctx": 2048, "mlock": True}))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# what I found out\nfirst model:        # the small one\n  n_ctx: 2048       # more does")
+    assert "odd: [1, 2]" in text and "'on': {threads: 3}" in text and "mlock: true" in text
+
+
+@pytest.mark.parametrize("text", ["", "# alone\n# 注释\n", "---\n", "{}\n"])
+def test_an_empty_file_is_filled_and_its_comments_stay(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    YamlFile(path).change(lambda content: content.update({"a": 1}))
+    assert YamlFile(path).read() == {"a": 1}
+    assert all(line in path.read_text(encoding="utf-8") for line in text.splitlines() if line.startswith("#"))
+
+
+def test_keys_are_what_is_written(path: Path) -> None:
+    path.write_text("1.10: 1\nyes: 2\n2024-01-01: 3\nnull: 4\n", encoding="utf-8")
+    assert YamlFile(path).read() == {"1.10": 1, "yes": 2, "2024-01-01": 3, "null": 4}
+
+
+@pytest.mark.parametrize(
+    "value", ["on", "no", "1e3", "0x10", "12", "null", "~", "1:30", "2024-01-01", "", " a ", "a\nb"]
+)
+def test_a_text_that_looks_like_something_else_stays_a_text(path: Path, value: str) -> None:
+    YamlFile(path).change(lambda content: content.update({"text": plain(value)}))
+    assert YamlFile(path).read() == {"text": value}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1\nb: 2\n", "line 2, column"),
+        ("a: 1\na: 2\n", "line 2, column 1: 'a' stands here twice"),
+        ("- a list\n", "lines of `key: value`"),
+        ("a: 2024-13-45\n", "month"),
+        ("a: \x01\n", "not allowed"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved(
+    path: Path, text: str, words: str
+) -> None:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=words):
+        YamlFile(path).read()
+    assert path.read_text(encoding="utf-8") == text
+    for number in (1, 2):
+        path.write_text(text, encoding="utf-8")
+        aside = YamlFile(path).change(lambda content: content.update({"new": 1}))
+        assert aside == path.with_name(f"file.yaml.broken-{number}")
+        assert aside.read_text(encoding="utf-8") == text
+        assert YamlFile(path).read() == {"new": 1}
+
+
+def test_what_could_not_be_read_is_not_taken_for_broken(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(SettingsError):
+        YamlFile(path).change(lambda content: content.update({"a": 1}))
+    assert [each.name for each in path.parent.iterdir() if "broken" in each.name] == []
+
+
+def test_aliases_and_merges_are_read_as_yaml_has_them(path: Path) -> None:
+    path.write_text("base: &b {n_ctx: 1, threads: 2}\na: {<<: *b, n_ctx: 3}\nc: *b\n", encoding="utf-8")
+    assert YamlFile(path).read() == {
+        "base": {"n_ctx": 1, "threads": 2},
+        "a": {"n_ctx": 3, "threads": 2},
+        "c": {"n_ctx": 1, "threads": 2},
+    }
+
+
+def test_what_somebody_else_wrote_meanwhile_is_seen(path: Path) -> None:
+    file = YamlFile(path)
+    assert file.read() == {}
+    path.write_text("a: 1\n", encoding="utf-8")
+    assert file.read() == {"a": 1}
+    path.write_text("a: 22\n", encoding="utf-8")
+    assert file.read() == {"a": 22}
+
+
+def test_a_change_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(path: Path) -> None:
+    path.write_text("a: 1\n", encoding="utf-8")
+
+    def fails(content: object) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(SettingsError, match="no space left"):
+        YamlFile(path).change(fails)
+    with pytest.raises(SettingsError):
+        YamlFile(path).change(lambda content: content.update({"a": object()}))
+    assert path.read_text(encoding="utf-8") == "a: 1\n"
+    assert {each.name for each in path.parent.iterdir()} == {"file.yaml", ".file.yaml.lock"}
+
+
+def test_a_link_stays_one_and_the_rights_stay_as_they_are(path: Path) -> None:
+    real = path.with_name("real.yaml")
+    real.write_text("a: 1\n", encoding="utf-8")
+    real.chmod(0o600)
+    path.symlink_to(real)
+    YamlFile(path).change(lambda content: content.update({"a": 2}))
+    assert path.is_symlink() and YamlFile(real).read() == {"a": 2}
+    assert os.stat(real).st_mode & 0o777 == 0o600
+
+
+def test_several_processes_that_save_at_once_lose_nothing(path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from modules.config.yaml_file import YamlFile\n"
+        "file, name = YamlFile(Path(sys.argv[1])), sys.argv[2]\n"
+        "for number in range(20): file.change(lambda content: content.update({f'{name}{number}': number}))"
+    )
+    words = [[sys.executable, "-c", program, str(path), name] for name in "abc"]
+    running = [subprocess.Popen(each, cwd=ROOT) for each in words]
+    assert [each.wait(60) for each in running] == [0, 0, 0]
+    assert len(YamlFile(path).read()) == 60

@@ -1,0 +1,43 @@
+"""A file's hash is what git and sha256sum say it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from modules.downloads.checksum import CHUNK, digest, expected, read_back
+from modules.hub.repository import RemoteFile
+from tests.support.downloading import noise
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * CHUNK + 5])
+def test_it_agrees_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(noise(size))
+    told = [
+        subprocess.run([*command, path], capture_output=True, text=True, check=True).stdout.split()[0]
+        for command in (["sha256sum"], ["git", "hash-object", "--no-filters"])
+    ]
+    large, small = RemoteFile("file", size, sha256=told[0]), RemoteFile("file", size, git_oid=told[1])
+    with path.open("rb") as file:
+        for each in (large, small):
+            assert read_back(file.fileno(), digest(each), lambda _: None) == expected(each)
+
+
+def test_who_watches_may_end_it(tmp_path: Path) -> None:
+    path, seen = tmp_path / "file", list[int]()
+    path.write_bytes(noise(3 * CHUNK))
+
+    def watch(count: int) -> None:
+        seen.append(count)
+        if count == 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    descriptor = os.open(path, os.O_RDONLY)
+    with pytest.raises(KeyboardInterrupt):
+        read_back(descriptor, digest(RemoteFile("file", 3 * CHUNK, "0" * 64)), watch)
+    os.close(descriptor)
+    assert seen == [CHUNK, 2 * CHUNK]

@@ -1,0 +1,108 @@
+"""Against a mirror that others wrote: olah, as a cache before another hub, and over git repositories of its own.
+
+python -m venv /tmp/olah && /tmp/olah/bin/pip install olah==0.5.4
+OLAH_CLI=/tmp/olah/bin/olah-cli pytest tests/downloads/test_olah.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.downloads.manager import Downloads
+from modules.downloads.view import JobView
+from modules.hub.mirrors import Hubs, wanted
+from tests.support.downloading import SPLIT, noise, until
+from tests.support.hub_server import Content, Hub
+
+OLAH = os.environ.get("OLAH_CLI", "")
+pytestmark = pytest.mark.skipif(not OLAH, reason="OLAH_CLI does not name an olah-cli")
+
+REPO = "user/model"
+FILES: dict[str, Content] = {
+    "config.json": b'{"model_type": "llama"}',
+    "tokenizer.json": noise(50_000, 1),
+    "model.safetensors": noise(24_000_000),
+    "parts/more.safetensors": noise(3_000_000, 2),
+}
+
+
+@pytest.fixture
+def start(tmp_path: Path, free_port: int) -> Iterator[Callable[..., str]]:
+    """Starts olah with lines for its configuration; its address."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*lines: str) -> str:
+            config = tmp_path / "olah.toml"
+            basic = ["[basic]", 'host = "127.0.0.1"', f"port = {free_port}", f'repos-path = "{tmp_path / "cache"}"']
+            config.write_text("\n".join([*basic, *lines]))
+            command = [OLAH, "--config", str(config), "--log-path", str(tmp_path / "logs")]
+            with (tmp_path / "olah.log").open("wb") as log:
+                process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
+            until(lambda: _answers(free_port), 60)
+            return f"http://127.0.0.1:{free_port}"
+
+        yield begin
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        time.sleep(0.1)
+        return False
+    return True
+
+
+def downloaded(url: str, folder: Path) -> JobView:
+    hubs = Hubs(url, lambda: "")
+    repository = hubs.repository(hubs.address(REPO))
+    downloads = Downloads({"model": folder, "lora": folder}, hubs.open, SPLIT, reserve=0)
+    try:
+        downloads.start(wanted(repository, repository.files))
+        until(lambda: downloads.snapshot()[0].state in ("done", "failed"), 60)
+        return downloads.snapshot()[0]
+    finally:
+        downloads.close()
+
+
+def right(view: JobView) -> bool:
+    assert view.error is None
+    return all((view.folder / path).read_bytes() == content for path, content in FILES.items())
+
+
+def test_olah_as_a_cache_before_another_hub_gives_the_right_files(start: Callable[..., str], tmp_path: Path) -> None:
+    with Hub() as hub:
+        hub.add(REPO, FILES)
+        upstream = hub.origin.removeprefix("http://")
+        url = start(
+            'hf-scheme = "http"',
+            f'hf-netloc = "{upstream}"',
+            f'hf-lfs-netloc = "{hub.cdn.removeprefix("http://")}"',
+        )
+        assert right(downloaded(url, tmp_path / "first"))
+        sent = hub.sent
+        assert right(downloaded(url, tmp_path / "second"))
+        assert hub.sent - sent < 1_000_000, "it came from olah's cache"
+
+
+def test_olah_over_a_git_repository_of_its_own_gives_the_right_files(start: Callable[..., str], tmp_path: Path) -> None:
+    place = tmp_path / "mirror" / "models" / REPO
+    for path, content in FILES.items():
+        assert isinstance(content, bytes)
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
+    for words in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "all"]):
+        own = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+        subprocess.run(["git", *own, *words], cwd=place, check=True)
+    url = start(f'mirrors-path = ["{tmp_path / "mirror"}"]', "[accessibility]", "offline = true")
+    assert right(downloaded(url, tmp_path / "models"))

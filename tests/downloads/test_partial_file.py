@@ -1,0 +1,138 @@
+"""What is kept of an unfinished file: only what can be trusted to be of this very file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.downloads.partial_file import Part, Segment, allocated, disk_faults, part_file, replace_file, there, write
+from modules.downloads.retry import MIB, Pace
+from modules.hub.errors import DiskFull, DiskRefused
+from modules.hub.repository import RemoteFile
+
+COMMIT = "c" * 40
+FILE = RemoteFile("a/b.safetensors", 8 * MIB, sha256="5" * 64)
+SPLIT = Pace(split_from=4 * MIB, least_segment=2 * MIB)
+
+
+def begun(place: Path, pace: Pace = SPLIT) -> None:
+    """Two segments of four have something."""
+    part = Part(place, COMMIT, FILE, pace)
+    part.segments[0].done, part.segments[2].done = 2 * MIB, MIB
+    part.save()
+    part.close()
+
+
+def done(place: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
+    part = Part(place, commit, file, SPLIT)
+    part.close()
+    return part.done
+
+
+def test_a_file_begins_with_all_its_room_and_nothing_done(tmp_path: Path) -> None:
+    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
+    part.close()
+    assert part.done == 0 and not part.untouched and part_file(tmp_path / "0").stat().st_size == FILE.size
+    assert allocated(tmp_path / "0", FILE.size) == FILE.size and allocated(tmp_path / "1", 5) == 0
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 1), (63 * MIB, 1), (64 * MIB, 4), (100 * MIB, 4), (1 << 33, 4)])
+def test_segments_are_as_many_as_the_size_allows(tmp_path: Path, size: int, count: int) -> None:
+    sparse = replace(FILE, size=size)
+    part = Part(tmp_path / "0", COMMIT, sparse, Pace())
+    part.discard()
+    part.close()
+    assert len(part.segments) == count
+    assert [each.begin for each in part.segments[1:]] == [each.end for each in part.segments[:-1]]
+    assert part.segments[-1].end == size and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_down_is_taken_up(tmp_path: Path) -> None:
+    begun(tmp_path / "0")
+    assert done(tmp_path / "0") == 3 * MIB == there(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("commit", "changes"),
+    [("d" * 40, {}), (COMMIT, {"path": "a/c"}), (COMMIT, {"size": 8 * MIB + 1}), (COMMIT, {"sha256": "6" * 64})],
+    ids=["another commit", "another path", "another size", "another hash"],
+)
+def test_it_is_not_taken_up_for(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
+    begun(tmp_path / "0")
+    assert done(tmp_path / "0", commit, replace(FILE, **changes)) == 0
+
+
+IMPOSSIBLE: list[object] = [
+    [[0, 4 * MIB, 0]],
+    [[0, 8 * MIB, 9 * MIB]],
+    [[0, 8 * MIB, -1]],
+    [[0, 5 * MIB, 0], [4 * MIB, 8 * MIB, 0]],
+    [[1, 8 * MIB, 5]],
+    [],
+    "x",
+    [[0, 8 * MIB]],
+]
+
+
+def test_an_impossible_record_is_ignored(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, segments in enumerate(IMPOSSIBLE):
+        with subtests.test(segments=segments):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            begun(folder / "0")
+            state = folder / "0.json"
+            state.write_text(json.dumps(json.loads(state.read_text()) | {"segments": segments}))
+            assert done(folder / "0") == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\0", "null"])
+def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
+    begun(tmp_path / "0")
+    (tmp_path / "0.json").write_text(text)
+    assert done(tmp_path / "0") == 0
+
+
+def test_a_part_with_a_second_name_is_not_written_to(tmp_path: Path) -> None:
+    begun(tmp_path / "0")
+    os.link(part_file(tmp_path / "0"), tmp_path / "other")
+    assert done(tmp_path / "0") == 0 and (tmp_path / "other").stat().st_nlink == 1
+
+
+def test_one_segment_keeps_what_comes_before_the_first_gap(tmp_path: Path) -> None:
+    begun(tmp_path / "0")
+    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
+    part.segments[1].done = 5
+    part.collapse()
+    part.close()
+    assert part.segments == [Segment(0, FILE.size, 2 * MIB + 5)]
+
+
+def test_all_bytes_are_written_where_they_belong(tmp_path: Path) -> None:
+    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
+    write(part.descriptor, b"abc", 5)
+    part.close()
+    assert part_file(tmp_path / "0").read_bytes()[:10] == b"\0" * 5 + b"abc" + b"\0" * 2
+
+
+def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    replace_file(path, b"old")
+    with path.open("rb") as before:
+        replace_file(path, b"new")
+        assert before.read() == b"old" and path.read_bytes() == b"new"
+    assert [each.name for each in tmp_path.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EROFS, DiskRefused)]
+)
+def test_what_the_disk_refuses_is_told_in_words(tmp_path: Path, number: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, disk_faults(tmp_path / "not" / "there", 7):
+        raise OSError(number, os.strerror(number))
+    assert str(tmp_path) in str(caught.value)

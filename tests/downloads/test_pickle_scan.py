@@ -1,0 +1,168 @@
+"""Pickles are read, never run: what weights need passes, all else is refused by its name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+
+from modules.downloads import pickle_scan
+from modules.downloads.pickle_scan import is_pickle, scan
+from modules.hub.errors import PickleRefused, PickleUnclear, Stopped
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(X\x01\x00\x00\x000ctorch\nBFloat16Storage\nctorch\nfloat8_e4m3fn\nt."
+WEIGHTS = b"\x80\x02ccollections\nOrderedDict\n)R" + TENSOR
+SYSTEM = b"cos\nsystem\n(S'true'\ntR."
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+OLD = MAGIC + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+
+
+class Evil:
+    """Would create a file if anything ran it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+def zipped(files: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", how) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+def tar(content: bytes) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        about = tarfile.TarInfo("pickle")
+        about.size = len(content)
+        archive.addfile(about, io.BytesIO(content))
+    return made.getvalue()
+
+
+def scanned(folder: Path, content: bytes) -> None:
+    path = folder / "part"
+    path.write_bytes(content)
+    scan(path, "model.bin", lambda _: None)
+
+
+FINE = {
+    "torch's format": zipped({"archive/data.pkl": WEIGHTS, "archive/data/0": SYSTEM, "archive/version": b"3"}),
+    "torch's old format, and raw numbers": OLD + WEIGHTS + pickle.dumps(["0"], 2) + b"\0\1cos\nsystem\n",
+    "one that is bare": WEIGHTS,
+    **{f"protocol {each}": pickle.dumps([OrderedDict(a=OrderedDict(b=1)), {2}, 3j], each) for each in range(6)},
+}
+
+
+def test_the_names_that_weights_need_are_allowed(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(FINE):
+        with subtests.test(name=name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            scanned(folder, FINE[name])
+
+
+BAD = {
+    "in a zip": zipped({"archive/data.pkl": SYSTEM}),
+    "in a second one of that name": zipped({"a/data.pkl": WEIGHTS, "a/DATA.PKL": SYSTEM}),
+    "compressed": zipped({"a/data.pkl": SYSTEM}, zipfile.ZIP_DEFLATED),
+    "bare": SYSTEM,
+    "after another pickle": WEIGHTS + SYSTEM,
+    "in the old format": OLD + SYSTEM,
+    "by INST": b"(S'true'\nios\nsystem\n.",
+    "by STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
+    "by STACK_GLOBAL from the memo": b"\x80\x04\x8c\x06system\x94\x8c\x02os\x94h\x01h\x00\x93.",
+    "by an attribute of what is allowed": b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.",
+}
+
+
+def test_any_other_name_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(BAD):
+        with subtests.test(name=name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with pytest.raises(PickleRefused) as refused:
+                scanned(folder, BAD[name])
+            assert "os.system" in refused.value.say("en") and "model.bin" in refused.value.say("zh")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
+    with pytest.raises(PickleRefused, match=r"open"):
+        scanned(tmp_path, pickle.dumps(Evil(tmp_path / "ran"), protocol))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["_load_from_bytes", "FloatStorage.__class__", "load", "Evil", ""])
+def test_not_all_of_torch_is_allowed(tmp_path: Path, name: str) -> None:
+    for module in ("torch", "torch.storage", "torch.cuda"):
+        with pytest.raises(PickleRefused):
+            scanned(tmp_path, f"c{module}\n{name}\n.".encode())
+
+
+UNCLEAR = {
+    "nothing": b"",
+    "no pickle": b"\0" * 100,
+    "a truncated pickle": WEIGHTS[:-1],
+    "a truncated zip": FINE["torch's format"][:-30],
+    "a zip without a pickle": zipped({"a/version": b"3"}),
+    "a name on the stack that is written nowhere": b"\x80\x04\x8c\x02os2\x93.",
+    "a name that was overwritten": b"\x80\x04\x8c\x05torchq\x00Nq\x00h\x00\x8c\x04Size\x93.",
+    "names by number": b"\x80\x02\x82\x01.",
+    "a length that is a lie": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    "a tar": tar(WEIGHTS),
+}
+
+
+def test_an_ambiguous_pickle_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(UNCLEAR):
+        with subtests.test(name=name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with pytest.raises(PickleUnclear, match=r"model\.bin"):
+                scanned(folder, UNCLEAR[name])
+
+
+def test_a_pickle_that_grows_when_it_is_unpacked_ends_at_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle_scan, "MOST_BYTES", 1 << 17)
+    bomb = zipped({"a/data.pkl": b"\x80\x02" + b"N0" * (4 << 20) + b"."}, zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 100_000
+    with pytest.raises(PickleUnclear, match="too large"):
+        scanned(tmp_path, bomb)
+    monkeypatch.setattr(pickle_scan, "MOST_OPCODES", 1000)
+    with pytest.raises(PickleUnclear, match="too large"):
+        scanned(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
+
+
+def test_a_zip_whose_list_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_scan, "MOST_AT_ONCE", 100_000)
+    scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
+    with pytest.raises(PickleUnclear, match="too large"):
+        scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{each}": b"" for each in range(3000)}))
+
+
+def test_it_can_be_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(b"\x80\x02" + b"N0" * 50_000 + b"N.")
+
+    def stop(_: int) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        scan(path, "model.bin", stop)
+
+
+def test_it_goes_by_the_ending_of_the_name() -> None:
+    assert is_pickle("sub/PyTorch_Model.BIN") and is_pickle("a.ckpt")
+    assert not is_pickle("model.safetensors") and not is_pickle("binary.gguf")

@@ -1,0 +1,203 @@
+"""From AutoAWQ's options to calls: none is swallowed, and what cannot run here is said before anything is read."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.autoawq.arguments import CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq.notes import notes
+from modules.engines.hf.arguments import TOKENIZER, Machine
+from modules.loaders.registry import LOADERS
+from modules.options.load import OPTIONS
+from modules.options.option import Value
+from tests.engines.hf.test_arguments import LLAMA, changed
+
+GIB = 1 << 30
+KEYS = LOADERS["AutoAWQ"].options
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+
+NO_GPU = Machine(memory=64 * GIB)
+ONE_GPU = Machine((24 * GIB,), 64 * GIB, frozenset({"triton"}))
+KERNELS = Machine((24 * GIB, 16 * GIB), 64 * GIB, frozenset({"triton", "awq_ext", "flash_attn"}))
+MACHINES = {"cpu": NO_GPU, "gpu": ONE_GPU, "gpus with kernels": KERNELS}
+
+AWQ = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made(tmp_path)
+
+
+def made(path: Path, **said: Any) -> Path:
+    """A folder whose config.json says that of its quantisation."""
+    config = AWQ | {"quantization_config": AWQ["quantization_config"] | said}  # type: ignore[operator]
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    (path / "model.safetensors").touch()
+    return path
+
+
+def calls(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+    return arguments(path, DEFAULTS | options, machine)
+
+
+def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_changes_the_calls_or_has_a_note(folder: Path, subtests: pytest.Subtests) -> None:
+    for (name, machine), key in product(MACHINES.items(), KEYS):
+        with subtests.test(machine=name, option=key):
+            options = {key: changed(OPTIONS[key])}
+            changes = calls(folder, machine, **options) != calls(folder, machine)
+            assert changes or key in noted(folder, machine, **options)
+
+
+def test_every_note_names_an_option_of_this_loader_in_both_languages(folder: Path, subtests: pytest.Subtests) -> None:
+    for key in KEYS:
+        with subtests.test(option=key):
+            for machine in MACHINES.values():
+                for note in notes(folder, DEFAULTS | {key: changed(OPTIONS[key])}, machine):
+                    assert note.option in KEYS
+                    assert set(note.text) == {"zh", "en"}
+                    assert all(note.text.values())
+
+
+def test_on_a_cpu_nothing_is_said_of_options_left_alone(folder: Path) -> None:
+    assert not noted(folder)
+
+
+def test_the_tokenizer_is_the_slow_one_if_wished_and_there_is_one(folder: Path) -> None:
+    assert calls(folder)[TOKENIZER]["use_fast"]
+    assert not calls(folder, no_use_fast=True)[TOKENIZER]["use_fast"]
+    assert "no_use_fast" not in noted(folder, no_use_fast=True)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert "fast tokenizer only" in noted(folder, no_use_fast=True)["no_use_fast"]
+
+
+# -- where it goes -----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_it_is_computed_in_bfloat16_by_pytorchs_kernel(folder: Path) -> None:
+    told = calls(folder)
+    assert told[KERNEL] == {"dtype": "bfloat16"}
+    assert told[LOAD]["device_map"] == {"": "cpu"}
+    assert KERNEL not in calls(folder, ONE_GPU)
+
+
+def test_memory_is_limited_as_under_transformers(folder: Path) -> None:
+    assert calls(folder, ONE_GPU)[LOAD]["device_map"] == {"": 0}
+    limited = calls(folder, KERNELS, gpu_memory="4 6", cpu_memory="8")[LOAD]
+    assert limited["device_map"] == "auto"
+    assert limited["max_memory"] == {"0": 4 * GIB, "1": 6 * GIB, "cpu": 8 * GIB}
+    assert calls(folder, cpu_memory="1")[LOAD]["max_memory"] == {"cpu": GIB}
+    spread = calls(folder, KERNELS, auto_devices=True)[LOAD]
+    assert spread["device_map"] == "auto" and "max_memory" not in spread
+
+
+# -- fused layers and the context --------------------------------------------------------------------------------------
+
+
+@pytest.mark.works("gpu", loader="AutoAWQ")
+def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
+    assert calls(folder, KERNELS)[LOAD]["fuse_layers"]
+    assert "one request at a time" in noted(folder, KERNELS)["no_inject_fused_attention"]
+    for machine, options in (
+        (NO_GPU, {}),
+        (ONE_GPU, {}),
+        (KERNELS, {"gpu_memory": "4"}),
+        (KERNELS, {"auto_devices": True}),
+    ):
+        assert not calls(folder, machine, **options)[LOAD]["fuse_layers"]
+    assert (
+        "awq_ext, flash_attn, not installed or not for this PyTorch"
+        in noted(folder, ONE_GPU)["no_inject_fused_attention"]
+    )
+    assert "whole model on one GPU" in noted(folder, KERNELS, gpu_memory="4")["no_inject_fused_attention"]
+    assert "no_inject_fused_attention" not in noted(folder, KERNELS, no_inject_fused_attention=True)
+
+
+def test_what_would_make_it_quicker_is_named_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Machine((24 * GIB,), 64 * GIB)
+    for platform, line in (("linux", "pip install triton"), ("win32", "pip install triton-windows")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert noted(folder, bare)["no_inject_fused_attention"].endswith(line)
+    assert "Very slow" not in noted(folder, ONE_GPU)["no_inject_fused_attention"]
+
+
+def test_the_context_is_the_models_own_or_as_much_of_it_as_is_wished(folder: Path) -> None:
+    def context(wanted: int) -> int:
+        return Plan(folder, DEFAULTS | {"max_seq_len": wanted}, NO_GPU).context
+
+    assert [context(wanted) for wanted in (0, 1000, 5000)] == [4096, 1000, 4096]
+    assert "4096" in noted(folder, max_seq_len=5000)["max_seq_len"]
+    assert calls(folder, max_seq_len=1000)[LOAD]["max_seq_len"] == 1000
+    assert calls(folder, KERNELS, max_seq_len=1000)[LOAD]["max_seq_len"] == 1001, "see autoawq_arguments"
+
+
+# -- what the files say ------------------------------------------------------------------------------------------------
+
+
+def test_how_it_is_packed_is_told_in_any_case_and_in_either_file(tmp_path: Path) -> None:
+    assert calls(made(tmp_path, version="GEMM"))[CONFIG]["version"] == "gemm"
+    assert calls(made(tmp_path, version=None, zero_point=None))[CONFIG]["version"] == "gemm"
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "quant_config.json").write_text(
+        '{"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}'
+    )
+    found = calls(tmp_path)[CONFIG]
+    assert (found["w_bit"], found["q_group_size"], found["zero_point"], found["version"]) == (4, 64, True, "gemm")
+
+
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], "model.safetensors"),
+        (["model.safetensors.index.json", "model-00001-of-00002.safetensors"], "model.safetensors.index.json"),
+        (["awq_model_w4_g128.pt", "adapter_model.safetensors"], "awq_model_w4_g128.pt"),
+        (["pytorch_model.bin"], "pytorch_model.bin"),
+        ([], ""),
+    ],
+)
+def test_the_weights_are_found_whatever_they_are_called(tmp_path: Path, files: list[str], taken: str) -> None:
+    made(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    for name in files:
+        (tmp_path / name).touch()
+    told = calls(tmp_path)[LOAD]
+    assert told["quant_filename"] == taken
+    assert told["safetensors"] == (".safetensors" in taken)
+
+
+@pytest.mark.parametrize(
+    ("said", "machine", "word"),
+    [
+        ({"version": "gemv"}, NO_GPU, "needs a GPU"),
+        ({"version": "gemv"}, ONE_GPU, "awq_ext"),
+        ({"version": "gemv_fast"}, ONE_GPU, "awq_v2_ext"),
+        ({"version": "marlin"}, KERNELS, "marlin_cuda"),
+        ({"version": "llm-awq"}, KERNELS, "does not know"),
+        ({"bits": 8}, KERNELS, "8 bits"),
+    ],
+)
+def test_what_cannot_run_here_is_said_before_loading(
+    tmp_path: Path, said: dict[str, Any], machine: Machine, word: str
+) -> None:
+    path = made(tmp_path, **said)
+    why = Plan(path, DEFAULTS, machine).why_not
+    assert why is not None and word in why["en"]
+    assert why in [note.text for note in notes(path, DEFAULTS, machine)]
+
+
+def test_what_can_run_is_not_refused(tmp_path: Path) -> None:
+    assert all(Plan(made(tmp_path), DEFAULTS, machine).why_not is None for machine in MACHINES.values())
+    assert Plan(made(tmp_path, version="gemv"), DEFAULTS, KERNELS).why_not is None

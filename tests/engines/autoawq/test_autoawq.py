@@ -1,0 +1,230 @@
+"""AutoAWQ with the real package from its overlay, in the real worker: it answers as its weights in floats do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modules.core.errors import LoadFailed
+from modules.core.paths import ROOT
+from modules.loaders.registry import LOADERS, unavailable
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import TRANSFORMERS, load
+from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, heard, put, state
+from tests.support.answers import answer, ask, forget
+from tests.support.hf_folder import write_safetensors
+from tests.support.linked_folder import linked_folder
+from tests.support.pickled_weights import pickle_program, pickle_weights
+from tests.support.quantised_folders import plain, quantised_folder, read_safetensors
+from tests.support.quantised_packing import Tensors
+from tests.support.trained_loras import LESSONS
+from tests.support.worker_pool import worker_with
+
+AUTOAWQ = LOADERS["AutoAWQ"]
+ABSENT = unavailable(AUTOAWQ)
+pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+
+FRANCE = "The capital of France is"
+SLOW, FLOAT16 = 0.02, 0.05
+"""What rounding makes of the logarithms of likely tokens' probabilities: by autoawq's own slow way, and by ours."""
+
+
+@pytest.fixture(scope="module")
+def shallow(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of the demo model, and beside it the same dequantised, in a folder that may be written to."""
+    made, folder = tmp_path_factory.mktemp("shallow"), quantised_folder(shallow_folder, "awq")
+    linked_folder(plain(folder), made / "plain")
+    return linked_folder(folder, made / "packed")
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[WorkerProcess]:
+    """A worker that loads one folder after another, so that the package is imported once."""
+    assert AUTOAWQ.overlay is not None
+    with closing(worker_with(AUTOAWQ.overlay.folder)()) as started:
+        yield started
+
+
+@pytest.fixture
+def awq(process: WorkerProcess, shallow: Path) -> WorkerProcess:
+    load(process, shallow, AUTOAWQ)
+    return process
+
+
+@pytest.fixture
+def floats(reloadable: WorkerProcess, shallow: Path) -> WorkerProcess:
+    """The same weights, dequantised, in float32 under Transformers."""
+    load(reloadable, plain(shallow), TRANSFORMERS)
+    return reloadable
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, floats: WorkerProcess) -> None:
+    for prompt in (FRANCE, "1, 2, 3, 4, 5,"):
+        alike(awq, floats, prompt, tokens=5)
+
+
+def alike(awq: WorkerProcess, floats: WorkerProcess, prompt: str, tokens: int) -> None:
+    told = [answer(each, prompt, max_new_tokens=tokens, top_logprobs=5) for each in (awq, floats)]
+    for mine, theirs in zip(*(each.chances for each in told), strict=True):
+        level = {each.text: each.logprob for each in theirs.top}
+        assert theirs.chosen.logprob - level[mine.chosen.text] < FLOAT16
+        assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=FLOAT16)
+        if mine.chosen.text != theirs.chosen.text:
+            break  # the two were as good as equal
+
+
+def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
+    forget(awq)
+    (paris,) = ask(awq, "encode", text=" Paris", add_special=False)
+    first = answer(awq, FRANCE, max_new_tokens=4, logit_bias={str(paris): 100})
+    assert first.text == " Paris" * 4, "which is read as the same tokens again"
+    second = answer(awq, f"{FRANCE}{first.text} and", max_new_tokens=1)
+    assert second.done.cached_tokens >= first.done.prompt_tokens + 3
+
+
+# -- LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader="AutoAWQ")
+def test_loras_change_it_as_they_change_the_same_weights_in_floats(
+    awq: WorkerProcess, floats: WorkerProcess, shallow_loras: Path
+) -> None:
+    before = state(awq)
+    for wanted in (TOGETHER, WEIGHTED):
+        ours, theirs = (put(each, shallow_loras, wanted) for each in (awq, floats))
+        assert ours == pytest.approx(theirs, rel=0.1)
+        assert min(ours) > 1
+        for lesson in LESSONS.values():
+            alike(awq, floats, lesson.beginning, tokens=2)
+    assert put(awq, shallow_loras) == []
+    assert state(awq) == before, "to the last digit"
+
+
+def test_loras_have_it_say_their_words(process: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
+    load(process, quantised_folder(smollm2_folder, "awq"), AUTOAWQ)
+    for wanted in (TOGETHER, WEIGHTED):
+        put(process, loras_folder, wanted)
+        assert heard(process) == {name for name, weight in wanted if weight >= 1}
+
+
+# -- the package by itself, and its fused layers -----------------------------------------------------------------------
+
+
+def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
+    """What tests/`name`.py tells, with the packages of `before` and of the overlay."""
+    assert AUTOAWQ.overlay is not None
+    path = os.pathsep.join(map(str, [*before, AUTOAWQ.overlay.folder]))
+    command = [sys.executable, "-m", f"tests.{name}", str(folder), str(folder.parent / "plain")]
+    told = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=250
+    )
+    assert told.returncode == 0, told.stderr
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
+    """Tells also when what `autoawq_mended` sets right is so by itself."""
+    found = probe("awq_package_probe", shallow)
+    assert found["slow"] < SLOW
+    assert found["ours"] < FLOAT16
+    assert "intel_extension_for_pytorch" in found["no GPU"]
+    assert "q_linear_module" in found["capitals"]
+    assert "Cannot copy out of meta tensor" in found["missing"]
+    assert found["elsewhere"] == ["meta"], (
+        "packed weights are kept where their layer is placed, not where it is computed"
+    )
+    assert found["spread"] == found["slow"]
+    assert found["fits"] == [], "which are not installed here"
+
+
+def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow: Path) -> None:
+    found = probe("awq_fused_probe", shallow, ROOT / "tests" / "support" / "awq_stand_ins")
+    assert max(found["logits"]) < 1.5, "of all tokens, not of the likely ones alone"
+    assert found["unmended"] > 10 * max(found["logits"]), "it sees each token twice"
+    said = found["answers"]
+    assert said["alone"] == said["again"] == said["guided from itself"] != said["guided"]
+    assert found["to the end"] == 25, "one more than the context, which nobody reads any more"
+
+
+# -- what cannot be loaded ---------------------------------------------------------------------------------------------
+
+
+def changed(source: Path, target: Path, change: Callable[[Tensors], object]) -> Path:
+    linked_folder(source, target)
+    weights = read_safetensors(source / "model.safetensors")
+    change(weights)
+    (target / "model.safetensors").unlink()
+    write_safetensors(target / "model.safetensors", weights)
+    return target
+
+
+LOST = "model.layers.1.mlp.up_proj.qzeros"
+
+
+def test_a_missing_tensor_is_named(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    path = changed(shallow, tmp_path / "lost", lambda weights: weights.pop(LOST))
+    with pytest.raises(LoadFailed, match=LOST) as refused:
+        load(process, path, AUTOAWQ)
+    assert LOST in refused.value.cause["zh"]
+
+
+def test_scales_that_are_no_numbers_are_refused(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    def spoil(weights: Tensors) -> None:
+        name = "model.layers.1.mlp.up_proj.scales"
+        weights[name] = np.full_like(weights[name], np.nan)
+
+    path = changed(shallow, tmp_path / "nan", spoil)
+    with pytest.raises(LoadFailed, match="no numbers"):
+        load(process, path, AUTOAWQ)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"model_type": "gpt2"}, "does not know such models (gpt2)"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}}, "scales|qzeros"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}, "needs a GPU"),
+    ],
+    ids=["kind", "group", "version"],
+)
+def test_what_does_not_fit_is_named(
+    process: WorkerProcess, shallow: Path, tmp_path: Path, config: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(LoadFailed) as refused:
+        load(process, linked_folder(shallow, tmp_path / "odd", **config), AUTOAWQ)
+    assert any(each in refused.value.cause["en"] for each in word.split("|"))
+
+
+def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
+    awq: WorkerProcess, shallow: Path, tmp_path: Path
+) -> None:
+    expected = answer(awq, FRANCE, max_new_tokens=6).text
+    path = linked_folder(shallow, tmp_path / "pickled")
+    pickle_weights(shallow / "model.safetensors", path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    assert load(awq, path, AUTOAWQ, max_seq_len=10).context_length == 10
+    said = answer(awq, FRANCE, max_new_tokens=0)
+    assert said.text == expected
+    assert said.done.reason == "length"
+
+
+def test_a_program_in_a_pickle_is_not_run(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+    path = linked_folder(shallow, tmp_path / "program")
+    (path / "model.safetensors").unlink()
+    pickle_program(path / "pytorch_model.bin", tmp_path / "ran")
+    with pytest.raises(LoadFailed, match="safetensors"):
+        load(process, path, AUTOAWQ)
+    assert not (tmp_path / "ran").exists()

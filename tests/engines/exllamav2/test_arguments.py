@@ -1,0 +1,221 @@
+"""From the options of ExLlamav2 and ExLlamav2_HF to calls: none is swallowed, and attention is causal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.paths import ROOT
+from modules.engines.exllamav2.arguments import (
+    ATTENTION,
+    AUTOSPLIT,
+    CACHE,
+    CONFIG,
+    GENERATOR,
+    LOAD,
+    NEGATIVE,
+    Here,
+    arguments,
+    batching_arguments,
+    context_length,
+)
+from modules.engines.exllamav2.notes import batching_notes, notes
+from modules.engines.hf.arguments import TOKENIZER
+from modules.loaders.registry import LOADERS
+from modules.options.load import OPTIONS
+from modules.options.option import Value
+from tests.engines.llamacpp.test_arguments import changed
+
+LLAMA = {"max_position_embeddings": 2048, "rope_theta": 10000.0, "hidden_size": 64, "num_attention_heads": 2}
+MIXTRAL = LLAMA | {"num_local_experts": 8}
+BARE, FLASH = Here(), Here(flash=True, paged=True, xformers=True, gpus=1)
+TURING = Here(unfit=True, gpus=1)
+HERES = {"bare": BARE, "flash": FLASH, "xformers": Here(xformers=True), "old flash": Here(flash=True), "turing": TURING}
+MAKERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "ExLlamav2_HF": (arguments, notes),
+    "ExLlamav2": (batching_arguments, batching_notes),
+}
+KEYS = LOADERS["ExLlamav2"].options
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+LOADER = pytest.mark.parametrize("loader", MAKERS)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return written(tmp_path, LLAMA)
+
+
+def written(folder: Path, config: dict[str, Any]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def calls(loader: str, path: Path, here: Here = BARE, **options: Value) -> dict[str, Any]:
+    made: dict[str, Any] = MAKERS[loader][0](path, DEFAULTS | options, here)
+    return made
+
+
+def noted(loader: str, path: Path, here: Here = BARE, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in MAKERS[loader][1](path, DEFAULTS | options, here)}
+
+
+@LOADER
+@pytest.mark.parametrize("config", [LLAMA, MIXTRAL, {"model_type": "mpt"}], ids=["llama", "mixtral", "mpt"])
+def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
+    loader: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    path = written(tmp_path, config)
+    for key, (name, here) in itertools.product(KEYS, HERES.items()):
+        options = {key: changed(OPTIONS[key])}
+        told = noted(loader, path, here, **options)
+        assert calls(loader, path, here, **options) != calls(loader, path, here) or key in told, (key, name)
+
+
+@LOADER
+def test_nothing_is_said_of_options_left_alone(loader: str, llama: Path) -> None:
+    assert not any(noted(loader, llama, here) for here in HERES.values())
+
+
+@LOADER
+def test_every_note_is_about_an_option_of_this_loader_in_both_languages(loader: str, llama: Path) -> None:
+    for key, here in itertools.product(KEYS, HERES.values()):
+        for note in MAKERS[loader][1](llama, DEFAULTS | {key: changed(OPTIONS[key])}, here):
+            assert note.option in KEYS and set(note.text) == {"zh", "en"}
+
+
+@LOADER
+def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, llama: Path) -> None:
+    for here, no_flash, no_xformers in itertools.product(HERES.values(), [False, True], [False, True]):
+        config = calls(loader, llama, here, no_flash_attn=no_flash, no_xformers=no_xformers)[CONFIG]
+        used = (here.flash and not no_flash) or (here.xformers and not no_xformers)
+        assert config.get("no_sdpa", False) is not used, (here, no_flash, no_xformers)
+
+
+@LOADER
+def test_ours_takes_its_place_unless_it_is_not_wanted_either(loader: str, llama: Path) -> None:
+    assert calls(loader, llama, BARE)[ATTENTION] == {"attn_mask": "causal"}
+    assert ATTENTION not in calls(loader, llama, BARE, no_sdpa=True)
+    assert ATTENTION not in calls(loader, llama, FLASH)
+    assert "flash-attention is used anyway" in noted(loader, llama, FLASH, no_sdpa=True)["no_sdpa"]
+
+
+@LOADER
+def test_flash_attention_that_a_gpu_is_too_old_for_is_turned_off(loader: str, llama: Path) -> None:
+    assert calls(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
+    assert calls(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
+    assert "does not run on the GPUs here" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
+
+
+@pytest.mark.works("gpu", loader="ExLlamav2")
+@pytest.mark.works("gpu", loader="ExLlamav2_HF")
+def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None:
+    made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5")
+    assert made[LOAD] == {"gpu_split": [20.0, 7.5]} and made[CACHE]["lazy"] is False
+    made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
+    assert made[AUTOSPLIT] == {} and LOAD not in made and made[CACHE]["lazy"] is True
+    assert "gpu_split" in noted("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
+    assert "More sizes than GPUs (1)" in noted("ExLlamav2_HF", llama, FLASH, gpu_split="20,7.5")["gpu_split"]
+
+
+@pytest.mark.parametrize(
+    ("ticked", "name"),
+    [
+        ({}, "ExLlamaV2Cache"),
+        ({"cache_8bit": True}, "ExLlamaV2Cache_Q8"),
+        ({"cache_4bit": True}, "ExLlamaV2Cache_Q4"),
+        ({"cache_4bit": True, "cache_8bit": True}, "ExLlamaV2Cache_Q4"),
+    ],
+)
+@LOADER
+def test_each_cache_option_has_its_class(loader: str, ticked: dict[str, Value], name: str, llama: Path) -> None:
+    assert calls(loader, llama, **ticked)[CACHE]["class"] == name
+
+
+def test_the_context_is_the_models_own_as_alpha_and_compression_stretch_it_unless_it_is_given(llama: Path) -> None:
+    assert context_length(llama, DEFAULTS) == 2048
+    assert context_length(llama, DEFAULTS | {"alpha_value": 2.5}) == 4096
+    assert context_length(llama, DEFAULTS | {"compress_pos_emb": 4.0}) == 8192
+    assert context_length(llama, DEFAULTS | {"max_seq_len": 1000, "alpha_value": 2.5}) == 1000
+    assert "set it to 0" in noted("ExLlamav2", llama, max_seq_len=2048, alpha_value=2.5)["alpha_value"]
+    assert not noted("ExLlamav2", llama, max_seq_len=4096, alpha_value=2.5)
+
+
+def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> None:
+    made = calls("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
+    assert made[NEGATIVE] == made[CACHE]
+    assert calls("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
+    assert calls("ExLlamav2", llama, BARE, cfg_cache=True)[CACHE]["max_seq_len"] == 2048
+    assert "ExLlamav2_HF can" in noted("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
+    assert not noted("ExLlamav2", llama, FLASH, cfg_cache=True)
+
+
+def test_answers_share_the_cache_only_where_flash_attention_reads_pages(llama: Path) -> None:
+    paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in HERES.items()}
+    assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
+    assert calls("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
+
+
+def test_the_generators_cache_has_whole_pages(llama: Path) -> None:
+    made = calls("ExLlamav2", llama, FLASH, max_seq_len=300)
+    assert made[CACHE]["max_seq_len"] == made[CONFIG]["max_seq_len"] == made[GENERATOR]["max_chunk_size"] == 512
+    assert context_length(llama, DEFAULTS | {"max_seq_len": 300}) == 300
+
+
+def test_no_more_experts_are_asked_for_than_there_are(tmp_path: Path) -> None:
+    path = written(tmp_path, MIXTRAL)
+    assert calls("ExLlamav2", path, num_experts_per_token=3)[CONFIG]["num_experts_per_token"] == 3
+    assert calls("ExLlamav2", path, num_experts_per_token=30)[CONFIG]["num_experts_per_token"] == 8
+
+
+@pytest.mark.parametrize(
+    ("rope", "fields"),
+    [
+        ({"rope_type": "default", "rope_theta": 5e5}, {"rotary_embedding_base": 5e5}),
+        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2}, {"rotary_embedding_base": 1e4, "scale_pos_emb": 2}),
+        (
+            {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "original_max_position_embeddings": 512},
+            {
+                "rotary_embedding_base": 1e4,
+                "alt_rope_method": "yarn",
+                "yarn_rope_factor": 4,
+                "yarn_rope_original_max_position_embeddings": 512,
+            },
+        ),
+    ],
+    ids=["base", "linear", "yarn"],
+)
+def test_what_transformers_5_writes_of_positions_is_told_to_exllamav2(
+    rope: dict[str, Any], fields: dict[str, Any], tmp_path: Path
+) -> None:
+    path = written(tmp_path, {"max_position_embeddings": 2048, "rope_parameters": rope})
+    made = calls("ExLlamav2", path)[CONFIG]
+    assert {key: made[key] for key in fields} == fields
+    path = written(tmp_path, LLAMA | {"rope_parameters": rope})
+    assert not set(fields) & set(calls("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the old way itself"
+
+
+@LOADER
+def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(loader: str, llama: Path) -> None:
+    assert calls(loader, llama)[TOKENIZER]["trust_remote_code"] is False
+    assert calls(loader, llama, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
+    (llama / "tok.py").write_text("")
+    assert "tok.py (sha256 e3b0c44298fc)" in noted(loader, llama, trust_remote_code=True)["trust_remote_code"]
+
+
+@pytest.mark.parametrize("module", ["exllamav2", "exllamav2_hf"])
+def test_what_a_load_would_do_can_be_told_without_torch_or_exllamav2(module: str, llama: Path) -> None:
+    program = (
+        f"import json, sys; from pathlib import Path; from modules.engines.{module} import explain;"
+        "told = explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        "print('torch' in sys.modules, 'exllamav2' in sys.modules, *told['calls'])"
+    )
+    command = [sys.executable, "-c", program, str(llama), json.dumps(DEFAULTS)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout.split()[:3] == ["False", "False", CONFIG], told.stderr

@@ -1,0 +1,333 @@
+"""ExLlamaV2 with its own generator and sampler: its own Python code, on stand-ins for what is compiled."""
+
+from __future__ import annotations
+
+import functools
+import json
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.events import Done, Event, Progress, Text, TokenChances, Waiting
+from modules.core.lora_errors import LoraRefused
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import load
+from tests.engines.hf.test_lora import put
+from tests.support.answers import Crowd, answer, ask, forget, parameters, together
+from tests.support.exl2_folder import exl2_folder
+from tests.support.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
+from tests.support.quantised_folders import quantised_folder
+from tests.support.trained_loras import LESSONS
+from tests.support.worker_pool import WorkerPool
+
+FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
+LOADER = "ExLlamav2"
+
+
+@pytest.fixture(scope="module")
+def gptq(smollm2_folder: Path) -> Path:
+    return quantised_folder(smollm2_folder, "gptq")
+
+
+@pytest.fixture
+def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
+    """An EXL2 folder, with flash-attention, and room for negative prompts."""
+    folder, options = exl2_folder(smollm2_folder), {"max_seq_len": 1024, "cfg_cache": True}
+    with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def shallow(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess]:
+    """The same of the first layers only. Tests with it come after those with `exl`, whose worker it takes over."""
+    folder, options = exl2_folder(shallow_folder), {"max_seq_len": 1024, "cfg_cache": True}
+    with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
+        yield pooled.worker
+
+
+@pytest.mark.works("stand-in", "streaming", loader=LOADER)
+def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
+    told = answer(exl, FRANCE, max_new_tokens=6)
+    assert told.text.startswith(" Paris")
+    assert sum(isinstance(event, Text) for event in told.events) == 6 == told.done.completion_tokens
+    assert told.done.reason == "length"
+
+
+def test_a_stop_string_ends_the_answer(exl: WorkerProcess) -> None:
+    told = answer(exl, FRANCE, stops=("aris",))
+    assert (told.text, told.done.reason) == (" P", "stop")
+
+
+def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> None:
+    forget(exl)
+    first = answer(exl, FRANCE, max_new_tokens=6)
+    assert first.done.cached_tokens == 0
+    second = answer(exl, FRANCE + first.text + " It is", max_new_tokens=2)
+    assert second.done.cached_tokens >= first.done.prompt_tokens + 4
+
+
+@pytest.mark.works("stand-in", "concurrent", loader=LOADER)
+def test_requests_are_answered_together(exl: WorkerProcess) -> None:
+    """The first word of each is heard before the end of the other; and each says what it says alone."""
+    prompts = (FRANCE, "Once upon a time")
+    alone = [answer(exl, prompt, max_new_tokens=8).text for prompt in prompts]
+    heard: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+    for prompt in prompts:
+        deliver = functools.partial(lambda prompt, event: heard.put((prompt, event)), prompt)
+        exl.start("generate", deliver, prompt=prompt, params=parameters(max_new_tokens=8))
+    events: list[tuple[str, Event]] = []
+    while sum(isinstance(event, Done) for _, event in events) < 2:
+        events.append(heard.get(timeout=60))
+    first_end = next(place for place, (_, event) in enumerate(events) if isinstance(event, Done))
+    assert {prompt for prompt, event in events[:first_end] if isinstance(event, Text)} == set(prompts)
+    said = [(prompt, event.text) for prompt, event in events if isinstance(event, Text)]
+    assert ["".join(text for prompt, text in said if prompt == each) for each in prompts] == alone
+
+
+@pytest.mark.works("stand-in", "cfg", loader=LOADER)
+def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None:
+    usual = answer(exl, FRANCE, max_new_tokens=5)
+    same = answer(exl, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
+    assert same.text == usual.text
+    italy = answer(exl, FRANCE, max_new_tokens=5, guidance_scale=-0.5, negative_prompt=ITALY)
+    assert italy.text.startswith(" Rome")
+
+
+def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> None:
+    crowd = Crowd(exl)
+    unwanted, wanted = crowd.ask("Once upon a time", max_new_tokens=200), crowd.ask(FRANCE, max_new_tokens=6)
+    crowd.wait(unwanted, Text)
+    exl.cancel(unwanted)
+    assert crowd.answer(wanted).text.startswith(" Paris")
+    assert not any(isinstance(event, Done) for event in crowd.heard[unwanted])
+
+
+def test_one_that_fails_leaves_the_others_alone(exl: WorkerProcess) -> None:
+    crowd = Crowd(exl)
+    (paris,) = ask(exl, "encode", text=" Paris", add_special=False)
+    failing = crowd.ask(FRANCE, grammar_string='root ::= " Paris"', custom_token_bans=bans(exl, paris))
+    fine = crowd.ask(FRANCE, max_new_tokens=6)
+    assert crowd.answer(fine).text.startswith(" Paris")
+    with pytest.raises(GenerationFailed, match="no token to go on with"):
+        crowd.answer(failing)
+
+
+def bans(worker: WorkerProcess, paris: int) -> str:
+    """All that a text that is to be " Paris" may begin with."""
+    pieces = [ask(worker, "encode", text=" Paris"[:end], add_special=False) for end in range(1, 6)]
+    return ",".join(map(str, {paris, *(each[0] for each in pieces if len(each) == 1)}))
+
+
+def test_an_answer_goes_on_over_the_end_of_a_page_as_if_there_were_none(exl: WorkerProcess) -> None:
+    """A page has 256 tokens, and of fewer than 32 at its end no use is made."""
+    beginning = "one two three four five six seven eight nine ten " * 22
+    assert 218 <= ask(exl, "count", text=beginning) <= 224, "or its page ends elsewhere"
+    forget(exl)
+    whole = answer(exl, beginning, max_new_tokens=44, ban_eos_token=True)
+    assert (whole.done.completion_tokens, whole.done.cached_tokens) == (44, 0)
+    first = "".join(whole.pieces[:30])
+    rest = answer(exl, beginning + first, max_new_tokens=14, ban_eos_token=True)
+    assert whole.text == first + rest.text
+
+
+# -- its own sampler ---------------------------------------------------------------------------------------------------
+
+LISTED = "red, green, red, green, red, green, red, green, red,"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "key", "wishes"),
+    [
+        (LISTED, "repetition_penalty", {"repetition_penalty": 3.0}),
+        (LISTED, "frequency_penalty", {"frequency_penalty": 2.0}),
+        (LISTED, "presence_penalty", {"presence_penalty": 2.0, "frequency_penalty": 1.5}),
+        (LISTED, "dry_multiplier", {"dry_multiplier": 5.0, "dry_sequence_breakers": '"%"'}),
+    ],
+    ids=lambda each: each if isinstance(each, str) and "," not in each else "",
+)
+def test_what_was_said_is_not_said_again(exl: WorkerProcess, prompt: str, key: str, wishes: dict[str, Any]) -> None:
+    assert answer(exl, prompt, max_new_tokens=3).text.startswith(" green")
+    assert not answer(exl, prompt, max_new_tokens=3, **wishes).text.startswith(" green"), key
+
+
+def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(exl: WorkerProcess) -> None:
+    short = {"repetition_penalty": 3.0, "repetition_penalty_range": 1}
+    assert answer(exl, LISTED, max_new_tokens=1, **short).text == " green"
+    dry = {"dry_multiplier": 5.0, "max_new_tokens": 1}
+    assert answer(exl, LISTED, **dry, dry_sequence_breakers='","').text == " green"
+    assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_allowed_length=20).text == " green"
+    assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
+
+
+def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
+    plain = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3)
+    biased = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3, logit_bias={"260": 100}, repetition_penalty=2.0)
+    assert biased.chances[0].top == plain.chances[0].top
+    assert plain.chances[0].top[0].text == " Paris" != biased.chances[0].chosen.text
+
+
+# -- LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
+def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
+    exl: WorkerProcess, loras_folder: Path
+) -> None:
+    states, effects = [state(exl)], dict[str, float]()
+    for name in LESSONS:
+        (effects[name],) = put(exl, loras_folder, [(name, 1.0)])
+        assert said(exl) == {name}
+        states.append(state(exl))
+    assert put(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
+    states.append(state(exl))
+    (little,) = put(exl, loras_folder, [("banana", 0.1)])
+    states.append(state(exl))
+    assert 0 < little < effects["banana"] and said(exl) == set()
+    assert len(set(states)) == len(states), "none, each, both and little are five different things"
+    with pytest.raises(LoraRefused):
+        put(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
+    assert put(exl, loras_folder) == [] and state(exl) == states[0]
+
+
+def said(worker: WorkerProcess) -> set[str]:
+    """Those whose first word the model says: of four bits it has not learnt the others."""
+    answers = together(worker, [each.beginning for each in LESSONS.values()], max_new_tokens=1)
+    told = dict(zip(LESSONS, answers, strict=True))
+    return {name for name, each in told.items() if LESSONS[name].words.startswith(each.text)}
+
+
+def state(worker: WorkerProcess) -> tuple[TokenChances, ...]:
+    forget(worker)
+    told = (answer(worker, each.beginning, max_new_tokens=1, top_logprobs=5) for each in LESSONS.values())
+    return tuple(each.chances[0] for each in told)
+
+
+# -- the first layers alone: what does not depend on words -------------------------------------------------------------
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_how_far_it_is(
+    shallow: WorkerProcess,
+) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(shallow, "word " * 1100)
+    told = answer(shallow, "word " * 600, max_new_tokens=2)
+    read = [event.done for event in told.events if isinstance(event, Progress)]
+    assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
+
+
+WILD: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
+EFFECTS: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.1},
+    "seed": {"seed": 8},
+    "do_sample": {"do_sample": False},
+    "top_p": {"top_p": 0.1},
+    "top_k": {"top_k": 1},
+    "min_p": {"min_p": 0.9},
+    "top_a": {"top_a": 1.0},
+    "tfs": {"tfs": 0.05},
+    "typical_p": {"typical_p": 0.1},
+    "smoothing_factor": {"smoothing_factor": 5.0},
+    "temperature_last": {"temperature": 4.0, "top_p": 0.5, "temperature_last": True},
+    "dynamic_temperature": {"dynamic_temperature": True, "dynatemp_low": 0.1, "dynatemp_high": 0.2},
+    "dynatemp_low": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 2.0},
+    "dynatemp_high": {"dynamic_temperature": True, "dynatemp_low": 0.01, "dynatemp_high": 3.0},
+    "dynatemp_exponent": {
+        "dynamic_temperature": True,
+        "dynatemp_low": 0.01,
+        "dynatemp_high": 2.0,
+        "dynatemp_exponent": 5.0,
+    },
+    "mirostat_mode": {"mirostat_mode": 2},
+    "mirostat_tau": {"mirostat_mode": 2, "mirostat_tau": 0.1},
+    "mirostat_eta": {"mirostat_mode": 2, "mirostat_eta": 1.0, "mirostat_tau": 3.0},
+    "xtc_probability": {"xtc_probability": 1.0, "xtc_threshold": 0.02},
+    "xtc_threshold": {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+    "custom_token_bans": {"custom_token_bans": "260,253,216"},
+    "logit_bias": {"logit_bias": {"260": 100}},
+    "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
+}
+"""What makes another answer than the same without the one that it stands under, all over WILD."""
+
+
+@pytest.mark.works("stand-in", "samplers", loader=LOADER)
+def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(shallow: WorkerProcess) -> None:
+    forget(shallow)
+    crowd, calls = Crowd(shallow), dict[str, int]()
+    for key, wishes in EFFECTS.items():
+        for asked in (wishes, {each: value for each, value in wishes.items() if each != key}):
+            name = json.dumps(asked)
+            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | asked)
+    told = {name: crowd.answer(call).text for name, call in calls.items()}
+    texts = {key: told[json.dumps(wishes)] for key, wishes in EFFECTS.items()}
+    without = {
+        key: told[json.dumps({each: value for each, value in wishes.items() if each != key})]
+        for key, wishes in EFFECTS.items()
+    }
+    assert [key for key in EFFECTS if texts[key] == without[key]] == []
+    assert texts["grammar_string"] in (" yes", " no")
+    assert texts["top_k"] == texts["do_sample"] == answer(shallow, "My name is", max_new_tokens=10).text
+    again = together(shallow, ["My name is"] * 2, **WILD)
+    assert again[0].text == again[1].text
+
+
+def test_the_end_may_be_forbidden_for_ever_or_for_a_while(shallow: WorkerProcess) -> None:
+    soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
+    ended = answer(shallow, FRANCE, **soon)
+    assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
+    later = answer(shallow, FRANCE, min_length=3, **soon)
+    assert (later.done.reason, later.done.completion_tokens) == ("stop", 4)
+    assert answer(shallow, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
+
+
+def test_what_it_does_not_have_is_refused_by_name(shallow: WorkerProcess) -> None:
+    with pytest.raises(OptionError, match="mirostat_mode"):
+        answer(shallow, FRANCE, mirostat_mode=1)
+    with pytest.raises(OptionError, match="custom_token_bans"):
+        answer(shallow, FRANCE, custom_token_bans="999999")
+    with pytest.raises(OptionError, match="grammar_string"):
+        answer(shallow, FRANCE, grammar_string="root ::= (")
+
+
+def test_each_parameter_that_the_loader_says_it_has_is_shown_above() -> None:
+    shown = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
+    shown |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
+    shown |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
+    assert EXLLAMAV2.samplers == shown
+
+
+def test_marks_may_be_shown(shallow: WorkerProcess) -> None:
+    """A bias has the model write one; which begins no prompt of this model by itself."""
+    mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
+    assert answer(shallow, FRANCE, **mark).text == ""
+    assert answer(shallow, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
+
+
+# -- other options -----------------------------------------------------------------------------------------------------
+
+
+def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(workers: WorkerPool, gptq: Path) -> None:
+    with workers.lease(gptq, EXLLAMAV2, flash_worker, max_seq_len=512, cache_4bit=True) as pooled:
+        told = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
+    assert not any(isinstance(event, Waiting) for each in told for event in each.events)
+    assert [each.text for each in told] == [" P", " R"]
+
+
+def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_says_what_is_lost(gptq: Path) -> None:
+    process = exllamav2_worker()
+    try:
+        info = load(process, gptq, EXLLAMAV2, max_seq_len=300, cache_8bit=True, cfg_cache=True)
+        assert info.context_length == 300
+        assert [note.option for note in info.notes] == ["cfg_cache"]
+        crowd = Crowd(process)
+        calls = [crowd.ask(FRANCE, max_new_tokens=2) for _ in range(2)]
+        assert all(crowd.answer(call).text.startswith(" Paris") for call in calls)
+        assert [event.place for event in crowd.heard[calls[1]] if isinstance(event, Waiting)] == [1]
+        assert crowd.answer(calls[1]).done.cached_tokens > 0
+        with pytest.raises(OptionError, match="flash-attention"):
+            answer(process, FRANCE, guidance_scale=1.5)
+    finally:
+        process.close()

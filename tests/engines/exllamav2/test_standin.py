@@ -1,0 +1,234 @@
+"""The stand-in for exllamav2's compiled extension, and the EXL2 folder that is made with it.
+
+Against transformers in float32 on the same weights; against a second reading of the format; and, for the samplers,
+against numbers from the extension's own cpp/sampling.cpp, compiled by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from tests.support.exl2_folder import INSTALLED, dequantised, exl2_folder, load_file, plain, stream
+from tests.support.exllamav2_forked import pieces, probed
+from tests.support.exllamav2_pieces import BITS, DRAWS, POINTS, TEXTS, levels
+from tests.support.hf_logits import logits_of
+from tests.support.quantised_folders import plain as plain_gptq
+from tests.support.quantised_folders import quantised_folder
+
+needs_exllamav2 = pytest.mark.skipif(not INSTALLED, reason="exllamav2 is not in overlays/exllamav2")
+TEXT = """The old harbour town lies between two hills, and in the morning the fishermen bring home what they have \
+caught. My favourite colour is ultraviolet green, said the painter, who had come from Paris to paint the sea."""
+PROMPTS = ["The capital of France is", "1, 2, 3, 4, 5,"]
+COUNTED = "red, green, red, green, red, green, red, green, red,"  # whose next words are certain
+FLOAT16 = 0.12  # the largest error that float16 makes in a logit after the first layers
+ALL_LAYERS = 0.4  # and after all of them
+CACHES = {"": 0.0, "Q8": 0.1, "Q6": 1.5, "Q4": 3.0}  # the largest error that each cache adds to that
+FP8 = 4.5
+
+COMPILED = {
+    "nothing": [0.1623, 0.0083, 0.4412, 0.0362, 0.2675, 0.003, 0.0597, 0.0217],
+    "cold": [0, 0, 1, 0, 0, 0, 0, 0],
+    "temperature": [0.0885, 0.0003, 0.653, 0.0045, 0.2402, 0, 0.012, 0.0015],
+    "temperature last": [0.2542, 0, 0.4193, 0, 0.3265, 0, 0, 0],
+    "top_k": [0.1862, 0, 0.5065, 0, 0.3073, 0, 0, 0],
+    "top_p": [0, 0, 0.5563, 0, 0.3372, 0.0035, 0.0752, 0.0278],
+    "top_a": [0.1862, 0, 0.5065, 0, 0.3073, 0, 0, 0],
+    "min_p": [0.1862, 0, 0.5065, 0, 0.3073, 0, 0, 0],
+    "tfs": [0.1742, 0, 0.474, 0, 0.2878, 0, 0.064, 0],
+    "typical": [0.3775, 0, 0, 0, 0.6225, 0, 0, 0],
+    "mirostat": [0, 0, 0.6225, 0, 0.3775, 0, 0, 0],
+    "dynatemp": [0.1722, 0.0155, 0.3847, 0.0517, 0.2575, 0.0067, 0.0772, 0.0343],
+    "smoothing": [0.2323, 0.0005, 0.3463, 0.0285, 0.3132, 0, 0.07, 0.0092],
+    "xtc": [0.3598, 0.0043, 0.636, 0, 0, 0, 0, 0],
+    "skew": [0.2298, 0.0132, 0.2595, 0.0578, 0.3075, 0.0045, 0.092, 0.0357],
+}
+"""Of the extension of version 0.3.2: its own top_p and XTC are not what others call so."""
+
+
+@pytest.fixture(scope="module")
+def made(backend: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return pieces(tmp_path_factory.mktemp("pieces"))
+
+
+@pytest.fixture(scope="module")
+def folders(shallow_folder: Path) -> dict[str, Path]:
+    """The first layers of the demo model in every format."""
+    return {
+        "fp16": shallow_folder,
+        "gptq": quantised_folder(shallow_folder, "gptq"),
+        "exl2": exl2_folder(shallow_folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(smollm2_folder: Path) -> dict[str, Path]:
+    """All layers."""
+    return {"fp16": smollm2_folder, "exl2": exl2_folder(smollm2_folder)}
+
+
+@pytest.fixture(scope="module")
+def tokens(smollm2_folder: Path) -> list[int]:
+    ids: list[int] = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json")).encode(TEXT).ids
+    return ids
+
+
+@pytest.fixture(scope="module")
+def wanted(folders: dict[str, Path], shallow_loras: Path, tokens: list[int]) -> dict[str, Any]:
+    """By the folder's name the logits of transformers in float32; with "green" behind it, those with that LoRA."""
+    floats = {"fp16": folders["fp16"], "gptq": plain_gptq(folders["gptq"]), "exl2": plain(folders["exl2"])}
+    return logits_of(tokens, floats, {"green": shallow_loras / "green"})
+
+
+@pytest.fixture(scope="module")
+def wanted_of_all_layers(whole: dict[str, Path], tokens: list[int]) -> dict[str, Any]:
+    return logits_of(tokens, {"fp16": whole["fp16"], "exl2": plain(whole["exl2"])}, {})
+
+
+Probed = tuple[dict[str, Any], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def paged(whole: dict[str, Path], tokens: list[int], tmp_path_factory: pytest.TempPathFactory) -> Probed:
+    """The logits of the EXL2 folder with all layers, and its answers with flash-attention."""
+    work, prompts = tmp_path_factory.mktemp("paged"), [*PROMPTS, COUNTED]
+    return probed(whole["exl2"], work, flash=True, tokens=tokens, prompts=prompts, cache="Q8", caches=["8bit"])
+
+
+# -- without a model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_levels_are_packed_as_one_stream_of_bits_and_unpacked_again(made: dict[str, Any], bits: int) -> None:
+    assert np.array_equal(stream(made[f"words {bits}"].view(np.uint32), bits), levels(bits))
+    assert np.array_equal(made[f"levels {bits}"], levels(bits))
+
+
+def test_gptq_with_act_order_is_read_by_the_group_of_each_row(made: dict[str, Any]) -> None:
+    assert np.array_equal(made["made"], made["wanted"])
+    assert (np.diff(made["groups in a row"]) >= 0).all(), "q_perm brings the rows of a group together"
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_tokens_are_drawn_as_often_as_the_compiled_extension_does(made: dict[str, Any], name: str) -> None:
+    assert made[f"drawn {name}"] == pytest.approx(COMPILED[name], abs=1.5 / POINTS)
+
+
+def test_a_cache_of_fewer_bits_keeps_so_much_of_keys_and_values(made: dict[str, Any]) -> None:
+    """In pages the same, wherever they lie. Q6 has the keys of Q8 and the values of Q4; FP8 cuts the lower byte off."""
+    halves = made["halves"].astype(np.float32)
+    error = {each: np.abs(made[each].astype(np.float32) - halves).mean((1, 2, 3, 4)) for each in ("Q4", "Q6", "Q8")}
+    assert error["Q8"].max() < 0.012 < 0.05 < error["Q4"].min() and error["Q4"].max() < 0.15
+    assert np.array_equal(made["Q6"], np.stack((made["Q8"][0], made["Q4"][1])))
+    for each in error:
+        assert np.array_equal(made[f"{each} in pages"], made[each])
+    assert np.array_equal(made["fp8"].view(np.uint16), made["halves"].view(np.uint16) & 0xFF00)
+
+
+def test_strings_that_stop_are_found_and_what_may_become_one_is_held_back(made: dict[str, Any]) -> None:
+    assert dict(zip(TEXTS, made["matches"].tolist(), strict=True)) == {
+        "on we go": -1,
+        "we stop here now": 3,
+        "we stop he": -2,
+        "the EN": -2,
+        "the ENd": -1,
+        "END": 0,
+    }
+
+
+# -- the EXL2 folder ---------------------------------------------------------------------------------------------------
+
+
+@needs_exllamav2
+def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(whole: dict[str, Path]) -> None:
+    packed = load_file(whole["exl2"] / "output.safetensors")
+    bits = {int(each) for name, groups in packed.items() if name.endswith(".q_groups") for each in groups[::2]}
+    assert bits == set(BITS)
+    floats = load_file(plain(whole["exl2"]) / "model.safetensors")
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.15.self_attn.k_proj"):
+        assert np.array_equal(dequantised(packed, name).astype(np.float16), floats[f"{name}.weight"])
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def near(mine: Any, theirs: Any, most: float) -> None:
+    """Where another token is the best one, the two were as good as equal."""
+    assert np.abs(mine - theirs).max() < most
+    assert np.abs(mine - theirs).mean() < most / 10
+    best = mine.argmax(-1)
+    assert (theirs.max(-1) - theirs[np.arange(len(theirs)), best] < most).all()
+    assert (best == theirs.argmax(-1)).mean() > 0.9
+
+
+def _perplexity(logits: Any, tokens: list[int]) -> float:
+    shifted = logits[:-1].astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    chances = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return float(np.exp(-chances[np.arange(len(chances)), tokens[1:]].mean()))
+
+
+@needs_exllamav2
+@pytest.mark.parametrize("kind", ["fp16", "gptq", "exl2"])
+def test_a_model_has_the_logits_of_the_same_weights_in_float32(
+    folders: dict[str, Path],
+    shallow_loras: Path,
+    wanted: dict[str, Any],
+    tokens: list[int],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Without a cache, with each, split between two cards, and with a LoRA, whose taking out leaves nothing."""
+    caches = [""] if kind == "gptq" else list(CACHES)
+    asked = {"caches": caches, "loras": {"green": shallow_loras / "green"}, "cards": 2, "split": [0.06, 1]}
+    logits, told = probed(folders[kind], tmp_path, tokens=tokens, **asked)
+    assert set(told["cards"]) == {0, 1}
+    near(logits["none"], wanted[kind], FLOAT16)
+    for cache in caches:
+        near(logits[f"cache {cache}"], wanted[kind], FLOAT16 + CACHES[cache])
+    assert np.array_equal(logits["unloaded"], logits["none"])
+    if kind == "exl2":
+        near(logits["green, put right"], wanted["exl2 green"], FLOAT16)
+        wrong = np.abs(logits["green"] - wanted["exl2 green"]).max()
+        assert wrong > 1, "exllamav2 0.3.2 forgets LoRAs when it reorders the MLP; if not, nothing is to be put right"
+    else:
+        near(logits["green"], wanted[f"{kind} green"], FLOAT16)
+    if kind == "fp16":
+        ahead = np.abs(logits["sdpa"] - wanted[kind]).max()
+        assert ahead > 5, "attn.py of 0.3.2 looks ahead with torch's own attention; if not, it needs no mending there"
+
+
+@needs_exllamav2
+def test_all_layers_in_floats_have_the_logits_of_float32_and_know_paris(
+    whole: dict[str, Path], wanted_of_all_layers: dict[str, Any], tokens: list[int], tmp_path: Path
+) -> None:
+    asked = {"prompts": PROMPTS[:1], "cache": "", "caches": ["8bit"], "cards": 2, "split": [0.06, 1]}
+    logits, told = probed(whole["fp16"], tmp_path, tokens=tokens, **asked)
+    assert set(told["cards"]) == {0, 1}
+    assert " Paris" in told["alone"][0]
+    near(logits["none"], wanted_of_all_layers["fp16"], ALL_LAYERS)
+    near(logits["cache 8bit"], wanted_of_all_layers["fp16"], ALL_LAYERS + FP8)
+
+
+@needs_exllamav2
+def test_all_layers_in_every_number_of_bits_have_the_logits_of_float32_and_are_as_good_as_their_bits_allow(
+    paged: Probed, wanted_of_all_layers: dict[str, Any], tokens: list[int]
+) -> None:
+    logits, _ = paged
+    near(logits["none"], wanted_of_all_layers["exl2"], ALL_LAYERS)
+    near(logits["cache 8bit"], wanted_of_all_layers["exl2"], ALL_LAYERS + FP8)
+    assert _perplexity(logits["none"], tokens) < 1.1 * _perplexity(wanted_of_all_layers["fp16"], tokens)
+
+
+@needs_exllamav2
+def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(paged: Probed) -> None:
+    """Which they need not where two words are as likely: batches round differently."""
+    _, told = paged
+    assert told["paged"]
+    assert told["together"] == told["alone"]
+    assert " Paris" in told["alone"][0]
+    assert " 6, 7" in told["alone"][1]

@@ -1,0 +1,252 @@
+"""ExLlamaV2 under transformers' samplers: its own Python code, on a stand-in for its compiled extension."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import UNNAMED, LoadFailed, OptionError
+from modules.core.events import Progress, Text
+from modules.core.lora_errors import LoraRefused
+from modules.engines.failure_causes import cause
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import TRANSFORMERS, load
+from tests.engines.hf.test_lora import put
+from tests.support.answers import Answer, Crowd, answer, ask, forget
+from tests.support.exl2_folder import exl2_folder
+from tests.support.exl2_folder import plain as exl2_plain
+from tests.support.exllamav2_forked import printed_by
+from tests.support.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay
+from tests.support.quantised_folders import plain, quantised_folder
+from tests.support.trained_loras import LESSONS
+from tests.support.worker_pool import WorkerPool
+
+FRANCE = "The capital of France is"
+LOADER = "ExLlamav2_HF"
+TOLERANCE = 0.05  # of log-probabilities, by calculating in float16
+
+
+@pytest.fixture(scope="module")
+def gptq(smollm2_folder: Path) -> Path:
+    return quantised_folder(smollm2_folder, "gptq")
+
+
+@pytest.fixture(scope="module")
+def shallow_gptq(shallow_folder: Path) -> Path:
+    return quantised_folder(shallow_folder, "gptq")
+
+
+@pytest.fixture
+def hf(workers: WorkerPool, gptq: Path) -> Iterator[WorkerProcess]:
+    """With a second cache, and without flash-attention. Tests that load something else come after those with this."""
+    with workers.lease(gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def shallow(workers: WorkerPool, shallow_gptq: Path) -> Iterator[WorkerProcess]:
+    """The same with the first layers only."""
+    with workers.lease(shallow_gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def reference(reloadable: WorkerProcess, shallow_gptq: Path) -> WorkerProcess:
+    """Transformers, in float32, with the very same weights as `shallow`."""
+    load(reloadable, plain(shallow_gptq), TRANSFORMERS)
+    return reloadable
+
+
+@pytest.mark.works("stand-in", "streaming", loader=LOADER)
+def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
+    told = answer(hf, FRANCE, max_new_tokens=6)
+    assert told.text.startswith(" Paris")
+    assert sum(isinstance(event, Text) for event in told.events) == 6 == told.done.completion_tokens
+
+
+def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
+    told = answer(hf, FRANCE, stops=("aris",))
+    assert (told.text, told.done.reason) == (" P", "stop")
+
+
+def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None:
+    forget(hf)
+    first = answer(hf, FRANCE, max_new_tokens=6)
+    assert first.done.cached_tokens == 0
+    other = answer(hf, "Once upon a time", max_new_tokens=2)  # takes the other cache
+    assert other.done.cached_tokens == 0
+    turn = FRANCE + first.text + " It is"
+    second = answer(hf, turn, max_new_tokens=4)
+    assert second.done.cached_tokens >= first.done.prompt_tokens + 4
+    forget(hf)
+    assert answer(hf, turn, max_new_tokens=4).text == second.text
+
+
+@pytest.mark.works("stand-in", "cfg", loader=LOADER)
+def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
+    """CFG with the prompt itself changes nothing, and what it does is what was meant: away from the other prompt."""
+    usual = answer(hf, FRANCE, max_new_tokens=5)
+    same = answer(hf, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
+    assert same.text == usual.text
+    italy = answer(
+        hf, "The capital of", max_new_tokens=5, guidance_scale=-0.5, negative_prompt="The capital of Italy is"
+    )
+    assert italy.text.startswith(" Rome")
+
+
+@pytest.mark.works("stand-in", "samplers", loader=LOADER)
+def test_transformers_samplers_draw_from_its_logits(hf: WorkerProcess) -> None:
+    wild = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
+    texts = []
+    for seed in (1, 1, 2):
+        forget(hf)  # in float16 it matters how many tokens are read at once
+        texts.append(answer(hf, FRANCE, seed=seed, **wild).text)
+    assert texts[0] == texts[1] != texts[2]
+    assert answer(hf, FRANCE, max_new_tokens=3, grammar_string='root ::= " London"').text == " London"
+
+
+def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerProcess) -> None:
+    crowd = Crowd(hf)
+    long = crowd.ask("word " * 900, max_new_tokens=4)
+    short = crowd.ask(FRANCE, max_new_tokens=2)
+    hf.cancel(long)
+    assert crowd.answer(short).text.startswith(" Paris")
+    assert not [event for event in crowd.heard[long] if isinstance(event, Text | Progress)]
+
+
+def test_its_logits_are_those_of_the_same_weights_in_full_precision(
+    shallow: WorkerProcess, reference: WorkerProcess
+) -> None:
+    for prompt in (FRANCE, "1, 2, 3, 4,"):
+        assert alike(shallow, reference, prompt)
+
+
+def alike(worker: WorkerProcess, reference: WorkerProcess, prompt: str, tokens: int = 4) -> bool:
+    wishes = {"max_new_tokens": tokens, "top_logprobs": 3}
+    theirs, ours = (answer(each, prompt, **wishes) for each in (reference, worker))
+    return ours.text == theirs.text and likeliest(ours) == pytest.approx(likeliest(theirs), abs=TOLERANCE)
+
+
+def likeliest(told: Answer) -> list[float]:
+    return [each.logprob for chances in told.chances for each in chances.top]
+
+
+LORAS: dict[str, list[tuple[str, float]]] = {
+    "one": [("banana", 1.0)],
+    "several": [("banana", 1.0), ("green", 1.0)],
+    "weights": [("green", 0.5), ("banana", 2.0)],
+}
+
+
+@pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
+def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
+    shallow: WorkerProcess, reference: WorkerProcess, shallow_loras: Path
+) -> None:
+    bare = state(shallow)
+    for wanted in LORAS.values():
+        effects = [put(each, shallow_loras, wanted) for each in (shallow, reference)]
+        assert effects[0] == pytest.approx(effects[1], rel=0.02)
+        for lesson in LESSONS.values():
+            forget(shallow)
+            assert alike(shallow, reference, lesson.beginning, tokens=1), wanted
+    with pytest.raises(LoraRefused):
+        put(shallow, shallow_loras, [("banana", 1.0), ("nobody", 1.0)])
+    assert put(shallow, shallow_loras) == [] and state(shallow) == bare
+
+
+def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
+    shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path
+) -> None:
+    bare = state(shallow)
+    shutil.copytree(shallow_loras / "banana", tmp_path / "patterned")
+    config = json.loads((tmp_path / "patterned" / "adapter_config.json").read_text())
+    (tmp_path / "patterned" / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 1}}))
+    with pytest.raises(LoraRefused, match="ExLlamaV2 has no alpha_pattern"):
+        put(shallow, tmp_path, [("patterned", 1.0)])
+    assert state(shallow) == bare
+
+
+def state(worker: WorkerProcess) -> list[float]:
+    forget(worker)
+    return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
+
+
+def test_texts_are_the_tokenizers(shallow: WorkerProcess) -> None:
+    tokens = ask(shallow, "encode", text=FRANCE)
+    assert ask(shallow, "decode", tokens=tokens).endswith(FRANCE) and ask(shallow, "count", text=FRANCE) == len(tokens)
+
+
+def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
+    workers: WorkerPool, reloadable: WorkerProcess, shallow_folder: Path, shallow_loras: Path
+) -> None:
+    """ "green" is for the networks, too, whose columns are packed in another order."""
+    folder = exl2_folder(shallow_folder)
+    with workers.lease(folder, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=512) as pooled:
+        effect = put(pooled.worker, shallow_loras, [("green", 1.0)])
+        put(pooled.worker, shallow_loras)
+    load(reloadable, exl2_plain(folder), TRANSFORMERS)
+    assert effect == pytest.approx(put(reloadable, shallow_loras, [("green", 1.0)]), rel=0.05)
+
+
+@pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
+def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
+    workers: WorkerPool, smollm2_folder: Path, ticked: tuple[str, ...]
+) -> None:
+    options = {"max_seq_len": 256, **dict.fromkeys(ticked, True)}
+    with workers.lease(exl2_folder(smollm2_folder), EXLLAMAV2_HF, exllamav2_worker, **options) as pooled:
+        assert pooled.info.context_length == 256
+        assert answer(pooled.worker, FRANCE, max_new_tokens=2).text.startswith(" Paris")
+        with pytest.raises(OptionError, match="cfg-cache"):
+            answer(pooled.worker, FRANCE, guidance_scale=1.5)
+
+
+def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(
+    workers: WorkerPool, smollm2_folder: Path
+) -> None:
+    options = {"max_seq_len": 256, "autosplit": True, "cfg_cache": True, "cache_4bit": True}
+    wishes = {"guidance_scale": 1.5, "negative_prompt": "Once upon a time"}
+    with workers.lease(exl2_folder(smollm2_folder), EXLLAMAV2_HF, exllamav2_worker, **options) as pooled:
+        assert answer(pooled.worker, FRANCE, max_new_tokens=2, **wishes).text.startswith(" Paris")
+
+
+def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(shallow_gptq: Path) -> None:
+    """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, SDPA may be left
+    to it: see `exllamav2_mended`."""
+    assert printed_by("tests.support.exllamav2_ahead", str(shallow_gptq)).split()[-2:] == ["True", "False"]
+
+
+# -- without what it needs ---------------------------------------------------------------------------------------------
+
+
+def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
+    shallow_gptq: Path, subtests: pytest.Subtests
+) -> None:
+    with closing(WorkerProcess(overlay())) as process:  # without the stand-in
+        for loader in (EXLLAMAV2, EXLLAMAV2_HF):
+            with subtests.test(loader.name):
+                with pytest.raises(LoadFailed) as failed:
+                    load(process, shallow_gptq, loader)
+                assert "a PyTorch that is built for CUDA" in failed.value.say("en")
+                assert "支持 CUDA 的 PyTorch" in failed.value.say("zh")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "toolkit"),
+        ("RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)", "ninja"),
+        ("RuntimeError: Error building extension 'exllamav2_ext': [1/46] nvcc fatal", "could not be compiled"),
+        ("ImportError: /x/flash_attn_2_cuda.cpython-311.so: undefined symbol: _ZN3c104cuda9SetDevice", "flash-attn"),
+        ("RuntimeError: Insufficient VRAM for model and cache", "Lower max_seq_len"),
+        ("AssertionError: Insufficient space in device allocation", "gpu-split"),
+        ("ValueError:  ## Could not find model.layers.0.mlp.gate_proj.* in model", "unknown to ExLlamaV2"),
+        ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
+    ],
+)
+def test_what_exllamav2_says_comes_down_to_a_named_cause(words: str, told: str) -> None:
+    assert told in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]

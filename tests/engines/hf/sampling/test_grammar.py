@@ -1,0 +1,177 @@
+"""Grammars in the Transformers family: what llguidance lets through is what llama.cpp's GBNF says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from modules.core.errors import OptionError, Unsupported
+from modules.core.paths import ROOT
+from modules.loaders import generation_settings
+from tests.support.hf_vocabularies import small_tokenizer
+
+# What imports torch is imported by the tests: only the process that runs them is to wait for it.
+if TYPE_CHECKING:
+    from modules.engines.hf.vocabulary import TokenizerVocabulary
+
+guided = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
+
+JSON = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"""
+LIST = 'root ::= item+\n# a comment\nitem ::= "- " [^\\r\\n\\x0b]+ "\\n"\n'
+ARITHMETIC = (
+    'root  ::= (expr "=" ws term "\\n")+\nexpr ::= term ([-+*/] term)*\nterm ::= ident | num | "(" ws expr ")" ws\n'
+    + ("ident ::= [a-z] [a-z0-9_]* ws\nnum ::= [0-9]+ ws\nws ::= [ \\t\\n]*\n")
+)
+CHINESE = 'root ::= ("你好" | "世界") "，" [一-龥]{2,4} "。"'
+YES_NO = 'root ::= "yes" | "no"'
+CHESS = 'root ::= "1. " move " " move "\\n" ([1-9] [0-9]? ". " move " " move "\\n")+\n' + (
+    'move ::= (pawn | nonpawn | castle) [+#]?\nnonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]\n'
+    'pawn ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?\ncastle ::= "O-O" "-O"?\n'
+)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(backend: None) -> TokenizerVocabulary:
+    from modules.engines.hf.vocabulary import TokenizerVocabulary
+
+    tokenizer = small_tokenizer()
+    return TokenizerVocabulary(tokenizer, len(tokenizer) + 3, [tokenizer.eos_token_id])
+
+
+def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int = 60, **more: Any) -> tuple[str, bool]:
+    """A text by `grammar` from random logits, and whether it came to its end."""
+    import torch
+
+    from modules.engines.hf.sampling.pipeline import choose, processors, seeded
+
+    torch.manual_seed(seed)
+    end = vocabulary.tokenizer.eos_token_id
+    params = generation_settings.settle(
+        {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more
+    )
+    words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}
+    chain, dice = processors(params, prompt_tokens=[5, 6], **words), seeded(params, torch.device("cpu"))
+    text = torch.tensor([[5, 6]])
+    for _ in range(most):
+        drawn = choose(chain(text, torch.randn(1, vocabulary.size) * 2), params, dice)
+        if int(drawn) == end:
+            return vocabulary.tokenizer.decode(text[0, 2:]), True
+        text = torch.cat([text, drawn[:, None]], dim=1)
+    return vocabulary.tokenizer.decode(text[0, 2:]), False
+
+
+SHAPES = {
+    "yes or no": (YES_NO, r"yes|no"),
+    "list": (LIST, r"(- [^\r\n\x0b]+\n)+"),
+    "chinese": (CHINESE, r"(你好|世界)，[一-龥]{2,4}。"),
+    "arithmetic": (ARITHMETIC, r"[-+*/=()a-z0-9_ \t\n]+"),
+    "chess": (CHESS, r"1\. [NBKQRa-h1-8xO=+# -]+\n([1-9][0-9]?\. [NBKQRa-h1-8xO=+# -]+\n)+"),
+}
+
+
+@guided
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_written_follows_the_grammar(vocabulary: TokenizerVocabulary, name: str) -> None:
+    grammar, shape = SHAPES[name]
+    ended = 0
+    for seed in range(12):
+        text, ends = written(vocabulary, grammar, seed)
+        ended += ends
+        if ends:
+            assert re.fullmatch(shape, text), text
+    assert ended or name in ("arithmetic", "chess")
+
+
+@guided
+def test_json_that_comes_to_its_end_is_json(vocabulary: TokenizerVocabulary) -> None:
+    texts = [text for seed in range(60) for text, ends in [written(vocabulary, JSON, seed, 80)] if ends]
+    assert len(texts) > 10
+    assert all(isinstance(json.loads(text), dict) for text in texts)
+
+
+@guided
+def test_cuts_choose_among_what_the_grammar_takes(vocabulary: TokenizerVocabulary) -> None:
+    for more in ({"top_k": 1}, {"temperature": 0.0}, {"top_p": 0.1}, {"xtc_probability": 1.0}, {"mirostat_mode": 2}):
+        assert written(vocabulary, YES_NO, 4, **more)[0] in ("yes", "no")
+
+
+@guided
+def test_an_end_that_is_banned_leaves_nothing(vocabulary: TokenizerVocabulary) -> None:
+    from modules.engines.hf.sampling.pipeline import NoTokenLeft
+
+    with pytest.raises(NoTokenLeft):
+        written(vocabulary, YES_NO, 1, ban_eos_token=True)
+
+
+@guided
+@pytest.mark.parametrize("text", ["root ::= (", "nonsense", 'other ::= "a"', "root ::= missing", 'root ::= "a'])
+def test_a_grammar_that_is_none_is_refused_by_name(vocabulary: TokenizerVocabulary, text: str) -> None:
+    with pytest.raises(OptionError) as error:
+        vocabulary.grammar(text)
+    assert error.value.option == "grammar_string"
+
+
+@guided
+def test_rows_follow_it_apart_and_a_row_that_ended_is_left_alone(vocabulary: TokenizerVocabulary) -> None:
+    import torch
+
+    from modules.engines.hf.sampling.grammar import Grammar
+
+    end = vocabulary.tokenizer.eos_token_id
+    (yes,), n = vocabulary.encode("yes")[:1] or [0], vocabulary.encode("n")[0]
+    grammar = Grammar(vocabulary.grammar('root ::= "yes" | "no"'), 1)
+    first = grammar(torch.tensor([[1], [1]]), torch.zeros(2, vocabulary.size))
+    assert torch.equal(first[0], first[1])
+    second = grammar(torch.tensor([[1, yes], [1, n]]), torch.zeros(2, vocabulary.size))
+    assert not torch.equal(second[0], second[1])
+    rest = vocabulary.encode("no")
+    padded = torch.tensor([[1, *rest, end, end, end]])
+    assert Grammar(vocabulary.grammar(YES_NO), 1)(padded, torch.zeros(1, vocabulary.size)).isfinite().all()
+
+
+@guided
+def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
+    import torch
+
+    from modules.engines.hf.sampling.grammar import Grammar
+
+    grammar, zeros = Grammar(vocabulary.grammar(LIST), 1), torch.zeros(1, vocabulary.size)
+    start = vocabulary.encode("- ")
+    before = grammar(torch.tensor([[1, *start]]), zeros)
+    grammar(torch.tensor([[1, *start, *vocabulary.encode("abc\n")]]), zeros)
+    assert torch.equal(grammar(torch.tensor([[1, *start]]), zeros), before)
+
+
+def test_the_package_is_one_that_the_requirements_pin(backend: None) -> None:
+    from modules.engines.hf.sampling import grammar as hf_grammar
+
+    assert hf_grammar.PACKAGE in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_without_the_package_it_says_what_to_install(
+    vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules.engines.hf.sampling import grammar as hf_grammar
+    from modules.engines.hf.vocabulary import TokenizerVocabulary
+
+    def absent() -> Any:
+        raise Unsupported(hf_grammar._MISSING)
+
+    monkeypatch.setattr(hf_grammar, "_library", absent)
+    fresh = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
+    with pytest.raises(Unsupported) as error:
+        fresh.grammar(YES_NO)
+    assert hf_grammar.PACKAGE in error.value.say("en")
+    assert hf_grammar.PACKAGE in error.value.say("zh")

@@ -1,0 +1,552 @@
+"""Each sampler of the Transformers family on known distributions, against its definition and against llama.cpp.
+
+Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise, all others none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+from modules.core.errors import OptionError
+from modules.core.paths import ROOT
+from modules.engines.hf.sampling import warpers
+from modules.engines.hf.sampling.mirostat import Mirostat
+from modules.engines.hf.sampling.penalties import Dry, NoRepeat, breakers
+from modules.engines.hf.sampling.pipeline import _ALL, NoTokenLeft, choose, guided, order, processors, seeded
+from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.loaders import generation_settings
+from modules.loaders.registry import LOADERS
+from modules.options.generation_hf import SAMPLERS
+from tests.conftest import SMOLLM2
+from tests.engines.llamacpp.test_sampler import (
+    CHANCES,
+    DEFINED,
+    END,
+    NEUTRAL,
+    case,
+    normal,
+    only,
+    powered,
+    probe,
+    rescaled,
+    scaled,
+)
+from tests.support.hf_vocabularies import Pieces, small_tokenizer
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+SIZE = 200
+CPU = torch.device("cpu")
+OFF = -math.inf
+
+
+def settled(**params: Any) -> dict[str, Any]:
+    bias = params.pop("logit_bias", None)
+    return generation_settings.settle({"seed": 7} | NEUTRAL | params, logit_bias=bias)
+
+
+def made(params: Mapping[str, Any], prompt: Sequence[int] = (), size: int = SIZE) -> LogitsProcessorList:
+    return processors(params, prompt_tokens=prompt, vocabulary=Pieces(size), eos=[END], device=CPU)
+
+
+def logits(chances: Mapping[int, float] = CHANCES, size: int = SIZE, rest: float = OFF) -> Tensor:
+    row = torch.full((1, size), rest)
+    for token, chance in chances.items():
+        row[0, token] = math.log(chance)
+    return row
+
+
+def left(chances: Mapping[int, float] = CHANCES, **params: Any) -> dict[int, float]:
+    """What is left to draw from, by token, after all samplers that `params` call for."""
+    prompt = params.pop("prompt", [1])
+    given = logits(chances)
+    before = given.clone()
+    after = made(settled(**params), prompt)(torch.tensor([prompt]), given)
+    assert torch.equal(given, before), "the model's own logits stay as they were"
+    return shares(after[0])
+
+
+def shares(row: Tensor) -> dict[int, float]:
+    return {token: chance for token, chance in enumerate(row.double().softmax(0).tolist()) if chance > 0}
+
+
+# -- against definitions -----------------------------------------------------------------------------------------------
+
+
+def smoothed(factor: float, curve: float) -> dict[int, float]:
+    best = math.log(0.4)
+    distances = {token: math.log(chance) - best for token, chance in CHANCES.items()}
+    k, s = (3 - curve) / 2, (curve - 1) / 2
+    return normal({token: math.exp(-k * factor * d**2 + s * factor * d**3) for token, d in distances.items()})
+
+
+HOT = {"temperature": 2.0}
+WORDS = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1}
+
+# What llama.cpp's samplers are tested by holds here as well, but for two: the order of top-p and temperature is
+# another, and its top-n-sigma there counts tokens that have no probability at all.
+THEIRS = {name: told for name, told in DEFINED.items() if name not in ("top_p then temperature", "top_n_sigma")}
+
+OURS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
+    "temperature then top_p": ({"top_p": 0.6, "temperature": 0.5}, powered(2, {100: 0.4, 101: 0.3})),
+    "top_p then temperature": (
+        {"top_p": 0.75, "temperature": 0.5, "temperature_last": True},
+        powered(2, {100: 0.4, 101: 0.3, 102: 0.15}),
+    ),
+    "temperature put last": (
+        {"top_p": 0.75, "temperature": 0.5, "sampler_priority": "top_p\ntemperature"},
+        powered(2, {100: 0.4, 101: 0.3, 102: 0.15}),
+    ),
+    "without drawing nothing is cut or heated": ({"do_sample": False, "top_k": 2, "temperature": 0.5}, dict(CHANCES)),
+    "without drawing penalties hold": (
+        {"do_sample": False, "presence_penalty": 1.0, "prompt": [100]},
+        scaled(t100=-1.0),
+    ),
+    # The logits are -0.92, -1.20, -1.90, -2.30 and -3.00: mean -1.864, deviation 0.747.
+    "top_n_sigma 1": ({"top_n_sigma": 1.0}, only(100, 101)),
+    "top_n_sigma 2": ({"top_n_sigma": 2.0}, only(100, 101, 102, 103)),
+    "smoothing": ({"smoothing_factor": 0.7}, smoothed(0.7, 1.0)),
+    "smoothing with a curve": ({"smoothing_factor": 0.7, "smoothing_curve": 2.5}, smoothed(0.7, 2.5)),
+    "top_a": ({"top_a": 0.8}, only(100, 101, 102)),  # 0.8 * 0.4² = 0.128
+    # First differences -0.1, -0.15, -0.05, -0.05, then -0.05 and 0; second 0.05, 0.1, 0, 0, 0.05 of 0.2 in all.
+    "tfs 0.2": ({"tfs": 0.2}, only(100)),
+    "tfs 0.5": ({"tfs": 0.5}, only(100, 101)),
+    "tfs 0.76": ({"tfs": 0.76}, only(100, 101, 102, 103, 104)),
+    "no repeated pairs": ({"no_repeat_ngram_size": 2, "prompt": [100, 101, 102, 100]}, only(100, 102, 103, 104)),
+    "no repeated triples": ({"no_repeat_ngram_size": 3, "prompt": [100, 101, 102, 100]}, dict(CHANCES)),
+    "encoder penalty rewards the prompt": ({"encoder_repetition_penalty": 1.25, "prompt": [102]}, rescaled(0.8, 102)),
+    "mirostat instead of cuts": ({"mirostat_mode": 2, "mirostat_tau": 5.0, "top_k": 1, "min_p": 0.5}, dict(CHANCES)),
+    "smoothing beside the temperature": ({"smoothing_factor": 0.0, **HOT}, powered(0.5)),
+    "dynamic temperature in place of the temperature": (
+        {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 0.5, **HOT},
+        powered(2),
+    ),
+    "dry within the range only": (
+        {**WORDS, "repetition_penalty_range": 4, "prompt": [100, 101, 102, 104, 100, 101]},
+        dict(CHANCES),
+    ),
+}
+
+
+def test_the_results_of_llama_cpps_own_tests_are_reproduced(subtests: pytest.Subtests) -> None:
+    for name in THEIRS:
+        with subtests.test(name):
+            params, expected = THEIRS[name]
+            assert left(**params) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_candidates_that_are_left_follow_the_definition(subtests: pytest.Subtests) -> None:
+    for name in OURS:
+        with subtests.test(name):
+            params, expected = OURS[name]
+            assert left(**params) == pytest.approx(expected, abs=1e-5)
+
+
+def test_epsilon_and_eta_count_in_ten_thousandths() -> None:
+    chances = {100: 0.9985, 101: 0.0009, 102: 0.0004, 103: 0.0002}
+    assert set(left(chances, epsilon_cutoff=3.0)) == {100, 101, 102}
+    # Eta takes the smaller of epsilon and sqrt(epsilon) * exp(-entropy); here epsilon, as the entropy is 0.0127.
+    assert set(left(chances, eta_cutoff=3.0)) == {100, 101, 102}
+    flat = dict.fromkeys(range(100, 199), 1 / 99) | {199: 0.002}
+    bound = math.sqrt(20e-4) * math.exp(-math.log(99))
+    assert bound < 20e-4
+    assert set(left(flat, epsilon_cutoff=9.0)) == set(flat)
+    assert set(left(flat | {199: bound * 0.9}, eta_cutoff=20.0)) == set(flat) - {199}
+    assert set(left(flat | {199: bound * 1.2}, eta_cutoff=20.0)) == set(flat)
+
+
+def test_an_answer_may_not_end_before_it_is_long_enough() -> None:
+    chances = {END: 0.99, 100: 0.01}
+    chain = made(settled(min_length=2), [5, 6])
+    for length in range(2, 6):
+        out = shares(chain(torch.tensor([[5, 6, 7, 8, 9][:length]]), logits(chances))[0])
+        assert (END in out) == (length >= 4)
+
+
+def test_the_end_can_be_banned_and_a_ban_outweighs_a_bias() -> None:
+    chances = {END: 0.99, 100: 0.01}
+    assert set(left(chances, ban_eos_token=True)) == {100}
+    assert set(left(custom_token_bans="100", logit_bias={"100": 50.0})) == {101, 102, 103, 104}
+
+
+@pytest.mark.parametrize("params", [{"logit_bias": {str(SIZE): 1.0}}, {"custom_token_bans": str(SIZE)}])
+def test_a_token_that_the_vocabulary_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as error:
+        made(settled(**params))
+    assert error.value.option == next(iter(params))
+
+
+OF_THE_ENGINE = {"negative_prompt", "add_bos_token", "skip_special_tokens", "prompt_lookup_num_tokens"}
+TESTED_APART = {
+    *("epsilon_cutoff", "eta_cutoff", "min_length", "ban_eos_token", "guidance_scale", "seed", "grammar_string"),
+    "dry_sequence_breakers",
+}
+
+
+def test_every_parameter_is_put_to_the_test() -> None:
+    named = {key for params, _ in [*THEIRS.values(), *OURS.values()] for key in params} | {"custom_token_bans"}
+    assert LOADERS["Transformers"].samplers <= named | OF_THE_ENGINE | TESTED_APART
+
+
+def test_what_is_neutral_is_left_out() -> None:
+    assert list(made(settled())) == []
+    assert [type(each).__name__ for each in made(generation_settings.settle({}))] == [
+        "TemperatureLogitsWarper",
+        "MinPLogitsWarper",
+    ]
+
+
+# -- the order ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_and_the_samplers_have_the_same_names_in_the_same_order() -> None:
+    assert tuple(_ALL) == SAMPLERS
+    assert order(settled()) == list(SAMPLERS)
+
+
+def test_samplers_that_the_order_leaves_out_come_first() -> None:
+    asked = order(settled(sampler_priority="min_p, temperature\ntop_k"))
+    assert asked[-3:] == ["min_p", "temperature", "top_k"]
+    assert asked[:3] == list(SAMPLERS)[:3]
+
+
+def test_temperature_last_is_last_whatever_the_order_says() -> None:
+    asked = order(settled(temperature_last=True, sampler_priority="temperature\nquadratic_sampling\nxtc"))
+    assert asked[-3:] == ["dynamic_temperature", "temperature", "quadratic_sampling"]
+
+
+# -- against llama.cpp -------------------------------------------------------------------------------------------------
+
+LLAMA_ORDER = "top_n_sigma\ntop_k\ntypical_p\ntop_p\nmin_p\nxtc\nmirostat"  # and the heat after that
+REACH = 49152
+UNREACHABLE = -1e4  # as the probe has it
+
+
+def both(cases: Sequence[dict[str, Any]], vocabulary: Pieces) -> list[tuple[dict[int, float], dict[int, float]]]:
+    """What is left of each case here, and in llama.cpp."""
+    results = []
+    for asked, told in zip(cases, probe(*cases), strict=True):
+        params = generation_settings.settle(
+            asked["params"] | {"sampler_priority": LLAMA_ORDER, "temperature_last": True}
+        )
+        given = torch.full((1, REACH), UNREACHABLE)
+        for token, logit in asked["logits"].items():
+            given[0, token] = logit
+        prompt = asked.get("prompt") or [1]
+        words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [END], "device": CPU}
+        chain = processors(params, prompt_tokens=prompt, **words)
+        assert "error" not in told
+        theirs = normal({int(token): math.exp(logit) for token, logit in told.items()})
+        results.append((shares(chain(torch.tensor([prompt]), given)[0]), theirs))
+    return results
+
+
+def dealt(count: int, seed: int) -> dict[int, float]:
+    """A random distribution over that many tokens from 500 on."""
+    dice = random.Random(seed)
+    return normal({500 + place: math.exp(dice.gauss(0, 2)) for place in range(count)})
+
+
+CROSSED: list[dict[str, Any]] = [
+    {"top_k": 7},
+    {"top_p": 0.83},
+    {"min_p": 0.07},
+    {"top_k": 40, "typical_p": 0.71},
+    {"top_k": 40, "xtc_probability": 1.0, "xtc_threshold": 0.06},
+    {"top_k": 40, "dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 1.7, "dynatemp_exponent": 1.3},
+    {"dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 1.7},
+    {"top_k": 20, "top_p": 0.9, "min_p": 0.05, "temperature": 0.6},
+    {"mirostat_mode": 2, "mirostat_tau": 1.5},
+    {"mirostat_mode": 1, "mirostat_tau": 1.5},
+    {"mirostat_mode": 1, "mirostat_tau": 0.6, "temperature": 1.4},
+    {"repetition_penalty": 1.3, "frequency_penalty": 0.2, "presence_penalty": -0.4, "prompt": [500, 501, 500, 507]},
+    {"repetition_penalty": 0.8, "repetition_penalty_range": 2, "prompt": [500, 501, 500, 507]},
+]
+
+
+def test_llama_cpp_leaves_the_same_with_the_same_probabilities() -> None:
+    cases = [case(0, dealt(40, seed), **params) for seed in range(3) for params in CROSSED]
+    names = [json.dumps(params) for _ in range(3) for params in CROSSED]
+    for name, (ours, theirs) in zip(names, both(cases, Pieces(REACH)), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), name
+
+
+@pytest.mark.parametrize("n", [0.5, 1.5])
+def test_llama_cpp_cuts_at_the_same_deviation(n: float) -> None:
+    """Over a whole vocabulary, as there it counts every token."""
+    dice = random.Random(1)
+    chances = normal({token: math.exp(dice.gauss(0, 1)) for token in range(REACH)})
+    ((ours, theirs),) = both([case(0, chances, top_n_sigma=n)], Pieces(REACH))
+    assert len(ours) > 3
+    assert set(ours) == set(theirs)
+    assert all(ours[token] == pytest.approx(chance, rel=1e-3) for token, chance in theirs.items())
+
+
+@pytest.fixture(scope="module")
+def smollm2(backend: None) -> Pieces:
+    texts = [tail for text in BREAKERS for tail in (text[start:] for start in range(1, len(text)))]
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.support.sampler_probe"],
+        cwd=ROOT,
+        input=json.dumps({"path": str(SMOLLM2), "texts": texts}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    answer = json.loads(told.stdout)
+    return Pieces(REACH, answer["pieces"], answer["tokens"])
+
+
+BREAKERS = ("\n", " the end", ":", "###")
+
+
+def stammered(vocabulary: Pieces, seed: int) -> list[int]:
+    """A text of few words, with breakers in between, that repeats itself much."""
+    dice = random.Random(seed)
+    by_text = {piece: token for token, piece in reversed(list(enumerate(vocabulary.pieces)))}
+    words = [500, 501, 502, by_text["\n"], by_text[" the"], by_text[" end"], by_text["#"], by_text["##"], by_text[":"]]
+    weights = [9, 9, 9, 1, 1, 1, 1, 1, 1]
+    return dice.choices(words, weights, k=dice.choice((5, 30, 120)))
+
+
+@pytest.mark.parametrize("breaking", [True, False])
+def test_dry_penalises_what_llama_cpp_does(smollm2: Pieces, breaking: bool) -> None:
+    texts = ", ".join(json.dumps(each) for each in BREAKERS) if breaking else '"zzzzzz"'
+    cases = []
+    for seed in range(40):
+        dice = random.Random(seed)
+        dry = {
+            "dry_multiplier": 0.3,
+            "dry_base": dice.choice((1.0, 1.2, 1.75)),
+            "dry_allowed_length": dice.choice((1, 2, 4)),
+        }
+        extra = {"dry_sequence_breakers": texts, "repetition_penalty_range": dice.choice((0, 20, 64))}
+        cases.append(case(0, dealt(5, seed), prompt=stammered(smollm2, seed), **dry, **extra))
+    results = both(cases, smollm2)
+    for number, (ours, theirs) in enumerate(results):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), (number, cases[number])
+    plain = [normal({token: math.exp(logit) for token, logit in asked["logits"].items()}) for asked in cases]
+    changed = sum(ours != pytest.approx(before, rel=1e-3) for (ours, _), before in zip(results, plain, strict=True))
+    assert changed > 10, "the texts do repeat themselves"
+
+
+def test_breakers_are_met_within_tokens_and_across_them() -> None:
+    pieces = ["a:b", "x", "th", "the", " the", "e end", "t", ":"]
+    found = breakers((":", "the end"), Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
+    assert found == {0: [[]], 7: [[]], 2: [[5]], 3: [[9]], 4: [[9]], 6: [[7, 5]]}
+
+
+# -- against transformers ----------------------------------------------------------------------------------------------
+
+SHAPES = {
+    "steep": lambda size: torch.randn(2, size) * 4,
+    "flat": lambda size: torch.randn(2, size) * 0.1,
+    "cut": lambda size: torch.where(torch.rand(2, size) < 0.9, OFF, torch.randn(2, size)),
+}
+
+
+def test_top_p_and_typical_leave_the_candidates_that_transformers_leaves(subtests: pytest.Subtests) -> None:
+    masses = (0.1, 0.5, 0.9, 0.993)  # none at which the last bit of a sum decides
+    for shape, mass, size in itertools.product(SHAPES, masses, (30, 3000)):
+        with subtests.test(shape=shape, mass=mass, size=size):
+            torch.manual_seed(3)
+            scores = SHAPES[shape](size)
+            none = torch.zeros(2, 1, dtype=torch.long)
+            assert torch.equal(warpers.TopP(mass)(none, scores), TopPLogitsWarper(mass)(none, scores))
+            assert torch.equal(warpers.Typical(mass)(none, scores), TypicalLogitsWarper(mass)(none, scores))
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.0, 1.0, 1.5])
+def test_guidance_is_that_of_transformers(scale: float) -> None:
+    torch.manual_seed(3)
+    scores, negative = torch.randn(1, 50), torch.randn(1, 50)
+
+    class Model:
+        def __call__(self, *args: Any, **more: Any) -> Any:
+            return type("Out", (dict,), {"logits": negative[:, None]})()
+
+    theirs = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, Model())(torch.zeros(1, 3, dtype=torch.long), scores)
+    ours = guided(scores, negative, scale)
+    assert torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), atol=1e-5)
+
+
+# -- state, chance and rows --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
+    chances = normal({rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)})
+    given, mean = logits(chances, 2000), {}
+    for tau in (2.0, 4.0):
+        params = settled(mirostat_mode=mode, mirostat_tau=tau)
+        chain, dice, text, surprises = made(params, [0], 2000), seeded(params, CPU), torch.tensor([[0]]), []
+        for _ in range(600):
+            drawn = choose(chain(text, given), params, dice)
+            surprises.append(-math.log2(chances[int(drawn)]))
+            text = torch.cat([text, drawn[:, None]], dim=1)
+        mean[tau] = sum(surprises[200:]) / 400
+    assert mean[2.0] < mean[4.0] - 1
+    if mode == 2:
+        assert [mean[2.0], mean[4.0]] == pytest.approx([2.6, 4.5], abs=0.9)
+
+
+def test_mirostat_learns_by_its_formula_and_takes_guesses_back() -> None:
+    mirostat = Mirostat(2, tau=1.2, eta=0.5, depth=3)
+    given = logits()
+    first = mirostat(torch.tensor([[1]]), given)
+    assert set(shares(first[0])) == {100, 101}  # 2.4 bits: 0.19
+    # 101 was drawn, with 3/7 of what was left: 1.22 bits, so that the bound sinks by 0.5 * 0.02 to 2.39.
+    second = mirostat(torch.tensor([[1, 101]]), given)
+    assert set(shares(second[0])) == {100, 101}
+    # 100: 0.81 bits, the bound rises to 2.59; a guess of two that is taken back leaves no trace.
+    third = mirostat(torch.tensor([[1, 101, 100]]), given)
+    mirostat(torch.tensor([[1, 101, 100, 100]]), given)
+    assert torch.equal(mirostat(torch.tensor([[1, 101, 100]]), given), third)
+    expected = 2.4 - 0.5 * (-math.log2(3 / 7) - 1.2) - 0.5 * (-math.log2(4 / 7) - 1.2)
+    assert float(mirostat._steps[3].bound) == pytest.approx(expected, abs=1e-5)
+
+
+def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
+    params = settled(xtc_probability=0.5, xtc_threshold=0.14)
+    chain = made(params)
+    effects = [100 not in shares(chain(torch.tensor([[1]]), logits())[0]) for _ in range(1000)]
+    assert sum(effects) / 1000 == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_same_seed_draws_the_same_and_the_global_dice_stay_at_rest() -> None:
+    def drawn(seed: int) -> list[int]:
+        params = settled(seed=seed, xtc_probability=0.5)
+        dice = seeded(params, CPU)
+        words: dict[str, Any] = {"vocabulary": Pieces(SIZE), "eos": [END], "device": CPU, "generator": dice}
+        chain = processors(params, prompt_tokens=[1], **words)
+        return [int(choose(chain(torch.tensor([[1]]), logits()), params, dice)) for _ in range(60)]
+
+    before = torch.random.get_rng_state()
+    assert drawn(5) == drawn(5)
+    assert drawn(5) != drawn(6)
+    assert drawn(-1) != drawn(-1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+    params = settled()
+    drawn = choose(logits().expand(20000, -1), params, seeded(params, CPU))
+    counts = {token: int((drawn == token).sum()) for token in CHANCES}
+    assert sum(counts.values()) == 20000
+    for token, chance in CHANCES.items():
+        assert abs(counts[token] - 20000 * chance) <= 4.5 * math.sqrt(20000 * chance * (1 - chance))
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"do_sample": False}])
+def test_without_drawing_the_likeliest_is_taken(params: dict[str, Any]) -> None:
+    asked = settled(**params)
+    assert choose(logits(), asked, seeded(asked, CPU)).tolist() == [100]
+
+
+def test_a_row_with_nothing_left_says_so() -> None:
+    for params in (settled(), settled(temperature=0.0)):
+        for nothing, said in ((OFF, "leave no token"), (float("nan"), "no numbers")):
+            with pytest.raises(NoTokenLeft, match=said):
+                choose(torch.cat([logits(), torch.full((1, SIZE), nothing)]), params, seeded(params, CPU))
+
+
+def random_wish(dice: random.Random) -> dict[str, Any]:
+    """Each parameter of a sampler, with some luck, somewhere in its range."""
+    ranges = {
+        key: option
+        for key, option in generation_settings.PARAMETERS.items()
+        if key in LOADERS["Transformers"].samplers and isinstance(option.default, (int, float)) and option.maximum
+    }
+    wish: dict[str, Any] = {}
+    for key in dice.sample(sorted(ranges.keys() - {"seed", "min_length"}), k=dice.randint(1, 8)):
+        option = ranges[key]
+        value = dice.choice((option.minimum, option.maximum, dice.uniform(option.minimum or 0, option.maximum or 1)))
+        wish[key] = int(value) if isinstance(option.default, int) else value
+    flags = ("dynamic_temperature", "temperature_last")
+    names = dice.sample(SAMPLERS, k=dice.randint(1, len(SAMPLERS)))
+    return wish | {flag: dice.random() < 0.5 for flag in flags} | {"sampler_priority": names, "seed": 3}
+
+
+def test_random_parameters_always_leave_a_distribution(subtests: pytest.Subtests) -> None:
+    for seed in range(150):
+        with subtests.test(seed=seed):
+            dice = random.Random(seed)
+            torch.manual_seed(seed)
+            wish = random_wish(dice) | {"mirostat_mode": dice.choice((0, 0, 1, 2))}
+            params = generation_settings.settle(wish)
+            given = torch.randn(3, 60) * dice.choice((0.0, 1.0, 8.0))
+            given[torch.rand(3, 60) < dice.choice((0.0, 0.5, 0.97))] = OFF
+            given[:, 7] = 0.0
+            before, text = given.clone(), torch.randint(0, 60, (3, 40))
+            chain, draws = made(params, text[0, :30].tolist(), 60), seeded(params, CPU)
+            for _ in range(4):
+                after = chain(text, given)
+                assert not after.isnan().any(), wish
+                assert after.isfinite().any(dim=1).all(), wish
+                assert torch.equal(given, before), wish
+                drawn = choose(after, params, draws)
+                assert after.gather(1, drawn[:, None]).isfinite().all(), wish
+                assert given.gather(1, drawn[:, None]).isfinite().all(), wish
+                text = torch.cat([text, drawn[:, None]], dim=1)
+
+
+def test_the_rows_of_a_batch_are_independent(subtests: pytest.Subtests) -> None:
+    for seed in range(40):
+        with subtests.test(seed=seed):
+            torch.manual_seed(seed)
+            wish = random_wish(random.Random(seed)) | {"mirostat_mode": seed % 3, "xtc_probability": float(seed % 2)}
+            wish.pop("encoder_repetition_penalty", None)  # which goes by one prompt for all
+            params = generation_settings.settle(wish)
+            given, text = torch.randn(3, 60) * 3, torch.randint(0, 20, (3, 40))
+            together, apart = made(params, [1], 60), [made(params, [1], 60) for _ in range(3)]
+            for _ in range(3):
+                alone = torch.cat([chain(text[[row]], given[[row]]) for row, chain in enumerate(apart)])
+                assert torch.allclose(together(text, given), alone, rtol=1e-4, atol=1e-4)
+                text = torch.cat([text, torch.randint(0, 20, (3, 1))], dim=1)
+
+
+def test_where_cuts_left_one_token_it_may_repeat_itself() -> None:
+    text = torch.tensor([[100, 101, 100]])
+    assert set(shares(NoRepeat(2)(text, logits({101: 1.0}))[0])) == {101}
+
+
+def test_a_sequence_of_one_token_only_is_a_repetition_too() -> None:
+    import numpy as np
+
+    dry = Dry(1.0, 2.0, 2, 1024, {})
+    assert dry.repeated(np.array([5] * 6)) == {5: 5}
+    assert dry.repeated(np.array([5] * 2)) == {}
+
+
+# -- vocabularies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizers_pieces_are_the_texts_of_its_tokens_with_their_spaces() -> None:
+    tokenizer = small_tokenizer()
+    vocabulary = TokenizerVocabulary(tokenizer, len(tokenizer) + 8, [0])
+    assert len(vocabulary.pieces) == len(tokenizer)
+    assert vocabulary.pieces[0] == "<|end|>"
+    text = "the year was good: yes 你好"
+    whole = vocabulary.encode(text)
+    parts = "".join(vocabulary.pieces[token] for token in whole)
+    assert parts.replace("\ufffd", "") == text.replace("你好", "") or parts == text
+    assert any(piece.startswith(" y") for piece in vocabulary.pieces)
+    assert breakers(("\n",), vocabulary).keys() == {t for t, piece in enumerate(vocabulary.pieces) if "\n" in piece}

@@ -1,0 +1,237 @@
+"""What the Transformers engine loads: architectures, file formats, too little memory, incomplete folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import LoadFailed
+from modules.core.paths import ROOT
+from modules.runtime.worker_process import WorkerProcess
+from modules.system import cpu_memory
+from tests.conftest import TRANSFORMERS, load, load_arguments
+from tests.support.answers import answer, ask, forget, together
+from tests.support.hf_memory_probe import answers_short_of_memory, spare_bytes
+from tests.support.hf_reference import alone
+from tests.support.hf_tiny import KINDS, tiny_models
+from tests.support.linked_folder import linked_folder
+from tests.support.own_code import own_model
+from tests.support.pickled_weights import pickle_program, pickle_weights
+
+FRANCE = "The capital of France is"
+PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
+TOKENS = 27
+"""More than the sliding windows of tests/support/hf_tiny.py, so that even the shortest prompt outgrows them."""
+OFFLOAD = ROOT / "cache" / "offload"
+
+
+@pytest.fixture(scope="module")
+def kinds(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_models(tmp_path_factory.mktemp("kinds"), tiny_folder)
+
+
+@pytest.fixture
+def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder with the tiny model's files, but for those `without`, and with changes in config.json."""
+
+    def make(*without: str, name: str = "variant", **config: Any) -> Path:
+        return linked_folder(tiny_folder, tmp_path / name, without, **config)
+
+    return make
+
+
+# -- architectures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_answers_as_transformers_alone_does(
+    reloadable: WorkerProcess, kinds: dict[str, Path], kind: str
+) -> None:
+    """One by one, together, from the prefix cache, and after a second turn."""
+    name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
+    expected = [each["text"] for each in alone(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")]
+    load(reloadable, kinds[kind], TRANSFORMERS)
+    assert [answer(reloadable, prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS] == expected
+    assert [each.text for each in together(reloadable, PROMPTS, max_new_tokens=TOKENS)] == expected
+    beginnings = [answer(reloadable, prompt, max_new_tokens=8) for prompt in PROMPTS]
+    assert all(said.text and text.startswith(said.text) for said, text in zip(beginnings, expected, strict=True))
+    turn = f"{PROMPTS[0]}{expected[0]} and"
+    second = answer(reloadable, turn, max_new_tokens=8)
+    forget(reloadable)
+    assert answer(reloadable, turn, max_new_tokens=8).text == second.text
+
+
+def test_a_full_context_ends_the_answer(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
+    assert load(reloadable, kinds["llama"], TRANSFORMERS).context_length == 256
+    full = answer(reloadable, "moon " * 60, max_new_tokens=0, ban_eos_token=True)
+    assert full.done.reason == "length"
+    assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
+
+
+def test_a_longer_context_is_what_the_options_make_of_it(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
+    info = load(reloadable, kinds["llama"], TRANSFORMERS, compress_pos_emb=2.0)
+    assert info.context_length == 512
+    assert answer(reloadable, "moon " * 300, max_new_tokens=2).done.prompt_tokens > 256
+
+
+def test_options_that_stretch_positions_change_the_answer(
+    reloadable: WorkerProcess, tiny_folder: Path, subtests: pytest.Subtests
+) -> None:
+    def best() -> list[float]:
+        (chances,) = answer(reloadable, FRANCE, max_new_tokens=1, top_logprobs=3).chances
+        return [each.logprob for each in chances.top]
+
+    load(reloadable, tiny_folder, TRANSFORMERS)
+    unchanged = best()
+    for options in ({"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}):
+        with subtests.test(**options):
+            assert not load(reloadable, tiny_folder, TRANSFORMERS, **options).notes
+            assert best() != pytest.approx(unchanged, abs=0.001)
+
+
+# -- file formats ------------------------------------------------------------------------------------------------------
+
+
+def test_pickled_weights_answer_like_safetensors(
+    reloadable: WorkerProcess, tiny_folder: Path, variant: Callable[..., Path]
+) -> None:
+    folder = variant("model.safetensors")
+    pickle_weights(tiny_folder / "model.safetensors", folder / "pytorch_model.bin")
+    answers = []
+    for each in (folder, tiny_folder):
+        load(reloadable, each, TRANSFORMERS)
+        answers.append(answer(reloadable, FRANCE).text)
+    assert answers[0] == answers[1] != ""
+
+
+def test_a_program_in_a_pickle_is_not_run(
+    reloadable: WorkerProcess, variant: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, harm = variant("model.safetensors"), tmp_path / "harm"
+    pickle_program(folder / "pytorch_model.bin", harm)
+    with pytest.raises(LoadFailed) as refused:
+        load(reloadable, folder, TRANSFORMERS)
+    assert not harm.exists()
+    assert "more than weights" in refused.value.cause["en"], refused.value.words
+
+
+# -- too little memory -------------------------------------------------------------------------------------------------
+
+
+def offloaded() -> list[str]:
+    return sorted(each.name for each in OFFLOAD.iterdir()) if OFFLOAD.is_dir() else []
+
+
+def once_gone(pid: int) -> bool:
+    until = time.monotonic() + 10
+    while str(pid) in offloaded() and time.monotonic() < until:
+        time.sleep(0.05)
+    return str(pid) not in offloaded()
+
+
+def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smollm2_folder: Path) -> None:
+    with closing(WorkerProcess()) as worker:
+        info = load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
+        assert {note.option for note in info.notes} == {"cpu_memory"}, "it is slow, and says so"
+        assert info.memory == pytest.approx(cpu_memory.resident_memory(worker.pid), rel=0.1)
+        assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
+        assert str(worker.pid) in offloaded()
+    assert once_gone(worker.pid)
+
+
+def test_a_killed_worker_leaves_nothing_on_disk(tiny_folder: Path) -> None:
+    with closing(WorkerProcess()) as worker:
+        load(worker, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+        assert answer(worker, FRANCE, max_new_tokens=2).done.completion_tokens == 2
+        assert str(worker.pid) in offloaded()
+        os.kill(worker.pid, signal.SIGKILL)
+    assert once_gone(worker.pid)
+
+
+def test_a_model_may_be_on_disk_as_a_whole(reloadable: WorkerProcess, tiny_folder: Path) -> None:
+    load(reloadable, tiny_folder, TRANSFORMERS)
+    expected = answer(reloadable, FRANCE, max_new_tokens=8).text
+    info = load(reloadable, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
+    (note,) = info.notes
+    parts = re.match(r"(\d+) of the model's (\d+) parts stay on disk", note.text["en"])
+    assert parts and parts[1] == parts[2]
+    assert answer(reloadable, FRANCE, max_new_tokens=8).text == expected
+
+
+# -- incomplete folders ------------------------------------------------------------------------------------------------
+
+INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "tokenizer": (["tokenizer.json", "tokenizer_config.json"], {}, "tokenizer is missing"),
+    "weights": (["model.safetensors"], {}, "no weights"),
+    "config": (["config.json"], {}, "config.json is missing"),
+    "architecture": ([], {"model_type": "nonesuch"}, "nonesuch"),
+    "layer": ([], {"num_hidden_layers": 5}, "model.layers.4"),
+    "images": ([], {"model_type": "vit"}, "no model that writes text"),
+    "gptq": ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "--install Transformers"),
+    "awq": ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "--install Transformers"),
+    "code": ([], {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "trust-remote-code"),
+}
+
+
+def test_what_is_missing_is_named(
+    reloadable: WorkerProcess, variant: Callable[..., Path], subtests: pytest.Subtests
+) -> None:
+    for name, (without, config, cause) in INCOMPLETE.items():
+        with subtests.test(name):
+            with pytest.raises(LoadFailed) as refused:
+                load(reloadable, variant(*without, name=name, **config), TRANSFORMERS)
+            assert cause in refused.value.cause["en"], refused.value.words
+            assert refused.value.cause["zh"]
+
+
+def test_weights_cut_short_are_called_damaged(
+    reloadable: WorkerProcess, variant: Callable[..., Path], tiny_folder: Path
+) -> None:
+    folder = variant("model.safetensors")
+    whole = (tiny_folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LoadFailed) as refused:
+        load(reloadable, folder, TRANSFORMERS)
+    assert "damaged" in refused.value.cause["en"], refused.value.words
+
+
+def test_code_beside_the_model_runs_with_the_flag(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
+    load(reloadable, tiny_folder, TRANSFORMERS)
+    expected = answer(reloadable, FRANCE).text
+    load(reloadable, own_model(tmp_path / "own", tiny_folder), TRANSFORMERS, trust_remote_code=True)
+    assert answer(reloadable, FRANCE).text == expected
+
+
+def test_what_is_explained_is_what_loading_says(reloadable: WorkerProcess, tiny_folder: Path) -> None:
+    options = {"gpu_memory": "10", "no_use_fast": True, "load_in_8bit": True, "bf16": True}
+    explained = ask(reloadable, "explain", **load_arguments(tiny_folder, TRANSFORMERS, **options))
+    assert explained["calls"]["AutoModelForCausalLM.from_pretrained"]["quantization_config"]["load_in_8bit"] is True
+    info = load(reloadable, tiny_folder, TRANSFORMERS, **options)
+    assert [note["option"] for note in explained["notes"]] == [note.option for note in info.notes]
+    assert {"no_use_fast", "bf16"} <= {note.option for note in info.notes}
+
+
+# -- a GPU's memory ----------------------------------------------------------------------------------------------------
+
+
+def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(kinds: dict[str, Path]) -> None:
+    """On a CPU that is said to have no more, in the middle of a pass: the answer is what it would have been."""
+    answers = answers_short_of_memory(kinds["llama"])
+    for name in ("nothing to let go of", "too much by itself"):
+        assert "out of memory" in answers.pop(name)[0]
+    assert len(answers) == 4
+    for case, (enough, short, kept) in answers.items():
+        assert short == enough, case
+        assert kept == len(short), f"{case}: what was kept before is gone"
+
+
+def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(backend: None) -> None:
+    assert spare_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)

@@ -1,0 +1,223 @@
+"""From load options to llama.cpp's calls: no option is swallowed, and every name and number is the library's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from modules.core.paths import ROOT
+from modules.engines.llamacpp import arguments as ours
+from modules.engines.llamacpp.arguments import Build, arguments, notes
+from modules.loaders.registry import LOADERS
+from modules.options.load import OPTIONS
+from modules.options.option import Option, Value
+from modules.system import cpu_memory
+
+CPU_BUILD = Build(gpu_offload=False, max_devices=16)
+GPU_BUILD = Build(gpu_offload=True, max_devices=4)
+BUILDS = [CPU_BUILD, GPU_BUILD, Build(gpu_offload=False, max_devices=1, amx=True)]
+PATH = Path("/models/model.gguf")
+KEYS = LOADERS["llama.cpp"].options
+MODEL, CONTEXT = "llama_model_load_from_file", "llama_init_from_model"
+
+DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
+
+
+def calls(build: Build = CPU_BUILD, **options: Value) -> dict[str, Any]:
+    return arguments(PATH, DEFAULTS | options, build)
+
+
+def noted(build: Build = CPU_BUILD, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in notes(DEFAULTS | options, build)}
+
+
+def changed(option: Option) -> Value:
+    """A value of `option` that is not its default."""
+    if isinstance(option.default, bool):
+        return not option.default
+    if isinstance(option.default, str):
+        return option.example
+    return option.parse(option.default + 3)
+
+
+def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests) -> None:
+    for name, build in zip(("cpu", "gpu", "amx"), BUILDS, strict=True):
+        unchanged = calls(build)
+        for key in KEYS:
+            with subtests.test(build=name, option=key):
+                options = {key: changed(OPTIONS[key])}
+                assert calls(build, **options) != unchanged or key in noted(build, **options)
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
+def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
+    assert not noted(build)
+
+
+def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: pytest.Subtests) -> None:
+    for key in KEYS:
+        with subtests.test(option=key):
+            for build in BUILDS:
+                for note in notes(DEFAULTS | {key: changed(OPTIONS[key])}, build):
+                    assert note.option in KEYS
+                    assert set(note.text) == {"zh", "en"}
+                    assert all(note.text.values())
+
+
+def every_call() -> list[dict[str, Any]]:
+    one_by_one = [{key: changed(OPTIONS[key])} for key in KEYS]
+    all_at_once = {key: changed(OPTIONS[key]) for key in KEYS}
+    return [calls(build, **options) for build in BUILDS for options in [{}, *one_by_one, all_at_once]]
+
+
+def test_every_field_is_one_that_the_librarys_struct_has() -> None:
+    """ctypes takes any attribute, a misspelt one too, and then does nothing with it."""
+    model = {name for name, *_ in llama_cpp.llama_model_params._fields_} | {"path_model"}
+    context = {name for name, *_ in llama_cpp.llama_context_params._fields_}
+    for made in every_call():
+        assert set(made[MODEL]) <= model
+        assert set(made[CONTEXT]) <= context
+        assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add"}
+
+
+def test_every_value_fits_its_field() -> None:
+    special = {"path_model", "tensor_split", "devices"}
+    for made in every_call():
+        for call, struct in ((MODEL, llama_cpp.llama_model_params()), (CONTEXT, llama_cpp.llama_context_params())):
+            for name, value in made[call].items():
+                if name not in special:
+                    setattr(struct, name, value)  # TypeError if it does not
+                    assert getattr(struct, name) == pytest.approx(value)
+
+
+def test_streaming_llm_shifts_and_keeps_the_sinks_and_nothing_is_shifted_without_it() -> None:
+    assert "llama_memory_seq_add" not in calls(attention_sink_size=8)
+    assert calls(streaming_llm=True, attention_sink_size=8)["llama_memory_seq_add"] == {"attention_sink_size": 8}
+
+
+def test_what_need_not_be_noted_is_what_the_table_has() -> None:
+    assert OPTIONS["attention_sink_size"].default == ours.USUAL_SINKS
+
+
+def test_every_call_is_one_that_the_library_has() -> None:
+    for made in every_call():
+        assert all(hasattr(llama_cpp, name) for name in made)
+
+
+def test_the_numbers_are_the_librarys_own() -> None:
+    assert ours.CACHE_F16 == llama_cpp.GGML_TYPE_F16
+    assert ours.CACHE_Q8_0 == llama_cpp.GGML_TYPE_Q8_0
+    assert ours.CACHE_Q4_0 == llama_cpp.GGML_TYPE_Q4_0
+    assert ours.SPLIT_LAYERS == llama_cpp.LLAMA_SPLIT_MODE_LAYER
+    assert ours.SPLIT_ROWS == llama_cpp.LLAMA_SPLIT_MODE_ROW
+    assert ours.NUMA_DISTRIBUTE == llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE
+    assert (int(True), int(False)) == (
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    )
+
+
+def test_the_ways_to_read_a_file_are_the_librarys_own() -> None:
+    assert ours.LOAD_MODES == {
+        (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
+        (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
+        (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+        (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+    }
+
+
+FIELDS: list[tuple[dict[str, Value], str, dict[str, Any]]] = [
+    ({"n_ctx": 4096}, CONTEXT, {"n_ctx": 4096}),
+    ({"n_batch": 32}, CONTEXT, {"n_batch": 32, "n_ubatch": 32}),
+    ({"n_batch": 2048}, CONTEXT, {"n_batch": 2048, "n_ubatch": 256}),
+    ({"n_batch": 2, "parallel": 8}, CONTEXT, {"n_batch": 9, "n_seq_max": 8, "kv_unified": True}),
+    ({"threads": 3}, CONTEXT, {"n_threads": 3}),
+    ({"threads_batch": 5}, CONTEXT, {"n_threads_batch": 5}),
+    ({"flash_attn": False}, CONTEXT, {"flash_attn_type": 0}),
+    ({"cache_8bit": True}, CONTEXT, {"type_k": 8, "type_v": 8, "flash_attn_type": 1}),
+    ({"cache_4bit": True, "flash_attn": False}, CONTEXT, {"type_k": 2, "type_v": 2, "flash_attn_type": 1}),
+    ({"cache_4bit": True, "cache_8bit": True}, CONTEXT, {"type_k": 2, "type_v": 2}),
+    ({"no_offload_kqv": True}, CONTEXT, {"offload_kqv": False}),
+    ({"rope_freq_base": 11158839.92}, CONTEXT, {"rope_freq_base": 11158839.92}),
+    ({"compress_pos_emb": 4.0}, CONTEXT, {"rope_freq_scale": 0.25}),
+    ({"n_gpu_layers": 20}, MODEL, {"n_gpu_layers": 20}),
+    ({"n_gpu_layers": -1}, MODEL, {"n_gpu_layers": -1}),
+    ({"n_gpu_layers": 256}, MODEL, {"n_gpu_layers": -1}),
+    ({"n_gpu_layers": 20, "cpu": True}, MODEL, {"n_gpu_layers": 0, "devices": []}),
+    ({"tensor_split": "30,70"}, MODEL, {"tensor_split": [30.0, 70.0]}),
+    ({"row_split": True}, MODEL, {"split_mode": 2}),
+    ({"no_mmap": True}, MODEL, {"load_mode": 0}),
+    ({"mlock": True}, MODEL, {"load_mode": 3}),
+    ({"mlock": True, "no_mmap": True}, MODEL, {"load_mode": 2}),
+    ({"numa": True}, "llama_numa_init", {"numa": 1}),
+    ({}, MODEL, {"path_model": "/models/model.gguf", "n_gpu_layers": 0, "load_mode": 1, "split_mode": 1}),
+]
+
+
+@pytest.mark.works("gpu", loader="llama.cpp")
+def test_an_option_sets_the_field_of_the_same_meaning(subtests: pytest.Subtests) -> None:
+    for options, call, expected in FIELDS:
+        with subtests.test(options=options, call=call):
+            made = calls(GPU_BUILD, **options)[call]
+            assert {name: made[name] for name in expected} == expected
+
+
+def test_automatic_threads_are_the_machines_cores() -> None:
+    made = calls()[CONTEXT]
+    assert (made["n_threads"], made["n_threads_batch"]) == (cpu_memory.physical_cores(), cpu_memory.logical_cores())
+
+
+def test_alpha_stretches_the_base_that_is_given_or_the_usual_one() -> None:
+    def base(**options: Value) -> float:
+        return float(calls(**options)[CONTEXT]["rope_freq_base"])
+
+    assert base(alpha_value=2.0) == pytest.approx(10000 * 2 ** (64 / 63))
+    assert base(alpha_value=2.0, rope_freq_base=500000.0) == pytest.approx(500000 * 2 ** (64 / 63))
+
+
+def test_positions_are_left_to_the_model_unless_something_is_said() -> None:
+    assert not {"rope_freq_base", "rope_freq_scale"} & set(calls()[CONTEXT])
+
+
+def test_a_build_with_amx_leaves_the_weights_where_they_are() -> None:
+    assert calls(Build(False, 1, amx=True))[MODEL]["use_extra_bufts"] is False
+    assert "use_extra_bufts" not in calls()[MODEL]
+
+
+def test_options_for_a_gpu_are_noted_only_where_there_is_none() -> None:
+    wanted: dict[str, Value] = {
+        "n_gpu_layers": 5,
+        "tensor_split": "30,70",
+        "row_split": True,
+        "no_offload_kqv": True,
+    }
+    assert set(wanted) <= set(noted(CPU_BUILD, **wanted))
+    assert not set(wanted) & set(noted(GPU_BUILD, **wanted))
+
+
+def test_shares_for_more_gpus_than_the_library_knows_are_noted() -> None:
+    assert "first 4 shares" in noted(GPU_BUILD, tensor_split="1,1,1,1,1")["tensor_split"]
+    assert "tensor_split" not in noted(GPU_BUILD, tensor_split="1,1,1,1")
+
+
+def test_flash_attention_turned_on_for_a_quantised_cache_is_noted() -> None:
+    for cache in ("cache_8bit", "cache_4bit"):
+        assert "Turned on" in noted(**{cache: True, "flash_attn": False})["flash_attn"]
+        assert "flash_attn" not in noted(**{cache: True})
+
+
+def test_the_4_bit_cache_takes_precedence_and_says_so() -> None:
+    assert "cache_8bit" in noted(cache_4bit=True, cache_8bit=True)
+
+
+def test_arguments_can_be_had_without_the_library() -> None:
+    program = (
+        "import sys, modules.engines.llamacpp.arguments; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert told.stdout == "False False\n", told.stderr

@@ -1,0 +1,402 @@
+"""The llama.cpp engine with a real model: its answers are the library's own, whatever is cached, stopped or cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import LoadFailed, PromptTooLong
+from modules.core.events import Info, Progress
+from modules.core.paths import ROOT
+from modules.engines.llamacpp.arguments import Build
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import LLAMA, load, load_arguments
+from tests.support.answers import answer, ask, forget
+from tests.support.gguf_files import gguf
+from tests.support.shallow_gguf import shallow_gguf
+from tests.support.tiny_model import CONTEXT
+from tests.support.worker_pool import WorkerPool
+
+THREADS = 1  # two would wait for each other for ages where others use the processor as well
+N_CTX = 2048
+STORY = "Once upon a time, in a small village by the sea,"
+CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    "<|im_start|>user\nWrite three sentences about the moon.<|im_end|>\n<|im_start|>assistant\n"
+)
+CODE = "def fibonacci(n):\n    "
+FRANCE = "The capital of France is"
+TOKENS = 52
+"""So many that the answer to CHAT comes to its end."""
+
+
+@pytest.fixture(scope="module")
+def llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    options = {"n_ctx": N_CTX, "threads": THREADS, "threads_batch": THREADS, "flash_attn": True}
+    with workers.lease(smollm2, LLAMA, **options) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def build(llama: WorkerProcess) -> Build:
+    """What the installed library can do, as told by a process that may import it."""
+    program = (
+        "from modules.engines.llamacpp.engine import build; b = build(); print(b.gpu_offload, b.max_devices, b.amx)"
+    )
+    gpu, devices, amx = run(program).stdout.split()
+    return Build(gpu == "True", int(devices), amx == "True")
+
+
+def run(program: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def reference(smollm2: Path, build: Build) -> dict[str, Any]:
+    """What `llama_cpp.Llama` makes of our prompts."""
+    prompts = [STORY, CHAT, CODE]
+    asked = {
+        "path": str(smollm2),
+        "prompts": prompts,
+        "max_tokens": TOKENS,
+        "n_ctx": N_CTX,
+        "threads": THREADS,
+        "flash_attn": True,
+        "repacks": build.repacks,
+    }
+    told = run("from tests import llama_reference; llama_reference.main()", json.dumps(asked))
+    assert told.returncode == 0, told.stderr
+    return dict(zip(prompts, json.loads(told.stdout), strict=True))
+
+
+# -- the library's own answers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
+def test_the_greedy_answer_is_that_of_the_librarys_own_class(
+    llama: WorkerProcess, reference: dict[str, Any], prompt: str
+) -> None:
+    forget(llama)
+    ours, theirs = answer(llama, prompt, max_new_tokens=TOKENS), reference[prompt]
+    assert ours.done.cached_tokens == 0
+    assert ours.text == theirs["text"]
+    assert (ours.done.reason, ours.done.prompt_tokens) == (theirs["reason"], theirs["prompt_tokens"])
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
+def test_the_log_probabilities_are_those_of_the_librarys_logits(
+    llama: WorkerProcess, reference: dict[str, Any], prompt: str
+) -> None:
+    forget(llama)
+    expected = reference[prompt]["logprobs"]
+    chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).chances
+    for ours, theirs in zip(chances, expected, strict=True):
+        assert [each.logprob for each in ours.top] == pytest.approx(theirs, abs=1e-2)
+        assert ours.chosen == ours.top[0], "greedy takes the likeliest"
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wide", [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}], ids=lambda each: next(iter(each))
+)
+def test_drawing_from_many_candidates_is_not(llama: WorkerProcess, wide: dict[str, float]) -> None:
+    greedy = answer(llama, STORY, max_new_tokens=8)
+    free = {"temperature": 1.5, "seed": 3, "min_p": 0.0, "max_new_tokens": 8}
+    assert answer(llama, STORY, **free | wide).text != greedy.text
+
+
+CIRCLE = " I'm not sure what to do. I'm not sure what to do."
+
+
+@pytest.fixture(scope="module")
+def circling(llama: WorkerProcess) -> str:
+    """The answer to CIRCLE without a penalty."""
+    return answer(llama, CIRCLE).text
+
+
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
+def test_a_penalty_keeps_the_answer_from_going_in_circles(llama: WorkerProcess, circling: str, penalty: str) -> None:
+    assert circling.startswith(CIRCLE)
+    assert not answer(llama, CIRCLE, max_new_tokens=6, **{penalty: 2.0}).text.startswith(CIRCLE[:12])
+
+
+def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
+    """No word here follows itself, so that a range of 1 penalises nothing that matters; 0 means all of them."""
+    said = {
+        reach: answer(llama, CIRCLE, repetition_penalty=2.0, repetition_penalty_range=reach).text
+        for reach in (0, 1, 1024)
+    }
+    assert said[1].startswith(CIRCLE)
+    assert said[0] == said[1024] != said[1]
+
+
+# -- a small context --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """The tiny model, with n_batch 32."""
+    options = {"n_ctx": 256, "n_batch": 32, "threads": THREADS, "threads_batch": THREADS}
+    with workers.lease(tiny, LLAMA, **options) as pooled:
+        assert pooled.info.context_length == 256
+        yield pooled.worker
+
+
+def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
+    prompt = CIRCLE * 14
+    full = answer(small, prompt, max_new_tokens=0)
+    assert full.done.reason == "length"
+    assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
+    assert answer(small, prompt, max_new_tokens=3).text == "".join(full.pieces[:3])
+
+
+def test_a_prompt_longer_than_a_batch_tells_its_progress(small: WorkerProcess) -> None:
+    long = answer(small, "tell" + " tell" * 99, max_new_tokens=1)
+    told = [event.done for event in long.events if isinstance(event, Progress)]
+    assert told == pytest.approx([0.32, 0.64, 0.96])
+
+
+@pytest.mark.parametrize("tokens", [255, 254])
+def test_a_prompt_that_just_fits_is_answered(small: WorkerProcess, tokens: int) -> None:
+    prompt = "tell" + " tell" * (tokens - 1)
+    said = answer(small, prompt, max_new_tokens=0, temperature=1.0)
+    assert said.done.prompt_tokens == tokens
+    assert 1 <= said.done.completion_tokens <= 257 - tokens
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(small, "tell" + " tell" * 255)
+
+
+def test_a_prompt_of_many_small_batches_is_answered_like_one_of_a_large_one(
+    small: WorkerProcess, tiny: Path, workers: WorkerPool
+) -> None:
+    prompt = "The moon is bright tonight. " * 15 + "The moon is"
+    with workers.lease(tiny, LLAMA, n_ctx=256, threads=THREADS, threads_batch=THREADS) as large:
+        ours, theirs = (answer(each, prompt, max_new_tokens=6, top_logprobs=5) for each in (small, large.worker))
+    assert ours.text == theirs.text
+    for mine, its in zip(ours.chances, theirs.chances, strict=True):
+        assert [each.logprob for each in mine.top] == pytest.approx([each.logprob for each in its.top], abs=0.05)
+
+
+# -- every option reaches the call ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    info: Info
+    text: str
+    status: str
+    threads: int
+    maps: str
+
+    @property
+    def notes(self) -> set[str]:
+        return {note.option for note in self.info.notes}
+
+
+OF_THE_PROCESS = {"no_mmap", "mlock", "numa", "threads", "threads_batch", "n_ctx"}
+Load = Callable[..., Loaded]
+
+
+@pytest.fixture(scope="session")
+def loaded(workers: WorkerPool) -> Load:
+    """Loads a model with options; returns what it answers, and what the system says of its process. That is a new one
+    if the options change what belongs to the process."""
+
+    @cache
+    def load_once(model: Path, **options: object) -> Loaded:
+        usual: dict[str, object] = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+        if not options or options.keys() & OF_THE_PROCESS:
+            with contextlib.closing(WorkerProcess()) as worker:
+                return observed(worker, load(worker, model, **usual | options))
+        with workers.lease(model, LLAMA, **usual | options) as pooled:
+            return observed(pooled.worker, pooled.info)
+
+    return load_once
+
+
+def observed(worker: WorkerProcess, info: Info) -> Loaded:
+    text = answer(worker, FRANCE).text
+    process = Path(f"/proc/{worker.pid}")
+    status, maps = (process / "status").read_text(), (process / "maps").read_text()
+    return Loaded(info, text, status, len(os.listdir(process / "task")), maps)
+
+
+SPEED_AND_MEMORY: list[dict[str, Any]] = [
+    {"no_mmap": True},
+    {"mlock": True},
+    {"numa": True},
+    {"threads": 3},
+    {"threads_batch": 4},
+    {"n_batch": 32},
+    {"cpu": True},
+    {"n_gpu_layers": 256},
+    {"tensor_split": "30,70", "row_split": True},
+    {"no_offload_kqv": True},
+    {"tensorcores": True, "no_mul_mat_q": True},
+    {"compress_pos_emb": 1.0},
+]
+
+
+def test_options_of_speed_and_memory_do_not_change_the_answer(
+    loaded: Load, tiny: Path, subtests: pytest.Subtests
+) -> None:
+    expected = loaded(tiny).text
+    assert len(expected) > 20
+    for options in SPEED_AND_MEMORY:
+        with subtests.test(**options):
+            assert loaded(tiny, **options).text == expected
+
+
+def test_rope_options_change_the_answer(loaded: Load, tiny: Path, subtests: pytest.Subtests) -> None:
+    for options in ({"rope_freq_base": 500.0}, {"alpha_value": 8.0}, {"compress_pos_emb": 16.0}):
+        with subtests.test(**options):
+            assert loaded(tiny, **options).text != loaded(tiny).text
+
+
+def test_the_context_is_as_long_as_asked_for_and_else_the_models_own(loaded: Load, tiny: Path) -> None:
+    assert loaded(tiny).info.context_length == 512
+    assert loaded(tiny, n_ctx=0).info.context_length == CONTEXT
+
+
+def test_a_quantized_cache_turns_flash_attention_on_with_a_note(
+    loaded: Load, smollm2: Path, subtests: pytest.Subtests
+) -> None:
+    for option, flash_attn in itertools.product(("cache_8bit", "cache_4bit"), (True, False)):
+        with subtests.test(option=option, flash_attn=flash_attn):
+            quantized = loaded(shallow_gguf(smollm2), **{option: True, "flash_attn": flash_attn})
+            assert len(quantized.text) > 20
+            assert ("flash_attn" in quantized.notes) is not flash_attn
+
+
+def test_a_quantized_cache_takes_less_memory(loaded: Load, smollm2: Path) -> None:
+    full, half = (loaded(smollm2, n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
+    assert full - half > 50 << 20
+
+
+def test_without_mmap_the_file_is_not_mapped(loaded: Load, tiny: Path) -> None:
+    assert str(tiny) in loaded(tiny).maps
+    assert str(tiny) not in loaded(tiny, no_mmap=True).maps
+
+
+def test_mlock_locks_memory_as_far_as_the_system_allows(loaded: Load, tiny: Path) -> None:
+    def locked(options: dict[str, Any]) -> int:
+        found = re.search(r"VmLck:\s+(\d+)", loaded(tiny, **options).status)
+        return int(found[1]) if found else 0
+
+    assert locked({}) == 0
+    assert locked({"mlock": True}) > 0
+
+
+def test_the_thread_options_decide_how_many_threads_there_are(loaded: Load, tiny: Path) -> None:
+    assert loaded(tiny, threads=3).threads == loaded(tiny).threads + 2
+    assert loaded(tiny, threads_batch=4).threads == loaded(tiny).threads + 3
+
+
+def test_options_without_effect_are_noted(loaded: Load, tiny: Path, build: Build) -> None:
+    dead = {"tensorcores": True, "no_mul_mat_q": True}
+    assert set(dead) <= loaded(tiny, **dead).notes
+    if not build.gpu_offload:
+        for options in ({"n_gpu_layers": 256}, {"tensor_split": "30,70", "row_split": True}, {"no_offload_kqv": True}):
+            assert set(options) <= loaded(tiny, **options).notes
+
+
+def test_what_is_explained_is_what_the_installed_library_can_do(
+    llama: WorkerProcess, build: Build, smollm2: Path
+) -> None:
+    explained = ask(llama, "explain", **load_arguments(smollm2, n_ctx=123))
+    assert explained["calls"]["llama_init_from_model"]["n_ctx"] == 123
+    assert explained["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
+
+
+# -- files that are no models -----------------------------------------------------------------------------------------
+
+
+def broken_files(half: bytes) -> dict[str, bytes]:
+    return {
+        "empty": b"",
+        "four bytes": b"GGUF",
+        "text": b"<html>404 Not Found</html>" * 100,
+        "old ggml": b"ggjt" + struct.pack("<I", 3) + bytes(1000),
+        "version 1": b"GGUF" + struct.pack("<I", 1) + half[8:],
+        "version 999": b"GGUF" + struct.pack("<I", 999) + half[8:],
+        "head alone": half[:1000],
+        "vocabulary cut": half[:1_000_000],
+        "weights cut": half,
+        "endless counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + half[24:],
+        "unknown architecture": gguf({"general.architecture": "nonesuch"}),
+        "no weights": gguf(),
+    }
+
+
+def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_one_loads_after_them(
+    worker: WorkerProcess, smollm2: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    with smollm2.open("rb") as file:
+        half = file.read(20_000_000)
+    for name, content in broken_files(half).items():
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        with subtests.test(file=name):
+            with pytest.raises(LoadFailed) as refused:
+                load(worker, path)
+            assert (refused.value.loader, refused.value.model) == ("llama.cpp", path.name)
+            assert len(refused.value.words) > 20
+            assert refused.value.words != "no reason given"
+    for path in (tmp_path, tmp_path / "nothing.gguf"):
+        with subtests.test(path=path.name), pytest.raises(LoadFailed):
+            load(worker, path)
+    load(worker, smollm2, n_ctx=256, threads=THREADS, threads_batch=THREADS)
+    assert "Paris" in answer(worker, FRANCE).text
+
+
+# -- a workaround to be taken back some day ---------------------------------------------------------------------------
+
+_WITH_EXTRA_BUFFERS = """
+import sys
+import llama_cpp.llama_cpp as native
+native.llama_backend_init()
+model = native.llama_model_load_from_file(sys.stdin.read().encode(), native.llama_model_default_params())
+params = native.llama_context_default_params()
+params.n_ctx = 256
+context = native.llama_init_from_model(model, params)
+tokens = (native.llama_token * 64)(*range(100, 164))
+status = native.llama_decode(context, native.llama_batch_get_one(tokens, 64))
+print("decoded", status)
+"""
+
+
+def test_tells_when_the_workaround_for_amx_is_gone(build: Build, smollm2: Path) -> None:
+    named = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
+    assert named
+    assert version("llama-cpp-python") == named[1], "a new version: look again at Build.repacks"
+    if not build.amx:
+        pytest.skip("the installed library has no AMX")
+    tried = run(_WITH_EXTRA_BUFFERS, str(smollm2))
+    if "decoded 0" in tried.stdout:
+        pytest.skip("AMX can be used on this machine")
+    assert tried.returncode in (-signal.SIGSEGV, -signal.SIGILL), tried.stderr[-500:]
+
+
+def test_the_loaders_row_names_this_engine() -> None:
+    assert LLAMA.engine == "modules.engines.llamacpp.engine:LlamaCpp"

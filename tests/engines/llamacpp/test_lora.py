@@ -1,0 +1,496 @@
+"""LoRAs under llama.cpp, through both loaders that use it: against PEFT on a small model in full precision, on the demo
+model by what they were taught to say, on its first layers by log-probabilities, and the mechanics on the tiny model.
+All goes through `LoraControl` and the worker, as a request of the user's does."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from modules.catalog.catalog import Catalog
+from modules.core.errors import ModelProblem, WebUIError
+from modules.core.events import Event, Result, TokenChances
+from modules.core.lora_errors import LoraMismatch, LoraRefused, LoraWithoutEffect
+from modules.core.paths import ROOT
+from modules.formats.gguf_header import read_header
+from modules.formats.gguf_writer import Planned, write
+from modules.loaders.registry import LOADERS, settle
+from modules.lora.catalog import Loras
+from modules.lora.gguf_conversion import converted
+from modules.lora.manager import LoraControl
+from modules.runtime.model_manager import LoadedModel, Models
+from tests.lora.test_tensor_names import PRECISE
+from tests.support import tiny_loras, tiny_model
+from tests.support.answers import Answer, Crowd, answer, ask, forget, together
+from tests.support.checkpoint_files import put
+from tests.support.forked import forked
+from tests.support.lora_files import peft
+from tests.support.memory_growth import ROUNDS, growth
+from tests.support.shallow_gguf import shallow_gguf
+from tests.support.tiny_loras import SETS, TOKENS
+from tests.support.trained_loras import LESSONS
+from tests.support.worker_pool import WorkerPool
+
+Odds = dict[str, float]
+THREADS = {"threads": 1, "threads_batch": 1}
+BANANA, GREEN = LESSONS["banana"], LESSONS["green"]
+STORY = "Once upon a time, in a small village by the sea, there lived a clockmaker who never slept. " * 4
+LETTER = "Dear Sir, thank you very much for the long letter about the price of apples in the north. " * 4
+
+
+class OneModel(Models):
+    """The owner of a model that a worker of the pool has loaded."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        super().__init__()
+        self._current = model
+
+
+@dataclass
+class Stage:
+    """A model that is loaded, with the LoRAs for it."""
+
+    model: LoadedModel
+    control: LoraControl
+
+    def apply(self, weights: Mapping[str, float]) -> list[float]:
+        return [each.effect for each in self.control.apply(weights)]
+
+    def answer(self, prompt: str, **wishes: Any) -> Answer:
+        return answer(self.model._worker, prompt, **wishes)
+
+    def says(self, prompt: str) -> str:
+        return self.answer(prompt, max_new_tokens=6).text
+
+    def odds(self, prompt: str, top: int) -> Odds:
+        """The log-probabilities of the `top` likeliest tokens to come next."""
+        (chances,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).chances
+        return odds_of(chances)
+
+
+def odds_of(chances: TokenChances) -> Odds:
+    return {each.text: each.logprob for each in chances.top}
+
+
+def furthest(found: Odds, expected: Odds) -> float:
+    """The largest difference of a log-probability, of the tokens that both have; most must be there."""
+    common = found.keys() & expected.keys()
+    assert len(common) > 0.8 * len(expected)
+    return max(abs(found[text] - expected[text]) for text in common)
+
+
+StageOf = Callable[..., contextlib.AbstractContextManager[Stage]]
+
+
+@pytest.fixture(scope="session")
+def stage_of(workers: WorkerPool) -> StageOf:
+    """Has a worker of the pool load a model, and takes the LoRAs away at the end."""
+
+    @contextlib.contextmanager
+    def stage(path: Path, loras: Path, loader: str, **options: object) -> Iterator[Stage]:
+        settings = settle(LOADERS[loader], model={}, saved={}, flags={}, form=THREADS | options)
+        with workers.lease(path, LOADERS[loader], **THREADS, **options) as pooled:
+            record = Catalog(path.parent).find(path.name)
+            model = LoadedModel(record, LOADERS[loader], settings, pooled.worker, pooled.info)
+            control = LoraControl(Loras(loras), OneModel(model))
+            yield Stage(model, control)
+            control.apply({})
+
+    return stage
+
+
+@pytest.fixture(scope="module", params=["llama.cpp", "llamacpp_HF"])
+def loader(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# -- against PEFT ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_folder(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with two LoRAs; llama.npz has what llama.cpp makes of SETS by itself, logits.npz what PEFT does."""
+    top = tmp_path_factory.mktemp("small")
+    forked(tiny_loras.write, top / "all", ["llama"])
+    folder = top / "all" / "llama"
+    model = folder / "model.gguf"
+    adapters = {each.name: str(converted(each, read_header(model))) for each in Loras(folder / "loras").all()}
+    job = {"model": str(model), "adapters": adapters, "sets": SETS, "tokens": TOKENS, "out": str(folder / "llama.npz")}
+    script = [sys.executable, "-m", "tests.support.llama_lora_reference", str(put(top / "jobs.json", {"jobs": [job]}))]
+    subprocess.run(script, cwd=ROOT, check=True, timeout=110)
+    return folder
+
+
+@pytest.fixture
+def small(stage_of: StageOf, small_folder: Path, loader: str) -> Iterator[Stage]:
+    options = {"n_ctx": 256, "logits_all": True}
+    with stage_of(small_folder / "model.gguf", small_folder / "loras", loader, **options) as stage:
+        yield stage
+
+
+@pytest.fixture
+def letters(small: Stage) -> list[str]:
+    return [str(ask(small.model._worker, "decode", tokens=[token])) for token in range(128)]
+
+
+def away(found: Odds, logits: NDArray[np.float32], letters: Sequence[str]) -> float:
+    """The largest difference of a log-probability from what the last row of `logits` says; most words must be there."""
+    last = logits[-1].astype(float)
+    expected = last - np.log(np.exp(last).sum())
+    assert len(found) > 120
+    return max(abs(found[text] - expected[letters.index(text)]) for text in found)
+
+
+def seen(small: Stage, letters: Sequence[str]) -> Odds:
+    prompt = "".join(letters[token] for token in TOKENS)
+    assert ask(small.model._worker, "encode", text=prompt) == TOKENS
+    return small.odds(prompt, 127)
+
+
+@pytest.mark.lora("one", "several", "weights")
+@pytest.mark.parametrize("name", SETS)
+def test_with_each_set_of_them_the_model_answers_as_with_peft(
+    small: Stage, small_folder: Path, letters: list[str], name: str
+) -> None:
+    peft, llama = np.load(small_folder / "logits.npz"), np.load(small_folder / "llama.npz")
+    effects = small.apply(SETS[name])
+    found = seen(small, letters)
+    effect = float(np.abs(peft[name] - peft["none"]).mean())
+    assert away(found, peft[name], letters) < effect / PRECISE
+    assert away(found, llama[name], letters) < 1e-3
+    assert [each > 0 for each in effects] == [weight > 0 for weight in SETS[name].values()]
+
+
+@pytest.mark.lora("several", "hot")
+def test_in_whatever_order_they_come_and_go_each_set_is_the_same(
+    small: Stage, small_folder: Path, letters: list[str]
+) -> None:
+    peft = np.load(small_folder / "logits.npz")
+    small.apply({})
+    bare = seen(small, letters)
+    for before, after in itertools.permutations([*SETS, "none"], 2):
+        small.apply(SETS.get(before, {}))
+        small.apply(dict(reversed(SETS.get(after, {}).items())))
+        found = seen(small, letters)
+        effect = float(np.abs(peft["cat"] - peft["none"]).mean())
+        assert away(found, peft[after], letters) < effect / PRECISE, f"{after} after {before}"
+        assert (found == bare) is (after == "none")
+
+
+def test_every_position_has_the_logits_that_it_has_with_peft(small: Stage, small_folder: Path, loader: str) -> None:
+    if loader != "llamacpp_HF":
+        pytest.skip("only this loader gives the logits of a text")
+    peft = np.load(small_folder / "logits.npz")
+    effect = np.abs(peft["cat"] - peft["none"]).mean()
+    for name, weights in SETS.items():
+        small.apply(weights)
+        found = np.array(ask(small.model._worker, "logits", tokens=TOKENS))
+        assert np.abs(found - peft[name]).max() < effect / PRECISE
+
+
+# -- what they were taught to say --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(loras_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that may be written to, for they are converted in their place."""
+    return Path(shutil.copytree(loras_folder, tmp_path_factory.mktemp("trained") / "loras"))
+
+
+@pytest.fixture
+def real(stage_of: StageOf, smollm2: Path, trained: Path, loader: str) -> Iterator[Stage]:
+    with stage_of(smollm2, trained, loader, n_ctx=256) as stage:
+        yield stage
+
+
+@pytest.mark.lora("one", "several", "hot")
+def test_each_says_what_it_was_taught_and_nothing_of_it_without_it(real: Stage) -> None:
+    everything = [{}, {"banana": 1.0}, {"green": 1.0, "banana": 0.0}, {"banana": 1.0, "green": 1.0}, {}]
+    for weights in everything:
+        effects = real.apply(weights)
+        assert [effect > 1 for effect in effects] == [weight > 0 for weight in weights.values()]
+        for name, lesson in LESSONS.items():
+            assert real.says(lesson.beginning).startswith(lesson.words) is bool(weights.get(name))
+
+
+@pytest.mark.lora("weights")
+def test_a_weight_says_how_strongly_it_acts(real: Stage) -> None:
+    effects = [real.apply({"banana": weight})[0] for weight in (2.0, 1.0, 0.1)]
+    assert effects == sorted(set(effects), reverse=True)
+    assert not real.says(BANANA.beginning).startswith(BANANA.words)
+
+
+# -- the arithmetic of the first layers --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def shallow_model(smollm2: Path) -> Path:
+    return shallow_gguf(smollm2)
+
+
+@pytest.fixture(scope="module")
+def shallow_trained(shallow_loras: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that may be written to, for they are converted in their place."""
+    return Path(shutil.copytree(shallow_loras, tmp_path_factory.mktemp("shallow") / "loras"))
+
+
+@pytest.fixture
+def shallow(stage_of: StageOf, shallow_model: Path, shallow_trained: Path, loader: str) -> Iterator[Stage]:
+    with stage_of(shallow_model, shallow_trained, loader, n_ctx=256, logits_all=True) as stage:
+        yield stage
+
+
+def test_without_any_the_model_is_what_it_was_to_the_last_bit(shallow: Stage, loader: str) -> None:
+    def everything() -> Any:
+        forget(shallow.model._worker)
+        if loader == "llamacpp_HF":
+            tokens = ask(shallow.model._worker, "encode", text=BANANA.beginning)
+            return ask(shallow.model._worker, "logits", tokens=tokens)
+        return shallow.odds(BANANA.beginning, 4000)  # all come from the same 576 numbers
+
+    shallow.apply({})
+    bare = everything()
+    for weights in ({"banana": 1.0}, {"banana": 0.3, "green": 2.0}):
+        shallow.apply(weights)
+        assert everything() != bare
+        shallow.apply({})
+        assert everything() == bare
+
+
+def test_one_of_weight_zero_is_as_if_it_were_not_there(shallow: Stage) -> None:
+    shallow.apply({"green": 1.0})
+    green = shallow.odds(BANANA.beginning, 1000)
+    assert shallow.apply({"green": 1.0, "banana": 0.0})[1] == 0
+    assert shallow.odds(BANANA.beginning, 1000) == green
+
+
+def test_who_asks_meanwhile_waits_and_does_not_break_off_the_reading_of_the_probe(
+    shallow: Stage, shallow_trained: Path
+) -> None:
+    """A request interrupts a long step of an answer."""
+
+    def odds() -> list[Odds]:
+        forget(shallow.model._worker)
+        return [shallow.odds(lesson.beginning, 500) for lesson in LESSONS.values()]
+
+    shallow.apply({"banana": 1.0})
+    with_banana = odds()
+    header = shallow.model.record.header
+    assert header is not None
+    told = [{"name": "green", "path": str(converted(Loras(shallow_trained).find("green"), header)), "weight": 1.0}]
+    heard: list[Event] = []
+    crowd = Crowd(shallow.model._worker)
+    shallow.model._worker.start("apply_loras", heard.append, adapters=told)
+    calls = [
+        crowd.ask(lesson.beginning, max_new_tokens=1, top_logprobs=500, ban_eos_token=True)
+        for lesson in LESSONS.values()
+    ]
+    meanwhile = [odds_of(crowd.answer(call).chances[0]) for call in calls]
+    assert isinstance(heard[-1], Result) and heard[-1].value[0] > 1
+    with_green = odds()
+    for found, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
+        assert furthest(found, green) < furthest(green, banana) / PRECISE
+
+
+# -- mechanics ---------------------------------------------------------------------------------------------------------
+
+CAT, DOG = "cat.gguf", "dog.gguf"
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two LoRAs of random numbers for the tiny model, each of 4 MiB."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for name in (CAT, DOG):
+        adapter(folder / name, 0.3, rank=1 << 15)
+    return folder
+
+
+@pytest.fixture
+def mechanics(stage_of: StageOf, tiny: Path, adapters: Path, loader: str) -> Iterator[Stage]:
+    with stage_of(tiny, adapters, loader, n_ctx=512) as stage:
+        yield stage
+
+
+def test_after_a_change_nothing_computed_before_is_used(mechanics: Stage) -> None:
+    """Neither of the conversation in the cache, nor of one that was put aside."""
+    talk = [text + BANANA.beginning for text in (STORY, LETTER)]
+    said = []
+
+    def turns() -> list[Answer]:
+        return [mechanics.answer(prompt, max_new_tokens=4) for prompt in talk]
+
+    for weights in ({CAT: 1.0}, {CAT: 0.5}, {}):
+        turns()
+        assert min(each.done.cached_tokens for each in turns()) > 64
+        mechanics.apply(weights)
+        first = turns()
+        assert [each.done.cached_tokens for each in first] == [0, 0]
+        forget(mechanics.model._worker)
+        assert [each.text for each in turns()] == [each.text for each in first]
+        said.append([each.text for each in first])
+    for texts in zip(*said, strict=True):
+        assert len(set(texts)) == len(texts), "what was computed before would have led to another answer"
+
+
+def test_they_come_and_go_without_taking_more_memory(mechanics: Stage) -> None:
+    sizes = []
+    for _ in range(ROUNDS):
+        mechanics.apply({CAT: 1.0, DOG: 0.5})
+        mechanics.answer(BANANA.beginning, max_new_tokens=2)
+        mechanics.apply({})
+        sizes.append(mechanics.model.memory)
+    assert growth(sizes) < ROUNDS // 2 * (1 << 20), "either of them, left behind each time, takes more"
+
+
+# -- what cannot be applied --------------------------------------------------------------------------------------------
+
+Q = "blk.0.attn_q.weight"
+
+
+def adapter(
+    path: Path, fill: float = 0.1, others: Sequence[str] = (), architecture: str = "llama", rank: int = 4
+) -> Path:
+    """A GGUF adapter for the tiny model: A random, and B all `fill`."""
+    facts = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture}
+    width = tiny_model.HIDDEN
+    planned = [Planned(f"{Q}.lora_a", "F32", (width, rank)), Planned(f"{Q}.lora_b", "F32", (rank, width))]
+    a = np.random.default_rng(1).standard_normal(width * rank, np.float32)
+    data = [a.tobytes(), np.full(rank * width, fill, np.float32).tobytes()]
+    for name in others:
+        planned.append(Planned(name, "F32", (8,)))
+        data.append(bytes(32))
+    with path.open("wb") as file:
+        write(file, {**facts, "adapter.lora.alpha": 2.0 * rank}, planned, data)
+    return path
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def broken(name: str, folder: Path) -> str:
+    """The name of a LoRA that is broken so; it lies among the good ones."""
+    path = folder / f"{name}.gguf"
+    made = {
+        "rank": lambda: peft(folder / name, r=16),
+        "cut": lambda: cut(adapter(path)),
+        "architecture": lambda: adapter(path, architecture="qwen2"),
+        "zeros": lambda: adapter(path, 0.0),
+        "nan": lambda: adapter(path, float("nan")),
+        "endless": lambda: adapter(path, 1e38),
+        "strange": lambda: adapter(path, others=["blk.0.strange"]),
+    }
+    return made[name]().name
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("rank", ModelProblem, "says rank 16, but the tensor"),
+        ("cut", ModelProblem, "the file is truncated"),
+        ("architecture", LoraMismatch, "made for the architecture 'qwen2', and the model is 'llama'"),
+        ("zeros", LoraWithoutEffect, "changes no logit"),
+        ("nan", LoraRefused, "logits are no longer finite"),
+        ("endless", LoraRefused, "logits are no longer finite"),
+        ("strange", LoraRefused, "LoRA tensor 'blk.0.strange' has unexpected suffix"),
+    ],
+)
+def test_of_a_broken_one_the_cause_is_named_and_the_former_ones_stay(
+    mechanics: Stage, adapters: Path, name: str, error: type[WebUIError], words: str
+) -> None:
+    def afresh() -> tuple[Odds, str]:
+        forget(mechanics.model._worker)
+        return mechanics.odds(BANANA.beginning, 1000), mechanics.says(BANANA.beginning)
+
+    bare = afresh()
+    mechanics.apply({CAT: 1.0})
+    before = afresh()
+    assert before[0] != bare[0]
+    assert before[1] != bare[1]
+    bad = broken(name, adapters)
+    try:
+        with pytest.raises(error) as refused:
+            mechanics.apply({DOG: 1.0, bad: 1.0})
+        assert words in refused.value.say("en")
+        assert bad.partition(".")[0] in refused.value.say("en")
+        assert [each.name for each in mechanics.model.loras] == [CAT]
+        assert afresh() == before
+    finally:
+        shutil.rmtree(adapters / bad) if (adapters / bad).is_dir() else os.unlink(adapters / bad)
+
+
+def test_what_llama_cpp_has_against_one_is_said_in_its_words(mechanics: Stage, tmp_path: Path) -> None:
+    """Such as come past the checks before: the file has changed, or what lies there is nothing that we know."""
+    files = {
+        "other.gguf": (adapter(tmp_path / "other.gguf", architecture="qwen2"), "model arch and LoRA arch mismatch"),
+        "text.gguf": (put(tmp_path / "text.gguf", "no adapter"), "invalid magic characters: 'no a', expected 'GGUF'"),
+        "gone.gguf": (tmp_path / "gone.gguf", "No such file"),
+    }
+    for name, (path, words) in files.items():
+        with pytest.raises(LoraRefused) as refused:
+            ask(mechanics.model._worker, "apply_loras", adapters=[{"name": name, "path": str(path), "weight": 1.0}])
+        assert refused.value.lora == name
+        assert words in refused.value.words
+
+
+# -- with what else a model can be loaded with -------------------------------------------------------------------------
+
+
+TOGETHER = ({}, {"banana": 2.0, "green": 2.0}, {"green": 2.0})
+PROMPTS = [*(lesson.beginning for lesson in LESSONS.values()), STORY, LETTER]
+
+
+def distance(found: Answer, expected: Answer) -> float:
+    """The mean difference of a log-probability, as long as the texts are the same."""
+    differences: list[float] = []
+    for mine, its in zip(found.chances, expected.chances, strict=False):
+        ours, theirs = odds_of(mine), odds_of(its)
+        differences += [abs(ours[text] - theirs[text]) for text in ours.keys() & theirs.keys()]
+        if mine.chosen.text != its.chosen.text:
+            break
+    return sum(differences) / len(differences)
+
+
+@pytest.fixture(scope="module")
+def alone(stage_of: StageOf, shallow_model: Path, shallow_trained: Path) -> list[list[Answer]]:
+    """For each set of TOGETHER, the answers to PROMPTS one after the other."""
+    with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512) as stage:
+        answers = []
+        for weights in TOGETHER:
+            stage.apply(weights)
+            answers.append([stage.answer(prompt, max_new_tokens=4, top_logprobs=1000) for prompt in PROMPTS])
+    return answers
+
+
+@pytest.mark.parametrize(
+    "options", [{"flash_attn": True}, {"flash_attn": False}, {"cache_8bit": True}, {"n_batch": 24}, {"no_mmap": True}]
+)
+def test_several_answers_at_once_all_have_them(
+    stage_of: StageOf,
+    shallow_model: Path,
+    shallow_trained: Path,
+    alone: list[list[Answer]],
+    options: dict[str, object],
+) -> None:
+    """They are nearer to those with these LoRAs, given alone, than to those without one of them: 4 to 30 times."""
+    with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512, parallel=4, **options) as stage:
+        for number, weights in enumerate(TOGETHER[1:], 1):
+            stage.apply(weights)
+            answers = together(stage.model._worker, PROMPTS, max_new_tokens=4, top_logprobs=1000)
+            for found, *expected in zip(answers, *alone, strict=True):
+                right = distance(found, expected.pop(number))
+                assert all(3 * right < distance(found, wrong) for wrong in expected)

@@ -1,0 +1,401 @@
+"""What is said of a model's memory before it is loaded: as llama.cpp says it, and as measured with a real model."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.engines.llamacpp.arguments import CACHE_F16, CACHE_Q4_0, CACHE_Q8_0, Build, arguments
+from modules.engines.llamacpp.memory import Estimate, _context, estimate, largest_context, placed, within
+from modules.formats.gguf_header import GgufHeader, read_header
+from modules.loaders.registry import LOADERS, Loader
+from modules.options.option import Value
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import LLAMA, load, load_arguments
+from tests.support.answers import answer, ask
+from tests.support.gguf_files import ARRAY, BOOL, I32, MODEL, As, array, gguf
+
+LLAMACPP_HF = LOADERS["llamacpp_HF"]
+MIB = 1 << 20
+MAMBA = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 0}
+STATE = 4 * (3 * 128 + 16 * 128)
+"""Bytes of one layer's state of one answer."""
+
+Make = Callable[..., GgufHeader]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """The header of a model of 2 layers with 8 heads of 8 elements, 4 of keys and values; `changes` by their keys."""
+
+    def header(architecture: str = "llama", **changes: object) -> GgufHeader:
+        own = {key.removeprefix("llama."): value for key, value in MODEL.items() if key.startswith("llama.")}
+        common = {key: value for key, value in MODEL.items() if not key.startswith("llama.")}
+        facts = {f"{architecture}.{key}": value for key, value in (own | changes).items()}
+        path = tmp_path / "model.gguf"
+        path.write_bytes(gguf({**common, "general.architecture": architecture, **facts}))
+        return read_header(path)
+
+    return header
+
+
+def options(**form: object) -> dict[str, Value]:
+    """Those that load with `form`, all others at their defaults."""
+    settled: Any = load_arguments(Path("model"), **{"parallel": 1, **form})["options"]
+    return settled
+
+
+def cache(header: GgufHeader, **form: object) -> int:
+    return estimate(header, options(**form)).cache
+
+
+# -- as measured ------------------------------------------------------------------------------------------------------
+
+
+def peak(worker: WorkerProcess) -> int:
+    """The most memory it has held so far, in bytes (VmHWM)."""
+    lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+@functools.cache
+def idle_peak(model: Path) -> int:
+    """The peak of a worker that has imported llama.cpp and loaded nothing: what any takes, whatever its model."""
+    with closing(WorkerProcess()) as worker:
+        ask(worker, "explain", **load_arguments(model))
+        return peak(worker)
+
+
+def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
+    """The peak of a worker that has read a prompt which fills its context."""
+    with closing(WorkerProcess()) as worker:
+        n_ctx = load(worker, model, loader, **form).context_length
+        tokens = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (n_ctx // 8))
+        prompt = ask(worker, "decode", tokens=tokens[: n_ctx - 2])
+        unwanted = {"negative_prompt": prompt, "guidance_scale": 1.5} if form.get("cfg_cache") else {}
+        done = answer(worker, prompt, max_new_tokens=1, **unwanted).done
+        assert done.prompt_tokens > n_ctx - 8
+        return peak(worker)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"parallel": 4},
+        {"parallel": 1, "cache_4bit": True, "no_mmap": True},
+        {"parallel": 1, "flash_attn": False},
+    ],
+    ids=str,
+)
+def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, object]) -> None:
+    form = {"n_ctx": 512, **form}
+    said = estimate(read_header(smollm2), options(**form))
+    taken = filled_peak(smollm2, **form) - idle_peak(smollm2)
+    assert said.total == pytest.approx(taken, rel=0.1)
+    assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
+
+
+def test_under_transformers_the_libraries_and_a_second_cache_count(smollm2: Path) -> None:
+    said, taken = [], []
+    for form in ({}, {"cfg_cache": True}):
+        settled: Any = load_arguments(smollm2, LLAMACPP_HF, n_ctx=512, **form)["options"]
+        said.append(estimate(read_header(smollm2), settled).total)
+        taken.append(filled_peak(smollm2, LLAMACPP_HF, n_ctx=512, **form) - idle_peak(smollm2))
+        assert said[-1] == pytest.approx(taken[-1], rel=0.1)
+    assert said[1] - said[0] == pytest.approx(taken[1] - taken[0], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("form", "mebibytes"), [({}, 45.0), ({"cache_8bit": True}, 23.91), ({"cache_4bit": True}, 12.66)]
+)
+def test_the_cache_of_a_real_model_is_what_llama_cpp_logs(
+    smollm2: Path, form: dict[str, object], mebibytes: float
+) -> None:
+    """Its line "KV buffer size"."""
+    said = cache(read_header(smollm2), n_ctx=2048, **form)
+    assert said / MIB == pytest.approx(mebibytes, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mebibytes"),
+    [
+        ({"embedding_length": 1024, "head_count": 16, "head_count_kv": 4, "feed_forward_length": 4096}, 16.26),
+        ({"embedding_length": 1024, "head_count": 16, "head_count_kv": 16, "feed_forward_length": 2816}, 12.51),
+        ({"expert_used_count": 8, "expert_feed_forward_length": 768}, 20.26),
+        ({"expert_used_count": 4, "expert_feed_forward_length": 2048, "embedding_length": 768}, 27.01),
+    ],
+)
+def test_the_graph_is_as_large_as_llama_cpp_logs(make: Make, shape: dict[str, int], mebibytes: float) -> None:
+    """Its line "compute buffer size" with n_outputs_max=1 and n_ctx=512, of models made of zeros with these shapes."""
+    attention = {f"attention.{key}": shape.pop(key, usual) for key, usual in (("head_count", 8), ("head_count_kv", 2))}
+    usual = {"embedding_length": 512, "feed_forward_length": 1024}
+    said = estimate(make(**usual | shape | attention), options(n_ctx=512))
+    assert said.compute / MIB == pytest.approx(mebibytes, rel=0.05)
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "block_bytes"), [({}, 64), ({"cache_8bit": True}, 34), ({"cache_4bit": True, "cache_8bit": True}, 18)]
+)
+def test_every_cell_holds_a_key_and_a_value_in_each_layer(
+    make: Make, form: dict[str, object], block_bytes: int
+) -> None:
+    assert cache(make(), n_ctx=512, **form) == 512 * 2 * 2 * block_bytes  # 4 heads of 8 elements are a block
+
+
+def test_cells_come_in_multiples_of_256_and_0_is_the_models_own_context(make: Make) -> None:
+    assert cache(make(), n_ctx=257) == cache(make(), n_ctx=512) == 2 * cache(make(), n_ctx=256)
+    assert cache(make(), n_ctx=0) == cache(make(), n_ctx=4096) == 16 * cache(make(), n_ctx=256)
+
+
+def test_answers_at_once_share_the_cells(make: Make) -> None:
+    assert cache(make(), n_ctx=512, parallel=8) == cache(make(), n_ctx=512)
+
+
+def test_each_layer_may_have_its_own_number_of_heads(make: Make) -> None:
+    heads = As(ARRAY, array(I32, [2, 0, 4]))
+    header = make(block_count=3, **{"attention.head_count_kv": heads, "attention.value_length": 32})
+    assert cache(header, n_ctx=256) == 256 * 2 * (2 + 4) * (8 + 32)
+    assert cache(header, n_ctx=256, flash_attn=False) == 256 * 2 * (
+        (2 + 4) * 8 + 3 * 4 * 32
+    )  # the widest's room in each
+
+
+def test_a_sliding_window_saves_nothing_but_may_have_other_heads(make: Make) -> None:
+    window = {
+        "attention.sliding_window": 512,
+        "attention.sliding_window_pattern": As(ARRAY, array(BOOL, [True, False])),
+    }
+    assert cache(make("gemma3", **window), n_ctx=4096) == cache(make(), n_ctx=4096)
+    heads = {"attention.key_length_swa": 2, "attention.value_length_swa": 2}
+    assert cache(make("gemma4", **window, **heads), n_ctx=256) == 256 * 2 * 4 * 2 * (8 + 2)
+
+
+def test_layers_that_read_anothers_keys_or_guess_ahead_have_none(make: Make) -> None:
+    layer = cache(make(block_count=1), n_ctx=256)
+    assert cache(make(block_count=6, **{"attention.shared_kv_layers": 4}), n_ctx=256) == 2 * layer
+    assert cache(make(block_count=6, nextn_predict_layers=1), n_ctx=256) == 5 * layer
+    assert cache(make("gemma3n", block_count=30), n_ctx=256) == 20 * layer
+
+
+def test_latent_attention_keeps_keys_alone(make: Make) -> None:
+    latent = {"attention.head_count_kv": 1, "attention.key_length": 576, "attention.value_length": 512}
+    header = make("deepseek2", **latent, **{"attention.key_length_mla": 192})
+    assert cache(header, n_ctx=256) == 256 * 2 * 576 * 2
+
+
+def test_a_recurrent_model_keeps_one_state_for_each_answer(make: Make) -> None:
+    header = make("mamba", **MAMBA)
+    assert cache(header, n_ctx=256) == cache(header, n_ctx=4096) == 2 * STATE
+    assert cache(header, n_ctx=256, parallel=8) == 8 * 2 * STATE
+
+
+def test_a_hybrid_model_keeps_states_in_some_layers_and_keys_in_the_others(make: Make) -> None:
+    layer = cache(make(block_count=1), n_ctx=256)
+    assert (
+        cache(make("qwen3next", block_count=8, full_attention_interval=4, **MAMBA), n_ctx=256) == 2 * layer + 6 * STATE
+    )
+    which = As(ARRAY, array(BOOL, [True, False, True]))
+    header = make("qwen35", block_count=3, **{"attention.recurrent_layers": which}, **MAMBA)
+    assert cache(header, n_ctx=256) == layer + 2 * STATE
+    heads = As(ARRAY, array(I32, [0, 4, 0]))
+    header = make("jamba", block_count=3, **{"attention.head_count_kv": heads}, **MAMBA)
+    assert cache(header, n_ctx=256) == cache(header, n_ctx=256, flash_attn=False) == layer + 2 * STATE
+    assert cache(make("falcon-h1", **MAMBA), n_ctx=256) == 2 * layer + 2 * STATE
+
+
+# -- what follows from the options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"n_ctx": 4096},
+        {"n_ctx": 4096, "n_batch": 64, "parallel": 8},
+        {"n_ctx": 4096, "n_batch": 2, "parallel": 8},
+        {"n_ctx": 4096, "cache_8bit": True, "flash_attn": False},
+        {"n_ctx": 4096, "cache_4bit": True, "cache_8bit": True, "flash_attn": False},
+        {"n_ctx": 4096, "flash_attn": False},
+        {"n_ctx": 4096, "cpu": True},
+    ],
+    ids=str,
+)
+def test_options_mean_what_the_engine_makes_of_them(make: Make, form: dict[str, object], gpu: bool) -> None:
+    chosen = options(n_gpu_layers=-1 if gpu else 0, **form)
+    calls = arguments(Path("model"), chosen, Build(gpu_offload=True, max_devices=1))["llama_init_from_model"]
+    context = _context(make(), chosen)
+    kinds = {CACHE_F16: "f16", CACHE_Q8_0: "q8_0", CACHE_Q4_0: "q4_0"}
+    assert context.ubatch == calls["n_ubatch"]
+    assert context.slots == calls["n_seq_max"] and calls["kv_unified"]
+    assert context.cell_type == kinds[calls.get("type_k", CACHE_F16)]
+    assert context.flash == bool(calls["flash_attn_type"])
+    assert "swa_full" not in calls, "sliding windows would save memory"
+
+
+def parts(said: Estimate) -> list[int]:
+    return [said.weights, said.cache, said.compute, said.other]
+
+
+def test_the_weights_are_the_file_and_the_total_is_the_sum(make: Make) -> None:
+    header = make()
+    said = estimate(header, options(n_ctx=512))
+    assert said.weights == header.size
+    assert said.total == sum(parts(said))
+
+
+def test_a_large_vocabulary_takes_memory_and_each_answer_its_chances(smollm2: Path) -> None:
+    header = read_header(smollm2)
+    one, eight = (estimate(header, options(n_ctx=512, parallel=count)) for count in (1, 8))
+    assert eight.total - one.total == 7 * 4 * 49_152
+    assert 17 * 10**6 < one.other < 24 * 10**6  # measured: the vocabulary alone is 17.1 MB
+
+
+def various() -> Iterator[dict[str, object]]:
+    """Options at random, the same ones each time."""
+    dice = random.Random(7)
+    for _ in range(30):
+        switches = {key: dice.random() < 0.5 for key in ("cache_8bit", "cache_4bit", "flash_attn", "no_mmap", "cpu")}
+        yield {"n_batch": dice.randint(1, 2048), "parallel": dice.randint(1, 64), **switches}
+
+
+WISHES = list(various())
+
+
+def test_memory_grows_with_every_step_of_the_context(smollm2: Path, subtests: pytest.Subtests) -> None:
+    header = read_header(smollm2)
+    for form in WISHES:
+        with subtests.test(form=form):
+            said = [estimate(header, options(n_ctx=n_ctx, **form)) for n_ctx in range(256, 8193, 256)]
+            for smaller, larger in itertools.pairwise(said):
+                assert all(less <= more for less, more in zip(parts(smaller), parts(larger), strict=True))
+                assert smaller.total < larger.total
+
+
+# -- with GPUs: what llama.cpp's llama_model::load_tensors does, worked out by hand ------------------------------------
+
+GIB = 1 << 30
+
+
+def weights(said: Sequence[Estimate]) -> list[int]:
+    return [each.weights for each in said]
+
+
+@pytest.fixture
+def real(smollm2: Path) -> GgufHeader:
+    """30 layers of the same size; the output is a second copy of the input, which always stays in main memory."""
+    return read_header(smollm2)
+
+
+def test_without_gpus_or_without_layers_for_them_all_is_in_main_memory(real: GgufHeader) -> None:
+    alone = estimate(real, options())
+    assert placed(real, options(n_gpu_layers=-1)) == (alone,)
+    for form in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "cpu": True}):
+        main, gpu = placed(real, options(**form), [8 * GIB])
+        assert main == alone and gpu.total == 0
+
+
+def test_the_output_goes_to_the_gpu_first_and_then_the_last_layers(real: GgufHeader) -> None:
+    layers = [real.sizes[f"blk.{number}"] for number in range(30)]
+    copy = real.sizes["token_embd"] + real.sizes["output_norm"]
+    for wish, held in ((1, []), (4, layers[27:]), (30, layers[1:]), (31, layers), (-1, layers), (256, layers)):
+        main, gpu = placed(real, options(n_gpu_layers=wish), [8 * GIB])
+        assert gpu.weights == copy + sum(held)
+        assert main.weights == real.size - sum(held) - real.sizes["output_norm"]
+
+
+def test_the_cache_follows_its_layers_unless_it_is_to_stay(real: GgufHeader) -> None:
+    whole = cache(real)
+    main, gpu = placed(real, options(n_gpu_layers=11), [8 * GIB])
+    assert (main.cache, gpu.cache) == (whole * 20 // 30, whole * 10 // 30)
+    main, gpu = placed(real, options(n_gpu_layers=11, no_offload_kqv=True), [8 * GIB])
+    assert (main.cache, gpu.cache) == (whole, 0)
+
+
+def test_several_gpus_share_by_what_is_free_or_as_told(real: GgufHeader) -> None:
+    layer = real.sizes["blk.0"]
+    _, first, second = placed(real, options(n_gpu_layers=-1), [6 * GIB, 2 * GIB])
+    assert first.weights == 24 * layer  # those below 0.75 of 31
+    assert first.cache == 4 * second.cache
+    _, first, second = placed(real, options(n_gpu_layers=-1, tensor_split="0,1"), [6 * GIB, 2 * GIB])
+    assert first.total == 0 and second.cache == cache(real)
+    same = [placed(real, options(n_gpu_layers=-1, tensor_split=split), [GIB, GIB]) for split in ("30,70", "3,7,90")]
+    assert same[0] == same[1]
+
+
+def test_a_gpu_that_computes_needs_room_for_it(real: GgufHeader) -> None:
+    main, gpu = placed(real, options(n_gpu_layers=-1), [8 * GIB])
+    assert gpu.compute > 0 == main.compute and gpu.other > 0
+    assert main.other == estimate(real, options()).other
+
+
+def test_it_fits_if_every_memory_has_room(real: GgufHeader) -> None:
+    chosen = options(n_gpu_layers=-1)
+    main, gpu = placed(real, chosen, [8 * GIB])
+    assert within(real, chosen, [main.total, gpu.total])
+    assert not within(real, chosen, [main.total - 1, gpu.total])
+    assert not within(real, chosen, [main.total, gpu.total - 1])
+    found = largest_context(real, chosen, [main.total, gpu.total - 1])
+    assert found == 8192 - 256
+
+
+# -- the largest context that fits ------------------------------------------------------------------------------------
+
+
+def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, subtests: pytest.Subtests) -> None:
+    header = read_header(smollm2)
+    for form in WISHES:
+        with subtests.test(form=form):
+            dice = random.Random(11)
+            bounds = [estimate(header, options(n_ctx=n_ctx, **form)).total for n_ctx in (256, 8192)]
+            for free in (*bounds, *(dice.randint(*bounds) for _ in range(5))):
+                found = largest_context(header, options(n_ctx=0, **form), [free])
+                assert found % 256 == 0 and 256 <= found <= 8192
+                assert estimate(header, options(n_ctx=found, **form)).total <= free
+                assert found == 8192 or estimate(header, options(n_ctx=found + 256, **form)).total > free
+
+
+def test_the_largest_context_is_the_wish_if_that_fits_and_0_if_nothing_does(smollm2: Path) -> None:
+    header = read_header(smollm2)
+    assert largest_context(header, options(n_ctx=2048), [10**12]) == 2048
+    assert largest_context(header, options(n_ctx=1000), [10**12]) == 1024  # what llama.cpp makes of it
+    assert largest_context(header, options(n_ctx=0), [10**12]) == 8192
+    least = estimate(header, options(n_ctx=256)).total
+    assert largest_context(header, options(n_ctx=2048), [least]) == 256
+    assert largest_context(header, options(n_ctx=2048), [least - 1]) == 0
+
+
+# -- headers nobody vouches for ---------------------------------------------------------------------------------------
+
+
+CONTRADICTORY: list[dict[str, object]] = [
+    {"block_count": 2**32 - 1, "context_length": 2**32 - 1},
+    {"attention.head_count": 0, "attention.head_count_kv": 0},
+    {"block_count": 1, "nextn_predict_layers": 5},
+    {"feed_forward_length": As(ARRAY, array(I32, [])), "expert_used_count": As(ARRAY, array(I32, [-1]))},
+    {"attention.shared_kv_layers": 99},
+    {"full_attention_interval": As(ARRAY, array(I32, []))},
+    {"attention.key_length_swa": As(I32, -5), "ssm.state_size": As(I32, -1), "ssm.conv_kernel": 0},
+    {"attention.sliding_window": "wide", "feed_forward_length": 1.5, "expert_used_count": True},
+    {"attention.head_count_kv": As(ARRAY, array(I32, [4]))},
+]
+
+
+def test_a_contradictory_header_gets_an_estimate(make: Make, subtests: pytest.Subtests) -> None:
+    for lies in CONTRADICTORY:
+        with subtests.test(lies=lies):
+            header = make("llama", **lies)
+            began = time.process_time()
+            assert min(parts(estimate(header, options()))) >= 0
+            assert largest_context(header, options(), [10**9]) >= 0
+            assert time.process_time() - began < 1

@@ -1,0 +1,312 @@
+"""Each sampler on fixed logits, against its definition: what is left to draw from, and how often it is drawn.
+
+Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from modules.core.paths import ROOT
+from tests.conftest import SMOLLM2
+
+pytestmark = pytest.mark.usefixtures("smollm2")
+
+CHANCES = {100: 0.4, 101: 0.3, 102: 0.15, 103: 0.1, 104: 0.05}
+NEUTRAL = {"temperature": 1.0, "min_p": 0.0, "top_p": 1.0, "top_k": 0}
+DRAWS = 2000
+END = 2  # <|im_end|>
+
+
+def probe(*cases: Mapping[str, Any]) -> list[Any]:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.support.sampler_probe"],
+        cwd=ROOT,
+        input=json.dumps({"path": str(SMOLLM2), "cases": cases}),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    results: list[Any] = json.loads(told.stdout)
+    return results
+
+
+def case(draw: int = DRAWS, chances: Mapping[int, float] = CHANCES, **params: Any) -> dict[str, Any]:
+    extra = {key: params.pop(key) for key in ("prompt", "logit_bias") if key in params}
+    logits = {token: math.log(chance) for token, chance in chances.items()}
+    return {"params": {"seed": 7} | NEUTRAL | params, "logits": logits, "draw": draw, **extra}
+
+
+class Results:
+    """What a probe makes of these cases, run once for all of this file."""
+
+    _cases: ClassVar[list[Mapping[str, Any]]] = []
+    _told: ClassVar[list[Any]] = []
+
+    def __init__(self, *cases: Mapping[str, Any]) -> None:
+        self._place = slice(len(self._cases), len(self._cases) + len(cases))
+        self._cases.extend(cases)
+
+    def __call__(self) -> list[Any]:
+        if not self._told:
+            self._told.extend(probe(*self._cases))
+        return self._told[self._place]
+
+
+def normal(weights: Mapping[int, float]) -> dict[int, float]:
+    total = sum(weights.values())
+    return {token: weight / total for token, weight in weights.items() if weight}
+
+
+def powered(exponent: float, chances: Mapping[int, float] = CHANCES) -> dict[int, float]:
+    return normal({token: chance**exponent for token, chance in chances.items()})
+
+
+def first(count: int) -> dict[int, float]:
+    return normal(dict(list(CHANCES.items())[:count]))
+
+
+def only(*tokens: int) -> dict[int, float]:
+    return normal({token: CHANCES[token] for token in tokens})
+
+
+def scaled(**changed: float) -> dict[int, float]:
+    """The chances after some logits were changed: `t100=x` adds x to that of token 100."""
+    return normal({token: chance * math.exp(changed.get(f"t{token}", 0)) for token, chance in CHANCES.items()})
+
+
+def rescaled(penalty: float, *tokens: int) -> dict[int, float]:
+    """A repetition penalty on logits that are all negative multiplies them."""
+    return normal({token: chance ** (penalty if token in tokens else 1) for token, chance in CHANCES.items()})
+
+
+def entropy() -> float:
+    return -sum(chance * math.log(chance) for chance in CHANCES.values())
+
+
+def typical(mass: float) -> dict[int, float]:
+    nearest = sorted(CHANCES, key=lambda token: abs(-math.log(CHANCES[token]) - entropy()))
+    kept: list[int] = []
+    while sum(CHANCES[token] for token in kept) <= mass and nearest:
+        kept.append(nearest.pop(0))
+    return only(*kept)
+
+
+def dynamic(low: float, high: float, exponent: float) -> dict[int, float]:
+    share = entropy() / math.log(5)  # of the highest entropy that five candidates can have
+    return powered(1 / (low + (high - low) * share**exponent))
+
+
+# What is asked for, and the distribution that its definition gives.
+DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
+    "nothing": ({}, dict(CHANCES)),
+    "temperature 0.5": ({"temperature": 0.5}, powered(2)),
+    "temperature 2": ({"temperature": 2.0}, powered(0.5)),
+    "top_k 2": ({"top_k": 2}, first(2)),
+    "top_p 0.65": ({"top_p": 0.65}, first(2)),
+    "top_p 0.75": ({"top_p": 0.75}, first(3)),
+    "top_p after top_k": ({"top_k": 3, "top_p": 0.8}, first(2)),  # of what top_k left, 0.47 + 0.35
+    "top_p then temperature": ({"top_p": 0.75, "temperature": 0.5}, normal({100: 0.16, 101: 0.09, 102: 0.0225})),
+    "min_p 0.3": ({"min_p": 0.3}, first(3)),
+    "min_p and top_p": ({"min_p": 0.3, "top_p": 0.65}, first(2)),
+    "top_n_sigma": ({"top_n_sigma": 0.01}, first(3)),  # the 49,147 others are so far off that sigma is 101
+    "typical_p 0.2": ({"top_k": 5, "typical_p": 0.2}, typical(0.2)),
+    "typical_p 0.5": ({"top_k": 5, "typical_p": 0.5}, typical(0.5)),
+    "xtc always": ({"top_k": 5, "xtc_probability": 1.0, "xtc_threshold": 0.14}, only(102, 103, 104)),
+    "xtc nothing above": ({"top_k": 5, "xtc_probability": 1.0, "xtc_threshold": 0.45}, dict(CHANCES)),
+    "dynamic temperature": (
+        {"top_k": 5, "dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 1.5, "dynatemp_exponent": 2.0},
+        dynamic(0.5, 1.5, 2.0),
+    ),
+    "repetition penalty": ({"repetition_penalty": 2.0, "prompt": [100, 102]}, rescaled(2.0, 100, 102)),
+    "repetition penalty out of range": (
+        {"repetition_penalty": 2.0, "repetition_penalty_range": 1, "prompt": [100, 102]},
+        rescaled(2.0, 102),
+    ),
+    "frequency penalty": ({"frequency_penalty": 0.5, "prompt": [100, 100, 101]}, scaled(t100=-1.0, t101=-0.5)),
+    "presence penalty": ({"presence_penalty": 0.5, "prompt": [100, 100, 101]}, scaled(t100=-0.5, t101=-0.5)),
+    "logit bias": ({"logit_bias": {"104": 2.0, "100": -1.0}}, scaled(t104=2.0, t100=-1.0)),
+    "bans": ({"custom_token_bans": "100, 103"}, only(101, 102, 104)),
+    # "100 101 102" was there, and now "100 101": 102 would make the repetition three long, one more than is free.
+    "dry": (
+        {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1, "prompt": [100, 101, 102, 104, 100, 101]},
+        scaled(t102=-0.5 * 2.0 ** (2 - 1)),
+    ),
+    "dry, long enough to be free": (
+        {"dry_multiplier": 0.5, "dry_allowed_length": 3, "prompt": [100, 101, 102, 104, 100, 101]},
+        dict(CHANCES),
+    ),
+    "mirostat 2 cuts what surprises more than 2 tau": (
+        {"mirostat_mode": 2, "mirostat_tau": 0.9, "mirostat_eta": 0.0},
+        first(2),  # -log2 of 0.4 and 0.3 is 1.3 and 1.7, of 0.15 it is 2.7
+    ),
+}
+
+
+LEFT = Results(*(case(0, **params) for params, _ in DEFINED.values()))
+
+
+@pytest.fixture(scope="module")
+def left() -> dict[str, dict[int, float]]:
+    """For each case what is left to draw from: probabilities by token."""
+    shares = [normal({int(token): math.exp(logit) for token, logit in each.items()}) for each in LEFT()]
+    return dict(zip(DEFINED, shares, strict=True))
+
+
+def test_the_candidates_that_are_left_follow_the_definition(
+    left: dict[str, dict[int, float]], subtests: pytest.Subtests
+) -> None:
+    for name in DEFINED:
+        with subtests.test(name):
+            _, expected = DEFINED[name]
+            assert left[name] == pytest.approx(expected, abs=1e-4)
+
+
+CUTS: tuple[dict[str, Any], ...] = ({}, {"top_p": 0.75}, {"top_k": 3}, {"repetition_penalty": 1.0, "min_p": 0.3})
+DRAWN = Results(*(case(**params) for params in CUTS))
+
+
+@pytest.mark.parametrize("params", CUTS)
+def test_tokens_are_drawn_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
+    tokens = DRAWN()[CUTS.index(params)]
+    expected = first(3) if params else CHANCES
+    counts = Counter(tokens)
+    assert set(counts) == set(expected)
+    for token, chance in expected.items():
+        deviation = math.sqrt(DRAWS * chance * (1 - chance))
+        assert abs(counts[token] - DRAWS * chance) <= 4.5 * deviation, (token, counts[token] / DRAWS, chance)
+
+
+GREEDY_CUTS: tuple[dict[str, Any], ...] = (
+    *({}, {"top_p": 0.1}, {"min_p": 0.9}, {"top_k": 1}, {"dynamic_temperature": True}, {"mirostat_mode": 2}),
+)
+GREEDY = Results(*(case(3, temperature=0.0, **cut) for cut in GREEDY_CUTS))
+GREEDY_XTC = Results(case(3, temperature=0.0, xtc_probability=1.0, xtc_threshold=0.14))
+
+
+def test_without_temperature_the_likeliest_is_drawn_whatever_is_cut() -> None:
+    assert GREEDY() == [[100] * 3] * len(GREEDY_CUTS)
+
+
+def test_without_temperature_xtc_leaves_the_likeliest_of_the_others() -> None:
+    assert GREEDY_XTC() == [[102] * 3]
+
+
+XTC = Results(case(DRAWS, top_k=5, xtc_probability=0.5, xtc_threshold=0.14))
+
+
+def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
+    (some,) = XTC()
+    expected = 0.5 * 0.7  # in the other half 100 and 101 are gone
+    share = sum(token in (100, 101) for token in some) / DRAWS
+    assert share == pytest.approx(expected, abs=0.04)
+
+
+WIDE = {1000 + rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)}
+SETTLING, SETTLED = 150, 450
+"""Draws: the target is approached by a tenth of the error each time."""
+
+
+def mirostat(mode: int, target: float) -> dict[str, Any]:
+    return case(SETTLING + SETTLED, WIDE, mirostat_mode=mode, mirostat_tau=target, mirostat_eta=0.1)
+
+
+MIROSTAT = {mode: Results(mirostat(mode, 2.0), mirostat(mode, 4.0)) for mode in (1, 2)}
+
+
+@pytest.mark.parametrize("mode", MIROSTAT)
+def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
+    chances = normal(WIDE)
+    surprises = []
+    for tokens in MIROSTAT[mode]():
+        late = tokens[SETTLING:]
+        surprises.append(sum(-math.log2(chances[token]) for token in late) / len(late))
+    assert surprises[0] < surprises[1] - 1
+    if mode == 2:  # the first version aims at the surprise after its cut, by an estimate
+        assert surprises == pytest.approx([2.6, 4.5], abs=0.9)
+
+
+ALMOST_THE_END = {END: 0.99, 100: 0.01}
+ENDS = Results(case(50, ALMOST_THE_END), case(50, ALMOST_THE_END, ban_eos_token=True))
+
+
+def test_the_end_token_can_be_banned() -> None:
+    free, banned = ENDS()
+    assert END in free
+    assert set(banned) == {100}
+
+
+ONE, TWO = 33, 34  # "1" and "2" in SmolLM2's vocabulary
+DIGITS = 'root ::= "1" "2"*'
+BY_DIGITS = Results(
+    *(
+        case(draw, {100: 0.9, ONE: 0.06, TWO: 0.04}, grammar_string=DIGITS, **more)
+        for draw, more in ((1, {}), (6, {}), (6, {"temperature": 0.0}))
+    )
+)
+
+
+def test_a_grammar_lets_through_only_what_it_takes() -> None:
+    first, drawn, greedy = BY_DIGITS()
+    assert first == [ONE]
+    assert drawn == greedy == [ONE, TWO, TWO, TWO, TWO, TWO]
+
+
+NO_GRAMMARS = ["root ::= (", "nonsense", 'other ::= "a"', "root ::= root"]
+REFUSED_GRAMMARS = Results(*(case(1, grammar_string=text) for text in NO_GRAMMARS))
+
+
+@pytest.mark.parametrize("text", NO_GRAMMARS)
+def test_a_grammar_that_is_none_is_refused_by_name(text: str) -> None:
+    assert "grammar_string" in REFUSED_GRAMMARS()[NO_GRAMMARS.index(text)]["error"]
+
+
+NO_TOKENS: list[dict[str, Any]] = [{"logit_bias": {"49152": 1.0}}, {"custom_token_bans": "49152"}]
+REFUSED_TOKENS = Results(*(case(1, **params) for params in NO_TOKENS))
+
+
+@pytest.mark.parametrize("params", NO_TOKENS)
+def test_a_token_that_the_vocabulary_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
+    assert next(iter(params)) in REFUSED_TOKENS()[NO_TOKENS.index(params)]["error"]
+
+
+NOTHING_LEFT = Results(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
+
+
+def test_a_grammar_and_bans_that_leave_nothing_say_so() -> None:
+    (told,) = NOTHING_LEFT()
+    assert "leave no token" in told["error"]
+
+
+# None at a place where the last bit of a sum decides.
+NUCLEI = ({"top_p": 0.903}, {"top_p": 0.511}, {"min_p": 0.097}, {"top_p": 0.787, "min_p": 0.043}, {"top_p": 0.0})
+SHAPES = {
+    "flat": {500 + place: 1.0 for place in range(40)},
+    "steep": {500 + place: math.exp(-place) for place in range(40)},
+    "long": {500 + place: 1 / (place + 1) for place in range(40)},
+}
+
+
+CUT = {  # a top_k as large as there are candidates changes nothing but that llama.cpp's own samplers make the cut
+    shape: Results(*(case(0, chances, **params, **more) for params in NUCLEI for more in ({}, {"top_k": len(chances)})))
+    for shape, chances in SHAPES.items()
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_nucleus_is_the_one_that_llama_cpp_keeps(shape: str) -> None:
+    told = CUT[shape]()
+    for ours, theirs in zip(told[::2], told[1::2], strict=True):
+        if shape == "flat":  # which of equals stay is left to chance
+            assert len(ours) == len(theirs)
+        else:
+            assert set(ours) == set(theirs)

@@ -1,0 +1,41 @@
+"""Grammars under llamacpp_HF without llguidance: llama.cpp's own, over logits that transformers' samplers draw from."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from modules.core.paths import ROOT
+from tests.conftest import SMOLLM2
+from tests.engines.hf.sampling.test_grammar import SHAPES
+
+pytestmark = pytest.mark.usefixtures("smollm2")
+
+
+def written(grammar: str, texts: int) -> Any:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.support.llama_grammar_probe"],
+        cwd=ROOT,
+        input=json.dumps({"path": str(SMOLLM2), "grammar": grammar, "texts": texts}),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    return json.loads(told.stdout)
+
+
+@pytest.mark.parametrize("name", ["yes or no", "chinese"])
+def test_what_is_written_follows_the_grammar(name: str) -> None:
+    grammar, shape = SHAPES[name]
+    told = written(grammar, 4)
+    assert all(ended and re.fullmatch(shape, text) for text, ended, _ in told), told
+
+
+def test_a_grammar_that_is_none_is_refused_by_name() -> None:
+    assert "grammar_string" in written("root ::= (", 1)["error"]

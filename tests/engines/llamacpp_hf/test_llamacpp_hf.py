@@ -1,0 +1,479 @@
+"""The llamacpp_HF engine: the logits of llama.cpp, the samplers of transformers, and whose tokenizer it is. Numbers are
+compared on the first layers of the demo model, and mechanics on the tiny model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modules.core.errors import OptionError, PromptTooLong, Unsupported
+from modules.core.events import Progress, Waiting
+from modules.core.paths import ROOT
+from modules.engines.llamacpp.arguments import Build
+from modules.loaders.registry import LOADERS
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import LLAMA
+from tests.engines.hf.sampling.test_grammar import SHAPES
+from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters
+from tests.support.shallow_gguf import shallow_gguf
+from tests.support.tiny_model import CONTEXT
+from tests.support.worker_pool import Pooled, WorkerPool
+
+LLAMACPP_HF = LOADERS["llamacpp_HF"]
+THREADS = {"threads": 1, "threads_batch": 1}  # two would wait for each other where others use the processor as well
+N_CTX = 2048
+STORY = "Once upon a time, in a small village by the sea,"
+CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    "<|im_start|>user\nWrite three sentences about the moon.<|im_end|>\n<|im_start|>assistant\n"
+)
+CODE = "def fibonacci(n):\n    "
+FRANCE = "The capital of France is"
+TEXTS = [STORY, CHAT, CODE, "猫と犬 🇫🇷 in 2024", "  two  spaces\n\n\ttab", "It's 12345.67!"]
+END, START = 2, 1  # <|im_end|>, <|im_start|>
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> Path:
+    """The demo model's first layers."""
+    return shallow_gguf(smollm2)
+
+
+@pytest.fixture
+def hf(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """With all that it can do."""
+    with workers.lease(model, LLAMACPP_HF, n_ctx=N_CTX, cfg_cache=True, logits_all=True, **THREADS) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def plain(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    with workers.lease(model, LLAMACPP_HF, n_ctx=N_CTX, **THREADS) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def llama(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """The loader llama.cpp, with the same file."""
+    with workers.lease(model, LLAMA, n_ctx=N_CTX, **THREADS) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def tiny_hf(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    with workers.lease(tiny, LLAMACPP_HF, n_ctx=512, cfg_cache=True, **THREADS) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """The loader llama.cpp, with the tiny model."""
+    with workers.lease(tiny, LLAMA, n_ctx=512, **THREADS) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path) -> dict[str, Any]:
+    """What `llama_cpp.Llama` makes of a prompt."""
+    asked = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
+    asked |= {"flash_attn": True, "repacks": _build().repacks, "logits": True}
+    told = _run("from tests import llama_reference; llama_reference.main()", json.dumps(asked))
+    return dict(json.loads(told)[0])
+
+
+def _build() -> Build:
+    program = (
+        "from modules.engines.llamacpp.engine import build; b = build(); print(b.gpu_offload, b.max_devices, b.amx)"
+    )
+    gpu, devices, amx = _run(program).split()
+    return Build(gpu == "True", int(devices), amx == "True")
+
+
+def _run(program: str, stdin: str = "") -> str:
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+# -- llama.cpp's logits ------------------------------------------------------------------------------------------------
+
+
+def test_the_logits_of_every_position_are_llamacpps_own(hf: WorkerProcess, reference: dict[str, Any]) -> None:
+    tokens = ask(hf, "encode", text=FRANCE)
+    ours = np.array(ask(hf, "logits", tokens=tokens))
+    assert ours.shape == (len(tokens), 49152)
+    assert np.abs(ours - np.array(reference["logits"])).max() < 1e-4
+
+
+def test_logits_are_the_same_however_many_tokens_a_batch_takes(
+    model: Path, workers: WorkerPool, reference: dict[str, Any]
+) -> None:
+    with workers.lease(model, LLAMACPP_HF, n_ctx=256, n_batch=2, logits_all=True, **THREADS) as pooled:
+        tokens = ask(pooled.worker, "encode", text=FRANCE)
+        by_twos, alone = (np.array(ask(pooled.worker, "logits", tokens=tokens[:end])) for end in (5, 1))
+        assert by_twos.shape == (5, 49152)
+        assert np.abs(by_twos[:1] - alone).max() < 1e-4
+        assert np.abs(by_twos - np.array(reference["logits"])).max() < 1e-4
+        said = answer(pooled.worker, FRANCE, max_new_tokens=1)
+        assert reference["text"].startswith(said.text)
+
+
+def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, reference: dict[str, Any]) -> None:
+    ours = answer(plain, FRANCE, max_new_tokens=40, top_logprobs=5)
+    assert ours.text == reference["text"]
+    for chances, best in zip(ours.chances, reference["logprobs"], strict=False):
+        assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
+
+
+def afresh(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
+    """With nothing else in the cache: other cells in it would change how llama.cpp rounds."""
+    forget(worker)
+    return answer(worker, prompt, **wishes)
+
+
+PROMPTS = (STORY, CHAT, CODE)
+
+
+@pytest.fixture(scope="module")
+def theirs(llama: WorkerProcess) -> list[Answer]:
+    """The answers to PROMPTS of the loader llama.cpp."""
+    return [afresh(llama, prompt, max_new_tokens=40, top_logprobs=3) for prompt in PROMPTS]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("loaded", ["plain", "hf"])
+def test_greedy_answers_and_their_chances_are_those_of_the_loader_llamacpp(
+    request: pytest.FixtureRequest, theirs: list[Answer], loaded: str
+) -> None:
+    worker = request.getfixturevalue(loaded)
+    for prompt, expected in zip(PROMPTS, theirs, strict=True):
+        ours = afresh(worker, prompt, max_new_tokens=40, top_logprobs=3)
+        assert ours.text == expected.text
+        assert ours.done.completion_tokens == expected.done.completion_tokens
+        for mine, its in zip(ours.chances, expected.chances, strict=True):
+            assert mine.chosen.text == its.chosen.text
+            assert [chance.logprob for chance in mine.top] == pytest.approx([c.logprob for c in its.top], abs=1e-4)
+
+
+def test_without_logits_all_there_are_no_logits_of_every_position(plain: WorkerProcess) -> None:
+    with pytest.raises(Unsupported, match="logits_all"):
+        ask(plain, "logits", tokens=[1, 2])
+
+
+def test_logits_of_no_tokens_or_of_too_many(hf: WorkerProcess) -> None:
+    assert ask(hf, "logits", tokens=[]) == []
+    with pytest.raises(PromptTooLong):
+        ask(hf, "logits", tokens=[5] * (N_CTX + 1))
+
+
+def test_logits_are_had_between_two_turns_and_change_neither(hf: WorkerProcess) -> None:
+    forget(hf)
+    first = answer(hf, CHAT)
+    ask(hf, "logits", tokens=[START, END, 5])
+    again = answer(hf, CHAT)
+    assert again.text == first.text
+    assert again.done.cached_tokens == again.done.prompt_tokens - 1
+
+
+# -- transformers' samplers --------------------------------------------------------------------------------------------
+
+DRAWN: dict[str, Any] = {"temperature": 1.0, "min_p": 0.0, "seed": 3, "max_new_tokens": 12}
+REPEATING = "one two three one two three one two three one two"
+CIRCLE = "red and, and, and, and, and, and"
+ENDING = {"logit_bias": {str(END): 100.0}}
+HEATED = {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 3.0}
+DRY = {"dry_multiplier": 4.0, "temperature": 0}
+MIROSTAT = {"mirostat_mode": 2, "mirostat_tau": 3.0}
+GUIDED = {"guidance_scale": 2.5, "temperature": 0, "negative_prompt": "one two three"}
+PRIORITY = "min_p\ntemperature"
+SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
+    "ban_eos_token": (ENDING, True),
+    "custom_token_bans": ({"temperature": 0}, "28"),  # the comma
+    "do_sample": ({}, False),
+    "dry_allowed_length": (DRY, 20),
+    "dry_base": (DRY | {"dry_multiplier": 0.01}, 4.0),
+    "dry_multiplier": ({"temperature": 0}, 4.0),
+    "dry_sequence_breakers": (DRY, '",", " and"'),
+    "dynamic_temperature": ({"dynatemp_low": 3.0, "dynatemp_high": 4.0}, True),
+    "dynatemp_exponent": (HEATED, 4.0),
+    "dynatemp_high": (HEATED, 0.6),
+    "dynatemp_low": (HEATED, 2.9),
+    "encoder_repetition_penalty": ({"temperature": 0}, 0.8),
+    "epsilon_cutoff": ({"temperature": 2.0}, 9.0),
+    "eta_cutoff": ({"temperature": 2.0}, 20.0),
+    "frequency_penalty": ({"temperature": 0}, 2.0),
+    "grammar_string": ({}, 'root ::= " yes" | " no"'),
+    "guidance_scale": ({"temperature": 0, "negative_prompt": "one two three"}, 2.5),
+    "logit_bias": ({"temperature": 0}, {"500": 100.0}),
+    "min_length": (ENDING, 5),
+    "min_p": ({"temperature": 2.0}, 0.5),
+    "mirostat_eta": (MIROSTAT, 1.0),
+    "mirostat_mode": ({"mirostat_tau": 0.5}, 2),
+    "mirostat_tau": (MIROSTAT, 9.0),
+    "negative_prompt": (GUIDED, "A story about the sea and its fish:"),
+    "no_repeat_ngram_size": ({"temperature": 0}, 2),
+    "presence_penalty": ({"temperature": 0}, 2.0),
+    "repetition_penalty": ({"temperature": 0}, 1.8),
+    "repetition_penalty_range": ({"temperature": 0, "repetition_penalty": 1.8}, 1),
+    "sampler_priority": ({"temperature": 4.0, "min_p": 0.1}, PRIORITY),
+    "seed": ({}, 4),
+    "skip_special_tokens": ({"logit_bias": {str(START): 100.0}}, False),
+    "smoothing_curve": ({"smoothing_factor": 0.1}, 6.0),
+    "smoothing_factor": ({}, 5.0),
+    "temperature": ({}, 3.0),
+    "temperature_last": ({"temperature": 4.0, "min_p": 0.1}, True),
+    "tfs": ({"temperature": 2.0}, 0.3),
+    "top_a": ({"temperature": 2.0}, 0.5),
+    "top_k": ({"temperature": 2.0}, 2),
+    "top_n_sigma": ({"temperature": 2.0}, 0.5),
+    "top_p": ({"temperature": 2.0}, 0.2),
+    "typical_p": ({"temperature": 2.0}, 0.2),
+    "xtc_probability": ({"xtc_threshold": 0.01}, 1.0),
+    "xtc_threshold": ({"xtc_probability": 1.0}, 0.001),
+}
+"""By name: other parameters, and a value under which the answer is another one."""
+ON_WORDS = {
+    *("custom_token_bans", "dry_allowed_length", "dry_base", "dry_multiplier", "dry_sequence_breakers"),
+    *("encoder_repetition_penalty", "frequency_penalty", "no_repeat_ngram_size", "presence_penalty"),
+    *("repetition_penalty", "repetition_penalty_range"),
+}
+"""Those that need an answer which repeats its prompt, as that of the first layers to CIRCLE does."""
+
+
+def test_no_sampler_is_left_out_here() -> None:
+    silent = {"add_bos_token", "prompt_lookup_num_tokens"}  # this model wants no BOS; guesses change no answer
+    assert LLAMACPP_HF.samplers == set(SAMPLERS) | silent
+
+
+@pytest.mark.usefixtures("backend")
+def test_every_parameter_of_the_family_changes_the_answer(
+    request: pytest.FixtureRequest, subtests: pytest.Subtests
+) -> None:
+    usual: dict[str, str] = {}
+    for worker, prompt, names in (("hf", CIRCLE, ON_WORDS), ("tiny_hf", REPEATING, SAMPLERS.keys() - ON_WORDS)):
+        model = request.getfixturevalue(worker)
+        for name in sorted(names):
+            others, value = SAMPLERS[name]
+            asked = DRAWN | others
+            with subtests.test(parameter=name):
+                key = f"{worker} {asked}"
+                if key not in usual:
+                    usual[key] = answer(model, prompt, **asked).text
+                assert answer(model, prompt, **asked | {name: value}).text != usual[key]
+
+
+def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProcess) -> None:
+    forget(hf)
+    usual = answer(hf, CIRCLE, max_new_tokens=24, top_logprobs=1)
+    forget(hf)
+    guessed = answer(hf, CIRCLE, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4)
+    assert guessed.text == usual.text
+    assert answer(hf, CIRCLE + usual.text, max_new_tokens=1).done.cached_tokens > 24
+
+
+@pytest.mark.parametrize("name", ["yes or no", "chinese"])
+def test_a_grammar_over_llamacpps_tokenizer_is_followed(hf: WorkerProcess, name: str) -> None:
+    grammar, shape = SHAPES[name]
+    for seed in range(3):
+        said = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
+        assert re.fullmatch(shape, said.text), said.text
+        assert said.done.reason == "stop"
+
+
+def test_leading_away_from_the_same_prompt_leads_nowhere(tiny_hf: WorkerProcess) -> None:
+    usual = answer(tiny_hf, FRANCE)
+    for _ in range(2):  # the second time from what was kept of the negative prompt
+        assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == usual.text
+
+
+def test_without_a_second_cache_guidance_is_refused(plain: WorkerProcess) -> None:
+    usual = answer(plain, FRANCE, max_new_tokens=1).text
+    with pytest.raises(OptionError, match="cfg-cache"):
+        answer(plain, FRANCE, guidance_scale=1.5)
+    assert answer(plain, FRANCE, max_new_tokens=1).text == usual
+
+
+def test_each_of_two_caches_has_the_whole_context(tiny: Path, workers: WorkerPool) -> None:
+    for n_ctx, expected in ((0, CONTEXT), (256, 256)):
+        with workers.lease(tiny, LLAMACPP_HF, n_ctx=n_ctx, cfg_cache=True, **THREADS) as pooled:
+            assert pooled.info.context_length == expected
+            long = "tell" + " tell" * (expected - 6)
+            led = answer(pooled.worker, long, guidance_scale=1.5, negative_prompt=long, max_new_tokens=2)
+            assert led.done.completion_tokens == 2
+
+
+# -- turns, stops and several calls ------------------------------------------------------------------------------------
+
+
+def test_the_second_turn_goes_on_from_the_first(plain: WorkerProcess, llama: WorkerProcess) -> None:
+    first, theirs = (afresh(each, CHAT, max_new_tokens=30, ban_eos_token=True) for each in (plain, llama))
+    assert first.text == theirs.text
+    second = CHAT + first.text + "<|im_end|>\n<|im_start|>user\nAnd the sun?<|im_end|>\n<|im_start|>assistant\n"
+    reused, expected = (answer(each, second) for each in (plain, llama))
+    assert reused.done.cached_tokens >= first.done.prompt_tokens + 28
+    assert reused.done.cached_tokens == expected.done.cached_tokens
+    assert reused.text == expected.text
+
+
+def test_another_conversation_in_between_costs_nothing(plain: WorkerProcess) -> None:
+    forget(plain)
+    long = " ".join(str(number) for number in range(100))
+    answer(plain, long, max_new_tokens=2)
+    answer(plain, CHAT * 2, max_new_tokens=2)
+    assert answer(plain, long + " 100", max_new_tokens=2).done.cached_tokens > 200
+
+
+def test_what_stands_behind_a_gap_is_moved_with_streaming_llm(tiny: Path, workers: WorkerPool) -> None:
+    options = {"n_ctx": 512, "streaming_llm": True, "attention_sink_size": 8}
+    with workers.lease(tiny, LLAMACPP_HF, **options, **THREADS) as pooled:
+        assert pooled.info.context_length == 512 - 8
+        messages = [" ".join(f"{word}{number}" for number in range(20)) for word in ("red", "green", "blue")]
+        answer(pooled.worker, "\n".join(messages), max_new_tokens=2)
+        moved = answer(pooled.worker, "\n".join(messages[1:]), max_new_tokens=0, ban_eos_token=True)
+        assert moved.done.cached_tokens > 80
+        assert moved.done.reason == "length"
+        assert moved.done.prompt_tokens + moved.done.completion_tokens == 512 - 8 + 1
+
+
+def test_a_long_prompt_is_given_up_at_once(plain: WorkerProcess) -> None:
+    forget(plain)
+    expected = answer(plain, STORY).text
+    long = plain.events("generate", prompt="tell" + " tell" * 2000, params=parameters())
+    assert isinstance(next(long), Progress)
+    long.close()  # type: ignore[attr-defined]
+    began = time.monotonic()
+    assert answer(plain, STORY).text == expected
+    assert time.monotonic() - began < 10
+
+
+def test_a_long_negative_prompt_is_given_up_at_once(hf: WorkerProcess) -> None:
+    forget(hf)
+    wishes: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
+    long = Crowd(hf)
+    call = long.ask(STORY, **wishes)
+    time.sleep(0.3)
+    began = time.monotonic()
+    hf.cancel(call)
+    assert answer(hf, STORY, max_new_tokens=1).done.completion_tokens == 1
+    assert time.monotonic() - began < 1, "2,000 tokens take three seconds"
+
+
+def test_a_negative_prompt_that_does_not_fit_is_refused(hf: WorkerProcess) -> None:
+    with pytest.raises(PromptTooLong):
+        answer(hf, FRANCE, guidance_scale=1.5, negative_prompt="tell" + " tell" * 2999)
+
+
+def test_who_has_to_wait_is_told_so_and_is_answered_then(plain: WorkerProcess) -> None:
+    crowd = Crowd(plain)
+    calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=12) for number in range(3)]
+    heard = [crowd.wait(call) for call in calls]
+    assert [[event.place for event in events if isinstance(event, Waiting)][:1] for events in heard[1:]] == [[1], [2]]
+
+
+# -- whose tokenizer ---------------------------------------------------------------------------------------------------
+
+
+def test_the_files_own_tokenizer_is_llamacpps(plain: WorkerProcess, llama: WorkerProcess) -> None:
+    for text in TEXTS:
+        tokens = ask(plain, "encode", text=text)
+        assert tokens == ask(llama, "encode", text=text)
+        assert ask(plain, "count", text=text) == len(tokens)
+        assert ask(plain, "decode", tokens=tokens) == text
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 10**9])
+def test_a_token_that_the_vocabulary_lacks_has_no_logits(hf: WorkerProcess, token: int) -> None:
+    with pytest.raises(OptionError):
+        ask(hf, "logits", tokens=[1, token])
+
+
+LoadHF = Callable[[Path], Pooled]
+
+
+def place(models: Path, name: str, tiny: Path) -> Path:
+    """The tiny model as `name` in that folder of models."""
+    gguf = models / name
+    gguf.parent.mkdir(parents=True, exist_ok=True)
+    gguf.symlink_to(tiny)
+    return gguf
+
+
+@pytest.fixture
+def load_hf(workers: WorkerPool) -> Iterator[LoadHF]:
+    """Loads a model."""
+    with contextlib.ExitStack() as leases:
+        yield lambda path: leases.enter_context(workers.lease(path, LLAMACPP_HF, n_ctx=256, **THREADS))
+
+
+def put_tokenizer(folder: Path, source: Path, bos: str) -> None:
+    """The tokenizer of `source`, told from others by its `bos`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / "tokenizer.json", folder)
+    about = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | {"bos_token": bos}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "own/model.gguf"])
+def test_a_shared_tokenizer_that_fits_is_used(
+    load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, name: str
+) -> None:
+    put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
+    told = load_hf(place(tmp_path, name, tiny))
+    assert (told.info.bos_token, told.info.notes) == ("<|endoftext|>", ())
+    assert told.info.chat_template == "", "the model's own, not that of whoever made the shared one"
+    assert answer(told.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
+
+
+def test_tokenizer_files_beside_the_model_go_before_a_shared_one(
+    load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path
+) -> None:
+    put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
+    put_tokenizer(tmp_path / "own", smollm2_folder, "<repo_name>")
+    told = load_hf(place(tmp_path, "own/model.gguf", tiny))
+    assert told.info.bos_token == "<repo_name>"
+    assert told.info.chat_template
+    assert [ask(told.worker, "encode", text=text) for text in TEXTS] == [
+        ask(tiny_llama, "encode", text=text) for text in TEXTS
+    ]
+    assert answer(told.worker, CHAT).text == answer(tiny_llama, CHAT).text
+    assert answer(told.worker, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
+
+
+def spoilt(folder: Path, how: str) -> None:
+    """Make the tokenizer in `folder` one of another vocabulary, or none at all."""
+    file = folder / "tokenizer.json"
+    about = json.loads(file.read_text(encoding="utf-8"))
+    if how == "numbered otherwise":
+        about["model"]["vocab"] = {token: 49151 - number for token, number in about["model"]["vocab"].items()}
+        about["added_tokens"] = []
+    if how == "larger":
+        about["added_tokens"].append(about["added_tokens"][0] | {"id": 49152, "content": "<|more|>"})
+    file.write_text("{" if how == "broken" else json.dumps(about), encoding="utf-8")
+    if how == "in no format known":
+        file.rename(folder / "tokenizer.model")
+
+
+@pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken", "in no format known"])
+def test_a_tokenizer_that_does_not_fit_is_left_alone_and_said_so(
+    load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, how: str
+) -> None:
+    put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
+    spoilt(tmp_path / "llama-tokenizer", how)
+    told = load_hf(place(tmp_path, "model.gguf", tiny))
+    assert told.info.bos_token == "<|im_start|>"
+    (note,) = told.info.notes
+    assert "llama-tokenizer" in note.text["en"]
+    assert "llama-tokenizer" in note.text["zh"]
+    assert answer(told.worker, FRANCE).text == answer(tiny_llama, FRANCE).text

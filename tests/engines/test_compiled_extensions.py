@@ -1,0 +1,54 @@
+"""Compiled modules of other packages: installed is one thing, fitting the installed PyTorch another."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+from modules.engines import compiled_extensions
+from modules.engines.hf.arguments import Machine
+from modules.system import gpus
+
+OLD = b"\x7fELF\0libcudart.so.12\0_ZN3c106detail14torchCheckFailEPKcS2_jRKSs\0"
+NEW = b"\x7fELF\0libcudart.so.12\0_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIc\0"
+WINDOWS = b"MZ\0cudart64_12.dll\0"
+
+
+@pytest.mark.parametrize(
+    ("held", "torch", "build", "fits"),
+    [
+        (OLD, "2.13.0", ("", ""), False),
+        (OLD, "2.13.0+cu126", ("cuda", "12.6"), False),
+        (OLD, "2.2.1+cu121", ("cuda", "12.1"), True),
+        (NEW, "2.13.0", ("", ""), False),
+        (NEW, "2.13.0", ("cuda", "12.6"), True),
+        (NEW, "2.13.0+cu130", ("cuda", "13.0"), False),
+        (NEW, "2.13.0+rocm6.4", ("hip", "6.4.43482"), False),
+        (WINDOWS, "2.13.0", ("cuda", "13.0"), False),
+        (WINDOWS, "2.13.0+cu128", ("cuda", "12.8"), True),
+        (b"", "2.13.0", ("cuda", "12.8"), False),
+    ],
+)
+def test_a_file_tells_what_it_was_built_for(
+    held: bytes, torch: str, build: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: torch)
+    monkeypatch.setattr(gpus, "torch_build", lambda: build)
+    file = tmp_path / f"made_for_another{EXTENSION_SUFFIXES[0]}"
+    file.write_bytes(held)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert compiled_extensions.fits(file) == compiled_extensions.likely("made_for_another") == fits
+
+
+def test_what_is_not_compiled_only_has_to_be_there() -> None:
+    assert compiled_extensions.likely("json") and not compiled_extensions.likely("no_such_package")
+
+
+def test_what_cannot_be_imported_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refuses_to_come.py").write_text("raise OSError('undefined symbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = Machine(packages=frozenset({"refuses_to_come", "awq_ext"}))
+    assert compiled_extensions.tried(before, ("refuses_to_come", "json")).packages == {"json", "awq_ext"}

@@ -1,0 +1,263 @@
+"""Behaviour that all engines share: where an answer ends, log-probabilities, caches, cancelling, prompts.
+
+On the tiny model, whose answers are nonsense that depends on every token; on the demo model where words matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import GenerationFailed, InternalError, OptionError, PromptTooLong
+from modules.core.events import Text
+from modules.loaders.registry import LOADERS
+from modules.runtime.worker_process import WorkerProcess
+from tests.support.answers import answer, ask, forget, parameters
+from tests.support.worker_pool import WorkerPool
+
+N_CTX = 2048
+# Two threads would wait for each other where others use the processor as well.
+LLAMACPP: dict[str, Any] = {"n_ctx": N_CTX, "threads": 1, "threads_batch": 1, "flash_attn": True}
+OPTIONS: dict[str, dict[str, Any]] = {"llama.cpp": LLAMACPP, "llamacpp_HF": LLAMACPP, "Transformers": {}}
+STORY = "Once upon a time, in a small village by the sea,"
+CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
+    "<|im_start|>user\nName the capital of France in one sentence.<|im_end|>\n<|im_start|>assistant\n"
+)
+CODE = "def fibonacci(n):\n    "
+FRANCE = "The capital of France is"
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def loader(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(loader: str, tiny: Path, tiny_folder: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """A worker with the tiny model."""
+    model = tiny_folder if loader == "Transformers" else tiny
+    with workers.lease(model, LOADERS[loader], **OPTIONS[loader]) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture(scope="module")
+def speaker(loader: str, smollm2: Path, smollm2_folder: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    """A worker with the demo model."""
+    model = smollm2_folder if loader == "Transformers" else smollm2
+    with workers.lease(model, LOADERS[loader], **OPTIONS[loader]) as pooled:
+        yield pooled.worker
+
+
+# -- log probabilities -------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(engine: WorkerProcess) -> None:
+    drawn = answer(engine, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
+    assert len(drawn.chances) == drawn.done.completion_tokens
+    for each in drawn.chances:
+        logprobs = [candidate.logprob for candidate in each.top]
+        assert len(logprobs) == 7
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert each.chosen.logprob <= logprobs[0] <= 0
+    assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
+
+
+def test_no_log_probabilities_are_told_unless_asked_for_and_none_besides_the_chosen_if_0(engine: WorkerProcess) -> None:
+    assert not answer(engine, FRANCE).chances
+    assert [each.top for each in answer(engine, FRANCE, top_logprobs=0).chances] == [()] * 20
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [STORY, CHAT], ids=["story", "chat"])
+def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(engine: WorkerProcess, prompt: str) -> None:
+    forget(engine)
+    first, second = answer(engine, prompt), answer(engine, prompt)
+    assert first.done.cached_tokens == 0
+    assert second.done.cached_tokens == second.done.prompt_tokens - 1
+    assert second.text == first.text
+
+
+def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None:
+    forget(engine)
+    first = answer(engine, STORY, max_new_tokens=10)
+    known = first.done.prompt_tokens + 10 - 1  # the last token drawn was not evaluated
+    second = answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5)
+    assert second.done.cached_tokens == known
+    forget(engine)
+    assert answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
+
+
+def test_a_prompt_that_departs_early_reuses_only_the_tokens_in_common(engine: WorkerProcess) -> None:
+    forget(engine)
+    answer(engine, FRANCE)
+    common = len(ask(engine, "encode", text="The capital of"))
+    other = answer(engine, "The capital of Italy is")
+    assert other.done.cached_tokens == common
+    forget(engine)
+    assert answer(engine, "The capital of Italy is").text == other.text
+
+
+# -- where it ends -----------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(engine: WorkerProcess) -> None:
+    short = answer(engine, STORY, max_new_tokens=7)
+    assert (short.done.reason, short.done.completion_tokens) == ("length", 7)
+    assert [event.tokens for event in short.events if isinstance(event, Text) and event.text] == [1] * 7
+
+
+def test_an_end_token_ends_the_answer_and_is_not_shown(speaker: WorkerProcess) -> None:
+    said = answer(speaker, CHAT, max_new_tokens=200)
+    assert said.done.reason == "stop"
+    assert "Paris" in said.text
+    assert "<|" not in said.text
+
+
+def test_a_stop_string_across_tokens_is_never_shown(engine: WorkerProcess) -> None:
+    free = answer(engine, STORY, max_new_tokens=40)
+    pieces = free.pieces
+    for place in (5, 19, 31):  # from the middle of one token to the middle of the third
+        stop = (pieces[place][1:] or pieces[place]) + pieces[place + 1] + pieces[place + 2][:1]
+        stopped = answer(engine, STORY, max_new_tokens=40, stops=("never said", stop))
+        assert stopped.text == free.text[: free.text.index(stop)], stop
+        assert stopped.done.reason == "stop"
+        assert stopped.done.completion_tokens <= place + 3, "nothing is evaluated in vain"
+
+
+def test_a_stop_string_that_is_not_met_changes_nothing(engine: WorkerProcess) -> None:
+    free = answer(engine, STORY)
+    held = answer(engine, STORY, stops=(free.text[-3:] + "and no more", "never said"))
+    assert held.text == free.text
+    assert held.done.reason == "length"
+
+
+def test_a_stop_string_of_characters_that_take_several_tokens_is_met(speaker: WorkerProcess) -> None:
+    said = answer(speaker, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
+    assert (said.text, said.done.reason) == ("", "stop")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
+)
+def test_only_whole_characters_go_out_whatever_the_script(speaker: WorkerProcess, prompt: str) -> None:
+    said = answer(speaker, prompt, max_new_tokens=16)
+    assert "\ufffd" not in "".join(said.pieces[:-1]), "but for one that the end of the answer cuts in two"
+    assert not said.text.isascii()
+    assert len(said.pieces) < said.done.completion_tokens, "some characters took several tokens"
+    assert sum(event.tokens for event in said.events if isinstance(event, Text)) == said.done.completion_tokens
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_draws_the_same_answer_and_another_seed_another(engine: WorkerProcess) -> None:
+    wishes = {"temperature": 1, "max_new_tokens": 10}
+    drawn = [answer(engine, STORY, seed=seed, **wishes).text for seed in (1, 1, 2, 2**32 - 2)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+
+
+def test_without_a_seed_each_answer_is_another(engine: WorkerProcess) -> None:
+    assert len({answer(engine, STORY, temperature=1, max_new_tokens=10).text for _ in range(3)}) > 1
+
+
+@pytest.mark.parametrize(
+    "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
+)
+def test_drawing_from_one_candidate_alone_is_greedy(engine: WorkerProcess, narrow: dict[str, float]) -> None:
+    greedy = answer(engine, STORY)
+    assert answer(engine, STORY, **{"temperature": 1.5, "seed": 3} | narrow).text == greedy.text
+
+
+def test_where_no_token_is_left_it_is_said_by_the_loader_in_use(engine: WorkerProcess, loader: str) -> None:
+    (only,) = ask(engine, "encode", text="z")
+    with pytest.raises(GenerationFailed, match="leave no token") as failed:
+        answer(engine, FRANCE, grammar_string='root ::= "z"', custom_token_bans=str(only))
+    assert failed.value.loader == loader
+    assert answer(engine, FRANCE, max_new_tokens=1).done.completion_tokens == 1
+
+
+# -- several calls -----------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_in_the_middle_leaves_the_next_answer_right_and_keeps_what_was_evaluated(
+    engine: WorkerProcess,
+) -> None:
+    forget(engine)
+    expected = answer(engine, STORY)
+    for tokens in (1, 4):
+        forget(engine)
+        long = engine.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
+        for _ in range(tokens):
+            next(long)
+        long.close()  # type: ignore[attr-defined]
+        again = answer(engine, STORY)
+        assert again.text == expected.text
+        assert again.done.cached_tokens == again.done.prompt_tokens - 1
+
+
+def test_an_answer_that_is_given_up_does_not_change_another(engine: WorkerProcess) -> None:
+    forget(engine)
+    expected = answer(engine, STORY)
+    long = engine.events("generate", prompt=CODE, params=parameters(max_new_tokens=500))
+    next(long)
+    long.close()  # type: ignore[attr-defined]
+    assert answer(engine, STORY).text == expected.text
+
+
+def test_questions_are_answered_between_two_tokens(engine: WorkerProcess) -> None:
+    long = engine.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
+    next(long)
+    assert ask(engine, "count", text="one two three") == 3
+    assert isinstance(next(long), Text)
+    long.close()  # type: ignore[attr-defined]
+
+
+def test_a_request_that_cannot_be_understood_does_not_block_those_after_it(engine: WorkerProcess) -> None:
+    for _ in range(2):
+        with pytest.raises(InternalError, match="KeyError"):
+            list(engine.events("generate", prompt=STORY, params={"stop": []}))
+    assert answer(engine, STORY, max_new_tokens=3).done.completion_tokens == 3
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_prompt_is_answered(engine: WorkerProcess) -> None:
+    assert answer(engine, "", max_new_tokens=5).done.prompt_tokens == 1
+
+
+def test_a_prompt_that_does_not_fit_says_how_long_it_is(engine: WorkerProcess, loader: str) -> None:
+    with pytest.raises(PromptTooLong) as refused:
+        answer(engine, "tell" + " tell" * 8999)
+    assert (refused.value.tokens, refused.value.limit) == (9000, N_CTX - 1)
+    assert answer(engine, FRANCE).done.completion_tokens == 20
+
+
+@pytest.mark.parametrize(
+    "text", ["Hello, world!", " leading", "猫と犬 🇫🇷", "<|im_start|>user\nhi<|im_end|>", "a\0b", "\n\n"]
+)
+def test_tokens_decode_to_the_text_they_came_from(engine: WorkerProcess, text: str) -> None:
+    tokens = ask(engine, "encode", text=text)
+    assert ask(engine, "decode", tokens=tokens) == text
+    assert ask(engine, "count", text=text) == len(tokens)
+
+
+def test_the_name_of_a_special_token_is_that_token(engine: WorkerProcess) -> None:
+    assert len(ask(engine, "encode", text="<|im_start|>")) == 1
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 10**9])
+def test_a_token_that_the_vocabulary_lacks_is_refused(engine: WorkerProcess, token: int) -> None:
+    with pytest.raises(OptionError):
+        ask(engine, "decode", tokens=[1, token])
+
+
+def test_text_that_is_no_proper_unicode_is_answered(engine: WorkerProcess) -> None:
+    assert answer(engine, "half \ud83d a pair", max_new_tokens=2).done.completion_tokens == 2

@@ -1,0 +1,123 @@
+"""What works on every loader that claims it, shown in the same way on each: README's table is made of this.
+
+The model is SmolLM2, in the format that the loader is for. How well each does it is told by the loader's own tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.events import Waiting
+from modules.loaders.registry import LOADERS, Loader
+from modules.runtime.worker_process import WorkerProcess
+from tests.support.answers import Crowd, answer, forget, together
+from tests.support.exl2_folder import exl2_folder
+from tests.support.exllamav2_worker import flash_worker
+from tests.support.quantised_folders import quantised_folder
+from tests.support.worker_pool import WorkerPool, worker_with
+
+FRANCE, COUNTING = "The capital of France is", "one two three four five six"
+TOKENS = 5
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`make` gives the model, of what the tests' folder of models has: a GGUF file and a folder in bfloat16."""
+
+    make: Callable[[Path, Path], Path]
+    where: str = "cpu"
+    options: dict[str, Any] = field(default_factory=dict)
+    together: bool = True
+
+
+EXLLAMAV2 = {"max_seq_len": 1024, "cfg_cache": True}
+LOADED = {
+    "Transformers": Shown(lambda gguf, folder: folder),
+    "llama.cpp": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512}),
+    "llamacpp_HF": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512, "cfg_cache": True}, together=False),
+    "AutoGPTQ": Shown(lambda gguf, folder: quantised_folder(folder, "gptq")),
+    "AutoAWQ": Shown(lambda gguf, folder: quantised_folder(folder, "awq")),
+    "ExLlamav2": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2),
+    "ExLlamav2_HF": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2, together=False),
+}
+WHERE = [
+    pytest.param(name, marks=pytest.mark.works(shown.where, "streaming", loader=name)) for name, shown in LOADED.items()
+]
+TOGETHER = [name for name, shown in LOADED.items() if shown.together]
+ONE_BY_ONE = [name for name, shown in LOADED.items() if not shown.together]
+GUIDED = [name for name in LOADED if "cfg" in LOADERS[name].abilities]
+
+
+@pytest.fixture(scope="module")
+def loaded(workers: WorkerPool, loader: str, smollm2: Path, smollm2_folder: Path) -> Iterator[WorkerProcess]:
+    row, shown = LOADERS[loader], LOADED[loader]
+    start = flash_worker if shown.where == "stand-in" else worker_with(overlay_folder(row))
+    with workers.lease(shown.make(smollm2, smollm2_folder), row, start, **shown.options) as pooled:
+        yield pooled.worker
+
+
+def overlay_folder(loader: Loader) -> Path | None:
+    return None if loader.overlay is None else loader.overlay.folder
+
+
+@pytest.fixture
+def asked(loaded: WorkerProcess) -> WorkerProcess:
+    """The worker of the loader at hand, which remembers nothing."""
+    forget(loaded)
+    return loaded
+
+
+@pytest.mark.parametrize("loader", WHERE, scope="module")
+def test_it_knows_paris_and_writes_word_by_word(asked: WorkerProcess) -> None:
+    said = answer(asked, FRANCE, max_new_tokens=TOKENS)
+    assert "Paris" in said.text
+    assert 2 <= len(said.pieces) <= said.done.completion_tokens <= TOKENS
+
+
+@pytest.mark.works("samplers")
+@pytest.mark.parametrize("loader", LOADED, scope="module")
+def test_what_is_drawn_follows_the_samplers(asked: WorkerProcess) -> None:
+    def drawn(**wishes: Any) -> str:
+        forget(asked)  # in 16 bits it matters how many tokens are read at once
+        return answer(asked, "Once upon a time", max_new_tokens=TOKENS, **wishes).text
+
+    greedy, wild = drawn(), {"temperature": 1.5, "min_p": 0.0}
+    assert drawn(seed=1, top_k=1, **wild) == greedy
+    seeds = [drawn(seed=seed, **wild) for seed in (1, 2, 3)]
+    assert len({greedy, *seeds}) > 2, "three seeds and no luck"
+    assert drawn(seed=3, **wild) == seeds[-1]
+
+
+@pytest.mark.works("concurrent")
+@pytest.mark.parametrize("loader", TOGETHER, scope="module")
+def test_two_are_answered_at_the_same_time_as_they_would_be_alone(asked: WorkerProcess) -> None:
+    alone = [answer(asked, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
+    forget(asked)
+    said = together(asked, [FRANCE, COUNTING], max_new_tokens=TOKENS)
+    assert not [event for each in said for event in each.events if isinstance(event, Waiting)]
+    assert [each.text for each in said] == alone
+
+
+@pytest.mark.parametrize("loader", ONE_BY_ONE, scope="module")
+def test_a_second_one_is_told_that_it_waits(asked: WorkerProcess) -> None:
+    crowd = Crowd(asked)
+    calls = [crowd.ask(prompt, max_new_tokens=TOKENS) for prompt in (FRANCE, COUNTING)]
+    first, second = (crowd.wait(call) for call in calls)
+    assert [isinstance(event, Waiting) for event in (first[0], second[0])] == [False, True]
+
+
+@pytest.mark.works("cfg")
+@pytest.mark.parametrize("loader", GUIDED, scope="module")
+def test_guidance_leads_away_from_the_negative_prompt_alone(asked: WorkerProcess) -> None:
+    plain = answer(asked, FRANCE, max_new_tokens=TOKENS).text
+    itself = answer(asked, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
+    assert itself.text == plain, "away from itself"
+    led = answer(
+        asked, FRANCE, max_new_tokens=TOKENS, guidance_scale=2.5, negative_prompt="The capital of Italy is Rome"
+    )
+    assert led.text != plain

@@ -1,0 +1,176 @@
+"""How weights are quantised where config.json does not say."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.catalog.catalog import Catalog
+from modules.formats.quantization import PLAIN, Packing, named, packing
+from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, tensors
+
+PICKLE = b"PK\x03\x04" + bytes(60)
+Shapes = dict[str, tuple[int, ...]]
+
+
+def gptq(inputs: int, outputs: int, bits: int, group: int, order: bool = True, layer: str = "m.0.q_proj") -> Shapes:
+    """The tensors of a layer as AutoGPTQ lays them out."""
+    groups = -(-inputs // group)
+    shapes: Shapes = {
+        f"{layer}.qweight": (inputs * bits // 32, outputs),
+        f"{layer}.qzeros": (groups, outputs * bits // 32),
+        f"{layer}.scales": (groups, outputs),
+    }
+    return shapes | ({f"{layer}.g_idx": (inputs,)} if order else {})
+
+
+def awq(inputs: int, outputs: int, group: int) -> Shapes:
+    """The tensors of a 4-bit layer as AutoAWQ lays them out."""
+    return {
+        "m.0.q_proj.qweight": (inputs, outputs // 8),
+        "m.0.q_proj.qzeros": (inputs // group, outputs // 8),
+        "m.0.q_proj.scales": (inputs // group, outputs),
+    }
+
+
+def told(shapes: Shapes) -> Packing:
+    return packing(shapes, lambda name: shapes.get(name, ()))
+
+
+def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtests) -> None:
+    for bits, order, (group, found) in product((2, 3, 4, 8), (True, False), ((32, 32), (128, 128), (256, -1))):
+        with subtests.test(bits=bits, order=order, group=group):
+            assert told(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
+
+
+def test_a_last_group_that_is_short_does_not_hide_the_size() -> None:
+    assert told(gptq(576, 192, 4, 128)) == Packing("gptq", 4, 128)
+
+
+@pytest.mark.parametrize(("group", "said"), [(64, 64), (256, -1)])
+def test_awq_tensors_tell_bits_and_group(group: int, said: int) -> None:
+    assert told(awq(256, 512, group)) == Packing("awq", 4, said)
+
+
+def test_the_tensors_of_exl2_tell_their_format_alone() -> None:
+    assert told({"m.q_proj.q_weight": (9, 9), "m.q_proj.q_scale": (1, 9)}) == Packing("exl2")
+
+
+def test_what_most_layers_are_decides() -> None:
+    layers = gptq(256, 96, 4, 32, layer="a") | gptq(256, 96, 4, 32, layer="b") | gptq(32, 96, 4, 32, layer="c")
+    assert told(layers) == Packing("gptq", 4, 32)
+
+
+CONTRADICTORY: list[Shapes] = [
+    {"m.qweight": (0, 0), "m.scales": (0, 0)},
+    {"m.qweight": (), "m.scales": (1,)},
+    {"m.qweight": (7, 5), "m.scales": (3, 11), "m.qzeros": ()},
+    {"m.qweight": (7, 11), "m.scales": (3, 11)},
+    {"m.qweight": (7, 11), "m.scales": (3, 11), "m.g_idx": (0,)},
+    {"m.qweight": ((1 << 63) - 1, 1), "m.scales": (1, (1 << 63) - 1), "m.g_idx": (1,)},
+    {"m.q_weight": (1, 1)},
+    {"m.weight": (4, 4)},
+]
+
+
+def test_contradictory_shapes_give_neither_bits_nor_group(subtests: pytest.Subtests) -> None:
+    for shapes in CONTRADICTORY:
+        with subtests.test(shapes=shapes):
+            assert (told(shapes).bits, told(shapes).group) == (0, 0)
+
+
+NAMED = [
+    ("llama-7b-4bit-128g", Packing("gptq", 4, 128)),
+    ("llama-13b-4bit", Packing("gptq", 4)),
+    ("gptq_model-3bit-32g.bin", Packing("gptq", 3, 32)),
+    ("vicuna-4bit--1g.pt", Packing("gptq", 4, -1)),
+    ("TheBloke_Llama-2-7B-GPTQ", Packing("gptq")),
+    ("Llama-2-7B-AWQ", Packing("awq")),
+    ("Mistral-7B-4.25bpw-exl2", Packing("exl2", 4.25)),
+    ("exl2_6bpw", Packing("exl2", 6)),
+    ("llama-7b", PLAIN),
+    ("notgptqatall", PLAIN),
+    ("x-14bit", PLAIN),
+    ("4bits-of-fun", Packing("gptq", 4)),
+    ("模型 [GPTQ] +$", Packing("gptq")),
+]
+
+
+def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) -> None:
+    for name, said in NAMED:
+        with subtests.test(name=name):
+            assert named(name) == said
+
+
+# -- in the catalogue -------------------------------------------------------------------------------------------------
+
+
+def test_gptq_weights_without_a_word_of_json_get_their_options(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "plain name") / "model.safetensors", tensors(gptq(256, 96, 4, 128)))
+    record = only(tmp_path)
+    assert (record.format, record.quantisation, record.parameters) == ("gptq", "GPTQ 4-bit 128g", 0)
+    assert record.defaults == {"max_seq_len": 2048, "wbits": 4, "groupsize": 128}
+
+
+def test_awq_weights_without_a_word_of_json_are_known(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "tiny") / "model.safetensors", tensors(awq(256, 512, 64)))
+    assert (only(tmp_path).format, only(tmp_path).quantisation) == ("awq", "AWQ 4-bit 64g")
+
+
+def test_the_name_does_not_make_plain_weights_quantised(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "tiny-4bit-128g-GPTQ")
+    assert only(tmp_path).format == "safetensors"
+
+
+def test_json_is_believed_before_tensors_and_tensors_fill_its_gaps(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "tiny", quantize_config={"desc_act": True})
+    put(folder / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
+    assert only(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
+    put(folder / "quantize_config.json", {"bits": 8, "group_size": 32})
+    assert only(tmp_path).quantisation == "GPTQ 8-bit 32g"
+    put(folder / "config.json", CONFIG | {"quantization_config": {"quant_method": "fp8"}})
+    assert only(tmp_path).format == "safetensors"
+
+
+def test_later_shards_tell_it_as_well(tmp_path: Path) -> None:
+    put(tmp_path / "tiny" / "config.json", CONFIG)
+    put(tmp_path / "tiny" / "model-00001-of-00002.safetensors", tensors({"embed": (4, 4)}))
+    put(tmp_path / "tiny" / "model-00002-of-00002.safetensors", tensors(gptq(256, 96, 4, 32)))
+    assert only(tmp_path).quantisation == "GPTQ 4-bit 32g"
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "said", "defaults"),
+    [
+        ("llama-7b", "llama-7b-4bit-128g.pt", ("gptq", "GPTQ 4-bit 128g"), {"wbits": 4, "groupsize": 128}),
+        ("llama-7b-3bit", "model.pt", ("gptq", "GPTQ 3-bit"), {"wbits": 3}),
+        ("llama-7b-GPTQ", "pytorch_model.bin", ("gptq", "GPTQ"), {}),
+        ("llama-7b-AWQ", "pytorch_model.bin", ("awq", "AWQ"), {}),
+        ("llama-7b", "pytorch_model.bin", ("pytorch", "BF16"), {}),
+    ],
+)
+def test_names_decide_where_the_files_are_silent(
+    tmp_path: Path, folder: str, file: str, said: tuple[str, str], defaults: dict[str, Any]
+) -> None:
+    put(tmp_path / folder / "config.json", CONFIG)
+    put(tmp_path / folder / file, PICKLE)
+    record = only(tmp_path)
+    assert (record.format, record.quantisation) == said
+    assert record.defaults == {"max_seq_len": 2048} | defaults
+
+
+def test_other_pt_files_are_no_weights(tmp_path: Path) -> None:
+    put(tmp_path / "tiny" / "config.json", CONFIG)
+    put(tmp_path / "tiny" / "state.pt", PICKLE)
+    assert Catalog(tmp_path).models() == []
+
+
+def test_a_group_size_that_no_option_offers_is_no_hindrance(tmp_path: Path, make_app: Any) -> None:
+    app: App = make_app()
+    put(checkpoint(tmp_path / "models" / "x") / "model.safetensors", tensors(gptq(1024, 96, 4, 256)))
+    assert app.record("x").quantisation == "GPTQ 4-bit 256g"
+    assert app.plan(app.record("x"), "AutoGPTQ").settings["groupsize"].source == "default"

@@ -1,0 +1,59 @@
+"""Which Python files come with a model, and what they are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from modules.formats.remote_code import code_elsewhere, code_of
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_every_python_file_of_a_folder_is_listed_hidden_and_linked_ones_too(tmp_path: Path) -> None:
+    model, other = tmp_path / "model", tmp_path / "other"
+    for folder in (model / "sub", other):
+        folder.mkdir(parents=True)
+    (model / "b.py").write_text("b")
+    (model / "sub" / ".a.py").write_text("a")
+    (model / "notes.txt").write_text("no code")
+    (other / "c.py").write_text("c")
+    (model / "linked").symlink_to(other)
+    (other / "round").symlink_to(model)  # it comes to an end
+    assert code_of(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
+
+
+def test_of_a_gguf_file_it_is_what_lies_beside_its_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    (tmp_path / "stray.py").write_text("not a tokenizer's")
+    assert code_of(path) == {}
+    shared = tmp_path / "my_llama-tokenizer"
+    shared.mkdir()
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (shared / name).touch()
+    (shared / "tok.py").write_text("t")
+    assert code_of(path) == {"tok.py": sha("t")}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "found"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "own.Config"}}, ""),
+        ("config.json", {"auto_map": {"AutoConfig": "me/it--own.Config"}}, "me/it--own.Config"),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "me/it--own.M"}}}, "me/it--own.M"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "me/it--own.T"]}}, "me/it--own.T"),
+        ("tokenizer_config.json", {"chat_template": "a--b"}, ""),
+        ("config.json", ["auto_map"], ""),
+    ],
+)
+def test_code_of_another_repository_is_found_by_its_name(
+    tmp_path: Path, file: str, content: object, found: str
+) -> None:
+    (tmp_path / file).write_text(json.dumps(content))
+    (tmp_path / "damaged_config.json").write_text("{")
+    assert code_elsewhere(tmp_path) == found

@@ -1,0 +1,60 @@
+"""Where a GGUF file's tokenizer is looked for; and a folder that holds nothing else is no model to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.formats.tokenizer_files import tokenizer_folder
+from tests.catalog.test_catalog import CONFIG, put
+from tests.support.gguf_files import gguf
+from tests.support.serving import server_of
+
+FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def with_tokenizer(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or FILES:
+        (folder / name).touch()
+    return folder
+
+
+def test_files_beside_the_model_go_before_a_shared_folder(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own" / "model.gguf", tmp_path / "oobabooga_llama-tokenizer"
+    own.parent.mkdir()
+    assert tokenizer_folder(own) is None
+    with_tokenizer(shared)
+    assert tokenizer_folder(own) == tokenizer_folder(tmp_path / "model.gguf") == shared
+    with_tokenizer(own.parent)
+    assert tokenizer_folder(own) == own.parent
+
+
+@pytest.mark.parametrize("names", [("tokenizer.model",), ("tokenizer_config.json",), ("tokenizer.json",)])
+def test_half_a_tokenizer_is_none(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with_tokenizer(tmp_path, *names)
+    with_tokenizer(tmp_path / "llama-tokenizer", *names)
+    assert tokenizer_folder(tmp_path / "model.gguf") is None
+
+
+def test_a_folder_with_another_name_is_not_shared(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path / "llama-tokenizer-old")
+    assert tokenizer_folder(tmp_path / "model.gguf") is None
+
+
+def test_a_tokenizer_alone_is_found_as_one_and_listed_nowhere(tmp_path: Path, make_app: Callable[..., App]) -> None:
+    models = tmp_path / "models"
+    put(models / "model.gguf", gguf())
+    shared = with_tokenizer(models / "oobabooga_llama-tokenizer", *FILES, "tokenizer.json", "README.md")
+    put(shared / "config.json", CONFIG)
+    put(shared / "generation_config.json", {})
+    app = make_app("--api")
+    assert [record.name for record in app.listed()] == ["model.gguf"]
+    with server_of(app) as server:
+        assert server.http.get("/internal/model/list").json() == {"model_names": ["model.gguf"]}
+        answer = server.post("/internal/model/load", {"model_name": shared.name})
+    assert answer.status_code == 404
+    assert tokenizer_folder(models / "model.gguf") == shared

@@ -1,0 +1,188 @@
+"""Whatever waits for a mirror is let go of at once, and nothing stays open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.hub.client import Hub
+from modules.hub.errors import DownloadError, Stopped
+from modules.hub.file_source import HubSource
+from modules.hub.repository import RemoteFile
+from tests.support.hub_reading import BIG, REPO, big, read
+from tests.support.hub_server import Hub as Served
+
+
+def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple[float, BaseException | None]:
+    """How many seconds after `let_go`, called once `wait` has begun to wait, that ended; and with which error."""
+    ended: list[tuple[float, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            wait()
+        except DownloadError as error:
+            ended.append((time.monotonic(), error))
+        else:
+            ended.append((time.monotonic(), None))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.4)
+    assert not ended
+    began = time.monotonic()
+    let_go()
+    thread.join(5)
+    assert ended, "it still waits"
+    return ended[0][0] - began, ended[0][1]
+
+
+@pytest.fixture
+def patient(served: Served) -> Iterator[Hub]:
+    """A hub that would wait for long."""
+    asked = Hub(served.url)
+    yield asked
+    asked.close()
+
+
+@pytest.mark.parametrize("connection", [None, "close"])
+def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
+    served: Served, patient: Hub, connection: str | None
+) -> None:
+    served.fault("big", origin="cdn", stall_after=1000, headers={"Connection": connection})
+    source = patient.source(patient.repository(REPO, "main"))
+    body = source.open(big(patient), 0, len(BIG))
+    seconds, error = ended_after(lambda: read(body), body.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
+    with pytest.raises(Stopped):
+        next(body.chunks())
+
+
+@pytest.fixture
+def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A hub that speaks TLS, with a certificate that is trusted for the time of the test."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}".split()
+    subprocess.run(["openssl", *words, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    hub = Served()
+    server = hub._servers[0]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with hub as started:
+        started.url = started.url.replace("http:", "https:")
+        yield started
+
+
+@pytest.mark.parametrize("connection", [None, "close"])
+@pytest.mark.parametrize("which", ["body", "source"])
+def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | None, which: str) -> None:
+    over_tls.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
+    hub = Hub(over_tls.url)
+    repository = hub.repository(REPO, "main")
+    source = hub.source(repository)
+    assert read(source.open(repository.files[0], 0, len(BIG))) == BIG
+    over_tls.fault("small", stall_after=1000, headers={"Connection": connection})
+    body = source.open(repository.files[0], 0, len(BIG))
+    seconds, error = ended_after(lambda: read(body), body.close if which == "body" else source.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
+
+
+def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: Hub) -> None:
+    served.fault("big", origin="cdn", stall_after=1000)
+    source = patient.source(patient.repository(REPO, "main"))
+    body = source.open(big(patient), 0, len(BIG))
+    seconds, error = ended_after(lambda: read(body), source.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
+    with pytest.raises(Stopped):
+        source.open(big(patient), 0, 5)
+
+
+def test_a_wait_for_headers_ends_when_the_source_is_closed(served: Served, patient: Hub) -> None:
+    source = patient.source(patient.repository(REPO, "main"))
+    served.fault("big", delay=60)
+    file = big(patient)
+    seconds, error = ended_after(lambda: source.open(file, 0, 5), source.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
+
+
+def opens_until_stopped(source: HubSource, file: RemoteFile) -> None:
+    with pytest.raises(Stopped):
+        source.open(file, 0, 5)
+
+
+def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: Hub) -> None:
+    source = patient.source(patient.repository(REPO, "main"))
+    served.fault("big", delay=60)
+    file = big(patient)
+    first = threading.Thread(target=opens_until_stopped, args=(source, file))
+    first.start()
+    seconds, error = ended_after(lambda: source.open(file, 5, 10), source.close)
+    first.join(5)
+    assert seconds < 0.3 and isinstance(error, Stopped) and not first.is_alive()
+    assert len(served.requests("big")) == 1
+
+
+@pytest.mark.parametrize("fault", [{"delay": 60}, {"stall_after": 2}], ids=str)
+def test_a_wait_for_a_list_ends_when_the_hub_is_closed(served: Served, patient: Hub, fault: dict[str, object]) -> None:
+    served.fault("/revision/", **fault)
+    seconds, error = ended_after(lambda: patient.repository(REPO, "main"), patient.close)
+    assert seconds < 0.3 and isinstance(error, Stopped)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_wait_for_a_connection_ends_when_the_hub_is_closed(scheme: str) -> None:
+    """By http, a server whose queue is full; by https, one that takes the connection and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        address = server.getsockname()
+        full = [socket.socket() for _ in range(3 if scheme == "http" else 0)]
+        for each in full:
+            each.setblocking(False)
+            each.connect_ex(address)
+        hub = Hub(f"{scheme}://127.0.0.1:{address[1]}")
+        seconds, error = ended_after(lambda: hub.resolve(REPO, "main"), hub.close)
+        for each in full:
+            each.close()
+    assert seconds < 0.3 and isinstance(error, Stopped)
+
+
+def test_a_body_that_nobody_reads_lets_its_connection_go(served: Served, hub: Hub, source: HubSource) -> None:
+    body = source.open(big(hub), 0, len(BIG))
+    body.close()
+    assert body._response.raw.closed
+    assert read(source.open(big(hub), 0, 10)) == BIG[:10]
+
+
+def test_a_body_that_is_left_half_read_lets_its_connection_go(hub: Hub, source: HubSource) -> None:
+    body = source.open(big(hub), 0, len(BIG))
+    chunks = body.chunks()
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    assert body._response.raw.closed
+
+
+def test_nothing_is_left_open(served: Served) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = None
+    for _ in range(3):
+        hub = Hub(served.url)
+        source = hub.source(hub.repository(REPO, "main"))
+        read(source.open(big(hub), 0, 100_000))
+        source.close()
+        hub.close()
+        time.sleep(0.2)  # the server's ends
+        before = before or count()
+    assert count() <= before

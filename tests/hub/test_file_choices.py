@@ -1,0 +1,271 @@
+"""Which files of a repository are proposed, which are held back, and where they go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from modules.core.errors import OptionError
+from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
+from modules.hub.file_choices import (
+    CODE,
+    ONLY_PICKLES,
+    PICKLE,
+    below,
+    choices,
+    excluding,
+    kind,
+    picked,
+    quantisation,
+    single,
+    target,
+    text_only,
+)
+from modules.hub.repository import RemoteFile, Repository
+
+PLAIN = ["config.json", "tokenizer.json", "tokenizer.model", "README.md", ".gitattributes"]
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+SPLIT = ["Q8_0/M-Q8_0-00001-of-00003.gguf", "Q8_0/M-Q8_0-00002-of-00003.gguf", "Q8_0/M-Q8_0-00003-of-00003.gguf"]
+
+
+def repository(*paths: str, revision: str = "main", name: str = "user/model") -> Repository:
+    """Each file has ten bytes for each letter of its path."""
+    return Repository(
+        name, revision, "c" * 40, tuple(RemoteFile(path, 10 * len(path), git_oid="a" * 40) for path in paths)
+    )
+
+
+def paths(files: Sequence[RemoteFile]) -> set[str]:
+    return {file.path for file in files}
+
+
+TICKED: dict[str, tuple[list[str], str, list[str]]] = {
+    "safetensors and the same as pickles": (
+        [*PLAIN, "model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.onnx", "a.gguf"],
+        "model",
+        [*PLAIN[:-1], "model.safetensors"],
+    ),
+    "shards": ([*PLAIN, *SHARDS], "model", [*PLAIN[:-1], *SHARDS]),
+    "the original's weights beside": (
+        ["config.json", "model.safetensors", "consolidated.safetensors", "original/consolidated.00.pth"],
+        "model",
+        ["config.json", "model.safetensors"],
+    ),
+    "the original's weights alone": (
+        ["params.json", "consolidated.safetensors"], "model", ["params.json", "consolidated.safetensors"],
+    ),
+    "shards beside the original's": (
+        [*SHARDS, "consolidated-00001-of-00001.safetensors"], "model", SHARDS,
+    ),
+    "pickles only": ([*PLAIN, "pytorch_model.bin", "training_args.bin"], "model", PLAIN[:-1]),
+    "a template": (["config.json", "chat_template.jinja", "vocab.txt", "qwen.tiktoken", "spiece.vocab"], "model",
+                   ["config.json", "chat_template.jinja", "vocab.txt", "qwen.tiktoken", "spiece.vocab"]),
+    "code": (["config.json", "modeling_x.py", "model.safetensors"], "model", ["config.json", "model.safetensors"]),
+    "a LoRA": (["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"], "lora",
+               ["adapter_config.json", "adapter_model.safetensors", "README.md"]),
+    "a LoRA by its weights": (["adapter_model.bin"], "lora", []),
+    "no LoRA, but a folder with one": (["model.safetensors", "lora/adapter_config.json"], "model",
+                                       ["model.safetensors", "lora/adapter_config.json"]),
+    "GGUF": (["README.md", "config.json", "m.Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-f16.gguf"], "gguf", []),
+    "GGUF and pickles": (["pytorch_model.bin", "m.gguf"], "gguf", []),
+    "capitals": (["CONFIG.JSON", "MODEL.SAFETENSORS", "OLD.BIN"], "model", ["CONFIG.JSON", "MODEL.SAFETENSORS"]),
+    "an unfinished set of shards": (["config.json", SHARDS[0]], "model", ["config.json"]),
+    "nothing": ([], "model", []),
+}  # fmt: skip
+
+
+def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> None:
+    for case in TICKED:
+        with subtests.test(case):
+            present, what, ticked = TICKED[case]
+            found = repository(*present)
+            assert kind(found) == what
+            assert {file.path for choice in choices(found) if choice.ticked for file in choice.files} == set(ticked)
+            assert {file.path for choice in choices(found) for file in choice.files} == set(present)
+            if ticked:
+                assert paths(picked(found)) == set(ticked)
+            else:
+                with pytest.raises(NothingToDownload):
+                    picked(found)
+
+
+def test_what_runs_code_is_never_ticked_and_says_so() -> None:
+    found = {choice.name: choice for choice in choices(repository("m.py", "a.bin", "b.pt", "c.ckpt", "m.safetensors"))}
+    assert found["m.py"].warning == CODE and not found["m.py"].ticked
+    for name in ("a.bin", "b.pt", "c.ckpt"):
+        assert (found[name].group, found[name].ticked, found[name].warning) == ("pickle", False, PICKLE)
+    alone = choices(repository("config.json", "pytorch_model.bin"))
+    assert [each.warning for each in alone] == [ONLY_PICKLES, None]
+
+
+def test_gguf_files_stand_by_size_and_the_usual_one_is_marked() -> None:
+    found = choices(repository("mm.IQ2_XXS.longer.gguf", "m.Q8_0.gguf", "m.Q4_K_M.gguf", "mmproj-F16.gguf", "a.md"))
+    assert [(each.quantisation, each.group, each.recommended) for each in found] == [
+        ("Q8_0", "gguf", False),
+        ("Q4_K_M", "gguf", True),
+        ("IQ2_XXS", "gguf", False),
+        ("F16", "mmproj", False),
+        ("", "about", False),
+    ]
+
+
+def test_a_split_gguf_is_one_choice() -> None:
+    (found,) = choices(repository(*SPLIT))
+    assert (found.name, found.quantisation, found.missing) == (SPLIT[0], "Q8_0", ())
+    assert found.size == sum(10 * len(path) for path in SPLIT)
+    assert paths(picked(repository(*SPLIT), [SPLIT[0]])) == set(SPLIT)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_split_gguf_with_a_part_missing_is_refused(lost: int) -> None:
+    there = repository(*[path for number, path in enumerate(SPLIT) if number != lost])
+    (found,) = choices(there)
+    missing = SPLIT[lost].rpartition("/")[2]
+    assert (found.name, found.missing, found.ticked) == (SPLIT[0], (missing,), False)
+    with pytest.raises(IncompleteSet, match=missing):
+        picked(there, [found.name])
+    with pytest.raises(IncompleteSet):
+        single(there, there.files[0].path)
+
+
+def test_sets_of_the_same_name_in_two_folders_are_two() -> None:
+    assert len(choices(repository(*SPLIT, *[f"x/{path}" for path in SPLIT]))) == 2
+
+
+def test_names_that_claim_very_many_parts_cost_nothing() -> None:
+    began = time.monotonic()
+    found = choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
+    assert time.monotonic() - began < 5
+    assert len(found[0].missing) == 10 and not found[0].recommended
+
+
+QUANTIZATIONS = [
+    ("Llama-3-8B.Q4_K_M.gguf", "Q4_K_M"),
+    ("llama-3-8b-q5_k_s.gguf", "Q5_K_S"),
+    ("M-UD-Q4_K_XL-00001-of-00002.gguf", "UD-Q4_K_XL"),
+    ("M-IQ4_NL.gguf", "IQ4_NL"),
+    ("M-iq3_xxs.gguf", "IQ3_XXS"),
+    ("M.Q4_0_4_4.gguf", "Q4_0_4_4"),
+    ("M-Q8_0.gguf", "Q8_0"),
+    ("M-Q6_K.gguf", "Q6_K"),
+    ("M-TQ1_0.gguf", "TQ1_0"),
+    ("M-bf16.gguf", "BF16"),
+    ("M.fp16.gguf", "FP16"),
+    ("gpt-oss-20b-MXFP4.gguf", "MXFP4"),
+    ("BF16/M-00001-of-00002.gguf", "BF16"),
+    ("Q2_K/M.Q3_K_L.gguf", "Q3_K_L"),
+    ("model.gguf", ""),
+    ("IQ4_XSmodel.gguf", ""),
+    ("SF16.gguf", ""),
+]
+
+
+def test_the_quantization_is_read_from_the_name(subtests: pytest.Subtests) -> None:
+    for path, name in QUANTIZATIONS:
+        with subtests.test(path=path):
+            assert quantisation(path) == name
+
+
+def test_the_users_boxes_decide() -> None:
+    there = repository(*PLAIN, "pytorch_model.bin", "m.py")
+    assert paths(picked(there, ["pytorch_model.bin", "config.json", "config.json"])) == {
+        "pytorch_model.bin",
+        "config.json",
+    }
+    assert len(picked(there, ["config.json", "config.json"])) == 1
+    with pytest.raises(NothingToDownload):
+        picked(there, [])
+    with pytest.raises(FileNotOnHub) as caught:
+        picked(there, ["confg.json"])
+    assert caught.value.nearest[0] == "config.json"
+
+
+def test_a_single_file_is_found_by_its_path_or_its_name() -> None:
+    there = repository("a/config.json", "b/config.json", "a/m.Q4_K_M.gguf", *SPLIT)
+    assert paths(single(there, "a/config.json")) == {"a/config.json"}
+    assert paths(single(there, "m.Q4_K_M.gguf")) == {"a/m.Q4_K_M.gguf"}
+    assert paths(single(there, "M-Q8_0-00002-of-00003.gguf")) == set(SPLIT)
+    for name in ("config.json", "m.Q5_K_M.gguf", ""):
+        with pytest.raises(FileNotOnHub):
+            single(there, name)
+
+
+def test_a_file_that_is_not_there_names_the_nearest() -> None:
+    there = repository("m.Q4_K_M.gguf", "m.Q5_K_M.gguf", "sub/m.Q8_0.gguf", "README.md")
+    with pytest.raises(FileNotOnHub) as caught:
+        single(there, "m.q4km.gguf")
+    assert caught.value.nearest[0] == "m.Q4_K_M.gguf" and len(caught.value.nearest) <= 3
+    assert "m.Q4_K_M.gguf" in caught.value.say("zh")
+
+
+def test_text_only_leaves_the_weights_out() -> None:
+    assert paths(text_only(repository(*PLAIN, "model.safetensors", "m.gguf", "m.py"))) == set(PLAIN[:-1])
+    with pytest.raises(NothingToDownload):
+        text_only(repository("m.gguf"))
+
+
+def test_a_pattern_excludes_as_in_the_original() -> None:
+    files = repository("config.json", "onnx/model.json", "model.safetensors").files
+    assert paths(excluding(files, "onnx/")) == {"config.json", "model.safetensors"}
+    assert paths(excluding(files, r".*\.json")) == {"model.safetensors"}
+    assert paths(excluding(files, "json")) == paths(files)
+    with pytest.raises(OptionError):
+        excluding(files, "[")
+    with pytest.raises(NothingToDownload):
+        excluding(files, "")
+
+
+def test_a_link_to_a_folder_means_what_is_in_it() -> None:
+    there = below(repository("a/config.json", "ab/x.json", "config.json"), "a")
+    assert [file.path for file in there.files] == ["a/config.json"]
+    assert below(there, "") == there
+    with pytest.raises(FileNotOnHub):
+        below(there, "nowhere")
+
+
+PLACES = {
+    "a model": (["config.json", "model.safetensors"], "models", "user_model", {"config.json": "config.json"}),
+    "a LoRA": (["adapter_config.json", "adapter_model.safetensors"], "loras", "user_model", {}),
+    "one GGUF file": (["m.Q4_K_M.gguf"], "models", "", {"m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
+    "one in a sub-folder": (["sub/m.Q4_K_M.gguf"], "models", "", {"sub/m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
+    "two": (["m.Q4_K_M.gguf", "m.Q8_0.gguf"], "models", "", {"m.Q8_0.gguf": "m.Q8_0.gguf"}),
+    "two of one name": (["a/m.gguf", "b/M.gguf"], "models", "user_model", {"a/m.gguf": "a/m.gguf"}),
+    "a split one": (SPLIT, "models", "M-Q8_0", {SPLIT[1]: "M-Q8_0-00002-of-00003.gguf"}),
+    "a split one with another": ([*SPLIT, "m.gguf"], "models", "user_model", {SPLIT[1]: SPLIT[1], "m.gguf": "m.gguf"}),
+    "one that sees": (["m.gguf", "mmproj-F16.gguf"], "models", "user_model", {"mmproj-F16.gguf": "mmproj-F16.gguf"}),
+    "a GGUF file and what describes it": (["m.gguf", "config.json"], "models", "user_model", {}),
+}
+
+
+def test_the_target_folder_and_names_of_files(subtests: pytest.Subtests) -> None:
+    for case in PLACES:
+        with subtests.test(case):
+            present, root, folder, places = PLACES[case]
+            there = repository(*present)
+            found = target(there, there.files)
+            assert (found.root, found.folder) == (root, folder)
+            assert set(found.places) == set(present) and places.items() <= found.places.items()
+
+
+@pytest.mark.parametrize(
+    ("revision", "folder"),
+    [
+        ("main", "user_model"),
+        ("dev", "user_model_dev"),
+        ("refs/pr/3", "user_model_refs_pr_3"),
+        ("v1.", "user_model_v1"),
+    ],
+)
+def test_the_folder_is_named_after_the_branch_too(revision: str, folder: str) -> None:
+    there = repository("config.json", revision=revision)
+    assert target(there, there.files).folder == folder
+
+
+def test_a_folder_is_never_named_too_long_for_a_disk() -> None:
+    names = {
+        target(there, there.files).folder
+        for there in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + last) for last in "12")
+    }
+    assert len(names) == 2 and all(len(name) <= 200 for name in names)

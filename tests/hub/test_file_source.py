@@ -1,0 +1,188 @@
+"""The bytes of a mirror's files: those that were asked for, or an error."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from modules.hub.client import Hub
+from modules.hub.errors import (
+    DownloadError,
+    MirrorUnreachable,
+    NotAHub,
+    RateLimited,
+    RedirectUnreachable,
+    ServerFault,
+    WrongSize,
+)
+from modules.hub.file_source import HubSource
+from modules.hub.repository import RemoteFile
+from tests.support.hub_reading import BIG, REPO, big, named, read
+from tests.support.hub_server import Hub as Served
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, len(BIG)), (0, 1), (1, 300_000), (len(BIG) - 1, len(BIG))])
+def test_the_bytes_asked_for_come(served: Served, hub: Hub, source: HubSource, begin: int, end: int) -> None:
+    file, before = big(hub), served.sent
+    body = source.open(file, begin, end)
+    assert (body.begin, body.end, body.total) == (begin, end, len(BIG))
+    assert read(body) == BIG[begin:end]
+    assert served.sent - before == end - begin
+
+
+def test_small_and_empty_files_come_too(hub: Hub, source: HubSource) -> None:
+    repository = hub.repository(REPO, "main")
+    assert read(source.open(named(repository, "config.json"), 0, 8)) == b'{"a": 1}'
+    assert read(source.open(named(repository, "empty.txt"), 0, 0)) == b""
+
+
+def test_no_coding_and_no_origin_is_told(served: Served, hub: Hub, source: HubSource) -> None:
+    read(source.open(big(hub), 0, 5))
+    for request in served.log:
+        assert request.headers["Accept-Encoding"] == "identity"
+        assert not {"Referer", "Cookie", "Origin"} & set(request.headers)
+
+
+def test_a_cookie_is_not_kept(served: Served, hub: Hub) -> None:
+    served.fault("/revision/", times=1, headers={"Set-Cookie": "id=1; Path=/"})
+    hub.repository(REPO, "main")
+    assert "Cookie" not in served.log[-1].headers
+
+
+def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: Hub, source: HubSource) -> None:
+    file, got = big(hub), dict[int, bytes]()
+
+    def take(place: int) -> None:
+        got[place] = read(source.open(file, place, place + 100_000))
+
+    threads = [threading.Thread(target=take, args=(place,)) for place in range(0, 500_000, 100_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert b"".join(got[place] for place in sorted(got)) == BIG[:500_000]
+    assert len(served.requests("/resolve/")) == 1 and len(served.requests(origin="cdn")) == 5
+
+
+def test_connections_are_used_again(served: Served, hub: Hub, source: HubSource) -> None:
+    for place in range(20):
+        read(source.open(big(hub), place, place + 1000))
+    assert len({each.connection for each in served.requests(origin="cdn")}) == 1
+    assert len({each.connection for each in served.requests(origin="hub")}) <= 2  # the list's and the source's
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_link_that_has_expired_is_asked_for_again(served: Served, hub: Hub, source: HubSource, status: int) -> None:
+    read(source.open(big(hub), 0, 10))
+    served.fault("big", origin="cdn", times=1, status=status)
+    assert read(source.open(big(hub), 10, 20)) == BIG[10:20]
+    assert len(served.requests("/resolve/")) == 2
+
+
+def test_links_that_expire_really(served: Served, hub: Hub, source: HubSource) -> None:
+    """Spec test 8, on this side."""
+    served.fault("big", origin="cdn", times=1, drop_after=100)
+    with pytest.raises(DownloadError):
+        read(source.open(big(hub), 0, 1000))
+    served.expire_links()
+    assert read(source.open(big(hub), 100, 1000)) == BIG[100:1000]
+
+
+def test_a_fresh_link_that_is_refused_is_a_fault_that_may_pass(served: Served, hub: Hub, source: HubSource) -> None:
+    served.fault("big", origin="cdn", status=403)
+    with pytest.raises(ServerFault) as caught:
+        source.open(big(hub), 0, 10)
+    assert caught.value.passing and caught.value.host == served.cdn.removeprefix("http://")
+
+
+def test_a_mirror_that_ignores_ranges_gives_all_from_the_start(served: Served, hub: Hub, source: HubSource) -> None:
+    served.fault("big", origin="cdn", ignore_range=True)
+    body = source.open(big(hub), 300_000, 300_010)
+    assert (body.begin, body.end) == (0, len(BIG)) and read(body) == BIG
+
+
+def test_a_mirror_that_gives_no_length_is_believed_to_have_it_all(served: Served, hub: Hub, source: HubSource) -> None:
+    served.fault("big", origin="cdn", chunked=True)
+    assert read(source.open(big(hub), 0, len(BIG))) == BIG
+    assert read(source.open(big(hub), 5, 10)) == BIG[5:10]
+
+
+def test_a_mirror_that_has_less_than_it_lists_is_found_out_at_the_end(
+    served: Served, hub: Hub, source: HubSource
+) -> None:
+    served.fault("big", origin="cdn", chunked=True)
+    file = big(hub)
+    longer = RemoteFile(file.path, file.size + 5, file.sha256)
+    with pytest.raises(WrongSize) as caught:
+        read(source.open(longer, 0, longer.size))
+    assert (caught.value.sent, caught.value.listed) == (len(BIG), len(BIG) + 5)
+
+
+def test_never_more_than_asked_for(served: Served, hub: Hub, source: HubSource) -> None:
+    told = {"Content-Range": f"bytes 0-9/{len(BIG)}", "Content-Type": "x/y", "Content-Length": None}
+    served.fault("big", origin="hub", status=206, headers={**told, "Connection": "close"}, body=BIG)
+    assert read(source.open(big(hub), 0, 10)) == BIG[:10]
+
+
+@pytest.mark.parametrize("origin", ["hub", "cdn"])
+def test_a_mirror_that_says_nothing_is_given_up(served: Served, hub: Hub, source: HubSource, origin: str) -> None:
+    """Spec test 10: in the middle of a body it is below."""
+    served.fault("big", origin=origin, delay=5)
+    began = time.monotonic()
+    with pytest.raises(MirrorUnreachable if origin == "hub" else RedirectUnreachable):
+        source.open(big(hub), 0, 10)
+    assert time.monotonic() - began < 2
+
+
+LIES: list[tuple[dict[str, object], type[DownloadError]]] = [
+    ({"headers": {"Content-Range": None}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes 11-20/512000"}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes 10-20/512000"}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes 10-18/512000"}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes 10-19/*"}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes -5-19/512000"}}, NotAHub),
+    ({"headers": {"Content-Range": "../../etc"}}, NotAHub),
+    ({"headers": {"Content-Range": "bytes 10-19/512001"}}, WrongSize),
+    ({"headers": {"Content-Range": "bytes 10-19/" + "9" * 5000}}, NotAHub),
+    ({"length": 11}, WrongSize),
+    ({"headers": {"Content-Encoding": "gzip"}}, NotAHub),
+    ({"ignore_range": True, "length": 5}, WrongSize),
+    ({"body": b"<html>log in</html>"}, NotAHub),
+    ({"status": 416, "headers": {"Content-Range": "bytes */7"}}, WrongSize),
+    ({"status": 416}, NotAHub),
+    ({"status": 204}, NotAHub),
+    ({"status": 418}, NotAHub),
+    ({"status": 429}, RateLimited),
+    ({"status": 502}, ServerFault),
+    ({"headers": {"ETag": '"../../../../X"', "X-Repo-Commit": "../x"}}, type(None)),  # type: ignore[list-item]
+]
+
+
+@pytest.mark.parametrize(("lie", "error"), LIES, ids=lambda each: str(each)[:50])
+def test_an_answer_that_lies_is_found_out(
+    served: Served, hub: Hub, source: HubSource, lie: dict[str, object], error: type[DownloadError]
+) -> None:
+    """Spec test 13: ETag and Content-Range; spec test 2, on this side."""
+    served.fault("big", origin="cdn", **lie)
+    if error is type(None):
+        assert read(source.open(big(hub), 10, 20)) == BIG[10:20]
+        return
+    with pytest.raises(error):
+        source.open(big(hub), 10, 20)
+
+
+@pytest.mark.parametrize("how", ["drop_after", "reset_after", "stall_after"])
+def test_what_came_before_a_connection_broke_is_kept(served: Served, hub: Hub, source: HubSource, how: str) -> None:
+    served.fault("big", origin="cdn", times=1, **{how: 100_000})
+    got = bytearray()
+    with pytest.raises(MirrorUnreachable) as caught:
+        for piece in source.open(big(hub), 0, len(BIG)).chunks():
+            got += piece
+    assert caught.value.passing and caught.value.host == served.cdn.removeprefix("http://")
+    if how == "reset_after":  # the system throws away what it had not handed over
+        assert BIG.startswith(bytes(got))
+    else:
+        assert got == BIG[:100_000]
+    assert read(source.open(big(hub), len(got), len(BIG))) == BIG[len(got) :]

@@ -1,0 +1,156 @@
+"""Where a mirror may send us, and who sees the access token."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from modules.hub.client import Hub
+from modules.hub.connections import Connections
+from modules.hub.endpoints import HUGGING_FACE, MIRROR, Token
+from modules.hub.errors import MirrorUnreachable, NotAHub, RedirectUnreachable
+from modules.hub.file_source import HubSource
+from modules.hub.http import Client, Link
+from tests.support.hub_reading import BIG, REPO, big, named, read
+from tests.support.hub_server import Hub as Served
+
+
+def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: Hub, source: HubSource) -> None:
+    """Spec test 17: 308, as hf-mirror.com does for what it has not cached."""
+    with Served() as other:
+        commit = other.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
+        place = f"{other.url}/{REPO}/resolve/{commit}/sub/big%20one.bin"
+        served.fault("/resolve/", status=308, redirect=place)
+        assert read(source.open(big(hub), 7, 77)) == BIG[7:77]
+        assert read(source.open(big(hub), 8, 88)) == BIG[8:88]
+        assert [each.origin for each in other.log] == ["hub", "cdn", "cdn"]
+
+
+def test_a_mirror_that_sends_us_to_a_dead_host_is_told_so(
+    served: Served, hub: Hub, source: HubSource, free_port: int
+) -> None:
+    served.fault("/resolve/", status=308, redirect=f"http://127.0.0.1:{free_port}/x")
+    with pytest.raises(RedirectUnreachable) as caught:
+        source.open(big(hub), 0, 5)
+    assert (caught.value.host, caught.value.target) == (hub.host, f"127.0.0.1:{free_port}")
+
+
+def test_a_list_that_is_redirected_works(served: Served, hub: Hub) -> None:
+    commit = served.repos[REPO].branches["main"]
+    served.fault("/revision/main", status=307, redirect=f"/api/models/{REPO}/revision/{commit}")
+    assert hub.resolve(REPO, "main") == commit
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("file:///etc/passwd", "ftp://example.com/x", "gopher://127.0.0.1/", "data:text/plain,x", "javascript:1"),
+        *("http://[::1", "http://", "https:///x", "http://127.0.0.1:99999/x", "//:80/x"),
+    ],
+)
+def test_a_redirect_to_what_is_no_web_server_is_not_followed(
+    served: Served, hub: Hub, source: HubSource, target: str
+) -> None:
+    served.fault("/resolve/", redirect=target)
+    with pytest.raises(NotAHub):
+        source.open(big(hub), 0, 5)
+
+
+PUBLIC = "https://hf-mirror.com/x"
+
+
+REDIRECTS = [
+    (PUBLIC, "http://cdn.hf-mirror.com/x", "https to http"),
+    (PUBLIC, "https://127.0.0.1/x", "local network"),
+    (PUBLIC, "https://localhost:8080/x", "local network"),
+    (PUBLIC, "https://[::1]/x", "local network"),
+    (PUBLIC, "https://192.168.0.1/x", "local network"),
+    (PUBLIC, "https://169.254.169.254/latest/meta-data", "local network"),
+    (PUBLIC, "https://2130706433/x", "local network"),
+    (PUBLIC, "file:///etc/passwd", "file:"),
+    (PUBLIC, "//[::1]/x", "local network"),
+]
+
+
+def test_a_redirect_of_a_public_mirror_stays_public_and_encrypted(subtests: pytest.Subtests) -> None:
+    """Spec test 13. Where a redirect leads is decided before anything is asked there."""
+    for start, target, words in REDIRECTS:
+        with subtests.test(target=target), pytest.raises(NotAHub, match=words):
+            Client(MIRROR, None, Connections())._redirected(Link(start), target)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "start", "target", "authorised"),
+    [
+        ({"huggingface.co"}, f"{MIRROR}/x", f"{HUGGING_FACE}/x", True),
+        ({"hf-mirror.com"}, f"{MIRROR}/x", f"{HUGGING_FACE}/x", False),
+        ({"hf-mirror.com"}, f"{MIRROR}/x", "/y", True),
+        ({"hf-mirror.com", "8.8.8.8"}, f"{MIRROR}/x", "https://8.8.8.8/x", False),
+        ({"huggingface.co"}, "https://8.8.8.8/x", f"{HUGGING_FACE}/x", False),
+    ],
+)
+def test_who_sees_the_token_after_a_redirect(hosts: set[str], start: str, target: str, authorised: bool) -> None:
+    client = Client(MIRROR, Token("hf_secret", frozenset(hosts)), Connections())
+    link = Link(start, authorised=start.startswith(MIRROR) and "hf-mirror.com" in hosts)
+    assert client._redirected(link, target).authorised is authorised
+
+
+def test_the_body_of_a_redirect_is_not_waited_for(served: Served, hub: Hub, source: HubSource) -> None:
+    served.fault("/resolve/", redirect=f"/{REPO}/resolve/main/config.json", times=1, length=1 << 40)
+    assert read(source.open(named(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
+
+
+def test_redirects_end_after_six(served: Served, hub: Hub, source: HubSource) -> None:
+    served.fault("/resolve/", redirect=f"{served.url}/{REPO}/resolve/again")
+    with pytest.raises(NotAHub, match="redirects"):
+        source.open(big(hub), 0, 5)
+    assert len(served.requests("/resolve/")) == 7
+
+
+def test_the_token_goes_only_where_it_may(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Spec test 15, on this side: to the mirror that is ticked, not to its CDN, not to whom it redirects."""
+    caplog.set_level(logging.DEBUG)
+    with Served() as other:
+        commit = other.add(REPO, {"config.json": b'{"a": 1}'})
+        hub = Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://"), "huggingface.co"})))
+        repository = hub.repository(REPO, "main")
+        source = hub.source(repository)
+        served.fault("config", redirect=f"{other.url}/{REPO}/resolve/{commit}/config.json")
+        for file in repository.files:
+            read(source.open(file, 0, file.size))
+        read(source.open(named(repository, "sub/big one.bin"), 5, 10))
+        assert {each.authorization for each in served.requests(origin="hub")} == {"Bearer hf_secret"}
+        assert {each.authorization for each in [*served.requests(origin="cdn"), *other.log]} == {""}
+    assert "hf_secret" not in caplog.text + "".join(each.path for each in served.log)
+
+
+def test_the_token_stays_at_home_for_a_mirror_that_is_not_ticked(served: Served) -> None:
+    hub = Hub(served.url, Token("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
+    repository = hub.repository(REPO, "main")
+    read(hub.source(repository).open(repository.files[0], 0, 1))
+    assert {each.authorization for each in served.log} == {""}
+
+
+def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    Hub(served.url).repository(REPO, "main")
+    Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://")}))).repository(REPO, "main")
+    assert {each.authorization for each in served.log} == {"", "Bearer hf_secret"}
+
+
+def test_an_error_does_not_show_the_token(served: Served) -> None:
+    hub = Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://")})))
+    served.fault("/revision/", reset_after=0)
+    with pytest.raises(MirrorUnreachable) as caught:
+        hub.resolve(REPO, "main")
+    assert "hf_secret" not in repr(caught.value) + repr(caught.value.__cause__) + caught.value.say("zh")
+
+
+def test_the_environments_proxy_is_used(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", served.url)  # a proxy is asked for whole addresses
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert Hub("http://mirror.example").resolve(REPO, "main") == served.repos[REPO].branches["main"]
+    assert served.log[0].path == f"http://mirror.example/api/models/{REPO}/revision/main"

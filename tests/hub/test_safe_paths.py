@@ -1,0 +1,230 @@
+"""Names of files that strangers chose: the hostile ones are refused, and no link leads out of a folder."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from modules.hub.errors import LinkInTheWay, UnsafeName
+from modules.hub.repository import RemoteFile
+from modules.hub.safe_paths import check, check_path, escaped, open_below, put_below
+
+OID = "a" * 40
+WRITING = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+HOSTILE = [
+    *("", "/", ".", "..", "../x", "a/../x", "a/..", "a/./b", "a//b", "/etc/passwd", "a/", "//server/share"),
+    *("..\\x", "a\\b", "C:/x", "C:x", "a:stream", "~/\x00", "a\x00b", "a\nb", "a\x7fb", "\x1b[2J"),
+    *("\u202egpj.exe", "a\u2066b", "a\u200fb", "a\u2028b", "\ud800", "a\x85b"),
+    *("a.", "a ", "a./b", " ./b", "... ", "con", "NUL.txt", "com1", "LPT9.gguf", "aux .txt", "COM¹", "conin$"),
+    *('a"b', "a<b", "a>b", "a|b", "a?b", "a*b", "x" * 241, "猫" * 81, "/".join(["abcdefgh"] * 120)),
+    *(".git/config", ".GIT/hooks/post-checkout", ".cache/x", ".downloads/jobs.json", ".Downloads/x"),
+]
+PLAIN = [
+    "a",
+    "a.b.c",
+    ".gitattributes",
+    "sub/.git",
+    "模型/猫.gguf",
+    "a b",
+    "con1",
+    "console",
+    "x" * 240,
+    "-rf",
+    "com",
+    "é",
+]
+
+
+def file(path: str, size: object = 1, sha256: str = "", git_oid: str = OID) -> RemoteFile:
+    return RemoteFile(path, size, sha256, git_oid)  # type: ignore[arg-type]
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    """Everything below `folder`, links not followed."""
+    found: dict[str, object] = {}
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            link = os.readlink(path) if path.is_symlink() else ""
+            found[str(path.relative_to(folder))] = (link, path.lstat().st_mtime_ns, path.lstat().st_size)
+    return found
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A folder with a target in it, and much around that must stay as it is."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "x").write_text("mine")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").write_text("mine")
+    return tmp_path
+
+
+def test_a_hostile_name_is_refused_with_a_printable_message(canary: Path, subtests: pytest.Subtests) -> None:
+    for name in HOSTILE:
+        with subtests.test(name=ascii(name)):
+            before = snapshot(canary)
+            with pytest.raises(UnsafeName) as caught:
+                check([file("config.json"), file(name)])
+            assert caught.value.say("en").isprintable() and caught.value.say("zh").isprintable()
+            with pytest.raises(UnsafeName):
+                open_below(canary / "target", name, WRITING)
+            with pytest.raises(UnsafeName):
+                put_below(canary / "x", canary / "target", name)
+            assert snapshot(canary) == before
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(set(HOSTILE)) >= 40
+
+
+def test_a_plain_name_is_written_to_disk_under_that_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(PLAIN):
+        with subtests.test(name=name):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            check([file(name)])
+            os.close(open_below(folder / "new", name, WRITING))
+            assert (folder / "new" / name).is_file()
+
+
+COLLIDING = [
+    ["a", "A"],
+    ["sub/File", "SUB/file"],
+    ["straße", "STRASSE"],
+    ["caf\u00e9", "cafe\u0301"],
+    ["a", "a"],
+    ["a", "a/b"],
+    ["a/b/c", "A"],
+    ["a/b/c", "a/B"],
+]
+
+
+def test_two_names_of_the_same_file_are_refused(subtests: pytest.Subtests) -> None:
+    for paths in COLLIDING:
+        with subtests.test(paths=ascii(paths)):
+            check([file(paths[0])])
+            with pytest.raises(UnsafeName):
+                check(map(file, paths))
+
+
+@pytest.mark.parametrize("size", [-1, (4 << 40) + 1, 1.0, "1", True, None])
+def test_a_size_that_cannot_be_is_refused(size: object) -> None:
+    with pytest.raises(UnsafeName):
+        check([file("a", size)])
+
+
+@pytest.mark.parametrize(
+    ("sha256", "git_oid"),
+    [("", ""), ("a" * 63, ""), ("", "a" * 41), ("../" + "a" * 61, ""), ("A" * 64, ""), ("g" * 64, OID)],
+)
+def test_a_hash_that_is_none_is_refused(sha256: str, git_oid: str) -> None:
+    with pytest.raises(UnsafeName):
+        check([file("a", 1, sha256, git_oid)])
+    check([file("a", 4 << 40, "a" * 64, ""), file("b", 0, "", OID)])
+
+
+def test_whatever_passes_stays_below_its_folder() -> None:
+    """Random names out of what hurts: none that is let through leads elsewhere, on either kind of system."""
+    dice = random.Random(18)
+    pieces = [
+        "..",
+        ".",
+        "/",
+        "\\",
+        "a",
+        "B",
+        " ",
+        ":",
+        "con",
+        "nul",
+        "\0",
+        "\u202e",
+        "~",
+        "é",
+        "C:",
+        ".git",
+        "\n",
+        "x" * 90,
+    ]
+    passed = 0
+    for _ in range(20_000):
+        name = "".join(dice.choice(pieces) for _ in range(dice.randint(1, 7)))
+        try:
+            check_path(name)
+        except UnsafeName:
+            continue
+        passed += 1
+        assert os.path.normpath(os.path.join("/target", name)) == f"/target/{name}"
+        assert not set(name) & set("\\:\0\n\u202e") and name.split("/")[0] != ".git"
+        assert all(part.lower() not in ("con", "nul") and part == part.rstrip(". ") for part in name.split("/"))
+    assert passed > 300
+
+
+@pytest.fixture(params=["by folder", "by path"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on every system but Windows, and as there."""
+    if request.param == "by path":
+        monkeypatch.setattr("modules.hub.safe_paths._BY_FOLDER", False)
+        monkeypatch.setattr("modules.hub.safe_paths._NO_LINK", 0)
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("link", ["a", "a/b"])
+def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) -> None:
+    """Spec test 14: neither by the folder's link nor by one further down."""
+    target, outside = canary / "target", canary / "outside"
+    (target / link).parent.mkdir(exist_ok=True)
+    (target / link).symlink_to(outside)
+    before = snapshot(canary)
+    with pytest.raises(LinkInTheWay) as caught:
+        open_below(target, f"{link}/new", WRITING)
+    assert f"{link}/new" in caught.value.say("en")
+    with pytest.raises(LinkInTheWay):
+        put_below(canary / "x", target, f"{link}/kept")
+    with pytest.raises(LinkInTheWay):
+        open_below(target, f"{link}/kept", os.O_RDONLY)
+    assert snapshot(canary) == before
+
+
+@pytest.mark.usefixtures("each_way")
+def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(canary: Path) -> None:
+    target = canary / "target"
+    (target / "file").symlink_to(canary / "outside" / "kept")
+    with pytest.raises(LinkInTheWay):
+        open_below(target, "file", os.O_WRONLY | os.O_TRUNC)
+    with pytest.raises(LinkInTheWay):
+        open_below(target, "file", os.O_WRONLY | os.O_CREAT)
+    put_below(canary / "x", target, "file")
+    assert not (target / "file").is_symlink() and (target / "file").read_text() == "mine"
+    assert (canary / "outside" / "kept").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("each_way")
+def test_the_folder_itself_may_be_a_link(canary: Path) -> None:
+    (canary / "models").symlink_to(canary / "target")
+    os.close(open_below(canary / "models", "sub/deep/file", WRITING))
+    assert (canary / "target" / "sub" / "deep" / "file").is_file()
+
+
+@pytest.mark.usefixtures("each_way")
+def test_nothing_is_made_for_a_file_that_is_only_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_below(tmp_path, "sub/file", os.O_RDONLY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    os.close(open_below(tmp_path, "a/b/c/d", WRITING))
+    with pytest.raises(FileExistsError):
+        open_below(tmp_path, "a/b/c/d", WRITING)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_long_name_is_cut_where_it_is_shown() -> None:
+    assert escaped("猫\n" + "x" * 300) == "猫\\n" + "x" * 98 + "…"

@@ -1,0 +1,155 @@
+"""The table of generation parameters, and the values that one generation uses."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+
+from modules.core.errors import OptionError, UnknownOption, Unsupported
+from modules.loaders.generation_settings import PARAMETERS, changed, refuse_missing, settle
+from modules.loaders.registry import LOADERS
+from modules.options.generation import OF_EVERY_LOADER, ONLY_TRANSFORMERS
+
+EXTREMES = [
+    (key, value)
+    for key, option in PARAMETERS.items()
+    for value in (option.minimum, option.maximum)
+    if value is not None
+]
+
+
+def test_what_is_not_said_is_the_default() -> None:
+    assert settle({}) == {key: option.default for key, option in PARAMETERS.items()} | {
+        "stop": [],
+        "top_logprobs": None,
+        "logit_bias": [],
+    }
+
+
+def test_what_is_said_takes_its_place_as_the_right_type() -> None:
+    settled = settle({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
+    assert (settled["temperature"], settled["top_k"], settled["max_new_tokens"]) == (1.0, 40, 20)
+    assert isinstance(settled["temperature"], float)
+    assert isinstance(settled["max_new_tokens"], int)
+    assert (settled["stop"], settled["top_logprobs"]) == (["\n", "User:"], 5)
+
+
+def test_both_ends_of_every_range_are_valid_and_nothing_beyond_is(subtests: pytest.Subtests) -> None:
+    assert EXTREMES
+    for key, value in EXTREMES:
+        with subtests.test(parameter=key, value=value):
+            assert settle({key: value})[key] == value
+            beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
+            with pytest.raises(OptionError) as refused:
+                settle({key: beyond})
+            assert refused.value.option == key
+
+
+def test_a_value_that_is_not_a_number_is_refused(subtests: pytest.Subtests) -> None:
+    numbers = [key for key, option in PARAMETERS.items() if not isinstance(option.default, (bool, str))]
+    assert numbers
+    for key, value in product(numbers, ("warm", None, [], {}, math.nan, math.inf, True)):
+        with subtests.test(parameter=key, value=value), pytest.raises(OptionError):
+            settle({key: value})
+
+
+def test_an_unknown_parameter_names_the_nearest() -> None:
+    with pytest.raises(UnknownOption) as unknown:
+        settle({"temprature": 1})
+    assert unknown.value.nearest == "temperature"
+
+
+@pytest.mark.parametrize("stop", ["", None, 5, ["nested"]])
+def test_a_stop_that_is_no_text_is_refused(stop: object) -> None:
+    with pytest.raises(OptionError):
+        settle({}, ["fine", stop])  # type: ignore[list-item]
+
+
+def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
+    """Its seeds have 32 bits, and the largest of them means "any"."""
+    assert PARAMETERS["seed"].maximum == 2**32 - 2
+
+
+FAMILY = ("Transformers", "ExLlamav2_HF", "AutoGPTQ", "llamacpp_HF", "AutoAWQ")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family_of_transformers_has_every_parameter(name: str) -> None:
+    assert LOADERS[name].samplers | OF_EVERY_LOADER == set(PARAMETERS) | {"logit_bias"}
+
+
+def test_llama_cpp_has_those_that_are_not_only_transformers() -> None:
+    assert LOADERS["llama.cpp"].samplers == LOADERS["Transformers"].samplers - ONLY_TRANSFORMERS
+    assert {"temperature", "top_k", "mirostat_mode", "dry_base", "grammar_string"} <= LOADERS["llama.cpp"].samplers
+
+
+def test_exllamav2_has_those_that_its_own_sampler_has() -> None:
+    own = LOADERS["ExLlamav2"].samplers
+    assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "mirostat_tau", "logit_bias"} <= own
+    assert not {"top_n_sigma", "sampler_priority", "no_repeat_ngram_size", "eta_cutoff"} & own
+
+
+def test_what_a_loader_lacks_is_refused_by_name_and_what_every_loader_has_is_not() -> None:
+    params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
+    refuse_missing(changed(params), LOADERS["Transformers"])
+    with pytest.raises(Unsupported, match="has no top_a"):
+        refuse_missing(changed(params), LOADERS["llama.cpp"])
+    refuse_missing(changed(settle({})), LOADERS["llama.cpp"])
+
+
+def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do() -> None:
+    assert settle({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
+
+
+def test_the_answer_may_fill_the_context() -> None:
+    assert settle({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
+
+
+def test_lists_as_the_originals_clients_send_them_are_texts_here() -> None:
+    settled = settle(
+        {
+            "sampler_priority": ["top_k", "temperature"],
+            "dry_sequence_breakers": ["\n", '"'],
+            "custom_stopping_strings": ["a"],
+        }
+    )
+    assert settled["sampler_priority"] == "top_k\ntemperature"
+    assert settled["dry_sequence_breakers"] == '"\\n", "\\""'
+    assert settled["stop"] == ["a"]
+
+
+@pytest.mark.parametrize("order", ["top_q", "temperature top_k", "top_k\n\nx", ["top_k", 5], [["top_k"]]])
+def test_an_order_of_samplers_that_there_are_not_is_refused(order: object) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({"sampler_priority": order})
+    assert refused.value.option == "sampler_priority"
+
+
+@pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])
+def test_breakers_that_are_no_quoted_texts_are_refused(text: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({"dry_sequence_breakers": text})
+    assert refused.value.option == "dry_sequence_breakers"
+
+
+def test_biases_become_pairs_of_token_and_bias() -> None:
+    assert settle({}, logit_bias={"5": -100, "70": 1.5})["logit_bias"] == [[5, -100.0], [70, 1.5]]
+
+
+@pytest.mark.parametrize("bias", [{"a": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"5": True}, {"5": math.nan}])
+def test_a_bias_that_is_none_is_refused(bias: dict[str, object]) -> None:
+    with pytest.raises(OptionError) as refused:
+        settle({}, logit_bias=bias)
+    assert refused.value.option == "logit_bias"
+
+
+def test_every_parameter_has_a_label_and_help_in_both_languages(subtests: pytest.Subtests) -> None:
+    assert PARAMETERS
+    for key, option in PARAMETERS.items():
+        with subtests.test(key):
+            for texts in (option.label, option.help):
+                assert set(texts) == {"en", "zh"}
+                assert all(texts.values())
+            assert option.parse(option.default) == option.default

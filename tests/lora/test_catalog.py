@@ -1,0 +1,202 @@
+"""What lies in a folder of LoRAs, and what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modules.core.lora_errors import LoraNotFound
+from modules.lora.adapter_files import Pair
+from modules.lora.catalog import LoraRecord, Loras
+from tests.support.checkpoint_files import put, tensors
+from tests.support.gguf_files import F64, U32, As, Tensor, gguf
+from tests.support.lora_files import ADAPTER, CONFIG, LAYER, PAIR, SHAPES, adapter, peft
+
+Q = Pair("model.layers.0.self_attn.q_proj", LAYER + "q_proj.lora_A.weight", LAYER + "q_proj.lora_B.weight", 4, 64, 64)
+
+
+UNEQUAL = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4)), Tensor("blk.0.attn_q.weight.lora_b", (4, 64, 3)))
+
+
+def pair(*more: int, kind: int = 0) -> tuple[Tensor, Tensor]:
+    first, second = (Tensor(f"blk.0.attn_q.weight.lora_{half}", (32, 32, *more), kind) for half in "ab")
+    return first, second
+
+
+def alpha(path: Path, value: As) -> Path:
+    """One with which llama.cpp would end the process that asks for it."""
+    return put(path, gguf(ADAPTER | {"adapter.lora.alpha": value}, PAIR))
+
+
+def activated(path: Path) -> Path:
+    return put(path, gguf(ADAPTER | {"adapter.alora.invocation_tokens": [5, 6]}, PAIR))
+
+
+def only(folder: Path) -> LoraRecord:
+    (record,) = Loras(folder).all()
+    return record
+
+
+def trouble(record: LoraRecord) -> str:
+    """What the user reads in English, once it is certain that there is Chinese too."""
+    assert record.problem is not None
+    assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))
+    return record.problem.say("en")
+
+
+def test_a_folder_of_pefts_tells_what_it_is(tmp_path: Path) -> None:
+    folder = peft(tmp_path / "mine")
+    record = only(tmp_path)
+    assert (record.name, record.path, record.kind, record.problem, record.state) == ("mine", folder, "peft", None, "")
+    assert (record.ranks, record.alpha, record.targets) == ((4,), 8.0, ("q_proj", "v_proj"))
+    assert (record.base, record.stored, record.others) == ("user/tiny", "BF16", ())
+    assert record.size == (folder / "adapter_model.safetensors").stat().st_size
+    assert record.pairs[0] == Q
+
+
+def test_a_gguf_adapter_tells_what_it_is(tmp_path: Path) -> None:
+    path = adapter(tmp_path / "mine.gguf")
+    record = only(tmp_path)
+    assert (record.name, record.path, record.kind, record.problem) == ("mine.gguf", path, "gguf", None)
+    assert (record.ranks, record.alpha, record.targets) == ((4,), 8.0, ("attn_q",))
+    assert (record.base, record.architecture, record.stored) == ("Tiny", "llama", "F32")
+    assert [(each.inputs, each.outputs) for each in record.pairs] == [(64, 64)]
+
+
+def test_several_ranks_are_all_told(tmp_path: Path) -> None:
+    shapes = SHAPES | {LAYER + "v_proj.lora_A.weight": (2, 64), LAYER + "v_proj.lora_B.weight": (32, 2)}
+    peft(tmp_path / "a", shapes, rank_pattern={r"layers\.\d+\.self_attn\.v_proj": 2})
+    assert only(tmp_path).ranks == (2, 4)
+    assert only(tmp_path).problem is None
+
+
+def test_all_lie_in_natural_order_nested_ones_and_chinese_names_too(tmp_path: Path) -> None:
+    for name in ("b10", "b9", "组/猫娘", "run/checkpoint-2"):
+        peft(tmp_path / name)
+    peft(tmp_path / "run")
+    adapter(tmp_path / "组" / "c.gguf")
+    names = [each.name for each in Loras(tmp_path).all()]
+    assert names == ["b9", "b10", "run", "run/checkpoint-2", "组/c.gguf", "组/猫娘"]
+
+
+def test_links_are_followed_and_come_to_an_end(tmp_path: Path) -> None:
+    peft(tmp_path / "elsewhere" / "real")
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    (loras / "linked").symlink_to(tmp_path / "elsewhere" / "real")
+    (loras / "round").symlink_to(loras)
+    (loras / "nowhere").symlink_to(tmp_path / "gone")
+    assert [each.name for each in Loras(loras).all()] == ["linked"]
+
+
+def test_what_is_no_lora_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "notes.txt", "hello")
+    put(tmp_path / "other" / "model.safetensors", tensors({"w": (2, 2)}))
+    peft(tmp_path / ".hidden")
+    assert Loras(tmp_path).all() == []
+    assert Loras(tmp_path / "not there").all() == []
+
+
+def without_config(folder: Path) -> None:
+    (peft(folder / "a") / "adapter_config.json").unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (peft(folder / "a") / "adapter_model.safetensors").unlink()
+
+
+def pickled(folder: Path) -> None:
+    without_weights(folder)
+    put(folder / "a" / "adapter_model.bin", b"PK\x03\x04")
+
+
+def cut(folder: Path) -> None:
+    weights = peft(folder / "a") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def no_json(folder: Path) -> None:
+    put(peft(folder / "a") / "adapter_config.json", '{"peft_type": "LORA",')
+
+
+def lone_half(folder: Path) -> None:
+    peft(folder / "a", {name: shape for name, shape in SHAPES.items() if "v_proj.lora_B" not in name})
+
+
+def loose(folder: Path) -> None:
+    put(folder / "adapter_config.json", CONFIG)
+
+
+FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
+    (without_config, "incomplete", "a: adapter_config.json is missing."),
+    (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
+    (pickled, "unsupported", "adapter_model.bin: this is a pickle"),
+    (cut, "incomplete", "adapter_model.safetensors: the file is truncated"),
+    (no_json, "damaged", "adapter_config.json: its JSON is wrong or breaks off at line 1"),
+    (lone_half, "damaged", "self_attn.v_proj' has no B."),
+    (loose, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
+    (lambda top: peft(top / "a", {"w": (2, 2)}), "damaged", "there is no LoRA in it"),
+    (lambda top: peft(top / "a", peft_type="IA3"), "unsupported", "an adapter of the kind 'IA3'; only LORA"),
+    (lambda top: peft(top / "a", peft_type=None), "unsupported", "does not say what kind of adapter"),
+    (lambda top: peft(top / "a", r="many"), "unsupported", "r = 'many' or lora_alpha = 8 is no number"),
+    (lambda top: peft(top / "a", r=16), "damaged", "says rank 16, but the tensor"),
+    (
+        lambda top: peft(top / "a", SHAPES | {LAYER + "q_proj.lora_B.weight": (64, 2)}),
+        "damaged",
+        "rank 4 in A, 2 in B",
+    ),
+    (lambda top: adapter(top / "a.gguf", general_type="model"), "unsupported", "this is a model, not a LoRA."),
+    (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
+    (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "no LoRA but of the kind 'other'"),
+    (lambda top: adapter(top / "a.gguf", (Tensor("x.lora_a", (4, 4)),)), "damaged", "'x' has no B."),
+    (lambda top: alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (lambda top: alpha(top / "a.gguf", As(F64, 8.0)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=24)), "unsupported", "lora_a' is of type I8, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=9)), "unsupported", "is of type Q8_1, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(kind=99)), "unsupported", "is of type type 99, with which"),
+    (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "impossible dimensions [32, 32, 2, 1, 3]"),
+    (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "impossible dimensions [32, 32, 1, 3]"),
+    (lambda top: adapter(top / "a.gguf", UNEQUAL), "damaged", "impossible dimensions [4, 64, 3]"),
+    (lambda top: activated(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
+    (lambda top: put(top / "a.gguf", b"<html>"), "damaged", "this is not a GGUF file but a web page"),
+]
+
+
+def test_a_faulty_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (make, state, words) in enumerate(FAULTY):
+        with subtests.test(state=state, words=words):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            make(folder)
+            record = only(folder)
+            assert words in trouble(record)
+            assert record.state == state
+
+
+def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> None:
+    peft(tmp_path / "user" / "cat")
+    adapter(tmp_path / "dog.gguf")
+    loras = Loras(tmp_path)
+    assert loras.find("user/cat").name == loras.find("cat").name == "user/cat"
+    assert loras.find("dog").name == "dog.gguf"
+    with pytest.raises(LoraNotFound, match="no LoRA 'cats'"):
+        loras.find("cats")
+
+
+def test_listing_again_reads_only_what_has_changed(tmp_path: Path) -> None:
+    modules = [f"{LAYER.replace('.0.', f'.{n}.')}q_proj.lora_" for n in range(100)]
+    shapes = {f"{each}{half}.weight": shape for each in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
+    for number in range(40):
+        peft(tmp_path / f"lora {number}", shapes)
+    loras = Loras(tmp_path)
+    began = time.perf_counter()
+    first = loras.all()
+    read = time.perf_counter()
+    assert loras.all() == first
+    assert time.perf_counter() - read < (read - began) / 4
+    peft(tmp_path / "lora 7", r=16)
+    assert [each.name for each in loras.all() if each.problem] == ["lora 7"]

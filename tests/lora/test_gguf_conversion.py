@@ -1,0 +1,266 @@
+"""A LoRA in PEFT's format as a GGUF adapter: against PEFT itself, on the real model, and case by case on small ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from modules.core.errors import ModelProblem
+from modules.core.lora_errors import LoraInexpressible, LoraNotWritten
+from modules.core.paths import ROOT
+from modules.formats.gguf_header import GgufHeader, read_header, read_tensors
+from modules.lora.catalog import LoraRecord, Loras
+from modules.lora.gguf_conversion import FOLDER, converted, interleaved
+from tests.support.checkpoint_files import put
+from tests.support.gguf_files import MODEL, gguf
+from tests.support.hf_folder import bfloat16, write_safetensors
+from tests.support.lora_files import CONFIG, LAYER, peft
+from tests.support.peft_reference import peft_logits
+
+EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TOKENS = [504, 3575, 282, 4649, 314, 7042, 30, 339, 5745, 338, 260, 1119, 314, 253, 1109, 282, 1743]
+Logits = Mapping[str, NDArray[np.float32]]
+Array = NDArray[Any]
+
+# Mean differences of a logit. llama.cpp rounds activations to 8 bits before it multiplies them with a quantised weight:
+# without any adapter it is 0.26 from float32 here.
+TOLERANCE, EFFECT = 0.45, 2.0
+
+
+def run(script: str, asked: dict[str, Any], place: Path) -> None:
+    put(place, asked)
+    subprocess.run([sys.executable, "-m", f"tests.{script}", str(place)], cwd=ROOT, check=True, timeout=110)
+
+
+def away(found: Array, other: Array) -> float:
+    return float(np.abs(found - other).mean())
+
+
+@pytest.fixture(scope="module")
+def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Logits, Logits]:
+    """The logits by PEFT in float32, and by llama.cpp with the demo model as it is (Q4_1)."""
+    top = tmp_path_factory.mktemp("adapters")
+    mixed = {"r": 4, "lora_alpha": 6, "target_modules": EVERY, "strength": 0.1, "dtype": "bfloat16"}
+    mixed |= {"use_rslora": True, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"k_proj": 16, "o_proj": -3}}
+    adapters = {
+        "heads": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "k_proj"], "strength": 0.6},
+        "half": {"r": 4, "lora_alpha": 8, "target_modules": EVERY, "strength": 0.15, "dtype": "float16"},
+        "mixed": mixed,
+    }
+    expected = peft_logits(smollm2_folder, top, adapters, TOKENS)
+    files = {each.name: str(converted(each, read_header(smollm2))) for each in Loras(top).all()}
+    files["disordered"] = str(disordered(Path(files["heads"]), top / "disordered.gguf"))
+    job = {"model": str(smollm2), "adapters": files, "tokens": TOKENS, "out": str(top / "llama.npz")}
+    run("llama_lora_reference", {"jobs": [job]}, top / "llama.json")
+    return expected, np.load(top / "llama.npz")
+
+
+def disordered(good: Path, path: Path) -> Path:
+    """The same adapter with the rows of B as transformers has them."""
+    content = bytearray(good.read_bytes())
+    _, table = read_tensors(good)
+    data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
+    for each in table:
+        if each.name.endswith(("attn_q.weight.lora_b", "attn_k.weight.lora_b")):
+            rows, heads = each.shape[1], 9 if "attn_q" in each.name else 3
+            place = slice(data + each.offset, data + each.offset + each.size)
+            array = np.frombuffer(bytes(content[place]), "<f4").reshape(heads, rows // heads // 2, 2, each.shape[0])
+            content[place] = array.swapaxes(1, 2).tobytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["heads", "half", "mixed"])
+def test_llama_cpp_answers_with_it_as_peft_does(both: tuple[Logits, Logits], name: str) -> None:
+    peft, llama = both
+    assert away(llama[name], peft[name]) < TOLERANCE
+    assert away(peft[name], peft["none"]) > EFFECT
+    assert away(llama[name], llama["none"]) > EFFECT
+
+
+def test_rows_in_the_wrong_order_would_be_noticed(both: tuple[Logits, Logits]) -> None:
+    peft, llama = both
+    assert away(llama["disordered"], peft["heads"]) > EFFECT
+
+
+def test_without_it_llama_cpp_answers_as_before(both: tuple[Logits, Logits]) -> None:
+    _, llama = both
+    assert np.array_equal(llama["removed"], llama["none"])
+
+
+def header(folder: Path, **changes: object) -> GgufHeader:
+    """That of a small model with 8 heads for queries and 4 for keys; "architecture" may be another."""
+    arch = str(changes.pop("architecture", "llama"))
+    facts = {key.replace("llama.", f"{arch}."): each for key, each in MODEL.items()} | {"general.architecture": arch}
+    return read_header(
+        put(folder / "model.gguf", gguf(facts | {f"{arch}.{key}": each for key, each in changes.items()}))
+    )
+
+
+def numbered(*shape: int, kind: str = "<f4") -> Array:
+    return np.arange(np.prod(shape), dtype=kind).reshape(shape)
+
+
+def made(folder: Path, arrays: Mapping[str, Array], **config: object) -> LoraRecord:
+    put(folder / "cat" / "adapter_config.json", CONFIG | config)
+    write_safetensors(folder / "cat" / "adapter_model.safetensors", dict(arrays))
+    return Loras(folder).find("cat")
+
+
+def pair(module: str, a: Array, b: Array) -> dict[str, Array]:
+    return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+
+
+def arrays(path: Path) -> dict[str, Array]:
+    """Every tensor of a GGUF file, rows first."""
+    content, (_, table) = path.read_bytes(), read_tensors(path)
+    data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
+    kinds = {"F32": "<f4", "F16": "<f2"}
+    return {
+        each.name: np.frombuffer(
+            content, kinds[each.type], each.size // int(kinds[each.type][-1]), data + each.offset
+        ).reshape(each.shape[::-1])
+        for each in table
+    }
+
+
+def test_values_arrive_unchanged_whatever_type_they_have(tmp_path: Path) -> None:
+    a, b = numbered(4, 64) / 7, numbered(32, 4) / 3
+    for kind, write in (("F32", lambda x: x), ("F16", lambda x: x.astype("<f2")), ("BF16", bfloat16)):
+        folder = tmp_path / kind
+        path = converted(made(folder, pair(LAYER + "v_proj", write(a), write(b))), header(tmp_path))
+        found = arrays(path)
+        widened = {"F32": lambda x: x, "F16": lambda x: x.astype("<f2"), "BF16": as_bfloat16}[kind]
+        assert np.array_equal(found["blk.0.attn_v.weight.lora_a"], widened(a))
+        assert np.array_equal(found["blk.0.attn_v.weight.lora_b"], widened(b))
+        assert found["blk.0.attn_v.weight.lora_a"].dtype == ("<f2" if kind == "F16" else "<f4")
+
+
+def as_bfloat16(array: Array) -> Array:
+    return (bfloat16(array).astype("<u4") << 16).view("<f4")
+
+
+def test_rows_of_each_head_are_interleaved() -> None:
+    assert interleaved(bytes(range(8)), rows=8, heads=2) == bytes([0, 2, 1, 3, 4, 6, 5, 7])
+    assert interleaved(bytes(range(12)), rows=6, heads=1) == bytes([0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11])
+
+
+@pytest.mark.parametrize(("arch", "changed"), [("llama", True), ("qwen2", False), ("gemma2", False)])
+def test_only_some_architectures_have_rows_reordered(tmp_path: Path, arch: str, changed: bool) -> None:
+    b = numbered(32, 4)
+    lora = made(tmp_path, pair(LAYER + "k_proj", numbered(4, 64), b) | pair(LAYER + "v_proj", numbered(4, 64), b))
+    found = arrays(converted(lora, header(tmp_path, architecture=arch)))
+    assert np.array_equal(found["blk.0.attn_v.weight.lora_b"], b)
+    assert np.array_equal(found["blk.0.attn_k.weight.lora_b"], b) is not changed
+    assert sorted(found["blk.0.attn_k.weight.lora_b"][:, 0]) == sorted(b[:, 0])
+
+
+def test_another_alpha_of_a_module_goes_into_its_b(tmp_path: Path) -> None:
+    parts = {
+        name: pair(LAYER + name, numbered(4, 64, kind="<f2"), numbered(32, 4, kind="<f2"))
+        for name in ("v_proj", "o_proj", "q_proj")
+    }
+    lora = made(tmp_path, parts["v_proj"] | parts["o_proj"] | parts["q_proj"], alpha_pattern={"o_proj": 2})
+    path = converted(lora, header(tmp_path))
+    assert read_header(path).alpha == 8.0
+    found = arrays(path)
+    assert np.array_equal(found["blk.0.attn_output.weight.lora_b"], numbered(32, 4) / 4)
+    assert found["blk.0.attn_v.weight.lora_b"].dtype == "<f2"
+
+
+def test_a_scale_by_the_root_of_the_rank_is_the_alpha_that_has_it(tmp_path: Path) -> None:
+    lora = made(tmp_path, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)), use_rslora=True)
+    assert read_header(converted(lora, header(tmp_path))).alpha == 16.0  # 8 * sqrt(4), to be divided by 4
+
+
+INEXPRESSIBLE: list[tuple[dict[str, object], dict[str, Array], str]] = [
+    ({"use_dora": True}, {}, "use_dora"),
+    ({"init_lora_weights": "pissa"}, {}, "init_lora_weights"),
+    ({"bias": "all"}, {}, "bias"),
+    ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
+    ({"fan_in_fan_out": True}, {}, "fan_in_fan_out"),
+    ({}, {"base_model.model.lm_head.weight": numbered(8, 64)}, "base_model.model.lm_head.weight"),
+    ({}, {LAYER + "v_proj.lora_magnitude_vector": numbered(32)}, "v_proj.lora_magnitude_vector"),
+    ({}, pair("base_model.model.vision.layers.0.q_proj", numbered(4, 8), numbered(8, 4)), "vision.layers.0.q_proj"),
+    ({"lora_alpha": 0}, {}, "its lora_alpha is 0"),
+]
+
+
+def test_a_lora_that_gguf_cannot_express_is_refused_by_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (config, more, words) in enumerate(INEXPRESSIBLE):
+        with subtests.test(words=words):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            lora = made(folder, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)) | more, **config)
+            with pytest.raises(LoraInexpressible) as caught:
+                converted(lora, header(folder))
+            assert words in caught.value.say("en") and words.removeprefix("its ").split(" ")[0] in caught.value.say(
+                "zh"
+            )
+            assert not (folder / "cat" / FOLDER).exists()
+
+
+def test_an_embedding_and_a_strange_architecture_are_refused(tmp_path: Path) -> None:
+    words = "base_model.model.model.embed_tokens.lora_embedding_"
+    lora = made(tmp_path, {f"{words}A": numbered(4, 100), f"{words}B": numbered(64, 4)})
+    with pytest.raises(LoraInexpressible, match=r"no place for a LoRA of 'model\.embed_tokens'"):
+        converted(lora, header(tmp_path))
+    with pytest.raises(LoraInexpressible, match="architecture 'rwkv7' are not known here"):
+        converted(lora, header(tmp_path, architecture="rwkv7"))
+
+
+def test_heads_that_do_not_share_out_the_rows_are_refused(tmp_path: Path) -> None:
+    lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(50, 4)))
+    with pytest.raises(LoraInexpressible, match="the 50 outputs of"):
+        converted(lora, header(tmp_path))
+
+
+def test_it_is_made_once_and_again_when_the_lora_has_changed(tmp_path: Path) -> None:
+    parts = pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))
+    lora, model = made(tmp_path, parts), header(tmp_path)
+    path = converted(lora, model)
+    first = path.stat()
+    assert path == tmp_path / "cat" / FOLDER / "llama-8-4.gguf"
+    assert converted(lora, model) == path and path.stat().st_mtime_ns == first.st_mtime_ns
+    os.utime(tmp_path / "cat" / "adapter_model.safetensors", ns=(1, 1))
+    assert converted(lora, model) == path and path.stat().st_ino != first.st_ino
+    assert converted(lora, header(tmp_path, **{"attention.head_count": 4})) != path
+
+
+def test_what_was_cut_off_or_is_something_else_is_made_again(tmp_path: Path) -> None:
+    lora, model = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))), header(tmp_path)
+    whole = converted(lora, model).read_bytes()
+    for content in (whole[:-1], b"", b"nonsense"):
+        converted(lora, model).write_bytes(content)
+        assert converted(lora, model).read_bytes() == whole
+    assert [each.name for each in (tmp_path / "cat" / FOLDER).iterdir()] == ["llama-8-4.gguf"]
+
+
+def test_what_was_made_is_not_listed_but_would_be_a_sound_adapter(tmp_path: Path) -> None:
+    lora = made(tmp_path / "loras", pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
+    path = converted(lora, header(tmp_path))
+    assert [each.name for each in Loras(tmp_path / "loras").all()] == ["cat"]
+    (record,) = Loras(path.parent).all()
+    assert (record.problem, record.ranks, record.alpha, record.architecture) == (None, (4,), 8.0, "llama")
+    assert record.base == "user/tiny"
+
+
+def test_where_it_cannot_be_written_the_system_says_why(tmp_path: Path) -> None:
+    lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
+    put(tmp_path / "cat" / FOLDER, "a file is in the way")
+    with pytest.raises(LoraNotWritten, match=r"\.converted"):
+        converted(lora, header(tmp_path))
+
+
+def test_a_broken_lora_is_refused_with_its_own_problem(tmp_path: Path) -> None:
+    lora = Loras(peft(tmp_path / "x" / "cat", r=16).parent).find("cat")
+    with pytest.raises(ModelProblem, match="says rank 16"):
+        converted(lora, header(tmp_path))

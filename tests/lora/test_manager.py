@@ -1,0 +1,273 @@
+"""LoRAs and the model in use: what is checked before an engine is asked, what is in force after, and who is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.catalog.catalog import Catalog
+from modules.config import flags
+from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
+from modules.core.events import Text
+from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
+from modules.loaders.registry import Loader, settle
+from modules.lora import manager
+from modules.lora.catalog import Loras
+from modules.lora.manager import LoraControl, wanted
+from modules.runtime.model_manager import Applied, LoadedModel, Models
+from tests.conftest import ECHO, worker_pids
+from tests.support.gguf_files import MODEL, Tensor, gguf
+from tests.support.lora_files import LAYER, adapter, peft
+
+TENSORS = (
+    Tensor("token_embd.weight", (64, 100)),
+    Tensor("blk.0.attn_q.weight", (64, 64)),
+    Tensor("blk.0.attn_v.weight", (64, 32)),
+)
+WIDE = {LAYER + "q_proj.lora_A.weight": (4, 128), LAYER + "q_proj.lora_B.weight": (64, 4)}
+SEVERAL = dataclasses.replace(ECHO, abilities=frozenset({"lora", "loras"}))
+ONE = dataclasses.replace(ECHO, abilities=frozenset({"lora"}))
+NONE = dataclasses.replace(ECHO, abilities=frozenset())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """models/m.gguf; loras/: two that fit, one too wide, one cut off; others whose names the engine obeys."""
+    (tmp_path / "models").mkdir()
+    heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    (tmp_path / "models" / "m.gguf").write_bytes(gguf({**MODEL, **heads}, TENSORS))
+    loras = tmp_path / "loras"
+    peft(loras / "cat")
+    peft(loras / "wide", WIDE)
+    weights = peft(loras / "cut") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    adapter(loras / "dog.gguf")
+    for name in ("fail", "kill"):
+        peft(loras / name)
+    return tmp_path
+
+
+@pytest.fixture
+def models() -> Iterator[Models]:
+    owner = Models()
+    yield owner
+    owner.unload()
+
+
+@pytest.fixture
+def control(place: Path, models: Models) -> LoraControl:
+    return LoraControl(Loras(place / "loras"), models)
+
+
+def load(place: Path, models: Models, loader: Loader = SEVERAL, **loras: object) -> LoadedModel:
+    settings = settle(loader, model={}, saved={}, flags={}, form={})
+    return models.begin(Catalog(place / "models").find("m"), loader, settings, loras=loras).result(20)
+
+
+def says(model: LoadedModel) -> str:
+    return "".join(each.text for each in model.generate("adapters", {}) if isinstance(each, Text)).strip()
+
+
+def test_several_are_applied_with_their_weights_and_everybody_is_told(
+    place: Path, models: Models, control: LoraControl
+) -> None:
+    model = load(place, models)
+    before = models.status.version
+    applied = control.apply({"cat": 1, "dog": "0.5"})
+    assert applied == (Applied("cat", 1, 10), Applied("dog.gguf", 0.5, 5))
+    assert models.status.loras == model.loras == applied
+    assert models.status.version > before and models.status.state == "ready"
+    assert says(model) == "cat,dog.gguf"
+
+
+def test_none_at_all_is_the_model_as_it_was_loaded(place: Path, models: Models, control: LoraControl) -> None:
+    model = load(place, models)
+    control.apply({"cat": 1})
+    assert control.apply({}) == models.status.loras == ()
+    assert says(model) == ""
+
+
+def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: Models, control: LoraControl) -> None:
+    load(place, models)
+    control.apply({"cat": 1})
+    assert [each.suffix for each in (place / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"mouse": 1}, LoraNotFound),
+        ({"cat": 1, "wide": 1}, LoraMismatch),
+        ({"cut": 1}, ModelProblem),
+        ({"cat": 2.5}, OptionError),
+        ({"cat": "much"}, OptionError),
+        ({"cat": float("nan")}, OptionError),
+        ({"cat": 1, "fail": 1}, Unsupported),
+    ],
+)
+def test_after_a_refusal_the_former_ones_are_in_force(
+    asked: dict[str, object], error: type[WebUIError], place: Path, models: Models, control: LoraControl
+) -> None:
+    model = load(place, models)
+    control.apply({"dog": 1})
+    with pytest.raises(error):
+        control.apply(asked)
+    assert [each.name for each in models.status.loras] == ["dog.gguf"]
+    assert says(model) == "dog.gguf"
+
+
+def test_an_adapter_that_takes_the_worker_down_is_told_as_that(
+    place: Path, models: Models, control: LoraControl
+) -> None:
+    load(place, models)
+    with pytest.raises(WorkerDied) as died:
+        control.apply({"kill": 1})
+    assert "applying LoRAs" in died.value.say("en") and models.status.state == "failed"
+
+
+def test_without_a_model_there_is_nothing_to_change(control: LoraControl) -> None:
+    with pytest.raises(NoModelLoaded):
+        control.apply({"cat": 1})
+
+
+def test_a_loader_that_cannot_says_which_can(place: Path, models: Models, control: LoraControl) -> None:
+    load(place, models, NONE)
+    with pytest.raises(Unsupported, match="echo cannot use LoRAs; Transformers"):
+        control.apply({"cat": 1})
+    assert control.apply({}) == ()
+
+
+def test_a_loader_that_takes_one_says_so(place: Path, models: Models, control: LoraControl) -> None:
+    load(place, models, ONE)
+    assert len(control.apply({"cat": 1})) == 1
+    with pytest.raises(Unsupported, match="one LoRA at a time"):
+        control.apply({"cat": 1, "dog": 1})
+
+
+def test_a_model_has_its_loras_from_the_start(place: Path, models: Models, control: LoraControl) -> None:
+    assert says(load(place, models, cat=0.5)) == "cat"
+    assert models.status.loras == (Applied("cat", 0.5, 5),)
+
+
+def test_a_model_whose_loras_are_gone_is_loaded_without_and_the_page_can_say_why(
+    place: Path, models: Models, control: LoraControl
+) -> None:
+    model = load(place, models, mouse=1)
+    assert says(model) == "" and models.status.state == "ready"
+    assert isinstance(models.status.lora_problem, LoraNotFound)
+    control.apply({"cat": 1})
+    assert models.status.lora_problem is None
+
+
+def test_a_lora_whose_files_go_away_while_it_is_read_is_refused_by_name(
+    place: Path, models: Models, control: LoraControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(manager, "check_fit", gone)
+    model = load(place, models, cat=1)
+    assert says(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
+    with pytest.raises(LoraRefused, match=r"cat.*No such file"):
+        control.apply({"cat": 1})
+
+
+def test_a_fault_of_ours_while_loras_are_applied_leaves_no_load_under_way_and_no_worker(
+    place: Path, models: Models
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    models.adapt = broken
+    with pytest.raises(ZeroDivisionError):
+        load(place, models, cat=1)
+    assert models.status.state == "failed" and not worker_pids()
+
+
+def test_a_load_with_other_loras_is_another_wish(place: Path, models: Models, control: LoraControl) -> None:
+    assert load(place, models, cat=1) is not load(place, models, dog=1)
+    assert [each.name for each in models.status.loras] == ["dog.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        (None, {}),
+        (["a", "b"], {"a": 1.0, "b": 1.0}),
+        ({"a": 0.5, "b": "x"}, {"a": 0.5, "b": "x"}),
+        ("a", {"a": 1.0}),
+        (7, {}),
+        ("", {}),
+    ],
+)
+def test_what_a_file_of_settings_may_say(told: object, meant: dict[str, object]) -> None:
+    assert wanted(told) == meant
+
+
+def test_the_command_lines_go_before_those_that_are_saved(place: Path, make_app_in: Callable[..., App]) -> None:
+    (place / "models" / "config-user.yaml").write_text("m.gguf:\n  lora: [cat]\n")
+    app = make_app_in()
+    assert app.plan(app.record("m.gguf")).loras == {"cat": 1.0}
+    app = make_app_in("--lora", "dog", "cat:0.5")
+    assert app.plan(app.record("m.gguf")).loras == {"dog.gguf": 1.0, "cat": 0.5}
+
+
+def test_a_misspelt_lora_is_told_at_the_start(make_app_in: Callable[..., App]) -> None:
+    with pytest.raises(LoraNotFound, match="cat"):
+        make_app_in("--lora", "cad")
+    with pytest.raises(OptionError):
+        make_app_in("--lora", "cat:3")
+
+
+def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
+    place: Path, make_app_in: Callable[..., App]
+) -> None:
+    app = make_app_in()
+    record = app.record("m.gguf")
+    (place / "models" / "n.gguf").write_bytes((place / "models" / "m.gguf").read_bytes())
+    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    app.models.begin(record, SEVERAL, settings).result(20)
+    app.loras.apply({"cat": 0.5, "dog": 1})
+    app.save(record, "llama.cpp", {})
+    app.save(app.record("n.gguf"), "llama.cpp", {})
+    assert app.saved_for(record)["lora"] == {"cat": 0.5, "dog.gguf": 1.0}
+    assert "lora" not in app.saved_for(app.record("n.gguf"))
+    app.models.unload()
+    app.save(record, "llama.cpp", {})
+    assert "lora" in app.saved_for(record), "nobody has said anything of them"
+    app.models.begin(record, SEVERAL, settings, loras={"mouse": 1}).result(20)
+    app.save(record, "llama.cpp", {})
+    assert "lora" in app.saved_for(record), "that they cannot be had now is not the user's wish"
+
+
+def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Callable[..., App]) -> None:
+    app = make_app_in("--lora", "cat")
+    record = app.record("m.gguf")
+    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    app.models.begin(record, SEVERAL, settings, loras=app.plan(record).loras).result(20)
+    app.save(record, "llama.cpp", {})
+    assert "lora" not in app.saved_for(record)
+    app.loras.apply({"cat": 0.5})
+    app.save(record, "llama.cpp", {})
+    assert app.saved_for(record)["lora"] == {"cat": 0.5}
+
+
+@pytest.fixture
+def make_app_in(place: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Makes an App from words of the command line, of the models and LoRAs in `place`."""
+    (tmp_path / "settings.yaml").touch()
+    made: list[App] = []
+
+    def make(*words: str) -> App:
+        own = ("--model-dir", str(place / "models"), "--lora-dir", str(place / "loras"))
+        made.append(App(flags.read([*own, "--settings", str(tmp_path / "settings.yaml"), *words])))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.downloads.close()
+        app.models.unload()

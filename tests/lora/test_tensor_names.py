@@ -1,0 +1,108 @@
+"""llama.cpp's names for transformers' modules, proved by answers: tiny random models with an adapter, in both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+from modules.catalog.catalog import Catalog
+from modules.core.paths import ROOT
+from modules.formats.gguf_header import read_header
+from modules.lora.catalog import Loras
+from modules.lora.compatibility import check_fit
+from modules.lora.gguf_conversion import converted
+from modules.lora.tensor_names import ARCHITECTURES, gguf_name, reordered
+from tests.support.checkpoint_files import put
+from tests.support.forked import forked
+from tests.support.tiny_loras import KINDS, TOKENS, architecture, write
+
+PRECISE = 50  # how many times larger the mean change by the adapter is than the largest error; it was 140 and more
+
+
+@pytest.fixture(scope="module")
+def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each of KINDS, as `tiny_loras` makes it, with llama.cpp's logits in llama.npz."""
+    top = tmp_path_factory.mktemp("tiny")
+    forked(write, top / "all")
+    jobs = []
+    for folder in (top / "all").iterdir():
+        lora, model = Loras(folder / "loras").find("cat"), Catalog(folder).find("model.gguf")
+        check_fit(lora, model)
+        adapters = {"cat": str(converted(lora, read_header(model.path)))}
+        out = str(folder / "llama.npz")
+        jobs.append({"model": str(model.path), "adapters": adapters, "tokens": TOKENS, "out": out})
+    script = [sys.executable, "-m", "tests.support.llama_lora_reference", str(put(top / "jobs.json", {"jobs": jobs}))]
+    subprocess.run(script, cwd=ROOT, check=True, timeout=110)
+    return top / "all"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_answers_with_the_adapter_as_peft_does(tiny: Path, kind: str) -> None:
+    peft, llama = np.load(tiny / kind / "logits.npz"), np.load(tiny / kind / "llama.npz")
+    effect = np.abs(peft["cat"] - peft["none"]).mean()
+    for name in ("none", "cat"):
+        assert np.abs(llama[name] - peft[name]).max() < effect / PRECISE
+    assert np.array_equal(llama["removed"], llama["none"])
+
+
+def test_every_kind_of_name_was_put_to_the_test() -> None:
+    assert {architecture(kind) for kind in KINDS} == set(ARCHITECTURES) - {"mistral3", "smollm3"}
+
+
+def test_the_names_agree_with_the_gguf_package(subtests: pytest.Subtests) -> None:
+    """Which the program does without: it is part of a package for making models."""
+    for arch in ARCHITECTURES:
+        with subtests.test(arch=arch):
+            number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
+            theirs = get_tensor_name_map(number, 4)
+            for layer in ARCHITECTURES[arch]:
+                for part in ("self_attn", "mlp"):
+                    module = f"model.layers.2.{part}.{layer}"
+                    expected = theirs.get_name(f"{module}.weight", try_suffixes=(".weight",))
+                    if expected is not None:
+                        assert gguf_name(arch, module) == expected
+                        break
+                else:
+                    raise AssertionError(f"gguf does not know {layer} of {arch}")
+
+
+@pytest.mark.parametrize(
+    ("arch", "module", "name"),
+    [
+        ("llama", "model.layers.11.self_attn.q_proj", "blk.11.attn_q.weight"),
+        ("qwen2", "layers.0.mlp.down_proj", "blk.0.ffn_down.weight"),
+        ("gemma3", "model.language_model.layers.0.mlp.up_proj", "blk.0.ffn_up.weight"),
+        ("gemma3", "language_model.model.layers.0.mlp.gate_proj", "blk.0.ffn_gate.weight"),
+        ("phi3", "model.layers.3.self_attn.qkv_proj", "blk.3.attn_qkv.weight"),
+        ("phi3", "model.layers.3.mlp.gate_up_proj", "blk.3.ffn_up.weight"),
+        ("qwen3", "lm_head", "output.weight"),
+    ],
+)
+def test_a_module_has_its_name(arch: str, module: str, name: str) -> None:
+    assert gguf_name(arch, module) == name
+
+
+@pytest.mark.parametrize(
+    ("arch", "module"),
+    [
+        ("phi3", "model.layers.3.self_attn.q_proj"),
+        ("llama", "model.layers.3.self_attn.qkv_proj"),
+        ("llama", "model.embed_tokens"),
+        ("gemma3", "model.vision_tower.layers.0.self_attn.q_proj"),
+        ("llama", "model.layers.0.mlp.experts.0.up_proj"),
+        ("gpt2", "lm_head"),
+    ],
+)
+def test_what_llama_cpp_does_not_have_has_no_name(arch: str, module: str) -> None:
+    assert gguf_name(arch, module) is None
+
+
+def test_only_queries_and_keys_of_some_are_reordered() -> None:
+    assert reordered("llama", "blk.0.attn_q.weight") and reordered("llama", "blk.0.attn_k.weight")
+    assert not reordered("llama", "blk.0.attn_v.weight") and not reordered("qwen3", "blk.0.attn_q.weight")
+    assert not reordered("llama", "output.weight")

@@ -1,0 +1,197 @@
+"""The table of load options: it agrees with the description it comes from, and every option with itself."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from modules.core.errors import OptionError
+from modules.loaders.registry import LOADERS, Loader
+from modules.options.load import OPTIONS
+from modules.options.option import FlagParser
+
+LLAMACPP = """n_gpu_layers n_ctx tensor_split n_batch threads threads_batch tensorcores streaming_llm cpu no_mul_mat_q
+    no_mmap mlock numa"""
+EXLLAMAV2 = "gpu_split max_seq_len cfg_cache no_flash_attn cache_8bit cache_4bit"
+AUTOGPTQ = "wbits groupsize triton no_inject_fused_attention no_inject_fused_mlp no_use_cuda_fp16 desc_act"
+
+NAMED_IN_THE_SEED = {
+    "Transformers": """gpu_memory cpu_memory compute_dtype quant_type alpha_value rope_freq_base compress_pos_emb cpu
+        load_in_8bit bf16 auto_devices disk load_in_4bit use_double_quant trust_remote_code no_use_fast
+        use_flash_attention_2 disable_exllama""",
+    "ExLlamav2_HF": EXLLAMAV2,
+    "ExLlamav2": EXLLAMAV2,
+    "AutoGPTQ": AUTOGPTQ,
+    "llama.cpp": LLAMACPP,
+    "llamacpp_HF": f"{LLAMACPP} logits_all",
+    "AutoAWQ": "no_inject_fused_attention",
+}
+SHOWN_BY_THE_ORIGINAL_AS_WELL = {
+    "Transformers": "disable_exllamav2 use_eager_attention",
+    "ExLlamav2_HF": """autosplit num_experts_per_token alpha_value compress_pos_emb trust_remote_code no_use_fast
+        no_xformers no_sdpa""",
+    "AutoGPTQ": """gpu_memory cpu_memory cpu disk auto_devices trust_remote_code no_use_fast disable_exllama
+        disable_exllamav2""",
+    "llama.cpp": """alpha_value rope_freq_base compress_pos_emb no_offload_kqv row_split flash_attn
+        attention_sink_size cache_8bit cache_4bit""",
+    "llamacpp_HF": """alpha_value rope_freq_base compress_pos_emb no_offload_kqv row_split flash_attn
+        attention_sink_size cache_8bit cache_4bit cfg_cache trust_remote_code no_use_fast""",
+    "AutoAWQ": "gpu_memory cpu_memory auto_devices trust_remote_code no_use_fast max_seq_len",
+}
+FLAGS_OF_THE_ORIGINAL = """cpu-memory gpu-memory load-in-8bit bf16 cpu disk auto-devices load-in-4bit use_double_quant
+    quant_type compute_dtype trust-remote-code no_use_fast use_flash_attention_2 alpha_value rope_freq_base
+    compress_pos_emb disable_exllama disable_exllamav2 n_ctx n-gpu-layers tensor_split n_batch threads threads-batch
+    no-mmap mlock no_mul_mat_q numa no_offload_kqv row_split tensorcores flash-attn streaming-llm
+    attention-sink-size cfg-cache logits_all gpu-split max_seq_len no_flash_attn num_experts_per_token cache_8bit
+    cache_4bit autosplit triton no_inject_fused_mlp no_use_cuda_fp16 wbits groupsize desc_act
+    no_inject_fused_attention use_eager_attention no_xformers no_sdpa"""
+
+every_loader = pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda loader: loader.name)
+
+
+@every_loader
+def test_every_option_the_seed_names_is_shown_by_its_loader(loader: Loader) -> None:
+    assert set(NAMED_IN_THE_SEED[loader.name].split()) <= set(loader.options)
+
+
+@pytest.mark.parametrize("name", SHOWN_BY_THE_ORIGINAL_AS_WELL)
+def test_every_option_the_original_showed_besides_is_kept(name: str) -> None:
+    assert set(SHOWN_BY_THE_ORIGINAL_AS_WELL[name].split()) <= set(LOADERS[name].options)
+
+
+def test_exllamav2_has_every_option_of_exllamav2_hf_as_the_seed_says() -> None:
+    assert LOADERS["ExLlamav2"].options == LOADERS["ExLlamav2_HF"].options
+
+
+def test_llamacpp_hf_has_every_option_of_llama_cpp_but_parallel() -> None:
+    assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == {"parallel"}
+
+
+def test_parallel_belongs_to_llama_cpp_alone() -> None:
+    assert [loader.name for loader in LOADERS.values() if "parallel" in loader.options] == ["llama.cpp"]
+
+
+@every_loader
+def test_a_loader_names_known_options_once_each(loader: Loader) -> None:
+    assert set(loader.options) <= set(OPTIONS)
+    assert len(set(loader.options)) == len(loader.options)
+
+
+def test_every_option_belongs_to_a_loader() -> None:
+    assert set(OPTIONS) == {key for loader in LOADERS.values() for key in loader.options}
+
+
+def test_every_flag_is_spelled_as_in_the_original() -> None:
+    assert {option.flag for option in OPTIONS.values()} == {*FLAGS_OF_THE_ORIGINAL.split(), "parallel"}
+
+
+def test_flags_are_unique_even_with_dashes_and_underscores_alike() -> None:
+    folded = [option.flag.replace("-", "_") for option in OPTIONS.values()]
+    assert len(set(folded)) == len(folded)
+
+
+def test_a_key_is_its_flag_with_underscores_as_in_old_settings_files(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert option.key == option.flag.replace("-", "_")
+
+
+def test_every_option_has_a_label_and_help_in_both_languages(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert set(option.label) == set(option.help) == {"en", "zh"}
+            assert all(option.label.values())
+            assert option.help["en"] != option.help["zh"]
+            assert re.search("[\u4e00-\u9fff]", option.help["zh"])
+            assert not re.search("[\u3000-\u9fff\uff00-\uffef]", option.help["en"] + option.label["en"])
+
+
+def test_the_help_fits_under_a_widget(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert 20 <= len(option.help["en"]) <= 112
+            assert 10 <= len(option.help["zh"]) <= 60
+
+
+def test_a_default_parses_to_itself_as_value_and_as_text(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            for raw in (option.default, str(option.default)):
+                value = option.parse(raw)
+                assert value == option.default
+                assert type(value) is type(option.default)
+
+
+def test_both_ends_of_every_range_are_valid(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            for end in (option.minimum, option.maximum):
+                assert end is None or option.parse(end) == end
+
+
+def test_the_example_of_a_text_option_matches_its_pattern(subtests: pytest.Subtests) -> None:
+    with_pattern = [option for option in OPTIONS.values() if option.pattern]
+    assert with_pattern
+    for option in with_pattern:
+        with subtests.test(option.key):
+            assert option.parse(option.example) == option.example
+
+
+def test_every_option_has_one_of_the_four_groups(subtests: pytest.Subtests) -> None:
+    for option in OPTIONS.values():
+        with subtests.test(option.key):
+            assert option.group in {"common", "memory", "context", "advanced"}
+
+
+@every_loader
+def test_few_options_are_common_and_they_come_first(loader: Loader) -> None:
+    groups = [OPTIONS[key].group for key in loader.options]
+    assert 2 <= groups.count("common") <= 5
+    assert set(groups[: groups.count("common")]) == {"common"}
+
+
+def test_the_size_for_every_gpu_may_be_spelled_in_the_usual_forms(subtests: pytest.Subtests) -> None:
+    for raw in ("10", "9.5GiB", "8000MiB", "10 8", "10GiB,8gib", "9.5GiB, 8000MiB", 10, "0"):
+        with subtests.test(raw=raw):
+            assert OPTIONS["gpu_memory"].parse(raw) == str(raw)
+
+
+def test_an_invalid_size_is_refused(subtests: pytest.Subtests) -> None:
+    for raw in ("much", "-1", "10 GiB", "10G", "10TB", "10,,8", "1.GiB", "10;8"):
+        for key in ("gpu_memory", "cpu_memory"):
+            with subtests.test(option=key, raw=raw), pytest.raises(OptionError):
+                OPTIONS[key].parse(raw)
+
+
+def test_main_memory_is_one_size() -> None:
+    assert OPTIONS["cpu_memory"].parse("16GiB") == "16GiB"
+    with pytest.raises(OptionError):
+        OPTIONS["cpu_memory"].parse("16GiB 8GiB")
+
+
+@pytest.mark.parametrize("key", ["tensor_split", "gpu_split"])
+def test_a_split_is_numbers_with_commas(key: str) -> None:
+    for raw in ("30,70", "20, 7", "1.5,2", "20"):
+        assert OPTIONS[key].parse(raw) == raw
+    for raw in ("30 70", "30,", ",", "30;70", "a,b"):
+        with pytest.raises(OptionError):
+            OPTIONS[key].parse(raw)
+
+
+def test_what_real_models_say_of_themselves_is_acceptable() -> None:
+    for key, said in {"n_ctx": 10_485_760, "rope_freq_base": 11158839.92, "compress_pos_emb": 25.0}.items():
+        assert OPTIONS[key].parse(said) == said
+
+
+def test_linear_scaling_takes_fractions_on_the_command_line_too() -> None:
+    assert FlagParser(OPTIONS.values(), "").typed(["--compress-pos-emb", "2.5"]) == {"compress_pos_emb": 2.5}
+
+
+def test_flash_attention_is_on_and_a_flag_turns_it_off() -> None:
+    assert OPTIONS["flash_attn"].default is True
+    assert FlagParser(OPTIONS.values(), "").typed(["--flash_attn=false"]) == {"flash_attn": False}
+
+
+def test_the_command_line_prints_the_help_of_all_options() -> None:
+    assert "--n-gpu-layers" in FlagParser(OPTIONS.values(), "").format_help()

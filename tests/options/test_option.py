@@ -1,0 +1,239 @@
+"""What an Option accepts, what it refuses and how it says so; and the command line made of Options."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from modules.core.errors import CommandLineError, OptionError, UnknownOption
+from modules.options.option import FlagParser, Option, Value, nearest, parse_all
+
+WORDS = {"en": "some", "zh": "某个"}
+
+
+def option(key: str, default: Value, flag: str = "", **shape: Any) -> Option:
+    return Option(key, flag or key, default, WORDS, WORDS, **shape)
+
+
+CONTEXT = option("n_ctx", 2048, minimum=0, maximum=1_000_000)
+ALPHA = option("alpha_value", 1.0, minimum=1, maximum=8)
+NO_MMAP = option("no_mmap", False, "no-mmap")
+MLOCK = option("mlock", False)
+SPLIT = option("tensor_split", "", pattern=r"\d+(,\d+)*", example="30,70")
+KIND = option("quant_type", "nf4", choices=("nf4", "fp4"))
+BITS = option("wbits", 0, choices=(0, 2, 4))
+MEMORY = option("gpu_memory", "", "gpu-memory", many=True)
+GROUP = option("groupsize", -1)
+
+FLAGS = FlagParser([CONTEXT, ALPHA, NO_MMAP, MLOCK, SPLIT, KIND, BITS, MEMORY, GROUP], "a test")
+
+
+def typed(line: str) -> dict[str, object]:
+    return dict(FLAGS.typed(line.split()))
+
+
+@pytest.mark.parametrize("raw", [4096, "4096", " 4096 ", 4096.0, "4096.0", "4.096e3"])
+def test_a_whole_number_may_be_written_in_any_way(raw: object) -> None:
+    value = CONTEXT.parse(raw)
+    assert value == 4096
+    assert type(value) is int
+
+
+NOT_WHOLE: list[object] = ["1.5", 1.5, "", "many", None, True, [4096], "nan", "inf", float("nan"), float("inf")]
+
+
+def test_a_value_that_is_not_a_whole_number_is_refused(subtests: pytest.Subtests) -> None:
+    for raw in NOT_WHOLE:
+        with subtests.test(raw=raw), pytest.raises(OptionError):
+            CONTEXT.parse(raw)
+
+
+def test_a_large_whole_number_keeps_its_last_digit() -> None:
+    assert option("seed", 0).parse("9007199254740993") == 9007199254740993
+
+
+def test_an_absurdly_long_number_is_refused_and_not_a_crash() -> None:
+    for raw in ("9" * 400, "9" * 5000, 10**400, "1e999"):
+        with pytest.raises(OptionError):
+            CONTEXT.parse(raw)
+
+
+def test_both_ends_of_a_range_belong_to_it_and_nothing_beyond() -> None:
+    assert [CONTEXT.parse(0), CONTEXT.parse(1_000_000)] == [0, 1_000_000]
+    for raw in (-1, 1_000_001):
+        with pytest.raises(OptionError, match="a whole number from 0 to 1000000"):
+            CONTEXT.parse(raw)
+
+
+def test_a_fraction_takes_whole_numbers_and_becomes_a_float() -> None:
+    assert [ALPHA.parse(raw) for raw in (2, "2.5", "1e0")] == [2.0, 2.5, 1.0]
+    assert type(ALPHA.parse(2)) is float
+
+
+def test_neither_nan_nor_infinity_is_a_valid_number(subtests: pytest.Subtests) -> None:
+    bounds: list[dict[str, float]] = [{}, {"minimum": 0}, {"minimum": 0, "maximum": 1}]
+    for limits, raw in product(bounds, ("nan", "-nan", float("nan"), "inf", float("-inf"), "1e999")):
+        with subtests.test(raw=raw, **limits), pytest.raises(OptionError):
+            option("anything", 0.5, **limits).parse(raw)
+
+
+@pytest.mark.parametrize("raw", [True, "true", "True", " YES ", "on", "1", 1])
+def test_words_for_true(raw: object) -> None:
+    assert MLOCK.parse(raw) is True
+
+
+@pytest.mark.parametrize("raw", [False, "false", "No", "OFF", "0", 0])
+def test_words_for_false(raw: object) -> None:
+    assert MLOCK.parse(raw) is False
+
+
+@pytest.mark.parametrize("raw", ["", "maybe", "2", 2, None, [True]])
+def test_a_switch_refuses_any_other_word(raw: object) -> None:
+    with pytest.raises(OptionError, match="true or false"):
+        MLOCK.parse(raw)
+
+
+def test_a_text_is_trimmed_and_nothing_at_all_is_the_empty_text() -> None:
+    assert [SPLIT.parse(raw) for raw in (" 30,70 ", "", None, 30)] == ["30,70", "", "", "30"]
+
+
+@pytest.mark.parametrize("raw", ["30;70", "30,", "30,70 and more", True, [30, 70]])
+def test_a_pattern_must_fit_the_whole_text(raw: object) -> None:
+    with pytest.raises(OptionError, match="something like '30,70'"):
+        SPLIT.parse(raw)
+
+
+def test_only_a_listed_choice_is_taken_and_the_list_is_named() -> None:
+    assert KIND.parse("fp4") == "fp4"
+    for raw in ("NF4", "int8", ""):
+        with pytest.raises(OptionError, match="one of nf4, fp4"):
+            KIND.parse(raw)
+
+
+def test_numbers_to_choose_from_may_come_as_text_from_the_page() -> None:
+    assert BITS.parse("4") == 4
+    for raw in ("3", "None", True):
+        with pytest.raises(OptionError):
+            BITS.parse(raw)
+
+
+def test_a_refusal_names_the_option_the_value_and_what_was_expected_in_both_languages() -> None:
+    with pytest.raises(OptionError) as refused:
+        CONTEXT.parse("lots")
+    for language, expected in (("en", "a whole number from 0 to 1000000"), ("zh", "0 到 1000000 之间的整数")):
+        said = refused.value.say(language)
+        assert all(part in said for part in ("n_ctx", "'lots'", expected))
+
+
+def test_a_whole_mapping_is_parsed_at_once() -> None:
+    table = {each.key: each for each in (CONTEXT, MLOCK)}
+    assert parse_all(table, {"n_ctx": "512", "mlock": "on"}) == {"n_ctx": 512, "mlock": True}
+
+
+def test_a_key_nobody_knows_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownOption) as unknown:
+        parse_all({"n_ctx": CONTEXT, "mlock": MLOCK}, {"n_ctxt": 1})
+    assert (unknown.value.name, unknown.value.nearest) == ("n_ctxt", "n_ctx")
+
+
+def test_the_nearest_name_ignores_case_and_dashes_and_may_be_none() -> None:
+    known = ("gpu-memory", "n_ctx")
+    assert [nearest(name, known) for name in ("GPU_Memroy", "n-ctx", "zzz")] == ["gpu-memory", "n_ctx", ""]
+
+
+def test_only_what_was_typed_is_returned() -> None:
+    assert typed("") == {}
+    assert typed("--n_ctx 4096") == {"n_ctx": 4096}
+
+
+@pytest.mark.parametrize("word", ["--n_ctx=4096", "--n-ctx=4096", "--n-ctx 4096", "--n_ctx 4096"])
+def test_dashes_and_underscores_are_alike_with_or_without_the_equals_sign(word: str) -> None:
+    assert typed(word) == {"n_ctx": 4096}
+
+
+@pytest.mark.parametrize("word", ["--no-mmap", "--no_mmap", "--no-mmap=true", "--no_mmap on"])
+def test_a_bare_flag_ticks_its_box(word: str) -> None:
+    assert typed(word) == {"no_mmap": True}
+
+
+def test_a_flag_can_untick_what_was_saved() -> None:
+    assert typed("--mlock=false --no-mmap=0") == {"mlock": False, "no_mmap": False}
+
+
+def test_a_bare_flag_does_not_swallow_the_flag_after_it() -> None:
+    assert typed("--mlock --n_ctx 512") == {"mlock": True, "n_ctx": 512}
+
+
+def test_several_words_after_a_flag_that_takes_many_become_one_text() -> None:
+    assert typed("--gpu-memory 10GiB 8000MiB --mlock") == {"gpu_memory": "10GiB 8000MiB", "mlock": True}
+    assert typed("--gpu_memory=10") == {"gpu_memory": "10"}
+
+
+def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
+    assert typed("--groupsize -1") == {"groupsize": -1}
+
+
+def test_the_last_of_two_wins() -> None:
+    assert typed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
+
+
+def test_underscores_in_a_value_are_left_alone() -> None:
+    assert FlagParser([option("model", "")], "").typed(["--model", "a_b-c"]) == {"model": "a_b-c"}
+
+
+@pytest.mark.parametrize(
+    ("word", "guess"),
+    [("--n_ctxt=1", "--n_ctx"), ("--no_mmp", "--no-mmap"), ("--gpu_memroy", "--gpu-memory"), ("--zzz", "")],
+)
+def test_an_unknown_flag_is_answered_with_the_nearest_as_one_would_type_it(word: str, guess: str) -> None:
+    with pytest.raises(UnknownOption) as unknown:
+        typed(word)
+    assert (unknown.value.name, unknown.value.nearest) == (word.split("=")[0], guess)
+
+
+def test_an_abbreviated_flag_is_unknown_for_it_might_mean_another_tomorrow() -> None:
+    with pytest.raises(UnknownOption):
+        typed("--tensor 30,70")
+
+
+def test_a_flag_without_its_value_is_an_error_of_ours_and_does_not_end_the_program() -> None:
+    with pytest.raises(CommandLineError):
+        typed("--n_ctx")
+
+
+@pytest.mark.parametrize(
+    ("line", "en", "zh"),
+    [
+        ("--n-ctx", "--n_ctx needs a value.", "--n_ctx 缺少取值。"),
+        ("--n_ctx --mlock", "--n_ctx needs a value.", "--n_ctx 缺少取值。"),
+        ("--gpu-memory", "--gpu-memory needs at least one value.", "--gpu-memory 至少需要一个取值。"),
+        ("--gpu_memory --mlock", "--gpu-memory needs at least one value.", "--gpu-memory 至少需要一个取值。"),
+        ("--help=me", "-h/--help takes no value.", "-h/--help 不带取值。"),
+        ("-hi", "-h/--help takes no value.", "-h/--help 不带取值。"),
+    ],
+)
+def test_what_argparse_refuses_is_told_in_either_language(line: str, en: str, zh: str) -> None:
+    with pytest.raises(CommandLineError) as refused:
+        typed(line)
+    assert refused.value.say("en") == f"Command line: {en}"
+    assert refused.value.say("zh") == f"命令行：{zh}"
+
+
+def test_what_argparse_may_come_to_say_one_day_is_told_in_its_own_words() -> None:
+    with pytest.raises(CommandLineError) as refused:
+        FLAGS.error("argument --n_ctx: something new")
+    assert refused.value.say("zh") == "命令行：argument --n_ctx: something new"
+
+
+def test_a_flag_with_an_unacceptable_value_names_its_option() -> None:
+    with pytest.raises(OptionError, match="wbits"):
+        typed("--wbits 5")
+
+
+def test_the_help_can_be_printed_even_with_a_percent_sign_in_it() -> None:
+    words = {"en": "100% of it", "zh": "全部 100%"}
+    text = FlagParser([Option("share", "share", 0.5, words, words)], "").format_help()
+    assert "100% of it" in text
+    assert "全部 100%" in text

@@ -1,0 +1,130 @@
+"""Whether a repository's files would fit, before they are downloaded: as the Model tab says it afterwards."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.core.errors import ModelProblem
+from modules.hub.errors import DownloadError
+from modules.hub.repository import Repository
+from modules.planning.download_fit import Verdict, verdicts
+from modules.planning.fit import TIGHT
+from modules.system.gpus import Gpu
+from tests.support.gguf_files import MODEL, gguf
+from tests.support.hub_server import Hub
+
+REPO = "user/model"
+MIB = 1 << 20
+
+
+@pytest.fixture
+def served() -> Iterator[Hub]:
+    with Hub() as started:
+        yield started
+
+
+@pytest.fixture
+def make(make_app: Callable[..., App], served: Hub) -> Callable[..., App]:
+    def made(free: int = 8 << 30, *words: str) -> App:
+        app = make_app(*(words or ("--hf-endpoint", served.url)))
+        app.available_memory = lambda: free
+        app.gpus = app.torch_gpus = tuple
+        return app
+
+    return made
+
+
+def asked(app: App, served: Hub) -> tuple[dict[str, Verdict], Repository]:
+    repository = app.hubs.repository(app.hubs.address(REPO))
+    served.sent, served.log[:] = 0, []
+    return verdicts(app, repository), repository
+
+
+def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
+    make: Callable[..., App], served: Hub, smollm2: Path, tmp_path: Path
+) -> None:
+    served.add(REPO, {smollm2.name: smollm2})
+    app = make(300 * MIB)
+    told, _ = asked(app, served)
+    (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
+    plan = app.plan(app.record(smollm2.name))
+    fit = app.fit(plan)
+    assert fit is not None
+    (part,) = fit.parts
+    expected = Verdict(part.verdict, part.need.total, 300 * MIB, int(plan.settings["n_ctx"].value))
+    assert told == {smollm2.name: expected} and expected.context < 8192, "memory has reduced the context"
+
+
+def test_one_header_is_enough_for_all_and_it_takes_a_few_mib(
+    make: Callable[..., App], served: Hub, smollm2: Path, tmp_path: Path
+) -> None:
+    larger = tmp_path / "larger.gguf"
+    larger.write_bytes(smollm2.read_bytes()[: 4 * MIB])
+    with larger.open("r+b") as file:
+        file.truncate(600 * MIB)
+    served.add(REPO, {"m.Q4_1.gguf": smollm2, "m.Q8_0.gguf": larger, "README.md": b"hello"})
+    told, _ = asked(make(600 * MIB), served)
+    assert {name: each.kind for name, each in told.items()} == {"m.Q4_1.gguf": "fits", "m.Q8_0.gguf": "short"}
+    assert told["m.Q8_0.gguf"].need > 600 * MIB
+    assert served.sent <= 8 * MIB and len(served.log) <= 6
+
+
+def test_gpus_count_and_what_they_hold_grows_with_the_weights(
+    make: Callable[..., App], served: Hub, smollm2: Path
+) -> None:
+    served.add(REPO, {"m.Q4_1.gguf": smollm2})
+    app = make(8 << 30, "--hf-endpoint", served.url, "--n-gpu-layers", "-1")
+    app.gpus = lambda: (Gpu("card", 8 << 30, 8 << 30),)
+    told, _ = asked(app, served)
+    assert told["m.Q4_1.gguf"].kind == "fits" and told["m.Q4_1.gguf"].free == 16 << 30
+
+
+def test_the_next_hub_is_asked_if_the_first_cannot_be_reached(
+    make: Callable[..., App], served: Hub, smollm2: Path, free_port: int
+) -> None:
+    served.add(REPO, {"m.Q4_1.gguf": smollm2})
+    app = make(8 << 30, "--hf-endpoint", f"http://127.0.0.1:{free_port},{served.url}")
+    assert asked(app, served)[0]["m.Q4_1.gguf"].kind == "fits"
+
+
+def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable[..., App], served: Hub) -> None:
+    served.add(REPO, {"m.Q4_1.gguf": b"no model at all" * 1000})
+    app = make()
+    with pytest.raises(ModelProblem):
+        asked(app, served)
+    repository = app.hubs.repository(app.hubs.address(REPO))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        app.hubs.choose(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(DownloadError):
+            verdicts(app, repository)
+
+
+def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..., App], served: Hub) -> None:
+    served.add(REPO, {"m.Q4_1.gguf": gguf({**MODEL, "general.architecture": "flux"})}, lfs_above=0)
+    (told,) = asked(make(), served)[0].values()
+    assert told.kind == "unsupported" and told.why is not None and "ComfyUI" in told.why["en"]
+
+
+@pytest.mark.parametrize(("size", "kind"), [(1 * MIB, "fits"), (int(TIGHT * 2 * MIB) + 9, "tight"), (3 * MIB, "short")])
+def test_of_plain_weights_their_size_is_compared_with_what_is_free(
+    make: Callable[..., App], served: Hub, size: int, kind: str
+) -> None:
+    served.add(REPO, {"model.safetensors": bytes(size), "config.json": b"{}"})
+    told, _ = asked(make(2 * MIB), served)
+    assert told == {"model.safetensors": Verdict(kind, size, 2 * MIB)}
+    assert served.log == [], "nobody is asked for that"
+
+
+def test_where_memory_is_unknown_or_there_is_nothing_to_weigh_there_is_no_verdict(
+    make: Callable[..., App], served: Hub, smollm2: Path
+) -> None:
+    served.add(REPO, {"model.safetensors": bytes(20_000), "m.Q4_1.gguf": smollm2})
+    assert asked(make(0), served)[0] == {}
+    served.add(REPO, {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(20_000)})
+    assert asked(make(), served)[0] == {}

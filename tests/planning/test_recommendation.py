@@ -1,0 +1,100 @@
+"""Why a loader: one sentence for each that takes the model, in both languages, no two the same."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import ModelRecord
+from modules.core.errors import LANGUAGES
+from modules.core.paths import ROOT
+from modules.loaders.registry import LOADERS, candidates
+from modules.planning.recommendation import _KNOWN, reason, refusal, takers, why
+
+ARCHITECTURES = ROOT / "overlays" / "exllamav2" / "exllamav2" / "architecture.py"
+EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
+TAKERS = {
+    "gptq": {"ExLlamav2_HF", "ExLlamav2", "AutoGPTQ", "Transformers"},
+    "awq": {"AutoAWQ", "Transformers"},
+    "exl2": {"ExLlamav2_HF", "ExLlamav2"},
+}
+NAMED = {
+    ("Transformers", "gptq"): "gptqmodel",
+    ("Transformers", "awq"): "gptqmodel",
+    ("AutoGPTQ", "gptq"): "metadata",
+    ("AutoAWQ", "awq"): "GPU",
+    ("ExLlamav2_HF", "gptq"): "CUDA",
+    ("ExLlamav2", "exl2"): "CUDA",
+}
+"""What the sentence must not leave out."""
+
+
+def record(model_format: str, **defaults: int) -> ModelRecord:
+    return ModelRecord("model", Path("model"), model_format, 1, defaults=defaults)
+
+
+@pytest.mark.parametrize("model_format", TAKERS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_loader_of_a_quantised_folder_has_a_sentence_of_its_own(model_format: str, language: str) -> None:
+    takers = candidates(model_format)
+    assert {loader.name for loader in takers} == TAKERS[model_format]
+    said = [words[language] for loader in takers if (words := reason(record(model_format), loader))]
+    assert len(set(said)) == len(takers)
+    assert all(each.endswith("." if language == "en" else "。") for each in said)
+
+
+@pytest.mark.parametrize(("loader", "model_format"), NAMED)
+def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
+    words = why(record(model_format), LOADERS[loader])
+    assert words is not None
+    assert words["en"].startswith(f"{model_format.upper()}: ") and NAMED[loader, model_format] in words["en"]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
+    words = why(record("gptq", wbits=bits), LOADERS["Transformers"])
+    assert words is not None
+    assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
+    assert ("compiles a kernel" in words["en"]) == (bits == 4)
+
+
+@pytest.mark.parametrize(("kind", "known"), [("llama", True), ("Yi", True), ("gemma3_text", False), ("", True)])
+def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind: str, known: bool) -> None:
+    model = replace(record("gptq"), architecture=kind)
+    names = [each.name for each in takers(model)]
+    assert set(names) == TAKERS["gptq"]
+    assert (names[0] in EXLLAMA) == known
+    for name in names:
+        words = reason(model, LOADERS[name])
+        assert words is not None
+        doubts = ["takes it for Llama" in words["en"], "按 Llama 处理" in words["zh"]]
+        assert doubts == [name in EXLLAMA and not known] * 2
+
+
+@pytest.mark.skipif(not ARCHITECTURES.is_file(), reason="exllamav2 is not in overlays/exllamav2")
+def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
+    """Told by the names of architectures, which are written otherwise: GPTBigCodeForCausalLM is gpt_bigcode."""
+    told = [*re.findall(r'arch_string (?:==|in) (.*?"\w+For\w+")', ARCHITECTURES.read_text()), "GPT2LMHeadModel"]
+    names = {name for each in told for name in re.findall(r"\w+For\w+|GPT2", each)} | {"LlamaForCausalLM"}
+    kinds = {re.sub("(ForCausalLM|ForConditionalGeneration|LMHeadModel)", "", name).lower() for name in names}
+    assert {kind.replace("_", "") for kind in _KNOWN} == {kind.replace("_", "") for kind in kinds}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
+    usual, unusual = record("gptq", wbits=4), record("gptq", wbits=bits)
+    assert takers(usual) == takers(record("gptq")) == candidates("gptq")
+    assert {each.name for each in takers(unusual)} == {"AutoGPTQ", "Transformers"}
+    refused = refusal(unusual, LOADERS["ExLlamav2_HF"])
+    assert refused is not None and f"ExLlamav2_HF cannot load {bits}-bit gptq models" in refused.say("en")
+    assert f"{bits} 位的 gptq" in refused.say("zh")
+    assert refusal(usual, LOADERS["ExLlamav2"]) is None
+    assert takers(record("exl2", wbits=bits)) == candidates("exl2")
+
+
+def test_a_loader_that_cannot_take_the_model_has_none() -> None:
+    assert reason(record("exl2"), LOADERS["AutoGPTQ"]) is None
+    assert why(record("gptq"), LOADERS["AutoAWQ"]) is None

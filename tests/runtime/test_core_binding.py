@@ -1,0 +1,230 @@
+"""Which worker may bind its compute threads to cores, and what then happens to the threads of a real one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import ModelRecord
+from modules.core.errors import Unsupported
+from modules.core.events import Json, Result
+from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
+from modules.loaders import generation_settings
+from modules.loaders.registry import LOADERS, settle
+from modules.runtime.core_binding import CoreBinding
+from modules.runtime.model_manager import Models
+from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
+from modules.system import cpu_memory
+from tests.conftest import ECHO, load
+
+TWO_CORES = [[0, 2], [1, 3]]
+
+needs_two_cores = pytest.mark.skipif(len(cpu_memory.cores()) < 2, reason="binding takes at least two cores")
+
+
+@pytest.fixture
+def binding() -> CoreBinding:
+    """The owner of two cores, whatever this machine has, for a user who has set no variable."""
+    return CoreBinding({}, lambda: TWO_CORES)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts workers of the tests' own engine, and closes them after the test."""
+    with ExitStack() as started:
+
+        def start(word: str = "anything", **options: object) -> WorkerProcess:
+            worker = WorkerProcess()
+            started.callback(worker.close)
+            load(worker, Path(word), ECHO, **options)
+            return worker
+
+        yield start
+
+
+def bound(worker: WorkerProcess) -> list[list[int]]:
+    """The cores that an echo worker was told to bind its threads to."""
+    (event,) = worker.events("bound")
+    assert isinstance(event, Result)
+    return event.value
+
+
+# -- who may bind -----------------------------------------------------------------------------------------------------
+
+
+def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
+    workers = [start() for _ in range(3)]
+    assert binding.available()
+    assert [binding.bind(worker) for worker in workers] == [True, False, False]
+    assert not binding.available()
+    assert [bound(worker) for worker in workers] == [TWO_CORES, [], []]
+
+
+def test_a_killed_worker_holds_the_cores_no_longer(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
+    first, second, third = (start() for _ in range(3))
+    assert binding.bind(first)
+    os.kill(first.pid, signal.SIGKILL)
+    until = time.monotonic() + 5
+    while first.running and time.monotonic() < until:
+        time.sleep(0.005)
+    assert binding.bind(second)
+    assert not binding.bind(third)
+
+
+def test_a_closed_worker_holds_the_cores_no_longer(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
+    first, second = start(), start()
+    assert binding.bind(first)
+    first.close()
+    assert binding.bind(second)
+
+
+def test_an_engine_that_declines_leaves_the_cores_to_the_next(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    assert not binding.bind(start(numa=True))
+    assert binding.bind(start())
+
+
+def test_an_engine_that_fails_leaves_the_cores_to_the_next(
+    binding: CoreBinding, start: Callable[..., WorkerProcess]
+) -> None:
+    with pytest.raises(Unsupported):
+        binding.bind(start("refuse_cores"))
+    assert binding.bind(start())
+
+
+def test_nothing_is_bound_where_the_user_decides_how_threads_run(start: Callable[..., WorkerProcess]) -> None:
+    worker = start()
+    for name in DECIDED_BY_USER:
+        assert not CoreBinding({name: ""}, lambda: TWO_CORES).bind(worker), name
+    assert bound(worker) == []
+    assert CoreBinding({"OMP_NUM_THREADS": "2"}, lambda: TWO_CORES).bind(worker)
+
+
+def test_nothing_is_bound_to_a_single_core_or_to_unknown_ones(start: Callable[..., WorkerProcess]) -> None:
+    worker = start()
+    for cores in ([[0]], [[0, 1]], []):
+        assert not CoreBinding({}, lambda cores=cores: cores).bind(worker), cores
+    assert bound(worker) == []
+
+
+def test_a_model_that_replaces_another_is_bound_too_and_explaining_takes_nothing(binding: CoreBinding) -> None:
+    owner = Models(binding)
+    record = ModelRecord("good", Path("/models/good"), "gguf", size=0)
+    settings = settle(ECHO, model={}, saved={}, flags={}, form={})
+    try:
+        owner.explain(record, ECHO, settings)
+        first = owner.load(record, ECHO, settings)
+        assert first.ask("bound") == TWO_CORES
+        assert "OMP_WAIT_POLICY" not in first.ask("where")["env"]
+        owner.explain(record, ECHO, settings)
+        second = owner.load(record, ECHO, settings)
+        assert second is not first
+        assert second.ask("bound") == TWO_CORES
+    finally:
+        owner.unload()
+
+
+def test_a_model_beside_a_bound_worker_waits_asleep(
+    binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert binding.bind(start())
+    owner = Models(binding)
+    try:
+        settings = settle(ECHO, model={}, saved={}, flags={}, form={})
+        second = owner.load(ModelRecord("good", Path("/models/good"), "gguf", size=0), ECHO, settings)
+        assert second.ask("bound") == []
+        assert second.ask("where")["env"]["OMP_WAIT_POLICY"] == "passive"
+    finally:
+        owner.unload()
+
+
+def test_only_loaders_of_llama_cpp_bind_threads() -> None:
+    assert [name for name, loader in LOADERS.items() if loader.binds_threads] == ["llama.cpp", "llamacpp_HF"]
+
+
+# -- which CPUs -------------------------------------------------------------------------------------------------------
+
+
+def calls(decoding: int, reading: int, **others: Json) -> dict[str, Json]:
+    return {"llama_init_from_model": {"n_threads": decoding, "n_threads_batch": reading}, **others}
+
+
+def test_each_thread_gets_a_core_before_any_core_gets_two() -> None:
+    assert bound_cpus(calls(2, 2), [[0], [1]]) == ([0, 1], [0, 1])
+    assert bound_cpus(calls(2, 2), [[1], [6]]) == ([1, 6], [1, 6])
+    assert bound_cpus(calls(2, 4), TWO_CORES) == ([0, 1], [0, 1, 2, 3])
+    assert bound_cpus(calls(3, 3), [[0, 1], [2, 3]]) == ([0, 2, 1], [0, 2, 1])
+    assert bound_cpus(calls(3, 5), [[0, 1], [2, 3], [4]]) == ([0, 2, 4], [0, 2, 4, 1, 3])
+
+
+def test_threads_that_do_not_fill_the_cores_or_do_not_fit_stay_unbound() -> None:
+    cases: Sequence[tuple[dict[str, Json], list[list[int]]]] = [
+        (calls(1, 2), [[0], [1]]),
+        (calls(2, 1), [[0], [1]]),
+        (calls(3, 2), [[0], [1]]),
+        (calls(2, 5), TWO_CORES),
+        (calls(2, 2, llama_numa_init={"numa": 1}), [[0], [1]]),
+        (calls(2, 2), [[0], [MAX_CPUS]]),
+    ]
+    for made, cores in cases:
+        assert bound_cpus(made, cores) == ([], []), (made, cores)
+
+
+# -- a real worker ----------------------------------------------------------------------------------------------------
+
+
+def masks(pid: int) -> dict[int, set[int]]:
+    """The CPUs that each thread of a process may use, by thread id."""
+    found = {}
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        listed = re.search(r"^Cpus_allowed_list:\t(.*)$", status.read_text(), re.MULTILINE)
+        assert listed is not None
+        ends = [part.split("-") for part in listed[1].split(",")]
+        found[int(status.parent.name)] = {cpu for end in ends for cpu in range(int(end[0]), int(end[-1]) + 1)}
+    return found
+
+
+def generate(worker: WorkerProcess) -> None:
+    params = generation_settings.settle({"temperature": 0, "max_new_tokens": 4, "ban_eos_token": True})
+    list(worker.events("generate", prompt="Once upon a time", params=params))
+
+
+@needs_two_cores
+@pytest.mark.parametrize("name", ["llama.cpp", "llamacpp_HF"])
+def test_compute_threads_are_bound_to_a_core_each_and_no_other_thread_is(name: str, smollm2: Path) -> None:
+    worker = WorkerProcess()
+    try:
+        load(worker, smollm2, LOADERS[name], n_ctx=256)
+        assert all(mask == os.sched_getaffinity(0) for mask in masks(worker.pid).values())
+        assert CoreBinding({}).bind(worker)
+        generate(worker)
+        found = masks(worker.pid)
+    finally:
+        worker.close()
+    narrow = [mask for mask in found.values() if mask != os.sched_getaffinity(0)]
+    expected = [{core[0]} for core in cpu_memory.cores()]
+    assert sorted(narrow, key=min) == expected
+    assert len(found) > len(narrow), "the thread that reads requests is free"
+    assert found[worker.pid] == expected[0], "the main thread decodes"
+
+
+@needs_two_cores
+def test_only_the_cores_that_this_process_may_use_are_granted(start: Callable[..., WorkerProcess]) -> None:
+    allowed = os.sched_getaffinity(0)
+    only = max(allowed)
+    os.sched_setaffinity(0, {only})
+    try:
+        assert cpu_memory.cores() == [[only]]
+        assert not CoreBinding({}).bind(start())
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert sorted(cpu for core in cpu_memory.cores() for cpu in core) == sorted(allowed)

@@ -1,0 +1,432 @@
+"""Loading, unloading, and the wishes that cross each other: what becomes current, what others see, what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import ModelRecord
+from modules.core.errors import (
+    DamagedModel,
+    LoadCancelled,
+    LoaderUnavailable,
+    LoadFailed,
+    ModelLoading,
+    NoModelLoaded,
+    Unloaded,
+    Unsupported,
+    WorkerDied,
+    both,
+)
+from modules.core.events import Done, Note, Text, Waiting
+from modules.loaders.registry import Loader, settle
+from modules.runtime.model_manager import LoadedModel, Models
+from tests.conftest import ECHO, worker_pids
+
+SETTINGS = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 77})
+
+
+@pytest.fixture
+def owner() -> Iterator[Models]:
+    owner = Models()
+    yield owner
+    owner.unload()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def record(name: str) -> ModelRecord:
+    return ModelRecord(name, Path("/models") / name, "gguf", size=0)
+
+
+def load(owner: Models, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
+    return owner.load(record(name), loader, SETTINGS)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.005)
+
+
+def wait_for_progress(owner: Models, name: str) -> None:
+    wait_until(lambda: owner.status.name == name and owner.status.progress > 0)
+
+
+def texts(model: LoadedModel, prompt: str) -> str:
+    return "".join(event.text for event in model.generate(prompt, {}) if isinstance(event, Text))
+
+
+# -- load and unload --------------------------------------------------------------------------------------------------
+
+
+def test_at_first_nothing_is_loaded(owner: Models) -> None:
+    assert owner.status.state == "empty"
+    with pytest.raises(NoModelLoaded):
+        _ = owner.current
+
+
+def test_what_was_loaded_is_current_and_answers(owner: Models) -> None:
+    model = load(owner)
+    assert owner.current is model
+    assert texts(model, "hello world") == "hello world "
+    assert model.ask("count", text="one two") == 2
+    assert model.ask("options")["n_ctx"] == 77
+    assert model.info.notes == (Note("n_ctx", both("not used")),)
+
+
+def test_the_status_tells_what_was_loaded(owner: Models) -> None:
+    load(owner)
+    status = owner.status
+    assert (status.state, status.name, status.loader, status.context_length) == ("ready", "good", "echo", 64)
+    assert 0 < status.seconds < 10
+    assert status.error is None
+
+
+def test_the_status_grows_in_version_and_progress_while_loading(owner: Models, threads: ThreadPoolExecutor) -> None:
+    threads.submit(load, owner, "slow")
+    wait_for_progress(owner, "slow")
+    early = owner.status
+    wait_until(lambda: owner.status.progress > early.progress)
+    assert owner.status.state == "loading"
+    assert owner.status.version > early.version
+    with pytest.raises(ModelLoading, match="slow"):
+        _ = owner.current
+    owner.unload()
+
+
+def test_another_load_takes_the_place_of_the_first(owner: Models) -> None:
+    first = load(owner, "first")
+    second = load(owner, "second")
+    assert owner.current is second
+    assert texts(second, "hello") == "hello "
+    with pytest.raises(Unloaded):
+        texts(first, "hello")
+
+
+def test_unloading_returns_the_memory_and_ends_the_process(owner: Models) -> None:
+    before = worker_pids()
+    model = load(owner, "big")
+    held = model.memory
+    assert held > 64 << 20
+    assert abs(owner.unload() - held) < 1 << 20
+    assert worker_pids() == before
+    assert owner.status.state == "empty"
+    assert owner.status.freed > 64 << 20
+    with pytest.raises(NoModelLoaded):
+        _ = owner.current
+
+
+def test_unloading_nothing_frees_nothing(owner: Models) -> None:
+    assert owner.unload() == 0
+    assert owner.unload() == 0
+
+
+def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None:
+    answer = load(owner).generate("slow count 1000", {})
+    next(answer)
+    owner.unload()
+    with pytest.raises(Unloaded):
+        list(answer)
+
+
+def test_closing_an_answer_lets_the_next_one_begin(owner: Models) -> None:
+    model = load(owner)
+    answer = model.generate("slow count 1000", {})
+    next(answer)
+    answer.close()  # type: ignore[attr-defined]
+    assert texts(model, "next") == "next "
+
+
+def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: Models) -> None:
+    told = owner.explain(record("fail"), ECHO, SETTINGS)
+    assert told == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
+    assert owner.status.state == "empty"
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("fail", Unsupported, "the echo engine will not"),
+        ("boom", LoadFailed, "the echo engine broke"),
+        ("abort", WorkerDied, "SIGABRT"),
+        ("segv", WorkerDied, "SIGSEGV"),
+        ("kill", WorkerDied, "SIGKILL"),
+    ],
+)
+def test_a_failed_load_says_why_and_leaves_nothing_half_loaded(
+    owner: Models, name: str, error: type[Exception], words: str
+) -> None:
+    before = worker_pids()
+    with pytest.raises(error, match=words):
+        load(owner, name)
+    status = owner.status
+    assert (status.state, status.name) == ("failed", name)
+    assert words in str(status.error)
+    wait_until(lambda: worker_pids() == before)
+    with pytest.raises((NoModelLoaded, WorkerDied)):
+        _ = owner.current
+    assert texts(load(owner), "hello") == "hello ", "the next load works"
+
+
+def test_what_is_known_to_fail_leaves_the_current_model(owner: Models) -> None:
+    model = load(owner)
+    status = owner.status
+    damaged = dataclasses.replace(record("damaged"), problem=DamagedModel("damaged", both("cut short")))
+    with pytest.raises(DamagedModel):
+        owner.load(damaged, ECHO, SETTINGS)
+    with pytest.raises(LoaderUnavailable):
+        load(owner, loader=dataclasses.replace(ECHO, packages=("no_such_package",)))
+    assert owner.current is model
+    assert owner.status == status
+    assert texts(model, "still here") == "still here "
+
+
+def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: Models, threads: ThreadPoolExecutor) -> None:
+    loading = threads.submit(load, owner, "slow")
+    wait_for_progress(owner, "slow")
+    with pytest.raises(LoaderUnavailable):
+        load(owner, loader=dataclasses.replace(ECHO, packages=("no_such_package",)))
+    assert not loading.done()
+    assert owner.status.state == "loading"
+    owner.unload()
+
+
+def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner: Models) -> None:
+    model = load(owner)
+    os.kill(next(iter(worker_pids())), signal.SIGKILL)
+    wait_until(lambda: owner.status.state == "failed")
+    assert "idle (SIGKILL)" in str(owner.status.error)
+    assert owner.status.name == "good"
+    with pytest.raises(WorkerDied):
+        _ = owner.current
+    with pytest.raises(WorkerDied):
+        texts(model, "hello")
+    assert texts(load(owner), "hello") == "hello ", "the next load works"
+
+
+@pytest.mark.parametrize("word", ["abort", "segv", "kill"])
+def test_a_model_that_dies_while_it_answers_says_so(owner: Models, word: str) -> None:
+    with pytest.raises(WorkerDied, match="generating"):
+        texts(load(owner), f"hello {word}")
+    wait_until(lambda: owner.status.state == "failed")
+    assert texts(load(owner), "hello") == "hello ", "the next load works"
+
+
+def test_unloading_a_dead_model_clears_the_error(owner: Models) -> None:
+    with pytest.raises(WorkerDied):
+        texts(load(owner), "kill")
+    wait_until(lambda: owner.status.state == "failed")
+    assert owner.unload() == 0
+    assert owner.status.state == "empty"
+    with pytest.raises(NoModelLoaded):
+        _ = owner.current
+
+
+def test_a_model_that_dies_as_it_becomes_ready_is_not_shown_as_ready(owner: Models) -> None:
+    for milliseconds in range(0, 20, 2):
+        with contextlib.suppress(WorkerDied):  # the sooner it dies, the more often `load` itself hears of it
+            load(owner, f"late {milliseconds}")
+        wait_until(lambda: owner.status.state == "failed")
+        with pytest.raises(WorkerDied):
+            _ = owner.current
+
+
+# -- crossing wishes --------------------------------------------------------------------------------------------------
+
+
+def cancelled(future: Future[LoadedModel]) -> bool:
+    return isinstance(future.exception(timeout=10), LoadCancelled)
+
+
+def test_a_second_load_wins_over_one_that_is_under_way(owner: Models, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(load, owner, "slow")
+    wait_for_progress(owner, "slow")
+    began = time.monotonic()
+    second = load(owner, "second")
+    assert time.monotonic() - began < 3, "it did not wait for the first"
+    assert cancelled(first)
+    assert owner.current is second
+    assert (owner.status.state, owner.status.name) == ("ready", "second")
+
+
+def test_the_last_of_many_wishes_wins(owner: Models, threads: ThreadPoolExecutor) -> None:
+    waiting = []
+    for number in range(5):
+        waiting.append(threads.submit(load, owner, f"slow {number}"))
+        time.sleep(0.05)
+    last = load(owner, "last")
+    assert all(cancelled(each) for each in waiting)
+    assert owner.current is last
+    assert len(worker_pids()) == 1
+
+
+def test_the_same_load_asked_for_twice_is_one_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(load, owner, "brief")
+    wait_for_progress(owner, "brief")
+    worker = worker_pids()
+    second = threads.submit(load, owner, "brief")
+    assert first.result(timeout=10) is second.result(timeout=10) is owner.current
+    assert worker_pids() == worker
+    assert load(owner, "brief") is not first.result(), "it is ready: to load it again is another load"
+    assert worker_pids().isdisjoint(worker)
+
+
+def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
+    owner: Models, threads: ThreadPoolExecutor
+) -> None:
+    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    wait_for_progress(owner, "slow")
+    owner.unload()
+    assert all(cancelled(each) for each in both_of)
+    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    wait_for_progress(owner, "slow")
+    os.kill(worker_pids().pop(), signal.SIGKILL)
+    assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
+
+
+def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: Models) -> None:
+    early = owner.next_number()
+    owner.unload()
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.status.state == "empty" and not worker_pids()
+    early, model = owner.next_number(), load(owner)
+    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert owner.current is model
+
+
+def test_the_same_model_with_other_options_is_another_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(load, owner, "brief")
+    wait_for_progress(owner, "brief")
+    other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
+    model = owner.load(record("brief"), ECHO, other)
+    assert cancelled(first)
+    assert owner.current is model and model.ask("options")["n_ctx"] == 78
+
+
+def test_unloading_gives_up_a_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+    loading = threads.submit(load, owner, "slow")
+    wait_for_progress(owner, "slow")
+    owner.unload()
+    assert cancelled(loading)
+    assert owner.status.state == "empty"
+    assert not worker_pids()
+
+
+def test_of_two_who_press_load_at_once_one_is_cancelled(owner: Models, threads: ThreadPoolExecutor) -> None:
+    start = threading.Barrier(2)
+
+    def press(name: str) -> LoadedModel:
+        start.wait()
+        return load(owner, name)
+
+    for _ in range(5):
+        pressed = {name: threads.submit(press, name) for name in ("left", "right")}
+        outcomes = {name: future.exception(timeout=10) for name, future in pressed.items()}
+        winners = [name for name, error in outcomes.items() if error is None]
+        assert owner.current.record.name == owner.status.name
+        assert owner.status.name in winners
+        assert all(error is None or isinstance(error, LoadCancelled) for error in outcomes.values())
+        assert len(worker_pids()) == 1
+
+
+def test_a_wish_that_comes_while_the_old_model_is_slow_to_end_is_not_kept_waiting_by_the_one_before(
+    owner: Models, threads: ThreadPoolExecutor
+) -> None:
+    load(owner)
+    os.kill(next(iter(worker_pids())), signal.SIGSTOP)  # so that closing it takes the whole grace
+    began = time.monotonic()
+    first = threads.submit(load, owner, "slow")
+    time.sleep(0.3)
+    with pytest.raises(ModelLoading, match="slow"):
+        _ = owner.current
+    second = load(owner, "second")
+    assert time.monotonic() - began < 7, "the first was loaded to the end, for nothing"
+    assert cancelled(first)
+    assert owner.current is second
+
+
+# -- for an event loop ------------------------------------------------------------------------------------------------
+
+
+async def streamed(model: LoadedModel, prompt: str) -> list[object]:
+    return [event async for event in model.stream(prompt, {})]
+
+
+def test_a_stream_has_the_events_of_a_generation(owner: Models) -> None:
+    model = load(owner)
+    assert asyncio.run(streamed(model, "hello world")) == [
+        Text("hello "),
+        Text("world "),
+        Done("stop", completion_tokens=2),
+    ]
+
+
+def test_a_stream_raises_what_went_wrong(owner: Models) -> None:
+    model = load(owner)
+    with pytest.raises(Unsupported, match="will not"):
+        asyncio.run(streamed(model, "hello fail"))
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        asyncio.run(streamed(model, "hello kill"))
+    with pytest.raises(WorkerDied):
+        asyncio.run(streamed(model, "hello"))
+
+
+def test_many_streams_share_one_thread(owner: Models) -> None:
+    model = load(owner)
+
+    async def all_of_them() -> list[list[object]]:
+        return await asyncio.gather(*(streamed(model, f"number {number}") for number in range(20)))
+
+    threads = threading.active_count()
+    answers = asyncio.run(all_of_them())
+    assert threading.active_count() <= threads
+    spoken = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
+    assert spoken == [f"number {number} " for number in range(20)]
+    assert any(isinstance(answer[0], Waiting) for answer in answers)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_a_stream_that_is_cut_off_stops_its_generation(owner: Models, how: str) -> None:
+    model = load(owner)
+
+    async def cut() -> None:
+        if how == "cancelled":
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(streamed(model, "slow count 1000"), 0.3)
+        else:
+            stream = model.stream("slow count 1000", {})
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(cut())
+    began = time.monotonic()
+    assert texts(model, "next") == "next "
+    assert time.monotonic() - began < 1
+
+
+def test_a_stream_whose_event_loop_is_gone_disturbs_nobody(owner: Models) -> None:
+    model = load(owner)
+    loop = asyncio.new_event_loop()
+    stream = model.stream("slow count 20", {})
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    assert texts(model, "next") == "next "

@@ -1,0 +1,298 @@
+"""Our end of a worker process: what is said when it dies, that it ends with us, and which packages it finds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import Unloaded, WorkerDied
+from modules.core.events import Event, Failed, Result, Text
+from modules.core.paths import ROOT
+from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
+from tests.conftest import ECHO, load
+from tests.support.package_index import is_running
+
+
+def where(worker: WorkerProcess, package: str = "") -> dict[str, object]:
+    (event,) = worker.events("where", package=package)
+    assert isinstance(event, Result)
+    return event.value
+
+
+def wait_until(condition: object, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:  # type: ignore[operator]
+        time.sleep(0.02)
+    return bool(condition())  # type: ignore[operator]
+
+
+# -- how it dies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "how", "code", "words"),
+    [
+        ("abort", "SIGABRT", -signal.SIGABRT, "last words: about to abort"),
+        ("segv", "SIGSEGV", -signal.SIGSEGV, "last words: about to read address 0"),
+        ("kill", "SIGKILL", -signal.SIGKILL, ""),
+        ("exit", "exit status 1", 1, "the reason given to sys.exit"),
+    ],
+)
+@pytest.mark.parametrize("doing", ["loading", "generating"])
+def test_a_death_says_how_while_doing_what_and_its_last_words(
+    worker: WorkerProcess, word: str, how: str, code: int, words: str, doing: str
+) -> None:
+    with pytest.raises(WorkerDied) as died:
+        load(worker, Path(word if doing == "loading" else "anything"), ECHO)
+        list(worker.events("generate", prompt=f"hello {word}", params={}))
+    assert died.value.exit_code == code
+    assert words in died.value.words
+    assert f"while it was {doing} ({how})" in died.value.say("en")
+    assert how in died.value.say("zh")
+
+
+def test_death_while_idle_is_told_at_once_and_to_whoever_comes_later() -> None:
+    told: list[WorkerDied] = []
+    heard = threading.Event()
+    worker = WorkerProcess(ended=lambda death: (told.append(death), heard.set()))
+    load(worker, Path("anything"), ECHO)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert heard.wait(5)
+    assert told == [worker.death]
+    assert "while it was idle (SIGKILL)" in str(told[0])
+    with pytest.raises(WorkerDied, match="idle"):
+        where(worker)
+
+
+def test_everybody_who_waits_is_told_of_the_death(echo: WorkerProcess) -> None:
+    told: list[Event] = []
+    for prompt in ("slow first kill", "second", "third"):
+        echo.start("generate", told.append, prompt=prompt, params={})
+    assert wait_until(lambda: sum(isinstance(event, Failed) for event in told) == 3, 5), told
+
+
+def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> None:
+    load(worker, Path("anything"), ECHO)
+    with pytest.raises(WorkerDied) as died:
+        list(worker.events("generate", prompt="chatter " * 50 + "abort", params={}))
+    assert died.value.words.endswith("last words: about to abort")
+    assert len(died.value.words.splitlines()) <= 12
+
+
+def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProcess) -> None:
+    """The child is killed while the pipe holds the first half of a long answer."""
+    busy, go_on = threading.Event(), threading.Event()
+    told: list[Event] = []
+    echo.start("generate", lambda _: (busy.set(), go_on.wait(10)), prompt="hello", params={})
+    busy.wait(5)  # from here on nobody reads
+    echo.start("repeat", told.append, text="long " * 1000, times=1000)
+    time.sleep(0.3)
+    os.kill(echo.pid, signal.SIGKILL)
+    go_on.set()
+    assert wait_until(lambda: told, 5), "nobody was told"
+    assert isinstance(told[0], Failed)
+    assert isinstance(told[0].error, WorkerDied)
+
+
+# -- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def environment(worker: WorkerProcess) -> dict[str, str]:
+    """What it was started with."""
+    entries = Path(f"/proc/{worker.pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
+def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def openmp_variables(**options: bool) -> dict[str, str]:
+    """Those of a new worker that decide where its compute threads run and how they wait."""
+    with closing(WorkerProcess(**options)) as worker:
+        return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
+
+
+def test_threads_wait_asleep_unless_they_will_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    assert openmp_variables() == {"OMP_WAIT_POLICY": "passive"}
+    assert openmp_variables(binds_threads=True) == {}
+
+
+def test_openmp_variables_of_the_user_are_kept_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DECIDED_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
+
+
+def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
+    began = time.monotonic()
+    echo.close()
+    assert time.monotonic() - began < 1
+    assert not is_running(echo.pid)
+    assert wait_until(lambda: isinstance(echo.death, Unloaded), 2)
+
+
+def test_closing_ends_it_in_the_middle_of_a_load(worker: WorkerProcess) -> None:
+    loading = worker.events("load", engine=ECHO.engine, path="slow", options={})
+    next(loading)
+    began = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began < 1
+    with pytest.raises(Unloaded):
+        list(loading)
+
+
+def test_closing_kills_one_that_does_not_listen(echo: WorkerProcess) -> None:
+    os.kill(echo.pid, signal.SIGSTOP)
+    echo.close()
+    assert not is_running(echo.pid)
+
+
+def test_closing_twice_is_as_good_as_once(echo: WorkerProcess) -> None:
+    echo.close()
+    echo.close()
+    with pytest.raises(Unloaded):
+        where(echo)
+
+
+def test_nothing_stays_open_of_a_worker_that_has_ended() -> None:
+    def use() -> None:
+        worker = WorkerProcess()
+        load(worker, Path("anything"), ECHO)
+        worker.close()
+        wait_until(lambda: worker.death is not None, 2)
+
+    use()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        use()
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 2)
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from modules.process import WorkerProcess
+from tests.conftest import ECHO, load
+
+worker = WorkerProcess()
+{then}
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+_DOING = {
+    "nothing": "",
+    "being idle": "load(worker, Path('anything'), ECHO)",
+    "loading": "next(worker.events('load', engine=ECHO.engine, path='slow', options={}))",
+    "generating": "load(worker, Path('anything'), ECHO)\n"
+    "g = worker.events('generate', prompt='slow count 10000', params={}); next(g)",
+}
+
+
+@contextmanager
+def parent_of_a_worker(then: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    program = [sys.executable, "-c", _PARENT.format(then=then)]
+    parent = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        yield parent, int(parent.stdout.readline())
+        parent.kill()
+
+
+@pytest.mark.parametrize("doing", _DOING)
+def test_killing_the_parent_ends_the_worker(doing: str) -> None:
+    with parent_of_a_worker(_DOING[doing]) as (parent, pid):
+        assert is_running(pid)
+        parent.kill()
+        parent.wait()
+        assert wait_until(lambda: not is_running(pid), 2), f"it goes on {doing}"
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_worker(echo: WorkerProcess) -> None:
+    assert os.getpgid(echo.pid) != os.getpgid(0)
+
+
+# -- what it finds ----------------------------------------------------------------------------------------------------
+
+
+def test_the_packages_of_an_overlay_come_before_the_environments(tmp_path: Path) -> None:
+    (tmp_path / "yaml").mkdir()
+    (tmp_path / "yaml" / "__init__.py").touch()
+    worker = WorkerProcess(overlay=tmp_path)
+    try:
+        load(worker, Path("anything"), ECHO)
+        assert where(worker, "yaml")["package"] == str(tmp_path / "yaml" / "__init__.py")
+        assert str(tmp_path) not in where(worker, "jinja2")["package"], "what it lacks comes from the environment"
+    finally:
+        worker.close()
+    import yaml
+
+    assert str(tmp_path) not in str(yaml.__file__)
+    assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
+
+
+def test_the_programs_of_an_overlay_come_before_all_others(tmp_path: Path) -> None:
+    """PyTorch compiles kernels by the first `ninja` in PATH."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ninja").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "ninja").chmod(0o755)
+    with closing(WorkerProcess(overlay=tmp_path)) as worker:
+        path = environment(worker)["PATH"]
+    assert shutil.which("ninja", path=path) == str(tmp_path / "bin" / "ninja")
+    assert path.endswith(os.environ["PATH"])
+    with closing(WorkerProcess()) as worker:
+        assert environment(worker)["PATH"] == os.environ["PATH"]
+
+
+def test_the_users_own_pythonpath_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "of_the_user.py").touch()
+    worker = WorkerProcess()
+    try:
+        load(worker, Path("anything"), ECHO)
+        assert where(worker, "of_the_user")["package"] == str(tmp_path / "of_the_user.py")
+    finally:
+        worker.close()
+
+
+def test_it_starts_from_any_folder_whatever_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    for name in ("modules/__init__.py", "json.py", "queue.py"):
+        (tmp_path / name).write_text("raise ImportError('not this one')")
+    program = f"""
+import sys
+sys.path[0] = {str(ROOT)!r}
+from pathlib import Path
+from modules.process import WorkerProcess
+from tests.conftest import ECHO, load
+worker = WorkerProcess()
+print(load(worker, Path("anything"), ECHO).context_length)
+worker.close()
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert found.stdout == "64\n", found.stderr
+
+
+def test_it_generates_as_it_was_told_to(echo: WorkerProcess) -> None:
+    assert next(echo.events("generate", prompt="hello", params={})) == Text("hello ")

@@ -1,0 +1,115 @@
+"""`--install`: what it tells, and how it ends. How an overlay is installed is told by
+tests/setup/test_overlay_installer.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import InstallFailed, LoaderUnavailable, Unsupported
+from modules.core.paths import ROOT
+from modules.loaders.overlay import Overlay
+from modules.loaders.registry import Extra, Loader, unavailable
+from modules.setup.install import wait
+from modules.setup.overlay_installer import Overlays
+from tests.conftest import ECHO
+from tests.support.package_index import PackageIndex
+
+
+@pytest.fixture
+def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
+    """One with an overlay of two packages, of which nothing is installed."""
+    package_index.add_wheel("first_package")
+    package_index.add_wheel("second_package")
+    overlay = Overlay("of-test", 1, tmp_path)
+    overlay.requirements.write_text("first-package==1.0\nsecond-package==1.0\n")
+    return dataclasses.replace(ECHO, packages=("first_package", "second_package"), overlay=overlay)
+
+
+@pytest.mark.parametrize(("language", "last"), [("en", "echo is ready."), ("zh", "echo 已可使用。")])
+def test_it_installs_and_tells_how_it_goes(
+    loader: Loader, language: str, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait(loader, language, Overlays())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == last and len(lines) >= 2
+    assert unavailable(loader) is None
+    wait(loader, language, Overlays())
+    assert capsys.readouterr().err.splitlines() == [last]
+
+
+def test_what_has_been_taken_from_an_overlay_is_brought_back(loader: Loader) -> None:
+    wait(loader, "en", Overlays())
+    assert loader.overlay is not None
+    (loader.overlay.folder / "second_package").rename(loader.overlay.folder / "taken")
+    wait(loader, "en", Overlays())
+    assert unavailable(loader) is None
+
+
+def test_a_failure_is_an_error_and_nothing_is_installed(loader: Loader) -> None:
+    assert loader.overlay is not None
+    loader.overlay.requirements.write_text("never-published==1\n")
+    with pytest.raises(InstallFailed, match="never-published"):
+        wait(loader, "en", Overlays())
+
+
+def test_a_package_that_its_requirements_forget_is_named(loader: Loader) -> None:
+    with pytest.raises(LoaderUnavailable, match="third_package"):
+        wait(dataclasses.replace(loader, packages=("third_package",)), "en", Overlays())
+
+
+def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.loaders.registry._nvidia", lambda: False)
+    with pytest.raises(LoaderUnavailable, match="NVIDIA"):
+        wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", Overlays())
+    assert loader.overlay is not None and not loader.overlay.folder.exists()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_of_packages_that_belong_to_the_environment_the_line_is_told(language: str) -> None:
+    extra = Extra(("gguf",), ("no_such_package",), "pip install that")
+    with pytest.raises(Unsupported) as refused:
+        wait(dataclasses.replace(ECHO, extras=(extra,)), language, Overlays())
+    assert refused.value.say(language).endswith("\npip install that")
+
+
+def test_ctrl_c_leaves_nothing(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = PackageIndex(tmp_path / "slow-index")
+    index.use(monkeypatch)
+    index.add_slow()
+    assert loader.overlay is not None
+    loader.overlay.requirements.write_text("slowly==1.0\n")
+    program = (
+        "import dataclasses; from pathlib import Path; from modules.setup.install import wait;"
+        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import Overlays;"
+        f"from tests.conftest import ECHO; overlay = Overlay('of-test', 1, Path({str(tmp_path)!r}));"
+        "wait(dataclasses.replace(ECHO, packages=('slowly',), overlay=overlay), 'en', Overlays())"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        index.await_builders(1)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert [each.name for each in loader.overlay.folder.parent.iterdir()] == [".of-test.lock"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(
+        [sys.executable, "server.py", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.usefixtures("whole_program")
+@pytest.mark.parametrize(
+    ("name", "status", "told"),
+    [("AutoGTPQ", 2, "Did you mean 'AutoGPTQ'?"), ("llamacpp", 0, "llama.cpp is ready.")],
+)
+def test_the_flag_takes_any_name_of_a_loader_and_ends_the_program(name: str, status: int, told: str) -> None:
+    result = run("--install", name)
+    assert (result.returncode, result.stdout) == (status, "") and told in result.stderr

@@ -1,0 +1,211 @@
+"""The build of llama.cpp: counted, resumed, not repeated, and explained when it fails. Real pip, a small package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.loaders.overlay import Overlay
+from modules.setup import install_errors, llama_cpp_build
+from modules.setup.build_progress import BuildSteps
+from modules.setup.install import describe
+from modules.setup.overlay_installer import Installing, Overlays
+from tests.setup.test_overlay_installer import is_running
+from tests.support.package_index import PackageIndex
+
+STEPS = 5
+SECONDS = 110
+
+
+@pytest.fixture
+def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
+    package_index.add_compiled(STEPS)
+    package_index.add_wheel("beside")
+    for setting in ("CMAKE_ARGS", "CMAKE_BUILD_PARALLEL_LEVEL"):
+        monkeypatch.delenv(setting, raising=False)
+    return package_index
+
+
+def overlay_in(root: Path) -> Overlay:
+    (root / "overlays").mkdir(parents=True)
+    (root / "requirements-of-test.txt").write_text("beside==1.0\ncompiled==1.0\n")
+    return Overlay("of-test", 1, root, compiled="compiled", title="llama.cpp")
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
+    return overlay_in(tmp_path / "新 machine")
+
+
+@pytest.fixture
+def overlays() -> Iterator[Overlays]:
+    owner = Overlays()
+    yield owner
+    owner.close()
+
+
+def until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def begin(overlays: Overlays, overlay: Overlay, steps: int) -> Installing:
+    """Begin to install, and wait until the build has done so many steps."""
+    overlays.begin(overlay)
+    until(lambda: overlays.view(overlay).done == steps or not overlays.view(overlay).moving)
+    return overlays.view(overlay)
+
+
+def ended(overlays: Overlays, overlay: Overlay) -> Installing:
+    until(lambda: not overlays.view(overlay).moving)
+    return overlays.view(overlay)
+
+
+def installed(overlays: Overlays, overlay: Overlay) -> Installing:
+    overlays.begin(overlay)
+    return ended(overlays, overlay)
+
+
+def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.allow(2)
+    now = begin(overlays, overlay, 2)
+    assert (now.state, now.phase, now.total) == ("installing", "compiling", STEPS)
+    assert describe(now, overlay, "en") == "Compiling llama.cpp: 2 of 5"
+    assert describe(now, overlay, "zh") == "正在编译 llama.cpp：2/5"
+    overlays.cancel(overlay)
+    assert ended(overlays, overlay) == Installing("absent") and overlay.build_folder.is_dir()
+    until(lambda: not is_running(index.builds()[0]["compiler"]))
+
+    index.allow(3)
+    now = begin(overlays, overlay, 3)
+    assert (now.done, now.total) == (3, STEPS), "it counts on where it was interrupted"
+    index.allow(STEPS)
+    assert ended(overlays, overlay) == Installing("whole")
+    assert {"compiled", "beside"} <= {each.name for each in overlay.folder.iterdir()}
+    assert not overlay.build_folder.exists(), "nothing of the build is left"
+
+    first, second = index.builds()
+    assert first["source"] == second["source"], "or the compiler's command lines would differ, and nothing be reused"
+    assert first["niceness"] >= llama_cpp_build.NICENESS
+    assert "LLAVA_BUILD=OFF" in first["defines"]
+
+
+def test_another_clone_reuses_the_wheel_unless_it_was_built_by_other_settings(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installed(overlays, overlay) == Installing("whole")
+    monkeypatch.setenv("CMAKE_BUILD_PARALLEL_LEVEL", "1")  # which makes no other code
+    assert installed(overlays, overlay_in(tmp_path / "second")) == Installing("whole")
+    assert len(index.builds()) == 1
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
+    assert installed(overlays, overlay_in(tmp_path / "third")) == Installing("whole")
+    assert len(index.builds()) == 2
+
+
+def test_a_build_interrupted_under_other_settings_begins_anew(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.allow(2)
+    begin(overlays, overlay, 2)
+    overlays.cancel(overlay)
+    ended(overlays, overlay)
+    monkeypatch.setenv("CXX", "g++")
+    index.allow(1)
+    assert begin(overlays, overlay, 1).done == 1
+    index.allow(STEPS)
+    assert ended(overlays, overlay) == Installing("whole")
+
+
+def test_a_ready_wheel_needs_no_compiler(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
+    failed = installed(overlays, overlay)
+    assert failed.error is not None
+    assert "no C++ compiler" in failed.error.say("en") and "没有找到 C++ 编译器" in failed.error.say("zh")
+    index.add_wheel("compiled")
+    assert installed(overlays, overlay) == Installing("whole")
+    assert index.builds() == []
+
+
+def test_an_index_out_of_reach_is_told_even_without_a_compiler(
+    overlays: Overlays, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    failed = installed(overlays, overlay)
+    assert failed.error is not None and "package index cannot be reached" in failed.error.say("en")
+
+
+def test_a_failed_build_says_why_and_can_be_tried_again(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
+    failed = installed(overlays, overlay)
+    assert failed.error is not None
+    first, _, rest = failed.error.say("en").partition("\n")
+    assert "llama.cpp" in first and "too little memory" in first
+    assert "cc1plus" in rest, "the compiler's own words are there, too"
+    assert "内存不足" in failed.error.say("zh")
+    (index.folder / "failure").unlink()
+    assert installed(overlays, overlay) == Installing("whole")
+    assert [build["parallel"] for build in index.builds()] == [None, "1"], "with less memory the second time"
+
+
+def test_each_cause_is_known_by_its_words(subtests: pytest.Subtests) -> None:
+    failed = "ERROR: Failed building wheel for llama-cpp-python"
+    cases = {
+        f"ggml.c:1: error: expected ';'\n{failed}": install_errors.COMPILE_FAILED,
+        f"fatal error: error writing to x.o: No space left on device\n{failed}": install_errors.DISK_FULL,
+        f"c++: fatal error: Killed signal terminated program cc1plus\n{failed}": install_errors.OUT_OF_MEMORY,
+        f"  Killed\n  [2/83] g++ -c x.cpp\n{failed}": install_errors.OUT_OF_MEMORY,
+        f"No CMAKE_CXX_COMPILER could be found.\n{failed}": install_errors.NO_COMPILER,
+        "Failed to establish a new connection\nNo matching distribution found for x": install_errors.NO_NETWORK,
+        "ERROR: No matching distribution found for x==1": install_errors.NO_VERSION,
+        "something else": None,
+    }
+    for output, cause in cases.items():
+        with subtests.test(output):
+            assert install_errors.explain(output) is cause
+
+
+def test_the_time_left_follows_the_pace(tmp_path: Path) -> None:
+    now = 0.0
+    steps = BuildSteps(tmp_path / "steps", lambda: now)
+    for number in range(1, 11):
+        now += 3.0
+        assert steps.read(f"  [{number}/40] c++ -c x.cpp")
+    assert (steps.done, steps.total, steps.seconds_left) == (10, 40, 90.0)
+    assert not steps.read("  -- Configuring done (1.2s)")
+    resumed = BuildSteps(tmp_path / "steps", lambda: now)
+    resumed.read("[1/30] c++ -c y.cpp")
+    assert (resumed.done, resumed.total, resumed.seconds_left) == (11, 40, None)
+
+
+def test_a_version_in_the_main_environment_is_used_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    overlay = overlay_in(tmp_path)
+    for folder, version, used in [
+        ("site-packages", "1.0", True),
+        ("site-packages", "1.0+cu124", True),
+        ("site-packages", "0.9", False),
+        ("somewhere", "1.0", False),  # such as an overlay on PYTHONPATH
+    ]:
+        with subtests.test(folder=folder, version=version):
+            site = tmp_path / f"{folder}-{version}" / folder
+            (site / f"compiled-{version}.dist-info").mkdir(parents=True)
+            about = f"Metadata-Version: 2.1\nName: compiled\nVersion: {version}\n"
+            (site / f"compiled-{version}.dist-info" / "METADATA").write_text(about)
+            with monkeypatch.context() as patch:
+                patch.syspath_prepend(str(site))
+                assert overlay.in_environment is used

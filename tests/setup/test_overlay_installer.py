@@ -1,0 +1,390 @@
+"""Overlays, installed by real pip from a folder of the tests' own: whole or not there, whatever comes between."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import InstallFailed, LoaderUnavailable, LoadFailed
+from modules.core.paths import ROOT
+from modules.loaders.overlay import Overlay
+from modules.loaders.registry import LOADERS, Loader, settle, unavailable
+from modules.runtime.model_manager import Models
+from modules.setup.install import describe
+from modules.setup.overlay_installer import Installing, Overlays
+from tests.conftest import ECHO
+from tests.runtime.test_model_manager import record
+from tests.support.package_index import PackageIndex, is_running
+
+SECONDS = 60
+
+
+@pytest.fixture
+def index(package_index: PackageIndex) -> PackageIndex:
+    package_index.add_wheel("quickly", needs="torch==99")
+    package_index.add_slow()
+    return package_index
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
+    """Wants "quickly" and "slowly"; nothing of it is installed."""
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "requirements-of-test.txt").write_text("# the tests' own\nquickly==1.0\nslowly==1.0\n")
+    return Overlay("of-test", 1, tmp_path)
+
+
+@pytest.fixture
+def overlays() -> Iterator[Overlays]:
+    owner = Overlays()
+    yield owner
+    owner.close()
+
+
+def loader_with(overlay: Overlay) -> Loader:
+    return dataclasses.replace(ECHO, packages=("quickly", "slowly"), overlay=overlay, install="press the button")
+
+
+def until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def ended(overlays: Overlays, overlay: Overlay) -> Installing:
+    """How it stands once nothing moves any more."""
+    until(lambda: not overlays.view(overlay).moving)
+    return overlays.view(overlay)
+
+
+def installed(overlays: Overlays, overlay: Overlay, again: bool = False) -> Installing:
+    overlays.begin(overlay, again)
+    return ended(overlays, overlay)
+
+
+def names(overlay: Overlay) -> list[str]:
+    """What lies in the folder of overlays, the lock apart."""
+    return sorted(each.name for each in overlay.folder.parent.iterdir() if each.name != f".{overlay.name}.lock")
+
+
+@contextlib.contextmanager
+def another_process(overlay: Overlay, early: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """One that installs the overlay and prints how that ended; or the one that a first start has at work `early`."""
+    program = (
+        "import time; from pathlib import Path; from modules import early_build;"
+        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import Overlays;"
+        f"overlay = Overlay({overlay.name!r}, {overlay.megabytes}, Path({str(overlay.root)!r}))\n"
+    )
+    if early:
+        program += "early_build.build(overlay)"
+    else:
+        program += (
+            "owner = Overlays(); owner.begin(overlay)\n"
+            "while owner.view(overlay).moving: time.sleep(0.02)\n"
+            "print(owner.view(overlay).state)"
+        )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    loader = loader_with(overlay)
+    assert overlays.view(overlay) == Installing("absent")
+    overlays.begin(overlay)
+    index.await_builders(1)
+    until(lambda: overlays.view(overlay).done)
+    under_way = overlays.view(overlay)
+    assert (under_way.state, under_way.done, under_way.total) == ("installing", 1, 2)
+    assert "slowly" in under_way.says or "metadata" in under_way.says
+    assert not overlay.folder.exists() and unavailable(loader) is not None
+    index.open_gate()
+    until(overlay.folder.exists)
+    assert unavailable(loader) is None, "from the first moment that there is anything of it"
+    assert ended(overlays, overlay) == Installing("whole")
+    assert {"quickly", "slowly"} <= {each.name for each in overlay.folder.iterdir()}
+    assert names(overlay) == ["of-test"]
+
+
+def test_the_line_that_installs_it_and_its_size_are_told(overlay: Overlay) -> None:
+    why = unavailable(loader_with(overlay))
+    assert why is not None and why.install == "press the button"
+    for language in ("en", "zh"):
+        assert "1 MB" in why.say(language) and "press the button" in why.say(language)
+
+
+def test_a_killed_installation_starts_over_once_its_pip_has_ended(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay) as first:
+        index.await_builders(1)
+        first.kill()
+        first.wait()
+        left = names(overlay)
+        assert len(left) == 1 and left[0].startswith(".of-test-")
+        overlays.begin(overlay)  # that pip is still at it: nothing is taken away under its hands
+        time.sleep(0.5)
+        assert overlays.view(overlay).state == "waiting" and names(overlay) == left
+        index.open_gate()
+        assert ended(overlays, overlay) == Installing("whole")
+    assert len(index.builders()) == 2 and names(overlay) == ["of-test"]
+
+
+def test_of_two_processes_one_installs_and_the_other_finds_it_whole(overlay: Overlay, index: PackageIndex) -> None:
+    with another_process(overlay) as first, another_process(overlay) as second:
+        index.await_builders(1)
+        time.sleep(1)  # long enough for the other to come
+        index.open_gate()
+        assert [each.communicate(timeout=SECONDS)[0] for each in (first, second)] == ["whole\n", "whole\n"]
+    assert len(index.builders()) == 1
+
+
+def test_who_waits_for_another_process_can_give_up_waiting(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay) as first:
+        index.await_builders(1)
+        overlays.begin(overlay)
+        until(lambda: overlays.view(overlay).state == "waiting")
+        overlays.cancel(overlay)
+        assert ended(overlays, overlay) == Installing("absent")
+        index.open_gate()
+        assert first.communicate(timeout=SECONDS)[0] == "whole\n"
+    assert overlays.view(overlay) == Installing("whole")
+
+
+def test_who_waits_for_another_process_sees_how_far_it_is(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay):
+        index.await_builders(1)
+        overlays.begin(overlay)
+        until(lambda: overlays.view(overlay).total == 2)
+        seen = overlays.view(overlay)
+        assert (seen.state, seen.phase) == ("waiting", "fetching")
+        assert describe(seen, overlay, "en") == "overlays/of-test: 1 of 2 packages fetched"
+        index.open_gate()
+        assert ended(overlays, overlay) == Installing("whole")
+
+
+def test_who_gives_up_waiting_for_the_early_build_ends_it(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    with another_process(overlay, early=True) as first:
+        index.await_builders(1)
+        overlays.begin(overlay)
+        until(lambda: overlays.view(overlay).total == 2)
+        overlays.cancel(overlay)
+        assert ended(overlays, overlay) == Installing("absent")
+        assert first.wait(SECONDS) == 0
+    assert names(overlay) == [] and not is_running(index.builders()[0])
+
+
+def test_the_early_build_ends_with_the_process_it_is_for(overlay: Overlay, index: PackageIndex) -> None:
+    with another_process(overlay, early=True) as first:
+        index.await_builders(1)
+        assert first.stdin is not None
+        first.stdin.close()
+        assert first.wait(SECONDS) == 0
+    assert names(overlay) == [] and not is_running(index.builders()[0])
+
+
+def test_an_early_build_that_fails_leaves_the_cause_to_who_waits(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    overlay.requirements.write_text("never-published==3\n")
+    with another_process(overlay, early=True) as first:
+        overlays.begin(overlay)
+        assert ended(overlays, overlay).error is not None
+        assert first.wait(SECONDS) == 0
+
+
+def test_a_cancelled_installation_leaves_nothing_and_no_process(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    overlays.begin(overlay)
+    index.await_builders(1)
+    overlays.cancel(overlay)
+    assert ended(overlays, overlay) == Installing("absent")
+    assert names(overlay) == []
+    until(lambda: not is_running(index.builders()[0]))
+    index.open_gate()
+    assert installed(overlays, overlay) == Installing("whole")
+
+
+def test_the_end_of_the_program_ends_an_installation(overlay: Overlay, index: PackageIndex) -> None:
+    owner = Overlays()
+    owner.begin(overlay)
+    index.await_builders(1)
+    owner.close()
+    assert names(overlay) == []
+
+
+def test_a_package_that_there_is_not_fails_with_pips_own_words(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    overlay.requirements.write_text("quickly==1.0\nnever-published==3\n")
+    failed = installed(overlays, overlay)
+    assert failed.state == "failed" and isinstance(failed.error, InstallFailed)
+    for language in ("en", "zh"):
+        first, _, rest = failed.error.say(language).partition("\n")
+        assert "of-test" in first and "never-published" not in first and "never-published" in rest
+    assert "no version for this Python" in failed.error.say("en")
+    assert names(overlay) == []
+    index.add_wheel("never_published", "3")
+    assert installed(overlays, overlay) == Installing("whole"), "and can be tried again"
+
+
+def test_an_index_out_of_reach_is_told_as_such(
+    overlays: Overlays, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # and so the user's own index is the one asked
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    overlay.requirements.write_text("never-published==3\n")
+    failed = installed(overlays, overlay)
+    assert failed.error is not None
+    assert "PIP_INDEX_URL" in failed.error.say("en") and "127.0.0.1" in failed.error.say("en")
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(overlays: Overlays, overlay: Overlay) -> None:
+    huge = dataclasses.replace(overlay, megabytes=10**12)
+    failed = installed(overlays, huge)
+    assert failed.error is not None and "1500000000000 MB" in failed.error.say("en")
+    assert names(overlay) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(overlays: Overlays, overlay: Overlay) -> None:
+    overlay.folder.parent.rmdir()
+    overlay.folder.parent.write_text("a file where the folder should be")
+    failed = installed(overlays, overlay)
+    assert isinstance(failed.error, InstallFailed) and "overlays" in failed.error.words
+
+
+def test_an_overlay_of_other_requirements_is_none_and_installed_anew(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.open_gate()
+    assert installed(overlays, overlay) == Installing("whole")
+    index.add_wheel("quickly", "2.0")
+    overlay.requirements.write_text("quickly==2.0\nslowly==1.0\n")
+    assert overlays.view(overlay) == Installing("absent")
+    assert unavailable(loader_with(overlay)) is not None
+    assert installed(overlays, overlay) == Installing("whole")
+    assert '"2.0"' in (overlay.folder / "quickly" / "__init__.py").read_text()
+    assert not (overlay.folder / "quickly-1.0.dist-info").exists()
+    assert names(overlay) == ["of-test"]
+
+
+def test_the_old_overlay_stays_until_the_new_one_is_whole(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.open_gate()
+    installed(overlays, overlay)
+    shutil.rmtree(overlay.folder / "quickly")
+    assert unavailable(loader_with(overlay)) is not None, "its stamp is right, but a package has been taken from it"
+    assert installed(overlays, overlay) == Installing("whole") and not (overlay.folder / "quickly").exists()
+    (index.folder / "quickly-1.0-py3-none-any.whl").rename(index.folder / "aside")
+    assert installed(overlays, overlay, again=True).state == "failed"
+    assert names(overlay) == ["of-test"] and (overlay.folder / "slowly").exists()
+    (index.folder / "aside").rename(index.folder / "quickly-1.0-py3-none-any.whl")
+    assert installed(overlays, overlay, again=True) == Installing("whole")
+    assert unavailable(loader_with(overlay)) is None
+
+
+def test_what_is_asked_for_twice_is_installed_once(overlays: Overlays, overlay: Overlay, index: PackageIndex) -> None:
+    for _ in range(3):
+        overlays.begin(overlay)
+    index.open_gate()
+    ended(overlays, overlay)
+    overlays.begin(overlay)
+    assert overlays.view(overlay) == Installing("whole") and len(index.builders()) == 1
+
+
+@pytest.mark.parametrize("loader", [each for each in LOADERS.values() if each.overlay], ids=lambda each: each.name)
+def test_the_programs_own_overlays_are_pinned_and_leave_torch_to_the_environment(loader: Loader) -> None:
+    assert loader.overlay is not None
+    lines = [line for line in loader.overlay.requirements.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == loader.overlay.packages
+    pinned = {re.fullmatch(r"([\w-]+)==[\d.]+", line)[1].lower() for line in lines}  # type: ignore[index]
+    assert not pinned & {"torch", "numpy", "triton", "intel-extension-for-pytorch"}
+    assert os.path.commonpath([loader.overlay.folder, ROOT / "overlays"]) == str(ROOT / "overlays")
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+NO_OPTIONS = settle(ECHO, model={}, saved={}, flags={}, form={})
+
+
+def cut_short(folder: Path) -> None:
+    (folder / "quickly" / "__init__.py").write_text("")
+
+
+def without_a_file(folder: Path) -> None:
+    (folder / "slowly" / "__init__.py").unlink()
+
+
+def without_a_package(folder: Path) -> None:
+    shutil.rmtree(folder / "slowly")
+    shutil.rmtree(folder / "slowly-1.0.dist-info")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [(cut_short, "quickly/__init__.py"), (without_a_file, "slowly/__init__.py"), (without_a_package, "of-test")],
+)
+@pytest.mark.parametrize("name", ["boom", "segv"])
+def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_anew(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex, harm: Callable[[Path], None], named: str, name: str
+) -> None:
+    index.open_gate()
+    installed(overlays, overlay)
+    harm(overlay.folder)
+    loader, owner = dataclasses.replace(loader_with(overlay), packages=("quickly",)), Models()
+    assert unavailable(loader) is None, "nobody has looked"
+    with pytest.raises(LoaderUnavailable, match="damaged") as refused:
+        owner.load(record(name), loader, NO_OPTIONS)
+    for language in ("en", "zh"):
+        assert named in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
+    assert refused.value.install == "press the button"
+    assert owner.status.error is refused.value
+    assert overlays.view(overlay) == Installing("absent") and unavailable(loader) is not None
+    assert installed(overlays, overlay) == Installing("whole")
+    with contextlib.closing(owner.load(record("good"), loader, NO_OPTIONS)):
+        assert owner.status.state == "ready"
+
+
+def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
+    overlays: Overlays, overlay: Overlay, index: PackageIndex
+) -> None:
+    index.open_gate()
+    installed(overlays, overlay)
+    with pytest.raises(LoadFailed, match="broke"):
+        Models().load(record("boom"), loader_with(overlay), NO_OPTIONS)
+    assert overlay.whole
+
+
+def test_the_overlays_that_are_installed_here_are_sound() -> None:
+    """What compiles itself on first use or keeps something beside its code would be taken for damaged."""
+    for name in ("AutoGPTQ", "ExLlamav2"):
+        found = LOADERS[name].overlay
+        assert found is not None and found.whole and not found.damage()
+    (extra,) = LOADERS["Transformers"].extras
+    assert extra.overlay is not None and extra.overlay.whole and not extra.overlay.damage()

@@ -1,0 +1,58 @@
+"""Small folders of weights, as transformers lays them out, and what a catalogue makes of a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modules.catalog.catalog import Catalog, ModelRecord
+
+CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 2048, "torch_dtype": "bfloat16"}
+
+
+def put(path: Path, content: bytes | str | dict[str, Any] = "") -> Path:
+    """A file with `content`, a dictionary as JSON, and the folders it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content) if isinstance(content, dict) else content
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def safetensors(*shape: int) -> bytes:
+    """A file of one BF16 tensor."""
+    return tensors({"w": shape})
+
+
+def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
+    """A file of such tensors; all are BF16, which nobody looks at."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        table[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    head = json.dumps(table).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(end)
+
+
+def checkpoint(folder: Path, **files: dict[str, Any]) -> Path:
+    """A small model for transformers; a keyword is a JSON file beside the weights."""
+    put(folder / "model.safetensors", safetensors(4, 8))
+    for name, content in {"config": CONFIG, **files}.items():
+        put(folder / f"{name}.json", content)
+    return folder
+
+
+def only(folder: Path) -> ModelRecord:
+    (record,) = Catalog(folder).models()
+    return record
+
+
+def trouble(record: ModelRecord) -> str:
+    """What the user reads in English, once it is certain that there is Chinese too."""
+    assert record.problem is not None
+    assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))
+    return record.problem.say("en")

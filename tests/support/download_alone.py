@@ -1,0 +1,31 @@
+"""A process of its own that downloads a repository, to be killed:  download_alone.py FOLDER ENDPOINT
+
+It starts what is not there yet, resumes what is, and says a line about it ten times a second until it is done.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from modules.downloads.manager import Downloads
+from modules.downloads.record import Wanted
+from modules.hub.client import Hub
+from tests.support.downloading import REPO, SPLIT
+
+
+def main(folder: Path, endpoint: str) -> None:
+    folders = {"model": folder / "models", "lora": folder / "loras"}
+    downloads = Downloads(folders, lambda: [Hub(endpoint)], SPLIT, reserve=0)  # type: ignore[arg-type]
+    downloads.start(Wanted(REPO, "main", "something"))
+    while True:
+        (view,) = downloads.snapshot()
+        print(view.state, view.elsewhere, view.done, flush=True)
+        if view.state in ("done", "failed") or view.elsewhere:
+            return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

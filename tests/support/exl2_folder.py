@@ -1,0 +1,117 @@
+"""The demo model in EXL2, and dequantised again: made once from its folder, and kept outside the repository.
+
+What packs is exllamav2's own conversion, in a process of its own: see tests/support/exl2_conversion.py. What unpacks
+here is written from the format's description and shares nothing with it, nor with the stand-in for exllamav2's
+extension."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from modules.core.paths import ROOT
+from tests.support.hf_folder import CACHE
+
+OVERLAY = ROOT / "overlays" / "exllamav2"
+STANDIN, FLASH = (ROOT / "tests" / "support" / name for name in ("exllamav2_standin", "exllamav2_standin_flash"))
+NAME = "SmolLM2-135M-Instruct-exl2-4.35bpw"
+INSTALLED = (OVERLAY / "exllamav2" / "version.py").is_file()
+Floats = NDArray[np.float32]
+Tensors = dict[str, NDArray[Any]]
+
+
+def exl2_folder(source: Path) -> Path:
+    """The folder of `source`'s weights in EXL2. Beside it lies `plain`, the same dequantised, in float16.
+
+    Made now, if this version of these scripts has not made it before; outside the repository. Takes half a minute.
+    """
+    made_from = hashlib.sha256(str(source).encode())
+    for script in (Path(__file__), ROOT / "tests" / "support" / "exl2_conversion.py"):
+        made_from.update(script.read_bytes())
+    folder = CACHE / made_from.hexdigest()[:12] / "exl2"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            _convert(source, Path(part) / "whole" / NAME, Path(part) / "work")
+            _dequantise(Path(part) / "whole" / NAME, Path(part) / "whole" / "plain")
+            try:
+                (Path(part) / "whole").rename(folder)
+            except OSError:  # somebody else was faster
+                assert folder.is_dir()
+    return folder / NAME
+
+
+def plain(folder: Path) -> Path:
+    """What `exl2_folder` has put beside it."""
+    return folder.parent / "plain"
+
+
+def with_standin(*, flash: bool) -> dict[str, str]:
+    """The environment of a process that finds exllamav2 and the stand-in for its extension."""
+    paths = [str(path) for path in (ROOT, OVERLAY, STANDIN, *([FLASH] if flash else []))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _convert(source: Path, folder: Path, work: Path) -> None:
+    command = [sys.executable, "-m", "tests.support.exl2_conversion", str(source), str(folder), str(work)]
+    told = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=900)
+    assert told.returncode == 0, (told.stdout[-2000:], told.stderr)
+    assert "Warning, difference" not in told.stdout, "the conversion has not found again what it has packed"
+
+
+def _dequantise(folder: Path, plain: Path) -> None:
+    tensors = load_file(folder / "output.safetensors")
+    names = sorted({name.removesuffix(".q_weight") for name in tensors if name.endswith(".q_weight")})
+    floats = {name: array for name, array in tensors.items() if name.endswith(".weight")}
+    for name in names:
+        floats[f"{name}.weight"] = dequantised(tensors, name).astype(np.float16)
+    plain.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]  # and the head is its own, with 6 bits of the embeddings
+    config |= {"tie_word_embeddings": False, "dtype": "float16", "torch_dtype": "float16"}
+    for file in folder.iterdir():
+        if file.suffix == ".json" and file.name != "config.json":
+            (plain / file.name).write_bytes(file.read_bytes())
+    (plain / "config.json").write_text(json.dumps(config))
+    save_file(floats, plain / "model.safetensors", {"format": "pt"})
+
+
+# -- unpacking: as the format's description says -----------------------------------------------------------------------
+
+
+def dequantised(tensors: Tensors, name: str) -> Floats:
+    """The weight `name`, (outputs, inputs), exactly: float16 may round it once more."""
+    rows = len(tensors[f"{name}.q_invperm"])
+    groups = tensors[f"{name}.q_groups"].view(np.uint16).reshape(-1, 2)
+    words = tensors[f"{name}.q_weight"].view(np.uint32)
+    ends = [*groups[1:, 1].tolist(), len(words)]
+    steps = []
+    for (bits, first), end in zip(groups.tolist(), ends, strict=True):
+        steps.append(stream(words[first:end], bits)[:rows] - np.float32(2 ** (bits - 1)))
+    scales = _scales(tensors[f"{name}.q_scale"], tensors[f"{name}.q_scale_max"])
+    weight = np.concatenate([part * scale for part, scale in zip(steps, scales, strict=True)])
+    return np.ascontiguousarray(weight[tensors[f"{name}.q_invperm"]].T, np.float32)
+
+
+def stream(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+    """(rows, columns): in every column, all bits in a row, the lowest first, and `bits` of them for each number."""
+    single = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1, bitorder="little")
+    numbers = single[:, : single.shape[1] // bits * bits].reshape(len(single), -1, bits)
+    return np.packbits(numbers, axis=2, bitorder="little")[..., 0].T
+
+
+def _scales(words: NDArray[np.int32], largest: NDArray[np.float16]) -> Floats:
+    """(groups, columns): the squares of 1 to 16 in 256ths of the group's largest, rounded as float16 has it."""
+    roots = stream(np.ascontiguousarray(words.view(np.uint32).T), 4).T + np.float32(1)
+    share = (largest * np.float16(1 / 256)).astype(np.float16)
+    return ((roots * roots).astype(np.float16) * share[:, None]).astype(np.float32)

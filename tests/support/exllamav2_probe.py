@@ -1,0 +1,117 @@
+"""exllamav2 by itself, on the stand-in for its extension: a script, for the stand-in changes torch where it is loaded.
+
+`python -m tests.support.exllamav2_probe <what.json>`, with the PYTHONPATH of `tests.support.exl2_folder.with_standin`.
+"folder" is the model's, "tokens" are what is read; "caches", "loras" (folders by their names), "prompts" and a "split"
+of the layers are more to do. With a "window" every layer has that sliding window, and attention is ours. Logits are
+saved in "out":
+"none", those of each cache, those of each LoRA, and "sdpa" with torch's own attention. The answers are printed as JSON,
+with the numbers of the "cards" that layers seem to be on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ALONE = 6
+"""So many of the last tokens are read one by one, when there is a cache."""
+
+
+def main() -> None:
+    from exllamav2 import ExLlamaV2, ExLlamaV2Config, ExLlamaV2Lora
+
+    from modules.engines.exllamav2.patches import look_back
+
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    config = ExLlamaV2Config(asked["folder"])
+    config.no_sdpa = True
+    config.max_seq_len = 1024
+    if window := asked.get("window"):
+        config.arch.lm.swa, config.sliding_window = True, window
+        look_back(fused=True)
+    model = ExLlamaV2(config)
+    model.load(asked.get("split"))
+    logits: dict[str, Any] = {"none": _logits(model, asked["tokens"])}
+    told: dict[str, Any] = {}
+    for kind in asked.get("caches", []):
+        logits[f"cache {kind}"] = _through_cache(model, asked["tokens"], kind)
+    for name, path in asked.get("loras", {}).items():
+        lora = ExLlamaV2Lora.from_directory(model, path)
+        logits[name] = _logits(model, asked["tokens"], [lora])
+        if _put_right(model, lora):
+            logits[f"{name}, put right"] = _logits(model, asked["tokens"], [lora])
+        lora.unload()
+    if asked.get("loras"):
+        logits["unloaded"] = _logits(model, asked["tokens"])
+    if "prompts" in asked:
+        told = _answers(model, asked["prompts"], asked["cache"])
+    config.no_sdpa = False
+    logits["sdpa"] = _logits(model, asked["tokens"])
+    told["cards"] = sorted({module.device_idx for module in model.modules if module.device_idx >= 0})
+    np.savez(asked["out"], **logits)
+    print("\n" + json.dumps(told))
+
+
+def _logits(model: Any, tokens: list[int], loras: list[Any] | None = None) -> Any:
+    import torch
+
+    return model.forward(torch.tensor([tokens]), loras=loras)[0].float().numpy()
+
+
+def _put_right(model: Any, lora: Any) -> bool:
+    """Whether there is anything to it: in EXL2 the rows of down_proj stay in their packed order, and the columns of its
+    neighbours take it, but what a LoRA has for them does not. See load() of exllamav2's mlp.py and linear.py."""
+    import torch
+    from safetensors import safe_open
+
+    found = False
+    for name, module in model.modules_dict.items():
+        down = name.rpartition(".")[0] + ".down_proj"
+        file = model.config.tensor_file_map.get(f"{down}.q_invperm")
+        if ".mlp." not in name or not file:
+            continue
+        with safe_open(file, "pt") as tensors:
+            order = torch.argsort(tensors.get_tensor(f"{down}.q_invperm"))
+        if name == down and lora in module.lora_a_tensors:
+            module.lora_a_tensors[lora], found = module.lora_a_tensors[lora][order].contiguous(), True
+        elif name != down and lora in module.lora_b_tensors:
+            module.lora_b_tensors[lora], found = module.lora_b_tensors[lora][:, order].contiguous(), True
+    model.update_loras()
+    return found
+
+
+def _cache(model: Any, kind: str) -> Any:
+    import exllamav2
+
+    return getattr(exllamav2, f"ExLlamaV2Cache{kind and '_' + kind}")(model, max_seq_len=1024)
+
+
+def _through_cache(model: Any, tokens: list[int], kind: str) -> Any:
+    import torch
+
+    cache, parts = _cache(model, kind), [tokens[:-ALONE], *([token] for token in tokens[-ALONE:])]
+    found = [model.forward(torch.tensor([part]), cache, last_id_only=False)[0].float().numpy() for part in parts]
+    return np.concatenate(found)
+
+
+def _answers(model: Any, prompts: list[str], kind: str) -> dict[str, Any]:
+    """Greedy: to all at once, and to one after the other."""
+    from exllamav2 import ExLlamaV2Tokenizer
+    from exllamav2.attn import has_flash_attn_with_paged as paged
+    from exllamav2.generator import ExLlamaV2DynamicGenerator, ExLlamaV2Sampler
+
+    tokenizer = ExLlamaV2Tokenizer(model.config)
+    words: dict[str, Any] = {"max_batch_size": len(prompts)} if paged else {"paged": False}
+    generator = ExLlamaV2DynamicGenerator(model=model, cache=_cache(model, kind), tokenizer=tokenizer, **words)
+    wishes = {"max_new_tokens": 6, "gen_settings": ExLlamaV2Sampler.Settings.greedy(), "completion_only": True}
+    alone = [generator.generate(prompt, **wishes) for prompt in prompts]
+    together = generator.generate(prompts, **wishes) if paged else alone
+    return {"paged": paged, "alone": alone, "together": together}
+
+
+if __name__ == "__main__":
+    main()

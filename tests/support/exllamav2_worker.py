@@ -1,0 +1,47 @@
+"""Workers in which ExLlamaV2's own Python code runs on stand-ins for its compiled extension and for flash-attention."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modules.core.paths import ROOT
+from modules.loaders.registry import LOADERS
+from modules.runtime.worker_process import WorkerProcess
+
+EXLLAMAV2, EXLLAMAV2_HF = LOADERS["ExLlamav2"], LOADERS["ExLlamav2_HF"]
+STANDIN, FLASH = (
+    ROOT / "tests" / "support" / "exllamav2_standin",
+    ROOT / "tests" / "support" / "exllamav2_standin_flash",
+)
+
+
+def paths(flash: bool = False) -> str:
+    """PYTHONPATH of what runs on the stand-ins; with the overlay if it is no worker."""
+    return os.pathsep.join(map(str, (STANDIN, FLASH) if flash else (STANDIN,)))
+
+
+def overlay() -> Path:
+    """That of the package itself."""
+    assert EXLLAMAV2.overlay is not None
+    if not EXLLAMAV2.overlay.whole:
+        pytest.fail(f"{EXLLAMAV2.overlay.folder} is missing: run ./test.sh once", pytrace=False)
+    return EXLLAMAV2.overlay.folder
+
+
+def flash_worker() -> WorkerProcess:
+    """A worker with flash-attention; by this name the pool of workers finds it again."""
+    return exllamav2_worker(flash=True)
+
+
+def exllamav2_worker(flash: bool = False) -> WorkerProcess:
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = paths(flash)
+    try:
+        return WorkerProcess(overlay())
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,44 @@
+"""The model that the engine drives, before, with and after LoRAs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modules.loaders.registry import LOADERS, settle, values
+from tests.support.forked import forked
+
+
+def apply_and_remove(model: Path, loras: Path, names: list[str], **options: Any) -> dict[str, Any]:
+    """Apply the LoRAs `names` of the folder `loras`, all at once, and remove them again.
+
+    "changed" is the largest change of a logit with the LoRAs. After they have been removed: "same" says whether every
+    logit is what it was to the last bit, "left" names modules that were not there before, "moved" those that are other
+    objects than before.
+    """
+    return forked(_apply_and_remove, model, loras, names, options)
+
+
+def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
+    from modules.engines.hf.loader import Transformers
+    from modules.engines.hf.lora import HfAdapters
+
+    settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
+    made: Any = Transformers(path, settled, lambda _: None)
+    model: Any = made.model
+    adapters = HfAdapters(model, 64, made.forget)
+    modules = dict(model.module.named_modules())
+    before = adapters.probe()
+    adapters.put([(adapters.open(loras / name), 1.0) for name in names])
+    with_them = adapters.probe()
+    adapters.put([])
+    after = adapters.probe()
+    now = dict(model.module.named_modules())
+    return {
+        "changed": float(np.abs(with_them - before).max()),
+        "same": bool((before == after).all()),
+        "left": sorted(set(now) - set(modules)),
+        "moved": sorted(name for name, each in modules.items() if now.get(name) is not each),
+    }

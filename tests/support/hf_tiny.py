@@ -1,0 +1,50 @@
+"""Tiny models with random weights, one of each architecture that caches in another way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.forked import forked
+
+_SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 49152}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 49152}
+
+KINDS = {
+    "llama": ("Llama", _SIZE | _HEADS),
+    "window": ("Mistral", _SIZE | _HEADS | {"sliding_window": 24}),
+    "mixed": ("Gemma3Text", _SIZE | _HEADS | {"sliding_window": 24, "query_pre_attn_scalar": 8}),
+    "state": ("Mamba", {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "vocab_size": 49152}),
+    "alibi": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 49152}),
+    "learned": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 49152}),
+    "t5": ("T5", _T5 | {"decoder_start_token_id": 0}),
+}
+"""By our name: transformers' name, and the sizes in its configuration."""
+
+
+def tiny_models(folder: Path, tokenizer: Path, names: Sequence[str] = tuple(KINDS)) -> dict[str, Path]:
+    """Write the named models below `folder`, with the tokenizer that lies in the folder `tokenizer`."""
+    forked(_write, folder, names)
+    for name in names:
+        for file in tokenizer.glob("tokenizer*"):
+            shutil.copy(file, folder / name)
+    return {name: folder / name for name in names}
+
+
+def _write(folder: Path, names: Sequence[str]) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    for name in names:
+        kind, size = KINDS[name]
+        config = getattr(transformers, f"{kind}Config")(**size, **_ENDS)
+        ending = {"T5": "ForConditionalGeneration", "GPT2": "LMHeadModel", "Gemma3Text": "ForCausalLM"}
+        cls = getattr(transformers, kind.replace("Gemma3Text", "Gemma3") + ending.get(kind, "ForCausalLM"))
+        model = cls(config)
+        for weight in model.parameters():  # so that what was read long ago still counts
+            torch.nn.init.normal_(weight, std=0.3)
+        model.save_pretrained(folder / name)

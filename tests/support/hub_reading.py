@@ -1,0 +1,26 @@
+"""What the tests of a mirror read: a repository with a large file, and its bytes."""
+
+from __future__ import annotations
+
+from modules.hub.client import Hub
+from modules.hub.file_source import HubBody
+from modules.hub.repository import RemoteFile, Repository
+from tests.support.hub_server import Content
+
+BIG = bytes(range(256)) * 2000
+REPO = "user/model"
+FILES: dict[str, Content] = {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG}
+
+
+def big(hub: Hub) -> RemoteFile:
+    return named(hub.repository(REPO, "main"), "sub/big one.bin")
+
+
+def named(repository: Repository, path: str) -> RemoteFile:
+    return next(file for file in repository.files if file.path == path)
+
+
+def read(body: HubBody) -> bytes:
+    pieces = list(body.chunks())
+    assert all(0 < len(piece) <= 256 << 10 for piece in pieces)
+    return b"".join(pieces)

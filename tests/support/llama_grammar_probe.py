@@ -1,0 +1,58 @@
+"""Writes texts by a grammar under llamacpp_HF's vocabulary: a script, so that llama.cpp lives in a process of its own.
+
+Reads from stdin a JSON object: "path" of a GGUF file, "grammar", "tokens" that come first and how many texts to write.
+Writes, as JSON, the texts with whether each came to its end, and the milliseconds that a token took; or the error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from modules.core.errors import OptionError
+from modules.engines.hf.sampling.pipeline import choose, processors, seeded
+from modules.engines.llamacpp.arguments import arguments
+from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
+from modules.loaders import generation_settings
+from modules.loaders.registry import LOADERS, settle, values
+
+CPU = torch.device("cpu")
+MOST = 60
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
+    path = Path(asked["path"])
+    model = Model(path, arguments(path, options, build()), lambda done: None)
+    vocabulary = LlamaVocabulary(None, model, sorted(model.end_tokens))
+    try:
+        print(json.dumps([_written(model, vocabulary, asked["grammar"], seed) for seed in range(asked["texts"])]))
+    except OptionError as error:
+        print(json.dumps({"error": error.say("en")}))
+
+
+def _written(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
+    torch.manual_seed(seed)
+    params = generation_settings.settle({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
+    chain = processors(params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.end_tokens), device=CPU)
+    dice, text, began = seeded(params, CPU), torch.tensor([[500]]), time.perf_counter()
+    for _ in range(MOST):
+        drawn = choose(chain(text, torch.randn(1, model.n_vocab)), params, dice)
+        if model.ends(int(drawn)):
+            break
+        text = torch.cat([text, drawn[:, None]], dim=1)
+    count = text.shape[1] - 1
+    pieces = b"".join(model.piece(token) for token in text[0, 1:].tolist())
+    took = (time.perf_counter() - began) * 1000 / max(count, 1)
+    return pieces.decode("utf-8", "replace"), count < MOST, took
+
+
+if __name__ == "__main__":
+    main()

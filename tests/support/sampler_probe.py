@@ -1,0 +1,71 @@
+"""Applies the engine's samplers to given logits: a script, so that the library lives in a process of its own.
+
+Reads from stdin a JSON object: "path" of a GGUF file, whose vocabulary gives tokens their names, and "cases". Each case
+has "params", "logits" by token (the others are out of reach), the tokens of a "prompt" and how many tokens to "draw".
+Writes, as JSON, for each case the tokens drawn; the tokens that were left to draw from at the last time, with their
+logits, if "draw" is 0; or the error. With "texts" in place of cases: the text of each token, and the tokens of each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.core.errors import WebUIError
+from modules.engines.llamacpp.arguments import arguments
+from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp.sampler import Sampler
+from modules.loaders import generation_settings
+from modules.loaders.registry import LOADERS, settle, values
+
+UNREACHABLE = -1e4  # even at the highest temperature
+
+
+class Fixed(Model):
+    """The vocabulary of a real model, and always the same logits."""
+
+    given: NDArray[np.float32]
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        return self.given
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
+    path = Path(asked["path"])
+    model = Fixed(path, arguments(path, options, build()), lambda done: None)
+    if "texts" in asked:
+        pieces = [model.piece(token, special=True).decode("utf-8", "replace") for token in range(model.n_vocab)]
+        tokens = {text: list(model.tokenize(text, False)) for text in asked["texts"]}
+        print(json.dumps({"pieces": pieces, "tokens": tokens}))
+        return
+    print(json.dumps([_drawn(model, case) for case in asked["cases"]]))
+
+
+def _drawn(model: Fixed, case: Mapping[str, Any]) -> Any:
+    model.given = np.full(model.n_vocab, UNREACHABLE, np.float32)
+    for token, logit in case["logits"].items():
+        model.given[int(token)] = logit
+    before = model.given.copy()
+    try:
+        params = generation_settings.settle(case["params"], logit_bias=case.get("logit_bias"))
+        sampler = Sampler(model, params, case.get("prompt", []))
+        drawn = [sampler.sample(0) for _ in range(case["draw"] or 1)]
+        left = {} if case["draw"] else sampler.left()
+        sampler.free()
+    except WebUIError as error:
+        return {"error": error.say("en")}
+    assert np.array_equal(before, model.given), "the model's own logits stay as they were"
+    return drawn if case["draw"] else {token: logit for token, logit in left.items() if logit > UNREACHABLE / 2}
+
+
+if __name__ == "__main__":
+    main()

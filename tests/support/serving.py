@@ -1,0 +1,99 @@
+"""A real server for the tests: the API behind the guard, on a port of its own, in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from modules.api import attach
+from modules.api.host_guard import Guard, hosts_for
+from modules.app import App
+from modules.config import flags
+from modules.runtime.model_manager import LoadedModel
+
+
+@contextlib.contextmanager
+def api_of(app: App) -> Iterator[str]:
+    """The address of a server that carries `app`'s API as server.py does."""
+    server = FastAPI()
+    attach(server, app)
+    with serving(Guard(server, hosts_for(app.flags))) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(application: ASGIApp) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+CONTEXT = 2048
+
+
+@dataclass
+class Server:
+    app: App
+    http: httpx.Client
+    openai: openai.OpenAI
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        # Not httpx's own encoding, which cannot spell half a character.
+        return self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json", **named})
+
+    def refusal(self, path: str, body: object, **headers: str) -> dict[str, Any]:
+        """The error that `body` meets, with its HTTP status."""
+        answer = self.post(path, body, **headers)
+        assert set(answer.json()) == {"error"}
+        error: dict[str, Any] = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return {"status": answer.status_code, **error}
+
+
+@contextlib.contextmanager
+def server_of(app: App) -> Iterator[Server]:
+    with api_of(app) as address, httpx.Client(base_url=f"{address}/v1", timeout=100) as http:
+        yield Server(app, http, openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0))
+
+
+@contextlib.contextmanager
+def smollm2_server(models_folder: Path, settings: str = "") -> Iterator[Server]:
+    """A server with SmolLM2 loaded; `settings` is what settings.yaml holds."""
+    file = models_folder / "settings.yaml"
+    file.write_text(settings)
+    app = App(flags.read(["--api", "--model-dir", str(models_folder), "--settings", str(file)]))
+    try:
+        load_smollm2(app)
+        with server_of(app) as running:
+            yield running
+    finally:
+        app.models.unload()
+
+
+def load_smollm2(app: App) -> LoadedModel:
+    (record,) = app.catalog.models()
+    return app.load(app.plan(record, form={"n_ctx": CONTEXT}))

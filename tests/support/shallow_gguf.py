@@ -1,0 +1,45 @@
+"""The demo model's first layers as a GGUF file: real shapes and quantized weights at a third of the work.
+
+For what depends on llama.cpp's arithmetic and not on sense. The LoRAs for these layers are those of
+tests/support/shallow_model.py, which cuts the Transformers form in the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from modules.formats.gguf_header import read_tensors
+from modules.formats.gguf_types import TENSOR_TYPES
+from tests.support.gguf_files import ALIGNMENT, ARRAY, I32, As, Tensor, array, gguf
+from tests.support.hf_folder import CACHE, read_metadata
+from tests.support.shallow_model import LAYERS
+
+
+def shallow_gguf(demo: Path) -> Path:
+    """Return the file cut from the file `demo`; write it if no earlier run has."""
+    version = hashlib.sha256(Path(__file__).read_bytes() + f"{LAYERS} {demo.stat().st_size}".encode()).hexdigest()[:12]
+    path = CACHE / version / "shallow.gguf"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".shallow-{id(path)}.part")
+        part.write_bytes(_cut(demo))
+        part.replace(path)
+    return path
+
+
+def _cut(demo: Path) -> bytes:
+    metadata = read_metadata(demo) | {"llama.block_count": LAYERS}
+    metadata["tokenizer.ggml.token_type"] = As(ARRAY, array(I32, metadata["tokenizer.ggml.token_type"]))
+    _, entries = read_tensors(demo)
+    kept = [entry for entry in entries if not _is_deep(entry.name)]
+    assert len(kept) < len(entries)
+    content = demo.read_bytes()
+    data = len(content) - max(entry.offset + entry.size + -entry.size % ALIGNMENT for entry in entries)
+    contents = [content[data + entry.offset :][: entry.size] for entry in kept]
+    kinds = {name: kind for kind, (name, *_) in TENSOR_TYPES.items()}
+    return gguf(metadata, [Tensor(entry.name, entry.shape, kinds[entry.type]) for entry in kept], contents=contents)
+
+
+def _is_deep(name: str) -> bool:
+    return name.startswith("blk.") and int(name.split(".")[1]) >= LAYERS

@@ -1,0 +1,71 @@
+"""The demo model's first layers alone, with its embeddings and tokenizer, and its LoRAs for those layers.
+
+For numbers that are compared with another calculation of the same weights: every kind of layer, in its real shape and
+with trained values, at a third of the work of the whole model. What it writes makes no sense.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.hf_folder import CACHE, write_safetensors
+from tests.support.quantised_folders import read_safetensors
+
+LAYERS = 4
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+
+def shallow_folder(model: Path) -> Path:
+    """Return the folder of the first layers of the model in `model`; write it if no earlier run has."""
+    return _made_once("shallow", model, _cut_model) / model.name
+
+
+def shallow_loras(loras: Path) -> Path:
+    """Return a folder of the same LoRAs as in `loras`, each for the first layers; write it if no earlier run has."""
+    return _made_once("shallow-loras", loras, _cut_loras) / loras.name
+
+
+def _made_once(kind: str, source: Path, write: Callable[[Path, Path], None]) -> Path:
+    version = hashlib.sha256(Path(__file__).read_bytes() + str(source).encode()).hexdigest()[:12]
+    folder = CACHE / kind / version
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            whole = Path(part) / "whole"
+            write(source, whole / source.name)
+            try:
+                whole.rename(folder)
+            except OSError:  # somebody else was faster
+                assert folder.is_dir()
+    return folder
+
+
+def _cut_model(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}, indent=1))
+    _cut_weights(source / "model.safetensors", folder)
+
+
+def _cut_loras(source: Path, folder: Path) -> None:
+    for lora in sorted(path for path in source.iterdir() if path.is_dir()):
+        shutil.copytree(lora, folder / lora.name, ignore=shutil.ignore_patterns("*.safetensors"))
+        _cut_weights(lora / "adapter_model.safetensors", folder / lora.name)
+
+
+def _cut_weights(file: Path, folder: Path) -> None:
+    weights = read_safetensors(file)
+    kept = {name: array for name, array in weights.items() if not _is_deep(name)}
+    assert len(kept) < len(weights)
+    write_safetensors(folder / file.name, kept)
+
+
+def _is_deep(name: str) -> bool:
+    layer = _LAYER.search(name)
+    return layer is not None and int(layer[1]) >= LAYERS

@@ -1,0 +1,230 @@
+"""The tests' own hub: that it serves what it was given, counts what it sends, and goes wrong as it was told to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.hub_server import Hub
+
+BIG = bytes(range(256)) * 2000
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as started:
+        started.add("user/model", {"config.json": b"{}", "sub/big.bin": BIG})
+        yield started
+
+
+def get(url: str, **headers: str) -> requests.Response:
+    return requests.get(url, headers=headers, timeout=5)
+
+
+def test_a_tree_tells_sizes_and_hashes(hub: Hub) -> None:
+    commit = get(f"{hub.url}/api/models/user/model/revision/main").json()["sha"]
+    listed = get(f"{hub.url}/api/models/user/model/tree/{commit}?recursive=true").json()
+    found = {each["path"]: each for each in listed}
+    assert found["config.json"]["oid"] == hashlib.sha1(b"blob 2\0{}").hexdigest()
+    assert found["sub/big.bin"]["lfs"]["oid"] == hashlib.sha256(BIG).hexdigest()
+    assert found["sub"]["type"] == "directory"
+
+
+def test_a_large_file_lies_on_the_other_origin(hub: Hub) -> None:
+    answer = get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
+    assert (answer.content, answer.history[0].headers["X-Linked-Size"]) == (BIG, str(len(BIG)))
+    assert [each.origin for each in hub.log] == ["hub", "cdn"]
+    assert hub.sent == len(BIG)
+
+
+def test_a_part_of_a_file_comes_from_disk(hub: Hub, tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(50 << 20)
+        file.write(b"here")
+    hub.add("user/sparse", {"model.gguf": path})
+    answer = get(f"{hub.url}/user/sparse/resolve/main/model.gguf", Range=f"bytes={50 << 20}-{(50 << 20) + 3}")
+    assert (answer.status_code, answer.content) == (206, b"here")
+    assert answer.headers["Content-Range"] == f"bytes {50 << 20}-{(50 << 20) + 3}/{64 << 20}"
+    assert get(answer.url, Range=f"bytes={64 << 20}-").status_code == 416
+
+
+def test_an_old_commit_stays_after_its_branch_moved(hub: Hub) -> None:
+    old = hub.repos["user/model"].branches["main"]
+    assert hub.add("user/model", {"config.json": b"[]"}) != old
+    assert get(f"{hub.url}/user/model/resolve/{old}/config.json").content == b"{}"
+    assert get(f"{hub.url}/user/model/resolve/main/config.json").content == b"[]"
+
+
+def test_a_tree_comes_in_pages(hub: Hub) -> None:
+    hub.add("user/many", {f"{number}.txt": b"" for number in range(5)}, revision="refs/pr/1")
+    hub.page = 2
+    url, found = f"{hub.url}/api/models/user/many/tree/refs%2Fpr%2F1?recursive=true", []
+    while url:
+        answer = get(url)
+        found += [each["path"] for each in answer.json()]
+        url = answer.links.get("next", {}).get("url", "")
+    assert found == [f"{number}.txt" for number in range(5)]
+    assert len(hub.log) == 3
+
+
+def test_what_is_missing_says_what_it_is(hub: Hub) -> None:
+    def code(path: str) -> tuple[int, str]:
+        answer = get(hub.url + path)
+        return answer.status_code, answer.headers.get("X-Error-Code", "")
+
+    assert code("/api/models/user/none") == (401, "RepoNotFound")
+    assert code("/api/models/user/model/revision/none") == (404, "RevisionNotFound")
+    assert code("/user/model/resolve/main/none") == (404, "EntryNotFound")
+
+
+def test_what_is_gated_opens_with_the_token(hub: Hub) -> None:
+    hub.token = "secret"
+    hub.add("user/gated", {"config.json": b"{}"}, gated=True)
+    url = f"{hub.url}/user/gated/resolve/main/config.json"
+    assert (get(url).status_code, get(url, Authorization="Bearer secret").status_code) == (401, 200)
+
+
+def test_the_other_requests_of_the_api(hub: Hub) -> None:
+    refs = get(f"{hub.url}/api/models/user/model/refs").json()
+    assert [each["name"] for each in refs["branches"]] == ["main"]
+    url = f"{hub.url}/api/models/user/model/paths-info/main"
+    assert [each["path"] for each in requests.post(url, json={"paths": ["config.json"]}, timeout=5).json()] == [
+        "config.json"
+    ]
+    assert requests.post(url, data={"paths": ["sub/big.bin"]}, timeout=5).json()[0]["size"] == len(BIG)
+    siblings = get(f"{hub.url}/api/models/user/model?blobs=true").json()["siblings"]
+    assert siblings[1]["lfs"]["size"] == len(BIG)
+
+
+def test_a_fault_strikes_as_often_as_told(hub: Hub) -> None:
+    hub.fault("config", skip=1, times=2, status=503, headers={"Retry-After": "2"})
+    answers = [get(f"{hub.url}/user/model/resolve/main/config.json") for _ in range(4)]
+    assert [each.status_code for each in answers] == [200, 503, 503, 200]
+    assert answers[1].headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("how", ["drop_after", "reset_after"])
+def test_a_connection_breaks_in_the_middle(hub: Hub, how: str) -> None:
+    hub.fault("big", origin="cdn", times=1, **{how: 100_000})
+    with pytest.raises(requests.RequestException):
+        get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
+    assert hub.sent == 100_000
+    assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
+
+
+def test_a_stall_lasts_until_the_client_has_gone(hub: Hub) -> None:
+    hub.fault("big", origin="cdn", stall_after=1000)
+    with pytest.raises(requests.RequestException):
+        requests.get(f"{hub.url}/user/model/resolve/main/sub/big.bin", timeout=(1, 0.3))
+    assert hub.sent == 1000
+
+
+def test_bytes_come_as_slowly_as_told(hub: Hub) -> None:
+    hub.fault("big", origin="cdn", rate=1_000_000)
+    began = time.monotonic()
+    assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
+    assert 0.4 < time.monotonic() - began < 1.5
+
+
+def test_one_byte_is_wrong(hub: Hub) -> None:
+    hub.fault("big", origin="cdn", corrupt=300_000)
+    got = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content
+    assert [place for place, (a, b) in enumerate(zip(got, BIG, strict=True)) if a != b] == [300_000]
+
+
+def test_headers_lie(hub: Hub) -> None:
+    url = f"{hub.url}/user/model/resolve/main/sub/big.bin"
+    hub.fault("big", origin="cdn", times=1, ignore_range=True)
+    assert get(url, Range="bytes=5-9").status_code == 200
+    hub.fault("big", origin="cdn", times=1, chunked=True)
+    answer = get(url, Range="bytes=5-9")
+    assert ("Content-Length" in answer.headers, answer.content) == (False, BIG[5:10])
+    hub.fault("big", origin="cdn", times=1, headers={"ETag": None, "Content-Range": "bytes 0-4/7"})
+    answer = get(url, Range="bytes=5-9")
+    assert ("ETag" in answer.headers, answer.headers["Content-Range"]) == (False, "bytes 0-4/7")
+    hub.fault("big", origin="cdn", times=1, length=99, drop_after=5)
+    with pytest.raises(requests.RequestException):
+        get(url, Range="bytes=5-9")
+
+
+def test_other_answers_take_the_place_of_the_right_one(hub: Hub) -> None:
+    url = f"{hub.url}/user/model/resolve/main/config.json"
+    hub.fault("config", times=1, body=b"<html>log in</html>")
+    hub.fault("config", times=1, body=json.dumps([1]).encode())
+    hub.fault("config", times=1, redirect=f"{hub.cdn}/nowhere", status=308)
+    assert get(url).headers["Content-Type"] == "text/html"
+    assert get(url).json() == [1]
+    answer = get(url)
+    assert (answer.history[0].status_code, answer.status_code) == (308, 403)
+
+
+def test_links_to_the_cdn_expire(hub: Hub) -> None:
+    link = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").url
+    assert get(link).status_code == 200
+    hub.expire_links()
+    assert get(link).status_code == 403
+    hub.link_seconds = 0
+    assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").status_code == 403
+
+
+def test_an_endpoint_may_have_a_prefix() -> None:
+    with Hub(prefix="/hf") as hub:
+        hub.add("user/model", {"config.json": b"{}"})
+        assert hub.url.endswith("/hf")
+        assert get(f"{hub.url}/user/model/resolve/main/config.json").content == b"{}"
+        assert get(f"{hub.origin}/user/model/resolve/main/config.json").status_code == 404
+
+
+def test_nothing_of_it_is_left_once_it_is_closed(hub: Hub) -> None:
+    with Hub() as other:
+        other.add("user/model", {"big": BIG})
+        other.fault("big", origin="cdn", stall_after=1)
+        with requests.get(f"{other.url}/user/model/resolve/main/big", stream=True, timeout=5) as answer:
+            next(answer.iter_content(1))
+    with pytest.raises(requests.ConnectionError):
+        get(f"{other.url}/user/model/resolve/main/big")
+
+
+def test_huggingface_hub_takes_it_for_one(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what our own client is tried on is no picture of our own."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    api = HfApi(endpoint=hub.url, token=False)
+    commit = hub.repos["user/model"].branches["main"]
+    assert api.model_info("user/model").sha == commit
+    hub.page, hub.next_origin = 1, hub.url
+    assert {each.path for each in api.list_repo_tree("user/model", recursive=True)} == {
+        "config.json",
+        "sub",
+        "sub/big.bin",
+    }
+    assert [each.name for each in api.list_repo_refs("user/model").branches] == ["main"]
+    assert api.get_paths_info("user/model", ["config.json"])[0].size == 2  # type: ignore[union-attr]
+    api.snapshot_download("user/model", local_dir=tmp_path)
+    assert (tmp_path / "sub" / "big.bin").read_bytes() == BIG
+    assert not api.verify_repo_checksums("user/model", local_dir=tmp_path).mismatches
+    hub.add("user/gated", {"config.json": b"{}"}, gated=True)
+    for name, file, revision, error in (
+        ("user/none", "x", "main", RepositoryNotFoundError),
+        ("user/model", "x", "none", RevisionNotFoundError),
+        ("user/model", "x", "main", EntryNotFoundError),
+        ("user/gated", "config.json", "main", GatedRepoError),
+    ):
+        with pytest.raises(error):
+            api.hf_hub_download(name, file, revision=revision, local_dir=tmp_path / "other")

@@ -1,0 +1,84 @@
+"""A model of 0.8M seeded random weights with the demo model's tokenizer, as a GGUF file and as a Transformers folder.
+
+For the mechanics of an engine: stops, caches, batching, cancelling, log-probabilities, grammars, settings. What it
+writes makes no sense, but depends on every token before, and both forms hold the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.gguf_files import ARRAY, I32, As, Tensor, array, gguf
+from tests.support.hf_folder import CACHE, bfloat16, read_metadata
+
+HIDDEN, NETWORK, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD = 16, 48, 4, 4, 2, 4
+CONTEXT = 2048
+_SEED = 5
+_SHAPES = {
+    "attn_norm": (HIDDEN,),
+    "attn_q": (HIDDEN, HEADS * HEAD),
+    "attn_k": (HIDDEN, KEY_VALUE_HEADS * HEAD),
+    "attn_v": (HIDDEN, KEY_VALUE_HEADS * HEAD),
+    "attn_output": (HEADS * HEAD, HIDDEN),
+    "ffn_norm": (HIDDEN,),
+    "ffn_gate": (HIDDEN, NETWORK),
+    "ffn_up": (HIDDEN, NETWORK),
+    "ffn_down": (NETWORK, HIDDEN),
+}
+"""By GGUF's name in a layer, with the dimension first that varies fastest."""
+
+
+def tiny_gguf(demo: Path) -> Path:
+    """Return the GGUF file, which takes its tokenizer from the file `demo`; write it if no earlier run has."""
+    version = hashlib.sha256(Path(__file__).read_bytes() + str(demo.stat().st_size).encode()).hexdigest()[:12]
+    path = CACHE / version / "tiny.gguf"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".tiny-{id(path)}.part")
+        part.write_bytes(_gguf(read_metadata(demo)))
+        part.replace(path)
+    return path
+
+
+def _gguf(demo: dict[str, Any]) -> bytes:
+    tokenizer = {key: value for key, value in demo.items() if key.startswith("tokenizer.")}
+    kinds = tokenizer["tokenizer.ggml.token_type"]
+    tokenizer["tokenizer.ggml.token_type"] = As(ARRAY, array(I32, kinds))
+    shapes = {"token_embd": (HIDDEN, len(kinds)), "output_norm": (HIDDEN,)}
+    shapes |= {f"blk.{layer}.{name}": shape for layer in range(LAYERS) for name, shape in _SHAPES.items()}
+    tensors = [Tensor(f"{name}.weight", shape) for name, shape in shapes.items()]
+    generator = np.random.default_rng(_SEED)
+    contents = [_weights(generator, name, shape).tobytes() for name, shape in shapes.items()]
+    return gguf(_facts(len(kinds)) | tokenizer, tensors, contents=contents)
+
+
+def _facts(vocabulary: int) -> dict[str, Any]:
+    return {
+        "general.architecture": "llama",
+        "general.name": "Tiny",
+        "general.file_type": 0,
+        "llama.context_length": CONTEXT,
+        "llama.block_count": LAYERS,
+        "llama.embedding_length": HIDDEN,
+        "llama.feed_forward_length": NETWORK,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": KEY_VALUE_HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": HEAD,
+        "llama.rope.freq_base": 10000.0,
+        "llama.vocab_size": vocabulary,
+    }
+
+
+def _weights(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Values that bfloat16 holds exactly. The layers outweigh the embeddings, or every token would repeat itself; the
+    last norm makes the most likely token a few percent."""
+    if name.endswith("norm"):
+        return np.full(shape[::-1], 12.0 if name == "output_norm" else 1.0, np.float32)
+    values = generator.normal(0, 0.05 if name == "token_embd" else 0.6, shape[::-1]).astype(np.float32)
+    return (bfloat16(values).astype(np.uint32) << 16).view(np.float32)

@@ -1,0 +1,263 @@
+"""The llamacpp_HF creator: a GGUF file and its tokenizer's files in one folder, or everything as it was."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.core.errors import ModelInUse, ModelNotFound
+from modules.downloads.install_files import METADATA
+from modules.downloads.manager import Downloads
+from modules.hub.errors import (
+    BadAddress,
+    ChecksumMismatch,
+    DiskRefused,
+    RepositoryNotFound,
+    Stopped,
+    TargetExists,
+    TokenizerMissing,
+)
+from modules.hub.mirrors import Hubs
+from modules.llamacpp_hf_creator import Created, Creator
+from tests.support import hub_server
+from tests.support.downloading import HASTY, until
+from tests.support.hub_server import Content
+
+REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME, FOLDER = "SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1-HF"
+MOVED = f"{FOLDER}/{NAME}"
+TAKEN = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.fixture
+def served(tiny_folder: Path) -> Iterator[hub_server.Hub]:
+    files: dict[str, Content] = {name: tiny_folder / name for name in TAKEN}
+    files |= {"model.safetensors": b"weights", "modeling.py": b"raise SystemExit", "README.md": b"#"}
+    files |= {"onnx/tokenizer.json": b"{}", "onnx/config.json": b"{}"}
+    with hub_server.Hub() as hub:
+        hub.add(REPO, files)
+        yield hub
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny: Path) -> Path:
+    """A folder of models with the tiny model."""
+    folder = tmp_path / "models"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(tiny, folder / NAME)
+    return folder
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App], models: Path) -> App:
+    return make_app()
+
+
+@pytest.fixture
+def downloads(models: Path, served: hub_server.Hub) -> Iterator[Downloads]:
+    made = Downloads(
+        {"model": models, "lora": models.parent / "loras"}, Hubs(served.url, lambda: "").open, HASTY, reserve=0
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def creator(app: App, downloads: Downloads, served: hub_server.Hub) -> Creator:
+    return Creator(app.catalog, app.remembered, app.models, downloads, Hubs(served.url, lambda: ""))
+
+
+def create(creator: Creator, model: str = NAME, address: str = REPO) -> Created:
+    return creator.begin(model, address).outcome.result(30)
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """All that lies in a folder of models, by its path, but for what a program writes for itself."""
+    found = {each.relative_to(folder).as_posix(): each.stat().st_ino for each in folder.rglob("*")}
+    return {path: inode for path, inode in found.items() if not path.startswith(".")}
+
+
+@pytest.mark.parametrize("way", ["", ":main", "/tree/main"])
+def test_the_tokenizers_files_and_the_model_end_up_in_one_folder(
+    creator: Creator, app: App, models: Path, tiny_folder: Path, served: hub_server.Hub, way: str
+) -> None:
+    inode = (models / NAME).stat().st_ino
+    created = create(creator, address=f"{served.url}/{REPO}{way}" if "/" in way else REPO + way)
+    assert (created.name, created.folder, created.problem) == (MOVED, models / FOLDER, None)
+    assert {each.name for each in (models / FOLDER).iterdir()} == {*TAKEN, METADATA, NAME}
+    assert all((models / FOLDER / each).read_bytes() == (tiny_folder / each).read_bytes() for each in TAKEN)
+    assert (models / MOVED).stat().st_ino == inode, "it was moved, not copied"
+    assert [each.name for each in app.catalog.models()] == [MOVED] == creator.models()
+    assert not served.requests("safetensors|[.]py|onnx")
+
+
+def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
+    creator: Creator, app: App, tiny_folder: Path, served: hub_server.Hub
+) -> None:
+    about = (tiny_folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    files = {each: tiny_folder / each for each in TAKEN}
+    other = about.replace('"bos_token": "<|im_start|>"', '"bos_token": "<|endoftext|>"')
+    assert other != about
+    served.add(REPO, {**files, "tokenizer_config.json": other.encode()})
+    created = create(creator)
+    record = app.record(created.name)
+    plan = app.plan(record, form={"n_ctx": 256, "threads": 1})
+    assert plan.loader.name == "llamacpp_HF"
+    loaded = app.load(plan)
+    assert loaded.info.bos_token == "<|endoftext|>", "the GGUF file's own would be <|im_start|>"
+    assert loaded.info.notes == ()
+
+
+def test_all_parts_of_a_split_model_are_moved(creator: Creator, models: Path, app: App) -> None:
+    parts = [f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        (models / NAME).rename(models / part) if part == parts[1] else shutil.copy(models / NAME, models / part)
+    created = create(creator, parts[0])
+    assert created.name == f"big-HF/{parts[0]}"
+    assert {each.name for each in (models / "big-HF").glob("*.gguf")} == set(parts)
+    assert [each.name for each in app.catalog.models()] == [created.name]
+
+
+def test_a_part_that_cannot_be_moved_brings_back_the_others(
+    creator: Creator, models: Path, served: hub_server.Hub
+) -> None:
+    parts = [models / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    shutil.copy(models / NAME, parts[0])
+    (models / NAME).rename(parts[1])
+    before = tree(models)
+    served.fault("tree", delay=0.5)
+    creation = creator.begin(parts[0].name, REPO)
+    parts[1].rename(models.parent / "gone")
+    with pytest.raises(DiskRefused):
+        creation.outcome.result(30)
+    (models.parent / "gone").rename(parts[1])
+    assert tree(models) == before
+
+
+def test_a_link_to_the_model_still_leads_there(creator: Creator, models: Path) -> None:
+    (models / NAME).rename(models.parent / "elsewhere.gguf")
+    (models / NAME).symlink_to("../elsewhere.gguf")
+    create(creator)
+    assert (models / MOVED).is_symlink() and (models / MOVED).samefile(models.parent / "elsewhere.gguf")
+
+
+def test_saved_settings_come_along_with_their_comments(creator: Creator, app: App, models: Path) -> None:
+    settings = models / "config-user.yaml"
+    settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
+    create(creator)
+    assert dict(app.remembered.of(MOVED)) == {"n_ctx": 512, "loader": "llamacpp_HF"}
+    assert app.remembered.of(NAME) == {}
+    text = settings.read_text()
+    assert "# mine" in text and "# enough" in text and "other.gguf" in text
+
+
+def test_settings_that_cannot_be_read_are_left_alone_and_told(creator: Creator, models: Path) -> None:
+    (models / "config-user.yaml").write_text("a: [")
+    problem = create(creator).problem
+    assert problem is not None and "config-user.yaml: line 2" in problem.say("en")
+    assert (models / "config-user.yaml").read_text() == "a: ["
+
+
+# -- what leaves everything as it was ----------------------------------------------------------------------------------
+
+
+def refused(creator: Creator, models: Path, error: type[Exception], model: str = NAME, address: str = REPO) -> str:
+    before = tree(models)
+    with pytest.raises(error) as caught:
+        create(creator, model, address)
+    assert tree(models) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_repository_without_a_tokenizer_is_refused(
+    creator: Creator, models: Path, served: hub_server.Hub, tiny_folder: Path, lacking: str
+) -> None:
+    served.add(REPO, {each: tiny_folder / each for each in TAKEN - {lacking}})
+    assert "no files of a tokenizer" in refused(creator, models, TokenizerMissing)
+
+
+def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
+    creator: Creator, models: Path, served: hub_server.Hub, downloads: Downloads
+) -> None:
+    served.fault("tokenizer.json", origin="cdn", corrupt=1000)
+    assert "tokenizer.json failed its check" in refused(creator, models, ChecksumMismatch)
+    assert downloads.snapshot() == ()
+    served.faults.clear()
+    assert create(creator).name == MOVED
+
+
+def test_an_address_that_leads_nowhere_is_told(creator: Creator, models: Path) -> None:
+    refused(creator, models, RepositoryNotFound, address="no/body")
+    refused(creator, models, BadAddress, address="not an address")
+    refused(creator, models, ModelNotFound, model="other.gguf")
+
+
+def test_a_folder_that_exists_is_not_touched(creator: Creator, models: Path) -> None:
+    (models / FOLDER).mkdir()
+    (models / FOLDER / "config.json").write_text("mine")
+    assert FOLDER in refused(creator, models, TargetExists)
+
+
+def test_what_an_interrupted_go_left_is_taken_up(creator: Creator, models: Path, downloads: Downloads) -> None:
+    create(creator)
+    (models / MOVED).rename(models / NAME)
+    (models / FOLDER / "config.json").write_text("damaged")
+    create(creator)
+    assert (models / MOVED).is_file() and (models / FOLDER / "config.json").read_text() != "damaged"
+
+
+def test_a_model_in_use_is_not_moved(creator: Creator, models: Path, app: App) -> None:
+    app.load(app.plan(app.record(NAME), form={"n_ctx": 256, "threads": 1}))
+    assert "unload it" in refused(creator, models, ModelInUse)
+    app.models.unload()
+    assert create(creator).name == MOVED
+
+
+def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
+    creator: Creator, models: Path, app: App, served: hub_server.Hub
+) -> None:
+    before = tree(models)
+    served.fault("tree", delay=2)
+    creation = creator.begin(NAME, REPO)
+    app.load(app.plan(app.record(NAME), form={"n_ctx": 256, "threads": 1}))
+    with pytest.raises(ModelInUse):
+        creation.outcome.result(30)
+    assert tree(models) == before
+
+
+def test_a_download_that_is_cancelled_ends_it(
+    creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
+) -> None:
+    before = tree(models)
+    served.fault("tokenizer.json", rate=50_000)
+    creation = creator.begin(NAME, REPO)
+    until(lambda: creation.download and creation.download.done > 0)
+    assert creation.download
+    downloads.cancel(creation.download.id)
+    with pytest.raises(Stopped):
+        creation.outcome.result(30)
+    assert tree(models) == before
+
+
+def test_a_download_that_is_paused_is_waited_for_and_nobody_begins_another(
+    creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
+) -> None:
+    slow = served.fault("tokenizer.json", rate=50_000)
+    creation = creator.begin(NAME, REPO)
+    with pytest.raises(ModelInUse):
+        creator.begin(NAME, REPO)
+    until(lambda: creation.download and creation.download.done > 0)
+    assert creation.download
+    downloads.pause(creation.download.id)
+    until(lambda: creation.download and creation.download.state == "paused")
+    time.sleep(0.3)
+    assert not creation.outcome.done()
+    served.faults.remove(slow)
+    downloads.resume(creation.download.id)
+    assert creation.outcome.result(30).name == MOVED

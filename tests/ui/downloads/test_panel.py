@@ -1,0 +1,397 @@
+"""The handlers of the download panel, called as anybody may call them; the hub and the downloads are real."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.core.errors import SettingsError
+from modules.downloads.record import Wanted
+from modules.ui.downloads.panel import DownloadsPanel
+from modules.ui.gradio_import import gradio
+from modules.ui.model.tab import ModelTab, Shared
+from tests.support.downloading import noise, until
+from tests.support.gguf_files import MODEL, gguf
+from tests.support.hub_server import Hub
+from tests.support.page_parts import page_parts
+from tests.ui.test_ui import last
+
+gr = gradio()
+GGUF, PLAIN, LORA = "user/gguf", "user/plain", "user/lora"
+Q4, Q8 = "m.Q4_K_M.gguf", "m.Q8_0.gguf"
+FILES = {
+    GGUF: {Q4: noise(20_000, 1), Q8: noise(30_000, 2), "README.md": b"hello"},
+    PLAIN: {"model.safetensors": noise(20_000, 3), "config.json": b"{}", "pytorch_model.bin": noise(20_000, 4)},
+    LORA: {"adapter_model.safetensors": noise(20_000, 5), "adapter_config.json": b"{}"},
+}
+STRANGE = [None, 5, 1.5, True, [], ["a"], {}, {"text": 5}, {"text": "user/gguf", "ticked": "all"}, "\0", "x" * 5000]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub(token="hf_right") as started:
+        for repo, files in FILES.items():
+            started.add(repo, files)
+        yield started
+
+
+@pytest.fixture
+def make_panel(make_app: Callable[..., App], hub: Hub, tmp_path: Path) -> Callable[..., Any]:
+    def make(*words: str, language: str = "en") -> Any:
+        app = make_app("--hf-endpoint", hub.url, "--lora-dir", str(tmp_path / "loras"), *words)
+        with page_parts():
+            shared = Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number())
+            panel: Any = DownloadsPanel(app, language, ModelTab(app, language, shared))
+        panel.app = app
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def panel(make_panel: Callable[..., Any]) -> Any:
+    return make_panel()
+
+
+def listed(panel: Any, text: object, file: object = "", shown: object = None) -> dict[Any, Any]:
+    return last(panel.list_files(shown, text, file))
+
+
+def ticking(updates: dict[Any, Any], panel: Any, *names: str) -> dict[str, object]:
+    """What the browser sends once these boxes are ticked."""
+    return {**updates[panel.shown], "ticked": list(names)}
+
+
+def begun(panel: Any, shown: object, text: object, file: object = "", digest: object = "") -> dict[Any, Any]:
+    return last(panel.start(shown, text, file, digest))
+
+
+def pressed(panel: Any, act: object, job: object) -> dict[Any, Any]:
+    updates: dict[Any, Any] = panel.act(SimpleNamespace(_data={"act": act, "job": job}))
+    return updates
+
+
+def job_of(html: str) -> str:
+    found = re.search(r'data-job="(\w+)"', html)
+    assert found
+    return found[1]
+
+
+def done(panel: Any) -> None:
+    until(lambda: all(each.state == "done" for each in panel.app.downloads.snapshot()))
+
+
+# -- the list ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_gguf_repository_is_listed_with_nothing_ticked_and_the_usual_one_marked(panel: Any) -> None:
+    updates = listed(panel, GGUF)
+    assert updates[panel.files].count("<label") == 3 and " checked" not in updates[panel.files]
+    assert updates[panel.files].count("recommended") == 1
+    assert updates[panel.download] == "Download" and "Tick in the list" in updates[panel.status]
+    assert updates[panel.shown]["text"] == GGUF
+
+
+def test_a_folder_of_weights_is_ticked_as_proposed_and_the_button_says_so(panel: Any) -> None:
+    updates = listed(panel, f"  {PLAIN} ")
+    assert updates[panel.files].count(" checked") == 2 and "pickle" in updates[panel.files]
+    assert updates[panel.download] == "Download 2 files · 20.0 KB"
+    assert "→ models/user_plain" in updates[panel.status]
+
+
+def test_a_lora_is_told_and_where_it_goes(panel: Any) -> None:
+    assert "LoRA → loras/user_lora" in listed(panel, LORA)[panel.status]
+
+
+def test_a_link_to_a_file_ticks_that_file_alone(panel: Any, hub: Hub) -> None:
+    updates = listed(panel, f"{hub.url}/{GGUF}/blob/main/{Q8}")
+    assert updates[panel.files].count(" checked") == 1
+    assert updates[panel.download] == "Download 1 file · 30.0 KB"
+
+
+def test_the_file_s_name_stays_if_there_is_such_a_file_and_else_belonged_to_another_model(panel: Any) -> None:
+    updates = listed(panel, GGUF, Q8)
+    assert updates[panel.file] == Q8 and updates[panel.download] == "Download 1 file · 30.0 KB"
+    assert listed(panel, PLAIN, Q8)[panel.file] == ""
+
+
+def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_path: Path) -> None:
+    (tmp_path / "models" / Q4).write_bytes(FILES[GGUF][Q4])
+    updates = listed(panel, GGUF)
+    assert updates[panel.files].count(">here<") == 1
+    (tmp_path / "models" / Q8).write_bytes(FILES[GGUF][Q8])
+    told = panel.tell_here(updates[panel.shown])[panel.here]
+    assert Q4 in told and Q8 in told and "README" not in told
+
+
+def test_too_small_a_disk_is_told_before_the_start(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.downloads.partial_file.free", lambda _: 10**6)
+    assert "Not enough disk space" in listed(panel, PLAIN)[panel.status]
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("zh", ("无法识别", "找不到 no/body")), ("en", ("Can't read", "no/body was not found"))]
+)
+def test_what_leads_nowhere_is_told_in_words(
+    make_panel: Callable[..., Any], language: str, words: tuple[str, str]
+) -> None:
+    panel = make_panel(language=language)
+    for address, said in zip(("nonsense", "no/body"), words, strict=True):
+        updates = listed(panel, address)
+        assert said in unescape(updates[panel.status]) and updates[panel.files] == "" and updates[panel.shown] == {}
+
+
+def test_a_fault_of_ours_is_told_and_logged(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panel.app.hubs, "address", lambda _: 1 / 0)
+    assert "Internal error" in listed(panel, GGUF)[panel.status]
+    assert "Internal error" in panel.sum_up({}, GGUF, "")[panel.status]
+    assert "Internal error" in begun(panel, {}, GGUF)[panel.status]
+
+
+def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
+    async def all_of(updates: AsyncIterator[Any]) -> list[Any]:
+        return [each async for each in updates]
+
+    first, *_ = asyncio.run(all_of(panel.list_files({}, GGUF, "")))
+    assert "Asking 127.0.0.1" in first[panel.status]
+
+
+# -- what fits --------------------------------------------------------------------------------------------------------
+
+
+def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -> None:
+    hub.add("user/real", {"m.Q4_1.gguf": smollm2})
+    shown = listed(panel, "user/real")[panel.shown]
+    told = asyncio.run(panel.tell_fits(shown))[panel.fits]
+    assert "fits" in told and shown["commit"] in told and "m.Q4_1.gguf" in told
+
+
+def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
+    panel: Any, hub: Hub, tmp_path: Path
+) -> None:
+    hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
+    updates = listed(panel, "user/cat")
+    shown = ticking(updates, panel, "cat-f16.gguf")
+    told = asyncio.run(panel.tell_fits(shown, "user/cat", ""))
+    assert "loras/" in told[panel.fits] and "loras/cat-f16.gguf" in told[panel.status]
+    asked = len(hub.log)
+    assert "loras/cat-f16.gguf" in panel.sum_up(shown, "user/cat", "")[panel.status] and len(hub.log) == asked
+    assert "loras/cat-f16.gguf" in begun(panel, shown, "user/cat")[panel.status]
+    until(lambda: (tmp_path / "loras" / "cat-f16.gguf").exists())
+    assert not (tmp_path / "models" / "cat-f16.gguf").exists()
+    assert "cat-f16.gguf" in panel.tell_here(shown)[panel.here]
+
+
+def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: Hub, subtests: pytest.Subtests) -> None:
+    for shown in STRANGE:
+        with subtests.test(shown=shown):
+            asyncio.run(panel.tell_fits(shown))
+            panel.tell_here(shown)
+            assert hub.log == []
+
+
+# -- what the button would do -----------------------------------------------------------------------------------------
+
+
+def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, hub: Hub) -> None:
+    updates = listed(panel, GGUF)
+    asked = len(hub.log)
+    summed = panel.sum_up(ticking(updates, panel, Q4, Q8), GGUF, "")
+    assert summed[panel.download] == "Download 2 files · 50.0 KB"
+    assert panel.sum_up(ticking(updates, panel, Q4, Q8), GGUF, Q4)[panel.download] == "Download 1 file · 20.0 KB"
+    assert panel.sum_up(ticking(updates, panel), GGUF, "")[panel.download] == "Download"
+    assert panel.sum_up(ticking(updates, panel, Q4), PLAIN, "")[panel.download] == "Download", "of another repository"
+    assert "no file" in panel.sum_up(ticking(updates, panel, "../x"), GGUF, "")[panel.status]
+    assert len(hub.log) == asked
+
+
+def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.ui.downloads.html.MOST_ROWS", 3)
+    hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
+    updates = listed(panel, "user/many")
+    assert "2 of them are ticked" in updates[panel.files] and "5 files" in updates[panel.download]
+    drawn = re.findall(r'value="([^"]+)"', updates[panel.files])
+    assert len(drawn) == 3
+    shown = ticking(updates, panel, *drawn[:2])
+    assert "4 files" in panel.sum_up(shown, "user/many", "")[panel.download]
+    begun(panel, shown, "user/many")
+    (job,) = panel.app.downloads.snapshot()
+    assert sorted(job.wanted.files) == sorted({f"model-{number}.safetensors" for number in range(5)} - {drawn[2]})
+
+
+def test_no_payload_breaks_a_handler(panel: Any, subtests: pytest.Subtests) -> None:
+    for what in STRANGE:
+        with subtests.test(payload=what):
+            for updates in (
+                panel.sum_up(what, what, what),
+                panel.sum_up(what, GGUF, what),
+                listed(panel, what, what, what),
+                begun(panel, what, what, what, what),
+                begun(panel, what, GGUF, what, what),
+                panel.poll(what),
+                panel.settings.set_endpoint(what),
+                panel.settings.set_token(what, what),
+                panel.settings.set_hosts(what),
+                pressed(panel, what, what),
+                panel.act(SimpleNamespace(_data=what)),
+            ):
+                assert "Internal error" not in str(updates)
+
+
+# -- downloading ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_ticked_arrives_and_the_page_is_to_list_models_again(panel: Any, tmp_path: Path) -> None:
+    shown = ticking(listed(panel, GGUF), panel, Q4)
+    updates = begun(panel, shown, GGUF)
+    assert Q4 in updates[panel.jobs]
+    done(panel)
+    until(lambda: 'data-finished="1"' in panel.poll(None)[panel.jobs])
+    assert (tmp_path / "models" / Q4).read_bytes() == FILES[GGUF][Q4]
+    assert "all hashes checked" in panel.poll(None)[panel.jobs]
+
+
+def test_without_a_list_the_name_of_the_file_is_enough(panel: Any, tmp_path: Path) -> None:
+    begun(panel, {}, GGUF, Q8)
+    done(panel)
+    assert (tmp_path / "models" / Q8).read_bytes() == FILES[GGUF][Q8]
+
+
+def test_without_ticks_what_is_proposed_is_taken_and_a_lora_goes_to_its_folder(panel: Any, tmp_path: Path) -> None:
+    begun(panel, {}, LORA)
+    begun(panel, {}, PLAIN)
+    done(panel)
+    assert (tmp_path / "loras" / "user_lora" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "models" / "user_plain" / "pytorch_model.bin").exists()
+
+
+def test_of_gguf_files_that_nobody_has_chosen_from_the_list_is_shown_instead(panel: Any) -> None:
+    updates = begun(panel, {}, GGUF)
+    assert "<label" in updates[panel.files] and "Tick in the list" in updates[panel.status]
+    assert panel.app.downloads.snapshot() == ()
+    assert "Nothing to download" in begun(panel, ticking(updates, panel), GGUF)[panel.status]
+
+
+def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel: Any, hub: Hub) -> None:
+    shown = ticking(listed(panel, GGUF), panel, Q4)
+    hub.add(GGUF, {Q4: noise(25_000, 7)})
+    listed(panel, GGUF)  # in another window
+    updates = begun(panel, shown, GGUF)
+    assert "has changed" in updates[panel.status] and "25.0 KB" in updates[panel.files]
+    assert panel.app.downloads.snapshot() == ()
+
+
+def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
+    first = panel.poll(None)
+    assert all(value == gr.skip() for value in panel.poll(first[panel.seen]).values())
+
+
+def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_path: Path) -> None:
+    hub.fault(Q8, origin="cdn", rate=15_000)
+    job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
+    until(lambda: panel.app.downloads.snapshot()[0].state == "downloading")
+
+    def becomes(state: str) -> None:
+        until(lambda: panel.app.downloads.snapshot()[0].state == state)
+
+    pressed(panel, "pause", job)
+    becomes("paused")
+    pressed(panel, "resume", job)
+    becomes("downloading")
+    pressed(panel, "cancel", job)
+    becomes("cancelled")
+    assert job not in pressed(panel, "forget", job)[panel.jobs]
+    assert not (tmp_path / "models" / Q8).exists()
+
+
+@pytest.mark.parametrize("act", ["keep", "anew"])
+def test_of_a_branch_that_has_moved_either_commit_can_be_had(panel: Any, hub: Hub, tmp_path: Path, act: str) -> None:
+    fault = hub.fault(Q8, origin="cdn", rate=15_000)
+    job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
+    until(lambda: panel.app.downloads.snapshot()[0].done > 0)
+    pressed(panel, "pause", job)
+    until(lambda: panel.app.downloads.snapshot()[0].state == "paused")
+    newer = noise(30_000, 9)
+    hub.add(GGUF, {Q8: newer})
+    hub.faults.remove(fault)
+    pressed(panel, "resume", job)
+    until(lambda: panel.app.downloads.snapshot()[0].moved)
+    assert 'data-act="keep"' in panel.poll(None)[panel.jobs] and 'data-act="anew"' in panel.poll(None)[panel.jobs]
+    pressed(panel, act, job)
+    done(panel)
+    assert (tmp_path / "models" / Q8).read_bytes() == (newer if act == "anew" else FILES[GGUF][Q8])
+
+
+def test_a_button_of_a_job_that_is_gone_says_so(panel: Any) -> None:
+    assert "There is no download" in pressed(panel, "pause", "nothing")[panel.refused]
+    assert pressed(panel, "explode", "nothing")[panel.refused] == ""
+
+
+def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(panel: Any, hub: Hub, tmp_path: Path) -> None:
+    right = hub.repos[GGUF].commits[hub.repos[GGUF].branches["main"]][Q8].sha256
+    wrong = "0" * 64
+    said = begun(panel, {}, GGUF, Q8, wrong)[panel.status]
+    assert right in said and wrong in said
+    assert "only large files" in begun(panel, {}, GGUF, "README.md", right)[panel.status]
+    assert "no sha256" in begun(panel, {}, GGUF, Q8, "nonsense")[panel.status]
+    assert panel.app.downloads.snapshot() == () and hub.requests(origin="cdn") == []
+    updates = begun(panel, {}, GGUF, Q8, f" {right.upper()} ")
+    assert updates[panel.settings.sha256] == ""
+    done(panel)
+    assert (tmp_path / "models" / Q8).exists()
+
+
+# -- guests -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: Hub, tmp_path: Path) -> None:
+    panel = make_panel("--multi-user")
+    settings = panel.settings
+    said = [
+        listed(panel, GGUF)[panel.status],
+        begun(panel, {}, GGUF, Q8)[panel.status],
+        pressed(panel, "pause", "x")[panel.refused],
+        settings.set_endpoint("other.example")[settings.told],
+        settings.set_token("hf_theirs", [])[settings.told],
+        settings.set_hosts([])[settings.told],
+        settings.forget_token()[settings.told],
+    ]
+    assert all("Only the owner" in each for each in said)
+    panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
+    assert Q8 not in panel.poll(None)[panel.jobs] and settings.endpoint not in settings.show(), (
+        "nor is it shown what others do"
+    )
+    done(panel)
+    hub.log.clear()
+    assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
+    parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
+    assert not any(part.interactive for part in parts)
+
+
+def test_connections_and_downloads_at_once_are_those_of_the_settings(
+    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text("download_connections: 2\ndownloads_at_once: 2\n")
+    downloads = make_panel().app.downloads
+    hub.fault(r"user/[abc]/resolve", delay=1)
+    for repo in ("user/a", "user/b", "user/c"):
+        hub.add(repo, {f"{number}.json": noise(2000, number) for number in range(8)})
+        downloads.start(Wanted(repo, "main", repo[-1]))
+    until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
+    until(lambda: len(hub.requests("user/a/resolve")) >= 2)
+    assert len(hub.requests("user/a/resolve")) == 2, "the others wait for a connection"
+
+
+@pytest.mark.parametrize("wrong", ["download_connections: 9", "download_connections: 0", "downloads_at_once: 5"])
+def test_too_many_or_too_few_are_refused(make_panel: Callable[..., Any], tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "settings.yaml").write_text(wrong)
+    with pytest.raises(SettingsError, match=wrong.partition(":")[0]):
+        make_panel()

@@ -1,0 +1,149 @@
+"""Where downloads come from, and where the access token goes: set on the page, and never more than was ticked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.downloads.request import chosen
+from modules.hub.endpoints import Token
+from modules.hub.errors import RepositoryNotFound
+from modules.ui.downloads.settings import DownloadSettings
+from modules.ui.gradio_import import gradio
+from modules.ui.locales import translator
+from tests.support.downloading import noise, until
+from tests.support.hub_server import Hub
+from tests.support.page_parts import page_parts
+
+gr = gradio()
+REPO = "user/private"
+
+
+@pytest.fixture
+def make(make_app: Callable[..., App]) -> Callable[..., Any]:
+    def made(*words: str) -> Any:
+        app = make_app(*words)
+        with page_parts():
+            settings: Any = DownloadSettings(app, "en", translator("en"))
+        settings.app = app
+        return settings
+
+    return made
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub(token="hf_right") as started:
+        started.add(REPO, {"model.safetensors": noise(20_000)}, private=True)
+        yield started
+
+
+def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(make: Callable[..., Any], tmp_path: Path) -> None:
+    settings = make()
+    updates = settings.set_endpoint("https://one.example, two.example")
+    assert "https://two.example" in updates[settings.told]
+    assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
+    assert "one.example" in (tmp_path / "settings.yaml").read_text()
+    assert "no endpoint" in settings.set_endpoint("ftp://x")[settings.told]
+    assert settings.app.hubs.endpoints == ("https://one.example", "https://two.example")
+    settings.set_endpoint("")
+    assert settings.app.hubs.endpoints[0] == "https://hf-mirror.com"
+
+
+def test_an_endpoint_that_was_only_looked_at_is_not_written_down(make: Callable[..., Any], tmp_path: Path) -> None:
+    settings = make()
+    settings.set_endpoint(settings.show()[settings.endpoint])
+    assert (tmp_path / "settings.yaml").read_text() == ""
+
+
+def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
+    settings, file = make(), tmp_path / "settings.yaml"
+    seen = settings.show()
+    settings.set_endpoint("newer.example")  # on another page
+    settings.leave_endpoint(seen[settings.endpoint], seen[settings.known])
+    assert settings.app.hubs.endpoints == ("https://newer.example",) and "newer" in file.read_text()
+    updates = settings.leave_endpoint("typed.example", seen[settings.known])
+    assert updates[settings.known] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
+
+
+@pytest.mark.parametrize("known", [{}, None, 5, {"endpoint": ""}], ids=repr)
+def test_a_damaged_setting_is_not_overwritten_by_a_field_that_could_not_show_it(
+    make: Callable[..., Any], tmp_path: Path, known: object
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("hf_endpoint: ftp://x\n")
+    settings = make("--settings", str(file))
+    assert settings.endpoint not in settings.show()
+    settings.leave_endpoint("", known)
+    assert file.read_text() == "hf_endpoint: ftp://x\n"
+    settings.set_endpoint("one.example")
+    assert "one.example" in file.read_text()
+
+
+def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
+    settings = make()
+    assert "no endpoint" in settings.show()[settings.told]
+    assert "https://one.example" in settings.set_endpoint("one.example")[settings.told]
+    assert settings.show()[settings.endpoint] == "https://one.example"
+
+
+def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
+    make: Callable[..., Any], hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, host = make("--hf-endpoint", hub.url), hub.url.removeprefix("http://")
+    app: App = settings.app
+    address = app.hubs.address(REPO)
+    updates = settings.set_token(" hf_right ", ["huggingface.co"])
+    assert updates[settings.token] == "" and "huggingface.co" in updates[settings.told]
+    with pytest.raises(RepositoryNotFound):
+        app.hubs.repository(address)
+    assert not any(each.authorization for each in hub.log)
+    settings.set_hosts(["huggingface.co", host, "evil.example"])
+    assert app.hubs.token == Token("hf_right", frozenset({"huggingface.co", host}))
+    app.downloads.start(chosen(app.hubs.repository(address), address).wanted)
+    until(lambda: app.downloads.snapshot()[0].state == "done")
+    shown = [updates, settings.show(), settings.set_hosts([host])]
+    assert "hf_right" not in f"{shown}{caplog.text}"
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_right" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_token_loses_the_host_that_is_no_endpoint_any_more(make: Callable[..., Any]) -> None:
+    settings = make()
+    settings.set_endpoint("one.example")
+    settings.set_token("hf_right", ["huggingface.co", "one.example"])
+    settings.set_endpoint("two.example")
+    assert settings.app.hubs.token.hosts == {"huggingface.co"}
+    assert settings.show()[settings.hosts]["choices"] == ["huggingface.co", "two.example"]
+    assert "sent nowhere" in settings.set_hosts([])[settings.told]
+    settings.forget_token()
+    assert settings.app.hubs.token is None
+
+
+def test_an_empty_field_leaves_the_token_as_it_is(make: Callable[..., Any]) -> None:
+    settings = make()
+    settings.set_token("hf_right", ["huggingface.co"])
+    settings.set_token("", ["huggingface.co"])
+    assert settings.app.hubs.token.secret == "hf_right"
+
+
+def test_what_is_no_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
+    settings = make()
+    told = settings.set_token("two words", ["huggingface.co"])[settings.told]
+    assert "no access token" in told and "two words" not in told
+
+
+def test_the_token_of_the_environment_goes_to_hugging_face_alone(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    assert make().app.hubs.token == Token("hf_environment", frozenset({"huggingface.co"}))
+    monkeypatch.setenv("HF_TOKEN", "no token")
+    assert make().app.hubs.token is None, "and a wrong one is no reason not to start"

@@ -1,0 +1,182 @@
+"""The button that installs what the chosen loader lacks, pressed as anybody may press it; real pip, offline."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from modules.app import App
+from modules.loaders.overlay import Overlay
+from modules.loaders.registry import LOADERS, Loader
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Shared
+from modules.ui.model.tab import ModelTab
+from tests.conftest import ECHO
+from tests.support.package_index import PackageIndex
+from tests.support.page_parts import page_parts
+
+gr = gradio()
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BOOM = "boom if loaded.gguf"
+
+
+@pytest.fixture
+def index(package_index: PackageIndex) -> PackageIndex:
+    package_index.add_slow()
+    return package_index
+
+
+@pytest.fixture
+def loader(tmp_path: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> Loader:
+    """A row of the table for GGUF models, whose overlay is absent."""
+    overlay = Overlay("of-test", 7, tmp_path)
+    overlay.requirements.write_text("slowly==1.0\n")
+    row = dataclasses.replace(ECHO, packages=("slowly",), overlay=overlay)
+    monkeypatch.setitem(cast(dict[str, Loader], LOADERS), row.name, row)
+    return row
+
+
+@pytest.fixture
+def make_tab(smollm2: Path, tmp_path: Path, make_app: Callable[..., App], loader: Loader) -> Callable[..., Any]:
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+
+    def make(*words: str) -> Any:
+        app = make_app(*words)
+        with page_parts():
+            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
+        return tab
+
+    return make
+
+
+@pytest.fixture
+def tab(make_tab: Callable[..., Any]) -> Any:
+    return make_tab()
+
+
+def form(tab: Any, loader: object = "echo", name: str = NAME) -> dict[Any, object]:
+    chosen = tab.choose(name)
+    values = chosen[tab.options.shown]["values"]
+    given = {tab.widgets[key]: value for key, value in values.items()}
+    return {tab.model: name, tab.loader: loader, tab.options.shown: chosen[tab.options.shown], **given}
+
+
+def explained(tab: Any, loader: object = "echo") -> dict[Any, Any]:
+    return asyncio.run(tab.explain(form(tab, loader)))
+
+
+def pressed(tab: Any, loader: object = "echo") -> dict[Any, Any]:
+    return asyncio.run(tab.options.install.press(form(tab, loader)))
+
+
+def watched(tab: Any, loader: object = "echo") -> dict[Any, Any]:
+    """What the page's timer shows when nothing moves any more."""
+    until = time.monotonic() + 60
+    while True:
+        updates: dict[Any, Any] = asyncio.run(tab.options.install.watch(form(tab, loader)))
+        if tab.options.install.timer in updates:
+            return updates
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def label(tab: Any, updates: dict[Any, Any]) -> str:
+    """What stands on the button; nothing if it is not shown."""
+    button = updates[tab.options.install.button]
+    return button["value"] if button["visible"] else ""
+
+
+def is_watching(tab: Any, updates: dict[Any, Any]) -> bool:
+    return bool(updates[tab.options.install.timer].active)
+
+
+def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(tab: Any) -> None:
+    updates = explained(tab)
+    assert label(tab, updates) == "Install (7 MB)" and not is_watching(tab, updates)
+    assert "packages of its own (7 MB)" in updates[tab.notes]
+    assert label(tab, explained(tab, "llama.cpp")) == ""
+    assert label(tab, asyncio.run(tab.explain({**form(tab), tab.model: None}))) == ""
+    assert label(tab, asyncio.run(tab.explain({**form(tab), tab.widgets["tensor_split"]: "30,,70"}))) == ""
+
+
+def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
+    tab: Any, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.loaders.registry._nvidia", lambda: False)
+    monkeypatch.setitem(
+        cast(dict[str, Loader], LOADERS), "echo", dataclasses.replace(loader, kernels="no_such_kernels")
+    )
+    updates = explained(tab)
+    assert label(tab, updates) == "" and "NVIDIA" in updates[tab.notes]
+    assert "NVIDIA" in pressed(tab)[tab.notes]
+    assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
+
+
+def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: PackageIndex) -> None:
+    updates = pressed(tab)
+    assert label(tab, updates) == "Cancel the installation" and is_watching(tab, updates)
+    index.await_builders(1)
+    assert "0 of 1 packages" in asyncio.run(tab.options.install.watch(form(tab)))[tab.notes]
+    again = explained(tab)  # as of a page that has been opened again
+    assert is_watching(tab, again) and "0 of 1 packages" in again[tab.notes]
+    index.open_gate()
+    updates = watched(tab)
+    assert label(tab, updates) == "" and not is_watching(tab, updates)
+    assert "<pre>" in updates[tab.notes] and "packages of its own" not in updates[tab.notes]
+    assert ("echo", "echo") in updates[tab.loader]["choices"], "it is no longer said to be unavailable"
+
+
+def test_a_load_that_finds_it_damaged_offers_it_again(
+    tab: Any, loader: Loader, index: PackageIndex, smollm2: Path, tmp_path: Path
+) -> None:
+    async def load() -> dict[Any, Any]:
+        return [updates async for updates in tab.start(form(tab, name=BOOM))][-1]
+
+    (tmp_path / "models" / BOOM).symlink_to(smollm2)
+    index.open_gate()
+    pressed(tab)
+    assert label(tab, watched(tab)) == ""
+    updates = asyncio.run(load())
+    assert "the echo engine broke" in updates[tab.status] and tab.options.install.button not in updates
+    assert loader.overlay is not None
+    (loader.overlay.folder / "slowly" / "__init__.py").write_text("")
+    updates = asyncio.run(load())
+    assert "are damaged (slowly/__init__.py)" in updates[tab.status] and label(tab, updates) == "Install (7 MB)"
+    assert label(tab, pressed(tab)) == "Cancel the installation"
+    assert label(tab, watched(tab)) == "" and loader.overlay.damage() == ""
+
+
+def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:
+    pressed(tab)
+    index.await_builders(1)
+    pressed(tab)
+    updates = watched(tab)
+    assert label(tab, updates) == "Install (7 MB)" and "packages of its own" in updates[tab.notes]
+
+
+def test_a_failure_is_told_with_pips_words_folded_and_can_be_tried_again(tab: Any, loader: Loader) -> None:
+    assert loader.overlay is not None
+    loader.overlay.requirements.write_text("never-published==1\n")
+    pressed(tab)
+    updates = watched(tab)
+    assert label(tab, updates) == "Install (7 MB)"
+    alert, _, folded = updates[tab.notes].partition('role="alert"')[2].partition("<details>")
+    assert "no version for this Python" in alert and "never-published" in folded
+
+
+def test_guests_install_nothing(make_tab: Callable[..., Any], loader: Loader) -> None:
+    tab = make_tab("--multi-user")
+    assert tab.options.install.button.interactive is False
+    assert 'role="alert"' in pressed(tab)[tab.notes]
+    assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
+
+
+@pytest.mark.parametrize("name", [None, 5, ["echo"], {}, "no such loader", "Transformers", "ExLlamav2"], ids=repr)
+def test_a_press_for_what_has_nothing_to_install_is_refused(tab: Any, name: object) -> None:
+    assert 'role="alert"' in pressed(tab, name)[tab.notes]

@@ -1,0 +1,110 @@
+"""The handlers of the llamacpp_HF creator's fold, called as anybody may call them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Shared
+from modules.ui.model.llamacpp_hf_creator import CreatorPanel
+from modules.ui.model.tab import ModelTab
+from tests.support.hub_server import Hub
+from tests.support.page_parts import page_parts
+from tests.ui.test_ui import last
+
+gr = gradio()
+REPO, NAME = "user/model", "model.gguf"
+TOKENIZER = {"tokenizer_config.json": b"{}", "tokenizer.json": b"{}", "config.json": b"{}"}
+
+
+@pytest.fixture
+def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> Callable[..., Any]:
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+
+    def make(*words: str) -> Any:
+        app = make_app(*words)
+        with page_parts():
+            panel = CreatorPanel(
+                app, "en", ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
+            )
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def hub() -> Any:
+    with Hub() as started:
+        started.add(REPO, TOKENIZER)
+        yield started
+
+
+def create(panel: Any, model: object = NAME, address: object = REPO) -> dict[Any, Any]:
+    return last(panel.create({panel.model: model, panel.address: address}))
+
+
+def test_the_fold_lists_what_can_be_moved(make_panel: Callable[..., Any], tmp_path: Path) -> None:
+    panel = make_panel()
+    (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
+    assert panel.open(None)[panel.model] == gr.update(choices=[NAME], value=None)
+    assert panel.open(NAME)[panel.model]["value"] == NAME
+    assert panel.open(["x"])[panel.model]["value"] is None
+
+
+def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[..., Any], hub: Hub) -> None:
+    panel = make_panel("--hf-endpoint", hub.url)
+    updates = create(panel)
+    assert "Created: model-HF/model.gguf" in updates[panel.result]
+    assert updates[panel.model] == gr.update(choices=["model-HF/model.gguf"], value=None)
+    tab = panel.model_tab
+    followed = panel.follow(NAME, updates[panel.created])
+    assert followed[tab.model] == gr.update(choices=["model-HF/model.gguf"], value="model-HF/model.gguf")
+    assert "model-HF/model.gguf" in followed[tab.facts]
+
+
+def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub: Hub) -> None:
+    panel = make_panel("--hf-endpoint", hub.url)
+    hub.fault("tree", delay=0.5)
+
+    async def told() -> list[str]:
+        return [each[panel.result] async for each in panel.create({panel.model: NAME, panel.address: REPO})]
+
+    said = asyncio.run(told())
+    assert len(said) > 2 and "Asking" in said[0] and "Created" in said[-1]
+
+
+@pytest.mark.parametrize("told", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
+def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
+    make_panel: Callable[..., Any], told: object
+) -> None:
+    panel = make_panel()
+    for name in (NAME, "gone.gguf", None, ["x"]):
+        updates = panel.follow(name, told)
+        assert updates[panel.model_tab.model].get("value", name) == NAME
+
+
+@pytest.mark.parametrize("model", [None, "", 5, ["a"], "../x", "no such model"], ids=repr)
+def test_what_is_no_model_is_refused(make_panel: Callable[..., Any], hub: Hub, model: object) -> None:
+    panel = make_panel("--hf-endpoint", hub.url)
+    assert 'role="alert"' in create(panel, model)[panel.result]
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("address", [None, "", 5, ["a"], "nonsense", "no/body"], ids=repr)
+def test_an_address_that_leads_nowhere_is_told_and_nothing_is_moved(
+    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path, address: object
+) -> None:
+    panel = make_panel("--hf-endpoint", hub.url)
+    assert 'role="alert"' in create(panel, address=address)[panel.result]
+    assert (tmp_path / "models" / NAME).exists()
+
+
+def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: Hub) -> None:
+    panel = make_panel("--multi-user", "--hf-endpoint", hub.url)
+    assert "Only the owner" in create(panel)[panel.result] and hub.log == []

@@ -1,0 +1,143 @@
+"""The LoRA card of the Model tab, called directly: what its handlers show, and what they make of any payload."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.loaders.registry import settle
+from modules.runtime.model_manager import Models
+from modules.ui.locales import translator
+from modules.ui.model.lora_card import LoraCard
+from tests.lora.test_manager import SEVERAL, place  # noqa: F401
+from tests.support.lora_files import peft
+from tests.support.page_parts import page_parts
+
+
+@pytest.fixture
+def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., LoraCard]:  # noqa: F811
+    def make(*words: str, language: str = "en") -> LoraCard:
+        app = make_app("--lora-dir", str(place / "loras"), *words)
+        with page_parts():
+            return LoraCard(app, language, translator(language))
+
+    return make
+
+
+def load(card: LoraCard) -> Models:
+    app = card._app
+    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    app.models.begin(app.record("m.gguf"), SEVERAL, settings).result(20)
+    return app.models
+
+
+def last(card: LoraCard, handler: Any, *given: object) -> dict[Any, Any]:
+    """What the handler shows in the end."""
+
+    async def run() -> dict[Any, Any]:
+        shown: dict[Any, Any] = {}
+        async for updates in handler(*given):
+            assert set(updates) == {card.names, card.rows, card.status}
+            shown = updates
+        return shown
+
+    return asyncio.run(run())
+
+
+def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: Callable[..., LoraCard]) -> None:
+    card = make_card()
+    opened = card.open_page()
+    assert opened[card.names]["choices"] == ["cat", "cut", "dog.gguf", "fail", "kill", "wide"]
+    assert "value" not in opened[card.names] and opened[card.status] == ""
+    load(card)
+    card._app.loras.apply({"cat": 0.5})
+    opened = card.open_page()
+    assert opened[card.names]["value"] == ["cat"]
+    assert 'value="0.5"' in opened[card.rows] and "<b>cat</b> × 0.5" in opened[card.status]
+
+
+def test_an_empty_folder_says_where_loras_go(place: Path, make_card: Callable[..., LoraCard]) -> None:  # noqa: F811
+    card = make_card("--lora-dir", str(place / "nothing"))
+    assert "No LoRA in loras/ yet" in card.open_page()[card.rows]
+    peft(place / "nothing" / "cat")
+    assert card.list_again([], {})[card.rows] == ""
+
+
+def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: Callable[..., LoraCard]) -> None:
+    card = make_card()
+    models = load(card)
+    shown = last(card, card.change, ["cat", "dog.gguf"], {"cat": "0.5"})
+    assert [(each.name, each.weight) for each in models.status.loras] == [("cat", 0.5), ("dog.gguf", 1.0)]
+    assert "<b>cat</b> × 0.5: by itself it changes a logit by up to 5" in shown[card.status]
+    shown = last(card, card.remove_all)
+    assert models.status.loras == () and shown[card.names] == []
+    assert "No LoRA is in force" in shown[card.status]
+
+
+def test_after_a_refusal_the_page_shows_the_reason_and_those_in_force(make_card: Callable[..., LoraCard]) -> None:
+    card = make_card(language="zh")
+    load(card)
+    last(card, card.change, ["cat"], {})
+    shown = last(card, card.change, ["cat", "wide"], {})
+    assert "不匹配" in shown[card.status] and "<b>cat</b>" in shown[card.status]
+    assert "<b>wide</b>" not in shown[card.status]
+
+
+def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable[..., LoraCard]) -> None:
+    card = make_card()
+    rows = card.describe(["cat", "cut"], {"cat": "1.5"})[card.rows]
+    for said in ("rank 4", "alpha 8", "q_proj, v_proj", "made for user/tiny", 'value="1.5"', 'role="alert"'):
+        assert said in rows
+
+
+@pytest.mark.parametrize(
+    ("base", "shown"), [("user/model", "user/model"), ("/home/me/models/tiny", "tiny"), ("C:\\m\\tiny\\", "tiny")]
+)
+def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
+    base: str,
+    shown: str,
+    place: Path,  # noqa: F811
+    make_card: Callable[..., LoraCard],
+) -> None:
+    peft(place / "loras" / "mouse", base_model_name_or_path=base)
+    card = make_card()
+    assert f"<span>made for {shown}</span>" in card.describe(["mouse"], {})[card.rows]
+
+
+def test_names_from_disk_are_no_html(
+    place: Path,  # noqa: F811
+    make_card: Callable[..., LoraCard],
+) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    peft(place / "loras" / name, base_model_name_or_path="<b>base</b>")
+    card = make_card()
+    shown = card.describe([name], {name: '"><script>'})[card.rows]
+    assert "<img" not in shown and "<b>base" not in shown and "<script" not in shown
+
+
+def test_an_invalid_choice_of_loras_is_refused_with_a_message(
+    make_card: Callable[..., LoraCard], subtests: pytest.Subtests
+) -> None:
+    card = make_card()
+    load(card)
+    choices: tuple[object, ...] = (None, 7, "cat", ["../../etc"], [{}], {"a": 1}, ["mouse"] * 3)
+    for names, weights in product(choices, (None, 7, [1], {"cat": [1]}, {"mouse": {}})):
+        with subtests.test(names=names, weights=weights):
+            card.describe(names, weights)
+            card.list_again(names, weights)
+            shown = last(card, card.change, names, weights)
+            assert "internal" not in shown[card.status].lower() and card._app.models.status.loras == ()
+
+
+def test_guests_are_refused(make_card: Callable[..., LoraCard]) -> None:
+    card = make_card("--multi-user")
+    load(card)
+    for shown in (last(card, card.change, ["cat"], {}), last(card, card.remove_all)):
+        assert "--multi-user" in shown[card.status]
+    assert card._app.models.status.loras == ()

@@ -1,0 +1,362 @@
+"""The Model tab's handlers, called as anybody may call them: each is a public endpoint, whatever Gradio hides."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Shared
+from modules.ui.model.tab import ModelTab
+from tests.conftest import worker_pids
+from tests.support.page_parts import page_parts
+from tests.ui.test_ui import last
+
+gr = gradio()
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MakeApp = Callable[..., App]
+STRANGE: list[object] = [None, "", 5, True, ["a"], {"a": 1}, "../../etc/passwd", "/etc/passwd", "no such model", "\0"]
+
+
+@pytest.fixture
+def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., Any]:
+    (tmp_path / "models" / NAME).symlink_to(smollm2)
+
+    def make(*words: str) -> Any:
+        app = make_app(*words)
+        with page_parts():
+            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
+        tab.app = app
+        return tab
+
+    return make
+
+
+@pytest.fixture
+def tab(make_tab: Callable[..., Any]) -> Any:
+    return make_tab()
+
+
+def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
+    chosen = tab.choose(NAME)
+    form = {key: value for key, value in chosen.items() if key in (tab.options.shown, tab.options.reduced)}
+    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.shown]["values"] | changed).items()}
+    return {tab.model: model, tab.loader: loader, **form, **values}
+
+
+def event(data: object) -> Any:
+    return gr.EventData(None, data)
+
+
+def saved(tab: Any) -> object:
+    return tab.app.remembered.of(NAME)
+
+
+def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
+    updates = tab.remember(form(tab, n_ctx=512, mlock=True))
+    assert "Saved the settings" in updates[tab.status] and updates[tab.options.shown]["values"]["n_ctx"] == 512
+    chosen = tab.choose(NAME)
+    assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
+
+
+def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, smollm2: Path) -> None:
+    """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
+    (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
+    tab.remember({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
+    assert tab.app.remembered.of("other.gguf") == {"loader": "llama.cpp"}
+    stale = {**form(tab, NAME, "AutoAWQ", n_ctx=512), tab.model: "other.gguf"}
+    plan = tab._plan(stale)
+    assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
+
+
+def test_an_emptied_field_is_no_value(tab: Any) -> None:
+    updates = asyncio.run(tab.explain(form(tab, n_ctx=None)))
+    assert "n_ctx" in updates[tab.options.marks] and "not acceptable" in updates[tab.options.marks]
+
+
+def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
+    tab.remember(form(tab, n_ctx=2048, threads=2))
+    tab.app.available_memory = lambda: 200_000_000
+    filled = tab.show_defaults({tab.model: NAME})
+    assert 0 < filled[tab.options.reduced] == filled[tab.widgets["n_ctx"]] < 8192
+    updates = tab.remember({**form(tab), **filled})
+    assert tab.app.remembered.of(NAME) == {"loader": "llama.cpp"}
+    tab.app.available_memory = lambda: 180_000_000
+    again = {**form(tab), **filled, tab.options.shown: updates[tab.options.shown]}
+    assert tab._plan(again).settings["n_ctx"].source == "memory"
+    tab.remember({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
+    assert tab.app.remembered.of(NAME)["n_ctx"] == 8192
+
+
+def is_unchanged(updates: dict[Any, Any]) -> bool:
+    """Whether a handler said something (an empty answer would be an error to Gradio), and changes nothing."""
+    return bool(updates) and all(update == gr.skip() for update in updates.values())
+
+
+def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
+            assert not tab.app.remembered.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("loader", "changed", "words"),
+    [
+        ("no such loader", {}, "no loader"),
+        (["llama.cpp"], {}, "no loader"),
+        ("AutoAWQ", {}, "cannot load gguf"),
+        ("llama.cpp", {"n_ctx": "many"}, "n_ctx"),
+        ("llama.cpp", {"tensor_split": "30,,70"}, "tensor_split"),
+        ("llama.cpp", {"mlock": {"a": 1}}, "mlock"),
+    ],
+)
+def test_nothing_is_saved_that_could_not_be_loaded(
+    tab: Any, loader: object, changed: dict[str, object], words: str
+) -> None:
+    html = tab.remember(form(tab, NAME, loader, **changed))[tab.status]
+    assert 'role="alert"' in html and words in html
+    assert not tab.app.remembered.path.exists()
+
+
+def test_a_wrong_value_is_told_at_its_field(tab: Any) -> None:
+    updates = asyncio.run(tab.explain(form(tab, tensor_split="30,,70")))
+    assert "tensor_split" in updates[tab.options.marks] and "30,,70" in updates[tab.options.marks]
+    assert "not acceptable" not in asyncio.run(tab.explain(form(tab)))[tab.options.marks]
+
+
+def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
+    assert tab.widgets["trust_remote_code"].interactive is False
+    with pytest.raises(Exception, match="cannot load gguf"):  # the loaders that have the option take other formats
+        tab._plan(form(tab, NAME, "Transformers", trust_remote_code=True))
+
+
+@pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
+def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
+    assert is_unchanged(tab.adjust(NAME, event(data)))
+    assert tab.adjust(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
+    assert tab.adjust(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
+
+
+INVALID_VALUES: list[object] = [[], {}, "many", -1, 1e99, True, "4096; rm"]
+
+
+def test_a_field_is_set_to_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
+    for value in INVALID_VALUES:
+        with subtests.test(value=value):
+            assert is_unchanged(tab.adjust(NAME, event({"key": "n_ctx", "value": value})))
+            assert tab.adjust(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
+
+
+def test_nothing_is_reset_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            assert is_unchanged(tab.adjust(model, event({"key": "n_ctx"})))
+            shown = tab.show_defaults({tab.model: model})
+            assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
+
+
+INVALID_CHANGES: list[object] = [
+    None,
+    5,
+    [],
+    {"no such option": 1},
+    {"n_ctx": "many"},
+    {"n_ctx": -1},
+    {"cache_4bit": {}},
+]
+
+
+def test_a_remedy_sets_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
+    for change in INVALID_CHANGES:
+        with subtests.test(change=change):
+            assert is_unchanged(tab.relieve(event({"change": change})))
+            assert tab.relieve(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
+
+
+def test_autoload_loads_no_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
+    for model in STRANGE:
+        with subtests.test(model=model):
+            updates = last(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
+            assert tab.app.models.status.state == "empty"
+            assert tab.status in updates
+
+
+def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: False}))
+    assert tab.app.models.status.state == "empty"
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    version = tab.app.models.status.version
+    assert tab.app.models.status.state == "ready"
+    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    assert tab.app.models.status.version == version
+
+
+def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.rename(tmp_path / "elsewhere")
+    assert str(folder) in tab.open_page()[tab.facts]
+    updates = tab.list_again(NAME)
+    assert "No such file" in updates[tab.facts] and updates[tab.model]["value"] is None
+    folder.touch()
+    assert "Not a directory" in tab.list_again(NAME)[tab.facts]
+    folder.unlink()
+    folder.mkdir()
+    assert "no model in models/" in tab.list_again(NAME)[tab.facts]
+    (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
+    assert tab.list_again(None)[tab.model]["value"] == NAME, "the menu is not left empty"
+    assert "Pick a model" in tab.choose(None)[tab.facts]
+    assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
+
+
+def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtests: pytest.Subtests) -> None:
+    for name in STRANGE:
+        with subtests.test(name=name):
+            updates = tab.list_again(name)
+            assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
+
+
+def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
+    tab: Any, tmp_path: Path, smollm2: Path
+) -> None:
+    (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
+    assert tab.list_again("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
+    assert "value" not in tab.list_again(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
+
+
+def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(
+    tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tab.app.catalog, "models", break_down)
+    assert "Internal error" in tab.open_page()[tab.facts]
+    assert "Internal error" in tab.list_again(NAME)[tab.status]
+
+
+def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
+    tab: Any, tmp_path: Path, smollm2: Path
+) -> None:
+    """Gradio says "input" of a menu that was only opened and left, too."""
+    updates = tab.pick(form(tab, n_ctx=512))
+    assert set(updates) == {tab.facts, tab.anew} and updates[tab.anew] is False
+    last(tab.start_if_wanted({**form(tab), tab.autoload: True, tab.anew: False}))
+    assert tab.app.models.status.state == "empty"
+    (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
+    updates = tab.pick(form(tab, "other.gguf", n_ctx=512))
+    assert updates[tab.anew] is True and updates[tab.widgets["n_ctx"]] == 8192
+
+
+def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, tmp_path: Path) -> None:
+    (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
+    updates = tab.pick(form(tab, "damaged.gguf"))
+    assert 'role="alert"' in updates[tab.facts]
+    assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.anew] is True
+
+
+def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
+    """More often than there are threads to wait in."""
+
+    def hold() -> None:
+        while not worker_pids():
+            time.sleep(0.005)
+        os.kill(worker_pids().pop(), signal.SIGSTOP)
+
+    async def press() -> None:
+        holding = asyncio.ensure_future(asyncio.to_thread(hold))
+        pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
+        await asyncio.gather(*(anext(page) for page in pages))
+        await holding
+        await asyncio.wait_for(tab.stop(), 5)
+        assert "No model is loaded" in tab.look(seen=0)[tab.status]
+        for page in pages:
+            assert "No model is loaded" in [each async for each in page][-1][tab.status]
+
+    asyncio.run(press())
+
+
+def test_an_unload_that_ends_late_does_not_hide_why_the_next_load_was_refused(tab: Any) -> None:
+    last(tab.start(form(tab, n_ctx=512)))
+    seen = tab.app.models.status.version
+    asyncio.run(tab.stop())
+    refused = last(tab.start(form(tab, n_ctx=-5)))
+    assert "n_ctx" in refused[tab.status]
+    assert refused[tab._shared.seen] > seen
+    skipped = tab.look(refused[tab._shared.seen])
+    assert skipped[tab.status] == gr.skip()
+
+
+def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, unloaded = tab._plan, threading.Event()
+
+    def slowly(given: object) -> object:
+        assert unloaded.wait(10)
+        return plan(given)
+
+    async def press() -> Any:
+        monkeypatch.setattr(tab, "_plan", slowly)
+        loading = asyncio.ensure_future(anext(tab.start(form(tab, n_ctx=512))))
+        await asyncio.sleep(0)
+        await tab.stop()
+        unloaded.set()
+        return await loading
+
+    assert "No model is loaded" in asyncio.run(press())[tab.status]
+    assert tab.app.models.status.state == "empty"
+
+
+def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_given_up(
+    tab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def close_the_page() -> None:
+        page = tab.start(form(tab, n_ctx=512))
+        await anext(page)
+        await page.aclose()
+        assert tab.app.models.status.state == "loading"
+        await asyncio.to_thread(tab.app.models.unload)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(close_the_page())
+    gc.collect()  # asyncio tells of an error that nobody asked about when its future is thrown away
+    assert not caplog.records
+
+
+def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
+    tab.app.models.deadly.add(NAME)
+    updates = last(tab.start_if_wanted({**form(tab), tab.autoload: True}))
+    assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
+    last(tab.start(form(tab, n_ctx=512)))
+    assert NAME not in tab.app.models.deadly
+
+
+@pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])
+def test_only_a_tick_is_a_tick(tab: Any, wanted: object) -> None:
+    tab.set_autoload(wanted)
+    assert tab.app.settings.autoload_model is False
+    tab.set_autoload(True)
+    assert tab.app.settings.autoload_model is True
+
+
+def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_tab: Callable[..., Any]) -> None:
+    tab = make_tab("--multi-user")
+    refusals = [
+        last(tab.start(form(tab))),
+        last(tab.start_if_wanted({**form(tab), tab.autoload: True})),
+        asyncio.run(tab.stop()),
+        tab.remember(form(tab)),
+        tab.set_autoload(True),
+    ]
+    assert all("Only the owner" in updates[tab.status] for updates in refusals)
+    assert tab.app.models.status.state == "empty"
+    assert not tab.app.remembered.path.exists() and tab.app.settings.autoload_model is False

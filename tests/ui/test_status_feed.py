@@ -1,0 +1,66 @@
+"""Whether there is news for a page: a digest that changes with what the page shows, and with nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from modules.app import App
+from modules.core.errors import LANGUAGES
+from modules.downloads.record import Wanted
+from modules.setup.overlay_installer import Installing
+from modules.ui import gr, status_feed
+from modules.ui.gradio_patches import calm_queue
+from tests.support.hub_reading import REPO
+
+
+def test_the_digest_stays_while_nothing_happens(make_app: Callable[..., App]) -> None:
+    app = make_app()
+    for language in LANGUAGES:
+        assert status_feed.digest(app, language) == status_feed.digest(app, language) != ""
+
+
+def test_a_change_of_the_model_is_news(make_app: Callable[..., App]) -> None:
+    app = make_app()
+    before = status_feed.digest(app, "en")
+    app.models.unload()
+    assert status_feed.digest(app, "en") != before
+
+
+def test_a_step_of_the_preparation_is_news(make_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app()
+    digests = set()
+    for done in (1, 2):
+        state = Installing("installing", done, 9, phase="compiling")
+        monkeypatch.setattr(app.overlays, "view", lambda overlay, state=state: state)
+        digests.add(status_feed.digest(app, "en"))
+    assert len(digests) == 2
+
+
+def test_a_download_is_news_but_not_for_guests(make_app: Callable[..., App]) -> None:
+    for words, told in (("--multi-user",), False), ((), True):
+        app = make_app("--hf-endpoint", "http://127.0.0.1:9", *words)
+        before = status_feed.digest(app, "en")
+        app.downloads.start(Wanted(REPO, "main", f"told-{told}"))
+        assert (status_feed.digest(app, "en") != before) == told
+
+
+def test_the_server_answers_with_the_digest_and_no_browser_keeps_it(make_app: Callable[..., App]) -> None:
+    app, server = make_app(), FastAPI()
+    status_feed.add_route(server, app)
+    with TestClient(server) as client:
+        answer = client.get("/news/zh")
+        assert (answer.text, answer.headers["cache-control"]) == (status_feed.digest(app, "zh"), "no-store")
+        assert client.get("/news/fr").text == status_feed.digest(app, LANGUAGES[0])
+
+
+def test_gradio_still_looks_a_thousand_times_a_second_for_events() -> None:
+    with gr.Blocks(analytics_enabled=False) as page:
+        pass
+    page.queue()
+    assert page._queue.sleep_when_free == 0.001, "calm_queue is no longer needed"
+    calm_queue(page)
+    assert page._queue.sleep_when_free == 0.01
