@@ -23,13 +23,14 @@ from modules.core.paths import ROOT
 from modules.downloads.checksum import digest, expected, read_back
 from modules.downloads.install_files import Place
 from modules.downloads.manager import Downloads
-from modules.downloads.record import Kind, Wanted
+from modules.downloads.record import Wanted
+from modules.downloads.request import wanted
 from modules.downloads.retry import Pace
 from modules.downloads.view import JobView
 from modules.hub import file_choices
 from modules.hub.errors import BadAddress, BadEndpoint, BadToken
-from modules.hub.mirrors import Hubs, token_from, wanted
-from modules.hub.repository import RemoteFile, Repository
+from modules.hub.mirrors import Hubs, token_from
+from modules.hub.repository import Kind, RemoteFile, Repository
 from modules.options.option import Value
 from modules.system.terminal import terminal_language
 

@@ -21,12 +21,13 @@ from typing import Any
 from modules.core.errors import InternalError, WebUIError
 from modules.downloads.install_files import LOCK, STAGING, Place
 from modules.downloads.partial_file import check_room, disk_faults, there
-from modules.downloads.record import WORKING, JobRecord, JobRecords, Kind, State, Wanted
+from modules.downloads.record import WORKING, JobRecord, JobRecords, State, Wanted
 from modules.downloads.retry import Pace
 from modules.downloads.run import BranchMoved, Mirror, Run
 from modules.downloads.segment import gentle
 from modules.downloads.view import JobView, Speed, in_motion
 from modules.hub.errors import DiskFull, DownloadError, DownloadNotFound, Stopped
+from modules.hub.repository import Kind
 from modules.hub.safe_paths import check_path
 from modules.system import file_lock
 

@@ -19,7 +19,6 @@ from typing import IO, Any
 from modules.core.errors import Words
 from modules.hub.errors import PickleRefused, PickleUnclear
 
-SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MOST_BYTES = 64 << 20
 """Of opcodes and what they hold: a thousand times what those of a large model take; tensors lie beside them."""
 MOST_AT_ONCE = 16 << 20
@@ -76,11 +75,6 @@ class _Unclear(Exception):
     def __init__(self, why: Words) -> None:
         super().__init__(why["en"])
         self.why = why
-
-
-def is_pickle(path: str) -> bool:
-    """By its name: loaders unpickle such a file."""
-    return path.lower().endswith(SUFFIXES)
 
 
 def scan(path: Path, name: str, watch: Callable[[int], None]) -> None:

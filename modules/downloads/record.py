@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 from modules.core.errors import WebUIError
 from modules.downloads.partial_file import disk_faults, replace_file
+from modules.hub.repository import Kind
 from modules.system import file_lock
 
-Kind = Literal["model", "lora"]
 State = Literal["queued", "resolving", "downloading", "paused", "verifying", "done", "failed", "cancelled"]
 WORKING: tuple[State, ...] = ("queued", "resolving", "downloading", "verifying")
 """The states of a job that somebody works at, or will."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from modules.downloads.checksum import confirm
 from modules.downloads.install_files import Place
 from modules.downloads.manager import Downloads
-from modules.downloads.record import Kind, Wanted
+from modules.downloads.record import Wanted
 from modules.hub import file_choices
 from modules.hub.errors import BadDigest
 from modules.hub.file_choices import Choice
-from modules.hub.mirrors import wanted
 from modules.hub.repo_id import Address
-from modules.hub.repository import RemoteFile, Repository
+from modules.hub.repository import Kind, RemoteFile, Repository
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -38,6 +37,16 @@ class Chosen:
     def size(self) -> int:
         """Bytes."""
         return sum(file.size for file in self.files)
+
+
+def wanted(repository: Repository, files: Sequence[RemoteFile], kind: Kind | None = None) -> Wanted:
+    """The download of `files` of `repository` to where they go; to the folder of that `kind`, whatever they look like,
+    if there is one."""
+    target = file_choices.target(repository, files)
+    told: Kind = "lora" if target.root == "loras" else "model"
+    flat = any(place != path for path, place in target.places.items())
+    paths = tuple(file.path for file in files)
+    return Wanted(repository.name, repository.revision, target.folder, paths, kind or told, flat)
 
 
 def chosen(repository: Repository, address: Address, file: str = "", ticked: Sequence[str] | None = None) -> Chosen:

@@ -17,9 +17,10 @@ from modules.downloads.checksum import confirm
 from modules.downloads.file_transfer import Transfer
 from modules.downloads.install_files import Place, metadata
 from modules.downloads.partial_file import allocated, check_room, disk_faults, part_file
-from modules.downloads.pickle_scan import is_pickle, scan
+from modules.downloads.pickle_scan import scan
 from modules.downloads.record import JobRecord
 from modules.downloads.retry import Pace, Tries, Waiting
+from modules.formats.weight_files import is_pickle
 from modules.hub.errors import DownloadError, FileNotOnHub, NothingToDownload, Stopped
 from modules.hub.repository import RemoteFile, Repository, Source
 from modules.hub.safe_paths import check

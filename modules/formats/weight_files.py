@@ -16,6 +16,9 @@ from modules.system.directory_walk import Files
 FORMATS = {".safetensors": "safetensors", ".bin": "pytorch", ".pt": "pytorch"}
 """Of plain weights, by the ending of their files, in order of preference."""
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""Endings of files that PyTorch pickles, and that may therefore run code."""
+
 _INDEXES = {"model.safetensors.index.json": ".safetensors", "pytorch_model.bin.index.json": ".bin"}
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.[a-z]+)", re.IGNORECASE)
 _NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
@@ -119,3 +122,8 @@ def without_config(folder: Path, files: Container[Path]) -> IncompleteModel | No
         "zh": "缺少 config.json。请从权重的来源处下载它以及词符化器的文件。",
     }
     return IncompleteModel(readable(folder.name), problem)
+
+
+def is_pickle(path: str) -> bool:
+    """By its name: loaders unpickle such a file."""
+    return path.lower().endswith(PICKLES)

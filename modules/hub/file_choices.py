@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import OptionError, Words
-from modules.downloads.pickle_scan import SUFFIXES as PICKLES
-from modules.formats.weight_files import first_part, parts_of, set_name
+from modules.formats.weight_files import PICKLES, first_part, parts_of, set_name
 from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.repository import RemoteFile, Repository
 

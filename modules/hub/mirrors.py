@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from modules.core.errors import ModelProblem
-from modules.downloads.record import Kind, Wanted
 from modules.formats.gguf_header import GgufHeader
 from modules.hub import endpoints as mirrors
 from modules.hub import file_choices, repo_id
@@ -17,7 +16,7 @@ from modules.hub.endpoints import Token
 from modules.hub.errors import DownloadError
 from modules.hub.gguf_probe import read_remote_header
 from modules.hub.repo_id import Address
-from modules.hub.repository import RemoteFile, Repository
+from modules.hub.repository import Kind, RemoteFile, Repository
 
 MOST_SEEN = 8
 """So many lists of files are kept."""
@@ -156,13 +155,3 @@ def token_from(environment: Mapping[str, str]) -> Token | None:
 def several(text: str) -> tuple[str, ...]:
     """The endpoints in `text`, separated by commas. BadEndpoint."""
     return tuple(dict.fromkeys(mirrors.endpoint(each) for each in text.split(",") if each.strip()))
-
-
-def wanted(repository: Repository, files: Sequence[RemoteFile], kind: Kind | None = None) -> Wanted:
-    """The download of `files` of `repository` to where they go; to the folder of that `kind`, whatever they look like,
-    if there is one."""
-    target = file_choices.target(repository, files)
-    told: Kind = "lora" if target.root == "loras" else "model"
-    flat = any(place != path for path, place in target.places.items())
-    paths = tuple(file.path for file in files)
-    return Wanted(repository.name, repository.revision, target.folder, paths, kind or told, flat)

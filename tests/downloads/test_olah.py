@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from modules.downloads.manager import Downloads
+from modules.downloads.request import wanted
 from modules.downloads.view import JobView
-from modules.hub.mirrors import Hubs, wanted
+from modules.hub.mirrors import Hubs
 from tests.support.downloading import SPLIT, noise, until
 from tests.support.hub_server import Content, Hub
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from modules.downloads import pickle_scan
-from modules.downloads.pickle_scan import is_pickle, scan
+from modules.downloads.pickle_scan import scan
+from modules.formats.weight_files import is_pickle
 from modules.hub.errors import PickleRefused, PickleUnclear, Stopped
 
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(X\x01\x00\x00\x000ctorch\nBFloat16Storage\nctorch\nfloat8_e4m3fn\nt."

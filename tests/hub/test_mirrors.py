@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from modules.downloads.request import wanted
 from modules.hub.endpoints import Token
 from modules.hub.errors import BadEndpoint, BadToken, MirrorUnreachable, RepositoryNotFound
-from modules.hub.mirrors import Hubs, token_from, wanted
+from modules.hub.mirrors import Hubs, token_from
 from modules.hub.repo_id import Address
 from modules.hub.repository import RemoteFile, Repository
 from tests.support import hub_server

@@ -194,7 +194,7 @@ def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no
 def test_asking_what_is_available_imports_no_backend() -> None:
     script = """if True:
         import sys
-        from modules.loaders import LOADERS, unavailable
+        from modules.loaders.registry import LOADERS, unavailable
         for loader in LOADERS.values():
             unavailable(loader)
         loaded = {package for loader in LOADERS.values() for package in loader.packages} & set(sys.modules)

@@ -192,7 +192,7 @@ def test_nothing_stays_open_of_a_worker_that_has_ended() -> None:
 _PARENT = """
 import sys, time
 from pathlib import Path
-from modules.process import WorkerProcess
+from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import ECHO, load
 
 worker = WorkerProcess()
@@ -284,7 +284,7 @@ def test_it_starts_from_any_folder_whatever_lies_there(tmp_path: Path) -> None:
 import sys
 sys.path[0] = {str(ROOT)!r}
 from pathlib import Path
-from modules.process import WorkerProcess
+from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import ECHO, load
 worker = WorkerProcess()
 print(load(worker, Path("anything"), ECHO).context_length)

@@ -82,7 +82,7 @@ def names(overlay: Overlay) -> list[str]:
 def another_process(overlay: Overlay, early: bool = False) -> Iterator[subprocess.Popen[str]]:
     """One that installs the overlay and prints how that ended; or the one that a first start has at work `early`."""
     program = (
-        "import time; from pathlib import Path; from modules import early_build;"
+        "import time; from pathlib import Path; from modules.setup import early_build;"
         "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import Overlays;"
         f"overlay = Overlay({overlay.name!r}, {overlay.megabytes}, Path({str(overlay.root)!r}))\n"
     )

@@ -22,7 +22,7 @@ from modules.engines.autoawq.build import fitting, loaded
 from modules.engines.autoawq.fused_layers import FusedModel
 from modules.engines.hf.arguments import Machine
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders.registry import LOADERS, settle, values
 from tests.support.answers import parameters
 

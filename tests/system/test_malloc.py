@@ -11,15 +11,15 @@ from modules.core.paths import ROOT
 
 _PROGRAM = """
 import contextlib, sys
-from modules import heap, machine
-with heap.tight() if sys.argv[1] == "tight" else contextlib.nullcontext():
+from modules.system import cpu_memory, malloc
+with malloc.tight() if sys.argv[1] == "tight" else contextlib.nullcontext():
     del (learn := [b"x" * (8 << 20)])[:]
     blocks, kept = [], []
     for _ in range(20):
         blocks.append(b"x" * (4 << 20))
         kept.append(b"x" * 100_000)
     del blocks[:]
-    print(machine.resident_memory())
+    print(cpu_memory.resident_memory())
 """
 
 

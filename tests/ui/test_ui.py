@@ -261,7 +261,7 @@ def test_gradio_still_renders_its_stubs_at_every_import(whole_program: None) -> 
 def test_the_built_page_has_brought_no_backend_into_the_process(whole_program: None) -> None:
     code = (
         "import server, sys\n"
-        "from modules import flags\n"
+        "from modules.config import flags\n"
         "from modules.app import App\n"
         "server.build(App(flags.read(['--api'])))\n"
         "print([name for name in ('torch', 'transformers', 'llama_cpp') if name in sys.modules])"

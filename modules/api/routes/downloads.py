@@ -12,9 +12,9 @@ from modules.api.routes.models import owner_only
 from modules.api.schemas import DownloadRequest, JobRequest, ResumeRequest
 from modules.app import App
 from modules.core.events import Json
+from modules.downloads.request import wanted
 from modules.downloads.view import JobView
 from modules.hub import file_choices
-from modules.hub.mirrors import wanted
 
 
 def routes(app: App) -> APIRouter:

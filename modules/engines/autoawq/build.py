@@ -13,7 +13,6 @@ import torch
 
 from modules.core.errors import LoadFailed
 from modules.core.events import Json
-from modules.engines import compiled_extensions
 from modules.engines.autoawq.arguments import COMPILED, CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq.cpu_kernel import repack
 from modules.engines.autoawq.fused_layers import FusedModel, fused_layers
@@ -21,11 +20,12 @@ from modules.engines.autoawq.notes import none_fused, notes
 from modules.engines.autoawq.package import AutoAWQForCausalLM, attn
 from modules.engines.autoawq.patches import mended, see_each_token_once, use_kernels_of_torch
 from modules.engines.engine_protocol import Report
+from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, Machine
 from modules.engines.hf.build import check_sound, this_machine, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, by_device, tokenizer_of
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
 from modules.options.option import Value
 from modules.system import malloc

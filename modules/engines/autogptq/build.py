@@ -14,18 +14,18 @@ import transformers
 
 from modules.core.errors import Unsupported
 from modules.core.events import Json, Note
-from modules.engines import compiled_extensions
 from modules.engines.autogptq import weights
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
 from modules.engines.autogptq.cpu_kernel import quicken
 from modules.engines.autogptq.notes import notes, on_disk
 from modules.engines.engine_protocol import Report
+from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, About
 from modules.engines.hf.build import check_sound, this_machine, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, by_device, output_in_floats, tokenizer_of
 from modules.engines.hf.offload_folder import folder_until_we_end
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.legacy import import_stubs
 from modules.engines.progress import whole_percents
 from modules.options.option import Value

@@ -30,8 +30,8 @@ from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import WITHOUT_PAGES, batching_notes
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.model import tokenizer_of
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.hf.token_text import Texts, Words
-from modules.engines.hf.vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.engines.text_stream import TextStream
 from modules.options.option import Value

@@ -18,8 +18,8 @@ from modules.core.events import Json
 from modules.engines.exllamav2.sampling import fields
 from modules.engines.hf.sampling.grammar import Matcher
 from modules.engines.hf.sampling.pipeline import NoTokenLeft, none_left
+from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.hf.token_text import Texts
-from modules.engines.hf.vocabulary import Vocabulary
 
 FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
 """What a sampler may throw."""

@@ -14,7 +14,7 @@ from modules.engines.exllamav2_hf.model import ExLlamaModel
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import tokenizer_of
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.options.option import Value
 

@@ -26,7 +26,7 @@ from modules.engines.hf.gptqmodel import check_on_gpus, in_their_numbers
 from modules.engines.hf.model import Model, loaded
 from modules.engines.hf.notes import notes, on_disk
 from modules.engines.hf.offload_folder import folder_until_we_end
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
 from modules.engines.progress import whole_percents
 from modules.options.option import Value

@@ -25,8 +25,8 @@ from modules.engines.hf.batch import Batch, Passage
 from modules.engines.hf.kv_cache import Shelf
 from modules.engines.hf.prompt_lookup import guess
 from modules.engines.hf.sampling.pipeline import NoTokenLeft, choose, guided, processors, seeded
+from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.hf.token_text import Evaluator, Interrupted, Words
-from modules.engines.hf.vocabulary import Vocabulary
 from modules.engines.text_stream import TextStream
 from modules.system import cpu_memory
 

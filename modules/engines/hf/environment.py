@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from modules.engines import compiled_extensions
+from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import Machine
 from modules.system import cpu_memory, gpus
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.core.errors import OptionError, Unsupported
 from modules.engines.hf.sampling.grammar import Matcher
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.sampler import Candidates, grammar
 

@@ -13,14 +13,13 @@ from modules.app import App
 from modules.core.errors import WebUIError
 from modules.downloads import request
 from modules.downloads.partial_file import free
-from modules.downloads.record import Kind
 from modules.downloads.request import Chosen
 from modules.downloads.view import JobView
 from modules.hub import file_choices
 from modules.hub.endpoints import host
 from modules.hub.errors import DiskFull, NothingToDownload
 from modules.hub.repo_id import Address
-from modules.hub.repository import RemoteFile, Repository
+from modules.hub.repository import Kind, RemoteFile, Repository
 from modules.planning.download_fit import verdicts
 from modules.ui.downloads import html
 from modules.ui.downloads.settings import DownloadSettings

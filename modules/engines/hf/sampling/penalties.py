@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from modules.engines.hf.vocabulary import Vocabulary
+from modules.engines.hf.sampling.vocabulary import Vocabulary
 
 LONGEST_BREAKER, LONGEST_TAIL = 40, 20
 """In characters and in tokens, as llama.cpp cuts them."""

@@ -30,7 +30,7 @@ from modules.core.events import Json
 from modules.engines.hf.sampling import penalties, warpers
 from modules.engines.hf.sampling.grammar import Grammar
 from modules.engines.hf.sampling.mirostat import Mirostat
-from modules.engines.hf.vocabulary import Vocabulary
+from modules.engines.hf.sampling.vocabulary import Vocabulary
 
 _UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in the original
 _HEAT = ("temperature", "dynamic_temperature", "quadratic_sampling")

@@ -16,7 +16,7 @@ from tests.support.hf_vocabularies import small_tokenizer
 
 # What imports torch is imported by the tests: only the process that runs them is to wait for it.
 if TYPE_CHECKING:
-    from modules.engines.hf.vocabulary import TokenizerVocabulary
+    from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
 guided = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
 
@@ -44,7 +44,7 @@ CHESS = 'root ::= "1. " move " " move "\\n" ([1-9] [0-9]? ". " move " " move "\\
 
 @pytest.fixture(scope="module")
 def vocabulary(backend: None) -> TokenizerVocabulary:
-    from modules.engines.hf.vocabulary import TokenizerVocabulary
+    from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
     tokenizer = small_tokenizer()
     return TokenizerVocabulary(tokenizer, len(tokenizer) + 3, [tokenizer.eos_token_id])
@@ -164,7 +164,7 @@ def test_without_the_package_it_says_what_to_install(
     vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from modules.engines.hf.sampling import grammar as hf_grammar
-    from modules.engines.hf.vocabulary import TokenizerVocabulary
+    from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
     def absent() -> Any:
         raise Unsupported(hf_grammar._MISSING)

@@ -30,7 +30,7 @@ from modules.engines.hf.sampling import warpers
 from modules.engines.hf.sampling.mirostat import Mirostat
 from modules.engines.hf.sampling.penalties import Dry, NoRepeat, breakers
 from modules.engines.hf.sampling.pipeline import _ALL, NoTokenLeft, choose, guided, order, processors, seeded
-from modules.engines.hf.vocabulary import TokenizerVocabulary
+from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS
 from modules.options.generation_hf import SAMPLERS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.engines import compiled_extensions
+from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import Machine
 from modules.system import gpus
 
