@@ -23,7 +23,7 @@ def test_a_process_bound_to_one_processor_has_one() -> None:
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from modules.system import cpu_memory
-print(cpu_memory.logical_cores(), machine.physical_cores())
+print(cpu_memory.logical_cores(), cpu_memory.physical_cores())
 """
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert told.stdout == "1 1\n"
