@@ -6,7 +6,6 @@ extension."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from modules.core.paths import ROOT
-from tests.support.hf_folder import CACHE
+from tests.support.made_once import CACHE, made_once, version
 
 OVERLAY = ROOT / "overlays" / "exllamav2"
 STANDIN, FLASH = (ROOT / "tests" / "support" / name for name in ("exllamav2_standin", "exllamav2_standin_flash"))
@@ -31,24 +30,18 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def exl2_folder(source: Path) -> Path:
-    """The folder of `source`'s weights in EXL2. Beside it lies `plain`, the same dequantised, in float16.
+    """Return the folder of `source`'s weights in EXL2; make it, in half a minute, if no earlier run has.
 
-    Made now, if this version of these scripts has not made it before; outside the repository. Takes half a minute.
+    Beside it lies `plain`, the same weights dequantized, in float16.
     """
-    made_from = hashlib.sha256(str(source).encode())
-    for script in (Path(__file__), ROOT / "tests" / "support" / "exl2_conversion.py"):
-        made_from.update(script.read_bytes())
-    folder = CACHE / made_from.hexdigest()[:12] / "exl2"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            _convert(source, Path(part) / "whole" / NAME, Path(part) / "work")
-            _dequantise(Path(part) / "whole" / NAME, Path(part) / "whole" / "plain")
-            try:
-                (Path(part) / "whole").rename(folder)
-            except OSError:  # somebody else was faster
-                assert folder.is_dir()
-    return folder / NAME
+
+    def convert(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+            _convert(source, folder / NAME, Path(work))
+        _dequantise(folder / NAME, folder / "plain")
+
+    scripts = Path(__file__), ROOT / "tests" / "support" / "exl2_conversion.py"
+    return made_once(CACHE / version(scripts, str(source)) / "exl2", convert) / NAME
 
 
 def plain(folder: Path) -> Path:

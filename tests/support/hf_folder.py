@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.formats.gguf_types import TENSOR_TYPES
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "webui-tests"
+from tests.support.made_once import CACHE, made_once, version
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY, _CONTROL = 8, 9, 3
@@ -45,20 +42,11 @@ Floats = NDArray[np.float32]
 
 
 def transformers_folder(gguf: Path) -> Path:
-    """The folder made from `gguf`; made now, if this version of this script has not made it before."""
-    made_from = hashlib.sha256(Path(__file__).read_bytes() + str(gguf.stat().st_size).encode())
+    """Return the folder made from `gguf`; make it if no earlier run has."""
     with gguf.open("rb") as file:
-        made_from.update(file.read(1 << 23))  # more than all that it says of itself
-    folder = CACHE / made_from.hexdigest()[:12] / gguf.name.partition(".")[0]
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            convert(gguf, Path(part) / "whole")
-            try:
-                (Path(part) / "whole").rename(folder)
-            except OSError:  # somebody else was faster
-                assert folder.is_dir()
-    return folder
+        head = hashlib.sha256(file.read(1 << 23)).hexdigest()  # more than all its metadata
+    folder = CACHE / version([__file__], gguf.stat().st_size, head) / gguf.name.partition(".")[0]
+    return made_once(folder, lambda part: convert(gguf, part))
 
 
 def read_metadata(gguf: Path) -> Metadata:

@@ -7,12 +7,10 @@ the formats and the names of their files the folders are as users meet them. `py
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.hf_folder import CACHE, write_safetensors
+from tests.support.hf_folder import write_safetensors
+from tests.support.made_once import CACHE, made_once, version
 from tests.support.quantised_packing import GROUP, Rounded, Tensors, awq, floats, gptq, rounded_to_nearest
 
 _SCRIPTS = ("quantised_folders.py", "quantised_packing.py", "quantised_calibrated.py")
@@ -50,26 +49,18 @@ KINDS = {
 
 
 def quantised_folder(source: Path, kind: str) -> Path:
-    """The folder of `source`'s weights in one of KINDS. Beside it lies `plain`, the same dequantised.
+    """Return the folder of `source`'s weights in one of KINDS; make it if no earlier run has.
 
-    Made now, if this version of these scripts has not made it before; outside the repository.
+    Beside it lies `plain`, the same weights dequantized.
     """
-    made_from = hashlib.sha256(str(source).encode())
-    for script in _SCRIPTS:
-        made_from.update((Path(__file__).parent / script).read_bytes())
-    folder = CACHE / made_from.hexdigest()[:12] / kind
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            whole = Path(part) / "whole"
-            command = [sys.executable, "-m", "tests.support.quantised_folders", str(source), str(whole), kind]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=280)
-            assert told.returncode == 0, told.stderr
-            try:
-                whole.rename(folder)
-            except OSError:  # somebody else was faster
-                assert folder.is_dir()
-    return folder / f"{source.name}-{KINDS[kind].ending}"
+
+    def convert(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.support.quantised_folders", str(source), str(folder), kind]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert run.returncode == 0, run.stderr
+
+    scripts = [Path(__file__).parent / script for script in _SCRIPTS]
+    return made_once(CACHE / version(scripts, str(source)) / kind, convert) / f"{source.name}-{KINDS[kind].ending}"
 
 
 def plain(folder: Path) -> Path:

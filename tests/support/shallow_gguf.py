@@ -6,26 +6,20 @@ tests/support/shallow_model.py, which cuts the Transformers form in the same way
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from modules.formats.gguf_header import read_tensors
 from modules.formats.gguf_types import TENSOR_TYPES
 from tests.support.gguf_files import ALIGNMENT, ARRAY, I32, As, Tensor, array, gguf
-from tests.support.hf_folder import CACHE, read_metadata
+from tests.support.hf_folder import read_metadata
+from tests.support.made_once import CACHE, made_once, version
 from tests.support.shallow_model import LAYERS
 
 
 def shallow_gguf(demo: Path) -> Path:
     """Return the file cut from the file `demo`; write it if no earlier run has."""
-    version = hashlib.sha256(Path(__file__).read_bytes() + f"{LAYERS} {demo.stat().st_size}".encode()).hexdigest()[:12]
-    path = CACHE / version / "shallow.gguf"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".shallow-{id(path)}.part")
-        part.write_bytes(_cut(demo))
-        part.replace(path)
-    return path
+    path = CACHE / version([__file__], LAYERS, demo.stat().st_size) / "shallow.gguf"
+    return made_once(path, lambda part: part.write_bytes(_cut(demo)))
 
 
 def _cut(demo: Path) -> bytes:

@@ -6,15 +6,14 @@ with trained values, at a third of the work of the whole model. What it writes m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.hf_folder import CACHE, write_safetensors
+from tests.support.hf_folder import write_safetensors
+from tests.support.made_once import CACHE, made_once, version
 from tests.support.quantised_folders import read_safetensors
 
 LAYERS = 4
@@ -23,27 +22,17 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 def shallow_folder(model: Path) -> Path:
     """Return the folder of the first layers of the model in `model`; write it if no earlier run has."""
-    return _made_once("shallow", model, _cut_model) / model.name
+    return _first_layers("shallow", model, _cut_model)
 
 
 def shallow_loras(loras: Path) -> Path:
     """Return a folder of the same LoRAs as in `loras`, each for the first layers; write it if no earlier run has."""
-    return _made_once("shallow-loras", loras, _cut_loras) / loras.name
+    return _first_layers("shallow-loras", loras, _cut_loras)
 
 
-def _made_once(kind: str, source: Path, write: Callable[[Path, Path], None]) -> Path:
-    version = hashlib.sha256(Path(__file__).read_bytes() + str(source).encode()).hexdigest()[:12]
-    folder = CACHE / kind / version
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            whole = Path(part) / "whole"
-            write(source, whole / source.name)
-            try:
-                whole.rename(folder)
-            except OSError:  # somebody else was faster
-                assert folder.is_dir()
-    return folder
+def _first_layers(kind: str, source: Path, write: Callable[[Path, Path], None]) -> Path:
+    folder = CACHE / kind / version([__file__], str(source)) / source.name
+    return made_once(folder, lambda part: write(source, part))
 
 
 def _cut_model(source: Path, folder: Path) -> None:

@@ -6,7 +6,6 @@ writes makes no sense, but depends on every token before, and both forms hold th
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.gguf_files import ARRAY, I32, As, Tensor, array, gguf
-from tests.support.hf_folder import CACHE, bfloat16, read_metadata
+from tests.support.hf_folder import bfloat16, read_metadata
+from tests.support.made_once import CACHE, made_once, version
 
 HIDDEN, NETWORK, LAYERS, HEADS, KEY_VALUE_HEADS, HEAD = 16, 48, 4, 4, 2, 4
 CONTEXT = 2048
@@ -35,14 +35,8 @@ _SHAPES = {
 
 def tiny_gguf(demo: Path) -> Path:
     """Return the GGUF file, which takes its tokenizer from the file `demo`; write it if no earlier run has."""
-    version = hashlib.sha256(Path(__file__).read_bytes() + str(demo.stat().st_size).encode()).hexdigest()[:12]
-    path = CACHE / version / "tiny.gguf"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".tiny-{id(path)}.part")
-        part.write_bytes(_gguf(read_metadata(demo)))
-        part.replace(path)
-    return path
+    path = CACHE / version([__file__], demo.stat().st_size) / "tiny.gguf"
+    return made_once(path, lambda part: part.write_bytes(_gguf(read_metadata(demo))))
 
 
 def _gguf(demo: dict[str, Any]) -> bytes:

@@ -8,16 +8,14 @@ each other out, and then a test could not hear both.
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.hf_folder import CACHE
+from tests.support.made_once import CACHE, made_once, version
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,14 @@ _SEED, _RATE, _LOSS, _MOST_STEPS = 11, 2e-3, 0.03, 60
 
 
 def trained_loras(model: Path) -> Path:
-    """The folder with both, for the model in `model`; made now, if this version of this script has not made it yet."""
-    made_from = Path(__file__).read_bytes() + str(model).encode()
-    folder = CACHE / "loras" / hashlib.sha256(made_from).hexdigest()[:12]
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            whole = Path(part) / "whole"
-            command = [sys.executable, "-m", "tests.support.trained_loras", str(model), str(whole)]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=900)
-            assert told.returncode == 0, told.stderr
-            try:
-                whole.rename(folder)
-            except OSError:  # somebody else was faster
-                assert folder.is_dir()
-    return folder
+    """Return the folder with both, for the model in `model`; train them if no earlier run has."""
+
+    def train(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.support.trained_loras", str(model), str(folder)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert run.returncode == 0, run.stderr
+
+    return made_once(CACHE / "loras" / version([__file__], str(model)), train)
 
 
 def main() -> None:
