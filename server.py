@@ -19,6 +19,7 @@ from modules.config import flags as command_line
 from modules.config.flags import Flags
 from modules.core.errors import PortTaken, WebUIError
 from modules.loaders.registry import find_loader
+from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import Overlays
 from modules.system.terminal import terminal_language
@@ -59,10 +60,10 @@ def main(words: list[str]) -> int:
 
 def explain(app: App) -> object:
     """What `--model X --loader Y` and the other flags come to."""
-    record = app.named or next(iter(app.catalog.models()), None)
+    record = app.named_model or next(iter(app.catalog.models()), None)
     if record is None:
         return app.catalog.find("")  # raises: there is no model to explain anything of
-    return app.explain(app.plan(record))
+    return app.loading.explain(app.planner.plan(LoadRequest(record)))
 
 
 def start_log(verbose: bool) -> None:

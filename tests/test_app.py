@@ -26,6 +26,7 @@ from modules.core.errors import (
 from modules.core.events import Text
 from modules.loaders.generation_settings import settle
 from modules.loaders.registry import LOADERS, Setting
+from modules.planning.load_request import LoadRequest
 from tests.conftest import LLAMA
 from tests.support.gguf_files import MODEL, gguf
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path, make_app: MakeApp) -> Path:
 
 
 def setting(app: App, name: str, key: str, form: dict[str, object] | None = None) -> Setting:
-    return app.plan(app.catalog.find(name), form=form).settings[key]
+    return app.planner.plan(LoadRequest(app.catalog.find(name), form=form or {})).settings[key]
 
 
 def checkpoint(folder: Path) -> None:
@@ -56,7 +57,7 @@ def checkpoint(folder: Path) -> None:
 
 def test_a_plan_has_every_option_of_its_loader(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
-    plan = app.plan(app.catalog.find("tiny-7B"))
+    plan = app.planner.plan(LoadRequest(app.catalog.find("tiny-7B")))
     assert plan.loader is LLAMA
     assert set(plan.settings) == set(LLAMA.options)
 
@@ -97,12 +98,12 @@ def test_flags_still_apply_after_the_file_was_replaced(folder: Path, make_app: M
 
 def test_flags_of_other_loaders_are_passed_over(folder: Path, make_app: MakeApp) -> None:
     app = make_app("--load-in-4bit")
-    assert "load_in_4bit" not in app.plan(app.catalog.find("tiny-7B")).settings
+    assert "load_in_4bit" not in app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))).settings
 
 
 @pytest.mark.parametrize("name", ["tiny-7B", "tiny-7B.gguf"])
 def test_a_model_is_named_with_or_without_its_ending(folder: Path, make_app: MakeApp, name: str) -> None:
-    named = make_app("--model", name).named
+    named = make_app("--model", name).named_model
     assert named is not None
     assert named.name == "tiny-7B.gguf"
 
@@ -111,10 +112,10 @@ def test_a_model_may_be_named_by_its_path(folder: Path, make_app: MakeApp, tmp_p
     elsewhere = tmp_path / "elsewhere.gguf"
     elsewhere.write_bytes(gguf())
     app = make_app("--model", str(elsewhere), "--n_ctx=1000")
-    assert app.named is not None
-    assert app.named.path == elsewhere
-    assert app.plan(app.named).settings["n_ctx"] == Setting(1000, "flag")
-    assert app.record(str(elsewhere)) == app.named
+    assert app.named_model is not None
+    assert app.named_model.path == elsewhere
+    assert app.planner.plan(LoadRequest(app.named_model)).settings["n_ctx"] == Setting(1000, "flag")
+    assert app.record(str(elsewhere)) == app.named_model
 
 
 def test_a_model_from_elsewhere_does_not_hide_one_of_the_same_name(
@@ -145,7 +146,7 @@ def test_unknown_names_are_answered_with_the_nearest(folder: Path, make_app: Mak
     assert loader.value.nearest == "llama.cpp"
     app = make_app()
     with pytest.raises(UnknownLoader):
-        app.plan(app.catalog.find("tiny-7B"), "lama.cpp")
+        app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"), "lama.cpp"))
     with pytest.raises(UnknownOption) as option:
         setting(app, "tiny-7B", "n_ctx", {"n_ctxx": 5})
     assert option.value.nearest == "n_ctx"
@@ -159,29 +160,32 @@ def test_a_value_in_the_form_that_is_not_acceptable_is_refused(folder: Path, mak
 def test_the_loader_is_the_best_that_runs_here_unless_one_is_named(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
     tiny = app.catalog.find("tiny-7B")
-    assert app.plan(tiny).loader is LLAMA
-    assert app.plan(tiny, "llamacpp-hf").loader is LOADERS["llamacpp_HF"]
+    assert app.planner.plan(LoadRequest(tiny)).loader is LLAMA
+    assert app.planner.plan(LoadRequest(tiny, "llamacpp-hf")).loader is LOADERS["llamacpp_HF"]
 
 
 def test_the_loader_typed_goes_with_the_model_typed(folder: Path, make_app: MakeApp) -> None:
     app = make_app("--model", "tiny-7B", "--loader", "llamacpp_HF")
-    assert app.plan(app.catalog.find("tiny-7B")).loader is LOADERS["llamacpp_HF"]
-    assert app.plan(app.catalog.find("other")).loader is LLAMA
-    assert make_app("--loader", "llamacpp_HF").plan(app.catalog.find("other")).loader is LOADERS["llamacpp_HF"]
+    assert app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))).loader is LOADERS["llamacpp_HF"]
+    assert app.planner.plan(LoadRequest(app.catalog.find("other"))).loader is LLAMA
+    assert (
+        make_app("--loader", "llamacpp_HF").planner.plan(LoadRequest(app.catalog.find("other"))).loader
+        is LOADERS["llamacpp_HF"]
+    )
 
 
 def test_a_loader_that_does_not_take_the_format_is_refused_with_those_that_do(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
     with pytest.raises(Unsupported, match=r"Transformers cannot load gguf .* use llama\.cpp"):
-        app.plan(app.catalog.find("tiny-7B"), "Transformers")
+        app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"), "Transformers"))
 
 
 def test_a_loader_that_takes_the_format_but_not_its_bits_is_not_taken(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
     eight = dataclasses.replace(app.catalog.find("tiny-7B"), format="gptq", defaults={"wbits": 8})
-    assert app.best_loader(eight, {"loader": "ExLlamav2"}).name in {"AutoGPTQ", "Transformers"}
+    assert app.planner.best_loader(eight, {"loader": "ExLlamav2"}).name in {"AutoGPTQ", "Transformers"}
     with pytest.raises(Unsupported, match="ExLlamav2 cannot load 8-bit gptq models"):
-        app.plan(eight, "ExLlamav2")
+        app.planner.plan(LoadRequest(eight, "ExLlamav2"))
 
 
 def test_a_damaged_model_is_refused_before_anything_is_done(folder: Path, make_app: MakeApp) -> None:
@@ -189,16 +193,16 @@ def test_a_damaged_model_is_refused_before_anything_is_done(folder: Path, make_a
     damaged = app.catalog.find("cut")
     assert damaged.problem is not None
     with pytest.raises(IncompleteModel) as refused:
-        app.plan(damaged)
+        app.planner.plan(LoadRequest(damaged))
     assert refused.value.file == "cut.gguf"
     with pytest.raises(IncompleteModel):
-        app.best_loader(damaged, {})
+        app.planner.best_loader(damaged, {})
 
 
 def test_settings_are_read_from_the_file_named(make_app: MakeApp, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("theme: dark\ntop_k: 7\n")
     app = make_app("--settings", str(tmp_path / "mine.yaml"))
-    assert (app.settings.theme, app.settings.generation) == ("dark", {"top_k": 7})
+    assert (app.settings.current.theme, app.settings.current.generation) == ("dark", {"top_k": 7})
 
 
 def test_settings_that_were_named_but_are_not_there_are_an_error(make_app: MakeApp, tmp_path: Path) -> None:
@@ -215,8 +219,10 @@ def test_a_folder_of_models_need_not_exist(make_app: MakeApp, tmp_path: Path) ->
 
 def test_explaining_tells_every_value_its_source_and_the_exact_calls(folder: Path, make_app: MakeApp) -> None:
     app = make_app("--model", "tiny-7B", "--n_ctx=1000", "--cache_8bit", "--flash-attn=false", "--no_mul_mat_q")
-    assert app.named is not None
-    told = json.loads(json.dumps(app.explain(app.plan(app.named, form={"threads": 3}))))
+    assert app.named_model is not None
+    told = json.loads(
+        json.dumps(app.loading.explain(app.planner.plan(LoadRequest(app.named_model, form={"threads": 3}))))
+    )
     assert (told["model"], told["loader"]) == ("tiny-7B.gguf", "llama.cpp")
     assert set(told["options"]) == set(LLAMA.options)
     assert told["options"]["n_ctx"] == {"value": 1000, "source": "flag"}
@@ -234,7 +240,7 @@ def test_explaining_a_loader_that_is_not_there_says_why_and_the_values_all_the_s
 ) -> None:
     app = make_app()
     checkpoint(folder / "weights")
-    told = app.explain(app.plan(app.catalog.find("weights"), "Transformers"))
+    told = app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("weights"), "Transformers")))
     assert set(told["options"]) == set(LOADERS["Transformers"].options)
     if "unavailable" in told:
         assert all("Transformers" in told["unavailable"][language] for language in ("en", "zh"))
@@ -244,7 +250,7 @@ def test_explaining_a_loader_that_is_not_there_says_why_and_the_values_all_the_s
 
 def test_explaining_loads_nothing(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
-    app.explain(app.plan(app.catalog.find("tiny-7B")))
+    app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))))
     assert app.models.status.state == "empty"
 
 
@@ -255,14 +261,14 @@ def test_a_real_model_is_loaded_asked_killed_loaded_again_and_let_go(make_app: M
     app = make_app("--model-dir", str(models_folder), "--n_ctx=512", "--threads=1", "--threads-batch=1")
     (record,) = app.catalog.models()
     for _ in range(2):
-        model = app.load(app.plan(record))
+        model = app.loading.load(app.planner.plan(LoadRequest(record)))
         assert app.models.status.context_length == 512
         prompt, params = "The capital of France is", settle({"temperature": 0, "max_new_tokens": 8})
         assert "Paris" in "".join(event.text for event in model.generate(prompt, params) if isinstance(event, Text))
         os.kill(model._worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied):
             list(model.generate(prompt, params))
-    model = app.load(app.plan(record))
+    model = app.loading.load(app.planner.plan(LoadRequest(record)))
     assert app.models.unload() > 50 << 20
     with pytest.raises(NoModelLoaded):
         _ = app.models.current

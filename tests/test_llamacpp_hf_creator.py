@@ -24,6 +24,7 @@ from modules.hub.errors import (
 )
 from modules.hub.mirrors import Hubs
 from modules.llamacpp_hf_creator import Created, Creator
+from modules.planning.load_request import LoadRequest
 from tests.support import hub_server
 from tests.support.downloading import HASTY, until
 from tests.support.hub_server import Content
@@ -69,7 +70,7 @@ def downloads(models: Path, served: hub_server.Hub) -> Iterator[Downloads]:
 
 @pytest.fixture
 def creator(app: App, downloads: Downloads, served: hub_server.Hub) -> Creator:
-    return Creator(app.catalog, app.remembered, app.models, downloads, Hubs(served.url, lambda: ""))
+    return Creator(app.catalog, app.model_settings, app.models, downloads, Hubs(served.url, lambda: ""))
 
 
 def create(creator: Creator, model: str = NAME, address: str = REPO) -> Created:
@@ -106,9 +107,9 @@ def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
     served.add(REPO, {**files, "tokenizer_config.json": other.encode()})
     created = create(creator)
     record = app.record(created.name)
-    plan = app.plan(record, form={"n_ctx": 256, "threads": 1})
+    plan = app.planner.plan(LoadRequest(record, form={"n_ctx": 256, "threads": 1}))
     assert plan.loader.name == "llamacpp_HF"
-    loaded = app.load(plan)
+    loaded = app.loading.load(plan)
     assert loaded.info.bos_token == "<|endoftext|>", "the GGUF file's own would be <|im_start|>"
     assert loaded.info.notes == ()
 
@@ -150,8 +151,8 @@ def test_saved_settings_come_along_with_their_comments(creator: Creator, app: Ap
     settings = models / "config-user.yaml"
     settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
     create(creator)
-    assert dict(app.remembered.of(MOVED)) == {"n_ctx": 512, "loader": "llamacpp_HF"}
-    assert app.remembered.of(NAME) == {}
+    assert dict(app.model_settings.of(MOVED)) == {"n_ctx": 512, "loader": "llamacpp_HF"}
+    assert app.model_settings.of(NAME) == {}
     text = settings.read_text()
     assert "# mine" in text and "# enough" in text and "other.gguf" in text
 
@@ -213,7 +214,7 @@ def test_what_an_interrupted_go_left_is_taken_up(creator: Creator, models: Path,
 
 
 def test_a_model_in_use_is_not_moved(creator: Creator, models: Path, app: App) -> None:
-    app.load(app.plan(app.record(NAME), form={"n_ctx": 256, "threads": 1}))
+    app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
     assert "unload it" in refused(creator, models, ModelInUse)
     app.models.unload()
     assert create(creator).name == MOVED
@@ -225,7 +226,7 @@ def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
     before = tree(models)
     served.fault("tree", delay=2)
     creation = creator.begin(NAME, REPO)
-    app.load(app.plan(app.record(NAME), form={"n_ctx": 256, "threads": 1}))
+    app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
     with pytest.raises(ModelInUse):
         creation.outcome.result(30)
     assert tree(models) == before

@@ -21,6 +21,7 @@ import pytest
 from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.core.paths import ROOT
+from modules.planning.load_request import LoadRequest
 from server import announce, take_port
 from tests.support.gguf_files import gguf
 
@@ -300,7 +301,7 @@ def test_the_models_are_read_through_before_anybody_asks(make_app: Callable[...,
     cache = tmp_path / "cache" / "catalog.json"
     app = make_app()
     app.catalog = Catalog(app.catalog.folder, cache)
-    app.explain(app.plan(app.record("tiny.gguf")))
+    app.loading.explain(app.planner.plan(LoadRequest(app.record("tiny.gguf"))))
     assert not cache.exists()
     with take_port("127.0.0.1", 0) as listener:
         announce(SimpleNamespace(started=True), app, listener)

@@ -91,7 +91,7 @@ def _answer_routes(app: App, defaults: internal.Defaults) -> APIRouter:
     router = APIRouter()
 
     def settled(body: Generation, model: LoadedModel) -> dict[str, Json]:
-        return parameters.settle(body, model, {**app.settings.generation, **defaults.get(model, {})})
+        return parameters.settle(body, model, {**app.settings.current.generation, **defaults.get(model, {})})
 
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:

@@ -212,7 +212,7 @@ class ChatRequest(Generation):
 # -- the model -------------------------------------------------------------------------------------------------------
 
 
-class LoadRequest(Request):
+class ModelLoadRequest(Request):
     """As in the original: `args` holds "loader" and load options, `settings` generation parameters."""
 
     model_config = ConfigDict(extra="forbid")

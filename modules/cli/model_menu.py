@@ -26,7 +26,7 @@ _ENDED: Words = {
 
 def chosen(app: App, language: str) -> App:
     """`app` made anew as if `--model` had named what the user picks; `app` itself if `--model` did name one."""
-    if app.named is not None:
+    if app.named_model is not None:
         return app
     name = ask(app.catalog, language).name
     return App(dataclasses.replace(app.flags, server={**app.flags.server, "model": name}), app.cache)

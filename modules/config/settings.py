@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modules.config.presets import Presets
 from modules.config.yaml_file import YamlFile, plain
 from modules.core.errors import SettingsError, UnknownOption, WebUIError
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.registry import LOADERS
 from modules.options.option import Option, Value, nearest, parse_all
+
+log = logging.getLogger(__name__)
 
 FORMATS = tuple(dict.fromkeys(each for loader in LOADERS.values() for each in loader.formats))
 AUTO = "auto"
@@ -123,6 +128,36 @@ class Settings:
     downloads_at_once: int = 1
     loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
     generation: Mapping[str, Value] = field(default_factory=dict)
+
+
+class SettingsStore:
+    """Owner of settings.yaml: `current` is what it says, with the changes that the UI has made since the start.
+
+    Raises SettingsError if the file is invalid, or missing although it is `required`.
+    """
+
+    def __init__(self, path: Path, presets: Presets, required: bool = False) -> None:
+        self._path, self._presets = path, presets
+        self.current = read(path, required)
+
+    def set(self, key: str, value: bool | str) -> Path | None:
+        """Change one setting, now and in the file. Return the backup path if the old file was invalid, else None."""
+        backup = remember(self._path, key, value)
+        self.current = dataclasses.replace(self.current, **{key: value})  # type: ignore[arg-type]
+        return backup
+
+    def generation_defaults(self) -> dict[str, Value]:
+        """Return the generation parameters that the UI starts with where they differ from the table's defaults.
+
+        Parameters in settings.yaml outrank those of the preset. A preset that cannot be read is logged and skipped.
+        """
+        name = self.current.preset
+        try:
+            preset = self._presets.read(name).values if name else {}
+        except WebUIError as error:
+            log.warning("%s", error)
+            preset = {}
+        return {**preset, **self.current.generation}
 
 
 def read(path: Path, required: bool = False) -> Settings:

@@ -59,6 +59,14 @@ class LoraControl:
         self._pool = ThreadPoolExecutor(1, "loras")
         models.adapt = self.adapt
 
+    def applied_to(self, record: ModelRecord) -> dict[str, float] | None:
+        """Return the weights of the LoRAs applied to that model, by name; None if it is not loaded, or if those that it
+        should have had from the start could not be applied."""
+        status = self._models.status
+        if status.state != "ready" or status.name != record.name or status.lora_problem is not None:
+            return None
+        return {applied.name: applied.weight for applied in status.loras}
+
     def flagged(self, text: str) -> dict[str, object]:
         """The words of `--lora`, a line each: a name, or name:weight."""
         return dict(self._flagged(word) for word in text.splitlines())

@@ -83,7 +83,7 @@ def fit(model: Facts, options: Mapping[str, Value], devices: Sequence[Device]) -
     return Fit(parts, tuple(remedies)) if found.short else found
 
 
-def given_back(model: Facts, options: Mapping[str, Value], gpus: Sequence[int]) -> list[int]:
+def memory_freed_by_unload(model: Facts, options: Mapping[str, Value], gpus: Sequence[int]) -> list[int]:
     """Bytes of main memory, then of each GPU, that are available again once `model` has been let go of. The pages of
     files that are mapped count as available anyway."""
     if isinstance(model, Quantised):

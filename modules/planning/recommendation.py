@@ -87,7 +87,7 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
     return {language: words[language] + doubt[language] for language in LANGUAGES}
 
 
-def takers(record: ModelRecord) -> tuple[Loader, ...]:
+def compatible_loaders(record: ModelRecord) -> tuple[Loader, ...]:
     """The loaders that can load it, best first."""
     able = (each for each in candidates(record.format) if _takes(each, record))
     return tuple(sorted(able, key=lambda each: _is_guess(record, each)))
@@ -97,11 +97,11 @@ def _takes(loader: Loader, record: ModelRecord) -> bool:
     return record.format in loader.formats and not (loader.name in _EXLLAMA and _unusual_bits(record))
 
 
-def refusal(record: ModelRecord, loader: Loader) -> Unsupported | None:
-    """Why not with `loader`, and with which instead; None if it is one of the takers."""
+def incompatibility(record: ModelRecord, loader: Loader) -> Unsupported | None:
+    """Why not with `loader`, and with which instead; None if it is one of `compatible_loaders`."""
     if _takes(loader, record):
         return None
-    able = takers(record)
+    able = compatible_loaders(record)
     others = ", ".join(each.name for each in able if unavailable(each, record.format) is None) or able[0].name
     bits = _unusual_bits(record) if record.format in loader.formats else 0
     kind = {"en": f"{bits}-bit {record.format}", "zh": f"{bits} 位的 {record.format}"} if bits else {}
@@ -132,7 +132,7 @@ def _doubt(kind: str) -> Words:
     }
 
 
-def why(record: ModelRecord, loader: Loader) -> Words | None:
+def explain_choice(record: ModelRecord, loader: Loader) -> Words | None:
     """The same after what the model's files say of it."""
     words = reason(record, loader)
     if words is None:

@@ -116,7 +116,7 @@ def attach(server: FastAPI, app: App) -> None:
             auth=logins(app.flags) or None,
             theme=theme,
             css=css,
-            head=_head(language, app.settings.theme),
+            head=_head(language, app.settings.current.theme),
             footer_links=[],
             run_history=False,
             ssr_mode=False,
@@ -135,7 +135,7 @@ def _head(language: str, theme: str) -> str:
 def _add_routes(server: FastAPI, app: App) -> None:
     @server.get("/", include_in_schema=False)
     def choose_language(request: Request) -> Response:
-        return RedirectResponse(f"/{preferred_language(request, app.settings.language)}/")
+        return RedirectResponse(f"/{preferred_language(request, app.settings.current.language)}/")
 
     @server.get("/language/{language}", include_in_schema=False)
     def switch_language(language: str) -> Response:

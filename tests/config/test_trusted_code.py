@@ -13,6 +13,7 @@ from modules.cli import first_load
 from modules.config.trusted_code import TrustedCode
 from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
 from modules.formats.remote_code import code_of
+from modules.planning.load_request import LoadRequest
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Shared
 from modules.ui.model.tab import ModelTab
@@ -39,7 +40,7 @@ def harmful(folder: Path) -> Path:
 
 
 def load(app: App) -> None:
-    app.load(app.plan(app.record("own")))
+    app.loading.load(app.planner.plan(LoadRequest(app.record("own"))))
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def test_changed_code_does_not_run_before_it_is_agreed_to(folder: Path, make_app
             load(again)
     assert app.models.current.record.name == "own", "what was in use stays in use"
     assert not mark.exists()
-    app.trust_code("own")
+    app.consent.agree(app.record("own"))
     load(app)
     assert mark.exists()
 
@@ -105,7 +106,7 @@ def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) 
     with pytest.raises(LoadFailed, match="Tick trust-remote-code"):
         load(make_app())
     with pytest.raises(Unsupported, match=FLAG):
-        make_app().trust_code("own")
+        make_app().consent.agree(make_app().record("own"))
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
@@ -114,14 +115,14 @@ def test_what_has_changed_since_it_was_seen_is_not_agreed_to(folder: Path, make_
     seen = code_of(folder)
     harmful(folder)
     with pytest.raises(CodeChanged):
-        app.trust_code("own", seen)
+        app.consent.agree(app.record("own"), seen)
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
 def test_a_flag_agrees_for_the_model_that_another_names(
     folder: Path, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_app(FLAG).trust_code("own")
+    make_app(FLAG).consent.agree(make_app(FLAG).record("own"))
     mark = harmful(folder)
     first_load.begin(make_app(FLAG, "--model", "own"))
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
@@ -134,7 +135,7 @@ def test_a_flag_agrees_for_the_model_that_another_names(
 
 def test_the_api_refuses_and_cannot_agree(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG, "--api")
-    app.trust_code("own")
+    app.consent.agree(app.record("own"))
     mark = harmful(folder)
     with server_of(app) as server:
         error = server.refusal("/internal/model/load", {"model_name": "own"})

@@ -11,6 +11,7 @@ import pytest
 from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.formats.quantization import PLAIN, Packing, named, packing
+from modules.planning.load_request import LoadRequest
 from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, tensors
 
 PICKLE = b"PK\x03\x04" + bytes(60)
@@ -173,4 +174,4 @@ def test_a_group_size_that_no_option_offers_is_no_hindrance(tmp_path: Path, make
     app: App = make_app()
     put(checkpoint(tmp_path / "models" / "x") / "model.safetensors", tensors(gptq(1024, 96, 4, 256)))
     assert app.record("x").quantisation == "GPTQ 4-bit 256g"
-    assert app.plan(app.record("x"), "AutoGPTQ").settings["groupsize"].source == "default"
+    assert app.planner.plan(LoadRequest(app.record("x"), "AutoGPTQ")).settings["groupsize"].source == "default"

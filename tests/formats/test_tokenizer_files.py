@@ -52,7 +52,7 @@ def test_a_tokenizer_alone_is_found_as_one_and_listed_nowhere(tmp_path: Path, ma
     put(shared / "config.json", CONFIG)
     put(shared / "generation_config.json", {})
     app = make_app("--api")
-    assert [record.name for record in app.listed()] == ["model.gguf"]
+    assert [record.name for record in app.selectable_models()] == ["model.gguf"]
     with server_of(app) as server:
         assert server.http.get("/internal/model/list").json() == {"model_names": ["model.gguf"]}
         answer = server.post("/internal/model/load", {"model_name": shared.name})

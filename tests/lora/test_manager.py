@@ -18,6 +18,7 @@ from modules.loaders.registry import Loader, settle
 from modules.lora import manager
 from modules.lora.catalog import Loras
 from modules.lora.manager import LoraControl, wanted
+from modules.planning.load_request import LoadRequest
 from modules.runtime.model_manager import Applied, LoadedModel, Models
 from tests.conftest import ECHO, worker_pids
 from tests.support.gguf_files import MODEL, Tensor, gguf
@@ -211,9 +212,9 @@ def test_what_a_file_of_settings_may_say(told: object, meant: dict[str, object])
 def test_the_command_lines_go_before_those_that_are_saved(place: Path, make_app_in: Callable[..., App]) -> None:
     (place / "models" / "config-user.yaml").write_text("m.gguf:\n  lora: [cat]\n")
     app = make_app_in()
-    assert app.plan(app.record("m.gguf")).loras == {"cat": 1.0}
+    assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"cat": 1.0}
     app = make_app_in("--lora", "dog", "cat:0.5")
-    assert app.plan(app.record("m.gguf")).loras == {"dog.gguf": 1.0, "cat": 0.5}
+    assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"dog.gguf": 1.0, "cat": 0.5}
 
 
 def test_a_misspelt_lora_is_told_at_the_start(make_app_in: Callable[..., App]) -> None:
@@ -232,28 +233,28 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
     app.models.begin(record, SEVERAL, settings).result(20)
     app.loras.apply({"cat": 0.5, "dog": 1})
-    app.save(record, "llama.cpp", {})
-    app.save(app.record("n.gguf"), "llama.cpp", {})
-    assert app.saved_for(record)["lora"] == {"cat": 0.5, "dog.gguf": 1.0}
-    assert "lora" not in app.saved_for(app.record("n.gguf"))
+    app.planner.save(LoadRequest(record, "llama.cpp", {}))
+    app.planner.save(LoadRequest(app.record("n.gguf"), "llama.cpp", {}))
+    assert app.planner.saved_settings(record)["lora"] == {"cat": 0.5, "dog.gguf": 1.0}
+    assert "lora" not in app.planner.saved_settings(app.record("n.gguf"))
     app.models.unload()
-    app.save(record, "llama.cpp", {})
-    assert "lora" in app.saved_for(record), "nobody has said anything of them"
+    app.planner.save(LoadRequest(record, "llama.cpp", {}))
+    assert "lora" in app.planner.saved_settings(record), "nobody has said anything of them"
     app.models.begin(record, SEVERAL, settings, loras={"mouse": 1}).result(20)
-    app.save(record, "llama.cpp", {})
-    assert "lora" in app.saved_for(record), "that they cannot be had now is not the user's wish"
+    app.planner.save(LoadRequest(record, "llama.cpp", {}))
+    assert "lora" in app.planner.saved_settings(record), "that they cannot be had now is not the user's wish"
 
 
 def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Callable[..., App]) -> None:
     app = make_app_in("--lora", "cat")
     record = app.record("m.gguf")
     settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
-    app.models.begin(record, SEVERAL, settings, loras=app.plan(record).loras).result(20)
-    app.save(record, "llama.cpp", {})
-    assert "lora" not in app.saved_for(record)
+    app.models.begin(record, SEVERAL, settings, loras=app.planner.plan(LoadRequest(record)).loras).result(20)
+    app.planner.save(LoadRequest(record, "llama.cpp", {}))
+    assert "lora" not in app.planner.saved_settings(record)
     app.loras.apply({"cat": 0.5})
-    app.save(record, "llama.cpp", {})
-    assert app.saved_for(record)["lora"] == {"cat": 0.5}
+    app.planner.save(LoadRequest(record, "llama.cpp", {}))
+    assert app.planner.saved_settings(record)["lora"] == {"cat": 0.5}
 
 
 @pytest.fixture

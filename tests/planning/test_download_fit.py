@@ -12,8 +12,9 @@ from modules.app import App
 from modules.core.errors import ModelProblem
 from modules.hub.errors import DownloadError
 from modules.hub.repository import Repository
-from modules.planning.download_fit import Verdict, verdicts
+from modules.planning.download_fit import Verdict
 from modules.planning.fit import TIGHT
+from modules.planning.load_request import LoadRequest
 from modules.system.gpus import Gpu
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.hub_server import Hub
@@ -32,8 +33,8 @@ def served() -> Iterator[Hub]:
 def make(make_app: Callable[..., App], served: Hub) -> Callable[..., App]:
     def made(free: int = 8 << 30, *words: str) -> App:
         app = make_app(*(words or ("--hf-endpoint", served.url)))
-        app.available_memory = lambda: free
-        app.gpus = app.torch_gpus = tuple
+        app.memory.available_memory = lambda: free
+        app.memory.gpus = app.memory.torch_gpus = tuple
         return app
 
     return made
@@ -42,7 +43,7 @@ def make(make_app: Callable[..., App], served: Hub) -> Callable[..., App]:
 def asked(app: App, served: Hub) -> tuple[dict[str, Verdict], Repository]:
     repository = app.hubs.repository(app.hubs.address(REPO))
     served.sent, served.log[:] = 0, []
-    return verdicts(app, repository), repository
+    return app.download_fit.verdicts(repository), repository
 
 
 def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
@@ -52,8 +53,8 @@ def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
     app = make(300 * MIB)
     told, _ = asked(app, served)
     (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
-    plan = app.plan(app.record(smollm2.name))
-    fit = app.fit(plan)
+    plan = app.planner.plan(LoadRequest(app.record(smollm2.name)))
+    fit = app.memory.fit(plan)
     assert fit is not None
     (part,) = fit.parts
     expected = Verdict(part.verdict, part.need.total, 300 * MIB, int(plan.settings["n_ctx"].value))
@@ -79,7 +80,7 @@ def test_gpus_count_and_what_they_hold_grows_with_the_weights(
 ) -> None:
     served.add(REPO, {"m.Q4_1.gguf": smollm2})
     app = make(8 << 30, "--hf-endpoint", served.url, "--n-gpu-layers", "-1")
-    app.gpus = lambda: (Gpu("card", 8 << 30, 8 << 30),)
+    app.memory.gpus = lambda: (Gpu("card", 8 << 30, 8 << 30),)
     told, _ = asked(app, served)
     assert told["m.Q4_1.gguf"].kind == "fits" and told["m.Q4_1.gguf"].free == 16 << 30
 
@@ -102,7 +103,7 @@ def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable
         nobody.bind(("127.0.0.1", 0))
         app.hubs.choose(f"http://127.0.0.1:{nobody.getsockname()[1]}")
         with pytest.raises(DownloadError):
-            verdicts(app, repository)
+            app.download_fit.verdicts(repository)
 
 
 def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..., App], served: Hub) -> None:

@@ -18,6 +18,7 @@ from modules.loaders.registry import Setting, settle, values
 from modules.options.load import OPTIONS
 from modules.options.option import Value
 from modules.planning.fit import SMALLEST, Device, fit, fitting_context
+from modules.planning.load_request import LoadRequest
 from modules.system.gpus import Gpu
 from modules.ui import locales
 from modules.ui.widgets import html as markup
@@ -109,54 +110,60 @@ def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
 
 def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -> None:
     record = app.record(NAME)
-    reduced = app.plan(record).settings["n_ctx"]
+    reduced = app.planner.plan(LoadRequest(record)).settings["n_ctx"]
     assert reduced.source == "memory" and SMALLEST <= int(reduced.value) < 8192
-    assert app.form_for(record, {})["n_ctx"] == reduced
-    app.save(record, "llama.cpp", {"threads": 2})
-    assert app.remembered.of(NAME) == {"loader": "llama.cpp", "threads": 2}
+    assert app.planner.form_settings(record, {})["n_ctx"] == reduced
+    app.planner.save(LoadRequest(record, "llama.cpp", {"threads": 2}))
+    assert app.model_settings.of(NAME) == {"loader": "llama.cpp", "threads": 2}
 
 
 def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: App) -> None:
-    assert app.plan(app.record(NAME), shown=1024).settings["n_ctx"] == Setting(1024, "memory")
-    app.available_memory = lambda: 4000 * MB
-    assert app.plan(app.record(NAME)).settings["n_ctx"] == Setting(8192, "model")
+    assert app.planner.plan(LoadRequest(app.record(NAME), shown_context=1024)).settings["n_ctx"] == Setting(
+        1024, "memory"
+    )
+    app.memory.available_memory = lambda: 4000 * MB
+    assert app.planner.plan(LoadRequest(app.record(NAME))).settings["n_ctx"] == Setting(8192, "model")
 
 
 def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> None:
     record = app.record(NAME)
-    assert app.plan(record, form={"n_ctx": 4096}).settings["n_ctx"].source != "memory"
-    assert app.plan(record, form={"n_gpu_layers": -1}).settings["n_ctx"].source == "memory"  # there is none
-    app.gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
-    assert app.plan(record, form={"n_gpu_layers": -1}).settings["n_ctx"].source == "model"
-    assert app.plan(record).settings["n_ctx"].source == "memory"
+    assert app.planner.plan(LoadRequest(record, form={"n_ctx": 4096})).settings["n_ctx"].source != "memory"
+    assert (
+        app.planner.plan(LoadRequest(record, form={"n_gpu_layers": -1})).settings["n_ctx"].source == "memory"
+    )  # there is none
+    app.memory.gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    assert app.planner.plan(LoadRequest(record, form={"n_gpu_layers": -1})).settings["n_ctx"].source == "model"
+    assert app.planner.plan(LoadRequest(record)).settings["n_ctx"].source == "memory"
 
 
 def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
     header = app.record(NAME).header
     assert header is not None
-    assert app.free_memory(header) == (Device("", 200 * MB),)
-    app.load(app.plan(app.record(NAME), form={"n_ctx": 2048}))
-    freed = app.free_memory(header)[0].free - 200 * MB
+    assert app.memory.free_memory(header) == (Device("", 200 * MB),)
+    app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 2048})))
+    freed = app.memory.free_memory(header)[0].free - 200 * MB
     assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
 
 
 def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
-    app.available_memory = lambda: 250 * MB
-    plan = app.plan(app.record(NAME), form={"n_ctx": 8192})
+    app.memory.available_memory = lambda: 250 * MB
+    plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 8192}))
     for language in ("zh", "en"):
-        html = markup.memory(app.fit(plan), locales.translator(language))
+        html = markup.memory(app.memory.fit(plan), locales.translator(language))
         assert "tx-short" in html and "data-change" in html and "cache_4bit" in html
     assert markup.memory(None, locales.translator("en")) == ""
 
 
 def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
-    app.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
-    plan = app.plan(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"})
-    html = markup.memory(app.fit(plan), locales.translator("en"))
+    app.memory.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
+    plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"}))
+    html = markup.memory(app.memory.fit(plan), locales.translator("en"))
     assert html.count('class="tx-bar"') == 3
     assert "Memory: about" in html and "RTX &lt;4090&gt;: about" in html and "20.0 GB free" in html
     assert html.count("tx-short") == 1 and "but only 1 MB free" in html
-    html = markup.memory(app.fit(app.plan(app.record(NAME), form={"cpu": True})), locales.translator("en"))
+    html = markup.memory(
+        app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME), form={"cpu": True}))), locales.translator("en")
+    )
     assert html.count('class="tx-bar"') == 1  # what holds nothing is not shown
 
 
@@ -191,12 +198,16 @@ def test_a_folder_of_weights_has_a_bar_and_gives_back_what_it_took(
     (tmp_path / "models" / NAME).symlink_to(smollm2)
     (tmp_path / "models" / "folder").symlink_to(smollm2_folder)
     app = make_app()
-    app.available_memory = lambda: 700 * MB
-    plan = app.plan(app.record("folder"))
-    found = app.fit(plan)
-    assert found is not None and found.short and app.fit(app.plan(app.record(NAME))) is not None
+    app.memory.available_memory = lambda: 700 * MB
+    plan = app.planner.plan(LoadRequest(app.record("folder")))
+    found = app.memory.fit(plan)
+    assert (
+        found is not None
+        and found.short
+        and app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME)))) is not None
+    )
     assert "tx-bar" in markup.memory(found, locales.translator("en"))
     assert plan.record.shape is not None and plan.record.header is None
-    app.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
-    assert app.fit(plan) is not None and len(app.free_memory(plan.record.shape)) == 2
-    assert app.gpus() == ()
+    app.memory.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.record.shape)) == 2
+    assert app.memory.gpus() == ()

@@ -13,7 +13,8 @@ from modules.config.yaml_file import YamlFile
 from modules.core.errors import OptionError, OwnerOnly, SettingsError, Unsupported
 from modules.loaders.registry import LOADERS, Setting
 from modules.options.load import OPTIONS
-from modules.planning.recommendation import why
+from modules.planning.load_request import LoadRequest
+from modules.planning.recommendation import explain_choice
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.serving import server_of
 from tests.test_app import checkpoint
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, make_app: MakeApp) -> Path:
 
 
 def save(app: App, name: str, loader: str = "llama.cpp", **form: object) -> Path | None:
-    return app.save(app.record(name), loader, form)
+    return app.planner.save(LoadRequest(app.record(name), loader, form))
 
 
 def written(folder: Path) -> dict[str, object]:
@@ -51,12 +52,14 @@ def test_saved_settings_stand_between_the_files_and_the_flags_for_whoever_loads(
 ) -> None:
     save(make_app(), NAME, n_ctx=2048, threads=3)
     for app in (make_app(), make_app("--model", NAME)):
-        assert app.plan(app.record(NAME)).settings["n_ctx"] == Setting(2048, "saved")
+        assert app.planner.plan(LoadRequest(app.record(NAME))).settings["n_ctx"] == Setting(2048, "saved")
     typed = make_app("--n_ctx=1000")
-    settings = typed.plan(typed.record(NAME), form={"threads": 5}).settings
+    settings = typed.planner.plan(LoadRequest(typed.record(NAME), form={"threads": 5})).settings
     assert settings["n_ctx"] == Setting(1000, "flag")
     assert settings["threads"] == Setting(5, "form")
-    assert make_app().plan(make_app().record("other.gguf")).settings["n_ctx"] == Setting(8192, "model")
+    assert make_app().planner.plan(LoadRequest(make_app().record("other.gguf"))).settings["n_ctx"] == Setting(
+        8192, "model"
+    )
 
 
 def test_flags_of_one_start_are_not_saved(folder: Path, make_app: MakeApp) -> None:
@@ -76,12 +79,12 @@ def test_the_api_loads_with_what_was_saved(smollm2: Path, tmp_path: Path, make_a
 
 def test_the_users_loader_is_remembered_and_never_overridden(folder: Path, make_app: MakeApp, tmp_path: Path) -> None:
     record = make_app().record(NAME)
-    assert make_app().plan(record).loader.name == "llama.cpp"
+    assert make_app().planner.plan(LoadRequest(record)).loader.name == "llama.cpp"
     (tmp_path / "settings.yaml").write_text("loader_gguf: llamacpp_HF\n")
-    assert make_app().plan(record).loader.name == "llamacpp_HF"
+    assert make_app().planner.plan(LoadRequest(record)).loader.name == "llamacpp_HF"
     save(make_app(), NAME, "llama.cpp")
-    assert make_app().plan(record).loader.name == "llama.cpp"
-    assert make_app("--loader", "llamacpp_HF").plan(record).loader.name == "llamacpp_HF"
+    assert make_app().planner.plan(LoadRequest(record)).loader.name == "llama.cpp"
+    assert make_app("--loader", "llamacpp_HF").planner.plan(LoadRequest(record)).loader.name == "llamacpp_HF"
 
 
 @pytest.mark.parametrize("saved", ["AutoGPTQ", "a loader that is gone", "5"])
@@ -89,7 +92,7 @@ def test_a_saved_loader_that_cannot_take_the_model_counts_for_nothing(
     folder: Path, make_app: MakeApp, saved: str
 ) -> None:
     (folder / "config-user.yaml").write_text(f"'{NAME}': {{loader: {saved}}}\n")
-    assert make_app().plan(make_app().record(NAME)).loader.name == "llama.cpp"
+    assert make_app().planner.plan(LoadRequest(make_app().record(NAME))).loader.name == "llama.cpp"
 
 
 def test_a_preferred_loader_has_to_take_the_format(tmp_path: Path) -> None:
@@ -102,19 +105,19 @@ def test_a_damaged_value_is_told_and_the_others_are_used(folder: Path, make_app:
     (folder / "config-user.yaml").write_text(f"'{NAME}': {{n_ctx: many, threads: 3, mlock: perhaps}}\n")
     app = make_app()
     record = app.record(NAME)
-    saved, problems = app.usable_for(record)
+    saved, problems = app.planner.validated_settings(record)
     assert saved == {"threads": 3}
     assert {each.option for each in problems if isinstance(each, OptionError)} == {"n_ctx", "mlock"}
     with pytest.raises(OptionError):  # a program is told; the form shows what is wrong and can set it right
-        app.plan(record)
+        app.planner.plan(LoadRequest(record))
     save(app, NAME, n_ctx=512)
-    assert app.plan(record).settings["n_ctx"] == Setting(512, "saved")
+    assert app.planner.plan(LoadRequest(record)).settings["n_ctx"] == Setting(512, "saved")
 
 
 def test_a_broken_file_is_told_with_its_place_and_kept_when_settings_are_saved(folder: Path, make_app: MakeApp) -> None:
     (folder / "config-user.yaml").write_text("a: [1\nb: 2\n")
     app = make_app()
-    saved, (problem,) = app.usable_for(app.record(NAME))
+    saved, (problem,) = app.planner.validated_settings(app.record(NAME))
     assert saved == {} and "line 2" in problem.say("en") and "第 2 行" in problem.say("zh")
     aside = save(app, NAME, threads=3)
     assert aside is not None and aside.read_text() == "a: [1\nb: 2\n"
@@ -126,19 +129,19 @@ def test_code_that_comes_with_a_model_runs_only_if_the_command_line_says_so(fold
     (folder / "config-user.yaml").write_text("weights: {trust_remote_code: true}\n")
     plain, trusting = make_app(), make_app("--trust-remote-code")
     record = plain.record("weights")
-    assert plain.plan(record).settings["trust_remote_code"].value is False
+    assert plain.planner.plan(LoadRequest(record)).settings["trust_remote_code"].value is False
     with pytest.raises(Unsupported, match="--trust-remote-code"):
-        plain.plan(record, form={"trust_remote_code": True})
-    assert trusting.plan(record).settings["trust_remote_code"].value is True
+        plain.planner.plan(LoadRequest(record, form={"trust_remote_code": True}))
+    assert trusting.planner.plan(LoadRequest(record)).settings["trust_remote_code"].value is True
 
 
 def test_autoload_is_remembered_beside_what_the_user_wrote(tmp_path: Path, make_app: MakeApp) -> None:
     (tmp_path / "settings.yaml").write_text("# mine\ntheme: dark  # at night\n")
-    make_app().set_autoload(True)
-    assert make_app().settings.autoload_model is True
+    make_app().settings.set("autoload_model", True)
+    assert make_app().settings.current.autoload_model is True
     assert (tmp_path / "settings.yaml").read_text().startswith("# mine\ntheme: dark  # at night\n")
-    make_app().set_autoload(False)
-    assert make_app().settings.autoload_model is False
+    make_app().settings.set("autoload_model", False)
+    assert make_app().settings.current.autoload_model is False
 
 
 def test_with_multi_user_loading_is_the_owners_who_is_known_by_the_key(folder: Path, make_app: MakeApp) -> None:
@@ -159,11 +162,13 @@ def test_for_each_format_that_a_loader_takes_there_is_a_reason_in_both_languages
     record = make_app().record(NAME)
     for loader in LOADERS.values():
         for model_format in loader.formats:
-            reason = why(type(record)(record.name, record.path, model_format, 1, quantisation="4 bit"), loader)
+            reason = explain_choice(
+                type(record)(record.name, record.path, model_format, 1, quantisation="4 bit"), loader
+            )
             assert reason is not None and "4 bit" in reason["zh"] and reason["zh"] != reason["en"]
-    assert why(record, LOADERS["AutoAWQ"]) is None
+    assert explain_choice(record, LOADERS["AutoAWQ"]) is None
 
 
 def test_the_form_has_every_option_of_every_loader(folder: Path, make_app: MakeApp) -> None:
     app = make_app()
-    assert set(app.form_for(app.record(NAME), {})) == set(OPTIONS)
+    assert set(app.planner.form_settings(app.record(NAME), {})) == set(OPTIONS)

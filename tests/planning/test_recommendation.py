@@ -12,7 +12,7 @@ from modules.catalog.catalog import ModelRecord
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS, candidates
-from modules.planning.recommendation import _KNOWN, reason, refusal, takers, why
+from modules.planning.recommendation import _KNOWN, compatible_loaders, explain_choice, incompatibility, reason
 
 ARCHITECTURES = ROOT / "overlays" / "exllamav2" / "exllamav2" / "architecture.py"
 EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
@@ -48,14 +48,14 @@ def test_each_loader_of_a_quantised_folder_has_a_sentence_of_its_own(model_forma
 
 @pytest.mark.parametrize(("loader", "model_format"), NAMED)
 def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
-    words = why(record(model_format), LOADERS[loader])
+    words = explain_choice(record(model_format), LOADERS[loader])
     assert words is not None
     assert words["en"].startswith(f"{model_format.upper()}: ") and NAMED[loader, model_format] in words["en"]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
-    words = why(record("gptq", wbits=bits), LOADERS["Transformers"])
+    words = explain_choice(record("gptq", wbits=bits), LOADERS["Transformers"])
     assert words is not None
     assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
     assert ("compiles a kernel" in words["en"]) == (bits == 4)
@@ -64,7 +64,7 @@ def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
 @pytest.mark.parametrize(("kind", "known"), [("llama", True), ("Yi", True), ("gemma3_text", False), ("", True)])
 def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind: str, known: bool) -> None:
     model = replace(record("gptq"), architecture=kind)
-    names = [each.name for each in takers(model)]
+    names = [each.name for each in compatible_loaders(model)]
     assert set(names) == TAKERS["gptq"]
     assert (names[0] in EXLLAMA) == known
     for name in names:
@@ -86,15 +86,15 @@ def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
     usual, unusual = record("gptq", wbits=4), record("gptq", wbits=bits)
-    assert takers(usual) == takers(record("gptq")) == candidates("gptq")
-    assert {each.name for each in takers(unusual)} == {"AutoGPTQ", "Transformers"}
-    refused = refusal(unusual, LOADERS["ExLlamav2_HF"])
+    assert compatible_loaders(usual) == compatible_loaders(record("gptq")) == candidates("gptq")
+    assert {each.name for each in compatible_loaders(unusual)} == {"AutoGPTQ", "Transformers"}
+    refused = incompatibility(unusual, LOADERS["ExLlamav2_HF"])
     assert refused is not None and f"ExLlamav2_HF cannot load {bits}-bit gptq models" in refused.say("en")
     assert f"{bits} 位的 gptq" in refused.say("zh")
-    assert refusal(usual, LOADERS["ExLlamav2"]) is None
-    assert takers(record("exl2", wbits=bits)) == candidates("exl2")
+    assert incompatibility(usual, LOADERS["ExLlamav2"]) is None
+    assert compatible_loaders(record("exl2", wbits=bits)) == candidates("exl2")
 
 
 def test_a_loader_that_cannot_take_the_model_has_none() -> None:
     assert reason(record("exl2"), LOADERS["AutoGPTQ"]) is None
-    assert why(record("gptq"), LOADERS["AutoAWQ"]) is None
+    assert explain_choice(record("gptq"), LOADERS["AutoAWQ"]) is None

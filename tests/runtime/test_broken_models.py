@@ -10,6 +10,7 @@ import pytest
 
 from modules.app import App
 from modules.core.errors import DamagedModel, IncompleteModel, LoadFailed, Unsupported, UnsupportedModel, WebUIError
+from modules.planning.load_request import LoadRequest
 from tests.support.gguf_files import MODEL, TENSORS, As, Raw, Tensor, gguf
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -169,7 +170,9 @@ def test_a_broken_model_is_told_by_its_cause(
     app = make_app("--n_ctx", "512")
     name = make(tmp_path / "models", smollm2.read_bytes())
     with pytest.raises(error) as refused:
-        app.load(app.plan(app.catalog.find(name), "llama.cpp" if error is Unsupported else ""))
+        app.loading.load(
+            app.planner.plan(LoadRequest(app.catalog.find(name), "llama.cpp" if error is Unsupported else ""))
+        )
     said = {language: refused.value.say(language).partition("\n")[0] for language in ("en", "zh")}
     assert english in said["en"] and chinese in said["zh"], said
     assert said["en"] != said["zh"]
@@ -183,10 +186,10 @@ def test_more_memory_than_there_is_is_told_with_what_helps_and_the_next_load_wor
     app = make_app("--n_ctx", "512")
     record = app.record(SMOLLM2)
     with pytest.raises(LoadFailed) as refused:
-        app.load(app.plan(record, form={"n_ctx": 16_000_000}))
+        app.loading.load(app.planner.plan(LoadRequest(record, form={"n_ctx": 16_000_000})))
     assert "not enough memory. Take a shorter context" in refused.value.say("en")
     assert "内存不足。请缩短上下文" in refused.value.say("zh")
-    assert app.load(app.plan(record)).info.context_length == 512
+    assert app.loading.load(app.planner.plan(LoadRequest(record))).info.context_length == 512
 
 
 def test_a_folder_that_is_called_like_a_file_is_no_model(tmp_path: Path, make_app: Callable[..., App]) -> None:

@@ -22,6 +22,7 @@ from modules.api import attach
 from modules.api.host_guard import Guard, hosts_for
 from modules.app import App
 from modules.config import flags
+from modules.planning.load_request import LoadRequest
 from modules.runtime.model_manager import LoadedModel
 
 
@@ -96,4 +97,4 @@ def smollm2_server(models_folder: Path, settings: str = "") -> Iterator[Server]:
 
 def load_smollm2(app: App) -> LoadedModel:
     (record,) = app.catalog.models()
-    return app.load(app.plan(record, form={"n_ctx": CONTEXT}))
+    return app.loading.load(app.planner.plan(LoadRequest(record, form={"n_ctx": CONTEXT})))

@@ -9,13 +9,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from modules.api.errors import json_response, language_of
-from modules.api.schemas import LoadRequest, TextRequest, TokensRequest
-from modules.app import App, Plan
+from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
+from modules.app import App
 from modules.core.errors import NoModelLoaded, OptionError, WorkerDied
 from modules.core.events import Json
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.registry import values
 from modules.options.option import Value, parse_all
+from modules.planning.load_request import LoadRequest
+from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import LoadedModel
 
 Defaults = MutableMapping[LoadedModel, Mapping[str, Value]]
@@ -34,13 +36,13 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
     @router.get("/model/list")
     def names() -> Response:
-        return json_response({"model_names": [record.name for record in app.listed()]})
+        return json_response({"model_names": [record.name for record in app.selectable_models()]})
 
     @router.post("/model/load")
-    def load(body: LoadRequest, request: Request) -> Response:
+    def load(body: ModelLoadRequest, request: Request) -> Response:
         owner_only(app)
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
-        model = app.load(plan)
+        model = app.loading.load(plan)
         defaults[model] = settings
         return json_response(_loaded(model, language_of(request.headers)))
 
@@ -80,12 +82,12 @@ def _info(app: App) -> Json:
     return {"model_name": model.record.name, "lora_names": names, "loader": model.loader.name}
 
 
-def _plan(app: App, body: LoadRequest) -> Plan:
+def _plan(app: App, body: ModelLoadRequest) -> LoadPlan:
     args = dict(body.args)
     loader = args.pop("loader", None) or ""
     if not isinstance(loader, str):
         raise OptionError("loader", str(loader), {"en": "the name of a loader", "zh": "加载器名称"})
-    return app.plan(app.record(body.model_name), loader, form=args)
+    return app.planner.plan(LoadRequest(app.record(body.model_name), loader, form=args))
 
 
 def _loaded(model: LoadedModel, language: str) -> Json:

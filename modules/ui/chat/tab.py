@@ -75,7 +75,7 @@ class ChatTab:
         side = gr.Column(elem_classes="tx-card", elem_id="tx-side")
         with side, gr.Accordion(tr("system_message"), open=False, elem_id="tx-system-card"):
             self.system = gr.Textbox(
-                value=self._app.settings.system_message,
+                value=self._app.settings.current.system_message,
                 label=tr("system_message"),
                 show_label=False,
                 info=tr("system_info"),

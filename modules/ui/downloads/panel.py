@@ -20,7 +20,6 @@ from modules.hub.endpoints import host
 from modules.hub.errors import DiskFull, NothingToDownload
 from modules.hub.repo_id import Address
 from modules.hub.repository import Kind, RemoteFile, Repository
-from modules.planning.download_fit import verdicts
 from modules.ui.downloads import html
 from modules.ui.downloads.settings import DownloadSettings
 from modules.ui.gradio_import import gradio
@@ -170,7 +169,7 @@ class DownloadsPanel:
             repository = await asyncio.to_thread(self._seen, shown)
             if repository is None:
                 return {self.fits: gr.skip()}
-            told = await asyncio.to_thread(verdicts, self._app, repository)
+            told = await asyncio.to_thread(self._app.download_fit.verdicts, repository)
             lora = self._known_kind(repository) == "lora"
             again = self.sum_up(shown, text, file) if lora else {}
             return {self.fits: html.fits(told, repository.commit, self._language, self._tr), **again}

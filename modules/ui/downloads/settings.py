@@ -85,7 +85,8 @@ class DownloadSettings:
             wish = text.strip() if isinstance(text, str) else ""
             if wish == self._current():
                 return {self.told: gr.skip()}
-            aside = self._app.set_endpoint(wish)
+            self._app.hubs.choose(wish)
+            aside = self._app.settings.set("hf_endpoint", wish)
             said = self._tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))
             said += self._tr("kept_aside").format(file=aside.name) if aside else ""
             self._restrict(self._allowed(self._ticked()))

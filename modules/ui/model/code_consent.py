@@ -33,4 +33,4 @@ class OwnCode:
         asked = shown if isinstance(shown, dict) else {}
         if not isinstance(asked.get("model"), str):
             raise ModelNotFound(str(asked.get("model")))
-        self._app.trust_code(asked["model"], asked.get("code") or {})
+        self._app.consent.agree(self._app.record(asked["model"]), asked.get("code") or {})

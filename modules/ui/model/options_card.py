@@ -10,12 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modules.app import App, Plan
+from modules.app import App
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import OptionError
 from modules.loaders.registry import LOADERS, Loader, Setting, unavailable
 from modules.options.load import OPTIONS
-from modules.planning.recommendation import takers
+from modules.planning.recommendation import compatible_loaders
+from modules.runtime.load_plan import LoadPlan
 from modules.system import cpu_memory
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Updates, Values
@@ -65,13 +66,13 @@ class OptionsCard:
         }
         cores = self._tr("cores").format(physical=cpu_memory.physical_cores(), logical=cpu_memory.logical_cores())
         extra = {"threads": cores, "threads_batch": cores}
-        if not self._app.trusts:
+        if not self._app.consent.allowed:
             extra["trust_remote_code"] = self._tr("trust_by_flag")
         for group, options in grouped(OPTIONS.values()).items():
             used = sorted({name for option in options for name in classes[option.key]})
             with self._group(group, used), gr.Column(elem_classes="tx-grid"):
                 self.widgets |= Form(options, self._language, "tx-opt", classes, extra).widgets
-        self.widgets["trust_remote_code"].interactive = self._app.trusts
+        self.widgets["trust_remote_code"].interactive = self._app.consent.allowed
 
     def _group(self, group: str, classes: list[str]) -> Any:
         if group == "common":
@@ -88,7 +89,7 @@ class OptionsCard:
 
     def write(self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting]) -> Updates:
         """What a handler returns to show the `settings` of a model, and the loaders to choose from, `loader` first."""
-        able = [loader, *(each for each in takers(record) if each is not loader)]
+        able = [loader, *(each for each in compatible_loaders(record) if each is not loader)]
         return {
             self.shown: self.snapshot(record.name, settings),
             self.loader: gr.update(choices=self._labelled(able, record.format), value=loader.name),
@@ -101,7 +102,7 @@ class OptionsCard:
         record = self._record_shown(given)
         if record is None:
             return {self.loader: gr.skip()}
-        return {self.loader: gr.update(choices=self._labelled(takers(record), record.format))}
+        return {self.loader: gr.update(choices=self._labelled(compatible_loaders(record), record.format))}
 
     def format_shown(self, given: Values) -> str:
         """Of the model whose options stand in the form; "" if there is none."""
@@ -155,7 +156,7 @@ class OptionsCard:
         reduced = given.get(self.reduced)
         return reduced if isinstance(reduced, int) and reduced == given.get(self.widgets["n_ctx"]) else 0
 
-    def marked(self, plan: Plan) -> Updates:
+    def marked(self, plan: LoadPlan) -> Updates:
         """Where each value of `plan` comes from, as the form shows it."""
         sources = {key: each.source for key, each in plan.settings.items() if each.source != "default"}
         contexts = {key: _contexts(plan.record.context_length) for key in ("n_ctx", "max_seq_len")}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
+from collections.abc import AsyncIterator
 
-from modules.app import App, Plan
-from modules.catalog.catalog import ModelRecord
+from modules.app import App
 from modules.core.errors import (
     LoadCancelled,
     LoaderUnavailable,
@@ -19,7 +17,9 @@ from modules.core.errors import (
 from modules.loaders.registry import Setting
 from modules.options.load import OPTIONS
 from modules.options.option import parse_all
-from modules.planning.recommendation import reason, takers, why
+from modules.planning.load_request import LoadRequest
+from modules.planning.recommendation import compatible_loaders, explain_choice, reason
+from modules.runtime.load_plan import LoadPlan
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, UNCHECKED, Shared, Updates, Values, as_error
 from modules.ui.locales import Tr, translator
@@ -33,16 +33,6 @@ from modules.ui.widgets.icons import REFRESH
 gr = gradio()
 
 POLL_SECONDS = 0.25
-
-
-class Wish(NamedTuple):
-    """What `App.plan` and `App.save` take."""
-
-    record: ModelRecord
-    loader: str
-    form: Mapping[str, object]
-    saved: Mapping[str, object]
-    shown: int
 
 
 class ModelTab:
@@ -150,7 +140,7 @@ class ModelTab:
     def open_page(self) -> Updates:
         """What a page just opened shows: the model in use, or the one `--model` named, or the first whole one."""
         try:
-            return self._listing() | {self.autoload: self._app.settings.autoload_model}
+            return self._listing() | {self.autoload: self._app.settings.current.autoload_model}
         except Exception as error:
             return {self.facts: self._alert(error)}
 
@@ -162,8 +152,8 @@ class ModelTab:
             return {self.status: self._alert(error)}
 
     def _listing(self, name: object = None, instead: object = None) -> Updates:
-        names = [record.name for record in self._app.listed()]
-        chosen = self._app.preferred(name, instead)
+        names = [record.name for record in self._app.selectable_models()]
+        chosen = self._app.default_model(name, instead)
         if name and chosen == name:  # unsaid, for by now the user may have chosen another
             return {self.model: gr.update(choices=names)}
         return {**self.choose(chosen), self.model: gr.update(choices=names, value=chosen)}
@@ -187,34 +177,38 @@ class ModelTab:
             if record.problem is not None:
                 damage = html.alert(record.problem, self._language, self._tr)
                 return {self.facts: facts + damage, self.notes: "", self.options.shown: {}}
-            saved, problems = self._app.usable_for(record)
+            saved, problems = self._app.planner.validated_settings(record)
             facts += "".join(html.alert(each, self._language, self._tr) for each in problems)
-            loader = self._app.best_loader(record, saved)
-            return {self.facts: facts} | self.options.write(record, loader, self._app.form_for(record, saved))
+            loader = self._app.planner.best_loader(record, saved)
+            return {self.facts: facts} | self.options.write(
+                record, loader, self._app.planner.form_settings(record, saved)
+            )
         except Exception as error:
             return {self.facts: self._alert(error)}
 
     def _hint(self) -> str:
         """What to do where no model is chosen."""
-        if self._app.listed():
+        if self._app.selectable_models():
             return html.info(self._tr("pick_a_model"))
         problem = self._app.catalog.problem
         return self._alert(problem) if problem else html.info(self._tr("no_models"))
 
-    def _wish(self, given: Values) -> Wish:
-        """The model and what the form asks for it. Nothing of what the browser sent is taken on trust."""
+    def _request(self, given: Values) -> LoadRequest:
+        """Read the model and its options from the form, which comes from a browser and may hold anything."""
         record = self._app.record(self._picked(given[self.model]))
-        saved, _ = self._app.usable_for(record)  # what is wrong with the rest is told where the model is chosen
+        saved, _ = self._app.planner.validated_settings(
+            record
+        )  # what is wrong with the rest is told where the model is chosen
         if not self.options.belongs(given, record.name):  # its own form is on its way
-            return Wish(record, self._app.best_loader(record, saved).name, {}, saved, 0)
+            return LoadRequest(record, self._app.planner.best_loader(record, saved).name, saved=saved)
         shown = self.options.context_by_memory(given)
         if shown:
             saved = {key: raw for key, raw in saved.items() if key != "n_ctx"}
-        return Wish(record, self._loader_of(given), self.options.touched(given), saved, shown)
+        return LoadRequest(record, self._loader_of(given), self.options.touched(given), saved, shown)
 
-    def _plan(self, given: Values) -> Plan:
+    def _plan(self, given: Values) -> LoadPlan:
         """The load that the form asks for."""
-        return self._app.plan(*self._wish(given))
+        return self._app.planner.plan(self._request(given))
 
     def _picked(self, name: object) -> str:
         if not name or not isinstance(name, str):
@@ -233,15 +227,15 @@ class ModelTab:
         """Save the settings of the chosen loader, and say where."""
         try:
             self._app.refuse_guests()
-            wish = self._wish(given)
-            record = wish.record
-            aside = self._app.save(*wish)
-            text = self._tr("saved").format(model=record.name, file=self._app.remembered.path.name)
+            request = self._request(given)
+            record = request.record
+            aside = self._app.planner.save(request)
+            text = self._tr("saved").format(model=record.name, file=self._app.model_settings.path.name)
             text += self._tr("kept_aside").format(file=aside.name) if aside else ""
-            saved, _ = self._app.usable_for(record)
-            settings = self._app.form_for(record, saved)
-            if wish.shown:  # memory's choice stays the one that is shown
-                settings["n_ctx"] = Setting(wish.shown, "memory")
+            saved, _ = self._app.planner.validated_settings(record)
+            settings = self._app.planner.form_settings(record, saved)
+            if request.shown_context:  # the form keeps showing the length that memory allowed
+                settings["n_ctx"] = Setting(request.shown_context, "memory")
             return {self.status: html.info(text), self.options.shown: self.options.snapshot(record.name, settings)}
         except Exception as error:
             return {self.status: self._alert(error), self.options.shown: gr.skip()}
@@ -286,16 +280,16 @@ class ModelTab:
 
     def _anyway(self, name: object) -> Updates:
         record = self._app.record(self._picked(name))
-        return self.options.fill(self._app.form_for(record, {}))
+        return self.options.fill(self._app.planner.form_settings(record, {}))
 
     def set_autoload(self, wanted: object) -> Updates:
         try:
             self._app.refuse_guests()
-            aside = self._app.set_autoload(wanted is True)
+            aside = self._app.settings.set("autoload_model", wanted is True)
             told = html.info(self._tr("kept_aside").format(file=aside.name)) if aside else gr.skip()
             return {self.status: told, self.autoload: gr.skip()}
         except Exception as error:
-            return {self.status: self._alert(error), self.autoload: self._app.settings.autoload_model}
+            return {self.status: self._alert(error), self.autoload: self._app.settings.current.autoload_model}
 
     # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -304,11 +298,11 @@ class ModelTab:
         install = self.options.install
         try:
             plan = await asyncio.to_thread(self._plan, given)
-            told = await asyncio.to_thread(self._app.explain, plan)
+            told = await asyncio.to_thread(self._app.loading.explain, plan)
             asked = (plan.loader, plan.record.format)
             notes = html.reasons(*self._reasons(plan), self._tr)
             notes += install.told(*asked, html.explanation(told, self._language, self._tr))
-            memory = html.memory(await asyncio.to_thread(self._app.fit, plan), self._tr)
+            memory = html.memory(await asyncio.to_thread(self._app.memory.fit, plan), self._tr)
             return {self.notes: notes, self.memory: memory} | self.options.marked(plan) | install.ask(*asked)
         except (NothingPicked, ModelProblem):  # what is wrong with a model is told beside its facts
             return {self.notes: "", self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
@@ -317,11 +311,11 @@ class ModelTab:
         except Exception as error:
             return {self.notes: self._alert(error), self.memory: "", self.options.marks: gr.skip()} | install.ask(None)
 
-    def _reasons(self, plan: Plan) -> tuple[str, dict[str, str]]:
+    def _reasons(self, plan: LoadPlan) -> tuple[str, dict[str, str]]:
         """Why this loader, and what the others would be to the model, by name."""
-        others = [each for each in takers(plan.record) if each is not plan.loader]
+        others = [each for each in compatible_loaders(plan.record) if each is not plan.loader]
         reasons = {each.name: reason(plan.record, each) for each in others}
-        this = why(plan.record, plan.loader)
+        this = explain_choice(plan.record, plan.loader)
         said = {name: words[self._language] for name, words in reasons.items() if words}
         return this[self._language] if this else "", said
 
@@ -343,7 +337,7 @@ class ModelTab:
         try:
             self._app.refuse_guests()
             plan = await asyncio.to_thread(self._plan, given)
-            begun = await asyncio.to_thread(self._app.begin, plan, number)
+            begun = await asyncio.to_thread(self._app.loading.begin, plan, number)
         except Exception as error:
             yield self._refused(error)
             return

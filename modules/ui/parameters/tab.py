@@ -88,19 +88,19 @@ class ParametersTab:
     def open_page(self) -> Updates:
         """The presets there are by now, and what to begin with; other pages and programs add to them."""
         names = self._app.presets.names()
-        chosen = self._app.settings.preset if self._app.settings.preset in names else None
+        chosen = self._app.settings.current.preset if self._app.settings.current.preset in names else None
         first = {key: value for key, value in self._first().items() if key in NEUTRAL}
         return {self.preset: gr.update(choices=names, value=chosen), self.name: chosen or "", **self._written(first)}
 
     def _first(self) -> dict[str, Any]:
-        return {key: option.default for key, option in PARAMETERS.items()} | self._app.generation_defaults()
+        return {key: option.default for key, option in PARAMETERS.items()} | self._app.settings.generation_defaults()
 
     def choose(self, name: object) -> Updates:
         """Show a preset's values, and begin with them the next time, too."""
         try:
             preset = self._app.presets.read(_text(name))
             if not self._app.flags.on("multi_user"):
-                self._app.set_preset(_text(name))
+                self._app.settings.set("preset", _text(name))
             return {
                 self.line: html.info(self._unused(preset.values, preset.passed_over)),
                 self.name: _text(name),
@@ -131,7 +131,7 @@ class ParametersTab:
             self._app.refuse_guests()
             name = _text(given[self.name]).strip() or _text(given[self.preset])
             aside = self._app.presets.save(name, self.read(given))
-            self._app.set_preset(name)
+            self._app.settings.set("preset", name)
             text = self._tr("preset_saved").format(name=name)
             text += self._tr("kept_aside").format(file=aside.name) if aside else ""
             choices = gr.update(choices=self._app.presets.names(), value=name)
@@ -144,7 +144,7 @@ class ParametersTab:
         try:
             self._app.refuse_guests()
             self._app.presets.delete(_text(name))
-            self._app.set_preset("")
+            self._app.settings.set("preset", "")
             text = self._tr("preset_deleted").format(name=_text(name))
             choices = gr.update(choices=self._app.presets.names(), value=None)
             return {self.preset: choices, self.name: "", self.line: html.info(text)}

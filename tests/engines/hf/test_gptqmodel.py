@@ -16,6 +16,7 @@ from modules.core.errors import LoaderUnavailable
 from modules.core.events import Progress, TokenChances
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader, overlay_of, unavailable
+from modules.planning.load_request import LoadRequest
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load, loaded
 from tests.engines.hf.test_lora import ALONE, put, state
@@ -68,10 +69,10 @@ def test_without_gptqmodel_the_loader_says_what_installs_it(
     record = app.record("packed")
     assert record.format == method
     assert unavailable(without_gptqmodel) is None
-    plan = app.plan(record, "Transformers")
-    assert INSTALL in app.explain(plan)["unavailable"]["en"]
+    plan = app.planner.plan(LoadRequest(record, "Transformers"))
+    assert INSTALL in app.loading.explain(plan)["unavailable"]["en"]
     with pytest.raises(LoaderUnavailable, match="23 MB") as refused:
-        app.load(plan)
+        app.loading.load(plan)
     assert refused.value.install == INSTALL
 
 

@@ -59,7 +59,7 @@ def event(data: object) -> Any:
 
 
 def saved(tab: Any) -> object:
-    return tab.app.remembered.of(NAME)
+    return tab.app.model_settings.of(NAME)
 
 
 def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
@@ -73,7 +73,7 @@ def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, 
     """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
     tab.remember({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
-    assert tab.app.remembered.of("other.gguf") == {"loader": "llama.cpp"}
+    assert tab.app.model_settings.of("other.gguf") == {"loader": "llama.cpp"}
     stale = {**form(tab, NAME, "AutoAWQ", n_ctx=512), tab.model: "other.gguf"}
     plan = tab._plan(stale)
     assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
@@ -86,16 +86,16 @@ def test_an_emptied_field_is_no_value(tab: Any) -> None:
 
 def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
     tab.remember(form(tab, n_ctx=2048, threads=2))
-    tab.app.available_memory = lambda: 200_000_000
+    tab.app.memory.available_memory = lambda: 200_000_000
     filled = tab.show_defaults({tab.model: NAME})
     assert 0 < filled[tab.options.reduced] == filled[tab.widgets["n_ctx"]] < 8192
     updates = tab.remember({**form(tab), **filled})
-    assert tab.app.remembered.of(NAME) == {"loader": "llama.cpp"}
-    tab.app.available_memory = lambda: 180_000_000
+    assert tab.app.model_settings.of(NAME) == {"loader": "llama.cpp"}
+    tab.app.memory.available_memory = lambda: 180_000_000
     again = {**form(tab), **filled, tab.options.shown: updates[tab.options.shown]}
     assert tab._plan(again).settings["n_ctx"].source == "memory"
     tab.remember({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
-    assert tab.app.remembered.of(NAME)["n_ctx"] == 8192
+    assert tab.app.model_settings.of(NAME)["n_ctx"] == 8192
 
 
 def is_unchanged(updates: dict[Any, Any]) -> bool:
@@ -107,7 +107,7 @@ def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtes
     for model in STRANGE:
         with subtests.test(model=model):
             assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
-            assert not tab.app.remembered.path.exists()
+            assert not tab.app.model_settings.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(
 ) -> None:
     html = tab.remember(form(tab, NAME, loader, **changed))[tab.status]
     assert 'role="alert"' in html and words in html
-    assert not tab.app.remembered.path.exists()
+    assert not tab.app.model_settings.path.exists()
 
 
 def test_a_wrong_value_is_told_at_its_field(tab: Any) -> None:
@@ -343,9 +343,9 @@ def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: A
 @pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])
 def test_only_a_tick_is_a_tick(tab: Any, wanted: object) -> None:
     tab.set_autoload(wanted)
-    assert tab.app.settings.autoload_model is False
+    assert tab.app.settings.current.autoload_model is False
     tab.set_autoload(True)
-    assert tab.app.settings.autoload_model is True
+    assert tab.app.settings.current.autoload_model is True
 
 
 def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_tab: Callable[..., Any]) -> None:
@@ -359,4 +359,4 @@ def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_ta
     ]
     assert all("Only the owner" in updates[tab.status] for updates in refusals)
     assert tab.app.models.status.state == "empty"
-    assert not tab.app.remembered.path.exists() and tab.app.settings.autoload_model is False
+    assert not tab.app.model_settings.path.exists() and tab.app.settings.current.autoload_model is False

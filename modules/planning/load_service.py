@@ -1,0 +1,46 @@
+"""Carry out a plan, or explain it without loading anything."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from modules.core.errors import LoaderUnavailable
+from modules.core.events import Json
+from modules.planning.code_consent import CodeConsent
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.model_manager import LoadedModel, Models
+from modules.setup.install import being_installed
+from modules.setup.overlay_installer import Overlays
+
+
+class LoadService:
+    """Hands plans to the model manager, once the user has agreed to the code that they would run."""
+
+    def __init__(self, models: Models, consent: CodeConsent, overlays: Overlays) -> None:
+        self._models, self._consent, self._overlays = models, consent, overlays
+
+    def load(self, plan: LoadPlan) -> LoadedModel:
+        """Load and wait. Raises what `begin` raises, and why the load failed."""
+        return self.begin(plan).result()
+
+    def begin(self, plan: LoadPlan, number: int | None = None) -> Future[LoadedModel]:
+        """Start a load in a thread of its own; `number` is its rank among all requests (`Models.next_number`).
+
+        Raises CodeChanged if code would run that the user has not agreed to, LoaderUnavailable, and the problem of a
+        model that cannot be loaded.
+        """
+        if plan.runs_remote_code:
+            self._consent.check(plan.record)
+        try:
+            return self._models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
+        except LoaderUnavailable as error:
+            raise being_installed(plan.loader, plan.record.format, self._overlays) or error from None
+
+    def explain(self, plan: LoadPlan) -> Json:
+        """Return the plan and the backend's exact calls, as JSON; "unavailable" says why there are no calls."""
+        try:
+            explanation = self._models.explain(plan.record, plan.loader, plan.settings)
+        except LoaderUnavailable as reason:
+            explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
+        options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
+        return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}
