@@ -107,7 +107,7 @@ def engine_alone(told: Any) -> float:
     engine = LlamaCpp(Path(arguments["path"]), arguments["options"], lambda progress: None)
 
     def events() -> Iterable[Event]:
-        engine.submit(1, PROMPT, PARAMS)
+        engine.submit(1, engine.tokenize(PROMPT, PARAMS), PARAMS)
         while not engine.idle:
             yield from (event for _, event in engine.step())
 

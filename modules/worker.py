@@ -23,8 +23,10 @@ from typing import Any, BinaryIO
 
 from modules.core.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
+from modules.core.prompt import Prompt
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
+from modules.engines.prompt_fitting import fit
 from modules.options.option import Value
 from modules.system import malloc
 
@@ -74,11 +76,11 @@ class Turns:
     def __init__(self, engine: SerialEngine) -> None:
         self.info = engine.info
         self.questions, self.operations = engine.questions, engine.operations
-        self._generate = engine.generate
+        self.tokenize, self._generate = engine.tokenize, engine.generate
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
         self._untold: list[int] = []
 
-    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
+    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         self._calls[call] = self._generate(prompt, params)
         if len(self._calls) > 1:
             self._untold.append(call)
@@ -134,11 +136,20 @@ class Worker:
         self._later: deque[Request] = deque()  # between two steps, the first is one of ALONE
 
     def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        """Take in a request: answer it at once, or leave it to the main thread."""
+        """Take in a request: answer it at once, or leave it to the main thread.
+
+        Prompts are tokenized here, once, so that no step waits for it.
+        """
         engine = self._engine
         if engine is not None and operation in engine.questions:
             self._reply(call, operation, args, lambda: engine.questions[operation](**args))
             return
+        if engine is not None and operation == "generate":
+            try:
+                args = _tokenized(engine, **args)
+            except Exception as error:  # part of the worker's edge
+                self._send(call, Failed(_in_words(error)))
+                return
         self._inbox.put((call, operation, args))
         if engine is not None:
             engine.interrupt(operation == "cancel")
@@ -255,6 +266,12 @@ class Worker:
         if self._engine is None:
             raise NoModelLoaded
         return self._engine
+
+
+def _tokenized(engine: BatchingEngine | Turns, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the arguments of `submit`. Raises PromptTooLong."""
+    fitted = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
+    return {"prompt": fit(fitted, lambda text: engine.tokenize(text, params)), "params": params}
 
 
 def _engine_module(engine: str) -> Any:

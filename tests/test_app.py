@@ -24,6 +24,7 @@ from modules.core.errors import (
     WorkerDied,
 )
 from modules.core.events import Text
+from modules.core.prompt import Prompt
 from modules.loaders.generation_settings import settle
 from modules.loaders.registry import LOADERS, Setting
 from modules.planning.load_request import LoadRequest
@@ -264,10 +265,11 @@ def test_a_real_model_is_loaded_asked_killed_loaded_again_and_let_go(make_app: M
         model = app.loading.load(app.planner.plan(LoadRequest(record)))
         assert app.models.status.context_length == 512
         prompt, params = "The capital of France is", settle({"temperature": 0, "max_new_tokens": 8})
-        assert "Paris" in "".join(event.text for event in model.generate(prompt, params) if isinstance(event, Text))
+        events = model.generate(Prompt(prompt), params)
+        assert "Paris" in "".join(event.text for event in events if isinstance(event, Text))
         os.kill(model._worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied):
-            list(model.generate(prompt, params))
+            list(model.generate(Prompt(prompt), params))
     model = app.loading.load(app.planner.plan(LoadRequest(record)))
     assert app.models.unload() > 50 << 20
     with pytest.raises(NoModelLoaded):

@@ -52,7 +52,7 @@ def ask(worker: WorkerProcess, operation: str, **args: object) -> object:
 def test_a_generation_is_its_texts_and_a_done(echo: WorkerProcess) -> None:
     assert say(echo, "hello count 3 世界").all() == [
         *(Text(f"{word} ") for word in ("hello", "0", "1", "2", "世界")),
-        Done("stop", completion_tokens=5),
+        Done("stop", prompt_tokens=4, completion_tokens=5),
     ]
 
 

@@ -18,7 +18,7 @@ from modules.api import errors, parameters
 from modules.api.auth import Access
 from modules.api.errors import json_response, language_of
 from modules.api.generations import Answers, Call, unless_gone
-from modules.api.prompts import chat_prompt, plain_prompts
+from modules.api.prompts import chat_prompt, echoed, plain_prompts
 from modules.api.responses import ChatShape, CompletionShape, Shape
 from modules.api.routes import downloads, loras
 from modules.api.routes import models as internal
@@ -28,6 +28,7 @@ from modules.app import App
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import NoModelLoaded, WorkerDied
 from modules.core.events import Json
+from modules.core.prompt import Prompt
 from modules.runtime.model_manager import LoadedModel
 
 
@@ -98,7 +99,8 @@ def _answer_routes(app: App, defaults: internal.Defaults) -> APIRouter:
         model = app.models.current
         params = settled(body, model)
         prompts = await asyncio.to_thread(plain_prompts, model, body, params)
-        echoes = [prompt if body.echo else "" for prompt in prompts for _ in range(body.n)]
+        echoes = await asyncio.to_thread(echoed, model, prompts) if body.echo else [""] * len(prompts)
+        echoes = [echo for echo in echoes for _ in range(body.n)]
         shape = CompletionShape(model.record.name, len(prompts), body.stream_options.include_usage, echoes)
         return await _answer(request, body, model, params, prompts, shape)
 
@@ -118,7 +120,7 @@ async def _answer(
     body: Generation,
     model: LoadedModel,
     params: Mapping[str, Json],
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     shape: Shape,
 ) -> Response:
     """The loaded model answers, whatever model the request names: many clients must name one, and know but OpenAI's.

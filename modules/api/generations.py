@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from modules.core.events import Done, Event, Failed, Json, Result, Text
+from modules.core.prompt import Prompt
 from modules.runtime.model_manager import LoadedModel, Reply
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call:
-    prompt: str
+    prompt: Prompt
     params: Mapping[str, Json]
 
 

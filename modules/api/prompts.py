@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
-from modules.chat import prompt as chat
+from modules.chat.prompt import conversation_prompt, text_prompt
 from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.core.events import Json
+from modules.core.prompt import Prompt
 from modules.options.option import nearest
 from modules.runtime.model_manager import LoadedModel
 
@@ -15,8 +16,8 @@ _PASSED_ON = ("name", "tool_call_id")  # templates may show them
 _UNABLE = ("tool_calls", "function_call", "audio", "refusal", "annotations")
 
 
-def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]) -> str:
-    """The one text to go on with. Blocks on the model. Unsupported, OptionError, or PromptTooLong.
+def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]) -> Prompt:
+    """Return the prompt of a chat completion. Raises Unsupported or OptionError.
 
     A prompt is refused only if it cannot be evaluated at all; an answer that meets the end of the context says so
     by its finish_reason, "length". Therefore the room asked for is that of a single token.
@@ -28,7 +29,7 @@ def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, J
     # Who sets a length to truncate to wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     wishes = {**params, "max_new_tokens": 1}
-    return chat.prompt(model, messages, wishes, continue_last=request.continue_, drop_oldest=drop)
+    return conversation_prompt(model, messages, wishes, continue_last=request.continue_, drop_oldest=drop)
 
 
 def _message(place: int, message: Message) -> dict[str, str]:
@@ -64,9 +65,21 @@ def _text(where: str, part: Part) -> str:
     return part.text
 
 
-def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[str]:
-    """The prompts of a completion, as `params` have them cut; token numbers become text. Blocks on the model."""
-    return [chat.cut(model, prompt, params) for prompt in _prompts(model, request)]
+def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mapping[str, Json]) -> list[Prompt]:
+    """Return the prompts of a completion. Token numbers become text, which asks the worker."""
+    return [text_prompt(prompt, params) for prompt in _prompts(model, request)]
+
+
+def echoed(model: LoadedModel, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the text of each prompt as the model gets it, for `echo`. Asks the worker about those with a limit."""
+    return [_truncated(model, prompt) if prompt.limit else prompt.text for prompt in prompts]
+
+
+def _truncated(model: LoadedModel, prompt: Prompt) -> str:
+    tokens = model.ask("encode", text=prompt.text)
+    if len(tokens) <= prompt.limit:
+        return prompt.text
+    return str(model.ask("decode", tokens=tokens[-prompt.limit :]))
 
 
 def _prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:

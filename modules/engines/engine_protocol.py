@@ -28,8 +28,14 @@ class BatchingEngine(Protocol):
 
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...
 
-    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        """Take a generation in; its events come from `step`. WebUIError if it can not be taken."""
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        """Return the tokens of a prompt, after a BOS token if the model wants one. Called from any thread."""
+
+    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
+        """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
+
+        Raises a WebUIError if it cannot be taken.
+        """
 
     def cancel(self, call: int) -> None:
         """Drop that call, if it is still there, without a further event."""
@@ -57,4 +63,7 @@ class SerialEngine(Protocol):
 
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...
 
-    def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]: ...
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        """As a BatchingEngine's."""
+
+    def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]: ...

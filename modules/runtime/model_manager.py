@@ -18,6 +18,7 @@ from typing import Literal
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
+from modules.core.prompt import Prompt
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import Loader, Setting, damaged, overlay_of, unavailable, values
 from modules.runtime.core_binding import CoreBinding
@@ -65,15 +66,17 @@ class LoadedModel:
         """The answer to a quick question of the engine's, such as "encode"."""
         return _answer(self._worker.events(operation, **args))
 
-    def generate(self, prompt: str, params: Mapping[str, Json]) -> Iterator[Event]:
+    def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
         """Text as it comes, a Done last. Closing the iterator stops the generation."""
-        return self._worker.events("generate", prompt=prompt, params=params)
+        return self._worker.events("generate", prompt=prompt.to_json(), params=params)
 
-    def start(self, prompt: str, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+    def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
         """Begin a generation whose events `deliver` gets, on a thread of the worker's. What is returned stops it."""
-        return partial(self._worker.cancel, self._worker.start("generate", deliver, prompt=prompt, params=params))
+        return partial(
+            self._worker.cancel, self._worker.start("generate", deliver, prompt=prompt.to_json(), params=params)
+        )
 
-    async def stream(self, prompt: str, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
+    async def stream(self, prompt: Prompt, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
         """`generate` for an event loop: no thread waits meanwhile, and cancelling the task stops the generation."""
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Event] = asyncio.Queue()

@@ -1,17 +1,21 @@
-"""From a conversation to a prompt that fits: what is dropped, what stays, and when it is refused."""
+"""From a conversation to a prompt that fits: what is dropped, what stays, and when it is refused.
+
+What the worker takes is heard from its answer, which repeats the words of the prompt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modules.catalog.catalog import Catalog, ModelRecord
-from modules.chat import prompt as chat
+from modules.chat.prompt import conversation_prompt, room, text_prompt
 from modules.chat.templates import Message
 from modules.core.errors import PromptTooLong, Unsupported
-from modules.core.events import Text
+from modules.core.events import Done, Text
 from modules.loaders import generation_settings
 from modules.loaders.registry import settle
 from modules.runtime.model_manager import LoadedModel, Models
@@ -43,68 +47,96 @@ def said(*texts: str) -> list[Message]:
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 
 
+def sent(model: LoadedModel, messages: list[Message], wishes: dict[str, object], **options: bool) -> str:
+    """The prompt that the engine was given, its words separated by single spaces."""
+    prompt = conversation_prompt(model, messages, wishes, **options)
+    return "".join(event.text for event in model.generate(prompt, wishes) if isinstance(event, Text)).rstrip()
+
+
 SYSTEM: Message = {"role": "system", "content": "be brief"}
 LONG = " ".join(["word"] * 20)
 
 
-def test_a_conversation_that_fits_is_told_whole(model: LoadedModel) -> None:
-    assert chat.prompt(model, [SYSTEM, *said("hi", "hello", "bye")], params()) == (
-        "system: be brief\nuser: hi\nassistant: hello\nuser: bye\nanswer:"
-    )
+def test_a_conversation_that_fits_is_sent_whole(model: LoadedModel) -> None:
+    prompt = conversation_prompt(model, [SYSTEM, *said("hi", "hello", "bye")], params())
+    assert prompt.text == "system: be brief\nuser: hi\nassistant: hello\nuser: bye\nanswer:"
+    assert prompt.shorter == ()
+    assert sent(model, said("hi"), params()) == "user: hi answer:"
 
 
 def test_to_continue_ends_with_the_last_message(model: LoadedModel) -> None:
-    assert chat.prompt(model, said("hi", "hello the"), params(), continue_last=True) == "user: hi\nanswer:hello the"
+    prompt = conversation_prompt(model, said("hi", "hello the"), params(), continue_last=True)
+    assert prompt.text == "user: hi\nanswer:hello the"
 
 
 def test_room_is_left_for_the_answer_but_no_more_than_half_the_context(model: LoadedModel) -> None:
-    assert [chat.room(model, params(wish)) for wish in (1, 10, 32, 33, 1000, 0)] == [63, 54, 32, 32, 32, 32]
+    assert [room(model, params(wish)) for wish in (1, 10, 32, 33, 1000, 0)] == [63, 54, 32, 32, 32, 32]
 
 
 def test_a_length_to_truncate_to_counts_where_it_is_less_than_the_context(model: LoadedModel) -> None:
     lengths = [params(4) | {"truncation_length": length} for length in (0, 20, 64, 1000)]
-    assert [chat.room(model, each) for each in lengths] == [60, 16, 60, 60]
-    told = chat.prompt(model, said("first", "one", LONG, "two", "last"), lengths[1], drop_oldest=True)
-    assert told == "user: last\nanswer:"
+    assert [room(model, each) for each in lengths] == [60, 16, 60, 60]
+    messages = said("first", "one", LONG, "two", "last")
+    assert sent(model, messages, lengths[1], drop_oldest=True) == "user: last answer:"
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length_and_the_room_there_is(model: LoadedModel) -> None:
     with pytest.raises(PromptTooLong) as refused:
-        chat.prompt(model, said(LONG, LONG, LONG), params(10))
+        sent(model, said(LONG, LONG, LONG), params(10))
     assert (refused.value.tokens, refused.value.limit) == (3 * 21 + 1, 54)
     assert refused.value.tokens > refused.value.limit, "else the sentence makes no sense"
 
 
 def test_the_oldest_exchanges_are_dropped_as_many_as_it_takes_and_no_more(model: LoadedModel) -> None:
     messages = said(f"one {LONG}", "first", f"two {LONG}", "second", f"three {LONG}")
-    text = chat.prompt(model, messages, params(), drop_oldest=True)
-    assert "one" not in text
-    assert "first" not in text
-    assert text.startswith("user: two")
-    assert text.endswith("answer:")
-    assert chat.prompt(model, messages, params(32), drop_oldest=True).startswith("user: three")
+    text = sent(model, messages, params(), drop_oldest=True)
+    assert text.startswith("user: two") and text.endswith("answer:")
+    assert "one" not in text and "first" not in text
+    assert sent(model, messages, params(32), drop_oldest=True).startswith("user: three")
+
+
+def test_of_a_thousand_exchanges_the_last_ones_that_fit_are_sent(model: LoadedModel) -> None:
+    messages = said(*(f"{number} words" for number in range(2001)))
+    text = sent(model, messages, params(), drop_oldest=True)
+    # Each message has three words, and 60 tokens are the limit.
+    assert text.startswith("user: 1982 words assistant: 1983 words") and text.endswith("user: 2000 words answer:")
+
+
+def test_dropping_takes_a_single_request_to_the_worker(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[str] = []
+    start = model._worker.start
+
+    def counting(operation: str, *deliver: Any, **args: Any) -> int:
+        requests.append(operation)
+        return start(operation, *deliver, **args)
+
+    monkeypatch.setattr(model._worker, "start", counting)
+    messages = said(*(f"{number} {LONG}" for number in range(41)))
+    assert sent(model, messages, params(32), drop_oldest=True).startswith("user: 40 word")
+    assert requests == ["generate"]
 
 
 def test_what_the_system_said_stays(model: LoadedModel) -> None:
     messages = [SYSTEM, *said(f"one {LONG}", "first", f"two {LONG}", "second", f"three {LONG}")]
-    assert chat.prompt(model, messages, params(32), drop_oldest=True).startswith("system: be brief\nuser: three")
+    text = sent(model, messages, params(32), drop_oldest=True)
+    assert text.startswith("system: be brief user: three")
 
 
 def test_a_last_question_that_is_too_long_by_itself_is_refused(model: LoadedModel) -> None:
     for messages in (said(" ".join([LONG] * 4)), said("hi", "hello", " ".join([LONG] * 4))):
         with pytest.raises(PromptTooLong):
-            chat.prompt(model, messages, params(), drop_oldest=True)
+            sent(model, messages, params(), drop_oldest=True)
 
 
 def test_words_of_the_system_alone_can_be_too_long(model: LoadedModel) -> None:
     with pytest.raises(PromptTooLong):
-        chat.prompt(model, [{"role": "system", "content": LONG * 4}], params(32), drop_oldest=True)
+        sent(model, [{"role": "system", "content": " ".join([LONG] * 4)}], params(32), drop_oldest=True)
 
 
 def test_dropping_leaves_the_conversation_itself_alone(model: LoadedModel) -> None:
     messages = said(LONG, "first", LONG, "second", LONG)
     before = [dict(message) for message in messages]
-    chat.prompt(model, messages, params(), drop_oldest=True)
+    conversation_prompt(model, messages, params(), drop_oldest=True)
     assert messages == before
 
 
@@ -113,7 +145,7 @@ def test_what_the_template_refuses_is_told() -> None:
     try:
         refusing = loaded(owner, "{{ raise_exception('not with me') }}")
         with pytest.raises(Unsupported, match="not with me"):
-            chat.prompt(refusing, said("hi"), params())
+            conversation_prompt(refusing, said("hi"), params())
     finally:
         owner.unload()
 
@@ -126,10 +158,11 @@ def test_a_real_model_answers_what_it_is_asked(models_folder: Path) -> None:
         model = owner.load(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
         wishes = generation_settings.settle({"temperature": 0})
         question = said("Name the capital of France in one English sentence.")
-        prompt = chat.prompt(model, question, wishes)
-        assert prompt.startswith("<|im_start|>system\n")
-        assert chat.count(model, prompt) == 40
-        answer = "".join(event.text for event in model.generate(prompt, wishes) if isinstance(event, Text))
+        prompt = conversation_prompt(model, question, wishes)
+        assert prompt.text.startswith("<|im_start|>system\n")
+        *pieces, done = model.generate(prompt, wishes)
+        assert isinstance(done, Done) and done.prompt_tokens == 40
+        answer = "".join(event.text for event in pieces if isinstance(event, Text))
         assert answer == "The capital of France is Paris."
     finally:
         owner.unload()
@@ -148,12 +181,10 @@ def test_a_text_is_cut_to_the_very_token_whether_or_not_the_model_puts_one_befor
     try:
         form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
         model = owner.load(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
-        for length in range(2, 70):
-            left = chat.cut(model, text, generation_settings.settle({"truncation_length": length}))
-            assert chat.count(model, left) == length
-            assert text.endswith(left.lstrip("\ufffd")), "nothing but its beginning is gone"
-        whole = chat.count(model, text)
-        for length in (0, whole, whole + 1):
-            assert chat.cut(model, text, generation_settings.settle({"truncation_length": length})) == text
+        whole = len(model.ask("encode", text=text))
+        for length in (2, 3, 69, whole - 1, whole, whole + 1, 0):
+            wishes = generation_settings.settle({"truncation_length": length, "max_new_tokens": 1})
+            *_, done = model.generate(text_prompt(text, wishes), wishes)
+            assert isinstance(done, Done) and done.prompt_tokens == min(length or whole, whole)
     finally:
         owner.unload()

@@ -14,6 +14,7 @@ from modules.config import flags
 from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
 from modules.core.events import Text
 from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
+from modules.core.prompt import Prompt
 from modules.loaders.registry import Loader, settle
 from modules.lora import manager
 from modules.lora.catalog import Loras
@@ -70,7 +71,7 @@ def load(place: Path, models: Models, loader: Loader = SEVERAL, **loras: object)
 
 
 def says(model: LoadedModel) -> str:
-    return "".join(each.text for each in model.generate("adapters", {}) if isinstance(each, Text)).strip()
+    return "".join(each.text for each in model.generate(Prompt("adapters"), {}) if isinstance(each, Text)).strip()
 
 
 def test_several_are_applied_with_their_weights_and_everybody_is_told(

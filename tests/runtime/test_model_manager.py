@@ -29,6 +29,7 @@ from modules.core.errors import (
     both,
 )
 from modules.core.events import Done, Note, Text, Waiting
+from modules.core.prompt import Prompt
 from modules.loaders.registry import Loader, settle
 from modules.runtime.model_manager import LoadedModel, Models
 from tests.conftest import ECHO, worker_pids
@@ -69,7 +70,7 @@ def wait_for_progress(owner: Models, name: str) -> None:
 
 
 def texts(model: LoadedModel, prompt: str) -> str:
-    return "".join(event.text for event in model.generate(prompt, {}) if isinstance(event, Text))
+    return "".join(event.text for event in model.generate(Prompt(prompt), {}) if isinstance(event, Text))
 
 
 # -- load and unload --------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def test_unloading_nothing_frees_nothing(owner: Models) -> None:
 
 
 def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None:
-    answer = load(owner).generate("slow count 1000", {})
+    answer = load(owner).generate(Prompt("slow count 1000"), {})
     next(answer)
     owner.unload()
     with pytest.raises(Unloaded):
@@ -147,7 +148,7 @@ def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None
 
 def test_closing_an_answer_lets_the_next_one_begin(owner: Models) -> None:
     model = load(owner)
-    answer = model.generate("slow count 1000", {})
+    answer = model.generate(Prompt("slow count 1000"), {})
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     assert texts(model, "next") == "next "
@@ -368,7 +369,7 @@ def test_a_wish_that_comes_while_the_old_model_is_slow_to_end_is_not_kept_waitin
 
 
 async def streamed(model: LoadedModel, prompt: str) -> list[object]:
-    return [event async for event in model.stream(prompt, {})]
+    return [event async for event in model.stream(Prompt(prompt), {})]
 
 
 def test_a_stream_has_the_events_of_a_generation(owner: Models) -> None:
@@ -376,7 +377,7 @@ def test_a_stream_has_the_events_of_a_generation(owner: Models) -> None:
     assert asyncio.run(streamed(model, "hello world")) == [
         Text("hello "),
         Text("world "),
-        Done("stop", completion_tokens=2),
+        Done("stop", prompt_tokens=2, completion_tokens=2),
     ]
 
 
@@ -413,7 +414,7 @@ def test_a_stream_that_is_cut_off_stops_its_generation(owner: Models, how: str) 
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(streamed(model, "slow count 1000"), 0.3)
         else:
-            stream = model.stream("slow count 1000", {})
+            stream = model.stream(Prompt("slow count 1000"), {})
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
 
@@ -426,7 +427,7 @@ def test_a_stream_that_is_cut_off_stops_its_generation(owner: Models, how: str) 
 def test_a_stream_whose_event_loop_is_gone_disturbs_nobody(owner: Models) -> None:
     model = load(owner)
     loop = asyncio.new_event_loop()
-    stream = model.stream("slow count 20", {})
+    stream = model.stream(Prompt("slow count 20"), {})
     loop.run_until_complete(anext(stream))
     loop.close()
     assert texts(model, "next") == "next "

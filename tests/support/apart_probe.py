@@ -41,7 +41,7 @@ def main() -> None:
 def _texts(engine: llamacpp.LlamaCpp, prompts: Sequence[str]) -> list[str]:
     said: dict[int, str] = dict.fromkeys(range(len(prompts)), "")
     for call, prompt in enumerate(prompts):
-        engine.submit(call, prompt, PARAMS)
+        engine.submit(call, engine.tokenize(prompt, PARAMS), PARAMS)
     while not engine.idle:
         for call, event in engine.step():
             if isinstance(event, Text):

@@ -81,7 +81,8 @@ def answers(model: FusedModel) -> dict[str, str]:
         "guided": {"guidance_scale": 2.5, "negative_prompt": "The capital of Italy is Rome"},
     }
     for number, wishes in enumerate(asked.values()):
-        engine.submit(number, FRANCE, parameters(max_new_tokens=6, **wishes))
+        params = parameters(max_new_tokens=6, **wishes)
+        engine.submit(number, engine.tokenize(FRANCE, params), params)
     said = dict.fromkeys(range(len(asked)), "")
     while not engine.idle:
         for call, event in engine.step():
@@ -92,7 +93,8 @@ def answers(model: FusedModel) -> dict[str, str]:
 def to_the_end(model: FusedModel) -> int:
     """How many tokens there are when the context is full."""
     engine = Engine(model, TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends)), CONTEXT, ())
-    engine.submit(0, FRANCE, parameters(max_new_tokens=0, ban_eos_token=True))
+    params = parameters(max_new_tokens=0, ban_eos_token=True)
+    engine.submit(0, engine.tokenize(FRANCE, params), params)
     while not engine.idle:
         for _, event in engine.step():
             if isinstance(event, Done):

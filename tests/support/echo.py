@@ -35,6 +35,7 @@ class Echo:
         _LOADS.get(word, _at_once)(report, rest)
         self._options = options
         self._adapters: list[str] = []
+        self._words: dict[str, int] = {}
         self._cores: list[list[int]] = []
         self._refuses_cores = word == "refuse_cores"
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
@@ -63,14 +64,21 @@ class Echo:
         self._cores = [] if self._options["numa"] else cores
         return self._cores
 
-    def generate(self, prompt: str, params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        """A token is a word, told by its place in the list of all words that have been read."""
+        for word in text.split():
+            self._words.setdefault(word, len(self._words))
+        return [self._words[word] for word in text.split()]
+
+    def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Say each word of `prompt`, but for those with a meaning of their own:
 
         count N says the numbers below N; adapters says those in force; slow sleeps before each later word; progress
         reports half the way; fail, refuse, boom raise; abort, segv, kill, exit die; chatter prints; stubborn does not
         let itself be closed.
         """
-        words = iter(prompt.split())
+        vocabulary = list(self._words)
+        words = iter([vocabulary[token] for token in prompt])
         pause = 0.0
         said = 0
         for word in words:
@@ -89,7 +97,7 @@ class Echo:
                     time.sleep(pause)
                     yield Text(text + " ")
                     said += 1
-        return Done("stop", completion_tokens=said)
+        return Done("stop", prompt_tokens=len(prompt), completion_tokens=said)
 
 
 def explain(path: Path, options: Mapping[str, Value]) -> Json:

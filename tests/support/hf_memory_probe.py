@@ -64,8 +64,9 @@ def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
 
 
 def said(made: Any, prompts: Sequence[str], **wishes: Any) -> list[str]:
+    params = parameters(max_new_tokens=6, ban_eos_token=True, **wishes)
     for call, prompt in enumerate(prompts):
-        made.submit(call, prompt, parameters(max_new_tokens=6, ban_eos_token=True, **wishes))
+        made.submit(call, made.tokenize(prompt, params), params)
     told = [""] * len(prompts)
     while not made.idle:
         for call, event in made.step():

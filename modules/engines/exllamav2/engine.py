@@ -98,12 +98,15 @@ class Engine:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        tokens = self._encoded(prompt, params)
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        return self.texts.encode(text, params["add_bos_token"])
+
+    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
+        tokens = self._checked(prompt)
         guided = params["guidance_scale"] != 1
         if guided and not self._can_guide:
             raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
-        sequences = [tokens, self._encoded(params["negative_prompt"], params)] if guided else [tokens]
+        sequences = [tokens, self._checked(self.tokenize(params["negative_prompt"], params))] if guided else [tokens]
         room = self._context - max(map(len, sequences))
         limit = min(params["max_new_tokens"] or room, room)
         job = self._job(sequences, params, limit)
@@ -112,11 +115,13 @@ class Engine:
         stream = TextStream(params["stop"])
         self._answers.append(Answer(call, job, limit, tokens, params, stream, words, time.monotonic()))
 
-    def _encoded(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        """PromptTooLong if there would be no room for an answer."""
-        tokens = self.texts.encode(text, params["add_bos_token"])
+    def _checked(self, prompt: list[int]) -> list[int]:
+        """Return the tokens of a prompt; of an empty one a single token, for there must be something to continue.
+
+        Raises PromptTooLong if there would be no room for an answer.
+        """
         bos = self.texts.tokenizer.bos_token_id
-        tokens = tokens or [(self._ends or [0])[0] if bos is None else bos]  # there must be something to go on from
+        tokens = list(prompt) or [(self._ends or [0])[0] if bos is None else bos]
         if len(tokens) >= self._context:
             raise PromptTooLong(len(tokens), self._context - 1)
         return tokens

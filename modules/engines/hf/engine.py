@@ -95,8 +95,11 @@ class Engine:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        tokens = self._encode(prompt, params)
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        return self.model.encode(text, params["add_bos_token"])
+
+    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
+        tokens = list(prompt) or self._first()
         if len(tokens) >= self._context and not self.model.writes_apart:
             raise PromptTooLong(len(tokens), self._context - 1)
         luck = seeded(params, self.model.device)
@@ -120,16 +123,16 @@ class Engine:
     def _negative(self, params: Mapping[str, Json]) -> Passage:
         if not self.model.can_guide:
             raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
-        tokens = self._encode(params["negative_prompt"], params)
+        tokens = self.tokenize(params["negative_prompt"], params) or self._first()
         if len(tokens) >= self._context:
             raise PromptTooLong(len(tokens), self._context - 1)
         return Passage(tokens, None)
 
-    def _encode(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        tokens = self.model.encode(text, params["add_bos_token"])
+    def _first(self) -> list[int]:
+        """Return the token that an empty prompt stands for: there must be something to continue."""
         ends = sorted(self.model.ends) or [0]
         bos = self.model.tokenizer.bos_token_id
-        return tokens or [ends[0] if bos is None else bos]  # there must be something to go on from
+        return [ends[0] if bos is None else bos]
 
     def forget(self) -> None:
         """Keep no cache of answers that have ended, unless another is under way."""

@@ -141,8 +141,11 @@ class LlamaCpp:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def submit(self, call: int, prompt: str, params: Mapping[str, Json]) -> None:
-        tokens = self._encode(prompt) or array("i", [max(self.model.bos, self.model.eos, 0)])
+    def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
+        return self.encode(text)
+
+    def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
+        tokens = array("i", prompt or [max(self.model.bos, self.model.eos, 0)])
         if len(tokens) >= self.model.n_ctx:
             raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
         stream = TextStream(params["stop"])

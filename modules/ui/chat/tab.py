@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 from modules.app import App
-from modules.chat import prompt as chat
+from modules.chat.prompt import conversation_prompt
 from modules.chat.templates import Message
 from modules.core.events import Done, Json, Progress, Text, Waiting
 from modules.runtime.model_manager import LoadedModel
@@ -172,7 +172,7 @@ class ChatTab:
     ) -> AsyncIterator[Updates]:
         messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
         fit = {"continue_last": continue_last, "drop_oldest": True}
-        prompt = await asyncio.to_thread(chat.prompt, model, [*messages, *history], params, **fit)
+        prompt = await asyncio.to_thread(conversation_prompt, model, [*messages, *history], params, **fit)
         reply = history.pop()["content"] if continue_last else ""
         flushed = 0.0
         async with aclosing(model.stream(prompt, params)) as events:

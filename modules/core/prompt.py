@@ -1,0 +1,70 @@
+"""A prompt on its way to a worker, which alone can count tokens: a text, and how it may be shortened until it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modules.core.events import Json
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`text`, which may have `limit` tokens; 0 means as many as the context holds.
+
+    A text with more tokens is shortened. With `truncate` its last tokens are kept. Otherwise the first of `shorter`
+    that fits is taken; they are in order of falling length.
+    """
+
+    text: str
+    limit: int = 0
+    truncate: bool = False
+    shorter: tuple[Replacement, ...] = ()
+
+    def candidates(self) -> Iterator[str]:
+        """Return `text` and the texts that may take its place, longest first."""
+        yield self.text
+        yield from (change.apply(self.text) for change in self.shorter)
+
+    def to_json(self) -> Json:
+        shorter = [(change.start, change.end, change.text) for change in self.shorter]
+        return [self.text, self.limit, self.truncate, shorter]
+
+    @staticmethod
+    def from_json(body: Json) -> Prompt:
+        text, limit, truncate, shorter = body
+        return Prompt(text, limit, truncate, tuple(Replacement(*change) for change in shorter))
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A text told by how it differs from another one: characters `start` to `end` of that are replaced by `text`.
+
+    Conversations without their oldest messages have nearly all in common, so hundreds of them fit into one request.
+    """
+
+    start: int
+    end: int
+    text: str
+
+    @staticmethod
+    def between(old: str, new: str) -> Replacement:
+        """Return the shortest replacement that makes `new` of `old`."""
+        start = _common_prefix(old, new)
+        tail = _common_prefix(old[start:][::-1], new[start:][::-1])
+        return Replacement(start, len(old) - tail, new[start : len(new) - tail])
+
+    def apply(self, old: str) -> str:
+        return old[: self.start] + self.text + old[self.end :]
+
+
+def _common_prefix(first: str, second: str) -> int:
+    """Return how many characters both begin with."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
