@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(asked: dict[str, Any]) -> Any:
     """What batches cost, in seconds by size, and the (prompt, answer) tokens of every chat."""
-    from modules.engines.llamacpp.bindings import Batch
+    from modules.engines.llamacpp.batch import Batch
     from modules.engines.llamacpp.engine import LlamaCpp
 
     engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
@@ -93,7 +93,7 @@ def measure(asked: dict[str, Any]) -> Any:
             began = time.perf_counter()
             engine.model.decode(batch)
             costs[size].append(time.perf_counter() - began)
-            engine.model.keep(0, CONTEXT)
+            engine.model.truncate(0, CONTEXT)
     return {"costs": {size: statistics.median(times) for size, times in costs.items()}, "said": said}
 
 

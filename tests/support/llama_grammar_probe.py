@@ -17,7 +17,7 @@ from modules.core.errors import OptionError
 from modules.engines.hf.sampling.pipeline import choose, processors, seeded
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.bindings import Model
-from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS, settle, values
@@ -30,8 +30,8 @@ def main() -> None:
     asked = json.load(sys.stdin)
     options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
     path = Path(asked["path"])
-    model = Model(path, arguments(path, options, build()), lambda done: None)
-    vocabulary = LlamaVocabulary(None, model, sorted(model.end_tokens))
+    model = Model(path, arguments(path, options, installed_build()), lambda done: None)
+    vocabulary = LlamaVocabulary(None, model, sorted(model.vocabulary.end_tokens))
     try:
         print(json.dumps([_written(model, vocabulary, asked["grammar"], seed) for seed in range(asked["texts"])]))
     except OptionError as error:
@@ -41,15 +41,17 @@ def main() -> None:
 def _written(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
     torch.manual_seed(seed)
     params = generation_settings.settle({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
-    chain = processors(params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.end_tokens), device=CPU)
+    chain = processors(
+        params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.vocabulary.end_tokens), device=CPU
+    )
     dice, text, began = seeded(params, CPU), torch.tensor([[500]]), time.perf_counter()
     for _ in range(MOST):
         drawn = choose(chain(text, torch.randn(1, model.n_vocab)), params, dice)
-        if model.ends(int(drawn)):
+        if model.vocabulary.is_end_token(int(drawn)):
             break
         text = torch.cat([text, drawn[:, None]], dim=1)
     count = text.shape[1] - 1
-    pieces = b"".join(model.piece(token) for token in text[0, 1:].tolist())
+    pieces = b"".join(model.vocabulary.piece(token) for token in text[0, 1:].tolist())
     took = (time.perf_counter() - began) * 1000 / max(count, 1)
     return pieces.decode("utf-8", "replace"), count < MOST, took
 

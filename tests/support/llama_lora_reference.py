@@ -18,12 +18,12 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from llama_cpp import Llama
 
-from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp.library import installed_build
 from tests.support.llama_reference import leave_weights_as_they_are
 
 
 def main() -> None:
-    if not build().repacks:
+    if not installed_build().repacks:
         leave_weights_as_they_are()
     for job in json.loads(Path(sys.argv[1]).read_text())["jobs"]:
         _do(job)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modules.core.errors import WebUIError
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.bindings import Model
-from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.sampler import Sampler
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS, settle, values
@@ -41,10 +41,12 @@ def main() -> None:
     asked = json.load(sys.stdin)
     options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
     path = Path(asked["path"])
-    model = Fixed(path, arguments(path, options, build()), lambda done: None)
+    model = Fixed(path, arguments(path, options, installed_build()), lambda done: None)
     if "texts" in asked:
-        pieces = [model.piece(token, special=True).decode("utf-8", "replace") for token in range(model.n_vocab)]
-        tokens = {text: list(model.tokenize(text, False)) for text in asked["texts"]}
+        pieces = [
+            model.vocabulary.piece(token, special=True).decode("utf-8", "replace") for token in range(model.n_vocab)
+        ]
+        tokens = {text: list(model.vocabulary.tokenize(text, False)) for text in asked["texts"]}
         print(json.dumps({"pieces": pieces, "tokens": tokens}))
         return
     print(json.dumps([_drawn(model, case) for case in asked["cases"]]))
@@ -59,7 +61,7 @@ def _drawn(model: Fixed, case: Mapping[str, Any]) -> Any:
         params = generation_settings.settle(case["params"], logit_bias=case.get("logit_bias"))
         sampler = Sampler(model, params, case.get("prompt", []))
         drawn = [sampler.sample(0) for _ in range(case["draw"] or 1)]
-        left = {} if case["draw"] else sampler.left()
+        left = {} if case["draw"] else sampler.remaining_candidates()
         sampler.free()
     except WebUIError as error:
         return {"error": error.say("en")}

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from modules.engines.exllamav2.build import Loaded
-from modules.engines.hf.kv_cache import common
 from modules.engines.hf.token_text import Evaluator, Interrupted
+from modules.engines.token_ids import common_prefix_length
 
 
 @dataclass(eq=False)
@@ -91,8 +91,8 @@ class Caches:
     def take(self, tokens: list[int]) -> tuple[Held, int]:
         """The one that holds most of their beginning, else the one that was used longest ago."""
         free = [each for each in self._held if not each.busy]
-        best = max(free, key=lambda each: (common(each.tokens, tokens), -each.used))
-        length = min(common(best.tokens, tokens), len(tokens) - 1)
+        best = max(free, key=lambda each: (common_prefix_length(each.tokens, tokens), -each.used))
+        length = min(common_prefix_length(best.tokens, tokens), len(tokens) - 1)
         self._uses += 1
         best.busy, best.used = True, self._uses
         best.cache.current_seq_len = length

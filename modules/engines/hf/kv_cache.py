@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
 from transformers import EncoderDecoderCache
+
+from modules.engines.token_ids import common_prefix_length
 
 if TYPE_CHECKING or int(transformers.__version__.partition(".")[0]) >= 5:
     from transformers import DynamicCache
@@ -144,14 +145,6 @@ def row(cache: Any, place: int, start: int, copy: bool) -> Any:
     return _made_of([Growing(side(layer.keys), side(layer.values)) for layer in cache.layers])
 
 
-def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens they have in common at the beginning."""
-    shorter = min(len(left), len(right))
-    if left[:shorter] == right[:shorter]:
-        return shorter
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
-
-
 @dataclass(eq=False)
 class Kept:
     tokens: list[int]
@@ -171,8 +164,8 @@ class Shelf:
 
     def take(self, tokens: list[int]) -> tuple[Any, int]:
         """A cache for `tokens`, and how many of them it holds: at least the last one must still be evaluated."""
-        best = max(self._kept, key=lambda kept: common(kept.tokens, tokens), default=None)
-        shared = min(common(best.tokens, tokens), len(tokens) - 1) if best else 0
+        best = max(self._kept, key=lambda kept: common_prefix_length(kept.tokens, tokens), default=None)
+        shared = min(common_prefix_length(best.tokens, tokens), len(tokens) - 1) if best else 0
         if best is None or not shared:
             return self._fresh(), 0
         surplus = len(best.tokens) - shared

@@ -1,12 +1,13 @@
-"""What llama.cpp's cache holds: which tokens' keys and values lie in which sequence, and how to reuse them.
+"""Bookkeeping of llama.cpp's KV cache: which tokens each slot holds, and which of them a new prompt can reuse.
 
-Every running request has a slot, which is one sequence of the context; all of them share the context's cells. A slot
-keeps its cells when its answer is complete. The next request goes on from where most of its tokens have been evaluated
-already: in the same slot, in a copy of the beginning of another (which costs nothing, the cells get a second owner),
-in one that had been put aside into main memory, or, with streaming_llm, behind a gap that is closed by shifting.
+Every running request has a slot, which is one sequence of the context; all slots share the context's cells. A slot
+keeps its cells after the answer. The next request continues where most of its tokens have been evaluated already: in
+the same slot; in a copy of another slot's prefix (which costs nothing, the cells get a second owner); in a prefix that
+was saved to main memory; or, with streaming_llm, behind a gap that is closed by shifting positions.
 
-Cells of idle slots slow down those that run, for attention walks over all of them; so they are put aside, though not
-as long as requests keep coming, who may want just them. That is a copy of a few milliseconds for a thousand tokens.
+Cells of idle slots slow the running ones down, because attention goes over all cells. Idle slots are therefore saved to
+main memory, but not while new requests keep coming, which may want to continue them. Saving copies a thousand tokens
+in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -20,34 +21,35 @@ from numpy.typing import NDArray
 
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.token_ids import common_prefix_length
 
-WORTH_MOVING = 32
-"""Tokens from which on it is worth copying another conversation to or from main memory to go on from its beginning."""
-WORTH_SHIFTING = 0.2
-"""The part of a prompt that must be found behind the gap, as in the original."""
-WORTH_KEEPING = 64
-"""Tokens below which an idle slot costs the running ones too little to be put aside."""
-QUIET_STEPS = 4
-"""Steps since the last request began after which idle slots are put aside, one a step."""
+MIN_COPIED_TOKENS = 32
+"""Shortest prefix of another conversation that is worth a copy to or from main memory."""
+MIN_SHIFTED_FRACTION = 0.2
+"""Fraction of a prompt that must lie behind a gap to be worth a shift, as in the original web UI."""
+MIN_SAVED_TOKENS = 64
+"""Length from which on an idle slot slows the running ones down enough to be saved."""
+STEPS_BEFORE_SAVING = 4
+"""Steps since the last request began after which idle slots are saved, one per step."""
 
 
 @dataclass(eq=False)
 class Slot:
     """One sequence of the context. `cells` are the tokens it holds, at positions 0, 1, …
 
-    `shared` of them, counted from the beginning, may belong to other sequences as well. `used` grows with each use.
+    The first `shared` of them may belong to other slots as well. `last_use` is a counter: larger means later.
     """
 
     number: int
     cells: array[int] = field(default_factory=lambda: array("i"))
     busy: bool = False
     shared: int = 0
-    used: int = 0
+    last_use: int = 0
 
 
 @dataclass(eq=False)
-class Parked:
-    """A slot's cells in main memory."""
+class SavedPrefix:
+    """A slot's tokens with their keys and values in main memory; `state` has shape (bytes,)."""
 
     cells: array[int]
     state: NDArray[np.uint8]
@@ -55,236 +57,244 @@ class Parked:
 
 @dataclass(frozen=True)
 class Reuse:
-    """`length` tokens of a prompt that need not be evaluated: those of `source`.
+    """How many tokens of a prompt need not be evaluated (`length`), and where they are (`source`).
 
-    With `begin` > 0 only `prefix` of them lie at its beginning; the others follow at `begin`, and are to be moved to
-    `kept`, as many cells as stay before them.
+    Without a shift they are the first cells of `source`. With a shift (`shift_from` > 0) only `prefix` of them are; the
+    others begin at position `shift_from` of `source` and are to be moved to position `shift_to`.
     """
 
     length: int = 0
-    source: Slot | Parked | None = None
+    source: Slot | SavedPrefix | None = None
     prefix: int = 0
-    begin: int = 0
-    kept: int = 0
+    shift_from: int = 0
+    shift_to: int = 0
 
 
-class Cache:
-    """The slots of `model`. `sinks` is streaming_llm's attention_sink_size, None without streaming_llm.
+class KVCache:
+    """The slots of one model. To be used by the thread that decodes.
 
-    What is put aside may take `spare` bytes of main memory.
+    `attention_sink_size` counts the tokens at the beginning that streaming_llm never drops, None without streaming_llm.
+    Saved prefixes take at most `max_saved_bytes` of main memory.
     """
 
-    def __init__(self, model: Model, count: int, sinks: int | None, spare: int) -> None:
+    def __init__(self, model: Model, slots: int, attention_sink_size: int | None, max_saved_bytes: int) -> None:
         self._model = model
-        self.slots = [Slot(number) for number in range(count)]
-        self._sinks = sinks if model.can_shift else None
-        self._spare = spare
-        self._parked: list[Parked] = []
-        self._uses = itertools.count(1)
-        self._quiet = 0
+        self.slots = [Slot(number) for number in range(slots)]
+        self._attention_sink_size = attention_sink_size if model.can_shift else None
+        self._max_saved_bytes = max_saved_bytes
+        self._saved: list[SavedPrefix] = []  # the oldest first
+        self._use_counter = itertools.count(1)
+        self._steps_since_acquire = 0
 
     @property
     def full(self) -> bool:
         """Whether every slot is busy."""
         return all(slot.busy for slot in self.slots)
 
-    def reusable(self, tokens: array[int]) -> Reuse:
-        """The best of what can be reused to evaluate `tokens`, of which at least one is left, for its logits."""
-        found = [Reuse()]
-        sources: list[Slot | Parked] = [*self.slots, *self._parked]
+    def find_reuse(self, tokens: array[int]) -> Reuse:
+        """Return the best reuse for `tokens`. It leaves at least the last one to evaluate, for its logits."""
+        candidates = [Reuse()]
+        sources: list[Slot | SavedPrefix] = [*self.slots, *self._saved]
         for source in sources:
-            prefix = min(common(source.cells, tokens), len(tokens) - 1)
-            if self._can_give(source, prefix):
-                found.append(Reuse(prefix, source, prefix))
-            if isinstance(source, Slot) and not source.busy and self._sinks is not None:
-                found.append(self._behind_gap(source, tokens, prefix, self._sinks))
-        return max(found, key=lambda each: each.length)
+            prefix = min(common_prefix_length(source.cells, tokens), len(tokens) - 1)
+            if self._can_provide(source, prefix):
+                candidates.append(Reuse(prefix, source, prefix))
+            if isinstance(source, Slot) and not source.busy and self._attention_sink_size is not None:
+                candidates.append(self._find_shift(source, tokens, prefix, self._attention_sink_size))
+        return max(candidates, key=lambda reuse: reuse.length)
 
-    def _can_give(self, source: Slot | Parked, length: int) -> bool:
-        """Whether `source` can be cut to its first `length` cells, in its place or in a copy."""
-        if not self._model.can_cut:
+    def _can_provide(self, source: Slot | SavedPrefix, length: int) -> bool:
+        """Tell whether the first `length` cells of `source` can be had, in place or as a copy."""
+        if not self._model.can_truncate:
             return length == len(source.cells) and not (isinstance(source, Slot) and source.busy)
         if isinstance(source, Slot) and (self._model.can_share or source.busy):
             return self._model.can_share
-        return length >= WORTH_MOVING or _continues(source, length)
+        return length >= MIN_COPIED_TOKENS or _is_continuation(source, length)
 
-    def _behind_gap(self, slot: Slot, tokens: array[int], prefix: int, sinks: int) -> Reuse:
-        """What `slot` holds of `tokens` if old messages were dropped from between their beginning and the rest."""
-        begin, length = _longest_run(slot.cells, prefix, tokens)
+    def _find_shift(self, slot: Slot, tokens: array[int], prefix: int, attention_sink_size: int) -> Reuse:
+        """Find what `slot` holds of a prompt from which old messages after the first `prefix` tokens were dropped."""
+        begin, length = _longest_match(slot.cells, prefix, tokens)
         length = min(length, len(tokens) - 1 - prefix)
-        kept = min(max(prefix, sinks), begin)
-        too_long = kept - prefix + len(tokens) >= self._model.n_ctx
-        if length < WORTH_SHIFTING * len(tokens) or too_long or begin < self._owned_by_others(slot):
+        target = min(max(prefix, attention_sink_size), begin)
+        too_long = target - prefix + len(tokens) >= self._model.n_ctx
+        if length < MIN_SHIFTED_FRACTION * len(tokens) or too_long or begin < self._cells_owned_by_others(slot):
             return Reuse()
-        return Reuse(prefix + length, slot, prefix, begin, kept)
+        return Reuse(prefix + length, slot, prefix, begin, target)
 
-    def take(self, reuse: Reuse) -> tuple[Slot, int]:
-        """A slot that holds what `reuse` says, made busy, and how many tokens that is; there must be an idle one."""
+    def acquire(self, reuse: Reuse) -> tuple[Slot, int]:
+        """Return a slot, now busy, that holds what `reuse` describes, and how many tokens of the prompt that is.
+
+        At least one slot must be idle.
+        """
         source, length = reuse.source, reuse.length
-        if isinstance(source, Slot) and reuse.begin:
+        if isinstance(source, Slot) and reuse.shift_from:
             slot = source
             self._shift(slot, reuse)
-        elif isinstance(source, Slot) and not source.busy and _continues(source, length):
+        elif isinstance(source, Slot) and not source.busy and _is_continuation(source, length):
             slot = source
-            length = self.cut(slot, length)
+            length = self.truncate(slot, length)
         else:
-            if isinstance(source, Parked) and _continues(source, length):
-                self._parked.remove(source)  # first, for what is put aside now may take its place
-            slot = self._emptied(source)
-            length = self._copied(source, slot, length)
-        slot.busy, slot.used = True, next(self._uses)
-        self._quiet = 0
+            if isinstance(source, SavedPrefix) and _is_continuation(source, length):
+                self._saved.remove(source)  # first of all, to make room for the slot that is saved next
+            slot = self._prepare_target(source)
+            length = self._copy(source, slot, length)
+        slot.busy, slot.last_use = True, next(self._use_counter)
+        self._steps_since_acquire = 0
         return slot, length
 
-    def _emptied(self, source: Slot | Parked | None) -> Slot:
-        """The slot to copy `source` to: an idle one, an empty one if there is any.
+    def _prepare_target(self, source: Slot | SavedPrefix | None) -> Slot:
+        """Choose the idle slot to copy `source` to, and save what it holds.
 
-        If there is none, or cells cannot be shared, that is `source` itself, and else the one used longest ago. Of what
-        it holds a copy is put aside.
+        That is an empty slot if there is one; else `source` itself if it is an idle slot (also if cells cannot be
+        shared), else the slot used longest ago.
         """
         idle = [slot for slot in self.slots if not slot.busy]
         empty = [slot for slot in idle if not slot.cells]
         if source in idle and not (empty and self._model.can_share):
             assert isinstance(source, Slot)
-            self._park(source)
+            self._save(source)
             return source
-        slot = min(empty or idle, key=lambda each: each.used)
-        self._put_aside(slot)
+        slot = min(empty or idle, key=lambda candidate: candidate.last_use)
+        self._evict(slot)
         return slot
 
-    def _copied(self, source: Slot | Parked | None, slot: Slot, length: int) -> int:
-        """Give `slot` the first `length` cells of `source`; how many it then has."""
-        if isinstance(source, Parked):
-            return self._restored(source, slot, length)
+    def _copy(self, source: Slot | SavedPrefix | None, slot: Slot, length: int) -> int:
+        """Give `slot` the first `length` cells of `source`. Return how many it then holds."""
+        if isinstance(source, SavedPrefix):
+            return self._restore(source, slot, length)
         if source is slot:
-            return self.cut(slot, length)
+            return self.truncate(slot, length)
         if source is not None and length:
-            self._model.share(source.number, slot.number, length)
+            self._model.share_prefix(source.number, slot.number, length)
             slot.cells = source.cells[:length]
             slot.shared, source.shared = length, max(source.shared, length)
         return length
 
-    def _restored(self, parked: Parked, slot: Slot, length: int) -> int:
-        if not self._model.restore(slot.number, parked.state):  # no room
-            self._model.keep(slot.number, 0)
+    def _restore(self, saved: SavedPrefix, slot: Slot, length: int) -> int:
+        if not self._model.restore_state(slot.number, saved.state):  # no room
+            self._model.truncate(slot.number, 0)
             return 0
-        slot.cells = parked.cells[:]
-        return self.cut(slot, length)
+        slot.cells = saved.cells[:]
+        return self.truncate(slot, length)
 
     def _shift(self, slot: Slot, reuse: Reuse) -> None:
-        """Close the gap before `reuse.begin`, leaving at least the sinks at the beginning, whatever they say."""
-        length = reuse.length - reuse.prefix
-        self.cut(slot, reuse.begin + length)
-        if reuse.kept < reuse.begin:
-            self._model.close_gap(slot.number, reuse.kept, reuse.begin)
-            del slot.cells[reuse.kept : reuse.begin]
-        slot.shared = min(slot.shared, reuse.kept)
+        """Drop the cells between `shift_to` and `shift_from` and close the gap.
 
-    def cut(self, slot: Slot, length: int) -> int:
-        """Forget all but the first `length` cells; how many are left: a recurrent memory can only be emptied."""
+        Cells of attention sinks stay in front of it, even where they are not those of the prompt.
+        """
+        length = reuse.length - reuse.prefix
+        self.truncate(slot, reuse.shift_from + length)
+        if reuse.shift_to < reuse.shift_from:
+            self._model.remove_range(slot.number, reuse.shift_to, reuse.shift_from)
+            del slot.cells[reuse.shift_to : reuse.shift_from]
+        slot.shared = min(slot.shared, reuse.shift_to)
+
+    def truncate(self, slot: Slot, length: int) -> int:
+        """Drop all but the first `length` cells. Return how many are left: 0 for a recurrent state, which is lost."""
         if length < len(slot.cells):
-            if not self._model.keep(slot.number, length):
-                self._model.keep(slot.number, 0)
+            if not self._model.truncate(slot.number, length):
+                self._model.truncate(slot.number, 0)
                 length = 0
             del slot.cells[length:]
         slot.shared = min(slot.shared, length)
         return length
 
-    def read_back(self, slot: Slot, tokens: array[int]) -> int:
-        """After a decode that was broken off: how many of `tokens`, which were to be appended, are there."""
-        if not self._model.can_cut:  # whatever a recurrent state now is, it is no state after some token
-            self.cut(slot, 0)
-            self._model.keep(slot.number, 0)
-            return -1
-        done = self._model.span(slot.number)[1] + 1 - len(slot.cells)
-        slot.cells.extend(tokens[:done])
-        return done
+    def keep_evaluated(self, slot: Slot, tokens: array[int]) -> int:
+        """After an aborted decode of `tokens`, append those that were evaluated to `slot`. Return how many they are.
 
-    def make_room(self) -> bool:
-        """Put the cells of one idle slot aside; False if there is none that holds any."""
+        Return -1 if the slot had to be emptied: an aborted recurrent state belongs to no position.
+        """
+        if not self._model.can_truncate:
+            self.truncate(slot, 0)
+            self._model.truncate(slot.number, 0)
+            return -1
+        evaluated = self._model.position_range(slot.number)[1] + 1 - len(slot.cells)
+        slot.cells.extend(tokens[:evaluated])
+        return evaluated
+
+    def free_cells(self) -> bool:
+        """Evict the idle slot used longest ago. Return False if no idle slot holds any cells."""
         idle = [slot for slot in self.slots if not slot.busy and slot.cells]
         if idle:
-            self._put_aside(min(idle, key=lambda each: each.used))
+            self._evict(min(idle, key=lambda slot: slot.last_use))
         return bool(idle)
 
     def clear(self) -> None:
-        """Forget everything, such as after a failure that leaves the cache in an unknown state."""
-        self._model.clear()
-        self._parked.clear()
+        """Drop everything, also the saved prefixes. Whether slots are busy stays as it is."""
+        self._model.clear_cache()
+        self._saved.clear()
         for slot in self.slots:
             del slot.cells[:]
             slot.shared = 0
 
-    def tidy(self) -> None:
-        """Once a step: put an idle slot aside that burdens those that run, unless requests have just been coming."""
-        self._quiet += 1
-        if self._quiet > QUIET_STEPS:
-            burden = (slot for slot in self.slots if not slot.busy and len(slot.cells) >= WORTH_KEEPING)
-            for slot in itertools.islice(burden, 1):
-                if self._park(slot):
-                    self.cut(slot, 0)
+    def save_idle_slots(self) -> None:
+        """Save at most one idle slot; to be called once per step. It does nothing just after a request began."""
+        self._steps_since_acquire += 1
+        if self._steps_since_acquire > STEPS_BEFORE_SAVING:
+            idle = (slot for slot in self.slots if not slot.busy and len(slot.cells) >= MIN_SAVED_TOKENS)
+            for slot in itertools.islice(idle, 1):
+                if self._save(slot):
+                    self.truncate(slot, 0)
 
-    def _put_aside(self, slot: Slot) -> None:
-        """Move the cells of `slot` to main memory, if they are worth it and there is room; it is empty then."""
-        self._park(slot)
-        self.cut(slot, 0)
+    def _evict(self, slot: Slot) -> None:
+        """Save `slot` if possible, and empty it."""
+        self._save(slot)
+        self.truncate(slot, 0)
 
-    def _park(self, slot: Slot) -> bool:
-        """Copy it, at the cost of those that were put aside longest ago, and of those it goes on from.
+    def _save(self, slot: Slot) -> bool:
+        """Copy `slot` to main memory, replacing its own prefixes there and, if memory is short, the oldest ones.
 
-        False if there is no copy of it: it is too short to be worth one, or too long.
+        Return False if there is no copy of it then: it is shorter than MIN_SAVED_TOKENS, or exceeds the memory.
         """
         size = len(slot.cells)
-        if any(common(each.cells, slot.cells) == size for each in self._parked):
+        if any(common_prefix_length(saved.cells, slot.cells) == size for saved in self._saved):
             return True
-        if size < WORTH_KEEPING or self._model.state_size(slot.number) > self._spare:
+        if size < MIN_SAVED_TOKENS or self._model.state_size(slot.number) > self._max_saved_bytes:
             return False
-        parked = Parked(slot.cells[:], self._model.save(slot.number))
-        if not parked.state.size:
+        new = SavedPrefix(slot.cells[:], self._model.save_state(slot.number))
+        if not new.state.size:
             return False
-        self._parked = [each for each in self._parked if common(each.cells, parked.cells) < len(each.cells)]
-        self._parked.append(parked)
-        while sum(each.state.size for each in self._parked) > self._spare:
-            del self._parked[0]
+        self._saved = [old for old in self._saved if common_prefix_length(old.cells, new.cells) < len(old.cells)]
+        self._saved.append(new)
+        while sum(saved.state.size for saved in self._saved) > self._max_saved_bytes:
+            del self._saved[0]
         return True
 
-    def _owned_by_others(self, slot: Slot) -> int:
-        """How many cells at the beginning of `slot` belong to other slots too; shifting them would move those."""
-        others = (each for each in self.slots if each is not slot)
-        return max((min(slot.shared, each.shared, common(slot.cells, each.cells)) for each in others), default=0)
+    def _cells_owned_by_others(self, slot: Slot) -> int:
+        """Return how many cells at the beginning of `slot` other slots own too: a shift would move theirs as well."""
+        others = (other for other in self.slots if other is not slot)
+        return max(
+            (min(slot.shared, other.shared, common_prefix_length(slot.cells, other.cells)) for other in others),
+            default=0,
+        )
 
-    def told(self) -> Json:
-        """What it holds, by our own account and by llama.cpp's."""
+    def describe(self) -> Json:
+        """Return what the slots hold by our account ("cells") and by llama.cpp's ("span"), and the saved lengths."""
         slots = [
-            {"cells": len(slot.cells), "span": self._model.span(slot.number), "busy": slot.busy, "shared": slot.shared}
+            {
+                "cells": len(slot.cells),
+                "span": self._model.position_range(slot.number),
+                "busy": slot.busy,
+                "shared": slot.shared,
+            }
             for slot in self.slots
         ]
-        return {"slots": slots, "parked": [len(each.cells) for each in self._parked]}
+        return {"slots": slots, "saved": [len(saved.cells) for saved in self._saved]}
 
 
-def _continues(source: Slot | Parked, length: int) -> bool:
-    """Whether a request that wants the first `length` cells of `source` is the same conversation: the rest may go."""
-    return length >= len(source.cells) / 2 or len(source.cells) - length < WORTH_KEEPING
+def _is_continuation(source: Slot | SavedPrefix, length: int) -> bool:
+    """Tell whether a prompt that reuses `length` cells of `source` continues it: then the other cells may be lost."""
+    return length >= len(source.cells) / 2 or len(source.cells) - length < MIN_SAVED_TOKENS
 
 
-def common(left: array[int], right: array[int]) -> int:
-    """How many tokens both begin with."""
-    length = min(len(left), len(right))
-    if not length:
-        return 0
-    differs = np.frombuffer(left, np.int32, length) != np.frombuffer(right, np.int32, length)
-    place = int(differs.argmax())
-    return place if differs[place] else length
-
-
-def _longest_run(cells: array[int], prefix: int, tokens: array[int]) -> tuple[int, int]:
-    """Where in `cells`, after `prefix`, most of what follows `prefix` in `tokens` is found, and how much of it."""
+def _longest_match(cells: array[int], prefix: int, tokens: array[int]) -> tuple[int, int]:
+    """Find the longest run of `tokens[prefix:]` in `cells` behind `prefix`. Return where it begins and its length."""
     best = (len(cells), 0)
     rest = tokens[prefix:]
     if not rest or not cells:
         return best
     held = np.frombuffer(cells, np.int32)
     for begin in np.flatnonzero(held[prefix + 1 :] == rest[0]) + prefix + 1:
-        length = common(cells[begin:], rest)
+        length = common_prefix_length(cells[begin:], rest)
         best = (int(begin), length) if length > best[1] else best
     return best

@@ -1,9 +1,9 @@
-"""Drawing a token: llama.cpp's samplers over the logits of one row, in llama.cpp's own order.
+"""Sampling a token: llama.cpp's samplers over one row of logits, in llama.cpp's own order.
 
-What changes logits comes first (bias, penalties, DRY, top-n-sigma), then what cuts the tail (top-k, typical, top-p,
-min-p, XTC), then temperature and the draw; mirostat takes the place of cuts and draw. Neutral ones are left out. The
-grammar, which is slow over a whole vocabulary, is only asked whether it takes what was drawn; if it does not, the draw
-is made once more among what it does take.
+First come the samplers that change logits (bias, penalties, DRY, top-n-sigma), then truncation (top-k, typical, top-p,
+min-p, XTC), then temperature and the random choice; mirostat replaces truncation and choice. Samplers with neutral
+parameters are left out. The grammar, which is slow over a whole vocabulary, is only asked whether it accepts the
+sampled token; if it does not, the token is sampled again among those it accepts.
 """
 
 from __future__ import annotations
@@ -23,161 +23,177 @@ from numpy.typing import NDArray
 from modules.core.errors import GenerationFailed, OptionError
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.token_ids import logit_biases
 
-_MULTIPLE = 2**32  # llama.cpp's sampler seeds are 32 bits wide
-_MIROSTAT_M = 100  # how many of the likeliest tokens mirostat 1 estimates from, as in its paper
-_NO_CHOICE = -1
+_SEED_COUNT = 2**32  # llama.cpp's seeds have 32 bits; the last one means "random"
+_MIROSTAT_M = 100  # how many of the most likely tokens mirostat 1 estimates from, as in its paper
+_NOT_SELECTED = -1
+_UNLIKELY = 1e-4  # weight relative to the most likely token, below which tokens are left out of a first try
+_WHOLE_CONTEXT = 1 << 17  # tokens; more than contexts have, and little enough for llama.cpp to allocate at once
+_SHOWN_GRAMMAR, _SHOWN_ERROR = 60, 300  # characters in an error message
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
-"""`llama_token_data` as numpy has it."""
+"""`llama_token_data` as a numpy dtype."""
 
 Logits = NDArray[np.float32]
+"""Logits of one row, shape (n_vocab,)."""
 
 
 class Sampler:
-    """The samplers of one generation. `prompt` is what penalties and DRY look back on at first.
+    """The samplers of one generation. Penalties and DRY look back on `prompt` first, then on the sampled tokens.
 
-    OptionError for a grammar that is none, or for a token that the vocabulary lacks.
+    Raises OptionError for an invalid grammar, or for a token id that the vocabulary lacks.
     """
 
     def __init__(self, model: Model, params: Mapping[str, Json], prompt: Sequence[int]) -> None:
         self._model = model
-        self._biased, self._biases = _biases(model, params)
-        self._grammar = grammar(model, params["grammar_string"])
-        self._shapers = _chain(_shaping(model, params))
-        self._choosers = _chain(_choosing(params, model.n_vocab))
-        self._nucleus = _cuts_at_once(params)
-        self._candidates, self._asked = Candidates(model.n_vocab), Candidates(1)
-        # For a plain greedy draw llama.cpp would copy and walk the vocabulary: 50 microseconds instead of 6.
-        changed = self._shapers is not None or self._grammar is not None or _cuts_the_likeliest(params)
+        end_tokens = model.vocabulary.end_tokens if params["ban_eos_token"] else ()  # finding them takes a while
+        biases = logit_biases(params, model.n_vocab, end_tokens)
+        self._biased_tokens = np.array(list(biases), np.int64)
+        self._biases = np.array(list(biases.values()), np.float32)
+        self._grammar = create_grammar(model, params["grammar_string"])
+        self._adjusting = _chain(_adjusting_samplers(model, params))
+        self._selecting = _chain(_selecting_samplers(params, model.n_vocab))
+        self._nucleus = _combined_cut(params)
+        self._candidates, self._single = Candidates(model.n_vocab), Candidates(1)
+        # Plain greedy sampling is an argmax: llama.cpp copies and walks the vocabulary, which takes 50 us instead of 6.
+        changed = self._adjusting is not None or self._grammar is not None or _may_cut_most_likely(params)
         self._greedy = params["temperature"] <= 0 and not changed
-        self._looks_back = _penalises(params) or params["dry_multiplier"] > 0
+        self._looks_back = _has_penalties(params) or params["dry_multiplier"] > 0
         if self._looks_back:
-            for token in prompt[-_window(params) :]:
-                native.llama_sampler_accept(self._shapers, token)
+            for token in prompt[-_lookback_tokens(params) :]:
+                native.llama_sampler_accept(self._adjusting, token)
 
     def sample(self, row: int) -> int:
-        """Draw a token from the logits of that row, and remember it. GenerationFailed if the grammar takes none."""
+        """Sample a token from that row of logits and record it. Raises GenerationFailed if no token is allowed.
+
+        The logits themselves are unchanged afterwards.
+        """
         logits = self._model.logits(row)
-        if self._greedy and not len(self._biased):
+        if self._greedy and not len(self._biased_tokens):
             return int(logits.argmax())
-        plain = logits[self._biased]
-        logits[self._biased] += self._biases
-        token = self._draw(logits)
-        if self._grammar is not None and not self._allows(token):
-            token = self._draw(logits, self._grammar)
-        logits[self._biased] = plain  # for the log-probabilities, which are those of the model
+        unbiased = logits[self._biased_tokens]
+        logits[self._biased_tokens] += self._biases
+        token = self._select(logits)
+        if self._grammar is not None and not self._grammar_accepts(token):
+            token = self._select(logits, self._grammar)
+        logits[self._biased_tokens] = unbiased  # log probabilities are those of the model
         self._accept(token)
         return token
 
-    def _draw(self, logits: Logits, grammar: Any = None) -> int:
+    def _select(self, logits: Logits, grammar: Any = None) -> int:
         if self._greedy:
             return int(logits.argmax())
         candidates = self._candidates
         candidates.fill(logits)
-        for changes in (grammar, self._shapers):
-            if changes is not None:
-                candidates.apply(changes)
+        for sampler in (grammar, self._adjusting):
+            if sampler is not None:
+                candidates.apply(sampler)
                 if not candidates:
-                    raise GenerationFailed("llama.cpp", "the grammar or the bans leave no token to go on with")
+                    raise GenerationFailed("llama.cpp", "the grammar or the bans leave no token to continue with")
         if self._nucleus is not None:
             candidates.keep(nucleus(candidates.logits, *self._nucleus))
-        candidates.apply(self._choosers)
+        candidates.apply(self._selecting)
         return candidates.selected
 
-    def _allows(self, token: int) -> bool:
-        self._asked.fill(np.zeros(1, np.float32), np.array([token], np.int32))
-        self._asked.apply(self._grammar)
-        return bool(self._asked)
+    def _grammar_accepts(self, token: int) -> bool:
+        self._single.fill(np.zeros(1, np.float32), np.array([token], np.int32))
+        self._single.apply(self._grammar)
+        return bool(self._single)
 
     def _accept(self, token: int) -> None:
         if self._looks_back:
-            native.llama_sampler_accept(self._shapers, token)
-        if self._grammar is not None and not self._model.ends(token):
+            native.llama_sampler_accept(self._adjusting, token)
+        if self._grammar is not None and not self._model.vocabulary.is_end_token(token):
             native.llama_sampler_accept(self._grammar, token)
 
-    def left(self) -> dict[int, float]:
-        """What the last draw was made from, by token: logits after all samplers. Nothing after a plain greedy one."""
+    def remaining_candidates(self) -> dict[int, float]:
+        """Return what the last token was chosen from: logits after all samplers, by token id.
+
+        Empty after plain greedy sampling.
+        """
         return self._candidates.remaining()
 
     def free(self) -> None:
-        for each in (self._grammar, self._shapers, self._choosers):
-            if each is not None:
-                native.llama_sampler_free(each)
-        self._grammar = self._shapers = self._choosers = None
+        for sampler in (self._grammar, self._adjusting, self._selecting):
+            if sampler is not None:
+                native.llama_sampler_free(sampler)
+        self._grammar = self._adjusting = self._selecting = None
 
 
 class Candidates:
-    """Tokens with their logits, as llama.cpp's samplers take them: they reorder them, cut them and select one."""
+    """Token ids with their logits as llama.cpp's samplers take them: those reorder, remove and select."""
 
-    def __init__(self, size: int) -> None:
-        self._data = np.empty(size, CANDIDATE)
+    def __init__(self, capacity: int) -> None:
+        self._data = np.empty(capacity, CANDIDATE)
         self._array = native.llama_token_data_array()
 
     def __bool__(self) -> bool:
-        """Whether any is left that can be drawn at all."""
+        """Tell whether any token is left with a finite logit."""
         return bool(np.isfinite(self.logits).any())
 
     def fill(self, logits: Logits, tokens: NDArray[np.int32] | None = None) -> None:
-        """As many as there is room for; the tokens are 0, 1, … unless said otherwise."""
-        self._data["id"] = _numbers(len(self._data)) if tokens is None else tokens
+        """Take `logits` of shape (capacity,) and the ids they belong to, by default 0, 1, …"""
+        self._data["id"] = _token_ids(len(self._data)) if tokens is None else tokens
         self._data["logit"] = logits
-        self._point(len(self._data))
+        self._reset(len(self._data))
 
     @property
     def logits(self) -> Logits:
+        """A view of the remaining logits, in the current order."""
         logits: Logits = self._data["logit"][: self._array.size]
         return logits
 
-    def keep(self, places: NDArray[np.intp]) -> None:
-        """Only those at `places`, which are sorted by logit, highest first."""
-        self._data[: len(places)] = self._data[places]
-        self._point(len(places), is_sorted=True)
+    def keep(self, indices: NDArray[np.intp]) -> None:
+        """Keep only the candidates at `indices`, which must be sorted by logit, highest first."""
+        self._data[: len(indices)] = self._data[indices]
+        self._reset(len(indices), is_sorted=True)
 
     def apply(self, sampler: Any) -> None:
         native.llama_sampler_apply(sampler, ctypes.byref(self._array))
 
     @property
     def selected(self) -> int:
-        # Not by our own view: XTC moves the beginning.
+        """The token id that the last sampler selected."""
+        # Read through llama.cpp's pointer, not `_data`: XTC moves the beginning of the array.
         return int(self._array.data[self._array.selected].id)
 
     def remaining(self) -> dict[int, float]:
-        """The logit of each candidate that is left, by token."""
-        left = (self._array.data[place] for place in range(self._array.size))
-        return {each.id: each.logit for each in left if math.isfinite(each.logit)}
+        """Return the logits of the candidates that are left, by token id."""
+        left = (self._array.data[index] for index in range(self._array.size))
+        return {candidate.id: candidate.logit for candidate in left if math.isfinite(candidate.logit)}
 
-    def _point(self, size: int, is_sorted: bool = False) -> None:
+    def _reset(self, size: int, is_sorted: bool = False) -> None:
         self._array.data = self._data.ctypes.data_as(native.llama_token_data_p)
         self._array.size = size
-        self._array.selected = _NO_CHOICE
+        self._array.selected = _NOT_SELECTED
         self._array.sorted = is_sorted
 
 
 @lru_cache(maxsize=2)
-def _numbers(count: int) -> NDArray[np.int32]:
+def _token_ids(count: int) -> NDArray[np.int32]:
     return np.arange(count, dtype=np.int32)
 
 
 def nucleus(logits: Logits, top_p: float, min_p: float) -> NDArray[np.intp]:
-    """Where the tokens are that top-p and, of those, min-p keep; highest first.
+    """Return the indices of the tokens that top-p and then min-p keep, highest logit first.
 
-    The same set that llama.cpp's two samplers keep. Theirs sort the whole vocabulary, which for one of 49,000 tokens
-    takes 4 ms; this takes 0.1.
+    They are those that llama.cpp's two samplers keep. Theirs sort the whole vocabulary, which takes 4 ms for one of
+    49,000 tokens; this takes 0.1 ms.
     """
     weights = np.exp(logits - logits.max())
-    likely = np.flatnonzero(weights >= max(min_p, 1e-4))
+    likely = np.flatnonzero(weights >= max(min_p, _UNLIKELY))
     if top_p >= 1:
-        return _descending(weights, likely if min_p > 0 else np.arange(len(weights)))
+        return _sort_descending(weights, likely if min_p > 0 else np.arange(len(weights)))
     target = top_p * float(weights.sum(dtype=np.float64))
-    if min_p < 1e-4 and float(weights[likely].sum(dtype=np.float64)) < target:
-        likely = np.flatnonzero(weights >= min_p)  # a flat distribution: what is unlikely counts as well
-    likely = _descending(weights, likely)
+    if min_p < _UNLIKELY and float(weights[likely].sum(dtype=np.float64)) < target:
+        likely = np.flatnonzero(weights >= min_p)  # a flat distribution, where unlikely tokens matter
+    likely = _sort_descending(weights, likely)
     return likely[: int(np.searchsorted(np.cumsum(weights[likely], dtype=np.float64), target)) + 1]
 
 
-def _descending(weights: Logits, places: NDArray[np.intp]) -> NDArray[np.intp]:
-    ordered: NDArray[np.intp] = places[np.argsort(-weights[places], kind="stable")]
+def _sort_descending(weights: Logits, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+    ordered: NDArray[np.intp] = indices[np.argsort(-weights[indices], kind="stable")]
     return ordered
 
 
@@ -185,7 +201,7 @@ def _descending(weights: Logits, places: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _chain(samplers: Iterator[Any]) -> Any:
-    """A chain of them, which owns them; None if there are none."""
+    """Return a sampler chain, which owns `samplers`; None if there are none."""
     listed = list(samplers)
     if not listed:
         return None
@@ -195,43 +211,43 @@ def _chain(samplers: Iterator[Any]) -> Any:
     return chain
 
 
-def _shaping(model: Model, params: Mapping[str, Json]) -> Iterator[Any]:
-    """What changes the logits of the whole vocabulary."""
-    if _penalises(params):
+def _adjusting_samplers(model: Model, params: Mapping[str, Json]) -> Iterator[Any]:
+    """Yield the samplers that change logits of the whole vocabulary."""
+    if _has_penalties(params):
         penalties = (params["repetition_penalty"], params["frequency_penalty"], params["presence_penalty"])
-        yield native.llama_sampler_init_penalties(model.n_vocab, _window(params), *penalties)
+        yield native.llama_sampler_init_penalties(model.n_vocab, _lookback_tokens(params), *penalties)
     if params["dry_multiplier"] > 0:
-        yield _dry(model, params)
+        yield _dry_sampler(model, params)
     if params["top_n_sigma"] > 0:
         yield native.llama_sampler_init_top_n_sigma(params["top_n_sigma"])
 
 
-def _choosing(params: Mapping[str, Json], n_vocab: int) -> Iterator[Any]:
-    """What cuts the tail, and what draws. It ends with the one that selects a token."""
-    seed = params["seed"] if params["seed"] >= 0 else random.randrange(_MULTIPLE - 1)
+def _selecting_samplers(params: Mapping[str, Json], n_vocab: int) -> Iterator[Any]:
+    """Yield the samplers that truncate, scale by temperature and, last, select a token."""
+    seed = params["seed"] if params["seed"] >= 0 else random.randrange(_SEED_COUNT - 1)
     greedy = params["temperature"] <= 0
     if params["mirostat_mode"] and not greedy:
-        yield _heat(params)
+        yield _temperature_sampler(params)
         tau, eta = params["mirostat_tau"], params["mirostat_eta"]
         if params["mirostat_mode"] == 1:
             yield native.llama_sampler_init_mirostat(n_vocab, seed, tau, eta, _MIROSTAT_M)
         else:
             yield native.llama_sampler_init_mirostat_v2(seed, tau, eta)
         return
-    yield from _cutting(params, seed)
+    yield from _truncating_samplers(params, seed)
     if greedy:
         yield native.llama_sampler_init_greedy()
         return
-    yield _heat(params)
+    yield _temperature_sampler(params)
     yield native.llama_sampler_init_dist(seed)
 
 
-def _cutting(params: Mapping[str, Json], seed: int) -> Iterator[Any]:
+def _truncating_samplers(params: Mapping[str, Json], seed: int) -> Iterator[Any]:
     if params["top_k"] > 0:
         yield native.llama_sampler_init_top_k(params["top_k"])
     if params["typical_p"] < 1:
         yield native.llama_sampler_init_typical(params["typical_p"], 1)
-    if _cuts_at_once(params) is None:
+    if _combined_cut(params) is None:
         if params["top_p"] < 1:
             yield native.llama_sampler_init_top_p(params["top_p"], 1)
         if params["min_p"] > 0:
@@ -240,65 +256,61 @@ def _cutting(params: Mapping[str, Json], seed: int) -> Iterator[Any]:
         yield native.llama_sampler_init_xtc(params["xtc_probability"], params["xtc_threshold"], 1, seed)
 
 
-def _cuts_at_once(params: Mapping[str, Json]) -> tuple[float, float] | None:
-    """(top_p, min_p) if `nucleus` makes those cuts: not after another cut, which leaves them too little to do."""
+def _combined_cut(params: Mapping[str, Json]) -> tuple[float, float] | None:
+    """Return (top_p, min_p) if `nucleus` is to make those cuts; None if there are none.
+
+    Also None after another cut, which leaves so few tokens that llama.cpp's samplers are fast, and with mirostat.
+    """
     earlier = params["top_k"] > 0 or params["typical_p"] < 1 or (params["mirostat_mode"] and params["temperature"] > 0)
     if earlier or (params["top_p"] >= 1 and params["min_p"] <= 0):
         return None
     return params["top_p"], params["min_p"]
 
 
-def _cuts_the_likeliest(params: Mapping[str, Json]) -> bool:
-    """Whether the likeliest token itself may fall to a cut. Top-k, top-p and min-p never take that."""
+def _may_cut_most_likely(params: Mapping[str, Json]) -> bool:
+    """Tell whether truncation may remove the most likely token, which top-k, top-p and min-p always keep."""
     return bool(params["typical_p"] < 1 or params["xtc_probability"] > 0)
 
 
-def _heat(params: Mapping[str, Json]) -> Any:
+def _temperature_sampler(params: Mapping[str, Json]) -> Any:
     if not params["dynamic_temperature"]:
         return native.llama_sampler_init_temp(params["temperature"])
     low, high = params["dynatemp_low"], params["dynatemp_high"]
     return native.llama_sampler_init_temp_ext((low + high) / 2, abs(high - low) / 2, params["dynatemp_exponent"])
 
 
-def _dry(model: Model, params: Mapping[str, Json]) -> Any:
-    breakers = [each.encode() for each in json.loads(f"[{params['dry_sequence_breakers']}]")]
-    listed = (ctypes.c_char_p * len(breakers))(*breakers)
-    shape = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], _window(params))
-    return native.llama_sampler_init_dry(model.vocab, *shape, listed, len(breakers))
+def _dry_sampler(model: Model, params: Mapping[str, Json]) -> Any:
+    breakers = [breaker.encode() for breaker in json.loads(f"[{params['dry_sequence_breakers']}]")]
+    pointers = (ctypes.c_char_p * len(breakers))(*breakers)
+    settings = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], _lookback_tokens(params))
+    return native.llama_sampler_init_dry(model.vocabulary.handle, *settings, pointers, len(breakers))
 
 
-def grammar(model: Model, text: str) -> Any:
-    """llama.cpp's sampler of that GBNF grammar, which has to be freed; None for no text. OptionError."""
+def create_grammar(model: Model, text: str) -> Any:
+    """Return llama.cpp's sampler for a GBNF grammar, which the caller must free; None if `text` is empty.
+
+    Raises OptionError with llama.cpp's message for an invalid grammar.
+    """
     if not text:
         return None
-    before = len(model.complaints)
-    grammar = native.llama_sampler_init_grammar(model.vocab, text.encode("utf-8", "replace"), b"root")
+    mark = len(model.log)
+    grammar = native.llama_sampler_init_grammar(model.vocabulary.handle, text.encode("utf-8", "replace"), b"root")
     if not grammar:
-        said = " / ".join(model.complaints[before:])[:300]
-        shown = text if len(text) <= 60 else text[:60] + "…"
-        wish = {"en": f"a GBNF grammar with a rule named root ({said})", "zh": f"含 root 规则的 GBNF 语法（{said}）"}
-        raise OptionError("grammar_string", shown, wish)
+        error = model.log.errors_since(mark)[:_SHOWN_ERROR]
+        shown = text if len(text) <= _SHOWN_GRAMMAR else text[:_SHOWN_GRAMMAR] + "…"
+        expected = {
+            "en": f"a GBNF grammar with a rule named root ({error})",
+            "zh": f"含 root 规则的 GBNF 语法（{error}）",
+        }
+        raise OptionError("grammar_string", shown, expected)
     return grammar
 
 
-def _biases(model: Model, params: Mapping[str, Json]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Tokens, and what is added to the logit of each."""
-    asked = {"logit_bias": {int(token): float(bias) for token, bias in params["logit_bias"]}}
-    banned = [int(word) for word in params["custom_token_bans"].split(",") if word.strip()]
-    asked["custom_token_bans"] = dict.fromkeys(banned, -math.inf)
-    for name, biases in asked.items():
-        for token in biases:
-            model.check_token(name, token)
-    ends = dict.fromkeys(model.end_tokens, -math.inf) if params["ban_eos_token"] else {}
-    biases = asked["logit_bias"] | asked["custom_token_bans"] | ends
-    return np.array(list(biases), np.int64), np.array(list(biases.values()), np.float32)
-
-
-def _penalises(params: Mapping[str, Json]) -> bool:
+def _has_penalties(params: Mapping[str, Json]) -> bool:
     neutral = {"repetition_penalty": 1, "frequency_penalty": 0, "presence_penalty": 0}
     return any(params[key] != value for key, value in neutral.items())
 
 
-def _window(params: Mapping[str, Json]) -> int:
-    """The tokens that penalties look back over. llama.cpp allocates them at once, so "all" needs an end."""
-    return int(params["repetition_penalty_range"]) or 1 << 17
+def _lookback_tokens(params: Mapping[str, Json]) -> int:
+    """Return how many tokens penalties look back over. llama.cpp allocates them all, so "no limit" needs a number."""
+    return int(params["repetition_penalty_range"]) or _WHOLE_CONTEXT

@@ -1,4 +1,4 @@
-"""Grammars under llamacpp_HF: llguidance's, which takes a tenth of a millisecond a token, or else llama.cpp's own."""
+"""Grammars under llamacpp_HF: llguidance's, which takes a tenth of a millisecond per token, or else llama.cpp's own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from modules.core.errors import OptionError, Unsupported
 from modules.engines.hf.sampling.grammar import Matcher
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.llamacpp.bindings import Model
-from modules.engines.llamacpp.sampler import Candidates, grammar
+from modules.engines.llamacpp.sampler import Candidates, create_grammar
 
 
 class LlamaVocabulary(TokenizerVocabulary):
-    """The tokenizer is transformers'. llama.cpp, which numbers the tokens alike, reads what llguidance does not."""
+    """A transformers tokenizer whose token ids are the model's; llama.cpp parses the grammars llguidance rejects."""
 
     def __init__(self, tokenizer: Any, model: Model, eos: Sequence[int]) -> None:
         super().__init__(tokenizer, model.n_vocab, eos)
@@ -29,39 +29,40 @@ class LlamaVocabulary(TokenizerVocabulary):
         try:
             return super().grammar(text)
         except (Unsupported, OptionError):
-            model, first = self._model, _Owned(grammar(self._model, text))
-            return lambda: _LlamaMatcher(model, first.copy())
+            model, initial = self._model, _OwnedSampler(create_grammar(self._model, text))
+            return lambda: _LlamaMatcher(model, initial.copy())
 
 
-class _Owned:
-    """A sampler of llama.cpp's that is freed when nobody holds it any more."""
+class _OwnedSampler:
+    """A llama.cpp sampler that is freed when this object is garbage collected."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         weakref.finalize(self, native.llama_sampler_free, sampler)
 
-    def copy(self) -> _Owned:
-        return _Owned(native.llama_sampler_clone(self.sampler))
+    def copy(self) -> _OwnedSampler:
+        return _OwnedSampler(native.llama_sampler_clone(self.sampler))
 
 
 class _LlamaMatcher:
-    """llama.cpp walks the whole vocabulary to tell what may come next: 50 ms a token."""
+    """A Matcher by llama.cpp's grammar sampler, which goes through the whole vocabulary: 50 ms per token."""
 
-    def __init__(self, model: Model, owned: _Owned) -> None:
-        self._model, self._owned = model, owned
-        self._candidates, self._asked = Candidates(model.n_vocab), Candidates(1)
-        self._level = np.zeros(model.n_vocab, np.float32)
+    def __init__(self, model: Model, grammar: _OwnedSampler) -> None:
+        self._model, self._grammar = model, grammar
+        self._candidates, self._single = Candidates(model.n_vocab), Candidates(1)
+        self._zeros = np.zeros(model.n_vocab, np.float32)
 
     def allowed(self) -> Tensor:
-        self._candidates.fill(self._level)
-        self._candidates.apply(self._owned.sampler)
+        """Return which tokens may come next, shape (n_vocab,), bool."""
+        self._candidates.fill(self._zeros)
+        self._candidates.apply(self._grammar.sampler)
         return torch.from_numpy(np.isfinite(self._candidates.logits))
 
     def accept(self, token: int) -> bool:
-        # llama.cpp ends the process over a token that the grammar does not take.
-        self._asked.fill(np.zeros(1, np.float32), np.array([token], np.int32))
-        self._asked.apply(self._owned.sampler)
-        if self._model.ends(token) or not self._asked:
+        # Asked first, because llama.cpp ends the process over a token that the grammar does not accept.
+        self._single.fill(np.zeros(1, np.float32), np.array([token], np.int32))
+        self._single.apply(self._grammar.sampler)
+        if self._model.vocabulary.is_end_token(token) or not self._single:
             return False
-        native.llama_sampler_accept(self._owned.sampler, token)
+        native.llama_sampler_accept(self._grammar.sampler, token)
         return True

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from modules.core.events import Json
 from modules.engines.engine_protocol import BatchingEngine, Report
-from modules.engines.llamacpp.engine import build
+from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp_hf.arguments import arguments, notes
 from modules.options.option import Value
 
 
 def explain(path: Path, options: Mapping[str, Value]) -> Json:
     """The calls that loading would make, and what becomes of the options that cannot do what they say."""
-    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, build())]
-    return {"calls": arguments(path, options, build()), "notes": told}
+    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, installed_build())]
+    return {"calls": arguments(path, options, installed_build()), "notes": told}
 
 
 def LlamaCppHF(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:

@@ -1,6 +1,7 @@
-"""A model of llama.cpp's as the engine of the Transformers family drives it: its logits as tensors.
+"""A llama.cpp model as the Transformers engine drives it: its logits as tensors.
 
-What is kept between turns is llama.cpp's cache, with all that `llamacpp_cache` can do; one answer runs at a time.
+The prefix cache between turns is llama.cpp's KV cache with all that `llamacpp.kv_cache` can do. One answer runs at a
+time.
 """
 
 from __future__ import annotations
@@ -17,48 +18,49 @@ from torch import Tensor
 
 from modules.core.errors import PromptTooLong, Unsupported
 from modules.engines.hf.token_text import Evaluator, Interrupted
-from modules.engines.llamacpp.bindings import ABORTED, DECODED, Batch, Model
-from modules.engines.llamacpp.kv_cache import Cache, Reuse, Slot
+from modules.engines.llamacpp.batch import Batch
+from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model
+from modules.engines.llamacpp.kv_cache import KVCache, Reuse, Slot
 
 
 @dataclass(eq=False)
-class Held:
-    """A slot in use. It holds `ahead` cells more than the tokens that it is held for, which streaming_llm kept."""
+class AcquiredSlot:
+    """A slot in use. It holds `extra_cells` more than the tokens it was acquired for: streaming_llm's kept tokens."""
 
     slot: Slot
-    ahead: int
+    extra_cells: int
 
 
 class LlamaModel(Evaluator):
     """`sequences` is how many the context was made for: two if there is one for a negative prompt.
 
-    `sinks` is streaming_llm's attention_sink_size, None without streaming_llm.
+    `attention_sink_size` is streaming_llm's, in tokens; None without streaming_llm.
     """
 
     name = "llamacpp_HF"
 
-    def __init__(self, model: Model, tokenizer: Any, sequences: int, sinks: int | None) -> None:
+    def __init__(self, model: Model, tokenizer: Any, sequences: int, attention_sink_size: int | None) -> None:
         super().__init__(tokenizer)
         self.model = model
         self.device = torch.device("cpu")
-        own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        self.ends = frozenset((*model.end_tokens, *own))
+        tokenizer_end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.ends = frozenset((*model.vocabulary.end_tokens, *tokenizer_end))
         self.size, self.piece = model.n_vocab, model.n_batch
         self.can_guide = sequences > 1
-        self._sequences, self._sinks = sequences, sinks
+        self._sequences, self._attention_sink_size = sequences, attention_sink_size
         self._batch = Batch(model.n_batch)
 
-    def shelf(self, budget: int) -> Slots:
-        self.slots = Slots(Cache(self.model, self._sequences, self._sinks, budget))
-        return self.slots
+    def shelf(self, budget: int) -> SlotPrefixCache:
+        self.prefix_cache = SlotPrefixCache(KVCache(self.model, self._sequences, self._attention_sink_size, budget))
+        return self.prefix_cache
 
-    # -- evaluating -----------------------------------------------------------------------------------------------
+    # -- evaluation -----------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Sequence[int], cache: Held, source: Any = None, last: int = 1) -> Tensor:
-        return self._evaluate(tokens, cache.slot, last, may_break_off=False)
+    def forward(self, tokens: Sequence[int], cache: AcquiredSlot, source: Any = None, last: int = 1) -> Tensor:
+        return self._evaluate(tokens, cache.slot, last, interruptible=False)
 
-    def forward_or_break_off(self, tokens: Sequence[int], cache: Held, source: Any = None) -> Tensor:
-        return self._evaluate(tokens, cache.slot, 1, may_break_off=True)
+    def forward_or_break_off(self, tokens: Sequence[int], cache: AcquiredSlot, source: Any = None) -> Tensor:
+        return self._evaluate(tokens, cache.slot, 1, interruptible=True)
 
     def interrupt(self, wanted: bool) -> None:
         if wanted:
@@ -66,96 +68,104 @@ class LlamaModel(Evaluator):
         else:
             self.model.resume()
 
-    def _evaluate(self, tokens: Sequence[int], slot: Slot, last: int, may_break_off: bool) -> Tensor:
+    def _evaluate(self, tokens: Sequence[int], slot: Slot, last: int, interruptible: bool) -> Tensor:
+        """Append `tokens` to `slot`. Return the logits after the `last` of them, shape (last, n_vocab), float32."""
         rows: list[NDArray[np.float32]] = []
-        first_asked = len(tokens) - last
+        first_output = len(tokens) - last
         for begin in range(0, len(tokens), self._batch.capacity):
-            part = array("i", tokens[begin : begin + self._batch.capacity])
-            self._fill(part, slot, min(max(first_asked - begin, 0), len(part)))
-            self._decode(slot, may_break_off)
-            slot.cells.extend(part)
+            chunk = array("i", tokens[begin : begin + self._batch.capacity])
+            self._fill_batch(chunk, slot, min(max(first_output - begin, 0), len(chunk)))
+            self._decode(slot, interruptible)
+            slot.cells.extend(chunk)
             rows += [self.model.logits(row).copy() for row in range(self._batch.outputs)]
         return torch.from_numpy(np.stack(rows))
 
-    def _fill(self, tokens: array[int], slot: Slot, quiet: int) -> None:
-        """Put `tokens` into the batch; all but the first `quiet` ask for logits."""
+    def _fill_batch(self, tokens: array[int], slot: Slot, without_logits: int) -> None:
+        """Put `tokens` into the batch; all but the first `without_logits` ask for logits."""
         self._batch.clear()
-        place = len(slot.cells)
-        if quiet:
-            self._batch.add(tokens[:quiet], place, slot.number, wants_logits=False)
-        for number, token in enumerate(tokens[quiet:], place + quiet):
-            self._batch.add_one(token, number, slot.number)
+        position = len(slot.cells)
+        if without_logits:
+            self._batch.add(tokens[:without_logits], position, slot.number, wants_logits=False)
+        for offset, token in enumerate(tokens[without_logits:], without_logits):
+            self._batch.add_one(token, position + offset, slot.number)
 
-    def _decode(self, slot: Slot, may_break_off: bool) -> None:
-        """Evaluate the batch. If that fails, `slot` holds what it held before, or nothing."""
-        status = self.model.decode(self._batch, may_break_off)
+    def _decode(self, slot: Slot, interruptible: bool) -> None:
+        """Evaluate the batch. After a failure `slot` holds what it held before, or nothing.
+
+        Raises Interrupted, or RuntimeError with llama.cpp's status.
+        """
+        status = self.model.decode(self._batch, interruptible)
         if status == DECODED:
             return
-        if not self.model.keep(slot.number, len(slot.cells)):
-            self.model.keep(slot.number, 0)
+        if not self.model.truncate(slot.number, len(slot.cells)):
+            self.model.truncate(slot.number, 0)
             del slot.cells[:]
         if status == ABORTED:
             raise Interrupted
-        raise RuntimeError(f"llama_decode answered {status}")
+        raise RuntimeError(f"llama_decode failed with status {status}")
 
-    def logits(self, tokens: list[int]) -> list[list[float]]:
-        """Those after each of `tokens`."""
+    def all_logits(self, tokens: list[int]) -> list[list[float]]:
+        """Return the logits after each of `tokens`, shape (tokens, n_vocab): the operation "logits".
+
+        Raises PromptTooLong, OptionError for an invalid token id, Unsupported while an answer is running.
+        """
         for token in tokens:
             self.check_token("tokens", token)
         if len(tokens) > self.model.n_ctx:
             raise PromptTooLong(len(tokens), self.model.n_ctx)
         if not tokens:
             return []
-        held = self.slots.empty()
+        acquired = self.prefix_cache.acquire_empty()
         try:
-            every: list[list[float]] = self.forward(tokens, held, last=len(tokens)).tolist()
+            logits: list[list[float]] = self.forward(tokens, acquired, last=len(tokens)).tolist()
         finally:
-            self.slots.keep(tokens, held)
-        return every
+            self.prefix_cache.keep(tokens, acquired)
+        return logits
 
-    # -- what was computed ----------------------------------------------------------------------------------------
+    # -- the cache ------------------------------------------------------------------------------------------------
 
-    def cut_back(self, cache: Held, length: int) -> tuple[Held, int]:
-        return cache, self.slots.cut(cache, length)
+    def cut_back(self, cache: AcquiredSlot, length: int) -> tuple[AcquiredSlot, int]:
+        return cache, self.prefix_cache.truncate(cache, length)
 
-    def can_cut(self, cache: Held) -> bool:
-        return self.model.can_cut
+    def can_cut(self, cache: AcquiredSlot) -> bool:
+        return self.model.can_truncate
 
 
-class Slots:
-    """A `Shelf` whose caches are slots of llama.cpp's cache."""
+class SlotPrefixCache:
+    """The prefix cache that the Transformers engine expects, made of the slots of llama.cpp's KV cache."""
 
-    def __init__(self, cells: Cache) -> None:
-        self._cells = cells
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
 
-    def take(self, tokens: list[int]) -> tuple[Held, int]:
-        slot, length = self._cells.take(self._cells.reusable(array("i", tokens)))
-        return Held(slot, len(slot.cells) - length), length
+    def take(self, tokens: list[int]) -> tuple[AcquiredSlot, int]:
+        slot, length = self._cache.acquire(self._cache.find_reuse(array("i", tokens)))
+        return AcquiredSlot(slot, len(slot.cells) - length), length
 
-    def empty(self) -> Held:
-        """A slot that holds nothing. Unsupported if all are in use."""
-        if self._cells.full:
+    def acquire_empty(self) -> AcquiredSlot:
+        """Return an empty slot. Raises Unsupported if all are busy."""
+        if self._cache.full:
             raise Unsupported(_BUSY)
-        return Held(self._cells.take(Reuse())[0], 0)
+        return AcquiredSlot(self._cache.acquire(Reuse())[0], 0)
 
-    def keep(self, tokens: list[int], cache: Held) -> None:
+    def keep(self, tokens: list[int], cache: AcquiredSlot) -> None:
         cache.slot.busy = False
 
-    def cut(self, held: Held, length: int) -> int:
-        """Leave so many of the tokens it is held for; how many there are: none if it could only be emptied."""
-        if self._cells.cut(held.slot, length + held.ahead) == length + held.ahead == len(held.slot.cells):
+    def truncate(self, acquired: AcquiredSlot, length: int) -> int:
+        """Keep the first `length` tokens the slot was acquired for. Return how many are left: 0 if it was emptied."""
+        wanted = length + acquired.extra_cells
+        if self._cache.truncate(acquired.slot, wanted) == wanted == len(acquired.slot.cells):
             return length
-        self._cells.cut(held.slot, 0)
-        held.ahead = 0
+        self._cache.truncate(acquired.slot, 0)
+        acquired.extra_cells = 0
         return 0
 
     def clear(self) -> None:
-        self._cells.clear()
-        for slot in self._cells.slots:
+        self._cache.clear()
+        for slot in self._cache.slots:
             slot.busy = False
 
 
 _BUSY = {
-    "en": "An answer is being written; ask for the logits once it has ended.",
+    "en": "An answer is being generated; ask for the logits once it has ended.",
     "zh": "正在生成回答，请等其结束后再读取 logits。",
 }

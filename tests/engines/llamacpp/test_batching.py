@@ -195,7 +195,7 @@ def test_each_conversation_finds_what_it_has_said_before(quick: WorkerProcess) -
     ]
     (word,) = ask(quick, "encode", text=" and")  # which is read again as the token that it was
     answers = [answer(quick, talk, max_new_tokens=10, logit_bias={str(word): 100.0}) for talk in talks]
-    assert cache(quick)["parked"]
+    assert cache(quick)["saved"]
     for talk, first in zip(talks, answers, strict=True):
         second = answer(quick, f"{talk}{first.text} And so on", max_new_tokens=2)
         assert second.done.cached_tokens >= first.done.prompt_tokens + 8
@@ -215,7 +215,7 @@ def test_idle_conversations_are_put_aside_while_another_answers(quick: WorkerPro
     answer(quick, "Once upon a time", max_new_tokens=30, ban_eos_token=True)
     told = cache(quick)
     assert [slot["cells"] > 0 for slot in told["slots"]].count(True) == 1
-    assert len(told["parked"]) == 4
+    assert len(told["saved"]) == 4
 
 
 def test_a_common_beginning_is_read_once_for_all(llama: WorkerProcess) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import re
 import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,12 +19,12 @@ import pytest
 
 from modules.core.errors import LoadFailed, PromptTooLong
 from modules.core.events import Info, Progress
-from modules.core.paths import ROOT
 from modules.engines.llamacpp.arguments import Build
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load, load_arguments
 from tests.support.answers import answer, ask, forget
 from tests.support.gguf_files import gguf
+from tests.support.llama_library import installed_build, reference_answers, run_python
 from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import WorkerPool
@@ -53,18 +50,8 @@ def llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(scope="module")
-def build(llama: WorkerProcess) -> Build:
-    """What the installed library can do, as told by a process that may import it."""
-    program = (
-        "from modules.engines.llamacpp.engine import build; b = build(); print(b.gpu_offload, b.max_devices, b.amx)"
-    )
-    gpu, devices, amx = run(program).stdout.split()
-    return Build(gpu == "True", int(devices), amx == "True")
-
-
-def run(program: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
+def build() -> Build:
+    return installed_build()
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +67,7 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
         "flash_attn": True,
         "repacks": build.repacks,
     }
-    told = run("from tests import llama_reference; llama_reference.main()", json.dumps(asked))
-    assert told.returncode == 0, told.stderr
-    return dict(zip(prompts, json.loads(told.stdout), strict=True))
+    return dict(zip(prompts, reference_answers(asked), strict=True))
 
 
 # -- the library's own answers ----------------------------------------------------------------------------------------
@@ -392,7 +377,7 @@ def test_tells_when_the_workaround_for_amx_is_gone(build: Build, smollm2: Path) 
     assert version("llama-cpp-python") == named[1], "a new version: look again at Build.repacks"
     if not build.amx:
         pytest.skip("the installed library has no AMX")
-    tried = run(_WITH_EXTRA_BUFFERS, str(smollm2))
+    tried = run_python(_WITH_EXTRA_BUFFERS, str(smollm2))
     if "decoded 0" in tried.stdout:
         pytest.skip("AMX can be used on this machine")
     assert tried.returncode in (-signal.SIGSEGV, -signal.SIGILL), tried.stderr[-500:]

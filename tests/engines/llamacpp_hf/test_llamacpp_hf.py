@@ -7,8 +7,6 @@ import contextlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +17,12 @@ import pytest
 
 from modules.core.errors import OptionError, PromptTooLong, Unsupported
 from modules.core.events import Progress, Waiting
-from modules.core.paths import ROOT
-from modules.engines.llamacpp.arguments import Build
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA
 from tests.engines.hf.sampling.test_grammar import SHAPES
 from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters
+from tests.support.llama_library import installed_build, reference_answers
 from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import Pooled, WorkerPool
@@ -87,24 +84,9 @@ def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 def reference(model: Path) -> dict[str, Any]:
     """What `llama_cpp.Llama` makes of a prompt."""
     asked = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
-    asked |= {"flash_attn": True, "repacks": _build().repacks, "logits": True}
-    told = _run("from tests import llama_reference; llama_reference.main()", json.dumps(asked))
-    return dict(json.loads(told)[0])
-
-
-def _build() -> Build:
-    program = (
-        "from modules.engines.llamacpp.engine import build; b = build(); print(b.gpu_offload, b.max_devices, b.amx)"
-    )
-    gpu, devices, amx = _run(program).split()
-    return Build(gpu == "True", int(devices), amx == "True")
-
-
-def _run(program: str, stdin: str = "") -> str:
-    command = [sys.executable, "-c", program]
-    told = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    asked |= {"flash_attn": True, "repacks": installed_build().repacks, "logits": True}
+    (only,) = reference_answers(asked)
+    return only
 
 
 # -- llama.cpp's logits ------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ What changes single tokens comes first and holds for greedy answers as well. The
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,12 +24,12 @@ from transformers import (
     TopKLogitsWarper,
 )
 
-from modules.core.errors import OptionError
 from modules.core.events import Json
 from modules.engines.hf.sampling import penalties, warpers
 from modules.engines.hf.sampling.grammar import Grammar
 from modules.engines.hf.sampling.mirostat import Mirostat
 from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.token_ids import logit_biases
 
 _UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in the original
 _HEAT = ("temperature", "dynamic_temperature", "quadratic_sampling")
@@ -264,21 +263,8 @@ def _biases(
     params: Params, prompt: int, vocabulary: Vocabulary, eos: Sequence[int], device: torch.device
 ) -> Iterator[LogitsProcessor]:
     """What is added to the logits of single tokens: biases, then bans, which win."""
-    asked = {"logit_bias": {int(token): float(bias) for token, bias in params["logit_bias"]}}
-    banned = [int(word) for word in params["custom_token_bans"].split(",") if word.strip()]
-    asked["custom_token_bans"] = dict.fromkeys(banned, -math.inf)
-    for name, biases in asked.items():
-        for token in biases:
-            _check_token(name, token, vocabulary)
     ends = [token for token in eos if token < vocabulary.size]
-    forbidden = dict.fromkeys(ends, -math.inf) if params["ban_eos_token"] else {}
-    merged = asked["logit_bias"] | asked["custom_token_bans"] | forbidden
+    biases = logit_biases(params, vocabulary.size, ends)
     least = prompt + params["min_length"] if params["min_length"] else 0
-    if merged or least:
-        yield penalties.Biases(merged, ends, least, device)
-
-
-def _check_token(name: str, token: int, vocabulary: Vocabulary) -> None:
-    if token >= vocabulary.size:
-        last = vocabulary.size - 1
-        raise OptionError(name, token, {"en": f"tokens from 0 to {last}", "zh": f" 0 到 {last} 之间的词符编号"})
+    if biases or least:
+        yield penalties.Biases(biases, ends, least, device)

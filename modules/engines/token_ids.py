@@ -1,0 +1,47 @@
+"""Token ids as every engine handles them: range checks, logit biases, common prefixes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from modules.core.errors import OptionError
+from modules.core.events import Json
+
+
+def check_token_id(option: str, token: int, vocabulary_size: int) -> None:
+    """Raise OptionError if `token`, a value of `option`, is outside the vocabulary."""
+    if not 0 <= token < vocabulary_size:
+        last = vocabulary_size - 1
+        raise OptionError(option, token, {"en": f"token ids from 0 to {last}", "zh": f" 0 到 {last} 之间的词符编号"})
+
+
+def logit_biases(params: Mapping[str, Json], vocabulary_size: int, end_tokens: Iterable[int]) -> dict[int, float]:
+    """Return what the generation parameters add to the logits of single tokens, by token id.
+
+    A ban is a bias of -inf and overrides `logit_bias`. Raises OptionError for an id outside the vocabulary.
+    """
+    biases = {int(token): float(bias) for token, bias in params["logit_bias"]}
+    bans = [int(word) for word in params["custom_token_bans"].split(",") if word.strip()]
+    for option, tokens in {"logit_bias": biases, "custom_token_bans": bans}.items():
+        for token in tokens:
+            check_token_id(option, token, vocabulary_size)
+    banned_ends = [token for token in end_tokens if token < vocabulary_size] if params["ban_eos_token"] else []
+    return biases | dict.fromkeys((*bans, *banned_ends), -math.inf)
+
+
+def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return how many tokens two sequences of one type (list, array) have in common at their beginning.
+
+    It compares slices, which the interpreter does without a Python-level loop.
+    """
+    same, different = 0, min(len(left), len(right))
+    if left[:different] == right[:different]:
+        return different
+    while different - same > 1:
+        middle = (same + different) // 2
+        if left[same:middle] == right[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same
