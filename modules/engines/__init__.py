@@ -1,1 +1,4 @@
-"""The backends. Each module here is imported by the worker process only, and may import words and its own packages."""
+"""The backends: what the worker process loads models with.
+
+Both processes may import the pure half of an engine (arguments, notes, memory); only the worker imports the rest.
+"""

@@ -20,14 +20,14 @@ from modules.engines.autoawq import patches
 from modules.engines.autoawq.arguments import LOAD, arguments
 from modules.engines.autoawq.build import fitting, loaded
 from modules.engines.autoawq.fused_layers import FusedModel
-from modules.engines.hf.arguments import Machine
+from modules.engines.hf.arguments import Environment
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders.registry import LOADERS, settle, values
 from tests.support.answers import parameters
 
 CONTEXT = 24
-GPU = Machine(gpus=(8 << 30,), memory=8 << 30, packages=frozenset({"awq_ext", "flash_attn"}))
+GPU = Environment(gpus=(8 << 30,), memory=8 << 30, packages=frozenset({"awq_ext", "flash_attn"}))
 FRANCE, COUNTING = "The capital of France is", "one two three four"
 
 

@@ -20,7 +20,7 @@ from modules.engines.autoawq.arguments import CONFIG, arguments
 from modules.engines.autoawq.build import fitting, loaded
 from modules.engines.autoawq.package import AutoAWQForCausalLM, base
 from modules.engines.autoawq.patches import mended
-from modules.engines.hf.arguments import Machine
+from modules.engines.hf.arguments import Environment
 from modules.loaders.registry import LOADERS, settle, values
 from tests.support.linked_folder import linked_folder
 
@@ -40,7 +40,7 @@ def main() -> None:
     told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
     told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
-    calls = arguments(folder, options, Machine())
+    calls = arguments(folder, options, Environment())
     with mended(calls[CONFIG], True, lambda _done: None):
         parted = AutoAWQForCausalLM.from_quantized(str(folder), **OWN | elsewhere(folder)).model
     told["elsewhere"] = sorted({str(each.device) for each in parted.model.layers[0].buffers()})
@@ -48,7 +48,7 @@ def main() -> None:
     ours = logits(loaded(calls, lambda _done: None).module, tokens)
     found = {"slow": slow, "spread": spread, "ours": ours}
     told |= {name: apart(each, reference) for name, each in found.items()}
-    told["fits"] = sorted(fitting(Machine(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
+    told["fits"] = sorted(fitting(Environment(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
     json.dump(told, sys.stdout)
 
 

@@ -13,15 +13,15 @@ import torch
 
 from modules.core.errors import LoadFailed
 from modules.core.events import Json
-from modules.engines.autoawq.arguments import COMPILED, CONFIG, KERNEL, LOAD, Plan, arguments
+from modules.engines.autoawq.arguments import COMPILED_PACKAGES, CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq.cpu_kernel import repack
 from modules.engines.autoawq.fused_layers import FusedModel, fused_layers
-from modules.engines.autoawq.notes import none_fused, notes
+from modules.engines.autoawq.notes import no_fused_layers_note, notes
 from modules.engines.autoawq.package import AutoAWQForCausalLM, attn
 from modules.engines.autoawq.patches import mended, see_each_token_once, use_kernels_of_torch
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
-from modules.engines.hf.arguments import TOKENIZER, Machine
+from modules.engines.hf.arguments import TOKENIZER, Environment
 from modules.engines.hf.build import check_sound, this_machine, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, by_device, tokenizer_of
@@ -34,22 +34,22 @@ NAME = "AutoAWQ"
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = fitting(this_machine())
-    plan = Plan(path, options, here)
-    if plan.why_not is not None:
-        raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.why_not)
-    model = loaded(arguments(path, options, here), whole_percents(report))
+    environment = fitting(this_machine())
+    plan = Plan(path, options, environment)
+    if plan.incompatibility is not None:
+        raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.incompatibility)
+    model = loaded(arguments(path, options, environment), whole_percents(report))
     check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
-    said = [*notes(path, options, here)]
+    said = [*notes(path, options, environment)]
     if plan.fused and not isinstance(model, FusedModel):
-        said.append(none_fused())
+        said.append(no_fused_layers_note())
     return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
 
 
-def fitting(machine: Machine) -> Machine:
+def fitting(environment: Environment) -> Environment:
     """What was built for another PyTorch cannot be imported: autoawq then fuses nothing, or calls what is not there."""
-    found = compiled_extensions.tried(machine, COMPILED)
+    found = compiled_extensions.tried(environment, COMPILED_PACKAGES)
     return found if attn.FA_INSTALLED else dataclasses.replace(found, packages=found.packages - {"flash_attn"})
 
 

@@ -1,4 +1,4 @@
-"""What we use of autoawq 0.2.9, imported without its words that nobody looks after it any more."""
+"""The parts of autoawq 0.2.9 that we use, imported without its deprecation warning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from modules.engines.legacy import import_stubs
 
 import_stubs.prepare()
-with warnings.catch_warnings(record=True):  # it would have them shown whatever the filters are
+with warnings.catch_warnings(record=True):  # it resets the warning filters before it warns
     from awq import AutoAWQForCausalLM
     from awq.models import base
     from awq.modules.fused import attn

@@ -1,7 +1,7 @@
-"""From load options to auto-gptq's calls: pure, so that it can be shown and tested without the package.
+"""Translate load options into calls of auto-gptq, without importing it.
 
-What stands here as JSON becomes Python in `autogptq_loading`: the name of the dtype torch's, `quantize_config` a
-BaseQuantizeConfig, and the numbers in `max_memory` are device numbers again.
+The calls are JSON, so that they can be shown and tested. `autogptq.build` turns the name of the dtype into a torch
+dtype, `quantize_config` into a BaseQuantizeConfig, and the keys of `max_memory` back into device numbers.
 """
 
 from __future__ import annotations
@@ -13,74 +13,76 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.events import Json
-from modules.engines.hf.arguments import TOKENIZER, Machine
-from modules.engines.legacy.arguments import SUFFIXES, LegacyPlan, read_json, weights
+from modules.engines.hf.arguments import TOKENIZER, Environment
+from modules.engines.legacy.arguments import SUFFIXES, LegacyPlan, read_json, weight_files
 from modules.options.option import Value
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
 KERNEL = "torch._weight_int4pack_mm_for_cpu"
 KERNEL_BITS = (4, 8)
 KERNEL_GROUPS = (256, 128, 64, 32)
-"""Weights to a scale that PyTorch's kernel takes; larger groups are several of these."""
-USUAL_BITS = 4  # where neither the model nor anybody else tells, as the original took it
-_PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_FUSED = ("llama",)
-"""Those of auto-gptq's modules that fit transformers 4.51: not the one for GPT-J, nor those for models' own code."""
+"""Group sizes that PyTorch's kernel supports, largest first; larger groups are split into several of these."""
+DEFAULT_BITS = 4
+"""Bits per weight where neither the model nor `wbits` says, as in the original web UI."""
+_SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_FUSIBLE_MODEL_TYPES = ("llama",)
+"""Architectures whose fused modules in auto-gptq work with Transformers 4.51. Those for GPT-J and for remote code do
+not."""
 _TRITON_BITS = (2, 4, 8)
 EXLLAMA, EXLLAMAV2, CUDA = "exllama_kernels", "exllamav2_kernels", "autogptq_cuda_64"
-"""auto-gptq's compiled modules. Its wheel's were built for an older PyTorch; `compiled` tells what fits."""
+"""auto-gptq's compiled modules. Its wheel's are for an older PyTorch; `hf.compiled_extensions` tells which fit."""
 
 
 class Plan(LegacyPlan):
     @cached_property
-    def said(self) -> Mapping[str, Any]:
-        """What the model's files say of its quantisation; nothing of old ones."""
-        beside = read_json(self.path / "quantize_config.json")
-        within = self.about.config.get("quantization_config")
-        return beside | (within if isinstance(within, dict) else {})
+    def quantization(self) -> Mapping[str, Any]:
+        """Return the model's quantization by its own files; empty for old models."""
+        file = read_json(self.path / "quantize_config.json")
+        config = self.model_config.fields.get("quantization_config")
+        return file | (config if isinstance(config, dict) else {})
 
     @property
-    def said_bits(self) -> int:
-        return _whole(self.said.get("bits"))
+    def file_bits(self) -> int:
+        return _positive_int(self.quantization.get("bits"))
 
     @property
-    def said_group(self) -> int:
-        return _whole(self.said.get("group_size"))
+    def file_group_size(self) -> int:
+        return _positive_int(self.quantization.get("group_size"))
 
     @property
     def bits(self) -> int:
-        return int(self.options["wbits"]) or self.said_bits or USUAL_BITS
+        return int(self.options["wbits"]) or self.file_bits or DEFAULT_BITS
 
     @property
-    def group(self) -> int:
+    def group_size(self) -> int:
         typed = int(self.options["groupsize"])
-        return typed if typed != -1 else self.said_group or -1
+        return typed if typed != -1 else self.file_group_size or -1
 
     @property
     def act_order(self) -> bool:
-        return bool(self.options["desc_act"] or self.said.get("desc_act"))
+        return bool(self.options["desc_act"] or self.quantization.get("desc_act"))
 
     @property
     def dtype(self) -> str:
-        """As such models were made for. Where every layer is unpacked for every token, a CPU is slow with it."""
-        return "bfloat16" if self.on_cpu and not self.quick else "float16"
+        """Return float16, which GPTQ models are made for; bfloat16 on a CPU that unpacks layers for every token."""
+        return "bfloat16" if self.on_cpu and not self.uses_cpu_kernel else "float16"
 
     @property
-    def leaves_gpu(self) -> bool:
-        """Whether a part of it will not be on a GPU, as far as the files' size tells."""
-        cards = sum(size for device, size in self.limits.items() if device != "cpu")
-        return self.on_cpu or (self.spreads and cards < self.weights_size)
+    def exceeds_gpus(self) -> bool:
+        """Whether a part of the model will not be on a GPU, judging by the size of its files."""
+        on_gpus = sum(size for device, size in self.limits.items() if device != "cpu")
+        return self.on_cpu or (self.spread and on_gpus < self.weights_size)
 
     @property
-    def may_leave_on_disk(self) -> bool:
-        return self.spreads and bool(self.options["disk"])
+    def may_offload_to_disk(self) -> bool:
+        return self.spread and bool(self.options["disk"])
 
     # -- files --------------------------------------------------------------------------------------------------------
 
     @cached_property
     def files(self) -> list[Path]:
-        """The weight files: those of the first kind that there is, in order."""
-        return next((found for suffix in SUFFIXES if (found := weights(self.path, suffix))), [])
+        """Return the weight files of the first suffix that occurs, sorted by name."""
+        return next((files for suffix in SUFFIXES if (files := weight_files(self.path, suffix))), [])
 
     @property
     def weights_size(self) -> int:
@@ -88,9 +90,9 @@ class Plan(LegacyPlan):
 
     @property
     def basename(self) -> str:
-        """That of the last file, as the original took it, or of the set that it is a part of."""
+        """Return the name of the last file, as the original web UI does, or of the split set that it belongs to."""
         stem = self.files[-1].stem if self.files else "model"
-        part = _PART.fullmatch(stem)
+        part = _SPLIT_NAME.fullmatch(stem)
         return part[1] if part else stem
 
     @property
@@ -100,88 +102,89 @@ class Plan(LegacyPlan):
     # -- kernels ------------------------------------------------------------------------------------------------------
 
     @property
-    def suits_triton(self) -> bool:
-        """Whether its kernels could compute it, if they are installed."""
+    def supports_triton(self) -> bool:
+        """Whether Triton's kernels could run the model, installed or not."""
         return not self.on_cpu and self.bits in _TRITON_BITS
 
     @property
     def has_triton(self) -> bool:
-        return "triton" in self.machine.packages
+        return "triton" in self.environment.packages
 
     @property
     def triton(self) -> bool:
-        return bool(self.options["triton"]) and self.suits_triton and self.has_triton
+        return bool(self.options["triton"]) and self.supports_triton and self.has_triton
 
     @property
-    def exllamas(self) -> tuple[bool, bool]:
-        """Whether ExLlama's kernel may be used, and ExLlamaV2's: they have 4 bits only and nothing but GPUs."""
-        possible = not self.leaves_gpu and not self.triton and self.bits == 4
-        first, second = (possible and each in self.machine.packages for each in (EXLLAMA, EXLLAMAV2))
+    def exllama_kernels(self) -> tuple[bool, bool]:
+        """Return whether ExLlama's and ExLlamaV2's kernels are used. Both take 4 bits, entirely on GPUs."""
+        possible = not self.exceeds_gpus and not self.triton and self.bits == 4
+        first, second = (possible and name in self.environment.packages for name in (EXLLAMA, EXLLAMAV2))
         second = second and not self.options["disable_exllamav2"]
         return first and not second and not self.options["disable_exllama"], second
 
     @property
     def cuda_kernel(self) -> bool:
-        """Whether auto-gptq's plain kernel is used, which is there in two precisions."""
-        plain = self._no_better and CUDA in self.machine.packages
-        return plain and self.bits != 8 and (self.group == -1 or not self.act_order)
+        """Whether auto-gptq's plain CUDA kernel is used, the one that `no_use_cuda_fp16` concerns."""
+        plain = self._lacks_fast_kernel and CUDA in self.environment.packages
+        return plain and self.bits != 8 and (self.group_size == -1 or not self.act_order)
 
     @property
     def unpacks(self) -> bool:
-        """Whether, on a GPU, there is no kernel for it: a layer's floats are made anew for every token."""
-        return self._no_better and CUDA not in self.machine.packages
+        """Whether a GPU has no kernel for the model, so that every layer is unpacked for every token."""
+        return self._lacks_fast_kernel and CUDA not in self.environment.packages
 
     @property
-    def _no_better(self) -> bool:
-        """Whether, on a GPU, no kernel goes before auto-gptq's plain one."""
-        return not self.on_cpu and not self.triton and not any(self.exllamas)
+    def _lacks_fast_kernel(self) -> bool:
+        """Whether a GPU has no kernel that takes precedence over auto-gptq's plain one."""
+        return not self.on_cpu and not self.triton and not any(self.exllama_kernels)
 
     @property
-    def quick(self) -> bool:
-        """Whether PyTorch's kernel for CPUs stands in for auto-gptq's way, which has none: see `autogptq_cpu`."""
-        return self.on_cpu and self.bits in KERNEL_BITS and (self.group == -1 or self.group % KERNEL_GROUPS[-1] == 0)
+    def uses_cpu_kernel(self) -> bool:
+        """Whether PyTorch's kernel for CPUs is used; auto-gptq has none (see `autogptq.cpu_kernel`)."""
+        splittable = self.group_size == -1 or self.group_size % KERNEL_GROUPS[-1] == 0
+        return self.on_cpu and self.bits in KERNEL_BITS and splittable
 
     @property
     def heads(self) -> tuple[int, int]:
-        """Of queries, and of keys and values."""
-        text = self.about.text
+        """Return the number of heads of queries, and of keys and values."""
+        text = self.model_config.text
         own = int(text.get("num_attention_heads") or text.get("n_head") or 0)
         return own, int(text.get("num_key_value_heads") or own)
 
     @property
-    def why_no_fused_attention(self) -> str:
-        """A key of the notes' words; "" where it can be."""
-        own, shared = self.heads
-        head = int(self.about.text.get("head_dim") or 0)
-        if self.about.text.get("model_type") not in _FUSED:
+    def fused_attention_obstacle(self) -> str:
+        """Return why attention cannot be fused, as a key of the notes' texts; "" if it can."""
+        heads, kv_heads = self.heads
+        head_size = int(self.model_config.text.get("head_dim") or 0)
+        if self.model_config.text.get("model_type") not in _FUSIBLE_MODEL_TYPES:
             return "architecture"
-        if own != shared:
+        if heads != kv_heads:
             return "grouped"
-        if head and head * own != self.about.text.get("hidden_size"):
+        if head_size and head_size * heads != self.model_config.text.get("hidden_size"):
             return "width"
-        if self.exllamas[0] and self.act_order:
+        if self.exllama_kernels[0] and self.act_order:
             return "exllama"
-        return "disk" if self.may_leave_on_disk else ""
+        return "disk" if self.may_offload_to_disk else ""
 
     @property
     def fused_attention(self) -> bool:
-        return not self.options["no_inject_fused_attention"] and not self.why_no_fused_attention
+        return not self.options["no_inject_fused_attention"] and not self.fused_attention_obstacle
 
     @property
-    def knows_mlp(self) -> bool:
-        return self.about.text.get("model_type") in _FUSED
+    def has_fusible_mlp(self) -> bool:
+        return self.model_config.text.get("model_type") in _FUSIBLE_MODEL_TYPES
 
     @property
     def fused_mlp(self) -> bool:
-        """It reads the weights of its parts past their hooks, without which what stays on disk is not there."""
-        possible = self.triton and self.knows_mlp and not self.may_leave_on_disk
+        """Whether the MLP is fused. It reads weights past accelerate's hooks, which would load them from disk."""
+        possible = self.triton and self.has_fusible_mlp and not self.may_offload_to_disk
         return possible and not self.options["no_inject_fused_mlp"]
 
 
-def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dict[str, Json]:
-    """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults."""
-    plan = Plan(path, options, machine)
-    exllama, exllamav2 = plan.exllamas
+def arguments(path: Path, options: Mapping[str, Value], environment: Environment) -> dict[str, Json]:
+    """Return the calls that load `path`, in order, with exactly the arguments that differ from the defaults."""
+    plan = Plan(path, options, environment)
+    exllama, exllamav2 = plan.exllama_kernels
     return {
         TOKENIZER: plan.tokenizer,
         LOAD: {
@@ -191,7 +194,7 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "torch_dtype": plan.dtype,
             "low_cpu_mem_usage": True,
             **_placement(plan),
-            "quantize_config": {"bits": plan.bits, "group_size": plan.group, "desc_act": plan.act_order},
+            "quantize_config": {"bits": plan.bits, "group_size": plan.group_size, "desc_act": plan.act_order},
             "use_triton": plan.triton,
             "inject_fused_attention": plan.fused_attention,
             "inject_fused_mlp": plan.fused_mlp,
@@ -201,18 +204,18 @@ def arguments(path: Path, options: Mapping[str, Value], machine: Machine) -> dic
             "trust_remote_code": plan.trusted,
             "local_files_only": True,
         },
-        **({KERNEL: {"dtype": "bfloat16"}} if plan.quick else {}),
+        **({KERNEL: {"dtype": "bfloat16"}} if plan.uses_cpu_kernel else {}),
     }
 
 
 def _placement(plan: Plan) -> dict[str, Json]:
     args: dict[str, Json] = {"device_map": plan.device_map}
-    if plan.spreads:
+    if plan.spread:
         args["max_memory"] = plan.limits
-        if plan.may_leave_on_disk:
-            args["offload_folder"] = "cache/offload"  # a folder of its own in there for each worker
+        if plan.may_offload_to_disk:
+            args["offload_folder"] = "cache/offload"  # the worker makes a folder of its own in there
     return args
 
 
-def _whole(value: object) -> int:
+def _positive_int(value: object) -> int:
     return value if type(value) is int and value > 0 else 0

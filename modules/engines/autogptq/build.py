@@ -17,13 +17,14 @@ from modules.core.events import Json, Note
 from modules.engines.autogptq import weights
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
 from modules.engines.autogptq.cpu_kernel import quicken
-from modules.engines.autogptq.notes import notes, on_disk
+from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
-from modules.engines.hf.arguments import TOKENIZER, About
+from modules.engines.hf.arguments import TOKENIZER, ModelConfig
 from modules.engines.hf.build import check_sound, this_machine, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, by_device, output_in_floats, tokenizer_of
+from modules.engines.hf.notes import disk_note
 from modules.engines.hf.offload_folder import folder_until_we_end
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.legacy import import_stubs
@@ -42,9 +43,9 @@ package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    here = compiled_extensions.tried(this_machine(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
-    _check_format(Plan(path, options, here))
-    calls = arguments(path, options, here)
+    environment = compiled_extensions.tried(this_machine(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
+    _check_format(Plan(path, options, environment))
+    calls = arguments(path, options, environment)
     module = _module(calls[LOAD], whole_percents(report))
     if KERNEL in calls:
         with malloc.tight():
@@ -54,8 +55,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
     check_sound(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
-    context = About(path).own_context
-    said = (*notes(path, options, here), *_found_out(model))
+    context = ModelConfig(path).max_context
+    said = (*notes(path, options, environment), *_found_out(model))
     made = with_loras(Engine(model, vocabulary, context, said), model, context)
     if calls[LOAD]["inject_fused_attention"] or calls[LOAD]["inject_fused_mlp"]:
         made.operations = {**made.operations, "apply_loras": _not_fused}
@@ -77,7 +78,7 @@ def _not_fused(adapters: list[Json]) -> list[float]:
 
 def _found_out(model: Model) -> Iterator[Note]:
     if count := model.places.count("disk"):
-        yield on_disk(count, len(model.places))
+        yield disk_note(count, len(model.places), option="disk")
 
 
 def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
@@ -127,6 +128,6 @@ def _our_reading(folder: Path | None, advance: Callable[[float], None]) -> Itera
 
 def _check_format(plan: Plan) -> None:
     """auto-gptq would read a later format as if it were its own, and write nonsense."""
-    said = str(plan.said.get("checkpoint_format") or "gptq")
+    said = str(plan.quantization.get("checkpoint_format") or "gptq")
     if said != "gptq":
         raise ValueError(f"checkpoint_format={said}")

@@ -9,15 +9,15 @@ from modules.core.events import Json
 from modules.engines.autogptq.arguments import arguments
 from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import BatchingEngine, Report
-from modules.engines.hf.environment import likely_machine
+from modules.engines.hf.environment import likely_environment
 from modules.options.option import Value
 
 
 def explain(path: Path, options: Mapping[str, Value]) -> Json:
     """The calls that loading would make, and what becomes of the options that cannot do what they say."""
-    here = likely_machine()
-    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, here)]
-    return {"calls": arguments(path, options, here), "notes": told}
+    environment = likely_environment()
+    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, environment)]
+    return {"calls": arguments(path, options, environment), "notes": told}
 
 
 def AutoGPTQ(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:

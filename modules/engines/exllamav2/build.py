@@ -11,7 +11,7 @@ import torch
 
 from modules.core.events import Json, Progress
 from modules.engines.engine_protocol import Report
-from modules.engines.exllamav2.arguments import ATTENTION, AUTOSPLIT, CACHE, CONFIG, LOAD, NEGATIVE, Here
+from modules.engines.exllamav2.arguments import ATTENTION, AUTOSPLIT, CACHE, CONFIG, LOAD, NEGATIVE_CACHE, Environment
 from modules.engines.exllamav2.environment import AMPERE, KERNELS, installed
 from modules.engines.exllamav2.patches import look_back
 from modules.engines.progress import whole_percents
@@ -28,7 +28,7 @@ class Loaded:
     ends: frozenset[int]
 
 
-def found(report: Report) -> Here:
+def found(report: Report) -> Environment:
     """Import ExLlamaV2, and see what it has found. It compiles its kernels unless they are installed, or were compiled
     before. RuntimeError, OSError, ImportError."""
     if not installed(KERNELS):
@@ -40,7 +40,7 @@ def found(report: Report) -> Here:
     attention = importlib.import_module("exllamav2.attn")
     gpus = range(torch.cuda.device_count())
     runs = all(torch.cuda.get_device_properties(gpu).major >= AMPERE for gpu in gpus)
-    return Here(
+    return Environment(
         flash=attention.has_flash_attn and runs,
         paged=attention.has_flash_attn_with_paged and runs,
         xformers=attention.has_xformers,
@@ -68,7 +68,7 @@ def loaded(calls: Mapping[str, Json], report: Report) -> Loaded:
 
 
 def _caches(library: Any, model: Any, calls: Mapping[str, Json]) -> list[Any]:
-    wanted = [dict(calls[name]) for name in (CACHE, NEGATIVE) if name in calls]
+    wanted = [dict(calls[name]) for name in (CACHE, NEGATIVE_CACHE) if name in calls]
     return [getattr(library, words.pop("class"))(model, **words) for words in wanted]
 
 

@@ -23,11 +23,11 @@ from exllamav2.generator import ExLlamaV2DynamicGenerator
 from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
 from modules.engines.engine_protocol import Operations, Report
-from modules.engines.exllamav2.arguments import GENERATOR, PAGE, Here, batching_arguments, context_length
+from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments
 from modules.engines.exllamav2.build import loaded
 from modules.engines.exllamav2.job import FAULTS, GrammarFilter, Job, settings
 from modules.engines.exllamav2.lora import ExLlamaAdapters
-from modules.engines.exllamav2.notes import WITHOUT_PAGES, batching_notes
+from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.model import tokenizer_of
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
@@ -66,8 +66,8 @@ class Answer:
 
 
 class Engine:
-    def __init__(self, path: Path, options: Mapping[str, Value], here: Here, report: Report) -> None:
-        calls = batching_arguments(path, options, here)
+    def __init__(self, path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> None:
+        calls = generator_arguments(path, options, environment)
         self.texts = Texts(tokenizer_of(calls[TOKENIZER]))
         made = loaded(calls, report)
         self._model, self._config = made.model, made.config
@@ -77,10 +77,10 @@ class Engine:
         self._vocabulary = TokenizerVocabulary(self.texts.tokenizer, made.config.vocab_size, self._ends)
         self._native_tokenizer = ExLlamaV2Tokenizer(made.config)
         words = dict(calls[GENERATOR])
-        told = [*batching_notes(path, options, here)]
+        told = [*generator_notes(path, options, environment)]
         if words["paged"] and made.config.no_flash_attn:  # the model is one that it does not suit
             words["paged"] = False
-            told += [WITHOUT_PAGES] if options["cfg_cache"] else []
+            told += [NO_PAGED_CACHE_NOTE] if options["cfg_cache"] else []
         self._generator: Any = ExLlamaV2DynamicGenerator(made.model, made.caches[0], self._native_tokenizer, **words)
         self._can_guide = words["paged"] and bool(options["cfg_cache"])
         self._answers: list[Answer] = []
@@ -150,8 +150,8 @@ class Engine:
         """How many of `limit` tokens a job writes after `length`: to the end of this page, or of the next one."""
         if not self._generator.paged:
             return limit
-        rest = PAGE - length % PAGE
-        return min(limit, rest if rest >= SHORTEST else rest + PAGE)
+        rest = PAGE_SIZE - length % PAGE_SIZE
+        return min(limit, rest if rest >= SHORTEST else rest + PAGE_SIZE)
 
     def _go_on(self, answer: Answer) -> None:
         """Its job has come to the end of its pages."""

@@ -1,6 +1,6 @@
-"""What ExLlamaV2 will most likely find here, told without importing it or torch.
+"""Predict what ExLlamaV2 will find to compute with, without importing it or torch.
 
-To import it may be to compile its kernels, which takes minutes.
+Importing it may compile its kernels, which takes minutes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import re
 from functools import cache
 from importlib.machinery import PathFinder
 
-from modules.engines.exllamav2.arguments import Here
+from modules.engines.exllamav2.arguments import Environment
 from modules.system import gpus
 
 KERNELS = "exllamav2_ext"
 AMPERE = 8
-"""The oldest major compute capability that flash-attention 2 runs on."""
-_READS_PAGES = (2, 5, 7)
+"""Oldest major compute capability that flash-attention 2 supports."""
+_FIRST_PAGED_VERSION = (2, 5, 7)
 
 
 @cache
-def likely_here() -> Here:
+def likely_environment() -> Environment:
     flash = all(map(installed, ("flash_attn", "flash_attn_2_cuda")))
-    paged = flash and _version("flash-attn") >= _READS_PAGES
-    return Here(flash, paged, installed("xformers"), len(gpus.nvidia()))
+    paged = flash and _version("flash-attn") >= _FIRST_PAGED_VERSION
+    return Environment(flash, paged, installed("xformers"), len(gpus.nvidia()))
 
 
 def installed(package: str) -> bool:
@@ -31,9 +31,9 @@ def installed(package: str) -> bool:
 
 
 def _version(distribution: str) -> tuple[int, ...]:
-    """What is installed without telling its version is taken for new."""
+    """Return the installed version; a package without one counts as new."""
     try:
-        told = importlib.metadata.version(distribution)
+        version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return _READS_PAGES
-    return tuple(map(int, re.findall(r"\d+", told)[:3]))
+        return _FIRST_PAGED_VERSION
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))

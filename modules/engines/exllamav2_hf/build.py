@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modules.engines.engine_protocol import Report
-from modules.engines.exllamav2.arguments import Here, arguments, context_length
+from modules.engines.exllamav2.arguments import Environment, arguments, context_length
 from modules.engines.exllamav2.build import loaded
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import notes
@@ -19,13 +19,13 @@ from modules.engines.lora_set import operation
 from modules.options.option import Value
 
 
-def engine(path: Path, options: Mapping[str, Value], here: Here, report: Report) -> Engine:
-    calls = arguments(path, options, here)
+def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
+    calls = arguments(path, options, environment)
     tokenizer = tokenizer_of(calls[TOKENIZER])
     made = loaded(calls, report)
     model = ExLlamaModel(made, tokenizer)
     vocabulary = TokenizerVocabulary(tokenizer, model.size, sorted(model.ends))
-    engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, here))
+    engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, environment))
 
     def put(loras: list[object]) -> None:
         model.loras = loras

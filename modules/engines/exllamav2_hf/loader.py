@@ -8,23 +8,23 @@ from pathlib import Path
 from modules.core.events import Json
 from modules.engines.engine_protocol import BatchingEngine, Report
 from modules.engines.exllamav2.arguments import arguments
-from modules.engines.exllamav2.environment import likely_here
+from modules.engines.exllamav2.environment import likely_environment
 from modules.engines.exllamav2.notes import notes
 from modules.options.option import Value
 
 
 def explain(path: Path, options: Mapping[str, Value]) -> Json:
     """The calls that loading would make, and what becomes of the options that cannot do what they say."""
-    here = likely_here()
-    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, here)]
-    return {"calls": arguments(path, options, here), "notes": told}
+    environment = likely_environment()
+    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, environment)]
+    return {"calls": arguments(path, options, environment), "notes": told}
 
 
 def ExLlamav2HF(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     """The engine; a function, so that `explain` needs none of what it imports."""
     from modules.engines.exllamav2.build import found
 
-    here = found(report)  # before anything imports ExLlamaV2, for that may take minutes
+    environment = found(report)  # before anything imports ExLlamaV2, for that may take minutes
     from modules.engines.exllamav2_hf.build import engine
 
-    return engine(path, options, here, report)
+    return engine(path, options, environment, report)

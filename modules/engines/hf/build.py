@@ -12,19 +12,19 @@ import torch
 from modules.core.events import Json, Note, Progress
 from modules.engines.engine_protocol import Report
 from modules.engines.hf.arguments import (
-    About,
-    Machine,
+    Environment,
+    ModelConfig,
     arguments,
-    is_packed,
-    is_packed_on_gpus,
+    gptqmodel_kernel,
     model_call,
-    uncompiled_kernel,
+    uses_gptqmodel_on_cpu,
+    uses_gptqmodel_on_gpus,
 )
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.environment import machine_with
+from modules.engines.hf.environment import environment_with
 from modules.engines.hf.gptqmodel import check_on_gpus, in_their_numbers
 from modules.engines.hf.model import Model, loaded
-from modules.engines.hf.notes import notes, on_disk
+from modules.engines.hf.notes import disk_note, notes
 from modules.engines.hf.offload_folder import folder_until_we_end
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.lora_set import operation
@@ -33,27 +33,29 @@ from modules.options.option import Value
 from modules.system import malloc
 
 
-def engine(path: Path, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
-    about = About(path)
+def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
+    config = ModelConfig(path)
     # Repacking layers, at the first step, left up to 550 MB over with 135 million weights.
-    with malloc.tight() if is_packed(about, options, here) else contextlib.nullcontext():
-        return _engine(path, about, options, here, report)
+    with malloc.tight() if uses_gptqmodel_on_cpu(config, options, environment) else contextlib.nullcontext():
+        return _engine(path, config, options, environment, report)
 
 
-def _engine(path: Path, about: About, options: Mapping[str, Value], here: Machine, report: Report) -> Engine:
-    calls = arguments(path, options, here)
+def _engine(
+    path: Path, config: ModelConfig, options: Mapping[str, Value], environment: Environment, report: Report
+) -> Engine:
+    calls = arguments(path, options, environment)
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
-    if is_packed(about, options, here):
+    if uses_gptqmodel_on_cpu(config, options, environment):
         model = _packed_on_cpu(calls, report)
-    elif is_packed_on_gpus(about, options, here):
-        model = _packed_on_gpus(calls, report, compiles=not uncompiled_kernel(about, options, here))
+    elif uses_gptqmodel_on_gpus(config, options, environment):
+        model = _packed_on_gpus(calls, report, compiles=not gptqmodel_kernel(config, options, environment))
     else:
         model = loaded(calls, whole_percents(report))
     vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
-    said = (*notes(path, options, here), *_left_on_disk(model.places))
-    context = about.context_length(options)
+    said = (*notes(path, options, environment), *_left_on_disk(model.places))
+    context = config.context_length(options)
     return with_loras(Engine(model, vocabulary, context, said), model, context)
 
 
@@ -105,7 +107,7 @@ def weights_then_kernels(report: Report) -> Callable[[float], None]:
 
 def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:
     if count := places.count("disk"):
-        yield on_disk(count, len(places))
+        yield disk_note(count, len(places))
 
 
 def check_sound(model: Model) -> None:
@@ -116,8 +118,8 @@ def check_sound(model: Model) -> None:
         raise ValueError("its logits are not finite")
 
 
-def this_machine() -> Machine:
+def this_machine() -> Environment:
     """As PyTorch sees it, with what is free on each card: accelerate, too, reckons with that."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     sizes = tuple(int(torch.cuda.mem_get_info(device)[0]) for device in range(count))
-    return machine_with(sizes)
+    return environment_with(sizes)

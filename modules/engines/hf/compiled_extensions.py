@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from modules.engines.hf.arguments import Machine
+from modules.engines.hf.arguments import Environment
 from modules.system import gpus
 
 _OLD_STRINGS = re.compile(rb"torchCheckFailEPKcS2_jRKSs")
@@ -41,10 +41,10 @@ def fits(file: Path) -> bool:
         return _is_cuda(wanted) and not (_has_new_strings() and _OLD_STRINGS.search(held))
 
 
-def tried(machine: Machine, names: Iterable[str]) -> Machine:
+def tried(environment: Environment, names: Iterable[str]) -> Environment:
     """`machine` with those of `names` alone that can be imported; for where PyTorch is imported anyway."""
     asked = frozenset(names)
-    return dataclasses.replace(machine, packages=machine.packages - asked | set(filter(_imports, asked)))
+    return dataclasses.replace(environment, packages=environment.packages - asked | set(filter(_imports, asked)))
 
 
 def _imports(name: str) -> bool:

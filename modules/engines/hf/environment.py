@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from modules.engines.hf import compiled_extensions
-from modules.engines.hf.arguments import Machine
+from modules.engines.hf.arguments import Environment
 from modules.system import cpu_memory, gpus
 
 _WANTED = (
@@ -24,8 +24,8 @@ _WANTED = (
 _TOOLKITS = Path("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA")
 
 
-def machine_with(sizes: Iterable[int]) -> Machine:
-    return Machine(tuple(sizes), cpu_memory.total_memory(), _installed(), _lacks_nvcc())
+def environment_with(sizes: Iterable[int]) -> Environment:
+    return Environment(tuple(sizes), cpu_memory.total_memory(), _installed(), _lacks_nvcc())
 
 
 @cache
@@ -52,6 +52,6 @@ def _cards() -> gpus.Gpus:
     return gpus.Gpus(gpus.of_torch)
 
 
-def likely_machine() -> Machine:
+def likely_environment() -> Environment:
     """What PyTorch will most likely find."""
-    return machine_with(card.free for card in _cards().now())
+    return environment_with(card.free for card in _cards().now())

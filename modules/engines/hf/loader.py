@@ -7,8 +7,8 @@ from pathlib import Path
 
 from modules.core.events import Json
 from modules.engines.engine_protocol import BatchingEngine, Report
-from modules.engines.hf.arguments import Machine, arguments
-from modules.engines.hf.environment import likely_machine
+from modules.engines.hf.arguments import Environment, arguments
+from modules.engines.hf.environment import likely_environment
 from modules.engines.hf.notes import notes
 from modules.options.option import Value
 from modules.system import gpus
@@ -16,9 +16,9 @@ from modules.system import gpus
 
 def explain(path: Path, options: Mapping[str, Value]) -> Json:
     """The calls that loading would make, and what becomes of the options that cannot do what they say."""
-    here = likely_machine()
-    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, here)]
-    return {"calls": arguments(path, options, here), "notes": told}
+    environment = likely_environment()
+    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, environment)]
+    return {"calls": arguments(path, options, environment), "notes": told}
 
 
 def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
@@ -29,9 +29,9 @@ def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> Ba
     return engine(path, options, hidden or this_machine(), report)
 
 
-def _without_cards() -> Machine:
+def _without_cards() -> Environment:
     """What there is, of whose cards PyTorch, once imported, will see none: gptqmodel would choose kernels of theirs,
     for layers in main memory as well."""
-    here = likely_machine()
+    environment = likely_environment()
     gpus.hide()
-    return here
+    return environment

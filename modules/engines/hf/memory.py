@@ -22,7 +22,7 @@ from modules.options.option import Value, size_in_bytes
 
 # As `modules.engines.hf.arguments`, `hf_cache` and `hf_engine` decide, which only the worker may import; tests hold
 # them together.
-USUAL_CONTEXT, PIECE, PIECE_OF_8_BITS, ROOM = 2048, 512, 256, 256
+DEFAULT_CONTEXT, PIECE, PIECE_OF_8_BITS, ROOM = 2048, 512, 256, 256
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _BLOCK, _OUTER_BLOCK = 64, 256  # weights of 4 bits that share a scale; scales that share one
@@ -94,7 +94,7 @@ def within(shape: Shape, options: Mapping[str, Value], free: Sequence[int]) -> b
 
 def context_length(shape: Shape, options: Mapping[str, Value]) -> int:
     """In tokens, with what the options add to it."""
-    own = shape.context or USUAL_CONTEXT
+    own = shape.context or DEFAULT_CONTEXT
     if not shape.stretched:
         return own
     longer = 1 + (float(options["alpha_value"]) - 1) * 2 / 3

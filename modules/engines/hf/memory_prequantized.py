@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modules.engines.hf import memory
-from modules.engines.hf.memory import GPU_BYTES, PIECE, USUAL_CONTEXT
+from modules.engines.hf.memory import DEFAULT_CONTEXT, GPU_BYTES, PIECE
 from modules.engines.llamacpp.memory import Estimate
 from modules.formats.model_shape import Shape
 from modules.options.option import Value, size_in_bytes
@@ -196,7 +196,7 @@ def within(model: Quantised, options: Mapping[str, Value], free: Sequence[int]) 
 
 def context_length(model: Quantised, options: Mapping[str, Value]) -> int:
     """In tokens, with what the options say of it."""
-    own = model.shape.context or USUAL_CONTEXT
+    own = model.shape.context or DEFAULT_CONTEXT
     if asked := int(options.get("max_seq_len") or 0):
         return asked if model.loader in _EXLLAMA else min(asked, own)
     if "alpha_value" in options:

@@ -1,8 +1,8 @@
-"""How positions enter the attention (RoPE), and what the three options for longer contexts make of a model's own way.
+"""Rotary position embeddings (RoPE), and the three options that stretch a model's context.
 
-A model turns each pair of a head's elements by position × base^(-2i/d). `rope_freq_base` replaces the base;
-`alpha_value` stretches it to base × alpha^(d/(d-2)), so that the slowest pair turns alpha times slower and the fastest
-as before ("NTK-aware scaling", bloc97, 2023); `compress_pos_emb` divides the positions (kaiokendev, 2023).
+A model rotates each pair of a head's elements by position × base^(-2i/d). `rope_freq_base` replaces the base;
+`alpha_value` multiplies it by alpha^(d/(d-2)), so that the slowest pair rotates alpha times slower and the fastest as
+before ("NTK-aware scaling", bloc97, 2023); `compress_pos_emb` divides the positions (kaiokendev, 2023).
 """
 
 from __future__ import annotations
@@ -11,75 +11,69 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-USUAL_BASE = 10000.0
+DEFAULT_BASE = 10000.0
 
-ROPELESS = frozenset(
+NO_ROPE_MODEL_TYPES = frozenset(
     {"gpt2", "gpt_neo", "gpt_bigcode", "gptj", "codegen", "opt", "bloom", "mpt", "xglm", "biogpt", "ctrl", "openai-gpt"}
-    | {
-        "t5",
-        "mt5",
-        "umt5",
-        "longt5",
-        "bart",
-        "mbart",
-        "pegasus",
-        "marian",
-        "m2m_100",
-        "blenderbot",
-        "led",
-        "prophetnet",
-    }
-    | {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlnet", "transfo-xl", "bert", "roberta", "fsmt"}
+    | {"t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot", "led"}
+    | {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlnet", "transfo-xl", "bert", "roberta", "fsmt", "prophetnet"}
 )
-"""Model types whose positions are learned, left out or computed in a way that transformers gives no parameters for."""
+"""Model types whose positions are learned, absent, or computed in a way that has no parameters in Transformers."""
 
 
 @dataclass(frozen=True)
-class Rope:
-    """What transformers 5 is given as `rope_parameters`, None for the model's own; `stretch` is by how much the context
-    grows. `replaces` names the model's own kind of scaling if that is given up for the linear one."""
+class RopeScaling:
+    """What the three options change.
+
+    `parameters` is the `rope_parameters` argument of Transformers 5, None to keep the model's own. `context_factor` is
+    by how much the context grows. `replaces` names the model's own kind of scaling if linear scaling replaces it.
+    """
 
     parameters: dict[str, Any] | None = None
-    stretch: float = 1.0
+    context_factor: float = 1.0
     replaces: str = ""
 
 
-def stretched(config: Mapping[str, Any], base: float, alpha: float, compression: float) -> Rope:
-    """`base` 0, `alpha` 1 and `compression` 1 mean the model's own."""
-    own = _own(config)
-    each = own if _by_layer(own) else {"": own}
-    changed = {name: _changed(part, config, base, alpha, compression) for name, part in each.items()}
-    if changed == each:
-        return Rope()
-    kinds = {part["rope_type"] for part in each.values()}
+def scaled_rope(config: Mapping[str, Any], base: float, alpha: float, compression: float) -> RopeScaling:
+    """Apply the options to the model's own RoPE; `base` 0, `alpha` 1 and `compression` 1 leave it as it is."""
+    own = _own_parameters(config)
+    by_layer_type = own if _is_by_layer_type(own) else {"": own}
+    changed = {name: _changed(rope, config, base, alpha, compression) for name, rope in by_layer_type.items()}
+    if changed == by_layer_type:
+        return RopeScaling()
+    kinds = {rope["rope_type"] for rope in by_layer_type.values()}
     replaces = next(iter(kinds - {"default", "linear"}), "") if compression > 1 else ""
-    parameters = changed if _by_layer(own) else changed[""]
-    return Rope(parameters, _longer(alpha) * max(compression / _factor(next(iter(each.values()))), 1), replaces)
+    parameters = changed if _is_by_layer_type(own) else changed[""]
+    own_factor = _linear_factor(next(iter(by_layer_type.values())))
+    return RopeScaling(parameters, context_factor(alpha, compression, own_factor), replaces)
+
+
+def context_factor(alpha: float, compression: float, own_factor: float) -> float:
+    """Return by how much the options lengthen a context that linear scaling by `own_factor` has stretched already.
+
+    The original web UI's help says: alpha 1.75 for 1.5 times the context, 2.5 for twice. With 1 for 1 they lie on a
+    line.
+    """
+    return (1 + (alpha - 1) * 2 / 3) * max(compression / own_factor, 1)
 
 
 def _changed(
     own: Mapping[str, Any], config: Mapping[str, Any], base: float, alpha: float, compression: float
 ) -> dict[str, Any]:
-    made = dict(own)
+    rope = dict(own)
     if base and base != own["rope_theta"]:
-        made["rope_theta"] = base
+        rope["rope_theta"] = base
     if alpha > 1:
-        turned = _head_size(config) * float(
-            own.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1
-        )
-        made["rope_theta"] *= alpha ** (turned / (turned - 2))
-    if compression > 1 and compression != _factor(own):
-        kept: dict[str, Any] = {key: made[key] for key in ("rope_theta", "partial_rotary_factor") if key in made}
-        made = {"rope_type": "linear", "factor": compression, **kept}
-    return made
+        rotated_share = own.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1
+        dimensions = _head_size(config) * float(rotated_share)
+        rope["rope_theta"] *= alpha ** (dimensions / (dimensions - 2))
+    if compression > 1 and compression != _linear_factor(own):
+        kept: dict[str, Any] = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        rope = {"rope_type": "linear", "factor": compression, **kept}
+    return rope
 
 
-def _longer(alpha: float) -> float:
-    """The original's help: 1.75 is for 1.5 times the context, 2.5 for twice; 1 for 1. They lie on a line."""
-    return 1 + (alpha - 1) * 2 / 3
-
-
-def _factor(rope: Mapping[str, Any]) -> float:
+def _linear_factor(rope: Mapping[str, Any]) -> float:
     return float(rope.get("factor") or 1) if rope["rope_type"] == "linear" else 1.0
 
 
@@ -88,20 +82,20 @@ def _head_size(config: Mapping[str, Any]) -> float:
     return float(size or config.get("hidden_size", 4096) / (config.get("num_attention_heads") or 32))
 
 
-def _by_layer(rope: Mapping[str, Any]) -> bool:
-    """Whether kinds of layers have parameters of their own."""
+def _is_by_layer_type(rope: Mapping[str, Any]) -> bool:
+    """Whether each type of layer has parameters of its own."""
     return bool(rope) and all(isinstance(part, dict) for part in rope.values())
 
 
-def _own(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own parameters, as version 5 writes them or as those before did."""
-    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    if _by_layer(found):
-        return {name: _complete(part, config) for name, part in found.items()}
-    return _complete(found, config)
+def _own_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's own parameters, written by Transformers 5 or by an earlier version."""
+    stored = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if _is_by_layer_type(stored):
+        return {name: _completed(part, config) for name, part in stored.items()}
+    return _completed(stored, config)
 
 
-def _complete(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _completed(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    base = float(rope.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or USUAL_BASE)
+    base = float(rope.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or DEFAULT_BASE)
     return {**{key: value for key, value in rope.items() if key != "type"}, "rope_type": kind, "rope_theta": base}

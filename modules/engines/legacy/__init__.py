@@ -1,1 +1,1 @@
-"""What AutoGPTQ and AutoAWQ share: packages of an older time."""
+"""What AutoGPTQ and AutoAWQ share: unmaintained packages that need their own, older dependencies."""

@@ -1,4 +1,4 @@
-"""What the plans of AutoGPTQ and AutoAWQ have in common: both packages are of one time, and load in one manner."""
+"""What AutoGPTQ and AutoAWQ have in common: both packages are from early 2024 and load in the same way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.events import Json, Note
-from modules.engines.hf.arguments import About, Machine, memory_limits
+from modules.engines.hf.arguments import Environment, ModelConfig, has_memory_limits, memory_limits, runs_on_cpu
 from modules.formats.remote_code import code_elsewhere
 from modules.options.option import Value
 
@@ -19,21 +19,26 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 _NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
 
 
+def is_spread(options: Mapping[str, Value], on_cpu: bool) -> bool:
+    """Whether accelerate distributes the layers over the devices, instead of one device taking all."""
+    return has_memory_limits(options, on_cpu) or (not on_cpu and bool(options["auto_devices"]))
+
+
 @dataclass(frozen=True)
 class LegacyPlan:
-    """What becomes of the options for one model on one machine; `arguments` and the notes tell the same by it."""
+    """What the options mean for one model in one environment. `arguments` and the notes both read it."""
 
     path: Path
     options: Mapping[str, Value]
-    machine: Machine
+    environment: Environment
 
     @cached_property
-    def about(self) -> About:
-        return About(self.path)
+    def model_config(self) -> ModelConfig:
+        return ModelConfig(self.path)
 
     @property
     def on_cpu(self) -> bool:
-        return bool(self.options.get("cpu")) or not self.machine.gpus
+        return runs_on_cpu(self.options, self.environment.gpus)
 
     @property
     def trusted(self) -> bool:
@@ -41,23 +46,23 @@ class LegacyPlan:
 
     @property
     def limited(self) -> bool:
-        return bool(self.options["cpu_memory"] or (self.options["gpu_memory"] and not self.on_cpu))
+        return has_memory_limits(self.options, self.on_cpu)
 
     @property
-    def spreads(self) -> bool:
-        return self.limited or (not self.on_cpu and bool(self.options["auto_devices"]))
+    def spread(self) -> bool:
+        return is_spread(self.options, self.on_cpu)
 
     @property
     def limits(self) -> dict[str, int]:
-        return memory_limits(self.options, self.machine, self.on_cpu)
+        return memory_limits(self.options, self.environment, self.on_cpu)
 
     @property
     def device_map(self) -> Json:
-        return "auto" if self.spreads else {"": "cpu" if self.on_cpu else 0}
+        return "auto" if self.spread else {"": "cpu" if self.on_cpu else 0}
 
     @property
     def tokenizer(self) -> dict[str, Json]:
-        """The call that loads it."""
+        """Return the arguments of the call that loads the tokenizer."""
         return {
             "pretrained_model_name_or_path": str(self.path),
             "trust_remote_code": self.trusted,
@@ -66,13 +71,13 @@ class LegacyPlan:
         }
 
     @property
-    def tokenizer_is_fast(self) -> bool:
-        """Whether transformers has no other for it than the one in tokenizer.json."""
+    def has_only_fast_tokenizer(self) -> bool:
+        """Whether Transformers has no other tokenizer for the model than the one in tokenizer.json."""
         return str(read_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
 
 
-def of_tokenizer(plan: LegacyPlan) -> Iterator[Note]:
-    if plan.options["no_use_fast"] and plan.tokenizer_is_fast:
+def tokenizer_notes(plan: LegacyPlan) -> Iterator[Note]:
+    if plan.options["no_use_fast"] and plan.has_only_fast_tokenizer:
         yield Note(
             "no_use_fast",
             {
@@ -82,20 +87,20 @@ def of_tokenizer(plan: LegacyPlan) -> Iterator[Note]:
         )
 
 
-def triton_wheel() -> str:
-    """What pip knows Triton by: OpenAI's own is for Linux alone."""
+def triton_distribution() -> str:
+    """Return the name under which pip finds Triton; OpenAI's own package is for Linux alone."""
     return "triton-windows" if sys.platform == "win32" else "triton"
 
 
-def weights(path: Path, suffix: str) -> list[Path]:
-    """The weight files of that kind, in order."""
-    return sorted(file for file in path.glob(f"*{suffix}") if not file.name.startswith(_NOT_WEIGHTS))
+def weight_files(folder: Path, suffix: str) -> list[Path]:
+    """Return the weight files of that suffix, sorted by name."""
+    return sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith(_NOT_WEIGHTS))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Nothing of a file that is not there or holds no object."""
+    """Return the object in a JSON file; an empty one if the file is missing or holds something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from modules.core.errors import GenerationFailed, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
 from modules.engines.engine_protocol import Report
-from modules.engines.llamacpp.arguments import CANNOT_SHIFT, arguments, notes
+from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE, arguments, notes
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
 from modules.engines.llamacpp.kv_cache import KVCache
@@ -72,7 +72,7 @@ class LlamaCpp:
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:
         """Yield the notes that only the loaded model can tell."""
         if streaming_llm and not self.model.can_shift:
-            yield CANNOT_SHIFT
+            yield CANNOT_SHIFT_NOTE
 
     def _warm_up(self) -> None:
         """Evaluate one token, so that the first answer does not wait for threads and page faults."""

@@ -1,4 +1,7 @@
-"""From load options of llamacpp_HF to calls: those of llama.cpp, and transformers' for the tokenizer. Pure."""
+"""Translate load options of llamacpp_HF into calls of llama.cpp, and of Transformers for the tokenizer.
+
+Neither is imported.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,18 @@ CONTEXT, BATCH = "llama_init_from_model", "llama_batch"
 
 
 def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[str, Json]:
-    """The calls that load `path`, in order: exactly what is passed, less the libraries' defaults.
+    """Return the calls that load `path`, in order, with exactly the arguments that differ from the defaults.
 
-    The tokenizer's is made only if what it gives fits the model's vocabulary.
+    The engine uses the tokenizer only if it matches the model's vocabulary.
     """
     calls = llamacpp_arguments.arguments(path, options, build)
     if options["cfg_cache"]:
         args = calls[CONTEXT]
-        args |= {"n_seq_max": 2, "kv_unified": False, "n_ctx": 2 * args["n_ctx"]}  # n_ctx is shared out to both
+        args |= {
+            "n_seq_max": 2,
+            "kv_unified": False,
+            "n_ctx": 2 * args["n_ctx"],
+        }  # llama.cpp divides n_ctx between both
     if options["logits_all"]:
         calls[BATCH] = {"logits": "every token"}
     if folder := tokenizer_folder(path):
@@ -40,34 +47,35 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
 
 def notes(path: Path, options: Mapping[str, Value], build: Build) -> Iterator[Note]:
     yield from llamacpp_arguments.notes(options, build)
-    yield from hf_notes.of_tokenizer(options)
+    yield from hf_notes.tokenizer_notes(options)
     folder = tokenizer_folder(path)
     if options["trust_remote_code"] and folder is not None:
-        yield hf_notes.of_own_code(folder)
+        yield hf_notes.remote_code_note(folder)
     elif options["trust_remote_code"]:
         yield Note(
             "trust_remote_code",
             {
-                "en": "No effect: no tokenizer files lie beside the model; the GGUF file's own tokenizer is used.",
-                "zh": "无效：模型旁没有词符化器文件，将使用 GGUF 文件自带的词符化器。",
+                "en": "No effect: no tokenizer files beside the model; the GGUF file's own tokenizer is used.",
+                "zh": "无效：模型文件夹中没有词符化器文件，将使用 GGUF 文件自带的词符化器。",
             },
         )
 
 
-OTHER_VOCABULARY: Words = {"en": "it does not fit this model's vocabulary", "zh": "与此模型的词表不符"}
+VOCABULARY_MISMATCH: Words = {"en": "it does not match this model's vocabulary", "zh": "与此模型的词表不符"}
 
 
-def passed_over(folder: str, why: Words) -> Note:
-    """That the tokenizer in `folder` is not used. It stands beside an option on tokenizers."""
+def tokenizer_not_used_note(folder: str, why: Words) -> Note:
+    """Make the note that the tokenizer in `folder` is not used, at an option about tokenizers."""
     return Note(
         "no_use_fast",
         {
-            "en": f"The tokenizer in {folder} is not used, but the GGUF file's own: {why['en']}.",
+            "en": f"The GGUF file's own tokenizer is used instead of the one in {folder}: {why['en']}.",
             "zh": f"未使用 {folder} 中的词符化器，已改用 GGUF 文件自带的词符化器：{why['zh']}。",
         },
     )
 
 
 def unreadable(error: Exception) -> Words:
+    """Return the reason for a tokenizer that raised `error`, by the first line of its message."""
     words = str(error).strip().partition("\n")[0].rstrip(".")
     return {"en": f"it cannot be read ({words})", "zh": f"无法读取（{words}）"}

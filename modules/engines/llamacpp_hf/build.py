@@ -14,7 +14,7 @@ from modules.engines.engine_protocol import Report
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import tokenizer_of
-from modules.engines.llamacpp.arguments import CANNOT_SHIFT
+from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.lora import LlamaAdapters
@@ -22,10 +22,10 @@ from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.llamacpp_hf.arguments import (
     BATCH,
     CONTEXT,
-    OTHER_VOCABULARY,
+    VOCABULARY_MISMATCH,
     arguments,
     notes,
-    passed_over,
+    tokenizer_not_used_note,
     unreadable,
 )
 from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
@@ -47,7 +47,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     model = LlamaModel(native, tokenizer, calls[CONTEXT]["n_seq_max"], attention_sink_size)
     vocabulary = LlamaVocabulary(tokenizer, native, sorted(model.ends))
     if attention_sink_size is not None and not native.can_shift:
-        runtime_notes.append(CANNOT_SHIFT)
+        runtime_notes.append(CANNOT_SHIFT_NOTE)
     all_notes = (*notes(path, options, build), *runtime_notes)
     context = native.n_ctx - (attention_sink_size or 0)  # attention sinks may take cells beside a whole prompt
     engine = Engine(model, vocabulary, context, all_notes)
@@ -68,9 +68,9 @@ def _load_tokenizer(calls: Mapping[str, Json], path: Path, model: Model) -> tupl
     try:
         tokenizer = tokenizer_of(calls[TOKENIZER])
     except (OSError, ValueError, ImportError, KeyError) as error:
-        return LlamaTokenizer(model.vocabulary), [passed_over(folder, unreadable(error))]
+        return LlamaTokenizer(model.vocabulary), [tokenizer_not_used_note(folder, unreadable(error))]
     if not matches_vocabulary(tokenizer, model.vocabulary):
-        return LlamaTokenizer(model.vocabulary), [passed_over(folder, OTHER_VOCABULARY)]
+        return LlamaTokenizer(model.vocabulary), [tokenizer_not_used_note(folder, VOCABULARY_MISMATCH)]
     if folder != str(path.parent):
         tokenizer.chat_template = None  # a folder that several models share says nothing about this model's template
     return tokenizer, []

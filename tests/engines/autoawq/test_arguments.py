@@ -11,7 +11,7 @@ import pytest
 
 from modules.engines.autoawq.arguments import CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq.notes import notes
-from modules.engines.hf.arguments import TOKENIZER, Machine
+from modules.engines.hf.arguments import TOKENIZER, Environment
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -21,9 +21,9 @@ GIB = 1 << 30
 KEYS = LOADERS["AutoAWQ"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
 
-NO_GPU = Machine(memory=64 * GIB)
-ONE_GPU = Machine((24 * GIB,), 64 * GIB, frozenset({"triton"}))
-KERNELS = Machine((24 * GIB, 16 * GIB), 64 * GIB, frozenset({"triton", "awq_ext", "flash_attn"}))
+NO_GPU = Environment(memory=64 * GIB)
+ONE_GPU = Environment((24 * GIB,), 64 * GIB, frozenset({"triton"}))
+KERNELS = Environment((24 * GIB, 16 * GIB), 64 * GIB, frozenset({"triton", "awq_ext", "flash_attn"}))
 MACHINES = {"cpu": NO_GPU, "gpu": ONE_GPU, "gpus with kernels": KERNELS}
 
 AWQ = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}}
@@ -43,11 +43,11 @@ def made(path: Path, **said: Any) -> Path:
     return path
 
 
-def calls(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+def calls(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, Any]:
     return arguments(path, DEFAULTS | options, machine)
 
 
-def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+def noted(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
 
 
@@ -119,7 +119,7 @@ def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
     ):
         assert not calls(folder, machine, **options)[LOAD]["fuse_layers"]
     assert (
-        "awq_ext, flash_attn, not installed or not for this PyTorch"
+        "awq_ext, flash_attn: not installed, or not built for this PyTorch"
         in noted(folder, ONE_GPU)["no_inject_fused_attention"]
     )
     assert "whole model on one GPU" in noted(folder, KERNELS, gpu_memory="4")["no_inject_fused_attention"]
@@ -127,7 +127,7 @@ def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
 
 
 def test_what_would_make_it_quicker_is_named_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = Machine((24 * GIB,), 64 * GIB)
+    bare = Environment((24 * GIB,), 64 * GIB)
     for platform, line in (("linux", "pip install triton"), ("win32", "pip install triton-windows")):
         monkeypatch.setattr("sys.platform", platform)
         assert noted(folder, bare)["no_inject_fused_attention"].endswith(line)
@@ -185,19 +185,19 @@ def test_the_weights_are_found_whatever_they_are_called(tmp_path: Path, files: l
         ({"version": "gemv"}, ONE_GPU, "awq_ext"),
         ({"version": "gemv_fast"}, ONE_GPU, "awq_v2_ext"),
         ({"version": "marlin"}, KERNELS, "marlin_cuda"),
-        ({"version": "llm-awq"}, KERNELS, "does not know"),
+        ({"version": "llm-awq"}, KERNELS, "does not support"),
         ({"bits": 8}, KERNELS, "8 bits"),
     ],
 )
 def test_what_cannot_run_here_is_said_before_loading(
-    tmp_path: Path, said: dict[str, Any], machine: Machine, word: str
+    tmp_path: Path, said: dict[str, Any], machine: Environment, word: str
 ) -> None:
     path = made(tmp_path, **said)
-    why = Plan(path, DEFAULTS, machine).why_not
+    why = Plan(path, DEFAULTS, machine).incompatibility
     assert why is not None and word in why["en"]
     assert why in [note.text for note in notes(path, DEFAULTS, machine)]
 
 
 def test_what_can_run_is_not_refused(tmp_path: Path) -> None:
-    assert all(Plan(made(tmp_path), DEFAULTS, machine).why_not is None for machine in MACHINES.values())
-    assert Plan(made(tmp_path, version="gemv"), DEFAULTS, KERNELS).why_not is None
+    assert all(Plan(made(tmp_path), DEFAULTS, machine).incompatibility is None for machine in MACHINES.values())
+    assert Plan(made(tmp_path, version="gemv"), DEFAULTS, KERNELS).incompatibility is None

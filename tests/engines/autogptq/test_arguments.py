@@ -14,7 +14,7 @@ import pytest
 from modules.core.paths import ROOT
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, arguments
 from modules.engines.autogptq.notes import notes
-from modules.engines.hf.arguments import TOKENIZER, Machine
+from modules.engines.hf.arguments import TOKENIZER, Environment
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -23,14 +23,14 @@ from tests.engines.hf.test_arguments import GIB, LLAMA, NO_GPU, changed, model
 KEYS = LOADERS["AutoGPTQ"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
 KERNELS = frozenset({EXLLAMA, EXLLAMAV2, CUDA})
-GPU = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=KERNELS | {"triton"})
-WHEEL = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
+GPU = Environment(gpus=(24 * GIB,), memory=64 * GIB, packages=KERNELS | {"triton"})
+WHEEL = Environment(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
 """As auto-gptq comes from PyPI: its kernels do not fit today's PyTorch."""
-BARE = Machine(gpus=(24 * GIB,), memory=64 * GIB)
+BARE = Environment(gpus=(24 * GIB,), memory=64 * GIB)
 MACHINES = {
     "cpu": NO_GPU,
     "gpu": GPU,
-    "gpus": Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=KERNELS),
+    "gpus": Environment(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=KERNELS),
     "wheel": WHEEL,
     "bare": BARE,
 }
@@ -66,12 +66,12 @@ def packed(folder: Path, config: dict[str, Any], *files: str) -> Path:
     return folder
 
 
-def call(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+def call(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, Any]:
     args: dict[str, Any] = arguments(path, DEFAULTS | options, machine)[LOAD]
     return args
 
 
-def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+def noted(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
 
 
@@ -93,7 +93,9 @@ def test_every_option_changes_the_calls_or_has_a_note(tmp_path: Path, subtests: 
                     assert option in KEYS and set(text) == {"zh", "en"}
 
 
-def _calls_and_notes(path: Path, options: dict[str, Value], machine: Machine) -> tuple[dict[str, Any], dict[str, Any]]:
+def _calls_and_notes(
+    path: Path, options: dict[str, Value], machine: Environment
+) -> tuple[dict[str, Any], dict[str, Any]]:
     texts = {note.option: note.text for note in notes(path, options, machine)}
     return arguments(path, options, machine), texts
 
@@ -142,14 +144,14 @@ def test_what_is_not_all_on_a_gpu_does_without_kernels_that_want_it_there(llama:
 def test_kernels_that_do_not_fit_pytorch_are_not_spoken_of_as_if_they_were_there(llama: Path, tmp_path: Path) -> None:
     args = call(llama, WHEEL)
     assert args["disable_exllama"] and args["disable_exllamav2"]
-    assert "Tick this" in noted(llama, WHEEL)["triton"] and "unpacked" in noted(llama, WHEEL)["triton"]
+    assert "Turn this on" in noted(llama, WHEEL)["triton"] and "unpacked" in noted(llama, WHEEL)["triton"]
     assert "triton" not in noted(llama, WHEEL, triton=True)
     assert "unpacked" in noted(llama, WHEEL, wbits=3)["triton"] and "Tick" not in noted(llama, WHEEL, wbits=3)["triton"]
     told = noted(llama, WHEEL, disable_exllama=True, disable_exllamav2=True, no_use_cuda_fp16=True)
     for key in ("disable_exllama", "disable_exllamav2", "no_use_cuda_fp16"):
-        assert "does not fit the installed PyTorch" in told[key]
-    assert "goes first" in noted(llama, GPU, disable_exllama=True)["disable_exllama"]
-    only_first = Machine(gpus=GPU.gpus, memory=GPU.memory, packages=frozenset({EXLLAMA}))
+        assert "does not match the installed PyTorch" in told[key]
+    assert "takes precedence" in noted(llama, GPU, disable_exllama=True)["disable_exllama"]
+    only_first = Environment(gpus=GPU.gpus, memory=GPU.memory, packages=frozenset({EXLLAMA}))
     assert not call(llama, only_first)["disable_exllama"] and call(llama, only_first)["disable_exllamav2"]
 
 
@@ -165,8 +167,8 @@ def test_an_mlp_of_which_a_part_may_stay_on_disk_is_not_fused(llama: Path) -> No
     assert "no_inject_fused_mlp" not in noted(llama, GPU, **spread)
     spread["disk"] = True
     assert not call(llama, GPU, **spread)["inject_fused_mlp"]
-    assert noted(llama, GPU, **spread)["no_inject_fused_mlp"].startswith("Not fused: parts that stay on disk")
-    assert noted(llama, GPU, **spread, no_inject_fused_mlp=True)["no_inject_fused_mlp"].startswith("Changes nothing")
+    assert noted(llama, GPU, **spread)["no_inject_fused_mlp"].startswith("Not fused: parts that are offloaded to disk")
+    assert noted(llama, GPU, **spread, no_inject_fused_mlp=True)["no_inject_fused_mlp"].startswith("No change")
 
 
 def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> None:

@@ -20,13 +20,13 @@ from modules.engines.exllamav2.arguments import (
     CONFIG,
     GENERATOR,
     LOAD,
-    NEGATIVE,
-    Here,
+    NEGATIVE_CACHE,
+    Environment,
     arguments,
-    batching_arguments,
     context_length,
+    generator_arguments,
 )
-from modules.engines.exllamav2.notes import batching_notes, notes
+from modules.engines.exllamav2.notes import generator_notes, notes
 from modules.engines.hf.arguments import TOKENIZER
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
@@ -35,12 +35,18 @@ from tests.engines.llamacpp.test_arguments import changed
 
 LLAMA = {"max_position_embeddings": 2048, "rope_theta": 10000.0, "hidden_size": 64, "num_attention_heads": 2}
 MIXTRAL = LLAMA | {"num_local_experts": 8}
-BARE, FLASH = Here(), Here(flash=True, paged=True, xformers=True, gpus=1)
-TURING = Here(unfit=True, gpus=1)
-HERES = {"bare": BARE, "flash": FLASH, "xformers": Here(xformers=True), "old flash": Here(flash=True), "turing": TURING}
+BARE, FLASH = Environment(), Environment(flash=True, paged=True, xformers=True, gpus=1)
+TURING = Environment(unfit=True, gpus=1)
+ENVIRONMENTS = {
+    "bare": BARE,
+    "flash": FLASH,
+    "xformers": Environment(xformers=True),
+    "old flash": Environment(flash=True),
+    "turing": TURING,
+}
 MAKERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "ExLlamav2_HF": (arguments, notes),
-    "ExLlamav2": (batching_arguments, batching_notes),
+    "ExLlamav2": (generator_arguments, generator_notes),
 }
 KEYS = LOADERS["ExLlamav2"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
@@ -57,12 +63,12 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
-def calls(loader: str, path: Path, here: Here = BARE, **options: Value) -> dict[str, Any]:
+def calls(loader: str, path: Path, here: Environment = BARE, **options: Value) -> dict[str, Any]:
     made: dict[str, Any] = MAKERS[loader][0](path, DEFAULTS | options, here)
     return made
 
 
-def noted(loader: str, path: Path, here: Here = BARE, **options: Value) -> dict[str, str]:
+def noted(loader: str, path: Path, here: Environment = BARE, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in MAKERS[loader][1](path, DEFAULTS | options, here)}
 
 
@@ -72,7 +78,7 @@ def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
     loader: str, config: dict[str, Any], tmp_path: Path
 ) -> None:
     path = written(tmp_path, config)
-    for key, (name, here) in itertools.product(KEYS, HERES.items()):
+    for key, (name, here) in itertools.product(KEYS, ENVIRONMENTS.items()):
         options = {key: changed(OPTIONS[key])}
         told = noted(loader, path, here, **options)
         assert calls(loader, path, here, **options) != calls(loader, path, here) or key in told, (key, name)
@@ -80,19 +86,19 @@ def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
 
 @LOADER
 def test_nothing_is_said_of_options_left_alone(loader: str, llama: Path) -> None:
-    assert not any(noted(loader, llama, here) for here in HERES.values())
+    assert not any(noted(loader, llama, here) for here in ENVIRONMENTS.values())
 
 
 @LOADER
 def test_every_note_is_about_an_option_of_this_loader_in_both_languages(loader: str, llama: Path) -> None:
-    for key, here in itertools.product(KEYS, HERES.values()):
+    for key, here in itertools.product(KEYS, ENVIRONMENTS.values()):
         for note in MAKERS[loader][1](llama, DEFAULTS | {key: changed(OPTIONS[key])}, here):
             assert note.option in KEYS and set(note.text) == {"zh", "en"}
 
 
 @LOADER
 def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, llama: Path) -> None:
-    for here, no_flash, no_xformers in itertools.product(HERES.values(), [False, True], [False, True]):
+    for here, no_flash, no_xformers in itertools.product(ENVIRONMENTS.values(), [False, True], [False, True]):
         config = calls(loader, llama, here, no_flash_attn=no_flash, no_xformers=no_xformers)[CONFIG]
         used = (here.flash and not no_flash) or (here.xformers and not no_xformers)
         assert config.get("no_sdpa", False) is not used, (here, no_flash, no_xformers)
@@ -110,7 +116,7 @@ def test_ours_takes_its_place_unless_it_is_not_wanted_either(loader: str, llama:
 def test_flash_attention_that_a_gpu_is_too_old_for_is_turned_off(loader: str, llama: Path) -> None:
     assert calls(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
     assert calls(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
-    assert "does not run on the GPUs here" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
+    assert "does not support the GPUs" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
 
 
 @pytest.mark.works("gpu", loader="ExLlamav2")
@@ -149,15 +155,15 @@ def test_the_context_is_the_models_own_as_alpha_and_compression_stretch_it_unles
 
 def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> None:
     made = calls("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
-    assert made[NEGATIVE] == made[CACHE]
+    assert made[NEGATIVE_CACHE] == made[CACHE]
     assert calls("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
     assert calls("ExLlamav2", llama, BARE, cfg_cache=True)[CACHE]["max_seq_len"] == 2048
-    assert "ExLlamav2_HF can" in noted("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
+    assert "Use ExLlamav2_HF" in noted("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
     assert not noted("ExLlamav2", llama, FLASH, cfg_cache=True)
 
 
 def test_answers_share_the_cache_only_where_flash_attention_reads_pages(llama: Path) -> None:
-    paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in HERES.items()}
+    paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in ENVIRONMENTS.items()}
     assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
     assert calls("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
 

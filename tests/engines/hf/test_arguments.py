@@ -17,7 +17,7 @@ import pytest
 
 from modules.core.paths import ROOT
 from modules.engines.hf import environment, loader
-from modules.engines.hf.arguments import TOKENIZER, About, Machine, arguments, model_call
+from modules.engines.hf.arguments import TOKENIZER, Environment, ModelConfig, arguments, model_call
 from modules.engines.hf.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
@@ -28,10 +28,10 @@ GIB = 1 << 30
 KEYS = LOADERS["Transformers"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
 
-NO_GPU = Machine(memory=64 * GIB)
-TWO_GPUS = Machine(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=frozenset({"flash_attn"}))
-MACHINES = {"cpu": NO_GPU, "gpus": TWO_GPUS, "gpu without flash": Machine(gpus=(24 * GIB,), memory=64 * GIB)}
-NO_NVCC = Machine(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}), lacks_nvcc=True)
+NO_GPU = Environment(memory=64 * GIB)
+TWO_GPUS = Environment(gpus=(24 * GIB, 16 * GIB), memory=64 * GIB, packages=frozenset({"flash_attn"}))
+MACHINES = {"cpu": NO_GPU, "gpus": TWO_GPUS, "gpu without flash": Environment(gpus=(24 * GIB,), memory=64 * GIB)}
+NO_NVCC = Environment(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}), lacks_nvcc=True)
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -70,11 +70,11 @@ def model(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def load_args(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, Any]:
+def load_args(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, Any]:
     return model_call(arguments(path, DEFAULTS | options, machine))[1]
 
 
-def noted(path: Path, machine: Machine = NO_GPU, **options: Value) -> dict[str, str]:
+def noted(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
 
 
@@ -138,7 +138,7 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from modules.engines.hf_loading import this_machine
-from modules.engines.hf_machine import likely_machine
+from modules.engines.hf.environment import likely_environment
 
 
 def parameters(function):
@@ -160,7 +160,7 @@ answers = {
     "awq": parameters(transformers.AwqConfig),
     "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
     "frequencies": [frequencies(given) for given in json.load(sys.stdin)],
-    "same machine": likely_machine() == this_machine(),
+    "same machine": likely_environment() == this_machine(),
 }
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
@@ -222,7 +222,7 @@ def test_explain_assumes_the_machine_that_loading_finds(library: dict[str, Any])
 def test_explain_counts_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As accelerate and the memory estimate do."""
     monkeypatch.setattr(environment, "_cards", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
-    assert environment.likely_machine().gpus == (10 * GIB,)
+    assert environment.likely_environment().gpus == (10 * GIB,)
 
 
 def test_loading_counts_the_free_memory_of_every_gpu(library: dict[str, Any]) -> None:
@@ -240,7 +240,7 @@ def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
     monkeypatch.setitem(sys.modules, loading.__name__, loading)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
-    monkeypatch.setattr(loader, "likely_machine", lambda: TWO_GPUS)
+    monkeypatch.setattr(loader, "likely_environment", lambda: TWO_GPUS)
     made: Any = loader.Transformers(llama, {**DEFAULTS, "cpu": ticked}, lambda _: None)
     assert made == (("-1", TWO_GPUS) if ticked else ("1,0", NO_GPU))
 
@@ -405,7 +405,7 @@ def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_no_compiler(tmp_path: Path,
     for number, (quantization, packages, kernel) in enumerate(KERNELS):
         with subtests.test(quantization=quantization, packages=packages):
             path = model(tmp_path / str(number), **LLAMA | {"quantization_config": quantization})
-            bare = Machine((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
+            bare = Environment((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
             config = {key: quantization[key] for key in ("quant_method", "bits")} | {"backend": kernel}
             assert load_args(path, bare).get("quantization_config") == (config if kernel else None)
             assert ("nvcc" in noted(path, bare).get("disable_exllama", "")) == bool(kernel)
@@ -464,7 +464,7 @@ def test_a_model_is_loaded_by_the_class_that_writes_text(tmp_path: Path, config:
 
 def test_the_programs_that_would_run_are_listed_with_their_hashes(llama: Path) -> None:
     assert "trust_remote_code" not in noted(llama)
-    assert "no code beside" in noted(llama, trust_remote_code=True)["trust_remote_code"]
+    assert "comes without code" in noted(llama, trust_remote_code=True)["trust_remote_code"]
     (llama / "modeling_own.py").write_bytes(b"print('hello')\n")
     first = noted(llama, trust_remote_code=True)["trust_remote_code"]
     assert hashlib.sha256(b"print('hello')\n").hexdigest()[:12] in first and "modeling_own.py" in first
@@ -521,13 +521,13 @@ def test_compression_is_linear_scaling_and_keeps_the_base(llama: Path) -> None:
     ],
 )
 def test_the_context_grows_as_the_help_says(llama: Path, options: dict[str, Value], length: int) -> None:
-    assert About(llama).context_length(DEFAULTS | options) == length
+    assert ModelConfig(llama).context_length(DEFAULTS | options) == length
 
 
 def test_a_models_own_linear_scaling_named_again_changes_nothing(tmp_path: Path) -> None:
     path = model(tmp_path, **LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
     assert "rope_parameters" not in load_args(path, compress_pos_emb=4.0)
-    assert About(path).context_length(DEFAULTS | {"compress_pos_emb": 4.0}) == 4096
+    assert ModelConfig(path).context_length(DEFAULTS | {"compress_pos_emb": 4.0}) == 4096
 
 
 def test_another_kind_of_scaling_that_is_given_up_for_compression_is_noted(tmp_path: Path) -> None:
@@ -553,7 +553,7 @@ def test_the_language_model_inside_another_is_the_one_that_is_stretched(tmp_path
     args = load_args(path, compress_pos_emb=2.0)
     assert args["text_config"]["rope_parameters"]["factor"] == 2.0
     assert args["text_config"]["hidden_size"] == LLAMA["hidden_size"]
-    assert About(path).context_length(DEFAULTS) == 4096
+    assert ModelConfig(path).context_length(DEFAULTS) == 4096
 
 
 def test_the_rotary_frequencies_follow_the_formulas(library: dict[str, Any]) -> None:

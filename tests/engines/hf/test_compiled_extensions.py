@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modules.engines.hf import compiled_extensions
-from modules.engines.hf.arguments import Machine
+from modules.engines.hf.arguments import Environment
 from modules.system import gpus
 
 OLD = b"\x7fELF\0libcudart.so.12\0_ZN3c106detail14torchCheckFailEPKcS2_jRKSs\0"
@@ -50,5 +50,5 @@ def test_what_is_not_compiled_only_has_to_be_there() -> None:
 def test_what_cannot_be_imported_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refuses_to_come.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
-    before = Machine(packages=frozenset({"refuses_to_come", "awq_ext"}))
+    before = Environment(packages=frozenset({"refuses_to_come", "awq_ext"}))
     assert compiled_extensions.tried(before, ("refuses_to_come", "json")).packages == {"json", "awq_ext"}

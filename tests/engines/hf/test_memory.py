@@ -14,10 +14,10 @@ import pytest
 
 from modules.catalog.catalog import Catalog
 from modules.engines.hf.memory import (
+    DEFAULT_CONTEXT,
     PIECE,
     PIECE_OF_8_BITS,
     ROOM,
-    USUAL_CONTEXT,
     _cells,
     _plan,
     context_length,
@@ -174,7 +174,7 @@ def test_layers_that_keep_a_state_have_no_keys() -> None:
 def test_the_estimate_assumes_the_dtype_that_is_loaded(
     tmp_path: Path, backend: None, subtests: pytest.Subtests
 ) -> None:
-    from modules.engines.hf.arguments import About, Machine, _dtype
+    from modules.engines.hf.arguments import Environment, ModelConfig, _dtype
 
     cards: tuple[tuple[int, ...], ...] = ((), (8 * GIB,))
     quantization: tuple[dict[str, object], ...] = ({}, {"load_in_8bit": True}, {"load_in_4bit": True})
@@ -182,13 +182,13 @@ def test_the_estimate_assumes_the_dtype_that_is_loaded(
     for gpus, quantized, form in itertools.product(cards, quantization, forms):
         with subtests.test(gpus=gpus, **quantized, **form):
             chosen = options(**form, **quantized)
-            assert _plan(chosen, gpus).dtype == _dtype(About(tmp_path), chosen, Machine(gpus))
+            assert _plan(chosen, gpus).dtype == _dtype(ModelConfig(tmp_path), chosen, Environment(gpus))
 
 
 def test_the_estimate_assumes_the_context_that_is_loaded(
     tmp_path: Path, backend: None, subtests: pytest.Subtests
 ) -> None:
-    from modules.engines.hf.arguments import About
+    from modules.engines.hf.arguments import ModelConfig
 
     config = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 1000}
     forms: tuple[dict[str, object], ...] = ({}, {"alpha_value": 2.5}, {"compress_pos_emb": 4}, {"compress_pos_emb": 2})
@@ -205,8 +205,8 @@ def test_the_estimate_assumes_the_context_that_is_loaded(
             (folder / "config.json").write_text(json.dumps(whole))
             found = shape(whole, SMALL.sizes, 2000)
             assert found is not None
-            assert context_length(found, options(**form)) == About(folder).context_length(options(**form))
-    assert context_length(dataclasses.replace(SMALL, context=0), options()) == USUAL_CONTEXT
+            assert context_length(found, options(**form)) == ModelConfig(folder).context_length(options(**form))
+    assert context_length(dataclasses.replace(SMALL, context=0), options()) == DEFAULT_CONTEXT
 
 
 def test_sizes_and_steps_are_the_engines(backend: None) -> None:

@@ -101,7 +101,7 @@ def test_streaming_llm_shifts_and_keeps_the_sinks_and_nothing_is_shifted_without
 
 
 def test_what_need_not_be_noted_is_what_the_table_has() -> None:
-    assert OPTIONS["attention_sink_size"].default == ours.USUAL_SINKS
+    assert OPTIONS["attention_sink_size"].default == ours.DEFAULT_SINK_SIZE
 
 
 def test_every_call_is_one_that_the_library_has() -> None:
@@ -201,7 +201,7 @@ def test_options_for_a_gpu_are_noted_only_where_there_is_none() -> None:
 
 
 def test_shares_for_more_gpus_than_the_library_knows_are_noted() -> None:
-    assert "first 4 shares" in noted(GPU_BUILD, tensor_split="1,1,1,1,1")["tensor_split"]
+    assert "first 4 values" in noted(GPU_BUILD, tensor_split="1,1,1,1,1")["tensor_split"]
     assert "tensor_split" not in noted(GPU_BUILD, tensor_split="1,1,1,1")
 
 
