@@ -1,9 +1,9 @@
-"""The child process: one engine, driven by JSON lines from the parent. Run as `python -m modules.worker`.
+"""The worker process: one engine, driven by JSON lines from the parent. Run as `python -m modules.worker`.
 
-A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` drops an earlier call. What is answered
-is written by `events.to_line`. The main thread does all the work of the engine, for a second thread that called into
-ggml would start a second OpenMP team and halve the speed of both for good. Another thread reads; it interrupts a long
-step for a request that should not wait, and answers questions that have nothing to do with a step by itself.
+A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` drops an earlier call. Answers are lines
+of `events.to_line`. The main thread does all the work of the engine: a second thread that called into ggml would start
+a second OpenMP team and halve the speed of both for good. A reading thread takes requests in; it tokenizes prompts,
+answers questions that need nothing a step uses, and interrupts a long step for a request that should not wait.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from modules.options.option import Value
 from modules.system import malloc
 
 PAUSE_SECONDS = 0.05
-"""Between two pieces of text that we send. Nobody sees whether text comes twenty times a second or a hundred, but each
-time the parent wakes, on the processors that the model fills, all of its threads wait."""
-ALONE = ("apply_loras",)
-"""Operations that change what an answer would be: they wait for those under way, and later ones wait for them."""
-_LEAVES_GAPS = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
-"""Options with which the C library's heap would grow by half again, and by another half the next time."""
+"""Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
+the processors that the model fills, and all compute threads wait for the one that is interrupted."""
+EXCLUSIVE = ("apply_loras",)
+"""Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
+_FRAGMENTING = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
+"""Options under which the C library's heap would grow by half again, and by another half at the next load."""
 
 Request = tuple[int, str, dict[str, Json]]
 
@@ -49,16 +49,16 @@ def main() -> None:
 
 
 def _take_stdin() -> BinaryIO:
-    """The pipe from the parent, for us alone: whoever else reads stdin, such as a library's child, finds nothing."""
+    """Return the pipe from the parent. Whatever else reads stdin, such as a library's child, gets nothing."""
     requests = os.fdopen(os.dup(0), "rb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     return requests
 
 
 def _take_stdout() -> BinaryIO:
-    """The pipe to the parent, for us alone: from here on whatever a library prints goes to stderr."""
+    """Return the pipe to the parent. From now on whatever a library prints goes to stderr."""
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return channel
@@ -67,23 +67,23 @@ def _take_stdout() -> BinaryIO:
 def _read(pipe: BinaryIO, worker: Worker) -> None:
     for line in pipe:
         worker.receive(*json.loads(line))
-    os._exit(0)  # the parent is gone or wants us gone; native code in the main thread could not be asked to stop
+    os._exit(0)  # the parent closed the pipe or died; native code in the main thread cannot be asked to stop
 
 
-class Turns:
-    """Gives a SerialEngine the verbs of a batching one: calls run one after the other, in the order they came."""
+class SerialAdapter:
+    """Run a SerialEngine as a BatchingEngine: calls run one after the other, in the order in which they came."""
 
     def __init__(self, engine: SerialEngine) -> None:
         self.info = engine.info
         self.questions, self.operations = engine.questions, engine.operations
         self.tokenize, self._generate = engine.tokenize, engine.generate
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
-        self._untold: list[int] = []
+        self._to_announce: list[int] = []  # calls that have to be told their place in the queue
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         self._calls[call] = self._generate(prompt, params)
         if len(self._calls) > 1:
-            self._untold.append(call)
+            self._to_announce.append(call)
 
     def cancel(self, call: int) -> None:
         if call in self._calls:
@@ -94,17 +94,17 @@ class Turns:
         return not self._calls
 
     def interrupt(self, urgent: bool) -> None:
-        """A step is one event of one generator; there is nothing to break off."""
+        """Do nothing: a step is one event of one generator."""
 
     def resume(self) -> None:
-        """Nothing was interrupted."""
+        """Do nothing: no step is ever interrupted."""
 
     def step(self) -> Iterator[tuple[int, Event]]:
         order = list(self._calls)
-        for call in self._untold:
+        for call in self._to_announce:
             if call in order[1:]:
                 yield call, Waiting(order.index(call))
-        self._untold.clear()
+        self._to_announce.clear()
         call, generator = next(iter(self._calls.items()))
         event = _advance(generator)
         if isinstance(event, ENDS):
@@ -118,28 +118,25 @@ def _advance(generator: Generator[Text | Progress, None, Done]) -> Event:
     except StopIteration as end:
         done: Done = end.value
         return done
-    except Exception as error:  # part of the worker's edge: one call fails, the others go on
-        return Failed(_in_words(error))
+    except Exception as error:  # part of the worker's error edge: one call fails, the others continue
+        return Failed(_as_error(error))
 
 
 class Worker:
-    """Serves requests, one engine for all its life. `run` is the main thread's, `receive` the reading one's."""
+    """Serve requests with one engine. `run` is called by the main thread, `receive` by the reading thread."""
 
     def __init__(self, channel: BinaryIO) -> None:
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._channel = channel
         self._writing = threading.Lock()
-        self._held: list[bytes] = []  # lines about to be sent
-        self._sent = 0.0  # when the last ones were
-        self._engine: BatchingEngine | Turns | None = None
-        self._open: set[int] = set()  # generations that have not ended
-        self._later: deque[Request] = deque()  # between two steps, the first is one of ALONE
+        self._unsent: list[bytes] = []
+        self._sent_at = 0.0
+        self._engine: BatchingEngine | SerialAdapter | None = None
+        self._running: set[int] = set()  # generations that have not ended
+        self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
 
     def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        """Take in a request: answer it at once, or leave it to the main thread.
-
-        Prompts are tokenized here, once, so that no step waits for it.
-        """
+        """Answer a request at once or queue it for the main thread, with its prompt tokenized."""
         engine = self._engine
         if engine is not None and operation in engine.questions:
             self._reply(call, operation, args, lambda: engine.questions[operation](**args))
@@ -147,8 +144,8 @@ class Worker:
         if engine is not None and operation == "generate":
             try:
                 args = _tokenized(engine, **args)
-            except Exception as error:  # part of the worker's edge
-                self._send(call, Failed(_in_words(error)))
+            except Exception as error:  # part of the worker's error edge
+                self._send(call, Failed(_as_error(error)))
                 return
         self._inbox.put((call, operation, args))
         if engine is not None:
@@ -159,48 +156,48 @@ class Worker:
             self._take_requests()
             if self._engine is not None and not self._engine.idle:
                 self._step(self._engine)
-            self._take_up()
+            self._run_deferred()
 
-    def _take_up(self) -> None:
-        """Serve what waited, in the order it came: one of ALONE once the engine is idle, what follows it at once."""
+    def _run_deferred(self) -> None:
+        """Serve deferred requests in order: an EXCLUSIVE one once the engine is idle, those after it at once."""
         engine = self._engine
-        while self._later and engine is not None and (engine.idle or self._later[0][1] not in ALONE):
-            self._send_held()
-            self._serve_now(*self._later.popleft())
+        while self._deferred and engine is not None and (engine.idle or self._deferred[0][1] not in EXCLUSIVE):
+            self._flush()
+            self._serve_now(*self._deferred.popleft())
 
-    def _step(self, engine: BatchingEngine | Turns) -> None:
+    def _step(self, engine: BatchingEngine | SerialAdapter) -> None:
         try:
             for call, event in engine.step():
-                self._held.append(self._line(call, event))
+                self._unsent.append(self._line(call, event))
                 if not isinstance(event, Text):
-                    self._send_held()
-        except Exception as error:  # a fault of the engine's loop: nobody is left waiting for an answer
-            for call in list(self._open):
+                    self._flush()
+        except Exception as error:  # a fault of the engine's loop: every call under way fails
+            for call in list(self._running):
                 engine.cancel(call)
-                self._send(call, Failed(_in_words(error)))
-        if time.monotonic() - self._sent >= PAUSE_SECONDS:
-            self._send_held()
+                self._send(call, Failed(_as_error(error)))
+        if time.monotonic() - self._sent_at >= PAUSE_SECONDS:
+            self._flush()
 
     def _take_requests(self) -> None:
-        """Serve all that has arrived; wait for something to do if there is nothing at all."""
+        """Serve all requests that have arrived; wait for one if the engine is idle."""
         if self._engine is None or self._engine.idle:
             self._serve(*self._inbox.get())
         if self._engine is not None:
-            self._engine.resume()  # before looking: what comes from now on interrupts again
+            self._engine.resume()  # before looking: requests from now on interrupt again
         while not self._inbox.empty():
-            self._send_held()  # the next step may take long
+            self._flush()  # the next step may take long
             self._serve(*self._inbox.get())
 
     def _line(self, call: int, event: Event) -> bytes:
         if isinstance(event, ENDS):
-            self._open.discard(call)
+            self._running.discard(call)
         return to_line(call, event)
 
-    def _send_held(self) -> None:
-        if self._held:
-            self._write(b"".join(self._held))
-            self._held.clear()
-            self._sent = time.monotonic()
+    def _flush(self) -> None:
+        if self._unsent:
+            self._write(b"".join(self._unsent))
+            self._unsent.clear()
+            self._sent_at = time.monotonic()
 
     def _send(self, call: int, event: Event) -> None:
         self._write(self._line(call, event))
@@ -212,15 +209,16 @@ class Worker:
     def _reply(self, call: int, operation: str, args: Mapping[str, Json], answer: Callable[[], Json]) -> None:
         try:
             self._send(call, Result(answer()))
-        except Exception as error:  # one of the three edges: whatever a backend throws becomes words
-            self._send(call, Failed(_load_failed(args, error) if operation == "load" else _in_words(error)))
+        except Exception as error:  # one of the three error edges
+            self._send(call, Failed(_load_failed(args, error) if operation == "load" else _as_error(error)))
 
     def _serve(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        waits = bool(self._later) or (operation in ALONE and self._engine is not None and not self._engine.idle)
-        if waits and operation in ("generate", *ALONE):
-            self._later.append((call, operation, args))
+        waits = bool(self._deferred) or (operation in EXCLUSIVE and self._engine is not None and not self._engine.idle)
+        if waits and operation in ("generate", *EXCLUSIVE):
+            self._deferred.append((call, operation, args))
             if operation == "generate":
-                self._send(call, Waiting(sum(each[1] == "generate" for each in self._later)))
+                place = sum(request[1] == "generate" for request in self._deferred)
+                self._send(call, Waiting(place))
         else:
             self._serve_now(call, operation, args)
 
@@ -230,17 +228,17 @@ class Worker:
             return
         try:
             self._begin(call, args) if operation == "generate" else self._cancel(call)
-        except Exception as error:  # part of the same edge
-            self._send(call, Failed(_in_words(error)))
+        except Exception as error:  # part of the worker's error edge
+            self._send(call, Failed(_as_error(error)))
 
     def _begin(self, call: int, args: dict[str, Json]) -> None:
         self._loaded().submit(call, **args)
-        self._open.add(call)
+        self._running.add(call)
 
     def _cancel(self, call: int) -> None:
-        self._later = deque(each for each in self._later if each[0] != call)
-        if call in self._open:
-            self._open.discard(call)
+        self._deferred = deque(request for request in self._deferred if request[0] != call)
+        if call in self._running:
+            self._running.discard(call)
             self._loaded().cancel(call)
 
     def _answer(self, call: int, operation: str, args: dict[str, Json]) -> Json:
@@ -256,19 +254,19 @@ class Worker:
 
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
         make = getattr(_engine_module(engine), engine.partition(":")[2])
-        gaps = any(options.get(each) for each in _LEAVES_GAPS)
-        with malloc.tight() if gaps else contextlib.nullcontext():
-            made = make(Path(path), options, lambda progress: self._send(call, progress))
-        self._engine = made if hasattr(made, "step") else Turns(made)
-        return made.info.to_json()
+        fragmenting = any(options.get(key) for key in _FRAGMENTING)
+        with malloc.return_freed_memory() if fragmenting else contextlib.nullcontext():
+            loaded = make(Path(path), options, lambda progress: self._send(call, progress))
+        self._engine = loaded if hasattr(loaded, "step") else SerialAdapter(loaded)
+        return loaded.info.to_json()
 
-    def _loaded(self) -> BatchingEngine | Turns:
+    def _loaded(self) -> BatchingEngine | SerialAdapter:
         if self._engine is None:
             raise NoModelLoaded
         return self._engine
 
 
-def _tokenized(engine: BatchingEngine | Turns, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
+def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
     """Return the arguments of `submit`. Raises PromptTooLong."""
     fitted = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     return {"prompt": fit(fitted, lambda text: engine.tokenize(text, params)), "params": params}
@@ -286,7 +284,7 @@ def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
     return LoadFailed(args["engine"].partition(":")[2], Path(args["path"]).name, words, cause(words))
 
 
-def _in_words(error: Exception) -> WebUIError:
+def _as_error(error: Exception) -> WebUIError:
     if isinstance(error, WebUIError):
         return error
     traceback.print_exception(error)

@@ -1,28 +1,28 @@
-"""Every error a user may see. Errors carry facts; the edges (page, API, worker loop) turn them into words.
+"""Errors that users see. They carry facts; the three edges (UI handler, API handler, worker loop) turn them into words.
 
 WebUIError
 ├── OptionError           an option's value is not acceptable
-├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name nobody knows, with the nearest that exists
-├── LoaderUnavailable     the loader cannot run here, and what to do about it
-├── InstallFailed         a loader's own packages did not come, and why
+├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name that does not exist, with the nearest one
+├── LoaderUnavailable     the loader cannot run on this machine, and what to do about it
+├── InstallFailed         a loader's packages could not be installed, and why
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
-├── Unsupported           understood, but this model or loader cannot do it
+├── Unsupported           a valid request that this model or loader cannot fulfill
 ├── OwnerOnly             guests may chat, and nothing else
-├── CodeChanged           a model's Python files are others than those that were agreed to
+├── CodeChanged           a model's Python files differ from those that the user has trusted
 ├── PromptTooLong         the prompt does not fit the context
-├── ModelProblem          a model that cannot be loaded as it lies there: which file, and what is wrong with it
+├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be
-│   ├── IncompleteModel   something of it is missing, or it ends too early
-│   └── UnsupportedModel  as it should be, but nothing here can load it
-├── LoadFailed            the backend refused, in its own words
-├── LoadCancelled         given up for another wish: a newer load, an unload, the Cancel button
-├── GenerationFailed      the backend could not go on, in its own words
-├── Unloaded              the model was let go before its answer was complete
-├── WorkerDied            the backend's process ended: exit status and its last words
-├── PortTaken · SettingsError · CommandLineError       the program cannot start as asked
-├── LoraError             a LoRA that is not there, or not for this model: see `lora_errors`
-├── DownloadError         between a hub and the disk: see `download_errors`
-└── InternalError         a fault of ours; the log has the traceback
+│   ├── IncompleteModel   files are missing, or one ends too early
+│   └── UnsupportedModel  an intact model that no loader can load
+├── LoadFailed            the backend failed to load a model: its own words, and the cause if it is known
+├── LoadCancelled         replaced by a newer load, an unload, or cancelled by the user
+├── GenerationFailed      the backend failed while generating: its own words
+├── Unloaded              the model was unloaded before its answer was complete
+├── WorkerDied            the worker process ended: exit status and the end of its output
+├── PortTaken · SettingsError · CommandLineError       the program cannot start
+├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
+├── DownloadError         a failed download: see `hub/errors.py`
+└── InternalError         a defect of this program; the log has the traceback
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from typing import Any, ClassVar
 LANGUAGES = ("zh", "en")
 
 Words = Mapping[str, str]
-"""The same sentence by language: {"en": "...", "zh": "..."}."""
+"""One sentence in each language: {"en": "...", "zh": "..."}."""
 
 
 def both(text: str) -> Words:
-    """The words of something that reads the same in every language, such as a library's own message."""
+    """Return `text` for every language, such as the message of a library."""
     return dict.fromkeys(LANGUAGES, text)
 
 
 @dataclass(eq=False)
 class WebUIError(Exception):
-    """A fact the user should know. `.status` is its HTTP status; `.say(language)` is what the user reads."""
+    """Base of all errors that users see. The fields of a subclass are its facts; `status` is the HTTP status."""
 
     status: ClassVar[int] = 500
     template: ClassVar[Words] = both("")
@@ -55,11 +55,11 @@ class WebUIError(Exception):
         return self.say("en")
 
     def say(self, language: str) -> str:
-        """The message in `language` ("zh" or "en")."""
+        """Return the message in `language` ("zh" or "en")."""
         return self.template[language].format(**self.shown(language))
 
     def shown(self, language: str) -> dict[str, object]:
-        """The facts as they enter the sentence: those that are words, in the language asked for."""
+        """Return what the placeholders of `template` stand for: the facts, translated where they are Words."""
         return {
             name: fact[language] if isinstance(fact, Mapping) else fact
             for name, fact in vars(self).items()
@@ -71,7 +71,7 @@ class WebUIError(Exception):
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> WebUIError:
-        """The inverse of `to_json`; KeyError if this program has no such error."""
+        """Return the error that `to_json` described. Raises KeyError for an unknown error class."""
         return _family(WebUIError)[data["error"]](**data["facts"])
 
 
@@ -89,7 +89,7 @@ class OptionError(WebUIError):
 
 @dataclass(eq=False)
 class UnknownName(WebUIError):
-    """A name that nobody knows. `nearest` is the most similar one that exists, or empty."""
+    """A name that does not exist. `nearest` is the most similar one that does, or empty."""
 
     status = 400
     suggestion: ClassVar[Words] = {"en": " Did you mean {nearest!r}?", "zh": "是否想用 {nearest!r}？"}
@@ -121,7 +121,7 @@ class PresetNotFound(UnknownName):
 
 @dataclass(eq=False)
 class LoaderUnavailable(WebUIError):
-    """`install` is the line that would make it available, or empty if there is none."""
+    """A loader that cannot run. `install` is the command that would make it available, or empty."""
 
     status = 501
     template = {
@@ -135,7 +135,7 @@ class LoaderUnavailable(WebUIError):
 
 @dataclass(eq=False)
 class InstallFailed(WebUIError):
-    """`what` was to be installed; `words` are pip's own, `cause` what they come down to."""
+    """A failed installation of `what`. `words` is the end of pip's output, `cause` its explanation."""
 
     status = 502
     template = {
@@ -151,16 +151,16 @@ class InstallFailed(WebUIError):
 
 
 class NothingPicked(WebUIError):
-    """A button was pressed with no model chosen."""
+    """A button was pressed while no model was selected."""
 
     status = 400
-    template = {"en": "Pick a model.", "zh": "请选择一个模型。"}
+    template = {"en": "Select a model first.", "zh": "请先选择一个模型。"}
 
 
 class NoModelLoaded(WebUIError):
     status = 400
     template = {
-        "en": "No model is loaded. Pick one in the Model tab and press Load.",
+        "en": "No model is loaded. Select one in the Model tab and press Load.",
         "zh": "尚未加载模型。请在“模型”页选择一个并点击“加载”。",
     }
 
@@ -169,8 +169,8 @@ class NoModelLoaded(WebUIError):
 class ModelLoading(WebUIError):
     status = 503
     template = {
-        "en": "{model} is still being loaded; try again when it is ready.",
-        "zh": "{model} 仍在加载，请就绪后再试。",
+        "en": "{model} is still loading. Try again when it is ready.",
+        "zh": "{model} 仍在加载，请稍后再试。",
     }
     model: str
 
@@ -179,8 +179,8 @@ class ModelLoading(WebUIError):
 class ModelInUse(WebUIError):
     status = 409
     template = {
-        "en": "{model} is in use: unload it first, or wait until it has been moved.",
-        "zh": "{model} 正在使用中：请先卸载，或等待移动完成。",
+        "en": "{model} is in use. Unload it first, or wait until it has been moved.",
+        "zh": "{model} 正在使用中。请先卸载，或等待移动完成。",
     }
     model: str
 
@@ -195,21 +195,24 @@ class Unsupported(WebUIError):
 class OwnerOnly(WebUIError):
     status = 403
     template = {
-        "en": "Only the owner of this server may do that: it was started with --multi-user.",
-        "zh": "只有此服务器的管理者可以这样做：它以 --multi-user 启动。",
+        "en": "Not allowed: this server runs with --multi-user, so only its owner may do that.",
+        "zh": "无权操作：服务器以 --multi-user 启动，只有管理者可以这样做。",
     }
 
 
 @dataclass(eq=False)
 class CodeChanged(WebUIError):
-    """`changes` says of each file whether it was "changed" or "added"; `code` is the SHA-256 of all there are now."""
+    """Python files of a model that the user has not trusted, or not as they are now.
+
+    `changes` maps such files to "changed" or "added"; `code` maps all present files to their SHA-256.
+    """
 
     status = 409
     template = {
-        "en": "{model} comes with Python code that is not what was agreed to, and nothing of it was run: {files}. "
-        "Look at it; to agree, use the button on the Model tab, or start with --model and --trust-changed-code.",
-        "zh": "{model} 附带的 Python 代码与先前同意的不同，未运行其中任何内容：{files}。"
-        "请先查看；若同意，请点击“模型”页的按钮，或以 --model 和 --trust-changed-code 启动。",
+        "en": "Python code of {model} differs from what you trusted, and was not run: {files}. "
+        "Review it; to trust it, use the button in the Model tab, or start with --model and --trust-changed-code.",
+        "zh": "{model} 自带的 Python 代码与您信任的版本不同，未运行：{files}。"
+        "请先检查代码；如需信任，请点击“模型”页的按钮，或以 --model 和 --trust-changed-code 启动。",
     }
     kinds: ClassVar[Mapping[str, Words]] = {
         "changed": {"en": "changed", "zh": "已更改"},
@@ -220,16 +223,16 @@ class CodeChanged(WebUIError):
     code: Mapping[str, str]
 
     def shown(self, language: str) -> dict[str, object]:
-        told = (
+        files = (
             f"{name} ({self.kinds[kind][language]}, sha256 {self.code[name][:12]})"
             for name, kind in self.changes.items()
         )
-        return {"model": self.model, "files": ", ".join(told)}
+        return {"model": self.model, "files": ", ".join(files)}
 
 
 @dataclass(eq=False)
 class PromptTooLong(WebUIError):
-    """`limit` is how many tokens a prompt may have here, which is less than the context: the answer needs room too."""
+    """A prompt of more than `limit` tokens, which is less than the context: the answer needs room too."""
 
     status = 400
     template = {
@@ -243,7 +246,7 @@ class PromptTooLong(WebUIError):
 
 @dataclass(eq=False)
 class ModelProblem(WebUIError):
-    """`state` is the one word for it, in a list of models."""
+    """A model that cannot be loaded. `state` is the word for it in a list of models."""
 
     status = 422
     state: ClassVar[str]
@@ -264,13 +267,13 @@ class UnsupportedModel(ModelProblem):
     state = "unsupported"
 
 
-UNNAMED: Words = {"en": "the backend says why, below.", "zh": "原因见后端的原话："}
-"""The cause where there is no telling."""
+UNNAMED: Words = {"en": "the backend reports:", "zh": "后端报告如下："}
+"""The cause of a failure that is not one of the known ones."""
 
 
 @dataclass(eq=False)
 class LoadFailed(WebUIError):
-    """`words` are the backend's own; `cause` is what they come down to, as the end of a sentence."""
+    """A failed load. `words` is the backend's message, `cause` its explanation as the end of a sentence."""
 
     template = {
         "en": "{loader} could not load {model}: {cause}\n{words}",
@@ -291,7 +294,7 @@ class LoadCancelled(WebUIError):
 
 @dataclass(eq=False)
 class GenerationFailed(WebUIError):
-    template = {"en": "{loader} could not go on: {words}", "zh": "{loader} 无法继续生成：{words}"}
+    template = {"en": "{loader} failed while generating: {words}", "zh": "{loader} 生成时出错：{words}"}
     loader: str
     words: str
 
@@ -306,13 +309,13 @@ class Unloaded(WebUIError):
 
 @dataclass(eq=False)
 class WorkerDied(WebUIError):
-    """`exit_code` as of `subprocess`: negative means killed by that signal. `words` is the tail of its stderr."""
+    """The end of a worker process. A negative `exit_code` is a signal's number; `words` is the end of its stderr."""
 
     template = {
-        "en": "The model's process ended while it was {doing} ({how}). Load the model again to go on.{tail}",
+        "en": "The model's process ended while {doing} ({how}). Load the model again to continue.{tail}",
         "zh": "模型进程在{doing}时意外结束（{how}）。重新加载模型即可继续。{tail}",
     }
-    tail: ClassVar[Words] = {"en": " Its last words: {words}", "zh": "它最后的输出：{words}"}
+    tail: ClassVar[Words] = {"en": " Its last output: {words}", "zh": "最后的输出：{words}"}
     exit_code: int
     doing: Words
     words: str = ""
@@ -325,8 +328,9 @@ class WorkerDied(WebUIError):
 @dataclass(eq=False)
 class PortTaken(WebUIError):
     template = {
-        "en": "Port {port} on {host} is already in use. Stop the other program, or choose another with --listen-port.",
-        "zh": "{host} 的端口 {port} 已被占用。请关闭占用它的程序，或用 --listen-port 另选一个。",
+        "en": "Port {port} on {host} is already in use. Stop the other program, or choose another port with "
+        "--listen-port.",
+        "zh": "{host} 的端口 {port} 已被占用。请关闭占用它的程序，或用 --listen-port 指定其他端口。",
     }
     host: str
     port: int
@@ -341,7 +345,7 @@ class SettingsError(WebUIError):
 
 @dataclass(eq=False)
 class CommandLineError(WebUIError):
-    """What the command line's grammar refuses, such as a flag without its value, or a file of flags out of order."""
+    """An invalid command line, such as a flag without its value, or a malformed file of flags."""
 
     status = 400
     template = {"en": "Command line: {problem}", "zh": "命令行：{problem}"}
@@ -351,14 +355,14 @@ class CommandLineError(WebUIError):
 @dataclass(eq=False)
 class InternalError(WebUIError):
     template = {
-        "en": "Internal error; the log has the details ({log}).",
-        "zh": "内部错误，详情见日志（{log}）。",
+        "en": "Internal error; see the log for details ({log}).",
+        "zh": "内部错误，详见日志（{log}）。",
     }
     log: str
 
 
 def _how_it_ended(exit_code: int) -> str:
-    """ "SIGSEGV" for -11, "exit status 1" for 1."""
+    """Return "SIGSEGV" for -11, "exit status 1" for 1."""
     if exit_code < 0:
         try:
             return signal.Signals(-exit_code).name
@@ -368,7 +372,7 @@ def _how_it_ended(exit_code: int) -> str:
 
 
 def _family(root: type[WebUIError]) -> dict[str, type[WebUIError]]:
-    found = {root.__name__: root}
+    classes = {root.__name__: root}
     for child in root.__subclasses__():
-        found |= _family(child)
-    return found
+        classes |= _family(child)
+    return classes

@@ -1,4 +1,4 @@
-"""What a worker says while it works, and how it is written on the wire: one JSON object a line.
+"""Events that a worker sends, and their form on the wire: one JSON array a line.
 
 A call ends with exactly one of `Result` (its value), `Done` (the end of a generation) or `Failed`.
 """
@@ -13,12 +13,12 @@ from typing import Any
 from modules.core.errors import WebUIError, Words
 
 Json = Any
-"""What `json` can carry: None, bool, int, float, str, and lists and string-keyed dicts of these."""
+"""A JSON value: None, bool, int, float, str, and lists and string-keyed dicts of these."""
 
 
 @dataclass(frozen=True)
 class Logprob:
-    """One candidate for one position: its token's text and natural-log probability, under the model's plain logits."""
+    """A candidate for one position: the token's text and its natural-log probability, before any sampler."""
 
     text: str
     logprob: float
@@ -26,7 +26,7 @@ class Logprob:
 
 @dataclass(frozen=True)
 class TokenChances:
-    """The token chosen at one position, and the most likely candidates there, best first."""
+    """The sampled token of one position, and the most likely candidates, best first."""
 
     chosen: Logprob
     top: tuple[Logprob, ...] = ()
@@ -34,7 +34,7 @@ class TokenChances:
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of the answer: whole characters only. `tokens` is how many tokens were decoded to get it."""
+    """A piece of the answer, whole characters only. `tokens` counts the tokens decoded for it."""
 
     text: str
     tokens: int = 1
@@ -43,7 +43,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call has come: `done` of 1.0. `stage` is "weights", "prompt" or "kernels", which may be compiled."""
+    """Progress of a call: `done` from 0 to 1. `stage` is "weights", "prompt" or "kernels" (being compiled)."""
 
     stage: str
     done: float
@@ -51,21 +51,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The call has not begun, or had to stop for lack of room; `place` is its place in the queue (1 = it is next)."""
+    """A generation that has not begun, or was paused for lack of KV cache. `place` is its queue position (1 = next)."""
 
     place: int
 
 
 @dataclass(frozen=True)
 class Result:
-    """The value of a call that is no generation."""
+    """The value of a call other than a generation."""
 
     value: Json
 
 
 @dataclass(frozen=True)
 class Note:
-    """What became of an option that could not do what it says, to be shown beside it and by `--explain`."""
+    """Why an option has no effect or another one than it says; shown beside the option and by `--explain`."""
 
     option: str
     text: Words
@@ -73,7 +73,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Info:
-    """What a worker knows of the model it has loaded. `memory` is the worker's resident set in bytes."""
+    """Facts about a loaded model. `memory` is the worker's resident set in bytes."""
 
     context_length: int
     bos_token: str = ""
@@ -94,7 +94,7 @@ class Info:
 class Done:
     """The end of a generation. `reason` is "stop" (end token or stop string), "length" or "cancelled".
 
-    Times are seconds: of evaluating the prompt, and of decoding what followed.
+    Seconds are of the prefill and of decoding. `cached_tokens` of the prompt were found in the KV cache.
     """
 
     reason: str
@@ -118,10 +118,10 @@ _KINDS = {kind.__name__: kind for kind in (Text, Progress, Waiting, Result, Done
 
 
 def to_line(call: int, event: Event) -> bytes:
-    """`event` of call number `call`, as one line with its newline."""
+    """Return `event` of call number `call` as one line, newline included."""
     if isinstance(event, Failed):
         body: dict[str, Json] = event.error.to_json()
-    elif isinstance(event, Text) and not event.chances:  # once a token: the same, ten times faster
+    elif isinstance(event, Text) and not event.chances:  # once per token: ten times faster than json
         return b'[%d,"Text",{"text":%b,"tokens":%d}]\n' % (call, _quoted(event.text).encode(), event.tokens)
     else:
         body = dataclasses.asdict(event)
@@ -129,14 +129,14 @@ def to_line(call: int, event: Event) -> bytes:
 
 
 def from_line(line: bytes) -> tuple[int, Event]:
-    """The inverse of `to_line`; ValueError or KeyError if the line is none of ours."""
+    """Parse a line of `to_line`. Raises ValueError or KeyError for any other line."""
     call, kind, body = json.loads(line)
     if kind == Failed.__name__:
         return call, Failed(WebUIError.from_json(body))
     if kind == Text.__name__ and "chances" in body:
-        body["chances"] = tuple(_chances(each) for each in body["chances"])
+        body["chances"] = tuple(_chances(position) for position in body["chances"])
     return call, _KINDS[kind](**body)
 
 
 def _chances(body: dict[str, Json]) -> TokenChances:
-    return TokenChances(Logprob(**body["chosen"]), tuple(Logprob(**each) for each in body["top"]))
+    return TokenChances(Logprob(**body["chosen"]), tuple(Logprob(**candidate) for candidate in body["top"]))

@@ -1,4 +1,4 @@
-"""What can go wrong between a LoRA and the model it is to change."""
+"""Errors about LoRAs: missing, unsuitable for the model, not convertible, or refused by the backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LoraNotFound(UnknownName, LoraError):
 
 @dataclass(eq=False)
 class LoraMismatch(LoraError):
-    """`tensor` is the first that does not fit, by the name it has in the LoRA; `others` is how many more do not."""
+    """A LoRA for another model. `tensor` is the first misfit by its name in the LoRA; `others` counts more."""
 
     template = {
         "en": "The LoRA {lora} does not fit {model}: {tensor}: {why}{more}",
@@ -42,10 +42,10 @@ class LoraMismatch(LoraError):
 
 @dataclass(eq=False)
 class LoraInexpressible(LoraError):
-    """A LoRA in PEFT's format that cannot be written as GGUF; `what` is a whole sentence."""
+    """A LoRA in PEFT's format that cannot be converted to GGUF. `what` is a whole sentence."""
 
     template = {
-        "en": "The LoRA {lora} cannot be used with llama.cpp: {what} Use the loader Transformers.",
+        "en": "The LoRA {lora} cannot be used with llama.cpp: {what} Use the Transformers loader.",
         "zh": "LoRA {lora} 无法用于 llama.cpp：{what}请改用 Transformers 加载器。",
     }
     lora: str
@@ -54,11 +54,11 @@ class LoraInexpressible(LoraError):
 
 @dataclass(eq=False)
 class LoraNotWritten(LoraError):
-    """`why` is the system's word."""
+    """A LoRA whose GGUF form could not be written. `why` is the message of the operating system."""
 
     status = 500
     template = {
-        "en": "The LoRA {lora} was not converted to GGUF: {folder} cannot be written to ({why}).",
+        "en": "The LoRA {lora} was not converted to GGUF: {folder} is not writable ({why}).",
         "zh": "未能将 LoRA {lora} 转换为 GGUF：无法写入 {folder}（{why}）。",
     }
     lora: str
@@ -68,7 +68,7 @@ class LoraNotWritten(LoraError):
 
 @dataclass(eq=False)
 class LoraRefused(LoraError):
-    """`words` are the backend's own."""
+    """A LoRA that the backend could not apply. `words` is its message."""
 
     template = {
         "en": "The LoRA {lora} could not be applied: {words}",
@@ -81,7 +81,7 @@ class LoraRefused(LoraError):
 @dataclass(eq=False)
 class LoraWithoutEffect(LoraError):
     template = {
-        "en": "The LoRA {lora} changes no logit of the probe text: it would be without effect. It may be untrained.",
-        "zh": "LoRA {lora} 对测试文本的 logits 毫无改变，即不起作用；它可能未经训练。",
+        "en": "The LoRA {lora} has no effect: it changes no logit of a test prompt. It may be untrained.",
+        "zh": "LoRA {lora} 不起作用：测试提示词的 logits 没有任何变化，它可能未经训练。",
     }
     lora: str

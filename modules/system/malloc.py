@@ -1,11 +1,11 @@
-"""Having the C library give memory back while many blocks of all sizes are made and dropped in turn.
+"""Make the C library return memory while a model is loaded that allocates and frees many blocks of all sizes.
 
-glibc takes a large block from the system and gives it back, but learns to keep blocks of a size that was dropped once,
-up to 32 MB. Quantising a model drops a dozen for each that stays, and those that stay keep the gaps from closing: with
-135 million weights 300 to 600 MB were left over, more than twice what 4 bits take. The scores of eager attention leave
-up to 250 MB, once more and once less.
+glibc maps a large block and unmaps it when it is freed, but raises the threshold each time, up to 32 MB; smaller blocks
+come from the heap. Quantizing a model frees a dozen blocks for each one that stays, and those that stay keep the gaps
+from closing: 300 to 600 MB were left over with 135 million weights, more than twice what 4 bits take. The scores of
+eager attention leave up to 250 MB.
 
-It has its price: a long prompt in 32 bits takes a seventh longer. So nothing else has it.
+The price is that a long prompt in float32 takes a seventh longer, so that only loads which need it get it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from collections.abc import Iterator
 from typing import Any
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-_ALWAYS_BACK = 128 << 10
-_KEPT = 4 << 20  # as much as most steps of computing need; of 32 MB, a prompt in 8 bits left 160 MB over
+_WHILE_LOADING = 128 << 10
+_AFTERWARDS = 4 << 20  # enough for most steps of inference; with 32 MB, a prompt in 8 bits left 160 MB over
 
 
 @contextlib.contextmanager
-def tight() -> Iterator[None]:
-    """Large blocks go back to the system at once; afterwards only the largest do, as computing is faster so."""
-    setting = _mallopt()
-    if setting is None:
+def return_freed_memory() -> Iterator[None]:
+    """Return blocks of 128 KiB and more to the system as soon as they are freed; after the block those of 4 MiB."""
+    mallopt = _mallopt()
+    if mallopt is None:
         yield
         return
-    setting(_MMAP, _ALWAYS_BACK)
+    mallopt(_MMAP, _WHILE_LOADING)
     try:
         yield
     finally:
-        setting(_MMAP, _KEPT)
-        setting(_TRIM, 2 * _KEPT)
+        mallopt(_MMAP, _AFTERWARDS)
+        mallopt(_TRIM, 2 * _AFTERWARDS)
 
 
 def _mallopt() -> Any:
-    """None where the C library is another one."""
+    """Return glibc's function, or None where the C library is another one."""
     return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

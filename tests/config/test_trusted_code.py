@@ -191,5 +191,5 @@ def test_guests_agree_to_nothing(folder: Path, make_app: MakeApp) -> None:
     async def first() -> dict[object, object]:
         return await anext(tab.trust({tab.code.asked: {"model": "own", "code": code_of(folder)}}))
 
-    assert "Only the owner" in str(asyncio.run(first())[tab.status])
+    assert "only its owner" in str(asyncio.run(first())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()

@@ -146,5 +146,5 @@ def test_a_death_is_told_by_the_name_of_its_signal(code: int, how: str) -> None:
 
 def test_last_words_are_quoted_only_if_there_were_any() -> None:
     idle = {"en": "idle", "zh": "空闲"}
-    assert WorkerDied(1, idle, "out of memory").say("en").endswith("Its last words: out of memory")
-    assert "last words" not in WorkerDied(1, idle).say("en")
+    assert WorkerDied(1, idle, "out of memory").say("en").endswith("Its last output: out of memory")
+    assert "last output" not in WorkerDied(1, idle).say("en")

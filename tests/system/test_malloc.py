@@ -12,7 +12,7 @@ from modules.core.paths import ROOT
 _PROGRAM = """
 import contextlib, sys
 from modules.system import cpu_memory, malloc
-with malloc.tight() if sys.argv[1] == "tight" else contextlib.nullcontext():
+with malloc.return_freed_memory() if sys.argv[1] == "tight" else contextlib.nullcontext():
     del (learn := [b"x" * (8 << 20)])[:]
     blocks, kept = [], []
     for _ in range(20):

@@ -147,8 +147,8 @@ def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:
 
 
 INVALID: list[tuple[object, str, dict[str, object], str]] = [
-    (None, "llama.cpp", {}, "Pick a model"),
-    (["a", "b"], "llama.cpp", {}, "Pick a model"),
+    (None, "llama.cpp", {}, "Select a model"),
+    (["a", "b"], "llama.cpp", {}, "Select a model"),
     ("../../etc/passwd", "llama.cpp", {}, "no model"),
     ("/etc/passwd", "llama.cpp", {}, "no model"),
     (MODEL, "no such loader", {}, "no loader"),

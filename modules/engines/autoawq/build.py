@@ -64,7 +64,7 @@ def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:
         use_kernels_of_torch()
-        with malloc.tight():
+        with malloc.return_freed_memory():
             repack(module)
     if not fused_layers(module):
         return Model(NAME, tokenizer, module)

@@ -48,7 +48,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     calls = arguments(path, options, environment)
     module = _module(calls[LOAD], whole_percents(report))
     if KERNEL in calls:
-        with malloc.tight():
+        with malloc.return_freed_memory():
             quicken(module)
         if "disk" not in module.hf_device_map.values():
             output_in_floats(module)

@@ -36,7 +36,11 @@ from modules.system import malloc
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
     config = ModelConfig(path)
     # Repacking layers, at the first step, left up to 550 MB over with 135 million weights.
-    with malloc.tight() if uses_gptqmodel_on_cpu(config, options, environment) else contextlib.nullcontext():
+    with (
+        malloc.return_freed_memory()
+        if uses_gptqmodel_on_cpu(config, options, environment)
+        else contextlib.nullcontext()
+    ):
         return _engine(path, config, options, environment, report)
 
 

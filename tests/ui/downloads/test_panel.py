@@ -364,7 +364,7 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
         settings.set_hosts([])[settings.told],
         settings.forget_token()[settings.told],
     ]
-    assert all("Only the owner" in each for each in said)
+    assert all("only its owner" in each for each in said)
     panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
     assert Q8 not in panel.poll(None)[panel.jobs] and settings.endpoint not in settings.show(), (
         "nor is it shown what others do"

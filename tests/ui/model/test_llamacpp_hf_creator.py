@@ -107,4 +107,4 @@ def test_an_address_that_leads_nowhere_is_told_and_nothing_is_moved(
 
 def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: Hub) -> None:
     panel = make_panel("--multi-user", "--hf-endpoint", hub.url)
-    assert "Only the owner" in create(panel)[panel.result] and hub.log == []
+    assert "only its owner" in create(panel)[panel.result] and hub.log == []

@@ -357,6 +357,6 @@ def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_ta
         tab.remember(form(tab)),
         tab.set_autoload(True),
     ]
-    assert all("Only the owner" in updates[tab.status] for updates in refusals)
+    assert all("only its owner" in updates[tab.status] for updates in refusals)
     assert tab.app.models.status.state == "empty"
     assert not tab.app.model_settings.path.exists() and tab.app.settings.current.autoload_model is False
