@@ -261,24 +261,40 @@ class Downloads:
 
     def _work(self, job: _Job, run: Run) -> None:
         gentle()
-        state: State = "failed"
+        state: State | None = "failed"
         facts: dict[str, Any] = {"error": InternalError("logs/webui.log")}
         try:
             state, facts = self._ending(job, run)
         finally:  # a fault of ours must not leave a job that seems to run
             if sys.exc_info()[0]:
                 log.error("download %s of %s", job.record.id, job.record.wanted.repo, exc_info=True)
-            if state in ("done", "cancelled"):
-                shutil.rmtree(job.place.staging, ignore_errors=True)
-            with self._lock:
-                self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
-                del self._threads[job.record.id]
-                if state == "queued" and not self._closing:
-                    self._queue_again(job)
-                self._next()
+            self._conclude(job, run, state, facts)
         if state == "done":
             for listener in self._listeners:
                 listener()
+
+    def _conclude(self, job: _Job, run: Run, state: State | None, facts: dict[str, Any]) -> None:
+        """Release the job in its final state. `state` is None if the run was stopped: the latest request decides.
+
+        That is decided and, unless there are files to delete first, recorded under one hold of the lock: a `resume` or
+        `cancel` just after a `pause` either counts here or finds the job released.
+        """
+        with self._lock:
+            final = state or job.wish or run.record.state
+            if final not in ("done", "cancelled"):
+                self._leave(job, run, final, facts)
+                return
+        shutil.rmtree(job.place.staging, ignore_errors=True)  # slow, so without the lock
+        with self._lock:
+            self._leave(job, run, final, facts)
+
+    def _leave(self, job: _Job, run: Run, state: State, facts: dict[str, Any]) -> None:
+        """Record the final state, then start what may run now. The caller holds the lock."""
+        self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
+        del self._threads[job.record.id]
+        if state == "queued" and not self._closing:
+            self._queue_again(job)
+        self._next()
 
     def _queue_again(self, job: _Job) -> None:
         """If it cannot be, the job says why, and does not keep the others waiting."""
@@ -288,14 +304,14 @@ class Downloads:
             told = dataclasses.replace(job.record, state="paused", error=error.with_traceback(None))
             self._settle(job, told, job.done)
 
-    def _ending(self, job: _Job, run: Run) -> tuple[State, dict[str, Any]]:
-        """The state in which a go at a job ends, and the fields of its record that say more."""
+    def _ending(self, job: _Job, run: Run) -> tuple[State | None, dict[str, Any]]:
+        """Run the job; return its final state, None if it was stopped, and the fields of its record that say more."""
         try:
             run.run()
         except BranchMoved as error:
             return "paused", {"moved": error.commit}
         except Stopped:
-            return job.wish or run.record.state, {}
+            return None, {}
         except DiskFull as error:
             return "paused", {"error": error.with_traceback(None)}
         except WebUIError as error:

@@ -368,17 +368,19 @@ def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
 def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
     hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.fault(FIRST, origin="cdn", stall_after=MIB, times=1)
+    hub.fault(FIRST, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    first, second = downloads.start(WANTED), downloads.start(replace(WANTED, target="other"))
+    first = downloads.start(WANTED)
+    second = downloads.start(replace(WANTED, target="other", files=("config.json",)))  # it must not stall, too
     until(lambda: view(downloads, first).done > MIB / 2)
 
     def full(_: object) -> None:
         raise DiskFull("models", 2, 1)
 
     monkeypatch.setattr(downloads, "_queue", full)
-    downloads.pause(first)
-    downloads.resume(first)
+    with downloads._lock:  # else the job may stop in between, and `resume` raises the error itself
+        downloads.pause(first)
+        downloads.resume(first)
     told = ended(downloads, first)
     assert told.state == "paused" and isinstance(told.error, DiskFull)
     assert ended(downloads, second).state == "done"
@@ -428,6 +430,29 @@ def test_who_pauses_and_thinks_better_of_it_at_once_is_heard(hub: Hub, program: 
     downloads.resume(job)
     until(lambda: view(downloads).state == "done")
     assert content(program.models / WANTED.target) == FILES
+
+
+@pytest.mark.parametrize(("method", "state"), [("resume", "done"), ("cancel", "cancelled")])
+def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
+    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch, method: str, state: str
+) -> None:
+    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    downloads = program.start()
+    ending, requests = downloads._ending, [getattr(downloads, method)]
+
+    def ending_then_request(*run: Any) -> Any:
+        found = ending(*run)
+        while requests:  # at the end of the first run only
+            requests.pop()(job)
+        return found
+
+    monkeypatch.setattr(downloads, "_ending", ending_then_request)
+    job = downloads.start(WANTED)
+    until(lambda: view(downloads).done >= 4 * MIB)
+    hub.faults.remove(fault)
+    downloads.pause(job)
+    assert ended(downloads).state == state
+    assert not (program.models / ".downloads" / job).exists()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
