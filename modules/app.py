@@ -22,8 +22,8 @@ from modules.hub.errors import BadToken
 from modules.hub.mirrors import Hubs, token_from
 from modules.llamacpp_hf_creator import Creator
 from modules.loaders.registry import find_loader
-from modules.lora.catalog import Loras
-from modules.lora.manager import LoraControl
+from modules.lora.catalog import LoraCatalog
+from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
 from modules.planning.download_fit import DownloadFit
@@ -31,7 +31,7 @@ from modules.planning.load_service import LoadService
 from modules.planning.memory_budget import MemoryBudget
 from modules.planning.planner import Planner
 from modules.runtime.core_binding import CoreBinding
-from modules.runtime.model_manager import Models
+from modules.runtime.model_manager import ModelManager
 from modules.setup.overlay_installer import Overlays
 from modules.setup.preparation import Preparation
 
@@ -60,12 +60,12 @@ class App:
         )
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
-        self.models = Models(CoreBinding())
+        self.models = ModelManager(CoreBinding())
         self.overlays = Overlays()
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
-        self.loras = LoraControl(Loras(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
+        self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
         self.downloads = Downloads(
-            {"model": self.catalog.folder, "lora": self.loras.list.folder},
+            {"model": self.catalog.folder, "lora": self.loras.catalog.folder},
             self.hubs.open,
             Pace(connections=self.settings.current.download_connections),
             self.settings.current.downloads_at_once,
@@ -78,14 +78,14 @@ class App:
         self.planner = Planner(
             self.command_line, self.settings, self.model_settings, self.consent, self.memory, self.loras
         )
-        self.loading = LoadService(self.models, self.consent, self.overlays)
+        self.loading = LoadService(self.models, self.loras, self.consent, self.overlays)
         self.download_fit = DownloadFit(self.planner, self.memory, self.hubs)
 
     def _read_command_line(self) -> CommandLine:
         model = self._find_model(self.flags.text("model"))
         if self.flags.on("trust_changed_code") and model is None:
             raise CommandLineError(_MODEL_FLAG_MISSING)
-        loras = self.loras.flagged(self.flags.text("lora"))
+        loras = self.loras.parse_flag(self.flags.text("lora"))
         if self.flags.text("loader"):
             find_loader(self.flags.text("loader"))
         return CommandLine(self.flags, model, loras)

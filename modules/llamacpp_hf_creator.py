@@ -30,7 +30,7 @@ from modules.hub.errors import Stopped, TargetExists, TokenizerMissing
 from modules.hub.mirrors import Hubs
 from modules.hub.repo_id import Address
 from modules.hub.repository import Repository
-from modules.runtime.model_manager import Models
+from modules.runtime.model_manager import ModelManager
 
 LOADER = "llamacpp_HF"
 ABOUT = {
@@ -66,7 +66,7 @@ class Creator:
         self,
         catalog: Catalog,
         remembered: ModelSettings,
-        models: Models,
+        models: ModelManager,
         downloads: Downloads,
         hubs: Hubs,
     ) -> None:

@@ -59,7 +59,7 @@ def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageInd
 
 def _find_llama_cpp() -> None:
     """Let this process, the workers that tests start themselves, and reference programs find llama_cpp where the
-    program installs it; `Models` gives its workers the overlay anyway."""
+    program installs it; `ModelManager` gives its workers the overlay anyway."""
     overlay = overlay_of(LLAMA)
     if overlay is not None:
         sys.path.append(str(overlay.folder))

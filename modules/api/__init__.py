@@ -29,7 +29,7 @@ from modules.catalog.catalog import ModelRecord
 from modules.core.errors import NoModelLoaded, WorkerDied
 from modules.core.events import Json
 from modules.core.prompt import Prompt
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 
 def attach(server: FastAPI, app: App) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from modules.core.events import Done, Event, Failed, Json, Result, Text
 from modules.core.prompt import Prompt
-from modules.runtime.model_manager import LoadedModel, Reply
+from modules.runtime.loaded_model import LoadedModel, Reply
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.generation_settings import PARAMETERS
 from modules.options.option import Value, nearest
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 _LENGTH = "max_new_tokens"
 _LENGTH_NAMES = ("max_tokens", "max_completion_tokens")  # OpenAI's names for it; of several the last one counts

@@ -10,7 +10,7 @@ from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
 from modules.options.option import nearest
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 _PASSED_ON = ("name", "tool_call_id")  # templates may show them
 _UNABLE = ("tool_calls", "function_call", "audio", "refusal", "annotations")

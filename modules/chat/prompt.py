@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from modules.chat.templates import Message, render
 from modules.core.events import Json
 from modules.core.prompt import Prompt, Replacement
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 LONGEST_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""

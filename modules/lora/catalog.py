@@ -62,7 +62,7 @@ class LoraRecord:
         return self.path / WEIGHTS if self.kind == "peft" else self.path
 
 
-class Loras:
+class LoraCatalog:
     """The LoRAs in `folder`, which need not exist."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,25 +6,27 @@ from concurrent.futures import Future
 
 from modules.core.errors import LoaderUnavailable
 from modules.core.events import Json
+from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
 from modules.runtime.load_plan import LoadPlan
-from modules.runtime.model_manager import LoadedModel, Models
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
 from modules.setup.install import being_installed
 from modules.setup.overlay_installer import Overlays
 
 
 class LoadService:
-    """Hands plans to the model manager, once the user has agreed to the code that they would run."""
+    """Hands plans to the model manager, with LoRAs resolved, once the user has agreed to the code that would run."""
 
-    def __init__(self, models: Models, consent: CodeConsent, overlays: Overlays) -> None:
-        self._models, self._consent, self._overlays = models, consent, overlays
+    def __init__(self, models: ModelManager, loras: LoraManager, consent: CodeConsent, overlays: Overlays) -> None:
+        self._models, self._loras, self._consent, self._overlays = models, loras, consent, overlays
 
     def load(self, plan: LoadPlan) -> LoadedModel:
         """Load and wait. Raises what `begin` raises, and why the load failed."""
         return self.begin(plan).result()
 
     def begin(self, plan: LoadPlan, number: int | None = None) -> Future[LoadedModel]:
-        """Start a load in a thread of its own; `number` is its rank among all requests (`Models.next_number`).
+        """Start a load in a thread of its own; `number` is its rank among all requests (`ModelManager.next_number`).
 
         Raises CodeChanged if code would run that the user has not agreed to, LoaderUnavailable, and the problem of a
         model that cannot be loaded.
@@ -32,14 +34,14 @@ class LoadService:
         if plan.runs_remote_code:
             self._consent.check(plan.record)
         try:
-            return self._models.begin(plan.record, plan.loader, plan.settings, number, plan.loras)
+            return self._models.begin(self._loras.resolve(plan), number)
         except LoaderUnavailable as error:
             raise being_installed(plan.loader, plan.record.format, self._overlays) or error from None
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return the plan and the backend's exact calls, as JSON; "unavailable" says why there are no calls."""
         try:
-            explanation = self._models.explain(plan.record, plan.loader, plan.settings)
+            explanation = self._models.explain(plan)
         except LoaderUnavailable as reason:
             explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}

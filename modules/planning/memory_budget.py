@@ -12,7 +12,7 @@ from modules.formats.gguf_header import GgufHeader
 from modules.loaders.registry import Setting, llamacpp_gpus, values
 from modules.planning.fit import Device, Facts, Fit, fit, fitting_context, memory_freed_by_unload
 from modules.runtime.load_plan import LoadPlan
-from modules.runtime.model_manager import Models
+from modules.runtime.model_manager import ModelManager
 from modules.system import cpu_memory, gpus
 from modules.system.gpus import Gpu
 
@@ -23,7 +23,7 @@ class MemoryBudget:
     `available_memory`, `gpus` (those llama.cpp can use) and `torch_gpus` are measured anew at every call; bytes.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: ModelManager) -> None:
         self._models = models
         self.available_memory: Callable[[], int] = cpu_memory.available_memory
         self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.Gpus())
@@ -32,7 +32,7 @@ class MemoryBudget:
     def fit(self, plan: LoadPlan) -> Fit | None:
         """Compare what `plan` needs with what is free; None if its memory cannot be estimated."""
         facts = _estimable(plan.record, plan.loader.name)
-        return None if facts is None else fit(facts, values(plan.settings), self.free_memory(facts))
+        return None if facts is None else fit(facts, plan.options, self.free_memory(facts))
 
     def shrink_context(
         self, record: ModelRecord, settings: Mapping[str, Setting], shown_context: int = 0

@@ -10,8 +10,7 @@ from modules.config.model_settings import LOADER, LORAS, ModelSettings
 from modules.config.settings import SettingsStore
 from modules.core.errors import UnknownLoader, WebUIError
 from modules.loaders.registry import LOADERS, Loader, Setting, find_loader, settle, unavailable, usable, values
-from modules.lora import manager
-from modules.lora.manager import LoraControl
+from modules.lora.manager import LoraManager, parse_saved
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
 from modules.planning.load_request import LoadRequest
@@ -30,7 +29,7 @@ class Planner:
         model_settings: ModelSettings,
         consent: CodeConsent,
         memory: MemoryBudget,
-        loras: LoraControl,
+        loras: LoraManager,
     ) -> None:
         self._command_line, self._settings, self._model_settings = command_line, settings, model_settings
         self._consent, self._memory, self._loras = consent, memory, loras
@@ -77,7 +76,7 @@ class Planner:
 
     def _loras_for(self, record: ModelRecord, saved: Mapping[str, object]) -> Mapping[str, object]:
         """Return the weights of the command line's LoRAs if there are any, else of the saved ones, by name."""
-        return self._command_line.loras_for(record) or manager.wanted(saved.get(LORAS))
+        return self._command_line.loras_for(record) or parse_saved(saved.get(LORAS))
 
     # -- saved settings -----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from modules.core.errors import Unloaded, Words, WorkerDied
-from modules.core.events import ENDS, Event, Failed, Json, from_line
+from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
 from modules.core.paths import ROOT
 
 TAIL_LINES = 12
@@ -128,6 +128,13 @@ class WorkerProcess:
                     return
         finally:
             self.cancel(call)
+
+    def call(self, operation: str, **args: Json) -> Json:
+        """Make a call that is not a generation, wait for it and return its result. Raises what Failed carries."""
+        for event in self.events(operation, **args):
+            if isinstance(event, Result):
+                return event.value
+        raise AssertionError("a call ended without a result")
 
     def close(self) -> None:
         """End the child: by closing its pipe, and by force if that does not do within a few seconds.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from modules.core.errors import WebUIError, Words
 from modules.loaders.registry import LLAMACPP
-from modules.runtime.model_manager import Models
+from modules.runtime.model_manager import ModelManager
 from modules.setup import demo_model, install
 from modules.setup.overlay_installer import Installing, Overlays
 from modules.setup.pip import Stopped
@@ -20,7 +20,7 @@ from modules.system.terminal import terminal_language
 log = logging.getLogger(__name__)
 
 Load = Callable[[str, int], None]
-"""Loads the model of a name, with the number that `Models` has given out for it."""
+"""Loads the model of a name, with the number that `ModelManager` has given out for it."""
 
 _GRACE_SECONDS = 5.0
 _READY: Words = {"en": "llama.cpp is ready.", "zh": "llama.cpp 已可使用。"}
@@ -49,7 +49,7 @@ class Progress:
 class Preparation:
     """Any thread may ask; only `close` waits."""
 
-    def __init__(self, overlays: Overlays, models: Models, models_folder: Path) -> None:
+    def __init__(self, overlays: Overlays, models: ModelManager, models_folder: Path) -> None:
         self._overlays, self._models, self._folder = overlays, models, models_folder
         self._load: Load | None = None
         self._number = 0

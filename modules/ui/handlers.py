@@ -40,6 +40,6 @@ class Shared:
     """Parts of the page that more than one tab changes."""
 
     pill: Component
-    seen: Component  # the version of `Models.status` that this page shows
+    seen: Component  # the version of `ModelManager.status` that this page shows
     bot: Component  # the Chatbot, whose greeting says what to do while there is no model
     truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load

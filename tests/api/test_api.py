@@ -15,7 +15,7 @@ import pytest
 
 from modules.api.responses import Places
 from modules.core.events import Logprob, Text, TokenChances
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 from tests.support.serving import Server, smollm2_server
 
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]

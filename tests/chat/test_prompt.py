@@ -18,7 +18,9 @@ from modules.core.errors import PromptTooLong, Unsupported
 from modules.core.events import Done, Text
 from modules.loaders import generation_settings
 from modules.loaders.registry import settle
-from modules.runtime.model_manager import LoadedModel, Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, LLAMA
 
 # The tests' own engine has a context of 64 and counts words.
@@ -27,14 +29,14 @@ PLAIN = (
 )
 
 
-def loaded(owner: Models, template: str = PLAIN) -> LoadedModel:
+def loaded(owner: ModelManager, template: str = PLAIN) -> LoadedModel:
     record = ModelRecord("echo", Path("/models/echo"), "gguf", 0, chat_template=template)
-    return owner.load(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={}))
+    return owner.load(LoadPlan(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={})))
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LoadedModel]:
-    owner = Models()
+    owner = ModelManager()
     yield loaded(owner)
     owner.unload()
 
@@ -141,7 +143,7 @@ def test_dropping_leaves_the_conversation_itself_alone(model: LoadedModel) -> No
 
 
 def test_what_the_template_refuses_is_told() -> None:
-    owner = Models()
+    owner = ModelManager()
     try:
         refusing = loaded(owner, "{{ raise_exception('not with me') }}")
         with pytest.raises(Unsupported, match="not with me"):
@@ -152,10 +154,10 @@ def test_what_the_template_refuses_is_told() -> None:
 
 def test_a_real_model_answers_what_it_is_asked(models_folder: Path) -> None:
     record = Catalog(models_folder).models()[0]
-    owner = Models()
+    owner = ModelManager()
     try:
         form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
-        model = owner.load(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        model = owner.load(LoadPlan(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form)))
         wishes = generation_settings.settle({"temperature": 0})
         question = said("Name the capital of France in one English sentence.")
         prompt = conversation_prompt(model, question, wishes)
@@ -177,10 +179,10 @@ def test_a_text_is_cut_to_the_very_token_whether_or_not_the_model_puts_one_befor
     (tmp_path / "model.gguf").write_bytes(weights)
     record = Catalog(tmp_path).models()[0]
     text = "A café in 北京 sells 🍵🍰 for 1234567.89: un\u00adbelievable! 猫がいる。\n\n  def f():\n\treturn 2 " * 3
-    owner = Models()
+    owner = ModelManager()
     try:
         form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
-        model = owner.load(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        model = owner.load(LoadPlan(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form)))
         whole = len(model.ask("encode", text=text))
         for length in (2, 3, 69, whole - 1, whole, whole + 1, 0):
             wishes = generation_settings.settle({"truncation_length": length, "max_new_tokens": 1})

@@ -10,7 +10,7 @@ import pytest
 
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.adapter_files import Pair
-from modules.lora.catalog import LoraRecord, Loras
+from modules.lora.catalog import LoraCatalog, LoraRecord
 from tests.support.checkpoint_files import put, tensors
 from tests.support.gguf_files import F64, U32, As, Tensor, gguf
 from tests.support.lora_files import ADAPTER, CONFIG, LAYER, PAIR, SHAPES, adapter, peft
@@ -36,7 +36,7 @@ def activated(path: Path) -> Path:
 
 
 def only(folder: Path) -> LoraRecord:
-    (record,) = Loras(folder).all()
+    (record,) = LoraCatalog(folder).all()
     return record
 
 
@@ -78,7 +78,7 @@ def test_all_lie_in_natural_order_nested_ones_and_chinese_names_too(tmp_path: Pa
         peft(tmp_path / name)
     peft(tmp_path / "run")
     adapter(tmp_path / "组" / "c.gguf")
-    names = [each.name for each in Loras(tmp_path).all()]
+    names = [each.name for each in LoraCatalog(tmp_path).all()]
     assert names == ["b9", "b10", "run", "run/checkpoint-2", "组/c.gguf", "组/猫娘"]
 
 
@@ -89,7 +89,7 @@ def test_links_are_followed_and_come_to_an_end(tmp_path: Path) -> None:
     (loras / "linked").symlink_to(tmp_path / "elsewhere" / "real")
     (loras / "round").symlink_to(loras)
     (loras / "nowhere").symlink_to(tmp_path / "gone")
-    assert [each.name for each in Loras(loras).all()] == ["linked"]
+    assert [each.name for each in LoraCatalog(loras).all()] == ["linked"]
 
 
 def test_what_is_no_lora_is_not_listed(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ def test_what_is_no_lora_is_not_listed(tmp_path: Path) -> None:
     put(tmp_path / "notes.txt", "hello")
     put(tmp_path / "other" / "model.safetensors", tensors({"w": (2, 2)}))
     peft(tmp_path / ".hidden")
-    assert Loras(tmp_path).all() == []
-    assert Loras(tmp_path / "not there").all() == []
+    assert LoraCatalog(tmp_path).all() == []
+    assert LoraCatalog(tmp_path / "not there").all() == []
 
 
 def without_config(folder: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_faulty_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest
 def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> None:
     peft(tmp_path / "user" / "cat")
     adapter(tmp_path / "dog.gguf")
-    loras = Loras(tmp_path)
+    loras = LoraCatalog(tmp_path)
     assert loras.find("user/cat").name == loras.find("cat").name == "user/cat"
     assert loras.find("dog").name == "dog.gguf"
     with pytest.raises(LoraNotFound, match="no LoRA 'cats'"):
@@ -192,7 +192,7 @@ def test_listing_again_reads_only_what_has_changed(tmp_path: Path) -> None:
     shapes = {f"{each}{half}.weight": shape for each in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
     for number in range(40):
         peft(tmp_path / f"lora {number}", shapes)
-    loras = Loras(tmp_path)
+    loras = LoraCatalog(tmp_path)
     began = time.perf_counter()
     first = loras.all()
     read = time.perf_counter()

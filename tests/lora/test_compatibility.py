@@ -9,7 +9,7 @@ import pytest
 
 from modules.catalog.catalog import Catalog, ModelRecord
 from modules.core.lora_errors import LoraMismatch
-from modules.lora.catalog import LoraRecord, Loras
+from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.lora.compatibility import check_fit, misfits
 from tests.support.checkpoint_files import CONFIG, checkpoint, put, tensors
 from tests.support.gguf_files import MODEL, Tensor, gguf
@@ -39,7 +39,7 @@ def file(top: Path, parts: Sequence[Tensor] = GGUF, **changes: object) -> ModelR
 
 def lora(top: Path, shapes: Mapping[str, Sequence[int]] = SHAPES, **config: object) -> LoraRecord:
     peft(top / "loras" / "cat", shapes, **config)
-    return Loras(top / "loras").find("cat")
+    return LoraCatalog(top / "loras").find("cat")
 
 
 def pair(module: str, inputs: int, outputs: int) -> dict[str, tuple[int, int]]:
@@ -57,7 +57,7 @@ def test_a_lora_fits_the_folder_and_the_gguf_of_its_model(tmp_path: Path) -> Non
     check_fit(lora(tmp_path), folder(tmp_path))
     check_fit(lora(tmp_path), file(tmp_path))
     adapter(tmp_path / "loras" / "dog.gguf")
-    check_fit(Loras(tmp_path / "loras").find("dog"), file(tmp_path))
+    check_fit(LoraCatalog(tmp_path / "loras").find("dog"), file(tmp_path))
 
 
 def test_the_first_tensor_that_does_not_fit_is_named_and_the_others_counted(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_module_that_the_model_lacks_is_named(tmp_path: Path, module: str) -> 
 
 def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:
     adapter(tmp_path / "loras" / "dog.gguf")
-    dog = Loras(tmp_path / "loras").find("dog")
+    dog = LoraCatalog(tmp_path / "loras").find("dog")
     assert "made for the architecture 'llama', and the model is 'qwen2'" in trouble(
         dog, file(tmp_path, architecture="qwen2")
     )
@@ -94,7 +94,7 @@ def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:
 def of_experts(top: Path, *more: int) -> LoraRecord:
     pair = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4, *more)), Tensor("blk.0.attn_q.weight.lora_b", (4, 64, *more)))
     adapter(top / "loras" / "dog.gguf", pair)
-    return Loras(top / "loras").find("dog")
+    return LoraCatalog(top / "loras").find("dog")
 
 
 def test_a_gguf_adapter_has_as_many_experts_as_the_model(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tm
     """With such an adapter it ends its process."""
     words = (Tensor("token_embd.weight.lora_a", (4, 100)), Tensor("token_embd.weight.lora_b", (4, 64)))
     adapter(tmp_path / "loras" / "dog.gguf", words)
-    dog = Loras(tmp_path / "loras").find("dog")
+    dog = LoraCatalog(tmp_path / "loras").find("dog")
     assert "takes its output from the embeddings too" in trouble(dog, file(tmp_path))
     assert misfits(dog, file(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
 

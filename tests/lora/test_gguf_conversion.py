@@ -17,7 +17,7 @@ from modules.core.errors import ModelProblem
 from modules.core.lora_errors import LoraInexpressible, LoraNotWritten
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import GgufHeader, read_header, read_tensors
-from modules.lora.catalog import LoraRecord, Loras
+from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.lora.gguf_conversion import FOLDER, converted, interleaved
 from tests.support.checkpoint_files import put
 from tests.support.gguf_files import MODEL, gguf
@@ -56,7 +56,7 @@ def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathF
         "mixed": mixed,
     }
     expected = peft_logits(smollm2_folder, top, adapters, TOKENS)
-    files = {each.name: str(converted(each, read_header(smollm2))) for each in Loras(top).all()}
+    files = {each.name: str(converted(each, read_header(smollm2))) for each in LoraCatalog(top).all()}
     files["disordered"] = str(disordered(Path(files["heads"]), top / "disordered.gguf"))
     job = {"model": str(smollm2), "adapters": files, "tokens": TOKENS, "out": str(top / "llama.npz")}
     run("llama_lora_reference", {"jobs": [job]}, top / "llama.json")
@@ -112,7 +112,7 @@ def numbered(*shape: int, kind: str = "<f4") -> Array:
 def made(folder: Path, arrays: Mapping[str, Array], **config: object) -> LoraRecord:
     put(folder / "cat" / "adapter_config.json", CONFIG | config)
     write_safetensors(folder / "cat" / "adapter_model.safetensors", dict(arrays))
-    return Loras(folder).find("cat")
+    return LoraCatalog(folder).find("cat")
 
 
 def pair(module: str, a: Array, b: Array) -> dict[str, Array]:
@@ -247,8 +247,8 @@ def test_what_was_cut_off_or_is_something_else_is_made_again(tmp_path: Path) -> 
 def test_what_was_made_is_not_listed_but_would_be_a_sound_adapter(tmp_path: Path) -> None:
     lora = made(tmp_path / "loras", pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
     path = converted(lora, header(tmp_path))
-    assert [each.name for each in Loras(tmp_path / "loras").all()] == ["cat"]
-    (record,) = Loras(path.parent).all()
+    assert [each.name for each in LoraCatalog(tmp_path / "loras").all()] == ["cat"]
+    (record,) = LoraCatalog(path.parent).all()
     assert (record.problem, record.ranks, record.alpha, record.architecture) == (None, (4,), 8.0, "llama")
     assert record.base == "user/tiny"
 
@@ -261,6 +261,6 @@ def test_where_it_cannot_be_written_the_system_says_why(tmp_path: Path) -> None:
 
 
 def test_a_broken_lora_is_refused_with_its_own_problem(tmp_path: Path) -> None:
-    lora = Loras(peft(tmp_path / "x" / "cat", r=16).parent).find("cat")
+    lora = LoraCatalog(peft(tmp_path / "x" / "cat", r=16).parent).find("cat")
     with pytest.raises(ModelProblem, match="says rank 16"):
         converted(lora, header(tmp_path))

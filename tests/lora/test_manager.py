@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.catalog.catalog import Catalog
+from modules.catalog.catalog import Catalog, ModelRecord
 from modules.config import flags
 from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
 from modules.core.events import Text
@@ -17,10 +17,12 @@ from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.core.prompt import Prompt
 from modules.loaders.registry import Loader, settle
 from modules.lora import manager
-from modules.lora.catalog import Loras
-from modules.lora.manager import LoraControl, wanted
+from modules.lora.catalog import LoraCatalog
+from modules.lora.manager import LoraManager, parse_saved
 from modules.planning.load_request import LoadRequest
-from modules.runtime.model_manager import Applied, LoadedModel, Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.loaded_model import AppliedLora, LoadedModel
+from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, worker_pids
 from tests.support.gguf_files import MODEL, Tensor, gguf
 from tests.support.lora_files import LAYER, adapter, peft
@@ -54,20 +56,24 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def models() -> Iterator[Models]:
-    owner = Models()
+def models() -> Iterator[ModelManager]:
+    owner = ModelManager()
     yield owner
     owner.unload()
 
 
 @pytest.fixture
-def control(place: Path, models: Models) -> LoraControl:
-    return LoraControl(Loras(place / "loras"), models)
+def loras(place: Path, models: ModelManager) -> LoraManager:
+    return LoraManager(LoraCatalog(place / "loras"), models)
 
 
-def load(place: Path, models: Models, loader: Loader = SEVERAL, **loras: object) -> LoadedModel:
-    settings = settle(loader, model={}, saved={}, flags={}, form={})
-    return models.begin(Catalog(place / "models").find("m"), loader, settings, loras=loras).result(20)
+def plan(record: ModelRecord, loader: Loader = SEVERAL, **weights: object) -> LoadPlan:
+    return LoadPlan(record, loader, settle(loader, model={}, saved={}, flags={}, form={}), weights)
+
+
+def load(place: Path, models: ModelManager, loader: Loader = SEVERAL, **weights: object) -> LoadedModel:
+    loras = LoraManager(LoraCatalog(place / "loras"), models)
+    return models.begin(loras.resolve(plan(Catalog(place / "models").find("m"), loader, **weights))).result(20)
 
 
 def says(model: LoadedModel) -> str:
@@ -75,27 +81,27 @@ def says(model: LoadedModel) -> str:
 
 
 def test_several_are_applied_with_their_weights_and_everybody_is_told(
-    place: Path, models: Models, control: LoraControl
+    place: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     model = load(place, models)
     before = models.status.version
-    applied = control.apply({"cat": 1, "dog": "0.5"})
-    assert applied == (Applied("cat", 1, 10), Applied("dog.gguf", 0.5, 5))
+    applied = loras.apply({"cat": 1, "dog": "0.5"})
+    assert applied == (AppliedLora("cat", 1, 10), AppliedLora("dog.gguf", 0.5, 5))
     assert models.status.loras == model.loras == applied
     assert models.status.version > before and models.status.state == "ready"
     assert says(model) == "cat,dog.gguf"
 
 
-def test_none_at_all_is_the_model_as_it_was_loaded(place: Path, models: Models, control: LoraControl) -> None:
+def test_none_at_all_is_the_model_as_it_was_loaded(place: Path, models: ModelManager, loras: LoraManager) -> None:
     model = load(place, models)
-    control.apply({"cat": 1})
-    assert control.apply({}) == models.status.loras == ()
+    loras.apply({"cat": 1})
+    assert loras.apply({}) == models.status.loras == ()
     assert says(model) == ""
 
 
-def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: Models, control: LoraControl) -> None:
+def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: ModelManager, loras: LoraManager) -> None:
     load(place, models)
-    control.apply({"cat": 1})
+    loras.apply({"cat": 1})
     assert [each.suffix for each in (place / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
 
 
@@ -112,61 +118,61 @@ def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: Mode
     ],
 )
 def test_after_a_refusal_the_former_ones_are_in_force(
-    asked: dict[str, object], error: type[WebUIError], place: Path, models: Models, control: LoraControl
+    asked: dict[str, object], error: type[WebUIError], place: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     model = load(place, models)
-    control.apply({"dog": 1})
+    loras.apply({"dog": 1})
     with pytest.raises(error):
-        control.apply(asked)
+        loras.apply(asked)
     assert [each.name for each in models.status.loras] == ["dog.gguf"]
     assert says(model) == "dog.gguf"
 
 
 def test_an_adapter_that_takes_the_worker_down_is_told_as_that(
-    place: Path, models: Models, control: LoraControl
+    place: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     load(place, models)
     with pytest.raises(WorkerDied) as died:
-        control.apply({"kill": 1})
+        loras.apply({"kill": 1})
     assert "applying LoRAs" in died.value.say("en") and models.status.state == "failed"
 
 
-def test_without_a_model_there_is_nothing_to_change(control: LoraControl) -> None:
+def test_without_a_model_there_is_nothing_to_change(loras: LoraManager) -> None:
     with pytest.raises(NoModelLoaded):
-        control.apply({"cat": 1})
+        loras.apply({"cat": 1})
 
 
-def test_a_loader_that_cannot_says_which_can(place: Path, models: Models, control: LoraControl) -> None:
+def test_a_loader_that_cannot_says_which_can(place: Path, models: ModelManager, loras: LoraManager) -> None:
     load(place, models, NONE)
     with pytest.raises(Unsupported, match="echo cannot use LoRAs; Transformers"):
-        control.apply({"cat": 1})
-    assert control.apply({}) == ()
+        loras.apply({"cat": 1})
+    assert loras.apply({}) == ()
 
 
-def test_a_loader_that_takes_one_says_so(place: Path, models: Models, control: LoraControl) -> None:
+def test_a_loader_that_takes_one_says_so(place: Path, models: ModelManager, loras: LoraManager) -> None:
     load(place, models, ONE)
-    assert len(control.apply({"cat": 1})) == 1
+    assert len(loras.apply({"cat": 1})) == 1
     with pytest.raises(Unsupported, match="one LoRA at a time"):
-        control.apply({"cat": 1, "dog": 1})
+        loras.apply({"cat": 1, "dog": 1})
 
 
-def test_a_model_has_its_loras_from_the_start(place: Path, models: Models, control: LoraControl) -> None:
+def test_a_model_has_its_loras_from_the_start(place: Path, models: ModelManager, loras: LoraManager) -> None:
     assert says(load(place, models, cat=0.5)) == "cat"
-    assert models.status.loras == (Applied("cat", 0.5, 5),)
+    assert models.status.loras == (AppliedLora("cat", 0.5, 5),)
 
 
 def test_a_model_whose_loras_are_gone_is_loaded_without_and_the_page_can_say_why(
-    place: Path, models: Models, control: LoraControl
+    place: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     model = load(place, models, mouse=1)
     assert says(model) == "" and models.status.state == "ready"
     assert isinstance(models.status.lora_problem, LoraNotFound)
-    control.apply({"cat": 1})
+    loras.apply({"cat": 1})
     assert models.status.lora_problem is None
 
 
 def test_a_lora_whose_files_go_away_while_it_is_read_is_refused_by_name(
-    place: Path, models: Models, control: LoraControl, monkeypatch: pytest.MonkeyPatch
+    place: Path, models: ModelManager, loras: LoraManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory")
@@ -175,22 +181,22 @@ def test_a_lora_whose_files_go_away_while_it_is_read_is_refused_by_name(
     model = load(place, models, cat=1)
     assert says(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
     with pytest.raises(LoraRefused, match=r"cat.*No such file"):
-        control.apply({"cat": 1})
+        loras.apply({"cat": 1})
 
 
 def test_a_fault_of_ours_while_loras_are_applied_leaves_no_load_under_way_and_no_worker(
-    place: Path, models: Models
+    place: Path, models: ModelManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    models.adapt = broken
+    monkeypatch.setattr(LoadedModel, "apply_loras", broken)
     with pytest.raises(ZeroDivisionError):
         load(place, models, cat=1)
     assert models.status.state == "failed" and not worker_pids()
 
 
-def test_a_load_with_other_loras_is_another_wish(place: Path, models: Models, control: LoraControl) -> None:
+def test_a_load_with_other_loras_is_another_wish(place: Path, models: ModelManager, loras: LoraManager) -> None:
     assert load(place, models, cat=1) is not load(place, models, dog=1)
     assert [each.name for each in models.status.loras] == ["dog.gguf"]
 
@@ -207,7 +213,7 @@ def test_a_load_with_other_loras_is_another_wish(place: Path, models: Models, co
     ],
 )
 def test_what_a_file_of_settings_may_say(told: object, meant: dict[str, object]) -> None:
-    assert wanted(told) == meant
+    assert parse_saved(told) == meant
 
 
 def test_the_command_lines_go_before_those_that_are_saved(place: Path, make_app_in: Callable[..., App]) -> None:
@@ -231,8 +237,7 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     app = make_app_in()
     record = app.record("m.gguf")
     (place / "models" / "n.gguf").write_bytes((place / "models" / "m.gguf").read_bytes())
-    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
-    app.models.begin(record, SEVERAL, settings).result(20)
+    app.loading.load(plan(record))
     app.loras.apply({"cat": 0.5, "dog": 1})
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
     app.planner.save(LoadRequest(app.record("n.gguf"), "llama.cpp", {}))
@@ -241,7 +246,7 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     app.models.unload()
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
     assert "lora" in app.planner.saved_settings(record), "nobody has said anything of them"
-    app.models.begin(record, SEVERAL, settings, loras={"mouse": 1}).result(20)
+    app.loading.load(plan(record, mouse=1))
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
     assert "lora" in app.planner.saved_settings(record), "that they cannot be had now is not the user's wish"
 
@@ -249,8 +254,7 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
 def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Callable[..., App]) -> None:
     app = make_app_in("--lora", "cat")
     record = app.record("m.gguf")
-    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
-    app.models.begin(record, SEVERAL, settings, loras=app.planner.plan(LoadRequest(record)).loras).result(20)
+    app.loading.load(plan(record, **app.planner.plan(LoadRequest(record)).loras))
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
     assert "lora" not in app.planner.saved_settings(record)
     app.loras.apply({"cat": 0.5})

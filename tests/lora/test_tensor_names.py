@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from modules.catalog.catalog import Catalog
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import read_header
-from modules.lora.catalog import Loras
+from modules.lora.catalog import LoraCatalog
 from modules.lora.compatibility import check_fit
 from modules.lora.gguf_conversion import converted
 from modules.lora.tensor_names import ARCHITECTURES, gguf_name, reordered
@@ -31,7 +31,7 @@ def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     forked(write, top / "all")
     jobs = []
     for folder in (top / "all").iterdir():
-        lora, model = Loras(folder / "loras").find("cat"), Catalog(folder).find("model.gguf")
+        lora, model = LoraCatalog(folder / "loras").find("cat"), Catalog(folder).find("model.gguf")
         check_fit(lora, model)
         adapters = {"cat": str(converted(lora, read_header(model.path)))}
         out = str(folder / "llama.npz")

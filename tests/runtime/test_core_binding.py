@@ -19,7 +19,8 @@ from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS, settle
 from modules.runtime.core_binding import CoreBinding
-from modules.runtime.model_manager import Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.model_manager import ModelManager
 from modules.runtime.worker_process import DECIDED_BY_USER, WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import ECHO, load
@@ -54,6 +55,11 @@ def bound(worker: WorkerProcess) -> list[list[int]]:
     (event,) = worker.events("bound")
     assert isinstance(event, Result)
     return event.value
+
+
+def echo_plan() -> LoadPlan:
+    record = ModelRecord("good", Path("/models/good"), "gguf", size=0)
+    return LoadPlan(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={}))
 
 
 # -- who may bind -----------------------------------------------------------------------------------------------------
@@ -116,16 +122,15 @@ def test_nothing_is_bound_to_a_single_core_or_to_unknown_ones(start: Callable[..
 
 
 def test_a_model_that_replaces_another_is_bound_too_and_explaining_takes_nothing(binding: CoreBinding) -> None:
-    owner = Models(binding)
-    record = ModelRecord("good", Path("/models/good"), "gguf", size=0)
-    settings = settle(ECHO, model={}, saved={}, flags={}, form={})
+    owner = ModelManager(binding)
+    plan = echo_plan()
     try:
-        owner.explain(record, ECHO, settings)
-        first = owner.load(record, ECHO, settings)
+        owner.explain(plan)
+        first = owner.load(plan)
         assert first.ask("bound") == TWO_CORES
         assert "OMP_WAIT_POLICY" not in first.ask("where")["env"]
-        owner.explain(record, ECHO, settings)
-        second = owner.load(record, ECHO, settings)
+        owner.explain(plan)
+        second = owner.load(plan)
         assert second is not first
         assert second.ask("bound") == TWO_CORES
     finally:
@@ -137,10 +142,9 @@ def test_a_model_beside_a_bound_worker_waits_asleep(
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert binding.bind(start())
-    owner = Models(binding)
+    owner = ModelManager(binding)
     try:
-        settings = settle(ECHO, model={}, saved={}, flags={}, form={})
-        second = owner.load(ModelRecord("good", Path("/models/good"), "gguf", size=0), ECHO, settings)
+        second = owner.load(echo_plan())
         assert second.ask("bound") == []
         assert second.ask("where")["env"]["OMP_WAIT_POLICY"] == "passive"
     finally:

@@ -31,15 +31,17 @@ from modules.core.errors import (
 from modules.core.events import Done, Note, Text, Waiting
 from modules.core.prompt import Prompt
 from modules.loaders.registry import Loader, settle
-from modules.runtime.model_manager import LoadedModel, Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, worker_pids
 
 SETTINGS = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 77})
 
 
 @pytest.fixture
-def owner() -> Iterator[Models]:
-    owner = Models()
+def owner() -> Iterator[ModelManager]:
+    owner = ModelManager()
     yield owner
     owner.unload()
 
@@ -54,8 +56,12 @@ def record(name: str) -> ModelRecord:
     return ModelRecord(name, Path("/models") / name, "gguf", size=0)
 
 
-def load(owner: Models, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
-    return owner.load(record(name), loader, SETTINGS)
+def plan(name: str = "good", loader: Loader = ECHO) -> LoadPlan:
+    return LoadPlan(record(name), loader, SETTINGS)
+
+
+def load(owner: ModelManager, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
+    return owner.load(plan(name, loader))
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
@@ -65,7 +71,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
-def wait_for_progress(owner: Models, name: str) -> None:
+def wait_for_progress(owner: ModelManager, name: str) -> None:
     wait_until(lambda: owner.status.name == name and owner.status.progress > 0)
 
 
@@ -76,13 +82,13 @@ def texts(model: LoadedModel, prompt: str) -> str:
 # -- load and unload --------------------------------------------------------------------------------------------------
 
 
-def test_at_first_nothing_is_loaded(owner: Models) -> None:
+def test_at_first_nothing_is_loaded(owner: ModelManager) -> None:
     assert owner.status.state == "empty"
     with pytest.raises(NoModelLoaded):
         _ = owner.current
 
 
-def test_what_was_loaded_is_current_and_answers(owner: Models) -> None:
+def test_what_was_loaded_is_current_and_answers(owner: ModelManager) -> None:
     model = load(owner)
     assert owner.current is model
     assert texts(model, "hello world") == "hello world "
@@ -91,7 +97,7 @@ def test_what_was_loaded_is_current_and_answers(owner: Models) -> None:
     assert model.info.notes == (Note("n_ctx", both("not used")),)
 
 
-def test_the_status_tells_what_was_loaded(owner: Models) -> None:
+def test_the_status_tells_what_was_loaded(owner: ModelManager) -> None:
     load(owner)
     status = owner.status
     assert (status.state, status.name, status.loader, status.context_length) == ("ready", "good", "echo", 64)
@@ -99,7 +105,9 @@ def test_the_status_tells_what_was_loaded(owner: Models) -> None:
     assert status.error is None
 
 
-def test_the_status_grows_in_version_and_progress_while_loading(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_the_status_grows_in_version_and_progress_while_loading(
+    owner: ModelManager, threads: ThreadPoolExecutor
+) -> None:
     threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     early = owner.status
@@ -111,7 +119,7 @@ def test_the_status_grows_in_version_and_progress_while_loading(owner: Models, t
     owner.unload()
 
 
-def test_another_load_takes_the_place_of_the_first(owner: Models) -> None:
+def test_another_load_takes_the_place_of_the_first(owner: ModelManager) -> None:
     first = load(owner, "first")
     second = load(owner, "second")
     assert owner.current is second
@@ -120,7 +128,7 @@ def test_another_load_takes_the_place_of_the_first(owner: Models) -> None:
         texts(first, "hello")
 
 
-def test_unloading_returns_the_memory_and_ends_the_process(owner: Models) -> None:
+def test_unloading_returns_the_memory_and_ends_the_process(owner: ModelManager) -> None:
     before = worker_pids()
     model = load(owner, "big")
     held = model.memory
@@ -133,12 +141,12 @@ def test_unloading_returns_the_memory_and_ends_the_process(owner: Models) -> Non
         _ = owner.current
 
 
-def test_unloading_nothing_frees_nothing(owner: Models) -> None:
+def test_unloading_nothing_frees_nothing(owner: ModelManager) -> None:
     assert owner.unload() == 0
     assert owner.unload() == 0
 
 
-def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None:
+def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: ModelManager) -> None:
     answer = load(owner).generate(Prompt("slow count 1000"), {})
     next(answer)
     owner.unload()
@@ -146,7 +154,7 @@ def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: Models) -> None
         list(answer)
 
 
-def test_closing_an_answer_lets_the_next_one_begin(owner: Models) -> None:
+def test_closing_an_answer_lets_the_next_one_begin(owner: ModelManager) -> None:
     model = load(owner)
     answer = model.generate(Prompt("slow count 1000"), {})
     next(answer)
@@ -154,8 +162,8 @@ def test_closing_an_answer_lets_the_next_one_begin(owner: Models) -> None:
     assert texts(model, "next") == "next "
 
 
-def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: Models) -> None:
-    told = owner.explain(record("fail"), ECHO, SETTINGS)
+def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: ModelManager) -> None:
+    told = owner.explain(plan("fail"))
     assert told == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
     assert owner.status.state == "empty"
 
@@ -174,7 +182,7 @@ def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: Models) -
     ],
 )
 def test_a_failed_load_says_why_and_leaves_nothing_half_loaded(
-    owner: Models, name: str, error: type[Exception], words: str
+    owner: ModelManager, name: str, error: type[Exception], words: str
 ) -> None:
     before = worker_pids()
     with pytest.raises(error, match=words):
@@ -188,12 +196,12 @@ def test_a_failed_load_says_why_and_leaves_nothing_half_loaded(
     assert texts(load(owner), "hello") == "hello ", "the next load works"
 
 
-def test_what_is_known_to_fail_leaves_the_current_model(owner: Models) -> None:
+def test_what_is_known_to_fail_leaves_the_current_model(owner: ModelManager) -> None:
     model = load(owner)
     status = owner.status
     damaged = dataclasses.replace(record("damaged"), problem=DamagedModel("damaged", both("cut short")))
     with pytest.raises(DamagedModel):
-        owner.load(damaged, ECHO, SETTINGS)
+        owner.load(LoadPlan(damaged, ECHO, SETTINGS))
     with pytest.raises(LoaderUnavailable):
         load(owner, loader=dataclasses.replace(ECHO, packages=("no_such_package",)))
     assert owner.current is model
@@ -201,7 +209,7 @@ def test_what_is_known_to_fail_leaves_the_current_model(owner: Models) -> None:
     assert texts(model, "still here") == "still here "
 
 
-def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     loading = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     with pytest.raises(LoaderUnavailable):
@@ -211,7 +219,7 @@ def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: Models, thre
     owner.unload()
 
 
-def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner: Models) -> None:
+def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner: ModelManager) -> None:
     model = load(owner)
     os.kill(next(iter(worker_pids())), signal.SIGKILL)
     wait_until(lambda: owner.status.state == "failed")
@@ -225,14 +233,14 @@ def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner:
 
 
 @pytest.mark.parametrize("word", ["abort", "segv", "kill"])
-def test_a_model_that_dies_while_it_answers_says_so(owner: Models, word: str) -> None:
+def test_a_model_that_dies_while_it_answers_says_so(owner: ModelManager, word: str) -> None:
     with pytest.raises(WorkerDied, match="generating"):
         texts(load(owner), f"hello {word}")
     wait_until(lambda: owner.status.state == "failed")
     assert texts(load(owner), "hello") == "hello ", "the next load works"
 
 
-def test_unloading_a_dead_model_clears_the_error(owner: Models) -> None:
+def test_unloading_a_dead_model_clears_the_error(owner: ModelManager) -> None:
     with pytest.raises(WorkerDied):
         texts(load(owner), "kill")
     wait_until(lambda: owner.status.state == "failed")
@@ -242,7 +250,7 @@ def test_unloading_a_dead_model_clears_the_error(owner: Models) -> None:
         _ = owner.current
 
 
-def test_a_model_that_dies_as_it_becomes_ready_is_not_shown_as_ready(owner: Models) -> None:
+def test_a_model_that_dies_as_it_becomes_ready_is_not_shown_as_ready(owner: ModelManager) -> None:
     for milliseconds in range(0, 20, 2):
         with contextlib.suppress(WorkerDied):  # the sooner it dies, the more often `load` itself hears of it
             load(owner, f"late {milliseconds}")
@@ -258,7 +266,7 @@ def cancelled(future: Future[LoadedModel]) -> bool:
     return isinstance(future.exception(timeout=10), LoadCancelled)
 
 
-def test_a_second_load_wins_over_one_that_is_under_way(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_a_second_load_wins_over_one_that_is_under_way(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     began = time.monotonic()
@@ -269,7 +277,7 @@ def test_a_second_load_wins_over_one_that_is_under_way(owner: Models, threads: T
     assert (owner.status.state, owner.status.name) == ("ready", "second")
 
 
-def test_the_last_of_many_wishes_wins(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_the_last_of_many_wishes_wins(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     waiting = []
     for number in range(5):
         waiting.append(threads.submit(load, owner, f"slow {number}"))
@@ -280,7 +288,7 @@ def test_the_last_of_many_wishes_wins(owner: Models, threads: ThreadPoolExecutor
     assert len(worker_pids()) == 1
 
 
-def test_the_same_load_asked_for_twice_is_one_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_the_same_load_asked_for_twice_is_one_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
     worker = worker_pids()
@@ -292,7 +300,7 @@ def test_the_same_load_asked_for_twice_is_one_load(owner: Models, threads: Threa
 
 
 def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
-    owner: Models, threads: ThreadPoolExecutor
+    owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
     wait_for_progress(owner, "slow")
@@ -304,26 +312,26 @@ def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
     assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
 
 
-def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: Models) -> None:
+def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: ModelManager) -> None:
     early = owner.next_number()
     owner.unload()
-    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert cancelled(owner.begin(plan("late"), early))
     assert owner.status.state == "empty" and not worker_pids()
     early, model = owner.next_number(), load(owner)
-    assert cancelled(owner.begin(record("late"), ECHO, SETTINGS, early))
+    assert cancelled(owner.begin(plan("late"), early))
     assert owner.current is model
 
 
-def test_the_same_model_with_other_options_is_another_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_the_same_model_with_other_options_is_another_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
     other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
-    model = owner.load(record("brief"), ECHO, other)
+    model = owner.load(LoadPlan(record("brief"), ECHO, other))
     assert cancelled(first)
     assert owner.current is model and model.ask("options")["n_ctx"] == 78
 
 
-def test_unloading_gives_up_a_load(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_unloading_gives_up_a_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     loading = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     owner.unload()
@@ -332,7 +340,7 @@ def test_unloading_gives_up_a_load(owner: Models, threads: ThreadPoolExecutor) -
     assert not worker_pids()
 
 
-def test_of_two_who_press_load_at_once_one_is_cancelled(owner: Models, threads: ThreadPoolExecutor) -> None:
+def test_of_two_who_press_load_at_once_one_is_cancelled(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     start = threading.Barrier(2)
 
     def press(name: str) -> LoadedModel:
@@ -350,7 +358,7 @@ def test_of_two_who_press_load_at_once_one_is_cancelled(owner: Models, threads: 
 
 
 def test_a_wish_that_comes_while_the_old_model_is_slow_to_end_is_not_kept_waiting_by_the_one_before(
-    owner: Models, threads: ThreadPoolExecutor
+    owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     load(owner)
     os.kill(next(iter(worker_pids())), signal.SIGSTOP)  # so that closing it takes the whole grace
@@ -372,7 +380,7 @@ async def streamed(model: LoadedModel, prompt: str) -> list[object]:
     return [event async for event in model.stream(Prompt(prompt), {})]
 
 
-def test_a_stream_has_the_events_of_a_generation(owner: Models) -> None:
+def test_a_stream_has_the_events_of_a_generation(owner: ModelManager) -> None:
     model = load(owner)
     assert asyncio.run(streamed(model, "hello world")) == [
         Text("hello "),
@@ -381,7 +389,7 @@ def test_a_stream_has_the_events_of_a_generation(owner: Models) -> None:
     ]
 
 
-def test_a_stream_raises_what_went_wrong(owner: Models) -> None:
+def test_a_stream_raises_what_went_wrong(owner: ModelManager) -> None:
     model = load(owner)
     with pytest.raises(Unsupported, match="will not"):
         asyncio.run(streamed(model, "hello fail"))
@@ -391,7 +399,7 @@ def test_a_stream_raises_what_went_wrong(owner: Models) -> None:
         asyncio.run(streamed(model, "hello"))
 
 
-def test_many_streams_share_one_thread(owner: Models) -> None:
+def test_many_streams_share_one_thread(owner: ModelManager) -> None:
     model = load(owner)
 
     async def all_of_them() -> list[list[object]]:
@@ -406,7 +414,7 @@ def test_many_streams_share_one_thread(owner: Models) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
-def test_a_stream_that_is_cut_off_stops_its_generation(owner: Models, how: str) -> None:
+def test_a_stream_that_is_cut_off_stops_its_generation(owner: ModelManager, how: str) -> None:
     model = load(owner)
 
     async def cut() -> None:
@@ -424,7 +432,7 @@ def test_a_stream_that_is_cut_off_stops_its_generation(owner: Models, how: str) 
     assert time.monotonic() - began < 1
 
 
-def test_a_stream_whose_event_loop_is_gone_disturbs_nobody(owner: Models) -> None:
+def test_a_stream_whose_event_loop_is_gone_disturbs_nobody(owner: ModelManager) -> None:
     model = load(owner)
     loop = asyncio.new_event_loop()
     stream = model.stream(Prompt("slow count 20"), {})

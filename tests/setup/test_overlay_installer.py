@@ -19,7 +19,8 @@ from modules.core.errors import InstallFailed, LoaderUnavailable, LoadFailed
 from modules.core.paths import ROOT
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader, settle, unavailable
-from modules.runtime.model_manager import Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.model_manager import ModelManager
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installing, Overlays
 from tests.conftest import ECHO
@@ -357,17 +358,17 @@ def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_ane
     index.open_gate()
     installed(overlays, overlay)
     harm(overlay.folder)
-    loader, owner = dataclasses.replace(loader_with(overlay), packages=("quickly",)), Models()
+    loader, owner = dataclasses.replace(loader_with(overlay), packages=("quickly",)), ModelManager()
     assert unavailable(loader) is None, "nobody has looked"
     with pytest.raises(LoaderUnavailable, match="damaged") as refused:
-        owner.load(record(name), loader, NO_OPTIONS)
+        owner.load(LoadPlan(record(name), loader, NO_OPTIONS))
     for language in ("en", "zh"):
         assert named in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
     assert refused.value.install == "press the button"
     assert owner.status.error is refused.value
     assert overlays.view(overlay) == Installing("absent") and unavailable(loader) is not None
     assert installed(overlays, overlay) == Installing("whole")
-    with contextlib.closing(owner.load(record("good"), loader, NO_OPTIONS)):
+    with contextlib.closing(owner.load(LoadPlan(record("good"), loader, NO_OPTIONS))):
         assert owner.status.state == "ready"
 
 
@@ -377,7 +378,7 @@ def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
     index.open_gate()
     installed(overlays, overlay)
     with pytest.raises(LoadFailed, match="broke"):
-        Models().load(record("boom"), loader_with(overlay), NO_OPTIONS)
+        ModelManager().load(LoadPlan(record("boom"), loader_with(overlay), NO_OPTIONS))
     assert overlay.whole
 
 

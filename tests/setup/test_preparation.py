@@ -12,7 +12,7 @@ import pytest
 
 from modules.core.errors import InstallFailed, WebUIError
 from modules.loaders.overlay import Overlay
-from modules.runtime.model_manager import Models
+from modules.runtime.model_manager import ModelManager
 from modules.setup import demo_model, preparation
 from modules.setup.overlay_installer import Overlays
 from modules.setup.preparation import Preparation
@@ -46,7 +46,7 @@ class Machine:
         (root / "requirements-of-test.txt").write_text("compiled==1.0\n")
         self.overlay = Overlay("of-test", 1, root, compiled="compiled", title="llama.cpp")
         monkeypatch.setattr(preparation, "LLAMACPP", self.overlay)
-        self.models, self.overlays = Models(), Overlays()
+        self.models, self.overlays = ModelManager(), Overlays()
         self.loads: list[tuple[str, int]] = []
         self.owner = Preparation(self.overlays, self.models, self.models_folder)
 

@@ -23,7 +23,7 @@ from modules.api.host_guard import Guard, hosts_for
 from modules.app import App
 from modules.config import flags
 from modules.planning.load_request import LoadRequest
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 
 @contextlib.contextmanager

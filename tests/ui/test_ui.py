@@ -29,7 +29,7 @@ from modules.core.errors import (
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
-from modules.runtime.model_manager import Status
+from modules.runtime.status import Status
 from modules.ui import gradio_patches, locales
 from modules.ui.gradio_import import gradio
 from modules.ui.widgets import html as markup

@@ -13,8 +13,8 @@ from modules.api.schemas import LorasRequest
 from modules.app import App
 from modules.core.events import Json
 from modules.lora.catalog import LoraRecord
-from modules.lora.manager import AS_TRAINED
-from modules.runtime.model_manager import Applied
+from modules.lora.manager import DEFAULT_WEIGHT
+from modules.runtime.loaded_model import AppliedLora
 
 
 def routes(app: App) -> APIRouter:
@@ -23,7 +23,7 @@ def routes(app: App) -> APIRouter:
 
     @router.get("/list")
     def every(request: Request) -> Response:
-        records, language = app.loras.list.all(), language_of(request.headers)
+        records, language = app.loras.catalog.all(), language_of(request.headers)
         names = [each.name for each in records if not each.problem]
         return json_response(
             {
@@ -36,7 +36,7 @@ def routes(app: App) -> APIRouter:
     @router.post("/load")
     def load(body: LorasRequest) -> Response:
         owner_only(app)
-        weights = body.lora_weights or [AS_TRAINED] * len(body.lora_names)
+        weights = body.lora_weights or [DEFAULT_WEIGHT] * len(body.lora_names)
         return json_response({"applied": _told(app.loras.apply(dict(zip(body.lora_names, weights, strict=True))))})
 
     @router.post("/unload")
@@ -47,7 +47,7 @@ def routes(app: App) -> APIRouter:
     return router
 
 
-def _told(loras: tuple[Applied, ...]) -> list[Json]:
+def _told(loras: tuple[AppliedLora, ...]) -> list[Json]:
     return [dataclasses.asdict(each) for each in loras]
 
 

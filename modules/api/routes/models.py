@@ -18,7 +18,7 @@ from modules.loaders.registry import values
 from modules.options.option import Value, parse_all
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 
 Defaults = MutableMapping[LoadedModel, Mapping[str, Value]]
 """The generation parameters that a model was loaded with: the API's defaults for as long as that model is loaded."""

@@ -11,7 +11,7 @@ from modules.app import App
 from modules.chat.prompt import conversation_prompt
 from modules.chat.templates import Message
 from modules.core.events import Done, Json, Progress, Text, Waiting
-from modules.runtime.model_manager import LoadedModel
+from modules.runtime.loaded_model import LoadedModel
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, Updates, Values, as_error
 from modules.ui.locales import Tr, translator

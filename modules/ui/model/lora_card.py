@@ -9,9 +9,9 @@ from html import escape
 from modules.app import App
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.catalog import LoraRecord
-from modules.lora.manager import AS_TRAINED, WEIGHT
+from modules.lora.manager import DEFAULT_WEIGHT, WEIGHT
 from modules.options.option import nearest
-from modules.runtime.model_manager import Applied
+from modules.runtime.loaded_model import AppliedLora
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, UNCHECKED, Updates, as_error
 from modules.ui.locales import Tr
@@ -94,7 +94,7 @@ class LoraCard:
     async def change(self, names: object, weights: object) -> AsyncIterator[Updates]:
         """Have the chosen ones in force, and no others."""
         told = _weights(weights)
-        asked = {name: told.get(name, AS_TRAINED) for name in _names(names)}
+        asked = {name: told.get(name, DEFAULT_WEIGHT) for name in _names(names)}
         async for updates in self._put(asked):
             yield updates
 
@@ -140,17 +140,17 @@ class LoraCard:
         items = "".join(f"<li>{self._effect(each)}</li>" for each in status.loras)
         return f'{problem}<div class="tx-status" role="status">{escape(tr("lora_in_force"))}<ul>{items}</ul></div>'
 
-    def _effect(self, applied: Applied) -> str:
+    def _effect(self, applied: AppliedLora) -> str:
         said = self._tr("lora_effect" if applied.weight else "lora_weightless")
         effect = said.format(weight=f"{applied.weight:g}", effect=f"{applied.effect:.3g}")
         return f"<b>{escape(applied.name)}</b> {escape(effect)}"
 
     def _rows(self, names: list[str], weights: Mapping[str, object]) -> str:
-        present = {each.name: each for each in self._app.loras.list.all()}
+        present = {each.name: each for each in self._app.loras.catalog.all()}
         if not present and not names:
             return html.info(self._tr("lora_empty"))
         rows = [
-            self._row(present[name], weights.get(name, AS_TRAINED))
+            self._row(present[name], weights.get(name, DEFAULT_WEIGHT))
             if name in present
             else self._alert(LoraNotFound(name, nearest(name, present)))
             for name in names
@@ -183,7 +183,7 @@ class LoraCard:
         ]
 
     def _choices(self) -> list[str]:
-        return [each.name for each in self._app.loras.list.all()]
+        return [each.name for each in self._app.loras.catalog.all()]
 
     def _alert(self, error: BaseException) -> str:
         return html.alert(as_error(error), self._language, self._tr)

@@ -101,7 +101,7 @@ class ModelTab:
         # One at a time, or the answer to an earlier form could come last.
         explain = {"fn": self.explain, "inputs": form, "outputs": told, "concurrency_limit": 1}
         explain["trigger_mode"] = "always_last"
-        # No limit: a second Load must reach `Models`, which gives up the first one.
+        # No limit: a second Load must reach `ModelManager`, which gives up the first one.
         loading = {"outputs": [*self.live, *install.parts], "trigger_mode": "multiple", "concurrency_limit": None}
         loading |= PRIVATE
 
@@ -325,7 +325,7 @@ class ModelTab:
         nothing = not isinstance(name, str) or not name or given.get(self.anew) is False
         if nothing or given.get(self.autoload) is not True or (status.state, status.name) == ("ready", name):
             yield self.view()
-        elif name in self._app.models.deadly:
+        elif name in self._app.models.crashed:
             yield self.view() | {self.status: html.info(self._tr("deadly").format(model=name))}
         else:
             async for updates in self.start(given):

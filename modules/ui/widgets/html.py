@@ -11,7 +11,7 @@ from modules.core.errors import LoaderUnavailable, WebUIError
 from modules.core.events import Json
 from modules.options.option import Value
 from modules.planning.fit import Fit, Part
-from modules.runtime.model_manager import Status
+from modules.runtime.status import Status
 from modules.ui.locales import Tr
 from modules.ui.widgets.option_form import slug
 

@@ -38,7 +38,7 @@ INSTALL = "python server.py --install Transformers"
 
 @pytest.fixture(scope="module")
 def packed() -> Iterator[WorkerProcess]:
-    """A worker as `Models` starts it for either method, which loads one folder after another. What it takes is
+    """A worker as `ModelManager` starts it for either method, which loads one folder after another. What it takes is
     installed by ./test.sh."""
     for method in METHODS:
         assert unavailable(TRANSFORMERS, method) is None

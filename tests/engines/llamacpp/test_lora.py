@@ -1,6 +1,6 @@
 """LoRAs under llama.cpp, through both loaders that use it: against PEFT on a small model in full precision, on the demo
 model by what they were taught to say, on its first layers by log-probabilities, and the mechanics on the tiny model.
-All goes through `LoraControl` and the worker, as a request of the user's does."""
+All goes through `LoraManager` and the worker, as a request of the user's does."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from modules.core.paths import ROOT
 from modules.formats.gguf_header import read_header
 from modules.formats.gguf_writer import Planned, write
 from modules.loaders.registry import LOADERS, settle
-from modules.lora.catalog import Loras
+from modules.lora.catalog import LoraCatalog
 from modules.lora.gguf_conversion import converted
-from modules.lora.manager import LoraControl
-from modules.runtime.model_manager import LoadedModel, Models
+from modules.lora.manager import LoraManager
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
 from tests.lora.test_tensor_names import PRECISE
 from tests.support import tiny_loras, tiny_model
 from tests.support.answers import Answer, Crowd, answer, ask, forget, together
@@ -50,7 +52,7 @@ STORY = "Once upon a time, in a small village by the sea, there lived a clockmak
 LETTER = "Dear Sir, thank you very much for the long letter about the price of apples in the north. " * 4
 
 
-class OneModel(Models):
+class OneModel(ModelManager):
     """The owner of a model that a worker of the pool has loaded."""
 
     def __init__(self, model: LoadedModel) -> None:
@@ -63,7 +65,7 @@ class Stage:
     """A model that is loaded, with the LoRAs for it."""
 
     model: LoadedModel
-    control: LoraControl
+    control: LoraManager
 
     def apply(self, weights: Mapping[str, float]) -> list[float]:
         return [each.effect for each in self.control.apply(weights)]
@@ -103,8 +105,8 @@ def stage_of(workers: WorkerPool) -> StageOf:
         settings = settle(LOADERS[loader], model={}, saved={}, flags={}, form=THREADS | options)
         with workers.lease(path, LOADERS[loader], **THREADS, **options) as pooled:
             record = Catalog(path.parent).find(path.name)
-            model = LoadedModel(record, LOADERS[loader], settings, pooled.worker, pooled.info)
-            control = LoraControl(Loras(loras), OneModel(model))
+            model = LoadedModel(LoadPlan(record, LOADERS[loader], settings), pooled.worker, pooled.info)
+            control = LoraManager(LoraCatalog(loras), OneModel(model))
             yield Stage(model, control)
             control.apply({})
 
@@ -126,7 +128,7 @@ def small_folder(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     forked(tiny_loras.write, top / "all", ["llama"])
     folder = top / "all" / "llama"
     model = folder / "model.gguf"
-    adapters = {each.name: str(converted(each, read_header(model))) for each in Loras(folder / "loras").all()}
+    adapters = {each.name: str(converted(each, read_header(model))) for each in LoraCatalog(folder / "loras").all()}
     job = {"model": str(model), "adapters": adapters, "sets": SETS, "tokens": TOKENS, "out": str(folder / "llama.npz")}
     script = [sys.executable, "-m", "tests.support.llama_lora_reference", str(put(top / "jobs.json", {"jobs": [job]}))]
     subprocess.run(script, cwd=ROOT, check=True, timeout=110)
@@ -289,7 +291,9 @@ def test_who_asks_meanwhile_waits_and_does_not_break_off_the_reading_of_the_prob
     with_banana = odds()
     header = shallow.model.record.header
     assert header is not None
-    told = [{"name": "green", "path": str(converted(Loras(shallow_trained).find("green"), header)), "weight": 1.0}]
+    told = [
+        {"name": "green", "path": str(converted(LoraCatalog(shallow_trained).find("green"), header)), "weight": 1.0}
+    ]
     heard: list[Event] = []
     crowd = Crowd(shallow.model._worker)
     shallow.model._worker.start("apply_loras", heard.append, adapters=told)

@@ -12,7 +12,8 @@ import pytest
 
 from modules.app import App
 from modules.loaders.registry import settle
-from modules.runtime.model_manager import Models
+from modules.runtime.load_plan import LoadPlan
+from modules.runtime.model_manager import ModelManager
 from modules.ui.locales import translator
 from modules.ui.model.lora_card import LoraCard
 from tests.lora.test_manager import SEVERAL, place  # noqa: F401
@@ -30,10 +31,10 @@ def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., LoraCa
     return make
 
 
-def load(card: LoraCard) -> Models:
+def load(card: LoraCard) -> ModelManager:
     app = card._app
     settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
-    app.models.begin(app.record("m.gguf"), SEVERAL, settings).result(20)
+    app.models.load(LoadPlan(app.record("m.gguf"), SEVERAL, settings))
     return app.models
 
 

@@ -333,11 +333,11 @@ def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_giv
 
 
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
-    tab.app.models.deadly.add(NAME)
+    tab.app.models.crashed.add(NAME)
     updates = last(tab.start_if_wanted({**form(tab), tab.autoload: True}))
     assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
     last(tab.start(form(tab, n_ctx=512)))
-    assert NAME not in tab.app.models.deadly
+    assert NAME not in tab.app.models.crashed
 
 
 @pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])

@@ -1,0 +1,104 @@
+"""A model that is loaded: the main process's end of its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from modules.core.errors import Unloaded, WorkerDied
+from modules.core.events import ENDS, Done, Event, Failed, Info, Json, Progress, Result, Text, Waiting
+from modules.core.prompt import Prompt
+from modules.runtime.load_plan import LoadPlan, LoraAdapter
+from modules.runtime.worker_process import Deliver, WorkerProcess
+from modules.system import cpu_memory
+
+Reply = Text | Progress | Waiting | Done
+
+
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA that is applied. `effect` is the largest change of a logit that it makes by itself on a probe text."""
+
+    name: str
+    weight: float
+    effect: float
+
+
+class LoadedModel:
+    """A model in its worker, and the LoRAs applied to it. Any thread may call.
+
+    Its worker may die at any time; every method then raises WorkerDied, or Unloaded if it was closed.
+    """
+
+    def __init__(self, plan: LoadPlan, worker: WorkerProcess, info: Info) -> None:
+        self.record = plan.record
+        self.loader = plan.loader
+        self.settings = plan.settings
+        self.info = info
+        self.loras: tuple[AppliedLora, ...] = ()
+        self.lora_problem = plan.lora_problem
+        self._worker = worker
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that its worker holds now."""
+        return cpu_memory.resident_memory(self._worker.pid)
+
+    @property
+    def death(self) -> WorkerDied | Unloaded | None:
+        return self._worker.death
+
+    def ask(self, operation: str, **args: Json) -> Json:
+        """Return the engine's answer to a quick operation, such as "encode"."""
+        return self._worker.call(operation, **args)
+
+    def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
+        """Yield text as it is generated, then Done. Closing the iterator stops the generation."""
+        return self._worker.events("generate", prompt=prompt.to_json(), params=params)
+
+    def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
+        """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread."""
+        call = self._worker.start("generate", deliver, prompt=prompt.to_json(), params=params)
+        return partial(self._worker.cancel, call)
+
+    async def stream(self, prompt: Prompt, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
+        """Generate in an event loop, without a waiting thread. Cancelling the task stops the generation."""
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[Event] = asyncio.Queue()
+
+        def deliver(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+        stop = self.start(prompt, params, deliver)
+        try:
+            while True:
+                event = await inbox.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                if not isinstance(event, Result):
+                    yield event
+                if isinstance(event, ENDS):
+                    return
+        finally:
+            stop()
+
+    def apply_loras(self, adapters: Sequence[LoraAdapter]) -> None:
+        """Apply these LoRAs and no others, once the generations under way have ended.
+
+        Raises LoraRefused, LoraWithoutEffect or Unsupported; the LoRAs applied before then still are.
+        """
+        effects: Sequence[float] = []
+        if adapters or self.loras:
+            requests = [{"name": one.name, "path": str(one.path), "weight": one.weight} for one in adapters]
+            effects = self.ask("apply_loras", adapters=requests)
+        self.loras = tuple(
+            AppliedLora(adapter.name, adapter.weight, effect) for adapter, effect in zip(adapters, effects, strict=True)
+        )
+        self.lora_problem = None
+
+    def close(self) -> None:
+        self._worker.close()
