@@ -21,7 +21,7 @@ from modules.core.errors import PortTaken, WebUIError
 from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
-from modules.setup.overlay_installer import Overlays
+from modules.setup.overlay_installer import OverlayInstaller
 from modules.system.terminal import terminal_language
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
         for sentence in flags.ignored:
             print(sentence[language], file=sys.stderr)
         if flags.text("install"):
-            install.wait(find_loader(flags.text("install")), language, Overlays())
+            install.wait(find_loader(flags.text("install")), language, OverlayInstaller())
             return 0
         app = App(flags, ROOT / "cache" / "catalog.json")
         app = model_menu.chosen(app, language) if flags.on("model_menu") else app
@@ -168,7 +168,7 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
         )
     if app.flags.on("auto_launch"):
         webbrowser.open(url)
-    first_load.begin(app)
+    first_load.start(app)
 
 
 if __name__ == "__main__":

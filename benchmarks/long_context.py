@@ -74,7 +74,8 @@ def read(folder: Path, form: dict[str, Any], length: int) -> list[float]:
 def loaded(folder: Path, form: dict[str, Any]) -> Any:
     """The model as the worker would load it."""
     from modules.engines.hf.loader import Transformers
-    from modules.loaders.registry import find_loader, settle, values
+    from modules.loaders.load_settings import settle, values
+    from modules.loaders.registry import find_loader
 
     options = values(settle(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form}))
     engine: Any = Transformers(folder, options, lambda _: None)

@@ -27,7 +27,8 @@ from program import MODEL, ROOT
 sys.path.insert(0, str(ROOT))
 from modules.core.events import Done, Result, Text
 from modules.loaders import generation_settings
-from modules.loaders.registry import find_loader, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import find_loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.hf_folder import transformers_folder
 

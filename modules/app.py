@@ -21,7 +21,7 @@ from modules.hub.endpoints import Token
 from modules.hub.errors import BadToken
 from modules.hub.mirrors import Hubs, token_from
 from modules.llamacpp_hf_creator import Creator
-from modules.loaders.registry import find_loader
+from modules.loaders.registry import find_loader, prepared_overlay
 from modules.lora.catalog import LoraCatalog
 from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
@@ -32,7 +32,7 @@ from modules.planning.memory_budget import MemoryBudget
 from modules.planning.planner import Planner
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
-from modules.setup.overlay_installer import Overlays
+from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
-        self.overlays = Overlays()
+        self.overlays = OverlayInstaller()
         self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
         self.downloads = Downloads(
@@ -70,7 +70,7 @@ class App:
             Pace(connections=self.settings.current.download_connections),
             self.settings.current.downloads_at_once,
         )
-        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder)
+        self.preparation = Preparation(self.overlays, self.models, self.catalog.folder, prepared_overlay())
         self.creator = Creator(self.catalog, self.model_settings, self.models, self.downloads, self.hubs)
         self.command_line = self._read_command_line()
         self.consent = CodeConsent(TrustedCode(self.catalog.folder), bool(flags.load.get("trust_remote_code")))

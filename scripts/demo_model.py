@@ -20,7 +20,7 @@ def main(folder: Path) -> int:
         return 0
     say(_FETCHING)
     try:
-        demo_model.fetch(folder / demo_model.NAME)
+        demo_model.download(folder / demo_model.NAME)
     except WebUIError as error:
         say({language: error.say(language) for language in ("zh", "en")}, sys.stderr)
         return 1

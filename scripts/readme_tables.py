@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
 from modules.loaders.registry import LOADERS  # noqa: E402
-from modules.options.generation import OF_EVERY_LOADER, PARAMETERS  # noqa: E402
+from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL  # noqa: E402
 from modules.options.load import OPTIONS  # noqa: E402
 from modules.options.option import Option  # noqa: E402
 
@@ -58,7 +58,7 @@ def generation() -> str:
         ["name", "默认 default", "说明", "what it does", *(SHORT[name] for name in LOADERS)],
         (
             [f"`{each.flag}`", shown(each), each.help["zh"], each.help["en"]]
-            + ["●" if each.key in loader.samplers | OF_EVERY_LOADER else "" for loader in LOADERS.values()]
+            + ["●" if each.key in loader.samplers | SUPPORTED_BY_ALL else "" for loader in LOADERS.values()]
             for each in PARAMETERS.values()
         ),
     )

@@ -22,7 +22,7 @@ def start(flags: list[str]) -> None:
     """Make .venv ready, and become the server, which prepares the rest while its page is up. The longest part of that
     rest, compiling llama.cpp, begins beside the first part."""
     environment = Environment(ROOT)
-    environment.ensure("requirements.txt", meanwhile=early_build.begin)
+    environment.ensure("requirements.txt", while_installing=early_build.start)
     command = [str(environment.python), str(ROOT / "server.py"), "--prepare", *flags]
     os.execv(command[0], command)
 

@@ -20,7 +20,9 @@ from modules.core.events import Event, Info, Result
 from modules.core.paths import ROOT
 from modules.hub.client import Hub
 from modules.hub.file_source import HubSource
-from modules.loaders.registry import LOADERS, Loader, overlay_of, settle, values
+from modules.loaders.availability import overlay_of
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support import hub_server, shallow_model
 from tests.support.hf_folder import transformers_folder

@@ -26,7 +26,8 @@ from modules.core.errors import (
 from modules.core.events import Text
 from modules.core.prompt import Prompt
 from modules.loaders.generation_settings import settle
-from modules.loaders.registry import LOADERS, Setting
+from modules.loaders.load_settings import Setting
+from modules.loaders.registry import LOADERS
 from modules.planning.load_request import LoadRequest
 from tests.conftest import LLAMA
 from tests.support.gguf_files import MODEL, gguf

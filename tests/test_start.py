@@ -250,9 +250,9 @@ def test_llamacpp_is_built_beside_the_packages_and_goes_on_under_the_server(anot
         assert run.stdout is not None
         until(lambda: run.stdout.readline() == "up\n", 30)
         index.await_builders(1)
-        assert not overlay.whole, "and nobody has waited for it"
+        assert not overlay.is_installed, "and nobody has waited for it"
         index.open_gate()
-        until(lambda: overlay.whole, 30)
+        until(lambda: overlay.is_installed, 30)
         run.kill()
 
 

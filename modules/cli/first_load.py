@@ -1,4 +1,4 @@
-"""What a start loads: the model that `--model` names, at once or after the preparation; after that, the demo model."""
+"""Load a model at the start: the one of `--model`, or the demo model once the preparation has downloaded it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from functools import partial
 
 from modules.app import App
 from modules.core.errors import WebUIError
-from modules.loaders.registry import LLAMACPP, overlay_of, unavailable
+from modules.loaders.availability import overlay_of, unavailable
 from modules.planning.load_request import LoadRequest
 from modules.system.terminal import terminal_language
 
 log = logging.getLogger(__name__)
 
 
-def begin(app: App) -> None:
-    """Prepare what is missing, with `--prepare`; load what `--model` names, unless it has to wait for that."""
-    waits = app.flags.on("prepare") and _needs_llamacpp(app)
+def start(app: App) -> None:
+    """Start the preparation if `--prepare` is set, and load the model of `--model`.
+
+    A model whose loader is still to be installed by the preparation is loaded by the preparation when that is done.
+    """
+    waits = app.flags.on("prepare") and _needs_preparation(app)
     if app.flags.on("prepare"):
-        elsewhere = bool(app.flags.text("model_dir"))  # another folder of models is the user's own affair
-        app.preparation.begin(
+        other_folder = bool(app.flags.text("model_dir"))  # the demo model is put into models/ only
+        app.preparation.start(
             partial(_load, app),
-            demo=app.named_model is None and not elsewhere and not app.flags.on("no_demo"),
+            demo=app.named_model is None and not other_folder and not app.flags.on("no_demo"),
             waiting=app.named_model.name if app.named_model is not None and waits else "",
         )
     if app.named_model is not None and not waits:
@@ -29,7 +32,7 @@ def begin(app: App) -> None:
 
 
 def _load(app: App, name: str, number: int | None = None) -> None:
-    """Load a model. A failure is logged, and shown by the page, which stays up."""
+    """Load a model. A failure is logged and shown on the page; the server keeps running."""
     try:
         record = app.record(name)
         if app.flags.on("trust_changed_code"):
@@ -39,13 +42,14 @@ def _load(app: App, name: str, number: int | None = None) -> None:
         log.error("%s", error.say(terminal_language()))
 
 
-def _needs_llamacpp(app: App) -> bool:
-    """Whether the model of `--model` cannot be loaded before llama.cpp is installed."""
+def _needs_preparation(app: App) -> bool:
+    """Whether the loader of the model of `--model` is installed by the preparation and not installed yet."""
     if app.named_model is None:
         return False
     try:
         plan = app.planner.plan(LoadRequest(app.named_model))
-    except WebUIError:  # loading it will tell
+    except WebUIError:  # `_load` reports it
         return False
-    kind = plan.record.format
-    return overlay_of(plan.loader, kind) == LLAMACPP and unavailable(plan.loader, kind) is not None
+    overlay = overlay_of(plan.loader, plan.record.format)
+    prepared = overlay is not None and overlay.prepared
+    return prepared and unavailable(plan.loader, plan.record.format) is not None

@@ -15,11 +15,13 @@ from typing import Any
 from modules.config.yaml_file import YamlFile, plain
 from modules.core.errors import OptionError, PresetNotFound, SettingsError
 from modules.loaders.generation_settings import as_text
-from modules.options.generation import OF_EVERY_LOADER, PARAMETERS
+from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, nearest, parse_all
 
-_DRAWING = {key for key, option in PARAMETERS.items() if option.group in ("common", "cut", "heat", "repeat")}
-_KEYS = _DRAWING - OF_EVERY_LOADER - {"seed"} | {"guidance_scale"}
+_DRAWING = {
+    key for key, option in PARAMETERS.items() if option.group in ("common", "truncation", "temperature", "repetition")
+}
+_KEYS = _DRAWING - SUPPORTED_BY_ALL - {"seed"} | {"guidance_scale"}
 _NEUTRAL: Mapping[str, Value] = {"temperature": 1.0, "min_p": 0.0}  # by default the form is set to something else
 
 NEUTRAL: Mapping[str, Value] = {

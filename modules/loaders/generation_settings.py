@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.loaders.registry import Loader
-from modules.options.generation import OF_EVERY_LOADER, PARAMETERS
+from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, parse_all
 
 __all__ = ["PARAMETERS", "refuse_missing", "settle"]
@@ -52,7 +52,7 @@ def as_text(key: str, value: object) -> object:
 
 def refuse_missing(asked: Iterable[str], loader: Loader) -> None:
     """Unsupported if `asked` names a parameter that `loader` does not have: it would be left undone in silence."""
-    missing = next((name for name in asked if name not in loader.samplers | OF_EVERY_LOADER), "")
+    missing = next((name for name in asked if name not in loader.samplers | SUPPORTED_BY_ALL), "")
     if missing:
         raise Unsupported(
             {

@@ -1,4 +1,4 @@
-"""An overlay: packages of other versions than the main environment's, in a folder that one loader's worker prefers."""
+"""An overlay: a folder of packages that one loader's worker prefers to those of the main environment."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from pathlib import Path
 from modules.core.paths import ROOT
 
 STAMP = ".installed"
-_SITE_FOLDERS = ("site-packages", "dist-packages")  # not what PYTHONPATH adds, such as an overlay
+_SITE_FOLDERS = ("site-packages", "dist-packages")  # not the folders on PYTHONPATH, such as an overlay
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """`megabytes` (10**6 bytes) are those on the disk. In `root` lie the requirements and the folder of overlays.
+    """The folder `overlays/<name>` with the packages pinned in `requirements-<name>.txt`.
 
-    `compiled` is the distribution among its requirements that is compiled here unless the index has a wheel of it,
-    which takes `build_megabytes` besides. Where the main environment has the required version, that one is used.
-    `title` is what people call it, where that is not the name of its folder.
+    Attributes:
+        megabytes: Size on disk, in units of 10**6 bytes.
+        root: Folder of the requirements file and of `overlays`.
+        compiled: The distribution that is compiled on this machine unless the index has a wheel of it. If the main
+            environment has the required version, that one is used instead of the overlay.
+        build_megabytes: Disk space that compiling takes, besides `megabytes`.
+        title: Name shown to users, if it is not `overlays/<name>`.
+        prepared: Whether `server.py --prepare` installs it in the background.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Overlay:
     compiled: str = ""
     build_megabytes: int = 0
     title: str = ""
+    prepared: bool = False
 
     @property
     def folder(self) -> Path:
@@ -41,7 +47,7 @@ class Overlay:
 
     @property
     def build_folder(self) -> Path:
-        """Where a package that is compiled keeps what an interrupted build can go on with."""
+        """Build files that an interrupted compilation resumes from."""
         return self.root / "overlays" / f".build-{self.name}"
 
     @property
@@ -50,7 +56,7 @@ class Overlay:
 
     @property
     def pins(self) -> list[str]:
-        """Its requirements, "name==version" each."""
+        """The requirements as "name==version"."""
         lines = self.requirements.read_text(encoding="utf-8").splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -61,8 +67,10 @@ class Overlay:
 
     @property
     def in_environment(self) -> bool:
-        """Whether the main environment has the required version of what would be compiled, such as a build for CUDA
-        that the user has installed."""
+        """Whether the main environment has the required version of the compiled distribution.
+
+        Users install one there to have, for example, a CUDA build.
+        """
         if not self.compiled:
             return False
         paths = [path for path in sys.path if Path(path).name in _SITE_FOLDERS]
@@ -70,34 +78,39 @@ class Overlay:
         return found is not None and f"{self.compiled}=={found.version.partition('+')[0]}" == self.compiled_pin
 
     @property
-    def packages(self) -> int:
-        """How many there are to install."""
+    def package_count(self) -> int:
+        """Number of packages to install."""
         return len(self.pins)
 
     @property
     def fingerprint(self) -> str:
-        """What the stamp of an overlay says that is up to date: compiled packages are of one version of Python."""
+        """Content of the stamp file of a current overlay: Python version, as packages are compiled for one, and the
+        requirements' SHA-256."""
         major, minor = sys.version_info[:2]
         return f"{major}.{minor} {hashlib.sha256(self.requirements.read_bytes()).hexdigest()}"
 
     @property
-    def whole(self) -> bool:
-        """Whether it is there, complete and up to date, as far as is known."""
+    def is_installed(self) -> bool:
+        """Whether the overlay is installed completely for the present requirements, according to its stamp file."""
         try:
             return (self.folder / STAMP).read_text(encoding="utf-8") == self.fingerprint
         except (OSError, UnicodeDecodeError):
             return False
 
-    def damage(self) -> str:
-        """What of it is no longer as it was installed: a file, by its size, or what has no files; "" if nothing is."""
-        found = list(distributions(path=[str(self.folder)]))
-        if len(found) < self.packages:
-            return self.requirements.name
-        return next((str(path) for each in found for path in self._changed(each)), "")
+    def find_damage(self) -> str:
+        """Return a file that is missing or has another size than when it was installed; "" if all are sound.
 
-    def _changed(self, package: Distribution) -> Iterator[PackagePath]:
+        Returns the name of the requirements file if whole packages are missing.
+        """
+        found = list(distributions(path=[str(self.folder)]))
+        if len(found) < self.package_count:
+            return self.requirements.name
+        return next((str(path) for package in found for path in self._changed_files(package)), "")
+
+    def _changed_files(self, package: Distribution) -> Iterator[PackagePath]:
         for path in package.files or ():
-            if ".." in path.parts or path.size is None:  # scripts, which pip puts elsewhere; what changes anyway
+            # Scripts lie outside the folder; files without a recorded size, such as bytecode, may change.
+            if ".." in path.parts or path.size is None:
                 continue
             try:
                 if (self.folder / path).stat().st_size != path.size:
@@ -105,6 +118,6 @@ class Overlay:
             except OSError:
                 yield path
 
-    def distrust(self) -> None:
-        """It is whole no longer."""
+    def invalidate(self) -> None:
+        """Mark the overlay as not installed."""
         (self.folder / STAMP).unlink(missing_ok=True)

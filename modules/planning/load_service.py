@@ -11,14 +11,16 @@ from modules.planning.code_consent import CodeConsent
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
-from modules.setup.install import being_installed
-from modules.setup.overlay_installer import Overlays
+from modules.setup.install import installation_in_progress
+from modules.setup.overlay_installer import OverlayInstaller
 
 
 class LoadService:
     """Hands plans to the model manager, with LoRAs resolved, once the user has agreed to the code that would run."""
 
-    def __init__(self, models: ModelManager, loras: LoraManager, consent: CodeConsent, overlays: Overlays) -> None:
+    def __init__(
+        self, models: ModelManager, loras: LoraManager, consent: CodeConsent, overlays: OverlayInstaller
+    ) -> None:
         self._models, self._loras, self._consent, self._overlays = models, loras, consent, overlays
 
     def load(self, plan: LoadPlan) -> LoadedModel:
@@ -36,7 +38,7 @@ class LoadService:
         try:
             return self._models.begin(self._loras.resolve(plan), number)
         except LoaderUnavailable as error:
-            raise being_installed(plan.loader, plan.record.format, self._overlays) or error from None
+            raise installation_in_progress(plan.loader, plan.record.format, self._overlays) or error from None
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return the plan and the backend's exact calls, as JSON; "unavailable" says why there are no calls."""

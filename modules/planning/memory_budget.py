@@ -9,7 +9,8 @@ from modules.catalog.catalog import ModelRecord
 from modules.core.errors import WebUIError
 from modules.engines.hf.memory_prequantized import Quantised
 from modules.formats.gguf_header import GgufHeader
-from modules.loaders.registry import Setting, llamacpp_gpus, values
+from modules.loaders.availability import llamacpp_gpus
+from modules.loaders.load_settings import Setting, values
 from modules.planning.fit import Device, Facts, Fit, fit, fitting_context, memory_freed_by_unload
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager

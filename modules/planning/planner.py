@@ -9,7 +9,9 @@ from modules.catalog.catalog import ModelRecord
 from modules.config.model_settings import LOADER, LORAS, ModelSettings
 from modules.config.settings import SettingsStore
 from modules.core.errors import UnknownLoader, WebUIError
-from modules.loaders.registry import LOADERS, Loader, Setting, find_loader, settle, unavailable, usable, values
+from modules.loaders.availability import unavailable
+from modules.loaders.load_settings import Setting, drop_invalid, settle, values
+from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.lora.manager import LoraManager, parse_saved
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
@@ -89,7 +91,7 @@ class Planner:
     def validated_settings(self, record: ModelRecord) -> tuple[Mapping[str, object], list[WebUIError]]:
         """Return the saved settings that are valid, and what is wrong with the others."""
         try:
-            return usable(self.saved_settings(record))
+            return drop_invalid(self.saved_settings(record))
         except WebUIError as error:
             return {}, [error]
 

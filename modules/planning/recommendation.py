@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import LANGUAGES, Unsupported, Words
-from modules.loaders.registry import Loader, candidates, unavailable
+from modules.loaders.availability import unavailable
+from modules.loaders.registry import Loader, candidates
 from modules.system.bounded_reader import brief
 
 _PLAIN: Words = {

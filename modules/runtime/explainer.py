@@ -6,8 +6,8 @@ import threading
 
 from modules.core.errors import Unloaded
 from modules.core.events import Json
+from modules.loaders.availability import overlay_of
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import overlay_of
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.worker_process import WorkerProcess
 

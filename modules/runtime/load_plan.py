@@ -9,7 +9,8 @@ from pathlib import Path
 
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import WebUIError
-from modules.loaders.registry import Loader, Setting, values
+from modules.loaders.load_settings import Setting, values
+from modules.loaders.registry import Loader
 from modules.options.option import Value
 
 

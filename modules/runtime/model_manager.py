@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from modules.core.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
 from modules.core.events import Info, Json, Progress, Result
-from modules.loaders.registry import damaged, overlay_of, unavailable
+from modules.loaders.availability import damaged, overlay_of, unavailable
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.explainer import Explainer
 from modules.runtime.load_plan import LoadPlan, LoraAdapter

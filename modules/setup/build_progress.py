@@ -1,4 +1,4 @@
-"""Count the steps of a ninja build from its output, and estimate the time left."""
+"""Count the steps of a ninja build from its output, and estimate the remaining time."""
 
 from __future__ import annotations
 
@@ -8,44 +8,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 _STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
-_SURE_AFTER_STEPS, _SURE_AFTER_SECONDS = 4, 8.0
+_MIN_STEPS, _MIN_SECONDS = 4, 8.0
+"""Steps and seconds after which an estimate is possible."""
 
 
-class BuildSteps:
-    """`done` of `total` steps, and `seconds_left` by the pace so far; None until that can be estimated.
+class BuildProgress:
+    """Progress of a build: `done` of `total` steps; `seconds_left` is None until it can be estimated.
 
-    ninja counts only what is left to do. `kept` is a file beside the build that remembers how many steps the whole
-    build has, so that a resumed one goes on at the number where it was interrupted.
+    ninja counts only the steps that remain. `total_file` stores the number of steps of the whole build beside it, so
+    that the count of a resumed build continues where it was interrupted.
     """
 
-    def __init__(self, kept: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total_file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.done, self.total = 0, 0
         self.seconds_left: float | None = None
-        self._kept = kept
+        self._total_file = total_file
         self._clock = clock
-        self._whole = _read_number(kept)
-        self._begun: tuple[int, float] | None = None  # the first step seen in this run, and when
+        self._full_total = _read_number(total_file)
+        self._first: tuple[int, float] | None = None  # number and time of the first step of this run
 
     def read(self, line: str) -> bool:
-        """Take in a line of output; whether it was a step."""
+        """Process a line of output; return whether it was a step."""
         match = _STEP.match(line)
         if match is None:
             return False
-        number, of = int(match[1]), int(match[2])
-        if of > self._whole:
-            self._whole = of
-            self._kept.write_text(str(of), encoding="utf-8")
-        self.total = self._whole
-        self.done = self._whole - of + number
+        number, remaining = int(match[1]), int(match[2])
+        if remaining > self._full_total:
+            self._full_total = remaining
+            self._total_file.write_text(str(remaining), encoding="utf-8")
+        self.total = self._full_total
+        self.done = self._full_total - remaining + number
         self._estimate()
         return True
 
     def _estimate(self) -> None:
         now = self._clock()
-        if self._begun is None:
-            self._begun = (self.done, now)
-        steps, seconds = self.done - self._begun[0], now - self._begun[1]
-        if steps >= _SURE_AFTER_STEPS and seconds >= _SURE_AFTER_SECONDS:
+        if self._first is None:
+            self._first = (self.done, now)
+        steps, seconds = self.done - self._first[0], now - self._first[1]
+        if steps >= _MIN_STEPS and seconds >= _MIN_SECONDS:
             self.seconds_left = seconds / steps * (self.total - self.done)
 
 

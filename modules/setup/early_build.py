@@ -1,8 +1,8 @@
-"""Compile llama.cpp beside the installation of the Python packages, which leaves all cores but one idle.
+"""Compile llama.cpp while the Python packages are being installed, which leaves all cores but one idle.
 
-`begin` starts a process of its own: `python -m modules.setup.early_build`. It takes the lock of the overlay, as any
-installation does; the server that is started meanwhile shows its progress and goes on waiting for it, or installs
-llama.cpp itself if the process has failed.
+`start` runs `python -m modules.setup.early_build` as a process of its own. It holds the overlay's lock, as any
+installation does. The server, started later, shows its progress and waits for it, or installs llama.cpp itself if the
+process has failed.
 """
 
 from __future__ import annotations
@@ -17,47 +17,51 @@ from typing import NoReturn
 
 from modules.core.paths import ROOT
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import LLAMACPP
-from modules.setup.overlay_installer import Overlays
-from modules.setup.pip import LOOK_SECONDS
+from modules.loaders.registry import prepared_overlay
+from modules.setup.overlay_installer import OverlayInstaller
+from modules.setup.pip import POLL_SECONDS
 
 
-def begin(python: Path) -> None:
-    """Start the build with the interpreter of .venv, unless llama.cpp is there. It ends when this process does, also if
-    that has become another program by then."""
-    if os.name != "posix" or LLAMACPP.whole:
+def start(python: Path) -> None:
+    """Start the build with the interpreter of .venv, unless llama.cpp is installed.
+
+    The build ends when this process does, even if this process has replaced itself by another program (exec).
+    """
+    if os.name != "posix" or prepared_overlay().is_installed:
         return
     reader, writer = os.pipe()
-    os.set_inheritable(writer, True)  # by the program that this process becomes: open as long as it runs
+    os.set_inheritable(writer, True)  # survives exec, so the pipe stays open as long as this process runs
     command = [str(python), "-m", "modules.setup.early_build"]
-    nothing = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=ROOT, stdin=reader, stdout=nothing, stderr=nothing, start_new_session=True):
-        os.close(reader)  # the build goes on in a fork, so that nobody needs to wait for its end
+    devnull = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=ROOT, stdin=reader, stdout=devnull, stderr=devnull, start_new_session=True):
+        os.close(reader)  # the child forks and exits at once, so leaving the block does not block
 
 
 def build(overlay: Overlay) -> None:
-    """Install the overlay, until stdin ends or an interrupt comes. Without a word: who waits for it tries again if it
-    has failed, and so can tell the cause."""
-    overlays = Overlays(yields=True)
-    ended = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: ended.set())
-    threading.Thread(target=_wait_for_parent, args=(ended,), daemon=True).start()
+    """Install the overlay, until it is done, stdin ends or an interrupt comes.
+
+    Failures are not reported: the process that waits for the overlay tries again and reports the cause.
+    """
+    installer = OverlayInstaller(interruptible=True)
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    threading.Thread(target=_set_when_stdin_ends, args=(stop,), daemon=True).start()
     if not overlay.in_environment:
-        overlays.begin(overlay)
-    while overlays.view(overlay).moving and not ended.wait(LOOK_SECONDS):
+        installer.start(overlay)
+    while installer.status(overlay).in_progress and not stop.wait(POLL_SECONDS):
         pass
-    overlays.close()
+    installer.close()
 
 
-def _wait_for_parent(ended: threading.Event) -> None:
+def _set_when_stdin_ends(stop: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    ended.set()
+    stop.set()
 
 
 def _main() -> NoReturn:
     if os.fork() == 0:
-        build(LLAMACPP)
+        build(prepared_overlay())
     os._exit(0)
 
 

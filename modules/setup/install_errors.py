@@ -8,7 +8,7 @@ from modules.core.errors import Words
 
 DISK_FULL: Words = {"en": "the disk is full. Free some space and try again.", "zh": "磁盘已满。请腾出空间后重试。"}
 NO_NETWORK: Words = {
-    "en": "the package index cannot be reached. Check the network, or name a PyPI mirror in PIP_INDEX_URL.",
+    "en": "the package index cannot be reached. Check the network, or set PIP_INDEX_URL to a PyPI mirror.",
     "zh": "无法访问软件包索引。请检查网络，或用环境变量 PIP_INDEX_URL 指定一个 PyPI 镜像。",
 }
 NO_VERSION: Words = {
@@ -16,21 +16,21 @@ NO_VERSION: Words = {
     "zh": "软件包索引中没有适合此 Python 和系统的版本。",
 }
 NO_COMPILER: Words = {
-    "en": "there is no C++ compiler. On Debian/Ubuntu run: apt install g++",
+    "en": "no C++ compiler was found. On Debian/Ubuntu run: apt install g++",
     "zh": "没有找到 C++ 编译器。在 Debian/Ubuntu 上请运行：apt install g++",
 }
 OUT_OF_MEMORY: Words = {
-    "en": "there was too little memory to compile. Close other programs and try again: "
-    "one file is compiled at a time then.",
+    "en": "the compiler ran out of memory. Close other programs and try again; "
+    "the files will then be compiled one at a time.",
     "zh": "编译时内存不足。请关闭其他程序后重试，届时将逐个文件编译。",
 }
 COMPILE_FAILED: Words = {
-    "en": "the compiler reported an error. Make sure that a C++17 compiler works; its output follows.",
-    "zh": "编译出错。请确认 C++17 编译器可用；编译器的输出如下。",
+    "en": "the compiler reported an error. Check that a working C++17 compiler is installed. Its output follows.",
+    "zh": "编译出错。请确认 C++17 编译器可用。编译器输出如下。",
 }
 UNKNOWN: Words = {"en": "pip failed; its output follows.", "zh": "pip 执行失败，其输出如下。"}
 
-# The first that matches counts. The network stands before the missing version, which pip names last in both cases.
+# The first match counts. Network errors come before a missing version: pip reports a missing version after both.
 _CAUSES: tuple[tuple[str, Words], ...] = (
     (r"No space left on device|Errno 28\b|Disk quota exceeded", DISK_FULL),
     (
@@ -51,5 +51,5 @@ _CAUSES: tuple[tuple[str, Words], ...] = (
 
 
 def explain(output: str) -> Words | None:
-    """Return the cause that `output` shows, with its remedy; None if it shows none that is known."""
+    """Return the cause and its remedy; None if the output matches no known cause."""
     return next((cause for pattern, cause in _CAUSES if re.search(pattern, output)), None)

@@ -1,8 +1,8 @@
-"""Get a wheel of llama-cpp-python: a ready one where there is one, else compiled here by a build that can be resumed.
+"""Provide a wheel of llama-cpp-python: a prebuilt one if available, else one compiled by a resumable build.
 
-The build is not left to `pip install`, for two reasons. pip unpacks a source distribution into a new temporary folder
-each time, so that nothing of an interrupted build could be used again. And the wheel, which lacks what this program
-does not use, would go into pip's cache, from where other programs of the user would get it.
+`pip install` does not do the build, for two reasons. pip unpacks a source distribution into a new temporary folder
+every time, so an interrupted build could not be resumed. And the wheel, which lacks the parts this application does not
+use, would go into pip's cache, from which other applications of the user would install it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,44 @@ from pathlib import Path
 from typing import Literal
 
 from modules.core.paths import ROOT
-from modules.setup.build_progress import BuildSteps
+from modules.setup.build_progress import BuildProgress
 from modules.setup.install_errors import NO_VERSION, OUT_OF_MEMORY, explain
 from modules.setup.pip import Pip, PipFailed
 
 Phase = Literal["fetching", "compiling"]
-Report = Callable[[Phase, BuildSteps | None, str], None]
+Report = Callable[[Phase, BuildProgress | None, str], None]
+"""Receives the phase, the progress of the compilation if it is running, and the last line of output."""
 
 ONLY_LLAMA = ROOT / "scripts" / "llama-only.cmake"
 NICENESS = 10
-_STORE = "text-studio-wheels"
+_WHEEL_STORE = "text-studio-wheels"
 _DEFINITIONS = ("LLAVA_BUILD=OFF",)
-_SETTINGS = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDACXX", "CUDAARCHS", "CUDAHOSTCXX", "HIPCXX")
-_PREFIXES = ("CMAKE_", "SKBUILD_", "GGML_", "LLAMA_")
-_WITHOUT_EFFECT = ("CMAKE_BUILD_PARALLEL_LEVEL",)
+_BUILD_VARIABLES = (
+    "CC",
+    "CXX",
+    "CFLAGS",
+    "CXXFLAGS",
+    "CPPFLAGS",
+    "LDFLAGS",
+    "CUDACXX",
+    "CUDAARCHS",
+    "CUDAHOSTCXX",
+    "HIPCXX",
+)
+_BUILD_VARIABLE_PREFIXES = ("CMAKE_", "SKBUILD_", "GGML_", "LLAMA_")
+_IRRELEVANT_VARIABLES = ("CMAKE_BUILD_PARALLEL_LEVEL",)
 
 
 class NoCompiler(Exception):
-    """The index has no wheel for this machine, and there is no compiler to make one."""
+    """The package index has no wheel for this machine, and there is no C++ compiler to build one."""
 
 
 @dataclass(frozen=True)
 class LlamaBuild:
-    """`pin` is "llama-cpp-python==<version>". `folder` keeps the source and all that is compiled until `clean`."""
+    """Build of the requirement `pin`, "llama-cpp-python==<version>".
+
+    `folder` keeps the source and the compiled files until `clean` is called.
+    """
 
     pin: str
     folder: Path
@@ -52,77 +67,81 @@ class LlamaBuild:
     report: Report
 
     def wheel(self) -> Path:
-        """Return a wheel to install. NoCompiler, PipFailed, Stopped or OSError."""
-        self._discard_other_recipe()
-        ready = self._stored() or self._cached_by_pip()
-        if ready is not None:
-            return ready
+        """Return the path of a wheel to install. Raises NoCompiler, PipFailed, Stopped or OSError."""
+        self._discard_outdated_build()
+        wheel = self._stored_wheel() or self._wheel_in_pip_cache()
+        if wheel is not None:
+            return wheel
         source = self.folder / "source"
         if not source.is_dir():
-            ready = self._fetch(source)
-        return ready or self._compile(source)
+            wheel = self._download(source)
+        return wheel or self._compile(source)
 
     def clean(self) -> None:
-        """Remove what an interrupted build would need."""
+        """Remove the source and the compiled files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def _one_at_a_time(self) -> Path:
-        """A file that is there once several compilers at a time have taken too much memory."""
+    def _serial_marker(self) -> Path:
+        """File that exists after parallel compilation has run out of memory."""
         return self.folder / "one-at-a-time"
 
-    def _discard_other_recipe(self) -> None:
-        """Begin anew if the kept build was made for other settings."""
-        recipe, note = self._recipe(), self.folder / "recipe"
+    def _discard_outdated_build(self) -> None:
+        """Start over if the files in `folder` were compiled with other settings."""
+        settings_hash, hash_file = self._settings_hash(), self.folder / "recipe"
         with contextlib.suppress(OSError):
-            if note.read_text(encoding="utf-8") == recipe:
+            if hash_file.read_text(encoding="utf-8") == settings_hash:
                 return
         self.clean()
         self.folder.mkdir(parents=True)
-        note.write_text(recipe, encoding="utf-8")
+        hash_file.write_text(settings_hash, encoding="utf-8")
 
-    def _recipe(self) -> str:
-        """All that makes a difference to the compiled code, as a hash."""
+    def _settings_hash(self) -> str:
+        """Hash everything that affects the compiled code: version, definitions, environment variables, machine."""
         settings = {
             name: value
             for name, value in os.environ.items()
-            if (name in _SETTINGS or name.startswith(_PREFIXES)) and name not in _WITHOUT_EFFECT
+            if (name in _BUILD_VARIABLES or name.startswith(_BUILD_VARIABLE_PREFIXES))
+            and name not in _IRRELEVANT_VARIABLES
         }
         machine = [platform.system(), platform.machine(), _processor()]
         facts = [self.pin, _DEFINITIONS, ONLY_LLAMA.read_text(encoding="utf-8"), settings, machine]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
-    # -- ready wheels -----------------------------------------------------------------------------------------------
+    # -- prebuilt wheels --------------------------------------------------------------------------------------------
 
     @cached_property
     def _store(self) -> Path | None:
-        """The folder for wheels made here, beside pip's own cache: whoever keeps that one keeps this, too."""
+        """Folder for wheels built by this application, next to pip's cache so that both are kept together."""
         try:
-            said = self.pip.run("cache", "dir")
-        except PipFailed:  # the user has switched the cache off
+            lines = self.pip.run("cache", "dir")
+        except PipFailed:  # the cache is disabled
             return None
-        folders = [Path(line.strip()) for line in said if os.path.isabs(line.strip())]
-        return folders[-1] / _STORE / self._recipe() if folders else None
+        folders = [Path(line.strip()) for line in lines if os.path.isabs(line.strip())]
+        return folders[-1] / _WHEEL_STORE / self._settings_hash() if folders else None
 
-    def _stored(self) -> Path | None:
+    def _stored_wheel(self) -> Path | None:
         store = self._store
         return next(store.glob("*.whl"), None) if store is not None else None
 
-    def _cached_by_pip(self) -> Path | None:
-        """A wheel that an earlier `pip install` compiled. Not with CMAKE_ARGS: pip does not note what made a wheel."""
+    def _wheel_in_pip_cache(self) -> Path | None:
+        """Return a wheel that an earlier `pip install` compiled.
+
+        None if CMAKE_ARGS is set, because pip does not record the settings of its wheels.
+        """
         if os.environ.get("CMAKE_ARGS"):
             return None
         name, _, version = self.pin.partition("==")
         stem = f"{name.replace('-', '_')}-{version}-"
         try:
-            said = self.pip.run("cache", "list", "--format", "abspath", stem.rstrip("-"))
+            lines = self.pip.run("cache", "list", "--format", "abspath", stem.rstrip("-"))
         except PipFailed:
             return None
-        found = [Path(line.strip()) for line in said if line.strip().endswith(".whl")]
+        found = [Path(line.strip()) for line in lines if line.strip().endswith(".whl")]
         return next((path for path in found if path.name.startswith(stem) and path.is_file()), None)
 
-    def _keep(self, wheel: Path) -> None:
-        """Put a wheel made here into the store; that it cannot be kept is no failure."""
+    def _store_wheel(self, wheel: Path) -> None:
+        """Copy a wheel into the store. Ignores errors of the file system."""
         store = self._store
         if store is None:
             return
@@ -134,17 +153,17 @@ class LlamaBuild:
 
     # -- source -----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, source: Path) -> Path | None:
-        """Download a wheel, which is returned, or a source distribution, which is unpacked into `source`."""
+    def _download(self, source: Path) -> Path | None:
+        """Download a wheel and return it, or download a source distribution and unpack it into `source`."""
         self.report("fetching", None, self.pin)
         fetched = self.folder / "fetched"
         shutil.rmtree(fetched, ignore_errors=True)
         download = ["download", "--no-deps", "--dest", str(fetched), "--progress-bar", "off", self.pin]
         if has_compiler():
-            self.pip.run(*download, read=self._read_fetching)
+            self.pip.run(*download, read=self._report_download)
         else:
             try:
-                self.pip.run(*download, "--only-binary", ":all:", "--retries", "1", read=self._read_fetching)
+                self.pip.run(*download, "--only-binary", ":all:", "--retries", "1", read=self._report_download)
             except PipFailed as failure:
                 if explain(failure.output) is NO_VERSION:
                     raise NoCompiler from failure
@@ -154,52 +173,52 @@ class LlamaBuild:
             _unpack(next(fetched.glob("*.tar.gz")), source)
         return wheel
 
-    def _read_fetching(self, line: str) -> None:
+    def _report_download(self, line: str) -> None:
         self.report("fetching", None, line.strip())
 
     def _compile(self, source: Path) -> Path:
         if not has_compiler():
             raise NoCompiler
         built = self.folder / "built"
-        shutil.rmtree(built, ignore_errors=True)  # an unfinished copy of a wheel may lie there
-        steps = BuildSteps(self.folder / "steps")
+        shutil.rmtree(built, ignore_errors=True)  # may contain an incomplete wheel
+        steps = BuildProgress(self.folder / "steps")
         self.report("compiling", steps, "")
 
         def read(line: str) -> None:
             steps.read(line)
             self.report("compiling", steps, line.strip())
 
-        wheel_into = ("wheel", "--verbose", "--no-deps", "--progress-bar", "off", "--wheel-dir", str(built))
+        arguments = ("wheel", "--verbose", "--no-deps", "--progress-bar", "off", "--wheel-dir", str(built))
         try:
-            self.pip.run(*wheel_into, str(source), read=read, environment=self._environment(), niceness=NICENESS)
+            self.pip.run(*arguments, str(source), read=read, environment=self._environment(), niceness=NICENESS)
         except PipFailed as failure:
             if explain(failure.output) is OUT_OF_MEMORY:
-                self._one_at_a_time.touch()
+                self._serial_marker.touch()
             raise
         wheel = next(built.glob("*.whl"))
-        self._keep(wheel)
+        self._store_wheel(wheel)
         return wheel
 
     def _environment(self) -> dict[str, str]:
-        """What scikit-build-core reads. The user's CMAKE_ARGS come after these definitions, and so override them."""
-        ours = [*_DEFINITIONS, f"CMAKE_PROJECT_llama_cpp_INCLUDE={ONLY_LLAMA}"]
-        theirs = os.environ.get("SKBUILD_CMAKE_DEFINE", "")
-        serially = {"CMAKE_BUILD_PARALLEL_LEVEL": "1"} if self._one_at_a_time.exists() else {}
+        """Return variables for scikit-build-core. The user's CMAKE_ARGS are applied later, so they take precedence."""
+        definitions = [*_DEFINITIONS, f"CMAKE_PROJECT_llama_cpp_INCLUDE={ONLY_LLAMA}"]
+        user_definitions = os.environ.get("SKBUILD_CMAKE_DEFINE", "")
+        serial = {"CMAKE_BUILD_PARALLEL_LEVEL": "1"} if self._serial_marker.exists() else {}
         return {
-            **serially,
+            **serial,
             "SKBUILD_BUILD_DIR": str(self.folder / "build"),
-            "SKBUILD_CMAKE_DEFINE": ";".join([*ours, theirs] if theirs else ours),
+            "SKBUILD_CMAKE_DEFINE": ";".join([*definitions, user_definitions] if user_definitions else definitions),
         }
 
 
 def has_compiler() -> bool:
-    """Whether a C++ compiler is there. CXX may hold arguments as well, as in "ccache g++"."""
+    """Whether there is a C++ compiler. CXX may contain arguments too, as in "ccache g++"."""
     candidates = ((os.environ.get("CXX") or "c++").split()[0], "g++", "clang++", *(("cl",) if os.name == "nt" else ()))
-    return any(shutil.which(each) for each in candidates)
+    return any(map(shutil.which, candidates))
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack the one folder that `archive` holds, whole or not at all."""
+    """Unpack the only folder of `archive` as `target`, completely or not at all; then delete the archive."""
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as temporary, tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):
             tar.extractall(temporary, filter="data")
@@ -211,7 +230,7 @@ def _unpack(archive: Path, target: Path) -> None:
 
 
 def _processor() -> str:
-    """What the compiler's -march=native goes by."""
+    """Return the features of the CPU, which -march=native depends on."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(("flags", "Features")):

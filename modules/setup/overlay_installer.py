@@ -1,6 +1,6 @@
-"""Install overlays: pip fills a folder beside the overlay, which takes its place when it is complete.
+"""Install overlays: pip fills a folder beside the overlay, which replaces it when it is complete.
 
-Several processes may want the same overlay: the one that holds the lock installs it, the others wait and find it there.
+If several processes want the same overlay, the one that holds the lock installs it and the others wait for it.
 """
 
 from __future__ import annotations
@@ -21,108 +21,111 @@ from typing import Literal
 from modules.core.errors import InstallFailed, InternalError, WebUIError, Words, both
 from modules.loaders.overlay import STAMP, Overlay
 from modules.setup import install_errors, progress_file
-from modules.setup.build_progress import BuildSteps
+from modules.setup.build_progress import BuildProgress
 from modules.setup.llama_cpp_build import LlamaBuild, NoCompiler, Phase, Report
-from modules.setup.pip import LOOK_SECONDS, Pip, PipFailed, Stopped
-from modules.setup.progress_file import NoteWriter
+from modules.setup.pip import POLL_SECONDS, Pip, PipFailed, Stopped
+from modules.setup.progress_file import PeerInstallation, ProgressWriter
 from modules.system import file_lock
 
 log = logging.getLogger(__name__)
 
-State = Literal["absent", "waiting", "installing", "whole", "failed"]
+State = Literal["absent", "waiting", "installing", "installed", "failed"]
 
-GRACE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
 LOG = "logs/webui.log"
 _SHOWN_LINES = 30
 
 
 @dataclass(frozen=True)
-class Installing:
-    """The state of an overlay. While it is installed: `done` of `total` packages or compiler steps, what pip said last,
-    and by the pace so far the `seconds_left`; "waiting" if another process does so. After a failure, its `error`."""
+class Installation:
+    """The state of an overlay; "waiting" means that another process is installing it.
+
+    While it is being installed: `done` of `total` packages or compiler steps, the last line of pip's output, and the
+    estimated `seconds_left`. `error` is set after a failure.
+    """
 
     state: State
     done: int = 0
     total: int = 0
-    says: str = ""
+    last_line: str = ""
     error: WebUIError | None = None
     phase: Phase = "fetching"
     seconds_left: float | None = None
 
     @property
-    def moving(self) -> bool:
+    def in_progress(self) -> bool:
         return self.state in ("waiting", "installing")
 
     @property
-    def silent(self) -> bool:
-        """Whether another process installs it and does not say how far it is."""
+    def progress_unknown(self) -> bool:
+        """Whether another process is installing the overlay and has not reported its progress."""
         return self.state == "waiting" and not self.total and self.phase == "fetching"
 
 
 @dataclass(eq=False)
 class _Job:
     overlay: Overlay
-    again: bool
-    yields: bool
-    now: Installing = Installing("installing")
-    note: NoteWriter | None = None
+    force: bool
+    interruptible: bool
+    current: Installation = Installation("installing")
+    writer: ProgressWriter | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     outcome: Future[None] = field(default_factory=Future)
 
-    def show(self, now: Installing) -> None:
-        """Let this process and those that wait for it see the progress."""
-        self.now = now
-        if self.note is not None:
-            self.note.write({key: value for key, value in asdict(now).items() if key not in ("state", "error")})
+    def update(self, current: Installation) -> None:
+        """Publish the progress to this process and to those that wait for the overlay."""
+        self.current = current
+        if self.writer is not None:
+            self.writer.write({key: value for key, value in asdict(current).items() if key not in ("state", "error")})
 
 
-class Overlays:
-    """Owner of the installations of this process. Any thread may ask; no method but `close` waits for anything.
+class OverlayInstaller:
+    """Owner of the installations of this process. Thread-safe; only `close` blocks.
 
-    Another process that waits for one of them and gives up may end this process if it `yields`.
+    If `interruptible`, another process that waits for an installation of this one ends this one when it stops waiting.
     """
 
-    def __init__(self, yields: bool = False) -> None:
-        self._yields = yields
+    def __init__(self, interruptible: bool = False) -> None:
+        self._interruptible = interruptible
         self._jobs: dict[Overlay, _Job] = {}
         self._lock = threading.Lock()
 
-    def begin(self, overlay: Overlay, again: bool = False) -> None:
-        """Install it in the background unless it is whole, or although it is: `again`. What is under way goes on."""
+    def start(self, overlay: Overlay, force: bool = False) -> None:
+        """Install the overlay in the background unless it is installed or being installed; `force` reinstalls it."""
         with self._lock:
             job = self._jobs.get(overlay)
-            if (job is not None and not job.outcome.done()) or (overlay.whole and not again):
+            if (job is not None and not job.outcome.done()) or (overlay.is_installed and not force):
                 return
-            job = self._jobs[overlay] = _Job(overlay, again, self._yields)
+            job = self._jobs[overlay] = _Job(overlay, force, self._interruptible)
             thread = ThreadPoolExecutor(1, "install")
             job.outcome = thread.submit(_install, job)
         job.outcome.add_done_callback(_log_failure)
         thread.shutdown(wait=False)
 
     def cancel(self, overlay: Overlay) -> None:
-        """Stop installing it. What has been compiled is kept for the next time."""
+        """Stop installing the overlay. Compiled files are kept for the next attempt."""
         with self._lock:
             job = self._jobs.get(overlay)
         if job is not None:
             job.stop.set()
 
-    def view(self, overlay: Overlay) -> Installing:
+    def status(self, overlay: Overlay) -> Installation:
         with self._lock:
             job = self._jobs.get(overlay)
         if job is not None and not job.outcome.done():
-            return job.now
+            return job.current
         failure = job.outcome.exception() if job is not None else None
         if failure is not None and not isinstance(failure, Stopped):
-            return Installing("failed", error=failure if isinstance(failure, WebUIError) else InternalError(LOG))
-        return Installing("whole" if overlay.whole else "absent")
+            return Installation("failed", error=failure if isinstance(failure, WebUIError) else InternalError(LOG))
+        return Installation("installed" if overlay.is_installed else "absent")
 
     def close(self) -> None:
-        """Give up all that is under way, and wait until it has been tidied away."""
+        """Cancel all installations and wait a few seconds until their files are cleaned up."""
         with self._lock:
             jobs = list(self._jobs.values())
         for job in jobs:
             job.stop.set()
-        wait([job.outcome for job in jobs], GRACE_SECONDS)
+        wait([job.outcome for job in jobs], CLOSE_SECONDS)
 
 
 def _log_failure(outcome: Future[None]) -> None:
@@ -134,113 +137,115 @@ def _log_failure(outcome: Future[None]) -> None:
 
 
 def _install(job: _Job) -> None:
-    """Do all of one installation, on its thread."""
-    overlay, place = job.overlay, job.overlay.folder.parent
-    with _explained(overlay):
-        place.mkdir(exist_ok=True)
-        with _locked(place / f".{overlay.name}.lock", job) as (lock, waited):
-            if overlay.whole and (waited or not job.again):
+    """Run one installation, on its own thread."""
+    overlay, parent = job.overlay, job.overlay.folder.parent
+    with _translated_errors(overlay):
+        parent.mkdir(exist_ok=True)
+        with _locked(parent / f".{overlay.name}.lock", job) as (lock, waited):
+            if overlay.is_installed and (waited or not job.force):
                 return
-            for left in place.glob(f".{overlay.name}-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            _check_room(overlay)
-            room = Path(tempfile.mkdtemp(prefix=f".{overlay.name}-", dir=place))
+            for leftover in parent.glob(f".{overlay.name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            _check_disk_space(overlay)
+            work_folder = Path(tempfile.mkdtemp(prefix=f".{overlay.name}-", dir=parent))
             try:
-                job.note = NoteWriter(room, job.yields)
-                job.show(Installing("installing"))
+                job.writer = ProgressWriter(work_folder, job.interruptible)
+                job.update(Installation("installing"))
                 fingerprint = overlay.fingerprint
-                (room / "tmp").mkdir()
-                _fill(job, room / "packages", Pip(sys.executable, room / "tmp", job.stop, (lock,)))
-                (room / "packages" / STAMP).write_text(fingerprint, encoding="utf-8")
-                _put_in_place(overlay, room)
+                (work_folder / "tmp").mkdir()
+                packages = work_folder / "packages"
+                _install_packages(job, packages, Pip(sys.executable, work_folder / "tmp", job.stop, (lock,)))
+                (packages / STAMP).write_text(fingerprint, encoding="utf-8")
+                _replace_overlay(overlay, work_folder)
             finally:
-                shutil.rmtree(room, ignore_errors=True)
+                shutil.rmtree(work_folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
-    """Yield the descriptor that holds the lock, and whether somebody else held it before."""
+    """Yield the descriptor that holds the lock, and whether another process held it before."""
     descriptor, waited = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), False
     try:
         while not file_lock.taken(descriptor):
             waited = True
-            other = progress_file.read(path.parent, f".{job.overlay.name}-*")
-            job.show(_followed(other))
-            if job.stop.wait(LOOK_SECONDS):
-                if other is not None:
-                    other.interrupt()
+            peer = progress_file.read(path.parent, f".{job.overlay.name}-*")
+            job.update(_waiting_for(peer))
+            if job.stop.wait(POLL_SECONDS):
+                if peer is not None:
+                    peer.interrupt()
                 raise Stopped
         yield descriptor, waited
     finally:
         os.close(descriptor)
 
 
-def _followed(other: progress_file.Note | None) -> Installing:
-    """How the installation of another process goes, as far as it says so."""
-    waiting = Installing("waiting")
-    if other is None:
+def _waiting_for(peer: PeerInstallation | None) -> Installation:
+    """Return the state "waiting" with the progress that the other process reports, if any."""
+    waiting = Installation("waiting")
+    if peer is None:
         return waiting
     try:
-        return replace(waiting, **other.progress)  # type: ignore[arg-type]
-    except TypeError:  # another version of this program
+        return replace(waiting, **peer.progress)  # type: ignore[arg-type]
+    except TypeError:  # written by another version of this program
         return waiting
 
 
-def _check_room(overlay: Overlay) -> None:
-    needed = overlay.megabytes * 3 // 2  # the packages, and what pip fetches and builds beside them
+def _check_disk_space(overlay: Overlay) -> None:
+    needed = overlay.megabytes * 3 // 2  # the packages, and what pip downloads and builds beside them
     needed += 0 if overlay.build_folder.exists() else overlay.build_megabytes
-    free = shutil.disk_usage(overlay.folder.parent).free // 10**6
+    folder = overlay.folder.parent
+    free = shutil.disk_usage(folder).free // 10**6
     if free < needed:
-        place = overlay.folder.parent
         cause = {
-            "en": f"{needed} MB of disk space are needed, and {free} MB are free in {place}.",
-            "zh": f"需要 {needed} MB 磁盘空间，而 {place} 只剩 {free} MB。",
+            "en": f"{needed} MB of disk space are needed, but only {free} MB are free in {folder}.",
+            "zh": f"需要 {needed} MB 磁盘空间，而 {folder} 所在磁盘只剩 {free} MB。",
         }
         raise InstallFailed(both(overlay.display_name), cause)
 
 
-def _fill(job: _Job, target: Path, pip: Pip) -> None:
-    """Have pip install the overlay's packages into `target`; what has to be compiled, before the others."""
+def _install_packages(job: _Job, target: Path, pip: Pip) -> None:
+    """Install the overlay's packages into `target` with pip, compiling first what has to be compiled."""
     overlay = job.overlay
-    wanted, build = overlay.pins, None
+    requirements, build = overlay.pins, None
     if overlay.compiled:
         build = LlamaBuild(overlay.compiled_pin, overlay.build_folder, pip, _reporter(job))
-        wanted = [pin for pin in wanted if pin != overlay.compiled_pin] + [str(build.wheel())]
-    job.show(Installing("installing", 0, overlay.packages))
-    begun = 0
+        requirements = [pin for pin in requirements if pin != overlay.compiled_pin] + [str(build.wheel())]
+    total = overlay.package_count
+    job.update(Installation("installing", 0, total))
+    started = 0
 
     def read(line: str) -> None:
-        nonlocal begun
-        begun += line.startswith(("Collecting ", "Processing "))  # the latter of a file on this machine
-        total = overlay.packages
-        fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(begun - 1, 0)
-        job.show(Installing("installing", max(job.now.done, min(fetched, total)), total, line.strip()))
+        nonlocal started
+        started += line.startswith(("Collecting ", "Processing "))  # "Processing" for a local file
+        fetched = total if line.startswith(("Building wheels", "Installing collected")) else max(started - 1, 0)
+        done = max(job.current.done, min(fetched, total))
+        job.update(Installation("installing", done, total, line.strip()))
 
-    pip.run("install", "--no-deps", "--target", str(target), *wanted, "--progress-bar", "off", read=read)
+    pip.run("install", "--no-deps", "--target", str(target), *requirements, "--progress-bar", "off", read=read)
     if build is not None:
         build.clean()
 
 
 def _reporter(job: _Job) -> Report:
-    """Show the stages of a build in the job's state."""
+    """Return a function that publishes the progress of a build as the job's progress."""
 
-    def report(phase: Phase, steps: BuildSteps | None, says: str) -> None:
-        counted = (steps.done, steps.total) if steps is not None else (0, 0)
-        left = steps.seconds_left if steps is not None else None
-        job.show(Installing("installing", *counted, says, phase=phase, seconds_left=left))
+    def report(phase: Phase, steps: BuildProgress | None, line: str) -> None:
+        counts = (steps.done, steps.total) if steps is not None else (0, 0)
+        seconds_left = steps.seconds_left if steps is not None else None
+        job.update(Installation("installing", *counts, line, phase=phase, seconds_left=seconds_left))
 
     return report
 
 
-def _put_in_place(overlay: Overlay, room: Path) -> None:
+def _replace_overlay(overlay: Overlay, work_folder: Path) -> None:
     if overlay.folder.exists():
-        os.replace(overlay.folder, room / "old")
-    os.replace(room / "packages", overlay.folder)
+        os.replace(overlay.folder, work_folder / "old")
+    os.replace(work_folder / "packages", overlay.folder)
 
 
 @contextlib.contextmanager
-def _explained(overlay: Overlay) -> Iterator[None]:
-    """Turn what went wrong into an error with a cause that is known."""
+def _translated_errors(overlay: Overlay) -> Iterator[None]:
+    """Raise InstallFailed, with the cause if it is known, in place of lower-level errors."""
     try:
         yield
     except PipFailed as failure:

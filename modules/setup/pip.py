@@ -1,4 +1,4 @@
-"""Run pip as a child process: its output line by line, and an end with all that it started."""
+"""Run pip as a child process: read its output line by line, and end it together with its descendants."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOK_SECONDS = 0.2
-GRACE_SECONDS = 2.0
+POLL_SECONDS = 0.2
+EXIT_SECONDS = 2.0
 TAIL_LINES = 200
-LINE_CHARACTERS = 300
-_COMMON = ("--disable-pip-version-check", "--no-input")
+MAX_LINE_LENGTH = 300
+_COMMON_ARGUMENTS = ("--disable-pip-version-check", "--no-input")
 
 
 class Stopped(Exception):
-    """The run was ended on request."""
+    """The run was stopped on request."""
 
 
 class PipFailed(Exception):
@@ -33,17 +33,21 @@ class PipFailed(Exception):
 
 @dataclass(frozen=True)
 class Pip:
-    """pip of the interpreter `python`.
+    """pip of one Python interpreter.
 
-    `temporary` is where it unpacks: on the same disk as the result, and removed with it after a kill. Setting `stop`
-    ends a run. `keep_open` are descriptors that the child inherits, such as a lock: if this process is killed, the
-    lock is held until the child has ended. The output is added to the file `log`.
+    Attributes:
+        python: Path of the interpreter.
+        temporary: Folder for temporary files, on the same disk as the result and removed with it after a kill.
+        stop: Event that ends a run.
+        inherited_descriptors: Descriptors that the child inherits, such as a lock: if this process is killed, the lock
+            is held until the child has ended.
+        log: File to which the output is appended.
     """
 
     python: str
     temporary: Path | None = None
     stop: threading.Event | None = None
-    keep_open: tuple[int, ...] = ()
+    inherited_descriptors: tuple[int, ...] = ()
     log: Path | None = None
 
     def run(
@@ -53,15 +57,16 @@ class Pip:
         environment: Mapping[str, str] | None = None,
         niceness: int = 0,
     ) -> list[str]:
-        """Run one command of pip and return the last lines of its output. PipFailed, or Stopped.
+        """Run a pip command and return the last lines of its output.
 
-        `read` gets each line. A positive `niceness` leaves the processor to others.
+        `read` is called with every line. A positive `niceness` lowers the priority of the child. Raises PipFailed, or
+        Stopped if `stop` is set.
         """
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self.log.open("a", encoding="utf-8")) if self.log else None
             child = stack.enter_context(self._start(arguments, environment or {}))
-            stack.callback(_kill, child)  # an interruption must not leave it running
+            stack.callback(_kill, child)  # also on KeyboardInterrupt
             if niceness and os.name == "posix":
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PGRP, child.pid, niceness)
@@ -71,7 +76,7 @@ class Pip:
             for line in child.stdout:
                 if log is not None:
                     log.write(line)
-                tail.append(line.rstrip()[:LINE_CHARACTERS])
+                tail.append(line.rstrip()[:MAX_LINE_LENGTH])
                 if read is not None:
                     read(line.rstrip())
             child.wait()
@@ -82,57 +87,57 @@ class Pip:
         return list(tail)
 
     def _start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> subprocess.Popen[str]:
-        # A configuration that asks for --user would be refused beside --target and inside a virtual environment.
+        # pip rejects a configured --user together with --target, and inside a virtual environment.
         own = {"PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
         if self.temporary is not None:
             own["TMPDIR"] = str(self.temporary)
         return subprocess.Popen(
-            [self.python, "-m", "pip", *arguments, *_COMMON],
+            [self.python, "-m", "pip", *arguments, *_COMMON_ARGUMENTS],
             env={**os.environ, **own, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # it is ended with all that it has started
-            pass_fds=() if os.name == "nt" else self.keep_open,
+            start_new_session=True,  # so that its descendants can be ended too
+            pass_fds=() if os.name == "nt" else self.inherited_descriptors,
         )
 
 
 def _kill_on_stop(child: subprocess.Popen[str], stop: threading.Event) -> None:
     while child.poll() is None:
-        if stop.wait(LOOK_SECONDS):
+        if stop.wait(POLL_SECONDS):
             _kill(child)
             return
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
-    """End the child and its descendants, unless it has ended.
+    """End the child and its descendants.
 
-    An interrupt comes first: ninja, whose compilers are in process groups of their own, ends them then and removes what
-    they have written half. What is left of the child's session is killed.
+    SIGINT comes first: on it, ninja ends its compilers, which are in process groups of their own, and removes their
+    incomplete outputs. Then whatever remains of the child's session is killed.
     """
     if child.poll() is not None:
         return
     if os.name == "nt":
         child.kill()
         return
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for signal_number in (signal.SIGINT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
+            os.killpg(child.pid, signal_number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_SECONDS)
+            child.wait(EXIT_SECONDS)
             break
-    for pid in _session(child.pid):
+    for pid in _session_members(child.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _session(leader: int) -> list[int]:
-    """The processes of a session, where the system lists them in /proc."""
-    found = []
+def _session_members(leader: int) -> list[int]:
+    """Return the processes of a session; empty on systems without /proc."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if os.getsid(int(folder.name)) == leader:
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids

@@ -1,4 +1,4 @@
-"""A note in which the process that installs an overlay tells those that wait for it how it goes."""
+"""Progress of an installation as a JSON file, for other processes that wait for the same overlay."""
 
 from __future__ import annotations
 
@@ -14,51 +14,55 @@ from pathlib import Path
 from modules.downloads.partial_file import replace_file
 
 _NAME = "progress.json"
-_EVERY_SECONDS = 0.5
-_VOLATILE = ("says", "seconds_left")
+_MIN_INTERVAL_SECONDS = 0.5
+_VOLATILE = ("last_line", "seconds_left")
+"""Fields that change with every line of pip's output."""
 
 
-class NoteWriter:
-    """Writes into the folder of an installation. `yields` lets others end the process that writes."""
+class ProgressWriter:
+    """Writes the progress file of this process into the folder of its installation.
 
-    def __init__(self, folder: Path, yields: bool) -> None:
+    `interruptible` allows other processes to end this one.
+    """
+
+    def __init__(self, folder: Path, interruptible: bool) -> None:
         self._path = folder / _NAME
-        self._yields = yields
-        self._written = 0.0
-        self._counted: Mapping[str, object] = {}
+        self._interruptible = interruptible
+        self._written_at = 0.0
+        self._last_counts: Mapping[str, object] = {}
 
     def write(self, progress: Mapping[str, object]) -> None:
-        """Write the progress down, but not each line that pip says. A note that cannot be written is no failure."""
-        now, counted = time.monotonic(), {key: value for key, value in progress.items() if key not in _VOLATILE}
-        if counted == self._counted and now - self._written < _EVERY_SECONDS:
+        """Write the progress, at most twice a second unless a count has changed. Ignores errors of the file system."""
+        now, counts = time.monotonic(), {key: value for key, value in progress.items() if key not in _VOLATILE}
+        if counts == self._last_counts and now - self._written_at < _MIN_INTERVAL_SECONDS:
             return
-        self._written, self._counted = now, counted
-        note = {"pid": os.getpid(), "yields": self._yields, "progress": progress}
+        self._written_at, self._last_counts = now, counts
+        content = {"pid": os.getpid(), "interruptible": self._interruptible, "progress": progress}
         with contextlib.suppress(OSError):
-            replace_file(self._path, json.dumps(note).encode())
+            replace_file(self._path, json.dumps(content).encode())
 
 
 @dataclass(frozen=True)
-class Note:
-    """The note of another process, which runs."""
+class PeerInstallation:
+    """Installation by another process that is running, as read from its progress file."""
 
     progress: Mapping[str, object]
     pid: int
-    yields: bool
+    interruptible: bool
 
     def interrupt(self) -> None:
-        """End the process if it lets others do so."""
-        if self.yields and os.name == "posix":
+        """End the process if it is interruptible."""
+        if self.interruptible and os.name == "posix":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGINT)
 
 
-def read(place: Path, pattern: str) -> Note | None:
-    """Return the note of the installation whose folder in `place` matches; None if no such process runs."""
-    for path in place.glob(f"{pattern}/{_NAME}"):
+def read(parent: Path, pattern: str) -> PeerInstallation | None:
+    """Return the installation in a folder of `parent` that matches `pattern`; None if none is running."""
+    for path in parent.glob(f"{pattern}/{_NAME}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            note = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             if os.name == "posix":
-                os.kill(int(note["pid"]), 0)
-            return Note(dict(note["progress"]), int(note["pid"]), bool(note["yields"]))
+                os.kill(int(content["pid"]), 0)  # raises OSError if the process has ended
+            return PeerInstallation(dict(content["progress"]), int(content["pid"]), bool(content["interruptible"]))
     return None

@@ -6,9 +6,8 @@ from html import escape
 
 from modules.app import App
 from modules.core.errors import WebUIError
-from modules.loaders.registry import LLAMACPP
 from modules.setup import install
-from modules.setup.preparation import Progress
+from modules.setup.preparation import PreparationStatus
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, Updates, as_error
 from modules.ui.locales import Tr
@@ -36,7 +35,7 @@ class PreparationNotice:
         """Begin the preparation, or try again."""
         try:
             self._app.refuse_guests()
-            self._app.preparation.go_on()
+            self._app.preparation.resume()
             return self.html()
         except Exception as error:
             return markup.alert(as_error(error), self._language, self._tr)
@@ -53,39 +52,39 @@ class PreparationNotice:
 def notice(app: App, language: str, tr: Tr) -> str:
     """Render the state of the preparation, as the notice shows it."""
     idle = app.models.status.state not in ("ready", "loading")
-    return preparation(app.preparation.view(), idle, language, tr)
+    return preparation(app.preparation.status(), idle, language, tr)
 
 
 def greeting(app: App) -> str:
     """Return the key of what an empty conversation says: a question, or what has to happen before one."""
     if app.models.status.state == "ready":
         return "hello"
-    now = app.preparation.view()
-    return "hello_later" if now.load and now.moving else "hello_empty"
+    now = app.preparation.status()
+    return "hello_later" if now.load and now.in_progress else "hello_empty"
 
 
-def preparation(now: Progress, idle: bool, language: str, tr: Tr) -> str:
+def preparation(now: PreparationStatus, idle: bool, language: str, tr: Tr) -> str:
     """Render the state of the preparation. That llama.cpp is missing is told only while no model is in use: `idle`."""
-    error = now.llamacpp.error or now.demo_error
-    if now.llamacpp.moving:
+    error = now.installation.error or now.demo_error
+    if now.installation.in_progress:
         return _moving(now, language, tr)
     if error is not None:
         return _failed(error, language, tr)
-    if now.llamacpp.state == "absent":
+    if now.installation.state == "absent":
         info = f"<p>{escape(tr('prepare_absent_info'))}</p>"
         return _card(tr("prepare_absent"), info, _button(tr, "prepare_now")) if idle else ""
-    return _card(tr("prepare_demo"), f"<p>{escape(tr('prepare_demo_info'))}</p>") if now.fetching_demo else ""
+    return _card(tr("prepare_demo"), f"<p>{escape(tr('prepare_demo_info'))}</p>") if now.downloading_demo else ""
 
 
-def _moving(now: Progress, language: str, tr: Tr) -> str:
-    share = install.share(now.llamacpp)
+def _moving(now: PreparationStatus, language: str, tr: Tr) -> str:
+    share = install.fraction_done(now.installation)
     width = f"{share:.0%}" if share is not None else "0"
     later = tr("prepare_then").format(model=now.load) if now.load else ""
     bar = f'<div class="tx-bar"><i style="width:{width}"></i></div>'
     demo = f"<p>{escape(now.demo_error.say(language).partition(chr(10))[0])}</p>" if now.demo_error else ""
     space = " " if later and language == "en" else ""
     lines = f"<p>{escape(tr('prepare_meanwhile') + space + later)}</p>"
-    return _card(install.describe(now.llamacpp, LLAMACPP, language), bar + lines + demo)
+    return _card(install.describe(now.installation, now.overlay, language), bar + lines + demo)
 
 
 def _failed(error: WebUIError, language: str, tr: Tr) -> str:

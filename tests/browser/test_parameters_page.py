@@ -70,7 +70,7 @@ def test_what_the_loaded_models_loader_lacks_is_not_shown_and_not_asked_for(chro
     server = Server(place, "--settings", str(place / "settings.yaml"))
     window = opened(server, chromium, "en")
     tab = window.page.locator("#tx-params")
-    tab.get_by_role("button", name="More cuts of the tail").click()
+    tab.get_by_role("button", name="Truncation", exact=True).click()
     tail_free = window.page.locator("#tx-gen-tfs")
     expect(tail_free).to_be_visible()
     tail_free.locator("input[type=number]").fill("0.5")

@@ -17,7 +17,7 @@ from modules.chat.templates import Message
 from modules.core.errors import PromptTooLong, Unsupported
 from modules.core.events import Done, Text
 from modules.loaders import generation_settings
-from modules.loaders.registry import settle
+from modules.loaders.load_settings import settle
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager

@@ -9,7 +9,8 @@ import pytest
 
 from modules.config.model_settings import ModelSettings
 from modules.core.errors import SettingsError
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
 

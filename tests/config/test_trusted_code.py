@@ -124,10 +124,10 @@ def test_a_flag_agrees_for_the_model_that_another_names(
 ) -> None:
     make_app(FLAG).consent.agree(make_app(FLAG).record("own"))
     mark = harmful(folder)
-    first_load.begin(make_app(FLAG, "--model", "own"))
+    first_load.start(make_app(FLAG, "--model", "own"))
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
     assert not mark.exists()
-    first_load.begin(make_app(FLAG, "--model", "own", "--trust-changed-code"))
+    first_load.start(make_app(FLAG, "--model", "own", "--trust-changed-code"))
     assert mark.exists()
     with pytest.raises(CommandLineError, match="--model"):
         make_app(FLAG, "--trust-changed-code")

@@ -17,7 +17,8 @@ from modules.formats.gguf_header import GgufHeader, read_header
 from modules.hub.client import Hub
 from modules.hub.errors import MirrorUnreachable
 from modules.hub.gguf_probe import FIRST, read_remote_header
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from tests.support.gguf_files import ARRAY, MODEL, U8, As, Tensor, array, gguf
 from tests.support.hub_server import Content
 from tests.support.hub_server import Hub as Served

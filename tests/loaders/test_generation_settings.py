@@ -10,7 +10,7 @@ import pytest
 from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.loaders.generation_settings import PARAMETERS, changed, refuse_missing, settle
 from modules.loaders.registry import LOADERS
-from modules.options.generation import OF_EVERY_LOADER, ONLY_TRANSFORMERS
+from modules.options.generation import SUPPORTED_BY_ALL
 
 EXTREMES = [
     (key, value)
@@ -77,11 +77,13 @@ FAMILY = ("Transformers", "ExLlamav2_HF", "AutoGPTQ", "llamacpp_HF", "AutoAWQ")
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_family_of_transformers_has_every_parameter(name: str) -> None:
-    assert LOADERS[name].samplers | OF_EVERY_LOADER == set(PARAMETERS) | {"logit_bias"}
+    assert LOADERS[name].samplers | SUPPORTED_BY_ALL == set(PARAMETERS) | {"logit_bias"}
 
 
-def test_llama_cpp_has_those_that_are_not_only_transformers() -> None:
-    assert LOADERS["llama.cpp"].samplers == LOADERS["Transformers"].samplers - ONLY_TRANSFORMERS
+def test_llama_cpp_has_those_that_its_own_sampler_has() -> None:
+    only_transformers = LOADERS["Transformers"].samplers - LOADERS["llama.cpp"].samplers
+    assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "sampler_priority"} <= only_transformers
+    assert len(only_transformers) == 17
     assert {"temperature", "top_k", "mirostat_mode", "dry_base", "grammar_string"} <= LOADERS["llama.cpp"].samplers
 
 

@@ -15,7 +15,8 @@ from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupp
 from modules.core.events import Text
 from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.core.prompt import Prompt
-from modules.loaders.registry import Loader, settle
+from modules.loaders.load_settings import settle
+from modules.loaders.registry import Loader
 from modules.lora import manager
 from modules.lora.catalog import LoraCatalog
 from modules.lora.manager import LoraManager, parse_saved

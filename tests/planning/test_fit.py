@@ -14,7 +14,7 @@ from modules.engines.hf import memory
 from modules.engines.llamacpp.memory import estimate, within
 from modules.formats.gguf_header import GgufHeader
 from modules.formats.model_shape import Sizes
-from modules.loaders.registry import Setting, settle, values
+from modules.loaders.load_settings import Setting, settle, values
 from modules.options.load import OPTIONS
 from modules.options.option import Value
 from modules.planning.fit import SMALLEST, Device, fit, fitting_context

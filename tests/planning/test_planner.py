@@ -11,7 +11,8 @@ from modules.app import App
 from modules.config.settings import read
 from modules.config.yaml_file import YamlFile
 from modules.core.errors import OptionError, OwnerOnly, SettingsError, Unsupported
-from modules.loaders.registry import LOADERS, Setting
+from modules.loaders.load_settings import Setting
+from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.planning.load_request import LoadRequest
 from modules.planning.recommendation import explain_choice

@@ -17,7 +17,8 @@ from modules.core.errors import Unsupported
 from modules.core.events import Json, Result
 from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS, settle
+from modules.loaders.load_settings import settle
+from modules.loaders.registry import LOADERS
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager

@@ -30,7 +30,8 @@ from modules.core.errors import (
 )
 from modules.core.events import Done, Note, Text, Waiting
 from modules.core.prompt import Prompt
-from modules.loaders.registry import Loader, settle
+from modules.loaders.load_settings import settle
+from modules.loaders.registry import Loader
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager

@@ -14,10 +14,11 @@ import pytest
 
 from modules.core.errors import InstallFailed, LoaderUnavailable, Unsupported
 from modules.core.paths import ROOT
+from modules.loaders.availability import unavailable
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import Extra, Loader, unavailable
+from modules.loaders.registry import Extra, Loader
 from modules.setup.install import wait
-from modules.setup.overlay_installer import Overlays
+from modules.setup.overlay_installer import OverlayInstaller
 from tests.conftest import ECHO
 from tests.support.package_index import PackageIndex
 
@@ -36,19 +37,19 @@ def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
 def test_it_installs_and_tells_how_it_goes(
     loader: Loader, language: str, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wait(loader, language, Overlays())
+    wait(loader, language, OverlayInstaller())
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == last and len(lines) >= 2
     assert unavailable(loader) is None
-    wait(loader, language, Overlays())
+    wait(loader, language, OverlayInstaller())
     assert capsys.readouterr().err.splitlines() == [last]
 
 
 def test_what_has_been_taken_from_an_overlay_is_brought_back(loader: Loader) -> None:
-    wait(loader, "en", Overlays())
+    wait(loader, "en", OverlayInstaller())
     assert loader.overlay is not None
     (loader.overlay.folder / "second_package").rename(loader.overlay.folder / "taken")
-    wait(loader, "en", Overlays())
+    wait(loader, "en", OverlayInstaller())
     assert unavailable(loader) is None
 
 
@@ -56,18 +57,18 @@ def test_a_failure_is_an_error_and_nothing_is_installed(loader: Loader) -> None:
     assert loader.overlay is not None
     loader.overlay.requirements.write_text("never-published==1\n")
     with pytest.raises(InstallFailed, match="never-published"):
-        wait(loader, "en", Overlays())
+        wait(loader, "en", OverlayInstaller())
 
 
 def test_a_package_that_its_requirements_forget_is_named(loader: Loader) -> None:
     with pytest.raises(LoaderUnavailable, match="third_package"):
-        wait(dataclasses.replace(loader, packages=("third_package",)), "en", Overlays())
+        wait(dataclasses.replace(loader, packages=("third_package",)), "en", OverlayInstaller())
 
 
 def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.loaders.registry._nvidia", lambda: False)
     with pytest.raises(LoaderUnavailable, match="NVIDIA"):
-        wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", Overlays())
+        wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", OverlayInstaller())
     assert loader.overlay is not None and not loader.overlay.folder.exists()
 
 
@@ -75,7 +76,7 @@ def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, mon
 def test_of_packages_that_belong_to_the_environment_the_line_is_told(language: str) -> None:
     extra = Extra(("gguf",), ("no_such_package",), "pip install that")
     with pytest.raises(Unsupported) as refused:
-        wait(dataclasses.replace(ECHO, extras=(extra,)), language, Overlays())
+        wait(dataclasses.replace(ECHO, extras=(extra,)), language, OverlayInstaller())
     assert refused.value.say(language).endswith("\npip install that")
 
 
@@ -87,9 +88,9 @@ def test_ctrl_c_leaves_nothing(loader: Loader, tmp_path: Path, monkeypatch: pyte
     loader.overlay.requirements.write_text("slowly==1.0\n")
     program = (
         "import dataclasses; from pathlib import Path; from modules.setup.install import wait;"
-        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import Overlays;"
+        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import OverlayInstaller;"
         f"from tests.conftest import ECHO; overlay = Overlay('of-test', 1, Path({str(tmp_path)!r}));"
-        "wait(dataclasses.replace(ECHO, packages=('slowly',), overlay=overlay), 'en', Overlays())"
+        "wait(dataclasses.replace(ECHO, packages=('slowly',), overlay=overlay), 'en', OverlayInstaller())"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         index.await_builders(1)

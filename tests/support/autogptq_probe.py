@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.paths import ROOT
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 
 
 def looked_at(folder: Path, broken: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from modules.engines.autoawq.fused_layers import FusedModel
 from modules.engines.hf.arguments import Environment
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
 
 CONTEXT = 24

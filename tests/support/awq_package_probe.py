@@ -21,7 +21,8 @@ from modules.engines.autoawq.build import fitting, loaded
 from modules.engines.autoawq.package import AutoAWQForCausalLM, base
 from modules.engines.autoawq.patches import mended
 from modules.engines.hf.arguments import Environment
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from tests.support.linked_folder import linked_folder
 
 NAMED = {"quant_filename": "model.safetensors"}

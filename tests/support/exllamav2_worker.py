@@ -26,7 +26,7 @@ def paths(flash: bool = False) -> str:
 def overlay() -> Path:
     """That of the package itself."""
     assert EXLLAMAV2.overlay is not None
-    if not EXLLAMAV2.overlay.whole:
+    if not EXLLAMAV2.overlay.is_installed:
         pytest.fail(f"{EXLLAMAV2.overlay.folder} is missing: run ./test.sh once", pytrace=False)
     return EXLLAMAV2.overlay.folder
 

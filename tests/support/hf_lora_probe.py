@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from tests.support.forked import forked
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.events import Failed, Text
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
 from tests.support.forked import forked
 

@@ -20,7 +20,8 @@ from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 
 CPU = torch.device("cpu")
 MOST = 60

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from modules.loaders.registry import overlay_of
+from modules.loaders.availability import overlay_of
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import SMOLLM2, TRANSFORMERS, load
 from tests.support.exl2_folder import INSTALLED, exl2_folder

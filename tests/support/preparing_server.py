@@ -15,12 +15,11 @@ from modules.loaders import registry
 from modules.loaders.overlay import Overlay
 
 folder = Path(sys.argv[1])
-stand_in = Overlay("of-test", 1, folder, compiled="compiled", title="llama.cpp")
+stand_in = Overlay("of-test", 1, folder, compiled="compiled", title="llama.cpp", prepared=True)
 rows = cast(dict[str, registry.Loader], registry.LOADERS)
 for name, row in rows.items():
-    if row.overlay == registry.LLAMACPP:
+    if row.overlay is not None and row.overlay.prepared:
         rows[name] = dataclasses.replace(row, packages=("compiled",), overlay=stand_in)
-registry.LLAMACPP = stand_in
 
 import server  # noqa: E402  (it takes the names of above as it is imported)
 

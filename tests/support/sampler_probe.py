@@ -23,7 +23,8 @@ from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.sampler import Sampler
 from modules.loaders import generation_settings
-from modules.loaders.registry import LOADERS, settle, values
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS
 
 UNREACHABLE = -1e4  # even at the highest temperature
 

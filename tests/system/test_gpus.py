@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modules.loaders.registry import LOADERS, overlay_of
+from modules.loaders.availability import overlay_of
+from modules.loaders.registry import LOADERS
 from modules.system import gpus
 from modules.system.gpus import Gpu, Gpus
 

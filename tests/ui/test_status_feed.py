@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from modules.app import App
 from modules.core.errors import LANGUAGES
 from modules.downloads.record import Wanted
-from modules.setup.overlay_installer import Installing
+from modules.setup.overlay_installer import Installation
 from modules.ui import gr, status_feed
 from modules.ui.gradio_patches import calm_queue
 from tests.support.hub_reading import REPO
@@ -34,8 +34,8 @@ def test_a_step_of_the_preparation_is_news(make_app: Callable[..., App], monkeyp
     app = make_app()
     digests = set()
     for done in (1, 2):
-        state = Installing("installing", done, 9, phase="compiling")
-        monkeypatch.setattr(app.overlays, "view", lambda overlay, state=state: state)
+        state = Installation("installing", done, 9, phase="compiling")
+        monkeypatch.setattr(app.overlays, "status", lambda overlay, state=state: state)
         digests.add(status_feed.digest(app, "en"))
     assert len(digests) == 2
 

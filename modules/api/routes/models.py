@@ -14,7 +14,7 @@ from modules.app import App
 from modules.core.errors import NoModelLoaded, OptionError, WorkerDied
 from modules.core.events import Json
 from modules.loaders.generation_settings import PARAMETERS
-from modules.loaders.registry import values
+from modules.loaders.load_settings import values
 from modules.options.option import Value, parse_all
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan

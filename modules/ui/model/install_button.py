@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from modules.app import App
 from modules.core.errors import UnknownLoader
-from modules.loaders.registry import LLAMACPP, Loader, find_loader, overlay_of, unavailable
+from modules.loaders.availability import overlay_of, unavailable
+from modules.loaders.registry import Loader, find_loader
 from modules.setup import install
-from modules.setup.overlay_installer import Installing
+from modules.setup.overlay_installer import Installation
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, Updates, Values, as_error
 from modules.ui.locales import Tr
@@ -42,42 +43,43 @@ class InstallButton:
 
     # -- what it shows ----------------------------------------------------------------------------------------------
 
-    def view(self, loader: Loader, model_format: str) -> Installing | None:
+    def view(self, loader: Loader, model_format: str) -> Installation | None:
         """How the loader's own packages for such models stand; None if it has none, or if there is nothing to be done
         about them."""
         overlay = overlay_of(loader, model_format)
         if overlay is None:
             return None
-        now, reason = self._app.overlays.view(overlay), unavailable(loader, model_format)
-        return now if now.moving or (reason is not None and reason.install) else None
+        now, reason = self._app.overlays.status(overlay), unavailable(loader, model_format)
+        return now if now.in_progress or (reason is not None and reason.install) else None
 
     def ask(self, loader: Loader | None, model_format: str = "") -> Updates:
         """What a handler returns to offer the installation that `loader` needs for such models, if any."""
         now = self.view(loader, model_format) if loader is not None else None
         overlay = overlay_of(loader, model_format) if loader is not None else None
         size = overlay.megabytes if overlay is not None else 0
-        moving = now is not None and now.moving
+        moving = now is not None and now.in_progress
         label = self._tr("install_cancel") if moving else self._tr("install").format(size=size)
         return {self.button: gr.update(visible=now is not None, value=label), self.timer: gr.Timer(active=moving)}
 
     def told(self, loader: Loader, model_format: str, explanation: str = "") -> str:
         """The `explanation` and why an installation failed; while one is under way, how it goes instead. As HTML."""
         now = self.view(loader, model_format)
-        elsewhere = overlay_of(loader, model_format) == LLAMACPP  # the notice above the tab tells of that one
-        if now is None or (elsewhere and not now.moving):
+        overlay = overlay_of(loader, model_format)
+        elsewhere = overlay is not None and overlay.prepared  # shown by PreparationNotice
+        if now is None or (elsewhere and not now.in_progress):
             return explanation
         if now.error is not None:
             return explanation + html.alert(now.error, self._language, self._tr)
-        return ("" if elsewhere else self._progress(now)) if now.moving else explanation
+        return ("" if elsewhere else self._progress(now)) if now.in_progress else explanation
 
-    def _progress(self, now: Installing) -> str:
-        if now.silent:
+    def _progress(self, now: Installation) -> str:
+        if now.progress_unknown:
             return html.info(self._tr("install_waiting"))
         line = self._tr("install_progress").format(done=now.done, total=now.total)
-        share = install.share(now) or 0
+        share = install.fraction_done(now) or 0
         return (
             f'<div class="tx-status" role="status">{escape(line)}<div class="tx-bar"><i style="width:{share:.0%}"></i>'
-            f'</div><p class="tx-split">{escape(now.says)}</p></div>'
+            f'</div><p class="tx-split">{escape(now.last_line)}</p></div>'
         )
 
     # -- what it does -----------------------------------------------------------------------------------------------
@@ -88,10 +90,10 @@ class InstallButton:
             self._app.refuse_guests()
             asked = self._asked(given)
             overlay = overlay_of(*asked)
-            if overlay is not None and self._app.overlays.view(overlay).moving:
+            if overlay is not None and self._app.overlays.status(overlay).in_progress:
                 self._app.overlays.cancel(overlay)
             else:
-                install.begin(asked[0], self._app.overlays, asked[1])
+                install.start(asked[0], self._app.overlays, asked[1])
             return {self._tab.notes: self.told(*asked), **self.ask(*asked)}
         except Exception as error:
             return {self._tab.notes: html.alert(as_error(error), self._language, self._tr)}
@@ -100,7 +102,7 @@ class InstallButton:
         """How it goes; once it has ended, the form as it is from then on."""
         try:
             now = self.view(*self._asked(given))
-            if now is not None and now.moving:
+            if now is not None and now.in_progress:
                 return {self._tab.notes: self.told(*self._asked(given)) or gr.skip()}
             return {**await self._tab.explain(given), **self._tab.options.labelled_anew(given)}
         except Exception as error:

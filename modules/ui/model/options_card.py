@@ -13,7 +13,9 @@ from typing import Any
 from modules.app import App
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import OptionError
-from modules.loaders.registry import LOADERS, Loader, Setting, unavailable
+from modules.loaders.availability import unavailable
+from modules.loaders.load_settings import Setting
+from modules.loaders.registry import LOADERS, Loader
 from modules.options.load import OPTIONS
 from modules.planning.recommendation import compatible_loaders
 from modules.runtime.load_plan import LoadPlan

@@ -14,7 +14,7 @@ from modules.core.errors import (
     OptionError,
     UnknownLoader,
 )
-from modules.loaders.registry import Setting
+from modules.loaders.load_settings import Setting
 from modules.options.load import OPTIONS
 from modules.options.option import parse_all
 from modules.planning.load_request import LoadRequest

@@ -11,7 +11,7 @@ from modules.config.presets import NEUTRAL
 from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS, Loader
-from modules.options.generation import GROUPS, OF_EVERY_LOADER, PARAMETERS
+from modules.options.generation import GROUPS, PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Option
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import PRIVATE, Updates, Values, as_error
@@ -69,7 +69,7 @@ class ParametersTab:
         folder: Any = nullcontext()
         if group != GROUPS[0]:
             title = self._tr(f"group_{group}")
-            folder = gr.Accordion(title, open=False, elem_id=f"tx-gen-{group}", elem_classes=["tx-group", *here])
+            folder = gr.Accordion(title, open=False, elem_id=f"tx-gen-group-{group}", elem_classes=["tx-group", *here])
         with folder, gr.Column(elem_classes="tx-grid"):
             return Form(options, self._language, "tx-gen", classes)
 
@@ -173,7 +173,7 @@ class ParametersTab:
 
 def without(keys: Iterable[str], loader: Loader) -> list[str]:
     """Those of `keys` that `loader` does not have."""
-    return [key for key in keys if key not in loader.samplers | OF_EVERY_LOADER]
+    return [key for key in keys if key not in loader.samplers | SUPPORTED_BY_ALL]
 
 
 def _havers(key: str) -> list[Loader]:

@@ -16,7 +16,8 @@ import pytest
 
 from modules.core.errors import LoadFailed
 from modules.core.paths import ROOT
-from modules.loaders.registry import LOADERS, unavailable
+from modules.loaders.availability import unavailable
+from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load
 from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, heard, put, state

@@ -14,7 +14,8 @@ import pytest
 
 from modules.core.errors import LoadFailed
 from modules.core.lora_errors import LoraRefused
-from modules.loaders.registry import LOADERS, unavailable
+from modules.loaders.availability import unavailable
+from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state

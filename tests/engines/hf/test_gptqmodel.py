@@ -14,8 +14,9 @@ import pytest
 from modules.app import App
 from modules.core.errors import LoaderUnavailable
 from modules.core.events import Progress, TokenChances
+from modules.loaders.availability import overlay_of, unavailable
 from modules.loaders.overlay import Overlay
-from modules.loaders.registry import LOADERS, Loader, overlay_of, unavailable
+from modules.loaders.registry import LOADERS, Loader
 from modules.planning.load_request import LoadRequest
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load, loaded

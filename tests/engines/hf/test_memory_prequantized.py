@@ -16,7 +16,9 @@ from modules.core.paths import ROOT
 from modules.engines.hf.memory_prequantized import Quantised, context_length, placed, within
 from modules.engines.llamacpp.memory import Estimate
 from modules.formats.model_shape import Shape, Sizes, sizes_of, summed
-from modules.loaders.registry import LOADERS, candidates, overlay_of, settle, values
+from modules.loaders.availability import overlay_of
+from modules.loaders.load_settings import settle, values
+from modules.loaders.registry import LOADERS, candidates
 from modules.options.option import Value
 from modules.planning.fit import Device, fit
 from modules.runtime.worker_process import WorkerProcess

@@ -26,7 +26,8 @@ from modules.core.lora_errors import LoraMismatch, LoraRefused, LoraWithoutEffec
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import read_header
 from modules.formats.gguf_writer import Planned, write
-from modules.loaders.registry import LOADERS, settle
+from modules.loaders.load_settings import settle
+from modules.loaders.registry import LOADERS
 from modules.lora.catalog import LoraCatalog
 from modules.lora.gguf_conversion import converted
 from modules.lora.manager import LoraManager

@@ -99,7 +99,7 @@ def is_watching(tab: Any, updates: dict[Any, Any]) -> bool:
 def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(tab: Any) -> None:
     updates = explained(tab)
     assert label(tab, updates) == "Install (7 MB)" and not is_watching(tab, updates)
-    assert "packages of its own (7 MB)" in updates[tab.notes]
+    assert "its packages (7 MB)" in updates[tab.notes]
     assert label(tab, explained(tab, "llama.cpp")) == ""
     assert label(tab, asyncio.run(tab.explain({**form(tab), tab.model: None}))) == ""
     assert label(tab, asyncio.run(tab.explain({**form(tab), tab.widgets["tensor_split"]: "30,,70"}))) == ""
@@ -128,7 +128,7 @@ def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: Package
     index.open_gate()
     updates = watched(tab)
     assert label(tab, updates) == "" and not is_watching(tab, updates)
-    assert "<pre>" in updates[tab.notes] and "packages of its own" not in updates[tab.notes]
+    assert "<pre>" in updates[tab.notes] and "its packages (" not in updates[tab.notes]
     assert ("echo", "echo") in updates[tab.loader]["choices"], "it is no longer said to be unavailable"
 
 
@@ -149,7 +149,7 @@ def test_a_load_that_finds_it_damaged_offers_it_again(
     updates = asyncio.run(load())
     assert "are damaged (slowly/__init__.py)" in updates[tab.status] and label(tab, updates) == "Install (7 MB)"
     assert label(tab, pressed(tab)) == "Cancel the installation"
-    assert label(tab, watched(tab)) == "" and loader.overlay.damage() == ""
+    assert label(tab, watched(tab)) == "" and loader.overlay.find_damage() == ""
 
 
 def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:
@@ -157,7 +157,7 @@ def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:
     index.await_builders(1)
     pressed(tab)
     updates = watched(tab)
-    assert label(tab, updates) == "Install (7 MB)" and "packages of its own" in updates[tab.notes]
+    assert label(tab, updates) == "Install (7 MB)" and "its packages (" in updates[tab.notes]
 
 
 def test_a_failure_is_told_with_pips_words_folded_and_can_be_tried_again(tab: Any, loader: Loader) -> None:

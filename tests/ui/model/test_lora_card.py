@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modules.app import App
-from modules.loaders.registry import settle
+from modules.loaders.load_settings import settle
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.ui.locales import translator

@@ -33,7 +33,7 @@ from modules.engines.hf.sampling.pipeline import _ALL, NoTokenLeft, choose, guid
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS
-from modules.options.generation_hf import SAMPLERS
+from modules.options.generation import SAMPLERS
 from tests.conftest import SMOLLM2
 from tests.engines.llamacpp.test_sampler import (
     CHANCES,

@@ -1,0 +1,122 @@
+"""Tell whether a loader can run on this machine and, if not, what is missing. No backend is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from importlib.machinery import PathFinder
+
+from modules.core.errors import LoaderUnavailable, Words
+from modules.loaders.overlay import Overlay
+from modules.loaders.registry import LOADERS, Loader, candidates
+from modules.system import gpus
+
+
+def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
+    """Return the overlay that the loader's worker uses for models of a format; None for the main environment."""
+    own = None if loader.overlay is None or loader.overlay.in_environment else loader.overlay
+    for extra in loader.extras:
+        if model_format in extra.formats and not all(map(importlib.util.find_spec, extra.packages)):
+            return extra.overlay or own
+    return own
+
+
+def llamacpp_gpus(present: gpus.Gpus) -> Sequence[gpus.Gpu]:
+    """Return the GPUs that the installed build of llama.cpp can use. It may be installed at any time."""
+    overlay = overlay_of(LOADERS["llama.cpp"])
+    return present.now() if gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None) else ()
+
+
+def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
+    """Return why a loader cannot run on this machine, or cannot load models of a format; None if it can."""
+    if _lacks_gpu(loader):
+        return LoaderUnavailable(loader.name, _no_cuda(model_format))
+    overlay = overlay_of(loader, model_format)
+    extras = [extra for extra in loader.extras if model_format in extra.formats]
+    if overlay is not None and not overlay.is_installed:
+        install = next((extra.install for extra in extras if extra.overlay == overlay), loader.install)
+        return LoaderUnavailable(loader.name, _absent(overlay, install), install)
+    for packages, install in [
+        (loader.packages, loader.install),
+        *((extra.packages, extra.install) for extra in extras),
+    ]:
+        if missing := [package for package in packages if not _installed(package, overlay)]:
+            return LoaderUnavailable(loader.name, _missing(missing, install), install)
+    return None
+
+
+def damaged(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
+    """Return an error if files of the loader's overlay are missing or have changed; None otherwise.
+
+    Called after a failed load. A damaged overlay is marked as not installed, so that it can be installed again.
+    """
+    overlay = overlay_of(loader, model_format)
+    if overlay is None or not (file := overlay.find_damage()):
+        return None
+    overlay.invalidate()
+    absent = unavailable(loader, model_format)
+    return LoaderUnavailable(loader.name, _damaged(overlay, file), absent.install if absent else "")
+
+
+def _lacks_gpu(loader: Loader) -> bool:
+    return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not _has_nvidia_gpu()
+
+
+@cache
+def _has_nvidia_gpu() -> bool:
+    return bool(gpus.nvidia())
+
+
+def _no_cuda(model_format: str) -> Words:
+    others = [loader.name for loader in candidates(model_format) if not _lacks_gpu(loader)]
+    advice: Words = {"en": ".", "zh": "。"}
+    if others:
+        advice = {
+            "en": f". Load this model with {' or '.join(others)} instead.",
+            "zh": f"。此模型可改用 {' 或 '.join(others)} 加载。",
+        }
+    elif model_format:
+        name = model_format.upper()
+        advice = {"en": f". No other loader supports {name} models.", "zh": f"。没有其他加载器支持 {name} 模型。"}
+    return {
+        "en": f"it needs an NVIDIA GPU with CUDA, and none was found{advice['en']}",
+        "zh": f"需要支持 CUDA 的 NVIDIA 显卡，但未检测到{advice['zh']}",
+    }
+
+
+def _missing(packages: list[str], install: str) -> Words:
+    names = ", ".join(packages)
+    return {
+        "en": f"not installed: {names}. To install: {install}",
+        "zh": f"未安装 {names}。安装命令：{install}",
+    }
+
+
+def _absent(overlay: Overlay, install: str) -> Words:
+    if overlay.compiled:
+        return {
+            "en": f"it is not compiled yet. Click Install on the Model tab, or run: {install}",
+            "zh": f"尚未编译。请点击“模型”页的“安装”，或运行：{install}",
+        }
+    return {
+        "en": f"its packages ({overlay.megabytes} MB) are not installed. They go into overlays/{overlay.name}. "
+        f"Click Install on the Model tab, or run: {install}",
+        "zh": f"需要专用的软件包（{overlay.megabytes} MB），单独安装在 overlays/{overlay.name}。"
+        f"请点击“模型”页的“安装”，或运行：{install}",
+    }
+
+
+def _damaged(overlay: Overlay, file: str) -> Words:
+    return {
+        "en": f"its packages in overlays/{overlay.name} are damaged ({file}). Install them again.",
+        "zh": f"overlays/{overlay.name} 中的软件包已损坏（{file}），请重新安装。",
+    }
+
+
+def _installed(package: str, overlay: Overlay | None) -> bool:
+    # The overlay is on the worker's path, not on this process's. A missing folder is not searched, because Python
+    # would cache that it is missing.
+    if overlay is not None and overlay.folder.is_dir() and PathFinder.find_spec(package, [str(overlay.folder)]):
+        return True
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,103 @@
+"""What a loader lacks on this machine: packages, an overlay, a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+from modules.core.paths import ROOT
+from modules.loaders.availability import unavailable
+from modules.loaders.overlay import STAMP, Overlay
+from modules.loaders.registry import LOADERS, Extra
+
+HERE = dataclasses.replace(LOADERS["llama.cpp"], engine="modules.core.errors:Any", packages=("json",), overlay=None)
+
+
+def test_a_loader_with_its_packages_is_available() -> None:
+    assert unavailable(HERE) is None
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
+    why = unavailable(dataclasses.replace(HERE, packages=("json", "no_such_package"), install="pip install it"))
+    assert why is not None
+    assert why.install == "pip install it"
+    for language in ("en", "zh"):
+        assert "no_such_package" in why.say(language)
+        assert "pip install it" in why.say(language)
+        assert "json" not in why.say(language)
+
+
+def test_what_only_some_formats_need_is_missing_for_those_alone() -> None:
+    extra = Extra(("gptq", "awq"), ("no_such_package",), "pip install that")
+    loader = dataclasses.replace(HERE, extras=(extra,))
+    assert unavailable(loader) is None and unavailable(loader, "safetensors") is None
+    why = unavailable(loader, "awq")
+    assert why is not None and why.install == "pip install that"
+    assert "no_such_package" in why.say("en") and "no_such_package" in why.say("zh")
+
+
+def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path) -> None:
+    overlay = Overlay("special", 1, tmp_path)
+    overlay.requirements.touch()
+    package = overlay.folder / "no_such_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (overlay.folder / STAMP).write_text(overlay.fingerprint)
+    loader = dataclasses.replace(HERE, packages=("no_such_package",))
+    assert unavailable(dataclasses.replace(loader, overlay=overlay)) is None
+    assert unavailable(loader) is not None
+
+
+# Without CUDA: asked in a process of its own, for what cards there are is asked once
+
+WITHOUT = "it needs an NVIDIA GPU with CUDA, and none was found"
+
+
+def said(folder: Path, model_format: str, language: str = "en", **environment: str) -> str:
+    """What ExLlamav2 says that it lacks, where `folder` is all of PATH."""
+    program = (
+        "import sys\n"
+        "from modules.loaders.availability import unavailable\n"
+        "from modules.loaders.registry import LOADERS\n"
+        "why = unavailable(LOADERS['ExLlamav2'], sys.argv[1]); print(why.say(sys.argv[2]) if why else 'nothing')"
+    )
+    given = {"PATH": str(folder), "PYTHONIOENCODING": "utf-8", **environment}
+    command = [sys.executable, "-c", program, model_format, language]
+    return subprocess.run(
+        command, cwd=ROOT, env=given, capture_output=True, encoding="utf-8", check=True
+    ).stdout.strip()
+
+
+def test_without_an_nvidia_card_exllamav2_names_the_loaders_that_can_take_the_model(tmp_path: Path) -> None:
+    told = said(tmp_path, "gptq")
+    assert WITHOUT in told and "Transformers instead." in told and "ExLlamav2_HF" not in told
+    assert "--install" not in told, "what cannot run need not be installed"
+    assert "No other loader supports EXL2 models" in said(tmp_path, "exl2")
+    assert said(tmp_path, "").endswith(f"{WITHOUT}.")
+    assert "此模型可改用" in said(tmp_path, "gptq", "zh") and "没有其他加载器" in said(tmp_path, "exl2", "zh")
+
+
+def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no_more_than_packages(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU-1, A card, 24000, 23000'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert WITHOUT not in said(tmp_path, "gptq")
+    (tmp_path / "nvidia-smi").unlink()
+    assert WITHOUT not in said(tmp_path, "gptq", PYTHONPATH=str(ROOT / "tests" / "support" / "exllamav2_standin"))
+    assert WITHOUT in said(tmp_path, "gptq")
+
+
+def test_asking_what_is_available_imports_no_backend() -> None:
+    script = """if True:
+        import sys
+        from modules.loaders.availability import unavailable
+        from modules.loaders.registry import LOADERS
+        for loader in LOADERS.values():
+            unavailable(loader)
+        loaded = {package for loader in LOADERS.values() for package in loader.packages} & set(sys.modules)
+        assert not loaded, loaded
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
