@@ -6,7 +6,7 @@ import re
 
 from modules.core.errors import UNNAMED, Words
 
-_TABLE: tuple[tuple[str, Words], ...] = (
+CAUSES: tuple[tuple[str, Words], ...] = (
     (
         r"unknown model architecture: '([^']*)'|model type `([^`]*)` but Transformers does not recognize",
         {
@@ -342,7 +342,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
 
 def cause(words: str) -> Words:
     """What the backend's `words` come down to, as the end of a sentence."""
-    for pattern, told in _TABLE:
+    for pattern, told in CAUSES:
         if found := re.search(pattern, words, re.IGNORECASE):
             what = next(filter(None, found.groups()), "…")
             return {language: sentence.format(what) for language, sentence in told.items()}

@@ -31,7 +31,7 @@ COMPILE_FAILED: Words = {
 UNKNOWN: Words = {"en": "pip failed; its output follows.", "zh": "pip 执行失败，其输出如下。"}
 
 # The first match counts. Network errors come before a missing version: pip reports a missing version after both.
-_CAUSES: tuple[tuple[str, Words], ...] = (
+CAUSES: tuple[tuple[str, Words], ...] = (
     (r"No space left on device|Errno 28\b|Disk quota exceeded", DISK_FULL),
     (
         r"Killed signal|(?m:^\s*Killed\s*$)|signal: 9\b|Killed +\(program|virtual memory exhausted"
@@ -52,4 +52,4 @@ _CAUSES: tuple[tuple[str, Words], ...] = (
 
 def explain(output: str) -> Words | None:
     """Return the cause and its remedy; None if the output matches no known cause."""
-    return next((cause for pattern, cause in _CAUSES if re.search(pattern, output)), None)
+    return next((cause for pattern, cause in CAUSES if re.search(pattern, output)), None)

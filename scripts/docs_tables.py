@@ -1,10 +1,13 @@
-"""Writes README's tables from those of the program: `python scripts/readme_tables.py`. A test tells if it is due."""
+"""Write the tables of the documentation from those of the program: `python scripts/docs_tables.py`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is out of date.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,12 +15,17 @@ sys.path.insert(0, str(ROOT))
 
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
+from modules.core import lora_errors  # noqa: E402, F401 - its errors belong into the table
+from modules.core.errors import WebUIError, Words  # noqa: E402
+from modules.engines import failure_causes  # noqa: E402
+from modules.hub.errors import DownloadError  # noqa: E402
 from modules.loaders.registry import LOADERS  # noqa: E402
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL  # noqa: E402
 from modules.options.load import OPTIONS  # noqa: E402
 from modules.options.option import Option  # noqa: E402
+from modules.setup import install_errors  # noqa: E402
 
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md")))
 SHORT = {
     "Transformers": "TF",
     "ExLlamav2_HF": "exl2_HF",
@@ -32,7 +40,9 @@ SHORT = {
 def rows(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
     titles = list(header)
     lines = [titles, ["---"] * len(titles), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |" for line in lines
+    )
 
 
 def shown(option: Option) -> str:
@@ -71,23 +81,47 @@ def simple(options: Iterable[Option], dashes: str) -> str:
     )
 
 
+def causes(table: Iterable[Words]) -> str:
+    return rows(["原因与解决办法", "cause and remedy"], ([words["zh"], words["en"]] for words in table))
+
+
+def errors(base: type[WebUIError], but: tuple[type[WebUIError], ...] = ()) -> str:
+    """Return the sentence of each error that has one of its own. `{…}` stands for a fact."""
+    templates = [kind.template for kind in family(base) if not issubclass(kind, but)]
+    sentences = [template for template in templates if re.sub(r"\{\w+\}|\W", "", template["en"])]
+    return rows(["提示", "message"], ([sentence["zh"], sentence["en"]] for sentence in sentences))
+
+
+def family(base: type[WebUIError]) -> Iterator[type[WebUIError]]:
+    """Yield `base` and its subclasses that add a sentence, in the order of the source."""
+    if "template" in vars(base):
+        yield base
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith("modules."):
+            yield from family(kind)
+
+
 def tables() -> dict[str, str]:
     return {
         "flags": simple(SERVER.values(), "--"),
         "download flags": simple(FLAGS.values(), "--"),
         "load options": load_options(),
         "generation": generation(),
+        "causes of failed loads": causes(words for _, words in failure_causes.CAUSES),
+        "causes of failed installations": causes(words for _, words in install_errors.CAUSES),
+        "download errors": errors(DownloadError),
+        "errors": errors(WebUIError, but=(DownloadError,)),
     }
 
 
-def filled(readme: str) -> str:
-    """`readme` with each `<!-- table: NAME -->` … `<!-- end -->` filled anew."""
+def fill(text: str) -> str:
+    """Return the document `text` with its tables up to date."""
     for name, table in tables().items():
         pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        readme, found = re.subn(pattern, lambda part, table=table: f"{part[1]}{table}\n{part[2]}", readme, flags=re.S)
-        assert found == 1, f"README has no place for the table {name!r}"
-    return readme
+        text = re.sub(pattern, lambda part, table=table: f"{part[1]}{table}\n{part[2]}", text, flags=re.S)
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(fill(document.read_text(encoding="utf-8")), encoding="utf-8")

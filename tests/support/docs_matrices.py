@@ -1,8 +1,8 @@
-"""README's tables of what each loader does, made of the tests that ran. A plugin of pytest.
+"""Tables in the documentation of what each loader does, made from the tests that ran. A pytest plugin.
 
-A test marked `lora("one", "weights")` or `works("cpu", "streaming")` shows these of the loader that it is parametrised
-with, or of `loader=`. What a loader does is what at least one test shows and none refutes. A run of all such tests
-fails if README says otherwise: `./test.sh -m "lora or works" --write-matrices` writes what is so.
+A test marked `lora("one", "weights")` or `works("cpu", "streaming")` shows these of the loader that it is parametrized
+with, or of `loader=`. A loader does what at least one test shows and none refutes. A run of all such tests fails if the
+documentation says otherwise: `./test.sh -m "lora or works" --write-matrices` updates it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS
 
-README = ROOT / "README.md"
 END = "<!-- end -->"
 
 
 @dataclass(frozen=True)
 class Table:
-    """`shown` are the columns that tests fill, by what their marker says. Of `instead`, a word stands in the column of
-    another, where that other is not shown. `more` are columns by themselves: title and cells by loader."""
+    """A table in `document`. `shown` maps what a marker says to a column's title.
 
+    Of `instead`, a word stands in the column of another ability where that one is not shown. `more` are columns that no
+    test fills: title and cells by loader.
+    """
+
+    document: Path
     marker: str
     title: str
     shown: Mapping[str, str]
@@ -37,6 +41,7 @@ class Table:
 
 
 LORAS = Table(
+    ROOT / "docs" / "lora.md",
     "lora",
     "loras",
     {"one": "one LoRA 一个", "several": "several 多个", "weights": "weights 权重", "hot": "hot change 热切换"},
@@ -47,6 +52,7 @@ LORAS = Table(
     },
 )
 WORKS = Table(
+    ROOT / "docs" / "loaders.md",
     "works",
     "loaders",
     {
@@ -63,11 +69,11 @@ TABLES = (LORAS, WORKS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-matrices", action="store_true", help="write README's tables of loaders by this run")
+    parser.addoption("--write-matrices", action="store_true", help="write the tables of loaders by this run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Matrices(config), "readme-matrices")
+    config.pluginmanager.register(Matrices(config), "docs-matrices")
 
 
 class Matrices:
@@ -101,20 +107,20 @@ class Matrices:
         in_a_process_of_xdist = hasattr(self._config, "workerinput")
         if in_a_process_of_xdist or not self._whole or not self._seen or exitstatus not in (0, 1):
             return
-        text = README.read_text(encoding="utf-8")
-        due = text
         for table in TABLES:
-            before, _, rest = due.partition(table.begin)
+            text = table.document.read_text(encoding="utf-8")
+            before, _, rest = text.partition(table.begin)
             due = before + table.begin + self._written(table) + END + rest.partition(END)[2]
-        if due == text:
-            return
-        if self._config.option.write_matrices:
-            README.write_text(due, encoding="utf-8")
-            return
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print("\nREADME's tables of loaders are not what the tests show:")
-        print('./test.sh -m "lora or works" --write-matrices')
-        print("\n".join(difflib.unified_diff(text.splitlines(), due.splitlines(), "README.md", "by the tests", n=0)))
+            if due == text:
+                continue
+            if self._config.option.write_matrices:
+                table.document.write_text(due, encoding="utf-8")
+                continue
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print(f"\n{table.document.name} does not say what the tests show:")
+            print('./test.sh -m "lora or works" --write-matrices')
+            lines = difflib.unified_diff(text.splitlines(), due.splitlines(), table.document.name, "by the tests", n=0)
+            print("\n".join(lines))
 
     def _written(self, table: Table) -> str:
         titles = ["loader 加载器", *table.shown.values(), *table.more]
