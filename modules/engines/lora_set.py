@@ -1,12 +1,12 @@
-"""Which LoRAs change a model: the order of work that is the same for every engine.
+"""The LoRA adapters applied to a model: the procedure that all engines share.
 
-A new set is in force whole, with proof that each adapter of it does something, or the former set still is.
+A new set replaces the former one as a whole, after a check that every adapter of it has an effect.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -18,123 +18,121 @@ from modules.core.errors import WebUIError
 from modules.core.lora_errors import LoraRefused, LoraWithoutEffect
 
 PROBE = "The secret of a good answer is that somebody asked:\n1. What is your name? 2. 你最喜欢什么颜色？"
-"""Read by the model without and with an adapter. Of many kinds, for some adapters change little of some texts."""
+"""Text that the model evaluates without and with an adapter. It is mixed, as some adapters change few kinds of text."""
 
 
-class Refusal(Exception):
-    """Why an engine does not take an adapter, in words that say it all."""
+class AdapterRefused(Exception):
+    """An engine does not accept an adapter. The message is shown as it is."""
 
 
-class Asked(TypedDict):
-    """`path` is a folder of PEFT's or a GGUF adapter; `weight` multiplies what it changes, 1 as it was trained."""
+class AdapterRequest(TypedDict):
+    """An adapter to apply. `path` is a PEFT folder or a GGUF file; a `weight` of 1 applies it as trained."""
 
     name: str
     path: str
     weight: float
 
 
-class Adapters(Protocol):
-    """What an engine does with adapters, whose handles only it understands. It may throw whatever its backend does."""
+class AdapterBackend(Protocol):
+    """What an engine does with adapters. Handles are opaque to `LoraSet`; any exception of the backend may pass."""
 
     def open(self, path: Path) -> Any:
-        """Read an adapter, without a change to the model."""
+        """Read an adapter without changing the model; return a handle."""
 
     def close(self, handle: Any) -> None:
-        """Let go of one that is not in force."""
+        """Release an adapter that is not active."""
 
-    def put(self, wanted: Sequence[tuple[Any, float]]) -> None:
-        """Let these, with their weights, and no others change the model. What was computed before is dropped."""
+    def activate(self, adapters: Sequence[tuple[Any, float]]) -> None:
+        """Apply these handles, with their weights, and no others. Caches computed before are dropped."""
 
     def probe(self) -> NDArray[np.float32]:
-        """The logits, shape (tokens, vocabulary), after the tokens of PROBE (as many as fit the context), read at once
-        and into an empty cache."""
+        """Return the logits [tokens, vocabulary] of PROBE, of as many tokens as fit the context.
+
+        They are evaluated in one pass into an empty cache.
+        """
 
 
 @dataclass(frozen=True)
-class _Held:
-    """An adapter that was read, from files as they were then."""
-
+class _OpenAdapter:
     name: str
-    files: object
+    version: object  # of its files when they were read
     handle: Any
 
 
 class LoraSet:
-    """The adapters in force. To be used while nothing is generated."""
+    """The adapters applied to a model. To be used while nothing is generated."""
 
-    def __init__(self, adapters: Adapters) -> None:
-        self._adapters = adapters
-        self._in_force: list[tuple[_Held, float]] = []
+    def __init__(self, backend: AdapterBackend) -> None:
+        self._backend = backend
+        self._active: list[tuple[_OpenAdapter, float]] = []
 
-    def apply(self, adapters: list[Asked]) -> list[float]:
-        """Put these in place of those in force; with none, the model is as it was loaded.
+    def apply(self, adapters: list[AdapterRequest]) -> list[float]:
+        """Replace the active adapters; an empty list restores the model as it was loaded.
 
-        Returned is the effect of each, by itself: the largest change of a logit on the probe text, 0 for a weight of 0.
-        LoraRefused, LoraWithoutEffect: then the former set is in force.
+        Return the effect of every adapter by itself: the largest change of a logit on PROBE, 0 for a weight of 0.
+        Raises LoraRefused or LoraWithoutEffect, after which the former set is active.
         """
-        opened: dict[object, _Held] = {}
-        known = {held.files: held for held, _ in self._in_force}
-        with contextlib.ExitStack() as undoing:
-            undoing.callback(self._close, opened.values())
-            undoing.callback(self._put, list(self._in_force))
-            wanted = [(self._open(each, known, opened), each["weight"]) for each in adapters]
-            effects = self._effects(wanted) if wanted else []
-            with _refusals(", ".join(held.name for held, _ in wanted)):  # each may do alone, and all be too much
-                self._put(wanted)
-            undoing.pop_all()
-        self._in_force = wanted
-        kept = {held.files for held, _ in wanted}
-        self._close(held for files, held in (known | opened).items() if files not in kept)
+        opened: dict[object, _OpenAdapter] = {}
+        reusable = {adapter.version: adapter for adapter, _ in self._active}
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close, opened.values())
+            undo.callback(self._activate, list(self._active))
+            requested = [(self._open(request, reusable, opened), request["weight"]) for request in adapters]
+            effects = self._effects(requested) if requested else []
+            # Adapters that fit one by one may take too much memory together.
+            with _translate_errors(", ".join(adapter.name for adapter, _ in requested)):
+                self._activate(requested)
+            undo.pop_all()
+        self._active = requested
+        kept = {adapter.version for adapter, _ in requested}
+        self._close(adapter for version, adapter in (reusable | opened).items() if version not in kept)
         return effects
 
-    def _open(self, asked: Asked, known: dict[object, _Held], opened: dict[object, _Held]) -> _Held:
-        path = Path(asked["path"])
-        with _refusals(asked["name"]):
-            files = _files(path)
-            held = known.get(files) or opened.get(files)
-            if held is None:
-                held = opened[files] = _Held(asked["name"], files, self._adapters.open(path))
-        return held
+    def _open(
+        self, request: AdapterRequest, reusable: dict[object, _OpenAdapter], opened: dict[object, _OpenAdapter]
+    ) -> _OpenAdapter:
+        path = Path(request["path"])
+        with _translate_errors(request["name"]):
+            version = _file_version(path)
+            adapter = reusable.get(version) or opened.get(version)
+            if adapter is None:
+                adapter = opened[version] = _OpenAdapter(request["name"], version, self._backend.open(path))
+        return adapter
 
-    def _effects(self, wanted: Sequence[tuple[_Held, float]]) -> list[float]:
-        """Of each alone. What two readings without any differ by is no effect."""
-        self._put([])
-        bare = self._adapters.probe()
-        noise = _largest(self._adapters.probe() - bare)
-        return [self._effect(held, weight, bare, noise) for held, weight in wanted]
+    def _effects(self, requested: Sequence[tuple[_OpenAdapter, float]]) -> list[float]:
+        """Measure every adapter alone. Two probes without any differ by noise, which is no effect."""
+        self._activate([])
+        base = self._backend.probe()
+        noise = _largest(self._backend.probe() - base)
+        return [self._effect(adapter, weight, base, noise) for adapter, weight in requested]
 
-    def _effect(self, held: _Held, weight: float, bare: NDArray[np.float32], noise: float) -> float:
+    def _effect(self, adapter: _OpenAdapter, weight: float, base: NDArray[np.float32], noise: float) -> float:
         if not weight:
             return 0.0
-        with _refusals(held.name):
-            self._put([(held, weight)])
-            effect = _largest(self._adapters.probe() - bare)
+        with _translate_errors(adapter.name):
+            self._activate([(adapter, weight)])
+            effect = _largest(self._backend.probe() - base)
         if not np.isfinite(effect):
             raise LoraRefused(
-                held.name, "logits are no longer finite with it: its numbers are too large, or are none (NaN)"
+                adapter.name, "logits are no longer finite with it: its values are too large, infinite or NaN"
             )
         if not effect > noise:
-            raise LoraWithoutEffect(held.name)
+            raise LoraWithoutEffect(adapter.name)
         return effect
 
-    def _put(self, wanted: Sequence[tuple[_Held, float]]) -> None:
-        self._adapters.put([(held.handle, weight) for held, weight in wanted if weight])
+    def _activate(self, adapters: Sequence[tuple[_OpenAdapter, float]]) -> None:
+        self._backend.activate([(adapter.handle, weight) for adapter, weight in adapters if weight])
 
-    def _close(self, unused: Any) -> None:
-        for held in unused:
-            self._adapters.close(held.handle)
-
-
-def operation(adapters: Adapters) -> Callable[..., list[float]]:
-    """The engine's operation "apply_loras", whose argument is that of `LoraSet.apply`."""
-    return LoraSet(adapters).apply
+    def _close(self, unused: Iterable[_OpenAdapter]) -> None:
+        for adapter in unused:
+            self._backend.close(adapter.handle)
 
 
-def _files(path: Path) -> tuple[object, ...]:
-    """Something else as soon as a file has changed: the same path is then another adapter."""
+def _file_version(path: Path) -> tuple[object, ...]:
+    """Return a key that changes with the adapter's files: a path whose file was rewritten is another adapter."""
     names = ("adapter_config.json", "adapter_model.safetensors")
-    facts = [each.stat() for each in ([path / name for name in names] if path.is_dir() else [path])]
-    return (str(path), *((each.st_ino, each.st_size, each.st_mtime_ns) for each in facts))
+    stats = [file.stat() for file in ([path / name for name in names] if path.is_dir() else [path])]
+    return (str(path), *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
 def _largest(changes: NDArray[np.float32]) -> float:
@@ -142,13 +140,13 @@ def _largest(changes: NDArray[np.float32]) -> float:
 
 
 @contextlib.contextmanager
-def _refusals(name: str) -> Any:
-    """Whatever a backend has against an adapter is said with the adapter's name."""
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn whatever a backend raises into LoraRefused with the adapter's `name`."""
     try:
         yield
     except WebUIError:
         raise
-    except Refusal as refusal:
+    except AdapterRefused as refusal:
         raise LoraRefused(name, str(refusal)) from None
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, MemoryError, AttributeError) as error:
         raise LoraRefused(name, f"{type(error).__name__}: {error}") from error

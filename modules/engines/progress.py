@@ -1,4 +1,4 @@
-"""How far a load has come."""
+"""Report the progress of loading weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modules.engines.engine_protocol import Report
 
 
 def whole_percents(report: Report) -> Callable[[float], None]:
-    """Takes a library's many calls, and passes one on for each percent."""
+    """Return a callback for the fraction done, from 0 to 1, that reports at most once per percent."""
     last = -1
 
     def advance(done: float) -> None:

@@ -1,4 +1,4 @@
-"""From tokens' bytes to text that may be shown: whole characters only, and never a stop string or the start of one."""
+"""Turn the bytes of tokens into text that may be shown: whole characters, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ from modules.core.events import Text, TokenChances
 
 
 class TextStream:
-    """Collects one answer. `feed` and `finish` return the `Text` that may go out now, or None.
+    """The text of one answer. `feed` and `finish` return the `Text` that may be shown now, or None.
 
-    A character cut by a token's end waits for its other bytes; text that a stop string may begin with waits until it
-    is clear that it does not. `stopped` tells that a stop string was met: it and what follows it are dropped.
+    A character split between tokens waits for its remaining bytes; text that may begin a stop string waits until it is
+    clear that it does not. `stopped` becomes True at a stop string, which is dropped with everything after it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held = ""
+        self._pending = ""
         self._tokens = 0
         self._chances: list[TokenChances] = []
         self.stopped = False
 
     def feed(self, piece: bytes, chances: TokenChances | None = None) -> Text | None:
-        """Take in the bytes of one more token."""
+        """Add the bytes of one more token."""
         self._tokens += 1
         if chances is not None:
             self._chances.append(chances)
-        self._held += self._decoder.decode(piece)
+        self._pending += self._decoder.decode(piece)
         if not self._stops:
-            return self._release(len(self._held))
-        return self._release(self._clear_length())
+            return self._release(len(self._pending))
+        return self._release(self._safe_length())
 
     def finish(self, rest: bytes = b"") -> Text | None:
-        """The end of the answer: what was held back goes out, a half character as U+FFFD, `rest` after it."""
+        """Release what was held back, then `rest`. An incomplete character becomes U+FFFD."""
         if not self.stopped:
-            self._held += self._decoder.decode(rest, final=True)
-            self._clear_length()
-        return self._release(len(self._held), last=True)
+            self._pending += self._decoder.decode(rest, final=True)
+            self._safe_length()
+        return self._release(len(self._pending), last=True)
 
-    def _clear_length(self) -> int:
-        """How many characters of the held text are no part of a stop string. Cuts the text where one is met.
+    def _safe_length(self) -> int:
+        """Return how many pending characters cannot belong to a stop string. Cut the text at a complete one.
 
-        That is the one complete first and of several the longest, so that it does not matter how the tokens fall.
+        Of several stop strings the one that ends first counts, then the longest, so that the result does not depend on
+        how the text is split into tokens.
         """
-        places = {stop: self._held.find(stop) for stop in self._stops}
-        met = [(place + len(stop), place) for stop, place in places.items() if place >= 0]
-        if met:
+        starts = {stop: self._pending.find(stop) for stop in self._stops}
+        matches = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
+        if matches:
             self.stopped = True
-            self._held = self._held[: min(met)[1]]
-            return len(self._held)
-        return len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)
+            self._pending = self._pending[: min(matches)[1]]
+            return len(self._pending)
+        return len(self._pending) - max((_overlap(self._pending, stop) for stop in self._stops), default=0)
 
     def _release(self, length: int, last: bool = False) -> Text | None:
-        text, self._held = self._held[:length], self._held[length:]
+        text, self._pending = self._pending[:length], self._pending[length:]
         if not text and not (last and self._tokens):
             return None
         event = Text(text, self._tokens, tuple(self._chances))
@@ -64,6 +65,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that `stop` begins with."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if stop.startswith(text[-length:])), 0)

@@ -56,7 +56,7 @@ def fused(folder: Path) -> FusedModel:
 def distances(model: FusedModel, reference: Any) -> list[float]:
     """Of two prompts, the second a token longer than the first, read and gone on with in turn."""
     texts = [model.encode(FRANCE), model.encode(f"{FRANCE} the")]
-    caches = [model.fresh() for _ in texts]
+    caches = [model.new_cache() for _ in texts]
     ours = [[model.forward(text, cache)] for text, cache in zip(texts, caches, strict=True)]
     for token in model.encode(COUNTING):
         for text, cache, told in zip(texts, caches, ours, strict=True):
@@ -74,7 +74,9 @@ def distance(ours: Tensor, reference: Any, text: list[int]) -> float:
 
 
 def answers(model: FusedModel) -> dict[str, str]:
-    engine = Engine(model, TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends)), CONTEXT, ())
+    engine = Engine(
+        model, TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens)), CONTEXT, ()
+    )
     asked: dict[str, Any] = {
         "alone": {},
         "again": {},
@@ -93,7 +95,9 @@ def answers(model: FusedModel) -> dict[str, str]:
 
 def to_the_end(model: FusedModel) -> int:
     """How many tokens there are when the context is full."""
-    engine = Engine(model, TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends)), CONTEXT, ())
+    engine = Engine(
+        model, TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens)), CONTEXT, ()
+    )
     params = parameters(max_new_tokens=0, ban_eos_token=True)
     engine.submit(0, engine.tokenize(FRANCE, params), params)
     while not engine.idle:

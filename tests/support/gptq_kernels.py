@@ -28,12 +28,12 @@ def _kernels_found(packages: Path | None) -> list[str]:
     from gptqmodel.quantization import FORMAT, METHOD
     from gptqmodel.utils.importer import get_kernel_for_backend
 
-    from modules.engines.hf.model import _as_python
+    from modules.engines.hf.model import python_arguments
 
     found = []
     for method, format, name in NAMES:
         asked = {"quant_method": method, "bits": 4, "backend": name}
-        config = _as_python({"quantization_config": asked})["quantization_config"]
+        config = python_arguments({"quantization_config": asked})["quantization_config"]
         kernel = get_kernel_for_backend(config.get_loading_attributes()["backend"], METHOD(method), FORMAT(format))
         found.append(f"{type(config).__name__} {kernel.__name__} {kernel.SUPPORTS_TRAINING}")
     return found

@@ -24,17 +24,17 @@ def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[s
     import numpy as np
 
     from modules.engines.hf.loader import Transformers
-    from modules.engines.hf.lora import HfAdapters
+    from modules.engines.hf.lora import PeftAdapters
 
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
     made: Any = Transformers(path, settled, lambda _: None)
     model: Any = made.model
-    adapters = HfAdapters(model, 64, made.forget)
+    adapters = PeftAdapters(model, 64, made.forget)
     modules = dict(model.module.named_modules())
     before = adapters.probe()
-    adapters.put([(adapters.open(loras / name), 1.0) for name in names])
+    adapters.activate([(adapters.open(loras / name), 1.0) for name in names])
     with_them = adapters.probe()
-    adapters.put([])
+    adapters.activate([])
     after = adapters.probe()
     now = dict(model.module.named_modules())
     return {

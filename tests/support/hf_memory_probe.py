@@ -36,7 +36,7 @@ def _spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, i
 
     torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)  # type: ignore[assignment]
     cpu_memory.total_memory = lambda: main_total  # type: ignore[assignment]
-    return hf_engine._spare_bytes(torch.device("cuda", 0)), hf_engine._spare_bytes(torch.device("cpu"))
+    return hf_engine._prefix_cache_bytes(torch.device("cuda", 0)), hf_engine._prefix_cache_bytes(torch.device("cpu"))
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
 
     from modules.engines.hf import kv_cache
 
-    update, passed = kv_cache.Growing.update, [0]
+    update, passed = kv_cache.GrowableLayer.update, [0]
 
     def fails(layer: Any, *args: Any, **words: Any) -> Any:
         passed[0] += 1
@@ -57,11 +57,11 @@ def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
         return update(layer, *args, **words)
 
     fails_left = [times]
-    kv_cache.Growing.update = fails  # type: ignore[assignment, method-assign]
+    kv_cache.GrowableLayer.update = fails  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        kv_cache.Growing.update = update  # type: ignore[method-assign]
+        kv_cache.GrowableLayer.update = update  # type: ignore[method-assign]
 
 
 def said(made: Any, prompts: Sequence[str], **wishes: Any) -> list[str]:
@@ -94,7 +94,7 @@ def _answers(folder: Path) -> dict[str, Any]:
         made.forget()
         said(made, [BEFORE])
         with short_of_memory(after):
-            told[name] = [enough, said(made, prompts, **wishes), len(made._shelf)]
+            told[name] = [enough, said(made, prompts, **wishes), len(made._prefixes)]
     made.forget()
     with short_of_memory(0):
         told["nothing to let go of"] = said(made, [ONE])

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from modules.core.errors import OptionError
-from modules.engines.hf.sampling.pipeline import choose, processors, seeded
+from modules.engines.hf.sampling.pipeline import build_processors, new_generator, sample_token
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
@@ -42,12 +42,12 @@ def main() -> None:
 def _written(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
     torch.manual_seed(seed)
     params = generation_settings.settle({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
-    chain = processors(
+    chain = build_processors(
         params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.vocabulary.end_tokens), device=CPU
     )
-    dice, text, began = seeded(params, CPU), torch.tensor([[500]]), time.perf_counter()
+    dice, text, began = new_generator(params, CPU), torch.tensor([[500]]), time.perf_counter()
     for _ in range(MOST):
-        drawn = choose(chain(text, torch.randn(1, model.n_vocab)), params, dice)
+        drawn = sample_token(chain(text, torch.randn(1, model.n_vocab)), params, dice)
         if model.vocabulary.is_end_token(int(drawn)):
             break
         text = torch.cat([text, drawn[:, None]], dim=1)

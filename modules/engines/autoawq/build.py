@@ -22,9 +22,9 @@ from modules.engines.autoawq.patches import mended, see_each_token_once, use_ker
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, Environment
-from modules.engines.hf.build import check_sound, this_machine, with_loras
+from modules.engines.hf.build import check_finite_logits, this_machine, with_loras
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.model import Model, by_device, tokenizer_of
+from modules.engines.hf.model import Model, load_tokenizer, max_memory_by_device
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.progress import whole_percents
 from modules.options.option import Value
@@ -39,8 +39,8 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     if plan.incompatibility is not None:
         raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.incompatibility)
     model = loaded(arguments(path, options, environment), whole_percents(report))
-    check_sound(model)
-    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+    check_finite_logits(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     said = [*notes(path, options, environment)]
     if plan.fused and not isinstance(model, FusedModel):
         said.append(no_fused_layers_note())
@@ -55,11 +55,11 @@ def fitting(environment: Environment) -> Environment:
 
 def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
     """What the calls give."""
-    tokenizer = tokenizer_of(calls[TOKENIZER])
+    tokenizer = load_tokenizer(calls[TOKENIZER])
     args = dict(calls[LOAD])
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     if "max_memory" in args:
-        args["max_memory"] = by_device(args["max_memory"])
+        args["max_memory"] = max_memory_by_device(args["max_memory"])
     with mended(calls[CONFIG], KERNEL in calls, advance), _nothing_to_collect():
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:

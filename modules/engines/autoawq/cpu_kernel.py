@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.engines.autoawq.package import WQLinear_GEMM, reverse_awq_order, unpack_awq
-from modules.engines.hf.model import output_in_floats
+from modules.engines.hf.model import compute_logits_in_float32
 
 DTYPE = torch.bfloat16  # PyTorch has the fast kernel for no other
 _GROUPS = (256, 128, 64, 32)  # that it takes
@@ -53,7 +53,7 @@ def repack(module: Any) -> None:
     for layer in module.modules():
         if isinstance(layer, WQLinear_GEMM):
             _repack_layer(layer)
-    output_in_floats(module)
+    compute_logits_in_float32(module)
 
 
 def _repack_layer(layer: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.engines.autoawq.package import attn
+from modules.engines.hf.evaluator import PrefixStore
 from modules.engines.hf.model import Model
 
 
@@ -41,49 +42,49 @@ class FusedModel(Model):
         self._counters = [each for each in module.modules() if hasattr(each, "last_forward_num_tokens")]
         self._spare = [Stores([each.cache for each in self._attentions])]
 
-    def forward(self, tokens: Sequence[int], cache: Any, source: Any = None, last: int = 1) -> Tensor:
+    def forward(self, tokens: Sequence[int], cache: Any, encoder_output: Any = None, last: int = 1) -> Tensor:
         assert not cache.length or len(tokens) == 1
         for attention, store in zip(self._attentions, cache.each, strict=True):
             attention.cache, attention.start_pos = store, cache.length
         for counter in self._counters:  # else it may take a prompt of one token more than the last for a repetition
             counter.last_forward_num_tokens = 0
-        logits = self._logits({"input_ids": torch.tensor([tokens], device=self.device)}, None, source, last)[0]
+        logits = self._logits({"input_ids": torch.tensor([tokens], device=self.device)}, None, encoder_output, last)[0]
         cache.length += len(tokens)
         return logits
 
-    def fresh(self) -> Stores:
+    def new_cache(self) -> Stores:
         if not self._spare:
             return Stores([_empty_like(each.cache) for each in self._attentions])
         found = self._spare.pop()
         found.length = 0
         return found
 
-    def shelf(self, budget: int) -> Any:
+    def new_prefix_store(self, max_bytes: int) -> Any:
         """Nothing is kept for a later turn, but the caches are used again."""
         return _Returned(self)
 
     def give_back(self, cache: Stores) -> None:
         self._spare.append(cache)
 
-    def cut_back(self, cache: Any, length: int) -> tuple[Any, int]:
+    def truncate(self, cache: Any, length: int) -> tuple[Any, int]:
         cache.length = 0
         return cache, 0
 
-    def can_cut(self, cache: Any) -> bool:
+    def can_truncate(self, cache: Any) -> bool:
         return False
 
-    def sums_up(self, _cache: Any) -> bool:
+    def must_prefill_at_once(self, _cache: Any) -> bool:
         return True
 
 
-class _Returned:
+class _Returned(PrefixStore):
     def __init__(self, model: FusedModel) -> None:
         self._model = model
 
     def take(self, tokens: list[int]) -> tuple[Stores, int]:
-        return self._model.fresh(), 0
+        return self._model.new_cache(), 0
 
-    def keep(self, tokens: list[int], cache: Any) -> None:
+    def store(self, tokens: list[int], cache: Any) -> None:
         self._model.give_back(cache)
 
     def clear(self) -> None: ...

@@ -21,11 +21,11 @@ from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, ModelConfig
-from modules.engines.hf.build import check_sound, this_machine, with_loras
+from modules.engines.hf.build import check_finite_logits, this_machine, with_loras
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.model import Model, by_device, output_in_floats, tokenizer_of
+from modules.engines.hf.model import Model, compute_logits_in_float32, load_tokenizer, max_memory_by_device
 from modules.engines.hf.notes import disk_note
-from modules.engines.hf.offload_folder import folder_until_we_end
+from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.legacy import import_stubs
 from modules.engines.progress import whole_percents
@@ -51,10 +51,10 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
         with malloc.return_freed_memory():
             quicken(module)
         if "disk" not in module.hf_device_map.values():
-            output_in_floats(module)
-    model = Model("AutoGPTQ", tokenizer_of(calls[TOKENIZER]), module)
-    check_sound(model)
-    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
+            compute_logits_in_float32(module)
+    model = Model("AutoGPTQ", load_tokenizer(calls[TOKENIZER]), module)
+    check_finite_logits(model)
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     context = ModelConfig(path).max_context
     said = (*notes(path, options, environment), *_found_out(model))
     made = with_loras(Engine(model, vocabulary, context, said), model, context)
@@ -77,19 +77,19 @@ def _not_fused(adapters: list[Json]) -> list[float]:
 
 
 def _found_out(model: Model) -> Iterator[Note]:
-    if count := model.places.count("disk"):
-        yield disk_note(count, len(model.places), option="disk")
+    if count := model.devices.count("disk"):
+        yield disk_note(count, len(model.devices), option="disk")
 
 
 def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
     """The model of transformers inside auto-gptq's; `call` is what its `from_quantized` is given."""
     args = dict(call)
     folder = args.pop("offload_folder", None)
-    own = folder_until_we_end(folder) if folder else None
+    own = temporary_offload_folder(folder) if folder else None
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     args["quantize_config"] = BaseQuantizeConfig(**args["quantize_config"])
     if "max_memory" in args:
-        args["max_memory"] = by_device(args["max_memory"])
+        args["max_memory"] = max_memory_by_device(args["max_memory"])
     with _libraries_as_they_were(), _our_reading(own, advance), ours_injected():
         return AutoGPTQForCausalLM.from_quantized(**args).model
 

@@ -29,10 +29,11 @@ from modules.engines.exllamav2.job import FAULTS, GrammarFilter, Job, settings
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
 from modules.engines.hf.arguments import TOKENIZER
-from modules.engines.hf.model import tokenizer_of
+from modules.engines.hf.evaluator import token_chances
+from modules.engines.hf.model import load_tokenizer
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.engines.hf.token_text import Texts, Words
-from modules.engines.lora_set import operation
+from modules.engines.hf.token_text import Detokenizer, TextTokenizer
+from modules.engines.lora_set import LoraSet
 from modules.engines.text_stream import TextStream
 from modules.options.option import Value
 from modules.system import cpu_memory
@@ -56,7 +57,7 @@ class Answer:
     prompt: list[int]
     params: Mapping[str, Json]
     stream: TextStream
-    words: Words
+    detokenizer: Detokenizer
     began: float
     place: int = 0
     earlier: int = 0
@@ -68,7 +69,7 @@ class Answer:
 class Engine:
     def __init__(self, path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> None:
         calls = generator_arguments(path, options, environment)
-        self.texts = Texts(tokenizer_of(calls[TOKENIZER]))
+        self.texts = TextTokenizer(load_tokenizer(calls[TOKENIZER]))
         made = loaded(calls, report)
         self._model, self._config = made.model, made.config
         own = self.texts.tokenizer.eos_token_id
@@ -85,12 +86,12 @@ class Engine:
         self._can_guide = words["paged"] and bool(options["cfg_cache"])
         self._answers: list[Answer] = []
         self.questions = self.texts.questions
-        loras = operation(ExLlamaAdapters(made.model, self.texts, self._put_in))
+        loras = LoraSet(ExLlamaAdapters(made.model, self.texts, self._put_in)).apply
         self.operations: Operations = {"forget": self.forget, "apply_loras": loras}
         self.info = Info(
             context_length=self._context,
-            bos_token=self.texts.special("bos"),
-            eos_token=self.texts.special("eos"),
+            bos_token=self.texts.special_token("bos"),
+            eos_token=self.texts.special_token("eos"),
             chat_template=self.texts.chat_template,
             memory=cpu_memory.resident_memory(),
             notes=tuple(told),
@@ -111,9 +112,9 @@ class Engine:
         limit = min(params["max_new_tokens"] or room, room)
         job = self._job(sequences, params, limit)
         self._generator.enqueue(job)
-        words = Words(self.texts, tokens, not params["skip_special_tokens"])
+        detokenizer = Detokenizer(self.texts, tokens, not params["skip_special_tokens"])
         stream = TextStream(params["stop"])
-        self._answers.append(Answer(call, job, limit, tokens, params, stream, words, time.monotonic()))
+        self._answers.append(Answer(call, job, limit, tokens, params, stream, detokenizer, time.monotonic()))
 
     def _checked(self, prompt: list[int]) -> list[int]:
         """Return the tokens of a prompt; of an empty one a single token, for there must be something to continue.
@@ -249,14 +250,14 @@ class Engine:
         top = answer.params["top_logprobs"]
         chances = None
         if logits is not None:
-            chances = self.texts.chances(logits[: self._config.vocab_size], token, top)
-        text = answer.stream.feed(answer.words.feed(token), chances)
+            chances = token_chances(self.texts, logits[: self._config.vocab_size], token, top)
+        text = answer.stream.feed(answer.detokenizer.feed(token), chances)
         if answer.stream.stopped:
             return text, "stop"
         return text, "length" if answer.earlier + answer.taken >= answer.limit else ""
 
     def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
-        last = answer.stream.finish(answer.words.rest())
+        last = answer.stream.finish(answer.detokenizer.flush())
         if last is not None:
             yield answer.call, last
         self.cancel(answer.call)

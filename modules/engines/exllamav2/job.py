@@ -17,9 +17,9 @@ from torch import Tensor
 from modules.core.events import Json
 from modules.engines.exllamav2.sampling import fields
 from modules.engines.hf.sampling.grammar import Matcher
-from modules.engines.hf.sampling.pipeline import NoTokenLeft, none_left
+from modules.engines.hf.sampling.pipeline import NoTokenLeft, no_token_left
 from modules.engines.hf.sampling.vocabulary import Vocabulary
-from modules.engines.hf.token_text import Texts
+from modules.engines.hf.token_text import TextTokenizer
 
 FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
 """What a sampler may throw."""
@@ -73,7 +73,9 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         return tokens // len(self.sequences)
 
 
-def settings(params: Mapping[str, Json], texts: Texts, vocabulary: Vocabulary, ends: Sequence[int], size: int) -> Any:
+def settings(
+    params: Mapping[str, Json], texts: TextTokenizer, vocabulary: Vocabulary, ends: Sequence[int], size: int
+) -> Any:
     """ExLlamaV2's. `size` is how many logits it is given, with those that only fill up. OptionError."""
     made = ExLlamaV2Sampler.Settings(**fields(params))
     if params["dry_multiplier"] > 0:
@@ -93,7 +95,7 @@ def _breaking(vocabulary: Vocabulary, texts: str) -> frozenset[int]:
     )
 
 
-def _biases(params: Mapping[str, Json], texts: Texts, ends: Sequence[int]) -> dict[int, float]:
+def _biases(params: Mapping[str, Json], texts: TextTokenizer, ends: Sequence[int]) -> dict[int, float]:
     """What is added to the logit of each token."""
     asked = {"logit_bias": {int(token): float(bias) for token, bias in params["logit_bias"]}}
     banned = [int(word) for word in params["custom_token_bans"].split(",") if word.strip()]
@@ -132,5 +134,5 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)
             logits[len(allowed) :] = -math.inf
         if not bool(logits.isfinite().any()):
-            raise none_left(logits)
+            raise no_token_left(logits)
         return logits

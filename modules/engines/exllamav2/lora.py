@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.engines.exllamav2.patches import in_the_layers_order
-from modules.engines.hf.token_text import Texts
+from modules.engines.hf.token_text import TextTokenizer
 from modules.engines.lora_set import PROBE
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -41,7 +41,7 @@ class Lora:
 class ExLlamaAdapters:
     """`put_in` has exactly those act from then on, and what was computed before forgotten."""
 
-    def __init__(self, model: Any, texts: Texts, put_in: Callable[[list[Any]], None]) -> None:
+    def __init__(self, model: Any, texts: TextTokenizer, put_in: Callable[[list[Any]], None]) -> None:
         self._model, self._texts, self._put_in = model, texts, put_in
         self._in_force: list[Any] = []
         self._open: set[Any] = set()
@@ -68,7 +68,7 @@ class ExLlamaAdapters:
         self._open.discard(handle.native)
         handle.native.unload()
 
-    def put(self, wanted: Sequence[tuple[Lora, float]]) -> None:
+    def activate(self, wanted: Sequence[tuple[Lora, float]]) -> None:
         weights: dict[Lora, float] = {}
         for lora, weight in wanted:
             weights[lora] = weights.get(lora, 0.0) + weight

@@ -13,24 +13,24 @@ from modules.engines.exllamav2.notes import notes
 from modules.engines.exllamav2_hf.model import ExLlamaModel
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.model import tokenizer_of
+from modules.engines.hf.model import load_tokenizer
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.engines.lora_set import operation
+from modules.engines.lora_set import LoraSet
 from modules.options.option import Value
 
 
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
     calls = arguments(path, options, environment)
-    tokenizer = tokenizer_of(calls[TOKENIZER])
+    tokenizer = load_tokenizer(calls[TOKENIZER])
     made = loaded(calls, report)
     model = ExLlamaModel(made, tokenizer)
-    vocabulary = TokenizerVocabulary(tokenizer, model.size, sorted(model.ends))
+    vocabulary = TokenizerVocabulary(tokenizer, model.vocab_size, sorted(model.eos_tokens))
     engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, environment))
 
     def put(loras: list[object]) -> None:
         model.loras = loras
         model.caches.clear()
 
-    apply = operation(ExLlamaAdapters(made.model, model, put))
+    apply = LoraSet(ExLlamaAdapters(made.model, model, put)).apply
     engine.operations = {**engine.operations, "apply_loras": apply}
     return engine

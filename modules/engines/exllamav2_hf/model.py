@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modules.engines.exllamav2.build import Loaded
-from modules.engines.hf.token_text import Evaluator, Interrupted
+from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.token_ids import common_prefix_length
 
 
@@ -37,28 +37,28 @@ class ExLlamaModel(Evaluator):
         self.native = loaded.model
         self.loras: list[Any] = []
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        self.ends = loaded.ends | frozenset(own)
-        self.size, self.piece = int(loaded.config.vocab_size), int(loaded.config.max_input_len)
+        self.eos_tokens = loaded.ends | frozenset(own)
+        self.vocab_size, self.prefill_chunk = int(loaded.config.vocab_size), int(loaded.config.max_input_len)
         self.can_guide = len(loaded.caches) > 1
         self.device = torch.device(loaded.model.modules[-1].device())
         self.caches = Caches(loaded.caches)
         self._wanted_elsewhere = threading.Event()
 
-    def shelf(self, budget: int) -> Caches:
+    def new_prefix_store(self, max_bytes: int) -> Caches:
         """The memory has been taken already."""
         return self.caches
 
     # -- evaluating -----------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Sequence[int], cache: Held, source: Any = None, last: int = 1) -> Tensor:
+    def forward(self, tokens: Sequence[int], cache: Held, encoder_output: Any = None, last: int = 1) -> Tensor:
         return self._evaluate(tokens, cache, last, None)
 
-    def forward_or_break_off(self, tokens: Sequence[int], cache: Held, source: Any = None) -> Tensor:
+    def forward_interruptible(self, tokens: Sequence[int], cache: Held, encoder_output: Any = None) -> Tensor:
         """It ends after the layer under way; the cache's own length is then as before the piece."""
         return self._evaluate(tokens, cache, 1, self._wanted_elsewhere)
 
-    def interrupt(self, wanted: bool) -> None:
-        if wanted:
+    def interrupt(self, requested: bool) -> None:
+        if requested:
             self._wanted_elsewhere.set()
         else:
             self._wanted_elsewhere.clear()
@@ -69,20 +69,20 @@ class ExLlamaModel(Evaluator):
         logits = self.native.forward(ids, held.cache, **words)
         if logits is None or not isinstance(logits, Tensor):
             raise Interrupted
-        return logits[0, -last:, : self.size].to(self.device).float()
+        return logits[0, -last:, : self.vocab_size].to(self.device).float()
 
     # -- what was computed ----------------------------------------------------------------------------------------
 
-    def cut_back(self, cache: Held, length: int) -> tuple[Held, int]:
+    def truncate(self, cache: Held, length: int) -> tuple[Held, int]:
         cache.cache.current_seq_len = length
         return cache, length
 
-    def can_cut(self, cache: Held) -> bool:
+    def can_truncate(self, cache: Held) -> bool:
         return True
 
 
-class Caches:
-    """A `Shelf` of as many caches as there are."""
+class Caches(PrefixStore):
+    """A `PrefixStore` of as many caches as there are."""
 
     def __init__(self, caches: Sequence[Any]) -> None:
         self._held = [Held(cache) for cache in caches]
@@ -98,7 +98,7 @@ class Caches:
         best.cache.current_seq_len = length
         return best, length
 
-    def keep(self, tokens: list[int], cache: Held) -> None:
+    def store(self, tokens: list[int], cache: Held) -> None:
         cache.tokens, cache.busy = list(tokens), False
 
     def clear(self) -> None:

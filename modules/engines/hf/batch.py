@@ -1,4 +1,4 @@
-"""Answers that are written together: one row each in a common cache, one token each in every forward pass."""
+"""Answers that are decoded together: one row each of a common KV cache, one token each in every forward pass."""
 
 from __future__ import annotations
 
@@ -8,97 +8,102 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.engines.hf.kv_cache import merged, row
-from modules.engines.hf.token_text import Evaluator
+from modules.engines.hf.evaluator import Evaluator
+from modules.engines.hf.kv_cache import extract_row, merge_rows
 
 
 @dataclass(eq=False)
-class Passage:
-    """Tokens of which the first `evaluated` are in the cache; `source` is what a model that writes apart has read."""
+class TokenSequence:
+    """Tokens of which the first `evaluated` are in the cache.
+
+    `encoder_output` is what the encoder of an encoder-decoder model returned for the prompt.
+    """
 
     tokens: list[int]
     cache: Any
     evaluated: int = 0
-    source: Any = None
+    encoder_output: Any = None
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
+        """Number of tokens still to evaluate."""
         return len(self.tokens) - self.evaluated
 
 
 @dataclass(eq=False)
 class Batch:
-    """Every passage in it has one token left to evaluate. One alone has its own cache, and nothing is copied for it."""
+    """Sequences with one token left to evaluate. A sequence alone keeps its own cache, and nothing is copied for it."""
 
     model: Evaluator
-    passages: list[Passage] = field(default_factory=list)
+    sequences: list[TokenSequence] = field(default_factory=list)
     _cache: Any = None
     _starts: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.passages)
+        return len(self.sequences)
 
-    def add(self, passage: Passage) -> None:
-        self._join([*self._apart(copies=False), passage.cache], [*self.passages, passage])
+    def add(self, sequence: TokenSequence) -> None:
+        self._merge([*self._row_views(), sequence.cache], [*self.sequences, sequence])
 
-    def remove(self, leaving: Sequence[Passage]) -> None:
-        """Let go of them, each with a cache of its own again."""
+    def remove(self, leaving: Sequence[TokenSequence]) -> None:
+        """Remove the sequences and give them caches of their own again."""
         if not leaving:
             return
-        alone = len(self.passages) == 1
-        caches = self._apart(copies=False)
+        alone = len(self.sequences) == 1
+        caches = self._row_views()
         staying = []
-        for place, (passage, cache) in enumerate(zip(self.passages, caches, strict=True)):
-            if passage not in leaving:
-                staying.append((cache, passage))
+        for row, (sequence, cache) in enumerate(zip(self.sequences, caches, strict=True)):
+            if sequence not in leaving:
+                staying.append((cache, sequence))
             else:
-                passage.cache = cache if alone else row(self._cache, place, self._starts[place], copy=True)
-        self._join([cache for cache, _ in staying], [passage for _, passage in staying])
+                sequence.cache = cache if alone else extract_row(self._cache, row, self._starts[row], copy=True)
+        self._merge([cache for cache, _ in staying], [sequence for _, sequence in staying])
 
     def forward(self) -> Tensor:
-        """Evaluate the last token of each; the logits after it, shape (passages, size)."""
-        tokens = [passage.tokens[-1] for passage in self.passages]
-        if len(self.passages) == 1:
-            logits = self.model.forward(tokens, self._cache, self.passages[0].source)
+        """Evaluate the last token of every sequence; return the logits after it, float32 [batch, vocabulary]."""
+        tokens = [sequence.tokens[-1] for sequence in self.sequences]
+        if len(self.sequences) == 1:
+            logits = self.model.forward(tokens, self._cache, self.sequences[0].encoder_output)
         else:
-            end = self._starts[0] + self.passages[0].evaluated
-            logits = self.model.forward_padded(tokens, self._starts, end, self._cache)
-        for passage in self.passages:
-            passage.evaluated += 1
+            end = self._starts[0] + self.sequences[0].evaluated
+            logits = self.model.forward_batch(tokens, self._starts, end, self._cache)
+        for sequence in self.sequences:
+            sequence.evaluated += 1
         return logits
 
-    def forward_guesses(self, guesses: Sequence[int]) -> Tensor:
-        """Only for one alone: evaluate its last token and, as if they were drawn after it, `guesses`.
+    def forward_draft(self, draft: Sequence[int]) -> Tensor:
+        """Evaluate the last token of the only sequence and the draft tokens after it.
 
-        The logits after each of these, shape (guesses + 1, size). `keep` then tells how many were right.
+        Return the logits after each of them, float32 [draft + 1, vocabulary]. Call `truncate` once it is clear how many
+        draft tokens were right.
         """
-        (passage,) = self.passages
-        logits = self.model.forward([passage.tokens[-1], *guesses], self._cache, last=len(guesses) + 1)
-        passage.evaluated += len(guesses) + 1
+        (sequence,) = self.sequences
+        logits = self.model.forward([sequence.tokens[-1], *draft], self._cache, last=len(draft) + 1)
+        sequence.evaluated += len(draft) + 1
         return logits
 
-    def keep(self, length: int) -> None:
-        """Only for one alone: forget what was evaluated beyond so many of its tokens."""
-        (passage,) = self.passages
-        _, passage.evaluated = self.model.cut_back(self._cache, min(passage.evaluated, length))
+    def truncate(self, length: int) -> None:
+        """Drop what was evaluated of the only sequence beyond its first `length` tokens."""
+        (sequence,) = self.sequences
+        _, sequence.evaluated = self.model.truncate(self._cache, min(sequence.evaluated, length))
 
-    def go_back(self) -> bool:
-        """Have the cache hold what it held before a pass that broke off. False if it cannot."""
-        held = self._starts[0] + self.passages[0].evaluated
-        return self.model.can_cut(self._cache) and self.model.cut_back(self._cache, held)[1] == held
+    def roll_back(self) -> bool:
+        """Restore the cache after a forward pass that failed. False if that is impossible."""
+        length = self._starts[0] + self.sequences[0].evaluated
+        return self.model.can_truncate(self._cache) and self.model.truncate(self._cache, length)[1] == length
 
     @property
-    def can_guess(self) -> bool:
-        return len(self.passages) == 1 and self.model.can_cut(self._cache)
+    def can_verify_draft(self) -> bool:
+        return len(self.sequences) == 1 and self.model.can_truncate(self._cache)
 
-    def _apart(self, copies: bool) -> list[Any]:
-        if len(self.passages) <= 1:
-            return [self._cache] * len(self.passages)
-        return [row(self._cache, place, start, copies) for place, start in enumerate(self._starts)]
+    def _row_views(self) -> list[Any]:
+        if len(self.sequences) <= 1:
+            return [self._cache] * len(self.sequences)
+        return [extract_row(self._cache, row, start, copy=False) for row, start in enumerate(self._starts)]
 
-    def _join(self, caches: Sequence[Any], passages: list[Passage]) -> None:
-        self.passages = passages
-        if len(passages) > 1:
-            self._cache, self._starts = merged(caches, [passage.evaluated for passage in passages])
+    def _merge(self, caches: Sequence[Any], sequences: list[TokenSequence]) -> None:
+        self.sequences = sequences
+        if len(sequences) > 1:
+            self._cache, self._starts = merge_rows(caches, [sequence.evaluated for sequence in sequences])
         else:
-            self._cache, self._starts = (caches[0] if passages else None), [0]
+            self._cache, self._starts = (caches[0] if sequences else None), [0]

@@ -1,4 +1,4 @@
-"""Makes the engine of a folder of PyTorch weights."""
+"""Build the engine for a folder of PyTorch weights."""
 
 from __future__ import annotations
 
@@ -22,83 +22,81 @@ from modules.engines.hf.arguments import (
 )
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.environment import environment_with
-from modules.engines.hf.gptqmodel import check_on_gpus, in_their_numbers
-from modules.engines.hf.model import Model, loaded
+from modules.engines.hf.gptqmodel import check_layers_on_gpus, run_kernels_in_bfloat16
+from modules.engines.hf.model import Model, load_model
 from modules.engines.hf.notes import disk_note, notes
-from modules.engines.hf.offload_folder import folder_until_we_end
+from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.engines.lora_set import operation
+from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.options.option import Value
 from modules.system import malloc
 
 
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
+    """Load the model in the folder `path` and return its engine."""
     config = ModelConfig(path)
-    # Repacking layers, at the first step, left up to 550 MB over with 135 million weights.
-    with (
-        malloc.return_freed_memory()
-        if uses_gptqmodel_on_cpu(config, options, environment)
-        else contextlib.nullcontext()
-    ):
-        return _engine(path, config, options, environment, report)
+    # Repacking layers at the first step left up to 550 MB of heap behind with 135 million weights.
+    repacks = uses_gptqmodel_on_cpu(config, options, environment)
+    with malloc.return_freed_memory() if repacks else contextlib.nullcontext():
+        return _build_engine(path, config, options, environment, report)
 
 
-def _engine(
+def _build_engine(
     path: Path, config: ModelConfig, options: Mapping[str, Value], environment: Environment, report: Report
 ) -> Engine:
     calls = arguments(path, options, environment)
     _, args = model_call(calls)
     if "offload_folder" in args:
-        args["offload_folder"] = str(folder_until_we_end(args["offload_folder"]))
+        args["offload_folder"] = str(temporary_offload_folder(args["offload_folder"]))
     if uses_gptqmodel_on_cpu(config, options, environment):
-        model = _packed_on_cpu(calls, report)
+        model = _load_quantized_on_cpu(calls, report)
     elif uses_gptqmodel_on_gpus(config, options, environment):
-        model = _packed_on_gpus(calls, report, compiles=not gptqmodel_kernel(config, options, environment))
+        model = _load_quantized_on_gpus(calls, report, compiles=not gptqmodel_kernel(config, options, environment))
     else:
-        model = loaded(calls, whole_percents(report))
-    vocabulary = TokenizerVocabulary(model.tokenizer, model.size, sorted(model.ends))
-    said = (*notes(path, options, environment), *_left_on_disk(model.places))
+        model = load_model(calls, whole_percents(report))
+    vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
+    all_notes = (*notes(path, options, environment), *_offload_notes(model.devices))
     context = config.context_length(options)
-    return with_loras(Engine(model, vocabulary, context, said), model, context)
+    return with_loras(Engine(model, vocabulary, context, all_notes), model, context)
 
 
-def with_loras(made: Engine, model: Model, context: int) -> Engine:
-    """`made` of that `model`, able to take LoRAs."""
-    made.operations = {**made.operations, "apply_loras": _loras(model, context, made.forget)}
-    return made
+def with_loras(engine: Engine, model: Model, context: int) -> Engine:
+    """Add the operation "apply_loras" to the engine of `model`."""
+    engine.operations = {**engine.operations, "apply_loras": _lora_operation(model, context, engine.forget)}
+    return engine
 
 
-def _loras(model: Model, context: int, forget: Callable[[], None]) -> Callable[..., list[float]]:
+def _lora_operation(model: Model, context: int, forget: Callable[[], None]) -> Callable[..., list[float]]:
     @cache
     def apply() -> Callable[..., list[float]]:
-        from modules.engines.hf.lora import HfAdapters  # PEFT takes a second and 55 MB, which only who uses it pays
+        from modules.engines.hf.lora import PeftAdapters  # importing PEFT takes a second and 55 MB
 
-        return operation(HfAdapters(model, context, forget))
+        return LoraSet(PeftAdapters(model, context, forget)).apply
 
     return lambda adapters: apply()(adapters)
 
 
-def _packed_on_cpu(calls: Mapping[str, Json], report: Report) -> Model:
-    report(Progress("kernels", 0.0))  # gptqmodel's, before it reads the weights
-    model = loaded(calls, whole_percents(report))
+def _load_quantized_on_cpu(calls: Mapping[str, Json], report: Report) -> Model:
+    report(Progress("kernels", 0.0))  # gptqmodel compiles them before it reads the weights
+    model = load_model(calls, whole_percents(report))
     if model_call(calls)[1]["dtype"] == "float32":
-        in_their_numbers(model.module)
+        run_kernels_in_bfloat16(model.module)
     return model
 
 
-def _packed_on_gpus(calls: Mapping[str, Json], report: Report, compiles: bool) -> Model:
+def _load_quantized_on_gpus(calls: Mapping[str, Json], report: Report, compiles: bool) -> Model:
     if compiles:
         report(Progress("kernels", 0.0))
-    model = loaded(calls, weights_then_kernels(report) if compiles else whole_percents(report))
-    check_on_gpus(model.module)
-    if not model.writes_apart:
-        check_sound(model)  # Triton compiles its kernels at the first use, and may lack what it takes
+    model = load_model(calls, weights_then_kernels(report) if compiles else whole_percents(report))
+    check_layers_on_gpus(model.module)
+    if not model.is_encoder_decoder:
+        check_finite_logits(model)  # Triton compiles its kernels at the first use, and may lack a compiler
     return model
 
 
 def weights_then_kernels(report: Report) -> Callable[[float], None]:
-    """Marlin's for a GPU are compiled once the weights are read."""
+    """Report percents of the weights, then the stage "kernels": Marlin's for a GPU are compiled after the weights."""
     percents = whole_percents(report)
 
     def advance(done: float) -> None:
@@ -109,21 +107,23 @@ def weights_then_kernels(report: Report) -> Callable[[float], None]:
     return advance
 
 
-def _left_on_disk(places: Sequence[str]) -> Iterator[Note]:
-    if count := places.count("disk"):
-        yield disk_note(count, len(places))
+def _offload_notes(devices: Sequence[str]) -> Iterator[Note]:
+    if count := devices.count("disk"):
+        yield disk_note(count, len(devices))
 
 
-def check_sound(model: Model) -> None:
-    """ValueError for a model that calculates nonsense: damaged scales, or numbers beyond float16, would give an answer
-    of nothing but the first token."""
+def check_finite_logits(model: Model) -> None:
+    """Raise ValueError if the model's logits are not finite.
+
+    Damaged scales, or values beyond the range of float16, would make an answer of nothing but the first token.
+    """
     tokens = model.encode("The") or [0]
-    if not model.forward(tokens, model.fresh()).isfinite().all():
+    if not model.forward(tokens, model.new_cache()).isfinite().all():
         raise ValueError("its logits are not finite")
 
 
 def this_machine() -> Environment:
-    """As PyTorch sees it, with what is free on each card: accelerate, too, reckons with that."""
+    """Return the environment as PyTorch sees it, with the free bytes of every GPU, which accelerate uses as well."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     sizes = tuple(int(torch.cuda.mem_get_info(device)[0]) for device in range(count))
     return environment_with(sizes)

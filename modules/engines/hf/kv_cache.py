@@ -1,7 +1,7 @@
-"""What a model has computed of the tokens so far, so that no token is evaluated twice: one answer's, or several rows'.
+"""KV caches: what a model computed for the tokens so far, for one answer or for several rows.
 
-transformers' own cache copies all it holds for every new token, and keeps one length for all rows. Ours has room to
-grow, and rows of different lengths end at the same place: what stands before a shorter one is masked.
+The cache of transformers copies all of its content for every new token, and keeps one length for all rows. Ours has
+spare room to grow into, and rows of different lengths end at the same position: the padding on the left is masked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import transformers
 from torch import Tensor
 from transformers import EncoderDecoderCache
 
+from modules.engines.hf.evaluator import PrefixStore
+from modules.engines.hf.limits import kv_buffer_length
 from modules.engines.token_ids import common_prefix_length
 
 if TYPE_CHECKING or int(transformers.__version__.partition(".")[0]) >= 5:
@@ -23,14 +25,12 @@ if TYPE_CHECKING or int(transformers.__version__.partition(".")[0]) >= 5:
 else:
     from modules.engines.hf.kv_cache_transformers4 import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
-ROOM = 256
-"""Tokens for which there is room at least, once a buffer has to be made."""
-MOST_KEPT = 8
-"""Conversations that are kept for their next turn."""
+MAX_PREFIXES = 8
+"""Ended answers whose caches are kept for their next turn."""
 
 
-class Growing(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values, shape (rows, heads, tokens, size): views of the beginning of buffers that have room for more."""
+class GrowableLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values [rows, heads, tokens, head size]: views of the beginning of buffers with room for more tokens."""
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -46,13 +46,14 @@ class Growing(DynamicLayer):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append the states of new tokens; return the keys and values of all tokens."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         begin = self.keys.shape[-2]
         end = begin + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
-            self._buffers = (_roomier(self.keys, end), _roomier(self.values, end))
+            self._buffers = (_grow(self.keys, end), _grow(self.values, end))
         keys, values = self._buffers
         keys[:, :, begin:end] = key_states
         values[:, :, begin:end] = value_states
@@ -61,34 +62,35 @@ class Growing(DynamicLayer):  # type: ignore[no-untyped-call]
 
     @property
     def bytes(self) -> int:
-        return sum(each.numel() * each.element_size() for each in self._buffers) if self.is_initialized else 0
+        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers) if self.is_initialized else 0
 
 
-def _roomier(held: Tensor, length: int) -> Tensor:
-    rows, heads, tokens, size = held.shape
-    made = held.new_empty((rows, heads, length + max(ROOM, length // 4), size))
-    made[:, :, :tokens] = held
-    return made
+def _grow(states: Tensor, length: int) -> Tensor:
+    """Return a copy of `states` with room for `length` tokens and more."""
+    rows, heads, tokens, size = states.shape
+    buffer = states.new_empty((rows, heads, kv_buffer_length(length), size))
+    buffer[:, :, :tokens] = states
+    return buffer
 
 
-def fresh(config: Any, writes_apart: bool) -> Any:
-    """An empty cache, of the kind that suits a model of that configuration."""
+def new_cache(config: Any, is_encoder_decoder: bool) -> Any:
+    """Return an empty cache of the kind that fits a model with that configuration."""
     cache = DynamicCache(config=config)
-    if writes_apart:
+    if is_encoder_decoder:
         return EncoderDecoderCache(cache, DynamicCache(config=config))
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [Growing() for _ in cache.layers]
+        cache.layers = [GrowableLayer() for _ in cache.layers]
     return cache
 
 
-def grows(cache: Any) -> bool:
-    """Whether it is of our own kind in all its layers: it can be cut anywhere, and padded."""
-    return isinstance(cache, DynamicCache) and all(type(layer) is Growing for layer in cache.layers)
+def is_growable(cache: Any) -> bool:
+    """Return whether all layers are growable: such a cache can be truncated anywhere, and padded."""
+    return isinstance(cache, DynamicCache) and all(type(layer) is GrowableLayer for layer in cache.layers)
 
 
-def cut_back(cache: Any, length: int) -> bool:
-    """Let all layers hold so many tokens again, whatever each of them holds. False if they cannot."""
-    if not grows(cache):
+def truncate(cache: Any, length: int) -> bool:
+    """Keep the first `length` tokens of every layer, which may hold different numbers. False if the cache cannot."""
+    if not is_growable(cache):
         return False
     for layer in cache.layers:
         if layer.is_initialized:
@@ -96,120 +98,126 @@ def cut_back(cache: Any, length: int) -> bool:
     return True
 
 
-def sums_up(cache: Any) -> bool:
-    """Whether a layer keeps a state in place of the tokens. Several tokens at once are read right from nothing only."""
+def has_recurrent_state(cache: Any) -> bool:
+    """Return whether a layer keeps a state instead of tokens, which only a prefill into an empty cache gets right."""
     layers = () if isinstance(cache, EncoderDecoderCache) else cache.layers
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
-def _made_of(layers: Sequence[Growing]) -> Any:
+def _cache_of(layers: Sequence[GrowableLayer]) -> Any:
     cache = DynamicCache()
     cache.layers = list(layers)
     return cache
 
 
-def merged(caches: Sequence[Any], lengths: Sequence[int]) -> tuple[Any, list[int]]:
-    """Several of one row as one of several rows, that all end at the same place; and where each of them begins."""
+def merge_rows(caches: Sequence[Any], lengths: Sequence[int]) -> tuple[Any, list[int]]:
+    """Merge caches of one row and of these lengths into one, padded on the left.
+
+    Return it with the position at which each row starts.
+    """
     longest = max(lengths)
     starts = [longest - length for length in lengths]
     layers = []
     for parts in zip(*(cache.layers for cache in caches), strict=True):
-        keys, values = (_padded([getattr(part, side) for part in parts], starts) for side in ("keys", "values"))
-        layers.append(_with_room(keys, values, longest))
-    return _made_of(layers), starts
+        keys, values = (_pad_left([getattr(part, side) for part in parts], starts) for side in ("keys", "values"))
+        layer = GrowableLayer(keys, values)
+        layer.keys, layer.values = keys[:, :, :longest], values[:, :, :longest]
+        layers.append(layer)
+    return _cache_of(layers), starts
 
 
-def _padded(rows: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
+def _pad_left(rows: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
+    """Return a buffer [rows, heads, tokens and spare room, head size] in which row r begins at `starts[r]`."""
     _, heads, _, size = rows[0].shape
     longest = max(row.shape[2] for row in rows)
-    # What stands before a row is masked, but 0 × NaN would still be NaN.
-    made = rows[0].new_zeros((len(rows), heads, longest + max(ROOM, longest // 4), size))
-    for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        made[place, :, start:longest] = row[0]
-    return made
+    # The padding is masked, but 0 × NaN would still be NaN.
+    buffer = rows[0].new_zeros((len(rows), heads, kv_buffer_length(longest), size))
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        buffer[number, :, start:longest] = row[0]
+    return buffer
 
 
-def _with_room(keys: Tensor, values: Tensor, length: int) -> Growing:
-    layer = Growing(keys, values)
-    layer.keys, layer.values = keys[:, :, :length], values[:, :, :length]
-    return layer
+def extract_row(cache: Any, row: int, start: int, copy: bool) -> Any:
+    """Return a cache of one row, without its padding: a copy, or a view of `cache`."""
 
-
-def row(cache: Any, place: int, start: int, copy: bool) -> Any:
-    """What one row of several holds; a view of it unless it is to be a copy."""
-
-    def side(whole: Tensor) -> Tensor:
-        part = whole[place : place + 1, :, start:]
+    def extract(states: Tensor) -> Tensor:
+        part = states[row : row + 1, :, start:]
         return part.clone() if copy else part
 
-    return _made_of([Growing(side(layer.keys), side(layer.values)) for layer in cache.layers])
+    return _cache_of([GrowableLayer(extract(layer.keys), extract(layer.values)) for layer in cache.layers])
 
 
 @dataclass(eq=False)
-class Kept:
+class CachedPrefix:
+    """Tokens with the cache that holds them."""
+
     tokens: list[int]
     cache: Any
 
     @property
     def bytes(self) -> int:
-        return sum(layer.bytes for layer in self.cache.layers) if grows(self.cache) else 0
+        return sum(layer.bytes for layer in self.cache.layers) if is_growable(self.cache) else 0
 
 
-class Shelf:
-    """Caches of answers that have ended, for what goes on from them. The one used last stands last."""
+class PrefixCache(PrefixStore):
+    """The caches of ended answers, least recently used first; beyond `max_bytes` and MAX_PREFIXES those are dropped."""
 
-    def __init__(self, fresh: Callable[[], Any], budget: int) -> None:
-        self._fresh, self._budget = fresh, budget
-        self._kept: list[Kept] = []
+    def __init__(self, new_cache: Callable[[], Any], max_bytes: int) -> None:
+        self._new_cache, self._max_bytes = new_cache, max_bytes
+        self._prefixes: list[CachedPrefix] = []
 
     def take(self, tokens: list[int]) -> tuple[Any, int]:
-        """A cache for `tokens`, and how many of them it holds: at least the last one must still be evaluated."""
-        best = max(self._kept, key=lambda kept: common_prefix_length(kept.tokens, tokens), default=None)
+        best = max(self._prefixes, key=lambda prefix: common_prefix_length(prefix.tokens, tokens), default=None)
         shared = min(common_prefix_length(best.tokens, tokens), len(tokens) - 1) if best else 0
         if best is None or not shared:
-            return self._fresh(), 0
+            return self._new_cache(), 0
         surplus = len(best.tokens) - shared
-        if grows(best.cache) and surplus > shared and (copy := _beginning(best, shared)) is not None:
-            return copy, shared  # it is too good to be cut down
-        self._kept.remove(best)
-        return (best.cache, shared) if _cut(best.cache, surplus) else (self._fresh(), 0)
+        # Copy a short common prefix instead of truncating a long conversation to it.
+        if is_growable(best.cache) and surplus > shared and (copy := _copy_prefix(best, shared)) is not None:
+            return copy, shared
+        self._prefixes.remove(best)
+        return (best.cache, shared) if _crop(best.cache, surplus) else (self._new_cache(), 0)
 
-    def keep(self, tokens: list[int], cache: Any) -> None:
-        """`cache` holds exactly `tokens`."""
-        if not tokens or isinstance(cache, EncoderDecoderCache) or sums_up(cache):
+    def store(self, tokens: list[int], cache: Any) -> None:
+        if not tokens or isinstance(cache, EncoderDecoderCache) or has_recurrent_state(cache):
             return
-        self._kept.append(Kept(tokens, cache))
-        while len(self._kept) > 1 and self._too_much():
-            del self._kept[0]
+        self._prefixes.append(CachedPrefix(tokens, cache))
+        while len(self._prefixes) > 1 and self._is_over_limits():
+            del self._prefixes[0]
 
     def clear(self) -> None:
-        self._kept.clear()
+        self._prefixes.clear()
+
+    def free_memory(self) -> bool:
+        had_prefixes = bool(self._prefixes)
+        self.clear()
+        return had_prefixes
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._prefixes)
 
-    def _too_much(self) -> bool:
-        return len(self._kept) > MOST_KEPT or sum(kept.bytes for kept in self._kept) > self._budget
+    def _is_over_limits(self) -> bool:
+        return len(self._prefixes) > MAX_PREFIXES or sum(prefix.bytes for prefix in self._prefixes) > self._max_bytes
 
 
-def _beginning(kept: Kept, length: int) -> Any:
-    """A copy; None if the GPU has no memory for it."""
+def _copy_prefix(prefix: CachedPrefix, length: int) -> Any:
+    """Return a cache with a copy of the first `length` tokens, None if the GPU has no memory for it."""
     try:
         layers = [
-            (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in kept.cache.layers
+            (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in prefix.cache.layers
         ]
     except torch.OutOfMemoryError:
         return None
-    return _made_of([Growing(*layer) for layer in layers])
+    return _cache_of([GrowableLayer(*layer) for layer in layers])
 
 
-def _cut(cache: Any, surplus: int) -> bool:
-    """Drop so many tokens at the end. False if the cache cannot forget: then it is of no use any more."""
+def _crop(cache: Any, surplus: int) -> bool:
+    """Drop the last `surplus` tokens. False if the cache cannot, which makes it useless."""
     if not surplus:
         return True
     try:
         with torch.inference_mode():
             cache.crop(-surplus)
-    except (RuntimeError, ValueError, AttributeError):  # a window that has moved on, a state that sums up
+    except (RuntimeError, ValueError, AttributeError):  # a sliding window that has moved on, a recurrent state
         return False
     return bool(cache.is_croppable)

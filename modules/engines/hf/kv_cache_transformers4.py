@@ -1,6 +1,6 @@
-"""The cache that transformers has since version 5, layer by layer, for the version 4 of overlays/legacy.
+"""The layered cache of transformers 5 for transformers 4, which overlays/legacy installs.
 
-Only what `hf_cache` builds on: layers that can be put in, cut and counted.
+It has only what `kv_cache` uses: layers that can be replaced, cropped and counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _Cache: Any = cache_utils.Cache
 
 
 class DynamicLayer:
-    """Keys and values, shape (rows, heads, tokens, size), None until there are any."""
+    """Keys and values [rows, heads, tokens, head size], None until there are any."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
@@ -36,11 +36,11 @@ class DynamicLayer:
 
 
 class LinearAttentionCacheLayerMixin:
-    """Of a layer that keeps a state in place of the tokens, which no cache of that version has."""
+    """Marks layers with a recurrent state, of which transformers 4 has none in its caches."""
 
 
 class DynamicCache(_Cache):  # type: ignore[misc]
-    """`config` says how many layers there are."""
+    """A cache with as many layers as `config` says."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class DynamicCache(_Cache):  # type: ignore[misc]
         return 0 if keys is None else int(keys.shape[-2])
 
     def get_max_cache_shape(self) -> None:
-        """As many tokens as memory holds."""
+        """Return None: the cache has no maximum length."""
 
     def crop(self, max_length: int) -> None:
-        """Drop all tokens beyond so many; if it is negative, so many at the end."""
+        """Keep the first `max_length` tokens; if it is negative, drop as many at the end."""
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 length = max_length if max_length >= 0 else layer.keys.shape[-2] + max_length

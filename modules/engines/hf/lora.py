@@ -1,8 +1,8 @@
-"""LoRAs on a model of transformers, through PEFT's layers: any number at once, of any ranks, each with its weight.
+"""LoRAs on a model of transformers, through PEFT's layers: any number at once, of any ranks, every one with its weight.
 
-PEFT's layers stand in the place of the model's own only while a LoRA is in force; each adds to what the layer behind it
-computes, whose weights are never written to. To take LoRAs out is to put the model's layers back where they were: it
-is then what it was, bit for bit, and as fast.
+PEFT's layers replace the model's own only while a LoRA is active; every one adds to the output of the layer it wraps,
+whose weights are never written to. Removing LoRAs puts the model's own layers back: the model is then the same as
+before, bit for bit, and as fast.
 """
 
 from __future__ import annotations
@@ -34,201 +34,212 @@ from modules.engines.lora_set import PROBE
 
 try:
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as _convert
-except ImportError:  # PEFT of before transformers 5, which renames and joins weights
+except ImportError:  # a PEFT from before transformers 5, which renames and merges weights
     _convert = None  # type: ignore[assignment]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_MARK = ".lora_"  # in the name of every tensor that is an adapter's own
-_REFUSED = (
+_ADAPTER_TENSOR = ".lora_"  # in the name of every tensor of the adapter itself
+_UNSUPPORTED_KEYS = (
     *("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "megatron_config"),
     *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
 )
-"""What PEFT does in ways that cannot be weighted, added up or taken back."""
-_HARMLESS = {"peft_version", "qalora_group_size", "ensure_weight_tying", "runtime_config"}
-"""What newer versions of PEFT write, and older ones can do without: it changes nothing by itself."""
-_HARMLESS_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Of a training, as `init_lora_weights` names them. All others begin by changing the model's own weights."""
+"""PEFT features whose effect cannot be weighted, added up or undone."""
+_IGNORED_KEYS = {"peft_version", "qalora_group_size", "ensure_weight_tying", "runtime_config"}
+"""Written by newer versions of PEFT, and without an effect by themselves in older ones."""
+_SUPPORTED_INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights`. Training with any other one starts by changing the model's own weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """`tensors` by their names in the file, in the type that the model computes in."""
+    """An adapter that was read: its PEFT config and its tensors by name, in the dtype that the model computes in."""
 
     config: Any
     tensors: Mapping[str, Tensor]
 
 
-class HfAdapters:
-    """`context` is how many tokens the model can read; `forget` drops what was computed before."""
+class PeftAdapters:
+    """The `AdapterBackend` of a transformers model, whose context is `context` tokens.
+
+    `forget` drops the caches computed before a change.
+    """
 
     def __init__(self, model: Model, context: int, forget: Callable[[], None]) -> None:
         self._model, self._context, self._forget = model, context, forget
         self._module: Any = model.module
-        self._own: dict[str, Any] = {}  # all the model's modules, while PEFT's may stand in the place of some
+        self._original_modules: dict[str, Any] = {}  # by name, while PEFT's layers replace some of them
 
     def open(self, path: Path) -> Lora:
-        """ValueError, in words, for what cannot be used here."""
+        """Read a PEFT folder. Raises ValueError if this model or PEFT cannot use it."""
         if not path.is_dir():
             raise ValueError("a GGUF adapter can be used with GGUF models only")
-        config = _config(path / _CONFIG)
-        return Lora(config, self._read(path / _WEIGHTS))
+        config = _read_config(path / _CONFIG)
+        return Lora(config, self._read_tensors(path / _WEIGHTS))
 
-    def _read(self, path: Path) -> dict[str, Tensor]:
+    def _read_tensors(self, path: Path) -> dict[str, Tensor]:
         try:
-            read = load_file(path)
+            tensors = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged: {error}") from error
-        for name in [name for name in read if _MARK not in name]:
-            if not self._is_own(name, read.pop(name)):
+        for name in [name for name in tensors if _ADAPTER_TENSOR not in name]:
+            if not self._equals_own(name, tensors.pop(name)):
                 raise ValueError(f"the tensor {name} is neither A nor B of a module")
-        # A copy: the file is mapped into memory, and what it holds would change with it.
-        return {name: each.to(_computes_in(self._module), copy=True) for name, each in read.items()}
+        # Copied, as the file is mapped into memory and its tensors would change with it.
+        dtype = _compute_dtype(self._module)
+        return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
 
-    def _is_own(self, name: str, tensor: Tensor) -> bool:
-        """PEFT saves the model's embeddings too if they are among the targets."""
-        parts = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    def _equals_own(self, name: str, tensor: Tensor) -> bool:
+        """Return whether `tensor` is a weight of the model itself: PEFT also saves embeddings that are targets."""
+        parameter = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
         try:
-            own = self._module.get_parameter(parts)
+            own = self._module.get_parameter(parameter)
         except AttributeError:
             return False
-        known = own.shape == tensor.shape and own.device.type != "meta"
-        return known and torch.equal(own.cpu(), tensor.to(own.dtype))
+        is_comparable = own.shape == tensor.shape and own.device.type != "meta"
+        return is_comparable and torch.equal(own.cpu(), tensor.to(own.dtype))
 
     def close(self, handle: Lora) -> None:
-        """Nothing but memory is held, which goes with the last one that knows `handle`."""
+        """Do nothing: an adapter holds only memory, which is freed with its last reference."""
 
-    def put(self, wanted: Sequence[tuple[Lora, float]]) -> None:
-        """ValueError names the first tensor that does not fit; then no adapter is in force."""
+    def activate(self, adapters: Sequence[tuple[Lora, float]]) -> None:
+        """Raises ValueError with the name of the first tensor that does not fit; then no adapter is active."""
         self._forget()
-        self._take_out()
-        if not wanted:
+        self._restore_modules()
+        if not adapters:
             return
-        self._own = dict(self._module.named_modules())
-        with contextlib.ExitStack() as undoing:
-            undoing.callback(self._take_out)
+        self._original_modules = dict(self._module.named_modules())
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._restore_modules)
             with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # all that is amiss is an error below
-                self._put_in(wanted)
-            undoing.pop_all()
+                warnings.simplefilter("ignore")  # `_fill` raises for everything that PEFT warns about
+                self._inject(adapters)
+            undo.pop_all()
 
-    def _put_in(self, wanted: Sequence[tuple[Lora, float]]) -> None:
-        named = {f"adapter{number}": each for number, each in enumerate(wanted)}
+    def _inject(self, adapters: Sequence[tuple[Lora, float]]) -> None:
+        """Replace the targeted layers of the model by PEFT's."""
+        named = {f"adapter{number}": pair for number, pair in enumerate(adapters)}
         tuner: Any = None
         for name, (lora, _) in named.items():
             config = copy.deepcopy(lora.config)  # PEFT writes into it
-            config._register_custom_module(_foreign_layers(self._module))
+            config._register_custom_module(_foreign_linear_layers(self._module))
             if tuner is None:
                 tuner = peft.LoraModel(self._module, config, name, low_cpu_mem_usage=True)
             else:
                 tuner.peft_config[name] = config
                 tuner.inject_adapter(self._module, name, low_cpu_mem_usage=True)
             _fill(self._module, name, lora)
-        words = {"inference_mode": True} if _knows_inference(tuner) else {}
-        tuner.set_adapter(list(named), **words)
-        for layer in _layers(self._module).values():
+        arguments = {"inference_mode": True} if _has_inference_mode(tuner) else {}
+        tuner.set_adapter(list(named), **arguments)
+        for layer in _lora_layers(self._module).values():
             for name, (_, weight) in named.items():
                 layer.set_scale(name, weight)
-        self._module.eval()  # new layers are made for training, and would drop out some of their input
+        self._module.eval()  # new layers are in training mode, in which dropout is active
 
-    def _take_out(self) -> None:
-        for name in [name for name, each in self._module.named_modules() if isinstance(each, BaseTunerLayer)]:
-            if name in self._own:
-                self._module.set_submodule(name, self._own[name])
-        self._own = {}
+    def _restore_modules(self) -> None:
+        for name in [name for name, module in self._module.named_modules() if isinstance(module, BaseTunerLayer)]:
+            if name in self._original_modules:
+                self._module.set_submodule(name, self._original_modules[name])
+        self._original_modules = {}
         if hasattr(self._module, "peft_config"):
             del self._module.peft_config
 
     def probe(self) -> NDArray[np.float32]:
         model = self._model
         tokens = model.encode(PROBE)[: self._context - 1]
-        source = model.read(tokens) if model.writes_apart else None
-        if source is not None:
-            tokens = [model.first_written, *tokens]
-        logits: NDArray[np.float32] = model.forward(tokens, model.fresh(), source, len(tokens)).cpu().numpy()
-        return logits
+        encoder_output = model.run_encoder(tokens) if model.is_encoder_decoder else None
+        if encoder_output is not None:
+            tokens = [model.decoder_start_token, *tokens]
+        logits = model.forward(tokens, model.new_cache(), encoder_output, len(tokens))
+        array: NDArray[np.float32] = logits.cpu().numpy()
+        return array
 
 
-def _config(path: Path) -> Any:
-    said = json.loads(path.read_text(encoding="utf-8"))
-    if said.get("peft_type") != "LORA":
-        raise ValueError(f"this is an adapter of the kind {said.get('peft_type')}; only LORA can be used")
-    beyond = [key for key in _REFUSED if said.get(key)]
-    if said.get("bias", "none") not in (None, "none"):
-        beyond.append("bias")
-    if beyond:
-        raise ValueError(f"it asks for {beyond[0]}, which is more than A and B")
-    if said.get("init_lora_weights") not in _HARMLESS_BEGINNINGS:
+def _read_config(path: Path) -> Any:
+    """Return the PEFT config. Raises ValueError if it asks for what cannot be applied, weighted and undone."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"this is an adapter of the type {config.get('peft_type')}; only LORA is supported")
+    unsupported = [key for key in _UNSUPPORTED_KEYS if config.get(key)]
+    if config.get("bias", "none") not in (None, "none"):
+        unsupported.append("bias")
+    if unsupported:
+        raise ValueError(f"it uses {unsupported[0]}, which changes more than A and B")
+    if config.get("init_lora_weights") not in _SUPPORTED_INITIALIZATIONS:
         raise ValueError(
-            f"its training began by changing the model's own weights (init_lora_weights={said['init_lora_weights']}); "
+            "its training started by changing the model's own weights "
+            f"(init_lora_weights={config['init_lora_weights']}); "
             "PEFT's save_pretrained can convert it with path_initial_model_for_weight_conversion"
         )
-    known = {each.name for each in dataclasses.fields(peft.LoraConfig)} | _HARMLESS
-    if beyond := [key for key, value in said.items() if value and key not in known]:
-        raise ValueError(f"it asks for {beyond[0]}, which PEFT {peft.__version__} does not know")
-    config = peft.LoraConfig.from_pretrained(str(path.parent))
-    config.init_lora_weights, config.inference_mode = False, True
-    return config
+    supported = {field.name for field in dataclasses.fields(peft.LoraConfig)} | _IGNORED_KEYS
+    if unsupported := [key for key, value in config.items() if value and key not in supported]:
+        raise ValueError(f"it uses {unsupported[0]}, which PEFT {peft.__version__} does not support")
+    lora_config = peft.LoraConfig.from_pretrained(str(path.parent))
+    lora_config.init_lora_weights, lora_config.inference_mode = False, True
+    return lora_config
 
 
-def _knows_inference(tuner: Any) -> bool:
-    """PEFT 0.15, of the overlay for old packages, does not."""
+def _has_inference_mode(tuner: Any) -> bool:
+    """Return whether `set_adapter` takes it. PEFT 0.15, of the overlay for old packages, does not."""
     return "inference_mode" in inspect.signature(tuner.set_adapter).parameters
 
 
-def _foreign_layers(module: Any) -> dict[Any, Any]:
-    """Classes of linear layers that PEFT does not know: quantised ones that name their sizes as auto-gptq does."""
-    found = {type(each) for each in module.modules() if hasattr(each, "infeatures") and hasattr(each, "qweight")}
-    return dict.fromkeys(found, peft.tuners.lora.Linear)
+def _foreign_linear_layers(module: Any) -> dict[Any, Any]:
+    """Map linear layers unknown to PEFT to its own: quantized ones that name their sizes as auto-gptq does."""
+    classes = {type(child) for child in module.modules() if hasattr(child, "infeatures") and hasattr(child, "qweight")}
+    return dict.fromkeys(classes, peft.tuners.lora.Linear)
 
 
-def _computes_in(module: Any) -> torch.dtype:
-    """The type of what passes through the layers."""
-    found: torch.dtype = next(each.dtype for each in module.parameters() if each.is_floating_point())
-    return found
+def _compute_dtype(module: Any) -> torch.dtype:
+    """Return the dtype of the activations."""
+    dtype: torch.dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return dtype
 
 
-def _layers(module: Any) -> dict[str, Any]:
-    return {name: each for name, each in module.named_modules() if isinstance(each, LoraLayer)}
+def _lora_layers(module: Any) -> dict[str, Any]:
+    return {name: child for name, child in module.named_modules() if isinstance(child, LoraLayer)}
 
 
 def _fill(module: Any, adapter: str, lora: Lora) -> None:
-    """Give the new layers' empty parameters their values. ValueError names the first tensor that is amiss.
+    """Fill the new layers' empty parameters. Raises ValueError with the name of the first tensor that does not fit.
 
-    PEFT's own way asks the module for its `state_dict`, which ruins 4-bit weights on the CPU: bitsandbytes unpacks them
-    for it, and loses the scales. It also puts an adapter where the weights of its layer are, which may be nowhere."""
+    PEFT's own function asks the module for its `state_dict`, which ruins 4-bit weights on the CPU: bitsandbytes
+    dequantizes them for it, and loses the scales. It also puts an adapter on the device of its layer's weights, which
+    may be the meta device.
+    """
     config = module.peft_config[adapter]
-    left = dict(lora.tensors)
+    remaining = dict(lora.tensors)
     if _convert is not None:
-        left = _convert(module, config, left, adapter)
-    left = {name.removeprefix(_PREFIX): each for name, each in left.items()}
-    for place, layer in _layers(module).items():
-        device = _device(layer.get_base_layer())
+        remaining = _convert(module, config, remaining, adapter)
+    remaining = {name.removeprefix(_PREFIX): tensor for name, tensor in remaining.items()}
+    for path, layer in _lora_layers(module).items():
+        device = _compute_device(layer.get_base_layer())
         for key, empty in list(layer.named_parameters()):
             if adapter in key.split(".") and not key.startswith("base_layer."):
-                value = _taken(left, _in_file(f"{place}.{key}", adapter), empty.shape)
+                value = _take_tensor(remaining, _name_in_file(f"{path}.{key}", adapter), empty.shape)
                 owner, _, name = key.rpartition(".")
                 setattr(layer.get_submodule(owner), name, torch.nn.Parameter(value.to(device), requires_grad=False))
-    if left:
-        raise ValueError(f"the model has no place for the tensor {_PREFIX}{next(iter(left))}")
+    if remaining:
+        raise ValueError(f"the model has no module for the tensor {_PREFIX}{next(iter(remaining))}")
 
 
-def _taken(left: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
-    value = left.pop(name, None)
+def _take_tensor(remaining: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    value = remaining.pop(name, None)
     if value is None:
         raise ValueError(f"the tensor {_PREFIX}{name} is missing")
     if value.shape != shape:
-        here, there = list(value.shape), list(shape)
-        raise ValueError(f"the tensor {_PREFIX}{name} is of the shape {here}, and the model takes {there}")
+        raise ValueError(
+            f"the tensor {_PREFIX}{name} has the shape {list(value.shape)}, and the model needs {list(shape)}"
+        )
     return value
 
 
-def _device(layer: Any) -> torch.device:
-    """Where it computes; its weights may be elsewhere until then."""
-    weights = next(itertools.chain(layer.parameters(), layer.buffers()))  # quantised ones may have no parameters
+def _compute_device(layer: Any) -> torch.device:
+    """Return the device on which `layer` computes; offloaded weights are elsewhere until then."""
+    weights = next(itertools.chain(layer.parameters(), layer.buffers()))  # quantized ones may have no parameters
     return torch.device(layer._hf_hook.execution_device) if weights.device.type == "meta" else weights.device
 
 
-def _in_file(key: str, adapter: str) -> str:
+def _name_in_file(key: str, adapter: str) -> str:
     name = ".".join(part for part in key.split(".") if part != adapter)
     return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name

@@ -1,4 +1,4 @@
-"""A folder for what does not fit into memory, that goes away with this process, however that ends."""
+"""A folder for offloaded weights that is deleted when this process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A process that is killed cannot tidy up. This one waits until its stdin closes, which happens when we are gone.
-_CARETAKER = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+# A killed process cannot clean up after itself. This one waits until its stdin closes, which happens when we end.
+_CLEANUP = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
-def folder_until_we_end(parent: str) -> Path:
-    """A new folder below `parent`."""
+def temporary_offload_folder(parent: str) -> Path:
+    """Create a folder below `parent`, named after this process."""
     folder = Path(parent).resolve() / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _CARETAKER, str(folder)],
+        [sys.executable, "-I", "-S", "-c", _CLEANUP, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,18 +1,18 @@
-"""Prompt lookup: what may come next if the text goes on as it did before (Saxena, 2023)."""
+"""Prompt lookup decoding (Saxena, 2023): draft tokens copied from earlier in the text, to be verified in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST_KEY = 3
-"""Tokens at the end that are looked for earlier; the longer they are, the likelier they go on alike."""
+MAX_NGRAM = 3
+"""Length of the longest n-gram looked up. The longer a match, the likelier its continuation repeats."""
 
 
-def guess(tokens: Sequence[int], most: int) -> list[int]:
-    """At most so many tokens: those that came after the last earlier place where the text ended as it does now."""
-    for length in range(min(LONGEST_KEY, len(tokens) - 1), 0, -1):
-        key = tokens[-length:]
+def draft_tokens(tokens: Sequence[int], max_tokens: int) -> list[int]:
+    """Return up to `max_tokens` tokens that followed the last earlier occurrence of the n-gram at the end."""
+    for length in range(min(MAX_NGRAM, len(tokens) - 1), 0, -1):
+        ngram = tokens[-length:]
         for begin in range(len(tokens) - length - 1, -1, -1):
-            if tokens[begin + length - 1] == key[-1] and tokens[begin : begin + length] == key:
-                return list(tokens[begin + length : begin + length + most])
+            if tokens[begin + length - 1] == ngram[-1] and tokens[begin : begin + length] == ngram:
+                return list(tokens[begin + length : begin + length + max_tokens])
     return []

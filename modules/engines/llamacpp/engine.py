@@ -22,7 +22,7 @@ from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
-from modules.engines.lora_set import operation
+from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.engines.text_stream import TextStream
 from modules.options.option import Value
@@ -58,7 +58,7 @@ class LlamaCpp:
         self.operations: dict[str, Callable[..., Json]] = {
             "cache": self._cache.describe,
             "forget": self.forget,
-            "apply_loras": operation(LlamaAdapters(self.model, self._cache.clear)),
+            "apply_loras": LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply,
             "bind_threads": ComputeThreads(self.model.context, calls).bind,
         }
         self.info = Info(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import DECODED, Model
-from modules.engines.lora_set import PROBE, Refusal
+from modules.engines.lora_set import PROBE, AdapterRefused
 
 
 class LlamaAdapters:
@@ -33,18 +33,18 @@ class LlamaAdapters:
         self._clear_cache = clear_cache
 
     def open(self, path: Path) -> Any:
-        """Read a GGUF adapter without applying it. Raises Refusal with llama.cpp's own message."""
+        """Read a GGUF adapter without applying it. Raises AdapterRefused with llama.cpp's own message."""
         mark = len(self._model.log)
         handle = native.llama_adapter_lora_init(self._model.handle, os.fsencode(path))
         if not handle:
-            raise Refusal(self._model.log.errors_since(mark) or "llama.cpp gives no reason")
+            raise AdapterRefused(self._model.log.errors_since(mark) or "llama.cpp gives no reason")
         return handle
 
     def close(self, handle: Any) -> None:
         native.llama_adapter_lora_free(handle)
 
-    def put(self, wanted: Sequence[tuple[Any, float]]) -> None:
-        """Apply exactly these adapters with their weights from the next decode on. Raises Refusal if it fails."""
+    def activate(self, wanted: Sequence[tuple[Any, float]]) -> None:
+        """Apply exactly these adapters with their weights from the next decode on. Raises AdapterRefused on failure."""
         self._clear_cache()
         weights: dict[int, tuple[Any, float]] = {}
         for handle, weight in wanted:  # llama.cpp would ignore a repeated adapter, so its weights are added up
@@ -55,7 +55,7 @@ class LlamaAdapters:
         scales = (ctypes.c_float * count)(*(weight for _, weight in weights.values()))
         status = native.llama_set_adapters_lora(self._model.context, handles, count, scales)
         if status:
-            raise Refusal(f"llama_set_adapters_lora failed with status {status}")
+            raise AdapterRefused(f"llama_set_adapters_lora failed with status {status}")
 
     def probe(self) -> NDArray[np.float32]:
         """Return the logits after each token of the probe text, shape (tokens, vocabulary), from an empty cache."""
@@ -77,5 +77,5 @@ class LlamaAdapters:
             batch.add_one(token, position, 0)
         status = self._model.decode(batch, interruptible=False)
         if status != DECODED:
-            raise Refusal(f"llama_decode failed with status {status}")
+            raise AdapterRefused(f"llama_decode failed with status {status}")
         return np.stack([self._model.logits(row) for row in range(len(tokens))])

@@ -13,7 +13,7 @@ from modules.core.events import Json, Note
 from modules.engines.engine_protocol import Report
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.model import tokenizer_of
+from modules.engines.hf.model import load_tokenizer
 from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
@@ -31,7 +31,7 @@ from modules.engines.llamacpp_hf.arguments import (
 from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
 from modules.engines.llamacpp_hf.model import LlamaModel
 from modules.engines.llamacpp_hf.tokenizer import LlamaTokenizer, matches_vocabulary
-from modules.engines.lora_set import operation
+from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.options.option import Value
 
@@ -45,7 +45,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     tokenizer, runtime_notes = _load_tokenizer(calls, path, native)
     attention_sink_size = calls.get("llama_memory_seq_add", {}).get("attention_sink_size")
     model = LlamaModel(native, tokenizer, calls[CONTEXT]["n_seq_max"], attention_sink_size)
-    vocabulary = LlamaVocabulary(tokenizer, native, sorted(model.ends))
+    vocabulary = LlamaVocabulary(tokenizer, native, sorted(model.eos_tokens))
     if attention_sink_size is not None and not native.can_shift:
         runtime_notes.append(CANNOT_SHIFT_NOTE)
     all_notes = (*notes(path, options, build), *runtime_notes)
@@ -54,7 +54,7 @@ def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     operations: dict[str, Callable[..., Json]] = {
         "logits": model.all_logits if BATCH in calls else _refuse_logits,
         "bind_threads": ComputeThreads(native.context, calls).bind,
-        "apply_loras": operation(LlamaAdapters(native, model.prefix_cache.clear)),
+        "apply_loras": LoraSet(LlamaAdapters(native, model.prefix_cache.clear)).apply,
     }
     engine.operations = {**engine.operations, **operations}
     return engine
@@ -66,7 +66,7 @@ def _load_tokenizer(calls: Mapping[str, Json], path: Path, model: Model) -> tupl
         return LlamaTokenizer(model.vocabulary), []
     folder = calls[TOKENIZER]["pretrained_model_name_or_path"]
     try:
-        tokenizer = tokenizer_of(calls[TOKENIZER])
+        tokenizer = load_tokenizer(calls[TOKENIZER])
     except (OSError, ValueError, ImportError, KeyError) as error:
         return LlamaTokenizer(model.vocabulary), [tokenizer_not_used_note(folder, unreadable(error))]
     if not matches_vocabulary(tokenizer, model.vocabulary):

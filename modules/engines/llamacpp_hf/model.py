@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.core.errors import PromptTooLong, Unsupported
-from modules.engines.hf.token_text import Evaluator, Interrupted
+from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, DECODED, Model
 from modules.engines.llamacpp.kv_cache import KVCache, Reuse, Slot
@@ -44,26 +44,26 @@ class LlamaModel(Evaluator):
         self.model = model
         self.device = torch.device("cpu")
         tokenizer_end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        self.ends = frozenset((*model.vocabulary.end_tokens, *tokenizer_end))
-        self.size, self.piece = model.n_vocab, model.n_batch
+        self.eos_tokens = frozenset((*model.vocabulary.end_tokens, *tokenizer_end))
+        self.vocab_size, self.prefill_chunk = model.n_vocab, model.n_batch
         self.can_guide = sequences > 1
         self._sequences, self._attention_sink_size = sequences, attention_sink_size
         self._batch = Batch(model.n_batch)
 
-    def shelf(self, budget: int) -> SlotPrefixCache:
-        self.prefix_cache = SlotPrefixCache(KVCache(self.model, self._sequences, self._attention_sink_size, budget))
+    def new_prefix_store(self, max_bytes: int) -> SlotPrefixCache:
+        self.prefix_cache = SlotPrefixCache(KVCache(self.model, self._sequences, self._attention_sink_size, max_bytes))
         return self.prefix_cache
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Sequence[int], cache: AcquiredSlot, source: Any = None, last: int = 1) -> Tensor:
+    def forward(self, tokens: Sequence[int], cache: AcquiredSlot, encoder_output: Any = None, last: int = 1) -> Tensor:
         return self._evaluate(tokens, cache.slot, last, interruptible=False)
 
-    def forward_or_break_off(self, tokens: Sequence[int], cache: AcquiredSlot, source: Any = None) -> Tensor:
+    def forward_interruptible(self, tokens: Sequence[int], cache: AcquiredSlot, encoder_output: Any = None) -> Tensor:
         return self._evaluate(tokens, cache.slot, 1, interruptible=True)
 
-    def interrupt(self, wanted: bool) -> None:
-        if wanted:
+    def interrupt(self, requested: bool) -> None:
+        if requested:
             self.model.interrupt()
         else:
             self.model.resume()
@@ -119,20 +119,20 @@ class LlamaModel(Evaluator):
         try:
             logits: list[list[float]] = self.forward(tokens, acquired, last=len(tokens)).tolist()
         finally:
-            self.prefix_cache.keep(tokens, acquired)
+            self.prefix_cache.store(tokens, acquired)
         return logits
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
-    def cut_back(self, cache: AcquiredSlot, length: int) -> tuple[AcquiredSlot, int]:
+    def truncate(self, cache: AcquiredSlot, length: int) -> tuple[AcquiredSlot, int]:
         return cache, self.prefix_cache.truncate(cache, length)
 
-    def can_cut(self, cache: AcquiredSlot) -> bool:
+    def can_truncate(self, cache: AcquiredSlot) -> bool:
         return self.model.can_truncate
 
 
-class SlotPrefixCache:
-    """The prefix cache that the Transformers engine expects, made of the slots of llama.cpp's KV cache."""
+class SlotPrefixCache(PrefixStore):
+    """A `PrefixStore` made of the slots of llama.cpp's KV cache."""
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
@@ -147,7 +147,7 @@ class SlotPrefixCache:
             raise Unsupported(_BUSY)
         return AcquiredSlot(self._cache.acquire(Reuse())[0], 0)
 
-    def keep(self, tokens: list[int], cache: AcquiredSlot) -> None:
+    def store(self, tokens: list[int], cache: AcquiredSlot) -> None:
         cache.slot.busy = False
 
     def truncate(self, acquired: AcquiredSlot, length: int) -> int:

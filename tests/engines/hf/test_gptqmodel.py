@@ -121,9 +121,9 @@ def test_kernels_that_are_compiled_after_the_weights_are_told_of_then(backend: N
     ],
 )
 def test_a_packed_layer_outside_the_gpus_is_found(backend: None, places: dict[str, object], found: str | None) -> None:
-    from modules.engines.hf.gptqmodel import first_outside
+    from modules.engines.hf.gptqmodel import first_layer_outside_gpus
 
-    assert first_outside(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
+    assert first_layer_outside_gpus(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
 
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])

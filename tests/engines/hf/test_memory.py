@@ -210,11 +210,12 @@ def test_the_estimate_assumes_the_context_that_is_loaded(
 
 
 def test_sizes_and_steps_are_the_engines(backend: None) -> None:
-    from modules.engines.hf import kv_cache, model
+    from modules.engines.hf import limits, model
 
     sizes = [size_in_bytes(text) for text in ("9.5GiB", "8000MiB", "10", "1.5 GB", "700mb")]
     assert sizes == [19 << 29, 8000 << 20, 10 << 30, 15 * 10**8, 7 * 10**8]
-    assert (model.Model.piece, model.PIECE_OF_8_BITS, kv_cache.ROOM) == (PIECE, PIECE_OF_8_BITS, ROOM)
+    own = (model.Model.prefill_chunk, limits.PREFILL_CHUNK_8BIT, limits.KV_SPARE_TOKENS)
+    assert own == (PIECE, PIECE_OF_8_BITS, ROOM)
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modules.engines.hf.prompt_lookup import guess
+from modules.engines.hf.prompt_lookup import draft_tokens
 
 GUESSES: list[tuple[list[int], int, list[int]]] = [
     ([], 3, []),
@@ -22,4 +22,4 @@ GUESSES: list[tuple[list[int], int, list[int]]] = [
 def test_the_tokens_that_followed_the_same_tokens_are_guessed(subtests: pytest.Subtests) -> None:
     for tokens, most, expected in GUESSES:
         with subtests.test(tokens=tokens, most=most):
-            assert guess(tokens, most) == expected
+            assert draft_tokens(tokens, most) == expected

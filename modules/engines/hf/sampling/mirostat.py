@@ -1,4 +1,4 @@
-"""Mirostat (arXiv 2007.14966): cuts so that the surprise of the text stays near a target, as llama.cpp does."""
+"""Mirostat (arXiv 2007.14966): truncation that keeps the surprise of the text near a target, as in llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,68 +9,70 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-_ESTIMATED_FROM = 100  # how many of the likeliest tokens version 1 estimates from, as in its paper
+_ZIPF_TOKENS = 100  # top tokens from which version 1 estimates the exponent, as in the paper
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What one step was drawn from: the bound on the surprise, in bits, [batch, 1], and the logits that it left."""
+    """What one token was sampled from: the maximum surprise in bits [batch, 1], and the logits [batch, vocabulary]."""
 
-    bound: Tensor
-    left: Tensor
+    max_surprise: Tensor
+    logits: Tensor
 
 
 class Mirostat(LogitsProcessor):
-    """Of the two versions `mode` 1 or 2. It learns what was drawn from the tokens of the next call.
+    """Mirostat version `mode`, 1 or 2. It sees from the tokens of the next call which token was sampled.
 
-    `depth` steps are remembered by the length of the text, so that a guess of several tokens can be taken back.
+    The last `depth` steps are remembered by the length of the text, so that rejected draft tokens can be undone.
     """
 
     def __init__(self, mode: int, tau: float, eta: float, depth: int = 1) -> None:
-        self._cut = _first_version if mode == 1 else _second_version
+        self._truncate = _truncate_by_zipf if mode == 1 else _truncate_by_surprise
         self._tau, self._eta, self._depth = tau, eta, depth
         self._steps: dict[int, _Step] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         length = input_ids.shape[1]
-        bound = self._bound(input_ids, scores)
-        left = self._cut(scores, bound)
-        kept = {place: step for place, step in self._steps.items() if length - self._depth <= place < length}
-        self._steps = kept | {length: _Step(bound, left)}
-        return left
+        max_surprise = self._max_surprise(input_ids, scores)
+        logits = self._truncate(scores, max_surprise)
+        recent = {at: step for at, step in self._steps.items() if length - self._depth <= at < length}
+        self._steps = recent | {length: _Step(max_surprise, logits)}
+        return logits
 
-    def _bound(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        before = max((place for place in self._steps if place < input_ids.shape[1]), default=None)
-        if before is None:
+    def _max_surprise(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the maximum surprise for the next token, corrected by that of the last one."""
+        previous = max((length for length in self._steps if length < input_ids.shape[1]), default=None)
+        if previous is None:
             return torch.full((scores.shape[0], 1), 2 * self._tau, device=scores.device)
-        step = self._steps[before]
-        if before < input_ids.shape[1] - 1:
-            return step.bound
-        drawn = step.left.log_softmax(dim=1).gather(1, input_ids[:, -1:])
-        surprise = -drawn / math.log(2)
-        # A token that was out of reach was not drawn from here: nothing to learn from it.
-        return torch.where(surprise.isfinite(), step.bound - self._eta * (surprise - self._tau), step.bound)
+        step = self._steps[previous]
+        if previous < input_ids.shape[1] - 1:
+            return step.max_surprise
+        logprob = step.logits.log_softmax(dim=1).gather(1, input_ids[:, -1:])
+        surprise = -logprob / math.log(2)
+        corrected = step.max_surprise - self._eta * (surprise - self._tau)
+        # A token that had been removed was not sampled from this step, so there is nothing to correct.
+        return torch.where(surprise.isfinite(), corrected, step.max_surprise)
 
 
-def _second_version(scores: Tensor, bound: Tensor) -> Tensor:
-    """Drops what surprises more than `bound`, but never the likeliest."""
-    logs = scores.log_softmax(dim=1)
-    dropped = (-logs / math.log(2) > bound) & (logs < logs.amax(dim=1, keepdim=True))
-    return scores.masked_fill(dropped, -math.inf)
+def _truncate_by_surprise(scores: Tensor, max_surprise: Tensor) -> Tensor:
+    """Version 2: remove tokens with a higher surprise, but never the most likely one."""
+    logprobs = scores.log_softmax(dim=1)
+    removed = (-logprobs / math.log(2) > max_surprise) & (logprobs < logprobs.amax(dim=1, keepdim=True))
+    return scores.masked_fill(removed, -math.inf)
 
 
-def _first_version(scores: Tensor, bound: Tensor) -> Tensor:
-    """Takes the distribution for one by Zipf's law, and keeps as many of the likeliest as give that surprise."""
+def _truncate_by_zipf(scores: Tensor, max_surprise: Tensor) -> Tensor:
+    """Version 1: keep as many top tokens as have that surprise if the distribution follows Zipf's law."""
     size = scores.shape[1]
-    logs = scores.log_softmax(dim=1).topk(min(_ESTIMATED_FROM, size), dim=1).values
-    steps = torch.arange(1, logs.shape[1], device=scores.device)
-    ranks = ((steps + 1) / steps).log()
-    falls = logs[:, :-1] - logs[:, 1:]
-    usable = falls.isfinite()
-    weighted = torch.where(usable, ranks * falls, 0.0).sum(dim=1, keepdim=True)
-    slope = weighted / torch.where(usable, ranks**2, 0.0).sum(dim=1, keepdim=True)
-    above = slope - 1
-    count = (above * 2**bound / (1 - size**-above)) ** (1 / slope)
+    logprobs = scores.log_softmax(dim=1).topk(min(_ZIPF_TOKENS, size), dim=1).values
+    ranks = torch.arange(1, logprobs.shape[1], device=scores.device)
+    log_rank_ratios = ((ranks + 1) / ranks).log()
+    differences = logprobs[:, :-1] - logprobs[:, 1:]
+    finite = differences.isfinite()
+    products = torch.where(finite, log_rank_ratios * differences, 0.0).sum(dim=1, keepdim=True)
+    exponent = products / torch.where(finite, log_rank_ratios**2, 0.0).sum(dim=1, keepdim=True)
+    excess = exponent - 1
+    count = (excess * 2**max_surprise / (1 - size**-excess)) ** (1 / exponent)
     count = torch.where(count.isfinite(), count.floor(), float(size)).clamp(1, size)
-    least = scores.topk(int(count.max()), dim=1).values.gather(1, count.long() - 1)
-    return scores.masked_fill(scores < least, -math.inf)
+    lowest = scores.topk(int(count.max()), dim=1).values.gather(1, count.long() - 1)
+    return scores.masked_fill(scores < lowest, -math.inf)

@@ -1,7 +1,7 @@
-"""Sampling in the family of Transformers: from the parameters of a generation to what acts on its logits.
+"""The sampling pipeline of the transformers family: logits processors from the parameters of a generation.
 
-What changes single tokens comes first and holds for greedy answers as well. The rest follows in the order of
-`sampler_priority`, and only when tokens are drawn at random. Neutral ones are left out.
+Biases, bans and the grammar come first and apply to greedy decoding as well. The samplers follow in the order of
+`sampler_priority`; those that are neutral are left out.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from modules.engines.hf.sampling.mirostat import Mirostat
 from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.token_ids import logit_biases
 
-_UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in the original
-_HEAT = ("temperature", "dynamic_temperature", "quadratic_sampling")
+_CUTOFF_UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in text-generation-webui
+_TEMPERATURES = ("temperature", "dynamic_temperature", "quadratic_sampling")
 _PENALTIES = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "dry"),
     *("encoder_repetition_penalty", "no_repeat_ngram"),
@@ -41,7 +41,7 @@ _PENALTIES = (
 Params = Mapping[str, Json]
 
 
-def processors(
+def build_processors(
     params: Params,
     *,
     prompt_tokens: Sequence[int],
@@ -50,80 +50,86 @@ def processors(
     device: torch.device,
     generator: torch.Generator | None = None,
 ) -> LogitsProcessorList:
-    """What acts on the logits of one generation, in order.
+    """Return the logits processors of one generation, in the order in which they apply.
 
-    It is called with all tokens so far, the prompt's among them, and never changes the logits it is given. `eos` are
-    the tokens that end an answer; `generator` is what XTC draws from. The grammar comes before all cuts, so that
-    what they leave is what it takes. OptionError for a grammar that is none, or a token that the vocabulary lacks.
+    They are called with all tokens so far, int64 [batch, length], prompt included, and logits, float32 [batch,
+    vocabulary], which they never modify. `eos` are the tokens that end an answer; XTC draws from `generator`. The
+    grammar precedes all truncation, which then chooses among the tokens that the grammar allows. Raises OptionError
+    for an invalid grammar, or a token outside the vocabulary.
     """
-    made = _Makers(params, prompt_tokens, vocabulary, device, generator or seeded(params, device))
-    first = list(_biases(params, len(prompt_tokens), vocabulary, eos, device))
+    factory = _ProcessorFactory(params, prompt_tokens, vocabulary, device, generator or new_generator(params, device))
+    always = list(_biases(params, len(prompt_tokens), vocabulary, eos, device))
     if params["grammar_string"]:
-        first.append(Grammar(vocabulary.grammar(params["grammar_string"]), len(prompt_tokens)))
-    return LogitsProcessorList([*first, *(each for name in order(params) for each in made(name))])
+        always.append(Grammar(vocabulary.grammar(params["grammar_string"]), len(prompt_tokens)))
+    samplers = (processor for name in sampler_order(params) for processor in factory.build(name))
+    return LogitsProcessorList([*always, *samplers])
 
 
-def order(params: Params) -> list[str]:
-    """The samplers that `params` call for, by their names in `sampler_priority`, first to last."""
-    asked = [name.strip() for name in params["sampler_priority"].replace("\n", ",").split(",")]
-    places = {name: place for place, name in reversed(list(enumerate(asked)))}
-    names = sorted(_ALL, key=lambda name: places.get(name, -1))
+def sampler_order(params: Params) -> list[str]:
+    """Return the samplers that apply, by their names in `sampler_priority`, in order. Those it omits come first."""
+    priority = [name.strip() for name in params["sampler_priority"].replace("\n", ",").split(",")]
+    positions = {name: position for position, name in reversed(list(enumerate(priority)))}
+    names = sorted(_BUILDERS, key=lambda name: positions.get(name, -1))
     if params["temperature_last"]:
-        names.sort(key=lambda name: name in _HEAT)
-    if greedy(params):
+        names.sort(key=lambda name: name in _TEMPERATURES)
+    if is_greedy(params):
         return [name for name in names if name in _PENALTIES]
-    return [name for name in names if name not in _CUTS] if params["mirostat_mode"] else names
+    return [name for name in names if name not in _TRUNCATIONS] if params["mirostat_mode"] else names
 
 
-def greedy(params: Params) -> bool:
-    """Whether the likeliest token is taken every time."""
+def is_greedy(params: Params) -> bool:
+    """Return whether the most likely token is always chosen."""
     return not params["do_sample"] or params["temperature"] <= 0
 
 
-def seeded(params: Params, device: torch.device) -> torch.Generator:
-    """Where the draws of one generation come from. The same seed gives the same draws."""
+def new_generator(params: Params, device: torch.device) -> torch.Generator:
+    """Return the random generator of one generation: with the parameter `seed`, or a random seed if it is negative."""
     seed = params["seed"] if params["seed"] >= 0 else secrets.randbits(32)
     return torch.Generator(device=device).manual_seed(seed)
 
 
 class NoTokenLeft(Exception):
-    """Everything is forbidden."""
+    """No token can be sampled: all logits are minus infinity or NaN."""
 
 
-def none_left(logits: Tensor) -> NoTokenLeft:
-    """Why none of `logits` is a finite number."""
+def no_token_left(logits: Tensor) -> NoTokenLeft:
+    """Return the error for `logits` of which none is finite."""
     if bool(logits.isnan().any()):
-        return NoTokenLeft("what the model computes are no numbers")
-    return NoTokenLeft("the grammar or the bans leave no token to go on with")
+        return NoTokenLeft("the model produces NaN: its files are damaged, or config.json does not match the weights")
+    return NoTokenLeft("the grammar or the bans leave no token to continue with")
 
 
-def choose(logits: Tensor, params: Params, generator: torch.Generator) -> Tensor:
-    """A token for each row of `logits`, which all processors have seen. NoTokenLeft if a row has none."""
+def sample_token(logits: Tensor, params: Params, generator: torch.Generator) -> Tensor:
+    """Sample a token for every row of processed `logits`, float [batch, vocabulary]; return int64 [batch].
+
+    Raises NoTokenLeft if a row has no finite logit.
+    """
     if not bool(logits.isfinite().any(dim=1).all()):
-        raise none_left(logits)
-    if greedy(params):
+        raise no_token_left(logits)
+    if is_greedy(params):
         return logits.argmax(dim=1)
-    # By hand, as `torch.multinomial` takes 3.5 ms for 150,000 tokens and this takes 0.5.
-    reached = logits.double().softmax(dim=1).cumsum(dim=1)
-    whole = reached[:, -1:]
-    luck = torch.rand(logits.shape[0], 1, generator=generator, device=generator.device, dtype=torch.float64)
-    target = torch.minimum(luck.to(logits.device) * whole, whole.nextafter(torch.zeros_like(whole)))
-    return torch.searchsorted(reached, target, right=True).squeeze(1)
+    # By inverse transform sampling, as `torch.multinomial` takes 3.5 ms for 150,000 tokens and this takes 0.5.
+    cumulative = logits.double().softmax(dim=1).cumsum(dim=1)
+    total = cumulative[:, -1:]
+    draw = torch.rand(logits.shape[0], 1, generator=generator, device=generator.device, dtype=torch.float64)
+    target = torch.minimum(draw.to(logits.device) * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
 
-def guided(scores: Tensor, negative: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (arXiv 2306.17806): logits led away from those after the negative prompt.
+def apply_guidance(logits: Tensor, negative_logits: Tensor, scale: float) -> Tensor:
+    """Apply classifier-free guidance (arXiv 2306.17806): move logits away from those after the negative prompt.
 
-    As transformers' `UnbatchedClassifierFreeGuidanceLogitsProcessor` combines them. It comes before all processors.
+    Both are float32 [batch, vocabulary], before all processors. The formula is that of transformers'
+    `UnbatchedClassifierFreeGuidanceLogitsProcessor`.
     """
     if scale == 1:
-        return scores
-    wanted, unwanted = scores.log_softmax(dim=-1), negative.log_softmax(dim=-1)
-    return scale * (wanted - unwanted) + unwanted
+        return logits
+    logprobs, negative = logits.log_softmax(dim=-1), negative_logits.log_softmax(dim=-1)
+    return scale * (logprobs - negative) + negative
 
 
-class _Makers:
-    """By the name of a sampler: the processors that it takes, none if it would change nothing."""
+class _ProcessorFactory:
+    """Builds the processor of one sampler from the parameters, or none if the sampler is neutral."""
 
     def __init__(
         self,
@@ -137,8 +143,8 @@ class _Makers:
         self._device, self._generator = device, generator
         self._window = int(params["repetition_penalty_range"])
 
-    def __call__(self, name: str) -> Iterator[LogitsProcessor]:
-        return _ALL[name](self)
+    def build(self, name: str) -> Iterator[LogitsProcessor]:
+        return _BUILDERS[name](self)
 
     def repetition(self) -> Iterator[LogitsProcessor]:
         if self._params["repetition_penalty"] != 1:
@@ -156,13 +162,14 @@ class _Makers:
         params = self._params
         if params["dry_multiplier"] > 0:
             texts = tuple(json.loads(f"[{params['dry_sequence_breakers']}]"))
-            shape = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], self._window)
-            yield penalties.Dry(*shape, penalties.breakers(texts, self._vocabulary))
+            breakers = penalties.find_breakers(texts, self._vocabulary)
+            multiplier, base = params["dry_multiplier"], params["dry_base"]
+            yield penalties.Dry(multiplier, base, params["dry_allowed_length"], self._window, breakers)
 
     def encoder_repetition(self) -> Iterator[LogitsProcessor]:
-        known = sorted({token for token in self._prompt if token < self._vocabulary.size})
-        if self._params["encoder_repetition_penalty"] != 1 and known:
-            tokens: Any = torch.tensor([known], device=self._device)
+        prompt = sorted({token for token in self._prompt if token < self._vocabulary.size})
+        if self._params["encoder_repetition_penalty"] != 1 and prompt:
+            tokens: Any = torch.tensor([prompt], device=self._device)
             yield EncoderRepetitionPenaltyLogitsProcessor(float(self._params["encoder_repetition_penalty"]), tokens)
 
     def no_repeat(self) -> Iterator[LogitsProcessor]:
@@ -201,11 +208,11 @@ class _Makers:
 
     def epsilon(self) -> Iterator[LogitsProcessor]:
         if self._params["epsilon_cutoff"] > 0:
-            yield EpsilonLogitsWarper(self._params["epsilon_cutoff"] * _UNIT)
+            yield EpsilonLogitsWarper(self._params["epsilon_cutoff"] * _CUTOFF_UNIT)
 
     def eta(self) -> Iterator[LogitsProcessor]:
         if self._params["eta_cutoff"] > 0:
-            yield EtaLogitsWarper(self._params["eta_cutoff"] * _UNIT, device=str(self._device))
+            yield EtaLogitsWarper(self._params["eta_cutoff"] * _CUTOFF_UNIT, device=str(self._device))
 
     def tail_free(self) -> Iterator[LogitsProcessor]:
         if self._params["tfs"] < 1:
@@ -231,40 +238,40 @@ class _Makers:
             yield warpers.Xtc(params["xtc_threshold"], params["xtc_probability"], self._generator)
 
 
-_ALL: Mapping[str, Callable[[_Makers], Iterator[LogitsProcessor]]] = {
-    "repetition_penalty": _Makers.repetition,
-    "presence_penalty": _Makers.presence,
-    "frequency_penalty": _Makers.frequency,
-    "dry": _Makers.dry,
-    "encoder_repetition_penalty": _Makers.encoder_repetition,
-    "no_repeat_ngram": _Makers.no_repeat,
-    "temperature": _Makers.temperature,
-    "dynamic_temperature": _Makers.dynamic_temperature,
-    "quadratic_sampling": _Makers.smoothing,
-    "top_n_sigma": _Makers.top_n_sigma,
-    "top_k": _Makers.top_k,
-    "top_p": _Makers.top_p,
-    "typical_p": _Makers.typical,
-    "epsilon_cutoff": _Makers.epsilon,
-    "eta_cutoff": _Makers.eta,
-    "tfs": _Makers.tail_free,
-    "top_a": _Makers.top_a,
-    "min_p": _Makers.min_p,
-    "mirostat": _Makers.mirostat,
-    "xtc": _Makers.xtc,
+_BUILDERS: Mapping[str, Callable[[_ProcessorFactory], Iterator[LogitsProcessor]]] = {
+    "repetition_penalty": _ProcessorFactory.repetition,
+    "presence_penalty": _ProcessorFactory.presence,
+    "frequency_penalty": _ProcessorFactory.frequency,
+    "dry": _ProcessorFactory.dry,
+    "encoder_repetition_penalty": _ProcessorFactory.encoder_repetition,
+    "no_repeat_ngram": _ProcessorFactory.no_repeat,
+    "temperature": _ProcessorFactory.temperature,
+    "dynamic_temperature": _ProcessorFactory.dynamic_temperature,
+    "quadratic_sampling": _ProcessorFactory.smoothing,
+    "top_n_sigma": _ProcessorFactory.top_n_sigma,
+    "top_k": _ProcessorFactory.top_k,
+    "top_p": _ProcessorFactory.top_p,
+    "typical_p": _ProcessorFactory.typical,
+    "epsilon_cutoff": _ProcessorFactory.epsilon,
+    "eta_cutoff": _ProcessorFactory.eta,
+    "tfs": _ProcessorFactory.tail_free,
+    "top_a": _ProcessorFactory.top_a,
+    "min_p": _ProcessorFactory.min_p,
+    "mirostat": _ProcessorFactory.mirostat,
+    "xtc": _ProcessorFactory.xtc,
 }
-"""By their names in `sampler_priority`, in the order that it has by default."""
+"""The samplers by their names in `sampler_priority`, in the default order."""
 
-_CUTS = frozenset(_ALL) - {*_PENALTIES, *_HEAT, "mirostat"}
-"""What mirostat takes the place of."""
+_TRUNCATIONS = frozenset(_BUILDERS) - {*_PENALTIES, *_TEMPERATURES, "mirostat"}
+"""The samplers that mirostat replaces."""
 
 
 def _biases(
-    params: Params, prompt: int, vocabulary: Vocabulary, eos: Sequence[int], device: torch.device
+    params: Params, prompt_length: int, vocabulary: Vocabulary, eos: Sequence[int], device: torch.device
 ) -> Iterator[LogitsProcessor]:
-    """What is added to the logits of single tokens: biases, then bans, which win."""
-    ends = [token for token in eos if token < vocabulary.size]
-    biases = logit_biases(params, vocabulary.size, ends)
-    least = prompt + params["min_length"] if params["min_length"] else 0
-    if biases or least:
-        yield penalties.Biases(biases, ends, least, device)
+    """Build what changes the logits of single tokens: biases, then bans, which override them."""
+    eos = [token for token in eos if token < vocabulary.size]
+    biases = logit_biases(params, vocabulary.size, eos)
+    min_length = prompt_length + params["min_length"] if params["min_length"] else 0
+    if biases or min_length:
+        yield penalties.Biases(biases, eos, min_length, device)

@@ -1,4 +1,4 @@
-"""What samplers ask of a vocabulary: the texts of its tokens, and the tokens of a text."""
+"""The vocabulary as samplers see it: the texts of its tokens, the tokens of a text, and grammars over it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from modules.engines.hf.sampling.grammar import Grammars, Matcher
 
 
 class Vocabulary(Hashable, Protocol):
-    """`size` is how many logits a step has, which may be more than the tokenizer has tokens."""
+    """`size` is the number of logits, which may exceed the number of tokens of the tokenizer."""
 
     size: int
 
     @property
     def pieces(self) -> Sequence[str]:
-        """The text of each token, special ones by their names; half a character is U+FFFD."""
+        """The text of every token; special tokens by name, an incomplete character as U+FFFD."""
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, without any that mark a beginning or an end."""
+        """Return the tokens of `text`, without special tokens around it."""
 
     def grammar(self, text: str) -> Callable[[], Matcher]:
-        """What begins an answer by that GBNF grammar. OptionError if it is none, Unsupported if there can be none."""
+        """Return what starts a matcher of that GBNF grammar.
+
+        Raises OptionError if it is invalid, Unsupported if this vocabulary cannot have grammars.
+        """
 
 
 class TokenizerVocabulary:
-    """That of a tokenizer of transformers; `eos` are the tokens that end an answer.
+    """The vocabulary of a tokenizer of transformers; `eos` are the tokens that end an answer.
 
-    To be kept with the model: what is first asked for takes half a second to collect.
+    Keep it with the model: its first use takes half a second.
     """
 
     def __init__(self, tokenizer: Any, size: int, eos: Sequence[int]) -> None:
@@ -38,25 +41,25 @@ class TokenizerVocabulary:
 
     @cached_property
     def pieces(self) -> Sequence[str]:
-        # A text by itself may lose its leading space; after another it keeps that.
+        # A token decoded by itself may lose its leading space, which it keeps after another token.
         (anchor,) = self.encode("x")[-1:]
         count = min(self.size, len(self.tokenizer))
-        after = self._decoded([[anchor, token] for token in range(count)])
-        prefix = len(self._decoded([[anchor]])[0])
-        return [text[prefix:] for text in after]
+        texts = self._decode_all([[anchor, token] for token in range(count)])
+        anchor_length = len(self._decode_all([[anchor]])[0])
+        return [text[anchor_length:] for text in texts]
 
     def encode(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return tokens
 
     def grammar(self, text: str) -> Callable[[], Matcher]:
-        return self._grammars.start(text)
+        return self._grammars.compile(text)
 
     @cached_property
     def _grammars(self) -> Grammars:
         return Grammars(self.tokenizer, self.size, list(self._eos))
 
-    def _decoded(self, lists: list[list[int]]) -> list[str]:
-        words = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        texts: list[str] = self.tokenizer.batch_decode(lists, **words)
+    def _decode_all(self, sequences: list[list[int]]) -> list[str]:
+        arguments = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        texts: list[str] = self.tokenizer.batch_decode(sequences, **arguments)
         return texts

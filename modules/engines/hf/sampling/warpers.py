@@ -1,7 +1,8 @@
-"""What reshapes a distribution or cuts it, where transformers has no such class or one that sorts the vocabulary.
+"""Warpers that rescale or truncate the distribution, where transformers has none or one that sorts the vocabulary.
 
-Each takes the tokens so far, [batch, length], and logits, [batch, vocabulary], and returns new logits; a token that was
-cut has minus infinity. The likeliest token of a row always stays, unless XTC takes it, which then leaves another.
+Each takes `input_ids`, the tokens so far, int64 [batch, length], and `scores`, logits [batch, vocabulary], and returns
+new logits. Removed tokens get minus infinity. The most likely token of a row is always kept, except by XTC, which keeps
+another one.
 """
 
 from __future__ import annotations
@@ -12,40 +13,40 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-_LOOKS = (1 << 9, 1 << 14, 1 << 30)
-"""How many tokens to look through, one after the other, until they hold what a cut keeps: nearly always the first.
+_CANDIDATE_COUNTS = (1 << 9, 1 << 14, 1 << 30)
+"""Numbers of candidates to search, in turn, until they contain everything to keep: nearly always the first.
 
-Sorting 150,000 takes 12 ms, finding the first 512 of them takes 0.5."""
-
-
-def _cut(scores: Tensor, dropped: Tensor) -> Tensor:
-    return scores.masked_fill(dropped, -math.inf)
+Sorting 150,000 tokens takes 12 ms, finding the top 512 of them 0.5 ms."""
 
 
-def _below(scores: Tensor, chances: Tensor, bound: Tensor | float) -> Tensor:
-    """Drops what is less likely than `bound`, but never the likeliest."""
-    return _cut(scores, (chances < bound) & (chances < chances.amax(dim=1, keepdim=True)))
+def _mask(scores: Tensor, removed: Tensor) -> Tensor:
+    return scores.masked_fill(removed, -math.inf)
+
+
+def _remove_below(scores: Tensor, probs: Tensor, threshold: Tensor | float) -> Tensor:
+    """Remove tokens with a probability below `threshold`, but never the most likely one."""
+    return _mask(scores, (probs < threshold) & (probs < probs.amax(dim=1, keepdim=True)))
 
 
 class DynamicTemperature(LogitsProcessor):
-    """The temperature goes from `low` to `high` with the entropy of the distribution, as in llama.cpp.
+    """A temperature between `low` and `high` that grows with the entropy of the distribution, as in llama.cpp.
 
-    temperature = low + (high - low) * (entropy / highest entropy of as many candidates) ** exponent
+    temperature = low + (high - low) * (entropy / maximum entropy of as many candidates) ** exponent
     """
 
     def __init__(self, low: float, high: float, exponent: float) -> None:
         self._low, self._high, self._exponent = low, high, exponent
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logs = scores.log_softmax(dim=1)
-        entropy = -(logs.exp() * logs).nansum(dim=1, keepdim=True)
-        highest = scores.isfinite().sum(dim=1, keepdim=True).log()
-        share = torch.where(highest > 0, entropy / highest, 0.0).clamp(0, 1)
-        return scores / (self._low + (self._high - self._low) * share**self._exponent)
+        logprobs = scores.log_softmax(dim=1)
+        entropy = -(logprobs.exp() * logprobs).nansum(dim=1, keepdim=True)
+        max_entropy = scores.isfinite().sum(dim=1, keepdim=True).log()
+        fraction = torch.where(max_entropy > 0, entropy / max_entropy, 0.0).clamp(0, 1)
+        return scores / (self._low + (self._high - self._low) * fraction**self._exponent)
 
 
 class Smoothing(LogitsProcessor):
-    """Quadratic sampling, by kalomaze: with d the distance to the best logit, that best plus -k f d² + s f d³.
+    """Quadratic sampling, by kalomaze: with d the distance to the best logit, the new logit is best - k f d² + s f d³.
 
     k = (3 - curve) / 2 and s = (curve - 1) / 2, so that a curve of 1 gives a parabola; d is negative.
     """
@@ -56,59 +57,59 @@ class Smoothing(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         best = scores.amax(dim=1, keepdim=True)
         distance = scores - best
-        bent = distance**2 * (self._cube * distance - self._square) + best
-        return torch.where(scores.isfinite(), bent, scores)
+        smoothed = distance**2 * (self._cube * distance - self._square) + best
+        return torch.where(scores.isfinite(), smoothed, scores)
 
 
 class TopP(LogitsProcessor):
-    """Nucleus sampling: the fewest of the likeliest tokens that reach `mass` together.
+    """Nucleus sampling: keep the fewest of the most likely tokens whose probabilities add up to `mass`.
 
-    The same set as transformers' own, which sorts the vocabulary.
+    The result is that of transformers' own, which sorts the vocabulary.
     """
 
     def __init__(self, mass: float) -> None:
         self._mass = mass
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        chances = scores.softmax(dim=1)
-        for count in _LOOKS:
-            likely, places = chances.topk(min(count, scores.shape[1]), dim=1)
-            before = likely.cumsum(dim=1, dtype=torch.float64) - likely
-            if bool((before[:, -1] + likely[:, -1] >= self._mass).all()):
+        probs = scores.softmax(dim=1)
+        for count in _CANDIDATE_COUNTS:
+            top, tokens = probs.topk(min(count, scores.shape[1]), dim=1)
+            preceding = top.cumsum(dim=1, dtype=torch.float64) - top
+            if bool((preceding[:, -1] + top[:, -1] >= self._mass).all()):
                 break
-        kept = before < self._mass
+        kept = preceding < self._mass
         kept[:, 0] = True
-        return _cut(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, places, ~kept))
+        return _mask(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, tokens, ~kept))
 
 
 class Typical(LogitsProcessor):
-    """Locally typical sampling (arXiv 2202.00666): those whose surprise is nearest to the entropy, up to `mass`.
+    """Locally typical sampling (arXiv 2202.00666): keep tokens whose surprise is closest to the entropy, up to `mass`.
 
-    The same set as transformers' own, which sorts the vocabulary.
+    The result is that of transformers' own, which sorts the vocabulary.
     """
 
     def __init__(self, mass: float) -> None:
         self._mass = mass
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logs = scores.log_softmax(dim=1)
-        chances = logs.exp()
-        entropy = -(logs * chances).nansum(dim=1, keepdim=True)
-        strange = (-logs - entropy).abs()
-        for count in _LOOKS:
-            nearest, places = strange.topk(min(count, scores.shape[1]), dim=1, largest=False)
-            masses = chances.gather(1, places).cumsum(dim=1, dtype=torch.float64)
+        logprobs = scores.log_softmax(dim=1)
+        probs = logprobs.exp()
+        entropy = -(logprobs * probs).nansum(dim=1, keepdim=True)
+        deviation = (-logprobs - entropy).abs()
+        for count in _CANDIDATE_COUNTS:
+            smallest, tokens = deviation.topk(min(count, scores.shape[1]), dim=1, largest=False)
+            masses = probs.gather(1, tokens).cumsum(dim=1, dtype=torch.float64)
             if bool((masses[:, -1] >= self._mass).all()):
                 break
-        last = (masses < self._mass).sum(dim=1, keepdim=True).clamp(max=nearest.shape[1] - 1)
-        return _cut(scores, strange > nearest.gather(1, last))
+        last = (masses < self._mass).sum(dim=1, keepdim=True).clamp(max=smallest.shape[1] - 1)
+        return _mask(scores, deviation > smallest.gather(1, last))
 
 
 class TailFree(LogitsProcessor):
-    """Tail-free sampling (trentbrick.github.io/Tail-Free-Sampling): cuts where the curve of probabilities levels off.
+    """Tail-free sampling (trentbrick.github.io/Tail-Free-Sampling): cut where the sorted probabilities flatten.
 
-    That is where the weights of the second derivative reach `z`; as two differences take two places, the first token
-    stays whatever it weighs and the last one goes.
+    That is where the normalized second derivatives add up to `z`. As differencing twice loses two positions, the first
+    token is always kept and the last one always removed.
     """
 
     def __init__(self, z: float) -> None:
@@ -118,53 +119,53 @@ class TailFree(LogitsProcessor):
         size = scores.shape[1]
         if size < 3:
             return scores
-        alive = int(scores.isfinite().sum(dim=1).max())
-        likely, places = scores.softmax(dim=1).topk(min(max(alive, 1) + 2, size), dim=1)
-        bends = likely.diff(dim=1).diff(dim=1).abs()
-        total = bends.sum(dim=1, keepdim=True)
-        # Without any bend every place weighs the same.
-        weights = torch.where(total > 1e-6, bends / total, 1 / bends.shape[1])
-        reached = weights.cumsum(dim=1, dtype=torch.float64) > self._z
-        first = torch.zeros_like(reached[:, :1])
-        dropped = torch.cat([first, reached, ~first], dim=1)
-        return _cut(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, places, dropped))
+        candidates = int(scores.isfinite().sum(dim=1).max())
+        top, tokens = scores.softmax(dim=1).topk(min(max(candidates, 1) + 2, size), dim=1)
+        curvature = top.diff(dim=1).diff(dim=1).abs()
+        total = curvature.sum(dim=1, keepdim=True)
+        # Without any curvature all positions weigh the same.
+        weights = torch.where(total > 1e-6, curvature / total, 1 / curvature.shape[1])
+        exceeded = weights.cumsum(dim=1, dtype=torch.float64) > self._z
+        first = torch.zeros_like(exceeded[:, :1])
+        removed = torch.cat([first, exceeded, ~first], dim=1)
+        return _mask(scores, torch.ones_like(scores, dtype=torch.bool).scatter(1, tokens, removed))
 
 
 class TopA(LogitsProcessor):
-    """Drops what is less likely than `a` times the square of the highest probability."""
+    """Remove tokens with a probability below `a` times the square of the highest one."""
 
     def __init__(self, a: float) -> None:
         self._a = a
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        chances = scores.softmax(dim=1)
-        return _below(scores, chances, self._a * chances.amax(dim=1, keepdim=True) ** 2)
+        probs = scores.softmax(dim=1)
+        return _remove_below(scores, probs, self._a * probs.amax(dim=1, keepdim=True) ** 2)
 
 
 class TopNSigma(LogitsProcessor):
-    """Drops what is more than `n` standard deviations below the best logit (arXiv 2411.07641), as in llama.cpp."""
+    """Remove tokens more than `n` standard deviations below the best logit (arXiv 2411.07641), as in llama.cpp."""
 
     def __init__(self, n: float) -> None:
         self._n = n
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        alive = scores.isfinite()
-        count = alive.sum(dim=1, keepdim=True)
-        mean = torch.where(alive, scores, 0.0).sum(dim=1, keepdim=True) / count
-        spread = torch.where(alive, (scores - mean) ** 2, 0.0).sum(dim=1, keepdim=True)
-        return _cut(scores, scores < scores.amax(dim=1, keepdim=True) - self._n * (spread / count).sqrt())
+        finite = scores.isfinite()
+        count = finite.sum(dim=1, keepdim=True)
+        mean = torch.where(finite, scores, 0.0).sum(dim=1, keepdim=True) / count
+        squares = torch.where(finite, (scores - mean) ** 2, 0.0).sum(dim=1, keepdim=True)
+        return _mask(scores, scores < scores.amax(dim=1, keepdim=True) - self._n * (squares / count).sqrt())
 
 
 class Xtc(LogitsProcessor):
-    """Exclude top choices: with `probability`, of the tokens at least as likely as `threshold` only the last stays."""
+    """Exclude top choices: with `probability`, keep only the least likely of the tokens that reach `threshold`."""
 
     def __init__(self, threshold: float, probability: float, generator: torch.Generator) -> None:
         self._threshold, self._probability, self._generator = threshold, probability, generator
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        luck = torch.rand(scores.shape[0], 1, generator=self._generator, device=self._generator.device)
-        chances = scores.softmax(dim=1)
-        top = chances >= self._threshold
-        least = torch.where(top, chances, math.inf).amin(dim=1, keepdim=True)
-        dropped = top & (chances > least) & (luck.to(scores.device) <= self._probability)
-        return _cut(scores, dropped)
+        draw = torch.rand(scores.shape[0], 1, generator=self._generator, device=self._generator.device)
+        probs = scores.softmax(dim=1)
+        top = probs >= self._threshold
+        least = torch.where(top, probs, math.inf).amin(dim=1, keepdim=True)
+        removed = top & (probs > least) & (draw.to(scores.device) <= self._probability)
+        return _mask(scores, removed)

@@ -54,7 +54,7 @@ def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int 
     """A text by `grammar` from random logits, and whether it came to its end."""
     import torch
 
-    from modules.engines.hf.sampling.pipeline import choose, processors, seeded
+    from modules.engines.hf.sampling.pipeline import build_processors, new_generator, sample_token
 
     torch.manual_seed(seed)
     end = vocabulary.tokenizer.eos_token_id
@@ -62,10 +62,10 @@ def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int 
         {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more
     )
     words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}
-    chain, dice = processors(params, prompt_tokens=[5, 6], **words), seeded(params, torch.device("cpu"))
+    chain, dice = build_processors(params, prompt_tokens=[5, 6], **words), new_generator(params, torch.device("cpu"))
     text = torch.tensor([[5, 6]])
     for _ in range(most):
-        drawn = choose(chain(text, torch.randn(1, vocabulary.size) * 2), params, dice)
+        drawn = sample_token(chain(text, torch.randn(1, vocabulary.size) * 2), params, dice)
         if int(drawn) == end:
             return vocabulary.tokenizer.decode(text[0, 2:]), True
         text = torch.cat([text, drawn[:, None]], dim=1)
@@ -167,9 +167,9 @@ def test_without_the_package_it_says_what_to_install(
     from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
     def absent() -> Any:
-        raise Unsupported(hf_grammar._MISSING)
+        raise Unsupported(hf_grammar._NOT_INSTALLED)
 
-    monkeypatch.setattr(hf_grammar, "_library", absent)
+    monkeypatch.setattr(hf_grammar, "_import_llguidance", absent)
     fresh = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
     with pytest.raises(Unsupported) as error:
         fresh.grammar(YES_NO)

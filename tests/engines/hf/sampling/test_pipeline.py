@@ -28,8 +28,16 @@ from modules.core.errors import OptionError
 from modules.core.paths import ROOT
 from modules.engines.hf.sampling import warpers
 from modules.engines.hf.sampling.mirostat import Mirostat
-from modules.engines.hf.sampling.penalties import Dry, NoRepeat, breakers
-from modules.engines.hf.sampling.pipeline import _ALL, NoTokenLeft, choose, guided, order, processors, seeded
+from modules.engines.hf.sampling.penalties import Dry, NoRepeat, find_breakers
+from modules.engines.hf.sampling.pipeline import (
+    _BUILDERS,
+    NoTokenLeft,
+    apply_guidance,
+    build_processors,
+    new_generator,
+    sample_token,
+    sampler_order,
+)
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS
@@ -63,7 +71,7 @@ def settled(**params: Any) -> dict[str, Any]:
 
 
 def made(params: Mapping[str, Any], prompt: Sequence[int] = (), size: int = SIZE) -> LogitsProcessorList:
-    return processors(params, prompt_tokens=prompt, vocabulary=Pieces(size), eos=[END], device=CPU)
+    return build_processors(params, prompt_tokens=prompt, vocabulary=Pieces(size), eos=[END], device=CPU)
 
 
 def logits(chances: Mapping[int, float] = CHANCES, size: int = SIZE, rest: float = OFF) -> Tensor:
@@ -217,18 +225,18 @@ def test_what_is_neutral_is_left_out() -> None:
 
 
 def test_the_table_and_the_samplers_have_the_same_names_in_the_same_order() -> None:
-    assert tuple(_ALL) == SAMPLERS
-    assert order(settled()) == list(SAMPLERS)
+    assert tuple(_BUILDERS) == SAMPLERS
+    assert sampler_order(settled()) == list(SAMPLERS)
 
 
 def test_samplers_that_the_order_leaves_out_come_first() -> None:
-    asked = order(settled(sampler_priority="min_p, temperature\ntop_k"))
+    asked = sampler_order(settled(sampler_priority="min_p, temperature\ntop_k"))
     assert asked[-3:] == ["min_p", "temperature", "top_k"]
     assert asked[:3] == list(SAMPLERS)[:3]
 
 
 def test_temperature_last_is_last_whatever_the_order_says() -> None:
-    asked = order(settled(temperature_last=True, sampler_priority="temperature\nquadratic_sampling\nxtc"))
+    asked = sampler_order(settled(temperature_last=True, sampler_priority="temperature\nquadratic_sampling\nxtc"))
     assert asked[-3:] == ["dynamic_temperature", "temperature", "quadratic_sampling"]
 
 
@@ -251,7 +259,7 @@ def both(cases: Sequence[dict[str, Any]], vocabulary: Pieces) -> list[tuple[dict
             given[0, token] = logit
         prompt = asked.get("prompt") or [1]
         words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [END], "device": CPU}
-        chain = processors(params, prompt_tokens=prompt, **words)
+        chain = build_processors(params, prompt_tokens=prompt, **words)
         assert "error" not in told
         theirs = normal({int(token): math.exp(logit) for token, logit in told.items()})
         results.append((shares(chain(torch.tensor([prompt]), given)[0]), theirs))
@@ -350,7 +358,7 @@ def test_dry_penalises_what_llama_cpp_does(smollm2: Pieces, breaking: bool) -> N
 
 def test_breakers_are_met_within_tokens_and_across_them() -> None:
     pieces = ["a:b", "x", "th", "the", " the", "e end", "t", ":"]
-    found = breakers((":", "the end"), Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
+    found = find_breakers((":", "the end"), Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
     assert found == {0: [[]], 7: [[]], 2: [[5]], 3: [[9]], 4: [[9]], 6: [[7, 5]]}
 
 
@@ -384,7 +392,7 @@ def test_guidance_is_that_of_transformers(scale: float) -> None:
             return type("Out", (dict,), {"logits": negative[:, None]})()
 
     theirs = UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, Model())(torch.zeros(1, 3, dtype=torch.long), scores)
-    ours = guided(scores, negative, scale)
+    ours = apply_guidance(scores, negative, scale)
     assert torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), atol=1e-5)
 
 
@@ -397,9 +405,9 @@ def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
     given, mean = logits(chances, 2000), {}
     for tau in (2.0, 4.0):
         params = settled(mirostat_mode=mode, mirostat_tau=tau)
-        chain, dice, text, surprises = made(params, [0], 2000), seeded(params, CPU), torch.tensor([[0]]), []
+        chain, dice, text, surprises = made(params, [0], 2000), new_generator(params, CPU), torch.tensor([[0]]), []
         for _ in range(600):
-            drawn = choose(chain(text, given), params, dice)
+            drawn = sample_token(chain(text, given), params, dice)
             surprises.append(-math.log2(chances[int(drawn)]))
             text = torch.cat([text, drawn[:, None]], dim=1)
         mean[tau] = sum(surprises[200:]) / 400
@@ -421,7 +429,7 @@ def test_mirostat_learns_by_its_formula_and_takes_guesses_back() -> None:
     mirostat(torch.tensor([[1, 101, 100, 100]]), given)
     assert torch.equal(mirostat(torch.tensor([[1, 101, 100]]), given), third)
     expected = 2.4 - 0.5 * (-math.log2(3 / 7) - 1.2) - 0.5 * (-math.log2(4 / 7) - 1.2)
-    assert float(mirostat._steps[3].bound) == pytest.approx(expected, abs=1e-5)
+    assert float(mirostat._steps[3].max_surprise) == pytest.approx(expected, abs=1e-5)
 
 
 def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
@@ -434,10 +442,10 @@ def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
 def test_the_same_seed_draws_the_same_and_the_global_dice_stay_at_rest() -> None:
     def drawn(seed: int) -> list[int]:
         params = settled(seed=seed, xtc_probability=0.5)
-        dice = seeded(params, CPU)
+        dice = new_generator(params, CPU)
         words: dict[str, Any] = {"vocabulary": Pieces(SIZE), "eos": [END], "device": CPU, "generator": dice}
-        chain = processors(params, prompt_tokens=[1], **words)
-        return [int(choose(chain(torch.tensor([[1]]), logits()), params, dice)) for _ in range(60)]
+        chain = build_processors(params, prompt_tokens=[1], **words)
+        return [int(sample_token(chain(torch.tensor([[1]]), logits()), params, dice)) for _ in range(60)]
 
     before = torch.random.get_rng_state()
     assert drawn(5) == drawn(5)
@@ -448,7 +456,7 @@ def test_the_same_seed_draws_the_same_and_the_global_dice_stay_at_rest() -> None
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     params = settled()
-    drawn = choose(logits().expand(20000, -1), params, seeded(params, CPU))
+    drawn = sample_token(logits().expand(20000, -1), params, new_generator(params, CPU))
     counts = {token: int((drawn == token).sum()) for token in CHANCES}
     assert sum(counts.values()) == 20000
     for token, chance in CHANCES.items():
@@ -458,14 +466,14 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"do_sample": False}])
 def test_without_drawing_the_likeliest_is_taken(params: dict[str, Any]) -> None:
     asked = settled(**params)
-    assert choose(logits(), asked, seeded(asked, CPU)).tolist() == [100]
+    assert sample_token(logits(), asked, new_generator(asked, CPU)).tolist() == [100]
 
 
 def test_a_row_with_nothing_left_says_so() -> None:
     for params in (settled(), settled(temperature=0.0)):
-        for nothing, said in ((OFF, "leave no token"), (float("nan"), "no numbers")):
+        for nothing, said in ((OFF, "leave no token"), (float("nan"), "produces NaN")):
             with pytest.raises(NoTokenLeft, match=said):
-                choose(torch.cat([logits(), torch.full((1, SIZE), nothing)]), params, seeded(params, CPU))
+                sample_token(torch.cat([logits(), torch.full((1, SIZE), nothing)]), params, new_generator(params, CPU))
 
 
 def random_wish(dice: random.Random) -> dict[str, Any]:
@@ -496,13 +504,13 @@ def test_random_parameters_always_leave_a_distribution(subtests: pytest.Subtests
             given[torch.rand(3, 60) < dice.choice((0.0, 0.5, 0.97))] = OFF
             given[:, 7] = 0.0
             before, text = given.clone(), torch.randint(0, 60, (3, 40))
-            chain, draws = made(params, text[0, :30].tolist(), 60), seeded(params, CPU)
+            chain, draws = made(params, text[0, :30].tolist(), 60), new_generator(params, CPU)
             for _ in range(4):
                 after = chain(text, given)
                 assert not after.isnan().any(), wish
                 assert after.isfinite().any(dim=1).all(), wish
                 assert torch.equal(given, before), wish
-                drawn = choose(after, params, draws)
+                drawn = sample_token(after, params, draws)
                 assert after.gather(1, drawn[:, None]).isfinite().all(), wish
                 assert given.gather(1, drawn[:, None]).isfinite().all(), wish
                 text = torch.cat([text, drawn[:, None]], dim=1)
@@ -532,8 +540,8 @@ def test_a_sequence_of_one_token_only_is_a_repetition_too() -> None:
     import numpy as np
 
     dry = Dry(1.0, 2.0, 2, 1024, {})
-    assert dry.repeated(np.array([5] * 6)) == {5: 5}
-    assert dry.repeated(np.array([5] * 2)) == {}
+    assert dry.repetition_lengths(np.array([5] * 6)) == {5: 5}
+    assert dry.repetition_lengths(np.array([5] * 2)) == {}
 
 
 # -- vocabularies ------------------------------------------------------------------------------------------------------
@@ -549,4 +557,6 @@ def test_a_tokenizers_pieces_are_the_texts_of_its_tokens_with_their_spaces() -> 
     parts = "".join(vocabulary.pieces[token] for token in whole)
     assert parts.replace("\ufffd", "") == text.replace("你好", "") or parts == text
     assert any(piece.startswith(" y") for piece in vocabulary.pieces)
-    assert breakers(("\n",), vocabulary).keys() == {t for t, piece in enumerate(vocabulary.pieces) if "\n" in piece}
+    assert find_breakers(("\n",), vocabulary).keys() == {
+        t for t, piece in enumerate(vocabulary.pieces) if "\n" in piece
+    }

@@ -1,0 +1,134 @@
+"""One request of the transformers engine: its tokens, how the next one is sampled, and its text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.core.events import Done, Event, Json, Progress, Text
+from modules.engines.hf.batch import TokenSequence
+from modules.engines.hf.evaluator import Evaluator, token_chances
+from modules.engines.hf.prompt_lookup import draft_tokens
+from modules.engines.hf.sampling.pipeline import apply_guidance, build_processors, new_generator, sample_token
+from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.hf.token_text import Detokenizer
+from modules.engines.text_stream import TextStream
+
+
+class Generation:
+    """One request. `sequence` holds the tokens of the prompt and then those sampled, `negative` the negative prompt and
+    then the same answer."""
+
+    def __init__(
+        self,
+        call: int,
+        prompt: list[int],
+        negative: TokenSequence | None,
+        params: Mapping[str, Json],
+        model: Evaluator,
+        vocabulary: Vocabulary,
+        context: int,
+    ) -> None:
+        self.call, self.prompt, self.negative, self.params = call, prompt, negative, params
+        self.sequence = TokenSequence([], None)  # until the request is admitted
+        self.queue_position = 0
+        self.cached_tokens = self.completion_tokens = 0
+        self.negative_logits: Tensor | None = None  # after the last token of `negative`, float32 [1, vocabulary]
+        self._model, self._context = model, context
+        self._stream = TextStream(params["stop"])
+        preceding = [] if model.is_encoder_decoder else prompt
+        self._detokenizer = Detokenizer(model, preceding, special=not params["skip_special_tokens"])
+        self._generator = new_generator(params, model.device)
+        self._processors: Any = build_processors(
+            params,
+            prompt_tokens=prompt,
+            vocabulary=vocabulary,
+            eos=sorted(model.eos_tokens),
+            device=model.device,
+            generator=self._generator,
+        )
+        self._token_ids = torch.empty(1, 0, dtype=torch.long, device=model.device)
+        self._submitted = self._prefilled = time.monotonic()
+
+    @property
+    def prefill_progress(self) -> Progress:
+        total = len(self.prompt) - self.cached_tokens
+        return Progress("prompt", (self.sequence.evaluated - self.cached_tokens) / max(total, 1))
+
+    def end_prefill(self) -> None:
+        """Start the clock of decoding."""
+        self._prefilled = time.monotonic()
+
+    def draft(self) -> list[int]:
+        """Return draft tokens by prompt lookup, as many as the parameters ask for and the answer may still take."""
+        wanted = self.params["prompt_lookup_num_tokens"]
+        room = self._context - len(self.sequence.tokens)
+        if limit := self.params["max_new_tokens"]:
+            room = min(room, limit - self.completion_tokens - 1)
+        return draft_tokens(self.sequence.tokens, min(wanted, room)) if wanted and room > 0 else []
+
+    def sample(self, logits: Tensor) -> tuple[Text | None, str]:
+        """Sample the next token from `logits`, float32 [1, vocabulary].
+
+        Return the text that may be shown now, and the reason if the answer ends with this token, else "". Raises
+        NoTokenLeft.
+        """
+        token = self._sample_token(logits)
+        self.completion_tokens += 1
+        if token in self._model.eos_tokens:
+            return None, "stop"
+        top = self.params["top_logprobs"]
+        chances = None if top is None else token_chances(self._model, logits[0], token, top)
+        text = self._stream.feed(self._detokenizer.feed(token), chances)
+        self.sequence.tokens.append(token)
+        if self._stream.stopped:
+            return text, "stop"
+        negative_tokens = self.negative.tokens if self.negative is not None else ()
+        context_full = max(len(self.sequence.tokens), len(negative_tokens) + 1) > self._context
+        limit_reached = self.completion_tokens == self.params["max_new_tokens"]
+        return text, "length" if context_full or limit_reached else ""
+
+    def finish(self, reason: str) -> Iterator[Event]:
+        """Yield the text that was held back, then the end of the generation."""
+        text = self._stream.finish(self._detokenizer.flush())
+        if text is not None:
+            yield text
+        yield Done(
+            reason,
+            prompt_tokens=len(self.prompt),
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            prompt_seconds=self._prefilled - self._submitted,
+            decode_seconds=time.monotonic() - self._prefilled,
+        )
+
+    def _sample_token(self, logits: Tensor) -> int:
+        if self.negative is not None:
+            logits = apply_guidance(logits, self._next_negative_logits(), self.params["guidance_scale"])
+        if len(self._processors):
+            logits = self._processors(self._all_token_ids(), logits)
+        return int(sample_token(logits, self.params, self._generator))
+
+    def _all_token_ids(self) -> Tensor:
+        """Return all tokens so far, those of the prompt included, int64 [1, tokens]."""
+        count = self._token_ids.shape[1]
+        tokens = self.sequence.tokens
+        if self._model.is_encoder_decoder:
+            tokens = [*self.prompt, *tokens[1:]]
+        new = torch.tensor([tokens[count:]], dtype=torch.long, device=self._model.device)
+        self._token_ids = torch.cat([self._token_ids, new], dim=1)
+        return self._token_ids
+
+    def _next_negative_logits(self) -> Tensor:
+        """Return the logits of the same answer after the negative prompt, which was prefilled before the prompt."""
+        negative = self.negative
+        assert negative is not None and self.negative_logits is not None
+        if self.completion_tokens:
+            negative.tokens.append(self.sequence.tokens[-1])
+            negative.evaluated += 1
+            self.negative_logits = self._model.forward(negative.tokens[-1:], negative.cache)
+        return self.negative_logits
