@@ -73,12 +73,12 @@ def read(folder: Path, form: dict[str, Any], length: int) -> list[float]:
 
 def loaded(folder: Path, form: dict[str, Any]) -> Any:
     """The model as the worker would load it."""
-    from modules.engines.hf.loader import Transformers
+    from modules.engines.hf.loader import LOADER
     from modules.loaders.load_settings import settle, values
     from modules.loaders.registry import find_loader
 
     options = values(settle(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form}))
-    engine: Any = Transformers(folder, options, lambda _: None)
+    engine: Any = LOADER.load(folder, options, lambda _: None)
     return engine.model
 
 

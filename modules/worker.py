@@ -8,7 +8,6 @@ answers questions that need nothing a step uses, and interrupts a long step for 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -24,19 +23,17 @@ from typing import Any, BinaryIO
 from modules.core.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.core.prompt import Prompt
+from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_fitting import fit
 from modules.options.option import Value
-from modules.system import malloc
 
 PAUSE_SECONDS = 0.05
 """Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
 the processors that the model fills, and all compute threads wait for the one that is interrupted."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
-_FRAGMENTING = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
-"""Options under which the C library's heap would grow by half again, and by another half at the next load."""
 
 Request = tuple[int, str, dict[str, Json]]
 
@@ -245,7 +242,7 @@ class Worker:
         if operation == "load":
             return self._load(call, **args)
         if operation == "explain":
-            return _engine_module(args["engine"]).explain(Path(args["path"]), args["options"])
+            return _engine_loader(args["engine"]).explain(Path(args["path"]), args["options"])
         engine = self._loaded()
         operations = {**engine.operations, **engine.questions}
         if operation not in operations:
@@ -253,10 +250,7 @@ class Worker:
         return operations[operation](**args)
 
     def _load(self, call: int, engine: str, path: str, options: Mapping[str, Value]) -> Json:
-        make = getattr(_engine_module(engine), engine.partition(":")[2])
-        fragmenting = any(options.get(key) for key in _FRAGMENTING)
-        with malloc.return_freed_memory() if fragmenting else contextlib.nullcontext():
-            loaded = make(Path(path), options, lambda progress: self._send(call, progress))
+        loaded: Any = _engine_loader(engine).load(Path(path), options, lambda progress: self._send(call, progress))
         self._engine = loaded if hasattr(loaded, "step") else SerialAdapter(loaded)
         return loaded.info.to_json()
 
@@ -272,8 +266,9 @@ def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Map
     return {"prompt": fit(fitted, lambda text: engine.tokenize(text, params)), "params": params}
 
 
-def _engine_module(engine: str) -> Any:
-    return importlib.import_module(engine.partition(":")[0])
+def _engine_loader(module: str) -> EngineLoader[Any]:
+    loader: EngineLoader[Any] = importlib.import_module(module).LOADER
+    return loader
 
 
 def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
@@ -281,7 +276,7 @@ def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
         return error
     traceback.print_exception(error)
     words = f"{type(error).__name__}: {error}"
-    return LoadFailed(args["engine"].partition(":")[2], Path(args["path"]).name, words, cause(words))
+    return LoadFailed(_engine_loader(args["engine"]).name, Path(args["path"]).name, words, cause(words))
 
 
 def _as_error(error: Exception) -> WebUIError:

@@ -34,7 +34,7 @@ from tests.support.worker_pool import POOLED_PIDS, WorkerPool
 
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
-ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.support.echo:Echo", packages=(), overlay=None)
+ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.support.echo", packages=(), overlay=None)
 """A row of the table for the tests' own engine."""
 
 

@@ -1,24 +1,23 @@
-"""What the worker asks of an engine.
+"""What the worker asks of an engine, which holds one loaded model.
 
-An engine is made with `(path, options, report)` and has `info` and `operations`. It generates in one of two ways:
-a `BatchingEngine` runs all its calls together, step by step; a `SerialEngine` has one generator a call, and the
-worker lets such calls wait for each other. The module of an engine also has `explain(path, options)`: what would be
-called, as JSON, without loading anything.
+A `BatchingEngine` runs all its generations together, step by step. A `SerialEngine` has one generator per generation,
+and the worker runs them one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 from modules.core.events import Done, Event, Info, Json, Progress, Text
-from modules.options.option import Value
 
 Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
-"""By name. `operations` are answered between two steps. `questions`, such as "encode", are quick and need nothing that
-a step uses: another thread answers them at once, while a step goes on."""
+"""Functions that the parent process may call, by name.
+
+The worker runs `operations` between two steps. `questions`, such as "encode", are quick and use nothing that a step
+uses: another thread answers them at once, during a step.
+"""
 
 
 class BatchingEngine(Protocol):
@@ -26,34 +25,33 @@ class BatchingEngine(Protocol):
     questions: Operations
     operations: Operations
 
-    def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...
-
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         """Return the tokens of a prompt, after a BOS token if the model wants one. Called from any thread."""
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
 
-        Raises a WebUIError if it cannot be taken.
+        Raises a WebUIError if the engine cannot accept it.
         """
 
     def cancel(self, call: int) -> None:
-        """Drop that call, if it is still there, without a further event."""
+        """Drop the generation of that call, if there still is one, without a further event."""
 
     def step(self) -> Iterator[tuple[int, Event]]:
-        """One turn of the work at hand, with the events it brought, by call."""
+        """Run one step of all generations, and yield its events with the calls they belong to."""
 
     @property
     def idle(self) -> bool:
-        """Whether `step` would have nothing to do."""
+        """Whether `step` has nothing to do."""
 
     def interrupt(self, urgent: bool) -> None:
-        """From another thread: a request has come. A long step should end early; if it is `urgent`, every step.
+        """Ask a long step to end early, as a request has arrived; if it is `urgent`, any step.
 
-        That holds for the step after this one, too, until `resume` is called."""
+        Called from another thread. It applies to later steps, too, until `resume` is called.
+        """
 
     def resume(self) -> None:
-        """All requests that interrupted are about to be taken: steps may go on."""
+        """Let steps run to their end again: the requests that interrupted are about to be served."""
 
 
 class SerialEngine(Protocol):
@@ -61,9 +59,8 @@ class SerialEngine(Protocol):
     questions: Operations
     operations: Operations
 
-    def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None: ...
-
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        """As a BatchingEngine's."""
+        """Return the tokens of a prompt, after a BOS token if the model wants one. Called from any thread."""
 
-    def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]: ...
+    def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
+        """Continue the tokens of `prompt`, yielding text as it comes."""

@@ -38,7 +38,7 @@ class Loader:
     """One row of the registry: what a loader can load, how it is configured, and what it needs.
 
     Attributes:
-        engine: "module:Class" of the engine, imported by the worker only.
+        engine: Module whose `LOADER` loads models, in the worker.
         formats: Model formats, the preferred ones first.
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
@@ -86,7 +86,7 @@ _EXLLAMAV2_SAMPLERS = _HF_SAMPLERS - {
 _TABLE = (
     Loader(
         "Transformers",
-        engine="modules.engines.hf.loader:Transformers",
+        engine="modules.engines.hf.loader",
         formats=("safetensors", "pytorch", "gptq", "awq"),
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
@@ -105,7 +105,7 @@ _TABLE = (
     ),
     Loader(
         "ExLlamav2_HF",
-        engine="modules.engines.exllamav2_hf.loader:ExLlamav2HF",
+        engine="modules.engines.exllamav2_hf.loader",
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_HF_SAMPLERS,
@@ -118,7 +118,7 @@ _TABLE = (
     ),
     Loader(
         "ExLlamav2",
-        engine="modules.engines.exllamav2.loader:ExLlamav2",
+        engine="modules.engines.exllamav2.loader",
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_EXLLAMAV2_SAMPLERS,
@@ -131,7 +131,7 @@ _TABLE = (
     ),
     Loader(
         "AutoGPTQ",
-        engine="modules.engines.autogptq.loader:AutoGPTQ",
+        engine="modules.engines.autogptq.loader",
         formats=("gptq",),
         options=_keys(AUTOGPTQ),
         samplers=_HF_SAMPLERS,
@@ -142,7 +142,7 @@ _TABLE = (
     ),
     Loader(
         "llama.cpp",
-        engine="modules.engines.llamacpp.engine:LlamaCpp",
+        engine="modules.engines.llamacpp.loader",
         formats=("gguf",),
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
@@ -154,7 +154,7 @@ _TABLE = (
     ),
     Loader(
         "llamacpp_HF",
-        engine="modules.engines.llamacpp_hf.loader:LlamaCppHF",
+        engine="modules.engines.llamacpp_hf.loader",
         formats=("gguf",),
         options=_keys(LLAMACPP_HF),
         samplers=_HF_SAMPLERS,
@@ -166,7 +166,7 @@ _TABLE = (
     ),
     Loader(
         "AutoAWQ",
-        engine="modules.engines.autoawq.loader:AutoAWQ",
+        engine="modules.engines.autoawq.loader",
         formats=("awq",),
         options=_keys(AUTOAWQ),
         samplers=_HF_SAMPLERS,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from modules.core.errors import UnknownLoader
 from modules.loaders.registry import LOADERS, Loader, candidates, find_loader
+
+
+def test_every_row_names_the_module_of_its_engine() -> None:
+    for loader in LOADERS.values():
+        assert importlib.import_module(loader.engine).LOADER.name == loader.name
 
 
 def test_the_menu_stands_in_the_order_of_the_seed() -> None:

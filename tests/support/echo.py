@@ -21,6 +21,7 @@ from pathlib import Path
 
 from modules.core.errors import Unsupported, both
 from modules.core.events import Done, Info, Json, Note, Progress, Text
+from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import Report
 from modules.options.option import Value
 
@@ -98,10 +99,6 @@ class Echo:
                     yield Text(text + " ")
                     said += 1
         return Done("stop", prompt_tokens=len(prompt), completion_tokens=said)
-
-
-def explain(path: Path, options: Mapping[str, Value]) -> Json:
-    return {"calls": {"echo": {"path": str(path), "n_ctx": options["n_ctx"]}}, "notes": []}
 
 
 def where(package: str = "") -> Json:
@@ -185,3 +182,12 @@ _LOADS: dict[str, Callable[[Report, list[str]], None]] = {
     "late": _doomed,
     **{word: lambda _report, _rest, deed=deed: deed() for word, deed in _DEEDS.items()},
 }
+
+
+LOADER = EngineLoader[None](
+    "Echo",
+    environment=lambda: None,
+    arguments=lambda path, options, _environment: {"echo": {"path": str(path), "n_ctx": options["n_ctx"]}},
+    notes=lambda _path, _options, _environment: (),
+    load=Echo,
+)

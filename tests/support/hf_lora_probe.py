@@ -23,11 +23,11 @@ def apply_and_remove(model: Path, loras: Path, names: list[str], **options: Any)
 def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
-    from modules.engines.hf.loader import Transformers
+    from modules.engines.hf.loader import LOADER
     from modules.engines.hf.lora import PeftAdapters
 
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
-    made: Any = Transformers(path, settled, lambda _: None)
+    made: Any = LOADER.load(path, settled, lambda _: None)
     model: Any = made.model
     adapters = PeftAdapters(model, 64, made.forget)
     modules = dict(model.module.named_modules())

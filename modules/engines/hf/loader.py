@@ -1,37 +1,42 @@
-"""Transformers: models of PyTorch weights. What a load would do can be told without importing it."""
+"""Models of PyTorch weights through Transformers."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from modules.core.events import Json
+from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, Report
 from modules.engines.hf.arguments import Environment, arguments
 from modules.engines.hf.environment import likely_environment
 from modules.engines.hf.notes import notes
 from modules.options.option import Value
-from modules.system import gpus
+from modules.system import gpus, malloc
+
+_FRAGMENTS_HEAP = ("load_in_8bit", "load_in_4bit", "use_eager_attention")
+"""Options with which the C library's heap would grow by half at the load, and by another half at the next one."""
 
 
-def explain(path: Path, options: Mapping[str, Value]) -> Json:
-    """The calls that loading would make, and what becomes of the options that cannot do what they say."""
-    environment = likely_environment()
-    told = [{"option": note.option, "text": dict(note.text)} for note in notes(path, options, environment)]
-    return {"calls": arguments(path, options, environment), "notes": told}
+def _load(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
+    fragments = any(options[key] for key in _FRAGMENTS_HEAP)
+    with malloc.return_freed_memory() if fragments else contextlib.nullcontext():
+        return _engine(path, options, report)
 
 
-def Transformers(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
-    """The engine; a function, so that `explain` needs none of what it imports."""
-    hidden = _without_cards() if options["cpu"] else None
+def _engine(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
+    # Before torch is imported, which then sees no GPU.
+    environment = _environment_with_hidden_gpus() if options["cpu"] else None
     from modules.engines.hf.build import engine, this_machine
 
-    return engine(path, options, hidden or this_machine(), report)
+    return engine(path, options, environment or this_machine(), report)
 
 
-def _without_cards() -> Environment:
-    """What there is, of whose cards PyTorch, once imported, will see none: gptqmodel would choose kernels of theirs,
-    for layers in main memory as well."""
+def _environment_with_hidden_gpus() -> Environment:
+    """Hide the GPUs from PyTorch: gptqmodel would choose kernels for them, even for layers in main memory."""
     environment = likely_environment()
     gpus.hide()
     return environment
+
+
+LOADER = EngineLoader("Transformers", likely_environment, arguments, notes, _load)

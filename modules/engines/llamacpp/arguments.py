@@ -174,7 +174,7 @@ CANNOT_SHIFT_NOTE = Note(
 """The engine adds it if the loaded model turns out to need it."""
 
 
-def notes(options: Options, build: Build) -> Iterator[Note]:
+def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
     """Yield notes on options that have no effect, or another one than their names suggest."""
     if flash_attention(options) and not options["flash_attn"]:
         yield Note(

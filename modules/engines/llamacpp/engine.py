@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modules.core.errors import GenerationFailed, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
-from modules.engines.engine_protocol import Report
+from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE, arguments, notes
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
@@ -32,13 +32,6 @@ MAX_SAVED_BYTES = 2 << 30
 """Main memory for conversations that are not in the KV cache, at most; on small machines a 16th of the total."""
 
 
-def explain(path: Path, options: Mapping[str, Value]) -> Json:
-    """Return the calls that loading would make, and notes on options that have no effect or another one."""
-    build = installed_build()
-    remarks = [{"option": note.option, "text": dict(note.text)} for note in notes(options, build)]
-    return {"calls": arguments(path, options, build), "notes": remarks}
-
-
 class LlamaCpp:
     """A BatchingEngine on one GGUF model."""
 
@@ -54,8 +47,8 @@ class LlamaCpp:
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
         self._warm_up()
-        self.questions = {"encode": self.encode, "decode": self.decode, "count": self.count}
-        self.operations: dict[str, Callable[..., Json]] = {
+        self.questions: Operations = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.operations: Operations = {
             "cache": self._cache.describe,
             "forget": self.forget,
             "apply_loras": LoraSet(LlamaAdapters(self.model, self._cache.clear)).apply,
@@ -66,7 +59,7 @@ class LlamaCpp:
             bos_token=self._vocabulary.special_text(self._vocabulary.bos),
             eos_token=self._vocabulary.special_text(self._vocabulary.eos),
             memory=cpu_memory.resident_memory(),
-            notes=(*notes(options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
+            notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
         )
 
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:

@@ -46,7 +46,7 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
 
 
 def notes(path: Path, options: Mapping[str, Value], build: Build) -> Iterator[Note]:
-    yield from llamacpp_arguments.notes(options, build)
+    yield from llamacpp_arguments.notes(path, options, build)
     yield from hf_notes.tokenizer_notes(options)
     folder = tokenizer_folder(path)
     if options["trust_remote_code"] and folder is not None:

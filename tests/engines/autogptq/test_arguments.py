@@ -250,8 +250,8 @@ def test_the_tokenizer_may_be_the_slow_one(llama: Path) -> None:
 
 def test_explain_can_be_had_without_the_libraries(llama: Path) -> None:
     program = (
-        "import sys, json; from pathlib import Path; from modules.engines.autogptq.loader import explain;"
-        f"told = explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "import sys, json; from pathlib import Path; from modules.engines.autogptq.loader import LOADER;"
+        f"told = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
         "print([name for name in ('torch', 'transformers', 'auto_gptq', 'numpy') if name in sys.modules], list(told))"
     )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)

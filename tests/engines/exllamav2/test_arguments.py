@@ -218,8 +218,8 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(loader: str
 @pytest.mark.parametrize("module", ["exllamav2", "exllamav2_hf"])
 def test_what_a_load_would_do_can_be_told_without_torch_or_exllamav2(module: str, llama: Path) -> None:
     program = (
-        f"import json, sys; from pathlib import Path; from modules.engines.{module}.loader import explain;"
-        "told = explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        f"import json, sys; from pathlib import Path; from modules.engines.{module}.loader import LOADER;"
+        "told = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
         "print('torch' in sys.modules, 'exllamav2' in sys.modules, *told['calls'])"
     )
     command = [sys.executable, "-c", program, str(llama), json.dumps(DEFAULTS)]

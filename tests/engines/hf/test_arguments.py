@@ -207,8 +207,8 @@ def test_the_library_accepts_every_argument(
 
 def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> None:
     program = (
-        "import sys, json; from pathlib import Path; from modules.engines.hf.loader import explain;"
-        f"told = explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "import sys, json; from pathlib import Path; from modules.engines.hf.loader import LOADER;"
+        f"told = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
         "json.dumps(told); print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -241,7 +241,7 @@ def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
     monkeypatch.setattr(loader, "likely_environment", lambda: TWO_GPUS)
-    made: Any = loader.Transformers(llama, {**DEFAULTS, "cpu": ticked}, lambda _: None)
+    made: Any = loader.LOADER.load(llama, {**DEFAULTS, "cpu": ticked}, lambda _: None)
     assert made == (("-1", TWO_GPUS) if ticked else ("1,0", NO_GPU))
 
 

@@ -33,7 +33,7 @@ def calls(build: Build = CPU_BUILD, **options: Value) -> dict[str, Any]:
 
 
 def noted(build: Build = CPU_BUILD, **options: Value) -> dict[str, str]:
-    return {note.option: note.text["en"] for note in notes(DEFAULTS | options, build)}
+    return {note.option: note.text["en"] for note in notes(Path("model"), DEFAULTS | options, build)}
 
 
 def changed(option: Option) -> Value:
@@ -63,7 +63,7 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: p
     for key in KEYS:
         with subtests.test(option=key):
             for build in BUILDS:
-                for note in notes(DEFAULTS | {key: changed(OPTIONS[key])}, build):
+                for note in notes(Path("model"), DEFAULTS | {key: changed(OPTIONS[key])}, build):
                     assert note.option in KEYS
                     assert set(note.text) == {"zh", "en"}
                     assert all(note.text.values())

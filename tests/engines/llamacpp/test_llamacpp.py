@@ -381,7 +381,3 @@ def test_tells_when_the_workaround_for_amx_is_gone(build: Build, smollm2: Path) 
     if "decoded 0" in tried.stdout:
         pytest.skip("AMX can be used on this machine")
     assert tried.returncode in (-signal.SIGSEGV, -signal.SIGILL), tried.stderr[-500:]
-
-
-def test_the_loaders_row_names_this_engine() -> None:
-    assert LLAMA.engine == "modules.engines.llamacpp.engine:LlamaCpp"

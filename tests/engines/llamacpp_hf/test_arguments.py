@@ -100,8 +100,8 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: P
 
 def test_what_a_load_would_do_can_be_told_without_torch_or_a_model(smollm2: Path) -> None:
     program = (
-        "import json, sys; from pathlib import Path; from modules.engines.llamacpp_hf.loader import explain;"
-        "told = explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        "import json, sys; from pathlib import Path; from modules.engines.llamacpp_hf.loader import LOADER;"
+        "told = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
         "print('torch' in sys.modules, 'transformers' in sys.modules, *told['calls'])"
     )
     command = [sys.executable, "-c", program, str(smollm2), json.dumps(DEFAULTS)]

@@ -1,0 +1,37 @@
+"""What a row of the loader registry names as its engine: how to load a model, and what loading would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from modules.core.events import Json, Note
+from modules.engines.engine_protocol import BatchingEngine, Report, SerialEngine
+from modules.options.option import Value
+
+Environment = TypeVar("Environment")
+Options = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class EngineLoader(Generic[Environment]):
+    """Loads a model in a worker, or explains what loading it would do.
+
+    `environment` finds out what there is to compute with, cheaply. `arguments` returns the backend's calls for the
+    model at a path, and `notes` explains options that have no effect or another one; both depend on nothing but their
+    parameters. `load` makes the engine; it alone imports the backend, so that explaining takes no seconds.
+    """
+
+    name: str
+    environment: Callable[[], Environment]
+    arguments: Callable[[Path, Options, Environment], Mapping[str, Json]]
+    notes: Callable[[Path, Options, Environment], Iterable[Note]]
+    load: Callable[[Path, Options, Report], BatchingEngine | SerialEngine]
+
+    def explain(self, path: Path, options: Options) -> Json:
+        """Return the calls that loading would make, and the notes on options, as JSON. Nothing is loaded."""
+        environment = self.environment()
+        notes = [{"option": note.option, "text": dict(note.text)} for note in self.notes(path, options, environment)]
+        return {"calls": self.arguments(path, options, environment), "notes": notes}
