@@ -271,12 +271,20 @@ def _engine_loader(module: str) -> EngineLoader[Any]:
     return loader
 
 
+def _loader_name(module: str) -> str:
+    """Return the name of the loader in `module`, or of the module if it cannot be imported."""
+    try:
+        return _engine_loader(module).name
+    except ImportError:
+        return module
+
+
 def _load_failed(args: Mapping[str, Json], error: Exception) -> WebUIError:
     if isinstance(error, WebUIError):
         return error
     traceback.print_exception(error)
     words = f"{type(error).__name__}: {error}"
-    return LoadFailed(_engine_loader(args["engine"]).name, Path(args["path"]).name, words, cause(words))
+    return LoadFailed(_loader_name(args["engine"]), Path(args["path"]).name, words, cause(words))
 
 
 def _as_error(error: Exception) -> WebUIError:

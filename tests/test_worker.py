@@ -211,7 +211,7 @@ def test_after_a_failed_load_nothing_half_loaded_answers(worker: WorkerProcess) 
 
 
 def test_an_engine_that_cannot_be_imported_is_a_failed_load(worker: WorkerProcess) -> None:
-    args = load_arguments(Path("anything"), ECHO) | {"engine": "tests.nowhere:Nothing"}
+    args = load_arguments(Path("anything"), ECHO) | {"engine": "tests.nowhere"}
     with pytest.raises(LoadFailed, match=r"No module named 'tests\.nowhere'"):
         list(worker.events("load", **args))
 
