@@ -1,6 +1,6 @@
-"""What lies in a folder of LoRAs: one record for each folder that PEFT wrote and each GGUF adapter.
+"""List the LoRAs in a folder: folders written by PEFT, and GGUF adapters.
 
-Like the catalogue of models it keeps what was read until a file changes, so that listing again reads nothing.
+What was read of a file is kept until the file changes, so that listing again reads nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modules.system.directory_walk import Files, walk
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
-# Kept in memory alone: the tables of large adapters are quicker read again than revived from JSON.
+# Kept in memory only: tables of large adapters are faster to read again than to restore from JSON.
 _CONFIG: Reading[AdapterConfig] = Reading("adapter_config", read_config, dict, read_config)
 _PEFT: Reading[Adapter] = Reading("peft", read_peft, dict, read_peft)
 _GGUF: Reading[Adapter] = Reading("gguf_adapter", read_gguf, dict, read_gguf)
@@ -29,11 +29,11 @@ _GGUF: Reading[Adapter] = Reading("gguf_adapter", read_gguf, dict, read_gguf)
 
 @dataclass(frozen=True)
 class LoraRecord:
-    """One LoRA on disk. `kind` is "peft", a folder, or "gguf", a file; `name` is its path below the folder of LoRAs.
+    """One LoRA on disk: a folder (`kind` "peft") or a file ("gguf"). `name` is its path below the folder of LoRAs.
 
-    `size` is in bytes, of the weights. `ranks` are all that occur, ascending. `base` is the model it was made for, as
-    its files name it; `architecture` only a GGUF names. `stored` is the type of its tensors. `problem` is why it cannot
-    be used at all; whether it fits a model is another question: `lora_fit`. `others` are tensors that are no A or B.
+    `size` is that of the weights, in bytes. `ranks` are all that occur, ascending. `base` is the model it was trained
+    for, as its files name it; only a GGUF names an `architecture`. `stored` is the type of its tensors. `problem` is
+    why it cannot be used with any model (`compatibility` checks one model). `others` are tensors that are not A or B.
     """
 
     name: str
@@ -53,41 +53,41 @@ class LoraRecord:
 
     @property
     def state(self) -> str:
-        """ "incomplete", "damaged" or "unsupported"; "" of one that can be used."""
+        """ "incomplete", "damaged" or "unsupported"; empty if the LoRA can be used."""
         return self.problem.state if self.problem else ""
 
     @property
     def weights(self) -> Path:
-        """The file with the tensors."""
+        """The file that holds the tensors."""
         return self.path / WEIGHTS if self.kind == "peft" else self.path
 
 
 class LoraCatalog:
-    """The LoRAs in `folder`, which need not exist."""
+    """The LoRAs in `folder`, which need not exist. Any thread may call."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(os.path.abspath(folder))  # records are used by processes with another working directory
+        self.folder = Path(os.path.abspath(folder))  # workers have another working directory
         self._read = ReadCache(None)
 
     def all(self) -> list[LoraRecord]:
-        """Every LoRA, in natural order of names, the broken ones with their `problem`."""
+        """Return all LoRAs in natural order of their names; those that cannot be used have a `problem`."""
         folders = list(walk(self.folder))
         records = [record for folder, files in folders for record in self._records(folder, files)]
         self._read.keep({path for _, files in folders for path in files})
-        return sorted(records, key=lambda each: natural(each.name))
+        return sorted(records, key=lambda record: natural(record.name))
 
     def find(self, name: str) -> LoraRecord:
-        """The LoRA called `name`: by its whole name or, if only one is meant, without its folder or `.gguf`.
+        """Find a LoRA by its whole name or, if that is unambiguous, without its folder or `.gguf`.
 
-        LoraNotFound if there is none.
+        Raises LoraNotFound.
         """
-        listed = self.all()
-        meant = [each for each in listed if each.name == name] or [
-            each for each in listed if name in nicknames(each.name)
-        ]
-        if len(meant) != 1:
-            raise LoraNotFound(name, meant[0].name if meant else nearest(name, [each.name for each in listed]))
-        return meant[0]
+        records = self.all()
+        exact = [record for record in records if record.name == name]
+        matching = exact or [record for record in records if name in nicknames(record.name)]
+        if len(matching) != 1:
+            suggestion = matching[0].name if matching else nearest(name, [record.name for record in records])
+            raise LoraNotFound(name, suggestion)
+        return matching[0]
 
     def _records(self, folder: Path, files: Files) -> Iterator[LoraRecord]:
         for path in files:
@@ -109,7 +109,7 @@ class LoraCatalog:
         header = found.header
         return replace(
             _described(record, found),
-            targets=tuple(sorted({each.module.removesuffix(".weight").rpartition(".")[2] for each in found.pairs})),
+            targets=tuple(sorted({pair.module.removesuffix(".weight").rpartition(".")[2] for pair in found.pairs})),
             alpha=header.alpha if header else 0.0,
             base=readable(header.base) if header else "",
             architecture=readable(header.architecture) if header else "",
@@ -122,13 +122,13 @@ class LoraCatalog:
                 present = WEIGHTS if folder / WEIGHTS in files else PICKLE
                 size = files[folder / present].st_size if folder / present in files else 0
                 pickled = name == WEIGHTS and folder / PICKLE in files
-                return replace(record, size=size, problem=_pickle() if pickled else _lacking(folder, name))
+                return replace(record, size=size, problem=_pickle() if pickled else _missing(folder, name))
         config = self._read.get(folder / CONFIG, files[folder / CONFIG], _CONFIG)
         found = self._read.get(folder / WEIGHTS, files[folder / WEIGHTS], _PEFT)
         record = replace(record, size=files[folder / WEIGHTS].st_size)
         if isinstance(config, AdapterConfig):
             record = replace(record, config=config, alpha=config.alpha, targets=config.targets, base=config.base)
-        problem = next((each for each in (config, found) if isinstance(each, ModelProblem)), None)
+        problem = next((result for result in (config, found) if isinstance(result, ModelProblem)), None)
         if isinstance(found, Adapter):
             record = _described(record, found)
             problem = problem or _contradiction(record)
@@ -139,38 +139,38 @@ class LoraCatalog:
 
 
 def _described(record: LoraRecord, found: Adapter) -> LoraRecord:
-    ranks = tuple(sorted({each.rank for each in found.pairs}))
+    ranks = tuple(sorted({pair.rank for pair in found.pairs}))
     return replace(record, ranks=ranks, stored=found.stored, pairs=found.pairs, others=found.others)
 
 
 def _contradiction(record: LoraRecord) -> ModelProblem | None:
-    """Whether adapter_config.json speaks of another rank than the tensors show: the scale would be wrong."""
+    """Return a problem if adapter_config.json has another rank than the tensors: the scale would be wrong."""
     for pair in record.pairs if record.config else ():
-        said = record.config.rank_of(pair.module) if record.config else 0
-        if said != pair.rank:
+        rank = record.config.rank_of(pair.module) if record.config else 0
+        if rank != pair.rank:
             problem = {
-                "en": f"{CONFIG} says rank {said}, but the tensor {tensor_name(pair.a)} has rank {pair.rank}. "
-                "One of the two files is of another LoRA: download both again.",
-                "zh": f"{CONFIG} 中的秩为 {said}，而张量 {tensor_name(pair.a)} 的秩为 {pair.rank}。"
+                "en": f"the rank is {rank} in {CONFIG}, but {pair.rank} in the tensor {tensor_name(pair.a)}. "
+                "The two files belong to different LoRAs: download both again.",
+                "zh": f"{CONFIG} 中的秩为 {rank}，而张量 {tensor_name(pair.a)} 的秩为 {pair.rank}。"
                 "两个文件不属于同一个 LoRA，请一并重新下载。",
             }
             return DamagedModel(readable(record.path.name), problem)
     return None
 
 
-def _lacking(folder: Path, name: str) -> IncompleteModel:
+def _missing(folder: Path, name: str) -> IncompleteModel:
     problem = {
-        "en": f"{name} is missing. Download it from where the other files came from.",
-        "zh": f"缺少 {name}。请从其他文件的来源处下载。",
+        "en": f"{name} is missing. Download it from the source of the other files.",
+        "zh": f"缺少 {name}，请从其他文件的来源下载。",
     }
     return IncompleteModel(readable(folder.name), problem)
 
 
 def _pickle() -> UnsupportedModel:
     problem = {
-        "en": f"this is a pickle, which is a program and is not opened here. Get the LoRA as {WEIGHTS}, or, if you "
+        "en": f"a pickle can run code, so it is not opened. Get the LoRA as {WEIGHTS}, or, if you "
         "trust it, load it with PEFT elsewhere and save it: save_pretrained writes that file.",
-        "zh": f"这是 pickle 文件，它可以携带程序，此处不会打开。请改用 {WEIGHTS}；若信任该文件，"
+        "zh": f"pickle 文件可能携带代码，因此不会打开。请改用 {WEIGHTS}；若信任该文件，"
         "可在别处用 PEFT 加载后再保存：save_pretrained 会写出该格式。",
     }
     return UnsupportedModel(PICKLE, problem)
@@ -178,7 +178,7 @@ def _pickle() -> UnsupportedModel:
 
 def _loose(name: str) -> UnsupportedModel:
     problem = {
-        "en": f"a LoRA needs a folder of its own. Put {CONFIG} and {WEIGHTS} into one.",
-        "zh": f"每个 LoRA 需要单独的文件夹。请将 {CONFIG} 和 {WEIGHTS} 放入其中。",
+        "en": f"a LoRA needs a folder of its own. Move {CONFIG} and {WEIGHTS} into one.",
+        "zh": f"每个 LoRA 需要单独的文件夹，请将 {CONFIG} 和 {WEIGHTS} 放入其中。",
     }
     return UnsupportedModel(name, problem)

@@ -1,7 +1,7 @@
-"""Does a LoRA fit a model on disk? By the names and shapes of tensors alone; nothing is loaded.
+"""Check whether a LoRA fits a model on disk, by the names and shapes of tensors; nothing is loaded.
 
-What cannot be told so is left to whoever applies it: experts, which transformers joins while it loads them, and models
-whose weights are pickles.
+What this cannot decide is left to the engine: experts, which transformers merges during a load, and models whose
+weights are pickles.
 """
 
 from __future__ import annotations
@@ -20,88 +20,89 @@ from modules.lora.catalog import LoraRecord
 from modules.lora.tensor_names import ARCHITECTURES, gguf_name
 from modules.system.bounded_reader import brief
 
-_WRAPPERS = ("base_model", "model", "language_model", "transformer")  # which stand before the same names, or do not
+# Prefixes of module names that depend on the class a model was saved from.
+_WRAPPERS = ("base_model", "model", "language_model", "transformer")
 _PACKED = ("qweight", "q_weight", "weight_packed", "trellis")
-_PACKED_TYPES = ("U8", "I32")  # as 4-bit weights of bitsandbytes are saved: their shape says nothing
+_PACKED_TYPES = ("U8", "I32")  # of 4-bit weights saved by bitsandbytes, whose shape is not that of the layer
 
 _NO_MODULE: Words = {
-    "en": "the model has no such module; the LoRA is for another architecture, or for a larger model.",
+    "en": "the model has no such module: the LoRA was made for another architecture or a larger model.",
     "zh": "模型中没有这个模块；该 LoRA 适用于其他架构或更大的模型。",
 }
 _TIED: Words = {
-    "en": "the model takes its output from the embeddings too, and llama.cpp cannot change them then.",
-    "zh": "模型的输出层与嵌入层共用权重，此时 llama.cpp 无法更改嵌入层。",
+    "en": "the model shares its embeddings with the output layer, and llama.cpp cannot change those.",
+    "zh": "模型的输出层与嵌入层共用权重，llama.cpp 无法修改这样的嵌入层。",
 }
-_NO_GGUF: Words = {
-    "en": "a GGUF adapter can be used with GGUF models only.",
+_GGUF_ONLY: Words = {
+    "en": "a GGUF adapter can only be used with GGUF models.",
     "zh": "GGUF 格式的适配器只能用于 GGUF 模型。",
 }
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """A tensor of a LoRA, by its name there, and why it does not fit: a whole sentence."""
+class Mismatch:
+    """A tensor of a LoRA, by its name in the file, and a sentence that says why it does not fit."""
 
     tensor: str
-    why: Words
+    reason: Words
 
 
 def check_fit(lora: LoraRecord, model: ModelRecord) -> None:
-    """LoraMismatch with the first misfit; ModelProblem of either; OSError."""
+    """Raise LoraMismatch, with the first tensor that does not fit, the ModelProblem of either, or OSError."""
     if problem := lora.problem or model.problem:
         raise problem
-    found = misfits(lora, model)
+    found = mismatches(lora, model)
     if found:
-        raise LoraMismatch(lora.name, model.name, found[0].tensor, found[0].why, len(found) - 1)
+        raise LoraMismatch(lora.name, model.name, found[0].tensor, found[0].reason, len(found) - 1)
 
 
-def misfits(lora: LoraRecord, model: ModelRecord) -> list[Misfit]:
-    """In the order of the LoRA's tensors; two at most for each pair of A and B. ModelProblem, OSError."""
+def mismatches(lora: LoraRecord, model: ModelRecord) -> list[Mismatch]:
+    """Return the tensors that do not fit, in the order of the file. Raises ModelProblem or OSError."""
     if model.format == "gguf":
         return list(_in_gguf(lora, model))
     if lora.kind == "gguf":
-        return [Misfit(lora.pairs[0].a, _NO_GGUF)]
+        return [Mismatch(lora.pairs[0].a, _GGUF_ONLY)]
     return list(_in_folder(lora, model))
 
 
-def _in_gguf(lora: LoraRecord, model: ModelRecord) -> Iterator[Misfit]:
+def _in_gguf(lora: LoraRecord, model: ModelRecord) -> Iterator[Mismatch]:
     arch = model.architecture
     if lora.kind == "gguf" and lora.architecture != arch:
-        yield Misfit(lora.pairs[0].a, _other_architecture(lora.architecture, arch))
+        yield Mismatch(lora.pairs[0].a, _other_architecture(lora.architecture, arch))
         return
     if lora.kind == "peft" and arch not in ARCHITECTURES:
-        return  # its names are not known, and the conversion will say so
-    shapes = {each.name: each.shape for path in model.files for each in read_tensors(path)[1]}
+        return  # the conversion reports that it does not know the names
+    shapes = {tensor.name: tensor.shape for path in model.files for tensor in read_tensors(path)[1]}
     for pair in lora.pairs:
         name = pair.module if lora.kind == "gguf" else gguf_name(arch, pair.module)
         shape = shapes.get(name or "")
         if pair.embedding and lora.kind == "gguf" and "output.weight" not in shapes:
-            yield Misfit(pair.a, _TIED)  # the process would end
+            yield Mismatch(pair.a, _TIED)  # llama.cpp would abort the process
         elif shape is not None and len(shape) > 1:
             if pair.experts != math.prod(shape[2:]) and lora.kind == "gguf":
-                yield Misfit(pair.a, _other_experts(math.prod(shape[2:]), pair.experts))
-            yield from _compared(pair, shape[1 if pair.embedding else 0], shape[0 if pair.embedding else 1])
-        elif lora.kind == "gguf" or not pair.embedding:  # PEFT's: refused by the conversion
-            yield Misfit(pair.a, _NO_MODULE)
+                yield Mismatch(pair.a, _other_experts(math.prod(shape[2:]), pair.experts))
+            yield from _compare(pair, shape[1 if pair.embedding else 0], shape[0 if pair.embedding else 1])
+        elif lora.kind == "gguf" or not pair.embedding:  # the conversion refuses embeddings of PEFT
+            yield Mismatch(pair.a, _NO_MODULE)
 
 
-def _in_folder(lora: LoraRecord, model: ModelRecord) -> Iterator[Misfit]:
+def _in_folder(lora: LoraRecord, model: ModelRecord) -> Iterator[Mismatch]:
     files = [path for path in model.files if path.suffix.lower() == ".safetensors"]
-    table = {_core(name): each for path in files for name, each in read_table(path).items()}
+    table = {_unwrapped(name): tensor for path in files for name, tensor in read_table(path).items()}
     transposed = lora.config is not None and lora.config.transposed
     for pair in lora.pairs if table else ():
-        module = _core(pair.module)
+        module = _unwrapped(pair.module)
         if any(part == "experts" for part in module.split(".")):
             continue
         size = _size(table, module, transposed or pair.embedding)
         if size is None:
-            yield Misfit(pair.a, _NO_MODULE)
+            yield Mismatch(pair.a, _NO_MODULE)
         else:
-            yield from _compared(pair, *size)
+            yield from _compare(pair, *size)
 
 
-def _core(name: str) -> str:
-    """`name` without what may or may not stand before it, in a checkpoint and in a model."""
+def _unwrapped(name: str) -> str:
+    """Return a module's name without the prefixes that differ between a checkpoint and a model."""
     parts = name.split(".")
     while parts[0] in _WRAPPERS and len(parts) > 1:
         parts = parts[1:]
@@ -109,9 +110,9 @@ def _core(name: str) -> str:
 
 
 def _size(table: Mapping[str, Stored], module: str, transposed: bool) -> tuple[int, int] | None:
-    """Inputs and outputs of `module`, 0 for what cannot be seen; None if the model has no such module."""
+    """Return inputs and outputs of a module, 0 where they are unknown; None if the model has no such module."""
     weight = table.get(f"{module}.weight")
-    if weight is None and module == "lm_head":  # it shares the embeddings
+    if weight is None and module == "lm_head":  # it shares the weights of the embeddings
         weight = table.get("embed_tokens.weight")
     if weight is not None:
         if len(weight.shape) < 2 or weight.dtype in _PACKED_TYPES:
@@ -124,29 +125,29 @@ def _size(table: Mapping[str, Stored], module: str, transposed: bool) -> tuple[i
     return 0, scales.shape[1] if scales is not None and len(scales.shape) == 2 else 0
 
 
-def _compared(pair: Pair, inputs: int, outputs: int) -> Iterator[Misfit]:
+def _compare(pair: Pair, inputs: int, outputs: int) -> Iterator[Mismatch]:
     if inputs not in (0, pair.inputs):
-        yield Misfit(pair.a, _unequal(f"{inputs} inputs", f" {inputs} 个输入", pair.inputs))
+        yield Mismatch(pair.a, _wrong_size(f"{inputs} inputs", f" {inputs} 个输入", pair.inputs))
     if outputs not in (0, pair.outputs):
-        yield Misfit(pair.b, _unequal(f"{outputs} outputs", f" {outputs} 个输出", pair.outputs))
+        yield Mismatch(pair.b, _wrong_size(f"{outputs} outputs", f" {outputs} 个输出", pair.outputs))
 
 
 def _other_experts(model: int, lora: int) -> Words:
     return {
-        "en": f"the LoRA is for {lora} experts there, and the model has {model}.",
-        "zh": f"LoRA 在此处对应 {lora} 个专家，而模型有 {model} 个。",
+        "en": f"the LoRA has {lora} experts for this module, and the model {model}.",
+        "zh": f"LoRA 在该模块有 {lora} 个专家，而模型有 {model} 个。",
     }
 
 
-def _unequal(en: str, zh: str, found: int) -> Words:
+def _wrong_size(en: str, zh: str, lora: int) -> Words:
     return {
-        "en": f"the model has {en} there, the LoRA {found}.",
-        "zh": f"模型在此处有{zh}，LoRA 却是 {found} 个。",
+        "en": f"the module has {en} in the model, and {lora} in the LoRA.",
+        "zh": f"该模块在模型中有{zh}，而在 LoRA 中有 {lora} 个。",
     }
 
 
 def _other_architecture(lora: str, model: str) -> Words:
     return {
-        "en": f"it is made for the architecture {brief(lora)}, and the model is {brief(model)}.",
-        "zh": f"它适用于架构 {brief(lora)}，而模型是 {brief(model)}。",
+        "en": f"the LoRA was made for the architecture {brief(lora)}, but the model is {brief(model)}.",
+        "zh": f"该 LoRA 适用于 {brief(lora)} 架构，而模型是 {brief(model)}。",
     }

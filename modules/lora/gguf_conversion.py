@@ -1,9 +1,9 @@
-"""A LoRA in PEFT's format made into a GGUF adapter, which is kept beside it until the LoRA changes.
+"""Convert a LoRA of PEFT to a GGUF adapter, which is cached beside it until the LoRA changes.
 
-llama.cpp multiplies B·A by alpha over the rank of the pair, with one alpha for the whole file: where PEFT's differs
-between modules, the difference goes into B. Rows of B are put into the order that llama.cpp's weights have.
+llama.cpp scales B·A by alpha / rank, with one alpha for the whole file. Where PEFT's alpha differs between modules, the
+difference is multiplied into B. Rows of B are permuted to the order of llama.cpp's weights.
 
-Source: llama.cpp's llama-adapter.cpp (what it asks of the file), and peft's Linear layer (what it computes).
+Source: llama-adapter.cpp of llama.cpp (the file it expects), and the Linear layer of peft (what it computes).
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from modules.formats.gguf_header import GgufHeader, read_header
 from modules.formats.gguf_writer import Planned, write
 from modules.lora.adapter_files import AdapterConfig, Pair, tensor_name
 from modules.lora.catalog import CONFIG, LoraRecord
-from modules.lora.tensor_names import ARCHITECTURES, HEADS, gguf_name, reordered
+from modules.lora.tensor_names import ARCHITECTURES, HEADS, gguf_name, has_interleaved_heads
 from modules.system.bounded_reader import named, truncated
 
 FOLDER = ".converted"
-_VERSION = 1  # to be raised whenever the same LoRA comes out differently
+_VERSION = 1  # increase it whenever the same LoRA is converted differently
 _STAMP = "webui.made_from"
-_OF_THE_MODEL = ".base_layer.weight"
-_CODES = {"F32": "f", "F16": "e"}
+_BASE_WEIGHT = ".base_layer.weight"
+_STRUCT_CODES = {"F32": "f", "F16": "e"}
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A tensor to be written, and what is done to the one it comes from: its rows reordered within so many `heads`
-    (0: not at all), everything multiplied by `factor`."""
+    """A tensor to write, made from `source`: rows interleaved within `heads` (0: not at all), times `factor`."""
 
     planned: Planned
     source: Stored
@@ -48,33 +47,37 @@ class _Step:
 
 
 def converted(record: LoraRecord, model: GgufHeader) -> Path:
-    """The GGUF adapter made of `record`, of PEFT's kind, for models like `model`; made now, if it is not there.
+    """Return the path of the GGUF adapter for models like `model`, converting the LoRA if there is no current one.
 
-    ModelProblem, LoraInexpressible (by name, what cannot be said in GGUF), LoraNotWritten.
+    Raises ModelProblem, LoraInexpressible for what GGUF cannot express, or LoraNotWritten.
     """
     if record.problem or record.config is None:
-        raise record.problem or ValueError(f"{record.name} is not PEFT's")
+        raise record.problem or ValueError(f"{record.name} is not a LoRA of PEFT")
     path = record.path / FOLDER / _file_name(model)
     try:
         stamp = _stamp(record)
         if not _is_current(path, stamp):
-            _make(record, record.config, model, path, stamp)
+            _convert(record, record.config, model, path, stamp)
     except OSError as error:
         raise LoraNotWritten(record.name, str(path.parent), error.strerror or type(error).__name__) from None
     return path
 
 
 def _file_name(model: GgufHeader) -> str:
-    """Models of one architecture may share a file, unless rows are reordered within another number of heads."""
-    heads = [f"-{_heads(model, layer, 0)}" for layer in HEADS if reordered(model.architecture, f"blk.0.{layer}.weight")]
+    """Return a name shared by models for which the adapter is the same: by architecture and number of heads."""
+    heads = [
+        f"-{_heads(model, layer, 0)}"
+        for layer in HEADS
+        if has_interleaved_heads(model.architecture, f"blk.0.{layer}.weight")
+    ]
     return model.architecture + "".join(heads) + ".gguf"
 
 
 def _stamp(record: LoraRecord) -> int:
-    """Another number once a file of the LoRA, or this program's way, has changed."""
-    facts = [os.stat(path) for path in (record.path / CONFIG, record.weights)]
-    seen = [_VERSION, *((each.st_size, each.st_mtime_ns) for each in facts)]
-    return int.from_bytes(hashlib.blake2b(repr(seen).encode(), digest_size=8).digest(), "little")
+    """Return a number that differs once a file of the LoRA or `_VERSION` has changed."""
+    stats = [os.stat(path) for path in (record.path / CONFIG, record.weights)]
+    content = [_VERSION, *((stat.st_size, stat.st_mtime_ns) for stat in stats)]
+    return int.from_bytes(hashlib.blake2b(repr(content).encode(), digest_size=8).digest(), "little")
 
 
 def _is_current(path: Path, stamp: int) -> bool:
@@ -84,11 +87,11 @@ def _is_current(path: Path, stamp: int) -> bool:
         return False
 
 
-def _make(record: LoraRecord, config: AdapterConfig, model: GgufHeader, path: Path, stamp: int) -> None:
-    _refuse_what_is_no_pair(record, config, model.architecture)
+def _convert(record: LoraRecord, config: AdapterConfig, model: GgufHeader, path: Path, stamp: int) -> None:
+    _refuse_unsupported(record, config, model.architecture)
     alpha = _alpha(record, config)
     steps = list(_steps(record, config, model, alpha))
-    facts: dict[str, str | int | float] = {
+    metadata: dict[str, str | int | float] = {
         "general.type": "adapter",
         "general.architecture": model.architecture,
         "general.name": record.name,
@@ -101,45 +104,45 @@ def _make(record: LoraRecord, config: AdapterConfig, model: GgufHeader, path: Pa
     descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with open(descriptor, "wb") as file, record.weights.open("rb") as weights, named(record.weights.name):
-            write(file, facts, [each.planned for each in steps], (_content(weights, each) for each in steps))
+            write(file, metadata, [step.planned for step in steps], (_content(weights, step) for step in steps))
             file.flush()
             os.fsync(file.fileno())
-        read_header(Path(part))  # ModelProblem if it is not what was meant to be written
+        read_header(Path(part))  # raises ModelProblem if the file is not valid
         os.replace(part, path)
     finally:
         Path(part).unlink(missing_ok=True)
 
 
-def _refuse_what_is_no_pair(record: LoraRecord, config: AdapterConfig, architecture: str) -> None:
+def _refuse_unsupported(record: LoraRecord, config: AdapterConfig, architecture: str) -> None:
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise _inexpressible(
             record,
-            f"models of the architecture {tensor_name(architecture)} are not known here, only {known}.",
+            f"the architecture {tensor_name(architecture)} is not supported; supported are {known}.",
             f"尚不支持架构 {tensor_name(architecture)}，仅支持 {known}。",
         )
-    # PEFT saves the model's own output weights too if the output is among the targets: those are no change.
-    others = [each for each in record.others if not each.endswith(_OF_THE_MODEL)]
-    unsaid = [*config.beyond, *(("fan_in_fan_out",) if config.transposed else ()), *others]
-    if unsaid:
+    # If the output is among the targets, PEFT also saves the weights of the model's own output, unchanged.
+    others = [name for name in record.others if not name.endswith(_BASE_WEIGHT)]
+    unsupported = [*config.unsupported, *(("fan_in_fan_out",) if config.transposed else ()), *others]
+    if unsupported:
         raise _inexpressible(
             record,
-            f"it has more than A and B of linear layers: {tensor_name(unsaid[0])}.",
-            f"除线性层的 A 和 B 外，它还包含 {tensor_name(unsaid[0])}。",
+            f"it changes more than linear layers: {tensor_name(unsupported[0])}.",
+            f"除线性层外，它还使用了 {tensor_name(unsupported[0])}。",
         )
 
 
 def _inexpressible(record: LoraRecord, en: str, zh: str) -> LoraInexpressible:
-    what: Words = {"en": en, "zh": zh}
-    return LoraInexpressible(record.name, what)
+    reason: Words = {"en": en, "zh": zh}
+    return LoraInexpressible(record.name, reason)
 
 
 def _alpha(record: LoraRecord, config: AdapterConfig) -> float:
-    """The alpha that most pairs need: scale times rank. It is positive, for llama.cpp takes 0 to mean no scaling."""
+    """Return the alpha (scale times rank) that most pairs need; positive, for llama.cpp does not scale at 0."""
     needed = Counter(abs(config.scale_of(pair.module) * pair.rank) for pair in record.pairs)
     needed.pop(0.0, None)
     if not needed:
-        raise _inexpressible(record, "its lora_alpha is 0: it changes nothing.", "其 lora_alpha 为 0，不起任何作用。")
+        raise _inexpressible(record, "its lora_alpha is 0, so it has no effect.", "其 lora_alpha 为 0，不起任何作用。")
     return needed.most_common(1)[0][0]
 
 
@@ -147,49 +150,49 @@ def _steps(record: LoraRecord, config: AdapterConfig, model: GgufHeader, alpha: 
     table = read_table(record.weights)
     for pair in record.pairs:
         name = None if pair.embedding else gguf_name(model.architecture, pair.module)
-        first, second = table[pair.a], table[pair.b]
-        if name is None or len(first.shape) != 2 or len(second.shape) != 2:
+        a, b = table[pair.a], table[pair.b]
+        if name is None or len(a.shape) != 2 or len(b.shape) != 2:
             raise _inexpressible(
                 record,
-                f"llama.cpp has no place for a LoRA of {tensor_name(pair.module)} in {model.architecture}.",
-                f"llama.cpp 的 {model.architecture} 中没有与 {tensor_name(pair.module)} 对应的 LoRA。",
+                f"llama.cpp cannot apply a LoRA to {tensor_name(pair.module)} of {model.architecture}.",
+                f"llama.cpp 无法对 {model.architecture} 的 {tensor_name(pair.module)} 应用 LoRA。",
             )
-        yield _step(f"{name}.lora_a", first)
+        yield _step(f"{name}.lora_a", a)
         factor = config.scale_of(pair.module) * pair.rank / alpha
-        yield _step(f"{name}.lora_b", second, _heads_of(record, pair, name, model), factor)
+        yield _step(f"{name}.lora_b", b, _interleaved_heads(record, pair, name, model), factor)
 
 
 def _step(name: str, source: Stored, heads: int = 0, factor: float = 1.0) -> _Step:
-    """F16 stays so, unless it is multiplied; all else becomes F32, in which nothing is lost."""
+    # F16 is kept unless it is multiplied; anything else becomes F32, which loses nothing.
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-9) else factor
     kind = "F16" if source.dtype == "F16" and factor == 1.0 else "F32"
     return _Step(Planned(name, kind, source.shape[::-1]), source, heads, factor)
 
 
-def _heads_of(record: LoraRecord, pair: Pair, name: str, model: GgufHeader) -> int:
-    if not reordered(model.architecture, name):
+def _interleaved_heads(record: LoraRecord, pair: Pair, name: str, model: GgufHeader) -> int:
+    if not has_interleaved_heads(model.architecture, name):
         return 0
     _, block, layer, _ = name.split(".")
     heads = _heads(model, layer, int(block))
     if pair.outputs % (2 * heads):
         raise _inexpressible(
             record,
-            f"the {pair.outputs} outputs of {tensor_name(pair.module)} cannot be shared out among {heads} heads.",
+            f"the {pair.outputs} outputs of {tensor_name(pair.module)} cannot be divided among {heads} heads.",
             f"{tensor_name(pair.module)} 的 {pair.outputs} 个输出无法平分给 {heads} 个注意力头。",
         )
     return heads
 
 
 def _heads(model: GgufHeader, layer: str, block: int) -> int:
-    """Some models have a number for each block. Where there are as many of keys as of queries, it is said once."""
-    found = model.numbers.get(HEADS[layer]) or model.numbers.get(HEADS["attn_q"]) or 0
-    if isinstance(found, tuple):
-        found = found[block] if block < len(found) else 0
-    return max(int(found), 1)
+    # Some models have a number for each block. If there are as many key as query heads, only the latter is stored.
+    count = model.numbers.get(HEADS[layer]) or model.numbers.get(HEADS["attn_q"]) or 0
+    if isinstance(count, tuple):
+        count = count[block] if block < len(count) else 0
+    return max(int(count), 1)
 
 
 def _content(weights: BinaryIO, step: _Step) -> bytes:
-    """The bytes to be written. Flaw if the file has shrunk meanwhile."""
+    """Return the bytes to write. Raises Flaw if the file has become shorter."""
     weights.seek(step.source.place)
     raw = weights.read(step.source.size)
     if len(raw) != step.source.size:
@@ -203,19 +206,20 @@ def _content(weights: BinaryIO, step: _Step) -> bytes:
 
 
 def interleaved(raw: bytes, rows: int, heads: int) -> bytes:
-    """`rows` of equal length, in each of `heads` the second half put between the rows of the first."""
+    """Interleave the two halves of each head: rows 0, n, 1, n + 1, … for a head of 2n `rows`, all of equal length."""
     length, half = len(raw) // rows, rows // heads // 2
     order = (2 * half * head + part * half + row for head in range(heads) for row in range(half) for part in (0, 1))
-    return b"".join(raw[at * length : (at + 1) * length] for at in order)
+    return b"".join(raw[row * length : (row + 1) * length] for row in order)
 
 
 def _widened(raw: bytes) -> bytes:
-    """BF16 as F32: it is its upper half."""
+    """Convert BF16 to F32, whose upper half it is."""
     wide = bytearray(2 * len(raw))
     wide[2::4], wide[3::4] = raw[::2], raw[1::2]
     return bytes(wide)
 
 
 def _multiplied(raw: bytes, kind: str, factor: float) -> bytes:
-    count = len(raw) // struct.calcsize(_CODES[kind])
-    return struct.pack(f"<{count}f", *(each * factor for each in struct.unpack(f"<{count}{_CODES[kind]}", raw)))
+    code = _STRUCT_CODES[kind]
+    count = len(raw) // struct.calcsize(code)
+    return struct.pack(f"<{count}f", *(number * factor for number in struct.unpack(f"<{count}{code}", raw)))

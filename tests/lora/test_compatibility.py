@@ -10,7 +10,7 @@ import pytest
 from modules.catalog.catalog import Catalog, ModelRecord
 from modules.core.lora_errors import LoraMismatch
 from modules.lora.catalog import LoraCatalog, LoraRecord
-from modules.lora.compatibility import check_fit, misfits
+from modules.lora.compatibility import check_fit, mismatches
 from tests.support.checkpoint_files import CONFIG, checkpoint, put, tensors
 from tests.support.gguf_files import MODEL, Tensor, gguf
 from tests.support.lora_files import LAYER, SHAPES, adapter, peft
@@ -64,7 +64,7 @@ def test_the_first_tensor_that_does_not_fit_is_named_and_the_others_counted(tmp_
     wider = {name: tuple(2 * each for each in shape) for name, shape in PLAIN.items()}
     said = trouble(lora(tmp_path), folder(tmp_path, wider))
     assert said == (
-        f"The LoRA cat does not fit m: {LAYER}q_proj.lora_A.weight: the model has 128 inputs there, the LoRA 64."
+        f"The LoRA cat does not fit m: {LAYER}q_proj.lora_A.weight: the module has 128 inputs in the model, and 64 in the LoRA."
         " 3 more of its tensors do not fit either."
     )
 
@@ -72,7 +72,7 @@ def test_the_first_tensor_that_does_not_fit_is_named_and_the_others_counted(tmp_
 def test_a_gguf_says_the_same(tmp_path: Path) -> None:
     parts = (*GGUF[:2], Tensor("blk.0.attn_v.weight", (64, 48)))
     said = trouble(lora(tmp_path), file(tmp_path, parts))
-    assert said.endswith(f"{LAYER}v_proj.lora_B.weight: the model has 48 outputs there, the LoRA 32.")
+    assert said.endswith(f"{LAYER}v_proj.lora_B.weight: the module has 48 outputs in the model, and 32 in the LoRA.")
 
 
 @pytest.mark.parametrize("module", ["model.layers.7.self_attn.q_proj", "model.layers.0.attn.c_attn"])
@@ -85,10 +85,10 @@ def test_a_module_that_the_model_lacks_is_named(tmp_path: Path, module: str) -> 
 def test_an_adapter_for_another_architecture_is_refused(tmp_path: Path) -> None:
     adapter(tmp_path / "loras" / "dog.gguf")
     dog = LoraCatalog(tmp_path / "loras").find("dog")
-    assert "made for the architecture 'llama', and the model is 'qwen2'" in trouble(
+    assert "made for the architecture 'llama', but the model is 'qwen2'" in trouble(
         dog, file(tmp_path, architecture="qwen2")
     )
-    assert "with GGUF models only" in trouble(dog, folder(tmp_path))
+    assert "can only be used with GGUF models" in trouble(dog, folder(tmp_path))
 
 
 def of_experts(top: Path, *more: int) -> LoraRecord:
@@ -100,11 +100,11 @@ def of_experts(top: Path, *more: int) -> LoraRecord:
 def test_a_gguf_adapter_has_as_many_experts_as_the_model(tmp_path: Path) -> None:
     """llama.cpp does not look, and would read beyond the end of the tensor."""
     plain = file(tmp_path)
-    assert misfits(of_experts(tmp_path), plain) == misfits(of_experts(tmp_path, 1), plain) == []
-    assert "is for 3 experts there, and the model has 1." in trouble(of_experts(tmp_path, 3), plain)
+    assert mismatches(of_experts(tmp_path), plain) == mismatches(of_experts(tmp_path, 1), plain) == []
+    assert "has 3 experts for this module, and the model 1." in trouble(of_experts(tmp_path, 3), plain)
     mixed = file(tmp_path, (GGUF[0], Tensor("blk.0.attn_q.weight", (64, 64, 8), 8)))
-    assert misfits(of_experts(tmp_path, 8), mixed) == []
-    assert "is for 3 experts there, and the model has 8." in trouble(of_experts(tmp_path, 3), mixed)
+    assert mismatches(of_experts(tmp_path, 8), mixed) == []
+    assert "has 3 experts for this module, and the model 8." in trouble(of_experts(tmp_path, 3), mixed)
 
 
 def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tmp_path: Path) -> None:
@@ -112,26 +112,26 @@ def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tm
     words = (Tensor("token_embd.weight.lora_a", (4, 100)), Tensor("token_embd.weight.lora_b", (4, 64)))
     adapter(tmp_path / "loras" / "dog.gguf", words)
     dog = LoraCatalog(tmp_path / "loras").find("dog")
-    assert "takes its output from the embeddings too" in trouble(dog, file(tmp_path))
-    assert misfits(dog, file(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
+    assert "shares its embeddings with the output layer" in trouble(dog, file(tmp_path))
+    assert mismatches(dog, file(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
 
 
 def test_what_stands_before_the_names_does_not_matter(tmp_path: Path) -> None:
     seeing = {name.replace("model.", "model.language_model.", 1): shape for name, shape in PLAIN.items()}
-    assert misfits(lora(tmp_path), folder(tmp_path, seeing)) == []
+    assert mismatches(lora(tmp_path), folder(tmp_path, seeing)) == []
 
 
 def test_an_output_that_shares_the_embeddings_fits(tmp_path: Path) -> None:
     output = pair("base_model.model.lm_head", 64, 100)
-    assert misfits(lora(tmp_path, output), folder(tmp_path)) == []
-    assert len(misfits(lora(tmp_path, pair("base_model.model.lm_head", 64, 99)), folder(tmp_path))) == 1
+    assert mismatches(lora(tmp_path, output), folder(tmp_path)) == []
+    assert len(mismatches(lora(tmp_path, pair("base_model.model.lm_head", 64, 99)), folder(tmp_path))) == 1
 
 
 def test_weights_that_are_kept_transposed_are_compared_so(tmp_path: Path) -> None:
     model = folder(tmp_path, {"h.0.attn.c_attn.weight": (64, 192)})
     shapes = pair("base_model.model.transformer.h.0.attn.c_attn", 64, 192)
-    assert misfits(lora(tmp_path, shapes, fan_in_fan_out=True), model) == []
-    assert len(misfits(lora(tmp_path, shapes), model)) == 2
+    assert mismatches(lora(tmp_path, shapes, fan_in_fan_out=True), model) == []
+    assert len(mismatches(lora(tmp_path, shapes), model)) == 2
 
 
 def test_of_quantised_layers_the_outputs_are_compared(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def test_of_quantised_layers_the_outputs_are_compared(tmp_path: Path) -> None:
         for name, out in (("q_proj", 64), ("v_proj", 48))
         for kind, shape in (("qweight", (8, out)), ("scales", (1, out)))
     }
-    (found,) = misfits(lora(tmp_path), folder(tmp_path, packed))
+    (found,) = mismatches(lora(tmp_path), folder(tmp_path, packed))
     assert found.tensor == f"{LAYER}v_proj.lora_B.weight"
 
 
 def test_what_is_wrong_with_the_lora_itself_comes_first(tmp_path: Path) -> None:
     broken = lora(tmp_path, r=16)
-    with pytest.raises(type(broken.problem or ValueError()), match="says rank 16"):
+    with pytest.raises(type(broken.problem or ValueError()), match="the rank is 16"):
         check_fit(broken, folder(tmp_path))

@@ -16,7 +16,7 @@ from modules.formats.gguf_header import read_header
 from modules.lora.catalog import LoraCatalog
 from modules.lora.compatibility import check_fit
 from modules.lora.gguf_conversion import converted
-from modules.lora.tensor_names import ARCHITECTURES, gguf_name, reordered
+from modules.lora.tensor_names import ARCHITECTURES, gguf_name, has_interleaved_heads
 from tests.support.checkpoint_files import put
 from tests.support.forked import forked
 from tests.support.tiny_loras import KINDS, TOKENS, architecture, write
@@ -103,6 +103,10 @@ def test_what_llama_cpp_does_not_have_has_no_name(arch: str, module: str) -> Non
 
 
 def test_only_queries_and_keys_of_some_are_reordered() -> None:
-    assert reordered("llama", "blk.0.attn_q.weight") and reordered("llama", "blk.0.attn_k.weight")
-    assert not reordered("llama", "blk.0.attn_v.weight") and not reordered("qwen3", "blk.0.attn_q.weight")
-    assert not reordered("llama", "output.weight")
+    assert has_interleaved_heads("llama", "blk.0.attn_q.weight") and has_interleaved_heads(
+        "llama", "blk.0.attn_k.weight"
+    )
+    assert not has_interleaved_heads("llama", "blk.0.attn_v.weight") and not has_interleaved_heads(
+        "qwen3", "blk.0.attn_q.weight"
+    )
+    assert not has_interleaved_heads("llama", "output.weight")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modules.lora.gguf_conversion import interleaved
-from modules.lora.tensor_names import HEADS, gguf_name, reordered
+from modules.lora.tensor_names import HEADS, gguf_name, has_interleaved_heads
 from tests.support.gguf_files import ARRAY, I32, As, Tensor, array, gguf
 
 TOKENS = [5, 90, 33, 7, 64, 12, 118, 2, 77, 41, 19, 100]
@@ -130,7 +130,7 @@ def _named(arch: str, name: str, array: Any) -> tuple[str, Any]:
     """A tensor as llama.cpp has it."""
     module, _, kind = name.rpartition(".")
     if found := gguf_name(arch, module):
-        if reordered(arch, found):
+        if has_interleaved_heads(arch, found):
             heads = _Q if found.split(".")[-2] == "attn_q" else _KV
             array = np.frombuffer(interleaved(array.tobytes(), len(array), heads), "<f4").reshape(array.shape)
         return found.replace(".weight", f".{kind}"), array

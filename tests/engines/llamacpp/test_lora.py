@@ -405,7 +405,7 @@ def broken(name: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
-        ("rank", ModelProblem, "says rank 16, but the tensor"),
+        ("rank", ModelProblem, "the rank is 16 in adapter_config.json"),
         ("cut", ModelProblem, "the file is truncated"),
         ("architecture", LoraMismatch, "made for the architecture 'qwen2', and the model is 'llama'"),
         ("zeros", LoraWithoutEffect, "changes no logit"),
