@@ -64,8 +64,8 @@ def test_the_first_tensor_that_does_not_fit_is_named_and_the_others_counted(tmp_
     wider = {name: tuple(2 * each for each in shape) for name, shape in PLAIN.items()}
     said = trouble(lora(tmp_path), folder(tmp_path, wider))
     assert said == (
-        f"The LoRA cat does not fit m: {LAYER}q_proj.lora_A.weight: the module has 128 inputs in the model, and 64 in the LoRA."
-        " 3 more of its tensors do not fit either."
+        f"The LoRA cat does not fit m: {LAYER}q_proj.lora_A.weight: the module has 128 inputs in the model, "
+        "and 64 in the LoRA. 3 more of its tensors do not fit either."
     )
 
 
