@@ -18,6 +18,7 @@ from modules.cli import first_load, model_menu
 from modules.config import flags as command_line
 from modules.config.flags import Flags
 from modules.core.errors import PortTaken, WebUIError
+from modules.core.product import LOG_FILE
 from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
@@ -67,9 +68,9 @@ def explain(app: App) -> object:
 
 
 def start_log(verbose: bool) -> None:
-    """Everything to logs/webui.log; to the terminal what a user should see."""
-    (ROOT / "logs").mkdir(exist_ok=True)
-    file = logging.handlers.RotatingFileHandler(ROOT / "logs" / "webui.log", "a", 5_000_000, 2, encoding="utf-8")
+    """Log everything to a file, and to the terminal what a user should see."""
+    (ROOT / LOG_FILE).parent.mkdir(exist_ok=True)
+    file = logging.handlers.RotatingFileHandler(ROOT / LOG_FILE, "a", 5_000_000, 2, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.DEBUG if verbose else logging.INFO)

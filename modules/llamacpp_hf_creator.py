@@ -19,6 +19,7 @@ from pathlib import Path
 from modules.catalog.catalog import Catalog, ModelRecord
 from modules.config.model_settings import ModelSettings
 from modules.core.errors import InternalError, ModelInUse, SettingsError, Unsupported, WebUIError
+from modules.core.product import LOG_FILE
 from modules.downloads.install_files import METADATA
 from modules.downloads.manager import Downloads
 from modules.downloads.partial_file import disk_faults
@@ -103,7 +104,7 @@ class Creator:
             with self._lock:
                 self._busy.discard(self._folder(record))
             if not creation.outcome.done():  # a fault of ours: nobody shall wait for it
-                creation.outcome.set_exception(InternalError("logs/webui.log"))
+                creation.outcome.set_exception(InternalError(LOG_FILE))
 
     def _check(self, record: ModelRecord) -> None:
         """That nothing stands in the way, now."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.config import legacy_flags
 from modules.core.errors import CommandLineError, Words, both
+from modules.core.product import PRODUCT
 from modules.options.load import OPTIONS
 from modules.options.option import FlagParser, Option, Value
 
@@ -289,7 +290,7 @@ def _refused(place: str, problem: Words) -> CommandLineError:
 
 def read(words: Iterable[str]) -> Flags:
     """What was typed. OptionError, UnknownOption or CommandLineError; `--help` prints and exits."""
-    parser = FlagParser([*SERVER.values(), *OPTIONS.values()], "text-generation-webui, for local models")
+    parser = FlagParser([*SERVER.values(), *OPTIONS.values()], f"{PRODUCT}: a local web UI for large language models")
     kept, ignored = legacy_flags.sift(words)
     typed = parser.typed(kept)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}

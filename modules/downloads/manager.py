@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.errors import InternalError, WebUIError
+from modules.core.product import LOG_FILE
 from modules.downloads.install_files import LOCK, STAGING, Place
 from modules.downloads.partial_file import check_room, disk_faults, there
 from modules.downloads.record import WORKING, JobRecord, JobRecords, State, Wanted
@@ -262,7 +263,7 @@ class Downloads:
     def _work(self, job: _Job, run: Run) -> None:
         gentle()
         state: State | None = "failed"
-        facts: dict[str, Any] = {"error": InternalError("logs/webui.log")}
+        facts: dict[str, Any] = {"error": InternalError(LOG_FILE)}
         try:
             state, facts = self._ending(job, run)
         finally:  # a fault of ours must not leave a job that seems to run

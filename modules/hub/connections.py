@@ -21,9 +21,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from modules.core.product import PRODUCT
+
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 
-_HEADERS = {"User-Agent": "text-generation-webui-zh", "Accept": "*/*", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": PRODUCT.replace(" ", "-"), "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 class Connections:

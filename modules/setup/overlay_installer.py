@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from modules.core.errors import InstallFailed, InternalError, WebUIError, Words, both
+from modules.core.product import LOG_FILE
 from modules.loaders.overlay import STAMP, Overlay
 from modules.setup import install_errors, progress_file
 from modules.setup.build_progress import BuildProgress
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 State = Literal["absent", "waiting", "installing", "installed", "failed"]
 
 CLOSE_SECONDS = 5.0
-LOG = "logs/webui.log"
 _SHOWN_LINES = 30
 
 
@@ -116,7 +116,7 @@ class OverlayInstaller:
             return job.current
         failure = job.outcome.exception() if job is not None else None
         if failure is not None and not isinstance(failure, Stopped):
-            return Installation("failed", error=failure if isinstance(failure, WebUIError) else InternalError(LOG))
+            return Installation("failed", error=failure if isinstance(failure, WebUIError) else InternalError(LOG_FILE))
         return Installation("installed" if overlay.is_installed else "absent")
 
     def close(self) -> None:

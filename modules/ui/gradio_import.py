@@ -1,8 +1,8 @@
-"""Imports Gradio without the half of its import time that serves its own developers.
+"""Import Gradio without the slow half of its import, which only serves Gradio's own developers.
 
 gradio 6.31.0 renders a .pyi stub for each of its 81 components at every import (`component_meta.create_or_modify_pyi`):
-1.3 of 2.6 seconds, for files that the wheel already contains. The hook is empty while Gradio is imported and back in
-place afterwards. `tests/ui/test_ui.py` tells when there is nothing left to gain.
+1.3 of 2.6 seconds, for files that the wheel already contains. The function does nothing while Gradio is imported and is
+restored afterwards. `tests/ui/test_gradio_import.py` fails when there is nothing left to save.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-HOOK = "create_or_modify_pyi"
+_STUB_WRITER = "create_or_modify_pyi"
 
 
 def gradio() -> Any:
-    """The gradio package, imported at the first call. It phones nobody: analytics are switched off before."""
+    """Return the gradio package, imported at the first call with its analytics switched off: it sends nothing."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     if "gradio" in sys.modules:
         return sys.modules["gradio"]
@@ -28,19 +28,18 @@ def gradio() -> Any:
 
 
 def _without_stubs() -> Any:
-    # `gradio.component_meta` cannot be imported before its package, whose import is the slow part; so the import of
-    # the one module that defines components' metaclass is watched for.
-    watcher = _Watcher()
-    sys.meta_path.insert(0, watcher)
+    # `gradio.component_meta` cannot be patched beforehand: importing it imports its package, the slow part, first.
+    patcher = _Patcher()
+    sys.meta_path.insert(0, patcher)
     try:
         return importlib.import_module("gradio")
     finally:
-        sys.meta_path.remove(watcher)
-        watcher.restore()
+        sys.meta_path.remove(patcher)
+        patcher.restore()
 
 
-class _Watcher(MetaPathFinder):
-    """An import hook that empties `create_or_modify_pyi` as soon as its module has been executed."""
+class _Patcher(MetaPathFinder):
+    """An import hook that replaces `create_or_modify_pyi` by nothing once its module has been executed."""
 
     def __init__(self) -> None:
         self._original: object = None
@@ -48,7 +47,7 @@ class _Watcher(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != "gradio.component_meta":
             return None
-        sys.meta_path.remove(self)  # let the others find it
+        sys.meta_path.remove(self)  # so that the other finders look for it
         try:
             spec = importlib.util.find_spec(name)
         finally:
@@ -59,9 +58,9 @@ class _Watcher(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            self._original = getattr(module, HOOK, None)
+            self._original = getattr(module, _STUB_WRITER, None)
             if self._original is not None:
-                vars(module)[HOOK] = _nothing
+                vars(module)[_STUB_WRITER] = _do_nothing
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -69,8 +68,8 @@ class _Watcher(MetaPathFinder):
     def restore(self) -> None:
         module = sys.modules.get("gradio.component_meta")
         if module is not None and self._original is not None:
-            vars(module)[HOOK] = self._original
+            vars(module)[_STUB_WRITER] = self._original
 
 
-def _nothing(*_: object) -> None:
+def _do_nothing(*_: object) -> None:
     pass

@@ -1,6 +1,6 @@
-"""Three faults of gradio 6.31.0 that keep the processor busy for nothing, mended.
+"""Patches of three flaws of gradio 6.31.0 that keep the processor busy for nothing.
 
-`tests/browser/test_page.py` and `tests/ui/test_ui.py` tell when there is nothing left to mend.
+`tests/browser/test_page.py` and `tests/ui/test_gradio_patches.py` fail when a patch has become unnecessary.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from modules.ui.gradio_import import gradio
 QUEUE_SECONDS = 0.01
 _PAGE = "frontend/index.html"
 _FRAMES = Path(__file__).with_name("frames.js")
-_MENDED = {
+_REPLACEMENTS = {
     "function Z(e,t){if(e.id===t)return e;if(e.children)for(let n of e.children)"
     "{let e=Z(n,t);if(e)return e}return null}": (
         "function Z(e,t){const known=(Z.known??=new WeakMap).get(e)??new Map;Z.known.set(e,known);let node=e;"
@@ -29,47 +29,47 @@ _MENDED = {
 }
 
 
-def calm_queue(page: Any) -> None:
-    """Have the queue of a `gradio.Blocks` look a hundred times a second whether an event waits, instead of a thousand.
+def slow_queue_polling(page: Any) -> None:
+    """Make the queue of a `gradio.Blocks` poll for waiting events a hundred times a second instead of a thousand.
 
-    Each page's does so all the time (`Queue.start_processing` in gradio/queueing.py): 3 % of a core for each language.
-    An event now waits 5 ms longer in the mean.
+    Each page's queue polls all the time (`Queue.start_processing` in gradio/queueing.py), at 3 % of a core per
+    language. An event now waits 5 ms longer on average.
     """
     page._queue.sleep_when_free = QUEUE_SECONDS
-    page._queue.progress_update_sleep_when_free = 10 * QUEUE_SECONDS  # nothing here uses `gr.Progress`
+    page._queue.progress_update_sleep_when_free = 10 * QUEUE_SECONDS  # `gr.Progress` is not used
 
 
-def calm_frames() -> None:
-    """Put frames.js before all scripts of Gradio's page. What is given as `head` comes too late: they add it."""
+def slow_timer_frames() -> None:
+    """Insert frames.js before all scripts of Gradio's page. Scripts passed as `head` come after them, too late."""
     environment = gradio().routes.templates.env
     read, script = environment.loader.get_source, f"<script>{_FRAMES.read_text(encoding='utf-8')}</script>"
 
     def get_source(environment: Any, name: str) -> tuple[str, str | None, Any]:
         source, *rest = read(environment, name)
-        wanted = name == _PAGE and script not in source
-        return (source.replace("<head>", f"<head>{script}", 1) if wanted else source, *rest)
+        missing = name == _PAGE and script not in source
+        return (source.replace("<head>", f"<head>{script}", 1) if missing else source, *rest)
 
     environment.loader.get_source = get_source
     environment.cache.clear()
 
 
-def calm_search(server: FastAPI) -> None:
-    """Serve Gradio's script with shorter ways to its components.
+def speed_up_component_search(server: FastAPI) -> None:
+    """Serve Gradio's script with a faster search for its components.
 
-    At the beginning and at the end of each event it tells every component of any event how far that is; picking a model
-    took the browser 2 s of processor time, two thirds of it for these two:
-    - it searches each component from the root of the tree, by way of Svelte's proxies (`Z`): now along the path where
-      it was found before;
-    - it copies all that the component shows before it changes anything of it (`#m`): not for a mere progress now.
+    At the beginning and the end of an event, Gradio tells every component of every event about its progress. Picking a
+    model took the browser 2 s of processor time, two thirds of it for these two:
+    - It searched each component from the root of the tree, through Svelte's proxies (`Z`). Now it follows the path on
+      which it found the component before.
+    - It copied all that a component shows before any change (`#m`). Now it does not for a change of progress.
 
-    Call this before Gradio's pages are mounted. A version whose script has none of this is served as it is.
+    Call this before Gradio's pages are mounted. A version with another script is served unchanged.
     Source: https://github.com/gradio-app/gradio/tree/main/js/core/src/init.svelte.ts
     """
     for path in (Path(gradio().__file__).parent / "templates/frontend/assets").glob("core-*.js"):
         script = path.read_text(encoding="utf-8")
-        if all(script.count(part) == 1 for part in _MENDED):
-            for part, mended in _MENDED.items():
-                script = script.replace(part, mended)
+        if all(script.count(original) == 1 for original in _REPLACEMENTS):
+            for original, replacement in _REPLACEMENTS.items():
+                script = script.replace(original, replacement)
             _serve(server, path.name, script)
 
 

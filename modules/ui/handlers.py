@@ -1,45 +1,155 @@
-"""The page's edge: how its handlers are attached, what they get and return, and what becomes of their errors."""
+"""Attach handlers to the events of the page, with the one place in ui/ where errors of every kind are caught."""
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from functools import partial, wraps
 from typing import Any
 
+from modules.app import App
 from modules.core.errors import InternalError, WebUIError
+from modules.core.product import LOG_FILE
+from modules.ui.gradio_import import gradio
+from modules.ui.locales import Tr, translator
+from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component
 
+gr = gradio()
 log = logging.getLogger(__name__)
 
 Values = Mapping[Any, Any]
-"""What a handler gets: the value of each component it asked for, by component."""
+"""What a handler receives if it reads a set of components: their values, by component."""
 
 Updates = dict[Any, Any]
-"""What a handler returns: new values or `gr.update`s, by component."""
+"""What a handler returns: new values or `gr.update`s, by component. Never empty, which Gradio takes for an error."""
 
-PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
-"""How every listener is set up. Gradio's own progress would dim what it covers; "private" hides, it does not close."""
+Handler = Callable[..., Any]
+"""A function, a coroutine function or an asynchronous generator function. Gradio runs plain functions in threads."""
 
-UNCHECKED = {"preprocess": False, **PRIVATE}
-"""The same for handlers whose menu may have lost what the page still shows in it: Gradio would refuse to call them."""
+STALE_MENU: dict[str, Any] = {"preprocess": False}
+"""For handlers that read a menu which may have lost the choice still shown in it: Gradio would refuse to call them."""
 
-LOG_PLACE = "logs/webui.log"
+Options = dict[str, Any]
+"""Keyword arguments of `Page.on` shared by several handlers."""
+
+_PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
+"""Gradio's own progress would dim what it covers. "private" only hides a handler: everybody can still call it."""
+
+
+class Page:
+    """What all parts of the page in one language share: the application, the texts, and `on`."""
+
+    def __init__(self, app: App, language: str) -> None:
+        self.app, self.language = app, language
+        self.tr: Tr = translator(language)
+        self.owner = not app.flags.on("multi_user")
+        """Whether whoever uses the page may change the model and what is saved."""
+
+    def on(
+        self,
+        event: Any,
+        handler: Handler,
+        reads: Any,
+        writes: Any,
+        *,
+        alert: Component | None = None,
+        failed: Callable[[WebUIError], Updates] | None = None,
+        owner_only: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Run `handler` on `event`, or on each of a list of events; return Gradio's dependency, to chain others to.
+
+        `reads` is a list of components, whose values become arguments, or a set, whose values come as one `Values`.
+        An error is shown as an alert in the component `alert`, or as the updates of `failed`, which are shown after
+        those that the handler has already made; without either it is only logged. With `owner_only`, the handler fails
+        with OwnerOnly if the server was started with --multi-user. `options` are Gradio's: `queue`, `js`, `cancels`,
+        `concurrency_limit` …
+        """
+        attach = partial(gr.on, event) if isinstance(event, list) else event
+        after_error = failed or (lambda error: self._after_error(error, alert, writes))
+        guarded = _guarded(handler, after_error, self.app.refuse_guests if owner_only else _allow)
+        return attach(fn=guarded, inputs=reads, outputs=writes, **_PRIVATE, **options)
+
+    def _after_error(self, error: WebUIError, alert: Component | None, writes: Any) -> Updates:
+        if alert is not None:
+            return {alert: self.alert(error)}
+        return dict.fromkeys(writes if isinstance(writes, Sequence) else [writes], gr.skip())
+
+    def alert(self, error: BaseException) -> str:
+        """Render an error in the language of the page."""
+        return messages.alert(as_error(error), self.language, self.tr)
+
+    def info(self, key: str, **values: object) -> str:
+        """Render the text `key` of locales.py as a status message."""
+        return messages.info(self.tr(key).format(**values))
+
+
+def in_browser(event: Any, script: str, reads: Component) -> None:
+    """Run `script` in the browser on `event`, with the value of `reads`. The server is not asked."""
+    event(fn=None, inputs=reads, js=script, show_progress="hidden")
 
 
 def as_error(error: BaseException) -> WebUIError:
-    """`error` itself if it is meant for users; any other is logged with its traceback and told as a fault of ours."""
+    """Return `error` if it is meant for users; log any other with its traceback and return an InternalError."""
     if isinstance(error, WebUIError):
         return error
     log.error("a handler of the page failed", exc_info=error)
-    return InternalError(LOG_PLACE)
+    return InternalError(LOG_FILE)
 
 
-@dataclass(frozen=True)
-class Shared:
-    """Parts of the page that more than one tab changes."""
+def _guarded(handler: Handler, failed: Callable[[WebUIError], Updates], check: Callable[[], None]) -> Handler:
+    """Return `handler` with its errors turned into updates: a function of the same kind, by which Gradio runs it.
 
-    pill: Component
-    seen: Component  # the version of `ModelManager.status` that this page shows
-    bot: Component  # the Chatbot, whose greeting says what to do while there is no model
-    truncation: Component  # the prompt's length in the generation parameters, which follows the context at each load
+    `check` is called first; it refuses the call by raising.
+    """
+    if inspect.isasyncgenfunction(handler):
+
+        @wraps(handler)
+        async def stream(*args: Any) -> AsyncIterator[Any]:
+            errors: list[WebUIError] = []
+            with _caught(errors):
+                check()
+                async with aclosing(handler(*args)) as updates:
+                    async for update in updates:
+                        yield update
+            for error in errors:
+                yield failed(error)
+
+        return stream
+
+    if inspect.iscoroutinefunction(handler):
+
+        @wraps(handler)
+        async def wait(*args: Any) -> Any:
+            errors: list[WebUIError] = []
+            with _caught(errors):
+                check()
+                return await handler(*args)
+            return failed(errors[0])
+
+        return wait
+
+    @wraps(handler)
+    def call(*args: Any) -> Any:
+        errors: list[WebUIError] = []
+        with _caught(errors):
+            check()
+            return handler(*args)
+        return failed(errors[0])
+
+    return call
+
+
+def _allow() -> None:
+    """Check nothing: everybody may call the handler."""
+
+
+@contextmanager
+def _caught(errors: list[WebUIError]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        errors.append(as_error(error))

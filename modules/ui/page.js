@@ -4,13 +4,13 @@
   document.documentElement.lang = page.language === "zh" ? "zh-CN" : "en";
 
   const wanted = () => {
-    const chosen = localStorage.getItem("tx-theme") || page.theme;
-    if (chosen === "dark" || chosen === "light") return chosen;
+    const stored = localStorage.getItem("tx-theme") || page.theme;
+    if (stored === "dark" || stored === "light") return stored;
     return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   };
   const apply = () => document.body && document.body.classList.toggle("dark", wanted() === "dark");
 
-  // Gradio sets the class by the system's scheme while it mounts; ours is the last word.
+  // Gradio sets the class by the system's scheme while it mounts; override it.
   new MutationObserver(() => {
     if (document.body && document.body.classList.contains("dark") !== (wanted() === "dark")) apply();
   }).observe(document.documentElement, { subtree: true, attributes: true, attributeFilter: ["class"], childList: false });
@@ -22,10 +22,10 @@
     apply();
   });
 
-  // Another tab, the API or a crash may have changed what is shown. The server says so by a digest, which costs both
-  // sides nothing; see news.py.
+  // Another tab, the API or a crash may have changed what is shown. A digest of it costs both sides next to nothing; see
+  // status_feed.py.
   let missed = 0;
-  const askForNews = async () => {
+  const pollDigest = async () => {
     const shown = document.querySelector("#tx-news [data-digest]");
     if (document.hidden || !shown) return;
     const answer = await fetch(`/news/${page.language}`).catch(() => null);
@@ -33,6 +33,6 @@
     document.querySelector("#tx-gone").hidden = missed < 2;
     if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-look")?.click();
   };
-  setInterval(askForNews, 1000);
-  document.addEventListener("visibilitychange", askForNews);
+  setInterval(pollDigest, 1000);
+  document.addEventListener("visibilitychange", pollDigest);
 })();

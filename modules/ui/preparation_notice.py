@@ -1,4 +1,4 @@
-"""What the Chat and the Model tab say while llama.cpp and the demo model are prepared, and if that failed."""
+"""The notice of the Chat and the Model tab while llama.cpp and the demo model are prepared, or if that failed."""
 
 from __future__ import annotations
 
@@ -9,44 +9,39 @@ from modules.core.errors import WebUIError
 from modules.setup import install
 from modules.setup.preparation import PreparationStatus
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import PRIVATE, Updates, as_error
+from modules.ui.handlers import Page, Updates
 from modules.ui.locales import Tr
-from modules.ui.widgets import html as markup
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
-_PRESSED = """element.addEventListener("click", (event) => {
+_FORWARD_CLICK = """element.addEventListener("click", (event) => {
   if (event.target.closest("[data-prepare]")) trigger("click", {});
 })"""
 
 
 class PreparationNotice:
-    """Made inside a tab. It is empty, and takes no room, when there is nothing to say."""
+    """Created inside a tab. Empty, and without height, while there is nothing to report."""
 
-    def __init__(self, app: App, language: str, tr: Tr, elem_id: str) -> None:
-        self._app, self._language, self._tr = app, language, tr
-        self.part: Component = gr.HTML(self.html(), elem_id=elem_id, elem_classes="tx-prepare", js_on_load=_PRESSED)
+    def __init__(self, page: Page, elem_id: str) -> None:
+        self._page = page
+        self.part: Component = gr.HTML(
+            self._html(), elem_id=elem_id, elem_classes="tx-prepare", js_on_load=_FORWARD_CLICK
+        )
+        page.on(self.part.click, self.prepare, None, [self.part], alert=self.part, owner_only=True, queue=False)
 
-    def listen(self) -> None:
-        self.part.click(self.press, None, self.part, queue=False, **PRIVATE)
-
-    def press(self) -> str:
-        """Begin the preparation, or try again."""
-        try:
-            self._app.refuse_guests()
-            self._app.preparation.resume()
-            return self.html()
-        except Exception as error:
-            return markup.alert(as_error(error), self._language, self._tr)
+    def prepare(self) -> Updates:
+        """Start the preparation, or retry it."""
+        self._page.app.preparation.resume()
+        return {self.part: self._html()}
 
     def update(self, shown: object) -> Updates:
-        """What a page that shows the text `shown` has to change."""
-        html = self.html()
+        """Update a page that shows the notice `shown`, if it has changed."""
+        html = self._html()
         return {self.part: gr.skip() if html == (shown or "") else html}
 
-    def html(self) -> str:
-        return notice(self._app, self._language, self._tr)
+    def _html(self) -> str:
+        return notice(self._page.app, self._page.language, self._page.tr)
 
 
 def notice(app: App, language: str, tr: Tr) -> str:
@@ -56,35 +51,36 @@ def notice(app: App, language: str, tr: Tr) -> str:
 
 
 def greeting(app: App) -> str:
-    """Return the key of what an empty conversation says: a question, or what has to happen before one."""
+    """Return the key of the text in an empty conversation: a question, or what has to happen before one."""
     if app.models.status.state == "ready":
         return "hello"
-    now = app.preparation.status()
-    return "hello_later" if now.load and now.in_progress else "hello_empty"
+    progress = app.preparation.status()
+    return "hello_later" if progress.load and progress.in_progress else "hello_empty"
 
 
-def preparation(now: PreparationStatus, idle: bool, language: str, tr: Tr) -> str:
-    """Render the state of the preparation. That llama.cpp is missing is told only while no model is in use: `idle`."""
-    error = now.installation.error or now.demo_error
-    if now.installation.in_progress:
-        return _moving(now, language, tr)
+def preparation(progress: PreparationStatus, idle: bool, language: str, tr: Tr) -> str:
+    """Render the state of the preparation. `idle`: no model is in use, so that a missing llama.cpp is reported."""
+    error = progress.installation.error or progress.demo_error
+    if progress.installation.in_progress:
+        return _running(progress, language, tr)
     if error is not None:
         return _failed(error, language, tr)
-    if now.installation.state == "absent":
+    if progress.installation.state == "absent":
         info = f"<p>{escape(tr('prepare_absent_info'))}</p>"
         return _card(tr("prepare_absent"), info, _button(tr, "prepare_now")) if idle else ""
-    return _card(tr("prepare_demo"), f"<p>{escape(tr('prepare_demo_info'))}</p>") if now.downloading_demo else ""
+    return _card(tr("prepare_demo"), f"<p>{escape(tr('prepare_demo_info'))}</p>") if progress.downloading_demo else ""
 
 
-def _moving(now: PreparationStatus, language: str, tr: Tr) -> str:
-    share = install.fraction_done(now.installation)
+def _running(progress: PreparationStatus, language: str, tr: Tr) -> str:
+    share = install.fraction_done(progress.installation)
     width = f"{share:.0%}" if share is not None else "0"
-    later = tr("prepare_then").format(model=now.load) if now.load else ""
+    later = tr("prepare_then").format(model=progress.load) if progress.load else ""
     bar = f'<div class="tx-bar"><i style="width:{width}"></i></div>'
-    demo = f"<p>{escape(now.demo_error.say(language).partition(chr(10))[0])}</p>" if now.demo_error else ""
+    error = progress.demo_error
+    demo = f"<p>{escape(error.say(language).partition(chr(10))[0])}</p>" if error else ""
     space = " " if later and language == "en" else ""
     lines = f"<p>{escape(tr('prepare_meanwhile') + space + later)}</p>"
-    return _card(install.describe(now.installation, now.overlay, language), bar + lines + demo)
+    return _card(install.describe(progress.installation, progress.overlay, language), bar + lines + demo)
 
 
 def _failed(error: WebUIError, language: str, tr: Tr) -> str:
@@ -96,9 +92,9 @@ def _failed(error: WebUIError, language: str, tr: Tr) -> str:
     )
 
 
-def _card(title: str, rest: str, button: str = "") -> str:
+def _card(title: str, content: str, button: str = "") -> str:
     head = f'<p class="tx-notice-title">{escape(title)}</p>'
-    return f'<div class="tx-notice tx-status" role="status">{head}{rest}{button}</div>'
+    return f'<div class="tx-notice tx-status" role="status">{head}{content}{button}</div>'
 
 
 def _button(tr: Tr, key: str) -> str:

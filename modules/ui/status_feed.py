@@ -1,7 +1,7 @@
-"""Whether anything that a page shows by itself has changed. The page asks for a digest; Gradio is asked only then.
+"""Tell open pages whether anything they show has changed. A page polls a digest, and asks Gradio only if that changed.
 
-An event of Gradio's brings every part up to date that it may change, changed or not: a third of a second of work, in
-the server and in the browser together. A page that nobody uses would take a fifth of a core.
+Every event of Gradio's updates all components that it may change, changed or not: a third of a second of work, in the
+server and in the browser together. Polling by such events, an unused page would take a fifth of a core.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from fastapi.responses import PlainTextResponse
 
 from modules.app import App
 from modules.core.errors import LANGUAGES
-from modules.ui.downloads.panel import shown_jobs
+from modules.ui.downloads.job_list import shown_jobs
 from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Page
 from modules.ui.locales import translator
 from modules.ui.preparation_notice import greeting, notice
+from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
 
 def digest(app: App, language: str) -> str:
-    """Return a short text that is another one whenever the model, the downloads or the preparation look otherwise."""
+    """Return a short hash that changes whenever the model, the downloads or the preparation look different."""
     prepared = notice(app, language, translator(language))
     shown = (app.models.status.version, shown_jobs(app), prepared, greeting(app))
     return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
@@ -33,18 +35,18 @@ def add_route(server: FastAPI, app: App) -> None:
 
     @server.get("/news/{language}", include_in_schema=False)
     def news(language: str) -> PlainTextResponse:
-        known = language if language in LANGUAGES else LANGUAGES[0]
-        return PlainTextResponse(digest(app, known), headers={"Cache-Control": "no-store"})
+        supported = language if language in LANGUAGES else LANGUAGES[0]
+        return PlainTextResponse(digest(app, supported), headers={"Cache-Control": "no-store"})
 
 
-class News:
-    """The digest of what the page shows, and the button that page.js presses when the server's is another one."""
+class StatusFeed:
+    """The digest of what the page shows, and the hidden button that page.js presses when the server's differs."""
 
-    def __init__(self, app: App, language: str) -> None:
-        self._app, self._language = app, language
-        self.shown = gr.HTML("", elem_id="tx-news", visible="hidden")
-        self.button = gr.Button(elem_id="tx-look", visible="hidden")
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self.shown: Component = gr.HTML("", elem_id="tx-news", visible="hidden")
+        self.button: Component = gr.Button(elem_id="tx-look", visible="hidden")
 
-    def now(self) -> str:
-        """Return the value for `shown`. It is taken first, so that a change meanwhile is looked at once more."""
-        return f'<i data-digest="{digest(self._app, self._language)}"></i>'
+    def digest(self) -> str:
+        """Return the value of `shown`."""
+        return f'<i data-digest="{digest(self._page.app, self._page.language)}"></i>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,10 @@ from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, Setti
 from modules.formats.remote_code import code_of
 from modules.planning.load_request import LoadRequest
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Shared
+from modules.ui.handlers import Page
 from modules.ui.model.tab import ModelTab
 from tests.support.own_code import OWN_CODE, own_model
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import followers, model_tab, page_parts
 from tests.support.serving import server_of
 
 gr = gradio()
@@ -158,9 +159,10 @@ def test_code_of_another_repository_is_neither_fetched_nor_run(
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def tab_of(app: App) -> ModelTab:
-    with page_parts():
-        return ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
+def tab_of(app: App) -> Any:
+    with page_parts() as blocks:
+        tab = ModelTab(Page(app, "en"), followers())
+    return model_tab(blocks, tab)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_the_page_agrees_only_to_what_it_has_shown(folder: Path, make_app: MakeA
     tab = tab_of(make_app(FLAG))
 
     async def first() -> dict[object, object]:
-        return await anext(tab.trust({tab.code.asked: asked}))
+        return await anext(tab.trust_code({tab.code.asked: asked}))
 
     assert 'role="alert"' in str(asyncio.run(first())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()
@@ -189,7 +191,7 @@ def test_guests_agree_to_nothing(folder: Path, make_app: MakeApp) -> None:
     tab = tab_of(make_app(FLAG, "--multi-user"))
 
     async def first() -> dict[object, object]:
-        return await anext(tab.trust({tab.code.asked: {"model": "own", "code": code_of(folder)}}))
+        return await anext(tab.trust_code({tab.code.asked: {"model": "own", "code": code_of(folder)}}))
 
     assert "only its owner" in str(asyncio.run(first())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()

@@ -21,7 +21,7 @@ from modules.planning.fit import SMALLEST, Device, fit, fitting_context
 from modules.planning.load_request import LoadRequest
 from modules.system.gpus import Gpu
 from modules.ui import locales
-from modules.ui.widgets import html as markup
+from modules.ui.model import model_html
 from tests.conftest import LLAMA, TRANSFORMERS
 from tests.engines.hf.test_memory import GIB, SMALL
 
@@ -149,19 +149,19 @@ def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
     app.memory.available_memory = lambda: 250 * MB
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 8192}))
     for language in ("zh", "en"):
-        html = markup.memory(app.memory.fit(plan), locales.translator(language))
+        html = model_html.memory(app.memory.fit(plan), locales.translator(language))
         assert "tx-short" in html and "data-change" in html and "cache_4bit" in html
-    assert markup.memory(None, locales.translator("en")) == ""
+    assert model_html.memory(None, locales.translator("en")) == ""
 
 
 def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
     app.memory.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"}))
-    html = markup.memory(app.memory.fit(plan), locales.translator("en"))
+    html = model_html.memory(app.memory.fit(plan), locales.translator("en"))
     assert html.count('class="tx-bar"') == 3
     assert "Memory: about" in html and "RTX &lt;4090&gt;: about" in html and "20.0 GB free" in html
     assert html.count("tx-short") == 1 and "but only 1 MB free" in html
-    html = markup.memory(
+    html = model_html.memory(
         app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME), form={"cpu": True}))), locales.translator("en")
     )
     assert html.count('class="tx-bar"') == 1  # what holds nothing is not shown
@@ -206,7 +206,7 @@ def test_a_folder_of_weights_has_a_bar_and_gives_back_what_it_took(
         and found.short
         and app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME)))) is not None
     )
-    assert "tx-bar" in markup.memory(found, locales.translator("en"))
+    assert "tx-bar" in model_html.memory(found, locales.translator("en"))
     assert plan.record.shape is not None and plan.record.header is None
     app.memory.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
     assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.record.shape)) == 2

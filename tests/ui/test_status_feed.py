@@ -13,7 +13,7 @@ from modules.core.errors import LANGUAGES
 from modules.downloads.record import Wanted
 from modules.setup.overlay_installer import Installation
 from modules.ui import gr, status_feed
-from modules.ui.gradio_patches import calm_queue
+from modules.ui.gradio_patches import slow_queue_polling
 from tests.support.hub_reading import REPO
 
 
@@ -61,6 +61,6 @@ def test_gradio_still_looks_a_thousand_times_a_second_for_events() -> None:
     with gr.Blocks(analytics_enabled=False) as page:
         pass
     page.queue()
-    assert page._queue.sleep_when_free == 0.001, "calm_queue is no longer needed"
-    calm_queue(page)
+    assert page._queue.sleep_when_free == 0.001, "slow_queue_polling is no longer needed"
+    slow_queue_polling(page)
     assert page._queue.sleep_when_free == 0.01

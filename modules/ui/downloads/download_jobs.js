@@ -1,14 +1,14 @@
-// Runs when the list of downloads is drawn. Gradio changes it in place, so focus stays where it is.
+// Runs when the list of downloads is drawn. Gradio updates it in place, so the focus is kept.
 const asking = new Set();
 let finished = null;
 
-const look = () => {
+const update = () => {
   for (const job of element.querySelectorAll("[data-job]")) job.classList.toggle("tx-dl-asking", asking.has(job.dataset.job));
-  const now = element.querySelector("[data-finished]")?.dataset.finished ?? null;
-  // What came while this tab had never been opened is news, too.
-  const news = finished === null ? element.querySelector(".tx-dl-done") : now !== finished;
-  if (now !== null && news) trigger("end", {});
-  if (now !== null) finished = now;
+  const current = element.querySelector("[data-finished]")?.dataset.finished ?? null;
+  // Downloads that finished before this tab was first opened count, too.
+  const ended = finished === null ? element.querySelector(".tx-dl-done") : current !== finished;
+  if (current !== null && ended) trigger("end", {});
+  if (current !== null) finished = current;
 };
 
 element.addEventListener("click", (event) => {
@@ -23,5 +23,5 @@ element.addEventListener("click", (event) => {
   else if (act === "unask") job.querySelector("[data-act=ask]").focus();
   else trigger("click", { act, job: job.dataset.job });
 });
-watch("value", look);
-look();
+watch("value", update);
+update();

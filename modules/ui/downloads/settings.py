@@ -1,142 +1,144 @@
-"""A fold of the download panel: which hubs are asked, and which of them may see the user's access token."""
+"""The download settings: which hubs are used, and to which of them the user's access token is sent."""
 
 from __future__ import annotations
 
-from modules.app import App
+from typing import Any
+
 from modules.hub.endpoints import HUGGING_FACE, Token, host
 from modules.hub.errors import BadEndpoint
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import PRIVATE, Updates, as_error
-from modules.ui.locales import Tr
-from modules.ui.widgets import html
+from modules.ui.handlers import Options, Page, Updates
+from modules.ui.widgets import messages
+from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
 
 class DownloadSettings:
-    """Made inside the panel. The token goes from the page to memory, never back and never to a disk."""
+    """A fold of the download panel. The token goes from the page to memory, never back and never to disk."""
 
-    def __init__(self, app: App, language: str, tr: Tr) -> None:
-        self._app, self._language, self._tr = app, language, tr
-        owner = not app.flags.on("multi_user")
+    def __init__(self, page: Page) -> None:
+        self._page, self._app = page, page.app
+        tr, owner = page.tr, page.owner
         with gr.Accordion(tr("dl_settings"), open=False, elem_id="tx-dl-settings"):
             with gr.Column(elem_classes="tx-grid"):
-                self.endpoint = gr.Textbox(
-                    interactive=owner,
-                    label=tr("dl_endpoint"),
-                    info=tr("dl_endpoint_info"),
-                    placeholder="https://hf-mirror.com",
-                    max_lines=1,
-                    elem_id="tx-dl-endpoint",
-                )
-                self.sha256 = gr.Textbox(
-                    interactive=owner,
-                    label=tr("dl_sha256"),
-                    info=tr("dl_sha256_info"),
-                    max_lines=1,
-                    elem_id="tx-dl-sha256",
-                )
-                self.token = gr.Textbox(
-                    interactive=owner,
-                    label=tr("dl_token"),
-                    info=tr("dl_token_info"),
-                    type="password",
-                    max_lines=1,
-                    elem_id="tx-dl-token",
-                )
-                self.hosts = gr.CheckboxGroup(
+                self.endpoint = self._text_box("endpoint", placeholder="https://hf-mirror.com")
+                self.sha256 = self._text_box("sha256")
+                self.token = self._text_box("token", type="password")
+                self.hosts: Component = gr.CheckboxGroup(
                     choices=[], interactive=owner, label=tr("dl_hosts"), elem_id="tx-dl-hosts"
                 )
             with gr.Row(elem_classes="tx-small"):
-                self.use = gr.Button(tr("dl_token_use"), interactive=owner, size="sm", elem_id="tx-dl-token-use")
-                self.forget = gr.Button(tr("dl_token_forget"), interactive=owner, size="sm", elem_id="tx-dl-forget")
-            self.told = gr.HTML("", elem_id="tx-dl-settings-told")
-        self.known = gr.JSON({}, visible=False)  # the endpoint that this page was shown
-        self.shown = [self.endpoint, self.token, self.hosts, self.told, self.known]
-        self.endpoint.submit(self.set_endpoint, self.endpoint, self.shown, queue=False, **PRIVATE)
-        left = [self.endpoint, self.known]
-        self.endpoint.blur(self.leave_endpoint, left, self.shown, queue=False, **PRIVATE)
+                self.use: Component = gr.Button(
+                    tr("dl_token_use"), interactive=owner, size="sm", elem_id="tx-dl-token-use"
+                )
+                self.forget: Component = gr.Button(
+                    tr("dl_token_forget"), interactive=owner, size="sm", elem_id="tx-dl-forget"
+                )
+            self.line: Component = gr.HTML("", elem_id="tx-dl-settings-told")
+        self.shown_endpoint: Component = gr.JSON({}, visible=False)
+        self.writes = [self.endpoint, self.token, self.hosts, self.line, self.shown_endpoint]
+        self._listen()
+
+    def _text_box(self, name: str, **options: Any) -> Component:
+        return gr.Textbox(
+            interactive=self._page.owner,
+            label=self._page.tr(f"dl_{name}"),
+            info=self._page.tr(f"dl_{name}_info"),
+            max_lines=1,
+            elem_id=f"tx-dl-{name}",
+            **options,
+        )
+
+    def _listen(self) -> None:
+        on, writes = self._page.on, self.writes
+        owners: Options = {"alert": self.line, "owner_only": True, "queue": False}
+        on(self.endpoint.submit, self.set_endpoint, [self.endpoint], writes, **owners)
+        on(
+            self.endpoint.blur,
+            self.leave_endpoint,
+            [self.endpoint, self.shown_endpoint],
+            writes,
+            alert=self.line,
+            queue=False,
+        )
         for event in (self.use.click, self.token.submit):
-            event(self.set_token, [self.token, self.hosts], self.shown, queue=False, **PRIVATE)
-        self.forget.click(self.forget_token, None, self.shown, queue=False, **PRIVATE)
-        self.hosts.input(self.set_hosts, self.hosts, self.shown, queue=False, **PRIVATE)
+            on(event, self.set_token, [self.token, self.hosts], writes, **owners)
+        on(self.forget.click, self.forget_token, None, writes, **owners)
+        on(self.hosts.input, self.set_hosts, [self.hosts], writes, **owners)
+
+    def on_page_load(self, load: Any) -> None:
+        """Show the settings when the page is opened, by the event `load`."""
+        self._page.on(load, self.show, None, self.writes, alert=self.line, queue=False)
+
+    # -- handlers ---------------------------------------------------------------------------------------------------
 
     def show(self) -> Updates:
-        """What is set now. Of the token, only where it goes."""
-        if self._app.flags.on("multi_user"):
-            return {self.told: gr.skip()}
-        try:
-            endpoint = ", ".join(self._app.hubs.endpoints)
-            return {self.endpoint: endpoint, self.known: {"endpoint": endpoint}, **self._about_token()}
-        except Exception as error:  # a wrong HF_ENDPOINT, or setting
-            return {self.told: self._alert(error)}
+        """Show the settings in force; of the token, only where it is sent."""
+        if not self._page.owner:
+            return {self.line: gr.skip()}
+        endpoint = ", ".join(self._app.hubs.endpoints)  # raises if HF_ENDPOINT or the setting is invalid
+        return {self.endpoint: endpoint, self.shown_endpoint: {"endpoint": endpoint}, **self._token_updates()}
 
-    def leave_endpoint(self, text: object, known: object) -> Updates:
-        """What was typed counts when the field is left, too; what was only looked at does not, for meanwhile another
-        page may have set another one, or the setting be damaged and the field therefore empty."""
-        shown = known.get("endpoint", "") if isinstance(known, dict) else ""
-        if not isinstance(text, str) or text.strip() == shown:
-            return {self.told: gr.skip()}
+    def leave_endpoint(self, text: object, shown: object) -> Updates:
+        """Set the endpoints when the field loses focus, if they were edited.
+
+        An unedited field is ignored: another page may have changed the setting meanwhile, or the setting is invalid and
+        the field therefore empty.
+        """
+        before = shown.get("endpoint", "") if isinstance(shown, dict) else ""
+        if not isinstance(text, str) or text.strip() == before:
+            return {self.line: gr.skip()}
+        self._app.refuse_guests()
         return self.set_endpoint(text)
 
     def set_endpoint(self, text: object) -> Updates:
-        try:
-            self._app.refuse_guests()
-            wish = text.strip() if isinstance(text, str) else ""
-            if wish == self._current():
-                return {self.told: gr.skip()}
-            self._app.hubs.choose(wish)
-            aside = self._app.settings.set("hf_endpoint", wish)
-            said = self._tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))
-            said += self._tr("kept_aside").format(file=aside.name) if aside else ""
-            self._restrict(self._allowed(self._ticked()))
-            return self.show() | {self.told: html.info(said)}
-        except Exception as error:
-            return {self.told: self._alert(error)}
+        """Use these endpoints from now on."""
+        endpoints = text.strip() if isinstance(text, str) else ""
+        if endpoints == self._current():
+            return {self.line: gr.skip()}
+        self._app.hubs.choose(endpoints)
+        backup = self._app.settings.set("hf_endpoint", endpoints)
+        line = self._page.tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))
+        line += self._page.tr("backup").format(file=backup.name) if backup else ""
+        self._restrict(self._allowed(self._allowed_by_token()))
+        return self.show() | {self.line: messages.info(line)}
+
+    def set_token(self, secret: object, hosts: object) -> Updates:
+        """Keep the token in memory and empty its field."""
+        text = secret.strip() if isinstance(secret, str) else ""
+        if text:
+            self._app.hubs.allow(Token(text, self._allowed(hosts)))
+        return {self.token: "", **self._token_updates()}
+
+    def set_hosts(self, hosts: object) -> Updates:
+        """Send the token to these hosts only."""
+        self._restrict(self._allowed(hosts))
+        return {self.line: self._token_line()}
+
+    def forget_token(self) -> Updates:
+        """Delete the token."""
+        self._app.hubs.allow(None)
+        return {self.token: "", **self._token_updates()}
+
+    # -- state ------------------------------------------------------------------------------------------------------
 
     def _current(self) -> str | None:
-        """The endpoints in use; None if those of the environment or the settings are none."""
+        """Return the endpoints in use; None if the environment or the settings name invalid ones."""
         try:
             return ", ".join(self._app.hubs.endpoints)
         except BadEndpoint:
             return None
 
-    def set_token(self, secret: object, hosts: object) -> Updates:
-        """The field is emptied once the token is in memory."""
-        try:
-            self._app.refuse_guests()
-            secret = secret.strip() if isinstance(secret, str) else ""
-            if secret:
-                self._app.hubs.allow(Token(secret, self._allowed(hosts)))
-            return {self.token: "", **self._about_token()}
-        except Exception as error:
-            return {self.told: self._alert(error)}
-
-    def set_hosts(self, hosts: object) -> Updates:
-        try:
-            self._app.refuse_guests()
-            self._restrict(self._allowed(hosts))
-            return {self.told: self._said()}
-        except Exception as error:
-            return {self.told: self._alert(error)}
-
-    def forget_token(self) -> Updates:
-        try:
-            self._app.refuse_guests()
-            self._app.hubs.allow(None)
-            return {self.token: "", **self._about_token()}
-        except Exception as error:
-            return {self.told: self._alert(error)}
-
-    def _known(self) -> list[str]:
-        """The hosts that a token may be sent to."""
+    def _hosts(self) -> list[str]:
+        """Return the hosts that a token may be sent to."""
         return list(dict.fromkeys([host(HUGGING_FACE), *map(host, self._app.hubs.endpoints)]))
 
     def _allowed(self, hosts: object) -> frozenset[str]:
-        wished = hosts if isinstance(hosts, (list, tuple, frozenset)) else ()
-        return frozenset(each for each in self._known() if each in wished)
+        sent = hosts if isinstance(hosts, (list, tuple, frozenset)) else ()
+        return frozenset(name for name in self._hosts() if name in sent)
 
-    def _ticked(self) -> frozenset[str]:
+    def _allowed_by_token(self) -> frozenset[str]:
         token = self._app.hubs.token
         return token.hosts if token else frozenset({host(HUGGING_FACE)})
 
@@ -145,21 +147,15 @@ class DownloadSettings:
         if token:
             self._app.hubs.allow(Token(token.secret, hosts))
 
-    def _about_token(self) -> Updates:
-        ticked = self._ticked()
-        known = self._known()
-        return {
-            self.hosts: gr.update(choices=known, value=[each for each in known if each in ticked]),
-            self.told: self._said(),
-        }
+    def _token_updates(self) -> Updates:
+        allowed, hosts = self._allowed_by_token(), self._hosts()
+        value = [name for name in hosts if name in allowed]
+        return {self.hosts: gr.update(choices=hosts, value=value), self.line: self._token_line()}
 
-    def _said(self) -> str:
+    def _token_line(self) -> str:
         token = self._app.hubs.token
         if token is None:
-            return html.info(self._tr("dl_token_none"))
+            return self._page.info("dl_token_none")
         if not token.hosts:
-            return html.info(self._tr("dl_token_nowhere"))
-        return html.info(self._tr("dl_token_set").format(hosts=", ".join(sorted(token.hosts))))
-
-    def _alert(self, error: BaseException) -> str:
-        return html.alert(as_error(error), self._language, self._tr)
+            return self._page.info("dl_token_nowhere")
+        return self._page.info("dl_token_set", hosts=", ".join(sorted(token.hosts)))

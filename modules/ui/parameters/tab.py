@@ -1,4 +1,4 @@
-"""The Parameters tab: how answers are generated. Shown is what the loaded loader has; presets are kept as files."""
+"""The Parameters tab: the generation parameters that the loaded model's loader supports, and presets of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from modules.app import App
 from modules.config.presets import NEUTRAL
 from modules.core.events import Json
 from modules.loaders import generation_settings
@@ -14,175 +13,156 @@ from modules.loaders.registry import LOADERS, Loader
 from modules.options.generation import GROUPS, PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Option
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import PRIVATE, Updates, Values, as_error
-from modules.ui.locales import Tr, translator
-from modules.ui.widgets import html
-from modules.ui.widgets.option_form import Form, css_by_loader, grouped, slug
+from modules.ui.handlers import Options, Page, Updates, Values
+from modules.ui.widgets import messages
+from modules.ui.widgets.option_form import Component, OptionForm, css_by_loader, grouped, slug
 
 gr = gradio()
 
+PARAMETERS_CSS = css_by_loader('#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params', "gen")
+"""Show the parameters that the loaded model's loader supports; the header's pill names the loader."""
+
 
 class ParametersTab:
-    """Made inside a `gr.Tab`. `widgets` are the parameters' by their keys."""
+    """Created inside a `gr.Tab`. `widgets` are those of the parameters by key."""
 
-    def __init__(self, app: App, language: str) -> None:
-        self._app = app
-        self._language = language
-        self._tr: Tr = translator(language)
+    def __init__(self, page: Page) -> None:
+        self._page, self._app = page, page.app
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
                 self._build_presets()
             with gr.Column(scale=8, min_width=320, elem_classes="tx-card", elem_id="tx-params"):
-                self._forms = [self._form(group, each) for group, each in grouped(PARAMETERS.values(), GROUPS).items()]
+                groups = grouped(PARAMETERS.values(), GROUPS)
+                self._forms = [self._form(group, options) for group, options in groups.items()]
         self.widgets = {key: widget for form in self._forms for key, widget in form.widgets.items()}
-        for key, value in self._first().items():
+        for key, value in self._initial_values().items():
             self.widgets[key].value = value
         self._listen()
 
-    # -- what it looks like -----------------------------------------------------------------------------------------
-
     def _build_presets(self) -> None:
-        tr, owner = self._tr, not self._app.flags.on("multi_user")
+        tr, owner = self._page.tr, self._page.owner
         with gr.Column(elem_classes="tx-card"):
-            self.preset = gr.Dropdown(
-                choices=self._app.presets.names(),
-                label=tr("preset"),
-                info=tr("preset_info"),
-                elem_id="tx-preset",
+            self.preset: Component = gr.Dropdown(
+                choices=self._app.presets.names(), label=tr("preset"), info=tr("preset_info"), elem_id="tx-preset"
             )
             with gr.Row(elem_classes="tx-buttons"):
-                self.neutral = gr.Button(tr("preset_neutral"), size="sm", elem_id="tx-preset-neutral")
-                self.delete = gr.Button(tr("preset_delete"), interactive=owner, size="sm", elem_id="tx-preset-delete")
+                self.neutral_button: Component = gr.Button(tr("preset_neutral"), size="sm", elem_id="tx-preset-neutral")
+                self.delete_button: Component = gr.Button(
+                    tr("preset_delete"), interactive=owner, size="sm", elem_id="tx-preset-delete"
+                )
             with gr.Row(elem_classes="tx-row"):
-                self.name = gr.Textbox(
+                self.name: Component = gr.Textbox(
                     label=tr("preset_name"), info=tr("preset_name_info"), max_lines=1, elem_id="tx-preset-name"
                 )
-                self.save = gr.Button(
+                self.save_button: Component = gr.Button(
                     tr("preset_save"), interactive=owner, size="sm", scale=0, min_width=110, elem_id="tx-preset-save"
                 )
-            self.line = gr.HTML("", elem_id="tx-preset-line")
+            self.line: Component = gr.HTML("", elem_id="tx-preset-line")
 
-    def _form(self, group: str, options: Sequence[Option]) -> Form:
-        """The usual parameters stand open; each further group folds."""
-        classes = {option.key: [f"gen-{slug(each.name)}" for each in _havers(option.key)] for option in options}
-        here = sorted({name for names in classes.values() for name in names})
-        folder: Any = nullcontext()
+    def _form(self, group: str, options: Sequence[Option]) -> OptionForm:
+        """Create the widgets of a group: the first group is open, the others are folded."""
+        classes = {option.key: [f"gen-{slug(loader.name)}" for loader in _supporting(option.key)] for option in options}
+        used = sorted({name for names in classes.values() for name in names})
+        fold: Any = nullcontext()
         if group != GROUPS[0]:
-            title = self._tr(f"group_{group}")
-            folder = gr.Accordion(title, open=False, elem_id=f"tx-gen-group-{group}", elem_classes=["tx-group", *here])
-        with folder, gr.Column(elem_classes="tx-grid"):
-            return Form(options, self._language, "tx-gen", classes)
-
-    # -- what it does -----------------------------------------------------------------------------------------------
+            title = self._page.tr(f"group_{group}")
+            fold = gr.Accordion(title, open=False, elem_id=f"tx-gen-group-{group}", elem_classes=["tx-group", *used])
+        with fold, gr.Column(elem_classes="tx-grid"):
+            return OptionForm(options, self._page.language, "tx-gen", classes)
 
     def _listen(self) -> None:
-        drawing = [self.widgets[key] for key in NEUTRAL]
+        on, samplers = self._page.on, [self.widgets[key] for key in NEUTRAL]
         form = {self.preset, self.name, *self.widgets.values()}
-        told = {"queue": False, **PRIVATE}
-        self.preset.input(self.choose, self.preset, [self.line, self.name, *drawing], **told)
-        self.neutral.click(self.neutralise, None, [self.preset, self.line, *drawing], **told)
-        self.save.click(self.keep, form, [self.preset, self.line], **told)
-        self.delete.click(self.drop, self.preset, [self.preset, self.name, self.line], **told)
-        self.on_page_load = (self.open_page, None, [self.preset, self.name, *drawing])
+        at_once: Options = {"alert": self.line, "queue": False}
+        on(self.preset.input, self.pick_preset, [self.preset], [self.line, self.name, *samplers], **at_once)
+        on(self.neutral_button.click, self.neutralize, None, [self.preset, self.line, *samplers], **at_once)
+        owners: Options = {**at_once, "owner_only": True}
+        on(self.save_button.click, self.save_preset, form, [self.preset, self.line], **owners)
+        on(self.delete_button.click, self.delete_preset, [self.preset], [self.preset, self.name, self.line], **owners)
+
+    def on_page_load(self, load: Any) -> None:
+        """Fill the tab when the page is opened, by the event `load`."""
+        samplers = [self.widgets[key] for key in NEUTRAL]
+        writes = [self.preset, self.name, self.line, *samplers]
+        self._page.on(load, self.open_page, None, writes, alert=self.line, queue=False)
+
+    # -- handlers ---------------------------------------------------------------------------------------------------
 
     def open_page(self) -> Updates:
-        """The presets there are by now, and what to begin with; other pages and programs add to them."""
+        """List the presets, which other pages and programs may have added to, and show the initial values."""
         names = self._app.presets.names()
-        chosen = self._app.settings.current.preset if self._app.settings.current.preset in names else None
-        first = {key: value for key, value in self._first().items() if key in NEUTRAL}
-        return {self.preset: gr.update(choices=names, value=chosen), self.name: chosen or "", **self._written(first)}
+        picked = self._app.settings.current.preset if self._app.settings.current.preset in names else None
+        values = {key: value for key, value in self._initial_values().items() if key in NEUTRAL}
+        return {self.preset: gr.update(choices=names, value=picked), self.name: picked or "", **self._show(values)}
 
-    def _first(self) -> dict[str, Any]:
+    def _initial_values(self) -> dict[str, Any]:
         return {key: option.default for key, option in PARAMETERS.items()} | self._app.settings.generation_defaults()
 
-    def choose(self, name: object) -> Updates:
-        """Show a preset's values, and begin with them the next time, too."""
-        try:
-            preset = self._app.presets.read(_text(name))
-            if not self._app.flags.on("multi_user"):
-                self._app.settings.set("preset", _text(name))
-            return {
-                self.line: html.info(self._unused(preset.values, preset.passed_over)),
-                self.name: _text(name),
-                **self._written(preset.values),
-            }
-        except Exception as error:
-            return self._failed(error)
+    def pick_preset(self, name: object) -> Updates:
+        """Show a preset's values, and start with them the next time."""
+        preset = self._app.presets.read(_text(name))
+        if self._page.owner:
+            self._app.settings.set("preset", _text(name))
+        unused = messages.info(self._unused(preset.values, preset.passed_over))
+        return {self.line: unused, self.name: _text(name), **self._show(preset.values)}
 
     def _unused(self, values: Mapping[str, object], unknown: Sequence[str]) -> str:
-        """What in a preset has no effect, in a sentence; "" if all has."""
-        status = self._app.models.status
-        lacking = (
-            without(generation_settings.changed(values), LOADERS[status.loader]) if status.state == "ready" else []
-        )
+        """Return a sentence about the values of a preset that have no effect; "" if there are none."""
+        status, tr = self._app.models.status, self._page.tr
+        ready = status.state == "ready"
+        unsupported = _unsupported(generation_settings.changed(values), LOADERS[status.loader]) if ready else []
         parts = [
-            self._tr("preset_lacking").format(loader=status.loader, names=", ".join(lacking)) if lacking else "",
-            self._tr("preset_unknown").format(names=", ".join(unknown)) if unknown else "",
+            tr("preset_unsupported").format(loader=status.loader, names=", ".join(unsupported)) if unsupported else "",
+            tr("preset_unknown").format(names=", ".join(unknown)) if unknown else "",
         ]
         return " ".join(filter(None, parts))
 
-    def neutralise(self) -> Updates:
-        """Everything that presets set, set to nothing."""
-        return {self.preset: None, self.line: "", **self._written(NEUTRAL)}
+    def neutralize(self) -> Updates:
+        """Set everything that presets contain to values without effect."""
+        return {self.preset: None, self.line: "", **self._show(NEUTRAL)}
 
-    def keep(self, given: Values) -> Updates:
-        """Save the form's values under the name typed, or that of the preset chosen."""
-        try:
-            self._app.refuse_guests()
-            name = _text(given[self.name]).strip() or _text(given[self.preset])
-            aside = self._app.presets.save(name, self.read(given))
-            self._app.settings.set("preset", name)
-            text = self._tr("preset_saved").format(name=name)
-            text += self._tr("kept_aside").format(file=aside.name) if aside else ""
-            choices = gr.update(choices=self._app.presets.names(), value=name)
-            return {self.preset: choices, self.line: html.info(text)}
-        except Exception as error:
-            return self._failed(error)
+    def save_preset(self, values: Values) -> Updates:
+        """Save the form's values under the name typed, or else that of the preset picked."""
+        name = _text(values[self.name]).strip() or _text(values[self.preset])
+        backup = self._app.presets.save(name, self._read(values))
+        self._app.settings.set("preset", name)
+        text = self._page.tr("preset_saved").format(name=name)
+        text += self._page.tr("backup").format(file=backup.name) if backup else ""
+        menu = gr.update(choices=self._app.presets.names(), value=name)
+        return {self.preset: menu, self.line: messages.info(text)}
 
-    def drop(self, name: object) -> Updates:
-        """Delete the preset chosen; the form keeps its values."""
-        try:
-            self._app.refuse_guests()
-            self._app.presets.delete(_text(name))
-            self._app.settings.set("preset", "")
-            text = self._tr("preset_deleted").format(name=_text(name))
-            choices = gr.update(choices=self._app.presets.names(), value=None)
-            return {self.preset: choices, self.name: "", self.line: html.info(text)}
-        except Exception as error:
-            return self._failed(error)
+    def delete_preset(self, name: object) -> Updates:
+        """Delete the preset picked; the form keeps its values."""
+        self._app.presets.delete(_text(name))
+        self._app.settings.set("preset", "")
+        menu = gr.update(choices=self._app.presets.names(), value=None)
+        return {self.preset: menu, self.name: "", self.line: self._page.info("preset_deleted", name=_text(name))}
 
-    def _failed(self, error: BaseException) -> Updates:
-        alert = html.alert(as_error(error), self._language, self._tr)
-        return {self.line: alert, self.preset: gr.skip()}
-
-    def _written(self, values: Mapping[str, Any]) -> Updates:
+    def _show(self, values: Mapping[str, Any]) -> Updates:
         return {self.widgets[key]: value for key, value in values.items()}
 
-    # -- what it holds ----------------------------------------------------------------------------------------------
+    # -- values -----------------------------------------------------------------------------------------------------
 
-    def read(self, given: Values) -> dict[str, Any]:
-        """The form's values; OptionError for what is none."""
-        return {key: value for form in self._forms for key, value in form.read(given).items()}
+    def _read(self, values: Values) -> dict[str, Any]:
+        return {key: value for form in self._forms for key, value in form.read(values).items()}
 
-    def params(self, given: Values, loader: Loader) -> dict[str, Json]:
-        """The parameters of one answer. What the page does not show of a loader that lacks it is not asked for."""
-        values = self.read(given)
-        unseen = without(values, loader)
-        return generation_settings.settle({key: value for key, value in values.items() if key not in unseen})
+    def params(self, values: Values, loader: Loader) -> dict[str, Json]:
+        """Return the parameters of one answer: those that the page shows, which are those that `loader` supports.
+
+        Raises OptionError for an invalid value.
+        """
+        read = self._read(values)
+        hidden = _unsupported(read, loader)
+        return generation_settings.settle({key: value for key, value in read.items() if key not in hidden})
 
 
-def without(keys: Iterable[str], loader: Loader) -> list[str]:
-    """Those of `keys` that `loader` does not have."""
+def _unsupported(keys: Iterable[str], loader: Loader) -> list[str]:
     return [key for key in keys if key not in loader.samplers | SUPPORTED_BY_ALL]
 
 
-def _havers(key: str) -> list[Loader]:
-    return [loader for loader in LOADERS.values() if not without([key], loader)]
+def _supporting(key: str) -> list[Loader]:
+    return [loader for loader in LOADERS.values() if not _unsupported([key], loader)]
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-PARAMETERS_CSS = css_by_loader('#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params', "gen")
-"""The tab shows what the loaded model's loader has; the pill in the header tells which that is."""

@@ -1,1 +1,1 @@
-"""Components that several tabs use."""
+"""Components shared by several tabs."""

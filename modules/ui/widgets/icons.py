@@ -1,4 +1,4 @@
-"""The page's few icons, as SVG: emoji look different on every system and are boxes on some."""
+"""The icons of the page as SVG. Emoji look different on every system, and some systems lack them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options as widgets: one widget each, always mounted. A loader shows its own by a CSS class, set in the browser."""
+"""Options as widgets, one widget per option and always mounted. CSS shows those of the loader in use."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ gr = gradio()
 
 Component = Any
 
+GROUPS = ("common", "memory", "context", "advanced")
+
 
 def slug(name: str) -> str:
-    """`name` as part of a CSS class: "llama.cpp" becomes "llama-cpp"."""
+    """Return `name` as part of a CSS class: "llama.cpp" becomes "llama-cpp"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def css_by_loader(inside: str, prefix: str) -> str:
-    """Hides, in the element `inside` (a selector with {name} for the loader whose options are to be seen), options and
-    groups without that loader's class. None is ever forced to show, so that other rules may hide them."""
+    """Return a CSS rule that hides the options and groups without the class of the loader in use.
+
+    `inside` is a selector that matches while the loader {name} is in use; an option's class is `prefix`-name. The rule
+    never forces anything to show, so that other rules can hide more.
+    """
     rules = []
     for name in map(slug, LOADERS):
         element = inside.format(name=name)
@@ -30,8 +35,17 @@ def css_by_loader(inside: str, prefix: str) -> str:
     return ", ".join(rules) + " { display: none !important; }"
 
 
-class Form:
-    """The widgets of `options`, made where the constructor is called. `classes` adds CSS classes by option key."""
+def grouped(options: Iterable[Option], groups: Sequence[str] = GROUPS) -> dict[str, list[Option]]:
+    """Return `options` by group, in the order in which groups are shown."""
+    listed = list(options)
+    return {group: [option for option in listed if option.group == group] for group in groups}
+
+
+class OptionForm:
+    """The widgets of `options`, created inside the current Gradio container.
+
+    `classes` adds CSS classes and `extra_help` a sentence of help, by option key.
+    """
 
     def __init__(
         self,
@@ -44,50 +58,41 @@ class Form:
         self.options = {option.key: option for option in options}
         self.widgets: dict[str, Component] = {}
         for option in options:
-            shape = {
+            common = {
                 "label": option.label[language],
                 "info": _help(option, language, (extra_help or {}).get(option.key, "")),
                 "elem_id": f"{prefix}-{option.key}",
                 "elem_classes": ["tx-opt", *(classes or {}).get(option.key, ())],
             }
-            self.widgets[option.key] = _widget(option, shape)
+            self.widgets[option.key] = _widget(option, common)
 
     def read(self, values: Mapping[Component, object]) -> dict[str, Value]:
-        """The values of this form's widgets among those a handler got; OptionError for what is no value."""
+        """Return the valid values of this form's widgets among `values`. Raises OptionError for an invalid one."""
         raw = {key: values[widget] for key, widget in self.widgets.items() if widget in values}
         return parse_all(self.options, {key: value for key, value in raw.items() if value is not None})
 
     def write(self, values: Mapping[str, Value]) -> dict[Component, object]:
-        """What a handler returns to show `values`: those of other options stay as they are."""
+        """Return the updates that show `values`; widgets of other options keep theirs."""
         return {self.widgets[key]: value for key, value in values.items() if key in self.widgets}
 
 
 def _help(option: Option, language: str, extra: str) -> str:
-    """Its help, with its name as flags and files spell it wherever the label does not show it."""
-    name = "" if option.label[language].replace("-", "_") == option.key else f"`{option.key}`"
-    return " ".join(filter(None, (option.help[language], extra, name)))
+    """Return the option's help, with its key, as in flags and files, unless the label already shows it."""
+    key = "" if option.label[language].replace("-", "_") == option.key else f"`{option.key}`"
+    return " ".join(filter(None, (option.help[language], extra, key)))
 
 
-def _widget(option: Option, shape: Mapping[str, Any]) -> Component:
+def _widget(option: Option, common: Mapping[str, Any]) -> Component:
     if isinstance(option.default, bool):
-        return gr.Checkbox(value=option.default, **shape)
+        return gr.Checkbox(value=option.default, **common)
     if option.choices:
-        return gr.Dropdown(choices=list(option.choices), value=option.default, filterable=False, **shape)
+        return gr.Dropdown(choices=list(option.choices), value=option.default, filterable=False, **common)
     if isinstance(option.default, str):
         lines = 8 if option.multiline else 1
-        return gr.Textbox(value=option.default, max_lines=lines, placeholder=option.example, **shape)
+        return gr.Textbox(value=option.default, max_lines=lines, placeholder=option.example, **common)
     if option.step is not None and option.maximum is not None:
         limits = {"minimum": option.minimum, "maximum": option.maximum, "step": option.step}
-        return gr.Slider(value=option.default, buttons=["reset"], **limits, **shape)
+        return gr.Slider(value=option.default, buttons=["reset"], **limits, **common)
     precision = 0 if isinstance(option.default, int) else None
-    # No limits here: the page would clip a wrong value in silence, the server names it.
-    return gr.Number(value=option.default, precision=precision, **shape)
-
-
-GROUPS = ("common", "memory", "context", "advanced")
-
-
-def grouped(options: Iterable[Option], groups: Sequence[str] = GROUPS) -> dict[str, list[Option]]:
-    """`options` by their group, in the order in which groups are shown."""
-    listed = list(options)
-    return {group: [option for option in listed if option.group == group] for group in groups}
+    # Without limits: Gradio would silently clip an invalid value, while the server reports it.
+    return gr.Number(value=option.default, precision=precision, **common)

@@ -14,10 +14,10 @@ from modules.hub.endpoints import Token
 from modules.hub.errors import RepositoryNotFound
 from modules.ui.downloads.settings import DownloadSettings
 from modules.ui.gradio_import import gradio
-from modules.ui.locales import translator
+from modules.ui.handlers import Page
 from tests.support.downloading import noise, until
 from tests.support.hub_server import Hub
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import AsCalled, page_parts
 
 gr = gradio()
 REPO = "user/private"
@@ -27,8 +27,10 @@ REPO = "user/private"
 def make(make_app: Callable[..., App]) -> Callable[..., Any]:
     def made(*words: str) -> Any:
         app = make_app(*words)
-        with page_parts():
-            settings: Any = DownloadSettings(app, "en", translator("en"))
+        with page_parts() as blocks:
+            part = DownloadSettings(Page(app, "en"))
+            part.on_page_load(blocks.load)
+        settings: Any = AsCalled(blocks, part)
         settings.app = app
         return settings
 
@@ -45,10 +47,10 @@ def hub() -> Iterator[Hub]:
 def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(make: Callable[..., Any], tmp_path: Path) -> None:
     settings = make()
     updates = settings.set_endpoint("https://one.example, two.example")
-    assert "https://two.example" in updates[settings.told]
+    assert "https://two.example" in updates[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
     assert "one.example" in (tmp_path / "settings.yaml").read_text()
-    assert "no endpoint" in settings.set_endpoint("ftp://x")[settings.told]
+    assert "no endpoint" in settings.set_endpoint("ftp://x")[settings.line]
     assert settings.app.hubs.endpoints == ("https://one.example", "https://two.example")
     settings.set_endpoint("")
     assert settings.app.hubs.endpoints[0] == "https://hf-mirror.com"
@@ -64,10 +66,10 @@ def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[...
     settings, file = make(), tmp_path / "settings.yaml"
     seen = settings.show()
     settings.set_endpoint("newer.example")  # on another page
-    settings.leave_endpoint(seen[settings.endpoint], seen[settings.known])
+    settings.leave_endpoint(seen[settings.endpoint], seen[settings.shown_endpoint])
     assert settings.app.hubs.endpoints == ("https://newer.example",) and "newer" in file.read_text()
-    updates = settings.leave_endpoint("typed.example", seen[settings.known])
-    assert updates[settings.known] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
+    updates = settings.leave_endpoint("typed.example", seen[settings.shown_endpoint])
+    assert updates[settings.shown_endpoint] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
 
 
 @pytest.mark.parametrize("known", [{}, None, 5, {"endpoint": ""}], ids=repr)
@@ -89,8 +91,8 @@ def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
     settings = make()
-    assert "no endpoint" in settings.show()[settings.told]
-    assert "https://one.example" in settings.set_endpoint("one.example")[settings.told]
+    assert "no endpoint" in settings.show()[settings.line]
+    assert "https://one.example" in settings.set_endpoint("one.example")[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example"
 
 
@@ -101,7 +103,7 @@ def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
     app: App = settings.app
     address = app.hubs.address(REPO)
     updates = settings.set_token(" hf_right ", ["huggingface.co"])
-    assert updates[settings.token] == "" and "huggingface.co" in updates[settings.told]
+    assert updates[settings.token] == "" and "huggingface.co" in updates[settings.line]
     with pytest.raises(RepositoryNotFound):
         app.hubs.repository(address)
     assert not any(each.authorization for each in hub.log)
@@ -122,7 +124,7 @@ def test_a_token_loses_the_host_that_is_no_endpoint_any_more(make: Callable[...,
     settings.set_endpoint("two.example")
     assert settings.app.hubs.token.hosts == {"huggingface.co"}
     assert settings.show()[settings.hosts]["choices"] == ["huggingface.co", "two.example"]
-    assert "sent nowhere" in settings.set_hosts([])[settings.told]
+    assert "not sent" in settings.set_hosts([])[settings.line]
     settings.forget_token()
     assert settings.app.hubs.token is None
 
@@ -136,7 +138,7 @@ def test_an_empty_field_leaves_the_token_as_it_is(make: Callable[..., Any]) -> N
 
 def test_what_is_no_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
     settings = make()
-    told = settings.set_token("two words", ["huggingface.co"])[settings.told]
+    told = settings.set_token("two words", ["huggingface.co"])[settings.line]
     assert "no access token" in told and "two words" not in told
 
 

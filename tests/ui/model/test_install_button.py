@@ -15,11 +15,11 @@ from modules.app import App
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Shared
+from modules.ui.handlers import Page
 from modules.ui.model.tab import ModelTab
 from tests.conftest import ECHO
 from tests.support.package_index import PackageIndex
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import AsCalled, followers, model_tab, page_parts
 
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,9 +48,11 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: Callable[..., App], loader
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with page_parts():
-            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
-        return tab
+        with page_parts() as blocks:
+            tab = ModelTab(Page(app, "en"), followers())
+        called = model_tab(blocks, tab)
+        called.install = AsCalled(blocks, tab.options.install)
+        return called
 
     return make
 
@@ -61,10 +63,10 @@ def tab(make_tab: Callable[..., Any]) -> Any:
 
 
 def form(tab: Any, loader: object = "echo", name: str = NAME) -> dict[Any, object]:
-    chosen = tab.choose(name)
-    values = chosen[tab.options.shown]["values"]
+    chosen = tab.show(name)
+    values = chosen[tab.options.baseline]["values"]
     given = {tab.widgets[key]: value for key, value in values.items()}
-    return {tab.model: name, tab.loader: loader, tab.options.shown: chosen[tab.options.shown], **given}
+    return {tab.model: name, tab.loader: loader, tab.options.baseline: chosen[tab.options.baseline], **given}
 
 
 def explained(tab: Any, loader: object = "echo") -> dict[Any, Any]:
@@ -72,15 +74,15 @@ def explained(tab: Any, loader: object = "echo") -> dict[Any, Any]:
 
 
 def pressed(tab: Any, loader: object = "echo") -> dict[Any, Any]:
-    return asyncio.run(tab.options.install.press(form(tab, loader)))
+    return asyncio.run(tab.install.press(form(tab, loader)))
 
 
 def watched(tab: Any, loader: object = "echo") -> dict[Any, Any]:
     """What the page's timer shows when nothing moves any more."""
     until = time.monotonic() + 60
     while True:
-        updates: dict[Any, Any] = asyncio.run(tab.options.install.watch(form(tab, loader)))
-        if tab.options.install.timer in updates:
+        updates: dict[Any, Any] = asyncio.run(tab.install.poll(form(tab, loader)))
+        if tab.install.timer in updates:
             return updates
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -88,12 +90,12 @@ def watched(tab: Any, loader: object = "echo") -> dict[Any, Any]:
 
 def label(tab: Any, updates: dict[Any, Any]) -> str:
     """What stands on the button; nothing if it is not shown."""
-    button = updates[tab.options.install.button]
+    button = updates[tab.install.button]
     return button["value"] if button["visible"] else ""
 
 
 def is_watching(tab: Any, updates: dict[Any, Any]) -> bool:
-    return bool(updates[tab.options.install.timer].active)
+    return bool(updates[tab.install.timer].active)
 
 
 def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(tab: Any) -> None:
@@ -120,9 +122,9 @@ def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
 
 def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: PackageIndex) -> None:
     updates = pressed(tab)
-    assert label(tab, updates) == "Cancel the installation" and is_watching(tab, updates)
+    assert label(tab, updates) == "Cancel installation" and is_watching(tab, updates)
     index.await_builders(1)
-    assert "0 of 1 packages" in asyncio.run(tab.options.install.watch(form(tab)))[tab.notes]
+    assert "0 of 1 packages" in asyncio.run(tab.install.poll(form(tab)))[tab.notes]
     again = explained(tab)  # as of a page that has been opened again
     assert is_watching(tab, again) and "0 of 1 packages" in again[tab.notes]
     index.open_gate()
@@ -143,12 +145,12 @@ def test_a_load_that_finds_it_damaged_offers_it_again(
     pressed(tab)
     assert label(tab, watched(tab)) == ""
     updates = asyncio.run(load())
-    assert "the echo engine broke" in updates[tab.status] and tab.options.install.button not in updates
+    assert "the echo engine broke" in updates[tab.status] and tab.install.button not in updates
     assert loader.overlay is not None
     (loader.overlay.folder / "slowly" / "__init__.py").write_text("")
     updates = asyncio.run(load())
     assert "are damaged (slowly/__init__.py)" in updates[tab.status] and label(tab, updates) == "Install (7 MB)"
-    assert label(tab, pressed(tab)) == "Cancel the installation"
+    assert label(tab, pressed(tab)) == "Cancel installation"
     assert label(tab, watched(tab)) == "" and loader.overlay.find_damage() == ""
 
 
@@ -172,7 +174,7 @@ def test_a_failure_is_told_with_pips_words_folded_and_can_be_tried_again(tab: An
 
 def test_guests_install_nothing(make_tab: Callable[..., Any], loader: Loader) -> None:
     tab = make_tab("--multi-user")
-    assert tab.options.install.button.interactive is False
+    assert tab.install.button.interactive is False
     assert 'role="alert"' in pressed(tab)[tab.notes]
     assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
 

@@ -11,11 +11,11 @@ import pytest
 
 from modules.app import App
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Shared
+from modules.ui.handlers import Page
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.tab import ModelTab
 from tests.support.hub_server import Hub
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import AsCalled, followers, page_parts
 from tests.ui.test_ui import last
 
 gr = gradio()
@@ -29,11 +29,13 @@ def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> C
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with page_parts():
-            panel = CreatorPanel(
-                app, "en", ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
-            )
-        return panel
+        with page_parts() as blocks:
+            page = Page(app, "en")
+            tab = ModelTab(page, followers())
+            panel = CreatorPanel(page, tab)
+        called = AsCalled(blocks, panel)
+        called.model_tab = tab.card
+        return called
 
     return make
 
@@ -63,7 +65,7 @@ def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[.
     assert "Created: model-HF/model.gguf" in updates[panel.result]
     assert updates[panel.model] == gr.update(choices=["model-HF/model.gguf"], value=None)
     tab = panel.model_tab
-    followed = panel.follow(NAME, updates[panel.created])
+    followed = panel.follow_rename(NAME, updates[panel.renamed])
     assert followed[tab.model] == gr.update(choices=["model-HF/model.gguf"], value="model-HF/model.gguf")
     assert "model-HF/model.gguf" in followed[tab.facts]
 
@@ -76,7 +78,7 @@ def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub:
         return [each[panel.result] async for each in panel.create({panel.model: NAME, panel.address: REPO})]
 
     said = asyncio.run(told())
-    assert len(said) > 2 and "Asking" in said[0] and "Created" in said[-1]
+    assert len(said) > 2 and "Looking up" in said[0] and "Created" in said[-1]
 
 
 @pytest.mark.parametrize("told", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
@@ -85,7 +87,7 @@ def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
 ) -> None:
     panel = make_panel()
     for name in (NAME, "gone.gguf", None, ["x"]):
-        updates = panel.follow(name, told)
+        updates = panel.follow_rename(name, told)
         assert updates[panel.model_tab.model].get("value", name) == NAME
 
 

@@ -14,31 +14,32 @@ from modules.app import App
 from modules.loaders.load_settings import settle
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
-from modules.ui.locales import translator
+from modules.ui.handlers import Page
 from modules.ui.model.lora_card import LoraCard
 from tests.lora.test_manager import SEVERAL, place  # noqa: F401
 from tests.support.lora_files import peft
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import AsCalled, page_parts
 
 
 @pytest.fixture
-def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., LoraCard]:  # noqa: F811
-    def make(*words: str, language: str = "en") -> LoraCard:
+def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  # noqa: F811
+    def make(*words: str, language: str = "en") -> Any:
         app = make_app("--lora-dir", str(place / "loras"), *words)
-        with page_parts():
-            return LoraCard(app, language, translator(language))
+        with page_parts() as blocks:
+            card = LoraCard(Page(app, language))
+        return AsCalled(blocks, card)
 
     return make
 
 
-def load(card: LoraCard) -> ModelManager:
+def load(card: Any) -> ModelManager:
     app = card._app
     settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
     app.models.load(LoadPlan(app.record("m.gguf"), SEVERAL, settings))
     return app.models
 
 
-def last(card: LoraCard, handler: Any, *given: object) -> dict[Any, Any]:
+def last(card: Any, handler: Any, *given: object) -> dict[Any, Any]:
     """What the handler shows in the end."""
 
     async def run() -> dict[Any, Any]:
@@ -51,7 +52,7 @@ def last(card: LoraCard, handler: Any, *given: object) -> dict[Any, Any]:
     return asyncio.run(run())
 
 
-def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: Callable[..., LoraCard]) -> None:
+def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: Callable[..., Any]) -> None:
     card = make_card()
     opened = card.open_page()
     assert opened[card.names]["choices"] == ["cat", "cut", "dog.gguf", "fail", "kill", "wide"]
@@ -63,37 +64,37 @@ def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: 
     assert 'value="0.5"' in opened[card.rows] and "<b>cat</b> × 0.5" in opened[card.status]
 
 
-def test_an_empty_folder_says_where_loras_go(place: Path, make_card: Callable[..., LoraCard]) -> None:  # noqa: F811
+def test_an_empty_folder_says_where_loras_go(place: Path, make_card: Callable[..., Any]) -> None:  # noqa: F811
     card = make_card("--lora-dir", str(place / "nothing"))
-    assert "No LoRA in loras/ yet" in card.open_page()[card.rows]
+    assert "no LoRA in loras/ yet" in card.open_page()[card.rows]
     peft(place / "nothing" / "cat")
-    assert card.list_again([], {})[card.rows] == ""
+    assert card.list_loras([], {})[card.rows] == ""
 
 
-def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: Callable[..., LoraCard]) -> None:
+def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: Callable[..., Any]) -> None:
     card = make_card()
     models = load(card)
-    shown = last(card, card.change, ["cat", "dog.gguf"], {"cat": "0.5"})
+    shown = last(card, card.apply, ["cat", "dog.gguf"], {"cat": "0.5"})
     assert [(each.name, each.weight) for each in models.status.loras] == [("cat", 0.5), ("dog.gguf", 1.0)]
-    assert "<b>cat</b> × 0.5: by itself it changes a logit by up to 5" in shown[card.status]
+    assert "<b>cat</b> × 0.5: changes logits by up to 5" in shown[card.status]
     shown = last(card, card.remove_all)
     assert models.status.loras == () and shown[card.names] == []
-    assert "No LoRA is in force" in shown[card.status]
+    assert "No LoRA applied" in shown[card.status]
 
 
-def test_after_a_refusal_the_page_shows_the_reason_and_those_in_force(make_card: Callable[..., LoraCard]) -> None:
+def test_after_a_refusal_the_page_shows_the_reason_and_those_in_force(make_card: Callable[..., Any]) -> None:
     card = make_card(language="zh")
     load(card)
-    last(card, card.change, ["cat"], {})
-    shown = last(card, card.change, ["cat", "wide"], {})
+    last(card, card.apply, ["cat"], {})
+    shown = last(card, card.apply, ["cat", "wide"], {})
     assert "不匹配" in shown[card.status] and "<b>cat</b>" in shown[card.status]
     assert "<b>wide</b>" not in shown[card.status]
 
 
-def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable[..., LoraCard]) -> None:
+def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable[..., Any]) -> None:
     card = make_card()
     rows = card.describe(["cat", "cut"], {"cat": "1.5"})[card.rows]
-    for said in ("rank 4", "alpha 8", "q_proj, v_proj", "made for user/tiny", 'value="1.5"', 'role="alert"'):
+    for said in ("rank 4", "alpha 8", "q_proj, v_proj", "base model user/tiny", 'value="1.5"', 'role="alert"'):
         assert said in rows
 
 
@@ -104,16 +105,16 @@ def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
     base: str,
     shown: str,
     place: Path,  # noqa: F811
-    make_card: Callable[..., LoraCard],
+    make_card: Callable[..., Any],
 ) -> None:
     peft(place / "loras" / "mouse", base_model_name_or_path=base)
     card = make_card()
-    assert f"<span>made for {shown}</span>" in card.describe(["mouse"], {})[card.rows]
+    assert f"<span>base model {shown}</span>" in card.describe(["mouse"], {})[card.rows]
 
 
 def test_names_from_disk_are_no_html(
     place: Path,  # noqa: F811
-    make_card: Callable[..., LoraCard],
+    make_card: Callable[..., Any],
 ) -> None:
     name = "<img src=x onerror=alert(1)>"
     peft(place / "loras" / name, base_model_name_or_path="<b>base</b>")
@@ -123,7 +124,7 @@ def test_names_from_disk_are_no_html(
 
 
 def test_an_invalid_choice_of_loras_is_refused_with_a_message(
-    make_card: Callable[..., LoraCard], subtests: pytest.Subtests
+    make_card: Callable[..., Any], subtests: pytest.Subtests
 ) -> None:
     card = make_card()
     load(card)
@@ -131,14 +132,14 @@ def test_an_invalid_choice_of_loras_is_refused_with_a_message(
     for names, weights in product(choices, (None, 7, [1], {"cat": [1]}, {"mouse": {}})):
         with subtests.test(names=names, weights=weights):
             card.describe(names, weights)
-            card.list_again(names, weights)
-            shown = last(card, card.change, names, weights)
+            card.list_loras(names, weights)
+            shown = last(card, card.apply, names, weights)
             assert "internal" not in shown[card.status].lower() and card._app.models.status.loras == ()
 
 
-def test_guests_are_refused(make_card: Callable[..., LoraCard]) -> None:
+def test_guests_are_refused(make_card: Callable[..., Any]) -> None:
     card = make_card("--multi-user")
     load(card)
-    for shown in (last(card, card.change, ["cat"], {}), last(card, card.remove_all)):
+    for shown in (last(card, card.apply, ["cat"], {}), last(card, card.remove_all)):
         assert "--multi-user" in shown[card.status]
     assert card._app.models.status.loras == ()

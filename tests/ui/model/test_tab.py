@@ -16,10 +16,10 @@ import pytest
 
 from modules.app import App
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Shared
+from modules.ui.handlers import Page
 from modules.ui.model.tab import ModelTab
 from tests.conftest import worker_pids
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import followers, model_tab, page_parts
 from tests.ui.test_ui import last
 
 gr = gradio()
@@ -34,10 +34,9 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., 
 
     def make(*words: str) -> Any:
         app = make_app(*words)
-        with page_parts():
-            tab = ModelTab(app, "en", Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number()))
-        tab.app = app
-        return tab
+        with page_parts() as blocks:
+            tab = ModelTab(Page(app, "en"), followers())
+        return model_tab(blocks, tab)
 
     return make
 
@@ -48,9 +47,9 @@ def tab(make_tab: Callable[..., Any]) -> Any:
 
 
 def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
-    chosen = tab.choose(NAME)
-    form = {key: value for key, value in chosen.items() if key in (tab.options.shown, tab.options.reduced)}
-    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.shown]["values"] | changed).items()}
+    chosen = tab.show(NAME)
+    form = {key: value for key, value in chosen.items() if key in (tab.options.baseline, tab.options.fitted_n_ctx)}
+    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.baseline]["values"] | changed).items()}
     return {tab.model: model, tab.loader: loader, **form, **values}
 
 
@@ -63,19 +62,19 @@ def saved(tab: Any) -> object:
 
 
 def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
-    updates = tab.remember(form(tab, n_ctx=512, mlock=True))
-    assert "Saved the settings" in updates[tab.status] and updates[tab.options.shown]["values"]["n_ctx"] == 512
-    chosen = tab.choose(NAME)
+    updates = tab.save_settings(form(tab, n_ctx=512, mlock=True))
+    assert "Saved the settings" in updates[tab.status] and updates[tab.options.baseline]["values"]["n_ctx"] == 512
+    chosen = tab.show(NAME)
     assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
 
 
 def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
-    tab.remember({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
+    tab.save_settings({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
     assert tab.app.model_settings.of("other.gguf") == {"loader": "llama.cpp"}
     stale = {**form(tab, NAME, "AutoAWQ", n_ctx=512), tab.model: "other.gguf"}
-    plan = tab._plan(stale)
+    plan = tab.plan(stale)
     assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
 
 
@@ -85,16 +84,16 @@ def test_an_emptied_field_is_no_value(tab: Any) -> None:
 
 
 def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
-    tab.remember(form(tab, n_ctx=2048, threads=2))
+    tab.save_settings(form(tab, n_ctx=2048, threads=2))
     tab.app.memory.available_memory = lambda: 200_000_000
-    filled = tab.show_defaults({tab.model: NAME})
-    assert 0 < filled[tab.options.reduced] == filled[tab.widgets["n_ctx"]] < 8192
-    updates = tab.remember({**form(tab), **filled})
+    filled = tab.restore_defaults({tab.model: NAME})
+    assert 0 < filled[tab.options.fitted_n_ctx] == filled[tab.widgets["n_ctx"]] < 8192
+    updates = tab.save_settings({**form(tab), **filled})
     assert tab.app.model_settings.of(NAME) == {"loader": "llama.cpp"}
     tab.app.memory.available_memory = lambda: 180_000_000
-    again = {**form(tab), **filled, tab.options.shown: updates[tab.options.shown]}
-    assert tab._plan(again).settings["n_ctx"].source == "memory"
-    tab.remember({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
+    again = {**form(tab), **filled, tab.options.baseline: updates[tab.options.baseline]}
+    assert tab.plan(again).settings["n_ctx"].source == "memory"
+    tab.save_settings({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
     assert tab.app.model_settings.of(NAME)["n_ctx"] == 8192
 
 
@@ -106,7 +105,7 @@ def is_unchanged(updates: dict[Any, Any]) -> bool:
 def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
     for model in STRANGE:
         with subtests.test(model=model):
-            assert 'role="alert"' in tab.remember(form(tab, model))[tab.status]
+            assert 'role="alert"' in tab.save_settings(form(tab, model))[tab.status]
             assert not tab.app.model_settings.path.exists()
 
 
@@ -124,7 +123,7 @@ def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtes
 def test_nothing_is_saved_that_could_not_be_loaded(
     tab: Any, loader: object, changed: dict[str, object], words: str
 ) -> None:
-    html = tab.remember(form(tab, NAME, loader, **changed))[tab.status]
+    html = tab.save_settings(form(tab, NAME, loader, **changed))[tab.status]
     assert 'role="alert"' in html and words in html
     assert not tab.app.model_settings.path.exists()
 
@@ -138,14 +137,14 @@ def test_a_wrong_value_is_told_at_its_field(tab: Any) -> None:
 def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
     assert tab.widgets["trust_remote_code"].interactive is False
     with pytest.raises(Exception, match="cannot load gguf"):  # the loaders that have the option take other formats
-        tab._plan(form(tab, NAME, "Transformers", trust_remote_code=True))
+        tab.plan(form(tab, NAME, "Transformers", trust_remote_code=True))
 
 
 @pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
 def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
-    assert is_unchanged(tab.adjust(NAME, event(data)))
-    assert tab.adjust(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
-    assert tab.adjust(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.reduced: 0}
+    assert is_unchanged(tab.set_option(NAME, event(data)))
+    assert tab.set_option(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
+    assert tab.set_option(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.fitted_n_ctx: 0}
 
 
 INVALID_VALUES: list[object] = [[], {}, "many", -1, 1e99, True, "4096; rm"]
@@ -154,15 +153,15 @@ INVALID_VALUES: list[object] = [[], {}, "many", -1, 1e99, True, "4096; rm"]
 def test_a_field_is_set_to_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
     for value in INVALID_VALUES:
         with subtests.test(value=value):
-            assert is_unchanged(tab.adjust(NAME, event({"key": "n_ctx", "value": value})))
-            assert tab.adjust(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
+            assert is_unchanged(tab.set_option(NAME, event({"key": "n_ctx", "value": value})))
+            assert tab.set_option(NAME, event({"key": "n_ctx", "value": "4096"})) == {tab.widgets["n_ctx"]: 4096}
 
 
 def test_nothing_is_reset_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
     for model in STRANGE:
         with subtests.test(model=model):
-            assert is_unchanged(tab.adjust(model, event({"key": "n_ctx"})))
-            shown = tab.show_defaults({tab.model: model})
+            assert is_unchanged(tab.set_option(model, event({"key": "n_ctx"})))
+            shown = tab.restore_defaults({tab.model: model})
             assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
 
 
@@ -180,25 +179,25 @@ INVALID_CHANGES: list[object] = [
 def test_a_remedy_sets_valid_values_only(tab: Any, subtests: pytest.Subtests) -> None:
     for change in INVALID_CHANGES:
         with subtests.test(change=change):
-            assert is_unchanged(tab.relieve(event({"change": change})))
-            assert tab.relieve(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
+            assert is_unchanged(tab.apply_remedy(event({"change": change})))
+            assert tab.apply_remedy(event({"change": {"n_ctx": 512}})) == {tab.widgets["n_ctx"]: 512}
 
 
 def test_autoload_loads_no_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
     for model in STRANGE:
         with subtests.test(model=model):
-            updates = last(tab.start_if_wanted({**form(tab, model), tab.autoload: True}))
+            updates = last(tab.load_picked({**form(tab, model), tab.autoload: True}))
             assert tab.app.models.status.state == "empty"
             assert tab.status in updates
 
 
 def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
-    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: False}))
+    last(tab.load_picked({**form(tab, n_ctx=512), tab.autoload: False}))
     assert tab.app.models.status.state == "empty"
-    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    last(tab.load_picked({**form(tab, n_ctx=512), tab.autoload: True}))
     version = tab.app.models.status.version
     assert tab.app.models.status.state == "ready"
-    last(tab.start_if_wanted({**form(tab, n_ctx=512), tab.autoload: True}))
+    last(tab.load_picked({**form(tab, n_ctx=512), tab.autoload: True}))
     assert tab.app.models.status.version == version
 
 
@@ -206,23 +205,23 @@ def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> No
     folder = tmp_path / "models"
     folder.rename(tmp_path / "elsewhere")
     assert str(folder) in tab.open_page()[tab.facts]
-    updates = tab.list_again(NAME)
+    updates = tab.list_models(NAME)
     assert "No such file" in updates[tab.facts] and updates[tab.model]["value"] is None
     folder.touch()
-    assert "Not a directory" in tab.list_again(NAME)[tab.facts]
+    assert "Not a directory" in tab.list_models(NAME)[tab.facts]
     folder.unlink()
     folder.mkdir()
-    assert "no model in models/" in tab.list_again(NAME)[tab.facts]
+    assert "no model in models/" in tab.list_models(NAME)[tab.facts]
     (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
-    assert tab.list_again(None)[tab.model]["value"] == NAME, "the menu is not left empty"
-    assert "Pick a model" in tab.choose(None)[tab.facts]
-    assert tab.list_again(NAME).keys() == {tab.model}, "what is shown of it stays"
+    assert tab.list_models(None)[tab.model]["value"] == NAME, "the menu is not left empty"
+    assert "Select a model" in tab.show(None)[tab.facts]
+    assert tab.list_models(NAME).keys() == {tab.model}, "what is shown of it stays"
 
 
 def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtests: pytest.Subtests) -> None:
     for name in STRANGE:
         with subtests.test(name=name):
-            updates = tab.list_again(name)
+            updates = tab.list_models(name)
             assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
 
 
@@ -230,8 +229,8 @@ def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
     tab: Any, tmp_path: Path, smollm2: Path
 ) -> None:
     (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
-    assert tab.list_again("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
-    assert "value" not in tab.list_again(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
+    assert tab.list_models("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
+    assert "value" not in tab.list_models(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
 
 
 def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(
@@ -242,7 +241,7 @@ def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_l
 
     monkeypatch.setattr(tab.app.catalog, "models", break_down)
     assert "Internal error" in tab.open_page()[tab.facts]
-    assert "Internal error" in tab.list_again(NAME)[tab.status]
+    assert "Internal error" in tab.list_models(NAME)[tab.status]
 
 
 def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
@@ -250,19 +249,19 @@ def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
 ) -> None:
     """Gradio says "input" of a menu that was only opened and left, too."""
     updates = tab.pick(form(tab, n_ctx=512))
-    assert set(updates) == {tab.facts, tab.anew} and updates[tab.anew] is False
-    last(tab.start_if_wanted({**form(tab), tab.autoload: True, tab.anew: False}))
+    assert set(updates) == {tab.facts, tab.newly_picked} and updates[tab.newly_picked] is False
+    last(tab.load_picked({**form(tab), tab.autoload: True, tab.newly_picked: False}))
     assert tab.app.models.status.state == "empty"
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
     updates = tab.pick(form(tab, "other.gguf", n_ctx=512))
-    assert updates[tab.anew] is True and updates[tab.widgets["n_ctx"]] == 8192
+    assert updates[tab.newly_picked] is True and updates[tab.widgets["n_ctx"]] == 8192
 
 
 def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, tmp_path: Path) -> None:
     (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
     updates = tab.pick(form(tab, "damaged.gguf"))
     assert 'role="alert"' in updates[tab.facts]
-    assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.anew] is True
+    assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.newly_picked] is True
 
 
 def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
@@ -278,8 +277,8 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
         pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
         await asyncio.gather(*(anext(page) for page in pages))
         await holding
-        await asyncio.wait_for(tab.stop(), 5)
-        assert "No model is loaded" in tab.look(seen=0)[tab.status]
+        await asyncio.wait_for(tab.unload_model(), 5)
+        assert "No model is loaded" in tab.refresh_view(seen=0)[tab.status]
         for page in pages:
             assert "No model is loaded" in [each async for each in page][-1][tab.status]
 
@@ -289,26 +288,26 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
 def test_an_unload_that_ends_late_does_not_hide_why_the_next_load_was_refused(tab: Any) -> None:
     last(tab.start(form(tab, n_ctx=512)))
     seen = tab.app.models.status.version
-    asyncio.run(tab.stop())
+    asyncio.run(tab.unload_model())
     refused = last(tab.start(form(tab, n_ctx=-5)))
     assert "n_ctx" in refused[tab.status]
-    assert refused[tab._shared.seen] > seen
-    skipped = tab.look(refused[tab._shared.seen])
+    assert refused[tab._followers.version] > seen
+    skipped = tab.refresh_view(refused[tab._followers.version])
     assert skipped[tab.status] == gr.skip()
 
 
 def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, unloaded = tab._plan, threading.Event()
+    plan, unloaded = tab.form.plan, threading.Event()
 
     def slowly(given: object) -> object:
         assert unloaded.wait(10)
         return plan(given)
 
     async def press() -> Any:
-        monkeypatch.setattr(tab, "_plan", slowly)
+        monkeypatch.setattr(tab.form, "plan", slowly)
         loading = asyncio.ensure_future(anext(tab.start(form(tab, n_ctx=512))))
         await asyncio.sleep(0)
-        await tab.stop()
+        await tab.unload_model()
         unloaded.set()
         return await loading
 
@@ -334,7 +333,7 @@ def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_giv
 
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
     tab.app.models.crashed.add(NAME)
-    updates = last(tab.start_if_wanted({**form(tab), tab.autoload: True}))
+    updates = last(tab.load_picked({**form(tab), tab.autoload: True}))
     assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
     last(tab.start(form(tab, n_ctx=512)))
     assert NAME not in tab.app.models.crashed
@@ -352,9 +351,9 @@ def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_ta
     tab = make_tab("--multi-user")
     refusals = [
         last(tab.start(form(tab))),
-        last(tab.start_if_wanted({**form(tab), tab.autoload: True})),
-        asyncio.run(tab.stop()),
-        tab.remember(form(tab)),
+        last(tab.load_picked({**form(tab), tab.autoload: True})),
+        asyncio.run(tab.unload_model()),
+        tab.save_settings(form(tab)),
         tab.set_autoload(True),
     ]
     assert all("only its owner" in updates[tab.status] for updates in refusals)

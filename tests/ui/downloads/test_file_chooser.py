@@ -17,11 +17,12 @@ from modules.core.errors import SettingsError
 from modules.downloads.record import Wanted
 from modules.ui.downloads.panel import DownloadsPanel
 from modules.ui.gradio_import import gradio
-from modules.ui.model.tab import ModelTab, Shared
+from modules.ui.handlers import Page
+from modules.ui.model.tab import ModelTab
 from tests.support.downloading import noise, until
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.hub_server import Hub
-from tests.support.page_parts import page_parts
+from tests.support.page_parts import AsCalled, followers, page_parts
 from tests.ui.test_ui import last
 
 gr = gradio()
@@ -32,7 +33,7 @@ FILES = {
     PLAIN: {"model.safetensors": noise(20_000, 3), "config.json": b"{}", "pytorch_model.bin": noise(20_000, 4)},
     LORA: {"adapter_model.safetensors": noise(20_000, 5), "adapter_config.json": b"{}"},
 }
-STRANGE = [None, 5, 1.5, True, [], ["a"], {}, {"text": 5}, {"text": "user/gguf", "ticked": "all"}, "\0", "x" * 5000]
+STRANGE = [None, 5, 1.5, True, [], ["a"], {}, {"text": 5}, {"text": "user/gguf", "selected": "all"}, "\0", "x" * 5000]
 
 
 @pytest.fixture
@@ -47,11 +48,13 @@ def hub() -> Iterator[Hub]:
 def make_panel(make_app: Callable[..., App], hub: Hub, tmp_path: Path) -> Callable[..., Any]:
     def make(*words: str, language: str = "en") -> Any:
         app = make_app("--hf-endpoint", hub.url, "--lora-dir", str(tmp_path / "loras"), *words)
-        with page_parts():
-            shared = Shared(gr.HTML(), gr.State(-1), gr.Chatbot(), gr.Number())
-            panel: Any = DownloadsPanel(app, language, ModelTab(app, language, shared))
-        panel.app = app
-        return panel
+        with page_parts() as blocks:
+            page = Page(app, language)
+            panel = DownloadsPanel(page, ModelTab(page, followers()))
+        called: Any = AsCalled(blocks, panel.chooser, panel.jobs)
+        called.settings = AsCalled(blocks, panel.settings)
+        called.app = app
+        return called
 
     return make
 
@@ -67,7 +70,7 @@ def listed(panel: Any, text: object, file: object = "", shown: object = None) ->
 
 def ticking(updates: dict[Any, Any], panel: Any, *names: str) -> dict[str, object]:
     """What the browser sends once these boxes are ticked."""
-    return {**updates[panel.shown], "ticked": list(names)}
+    return {**updates[panel.listed], "selected": list(names)}
 
 
 def begun(panel: Any, shown: object, text: object, file: object = "", digest: object = "") -> dict[Any, Any]:
@@ -96,8 +99,8 @@ def test_a_gguf_repository_is_listed_with_nothing_ticked_and_the_usual_one_marke
     updates = listed(panel, GGUF)
     assert updates[panel.files].count("<label") == 3 and " checked" not in updates[panel.files]
     assert updates[panel.files].count("recommended") == 1
-    assert updates[panel.download] == "Download" and "Tick in the list" in updates[panel.status]
-    assert updates[panel.shown]["text"] == GGUF
+    assert updates[panel.download] == "Download" and "Select the files" in updates[panel.status]
+    assert updates[panel.listed]["text"] == GGUF
 
 
 def test_a_folder_of_weights_is_ticked_as_proposed_and_the_button_says_so(panel: Any) -> None:
@@ -128,7 +131,7 @@ def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_
     updates = listed(panel, GGUF)
     assert updates[panel.files].count(">here<") == 1
     (tmp_path / "models" / Q8).write_bytes(FILES[GGUF][Q8])
-    told = panel.tell_here(updates[panel.shown])[panel.here]
+    told = panel.mark_downloaded(updates[panel.listed])[panel.downloaded]
     assert Q4 in told and Q8 in told and "README" not in told
 
 
@@ -146,7 +149,7 @@ def test_what_leads_nowhere_is_told_in_words(
     panel = make_panel(language=language)
     for address, said in zip(("nonsense", "no/body"), words, strict=True):
         updates = listed(panel, address)
-        assert said in unescape(updates[panel.status]) and updates[panel.files] == "" and updates[panel.shown] == {}
+        assert said in unescape(updates[panel.status]) and updates[panel.files] == "" and updates[panel.listed] == {}
 
 
 def test_a_fault_of_ours_is_told_and_logged(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +164,7 @@ def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
         return [each async for each in updates]
 
     first, *_ = asyncio.run(all_of(panel.list_files({}, GGUF, "")))
-    assert "Asking 127.0.0.1" in first[panel.status]
+    assert "Contacting 127.0.0.1" in first[panel.status]
 
 
 # -- what fits --------------------------------------------------------------------------------------------------------
@@ -169,8 +172,8 @@ def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
 
 def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -> None:
     hub.add("user/real", {"m.Q4_1.gguf": smollm2})
-    shown = listed(panel, "user/real")[panel.shown]
-    told = asyncio.run(panel.tell_fits(shown))[panel.fits]
+    shown = listed(panel, "user/real")[panel.listed]
+    told = asyncio.run(panel.show_fits(shown))[panel.fits]
     assert "fits" in told and shown["commit"] in told and "m.Q4_1.gguf" in told
 
 
@@ -180,21 +183,21 @@ def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
     hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
     updates = listed(panel, "user/cat")
     shown = ticking(updates, panel, "cat-f16.gguf")
-    told = asyncio.run(panel.tell_fits(shown, "user/cat", ""))
+    told = asyncio.run(panel.show_fits(shown, "user/cat", ""))
     assert "loras/" in told[panel.fits] and "loras/cat-f16.gguf" in told[panel.status]
     asked = len(hub.log)
     assert "loras/cat-f16.gguf" in panel.sum_up(shown, "user/cat", "")[panel.status] and len(hub.log) == asked
     assert "loras/cat-f16.gguf" in begun(panel, shown, "user/cat")[panel.status]
     until(lambda: (tmp_path / "loras" / "cat-f16.gguf").exists())
     assert not (tmp_path / "models" / "cat-f16.gguf").exists()
-    assert "cat-f16.gguf" in panel.tell_here(shown)[panel.here]
+    assert "cat-f16.gguf" in panel.mark_downloaded(shown)[panel.downloaded]
 
 
 def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: Hub, subtests: pytest.Subtests) -> None:
     for shown in STRANGE:
         with subtests.test(shown=shown):
-            asyncio.run(panel.tell_fits(shown))
-            panel.tell_here(shown)
+            asyncio.run(panel.show_fits(shown))
+            panel.mark_downloaded(shown)
             assert hub.log == []
 
 
@@ -214,10 +217,10 @@ def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, h
 
 
 def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.ui.downloads.html.MOST_ROWS", 3)
+    monkeypatch.setattr("modules.ui.downloads.file_table.MAX_ROWS", 3)
     hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
     updates = listed(panel, "user/many")
-    assert "2 of them are ticked" in updates[panel.files] and "5 files" in updates[panel.download]
+    assert "2 of them are selected" in updates[panel.files] and "5 files" in updates[panel.download]
     drawn = re.findall(r'value="([^"]+)"', updates[panel.files])
     assert len(drawn) == 3
     shown = ticking(updates, panel, *drawn[:2])
@@ -236,7 +239,7 @@ def test_no_payload_breaks_a_handler(panel: Any, subtests: pytest.Subtests) -> N
                 listed(panel, what, what, what),
                 begun(panel, what, what, what, what),
                 begun(panel, what, GGUF, what, what),
-                panel.poll(what),
+                panel.refresh(what),
                 panel.settings.set_endpoint(what),
                 panel.settings.set_token(what, what),
                 panel.settings.set_hosts(what),
@@ -254,9 +257,9 @@ def test_what_is_ticked_arrives_and_the_page_is_to_list_models_again(panel: Any,
     updates = begun(panel, shown, GGUF)
     assert Q4 in updates[panel.jobs]
     done(panel)
-    until(lambda: 'data-finished="1"' in panel.poll(None)[panel.jobs])
+    until(lambda: 'data-finished="1"' in panel.refresh(None)[panel.jobs])
     assert (tmp_path / "models" / Q4).read_bytes() == FILES[GGUF][Q4]
-    assert "all hashes checked" in panel.poll(None)[panel.jobs]
+    assert "All checksums match" in panel.refresh(None)[panel.jobs]
 
 
 def test_without_a_list_the_name_of_the_file_is_enough(panel: Any, tmp_path: Path) -> None:
@@ -275,7 +278,7 @@ def test_without_ticks_what_is_proposed_is_taken_and_a_lora_goes_to_its_folder(p
 
 def test_of_gguf_files_that_nobody_has_chosen_from_the_list_is_shown_instead(panel: Any) -> None:
     updates = begun(panel, {}, GGUF)
-    assert "<label" in updates[panel.files] and "Tick in the list" in updates[panel.status]
+    assert "<label" in updates[panel.files] and "Select the files" in updates[panel.status]
     assert panel.app.downloads.snapshot() == ()
     assert "Nothing to download" in begun(panel, ticking(updates, panel), GGUF)[panel.status]
 
@@ -290,8 +293,8 @@ def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel:
 
 
 def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
-    first = panel.poll(None)
-    assert all(value == gr.skip() for value in panel.poll(first[panel.seen]).values())
+    first = panel.refresh(None)
+    assert all(value == gr.skip() for value in panel.refresh(first[panel.digest]).values())
 
 
 def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_path: Path) -> None:
@@ -324,15 +327,15 @@ def test_of_a_branch_that_has_moved_either_commit_can_be_had(panel: Any, hub: Hu
     hub.faults.remove(fault)
     pressed(panel, "resume", job)
     until(lambda: panel.app.downloads.snapshot()[0].moved)
-    assert 'data-act="keep"' in panel.poll(None)[panel.jobs] and 'data-act="anew"' in panel.poll(None)[panel.jobs]
+    assert 'data-act="keep"' in panel.refresh(None)[panel.jobs] and 'data-act="anew"' in panel.refresh(None)[panel.jobs]
     pressed(panel, act, job)
     done(panel)
     assert (tmp_path / "models" / Q8).read_bytes() == (newer if act == "anew" else FILES[GGUF][Q8])
 
 
 def test_a_button_of_a_job_that_is_gone_says_so(panel: Any) -> None:
-    assert "There is no download" in pressed(panel, "pause", "nothing")[panel.refused]
-    assert pressed(panel, "explode", "nothing")[panel.refused] == ""
+    assert "There is no download" in pressed(panel, "pause", "nothing")[panel.error]
+    assert pressed(panel, "explode", "nothing")[panel.error] == ""
 
 
 def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(panel: Any, hub: Hub, tmp_path: Path) -> None:
@@ -358,21 +361,29 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
     said = [
         listed(panel, GGUF)[panel.status],
         begun(panel, {}, GGUF, Q8)[panel.status],
-        pressed(panel, "pause", "x")[panel.refused],
-        settings.set_endpoint("other.example")[settings.told],
-        settings.set_token("hf_theirs", [])[settings.told],
-        settings.set_hosts([])[settings.told],
-        settings.forget_token()[settings.told],
+        pressed(panel, "pause", "x")[panel.error],
+        settings.set_endpoint("other.example")[settings.line],
+        settings.set_token("hf_theirs", [])[settings.line],
+        settings.set_hosts([])[settings.line],
+        settings.forget_token()[settings.line],
     ]
     assert all("only its owner" in each for each in said)
     panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
-    assert Q8 not in panel.poll(None)[panel.jobs] and settings.endpoint not in settings.show(), (
+    assert Q8 not in panel.refresh(None)[panel.jobs] and settings.endpoint not in settings.show(), (
         "nor is it shown what others do"
     )
     done(panel)
     hub.log.clear()
     assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
-    parts = (panel.download, panel.list, panel.address, panel.file, settings.endpoint, settings.token, settings.use)
+    parts = (
+        panel.download,
+        panel.list_button,
+        panel.address,
+        panel.file,
+        settings.endpoint,
+        settings.token,
+        settings.use,
+    )
     assert not any(part.interactive for part in parts)
 
 

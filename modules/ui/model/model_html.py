@@ -1,0 +1,130 @@
+"""A model as HTML: its facts, its state, its memory and the explanation of a load. Everything is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from modules.catalog.catalog import ModelRecord
+from modules.core.events import Json
+from modules.options.option import Value
+from modules.planning.fit import Fit, Part
+from modules.runtime.status import Status
+from modules.ui.locales import Tr
+from modules.ui.widgets.messages import alert, binary_size, info, shrinkable_name
+from modules.ui.widgets.option_form import slug
+
+REMEDY_CLICK = """element.addEventListener("click", (event) => {
+  const pressed = event.target.closest("[data-change]");
+  if (pressed) trigger("click", { change: JSON.parse(pressed.dataset.change) });
+})"""
+"""Script of the memory bars: a click on a remedy becomes an event with the options to change."""
+
+
+def pill(status: Status, tr: Tr) -> str:
+    """Render the model's state for the header: a dot, its name, its loader and context length."""
+    percent = "" if status.stage == "kernels" else f" {status.progress:.0%}"
+    rest = {
+        "empty": tr("no_model"),
+        "loading": tr("loading") + percent,
+        "failed": tr("failed"),
+        "ready": f"{status.loader} · {status.context_length}",
+    }[status.state]
+    name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
+    loader = f' data-loader="{slug(status.loader)}"' if status.state == "ready" else ""
+    return (
+        f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}"{loader}>'
+        f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></div>'
+    )
+
+
+def load_status(status: Status, tr: Tr, language: str) -> str:
+    """Render the status line of the Model tab, with a progress bar while a model is loaded."""
+    if status.error is not None:
+        return alert(status.error, language, tr)
+    if status.state == "loading":
+        percent = f"{status.progress:.0%}"
+        stage = tr("stage_kernels") if status.stage == "kernels" else f"{tr('stage')} {percent}"
+        return (
+            f'<div class="tx-status" role="status">{escape(stage)}'
+            f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
+        )
+    if status.state == "ready":
+        seconds, memory = f"{status.seconds:.1f}", binary_size(status.memory)
+        return info(tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory))
+    if status.freed:
+        return info(tr("status_freed").format(memory=binary_size(status.freed)))
+    return info(tr("status_empty"))
+
+
+def facts(record: ModelRecord, tr: Tr) -> str:
+    """Render what a model's files say about it, as chips."""
+    chips = [
+        record.architecture,
+        f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
+        f"{record.parameters / 1e6:.0f}M" if 0 < record.parameters < 1e9 else "",
+        record.quantisation or record.format,
+        binary_size(record.size) if record.size else "",
+        tr("layers").format(count=record.layers) if record.layers else "",
+        tr("context").format(count=record.context_length) if record.context_length else "",
+        tr(f"state_{record.state}") if record.state else "",
+        tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
+    ]
+    shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
+    return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'
+
+
+def memory(fit: Fit | None, tr: Tr) -> str:
+    """Render the memory that a load needs against what is free, one bar per device, with remedies if it is short."""
+    if fit is None:
+        return ""
+    bars = "".join(_device(part, tr) for part in fit.parts if part.need.total)
+    buttons = "".join(_remedy(change) for change in fit.remedies)
+    remedies = f'<p class="tx-remedies">{escape(tr("remedies"))}{buttons}</p>' if buttons else ""
+    return bars + remedies
+
+
+def _device(part: Part, tr: Tr) -> str:
+    need, free = part.need, part.device.free
+    shares = {"weights": need.weights, "cache": need.cache, "buffers": need.compute + need.other}
+    whole = max(need.total, free, 1)
+    bars = "".join(
+        f'<i class="tx-{share}" style="width:{100 * count / whole:.2f}%" '
+        f'title="{escape(tr(share))} {binary_size(count)}"></i>'
+        for share, count in shares.items()
+    )
+    sizes = {"need": binary_size(need.total), "free": binary_size(free)}
+    line = tr(f"memory_{part.verdict}").format(device=part.device.name or tr("main_memory"), **sizes)
+    split = " · ".join(f"{tr(share)} {binary_size(count)}" for share, count in shares.items())
+    return (
+        f'<div class="tx-memory tx-{part.verdict}" role="status"><p>{escape(line)}</p>'
+        f'<div class="tx-bar">{bars}</div><p class="tx-split">{escape(split)}</p></div>'
+    )
+
+
+def _remedy(change: Mapping[str, Value]) -> str:
+    text = ", ".join(key if value is True else f"{key} {value}" for key, value in change.items())
+    content = escape(json.dumps(dict(change)), quote=True)
+    return f'<button type="button" data-change="{content}">{escape(text)}</button>'
+
+
+def reasons(chosen: str, others: Mapping[str, str], tr: Tr) -> str:
+    """Render why the chosen loader suits the model, with the reasons for the others, by loader name, folded below."""
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(text)}</li>" for name, text in others.items())
+    more = f"<details><summary>{escape(tr('other_loaders'))}</summary><ul>{items}</ul></details>" if items else ""
+    return info(chosen) + (f'<div class="tx-notes">{more}</div>' if more else "")
+
+
+def explanation(explained: Mapping[str, Json], language: str, tr: Tr) -> str:
+    """Render an engine's explanation: notes on options without full effect, and the exact calls, folded."""
+    if reason := explained.get("unavailable"):
+        return f'<div class="tx-notes"><p class="tx-notes-title">{escape(reason[language])}</p></div>'
+    notes: Iterable[Mapping[str, Json]] = explained.get("notes", ())
+    items = "".join(
+        f"<li><code>{escape(note['option'])}</code> {escape(note['text'][language])}</li>" for note in notes
+    )
+    shown = f'<p class="tx-notes-title">{escape(tr("notes"))}</p><ul>{items}</ul>' if items else ""
+    calls = escape(json.dumps(explained.get("calls", {}), indent=2, ensure_ascii=False))
+    folded = f"<details><summary>{escape(tr('calls'))}</summary><pre>{calls}</pre></details>"
+    return f'<div class="tx-notes">{shown}{folded}</div>'

@@ -1,0 +1,51 @@
+"""A model as HTML, with everything from outside escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import ModelRecord
+from modules.core.errors import (
+    DamagedModel,
+    IncompleteModel,
+    LoadFailed,
+    ModelProblem,
+    UnsupportedModel,
+    both,
+)
+from modules.runtime.status import Status
+from modules.ui import locales
+from modules.ui.model import model_html
+from modules.ui.widgets import messages
+
+HOSTILE = '<img src=x onerror="alert(1)">.gguf'
+
+
+def test_names_from_outside_are_escaped_everywhere() -> None:
+    tr = locales.translator("en")
+    record = ModelRecord(
+        HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantisation=HOSTILE, duplicate_of=HOSTILE
+    )
+    pieces = [
+        model_html.pill(Status("ready", name=HOSTILE, loader=HOSTILE), tr),
+        model_html.pill(Status("loading", name=HOSTILE), tr),
+        model_html.load_status(Status("failed", error=LoadFailed("l", HOSTILE, HOSTILE)), tr, "en"),
+        model_html.facts(record, tr),
+        model_html.explanation(
+            {"notes": [{"option": HOSTILE, "text": both(HOSTILE)}], "calls": {HOSTILE: 1}}, "en", tr
+        ),
+        messages.info(HOSTILE),
+    ]
+    assert all("<img" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("kind", [IncompleteModel, DamagedModel, UnsupportedModel])
+def test_a_model_that_will_not_load_says_so_among_its_facts(kind: type[ModelProblem], language: str) -> None:
+    tr = locales.translator(language)
+    record = ModelRecord("x", Path("x"), "gguf", 0, problem=kind("x", both("broken")), duplicate_of="y.gguf")
+    facts = model_html.facts(record, tr)
+    assert f"<span>{tr(f'state_{kind.state}')}</span>" in facts
+    assert "y.gguf" in facts and "0 MB" not in facts

@@ -1,0 +1,29 @@
+"""Importing Gradio without its stubs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from modules.core.paths import ROOT
+
+
+def in_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_gradio_is_imported_whole_and_its_hook_is_back_in_place(whole_program: None) -> None:
+    code = (
+        "from modules.ui.gradio_import import gradio; gr = gradio()\n"
+        "import gradio.component_meta as meta, inspect\n"
+        "print(inspect.getsourcefile(meta.create_or_modify_pyi) == meta.__file__, gr.Button('x').value)"
+    )
+    assert in_python(code) == "True x"
+
+
+def test_gradio_still_renders_its_stubs_at_every_import(whole_program: None) -> None:
+    """When this fails, Gradio has stopped doing so and modules/ui/gradio_import.py has nothing left to save: remove
+    it."""
+    code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
+    assert in_python(code) == "3"

@@ -1,0 +1,28 @@
+"""The patches of Gradio still apply, and are still needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from modules.ui import gradio_patches
+from modules.ui.gradio_import import gradio
+
+gr = gradio()
+
+
+def test_gradios_script_is_served_with_shorter_ways_to_its_components() -> None:
+    """Fails when a new Gradio has another script: then `speed_up_component_search` has to change or to go."""
+    server = FastAPI()
+    gradio_patches.speed_up_component_search(server)
+    (path,) = [path for route in server.routes if "core-" in (path := getattr(route, "path", ""))]
+    served = TestClient(server).get(path.format(language="en"))
+    assert served.headers["content-type"].startswith("text/javascript")
+    original = (Path(gr.__file__).parent / "templates/frontend/assets" / path.rpartition("/")[2]).read_text("utf-8")
+    restored = served.text
+    for part, mended in gradio_patches._REPLACEMENTS.items():
+        assert restored.count(mended) == 1
+        restored = restored.replace(mended, part)
+    assert restored == original != served.text

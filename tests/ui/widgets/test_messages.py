@@ -1,0 +1,31 @@
+"""Messages and sizes as HTML."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.core.errors import (
+    LoadFailed,
+    both,
+)
+from modules.ui import locales
+from modules.ui.widgets import messages
+
+
+@pytest.mark.parametrize(("count", "words"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
+def test_sizes_are_for_people(count: int, words: str) -> None:
+    assert messages.binary_size(count) == words
+
+
+def test_a_long_error_is_folded_after_its_first_line() -> None:
+    error = LoadFailed("llama.cpp", "x.gguf", "second\nthird", both("first"))
+    html = messages.alert(error, "en", locales.translator("en"))
+    assert html.index("first") < html.index("<details>") < html.index("second")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (4081004224, "4.08 GB"), (98_362_432, "98.4 MB"), (269_000_000_000, "269 GB")],
+)
+def test_sizes_have_three_digits(count: int, words: str) -> None:
+    assert messages.decimal_size(count) == words
