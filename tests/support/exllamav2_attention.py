@@ -1,4 +1,4 @@
-"""ExLlamaV2's attention without flash-attention, by itself and as `exllamav2_mended` puts it right: a script, on the
+"""ExLlamaV2's attention without flash-attention, by itself and as `exllamav2.patches` puts it right: a script, on the
 stand-in for its extension.
 
 `python -m tests.support.exllamav2_attention` prints as JSON how far each way is from the same in float32: at most, over
@@ -17,7 +17,7 @@ from exllamav2.attn import ExLlamaV2Attention
 from exllamav2.attn_params import Params
 from torch import Tensor
 
-from modules.engines.exllamav2.patches import look_back
+from modules.engines.exllamav2.patches import patch_attention
 
 HEADS, KV_HEADS, HEAD = 4, 2, 64
 CASES = {
@@ -37,7 +37,7 @@ CASES = {
 def main() -> None:
     ways: dict[str, Any] = {"exllamav2 0.3.2": ExLlamaV2Attention._attn_torch}
     for name, fused in (("fused", True), ("step by step", False)):
-        look_back(fused)
+        patch_attention(fused)
         ways[name] = ExLlamaV2Attention._attn_torch
     told = {name: {case: _off(way, **asked) for case, asked in CASES.items()} for name, way in ways.items()}
     print("\n" + json.dumps(told))

@@ -24,7 +24,7 @@ ALONE = 6
 def main() -> None:
     from exllamav2 import ExLlamaV2, ExLlamaV2Config, ExLlamaV2Lora
 
-    from modules.engines.exllamav2.patches import look_back
+    from modules.engines.exllamav2.patches import patch_attention
 
     asked = json.loads(Path(sys.argv[1]).read_text())
     config = ExLlamaV2Config(asked["folder"])
@@ -32,7 +32,7 @@ def main() -> None:
     config.max_seq_len = 1024
     if window := asked.get("window"):
         config.arch.lm.swa, config.sliding_window = True, window
-        look_back(fused=True)
+        patch_attention(fused=True)
     model = ExLlamaV2(config)
     model.load(asked.get("split"))
     logits: dict[str, Any] = {"none": _logits(model, asked["tokens"])}

@@ -1,4 +1,4 @@
-"""Loads a model by the calls of `exllamav2_arguments`, for both loaders that use ExLlamaV2."""
+"""Load a model by the calls of `exllamav2.arguments`, for both loaders that use ExLlamaV2."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from modules.core.events import Json, Progress
 from modules.engines.engine_protocol import Report
 from modules.engines.exllamav2.arguments import ATTENTION, AUTOSPLIT, CACHE, CONFIG, LOAD, NEGATIVE_CACHE, Environment
 from modules.engines.exllamav2.environment import AMPERE, KERNELS, installed
-from modules.engines.exllamav2.patches import look_back
+from modules.engines.exllamav2.patches import patch_attention
 from modules.engines.progress import whole_percents
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """ExLlamaV2's objects. `caches` are one, and one for negative prompts if that was asked for; `ends` are the tokens
-    that end an answer, as the model's files say."""
+class LoadedModel:
+    """ExLlamaV2's objects. `caches` are the answer's and, if asked for, one for negative prompts.
+
+    `ends` are the end-of-generation tokens that the model's files name.
+    """
 
     model: Any
     config: Any
@@ -28,83 +30,90 @@ class Loaded:
     ends: frozenset[int]
 
 
-def found(report: Report) -> Environment:
-    """Import ExLlamaV2, and see what it has found. It compiles its kernels unless they are installed, or were compiled
-    before. RuntimeError, OSError, ImportError."""
+def import_exllamav2(report: Report) -> Environment:
+    """Import ExLlamaV2 and return what it detected. Without installed or compiled kernels it compiles them first.
+
+    Raises RuntimeError, OSError or ImportError if its kernels cannot be compiled or imported.
+    """
     if not installed(KERNELS):
         if torch.version.cuda is None:
             raise RuntimeError("torch.version.cuda is None")
         report(Progress("kernels", 0.0))
     else:
-        importlib.import_module(KERNELS)  # ExLlamaV2 would hide why that fails behind a NameError
+        importlib.import_module(KERNELS)  # ExLlamaV2 itself would hide the cause of a failure behind a NameError
     attention = importlib.import_module("exllamav2.attn")
     gpus = range(torch.cuda.device_count())
-    runs = all(torch.cuda.get_device_properties(gpu).major >= AMPERE for gpu in gpus)
+    supported = all(torch.cuda.get_device_properties(gpu).major >= AMPERE for gpu in gpus)
     return Environment(
-        flash=attention.has_flash_attn and runs,
-        paged=attention.has_flash_attn_with_paged and runs,
+        flash=attention.has_flash_attn and supported,
+        paged=attention.has_flash_attn_with_paged and supported,
         xformers=attention.has_xformers,
         gpus=len(gpus),
-        unfit=attention.has_flash_attn and not runs,
+        unfit=attention.has_flash_attn and not supported,
     )
 
 
-def loaded(calls: Mapping[str, Json], report: Report) -> Loaded:
-    """ValueError for a model that calculates nonsense."""
+def load_model(calls: Mapping[str, Json], report: Report) -> LoadedModel:
+    """Load the model and its caches. Raises ValueError if its logits are not finite."""
     library = importlib.import_module("exllamav2")
-    config = _config(library, calls[CONFIG])
-    # Where neither is in the calls, flash-attention or xformers was to be used, and the model may not suit that.
-    look_back(fused=ATTENTION in calls or "no_sdpa" not in calls[CONFIG])
+    config = _create_config(library, calls[CONFIG])
+    # Calls that name neither mean flash-attention or xformers, which the model may turn out not to support.
+    patch_attention(fused=ATTENTION in calls or "no_sdpa" not in calls[CONFIG])
     model = library.ExLlamaV2(config)
-    advance = whole_percents(report)
+    report_fraction = whole_percents(report)
+
+    def report_layers(done: int, total: int) -> None:
+        report_fraction(done / total)
+
     if AUTOSPLIT in calls:
-        caches = _caches(library, model, calls)
-        model.load_autosplit(_as_one(caches), callback=_counted(advance), **calls[AUTOSPLIT])
+        caches = _create_caches(library, model, calls)
+        model.load_autosplit(_as_one_cache(caches), callback=report_layers, **calls[AUTOSPLIT])
     else:
-        model.load(callback=_counted(advance), **calls[LOAD])
-        caches = _caches(library, model, calls)
-    _check_sound(model, config)
-    return Loaded(model, config, caches, frozenset(_ends(config)))
+        model.load(callback=report_layers, **calls[LOAD])
+        caches = _create_caches(library, model, calls)
+    _check_logits(model, config)
+    return LoadedModel(model, config, caches, frozenset(_end_tokens(config)))
 
 
-def _caches(library: Any, model: Any, calls: Mapping[str, Json]) -> list[Any]:
+def _create_caches(library: Any, model: Any, calls: Mapping[str, Json]) -> list[Any]:
     wanted = [dict(calls[name]) for name in (CACHE, NEGATIVE_CACHE) if name in calls]
-    return [getattr(library, words.pop("class"))(model, **words) for words in wanted]
+    return [getattr(library, arguments.pop("class"))(model, **arguments) for arguments in wanted]
 
 
-def _as_one(caches: list[Any]) -> Any:
-    """The first, which has the others take their memory as it takes its own: layer by layer, while it is found out what
-    fits where. Made afterwards, a second one would find each GPU full."""
-    each = [cache.update_cache_tensors for cache in caches]
-    caches[0].update_cache_tensors = lambda: [take() for take in each]
+def _as_one_cache(caches: list[Any]) -> Any:
+    """Return the first cache, changed to allocate the others' memory layer by layer together with its own.
+
+    `load_autosplit` finds out what fits where; a second cache made afterwards would find every GPU full.
+    """
+    allocators: list[Callable[[], Any]] = [cache.update_cache_tensors for cache in caches]
+    caches[0].update_cache_tensors = lambda: [allocate() for allocate in allocators]
     return caches[0]
 
 
-def _check_sound(model: Any, config: Any) -> None:
-    """It also has kernels tuned, for which the first answer would wait."""
+def _check_logits(model: Any, config: Any) -> None:
+    """Evaluate eight tokens. Raises ValueError for logits that are not finite.
+
+    It also tunes the kernels, for which the first answer would have to wait.
+    """
     logits = model.forward(torch.arange(8)[None])[..., : config.vocab_size]
     if not logits.isfinite().all():
         raise ValueError("its logits are not finite")
 
 
-def _config(library: Any, fields: Mapping[str, Json]) -> Any:
+def _create_config(library: Any, fields: Mapping[str, Json]) -> Any:
     config = library.ExLlamaV2Config()
     config.model_dir = fields["model_dir"]
     config.prepare()
     for field, value in fields.items():
         setattr(config, field, value)
-    wanted = config.no_flash_attn, config.no_xformers
+    requested = config.no_flash_attn, config.no_xformers
     config.arch_compat_overrides(quiet=True)
-    if (config.no_flash_attn, config.no_xformers) != wanted:
-        config.no_sdpa = True  # it has turned off what was to be used instead: see `exllamav2_mended`
+    if (config.no_flash_attn, config.no_xformers) != requested:
+        config.no_sdpa = True  # the model supports neither, and its own SDPA is wrong: see `exllamav2.patches`
     return config
 
 
-def _counted(advance: Callable[[float], None]) -> Callable[[int, int], None]:
-    return lambda done, of: advance(done / of)
-
-
-def _ends(config: Any) -> Iterator[int]:
-    told = getattr(config, "generation_config", {}).get("eos_token_id")
-    for each in (told, config.eos_token_id):
-        yield from each if isinstance(each, list) else [] if each is None else [each]
+def _end_tokens(config: Any) -> Iterator[int]:
+    generation = getattr(config, "generation_config", {}).get("eos_token_id")
+    for value in (generation, config.eos_token_id):
+        yield from value if isinstance(value, list) else [] if value is None else [value]

@@ -1,10 +1,9 @@
-"""Answers of ExLlamaV2's dynamic generator: as many at once as its cache has pages for, one token of each a step.
+"""Generation by ExLlamaV2's dynamic generator: all requests together, one token of each per step.
 
-Without flash-attention its cache cannot be shared out, and it writes one answer after the other.
-
-A job of the generator takes all the pages that it may need when it begins, and an answer may fill the context; so a job
-writes no further than to the end of a page, and the next one goes on from there. Requests that find too few pages wait
-and are told their place; answers under way go before them.
+A job of the generator allocates all cache pages that it may need when it begins, and an answer may fill the context. A
+job therefore samples only up to the end of a page, and another job continues from there. Requests that find too few
+pages wait; requests that have begun go before them. Without flash-attention the cache has no pages, and the generator
+runs one request after the other.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments
-from modules.engines.exllamav2.build import loaded
-from modules.engines.exllamav2.job import FAULTS, GrammarFilter, Job, settings
+from modules.engines.exllamav2.build import load_model
+from modules.engines.exllamav2.job import SAMPLER_ERRORS, GrammarFilter, Job, sampler_settings
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
 from modules.engines.hf.arguments import TOKENIZER
@@ -39,8 +38,8 @@ from modules.options.option import Value
 from modules.system import cpu_memory
 
 NAME = "ExLlamav2"
-SHORTEST = 32
-"""Tokens at the end of a page for which a job is not worth its beginning."""
+MIN_JOB_TOKENS = 32
+"""A job gets at least so many tokens: with fewer left in its page, it continues to the end of the next one."""
 _NO_GUIDANCE = {
     "en": "1, unless the model is loaded with cfg-cache, and flash-attention is installed",
     "zh": "1（除非已安装 flash-attention，且加载模型时勾选“CFG缓存”）",
@@ -48,8 +47,12 @@ _NO_GUIDANCE = {
 
 
 @dataclass(eq=False)
-class Answer:
-    """One request, which ends after `limit` tokens: `earlier` ones, and `taken` of those that `job` has drawn."""
+class Request:
+    """One generation of at most `limit` tokens, sampled by one job after the other.
+
+    Earlier jobs have sampled `earlier_tokens`; `taken` of the current job's have become text. `reused_tokens` counts
+    prompt tokens that were in the cache. Times are monotonic, in seconds.
+    """
 
     call: int
     job: Job
@@ -58,43 +61,51 @@ class Answer:
     params: Mapping[str, Json]
     stream: TextStream
     detokenizer: Detokenizer
-    began: float
-    place: int = 0
-    earlier: int = 0
+    submitted_at: float
+    queue_position: int = 0
+    earlier_tokens: int = 0
     taken: int = 0
-    cached: int = 0
-    answering: float = 0.0
+    reused_tokens: int = 0
+    first_token_at: float = 0.0
+
+    @property
+    def sampled_tokens(self) -> int:
+        return self.earlier_tokens + self.taken
 
 
 class Engine:
+    """A BatchingEngine on one EXL2 or GPTQ folder."""
+
     def __init__(self, path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> None:
         calls = generator_arguments(path, options, environment)
         self.texts = TextTokenizer(load_tokenizer(calls[TOKENIZER]))
-        made = loaded(calls, report)
-        self._model, self._config = made.model, made.config
-        own = self.texts.tokenizer.eos_token_id
-        self._ends = sorted(made.ends | ({own} if own is not None else set()))
+        loaded = load_model(calls, report)
+        self._model, self._config = loaded.model, loaded.config
+        eos = self.texts.tokenizer.eos_token_id
+        self._ends = sorted(loaded.ends | ({eos} if eos is not None else set()))
         self._context = context_length(path, options)
-        self._vocabulary = TokenizerVocabulary(self.texts.tokenizer, made.config.vocab_size, self._ends)
-        self._native_tokenizer = ExLlamaV2Tokenizer(made.config)
-        words = dict(calls[GENERATOR])
-        told = [*generator_notes(path, options, environment)]
-        if words["paged"] and made.config.no_flash_attn:  # the model is one that it does not suit
-            words["paged"] = False
-            told += [NO_PAGED_CACHE_NOTE] if options["cfg_cache"] else []
-        self._generator: Any = ExLlamaV2DynamicGenerator(made.model, made.caches[0], self._native_tokenizer, **words)
-        self._can_guide = words["paged"] and bool(options["cfg_cache"])
-        self._answers: list[Answer] = []
+        self._vocabulary = TokenizerVocabulary(self.texts.tokenizer, loaded.config.vocab_size, self._ends)
+        self._native_tokenizer = ExLlamaV2Tokenizer(loaded.config)
+        arguments = dict(calls[GENERATOR])
+        notes = [*generator_notes(path, options, environment)]
+        if arguments["paged"] and loaded.config.no_flash_attn:  # the model does not support flash-attention
+            arguments["paged"] = False
+            notes += [NO_PAGED_CACHE_NOTE] if options["cfg_cache"] else []
+        self._generator: Any = ExLlamaV2DynamicGenerator(
+            loaded.model, loaded.caches[0], self._native_tokenizer, **arguments
+        )
+        self._can_guide = arguments["paged"] and bool(options["cfg_cache"])
+        self._requests: list[Request] = []
         self.questions = self.texts.questions
-        loras = LoraSet(ExLlamaAdapters(made.model, self.texts, self._put_in)).apply
-        self.operations: Operations = {"forget": self.forget, "apply_loras": loras}
+        apply_loras = LoraSet(ExLlamaAdapters(loaded.model, self.texts, self._activate_loras)).apply
+        self.operations: Operations = {"forget": self.forget, "apply_loras": apply_loras}
         self.info = Info(
             context_length=self._context,
             bos_token=self.texts.special_token("bos"),
             eos_token=self.texts.special_token("eos"),
             chat_template=self.texts.chat_template,
             memory=cpu_memory.resident_memory(),
-            notes=tuple(told),
+            notes=tuple(notes),
         )
 
     # -- requests -------------------------------------------------------------------------------------------------
@@ -103,21 +114,22 @@ class Engine:
         return self.texts.encode(text, params["add_bos_token"])
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
-        tokens = self._checked(prompt)
+        tokens = self._check_prompt(prompt)
         guided = params["guidance_scale"] != 1
         if guided and not self._can_guide:
             raise OptionError("guidance_scale", params["guidance_scale"], _NO_GUIDANCE)
-        sequences = [tokens, self._checked(self.tokenize(params["negative_prompt"], params))] if guided else [tokens]
+        negative = [self._check_prompt(self.tokenize(params["negative_prompt"], params))] if guided else []
+        sequences = [tokens, *negative]
         room = self._context - max(map(len, sequences))
         limit = min(params["max_new_tokens"] or room, room)
-        job = self._job(sequences, params, limit)
+        job = self._create_job(sequences, params, limit)
         self._generator.enqueue(job)
         detokenizer = Detokenizer(self.texts, tokens, not params["skip_special_tokens"])
         stream = TextStream(params["stop"])
-        self._answers.append(Answer(call, job, limit, tokens, params, stream, detokenizer, time.monotonic()))
+        self._requests.append(Request(call, job, limit, tokens, params, stream, detokenizer, time.monotonic()))
 
-    def _checked(self, prompt: list[int]) -> list[int]:
-        """Return the tokens of a prompt; of an empty one a single token, for there must be something to continue.
+    def _check_prompt(self, prompt: list[int]) -> list[int]:
+        """Return the tokens of a prompt; for an empty one a single token, because there must be something to continue.
 
         Raises PromptTooLong if there would be no room for an answer.
         """
@@ -127,11 +139,12 @@ class Engine:
             raise PromptTooLong(len(tokens), self._context - 1)
         return tokens
 
-    def _job(self, sequences: list[list[int]], params: Mapping[str, Json], limit: int) -> Job:
-        """One of several sequences draws the same token for all."""
-        size = self._generator.padded_vocab_size
-        sampling = settings(params, self.texts, self._vocabulary, self._ends, size)
-        sampling.cfg_scale = params["guidance_scale"] if len(sequences) > 1 else None
+    def _create_job(self, sequences: list[list[int]], params: Mapping[str, Json], limit: int) -> Job:
+        """Create the first job of a request. All `sequences` (prompt, negative prompt) get the same sampled tokens."""
+        settings = sampler_settings(
+            params, self._vocabulary, len(self.texts.tokenizer), self._ends, self._generator.padded_vocab_size
+        )
+        settings.cfg_scale = params["guidance_scale"] if len(sequences) > 1 else None
         filters = []
         if params["grammar_string"]:
             matcher = self._vocabulary.grammar(params["grammar_string"])()
@@ -140,140 +153,143 @@ class Engine:
             params["top_logprobs"] is not None,
             self._ends,
             input_ids=[torch.tensor([tokens], dtype=torch.long) for tokens in sequences],
-            max_new_tokens=self._share(max(map(len, sequences)), limit),
+            max_new_tokens=self._job_tokens(max(map(len, sequences)), limit),
             min_new_tokens=params["min_length"],
-            gen_settings=sampling,
+            gen_settings=settings,
             seed=params["seed"] if params["seed"] >= 0 else None,
             filters=filters,
         )
 
-    def _share(self, length: int, limit: int) -> int:
-        """How many of `limit` tokens a job writes after `length`: to the end of this page, or of the next one."""
+    def _job_tokens(self, length: int, limit: int) -> int:
+        """Return how many of `limit` tokens a job samples after `length`: to the end of its page or of the next one."""
         if not self._generator.paged:
             return limit
         rest = PAGE_SIZE - length % PAGE_SIZE
-        return min(limit, rest if rest >= SHORTEST else rest + PAGE_SIZE)
+        return min(limit, rest if rest >= MIN_JOB_TOKENS else rest + PAGE_SIZE)
 
-    def _go_on(self, answer: Answer) -> None:
-        """Its job has come to the end of its pages."""
-        answer.earlier += answer.taken
-        answer.taken = 0
-        length = max(len(each.sequence_ids) for each in answer.job.sequences)
-        answer.job = answer.job.continued(self._share(length, answer.limit - answer.earlier))
-        self._generator.enqueue(answer.job)
+    def _continue_job(self, request: Request) -> None:
+        """Give a request whose job has reached the end of its pages another job, ahead of those that wait."""
+        request.earlier_tokens += request.taken
+        request.taken = 0
+        length = max(len(sequence.sequence_ids) for sequence in request.job.sequences)
+        request.job = request.job.continuation(self._job_tokens(length, request.limit - request.earlier_tokens))
+        self._generator.enqueue(request.job)
         pending = self._generator.pending_jobs
         pending.insert(0, pending.pop())
 
     def forget(self) -> None:
-        """Keep nothing of what was computed, unless somebody needs it."""
+        """Empty the cache, unless a request is running."""
         if self.idle:
             self._generator.reset_page_table()
 
-    def _put_in(self, loras: list[Any]) -> None:
-        # Not by `set_loras`, which makes an empty list of none: 0.3.2 then looks for the first of them.
+    def _activate_loras(self, loras: list[Any]) -> None:
+        # Not by `set_loras`, which keeps an empty list as it is: 0.3.2 then takes the first element of it.
         self._generator.current_loras = loras or None
         self._generator.reset_page_table()
 
     def cancel(self, call: int) -> None:
-        for answer in [each for each in self._answers if each.call == call]:
-            self._generator.cancel(answer.job)
-            self._answers.remove(answer)
+        for request in [request for request in self._requests if request.call == call]:
+            self._generator.cancel(request.job)
+            self._requests.remove(request)
 
     @property
     def idle(self) -> bool:
-        return not self._answers
+        return not self._requests
 
     def interrupt(self, urgent: bool) -> None:
-        """A step is one token of each answer and a piece of each prompt; there is nothing to break off."""
+        """Do nothing: a step is short, one token of each answer and one chunk of each prompt."""
 
     def resume(self) -> None:
-        """Nothing was interrupted."""
+        """Do nothing: no step is ever interrupted."""
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> Iterator[tuple[int, Event]]:
-        """Begin what there is room for, read a piece of each prompt, write a token of each answer."""
+        """Begin the requests that have room, prefill one chunk of each prompt, sample a token for each answer."""
         try:
-            said = self._generator.iterate()
-        except (*FAULTS, MemoryError) as error:
+            results = self._generator.iterate()
+        except (*SAMPLER_ERRORS, MemoryError) as error:
             traceback.print_exception(error)
-            yield from self._give_up(f"{type(error).__name__}: {error}")
+            yield from self._fail_running(f"{type(error).__name__}: {error}")
             return
-        yield from self._places()
-        reading = {id(each["job"]): each for each in said if each["stage"] == "prefill"}
-        for answer in list(self._answers):
-            if (read := reading.get(id(answer.job))) and not answer.job.drawn and not answer.earlier:
-                yield answer.call, _progress(read, answer.job.cached)
-            yield from self._advance(answer)
+        yield from self._queue_positions()
+        prefills = {id(result["job"]): result for result in results if result["stage"] == "prefill"}
+        for request in list(self._requests):
+            prefill = prefills.get(id(request.job))
+            if prefill and not request.job.sampled and not request.earlier_tokens:
+                yield request.call, _prompt_progress(prefill, request.job.reused_tokens)
+            yield from self._advance(request)
 
-    def _places(self) -> Iterator[tuple[int, Event]]:
-        """Tell those who wait how many go before them, whenever that has changed."""
+    def _queue_positions(self) -> Iterator[tuple[int, Event]]:
+        """Report the positions of waiting requests that have changed, counted from 1."""
         pending = self._generator.pending_jobs
-        waiting = [each for each in self._answers if each.job in pending]
-        for place, answer in enumerate(waiting, 1):
-            if answer.place != place:
-                answer.place = place
-                yield answer.call, Waiting(place)
+        waiting = [request for request in self._requests if request.job in pending]
+        for position, request in enumerate(waiting, 1):
+            if request.queue_position != position:
+                request.queue_position = position
+                yield request.call, Waiting(position)
 
-    def _give_up(self, words: str) -> Iterator[tuple[int, Event]]:
-        """The cache is in an unknown state: nobody can go on, but those who have not begun can begin."""
-        lost = [each for each in self._answers if each.job not in self._generator.pending_jobs]
+    def _fail_running(self, message: str) -> Iterator[tuple[int, Event]]:
+        """Fail the requests that have begun and empty the cache, whose state is unknown. The others stay queued."""
+        failed = [request for request in self._requests if request.job not in self._generator.pending_jobs]
         self._generator.active_jobs.clear()
         self._generator.reset_page_table()
-        for answer in lost:
-            self._answers.remove(answer)
-            yield answer.call, Failed(GenerationFailed(NAME, words))
+        for request in failed:
+            self._requests.remove(request)
+            yield request.call, Failed(GenerationFailed(NAME, message))
 
-    def _advance(self, answer: Answer) -> Iterator[tuple[int, Event]]:
-        """What its job has drawn since the last step."""
-        for token, logits in answer.job.drawn[answer.taken :]:
-            answer.taken += 1
-            if not answer.answering:
-                answer.answering, answer.cached = time.monotonic(), min(answer.job.cached, len(answer.prompt) - 1)
-            if answer.job.fault:
-                yield answer.call, Failed(GenerationFailed(NAME, answer.job.fault))
-                self.cancel(answer.call)
+    def _advance(self, request: Request) -> Iterator[tuple[int, Event]]:
+        """Turn what its job has sampled since the last step into events."""
+        for token, logits in request.job.sampled[request.taken :]:
+            request.taken += 1
+            if not request.first_token_at:
+                request.first_token_at = time.monotonic()
+                request.reused_tokens = min(request.job.reused_tokens, len(request.prompt) - 1)
+            if request.job.error:
+                yield request.call, Failed(GenerationFailed(NAME, request.job.error))
+                self.cancel(request.call)
                 return
-            text, reason = self._told(answer, token, logits)
+            text, reason = self._emit_token(request, token, logits)
             if text is not None:
-                yield answer.call, text
+                yield request.call, text
             if reason:
-                yield from self._end(answer, reason)
+                yield from self._finish(request, reason)
                 return
-        if answer.job.is_finished:
-            self._go_on(answer)
+        if request.job.is_finished:
+            self._continue_job(request)
 
-    def _told(self, answer: Answer, token: int, logits: torch.Tensor | None) -> tuple[Text | None, str]:
-        """The token's text, and why the answer ends with it: "" if it does not."""
+    def _emit_token(self, request: Request, token: int, logits: torch.Tensor | None) -> tuple[Text | None, str]:
+        """Return the token's text, and the reason if the answer ends with it, else ""."""
         if token in self._ends:
             return None, "stop"
-        top = answer.params["top_logprobs"]
-        chances = None
+        logprobs = None
         if logits is not None:
-            chances = token_chances(self.texts, logits[: self._config.vocab_size], token, top)
-        text = answer.stream.feed(answer.detokenizer.feed(token), chances)
-        if answer.stream.stopped:
+            top = request.params["top_logprobs"]
+            logprobs = token_chances(self.texts, logits[: self._config.vocab_size], token, top)
+        text = request.stream.feed(request.detokenizer.feed(token), logprobs)
+        if request.stream.stopped:
             return text, "stop"
-        return text, "length" if answer.earlier + answer.taken >= answer.limit else ""
+        return text, "length" if request.sampled_tokens >= request.limit else ""
 
-    def _end(self, answer: Answer, reason: str) -> Iterator[tuple[int, Event]]:
-        last = answer.stream.finish(answer.detokenizer.flush())
-        if last is not None:
-            yield answer.call, last
-        self.cancel(answer.call)
+    def _finish(self, request: Request, reason: str) -> Iterator[tuple[int, Event]]:
+        rest = request.stream.finish(request.detokenizer.flush())
+        if rest is not None:
+            yield request.call, rest
+        self.cancel(request.call)
         yield (
-            answer.call,
+            request.call,
             Done(
                 reason,
-                prompt_tokens=len(answer.prompt),
-                cached_tokens=answer.cached,
-                completion_tokens=answer.earlier + answer.taken,
-                prompt_seconds=answer.answering - answer.began,
-                decode_seconds=time.monotonic() - answer.answering,
+                prompt_tokens=len(request.prompt),
+                cached_tokens=request.reused_tokens,
+                completion_tokens=request.sampled_tokens,
+                prompt_seconds=request.first_token_at - request.submitted_at,
+                decode_seconds=time.monotonic() - request.first_token_at,
             ),
         )
 
 
-def _progress(read: Mapping[str, Any], cached: int) -> Progress:
-    """What need not be read does not count."""
-    return Progress("prompt", max(read["curr_progress"] - cached, 0) / max(read["max_progress"] - cached, 1))
+def _prompt_progress(prefill: Mapping[str, Any], reused_tokens: int) -> Progress:
+    """Return the evaluated fraction of the prompt, not counting what was in the cache."""
+    done, total = prefill["curr_progress"] - reused_tokens, prefill["max_progress"] - reused_tokens
+    return Progress("prompt", max(done, 0) / max(total, 1))

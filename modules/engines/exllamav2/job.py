@@ -1,4 +1,4 @@
-"""One answer of ExLlamaV2's dynamic generator: its settings, its grammar, and a job that lets us look on."""
+"""One job of ExLlamaV2's dynamic generator, with its sampler settings and its grammar."""
 
 from __future__ import annotations
 
@@ -15,50 +15,54 @@ from exllamav2.generator.filters import ExLlamaV2Filter
 from torch import Tensor
 
 from modules.core.events import Json
-from modules.engines.exllamav2.sampling import fields
+from modules.engines.exllamav2.sampling import settings_fields
 from modules.engines.hf.sampling.grammar import Matcher
 from modules.engines.hf.sampling.pipeline import NoTokenLeft, no_token_left
 from modules.engines.hf.sampling.vocabulary import Vocabulary
-from modules.engines.hf.token_text import TextTokenizer
+from modules.engines.token_ids import logit_biases
 
-FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
-"""What a sampler may throw."""
+SAMPLER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
+"""What ExLlamaV2's sampler may raise."""
 
 
 class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
-    """`drawn` are its tokens, each with the logits that it was drawn from, before any sampler, if `looks` says so.
+    """A job that records its tokens in `sampled`, with their logits before any sampler if it `keeps_logits`.
 
-    What a sampler throws would end the others' answers too: it is caught and ends this one, with `fault`.
+    An exception in the sampler would end the jobs of other requests too. It is caught and ends this one; `error` then
+    holds its text.
     """
 
-    def __init__(self, looks: bool, ends: Sequence[int], **words: Any) -> None:
-        super().__init__(stop_conditions=list(ends), **words)
-        self._looks, self._ends = looks, ends
-        self._plain: Tensor | None = None
-        self.drawn: list[tuple[int, Tensor | None]] = []
-        self.fault: str = ""
+    def __init__(self, keeps_logits: bool, ends: Sequence[int], **arguments: Any) -> None:
+        super().__init__(stop_conditions=list(ends), **arguments)
+        self._keeps_logits, self._ends = keeps_logits, ends
+        self._logits: Tensor | None = None
+        self.sampled: list[tuple[int, Tensor | None]] = []
+        self.error: str = ""
 
     def receive_logits(self, logits: Tensor) -> Any:
-        """Shape (sequences, 1, size). The sampler writes into it, and threads call this for several jobs at once."""
-        if self._looks:
-            self._plain = logits[0, 0].clone()
+        """Sample from `logits`, shape (sequences, 1, padded vocabulary), which the sampler overwrites.
+
+        The generator calls this for several jobs at once, from threads.
+        """
+        if self._keeps_logits:
+            self._logits = logits[0, 0].clone()
         try:
             return super().receive_logits(logits)
-        except FAULTS as error:
-            self.fault = str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
+        except SAMPLER_ERRORS as error:
+            self.error = str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
             return torch.tensor([[min(self._ends, default=0)]]), none_tensor, none_tensor, torch.ones(1, 1), True
 
     def receive_sample(self, logits: Tensor, next_token: Tensor, *rest: Any) -> Any:
-        self.drawn.append((int(next_token), self._plain))
+        self.sampled.append((int(next_token), self._logits))
         return super().receive_sample(logits, next_token, *rest)
 
-    def continued(self, tokens: int) -> Job:
-        """One that writes so many tokens more, as this one would have."""
+    def continuation(self, max_new_tokens: int) -> Job:
+        """Return a job that samples the next `max_new_tokens` as this one would have."""
         following = Job(
-            self._looks,
+            self._keeps_logits,
             self._ends,
-            input_ids=[each.sequence_ids.torch().clone() for each in self.sequences],
-            max_new_tokens=tokens,
+            input_ids=[sequence.sequence_ids.torch().clone() for sequence in self.sequences],
+            max_new_tokens=max_new_tokens,
             min_new_tokens=max(self.min_new_tokens - self.new_tokens, 0),
             gen_settings=self.gen_settings,
             filters=self.filters,
@@ -67,48 +71,39 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         return following
 
     @property
-    def cached(self) -> int:
-        """Tokens of the prompt that need not be evaluated."""
+    def reused_tokens(self) -> int:
+        """Tokens of the prompt that were in the cache."""
         tokens: int = self.cached_pages * self.generator.page_size + self.cached_tokens
         return tokens // len(self.sequences)
 
 
-def settings(
-    params: Mapping[str, Json], texts: TextTokenizer, vocabulary: Vocabulary, ends: Sequence[int], size: int
+def sampler_settings(
+    params: Mapping[str, Json], vocabulary: Vocabulary, vocabulary_size: int, ends: Sequence[int], logits: int
 ) -> Any:
-    """ExLlamaV2's. `size` is how many logits it is given, with those that only fill up. OptionError."""
-    made = ExLlamaV2Sampler.Settings(**fields(params))
+    """Return ExLlamaV2's sampler settings. `logits` is the length of a row of logits, with its padding.
+
+    Raises OptionError for what it lacks, and for token ids that are not below `vocabulary_size`.
+    """
+    settings = ExLlamaV2Sampler.Settings(**settings_fields(params))
     if params["dry_multiplier"] > 0:
-        made.dry_sequence_breakers = _breaking(vocabulary, params["dry_sequence_breakers"])
-    if biases := _biases(params, texts, ends):
-        made.token_bias = torch.zeros(size)
-        made.token_bias[list(biases)] = torch.tensor(list(biases.values()))
-    return made
+        settings.dry_sequence_breakers = _breaker_tokens(vocabulary, params["dry_sequence_breakers"])
+    if biases := logit_biases(params, vocabulary_size, ends):
+        settings.token_bias = torch.zeros(logits)
+        settings.token_bias[list(biases)] = torch.tensor(list(biases.values()))
+    return settings
 
 
 @lru_cache(maxsize=4)
-def _breaking(vocabulary: Vocabulary, texts: str) -> frozenset[int]:
-    """The tokens that contain any of those quoted texts."""
-    breakers = json.loads(f"[{texts}]")
+def _breaker_tokens(vocabulary: Vocabulary, quoted_texts: str) -> frozenset[int]:
+    """Return the tokens that contain any of the texts, which are the items of a JSON list."""
+    breakers = json.loads(f"[{quoted_texts}]")
     return frozenset(
         token for token, piece in enumerate(vocabulary.pieces) if any(breaker in piece for breaker in breakers)
     )
 
 
-def _biases(params: Mapping[str, Json], texts: TextTokenizer, ends: Sequence[int]) -> dict[int, float]:
-    """What is added to the logit of each token."""
-    asked = {"logit_bias": {int(token): float(bias) for token, bias in params["logit_bias"]}}
-    banned = [int(word) for word in params["custom_token_bans"].split(",") if word.strip()]
-    asked["custom_token_bans"] = dict.fromkeys(banned, -math.inf)
-    for name, biases in asked.items():
-        for token in biases:
-            texts.check_token(name, token)
-    endless = dict.fromkeys(ends, -math.inf) if params["ban_eos_token"] else {}
-    return asked["logit_bias"] | asked["custom_token_bans"] | endless
-
-
 class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
-    """Leaves within reach only what a grammar takes."""
+    """Restricts sampling to the tokens that a grammar allows. Made for one answer."""
 
     def __init__(self, model: Any, tokenizer: Any, matcher: Matcher) -> None:
         super().__init__(model, tokenizer)
@@ -116,7 +111,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         self._ended = False
 
     def begin(self, prefix_str: str) -> None:
-        """It is made for one answer, and at its beginning."""
+        """Do nothing: the matcher is at the beginning already."""
 
     def feed(self, token: Tensor) -> None:
         self._ended = self._ended or not self._matcher.accept(int(token))
@@ -128,7 +123,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         return True
 
     def mask_logits(self, logits: Tensor) -> Tensor:
-        """Shape (size,). NoTokenLeft."""
+        """Set the logits of forbidden tokens to -inf in place, shape (padded vocabulary,). Raises NoTokenLeft."""
         if not self._ended:
             allowed = self._matcher.allowed()[: len(logits)]
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)

@@ -1,8 +1,8 @@
-"""From generation parameters to the fields of ExLlamaV2Sampler.Settings. Pure.
+"""From generation parameters to the fields of ExLlamaV2Sampler.Settings: pure.
 
-Its order is its own: penalties, bias, DRY and grammar; temperature and smoothing; top-k, top-p, top-a, min-p,
-tail-free, typical, mirostat; dynamic temperature, or temperature_last; XTC. Where a number means something else there
-than here, such as a top-p of 0 that turns it off, the nearest one that does not is taken.
+ExLlamaV2's order is its own: penalties, bias, DRY and grammar; temperature and smoothing; top-k, top-p, top-a, min-p,
+tail-free, typical, mirostat; dynamic temperature, or temperature_last; XTC. Where a value has another meaning there,
+such as a top-p of 0 that turns it off, the nearest value with our meaning is passed.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections.abc import Mapping
 from modules.core.errors import OptionError
 from modules.core.events import Json
 
-COLDEST = 0.01
-"""Temperatures below it take the likeliest token, as ExLlamaV2 has it."""
-_EDGE = 1e-6
+MIN_TEMPERATURE = 0.01
+"""Below this temperature ExLlamaV2 takes the most likely token."""
+_EPSILON = 1e-6
 
 
-def fields(params: Mapping[str, Json]) -> dict[str, Json]:
-    """All that do not depend on the vocabulary. OptionError for what it does not have."""
+def settings_fields(params: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the fields that do not depend on the vocabulary. Raises OptionError for a parameter it lacks."""
     if params["mirostat_mode"] == 1:
-        wish = {"en": "0 or 2: ExLlamaV2 has only the second version", "zh": "0 或 2（ExLlamaV2 只有第二版）"}
-        raise OptionError("mirostat_mode", 1, wish)
-    return _repetition(params) | (_greedy() if greedy(params) else _heat(params) | _cuts(params))
+        expected = {"en": "0 or 2: ExLlamaV2 has only the second version", "zh": "0 或 2（ExLlamaV2 只有第二版）"}
+        raise OptionError("mirostat_mode", 1, expected)
+    return _penalties(params) | (_greedy() if is_greedy(params) else _temperature(params) | _truncation(params))
 
 
-def greedy(params: Mapping[str, Json]) -> bool:
-    return not params["do_sample"] or params["temperature"] < COLDEST
+def is_greedy(params: Mapping[str, Json]) -> bool:
+    return not params["do_sample"] or params["temperature"] < MIN_TEMPERATURE
 
 
 def _greedy() -> dict[str, Json]:
     return {"temperature": 1.0, "top_k": 1, "top_p": 0.0}
 
 
-def _repetition(params: Mapping[str, Json]) -> dict[str, Json]:
+def _penalties(params: Mapping[str, Json]) -> dict[str, Json]:
     return {
         "token_repetition_penalty": params["repetition_penalty"],
         "token_repetition_range": params["repetition_penalty_range"] or -1,
@@ -45,28 +45,28 @@ def _repetition(params: Mapping[str, Json]) -> dict[str, Json]:
     }
 
 
-def _heat(params: Mapping[str, Json]) -> dict[str, Json]:
-    made = {"smoothing_factor": params["smoothing_factor"], "temperature_last": params["temperature_last"]}
+def _temperature(params: Mapping[str, Json]) -> dict[str, Json]:
+    fields = {"smoothing_factor": params["smoothing_factor"], "temperature_last": params["temperature_last"]}
     if not params["dynamic_temperature"]:
-        return made | {"temperature": params["temperature"]}
+        return fields | {"temperature": params["temperature"]}
     low, high = sorted((params["dynatemp_low"], params["dynatemp_high"]))
     if low == high:
-        return made | {"temperature": low}
+        return fields | {"temperature": low}
     exponent = params["dynatemp_exponent"]
-    return made | {"temperature": 1.0, "min_temp": low, "max_temp": high, "temp_exponent": exponent}
+    return fields | {"temperature": 1.0, "min_temp": low, "max_temp": high, "temp_exponent": exponent}
 
 
-def _cuts(params: Mapping[str, Json]) -> dict[str, Json]:
-    made = {
+def _truncation(params: Mapping[str, Json]) -> dict[str, Json]:
+    fields = {
         "top_k": params["top_k"],
-        "top_p": max(params["top_p"], _EDGE),
+        "top_p": max(params["top_p"], _EPSILON),
         "top_a": params["top_a"],
-        "min_p": min(params["min_p"], 1 - _EDGE),
-        "tfs": max(params["tfs"], _EDGE),
+        "min_p": min(params["min_p"], 1 - _EPSILON),
+        "tfs": max(params["tfs"], _EPSILON),
         "typical": params["typical_p"],
         "xtc_probability": params["xtc_probability"],
         "xtc_threshold": params["xtc_threshold"],
     }
     if params["mirostat_mode"]:
-        made |= {"mirostat": True, "mirostat_tau": params["mirostat_tau"], "mirostat_eta": params["mirostat_eta"]}
-    return made
+        fields |= {"mirostat": True, "mirostat_tau": params["mirostat_tau"], "mirostat_eta": params["mirostat_eta"]}
+    return fields

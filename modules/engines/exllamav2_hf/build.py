@@ -1,4 +1,4 @@
-"""Makes the engine of an EXL2 or GPTQ folder under transformers' samplers."""
+"""Build the engine that samples an EXL2 or GPTQ folder with transformers' samplers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.engines.engine_protocol import Report
 from modules.engines.exllamav2.arguments import Environment, arguments, context_length
-from modules.engines.exllamav2.build import loaded
+from modules.engines.exllamav2.build import load_model
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import notes
 from modules.engines.exllamav2_hf.model import ExLlamaModel
@@ -20,17 +20,18 @@ from modules.options.option import Value
 
 
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
+    """Load the folder at `path` and return its engine."""
     calls = arguments(path, options, environment)
     tokenizer = load_tokenizer(calls[TOKENIZER])
-    made = loaded(calls, report)
-    model = ExLlamaModel(made, tokenizer)
+    loaded = load_model(calls, report)
+    model = ExLlamaModel(loaded, tokenizer)
     vocabulary = TokenizerVocabulary(tokenizer, model.vocab_size, sorted(model.eos_tokens))
     engine = Engine(model, vocabulary, context_length(path, options), notes(path, options, environment))
 
-    def put(loras: list[object]) -> None:
+    def activate_loras(loras: list[object]) -> None:
         model.loras = loras
         model.caches.clear()
 
-    apply = LoraSet(ExLlamaAdapters(made.model, model, put)).apply
-    engine.operations = {**engine.operations, "apply_loras": apply}
+    apply_loras = LoraSet(ExLlamaAdapters(loaded.model, model, activate_loras)).apply
+    engine.operations = {**engine.operations, "apply_loras": apply_loras}
     return engine

@@ -166,7 +166,7 @@ def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
     shutil.copytree(shallow_loras / "banana", tmp_path / "patterned")
     config = json.loads((tmp_path / "patterned" / "adapter_config.json").read_text())
     (tmp_path / "patterned" / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 1}}))
-    with pytest.raises(LoraRefused, match="ExLlamaV2 has no alpha_pattern"):
+    with pytest.raises(LoraRefused, match="ExLlamaV2 does not support alpha_pattern"):
         put(shallow, tmp_path, [("patterned", 1.0)])
     assert state(shallow) == bare
 
