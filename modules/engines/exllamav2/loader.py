@@ -16,9 +16,7 @@ from modules.options.option import Value
 def _load(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     from modules.engines.exllamav2.build import import_exllamav2
 
-    environment = import_exllamav2(
-        report
-    )  # before anything else imports ExLlamaV2, for that may compile kernels for minutes
+    environment = import_exllamav2(report)  # first of all, because it may compile the kernels for minutes
     from modules.engines.exllamav2.engine import Engine
 
     return Engine(path, options, environment, report)
