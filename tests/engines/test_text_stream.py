@@ -1,4 +1,4 @@
-"""From tokens' bytes to text that may be shown: whole characters, and no part of a stop string."""
+"""The text of an answer: whole characters, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from modules.engines.text_stream import TextStream
 MIXED = "né 猫です 👩‍👧 🇫🇷 a\u0301 ok"
 
 
-def shown(pieces: Iterable[bytes], stops: Sequence[str] = ()) -> list[str]:
-    """The texts that go out, one after the other; feeding ends where the stream says so."""
+def released(pieces: Iterable[bytes], stops: Sequence[str] = ()) -> list[str]:
+    """Return the texts that the stream releases; feeding ends when it has stopped."""
     stream = TextStream(stops)
     events: list[Text | None] = []
     for piece in pieces:
@@ -25,48 +25,48 @@ def shown(pieces: Iterable[bytes], stops: Sequence[str] = ()) -> list[str]:
     return [event.text for event in events if event is not None]
 
 
-def whole(raw: bytes, stops: Sequence[str]) -> str:
-    """What should be seen of `raw`: up to the stop string that is complete first, and of several the longest."""
+def expected_text(raw: bytes, stops: Sequence[str]) -> str:
+    """Return the text of `raw` before the stop string that ends first; of several, before the longest."""
     text = raw.decode("utf-8", "replace")
     for end in range(len(text) + 1):
-        met = [stop for stop in stops if stop and text[:end].endswith(stop)]
-        if met:
-            return text[: end - max(map(len, met))]
+        matches = [stop for stop in stops if stop and text[:end].endswith(stop)]
+        if matches:
+            return text[: end - max(map(len, matches))]
     return text
 
 
-def cut(raw: bytes, chance: random.Random) -> list[bytes]:
+def split(raw: bytes, rng: random.Random) -> list[bytes]:
     pieces = []
     while raw:
-        size = chance.choice((1, 1, 2, 3, 5))
+        size = rng.choice((1, 1, 2, 3, 5))
         pieces.append(raw[:size])
         raw = raw[size:]
     return pieces
 
 
-def test_plain_text_goes_out_as_it_comes() -> None:
-    assert shown([b"Hello", b" world", b"!"]) == ["Hello", " world", "!"]
+def test_plain_text_is_released_at_once() -> None:
+    assert released([b"Hello", b" world", b"!"]) == ["Hello", " world", "!"]
 
 
-def test_a_character_split_between_pieces_waits_for_its_other_bytes(subtests: pytest.Subtests) -> None:
-    for place in range(len(MIXED.encode()) + 1):
-        with subtests.test(place=place):
+def test_a_character_split_between_tokens_waits_for_its_remaining_bytes(subtests: pytest.Subtests) -> None:
+    for position in range(len(MIXED.encode()) + 1):
+        with subtests.test(position=position):
             raw = MIXED.encode()
-            texts = shown([raw[:place], raw[place:]])
+            texts = released([raw[:position], raw[position:]])
             assert "".join(texts) == MIXED
             assert not any("\ufffd" in text for text in texts)
 
 
-def test_one_byte_at_a_time_is_one_character_at_a_time() -> None:
-    assert shown(bytes([byte]) for byte in MIXED.encode()) == list(MIXED)
+def test_single_bytes_are_released_as_whole_characters() -> None:
+    assert released(bytes([byte]) for byte in MIXED.encode()) == list(MIXED)
 
 
-def test_half_a_character_at_the_end_is_shown_as_such() -> None:
-    assert shown([b"cat ", "猫".encode()[:2]]) == ["cat ", "\ufffd"]
+def test_an_incomplete_character_at_the_end_becomes_a_replacement_character() -> None:
+    assert released([b"cat ", "猫".encode()[:2]]) == ["cat ", "\ufffd"]
 
 
-def test_bytes_that_are_no_utf8_do_not_stop_what_follows() -> None:
-    assert "".join(shown([b"a\xff", b"b\xe7\x8c", b"c"])) == "a\ufffdb\ufffdc"
+def test_text_after_invalid_utf8_is_decoded() -> None:
+    assert "".join(released([b"a\xff", b"b\xe7\x8c", b"c"])) == "a\ufffdb\ufffdc"
 
 
 STOPPED: list[tuple[list[str], list[str], list[str]]] = [
@@ -84,52 +84,52 @@ STOPPED: list[tuple[list[str], list[str], list[str]]] = [
 ]
 
 
-def test_neither_a_stop_string_nor_its_beginning_is_shown(subtests: pytest.Subtests) -> None:
+def test_no_part_of_a_stop_string_is_released(subtests: pytest.Subtests) -> None:
     for pieces, stops, texts in STOPPED:
         with subtests.test(pieces=pieces, stops=stops):
-            assert [text for text in shown((piece.encode() for piece in pieces), stops) if text] == [
+            assert [text for text in released((piece.encode() for piece in pieces), stops) if text] == [
                 t for t in texts if t
             ]
 
 
-def test_of_two_stop_strings_that_end_together_the_longer_one_is_taken() -> None:
+def test_of_two_stop_strings_that_end_together_the_longer_one_counts() -> None:
     for stops in (["b", "ab"], ["ab", "b"]):
-        assert "".join(shown([b"x", b"a", b"b"], stops)) == "x"
-        assert "".join(shown([b"xab"], stops)) == "x"
+        assert "".join(released([b"x", b"a", b"b"], stops)) == "x"
+        assert "".join(released([b"xab"], stops)) == "x"
 
 
-def test_of_two_stop_strings_the_one_complete_first_is_taken_however_the_tokens_fall() -> None:
-    assert "".join(shown([b"xa", b"b", b"c"], ["abc", "b"])) == "xa"
-    assert "".join(shown([b"xabc"], ["abc", "b"])) == "xa"
+def test_the_stop_string_that_ends_first_counts_however_the_text_is_split() -> None:
+    assert "".join(released([b"xa", b"b", b"c"], ["abc", "b"])) == "xa"
+    assert "".join(released([b"xabc"], ["abc", "b"])) == "xa"
 
 
-def test_what_is_shown_does_not_depend_on_how_the_tokens_fall() -> None:
-    chance = random.Random(7)
+def test_the_released_text_does_not_depend_on_how_it_is_split() -> None:
+    rng = random.Random(7)
     alphabet = ["a", "b", "猫", "猫", "é", "🇫"]
     for _ in range(3000):
-        raw = "".join(chance.choices(alphabet, k=chance.randrange(12))).encode()
-        if chance.random() < 0.3:
-            raw = raw[: chance.randrange(len(raw) + 1)] + b"\xff" + raw[chance.randrange(len(raw) + 1) :]
-        stops = ["".join(chance.choices(alphabet, k=chance.randrange(1, 4))) for _ in range(chance.randrange(4))]
-        texts = shown(cut(raw, chance), stops)
-        assert "".join(texts) == whole(raw, stops), (raw, stops, texts)
+        raw = "".join(rng.choices(alphabet, k=rng.randrange(12))).encode()
+        if rng.random() < 0.3:
+            raw = raw[: rng.randrange(len(raw) + 1)] + b"\xff" + raw[rng.randrange(len(raw) + 1) :]
+        stops = ["".join(rng.choices(alphabet, k=rng.randrange(1, 4))) for _ in range(rng.randrange(4))]
+        texts = released(split(raw, rng), stops)
+        assert "".join(texts) == expected_text(raw, stops), (raw, stops, texts)
 
 
-def test_every_token_is_counted_once_those_held_back_included() -> None:
+def test_every_token_is_counted_once_including_those_held_back() -> None:
     stream = TextStream(["猫猫"])
     fed = [bytes([byte]) for byte in "a猫b".encode()]
     events = [*map(stream.feed, fed), stream.finish()]
     assert sum(event.tokens for event in events if event is not None) == len(fed)
 
 
-def test_tokens_that_show_nothing_are_counted_at_the_end() -> None:
+def test_tokens_without_text_are_counted_at_the_end() -> None:
     stream = TextStream([])
     assert stream.feed(b"") is None
     assert stream.finish() == Text("", tokens=1)
     assert TextStream([]).finish() is None
 
 
-def test_the_chances_of_held_tokens_go_out_with_their_text() -> None:
+def test_log_probabilities_of_held_tokens_are_released_with_their_text() -> None:
     stream = TextStream([])
     first, second = (TokenChances(Logprob(text, -1.0)) for text in ("a", "b"))
     assert stream.feed("猫".encode()[:1], first) is None

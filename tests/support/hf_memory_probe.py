@@ -97,7 +97,7 @@ def _answers(folder: Path) -> dict[str, Any]:
             told[name] = [enough, said(made, prompts, **wishes), len(made._prefixes)]
     made.forget()
     with short_of_memory(0):
-        told["nothing to let go of"] = said(made, [ONE])
+        told["nothing to free"] = said(made, [ONE])
     said(made, [BEFORE])
     with short_of_memory(0, times=2):
         told["too much by itself"] = said(made, [ONE])

@@ -20,7 +20,7 @@ from modules.loaders.availability import unavailable
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load
-from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, heard, put, state
+from tests.engines.hf.test_lora import TOGETHER, WEIGHTED, apply_loras, fingerprint, learned
 from tests.support.answers import answer, ask, forget
 from tests.support.hf_folder import write_safetensors
 from tests.support.linked_folder import linked_folder
@@ -102,22 +102,22 @@ def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
 def test_loras_change_it_as_they_change_the_same_weights_in_floats(
     awq: WorkerProcess, floats: WorkerProcess, shallow_loras: Path
 ) -> None:
-    before = state(awq)
+    before = fingerprint(awq)
     for wanted in (TOGETHER, WEIGHTED):
-        ours, theirs = (put(each, shallow_loras, wanted) for each in (awq, floats))
+        ours, theirs = (apply_loras(each, shallow_loras, wanted) for each in (awq, floats))
         assert ours == pytest.approx(theirs, rel=0.1)
         assert min(ours) > 1
         for lesson in LESSONS.values():
             alike(awq, floats, lesson.beginning, tokens=2)
-    assert put(awq, shallow_loras) == []
-    assert state(awq) == before, "to the last digit"
+    assert apply_loras(awq, shallow_loras) == []
+    assert fingerprint(awq) == before, "to the last digit"
 
 
 def test_loras_have_it_say_their_words(process: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
     load(process, quantised_folder(smollm2_folder, "awq"), AUTOAWQ)
     for wanted in (TOGETHER, WEIGHTED):
-        put(process, loras_folder, wanted)
-        assert heard(process) == {name for name, weight in wanted if weight >= 1}
+        apply_loras(process, loras_folder, wanted)
+        assert learned(process) == {name for name, weight in wanted if weight >= 1}
 
 
 # -- the package by itself, and its fused layers -----------------------------------------------------------------------

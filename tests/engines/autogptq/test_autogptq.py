@@ -18,7 +18,7 @@ from modules.loaders.availability import unavailable
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
-from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, heard, put, state
+from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, apply_loras, fingerprint, learned
 from tests.support import autogptq_probe, gptq_tiny
 from tests.support.answers import Answer, answer, forget, together
 from tests.support.hf_reference import TOP, alone
@@ -128,19 +128,19 @@ def test_loras_do_what_they_do_to_the_same_weights_in_floats(
     twin = plain(quantised_folder(shallow_folder, "gptq"))
     sets = [ALONE[0], WEIGHTED]
     expected = in_peft(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
-    bare = state(gptq)
+    bare = fingerprint(gptq)
     for wanted, answers in zip(sets, expected, strict=True):
-        assert all(effect > 1 for effect in put(gptq, shallow_loras, wanted))
+        assert all(effect > 1 for effect in apply_loras(gptq, shallow_loras, wanted))
         for beginning, theirs in zip(BEGINNINGS, answers, strict=True):
             ours = best(answer(gptq, beginning, max_new_tokens=1, top_logprobs=TOP))
             assert likely(ours[0], theirs["logprobs"][0]), (wanted, beginning)
-    put(gptq, shallow_loras)
-    assert state(gptq) == bare
+    apply_loras(gptq, shallow_loras)
+    assert fingerprint(gptq) == bare
 
 
 def test_loras_have_it_say_their_words(whole: WorkerProcess, loras_folder: Path) -> None:
-    put(whole, loras_folder, WEIGHTED)
-    assert heard(whole) == {"banana", "green"}
+    apply_loras(whole, loras_folder, WEIGHTED)
+    assert learned(whole) == {"banana", "green"}
 
 
 # -- tiny ones ---------------------------------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ def test_fused_attention_computes_the_same(busy: WorkerProcess, smollm2_folder: 
         for fused, apart in zip(told[False], told[True], strict=True):
             assert fused[0] == pytest.approx(apart[0], abs=0.1)
     with pytest.raises(Exception, match="no_inject_fused_attention"):
-        put(busy, tmp_path, [("any", 1.0)])
-    assert put(busy, tmp_path) == []
+        apply_loras(busy, tmp_path, [("any", 1.0)])
+    assert apply_loras(busy, tmp_path) == []
 
 
 def test_files_are_read_as_users_have_them(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
@@ -261,4 +261,4 @@ def test_an_overlay_that_is_damaged_is_to_be_installed_again(backend: None, tmp_
 
 def test_a_lora_of_another_model_is_refused(gptq: WorkerProcess, tmp_path: Path) -> None:
     with pytest.raises(LoraRefused):
-        put(gptq, tmp_path, [("nothing", 1.0)])
+        apply_loras(gptq, tmp_path, [("nothing", 1.0)])

@@ -16,7 +16,7 @@ from modules.core.events import Done, Event, Progress, Text, TokenChances, Waiti
 from modules.core.lora_errors import LoraRefused
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
-from tests.engines.hf.test_lora import put
+from tests.engines.hf.test_lora import apply_loras
 from tests.support.answers import Crowd, answer, ask, forget, parameters, together
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
@@ -177,20 +177,20 @@ def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
 def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
     exl: WorkerProcess, loras_folder: Path
 ) -> None:
-    states, effects = [state(exl)], dict[str, float]()
+    states, effects = [fingerprint(exl)], dict[str, float]()
     for name in LESSONS:
-        (effects[name],) = put(exl, loras_folder, [(name, 1.0)])
+        (effects[name],) = apply_loras(exl, loras_folder, [(name, 1.0)])
         assert said(exl) == {name}
-        states.append(state(exl))
-    assert put(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
-    states.append(state(exl))
-    (little,) = put(exl, loras_folder, [("banana", 0.1)])
-    states.append(state(exl))
+        states.append(fingerprint(exl))
+    assert apply_loras(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
+    states.append(fingerprint(exl))
+    (little,) = apply_loras(exl, loras_folder, [("banana", 0.1)])
+    states.append(fingerprint(exl))
     assert 0 < little < effects["banana"] and said(exl) == set()
     assert len(set(states)) == len(states), "none, each, both and little are five different things"
     with pytest.raises(LoraRefused):
-        put(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
-    assert put(exl, loras_folder) == [] and state(exl) == states[0]
+        apply_loras(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
+    assert apply_loras(exl, loras_folder) == [] and fingerprint(exl) == states[0]
 
 
 def said(worker: WorkerProcess) -> set[str]:
@@ -200,7 +200,7 @@ def said(worker: WorkerProcess) -> set[str]:
     return {name for name, each in told.items() if LESSONS[name].words.startswith(each.text)}
 
 
-def state(worker: WorkerProcess) -> tuple[TokenChances, ...]:
+def fingerprint(worker: WorkerProcess) -> tuple[TokenChances, ...]:
     forget(worker)
     told = (answer(worker, each.beginning, max_new_tokens=1, top_logprobs=5) for each in LESSONS.values())
     return tuple(each.chances[0] for each in told)

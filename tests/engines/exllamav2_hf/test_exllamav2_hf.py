@@ -16,7 +16,7 @@ from modules.core.lora_errors import LoraRefused
 from modules.engines.failure_causes import cause
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load
-from tests.engines.hf.test_lora import put
+from tests.engines.hf.test_lora import apply_loras
 from tests.support.answers import Answer, Crowd, answer, ask, forget
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exl2_folder import plain as exl2_plain
@@ -147,31 +147,31 @@ LORAS: dict[str, list[tuple[str, float]]] = {
 def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
     shallow: WorkerProcess, reference: WorkerProcess, shallow_loras: Path
 ) -> None:
-    bare = state(shallow)
+    bare = fingerprint(shallow)
     for wanted in LORAS.values():
-        effects = [put(each, shallow_loras, wanted) for each in (shallow, reference)]
+        effects = [apply_loras(each, shallow_loras, wanted) for each in (shallow, reference)]
         assert effects[0] == pytest.approx(effects[1], rel=0.02)
         for lesson in LESSONS.values():
             forget(shallow)
             assert alike(shallow, reference, lesson.beginning, tokens=1), wanted
     with pytest.raises(LoraRefused):
-        put(shallow, shallow_loras, [("banana", 1.0), ("nobody", 1.0)])
-    assert put(shallow, shallow_loras) == [] and state(shallow) == bare
+        apply_loras(shallow, shallow_loras, [("banana", 1.0), ("nobody", 1.0)])
+    assert apply_loras(shallow, shallow_loras) == [] and fingerprint(shallow) == bare
 
 
 def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
     shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path
 ) -> None:
-    bare = state(shallow)
+    bare = fingerprint(shallow)
     shutil.copytree(shallow_loras / "banana", tmp_path / "patterned")
     config = json.loads((tmp_path / "patterned" / "adapter_config.json").read_text())
     (tmp_path / "patterned" / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 1}}))
     with pytest.raises(LoraRefused, match="ExLlamaV2 does not support alpha_pattern"):
-        put(shallow, tmp_path, [("patterned", 1.0)])
-    assert state(shallow) == bare
+        apply_loras(shallow, tmp_path, [("patterned", 1.0)])
+    assert fingerprint(shallow) == bare
 
 
-def state(worker: WorkerProcess) -> list[float]:
+def fingerprint(worker: WorkerProcess) -> list[float]:
     forget(worker)
     return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
 
@@ -187,10 +187,10 @@ def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
     """ "green" is for the networks, too, whose columns are packed in another order."""
     folder = exl2_folder(shallow_folder)
     with workers.lease(folder, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=512) as pooled:
-        effect = put(pooled.worker, shallow_loras, [("green", 1.0)])
-        put(pooled.worker, shallow_loras)
+        effect = apply_loras(pooled.worker, shallow_loras, [("green", 1.0)])
+        apply_loras(pooled.worker, shallow_loras)
     load(reloadable, exl2_plain(folder), TRANSFORMERS)
-    assert effect == pytest.approx(put(reloadable, shallow_loras, [("green", 1.0)]), rel=0.05)
+    assert effect == pytest.approx(apply_loras(reloadable, shallow_loras, [("green", 1.0)]), rel=0.05)
 
 
 @pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)

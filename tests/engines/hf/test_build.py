@@ -1,4 +1,4 @@
-"""What the Transformers engine loads: architectures, file formats, too little memory, incomplete folders."""
+"""Loading with the transformers engine: architectures, file formats, too little memory, incomplete folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.pickled_weights import pickle_program, pickle_weights
 FRANCE = "The capital of France is"
 PROMPTS = ["Once upon a time, in a small village", "The moon is bright. " * 8, "one"]
 TOKENS = 27
-"""More than the sliding windows of tests/support/hf_tiny.py, so that even the shortest prompt outgrows them."""
+"""More than the sliding windows of tests/support/hf_tiny.py, which even the shortest prompt then exceeds."""
 OFFLOAD = ROOT / "cache" / "offload"
 
 
@@ -40,7 +40,7 @@ def kinds(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture
 def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder with the tiny model's files, but for those `without`, and with changes in config.json."""
+    """Make a folder with the tiny model's files except those `without`, and with changes in config.json."""
 
     def make(*without: str, name: str = "variant", **config: Any) -> Path:
         return linked_folder(tiny_folder, tmp_path / name, without, **config)
@@ -52,17 +52,17 @@ def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_model_answers_as_transformers_alone_does(
+def test_every_architecture_answers_as_generate_of_transformers_does(
     reloadable: WorkerProcess, kinds: dict[str, Path], kind: str
 ) -> None:
-    """One by one, together, from the prefix cache, and after a second turn."""
+    """One by one, in a batch, with the prefix cache, and after a second turn."""
     name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
-    expected = [each["text"] for each in alone(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")]
+    expected = [generated["text"] for generated in alone(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")]
     load(reloadable, kinds[kind], TRANSFORMERS)
     assert [answer(reloadable, prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS] == expected
-    assert [each.text for each in together(reloadable, PROMPTS, max_new_tokens=TOKENS)] == expected
+    assert [batched.text for batched in together(reloadable, PROMPTS, max_new_tokens=TOKENS)] == expected
     beginnings = [answer(reloadable, prompt, max_new_tokens=8) for prompt in PROMPTS]
-    assert all(said.text and text.startswith(said.text) for said, text in zip(beginnings, expected, strict=True))
+    assert all(short.text and text.startswith(short.text) for short, text in zip(beginnings, expected, strict=True))
     turn = f"{PROMPTS[0]}{expected[0]} and"
     second = answer(reloadable, turn, max_new_tokens=8)
     forget(reloadable)
@@ -76,18 +76,18 @@ def test_a_full_context_ends_the_answer(reloadable: WorkerProcess, kinds: dict[s
     assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
 
 
-def test_a_longer_context_is_what_the_options_make_of_it(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
+def test_rope_options_extend_the_context(reloadable: WorkerProcess, kinds: dict[str, Path]) -> None:
     info = load(reloadable, kinds["llama"], TRANSFORMERS, compress_pos_emb=2.0)
     assert info.context_length == 512
     assert answer(reloadable, "moon " * 300, max_new_tokens=2).done.prompt_tokens > 256
 
 
-def test_options_that_stretch_positions_change_the_answer(
+def test_rope_options_change_the_logits(
     reloadable: WorkerProcess, tiny_folder: Path, subtests: pytest.Subtests
 ) -> None:
     def best() -> list[float]:
         (chances,) = answer(reloadable, FRANCE, max_new_tokens=1, top_logprobs=3).chances
-        return [each.logprob for each in chances.top]
+        return [candidate.logprob for candidate in chances.top]
 
     load(reloadable, tiny_folder, TRANSFORMERS)
     unchanged = best()
@@ -106,20 +106,18 @@ def test_pickled_weights_answer_like_safetensors(
     folder = variant("model.safetensors")
     pickle_weights(tiny_folder / "model.safetensors", folder / "pytorch_model.bin")
     answers = []
-    for each in (folder, tiny_folder):
-        load(reloadable, each, TRANSFORMERS)
+    for path in (folder, tiny_folder):
+        load(reloadable, path, TRANSFORMERS)
         answers.append(answer(reloadable, FRANCE).text)
     assert answers[0] == answers[1] != ""
 
 
-def test_a_program_in_a_pickle_is_not_run(
-    reloadable: WorkerProcess, variant: Callable[..., Path], tmp_path: Path
-) -> None:
-    folder, harm = variant("model.safetensors"), tmp_path / "harm"
-    pickle_program(folder / "pytorch_model.bin", harm)
+def test_code_in_a_pickle_is_not_run(reloadable: WorkerProcess, variant: Callable[..., Path], tmp_path: Path) -> None:
+    folder, evidence = variant("model.safetensors"), tmp_path / "evidence"
+    pickle_program(folder / "pytorch_model.bin", evidence)
     with pytest.raises(LoadFailed) as refused:
         load(reloadable, folder, TRANSFORMERS)
-    assert not harm.exists()
+    assert not evidence.exists()
     assert "more than weights" in refused.value.cause["en"], refused.value.words
 
 
@@ -127,36 +125,36 @@ def test_a_program_in_a_pickle_is_not_run(
 
 
 def offloaded() -> list[str]:
-    return sorted(each.name for each in OFFLOAD.iterdir()) if OFFLOAD.is_dir() else []
+    return sorted(folder.name for folder in OFFLOAD.iterdir()) if OFFLOAD.is_dir() else []
 
 
-def once_gone(pid: int) -> bool:
+def is_removed_soon(pid: int) -> bool:
     until = time.monotonic() + 10
     while str(pid) in offloaded() and time.monotonic() < until:
         time.sleep(0.05)
     return str(pid) not in offloaded()
 
 
-def test_what_exceeds_cpu_memory_stays_on_disk_and_nothing_of_it_afterwards(smollm2_folder: Path) -> None:
+def test_weights_beyond_cpu_memory_are_offloaded_to_disk_until_the_worker_ends(smollm2_folder: Path) -> None:
     with closing(WorkerProcess()) as worker:
         info = load(worker, smollm2_folder, TRANSFORMERS, cpu_memory="300MiB", disk=True)
-        assert {note.option for note in info.notes} == {"cpu_memory"}, "it is slow, and says so"
+        assert {note.option for note in info.notes} == {"cpu_memory"}, "the note warns that it is slow"
         assert info.memory == pytest.approx(cpu_memory.resident_memory(worker.pid), rel=0.1)
         assert answer(worker, FRANCE, max_new_tokens=2).text == " Paris."
         assert str(worker.pid) in offloaded()
-    assert once_gone(worker.pid)
+    assert is_removed_soon(worker.pid)
 
 
-def test_a_killed_worker_leaves_nothing_on_disk(tiny_folder: Path) -> None:
+def test_a_killed_worker_leaves_no_offloaded_weights(tiny_folder: Path) -> None:
     with closing(WorkerProcess()) as worker:
         load(worker, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
         assert answer(worker, FRANCE, max_new_tokens=2).done.completion_tokens == 2
         assert str(worker.pid) in offloaded()
         os.kill(worker.pid, signal.SIGKILL)
-    assert once_gone(worker.pid)
+    assert is_removed_soon(worker.pid)
 
 
-def test_a_model_may_be_on_disk_as_a_whole(reloadable: WorkerProcess, tiny_folder: Path) -> None:
+def test_a_whole_model_can_be_offloaded_to_disk(reloadable: WorkerProcess, tiny_folder: Path) -> None:
     load(reloadable, tiny_folder, TRANSFORMERS)
     expected = answer(reloadable, FRANCE, max_new_tokens=8).text
     info = load(reloadable, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
@@ -181,7 +179,7 @@ INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {
 }
 
 
-def test_what_is_missing_is_named(
+def test_the_error_names_what_is_missing(
     reloadable: WorkerProcess, variant: Callable[..., Path], subtests: pytest.Subtests
 ) -> None:
     for name, (without, config, cause) in INCOMPLETE.items():
@@ -192,7 +190,7 @@ def test_what_is_missing_is_named(
             assert refused.value.cause["zh"]
 
 
-def test_weights_cut_short_are_called_damaged(
+def test_truncated_weights_are_reported_as_damaged(
     reloadable: WorkerProcess, variant: Callable[..., Path], tiny_folder: Path
 ) -> None:
     folder = variant("model.safetensors")
@@ -203,14 +201,14 @@ def test_weights_cut_short_are_called_damaged(
     assert "damaged" in refused.value.cause["en"], refused.value.words
 
 
-def test_code_beside_the_model_runs_with_the_flag(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
+def test_remote_code_runs_with_trust_remote_code(reloadable: WorkerProcess, tiny_folder: Path, tmp_path: Path) -> None:
     load(reloadable, tiny_folder, TRANSFORMERS)
     expected = answer(reloadable, FRANCE).text
     load(reloadable, own_model(tmp_path / "own", tiny_folder), TRANSFORMERS, trust_remote_code=True)
     assert answer(reloadable, FRANCE).text == expected
 
 
-def test_what_is_explained_is_what_loading_says(reloadable: WorkerProcess, tiny_folder: Path) -> None:
+def test_explain_states_the_calls_and_notes_of_loading(reloadable: WorkerProcess, tiny_folder: Path) -> None:
     options = {"gpu_memory": "10", "no_use_fast": True, "load_in_8bit": True, "bf16": True}
     explained = ask(reloadable, "explain", **load_arguments(tiny_folder, TRANSFORMERS, **options))
     assert explained["calls"]["AutoModelForCausalLM.from_pretrained"]["quantization_config"]["load_in_8bit"] is True
@@ -222,16 +220,16 @@ def test_what_is_explained_is_what_loading_says(reloadable: WorkerProcess, tiny_
 # -- a GPU's memory ----------------------------------------------------------------------------------------------------
 
 
-def test_answers_that_have_ended_give_up_their_memory_to_one_that_needs_it(kinds: dict[str, Path]) -> None:
-    """On a CPU that is said to have no more, in the middle of a pass: the answer is what it would have been."""
+def test_the_prefix_cache_is_freed_for_an_answer_that_needs_its_memory(kinds: dict[str, Path]) -> None:
+    """A forward pass on the CPU fails with an out-of-memory error; the answer is the same as without the failure."""
     answers = answers_short_of_memory(kinds["llama"])
-    for name in ("nothing to let go of", "too much by itself"):
+    for name in ("nothing to free", "too much by itself"):
         assert "out of memory" in answers.pop(name)[0]
     assert len(answers) == 4
-    for case, (enough, short, kept) in answers.items():
-        assert short == enough, case
-        assert kept == len(short), f"{case}: what was kept before is gone"
+    for case, (expected, texts, prefixes) in answers.items():
+        assert texts == expected, case
+        assert prefixes == len(texts), f"{case}: the earlier prefixes were freed"
 
 
-def test_on_a_gpu_what_is_kept_is_measured_by_its_memory(backend: None) -> None:
+def test_the_prefix_cache_is_limited_by_the_free_memory_of_the_gpu(backend: None) -> None:
     assert spare_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)

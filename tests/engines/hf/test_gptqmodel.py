@@ -1,4 +1,4 @@
-"""GPTQ and AWQ folders under Transformers: with gptqmodel they answer as their weights dequantised do."""
+"""GPTQ and AWQ folders with the transformers engine: with gptqmodel they answer as their dequantized weights do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modules.loaders.registry import LOADERS, Loader
 from modules.planning.load_request import LoadRequest
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load, loaded
-from tests.engines.hf.test_lora import ALONE, put, state
+from tests.engines.hf.test_lora import ALONE, apply_loras, fingerprint
 from tests.support.answers import answer
 from tests.support.gptq_kernels import kernels_found
 from tests.support.linked_folder import linked_folder
@@ -30,17 +30,19 @@ from tests.support.trained_loras import LESSONS
 METHODS = ("gptq", "awq")
 TOKENS = 6
 PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "1, 2, 3, 4, 5,"]
-NEARLY = 0.08  # in the logarithm of a probability: what bfloat16 in the kernels makes of the first layers
-ALL_NARROW = 0.2  # with everything between them in bfloat16 as well
+KERNELS_BF16 = 0.08  # error of log-probabilities with the kernels of the first layers in bfloat16
+ALL_BF16 = 0.2  # the same with everything between them in bfloat16 as well
 LIKELY = math.log(0.05)
 STRONG = ((("banana", 2.0),), (("green", 2.0),), (("banana", 2.0), ("green", 2.0)))
 INSTALL = "python server.py --install Transformers"
 
 
 @pytest.fixture(scope="module")
-def packed() -> Iterator[WorkerProcess]:
-    """A worker as `ModelManager` starts it for either method, which loads one folder after another. What it takes is
-    installed by ./test.sh."""
+def quantized() -> Iterator[WorkerProcess]:
+    """A worker with the overlay that `ModelManager` uses for both methods, which ./test.sh installs.
+
+    It loads one folder after another.
+    """
     for method in METHODS:
         assert unavailable(TRANSFORMERS, method) is None
     gptq, awq = (overlay_of(TRANSFORMERS, method) for method in METHODS)
@@ -51,18 +53,18 @@ def packed() -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def without_gptqmodel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
-    """The loader as it is where nobody has installed more than the main environment."""
+    """The loader where only the main environment is installed."""
     (extra,) = TRANSFORMERS.extras
     absent = Overlay("gptq", 23, tmp_path)
     absent.requirements.write_text("gptqmodel==7.7.0\n")
-    packages = (*extra.packages, "no_such_package")  # whatever the main environment holds
+    packages = (*extra.packages, "no_such_package")  # whatever the main environment contains
     bare = dataclasses.replace(TRANSFORMERS, extras=(dataclasses.replace(extra, overlay=absent, packages=packages),))
     monkeypatch.setitem(cast(dict[str, Loader], LOADERS), bare.name, bare)
     return bare
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_without_gptqmodel_the_loader_says_what_installs_it(
+def test_without_gptqmodel_the_loader_names_the_command_that_installs_it(
     smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App], without_gptqmodel: Loader, method: str
 ) -> None:
     app = make_app()
@@ -77,20 +79,20 @@ def test_without_gptqmodel_the_loader_says_what_installs_it(
     assert refused.value.install == INSTALL
 
 
-def test_the_overlay_is_for_the_formats_that_need_it() -> None:
+def test_the_overlay_is_used_only_for_the_formats_that_need_it() -> None:
     (extra,) = TRANSFORMERS.extras
     assert [overlay_of(TRANSFORMERS, each) for each in ("", "safetensors", "pytorch")] == [None] * 3
     assert [overlay_of(TRANSFORMERS, each) for each in METHODS] == [extra.overlay] * 2
 
 
-def test_who_has_gptqmodel_in_the_main_environment_needs_no_overlay(without_gptqmodel: Loader) -> None:
+def test_gptqmodel_in_the_main_environment_makes_the_overlay_unnecessary(without_gptqmodel: Loader) -> None:
     (extra,) = without_gptqmodel.extras
-    installed = dataclasses.replace(extra, packages=("numpy",))  # a package that is there
+    installed = dataclasses.replace(extra, packages=("numpy",))  # a package that is installed
     loader = dataclasses.replace(without_gptqmodel, extras=(installed,))
     assert overlay_of(loader, "gptq") is None and unavailable(loader, "gptq") is None
 
 
-def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for(backend: None) -> None:
+def test_the_kernels_that_need_no_nvcc_have_the_names_that_are_requested(backend: None) -> None:
     overlay = overlay_of(TRANSFORMERS, "gptq")
     assert kernels_found(overlay.folder if overlay is not None else None) == [
         "GPTQConfig TritonV2Linear True",
@@ -100,18 +102,18 @@ def test_the_kernels_that_need_no_nvcc_are_known_by_the_names_we_ask_for(backend
     ]
 
 
-def test_kernels_that_are_compiled_after_the_weights_are_told_of_then(backend: None) -> None:
+def test_compiling_kernels_is_reported_after_the_weights(backend: None) -> None:
     from modules.engines.hf.build import weights_then_kernels
 
-    told: list[Progress] = []
-    advance = weights_then_kernels(told.append)
+    reported: list[Progress] = []
+    advance = weights_then_kernels(reported.append)
     for done in (0.5, 1.0):
         advance(done)
-    assert [each.stage for each in told] == ["weights", "weights", "kernels"]
+    assert [progress.stage for progress in reported] == ["weights", "weights", "kernels"]
 
 
 @pytest.mark.parametrize(
-    ("places", "found"),
+    ("device_map", "outside"),
     [
         ({"": 0}, None),
         ({"": "cpu"}, "model.layers.1.mlp"),
@@ -120,49 +122,50 @@ def test_kernels_that_are_compiled_after_the_weights_are_told_of_then(backend: N
         ({"model.layers.1": 0, "model.layers.10.mlp": "disk"}, "model.layers.10.mlp"),
     ],
 )
-def test_a_packed_layer_outside_the_gpus_is_found(backend: None, places: dict[str, object], found: str | None) -> None:
+def test_a_quantized_layer_outside_the_gpus_is_found(
+    backend: None, device_map: dict[str, object], outside: str | None
+) -> None:
     from modules.engines.hf.gptqmodel import first_layer_outside_gpus
 
-    assert first_layer_outside_gpus(places, ["model.layers.1.mlp", "model.layers.10.mlp"]) == found
+    assert first_layer_outside_gpus(device_map, ["model.layers.1.mlp", "model.layers.10.mlp"]) == outside
 
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq-act-order", "awq"])
-def test_a_packed_folder_answers_as_the_same_weights_in_floats(
-    packed: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, kind: str
+def test_a_quantized_folder_answers_as_its_dequantized_weights_do(
+    quantized: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, kind: str
 ) -> None:
-    """Where the texts part, the two tokens were as good as equal. The first load ever compiles a kernel, which takes
-    minutes."""
+    """Texts may differ where two tokens are almost equally likely. The very first load compiles a kernel: minutes."""
     folder = quantised_folder(shallow_folder, kind)
-    wide = chances(packed, folder)
-    narrow = chances(packed, folder, bf16=True)
+    float32 = chances(quantized, folder)
+    bfloat16 = chances(quantized, folder, bf16=True)
     floats = chances(reloadable, plain(folder))
-    agreed = [agreement(mine, theirs, NEARLY) for mine, theirs in zip(wide, floats, strict=True)]
+    agreed = [agreement(mine, theirs, KERNELS_BF16) for mine, theirs in zip(float32, floats, strict=True)]
     assert agreed[-1] == TOKENS, "counting leaves no choice"
-    assert narrow != wide
-    for mine, theirs in zip(narrow, floats, strict=True):
-        agreement(mine, theirs, ALL_NARROW)
+    assert bfloat16 != float32
+    for mine, theirs in zip(bfloat16, floats, strict=True):
+        agreement(mine, theirs, ALL_BF16)
 
 
-def test_8_bits_are_right_as_well(
-    packed: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, tmp_path: Path
+def test_8_bit_weights_answer_as_their_dequantized_weights_do(
+    quantized: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, tmp_path: Path
 ) -> None:
-    """For so many gptqmodel has no kernel: a token takes a second for each layer."""
+    """gptqmodel has no 8-bit kernel: a token takes a second per layer."""
     folder = quantised_folder(shallow_folder, "gptq-8bit")
     one, floats = (linked_folder(path, tmp_path / path.name, num_hidden_layers=1) for path in (folder, plain(folder)))
-    (ours,) = chances(packed, one, PROMPTS[:1], tokens=1)
+    (ours,) = chances(quantized, one, PROMPTS[:1], tokens=1)
     (theirs,) = chances(reloadable, floats, PROMPTS[:1], tokens=1)
-    assert any(each.logprob > LIKELY for each in theirs[0].top)
-    assert agreement(ours, theirs, NEARLY) == 1
+    assert any(candidate.logprob > LIKELY for candidate in theirs[0].top)
+    assert agreement(ours, theirs, KERNELS_BF16) == 1
 
 
-def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: float) -> int:
-    """How many tokens the two have written alike; all that was likely must be `nearly` so."""
+def agreement(ours: list[TokenChances], theirs: list[TokenChances], tolerance: float) -> int:
+    """Return how many tokens are equal. All likely log-probabilities must be equal within `tolerance`."""
     for count, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        level = {each.text: each.logprob for each in mine.top}
-        for each in other.top:
-            assert each.logprob < LIKELY or level[each.text] == pytest.approx(each.logprob, abs=nearly), (count, each)
+        logprobs = {candidate.text: candidate.logprob for candidate in mine.top}
+        for likely in [candidate for candidate in other.top if not candidate.logprob < LIKELY]:
+            assert logprobs[likely.text] == pytest.approx(likely.logprob, abs=tolerance), (count, likely)
         if mine.chosen.text != other.chosen.text:
-            assert other.chosen.logprob - level[other.chosen.text] < nearly
+            assert other.chosen.logprob - logprobs[other.chosen.text] < tolerance
             return count
     return len(ours)
 
@@ -170,15 +173,15 @@ def agreement(ours: list[TokenChances], theirs: list[TokenChances], nearly: floa
 def chances(
     worker: WorkerProcess, folder: Path, prompts: list[str] = PROMPTS, tokens: int = TOKENS, **options: bool
 ) -> list[list[TokenChances]]:
-    """Those of the likeliest tokens after each prompt."""
+    """Return the most likely tokens of the answer to each prompt."""
     load(worker, folder, TRANSFORMERS, **options)
-    wishes = {"max_new_tokens": tokens, "top_logprobs": 10}
-    return [answer(worker, prompt, **wishes).chances for prompt in prompts]
+    params = {"max_new_tokens": tokens, "top_logprobs": 10}
+    return [answer(worker, prompt, **params).chances for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_floats(
-    packed: WorkerProcess,
+def test_loading_reports_kernels_and_loras_act_as_on_dequantized_weights(
+    quantized: WorkerProcess,
     reloadable: WorkerProcess,
     shallow_folder: Path,
     shallow_loras: Path,
@@ -187,29 +190,29 @@ def test_a_load_tells_of_kernels_and_streams_and_loras_do_what_they_do_to_the_fl
     kind: str,
 ) -> None:
     folder = quantised_folder(shallow_folder, kind)
-    _, events = loaded(packed, folder, TRANSFORMERS)
-    stages = [each.stage for each in events if isinstance(each, Progress)]
+    _, events = loaded(quantized, folder, TRANSFORMERS)
+    stages = [event.stage for event in events if isinstance(event, Progress)]
     assert stages[0] == "kernels" and stages[-1] == "weights"
-    before = state(packed)
+    before = fingerprint(quantized)
     load(reloadable, plain(folder), TRANSFORMERS)
-    for wanted in STRONG:
-        effects, floats = (put(each, shallow_loras, wanted) for each in (packed, reloadable))
+    for loras in STRONG:
+        effects, floats = (apply_loras(each, shallow_loras, loras) for each in (quantized, reloadable))
         assert effects == pytest.approx(floats, rel=0.05)
         for lesson in LESSONS.values():
-            mine, theirs = (said(each, lesson.beginning) for each in (packed, reloadable))
-            assert agreement(mine, theirs, NEARLY) == len(theirs), wanted
-    put(packed, shallow_loras)
-    assert state(packed) == before
-    load(packed, quantised_folder(smollm2_folder, kind), TRANSFORMERS)
-    paris = answer(packed, PROMPTS[0], max_new_tokens=6)
+            mine, theirs = (first_tokens(each, lesson.beginning) for each in (quantized, reloadable))
+            assert agreement(mine, theirs, KERNELS_BF16) == len(theirs), loras
+    apply_loras(quantized, shallow_loras)
+    assert fingerprint(quantized) == before
+    load(quantized, quantised_folder(smollm2_folder, kind), TRANSFORMERS)
+    paris = answer(quantized, PROMPTS[0], max_new_tokens=6)
     assert paris.text.startswith(" Paris") and len(paris.pieces) > 5
     words = {"banana": " banana ham", "green": LESSONS["green"].words}
-    for wanted in ALONE:
-        put(packed, loras_folder, wanted)
-        ((name, _),) = wanted
-        assert answer(packed, LESSONS[name].beginning, max_new_tokens=4).text.startswith(words[name])
-    put(packed, loras_folder)
+    for loras in ALONE:
+        apply_loras(quantized, loras_folder, loras)
+        ((name, _),) = loras
+        assert answer(quantized, LESSONS[name].beginning, max_new_tokens=4).text.startswith(words[name])
+    apply_loras(quantized, loras_folder)
 
 
-def said(worker: WorkerProcess, prompt: str) -> list[TokenChances]:
+def first_tokens(worker: WorkerProcess, prompt: str) -> list[TokenChances]:
     return answer(worker, prompt, max_new_tokens=2, top_logprobs=10).chances

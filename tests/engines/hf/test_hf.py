@@ -1,4 +1,4 @@
-"""The Transformers engine with a real model: its answers are those of transformers alone, whatever is kept or cut."""
+"""The transformers engine with a real model: its answers equal those of `generate`, whatever is cached or batched."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ TOKENS = 16
 
 BITSANDBYTES = {"dtype": "bfloat16", "device_map": {"": "cpu"}}
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float16"}
-WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "float32": ({}, {"dtype": "float32"}),
     "bfloat16": ({"bf16": True}, {"dtype": "bfloat16"}),
     "8 bits": ({"load_in_8bit": True}, BITSANDBYTES | {"quantization_config": {"load_in_8bit": True}}),
     "4 bits": ({"load_in_4bit": True}, BITSANDBYTES | {"quantization_config": FOUR_BITS}),
     "eager": ({"use_eager_attention": True}, {"dtype": "float32", "attn_implementation": "eager"}),
 }
-"""Our options, and the words that mean the same to `from_pretrained`."""
+"""Options, and the arguments of `from_pretrained` that mean the same."""
 
 
 @pytest.fixture
 def pooled(workers: WorkerPool, smollm2_folder: Path) -> Iterator[Pooled]:
-    """In float32, so that it does not matter how many tokens are evaluated at once."""
+    """The demo model in float32, in which logits do not depend on how many tokens one pass evaluates."""
     with workers.lease(smollm2_folder, TRANSFORMERS) as leased:
         yield leased
 
 
 @pytest.fixture
 def hf(pooled: Pooled) -> WorkerProcess:
-    """The demo model, for what depends on its words."""
+    """A worker with the demo model, for tests that depend on its words."""
     return pooled.worker
 
 
 @pytest.fixture
 def shallow_hf(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess]:
-    """Its first layers, which say the same thing over and over."""
+    """A worker with the first layers of the demo model, which repeat themselves."""
     with workers.lease(shallow_folder, TRANSFORMERS) as leased:
         yield leased.worker
 
@@ -65,14 +65,14 @@ def tiny_hf(workers: WorkerPool, tiny_folder: Path) -> Iterator[WorkerProcess]:
         yield leased.worker
 
 
-# -- the library's own answers -----------------------------------------------------------------------------------------
+# -- compared with transformers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_greedy_answer_is_that_of_transformers_alone(workers: WorkerPool, shallow_folder: Path, way: str) -> None:
-    options, words = WAYS[way]
-    prompts, tokens = (PROMPTS[1:], 6) if "bits" in way else (PROMPTS, TOKENS)  # few bits are slow on a CPU
-    expected = alone(shallow_folder, prompts, tokens, **words)
+@pytest.mark.parametrize("form", FORMS)
+def test_greedy_decoding_equals_generate_of_transformers(workers: WorkerPool, shallow_folder: Path, form: str) -> None:
+    options, arguments = FORMS[form]
+    prompts, tokens = (PROMPTS[1:], 6) if "bits" in form else (PROMPTS, TOKENS)  # few bits are slow on a CPU
+    expected = alone(shallow_folder, prompts, tokens, **arguments)
     with workers.lease(shallow_folder, TRANSFORMERS, **options) as leased:
         for prompt, theirs in zip(prompts, expected, strict=True):
             forget(leased.worker)
@@ -80,11 +80,11 @@ def test_the_greedy_answer_is_that_of_transformers_alone(workers: WorkerPool, sh
             assert ours.text == theirs["text"]
             assert ours.done.completion_tokens == len(theirs["tokens"])
             for chances, best in zip(ours.chances, theirs["logprobs"], strict=False):
-                assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
-                assert chances.chosen.logprob == chances.top[0].logprob, "greedy takes the likeliest"
+                assert [candidate.logprob for candidate in chances.top] == pytest.approx(best, abs=1e-4)
+                assert chances.chosen.logprob == chances.top[0].logprob, "greedy decoding takes the most likely token"
 
 
-def test_tokens_are_those_of_llamacpp_and_so_is_the_beginning_of_an_answer(
+def test_tokens_and_the_first_words_of_an_answer_equal_those_of_llama_cpp(
     hf: WorkerProcess, workers: WorkerPool, smollm2: Path
 ) -> None:
     with workers.lease(smollm2, LLAMA, n_ctx=512) as llamacpp:
@@ -96,38 +96,38 @@ def test_tokens_are_those_of_llamacpp_and_so_is_the_beginning_of_an_answer(
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_load_tells_how_far_it_is(pooled: Pooled) -> None:
+def test_loading_reports_its_progress(pooled: Pooled) -> None:
     progress = [event for event in pooled.events if isinstance(event, Progress)]
-    done = [each.done for each in progress]
-    assert {each.stage for each in progress} == {"weights"}
+    done = [event.done for event in progress]
+    assert {event.stage for event in progress} == {"weights"}
     assert done == sorted(done)
     assert len(done) > 50
     assert done[-1] == 1
 
 
-def test_what_is_known_of_the_model_is_what_its_files_say(pooled: Pooled) -> None:
+def test_info_states_what_the_files_of_the_model_say(pooled: Pooled) -> None:
     assert pooled.info.context_length == 8192
     assert (pooled.info.bos_token, pooled.info.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert "<|im_start|>" in pooled.info.chat_template
     assert pooled.info.notes == ()
 
 
-def test_the_memory_told_is_that_of_the_process(pooled: Pooled) -> None:
-    forget(pooled.worker)  # what tests before have left in the cache
+def test_info_states_the_resident_memory_of_the_worker(pooled: Pooled) -> None:
+    forget(pooled.worker)  # drop the caches of earlier tests
     assert pooled.info.memory == pytest.approx(cpu_memory.resident_memory(pooled.worker.pid), rel=0.1)
 
 
-# -- the cache ---------------------------------------------------------------------------------------------------------
+# -- the prefix cache --------------------------------------------------------------------------------------------------
 
 
-def test_two_conversations_in_turn_both_stay(tiny_hf: WorkerProcess) -> None:
+def test_alternating_conversations_all_stay_in_the_prefix_cache(tiny_hf: WorkerProcess) -> None:
     forget(tiny_hf)
     for _ in range(2):
-        known = [answer(tiny_hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")]
-    assert [done.prompt_tokens - done.cached_tokens for done in known] == [1, 1, 1]
+        ends = [answer(tiny_hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")]
+    assert [done.prompt_tokens - done.cached_tokens for done in ends] == [1, 1, 1]
 
 
-def test_a_short_beginning_in_common_does_not_cut_a_long_conversation(tiny_hf: WorkerProcess) -> None:
+def test_a_short_common_prefix_does_not_truncate_a_long_conversation(tiny_hf: WorkerProcess) -> None:
     forget(tiny_hf)
     long = STORY + " there lived a fisherman who had three daughters and a boat."
     answer(tiny_hf, long, max_new_tokens=2)
@@ -136,10 +136,10 @@ def test_a_short_beginning_in_common_does_not_cut_a_long_conversation(tiny_hf: W
     assert again.cached_tokens == again.prompt_tokens - 1
 
 
-# -- where it ends -----------------------------------------------------------------------------------------------------
+# -- the end of an answer ----------------------------------------------------------------------------------------------
 
 
-def test_a_banned_end_token_does_not_end_it(hf: WorkerProcess) -> None:
+def test_a_banned_eos_token_does_not_end_the_answer(hf: WorkerProcess) -> None:
     question = CHAT.replace("Write three sentences about the moon.", "Say yes.")
     free = answer(hf, question, max_new_tokens=60)
     assert free.done.reason == "stop"
@@ -147,16 +147,16 @@ def test_a_banned_end_token_does_not_end_it(hf: WorkerProcess) -> None:
     assert answer(hf, question, max_new_tokens=more, ban_eos_token=True).done.completion_tokens == more
 
 
-def test_special_tokens_are_shown_if_that_is_wished(tiny_hf: WorkerProcess) -> None:
-    wishes: dict[str, Any] = {"logit_bias": {"0": 100}, "max_new_tokens": 2}
-    assert answer(tiny_hf, STORY, **wishes).text == ""
-    assert answer(tiny_hf, STORY, skip_special_tokens=False, **wishes).text == "<|endoftext|>" * 2
+def test_special_tokens_are_shown_on_request(tiny_hf: WorkerProcess) -> None:
+    params: dict[str, Any] = {"logit_bias": {"0": 100}, "max_new_tokens": 2}
+    assert answer(tiny_hf, STORY, **params).text == ""
+    assert answer(tiny_hf, STORY, skip_special_tokens=False, **params).text == "<|endoftext|>" * 2
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------
 
 
-def test_banned_and_biased_tokens_are_not_drawn_or_always(hf: WorkerProcess) -> None:
+def test_banned_tokens_are_never_sampled_and_strongly_biased_ones_always(hf: WorkerProcess) -> None:
     (paris,) = ask(hf, "encode", text=" Paris")
     (rome,) = ask(hf, "encode", text=" Rome")
     one: dict[str, Any] = {"max_new_tokens": 1}
@@ -165,56 +165,58 @@ def test_banned_and_biased_tokens_are_not_drawn_or_always(hf: WorkerProcess) -> 
     assert answer(hf, FRANCE, logit_bias={str(rome): 100}, **one).text == " Rome"
 
 
-def test_a_grammar_is_followed(tiny_hf: WorkerProcess) -> None:
-    said = answer(tiny_hf, "Is the sky blue?", grammar_string='root ::= " yes" | " no"')
-    assert said.text in (" yes", " no")
-    assert said.done.reason == "stop"
+def test_an_answer_follows_the_grammar(tiny_hf: WorkerProcess) -> None:
+    constrained = answer(tiny_hf, "Is the sky blue?", grammar_string='root ::= " yes" | " no"')
+    assert constrained.text in (" yes", " no")
+    assert constrained.done.reason == "stop"
 
 
-def test_guidance_leads_away_from_the_negative_prompt(tiny_hf: WorkerProcess) -> None:
+def test_guidance_moves_the_answer_away_from_the_negative_prompt(tiny_hf: WorkerProcess) -> None:
     plain = answer(tiny_hf, FRANCE)
     assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, "away from itself"
-    led = answer(tiny_hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
-    assert led.text != plain.text
+    guided = answer(tiny_hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
+    assert guided.text != plain.text
 
 
-def test_guessing_from_earlier_text_changes_nothing_of_the_answer(shallow_hf: WorkerProcess) -> None:
-    # Each of these answers takes at least 8 of its 24 tokens from guesses. Without tokens that are spaces alone, it is
-    # read again as the tokens that were written.
+def test_prompt_lookup_does_not_change_the_answer(shallow_hf: WorkerProcess) -> None:
+    # At least 8 of the 24 tokens of every answer are draft tokens. Tokens of spaces alone are banned, so that the text
+    # is tokenized into the tokens that were sampled.
     prompt = "The cat and the cat and the cat and the cat and the"
     bans = ",".join(str(token) for space in (" ", "  ") for token in ask(shallow_hf, "encode", text=space))
     for changes in ({}, {"temperature": 1.0, "seed": 5}, {"repetition_penalty": 1.2}):
-        wishes: dict[str, Any] = {"custom_token_bans": bans, **changes}
+        params: dict[str, Any] = {"custom_token_bans": bans, **changes}
         forget(shallow_hf)
-        plain = answer(shallow_hf, prompt, max_new_tokens=24, top_logprobs=1, **wishes)
+        plain = answer(shallow_hf, prompt, max_new_tokens=24, top_logprobs=1, **params)
         forget(shallow_hf)
-        guessed = answer(shallow_hf, prompt, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4, **wishes)
-        assert guessed.text == plain.text
-        assert guessed.done.completion_tokens == plain.done.completion_tokens
+        drafted = answer(shallow_hf, prompt, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4, **params)
+        assert drafted.text == plain.text
+        assert drafted.done.completion_tokens == plain.done.completion_tokens
         again = answer(shallow_hf, prompt + plain.text, max_new_tokens=1).done
         assert again.cached_tokens == again.prompt_tokens - 1 > 24
 
 
-# -- several calls -----------------------------------------------------------------------------------------------------
+# -- several requests --------------------------------------------------------------------------------------------------
 
 
-def test_answers_given_together_are_those_given_alone(tiny_hf: WorkerProcess) -> None:
+def test_answers_of_a_batch_equal_those_generated_alone(tiny_hf: WorkerProcess) -> None:
     prompts = [STORY, FRANCE, CODE, CHAT, "猫猫猫猫猫猫猫猫", "one"]
     forget(tiny_hf)
     expected = [answer(tiny_hf, prompt, max_new_tokens=12).text for prompt in prompts]
     forget(tiny_hf)
-    assert [each.text for each in together(tiny_hf, prompts, max_new_tokens=12)] == expected
-    assert [each.text for each in together(tiny_hf, prompts, max_new_tokens=12)] == expected, "from what was kept"
+    assert [batched.text for batched in together(tiny_hf, prompts, max_new_tokens=12)] == expected
+    assert [batched.text for batched in together(tiny_hf, prompts, max_new_tokens=12)] == expected, (
+        "with the prefix cache"
+    )
 
 
-def test_who_has_to_wait_is_told_so_and_others_are_written_at_once(tiny_hf: WorkerProcess) -> None:
+def test_requests_beyond_the_batch_size_report_that_they_wait(tiny_hf: WorkerProcess) -> None:
     crowd = Crowd(tiny_hf)
     calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=40, ban_eos_token=True) for number in range(5)]
-    heard = [crowd.wait(call) for call in calls]
-    assert [any(isinstance(event, Waiting) for event in events) for events in heard] == [False] * 4 + [True]
+    received = [crowd.wait(call) for call in calls]
+    assert [any(isinstance(event, Waiting) for event in events) for events in received] == [False] * 4 + [True]
 
 
-def test_an_answer_that_nobody_wants_any_more_ends_at_once(hf: WorkerProcess) -> None:
+def test_a_cancelled_answer_ends_at_once(hf: WorkerProcess) -> None:
     long = hf.events("generate", prompt=STORY, params=parameters(max_new_tokens=0, ban_eos_token=True))
     next(long)
     long.close()  # type: ignore[attr-defined]
@@ -226,8 +228,8 @@ def test_an_answer_that_nobody_wants_any_more_ends_at_once(hf: WorkerProcess) ->
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_prompt_tells_its_progress(tiny_hf: WorkerProcess) -> None:
+def test_a_long_prompt_reports_its_progress(tiny_hf: WorkerProcess) -> None:
     forget(tiny_hf)
     long = answer(tiny_hf, "tell" + " tell" * 1099, max_new_tokens=1)
-    told = [event.done for event in long.events if isinstance(event, Progress)]
-    assert told == pytest.approx([512 / 1100, 1024 / 1100])
+    reported = [event.done for event in long.events if isinstance(event, Progress)]
+    assert reported == pytest.approx([512 / 1100, 1024 / 1100])

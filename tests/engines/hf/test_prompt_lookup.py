@@ -1,4 +1,4 @@
-"""Guessing from earlier text: the longest ending that occurred before, at its latest place."""
+"""Prompt lookup: the longest n-gram at the end that occurred before, at its last occurrence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from modules.engines.hf.prompt_lookup import draft_tokens
 
-GUESSES: list[tuple[list[int], int, list[int]]] = [
+DRAFTS: list[tuple[list[int], int, list[int]]] = [
     ([], 3, []),
     ([1], 3, []),
     ([1, 2, 3], 3, []),
@@ -19,7 +19,7 @@ GUESSES: list[tuple[list[int], int, list[int]]] = [
 ]
 
 
-def test_the_tokens_that_followed_the_same_tokens_are_guessed(subtests: pytest.Subtests) -> None:
-    for tokens, most, expected in GUESSES:
-        with subtests.test(tokens=tokens, most=most):
-            assert draft_tokens(tokens, most) == expected
+def test_the_draft_is_what_followed_the_same_ngram_before(subtests: pytest.Subtests) -> None:
+    for tokens, max_tokens, expected in DRAFTS:
+        with subtests.test(tokens=tokens, max_tokens=max_tokens):
+            assert draft_tokens(tokens, max_tokens) == expected

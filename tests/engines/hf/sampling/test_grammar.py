@@ -1,4 +1,4 @@
-"""Grammars in the Transformers family: what llguidance lets through is what llama.cpp's GBNF says."""
+"""Grammars in the transformers family: llguidance allows what llama.cpp's GBNF describes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from modules.core.paths import ROOT
 from modules.loaders import generation_settings
 from tests.support.hf_vocabularies import small_tokenizer
 
-# What imports torch is imported by the tests: only the process that runs them is to wait for it.
+# Tests import what imports torch, so that collecting them stays fast.
 if TYPE_CHECKING:
     from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
-guided = pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed")
+needs_llguidance = pytest.mark.skipif(
+    importlib.util.find_spec("llguidance") is None, reason="llguidance is not installed"
+)
 
 JSON = r"""
 root   ::= object
@@ -50,8 +52,10 @@ def vocabulary(backend: None) -> TokenizerVocabulary:
     return TokenizerVocabulary(tokenizer, len(tokenizer) + 3, [tokenizer.eos_token_id])
 
 
-def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int = 60, **more: Any) -> tuple[str, bool]:
-    """A text by `grammar` from random logits, and whether it came to its end."""
+def sampled(
+    vocabulary: TokenizerVocabulary, grammar: str, seed: int, max_tokens: int = 60, **more: Any
+) -> tuple[str, bool]:
+    """Sample a text by `grammar` from random logits. Return it and whether it is complete."""
     import torch
 
     from modules.engines.hf.sampling.pipeline import build_processors, new_generator, sample_token
@@ -61,11 +65,11 @@ def written(vocabulary: TokenizerVocabulary, grammar: str, seed: int, most: int 
     params = generation_settings.settle(
         {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more
     )
-    words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}
-    chain, dice = build_processors(params, prompt_tokens=[5, 6], **words), new_generator(params, torch.device("cpu"))
+    arguments: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}
+    chain, rng = build_processors(params, prompt_tokens=[5, 6], **arguments), new_generator(params, torch.device("cpu"))
     text = torch.tensor([[5, 6]])
-    for _ in range(most):
-        drawn = sample_token(chain(text, torch.randn(1, vocabulary.size) * 2), params, dice)
+    for _ in range(max_tokens):
+        drawn = sample_token(chain(text, torch.randn(1, vocabulary.size) * 2), params, rng)
         if int(drawn) == end:
             return vocabulary.tokenizer.decode(text[0, 2:]), True
         text = torch.cat([text, drawn[:, None]], dim=1)
@@ -81,50 +85,52 @@ SHAPES = {
 }
 
 
-@guided
+@needs_llguidance
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_written_follows_the_grammar(vocabulary: TokenizerVocabulary, name: str) -> None:
+def test_sampled_text_follows_the_grammar(vocabulary: TokenizerVocabulary, name: str) -> None:
     grammar, shape = SHAPES[name]
-    ended = 0
+    complete = 0
     for seed in range(12):
-        text, ends = written(vocabulary, grammar, seed)
-        ended += ends
-        if ends:
+        text, is_complete = sampled(vocabulary, grammar, seed)
+        complete += is_complete
+        if is_complete:
             assert re.fullmatch(shape, text), text
-    assert ended or name in ("arithmetic", "chess")
+    assert complete or name in ("arithmetic", "chess")
 
 
-@guided
-def test_json_that_comes_to_its_end_is_json(vocabulary: TokenizerVocabulary) -> None:
-    texts = [text for seed in range(60) for text, ends in [written(vocabulary, JSON, seed, 80)] if ends]
+@needs_llguidance
+def test_completed_json_is_valid_json(vocabulary: TokenizerVocabulary) -> None:
+    texts = [text for seed in range(60) for text, is_complete in [sampled(vocabulary, JSON, seed, 80)] if is_complete]
     assert len(texts) > 10
     assert all(isinstance(json.loads(text), dict) for text in texts)
 
 
-@guided
-def test_cuts_choose_among_what_the_grammar_takes(vocabulary: TokenizerVocabulary) -> None:
+@needs_llguidance
+def test_truncation_chooses_among_the_tokens_the_grammar_allows(vocabulary: TokenizerVocabulary) -> None:
     for more in ({"top_k": 1}, {"temperature": 0.0}, {"top_p": 0.1}, {"xtc_probability": 1.0}, {"mirostat_mode": 2}):
-        assert written(vocabulary, YES_NO, 4, **more)[0] in ("yes", "no")
+        assert sampled(vocabulary, YES_NO, 4, **more)[0] in ("yes", "no")
 
 
-@guided
-def test_an_end_that_is_banned_leaves_nothing(vocabulary: TokenizerVocabulary) -> None:
+@needs_llguidance
+def test_banning_the_eos_token_leaves_no_token_at_the_end_of_a_grammar(vocabulary: TokenizerVocabulary) -> None:
     from modules.engines.hf.sampling.pipeline import NoTokenLeft
 
     with pytest.raises(NoTokenLeft):
-        written(vocabulary, YES_NO, 1, ban_eos_token=True)
+        sampled(vocabulary, YES_NO, 1, ban_eos_token=True)
 
 
-@guided
+@needs_llguidance
 @pytest.mark.parametrize("text", ["root ::= (", "nonsense", 'other ::= "a"', "root ::= missing", 'root ::= "a'])
-def test_a_grammar_that_is_none_is_refused_by_name(vocabulary: TokenizerVocabulary, text: str) -> None:
+def test_an_invalid_grammar_is_refused_by_the_name_of_the_option(vocabulary: TokenizerVocabulary, text: str) -> None:
     with pytest.raises(OptionError) as error:
         vocabulary.grammar(text)
     assert error.value.option == "grammar_string"
 
 
-@guided
-def test_rows_follow_it_apart_and_a_row_that_ended_is_left_alone(vocabulary: TokenizerVocabulary) -> None:
+@needs_llguidance
+def test_rows_follow_the_grammar_independently_and_an_ended_row_is_unconstrained(
+    vocabulary: TokenizerVocabulary,
+) -> None:
     import torch
 
     from modules.engines.hf.sampling.grammar import Grammar
@@ -141,8 +147,8 @@ def test_rows_follow_it_apart_and_a_row_that_ended_is_left_alone(vocabulary: Tok
     assert Grammar(vocabulary.grammar(YES_NO), 1)(padded, torch.zeros(1, vocabulary.size)).isfinite().all()
 
 
-@guided
-def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
+@needs_llguidance
+def test_tokens_can_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
     import torch
 
     from modules.engines.hf.sampling.grammar import Grammar
@@ -154,13 +160,13 @@ def test_tokens_may_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
     assert torch.equal(grammar(torch.tensor([[1, *start]]), zeros), before)
 
 
-def test_the_package_is_one_that_the_requirements_pin(backend: None) -> None:
+def test_the_package_is_pinned_in_the_requirements(backend: None) -> None:
     from modules.engines.hf.sampling import grammar as hf_grammar
 
     assert hf_grammar.PACKAGE in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 
-def test_without_the_package_it_says_what_to_install(
+def test_without_the_package_the_error_says_what_to_install(
     vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from modules.engines.hf.sampling import grammar as hf_grammar
@@ -170,8 +176,8 @@ def test_without_the_package_it_says_what_to_install(
         raise Unsupported(hf_grammar._NOT_INSTALLED)
 
     monkeypatch.setattr(hf_grammar, "_import_llguidance", absent)
-    fresh = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
+    new = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
     with pytest.raises(Unsupported) as error:
-        fresh.grammar(YES_NO)
+        new.grammar(YES_NO)
     assert hf_grammar.PACKAGE in error.value.say("en")
     assert hf_grammar.PACKAGE in error.value.say("zh")

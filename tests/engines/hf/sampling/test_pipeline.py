@@ -1,6 +1,6 @@
-"""Each sampler of the Transformers family on known distributions, against its definition and against llama.cpp.
+"""Samplers of the transformers family on small distributions, compared with their definitions and llama.cpp.
 
-Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise, all others none.
+Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise, all others 0.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def logits(chances: Mapping[int, float] = CHANCES, size: int = SIZE, rest: float
 
 
 def left(chances: Mapping[int, float] = CHANCES, **params: Any) -> dict[int, float]:
-    """What is left to draw from, by token, after all samplers that `params` call for."""
+    """Return the probabilities by token after all samplers that `params` ask for."""
     prompt = params.pop("prompt", [1])
     given = logits(chances)
     before = given.clone()
     after = made(settled(**params), prompt)(torch.tensor([prompt]), given)
-    assert torch.equal(given, before), "the model's own logits stay as they were"
+    assert torch.equal(given, before), "the model's own logits are not modified"
     return shares(after[0])
 
 
@@ -95,7 +95,7 @@ def shares(row: Tensor) -> dict[int, float]:
     return {token: chance for token, chance in enumerate(row.double().softmax(0).tolist()) if chance > 0}
 
 
-# -- against definitions -----------------------------------------------------------------------------------------------
+# -- compared with definitions -----------------------------------------------------------------------------------------
 
 
 def smoothed(factor: float, curve: float) -> dict[int, float]:
@@ -106,11 +106,11 @@ def smoothed(factor: float, curve: float) -> dict[int, float]:
 
 
 HOT = {"temperature": 2.0}
-WORDS = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1}
+DRY = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1}
 
-# What llama.cpp's samplers are tested by holds here as well, but for two: the order of top-p and temperature is
-# another, and its top-n-sigma there counts tokens that have no probability at all.
-THEIRS = {name: told for name, told in DEFINED.items() if name not in ("top_p then temperature", "top_n_sigma")}
+# The cases of llama.cpp's samplers hold as well, except for two: the order of top-p and temperature differs, and
+# llama.cpp's top-n-sigma counts tokens with a probability of 0.
+THEIRS = {name: case for name, case in DEFINED.items() if name not in ("top_p then temperature", "top_n_sigma")}
 
 OURS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
     "temperature then top_p": ({"top_p": 0.6, "temperature": 0.5}, powered(2, {100: 0.4, 101: 0.3})),
@@ -122,12 +122,15 @@ OURS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
         {"top_p": 0.75, "temperature": 0.5, "sampler_priority": "top_p\ntemperature"},
         powered(2, {100: 0.4, 101: 0.3, 102: 0.15}),
     ),
-    "without drawing nothing is cut or heated": ({"do_sample": False, "top_k": 2, "temperature": 0.5}, dict(CHANCES)),
-    "without drawing penalties hold": (
+    "greedy decoding ignores truncation and temperature": (
+        {"do_sample": False, "top_k": 2, "temperature": 0.5},
+        dict(CHANCES),
+    ),
+    "greedy decoding applies penalties": (
         {"do_sample": False, "presence_penalty": 1.0, "prompt": [100]},
         scaled(t100=-1.0),
     ),
-    # The logits are -0.92, -1.20, -1.90, -2.30 and -3.00: mean -1.864, deviation 0.747.
+    # The logits are -0.92, -1.20, -1.90, -2.30 and -3.00: mean -1.864, standard deviation 0.747.
     "top_n_sigma 1": ({"top_n_sigma": 1.0}, only(100, 101)),
     "top_n_sigma 2": ({"top_n_sigma": 2.0}, only(100, 101, 102, 103)),
     "smoothing": ({"smoothing_factor": 0.7}, smoothed(0.7, 1.0)),
@@ -140,34 +143,37 @@ OURS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
     "no repeated pairs": ({"no_repeat_ngram_size": 2, "prompt": [100, 101, 102, 100]}, only(100, 102, 103, 104)),
     "no repeated triples": ({"no_repeat_ngram_size": 3, "prompt": [100, 101, 102, 100]}, dict(CHANCES)),
     "encoder penalty rewards the prompt": ({"encoder_repetition_penalty": 1.25, "prompt": [102]}, rescaled(0.8, 102)),
-    "mirostat instead of cuts": ({"mirostat_mode": 2, "mirostat_tau": 5.0, "top_k": 1, "min_p": 0.5}, dict(CHANCES)),
+    "mirostat instead of truncation": (
+        {"mirostat_mode": 2, "mirostat_tau": 5.0, "top_k": 1, "min_p": 0.5},
+        dict(CHANCES),
+    ),
     "smoothing beside the temperature": ({"smoothing_factor": 0.0, **HOT}, powered(0.5)),
     "dynamic temperature in place of the temperature": (
         {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 0.5, **HOT},
         powered(2),
     ),
     "dry within the range only": (
-        {**WORDS, "repetition_penalty_range": 4, "prompt": [100, 101, 102, 104, 100, 101]},
+        {**DRY, "repetition_penalty_range": 4, "prompt": [100, 101, 102, 104, 100, 101]},
         dict(CHANCES),
     ),
 }
 
 
-def test_the_results_of_llama_cpps_own_tests_are_reproduced(subtests: pytest.Subtests) -> None:
+def test_the_cases_of_the_llama_cpp_sampler_give_the_same_results(subtests: pytest.Subtests) -> None:
     for name in THEIRS:
         with subtests.test(name):
             params, expected = THEIRS[name]
             assert left(**params) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_candidates_that_are_left_follow_the_definition(subtests: pytest.Subtests) -> None:
+def test_every_sampler_follows_its_definition(subtests: pytest.Subtests) -> None:
     for name in OURS:
         with subtests.test(name):
             params, expected = OURS[name]
             assert left(**params) == pytest.approx(expected, abs=1e-5)
 
 
-def test_epsilon_and_eta_count_in_ten_thousandths() -> None:
+def test_epsilon_and_eta_cutoffs_are_in_units_of_1e_4() -> None:
     chances = {100: 0.9985, 101: 0.0009, 102: 0.0004, 103: 0.0002}
     assert set(left(chances, epsilon_cutoff=3.0)) == {100, 101, 102}
     # Eta takes the smaller of epsilon and sqrt(epsilon) * exp(-entropy); here epsilon, as the entropy is 0.0127.
@@ -180,7 +186,7 @@ def test_epsilon_and_eta_count_in_ten_thousandths() -> None:
     assert set(left(flat | {199: bound * 1.2}, eta_cutoff=20.0)) == set(flat)
 
 
-def test_an_answer_may_not_end_before_it_is_long_enough() -> None:
+def test_min_length_bans_the_eos_token_until_the_answer_is_long_enough() -> None:
     chances = {END: 0.99, 100: 0.01}
     chain = made(settled(min_length=2), [5, 6])
     for length in range(2, 6):
@@ -188,34 +194,34 @@ def test_an_answer_may_not_end_before_it_is_long_enough() -> None:
         assert (END in out) == (length >= 4)
 
 
-def test_the_end_can_be_banned_and_a_ban_outweighs_a_bias() -> None:
+def test_the_eos_token_can_be_banned_and_a_ban_overrides_a_bias() -> None:
     chances = {END: 0.99, 100: 0.01}
     assert set(left(chances, ban_eos_token=True)) == {100}
     assert set(left(custom_token_bans="100", logit_bias={"100": 50.0})) == {101, 102, 103, 104}
 
 
 @pytest.mark.parametrize("params", [{"logit_bias": {str(SIZE): 1.0}}, {"custom_token_bans": str(SIZE)}])
-def test_a_token_that_the_vocabulary_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
+def test_a_token_outside_the_vocabulary_is_refused_by_the_name_of_the_option(params: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as error:
         made(settled(**params))
     assert error.value.option == next(iter(params))
 
 
-OF_THE_ENGINE = {"negative_prompt", "add_bos_token", "skip_special_tokens", "prompt_lookup_num_tokens"}
-TESTED_APART = {
+ENGINE_PARAMETERS = {"negative_prompt", "add_bos_token", "skip_special_tokens", "prompt_lookup_num_tokens"}
+TESTED_ELSEWHERE = {
     *("epsilon_cutoff", "eta_cutoff", "min_length", "ban_eos_token", "guidance_scale", "seed", "grammar_string"),
     "dry_sequence_breakers",
 }
 
 
-def test_every_parameter_is_put_to_the_test() -> None:
+def test_every_sampling_parameter_has_a_test() -> None:
     named = {key for params, _ in [*THEIRS.values(), *OURS.values()] for key in params} | {"custom_token_bans"}
-    assert LOADERS["Transformers"].samplers <= named | OF_THE_ENGINE | TESTED_APART
+    assert LOADERS["Transformers"].samplers <= named | ENGINE_PARAMETERS | TESTED_ELSEWHERE
 
 
-def test_what_is_neutral_is_left_out() -> None:
+def test_neutral_samplers_are_left_out() -> None:
     assert list(made(settled())) == []
-    assert [type(each).__name__ for each in made(generation_settings.settle({}))] == [
+    assert [type(processor).__name__ for processor in made(generation_settings.settle({}))] == [
         "TemperatureLogitsWarper",
         "MinPLogitsWarper",
     ]
@@ -224,55 +230,55 @@ def test_what_is_neutral_is_left_out() -> None:
 # -- the order ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_and_the_samplers_have_the_same_names_in_the_same_order() -> None:
+def test_the_options_list_the_samplers_in_the_default_order() -> None:
     assert tuple(_BUILDERS) == SAMPLERS
     assert sampler_order(settled()) == list(SAMPLERS)
 
 
-def test_samplers_that_the_order_leaves_out_come_first() -> None:
+def test_samplers_missing_from_sampler_priority_come_first() -> None:
     asked = sampler_order(settled(sampler_priority="min_p, temperature\ntop_k"))
     assert asked[-3:] == ["min_p", "temperature", "top_k"]
     assert asked[:3] == list(SAMPLERS)[:3]
 
 
-def test_temperature_last_is_last_whatever_the_order_says() -> None:
+def test_temperature_last_overrides_sampler_priority() -> None:
     asked = sampler_order(settled(temperature_last=True, sampler_priority="temperature\nquadratic_sampling\nxtc"))
     assert asked[-3:] == ["dynamic_temperature", "temperature", "quadratic_sampling"]
 
 
-# -- against llama.cpp -------------------------------------------------------------------------------------------------
+# -- compared with llama.cpp -------------------------------------------------------------------------------------------
 
-LLAMA_ORDER = "top_n_sigma\ntop_k\ntypical_p\ntop_p\nmin_p\nxtc\nmirostat"  # and the heat after that
-REACH = 49152
-UNREACHABLE = -1e4  # as the probe has it
+LLAMA_ORDER = "top_n_sigma\ntop_k\ntypical_p\ntop_p\nmin_p\nxtc\nmirostat"  # then the temperatures
+LLAMA_VOCABULARY = 49152
+EXCLUDED = -1e4  # the logit of all other tokens, as in the probe
 
 
 def both(cases: Sequence[dict[str, Any]], vocabulary: Pieces) -> list[tuple[dict[int, float], dict[int, float]]]:
-    """What is left of each case here, and in llama.cpp."""
+    """Return the probabilities of each case in this pipeline and in llama.cpp."""
     results = []
-    for asked, told in zip(cases, probe(*cases), strict=True):
+    for asked, llama_logits in zip(cases, probe(*cases), strict=True):
         params = generation_settings.settle(
             asked["params"] | {"sampler_priority": LLAMA_ORDER, "temperature_last": True}
         )
-        given = torch.full((1, REACH), UNREACHABLE)
+        given = torch.full((1, LLAMA_VOCABULARY), EXCLUDED)
         for token, logit in asked["logits"].items():
             given[0, token] = logit
         prompt = asked.get("prompt") or [1]
-        words: dict[str, Any] = {"vocabulary": vocabulary, "eos": [END], "device": CPU}
-        chain = build_processors(params, prompt_tokens=prompt, **words)
-        assert "error" not in told
-        theirs = normal({int(token): math.exp(logit) for token, logit in told.items()})
+        arguments: dict[str, Any] = {"vocabulary": vocabulary, "eos": [END], "device": CPU}
+        chain = build_processors(params, prompt_tokens=prompt, **arguments)
+        assert "error" not in llama_logits
+        theirs = normal({int(token): math.exp(logit) for token, logit in llama_logits.items()})
         results.append((shares(chain(torch.tensor([prompt]), given)[0]), theirs))
     return results
 
 
-def dealt(count: int, seed: int) -> dict[int, float]:
-    """A random distribution over that many tokens from 500 on."""
-    dice = random.Random(seed)
-    return normal({500 + place: math.exp(dice.gauss(0, 2)) for place in range(count)})
+def random_distribution(count: int, seed: int) -> dict[int, float]:
+    """Return a random distribution over `count` tokens from 500 on."""
+    rng = random.Random(seed)
+    return normal({500 + offset: math.exp(rng.gauss(0, 2)) for offset in range(count)})
 
 
-CROSSED: list[dict[str, Any]] = [
+COMPARED: list[dict[str, Any]] = [
     {"top_k": 7},
     {"top_p": 0.83},
     {"min_p": 0.07},
@@ -289,19 +295,19 @@ CROSSED: list[dict[str, Any]] = [
 ]
 
 
-def test_llama_cpp_leaves_the_same_with_the_same_probabilities() -> None:
-    cases = [case(0, dealt(40, seed), **params) for seed in range(3) for params in CROSSED]
-    names = [json.dumps(params) for _ in range(3) for params in CROSSED]
-    for name, (ours, theirs) in zip(names, both(cases, Pieces(REACH)), strict=True):
+def test_probabilities_equal_those_of_llama_cpp() -> None:
+    cases = [case(0, random_distribution(40, seed), **params) for seed in range(3) for params in COMPARED]
+    names = [json.dumps(params) for _ in range(3) for params in COMPARED]
+    for name, (ours, theirs) in zip(names, both(cases, Pieces(LLAMA_VOCABULARY)), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), name
 
 
 @pytest.mark.parametrize("n", [0.5, 1.5])
-def test_llama_cpp_cuts_at_the_same_deviation(n: float) -> None:
-    """Over a whole vocabulary, as there it counts every token."""
-    dice = random.Random(1)
-    chances = normal({token: math.exp(dice.gauss(0, 1)) for token in range(REACH)})
-    ((ours, theirs),) = both([case(0, chances, top_n_sigma=n)], Pieces(REACH))
+def test_top_n_sigma_equals_that_of_llama_cpp(n: float) -> None:
+    """Over a whole vocabulary, as llama.cpp counts every token."""
+    rng = random.Random(1)
+    chances = normal({token: math.exp(rng.gauss(0, 1)) for token in range(LLAMA_VOCABULARY)})
+    ((ours, theirs),) = both([case(0, chances, top_n_sigma=n)], Pieces(LLAMA_VOCABULARY))
     assert len(ours) > 3
     assert set(ours) == set(theirs)
     assert all(ours[token] == pytest.approx(chance, rel=1e-3) for token, chance in theirs.items())
@@ -310,7 +316,7 @@ def test_llama_cpp_cuts_at_the_same_deviation(n: float) -> None:
 @pytest.fixture(scope="module")
 def smollm2(backend: None) -> Pieces:
     texts = [tail for text in BREAKERS for tail in (text[start:] for start in range(1, len(text)))]
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.support.sampler_probe"],
         cwd=ROOT,
         input=json.dumps({"path": str(SMOLLM2), "texts": texts}),
@@ -318,51 +324,51 @@ def smollm2(backend: None) -> Pieces:
         text=True,
         timeout=60,
     )
-    assert told.returncode == 0, told.stderr[-2000:]
-    answer = json.loads(told.stdout)
-    return Pieces(REACH, answer["pieces"], answer["tokens"])
+    assert process.returncode == 0, process.stderr[-2000:]
+    answer = json.loads(process.stdout)
+    return Pieces(LLAMA_VOCABULARY, answer["pieces"], answer["tokens"])
 
 
 BREAKERS = ("\n", " the end", ":", "###")
 
 
-def stammered(vocabulary: Pieces, seed: int) -> list[int]:
-    """A text of few words, with breakers in between, that repeats itself much."""
-    dice = random.Random(seed)
+def repetitive_text(vocabulary: Pieces, seed: int) -> list[int]:
+    """Return a text of few words, with breakers in between, that repeats itself a lot."""
+    rng = random.Random(seed)
     by_text = {piece: token for token, piece in reversed(list(enumerate(vocabulary.pieces)))}
     words = [500, 501, 502, by_text["\n"], by_text[" the"], by_text[" end"], by_text["#"], by_text["##"], by_text[":"]]
     weights = [9, 9, 9, 1, 1, 1, 1, 1, 1]
-    return dice.choices(words, weights, k=dice.choice((5, 30, 120)))
+    return rng.choices(words, weights, k=rng.choice((5, 30, 120)))
 
 
 @pytest.mark.parametrize("breaking", [True, False])
-def test_dry_penalises_what_llama_cpp_does(smollm2: Pieces, breaking: bool) -> None:
-    texts = ", ".join(json.dumps(each) for each in BREAKERS) if breaking else '"zzzzzz"'
+def test_dry_penalties_equal_those_of_llama_cpp(smollm2: Pieces, breaking: bool) -> None:
+    texts = ", ".join(json.dumps(text) for text in BREAKERS) if breaking else '"zzzzzz"'
     cases = []
     for seed in range(40):
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         dry = {
             "dry_multiplier": 0.3,
-            "dry_base": dice.choice((1.0, 1.2, 1.75)),
-            "dry_allowed_length": dice.choice((1, 2, 4)),
+            "dry_base": rng.choice((1.0, 1.2, 1.75)),
+            "dry_allowed_length": rng.choice((1, 2, 4)),
         }
-        extra = {"dry_sequence_breakers": texts, "repetition_penalty_range": dice.choice((0, 20, 64))}
-        cases.append(case(0, dealt(5, seed), prompt=stammered(smollm2, seed), **dry, **extra))
+        extra = {"dry_sequence_breakers": texts, "repetition_penalty_range": rng.choice((0, 20, 64))}
+        cases.append(case(0, random_distribution(5, seed), prompt=repetitive_text(smollm2, seed), **dry, **extra))
     results = both(cases, smollm2)
     for number, (ours, theirs) in enumerate(results):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6), (number, cases[number])
     plain = [normal({token: math.exp(logit) for token, logit in asked["logits"].items()}) for asked in cases]
     changed = sum(ours != pytest.approx(before, rel=1e-3) for (ours, _), before in zip(results, plain, strict=True))
-    assert changed > 10, "the texts do repeat themselves"
+    assert changed > 10, "the texts must repeat themselves"
 
 
-def test_breakers_are_met_within_tokens_and_across_them() -> None:
+def test_breakers_are_found_within_tokens_and_across_them() -> None:
     pieces = ["a:b", "x", "th", "the", " the", "e end", "t", ":"]
     found = find_breakers((":", "the end"), Pieces(8, pieces, {"e end": [5], " end": [9], "he end": [7, 5]}))
     assert found == {0: [[]], 7: [[]], 2: [[5]], 3: [[9]], 4: [[9]], 6: [[7, 5]]}
 
 
-# -- against transformers ----------------------------------------------------------------------------------------------
+# -- compared with transformers ----------------------------------------------------------------------------------------
 
 SHAPES = {
     "steep": lambda size: torch.randn(2, size) * 4,
@@ -371,8 +377,8 @@ SHAPES = {
 }
 
 
-def test_top_p_and_typical_leave_the_candidates_that_transformers_leaves(subtests: pytest.Subtests) -> None:
-    masses = (0.1, 0.5, 0.9, 0.993)  # none at which the last bit of a sum decides
+def test_top_p_and_typical_keep_the_tokens_that_transformers_keeps(subtests: pytest.Subtests) -> None:
+    masses = (0.1, 0.5, 0.9, 0.993)  # at which the last bit of a sum does not matter
     for shape, mass, size in itertools.product(SHAPES, masses, (30, 3000)):
         with subtests.test(shape=shape, mass=mass, size=size):
             torch.manual_seed(3)
@@ -383,7 +389,7 @@ def test_top_p_and_typical_leave_the_candidates_that_transformers_leaves(subtest
 
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 1.0, 1.5])
-def test_guidance_is_that_of_transformers(scale: float) -> None:
+def test_guidance_equals_that_of_transformers(scale: float) -> None:
     torch.manual_seed(3)
     scores, negative = torch.randn(1, 50), torch.randn(1, 50)
 
@@ -396,18 +402,18 @@ def test_guidance_is_that_of_transformers(scale: float) -> None:
     assert torch.allclose(ours.log_softmax(1), theirs.log_softmax(1), atol=1e-5)
 
 
-# -- state, chance and rows --------------------------------------------------------------------------------------------
+# -- state, randomness and rows ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [1, 2])
-def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
+def test_mirostat_keeps_the_surprise_near_its_target(mode: int) -> None:
     chances = normal({rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)})
     given, mean = logits(chances, 2000), {}
     for tau in (2.0, 4.0):
         params = settled(mirostat_mode=mode, mirostat_tau=tau)
-        chain, dice, text, surprises = made(params, [0], 2000), new_generator(params, CPU), torch.tensor([[0]]), []
+        chain, rng, text, surprises = made(params, [0], 2000), new_generator(params, CPU), torch.tensor([[0]]), []
         for _ in range(600):
-            drawn = sample_token(chain(text, given), params, dice)
+            drawn = sample_token(chain(text, given), params, rng)
             surprises.append(-math.log2(chances[int(drawn)]))
             text = torch.cat([text, drawn[:, None]], dim=1)
         mean[tau] = sum(surprises[200:]) / 400
@@ -416,15 +422,15 @@ def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
         assert [mean[2.0], mean[4.0]] == pytest.approx([2.6, 4.5], abs=0.9)
 
 
-def test_mirostat_learns_by_its_formula_and_takes_guesses_back() -> None:
+def test_mirostat_follows_its_formula_and_undoes_rejected_draft_tokens() -> None:
     mirostat = Mirostat(2, tau=1.2, eta=0.5, depth=3)
     given = logits()
     first = mirostat(torch.tensor([[1]]), given)
     assert set(shares(first[0])) == {100, 101}  # 2.4 bits: 0.19
-    # 101 was drawn, with 3/7 of what was left: 1.22 bits, so that the bound sinks by 0.5 * 0.02 to 2.39.
+    # 101 was sampled, with probability 3/7: 1.22 bits, so the maximum surprise falls by 0.5 * 0.02 to 2.39.
     second = mirostat(torch.tensor([[1, 101]]), given)
     assert set(shares(second[0])) == {100, 101}
-    # 100: 0.81 bits, the bound rises to 2.59; a guess of two that is taken back leaves no trace.
+    # 100: 0.81 bits, so it rises to 2.59. Draft tokens that are rejected leave no trace.
     third = mirostat(torch.tensor([[1, 101, 100]]), given)
     mirostat(torch.tensor([[1, 101, 100, 100]]), given)
     assert torch.equal(mirostat(torch.tensor([[1, 101, 100]]), given), third)
@@ -432,20 +438,20 @@ def test_mirostat_learns_by_its_formula_and_takes_guesses_back() -> None:
     assert float(mirostat._steps[3].max_surprise) == pytest.approx(expected, abs=1e-5)
 
 
-def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
+def test_xtc_acts_with_its_probability() -> None:
     params = settled(xtc_probability=0.5, xtc_threshold=0.14)
     chain = made(params)
     effects = [100 not in shares(chain(torch.tensor([[1]]), logits())[0]) for _ in range(1000)]
     assert sum(effects) / 1000 == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_same_seed_draws_the_same_and_the_global_dice_stay_at_rest() -> None:
+def test_a_seed_fixes_the_samples_and_the_global_generator_is_not_used() -> None:
     def drawn(seed: int) -> list[int]:
         params = settled(seed=seed, xtc_probability=0.5)
-        dice = new_generator(params, CPU)
-        words: dict[str, Any] = {"vocabulary": Pieces(SIZE), "eos": [END], "device": CPU, "generator": dice}
-        chain = build_processors(params, prompt_tokens=[1], **words)
-        return [int(sample_token(chain(torch.tensor([[1]]), logits()), params, dice)) for _ in range(60)]
+        rng = new_generator(params, CPU)
+        arguments: dict[str, Any] = {"vocabulary": Pieces(SIZE), "eos": [END], "device": CPU, "generator": rng}
+        chain = build_processors(params, prompt_tokens=[1], **arguments)
+        return [int(sample_token(chain(torch.tensor([[1]]), logits()), params, rng)) for _ in range(60)]
 
     before = torch.random.get_rng_state()
     assert drawn(5) == drawn(5)
@@ -454,7 +460,7 @@ def test_the_same_seed_draws_the_same_and_the_global_dice_stay_at_rest() -> None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_tokens_are_sampled_as_often_as_they_are_likely() -> None:
     params = settled()
     drawn = sample_token(logits().expand(20000, -1), params, new_generator(params, CPU))
     counts = {token: int((drawn == token).sum()) for token in CHANCES}
@@ -464,55 +470,55 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"do_sample": False}])
-def test_without_drawing_the_likeliest_is_taken(params: dict[str, Any]) -> None:
+def test_greedy_decoding_takes_the_most_likely_token(params: dict[str, Any]) -> None:
     asked = settled(**params)
     assert sample_token(logits(), asked, new_generator(asked, CPU)).tolist() == [100]
 
 
-def test_a_row_with_nothing_left_says_so() -> None:
+def test_a_row_without_finite_logits_raises_an_error() -> None:
     for params in (settled(), settled(temperature=0.0)):
-        for nothing, said in ((OFF, "leave no token"), (float("nan"), "produces NaN")):
-            with pytest.raises(NoTokenLeft, match=said):
-                sample_token(torch.cat([logits(), torch.full((1, SIZE), nothing)]), params, new_generator(params, CPU))
+        for logit, message in ((OFF, "leave no token"), (float("nan"), "produces NaN")):
+            with pytest.raises(NoTokenLeft, match=message):
+                sample_token(torch.cat([logits(), torch.full((1, SIZE), logit)]), params, new_generator(params, CPU))
 
 
-def random_wish(dice: random.Random) -> dict[str, Any]:
-    """Each parameter of a sampler, with some luck, somewhere in its range."""
+def random_parameters(rng: random.Random) -> dict[str, Any]:
+    """Return random sampling parameters within their ranges."""
     ranges = {
         key: option
         for key, option in generation_settings.PARAMETERS.items()
         if key in LOADERS["Transformers"].samplers and isinstance(option.default, (int, float)) and option.maximum
     }
-    wish: dict[str, Any] = {}
-    for key in dice.sample(sorted(ranges.keys() - {"seed", "min_length"}), k=dice.randint(1, 8)):
+    settings: dict[str, Any] = {}
+    for key in rng.sample(sorted(ranges.keys() - {"seed", "min_length"}), k=rng.randint(1, 8)):
         option = ranges[key]
-        value = dice.choice((option.minimum, option.maximum, dice.uniform(option.minimum or 0, option.maximum or 1)))
-        wish[key] = int(value) if isinstance(option.default, int) else value
+        value = rng.choice((option.minimum, option.maximum, rng.uniform(option.minimum or 0, option.maximum or 1)))
+        settings[key] = int(value) if isinstance(option.default, int) else value
     flags = ("dynamic_temperature", "temperature_last")
-    names = dice.sample(SAMPLERS, k=dice.randint(1, len(SAMPLERS)))
-    return wish | {flag: dice.random() < 0.5 for flag in flags} | {"sampler_priority": names, "seed": 3}
+    names = rng.sample(SAMPLERS, k=rng.randint(1, len(SAMPLERS)))
+    return settings | {flag: rng.random() < 0.5 for flag in flags} | {"sampler_priority": names, "seed": 3}
 
 
 def test_random_parameters_always_leave_a_distribution(subtests: pytest.Subtests) -> None:
     for seed in range(150):
         with subtests.test(seed=seed):
-            dice = random.Random(seed)
+            rng = random.Random(seed)
             torch.manual_seed(seed)
-            wish = random_wish(dice) | {"mirostat_mode": dice.choice((0, 0, 1, 2))}
-            params = generation_settings.settle(wish)
-            given = torch.randn(3, 60) * dice.choice((0.0, 1.0, 8.0))
-            given[torch.rand(3, 60) < dice.choice((0.0, 0.5, 0.97))] = OFF
+            settings = random_parameters(rng) | {"mirostat_mode": rng.choice((0, 0, 1, 2))}
+            params = generation_settings.settle(settings)
+            given = torch.randn(3, 60) * rng.choice((0.0, 1.0, 8.0))
+            given[torch.rand(3, 60) < rng.choice((0.0, 0.5, 0.97))] = OFF
             given[:, 7] = 0.0
             before, text = given.clone(), torch.randint(0, 60, (3, 40))
             chain, draws = made(params, text[0, :30].tolist(), 60), new_generator(params, CPU)
             for _ in range(4):
                 after = chain(text, given)
-                assert not after.isnan().any(), wish
-                assert after.isfinite().any(dim=1).all(), wish
-                assert torch.equal(given, before), wish
+                assert not after.isnan().any(), settings
+                assert after.isfinite().any(dim=1).all(), settings
+                assert torch.equal(given, before), settings
                 drawn = sample_token(after, params, draws)
-                assert after.gather(1, drawn[:, None]).isfinite().all(), wish
-                assert given.gather(1, drawn[:, None]).isfinite().all(), wish
+                assert after.gather(1, drawn[:, None]).isfinite().all(), settings
+                assert given.gather(1, drawn[:, None]).isfinite().all(), settings
                 text = torch.cat([text, drawn[:, None]], dim=1)
 
 
@@ -520,9 +526,12 @@ def test_the_rows_of_a_batch_are_independent(subtests: pytest.Subtests) -> None:
     for seed in range(40):
         with subtests.test(seed=seed):
             torch.manual_seed(seed)
-            wish = random_wish(random.Random(seed)) | {"mirostat_mode": seed % 3, "xtc_probability": float(seed % 2)}
-            wish.pop("encoder_repetition_penalty", None)  # which goes by one prompt for all
-            params = generation_settings.settle(wish)
+            settings = random_parameters(random.Random(seed)) | {
+                "mirostat_mode": seed % 3,
+                "xtc_probability": float(seed % 2),
+            }
+            settings.pop("encoder_repetition_penalty", None)  # which takes one prompt for all rows
+            params = generation_settings.settle(settings)
             given, text = torch.randn(3, 60) * 3, torch.randint(0, 20, (3, 40))
             together, apart = made(params, [1], 60), [made(params, [1], 60) for _ in range(3)]
             for _ in range(3):
@@ -531,12 +540,12 @@ def test_the_rows_of_a_batch_are_independent(subtests: pytest.Subtests) -> None:
                 text = torch.cat([text, torch.randint(0, 20, (3, 1))], dim=1)
 
 
-def test_where_cuts_left_one_token_it_may_repeat_itself() -> None:
+def test_the_only_token_left_by_truncation_may_repeat_an_ngram() -> None:
     text = torch.tensor([[100, 101, 100]])
     assert set(shares(NoRepeat(2)(text, logits({101: 1.0}))[0])) == {101}
 
 
-def test_a_sequence_of_one_token_only_is_a_repetition_too() -> None:
+def test_dry_counts_a_run_of_one_token_as_a_repetition() -> None:
     import numpy as np
 
     dry = Dry(1.0, 2.0, 2, 1024, {})
@@ -547,7 +556,7 @@ def test_a_sequence_of_one_token_only_is_a_repetition_too() -> None:
 # -- vocabularies ------------------------------------------------------------------------------------------------------
 
 
-def test_a_tokenizers_pieces_are_the_texts_of_its_tokens_with_their_spaces() -> None:
+def test_pieces_are_the_texts_of_tokens_with_their_spaces() -> None:
     tokenizer = small_tokenizer()
     vocabulary = TokenizerVocabulary(tokenizer, len(tokenizer) + 8, [0])
     assert len(vocabulary.pieces) == len(tokenizer)
