@@ -21,7 +21,7 @@ from modules.catalog.unsupported import FOLDERS, LOOSE, unsupported
 from modules.core.errors import DamagedModel, IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
 from modules.formats.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
 from modules.formats.gguf_header import GgufHeader, joined, read_header
-from modules.formats.model_shape import Shape, summed
+from modules.formats.model_shape import ModelShape, sum_sizes
 from modules.formats.weight_files import (
     FORMATS,
     expected,
@@ -62,7 +62,7 @@ class ModelRecord:
     format: str
     size: int
     architecture: str = ""
-    quantisation: str = ""
+    quantization: str = ""
     parameters: int = 0
     layers: int = 0
     context_length: int = 0
@@ -71,7 +71,7 @@ class ModelRecord:
     duplicate_of: str = ""
     defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)
     header: GgufHeader | None = field(default=None, compare=False, repr=False)
-    shape: Shape | None = field(default=None, compare=False, repr=False)
+    shape: ModelShape | None = field(default=None, compare=False, repr=False)
     files: Files = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -223,7 +223,7 @@ class Catalog:
         used = {path: facts for path, facts in found.items() if path in needed} or found
         read = [self._read.get(path, facts, _WEIGHTS) for path, facts in used.items()]
         tensors = [each for each in read if isinstance(each, Tensors)]
-        said, sizes = Checkpoint(told, packed(folder, used, tensors)), summed(each.sizes for each in tensors)
+        said, sizes = Checkpoint(told, packed(folder, used, tensors)), sum_sizes(each.sizes for each in tensors)
         problem = _first_problem(about.values()) or _foreign(folder, FOLDERS.get(said.format)) or _first_problem(read)
         incomplete = without_config(folder, files) or missing(folder, needed, used)
         yield ModelRecord(
@@ -232,7 +232,7 @@ class Catalog:
             format=said.format or _plain_format(suffix, problem),
             size=_size(used),
             architecture=said.architecture,
-            quantisation=said.quantisation,
+            quantization=said.quantization,
             parameters=0 if said.method else sizes.elements,  # quantised: packed
             layers=said.layers,
             context_length=said.context_length,
@@ -263,7 +263,7 @@ def described(record: ModelRecord, head: GgufHeader) -> ModelRecord:
     return dataclasses.replace(
         record,
         architecture=head.architecture,
-        quantisation=head.quantisation,
+        quantization=head.quantization,
         parameters=head.parameters,
         layers=head.block_count,
         context_length=head.context_length,

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from modules.core.errors import DamagedModel, ModelProblem, WebUIError
 from modules.system.bounded_reader import readable
 
-VERSION = 4
+VERSION = 5
 """To be raised whenever a reading comes to see something else in the same file."""
 
 T = TypeVar("T")

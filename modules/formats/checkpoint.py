@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from modules.formats.model_shape import NOTHING, Shape, Sizes, shape, sizes_of
+from modules.formats.model_shape import NO_TENSORS, ModelShape, TensorSizes, measure_tensors, model_shape
 from modules.formats.quantization import PLAIN, Packing, packing
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -58,13 +58,13 @@ def read_about(path: Path) -> Json:
 class Tensors:
     """How large the tensors of a file are, and how they are packed."""
 
-    sizes: Sizes = NOTHING
+    sizes: TensorSizes = NO_TENSORS
     packing: Packing = PLAIN
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> Tensors:
         """The inverse of `dataclasses.asdict`."""
-        return Tensors(Sizes(**facts["sizes"]), Packing(**facts["packing"]))
+        return Tensors(TensorSizes(**facts["sizes"]), Packing(**facts["packing"]))
 
 
 def read_json(path: Path) -> Json:
@@ -136,7 +136,7 @@ def _stored(window: Window) -> dict[str, Stored]:
 def _safetensors(window: Window) -> Tensors:
     table = _table(window)
     packed = packing(table, lambda name: tuple(table[name]["shape"]) if name in table else ())
-    return Tensors(sizes_of(table), packed)
+    return Tensors(measure_tensors(table), packed)
 
 
 def _table(window: Window) -> Json:
@@ -210,7 +210,7 @@ class Checkpoint:
         return _whole(self._config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
     @property
-    def quantisation(self) -> str:
+    def quantization(self) -> str:
         """Such as "GPTQ 4-bit 128g", "EXL2 4.25-bit", "FP8"; of plain weights their type, such as "BF16"."""
         if not self.method:
             return _DTYPES.get(_word(self._config, "dtype", "torch_dtype").removeprefix("torch."), "")
@@ -236,11 +236,11 @@ class Checkpoint:
             own = next((each for each in several if isinstance(each, dict) and each.get("name") == "default"), {})
         return _word(own, "chat_template", "template")
 
-    def shape(self, sizes: Sizes, size: int) -> Shape | None:
+    def shape(self, sizes: TensorSizes, size: int) -> ModelShape | None:
         """How large it is, with `sizes` and bytes of its weights; None of one whose memory we cannot tell."""
         if not {self.method, self.format} <= _ESTIMATED:
             return None
-        return shape(self._config, sizes, size, self.method)
+        return model_shape(self._config, sizes, size, self.method)
 
     def defaults(self) -> dict[str, Value]:
         """The load options that follow from the files, those that differ from no scaling and no quantisation."""

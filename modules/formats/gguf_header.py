@@ -78,7 +78,7 @@ class GgufHeader:
     value_length: int
     rope_freq_base: float
     rope_scale: float
-    quantisation: str
+    quantization: str
     chat_template: str
     bos_token: str
     eos_token: str
@@ -164,7 +164,7 @@ def _header(window: Window, version: int, facts: _Facts, table: Sequence[TensorE
         value_length=_whole(facts, f"{arch}.attention.value_length"),
         rope_freq_base=_number(facts, f"{arch}.rope.freq_base"),
         rope_scale=_linear_scale(facts, arch),
-        quantisation=FILE_TYPES.get(_whole(facts, "general.file_type", -1) & ~_GUESSED) or tally.commonest(),
+        quantization=FILE_TYPES.get(_whole(facts, "general.file_type", -1) & ~_GUESSED) or tally.commonest(),
         chat_template=_text(facts, "tokenizer.chat_template"),
         bos_token=_token(window, facts, "bos"),
         eos_token=_token(window, facts, "eos"),

@@ -1,8 +1,8 @@
-"""What a checkpoint's files say of its size, as far as the memory it takes depends on it.
+"""Dimensions of a transformers checkpoint, as far as its memory use depends on them.
 
-Source: config.json as transformers writes it, the headers of the .safetensors files, which layers bitsandbytes
-replaces (the linear ones, but neither the output nor what looks up embeddings), and the tensors of quantised layers
-(`quantised`). Nonsense is taken for nothing.
+Sources: config.json as transformers writes it; the headers of the .safetensors files; which layers bitsandbytes
+replaces (the linear ones, but neither the output layer nor the embeddings); the tensors of quantized layers
+(`quantization`). Values that make no sense count as missing.
 """
 
 from __future__ import annotations
@@ -14,163 +14,177 @@ from dataclasses import dataclass
 from typing import Any
 
 _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "shared", "experts", "router", "norm")
-_LOOKS_BACK = ("full_attention", "sliding_attention", "chunked_attention")
-_TURNED = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
-_MOST_LAYERS, _LARGEST = 1024, 1 << 32
+_ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
+_ROPE_KEYS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
+_MAX_LAYERS, _MAX_NUMBER = 1024, 1 << 32
 _PACKED = ("qweight", "qzeros", "scales", "g_idx", "q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
-_OUTPUTS = ("lm_head", "output")  # the second is InternLM2's
-_OF_FOUR_BITS = 8  # in a word of 32; the oldest GPTQ files do not tell their bits
-_BYTES = {"I64": 8, "I32": 4, "F32": 4, "I16": 2, "F16": 2, "BF16": 2}
+_OUTPUT_LAYERS = ("lm_head", "output")  # the second is InternLM2's
+_WEIGHTS_PER_WORD = 8  # of 4 bits in 32; the oldest GPTQ files do not state their bits
+_DTYPE_BYTES = {"I64": 8, "I32": 4, "F32": 4, "I16": 2, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Elements of the tensors of a file: of all, of those that bitsandbytes quantises, of the largest of these; and
-    the type of most ("BF16"). Layers that are quantised already count otherwise: bytes of their tensors, `packed`, and
-    the weights that these stand for, `unpacked`, of the largest of them `widest`. `output` is whether an output is
-    among all of them: without one the embeddings serve as that."""
+class TensorSizes:
+    """Sizes of the tensors in one file, or in all files of a model.
+
+    Plain tensors: `elements` of all, `linear_elements` of those that bitsandbytes quantizes, `largest_linear` of the
+    largest of these, and the `dtype` of most elements ("BF16"). Layers that are already quantized: `packed_bytes` of
+    their tensors, `packed_weights` that these stand for, `largest_packed` weights of the largest layer. `has_output`
+    is whether there is an output layer: without one, the embeddings serve as output.
+    """
 
     elements: int = 0
-    linear: int = 0
-    largest: int = 0
-    stored: str = ""
-    packed: int = 0
-    unpacked: int = 0
-    widest: int = 0
-    output: bool = False
+    linear_elements: int = 0
+    largest_linear: int = 0
+    dtype: str = ""
+    packed_bytes: int = 0
+    packed_weights: int = 0
+    largest_packed: int = 0
+    has_output: bool = False
 
 
-NOTHING = Sizes()
+NO_TENSORS = TensorSizes()
 
 
 @dataclass(frozen=True)
-class Shape:
-    """`size` is in bytes, of all files; `looking_back` are the layers that keep keys and values, `windowed` those of
-    them that keep but the last `window` tokens. `stretched` is by how much linear scaling has stretched the context
-    already, 0 of a model whose positions cannot be. `method` is how the weights are quantised, "" if they are not."""
+class ModelShape:
+    """Dimensions of a model; `size` is the bytes of all weight files.
+
+    `attention_layers` counts the layers with a KV cache, `sliding_window_layers` those of them that keep only the last
+    `sliding_window` tokens. `rope_scale` is the factor of linear scaling that config.json sets: 1 for none, 0 for a
+    model without rotary positions. `method` names the quantization, such as "gptq"; empty if the weights are plain.
+    """
 
     size: int
-    sizes: Sizes
-    looking_back: int
-    windowed: int
-    window: int
-    hidden: int
-    network: int
+    sizes: TensorSizes
+    attention_layers: int
+    sliding_window_layers: int
+    sliding_window: int
+    hidden_size: int
+    intermediate_size: int
     heads: int
     kv_heads: int
-    head: int
-    vocabulary: int
-    context: int
-    stretched: float
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    rope_scale: float
     method: str = ""
 
 
-def sizes_of(table: Mapping[str, Any]) -> Sizes:
-    """Of the table of a .safetensors file, whose shapes have been checked."""
+def measure_tensors(table: Mapping[str, Any]) -> TensorSizes:
+    """Return the sizes of the tensors in a .safetensors header whose entries have been checked."""
     parts = {name: entry for name, entry in table.items() if name.rpartition(".")[2] in _PACKED}
     plain = {name: entry for name, entry in table.items() if name not in parts}
     elements = {name: math.prod(entry["shape"]) for name, entry in plain.items()}
     linear = [elements[name] for name, entry in plain.items() if _is_linear(name, entry["shape"])]
-    types: Counter[str] = Counter()
+    elements_by_dtype: Counter[str] = Counter()
     for name, entry in plain.items():
-        types[str(entry.get("dtype"))] += elements[name]
-    stored = types.most_common(1)[0][0] if types else ""
-    layers = [_weights(name, parts) for name in parts if name.endswith((".qweight", ".q_weight"))]
-    return Sizes(
-        *(sum(elements.values()), sum(linear), max(linear, default=0), stored),
-        *(sum(map(_bytes, parts.values())), sum(layers), max(layers, default=0)),
-        output=any(map(_is_output, table)),
+        elements_by_dtype[str(entry.get("dtype"))] += elements[name]
+    packed = [_packed_weights(name, parts) for name in parts if name.endswith((".qweight", ".q_weight"))]
+    return TensorSizes(
+        elements=sum(elements.values()),
+        linear_elements=sum(linear),
+        largest_linear=max(linear, default=0),
+        dtype=elements_by_dtype.most_common(1)[0][0] if elements_by_dtype else "",
+        packed_bytes=sum(map(_bytes, parts.values())),
+        packed_weights=sum(packed),
+        largest_packed=max(packed, default=0),
+        has_output=any(map(_is_output, table)),
     )
 
 
 def _is_output(name: str) -> bool:
-    """Packed or not, and also in a model of which the language model is a part ("language_model.lm_head.weight")."""
+    """Recognize plain and packed tensors, also within a multimodal model ("language_model.lm_head.weight")."""
     layer = name.rpartition(".")[0]
-    return layer in _OUTPUTS or layer.endswith(f".{_OUTPUTS[0]}")
+    return layer in _OUTPUT_LAYERS or layer.endswith(f".{_OUTPUT_LAYERS[0]}")
 
 
 def _bytes(entry: Mapping[str, Any]) -> int:
-    return int(math.prod(entry["shape"])) * _BYTES.get(str(entry.get("dtype")), 0)
+    return int(math.prod(entry["shape"])) * _DTYPE_BYTES.get(str(entry.get("dtype")), 0)
 
 
-def _weights(name: str, parts: Mapping[str, Any]) -> int:
-    """How many the layer has whose packed weights are called `name`: inputs times outputs."""
+def _packed_weights(name: str, parts: Mapping[str, Any]) -> int:
+    """Return inputs times outputs of the quantized layer whose packed weights are the tensor `name`."""
 
-    def shape(kind: str) -> list[int]:
-        found: list[int] = parts.get(f"{name.rpartition('.')[0]}.{kind}", {}).get("shape", [])
-        return found
+    def dimensions(kind: str) -> list[int]:
+        shape: list[int] = parts.get(f"{name.rpartition('.')[0]}.{kind}", {}).get("shape", [])
+        return shape
 
     rows, columns = parts[name]["shape"] if len(parts[name]["shape"]) == 2 else (0, 0)
-    outputs = shape("scales")[1] if len(shape("scales")) == 2 else columns
-    inputs = (shape("g_idx") or shape("q_invperm") or [rows * (_OF_FOUR_BITS if columns == outputs else 1)])[0]
+    outputs = dimensions("scales")[1] if len(dimensions("scales")) == 2 else columns
+    unordered = [rows * (_WEIGHTS_PER_WORD if columns == outputs else 1)]
+    inputs = (dimensions("g_idx") or dimensions("q_invperm") or unordered)[0]
     return inputs * outputs
 
 
-def _is_linear(name: str, shape: list[int]) -> bool:
-    return len(shape) == 2 and name.endswith(".weight") and not any(part in name for part in _NOT_LINEAR)
+def _is_linear(name: str, dimensions: list[int]) -> bool:
+    return len(dimensions) == 2 and name.endswith(".weight") and not any(part in name for part in _NOT_LINEAR)
 
 
-def summed(parts: Iterable[Sizes]) -> Sizes:
-    """Of all files of a model."""
-    each = list(parts)
-    return Sizes(
-        sum(part.elements for part in each),
-        sum(part.linear for part in each),
-        max((part.largest for part in each), default=0),
-        max(each, key=lambda part: part.elements, default=NOTHING).stored,
-        sum(part.packed for part in each),
-        sum(part.unpacked for part in each),
-        max((part.widest for part in each), default=0),
-        any(part.output for part in each),
+def sum_sizes(files: Iterable[TensorSizes]) -> TensorSizes:
+    """Return the sizes of a whole model from those of its files."""
+    parts = list(files)
+    return TensorSizes(
+        elements=sum(part.elements for part in parts),
+        linear_elements=sum(part.linear_elements for part in parts),
+        largest_linear=max((part.largest_linear for part in parts), default=0),
+        dtype=max(parts, key=lambda part: part.elements, default=NO_TENSORS).dtype,
+        packed_bytes=sum(part.packed_bytes for part in parts),
+        packed_weights=sum(part.packed_weights for part in parts),
+        largest_packed=max((part.largest_packed for part in parts), default=0),
+        has_output=any(part.has_output for part in parts),
     )
 
 
-def shape(config: Mapping[str, Any], sizes: Sizes, size: int, method: str = "") -> Shape | None:
-    """None where the files do not tell enough: of what is no language model, or whose weights are no .safetensors."""
-    layers = _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    hidden = _whole(config, "hidden_size", "n_embd", "d_model")
-    if not (sizes.elements and layers and hidden) or layers > _MOST_LAYERS:
+def model_shape(config: Mapping[str, Any], sizes: TensorSizes, size: int, method: str = "") -> ModelShape | None:
+    """Return the dimensions that `config`, the content of config.json, describes.
+
+    None if it lacks some: the model is no language model, or its weights are not .safetensors.
+    """
+    layers = _integer(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    hidden_size = _integer(config, "hidden_size", "n_embd", "d_model")
+    if not (sizes.elements and layers and hidden_size) or layers > _MAX_LAYERS:
         return None
-    heads = _whole(config, "num_attention_heads", "n_head", "num_heads")
-    looking_back, windowed = _kinds(config, layers if heads else 0)
-    return Shape(
+    heads = _integer(config, "num_attention_heads", "n_head", "num_heads")
+    attention_layers, sliding_window_layers = _count_attention_layers(config, layers if heads else 0)
+    return ModelShape(
         size=size,
         sizes=sizes,
-        looking_back=looking_back,
-        windowed=windowed,
-        window=_whole(config, "sliding_window"),
-        hidden=hidden,
-        network=_whole(config, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden,
+        attention_layers=attention_layers,
+        sliding_window_layers=sliding_window_layers,
+        sliding_window=_integer(config, "sliding_window"),
+        hidden_size=hidden_size,
+        intermediate_size=_integer(config, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden_size,
         heads=heads,
-        kv_heads=_whole(config, "num_key_value_heads") or heads,
-        head=_whole(config, "head_dim", "d_kv") or hidden // max(heads, 1),
-        vocabulary=_whole(config, "vocab_size"),
-        context=_whole(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
-        stretched=_stretched(config),
+        kv_heads=_integer(config, "num_key_value_heads") or heads,
+        head_dim=_integer(config, "head_dim", "d_kv") or hidden_size // max(heads, 1),
+        vocab_size=_integer(config, "vocab_size"),
+        context_length=_integer(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        rope_scale=_rope_scale(config),
         method=method,
     )
 
 
-def _kinds(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
-    """How many layers keep keys and values, and how many of them only of the last tokens."""
+def _count_attention_layers(config: Mapping[str, Any], layers: int) -> tuple[int, int]:
+    """Return how many layers keep keys and values, and how many of them only within a window."""
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == layers:
-        return sum(each in _LOOKS_BACK for each in kinds), sum(each in _LOOKS_BACK[1:] for each in kinds)
-    windowed = _whole(config, "sliding_window") and config.get("use_sliding_window") is not False
-    return layers, layers if windowed else 0
+        return sum(kind in _ATTENTION_KINDS for kind in kinds), sum(kind in _ATTENTION_KINDS[1:] for kind in kinds)
+    uses_window = _integer(config, "sliding_window") and config.get("use_sliding_window") is not False
+    return layers, layers if uses_window else 0
 
 
-def _stretched(config: Mapping[str, Any]) -> float:
-    if not any(config.get(key) for key in _TURNED):
+def _rope_scale(config: Mapping[str, Any]) -> float:
+    if not any(config.get(key) for key in _ROPE_KEYS):
         return 0.0
     rope = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(rope, dict) or "linear" not in (rope.get("rope_type"), rope.get("type")):
         return 1.0
     factor = rope.get("factor")
-    return float(factor) if isinstance(factor, (int, float)) and 1 <= factor < _LARGEST else 1.0
+    return float(factor) if isinstance(factor, (int, float)) and 1 <= factor < _MAX_NUMBER else 1.0
 
 
-def _whole(config: Mapping[str, Any], *keys: str) -> int:
-    """The first of `keys` that holds a positive whole number; 0 if none does."""
+def _integer(config: Mapping[str, Any], *keys: str) -> int:
+    """Return the first positive integer among the values of `keys`; 0 if there is none."""
     values = (config.get(key) for key in keys)
-    return next((each for each in values if type(each) is int and 0 < each < _LARGEST), 0)
+    return next((value for value in values if type(value) is int and 0 < value < _MAX_NUMBER), 0)

@@ -10,7 +10,7 @@ from modules.engines.hf import memory, memory_prequantized
 from modules.engines.hf.memory_prequantized import Quantised
 from modules.engines.llamacpp.memory import PAD, Estimate, largest_context, placed, within
 from modules.formats.gguf_header import GgufHeader
-from modules.formats.model_shape import Shape
+from modules.formats.model_shape import ModelShape
 from modules.options.option import Value
 
 SMALLEST = 2 * PAD
@@ -20,7 +20,7 @@ MOST_GPU_LAYERS = 255
 TIGHT = 0.9
 """The part of free memory from which on other programs will feel it. What we propose stays below."""
 
-Facts = GgufHeader | Shape | Quantised
+Facts = GgufHeader | ModelShape | Quantised
 """What is known of a model beforehand: of a GGUF file, of plain weights, of quantised ones with who loads them."""
 _LIGHTER: tuple[Mapping[str, Value], ...] = (
     {"bf16": True},
@@ -74,7 +74,7 @@ def fit(model: Facts, options: Mapping[str, Value], devices: Sequence[Device]) -
     remedies: Iterator[Mapping[str, Value]]
     if isinstance(model, Quantised):
         needs, remedies = memory_prequantized.placed(model, options, gpus), _smaller_cache(model, options, devices)
-    elif isinstance(model, Shape):
+    elif isinstance(model, ModelShape):
         needs, remedies = memory.placed(model, options, gpus), _lighter(model, options, devices)
     else:
         needs, remedies = placed(model, options, gpus), _remedies(model, options, devices)
@@ -88,13 +88,15 @@ def memory_freed_by_unload(model: Facts, options: Mapping[str, Value], gpus: Seq
     files that are mapped count as available anyway."""
     if isinstance(model, Quantised):
         return memory_prequantized.given_back(model, options, gpus)
-    if isinstance(model, Shape):
+    if isinstance(model, ModelShape):
         return memory.given_back(model, options, gpus)
     main, *others = placed(model, options, gpus)
     return [main.total - (0 if options["no_mmap"] else main.weights), *(each.total for each in others)]
 
 
-def _lighter(shape: Shape, options: Mapping[str, Value], devices: Sequence[Device]) -> Iterator[Mapping[str, Value]]:
+def _lighter(
+    shape: ModelShape, options: Mapping[str, Value], devices: Sequence[Device]
+) -> Iterator[Mapping[str, Value]]:
     """Fewer bits for each weight."""
     for change in _LIGHTER:
         if memory.within(shape, {**options, **change}, _room(devices)):

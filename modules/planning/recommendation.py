@@ -139,5 +139,5 @@ def explain_choice(record: ModelRecord, loader: Loader) -> Words | None:
     if words is None:
         return None
     kind = record.format.upper() if record.format not in ("safetensors", "pytorch") else record.format
-    said = record.quantisation if record.quantisation.startswith(kind) else f"{kind}, {record.quantisation}".strip(", ")
+    said = record.quantization if record.quantization.startswith(kind) else f"{kind}, {record.quantization}".strip(", ")
     return {language: f"{said}: {words[language]}" for language in LANGUAGES}

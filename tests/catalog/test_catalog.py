@@ -32,7 +32,7 @@ def test_a_gguf_file_is_a_model_with_what_its_header_says(tmp_path: Path) -> Non
         format="gguf",
         size=len(content),
         architecture="llama",
-        quantisation="Q4_K_M",
+        quantization="Q4_K_M",
         parameters=320,
         layers=2,
         context_length=4096,
@@ -43,7 +43,7 @@ def test_a_gguf_file_is_a_model_with_what_its_header_says(tmp_path: Path) -> Non
 
 def test_a_real_model_is_listed(smollm2: Path) -> None:
     record = Catalog(smollm2.parent).find(smollm2.name)
-    assert (record.format, record.quantisation, record.layers) == ("gguf", "Q4_1", 30)
+    assert (record.format, record.quantization, record.layers) == ("gguf", "Q4_1", 30)
     assert record.problem is None
 
 

@@ -105,7 +105,7 @@ def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "format", "quantisation", "words"),
+    ("config", "format", "quantization", "words"),
     [
         ({"quantization_config": {"quant_method": "exl3", "bits": 3.0}}, "exl3", "EXL3 3-bit", "as EXL2 or GGUF"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "mlx", "MLX 4-bit 64g", "Apple"),
@@ -115,12 +115,12 @@ def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_for_other_programs_says_what_it_is(
-    tmp_path: Path, config: dict[str, Any], format: str, quantisation: str, words: str
+    tmp_path: Path, config: dict[str, Any], format: str, quantization: str, words: str
 ) -> None:
     checkpoint(tmp_path / "x", config=CONFIG | config)
     record = only(tmp_path)
     assert (record.format, record.state) == (format, "unsupported")
-    assert quantisation in record.quantisation
+    assert quantization in record.quantization
     assert words in trouble(record)
 
 

@@ -18,7 +18,7 @@ def test_a_folder_with_config_and_weights_is_one_model(tmp_path: Path) -> None:
         format="safetensors",
         size=len(safetensors(4, 8)),
         architecture="llama",
-        quantisation="BF16",
+        quantization="BF16",
         parameters=32,
         layers=2,
         context_length=2048,
@@ -79,13 +79,13 @@ QUANTIZED: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [
 
 
 def test_the_quantization_is_read_from_the_files_of_a_folder(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (files, format, quantisation, defaults) in enumerate(QUANTIZED):
+    for number, (files, format, quantization, defaults) in enumerate(QUANTIZED):
         with subtests.test(files=files):
             folder = tmp_path / str(number)
             folder.mkdir()
             checkpoint(folder / "tiny", **files)
             record = only(folder)
-            assert (record.format, record.quantisation) == (format, quantisation)
+            assert (record.format, record.quantization) == (format, quantization)
             assert record.defaults == {"max_seq_len": 2048} | defaults
 
 

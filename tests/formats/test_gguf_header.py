@@ -49,7 +49,7 @@ def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
         value_length=0,
         rope_freq_base=500000.0,
         rope_scale=1.0,
-        quantisation="Q4_K_M",
+        quantization="Q4_K_M",
         chat_template="{{ messages }}",
         bos_token="<s>",
         eos_token="</s>",
@@ -78,7 +78,7 @@ def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
 
 def test_a_real_model_is_read(smollm2: Path) -> None:
     found = read_header(smollm2)
-    assert (found.architecture, found.quantisation, found.context_length) == ("llama", "Q4_1", 8192)
+    assert (found.architecture, found.quantization, found.context_length) == ("llama", "Q4_1", 8192)
     assert (found.block_count, found.head_count, found.head_count_kv) == (30, 9, 3)
     assert (found.tensor_count, found.parameters, found.size) == (272, 134_515_008, 98_362_432)
     assert (found.bos_token, found.eos_token, found.add_bos) == ("<|im_start|>", "<|im_end|>", False)
@@ -105,14 +105,14 @@ def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
 def test_what_a_file_leaves_out_is_zero_or_empty(tmp_path: Path) -> None:
     found = header(tmp_path, gguf({"general.architecture": "rwkv"}, ()))
     assert (found.context_length, found.rope_freq_base, found.rope_scale, found.add_bos) == (0, 0.0, 1.0, None)
-    assert (found.name, found.bos_token, found.quantisation, found.parameters) == ("", "", "", 0)
+    assert (found.name, found.bos_token, found.quantization, found.parameters) == ("", "", "", 0)
 
 
 def test_without_a_file_type_the_tensors_with_most_bytes_name_the_quantisation(tmp_path: Path) -> None:
     metadata = {key: value for key, value in MODEL.items() if key != "general.file_type"}
-    assert header(tmp_path, gguf(metadata)).quantisation == "Q8_0"
-    assert header(tmp_path, gguf(metadata | {"general.file_type": 999})).quantisation == "Q8_0"
-    assert header(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantisation == "Q8_0"
+    assert header(tmp_path, gguf(metadata)).quantization == "Q8_0"
+    assert header(tmp_path, gguf(metadata | {"general.file_type": 999})).quantization == "Q8_0"
+    assert header(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantization == "Q8_0"
 
 
 def test_of_one_head_count_for_each_layer_the_largest_stands(tmp_path: Path) -> None:

@@ -113,13 +113,13 @@ def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) 
 def test_gptq_weights_without_a_word_of_json_get_their_options(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "plain name") / "model.safetensors", tensors(gptq(256, 96, 4, 128)))
     record = only(tmp_path)
-    assert (record.format, record.quantisation, record.parameters) == ("gptq", "GPTQ 4-bit 128g", 0)
+    assert (record.format, record.quantization, record.parameters) == ("gptq", "GPTQ 4-bit 128g", 0)
     assert record.defaults == {"max_seq_len": 2048, "wbits": 4, "groupsize": 128}
 
 
 def test_awq_weights_without_a_word_of_json_are_known(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "tiny") / "model.safetensors", tensors(awq(256, 512, 64)))
-    assert (only(tmp_path).format, only(tmp_path).quantisation) == ("awq", "AWQ 4-bit 64g")
+    assert (only(tmp_path).format, only(tmp_path).quantization) == ("awq", "AWQ 4-bit 64g")
 
 
 def test_the_name_does_not_make_plain_weights_quantised(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_json_is_believed_before_tensors_and_tensors_fill_its_gaps(tmp_path: Pat
     put(folder / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
     assert only(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
     put(folder / "quantize_config.json", {"bits": 8, "group_size": 32})
-    assert only(tmp_path).quantisation == "GPTQ 8-bit 32g"
+    assert only(tmp_path).quantization == "GPTQ 8-bit 32g"
     put(folder / "config.json", CONFIG | {"quantization_config": {"quant_method": "fp8"}})
     assert only(tmp_path).format == "safetensors"
 
@@ -141,7 +141,7 @@ def test_later_shards_tell_it_as_well(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "model-00001-of-00002.safetensors", tensors({"embed": (4, 4)}))
     put(tmp_path / "tiny" / "model-00002-of-00002.safetensors", tensors(gptq(256, 96, 4, 32)))
-    assert only(tmp_path).quantisation == "GPTQ 4-bit 32g"
+    assert only(tmp_path).quantization == "GPTQ 4-bit 32g"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_names_decide_where_the_files_are_silent(
     put(tmp_path / folder / "config.json", CONFIG)
     put(tmp_path / folder / file, PICKLE)
     record = only(tmp_path)
-    assert (record.format, record.quantisation) == said
+    assert (record.format, record.quantization) == said
     assert record.defaults == {"max_seq_len": 2048} | defaults
 
 
@@ -173,5 +173,5 @@ def test_other_pt_files_are_no_weights(tmp_path: Path) -> None:
 def test_a_group_size_that_no_option_offers_is_no_hindrance(tmp_path: Path, make_app: Any) -> None:
     app: App = make_app()
     put(checkpoint(tmp_path / "models" / "x") / "model.safetensors", tensors(gptq(1024, 96, 4, 256)))
-    assert app.record("x").quantisation == "GPTQ 4-bit 256g"
+    assert app.record("x").quantization == "GPTQ 4-bit 256g"
     assert app.planner.plan(LoadRequest(app.record("x"), "AutoGPTQ")).settings["groupsize"].source == "default"

@@ -13,7 +13,7 @@ from modules.catalog.catalog import Catalog
 from modules.engines.hf import memory
 from modules.engines.llamacpp.memory import estimate, within
 from modules.formats.gguf_header import GgufHeader
-from modules.formats.model_shape import Sizes
+from modules.formats.model_shape import TensorSizes
 from modules.loaders.load_settings import Setting, settle, values
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -169,7 +169,7 @@ def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
 
 # -- Transformers ------------------------------------------------------------------------------------------------------
 
-SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=Sizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
+SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=TensorSizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
 """Seven thousand million weights, as 16 bits."""
 
 

@@ -164,7 +164,7 @@ def test_for_each_format_that_a_loader_takes_there_is_a_reason_in_both_languages
     for loader in LOADERS.values():
         for model_format in loader.formats:
             reason = explain_choice(
-                type(record)(record.name, record.path, model_format, 1, quantisation="4 bit"), loader
+                type(record)(record.name, record.path, model_format, 1, quantization="4 bit"), loader
             )
             assert reason is not None and "4 bit" in reason["zh"] and reason["zh"] != reason["en"]
     assert explain_choice(record, LOADERS["AutoAWQ"]) is None

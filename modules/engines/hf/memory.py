@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.engines.llamacpp.memory import Estimate
-from modules.formats.model_shape import Shape
+from modules.formats.model_shape import ModelShape
 from modules.options.option import Value, size_in_bytes
 
 # As `modules.engines.hf.arguments`, `hf_cache` and `hf_engine` decide, which only the worker may import; tests hold
@@ -61,13 +61,13 @@ class _Plan:
         return PIECE_OF_8_BITS if self.bits == 8 else PIECE
 
 
-def estimate(shape: Shape, options: Mapping[str, Value], tokens: int = 0) -> Estimate:
+def estimate(shape: ModelShape, options: Mapping[str, Value], tokens: int = 0) -> Estimate:
     """For the load options of Transformers, all in main memory, with so many `tokens` read; 0 is a full context."""
     return placed(shape, options, tokens=tokens)[0]
 
 
 def placed(
-    shape: Shape, options: Mapping[str, Value], gpus: Sequence[int] = (), tokens: int = 0
+    shape: ModelShape, options: Mapping[str, Value], gpus: Sequence[int] = (), tokens: int = 0
 ) -> tuple[Estimate, ...]:
     """What main memory will hold at most, then each GPU; `gpus` are their free bytes."""
     main, *cards = _kept(shape, options, gpus, tokens)
@@ -79,26 +79,26 @@ def placed(
     return Estimate(main.weights, main.cache, main.compute, other, total - needed), *cards
 
 
-def given_back(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:
+def given_back(shape: ModelShape, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:
     """Bytes of each memory that unloading frees; not the files' own pages, which count as available anyway."""
     main, *others = _kept(shape, options, gpus, 0)
     mapped = _stays_mapped(shape, _plan(options, gpus))
     return [main.total - min(shape.size, main.weights) * mapped, *(each.total for each in others)]
 
 
-def within(shape: Shape, options: Mapping[str, Value], free: Sequence[int]) -> bool:
+def within(shape: ModelShape, options: Mapping[str, Value], free: Sequence[int]) -> bool:
     """Whether everything that is needed fits into `free`: bytes of main memory, then of each GPU."""
     needs = placed(shape, options, free[1:])
     return all(need.needed <= room for need, room in zip(needs, free, strict=True))
 
 
-def context_length(shape: Shape, options: Mapping[str, Value]) -> int:
+def context_length(shape: ModelShape, options: Mapping[str, Value]) -> int:
     """In tokens, with what the options add to it."""
-    own = shape.context or DEFAULT_CONTEXT
-    if not shape.stretched:
+    own = shape.context_length or DEFAULT_CONTEXT
+    if not shape.rope_scale:
         return own
     longer = 1 + (float(options["alpha_value"]) - 1) * 2 / 3
-    return int(own * longer * max(float(options["compress_pos_emb"]) / shape.stretched, 1))
+    return int(own * longer * max(float(options["compress_pos_emb"]) / shape.rope_scale, 1))
 
 
 def _plan(options: Mapping[str, Value], gpus: Sequence[int]) -> _Plan:
@@ -116,7 +116,7 @@ def _plan(options: Mapping[str, Value], gpus: Sequence[int]) -> _Plan:
 # -- which memory ------------------------------------------------------------------------------------------------------
 
 
-def _kept(shape: Shape, options: Mapping[str, Value], gpus: Sequence[int], tokens: int) -> tuple[Estimate, ...]:
+def _kept(shape: ModelShape, options: Mapping[str, Value], gpus: Sequence[int], tokens: int) -> tuple[Estimate, ...]:
     """What each memory holds once the model is loaded and `tokens` have been read."""
     plan = _plan(options, gpus)
     tokens = tokens or context_length(shape, options)
@@ -171,52 +171,54 @@ def limits_of(options: Mapping[str, Value], gpus: Sequence[int], spreads: bool) 
 # -- the weights -------------------------------------------------------------------------------------------------------
 
 
-def _made(shape: Shape, plan: _Plan) -> int:
+def _made(shape: ModelShape, plan: _Plan) -> int:
     """Bytes of the weights as they are used."""
-    linear = shape.sizes.linear if plan.bits < 16 else 0
+    linear = shape.sizes.linear_elements if plan.bits < 16 else 0
     scales = linear / _BLOCK * (1 + 4 / _OUTER_BLOCK if plan.double else 4) if plan.bits == 4 else 0
     return int(linear * plan.bits / 8 + scales) + (shape.sizes.elements - linear) * plan.width
 
 
-def _stays_mapped(shape: Shape, plan: _Plan) -> bool:
+def _stays_mapped(shape: ModelShape, plan: _Plan) -> bool:
     """Whether some weights are used as they are stored, which keeps all of the files' pages."""
-    return plan.on_cpu and _STORED.get(shape.sizes.stored) == plan.dtype
+    return plan.on_cpu and _STORED.get(shape.sizes.dtype) == plan.dtype
 
 
-def _used_as_stored(shape: Shape, plan: _Plan) -> int:
+def _used_as_stored(shape: ModelShape, plan: _Plan) -> int:
     """Bytes of the files that are used as they are."""
-    linear = shape.sizes.linear if plan.bits < 16 else 0
+    linear = shape.sizes.linear_elements if plan.bits < 16 else 0
     return (shape.sizes.elements - linear) * plan.width
 
 
-def _work(shape: Shape, plan: _Plan) -> int:
+def _work(shape: ModelShape, plan: _Plan) -> int:
     """Bytes that loading takes to compute in."""
-    return _QUANTISING * shape.sizes.largest if plan.bits < 16 else 0
+    return _QUANTISING * shape.sizes.largest_linear if plan.bits < 16 else 0
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
-def _other(shape: Shape, plan: _Plan) -> int:
+def _other(shape: ModelShape, plan: _Plan) -> int:
     quantising = _BITSANDBYTES if plan.bits < 16 else 0
     gaps = _GAPS_OF_8_BITS if plan.bits == 8 and plan.on_cpu else 0
     return libraries(shape) + quantising + gaps
 
 
-def libraries(shape: Shape) -> int:
+def libraries(shape: ModelShape) -> int:
     """Bytes of torch and transformers in use, and of the tokenizer."""
-    return _LIBRARIES + _TOKEN_BYTES * shape.vocabulary + _REST_BYTES
+    return _LIBRARIES + _TOKEN_BYTES * shape.vocab_size + _REST_BYTES
 
 
-def cache_of(shape: Shape, width: int, piece: int, tokens: int) -> int:
+def cache_of(shape: ModelShape, width: int, piece: int, tokens: int) -> int:
     """Bytes of the keys and values, numbers of `width` bytes, with the room to grow that comes with them, and one
     layer's copy; `piece` tokens are read at once."""
-    token = 2 * shape.kv_heads * shape.head * width
-    moved = shape.windowed and shape.window  # layers of another kind than ours keep what they hold without room
+    token = 2 * shape.kv_heads * shape.head_dim * width
+    moved = (
+        shape.sliding_window_layers and shape.sliding_window
+    )  # layers of another kind than ours keep what they hold without room
     if moved:
-        windowed = min(tokens, shape.window + piece) * shape.windowed
-        return token * (windowed + tokens * (shape.looking_back - shape.windowed))
-    return token * _cells(tokens, piece) * shape.looking_back
+        windowed = min(tokens, shape.sliding_window + piece) * shape.sliding_window_layers
+        return token * (windowed + tokens * (shape.attention_layers - shape.sliding_window_layers))
+    return token * _cells(tokens, piece) * shape.attention_layers
 
 
 def _cells(tokens: int, piece: int) -> int:
@@ -228,18 +230,18 @@ def _cells(tokens: int, piece: int) -> int:
     return room
 
 
-def _compute(shape: Shape, plan: _Plan, tokens: int) -> int:
+def _compute(shape: ModelShape, plan: _Plan, tokens: int) -> int:
     """With what the way of loading adds: whole numbers of 8 bits, a layer unpacked from 4, all heads' scores."""
     piece = min(tokens, plan.piece)
-    integers = piece * 3 * shape.network * _INT8_STEP if plan.bits == 8 else 0
+    integers = piece * 3 * shape.intermediate_size * _INT8_STEP if plan.bits == 8 else 0
     scores = piece * tokens * shape.heads * _EAGER_STEP if plan.eager else 0
-    unpacked = shape.sizes.largest * plan.width if plan.bits == 4 else 0
+    unpacked = shape.sizes.largest_linear * plan.width if plan.bits == 4 else 0
     return step_of(shape, plan.width, piece, tokens) + integers + scores + unpacked
 
 
-def step_of(shape: Shape, width: int, piece: int, tokens: int) -> int:
+def step_of(shape: ModelShape, width: int, piece: int, tokens: int) -> int:
     """Bytes of the intermediate results of one piece of a prompt: the network's, and the attention's with its keys
     and values repeated for all heads."""
-    network = piece * (3 * shape.network + 6 * shape.hidden) * width
-    repeated = 2 * shape.heads * shape.head * tokens * width
-    return network + repeated + piece * tokens * width + 3 * 4 * shape.vocabulary
+    network = piece * (3 * shape.intermediate_size + 6 * shape.hidden_size) * width
+    repeated = 2 * shape.heads * shape.head_dim * tokens * width
+    return network + repeated + piece * tokens * width + 3 * 4 * shape.vocab_size

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from modules.engines.hf import memory
 from modules.engines.hf.memory import DEFAULT_CONTEXT, GPU_BYTES, PIECE
 from modules.engines.llamacpp.memory import Estimate
-from modules.formats.model_shape import Shape
+from modules.formats.model_shape import ModelShape
 from modules.options.option import Value, size_in_bytes
 
 _WIDTH = 2
@@ -34,7 +34,7 @@ _UNPACKED_AT_ONCE = 512 << 20
 class Quantised:
     """A folder of quantised weights, and the name of the loader that is to load it."""
 
-    shape: Shape
+    shape: ModelShape
     loader: str
 
 
@@ -77,31 +77,31 @@ def placed(
         main = min(main, size_in_bytes(str(options["cpu_memory"])))
     tokens = tokens or context_length(model, options)
     cache = memory.cache_of(shape, width, PIECE, tokens)
-    unpacked = way.unpacking * shape.sizes.widest if _unpacks(shape, way, on_cpu) else 0
+    unpacked = way.unpacking * shape.sizes.largest_packed if _unpacks(shape, way, on_cpu) else 0
     compute = memory.step_of(shape, width, min(tokens, PIECE), tokens) + unpacked
     other = memory.libraries(shape) + way.libraries
     first, *rest = _shared(main, cards, cache, compute, other)
     return _with_files(first, shape, way, width) if on_cpu else first, *rest
 
 
-def _output(shape: Shape, way: _Way) -> int:
-    return way.output * shape.vocabulary * shape.hidden
+def _output(shape: ModelShape, way: _Way) -> int:
+    return way.output * shape.vocab_size * shape.hidden_size
 
 
-def _bits(shape: Shape) -> int:
+def _bits(shape: ModelShape) -> int:
     """4, 8, or 0 for any other: with scales and zero points 4 bits are 4.2 to 5.3, and 8 are 8.3 to 9.5."""
-    bits = 8 * shape.sizes.packed / max(shape.sizes.unpacked, 1)
+    bits = 8 * shape.sizes.packed_bytes / max(shape.sizes.packed_weights, 1)
     return 4 if 4 <= bits < 6 else 8 if bits >= 8 else 0
 
 
-def _unpacks(shape: Shape, way: _Way, on_cpu: bool) -> bool:
+def _unpacks(shape: ModelShape, way: _Way, on_cpu: bool) -> bool:
     """Whether a layer is unpacked whenever it is used, for want of a kernel."""
     if way.wide:
         return on_cpu and _bits(shape) != 4
     return not (way.repacks and on_cpu and _bits(shape))
 
 
-def _with_files(kept: Estimate, shape: Shape, way: _Way, width: int) -> Estimate:
+def _with_files(kept: Estimate, shape: ModelShape, way: _Way, width: int) -> Estimate:
     """`kept`, and the files' pages: all of them while loading lasts, afterwards those of what was copied if anything is
     used as it is stored."""
     stays, copied = _mapped(shape, way, width)
@@ -109,16 +109,19 @@ def _with_files(kept: Estimate, shape: Shape, way: _Way, width: int) -> Estimate
         return replace(kept, other=kept.other + copied, spare=copied)
     if not copied:
         return kept
-    loading = kept.weights - _output(shape, way) + kept.other + way.repacks * shape.sizes.widest
+    loading = kept.weights - _output(shape, way) + kept.other + way.repacks * shape.sizes.largest_packed
     total, needed = max(kept.total, loading + copied), max(kept.total, loading)
     return replace(kept, other=kept.other + total - kept.total, spare=total - needed)
 
 
-def _mapped(shape: Shape, way: _Way, width: int) -> tuple[bool, int]:
+def _mapped(shape: ModelShape, way: _Way, width: int) -> tuple[bool, int]:
     """Whether the files stay mapped, and bytes of what is copied out of them."""
     if way.wide:
-        as_stored = width == _WIDTH and shape.sizes.stored == "BF16"
-        return as_stored or shape.method == "gptq", shape.sizes.packed if as_stored else shape.size  # g_idx is used so
+        as_stored = width == _WIDTH and shape.sizes.dtype == "BF16"
+        return (
+            as_stored or shape.method == "gptq",
+            shape.sizes.packed_bytes if as_stored else shape.size,
+        )  # g_idx is used so
     if way.repacks and not _bits(shape):
         return True, shape.sizes.elements * _WIDTH
     return False, shape.size if way.repacks else 0
@@ -137,19 +140,19 @@ def _shared(main: int, cards: Sequence[int], cache: int, compute: int, other: in
     )
 
 
-def _weights(shape: Shape, width: int = _WIDTH) -> int:
-    return shape.sizes.packed + shape.sizes.elements * width
+def _weights(shape: ModelShape, width: int = _WIDTH) -> int:
+    return shape.sizes.packed_bytes + shape.sizes.elements * width
 
 
 def _exllama(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int]) -> tuple[Estimate, ...]:
     """The embeddings stay in main memory, and are on a card once more where they serve as the output. The cache is made
     at once for the whole context; one in fewer bits with room for a layer of it in 16, on each card."""
     shape, tokens = model.shape, context_length(model, options)
-    looked_up = shape.vocabulary * shape.hidden * _WIDTH
-    weights = max(_weights(shape) - (looked_up if shape.sizes.output else 0), 1)
+    looked_up = shape.vocab_size * shape.hidden_size * _WIDTH
+    weights = max(_weights(shape) - (looked_up if shape.sizes.has_output else 0), 1)
     bits = next((bits for key, bits in _CACHE_BITS.items() if options[key]), 8 * _WIDTH)
-    numbers = 2 * shape.kv_heads * shape.head * tokens * (2 if options["cfg_cache"] else 1)  # of a layer's cache
-    cache = int(numbers * shape.looking_back * bits / 8)
+    numbers = 2 * shape.kv_heads * shape.head_dim * tokens * (2 if options["cfg_cache"] else 1)  # of a layer's cache
+    cache = int(numbers * shape.attention_layers * bits / 8)
     layer = numbers * _WIDTH if bits < 8 * _WIDTH else 0
     compute = memory.step_of(shape, _WIDTH, min(tokens, _EXLLAMA_PIECE), tokens)
     fixed = layer + compute + _unpacking(shape, True) + GPU_BYTES
@@ -176,11 +179,11 @@ def _limits(options: Mapping[str, Value], gpus: Sequence[int], fixed: int, with_
     return [int(each * (1 << 30)) for each in split] or [1 << 62]
 
 
-def _unpacking(shape: Shape, with_output: bool) -> int:
+def _unpacking(shape: ModelShape, with_output: bool) -> int:
     """Bytes of the room that the largest layer of a card is unpacked into; the output's is kept, packed or not, and
     by autosplit on each card."""
-    widest = max(shape.network, shape.heads * shape.head, shape.vocabulary if with_output else 0)
-    return _WIDTH * min(shape.hidden * widest, _UNPACKED_AT_ONCE)
+    widest = max(shape.intermediate_size, shape.heads * shape.head_dim, shape.vocab_size if with_output else 0)
+    return _WIDTH * min(shape.hidden_size * widest, _UNPACKED_AT_ONCE)
 
 
 def given_back(model: Quantised, options: Mapping[str, Value], gpus: Sequence[int] = ()) -> list[int]:
@@ -196,7 +199,7 @@ def within(model: Quantised, options: Mapping[str, Value], free: Sequence[int]) 
 
 def context_length(model: Quantised, options: Mapping[str, Value]) -> int:
     """In tokens, with what the options say of it."""
-    own = model.shape.context or DEFAULT_CONTEXT
+    own = model.shape.context_length or DEFAULT_CONTEXT
     if asked := int(options.get("max_seq_len") or 0):
         return asked if model.loader in _EXLLAMA else min(asked, own)
     if "alpha_value" in options:

@@ -64,7 +64,7 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         record.architecture,
         f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
         f"{record.parameters / 1e6:.0f}M" if 0 < record.parameters < 1e9 else "",
-        record.quantisation or record.format,
+        record.quantization or record.format,
         binary_size(record.size) if record.size else "",
         tr("layers").format(count=record.layers) if record.layers else "",
         tr("context").format(count=record.context_length) if record.context_length else "",

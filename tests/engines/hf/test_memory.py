@@ -26,27 +26,27 @@ from modules.engines.hf.memory import (
     placed,
     within,
 )
-from modules.formats.model_shape import Shape, Sizes, shape, sizes_of
+from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, model_shape
 from modules.options.option import Value, size_in_bytes
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.engines.llamacpp.test_memory import peak
 from tests.support.answers import answer, ask
 
-SMALL = Shape(
+SMALL = ModelShape(
     size=2 * 1000,
-    sizes=Sizes(elements=1000, linear=640, largest=64, stored="BF16"),
-    looking_back=2,
-    windowed=0,
-    window=0,
-    hidden=8,
-    network=16,
+    sizes=TensorSizes(elements=1000, linear_elements=640, largest_linear=64, dtype="BF16"),
+    attention_layers=2,
+    sliding_window_layers=0,
+    sliding_window=0,
+    hidden_size=8,
+    intermediate_size=16,
     heads=4,
     kv_heads=2,
-    head=2,
-    vocabulary=0,
-    context=4096,
-    stretched=1.0,
+    head_dim=2,
+    vocab_size=0,
+    context_length=4096,
+    rope_scale=1.0,
 )
 GIB = 1 << 30
 REST = 16
@@ -59,7 +59,7 @@ def options(**form: object) -> dict[str, Value]:
     return settled
 
 
-def shape_of(folder: Path) -> Shape:
+def shape_of(folder: Path) -> ModelShape:
     found = Catalog(folder.parent).find(folder.name).shape
     assert found is not None
     return found
@@ -111,11 +111,16 @@ def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[
 def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
     found = shape_of(smollm2_folder)
     layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
-    assert found.sizes.linear == 30 * layer
+    assert found.sizes.linear_elements == 30 * layer
     assert found.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
-    assert (found.sizes.largest, found.sizes.stored) == (576 * 1536, "BF16")
-    assert (found.looking_back, found.heads, found.kv_heads, found.head) == (30, 9, 3, 64)
-    assert (found.hidden, found.network, found.vocabulary, found.context) == (576, 1536, 49_152, 8192)
+    assert (found.sizes.largest_linear, found.sizes.dtype) == (576 * 1536, "BF16")
+    assert (found.attention_layers, found.heads, found.kv_heads, found.head_dim) == (30, 9, 3, 64)
+    assert (found.hidden_size, found.intermediate_size, found.vocab_size, found.context_length) == (
+        576,
+        1536,
+        49_152,
+        8192,
+    )
 
 
 def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
@@ -127,8 +132,8 @@ def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
         "model.layers.0.input_layernorm.weight": [4],
         "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
     }
-    found = sizes_of({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
-    assert found == Sizes(elements=156, linear=32, largest=32, stored="F16", output=True)
+    found = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
+    assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
 
 
 INVALID: list[object] = [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70]
@@ -154,17 +159,17 @@ def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> No
                     sound | {key: nonsense},
                     sound | {"rope_scaling": {"type": "linear", "factor": nonsense}},
                 ):
-                    if found := shape(config, SMALL.sizes, 2000):
+                    if found := model_shape(config, SMALL.sizes, 2000):
                         assert estimate(found, options()).total > 0
-            assert shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
+            assert model_shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
 
 
 def test_layers_that_keep_a_state_have_no_keys() -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
     kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
-    found = shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
-    assert found is not None and (found.looking_back, found.windowed) == (2, 1)
-    found = shape({"num_hidden_layers": 4, "hidden_size": 8}, SMALL.sizes, 2000)  # such as Mamba
+    found = model_shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
+    assert found is not None and (found.attention_layers, found.sliding_window_layers) == (2, 1)
+    found = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SMALL.sizes, 2000)  # such as Mamba
     assert found is not None and estimate(found, options()).cache == 0
 
 
@@ -203,10 +208,10 @@ def test_the_estimate_assumes_the_context_that_is_loaded(
             folder = tmp_path / name
             folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(json.dumps(whole))
-            found = shape(whole, SMALL.sizes, 2000)
+            found = model_shape(whole, SMALL.sizes, 2000)
             assert found is not None
             assert context_length(found, options(**form)) == ModelConfig(folder).context_length(options(**form))
-    assert context_length(dataclasses.replace(SMALL, context=0), options()) == DEFAULT_CONTEXT
+    assert context_length(dataclasses.replace(SMALL, context_length=0), options()) == DEFAULT_CONTEXT
 
 
 def test_sizes_and_steps_are_the_engines(backend: None) -> None:
@@ -233,19 +238,19 @@ def test_sizes_and_steps_are_the_engines(backend: None) -> None:
     ],
 )
 def test_weights_take_what_their_type_takes(form: dict[str, object], stored: str, weights: int) -> None:
-    small = dataclasses.replace(SMALL, sizes=dataclasses.replace(SMALL.sizes, stored=stored))
+    small = dataclasses.replace(SMALL, sizes=dataclasses.replace(SMALL.sizes, dtype=stored))
     assert estimate(small, options(**form), 512).weights == weights
 
 
 def test_the_cache_grows_by_a_quarter_and_at_least_by_256() -> None:
     assert [_cells(tokens, 512) for tokens in (100, 512, 768, 1024, 2046, 8192)] == [356, 768, 768, 1280, 2557, 8960]
     assert estimate(SMALL, options(bf16=True), 512).cache == 768 * 2 * (2 * 2 * 2) * 2
-    windowed = dataclasses.replace(SMALL, windowed=1, window=100)
+    windowed = dataclasses.replace(SMALL, sliding_window_layers=1, sliding_window=100)
     assert estimate(windowed, options(bf16=True), 4096).cache == (4096 + 612) * (2 * 2 * 2) * 2
 
 
 def test_a_load_that_needs_more_than_answering_counts() -> None:
-    large = dataclasses.replace(SMALL, size=2 * GIB, sizes=Sizes(GIB, GIB, 1, "BF16"))
+    large = dataclasses.replace(SMALL, size=2 * GIB, sizes=TensorSizes(GIB, GIB, 1, "BF16"))
     said = estimate(large, options(), 512)
     assert said.total == pytest.approx(4 * GIB + 2 * GIB, rel=0.06)
     assert said.needed == pytest.approx(4 * GIB, rel=0.1), "the file is mapped and can be read again"
@@ -254,7 +259,7 @@ def test_a_load_that_needs_more_than_answering_counts() -> None:
 
 
 def test_what_exceeds_cpu_memory_is_on_disk() -> None:
-    large = dataclasses.replace(SMALL, sizes=Sizes(GIB, GIB, 1, "F16"))
+    large = dataclasses.replace(SMALL, sizes=TensorSizes(GIB, GIB, 1, "F16"))
     assert estimate(large, options(cpu_memory="1", disk=True)).weights == GIB
 
 
@@ -262,7 +267,7 @@ def test_what_exceeds_cpu_memory_is_on_disk() -> None:
 
 
 def test_weights_fill_the_gpus_in_order() -> None:
-    large = dataclasses.replace(SMALL, sizes=Sizes(4 * GIB, 4 * GIB, 1, "F16"))
+    large = dataclasses.replace(SMALL, sizes=TensorSizes(4 * GIB, 4 * GIB, 1, "F16"))
     main, gpu = placed(large, options(), [16 * GIB])
     assert (main.weights, main.cache, gpu.weights) == (0, 0, 8 * GIB)
     main, first, second = placed(large, options(gpu_memory="3 4"), [4 * GIB, 6 * GIB])

@@ -15,7 +15,7 @@ from modules.catalog.catalog import Catalog
 from modules.core.paths import ROOT
 from modules.engines.hf.memory_prequantized import Quantised, context_length, placed, within
 from modules.engines.llamacpp.memory import Estimate
-from modules.formats.model_shape import Shape, Sizes, sizes_of, summed
+from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, sum_sizes
 from modules.loaders.availability import overlay_of
 from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS, candidates
@@ -38,20 +38,27 @@ LAYER = {
     "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
 }
 """Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
-LLAMA = Shape(
+LLAMA = ModelShape(
     size=4 * GIB,
-    sizes=Sizes(elements=GIB // 4, packed=4 * GIB, unpacked=7 * GIB, widest=45_000_000, stored="F16", output=True),
-    looking_back=32,
-    windowed=0,
-    window=0,
-    hidden=4096,
-    network=11008,
+    sizes=TensorSizes(
+        elements=GIB // 4,
+        packed_bytes=4 * GIB,
+        packed_weights=7 * GIB,
+        largest_packed=45_000_000,
+        dtype="F16",
+        has_output=True,
+    ),
+    attention_layers=32,
+    sliding_window_layers=0,
+    sliding_window=0,
+    hidden_size=4096,
+    intermediate_size=11008,
     heads=32,
     kv_heads=32,
-    head=128,
-    vocabulary=32_000,
-    context=4096,
-    stretched=1,
+    head_dim=128,
+    vocab_size=32_000,
+    context_length=4096,
+    rope_scale=1,
     method="gptq",
 )
 TOKEN = 2 * 32 * 32 * 128 * 2
@@ -74,22 +81,22 @@ def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: st
     dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
     table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
     table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
-    found = sizes_of(table)
-    assert (found.elements, found.stored) == (5760, "F16")
-    assert (found.unpacked, found.widest) == (576 * 1536, 576 * 1536)
+    found = measure_tensors(table)
+    assert (found.elements, found.dtype) == (5760, "F16")
+    assert (found.packed_weights, found.largest_packed) == (576 * 1536, 576 * 1536)
     words = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
-    assert found.packed == words
+    assert found.packed_bytes == words
 
 
 def test_the_oldest_gptq_files_have_no_order_and_are_taken_for_4_bits() -> None:
     kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
-    found = sizes_of({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
-    assert found.unpacked == 576 * 1536
+    found = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
+    assert found.packed_weights == 576 * 1536
 
 
 @pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
 def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
-    assert sizes_of({"a.qweight": {"shape": shape, "dtype": "I32"}}).unpacked == 0
+    assert measure_tensors({"a.qweight": {"shape": shape, "dtype": "I32"}}).packed_weights == 0
 
 
 @pytest.mark.parametrize(
@@ -105,9 +112,11 @@ def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
     ],
 )
 def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> None:
-    found = sizes_of({name: {"shape": [8, 8], "dtype": "F16"}})
-    assert found.output == is_one
-    assert summed([sizes_of({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).output == is_one
+    found = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
+    assert found.has_output == is_one
+    assert (
+        sum_sizes([measure_tensors({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).has_output == is_one
+    )
 
 
 # -- by loader ---------------------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ def test_exllama_takes_the_first_card_alone_unless_it_is_told_otherwise() -> Non
 
 
 def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card() -> None:
-    tied = replace(LLAMA, sizes=replace(LLAMA.sizes, output=False))
+    tied = replace(LLAMA, sizes=replace(LLAMA.sizes, has_output=False))
     main, card = placed(Quantised(tied, "ExLlamav2"), options("ExLlamav2"), (24 * GIB,))
     own_main, own_card = told("ExLlamav2", (24 * GIB,))
     assert main.weights == own_main.weights == 32_000 * 4096 * 2
@@ -188,7 +197,7 @@ def test_what_exllama_puts_on_cards_is_what_the_package_reckons(
         with subtests.test(kind):
             reckoned, largest, largest_layer = json.loads(account)
             shape = Catalog(folder.parent).find(folder.name).shape
-            assert shape is not None and shape.sizes.output == (kind == "exl2")
+            assert shape is not None and shape.sizes.has_output == (kind == "exl2")
             model = Quantised(shape, "ExLlamav2")
             _, card = placed(model, options("ExLlamav2"), (24 * GIB,))
             assert card.weights == pytest.approx(reckoned, rel=0.01)
@@ -201,7 +210,7 @@ def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:
     """That of the output is on the last card; by autosplit on each."""
 
     def compute(vocabulary: int, **form: object) -> list[int]:
-        shape = replace(LLAMA, vocabulary=vocabulary, sizes=replace(LLAMA.sizes, elements=GIB))
+        shape = replace(LLAMA, vocab_size=vocabulary, sizes=replace(LLAMA.sizes, elements=GIB))
         found = placed(Quantised(shape, "ExLlamav2"), options("ExLlamav2", **form), (4 * GIB, 24 * GIB))
         return [each.compute - 3 * 4 * vocabulary for each in found[1:]]
 
@@ -261,21 +270,28 @@ def test_transformers_calculates_in_32_bits_on_the_processor_unless_bf16_is_aske
 
 def test_where_gptqmodel_has_no_kernel_a_layer_is_unpacked() -> None:
     def compute(bits: int, gpus: tuple[int, ...] = ()) -> int:
-        shape = replace(LLAMA, sizes=replace(LLAMA.sizes, packed=bits * GIB))
+        shape = replace(LLAMA, sizes=replace(LLAMA.sizes, packed_bytes=bits * GIB))
         return placed(Quantised(shape, "Transformers"), options("Transformers"), gpus)[-1].compute
 
-    assert compute(8) == compute(3) == compute(4) + 14 * LLAMA.sizes.widest
+    assert compute(8) == compute(3) == compute(4) + 14 * LLAMA.sizes.largest_packed
     assert compute(8, (24 * GIB,)) == compute(4, (24 * GIB,))
 
 
 def test_what_auto_gptq_takes_is_what_was_measured() -> None:
     """The peak (VmHWM) of a worker that has answered 21 tokens, less that of one that has loaded nothing: 681 and 738
     million bytes in 4 and 8 bits. The pages of the files, which the system can take back, are told by themselves."""
-    layers = {"unpacked": 106_168_320, "widest": 884_736, "elements": 28_347_456, "stored": "BF16"}
-    smollm2 = {"looking_back": 30, "hidden": 576, "network": 1536, "heads": 9, "kv_heads": 3, "head": 64}
+    layers = {"packed_weights": 106_168_320, "largest_packed": 884_736, "elements": 28_347_456, "dtype": "BF16"}
+    smollm2 = {
+        "attention_layers": 30,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "heads": 9,
+        "kv_heads": 3,
+        "head_dim": 64,
+    }
     for packed, size, measured in ((57_500_000, 114_000_000, 681e6), (111_400_000, 168_000_000, 738e6)):
-        sizes = Sizes(packed=packed, **layers)
-        small = replace(LLAMA, size=size, sizes=sizes, vocabulary=49_152, context=8192, **smollm2)
+        sizes = TensorSizes(packed_bytes=packed, **layers)
+        small = replace(LLAMA, size=size, sizes=sizes, vocab_size=49_152, context_length=8192, **smollm2)
         (told,) = placed(Quantised(small, "AutoGPTQ"), options("AutoGPTQ"), tokens=21)
         assert told.total == pytest.approx(measured, rel=0.1)
         assert 50e6 < told.spare <= size
@@ -324,5 +340,5 @@ def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Pat
     folder = quantised_folder(smollm2_folder, "gptq")
     found = Catalog(folder.parent).find(folder.name).shape
     assert found is not None and found.method == "gptq"
-    assert found.sizes.unpacked == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
+    assert found.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
     assert found.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576

@@ -26,7 +26,7 @@ HOSTILE = '<img src=x onerror="alert(1)">.gguf'
 def test_names_from_outside_are_escaped_everywhere() -> None:
     tr = locales.translator("en")
     record = ModelRecord(
-        HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantisation=HOSTILE, duplicate_of=HOSTILE
+        HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantization=HOSTILE, duplicate_of=HOSTILE
     )
     pieces = [
         model_html.pill(Status("ready", name=HOSTILE, loader=HOSTILE), tr),
