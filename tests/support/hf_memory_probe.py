@@ -77,10 +77,10 @@ def said(made: Any, prompts: Sequence[str], **wishes: Any) -> list[str]:
 
 
 def _answers(folder: Path) -> dict[str, Any]:
-    from modules.engines.hf.build import engine, this_machine
+    from modules.engines.hf.build import engine, torch_environment
 
     settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
-    made = engine(folder, settled, this_machine(), lambda _: None)
+    made = engine(folder, settled, torch_environment(), lambda _: None)
     guessing = {"prompt_lookup_num_tokens": 3}
     told: dict[str, Any] = {}
     for name, prompts, wishes, after in (

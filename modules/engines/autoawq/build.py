@@ -22,7 +22,7 @@ from modules.engines.autoawq.patches import mended, see_each_token_once, use_ker
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, Environment
-from modules.engines.hf.build import check_finite_logits, this_machine, with_loras
+from modules.engines.hf.build import check_finite_logits, torch_environment, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, load_tokenizer, max_memory_by_device
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
@@ -34,7 +34,7 @@ NAME = "AutoAWQ"
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    environment = fitting(this_machine())
+    environment = fitting(torch_environment())
     plan = Plan(path, options, environment)
     if plan.incompatibility is not None:
         raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.incompatibility)

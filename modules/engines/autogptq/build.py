@@ -21,7 +21,7 @@ from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, ModelConfig
-from modules.engines.hf.build import check_finite_logits, this_machine, with_loras
+from modules.engines.hf.build import check_finite_logits, torch_environment, with_loras
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import Model, compute_logits_in_float32, load_tokenizer, max_memory_by_device
 from modules.engines.hf.notes import disk_note
@@ -43,7 +43,7 @@ package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    environment = compiled_extensions.tried(this_machine(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
+    environment = compiled_extensions.tried(torch_environment(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
     _check_format(Plan(path, options, environment))
     calls = arguments(path, options, environment)
     module = _module(calls[LOAD], whole_percents(report))

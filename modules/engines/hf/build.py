@@ -122,7 +122,7 @@ def check_finite_logits(model: Model) -> None:
         raise ValueError("its logits are not finite")
 
 
-def this_machine() -> Environment:
+def torch_environment() -> Environment:
     """Return the environment as PyTorch sees it, with the free bytes of every GPU, which accelerate uses as well."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     sizes = tuple(int(torch.cuda.mem_get_info(device)[0]) for device in range(count))

@@ -27,9 +27,9 @@ def _load(path: Path, options: Mapping[str, Value], report: Report) -> BatchingE
 def _engine(path: Path, options: Mapping[str, Value], report: Report) -> BatchingEngine:
     # Before torch is imported, which then sees no GPU.
     environment = _environment_with_hidden_gpus() if options["cpu"] else None
-    from modules.engines.hf.build import engine, this_machine
+    from modules.engines.hf.build import engine, torch_environment
 
-    return engine(path, options, environment or this_machine(), report)
+    return engine(path, options, environment or torch_environment(), report)
 
 
 def _environment_with_hidden_gpus() -> Environment:

@@ -137,7 +137,7 @@ import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from modules.engines.hf_loading import this_machine
+from modules.engines.hf.build import torch_environment
 from modules.engines.hf.environment import likely_environment
 
 
@@ -160,12 +160,12 @@ answers = {
     "awq": parameters(transformers.AwqConfig),
     "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
     "frequencies": [frequencies(given) for given in json.load(sys.stdin)],
-    "same machine": likely_environment() == this_machine(),
+    "same machine": likely_environment() == torch_environment(),
 }
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
 torch.cuda.mem_get_info = lambda device: (10 + device, 24)
-answers["free memory"] = this_machine().gpus
+answers["free memory"] = torch_environment().gpus
 print(json.dumps(answers))
 """
 STRETCHED: dict[str, dict[str, Value]] = {
@@ -235,7 +235,7 @@ def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
 ) -> None:
     """What is told of the options is still told of a machine that has some."""
     loading: Any = ModuleType("modules.engines.hf.build")
-    loading.this_machine = lambda: NO_GPU
+    loading.torch_environment = lambda: NO_GPU
     loading.engine = lambda _path, _options, here, _report: (os.environ["CUDA_VISIBLE_DEVICES"], here)
     monkeypatch.setitem(sys.modules, loading.__name__, loading)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
