@@ -1,4 +1,4 @@
-"""Downloads a model or a LoRA: `python download-model.py user/model`. Its flags: `python download-model.py --help`."""
+"""Download a model or a LoRA: `python download-model.py user/model`. `--help` lists the flags."""
 
 from __future__ import annotations
 

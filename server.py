@@ -1,4 +1,4 @@
-"""The program: `python server.py [flags]`. Makes the owners of all state; serves page and API on one port."""
+"""Entry point: `python server.py [flags]` serves the page and the API on one port."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ ROOT = Path(__file__).resolve().parent
 log = logging.getLogger("server")
 
 
-def main(words: list[str]) -> int:
-    """Run until stopped. The exit status: 0; 2 with one sentence on stderr if it cannot start as asked, 130 if stopped
-    before it could."""
+def main(arguments: list[str]) -> int:
+    """Run until stopped and return the exit status.
+
+    0 on success, 2 with one sentence on stderr if the server cannot start, 130 if it was interrupted before it started.
+    """
     language = terminal_language()
     try:
-        flags = command_line.read(command_line.with_file(ROOT / "CMD_FLAGS.txt", words))
-        for sentence in flags.ignored:
-            print(sentence[language], file=sys.stderr)
+        flags = command_line.parse(command_line.with_flags_file(ROOT / "CMD_FLAGS.txt", arguments))
+        for warning in flags.warnings:
+            print(warning[language], file=sys.stderr)
         if flags.text("install"):
             install.wait(find_loader(flags.text("install")), language, OverlayInstaller())
             return 0
         app = App(flags, ROOT / "cache" / "catalog.json")
-        app = model_menu.chosen(app, language) if flags.on("model_menu") else app
+        app = model_menu.choose_model(app, language) if flags.on("model_menu") else app
         if flags.on("explain"):
             print(json.dumps(explain(app), indent=2, ensure_ascii=False))
             return 0
@@ -60,10 +62,10 @@ def main(words: list[str]) -> int:
 
 
 def explain(app: App) -> object:
-    """What `--model X --loader Y` and the other flags come to."""
+    """Return the plan for the model of `--model`, or for the first model."""
     record = app.named_model or next(iter(app.catalog.models()), None)
     if record is None:
-        return app.catalog.find("")  # raises: there is no model to explain anything of
+        return app.catalog.find("")  # raises ModelNotFound
     return app.loading.explain(app.planner.plan(LoadRequest(record)))
 
 
@@ -77,18 +79,18 @@ def start_log(verbose: bool) -> None:
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[file, terminal])
     logging.getLogger("worker").setLevel(logging.DEBUG)
-    for chatty in ("httpx", "uvicorn.error", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose_logger in ("httpx", "uvicorn.error", "asyncio"):
+        logging.getLogger(verbose_logger).setLevel(logging.WARNING)
 
 
 def build(app: App) -> FastAPI:
-    """The one FastAPI application: page, API and a sign of life."""
+    """Create the FastAPI application with the page, the API and the health check."""
     from fastapi import FastAPI
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @server.get("/healthz", include_in_schema=False)
-    async def alive() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok", "model": app.models.status.state}
 
     if app.flags.on("api") or app.flags.on("nowebui"):
@@ -103,23 +105,23 @@ def build(app: App) -> FastAPI:
 
 
 def serve(app: App) -> None:
-    """Take the port, serve on it until Ctrl-C, and let downloads, installations and the model go."""
+    """Serve until Ctrl-C, then stop downloads and installations and unload the model."""
     import uvicorn
 
     from modules.api.host_guard import Guard, hosts_for
 
-    listener = take_port(*address(app.flags))
+    listener = bind_port(*address(app.flags))
     config = uvicorn.Config(
         Guard(build(app), hosts_for(app.flags)), log_level="warning", access_log=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    # Open pages hold streams that end only by being cut off, which is no error worth a traceback each.
+    # Streams of open pages end only by being cut off; uvicorn would log a traceback for each.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     threading.Thread(target=announce, args=(server, app, listener), daemon=True).start()
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
-        pass  # the usual way to stop; uvicorn has shut down in order before it passes this on
+        pass  # uvicorn has shut down cleanly before it raises this
     finally:
         app.preparation.close()
         app.downloads.close()
@@ -132,8 +134,8 @@ def address(flags: Flags) -> tuple[str, int]:
     return host, int(flags.server["listen_port"])
 
 
-def take_port(host: str, port: int) -> socket.socket:
-    """A socket bound to that port; PortTaken if another program has it. Bound once, so that nobody can come between."""
+def bind_port(host: str, port: int) -> socket.socket:
+    """Return a listening socket, which uvicorn takes over. Raises PortTaken if another program uses the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     if os.name == "posix":
@@ -148,9 +150,10 @@ def take_port(host: str, port: int) -> socket.socket:
 
 
 def announce(server: object, app: App, listener: socket.socket) -> None:
-    """Once requests are answered: say where, warn of what is open, open the browser, load the model asked for.
+    """Wait until the server has started, print its address and load the first model.
 
-    Meanwhile the models are read through, so that the first look at them need not wait for that.
+    Warns if it is open to the network without a password. Scans the models in the background, so that the first page
+    need not wait for it.
     """
     while not getattr(server, "started", False):
         threading.Event().wait(0.02)
@@ -163,9 +166,9 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     open_to_others = host not in ("127.0.0.1", "::1")
     if open_to_others and not (app.flags.text("gradio_auth") or app.flags.text("api_key")):
         log.warning(
-            "警告：局域网内任何人都可使用，请设置 --gradio-auth 或 --api-key。"
+            "警告：局域网内的任何人都可以使用。请设置 --gradio-auth 或 --api-key。"
             if chinese
-            else "Warning: anybody on the network can use this; set --gradio-auth or --api-key."
+            else "Warning: anyone on the network can use this server. Set --gradio-auth or --api-key."
         )
     if app.flags.on("auto_launch"):
         webbrowser.open(url)

@@ -52,7 +52,7 @@ def shown(option: Option) -> str:
 
 
 def load_options() -> str:
-    header = ["flag", "默认 default", "说明", "what it does", *(SHORT[name] for name in LOADERS)]
+    header = ["flag", "默认 default", "说明", "what it does", *(SHORT.get(name, name) for name in LOADERS)]
     return rows(
         header,
         (
@@ -65,7 +65,7 @@ def load_options() -> str:
 
 def generation() -> str:
     return rows(
-        ["name", "默认 default", "说明", "what it does", *(SHORT[name] for name in LOADERS)],
+        ["name", "默认 default", "说明", "what it does", *(SHORT.get(name, name) for name in LOADERS)],
         (
             [f"`{each.flag}`", shown(each), each.help["zh"], each.help["en"]]
             + ["●" if each.key in loader.samplers | SUPPORTED_BY_ALL else "" for loader in LOADERS.values()]

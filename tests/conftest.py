@@ -163,7 +163,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
     def make(*words: str) -> App:
         own = ("--model-dir", str(tmp_path / "models"), "--settings", str(tmp_path / "settings.yaml"))
-        made.append(App(flags.read([*own, *words])))
+        made.append(App(flags.parse([*own, *words])))
         return made[-1]
 
     yield make

@@ -151,8 +151,8 @@ def test_saved_settings_come_along_with_their_comments(creator: Creator, app: Ap
     settings = models / "config-user.yaml"
     settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
     create(creator)
-    assert dict(app.model_settings.of(MOVED)) == {"n_ctx": 512, "loader": "llamacpp_HF"}
-    assert app.model_settings.of(NAME) == {}
+    assert dict(app.model_settings.get(MOVED)) == {"n_ctx": 512, "loader": "llamacpp_HF"}
+    assert app.model_settings.get(NAME) == {}
     text = settings.read_text()
     assert "# mine" in text and "# enough" in text and "other.gguf" in text
 

@@ -22,7 +22,7 @@ from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.core.paths import ROOT
 from modules.planning.load_request import LoadRequest
-from server import announce, take_port
+from server import announce, bind_port
 from tests.support.gguf_files import gguf
 
 pytestmark = pytest.mark.usefixtures("whole_program")
@@ -303,7 +303,7 @@ def test_the_models_are_read_through_before_anybody_asks(make_app: Callable[...,
     app.catalog = Catalog(app.catalog.folder, cache)
     app.loading.explain(app.planner.plan(LoadRequest(app.record("tiny.gguf"))))
     assert not cache.exists()
-    with take_port("127.0.0.1", 0) as listener:
+    with bind_port("127.0.0.1", 0) as listener:
         announce(SimpleNamespace(started=True), app, listener)
     until = time.monotonic() + 30
     while not cache.exists() and time.monotonic() < until:

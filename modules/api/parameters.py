@@ -62,7 +62,7 @@ def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value
     params = generation_settings.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
     # What a client sends with every request, but neutral, asks for nothing.
     wishes = [name for name in generation_settings.changed(params) if name in asked]
-    generation_settings.refuse_missing([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    generation_settings.require_supported([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
     return params
 
 

@@ -136,7 +136,7 @@ class _Parser(FlagParser):
 def read(words: Iterable[str]) -> dict[str, Value]:
     """What was typed and, of the rest, the defaults. OptionError, UnknownOption or CommandLineError; `--help` prints
     and exits."""
-    typed = _Parser().typed(words)
+    typed = _Parser().parse(words)
     if not typed.get(MODEL.key):
         raise CommandLineError(
             {"en": "which model? Give user/model or a link.", "zh": "缺少模型：用户名/模型名或链接。"}

@@ -1,4 +1,4 @@
-"""`--model-menu`: the terminal asks which model to load."""
+"""`--model-menu`: choose the model to load from a list in the terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from modules.core.errors import Unsupported, Words
 
 _TITLE: Words = {"en": "The following models are available:", "zh": "可用的模型："}
 _UNUSABLE: Words = {"en": "cannot be loaded: {why}", "zh": "无法加载：{why}"}
-_WHICH: Words = {"en": "Which one do you want to load? 1-{last}", "zh": "要加载哪一个？请输入 1-{last}"}
-_WRONG: Words = {"en": "Please type a number from 1 to {last}.", "zh": "请输入 1 到 {last} 之间的数字。"}
-_NONE: Words = {
-    "en": "--model-menu: {folder} holds no model that could be loaded.",
+_PROMPT: Words = {"en": "Which one do you want to load? 1-{last}", "zh": "要加载哪一个？请输入 1-{last}"}
+_INVALID: Words = {"en": "Please type a number from 1 to {last}.", "zh": "请输入 1 到 {last} 之间的数字。"}
+_NO_MODELS: Words = {
+    "en": "--model-menu: no model in {folder} can be loaded.",
     "zh": "--model-menu：{folder} 中没有可加载的模型。",
 }
-_ENDED: Words = {
+_END_OF_INPUT: Words = {
     "en": "--model-menu: the input ended before a model was chosen.",
     "zh": "--model-menu：输入已结束，未选择模型。",
 }
 
 
-def chosen(app: App, language: str) -> App:
-    """`app` made anew as if `--model` had named what the user picks; `app` itself if `--model` did name one."""
+def choose_model(app: App, language: str) -> App:
+    """Return `app` recreated with the chosen model as `--model`; `app` itself if `--model` is set."""
     if app.named_model is not None:
         return app
     name = ask(app.catalog, language).name
@@ -33,21 +33,24 @@ def chosen(app: App, language: str) -> App:
 
 
 def ask(catalog: Catalog, language: str) -> ModelRecord:
-    """The model whose number is typed, asked for until it is one. Unsupported if there is none, or no more input."""
+    """Print the models and read a number until it is valid.
+
+    Raises Unsupported if no model can be loaded, or if the input ends.
+    """
     records = catalog.models()
-    sound = [record for record in records if record.problem is None]
-    for line in _lines(records, language):
-        _tell(line)
-    if not sound:
-        raise Unsupported({each: _NONE[each].format(folder=catalog.folder) for each in _NONE})
-    _tell(_WHICH[language].format(last=len(sound)))
-    while (number := _number()) not in range(1, len(sound) + 1):
-        _tell(_WRONG[language].format(last=len(sound)))
-    return sound[number - 1]
+    loadable = [record for record in records if record.problem is None]
+    for line in _menu(records, language):
+        _print(line)
+    if not loadable:
+        raise Unsupported({key: text.format(folder=catalog.folder) for key, text in _NO_MODELS.items()})
+    _print(_PROMPT[language].format(last=len(loadable)))
+    while (number := _read_number()) not in range(1, len(loadable) + 1):
+        _print(_INVALID[language].format(last=len(loadable)))
+    return loadable[number - 1]
 
 
-def _lines(records: Sequence[ModelRecord], language: str) -> Iterator[str]:
-    """The menu. What cannot be loaded is shown with the reason and without a number."""
+def _menu(records: Sequence[ModelRecord], language: str) -> Iterator[str]:
+    """Yield the lines of the menu. Models that cannot be loaded have a reason instead of a number."""
     if records:
         yield _TITLE[language]
     number, width = 0, len(str(len(records)))
@@ -60,16 +63,16 @@ def _lines(records: Sequence[ModelRecord], language: str) -> Iterator[str]:
             yield f"{number:>{width}}. {record.name}"
 
 
-def _number() -> int:
-    """What is typed, 0 if it is no number."""
+def _read_number() -> int:
+    """Read a line; return 0 if it is not a number."""
     try:
         return int(input())
     except ValueError:
         return 0
     except EOFError:
-        raise Unsupported(_ENDED) from None
+        raise Unsupported(_END_OF_INPUT) from None
 
 
-def _tell(text: str) -> None:
-    # Not on stdout: what `--explain` prints there is JSON, for programs.
+def _print(text: str) -> None:
+    # To stderr, because `--explain` prints JSON to stdout.
     print(text, file=sys.stderr, flush=True)

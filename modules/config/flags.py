@@ -1,4 +1,4 @@
-"""The command line: what the server itself is told, and any load option, by its original spelling."""
+"""The command line of server.py: server flags and all load options, in the spelling of the original web UI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SERVER = (
         "",
         {"en": "Model", "zh": "模型"},
         {
-            "en": "Load this model at start: its name in models/ or a path.",
+            "en": "Load this model at start: a name in models/, or a path.",
             "zh": "启动时加载此模型：models/ 中的名称或路径。",
         },
     ),
@@ -29,7 +29,7 @@ _SERVER = (
         "loader",
         "",
         {"en": "Loader", "zh": "加载器"},
-        {"en": "Load it with this loader.", "zh": "用此加载器加载。"},
+        {"en": "Loader to use instead of the recommended one.", "zh": "使用此加载器，而非推荐的加载器。"},
     ),
     Option(
         "lora",
@@ -37,9 +37,9 @@ _SERVER = (
         "",
         {"en": "LoRAs", "zh": "LoRA"},
         {
-            "en": "Apply these LoRAs once the model is loaded: names in loras/, and after a colon the weight of "
-            "any that shall not have 1.",
-            "zh": "模型加载后应用这些 LoRA：loras/ 中的名称，权重不为 1 时写在冒号后。",
+            "en": "Apply these LoRAs to the loaded model: names in loras/, each optionally followed by a colon and "
+            "a weight (default 1).",
+            "zh": "模型加载后应用这些 LoRA：loras/ 中的名称，可在冒号后写权重（默认 1）。",
         },
         example="first second:0.5",
         many=True,
@@ -51,8 +51,8 @@ _SERVER = (
         False,
         {"en": "Model menu", "zh": "模型菜单"},
         {
-            "en": "List the models in the terminal and ask which one to load, unless --model names one.",
-            "zh": "在终端列出模型并询问加载哪一个（已用 --model 指定时不询问）。",
+            "en": "Choose the model from a list in the terminal. Ignored if --model is given.",
+            "zh": "在终端的列表中选择要加载的模型（已用 --model 指定时忽略）。",
         },
     ),
     Option(
@@ -61,8 +61,8 @@ _SERVER = (
         False,
         {"en": "Trust changed code", "zh": "信任已更改的代码"},
         {
-            "en": "With --trust-remote-code: agree to the Python files that the model of --model has now.",
-            "zh": "与 --trust-remote-code 一起使用：同意 --model 所指模型目前附带的 Python 代码。",
+            "en": "With --trust-remote-code: accept the present Python files of the model of --model.",
+            "zh": "配合 --trust-remote-code：同意 --model 所指模型目前附带的 Python 代码。",
         },
     ),
     Option(
@@ -70,21 +70,21 @@ _SERVER = (
         "listen",
         False,
         {"en": "Listen", "zh": "监听局域网"},
-        {"en": "Answer other machines of the network, not only this one.", "zh": "允许局域网内其他设备访问。"},
+        {"en": "Accept connections from other machines on the network.", "zh": "允许局域网内其他设备访问。"},
     ),
     Option(
         "listen_host",
         "listen-host",
         "",
         {"en": "Address", "zh": "监听地址"},
-        {"en": "The address to answer on.", "zh": "监听的地址。"},
+        {"en": "IP address to listen on.", "zh": "监听的 IP 地址。"},
     ),
     Option(
         "listen_port",
         "listen-port",
         7860,
         {"en": "Port", "zh": "端口"},
-        {"en": "The port to answer on.", "zh": "监听的端口。"},
+        {"en": "Port to listen on.", "zh": "监听的端口。"},
         minimum=1,
         maximum=65535,
     ),
@@ -94,7 +94,7 @@ _SERVER = (
         False,
         {"en": "API", "zh": "API"},
         {
-            "en": "Offer the OpenAI-compatible API on the same port, under /v1.",
+            "en": "Serve the OpenAI-compatible API on the same port, under /v1.",
             "zh": "在同一端口的 /v1 下提供兼容 OpenAI 的 API。",
         },
     ),
@@ -103,7 +103,7 @@ _SERVER = (
         "api-key",
         "",
         {"en": "API key", "zh": "API 密钥"},
-        {"en": "The key that API requests must carry.", "zh": "API 请求必须携带的密钥。"},
+        {"en": "Key that API requests must contain.", "zh": "API 请求必须携带的密钥。"},
     ),
     Option(
         "gradio_auth",
@@ -111,8 +111,8 @@ _SERVER = (
         "",
         {"en": "Login", "zh": "登录"},
         {
-            "en": "Who may use the page: user:password, several separated by commas.",
-            "zh": "页面的用户名:密码，多个用逗号分隔。",
+            "en": "Logins for the page as user:password, separated by commas.",
+            "zh": "页面登录，格式为 用户名:密码，多个用逗号分隔。",
         },
         pattern=r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*",
         example="me:secret,you:other",
@@ -123,7 +123,7 @@ _SERVER = (
         False,
         {"en": "Multi-user", "zh": "多用户"},
         {
-            "en": "Others may chat, only the owner loads models.",
+            "en": "Other users can chat, but only the owner can load models.",
             "zh": "其他人可以聊天，只有机主可以加载模型。",
         },
     ),
@@ -133,8 +133,8 @@ _SERVER = (
         "",
         {"en": "Settings file", "zh": "设置文件"},
         {
-            "en": "Read the interface's settings from this file instead of settings.yaml.",
-            "zh": "从此文件而非 settings.yaml 读取界面设置。",
+            "en": "Settings file of the interface, instead of settings.yaml.",
+            "zh": "界面设置文件，代替 settings.yaml。",
         },
     ),
     Option(
@@ -142,14 +142,14 @@ _SERVER = (
         "model-dir",
         "",
         {"en": "Models folder", "zh": "模型目录"},
-        {"en": "Where models lie, if not in models/.", "zh": "存放模型的目录（默认 models/）。"},
+        {"en": "Folder of the models (default: models/).", "zh": "存放模型的目录（默认 models/）。"},
     ),
     Option(
         "lora_dir",
         "lora-dir",
         "",
         {"en": "LoRA folder", "zh": "LoRA 目录"},
-        {"en": "Where LoRAs lie, if not in loras/.", "zh": "存放 LoRA 的目录（默认 loras/）。"},
+        {"en": "Folder of the LoRAs (default: loras/).", "zh": "存放 LoRA 的目录（默认 loras/）。"},
     ),
     Option(
         "hf_endpoint",
@@ -157,10 +157,10 @@ _SERVER = (
         "",
         {"en": "Download endpoint", "zh": "下载站点"},
         {
-            "en": "Download models from here, above HF_ENDPOINT and settings.yaml; of several, separated by commas, "
-            "the next takes over when one fails. Without any: hf-mirror.com.",
+            "en": "Endpoint for downloads; takes precedence over HF_ENDPOINT and settings.yaml. If several are given, "
+            "separated by commas, the next one is used when one fails. Default: hf-mirror.com.",
             "zh": "从此站点下载模型，优先于 HF_ENDPOINT 与 settings.yaml；多个用逗号分隔，一个失败时换下一个。"
-            "都未指定时用 hf-mirror.com。",
+            "默认为 hf-mirror.com。",
         },
         example="https://hf-mirror.com",
     ),
@@ -169,14 +169,14 @@ _SERVER = (
         "auto-launch",
         False,
         {"en": "Open browser", "zh": "打开浏览器"},
-        {"en": "Open the page in the browser when it is ready.", "zh": "就绪后自动在浏览器中打开页面。"},
+        {"en": "Open the page in the browser when the server is ready.", "zh": "就绪后自动在浏览器中打开页面。"},
     ),
     Option(
         "nowebui",
         "nowebui",
         False,
         {"en": "No page", "zh": "不启动页面"},
-        {"en": "Serve the API alone, without the page.", "zh": "只提供 API，不启动页面。"},
+        {"en": "Serve only the API, without the page.", "zh": "只提供 API，不启动页面。"},
     ),
     Option(
         "explain",
@@ -184,8 +184,8 @@ _SERVER = (
         False,
         {"en": "Explain", "zh": "说明"},
         {
-            "en": "Print, as JSON, each option's value, where it came from and the backend's exact call; load nothing.",
-            "zh": "以 JSON 输出每个选项的取值、来源和对后端的确切调用，不加载模型。",
+            "en": "Print the value and source of every option and the exact backend calls as JSON, without loading.",
+            "zh": "以 JSON 输出每个选项的取值、来源和确切的后端调用，不加载模型。",
         },
     ),
     Option(
@@ -194,7 +194,7 @@ _SERVER = (
         "",
         {"en": "Install", "zh": "安装"},
         {
-            "en": "Install the packages that this loader has for itself, and end: status 0 if they are there.",
+            "en": "Install the packages of this loader and exit, with status 0 on success.",
             "zh": "安装此加载器专用的软件包后退出，成功时退出状态为 0。",
         },
         example="AutoGPTQ",
@@ -205,8 +205,8 @@ _SERVER = (
         False,
         {"en": "Prepare", "zh": "首次准备"},
         {
-            "en": "While the page is up, compile llama.cpp if it is missing, fetch a small demo model if there is "
-            "none, and load it. ./start.sh always does so.",
+            "en": "In the background, compile llama.cpp if it is missing, and download and load a small demo model "
+            "if there is no model. ./start.sh always does this.",
             "zh": "页面启动后在后台编译尚缺的 llama.cpp；没有模型时下载并加载一个小型演示模型。"
             "./start.sh 总是这样启动。",
         },
@@ -216,14 +216,14 @@ _SERVER = (
         "no-demo",
         False,
         {"en": "No demo model", "zh": "不下载演示模型"},
-        {"en": "With --prepare: fetch no demo model.", "zh": "与 --prepare 一起使用：不下载演示模型。"},
+        {"en": "With --prepare: do not download the demo model.", "zh": "配合 --prepare：不下载演示模型。"},
     ),
     Option(
         "verbose",
         "verbose",
         False,
         {"en": "Verbose", "zh": "详细输出"},
-        {"en": "Print what the backends say as they say it.", "zh": "在终端显示后端的全部输出。"},
+        {"en": "Print the output of the backends in the terminal.", "zh": "在终端显示后端的全部输出。"},
     ),
 )
 
@@ -232,14 +232,15 @@ SERVER: Mapping[str, Option] = {option.key: option for option in _SERVER}
 
 @dataclass(frozen=True)
 class Flags:
-    """`server` is complete, with defaults; `load` holds the load options that were typed, and no others.
+    """The parsed command line.
 
-    `ignored` has a sentence for each flag of the original that was typed and means nothing here.
+    `server` contains every server flag, with defaults; `load` only the load options that were given. `warnings` are
+    sentences about ignored flags of the original web UI.
     """
 
     server: Mapping[str, Value]
     load: Mapping[str, Value]
-    ignored: tuple[Words, ...] = ()
+    warnings: tuple[Words, ...] = ()
 
     def text(self, key: str) -> str:
         return str(self.server[key])
@@ -248,10 +249,10 @@ class Flags:
         return bool(self.server[key])
 
 
-def with_file(path: Path, words: Iterable[str]) -> list[str]:
-    """The words of the file at `path` (CMD_FLAGS.txt), then `words`: of a flag given twice, the later one counts.
+def with_flags_file(path: Path, arguments: Iterable[str]) -> list[str]:
+    """Return the arguments in the file at `path` (CMD_FLAGS.txt) followed by `arguments`, which take precedence.
 
-    CommandLineError if the file cannot be read; there need not be one.
+    A missing file counts as empty. Raises CommandLineError if the file cannot be read or parsed.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -259,45 +260,45 @@ def with_file(path: Path, words: Iterable[str]) -> list[str]:
         lines = []
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise _refused(f"{path}:{line}", {"en": "not UTF-8", "zh": "不是 UTF-8 编码"}) from error
+        raise _error_at(f"{path}:{line}", {"en": "not UTF-8", "zh": "不是 UTF-8 编码"}) from error
     except OSError as error:
-        words = error.strerror or type(error).__name__
-        raise _refused(str(path), {"en": f"cannot be read ({words})", "zh": f"无法读取（{words}）"}) from error
-    places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
-    return [*(word for place, line in places for word in _split(place, line)), *words]
+        reason = error.strerror or type(error).__name__
+        raise _error_at(str(path), {"en": f"cannot be read ({reason})", "zh": f"无法读取（{reason}）"}) from error
+    numbered = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    return [*(argument for location, line in numbered for argument in _split(location, line)), *arguments]
 
 
-def _split(place: str, line: str) -> list[str]:
-    """The words of one line, as a shell takes them apart; the original let lines go on with a backslash."""
+def _split(location: str, line: str) -> list[str]:
+    """Split one line like a shell. A backslash at the end is ignored: the original used it to continue a line."""
     line = line.strip().removesuffix("\\")
     if line.startswith("#"):
         return []
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise _refused(place, _SHLEX.get(str(error)) or both(str(error))) from error
+        raise _error_at(location, _SHLEX_ERRORS.get(str(error)) or both(str(error))) from error
 
 
-_SHLEX: Mapping[str, Words] = {
-    "No closing quotation": {"en": "No closing quotation", "zh": "引号没有闭合"},
-    "No escaped character": {"en": "Nothing follows the last backslash", "zh": "末尾的反斜杠之后没有字符"},
+_SHLEX_ERRORS: Mapping[str, Words] = {
+    "No closing quotation": {"en": "no closing quotation mark", "zh": "引号没有闭合"},
+    "No escaped character": {"en": "nothing follows the last backslash", "zh": "末尾的反斜杠之后没有字符"},
 }
 
 
-def _refused(place: str, problem: Words) -> CommandLineError:
-    return CommandLineError({"en": f"{place}: {problem['en']}.", "zh": f"{place}：{problem['zh']}。"})
+def _error_at(location: str, problem: Words) -> CommandLineError:
+    return CommandLineError({"en": f"{location}: {problem['en']}.", "zh": f"{location}：{problem['zh']}。"})
 
 
-def read(words: Iterable[str]) -> Flags:
-    """What was typed. OptionError, UnknownOption or CommandLineError; `--help` prints and exits."""
+def parse(arguments: Iterable[str]) -> Flags:
+    """Parse the command line; `--help` prints and exits. Raises OptionError, UnknownOption or CommandLineError."""
     parser = FlagParser([*SERVER.values(), *OPTIONS.values()], f"{PRODUCT}: a local web UI for large language models")
-    kept, ignored = legacy_flags.sift(words)
-    typed = parser.typed(kept)
+    kept, warnings = legacy_flags.drop_ignored(arguments)
+    typed = parser.parse(kept)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
-    return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, ignored)
+    return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, warnings)
 
 
 def logins(flags: Flags) -> list[tuple[str, str]]:
-    """The users and passwords of `--gradio-auth`; none means that the page is open."""
+    """Return the users and passwords of `--gradio-auth`; empty if no login is required."""
     pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
     return [(user.strip(), password) for user, _, password in pairs]

@@ -1,7 +1,7 @@
-"""Flags of the original program that mean nothing here: each is answered by a sentence, and the start goes on.
+"""Flags of the original web UI that are ignored with a warning.
 
-Flags that protect something (`--gradio-auth-path`, `--admin-key`, `--ssl-keyfile`, ...) are left out on purpose: who
-types one must not get a program that is open all the same, so they stay an error.
+Flags that protect something (`--gradio-auth-path`, `--admin-key`, `--ssl-keyfile`, ...) are left out on purpose:
+they stay an error, so that the server does not start unprotected.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from modules.core.errors import Words
 
-GONE: Mapping[str, str] = {
+IGNORED_FLAGS: Mapping[str, str] = {
     # GPTQ-for-LLaMa, AutoGPTQ and Transformers
     "model_type": "",
     "checkpoint": "",
@@ -34,7 +34,7 @@ GONE: Mapping[str, str] = {
     "llama_cpp_seed": "",
     "n-gqa": "",
     "rms_norm_eps": "",
-    # Loaders that are no more
+    # Loaders that were removed
     "deepspeed": "",
     "nvme-offload-dir": "",
     "local_rank": "",
@@ -46,7 +46,7 @@ GONE: Mapping[str, str] = {
     "rwkv-cuda-on": "",
     "hqq-backend": "",
     "cpp-runner": "",
-    # The page and the API
+    # The UI and the API
     "chat": "",
     "cai-chat": "",
     "notebook": "",
@@ -63,32 +63,32 @@ GONE: Mapping[str, str] = {
     "api-blocking-port": "--listen-port",
     "api-streaming-port": "--listen-port",
 }
-"""The flag in its original spelling, and what to type instead, or "" if nothing takes its place."""
+"""Ignored flags in their original spelling, and the flag to use instead; "" if there is none."""
 
-_BY_DASHES = {flag.replace("_", "-"): instead for flag, instead in GONE.items()}
-_IGNORED = {"en": "{flag}: not supported any more; ignored.", "zh": "{flag}：已不再支持，将被忽略。"}
+_BY_DASHES = {flag.replace("_", "-"): instead for flag, instead in IGNORED_FLAGS.items()}
+_IGNORED = {"en": "{flag} is no longer supported and was ignored.", "zh": "{flag} 已不再支持，将被忽略。"}
 _INSTEAD = {"en": " Use {instead}.", "zh": "请改用 {instead}。"}
 
 
-def sift(words: Iterable[str]) -> tuple[list[str], tuple[Words, ...]]:
-    """`words` without the flags that are gone, and a sentence about each of these.
+def drop_ignored(arguments: Iterable[str]) -> tuple[list[str], tuple[Words, ...]]:
+    """Return the command-line arguments without ignored flags, and a warning for each ignored flag.
 
-    All that stood between such a flag and the next one goes with it: how many values it took does not matter then.
+    All arguments between an ignored flag and the next flag are dropped too, as values of the ignored one.
     """
-    kept, gone, dropping = [], {}, False
-    for word in words:
-        if word.startswith("--"):
-            flag = word.partition("=")[0]
+    kept, warnings, dropping = [], {}, False
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.partition("=")[0]
             instead = _BY_DASHES.get(flag[2:].replace("_", "-"))
             dropping = instead is not None
             if instead is not None:
-                gone[flag] = _said(flag, instead)
+                warnings[flag] = _warning(flag, instead)
         if not dropping:
-            kept.append(word)
-    return kept, tuple(gone.values())
+            kept.append(argument)
+    return kept, tuple(warnings.values())
 
 
-def _said(flag: str, instead: str) -> Words:
+def _warning(flag: str, instead: str) -> Words:
     return {
         language: _IGNORED[language].format(flag=flag) + (_INSTEAD[language].format(instead=instead) if instead else "")
         for language in _IGNORED

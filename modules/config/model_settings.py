@@ -1,7 +1,7 @@
-"""What is remembered of each model: `config-user.yaml` in the folder of models, one entry a model, by its exact name.
+"""Settings saved per model: `config-user.yaml` in the folder of models, one entry per model, by its exact name.
 
-The original kept its entries under `name$`, a regular expression in which special characters never matched; such an
-entry is read where there is no exact one, and becomes one when it is saved.
+The original web UI used `name$` as the key, a regular expression that never matched names with special characters. Such
+an entry is read if there is no exact one, and is converted when it is saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from modules.config.yaml_file import YamlFile, plain
+from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import SettingsError
 
 LOADER, LORAS = "loader", "lora"
@@ -20,7 +20,11 @@ _UNSET = ("None", "none", "")
 
 
 class ModelSettings:
-    """`is_model` tells whether a model has that name: then an entry `x$` is its own, and not the original's of x."""
+    """Owner of `config-user.yaml`.
+
+    `is_model` tells whether there is a model of a name. If there is one called `x$`, the entry `x$` belongs to it and
+    not to x in the original's spelling.
+    """
 
     def __init__(self, folder: Path, is_model: Callable[[str], bool]) -> None:
         self._file = YamlFile(folder / "config-user.yaml")
@@ -30,20 +34,22 @@ class ModelSettings:
     def path(self) -> Path:
         return self._file.path
 
-    def of(self, name: str) -> Mapping[str, Any]:
-        """What was saved for the model of that name, raw: option values by key, "loader", and "lora", the
-        weights of LoRAs by name. SettingsError."""
-        found = self._file.read().get(self._key(name))
-        if found is None:
+    def get(self, name: str) -> Mapping[str, Any]:
+        """Return the raw settings of a model: option values by key, "loader", and "lora" with LoRA weights by name.
+
+        Raises SettingsError.
+        """
+        entry = self._file.read().get(self._key(name))
+        if entry is None:
             return {}
-        if not isinstance(found, dict):
-            raise self._no_entry(name)
-        return _from_original(found)
+        if not isinstance(entry, dict):
+            raise self._invalid_entry(name)
+        return _from_original(entry)
 
     def save(self, name: str, loader: str, values: Mapping[str, object], known: Collection[str]) -> Path | None:
-        """Remember `values` and the loader. Of the `known` options those left out are forgotten; the rest is kept.
+        """Save the loader and `values`. Other keys are kept, except those in `known`, which are removed.
 
-        Returned is where a file that could not be read was kept, if there was one.
+        Return the backup path if the old file was invalid, else None. Raises SettingsError.
         """
 
         def edit(content: CommentedMap) -> None:
@@ -52,72 +58,72 @@ class ModelSettings:
                 if key not in values:
                     entry.pop(key, None)
             for key, value in {LOADER: loader, **values}.items():
-                entry[key] = plain(value)
+                entry[key] = to_yaml(value)
 
-        return self._file.change(edit)
+        return self._file.update(edit)
 
     def rename(self, old: str, new: str) -> None:
-        """What was saved for the model `old` is that of `new` from now on, in the same place. SettingsError."""
+        """Move the entry of the model `old` to `new`, at the same position in the file. Raises SettingsError."""
 
         def edit(content: CommentedMap) -> None:
             entry = self._entry(content, old)
             content.pop(new, None)
-            key = next(key for key, each in content.items() if each is entry)
-            content.insert(list(content).index(key), plain(new), content.pop(key))
+            key = next(key for key, value in content.items() if value is entry)
+            content.insert(list(content).index(key), to_yaml(new), content.pop(key))
 
-        if self.of(old):
-            self._file.change(edit)
+        if self.get(old):
+            self._file.update(edit)
 
     def _key(self, name: str) -> str:
-        """The key that the entry of `name` has, or would get."""
-        listed, old = self._file.read(), f"{name}$"
-        return old if name not in listed and old in listed and not self._is_model(old) else name
+        """Return the key of the entry of `name`, whether it exists or not."""
+        entries, original = self._file.read(), f"{name}$"
+        return original if name not in entries and original in entries and not self._is_model(original) else name
 
     def _entry(self, content: CommentedMap, name: str) -> CommentedMap:
-        """The entry of `name` in `content`, made if there is none; the original's becomes ours in its place."""
-        old = self._key(name)
-        key = self._spelt(content, old)
-        if old != name:
-            content.insert(list(content).index(key), plain(name), content.pop(key))
+        """Return the entry of `name`, created if there is none. Converts an entry of the original in its position."""
+        written_key = self._key(name)
+        key = self._parsed_key(content, written_key)
+        if written_key != name:
+            content.insert(list(content).index(key), to_yaml(name), content.pop(key))
             key = name
             if isinstance(content[key], CommentedMap):
-                _translate(content[key])
+                _convert_original(content[key])
         entry = content.get(key)
         if entry is None:
-            entry = content[plain(key)] = CommentedMap()
+            entry = content[to_yaml(key)] = CommentedMap()
         if not isinstance(entry, CommentedMap):
-            raise self._no_entry(name)
-        if sum(each is entry for each in content.values()) > 1:  # written as an alias of another's
+            raise self._invalid_entry(name)
+        if sum(value is entry for value in content.values()) > 1:  # an alias of another model's entry
             entry = content[key] = CommentedMap(entry)
-        made: CommentedMap = entry
-        return made
+        result: CommentedMap = entry
+        return result
 
-    def _no_entry(self, name: str) -> SettingsError:
+    def _invalid_entry(self, name: str) -> SettingsError:
         expected = {"en": f"{name!r}: expected lines of `key: value`", "zh": f"{name!r}：应为“键: 值”形式的行"}
         return SettingsError(str(self.path), expected)
 
-    def _spelt(self, content: CommentedMap, name: str) -> Any:
-        """The key of `content` that is written as `name`: ruamel makes a number of an unquoted 1.10."""
+    def _parsed_key(self, content: CommentedMap, name: str) -> Any:
+        """Return the key in `content` that is written as `name`; ruamel parses an unquoted 1.10 as a number."""
         written = list(self._file.read())
         return list(content)[written.index(name)] if name in written and len(written) == len(content) else name
 
 
 def _from_original(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what the original wrote for "not set", its sizes of memory as we spell them."""
-    found = {key: value for key, value in entry.items() if value is not None and value not in _UNSET}
-    sizes = [found.pop(key) for key in sorted(found) if key.startswith("gpu_memory_")]
-    if any(sizes) and "gpu_memory" not in found:
-        found["gpu_memory"] = " ".join(f"{size}MiB" for size in sizes)
-    if isinstance(found.get("cpu_memory"), int):
-        size = found.pop("cpu_memory")
-        found |= {"cpu_memory": f"{size}MiB"} if size else {}
-    return found
+    """Drop the values that mean "not set" in the original, and convert its memory sizes."""
+    converted = {key: value for key, value in entry.items() if value is not None and value not in _UNSET}
+    sizes = [converted.pop(key) for key in sorted(converted) if key.startswith("gpu_memory_")]
+    if any(sizes) and "gpu_memory" not in converted:
+        converted["gpu_memory"] = " ".join(f"{size}MiB" for size in sizes)
+    if isinstance(converted.get("cpu_memory"), int):
+        size = converted.pop("cpu_memory")
+        converted |= {"cpu_memory": f"{size}MiB"} if size else {}
+    return converted
 
 
-def _translate(entry: CommentedMap) -> None:
-    """Have the original's `entry` say in our words what `_from_original` reads in it."""
-    ours = _from_original(entry)
-    for key in [key for key in entry if key not in ours]:
+def _convert_original(entry: CommentedMap) -> None:
+    """Replace the content of an entry of the original by its converted content."""
+    converted = _from_original(entry)
+    for key in [key for key in entry if key not in converted]:
         del entry[key]
-    for key, value in ours.items():
-        entry[key] = plain(value)
+    for key, value in converted.items():
+        entry[key] = to_yaml(value)

@@ -1,7 +1,7 @@
-"""Presets: sets of sampling parameters with a name, one YAML file each, as the original has them.
+"""Presets: named sets of sampling parameters, one YAML file each, compatible with the original web UI.
 
-A preset says how tokens are drawn, and nothing of lengths, seeds, stops or bans. What it does not name is neutral,
-whatever the form's own defaults are: so the original's files mean here what they mean there.
+A preset contains parameters of the samplers only, no lengths, seeds, stopping strings or bans. Parameters that are not
+in the file are neutral, whatever the defaults of the form are, as in the original.
 """
 
 from __future__ import annotations
@@ -12,65 +12,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.config.yaml_file import YamlFile, plain
+from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import OptionError, PresetNotFound, SettingsError
 from modules.loaders.generation_settings import as_text
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, nearest, parse_all
 
-_DRAWING = {
+_SAMPLING = {
     key for key, option in PARAMETERS.items() if option.group in ("common", "truncation", "temperature", "repetition")
 }
-_KEYS = _DRAWING - SUPPORTED_BY_ALL - {"seed"} | {"guidance_scale"}
-_NEUTRAL: Mapping[str, Value] = {"temperature": 1.0, "min_p": 0.0}  # by default the form is set to something else
+_KEYS = _SAMPLING - SUPPORTED_BY_ALL - {"seed"} | {"guidance_scale"}
+_NEUTRAL: Mapping[str, Value] = {"temperature": 1.0, "min_p": 0.0}  # their defaults are not neutral
 
 NEUTRAL: Mapping[str, Value] = {
     key: _NEUTRAL.get(key, option.default) for key, option in PARAMETERS.items() if key in _KEYS
 }
-"""Every parameter that a preset sets, as it is in one that says nothing."""
+"""The parameters of presets, with the values that turn them off."""
 
 _SUFFIX = ".yaml"
-_LONGEST = 200  # bytes of UTF-8: file systems take 255, and a lock's name is a little longer
+_MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows no names for files
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved on Windows
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`values` of every parameter that presets set; `passed_over` are keys in the file that mean nothing here."""
+    """`values` has every parameter of `NEUTRAL`. `ignored_keys` are keys of the file that are not supported."""
 
     values: Mapping[str, Value]
-    passed_over: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
 
 class Presets:
-    """Those in `folder`, which need not exist."""
+    """The presets in `folder`, which need not exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self) -> list[str]:
         found = (path.stem for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
-        return sorted((name for name in found if _is_name(name)), key=lambda name: (name.casefold(), name))
+        return sorted((name for name in found if _is_valid_name(name)), key=lambda name: (name.casefold(), name))
 
     def read(self, name: str) -> Preset:
-        """PresetNotFound, or SettingsError that names what is wrong in the file."""
+        """Return a preset. Raises PresetNotFound, or SettingsError if the file is invalid."""
         path = self._existing(name)
-        said = YamlFile(path).read()
-        known = {key: as_text(key, value) for key, value in said.items() if key in NEUTRAL}
+        content = YamlFile(path).read()
+        known = {key: as_text(key, value) for key, value in content.items() if key in NEUTRAL}
         try:
             values = {**NEUTRAL, **parse_all(PARAMETERS, known)}
         except OptionError as error:
             raise SettingsError(str(path), {"en": error.say("en"), "zh": error.say("zh")}) from error
-        return Preset(values, tuple(key for key in said if key not in NEUTRAL))
+        return Preset(values, tuple(key for key in content if key not in NEUTRAL))
 
     def save(self, name: str, values: Mapping[str, Value]) -> Path | None:
-        """Keep what of `values` is not neutral under that name; parameters that presets do not set are passed over.
+        """Save the values that are not neutral. Parameters that presets do not contain are ignored.
 
-        What else stands in the file stays. Returned is where a file that could not be read was kept, if there was one.
-        OptionError for a name that no file can have, or for a value.
+        Other keys in the file are kept. Return the backup path if the old file was invalid, else None. Raises
+        OptionError for an invalid name or value.
         """
-        path = self._place(name)
+        path = self._path_for(name)
         parsed = parse_all(PARAMETERS, {key: as_text(key, value) for key, value in values.items() if key in NEUTRAL})
 
         def edit(content: Any) -> None:
@@ -78,12 +78,12 @@ class Presets:
                 if parsed.get(key, neutral) == neutral:
                     content.pop(key, None)
                 else:
-                    content[key] = plain(parsed[key])
+                    content[key] = to_yaml(parsed[key])
 
-        return YamlFile(path).change(edit)
+        return YamlFile(path).update(edit)
 
     def delete(self, name: str) -> None:
-        """PresetNotFound, or SettingsError if the file cannot be removed."""
+        """Delete a preset. Raises PresetNotFound, or SettingsError if the file cannot be deleted."""
         path = self._existing(name)
         try:
             path.unlink(missing_ok=True)
@@ -93,24 +93,24 @@ class Presets:
 
     def _existing(self, name: str) -> Path:
         path = self.folder / f"{name}{_SUFFIX}"
-        if not _is_name(name) or not path.is_file():
+        if not _is_valid_name(name) or not path.is_file():
             raise PresetNotFound(name, nearest(name, self.names()))
         return path
 
-    def _place(self, name: str) -> Path:
-        if not _is_name(name):
-            wish = {
-                "en": r'a name without \ / : * ? " < > | and not too long',
-                "zh": r'不含 \ / : * ? " < > | 且不太长的名称',
+    def _path_for(self, name: str) -> Path:
+        if not _is_valid_name(name):
+            expected = {
+                "en": r'a name of at most 200 bytes without \ / : * ? " < > |',
+                "zh": r'不含 \ / : * ? " < > | 且不超过 200 字节的名称',
             }
-            raise OptionError("preset", name[:80], wish)
+            raise OptionError("preset", name[:80], expected)
         return self.folder / f"{name}{_SUFFIX}"
 
 
-def _is_name(name: str) -> bool:
-    """Whether a file in the folder itself may be called so, on every system."""
+def _is_valid_name(name: str) -> bool:
+    """Whether a file can have this name on every operating system."""
     try:
-        short = 0 < len(name.encode()) <= _LONGEST
-    except UnicodeEncodeError:  # half a surrogate pair
+        short = 0 < len(name.encode()) <= _MAX_NAME_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
         return False
-    return short and not _FORBIDDEN.search(name) and not _DEVICES.fullmatch(name)
+    return short and not _FORBIDDEN.search(name) and not _WINDOWS_DEVICES.fullmatch(name)

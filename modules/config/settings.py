@@ -1,4 +1,4 @@
-"""`settings.yaml`: what the interface itself is set to. Read at start; an unknown key is an error that names it."""
+"""Settings of the interface: `settings.yaml`, read at start. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.config.presets import Presets
-from modules.config.yaml_file import YamlFile, plain
+from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import SettingsError, UnknownOption, WebUIError
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.registry import LOADERS
@@ -17,22 +17,22 @@ from modules.options.option import Option, Value, nearest, parse_all
 
 log = logging.getLogger(__name__)
 
-FORMATS = tuple(dict.fromkeys(each for loader in LOADERS.values() for each in loader.formats))
+FORMATS = tuple(dict.fromkeys(model_format for loader in LOADERS.values() for model_format in loader.formats))
 AUTO = "auto"
 
 
 def _loader_for(model_format: str) -> Option:
-    takers = (loader.name for loader in LOADERS.values() if model_format in loader.formats)
+    supporting = (loader.name for loader in LOADERS.values() if model_format in loader.formats)
     return Option(
         f"loader_{model_format}",
         f"loader_{model_format}",
         AUTO,
         {"en": f"Loader for {model_format}", "zh": f"{model_format} 的加载器"},
         {
-            "en": f"What loads {model_format} models for which nothing is saved; auto takes the best that runs here.",
-            "zh": f"未保存设置的 {model_format} 模型用什么加载；auto 表示可用的最佳加载器。",
+            "en": f"Default loader for {model_format} models; auto = the best one that is available.",
+            "zh": f"{model_format} 模型的默认加载器；auto 表示可用的最佳加载器。",
         },
-        choices=(AUTO, *takers),
+        choices=(AUTO, *supporting),
     )
 
 
@@ -42,7 +42,7 @@ _INTERFACE = (
         "language",
         "auto",
         {"en": "Language", "zh": "语言"},
-        {"en": "Language of the page; auto follows the browser.", "zh": "页面语言；auto 表示跟随浏览器。"},
+        {"en": "Language of the page; auto = the browser's language.", "zh": "页面语言；auto 表示跟随浏览器。"},
         choices=("auto", "zh", "en"),
     ),
     Option(
@@ -50,7 +50,7 @@ _INTERFACE = (
         "theme",
         "auto",
         {"en": "Theme", "zh": "主题"},
-        {"en": "Dark or light; auto follows the system.", "zh": "深色或浅色；auto 表示跟随系统。"},
+        {"en": "Dark or light; auto = as set in the system.", "zh": "深色或浅色；auto 表示跟随系统。"},
         choices=("auto", "dark", "light"),
     ),
     Option(
@@ -58,7 +58,7 @@ _INTERFACE = (
         "system_message",
         "",
         {"en": "System message", "zh": "系统消息"},
-        {"en": "What the model is told before every conversation.", "zh": "每次对话开始前告诉模型的话。"},
+        {"en": "Instructions placed before every conversation.", "zh": "放在每次对话之前的指令。"},
         example="You are a helpful assistant.",
     ),
     Option(
@@ -66,14 +66,14 @@ _INTERFACE = (
         "autoload_model",
         False,
         {"en": "Autoload the model", "zh": "自动加载模型"},
-        {"en": "Load a model as soon as it is picked.", "zh": "在菜单中选中模型后立即加载。"},
+        {"en": "Load a model as soon as it is selected.", "zh": "选中模型后立即加载。"},
     ),
     Option(
         "preset",
         "preset",
         "",
         {"en": "Preset", "zh": "预设"},
-        {"en": "The preset whose parameters the page begins with.", "zh": "页面启动时采用的预设。"},
+        {"en": "Preset that is selected when the page opens.", "zh": "页面启动时采用的预设。"},
         example="min_p",
     ),
     Option(
@@ -82,8 +82,8 @@ _INTERFACE = (
         "",
         {"en": "Download endpoint", "zh": "下载站点"},
         {
-            "en": "Where models are downloaded from; several separated by commas.",
-            "zh": "从哪里下载模型；多个用逗号分隔。",
+            "en": "Site that models are downloaded from; separate several by commas.",
+            "zh": "下载模型的站点；多个用逗号分隔。",
         },
         example="https://hf-mirror.com",
     ),
@@ -93,8 +93,8 @@ _INTERFACE = (
         4,
         {"en": "Connections", "zh": "下载连接数"},
         {
-            "en": "Over how many connections a large file is downloaded, and how many small ones at a time.",
-            "zh": "下载大文件同时使用的连接数，也是同时下载的小文件数。",
+            "en": "Connections per large file, and number of small files downloaded at a time.",
+            "zh": "每个大文件使用的连接数，也是同时下载的小文件数。",
         },
         minimum=1,
         maximum=8,
@@ -103,8 +103,11 @@ _INTERFACE = (
         "downloads_at_once",
         "downloads_at_once",
         1,
-        {"en": "Downloads at once", "zh": "同时下载数"},
-        {"en": "How many downloads run at once; the others queue.", "zh": "同时进行的下载任务数，其余排队。"},
+        {"en": "Simultaneous downloads", "zh": "同时下载数"},
+        {
+            "en": "Number of downloads that run at a time; the others are queued.",
+            "zh": "同时进行的下载任务数，其余排队。",
+        },
         minimum=1,
         maximum=4,
     ),
@@ -116,7 +119,7 @@ INTERFACE: Mapping[str, Option] = {option.key: option for option in _INTERFACE}
 
 @dataclass(frozen=True)
 class Settings:
-    """The interface's settings, and the defaults of generation parameters that stand above those of the table."""
+    """Settings of the interface, and generation parameters that override the defaults of the table."""
 
     language: str = "auto"
     theme: str = "auto"
@@ -126,7 +129,7 @@ class Settings:
     hf_endpoint: str = ""
     download_connections: int = 4
     downloads_at_once: int = 1
-    loaders: Mapping[str, str] = field(default_factory=dict)  # by format, where one is preferred
+    loaders: Mapping[str, str] = field(default_factory=dict)  # default loader by format, if not "auto"
     generation: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -142,7 +145,7 @@ class SettingsStore:
 
     def set(self, key: str, value: bool | str) -> Path | None:
         """Change one setting, now and in the file. Return the backup path if the old file was invalid, else None."""
-        backup = remember(self._path, key, value)
+        backup = save_setting(self._path, key, value)
         self.current = dataclasses.replace(self.current, **{key: value})  # type: ignore[arg-type]
         return backup
 
@@ -161,27 +164,27 @@ class SettingsStore:
 
 
 def read(path: Path, required: bool = False) -> Settings:
-    """The settings in `path`. A missing file means the defaults, unless `required`. SettingsError names the fault."""
+    """Read the settings. A missing file means the defaults, unless it is `required`. Raises SettingsError."""
     if required and not path.exists():
-        raise SettingsError(str(path), {"en": "there is no such file", "zh": "文件不存在"})
-    return _settled(str(path), YamlFile(path).read())
+        raise SettingsError(str(path), {"en": "file not found", "zh": "文件不存在"})
+    return _parse(str(path), YamlFile(path).read())
 
 
-def remember(path: Path, key: str, value: Value) -> Path | None:
-    """Have `path` say so from now on, all else as it is; where it was kept if it was no YAML. SettingsError."""
-    return YamlFile(path).change(lambda content: content.update({key: plain(value)}))
+def save_setting(path: Path, key: str, value: Value) -> Path | None:
+    """Write one setting. Return the backup path if the old file was invalid, else None. Raises SettingsError."""
+    return YamlFile(path).update(lambda content: content.update({key: to_yaml(value)}))
 
 
-def _settled(path: str, found: Mapping[str, object]) -> Settings:
+def _parse(path: str, content: Mapping[str, object]) -> Settings:
     known = {**INTERFACE, **PARAMETERS}
     try:
-        for key in found:
+        for key in content:
             if key not in known:
                 raise UnknownOption(key, nearest(key, known))
-        interface = parse_all(INTERFACE, {key: found[key] for key in found if key in INTERFACE})
-        generation = parse_all(PARAMETERS, {key: found[key] for key in found if key in PARAMETERS})
+        interface = parse_all(INTERFACE, {key: content[key] for key in content if key in INTERFACE})
+        generation = parse_all(PARAMETERS, {key: content[key] for key in content if key in PARAMETERS})
     except WebUIError as error:
         raise SettingsError(path, {"en": error.say("en"), "zh": error.say("zh")}) from error
-    loaders = {each: str(interface.pop(f"loader_{each}", AUTO)) for each in FORMATS}
-    preferred = {each: name for each, name in loaders.items() if name != AUTO}
+    loaders = {model_format: str(interface.pop(f"loader_{model_format}", AUTO)) for model_format in FORMATS}
+    preferred = {model_format: name for model_format, name in loaders.items() if name != AUTO}
     return Settings(**interface, loaders=preferred, generation=generation)  # type: ignore[arg-type]

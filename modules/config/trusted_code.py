@@ -1,7 +1,7 @@
-"""Which Python files of each model its owner has agreed to: `.trusted.yaml` in the folder of models.
+"""The Python files of models that the user has agreed to run: `.trusted.yaml` in the folder of models.
 
-The first load of a model with trust_remote_code agrees to what lies there, for only the command line can allow that.
-From then on a file that is new or another is asked about again.
+The first load of a model with trust_remote_code, which only the command line can allow, agrees to its present files.
+After that, new and changed files need consent.
 """
 
 from __future__ import annotations
@@ -10,35 +10,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.config.yaml_file import YamlFile, plain
+from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import CodeChanged
 
 
 class TrustedCode:
-    """`folder` is that of the models. Code is told by file name and SHA-256, as `own_code.code_of` does."""
+    """Owner of `.trusted.yaml`. Code is given as SHA-256 by file name, see `formats/remote_code.py`."""
 
     def __init__(self, folder: Path) -> None:
         self._file = YamlFile(folder / ".trusted.yaml")
 
     def check(self, model: str, code: Mapping[str, str]) -> None:
-        """CodeChanged if `code` is not what was agreed to. Of a model never seen it is agreed to now. SettingsError."""
-        listed = self._file.read()
-        if model not in listed:
+        """Raise CodeChanged if `code` has new or changed files; agree to the code of a model seen for the first time.
+
+        Raises SettingsError if the file cannot be read or written.
+        """
+        agreed = self._file.read()
+        if model not in agreed:
             self.agree(model, code)
             return
-        compare(model, listed[model], code)
+        require_unchanged(model, agreed[model], code)
 
     def agree(self, model: str, code: Mapping[str, str]) -> None:
-        """From now on `code` may run, and nothing else. SettingsError."""
+        """Allow exactly `code` to run from now on. Raises SettingsError."""
 
         def edit(content: Any) -> None:
-            content[plain(model)] = {plain(name): plain(sha) for name, sha in code.items()}
+            content[to_yaml(model)] = {to_yaml(name): to_yaml(sha) for name, sha in code.items()}
 
-        self._file.change(edit)
+        self._file.update(edit)
 
 
-def compare(model: str, agreed: object, code: Mapping[str, str]) -> None:
-    """CodeChanged if `code` has more than was `agreed`, which comes from a file or a browser and may be anything."""
+def require_unchanged(model: str, agreed: object, code: Mapping[str, str]) -> None:
+    """Raise CodeChanged if `code` has files that are not in `agreed`, or other ones.
+
+    `agreed` comes from a file or a browser, so it may be of any type.
+    """
     known = agreed if isinstance(agreed, dict) else {}
     changes = {name: "changed" if name in known else "added" for name, sha in code.items() if known.get(name) != sha}
     if changes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.catalog.catalog import ModelRecord
-from modules.config.trusted_code import TrustedCode, compare
+from modules.config.trusted_code import TrustedCode, require_unchanged
 from modules.core.errors import Unsupported
 from modules.formats.remote_code import code_of
 
@@ -43,5 +43,5 @@ class CodeConsent:
         self.require_allowed()
         code = code_of(record.path)
         if seen is not None:
-            compare(record.name, seen, code)
+            require_unchanged(record.name, seen, code)
         self._trusted.agree(record.name, code)

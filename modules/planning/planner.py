@@ -84,7 +84,7 @@ class Planner:
 
     def saved_settings(self, record: ModelRecord) -> Mapping[str, object]:
         """Return the settings saved for the model, raw. Raises SettingsError if the file is damaged."""
-        saved = self._model_settings.of(record.name)
+        saved = self._model_settings.get(record.name)
         # A file must not allow what only the command line may.
         return saved if self._consent.allowed else {key: raw for key, raw in saved.items() if key != _TRUST}
 

@@ -145,15 +145,15 @@ def test_a_web_socket_is_guarded_as_well() -> None:
 
 
 def test_a_server_for_this_machine_alone_has_the_loopback_names() -> None:
-    assert hosts_for(flags.read([])) == LOOPBACK
-    assert hosts_for(flags.read(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
+    assert hosts_for(flags.parse([])) == LOOPBACK
+    assert hosts_for(flags.parse(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
 
 
 @pytest.mark.parametrize(
     "words", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
 )
 def test_a_server_for_the_network_has_this_machines_names_and_addresses(words: list[str]) -> None:
-    hosts = hosts_for(flags.read(words))
+    hosts = hosts_for(flags.parse(words))
     name = socket.gethostname().lower()
     assert {name, f"{name.partition('.')[0]}.local"} | LOOPBACK <= hosts
     assert words[-1].lower() in {*hosts, "--listen"}
@@ -165,4 +165,4 @@ def test_the_address_we_send_from_is_among_them() -> None:
             probe.connect(("192.0.2.1", 9))  # sends nothing
         except OSError:
             pytest.skip("this machine has no network")
-        assert probe.getsockname()[0] in hosts_for(flags.read(["--listen"]))
+        assert probe.getsockname()[0] in hosts_for(flags.parse(["--listen"]))

@@ -9,7 +9,7 @@ import pytest
 
 from modules.config import flags
 from modules.config.flags import SERVER
-from modules.config.legacy_flags import GONE
+from modules.config.legacy_flags import IGNORED_FLAGS
 from modules.core.errors import CommandLineError, OptionError, UnknownOption
 from modules.core.paths import ROOT
 from modules.options.load import OPTIONS
@@ -44,7 +44,7 @@ def test_the_flags_of_the_server_are_there() -> None:
 
 
 def test_nothing_typed_is_the_defaults_and_no_load_option() -> None:
-    read = flags.read([])
+    read = flags.parse([])
     assert read.server == {key: option.default for key, option in SERVER.items()}
     assert read.load == {}
 
@@ -55,7 +55,7 @@ def test_every_server_flag_is_accepted_with_dashes_and_underscores(subtests: pyt
             option = SERVER[key]
             for spelling in spellings(option.flag):
                 expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
-                assert flags.read(words_for(option, changed(option), spelling)).server[key] == expected
+                assert flags.parse(words_for(option, changed(option), spelling)).server[key] == expected
 
 
 def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
@@ -63,7 +63,7 @@ def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pyt
         with subtests.test(option=key):
             option = OPTIONS[key]
             for spelling in spellings(option.flag):
-                read = flags.read(words_for(option, changed(option), spelling))
+                read = flags.parse(words_for(option, changed(option), spelling))
                 assert read.load == {key: changed(option)}
 
 
@@ -74,7 +74,7 @@ def test_no_flag_means_two_things() -> None:
 
 def test_a_line_as_one_would_type_it() -> None:
     line = "--model SmolLM2 --loader llama.cpp --n_ctx=4096 --no-mmap --threads 2 --listen --listen-port 8000 --api"
-    read = flags.read(line.split())
+    read = flags.parse(line.split())
     assert (read.text("model"), read.text("loader")) == ("SmolLM2", "llama.cpp")
     assert read.load == {"n_ctx": 4096, "no_mmap": True, "threads": 2}
     assert read.on("listen")
@@ -84,20 +84,20 @@ def test_a_line_as_one_would_type_it() -> None:
 
 def test_a_typed_default_is_typed_all_the_same() -> None:
     """For it stands above what was saved."""
-    assert flags.read(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
+    assert flags.parse(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
 
 
 @pytest.mark.parametrize(("word", "guess"), [("--n-ctxx", "--n_ctx"), ("--modle", "--model"), ("--zzzzzz", "")])
 def test_an_unknown_flag_names_the_nearest(word: str, guess: str) -> None:
     with pytest.raises(UnknownOption) as unknown:
-        flags.read([word, "5"])
+        flags.parse([word, "5"])
     assert (unknown.value.name, unknown.value.nearest) == (word, guess)
 
 
 @pytest.mark.parametrize("word", ["stray", "-x", "--"])
 def test_a_word_that_belongs_to_no_flag_is_refused(word: str) -> None:
     with pytest.raises((UnknownOption, CommandLineError)):
-        flags.read([word])
+        flags.parse([word])
 
 
 INVALID = [
@@ -115,17 +115,17 @@ INVALID = [
 def test_an_invalid_value_is_refused(subtests: pytest.Subtests) -> None:
     for words in INVALID:
         with subtests.test(words=words), pytest.raises(OptionError):
-            flags.read(words)
+            flags.parse(words)
 
 
 def test_a_flag_that_lacks_its_value_is_refused() -> None:
     with pytest.raises(CommandLineError):
-        flags.read(["--model"])
+        flags.parse(["--model"])
 
 
 def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        flags.read(["--help"])
+        flags.parse(["--help"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     for option in (*SERVER.values(), *OPTIONS.values()):
@@ -133,14 +133,14 @@ def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_who_may_use_the_page_may_be_several() -> None:
-    assert flags.logins(flags.read(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
-    assert flags.logins(flags.read([])) == []
+    assert flags.logins(flags.parse(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
+    assert flags.logins(flags.parse([])) == []
 
 
 def lines_of(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
     """The words of a file that has these lines."""
     path.write_bytes(newline.join(lines).encode(encoding))
-    return flags.with_file(path, [])
+    return flags.with_flags_file(path, [])
 
 
 @pytest.fixture
@@ -165,12 +165,12 @@ def test_the_file_may_come_from_another_system(file: Path) -> None:
 
 def test_typed_words_follow_the_files(file: Path) -> None:
     file.write_text("--n_ctx 1024 --gpu-memory 10 20 --mlock\n")
-    words = flags.with_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
-    assert flags.read(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
+    words = flags.with_flags_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
+    assert flags.parse(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
 
 
 def test_there_need_not_be_a_file(file: Path) -> None:
-    assert flags.with_file(file, ["--api"]) == ["--api"]
+    assert flags.with_flags_file(file, ["--api"]) == ["--api"]
 
 
 def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
@@ -178,14 +178,14 @@ def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
     examples = re.findall("^# (--.+)", shipped, re.MULTILINE)
     assert len(examples) == 2
     for example in examples:
-        assert flags.read(lines_of(file, example)) != flags.read([])
+        assert flags.parse(lines_of(file, example)) != flags.parse([])
 
 
 def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
     def refused(content: bytes) -> CommandLineError:
         file.write_bytes(content)
         with pytest.raises(CommandLineError) as refusal:
-            flags.with_file(file, [])
+            flags.with_flags_file(file, [])
         return refusal.value
 
     unclosed = refused(b"--api\n--model 'x")
@@ -199,53 +199,54 @@ def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
 
 def test_a_file_of_flags_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(CommandLineError) as refused:
-        flags.with_file(tmp_path, [])
+        flags.with_flags_file(tmp_path, [])
     assert refused.value.say("en") == f"Command line: {tmp_path}: cannot be read (Is a directory)."
     assert refused.value.say("zh") == f"命令行：{tmp_path}：无法读取（Is a directory）。"
 
 
 def test_of_a_flag_typed_twice_the_later_counts() -> None:
     words = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
-    read = flags.read(words.split())
+    read = flags.parse(words.split())
     assert read.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
     assert read.server["listen_port"] == 2
 
 
 def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest.Subtests) -> None:
-    for flag in GONE:
+    for flag in IGNORED_FLAGS:
         with subtests.test(flag=flag):
             for spelling in spellings(flag):
                 for values in ([], ["1"], ["a", "-1"]):
-                    read = flags.read(["--n_ctx=512", f"--{spelling}", *values, "--api"])
+                    read = flags.parse(["--n_ctx=512", f"--{spelling}", *values, "--api"])
                     assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
-                    assert [words["en"].partition(":")[0] for words in read.ignored] == [f"--{spelling}"]
-                    assert all(f"--{spelling}：" in words["zh"] for words in read.ignored)
-            assert len(flags.read([f"--{flag}=x", f"--{flag}"]).ignored) == 1
+                    assert [words["en"].partition(" ")[0] for words in read.warnings] == [f"--{spelling}"]
+                    assert all(f"--{spelling} 已不再支持" in words["zh"] for words in read.warnings)
+            assert len(flags.parse([f"--{flag}=x", f"--{flag}"]).warnings) == 1
 
 
 def test_no_flag_is_both_gone_and_there() -> None:
     there = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
-    assert there.isdisjoint(flag.replace("_", "-") for flag in GONE)
+    assert there.isdisjoint(flag.replace("_", "-") for flag in IGNORED_FLAGS)
 
 
 def test_what_takes_the_place_of_a_flag_that_is_gone_is_there() -> None:
-    for instead in filter(None, GONE.values()):
-        flags.read([*instead.split(), *([] if " " in instead else ["8"])])
-        assert instead in flags.read([f"--{next(flag for flag in GONE if GONE[flag] == instead)}"]).ignored[0]["zh"]
+    for instead in filter(None, IGNORED_FLAGS.values()):
+        flags.parse([*instead.split(), *([] if " " in instead else ["8"])])
+        flag = next(flag for flag, replacement in IGNORED_FLAGS.items() if replacement == instead)
+        assert instead in flags.parse([f"--{flag}"]).warnings[0]["zh"]
 
 
 def test_what_was_known_of_old_is_ignored() -> None:
     old = """no-cache force-safetensors cache-capacity deepspeed model_type pre_layer checkpoint monkey-patch chat
         notebook autogptq chat-buttons extensions"""
-    assert set(old.split()) <= set(GONE)
+    assert set(old.split()) <= set(IGNORED_FLAGS)
 
 
 @pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
 def test_what_protects_and_what_never_was_stays_an_error(word: str) -> None:
     with pytest.raises(UnknownOption):
-        flags.read([word])
+        flags.parse([word])
 
 
 def test_a_gone_flag_does_not_hide_that_another_lacks_its_value() -> None:
     with pytest.raises(CommandLineError):
-        flags.read(["--model", "--chat", "name"])
+        flags.parse(["--model", "--chat", "name"])

@@ -55,7 +55,7 @@ def test_whatever_is_saved_for_models_of_any_name_comes_back_after_a_restart_and
     for _ in range(30):
         name, loader = dice.choice(names), dice.choice(list(LOADERS.values()))
         settings = remembered(tmp_path, *names)  # as after a restart
-        held = {key: raw for key, raw in settings.of(name).items() if key != "loader"}
+        held = {key: raw for key, raw in settings.get(name).items() if key != "loader"}
         assert held == latest.get(name, ("", {}))[1]
         chosen = {key: any_value(OPTIONS[key], dice) for key in loader.options if dice.random() < 0.3}
         settings.save(name, loader.name, chosen, loader.options)
@@ -82,12 +82,12 @@ def test_an_entry_of_the_original_is_read_and_becomes_ours_when_it_is_saved(tmp_
     )
     settings = remembered(tmp_path)
     expected = {"loader": "llama.cpp", "n_ctx": 4096, "gpu_memory": "8000MiB 0MiB", "instruction_template": "Alpaca"}
-    assert settings.of("a+b [1].gguf") == expected
-    assert settings.of("a+b [1]xgguf") == {}
+    assert settings.get("a+b [1].gguf") == expected
+    assert settings.get("a+b [1]xgguf") == {}
     save(settings, "a+b [1].gguf", n_ctx=512)
     assert "a+b [1].gguf$" not in file.read_text()
-    assert settings.of("a+b [1].gguf") == expected | {"n_ctx": 512}
-    assert settings.of("other") == {"n_ctx": 1}
+    assert settings.get("a+b [1].gguf") == expected | {"n_ctx": 512}
+    assert settings.get("other") == {"n_ctx": 1}
 
 
 def test_what_the_original_left_of_memory_is_what_our_loaders_take(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_pat
     save(settings, "m", n_ctx=512, mlock=True)
     save(settings, "m", "Transformers", bf16=True)
     save(settings, "m", threads=3)
-    assert settings.of("m") == {"loader": "llama.cpp", "bf16": True, "threads": 3}
+    assert settings.get("m") == {"loader": "llama.cpp", "bf16": True, "threads": 3}
 
 
 def test_an_entry_that_is_an_alias_of_anothers_is_saved_for_itself(tmp_path: Path) -> None:

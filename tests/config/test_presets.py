@@ -9,7 +9,7 @@ import pytest
 from modules.config.presets import NEUTRAL, Presets
 from modules.core.errors import OptionError, PresetNotFound, SettingsError
 from modules.core.paths import ROOT
-from modules.loaders.generation_settings import PARAMETERS, changed, refuse_missing, settle
+from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, settle
 from modules.loaders.registry import LOADERS
 
 
@@ -55,7 +55,7 @@ def test_one_of_the_originals_is_read_and_says_what_means_nothing_here(presets: 
     put(presets, "Contrastive Search", text)
     preset = presets.read("Contrastive Search")
     assert preset.values == {**NEUTRAL, "do_sample": False, "top_k": 4, "sampler_priority": "top_k\ntemperature"}
-    assert preset.passed_over == ("penalty_alpha", "seed")
+    assert preset.ignored_keys == ("penalty_alpha", "seed")
 
 
 @pytest.mark.parametrize("text", ["temperature: warm\n", "top_p: 7\n", "sampler_priority: [top_q]\n", "top_k: null\n"])
@@ -173,6 +173,6 @@ def test_some_are_shipped() -> None:
 @pytest.mark.parametrize("name", ["min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"])
 def test_what_is_shipped_is_sound_and_no_loader_refuses_it(name: str) -> None:
     preset = SHIPPED.read(name)
-    assert not preset.passed_over
+    assert not preset.ignored_keys
     for loader in ("llama.cpp", "Transformers"):
-        refuse_missing(changed(settle(preset.values)), LOADERS[loader])
+        require_supported(changed(settle(preset.values)), LOADERS[loader])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.config.yaml_file import YamlFile, plain
+from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import SettingsError
 from modules.core.paths import ROOT
 
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_change_keeps_comments_order_and_what_it_does_not_know(path: Path) -> None:
     path.write_text(WRITTEN, encoding="utf-8")
-    YamlFile(path).change(lambda content: content["first model"].update({"n_ctx": 2048, "mlock": True}))
+    YamlFile(path).update(lambda content: content["first model"].update({"n_ctx": 2048, "mlock": True}))
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# what I found out\nfirst model:        # the small one\n  n_ctx: 2048       # more does")
     assert "odd: [1, 2]" in text and "'on': {threads: 3}" in text and "mlock: true" in text
@@ -38,7 +38,7 @@ def test_a_change_keeps_comments_order_and_what_it_does_not_know(path: Path) -> 
 @pytest.mark.parametrize("text", ["", "# alone\n# 注释\n", "---\n", "{}\n"])
 def test_an_empty_file_is_filled_and_its_comments_stay(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    YamlFile(path).change(lambda content: content.update({"a": 1}))
+    YamlFile(path).update(lambda content: content.update({"a": 1}))
     assert YamlFile(path).read() == {"a": 1}
     assert all(line in path.read_text(encoding="utf-8") for line in text.splitlines() if line.startswith("#"))
 
@@ -52,7 +52,7 @@ def test_keys_are_what_is_written(path: Path) -> None:
     "value", ["on", "no", "1e3", "0x10", "12", "null", "~", "1:30", "2024-01-01", "", " a ", "a\nb"]
 )
 def test_a_text_that_looks_like_something_else_stays_a_text(path: Path, value: str) -> None:
-    YamlFile(path).change(lambda content: content.update({"text": plain(value)}))
+    YamlFile(path).update(lambda content: content.update({"text": to_yaml(value)}))
     assert YamlFile(path).read() == {"text": value}
 
 
@@ -75,7 +75,7 @@ def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved
     assert path.read_text(encoding="utf-8") == text
     for number in (1, 2):
         path.write_text(text, encoding="utf-8")
-        aside = YamlFile(path).change(lambda content: content.update({"new": 1}))
+        aside = YamlFile(path).update(lambda content: content.update({"new": 1}))
         assert aside == path.with_name(f"file.yaml.broken-{number}")
         assert aside.read_text(encoding="utf-8") == text
         assert YamlFile(path).read() == {"new": 1}
@@ -84,7 +84,7 @@ def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved
 def test_what_could_not_be_read_is_not_taken_for_broken(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingsError):
-        YamlFile(path).change(lambda content: content.update({"a": 1}))
+        YamlFile(path).update(lambda content: content.update({"a": 1}))
     assert [each.name for each in path.parent.iterdir() if "broken" in each.name] == []
 
 
@@ -113,9 +113,9 @@ def test_a_change_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(pat
         raise OSError("no space left")
 
     with pytest.raises(SettingsError, match="no space left"):
-        YamlFile(path).change(fails)
+        YamlFile(path).update(fails)
     with pytest.raises(SettingsError):
-        YamlFile(path).change(lambda content: content.update({"a": object()}))
+        YamlFile(path).update(lambda content: content.update({"a": object()}))
     assert path.read_text(encoding="utf-8") == "a: 1\n"
     assert {each.name for each in path.parent.iterdir()} == {"file.yaml", ".file.yaml.lock"}
 
@@ -125,7 +125,7 @@ def test_a_link_stays_one_and_the_rights_stay_as_they_are(path: Path) -> None:
     real.write_text("a: 1\n", encoding="utf-8")
     real.chmod(0o600)
     path.symlink_to(real)
-    YamlFile(path).change(lambda content: content.update({"a": 2}))
+    YamlFile(path).update(lambda content: content.update({"a": 2}))
     assert path.is_symlink() and YamlFile(real).read() == {"a": 2}
     assert os.stat(real).st_mode & 0o777 == 0o600
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from modules.core.errors import OptionError, UnknownOption, Unsupported
-from modules.loaders.generation_settings import PARAMETERS, changed, refuse_missing, settle
+from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, settle
 from modules.loaders.registry import LOADERS
 from modules.options.generation import SUPPORTED_BY_ALL
 
@@ -95,10 +95,10 @@ def test_exllamav2_has_those_that_its_own_sampler_has() -> None:
 
 def test_what_a_loader_lacks_is_refused_by_name_and_what_every_loader_has_is_not() -> None:
     params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
-    refuse_missing(changed(params), LOADERS["Transformers"])
+    require_supported(changed(params), LOADERS["Transformers"])
     with pytest.raises(Unsupported, match="has no top_a"):
-        refuse_missing(changed(params), LOADERS["llama.cpp"])
-    refuse_missing(changed(settle({})), LOADERS["llama.cpp"])
+        require_supported(changed(params), LOADERS["llama.cpp"])
+    require_supported(changed(settle({})), LOADERS["llama.cpp"])
 
 
 def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do() -> None:

@@ -271,7 +271,7 @@ def make_app_in(place: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
 
     def make(*words: str) -> App:
         own = ("--model-dir", str(place / "models"), "--lora-dir", str(place / "loras"))
-        made.append(App(flags.read([*own, "--settings", str(tmp_path / "settings.yaml"), *words])))
+        made.append(App(flags.parse([*own, "--settings", str(tmp_path / "settings.yaml"), *words])))
         return made[-1]
 
     yield make

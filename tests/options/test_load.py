@@ -185,12 +185,12 @@ def test_what_real_models_say_of_themselves_is_acceptable() -> None:
 
 
 def test_linear_scaling_takes_fractions_on_the_command_line_too() -> None:
-    assert FlagParser(OPTIONS.values(), "").typed(["--compress-pos-emb", "2.5"]) == {"compress_pos_emb": 2.5}
+    assert FlagParser(OPTIONS.values(), "").parse(["--compress-pos-emb", "2.5"]) == {"compress_pos_emb": 2.5}
 
 
 def test_flash_attention_is_on_and_a_flag_turns_it_off() -> None:
     assert OPTIONS["flash_attn"].default is True
-    assert FlagParser(OPTIONS.values(), "").typed(["--flash_attn=false"]) == {"flash_attn": False}
+    assert FlagParser(OPTIONS.values(), "").parse(["--flash_attn=false"]) == {"flash_attn": False}
 
 
 def test_the_command_line_prints_the_help_of_all_options() -> None:

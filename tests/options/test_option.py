@@ -31,7 +31,7 @@ FLAGS = FlagParser([CONTEXT, ALPHA, NO_MMAP, MLOCK, SPLIT, KIND, BITS, MEMORY, G
 
 
 def typed(line: str) -> dict[str, object]:
-    return dict(FLAGS.typed(line.split()))
+    return dict(FLAGS.parse(line.split()))
 
 
 @pytest.mark.parametrize("raw", [4096, "4096", " 4096 ", 4096.0, "4096.0", "4.096e3"])
@@ -180,7 +180,7 @@ def test_the_last_of_two_wins() -> None:
 
 
 def test_underscores_in_a_value_are_left_alone() -> None:
-    assert FlagParser([option("model", "")], "").typed(["--model", "a_b-c"]) == {"model": "a_b-c"}
+    assert FlagParser([option("model", "")], "").parse(["--model", "a_b-c"]) == {"model": "a_b-c"}
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -
     assert reduced.source == "memory" and SMALLEST <= int(reduced.value) < 8192
     assert app.planner.form_settings(record, {})["n_ctx"] == reduced
     app.planner.save(LoadRequest(record, "llama.cpp", {"threads": 2}))
-    assert app.model_settings.of(NAME) == {"loader": "llama.cpp", "threads": 2}
+    assert app.model_settings.get(NAME) == {"loader": "llama.cpp", "threads": 2}
 
 
 def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: App) -> None:

@@ -86,7 +86,7 @@ def smollm2_server(models_folder: Path, settings: str = "") -> Iterator[Server]:
     """A server with SmolLM2 loaded; `settings` is what settings.yaml holds."""
     file = models_folder / "settings.yaml"
     file.write_text(settings)
-    app = App(flags.read(["--api", "--model-dir", str(models_folder), "--settings", str(file)]))
+    app = App(flags.parse(["--api", "--model-dir", str(models_folder), "--settings", str(file)]))
     try:
         load_smollm2(app)
         with server_of(app) as running:

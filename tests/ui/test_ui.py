@@ -27,7 +27,7 @@ def tab(models_folder: Path) -> Iterator[Any]:
     from modules.ui.handlers import Page
     from modules.ui.model.tab import ModelTab
 
-    app = App(flags.read(["--model-dir", str(models_folder)]))
+    app = App(flags.parse(["--model-dir", str(models_folder)]))
     with page_parts() as blocks:
         tab = ModelTab(Page(app, "en"), followers())
     yield model_tab(blocks, tab)
@@ -118,7 +118,7 @@ def test_the_built_page_has_brought_no_backend_into_the_process(whole_program: N
         "import server, sys\n"
         "from modules.config import flags\n"
         "from modules.app import App\n"
-        "server.build(App(flags.read(['--api'])))\n"
+        "server.build(App(flags.parse(['--api'])))\n"
         "print([name for name in ('torch', 'transformers', 'llama_cpp') if name in sys.modules])"
     )
     assert in_python(code) == "[]"

@@ -103,7 +103,7 @@ class ParametersTab:
         preset = self._app.presets.read(_text(name))
         if self._page.owner:
             self._app.settings.set("preset", _text(name))
-        unused = messages.info(self._unused(preset.values, preset.passed_over))
+        unused = messages.info(self._unused(preset.values, preset.ignored_keys))
         return {self.line: unused, self.name: _text(name), **self._show(preset.values)}
 
     def _unused(self, values: Mapping[str, object], unknown: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def event(data: object) -> Any:
 
 
 def saved(tab: Any) -> object:
-    return tab.app.model_settings.of(NAME)
+    return tab.app.model_settings.get(NAME)
 
 
 def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
@@ -72,7 +72,7 @@ def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, 
     """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
     tab.save_settings({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
-    assert tab.app.model_settings.of("other.gguf") == {"loader": "llama.cpp"}
+    assert tab.app.model_settings.get("other.gguf") == {"loader": "llama.cpp"}
     stale = {**form(tab, NAME, "AutoAWQ", n_ctx=512), tab.model: "other.gguf"}
     plan = tab.plan(stale)
     assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
@@ -89,12 +89,12 @@ def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
     filled = tab.restore_defaults({tab.model: NAME})
     assert 0 < filled[tab.options.fitted_n_ctx] == filled[tab.widgets["n_ctx"]] < 8192
     updates = tab.save_settings({**form(tab), **filled})
-    assert tab.app.model_settings.of(NAME) == {"loader": "llama.cpp"}
+    assert tab.app.model_settings.get(NAME) == {"loader": "llama.cpp"}
     tab.app.memory.available_memory = lambda: 180_000_000
     again = {**form(tab), **filled, tab.options.baseline: updates[tab.options.baseline]}
     assert tab.plan(again).settings["n_ctx"].source == "memory"
     tab.save_settings({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
-    assert tab.app.model_settings.of(NAME)["n_ctx"] == 8192
+    assert tab.app.model_settings.get(NAME)["n_ctx"] == 8192
 
 
 def is_unchanged(updates: dict[Any, Any]) -> bool:

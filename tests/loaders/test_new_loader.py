@@ -1,0 +1,70 @@
+"""A new loader is one row and one folder; a new option is one row. As CONTRIBUTING.md says, nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from modules.core.paths import ROOT
+from tests.support.gguf_files import gguf
+
+pytestmark = pytest.mark.usefixtures("whole_program")
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the application did with the rows of tests/support/new_loader.py, started with `--repeat-times 3`."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "model.gguf").write_bytes(gguf())
+    command = [sys.executable, "-m", "tests.support.new_loader", str(folder), "--repeat-times", "3"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(seen: dict[str, Any]) -> None:
+    assert seen["loader"] == "Parrot"
+
+
+def test_a_new_loader_is_explained_by_its_own_arguments(seen: dict[str, Any]) -> None:
+    call = seen["explanation"]["calls"]["open_parrot"]
+    assert (call["context_length"], call["times"]) == (2048, 3)
+    assert set(seen["explanation"]["options"]) == {"n_ctx", "repeat_times"}
+
+
+def test_a_new_loader_loads_answers_and_unloads(seen: dict[str, Any]) -> None:
+    assert seen["answer"] == "hello hello hello "
+    assert seen["status"] == ["ready", "none"]
+
+
+def test_a_new_option_is_a_flag_that_reaches_the_engine(seen: dict[str, Any]) -> None:
+    assert seen["source"] == "flag"
+    assert seen["answer"].count("hello") == 3
+
+
+def test_a_new_option_belongs_to_the_loaders_of_its_table(seen: dict[str, Any]) -> None:
+    assert seen["option"]["loaders"] == ["llama.cpp", "Parrot"]
+
+
+def test_a_new_option_has_a_widget(seen: dict[str, Any]) -> None:
+    widget = seen["option"]["widget"]
+    assert (widget["type"], widget["label"], widget["maximum"]) == ("Slider", "Repetitions", 9)
+    assert widget["info"].startswith("How often the answer is repeated.")
+
+
+def test_a_new_option_is_validated(seen: dict[str, Any]) -> None:
+    assert "a whole number from 1 to 9" in seen["option"]["refusal"]
+
+
+def test_a_new_option_is_saved_per_model_under_its_key(seen: dict[str, Any]) -> None:
+    assert seen["saved"] == {"loader": "Parrot", "repeat_times": 4}
+
+
+def test_a_new_option_is_documented(seen: dict[str, Any]) -> None:
+    line = seen["option"]["documentation"]
+    assert "`--repeat-times`" in line and "How often the answer is repeated." in line and "重复" in line

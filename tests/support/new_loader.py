@@ -1,0 +1,108 @@
+"""The application with a new loader and a new option: `python -m tests.support.new_loader <folder> <option flags>`.
+
+Adds one row to the registry, for the folder tests/support/parrot, and one row to a table of options, as CONTRIBUTING.md
+describes; nothing else is changed. Then loads the model in <folder> and prints what became of both rows, as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from modules.options import load_llamacpp
+from modules.options.option import Option
+
+load_llamacpp.LLAMACPP += (
+    Option(
+        "repeat_times",
+        "repeat-times",
+        1,
+        {"en": "Repetitions", "zh": "重复次数"},
+        {"en": "How often the answer is repeated.", "zh": "回答重复的次数。"},
+        minimum=1,
+        maximum=9,
+        step=1,
+    ),
+)
+
+# The tables that are made from these rows are made when the modules below are imported.
+from modules.loaders import registry  # noqa: E402
+
+row = registry.Loader(
+    "Parrot",
+    engine="tests.support.parrot.engine:Parrot",
+    formats=("gguf",),
+    options=("n_ctx", "repeat_times"),
+    samplers=frozenset(),
+    abilities=frozenset(),
+    packages=(),
+    install="",
+)
+cast(dict[str, registry.Loader], registry.LOADERS)[row.name] = row
+
+from modules.app import App  # noqa: E402
+from modules.config import flags  # noqa: E402
+from modules.core.errors import OptionError  # noqa: E402
+from modules.core.events import Text  # noqa: E402
+from modules.core.prompt import Prompt  # noqa: E402
+from modules.loaders import generation_settings  # noqa: E402
+from modules.loaders.registry import LOADERS  # noqa: E402
+from modules.options.load import OPTIONS  # noqa: E402
+from modules.planning.load_request import LoadRequest  # noqa: E402
+from scripts import docs_tables  # noqa: E402
+
+
+def report(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Plan, explain, load, generate, save and unload; return what was seen on the way."""
+    settings = folder / "settings.yaml"
+    settings.write_text("loader_gguf: Parrot\n", encoding="utf-8")
+    app = App(flags.parse(["--model-dir", str(folder), "--settings", str(settings), *words]))
+    request = LoadRequest(app.catalog.models()[0])
+    plan = app.planner.plan(request)
+    explanation = app.loading.explain(plan)
+    model = app.loading.load(plan)
+    events = list(model.generate(Prompt("hello "), generation_settings.settle({})))
+    status = app.models.status.state
+    app.planner.save(dataclasses.replace(request, form={"repeat_times": 4}))
+    saved = app.model_settings.get(request.record.name)
+    app.models.unload()
+    return {
+        "loader": plan.loader.name,
+        "source": plan.settings["repeat_times"].source,
+        "explanation": explanation,
+        "answer": "".join(event.text for event in events if isinstance(event, Text)),
+        "status": [status, app.models.status.state],
+        "saved": dict(saved),
+    }
+
+
+def option_report() -> dict[str, Any]:
+    """Return what the option's row brought with it: widget, validation, documentation, loaders."""
+    option = OPTIONS["repeat_times"]
+    try:
+        option.parse(10)
+        refusal = ""
+    except OptionError as error:
+        refusal = error.say("en")
+    return {
+        "loaders": [loader.name for loader in LOADERS.values() if option.key in loader.options],
+        "refusal": refusal,
+        "documentation": next(line for line in docs_tables.load_options().splitlines() if "repeat-times" in line),
+        "widget": widget(option),
+    }
+
+
+def widget(option: Option) -> dict[str, Any]:
+    from modules.ui.gradio_import import gradio
+    from modules.ui.widgets.option_form import Form
+
+    with gradio().Blocks():
+        made = Form([option], "en", "tx-opt").widgets[option.key]
+    return {"type": type(made).__name__, "label": made.label, "info": made.info, "maximum": made.maximum}
+
+
+if __name__ == "__main__":
+    print(json.dumps(report(Path(sys.argv[1]), sys.argv[2:]) | {"option": option_report()}))
