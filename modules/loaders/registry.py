@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from modules.core.errors import UnknownLoader
+from modules.core.errors import UnknownLoader, Words
 from modules.loaders.overlay import Overlay
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.load_exllamav2 import EXLLAMAV2
@@ -33,6 +34,19 @@ class Extra:
     overlay: Overlay | None = None
 
 
+class Model(Protocol):
+    """What a loader needs to know of a model on disk; a `ModelRecord` of the catalog is one."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def architecture(self) -> str: ...
+
+    @property
+    def defaults(self) -> Mapping[str, object]: ...
+
+
 @dataclass(frozen=True)
 class Loader:
     """One row of the registry: what a loader can load, how it is configured, and what it needs.
@@ -50,6 +64,10 @@ class Loader:
         extras: Further packages for some of the formats.
         kernels: Compiled module that only NVIDIA GPUs run; built at the first load if it is not installed.
         binds_threads: Whether the engine has the operation `binds_threads`, which binds compute threads to cores.
+        reasons: By format, a sentence on what the loader is good for; shown where a loader is chosen.
+        gptq_bits: Bits per weight of the GPTQ models that it can load; empty if it loads all.
+        reason_unusual_bits: Replaces the reason for GPTQ models of other than 4 bits.
+        architectures: Those that it recognizes, in lower case, where it treats any other as Llama; else empty.
     """
 
     name: str
@@ -65,6 +83,38 @@ class Loader:
     extras: tuple[Extra, ...] = ()
     kernels: str = ""
     binds_threads: bool = False
+    reasons: Mapping[str, Words] = field(default_factory=dict, hash=False)
+    gptq_bits: frozenset[int] = frozenset()
+    reason_unusual_bits: Words | None = field(default=None, hash=False)
+    architectures: frozenset[str] = frozenset()
+
+    def supports(self, model: Model) -> bool:
+        """Whether it can load the model."""
+        if model.format not in self.formats:
+            return False
+        return model.format != "gptq" or not self.gptq_bits or gptq_bits(model) in self.gptq_bits
+
+    def recognizes(self, model: Model) -> bool:
+        """Whether it knows the model's architecture; otherwise it treats the model as Llama."""
+        architecture = model.architecture.lower()
+        return not self.architectures or not architecture or architecture in self.architectures
+
+    def reason_for(self, model: Model) -> Words | None:
+        """Return what the loader is good for with this model; None if it cannot load it."""
+        if not self.supports(model):
+            return None
+        if self.reason_unusual_bits is not None and model.format == "gptq" and gptq_bits(model) != USUAL_BITS:
+            return self.reason_unusual_bits
+        return self.reasons.get(model.format)
+
+
+USUAL_BITS = 4
+
+
+def gptq_bits(model: Model) -> int:
+    """Return the bits per weight of a GPTQ model; 4 where its files do not say it."""
+    bits = model.defaults.get("wbits")
+    return bits if isinstance(bits, int) and bits else USUAL_BITS
 
 
 def _keys(table: Iterable[Option]) -> tuple[str, ...]:
@@ -83,6 +133,62 @@ _EXLLAMAV2_SAMPLERS = _HF_SAMPLERS - {
     *("smoothing_curve", "sampler_priority", "prompt_lookup_num_tokens"),
 }
 
+_EXLLAMAV2_ARCHITECTURES = frozenset(
+    {
+        *("llama", "mistral", "mixtral", "mistral3", "llava", "yi", "orion", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl"),
+        *("qwen2_5_vl", "gemma", "gemma2", "gemma3", "gemmoe", "starcoder2", "cohere", "cohere2", "dbrx", "phi3"),
+        *("granite", "gpt_bigcode", "gpt2", "minicpm", "internlm2", "index", "glm4"),
+    }
+)
+"""Types of models that ExLlamaV2 0.3.2, its last version, distinguishes (architecture.py).
+
+It treats all others as Llama, which some are in all but name.
+"""
+
+_REASON_PLAIN: Words = {
+    "en": "full-precision weights; can be quantized to 4 or 8 bits during the load; LoRAs and all samplers work.",
+    "zh": "全精度权重；加载时可量化为 4 或 8 位，支持 LoRA 和全部采样器。",
+}
+_REASON_GPTQMODEL: Words = {
+    "en": "reads it through gptqmodel: fast on the CPU too, and a LoRA can be trained on it. "
+    "On a CPU the first load compiles a kernel, which takes minutes and needs g++.",
+    "zh": "通过 gptqmodel 读取：在 CPU 上也较快，并可训练 LoRA。在 CPU 上首次加载需用 g++ 编译内核，耗时数分钟。",
+}
+_REASON_GPTQMODEL_UNUSUAL_BITS: Words = {
+    "en": "reads it through gptqmodel, and a LoRA can be trained on it. "
+    "On a CPU gptqmodel is fast with 4 bits only: for 8 bits AutoGPTQ is faster.",
+    "zh": "通过 gptqmodel 读取，并可训练 LoRA。在 CPU 上 gptqmodel 仅对 4 位较快；8 位模型用 AutoGPTQ 更快。",
+}
+_REASON_GPTQMODEL_AWQ: Words = {
+    "en": "reads it through gptqmodel; the model was made with AutoAWQ. "
+    "On a CPU the first load compiles a kernel, which takes minutes and needs g++.",
+    "zh": "通过 gptqmodel 读取；该模型由 AutoAWQ 制作。在 CPU 上首次加载需用 g++ 编译内核，耗时数分钟。",
+}
+_REASON_AUTOGPTQ: Words = {
+    "en": "the package it was made with; also runs on a CPU, and loads old models without metadata.",
+    "zh": "制作该模型所用的软件包；也可在 CPU 上运行，并支持缺少元数据的旧模型。",
+}
+_REASON_AUTOAWQ: Words = {
+    "en": "the package it was made with; fast on a GPU, and usable on a CPU with PyTorch's own kernel.",
+    "zh": "制作该模型所用的软件包；在 GPU 上较快，在 CPU 上借助 PyTorch 自带的内核也可使用。",
+}
+_REASON_EXLLAMAV2: Words = {
+    "en": "the fastest on NVIDIA GPUs, with its own sampler and several requests at once; needs CUDA.",
+    "zh": "在 NVIDIA 显卡上最快，使用自带采样器，可同时处理多个请求；需要 CUDA。",
+}
+_REASON_EXLLAMAV2_HF: Words = {
+    "en": "nearly as fast as ExLlamav2, with the samplers of transformers and CFG; needs CUDA.",
+    "zh": "速度接近 ExLlamav2，使用 transformers 的采样器并支持 CFG；需要 CUDA。",
+}
+_REASON_LLAMACPP: Words = {
+    "en": "made for this format, on CPU and GPU; several people can chat at once.",
+    "zh": "专为此格式设计，CPU 和 GPU 均可运行，多人可同时对话。",
+}
+_REASON_LLAMACPP_HF: Words = {
+    "en": "the same engine with the samplers and the tokenizer of transformers: for CFG and perplexity.",
+    "zh": "同一引擎，改用 transformers 的采样器和词符化器：用于 CFG 和困惑度评估。",
+}
+
 _TABLE = (
     Loader(
         "Transformers",
@@ -93,6 +199,12 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg"}),
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
+        reasons={
+            **dict.fromkeys(("safetensors", "pytorch"), _REASON_PLAIN),
+            "gptq": _REASON_GPTQMODEL,
+            "awq": _REASON_GPTQMODEL_AWQ,
+        },
+        reason_unusual_bits=_REASON_GPTQMODEL_UNUSUAL_BITS,
         aliases=("huggingface", "hf"),
         extras=(
             Extra(
@@ -112,6 +224,9 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2_HF",
+        reasons=dict.fromkeys(("gptq", "exl2"), _REASON_EXLLAMAV2_HF),
+        gptq_bits=frozenset({4}),
+        architectures=_EXLLAMAV2_ARCHITECTURES,
         overlay=_EXLLAMAV2_PACKAGES,
         aliases=("exllama2_hf", "exlamav2_hf"),
         kernels="exllamav2_ext",
@@ -125,6 +240,9 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "cfg", "parallel"}),
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2",
+        reasons=dict.fromkeys(("gptq", "exl2"), _REASON_EXLLAMAV2),
+        gptq_bits=frozenset({4}),
+        architectures=_EXLLAMAV2_ARCHITECTURES,
         overlay=_EXLLAMAV2_PACKAGES,
         aliases=("exllama2", "exlamav2"),
         kernels="exllamav2_ext",
@@ -138,6 +256,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "auto_gptq"),
         install="python server.py --install AutoGPTQ",
+        reasons={"gptq": _REASON_AUTOGPTQ},
         overlay=_LEGACY,
     ),
     Loader(
@@ -149,6 +268,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "parallel"}),
         packages=("llama_cpp",),
         install="python server.py --install llama.cpp",
+        reasons={"gguf": _REASON_LLAMACPP},
         overlay=_LLAMACPP_PACKAGES,
         binds_threads=True,
     ),
@@ -161,6 +281,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("llama_cpp", "torch", "transformers"),
         install="python server.py --install llamacpp_HF",
+        reasons={"gguf": _REASON_LLAMACPP_HF},
         overlay=_LLAMACPP_PACKAGES,
         binds_threads=True,
     ),
@@ -173,6 +294,7 @@ _TABLE = (
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
         packages=("torch", "transformers", "awq"),
         install="python server.py --install AutoAWQ",
+        reasons={"awq": _REASON_AUTOAWQ},
         overlay=_LEGACY,
         aliases=("awq",),
     ),

@@ -12,7 +12,7 @@ from modules.catalog.catalog import ModelRecord
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS, candidates
-from modules.planning.recommendation import _KNOWN, compatible_loaders, explain_choice, incompatibility, reason
+from modules.planning.recommendation import compatible_loaders, explain_choice, incompatibility, reason
 
 ARCHITECTURES = ROOT / "overlays" / "exllamav2" / "exllamav2" / "architecture.py"
 EXLLAMA = ("ExLlamav2", "ExLlamav2_HF")
@@ -57,7 +57,7 @@ def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
 def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
     words = explain_choice(record("gptq", wbits=bits), LOADERS["Transformers"])
     assert words is not None
-    assert ("with 4 bits alone" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
+    assert ("with 4 bits only" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
     assert ("compiles a kernel" in words["en"]) == (bits == 4)
 
 
@@ -70,7 +70,7 @@ def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind
     for name in names:
         words = reason(model, LOADERS[name])
         assert words is not None
-        doubts = ["takes it for Llama" in words["en"], "按 Llama 处理" in words["zh"]]
+        doubts = ["treats it as Llama" in words["en"], "按 Llama 处理" in words["zh"]]
         assert doubts == [name in EXLLAMA and not known] * 2
 
 
@@ -80,7 +80,9 @@ def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
     told = [*re.findall(r'arch_string (?:==|in) (.*?"\w+For\w+")', ARCHITECTURES.read_text()), "GPT2LMHeadModel"]
     names = {name for each in told for name in re.findall(r"\w+For\w+|GPT2", each)} | {"LlamaForCausalLM"}
     kinds = {re.sub("(ForCausalLM|ForConditionalGeneration|LMHeadModel)", "", name).lower() for name in names}
-    assert {kind.replace("_", "") for kind in _KNOWN} == {kind.replace("_", "") for kind in kinds}
+    assert {kind.replace("_", "") for kind in LOADERS["ExLlamav2"].architectures} == {
+        kind.replace("_", "") for kind in kinds
+    }
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
@@ -90,7 +92,7 @@ def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
     assert {each.name for each in compatible_loaders(unusual)} == {"AutoGPTQ", "Transformers"}
     refused = incompatibility(unusual, LOADERS["ExLlamav2_HF"])
     assert refused is not None and f"ExLlamav2_HF cannot load {bits}-bit gptq models" in refused.say("en")
-    assert f"{bits} 位的 gptq" in refused.say("zh")
+    assert f"无法加载 {bits} 位 gptq 模型" in refused.say("zh")
     assert incompatibility(usual, LOADERS["ExLlamav2"]) is None
     assert compatible_loaders(record("exl2", wbits=bits)) == candidates("exl2")
 
