@@ -112,7 +112,7 @@ def test_one_that_fails_leaves_the_others_alone(exl: WorkerProcess) -> None:
     failing = crowd.ask(FRANCE, grammar_string='root ::= " Paris"', custom_token_bans=bans(exl, paris))
     fine = crowd.ask(FRANCE, max_new_tokens=6)
     assert crowd.answer(fine).text.startswith(" Paris")
-    with pytest.raises(GenerationFailed, match="no token to go on with"):
+    with pytest.raises(GenerationFailed, match="no token to continue with"):
         crowd.answer(failing)
 
 

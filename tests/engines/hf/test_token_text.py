@@ -1,0 +1,58 @@
+"""Text to tokens and back with a small byte-level tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.core.errors import OptionError
+from modules.engines.hf.evaluator import token_chances
+from modules.engines.hf.token_text import Detokenizer, TextTokenizer
+from tests.support.hf_vocabularies import small_tokenizer
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+TEXT = "the year 猫🐈 é was good"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer(small_tokenizer())
+
+
+def test_detokenizing_token_by_token_gives_whole_characters(tokenizer: TextTokenizer) -> None:
+    tokens = tokenizer.encode(TEXT)
+    assert len(tokens) > len(TEXT.split())
+    for count in (0, 3):
+        detokenizer = Detokenizer(tokenizer, tokens[:count], special=False)
+        pieces = [detokenizer.feed(token) for token in tokens[count:]]
+        assert "".join(piece.decode() for piece in pieces) == TEXT[len(tokenizer.decode(tokens[:count], False)) :]
+        assert detokenizer.flush() == b""
+
+
+def test_an_incomplete_character_is_flushed_as_a_replacement_character(tokenizer: TextTokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer, [], special=False)
+    assert [detokenizer.feed(token) for token in tokenizer.encode("猫")[:2]] == [b"", b""]
+    assert "\ufffd" in detokenizer.flush().decode()
+
+
+def test_an_unpaired_surrogate_is_encoded_as_a_question_mark(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("a\ud83d"), special=False) == "a?"
+
+
+def test_a_token_outside_the_vocabulary_is_refused(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(OptionError):
+        tokenizer.questions["decode"]([len(tokenizer.tokenizer)])
+
+
+def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTokenizer) -> None:
+    logits = torch.full((len(tokenizer.tokenizer) + 2,), -100.0)
+    logits[5], logits[6], logits[-1] = 1.0, 0.0, -1.0  # the last one has a logit, but is no token
+    chances = token_chances(tokenizer, logits, 6, 3)
+    expected = logits.double().log_softmax(0)
+    assert chances.chosen.text == tokenizer.decode([6], special=True)
+    assert chances.chosen.logprob == pytest.approx(float(expected[6]), abs=1e-6)
+    assert [candidate.logprob for candidate in chances.top] == sorted(
+        [candidate.logprob for candidate in chances.top], reverse=True
+    )
+    assert chances.top[2].text == ""
