@@ -54,7 +54,7 @@ def main() -> None:
         loading.engine(Path(sys.argv[2]), settled, lambda _: None)
     except ValueError as error:
         facts["refused"], facts["after that"] = str(error), state() == before
-    loading.ours_injected = loading.contextlib.nullcontext  # type: ignore[attr-defined]
+    loading.injecting_our_attention = loading.contextlib.nullcontext  # type: ignore[attr-defined]
     try:
         loading.engine(Path(sys.argv[1]), settled, lambda _: None)
         facts["own"] = ""

@@ -18,7 +18,7 @@ from torch import Tensor
 from modules.core.events import Done, Text
 from modules.engines.autoawq import patches
 from modules.engines.autoawq.arguments import LOAD, arguments
-from modules.engines.autoawq.build import fitting, loaded
+from modules.engines.autoawq.build import load_model, usable_packages
 from modules.engines.autoawq.fused_layers import FusedModel
 from modules.engines.hf.arguments import Environment
 from modules.engines.hf.engine import Engine
@@ -38,17 +38,17 @@ def main() -> None:
     reference = transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32)
     told = {"logits": distances(model, reference), "answers": answers(model), "to the end": to_the_end(model)}
     patches.attn.flash_attn_with_kvcache = patches.attn.flash_attn_with_kvcache._attend
-    told["unmended"] = max(distances(model, reference))
+    told["unpatched"] = max(distances(model, reference))
     json.dump(told, sys.stdout)
 
 
 def fused(folder: Path) -> FusedModel:
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={"max_seq_len": CONTEXT}))
-    calls = arguments(folder, options, fitting(GPU))
+    calls = arguments(folder, options, usable_packages(GPU))
     assert calls[LOAD]["fuse_layers"] and calls[LOAD]["device_map"] == {"": 0}
     calls[LOAD]["device_map"] = {"": "cpu"}
-    patches.base.get_best_device = lambda: patches.NAIVE
-    model = loaded(calls, lambda _done: None)
+    patches.base.get_best_device = lambda: patches.UNKNOWN_DEVICE
+    model = load_model(calls, lambda _done: None)
     assert isinstance(model, FusedModel)
     return model
 
@@ -63,7 +63,7 @@ def distances(model: FusedModel, reference: Any) -> list[float]:
             text.append(token)
             told.append(model.forward([token], cache))
     for cache in caches:
-        model.give_back(cache)
+        model.recycle(cache)
     return [distance(torch.cat(told), reference, text) for told, text in zip(ours, texts, strict=True)]
 
 

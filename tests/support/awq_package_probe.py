@@ -1,7 +1,7 @@
 """Tells what autoawq does by itself, beside what it does as we set it right.
 
 `python -m tests.support.awq_package_probe <folder> <the same dequantised>`, with the overlay on PYTHONPATH. Writes
-JSON: how far its own slow way and ours are from the dequantised model in float32, and which of `autoawq_mended` is
+JSON: how far its own slow way and ours are from the dequantised model in float32, and which of `autoawq.patches` is
 still needed."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.engines.autoawq.arguments import CONFIG, arguments
-from modules.engines.autoawq.build import fitting, loaded
+from modules.engines.autoawq.build import load_model, usable_packages
 from modules.engines.autoawq.package import AutoAWQForCausalLM, base
-from modules.engines.autoawq.patches import mended
+from modules.engines.autoawq.patches import patched_loading
 from modules.engines.hf.arguments import Environment
 from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS
@@ -42,14 +42,14 @@ def main() -> None:
     told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
     options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
     calls = arguments(folder, options, Environment())
-    with mended(calls[CONFIG], True, lambda _done: None):
+    with patched_loading(calls[CONFIG], True, lambda _done: None):
         parted = AutoAWQForCausalLM.from_quantized(str(folder), **OWN | elsewhere(folder)).model
     told["elsewhere"] = sorted({str(each.device) for each in parted.model.layers[0].buffers()})
     spread = logits(parted, tokens)
-    ours = logits(loaded(calls, lambda _done: None).module, tokens)
+    ours = logits(load_model(calls, lambda _done: None).module, tokens)
     found = {"slow": slow, "spread": spread, "ours": ours}
     told |= {name: apart(each, reference) for name, each in found.items()}
-    told["fits"] = sorted(fitting(Environment(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
+    told["fits"] = sorted(usable_packages(Environment(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
     json.dump(told, sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""Makes the engine of a folder of AWQ weights under autoawq."""
+"""Build the engine of a folder of AWQ weights under autoawq."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from modules.core.errors import LoadFailed
 from modules.core.events import Json
 from modules.engines.autoawq.arguments import COMPILED_PACKAGES, CONFIG, KERNEL, LOAD, Plan, arguments
-from modules.engines.autoawq.cpu_kernel import repack
+from modules.engines.autoawq.cpu_kernel import repack_model
 from modules.engines.autoawq.fused_layers import FusedModel, fused_layers
 from modules.engines.autoawq.notes import no_fused_layers_note, notes
 from modules.engines.autoawq.package import AutoAWQForCausalLM, attn
-from modules.engines.autoawq.patches import mended, see_each_token_once, use_kernels_of_torch
+from modules.engines.autoawq.patches import patch_fused_attention, patched_loading, use_cpu_kernels
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
 from modules.engines.hf.arguments import TOKENIZER, Environment
@@ -34,47 +34,54 @@ NAME = "AutoAWQ"
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
-    environment = fitting(torch_environment())
+    """Load the folder at `path` and return its engine. Raises LoadFailed for a format that nothing here computes."""
+    environment = usable_packages(torch_environment())
     plan = Plan(path, options, environment)
     if plan.incompatibility is not None:
         raise LoadFailed(NAME, path.name, f"version {plan.version}, {plan.bits} bits", plan.incompatibility)
-    model = loaded(arguments(path, options, environment), whole_percents(report))
+    model = load_model(arguments(path, options, environment), whole_percents(report))
     check_finite_logits(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
-    said = [*notes(path, options, environment)]
+    all_notes = [*notes(path, options, environment)]
     if plan.fused and not isinstance(model, FusedModel):
-        said.append(no_fused_layers_note())
-    return with_loras(Engine(model, vocabulary, plan.context, said), model, plan.context)
+        all_notes.append(no_fused_layers_note())
+    return with_loras(Engine(model, vocabulary, plan.context, all_notes), model, plan.context)
 
 
-def fitting(environment: Environment) -> Environment:
-    """What was built for another PyTorch cannot be imported: autoawq then fuses nothing, or calls what is not there."""
-    found = compiled_extensions.tried(environment, COMPILED_PACKAGES)
-    return found if attn.FA_INSTALLED else dataclasses.replace(found, packages=found.packages - {"flash_attn"})
+def usable_packages(environment: Environment) -> Environment:
+    """Return `environment` without compiled packages that cannot be imported, such as those for another PyTorch.
+
+    With them autoawq would fuse nothing, or call functions that do not exist.
+    """
+    usable = compiled_extensions.tried(environment, COMPILED_PACKAGES)
+    return usable if attn.FA_INSTALLED else dataclasses.replace(usable, packages=usable.packages - {"flash_attn"})
 
 
-def loaded(calls: Mapping[str, Json], advance: Callable[[float], None]) -> Model:
-    """What the calls give."""
+def load_model(calls: Mapping[str, Json], progress: Callable[[float], None]) -> Model:
+    """Load a model by the calls of `autoawq.arguments`. `progress` gets the loaded fraction, 0 to 1."""
     tokenizer = load_tokenizer(calls[TOKENIZER])
     args = dict(calls[LOAD])
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     if "max_memory" in args:
         args["max_memory"] = max_memory_by_device(args["max_memory"])
-    with mended(calls[CONFIG], KERNEL in calls, advance), _nothing_to_collect():
+    with patched_loading(calls[CONFIG], KERNEL in calls, progress), _frozen_garbage():
         module: Any = AutoAWQForCausalLM.from_quantized(**args).model
     if KERNEL in calls:
-        use_kernels_of_torch()
+        use_cpu_kernels()
         with malloc.return_freed_memory():
-            repack(module)
+            repack_model(module)
     if not fused_layers(module):
         return Model(NAME, tokenizer, module)
-    see_each_token_once()
+    patch_fused_attention()
     return FusedModel(NAME, tokenizer, module)
 
 
 @contextlib.contextmanager
-def _nothing_to_collect() -> Iterator[None]:
-    """It collects garbage after every layer, which takes most of the time if all that was imported is looked at."""
+def _frozen_garbage() -> Iterator[None]:
+    """Exclude all present objects from garbage collection.
+
+    autoawq collects garbage after every layer; going through everything imported would take most of the load time.
+    """
     gc.freeze()
     try:
         yield

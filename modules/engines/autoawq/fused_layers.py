@@ -1,9 +1,9 @@
-"""A model with autoawq's fused layers, which keep what they have computed in caches of their own.
+"""A model with autoawq's fused layers, which keep their keys and values in caches of their own.
 
-Each fused attention has one cache and the place where it goes on. We put ours there before every pass, so that there
-can be several of them: an answer's and its negative prompt's. What they cannot do: read several tokens at once after
-others (they would see nothing but each other), so a prompt is read whole and from its beginning; and hold rows of
-different lengths, so one answer is written at a time.
+Every fused attention has one cache and the position at which it continues. We set both before every forward pass, so
+that several caches can exist: an answer's and its negative prompt's. The fused layers cannot evaluate several tokens
+at once after others (these would attend only to each other), so a prompt is evaluated whole and from its beginning; and
+they cannot hold rows of different lengths, so one answer runs at a time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from modules.engines.hf.model import Model
 
 
 @dataclass(eq=False)
-class Stores:
-    """One cache for each fused attention; their first `length` places hold something."""
+class FusedCache:
+    """One of autoawq's caches per fused attention, each with keys and values of `length` tokens."""
 
-    each: list[Any]
+    layers: list[Any]
     length: int = 0
 
 
 def fused_layers(module: torch.nn.Module) -> list[Any]:
-    """None, if the package cannot fuse this kind of model."""
-    return [each for each in module.modules() if isinstance(each, attn.QuantAttentionFused)]
+    """Return the fused attention layers; empty if autoawq cannot fuse this architecture."""
+    return [layer for layer in module.modules() if isinstance(layer, attn.QuantAttentionFused)]
 
 
 class FusedModel(Model):
@@ -39,31 +39,31 @@ class FusedModel(Model):
         super().__init__(name, tokenizer, module)
         self.can_batch = False
         self._attentions = fused_layers(module)
-        self._counters = [each for each in module.modules() if hasattr(each, "last_forward_num_tokens")]
-        self._spare = [Stores([each.cache for each in self._attentions])]
+        self._counters = [layer for layer in module.modules() if hasattr(layer, "last_forward_num_tokens")]
+        self._spare = [FusedCache([attention.cache for attention in self._attentions])]
 
     def forward(self, tokens: Sequence[int], cache: Any, encoder_output: Any = None, last: int = 1) -> Tensor:
         assert not cache.length or len(tokens) == 1
-        for attention, store in zip(self._attentions, cache.each, strict=True):
-            attention.cache, attention.start_pos = store, cache.length
-        for counter in self._counters:  # else it may take a prompt of one token more than the last for a repetition
+        for attention, layer_cache in zip(self._attentions, cache.layers, strict=True):
+            attention.cache, attention.start_pos = layer_cache, cache.length
+        for counter in self._counters:  # or a prompt one token longer than the previous one may pass for its next step
             counter.last_forward_num_tokens = 0
         logits = self._logits({"input_ids": torch.tensor([tokens], device=self.device)}, None, encoder_output, last)[0]
         cache.length += len(tokens)
         return logits
 
-    def new_cache(self) -> Stores:
+    def new_cache(self) -> FusedCache:
         if not self._spare:
-            return Stores([_empty_like(each.cache) for each in self._attentions])
-        found = self._spare.pop()
-        found.length = 0
-        return found
+            return FusedCache([_zeros_like(attention.cache) for attention in self._attentions])
+        cache = self._spare.pop()
+        cache.length = 0
+        return cache
 
     def new_prefix_store(self, max_bytes: int) -> Any:
-        """Nothing is kept for a later turn, but the caches are used again."""
-        return _Returned(self)
+        """Return a store that keeps no prefixes, only the memory of caches."""
+        return _CacheRecycler(self)
 
-    def give_back(self, cache: Stores) -> None:
+    def recycle(self, cache: FusedCache) -> None:
         self._spare.append(cache)
 
     def truncate(self, cache: Any, length: int) -> tuple[Any, int]:
@@ -77,20 +77,21 @@ class FusedModel(Model):
         return True
 
 
-class _Returned(PrefixStore):
+class _CacheRecycler(PrefixStore):
     def __init__(self, model: FusedModel) -> None:
         self._model = model
 
-    def take(self, tokens: list[int]) -> tuple[Stores, int]:
+    def take(self, tokens: list[int]) -> tuple[FusedCache, int]:
         return self._model.new_cache(), 0
 
     def store(self, tokens: list[int], cache: Any) -> None:
-        self._model.give_back(cache)
+        self._model.recycle(cache)
 
     def clear(self) -> None: ...
 
 
-def _empty_like(store: Any) -> Any:
-    made = copy.copy(store)
-    made.k, made.v = torch.zeros_like(store.k), torch.zeros_like(store.v)
-    return made
+def _zeros_like(cache: Any) -> Any:
+    """Return a cache of one layer with the shapes of another."""
+    new = copy.copy(cache)
+    new.k, new.v = torch.zeros_like(cache.k), torch.zeros_like(cache.v)
+    return new

@@ -1,13 +1,13 @@
-"""What is not right for us in autoawq 0.2.9, the last one that there is (https://github.com/casper-hansen/AutoAWQ was
-closed in May 2025), set right here and nowhere else. tests/engines/autoawq/test_autoawq.py tells when one is no longer
-needed.
+"""Corrections of autoawq 0.2.9, the last version (https://github.com/casper-hansen/AutoAWQ was archived in May 2025).
 
-* `best_device`: without a GPU it wants intel_extension_for_pytorch, and refuses to load.
-* `AwqConfig`: it passes over quant_config.json, and a version in capitals, or none, leaves it without a class.
-* `load_checkpoint_and_dispatch`: it does not say which tensor is missing; and of layers that are to stay in main memory
-  it puts all weights on the GPU after all, as they are buffers.
-* `flash_attn_with_kvcache`: fused attention has put the new token's key and value into its cache when it calls this,
-  and passes them once more, with a length that counts them already: the token would see itself twice.
+All of them are here; tests/engines/autoawq/test_autoawq.py fails once one is no longer needed.
+
+* `get_best_device`: without a GPU it requires intel_extension_for_pytorch, and refuses to load.
+* `AwqConfig`: it ignores quant_config.json, and a version in capitals, or none, leaves it without a class.
+* `load_checkpoint_and_dispatch`: it does not report a missing tensor; and of layers that are to stay in main memory it
+  puts all weights on the GPU after all, because they are buffers.
+* `flash_attn_with_kvcache`: fused attention has written the new token's key and value to its cache when it calls this,
+  and passes them again, with a length that includes them: the token would attend to itself twice.
 """
 
 from __future__ import annotations
@@ -27,76 +27,80 @@ from modules.core.events import Json
 from modules.engines.autoawq.cpu_kernel import Kernels
 from modules.engines.autoawq.package import attn, base, gemm
 
-NAIVE = "cpu-naive"
-"""A device that autoawq has no opinion of: it then loads, and computes with whatever it finds."""
-_REPLACED = 0.5  # of a load, when all layers are ready for their weights
+UNKNOWN_DEVICE = "cpu-naive"
+"""A device that autoawq has no rule for: it then loads, and computes with the kernels it finds."""
+_LAYERS_FRACTION = 0.5  # of a load, once all layers have been replaced and their weights can be read
 
 
 @contextlib.contextmanager
-def mended(config: Mapping[str, Json], on_cpu: bool, advance: Callable[[float], None]) -> Iterator[None]:
-    """For as long as a model is loaded. `advance` is told the part that is done."""
-    with contextlib.ExitStack() as undoing:
+def patched_loading(config: Mapping[str, Json], on_cpu: bool, progress: Callable[[float], None]) -> Iterator[None]:
+    """Patch autoawq while a model is loaded. `progress` gets the loaded fraction, 0 to 1."""
+    with contextlib.ExitStack() as restoring:
 
-        def put(name: str, value: object) -> None:
-            undoing.callback(setattr, base, name, getattr(base, name))
+        def replace(name: str, value: object) -> None:
+            restoring.callback(setattr, base, name, getattr(base, name))
             setattr(base, name, value)
 
-        made = base.AwqConfig(**config)
-        put("AwqConfig", SimpleNamespace(from_pretrained=lambda _path: made))
-        put("load_checkpoint_and_dispatch", _checked(base.load_checkpoint_and_dispatch))
-        put("tqdm", lambda items, **_: _counted(items, advance))
+        awq_config = base.AwqConfig(**config)
+        replace("AwqConfig", SimpleNamespace(from_pretrained=lambda _path: awq_config))
+        replace("load_checkpoint_and_dispatch", _checking(base.load_checkpoint_and_dispatch))
+        replace("tqdm", lambda items, **_: _report_progress(items, progress))
         if on_cpu:
-            put("get_best_device", lambda: NAIVE)
+            replace("get_best_device", lambda: UNKNOWN_DEVICE)
         yield
-    advance(1.0)
+    progress(1.0)
 
 
-def use_kernels_of_torch() -> None:
-    """For layers that `autoawq_cpu.repack` has been at, until this process ends."""
+def use_cpu_kernels() -> None:
+    """Have autoawq call our `Kernels`, for models after `cpu_kernel.repack_model`, for the rest of the process."""
     gemm.awq_ext = Kernels
 
 
-def see_each_token_once() -> None:
-    """In the attention of fused layers, until this process ends."""
-    told: Callable[..., Any] = attn.flash_attn_with_kvcache
-    if not isinstance(told, _Once):
-        attn.flash_attn_with_kvcache = _Once(told)
+def patch_fused_attention() -> None:
+    """Have fused attention count the new token once, for the rest of the process."""
+    attend: Callable[..., Any] = attn.flash_attn_with_kvcache
+    if not isinstance(attend, _WithoutNewToken):
+        attn.flash_attn_with_kvcache = _WithoutNewToken(attend)
 
 
-class _Once:
+class _WithoutNewToken:
+    """`flash_attn_with_kvcache` without the key and value that the cache already holds."""
+
     def __init__(self, attend: Callable[..., Any]) -> None:
         self._attend = attend
 
-    def __call__(self, *args: Any, **words: Any) -> Any:
-        return self._attend(*args, **{**words, "k": None, "v": None})
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._attend(*args, **{**kwargs, "k": None, "v": None})
 
 
-def _counted(items: Iterable[Any], advance: Callable[[float], None]) -> Iterator[Any]:
-    """In the place of a bar."""
-    every = list(items)
-    for done, item in enumerate(every, 1):
-        yield item
-        advance(_REPLACED * done / len(every))
+def _report_progress(items: Iterable[Any], progress: Callable[[float], None]) -> Iterator[Any]:
+    """Replace tqdm's progress bar over the layers."""
+    layers = list(items)
+    for done, layer in enumerate(layers, 1):
+        yield layer
+        progress(_LAYERS_FRACTION * done / len(layers))
 
 
-def _checked(load: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(model: torch.nn.Module, checkpoint: str, **words: Any) -> Any:
-        if missing := sorted(_missing(model, names(Path(checkpoint)))):
+def _checking(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `load` to raise ValueError for missing tensors and to offload buffers too."""
+
+    def load_checked(model: torch.nn.Module, checkpoint: str, **kwargs: Any) -> Any:
+        if missing := sorted(_missing_tensors(model, tensor_names(Path(checkpoint)))):
             raise ValueError(f"missing tensor '{missing[0]}' and {len(missing) - 1} more")
-        return load(model, checkpoint=checkpoint, offload_buffers=True, **words)
+        return load(model, checkpoint=checkpoint, offload_buffers=True, **kwargs)
 
-    return checked
+    return load_checked
 
 
-def _missing(model: torch.nn.Module, there: set[str]) -> set[str]:
-    """What the model needs and has no other name for."""
+def _missing_tensors(model: torch.nn.Module, present: set[str]) -> set[str]:
+    """Return the tensors that the model needs and the files have under none of their tied names."""
     tied = [set(group) for group in find_tied_parameters(model)]
-    had = there.union(*(group for group in tied if group & there))
-    return set(model.state_dict()) - had
+    available = present.union(*(group for group in tied if group & present))
+    return set(model.state_dict()) - available
 
 
-def names(weights: Path) -> set[str]:
-    """Those of the tensors in a file, or in the files of an index."""
+def tensor_names(weights: Path) -> set[str]:
+    """Return the names of the tensors in a weight file, or in the files of an index."""
     if weights.suffix == ".json":
         return set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"])
     if weights.suffix == ".safetensors":

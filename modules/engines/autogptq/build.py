@@ -1,4 +1,4 @@
-"""Makes the engine of a GPTQ model under auto-gptq 0.7.1, whose traces on the libraries are wiped away again."""
+"""Load a GPTQ model and undo auto-gptq's global monkey patches; of auto-gptq 0.7.1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modules.core.errors import Unsupported
 from modules.core.events import Json, Note
 from modules.engines.autogptq import weights
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
-from modules.engines.autogptq.cpu_kernel import quicken
+from modules.engines.autogptq.cpu_kernel import repack_model
 from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
@@ -37,97 +37,100 @@ import_stubs.prepare()
 import auto_gptq.modeling._base as package  # noqa: E402
 from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
 
-from modules.engines.autogptq.fused_attention import ours_injected  # noqa: E402
+from modules.engines.autogptq.fused_attention import injecting_our_attention  # noqa: E402
 
-package.logger.setLevel(logging.ERROR)  # it warns of kernels that are not there, and has a handler of its own
+package.logger.setLevel(logging.ERROR)  # its own handler would print warnings about missing kernels
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
+    """Load the folder at `path` and return its engine. Raises ValueError for a later version of the format."""
     environment = compiled_extensions.tried(torch_environment(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
     _check_format(Plan(path, options, environment))
     calls = arguments(path, options, environment)
-    module = _module(calls[LOAD], whole_percents(report))
+    module = _load_module(calls[LOAD], whole_percents(report))
     if KERNEL in calls:
         with malloc.return_freed_memory():
-            quicken(module)
+            repack_model(module)
         if "disk" not in module.hf_device_map.values():
             compute_logits_in_float32(module)
     model = Model("AutoGPTQ", load_tokenizer(calls[TOKENIZER]), module)
     check_finite_logits(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     context = ModelConfig(path).max_context
-    said = (*notes(path, options, environment), *_found_out(model))
-    made = with_loras(Engine(model, vocabulary, context, said), model, context)
+    all_notes = (*notes(path, options, environment), *_runtime_notes(model))
+    engine = with_loras(Engine(model, vocabulary, context, all_notes), model, context)
     if calls[LOAD]["inject_fused_attention"] or calls[LOAD]["inject_fused_mlp"]:
-        made.operations = {**made.operations, "apply_loras": _not_fused}
-    return made
+        engine.operations = {**engine.operations, "apply_loras": _refuse_loras}
+    return engine
 
 
-def _not_fused(adapters: list[Json]) -> list[float]:
+def _refuse_loras(adapters: list[Json]) -> list[float]:
+    """Raise Unsupported for any adapter: the layers it would change are fused."""
     if not adapters:
         return []
     raise Unsupported(
         {
-            "en": "LoRAs change layers that have been fused in this model. Load it with no_inject_fused_attention, and "
-            "with no_inject_fused_mlp if triton is ticked.",
-            "zh": "LoRA 所修改的层在此模型中已被融合。请勾选“不注入融合注意力”后重新加载；"
+            "en": "LoRAs cannot be applied to the fused layers of this model. Load it with no_inject_fused_attention, "
+            "and with no_inject_fused_mlp if triton is ticked.",
+            "zh": "此模型的层已融合，无法应用 LoRA。请勾选“不注入融合注意力”后重新加载；"
             "若勾选了 Triton，还须勾选“不注入融合MLP”。",
         }
     )
 
 
-def _found_out(model: Model) -> Iterator[Note]:
+def _runtime_notes(model: Model) -> Iterator[Note]:
+    """Yield the notes that only the loaded model can tell."""
     if count := model.devices.count("disk"):
         yield disk_note(count, len(model.devices), option="disk")
 
 
-def _module(call: Mapping[str, Json], advance: Callable[[float], None]) -> Any:
-    """The model of transformers inside auto-gptq's; `call` is what its `from_quantized` is given."""
+def _load_module(call: Mapping[str, Json], progress: Callable[[float], None]) -> Any:
+    """Return the transformers model inside auto-gptq's; `call` holds the arguments of `from_quantized`."""
     args = dict(call)
-    folder = args.pop("offload_folder", None)
-    own = temporary_offload_folder(folder) if folder else None
+    parent = args.pop("offload_folder", None)
+    offload_folder = temporary_offload_folder(parent) if parent else None
     args["torch_dtype"] = getattr(torch, args["torch_dtype"])
     args["quantize_config"] = BaseQuantizeConfig(**args["quantize_config"])
     if "max_memory" in args:
         args["max_memory"] = max_memory_by_device(args["max_memory"])
-    with _libraries_as_they_were(), _our_reading(own, advance), ours_injected():
+    with _restored_init_functions(), _our_checkpoint_loading(offload_folder, progress), injecting_our_attention():
         return AutoGPTQForCausalLM.from_quantized(**args).model
 
 
 @contextlib.contextmanager
-def _libraries_as_they_were() -> Iterator[None]:
-    """`from_quantized` puts functions that do nothing in the place of these, for good."""
+def _restored_init_functions() -> Iterator[None]:
+    """Restore the functions that `from_quantized` replaces by empty ones for good."""
     names = ("kaiming_uniform_", "uniform_", "normal_")
-    before = {name: getattr(torch.nn.init, name) for name in names}
-    initialises: Any = transformers.modeling_utils
+    originals = {name: getattr(torch.nn.init, name) for name in names}
+    modeling_utils: Any = transformers.modeling_utils
     try:
         yield
     finally:
-        for name, function in before.items():
+        for name, function in originals.items():
             setattr(torch.nn.init, name, function)
-        initialises._init_weights = True
+        modeling_utils._init_weights = True
 
 
 @contextlib.contextmanager
-def _our_reading(folder: Path | None, advance: Callable[[float], None]) -> Iterator[None]:
-    """Has `from_quantized` read the weights by `autogptq_weights`.
+def _our_checkpoint_loading(folder: Path | None, progress: Callable[[float], None]) -> Iterator[None]:
+    """Have `from_quantized` load the weights by `autogptq.weights`.
 
-    accelerate's `load_checkpoint_in_model`, which it calls, is silent about what is missing, writes everything to a
-    temporary folder first, and cannot be given a folder for what stays on disk; where the output shares the
-    embeddings' weights, it takes the one that nobody has filled. auto-gptq 0.7.1 is the last version: none will differ.
+    accelerate's `load_checkpoint_in_model`, which it calls, does not report missing tensors, writes everything to a
+    temporary folder first, and cannot be told a folder for what stays on disk; where the output layer shares the
+    embeddings' weights, it takes the one that was not loaded. auto-gptq 0.7.1 is the last version.
     """
-    modeling, dispatch = package.accelerate.utils.modeling, package.simple_dispatch_model
-    before = modeling.load_checkpoint_in_model
-    modeling.load_checkpoint_in_model = partial(weights.read_into, folder=folder, advance=advance)
-    package.simple_dispatch_model = partial(weights.placed, usual=dispatch, folder=folder)
+    modeling, simple_dispatch = package.accelerate.utils.modeling, package.simple_dispatch_model
+    original = modeling.load_checkpoint_in_model
+    modeling.load_checkpoint_in_model = partial(weights.load_checkpoint, folder=folder, progress=progress)
+    package.simple_dispatch_model = partial(weights.dispatch, simple_dispatch=simple_dispatch, folder=folder)
     try:
         yield
     finally:
-        modeling.load_checkpoint_in_model, package.simple_dispatch_model = before, dispatch
+        modeling.load_checkpoint_in_model, package.simple_dispatch_model = original, simple_dispatch
 
 
 def _check_format(plan: Plan) -> None:
-    """auto-gptq would read a later format as if it were its own, and write nonsense."""
-    said = str(plan.quantization.get("checkpoint_format") or "gptq")
-    if said != "gptq":
-        raise ValueError(f"checkpoint_format={said}")
+    """Raise ValueError for a later version of the format, which auto-gptq would read as its own and compute wrongly."""
+    version = str(plan.quantization.get("checkpoint_format") or "gptq")
+    if version != "gptq":
+        raise ValueError(f"checkpoint_format={version}")

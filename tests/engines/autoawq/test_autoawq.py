@@ -124,10 +124,10 @@ def test_loras_have_it_say_their_words(process: WorkerProcess, smollm2_folder: P
 
 
 def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
-    """What tests/`name`.py tells, with the packages of `before` and of the overlay."""
+    """What tests/support/`name`.py tells, with the packages of `before` and of the overlay."""
     assert AUTOAWQ.overlay is not None
     path = os.pathsep.join(map(str, [*before, AUTOAWQ.overlay.folder]))
-    command = [sys.executable, "-m", f"tests.{name}", str(folder), str(folder.parent / "plain")]
+    command = [sys.executable, "-m", f"tests.support.{name}", str(folder), str(folder.parent / "plain")]
     told = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=250
     )
@@ -137,7 +137,7 @@ def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
 
 
 def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
-    """Tells also when what `autoawq_mended` sets right is so by itself."""
+    """Tells also when what `autoawq.patches` sets right is so by itself."""
     found = probe("awq_package_probe", shallow)
     assert found["slow"] < SLOW
     assert found["ours"] < FLOAT16
@@ -154,7 +154,7 @@ def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
 def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow: Path) -> None:
     found = probe("awq_fused_probe", shallow, ROOT / "tests" / "support" / "awq_stand_ins")
     assert max(found["logits"]) < 1.5, "of all tokens, not of the likely ones alone"
-    assert found["unmended"] > 10 * max(found["logits"]), "it sees each token twice"
+    assert found["unpatched"] > 10 * max(found["logits"]), "it sees each token twice"
     said = found["answers"]
     assert said["alone"] == said["again"] == said["guided from itself"] != said["guided"]
     assert found["to the end"] == 25, "one more than the context, which nobody reads any more"
