@@ -37,7 +37,7 @@ TOLERANCE, EFFECT = 0.45, 2.0
 
 def run(script: str, asked: dict[str, Any], place: Path) -> None:
     put(place, asked)
-    subprocess.run([sys.executable, "-m", f"tests.{script}", str(place)], cwd=ROOT, check=True, timeout=110)
+    subprocess.run([sys.executable, "-m", f"tests.support.{script}", str(place)], cwd=ROOT, check=True, timeout=110)
 
 
 def away(found: Array, other: Array) -> float:
