@@ -47,7 +47,7 @@ def answer(window: Window, lora: str) -> str:
 
 
 def test_two_are_heard_once_applied_and_no_longer_once_removed(chromium: Browser, place: Path) -> None:
-    none, flags = "没有生效的 LoRA", ("--lora-dir", str(place / "loras"))
+    none, flags = "未应用 LoRA", ("--lora-dir", str(place / "loras"))
     with opened(chromium, place, "n_ctx", "zh", 400, *flags) as window:
         page, status = window.page, window.page.locator("#tx-lora-status")
         page.locator("#tx-load").click()
@@ -57,7 +57,7 @@ def test_two_are_heard_once_applied_and_no_longer_once_removed(chromium: Browser
         window.tab("模型")
         choose(window, *LESSONS)
         page.locator("#tx-lora-apply").click()
-        expect(status).to_contain_text("已生效")
+        expect(status).to_contain_text("已应用")
         expect(status.locator("li")).to_have_count(2)
         page.screenshot(path=place / "loras.png", full_page=True)
         for lora, lesson in LESSONS.items():

@@ -27,7 +27,7 @@ def test_changed_code_is_listed_and_runs_once_the_owner_agrees(
         expect(page.locator("#tx-status")).to_contain_text("own.py (已更改")
         expect(page.locator("#tx-status")).to_contain_text("more.py (新增")
         expect(page.locator("#tx-pill .tx-empty")).to_be_visible()
-        agree = page.get_by_role("button", name="我已查看这些文件：信任它们的当前内容")
+        agree = page.get_by_role("button", name="我已检查这些文件，信任其当前内容")
         agree.click()
         window.loaded()
         expect(agree).to_be_hidden()

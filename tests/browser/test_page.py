@@ -295,7 +295,7 @@ def test_a_page_whose_server_has_ended_says_so_until_it_is_back(chromium: Browse
     gone = window.page.locator("#tx-gone")
     expect(gone).to_be_hidden()
     server.stop()
-    expect(gone).to_contain_text("程序没有响应")
+    expect(gone).to_contain_text("服务器没有响应")
     again = Server(tmp_path)
     assert again.url == server.url
     expect(gone).to_be_hidden()

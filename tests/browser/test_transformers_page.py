@@ -38,7 +38,7 @@ def test_a_folder_is_loaded_in_4_bits_and_answers_and_its_settings_are_remembere
         expect(window.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=LOAD_SECONDS * 1000)
         expect(window.page.locator("#tx-pill")).to_contain_text("Transformers · 8192")
         window.tab("参数")
-        window.page.get_by_role("button", name="更多截断方式").click()
+        window.page.get_by_role("button", name="截断采样").click()
         expect(window.page.locator("#tx-gen-tfs")).to_be_visible()
         expect(window.page.locator("#tx-gen-truncation_length input")).to_have_value("8192")
         window.set_parameter("max_new_tokens", "12")

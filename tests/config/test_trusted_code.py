@@ -16,10 +16,8 @@ from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, Setti
 from modules.formats.remote_code import code_of
 from modules.planning.load_request import LoadRequest
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Page
-from modules.ui.model.tab import ModelTab
 from tests.support.own_code import OWN_CODE, own_model
-from tests.support.page_parts import followers, model_tab, page_parts
+from tests.support.page_parts import model_tab
 from tests.support.serving import server_of
 
 gr = gradio()
@@ -160,9 +158,7 @@ def test_code_of_another_repository_is_neither_fetched_nor_run(
 
 
 def tab_of(app: App) -> Any:
-    with page_parts() as blocks:
-        tab = ModelTab(Page(app, "en"), followers())
-    return model_tab(blocks, tab)
+    return model_tab(app)
 
 
 @pytest.mark.parametrize(

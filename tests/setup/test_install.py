@@ -66,7 +66,7 @@ def test_a_package_that_its_requirements_forget_is_named(loader: Loader) -> None
 
 
 def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.loaders.registry._nvidia", lambda: False)
+    monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
     with pytest.raises(LoaderUnavailable, match="NVIDIA"):
         wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", OverlayInstaller())
     assert loader.overlay is not None and not loader.overlay.folder.exists()

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from modules.app import App
 from modules.ui.gradio_import import gradio
+from modules.ui.handlers import Page
 from modules.ui.model.loading import ModelFollowers
+from modules.ui.model.tab import ModelTab
 
 gr = gradio()
 
@@ -45,10 +48,12 @@ class AsCalled:
         raise AttributeError(name)
 
 
-def model_tab(blocks: Any, tab: Any) -> Any:
-    """The handlers and components of a Model tab, with the application as `app`."""
-    parts = (tab.card, tab.picker, tab.settings, tab.explanation, tab.loading, tab.form, tab)
-    called = AsCalled(blocks, *parts)
-    called.app = tab._page.app
+def model_tab(app: App) -> Any:
+    """The handlers and components of a Model tab in English, with the application as `app`."""
+    with page_parts() as blocks:
+        tab = ModelTab(Page(app, "en"), followers())
+        tab.on_page_load(blocks.load)
+    called = AsCalled(blocks, tab.card, tab.picker, tab.settings, tab.explanation, tab.loading, tab.form, tab)
+    called.app, called.install = app, AsCalled(blocks, tab.options.install)
     called.widgets, called.loader, called.notes = tab.options.widgets, tab.options.loader, tab.options.notes
     return called

@@ -17,20 +17,15 @@ from modules.config import flags
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS
 from modules.ui.gradio_import import gradio
-from tests.support.page_parts import followers, model_tab, page_parts
+from tests.support.page_parts import model_tab
 
 gr = gradio()
 
 
 @pytest.fixture(scope="module")
 def tab(models_folder: Path) -> Iterator[Any]:
-    from modules.ui.handlers import Page
-    from modules.ui.model.tab import ModelTab
-
     app = App(flags.parse(["--model-dir", str(models_folder)]))
-    with page_parts() as blocks:
-        tab = ModelTab(Page(app, "en"), followers())
-    yield model_tab(blocks, tab)
+    yield model_tab(app)
     app.models.unload()
 
 
@@ -105,7 +100,7 @@ def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
     updates = last(tab.start(form(tab, MODEL, n_ctx=512)))
     assert "context 512" in updates[tab.status]
     asyncio.run(tab.unload_model())
-    assert "freed" in tab.refresh_view(seen=0)[tab.status]
+    assert "freed" in tab.refresh_view(0)[tab.status]
 
 
 def in_python(code: str) -> str:

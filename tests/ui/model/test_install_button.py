@@ -15,11 +15,9 @@ from modules.app import App
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Page
-from modules.ui.model.tab import ModelTab
 from tests.conftest import ECHO
 from tests.support.package_index import PackageIndex
-from tests.support.page_parts import AsCalled, followers, model_tab, page_parts
+from tests.support.page_parts import model_tab
 
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,12 +45,7 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: Callable[..., App], loader
     (tmp_path / "models" / NAME).symlink_to(smollm2)
 
     def make(*words: str) -> Any:
-        app = make_app(*words)
-        with page_parts() as blocks:
-            tab = ModelTab(Page(app, "en"), followers())
-        called = model_tab(blocks, tab)
-        called.install = AsCalled(blocks, tab.options.install)
-        return called
+        return model_tab(make_app(*words))
 
     return make
 
@@ -110,7 +103,7 @@ def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(t
 def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
     tab: Any, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modules.loaders.registry._nvidia", lambda: False)
+    monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
     monkeypatch.setitem(
         cast(dict[str, Loader], LOADERS), "echo", dataclasses.replace(loader, kernels="no_such_kernels")
     )

@@ -16,10 +16,8 @@ import pytest
 
 from modules.app import App
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Page
-from modules.ui.model.tab import ModelTab
 from tests.conftest import worker_pids
-from tests.support.page_parts import followers, model_tab, page_parts
+from tests.support.page_parts import model_tab
 from tests.ui.test_ui import last
 
 gr = gradio()
@@ -33,10 +31,7 @@ def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., 
     (tmp_path / "models" / NAME).symlink_to(smollm2)
 
     def make(*words: str) -> Any:
-        app = make_app(*words)
-        with page_parts() as blocks:
-            tab = ModelTab(Page(app, "en"), followers())
-        return model_tab(blocks, tab)
+        return model_tab(make_app(*words))
 
     return make
 
@@ -278,7 +273,7 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
         await asyncio.gather(*(anext(page) for page in pages))
         await holding
         await asyncio.wait_for(tab.unload_model(), 5)
-        assert "No model is loaded" in tab.refresh_view(seen=0)[tab.status]
+        assert "No model is loaded" in tab.refresh_view(0)[tab.status]
         for page in pages:
             assert "No model is loaded" in [each async for each in page][-1][tab.status]
 
@@ -334,7 +329,7 @@ def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_giv
 def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
     tab.app.models.crashed.add(NAME)
     updates = last(tab.load_picked({**form(tab), tab.autoload: True}))
-    assert "press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
+    assert "Press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
     last(tab.start(form(tab, n_ctx=512)))
     assert NAME not in tab.app.models.crashed
 
