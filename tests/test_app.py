@@ -208,7 +208,7 @@ def test_settings_are_read_from_the_file_named(make_app: MakeApp, tmp_path: Path
 
 
 def test_settings_that_were_named_but_are_not_there_are_an_error(make_app: MakeApp, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no such file"):
+    with pytest.raises(SettingsError, match="file not found"):
         make_app("--settings", str(tmp_path / "nowhere.yaml"))
 
 

@@ -47,7 +47,7 @@ def run(
         (["--n_ctx"], "--n_ctx needs a value."),
         (["--model", "--api"], "--model needs a value."),
         (["--gradio-auth", "nocolon"], "gradio_auth"),
-        (["--settings", "nowhere.yaml"], "there is no such file"),
+        (["--settings", "nowhere.yaml"], "file not found"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_and_status_2(words: list[str], told: str) -> None:

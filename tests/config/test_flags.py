@@ -189,7 +189,7 @@ def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
         return refusal.value
 
     unclosed = refused(b"--api\n--model 'x")
-    assert unclosed.say("en") == f"Command line: {file}:2: No closing quotation."
+    assert unclosed.say("en") == f"Command line: {file}:2: no closing quotation mark."
     assert unclosed.say("zh") == f"命令行：{file}:2：引号没有闭合。"
     assert refused(b"--model a\\\\").say("zh") == f"命令行：{file}:1：末尾的反斜杠之后没有字符。"
     gbk = refused("--api\n\n# 模型".encode("gbk"))

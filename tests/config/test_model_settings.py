@@ -63,7 +63,7 @@ def test_whatever_is_saved_for_models_of_any_name_comes_back_after_a_restart_and
         latest[name] = (loader.name, kept | chosen)
     for name in names:
         loader_name, chosen = latest.get(name, ("", {}))
-        found = dict(remembered(tmp_path, *names).of(name))
+        found = dict(remembered(tmp_path, *names).get(name))
         assert found.pop("loader", "") == loader_name
         assert found == chosen
         if loader_name:
@@ -92,15 +92,15 @@ def test_an_entry_of_the_original_is_read_and_becomes_ours_when_it_is_saved(tmp_
 
 def test_what_the_original_left_of_memory_is_what_our_loaders_take(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
-    saved = remembered(tmp_path).of("m")
+    saved = remembered(tmp_path).get("m")
     taken = values(settle(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
     assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 
 def test_a_model_whose_name_ends_like_an_entry_of_the_original_keeps_its_own(tmp_path: Path) -> None:
     save(remembered(tmp_path, "m", "m$"), "m$", n_ctx=1)
-    assert remembered(tmp_path, "m", "m$").of("m") == {}
-    assert remembered(tmp_path, "m").of("m")["n_ctx"] == 1
+    assert remembered(tmp_path, "m", "m$").get("m") == {}
+    assert remembered(tmp_path, "m").get("m")["n_ctx"] == 1
 
 
 def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_pat
 def test_an_entry_that_is_an_alias_of_anothers_is_saved_for_itself(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("a: &x {n_ctx: 2048}\nb: *x\n")
     save(remembered(tmp_path), "b", n_ctx=99)
-    assert remembered(tmp_path).of("a") == {"n_ctx": 2048}
-    assert remembered(tmp_path).of("b")["n_ctx"] == 99
+    assert remembered(tmp_path).get("a") == {"n_ctx": 2048}
+    assert remembered(tmp_path).get("b")["n_ctx"] == 99
 
 
 def test_an_entry_that_is_no_entry_is_not_overwritten(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_an_entry_that_is_no_entry_is_not_overwritten(tmp_path: Path) -> None:
 def test_an_entry_that_is_no_entry_is_told_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: 3\nother: {n_ctx: 1}\n")
     with pytest.raises(SettingsError, match="'m'"):
-        remembered(tmp_path).of("m")
-    assert remembered(tmp_path).of("other") == {"n_ctx": 1}
+        remembered(tmp_path).get("m")
+    assert remembered(tmp_path).get("other") == {"n_ctx": 1}
 
 
 def test_nothing_is_written_where_the_folder_cannot_be(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_an_empty_file_means_the_defaults(path: Path, text: str) -> None:
 
 def test_a_missing_file_means_the_defaults_unless_it_was_asked_for(path: Path) -> None:
     assert read(path) == Settings()
-    with pytest.raises(SettingsError, match="there is no such file"):
+    with pytest.raises(SettingsError, match="file not found"):
         read(path, required=True)
 
 

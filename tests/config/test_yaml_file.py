@@ -60,7 +60,7 @@ def test_a_text_that_looks_like_something_else_stays_a_text(path: Path, value: s
     ("text", "words"),
     [
         ("a: [1\nb: 2\n", "line 2, column"),
-        ("a: 1\na: 2\n", "line 2, column 1: 'a' stands here twice"),
+        ("a: 1\na: 2\n", "line 2, column 1: duplicate key 'a'"),
         ("- a list\n", "lines of `key: value`"),
         ("a: 2024-13-45\n", "month"),
         ("a: \x01\n", "not allowed"),
@@ -134,7 +134,7 @@ def test_several_processes_that_save_at_once_lose_nothing(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from modules.config.yaml_file import YamlFile\n"
         "file, name = YamlFile(Path(sys.argv[1])), sys.argv[2]\n"
-        "for number in range(20): file.change(lambda content: content.update({f'{name}{number}': number}))"
+        "for number in range(20): file.update(lambda content: content.update({f'{name}{number}': number}))"
     )
     words = [[sys.executable, "-c", program, str(path), name] for name in "abc"]
     running = [subprocess.Popen(each, cwd=ROOT) for each in words]

@@ -101,7 +101,7 @@ def test_a_text_is_trimmed_and_nothing_at_all_is_the_empty_text() -> None:
 
 @pytest.mark.parametrize("raw", ["30;70", "30,", "30,70 and more", True, [30, 70]])
 def test_a_pattern_must_fit_the_whole_text(raw: object) -> None:
-    with pytest.raises(OptionError, match="something like '30,70'"):
+    with pytest.raises(OptionError, match="a text such as '30,70'"):
         SPLIT.parse(raw)
 
 
