@@ -66,7 +66,7 @@ def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(engine: Wor
     assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
 
 
-def test_no_log_probabilities_are_told_unless_asked_for_and_none_besides_the_chosen_if_0(engine: WorkerProcess) -> None:
+def test_log_probabilities_are_sent_only_on_request_and_with_0_only_the_chosen_ones(engine: WorkerProcess) -> None:
     assert not answer(engine, FRANCE).chances
     assert [each.top for each in answer(engine, FRANCE, top_logprobs=0).chances] == [()] * 20
 
@@ -93,7 +93,7 @@ def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None
     assert answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
 
 
-def test_a_prompt_that_departs_early_reuses_only_the_tokens_in_common(engine: WorkerProcess) -> None:
+def test_a_prompt_that_diverges_early_reuses_only_the_common_prefix(engine: WorkerProcess) -> None:
     forget(engine)
     answer(engine, FRANCE)
     common = len(ask(engine, "encode", text="The capital of"))
@@ -145,7 +145,7 @@ def test_a_stop_string_of_characters_that_take_several_tokens_is_met(speaker: Wo
 @pytest.mark.parametrize(
     "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
 )
-def test_only_whole_characters_go_out_whatever_the_script(speaker: WorkerProcess, prompt: str) -> None:
+def test_only_whole_characters_are_sent_whatever_the_script(speaker: WorkerProcess, prompt: str) -> None:
     said = answer(speaker, prompt, max_new_tokens=16)
     assert "\ufffd" not in "".join(said.pieces[:-1]), "but for one that the end of the answer cuts in two"
     assert not said.text.isascii()
@@ -156,26 +156,26 @@ def test_only_whole_characters_go_out_whatever_the_script(speaker: WorkerProcess
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_draws_the_same_answer_and_another_seed_another(engine: WorkerProcess) -> None:
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: WorkerProcess) -> None:
     wishes = {"temperature": 1, "max_new_tokens": 10}
     drawn = [answer(engine, STORY, seed=seed, **wishes).text for seed in (1, 1, 2, 2**32 - 2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 3
 
 
-def test_without_a_seed_each_answer_is_another(engine: WorkerProcess) -> None:
+def test_without_a_seed_answers_differ(engine: WorkerProcess) -> None:
     assert len({answer(engine, STORY, temperature=1, max_new_tokens=10).text for _ in range(3)}) > 1
 
 
 @pytest.mark.parametrize(
     "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
 )
-def test_drawing_from_one_candidate_alone_is_greedy(engine: WorkerProcess, narrow: dict[str, float]) -> None:
+def test_sampling_from_a_single_candidate_is_greedy(engine: WorkerProcess, narrow: dict[str, float]) -> None:
     greedy = answer(engine, STORY)
     assert answer(engine, STORY, **{"temperature": 1.5, "seed": 3} | narrow).text == greedy.text
 
 
-def test_where_no_token_is_left_it_is_said_by_the_loader_in_use(engine: WorkerProcess, loader: str) -> None:
+def test_the_error_for_no_allowed_token_names_the_loader(engine: WorkerProcess, loader: str) -> None:
     (only,) = ask(engine, "encode", text="z")
     with pytest.raises(GenerationFailed, match="leave no token") as failed:
         answer(engine, FRANCE, grammar_string='root ::= "z"', custom_token_bans=str(only))
@@ -186,7 +186,7 @@ def test_where_no_token_is_left_it_is_said_by_the_loader_in_use(engine: WorkerPr
 # -- several calls -----------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_in_the_middle_leaves_the_next_answer_right_and_keeps_what_was_evaluated(
+def test_after_cancelling_the_next_answer_is_right_and_reuses_the_evaluated_tokens(
     engine: WorkerProcess,
 ) -> None:
     forget(engine)
@@ -202,7 +202,7 @@ def test_cancelling_in_the_middle_leaves_the_next_answer_right_and_keeps_what_wa
         assert again.done.cached_tokens == again.done.prompt_tokens - 1
 
 
-def test_an_answer_that_is_given_up_does_not_change_another(engine: WorkerProcess) -> None:
+def test_a_cancelled_answer_does_not_change_another(engine: WorkerProcess) -> None:
     forget(engine)
     expected = answer(engine, STORY)
     long = engine.events("generate", prompt=CODE, params=parameters(max_new_tokens=500))
@@ -219,7 +219,7 @@ def test_questions_are_answered_between_two_tokens(engine: WorkerProcess) -> Non
     long.close()  # type: ignore[attr-defined]
 
 
-def test_a_request_that_cannot_be_understood_does_not_block_those_after_it(engine: WorkerProcess) -> None:
+def test_an_invalid_request_does_not_block_later_ones(engine: WorkerProcess) -> None:
     for _ in range(2):
         with pytest.raises(InternalError, match="KeyError"):
             list(engine.events("generate", prompt=STORY, params={"stop": []}))
@@ -233,7 +233,7 @@ def test_an_empty_prompt_is_answered(engine: WorkerProcess) -> None:
     assert answer(engine, "", max_new_tokens=5).done.prompt_tokens == 1
 
 
-def test_a_prompt_that_does_not_fit_says_how_long_it_is(engine: WorkerProcess, loader: str) -> None:
+def test_the_error_for_a_too_long_prompt_states_its_length(engine: WorkerProcess, loader: str) -> None:
     with pytest.raises(PromptTooLong) as refused:
         answer(engine, "tell" + " tell" * 8999)
     assert (refused.value.tokens, refused.value.limit) == (9000, N_CTX - 1)
@@ -254,10 +254,10 @@ def test_the_name_of_a_special_token_is_that_token(engine: WorkerProcess) -> Non
 
 
 @pytest.mark.parametrize("token", [-1, 49152, 10**9])
-def test_a_token_that_the_vocabulary_lacks_is_refused(engine: WorkerProcess, token: int) -> None:
+def test_a_token_id_outside_the_vocabulary_is_refused(engine: WorkerProcess, token: int) -> None:
     with pytest.raises(OptionError):
         ask(engine, "decode", tokens=[1, token])
 
 
-def test_text_that_is_no_proper_unicode_is_answered(engine: WorkerProcess) -> None:
+def test_invalid_unicode_is_answered(engine: WorkerProcess) -> None:
     assert answer(engine, "half \ud83d a pair", max_new_tokens=2).done.completion_tokens == 2

@@ -73,7 +73,7 @@ def asked(loaded: WorkerProcess) -> WorkerProcess:
 
 
 @pytest.mark.parametrize("loader", WHERE, scope="module")
-def test_it_knows_paris_and_writes_word_by_word(asked: WorkerProcess) -> None:
+def test_the_answer_is_right_and_comes_in_pieces(asked: WorkerProcess) -> None:
     said = answer(asked, FRANCE, max_new_tokens=TOKENS)
     assert "Paris" in said.text
     assert 2 <= len(said.pieces) <= said.done.completion_tokens <= TOKENS
@@ -81,7 +81,7 @@ def test_it_knows_paris_and_writes_word_by_word(asked: WorkerProcess) -> None:
 
 @pytest.mark.works("samplers")
 @pytest.mark.parametrize("loader", LOADED, scope="module")
-def test_what_is_drawn_follows_the_samplers(asked: WorkerProcess) -> None:
+def test_sampling_follows_the_parameters(asked: WorkerProcess) -> None:
     def drawn(**wishes: Any) -> str:
         forget(asked)  # in 16 bits it matters how many tokens are read at once
         return answer(asked, "Once upon a time", max_new_tokens=TOKENS, **wishes).text
@@ -95,7 +95,7 @@ def test_what_is_drawn_follows_the_samplers(asked: WorkerProcess) -> None:
 
 @pytest.mark.works("concurrent")
 @pytest.mark.parametrize("loader", TOGETHER, scope="module")
-def test_two_are_answered_at_the_same_time_as_they_would_be_alone(asked: WorkerProcess) -> None:
+def test_two_concurrent_answers_are_those_given_alone(asked: WorkerProcess) -> None:
     alone = [answer(asked, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
     forget(asked)
     said = together(asked, [FRANCE, COUNTING], max_new_tokens=TOKENS)
@@ -104,7 +104,7 @@ def test_two_are_answered_at_the_same_time_as_they_would_be_alone(asked: WorkerP
 
 
 @pytest.mark.parametrize("loader", ONE_BY_ONE, scope="module")
-def test_a_second_one_is_told_that_it_waits(asked: WorkerProcess) -> None:
+def test_a_second_request_learns_that_it_waits(asked: WorkerProcess) -> None:
     crowd = Crowd(asked)
     calls = [crowd.ask(prompt, max_new_tokens=TOKENS) for prompt in (FRANCE, COUNTING)]
     first, second = (crowd.wait(call) for call in calls)
@@ -113,7 +113,7 @@ def test_a_second_one_is_told_that_it_waits(asked: WorkerProcess) -> None:
 
 @pytest.mark.works("cfg")
 @pytest.mark.parametrize("loader", GUIDED, scope="module")
-def test_guidance_leads_away_from_the_negative_prompt_alone(asked: WorkerProcess) -> None:
+def test_guidance_leads_away_from_the_negative_prompt(asked: WorkerProcess) -> None:
     plain = answer(asked, FRANCE, max_new_tokens=TOKENS).text
     itself = answer(asked, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
     assert itself.text == plain, "away from itself"

@@ -56,7 +56,7 @@ def real(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+def _all_slots_are_idle_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     used = [request.getfixturevalue(name) for name in ("llama", "quick", "real") if name in request.fixturenames]
     yield
     for worker in used:
@@ -82,7 +82,7 @@ def chat(topic: str) -> str:
 # -- together ---------------------------------------------------------------------------------------------------------
 
 
-def test_several_answer_at_the_same_time(llama: WorkerProcess) -> None:
+def test_several_requests_are_answered_at_the_same_time(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     calls = [crowd.ask(chat(topic), max_new_tokens=60, ban_eos_token=True) for topic in TOPICS]
     for call in calls:
@@ -93,7 +93,7 @@ def test_several_answer_at_the_same_time(llama: WorkerProcess) -> None:
     assert not any(isinstance(event, Waiting) for each in answers for event in each.events)
 
 
-def test_who_finds_all_slots_taken_waits_and_is_told_its_place_as_it_changes(llama: WorkerProcess) -> None:
+def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     lengths = (20, 40, 40, 40)
     running = [
@@ -108,7 +108,7 @@ def test_who_finds_all_slots_taken_waits_and_is_told_its_place_as_it_changes(lla
     assert places == [[], [], [], [], [1], [2, 1]]
 
 
-def test_answers_given_together_are_those_the_model_would_give_alone(real: WorkerProcess) -> None:
+def test_concurrent_answers_are_those_the_model_would_give_alone(real: WorkerProcess) -> None:
     """Replayed alone: each token is the likeliest, or so near to it that another order of sums explains it."""
     prompts = [chat(topic) for topic in TOPICS]
     for prompt, answered in zip(prompts, together(real, prompts, max_new_tokens=12), strict=True):
@@ -116,7 +116,7 @@ def test_answers_given_together_are_those_the_model_would_give_alone(real: Worke
         assert furthest(real, prompt, answered.text) < HONEST
 
 
-def test_in_full_precision_answers_given_together_are_the_very_ones(quick: WorkerProcess) -> None:
+def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_single_ones(quick: WorkerProcess) -> None:
     prompts = [chat(topic) for topic in TOPICS]
     answers = together(quick, prompts, **WITH_CHANCES)
     assert len({each.text for each in answers}) == len(TOPICS)
@@ -144,7 +144,7 @@ def assert_same(answered: Answer, expected: Answer) -> None:
             break
 
 
-def test_with_a_cache_for_each_slot_answers_given_together_are_the_very_same(smollm2: Path) -> None:
+def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2: Path) -> None:
     asked = {"path": str(shallow_gguf(smollm2)), "prompts": [chat(topic) for topic in TOPICS]}
     command = [sys.executable, "-m", "tests.support.apart_probe"]
     told = subprocess.run(command, cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, timeout=100)
@@ -171,7 +171,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(llama: WorkerProcess) -> No
     assert crowd.answer(long).done.completion_tokens == 5
 
 
-def test_a_stream_goes_on_while_a_long_prompt_is_read(llama: WorkerProcess) -> None:
+def test_a_stream_continues_during_the_prefill_of_a_long_prompt(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     stream = crowd.ask(chat("the sea"), max_new_tokens=300, ban_eos_token=True)
     crowd.wait(stream, Text, 2)
@@ -187,7 +187,7 @@ def test_a_stream_goes_on_while_a_long_prompt_is_read(llama: WorkerProcess) -> N
 # -- the cache --------------------------------------------------------------------------------------------------------
 
 
-def test_each_conversation_finds_what_it_has_said_before(quick: WorkerProcess) -> None:
+def test_more_conversations_than_slots_all_reuse_their_earlier_turns(quick: WorkerProcess) -> None:
     """More of them than slots: those that are not in the cache lie in main memory."""
     talks = [f"{chat(f'{topic} and the {thing}')}" for topic in TOPICS for thing in ("old tree by the well", "cat")]
     talks = [
@@ -201,7 +201,7 @@ def test_each_conversation_finds_what_it_has_said_before(quick: WorkerProcess) -
         assert second.done.cached_tokens >= first.done.prompt_tokens + 8
 
 
-def test_those_who_come_again_at_the_same_moment_each_find_their_own(quick: WorkerProcess) -> None:
+def test_conversations_that_continue_at_the_same_moment_all_reuse_their_own_cells(quick: WorkerProcess) -> None:
     """Nobody's cells are put aside for one who begins just before him."""
     talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
     together(quick, talks, max_new_tokens=60, ban_eos_token=True)
@@ -209,7 +209,7 @@ def test_those_who_come_again_at_the_same_moment_each_find_their_own(quick: Work
     assert [each.done.cached_tokens for each in again] == [each.done.prompt_tokens - 1 for each in again]
 
 
-def test_idle_conversations_are_put_aside_while_another_answers(quick: WorkerProcess) -> None:
+def test_idle_conversations_are_saved_to_main_memory_while_another_decodes(quick: WorkerProcess) -> None:
     forget(quick)
     together(quick, [f"{chat(topic)} {LONG[:300]}" for topic in TOPICS], max_new_tokens=2)
     answer(quick, "Once upon a time", max_new_tokens=30, ban_eos_token=True)
@@ -218,7 +218,7 @@ def test_idle_conversations_are_put_aside_while_another_answers(quick: WorkerPro
     assert len(told["saved"]) == 4
 
 
-def test_a_common_beginning_is_read_once_for_all(llama: WorkerProcess) -> None:
+def test_a_common_prefix_is_evaluated_once(llama: WorkerProcess) -> None:
     prompts = [f"In common: {LONG}{ending}" for ending in ("One", "Two", "Three", "Four")]
     answers = together(llama, prompts, max_new_tokens=8)
     shared = ask(llama, "count", text=LONG) - 2
@@ -227,7 +227,7 @@ def test_a_common_beginning_is_read_once_for_all(llama: WorkerProcess) -> None:
     assert all(each >= shared for each in cached[1:])
 
 
-def test_sharing_a_beginning_changes_nothing(quick: WorkerProcess) -> None:
+def test_sharing_a_prefix_changes_no_answer(quick: WorkerProcess) -> None:
     prompts = [f"Shared: {LONG}{ending}" for ending in ("One", "Two")]
     answers = together(quick, prompts, **WITH_CHANCES)
     assert max(each.done.cached_tokens for each in answers) > ask(quick, "count", text=LONG) - 2
@@ -236,20 +236,20 @@ def test_sharing_a_beginning_changes_nothing(quick: WorkerProcess) -> None:
         assert_same(answered, answer(quick, prompt, **WITH_CHANCES))
 
 
-def test_one_alone_may_use_the_whole_context(quick: WorkerProcess) -> None:
+def test_a_single_request_may_use_the_whole_context(quick: WorkerProcess) -> None:
     whole = answer(quick, chat("everything"), max_new_tokens=0, ban_eos_token=True)
     assert whole.done.reason == "length"
     assert whole.done.prompt_tokens + whole.done.completion_tokens == N_CTX + 1
 
 
-def test_when_several_overflow_the_context_the_last_one_waits_and_goes_on_where_it_was(quick: WorkerProcess) -> None:
+def test_when_several_overflow_the_context_the_last_one_is_preempted_and_resumes(quick: WorkerProcess) -> None:
     wishes = {"max_new_tokens": 400, "ban_eos_token": True}
     answers = together(quick, [chat(topic) for topic in TOPICS], **wishes)
     assert [each.done.completion_tokens for each in answers] == [400] * 4
     assert any(isinstance(event, Waiting) for each in answers for event in each.events)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_while_others_go_on(llama: WorkerProcess) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_while_others_continue(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     fine = crowd.ask(chat("rain"), max_new_tokens=20, ban_eos_token=True)
     with pytest.raises(PromptTooLong):
@@ -257,7 +257,7 @@ def test_a_prompt_that_does_not_fit_is_refused_while_others_go_on(llama: WorkerP
     assert crowd.answer(fine).done.completion_tokens == 20
 
 
-def test_a_grammar_that_leads_nowhere_ends_that_answer_alone(llama: WorkerProcess) -> None:
+def test_a_grammar_that_allows_no_token_ends_only_its_own_answer(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     fine = crowd.ask(chat("snow"), max_new_tokens=20, ban_eos_token=True)
     with pytest.raises(OptionError):
@@ -271,7 +271,7 @@ def test_a_grammar_that_leads_nowhere_ends_that_answer_alone(llama: WorkerProces
 
 
 @pytest.mark.parametrize("when", ["reading", "writing", "waiting"])
-def test_a_cancel_acts_at_once_in_every_state(llama: WorkerProcess, when: str) -> None:
+def test_cancelling_acts_at_once_in_every_state(llama: WorkerProcess, when: str) -> None:
     forget(llama)
     expected = answer(llama, "The capital of France is", **WITH_CHANCES)
     crowd = Crowd(llama)
@@ -293,7 +293,9 @@ def test_a_cancel_acts_at_once_in_every_state(llama: WorkerProcess, when: str) -
     assert_same(answer(llama, "The capital of France is", **WITH_CHANCES), expected)
 
 
-def test_after_a_broken_off_prompt_what_was_read_is_used_and_the_answer_is_right(llama: WorkerProcess) -> None:
+def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_answer_is_right(
+    llama: WorkerProcess,
+) -> None:
     prompt = f"Then {LONG}Once"
     forget(llama)
     other = answer(llama, f"{LONG}Once", **WITH_CHANCES)
@@ -315,7 +317,7 @@ def test_after_a_broken_off_prompt_what_was_read_is_used_and_the_answer_is_right
     assert_same(answer(llama, f"{LONG}Once", **WITH_CHANCES), other)
 
 
-def test_a_cancel_takes_nothing_from_the_others(quick: WorkerProcess) -> None:
+def test_cancelling_does_not_affect_other_requests(quick: WorkerProcess) -> None:
     wishes = WITH_CHANCES | {"max_new_tokens": 250}
     crowd = Crowd(quick)
     stays = crowd.ask(chat("the moon"), **wishes)
@@ -330,7 +332,7 @@ def test_a_cancel_takes_nothing_from_the_others(quick: WorkerProcess) -> None:
     assert_same(stayed, answer(quick, chat("the moon"), **wishes))
 
 
-def test_forty_clients_that_come_and_vanish_at_random_are_all_answered_or_told_why(quick: WorkerProcess) -> None:
+def test_forty_clients_that_come_and_vanish_at_random_all_get_an_answer_or_an_error(quick: WorkerProcess) -> None:
     outcomes: list[str] = []
     clients = [threading.Thread(target=client, args=(quick, seed, outcomes)) for seed in range(40)]
     for each in clients:
@@ -362,7 +364,7 @@ def client(worker: WorkerProcess, seed: int, outcomes: list[str]) -> None:
         time.sleep(dice.random() * 0.2)
 
 
-def test_what_a_request_asks_for_is_checked_before_it_waits(llama: WorkerProcess) -> None:
+def test_parameters_are_checked_before_a_request_waits(llama: WorkerProcess) -> None:
     crowd = Crowd(llama)
     others = [crowd.ask(chat(topic), max_new_tokens=100, ban_eos_token=True) for topic in TOPICS]
     with pytest.raises(OptionError):
@@ -396,7 +398,7 @@ def makes_sense(text: str) -> bool:
     return "Paris" in text or "capital of France" in text or text == "It is fine."
 
 
-def test_when_old_messages_are_dropped_the_rest_is_not_read_again(sliding: WorkerProcess) -> None:
+def test_when_old_messages_are_dropped_the_rest_is_not_evaluated_again(sliding: WorkerProcess) -> None:
     whole = answer(sliding, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1).done
     dropped = answer(sliding, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=8)
     expected = ask(sliding, "count", text=SYSTEM + "".join(TURNS[4:10]))
@@ -405,7 +407,7 @@ def test_when_old_messages_are_dropped_the_rest_is_not_read_again(sliding: Worke
     settled(sliding)
 
 
-def test_what_was_shifted_is_where_it_would_be_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
+def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
     forget(sliding)  # each shift adds to what the kept words still know of the dropped ones: begin without any
     answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
     for first in range(1, 5):
@@ -416,7 +418,7 @@ def test_what_was_shifted_is_where_it_would_be_and_can_be_shifted_again(sliding:
         settled(sliding)
 
 
-def test_without_a_system_message_the_first_tokens_stay_as_sinks(sliding: WorkerProcess) -> None:
+def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(sliding: WorkerProcess) -> None:
     """They are those of the first message, which the prompt has not any more, and take eight cells."""
     answer(sliding, "".join(TURNS[10:18]), max_new_tokens=1)
     prompt = "".join(TURNS[12:18]) + QUESTION
@@ -452,7 +454,7 @@ def test_cells_that_two_conversations_share_are_not_shifted(quick_sliding: Worke
         assert_same(said, answer(quick_sliding, prompt, **wishes))
 
 
-def test_without_streaming_llm_what_follows_a_gap_is_read_again(quick: WorkerProcess) -> None:
+def test_without_streaming_llm_tokens_after_a_gap_are_evaluated_again(quick: WorkerProcess) -> None:
     answer(quick, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1)
     again = answer(quick, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=1).done
     assert again.cached_tokens < ask(quick, "count", text=SYSTEM + TURNS[4])

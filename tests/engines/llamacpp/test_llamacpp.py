@@ -74,7 +74,7 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
-def test_the_greedy_answer_is_that_of_the_librarys_own_class(
+def test_the_greedy_answer_is_that_of_the_llama_class(
     llama: WorkerProcess, reference: dict[str, Any], prompt: str
 ) -> None:
     forget(llama)
@@ -85,7 +85,7 @@ def test_the_greedy_answer_is_that_of_the_librarys_own_class(
 
 
 @pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
-def test_the_log_probabilities_are_those_of_the_librarys_logits(
+def test_the_log_probabilities_are_those_of_the_llama_class(
     llama: WorkerProcess, reference: dict[str, Any], prompt: str
 ) -> None:
     forget(llama)
@@ -102,7 +102,7 @@ def test_the_log_probabilities_are_those_of_the_librarys_logits(
 @pytest.mark.parametrize(
     "wide", [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}], ids=lambda each: next(iter(each))
 )
-def test_drawing_from_many_candidates_is_not(llama: WorkerProcess, wide: dict[str, float]) -> None:
+def test_sampling_from_many_candidates_is_not_greedy(llama: WorkerProcess, wide: dict[str, float]) -> None:
     greedy = answer(llama, STORY, max_new_tokens=8)
     free = {"temperature": 1.5, "seed": 3, "min_p": 0.0, "max_new_tokens": 8}
     assert answer(llama, STORY, **free | wide).text != greedy.text
@@ -118,7 +118,7 @@ def circling(llama: WorkerProcess) -> str:
 
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
-def test_a_penalty_keeps_the_answer_from_going_in_circles(llama: WorkerProcess, circling: str, penalty: str) -> None:
+def test_a_penalty_prevents_repetition(llama: WorkerProcess, circling: str, penalty: str) -> None:
     assert circling.startswith(CIRCLE)
     assert not answer(llama, CIRCLE, max_new_tokens=6, **{penalty: 2.0}).text.startswith(CIRCLE[:12])
 
@@ -153,7 +153,7 @@ def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
     assert answer(small, prompt, max_new_tokens=3).text == "".join(full.pieces[:3])
 
 
-def test_a_prompt_longer_than_a_batch_tells_its_progress(small: WorkerProcess) -> None:
+def test_a_prompt_longer_than_a_batch_reports_progress(small: WorkerProcess) -> None:
     long = answer(small, "tell" + " tell" * 99, max_new_tokens=1)
     told = [event.done for event in long.events if isinstance(event, Progress)]
     assert told == pytest.approx([0.32, 0.64, 0.96])
@@ -172,7 +172,7 @@ def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> Non
         answer(small, "tell" + " tell" * 255)
 
 
-def test_a_prompt_of_many_small_batches_is_answered_like_one_of_a_large_one(
+def test_many_small_batches_give_the_answer_of_a_large_one(
     small: WorkerProcess, tiny: Path, workers: WorkerPool
 ) -> None:
     prompt = "The moon is bright tonight. " * 15 + "The moon is"
@@ -259,7 +259,7 @@ def test_rope_options_change_the_answer(loaded: Load, tiny: Path, subtests: pyte
             assert loaded(tiny, **options).text != loaded(tiny).text
 
 
-def test_the_context_is_as_long_as_asked_for_and_else_the_models_own(loaded: Load, tiny: Path) -> None:
+def test_the_context_is_n_ctx_or_else_the_models_own(loaded: Load, tiny: Path) -> None:
     assert loaded(tiny).info.context_length == 512
     assert loaded(tiny, n_ctx=0).info.context_length == CONTEXT
 
@@ -306,9 +306,7 @@ def test_options_without_effect_are_noted(loaded: Load, tiny: Path, build: Build
             assert set(options) <= loaded(tiny, **options).notes
 
 
-def test_what_is_explained_is_what_the_installed_library_can_do(
-    llama: WorkerProcess, build: Build, smollm2: Path
-) -> None:
+def test_explain_reflects_the_installed_library(llama: WorkerProcess, build: Build, smollm2: Path) -> None:
     explained = ask(llama, "explain", **load_arguments(smollm2, n_ctx=123))
     assert explained["calls"]["llama_init_from_model"]["n_ctx"] == 123
     assert explained["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
@@ -334,7 +332,7 @@ def broken_files(half: bytes) -> dict[str, bytes]:
     }
 
 
-def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_one_loads_after_them(
+def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_file_loads_afterwards(
     worker: WorkerProcess, smollm2: Path, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     with smollm2.open("rb") as file:
@@ -371,7 +369,7 @@ print("decoded", status)
 """
 
 
-def test_tells_when_the_workaround_for_amx_is_gone(build: Build, smollm2: Path) -> None:
+def test_the_workaround_for_amx_is_still_needed(build: Build, smollm2: Path) -> None:
     named = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
     assert named
     assert version("llama-cpp-python") == named[1], "a new version: look again at Build.repacks"

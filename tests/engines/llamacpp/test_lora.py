@@ -164,7 +164,7 @@ def seen(small: Stage, letters: Sequence[str]) -> Odds:
 
 @pytest.mark.lora("one", "several", "weights")
 @pytest.mark.parametrize("name", SETS)
-def test_with_each_set_of_them_the_model_answers_as_with_peft(
+def test_every_set_of_adapters_has_the_effect_it_has_under_peft(
     small: Stage, small_folder: Path, letters: list[str], name: str
 ) -> None:
     peft, llama = np.load(small_folder / "logits.npz"), np.load(small_folder / "llama.npz")
@@ -177,7 +177,7 @@ def test_with_each_set_of_them_the_model_answers_as_with_peft(
 
 
 @pytest.mark.lora("several", "hot")
-def test_in_whatever_order_they_come_and_go_each_set_is_the_same(
+def test_the_effect_of_a_set_does_not_depend_on_the_sets_before_it(
     small: Stage, small_folder: Path, letters: list[str]
 ) -> None:
     peft = np.load(small_folder / "logits.npz")
@@ -192,7 +192,7 @@ def test_in_whatever_order_they_come_and_go_each_set_is_the_same(
         assert (found == bare) is (after == "none")
 
 
-def test_every_position_has_the_logits_that_it_has_with_peft(small: Stage, small_folder: Path, loader: str) -> None:
+def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_folder: Path, loader: str) -> None:
     if loader != "llamacpp_HF":
         pytest.skip("only this loader gives the logits of a text")
     peft = np.load(small_folder / "logits.npz")
@@ -219,7 +219,7 @@ def real(stage_of: StageOf, smollm2: Path, trained: Path, loader: str) -> Iterat
 
 
 @pytest.mark.lora("one", "several", "hot")
-def test_each_says_what_it_was_taught_and_nothing_of_it_without_it(real: Stage) -> None:
+def test_a_trained_adapter_makes_the_model_say_its_lesson_only_while_applied(real: Stage) -> None:
     everything = [{}, {"banana": 1.0}, {"green": 1.0, "banana": 0.0}, {"banana": 1.0, "green": 1.0}, {}]
     for weights in everything:
         effects = real.apply(weights)
@@ -229,7 +229,7 @@ def test_each_says_what_it_was_taught_and_nothing_of_it_without_it(real: Stage) 
 
 
 @pytest.mark.lora("weights")
-def test_a_weight_says_how_strongly_it_acts(real: Stage) -> None:
+def test_the_effect_grows_with_the_weight(real: Stage) -> None:
     effects = [real.apply({"banana": weight})[0] for weight in (2.0, 1.0, 0.1)]
     assert effects == sorted(set(effects), reverse=True)
     assert not real.says(BANANA.beginning).startswith(BANANA.words)
@@ -255,7 +255,7 @@ def shallow(stage_of: StageOf, shallow_model: Path, shallow_trained: Path, loade
         yield stage
 
 
-def test_without_any_the_model_is_what_it_was_to_the_last_bit(shallow: Stage, loader: str) -> None:
+def test_after_removing_all_adapters_the_logits_are_bitwise_those_of_before(shallow: Stage, loader: str) -> None:
     def everything() -> Any:
         forget(shallow.model._worker)
         if loader == "llamacpp_HF":
@@ -272,16 +272,14 @@ def test_without_any_the_model_is_what_it_was_to_the_last_bit(shallow: Stage, lo
         assert everything() == bare
 
 
-def test_one_of_weight_zero_is_as_if_it_were_not_there(shallow: Stage) -> None:
+def test_an_adapter_of_weight_zero_has_no_effect(shallow: Stage) -> None:
     shallow.apply({"green": 1.0})
     green = shallow.odds(BANANA.beginning, 1000)
     assert shallow.apply({"green": 1.0, "banana": 0.0})[1] == 0
     assert shallow.odds(BANANA.beginning, 1000) == green
 
 
-def test_who_asks_meanwhile_waits_and_does_not_break_off_the_reading_of_the_probe(
-    shallow: Stage, shallow_trained: Path
-) -> None:
+def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: Stage, shallow_trained: Path) -> None:
     """A request interrupts a long step of an answer."""
 
     def odds() -> list[Odds]:
@@ -329,7 +327,7 @@ def mechanics(stage_of: StageOf, tiny: Path, adapters: Path, loader: str) -> Ite
         yield stage
 
 
-def test_after_a_change_nothing_computed_before_is_used(mechanics: Stage) -> None:
+def test_after_a_change_nothing_evaluated_before_is_reused(mechanics: Stage) -> None:
     """Neither of the conversation in the cache, nor of one that was put aside."""
     talk = [text + BANANA.beginning for text in (STORY, LETTER)]
     said = []
@@ -350,7 +348,7 @@ def test_after_a_change_nothing_computed_before_is_used(mechanics: Stage) -> Non
         assert len(set(texts)) == len(texts), "what was computed before would have led to another answer"
 
 
-def test_they_come_and_go_without_taking_more_memory(mechanics: Stage) -> None:
+def test_applying_and_removing_adapters_leaks_no_memory(mechanics: Stage) -> None:
     sizes = []
     for _ in range(ROUNDS):
         mechanics.apply({CAT: 1.0, DOG: 0.5})
@@ -414,7 +412,7 @@ def broken(name: str, folder: Path) -> str:
         ("strange", LoraRefused, "LoRA tensor 'blk.0.strange' has unexpected suffix"),
     ],
 )
-def test_of_a_broken_one_the_cause_is_named_and_the_former_ones_stay(
+def test_a_broken_adapter_is_refused_with_the_cause_and_the_previous_set_stays(
     mechanics: Stage, adapters: Path, name: str, error: type[WebUIError], words: str
 ) -> None:
     def afresh() -> tuple[Odds, str]:
@@ -438,7 +436,7 @@ def test_of_a_broken_one_the_cause_is_named_and_the_former_ones_stay(
         shutil.rmtree(adapters / bad) if (adapters / bad).is_dir() else os.unlink(adapters / bad)
 
 
-def test_what_llama_cpp_has_against_one_is_said_in_its_words(mechanics: Stage, tmp_path: Path) -> None:
+def test_a_refusal_by_llama_cpp_is_reported_in_its_own_words(mechanics: Stage, tmp_path: Path) -> None:
     """Such as come past the checks before: the file has changed, or what lies there is nothing that we know."""
     files = {
         "other.gguf": (adapter(tmp_path / "other.gguf", architecture="qwen2"), "model arch and LoRA arch mismatch"),
@@ -484,7 +482,7 @@ def alone(stage_of: StageOf, shallow_model: Path, shallow_trained: Path) -> list
 @pytest.mark.parametrize(
     "options", [{"flash_attn": True}, {"flash_attn": False}, {"cache_8bit": True}, {"n_batch": 24}, {"no_mmap": True}]
 )
-def test_several_answers_at_once_all_have_them(
+def test_concurrent_answers_are_all_affected_by_the_adapters(
     stage_of: StageOf,
     shallow_model: Path,
     shallow_trained: Path,

@@ -162,7 +162,7 @@ def left() -> dict[str, dict[int, float]]:
     return dict(zip(DEFINED, shares, strict=True))
 
 
-def test_the_candidates_that_are_left_follow_the_definition(
+def test_the_remaining_candidates_follow_the_definition(
     left: dict[str, dict[int, float]], subtests: pytest.Subtests
 ) -> None:
     for name in DEFINED:
@@ -176,7 +176,7 @@ DRAWN = Results(*(case(**params) for params in CUTS))
 
 
 @pytest.mark.parametrize("params", CUTS)
-def test_tokens_are_drawn_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
+def test_tokens_are_sampled_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
     tokens = DRAWN()[CUTS.index(params)]
     expected = first(3) if params else CHANCES
     counts = Counter(tokens)
@@ -193,18 +193,18 @@ GREEDY = Results(*(case(3, temperature=0.0, **cut) for cut in GREEDY_CUTS))
 GREEDY_XTC = Results(case(3, temperature=0.0, xtc_probability=1.0, xtc_threshold=0.14))
 
 
-def test_without_temperature_the_likeliest_is_drawn_whatever_is_cut() -> None:
+def test_at_temperature_zero_the_most_likely_token_is_taken_whatever_is_cut() -> None:
     assert GREEDY() == [[100] * 3] * len(GREEDY_CUTS)
 
 
-def test_without_temperature_xtc_leaves_the_likeliest_of_the_others() -> None:
+def test_at_temperature_zero_xtc_leaves_the_most_likely_of_the_others() -> None:
     assert GREEDY_XTC() == [[102] * 3]
 
 
 XTC = Results(case(DRAWS, top_k=5, xtc_probability=0.5, xtc_threshold=0.14))
 
 
-def test_xtc_takes_effect_as_often_as_it_is_told_to() -> None:
+def test_xtc_acts_with_its_probability() -> None:
     (some,) = XTC()
     expected = 0.5 * 0.7  # in the other half 100 and 101 are gone
     share = sum(token in (100, 101) for token in some) / DRAWS
@@ -255,7 +255,7 @@ BY_DIGITS = Results(
 )
 
 
-def test_a_grammar_lets_through_only_what_it_takes() -> None:
+def test_only_what_the_grammar_accepts_is_sampled() -> None:
     first, drawn, greedy = BY_DIGITS()
     assert first == [ONE]
     assert drawn == greedy == [ONE, TWO, TWO, TWO, TWO, TWO]
@@ -266,7 +266,7 @@ REFUSED_GRAMMARS = Results(*(case(1, grammar_string=text) for text in NO_GRAMMAR
 
 
 @pytest.mark.parametrize("text", NO_GRAMMARS)
-def test_a_grammar_that_is_none_is_refused_by_name(text: str) -> None:
+def test_an_invalid_grammar_is_refused_by_name(text: str) -> None:
     assert "grammar_string" in REFUSED_GRAMMARS()[NO_GRAMMARS.index(text)]["error"]
 
 
@@ -275,14 +275,14 @@ REFUSED_TOKENS = Results(*(case(1, **params) for params in NO_TOKENS))
 
 
 @pytest.mark.parametrize("params", NO_TOKENS)
-def test_a_token_that_the_vocabulary_lacks_is_refused_by_name(params: dict[str, Any]) -> None:
+def test_a_token_id_outside_the_vocabulary_is_refused_by_name(params: dict[str, Any]) -> None:
     assert next(iter(params)) in REFUSED_TOKENS()[NO_TOKENS.index(params)]["error"]
 
 
 NOTHING_LEFT = Results(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
 
 
-def test_a_grammar_and_bans_that_leave_nothing_say_so() -> None:
+def test_a_grammar_and_bans_that_allow_no_token_are_reported() -> None:
     (told,) = NOTHING_LEFT()
     assert "leave no token" in told["error"]
 

@@ -31,11 +31,11 @@ def written(grammar: str, texts: int) -> Any:
 
 
 @pytest.mark.parametrize("name", ["yes or no", "chinese"])
-def test_what_is_written_follows_the_grammar(name: str) -> None:
+def test_generated_text_follows_the_grammar(name: str) -> None:
     grammar, shape = SHAPES[name]
     told = written(grammar, 4)
     assert all(ended and re.fullmatch(shape, text) for text, ended, _ in told), told
 
 
-def test_a_grammar_that_is_none_is_refused_by_name() -> None:
+def test_an_invalid_grammar_is_refused_by_name() -> None:
     assert "grammar_string" in written("root ::= (", 1)["error"]

@@ -99,9 +99,7 @@ def test_the_logits_of_every_position_are_llamacpps_own(hf: WorkerProcess, refer
     assert np.abs(ours - np.array(reference["logits"])).max() < 1e-4
 
 
-def test_logits_are_the_same_however_many_tokens_a_batch_takes(
-    model: Path, workers: WorkerPool, reference: dict[str, Any]
-) -> None:
+def test_logits_do_not_depend_on_the_batch_size(model: Path, workers: WorkerPool, reference: dict[str, Any]) -> None:
     with workers.lease(model, LLAMACPP_HF, n_ctx=256, n_batch=2, logits_all=True, **THREADS) as pooled:
         tokens = ask(pooled.worker, "encode", text=FRANCE)
         by_twos, alone = (np.array(ask(pooled.worker, "logits", tokens=tokens[:end])) for end in (5, 1))
@@ -136,7 +134,7 @@ def theirs(llama: WorkerProcess) -> list[Answer]:
 
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("loaded", ["plain", "hf"])
-def test_greedy_answers_and_their_chances_are_those_of_the_loader_llamacpp(
+def test_greedy_answers_and_log_probabilities_are_those_of_the_llamacpp_loader(
     request: pytest.FixtureRequest, theirs: list[Answer], loaded: str
 ) -> None:
     worker = request.getfixturevalue(loaded)
@@ -149,7 +147,7 @@ def test_greedy_answers_and_their_chances_are_those_of_the_loader_llamacpp(
             assert [chance.logprob for chance in mine.top] == pytest.approx([c.logprob for c in its.top], abs=1e-4)
 
 
-def test_without_logits_all_there_are_no_logits_of_every_position(plain: WorkerProcess) -> None:
+def test_without_logits_all_the_logits_operation_is_refused(plain: WorkerProcess) -> None:
     with pytest.raises(Unsupported, match="logits_all"):
         ask(plain, "logits", tokens=[1, 2])
 
@@ -160,7 +158,7 @@ def test_logits_of_no_tokens_or_of_too_many(hf: WorkerProcess) -> None:
         ask(hf, "logits", tokens=[5] * (N_CTX + 1))
 
 
-def test_logits_are_had_between_two_turns_and_change_neither(hf: WorkerProcess) -> None:
+def test_reading_logits_between_two_turns_changes_neither(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, CHAT)
     ask(hf, "logits", tokens=[START, END, 5])
@@ -234,7 +232,7 @@ ON_WORDS = {
 """Those that need an answer which repeats its prompt, as that of the first layers to CIRCLE does."""
 
 
-def test_no_sampler_is_left_out_here() -> None:
+def test_the_tables_cover_every_sampler() -> None:
     silent = {"add_bos_token", "prompt_lookup_num_tokens"}  # this model wants no BOS; guesses change no answer
     assert LLAMACPP_HF.samplers == set(SAMPLERS) | silent
 
@@ -256,7 +254,7 @@ def test_every_parameter_of_the_family_changes_the_answer(
                 assert answer(model, prompt, **asked | {name: value}).text != usual[key]
 
 
-def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProcess) -> None:
+def test_prompt_lookup_does_not_change_the_answer(hf: WorkerProcess) -> None:
     forget(hf)
     usual = answer(hf, CIRCLE, max_new_tokens=24, top_logprobs=1)
     forget(hf)
@@ -266,7 +264,7 @@ def test_guessing_from_earlier_text_changes_nothing_of_the_answer(hf: WorkerProc
 
 
 @pytest.mark.parametrize("name", ["yes or no", "chinese"])
-def test_a_grammar_over_llamacpps_tokenizer_is_followed(hf: WorkerProcess, name: str) -> None:
+def test_answers_follow_a_grammar_over_llamacpps_tokenizer(hf: WorkerProcess, name: str) -> None:
     grammar, shape = SHAPES[name]
     for seed in range(3):
         said = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
@@ -274,7 +272,7 @@ def test_a_grammar_over_llamacpps_tokenizer_is_followed(hf: WorkerProcess, name:
         assert said.done.reason == "stop"
 
 
-def test_leading_away_from_the_same_prompt_leads_nowhere(tiny_hf: WorkerProcess) -> None:
+def test_guidance_by_the_prompt_itself_changes_nothing(tiny_hf: WorkerProcess) -> None:
     usual = answer(tiny_hf, FRANCE)
     for _ in range(2):  # the second time from what was kept of the negative prompt
         assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == usual.text
@@ -287,7 +285,7 @@ def test_without_a_second_cache_guidance_is_refused(plain: WorkerProcess) -> Non
     assert answer(plain, FRANCE, max_new_tokens=1).text == usual
 
 
-def test_each_of_two_caches_has_the_whole_context(tiny: Path, workers: WorkerPool) -> None:
+def test_both_caches_have_the_whole_context(tiny: Path, workers: WorkerPool) -> None:
     for n_ctx, expected in ((0, CONTEXT), (256, 256)):
         with workers.lease(tiny, LLAMACPP_HF, n_ctx=n_ctx, cfg_cache=True, **THREADS) as pooled:
             assert pooled.info.context_length == expected
@@ -299,7 +297,7 @@ def test_each_of_two_caches_has_the_whole_context(tiny: Path, workers: WorkerPoo
 # -- turns, stops and several calls ------------------------------------------------------------------------------------
 
 
-def test_the_second_turn_goes_on_from_the_first(plain: WorkerProcess, llama: WorkerProcess) -> None:
+def test_the_second_turn_reuses_the_first(plain: WorkerProcess, llama: WorkerProcess) -> None:
     first, theirs = (afresh(each, CHAT, max_new_tokens=30, ban_eos_token=True) for each in (plain, llama))
     assert first.text == theirs.text
     second = CHAT + first.text + "<|im_end|>\n<|im_start|>user\nAnd the sun?<|im_end|>\n<|im_start|>assistant\n"
@@ -309,7 +307,7 @@ def test_the_second_turn_goes_on_from_the_first(plain: WorkerProcess, llama: Wor
     assert reused.text == expected.text
 
 
-def test_another_conversation_in_between_costs_nothing(plain: WorkerProcess) -> None:
+def test_another_conversation_in_between_evicts_nothing(plain: WorkerProcess) -> None:
     forget(plain)
     long = " ".join(str(number) for number in range(100))
     answer(plain, long, max_new_tokens=2)
@@ -317,7 +315,7 @@ def test_another_conversation_in_between_costs_nothing(plain: WorkerProcess) -> 
     assert answer(plain, long + " 100", max_new_tokens=2).done.cached_tokens > 200
 
 
-def test_what_stands_behind_a_gap_is_moved_with_streaming_llm(tiny: Path, workers: WorkerPool) -> None:
+def test_streaming_llm_reuses_tokens_after_a_gap(tiny: Path, workers: WorkerPool) -> None:
     options = {"n_ctx": 512, "streaming_llm": True, "attention_sink_size": 8}
     with workers.lease(tiny, LLAMACPP_HF, **options, **THREADS) as pooled:
         assert pooled.info.context_length == 512 - 8
@@ -329,7 +327,7 @@ def test_what_stands_behind_a_gap_is_moved_with_streaming_llm(tiny: Path, worker
         assert moved.done.prompt_tokens + moved.done.completion_tokens == 512 - 8 + 1
 
 
-def test_a_long_prompt_is_given_up_at_once(plain: WorkerProcess) -> None:
+def test_a_long_prefill_is_cancelled_at_once(plain: WorkerProcess) -> None:
     forget(plain)
     expected = answer(plain, STORY).text
     long = plain.events("generate", prompt="tell" + " tell" * 2000, params=parameters())
@@ -340,7 +338,7 @@ def test_a_long_prompt_is_given_up_at_once(plain: WorkerProcess) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_long_negative_prompt_is_given_up_at_once(hf: WorkerProcess) -> None:
+def test_the_prefill_of_a_long_negative_prompt_is_cancelled_at_once(hf: WorkerProcess) -> None:
     forget(hf)
     wishes: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
     long = Crowd(hf)
@@ -357,7 +355,7 @@ def test_a_negative_prompt_that_does_not_fit_is_refused(hf: WorkerProcess) -> No
         answer(hf, FRANCE, guidance_scale=1.5, negative_prompt="tell" + " tell" * 2999)
 
 
-def test_who_has_to_wait_is_told_so_and_is_answered_then(plain: WorkerProcess) -> None:
+def test_a_waiting_request_learns_its_position_and_is_answered_later(plain: WorkerProcess) -> None:
     crowd = Crowd(plain)
     calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=12) for number in range(3)]
     heard = [crowd.wait(call) for call in calls]
@@ -367,7 +365,7 @@ def test_who_has_to_wait_is_told_so_and_is_answered_then(plain: WorkerProcess) -
 # -- whose tokenizer ---------------------------------------------------------------------------------------------------
 
 
-def test_the_files_own_tokenizer_is_llamacpps(plain: WorkerProcess, llama: WorkerProcess) -> None:
+def test_the_gguf_files_own_tokenizer_is_llamacpps(plain: WorkerProcess, llama: WorkerProcess) -> None:
     for text in TEXTS:
         tokens = ask(plain, "encode", text=text)
         assert tokens == ask(llama, "encode", text=text)
@@ -376,7 +374,7 @@ def test_the_files_own_tokenizer_is_llamacpps(plain: WorkerProcess, llama: Worke
 
 
 @pytest.mark.parametrize("token", [-1, 49152, 10**9])
-def test_a_token_that_the_vocabulary_lacks_has_no_logits(hf: WorkerProcess, token: int) -> None:
+def test_the_logits_operation_refuses_a_token_id_outside_the_vocabulary(hf: WorkerProcess, token: int) -> None:
     with pytest.raises(OptionError):
         ask(hf, "logits", tokens=[1, token])
 
@@ -408,7 +406,7 @@ def put_tokenizer(folder: Path, source: Path, bos: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "own/model.gguf"])
-def test_a_shared_tokenizer_that_fits_is_used(
+def test_a_shared_tokenizer_that_matches_is_used(
     load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, name: str
 ) -> None:
     put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
@@ -418,7 +416,7 @@ def test_a_shared_tokenizer_that_fits_is_used(
     assert answer(told.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
 
 
-def test_tokenizer_files_beside_the_model_go_before_a_shared_one(
+def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
     load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
@@ -448,7 +446,7 @@ def spoilt(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken", "in no format known"])
-def test_a_tokenizer_that_does_not_fit_is_left_alone_and_said_so(
+def test_a_tokenizer_that_does_not_match_is_not_used_and_noted(
     load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, how: str
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
