@@ -141,18 +141,21 @@ def alone(*part: str) -> tuple[float, float]:
 
 
 def fetch_ours(url: str, folder: str, connections: str) -> None:
-    from modules.downloads.manager import Downloads
-    from modules.downloads.record import Wanted
-    from modules.downloads.retry import Pace
-    from modules.hub.client import Hub
+    from modules.downloads.context import TransferOptions
+    from modules.downloads.manager import DownloadManager
+    from modules.downloads.record import DownloadSpec
+    from modules.hub.client import HubClient
 
     place = Path(folder)
-    downloads = Downloads(
-        {"model": place, "lora": place}, lambda: [Hub(url)], Pace(connections=int(connections)), reserve=0
+    downloads = DownloadManager(
+        {"model": place, "lora": place},
+        lambda: [HubClient(url)],
+        TransferOptions(connections=int(connections)),
+        reserve=0,
     )
 
     def fetch() -> None:
-        downloads.start(Wanted(REPO, "main", "something"))
+        downloads.start(DownloadSpec(REPO, "main", "something"))
         while (state := downloads.snapshot()[0].state) not in ("done", "failed", "paused"):
             time.sleep(0.02)
         assert state == "done", downloads.snapshot()
@@ -193,9 +196,9 @@ def hub(file: Path, size: int, rate: int = 0) -> Iterator[str]:
 
 
 def serve(file: str, rate: str) -> None:
-    from tests.support.hub_server import Hub
+    from tests.support.hub_server import HubServer
 
-    with Hub() as made:
+    with HubServer() as made:
         made.add(REPO, {FILE: Path(file)})
         if int(rate):
             made.fault(FILE, origin="cdn", rate=int(rate))

@@ -15,12 +15,12 @@ from modules.config.settings import SettingsStore
 from modules.config.trusted_code import TrustedCode
 from modules.core.errors import CommandLineError, OwnerOnly, Words
 from modules.core.paths import ROOT
-from modules.downloads.manager import Downloads
-from modules.downloads.retry import Pace
-from modules.hub.endpoints import Token
+from modules.downloads.context import TransferOptions
+from modules.downloads.manager import DownloadManager
+from modules.hub.access_token import AccessToken
 from modules.hub.errors import BadToken
-from modules.hub.mirrors import Hubs, token_from
-from modules.llamacpp_hf_creator import Creator
+from modules.hub.mirrors import Mirrors
+from modules.llamacpp_hf_creator import LlamacppHfCreator
 from modules.loaders.registry import find_loader, prepared_overlay
 from modules.lora.catalog import LoraCatalog
 from modules.lora.manager import LoraManager
@@ -62,16 +62,16 @@ class App:
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
         self.overlays = OverlayInstaller()
-        self.hubs = Hubs(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
+        self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
-        self.downloads = Downloads(
+        self.downloads = DownloadManager(
             {"model": self.catalog.folder, "lora": self.loras.catalog.folder},
-            self.hubs.open,
-            Pace(connections=self.settings.current.download_connections),
+            self.mirrors.open_clients,
+            TransferOptions(connections=self.settings.current.download_connections),
             self.settings.current.downloads_at_once,
         )
         self.preparation = Preparation(self.overlays, self.models, self.catalog.folder, prepared_overlay())
-        self.creator = Creator(self.catalog, self.model_settings, self.models, self.downloads, self.hubs)
+        self.creator = LlamacppHfCreator(self.catalog, self.model_settings, self.models, self.downloads, self.mirrors)
         self.command_line = self._read_command_line()
         self.consent = CodeConsent(TrustedCode(self.catalog.folder), bool(flags.load.get("trust_remote_code")))
         self.memory = MemoryBudget(self.models)
@@ -79,7 +79,7 @@ class App:
             self.command_line, self.settings, self.model_settings, self.consent, self.memory, self.loras
         )
         self.loading = LoadService(self.models, self.loras, self.consent, self.overlays)
-        self.download_fit = DownloadFit(self.planner, self.memory, self.hubs)
+        self.download_fit = DownloadFit(self.planner, self.memory, self.mirrors)
 
     def _read_command_line(self) -> CommandLine:
         model = self._find_model(self.flags.text("model"))
@@ -139,9 +139,9 @@ class App:
             raise OwnerOnly()
 
 
-def _token() -> Token | None:
+def _token() -> AccessToken | None:
     try:
-        return token_from(os.environ)
+        return AccessToken.from_environment(os.environ)
     except BadToken as error:  # no reason not to start
         log.warning("HF_TOKEN: %s", error)
         return None

@@ -17,6 +17,7 @@ from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
 from modules.core import lora_errors  # noqa: E402, F401 - its errors belong into the table
 from modules.core.errors import WebUIError, Words  # noqa: E402
+from modules.downloads import errors as download_errors  # noqa: E402, F401 - the same
 from modules.engines import failure_causes  # noqa: E402
 from modules.hub.errors import DownloadError  # noqa: E402
 from modules.loaders.registry import LOADERS  # noqa: E402

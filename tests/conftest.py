@@ -18,8 +18,8 @@ from modules.app import App
 from modules.config import flags
 from modules.core.events import Event, Info, Result
 from modules.core.paths import ROOT
-from modules.hub.client import Hub
-from modules.hub.file_source import HubSource
+from modules.hub.client import HubClient
+from modules.hub.file_source import HubFileSource
 from modules.loaders.availability import overlay_of
 from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS, Loader
@@ -174,23 +174,23 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
 
 @pytest.fixture
-def served() -> Iterator[hub_server.Hub]:
+def served() -> Iterator[hub_server.HubServer]:
     """A hub on localhost with one repository; see tests/support/hub_reading.py."""
-    with hub_server.Hub() as started:
+    with hub_server.HubServer() as started:
         started.add(REPO, FILES)
         yield started
 
 
 @pytest.fixture
-def hub(served: hub_server.Hub) -> Iterator[Hub]:
+def hub(served: hub_server.HubServer) -> Iterator[HubClient]:
     """Our end of `served`, with little patience."""
-    asked = Hub(served.url, connect_seconds=1, read_seconds=1)
+    asked = HubClient(served.url, connect_seconds=1, read_seconds=1)
     yield asked
     asked.close()
 
 
 @pytest.fixture
-def source(hub: Hub) -> Iterator[HubSource]:
+def source(hub: HubClient) -> Iterator[HubFileSource]:
     """The files of the one repository."""
     opened = hub.source(hub.repository(REPO, "main"))
     yield opened

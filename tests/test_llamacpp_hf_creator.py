@@ -11,19 +11,12 @@ import pytest
 
 from modules.app import App
 from modules.core.errors import ModelInUse, ModelNotFound
+from modules.downloads.errors import ChecksumMismatch, DiskRefused, TargetExists
 from modules.downloads.install_files import METADATA
-from modules.downloads.manager import Downloads
-from modules.hub.errors import (
-    BadAddress,
-    ChecksumMismatch,
-    DiskRefused,
-    RepositoryNotFound,
-    Stopped,
-    TargetExists,
-    TokenizerMissing,
-)
-from modules.hub.mirrors import Hubs
-from modules.llamacpp_hf_creator import Created, Creator
+from modules.downloads.manager import DownloadManager
+from modules.hub.errors import BadAddress, RepositoryNotFound, Stopped, TokenizerMissing
+from modules.hub.mirrors import Mirrors
+from modules.llamacpp_hf_creator import CreatedModel, LlamacppHfCreator
 from modules.planning.load_request import LoadRequest
 from tests.support import hub_server
 from tests.support.downloading import HASTY, until
@@ -36,11 +29,11 @@ TAKEN = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 
 
 @pytest.fixture
-def served(tiny_folder: Path) -> Iterator[hub_server.Hub]:
+def served(tiny_folder: Path) -> Iterator[hub_server.HubServer]:
     files: dict[str, Content] = {name: tiny_folder / name for name in TAKEN}
     files |= {"model.safetensors": b"weights", "modeling.py": b"raise SystemExit", "README.md": b"#"}
     files |= {"onnx/tokenizer.json": b"{}", "onnx/config.json": b"{}"}
-    with hub_server.Hub() as hub:
+    with hub_server.HubServer() as hub:
         hub.add(REPO, files)
         yield hub
 
@@ -60,21 +53,20 @@ def app(make_app: Callable[..., App], models: Path) -> App:
 
 
 @pytest.fixture
-def downloads(models: Path, served: hub_server.Hub) -> Iterator[Downloads]:
-    made = Downloads(
-        {"model": models, "lora": models.parent / "loras"}, Hubs(served.url, lambda: "").open, HASTY, reserve=0
-    )
+def downloads(models: Path, served: hub_server.HubServer) -> Iterator[DownloadManager]:
+    open_clients = Mirrors(served.url, lambda: "").open_clients
+    made = DownloadManager({"model": models, "lora": models.parent / "loras"}, open_clients, HASTY, reserve=0)
     yield made
     made.close()
 
 
 @pytest.fixture
-def creator(app: App, downloads: Downloads, served: hub_server.Hub) -> Creator:
-    return Creator(app.catalog, app.model_settings, app.models, downloads, Hubs(served.url, lambda: ""))
+def creator(app: App, downloads: DownloadManager, served: hub_server.HubServer) -> LlamacppHfCreator:
+    return LlamacppHfCreator(app.catalog, app.model_settings, app.models, downloads, Mirrors(served.url, lambda: ""))
 
 
-def create(creator: Creator, model: str = NAME, address: str = REPO) -> Created:
-    return creator.begin(model, address).outcome.result(30)
+def create(creator: LlamacppHfCreator, model: str = NAME, address: str = REPO) -> CreatedModel:
+    return creator.start(model, address).outcome.result(30)
 
 
 def tree(folder: Path) -> dict[str, int]:
@@ -85,7 +77,7 @@ def tree(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("way", ["", ":main", "/tree/main"])
 def test_the_tokenizers_files_and_the_model_end_up_in_one_folder(
-    creator: Creator, app: App, models: Path, tiny_folder: Path, served: hub_server.Hub, way: str
+    creator: LlamacppHfCreator, app: App, models: Path, tiny_folder: Path, served: hub_server.HubServer, way: str
 ) -> None:
     inode = (models / NAME).stat().st_ino
     created = create(creator, address=f"{served.url}/{REPO}{way}" if "/" in way else REPO + way)
@@ -98,7 +90,7 @@ def test_the_tokenizers_files_and_the_model_end_up_in_one_folder(
 
 
 def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
-    creator: Creator, app: App, tiny_folder: Path, served: hub_server.Hub
+    creator: LlamacppHfCreator, app: App, tiny_folder: Path, served: hub_server.HubServer
 ) -> None:
     about = (tiny_folder / "tokenizer_config.json").read_text(encoding="utf-8")
     files = {each: tiny_folder / each for each in TAKEN}
@@ -114,7 +106,7 @@ def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
     assert loaded.info.notes == ()
 
 
-def test_all_parts_of_a_split_model_are_moved(creator: Creator, models: Path, app: App) -> None:
+def test_all_parts_of_a_split_model_are_moved(creator: LlamacppHfCreator, models: Path, app: App) -> None:
     parts = [f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
     for part in parts:
         (models / NAME).rename(models / part) if part == parts[1] else shutil.copy(models / NAME, models / part)
@@ -125,14 +117,14 @@ def test_all_parts_of_a_split_model_are_moved(creator: Creator, models: Path, ap
 
 
 def test_a_part_that_cannot_be_moved_brings_back_the_others(
-    creator: Creator, models: Path, served: hub_server.Hub
+    creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer
 ) -> None:
     parts = [models / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
     shutil.copy(models / NAME, parts[0])
     (models / NAME).rename(parts[1])
     before = tree(models)
     served.fault("tree", delay=0.5)
-    creation = creator.begin(parts[0].name, REPO)
+    creation = creator.start(parts[0].name, REPO)
     parts[1].rename(models.parent / "gone")
     with pytest.raises(DiskRefused):
         creation.outcome.result(30)
@@ -140,14 +132,14 @@ def test_a_part_that_cannot_be_moved_brings_back_the_others(
     assert tree(models) == before
 
 
-def test_a_link_to_the_model_still_leads_there(creator: Creator, models: Path) -> None:
+def test_a_link_to_the_model_still_leads_there(creator: LlamacppHfCreator, models: Path) -> None:
     (models / NAME).rename(models.parent / "elsewhere.gguf")
     (models / NAME).symlink_to("../elsewhere.gguf")
     create(creator)
     assert (models / MOVED).is_symlink() and (models / MOVED).samefile(models.parent / "elsewhere.gguf")
 
 
-def test_saved_settings_come_along_with_their_comments(creator: Creator, app: App, models: Path) -> None:
+def test_saved_settings_come_along_with_their_comments(creator: LlamacppHfCreator, app: App, models: Path) -> None:
     settings = models / "config-user.yaml"
     settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
     create(creator)
@@ -157,7 +149,7 @@ def test_saved_settings_come_along_with_their_comments(creator: Creator, app: Ap
     assert "# mine" in text and "# enough" in text and "other.gguf" in text
 
 
-def test_settings_that_cannot_be_read_are_left_alone_and_told(creator: Creator, models: Path) -> None:
+def test_settings_that_cannot_be_read_are_left_alone_and_told(creator: LlamacppHfCreator, models: Path) -> None:
     (models / "config-user.yaml").write_text("a: [")
     problem = create(creator).problem
     assert problem is not None and "config-user.yaml: line 2" in problem.say("en")
@@ -167,7 +159,9 @@ def test_settings_that_cannot_be_read_are_left_alone_and_told(creator: Creator, 
 # -- what leaves everything as it was ----------------------------------------------------------------------------------
 
 
-def refused(creator: Creator, models: Path, error: type[Exception], model: str = NAME, address: str = REPO) -> str:
+def refused(
+    creator: LlamacppHfCreator, models: Path, error: type[Exception], model: str = NAME, address: str = REPO
+) -> str:
     before = tree(models)
     with pytest.raises(error) as caught:
         create(creator, model, address)
@@ -177,14 +171,14 @@ def refused(creator: Creator, models: Path, error: type[Exception], model: str =
 
 @pytest.mark.parametrize("lacking", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_repository_without_a_tokenizer_is_refused(
-    creator: Creator, models: Path, served: hub_server.Hub, tiny_folder: Path, lacking: str
+    creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, tiny_folder: Path, lacking: str
 ) -> None:
     served.add(REPO, {each: tiny_folder / each for each in TAKEN - {lacking}})
     assert "no files of a tokenizer" in refused(creator, models, TokenizerMissing)
 
 
 def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
-    creator: Creator, models: Path, served: hub_server.Hub, downloads: Downloads
+    creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, downloads: DownloadManager
 ) -> None:
     served.fault("tokenizer.json", origin="cdn", corrupt=1000)
     assert "tokenizer.json failed its check" in refused(creator, models, ChecksumMismatch)
@@ -193,19 +187,21 @@ def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
     assert create(creator).name == MOVED
 
 
-def test_an_address_that_leads_nowhere_is_told(creator: Creator, models: Path) -> None:
+def test_an_address_that_leads_nowhere_is_told(creator: LlamacppHfCreator, models: Path) -> None:
     refused(creator, models, RepositoryNotFound, address="no/body")
     refused(creator, models, BadAddress, address="not an address")
     refused(creator, models, ModelNotFound, model="other.gguf")
 
 
-def test_a_folder_that_exists_is_not_touched(creator: Creator, models: Path) -> None:
+def test_a_folder_that_exists_is_not_touched(creator: LlamacppHfCreator, models: Path) -> None:
     (models / FOLDER).mkdir()
     (models / FOLDER / "config.json").write_text("mine")
     assert FOLDER in refused(creator, models, TargetExists)
 
 
-def test_what_an_interrupted_go_left_is_taken_up(creator: Creator, models: Path, downloads: Downloads) -> None:
+def test_what_an_interrupted_go_left_is_taken_up(
+    creator: LlamacppHfCreator, models: Path, downloads: DownloadManager
+) -> None:
     create(creator)
     (models / MOVED).rename(models / NAME)
     (models / FOLDER / "config.json").write_text("damaged")
@@ -213,7 +209,7 @@ def test_what_an_interrupted_go_left_is_taken_up(creator: Creator, models: Path,
     assert (models / MOVED).is_file() and (models / FOLDER / "config.json").read_text() != "damaged"
 
 
-def test_a_model_in_use_is_not_moved(creator: Creator, models: Path, app: App) -> None:
+def test_a_model_in_use_is_not_moved(creator: LlamacppHfCreator, models: Path, app: App) -> None:
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
     assert "unload it" in refused(creator, models, ModelInUse)
     app.models.unload()
@@ -221,11 +217,11 @@ def test_a_model_in_use_is_not_moved(creator: Creator, models: Path, app: App) -
 
 
 def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
-    creator: Creator, models: Path, app: App, served: hub_server.Hub
+    creator: LlamacppHfCreator, models: Path, app: App, served: hub_server.HubServer
 ) -> None:
     before = tree(models)
     served.fault("tree", delay=2)
-    creation = creator.begin(NAME, REPO)
+    creation = creator.start(NAME, REPO)
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
     with pytest.raises(ModelInUse):
         creation.outcome.result(30)
@@ -233,11 +229,11 @@ def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
 
 
 def test_a_download_that_is_cancelled_ends_it(
-    creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
+    creator: LlamacppHfCreator, models: Path, downloads: DownloadManager, served: hub_server.HubServer
 ) -> None:
     before = tree(models)
     served.fault("tokenizer.json", rate=50_000)
-    creation = creator.begin(NAME, REPO)
+    creation = creator.start(NAME, REPO)
     until(lambda: creation.download and creation.download.done > 0)
     assert creation.download
     downloads.cancel(creation.download.id)
@@ -247,12 +243,12 @@ def test_a_download_that_is_cancelled_ends_it(
 
 
 def test_a_download_that_is_paused_is_waited_for_and_nobody_begins_another(
-    creator: Creator, models: Path, downloads: Downloads, served: hub_server.Hub
+    creator: LlamacppHfCreator, models: Path, downloads: DownloadManager, served: hub_server.HubServer
 ) -> None:
     slow = served.fault("tokenizer.json", rate=50_000)
-    creation = creator.begin(NAME, REPO)
+    creation = creator.start(NAME, REPO)
     with pytest.raises(ModelInUse):
-        creator.begin(NAME, REPO)
+        creator.start(NAME, REPO)
     until(lambda: creation.download and creation.download.done > 0)
     assert creation.download
     downloads.pause(creation.download.id)

@@ -1,4 +1,4 @@
-"""The command line of `download-model.py`: the original's arguments, and where to download from."""
+"""Command-line arguments of `download-model.py`: those of the original web UI, and the download endpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from modules.core.errors import CommandLineError, Words
 from modules.options.option import FlagParser, Option, Value
 
 
-def _option(key: str, default: Value, label: Words, what: Words, **more: float) -> Option:
-    return Option(key, key.replace("_", "-"), default, label, what, **more)  # type: ignore[arg-type]
+def _option(key: str, default: Value, label: Words, description: Words, **limits: float) -> Option:
+    return Option(key, key.replace("_", "-"), default, label, description, **limits)  # type: ignore[arg-type]
 
 
 MODEL = _option(
@@ -27,13 +27,13 @@ _FLAGS = (
         "branch",
         "",
         {"en": "Branch", "zh": "分支"},
-        {"en": "The branch or commit to download; main unless said.", "zh": "要下载的分支或版本，默认 main。"},
+        {"en": "Branch or commit to download (default: main).", "zh": "要下载的分支或提交，默认 main。"},
     ),
     _option(
         "threads",
         4,
         {"en": "Connections", "zh": "连接数"},
-        {"en": "Over how many connections a large file comes.", "zh": "大文件同时使用的连接数。"},
+        {"en": "Number of parallel connections for a large file.", "zh": "下载大文件时的并行连接数。"},
         minimum=1,
         maximum=16,
     ),
@@ -41,67 +41,73 @@ _FLAGS = (
         "text_only",
         False,
         {"en": "Text only", "zh": "仅文本"},
-        {"en": "Only what describes the model, without weights.", "zh": "只下载说明文件，不下载权重。"},
+        {
+            "en": "Download only the files that describe the model, without weights.",
+            "zh": "只下载配置与说明文件，不下载权重。",
+        },
     ),
     _option(
         "specific_file",
         "",
         {"en": "File", "zh": "文件名"},
-        {"en": "Only this file; of a split one, all parts.", "zh": "只下载此文件（分卷文件则为全部分卷）。"},
+        {
+            "en": "Download only this file; all parts of a split file.",
+            "zh": "只下载此文件（若为分卷文件，则下载全部分卷）。",
+        },
     ),
     _option(
         "exclude_pattern",
         "",
-        {"en": "Leave out", "zh": "排除"},
+        {"en": "Exclude", "zh": "排除"},
         {
-            "en": "Leave out files whose path begins as this regular expression says.",
-            "zh": "排除路径开头符合此正则表达式的文件。",
+            "en": "Exclude files whose path matches this regular expression from its beginning.",
+            "zh": "排除路径开头匹配此正则表达式的文件。",
         },
     ),
     _option(
         "allow_pickles",
         False,
-        {"en": "Pickles too", "zh": "允许 pickle"},
+        {"en": "Allow pickles", "zh": "允许 pickle"},
         {
-            "en": "Also weights that there are as pickles only (.bin, .pt): loading them may run code that is in them.",
-            "zh": "权重只有 pickle 格式（.bin、.pt）时也下载：加载时可能执行其中的代码。",
+            "en": "Also download weights offered only as pickles (.bin, .pt): loading them may run code they contain.",
+            "zh": "即使权重只有 pickle 格式（.bin、.pt）也下载：加载时可能执行其中的代码。",
         },
     ),
     _option(
         "output",
         "",
         {"en": "Folder", "zh": "输出目录"},
-        {"en": "Put the files into this folder.", "zh": "将文件保存到此目录。"},
+        {"en": "Save the files in this folder.", "zh": "将文件保存到此目录。"},
     ),
     _option(
         "model_dir",
         "",
         {"en": "Models folder", "zh": "模型目录"},
-        {"en": "Where models lie, if not in models/.", "zh": "存放模型的目录（默认 models/）。"},
+        {"en": "Folder of models (default: models/).", "zh": "模型所在目录，默认 models/。"},
     ),
     _option(
         "lora_dir",
         "",
         {"en": "LoRA folder", "zh": "LoRA 目录"},
-        {"en": "Where LoRAs lie, if not in loras/.", "zh": "存放 LoRA 的目录（默认 loras/）。"},
+        {"en": "Folder of LoRAs (default: loras/).", "zh": "LoRA 所在目录，默认 loras/。"},
     ),
     _option(
         "clean",
         False,
-        {"en": "Begin anew", "zh": "重新开始"},
-        {"en": "Do not go on with an earlier, interrupted download.", "zh": "不续传之前中断的下载。"},
+        {"en": "Start over", "zh": "重新开始"},
+        {"en": "Start over instead of resuming an interrupted download.", "zh": "不续传之前中断的下载，从头开始。"},
     ),
     _option(
         "check",
         False,
         {"en": "Check", "zh": "校验"},
-        {"en": "Download nothing; verify the files that are here.", "zh": "不下载，只校验已有文件。"},
+        {"en": "Download nothing; verify the local files.", "zh": "不下载，只校验本地已有文件。"},
     ),
     _option(
         "max_retries",
         5,
         {"en": "Retries", "zh": "重试次数"},
-        {"en": "How often to try again when nothing comes.", "zh": "没有进展时的重试次数。"},
+        {"en": "How often to retry when nothing arrives.", "zh": "没有收到数据时的重试次数。"},
         minimum=0,
         maximum=100,
     ),
@@ -110,8 +116,8 @@ _FLAGS = (
         "",
         {"en": "Endpoint", "zh": "下载站点"},
         {
-            "en": "Where to download from, above HF_ENDPOINT and settings.yaml; without any: https://hf-mirror.com.",
-            "zh": "下载站点，优先于 HF_ENDPOINT 与 settings.yaml；都未指定时用 https://hf-mirror.com。",
+            "en": "Where to download from; overrides HF_ENDPOINT and settings.yaml (default: https://hf-mirror.com).",
+            "zh": "下载站点，优先于 HF_ENDPOINT 和 settings.yaml；均未指定时使用 https://hf-mirror.com。",
         },
     ),
 )
@@ -120,25 +126,30 @@ FLAGS: Mapping[str, Option] = {option.key: option for option in _FLAGS}
 
 
 class _Parser(FlagParser):
-    """One word is the model's. A switch takes no value, or it would take that word."""
+    """Parser with one positional argument, the model. Switches take no value, or they would swallow that argument."""
 
     def __init__(self) -> None:
         super().__init__(FLAGS.values(), "Downloads a model or a LoRA. 下载模型或 LoRA。")
         self.known[MODEL.key] = MODEL
         self.add_argument(MODEL.key, nargs="?", help=f"{MODEL.help['zh']} {MODEL.help['en']}")
-        self._switches = {f"--{each.flag}" for each in FLAGS.values() if isinstance(each.default, bool)}
+        self._switches = {f"--{option.flag}" for option in FLAGS.values() if isinstance(option.default, bool)}
 
     def _canonical(self, word: str) -> str:
         word = super()._canonical(word)
         return f"{word}=true" if word in self._switches else word
 
 
-def read(words: Iterable[str]) -> dict[str, Value]:
-    """What was typed and, of the rest, the defaults. OptionError, UnknownOption or CommandLineError; `--help` prints
-    and exits."""
-    typed = _Parser().parse(words)
+def parse(arguments: Iterable[str]) -> dict[str, Value]:
+    """Return the values of all options: those typed, and the defaults of the others. `--help` prints and exits.
+
+    Raises OptionError, UnknownOption or CommandLineError.
+    """
+    typed = _Parser().parse(arguments)
     if not typed.get(MODEL.key):
         raise CommandLineError(
-            {"en": "which model? Give user/model or a link.", "zh": "缺少模型：用户名/模型名或链接。"}
+            {
+                "en": "the model is missing. Give user/model or a link.",
+                "zh": "缺少模型：请给出 用户名/模型名 或链接。",
+            }
         )
     return {key: option.default for key, option in FLAGS.items()} | typed

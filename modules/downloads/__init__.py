@@ -1,1 +1,1 @@
-"""Download models and LoRAs in the background."""
+"""Downloads of models and LoRAs: jobs, transfers in segments, verification, installation."""

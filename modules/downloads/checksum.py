@@ -1,4 +1,4 @@
-"""Whether a file is what its repository says: its sha256, or of small ones the hash that git gives them."""
+"""Verify files against their repository: SHA-256 of large files, git blob ids of small ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from modules.hub.errors import DigestAmbiguous, DigestDiffers, DigestUnlisted
+from modules.downloads.errors import DigestAmbiguous, DigestDiffers, DigestUnlisted
 from modules.hub.repository import RemoteFile
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 
 
 class Digest(Protocol):
@@ -19,20 +19,23 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def digest(file: RemoteFile) -> Digest:
-    """What to feed the bytes of `file` to, from its first to its last."""
+def new_digest(file: RemoteFile) -> Digest:
+    """Return the hash object to feed with all bytes of `file`, in order."""
     if file.sha256:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
-def expected(file: RemoteFile) -> str:
+def expected_hash(file: RemoteFile) -> str:
+    """Return the hash that the repository lists for `file`."""
     return file.sha256 or file.git_oid
 
 
-def confirm(files: Sequence[RemoteFile], sha256: str) -> None:
-    """Whether the one large file of `files` is listed with that `sha256`. DigestUnlisted, DigestAmbiguous,
-    DigestDiffers."""
+def check_listed_sha256(files: Sequence[RemoteFile], sha256: str) -> None:
+    """Check that the only large file of `files` is listed with `sha256`.
+
+    Raises DigestUnlisted, DigestAmbiguous or DigestDiffers.
+    """
     large = [file for file in files if file.sha256]
     if not large:
         raise DigestUnlisted(files[0].path)
@@ -42,15 +45,16 @@ def confirm(files: Sequence[RemoteFile], sha256: str) -> None:
         raise DigestDiffers(large[0].path, sha256, large[0].sha256)
 
 
-def read_back(descriptor: int, into: Digest, watch: Callable[[int], None]) -> str:
-    """The hash of all that is in an open file. `watch` gets the number of bytes read so far; it may raise.
+def hash_file(descriptor: int, digest: Digest, on_progress: Callable[[int], None]) -> str:
+    """Feed all bytes of an open file to `digest` and return its hexadecimal value.
 
-    Whole chunks are hashed without Python's lock, so that other threads are not kept waiting.
+    `on_progress` is called with the bytes read so far, and may raise to abort. Whole chunks are hashed without the GIL,
+    so that other threads keep running.
     """
     buffer = bytearray(CHUNK)
-    place = 0
-    while count := os.preadv(descriptor, [buffer], place):
-        into.update(memoryview(buffer)[:count])
-        place += count
-        watch(place)
-    return into.hexdigest()
+    position = 0
+    while count := os.preadv(descriptor, [buffer], position):
+        digest.update(memoryview(buffer)[:count])
+        position += count
+        on_progress(position)
+    return digest.hexdigest()

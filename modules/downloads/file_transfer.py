@@ -1,52 +1,44 @@
-"""One file from the mirrors to the disk: in segments over as many connections, tried again, verified.
+"""Transfer one file from the mirrors to a partial file: in segments over several connections, with retries, verified.
 
-The thread that calls looks after those that carry, ten times a second: it writes down what is there, notices
-connections that have fallen asleep, and lets go of all when it is to stop.
+The calling thread supervises the segment threads ten times a second: it saves progress, replaces stalled connections,
+and aborts all of them when the transfer is to stop.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from modules.downloads.checksum import Digest, digest, expected, read_back
-from modules.downloads.partial_file import Part, Syncing, disk_faults, part_file
-from modules.downloads.retry import Pace, Waiting
-from modules.downloads.segment import Carrier, RangesIgnored
-from modules.hub.errors import ChecksumMismatch, Stopped
-from modules.hub.repository import RemoteFile, Source
+from modules.downloads.checksum import Digest, expected_hash, hash_file, new_digest
+from modules.downloads.context import TransferContext, TransferOptions
+from modules.downloads.disk import disk_errors
+from modules.downloads.errors import ChecksumMismatch
+from modules.downloads.partial_file import DiskSync, PartialFile
+from modules.downloads.retry import RetryWait
+from modules.downloads.segment import RangesIgnored, SegmentDownload
+from modules.hub.errors import Stopped
+from modules.hub.repository import RemoteFile
 
 _TICK_SECONDS = 0.1
-_PARTING_SECONDS = 0.5
-"""How long threads that are to end are waited for. A later one still writes the right bytes to the right file."""
+_JOIN_SECONDS = 0.5
+"""How long segment threads are waited for. A thread that ends later still writes valid bytes to the right file."""
 
 
-class Transfer:
-    """Brings `file` of one commit to `place` + ".part", verified, from the first of `sources` that has it.
-    `lost` are those that are known to be of no use now; more may be added.
+class FileTransfer:
+    """Transfers `file` to the partial file at `path`, from the first source that has it.
 
-    Of what `run` does, any thread may ask for `done` and `received`, bytes that are there and that came over the
-    network; `checked`, bytes read back to be verified, 0 before; `waiting`, if no connection brings anything; `ended`.
+    While `run` works, any thread may read `done` and `received`, bytes present and bytes from the network; `checked`,
+    bytes read back for verification so far; `waiting`, the next retry if no connection is active; and `ended`.
     """
 
-    def __init__(
-        self,
-        place: Path,
-        commit: str,
-        file: RemoteFile,
-        sources: Sequence[Source],
-        lost: list[Source],
-        pace: Pace,
-        stop: threading.Event,
-    ) -> None:
-        self.file = file
-        self._place, self._commit, self._sources = place, commit, list(sources)
-        self._lost, self._pace, self._stop = lost, pace, stop
-        self._part: Part | None = None
-        self._carriers: list[Carrier] = []
-        self._received_before = 0
+    def __init__(self, context: TransferContext, file: RemoteFile, path: Path) -> None:
+        self.file, self._path = file, path
+        self._context = context
+        self._part: PartialFile | None = None
+        self._segments: list[SegmentDownload] = []
+        self._received_before = 0  # by the segments of earlier rounds
         self.checked = 0
         self.ended = False
 
@@ -56,141 +48,151 @@ class Transfer:
 
     @property
     def received(self) -> int:
-        return self._received_before + sum(each.received for each in self._carriers)
+        return self._received_before + sum(segment.received for segment in self._segments)
 
     @property
-    def waiting(self) -> Waiting | None:
-        waits = [each.waiting for each in self._carriers if each.is_alive()]
-        told = [each for each in waits if each]
-        return min(told, key=lambda each: each.until) if told and len(told) == len(waits) else None
+    def waiting(self) -> RetryWait | None:
+        waits = [segment.waiting for segment in self._segments if segment.is_alive()]
+        pending = [wait for wait in waits if wait]
+        return min(pending, key=lambda wait: wait.until) if pending and len(pending) == len(waits) else None
 
     def run(self) -> Path:
-        """The verified file, under its temporary name. Stopped, or a DownloadError; what is there then stays.
+        """Transfer and verify the file, and return the path of the partial file.
 
-        A file with the wrong hash is deleted and fetched once more, from the next mirror if there is one.
+        A file with the wrong hash is deleted and transferred once more, from the next mirror if there is one. Raises
+        Stopped or another DownloadError; the bytes present are then kept.
         """
         try:
-            found = self._fetched()
-            if found != expected(self.file):
-                self._sources = [*self._sources[1:], *self._sources[:1]]
-                found = self._fetched()
+            found = self._fetch()
+            if found != expected_hash(self.file):
+                first, *others = self._context.sources
+                self._context = dataclasses.replace(self._context, sources=(*others, first))
+                found = self._fetch()
         finally:
             self.ended = True
-        if found != expected(self.file):
-            raise ChecksumMismatch(self.file.path, expected(self.file)[:12], found[:12])
-        return part_file(self._place)
+        if found != expected_hash(self.file):
+            raise ChecksumMismatch(self.file.path, expected_hash(self.file)[:12], found[:12])
+        return self._path
 
-    def _fetched(self) -> str:
-        """The hash of the whole file, which is deleted if that is wrong. One that was verified before a pause is read
-        again: what has become of its bytes since, its state does not know."""
-        part = self._part = Part(self._place, self._commit, self.file, self._pace)
+    def _fetch(self) -> str:
+        """Transfer the file and return its hash; delete the file if that is wrong.
+
+        A file that was verified before a pause is read again, because its bytes may have changed since.
+        """
+        part = self._part = PartialFile(self._path, self._context.commit, self.file, self._context.options)
         self.checked = 0
         try:
-            found = self._hash(part, self._carry(part))
-            if found == expected(self.file):
-                self._keep(part)
+            found = self._hash(part, self._download(part))
+            if found == expected_hash(self.file):
+                self._flush(part)
             else:
                 self._part = None
-                part.discard()
+                part.delete()
             return found
         finally:
             part.close()
 
-    def _keep(self, part: Part) -> None:
+    def _flush(self, part: PartialFile) -> None:
+        """Flush the verified file to the disk and record that."""
         if part.verified:
             return
-        syncing = part.sync()
-        while not syncing.ended(_TICK_SECONDS):
-            if self._stop.is_set():
-                raise Stopped
-        part.keep()
+        sync = part.start_sync()
+        while not sync.finished(_TICK_SECONDS):
+            self._check_stopped()
+        part.mark_verified()
 
-    def _hash(self, part: Part, inline: Digest | None) -> str:
-        if inline:
-            return inline.hexdigest()
-        with disk_faults(part.path.parent, 0):
-            return read_back(part.descriptor, digest(self.file), self._watch_check)
+    def _hash(self, part: PartialFile, digest: Digest | None) -> str:
+        if digest:
+            return digest.hexdigest()
+        with disk_errors(part.path.parent, 0):
+            return hash_file(part.descriptor, new_digest(self.file), self._on_hashed)
 
-    def _watch_check(self, count: int) -> None:
+    def _on_hashed(self, count: int) -> None:
         self.checked = count
-        if self._stop.is_set():
+        self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self._context.stop.is_set():
             raise Stopped
 
-    def _carry(self, part: Part) -> Digest | None:
-        """Until every byte is there. Its hash, if all came through in order."""
-        inline = None
+    # -- downloading ---------------------------------------------------------------------------------------------------
+
+    def _download(self, part: PartialFile) -> Digest | None:
+        """Download all missing bytes. Returns their digest if all of them arrived in order."""
+        digest = None
         while not part.complete:
-            inline = digest(self.file) if part.untouched else None
+            digest = new_digest(self.file) if part.arrives_in_order else None
             try:
-                self._round(part, inline)
-                assert part.complete, "a carrier ended before its time"
+                self._download_segments(part, digest)
+                assert part.complete, "a segment ended before it was complete"
             except RangesIgnored:
-                part.collapse()
+                part.merge_segments()
             finally:
                 part.save()
-        return inline
+        return digest
 
-    def _round(self, part: Part, inline: Digest | None) -> None:
-        """All segments at once, until they are complete, one of them has failed, or all is to stop."""
-        self._received_before, self._carriers = self.received, []
-        halt, news = threading.Event(), threading.Event()
-        told = (self._sources, self._lost, self._pace, halt, news, inline, part.path.parent)
-        self._carriers = [Carrier(self.file, each, *told) for each in part.segments if each.missing]
+    def _download_segments(self, part: PartialFile, digest: Digest | None) -> None:
+        """Download all segments at once until they are complete, one of them has failed, or the transfer stops."""
+        self._received_before, self._segments = self.received, []
+        stop, changed = threading.Event(), threading.Event()
+        context = dataclasses.replace(self._context, stop=stop)
+        self._segments = [
+            SegmentDownload(context, part, segment, digest, changed) for segment in part.segments if segment.missing
+        ]
         try:
-            self._look_after(part, news)
+            self._supervise(part, changed)
         finally:
-            halt.set()
-            self._part_from_carriers()
-        self._complain()
+            stop.set()
+            self._end_segments()
+        self._raise_failure()
 
-    def _look_after(self, part: Part, news: threading.Event) -> None:
-        first, *later = self._carriers
-        first.begin(part.descriptor)
-        clock = _Clock(self._pace)
-        while any(each.is_alive() for each in self._carriers) or (later and first.ranged):
-            if first.ranged:  # else the others would get the whole file each, or the same refusal
-                while later:
-                    later.pop(0).begin(part.descriptor)
-            news.wait(_TICK_SECONDS)
-            news.clear()
-            if self._stop.is_set() or any(each.fault for each in self._carriers):
+    def _supervise(self, part: PartialFile, changed: threading.Event) -> None:
+        first, *others = self._segments
+        first.start()
+        schedule = _SaveSchedule(self._context.options)
+        while any(segment.is_alive() for segment in self._segments) or (others and first.range_honored):
+            if first.range_honored:  # until then, the others might receive the whole file each, or the same refusal
+                while others:
+                    others.pop(0).start()
+            changed.wait(_TICK_SECONDS)
+            changed.clear()
+            if self._context.stop.is_set() or any(segment.error for segment in self._segments):
                 return
-            clock.tick(part)
-            for each in self._carriers:
-                each.wake_if_asleep(time.monotonic())
+            schedule.tick(part)
+            for segment in self._segments:
+                segment.abort_if_stalled(time.monotonic())
 
-    def _part_from_carriers(self) -> None:
-        until = time.monotonic() + _PARTING_SECONDS
-        for each in self._carriers:
-            each.let_go()
-        if self._stop.is_set():
-            for source in self._sources:
+    def _end_segments(self) -> None:
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for segment in self._segments:
+            segment.abort()
+        if self._context.stop.is_set():
+            for source in self._context.sources:
                 source.close()
-        for each in self._carriers:
-            if each.is_alive():
-                each.join(max(0.0, until - time.monotonic()))
+        for segment in self._segments:
+            if segment.is_alive():
+                segment.join(max(0.0, deadline - time.monotonic()))
 
-    def _complain(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        faults = [each.fault for each in self._carriers if each.fault]
-        told = [each for each in faults if not isinstance(each, Stopped)]
-        if told:
-            raise told[0]
+    def _raise_failure(self) -> None:
+        self._check_stopped()
+        errors = [segment.error for segment in self._segments if segment.error]
+        failures = [error for error in errors if not isinstance(error, Stopped)]
+        if failures:
+            raise failures[0]
 
 
-class _Clock:
-    """When it is time to write down what is there, and to have it on the disk."""
+class _SaveSchedule:
+    """Saves the progress of a partial file, and flushes it to the disk, at the intervals of `options`."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, options: TransferOptions) -> None:
+        self._options = options
         self._saved = self._synced = time.monotonic()
-        self._syncing: Syncing | None = None
+        self._sync: DiskSync | None = None
 
-    def tick(self, part: Part) -> None:
+    def tick(self, part: PartialFile) -> None:
         now = time.monotonic()
-        if now - self._synced >= self._pace.sync_seconds and (self._syncing is None or self._syncing.ended()):
-            self._syncing, self._synced = part.sync(), now
-        if now - self._saved >= self._pace.save_seconds:
+        if now - self._synced >= self._options.sync_seconds and (self._sync is None or self._sync.finished()):
+            self._sync, self._synced = part.start_sync(), now
+        if now - self._saved >= self._options.save_seconds:
             part.save()
             self._saved = now

@@ -1,4 +1,4 @@
-"""From the staging folder to where it belongs: a new folder appears at once, with all that is in it."""
+"""Move verified files from the staging folder to their target; a new target folder appears at once, complete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.downloads.checksum import digest, expected, read_back
-from modules.downloads.partial_file import disk_faults
+from modules.downloads.checksum import expected_hash, hash_file, new_digest
+from modules.downloads.disk import disk_errors
 from modules.hub.repository import RemoteFile, Repository
-from modules.hub.safe_paths import open_below, put_below
+from modules.hub.safe_paths import move_below, open_below
 
 METADATA = "huggingface-metadata.txt"
 STAGING = ".downloads"
@@ -21,12 +21,15 @@ LOCK = "lock"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a job's files go, and where they are until all are there: `target` below `root`, or `root` itself if that
-    is ""; on the same file system. If `flat`, without the folders they have in the repository."""
+class InstallTarget:
+    """Where the files of a job go, and where they are staged until all of them are complete.
+
+    They go to folder `folder` of `root`, or to `root` itself if `folder` is "". If `flat`, the folders of the
+    repository are dropped. The staging folder is on the same file system.
+    """
 
     root: Path
-    target: str
+    folder: str
     job: str
     flat: bool = False
 
@@ -36,85 +39,89 @@ class Place:
 
     @property
     def final(self) -> Path:
-        return self.root / self.target
+        return self.root / self.folder
 
     @property
     def _tree(self) -> Path:
+        """The new target folder while it is assembled."""
         return self.staging / "tree"
 
-    def part(self, number: int) -> Path:
-        """Where the repository's file of that number is kept meanwhile, but for the ending of its name."""
-        return self.staging / f"{number:05}"
+    def part_path(self, number: int) -> Path:
+        """Return where file number `number` of the repository is kept until all are complete."""
+        return self.staging / f"{number:05}.part"
 
-    def clear(self) -> None:
-        """Delete what is there of an unfinished download, but for the lock on it."""
+    def path_in_root(self, path: str) -> str:
+        """Return where the repository's file `path` goes, relative to `root`."""
+        return f"{self.folder}/{self.path_in_folder(path)}" if self.folder else self.path_in_folder(path)
+
+    def path_in_folder(self, path: str) -> str:
+        """Return where the repository's file `path` goes, relative to the target folder."""
+        return path.rpartition("/")[2] if self.flat else path
+
+    def clear_staging(self) -> None:
+        """Delete everything in the staging folder except its lock."""
         for entry in self.staging.iterdir() if self.staging.exists() else ():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != LOCK:
                 entry.unlink()
 
-    def below(self, path: str) -> str:
-        """Where the repository's file `path` goes, below `root`."""
-        return f"{self.target}/{self.name(path)}" if self.target else self.name(path)
+    def has(self, file: RemoteFile, on_progress: Callable[[int], None]) -> bool:
+        """Whether `file` is already present with the right size and hash.
 
-    def name(self, path: str) -> str:
-        """Where the repository's file `path` goes, below the target."""
-        return path.rpartition("/")[2] if self.flat else path
-
-    def has(self, file: RemoteFile, watch: Callable[[int], None]) -> bool:
-        """Whether `file` is there already, with the right size and hash. `watch` as of `verify.read_back`.
-
-        LinkInTheWay if that is behind a link, DiskRefused.
+        `on_progress` is that of `checksum.hash_file`. Raises LinkInTheWay if the file is behind a link, or DiskRefused.
         """
-        with disk_faults(self.root, 0):
-            found = (self._tree, self.name(file.path)), (self.root, self.below(file.path))
-            return any(_is(file, folder, path, watch) for folder, path in found if folder.exists())
+        with disk_errors(self.root, 0):
+            places = (self._tree, self.path_in_folder(file.path)), (self.root, self.path_in_root(file.path))
+            return any(_is_file(file, folder, path, on_progress) for folder, path in places if folder.exists())
 
-    def publish(self, parts: Mapping[str, Path], metadata: str) -> None:
-        """Move the verified `parts`, by their paths in the repository, to where they belong; existing ones are
-        replaced. Doing it again after it was broken off goes on with it. LinkInTheWay, DiskFull, DiskRefused."""
-        with disk_faults(self.root, 0):
-            if self.target:
+    def install(self, parts: Mapping[str, Path], metadata: str) -> None:
+        """Move the verified `parts`, by their paths in the repository, to the target and replace existing files.
+
+        An interrupted installation is completed by calling this again. Raises LinkInTheWay, DiskFull or DiskRefused.
+        """
+        with disk_errors(self.root, 0):
+            if self.folder:
                 note = self.staging / METADATA
                 note.write_text(metadata, encoding="utf-8")
                 parts = {METADATA: note, **parts}
-            if self.target and not os.path.lexists(self.final):
+            if self.folder and not os.path.lexists(self.final):
                 for path, part in parts.items():
-                    put_below(part, self._tree, self.name(path))
-                put_below(self._tree, self.root, self.target)
+                    move_below(part, self._tree, self.path_in_folder(path))
+                move_below(self._tree, self.root, self.folder)
                 return
-            self._empty_tree()
+            self._install_tree()
             for path, part in parts.items():
-                put_below(part, self.root, self.below(path))
+                move_below(part, self.root, self.path_in_root(path))
 
-    def _empty_tree(self) -> None:
-        """Move what an earlier, broken publication has left: the target has come into being since."""
-        for path in [each for each in self._tree.rglob("*") if each.is_file()]:
-            put_below(path, self.root, self.below(path.relative_to(self._tree).as_posix()))
+    def _install_tree(self) -> None:
+        """Move the files that an interrupted installation has left in the tree: the target has been created since."""
+        for path in [path for path in self._tree.rglob("*") if path.is_file()]:
+            move_below(path, self.root, self.path_in_root(path.relative_to(self._tree).as_posix()))
 
 
-def metadata(repository: Repository, endpoint: str, files: Sequence[RemoteFile]) -> str:
-    """The note upstream leaves beside a model, and which commit it is and whence."""
-    sums = "".join(f"    {each.sha256} {each.path}\n" for each in files if each.sha256)
+def metadata_text(repository: Repository, endpoint: str, files: Sequence[RemoteFile]) -> str:
+    """Return the note that the original web UI writes next to a model, extended by commit and endpoint."""
+    checksums = "".join(f"    {file.sha256} {file.path}\n" for file in files if file.sha256)
     return (
         f"url: https://huggingface.co/{repository.name}\n"
         f"branch: {repository.revision}\n"
         f"download date: {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         f"commit: {repository.commit}\n"
         f"endpoint: {endpoint}\n"
-    ) + (f"sha256sum:\n{sums}" if sums else "")
+    ) + (f"sha256sum:\n{checksums}" if checksums else "")
 
 
-def _is(file: RemoteFile, folder: Path, path: str, watch: Callable[[int], None]) -> bool:
+def _is_file(file: RemoteFile, folder: Path, path: str, on_progress: Callable[[int], None]) -> bool:
+    """Whether `path` below `folder` is a regular file with the size and hash of `file`."""
     try:
         descriptor = open_below(folder, path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size != file.size:
+        stats = os.fstat(descriptor)
+        if not stat.S_ISREG(stats.st_mode) or stats.st_size != file.size:
             return False
-        return read_back(descriptor, digest(file), watch) == expected(file)
+        return hash_file(descriptor, new_digest(file), on_progress) == expected_hash(file)
     finally:
         os.close(descriptor)

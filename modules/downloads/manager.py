@@ -1,6 +1,6 @@
-"""The downloads of this program: they wait for each other, outlive every browser, and are taken up after a restart.
+"""Queue and run download jobs, which outlive every browser page and can be resumed after a restart.
 
-Several processes may look after the same folders; a job belongs to the one that holds the lock in its staging folder.
+Several processes may manage the same folders; `modules.downloads.job` says which of them a job belongs to.
 """
 
 from __future__ import annotations
@@ -8,96 +8,75 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import secrets
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
-from modules.downloads.install_files import LOCK, STAGING, Place
-from modules.downloads.partial_file import check_room, disk_faults, there
-from modules.downloads.record import WORKING, JobRecord, JobRecords, State, Wanted
-from modules.downloads.retry import Pace
-from modules.downloads.run import BranchMoved, Mirror, Run
-from modules.downloads.segment import gentle
-from modules.downloads.view import JobView, Speed, in_motion
-from modules.hub.errors import DiskFull, DownloadError, DownloadNotFound, Stopped
+from modules.downloads.context import GIB, DownloadContext, Mirror, TransferOptions
+from modules.downloads.disk import check_space
+from modules.downloads.errors import DiskFull, DownloadNotFound
+from modules.downloads.install_files import STAGING, InstallTarget
+from modules.downloads.job import Job
+from modules.downloads.partial_file import recorded_bytes
+from modules.downloads.record import ACTIVE_STATES, FINAL_STATES, DownloadSpec, JobRecord, JobStore, State
+from modules.downloads.run import BranchMoved, DownloadRun
+from modules.downloads.segment import lower_thread_priority
+from modules.downloads.view import JobView
+from modules.hub.errors import DownloadError, Stopped
 from modules.hub.repository import Kind
 from modules.hub.safe_paths import check_path
-from modules.system import file_lock
 
 log = logging.getLogger(__name__)
 
-GIB = 1 << 30
 
+class DownloadManager:
+    """Owns all download jobs. Thread-safe; every method but `close` returns at once.
 
-@dataclass
-class _Job:
-    record: JobRecord
-    place: Place
-    lock: int = -1  # a descriptor, while the job is ours
-    run: Run | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-    wish: State | None = None  # what it is to become once it has stopped
-    speed: Speed = field(default_factory=Speed)
-    done: int = 0  # bytes, while it does not run
-
-    @property
-    def active(self) -> bool:
-        return self.lock >= 0
-
-    def release(self) -> None:
-        if self.active:
-            os.close(self.lock)
-            self.lock = -1
-
-
-class Downloads:
-    """`folders` are those of models and of LoRAs. `mirrors` makes the hubs to ask, the first one first, for each go
-    anew; they are closed after it. `at_once` jobs run, the others queue. `reserve` bytes of the disk are left free.
-
-    Every method but `close` returns at once; DownloadError says why it cannot be done.
+    `folders` are those of models and LoRAs. `open_mirrors` and `reserve` are those of `DownloadContext`. At most
+    `max_running` jobs run at once; the others are queued. Methods raise DownloadError if a job cannot be changed.
     """
 
     def __init__(
         self,
         folders: Mapping[Kind, Path],
-        mirrors: Callable[[], Sequence[Mirror]],
-        pace: Pace | None = None,
-        at_once: int = 1,
+        open_mirrors: Callable[[], Sequence[Mirror]],
+        options: TransferOptions | None = None,
+        max_running: int = 1,
         reserve: int = GIB,
     ) -> None:
-        self._folders, self._mirrors = dict(folders), mirrors
-        self._pace, self._at_once, self._reserve = pace or Pace(), at_once, reserve
-        self._records = JobRecords(self._folders["model"] / STAGING / "jobs.json")
-        self._stamp: tuple[int, ...] | None = None
-        self._jobs: dict[str, _Job] = {}
+        self._folders, self._max_running = dict(folders), max_running
+        self._context = DownloadContext(open_mirrors, options or TransferOptions(), reserve)
+        self._store = JobStore(self._folders["model"] / STAGING / "jobs.json")
+        self._store_version: tuple[int, ...] | None = None
+        self._jobs: dict[str, Job] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._listeners: list[Callable[[], None]] = []
+        self._done_listeners: list[Callable[[], None]] = []
         self._closing = False
-        self._lock = threading.RLock()  # guards all of this; held for moments only
+        self._lock = threading.RLock()  # guards all of the above; held for moments only
 
     def on_done(self, listener: Callable[[], None]) -> None:
-        """Have it called, on the job's thread, whenever a download is complete and in its place."""
-        self._listeners.append(listener)
+        """Call `listener`, on the job's thread, whenever a download has been installed."""
+        self._done_listeners.append(listener)
 
-    def start(self, wanted: Wanted) -> str:
-        """The id of the job, which is an earlier one if that wants the same and is not done."""
-        if wanted.target:
-            check_path(wanted.target)
+    # -- what users do ---------------------------------------------------------------------------------------------
+
+    def start(self, spec: DownloadSpec) -> str:
+        """Start a download, or continue an unfinished one of the same spec, and return the job's id."""
+        if spec.target:
+            check_path(spec.target)
         with self._lock:
-            self._look_around()
+            self._refresh()
             for job in self._jobs.values():
-                if job.record.wanted.same == wanted.same and job.record.state not in ("done", "cancelled"):
-                    self._go_on(job)
+                if job.record.spec.identity == spec.identity and not job.final:
+                    self._continue(job)
                     return job.record.id
-            job = self._known(JobRecord(secrets.token_hex(4), wanted))
+            job = self._new_job(JobRecord(secrets.token_hex(4), spec))
             self._jobs[job.record.id] = job
             try:
                 self._queue(job)
@@ -106,207 +85,182 @@ class Downloads:
                 raise
         return job.record.id
 
-    def pause(self, job: str) -> None:
-        """What is there of it stays."""
-        self._end(job, "paused")
-
-    def cancel(self, job: str) -> None:
-        """What is there of it is deleted."""
-        self._end(job, "cancelled")
-
-    def resume(self, job: str, keep_commit: bool | None = None) -> None:
-        """Go on. If the branch has moved, `keep_commit` says whether with the old commit or all anew with the new."""
+    def pause(self, job_id: str) -> None:
+        """Stop a job and keep what has been downloaded."""
         with self._lock:
-            found = self._find(job)
-            if found.record.state in ("done", "cancelled"):
+            job = self._find(job_id)
+            if job.run:
+                self._stop_run(job, "paused")
+            elif not job.final and job.claim_existing():
+                if job.record.state in ACTIVE_STATES:
+                    self._settle(job, dataclasses.replace(job.record, state="paused"), job.done)
+                else:
+                    job.release()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job and delete what has been downloaded."""
+        with self._lock:
+            job = self._find(job_id)
+            if job.run:
+                self._stop_run(job, "cancelled")
+                return
+            if job.final or not job.claim_existing():
+                return
+            job.record = dataclasses.replace(job.record, state="cancelled")
+        shutil.rmtree(job.target.staging, ignore_errors=True)  # without the lock: it may take long
+        with self._lock:
+            self._settle(job, job.record, job.done)
+
+    def resume(self, job_id: str, keep_commit: bool | None = None) -> None:
+        """Continue a job.
+
+        If the branch has moved, `keep_commit` chooses between the old commit (True) and starting anew with the new one
+        (False).
+        """
+        with self._lock:
+            job = self._find(job_id)
+            if job.final:
                 return
             if keep_commit is False:
-                found.record = dataclasses.replace(found.record, commit="", keep=False)
+                job.record = dataclasses.replace(job.record, commit="", keep=False)
             elif keep_commit:
-                found.record = dataclasses.replace(found.record, keep=True)
-            self._go_on(found)
+                job.record = dataclasses.replace(job.record, keep=True)
+            self._continue(job)
 
-    def forget(self, job: str) -> None:
-        """No longer show one that is done or cancelled."""
+    def forget(self, job_id: str) -> None:
+        """Remove a job that is done or cancelled from the list."""
         with self._lock:
-            if self._find(job).record.state in ("done", "cancelled"):
-                del self._jobs[job]
-
-    def place(self, wanted: Wanted) -> Place:
-        """Where the files of `wanted` go. UnsafeName."""
-        if wanted.target:
-            check_path(wanted.target)
-        return Place(self._folders[wanted.kind], wanted.target, "", wanted.flat)
-
-    def check_room(self, wanted: Wanted, lacking: int) -> None:
-        """DiskFull if a job would find that `lacking` more bytes do not fit."""
-        check_room(self._folders[wanted.kind], lacking, self._reserve)
+            if self._find(job_id).final:
+                del self._jobs[job_id]
 
     def snapshot(self) -> tuple[JobView, ...]:
-        """All jobs, oldest first."""
+        """Return all jobs, oldest first."""
         with self._lock:
-            self._look_around()
-            return tuple(self._view(each) for each in self._jobs.values())
+            self._refresh()
+            return tuple(job.view() for job in self._jobs.values())
+
+    def install_target(self, spec: DownloadSpec) -> InstallTarget:
+        """Return where the files of `spec` go. Raises UnsafeName."""
+        if spec.target:
+            check_path(spec.target)
+        return InstallTarget(self._folders[spec.kind], spec.target, "", spec.flat)
+
+    def check_space(self, spec: DownloadSpec, missing: int) -> None:
+        """Raise DiskFull if `missing` more bytes of `spec` would not fit."""
+        check_space(self._folders[spec.kind], missing, self._context.reserve)
 
     def close(self, seconds: float = 5) -> None:
-        """Stop everything; the next start of the program finds it interrupted."""
+        """Stop all jobs, waiting up to `seconds` for each; the next start of the program shows them as interrupted."""
         with self._lock:
             self._closing = True
             for job in self._jobs.values():
                 job.stop.set()
-                if job.active and not job.run:
+                if job.ours and not job.run:
                     job.release()
             threads = list(self._threads.values())
         for thread in threads:
             thread.join(seconds)
 
-    # -- whose job it is --------------------------------------------------------------------------------------------
+    # -- the list of jobs ------------------------------------------------------------------------------------------
 
-    def _known(self, record: JobRecord) -> _Job:
-        return _Job(
-            record, Place(self._folders[record.wanted.kind], record.wanted.target, record.id, record.wanted.flat)
-        )
+    def _new_job(self, record: JobRecord) -> Job:
+        spec = record.spec
+        return Job(record, InstallTarget(self._folders[spec.kind], spec.target, record.id, spec.flat))
 
-    def _find(self, job: str) -> _Job:
-        self._look_around()
-        if job not in self._jobs:
-            raise DownloadNotFound(job)
-        return self._jobs[job]
+    def _find(self, job_id: str) -> Job:
+        self._refresh()
+        if job_id not in self._jobs:
+            raise DownloadNotFound(job_id)
+        return self._jobs[job_id]
 
-    def _look_around(self) -> None:
-        """Take notice of what other processes, or an earlier run of this one, have written down."""
-        stamp = self._records.stamp
-        if stamp == self._stamp:
+    def _refresh(self) -> None:
+        """Read what other processes, or an earlier run of this program, have recorded."""
+        version = self._store.version
+        if version == self._store_version:
             return
-        self._stamp, told = stamp, self._records.read()
-        for record in told.values():
-            job = self._jobs.setdefault(record.id, self._known(record))
-            if not job.active:
-                job.record, job.done = record, there(job.place.staging)
-        ended = ("done", "cancelled")
-        gone = [key for key, job in self._jobs.items() if not job.active and key not in told]
-        for key in gone:
-            if self._jobs[key].record.state not in ended:
-                del self._jobs[key]
+        self._store_version, records = version, self._store.read()
+        for record in records.values():
+            job = self._jobs.setdefault(record.id, self._new_job(record))
+            if not job.ours:
+                job.record, job.done = record, recorded_bytes(job.target.staging)
+        removed = [job_id for job_id, job in self._jobs.items() if not job.ours and job_id not in records]
+        for job_id in removed:
+            if not self._jobs[job_id].final:
+                del self._jobs[job_id]
 
-    def _held(self, job: _Job) -> bool:
-        """Whether somebody works at it, or will: we, or another process."""
-        if job.active:
-            return True
-        if job.record.state not in WORKING:
-            return False
-        try:
-            lock = _locked(job.place.staging / LOCK)
-        except OSError:  # no such folder
-            return False
-        if lock is None:
-            return True
-        os.close(lock)
-        return False
+    def _save(self, job: Job, record: JobRecord) -> None:
+        with self._lock:
+            job.record = record
+            self._store.put(record)
 
-    def _go_on(self, job: _Job) -> None:
-        """Unless somebody is at it already. What is just about to pause begins anew."""
-        if job.run and job.wish == "paused":
-            job.wish = "queued"
-        elif not self._held(job):
+    # -- the queue -------------------------------------------------------------------------------------------------
+
+    def _continue(self, job: Job) -> None:
+        """Queue the job unless it is held already. A run that is about to pause is queued again when it has stopped."""
+        if job.run and job.next_state == "paused":
+            job.next_state = "queued"
+        elif not job.is_held():
             self._queue(job)
 
-    def _queue(self, job: _Job) -> None:
-        """Make the job ours, and run it when its turn comes."""
-        with disk_faults(job.place.root, 0):
-            job.place.staging.mkdir(parents=True, exist_ok=True)
-            lock = _locked(job.place.staging / LOCK)
-        if lock is None:  # another process was quicker
+    def _queue(self, job: Job) -> None:
+        """Claim the job, and run it when its turn comes."""
+        if not job.claim_new():
             return
-        job.lock, job.stop, job.wish, job.speed = lock, threading.Event(), None, Speed()
         try:
-            self._write(job, dataclasses.replace(job.record, state="queued", error=None, moved=""))
+            self._save(job, dataclasses.replace(job.record, state="queued", error=None, moved=""))
         except DownloadError:
             job.release()
             raise
-        self._next()
+        self._start_queued()
 
-    def _write(self, job: _Job, record: JobRecord) -> None:
-        job.record = record
-        self._records.put(record)
-
-    # -- running ----------------------------------------------------------------------------------------------------
-
-    def _next(self) -> None:
-        """Start what may run now."""
-        if self._closing:
-            return
-        running = sum(1 for each in self._jobs.values() if each.run)
-        idle = [each for each in self._jobs.values() if each.active and not each.run]
-        queued = [each for each in idle if each.record.state != "cancelled"]  # that one is being deleted
-        for job in queued[: max(0, self._at_once - running)]:
-            self._run(job)
-
-    def _run(self, job: _Job) -> None:
-        job.run = Run(
-            job.record,
-            job.place,
-            self._mirrors,
-            self._pace,
-            self._reserve,
-            job.stop,
-            lambda record: self._heard(job, record),
-        )
-        thread = threading.Thread(target=self._work, args=(job, job.run), name=f"download {job.record.id}", daemon=True)
-        self._threads[job.record.id] = thread
-        thread.start()
-
-    def _heard(self, job: _Job, record: JobRecord) -> None:
-        with self._lock:
-            self._write(job, record)
-
-    def _work(self, job: _Job, run: Run) -> None:
-        gentle()
-        state: State | None = "failed"
-        facts: dict[str, Any] = {"error": InternalError(LOG_FILE)}
-        try:
-            state, facts = self._ending(job, run)
-        finally:  # a fault of ours must not leave a job that seems to run
-            if sys.exc_info()[0]:
-                log.error("download %s of %s", job.record.id, job.record.wanted.repo, exc_info=True)
-            self._conclude(job, run, state, facts)
-        if state == "done":
-            for listener in self._listeners:
-                listener()
-
-    def _conclude(self, job: _Job, run: Run, state: State | None, facts: dict[str, Any]) -> None:
-        """Release the job in its final state. `state` is None if the run was stopped: the latest request decides.
-
-        That is decided and, unless there are files to delete first, recorded under one hold of the lock: a `resume` or
-        `cancel` just after a `pause` either counts here or finds the job released.
-        """
-        with self._lock:
-            final = state or job.wish or run.record.state
-            if final not in ("done", "cancelled"):
-                self._leave(job, run, final, facts)
-                return
-        shutil.rmtree(job.place.staging, ignore_errors=True)  # slow, so without the lock
-        with self._lock:
-            self._leave(job, run, final, facts)
-
-    def _leave(self, job: _Job, run: Run, state: State, facts: dict[str, Any]) -> None:
-        """Record the final state, then start what may run now. The caller holds the lock."""
-        self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
-        del self._threads[job.record.id]
-        if state == "queued" and not self._closing:
-            self._queue_again(job)
-        self._next()
-
-    def _queue_again(self, job: _Job) -> None:
-        """If it cannot be, the job says why, and does not keep the others waiting."""
+    def _queue_again(self, job: Job) -> None:
+        """Queue the job; if that fails, pause it with the error, so that it does not block the queue."""
         try:
             self._queue(job)
         except DownloadError as error:
-            told = dataclasses.replace(job.record, state="paused", error=error.with_traceback(None))
-            self._settle(job, told, job.done)
+            record = dataclasses.replace(job.record, state="paused", error=error.with_traceback(None))
+            self._settle(job, record, job.done)
 
-    def _ending(self, job: _Job, run: Run) -> tuple[State | None, dict[str, Any]]:
-        """Run the job; return its final state, None if it was stopped, and the fields of its record that say more."""
+    def _start_queued(self) -> None:
+        """Start as many queued jobs as may run."""
+        if self._closing:
+            return
+        running = sum(1 for job in self._jobs.values() if job.run)
+        idle = [job for job in self._jobs.values() if job.ours and not job.run]
+        queued = [job for job in idle if job.record.state != "cancelled"]  # a cancelled one is being deleted
+        for job in queued[: max(0, self._max_running - running)]:
+            self._start_run(job)
+
+    def _start_run(self, job: Job) -> None:
+        run = DownloadRun(self._context, job.record, job.target, job.stop, lambda record: self._save(job, record))
+        name = f"download {job.record.id}"
+        thread = threading.Thread(target=self._work, args=(job, run), name=name, daemon=True)
+        job.run = run
+        self._threads[job.record.id] = thread
+        thread.start()
+
+    def _stop_run(self, job: Job, next_state: State) -> None:
+        job.next_state = next_state
+        job.stop.set()
+
+    # -- a job's thread --------------------------------------------------------------------------------------------
+
+    def _work(self, job: Job, run: DownloadRun) -> None:
+        lower_thread_priority()
+        state: State | None = "failed"
+        facts: dict[str, Any] = {"error": InternalError(LOG_FILE)}
+        try:
+            state, facts = self._execute(job, run)
+        finally:  # an unexpected exception must not leave a job that seems to run
+            if sys.exc_info()[0]:
+                log.error("download %s of %s", job.record.id, job.record.spec.repo, exc_info=True)
+            self._conclude(job, run, state, facts)
+        if state == "done":
+            for listener in self._done_listeners:
+                listener()
+
+    def _execute(self, job: Job, run: DownloadRun) -> tuple[State | None, dict[str, Any]]:
+        """Execute the run; return its final state, None if it was stopped, and further fields of the job's record."""
         try:
             run.run()
         except BranchMoved as error:
@@ -316,82 +270,39 @@ class Downloads:
         except DiskFull as error:
             return "paused", {"error": error.with_traceback(None)}
         except WebUIError as error:
-            log.warning("download %s of %s: %s", run.record.id, run.record.wanted.repo, error)
+            log.warning("download %s of %s: %s", run.record.id, run.record.spec.repo, error)
             return "failed", {"error": error.with_traceback(None)}
         return "done", {}
 
-    def _settle(self, job: _Job, record: JobRecord, done: int) -> None:
-        """Write down how the job stands, and let go of it."""
+    def _conclude(self, job: Job, run: DownloadRun, state: State | None, facts: dict[str, Any]) -> None:
+        """Release the job in its final state. `state` is None if the run was stopped: the latest request decides.
+
+        That is decided and, unless there are files to delete first, recorded under one hold of the lock: a `resume` or
+        `cancel` just after a `pause` either counts here or finds the job released.
+        """
+        with self._lock:
+            final = state or job.next_state or run.record.state
+            if final not in FINAL_STATES:
+                self._leave(job, run, final, facts)
+                return
+        shutil.rmtree(job.target.staging, ignore_errors=True)  # slow, so without the lock
+        with self._lock:
+            self._leave(job, run, final, facts)
+
+    def _leave(self, job: Job, run: DownloadRun, state: State, facts: dict[str, Any]) -> None:
+        """Record the final state, then start the queued jobs that may run now. The caller holds the lock."""
+        self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
+        del self._threads[job.record.id]
+        if state == "queued" and not self._closing:
+            self._queue_again(job)
+        self._start_queued()
+
+    def _settle(self, job: Job, record: JobRecord, done: int) -> None:
+        """Record the state of a job that has stopped, and release it."""
         job.record, job.run, job.done = record, None, done
-        with contextlib.suppress(DownloadError):  # a full disk: then it will be found interrupted
-            if record.state in ("done", "cancelled"):
-                self._records.remove(record.id)
+        with contextlib.suppress(DownloadError):  # on a full disk; the job will be found interrupted
+            if job.final:
+                self._store.remove(record.id)
             else:
-                self._records.put(record)
+                self._store.put(record)
         job.release()
-
-    def _end(self, key: str, wish: State) -> None:
-        with self._lock:
-            job = self._find(key)
-            if job.run:
-                job.wish = wish
-                job.stop.set()
-                return
-            if job.record.state in ("done", "cancelled") or not self._claimed(job):
-                return
-            ended = dataclasses.replace(job.record, state=wish)
-            if wish != "cancelled":
-                if job.record.state in WORKING:
-                    self._settle(job, ended, job.done)
-                else:
-                    job.release()
-                return
-            job.record = ended
-        shutil.rmtree(job.place.staging, ignore_errors=True)  # takes its time, and nobody is to wait for it
-        with self._lock:
-            self._settle(job, ended, job.done)
-
-    def _claimed(self, job: _Job) -> bool:
-        """Whether nobody else has the job, nor will have it until it is released."""
-        if not job.active:
-            try:
-                lock = _locked(job.place.staging / LOCK)
-            except OSError:  # no such folder: there is nothing to have
-                return True
-            if lock is None:
-                return False
-            job.lock = lock
-        return True
-
-    # -- what is shown ----------------------------------------------------------------------------------------------
-
-    def _view(self, job: _Job) -> JobView:
-        record, run = job.record, job.run
-        abandoned = not job.active and record.state in WORKING
-        elsewhere = abandoned and self._held(job)
-        done = there(job.place.staging) if elsewhere else job.done
-        view = JobView(
-            id=record.id,
-            wanted=record.wanted,
-            state="paused" if abandoned and not elsewhere else record.state,
-            folder=job.place.final,
-            commit=record.commit,
-            host=record.host,
-            count=record.count,
-            done=done,
-            total=record.total,
-            error=record.error,
-            moved=record.moved,
-            elsewhere=elsewhere,
-            interrupted=abandoned and not elsewhere,
-        )
-        return in_motion(view, run, job.speed.of(run.received)) if run else view
-
-
-def _locked(path: Path) -> int | None:
-    """A descriptor that keeps everybody else from locking `path`, until it is closed; None if somebody does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    if file_lock.taken(descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None

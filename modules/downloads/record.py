@@ -1,4 +1,4 @@
-"""What is remembered of a download while the program does not run: one file, which several processes may share."""
+"""Records of downloads on disk: one JSON file, which several processes may share."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from modules.core.errors import WebUIError
-from modules.downloads.partial_file import disk_faults, replace_file
+from modules.downloads.disk import disk_errors, replace_file
 from modules.hub.repository import Kind
 from modules.system import file_lock
 
 State = Literal["queued", "resolving", "downloading", "paused", "verifying", "done", "failed", "cancelled"]
-WORKING: tuple[State, ...] = ("queued", "resolving", "downloading", "verifying")
-"""The states of a job that somebody works at, or will."""
+ACTIVE_STATES: tuple[State, ...] = ("queued", "resolving", "downloading", "verifying")
+"""States of a job that a process works at or has queued."""
+FINAL_STATES: tuple[State, ...] = ("done", "cancelled")
+"""States that a job cannot leave; its record is removed."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """These `files` of a repository, or all. They go to the folder `target` below that of their kind, or to that folder
-    itself if it is ""; if `flat`, without the folders they have in the repository. Their one large file is to have the
-    `sha256` that the user knows from elsewhere, if that is not ""."""
+class DownloadSpec:
+    """What to download and where to put it.
+
+    `files` are paths in the repository; None means all. They go to folder `target` of the models or LoRA folder, by
+    `kind`, or to that folder itself if `target` is "". If `flat`, the folders of the repository are dropped. `sha256`,
+    unless "", is the hash that the only large file must have.
+    """
 
     repo: str
     revision: str
@@ -35,21 +40,23 @@ class Wanted:
     sha256: str = ""
 
     @property
-    def same(self) -> object:
-        """Equal for two that want the same."""
-        where = self.kind, self.target, self.flat
-        return self.repo, self.revision, *where, self.files and frozenset(self.files), self.sha256
+    def identity(self) -> object:
+        """A value that is equal for specs that describe the same download."""
+        target = self.kind, self.target, self.flat
+        return self.repo, self.revision, *target, self.files and frozenset(self.files), self.sha256
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """`commit` is what the revision was when it was first asked for, "" before; `moved` what it has become since, if
-    the user is to choose. `keep` if the user chose the old one. `total` is in bytes, of `count` files; `host` is the
-    mirror that listed them.
+    """What is saved about a job.
+
+    `commit` is what the revision pointed to when it was first resolved, "" before. `moved` is the commit that it points
+    to now, if the user has to choose between the two; `keep` is set if the user chose the old one. `total` is the size
+    in bytes of all `count` files, `host` the mirror that listed them.
     """
 
     id: str
-    wanted: Wanted
+    spec: DownloadSpec
     state: State = "queued"
     commit: str = ""
     moved: str = ""
@@ -60,59 +67,62 @@ class JobRecord:
     error: WebUIError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["spec"]
         error = self.error.to_json() if self.error else None
-        return fields | {"wanted": dataclasses.asdict(self.wanted), "error": error}
+        return fields | {"wanted": dataclasses.asdict(self.spec), "error": error}
 
     @staticmethod
-    def from_json(told: dict[str, Any]) -> JobRecord:
-        """The inverse of `to_json`; KeyError, TypeError, ValueError if it is none of ours."""
-        wanted = dict(told["wanted"])
-        if not told["id"].isalnum() or told["state"] not in get_args(State) or wanted["kind"] not in get_args(Kind):
-            raise ValueError(told)
-        wanted["files"] = None if wanted["files"] is None else tuple(wanted["files"])
-        error = WebUIError.from_json(told["error"]) if told["error"] else None
-        return JobRecord(**(told | {"wanted": Wanted(**wanted), "error": error}))
+    def from_json(data: dict[str, Any]) -> JobRecord:
+        """Invert `to_json`. Raises KeyError, TypeError or ValueError for invalid data."""
+        fields = dict(data)
+        spec = dict(fields.pop("wanted"))
+        if not fields["id"].isalnum() or fields["state"] not in get_args(State) or spec["kind"] not in get_args(Kind):
+            raise ValueError(data)
+        spec["files"] = None if spec["files"] is None else tuple(spec["files"])
+        error = WebUIError.from_json(fields["error"]) if fields["error"] else None
+        return JobRecord(**(fields | {"spec": DownloadSpec(**spec), "error": error}))
 
 
-class JobRecords:
-    """The records in the file at `path`, which need not exist. One that cannot be read is none."""
+class JobStore:
+    """Reads and writes the records in the file at `path`, which need not exist. Invalid records are skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
-    def stamp(self) -> tuple[int, ...]:
-        """Another one whenever the file has changed."""
+    def version(self) -> tuple[int, ...]:
+        """A value that differs whenever the file has changed."""
         try:
-            facts = self.path.stat()
+            stats = self.path.stat()
         except OSError:
             return ()
-        return facts.st_mtime_ns, facts.st_size, facts.st_ino
+        return stats.st_mtime_ns, stats.st_size, stats.st_ino
 
     def read(self) -> dict[str, JobRecord]:
-        """By id, in the order in which they were first written."""
+        """Return the records by id, in the order in which they were first written."""
         records: dict[str, JobRecord] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):
-            for each in json.loads(self.path.read_bytes()):
+            for data in json.loads(self.path.read_bytes()):
                 with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-                    record = JobRecord.from_json(each)
+                    record = JobRecord.from_json(data)
                     records[record.id] = record
         return records
 
     def put(self, record: JobRecord) -> None:
-        """DiskFull, DiskRefused."""
+        """Add or replace a record. Raises DiskFull or DiskRefused."""
         self._change(lambda records: records.update({record.id: record}))
 
     def remove(self, job: str) -> None:
-        """DiskFull, DiskRefused."""
+        """Remove a record if it exists. Raises DiskFull or DiskRefused."""
         self._change(lambda records: records.pop(job, None))
 
     def _change(self, edit: Callable[[dict[str, JobRecord]], object]) -> None:
-        with disk_faults(self.path.parent, 0), self._locked():
+        with disk_errors(self.path.parent, 0), self._locked():
             records = self.read()
             edit(records)
-            replace_file(self.path, json.dumps([each.to_json() for each in records.values()], indent=1).encode())
+            content = json.dumps([record.to_json() for record in records.values()], indent=1)
+            replace_file(self.path, content.encode())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

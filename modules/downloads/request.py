@@ -1,4 +1,7 @@
-"""From what a person typed and ticked to a download: which files, where they go, whether they are the right ones."""
+"""Turn what a user asked for into a download: which files, where they go, and whether their checksum is the known one.
+
+The page, the API and the command line all select files here.
+"""
 
 from __future__ import annotations
 
@@ -8,109 +11,158 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from modules.downloads.checksum import confirm
-from modules.downloads.install_files import Place
-from modules.downloads.manager import Downloads
-from modules.downloads.record import Wanted
+from modules.core.errors import Unsupported
+from modules.downloads.checksum import check_listed_sha256
+from modules.downloads.errors import BadDigest
+from modules.downloads.install_files import InstallTarget
+from modules.downloads.manager import DownloadManager
+from modules.downloads.record import DownloadSpec
 from modules.hub import file_choices
-from modules.hub.errors import BadDigest
-from modules.hub.file_choices import Choice
-from modules.hub.repo_id import Address
+from modules.hub.file_choices import ONLY_PICKLES_WARNING, Choice
+from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile, Repository
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """`files` of `repository`, and their download: to the folder of `kind`, if their names do not say all."""
+class FileCriteria:
+    """Which files of a repository to download. The first criterion that is set decides.
+
+    1. `files`: paths or unique names. 2. `choices`: names of choices as ticked on the page. 3. The file that the
+    address names. 4. `metadata_only`: no weights. 5. The preselected choices; if `unattended`, for a repository of GGUF
+    files the recommended one, and for one that offers only pickles an error, unless `allow_pickles`.
+
+    Paths that match the regular expression `exclude` from their beginning are dropped in any case.
+    """
+
+    files: Sequence[str] = ()
+    choices: Sequence[str] | None = None
+    metadata_only: bool = False
+    unattended: bool = False
+    allow_pickles: bool = False
+    exclude: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selected `files` of `repository`. `kind` overrides what their names say about their folder."""
 
     repository: Repository
     files: tuple[RemoteFile, ...]
     kind: Kind | None = None
 
     @property
-    def wanted(self) -> Wanted:
-        return wanted(self.repository, self.files, self.kind)
+    def spec(self) -> DownloadSpec:
+        """The download of these files to their default folder."""
+        destination = file_choices.destination(self.repository, self.files)
+        default_kind: Kind = "lora" if destination.root == "loras" else "model"
+        return DownloadSpec(
+            repo=self.repository.name,
+            revision=self.repository.revision,
+            target=destination.folder,
+            files=tuple(file.path for file in self.files),
+            kind=self.kind or default_kind,
+            flat=any(new_path != path for path, new_path in destination.paths.items()),
+        )
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Total size in bytes."""
         return sum(file.size for file in self.files)
 
 
-def wanted(repository: Repository, files: Sequence[RemoteFile], kind: Kind | None = None) -> Wanted:
-    """The download of `files` of `repository` to where they go; to the folder of that `kind`, whatever they look like,
-    if there is one."""
-    target = file_choices.target(repository, files)
-    told: Kind = "lora" if target.root == "loras" else "model"
-    flat = any(place != path for path, place in target.places.items())
-    paths = tuple(file.path for file in files)
-    return Wanted(repository.name, repository.revision, target.folder, paths, kind or told, flat)
+def select_files(repository: Repository, address: RepoAddress, criteria: FileCriteria) -> Selection:
+    """Select the files of `repository`, which `address` names, by `criteria`.
 
-
-def chosen(repository: Repository, address: Address, file: str = "", ticked: Sequence[str] | None = None) -> Chosen:
-    """The `file` named, else what is `ticked`, else the file of the address, else what is proposed.
-
-    FileNotOnHub, IncompleteSet, NothingToDownload.
+    Raises FileNotOnHub, IncompleteSet, NothingToDownload, OptionError for `exclude` or a missing file name, or
+    Unsupported for a repository of pickles only.
     """
-    if file:
-        return Chosen(repository, file_choices.single(repository, file))
-    if ticked is None and address.file:
-        return Chosen(repository, file_choices.single(repository, address.file))
-    return Chosen(repository, file_choices.picked(repository, ticked))
+    files = _select(repository, address, criteria)
+    return Selection(repository, file_choices.exclude_files(files, criteria.exclude) if criteria.exclude else files)
 
 
-def ticked_at_first(repository: Repository, address: Address) -> frozenset[str]:
-    """The names of the choices that are ticked when they are first shown: the file of the address alone, if it has
-    one. FileNotOnHub, IncompleteSet."""
-    known = file_choices.choices(repository)
+def _select(repository: Repository, address: RepoAddress, criteria: FileCriteria) -> tuple[RemoteFile, ...]:
+    names = criteria.files
+    if not names and criteria.choices is None and address.file:
+        names = (address.file,)
+    if names:
+        return tuple(dict.fromkeys(file for name in names for file in file_choices.find_file(repository, name)))
+    if criteria.choices is not None:
+        return file_choices.select_choices(repository, criteria.choices)
+    if criteria.metadata_only:
+        return file_choices.select_metadata(repository)
+    return _select_unattended(repository, criteria) if criteria.unattended else file_choices.select_choices(repository)
+
+
+def _select_unattended(repository: Repository, criteria: FileCriteria) -> tuple[RemoteFile, ...]:
+    if file_choices.repository_kind(repository) == "gguf":
+        return file_choices.select_recommended_gguf(repository)
+    choices = file_choices.list_choices(repository)
+    names = [choice.name for choice in choices if choice.preselected]
+    if any(choice.warning is ONLY_PICKLES_WARNING for choice in choices):
+        if not criteria.allow_pickles:
+            raise Unsupported({key: f"{text} (--allow-pickles)" for key, text in ONLY_PICKLES_WARNING.items()})
+        names += [choice.name for choice in choices if choice.group == "pickle"]
+    return file_choices.select_choices(repository, names)
+
+
+def preselected_choices(repository: Repository, address: RepoAddress) -> frozenset[str]:
+    """Return the names of the choices to tick at first: those of the address's file only, if it names one.
+
+    Raises FileNotOnHub or IncompleteSet.
+    """
+    choices = file_choices.list_choices(repository)
     if not address.file:
-        return frozenset(each.name for each in known if each.ticked)
-    files = set(file_choices.single(repository, address.file))
-    return frozenset(each.name for each in known if files.intersection(each.files))
+        return frozenset(choice.name for choice in choices if choice.preselected)
+    files = set(file_choices.find_file(repository, address.file))
+    return frozenset(choice.name for choice in choices if files.intersection(choice.files))
 
 
-def missing(downloads: Downloads, choice: Chosen) -> tuple[RemoteFile, ...]:
-    """Those files whose places hold nothing of their size. Whether what is there is right, the download finds out."""
-    place = downloads.place(choice.wanted)
-    return tuple(file for file in choice.files if not _is_there(place, file))
+def pin_checksum(selection: Selection, sha256: str) -> DownloadSpec:
+    """Return the download of `selection`, whose only large file must have the hash `sha256` ("" for any).
+
+    The download is pinned to the listed commit, so that no later one can replace it. The job compares again, because it
+    asks for the list anew and a mirror may answer differently by then. Raises BadDigest, DigestUnlisted,
+    DigestAmbiguous or DigestDiffers.
+    """
+    if not sha256:
+        return selection.spec
+    if not _SHA256.fullmatch(sha256):
+        raise BadDigest(sha256[:80])
+    check_listed_sha256(selection.files, sha256)
+    return dataclasses.replace(selection.spec, revision=selection.repository.commit, sha256=sha256)
 
 
-def there(
-    downloads: Downloads, repository: Repository, known: Iterable[Choice], kind: Kind | None = None
+# -- what is on the disk already ---------------------------------------------------------------------------------------
+
+
+def missing_files(downloads: DownloadManager, selection: Selection) -> tuple[RemoteFile, ...]:
+    """Return the selected files that are not present with their size; hashes are checked by the download."""
+    target = downloads.install_target(selection.spec)
+    return tuple(file for file in selection.files if not _is_present(target, file))
+
+
+def present_choices(
+    downloads: DownloadManager, repository: Repository, choices: Iterable[Choice], kind: Kind | None = None
 ) -> frozenset[str]:
-    """The names of the choices whose files are all where they would go if each were chosen alone, as of that `kind`."""
-    of_models = file_choices.kind(repository) == "gguf"  # each of its own; of all else, one folder has everything
-    place = None if of_models else downloads.place(Chosen(repository, repository.files).wanted)
-    found = set()
-    for each in known:
-        alone = dataclasses.replace(repository, files=each.files)
-        where = place or downloads.place(Chosen(alone, each.files, kind).wanted)
-        if not each.missing and all(_is_there(where, file) for file in each.files):
-            found.add(each.name)
-    return frozenset(found)
+    """Return the names of the choices whose files are present where each alone, as of `kind`, would go."""
+    # GGUF files have targets of their own; all other choices share one folder.
+    shared_target = None
+    if file_choices.repository_kind(repository) != "gguf":
+        shared_target = downloads.install_target(Selection(repository, repository.files).spec)
+    present = set()
+    for choice in choices:
+        alone = dataclasses.replace(repository, files=choice.files)
+        target = shared_target or downloads.install_target(Selection(alone, choice.files, kind).spec)
+        if not choice.missing and all(_is_present(target, file) for file in choice.files):
+            present.add(choice.name)
+    return frozenset(present)
 
 
-def _is_there(place: Place, file: RemoteFile) -> bool:
+def _is_present(target: InstallTarget, file: RemoteFile) -> bool:
     try:
-        facts = (place.root / place.below(file.path)).stat()
+        stats = (target.root / target.path_in_root(file.path)).stat()
     except OSError:
         return False
-    return stat.S_ISREG(facts.st_mode) and facts.st_size == file.size
-
-
-def pinned(choice: Chosen, digest: str) -> Wanted:
-    """The download of `choice`, if its one large file has the sha256 `digest` that the user knows from elsewhere; of
-    exactly the commit that was listed, so that no later one can take its place. Without a digest, any may.
-
-    The job compares again: it asks for the list anew, and a mirror may answer otherwise by then.
-
-    BadDigest, DigestUnlisted, DigestAmbiguous, DigestDiffers.
-    """
-    if not digest:
-        return choice.wanted
-    if not _SHA256.fullmatch(digest):
-        raise BadDigest(digest[:80])
-    confirm(choice.files, digest)
-    return dataclasses.replace(choice.wanted, revision=choice.repository.commit, sha256=digest)
+    return stat.S_ISREG(stats.st_mode) and stats.st_size == file.size

@@ -1,4 +1,4 @@
-"""How patient a download is: what is waited for how long, how often, and when the next mirror takes over."""
+"""Retries of a download: how long to wait between attempts, and when the next mirror takes over."""
 
 from __future__ import annotations
 
@@ -10,38 +10,30 @@ from typing import Generic, TypeVar
 
 from modules.hub.errors import DownloadError, RateLimited
 
-MIB = 1 << 20
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds and bytes. `waits` are what is waited before the first, second, … new try, give or take `spread`; if the
-    last one fails, too, the mirror is given up: after `waits_with_others` of them already, where there are others. A
-    try that brings `progress` bytes makes up for all before it. A connection that brings less than `slow` bytes a
-    second for `slow_seconds` is made anew.
+class RetryPolicy:
+    """How often and after how long a failed attempt is repeated.
 
-    Files from `split_from` on come over up to `connections`, each with `least_segment` at least. What is there is
-    written down every `save_seconds`, and forced to the disk every `sync_seconds`.
+    `waits` are the seconds before the first, second, … retry, varied by a factor of up to 1 ± `jitter`. After the last
+    one fails, too, the mirror is given up; while there are other mirrors, after `waits_with_others` retries already. An
+    attempt that brings `progress_bytes` resets the count. A connection that brings less than `min_rate` bytes per
+    second over `stall_seconds` is replaced.
     """
 
     waits: tuple[float, ...] = (1, 2, 4, 8, 16, 30)
     waits_with_others: int = 2
-    spread: float = 0.5
-    progress: int = 64 << 10
-    slow: int = 1 << 10
-    slow_seconds: float = 60
-    save_seconds: float = 0.5
-    sync_seconds: float = 5
-    connections: int = 4
-    split_from: int = 64 * MIB
-    least_segment: int = 16 * MIB
+    jitter: float = 0.5
+    progress_bytes: int = 64 << 10
+    min_rate: int = 1 << 10
+    stall_seconds: float = 60
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """It is tried again at `until`, of `time.monotonic`, for the `attempt`-th time of `attempts`."""
+class RetryWait:
+    """A pending retry: number `attempt` of `attempts`, at time `until` of `time.monotonic`, because of `error`."""
 
     error: DownloadError
     until: float
@@ -49,51 +41,52 @@ class Waiting:
     attempts: int
 
 
-class Tries(Generic[T]):
-    """What is tried at one of the `mirrors` after the other; `mirror` is the one whose turn it is.
+class MirrorRotation(Generic[T]):
+    """Chooses the mirror for the next attempt; `current` is the one in use.
 
-    One that is given up because it does not come to itself is put among the `lost`, and those are not begun with as
-    long as there are others: not everybody shall wait for it in vain.
+    A mirror that is given up because of a transient error is added to `unreachable`. Rotations that share this list
+    skip such mirrors as long as there are others, so that not every file waits for them anew.
     """
 
-    def __init__(self, pace: Pace, mirrors: Sequence[T], lost: list[T]) -> None:
-        self._pace, self._lost = pace, lost
-        self._left = [each for each in mirrors if each not in lost] or list(mirrors)
-        self._barren = 0
-        self._lasting: DownloadError | None = None
+    def __init__(self, policy: RetryPolicy, mirrors: Sequence[T], unreachable: list[T]) -> None:
+        self._policy, self._unreachable = policy, unreachable
+        self._mirrors = [mirror for mirror in mirrors if mirror not in unreachable] or list(mirrors)
+        self._failures = 0  # of the current mirror, since it last made progress
+        self._permanent: DownloadError | None = None
 
     @property
-    def mirror(self) -> T:
-        return self._left[0]
+    def current(self) -> T:
+        return self._mirrors[0]
 
-    def failed(self, error: DownloadError, progress: int = 0) -> Waiting | None:
-        """What to wait for before the next try, after one that brought `progress` bytes; None: the next mirror's turn.
+    def record_failure(self, error: DownloadError, progress: int = 0) -> RetryWait | None:
+        """Count a failed attempt that brought `progress` bytes.
 
-        Raises `error`, or an earlier one that says more, if no mirror is left.
+        Returns the wait before the next attempt, or None if the next mirror takes over at once. Raises `error`, or an
+        earlier permanent error, if no mirror is left.
         """
-        if progress >= self._pace.progress:
-            self._barren = 0
-        self._barren += 1
-        if error.passing and self._barren <= self._most:
-            return self._waiting(error)
-        if error.passing:
-            self._lost.append(self.mirror)
+        if progress >= self._policy.progress_bytes:
+            self._failures = 0
+        self._failures += 1
+        if error.transient and self._failures <= self._max_retries:
+            return self._wait(error)
+        if error.transient:
+            self._unreachable.append(self.current)
         else:
-            self._lasting = self._lasting or error
-        if len(self._left) == 1:
-            raise self._lasting or error
-        self._left, self._barren = self._left[1:], 0
+            self._permanent = self._permanent or error
+        if len(self._mirrors) == 1:
+            raise self._permanent or error
+        self._mirrors, self._failures = self._mirrors[1:], 0
         return None
 
     @property
-    def _most(self) -> int:
-        every = len(self._pace.waits)
-        return every if len(self._left) == 1 else min(every, self._pace.waits_with_others)
+    def _max_retries(self) -> int:
+        retries = len(self._policy.waits)
+        return retries if len(self._mirrors) == 1 else min(retries, self._policy.waits_with_others)
 
-    def _waiting(self, error: DownloadError) -> Waiting:
+    def _wait(self, error: DownloadError) -> RetryWait:
         if isinstance(error, RateLimited):
             seconds = error.seconds
         else:
-            spread = self._pace.spread
-            seconds = self._pace.waits[self._barren - 1] * random.uniform(1 - spread, 1 + spread)
-        return Waiting(error, time.monotonic() + seconds, self._barren, self._most)
+            jitter = self._policy.jitter
+            seconds = self._policy.waits[self._failures - 1] * random.uniform(1 - jitter, 1 + jitter)
+        return RetryWait(error, time.monotonic() + seconds, self._failures, self._max_retries)

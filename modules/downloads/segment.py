@@ -1,153 +1,159 @@
-"""One segment of a file on its way: a thread that does nothing but carry bytes, and tries again where that may help."""
+"""Download one segment of a file in a thread, with retries and a change of mirrors."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 from modules.downloads.checksum import Digest
-from modules.downloads.partial_file import Segment, disk_faults, write
-from modules.downloads.retry import Pace, Tries, Waiting
-from modules.hub.errors import DiskFull, DiskRefused, DownloadError, MirrorUnreachable, NotAHub, Stopped, WrongSize
-from modules.hub.repository import Body, RemoteFile, Source
+from modules.downloads.context import TransferContext
+from modules.downloads.disk import disk_errors, write_at
+from modules.downloads.errors import DiskFull, DiskRefused
+from modules.downloads.partial_file import PartialFile, Segment
+from modules.downloads.retry import MirrorRotation, RetryWait
+from modules.hub.errors import DownloadError, MirrorUnreachable, NotAHub, Stopped, WrongSize
+from modules.hub.repository import Body, FileSource
 
-_NICE = 10
-"""Enough for a chat to come first; more would leave Python's lock with a thread that gets no time to give it back."""
+_NICENESS = 10
+"""Enough for a chat to come first; with more, a thread that gets no CPU time would keep the GIL from others."""
+
+_TOO_SLOW = {"en": "too slow", "zh": "速度过慢"}
+_ENDED_EARLY = {"en": "the connection ended early", "zh": "连接提前断开"}
+_WRONG_BYTES = {"en": "other bytes than those requested", "zh": "返回的不是所请求的字节"}
 
 
 class RangesIgnored(DownloadError):
-    """The mirror sends the whole file where a part was asked for. Never seen outside of a transfer."""
+    """The mirror sends the whole file although a part was requested. Handled by the file transfer."""
 
 
-class Carrier(threading.Thread):
-    """Brings what is missing of `segment` to an open file. `halt` ends it; `news` is called when it begins or ends.
+class SegmentDownload(threading.Thread):
+    """Downloads the missing bytes of `segment` into `part`, until `context.stop` is set.
 
-    `fault` is why it gave up, `waiting` what it waits for, `ranged` whether a mirror has sent just what was asked for.
+    `digest`, if any, is fed with the bytes. `changed` is set when bytes begin to arrive and when the thread ends.
+    Other threads may read `error`, why it gave up; `waiting`, the pending retry; `received`, bytes from the network;
+    and `range_honored`, whether a mirror has sent exactly what was requested.
     """
 
     def __init__(
         self,
-        file: RemoteFile,
+        context: TransferContext,
+        part: PartialFile,
         segment: Segment,
-        sources: Sequence[Source],
-        lost: list[Source],
-        pace: Pace,
-        halt: threading.Event,
-        news: threading.Event,
         digest: Digest | None,
-        folder: Path,
+        changed: threading.Event,
     ) -> None:
-        super().__init__(name=f"download {file.path}", daemon=True)
-        self._file, self.segment, self._sources, self._lost, self._pace = file, segment, sources, lost, pace
-        self._halt, self._news, self._digest, self._folder = halt, news, digest, folder
-        self._whole = (segment.begin, segment.end) == (0, file.size)
+        super().__init__(name=f"download {part.file.path}", daemon=True)
+        self._file, self._folder = part.file, part.path.parent
+        self._sources, self._unreachable = context.sources, context.unreachable
+        self._retry, self._stopped = context.options.retry, context.stop
+        self.segment, self._digest, self._changed = segment, digest, changed
+        self._whole = (segment.begin, segment.end) == (0, part.size)
+        self._part_descriptor = part.descriptor
         self._body: Body | None = None
-        self._mark = (time.monotonic(), 0)
-        self._asleep = False
-        self.waiting: Waiting | None = None
-        self.ranged = False
+        self._checkpoint = (time.monotonic(), 0)  # time and received bytes, to measure the rate
+        self._stalled = False
+        self.waiting: RetryWait | None = None
+        self.range_honored = False
         self.received = 0
-        self.fault: DownloadError | None = None
+        self.error: DownloadError | None = None
 
-    def begin(self, descriptor: int) -> None:
-        """Start. The file gets a descriptor of the thread's own, which nobody can close before the last byte."""
-        self._descriptor = os.dup(descriptor)
-        self.start()
+    def start(self) -> None:
+        # A descriptor of its own stays valid until the last byte is written, even if the file is closed before.
+        self._descriptor = os.dup(self._part_descriptor)
+        super().start()
 
     def run(self) -> None:
-        gentle()
+        lower_thread_priority()
         try:
-            self._try_until_there()
+            self._download()
         except DownloadError as error:
-            self.fault = error
+            self.error = error
         finally:
             os.close(self._descriptor)
-            self._news.set()
+            self._changed.set()
 
-    def let_go(self) -> None:
-        """From another thread: have a read that waits come back."""
+    def abort(self) -> None:
+        """Unblock a pending read from another thread."""
         if body := self._body:
             body.close()
 
-    def wake_if_asleep(self, now: float) -> None:
-        """From another thread: make the connection anew if hardly anything came for a while."""
-        since, before = self._mark
-        if now - since < self._pace.slow_seconds:
+    def abort_if_stalled(self, now: float) -> None:
+        """Replace the connection if its rate has been too low for a while. Called from another thread."""
+        since, received = self._checkpoint
+        if now - since < self._retry.stall_seconds:
             return
-        self._mark = (now, self.received)
-        if self._body and self.received - before < self._pace.slow * self._pace.slow_seconds:
-            self._asleep = True
-            self.let_go()
+        self._checkpoint = (now, self.received)
+        if self._body and self.received - received < self._retry.min_rate * self._retry.stall_seconds:
+            self._stalled = True
+            self.abort()
 
-    def _try_until_there(self) -> None:
-        tries = Tries(self._pace, self._sources, self._lost)
+    def _download(self) -> None:
+        rotation = MirrorRotation(self._retry, self._sources, self._unreachable)
         while self.segment.missing:
-            before, source = self.segment.done, tries.mirror
+            before, source = self.segment.done, rotation.current
             try:
-                self._receive(source)
-            except (RangesIgnored, DiskFull, DiskRefused):  # no other try, no other mirror would help
+                self._receive_from(source)
+            except (RangesIgnored, DiskFull, DiskRefused):  # neither a retry nor another mirror would help
                 raise
             except DownloadError as error:
-                self._go_on_unless_halted()
-                why = MirrorUnreachable(source.host, "too slow") if self._asleep else error
-                self._pause(tries.failed(why, self.segment.done - before))
+                self._check_stopped()
+                failure = MirrorUnreachable(source.host, _TOO_SLOW) if self._stalled else error
+                self._wait(rotation.record_failure(failure, self.segment.done - before))
 
-    def _go_on_unless_halted(self) -> None:
-        if self._halt.is_set():
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
             raise Stopped
 
-    def _pause(self, waiting: Waiting | None) -> None:
+    def _wait(self, waiting: RetryWait | None) -> None:
         if waiting is None:
             return
         self.waiting = waiting
-        self._halt.wait(max(0.0, waiting.until - time.monotonic()))
+        self._stopped.wait(max(0.0, waiting.until - time.monotonic()))
         self.waiting = None
-        self._go_on_unless_halted()
+        self._check_stopped()
 
-    def _receive(self, source: Source) -> None:
-        """What one connection brings. DownloadError if it was not all."""
-        segment, self._asleep = self.segment, False
-        self._go_on_unless_halted()
-        body = source.open(self._file, segment.place, segment.end)
+    def _receive_from(self, source: FileSource) -> None:
+        """Receive over one connection. Raises DownloadError unless the segment is complete afterwards."""
+        segment, self._stalled = self.segment, False
+        self._check_stopped()
+        body = source.open(self._file, segment.position, segment.end)
         try:
-            self._body, self._mark = body, (time.monotonic(), self.received)
-            self._go_on_unless_halted()
-            self._check(source, body)
-            self._take(body)
+            self._body, self._checkpoint = body, (time.monotonic(), self.received)
+            self._check_stopped()
+            self._check_extent(source, body)
+            self._write_chunks(body)
         finally:
             self._body = None
             body.close()
         if segment.missing:
-            raise MirrorUnreachable(source.host, "the connection ended early")
+            raise MirrorUnreachable(source.host, _ENDED_EARLY)
 
-    def _check(self, source: Source, body: Body) -> None:
+    def _check_extent(self, source: FileSource, body: Body) -> None:
         if body.total != self._file.size:
             raise WrongSize(source.host, self._file.path, body.total, self._file.size)
-        if body.begin > self.segment.place:
-            raise NotAHub(source.host, "other bytes than those asked for")
-        if not self._whole and (body.begin, body.end) != (self.segment.place, self.segment.end):
+        if body.begin > self.segment.position:
+            raise NotAHub(source.host, _WRONG_BYTES)
+        if not self._whole and (body.begin, body.end) != (self.segment.position, self.segment.end):
             raise RangesIgnored
-        self.ranged = True
-        self._news.set()
+        self.range_honored = True
+        self._changed.set()
 
-    def _take(self, body: Body) -> None:
-        segment, skip = self.segment, self.segment.place - body.begin
+    def _write_chunks(self, body: Body) -> None:
+        segment, skip = self.segment, self.segment.position - body.begin
         for chunk in body.chunks():
-            self._go_on_unless_halted()
-            piece = memoryview(chunk)[skip : skip + segment.missing]
+            self._check_stopped()
+            data = memoryview(chunk)[skip : skip + segment.missing]
             skip = max(0, skip - len(chunk))
-            with disk_faults(self._folder, segment.missing):
-                write(self._descriptor, piece, segment.place)
+            with disk_errors(self._folder, segment.missing):
+                write_at(self._descriptor, data, segment.position)
             if self._digest:
-                self._digest.update(piece)
-            segment.done += len(piece)
-            self.received += len(piece)
+                self._digest.update(data)
+            segment.done += len(data)
+            self.received += len(data)
 
 
-def gentle() -> None:
-    """Have this thread give way to those that answer somebody."""
+def lower_thread_priority() -> None:
+    """Let threads that serve users run before the current one."""
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,4 +1,4 @@
-"""How a download stands, as a page shows it that asks twice a second."""
+"""Snapshot of a download job, as the page polls it twice a second."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import WebUIError
-from modules.downloads.record import State, Wanted
-from modules.downloads.run import Run
+from modules.downloads.record import DownloadSpec, State
+from modules.downloads.run import DownloadRun
 from modules.hub.errors import DownloadError
 
-WINDOW_SECONDS = 10.0
+SPEED_WINDOW_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A download as it is now. `done` and `total` are bytes; `speed` is bytes a second over the last ten, None if
-    nothing came; `seconds_left` follows from it. File `index` of `count` is `file`. `folder` is where it all goes.
+    """A job at one moment.
 
-    `waiting` is why nothing comes, for `wait_seconds` more. `moved` is the commit that the branch has now if it is
-    another than the download began with: `resume` wants to know which. `elsewhere`: another process works at it.
-    `interrupted`: it was being worked at when the program ended.
+    `done` and `total` are in bytes. `speed` is in bytes per second over the last ten seconds, None if nothing came;
+    `seconds_left` follows from it. `file` is number `index` of `count`. Everything goes to `folder`.
+
+    `waiting` is why nothing arrives for `wait_seconds` more. `moved` is the commit that the branch points to now, if
+    that differs from the one the download started with: `DownloadManager.resume` then needs the user's choice.
+    `elsewhere`: another process works at the job. `interrupted`: the program ended while it worked at the job.
     """
 
     id: str
-    wanted: Wanted
+    spec: DownloadSpec
     state: State
     folder: Path
     commit: str = ""
@@ -49,27 +51,28 @@ class JobView:
     interrupted: bool = False
 
 
-class Speed:
-    """Of what was received, by when it was asked for."""
+class SpeedMeter:
+    """Measures the speed over a sliding window, from byte counts read at arbitrary times."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
-    def of(self, received: int) -> float | None:
+    def measure(self, received: int) -> float | None:
+        """Add a sample of the total bytes received, and return bytes per second, or None if nothing came."""
         now = time.monotonic()
-        self._seen.append((now, received))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW_SECONDS:
-            self._seen.popleft()
-        since, before = self._seen[0]
+        self._samples.append((now, received))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - SPEED_WINDOW_SECONDS:
+            self._samples.popleft()
+        since, before = self._samples[0]
         return (received - before) / (now - since) if now > since and received > before else None
 
 
-def in_motion(view: JobView, run: Run, speed: float | None) -> JobView:
-    """`view` of a job that runs."""
+def add_progress(view: JobView, run: DownloadRun, speed: float | None) -> JobView:
+    """Return `view` with the progress of the active `run`."""
     waiting, done = run.waiting, run.done
     return dataclasses.replace(
         view,
-        state="verifying" if run.checked and view.state == "downloading" else view.state,
+        state="verifying" if run.verifying and view.state == "downloading" else view.state,
         done=done,
         speed=speed,
         seconds_left=max(0, view.total - done) / speed if speed else None,

@@ -1,1 +1,1 @@
-"""Hugging Face and its mirrors."""
+"""Hugging Face and its mirrors: endpoints, clients, file lists, safe paths."""

@@ -1,7 +1,7 @@
-"""Connections to web servers that can be let go of from another thread, whatever they are waiting for.
+"""HTTP connection pool whose pending connects and reads can be aborted from another thread.
 
-A thread that waits in `requests` cannot be told to stop. Its socket can: once that is shut down, the wait is over. So
-each connection makes its socket known before it begins to connect, which may take as long as the rest.
+A thread blocked in `requests` cannot be interrupted, but shutting down its socket ends the wait. Every connection
+therefore registers its socket before it starts to connect, because connecting may block as long as reading.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 _HEADERS = {"User-Agent": PRODUCT.replace(" ", "-"), "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
-class Connections:
-    """GET requests, by several threads at once, over up to `size` kept connections to each server.
+class ConnectionPool:
+    """Send GET requests from several threads, keeping up to `size` connections per server.
 
-    Proxies are the environment's. No cookie is kept, no password taken from ~/.netrc, no redirect followed.
-    `connect_seconds` and `read_seconds` are how long a server may take to be reached, and between two bytes.
+    Proxies are taken from the environment. Cookies, passwords from ~/.netrc and redirects are ignored.
+    `connect_seconds` limits connecting, `read_seconds` the time between two received pieces.
     """
 
     def __init__(
         self, size: int = 8, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # guards `closed`, `connections` and the sockets of these
         self.closed = False
-        self.made: weakref.WeakSet[_Watched] = weakref.WeakSet()
+        self.connections: weakref.WeakSet[_AbortableConnection] = weakref.WeakSet()
         self._timeouts = (connect_seconds, read_seconds)
         self.session = _Session()
         self.session.headers.clear()
@@ -50,81 +50,86 @@ class Connections:
             self.session.mount(scheme, _Adapter(self, size))
 
     def get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        """The answer, its body still on the way. requests.RequestException; others of urllib3 for a bad `url`."""
+        """Return the response with its body unread.
+
+        Raises requests.RequestException, or an exception of urllib3 for a malformed `url`.
+        """
         # Without `auth`, ~/.netrc would override the header: https://github.com/psf/requests/issues/3929
         return self.session.get(
-            url, headers=dict(headers), auth=_as_it_is, timeout=self._timeouts, allow_redirects=False, stream=True
+            url, headers=dict(headers), auth=_unchanged, timeout=self._timeouts, allow_redirects=False, stream=True
         )
 
     def close(self) -> None:
-        """From any thread: what waits for a server fails at once."""
+        """Abort every pending connect and read. Thread-safe."""
         with self.lock:
             self.closed = True
-            made = list(self.made)
-            for connection in made:
-                connection.wake()
+            for connection in list(self.connections):
+                connection.abort()
         self.session.close()
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Else it would prepare the next request even though nobody asked for it, and read the whole body before."""
+        """Report no redirect: requests would read the whole body to prepare a next request that is not wanted."""
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-class _Watched(HTTPConnection):
-    """`early` is a second handle of the socket while it is being connected: TLS puts another object in its place."""
+class _AbortableConnection(HTTPConnection):
+    """A connection whose socket can be shut down from another thread, also while it is connecting.
 
-    def __init__(self, owner: Connections, **arguments: Any) -> None:
+    `_connecting` is a duplicate handle of the socket during `connect`: TLS replaces the socket object.
+    """
+
+    def __init__(self, pool: ConnectionPool, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._owner = owner
-        self._early: socket.socket | None = None
-        with owner.lock:
-            owner.made.add(self)
+        self._pool = pool
+        self._connecting: socket.socket | None = None
+        with pool.lock:
+            pool.connections.add(self)
 
     def connect(self) -> None:
         try:
             super().connect()
         finally:
-            with self._owner.lock:
-                early, self._early = self._early, None
-            if early is not None:
-                early.close()
+            with self._pool.lock:
+                connecting, self._connecting = self._connecting, None
+            if connecting is not None:
+                connecting.close()
 
-    def wake(self) -> None:
-        for each in (self._early, self.sock):
-            if each is not None:
+    def abort(self) -> None:
+        for sock in (self._connecting, self.sock):
+            if sock is not None:
                 with contextlib.suppress(OSError):
-                    # That of SSLSocket also takes the cipher away, under the hands of the thread that is reading.
-                    socket.socket.shutdown(each, socket.SHUT_RDWR)
+                    # SSLSocket.shutdown would also remove the cipher while another thread is reading.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _new_conn(self) -> socket.socket:
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            candidates = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
-        for number, (family, kind, protocol, _, address) in enumerate(found):
+        for number, (family, kind, protocol, _, address) in enumerate(candidates):
             try:
-                return self._connected(socket.socket(family, kind, protocol), address)
+                return self._connect_socket(socket.socket(family, kind, protocol), address)
             except OSError as error:
-                if number < len(found) - 1:
+                if number < len(candidates) - 1:
                     continue
                 if isinstance(error, TimeoutError):
                     raise ConnectTimeoutError(self, f"{self.host} does not answer") from error
                 raise NewConnectionError(self, str(error)) from error
-        raise NewConnectionError(self, "it has no address")
+        raise NewConnectionError(self, "the name has no address")
 
-    def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
+    def _connect_socket(self, sock: socket.socket, address: Any) -> socket.socket:
         try:
-            with self._owner.lock:
-                if self._owner.closed:
+            with self._pool.lock:
+                if self._pool.closed:
                     raise OSError("closed")
-                if self._early is not None:
-                    self._early.close()
-                self._early = sock.dup()
+                if self._connecting is not None:
+                    self._connecting.close()
+                self._connecting = sock.dup()
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
             if isinstance(self.timeout, (int, float)):
@@ -136,18 +141,18 @@ class _Watched(HTTPConnection):
         return sock
 
 
-class _WatchedTls(_Watched, HTTPSConnection):
+class _AbortableTlsConnection(_AbortableConnection, HTTPSConnection):
     """The same over TLS."""
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, owner: Connections, size: int) -> None:
-        self._owner = owner
+    def __init__(self, pool: ConnectionPool, size: int) -> None:
+        self._pool = pool
         super().__init__(pool_maxsize=size, max_retries=0)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        kind = _WatchedTls if pool.scheme == "https" else _Watched
-        pool.ConnectionCls = functools.partial(kind, self._owner)
-        found: HTTPConnectionPool = pool
-        return found
+        server_pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        connection = _AbortableTlsConnection if server_pool.scheme == "https" else _AbortableConnection
+        server_pool.ConnectionCls = functools.partial(connection, self._pool)
+        result: HTTPConnectionPool = server_pool
+        return result

@@ -1,5 +1,4 @@
-"""The header of a GGUF file on a hub, of which no more than that is fetched: whether the model would fit is known
-before it is downloaded."""
+"""Read the header of a GGUF file on a hub without downloading the file, to judge beforehand whether it fits."""
 
 from __future__ import annotations
 
@@ -9,81 +8,84 @@ from collections.abc import Iterator, Sequence
 
 from modules.formats.gguf_header import GgufHeader, joined, read_header_of
 from modules.hub.errors import MirrorUnreachable, Stopped
-from modules.hub.repository import RemoteFile, Source
+from modules.hub.repository import FileSource, RemoteFile
 from modules.system.bounded_reader import Flaw
 
-FIRST = 1 << 20
-"""Bytes fetched at first: enough for any part but the first. Then twice as many, and so on."""
-MOST = 32 << 20
+FIRST_FETCH = 1 << 20
+"""Bytes of the first request, enough for every part but the first; each further request doubles what is there."""
+MAX_HEADER = 32 << 20
 """Bytes: twice what the largest vocabularies take."""
-MOST_SECONDS = 30.0
-"""For all parts together: a mirror that trickles would keep for hours one of the few threads that pages share."""
+MAX_SECONDS = 30.0
+"""Limit for all parts together: a slow mirror would otherwise occupy one of the few threads of the page for hours."""
 
 
-def read_remote_header(source: Source, files: Sequence[RemoteFile], seconds: float = MOST_SECONDS) -> GgufHeader:
-    """What the GGUF model says of itself whose parts are `files`, in order; as the catalogue has it of one on disk.
+def read_remote_header(source: FileSource, files: Sequence[RemoteFile], seconds: float = MAX_SECONDS) -> GgufHeader:
+    """Read the header of the GGUF model whose parts are `files`, in order, as the catalog reads local ones.
 
-    DownloadError, also if that takes longer than `seconds`, after which `source` is closed; ModelProblem whatever else
-    the bytes are.
+    Raises DownloadError, also if it takes longer than `seconds`, which closes `source`. Raises ModelProblem if the
+    bytes are not a valid header.
     """
     with _deadline(source, seconds):
-        headers = [read_header_of(_Beginning(source, file), file.size, file.path.rpartition("/")[2]) for file in files]
+        headers = [
+            read_header_of(_RemotePrefix(source, file), file.size, file.path.rpartition("/")[2]) for file in files
+        ]
     return joined(headers, sum(file.size for file in files))
 
 
 @contextlib.contextmanager
-def _deadline(source: Source, seconds: float) -> Iterator[None]:
-    """MirrorUnreachable for what waits for `source` after so long."""
-    over = threading.Event()
+def _deadline(source: FileSource, seconds: float) -> Iterator[None]:
+    """Close `source` after `seconds`; reads pending then raise MirrorUnreachable."""
+    expired = threading.Event()
 
-    def end() -> None:
-        over.set()
+    def expire() -> None:
+        expired.set()
         source.close()
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, expire)
     timer.daemon = True
     timer.start()
     try:
         yield
     except Stopped:
-        if over.is_set():
-            raise MirrorUnreachable(source.host, f"timeout: {seconds:.0f} s") from None
+        if expired.is_set():
+            why = {"en": f"timeout after {seconds:.0f} s", "zh": f"{seconds:.0f} 秒后超时"}
+            raise MirrorUnreachable(source.host, why) from None
         raise
     finally:
         timer.cancel()
 
 
-class _Beginning:
-    """A remote file as far as it has been asked for, which is from its start on."""
+class _RemotePrefix:
+    """File-like view of a remote file that fetches it from the start as far as it is read."""
 
-    def __init__(self, source: Source, file: RemoteFile) -> None:
+    def __init__(self, source: FileSource, file: RemoteFile) -> None:
         self._source, self._file = source, file
-        self._known = bytearray()
-        self._place = 0
+        self._fetched = bytearray()
+        self._position = 0
 
-    def seek(self, place: int, /) -> None:
-        self._place = place
+    def seek(self, position: int, /) -> None:
+        self._position = position
 
     def read(self, count: int, /) -> bytes:
-        needed = min(self._place + count, self._file.size)
-        if needed > len(self._known):
+        needed = min(self._position + count, self._file.size)
+        if needed > len(self._fetched):
             self._fetch(needed)
-        piece = bytes(self._known[self._place : self._place + count])
-        self._place += len(piece)
-        return piece
+        data = bytes(self._fetched[self._position : self._position + count])
+        self._position += len(data)
+        return data
 
     def _fetch(self, needed: int) -> None:
-        known = len(self._known)
-        end = min(max(needed, FIRST, 2 * known), self._file.size, MOST)
-        if needed > MOST:
+        begin = len(self._fetched)
+        end = min(max(needed, FIRST_FETCH, 2 * begin), self._file.size, MAX_HEADER)
+        if needed > MAX_HEADER:
             raise Flaw(
-                f"its header is longer than {MOST >> 20} MiB, which no model's is.",
-                f"文件头超过 {MOST >> 20} MiB，正常的模型不会这样。",
+                f"its header is longer than {MAX_HEADER >> 20} MiB, which no valid model needs.",
+                f"文件头超过 {MAX_HEADER >> 20} MiB，正常的模型不会这么大。",
             )
-        with contextlib.closing(self._source.open(self._file, known, end)) as body:
-            passed = known - body.begin  # a mirror without ranges begins at the start
+        with contextlib.closing(self._source.open(self._file, begin, end)) as body:
+            skip = begin - body.begin  # a mirror that ignores ranges sends the file from its start
             for chunk in body.chunks():
-                self._known += chunk[passed:]
-                passed = max(0, passed - len(chunk))
-                if len(self._known) >= end:
+                self._fetched += chunk[skip:]
+                skip = max(0, skip - len(chunk))
+                if len(self._fetched) >= end:
                     return

@@ -1,4 +1,4 @@
-"""What lies on a hub: a repository at one commit, and its files. And what a transfer asks of a mirror."""
+"""A repository at one commit with its files, and the interface through which their bytes are read from a mirror."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ Kind = Literal["model", "lora"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """`path` is a safe one, with slashes. One of the two hashes is known: sha256 of large ones, git's of small ones."""
+    """A file as the hub lists it.
+
+    `path` uses slashes and has passed `safe_paths.check_files`; `size` is in bytes. Exactly one hash is set: the
+    SHA-256 of a large (LFS) file, or the git blob id of a small one.
+    """
 
     path: str
     size: int
@@ -21,7 +25,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Repository:
-    """`revision` is what was asked for, such as a branch; `commit` is what it was then, 40 hexadecimal digits."""
+    """The files of repository `name` at one commit.
+
+    `revision` is what was requested, such as a branch; `commit` is the commit it pointed to, 40 hexadecimal digits.
+    """
 
     name: str
     revision: str
@@ -30,26 +37,32 @@ class Repository:
 
 
 class Body(Protocol):
-    """Bytes `begin` to `end` (exclusive) of a file that has `total`, on their way."""
+    """The response body with bytes `begin` to `end` (exclusive) of a file of `total` bytes."""
 
     begin: int
     end: int
     total: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Up to 256 KiB each, never more than end - begin in all. A DownloadError if the connection breaks."""
+        """Yield chunks of up to 256 KiB, at most end - begin bytes in all.
+
+        Raises DownloadError if the connection breaks.
+        """
 
     def close(self) -> None:
-        """From any thread: a read that waits for bytes returns at once, with an error."""
+        """Close the connection; a read pending in another thread fails at once. Thread-safe."""
 
 
-class Source(Protocol):
-    """A repository at one commit on one mirror."""
+class FileSource(Protocol):
+    """The files of one repository commit, as one mirror serves them."""
 
     host: str
 
     def open(self, file: RemoteFile, begin: int, end: int) -> Body:
-        """Ask for these bytes. A mirror that ignores ranges gives a body from 0 to the end. DownloadError."""
+        """Request bytes `begin` to `end` (exclusive) of `file`.
+
+        A mirror that ignores ranges answers with a body that covers the whole file. Raises DownloadError.
+        """
 
     def close(self) -> None:
-        """From any thread: let go of what is open, and what waits in `open`."""
+        """Close all connections and unblock pending `open` calls. Thread-safe."""

@@ -17,7 +17,7 @@ from modules.core.errors import WebUIError, Words
 from modules.formats.gguf_header import GgufHeader
 from modules.hub import file_choices
 from modules.hub.file_choices import Choice
-from modules.hub.mirrors import Hubs
+from modules.hub.mirrors import Mirrors
 from modules.hub.repository import Repository
 from modules.planning.fit import TIGHT, Fit
 from modules.planning.load_request import LoadRequest
@@ -43,17 +43,17 @@ class Verdict:
 class DownloadFit:
     """Compares the files of a repository with this machine's memory."""
 
-    def __init__(self, planner: Planner, memory: MemoryBudget, hubs: Hubs) -> None:
-        self._planner, self._memory, self._hubs = planner, memory, hubs
+    def __init__(self, planner: Planner, memory: MemoryBudget, mirrors: Mirrors) -> None:
+        self._planner, self._memory, self._mirrors = planner, memory, mirrors
 
     def verdicts(self, repository: Repository) -> dict[str, Verdict]:
         """Return a verdict for each choice of files, by its name; none where there are no weights or no estimate.
 
         Raises DownloadError if no mirror has the header, ModelProblem if it is invalid.
         """
-        if file_choices.kind(repository) == "lora":
+        if file_choices.repository_kind(repository) == "lora":
             return {}
-        complete = [choice for choice in file_choices.choices(repository) if not choice.missing]
+        complete = [choice for choice in file_choices.list_choices(repository) if not choice.missing]
         gguf = [choice for choice in complete if choice.group == "gguf"]
         plain = [choice for choice in complete if choice.group in ("weights", "pickle")]
         found: dict[str, Verdict] = {}
@@ -69,7 +69,7 @@ class DownloadFit:
     def _gguf_verdicts(self, repository: Repository, choices: Sequence[Choice]) -> dict[str, Verdict]:
         sample = min(choices, key=lambda choice: (len(choice.files), choice.size))
         files = sample.files if len(sample.files) <= MAX_PARTS else sample.files[:1]
-        header = dataclasses.replace(self._hubs.header(repository, files), size=sample.size)
+        header = dataclasses.replace(self._mirrors.gguf_header(repository, files), size=sample.size)
         if reason := unsupported(header):
             return {choice.name: Verdict("unsupported", why=reason) for choice in choices}
         found = {choice.name: self._verdict(_scaled(header, choice.size)) for choice in choices}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.downloads.partial_file import replace_file
+from modules.downloads.disk import replace_file
 
 _NAME = "progress.json"
 _MIN_INTERVAL_SECONDS = 0.5

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import opened
 from tests.support.downloading import until
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 REPO, NAME = "user/model", "model.gguf"
 TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -28,7 +28,7 @@ def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
     (tmp_path / "models").mkdir()
     shutil.copy(smollm2, tmp_path / "models" / NAME)
     (tmp_path / "settings.yaml").touch()
-    with Hub() as hub:
+    with HubServer() as hub:
         hub.add(REPO, {each: smollm2_folder / each for each in TAKEN})
         with opened(chromium, tmp_path, "n_ctx", "zh", 390, "--hf-endpoint", hub.url) as window:
             page = window.page

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import Server, Window
 from tests.support.downloading import noise, until
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 REPO, NAME = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"
 LONG = "a-rather-long-name-of-a-model-that-nobody-has-room-for-instruct-Q8_0"
@@ -21,9 +21,9 @@ SLOW = 300_000
 
 
 @pytest.fixture
-def hub(tiny: Path) -> Iterator[Hub]:
+def hub(tiny: Path) -> Iterator[HubServer]:
     """A hub whose model is the tiny one, which takes 17 s at SLOW."""
-    with Hub() as started:
+    with HubServer() as started:
         parts = {f"{LONG}-{number:05}-of-00002.gguf": noise(20_000, number) for number in (1, 2)}
         started.add(REPO, {NAME: tiny, "README.md": b"hello", **parts})
         yield started
@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(place: Path, hub: Hub) -> Iterator[Server]:
+def serving(place: Path, hub: HubServer) -> Iterator[Server]:
     words = ("--settings", str(place / "settings.yaml"), "--lora-dir", str(place / "loras"), "--hf-endpoint", hub.url)
     server = Server(place, *words)
     try:
@@ -83,7 +83,7 @@ def no_sideways(page: Page) -> None:
 
 
 def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_restart_and_then_loads(
-    chromium: Browser, place: Path, hub: Hub
+    chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     """In English on a phone; the other tests here see the page in Chinese on a desktop."""
     fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
@@ -126,7 +126,7 @@ def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_rest
 
 
 def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
-    chromium: Browser, place: Path, hub: Hub
+    chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     with serving(place, hub) as server, opened(chromium, server) as window:
@@ -142,7 +142,7 @@ def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
 
 
 def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a_button(
-    chromium: Browser, place: Path, hub: Hub
+    chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     old, new = noise(3_000_000, 1), noise(3_000_000, 2)
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
@@ -169,7 +169,7 @@ def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a
 
 
 def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
-    chromium: Browser, place: Path, hub: Hub
+    chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
@@ -195,7 +195,7 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
         expect(page.locator(".tx-dl-job")).to_have_count(0)
 
 
-def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place: Path, hub: Hub) -> None:
+def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place: Path, hub: HubServer) -> None:
     said = {"zh": ("无法识别“nonsense”", "找不到"), "en": ("Can't read 'nonsense'", "was not found")}
     with serving(place, hub) as server:
         for language, words in said.items():
@@ -212,7 +212,7 @@ def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place
 
 
 def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is_shown(
-    chromium: Browser, place: Path, hub: Hub
+    chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     hub.add("user/other", {"b.Q8_0.gguf": noise(20_000), "a.Q4_0.gguf": noise(30_000)})
     with serving(place, hub) as server, opened(chromium, server) as window, opened(chromium, server, "en") as other:
@@ -230,7 +230,9 @@ def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is
         expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-here")).to_have_text("已有")
 
 
-def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(chromium: Browser, place: Path, hub: Hub) -> None:
+def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(
+    chromium: Browser, place: Path, hub: HubServer
+) -> None:
     hub.add("user/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": noise(20_000)})
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
@@ -243,7 +245,7 @@ def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(chromium: 
         expect(page.locator("#tx-model input")).to_have_value("")
 
 
-def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: Hub) -> None:
+def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: HubServer) -> None:
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
         page.locator("#tx-dl-settings > button").click()

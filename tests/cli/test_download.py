@@ -15,7 +15,7 @@ import pytest
 
 from modules.core.paths import ROOT
 from tests.support.downloading import noise, until
-from tests.support.hub_server import Content, Hub
+from tests.support.hub_server import Content, HubServer
 
 REPO = "user/model"
 WEIGHTS = noise(8_000_000)
@@ -31,8 +31,8 @@ TAKEN = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as started:
+def hub() -> Iterator[HubServer]:
+    with HubServer() as started:
         started.add(REPO, FILES)
         yield started
 
@@ -40,7 +40,7 @@ def hub() -> Iterator[Hub]:
 class Program:
     """Runs it with a folder of models of its own; what is not on this machine cannot be reached."""
 
-    def __init__(self, hub: Hub, folder: Path) -> None:
+    def __init__(self, hub: HubServer, folder: Path) -> None:
         self.hub, self.models, self.loras = hub, folder / "models", folder / "loras"
         self.environment = {key: each for key, each in os.environ.items() if not key.lower().endswith("_proxy")}
         self.environment |= {"LC_ALL": "C.UTF-8", "HTTPS_PROXY": "http://127.0.0.1:9"}
@@ -61,7 +61,7 @@ class Program:
 
 
 @pytest.fixture
-def program(whole_program: None, hub: Hub, tmp_path: Path) -> Program:
+def program(whole_program: None, hub: HubServer, tmp_path: Path) -> Program:
     return Program(hub, tmp_path)
 
 

@@ -23,7 +23,7 @@ from modules.core.errors import (
     Words,
     WorkerDied,
 )
-from modules.hub import errors as download_errors
+from modules.downloads import errors as download_errors
 
 
 def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:

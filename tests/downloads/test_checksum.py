@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.downloads.checksum import CHUNK, digest, expected, read_back
+from modules.downloads.checksum import CHUNK, expected_hash, hash_file, new_digest
 from modules.hub.repository import RemoteFile
 from tests.support.downloading import noise
 
@@ -24,7 +24,7 @@ def test_it_agrees_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
     large, small = RemoteFile("file", size, sha256=told[0]), RemoteFile("file", size, git_oid=told[1])
     with path.open("rb") as file:
         for each in (large, small):
-            assert read_back(file.fileno(), digest(each), lambda _: None) == expected(each)
+            assert hash_file(file.fileno(), new_digest(each), lambda _: None) == expected_hash(each)
 
 
 def test_who_watches_may_end_it(tmp_path: Path) -> None:
@@ -38,6 +38,6 @@ def test_who_watches_may_end_it(tmp_path: Path) -> None:
 
     descriptor = os.open(path, os.O_RDONLY)
     with pytest.raises(KeyboardInterrupt):
-        read_back(descriptor, digest(RemoteFile("file", 3 * CHUNK, "0" * 64)), watch)
+        hash_file(descriptor, new_digest(RemoteFile("file", 3 * CHUNK, "0" * 64)), watch)
     os.close(descriptor)
     assert seen == [CHUNK, 2 * CHUNK]

@@ -11,22 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from modules.downloads.file_transfer import Transfer
-from modules.downloads.retry import MIB, Pace
-from modules.hub.errors import (
-    ChecksumMismatch,
-    DiskFull,
-    DownloadError,
-    FileNotOnHub,
-    NotAHub,
-    RateLimited,
-    ServerFault,
-    Stopped,
-    WrongSize,
-)
-from modules.hub.repository import Source
+from modules.downloads.context import MIB, TransferContext, TransferOptions
+from modules.downloads.errors import ChecksumMismatch, DiskFull
+from modules.downloads.file_transfer import FileTransfer
+from modules.downloads.retry import RetryPolicy
+from modules.hub.errors import DownloadError, FileNotOnHub, NotAHub, RateLimited, ServerFault, Stopped, WrongSize
+from modules.hub.repository import FileSource
 from tests.support.downloading import HASTY, REPO, SPLIT, listed, noise, sha256, threads, until
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 BIG = "model.safetensors"
 SIZE = 12 * MIB
@@ -40,25 +32,31 @@ LISTS = 4000
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as made:
+def hub() -> Iterator[HubServer]:
+    with HubServer() as made:
         made.add(REPO, {BIG: BYTES, "config.json": SMALL, "empty.txt": b""})
         yield made
     assert threads() == []
 
 
 def transfer(
-    hub: Hub, folder: Path, pace: Pace = HASTY, file: str = BIG, stop: threading.Event | None = None, more: str = ""
-) -> Transfer:
+    hub: HubServer,
+    folder: Path,
+    options: TransferOptions = HASTY,
+    file: str = BIG,
+    stop: threading.Event | None = None,
+    more: str = "",
+) -> FileTransfer:
     mirror, repository = listed(hub.url)
-    sources: list[Source] = [mirror.source(repository)]
+    sources: list[FileSource] = [mirror.source(repository)]
     if more:
         sources.append(listed(more)[0].source(repository))
     wanted = next(each for each in repository.files if each.path == file)
-    return Transfer(folder / "0", repository.commit, wanted, sources, [], pace, stop or threading.Event())
+    context = TransferContext(repository.commit, tuple(sources), options, stop or threading.Event())
+    return FileTransfer(context, wanted, folder / "0.part")
 
 
-def stopped(work: Transfer) -> threading.Thread:
+def stopped(work: FileTransfer) -> threading.Thread:
     """A thread that runs it, and is content only if it was stopped."""
 
     def run() -> None:
@@ -70,16 +68,18 @@ def stopped(work: Transfer) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("pace", [HASTY, SPLIT], ids=["one connection", "four"])
+@pytest.mark.parametrize("options", [HASTY, SPLIT], ids=["one connection", "four"])
 @pytest.mark.parametrize(("file", "content"), [(BIG, BYTES), ("config.json", SMALL), ("empty.txt", b"")])
-def test_a_file_arrives_as_it_is(hub: Hub, tmp_path: Path, pace: Pace, file: str, content: bytes) -> None:
-    path = transfer(hub, tmp_path, pace, file).run()
+def test_a_file_arrives_as_it_is(
+    hub: HubServer, tmp_path: Path, options: TransferOptions, file: str, content: bytes
+) -> None:
+    path = transfer(hub, tmp_path, options, file).run()
     assert path.read_bytes() == content
     told = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout
     assert told.split()[0] == sha256(path)
 
 
-def test_a_large_file_comes_over_four_connections_and_a_small_one_over_one(hub: Hub, tmp_path: Path) -> None:
+def test_a_large_file_comes_over_four_connections_and_a_small_one_over_one(hub: HubServer, tmp_path: Path) -> None:
     transfer(hub, tmp_path, SPLIT).run()
     asked = [each.range for each in hub.requests(origin="cdn")]
     assert sorted(asked) == sorted(f"bytes={3 * n * MIB}-{3 * (n + 1) * MIB - 1}" for n in range(4))
@@ -87,7 +87,11 @@ def test_a_large_file_comes_over_four_connections_and_a_small_one_over_one(hub: 
 
 
 def test_the_sizes_that_decide_are_64_and_16_mib() -> None:
-    assert (Pace().split_from, Pace().least_segment, Pace().connections) == (64 * MIB, 16 * MIB, 4)
+    assert (TransferOptions().split_from, TransferOptions().min_segment, TransferOptions().connections) == (
+        64 * MIB,
+        16 * MIB,
+        4,
+    )
 
 
 FAULTS: dict[str, tuple[dict[str, object], int]] = {
@@ -103,20 +107,22 @@ FAULTS: dict[str, tuple[dict[str, object], int]] = {
 }
 
 
-@pytest.mark.parametrize("pace", [HASTY, SPLIT], ids=["one connection", "four"])
+@pytest.mark.parametrize("options", [HASTY, SPLIT], ids=["one connection", "four"])
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_passes_costs_next_to_nothing(hub: Hub, tmp_path: Path, name: str, pace: Pace) -> None:
+def test_a_fault_that_passes_costs_next_to_nothing(
+    hub: HubServer, tmp_path: Path, name: str, options: TransferOptions
+) -> None:
     fault, retries = FAULTS[name]
     hub.fault(BIG, origin="cdn", **fault)
     before = hub.sent
-    work = transfer(hub, tmp_path, pace)
+    work = transfer(hub, tmp_path, options)
     assert work.run().read_bytes() == BYTES
     assert work.received == SIZE, "nothing was received twice"
     if "reset" not in name:  # that throws away what the kernel was still to send
         assert hub.sent - before <= SIZE + retries * SLACK + LISTS
 
 
-def test_a_connection_that_drops_after_every_200_kib_comes_to_its_end(hub: Hub, tmp_path: Path) -> None:
+def test_a_connection_that_drops_after_every_200_kib_comes_to_its_end(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", drop_after=200 << 10)
     before = hub.sent
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
@@ -124,9 +130,9 @@ def test_a_connection_that_drops_after_every_200_kib_comes_to_its_end(hub: Hub, 
     assert len(hub.requests(origin="cdn")) == -(-SIZE // (200 << 10))
 
 
-def test_a_link_that_expires_midway_is_asked_for_again(hub: Hub, tmp_path: Path) -> None:
+def test_a_link_that_expires_midway_is_asked_for_again(hub: HubServer, tmp_path: Path) -> None:
     drop = hub.fault(BIG, origin="cdn", drop_after=5 * MIB, times=1)
-    work = transfer(hub, tmp_path, Pace(waits=(0.3,) * 6))
+    work = transfer(hub, tmp_path, TransferOptions(RetryPolicy(waits=(0.3,) * 6)))
     told: list[bytes] = []
     thread = threading.Thread(target=lambda: told.append(work.run().read_bytes()))
     thread.start()
@@ -137,27 +143,31 @@ def test_a_link_that_expires_midway_is_asked_for_again(hub: Hub, tmp_path: Path)
     assert len(hub.requests(f"resolve.*{BIG}")) == 2
 
 
-@pytest.mark.parametrize("pace", [HASTY, SPLIT], ids=["one connection", "four"])
-def test_a_mirror_that_ignores_ranges_sends_the_file_once(hub: Hub, tmp_path: Path, pace: Pace) -> None:
+@pytest.mark.parametrize("options", [HASTY, SPLIT], ids=["one connection", "four"])
+def test_a_mirror_that_ignores_ranges_sends_the_file_once(
+    hub: HubServer, tmp_path: Path, options: TransferOptions
+) -> None:
     hub.fault(BIG, origin="cdn", ignore_range=True)
-    assert transfer(hub, tmp_path, pace).run().read_bytes() == BYTES
+    assert transfer(hub, tmp_path, options).run().read_bytes() == BYTES
     assert len(hub.requests(origin="cdn")) <= 2
 
 
-def test_a_mirror_that_ignores_ranges_after_a_drop_is_listened_to_from_the_start(hub: Hub, tmp_path: Path) -> None:
+def test_a_mirror_that_ignores_ranges_after_a_drop_is_listened_to_from_the_start(
+    hub: HubServer, tmp_path: Path
+) -> None:
     hub.fault(BIG, origin="cdn", skip=2, ignore_range=True)
     hub.fault(BIG, origin="cdn", skip=1, times=1, drop_after=MIB)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_ranges_that_are_ignored_midway_by_some_lose_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_ranges_that_are_ignored_midway_by_some_lose_nothing(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=4, ignore_range=True)
     hub.fault(BIG, origin="cdn", skip=1, times=3, drop_after=MIB)
     assert transfer(hub, tmp_path, SPLIT).run().read_bytes() == BYTES
 
 
-def test_a_rate_limit_is_waited_for_and_seen(hub: Hub, tmp_path: Path) -> None:
+def test_a_rate_limit_is_waited_for_and_seen(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", status=429, headers={"Retry-After": "1"}, times=1)
     work, seen = transfer(hub, tmp_path), set()
     thread = threading.Thread(target=work.run)
@@ -174,7 +184,7 @@ def test_a_rate_limit_is_waited_for_and_seen(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("corruptions", [1, None], ids=["once", "always"])
 def test_a_corrupt_byte_leads_to_one_refetch_and_never_to_a_file(
-    hub: Hub, tmp_path: Path, corruptions: int | None
+    hub: HubServer, tmp_path: Path, corruptions: int | None
 ) -> None:
     hub.fault(BIG, origin="cdn", corrupt=7 * MIB, times=corruptions)
     work = transfer(hub, tmp_path)
@@ -188,13 +198,13 @@ def test_a_corrupt_byte_leads_to_one_refetch_and_never_to_a_file(
     assert len(hub.requests(origin="cdn")) == 2
 
 
-def test_a_corrupt_small_file_is_found_by_its_git_hash(hub: Hub, tmp_path: Path) -> None:
+def test_a_corrupt_small_file_is_found_by_its_git_hash(hub: HubServer, tmp_path: Path) -> None:
     hub.fault("config.json", corrupt=5)
     with pytest.raises(ChecksumMismatch):
         transfer(hub, tmp_path, file="config.json").run()
 
 
-def test_after_six_barren_tries_it_fails_and_keeps_what_is_there(hub: Hub, tmp_path: Path) -> None:
+def test_after_six_barren_tries_it_fails_and_keeps_what_is_there(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
     with pytest.raises(ServerFault):
@@ -207,53 +217,53 @@ def test_after_six_barren_tries_it_fails_and_keeps_what_is_there(hub: Hub, tmp_p
     assert work.received == SIZE - 5 * MIB and hub.sent - before < SIZE - 5 * MIB + LISTS
 
 
-def test_what_will_not_pass_is_not_tried_again(hub: Hub, tmp_path: Path) -> None:
+def test_what_will_not_pass_is_not_tried_again(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", body=b"<html>login", status=200)
     with pytest.raises(NotAHub):
         transfer(hub, tmp_path).run()
     assert len(hub.requests(origin="cdn")) == 1
 
 
-def test_another_mirror_takes_over_midway_and_keeps_what_is_there(hub: Hub, tmp_path: Path) -> None:
+def test_another_mirror_takes_over_midway_and_keeps_what_is_there(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
-    with Hub() as second:
+    with HubServer() as second:
         second.add(REPO, {BIG: BYTES, "config.json": SMALL, "empty.txt": b""})
         assert transfer(hub, tmp_path, more=second.url).run().read_bytes() == BYTES
         assert SIZE - 5 * MIB <= second.sent <= SIZE - 5 * MIB + LISTS
 
 
-def test_the_next_mirror_gets_the_second_chance_after_a_wrong_hash(hub: Hub, tmp_path: Path) -> None:
+def test_the_next_mirror_gets_the_second_chance_after_a_wrong_hash(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", corrupt=7 * MIB)
-    with Hub() as second:
+    with HubServer() as second:
         second.add(REPO, {BIG: BYTES, "config.json": SMALL, "empty.txt": b""})
         assert transfer(hub, tmp_path, more=second.url).run().read_bytes() == BYTES
 
 
-def test_a_mirror_without_the_file_leaves_it_to_the_next(hub: Hub, tmp_path: Path) -> None:
+def test_a_mirror_without_the_file_leaves_it_to_the_next(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(f"resolve.*{BIG}", status=404, headers={"X-Error-Code": "EntryNotFound"})
     with pytest.raises(FileNotOnHub):
         transfer(hub, tmp_path).run()
-    with Hub() as second:
+    with HubServer() as second:
         second.add(REPO, {BIG: BYTES, "config.json": SMALL, "empty.txt": b""})
         assert transfer(hub, tmp_path, more=second.url).run().read_bytes() == BYTES
 
 
-def test_a_file_of_another_size_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_refused(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", length=SIZE + 5)
     with pytest.raises(WrongSize):
         transfer(hub, tmp_path).run()
 
 
-def test_a_connection_that_hardly_brings_anything_is_made_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_connection_that_hardly_brings_anything_is_made_anew(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", times=1, rate=100)
     began = time.monotonic()
-    path = transfer(hub, tmp_path, Pace(waits=(0.01,) * 6, slow_seconds=0.4)).run()
+    path = transfer(hub, tmp_path, TransferOptions(RetryPolicy(waits=(0.01,) * 6, stall_seconds=0.4))).run()
     assert path.read_bytes() == BYTES and time.monotonic() - began < 5
     assert len(hub.requests(origin="cdn")) == 2
 
 
-def test_a_place_of_the_bytes_that_is_gone_is_named(hub: Hub, tmp_path: Path) -> None:
+def test_a_place_of_the_bytes_that_is_gone_is_named(hub: HubServer, tmp_path: Path) -> None:
     work = transfer(hub, tmp_path)
     hub.fault("", origin="cdn", reset_after=0)
     with pytest.raises(DownloadError) as caught:
@@ -261,23 +271,23 @@ def test_a_place_of_the_bytes_that_is_gone_is_named(hub: Hub, tmp_path: Path) ->
     assert hub.cdn.removeprefix("http://") in str(caught.value)
 
 
-STOPS: dict[str, tuple[dict[str, object], Pace]] = {
+STOPS: dict[str, tuple[dict[str, object], TransferOptions]] = {
     "while bytes come": ({"rate": 500_000}, HASTY),
     "while four bring bytes": ({"rate": 500_000}, SPLIT),
     "while it stalls": ({"stall_after": MIB}, HASTY),
     "while four stall": ({"stall_after": MIB}, SPLIT),
     "before the answer": ({"delay": 30}, HASTY),
-    "in a wait between tries": ({"status": 503}, Pace(waits=(60,) * 6)),
+    "in a wait between tries": ({"status": 503}, TransferOptions(RetryPolicy(waits=(60,) * 6))),
     "in the wait for a limit": ({"status": 429, "headers": {"Retry-After": "200"}}, HASTY),
 }
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_it_stops_within_a_second(hub: Hub, tmp_path: Path, name: str) -> None:
-    fault, pace = STOPS[name]
+def test_it_stops_within_a_second(hub: HubServer, tmp_path: Path, name: str) -> None:
+    fault, options = STOPS[name]
     struck = hub.fault(BIG, origin="cdn", **fault)
     stop = threading.Event()
-    thread = stopped(transfer(hub, tmp_path, pace, stop=stop))
+    thread = stopped(transfer(hub, tmp_path, options, stop=stop))
     until(lambda: struck.seen)
     time.sleep(0.3)
     began = time.monotonic()
@@ -287,17 +297,17 @@ def test_it_stops_within_a_second(hub: Hub, tmp_path: Path, name: str) -> None:
     until(lambda: threads() == [], 1)
 
 
-def test_it_stops_while_it_verifies(hub: Hub, tmp_path: Path) -> None:
+def test_it_stops_while_it_verifies(hub: HubServer, tmp_path: Path) -> None:
     stop = threading.Event()
     work = transfer(hub, tmp_path, SPLIT, stop=stop)
-    watch = work._watch_check
+    check = work._on_hashed
 
     def stop_at_the_third_chunk(count: int) -> None:
         if count >= 3 * MIB:
             stop.set()
-        watch(count)
+        check(count)
 
-    work._watch_check = stop_at_the_third_chunk  # type: ignore[method-assign]
+    work._on_hashed = stop_at_the_third_chunk  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         work.run()
     assert work.checked == 3 * MIB
@@ -305,7 +315,7 @@ def test_it_stops_while_it_verifies(hub: Hub, tmp_path: Path) -> None:
     assert again.run().read_bytes() == BYTES and again.received == 0
 
 
-def test_what_was_stopped_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_what_was_stopped_goes_on_where_it_was(hub: HubServer, tmp_path: Path) -> None:
     fault = hub.fault(BIG, origin="cdn", rate=10_000_000)
     stop = threading.Event()
     work = transfer(hub, tmp_path, SPLIT, stop=stop)
@@ -321,13 +331,13 @@ def test_what_was_stopped_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * SIZE, b"\0" * 100, b""])
-def test_a_strange_part_that_lies_there_is_not_taken_up(hub: Hub, tmp_path: Path, garbage: bytes) -> None:
+def test_a_strange_part_that_lies_there_is_not_taken_up(hub: HubServer, tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "0.part").write_bytes(garbage)
     (tmp_path / "0.json").write_text('{"verified": true}')
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
     path = transfer(hub, tmp_path).run()
     assert '"verified": true' in (tmp_path / "0.json").read_text()
     before = hub.sent
@@ -338,14 +348,14 @@ def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: Hub
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_part_of_an_old_revision_is_not_taken_up(hub: Hub, tmp_path: Path) -> None:
+def test_a_part_of_an_old_revision_is_not_taken_up(hub: HubServer, tmp_path: Path) -> None:
     transfer(hub, tmp_path).run()
     new = noise(SIZE, 7)
     hub.add(REPO, {BIG: new})
     assert transfer(hub, tmp_path).run().read_bytes() == new
 
 
-def test_garbage_of_the_right_size_under_a_true_record_is_found_out(hub: Hub, tmp_path: Path) -> None:
+def test_garbage_of_the_right_size_under_a_true_record_is_found_out(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=8 * MIB)
     with pytest.raises(ServerFault):
@@ -355,7 +365,7 @@ def test_garbage_of_the_right_size_under_a_true_record_is_found_out(hub: Hub, tm
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_link_under_the_name_of_the_part_is_not_written_through(hub: Hub, tmp_path: Path) -> None:
+def test_a_link_under_the_name_of_the_part_is_not_written_through(hub: HubServer, tmp_path: Path) -> None:
     treasure = tmp_path / "treasure"
     treasure.write_bytes(b"mine")
     stage = tmp_path / "stage"
@@ -365,7 +375,7 @@ def test_a_link_under_the_name_of_the_part_is_not_written_through(hub: Hub, tmp_
     assert treasure.read_bytes() == b"mine"
 
 
-def test_a_file_that_cannot_fit_is_refused_before_a_byte_comes(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_that_cannot_fit_is_refused_before_a_byte_comes(hub: HubServer, tmp_path: Path) -> None:
     work = transfer(hub, tmp_path)
     object.__setattr__(work.file, "size", 1 << 50)
     with pytest.raises(DiskFull) as caught:

@@ -23,30 +23,35 @@ import pytest
 
 from modules.core.errors import InternalError
 from modules.core.paths import ROOT
-from modules.downloads.manager import Downloads, JobView
-from modules.downloads.record import Wanted
-from modules.downloads.request import Chosen, pinned
-from modules.downloads.retry import MIB, Pace
-from modules.hub.client import Hub as Mirror
-from modules.hub.endpoints import Token, endpoint
-from modules.hub.errors import (
-    BadEndpoint,
+from modules.downloads.context import MIB, TransferOptions
+from modules.downloads.errors import (
     ChecksumMismatch,
     DigestDiffers,
     DigestUnlisted,
     DiskFull,
     DownloadNotFound,
+    PickleRefused,
+)
+from modules.downloads.manager import DownloadManager
+from modules.downloads.record import DownloadSpec
+from modules.downloads.request import Selection, pin_checksum
+from modules.downloads.retry import RetryPolicy
+from modules.downloads.view import JobView
+from modules.hub.access_token import AccessToken
+from modules.hub.client import HubClient
+from modules.hub.endpoint_url import parse_endpoint
+from modules.hub.errors import (
+    BadEndpoint,
     FileNotOnHub,
     LinkInTheWay,
     MirrorUnreachable,
-    PickleRefused,
     RateLimited,
     RepositoryNotFound,
     UnsafeName,
 )
 from modules.system import cpu_memory
 from tests.support.downloading import HASTY, REPO, SPLIT, listed, noise, threads, until
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 FILES = {
     "config.json": b'{"a": 1}',
@@ -56,12 +61,12 @@ FILES = {
 }
 TOTAL = sum(map(len, FILES.values()))
 FIRST, SECOND = "model-00001", "model-00002"
-WANTED = Wanted(REPO, "main", "somebody_something")
+WANTED = DownloadSpec(REPO, "main", "somebody_something")
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as made:
+def hub() -> Iterator[HubServer]:
+    with HubServer() as made:
         made.add(REPO, FILES)
         yield made
 
@@ -72,14 +77,16 @@ class Program:
     def __init__(self, folder: Path, endpoints: list[str]) -> None:
         self.models, self.loras = folder / "models", folder / "loras"
         self.endpoints = endpoints
-        self.running: list[Downloads] = []
+        self.running: list[DownloadManager] = []
 
-    def start(self, pace: Pace = HASTY, reserve: int = 0, at_once: int = 1, token: Token | None = None) -> Downloads:
-        made = Downloads(
+    def start(
+        self, options: TransferOptions = HASTY, reserve: int = 0, max_running: int = 1, token: AccessToken | None = None
+    ) -> DownloadManager:
+        made = DownloadManager(
             {"model": self.models, "lora": self.loras},
-            lambda: [Mirror(each, token) for each in self.endpoints],
-            pace,
-            at_once,
+            lambda: [HubClient(each, token) for each in self.endpoints],
+            options,
+            max_running,
             reserve,
         )
         self.running.append(made)
@@ -87,7 +94,7 @@ class Program:
 
 
 @pytest.fixture
-def program(hub: Hub, tmp_path: Path) -> Iterator[Program]:
+def program(hub: HubServer, tmp_path: Path) -> Iterator[Program]:
     made = Program(tmp_path, [hub.url])
     yield made
     for each in made.running:
@@ -95,14 +102,14 @@ def program(hub: Hub, tmp_path: Path) -> Iterator[Program]:
     until(lambda: threads() == [], 1)
 
 
-def view(downloads: Downloads, job: str = "") -> JobView:
+def view(downloads: DownloadManager, job: str = "") -> JobView:
     """How the job stands, which may be the only one there is."""
     found = [each for each in downloads.snapshot() if each.id == job or not job]
     assert len(found) == 1
     return found[0]
 
 
-def ended(downloads: Downloads, job: str = "", seconds: float = 20) -> JobView:
+def ended(downloads: DownloadManager, job: str = "", seconds: float = 20) -> JobView:
     until(lambda: view(downloads, job).state in ("done", "failed", "paused", "cancelled"), seconds)
     return view(downloads, job)
 
@@ -115,7 +122,7 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: Hub, program: Program) -> None:
+def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: HubServer, program: Program) -> None:
     downloads = program.start()
     job = downloads.start(WANTED)
     told = ended(downloads, job)
@@ -138,7 +145,7 @@ def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: Hub, progr
     assert judged.returncode == 0 and judged.stdout.count("OK") == 2
 
 
-def test_huggingface_hub_finds_what_came_to_be_right(hub: Hub, program: Program) -> None:
+def test_huggingface_hub_finds_what_came_to_be_right(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start())
     online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     checked = subprocess.run(
@@ -154,11 +161,11 @@ def test_huggingface_hub_finds_what_came_to_be_right(hub: Hub, program: Program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def ended_after_start(downloads: Downloads, wanted: Wanted = WANTED) -> JobView:
+def ended_after_start(downloads: DownloadManager, wanted: DownloadSpec = WANTED) -> JobView:
     return ended(downloads, downloads.start(wanted))
 
 
-def test_the_folder_appears_only_when_all_is_there(hub: Hub, program: Program) -> None:
+def test_the_folder_appears_only_when_all_is_there(hub: HubServer, program: Program) -> None:
     hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     downloads.start(WANTED)
@@ -166,7 +173,7 @@ def test_the_folder_appears_only_when_all_is_there(hub: Hub, program: Program) -
     assert [each.name for each in program.models.iterdir()] == [".downloads"]
 
 
-def test_the_note_of_upstream_lies_beside_the_files(hub: Hub, program: Program) -> None:
+def test_the_note_of_upstream_lies_beside_the_files(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start())
     entries = hub.repos[REPO].commits[told.commit]
     lines = (told.folder / "huggingface-metadata.txt").read_text(encoding="utf-8").splitlines()
@@ -180,28 +187,28 @@ def test_the_note_of_upstream_lies_beside_the_files(hub: Hub, program: Program) 
 
 
 def test_files_can_be_chosen_and_go_to_the_folder_of_loras(program: Program) -> None:
-    wanted = Wanted(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
+    wanted = DownloadSpec(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
     told = ended_after_start(program.start(), wanted)
     assert told.folder == program.loras / "adapter" and told.count == 2
     assert content(told.folder) == {path: FILES[path] for path in wanted.files or ()}
 
 
-def test_a_single_file_goes_to_the_folder_of_models_itself(hub: Hub, program: Program) -> None:
+def test_a_single_file_goes_to_the_folder_of_models_itself(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/model.gguf": FILES["onnx/readme.md"]})
-    ended_after_start(program.start(), Wanted(REPO, "main", "", ("Q4/model.gguf",), flat=True))
+    ended_after_start(program.start(), DownloadSpec(REPO, "main", "", ("Q4/model.gguf",), flat=True))
     assert sorted(each.name for each in program.models.iterdir()) == [".downloads", "model.gguf"]
     assert (program.models / "model.gguf").read_bytes() == FILES["onnx/readme.md"]
 
 
-def test_the_parts_of_a_set_go_to_one_folder(hub: Hub, program: Program) -> None:
+def test_the_parts_of_a_set_go_to_one_folder(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m-00001-of-00002.gguf": b"one", "Q4/m-00002-of-00002.gguf": b"two"})
-    told = ended_after_start(program.start(), Wanted(REPO, "main", "m", flat=True))
+    told = ended_after_start(program.start(), DownloadSpec(REPO, "main", "m", flat=True))
     assert content(told.folder) == {"m-00001-of-00002.gguf": b"one", "m-00002-of-00002.gguf": b"two"}
 
 
-def test_two_files_that_would_be_one_are_refused(hub: Hub, program: Program) -> None:
+def test_two_files_that_would_be_one_are_refused(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m.gguf": b"one", "Q8/m.gguf": b"two"})
-    assert isinstance(ended_after_start(program.start(), Wanted(REPO, "main", "", flat=True)).error, UnsafeName)
+    assert isinstance(ended_after_start(program.start(), DownloadSpec(REPO, "main", "", flat=True)).error, UnsafeName)
 
 
 def test_what_is_not_there_is_told(program: Program) -> None:
@@ -215,7 +222,7 @@ def test_what_is_not_there_is_told(program: Program) -> None:
         downloads.start(replace(WANTED, target="../elsewhere"))
 
 
-def test_progress_is_told_while_it_goes_on(hub: Hub, program: Program) -> None:
+def test_progress_is_told_while_it_goes_on(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", rate=6_000_000)
     downloads = program.start()
     downloads.start(WANTED)
@@ -232,7 +239,7 @@ def test_progress_is_told_while_it_goes_on(hub: Hub, program: Program) -> None:
     assert {each.host for each in moving} == {hub.url.removeprefix("http://")}
 
 
-def test_one_job_runs_and_the_others_queue(hub: Hub, program: Program) -> None:
+def test_one_job_runs_and_the_others_queue(hub: HubServer, program: Program) -> None:
     fault = hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
     first, second = downloads.start(WANTED), downloads.start(replace(WANTED, target="other"))
@@ -245,12 +252,12 @@ def test_one_job_runs_and_the_others_queue(hub: Hub, program: Program) -> None:
     assert ended(downloads, first).state == "done"
 
 
-def test_small_files_come_together_and_one_that_cannot_be_had_ends_the_others(hub: Hub, program: Program) -> None:
+def test_small_files_come_together_and_one_that_cannot_be_had_ends_the_others(hub: HubServer, program: Program) -> None:
     files = {f"part-{number}.json": noise(50_000, number) for number in range(12)}
     hub.add("somebody/small", files)
     slow = hub.fault("part-", delay=0.2)
     downloads = program.start()
-    told = ended_after_start(downloads, Wanted("somebody/small", "main", "small"))
+    told = ended_after_start(downloads, DownloadSpec("somebody/small", "main", "small"))
     assert told.state == "done" and content(program.models / "small") == files
     asked = [each for each in hub.requests() if "part-" in each.path]
     assert 4 <= len({each.connection for each in asked}) <= 8 < len(asked), "four to the hub, four to its CDN"
@@ -259,20 +266,20 @@ def test_small_files_come_together_and_one_that_cannot_be_had_ends_the_others(hu
     hub.fault("part-3", status=404, headers={"X-Error-Code": "EntryNotFound"})
     hub.fault("part-1.json", stall_after=10_000)
     begun = time.monotonic()
-    told = ended_after_start(downloads, Wanted("somebody/small", "main", "again"))
+    told = ended_after_start(downloads, DownloadSpec("somebody/small", "main", "again"))
     assert isinstance(told.error, FileNotOnHub) and time.monotonic() - begun < 10
     assert not (program.models / "again").exists()
 
 
-def test_as_many_run_at_once_as_is_set(hub: Hub, program: Program) -> None:
+def test_as_many_run_max_running_as_is_set(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
-    downloads = program.start(at_once=2)
+    downloads = program.start(max_running=2)
     for target in ("one", "two", "three"):
         downloads.start(replace(WANTED, target=target))
     until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
 
 
-def test_the_same_twice_is_one_job(hub: Hub, program: Program) -> None:
+def test_the_same_twice_is_one_job(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
     files = tuple(FILES)
@@ -281,12 +288,13 @@ def test_the_same_twice_is_one_job(hub: Hub, program: Program) -> None:
     assert downloads.start(replace(WANTED, files=files[:1])) not in jobs
 
 
-STOPS: dict[str, tuple[dict[str, object], Pace]] = {
+PATIENT = TransferOptions(RetryPolicy(waits=(60,) * 6))
+STOPS: dict[str, tuple[dict[str, object], TransferOptions]] = {
     "while it asks what there is": ({"pattern": "/api/", "delay": 30}, HASTY),
     "while bytes come": ({"pattern": FIRST, "origin": "cdn", "rate": 400_000}, SPLIT),
     "while it stalls": ({"pattern": FIRST, "origin": "cdn", "stall_after": 100_000}, SPLIT),
-    "in a wait between tries": ({"pattern": FIRST, "origin": "cdn", "status": 503}, Pace(waits=(60,) * 6)),
-    "in a wait of the list": ({"pattern": "/api/", "status": 503}, Pace(waits=(60,) * 6)),
+    "in a wait between tries": ({"pattern": FIRST, "origin": "cdn", "status": 503}, PATIENT),
+    "in a wait of the list": ({"pattern": "/api/", "status": 503}, PATIENT),
     "in the wait for a limit": (
         {"pattern": FIRST, "origin": "cdn", "status": 429, "headers": {"Retry-After": "200"}},
         HASTY,
@@ -295,10 +303,10 @@ STOPS: dict[str, tuple[dict[str, object], Pace]] = {
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_pause_and_cancel_take_less_than_a_second(hub: Hub, program: Program, name: str) -> None:
-    fault, pace = STOPS[name]
+def test_pause_and_cancel_take_less_than_a_second(hub: HubServer, program: Program, name: str) -> None:
+    fault, options = STOPS[name]
     struck = hub.fault(**fault)  # type: ignore[arg-type]
-    downloads = program.start(pace)
+    downloads = program.start(options)
     job = downloads.start(WANTED)
     until(lambda: struck.seen)
     time.sleep(0.2)
@@ -319,13 +327,13 @@ def test_pause_and_cancel_take_less_than_a_second(hub: Hub, program: Program, na
 
 @pytest.mark.parametrize("lfs_above", [10_000, 1 << 30])
 def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
-    hub: Hub, program: Program, lfs_above: int
+    hub: HubServer, program: Program, lfs_above: int
 ) -> None:
     commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
     known = hub.repos[REPO].commits[commit]["m.gguf"].sha256
     mirror, listing = listed(hub.url)
     mirror.close()
-    wanted = pinned(Chosen(listing, listing.files), known)
+    wanted = pin_checksum(Selection(listing, listing.files), known)
     other = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
     hub.repos[REPO].commits[commit] = hub.repos["somebody/else"].commits[other]
     told = ended_after_start(program.start(), wanted)
@@ -334,7 +342,7 @@ def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
 
 
 def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
-    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(FIRST, origin="cdn", stall_after=MIB)
     downloads = program.start()
@@ -366,7 +374,7 @@ def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
 
 
 def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
-    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(FIRST, origin="cdn", stall_after=MIB)
     downloads = program.start()
@@ -386,10 +394,10 @@ def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
     assert ended(downloads, second).state == "done"
 
 
-def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: Hub, program: Program) -> None:
+def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: HubServer, program: Program) -> None:
     files = {"config.json": b"{}", "pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."}
     hub.add("somebody/evil", files)
-    downloads, wanted = program.start(), Wanted("somebody/evil", "main", "evil")
+    downloads, wanted = program.start(), DownloadSpec("somebody/evil", "main", "evil")
     told = ended_after_start(downloads, wanted)
     assert told.state == "failed" and isinstance(told.error, PickleRefused) and "os.system" in told.error.say("zh")
     assert [each.name for each in program.models.iterdir()] == [".downloads"]
@@ -398,7 +406,7 @@ def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: Hu
     assert ended(downloads, downloads.start(wanted)).state == "done"
 
 
-def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) -> None:
+def test_a_limit_of_the_rate_is_shown_with_its_time(hub: HubServer, program: Program) -> None:
     hub.fault(FIRST, origin="cdn", status=429, headers={"Retry-After": "200"}, times=1)
     downloads = program.start()
     downloads.start(WANTED)
@@ -406,7 +414,7 @@ def test_a_limit_of_the_rate_is_shown_with_its_time(hub: Hub, program: Program) 
     assert 195 < view(downloads).wait_seconds <= 200
 
 
-def test_what_was_paused_goes_on_where_it_was(hub: Hub, program: Program) -> None:
+def test_what_was_paused_goes_on_where_it_was(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -420,7 +428,7 @@ def test_what_was_paused_goes_on_where_it_was(hub: Hub, program: Program) -> Non
     assert hub.sent - before < TOTAL - 4 * MIB + 5000
 
 
-def test_who_pauses_and_thinks_better_of_it_at_once_is_heard(hub: Hub, program: Program) -> None:
+def test_who_pauses_and_thinks_better_of_it_max_running_is_heard(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -434,19 +442,19 @@ def test_who_pauses_and_thinks_better_of_it_at_once_is_heard(hub: Hub, program: 
 
 @pytest.mark.parametrize(("method", "state"), [("resume", "done"), ("cancel", "cancelled")])
 def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
-    hub: Hub, program: Program, monkeypatch: pytest.MonkeyPatch, method: str, state: str
+    hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch, method: str, state: str
 ) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
-    ending, requests = downloads._ending, [getattr(downloads, method)]
+    execute, requests = downloads._execute, [getattr(downloads, method)]
 
-    def ending_then_request(*run: Any) -> Any:
-        found = ending(*run)
+    def execute_then_request(*run: Any) -> Any:
+        outcome = execute(*run)
         while requests:  # at the end of the first run only
             requests.pop()(job)
-        return found
+        return outcome
 
-    monkeypatch.setattr(downloads, "_ending", ending_then_request)
+    monkeypatch.setattr(downloads, "_execute", execute_then_request)
     job = downloads.start(WANTED)
     until(lambda: view(downloads).done >= 4 * MIB)
     hub.faults.remove(fault)
@@ -457,8 +465,8 @@ def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_of_ours_fails_the_job_and_is_in_the_log(program: Program, caplog: pytest.LogCaptureFixture) -> None:
-    nothing: dict[str, list[Mirror]] = {}
-    downloads = Downloads({"model": program.models, "lora": program.loras}, lambda: nothing["mirrors"])
+    nothing: dict[str, list[HubClient]] = {}
+    downloads = DownloadManager({"model": program.models, "lora": program.loras}, lambda: nothing["mirrors"])
     told = ended_after_start(downloads)
     assert told.state == "failed" and isinstance(told.error, InternalError)
     until(lambda: "KeyError" in caplog.text and told.id in caplog.text)
@@ -466,12 +474,14 @@ def test_a_fault_of_ours_fails_the_job_and_is_in_the_log(program: Program, caplo
 
 def test_mirrors_that_cannot_be_made_fail_the_job(program: Program) -> None:
     program.endpoints[:] = []
-    downloads = Downloads({"model": program.models, "lora": program.loras}, lambda: [Mirror(endpoint("ftp://x"))])
+    downloads = DownloadManager(
+        {"model": program.models, "lora": program.loras}, lambda: [HubClient(parse_endpoint("ftp://x"))]
+    )
     told = ended_after_start(downloads)
     assert told.state == "failed" and isinstance(told.error, BadEndpoint)
 
 
-def test_a_restart_finds_it_interrupted_and_goes_on(hub: Hub, program: Program) -> None:
+def test_a_restart_finds_it_interrupted_and_goes_on(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     before = program.start()
     job = before.start(WANTED)
@@ -489,7 +499,7 @@ def test_a_restart_finds_it_interrupted_and_goes_on(hub: Hub, program: Program) 
     assert hub.sent - sent < TOTAL - 4 * MIB + 5000
 
 
-def test_if_the_branch_has_moved_the_user_is_asked(hub: Hub, program: Program) -> None:
+def test_if_the_branch_has_moved_the_user_is_asked(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -508,7 +518,7 @@ def test_if_the_branch_has_moved_the_user_is_asked(hub: Hub, program: Program) -
     assert hub.sent - sent < 3 * MIB
 
 
-def test_if_the_branch_has_moved_the_new_commit_can_be_had(hub: Hub, program: Program) -> None:
+def test_if_the_branch_has_moved_the_new_commit_can_be_had(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -523,7 +533,7 @@ def test_if_the_branch_has_moved_the_new_commit_can_be_had(hub: Hub, program: Pr
     assert (told.state, told.commit) == ("done", new) and content(program.models / WANTED.target) == changed
 
 
-def test_what_is_there_already_is_kept_and_the_rest_replaced(hub: Hub, program: Program) -> None:
+def test_what_is_there_already_is_kept_and_the_rest_replaced(hub: HubServer, program: Program) -> None:
     target = program.models / WANTED.target
     (target / "onnx").mkdir(parents=True)
     for path in ("model-00001-of-00002.safetensors", "onnx/readme.md"):
@@ -538,7 +548,7 @@ def test_what_is_there_already_is_kept_and_the_rest_replaced(hub: Hub, program: 
     assert hub.sent < 3 * MIB + 5000
 
 
-def test_an_old_file_stays_until_the_new_one_is_verified(hub: Hub, program: Program) -> None:
+def test_an_old_file_stays_until_the_new_one_is_verified(hub: HubServer, program: Program) -> None:
     target = program.models / WANTED.target
     target.mkdir(parents=True)
     (target / "config.json").write_bytes(b"mine")
@@ -548,7 +558,7 @@ def test_an_old_file_stays_until_the_new_one_is_verified(hub: Hub, program: Prog
     assert content(target) == {"config.json": b"mine"}
 
 
-def test_a_publication_that_was_broken_off_is_brought_to_its_end(hub: Hub, program: Program) -> None:
+def test_a_publication_that_was_broken_off_is_brought_to_its_end(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -565,7 +575,7 @@ def test_a_publication_that_was_broken_off_is_brought_to_its_end(hub: Hub, progr
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["a folder in the target", "the target"])
-def test_a_link_in_the_target_is_not_written_through(hub: Hub, program: Program, inside: bool) -> None:
+def test_a_link_in_the_target_is_not_written_through(hub: HubServer, program: Program, inside: bool) -> None:
     outside = program.models.parent / "outside"
     outside.mkdir()
     target = program.models / WANTED.target
@@ -577,7 +587,7 @@ def test_a_link_in_the_target_is_not_written_through(hub: Hub, program: Program,
     assert list(outside.iterdir()) == [] and hub.requests(origin="cdn") == []
 
 
-def test_too_little_room_is_told_before_a_byte_comes(hub: Hub, program: Program) -> None:
+def test_too_little_room_is_told_before_a_byte_comes(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start(reserve=1 << 60))
     assert told.state == "paused" and isinstance(told.error, DiskFull)
     assert told.error.needed == (1 << 60) + TOTAL and 0 < told.error.free < 1 << 50
@@ -596,7 +606,7 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_is_too_small_refuses_it(hub: Hub, little_disk: Path) -> None:
+def test_a_disk_that_is_too_small_refuses_it(hub: HubServer, little_disk: Path) -> None:
     hub.add(REPO, {**FILES, "more.safetensors": noise(15 * MIB, 5)})
     program = Program(little_disk, [hub.url])
     downloads = program.start()
@@ -607,7 +617,7 @@ def test_a_disk_that_is_too_small_refuses_it(hub: Hub, little_disk: Path) -> Non
     downloads.close()
 
 
-def test_a_disk_that_fills_meanwhile_pauses_it_until_there_is_room(hub: Hub, little_disk: Path) -> None:
+def test_a_disk_that_fills_meanwhile_pauses_it_until_there_is_room(hub: HubServer, little_disk: Path) -> None:
     program = Program(little_disk, [hub.url])
     slow = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
@@ -633,7 +643,7 @@ def test_a_disk_that_fills_meanwhile_pauses_it_until_there_is_room(hub: Hub, lit
     downloads.close()
 
 
-def test_two_views_of_one_program_see_one_job(hub: Hub, program: Program) -> None:
+def test_two_views_of_one_program_see_one_job(hub: HubServer, program: Program) -> None:
     """As two processes do: the locks are between open files, not between processes."""
     fault = hub.fault(FIRST, origin="cdn", stall_after=MIB)
     one, other = program.start(), program.start()
@@ -653,12 +663,12 @@ def test_two_views_of_one_program_see_one_job(hub: Hub, program: Program) -> Non
     assert content(program.models / WANTED.target) == FILES
 
 
-def alone(folder: Path, hub: Hub) -> subprocess.Popen[str]:
+def alone(folder: Path, hub: HubServer) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.download_alone", str(folder), hub.url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_second_process_sees_the_job_as_running_elsewhere(hub: Hub, tmp_path: Path) -> None:
+def test_a_second_process_sees_the_job_as_running_elsewhere(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(FIRST, origin="cdn", stall_after=MIB)
     first = alone(tmp_path, hub)
     try:
@@ -674,7 +684,7 @@ def test_a_second_process_sees_the_job_as_running_elsewhere(hub: Hub, tmp_path: 
         first.stdout.close()
 
 
-def test_a_kill_costs_next_to_nothing(whole_program: None, hub: Hub, tmp_path: Path) -> None:
+def test_a_kill_costs_next_to_nothing(whole_program: None, hub: HubServer, tmp_path: Path) -> None:
     """At three moments; whoever comes after goes on. Over four connections of 3 MB/s each."""
     big = noise(24 * MIB, 4)
     hub.add(REPO, {"model.safetensors": big})
@@ -707,23 +717,23 @@ def test_no_mirror_can_be_reached(program: Program) -> None:
     assert told.state == "failed" and isinstance(told.error, MirrorUnreachable)
 
 
-def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: Hub, program: Program) -> None:
+def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: HubServer, program: Program) -> None:
     program.endpoints.insert(0, "http://127.0.0.1:9")
     told = ended_after_start(program.start())
     assert told.state == "done" and content(told.folder) == FILES
 
 
-def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: Hub, program: Program) -> None:
+def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: HubServer, program: Program) -> None:
     hub.fault("", origin="cdn", status=503)
-    with Hub() as second:
+    with HubServer() as second:
         second.add(REPO, FILES)
         program.endpoints.append(second.url)
         told = ended_after_start(program.start(SPLIT))
     assert told.state == "done" and content(told.folder) == FILES
-    assert len(hub.requests(origin="cdn")) == 1 + SPLIT.waits_with_others
+    assert len(hub.requests(origin="cdn")) == 1 + SPLIT.retry.waits_with_others
 
 
-def test_who_listens_hears_when_a_model_is_complete(hub: Hub, program: Program) -> None:
+def test_who_listens_hears_when_a_model_is_complete(hub: HubServer, program: Program) -> None:
     downloads, heard = program.start(), list[bool]()
     downloads.on_done(lambda: heard.append((program.models / WANTED.target / "config.json").exists()))
     ended_after_start(downloads)
@@ -733,12 +743,14 @@ def test_who_listens_hears_when_a_model_is_complete(hub: Hub, program: Program) 
     assert heard == [True]
 
 
-def test_the_token_is_in_nothing_that_is_written(hub: Hub, program: Program, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_in_nothing_that_is_written(
+    hub: HubServer, program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.token = "hf_very_secret"
     hub.add("private/one", {"model.safetensors": noise(2 * MIB), "x.safetensors": b"x" * 20_000}, private=True)
     hub.fault("x.safetensors", origin="cdn", status=500)
     host = hub.url.removeprefix("http://")
-    downloads = program.start(token=Token(hub.token, frozenset({host})))
+    downloads = program.start(token=AccessToken(hub.token, frozenset({host})))
     told = ended_after_start(downloads, replace(WANTED, repo="private/one"))
     assert told.state == "failed" and told.done >= 2 * MIB
     written = b"".join(path.read_bytes() for path in program.models.rglob("*") if path.is_file())
@@ -747,14 +759,14 @@ def test_the_token_is_in_nothing_that_is_written(hub: Hub, program: Program, cap
         assert hub.token not in said
 
 
-def test_a_large_file_takes_no_memory(hub: Hub, program: Program) -> None:
+def test_a_large_file_takes_no_memory(hub: HubServer, program: Program) -> None:
     size = 256 * MIB
     sparse = program.models.parent / "sparse"
     with sparse.open("wb") as file:
         file.truncate(size)
     hub.add(REPO, {"model.safetensors": sparse})
     before = most = cpu_memory.resident_memory(os.getpid())
-    downloads = program.start(Pace())
+    downloads = program.start(TransferOptions())
     downloads.start(WANTED)
     while view(downloads).state not in ("done", "failed"):
         most = max(most, cpu_memory.resident_memory(os.getpid()))

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from modules.downloads.manager import Downloads
-from modules.downloads.request import wanted
+from modules.downloads.manager import DownloadManager
+from modules.downloads.request import Selection
 from modules.downloads.view import JobView
-from modules.hub.mirrors import Hubs
+from modules.hub.mirrors import Mirrors
 from tests.support.downloading import SPLIT, noise, until
-from tests.support.hub_server import Content, Hub
+from tests.support.hub_server import Content, HubServer
 
 OLAH = os.environ.get("OLAH_CLI", "")
 pytestmark = pytest.mark.skipif(not OLAH, reason="OLAH_CLI does not name an olah-cli")
@@ -65,11 +65,11 @@ def _answers(port: int) -> bool:
 
 
 def downloaded(url: str, folder: Path) -> JobView:
-    hubs = Hubs(url, lambda: "")
-    repository = hubs.repository(hubs.address(REPO))
-    downloads = Downloads({"model": folder, "lora": folder}, hubs.open, SPLIT, reserve=0)
+    mirrors = Mirrors(url, lambda: "")
+    repository = mirrors.repository(mirrors.parse_address(REPO))
+    downloads = DownloadManager({"model": folder, "lora": folder}, mirrors.open_clients, SPLIT, reserve=0)
     try:
-        downloads.start(wanted(repository, repository.files))
+        downloads.start(Selection(repository, repository.files).spec)
         until(lambda: downloads.snapshot()[0].state in ("done", "failed"), 60)
         return downloads.snapshot()[0]
     finally:
@@ -82,7 +82,7 @@ def right(view: JobView) -> bool:
 
 
 def test_olah_as_a_cache_before_another_hub_gives_the_right_files(start: Callable[..., str], tmp_path: Path) -> None:
-    with Hub() as hub:
+    with HubServer() as hub:
         hub.add(REPO, FILES)
         upstream = hub.origin.removeprefix("http://")
         url = start(

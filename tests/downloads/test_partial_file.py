@@ -11,42 +11,43 @@ from typing import Any
 
 import pytest
 
-from modules.downloads.partial_file import Part, Segment, allocated, disk_faults, part_file, replace_file, there, write
-from modules.downloads.retry import MIB, Pace
-from modules.hub.errors import DiskFull, DiskRefused
+from modules.downloads.context import MIB, TransferOptions
+from modules.downloads.disk import disk_errors, replace_file, write_at
+from modules.downloads.errors import DiskFull, DiskRefused
+from modules.downloads.partial_file import PartialFile, Segment, allocated_bytes, recorded_bytes
 from modules.hub.repository import RemoteFile
 
 COMMIT = "c" * 40
 FILE = RemoteFile("a/b.safetensors", 8 * MIB, sha256="5" * 64)
-SPLIT = Pace(split_from=4 * MIB, least_segment=2 * MIB)
+SPLIT = TransferOptions(split_from=4 * MIB, min_segment=2 * MIB)
 
 
-def begun(place: Path, pace: Pace = SPLIT) -> None:
+def begun(path: Path, options: TransferOptions = SPLIT) -> None:
     """Two segments of four have something."""
-    part = Part(place, COMMIT, FILE, pace)
+    part = PartialFile(path, COMMIT, FILE, options)
     part.segments[0].done, part.segments[2].done = 2 * MIB, MIB
     part.save()
     part.close()
 
 
-def done(place: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
-    part = Part(place, commit, file, SPLIT)
+def done(path: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
+    part = PartialFile(path, commit, file, SPLIT)
     part.close()
     return part.done
 
 
 def test_a_file_begins_with_all_its_room_and_nothing_done(tmp_path: Path) -> None:
-    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
+    part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
     part.close()
-    assert part.done == 0 and not part.untouched and part_file(tmp_path / "0").stat().st_size == FILE.size
-    assert allocated(tmp_path / "0", FILE.size) == FILE.size and allocated(tmp_path / "1", 5) == 0
+    assert part.done == 0 and not part.arrives_in_order and (tmp_path / "0.part").stat().st_size == FILE.size
+    assert allocated_bytes(tmp_path / "0.part", FILE.size) == FILE.size and allocated_bytes(tmp_path / "1.part", 5) == 0
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, 1), (63 * MIB, 1), (64 * MIB, 4), (100 * MIB, 4), (1 << 33, 4)])
 def test_segments_are_as_many_as_the_size_allows(tmp_path: Path, size: int, count: int) -> None:
     sparse = replace(FILE, size=size)
-    part = Part(tmp_path / "0", COMMIT, sparse, Pace())
-    part.discard()
+    part = PartialFile(tmp_path / "0.part", COMMIT, sparse, TransferOptions())
+    part.delete()
     part.close()
     assert len(part.segments) == count
     assert [each.begin for each in part.segments[1:]] == [each.end for each in part.segments[:-1]]
@@ -54,8 +55,8 @@ def test_segments_are_as_many_as_the_size_allows(tmp_path: Path, size: int, coun
 
 
 def test_what_is_written_down_is_taken_up(tmp_path: Path) -> None:
-    begun(tmp_path / "0")
-    assert done(tmp_path / "0") == 3 * MIB == there(tmp_path)
+    begun(tmp_path / "0.part")
+    assert done(tmp_path / "0.part") == 3 * MIB == recorded_bytes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,8 @@ def test_what_is_written_down_is_taken_up(tmp_path: Path) -> None:
     ids=["another commit", "another path", "another size", "another hash"],
 )
 def test_it_is_not_taken_up_for(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
-    begun(tmp_path / "0")
-    assert done(tmp_path / "0", commit, replace(FILE, **changes)) == 0
+    begun(tmp_path / "0.part")
+    assert done(tmp_path / "0.part", commit, replace(FILE, **changes)) == 0
 
 
 IMPOSSIBLE: list[object] = [
@@ -85,42 +86,42 @@ def test_an_impossible_record_is_ignored(tmp_path: Path, subtests: pytest.Subtes
         with subtests.test(segments=segments):
             folder = tmp_path / str(number)
             folder.mkdir()
-            begun(folder / "0")
+            begun(folder / "0.part")
             state = folder / "0.json"
             state.write_text(json.dumps(json.loads(state.read_text()) | {"segments": segments}))
-            assert done(folder / "0") == 0
+            assert done(folder / "0.part") == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\0", "null"])
 def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
-    begun(tmp_path / "0")
+    begun(tmp_path / "0.part")
     (tmp_path / "0.json").write_text(text)
-    assert done(tmp_path / "0") == 0
+    assert done(tmp_path / "0.part") == 0
 
 
 def test_a_part_with_a_second_name_is_not_written_to(tmp_path: Path) -> None:
-    begun(tmp_path / "0")
-    os.link(part_file(tmp_path / "0"), tmp_path / "other")
-    assert done(tmp_path / "0") == 0 and (tmp_path / "other").stat().st_nlink == 1
+    begun(tmp_path / "0.part")
+    os.link((tmp_path / "0.part"), tmp_path / "other")
+    assert done(tmp_path / "0.part") == 0 and (tmp_path / "other").stat().st_nlink == 1
 
 
 def test_one_segment_keeps_what_comes_before_the_first_gap(tmp_path: Path) -> None:
-    begun(tmp_path / "0")
-    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
+    begun(tmp_path / "0.part")
+    part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
     part.segments[1].done = 5
-    part.collapse()
+    part.merge_segments()
     part.close()
     assert part.segments == [Segment(0, FILE.size, 2 * MIB + 5)]
 
 
 def test_all_bytes_are_written_where_they_belong(tmp_path: Path) -> None:
-    part = Part(tmp_path / "0", COMMIT, FILE, SPLIT)
-    write(part.descriptor, b"abc", 5)
+    part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
+    write_at(part.descriptor, b"abc", 5)
     part.close()
-    assert part_file(tmp_path / "0").read_bytes()[:10] == b"\0" * 5 + b"abc" + b"\0" * 2
+    assert (tmp_path / "0.part").read_bytes()[:10] == b"\0" * 5 + b"abc" + b"\0" * 2
 
 
-def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
+def test_a_file_is_replaced_max_running(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     replace_file(path, b"old")
     with path.open("rb") as before:
@@ -133,6 +134,6 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     ("number", "kind"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EROFS, DiskRefused)]
 )
 def test_what_the_disk_refuses_is_told_in_words(tmp_path: Path, number: int, kind: type[Exception]) -> None:
-    with pytest.raises(kind) as caught, disk_faults(tmp_path / "not" / "there", 7):
+    with pytest.raises(kind) as caught, disk_errors(tmp_path / "not" / "there", 7):
         raise OSError(number, os.strerror(number))
     assert str(tmp_path) in str(caught.value)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from modules.downloads import pickle_scan
-from modules.downloads.pickle_scan import scan
+from modules.downloads.errors import PickleRefused, PickleUnclear
+from modules.downloads.pickle_scan import scan_pickles
 from modules.formats.weight_files import is_pickle
-from modules.hub.errors import PickleRefused, PickleUnclear, Stopped
+from modules.hub.errors import Stopped
 
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(X\x01\x00\x00\x000ctorch\nBFloat16Storage\nctorch\nfloat8_e4m3fn\nt."
 WEIGHTS = b"\x80\x02ccollections\nOrderedDict\n)R" + TENSOR
@@ -53,7 +54,7 @@ def tar(content: bytes) -> bytes:
 def scanned(folder: Path, content: bytes) -> None:
     path = folder / "part"
     path.write_bytes(content)
-    scan(path, "model.bin", lambda _: None)
+    scan_pickles(path, "model.bin", lambda _: None)
 
 
 FINE = {
@@ -136,18 +137,18 @@ def test_an_ambiguous_pickle_is_refused(tmp_path: Path, subtests: pytest.Subtest
 def test_a_pickle_that_grows_when_it_is_unpacked_ends_at_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pickle_scan, "MOST_BYTES", 1 << 17)
+    monkeypatch.setattr(pickle_scan, "MAX_BYTES", 1 << 17)
     bomb = zipped({"a/data.pkl": b"\x80\x02" + b"N0" * (4 << 20) + b"."}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
     with pytest.raises(PickleUnclear, match="too large"):
         scanned(tmp_path, bomb)
-    monkeypatch.setattr(pickle_scan, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(pickle_scan, "MAX_OPCODES", 1000)
     with pytest.raises(PickleUnclear, match="too large"):
         scanned(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
 
 
 def test_a_zip_whose_list_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_scan, "MOST_AT_ONCE", 100_000)
+    monkeypatch.setattr(pickle_scan, "MAX_READ", 100_000)
     scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
     with pytest.raises(PickleUnclear, match="too large"):
         scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{each}": b"" for each in range(3000)}))
@@ -161,7 +162,7 @@ def test_it_can_be_stopped(tmp_path: Path) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
-        scan(path, "model.bin", stop)
+        scan_pickles(path, "model.bin", stop)
 
 
 def test_it_goes_by_the_ending_of_the_name() -> None:

@@ -11,29 +11,29 @@ from pathlib import Path
 import pytest
 
 from modules.core.paths import ROOT
-from modules.downloads.record import JobRecord, JobRecords, Wanted
-from modules.hub.errors import DiskFull
+from modules.downloads.errors import DiskFull
+from modules.downloads.record import DownloadSpec, JobRecord, JobStore
 
-WANTED = Wanted("user/model", "main", "user_model", ("a", "b"), "lora")
+WANTED = DownloadSpec("user/model", "main", "user_model", ("a", "b"), "lora")
 RECORD = JobRecord("1", WANTED, "paused", "c" * 40, "d" * 40, True, 12, 2, "host", DiskFull("models", 5, 3))
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "jobs.json"
-    JobRecords(path).put(RECORD)
-    JobRecords(path).put(JobRecord("2", replace(WANTED, files=None)))
-    found = JobRecords(path).read()
+    JobStore(path).put(RECORD)
+    JobStore(path).put(JobRecord("2", replace(WANTED, files=None)))
+    found = JobStore(path).read()
     assert list(found) == ["1", "2"] and found["2"] == JobRecord("2", replace(WANTED, files=None))
     assert replace(found["1"], error=None) == replace(RECORD, error=None)
     assert found["1"].error and found["1"].error.say("zh") == RECORD.error.say("zh")  # type: ignore[union-attr]
 
 
 def test_a_record_can_be_changed_and_removed(tmp_path: Path) -> None:
-    records = JobRecords(tmp_path / "jobs.json")
-    before = records.stamp
+    records = JobStore(tmp_path / "jobs.json")
+    before = records.version
     records.put(RECORD)
     records.put(replace(RECORD, state="queued"))
-    assert records.read()["1"].state == "queued" and records.stamp != before
+    assert records.read()["1"].state == "queued" and records.version != before
     records.remove("1")
     records.remove("1")
     assert records.read() == {}
@@ -41,10 +41,10 @@ def test_a_record_can_be_changed_and_removed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_costs_no_other_record(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
-    JobRecords(path).put(RECORD)
+    JobStore(path).put(RECORD)
     told = json.loads(path.read_text())[0]
     path.write_text(path.read_text().replace("[", '[{"id": "0"}, 5, {"id": "3", "wanted": {}}, ', 1))
-    assert list(JobRecords(path).read()) == ["1"]
+    assert list(JobStore(path).read()) == ["1"]
     for changes in (
         {"id": "../3"},
         {"state": "x"},
@@ -52,43 +52,43 @@ def test_what_cannot_be_read_costs_no_other_record(tmp_path: Path) -> None:
         {"error": {"error": 3}},
     ):
         path.write_text(json.dumps([{**told, **changes}]))
-        assert JobRecords(path).read() == {}
+        assert JobStore(path).read() == {}
     path.write_text("{")
-    assert JobRecords(path).read() == {}
+    assert JobStore(path).read() == {}
 
 
 def test_a_record_of_before_there_was_a_sha256_is_read(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
-    JobRecords(path).put(replace(RECORD, wanted=replace(WANTED, sha256="a" * 64)))
-    assert JobRecords(path).read()["1"].wanted.sha256 == "a" * 64
+    JobStore(path).put(replace(RECORD, spec=replace(WANTED, sha256="a" * 64)))
+    assert JobStore(path).read()["1"].spec.sha256 == "a" * 64
     told = json.loads(path.read_text())
     del told[0]["wanted"]["sha256"]
     path.write_text(json.dumps(told))
-    assert JobRecords(path).read()["1"].wanted == WANTED
-    assert replace(WANTED, sha256="a" * 64).same != WANTED.same
+    assert JobStore(path).read()["1"].spec == WANTED
+    assert replace(WANTED, sha256="a" * 64).identity != WANTED.identity
 
 
 def test_the_same_files_in_another_order_are_the_same_wish() -> None:
-    assert WANTED.same == replace(WANTED, files=("b", "a")).same
+    assert WANTED.identity == replace(WANTED, files=("b", "a")).identity
     for other in ({"repo": "x/y"}, {"revision": "b"}, {"files": ("a",)}, {"files": None}, {"target": "t"}):
-        assert WANTED.same != replace(WANTED, **other).same  # type: ignore[arg-type]
+        assert WANTED.identity != replace(WANTED, **other).identity  # type: ignore[arg-type]
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_write_max_running_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
     program = (
         "import sys; from pathlib import Path; from modules.downloads.record import *\n"
         "for n in range(30):\n"
-        " JobRecords(Path(sys.argv[1])).put(JobRecord(sys.argv[2] + str(n), Wanted('a/b', 'c', 'd')))"
+        " JobStore(Path(sys.argv[1])).put(JobRecord(sys.argv[2] + str(n), DownloadSpec('a/b', 'c', 'd')))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, str(path), name], cwd=ROOT) for name in "xyz"]
     assert [each.wait() for each in running] == [0, 0, 0]
-    assert len(JobRecords(path).read()) == 90
+    assert len(JobStore(path).read()) == 90
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_error_is_kept_in_both_languages(tmp_path: Path, language: str) -> None:
-    records = JobRecords(tmp_path / "jobs.json")
+    records = JobStore(tmp_path / "jobs.json")
     records.put(RECORD)
     error = records.read()["1"].error
     assert error and "0.00 GB" in error.say(language)

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from modules.downloads.manager import Downloads
-from modules.downloads.request import Chosen, chosen, missing, pinned, there, ticked_at_first
-from modules.hub import file_choices
-from modules.hub.errors import (
-    BadDigest,
-    DigestAmbiguous,
-    DigestDiffers,
-    DigestUnlisted,
-    DiskFull,
-    DownloadError,
-    FileNotOnHub,
-    NothingToDownload,
+from modules.core.errors import OptionError, Unsupported
+from modules.downloads.errors import BadDigest, DigestAmbiguous, DigestDiffers, DigestUnlisted, DiskFull
+from modules.downloads.manager import DownloadManager
+from modules.downloads.request import (
+    FileCriteria,
+    Selection,
+    missing_files,
+    pin_checksum,
+    preselected_choices,
+    present_choices,
+    select_files,
 )
-from modules.hub.repo_id import Address
+from modules.hub import file_choices
+from modules.hub.errors import DownloadError, FileNotOnHub, NothingToDownload
+from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import RemoteFile, Repository
 
 OID, COMMIT = "0" * 40, "c" * 40
@@ -43,40 +44,69 @@ def repository(*files: RemoteFile) -> Repository:
 GGUF = repository(large("m.Q4_K_M.gguf"), large("sub/m.Q8_0.gguf", "b"), small("README.md"))
 PLAIN = repository(large("model.safetensors"), small("config.json"), small("README.md"), small("code.py"))
 LORA = repository(large("adapter_model.safetensors"), small("adapter_config.json"))
-ADDRESS = Address("user/model")
+ADDRESS = RepoAddress("user/model")
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Iterator[Downloads]:
-    made = Downloads({"model": tmp_path / "models", "lora": tmp_path / "loras"}, list)
+def downloads(tmp_path: Path) -> Iterator[DownloadManager]:
+    made = DownloadManager({"model": tmp_path / "models", "lora": tmp_path / "loras"}, list)
     yield made
     made.close()
 
 
-def paths(choice: Chosen) -> list[str]:
+def select(
+    repository: Repository, address: RepoAddress = ADDRESS, file: str = "", choices: list[str] | None = None
+) -> Selection:
+    criteria = FileCriteria(files=(file,) if file else (), choices=choices)
+    return select_files(repository, address, criteria)
+
+
+def paths(choice: Selection) -> list[str]:
     return [file.path for file in choice.files]
 
 
 def test_a_file_that_is_named_counts_more_than_what_is_ticked() -> None:
-    assert paths(chosen(GGUF, ADDRESS, "m.Q8_0.gguf", ["m.Q4_K_M.gguf"])) == ["sub/m.Q8_0.gguf"]
-    assert paths(chosen(GGUF, ADDRESS, "", ["m.Q4_K_M.gguf"])) == ["m.Q4_K_M.gguf"]
+    assert paths(select(GGUF, ADDRESS, "m.Q8_0.gguf", ["m.Q4_K_M.gguf"])) == ["sub/m.Q8_0.gguf"]
+    assert paths(select(GGUF, ADDRESS, "", ["m.Q4_K_M.gguf"])) == ["m.Q4_K_M.gguf"]
 
 
 def test_without_a_list_the_link_s_file_is_taken_or_what_is_proposed() -> None:
-    assert paths(chosen(PLAIN, replace(ADDRESS, file="config.json"))) == ["config.json"]
-    assert paths(chosen(PLAIN, ADDRESS)) == ["model.safetensors", "config.json", "README.md"]
+    assert paths(select(PLAIN, replace(ADDRESS, file="config.json"))) == ["config.json"]
+    assert paths(select(PLAIN, ADDRESS)) == ["model.safetensors", "config.json", "README.md"]
     with pytest.raises(NothingToDownload):
-        chosen(GGUF, ADDRESS)
+        select(GGUF, ADDRESS)
     with pytest.raises(NothingToDownload):
-        chosen(PLAIN, ADDRESS, "", [])
+        select(PLAIN, ADDRESS, "", [])
     with pytest.raises(FileNotOnHub):
-        chosen(PLAIN, ADDRESS, "other.safetensors")
+        select(PLAIN, ADDRESS, "other.safetensors")
+
+
+def test_the_command_line_takes_the_recommended_gguf_file_and_pickles_only_if_allowed() -> None:
+    unattended = FileCriteria(unattended=True)
+    assert paths(select_files(GGUF, ADDRESS, unattended)) == ["m.Q4_K_M.gguf"]
+    assert paths(select_files(PLAIN, ADDRESS, unattended)) == paths(select(PLAIN))
+    with pytest.raises(OptionError, match=r"m\.Q2_K\.gguf"):
+        select_files(repository(large("m.Q2_K.gguf"), large("m.Q8_0.gguf")), ADDRESS, unattended)
+    pickles = repository(large("pytorch_model.bin"), small("config.json"))
+    with pytest.raises(Unsupported, match="--allow-pickles"):
+        select_files(pickles, ADDRESS, unattended)
+    allowed = select_files(pickles, ADDRESS, replace(unattended, allow_pickles=True))
+    assert sorted(paths(allowed)) == ["config.json", "pytorch_model.bin"]
+
+
+def test_metadata_alone_and_excluded_paths() -> None:
+    assert paths(select_files(PLAIN, ADDRESS, FileCriteria(metadata_only=True))) == ["config.json", "README.md"]
+    assert paths(select_files(PLAIN, ADDRESS, FileCriteria(exclude="model|README"))) == ["config.json"]
+    assert paths(select_files(PLAIN, ADDRESS, FileCriteria(files=("code.py", "config.json", "code.py")))) == [
+        "code.py",
+        "config.json",
+    ]
 
 
 def test_the_boxes_are_ticked_as_proposed_or_as_the_link_says() -> None:
-    assert ticked_at_first(GGUF, ADDRESS) == frozenset()
-    assert ticked_at_first(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
-    assert ticked_at_first(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
+    assert preselected_choices(GGUF, ADDRESS) == frozenset()
+    assert preselected_choices(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
+    assert preselected_choices(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
 
 
 @pytest.mark.parametrize(
@@ -88,36 +118,36 @@ def test_the_boxes_are_ticked_as_proposed_or_as_the_link_says() -> None:
     ],
 )
 def test_what_is_here_is_told_by_where_it_would_go_and_its_size(
-    downloads: Downloads, tmp_path: Path, what: Repository, here: dict[str, int]
+    downloads: DownloadManager, tmp_path: Path, what: Repository, here: dict[str, int]
 ) -> None:
-    assert there(downloads, what, file_choices.choices(what)) == frozenset()
+    assert present_choices(downloads, what, file_choices.list_choices(what)) == frozenset()
     for path, size in here.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"x" * size)
     first = what.files[0].path
-    assert there(downloads, what, file_choices.choices(what)) == {first}
-    assert missing(downloads, Chosen(what, what.files[:1])) == ()
-    assert missing(downloads, chosen(what, ADDRESS, what.files[1].path)) == what.files[1:2]
+    assert present_choices(downloads, what, file_choices.list_choices(what)) == {first}
+    assert missing_files(downloads, Selection(what, what.files[:1])) == ()
+    assert missing_files(downloads, select(what, ADDRESS, what.files[1].path)) == what.files[1:2]
 
 
-def test_a_folder_of_a_file_s_name_is_not_that_file(downloads: Downloads, tmp_path: Path) -> None:
+def test_a_folder_of_a_file_s_name_is_not_that_file(downloads: DownloadManager, tmp_path: Path) -> None:
     (tmp_path / "models" / "m.Q4_K_M.gguf").mkdir(parents=True)
-    assert there(downloads, GGUF, file_choices.choices(GGUF)) == frozenset()
+    assert present_choices(downloads, GGUF, file_choices.list_choices(GGUF)) == frozenset()
 
 
-def test_room_is_looked_for_where_the_files_go(downloads: Downloads) -> None:
-    wanted = Chosen(LORA, LORA.files).wanted
-    downloads.check_room(wanted, 0)
+def test_room_is_looked_for_where_the_files_go(downloads: DownloadManager) -> None:
+    wanted = Selection(LORA, LORA.files).spec
+    downloads.check_space(wanted, 0)
     with pytest.raises(DiskFull, match="loras"):
-        downloads.check_room(wanted, 1 << 60)
+        downloads.check_space(wanted, 1 << 60)
 
 
 def test_a_sha256_known_from_elsewhere_is_that_of_the_one_large_file() -> None:
-    assert pinned(chosen(PLAIN, ADDRESS), "").revision == "main"
-    wanted = pinned(chosen(PLAIN, ADDRESS), SHA["a"])
+    assert pin_checksum(select(PLAIN, ADDRESS), "").revision == "main"
+    wanted = pin_checksum(select(PLAIN, ADDRESS), SHA["a"])
     assert wanted.revision == COMMIT, "no later commit may take its place"
     assert wanted.sha256 == SHA["a"], "the job asks for the list anew, and compares again"
-    assert replace(wanted, revision="main", sha256="") == chosen(PLAIN, ADDRESS).wanted, (
+    assert replace(wanted, revision="main", sha256="") == select(PLAIN, ADDRESS).spec, (
         "and it goes where it would go anyway"
     )
 
@@ -125,16 +155,16 @@ def test_a_sha256_known_from_elsewhere_is_that_of_the_one_large_file() -> None:
 @pytest.mark.parametrize(
     ("choice", "digest", "error"),
     [
-        (chosen(PLAIN, ADDRESS), SHA["b"], DigestDiffers),
-        (chosen(PLAIN, ADDRESS, "config.json"), SHA["a"], DigestUnlisted),
-        (Chosen(GGUF, GGUF.files), SHA["a"], DigestAmbiguous),
-        (chosen(PLAIN, ADDRESS), SHA["a"][1:], BadDigest),
-        (chosen(PLAIN, ADDRESS), "g" * 64, BadDigest),
-        (chosen(PLAIN, ADDRESS), SHA["a"] + "\n", BadDigest),
+        (select(PLAIN, ADDRESS), SHA["b"], DigestDiffers),
+        (select(PLAIN, ADDRESS, "config.json"), SHA["a"], DigestUnlisted),
+        (Selection(GGUF, GGUF.files), SHA["a"], DigestAmbiguous),
+        (select(PLAIN, ADDRESS), SHA["a"][1:], BadDigest),
+        (select(PLAIN, ADDRESS), "g" * 64, BadDigest),
+        (select(PLAIN, ADDRESS), SHA["a"] + "\n", BadDigest),
     ],
 )
-def test_any_other_sha256_is_refused(choice: Chosen, digest: str, error: type[DownloadError]) -> None:
+def test_any_other_sha256_is_refused(choice: Selection, digest: str, error: type[DownloadError]) -> None:
     with pytest.raises(error) as refused:
-        pinned(choice, digest)
+        pin_checksum(choice, digest)
     if error is DigestDiffers:
         assert SHA["a"] in refused.value.say("en") and SHA["b"] in refused.value.say("zh")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from modules.hub.client import Hub
+from modules.hub.client import HubClient
 from modules.hub.errors import DownloadError, Stopped
-from modules.hub.file_source import HubSource
+from modules.hub.file_source import HubFileSource
 from modules.hub.repository import RemoteFile
 from tests.support.hub_reading import BIG, REPO, big, read
-from tests.support.hub_server import Hub as Served
+from tests.support.hub_server import HubServer as Served
 
 
 def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple[float, BaseException | None]:
@@ -46,16 +46,16 @@ def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple
 
 
 @pytest.fixture
-def patient(served: Served) -> Iterator[Hub]:
+def patient(served: Served) -> Iterator[HubClient]:
     """A hub that would wait for long."""
-    asked = Hub(served.url)
+    asked = HubClient(served.url)
     yield asked
     asked.close()
 
 
 @pytest.mark.parametrize("connection", [None, "close"])
 def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
-    served: Served, patient: Hub, connection: str | None
+    served: Served, patient: HubClient, connection: str | None
 ) -> None:
     served.fault("big", origin="cdn", stall_after=1000, headers={"Connection": connection})
     source = patient.source(patient.repository(REPO, "main"))
@@ -89,7 +89,7 @@ def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served
 @pytest.mark.parametrize("which", ["body", "source"])
 def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | None, which: str) -> None:
     over_tls.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
-    hub = Hub(over_tls.url)
+    hub = HubClient(over_tls.url)
     repository = hub.repository(REPO, "main")
     source = hub.source(repository)
     assert read(source.open(repository.files[0], 0, len(BIG))) == BIG
@@ -99,7 +99,7 @@ def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | No
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: Hub) -> None:
+def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: HubClient) -> None:
     served.fault("big", origin="cdn", stall_after=1000)
     source = patient.source(patient.repository(REPO, "main"))
     body = source.open(big(patient), 0, len(BIG))
@@ -109,7 +109,7 @@ def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: 
         source.open(big(patient), 0, 5)
 
 
-def test_a_wait_for_headers_ends_when_the_source_is_closed(served: Served, patient: Hub) -> None:
+def test_a_wait_for_headers_ends_when_the_source_is_closed(served: Served, patient: HubClient) -> None:
     source = patient.source(patient.repository(REPO, "main"))
     served.fault("big", delay=60)
     file = big(patient)
@@ -117,12 +117,12 @@ def test_a_wait_for_headers_ends_when_the_source_is_closed(served: Served, patie
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def opens_until_stopped(source: HubSource, file: RemoteFile) -> None:
+def opens_until_stopped(source: HubFileSource, file: RemoteFile) -> None:
     with pytest.raises(Stopped):
         source.open(file, 0, 5)
 
 
-def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: Hub) -> None:
+def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: HubClient) -> None:
     source = patient.source(patient.repository(REPO, "main"))
     served.fault("big", delay=60)
     file = big(patient)
@@ -135,7 +135,9 @@ def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: Hub) 
 
 
 @pytest.mark.parametrize("fault", [{"delay": 60}, {"stall_after": 2}], ids=str)
-def test_a_wait_for_a_list_ends_when_the_hub_is_closed(served: Served, patient: Hub, fault: dict[str, object]) -> None:
+def test_a_wait_for_a_list_ends_when_the_hub_is_closed(
+    served: Served, patient: HubClient, fault: dict[str, object]
+) -> None:
     served.fault("/revision/", **fault)
     seconds, error = ended_after(lambda: patient.repository(REPO, "main"), patient.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
@@ -150,21 +152,21 @@ def test_a_wait_for_a_connection_ends_when_the_hub_is_closed(scheme: str) -> Non
         for each in full:
             each.setblocking(False)
             each.connect_ex(address)
-        hub = Hub(f"{scheme}://127.0.0.1:{address[1]}")
-        seconds, error = ended_after(lambda: hub.resolve(REPO, "main"), hub.close)
+        hub = HubClient(f"{scheme}://127.0.0.1:{address[1]}")
+        seconds, error = ended_after(lambda: hub.resolve_commit(REPO, "main"), hub.close)
         for each in full:
             each.close()
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_a_body_that_nobody_reads_lets_its_connection_go(served: Served, hub: Hub, source: HubSource) -> None:
+def test_a_body_that_nobody_reads_lets_its_connection_go(served: Served, hub: HubClient, source: HubFileSource) -> None:
     body = source.open(big(hub), 0, len(BIG))
     body.close()
     assert body._response.raw.closed
     assert read(source.open(big(hub), 0, 10)) == BIG[:10]
 
 
-def test_a_body_that_is_left_half_read_lets_its_connection_go(hub: Hub, source: HubSource) -> None:
+def test_a_body_that_is_left_half_read_lets_its_connection_go(hub: HubClient, source: HubFileSource) -> None:
     body = source.open(big(hub), 0, len(BIG))
     chunks = body.chunks()
     next(chunks)
@@ -178,7 +180,7 @@ def test_nothing_is_left_open(served: Served) -> None:
 
     before = None
     for _ in range(3):
-        hub = Hub(served.url)
+        hub = HubClient(served.url)
         source = hub.source(hub.repository(REPO, "main"))
         read(source.open(big(hub), 0, 100_000))
         source.close()

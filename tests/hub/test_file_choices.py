@@ -10,18 +10,18 @@ import pytest
 from modules.core.errors import OptionError
 from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.file_choices import (
-    CODE,
-    ONLY_PICKLES,
-    PICKLE,
-    below,
-    choices,
-    excluding,
-    kind,
-    picked,
-    quantisation,
-    single,
-    target,
-    text_only,
+    CODE_WARNING,
+    ONLY_PICKLES_WARNING,
+    PICKLE_WARNING,
+    destination,
+    exclude_files,
+    find_file,
+    list_choices,
+    quantization,
+    repository_kind,
+    restrict_to_folder,
+    select_choices,
+    select_metadata,
 )
 from modules.hub.repository import RemoteFile, Repository
 
@@ -81,62 +81,68 @@ def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> Non
         with subtests.test(case):
             present, what, ticked = TICKED[case]
             found = repository(*present)
-            assert kind(found) == what
-            assert {file.path for choice in choices(found) if choice.ticked for file in choice.files} == set(ticked)
-            assert {file.path for choice in choices(found) for file in choice.files} == set(present)
+            assert repository_kind(found) == what
+            assert {file.path for choice in list_choices(found) if choice.preselected for file in choice.files} == set(
+                ticked
+            )
+            assert {file.path for choice in list_choices(found) for file in choice.files} == set(present)
             if ticked:
-                assert paths(picked(found)) == set(ticked)
+                assert paths(select_choices(found)) == set(ticked)
             else:
                 with pytest.raises(NothingToDownload):
-                    picked(found)
+                    select_choices(found)
 
 
 def test_what_runs_code_is_never_ticked_and_says_so() -> None:
-    found = {choice.name: choice for choice in choices(repository("m.py", "a.bin", "b.pt", "c.ckpt", "m.safetensors"))}
-    assert found["m.py"].warning == CODE and not found["m.py"].ticked
+    found = {
+        choice.name: choice for choice in list_choices(repository("m.py", "a.bin", "b.pt", "c.ckpt", "m.safetensors"))
+    }
+    assert found["m.py"].warning == CODE_WARNING and not found["m.py"].preselected
     for name in ("a.bin", "b.pt", "c.ckpt"):
-        assert (found[name].group, found[name].ticked, found[name].warning) == ("pickle", False, PICKLE)
-    alone = choices(repository("config.json", "pytorch_model.bin"))
-    assert [each.warning for each in alone] == [ONLY_PICKLES, None]
+        assert (found[name].group, found[name].preselected, found[name].warning) == ("pickle", False, PICKLE_WARNING)
+    alone = list_choices(repository("config.json", "pytorch_model.bin"))
+    assert [each.warning for each in alone] == [ONLY_PICKLES_WARNING, None]
 
 
 def test_gguf_files_stand_by_size_and_the_usual_one_is_marked() -> None:
-    found = choices(repository("mm.IQ2_XXS.longer.gguf", "m.Q8_0.gguf", "m.Q4_K_M.gguf", "mmproj-F16.gguf", "a.md"))
-    assert [(each.quantisation, each.group, each.recommended) for each in found] == [
+    found = list_choices(
+        repository("mm.IQ2_XXS.longer.gguf", "m.Q8_0.gguf", "m.Q4_K_M.gguf", "mmproj-F16.gguf", "a.md")
+    )
+    assert [(each.quantization, each.group, each.recommended) for each in found] == [
         ("Q8_0", "gguf", False),
         ("Q4_K_M", "gguf", True),
         ("IQ2_XXS", "gguf", False),
         ("F16", "mmproj", False),
-        ("", "about", False),
+        ("", "metadata", False),
     ]
 
 
 def test_a_split_gguf_is_one_choice() -> None:
-    (found,) = choices(repository(*SPLIT))
-    assert (found.name, found.quantisation, found.missing) == (SPLIT[0], "Q8_0", ())
+    (found,) = list_choices(repository(*SPLIT))
+    assert (found.name, found.quantization, found.missing) == (SPLIT[0], "Q8_0", ())
     assert found.size == sum(10 * len(path) for path in SPLIT)
-    assert paths(picked(repository(*SPLIT), [SPLIT[0]])) == set(SPLIT)
+    assert paths(select_choices(repository(*SPLIT), [SPLIT[0]])) == set(SPLIT)
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_split_gguf_with_a_part_missing_is_refused(lost: int) -> None:
     there = repository(*[path for number, path in enumerate(SPLIT) if number != lost])
-    (found,) = choices(there)
+    (found,) = list_choices(there)
     missing = SPLIT[lost].rpartition("/")[2]
-    assert (found.name, found.missing, found.ticked) == (SPLIT[0], (missing,), False)
+    assert (found.name, found.missing, found.preselected) == (SPLIT[0], (missing,), False)
     with pytest.raises(IncompleteSet, match=missing):
-        picked(there, [found.name])
+        select_choices(there, [found.name])
     with pytest.raises(IncompleteSet):
-        single(there, there.files[0].path)
+        find_file(there, there.files[0].path)
 
 
 def test_sets_of_the_same_name_in_two_folders_are_two() -> None:
-    assert len(choices(repository(*SPLIT, *[f"x/{path}" for path in SPLIT]))) == 2
+    assert len(list_choices(repository(*SPLIT, *[f"x/{path}" for path in SPLIT]))) == 2
 
 
 def test_names_that_claim_very_many_parts_cost_nothing() -> None:
     began = time.monotonic()
-    found = choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
+    found = list_choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
     assert time.monotonic() - began < 5
     assert len(found[0].missing) == 10 and not found[0].recommended
 
@@ -165,64 +171,64 @@ QUANTIZATIONS = [
 def test_the_quantization_is_read_from_the_name(subtests: pytest.Subtests) -> None:
     for path, name in QUANTIZATIONS:
         with subtests.test(path=path):
-            assert quantisation(path) == name
+            assert quantization(path) == name
 
 
 def test_the_users_boxes_decide() -> None:
     there = repository(*PLAIN, "pytorch_model.bin", "m.py")
-    assert paths(picked(there, ["pytorch_model.bin", "config.json", "config.json"])) == {
+    assert paths(select_choices(there, ["pytorch_model.bin", "config.json", "config.json"])) == {
         "pytorch_model.bin",
         "config.json",
     }
-    assert len(picked(there, ["config.json", "config.json"])) == 1
+    assert len(select_choices(there, ["config.json", "config.json"])) == 1
     with pytest.raises(NothingToDownload):
-        picked(there, [])
+        select_choices(there, [])
     with pytest.raises(FileNotOnHub) as caught:
-        picked(there, ["confg.json"])
+        select_choices(there, ["confg.json"])
     assert caught.value.nearest[0] == "config.json"
 
 
 def test_a_single_file_is_found_by_its_path_or_its_name() -> None:
     there = repository("a/config.json", "b/config.json", "a/m.Q4_K_M.gguf", *SPLIT)
-    assert paths(single(there, "a/config.json")) == {"a/config.json"}
-    assert paths(single(there, "m.Q4_K_M.gguf")) == {"a/m.Q4_K_M.gguf"}
-    assert paths(single(there, "M-Q8_0-00002-of-00003.gguf")) == set(SPLIT)
+    assert paths(find_file(there, "a/config.json")) == {"a/config.json"}
+    assert paths(find_file(there, "m.Q4_K_M.gguf")) == {"a/m.Q4_K_M.gguf"}
+    assert paths(find_file(there, "M-Q8_0-00002-of-00003.gguf")) == set(SPLIT)
     for name in ("config.json", "m.Q5_K_M.gguf", ""):
         with pytest.raises(FileNotOnHub):
-            single(there, name)
+            find_file(there, name)
 
 
 def test_a_file_that_is_not_there_names_the_nearest() -> None:
     there = repository("m.Q4_K_M.gguf", "m.Q5_K_M.gguf", "sub/m.Q8_0.gguf", "README.md")
     with pytest.raises(FileNotOnHub) as caught:
-        single(there, "m.q4km.gguf")
+        find_file(there, "m.q4km.gguf")
     assert caught.value.nearest[0] == "m.Q4_K_M.gguf" and len(caught.value.nearest) <= 3
     assert "m.Q4_K_M.gguf" in caught.value.say("zh")
 
 
 def test_text_only_leaves_the_weights_out() -> None:
-    assert paths(text_only(repository(*PLAIN, "model.safetensors", "m.gguf", "m.py"))) == set(PLAIN[:-1])
+    assert paths(select_metadata(repository(*PLAIN, "model.safetensors", "m.gguf", "m.py"))) == set(PLAIN[:-1])
     with pytest.raises(NothingToDownload):
-        text_only(repository("m.gguf"))
+        select_metadata(repository("m.gguf"))
 
 
 def test_a_pattern_excludes_as_in_the_original() -> None:
     files = repository("config.json", "onnx/model.json", "model.safetensors").files
-    assert paths(excluding(files, "onnx/")) == {"config.json", "model.safetensors"}
-    assert paths(excluding(files, r".*\.json")) == {"model.safetensors"}
-    assert paths(excluding(files, "json")) == paths(files)
+    assert paths(exclude_files(files, "onnx/")) == {"config.json", "model.safetensors"}
+    assert paths(exclude_files(files, r".*\.json")) == {"model.safetensors"}
+    assert paths(exclude_files(files, "json")) == paths(files)
     with pytest.raises(OptionError):
-        excluding(files, "[")
+        exclude_files(files, "[")
     with pytest.raises(NothingToDownload):
-        excluding(files, "")
+        exclude_files(files, "")
 
 
 def test_a_link_to_a_folder_means_what_is_in_it() -> None:
-    there = below(repository("a/config.json", "ab/x.json", "config.json"), "a")
+    there = restrict_to_folder(repository("a/config.json", "ab/x.json", "config.json"), "a")
     assert [file.path for file in there.files] == ["a/config.json"]
-    assert below(there, "") == there
+    assert restrict_to_folder(there, "") == there
     with pytest.raises(FileNotOnHub):
-        below(there, "nowhere")
+        restrict_to_folder(there, "nowhere")
 
 
 PLACES = {
@@ -244,9 +250,9 @@ def test_the_target_folder_and_names_of_files(subtests: pytest.Subtests) -> None
         with subtests.test(case):
             present, root, folder, places = PLACES[case]
             there = repository(*present)
-            found = target(there, there.files)
+            found = destination(there, there.files)
             assert (found.root, found.folder) == (root, folder)
-            assert set(found.places) == set(present) and places.items() <= found.places.items()
+            assert set(found.paths) == set(present) and places.items() <= found.paths.items()
 
 
 @pytest.mark.parametrize(
@@ -260,12 +266,12 @@ def test_the_target_folder_and_names_of_files(subtests: pytest.Subtests) -> None
 )
 def test_the_folder_is_named_after_the_branch_too(revision: str, folder: str) -> None:
     there = repository("config.json", revision=revision)
-    assert target(there, there.files).folder == folder
+    assert destination(there, there.files).folder == folder
 
 
 def test_a_folder_is_never_named_too_long_for_a_disk() -> None:
     names = {
-        target(there, there.files).folder
+        destination(there, there.files).folder
         for there in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + last) for last in "12")
     }
     assert len(names) == 2 and all(len(name) <= 200 for name in names)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from modules.hub.client import Hub
+from modules.hub.client import HubClient
 from modules.hub.errors import (
     DownloadError,
     MirrorUnreachable,
@@ -17,14 +17,14 @@ from modules.hub.errors import (
     ServerFault,
     WrongSize,
 )
-from modules.hub.file_source import HubSource
+from modules.hub.file_source import HubFileSource
 from modules.hub.repository import RemoteFile
 from tests.support.hub_reading import BIG, REPO, big, named, read
-from tests.support.hub_server import Hub as Served
+from tests.support.hub_server import HubServer as Served
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, len(BIG)), (0, 1), (1, 300_000), (len(BIG) - 1, len(BIG))])
-def test_the_bytes_asked_for_come(served: Served, hub: Hub, source: HubSource, begin: int, end: int) -> None:
+def test_the_bytes_asked_for_come(served: Served, hub: HubClient, source: HubFileSource, begin: int, end: int) -> None:
     file, before = big(hub), served.sent
     body = source.open(file, begin, end)
     assert (body.begin, body.end, body.total) == (begin, end, len(BIG))
@@ -32,26 +32,26 @@ def test_the_bytes_asked_for_come(served: Served, hub: Hub, source: HubSource, b
     assert served.sent - before == end - begin
 
 
-def test_small_and_empty_files_come_too(hub: Hub, source: HubSource) -> None:
+def test_small_and_empty_files_come_too(hub: HubClient, source: HubFileSource) -> None:
     repository = hub.repository(REPO, "main")
     assert read(source.open(named(repository, "config.json"), 0, 8)) == b'{"a": 1}'
     assert read(source.open(named(repository, "empty.txt"), 0, 0)) == b""
 
 
-def test_no_coding_and_no_origin_is_told(served: Served, hub: Hub, source: HubSource) -> None:
+def test_no_coding_and_no_origin_is_told(served: Served, hub: HubClient, source: HubFileSource) -> None:
     read(source.open(big(hub), 0, 5))
     for request in served.log:
         assert request.headers["Accept-Encoding"] == "identity"
         assert not {"Referer", "Cookie", "Origin"} & set(request.headers)
 
 
-def test_a_cookie_is_not_kept(served: Served, hub: Hub) -> None:
+def test_a_cookie_is_not_kept(served: Served, hub: HubClient) -> None:
     served.fault("/revision/", times=1, headers={"Set-Cookie": "id=1; Path=/"})
     hub.repository(REPO, "main")
     assert "Cookie" not in served.log[-1].headers
 
 
-def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: Hub, source: HubSource) -> None:
+def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: HubClient, source: HubFileSource) -> None:
     file, got = big(hub), dict[int, bytes]()
 
     def take(place: int) -> None:
@@ -66,7 +66,7 @@ def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: Hub, sour
     assert len(served.requests("/resolve/")) == 1 and len(served.requests(origin="cdn")) == 5
 
 
-def test_connections_are_used_again(served: Served, hub: Hub, source: HubSource) -> None:
+def test_connections_are_used_again(served: Served, hub: HubClient, source: HubFileSource) -> None:
     for place in range(20):
         read(source.open(big(hub), place, place + 1000))
     assert len({each.connection for each in served.requests(origin="cdn")}) == 1
@@ -74,14 +74,16 @@ def test_connections_are_used_again(served: Served, hub: Hub, source: HubSource)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_link_that_has_expired_is_asked_for_again(served: Served, hub: Hub, source: HubSource, status: int) -> None:
+def test_a_link_that_has_expired_is_asked_for_again(
+    served: Served, hub: HubClient, source: HubFileSource, status: int
+) -> None:
     read(source.open(big(hub), 0, 10))
     served.fault("big", origin="cdn", times=1, status=status)
     assert read(source.open(big(hub), 10, 20)) == BIG[10:20]
     assert len(served.requests("/resolve/")) == 2
 
 
-def test_links_that_expire_really(served: Served, hub: Hub, source: HubSource) -> None:
+def test_links_that_expire_really(served: Served, hub: HubClient, source: HubFileSource) -> None:
     """Spec test 8, on this side."""
     served.fault("big", origin="cdn", times=1, drop_after=100)
     with pytest.raises(DownloadError):
@@ -90,27 +92,33 @@ def test_links_that_expire_really(served: Served, hub: Hub, source: HubSource) -
     assert read(source.open(big(hub), 100, 1000)) == BIG[100:1000]
 
 
-def test_a_fresh_link_that_is_refused_is_a_fault_that_may_pass(served: Served, hub: Hub, source: HubSource) -> None:
+def test_a_fresh_link_that_is_refused_is_a_fault_that_may_pass(
+    served: Served, hub: HubClient, source: HubFileSource
+) -> None:
     served.fault("big", origin="cdn", status=403)
     with pytest.raises(ServerFault) as caught:
         source.open(big(hub), 0, 10)
-    assert caught.value.passing and caught.value.host == served.cdn.removeprefix("http://")
+    assert caught.value.transient and caught.value.host == served.cdn.removeprefix("http://")
 
 
-def test_a_mirror_that_ignores_ranges_gives_all_from_the_start(served: Served, hub: Hub, source: HubSource) -> None:
+def test_a_mirror_that_ignores_ranges_gives_all_from_the_start(
+    served: Served, hub: HubClient, source: HubFileSource
+) -> None:
     served.fault("big", origin="cdn", ignore_range=True)
     body = source.open(big(hub), 300_000, 300_010)
     assert (body.begin, body.end) == (0, len(BIG)) and read(body) == BIG
 
 
-def test_a_mirror_that_gives_no_length_is_believed_to_have_it_all(served: Served, hub: Hub, source: HubSource) -> None:
+def test_a_mirror_that_gives_no_length_is_believed_to_have_it_all(
+    served: Served, hub: HubClient, source: HubFileSource
+) -> None:
     served.fault("big", origin="cdn", chunked=True)
     assert read(source.open(big(hub), 0, len(BIG))) == BIG
     assert read(source.open(big(hub), 5, 10)) == BIG[5:10]
 
 
 def test_a_mirror_that_has_less_than_it_lists_is_found_out_at_the_end(
-    served: Served, hub: Hub, source: HubSource
+    served: Served, hub: HubClient, source: HubFileSource
 ) -> None:
     served.fault("big", origin="cdn", chunked=True)
     file = big(hub)
@@ -120,14 +128,16 @@ def test_a_mirror_that_has_less_than_it_lists_is_found_out_at_the_end(
     assert (caught.value.sent, caught.value.listed) == (len(BIG), len(BIG) + 5)
 
 
-def test_never_more_than_asked_for(served: Served, hub: Hub, source: HubSource) -> None:
+def test_never_more_than_asked_for(served: Served, hub: HubClient, source: HubFileSource) -> None:
     told = {"Content-Range": f"bytes 0-9/{len(BIG)}", "Content-Type": "x/y", "Content-Length": None}
     served.fault("big", origin="hub", status=206, headers={**told, "Connection": "close"}, body=BIG)
     assert read(source.open(big(hub), 0, 10)) == BIG[:10]
 
 
 @pytest.mark.parametrize("origin", ["hub", "cdn"])
-def test_a_mirror_that_says_nothing_is_given_up(served: Served, hub: Hub, source: HubSource, origin: str) -> None:
+def test_a_mirror_that_says_nothing_is_given_up(
+    served: Served, hub: HubClient, source: HubFileSource, origin: str
+) -> None:
     """Spec test 10: in the middle of a body it is below."""
     served.fault("big", origin=origin, delay=5)
     began = time.monotonic()
@@ -162,7 +172,7 @@ LIES: list[tuple[dict[str, object], type[DownloadError]]] = [
 
 @pytest.mark.parametrize(("lie", "error"), LIES, ids=lambda each: str(each)[:50])
 def test_an_answer_that_lies_is_found_out(
-    served: Served, hub: Hub, source: HubSource, lie: dict[str, object], error: type[DownloadError]
+    served: Served, hub: HubClient, source: HubFileSource, lie: dict[str, object], error: type[DownloadError]
 ) -> None:
     """Spec test 13: ETag and Content-Range; spec test 2, on this side."""
     served.fault("big", origin="cdn", **lie)
@@ -174,13 +184,15 @@ def test_an_answer_that_lies_is_found_out(
 
 
 @pytest.mark.parametrize("how", ["drop_after", "reset_after", "stall_after"])
-def test_what_came_before_a_connection_broke_is_kept(served: Served, hub: Hub, source: HubSource, how: str) -> None:
+def test_what_came_before_a_connection_broke_is_kept(
+    served: Served, hub: HubClient, source: HubFileSource, how: str
+) -> None:
     served.fault("big", origin="cdn", times=1, **{how: 100_000})
     got = bytearray()
     with pytest.raises(MirrorUnreachable) as caught:
         for piece in source.open(big(hub), 0, len(BIG)).chunks():
             got += piece
-    assert caught.value.passing and caught.value.host == served.cdn.removeprefix("http://")
+    assert caught.value.transient and caught.value.host == served.cdn.removeprefix("http://")
     if how == "reset_after":  # the system throws away what it had not handed over
         assert BIG.startswith(bytes(got))
     else:

@@ -14,14 +14,14 @@ from modules.catalog.catalog import Catalog
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem
 from modules.engines.llamacpp.memory import estimate
 from modules.formats.gguf_header import GgufHeader, read_header
-from modules.hub.client import Hub
+from modules.hub.client import HubClient
 from modules.hub.errors import MirrorUnreachable
-from modules.hub.gguf_probe import FIRST, read_remote_header
+from modules.hub.gguf_probe import FIRST_FETCH, read_remote_header
 from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS
 from tests.support.gguf_files import ARRAY, MODEL, U8, As, Tensor, array, gguf
 from tests.support.hub_server import Content
-from tests.support.hub_server import Hub as Served
+from tests.support.hub_server import HubServer as Served
 
 LARGE = Tensor("blk.0.ffn_up.weight", (4096, 4096))  # 64 MiB of zeros, of which 64 KiB are written
 PART = "m-Q8_0-{}-of-00002.gguf"
@@ -34,7 +34,7 @@ def remote(served: Served, **files: Content) -> GgufHeader:
 
 
 def headed(served: Served) -> GgufHeader:
-    with closing(Hub(served.url, read_seconds=1)) as hub:
+    with closing(HubClient(served.url, read_seconds=1)) as hub:
         repository = hub.repository("user/model", "main")
         served.sent = 0
         with closing(hub.source(repository)) as source:
@@ -118,7 +118,7 @@ def test_a_header_without_end_is_not_fetched(served: Served, tmp_path: Path) -> 
     files["m.gguf"] = replace(files["m.gguf"], content=path, size=4 << 30)
     with pytest.raises(DamagedModel, match="longer than 32 MiB"):
         headed(served)
-    assert served.sent < 2 * FIRST
+    assert served.sent < 2 * FIRST_FETCH
 
 
 def test_a_connection_that_breaks_is_told(served: Served) -> None:
@@ -131,7 +131,7 @@ def test_a_mirror_that_trickles_keeps_nobody_for_long(served: Served) -> None:
     served.add("user/model", {"m.gguf": with_vocabulary(50_000)})
     served.fault("m.gguf", origin="cdn", rate=2_000)
     begun = time.monotonic()
-    with closing(Hub(served.url)) as hub:
+    with closing(HubClient(served.url)) as hub:
         repository = hub.repository("user/model", "main")
         with closing(hub.source(repository)) as source, pytest.raises(MirrorUnreachable, match="timeout"):
             read_remote_header(source, repository.files, seconds=0.5)

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from modules.hub.client import Hub
-from modules.hub.connections import Connections
-from modules.hub.endpoints import HUGGING_FACE, MIRROR, Token
+from modules.hub.access_token import AccessToken
+from modules.hub.client import HubClient
+from modules.hub.connections import ConnectionPool
+from modules.hub.endpoint_url import HF_MIRROR, HUGGING_FACE
 from modules.hub.errors import MirrorUnreachable, NotAHub, RedirectUnreachable
-from modules.hub.file_source import HubSource
-from modules.hub.http import Client, Link
+from modules.hub.file_source import HubFileSource
+from modules.hub.http import HttpClient, Link
 from tests.support.hub_reading import BIG, REPO, big, named, read
-from tests.support.hub_server import Hub as Served
+from tests.support.hub_server import HubServer as Served
 
 
-def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: Hub, source: HubSource) -> None:
+def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: HubClient, source: HubFileSource) -> None:
     """Spec test 17: 308, as hf-mirror.com does for what it has not cached."""
     with Served() as other:
         commit = other.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
@@ -29,7 +30,7 @@ def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: Hub, s
 
 
 def test_a_mirror_that_sends_us_to_a_dead_host_is_told_so(
-    served: Served, hub: Hub, source: HubSource, free_port: int
+    served: Served, hub: HubClient, source: HubFileSource, free_port: int
 ) -> None:
     served.fault("/resolve/", status=308, redirect=f"http://127.0.0.1:{free_port}/x")
     with pytest.raises(RedirectUnreachable) as caught:
@@ -37,10 +38,10 @@ def test_a_mirror_that_sends_us_to_a_dead_host_is_told_so(
     assert (caught.value.host, caught.value.target) == (hub.host, f"127.0.0.1:{free_port}")
 
 
-def test_a_list_that_is_redirected_works(served: Served, hub: Hub) -> None:
+def test_a_list_that_is_redirected_works(served: Served, hub: HubClient) -> None:
     commit = served.repos[REPO].branches["main"]
     served.fault("/revision/main", status=307, redirect=f"/api/models/{REPO}/revision/{commit}")
-    assert hub.resolve(REPO, "main") == commit
+    assert hub.resolve_commit(REPO, "main") == commit
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_a_list_that_is_redirected_works(served: Served, hub: Hub) -> None:
     ],
 )
 def test_a_redirect_to_what_is_no_web_server_is_not_followed(
-    served: Served, hub: Hub, source: HubSource, target: str
+    served: Served, hub: HubClient, source: HubFileSource, target: str
 ) -> None:
     served.fault("/resolve/", redirect=target)
     with pytest.raises(NotAHub):
@@ -78,31 +79,31 @@ def test_a_redirect_of_a_public_mirror_stays_public_and_encrypted(subtests: pyte
     """Spec test 13. Where a redirect leads is decided before anything is asked there."""
     for start, target, words in REDIRECTS:
         with subtests.test(target=target), pytest.raises(NotAHub, match=words):
-            Client(MIRROR, None, Connections())._redirected(Link(start), target)
+            HttpClient(HF_MIRROR, None, ConnectionPool())._redirected(Link(start), target)
 
 
 @pytest.mark.parametrize(
-    ("hosts", "start", "target", "authorised"),
+    ("hosts", "start", "target", "authorized"),
     [
-        ({"huggingface.co"}, f"{MIRROR}/x", f"{HUGGING_FACE}/x", True),
-        ({"hf-mirror.com"}, f"{MIRROR}/x", f"{HUGGING_FACE}/x", False),
-        ({"hf-mirror.com"}, f"{MIRROR}/x", "/y", True),
-        ({"hf-mirror.com", "8.8.8.8"}, f"{MIRROR}/x", "https://8.8.8.8/x", False),
+        ({"huggingface.co"}, f"{HF_MIRROR}/x", f"{HUGGING_FACE}/x", True),
+        ({"hf-mirror.com"}, f"{HF_MIRROR}/x", f"{HUGGING_FACE}/x", False),
+        ({"hf-mirror.com"}, f"{HF_MIRROR}/x", "/y", True),
+        ({"hf-mirror.com", "8.8.8.8"}, f"{HF_MIRROR}/x", "https://8.8.8.8/x", False),
         ({"huggingface.co"}, "https://8.8.8.8/x", f"{HUGGING_FACE}/x", False),
     ],
 )
-def test_who_sees_the_token_after_a_redirect(hosts: set[str], start: str, target: str, authorised: bool) -> None:
-    client = Client(MIRROR, Token("hf_secret", frozenset(hosts)), Connections())
-    link = Link(start, authorised=start.startswith(MIRROR) and "hf-mirror.com" in hosts)
-    assert client._redirected(link, target).authorised is authorised
+def test_who_sees_the_token_after_a_redirect(hosts: set[str], start: str, target: str, authorized: bool) -> None:
+    client = HttpClient(HF_MIRROR, AccessToken("hf_secret", frozenset(hosts)), ConnectionPool())
+    link = Link(start, authorized=start.startswith(HF_MIRROR) and "hf-mirror.com" in hosts)
+    assert client._redirected(link, target).authorized is authorized
 
 
-def test_the_body_of_a_redirect_is_not_waited_for(served: Served, hub: Hub, source: HubSource) -> None:
+def test_the_body_of_a_redirect_is_not_waited_for(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"/{REPO}/resolve/main/config.json", times=1, length=1 << 40)
     assert read(source.open(named(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
 
 
-def test_redirects_end_after_six(served: Served, hub: Hub, source: HubSource) -> None:
+def test_redirects_end_after_six(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"{served.url}/{REPO}/resolve/again")
     with pytest.raises(NotAHub, match="redirects"):
         source.open(big(hub), 0, 5)
@@ -114,7 +115,9 @@ def test_the_token_goes_only_where_it_may(served: Served, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG)
     with Served() as other:
         commit = other.add(REPO, {"config.json": b'{"a": 1}'})
-        hub = Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://"), "huggingface.co"})))
+        hub = HubClient(
+            served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://"), "huggingface.co"}))
+        )
         repository = hub.repository(REPO, "main")
         source = hub.source(repository)
         served.fault("config", redirect=f"{other.url}/{REPO}/resolve/{commit}/config.json")
@@ -127,7 +130,7 @@ def test_the_token_goes_only_where_it_may(served: Served, caplog: pytest.LogCapt
 
 
 def test_the_token_stays_at_home_for_a_mirror_that_is_not_ticked(served: Served) -> None:
-    hub = Hub(served.url, Token("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
+    hub = HubClient(served.url, AccessToken("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
     repository = hub.repository(REPO, "main")
     read(hub.source(repository).open(repository.files[0], 0, 1))
     assert {each.authorization for each in served.log} == {""}
@@ -136,21 +139,23 @@ def test_the_token_stays_at_home_for_a_mirror_that_is_not_ticked(served: Served)
 def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    Hub(served.url).repository(REPO, "main")
-    Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://")}))).repository(REPO, "main")
+    HubClient(served.url).repository(REPO, "main")
+    HubClient(served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")}))).repository(
+        REPO, "main"
+    )
     assert {each.authorization for each in served.log} == {"", "Bearer hf_secret"}
 
 
 def test_an_error_does_not_show_the_token(served: Served) -> None:
-    hub = Hub(served.url, Token("hf_secret", frozenset({served.url.removeprefix("http://")})))
+    hub = HubClient(served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")})))
     served.fault("/revision/", reset_after=0)
     with pytest.raises(MirrorUnreachable) as caught:
-        hub.resolve(REPO, "main")
+        hub.resolve_commit(REPO, "main")
     assert "hf_secret" not in repr(caught.value) + repr(caught.value.__cause__) + caught.value.say("zh")
 
 
 def test_the_environments_proxy_is_used(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", served.url)  # a proxy is asked for whole addresses
     monkeypatch.delenv("no_proxy", raising=False)
-    assert Hub("http://mirror.example").resolve(REPO, "main") == served.repos[REPO].branches["main"]
+    assert HubClient("http://mirror.example").resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]
     assert served.log[0].path == f"http://mirror.example/api/models/{REPO}/revision/main"

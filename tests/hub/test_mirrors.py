@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from modules.downloads.request import wanted
-from modules.hub.endpoints import Token
+from modules.downloads.request import Selection
+from modules.hub.access_token import AccessToken
 from modules.hub.errors import BadEndpoint, BadToken, MirrorUnreachable, RepositoryNotFound
-from modules.hub.mirrors import Hubs, token_from
-from modules.hub.repo_id import Address
+from modules.hub.mirrors import Mirrors
+from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import RemoteFile, Repository
 from tests.support import hub_server
 from tests.support.gguf_files import MODEL, gguf
@@ -32,98 +32,98 @@ def repository(*paths: str, revision: str = "main") -> Repository:
 def test_the_flag_counts_more_than_the_environment_and_that_more_than_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert Hubs("", lambda: "").endpoints == ("https://hf-mirror.com", "https://huggingface.co")
-    assert Hubs("", lambda: "of-the-settings").endpoints == ("https://of-the-settings",)
+    assert Mirrors("", lambda: "").endpoints == ("https://hf-mirror.com", "https://huggingface.co")
+    assert Mirrors("", lambda: "of-the-settings").endpoints == ("https://of-the-settings",)
     monkeypatch.setenv("HF_ENDPOINT", "https://of-the-environment/")
-    assert Hubs("", lambda: "of-the-settings").endpoints == ("https://of-the-environment",)
-    assert Hubs("one, two", lambda: "").endpoints == ("https://one", "https://two")
+    assert Mirrors("", lambda: "of-the-settings").endpoints == ("https://of-the-environment",)
+    assert Mirrors("one, two", lambda: "").endpoints == ("https://one", "https://two")
 
 
 def test_what_is_chosen_on_the_page_counts_more_than_any() -> None:
-    hubs = Hubs("of-the-flag", lambda: "")
-    hubs.choose("other")
-    assert hubs.endpoints == ("https://other",)
-    hubs.choose("")
-    assert hubs.endpoints == ("https://of-the-flag",)
+    mirrors = Mirrors("of-the-flag", lambda: "")
+    mirrors.choose("other")
+    assert mirrors.endpoints == ("https://other",)
+    mirrors.choose("")
+    assert mirrors.endpoints == ("https://of-the-flag",)
 
 
 def test_a_wrong_endpoint_is_refused_at_once_and_changes_nothing() -> None:
     with pytest.raises(BadEndpoint):
-        Hubs("ftp://one", lambda: "")
-    hubs = Hubs("one", lambda: "")
+        Mirrors("ftp://one", lambda: "")
+    mirrors = Mirrors("one", lambda: "")
     with pytest.raises(BadEndpoint):
-        hubs.choose("two, https://user:secret@three")
-    assert hubs.endpoints == ("https://one",)
+        mirrors.choose("two, https://user:secret@three")
+    assert mirrors.endpoints == ("https://one",)
 
 
-def test_the_next_endpoint_answers_for_one_that_cannot_be_reached(served: hub_server.Hub) -> None:
-    found = Hubs(f"{NOBODY},{served.url}", lambda: "").repository(Address(REPO))
+def test_the_next_endpoint_answers_for_one_that_cannot_be_reached(served: hub_server.HubServer) -> None:
+    found = Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress(REPO))
     assert {file.path for file in found.files} == set(FILES)
 
 
-def test_the_error_that_says_most_is_told(served: hub_server.Hub) -> None:
+def test_the_error_that_says_most_is_told(served: hub_server.HubServer) -> None:
     with pytest.raises(RepositoryNotFound):
-        Hubs(f"{NOBODY},{served.url}", lambda: "").repository(Address("no/body"))
+        Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress("no/body"))
     with pytest.raises(MirrorUnreachable):
-        Hubs(NOBODY, lambda: "").repository(Address(REPO))
+        Mirrors(NOBODY, lambda: "").repository(RepoAddress(REPO))
 
 
-def test_a_list_that_was_seen_is_asked_for_again_only_if_wished(served: hub_server.Hub) -> None:
-    hubs = Hubs(served.url, lambda: "")
-    first = hubs.repository(Address(REPO))
+def test_a_list_that_was_seen_is_asked_for_again_only_if_wished(served: hub_server.HubServer) -> None:
+    mirrors = Mirrors(served.url, lambda: "")
+    first = mirrors.repository(RepoAddress(REPO))
     asked = len(served.log)
-    assert hubs.repository(Address(REPO), again=False) is first and len(served.log) == asked
-    hubs.repository(Address(REPO))
+    assert mirrors.repository(RepoAddress(REPO), refresh=False) is first and len(served.log) == asked
+    mirrors.repository(RepoAddress(REPO))
     assert len(served.log) > asked
 
 
 def test_what_is_wanted_goes_where_the_selection_says() -> None:
     ggufs = repository("sub/a.Q4_K_M.gguf")
-    told = wanted(ggufs, ggufs.files)
-    assert (told.target, told.kind, told.flat, told.files) == ("", "model", True, ("sub/a.Q4_K_M.gguf",))
+    spec = Selection(ggufs, ggufs.files).spec
+    assert (spec.target, spec.kind, spec.flat, spec.files) == ("", "model", True, ("sub/a.Q4_K_M.gguf",))
     lora = repository("adapter_config.json", "adapter_model.safetensors", revision="other")
-    told = wanted(lora, lora.files)
-    assert (told.target, told.kind, told.flat) == (f"{REPO.replace('/', '_')}_other", "lora", False)
-    assert wanted(lora, lora.files, "model").kind == "model"
+    spec = Selection(lora, lora.files).spec
+    assert (spec.target, spec.kind, spec.flat) == (f"{REPO.replace('/', '_')}_other", "lora", False)
+    assert Selection(lora, lora.files, "model").spec.kind == "model"
 
 
-def test_what_was_seen_is_remembered_without_asking_and_what_was_not_is_not(served: hub_server.Hub) -> None:
-    hubs = Hubs(served.url, lambda: "")
-    assert hubs.seen(Address(REPO)) is None and served.log == []
-    found = hubs.repository(Address(REPO))
+def test_what_was_seen_is_remembered_without_asking_and_what_was_not_is_not(served: hub_server.HubServer) -> None:
+    mirrors = Mirrors(served.url, lambda: "")
+    assert mirrors.cached_repository(RepoAddress(REPO)) is None and served.log == []
+    found = mirrors.repository(RepoAddress(REPO))
     asked = len(served.log)
-    assert hubs.seen(Address(REPO)) == found and len(served.log) == asked
-    hubs.choose("https://elsewhere.example")
-    assert hubs.seen(Address(REPO)) is None, "another hub may have another"
+    assert mirrors.cached_repository(RepoAddress(REPO)) == found and len(served.log) == asked
+    mirrors.choose("https://elsewhere.example")
+    assert mirrors.cached_repository(RepoAddress(REPO)) is None, "another hub may have another"
 
 
-def test_a_token_is_had_by_the_hubs_that_are_opened_from_then_on(served: hub_server.Hub) -> None:
-    hubs = Hubs(served.url, lambda: "")
-    hubs.repository(Address(REPO))
+def test_a_token_is_had_by_the_hubs_that_are_opened_from_then_on(served: hub_server.HubServer) -> None:
+    mirrors = Mirrors(served.url, lambda: "")
+    mirrors.repository(RepoAddress(REPO))
     assert not any(each.authorization for each in served.log)
-    hubs.allow(Token("hf_secret", frozenset({served.url.removeprefix("http://")})))
-    hubs.repository(Address(REPO))
+    mirrors.set_token(AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")})))
+    mirrors.repository(RepoAddress(REPO))
     assert served.log[-1].authorization == "Bearer hf_secret"
 
 
 def test_the_environment_has_a_token_for_hugging_face_alone() -> None:
-    assert token_from({}) is None and token_from({"HF_TOKEN": " "}) is None
-    assert token_from({"HF_TOKEN": " hf_x "}) == Token("hf_x", frozenset({"huggingface.co"}))
+    assert AccessToken.from_environment({}) is None and AccessToken.from_environment({"HF_TOKEN": " "}) is None
+    assert AccessToken.from_environment({"HF_TOKEN": " hf_x "}) == AccessToken("hf_x", frozenset({"huggingface.co"}))
     with pytest.raises(BadToken):
-        token_from({"HF_TOKEN": "two words"})
+        AccessToken.from_environment({"HF_TOKEN": "two words"})
 
 
-def test_gguf_adapters_alone_are_loras_and_only_their_headers_say_so(served: hub_server.Hub) -> None:
+def test_gguf_adapters_alone_are_loras_and_only_their_headers_say_so(served: hub_server.HubServer) -> None:
     adapter = gguf({**MODEL, "general.type": "adapter"})
     served.add("user/mixed", {"a.gguf": adapter, "b.gguf": adapter, "m.gguf": gguf(), "x.gguf": b"x", "a.json": b"{}"})
-    hubs = Hubs(served.url, lambda: "")
-    found = hubs.repository(Address("user/mixed"))
+    mirrors = Mirrors(served.url, lambda: "")
+    found = mirrors.repository(RepoAddress("user/mixed"))
     files = {each.path: each for each in found.files}
-    assert hubs.kind(found, [files["a.gguf"]], ask=False) is None
-    assert hubs.kind(found, [files["a.gguf"], files["b.gguf"]]) == "lora"
+    assert mirrors.kind(found, [files["a.gguf"]], fetch=False) is None
+    assert mirrors.kind(found, [files["a.gguf"], files["b.gguf"]]) == "lora"
     asked = len(served.log)
-    assert hubs.kind(found, [files["a.gguf"]]) == hubs.kind(found, [files["b.gguf"]], ask=False) == "lora"
+    assert mirrors.kind(found, [files["a.gguf"]]) == mirrors.kind(found, [files["b.gguf"]], fetch=False) == "lora"
     assert len(served.log) == asked, "what has been seen is not asked for again"
     for names in (["m.gguf"], ["a.gguf", "m.gguf"], ["x.gguf"], ["a.json"], []):
-        assert hubs.kind(found, [files[name] for name in names]) is None
-    assert hubs.kind(found, [replace(files["a.gguf"], size=2 << 30)]) is None
+        assert mirrors.kind(found, [files[name] for name in names]) is None
+    assert mirrors.kind(found, [replace(files["a.gguf"], size=2 << 30)]) is None

@@ -10,7 +10,7 @@ import pytest
 
 from modules.hub.errors import LinkInTheWay, UnsafeName
 from modules.hub.repository import RemoteFile
-from modules.hub.safe_paths import check, check_path, escaped, open_below, put_below
+from modules.hub.safe_paths import check_files, check_path, escape_name, move_below, open_below
 
 OID = "a" * 40
 WRITING = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -69,12 +69,12 @@ def test_a_hostile_name_is_refused_with_a_printable_message(canary: Path, subtes
         with subtests.test(name=ascii(name)):
             before = snapshot(canary)
             with pytest.raises(UnsafeName) as caught:
-                check([file("config.json"), file(name)])
+                check_files([file("config.json"), file(name)])
             assert caught.value.say("en").isprintable() and caught.value.say("zh").isprintable()
             with pytest.raises(UnsafeName):
                 open_below(canary / "target", name, WRITING)
             with pytest.raises(UnsafeName):
-                put_below(canary / "x", canary / "target", name)
+                move_below(canary / "x", canary / "target", name)
             assert snapshot(canary) == before
 
 
@@ -87,7 +87,7 @@ def test_a_plain_name_is_written_to_disk_under_that_name(tmp_path: Path, subtest
         with subtests.test(name=name):
             folder = tmp_path / str(number)
             folder.mkdir()
-            check([file(name)])
+            check_files([file(name)])
             os.close(open_below(folder / "new", name, WRITING))
             assert (folder / "new" / name).is_file()
 
@@ -107,15 +107,15 @@ COLLIDING = [
 def test_two_names_of_the_same_file_are_refused(subtests: pytest.Subtests) -> None:
     for paths in COLLIDING:
         with subtests.test(paths=ascii(paths)):
-            check([file(paths[0])])
+            check_files([file(paths[0])])
             with pytest.raises(UnsafeName):
-                check(map(file, paths))
+                check_files(map(file, paths))
 
 
 @pytest.mark.parametrize("size", [-1, (4 << 40) + 1, 1.0, "1", True, None])
 def test_a_size_that_cannot_be_is_refused(size: object) -> None:
     with pytest.raises(UnsafeName):
-        check([file("a", size)])
+        check_files([file("a", size)])
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_size_that_cannot_be_is_refused(size: object) -> None:
 )
 def test_a_hash_that_is_none_is_refused(sha256: str, git_oid: str) -> None:
     with pytest.raises(UnsafeName):
-        check([file("a", 1, sha256, git_oid)])
-    check([file("a", 4 << 40, "a" * 64, ""), file("b", 0, "", OID)])
+        check_files([file("a", 1, sha256, git_oid)])
+    check_files([file("a", 4 << 40, "a" * 64, ""), file("b", 0, "", OID)])
 
 
 def test_whatever_passes_stays_below_its_folder() -> None:
@@ -169,8 +169,8 @@ def test_whatever_passes_stays_below_its_folder() -> None:
 def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on every system but Windows, and as there."""
     if request.param == "by path":
-        monkeypatch.setattr("modules.hub.safe_paths._BY_FOLDER", False)
-        monkeypatch.setattr("modules.hub.safe_paths._NO_LINK", 0)
+        monkeypatch.setattr("modules.hub.safe_paths._HAS_DIR_FD", False)
+        monkeypatch.setattr("modules.hub.safe_paths._NO_FOLLOW", 0)
 
 
 @pytest.mark.usefixtures("each_way")
@@ -185,7 +185,7 @@ def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) ->
         open_below(target, f"{link}/new", WRITING)
     assert f"{link}/new" in caught.value.say("en")
     with pytest.raises(LinkInTheWay):
-        put_below(canary / "x", target, f"{link}/kept")
+        move_below(canary / "x", target, f"{link}/kept")
     with pytest.raises(LinkInTheWay):
         open_below(target, f"{link}/kept", os.O_RDONLY)
     assert snapshot(canary) == before
@@ -199,7 +199,7 @@ def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(canary: Path) -
         open_below(target, "file", os.O_WRONLY | os.O_TRUNC)
     with pytest.raises(LinkInTheWay):
         open_below(target, "file", os.O_WRONLY | os.O_CREAT)
-    put_below(canary / "x", target, "file")
+    move_below(canary / "x", target, "file")
     assert not (target / "file").is_symlink() and (target / "file").read_text() == "mine"
     assert (canary / "outside" / "kept").read_text() == "mine"
 
@@ -227,4 +227,4 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 
 
 def test_a_long_name_is_cut_where_it_is_shown() -> None:
-    assert escaped("猫\n" + "x" * 300) == "猫\\n" + "x" * 98 + "…"
+    assert escape_name("猫\n" + "x" * 300) == "猫\\n" + "x" * 98 + "…"

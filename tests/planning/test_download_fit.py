@@ -17,20 +17,20 @@ from modules.planning.fit import TIGHT
 from modules.planning.load_request import LoadRequest
 from modules.system.gpus import Gpu
 from tests.support.gguf_files import MODEL, gguf
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 REPO = "user/model"
 MIB = 1 << 20
 
 
 @pytest.fixture
-def served() -> Iterator[Hub]:
-    with Hub() as started:
+def served() -> Iterator[HubServer]:
+    with HubServer() as started:
         yield started
 
 
 @pytest.fixture
-def make(make_app: Callable[..., App], served: Hub) -> Callable[..., App]:
+def make(make_app: Callable[..., App], served: HubServer) -> Callable[..., App]:
     def made(free: int = 8 << 30, *words: str) -> App:
         app = make_app(*(words or ("--hf-endpoint", served.url)))
         app.memory.available_memory = lambda: free
@@ -40,14 +40,14 @@ def make(make_app: Callable[..., App], served: Hub) -> Callable[..., App]:
     return made
 
 
-def asked(app: App, served: Hub) -> tuple[dict[str, Verdict], Repository]:
-    repository = app.hubs.repository(app.hubs.address(REPO))
+def asked(app: App, served: HubServer) -> tuple[dict[str, Verdict], Repository]:
+    repository = app.mirrors.repository(app.mirrors.parse_address(REPO))
     served.sent, served.log[:] = 0, []
     return app.download_fit.verdicts(repository), repository
 
 
 def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
-    make: Callable[..., App], served: Hub, smollm2: Path, tmp_path: Path
+    make: Callable[..., App], served: HubServer, smollm2: Path, tmp_path: Path
 ) -> None:
     served.add(REPO, {smollm2.name: smollm2})
     app = make(300 * MIB)
@@ -62,7 +62,7 @@ def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
 
 
 def test_one_header_is_enough_for_all_and_it_takes_a_few_mib(
-    make: Callable[..., App], served: Hub, smollm2: Path, tmp_path: Path
+    make: Callable[..., App], served: HubServer, smollm2: Path, tmp_path: Path
 ) -> None:
     larger = tmp_path / "larger.gguf"
     larger.write_bytes(smollm2.read_bytes()[: 4 * MIB])
@@ -76,7 +76,7 @@ def test_one_header_is_enough_for_all_and_it_takes_a_few_mib(
 
 
 def test_gpus_count_and_what_they_hold_grows_with_the_weights(
-    make: Callable[..., App], served: Hub, smollm2: Path
+    make: Callable[..., App], served: HubServer, smollm2: Path
 ) -> None:
     served.add(REPO, {"m.Q4_1.gguf": smollm2})
     app = make(8 << 30, "--hf-endpoint", served.url, "--n-gpu-layers", "-1")
@@ -86,27 +86,27 @@ def test_gpus_count_and_what_they_hold_grows_with_the_weights(
 
 
 def test_the_next_hub_is_asked_if_the_first_cannot_be_reached(
-    make: Callable[..., App], served: Hub, smollm2: Path, free_port: int
+    make: Callable[..., App], served: HubServer, smollm2: Path, free_port: int
 ) -> None:
     served.add(REPO, {"m.Q4_1.gguf": smollm2})
     app = make(8 << 30, "--hf-endpoint", f"http://127.0.0.1:{free_port},{served.url}")
     assert asked(app, served)[0]["m.Q4_1.gguf"].kind == "fits"
 
 
-def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable[..., App], served: Hub) -> None:
+def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable[..., App], served: HubServer) -> None:
     served.add(REPO, {"m.Q4_1.gguf": b"no model at all" * 1000})
     app = make()
     with pytest.raises(ModelProblem):
         asked(app, served)
-    repository = app.hubs.repository(app.hubs.address(REPO))
+    repository = app.mirrors.repository(app.mirrors.parse_address(REPO))
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        app.hubs.choose(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        app.mirrors.choose(f"http://127.0.0.1:{nobody.getsockname()[1]}")
         with pytest.raises(DownloadError):
             app.download_fit.verdicts(repository)
 
 
-def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..., App], served: Hub) -> None:
+def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..., App], served: HubServer) -> None:
     served.add(REPO, {"m.Q4_1.gguf": gguf({**MODEL, "general.architecture": "flux"})}, lfs_above=0)
     (told,) = asked(make(), served)[0].values()
     assert told.kind == "unsupported" and told.why is not None and "ComfyUI" in told.why["en"]
@@ -114,7 +114,7 @@ def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..
 
 @pytest.mark.parametrize(("size", "kind"), [(1 * MIB, "fits"), (int(TIGHT * 2 * MIB) + 9, "tight"), (3 * MIB, "short")])
 def test_of_plain_weights_their_size_is_compared_with_what_is_free(
-    make: Callable[..., App], served: Hub, size: int, kind: str
+    make: Callable[..., App], served: HubServer, size: int, kind: str
 ) -> None:
     served.add(REPO, {"model.safetensors": bytes(size), "config.json": b"{}"})
     told, _ = asked(make(2 * MIB), served)
@@ -123,7 +123,7 @@ def test_of_plain_weights_their_size_is_compared_with_what_is_free(
 
 
 def test_where_memory_is_unknown_or_there_is_nothing_to_weigh_there_is_no_verdict(
-    make: Callable[..., App], served: Hub, smollm2: Path
+    make: Callable[..., App], served: HubServer, smollm2: Path
 ) -> None:
     served.add(REPO, {"model.safetensors": bytes(20_000), "m.Q4_1.gguf": smollm2})
     assert asked(make(0), served)[0] == {}

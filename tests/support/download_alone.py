@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-from modules.downloads.manager import Downloads
-from modules.downloads.record import Wanted
-from modules.hub.client import Hub
+from modules.downloads.manager import DownloadManager
+from modules.downloads.record import DownloadSpec
+from modules.hub.client import HubClient
 from tests.support.downloading import REPO, SPLIT
 
 
 def main(folder: Path, endpoint: str) -> None:
     folders = {"model": folder / "models", "lora": folder / "loras"}
-    downloads = Downloads(folders, lambda: [Hub(endpoint)], SPLIT, reserve=0)  # type: ignore[arg-type]
-    downloads.start(Wanted(REPO, "main", "something"))
+    downloads = DownloadManager(folders, lambda: [HubClient(endpoint)], SPLIT, reserve=0)  # type: ignore[arg-type]
+    downloads.start(DownloadSpec(REPO, "main", "something"))
     while True:
         (view,) = downloads.snapshot()
         print(view.state, view.elsewhere, view.done, flush=True)

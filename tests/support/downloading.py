@@ -1,4 +1,4 @@
-"""What tests of downloads share: bytes, a hub's list of files, a pace without patience."""
+"""Helpers of download tests: random bytes, a hub's file list, options with short waits."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from modules.downloads.retry import MIB, Pace
-from modules.hub.client import Hub as Mirror
+from modules.downloads.context import MIB, TransferOptions
+from modules.downloads.retry import RetryPolicy
+from modules.hub.client import HubClient
 from modules.hub.repository import Repository
 
 REPO = "somebody/something"
-HASTY = Pace(waits=(0.01,) * 6)
-"""Six tries as ever, but without the waits."""
+HASTY = TransferOptions(RetryPolicy(waits=(0.01,) * 6))
+"""The default six retries, almost without waits."""
 
-SPLIT = Pace(waits=(0.01,) * 6, split_from=4 * MIB, least_segment=MIB)
-"""The same, with small files in segments, too."""
+SPLIT = TransferOptions(HASTY.retry, split_from=4 * MIB, min_segment=MIB)
+"""The same, and smaller files are split into segments."""
 
 
 def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def listed(url: str, revision: str = "main") -> tuple[Mirror, Repository]:
-    mirror = Mirror(url)
+def listed(url: str, revision: str = "main") -> tuple[HubClient, Repository]:
+    mirror = HubClient(url)
     return mirror, mirror.repository(REPO, revision)
 
 
@@ -35,14 +36,14 @@ def sha256(path: Path) -> str:
 
 
 def until(true: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until it is so; fail if it does not become so."""
+    """Wait until `true` returns a true value; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
 
 
 def threads() -> list[str]:
-    """Names of those that carry bytes or look after a download."""
+    """Return the names of threads that belong to downloads."""
     names = ("download ", "ask a mirror", "files_", "write to the disk")
     return [each.name for each in threading.enumerate() if each.name.startswith(names)]

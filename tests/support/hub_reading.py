@@ -1,10 +1,9 @@
-"""What the tests of a mirror read: a repository with a large file, and its bytes."""
+"""Helpers of hub tests: a repository with a large file, and reading its bytes."""
 
 from __future__ import annotations
 
-from modules.hub.client import Hub
-from modules.hub.file_source import HubBody
-from modules.hub.repository import RemoteFile, Repository
+from modules.hub.client import HubClient
+from modules.hub.repository import Body, RemoteFile, Repository
 from tests.support.hub_server import Content
 
 BIG = bytes(range(256)) * 2000
@@ -12,7 +11,7 @@ REPO = "user/model"
 FILES: dict[str, Content] = {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG}
 
 
-def big(hub: Hub) -> RemoteFile:
+def big(hub: HubClient) -> RemoteFile:
     return named(hub.repository(REPO, "main"), "sub/big one.bin")
 
 
@@ -20,7 +19,7 @@ def named(repository: Repository, path: str) -> RemoteFile:
     return next(file for file in repository.files if file.path == path)
 
 
-def read(body: HubBody) -> bytes:
+def read(body: Body) -> bytes:
     pieces = list(body.chunks())
     assert all(0 < len(piece) <= 256 << 10 for piece in pieces)
     return b"".join(pieces)

@@ -1,6 +1,6 @@
 """A small Hugging Face hub on localhost: repositories, its CDN on another port, and faults on demand.
 
-    with Hub() as hub:
+    with HubServer() as hub:
         hub.add("user/model", {"config.json": b"{}", "model.safetensors": Path("big")}, lfs_above=10_000)
         hub.fault("model.safetensors", origin="cdn", times=1, drop_after=200_000)
         ... hub.url ... hub.log ... hub.sent
@@ -112,7 +112,7 @@ class Fault:
         return self.seen > self.skip and (self.times is None or self.seen <= self.skip + self.times)
 
 
-class Hub:
+class HubServer:
     """`url` is the endpoint, `cdn` the other origin; `sent` counts the bytes of bodies, of files and all else.
 
     `token` opens what is private or gated. `link_seconds` is how long a link to the CDN works. `page` is how many
@@ -135,7 +135,7 @@ class Hub:
         self.origin, self.cdn = hub, cdn
         self.url = self.next_origin = hub + prefix
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> HubServer:
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def __init__(self, hub: Hub, origin: str, *args: object) -> None:
+    def __init__(self, hub: HubServer, origin: str, *args: object) -> None:
         self.hub, self.origin = hub, origin
         super().__init__(*args)  # type: ignore[arg-type]
 

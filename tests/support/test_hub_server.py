@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 
 BIG = bytes(range(256)) * 2000
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as started:
+def hub() -> Iterator[HubServer]:
+    with HubServer() as started:
         started.add("user/model", {"config.json": b"{}", "sub/big.bin": BIG})
         yield started
 
@@ -27,7 +27,7 @@ def get(url: str, **headers: str) -> requests.Response:
     return requests.get(url, headers=headers, timeout=5)
 
 
-def test_a_tree_tells_sizes_and_hashes(hub: Hub) -> None:
+def test_a_tree_tells_sizes_and_hashes(hub: HubServer) -> None:
     commit = get(f"{hub.url}/api/models/user/model/revision/main").json()["sha"]
     listed = get(f"{hub.url}/api/models/user/model/tree/{commit}?recursive=true").json()
     found = {each["path"]: each for each in listed}
@@ -36,14 +36,14 @@ def test_a_tree_tells_sizes_and_hashes(hub: Hub) -> None:
     assert found["sub"]["type"] == "directory"
 
 
-def test_a_large_file_lies_on_the_other_origin(hub: Hub) -> None:
+def test_a_large_file_lies_on_the_other_origin(hub: HubServer) -> None:
     answer = get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
     assert (answer.content, answer.history[0].headers["X-Linked-Size"]) == (BIG, str(len(BIG)))
     assert [each.origin for each in hub.log] == ["hub", "cdn"]
     assert hub.sent == len(BIG)
 
 
-def test_a_part_of_a_file_comes_from_disk(hub: Hub, tmp_path: Path) -> None:
+def test_a_part_of_a_file_comes_from_disk(hub: HubServer, tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(64 << 20)
@@ -56,14 +56,14 @@ def test_a_part_of_a_file_comes_from_disk(hub: Hub, tmp_path: Path) -> None:
     assert get(answer.url, Range=f"bytes={64 << 20}-").status_code == 416
 
 
-def test_an_old_commit_stays_after_its_branch_moved(hub: Hub) -> None:
+def test_an_old_commit_stays_after_its_branch_moved(hub: HubServer) -> None:
     old = hub.repos["user/model"].branches["main"]
     assert hub.add("user/model", {"config.json": b"[]"}) != old
     assert get(f"{hub.url}/user/model/resolve/{old}/config.json").content == b"{}"
     assert get(f"{hub.url}/user/model/resolve/main/config.json").content == b"[]"
 
 
-def test_a_tree_comes_in_pages(hub: Hub) -> None:
+def test_a_tree_comes_in_pages(hub: HubServer) -> None:
     hub.add("user/many", {f"{number}.txt": b"" for number in range(5)}, revision="refs/pr/1")
     hub.page = 2
     url, found = f"{hub.url}/api/models/user/many/tree/refs%2Fpr%2F1?recursive=true", []
@@ -75,7 +75,7 @@ def test_a_tree_comes_in_pages(hub: Hub) -> None:
     assert len(hub.log) == 3
 
 
-def test_what_is_missing_says_what_it_is(hub: Hub) -> None:
+def test_what_is_missing_says_what_it_is(hub: HubServer) -> None:
     def code(path: str) -> tuple[int, str]:
         answer = get(hub.url + path)
         return answer.status_code, answer.headers.get("X-Error-Code", "")
@@ -85,14 +85,14 @@ def test_what_is_missing_says_what_it_is(hub: Hub) -> None:
     assert code("/user/model/resolve/main/none") == (404, "EntryNotFound")
 
 
-def test_what_is_gated_opens_with_the_token(hub: Hub) -> None:
+def test_what_is_gated_opens_with_the_token(hub: HubServer) -> None:
     hub.token = "secret"
     hub.add("user/gated", {"config.json": b"{}"}, gated=True)
     url = f"{hub.url}/user/gated/resolve/main/config.json"
     assert (get(url).status_code, get(url, Authorization="Bearer secret").status_code) == (401, 200)
 
 
-def test_the_other_requests_of_the_api(hub: Hub) -> None:
+def test_the_other_requests_of_the_api(hub: HubServer) -> None:
     refs = get(f"{hub.url}/api/models/user/model/refs").json()
     assert [each["name"] for each in refs["branches"]] == ["main"]
     url = f"{hub.url}/api/models/user/model/paths-info/main"
@@ -104,7 +104,7 @@ def test_the_other_requests_of_the_api(hub: Hub) -> None:
     assert siblings[1]["lfs"]["size"] == len(BIG)
 
 
-def test_a_fault_strikes_as_often_as_told(hub: Hub) -> None:
+def test_a_fault_strikes_as_often_as_told(hub: HubServer) -> None:
     hub.fault("config", skip=1, times=2, status=503, headers={"Retry-After": "2"})
     answers = [get(f"{hub.url}/user/model/resolve/main/config.json") for _ in range(4)]
     assert [each.status_code for each in answers] == [200, 503, 503, 200]
@@ -112,7 +112,7 @@ def test_a_fault_strikes_as_often_as_told(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("how", ["drop_after", "reset_after"])
-def test_a_connection_breaks_in_the_middle(hub: Hub, how: str) -> None:
+def test_a_connection_breaks_in_the_middle(hub: HubServer, how: str) -> None:
     hub.fault("big", origin="cdn", times=1, **{how: 100_000})
     with pytest.raises(requests.RequestException):
         get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
@@ -120,27 +120,27 @@ def test_a_connection_breaks_in_the_middle(hub: Hub, how: str) -> None:
     assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
 
 
-def test_a_stall_lasts_until_the_client_has_gone(hub: Hub) -> None:
+def test_a_stall_lasts_until_the_client_has_gone(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", stall_after=1000)
     with pytest.raises(requests.RequestException):
         requests.get(f"{hub.url}/user/model/resolve/main/sub/big.bin", timeout=(1, 0.3))
     assert hub.sent == 1000
 
 
-def test_bytes_come_as_slowly_as_told(hub: Hub) -> None:
+def test_bytes_come_as_slowly_as_told(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", rate=1_000_000)
     began = time.monotonic()
     assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
     assert 0.4 < time.monotonic() - began < 1.5
 
 
-def test_one_byte_is_wrong(hub: Hub) -> None:
+def test_one_byte_is_wrong(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", corrupt=300_000)
     got = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content
     assert [place for place, (a, b) in enumerate(zip(got, BIG, strict=True)) if a != b] == [300_000]
 
 
-def test_headers_lie(hub: Hub) -> None:
+def test_headers_lie(hub: HubServer) -> None:
     url = f"{hub.url}/user/model/resolve/main/sub/big.bin"
     hub.fault("big", origin="cdn", times=1, ignore_range=True)
     assert get(url, Range="bytes=5-9").status_code == 200
@@ -155,7 +155,7 @@ def test_headers_lie(hub: Hub) -> None:
         get(url, Range="bytes=5-9")
 
 
-def test_other_answers_take_the_place_of_the_right_one(hub: Hub) -> None:
+def test_other_answers_take_the_place_of_the_right_one(hub: HubServer) -> None:
     url = f"{hub.url}/user/model/resolve/main/config.json"
     hub.fault("config", times=1, body=b"<html>log in</html>")
     hub.fault("config", times=1, body=json.dumps([1]).encode())
@@ -166,7 +166,7 @@ def test_other_answers_take_the_place_of_the_right_one(hub: Hub) -> None:
     assert (answer.history[0].status_code, answer.status_code) == (308, 403)
 
 
-def test_links_to_the_cdn_expire(hub: Hub) -> None:
+def test_links_to_the_cdn_expire(hub: HubServer) -> None:
     link = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").url
     assert get(link).status_code == 200
     hub.expire_links()
@@ -176,15 +176,15 @@ def test_links_to_the_cdn_expire(hub: Hub) -> None:
 
 
 def test_an_endpoint_may_have_a_prefix() -> None:
-    with Hub(prefix="/hf") as hub:
+    with HubServer(prefix="/hf") as hub:
         hub.add("user/model", {"config.json": b"{}"})
         assert hub.url.endswith("/hf")
         assert get(f"{hub.url}/user/model/resolve/main/config.json").content == b"{}"
         assert get(f"{hub.origin}/user/model/resolve/main/config.json").status_code == 404
 
 
-def test_nothing_of_it_is_left_once_it_is_closed(hub: Hub) -> None:
-    with Hub() as other:
+def test_nothing_of_it_is_left_once_it_is_closed(hub: HubServer) -> None:
+    with HubServer() as other:
         other.add("user/model", {"big": BIG})
         other.fault("big", origin="cdn", stall_after=1)
         with requests.get(f"{other.url}/user/model/resolve/main/big", stream=True, timeout=5) as answer:
@@ -193,7 +193,7 @@ def test_nothing_of_it_is_left_once_it_is_closed(hub: Hub) -> None:
         get(f"{other.url}/user/model/resolve/main/big")
 
 
-def test_huggingface_hub_takes_it_for_one(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_hub_takes_it_for_one(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So what our own client is tried on is no picture of our own."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     from huggingface_hub import HfApi, constants

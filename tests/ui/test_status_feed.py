@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from modules.app import App
 from modules.core.errors import LANGUAGES
-from modules.downloads.record import Wanted
+from modules.downloads.record import DownloadSpec
 from modules.setup.overlay_installer import Installation
 from modules.ui import gr, status_feed
 from modules.ui.gradio_patches import slow_queue_polling
@@ -44,7 +44,7 @@ def test_a_download_is_news_but_not_for_guests(make_app: Callable[..., App]) -> 
     for words, told in (("--multi-user",), False), ((), True):
         app = make_app("--hf-endpoint", "http://127.0.0.1:9", *words)
         before = status_feed.digest(app, "en")
-        app.downloads.start(Wanted(REPO, "main", f"told-{told}"))
+        app.downloads.start(DownloadSpec(REPO, "main", f"told-{told}"))
         assert (status_feed.digest(app, "en") != before) == told
 
 

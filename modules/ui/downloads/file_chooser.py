@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from modules.core.errors import WebUIError
 from modules.downloads import request
-from modules.downloads.partial_file import free
-from modules.downloads.request import Chosen
+from modules.downloads.disk import free_space
+from modules.downloads.errors import DiskFull
+from modules.downloads.request import FileCriteria, Selection
 from modules.hub import file_choices
-from modules.hub.endpoints import host
-from modules.hub.errors import DiskFull, NothingToDownload
-from modules.hub.repo_id import Address
+from modules.hub.endpoint_url import host_of
+from modules.hub.errors import NothingToDownload
+from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile, Repository
 from modules.ui.downloads import file_table
 from modules.ui.downloads.job_list import JobList
@@ -115,23 +116,23 @@ class FileChooser:
 
     async def list_files(self, listed: object, address: object, file: object) -> AsyncIterator[Updates]:
         """Show the table of files. The file name that was typed stays if the repository has such a file."""
-        parsed = self._app.hubs.address(_text(address))
+        parsed = self._app.mirrors.parse_address(_text(address))
         yield {self.status: self._asking()}
         yield await asyncio.to_thread(self._list, parsed, _text(address), _text(file))
 
     def _asking(self) -> str:
-        return self._page.info("dl_asking", host=host(self._app.hubs.endpoints[0]))
+        return self._page.info("dl_asking", host=host_of(self._app.mirrors.endpoints[0]))
 
     def _list_failed(self, error: WebUIError) -> Updates:
         nothing = {self.files: "", self.listed: {}, self.download: self._page.tr("dl_download")}
         return nothing | {self.status: self._page.alert(error)}
 
-    def _list(self, address: Address, text: str, file: str, again: bool = True) -> Updates:
-        repository = self._app.hubs.repository(address, again)
-        choices = file_choices.choices(repository)
-        selected = request.ticked_at_first(repository, address)
-        downloaded = request.there(self._app.downloads, repository, choices, self._probed_kind(repository))
-        lora = file_choices.kind(repository) == "lora"
+    def _list(self, address: RepoAddress, text: str, file: str, again: bool = True) -> Updates:
+        repository = self._app.mirrors.repository(address, again)
+        choices = file_choices.list_choices(repository)
+        selected = request.preselected_choices(repository, address)
+        downloaded = request.present_choices(self._app.downloads, repository, choices, self._probed_kind(repository))
+        lora = file_choices.repository_kind(repository) == "lora"
         page, commit = self._page, repository.commit
         kept = file if _has(repository, file) else ""
         return {
@@ -139,7 +140,7 @@ class FileChooser:
             self.downloaded: "",
             self.listed: {"text": text, "commit": commit},
             self.file: kept,
-            **self._sum(lambda: self._with_kind(request.chosen(repository, address, kept, sorted(selected)))),
+            **self._sum(lambda: self._with_kind(_select(repository, address, kept, sorted(selected)))),
         }
 
     async def show_fits(self, listed: object, address: object = "", file: object = "") -> Updates:
@@ -162,18 +163,19 @@ class FileChooser:
         repository = self._listed_repository(listed)
         if repository is None:
             return {self.downloaded: gr.skip()}
-        kind, choices = self._probed_kind(repository), file_choices.choices(repository)
-        names = request.there(self._app.downloads, repository, choices, kind)
+        kind, choices = self._probed_kind(repository), file_choices.list_choices(repository)
+        names = request.present_choices(self._app.downloads, repository, choices, kind)
         return {self.downloaded: file_table.downloaded(names, repository.commit, self._page.tr)}
 
     def _listed_repository(self, listed: object) -> Repository | None:
         """Return the repository that the table shows, if it is still cached."""
         text = listed.get("text") if isinstance(listed, dict) else None
-        return self._app.hubs.seen(self._app.hubs.address(text)) if isinstance(text, str) else None
+        mirrors = self._app.mirrors
+        return mirrors.cached_repository(mirrors.parse_address(text)) if isinstance(text, str) else None
 
     def _probed_kind(self, repository: Repository) -> Kind | None:
         """Return the kind of the repository's GGUF files by the headers read so far."""
-        return self._app.hubs.kind(repository, _smallest_gguf(repository), ask=False)
+        return self._app.mirrors.kind(repository, _smallest_gguf(repository), fetch=False)
 
     # -- the choice -----------------------------------------------------------------------------------------------
 
@@ -181,12 +183,12 @@ class FileChooser:
         """Show what the button would download, without asking the hub."""
         try:
             self._app.refuse_guests()
-            parsed = self._app.hubs.address(_text(address))
-            selected, repository = self._selected(listed, parsed), self._app.hubs.seen(parsed)
+            parsed = self._app.mirrors.parse_address(_text(address))
+            selected, repository = self._selected(listed, parsed), self._app.mirrors.cached_repository(parsed)
             if selected is None or repository is None:
                 return self._no_sum()
             names = [*selected, *_selected_without_row(repository, parsed)]
-            return self._sum(lambda: self._with_kind(request.chosen(repository, parsed, _text(file), names)))
+            return self._sum(lambda: self._with_kind(_select(repository, parsed, _text(file), names)))
         except WebUIError:  # reported when the button is pressed: the address may still be incomplete
             return self._no_sum()
 
@@ -196,11 +198,11 @@ class FileChooser:
     def _no_sum(self) -> Updates:
         return {self.download: self._page.tr("dl_download"), self.status: ""}
 
-    def _with_kind(self, choice: Chosen, ask: bool = False) -> Chosen:
-        """Add the kind that the headers tell; with `ask`, the hub is asked for headers not read yet."""
-        return dataclasses.replace(choice, kind=self._app.hubs.kind(choice.repository, choice.files, ask))
+    def _with_kind(self, choice: Selection, fetch: bool = False) -> Selection:
+        """Add the kind that the headers tell; with `fetch`, headers not read yet are fetched."""
+        return dataclasses.replace(choice, kind=self._app.mirrors.kind(choice.repository, choice.files, fetch))
 
-    def _sum(self, choose: Callable[[], Chosen]) -> Updates:
+    def _sum(self, choose: Callable[[], Selection]) -> Updates:
         tr = self._page.tr
         try:
             choice = choose()
@@ -212,27 +214,27 @@ class FileChooser:
         label = tr("dl_download_one" if count == 1 else "dl_download_these").format(count=count, size=size)
         return {self.download: label, self.status: self._summary(choice)}
 
-    def _summary(self, choice: Chosen) -> str:
+    def _summary(self, choice: Selection) -> str:
         """Render where the files go, and whether the disk has room for them."""
-        wanted, tr, downloads = choice.wanted, self._page.tr, self._app.downloads
-        missing = sum(file.size for file in request.missing(downloads, choice))
-        root, folder = downloads.place(wanted).root, "loras" if wanted.kind == "lora" else "models"
+        spec, tr, downloads = choice.spec, self._page.tr, self._app.downloads
+        missing = sum(file.size for file in request.missing_files(downloads, choice))
+        root, folder = downloads.install_target(spec).root, "loras" if spec.kind == "lora" else "models"
         name = choice.files[0].path.rpartition("/")[2] if len(choice.files) == 1 else ""
-        key = "dl_lora_to" if wanted.kind == "lora" else "dl_to"
-        target = tr(key).format(place=f"{folder}/{wanted.target or name}")
+        key = "dl_lora_to" if spec.kind == "lora" else "dl_to"
+        target = tr(key).format(place=f"{folder}/{spec.target or name}")
         try:
-            downloads.check_room(wanted, missing)
+            downloads.check_space(spec, missing)
         except DiskFull as error:
             sizes = {key: decimal_size(getattr(error, key)) for key in ("needed", "free")}
             return file_table.summary(target, tr("dl_disk_short").format(**sizes))
-        more = tr("dl_disk").format(free=decimal_size(free(root))) if missing else tr("dl_all_here")
+        more = tr("dl_disk").format(free=decimal_size(free_space(root))) if missing else tr("dl_all_here")
         return file_table.summary(f"{target} · {more}")
 
-    def _selected(self, listed: object, address: Address) -> list[str] | None:
+    def _selected(self, listed: object, address: RepoAddress) -> list[str] | None:
         """Return the selected choices if the table is that of `address`. What the browser sent may be anything."""
         if not isinstance(listed, dict) or not isinstance(listed.get("text"), str):
             return None
-        if self._app.hubs.address(listed["text"]) != address:
+        if self._app.mirrors.parse_address(listed["text"]) != address:
             return None
         selected = listed.get("selected")
         return [name for name in selected if isinstance(name, str)] if isinstance(selected, list) else None
@@ -241,7 +243,7 @@ class FileChooser:
 
     async def start(self, listed: object, address: object, file: object, sha256: object) -> AsyncIterator[Updates]:
         """Download what the button says."""
-        parsed = self._app.hubs.address(_text(address))
+        parsed = self._app.mirrors.parse_address(_text(address))
         selected = self._selected(listed, parsed)
         if selected is None:
             yield {self.status: self._asking()}
@@ -250,28 +252,33 @@ class FileChooser:
         yield await asyncio.to_thread(self._start, parsed, *texts, selected, commit)
 
     def _start(
-        self, address: Address, text: str, file: str, sha256: str, selected: list[str] | None, commit: str
+        self, address: RepoAddress, text: str, file: str, sha256: str, selected: list[str] | None, commit: str
     ) -> Updates:
         """Start the job; if there is something to choose first, list the files. `commit` is that of the table."""
-        repository = self._app.hubs.repository(address, again=selected is None)
+        repository = self._app.mirrors.repository(address, refresh=selected is None)
         if commit not in ("", repository.commit):
             changed = self._page.info("dl_changed", repo=repository.name)
             return self._list(address, text, file, again=False) | {self.status: changed}
         names = None if selected is None else [*selected, *_selected_without_row(repository, address)]
         try:
-            choice = request.chosen(repository, address, file, names)
+            choice = _select(repository, address, file, names)
         except NothingToDownload:
             if selected is not None:
                 raise
             return self._list(address, text, file, again=False)  # several GGUF files, of which the user has to choose
-        request.pinned(choice, sha256)  # an invalid checksum is refused before the hub is asked
-        choice = self._with_kind(choice, ask=True)
-        self._app.downloads.start(request.pinned(choice, sha256))
+        request.pin_checksum(choice, sha256)  # an invalid checksum is refused before the hub is asked
+        choice = self._with_kind(choice, fetch=True)
+        self._app.downloads.start(request.pin_checksum(choice, sha256))
         return {self.status: self._summary(choice), self._sha256: "", **self._jobs.refresh(None)}
 
 
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
+
+
+def _select(repository: Repository, address: RepoAddress, file: str, choices: Sequence[str] | None) -> Selection:
+    criteria = FileCriteria(files=(file,) if file else (), choices=choices)
+    return request.select_files(repository, address, criteria)
 
 
 def _has(repository: Repository, name: str) -> bool:
@@ -284,8 +291,8 @@ def _smallest_gguf(repository: Repository) -> list[RemoteFile]:
     return [min(files, key=lambda file: file.size)] if files else []
 
 
-def _selected_without_row(repository: Repository, address: Address) -> list[str]:
+def _selected_without_row(repository: Repository, address: RepoAddress) -> list[str]:
     """Return the choices that are selected but have no row, so that the browser cannot send them."""
-    selected = request.ticked_at_first(repository, address)
-    _, hidden = file_table.split_rows(file_choices.choices(repository), selected)
+    selected = request.preselected_choices(repository, address)
+    _, hidden = file_table.split_rows(file_choices.list_choices(repository), selected)
     return [choice.name for choice in hidden if choice.name in selected]

@@ -27,7 +27,7 @@ def table(
 
     Whether a model fits into memory is filled in later, from `fits`; it is unknown for a LoRA.
     """
-    quants = any(choice.quantisation for choice in choices)
+    quants = any(choice.quantization for choice in choices)
     shown, hidden = split_rows(choices, selected)
     rows = "".join(
         _row(number, choice, choice.name in selected, choice.name in downloaded, language, tr)
@@ -75,7 +75,7 @@ def _row(number: int, choice: Choice, selected: bool, downloaded: bool, language
         f'<span class="tx-dl-tick">{box}</span>'
         f'<span class="tx-dl-file"><span class="tx-dl-line">{file_name(choice.name)}'
         f"{''.join(map(_chip, chips))}</span>{_warnings(choice, language, tr)}</span>"
-        f'<span class="tx-dl-quant">{escape(choice.quantisation)}</span>'
+        f'<span class="tx-dl-quant">{escape(choice.quantization)}</span>'
         f'<span class="tx-dl-size">{decimal_size(choice.size)}</span>'
         f'<span class="tx-dl-fits"></span>'
         f'<span class="tx-dl-here"{title}>{escape(tr("dl_here")) if downloaded else ""}</span></label>'

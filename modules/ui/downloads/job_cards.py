@@ -28,10 +28,10 @@ def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr) -> str:
 
 def title(view: JobView) -> str:
     """Return the name of the download's only file or set of parts, or else its repository."""
-    wanted = view.wanted
-    if wanted.files and len({first_part(Path(name)) for name in wanted.files}) == 1:
-        return wanted.files[0].rpartition("/")[2]
-    return wanted.repo if wanted.revision in ("main", view.commit) else f"{wanted.repo}:{wanted.revision}"
+    spec = view.spec
+    if spec.files and len({first_part(Path(name)) for name in spec.files}) == 1:
+        return spec.files[0].rpartition("/")[2]
+    return spec.repo if spec.revision in ("main", view.commit) else f"{spec.repo}:{spec.revision}"
 
 
 def clock(seconds: float) -> str:
@@ -54,7 +54,7 @@ def _job(view: JobView, language: str, tr: Tr) -> str:
     state, name = _state(view), title(view)
     share = 100 * view.done / view.total if view.total else 0
     percent = {"done": 100.0, "cancelled": 0.0}.get(view.state, min(share, 100.0))
-    repo = "" if name == view.wanted.repo else f'<span class="tx-dl-repo">{escape(view.wanted.repo)}</span>'
+    repo = "" if name == view.spec.repo else f'<span class="tx-dl-repo">{escape(view.spec.repo)}</span>'
     return (
         f'<div class="tx-dl-job tx-dl-{state}" data-job="{escape(view.id, quote=True)}">'
         f'<div class="tx-dl-top">{file_name(name)}<span class="tx-dl-state">{escape(tr(f"dl_{state}"))}</span></div>'
@@ -84,7 +84,7 @@ def _facts(view: JobView, state: str, tr: Tr) -> str:
 
 
 def _saved(view: JobView, tr: Tr) -> str:
-    path = view.folder / title(view) if view.count == 1 and not view.wanted.target else view.folder
+    path = view.folder / title(view) if view.count == 1 and not view.spec.target else view.folder
     text = tr("dl_saved").format(folder=path, count=view.count, size=decimal_size(view.total), host=view.host)
     return f'<span class="tx-dl-words">{escape(text)}</span>'
 
@@ -100,7 +100,7 @@ def _message(view: JobView, state: str, language: str, tr: Tr) -> str:
         text = tr("dl_interrupted_info")
     elif state == "choose":
         commits = {"old": view.commit[:_SHORT_COMMIT], "new": view.moved[:_SHORT_COMMIT]}
-        text = tr("dl_moved_info").format(revision=view.wanted.revision, **commits)
+        text = tr("dl_moved_info").format(revision=view.spec.revision, **commits)
     return f'<p class="tx-dl-words">{escape(text)}</p>' if text else ""
 
 

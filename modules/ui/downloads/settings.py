@@ -1,10 +1,11 @@
-"""The download settings: which hubs are used, and to which of them the user's access token is sent."""
+"""The download settings: which mirrors are used, and to which of them the user's access token is sent."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from modules.hub.endpoints import HUGGING_FACE, Token, host
+from modules.hub.access_token import AccessToken
+from modules.hub.endpoint_url import HUGGING_FACE, host_of
 from modules.hub.errors import BadEndpoint
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
@@ -77,7 +78,7 @@ class DownloadSettings:
         """Show the settings in force; of the token, only where it is sent."""
         if not self._page.owner:
             return {self.line: gr.skip()}
-        endpoint = ", ".join(self._app.hubs.endpoints)  # raises if HF_ENDPOINT or the setting is invalid
+        endpoint = ", ".join(self._app.mirrors.endpoints)  # raises if HF_ENDPOINT or the setting is invalid
         return {self.endpoint: endpoint, self.shown_endpoint: {"endpoint": endpoint}, **self._token_updates()}
 
     def leave_endpoint(self, text: object, shown: object) -> Updates:
@@ -97,9 +98,9 @@ class DownloadSettings:
         endpoints = text.strip() if isinstance(text, str) else ""
         if endpoints == self._current():
             return {self.line: gr.skip()}
-        self._app.hubs.choose(endpoints)
+        self._app.mirrors.choose(endpoints)
         backup = self._app.settings.set("hf_endpoint", endpoints)
-        line = self._page.tr("dl_endpoint_saved").format(hosts=", ".join(self._app.hubs.endpoints))
+        line = self._page.tr("dl_endpoint_saved").format(hosts=", ".join(self._app.mirrors.endpoints))
         line += self._page.tr("backup").format(file=backup.name) if backup else ""
         self._restrict(self._allowed(self._allowed_by_token()))
         return self.show() | {self.line: messages.info(line)}
@@ -108,7 +109,7 @@ class DownloadSettings:
         """Keep the token in memory and empty its field."""
         text = secret.strip() if isinstance(secret, str) else ""
         if text:
-            self._app.hubs.allow(Token(text, self._allowed(hosts)))
+            self._app.mirrors.set_token(AccessToken(text, self._allowed(hosts)))
         return {self.token: "", **self._token_updates()}
 
     def set_hosts(self, hosts: object) -> Updates:
@@ -118,7 +119,7 @@ class DownloadSettings:
 
     def forget_token(self) -> Updates:
         """Delete the token."""
-        self._app.hubs.allow(None)
+        self._app.mirrors.set_token(None)
         return {self.token: "", **self._token_updates()}
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -126,26 +127,26 @@ class DownloadSettings:
     def _current(self) -> str | None:
         """Return the endpoints in use; None if the environment or the settings name invalid ones."""
         try:
-            return ", ".join(self._app.hubs.endpoints)
+            return ", ".join(self._app.mirrors.endpoints)
         except BadEndpoint:
             return None
 
     def _hosts(self) -> list[str]:
         """Return the hosts that a token may be sent to."""
-        return list(dict.fromkeys([host(HUGGING_FACE), *map(host, self._app.hubs.endpoints)]))
+        return list(dict.fromkeys([host_of(HUGGING_FACE), *map(host_of, self._app.mirrors.endpoints)]))
 
     def _allowed(self, hosts: object) -> frozenset[str]:
         sent = hosts if isinstance(hosts, (list, tuple, frozenset)) else ()
         return frozenset(name for name in self._hosts() if name in sent)
 
     def _allowed_by_token(self) -> frozenset[str]:
-        token = self._app.hubs.token
-        return token.hosts if token else frozenset({host(HUGGING_FACE)})
+        token = self._app.mirrors.token
+        return token.hosts if token else frozenset({host_of(HUGGING_FACE)})
 
     def _restrict(self, hosts: frozenset[str]) -> None:
-        token = self._app.hubs.token
+        token = self._app.mirrors.token
         if token:
-            self._app.hubs.allow(Token(token.secret, hosts))
+            self._app.mirrors.set_token(AccessToken(token.secret, hosts))
 
     def _token_updates(self) -> Updates:
         allowed, hosts = self._allowed_by_token(), self._hosts()
@@ -153,7 +154,7 @@ class DownloadSettings:
         return {self.hosts: gr.update(choices=hosts, value=value), self.line: self._token_line()}
 
     def _token_line(self) -> str:
-        token = self._app.hubs.token
+        token = self._app.mirrors.token
         if token is None:
             return self._page.info("dl_token_none")
         if not token.hosts:

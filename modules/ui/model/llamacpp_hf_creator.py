@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from modules.core.errors import NothingPicked
 from modules.downloads.view import JobView
-from modules.llamacpp_hf_creator import Created
+from modules.llamacpp_hf_creator import CreatedModel
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model.tab import ModelTab
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.3
 
 
 class CreatorPanel:
-    """Created below the Model tab, whose menu of models it updates."""
+    """CreatedModel below the Model tab, whose menu of models it updates."""
 
     def __init__(self, page: Page, model_tab: ModelTab) -> None:
         self._page, self._creator, self._picker = page, page.app.creator, model_tab.picker
@@ -73,7 +73,7 @@ class CreatorPanel:
         name, address = values[self.model], values[self.address]
         if not name or not isinstance(name, str):
             raise NothingPicked()
-        creation = await asyncio.to_thread(self._creator.begin, name, str(address or ""))
+        creation = await asyncio.to_thread(self._creator.start, name, str(address or ""))
         outcome = asyncio.wrap_future(creation.outcome)
         outcome.add_done_callback(asyncio.Future.exception)  # marks an error as seen if the page is closed meanwhile
         while not outcome.done():
@@ -94,6 +94,6 @@ class CreatorPanel:
         text = tr("creator_downloading").format(**sizes)
         return f"{text} {job.waiting.say(self._page.language)}" if job.waiting else text
 
-    def _created(self, created: Created) -> str:
+    def _created(self, created: CreatedModel) -> str:
         done = self._page.info("creator_done", model=created.name)
         return done + self._page.alert(created.problem) if created.problem else done

@@ -1,4 +1,4 @@
-"""Downloads over the API: started, watched, paused, resumed and cancelled; and who may do it."""
+"""DownloadManager over the API: started, watched, paused, resumed and cancelled; and who may do it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GGUF = noise(300_000)
 
 
 @pytest.fixture
-def app(make_app: Callable[..., App], served: hub_server.Hub, tmp_path: Path) -> App:
+def app(make_app: Callable[..., App], served: hub_server.HubServer, tmp_path: Path) -> App:
     """It downloads from `served`, which has a choice of GGUF files, too."""
     served.add("some/ggufs", {"a.Q4_K_M.gguf": GGUF, "a.Q8_0.gguf": GGUF + b"more", "README.md": b"# a"})
     return make_app("--hf-endpoint", served.url, "--lora-dir", str(tmp_path / "loras"))
@@ -58,7 +58,9 @@ def test_without_names_it_takes_what_the_page_would_tick(server: Server, tmp_pat
     assert (tmp_path / "models" / "user_model" / "config.json").read_bytes() == FILES["config.json"]
 
 
-def test_a_gguf_adapter_goes_to_the_folder_of_loras(server: Server, served: hub_server.Hub, tmp_path: Path) -> None:
+def test_a_gguf_adapter_goes_to_the_folder_of_loras(
+    server: Server, served: hub_server.HubServer, tmp_path: Path
+) -> None:
     served.add("some/cat", {"cat.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
     job = server.post(PLACE, {"repo": "some/cat", "files": ["cat.gguf"]}).json()["id"]
     assert ends(server, job, "done")["kind"] == "lora" and (tmp_path / "loras" / "cat.gguf").exists()
@@ -70,7 +72,9 @@ def test_the_file_of_a_link_and_the_kind_asked_for_count(server: Server, tmp_pat
     assert (tmp_path / "loras" / "user_model" / "config.json").exists()
 
 
-def test_a_download_is_paused_resumed_and_cancelled(server: Server, served: hub_server.Hub, tmp_path: Path) -> None:
+def test_a_download_is_paused_resumed_and_cancelled(
+    server: Server, served: hub_server.HubServer, tmp_path: Path
+) -> None:
     served.fault("a.Q8_0.gguf", origin="cdn", rate=200_000)
     served.fault("a.Q8_0.gguf", origin="hub", method="GET", rate=200_000)
     job = server.post(PLACE, {"repo": "some/ggufs:main", "files": ["a.Q8_0.gguf"]}).json()["id"]
@@ -85,7 +89,7 @@ def test_a_download_is_paused_resumed_and_cancelled(server: Server, served: hub_
     assert list((tmp_path / "models").glob("*.gguf")) == []
 
 
-def test_what_cannot_be_is_refused_in_words(server: Server, served: hub_server.Hub) -> None:
+def test_what_cannot_be_is_refused_in_words(server: Server, served: hub_server.HubServer) -> None:
     assert server.refusal(PLACE, {"repo": "nonsense"})["status"] == 400
     assert server.refusal(PLACE, {})["param"] == "repo"
     assert server.refusal(PLACE, {"repo": "no/body"})["status"] == 404
@@ -96,7 +100,7 @@ def test_what_cannot_be_is_refused_in_words(server: Server, served: hub_server.H
     assert server.refusal(f"{PLACE}/pause", {"id": "none"})["status"] == 404
 
 
-def test_guests_can_neither_start_nor_see_downloads(make_app: Callable[..., App], served: hub_server.Hub) -> None:
+def test_guests_can_neither_start_nor_see_downloads(make_app: Callable[..., App], served: hub_server.HubServer) -> None:
     with server_of(make_app("--multi-user", "--hf-endpoint", served.url)) as running:
         assert running.post(PLACE, {"repo": REPO}).status_code == 403
         assert running.http.get(PLACE).status_code == 403

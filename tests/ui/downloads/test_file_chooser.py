@@ -14,14 +14,14 @@ import pytest
 
 from modules.app import App
 from modules.core.errors import SettingsError
-from modules.downloads.record import Wanted
+from modules.downloads.record import DownloadSpec
 from modules.ui.downloads.panel import DownloadsPanel
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.tab import ModelTab
 from tests.support.downloading import noise, until
 from tests.support.gguf_files import MODEL, gguf
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 from tests.support.page_parts import AsCalled, followers, page_parts
 from tests.ui.test_ui import last
 
@@ -37,15 +37,15 @@ STRANGE = [None, 5, 1.5, True, [], ["a"], {}, {"text": 5}, {"text": "user/gguf",
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub(token="hf_right") as started:
+def hub() -> Iterator[HubServer]:
+    with HubServer(token="hf_right") as started:
         for repo, files in FILES.items():
             started.add(repo, files)
         yield started
 
 
 @pytest.fixture
-def make_panel(make_app: Callable[..., App], hub: Hub, tmp_path: Path) -> Callable[..., Any]:
+def make_panel(make_app: Callable[..., App], hub: HubServer, tmp_path: Path) -> Callable[..., Any]:
     def make(*words: str, language: str = "en") -> Any:
         app = make_app("--hf-endpoint", hub.url, "--lora-dir", str(tmp_path / "loras"), *words)
         with page_parts() as blocks:
@@ -114,7 +114,7 @@ def test_a_lora_is_told_and_where_it_goes(panel: Any) -> None:
     assert "LoRA → loras/user_lora" in listed(panel, LORA)[panel.status]
 
 
-def test_a_link_to_a_file_ticks_that_file_alone(panel: Any, hub: Hub) -> None:
+def test_a_link_to_a_file_ticks_that_file_alone(panel: Any, hub: HubServer) -> None:
     updates = listed(panel, f"{hub.url}/{GGUF}/blob/main/{Q8}")
     assert updates[panel.files].count(" checked") == 1
     assert updates[panel.download] == "Download 1 file · 30.0 KB"
@@ -136,12 +136,13 @@ def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_
 
 
 def test_too_small_a_disk_is_told_before_the_start(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.downloads.partial_file.free", lambda _: 10**6)
+    monkeypatch.setattr("modules.downloads.disk.free_space", lambda _: 10**6)
     assert "Not enough disk space" in listed(panel, PLAIN)[panel.status]
 
 
 @pytest.mark.parametrize(
-    ("language", "words"), [("zh", ("无法识别", "找不到 no/body")), ("en", ("Can't read", "no/body was not found"))]
+    ("language", "words"),
+    [("zh", ("无法识别", "找不到 no/body")), ("en", ("does not name a model", "no/body was not found"))],
 )
 def test_what_leads_nowhere_is_told_in_words(
     make_panel: Callable[..., Any], language: str, words: tuple[str, str]
@@ -153,7 +154,7 @@ def test_what_leads_nowhere_is_told_in_words(
 
 
 def test_a_fault_of_ours_is_told_and_logged(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panel.app.hubs, "address", lambda _: 1 / 0)
+    monkeypatch.setattr(panel.app.mirrors, "parse_address", lambda _: 1 / 0)
     assert "Internal error" in listed(panel, GGUF)[panel.status]
     assert "Internal error" in panel.sum_up({}, GGUF, "")[panel.status]
     assert "Internal error" in begun(panel, {}, GGUF)[panel.status]
@@ -170,7 +171,7 @@ def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
 # -- what fits --------------------------------------------------------------------------------------------------------
 
 
-def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -> None:
+def test_what_fits_is_told_after_the_list(panel: Any, hub: HubServer, smollm2: Path) -> None:
     hub.add("user/real", {"m.Q4_1.gguf": smollm2})
     shown = listed(panel, "user/real")[panel.listed]
     told = asyncio.run(panel.show_fits(shown))[panel.fits]
@@ -178,7 +179,7 @@ def test_what_fits_is_told_after_the_list(panel: Any, hub: Hub, smollm2: Path) -
 
 
 def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
-    panel: Any, hub: Hub, tmp_path: Path
+    panel: Any, hub: HubServer, tmp_path: Path
 ) -> None:
     hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
     updates = listed(panel, "user/cat")
@@ -193,7 +194,7 @@ def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
     assert "cat-f16.gguf" in panel.mark_downloaded(shown)[panel.downloaded]
 
 
-def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: Hub, subtests: pytest.Subtests) -> None:
+def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: HubServer, subtests: pytest.Subtests) -> None:
     for shown in STRANGE:
         with subtests.test(shown=shown):
             asyncio.run(panel.show_fits(shown))
@@ -204,7 +205,7 @@ def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: Hub, subte
 # -- what the button would do -----------------------------------------------------------------------------------------
 
 
-def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, hub: Hub) -> None:
+def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, hub: HubServer) -> None:
     updates = listed(panel, GGUF)
     asked = len(hub.log)
     summed = panel.sum_up(ticking(updates, panel, Q4, Q8), GGUF, "")
@@ -216,7 +217,7 @@ def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, h
     assert len(hub.log) == asked
 
 
-def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.ui.downloads.file_table.MAX_ROWS", 3)
     hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
     updates = listed(panel, "user/many")
@@ -227,7 +228,7 @@ def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: Hub, monkeyp
     assert "4 files" in panel.sum_up(shown, "user/many", "")[panel.download]
     begun(panel, shown, "user/many")
     (job,) = panel.app.downloads.snapshot()
-    assert sorted(job.wanted.files) == sorted({f"model-{number}.safetensors" for number in range(5)} - {drawn[2]})
+    assert sorted(job.spec.files) == sorted({f"model-{number}.safetensors" for number in range(5)} - {drawn[2]})
 
 
 def test_no_payload_breaks_a_handler(panel: Any, subtests: pytest.Subtests) -> None:
@@ -283,7 +284,7 @@ def test_of_gguf_files_that_nobody_has_chosen_from_the_list_is_shown_instead(pan
     assert "Nothing to download" in begun(panel, ticking(updates, panel), GGUF)[panel.status]
 
 
-def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel: Any, hub: Hub) -> None:
+def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel: Any, hub: HubServer) -> None:
     shown = ticking(listed(panel, GGUF), panel, Q4)
     hub.add(GGUF, {Q4: noise(25_000, 7)})
     listed(panel, GGUF)  # in another window
@@ -297,7 +298,7 @@ def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
     assert all(value == gr.skip() for value in panel.refresh(first[panel.digest]).values())
 
 
-def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_path: Path) -> None:
+def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: HubServer, tmp_path: Path) -> None:
     hub.fault(Q8, origin="cdn", rate=15_000)
     job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
     until(lambda: panel.app.downloads.snapshot()[0].state == "downloading")
@@ -316,7 +317,9 @@ def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: Hub, tmp_p
 
 
 @pytest.mark.parametrize("act", ["keep", "anew"])
-def test_of_a_branch_that_has_moved_either_commit_can_be_had(panel: Any, hub: Hub, tmp_path: Path, act: str) -> None:
+def test_of_a_branch_that_has_moved_either_commit_can_be_had(
+    panel: Any, hub: HubServer, tmp_path: Path, act: str
+) -> None:
     fault = hub.fault(Q8, origin="cdn", rate=15_000)
     job = job_of(begun(panel, {}, GGUF, Q8)[panel.jobs])
     until(lambda: panel.app.downloads.snapshot()[0].done > 0)
@@ -338,13 +341,15 @@ def test_a_button_of_a_job_that_is_gone_says_so(panel: Any) -> None:
     assert pressed(panel, "explode", "nothing")[panel.error] == ""
 
 
-def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(panel: Any, hub: Hub, tmp_path: Path) -> None:
+def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(
+    panel: Any, hub: HubServer, tmp_path: Path
+) -> None:
     right = hub.repos[GGUF].commits[hub.repos[GGUF].branches["main"]][Q8].sha256
     wrong = "0" * 64
     said = begun(panel, {}, GGUF, Q8, wrong)[panel.status]
     assert right in said and wrong in said
     assert "only large files" in begun(panel, {}, GGUF, "README.md", right)[panel.status]
-    assert "no sha256" in begun(panel, {}, GGUF, Q8, "nonsense")[panel.status]
+    assert "not a valid SHA-256" in begun(panel, {}, GGUF, Q8, "nonsense")[panel.status]
     assert panel.app.downloads.snapshot() == () and hub.requests(origin="cdn") == []
     updates = begun(panel, {}, GGUF, Q8, f" {right.upper()} ")
     assert updates[panel.settings.sha256] == ""
@@ -355,7 +360,7 @@ def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(panel: Any,
 # -- guests -----------------------------------------------------------------------------------------------------------
 
 
-def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: Hub, tmp_path: Path) -> None:
+def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path) -> None:
     panel = make_panel("--multi-user")
     settings = panel.settings
     said = [
@@ -368,13 +373,13 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
         settings.forget_token()[settings.line],
     ]
     assert all("only its owner" in each for each in said)
-    panel.app.downloads.start(Wanted(GGUF, "main", "", (Q8,), flat=True))
+    panel.app.downloads.start(DownloadSpec(GGUF, "main", "", (Q8,), flat=True))
     assert Q8 not in panel.refresh(None)[panel.jobs] and settings.endpoint not in settings.show(), (
         "nor is it shown what others do"
     )
     done(panel)
     hub.log.clear()
-    assert hub.log == [] and panel.app.hubs.token is None and (tmp_path / "settings.yaml").read_text() == ""
+    assert hub.log == [] and panel.app.mirrors.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (
         panel.download,
         panel.list_button,
@@ -388,14 +393,14 @@ def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub:
 
 
 def test_connections_and_downloads_at_once_are_those_of_the_settings(
-    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path
+    make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path
 ) -> None:
     (tmp_path / "settings.yaml").write_text("download_connections: 2\ndownloads_at_once: 2\n")
     downloads = make_panel().app.downloads
     hub.fault(r"user/[abc]/resolve", delay=1)
     for repo in ("user/a", "user/b", "user/c"):
         hub.add(repo, {f"{number}.json": noise(2000, number) for number in range(8)})
-        downloads.start(Wanted(repo, "main", repo[-1]))
+        downloads.start(DownloadSpec(repo, "main", repo[-1]))
     until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
     until(lambda: len(hub.requests("user/a/resolve")) >= 2)
     assert len(hub.requests("user/a/resolve")) == 2, "the others wait for a connection"

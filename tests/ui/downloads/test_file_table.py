@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from modules.core.errors import both
-from modules.hub.file_choices import choices
+from modules.hub.file_choices import list_choices
 from modules.hub.repository import RemoteFile, Repository
 from modules.planning.download_fit import Verdict
 from modules.ui.downloads import file_table
@@ -32,7 +32,7 @@ def repository(*paths: str) -> Repository:
 
 
 def table(*paths: str, ticked: tuple[str, ...] = (), here: tuple[str, ...] = ()) -> str:
-    return file_table.table(choices(repository(*paths)), ticked, here, COMMIT, "en", TR)
+    return file_table.table(list_choices(repository(*paths)), ticked, here, COMMIT, "en", TR)
 
 
 def test_a_row_has_a_box_a_name_a_quantisation_and_a_size() -> None:
@@ -52,7 +52,7 @@ def test_a_split_set_is_one_row_and_an_incomplete_one_cannot_be_ticked() -> None
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_what_may_run_code_is_warned_of_beside_its_row(language: str) -> None:
-    known = choices(repository("model.safetensors", "pytorch_model.bin", "code.py"))
+    known = list_choices(repository("model.safetensors", "pytorch_model.bin", "code.py"))
     told = file_table.table(known, (), (), COMMIT, language, translator(language))
     assert told.count("tx-dl-caution") == 2 and "pickle" in told and "trust_remote_code" in told
 

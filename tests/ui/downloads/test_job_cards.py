@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.downloads.record import Wanted
+from modules.downloads.errors import DiskFull
+from modules.downloads.record import DownloadSpec
 from modules.downloads.view import JobView
-from modules.hub.errors import DiskFull, MirrorUnreachable, RateLimited
+from modules.hub.errors import MirrorUnreachable, RateLimited
 from modules.ui.downloads import job_cards
 from modules.ui.locales import translator
 
@@ -27,8 +28,8 @@ ASKS = ("ask", "cancel", "unask")
 
 
 def job(**facts: object) -> JobView:
-    wanted = Wanted("user/model", "main", "", ("sub/m.Q4_K_M.gguf",), flat=True)
-    view = JobView(id="1a2b", wanted=wanted, state="downloading", folder=Path("/models"), host="hub.example", count=1)
+    spec = DownloadSpec("user/model", "main", "", ("sub/m.Q4_K_M.gguf",), flat=True)
+    view = JobView(id="1a2b", spec=spec, state="downloading", folder=Path("/models"), host="hub.example", count=1)
     return dataclasses.replace(view, **facts)  # type: ignore[arg-type]
 
 
@@ -42,15 +43,15 @@ def test_what_is_left_is_a_clock(seconds: float, words: str) -> None:
 
 
 def test_names_from_outside_are_escaped_everywhere() -> None:
-    wanted = Wanted(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
+    spec = DownloadSpec(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
     views = [
-        job(id=HOSTILE, wanted=wanted, folder=Path(HOSTILE), host=HOSTILE, file=HOSTILE, index=1, count=2, state=state)
+        job(id=HOSTILE, spec=spec, folder=Path(HOSTILE), host=HOSTILE, file=HOSTILE, index=1, count=2, state=state)
         for state in ("downloading", "done", "failed", "paused", "cancelled")
     ]
     views += [
-        job(wanted=wanted, moved=HOSTILE, commit=HOSTILE, state="paused"),
-        job(wanted=wanted, waiting=MirrorUnreachable(HOSTILE, HOSTILE)),
-        job(wanted=wanted, error=MirrorUnreachable(HOSTILE, HOSTILE), state="failed"),
+        job(spec=spec, moved=HOSTILE, commit=HOSTILE, state="paused"),
+        job(spec=spec, waiting=MirrorUnreachable(HOSTILE, HOSTILE)),
+        job(spec=spec, error=MirrorUnreachable(HOSTILE, HOSTILE), state="failed"),
     ]
     piece = job_cards.jobs(views, 0, "en", TR)
     assert "<img" not in piece and 'onerror="' not in piece
@@ -75,11 +76,11 @@ def test_a_job_on_its_way_tells_how_far_how_fast_and_how_long() -> None:
 def test_a_job_is_called_by_its_one_file_or_set_or_else_its_repository(
     files: tuple[str, ...] | None, title: str
 ) -> None:
-    assert job_cards.title(job(wanted=Wanted("user/model", "main", "t", files, flat=True))) == title
+    assert job_cards.title(job(spec=DownloadSpec("user/model", "main", "t", files, flat=True))) == title
 
 
 def test_of_another_branch_the_repository_is_called_with_it() -> None:
-    assert job_cards.title(job(wanted=Wanted("user/model", "other", "t"))) == "user/model:other"
+    assert job_cards.title(job(spec=DownloadSpec("user/model", "other", "t"))) == "user/model:other"
 
 
 def test_a_stalled_job_has_no_speed_and_nothing_left_to_tell() -> None:
@@ -88,7 +89,7 @@ def test_a_stalled_job_has_no_speed_and_nothing_left_to_tell() -> None:
 
 
 def test_of_many_files_the_one_on_its_way_is_named() -> None:
-    told = said(job(wanted=Wanted("user/model", "main", "t"), index=2, count=5, file="sub/a.bin", total=9))
+    told = said(job(spec=DownloadSpec("user/model", "main", "t"), index=2, count=5, file="sub/a.bin", total=9))
     assert "file 2 of 5" in told and 'title="sub/a.bin"' in told and 'title="user/model"' in told
 
 

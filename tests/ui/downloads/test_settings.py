@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from modules.app import App
-from modules.downloads.request import chosen
-from modules.hub.endpoints import Token
+from modules.downloads.request import FileCriteria, select_files
+from modules.hub.access_token import AccessToken
 from modules.hub.errors import RepositoryNotFound
 from modules.ui.downloads.settings import DownloadSettings
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from tests.support.downloading import noise, until
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 from tests.support.page_parts import AsCalled, page_parts
 
 gr = gradio()
@@ -38,8 +38,8 @@ def make(make_app: Callable[..., App]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub(token="hf_right") as started:
+def hub() -> Iterator[HubServer]:
+    with HubServer(token="hf_right") as started:
         started.add(REPO, {"model.safetensors": noise(20_000)}, private=True)
         yield started
 
@@ -50,10 +50,10 @@ def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(make: Callable[..
     assert "https://two.example" in updates[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
     assert "one.example" in (tmp_path / "settings.yaml").read_text()
-    assert "no endpoint" in settings.set_endpoint("ftp://x")[settings.line]
-    assert settings.app.hubs.endpoints == ("https://one.example", "https://two.example")
+    assert "not a valid endpoint" in settings.set_endpoint("ftp://x")[settings.line]
+    assert settings.app.mirrors.endpoints == ("https://one.example", "https://two.example")
     settings.set_endpoint("")
-    assert settings.app.hubs.endpoints[0] == "https://hf-mirror.com"
+    assert settings.app.mirrors.endpoints[0] == "https://hf-mirror.com"
 
 
 def test_an_endpoint_that_was_only_looked_at_is_not_written_down(make: Callable[..., Any], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[...
     seen = settings.show()
     settings.set_endpoint("newer.example")  # on another page
     settings.leave_endpoint(seen[settings.endpoint], seen[settings.shown_endpoint])
-    assert settings.app.hubs.endpoints == ("https://newer.example",) and "newer" in file.read_text()
+    assert settings.app.mirrors.endpoints == ("https://newer.example",) and "newer" in file.read_text()
     updates = settings.leave_endpoint("typed.example", seen[settings.shown_endpoint])
     assert updates[settings.shown_endpoint] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
 
@@ -91,25 +91,25 @@ def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
     settings = make()
-    assert "no endpoint" in settings.show()[settings.line]
+    assert "not a valid endpoint" in settings.show()[settings.line]
     assert "https://one.example" in settings.set_endpoint("one.example")[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example"
 
 
 def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
-    make: Callable[..., Any], hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Any], hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, host = make("--hf-endpoint", hub.url), hub.url.removeprefix("http://")
     app: App = settings.app
-    address = app.hubs.address(REPO)
+    address = app.mirrors.parse_address(REPO)
     updates = settings.set_token(" hf_right ", ["huggingface.co"])
     assert updates[settings.token] == "" and "huggingface.co" in updates[settings.line]
     with pytest.raises(RepositoryNotFound):
-        app.hubs.repository(address)
+        app.mirrors.repository(address)
     assert not any(each.authorization for each in hub.log)
     settings.set_hosts(["huggingface.co", host, "evil.example"])
-    assert app.hubs.token == Token("hf_right", frozenset({"huggingface.co", host}))
-    app.downloads.start(chosen(app.hubs.repository(address), address).wanted)
+    assert app.mirrors.token == AccessToken("hf_right", frozenset({"huggingface.co", host}))
+    app.downloads.start(select_files(app.mirrors.repository(address), address, FileCriteria()).spec)
     until(lambda: app.downloads.snapshot()[0].state == "done")
     shown = [updates, settings.show(), settings.set_hosts([host])]
     assert "hf_right" not in f"{shown}{caplog.text}"
@@ -122,30 +122,30 @@ def test_a_token_loses_the_host_that_is_no_endpoint_any_more(make: Callable[...,
     settings.set_endpoint("one.example")
     settings.set_token("hf_right", ["huggingface.co", "one.example"])
     settings.set_endpoint("two.example")
-    assert settings.app.hubs.token.hosts == {"huggingface.co"}
+    assert settings.app.mirrors.token.hosts == {"huggingface.co"}
     assert settings.show()[settings.hosts]["choices"] == ["huggingface.co", "two.example"]
     assert "not sent" in settings.set_hosts([])[settings.line]
     settings.forget_token()
-    assert settings.app.hubs.token is None
+    assert settings.app.mirrors.token is None
 
 
 def test_an_empty_field_leaves_the_token_as_it_is(make: Callable[..., Any]) -> None:
     settings = make()
     settings.set_token("hf_right", ["huggingface.co"])
     settings.set_token("", ["huggingface.co"])
-    assert settings.app.hubs.token.secret == "hf_right"
+    assert settings.app.mirrors.token.secret == "hf_right"
 
 
 def test_what_is_no_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
     settings = make()
     told = settings.set_token("two words", ["huggingface.co"])[settings.line]
-    assert "no access token" in told and "two words" not in told
+    assert "Invalid access token" in told and "two words" not in told
 
 
 def test_the_token_of_the_environment_goes_to_hugging_face_alone(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    assert make().app.hubs.token == Token("hf_environment", frozenset({"huggingface.co"}))
+    assert make().app.mirrors.token == AccessToken("hf_environment", frozenset({"huggingface.co"}))
     monkeypatch.setenv("HF_TOKEN", "no token")
-    assert make().app.hubs.token is None, "and a wrong one is no reason not to start"
+    assert make().app.mirrors.token is None, "and a wrong one is no reason not to start"

@@ -14,7 +14,7 @@ from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.tab import ModelTab
-from tests.support.hub_server import Hub
+from tests.support.hub_server import HubServer
 from tests.support.page_parts import AsCalled, followers, page_parts
 from tests.ui.test_ui import last
 
@@ -42,7 +42,7 @@ def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> C
 
 @pytest.fixture
 def hub() -> Any:
-    with Hub() as started:
+    with HubServer() as started:
         started.add(REPO, TOKENIZER)
         yield started
 
@@ -59,7 +59,7 @@ def test_the_fold_lists_what_can_be_moved(make_panel: Callable[..., Any], tmp_pa
     assert panel.open(["x"])[panel.model]["value"] is None
 
 
-def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[..., Any], hub: Hub) -> None:
+def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     updates = create(panel)
     assert "Created: model-HF/model.gguf" in updates[panel.result]
@@ -70,7 +70,7 @@ def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[.
     assert "model-HF/model.gguf" in followed[tab.facts]
 
 
-def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub: Hub) -> None:
+def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     hub.fault("tree", delay=0.5)
 
@@ -92,7 +92,7 @@ def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
 
 
 @pytest.mark.parametrize("model", [None, "", 5, ["a"], "../x", "no such model"], ids=repr)
-def test_what_is_no_model_is_refused(make_panel: Callable[..., Any], hub: Hub, model: object) -> None:
+def test_what_is_no_model_is_refused(make_panel: Callable[..., Any], hub: HubServer, model: object) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     assert 'role="alert"' in create(panel, model)[panel.result]
     assert hub.log == []
@@ -100,13 +100,13 @@ def test_what_is_no_model_is_refused(make_panel: Callable[..., Any], hub: Hub, m
 
 @pytest.mark.parametrize("address", [None, "", 5, ["a"], "nonsense", "no/body"], ids=repr)
 def test_an_address_that_leads_nowhere_is_told_and_nothing_is_moved(
-    make_panel: Callable[..., Any], hub: Hub, tmp_path: Path, address: object
+    make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path, address: object
 ) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     assert 'role="alert"' in create(panel, address=address)[panel.result]
     assert (tmp_path / "models" / NAME).exists()
 
 
-def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: Hub) -> None:
+def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--multi-user", "--hf-endpoint", hub.url)
     assert "only its owner" in create(panel)[panel.result] and hub.log == []
