@@ -117,7 +117,7 @@ def test_the_flags_of_the_file_count_and_typed_ones_win(project: Path, models_fo
 @pytest.mark.parametrize(
     ("content", "en", "zh"),
     [
-        (b"# flags\n\n--model 'my model\n", "3: No closing quotation.", "3：引号没有闭合。"),
+        (b"# flags\n\n--model 'my model\n", "3: no closing quotation mark.", "3：引号没有闭合。"),
         ("--api\n--model 模型\n".encode("gbk"), "2: not UTF-8.", "2：不是 UTF-8 编码。"),
     ],
 )

@@ -28,18 +28,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(seen: dict[str, Any]) -> None:
-    assert seen["loader"] == "Parrot"
+    assert seen["loader"] == "Echo"
 
 
 def test_a_new_loader_is_explained_by_its_own_arguments(seen: dict[str, Any]) -> None:
-    call = seen["explanation"]["calls"]["open_parrot"]
+    call = seen["explanation"]["calls"]["open_echo"]
     assert (call["context_length"], call["times"]) == (2048, 3)
-    assert set(seen["explanation"]["options"]) == {"n_ctx", "repeat_times"}
+    assert set(seen["explanation"]["options"]) == {"max_seq_len", "repeat_times"}
 
 
 def test_a_new_loader_loads_answers_and_unloads(seen: dict[str, Any]) -> None:
     assert seen["answer"] == "hello hello hello "
-    assert seen["status"] == ["ready", "none"]
+    assert seen["status"] == ["ready", "empty"]
 
 
 def test_a_new_option_is_a_flag_that_reaches_the_engine(seen: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def test_a_new_option_is_a_flag_that_reaches_the_engine(seen: dict[str, Any]) ->
 
 
 def test_a_new_option_belongs_to_the_loaders_of_its_table(seen: dict[str, Any]) -> None:
-    assert seen["option"]["loaders"] == ["llama.cpp", "Parrot"]
+    assert seen["option"]["loaders"] == ["llama.cpp", "Echo"]
 
 
 def test_a_new_option_has_a_widget(seen: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def test_a_new_option_is_validated(seen: dict[str, Any]) -> None:
 
 
 def test_a_new_option_is_saved_per_model_under_its_key(seen: dict[str, Any]) -> None:
-    assert seen["saved"] == {"loader": "Parrot", "repeat_times": 4}
+    assert seen["saved"] == {"loader": "Echo", "repeat_times": 4}
 
 
 def test_a_new_option_is_documented(seen: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The application with a new loader and a new option: `python -m tests.support.new_loader <folder> <option flags>`.
 
-Adds one row to the registry, for the folder tests/support/parrot, and one row to a table of options, as CONTRIBUTING.md
+Adds one row to the registry, for the folder tests/support/echo_loader, and one row to a table of options, as CONTRIBUTING.md
 describes; nothing else is changed. Then loads the model in <folder> and prints what became of both rows, as JSON.
 """
 
@@ -32,10 +32,10 @@ load_llamacpp.LLAMACPP += (
 from modules.loaders import registry  # noqa: E402
 
 row = registry.Loader(
-    "Parrot",
-    engine="tests.support.parrot.engine:Parrot",
+    "Echo",
+    engine="tests.support.echo_loader.loader",
     formats=("gguf",),
-    options=("n_ctx", "repeat_times"),
+    options=("max_seq_len", "repeat_times"),
     samplers=frozenset(),
     abilities=frozenset(),
     packages=(),
@@ -58,7 +58,7 @@ from scripts import docs_tables  # noqa: E402
 def report(folder: Path, words: list[str]) -> dict[str, Any]:
     """Plan, explain, load, generate, save and unload; return what was seen on the way."""
     settings = folder / "settings.yaml"
-    settings.write_text("loader_gguf: Parrot\n", encoding="utf-8")
+    settings.write_text("loader_gguf: Echo\n", encoding="utf-8")
     app = App(flags.parse(["--model-dir", str(folder), "--settings", str(settings), *words]))
     request = LoadRequest(app.catalog.models()[0])
     plan = app.planner.plan(request)
@@ -97,10 +97,10 @@ def option_report() -> dict[str, Any]:
 
 def widget(option: Option) -> dict[str, Any]:
     from modules.ui.gradio_import import gradio
-    from modules.ui.widgets.option_form import Form
+    from modules.ui.widgets.option_form import OptionForm
 
     with gradio().Blocks():
-        made = Form([option], "en", "tx-opt").widgets[option.key]
+        made = OptionForm([option], "en", "tx-opt").widgets[option.key]
     return {"type": type(made).__name__, "label": made.label, "info": made.info, "maximum": made.maximum}
 
 

@@ -8,22 +8,17 @@ from pathlib import Path
 from modules.core.events import Done, Info, Json, Progress, Text
 from modules.engines.engine_protocol import Operations, Report
 from modules.options.option import Value
-from tests.support.parrot.arguments import arguments
+from tests.support.echo_loader.arguments import arguments
 
 
-def explain(path: Path, options: Mapping[str, Value]) -> Json:
-    """Return the calls that loading would make, for `--explain`."""
-    return {"calls": arguments(path, options), "notes": []}
-
-
-class Parrot:
+class Echo:
     """A SerialEngine whose tokens are the bytes of the text."""
 
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        call = arguments(path, options)["open_parrot"]
+        call = arguments(path, options, None)["open_echo"]
         report(Progress("weights", 1.0))
-        self._times = int(call["times"])
-        self.info = Info(context_length=int(call["context_length"]), bos_token="")
+        self._times = call["times"]
+        self.info = Info(context_length=call["context_length"], bos_token="")
         self.operations: Operations = {}
         self.questions: Operations = {"count": lambda text: len(text.encode())}
 

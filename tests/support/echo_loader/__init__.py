@@ -1,0 +1,1 @@
+"""The example of CONTRIBUTING.md: the folder of a new loader, whose model repeats the prompt."""

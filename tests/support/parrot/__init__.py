@@ -1,1 +1,0 @@
-"""The example of CONTRIBUTING.md: the folder of a new loader. Its model repeats the prompt."""
