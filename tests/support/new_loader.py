@@ -1,7 +1,7 @@
 """The application with a new loader and a new option: `python -m tests.support.new_loader <folder> <option flags>`.
 
-Adds one row to the registry, for the folder tests/support/echo_loader, and one row to a table of options, as CONTRIBUTING.md
-describes; nothing else is changed. Then loads the model in <folder> and prints what became of both rows, as JSON.
+Adds one row to the registry, for the folder tests/support/echo_loader, and one row to a table of options, as
+CONTRIBUTING.md describes; nothing else is changed. Loads the model in <folder> and prints what it saw, as JSON.
 """
 
 from __future__ import annotations
