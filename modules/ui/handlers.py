@@ -1,4 +1,4 @@
-"""Attach handlers to the events of the page, with the one place in ui/ where errors of every kind are caught."""
+"""Attach handlers to the events of the page. The only module of ui/ that catches errors of every kind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Page:
         event: Any,
         handler: Handler,
         reads: Any,
-        writes: Any,
+        writes: Sequence[Component],
         *,
         alert: Component | None = None,
         failed: Callable[[WebUIError], Updates] | None = None,
@@ -63,20 +63,20 @@ class Page:
         """Run `handler` on `event`, or on each of a list of events; return Gradio's dependency, to chain others to.
 
         `reads` is a list of components, whose values become arguments, or a set, whose values come as one `Values`.
-        An error is shown as an alert in the component `alert`, or as the updates of `failed`, which are shown after
-        those that the handler has already made; without either it is only logged. With `owner_only`, the handler fails
-        with OwnerOnly if the server was started with --multi-user. `options` are Gradio's: `queue`, `js`, `cancels`,
-        `concurrency_limit` …
+        An error is shown as an alert in the component `alert`, or by the updates that `failed` returns; without either,
+        nothing changes on the page. Updates that a generator yielded before its error stay. With `owner_only`, the call
+        fails with OwnerOnly if the server was started with --multi-user. `options` are Gradio's: `queue`, `js`,
+        `cancels`, `concurrency_limit` …
         """
         attach = partial(gr.on, event) if isinstance(event, list) else event
         after_error = failed or (lambda error: self._after_error(error, alert, writes))
         guarded = _guarded(handler, after_error, self.app.refuse_guests if owner_only else _allow)
         return attach(fn=guarded, inputs=reads, outputs=writes, **_PRIVATE, **options)
 
-    def _after_error(self, error: WebUIError, alert: Component | None, writes: Any) -> Updates:
+    def _after_error(self, error: WebUIError, alert: Component | None, writes: Sequence[Component]) -> Updates:
         if alert is not None:
             return {alert: self.alert(error)}
-        return dict.fromkeys(writes if isinstance(writes, Sequence) else [writes], gr.skip())
+        return dict.fromkeys(writes, gr.skip())
 
     def alert(self, error: BaseException) -> str:
         """Render an error in the language of the page."""

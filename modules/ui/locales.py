@@ -11,7 +11,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     # key: (Chinese, English)
     "chat": ("聊天", "Chat"),
     "model": ("模型", "Model"),
-    "gone": (
+    "offline": (
         "服务器没有响应，可能已停止。请查看运行它的终端，或重新启动；恢复后此提示自动消失。",
         "The server is not responding. Check its terminal or restart it. This message disappears once it responds.",
     ),
@@ -206,17 +206,17 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "这些文件都已下载，再次下载只会校验。",
         "Already downloaded. Downloading again only verifies the files.",
     ),
-    "dl_col_tick": ("选择", "Select"),
+    "dl_col_select": ("选择", "Select"),
     "dl_col_file": ("文件", "File"),
     "dl_col_quant": ("量化", "Quant"),
     "dl_col_size": ("大小", "Size"),
     "dl_col_fits": ("本机内存", "Memory"),
-    "dl_col_here": ("状态", "Status"),
+    "dl_col_downloaded": ("状态", "Status"),
     "dl_recommended": ("推荐", "recommended"),
     "dl_parts": ("{count} 个分卷", "{count} parts"),
     "dl_missing_parts": ("分卷不全，缺少：{names}", "Missing parts: {names}"),
-    "dl_here": ("已有", "here"),
-    "dl_here_title": (
+    "dl_downloaded": ("已下载", "Downloaded"),
+    "dl_downloaded_title": (
         "已有大小相同的文件；下载时会校验内容。",
         "A file of this size exists already. Downloading verifies its content.",
     ),
@@ -275,9 +275,9 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "dl_forget": ("移除", "Dismiss"),
     "dl_keep_old": ("继续下载旧版本 {commit}", "Resume the old version {commit}"),
     "dl_take_new": ("改为下载新版本 {commit}", "Start over with the new version {commit}"),
-    "dl_sure": ("取消并删除已下载的 {size}？", "Cancel and delete the {size} downloaded so far?"),
-    "dl_sure_yes": ("删除", "Delete"),
-    "dl_sure_no": ("保留", "Keep"),
+    "dl_confirm": ("取消并删除已下载的 {size}？", "Cancel and delete the {size} downloaded so far?"),
+    "dl_confirm_yes": ("删除", "Delete"),
+    "dl_confirm_no": ("保留", "Keep"),
     "dl_settings": ("下载设置", "Download settings"),
     "dl_endpoint": ("下载站点", "Download from"),
     "dl_endpoint_info": (

@@ -26,12 +26,12 @@
   // status_feed.py.
   let missed = 0;
   const pollDigest = async () => {
-    const shown = document.querySelector("#tx-news [data-digest]");
+    const shown = document.querySelector("#tx-digest [data-digest]");
     if (document.hidden || !shown) return;
-    const answer = await fetch(`/news/${page.language}`).catch(() => null);
+    const answer = await fetch(`/status/${page.language}`).catch(() => null);
     missed = answer ? 0 : missed + 1;
-    document.querySelector("#tx-gone").hidden = missed < 2;
-    if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-look")?.click();
+    document.querySelector("#tx-offline").hidden = missed < 2;
+    if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-refresh-page")?.click();
   };
   setInterval(pollDigest, 1000);
   document.addEventListener("visibilitychange", pollDigest);

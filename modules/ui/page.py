@@ -76,7 +76,7 @@ def _links(page: Page) -> str:
     tr = page.tr
     other = next(language for language in LANGUAGES if language != page.language)
     return (
-        f'<div id="tx-gone" role="alert" hidden>{escape(tr("gone"))}</div>'
+        f'<div id="tx-offline" role="alert" hidden>{escape(tr("offline"))}</div>'
         f'<div class="tx-links"><button id="tx-theme" type="button" title="{escape(tr("theme"))}" '
         f'aria-label="{escape(tr("theme"))}">{THEME}</button>'
         f'<a id="tx-language" href="/language/{other}">{escape(tr("other_language"))}</a></div>'

@@ -31,9 +31,9 @@ def digest(app: App, language: str) -> str:
 
 
 def add_route(server: FastAPI, app: App) -> None:
-    """Answer `GET /news/<language>` with the digest."""
+    """Answer `GET /status/<language>` with the digest."""
 
-    @server.get("/news/{language}", include_in_schema=False)
+    @server.get("/status/{language}", include_in_schema=False)
     def news(language: str) -> PlainTextResponse:
         supported = language if language in LANGUAGES else LANGUAGES[0]
         return PlainTextResponse(digest(app, supported), headers={"Cache-Control": "no-store"})
@@ -44,8 +44,8 @@ class StatusFeed:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self.shown: Component = gr.HTML("", elem_id="tx-news", visible="hidden")
-        self.button: Component = gr.Button(elem_id="tx-look", visible="hidden")
+        self.shown: Component = gr.HTML("", elem_id="tx-digest", visible="hidden")
+        self.button: Component = gr.Button(elem_id="tx-refresh-page", visible="hidden")
 
     def digest(self) -> str:
         """Return the value of `shown`."""

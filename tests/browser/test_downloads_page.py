@@ -147,7 +147,7 @@ def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a
     old, new = noise(3_000_000, 1), noise(3_000_000, 2)
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
-        for act, expected in (("keep", old), ("anew", new)):
+        for act, expected in (("keep", old), ("restart", new)):
             hub.add(f"user/{act}", {f"{act}.Q8_0.gguf": old})
             fault = hub.fault(f"{act}.Q8_0", origin="cdn", rate=300_000)
             asked(page, f"user/{act}")
@@ -179,13 +179,13 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
         expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
         page.locator("#tx-dl-download").click()
         moves(page)
-        expect(page.locator(".tx-dl-sure")).not_to_be_visible()
+        expect(page.locator(".tx-dl-confirm")).not_to_be_visible()
         page.locator("[data-act=ask]").click()
         moves(page)
-        expect(page.locator(".tx-dl-sure")).to_contain_text("delete the")
+        expect(page.locator(".tx-dl-confirm")).to_contain_text("delete the")
         expect(page.locator("[data-act=unask]")).to_be_focused()
         page.locator("[data-act=unask]").click()
-        expect(page.locator(".tx-dl-sure")).not_to_be_visible()
+        expect(page.locator(".tx-dl-confirm")).not_to_be_visible()
         moves(page)
         page.locator("[data-act=ask]").click()
         page.locator("[data-act=cancel]").click()
@@ -227,7 +227,7 @@ def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is
         window.page.locator("#tx-dl-download").click()
         for page in (window.page, other.page):
             expect(page.locator(".tx-dl-done")).to_be_visible()
-        expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-here")).to_have_text("已有")
+        expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-downloaded")).to_have_text("已下载")
 
 
 def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(
@@ -253,13 +253,13 @@ def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, pl
         expect(token).to_have_attribute("type", "password")
         token.fill("hf_secret")
         page.locator("#tx-dl-token-use").click()
-        expect(page.locator("#tx-dl-settings-told")).to_contain_text("sent only to: huggingface.co")
+        expect(page.locator("#tx-dl-settings-line")).to_contain_text("sent only to: huggingface.co")
         expect(token).to_have_value("")
         endpoint = page.locator("#tx-dl-endpoint").get_by_role("textbox")
         expect(endpoint).to_have_value(hub.url)
         endpoint.fill("ftp://x")
         endpoint.press("Enter")
-        expect(page.locator("#tx-dl-settings-told [role=alert]")).to_contain_text("no endpoint")
+        expect(page.locator("#tx-dl-settings-line [role=alert]")).to_contain_text("no endpoint")
         endpoint.fill(f"{hub.url}, other.example")
         endpoint.press("Enter")
         expect(page.locator("#tx-dl-hosts")).to_contain_text("other.example")

@@ -247,7 +247,7 @@ def test_a_page_that_stands_still_asks_for_news_alone_and_draws_no_frames(window
     window.page.evaluate("counts.frames = counts.timers = 0")
     window.page.wait_for_timeout(3000)
     counts = window.page.evaluate("counts")
-    assert 1 <= len(asked) <= 4 and set(asked) == {"/news/zh"}
+    assert 1 <= len(asked) <= 4 and set(asked) == {"/status/zh"}
     assert counts["frames"] < 90, "otherwise sixty a second for each timer"
     assert counts["timers"] > 2, "Gradio's timers stop by themselves now: frames.js is no longer needed"
 
@@ -292,7 +292,7 @@ def test_a_page_whose_server_has_ended_says_so_until_it_is_back(chromium: Browse
     (tmp_path / "models").mkdir()
     server = Server(tmp_path)
     window = Window(chromium, server.url, "zh", (390, 844))
-    gone = window.page.locator("#tx-gone")
+    gone = window.page.locator("#tx-offline")
     expect(gone).to_be_hidden()
     server.stop()
     expect(gone).to_contain_text("服务器没有响应")

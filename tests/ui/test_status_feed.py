@@ -52,9 +52,9 @@ def test_the_server_answers_with_the_digest_and_no_browser_keeps_it(make_app: Ca
     app, server = make_app(), FastAPI()
     status_feed.add_route(server, app)
     with TestClient(server) as client:
-        answer = client.get("/news/zh")
+        answer = client.get("/status/zh")
         assert (answer.text, answer.headers["cache-control"]) == (status_feed.digest(app, "zh"), "no-store")
-        assert client.get("/news/fr").text == status_feed.digest(app, LANGUAGES[0])
+        assert client.get("/status/fr").text == status_feed.digest(app, LANGUAGES[0])
 
 
 def test_gradio_still_looks_a_thousand_times_a_second_for_events() -> None:

@@ -13,7 +13,7 @@ const write = (column) => {
     cell.dataset.kind = kind || "";
   }
 };
-const fill = () => ["fits", "here"].forEach(write);
+const fill = () => ["fits", "downloaded"].forEach(write);
 
 element.addEventListener("change", () => trigger("select", {}));
 watch("value", () => {

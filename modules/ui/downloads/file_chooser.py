@@ -50,7 +50,7 @@ class FileChooser:
         self._build_fields()
         self.files: Component = gr.HTML("", elem_id="tx-dl-files", js_on_load=_SCRIPT)
         self.fits: Component = gr.HTML("", elem_id="tx-dl-fits", js_on_load=_ANNOUNCE_CELLS)
-        self.downloaded: Component = gr.HTML("", elem_id="tx-dl-here", js_on_load=_ANNOUNCE_CELLS)
+        self.downloaded: Component = gr.HTML("", elem_id="tx-dl-downloaded", js_on_load=_ANNOUNCE_CELLS)
         self.status: Component = gr.HTML("", elem_id="tx-dl-status")
         with gr.Row(elem_classes="tx-buttons tx-dl-buttons"):
             tr, owner = page.tr, page.owner

@@ -35,13 +35,13 @@ def table(
     )
     heads = "".join(
         f'<span class="tx-dl-{key}">{escape(tr(f"dl_col_{key}"))}</span>'
-        for key in ("file", "quant", "size", "fits", "here")
+        for key in ("file", "quant", "size", "fits", "downloaded")
     )
     kind = " tx-dl-lora" if lora else "" if quants else " tx-dl-plain"
     return (
         f'<div class="tx-dl-table{kind}" data-commit="{escape(commit, quote=True)}">'
         f'<div class="tx-dl-rows"><div class="tx-dl-row tx-dl-head" aria-hidden="true">'
-        f'<span class="tx-dl-tick"></span>{heads}</div>{rows}</div>{_rest(hidden, selected, tr)}</div>'
+        f'<span class="tx-dl-select"></span>{heads}</div>{rows}</div>{_rest(hidden, selected, tr)}</div>'
     )
 
 
@@ -69,16 +69,16 @@ def _row(number: int, choice: Choice, selected: bool, downloaded: bool, language
     box += (" checked" if selected else "") + (" disabled" if choice.missing else "") + ">"
     chips = [tr("dl_recommended")] if choice.recommended else []
     chips += [tr("dl_parts").format(count=len(choice.files))] if len(choice.files) > 1 else []
-    title = f' title="{escape(tr("dl_here_title"), quote=True)}"' if downloaded else ""
+    title = f' title="{escape(tr("dl_downloaded_title"), quote=True)}"' if downloaded else ""
     return (
         f'<label class="tx-dl-row" for="tx-file-{number}" data-name="{name}">'
-        f'<span class="tx-dl-tick">{box}</span>'
+        f'<span class="tx-dl-select">{box}</span>'
         f'<span class="tx-dl-file"><span class="tx-dl-line">{file_name(choice.name)}'
         f"{''.join(map(_chip, chips))}</span>{_warnings(choice, language, tr)}</span>"
         f'<span class="tx-dl-quant">{escape(choice.quantization)}</span>'
         f'<span class="tx-dl-size">{decimal_size(choice.size)}</span>'
         f'<span class="tx-dl-fits"></span>'
-        f'<span class="tx-dl-here"{title}>{escape(tr("dl_here")) if downloaded else ""}</span></label>'
+        f'<span class="tx-dl-downloaded"{title}>{escape(tr("dl_downloaded")) if downloaded else ""}</span></label>'
     )
 
 
@@ -94,13 +94,13 @@ def _chip(text: str) -> str:
 def _warnings(choice: Choice, language: str, tr: Tr) -> str:
     texts = [choice.warning[language]] if choice.warning else []
     texts += [tr("dl_missing_parts").format(names=", ".join(choice.missing))] if choice.missing else []
-    return "".join(f'<span class="tx-dl-caution">{escape(text)}</span>' for text in texts)
+    return "".join(f'<span class="tx-dl-warning">{escape(text)}</span>' for text in texts)
 
 
 def downloaded(names: Collection[str], commit: str, tr: Tr) -> str:
     """Render what `downloads.js` writes into the last column of that commit's table after a download."""
-    cells = {name: [tr("dl_here"), tr("dl_here_title")] for name in sorted(names)}
-    return _cells("here", cells, commit)
+    cells = {name: [tr("dl_downloaded"), tr("dl_downloaded_title")] for name in sorted(names)}
+    return _cells("downloaded", cells, commit)
 
 
 def fits(verdicts: Mapping[str, Verdict], commit: str, language: str, tr: Tr) -> str:

@@ -20,7 +20,7 @@ _UNKNOWN = "—"
 
 
 def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr) -> str:
-    """Render all jobs. The page lists the models anew whenever `finished` changes."""
+    """Render all jobs. The page lists the models again whenever `finished` changes."""
     cards = "".join(_job(view, language, tr) for view in views)
     heading = f'<p class="tx-dl-title">{escape(tr("dl_jobs"))}</p>' if views else ""
     return f'<div class="tx-dl-jobs" data-finished="{finished}">{heading}{cards}</div>'
@@ -86,13 +86,13 @@ def _facts(view: JobView, state: str, tr: Tr) -> str:
 def _saved(view: JobView, tr: Tr) -> str:
     path = view.folder / title(view) if view.count == 1 and not view.spec.target else view.folder
     text = tr("dl_saved").format(folder=path, count=view.count, size=decimal_size(view.total), host=view.host)
-    return f'<span class="tx-dl-words">{escape(text)}</span>'
+    return f'<span class="tx-dl-message">{escape(text)}</span>'
 
 
 def _message(view: JobView, state: str, language: str, tr: Tr) -> str:
     """Render why a job waits, what went wrong, or what the user has to decide."""
     if view.error is not None and state in ("failed", "paused"):
-        return f'<div class="tx-dl-words">{alert(view.error, language, tr)}</div>'
+        return f'<div class="tx-dl-message">{alert(view.error, language, tr)}</div>'
     text = ""
     if state == "waiting" and view.waiting is not None:
         text = _waiting(view, language, tr)
@@ -101,7 +101,7 @@ def _message(view: JobView, state: str, language: str, tr: Tr) -> str:
     elif state == "choose":
         commits = {"old": view.commit[:_SHORT_COMMIT], "new": view.moved[:_SHORT_COMMIT]}
         text = tr("dl_moved_info").format(revision=view.spec.revision, **commits)
-    return f'<p class="tx-dl-words">{escape(text)}</p>' if text else ""
+    return f'<p class="tx-dl-message">{escape(text)}</p>' if text else ""
 
 
 def _waiting(view: JobView, language: str, tr: Tr) -> str:
@@ -118,22 +118,22 @@ def _buttons(view: JobView, state: str, tr: Tr) -> str:
     if view.elsewhere:
         return ""
     if state in ("done", "cancelled"):
-        return f'<div class="tx-dl-acts">{_button("forget", tr("dl_forget"))}</div>'
+        return f'<div class="tx-dl-actions">{_button("forget", tr("dl_forget"))}</div>'
     if state == "choose":
         actions = _button("keep", tr("dl_keep_old").format(commit=view.commit[:_SHORT_COMMIT]), main=True)
-        actions += _button("anew", tr("dl_take_new").format(commit=view.moved[:_SHORT_COMMIT]))
+        actions += _button("restart", tr("dl_take_new").format(commit=view.moved[:_SHORT_COMMIT]))
     elif state in ("paused", "interrupted", "failed"):
         actions = _button("resume", tr("dl_again" if state == "failed" else "dl_resume"), main=True)
     else:
         actions = _button("pause", tr("dl_pause"))
-    question = escape(tr("dl_sure").format(size=decimal_size(view.done)))
+    question = escape(tr("dl_confirm").format(size=decimal_size(view.done)))
     return (
-        f'<div class="tx-dl-acts">{actions}{_button("ask", tr("dl_cancel"))}</div>'
-        f'<div class="tx-dl-sure" role="alertdialog"><span>{question}</span>'
-        f"{_button('cancel', tr('dl_sure_yes'), danger=True)}{_button('unask', tr('dl_sure_no'))}</div>"
+        f'<div class="tx-dl-actions">{actions}{_button("ask", tr("dl_cancel"))}</div>'
+        f'<div class="tx-dl-confirm" role="alertdialog"><span>{question}</span>'
+        f"{_button('cancel', tr('dl_confirm_yes'), danger=True)}{_button('unask', tr('dl_confirm_no'))}</div>"
     )
 
 
 def _button(action: str, label: str, main: bool = False, danger: bool = False) -> str:
     kind = " tx-dl-main" if main else " tx-dl-danger" if danger else ""
-    return f'<button type="button" class="tx-dl-act{kind}" data-act="{action}">{escape(label)}</button>'
+    return f'<button type="button" class="tx-dl-action{kind}" data-act="{action}">{escape(label)}</button>'

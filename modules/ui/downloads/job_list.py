@@ -36,7 +36,7 @@ class JobList:
         self._finished = 0
         self._elsewhere: set[str] = set()
         self.jobs: Component = gr.HTML("", elem_id="tx-dl-jobs", js_on_load=_SCRIPT)
-        self.error: Component = gr.HTML("", elem_id="tx-dl-refused")
+        self.error: Component = gr.HTML("", elem_id="tx-dl-error")
         self.digest: Component = gr.JSON({}, visible=False)
         self.writes = [self.jobs, self.digest]
         page.app.downloads.on_done(self._count_finished)
@@ -73,7 +73,7 @@ class JobList:
             "cancel": downloads.cancel,
             "forget": downloads.forget,
             "keep": lambda job: downloads.resume(job, keep_commit=True),
-            "anew": lambda job: downloads.resume(job, keep_commit=False),
+            "restart": lambda job: downloads.resume(job, keep_commit=False),
         }
 
     def _count_finished(self) -> None:

@@ -36,7 +36,7 @@ class DownloadSettings:
                 self.forget: Component = gr.Button(
                     tr("dl_token_forget"), interactive=owner, size="sm", elem_id="tx-dl-forget"
                 )
-            self.line: Component = gr.HTML("", elem_id="tx-dl-settings-told")
+            self.line: Component = gr.HTML("", elem_id="tx-dl-settings-line")
         self.shown_endpoint: Component = gr.JSON({}, visible=False)
         self.writes = [self.endpoint, self.token, self.hosts, self.line, self.shown_endpoint]
         self._listen()

@@ -27,7 +27,7 @@ class Explanation:
         self.writes = [options.notes, options.marks, card.memory, *options.install.parts]
 
     def after(self, *events: Any) -> None:
-        """Explain the form anew after each of these Gradio events."""
+        """Explain the form again after each of these Gradio events."""
         for event in events:
             self._page.on(
                 event,

@@ -70,7 +70,7 @@ class LoraCard:
         on(self.remove_button.click, self.remove_all, None, self.parts, **changing)
 
     def update_list(self, event: Any) -> None:
-        """List the LoRAs anew on `event`."""
+        """List the LoRAs again on `event`."""
         reads = [self.names, self.weights]
         options: Options = {"js": _READ_WEIGHTS, "queue": False, **STALE_MENU}
         self._page.on(event, self.list_loras, reads, self.parts, alert=self.status, **options)
@@ -88,7 +88,7 @@ class LoraCard:
         return {self.names: gr.update(choices=choices)} | self.follow() | empty
 
     def list_loras(self, names: object, weights: object) -> Updates:
-        """List the LoRAs anew; those picked that still exist stay picked."""
+        """List the LoRAs again; those picked that still exist stay picked."""
         choices = self._choices()
         picked = [name for name in _names(names) if name in choices]
         rows = self._rows(picked, _weights(weights))

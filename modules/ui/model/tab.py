@@ -68,7 +68,7 @@ class ModelTab:
         )
 
     def update_menu(self, event: Any, handler: Any, reads: list[Any], **options: Any) -> None:
-        """Run a handler that updates the menu of models on `event`, then explain the form anew."""
+        """Run a handler that updates the menu of models on `event`, then explain the form again."""
         status = self.card.status
         writes = [*self.picker.writes, status]
         listed = self._page.on(event, handler, reads, writes, alert=status, queue=False, **STALE_MENU, **options)

@@ -129,7 +129,7 @@ def test_the_file_s_name_stays_if_there_is_such_a_file_and_else_belonged_to_anot
 def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_path: Path) -> None:
     (tmp_path / "models" / Q4).write_bytes(FILES[GGUF][Q4])
     updates = listed(panel, GGUF)
-    assert updates[panel.files].count(">here<") == 1
+    assert updates[panel.files].count(">Downloaded<") == 1
     (tmp_path / "models" / Q8).write_bytes(FILES[GGUF][Q8])
     told = panel.mark_downloaded(updates[panel.listed])[panel.downloaded]
     assert Q4 in told and Q8 in told and "README" not in told
@@ -316,7 +316,7 @@ def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: HubServer,
     assert not (tmp_path / "models" / Q8).exists()
 
 
-@pytest.mark.parametrize("act", ["keep", "anew"])
+@pytest.mark.parametrize("act", ["keep", "restart"])
 def test_of_a_branch_that_has_moved_either_commit_can_be_had(
     panel: Any, hub: HubServer, tmp_path: Path, act: str
 ) -> None:
@@ -330,10 +330,12 @@ def test_of_a_branch_that_has_moved_either_commit_can_be_had(
     hub.faults.remove(fault)
     pressed(panel, "resume", job)
     until(lambda: panel.app.downloads.snapshot()[0].moved)
-    assert 'data-act="keep"' in panel.refresh(None)[panel.jobs] and 'data-act="anew"' in panel.refresh(None)[panel.jobs]
+    assert (
+        'data-act="keep"' in panel.refresh(None)[panel.jobs] and 'data-act="restart"' in panel.refresh(None)[panel.jobs]
+    )
     pressed(panel, act, job)
     done(panel)
-    assert (tmp_path / "models" / Q8).read_bytes() == (newer if act == "anew" else FILES[GGUF][Q8])
+    assert (tmp_path / "models" / Q8).read_bytes() == (newer if act == "restart" else FILES[GGUF][Q8])
 
 
 def test_a_button_of_a_job_that_is_gone_says_so(panel: Any) -> None:

@@ -39,8 +39,10 @@ def test_a_row_has_a_box_a_name_a_quantisation_and_a_size() -> None:
     told = table("m.Q4_K_M.gguf", "m.Q8_0.gguf", ticked=("m.Q8_0.gguf",), here=("m.Q4_K_M.gguf",))
     rows = told.split("<label")[1:]
     assert len(rows) == 2
-    assert "recommended" in rows[0] and " checked" not in rows[0] and ">here<" in rows[0] and "2.00 GB" in rows[0]
-    assert "recommended" not in rows[1] and " checked" in rows[1] and ">here<" not in rows[1] and ">Q8_0<" in rows[1]
+    assert "recommended" in rows[0] and " checked" not in rows[0] and ">Downloaded<" in rows[0] and "2.00 GB" in rows[0]
+    assert (
+        "recommended" not in rows[1] and " checked" in rows[1] and ">Downloaded<" not in rows[1] and ">Q8_0<" in rows[1]
+    )
 
 
 def test_a_split_set_is_one_row_and_an_incomplete_one_cannot_be_ticked() -> None:
@@ -54,7 +56,7 @@ def test_a_split_set_is_one_row_and_an_incomplete_one_cannot_be_ticked() -> None
 def test_what_may_run_code_is_warned_of_beside_its_row(language: str) -> None:
     known = list_choices(repository("model.safetensors", "pytorch_model.bin", "code.py"))
     told = file_table.table(known, (), (), COMMIT, language, translator(language))
-    assert told.count("tx-dl-caution") == 2 and "pickle" in told and "trust_remote_code" in told
+    assert told.count("tx-dl-warning") == 2 and "pickle" in told and "trust_remote_code" in told
 
 
 def test_only_so_many_rows_are_drawn_but_all_that_are_ticked_and_the_rest_is_counted() -> None:

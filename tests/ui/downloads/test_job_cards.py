@@ -110,7 +110,7 @@ BUTTONS: list[tuple[dict[str, object], str, set[str]]] = [
     (
         {"state": "paused", "moved": "d" * 40, "commit": COMMIT},
         "choose",
-        {"keep", "anew", *ASKS},
+        {"keep", "restart", *ASKS},
     ),
     ({"state": "done"}, "done", {"forget"}),
     ({"state": "cancelled"}, "cancelled", {"forget"}),
