@@ -15,7 +15,8 @@ from figures import MB, session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.engines.llamacpp.memory import Estimate, estimate
+from modules.engines.llamacpp.memory import estimate
+from modules.engines.memory import Estimate
 from modules.formats.gguf_header import read_header
 from tests.engines.llamacpp.test_memory import filled_peak, idle_peak, options
 

@@ -15,9 +15,9 @@ from figures import MB, session, table, verdict
 from program import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT))
-from modules.engines.hf.memory import estimate
-from modules.engines.llamacpp.memory import Estimate
-from tests.engines.hf.test_memory import empty_peak, filled_peak, options, shape_of
+from modules.engines.hf.memory_unquantized import placed
+from modules.engines.memory import Estimate
+from tests.engines.hf.test_memory_unquantized import empty_peak, filled_peak, options, shape_of
 from tests.support.hf_folder import transformers_folder
 
 ALLOWED = 0.1
@@ -43,7 +43,7 @@ def main() -> None:
     with session(f"Memory estimated before loading, and taken: {folder.name} by Transformers"):
         empty = empty_peak(folder)
         shape = shape_of(folder)
-        rows = [row(folder, n, form, empty, estimate(shape, options(**form), n)) for n, form in runs]
+        rows = [row(folder, n, form, empty, placed(shape, options(**form), tokens=n)[0]) for n, form in runs]
     print(f"An empty worker takes {empty / MB:.1f} MB.")
     table(["MB", "weights", "cache", "compute", "other", "estimated", "measured", "error"], rows)
     worst = max(abs(float(each[-1].rstrip("%"))) / 100 for each in rows)

@@ -53,6 +53,9 @@ class Loader:
 
     Attributes:
         engine: Module whose `LOADER` loads models, in the worker.
+        memory: Module that estimates the memory of a model, with the functions of `engines.memory.MemoryModel`; "" if
+            the loader has no estimate.
+        gpus: Which GPUs it can use: those that "torch" sees, or those that "llama.cpp" is compiled for.
         formats: Model formats, the preferred ones first.
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
@@ -83,6 +86,8 @@ class Loader:
     extras: tuple[Extra, ...] = ()
     kernels: str = ""
     binds_threads: bool = False
+    memory: str = ""
+    gpus: str = "torch"
     reasons: Mapping[str, Words] = field(default_factory=dict, hash=False)
     gptq_bits: frozenset[int] = frozenset()
     reason_unusual_bits: Words | None = field(default=None, hash=False)
@@ -193,6 +198,7 @@ _TABLE = (
     Loader(
         "Transformers",
         engine="modules.engines.hf.loader",
+        memory="modules.engines.hf.memory",
         formats=("safetensors", "pytorch", "gptq", "awq"),
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
@@ -218,6 +224,7 @@ _TABLE = (
     Loader(
         "ExLlamav2_HF",
         engine="modules.engines.exllamav2_hf.loader",
+        memory="modules.engines.exllamav2.memory",
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_HF_SAMPLERS,
@@ -234,6 +241,7 @@ _TABLE = (
     Loader(
         "ExLlamav2",
         engine="modules.engines.exllamav2.loader",
+        memory="modules.engines.exllamav2.memory",
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_EXLLAMAV2_SAMPLERS,
@@ -250,6 +258,7 @@ _TABLE = (
     Loader(
         "AutoGPTQ",
         engine="modules.engines.autogptq.loader",
+        memory="modules.engines.autogptq.memory",
         formats=("gptq",),
         options=_keys(AUTOGPTQ),
         samplers=_HF_SAMPLERS,
@@ -262,6 +271,8 @@ _TABLE = (
     Loader(
         "llama.cpp",
         engine="modules.engines.llamacpp.loader",
+        memory="modules.engines.llamacpp.memory",
+        gpus="llama.cpp",
         formats=("gguf",),
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
@@ -275,6 +286,8 @@ _TABLE = (
     Loader(
         "llamacpp_HF",
         engine="modules.engines.llamacpp_hf.loader",
+        memory="modules.engines.llamacpp_hf.memory",
+        gpus="llama.cpp",
         formats=("gguf",),
         options=_keys(LLAMACPP_HF),
         samplers=_HF_SAMPLERS,
@@ -288,6 +301,7 @@ _TABLE = (
     Loader(
         "AutoAWQ",
         engine="modules.engines.autoawq.loader",
+        memory="modules.engines.autoawq.memory",
         formats=("awq",),
         options=_keys(AUTOAWQ),
         samplers=_HF_SAMPLERS,

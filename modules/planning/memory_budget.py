@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import WebUIError
-from modules.engines.hf.memory_prequantized import Quantised
-from modules.formats.gguf_header import GgufHeader
+from modules.engines.memory import ContextModel
 from modules.loaders.availability import llamacpp_gpus
 from modules.loaders.load_settings import Setting, values
-from modules.planning.fit import Device, Facts, Fit, fit, fitting_context, memory_freed_by_unload
+from modules.loaders.registry import Loader
+from modules.planning.fit import Device, Fit, fit, fitting_context, memory_model
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.system import cpu_memory, gpus
@@ -32,26 +33,32 @@ class MemoryBudget:
 
     def fit(self, plan: LoadPlan) -> Fit | None:
         """Compare what `plan` needs with what is free; None if its memory cannot be estimated."""
-        facts = _estimable(plan.record, plan.loader.name)
-        return None if facts is None else fit(facts, plan.options, self.free_memory(facts))
+        memory, model = memory_model(plan.loader), plan.record.header or plan.record.shape
+        if memory is None or model is None:
+            return None
+        return fit(memory, model, plan.options, self.free_memory(plan.loader))
 
     def shrink_context(
-        self, record: ModelRecord, settings: Mapping[str, Setting], shown_context: int = 0
+        self, record: ModelRecord, loader: Loader, settings: Mapping[str, Setting], shown_context: int = 0
     ) -> dict[str, Setting]:
         """Return `settings` with a context length that fits, with the source "memory", if the user asked for none.
 
         `shown_context` is one that was chosen like this before; it is kept. 0 measures what is free now.
         """
-        header = record.header
-        if header is None or "n_ctx" not in settings or settings["n_ctx"].source not in ("default", "model"):
+        header, memory = record.header, memory_model(loader)
+        if header is None or memory is None or "n_ctx" not in settings:
+            return dict(settings)
+        if settings["n_ctx"].source not in ("default", "model"):
             return dict(settings)
         full = int(settings["n_ctx"].value) or header.context_length
-        fitting = shown_context or fitting_context(header, values(settings), self.free_memory(header))
+        fitting = shown_context or fitting_context(
+            cast(ContextModel, memory), header, values(settings), self.free_memory(loader)
+        )
         return dict(settings) if fitting >= full else {**settings, "n_ctx": Setting(fitting, "memory")}
 
-    def free_memory(self, facts: Facts) -> tuple[Device, ...]:
+    def free_memory(self, loader: Loader) -> tuple[Device, ...]:
         """Return main memory, then each GPU that the loader can use, with the bytes that a load may take."""
-        available, cards = self.available_memory(), self._cards(facts)
+        available, cards = self.available_memory(), self._cards(loader)
         # A loader that uses any cards sees the same ones as another; the model in use may be on none.
         main, *others = (*self._freed_by_unload(), *(0 for _ in cards))
         return (
@@ -66,23 +73,16 @@ class MemoryBudget:
             return 0
         return available + sum(card.free for card in self.torch_gpus()) + sum(self._freed_by_unload())
 
-    def _cards(self, facts: Facts) -> Sequence[Gpu]:
-        return self.gpus() if isinstance(facts, GgufHeader) else self.torch_gpus()
+    def _cards(self, loader: Loader) -> Sequence[Gpu]:
+        return {"llama.cpp": self.gpus, "torch": self.torch_gpus}[loader.gpus]()
 
     def _freed_by_unload(self) -> list[int]:
         """Return bytes of main memory, then of each GPU, that unloading the model in use would free."""
         try:
-            model = self._models.current
+            loaded = self._models.current
         except WebUIError:
             return [0]
-        facts = _estimable(model.record, model.loader.name)
-        if facts is None:
+        memory, model = memory_model(loaded.loader), loaded.record.header or loaded.record.shape
+        if memory is None or model is None:
             return [0]
-        return memory_freed_by_unload(facts, values(model.settings), [card.free for card in self._cards(facts)])
-
-
-def _estimable(record: ModelRecord, loader: str) -> Facts | None:
-    """Return what the memory estimate of that loader needs; None if the model's files do not say it."""
-    if record.shape is not None and record.shape.method:
-        return Quantised(record.shape, loader)
-    return record.header or record.shape
+        return memory.freed(model, values(loaded.settings), [card.free for card in self._cards(loaded.loader)])

@@ -50,7 +50,7 @@ class Planner:
             raise refusal
         flags = self._command_line.options_for(record)
         settings = settle(loader, model=record.defaults, saved=saved, flags=flags, form=request.form)
-        settings = self._memory.shrink_context(record, settings, request.shown_context)
+        settings = self._memory.shrink_context(record, loader, settings, request.shown_context)
         plan = LoadPlan(record, loader, settings, self._loras_for(record, saved))
         if plan.runs_remote_code:
             self._consent.require_allowed()
@@ -106,8 +106,8 @@ class Planner:
             settings |= settle(loader, model=record.defaults, saved=saved, flags=flags, form={})
         if record.problem is not None:
             return settings
-        own = self.best_loader(record, saved).options
-        return settings | self._memory.shrink_context(record, {key: settings[key] for key in own})
+        loader = self.best_loader(record, saved)
+        return settings | self._memory.shrink_context(record, loader, {key: settings[key] for key in loader.options})
 
     def save(self, request: LoadRequest) -> Path | None:
         """Save the loader and the options that differ from what the model would get without saved settings.
@@ -119,10 +119,10 @@ class Planner:
         loader = self.plan(LoadRequest(record, request.loader, request.form, saved, shown_context)).loader
         unsaved = settle(loader, model=record.defaults, saved={}, flags={}, form={})
         chosen = settle(loader, model=record.defaults, saved=saved, flags={}, form=request.form)
-        defaults = values(self._memory.shrink_context(record, unsaved, shown_context))
+        defaults = values(self._memory.shrink_context(record, loader, unsaved, shown_context))
         changed = {
             key: setting.value
-            for key, setting in self._memory.shrink_context(record, chosen, shown_context).items()
+            for key, setting in self._memory.shrink_context(record, loader, chosen, shown_context).items()
             if setting.value != defaults[key] and setting.source != "memory"
         }
         loras = self._loras_to_save(record)

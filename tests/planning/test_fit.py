@@ -10,20 +10,22 @@ import pytest
 
 from modules.app import App
 from modules.catalog.catalog import Catalog
-from modules.engines.hf import memory
-from modules.engines.llamacpp.memory import estimate, within
+from modules.engines.hf import memory as hf_memory
+from modules.engines.llamacpp import memory as llamacpp_memory
+from modules.engines.llamacpp.memory import estimate, placed
+from modules.engines.memory import MIN_CONTEXT, fits
 from modules.formats.gguf_header import GgufHeader
 from modules.formats.model_shape import TensorSizes
 from modules.loaders.load_settings import Setting, settle, values
 from modules.options.load import OPTIONS
 from modules.options.option import Value
-from modules.planning.fit import SMALLEST, Device, fit, fitting_context
+from modules.planning.fit import Device, fit, fitting_context
 from modules.planning.load_request import LoadRequest
 from modules.system.gpus import Gpu
 from modules.ui import locales
 from modules.ui.model import model_html
 from tests.conftest import LLAMA, TRANSFORMERS
-from tests.engines.hf.test_memory import GIB, SMALL
+from tests.engines.hf.test_memory_unquantized import GIB, SMALL
 
 MB = 1_000_000
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,19 +50,19 @@ def main(free: int) -> list[Device]:
     ("free", "verdict"), [(0, "unknown"), (1000 * MB, "fits"), (340 * MB, "tight"), (300 * MB, "short"), (1, "short")]
 )
 def test_the_verdict_is_that_of_need_against_free(header: GgufHeader, free: int, verdict: str) -> None:
-    found = fit(header, options(), main(free))
+    found = fit(llamacpp_memory, header, options(), main(free))
     assert [part.verdict for part in found.parts] == [verdict]
     assert found.short == (verdict == "short")
 
 
 @pytest.mark.parametrize("free", [300 * MB, 240 * MB, 200 * MB, 170 * MB, 152 * MB])
 def test_every_remedy_makes_it_fit(header: GgufHeader, free: int) -> None:
-    found = fit(header, options(), main(free))
+    found = fit(llamacpp_memory, header, options(), main(free))
     assert found.remedies
     for change in found.remedies:
         assert set(change) <= set(OPTIONS)
         assert estimate(header, options(**change)).total <= free
-    assert {"cache_4bit": True} in fit(header, options(), main(250 * MB)).remedies
+    assert {"cache_4bit": True} in fit(llamacpp_memory, header, options(), main(250 * MB)).remedies
 
 
 CARD = "NVIDIA GeForce RTX 4060"
@@ -69,34 +71,34 @@ CARD = "NVIDIA GeForce RTX 4060"
 @pytest.mark.parametrize("card", [560 * MB, 700 * MB, 500 * MB])
 def test_with_a_gpu_every_remedy_makes_all_of_it_fit(header: GgufHeader, card: int) -> None:
     chosen = options(n_gpu_layers=-1)
-    found = fit(header, chosen, [Device("", 1000 * MB), Device(CARD, card)])
+    found = fit(llamacpp_memory, header, chosen, [Device("", 1000 * MB), Device(CARD, card)])
     main, gpu = found.parts
     assert (main.verdict, gpu.verdict, gpu.device.name) == ("fits", "short", CARD)
     fewer = [change["n_gpu_layers"] for change in found.remedies if "n_gpu_layers" in change]
     assert fewer and 0 <= int(fewer[0]) < 31
     for change in found.remedies:
-        assert within(header, options(**{"n_gpu_layers": -1, **change}), [1000 * MB, card])
+        assert fits(placed(header, options(**{"n_gpu_layers": -1, **change}), [card]), [1000 * MB, card])
 
 
 def test_where_main_memory_is_short_more_layers_on_the_gpu_help(header: GgufHeader) -> None:
-    found = fit(header, options(), [Device("", 150 * MB), Device(CARD, 8000 * MB)])
+    found = fit(llamacpp_memory, header, options(), [Device("", 150 * MB), Device(CARD, 8000 * MB)])
     assert {"n_gpu_layers": 31} in found.remedies
 
 
 def test_where_nothing_helps_nothing_is_offered(header: GgufHeader) -> None:
-    assert fit(header, options(), main(90 * MB)).remedies == ()
-    assert fit(header, options(), main(1000 * MB)).remedies == ()
+    assert fit(llamacpp_memory, header, options(), main(90 * MB)).remedies == ()
+    assert fit(llamacpp_memory, header, options(), main(1000 * MB)).remedies == ()
 
 
 def test_a_context_nobody_asked_for_is_the_largest_that_fits(header: GgufHeader) -> None:
-    assert fitting_context(header, options(), main(1000 * MB)) == 8192
-    assert fitting_context(header, options(), main(0)) == 8192
-    reduced = fitting_context(header, options(), main(200 * MB))
-    assert SMALLEST <= reduced < 8192
+    assert fitting_context(llamacpp_memory, header, options(), main(1000 * MB)) == 8192
+    assert fitting_context(llamacpp_memory, header, options(), main(0)) == 8192
+    reduced = fitting_context(llamacpp_memory, header, options(), main(200 * MB))
+    assert MIN_CONTEXT <= reduced < 8192
     assert (
         estimate(header, options(n_ctx=reduced)).total <= 200 * MB < estimate(header, options(n_ctx=2 * reduced)).total
     )
-    assert fitting_context(header, options(), main(1)) == SMALLEST
+    assert fitting_context(llamacpp_memory, header, options(), main(1)) == MIN_CONTEXT
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
 def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -> None:
     record = app.record(NAME)
     reduced = app.planner.plan(LoadRequest(record)).settings["n_ctx"]
-    assert reduced.source == "memory" and SMALLEST <= int(reduced.value) < 8192
+    assert reduced.source == "memory" and MIN_CONTEXT <= int(reduced.value) < 8192
     assert app.planner.form_settings(record, {})["n_ctx"] == reduced
     app.planner.save(LoadRequest(record, "llama.cpp", {"threads": 2}))
     assert app.model_settings.get(NAME) == {"loader": "llama.cpp", "threads": 2}
@@ -137,11 +139,9 @@ def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> 
 
 
 def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
-    header = app.record(NAME).header
-    assert header is not None
-    assert app.memory.free_memory(header) == (Device("", 200 * MB),)
+    assert app.memory.free_memory(LLAMA) == (Device("", 200 * MB),)
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 2048})))
-    freed = app.memory.free_memory(header)[0].free - 200 * MB
+    freed = app.memory.free_memory(LLAMA)[0].free - 200 * MB
     assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
 
 
@@ -179,15 +179,15 @@ def torch_options(**chosen: Value) -> dict[str, Value]:
 
 @pytest.mark.parametrize(("free", "remedies"), [(50, 0), (31, 0), (27, 4), (10, 3), (8, 2), (5, 0)])
 def test_fewer_bits_are_offered_where_they_make_a_model_fit(free: int, remedies: int) -> None:
-    found = fit(SEVEN, torch_options(), main(free * GIB))
+    found = fit(hf_memory, SEVEN, torch_options(), main(free * GIB))
     assert found.short == (free < 29) and len(found.remedies) == remedies
     assert found.parts[0].verdict == ("fits" if free == 50 else "tight" if free == 31 else "short")
     for change in found.remedies:
-        assert memory.within(SEVEN, torch_options(**change), [free * GIB])
+        assert fits(hf_memory.placed(SEVEN, torch_options(**change)), [free * GIB])
 
 
 def test_on_a_gpu_fewer_bits_help_as_well() -> None:
-    found = fit(SEVEN, torch_options(), [Device("", 64 * GIB), Device(CARD, 12 * GIB)])
+    found = fit(hf_memory, SEVEN, torch_options(), [Device("", 64 * GIB), Device(CARD, 12 * GIB)])
     assert [part.verdict for part in found.parts] == ["fits", "short"]
     assert {"load_in_8bit": True} in found.remedies and {"bf16": True} not in found.remedies
 
@@ -209,5 +209,5 @@ def test_a_folder_of_weights_has_a_bar_and_gives_back_what_it_took(
     assert "tx-bar" in model_html.memory(found, locales.translator("en"))
     assert plan.record.shape is not None and plan.record.header is None
     app.memory.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
-    assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.record.shape)) == 2
+    assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.loader)) == 2
     assert app.memory.gpus() == ()

@@ -1,0 +1,15 @@
+"""The memory estimate of AutoGPTQ."""
+
+from __future__ import annotations
+
+from tests.engines.hf.test_memory_prequantized import GIB, LLAMA, memory, needs, options
+
+
+def test_disk_alone_moves_nothing_off_the_first_gpu() -> None:
+    """As loading does: nothing is offloaded unless memory is limited or devices are filled automatically."""
+    assert needs("AutoGPTQ", (3 * GIB,), disk=True) == needs("AutoGPTQ", (3 * GIB,))
+    assert needs("AutoGPTQ", (3 * GIB,), disk=True, auto_devices=True)[0].weights > 0
+
+
+def test_no_option_makes_a_model_smaller() -> None:
+    assert list(memory("AutoGPTQ").remedies(LLAMA, options("AutoGPTQ"), [GIB])) == []

@@ -1,0 +1,222 @@
+"""The memory estimate of an unquantized checkpoint under Transformers, against hand computations and real workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.catalog.catalog import Catalog
+from modules.engines.hf.limits import PREFILL_CHUNK
+from modules.engines.hf.memory_unquantized import freed, placed
+from modules.engines.memory import Estimate, fits
+from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, model_shape
+from modules.options.option import Value
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import TRANSFORMERS, load, load_arguments
+from tests.engines.llamacpp.test_memory import peak
+from tests.support.answers import answer, ask
+
+SMALL = ModelShape(
+    size=2 * 1000,
+    sizes=TensorSizes(elements=1000, linear_elements=640, largest_linear=64, dtype="BF16"),
+    attention_layers=2,
+    sliding_window_layers=0,
+    sliding_window=0,
+    hidden_size=8,
+    intermediate_size=16,
+    heads=4,
+    kv_heads=2,
+    head_dim=2,
+    vocab_size=0,
+    context_length=4096,
+    rope_scale=1.0,
+)
+GIB = 1 << 30
+REST = 16
+"""Tokens read after a whole piece: no step takes more than that of a whole piece."""
+
+
+def options(**form: object) -> dict[str, Value]:
+    """Those that load with `form`, all others at their defaults."""
+    settled: Any = load_arguments(Path("model"), TRANSFORMERS, **form)["options"]
+    return settled
+
+
+def estimate(shape: ModelShape, options: dict[str, Value], tokens: int = 0) -> Estimate:
+    """The estimate of main memory on a machine without GPUs."""
+    return placed(shape, options, tokens=tokens)[0]
+
+
+def shape_of(folder: Path) -> ModelShape:
+    found = Catalog(folder.parent).find(folder.name).shape
+    assert found is not None
+    return found
+
+
+# -- as measured ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def empty_peak(folder: Path) -> int:
+    """The peak of a worker that has imported none of the libraries."""
+    with closing(WorkerProcess()) as worker:
+        ask(worker, "explain", **load_arguments(folder, TRANSFORMERS))
+        return peak(worker)
+
+
+def filled_peak(folder: Path, tokens: int, **form: object) -> int:
+    """The peak of a worker that has read a prompt of so many tokens."""
+    with closing(WorkerProcess()) as worker:
+        load(worker, folder, TRANSFORMERS, **form)
+        text = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (tokens // 8))
+        prompt = ask(worker, "decode", tokens=text[: tokens - 2])
+        done = answer(worker, prompt, max_new_tokens=1).done
+        assert tokens - 8 < done.prompt_tokens < tokens
+        return peak(worker)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"bf16": True},
+        {"load_in_8bit": True},
+        {"load_in_4bit": True},
+        {"bf16": True, "use_eager_attention": True},
+        {"cpu_memory": "300MiB", "disk": True},
+    ],
+    ids=str,
+)
+def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
+    said = estimate(shape_of(smollm2_folder), options(**form), PREFILL_CHUNK + REST)
+    taken = filled_peak(smollm2_folder, PREFILL_CHUNK + REST, **form) - empty_peak(smollm2_folder)
+    assert said.total == pytest.approx(taken, rel=0.1)
+
+
+# -- what the files tell ----------------------------------------------------------------------------------------------
+
+
+def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
+    found = shape_of(smollm2_folder)
+    layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
+    assert found.sizes.linear_elements == 30 * layer
+    assert found.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
+    assert (found.sizes.largest_linear, found.sizes.dtype) == (576 * 1536, "BF16")
+    assert (found.attention_layers, found.heads, found.kv_heads, found.head_dim) == (30, 9, 3, 64)
+    assert (found.hidden_size, found.intermediate_size, found.vocab_size, found.context_length) == (
+        576,
+        1536,
+        49_152,
+        8192,
+    )
+
+
+def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
+    table = {
+        "model.embed_tokens.weight": [10, 4],
+        "lm_head.weight": [10, 4],
+        "model.layers.0.mlp.up_proj.weight": [8, 4],
+        "model.layers.0.mlp.up_proj.bias": [8],
+        "model.layers.0.input_layernorm.weight": [4],
+        "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
+    }
+    found = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
+    assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
+
+
+INVALID: list[object] = [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70]
+
+
+def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> None:
+    for nonsense in INVALID:
+        with subtests.test(nonsense=nonsense):
+            keys = [
+                *(
+                    "num_hidden_layers",
+                    "hidden_size",
+                    "num_attention_heads",
+                    "num_key_value_heads",
+                    "head_dim",
+                    "layer_types",
+                ),
+                *("intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window", "rope_scaling"),
+            ]
+            sound = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
+            for key in keys:
+                for config in (
+                    sound | {key: nonsense},
+                    sound | {"rope_scaling": {"type": "linear", "factor": nonsense}},
+                ):
+                    if found := model_shape(config, SMALL.sizes, 2000):
+                        assert estimate(found, options()).total > 0
+            assert model_shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
+
+
+def test_layers_that_keep_a_state_have_no_keys() -> None:
+    config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
+    kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
+    found = model_shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
+    assert found is not None and (found.attention_layers, found.sliding_window_layers) == (2, 1)
+    found = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SMALL.sizes, 2000)  # such as Mamba
+    assert found is not None and estimate(found, options()).cache == 0
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "stored", "weights"),
+    [
+        ({}, "BF16", 4000),
+        ({"bf16": True}, "BF16", 2000),
+        ({"load_in_8bit": True}, "BF16", 640 + 2000),  # the file stays mapped for what is not quantised
+        ({"load_in_8bit": True}, "F16", 640 + 720),
+        ({"load_in_4bit": True}, "F16", 320 + 40 + 720),  # 10 blocks with a scale of 4 bytes each
+        ({"load_in_4bit": True, "use_double_quant": True}, "F16", 320 + 10 + 720),
+    ],
+)
+def test_weights_take_what_their_type_takes(form: dict[str, object], stored: str, weights: int) -> None:
+    small = dataclasses.replace(SMALL, sizes=dataclasses.replace(SMALL.sizes, dtype=stored))
+    assert estimate(small, options(**form), 512).weights == weights
+
+
+def test_a_load_that_needs_more_than_answering_counts() -> None:
+    large = dataclasses.replace(SMALL, size=2 * GIB, sizes=TensorSizes(GIB, GIB, 1, "BF16"))
+    said = estimate(large, options(), 512)
+    assert said.total == pytest.approx(4 * GIB + 2 * GIB, rel=0.06)
+    assert said.needed == pytest.approx(4 * GIB, rel=0.1), "the file is mapped and can be read again"
+    assert freed(large, options())[0] == pytest.approx(4 * GIB, rel=0.1)
+    assert freed(large, options(bf16=True))[0] < 0.4 * GIB  # the file's pages are the system's
+
+
+def test_what_exceeds_cpu_memory_is_on_disk() -> None:
+    large = dataclasses.replace(SMALL, sizes=TensorSizes(GIB, GIB, 1, "F16"))
+    assert estimate(large, options(cpu_memory="1", disk=True)).weights == GIB
+
+
+# -- with GPUs --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_fill_the_gpus_in_order() -> None:
+    large = dataclasses.replace(SMALL, sizes=TensorSizes(4 * GIB, 4 * GIB, 1, "F16"))
+    main, gpu = placed(large, options(), [16 * GIB])
+    assert (main.weights, main.cache, gpu.weights) == (0, 0, 8 * GIB)
+    main, first, second = placed(large, options(gpu_memory="3 4"), [4 * GIB, 6 * GIB])
+    assert [each.weights for each in (main, first, second)] == [GIB, 3 * GIB, 4 * GIB]
+    main, gpu = placed(large, options(auto_devices=True), [5 * GIB])
+    assert gpu.weights == int(4.5 * GIB) == 8 * GIB - main.weights
+    main, gpu = placed(large, options(cpu=True), [16 * GIB])
+    assert gpu.total == 0 and main == estimate(large, options(cpu=True))
+
+
+def test_it_fits_if_every_memory_has_room() -> None:
+    needs = placed(SMALL, options(), [GIB])
+    main, gpu = (need.total for need in needs)
+    assert fits(needs, [main, GIB])
+    assert not fits(needs, [main - 1, GIB])
+    assert not fits(needs, [main, gpu - 1])
