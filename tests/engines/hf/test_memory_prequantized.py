@@ -13,7 +13,7 @@ import pytest
 from modules.catalog.catalog import Catalog
 from modules.engines.hf.limits import PREFILL_CHUNK
 from modules.engines.memory import Estimate
-from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, sum_sizes
+from modules.formats.model_shape import ModelShape, TensorSizes
 from modules.loaders.availability import overlay_of
 from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS, candidates
@@ -28,12 +28,6 @@ from tests.support.quantised_folders import KINDS, quantised_folder
 GIB = 1 << 30
 READ = PREFILL_CHUNK + REST
 """Tokens: no step takes more than that of a whole piece."""
-LAYER = {
-    "gptq": {"qweight": [576 // 8, 1536], "qzeros": [9, 192], "scales": [9, 1536], "g_idx": [576]},
-    "awq": {"qweight": [576, 1536 // 8], "qzeros": [9, 192], "scales": [9, 1536]},
-    "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
-}
-"""Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
 LLAMA = ModelShape(
     size=4 * GIB,
     sizes=TensorSizes(
@@ -70,50 +64,6 @@ def options(loader: str, **form: object) -> dict[str, Value]:
 
 def needs(loader: str, gpus: tuple[int, ...] = (), **form: object) -> tuple[Estimate, ...]:
     return memory(loader).placed(LLAMA, options(loader, **form), gpus)
-
-
-# -- what the files tell -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", LAYER)
-def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: str) -> None:
-    dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
-    table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
-    table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
-    found = measure_tensors(table)
-    assert (found.elements, found.stored) == (5760, "F16")
-    assert (found.unpacked, found.widest) == (576 * 1536, 576 * 1536)
-    words = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
-    assert found.packed == words
-
-
-def test_the_oldest_gptq_files_have_no_order_and_are_taken_for_4_bits() -> None:
-    kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
-    found = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
-    assert found.unpacked == 576 * 1536
-
-
-@pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
-def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
-    assert measure_tensors({"a.qweight": {"shape": shape, "dtype": "I32"}}).unpacked == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("lm_head.weight", True),
-        ("lm_head.qweight", True),
-        ("lm_head.q_weight", True),
-        ("language_model.lm_head.weight", True),
-        ("output.weight", True),  # InternLM2's
-        ("model.layers.0.attention.output.weight", False),
-        ("model.embed_tokens.weight", False),
-    ],
-)
-def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> None:
-    found = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
-    assert found.output == is_one
-    assert sum_sizes([measure_tensors({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).output == is_one
 
 
 # -- by loader ---------------------------------------------------------------------------------------------------------
@@ -179,11 +129,3 @@ def test_a_real_folder_takes_what_was_estimated(
     assert shape is not None and READ - 24 < read < READ
     (said,) = memory(row.name).placed(shape, options(row.name, **form), tokens=READ)
     assert said.total == pytest.approx(taken, rel=0.1)
-
-
-def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Path) -> None:
-    folder = quantised_folder(smollm2_folder, "gptq")
-    found = Catalog(folder.parent).find(folder.name).shape
-    assert found is not None and found.method == "gptq"
-    assert found.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
-    assert found.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576

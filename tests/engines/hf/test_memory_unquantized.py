@@ -14,7 +14,7 @@ from modules.catalog.catalog import Catalog
 from modules.engines.hf.limits import PREFILL_CHUNK
 from modules.engines.hf.memory_unquantized import freed, placed
 from modules.engines.memory import Estimate, fits
-from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, model_shape
+from modules.formats.model_shape import ModelShape, TensorSizes, model_shape
 from modules.options.option import Value
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import TRANSFORMERS, load, load_arguments
@@ -96,37 +96,6 @@ def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[
     said = estimate(shape_of(smollm2_folder), options(**form), PREFILL_CHUNK + REST)
     taken = filled_peak(smollm2_folder, PREFILL_CHUNK + REST, **form) - empty_peak(smollm2_folder)
     assert said.total == pytest.approx(taken, rel=0.1)
-
-
-# -- what the files tell ----------------------------------------------------------------------------------------------
-
-
-def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
-    found = shape_of(smollm2_folder)
-    layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
-    assert found.sizes.linear_elements == 30 * layer
-    assert found.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
-    assert (found.sizes.largest_linear, found.sizes.dtype) == (576 * 1536, "BF16")
-    assert (found.attention_layers, found.heads, found.kv_heads, found.head_dim) == (30, 9, 3, 64)
-    assert (found.hidden_size, found.intermediate_size, found.vocab_size, found.context_length) == (
-        576,
-        1536,
-        49_152,
-        8192,
-    )
-
-
-def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
-    table = {
-        "model.embed_tokens.weight": [10, 4],
-        "lm_head.weight": [10, 4],
-        "model.layers.0.mlp.up_proj.weight": [8, 4],
-        "model.layers.0.mlp.up_proj.bias": [8],
-        "model.layers.0.input_layernorm.weight": [4],
-        "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
-    }
-    found = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
-    assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
 
 
 INVALID: list[object] = [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70]

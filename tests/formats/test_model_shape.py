@@ -1,0 +1,115 @@
+"""Model dimensions and tensor sizes, read from config.json and the headers of weight files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modules.catalog.catalog import Catalog
+from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, model_shape, sum_sizes
+from tests.support.quantised_folders import quantised_folder
+
+LAYER = {
+    "gptq": {"qweight": [576 // 8, 1536], "qzeros": [9, 192], "scales": [9, 1536], "g_idx": [576]},
+    "awq": {"qweight": [576, 1536 // 8], "qzeros": [9, 192], "scales": [9, 1536]},
+    "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
+}
+"""Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
+
+
+SIZES = TensorSizes(elements=1000, linear_elements=640, largest_linear=64, dtype="BF16")
+
+
+def shape_of(folder: Path) -> ModelShape:
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None
+    return shape
+
+
+def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
+    found = shape_of(smollm2_folder)
+    layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
+    assert found.sizes.linear_elements == 30 * layer
+    assert found.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
+    assert (found.sizes.largest_linear, found.sizes.dtype) == (576 * 1536, "BF16")
+    assert (found.attention_layers, found.heads, found.kv_heads, found.head_dim) == (30, 9, 3, 64)
+    assert (found.hidden_size, found.intermediate_size, found.vocab_size, found.context_length) == (
+        576,
+        1536,
+        49_152,
+        8192,
+    )
+
+
+def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
+    table = {
+        "model.embed_tokens.weight": [10, 4],
+        "lm_head.weight": [10, 4],
+        "model.layers.0.mlp.up_proj.weight": [8, 4],
+        "model.layers.0.mlp.up_proj.bias": [8],
+        "model.layers.0.input_layernorm.weight": [4],
+        "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
+    }
+    found = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
+    assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
+
+
+def test_layers_that_keep_a_state_have_no_keys() -> None:
+    config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
+    kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
+    found = model_shape(config | {"layer_types": kinds}, SIZES, 2000)
+    assert found is not None and (found.attention_layers, found.sliding_window_layers) == (2, 1)
+    found = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SIZES, 2000)  # such as Mamba
+    assert found is not None
+
+
+@pytest.mark.parametrize("method", LAYER)
+def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: str) -> None:
+    dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
+    table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
+    table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
+    found = measure_tensors(table)
+    assert (found.elements, found.dtype) == (5760, "F16")
+    assert (found.packed_weights, found.largest_packed) == (576 * 1536, 576 * 1536)
+    words = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
+    assert found.packed_bytes == words
+
+
+def test_the_oldest_gptq_files_have_no_order_and_are_taken_for_4_bits() -> None:
+    kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
+    found = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
+    assert found.packed_weights == 576 * 1536
+
+
+@pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
+def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
+    assert measure_tensors({"a.qweight": {"shape": shape, "dtype": "I32"}}).packed_weights == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("lm_head.weight", True),
+        ("lm_head.qweight", True),
+        ("lm_head.q_weight", True),
+        ("language_model.lm_head.weight", True),
+        ("output.weight", True),  # InternLM2's
+        ("model.layers.0.attention.output.weight", False),
+        ("model.embed_tokens.weight", False),
+    ],
+)
+def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> None:
+    found = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
+    assert found.has_output == is_one
+    assert (
+        sum_sizes([measure_tensors({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).has_output == is_one
+    )
+
+
+def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Path) -> None:
+    folder = quantised_folder(smollm2_folder, "gptq")
+    found = Catalog(folder.parent).find(folder.name).shape
+    assert found is not None and found.method == "gptq"
+    assert found.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
+    assert found.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576
