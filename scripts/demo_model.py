@@ -1,4 +1,4 @@
-"""Put the demo model into models/ if no model is there: `python scripts/demo_model.py`, for test.sh."""
+"""Download the demo model into models/ if there is no model: `python scripts/demo_model.py`, for test.sh."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from modules.core.errors import WebUIError  # noqa: E402
 from modules.setup import demo_model  # noqa: E402
 from modules.system.terminal import say  # noqa: E402
 
-_FETCHING = {"en": "Fetching the demo model (98 MB) ...", "zh": "正在下载演示模型（98 MB）……"}
+_DOWNLOADING = {"en": "Downloading the demo model (98 MB) ...", "zh": "正在下载演示模型（98 MB）……"}
 
 
 def main(folder: Path) -> int:
     if demo_model.has_model(folder):
         return 0
-    say(_FETCHING)
+    say(_DOWNLOADING)
     try:
         demo_model.download(folder / demo_model.NAME)
     except WebUIError as error:

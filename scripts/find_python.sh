@@ -1,14 +1,14 @@
-# Sourced by start.sh and test.sh, with the project's folder as current directory: sets $python to the interpreter that
-# runs the set-up, .venv's own where it works. All else is done in Python.
+# Sourced by start.sh and test.sh in the project's folder. Sets $python to the interpreter that runs the set-up: .venv's
+# own if it works. Everything else is done in Python.
 #
-# Exits with a sentence in each language if there is no Python 3.10 to 3.13 with the module venv.
+# Exits with a message if there is no Python 3.10 to 3.13 with the module venv.
 
 say() {
     local locale=${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}
     if [[ $locale == zh* ]]; then printf '%s\n%s\n' "$1" "$2"; else printf '%s\n%s\n' "$2" "$1"; fi
 }
 
-# Prints "3.11 venv" for an interpreter that runs, without the second word if it cannot make environments.
+# Prints "3.11 venv" for an interpreter that runs; only "3.11" if it cannot create environments.
 describe_python() {
     "$1" -c '
 import sys
@@ -25,7 +25,7 @@ find_python() {
     local -a candidates=(python3.11 python3.12 python3.13 python3.10 python3)
     [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
     for candidate in "${candidates[@]}"; do
-        found=$(describe_python "$candidate") || continue # a pyenv shim without its Python, for one
+        found=$(describe_python "$candidate") || continue # for example a pyenv shim without its Python
         case $found in
             "3.1"[0-3]" venv") python=$candidate && return ;;
             "3.1"[0-3]) without_venv=${without_venv:-$found} ;;
@@ -36,8 +36,8 @@ find_python() {
         say "Python $without_venv 缺少 venv 模块。在 Debian/Ubuntu 上请运行：apt install python$without_venv-venv" \
             "Python $without_venv lacks its venv module. On Debian/Ubuntu run: apt install python$without_venv-venv" >&2
     else
-        say "需要 Python 3.10 至 3.13，但没有找到（找到的有：${unsuitable:- 无}）。请安装 Python 3.11，或用环境变量 PYTHON 指定解释器。" \
-            "Python 3.10 to 3.13 is needed, but there is none (found:${unsuitable:- nothing}). Install Python 3.11, or name an interpreter in PYTHON." >&2
+        say "需要 Python 3.10 至 3.13，但未找到（现有：${unsuitable:- 无}）。请安装 Python 3.11，或用环境变量 PYTHON 指定解释器。" \
+            "Python 3.10 to 3.13 is required but was not found (found:${unsuitable:- none}). Install Python 3.11, or set PYTHON to an interpreter." >&2
     fi
     exit 1
 }

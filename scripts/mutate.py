@@ -1,13 +1,13 @@
-"""Check that the tests catch the deliberate faults listed in tests/mutations.md.
+"""Check that the tests catch the deliberate faults (mutations) listed in tests/mutations.md.
 
-    .venv/bin/python scripts/mutate.py               all of them
-    .venv/bin/python scripts/mutate.py 3 10-14       some of them
-    .venv/bin/python scripts/mutate.py --list        show what there is
-    .venv/bin/python scripts/mutate.py --jobs 2      several at a time
+    .venv/bin/python scripts/mutate.py               all mutations
+    .venv/bin/python scripts/mutate.py 3 10-14       some mutations
+    .venv/bin/python scripts/mutate.py --list        list them
+    .venv/bin/python scripts/mutate.py --jobs 2      two at a time
 
-Every fault is made in a throw-away copy of the checkout, uncommitted changes included; the checkout itself is never
-written to. The named tests first run without any fault, because a test that always fails proves nothing.
-The exit status is 0 only if every selected fault is caught.
+Mutations are applied to a temporary copy of the checkout, including uncommitted changes. The tests first run without a
+mutation, because a test that always fails proves nothing. The exit status is 0 only if every selected mutation is
+caught.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOG = ROOT / "tests" / "mutations.md"
 
 CAUGHT, TIMED_OUT = "caught", "caught (timed out)"
-SURVIVED, INAPPLICABLE, RED, UNTESTED, BROKEN = (
+SURVIVED, INAPPLICABLE, ALREADY_FAILING, UNTESTED, BROKEN = (
     "SURVIVED",
     "does not apply",
-    "red without the fault",
+    "fails without the fault",
     "no test",
     "tests did not run",
 )
@@ -44,11 +44,11 @@ _HEADING = re.compile(r"### (\d+)\. (.+)")
 _FIELD = re.compile(r"(File|Expected|Tests): (.+)")
 _FENCE_START, _FENCE_END = "```diff", "```"
 _OUTCOME = re.compile(r"(PASSED|FAILED|ERROR) (\S.*?)(?: - .*)?")
-_TESTS_FAILED = 1  # pytest's exit status; 2 and more mean that it could not run them
+_TESTS_FAILED = 1  # exit status of pytest; from 2 on the tests did not run
 
 
 class CatalogError(Exception):
-    """A mistake in the list of mutations."""
+    """An error in tests/mutations.md."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(f"{CATALOG.name}, line {line}: {problem}")
@@ -60,7 +60,7 @@ class InapplicableError(Exception):
 
 @dataclass(frozen=True)
 class Mutation:
-    """One fault: `old` is replaced by `new`, both whole lines, in `file` below the root of the checkout."""
+    """A deliberate fault: replaces the lines `old` by `new` in `file`, a path relative to the checkout."""
 
     number: int
     title: str
@@ -71,7 +71,7 @@ class Mutation:
     tests: tuple[str, ...]
 
     def apply(self, content: str) -> str:
-        """Return `content` with the fault. Raises InapplicableError unless `old` occurs exactly once."""
+        """Return the mutated content. Raises InapplicableError unless `old` occurs exactly once."""
         pattern = re.compile("^" + re.escape(self.old), re.MULTILINE)
         count = len(pattern.findall(content))
         if count != 1:
@@ -79,12 +79,12 @@ class Mutation:
         return pattern.sub(lambda _: self.new, content)
 
 
-# -- the list ----------------------------------------------------------------------------------------------------------
+# -- the catalog -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Section:
-    """What has been read of one mutation so far."""
+    """A mutation while it is being parsed."""
 
     line: int
     number: int
@@ -92,7 +92,7 @@ class _Section:
     fields: dict[str, str] = field(default_factory=dict)
     diff: list[str] = field(default_factory=list)
 
-    def finish(self) -> Mutation:
+    def build(self) -> Mutation:
         for name in ("File", "Expected", "Tests"):
             if name not in self.fields:
                 raise CatalogError(self.line, f"mutation {self.number} has no line '{name}: …'")
@@ -109,7 +109,7 @@ class _Section:
 
 
 def parse(text: str) -> list[Mutation]:
-    """Read the mutations of a Markdown text. Raises CatalogError with the line of the first mistake."""
+    """Parse the mutations in a Markdown text. Raises CatalogError with the line of the first error."""
     sections: list[_Section] = []
     in_diff, current = False, ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -128,7 +128,7 @@ def parse(text: str) -> list[Mutation]:
             if current in sections[-1].fields:
                 raise CatalogError(number, f"a second line '{current}: …' in mutation {sections[-1].number}")
             sections[-1].fields[current] = named[2]
-        elif line.strip() and current:  # a field may go on for several lines
+        elif line.strip() and current:  # continuation line of a field
             sections[-1].fields[current] += " " + line.strip()
         else:
             current = ""
@@ -143,7 +143,7 @@ def _numbered(sections: Sequence[_Section]) -> list[Mutation]:
         if section.number in seen:
             raise CatalogError(section.line, f"the number {section.number} is used twice")
         seen.add(section.number)
-    return [section.finish() for section in sections]
+    return [section.build() for section in sections]
 
 
 def _checked(number: int, line: str) -> str:
@@ -153,7 +153,7 @@ def _checked(number: int, line: str) -> str:
 
 
 def _sides(diff: Iterable[str]) -> tuple[str, str]:
-    """Return the text before and after the change; lines that begin with a space belong to both."""
+    """Return the text before and after the change. Lines that start with a space belong to both."""
     old, new = "", ""
     for line in diff:
         sign, rest = line[:1], line[1:] + "\n"
@@ -163,9 +163,9 @@ def _sides(diff: Iterable[str]) -> tuple[str, str]:
 
 
 def select(mutations: Sequence[Mutation], wanted: Sequence[str]) -> list[Mutation]:
-    """Return the mutations numbered by `wanted`, such as "3" or "10-14"; all of them if it is empty.
+    """Return the mutations with the numbers in `wanted`, such as "3" or "10-14"; all if it is empty.
 
-    Raises ValueError for what is no number, or the number of no mutation.
+    Raises ValueError for invalid or unknown numbers.
     """
     if not wanted:
         return list(mutations)
@@ -175,24 +175,24 @@ def select(mutations: Sequence[Mutation], wanted: Sequence[str]) -> list[Mutatio
         if not match:
             raise ValueError(f"{word!r} is neither a number nor a range such as 10-14")
         numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if unknown := numbers - {each.number for each in mutations}:
+    if unknown := numbers - {mutation.number for mutation in mutations}:
         raise ValueError(f"there is no mutation {min(unknown)}")
-    return [each for each in mutations if each.number in numbers]
+    return [mutation for mutation in mutations if mutation.number in numbers]
 
 
 # -- the copy ----------------------------------------------------------------------------------------------------------
 
 
 def copy_checkout(folder: Path) -> None:
-    """Copy the files of the checkout that git knows or would add to `folder`, and link what is too large to copy.
+    """Copy the files of the checkout that git does not ignore to `folder`, and link models and environments.
 
-    `cache` is not linked but empty: a program with a fault in it shall not write into the user's.
+    `cache` is an empty folder rather than a link, so that mutated code does not write into the user's cache.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
         source, target = ROOT / name, folder / name
-        if source.is_symlink() or source.is_file():  # a file deleted but not yet committed is listed as well
+        if source.is_symlink() or source.is_file():  # git also lists deleted files that are not committed
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
     links = [ROOT / ".venv", ROOT / "overlays", *(ROOT / "models").iterdir()]
@@ -205,7 +205,7 @@ def copy_checkout(folder: Path) -> None:
 
 @contextlib.contextmanager
 def fault(mutation: Mutation, folder: Path) -> Iterator[None]:
-    """Have the copy in `folder` contain the mutation. Raises InapplicableError."""
+    """Apply the mutation to the copy in `folder` inside the `with` block. Raises InapplicableError."""
     path = folder / mutation.file
     if not path.is_file():
         raise InapplicableError(f"there is no file {mutation.file}")
@@ -221,45 +221,45 @@ def fault(mutation: Mutation, folder: Path) -> Iterator[None]:
 
 
 def run_tests(folder: Path, words: Sequence[str], seconds: float) -> tuple[int | None, str]:
-    """Run pytest in the copy. Return its exit status, None if it took too long, and what it printed."""
-    # Without bytecode files: a change that keeps the size and comes within the same second would go unnoticed.
-    own = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    """Run pytest in the copy. Return its exit status, or None if it timed out, and its output."""
+    # No bytecode: Python does not notice a change of the same size within the same second.
+    variables = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [str(folder / ".venv" / "bin" / "python"), "-m", "pytest", "-q", *words]
     with subprocess.Popen(
-        command, cwd=folder, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            printed, _ = process.communicate(timeout=seconds)
-            return process.returncode, printed
+            output, _ = process.communicate(timeout=seconds)
+            return process.returncode, output
         except subprocess.TimeoutExpired:
             process.kill()
             _end_processes_in(folder)  # they hold the pipe open
-            printed, _ = process.communicate()
-            return None, printed
+            output, _ = process.communicate()
+            return None, output
         finally:
             _end_processes_in(folder)
 
 
 def _end_processes_in(folder: Path) -> None:
-    """Kill what a test has left behind: processes whose working directory is the copy (Linux only)."""
+    """Kill processes that tests left running: those whose working directory is in the copy (Linux only)."""
     for link in Path("/proc").glob("[0-9]*/cwd"):
-        with contextlib.suppress(OSError):  # it has ended, or belongs to somebody else
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             if Path(os.readlink(link)).is_relative_to(folder):
                 os.kill(int(link.parent.name), signal.SIGKILL)
 
 
-def green_tests(printed: str, tests: Iterable[str]) -> set[str]:
-    """Return those of `tests` that passed with all their cases, going by pytest's summary (`-rA`)."""
+def passing_tests(output: str, tests: Iterable[str]) -> set[str]:
+    """Return the tests that passed with all their cases, from pytest's summary (`-rA`)."""
     outcomes: dict[str, set[str]] = {}
-    for line in printed.splitlines():
+    for line in output.splitlines():
         if match := _OUTCOME.fullmatch(line):
             outcomes.setdefault(match[2], set()).add(match[1])
-    green = set()
+    passing = set()
     for test in tests:
         found = [each for name, each in outcomes.items() if name == test or name.startswith((f"{test}[", f"{test}::"))]
         if found and set().union(*found) == {"PASSED"}:
-            green.add(test)
-    return green
+            passing.add(test)
+    return passing
 
 
 @dataclass(frozen=True)
@@ -274,33 +274,33 @@ class Result:
         return self.outcome in (CAUGHT, TIMED_OUT)
 
 
-def try_mutation(mutation: Mutation, folder: Path, green: set[str], seconds: float) -> Result:
-    """Make the fault in the copy, run its tests and tell what came of it."""
+def try_mutation(mutation: Mutation, folder: Path, passing: set[str], seconds: float) -> Result:
+    """Apply the mutation to the copy, run its tests and return the result."""
     if not mutation.tests:
         return Result(mutation, UNTESTED)
-    if red := [test for test in mutation.tests if test not in green]:
-        return Result(mutation, RED, detail=", ".join(red))
+    if failing := [test for test in mutation.tests if test not in passing]:
+        return Result(mutation, ALREADY_FAILING, detail=", ".join(failing))
     began = time.monotonic()
     try:
         with fault(mutation, folder):
-            status, printed = run_tests(folder, ["-x", "--tb=no", "-rfE", *mutation.tests], seconds)
+            status, output = run_tests(folder, ["-x", "--tb=no", "-rfE", *mutation.tests], seconds)
     except InapplicableError as error:
         return Result(mutation, INAPPLICABLE, detail=str(error))
-    took = time.monotonic() - began
+    elapsed = time.monotonic() - began
     if status is None:
-        return Result(mutation, TIMED_OUT, took)
+        return Result(mutation, TIMED_OUT, elapsed)
     if status == 0:
-        return Result(mutation, SURVIVED, took)
-    last = printed.strip().splitlines()[-3:]
-    failed = [line for line in printed.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        return Result(mutation, SURVIVED, elapsed)
+    last = output.strip().splitlines()[-3:]
+    failed = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     if status != _TESTS_FAILED:
-        return Result(mutation, BROKEN, took, f"pytest ended with {status}: {' | '.join(last)}")
-    return Result(mutation, CAUGHT, took, failed[0][:200] if failed else "")
+        return Result(mutation, BROKEN, elapsed, f"pytest ended with {status}: {' | '.join(last)}")
+    return Result(mutation, CAUGHT, elapsed, failed[0][:200] if failed else "")
 
 
 def try_all(mutations: Sequence[Mutation], jobs: int, seconds: float) -> list[Result]:
-    """Try every mutation, `jobs` at a time in as many copies; print each result as soon as it is known."""
-    tests = sorted({test for each in mutations for test in each.tests})
+    """Try every mutation, `jobs` at a time in as many copies, and print every result as it comes."""
+    tests = sorted({test for mutation in mutations for test in mutation.tests})
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="mutate-") as temporary:
         copies: queue.Queue[Path] = queue.Queue()
@@ -309,33 +309,33 @@ def try_all(mutations: Sequence[Mutation], jobs: int, seconds: float) -> list[Re
             copy_checkout(folder)
             copies.put(folder)
         print(f"Running {len(tests)} tests without a fault …", flush=True)
-        green = _checked_tests(folder, tests, seconds * max(len(tests), 1))
+        passing = _checked_tests(folder, tests, seconds * max(len(tests), 1))
 
         def in_some_copy(mutation: Mutation) -> Result:
             folder = copies.get()
             try:
-                return try_mutation(mutation, folder, green, seconds)
+                return try_mutation(mutation, folder, passing, seconds)
             finally:
                 copies.put(folder)
 
         with ThreadPoolExecutor(jobs) as pool:
-            for done in as_completed([pool.submit(in_some_copy, each) for each in mutations]):
+            for done in as_completed([pool.submit(in_some_copy, mutation) for mutation in mutations]):
                 results.append(done.result())
                 print(_line(results[-1]), flush=True)
-    return sorted(results, key=lambda each: each.mutation.number)
+    return sorted(results, key=lambda result: result.mutation.number)
 
 
 def _checked_tests(folder: Path, tests: Sequence[str], seconds: float) -> set[str]:
-    """Return those of `tests` that pass without a fault."""
+    """Return the tests that pass without a mutation."""
     if not tests:
         return set()
     began = time.monotonic()
-    _, printed = run_tests(folder, ["--tb=short", "-rA", "--show-capture=no", *tests], seconds)
-    green = green_tests(printed, tests)
-    print(f"{len(green)} of {len(tests)} pass ({time.monotonic() - began:.0f} s)", flush=True)
-    if len(green) < len(tests):
-        print(printed[-4000:])
-    return green
+    _, output = run_tests(folder, ["--tb=short", "-rA", "--show-capture=no", *tests], seconds)
+    passing = passing_tests(output, tests)
+    print(f"{len(passing)} of {len(tests)} pass ({time.monotonic() - began:.0f} s)", flush=True)
+    if len(passing) < len(tests):
+        print(output[-4000:])
+    return passing
 
 
 def _line(result: Result) -> str:
@@ -345,10 +345,12 @@ def _line(result: Result) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check that the tests catch the faults listed in tests/mutations.md.")
-    parser.add_argument("numbers", nargs="*", help="which ones, such as 3 or 10-14; all if none are given")
-    parser.add_argument("--list", action="store_true", help="show the mutations and their tests, and run nothing")
-    parser.add_argument("--jobs", type=int, default=1, help="how many to try at a time")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for the tests of one mutation")
+    parser.add_argument("numbers", nargs="*", help="mutations to try, such as 3 or 10-14; all by default")
+    parser.add_argument("--list", action="store_true", help="list the mutations and their tests, without running them")
+    parser.add_argument("--jobs", type=int, default=1, help="number of mutations to try at a time")
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="timeout for the tests of one mutation"
+    )
     asked = parser.parse_args(words)
     try:
         mutations = select(parse(CATALOG.read_text(encoding="utf-8")), asked.numbers)
@@ -356,12 +358,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if asked.list:
-        for each in mutations:
-            print(f"{each.number:3}  {each.title}\n     {each.file}\n     {', '.join(each.tests) or UNTESTED}")
+        for mutation in mutations:
+            tests = ", ".join(mutation.tests) or UNTESTED
+            print(f"{mutation.number:3}  {mutation.title}\n     {mutation.file}\n     {tests}")
         return 0
     began = time.monotonic()
     results = try_all(mutations, max(asked.jobs, 1), asked.timeout)
-    caught = sum(each.caught for each in results)
+    caught = sum(result.caught for result in results)
     print(f"\n{caught} of {len(results)} caught in {(time.monotonic() - began) / 60:.1f} min")
     for result in results:
         if not result.caught:

@@ -1,6 +1,6 @@
-"""Set the program up: `python scripts/set_up.py start [flags]` for start.sh, `... tests` for test.sh.
+"""Set up the application: `python scripts/set_up.py start [flags]` for start.sh, `... tests` for test.sh.
 
-Run by any suitable Python, before .venv exists.
+Runs on any supported Python, before .venv exists.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from modules.system.terminal import say  # noqa: E402
 
 
 def start(flags: list[str]) -> None:
-    """Make .venv ready, and become the server, which prepares the rest while its page is up. The longest part of that
-    rest, compiling llama.cpp, begins beside the first part."""
+    """Set up .venv, then replace this process by the server, which prepares the rest in the background.
+
+    The longest part of the rest, compiling llama.cpp, already starts while the packages are being installed.
+    """
     environment = Environment(ROOT)
     environment.ensure("requirements.txt", while_installing=early_build.start)
     command = [str(environment.python), str(ROOT / "server.py"), "--prepare", *flags]
@@ -28,20 +30,20 @@ def start(flags: list[str]) -> None:
 
 
 def tests() -> None:
-    """Install what the tests need besides the overlays and the demo model."""
+    """Install the packages that the tests need, except overlays."""
     environment = Environment(ROOT)
     environment.ensure("requirements.txt")
     environment.ensure("requirements-test.txt", "-c", str(ROOT / "requirements.txt"))
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     try:
-        start(words[1:]) if words[0] == "start" else tests()
+        start(arguments[1:]) if arguments[0] == "start" else tests()
     except WebUIError as error:
         say({language: error.say(language) for language in ("zh", "en")}, sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130  # an interruption is no failure to explain
+        return 130
     return 0
 
 

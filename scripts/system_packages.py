@@ -1,4 +1,4 @@
-"""Install with apt what the tests need of the system: a compiler, a browser and its fonts; only what is missing."""
+"""Install the missing system packages for the tests with apt: a compiler, a browser and its fonts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modules.system.terminal import say  # noqa: E402
 
 LOG = ROOT / "logs" / "setup.log"
 BROWSERS = ("chromium-headless-shell", "chromium")
-"""Debian's packages and programs. The first, without the browser's own windows, opens a page a third faster."""
+"""Names of Debian's packages and programs. The headless shell opens a page a third faster."""
 
 
 def browser() -> str | None:
@@ -33,14 +33,14 @@ def missing() -> list[str]:
 
 
 def install(packages: list[str]) -> bool:
-    """Run apt-get, with its output in the log; whether it went well. A password is asked for on a terminal only."""
-    root = [] if os.geteuid() == 0 else ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
+    """Run apt-get, logging its output; return whether it succeeded. sudo may ask for a password on a terminal only."""
+    sudo = [] if os.geteuid() == 0 else ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("a", encoding="utf-8") as log:
         for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             try:
-                subprocess.run([*root, "apt-get", *command], env=environment, stdout=log, stderr=log, check=True)
+                subprocess.run([*sudo, "apt-get", *command], env=environment, stdout=log, stderr=log, check=True)
             except (OSError, subprocess.CalledProcessError):
                 return False
     return True
@@ -54,12 +54,12 @@ def main() -> int:
     say({"en": f"Installing {names} with apt ...", "zh": f"正在用 apt 安装 {names}……"})
     if install(packages):
         return 0
-    refused = {
-        "en": f"The tests need {names}, which apt-get could not install (it takes root or sudo). Install them by hand; "
-        f"details are in {LOG}",
-        "zh": f"测试需要 {names}，但 apt-get 未能安装它们（需要 root 或 sudo）。请手动安装；详情见 {LOG}",
+    failure = {
+        "en": f"apt-get could not install {names}, which the tests need (root or sudo is required). Install them by "
+        f"hand. See {LOG} for details.",
+        "zh": f"测试需要 {names}，但 apt-get 未能安装它们（需要 root 或 sudo）。请手动安装。详情见 {LOG}。",
     }
-    say(refused, sys.stderr)
+    say(failure, sys.stderr)
     return 1
 
 

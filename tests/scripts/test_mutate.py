@@ -140,7 +140,7 @@ def test_only_tests_whose_cases_all_pass_count_as_green() -> None:
         "SKIPPED [1] tests/a.py:9: no GPU\n"
     )
     names = ("test_plain", "test_cases", "test_many", "test_breaks_down", "test_skipped", "test_pla")
-    green = mutate.green_tests(printed, [f"tests/a.py::{name}" for name in names])
+    green = mutate.passing_tests(printed, [f"tests/a.py::{name}" for name in names])
     assert green == {"tests/a.py::test_plain", "tests/a.py::test_many"}
 
 
@@ -180,7 +180,7 @@ def test_pytest_runs_in_the_copy_and_sees_the_fault(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n", encoding="utf-8")
     status, printed = mutate.run_tests(tmp_path, ["-rA", TEST], 60)
     assert status == 0
-    assert mutate.green_tests(printed, [TEST]) == {TEST}
+    assert mutate.passing_tests(printed, [TEST]) == {TEST}
     result = mutate.try_mutation(addition(), tmp_path, {TEST}, 60)
     assert (result.outcome, result.detail) == (mutate.CAUGHT, f"FAILED {TEST} - assert -1 == 5")
 
@@ -197,7 +197,7 @@ def test_tests_that_take_too_long_are_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mutation", "outcome"),
     [
-        (addition(tests=("another",)), mutate.RED),
+        (addition(tests=("another",)), mutate.ALREADY_FAILING),
         (addition(tests=()), mutate.UNTESTED),
         (addition(old="other\n"), mutate.INAPPLICABLE),
     ],
