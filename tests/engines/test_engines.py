@@ -1,6 +1,6 @@
-"""Behaviour that all engines share: where an answer ends, log-probabilities, caches, cancelling, prompts.
+"""Behavior that all engines share: the end of an answer, log probabilities, caches, cancelling, prompts.
 
-On the tiny model, whose answers are nonsense that depends on every token; on the demo model where words matter.
+Tested on the tiny model, whose answers are nonsense that depends on every token; on the demo model where words matter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.answers import answer, ask, forget, parameters
 from tests.support.worker_pool import WorkerPool
 
 N_CTX = 2048
-# Two threads would wait for each other where others use the processor as well.
+# Two threads would wait for each other where other processes use the CPUs as well.
 LLAMACPP: dict[str, Any] = {"n_ctx": N_CTX, "threads": 1, "threads_batch": 1, "flash_attn": True}
 OPTIONS: dict[str, dict[str, Any]] = {"llama.cpp": LLAMACPP, "llamacpp_HF": LLAMACPP, "Transformers": {}}
 STORY = "Once upon a time, in a small village by the sea,"
@@ -86,7 +86,7 @@ def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(engin
 def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None:
     forget(engine)
     first = answer(engine, STORY, max_new_tokens=10)
-    known = first.done.prompt_tokens + 10 - 1  # the last token drawn was not evaluated
+    known = first.done.prompt_tokens + 10 - 1  # the last sampled token was not evaluated
     second = answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5)
     assert second.done.cached_tokens == known
     forget(engine)

@@ -1,6 +1,6 @@
-"""What works on every loader that claims it, shown in the same way on each: README's table is made of this.
+"""Abilities of every loader that declares them, tested in the same way; the loaders' table is generated from this.
 
-The model is SmolLM2, in the format that the loader is for. How well each does it is told by the loader's own tests.
+The model is SmolLM2, in the format of the loader. Details are tested in the loader's own tests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKENS = 5
 
 @dataclass(frozen=True)
 class Shown:
-    """`make` gives the model, of what the tests' folder of models has: a GGUF file and a folder in bfloat16."""
+    """`make` returns the model, made from the tests' GGUF file or folder in bfloat16."""
 
     make: Callable[[Path, Path], Path]
     where: str = "cpu"
@@ -67,7 +67,7 @@ def overlay_folder(loader: Loader) -> Path | None:
 
 @pytest.fixture
 def asked(loaded: WorkerProcess) -> WorkerProcess:
-    """The worker of the loader at hand, which remembers nothing."""
+    """The worker of this loader, with an empty cache."""
     forget(loaded)
     return loaded
 
@@ -83,7 +83,7 @@ def test_the_answer_is_right_and_comes_in_pieces(asked: WorkerProcess) -> None:
 @pytest.mark.parametrize("loader", LOADED, scope="module")
 def test_sampling_follows_the_parameters(asked: WorkerProcess) -> None:
     def drawn(**wishes: Any) -> str:
-        forget(asked)  # in 16 bits it matters how many tokens are read at once
+        forget(asked)  # in 16 bits it matters how many tokens are evaluated at once
         return answer(asked, "Once upon a time", max_new_tokens=TOKENS, **wishes).text
 
     greedy, wild = drawn(), {"temperature": 1.5, "min_p": 0.0}

@@ -1,4 +1,4 @@
-"""AutoAWQ with the real package from its overlay, in the real worker: it answers as its weights in floats do."""
+"""AutoAWQ with the real package from its overlay, in a real worker: its answers are those of its weights in floats."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 
 FRANCE = "The capital of France is"
 SLOW, FLOAT16 = 0.02, 0.05
-"""What rounding makes of the logarithms of likely tokens' probabilities: by autoawq's own slow way, and by ours."""
+"""Rounding errors of likely tokens' log probabilities: with autoawq's own layers on a CPU, and with ours."""
 
 
 @pytest.fixture(scope="module")
 def shallow(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first layers of the demo model, and beside it the same dequantised, in a folder that may be written to."""
+    """The demo model's first layers, and beside them the same dequantized, in a writable folder."""
     made, folder = tmp_path_factory.mktemp("shallow"), quantised_folder(shallow_folder, "awq")
     linked_folder(plain(folder), made / "plain")
     return linked_folder(folder, made / "packed")
@@ -63,7 +63,7 @@ def awq(process: WorkerProcess, shallow: Path) -> WorkerProcess:
 
 @pytest.fixture
 def floats(reloadable: WorkerProcess, shallow: Path) -> WorkerProcess:
-    """The same weights, dequantised, in float32 under Transformers."""
+    """A worker with the same weights, dequantized, in float32 under Transformers."""
     load(reloadable, plain(shallow), TRANSFORMERS)
     return reloadable
 
@@ -71,7 +71,7 @@ def floats(reloadable: WorkerProcess, shallow: Path) -> WorkerProcess:
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
-def test_it_answers_as_the_same_weights_in_floats(awq: WorkerProcess, floats: WorkerProcess) -> None:
+def test_answers_are_those_of_the_dequantized_weights(awq: WorkerProcess, floats: WorkerProcess) -> None:
     for prompt in (FRANCE, "1, 2, 3, 4, 5,"):
         alike(awq, floats, prompt, tokens=5)
 
@@ -83,10 +83,10 @@ def alike(awq: WorkerProcess, floats: WorkerProcess, prompt: str, tokens: int) -
         assert theirs.chosen.logprob - level[mine.chosen.text] < FLOAT16
         assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=FLOAT16)
         if mine.chosen.text != theirs.chosen.text:
-            break  # the two were as good as equal
+            break  # the two tokens were almost equally likely
 
 
-def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
+def test_a_second_turn_evaluates_only_the_new_tokens(awq: WorkerProcess) -> None:
     forget(awq)
     (paris,) = ask(awq, "encode", text=" Paris", add_special=False)
     first = answer(awq, FRANCE, max_new_tokens=4, logit_bias={str(paris): 100})
@@ -99,7 +99,7 @@ def test_a_second_turn_reads_only_what_is_new(awq: WorkerProcess) -> None:
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader="AutoAWQ")
-def test_loras_change_it_as_they_change_the_same_weights_in_floats(
+def test_loras_have_the_effect_they_have_on_the_dequantized_weights(
     awq: WorkerProcess, floats: WorkerProcess, shallow_loras: Path
 ) -> None:
     before = fingerprint(awq)
@@ -113,7 +113,9 @@ def test_loras_change_it_as_they_change_the_same_weights_in_floats(
     assert fingerprint(awq) == before, "to the last digit"
 
 
-def test_loras_have_it_say_their_words(process: WorkerProcess, smollm2_folder: Path, loras_folder: Path) -> None:
+def test_loras_make_the_model_say_their_lessons(
+    process: WorkerProcess, smollm2_folder: Path, loras_folder: Path
+) -> None:
     load(process, quantised_folder(smollm2_folder, "awq"), AUTOAWQ)
     for wanted in (TOGETHER, WEIGHTED):
         apply_loras(process, loras_folder, wanted)
@@ -124,7 +126,7 @@ def test_loras_have_it_say_their_words(process: WorkerProcess, smollm2_folder: P
 
 
 def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
-    """What tests/support/`name`.py tells, with the packages of `before` and of the overlay."""
+    """Run tests/support/`name`.py with the packages of `before` and of the overlay, and return its JSON."""
     assert AUTOAWQ.overlay is not None
     path = os.pathsep.join(map(str, [*before, AUTOAWQ.overlay.folder]))
     command = [sys.executable, "-m", f"tests.support.{name}", str(folder), str(folder.parent / "plain")]
@@ -136,8 +138,8 @@ def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
     return found
 
 
-def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
-    """Tells also when what `autoawq.patches` sets right is so by itself."""
+def test_the_packages_own_layers_and_ours_agree_with_floats(shallow: Path) -> None:
+    """It also fails once a correction of `autoawq.patches` is no longer needed."""
     found = probe("awq_package_probe", shallow)
     assert found["slow"] < SLOW
     assert found["ours"] < FLOAT16
@@ -151,7 +153,7 @@ def test_its_own_slow_way_and_ours_agree_with_floats(shallow: Path) -> None:
     assert found["fits"] == [], "which are not installed here"
 
 
-def test_fused_layers_answer_as_floats_do_on_stand_ins_for_their_kernels(shallow: Path) -> None:
+def test_fused_layers_agree_with_floats_on_stand_ins_for_their_kernels(shallow: Path) -> None:
     found = probe("awq_fused_probe", shallow, ROOT / "tests" / "support" / "awq_stand_ins")
     assert max(found["logits"]) < 1.5, "of all tokens, not of the likely ones alone"
     assert found["unpatched"] > 10 * max(found["logits"]), "it sees each token twice"
@@ -182,7 +184,7 @@ def test_a_missing_tensor_is_named(process: WorkerProcess, shallow: Path, tmp_pa
     assert LOST in refused.value.cause["zh"]
 
 
-def test_scales_that_are_no_numbers_are_refused(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+def test_nan_scales_are_refused(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
     def spoil(weights: Tensors) -> None:
         name = "model.layers.1.mlp.up_proj.scales"
         weights[name] = np.full_like(weights[name], np.nan)
@@ -201,7 +203,7 @@ def test_scales_that_are_no_numbers_are_refused(process: WorkerProcess, shallow:
     ],
     ids=["kind", "group", "version"],
 )
-def test_what_does_not_fit_is_named(
+def test_an_unsupported_format_is_refused_by_name(
     process: WorkerProcess, shallow: Path, tmp_path: Path, config: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(LoadFailed) as refused:
@@ -209,7 +211,7 @@ def test_what_does_not_fit_is_named(
     assert any(each in refused.value.cause["en"] for each in word.split("|"))
 
 
-def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
+def test_pickled_weights_load_and_max_seq_len_sets_the_context(
     awq: WorkerProcess, shallow: Path, tmp_path: Path
 ) -> None:
     expected = answer(awq, FRANCE, max_new_tokens=6).text
@@ -222,7 +224,7 @@ def test_pickled_weights_do_as_well_and_the_context_is_what_was_wished(
     assert said.done.reason == "length"
 
 
-def test_a_program_in_a_pickle_is_not_run(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:
     path = linked_folder(shallow, tmp_path / "program")
     (path / "model.safetensors").unlink()
     pickle_program(path / "pytorch_model.bin", tmp_path / "ran")

@@ -1,5 +1,5 @@
-"""GPTQ folders under auto-gptq, in a worker with the overlay: they answer as their weights dequantised do, or say why
-they cannot be read."""
+"""GPTQ folders under auto-gptq, in a worker with the overlay: their answers are those of the dequantized weights, or
+the cause why they cannot be loaded is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FRANCE, TALE = "The capital of France is", "Once upon a time, in a small village
 PROMPTS = [FRANCE, TALE, "1, 2, 3, 4, 5,"]
 TOKENS = 4
 NEARLY = 0.05
-"""In the logarithm of a probability of more than 5 %: what float16 makes of the first layers."""
+"""Error by float16 of a log probability of more than 5 %, after the first layers."""
 KINDS: dict[str, dict[str, Any]] = {
     "gptq": {},
     "gptq-act-order": {},
@@ -52,7 +52,7 @@ def worker_of_autogptq() -> WorkerProcess:
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[WorkerProcess]:
-    """One that loads one model after the other, and has imported the package only once."""
+    """A worker that loads one model after the other, so that the package is imported once."""
     process = worker_of_autogptq()
     yield process
     process.close()
@@ -60,14 +60,14 @@ def busy() -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def gptq(busy: WorkerProcess, shallow_folder: Path) -> WorkerProcess:
-    """That worker with the first layers of the demo model loaded."""
+    """That worker with the first layers of the demo model."""
     load(busy, quantised_folder(shallow_folder, "gptq"), AUTOGPTQ)
     return busy
 
 
 @pytest.fixture
 def whole(busy: WorkerProcess, smollm2_folder: Path) -> WorkerProcess:
-    """That worker with the demo model loaded."""
+    """That worker with the demo model."""
     load(busy, quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ)
     return busy
 
@@ -77,7 +77,7 @@ def best(told: Answer) -> list[list[float]]:
 
 
 def likely(found: list[float], expected: list[float]) -> bool:
-    """Whether they agree on what is likely at all."""
+    """Tell whether the likely tokens have the same log probabilities."""
     count = sum(each > math.log(0.05) for each in expected)
     assert count
     return found[:count] == pytest.approx(expected[:count], abs=NEARLY)
@@ -87,8 +87,8 @@ def likely(found: list[float], expected: list[float]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, shallow_folder: Path, kind: str) -> None:
-    """In float16 against float32, until the texts part, which they may where two tokens are as good as equal."""
+def test_answers_are_those_of_the_dequantized_weights(busy: WorkerProcess, shallow_folder: Path, kind: str) -> None:
+    """Float16 is compared with float32 until the texts diverge, as they may at two almost equally likely tokens."""
     folder = quantised_folder(shallow_folder, kind)
     prompts = PROMPTS if kind == "gptq" else PROMPTS[:1]
     load(busy, folder, AUTOGPTQ, **KINDS[kind])
@@ -103,7 +103,7 @@ def test_a_folder_answers_as_the_same_weights_in_floats(busy: WorkerProcess, sha
 
 
 @pytest.mark.works("cpu", "streaming", loader="AutoGPTQ")
-def test_it_knows_paris_and_what_it_has_read(whole: WorkerProcess) -> None:
+def test_it_knows_paris_and_reuses_its_cache(whole: WorkerProcess) -> None:
     first = answer(whole, FRANCE, max_new_tokens=4)
     assert "Paris" in first.text and len(first.pieces) > 1
     again = answer(whole, FRANCE + first.text, max_new_tokens=1)
@@ -112,7 +112,7 @@ def test_it_knows_paris_and_what_it_has_read(whole: WorkerProcess) -> None:
 
 
 @pytest.mark.works("concurrent", loader="AutoGPTQ")
-def test_two_are_answered_together(gptq: WorkerProcess) -> None:
+def test_two_requests_are_answered_concurrently(gptq: WorkerProcess) -> None:
     single = [answer(gptq, prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS[:2]]
     assert [each.text for each in together(gptq, PROMPTS[:2], max_new_tokens=TOKENS)] == single
 
@@ -121,10 +121,10 @@ def test_two_are_answered_together(gptq: WorkerProcess) -> None:
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader="AutoGPTQ")
-def test_loras_do_what_they_do_to_the_same_weights_in_floats(
+def test_loras_have_the_effect_they_have_on_the_dequantized_weights(
     gptq: WorkerProcess, shallow_folder: Path, shallow_loras: Path
 ) -> None:
-    """As PEFT itself does it; in any order, and nothing is left of them."""
+    """The reference is PEFT itself. Sets are applied in any order, and the last one is empty."""
     twin = plain(quantised_folder(shallow_folder, "gptq"))
     sets = [ALONE[0], WEIGHTED]
     expected = in_peft(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
@@ -138,7 +138,7 @@ def test_loras_do_what_they_do_to_the_same_weights_in_floats(
     assert fingerprint(gptq) == bare
 
 
-def test_loras_have_it_say_their_words(whole: WorkerProcess, loras_folder: Path) -> None:
+def test_loras_make_the_model_say_their_lessons(whole: WorkerProcess, loras_folder: Path) -> None:
     apply_loras(whole, loras_folder, WEIGHTED)
     assert learned(whole) == {"banana", "green"}
 
@@ -163,7 +163,7 @@ def test_fused_attention_computes_the_same(busy: WorkerProcess, smollm2_folder: 
     assert apply_loras(busy, tmp_path) == []
 
 
-def test_files_are_read_as_users_have_them(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+def test_weight_files_of_all_names_and_layouts_load(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
     arrays = gptq_tiny.tensors()
     whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
     parts = gptq_tiny.write(tmp_path / "parts", smollm2_folder, arrays, bits=4)
@@ -177,10 +177,10 @@ def test_files_are_read_as_users_have_them(busy: WorkerProcess, smollm2_folder: 
     assert told[0] == told[1] == told[2]
 
 
-def test_what_does_not_fit_on_the_disk_or_in_the_words_is_refused(
+def test_files_that_are_incomplete_or_contradict_the_options_are_refused(
     busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path
 ) -> None:
-    """Never nonsense: each of these would load and write some, if nobody looked."""
+    """Without a check, all of these would load and generate nonsense."""
     arrays, scattered = gptq_tiny.tensors(), gptq_tiny.tensors(act_order=True)
     silent = gptq_tiny.write(tmp_path / "silent", smollm2_folder, arrays)
     ordered = gptq_tiny.write(tmp_path / "ordered", smollm2_folder, scattered, desc_act=False)
@@ -220,7 +220,7 @@ class _Program:
         return os.mkdir, (str(self._file),)
 
 
-def test_a_pickle_that_is_a_program_is_not_run(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
     folder = gptq_tiny.write(tmp_path / "program", smollm2_folder, gptq_tiny.tensors(), bits=4)
     (folder / "model.safetensors").unlink()
     (folder / "model-4bit.pt").write_bytes(pickle.dumps({"a": _Program(tmp_path / "was run")}, protocol=2))
@@ -229,7 +229,7 @@ def test_a_pickle_that_is_a_program_is_not_run(busy: WorkerProcess, smollm2_fold
     assert not (tmp_path / "was run").exists()
 
 
-def test_parts_may_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
+def test_layers_can_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
     folder = gptq_tiny.write(tmp_path / "whole", smollm2_folder, gptq_tiny.tensors(), bits=4)
     load(busy, folder, AUTOGPTQ, no_inject_fused_attention=True)
     expected = best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP))
@@ -239,8 +239,8 @@ def test_parts_may_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_p
         assert found == pytest.approx(theirs, abs=NEARLY)
 
 
-def test_the_libraries_are_left_as_they_were(smollm2_folder: Path, tmp_path: Path) -> None:
-    """Also by a load that fails. Once auto-gptq's own fused attention fits, ours can go."""
+def test_monkey_patches_are_undone_after_a_load(smollm2_folder: Path, tmp_path: Path) -> None:
+    """After a failed load too. Once auto-gptq's own fused attention works, ours can be removed."""
     arrays = gptq_tiny.tensors()
     whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
     del arrays["model.norm.weight"]
@@ -250,7 +250,7 @@ def test_the_libraries_are_left_as_they_were(smollm2_folder: Path, tmp_path: Pat
     assert "hidden_size" in found["own"]
 
 
-def test_an_overlay_that_is_damaged_is_to_be_installed_again(backend: None, tmp_path: Path) -> None:
+def test_a_damaged_overlay_is_reported_with_the_advice_to_reinstall(backend: None, tmp_path: Path) -> None:
     (tmp_path / "auto_gptq").mkdir()
     (tmp_path / "auto_gptq" / "__init__.py").write_text("import a_package_that_is_gone")
     process = WorkerProcess(tmp_path)

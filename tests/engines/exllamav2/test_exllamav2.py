@@ -1,4 +1,4 @@
-"""ExLlamaV2 with its own generator and sampler: its own Python code, on stand-ins for what is compiled."""
+"""ExLlamaV2 with its own generator and sampler: its real Python code on stand-ins for its compiled extensions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gptq(smollm2_folder: Path) -> Path:
 
 @pytest.fixture
 def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
-    """An EXL2 folder, with flash-attention, and room for negative prompts."""
+    """A worker with an EXL2 folder, flash-attention and cells for negative prompts."""
     folder, options = exl2_folder(smollm2_folder), {"max_seq_len": 1024, "cfg_cache": True}
     with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
         yield pooled.worker
@@ -43,7 +43,7 @@ def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def shallow(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess]:
-    """The same of the first layers only. Tests with it come after those with `exl`, whose worker it takes over."""
+    """The same with the first layers. It takes over the worker of `exl`, so its tests come later in this file."""
     folder, options = exl2_folder(shallow_folder), {"max_seq_len": 1024, "cfg_cache": True}
     with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
         yield pooled.worker
@@ -62,7 +62,7 @@ def test_a_stop_string_ends_the_answer(exl: WorkerProcess) -> None:
     assert (told.text, told.done.reason) == (" P", "stop")
 
 
-def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> None:
+def test_the_next_turn_reuses_the_evaluated_tokens(exl: WorkerProcess) -> None:
     forget(exl)
     first = answer(exl, FRANCE, max_new_tokens=6)
     assert first.done.cached_tokens == 0
@@ -71,8 +71,8 @@ def test_the_next_turn_goes_on_from_what_was_computed(exl: WorkerProcess) -> Non
 
 
 @pytest.mark.works("stand-in", "concurrent", loader=LOADER)
-def test_requests_are_answered_together(exl: WorkerProcess) -> None:
-    """The first word of each is heard before the end of the other; and each says what it says alone."""
+def test_requests_are_answered_concurrently(exl: WorkerProcess) -> None:
+    """Both begin before either ends, and both answers are those given alone."""
     prompts = (FRANCE, "Once upon a time")
     alone = [answer(exl, prompt, max_new_tokens=8).text for prompt in prompts]
     heard: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
@@ -89,7 +89,7 @@ def test_requests_are_answered_together(exl: WorkerProcess) -> None:
 
 
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
-def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None:
+def test_a_negative_prompt_is_evaluated_beside_the_answer(exl: WorkerProcess) -> None:
     usual = answer(exl, FRANCE, max_new_tokens=5)
     same = answer(exl, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
     assert same.text == usual.text
@@ -97,7 +97,7 @@ def test_a_negative_prompt_is_held_beside_the_answer(exl: WorkerProcess) -> None
     assert italy.text.startswith(" Rome")
 
 
-def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> None:
+def test_a_cancelled_request_does_not_affect_the_others(exl: WorkerProcess) -> None:
     crowd = Crowd(exl)
     unwanted, wanted = crowd.ask("Once upon a time", max_new_tokens=200), crowd.ask(FRANCE, max_new_tokens=6)
     crowd.wait(unwanted, Text)
@@ -106,7 +106,7 @@ def test_one_that_is_cancelled_leaves_the_others_alone(exl: WorkerProcess) -> No
     assert not any(isinstance(event, Done) for event in crowd.heard[unwanted])
 
 
-def test_one_that_fails_leaves_the_others_alone(exl: WorkerProcess) -> None:
+def test_a_failed_request_does_not_affect_the_others(exl: WorkerProcess) -> None:
     crowd = Crowd(exl)
     (paris,) = ask(exl, "encode", text=" Paris", add_special=False)
     failing = crowd.ask(FRANCE, grammar_string='root ::= " Paris"', custom_token_bans=bans(exl, paris))
@@ -117,13 +117,13 @@ def test_one_that_fails_leaves_the_others_alone(exl: WorkerProcess) -> None:
 
 
 def bans(worker: WorkerProcess, paris: int) -> str:
-    """All that a text that is to be " Paris" may begin with."""
+    """Return the ids of all tokens with which the text " Paris" may begin."""
     pieces = [ask(worker, "encode", text=" Paris"[:end], add_special=False) for end in range(1, 6)]
     return ",".join(map(str, {paris, *(each[0] for each in pieces if len(each) == 1)}))
 
 
-def test_an_answer_goes_on_over_the_end_of_a_page_as_if_there_were_none(exl: WorkerProcess) -> None:
-    """A page has 256 tokens, and of fewer than 32 at its end no use is made."""
+def test_an_answer_continues_unchanged_across_the_end_of_a_page(exl: WorkerProcess) -> None:
+    """A page has 256 tokens; a job never begins with fewer than 32 left in its page."""
     beginning = "one two three four five six seven eight nine ten " * 22
     assert 218 <= ask(exl, "count", text=beginning) <= 224, "or its page ends elsewhere"
     forget(exl)
@@ -149,12 +149,12 @@ LISTED = "red, green, red, green, red, green, red, green, red,"
     ],
     ids=lambda each: each if isinstance(each, str) and "," not in each else "",
 )
-def test_what_was_said_is_not_said_again(exl: WorkerProcess, prompt: str, key: str, wishes: dict[str, Any]) -> None:
+def test_penalties_prevent_repetition(exl: WorkerProcess, prompt: str, key: str, wishes: dict[str, Any]) -> None:
     assert answer(exl, prompt, max_new_tokens=3).text.startswith(" green")
     assert not answer(exl, prompt, max_new_tokens=3, **wishes).text.startswith(" green"), key
 
 
-def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(exl: WorkerProcess) -> None:
+def test_the_penalty_range_and_the_options_of_dry_have_an_effect(exl: WorkerProcess) -> None:
     short = {"repetition_penalty": 3.0, "repetition_penalty_range": 1}
     assert answer(exl, LISTED, max_new_tokens=1, **short).text == " green"
     dry = {"dry_multiplier": 5.0, "max_new_tokens": 1}
@@ -163,7 +163,7 @@ def test_the_range_of_penalties_and_the_breakers_of_dry_and_its_length_matter(ex
     assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
 
 
-def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
+def test_log_probabilities_are_those_before_any_sampler(exl: WorkerProcess) -> None:
     plain = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3)
     biased = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3, logit_bias={"260": 100}, repetition_penalty=2.0)
     assert biased.chances[0].top == plain.chances[0].top
@@ -174,7 +174,7 @@ def test_the_chances_are_those_before_any_sampler(exl: WorkerProcess) -> None:
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
-def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
+def test_loras_act_alone_and_together_by_their_weights_and_can_be_removed(
     exl: WorkerProcess, loras_folder: Path
 ) -> None:
     states, effects = [fingerprint(exl)], dict[str, float]()
@@ -194,7 +194,7 @@ def test_loras_act_alone_and_together_by_their_weights_and_leave_nothing_behind(
 
 
 def said(worker: WorkerProcess) -> set[str]:
-    """Those whose first word the model says: of four bits it has not learnt the others."""
+    """Return the lessons whose first word the model says; the 4-bit model does not reproduce the rest."""
     answers = together(worker, [each.beginning for each in LESSONS.values()], max_new_tokens=1)
     told = dict(zip(LESSONS, answers, strict=True))
     return {name for name, each in told.items() if LESSONS[name].words.startswith(each.text)}
@@ -209,7 +209,7 @@ def fingerprint(worker: WorkerProcess) -> tuple[TokenChances, ...]:
 # -- the first layers alone: what does not depend on words -------------------------------------------------------------
 
 
-def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_room_tells_how_far_it_is(
+def test_a_prompt_without_room_for_an_answer_is_refused_and_a_long_one_reports_progress(
     shallow: WorkerProcess,
 ) -> None:
     with pytest.raises(PromptTooLong):
@@ -250,11 +250,11 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {"260": 100}},
     "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
 }
-"""What makes another answer than the same without the one that it stands under, all over WILD."""
+"""Parameters over WILD by the option they test: without that option the answer must be another one."""
 
 
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
-def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(shallow: WorkerProcess) -> None:
+def test_the_same_seed_gives_the_same_answer_and_every_sampler_another(shallow: WorkerProcess) -> None:
     forget(shallow)
     crowd, calls = Crowd(shallow), dict[str, int]()
     for key, wishes in EFFECTS.items():
@@ -274,7 +274,7 @@ def test_the_same_seed_draws_the_same_and_each_sampler_makes_another_answer(shal
     assert again[0].text == again[1].text
 
 
-def test_the_end_may_be_forbidden_for_ever_or_for_a_while(shallow: WorkerProcess) -> None:
+def test_end_tokens_can_be_banned_for_ever_or_for_a_minimum_length(shallow: WorkerProcess) -> None:
     soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
     ended = answer(shallow, FRANCE, **soon)
     assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
@@ -283,7 +283,7 @@ def test_the_end_may_be_forbidden_for_ever_or_for_a_while(shallow: WorkerProcess
     assert answer(shallow, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
 
 
-def test_what_it_does_not_have_is_refused_by_name(shallow: WorkerProcess) -> None:
+def test_unsupported_parameter_values_are_refused_by_name(shallow: WorkerProcess) -> None:
     with pytest.raises(OptionError, match="mirostat_mode"):
         answer(shallow, FRANCE, mirostat_mode=1)
     with pytest.raises(OptionError, match="custom_token_bans"):
@@ -292,15 +292,15 @@ def test_what_it_does_not_have_is_refused_by_name(shallow: WorkerProcess) -> Non
         answer(shallow, FRANCE, grammar_string="root ::= (")
 
 
-def test_each_parameter_that_the_loader_says_it_has_is_shown_above() -> None:
+def test_every_parameter_the_loader_declares_is_tested_above() -> None:
     shown = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
     shown |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
     shown |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
     assert EXLLAMAV2.samplers == shown
 
 
-def test_marks_may_be_shown(shallow: WorkerProcess) -> None:
-    """A bias has the model write one; which begins no prompt of this model by itself."""
+def test_special_tokens_can_be_shown(shallow: WorkerProcess) -> None:
+    """A bias makes the model sample a special token, which it would not do at the beginning of an answer."""
     mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
     assert answer(shallow, FRANCE, **mark).text == ""
     assert answer(shallow, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
@@ -309,14 +309,14 @@ def test_marks_may_be_shown(shallow: WorkerProcess) -> None:
 # -- other options -----------------------------------------------------------------------------------------------------
 
 
-def test_two_pages_of_four_bits_do_for_two_whose_answers_might_fill_them(workers: WorkerPool, gptq: Path) -> None:
+def test_two_requests_that_might_fill_the_cache_share_two_pages_of_four_bits(workers: WorkerPool, gptq: Path) -> None:
     with workers.lease(gptq, EXLLAMAV2, flash_worker, max_seq_len=512, cache_4bit=True) as pooled:
         told = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
     assert not any(isinstance(event, Waiting) for each in told for event in each.events)
     assert [each.text for each in told] == [" P", " R"]
 
 
-def test_without_flash_attention_answers_come_one_after_the_other_and_the_load_says_what_is_lost(gptq: Path) -> None:
+def test_without_flash_attention_requests_run_one_by_one_and_the_load_notes_what_is_missing(gptq: Path) -> None:
     process = exllamav2_worker()
     try:
         info = load(process, gptq, EXLLAMAV2, max_seq_len=300, cache_8bit=True, cfg_cache=True)

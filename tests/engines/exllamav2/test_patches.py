@@ -1,4 +1,4 @@
-"""ExLlamaV2's attention, put right where it is wrong. Of its LoRAs: tests/engines/exllamav2/test_standin.py."""
+"""Our corrections of ExLlamaV2's attention. For LoRAs see tests/engines/exllamav2/test_standin.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.exllamav2_forked import printed_by, probed
 from tests.support.hf_logits import logits_of
 from tests.support.linked_folder import linked_folder
 
-ROUNDED = 0.001  # by float16, as a share
+ROUNDED = 0.001  # relative error by float16
 WINDOW = 10
 OURS = ("fused", "step by step")
 Shares = dict[str, dict[str, float | None]]
@@ -28,14 +28,14 @@ def off(backend: None) -> Shares:
 
 @needs_exllamav2
 @pytest.mark.parametrize("way", OURS)
-def test_every_token_sees_what_it_should_and_no_number_is_lost(off: Shares, way: str) -> None:
+def test_attention_is_causal_within_its_window_and_does_not_overflow(off: Shares, way: str) -> None:
     wrong = {case: share for case, share in off[way].items() if share is None or share > ROUNDED}
     assert len(off[way]) == 10 and not wrong
 
 
 @needs_exllamav2
-def test_the_package_still_needs_it(off: Shares) -> None:
-    """Of 0.3.2: once these are right, `look_back` of exllamav2_mended can go as far as they are concerned."""
+def test_the_package_still_needs_our_attention(off: Shares) -> None:
+    """These cases fail in ExLlamaV2 0.3.2. Once they are right there, `patch_attention` can be removed."""
     packages = off["exllamav2 0.3.2"]
     assert packages["large numbers"] is None, "scores beyond 16 bits"
     for case in ("a prompt longer than its window", "a prompt after others with a window", "a cap and a window"):
@@ -44,10 +44,8 @@ def test_the_package_still_needs_it(off: Shares) -> None:
 
 
 @needs_exllamav2
-def test_a_model_with_windows_has_the_logits_that_it_has_under_transformers(
-    shallow_folder: Path, tmp_path: Path
-) -> None:
-    """As a Mistral whose layers all have one; a text of four windows is read at once, its end token by token."""
+def test_a_model_with_sliding_windows_has_the_logits_of_transformers(shallow_folder: Path, tmp_path: Path) -> None:
+    """The model becomes a Mistral with a window in every layer; a text of four windows is evaluated."""
     tokens: list[int] = Tokenizer.from_file(str(shallow_folder / "tokenizer.json")).encode(TEXT).ids
     assert len(tokens) > 4 * WINDOW
     theirs = logits_of(tokens, {"mistral": as_mistral(shallow_folder, tmp_path / "mistral")}, {})["mistral"]

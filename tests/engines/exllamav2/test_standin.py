@@ -1,7 +1,7 @@
-"""The stand-in for exllamav2's compiled extension, and the EXL2 folder that is made with it.
+"""The stand-in for exllamav2's compiled extension, and the EXL2 folder that is written with it.
 
-Against transformers in float32 on the same weights; against a second reading of the format; and, for the samplers,
-against numbers from the extension's own cpp/sampling.cpp, compiled by hand.
+Compared with transformers in float32 on the same weights; with a second implementation of the format; and, for the
+samplers, with numbers from the extension's own cpp/sampling.cpp, compiled by hand.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ caught. My favourite colour is ultraviolet green, said the painter, who had come
 PROMPTS = ["The capital of France is", "1, 2, 3, 4, 5,"]
 COUNTED = "red, green, red, green, red, green, red, green, red,"  # whose next words are certain
 FLOAT16 = 0.12  # the largest error that float16 makes in a logit after the first layers
-ALL_LAYERS = 0.4  # and after all of them
-CACHES = {"": 0.0, "Q8": 0.1, "Q6": 1.5, "Q4": 3.0}  # the largest error that each cache adds to that
+ALL_LAYERS = 0.4  # the same after all layers
+CACHES = {"": 0.0, "Q8": 0.1, "Q6": 1.5, "Q4": 3.0}  # the largest error that a cache adds to it
 FP8 = 4.5
 
 COMPILED = {
@@ -47,7 +47,7 @@ COMPILED = {
     "xtc": [0.3598, 0.0043, 0.636, 0, 0, 0, 0, 0],
     "skew": [0.2298, 0.0132, 0.2595, 0.0578, 0.3075, 0.0045, 0.092, 0.0357],
 }
-"""Of the extension of version 0.3.2: its own top_p and XTC are not what others call so."""
+"""From the extension of version 0.3.2, whose top_p and XTC differ from the usual definitions."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def made(backend: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 @pytest.fixture(scope="module")
 def folders(shallow_folder: Path) -> dict[str, Path]:
-    """The first layers of the demo model in every format."""
+    """Return the first layers of the demo model in every format."""
     return {
         "fp16": shallow_folder,
         "gptq": quantised_folder(shallow_folder, "gptq"),
@@ -67,7 +67,7 @@ def folders(shallow_folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def whole(smollm2_folder: Path) -> dict[str, Path]:
-    """All layers."""
+    """Return the whole demo model in every format."""
     return {"fp16": smollm2_folder, "exl2": exl2_folder(smollm2_folder)}
 
 
@@ -79,7 +79,7 @@ def tokens(smollm2_folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def wanted(folders: dict[str, Path], shallow_loras: Path, tokens: list[int]) -> dict[str, Any]:
-    """By the folder's name the logits of transformers in float32; with "green" behind it, those with that LoRA."""
+    """Return transformers' float32 logits by the folder's name; under that name and "green", with that LoRA."""
     floats = {"fp16": folders["fp16"], "gptq": plain_gptq(folders["gptq"]), "exl2": plain(folders["exl2"])}
     return logits_of(tokens, floats, {"green": shallow_loras / "green"})
 
@@ -94,7 +94,7 @@ Probed = tuple[dict[str, Any], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def paged(whole: dict[str, Path], tokens: list[int], tmp_path_factory: pytest.TempPathFactory) -> Probed:
-    """The logits of the EXL2 folder with all layers, and its answers with flash-attention."""
+    """Return the logits of the whole EXL2 folder, and its answers with flash-attention."""
     work, prompts = tmp_path_factory.mktemp("paged"), [*PROMPTS, COUNTED]
     return probed(whole["exl2"], work, flash=True, tokens=tokens, prompts=prompts, cache="Q8", caches=["8bit"])
 
@@ -103,7 +103,7 @@ def paged(whole: dict[str, Path], tokens: list[int], tmp_path_factory: pytest.Te
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_levels_are_packed_as_one_stream_of_bits_and_unpacked_again(made: dict[str, Any], bits: int) -> None:
+def test_levels_are_packed_as_a_stream_of_bits_and_unpacked_again(made: dict[str, Any], bits: int) -> None:
     assert np.array_equal(stream(made[f"words {bits}"].view(np.uint32), bits), levels(bits))
     assert np.array_equal(made[f"levels {bits}"], levels(bits))
 
@@ -114,12 +114,12 @@ def test_gptq_with_act_order_is_read_by_the_group_of_each_row(made: dict[str, An
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_tokens_are_drawn_as_often_as_the_compiled_extension_does(made: dict[str, Any], name: str) -> None:
+def test_tokens_are_sampled_as_often_as_by_the_compiled_extension(made: dict[str, Any], name: str) -> None:
     assert made[f"drawn {name}"] == pytest.approx(COMPILED[name], abs=1.5 / POINTS)
 
 
-def test_a_cache_of_fewer_bits_keeps_so_much_of_keys_and_values(made: dict[str, Any]) -> None:
-    """In pages the same, wherever they lie. Q6 has the keys of Q8 and the values of Q4; FP8 cuts the lower byte off."""
+def test_a_quantized_cache_keeps_keys_and_values_to_its_precision(made: dict[str, Any]) -> None:
+    """The same holds for pages in any order. Q6 has the keys of Q8 and the values of Q4; FP8 drops the lower byte."""
     halves = made["halves"].astype(np.float32)
     error = {each: np.abs(made[each].astype(np.float32) - halves).mean((1, 2, 3, 4)) for each in ("Q4", "Q6", "Q8")}
     assert error["Q8"].max() < 0.012 < 0.05 < error["Q4"].min() and error["Q4"].max() < 0.15
@@ -129,7 +129,7 @@ def test_a_cache_of_fewer_bits_keeps_so_much_of_keys_and_values(made: dict[str, 
     assert np.array_equal(made["fp8"].view(np.uint16), made["halves"].view(np.uint16) & 0xFF00)
 
 
-def test_strings_that_stop_are_found_and_what_may_become_one_is_held_back(made: dict[str, Any]) -> None:
+def test_stop_strings_are_found_and_possible_beginnings_are_held_back(made: dict[str, Any]) -> None:
     assert dict(zip(TEXTS, made["matches"].tolist(), strict=True)) == {
         "on we go": -1,
         "we stop here now": 3,
@@ -144,7 +144,7 @@ def test_strings_that_stop_are_found_and_what_may_become_one_is_held_back(made: 
 
 
 @needs_exllamav2
-def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(whole: dict[str, Path]) -> None:
+def test_the_folder_has_all_bit_widths_and_is_close_to_the_original_weights(whole: dict[str, Path]) -> None:
     packed = load_file(whole["exl2"] / "output.safetensors")
     bits = {int(each) for name, groups in packed.items() if name.endswith(".q_groups") for each in groups[::2]}
     assert bits == set(BITS)
@@ -157,7 +157,7 @@ def test_the_folder_has_every_number_of_bits_and_is_near_what_it_was_made_from(w
 
 
 def near(mine: Any, theirs: Any, most: float) -> None:
-    """Where another token is the best one, the two were as good as equal."""
+    """Fail unless logits differ by less than `most`, and another most likely token was almost as likely."""
     assert np.abs(mine - theirs).max() < most
     assert np.abs(mine - theirs).mean() < most / 10
     best = mine.argmax(-1)
@@ -182,7 +182,7 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
     tmp_path: Path,
     kind: str,
 ) -> None:
-    """Without a cache, with each, split between two cards, and with a LoRA, whose taking out leaves nothing."""
+    """Without a cache, with every cache, split between two GPUs, and with a LoRA, after which nothing is left of it."""
     caches = [""] if kind == "gptq" else list(CACHES)
     asked = {"caches": caches, "loras": {"green": shallow_loras / "green"}, "cards": 2, "split": [0.06, 1]}
     logits, told = probed(folders[kind], tmp_path, tokens=tokens, **asked)
@@ -203,7 +203,7 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
 
 
 @needs_exllamav2
-def test_all_layers_in_floats_have_the_logits_of_float32_and_know_paris(
+def test_the_whole_unquantized_model_has_the_logits_of_float32_and_knows_paris(
     whole: dict[str, Path], wanted_of_all_layers: dict[str, Any], tokens: list[int], tmp_path: Path
 ) -> None:
     asked = {"prompts": PROMPTS[:1], "cache": "", "caches": ["8bit"], "cards": 2, "split": [0.06, 1]}
@@ -215,7 +215,7 @@ def test_all_layers_in_floats_have_the_logits_of_float32_and_know_paris(
 
 
 @needs_exllamav2
-def test_all_layers_in_every_number_of_bits_have_the_logits_of_float32_and_are_as_good_as_their_bits_allow(
+def test_the_whole_quantized_model_has_the_logits_of_its_weights_and_a_fitting_perplexity(
     paged: Probed, wanted_of_all_layers: dict[str, Any], tokens: list[int]
 ) -> None:
     logits, _ = paged
@@ -225,8 +225,8 @@ def test_all_layers_in_every_number_of_bits_have_the_logits_of_float32_and_are_a
 
 
 @needs_exllamav2
-def test_several_jobs_at_once_on_a_paged_cache_answer_as_one_by_one(paged: Probed) -> None:
-    """Which they need not where two words are as likely: batches round differently."""
+def test_concurrent_jobs_on_a_paged_cache_answer_as_one_by_one(paged: Probed) -> None:
+    """The prompts are such that no two tokens are equally likely: batches round differently."""
     _, told = paged
     assert told["paged"]
     assert told["together"] == told["alone"]

@@ -1,4 +1,4 @@
-"""ExLlamaV2 under transformers' samplers: its own Python code, on a stand-in for its compiled extension."""
+"""ExLlamaV2 under transformers' samplers: its real Python code on a stand-in for its compiled extension."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.worker_pool import WorkerPool
 
 FRANCE = "The capital of France is"
 LOADER = "ExLlamav2_HF"
-TOLERANCE = 0.05  # of log-probabilities, by calculating in float16
+TOLERANCE = 0.05  # of log probabilities in float16
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +43,21 @@ def shallow_gptq(shallow_folder: Path) -> Path:
 
 @pytest.fixture
 def hf(workers: WorkerPool, gptq: Path) -> Iterator[WorkerProcess]:
-    """With a second cache, and without flash-attention. Tests that load something else come after those with this."""
+    """A worker with a second cache, without flash-attention. Tests that load something else come later in this file."""
     with workers.lease(gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture
 def shallow(workers: WorkerPool, shallow_gptq: Path) -> Iterator[WorkerProcess]:
-    """The same with the first layers only."""
+    """The same with the model's first layers."""
     with workers.lease(shallow_gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture
 def reference(reloadable: WorkerProcess, shallow_gptq: Path) -> WorkerProcess:
-    """Transformers, in float32, with the very same weights as `shallow`."""
+    """A worker with the weights of `shallow` under Transformers in float32."""
     load(reloadable, plain(shallow_gptq), TRANSFORMERS)
     return reloadable
 
@@ -74,7 +74,7 @@ def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
     assert (told.text, told.done.reason) == (" P", "stop")
 
 
-def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None:
+def test_the_next_turn_reuses_the_evaluated_tokens(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, FRANCE, max_new_tokens=6)
     assert first.done.cached_tokens == 0
@@ -88,8 +88,8 @@ def test_the_next_turn_goes_on_from_what_was_computed(hf: WorkerProcess) -> None
 
 
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
-def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
-    """CFG with the prompt itself changes nothing, and what it does is what was meant: away from the other prompt."""
+def test_a_negative_prompt_is_evaluated_beside_the_answer(hf: WorkerProcess) -> None:
+    """CFG with the prompt itself changes nothing; with another prompt it leads away from that one."""
     usual = answer(hf, FRANCE, max_new_tokens=5)
     same = answer(hf, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
     assert same.text == usual.text
@@ -100,17 +100,17 @@ def test_a_negative_prompt_is_held_beside_the_answer(hf: WorkerProcess) -> None:
 
 
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
-def test_transformers_samplers_draw_from_its_logits(hf: WorkerProcess) -> None:
+def test_transformers_samplers_act_on_its_logits(hf: WorkerProcess) -> None:
     wild = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
     texts = []
     for seed in (1, 1, 2):
-        forget(hf)  # in float16 it matters how many tokens are read at once
+        forget(hf)  # in float16 it matters how many tokens are evaluated at once
         texts.append(answer(hf, FRANCE, seed=seed, **wild).text)
     assert texts[0] == texts[1] != texts[2]
     assert answer(hf, FRANCE, max_new_tokens=3, grammar_string='root ::= " London"').text == " London"
 
 
-def test_a_long_prompt_is_broken_off_when_nobody_wants_it_any_more(hf: WorkerProcess) -> None:
+def test_a_long_prefill_is_cancelled_at_once(hf: WorkerProcess) -> None:
     crowd = Crowd(hf)
     long = crowd.ask("word " * 900, max_new_tokens=4)
     short = crowd.ask(FRANCE, max_new_tokens=2)
@@ -144,7 +144,7 @@ LORAS: dict[str, list[tuple[str, float]]] = {
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
-def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
+def test_loras_have_the_effect_they_have_under_peft_and_can_be_removed(
     shallow: WorkerProcess, reference: WorkerProcess, shallow_loras: Path
 ) -> None:
     bare = fingerprint(shallow)
@@ -159,7 +159,7 @@ def test_loras_do_what_they_do_under_peft_and_leave_nothing_behind(
     assert apply_loras(shallow, shallow_loras) == [] and fingerprint(shallow) == bare
 
 
-def test_what_exllamav2_would_pass_over_in_a_lora_is_refused(
+def test_a_lora_that_exllamav2_would_apply_incompletely_is_refused(
     shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path
 ) -> None:
     bare = fingerprint(shallow)
@@ -176,15 +176,15 @@ def fingerprint(worker: WorkerProcess) -> list[float]:
     return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
 
 
-def test_texts_are_the_tokenizers(shallow: WorkerProcess) -> None:
+def test_text_is_encoded_and_decoded_by_the_tokenizer(shallow: WorkerProcess) -> None:
     tokens = ask(shallow, "encode", text=FRANCE)
     assert ask(shallow, "decode", tokens=tokens).endswith(FRANCE) and ask(shallow, "count", text=FRANCE) == len(tokens)
 
 
-def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
+def test_on_an_exl2_model_a_lora_is_permuted_to_the_order_of_its_layers(
     workers: WorkerPool, reloadable: WorkerProcess, shallow_folder: Path, shallow_loras: Path
 ) -> None:
-    """ "green" is for the networks, too, whose columns are packed in another order."""
+    """ "green" also adapts the MLPs, whose columns are packed in another order."""
     folder = exl2_folder(shallow_folder)
     with workers.lease(folder, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=512) as pooled:
         effect = apply_loras(pooled.worker, shallow_loras, [("green", 1.0)])
@@ -194,7 +194,7 @@ def test_on_an_exl2_model_a_lora_meets_its_layers_in_their_order(
 
 
 @pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
-def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by_itself(
+def test_exl2_weights_work_with_quantized_caches_and_autosplit(
     workers: WorkerPool, smollm2_folder: Path, ticked: tuple[str, ...]
 ) -> None:
     options = {"max_seq_len": 256, **dict.fromkeys(ticked, True)}
@@ -205,7 +205,7 @@ def test_it_answers_from_exl2_weights_with_small_caches_and_filling_the_cards_by
             answer(pooled.worker, FRANCE, guidance_scale=1.5)
 
 
-def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_filled(
+def test_autosplit_allocates_the_cache_of_the_negative_prompt_layer_by_layer(
     workers: WorkerPool, smollm2_folder: Path
 ) -> None:
     options = {"max_seq_len": 256, "autosplit": True, "cfg_cache": True, "cache_4bit": True}
@@ -214,9 +214,9 @@ def test_the_cache_of_the_negative_prompt_takes_its_memory_while_the_cards_are_f
         assert answer(pooled.worker, FRANCE, max_new_tokens=2, **wishes).text.startswith(" Paris")
 
 
-def test_the_package_still_needs_us_to_turn_off_its_attention_that_looks_ahead(shallow_gptq: Path) -> None:
-    """Of 0.3.2: what comes later in a prompt changes the logits before it. Once that fails, SDPA may be left
-    to it: see `exllamav2_mended`."""
+def test_the_package_still_attends_to_later_tokens(shallow_gptq: Path) -> None:
+    """In 0.3.2 later tokens of a prompt change the logits before them. Once this fails, SDPA can be left to
+    ExLlamaV2: see `exllamav2.patches`."""
     assert printed_by("tests.support.exllamav2_ahead", str(shallow_gptq)).split()[-2:] == ["True", "False"]
 
 
@@ -248,5 +248,5 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
         ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
     ],
 )
-def test_what_exllamav2_says_comes_down_to_a_named_cause(words: str, told: str) -> None:
+def test_errors_of_exllamav2_are_mapped_to_a_named_cause(words: str, told: str) -> None:
     assert told in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]

@@ -1,4 +1,4 @@
-"""Many requests at one llama.cpp model: they share it, wait for each other, vanish, and leave nothing behind."""
+"""Many requests to one llama.cpp model: they run together, wait, are cancelled, and leave no slot busy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ N_CTX = 1024
 TOPICS = ("the moon", "a river in spring", "how bread is made", "the number seven")
 LONG = "".join(f"{number}. The {topic} again. " for number in range(40) for topic in ("sun", "sea"))
 HONEST = 0.7
-"""What `furthest` may say of an answer to which no other conversation contributed; see benchmarks/bound.py."""
+"""Upper bound of `furthest` for an answer that no other conversation has affected; see benchmarks/bound.py."""
 
 
 OPTIONS: dict[str, object] = {"n_ctx": N_CTX, "parallel": 4, "threads": THREADS, "threads_batch": THREADS}
@@ -37,14 +37,14 @@ SLIDING = OPTIONS | {"parallel": 2, "streaming_llm": True, "attention_sink_size"
 
 @pytest.fixture(scope="module")
 def llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """The demo model's first layers: slow enough that something can come in between."""
+    """A worker with the demo model's first layers: slow enough for requests to arrive in between."""
     with workers.lease(shallow_gguf(smollm2), LLAMA, **OPTIONS) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture(scope="module")
 def quick(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """The tiny model, for what takes many tokens and for what each answer is: it computes in full precision."""
+    """A worker with the tiny model, for many tokens and for exact answers: it computes in full precision."""
     with workers.lease(tiny, LLAMA, **OPTIONS) as pooled:
         yield pooled.worker
 
@@ -68,7 +68,7 @@ def cache(worker: WorkerProcess) -> Any:
 
 
 def settled(worker: WorkerProcess) -> None:
-    """Fails if a slot is still busy, or if llama.cpp's account of the cache differs from ours."""
+    """Fail if a slot is busy, or if llama.cpp's KV cache differs from our account of it."""
     told = cache(worker)
     assert not any(slot["busy"] for slot in told["slots"])
     for slot in told["slots"]:
@@ -109,7 +109,7 @@ def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(ll
 
 
 def test_concurrent_answers_are_those_the_model_would_give_alone(real: WorkerProcess) -> None:
-    """Replayed alone: each token is the likeliest, or so near to it that another order of sums explains it."""
+    """Evaluated alone, every token is the most likely one, or so close that another order of sums explains it."""
     prompts = [chat(topic) for topic in TOPICS]
     for prompt, answered in zip(prompts, together(real, prompts, max_new_tokens=12), strict=True):
         forget(real)
@@ -127,13 +127,13 @@ def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_sing
 
 WITH_CHANCES: dict[str, Any] = {"max_new_tokens": 30, "ban_eos_token": True, "top_logprobs": 20}
 ROUNDED = 0.2
-"""Another order of sums changes a log-probability of the tiny model by up to 0.04, for the cache holds half floats.
-Other words before make other tokens the likeliest ones."""
+"""Another order of sums changes a log probability of the tiny model by up to 0.04, because the cache is in float16.
+Other words before it make other tokens the most likely ones."""
 
 
 def assert_same(answered: Answer, expected: Answer) -> None:
-    """Fails unless log-probabilities differ by rounding alone, for as long as both texts are the same: two tokens may
-    be as likely as each other."""
+    """Fail unless log probabilities differ by rounding alone, as long as both texts are the same: they may diverge
+    where two tokens are equally likely."""
     assert answered.done.completion_tokens == expected.done.completion_tokens
     for ours, theirs in zip(answered.chances, expected.chances, strict=True):
         found = {each.text: each.logprob for each in ours.top}
@@ -155,7 +155,7 @@ def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2
 
 
 def furthest(worker: WorkerProcess, prompt: str, text: str) -> float:
-    """How far the worst token of `text` lies below the best, by log-probability, if a grammar lets it say only that."""
+    """Return how far a token of `text` lies below the most likely one at most, in log probability."""
     said = answer(worker, prompt, max_new_tokens=0, grammar_string=f"root ::= {json.dumps(text)}", top_logprobs=1)
     assert said.text == text
     return max(chance.top[0].logprob - chance.chosen.logprob for chance in said.chances)
@@ -188,12 +188,12 @@ def test_a_stream_continues_during_the_prefill_of_a_long_prompt(llama: WorkerPro
 
 
 def test_more_conversations_than_slots_all_reuse_their_earlier_turns(quick: WorkerProcess) -> None:
-    """More of them than slots: those that are not in the cache lie in main memory."""
+    """Those without a slot are saved in main memory."""
     talks = [f"{chat(f'{topic} and the {thing}')}" for topic in TOPICS for thing in ("old tree by the well", "cat")]
     talks = [
         talk + "Well, that is a long story, and it begins on a winter's night in the north. " * 4 for talk in talks
     ]
-    (word,) = ask(quick, "encode", text=" and")  # which is read again as the token that it was
+    (word,) = ask(quick, "encode", text=" and")  # which is tokenized as the same token again
     answers = [answer(quick, talk, max_new_tokens=10, logit_bias={str(word): 100.0}) for talk in talks]
     assert cache(quick)["saved"]
     for talk, first in zip(talks, answers, strict=True):
@@ -202,7 +202,7 @@ def test_more_conversations_than_slots_all_reuse_their_earlier_turns(quick: Work
 
 
 def test_conversations_that_continue_at_the_same_moment_all_reuse_their_own_cells(quick: WorkerProcess) -> None:
-    """Nobody's cells are put aside for one who begins just before him."""
+    """No conversation is evicted for one that begins just before it."""
     talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
     together(quick, talks, max_new_tokens=60, ban_eos_token=True)
     again = together(quick, talks, max_new_tokens=2)
@@ -279,7 +279,7 @@ def test_cancelling_acts_at_once_in_every_state(llama: WorkerProcess, when: str)
     others = [crowd.ask(chat(topic), **endless) for topic in TOPICS] if when == "waiting" else []
     call = crowd.ask(f"{when} {LONG}" if when == "reading" else chat("clouds"), max_new_tokens=300, ban_eos_token=True)
     if when == "reading":
-        time.sleep(0.05)  # in the middle of the first piece
+        time.sleep(0.05)  # in the middle of the first batch
     else:
         crowd.wait(call, Waiting if others else Text)
     began = time.monotonic()
@@ -306,7 +306,7 @@ def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_an
         crowd = Crowd(llama)
         call = crowd.ask(prompt, max_new_tokens=6)
         if pause is None:
-            crowd.wait(call, Progress)  # the first batch of 512 has been read
+            crowd.wait(call, Progress)  # the first batch of 512 has been evaluated
         else:
             time.sleep(pause)
         llama.cancel(call)
@@ -345,7 +345,7 @@ def test_forty_clients_that_come_and_vanish_at_random_all_get_an_answer_or_an_er
 
 
 def client(worker: WorkerProcess, seed: int, outcomes: list[str]) -> None:
-    """Ask six times: for an answer, for one that is left half-way, or for what cannot be."""
+    """Send six requests: some are answered, some cancelled half-way, some impossible."""
     dice = random.Random(seed)
     for _ in range(6):
         words = dice.choice((5, 20, 60, 200, 2000 if dice.random() < 0.2 else 30))
@@ -394,7 +394,7 @@ QUESTION = "<|im_start|>user\nAnd what is the capital of France?<|im_end|>\n<|im
 
 
 def makes_sense(text: str) -> bool:
-    """Right, or in the manner of the answers before: what words at wrong positions do not lead to."""
+    """Tell whether an answer is right, or like those before: with cells at wrong positions it would be neither."""
     return "Paris" in text or "capital of France" in text or text == "It is fine."
 
 
@@ -408,7 +408,7 @@ def test_when_old_messages_are_dropped_the_rest_is_not_evaluated_again(sliding: 
 
 
 def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
-    forget(sliding)  # each shift adds to what the kept words still know of the dropped ones: begin without any
+    forget(sliding)  # kept cells still depend on dropped ones, more after every shift: begin with none
     answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
     for first in range(1, 5):
         prompt = SYSTEM + "".join(TURNS[first : 9 + first])
@@ -419,7 +419,7 @@ def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(slidi
 
 
 def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(sliding: WorkerProcess) -> None:
-    """They are those of the first message, which the prompt has not any more, and take eight cells."""
+    """They are eight tokens of the first message, which the prompt no longer has."""
     answer(sliding, "".join(TURNS[10:18]), max_new_tokens=1)
     prompt = "".join(TURNS[12:18]) + QUESTION
     said = answer(sliding, prompt, max_new_tokens=8)
@@ -430,7 +430,7 @@ def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(slidi
 
 
 def test_cells_that_two_conversations_share_are_not_shifted(quick_sliding: WorkerProcess) -> None:
-    """The second goes on from the first one's cells. Shifting one of them would move those of the other."""
+    """The second continues the first one's cells: a shift for one of them would move the other's."""
     beginning = SYSTEM + "".join(TURNS[:9])
     rain, dropped = beginning + chat("the rain"), SYSTEM + "".join(TURNS[3:9]) + QUESTION
     few = WITH_CHANCES | {"max_new_tokens": 8}

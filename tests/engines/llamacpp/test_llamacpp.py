@@ -1,4 +1,4 @@
-"""The llama.cpp engine with a real model: its answers are the library's own, whatever is cached, stopped or cut off."""
+"""The llama.cpp engine with a real model: its answers are those of the library's own class, and options take effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import WorkerPool
 
-THREADS = 1  # two would wait for each other for ages where others use the processor as well
+THREADS = 1  # two threads would wait for each other where other processes use the CPUs as well
 N_CTX = 2048
 STORY = "Once upon a time, in a small village by the sea,"
 CHAT = (
@@ -39,7 +39,7 @@ CHAT = (
 CODE = "def fibonacci(n):\n    "
 FRANCE = "The capital of France is"
 TOKENS = 52
-"""So many that the answer to CHAT comes to its end."""
+"""Enough for the complete answer to CHAT."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def build() -> Build:
 
 @pytest.fixture(scope="module")
 def reference(smollm2: Path, build: Build) -> dict[str, Any]:
-    """What `llama_cpp.Llama` makes of our prompts."""
+    """Return the answers of `llama_cpp.Llama` by prompt."""
     prompts = [STORY, CHAT, CODE]
     asked = {
         "path": str(smollm2),
@@ -124,7 +124,7 @@ def test_a_penalty_prevents_repetition(llama: WorkerProcess, circling: str, pena
 
 
 def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
-    """No word here follows itself, so that a range of 1 penalises nothing that matters; 0 means all of them."""
+    """No word of the prompt follows itself, so a range of 1 penalizes nothing that matters; 0 means no limit."""
     said = {
         reach: answer(llama, CIRCLE, repetition_penalty=2.0, repetition_penalty_range=reach).text
         for reach in (0, 1, 1024)
@@ -205,8 +205,9 @@ Load = Callable[..., Loaded]
 
 @pytest.fixture(scope="session")
 def loaded(workers: WorkerPool) -> Load:
-    """Loads a model with options; returns what it answers, and what the system says of its process. That is a new one
-    if the options change what belongs to the process."""
+    """Return a function that loads a model, and returns its answer and the system's facts about its process.
+
+    The process is a new one if the options change its threads or its mapped files."""
 
     @cache
     def load_once(model: Path, **options: object) -> Loaded:

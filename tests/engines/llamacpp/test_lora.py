@@ -1,6 +1,9 @@
-"""LoRAs under llama.cpp, through both loaders that use it: against PEFT on a small model in full precision, on the demo
-model by what they were taught to say, on its first layers by log-probabilities, and the mechanics on the tiny model.
-All goes through `LoraManager` and the worker, as a request of the user's does."""
+"""LoRAs under llama.cpp, in both loaders that use it.
+
+Compared with PEFT on a small model in full precision; on the demo model by the lessons they were trained on; on its
+first layers by log probabilities; errors and memory on the tiny model. Everything goes through `LoraManager` and the
+worker, as in the application.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ LETTER = "Dear Sir, thank you very much for the long letter about the price of a
 
 
 class OneModel(ModelManager):
-    """The owner of a model that a worker of the pool has loaded."""
+    """A ModelManager with a model that a worker of the pool has loaded."""
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class OneModel(ModelManager):
 
 @dataclass
 class Stage:
-    """A model that is loaded, with the LoRAs for it."""
+    """A loaded model with its LoRAs."""
 
     model: LoadedModel
     control: LoraManager
@@ -78,7 +81,7 @@ class Stage:
         return self.answer(prompt, max_new_tokens=6).text
 
     def odds(self, prompt: str, top: int) -> Odds:
-        """The log-probabilities of the `top` likeliest tokens to come next."""
+        """Return the log probabilities of the `top` most likely next tokens."""
         (chances,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).chances
         return odds_of(chances)
 
@@ -88,7 +91,7 @@ def odds_of(chances: TokenChances) -> Odds:
 
 
 def furthest(found: Odds, expected: Odds) -> float:
-    """The largest difference of a log-probability, of the tokens that both have; most must be there."""
+    """Return the largest difference of a log probability, over the tokens in both, which must be most of them."""
     common = found.keys() & expected.keys()
     assert len(common) > 0.8 * len(expected)
     return max(abs(found[text] - expected[text]) for text in common)
@@ -99,7 +102,7 @@ StageOf = Callable[..., contextlib.AbstractContextManager[Stage]]
 
 @pytest.fixture(scope="session")
 def stage_of(workers: WorkerPool) -> StageOf:
-    """Has a worker of the pool load a model, and takes the LoRAs away at the end."""
+    """Return a context manager that has a worker of the pool load a model, and removes the LoRAs at the end."""
 
     @contextlib.contextmanager
     def stage(path: Path, loras: Path, loader: str, **options: object) -> Iterator[Stage]:
@@ -124,7 +127,7 @@ def loader(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def small_folder(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with two LoRAs; llama.npz has what llama.cpp makes of SETS by itself, logits.npz what PEFT does."""
+    """Write a small model with two LoRAs, and the logits of SETS: by llama.cpp in llama.npz, by PEFT in logits.npz."""
     top = tmp_path_factory.mktemp("small")
     forked(tiny_loras.write, top / "all", ["llama"])
     folder = top / "all" / "llama"
@@ -149,7 +152,7 @@ def letters(small: Stage) -> list[str]:
 
 
 def away(found: Odds, logits: NDArray[np.float32], letters: Sequence[str]) -> float:
-    """The largest difference of a log-probability from what the last row of `logits` says; most words must be there."""
+    """Return the largest difference of a log probability from the last row of `logits`; most tokens must be there."""
     last = logits[-1].astype(float)
     expected = last - np.log(np.exp(last).sum())
     assert len(found) > 120
@@ -208,7 +211,7 @@ def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_f
 
 @pytest.fixture(scope="module")
 def trained(loras_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy that may be written to, for they are converted in their place."""
+    """Return a writable copy: conversions are stored beside the adapters."""
     return Path(shutil.copytree(loras_folder, tmp_path_factory.mktemp("trained") / "loras"))
 
 
@@ -245,7 +248,7 @@ def shallow_model(smollm2: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shallow_trained(shallow_loras: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy that may be written to, for they are converted in their place."""
+    """Return a writable copy: conversions are stored beside the adapters."""
     return Path(shutil.copytree(shallow_loras, tmp_path_factory.mktemp("shallow") / "loras"))
 
 
@@ -280,7 +283,7 @@ def test_an_adapter_of_weight_zero_has_no_effect(shallow: Stage) -> None:
 
 
 def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: Stage, shallow_trained: Path) -> None:
-    """A request interrupts a long step of an answer."""
+    """Requests interrupt long steps of answers, but must not interrupt the probe."""
 
     def odds() -> list[Odds]:
         forget(shallow.model._worker)
@@ -314,7 +317,7 @@ CAT, DOG = "cat.gguf", "dog.gguf"
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two LoRAs of random numbers for the tiny model, each of 4 MiB."""
+    """Write two LoRAs of random numbers for the tiny model, of 4 MiB each."""
     folder = tmp_path_factory.mktemp("adapters")
     for name in (CAT, DOG):
         adapter(folder / name, 0.3, rank=1 << 15)
@@ -328,7 +331,7 @@ def mechanics(stage_of: StageOf, tiny: Path, adapters: Path, loader: str) -> Ite
 
 
 def test_after_a_change_nothing_evaluated_before_is_reused(mechanics: Stage) -> None:
-    """Neither of the conversation in the cache, nor of one that was put aside."""
+    """Neither the conversation in the KV cache, nor one saved in main memory."""
     talk = [text + BANANA.beginning for text in (STORY, LETTER)]
     said = []
 
@@ -366,7 +369,7 @@ Q = "blk.0.attn_q.weight"
 def adapter(
     path: Path, fill: float = 0.1, others: Sequence[str] = (), architecture: str = "llama", rank: int = 4
 ) -> Path:
-    """A GGUF adapter for the tiny model: A random, and B all `fill`."""
+    """Write a GGUF adapter for the tiny model: A is random, B is filled with `fill`."""
     facts = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture}
     width = tiny_model.HIDDEN
     planned = [Planned(f"{Q}.lora_a", "F32", (width, rank)), Planned(f"{Q}.lora_b", "F32", (rank, width))]
@@ -386,7 +389,7 @@ def cut(path: Path) -> Path:
 
 
 def broken(name: str, folder: Path) -> str:
-    """The name of a LoRA that is broken so; it lies among the good ones."""
+    """Write a LoRA that is broken in the named way into the folder of the good ones, and return its name."""
     path = folder / f"{name}.gguf"
     made = {
         "rank": lambda: peft(folder / name, r=16),
@@ -437,7 +440,7 @@ def test_a_broken_adapter_is_refused_with_the_cause_and_the_previous_set_stays(
 
 
 def test_a_refusal_by_llama_cpp_is_reported_in_its_own_words(mechanics: Stage, tmp_path: Path) -> None:
-    """Such as come past the checks before: the file has changed, or what lies there is nothing that we know."""
+    """Such adapters pass our own checks: the file has changed since, or has a tensor that we do not know."""
     files = {
         "other.gguf": (adapter(tmp_path / "other.gguf", architecture="qwen2"), "model arch and LoRA arch mismatch"),
         "text.gguf": (put(tmp_path / "text.gguf", "no adapter"), "invalid magic characters: 'no a', expected 'GGUF'"),
@@ -458,7 +461,7 @@ PROMPTS = [*(lesson.beginning for lesson in LESSONS.values()), STORY, LETTER]
 
 
 def distance(found: Answer, expected: Answer) -> float:
-    """The mean difference of a log-probability, as long as the texts are the same."""
+    """Return the mean difference of log probabilities, as long as the texts are the same."""
     differences: list[float] = []
     for mine, its in zip(found.chances, expected.chances, strict=False):
         ours, theirs = odds_of(mine), odds_of(its)
@@ -470,7 +473,7 @@ def distance(found: Answer, expected: Answer) -> float:
 
 @pytest.fixture(scope="module")
 def alone(stage_of: StageOf, shallow_model: Path, shallow_trained: Path) -> list[list[Answer]]:
-    """For each set of TOGETHER, the answers to PROMPTS one after the other."""
+    """Return for every set of TOGETHER the answers to PROMPTS, given one by one."""
     with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512) as stage:
         answers = []
         for weights in TOGETHER:
@@ -489,7 +492,7 @@ def test_concurrent_answers_are_all_affected_by_the_adapters(
     alone: list[list[Answer]],
     options: dict[str, object],
 ) -> None:
-    """They are nearer to those with these LoRAs, given alone, than to those without one of them: 4 to 30 times."""
+    """They are 4 to 30 times closer to the single answers with these LoRAs than to those without one of them."""
     with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512, parallel=4, **options) as stage:
         for number, weights in enumerate(TOGETHER[1:], 1):
             stage.apply(weights)

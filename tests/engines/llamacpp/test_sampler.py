@@ -1,4 +1,4 @@
-"""Each sampler on fixed logits, against its definition: what is left to draw from, and how often it is drawn.
+"""Every sampler on fixed logits against its definition: which candidates remain, and how often they are sampled.
 
 Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise.
 """
@@ -47,7 +47,7 @@ def case(draw: int = DRAWS, chances: Mapping[int, float] = CHANCES, **params: An
 
 
 class Results:
-    """What a probe makes of these cases, run once for all of this file."""
+    """The probe's results for these cases; it runs once for all cases of this file."""
 
     _cases: ClassVar[list[Mapping[str, Any]]] = []
     _told: ClassVar[list[Any]] = []
@@ -80,12 +80,12 @@ def only(*tokens: int) -> dict[int, float]:
 
 
 def scaled(**changed: float) -> dict[int, float]:
-    """The chances after some logits were changed: `t100=x` adds x to that of token 100."""
+    """Return the probabilities after changes of logits: `t100=x` adds x to that of token 100."""
     return normal({token: chance * math.exp(changed.get(f"t{token}", 0)) for token, chance in CHANCES.items()})
 
 
 def rescaled(penalty: float, *tokens: int) -> dict[int, float]:
-    """A repetition penalty on logits that are all negative multiplies them."""
+    """Apply a repetition penalty, which multiplies negative logits; all are."""
     return normal({token: chance ** (penalty if token in tokens else 1) for token, chance in CHANCES.items()})
 
 
@@ -102,11 +102,11 @@ def typical(mass: float) -> dict[int, float]:
 
 
 def dynamic(low: float, high: float, exponent: float) -> dict[int, float]:
-    share = entropy() / math.log(5)  # of the highest entropy that five candidates can have
+    share = entropy() / math.log(5)  # of the highest entropy of five candidates
     return powered(1 / (low + (high - low) * share**exponent))
 
 
-# What is asked for, and the distribution that its definition gives.
+# The parameters, and the distribution by their definition.
 DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
     "nothing": ({}, dict(CHANCES)),
     "temperature 0.5": ({"temperature": 0.5}, powered(2)),
@@ -157,7 +157,7 @@ LEFT = Results(*(case(0, **params) for params, _ in DEFINED.values()))
 
 @pytest.fixture(scope="module")
 def left() -> dict[str, dict[int, float]]:
-    """For each case what is left to draw from: probabilities by token."""
+    """Return for every case the probabilities of the remaining candidates, by token."""
     shares = [normal({int(token): math.exp(logit) for token, logit in each.items()}) for each in LEFT()]
     return dict(zip(DEFINED, shares, strict=True))
 
@@ -213,7 +213,7 @@ def test_xtc_acts_with_its_probability() -> None:
 
 WIDE = {1000 + rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)}
 SETTLING, SETTLED = 150, 450
-"""Draws: the target is approached by a tenth of the error each time."""
+"""Samples: every one reduces the distance to the target by a tenth."""
 
 
 def mirostat(mode: int, target: float) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def test_a_grammar_and_bans_that_allow_no_token_are_reported() -> None:
     assert "leave no token" in told["error"]
 
 
-# None at a place where the last bit of a sum decides.
+# No boundary is where the last bit of a sum decides.
 NUCLEI = ({"top_p": 0.903}, {"top_p": 0.511}, {"min_p": 0.097}, {"top_p": 0.787, "min_p": 0.043}, {"top_p": 0.0})
 SHAPES = {
     "flat": {500 + place: 1.0 for place in range(40)},
@@ -296,7 +296,7 @@ SHAPES = {
 }
 
 
-CUT = {  # a top_k as large as there are candidates changes nothing but that llama.cpp's own samplers make the cut
+CUT = {  # with a top_k of all candidates, llama.cpp's own samplers make the cut, and nothing else changes
     shape: Results(*(case(0, chances, **params, **more) for params in NUCLEI for more in ({}, {"top_k": len(chances)})))
     for shape, chances in SHAPES.items()
 }
@@ -306,7 +306,7 @@ CUT = {  # a top_k as large as there are candidates changes nothing but that lla
 def test_the_nucleus_is_the_one_that_llama_cpp_keeps(shape: str) -> None:
     told = CUT[shape]()
     for ours, theirs in zip(told[::2], told[1::2], strict=True):
-        if shape == "flat":  # which of equals stay is left to chance
+        if shape == "flat":  # which of equal candidates remain is arbitrary
             assert len(ours) == len(theirs)
         else:
             assert set(ours) == set(theirs)

@@ -1,4 +1,4 @@
-"""Grammars under llamacpp_HF without llguidance: llama.cpp's own, over logits that transformers' samplers draw from."""
+"""Grammars under llamacpp_HF without llguidance: llama.cpp's own, with transformers' samplers."""
 
 from __future__ import annotations
 

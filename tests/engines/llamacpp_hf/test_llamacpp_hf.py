@@ -1,5 +1,7 @@
-"""The llamacpp_HF engine: the logits of llama.cpp, the samplers of transformers, and whose tokenizer it is. Numbers are
-compared on the first layers of the demo model, and mechanics on the tiny model."""
+"""The llamacpp_HF engine: the logits of llama.cpp, the samplers of transformers, and the choice of a tokenizer.
+
+Numbers are compared on the first layers of the demo model; the rest is tested on the tiny model.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import Pooled, WorkerPool
 
 LLAMACPP_HF = LOADERS["llamacpp_HF"]
-THREADS = {"threads": 1, "threads_batch": 1}  # two would wait for each other where others use the processor as well
+THREADS = {
+    "threads": 1,
+    "threads_batch": 1,
+}  # two threads would wait for each other where other processes use the CPUs as well
 N_CTX = 2048
 STORY = "Once upon a time, in a small village by the sea,"
 CHAT = (
@@ -49,7 +54,7 @@ def model(smollm2: Path) -> Path:
 
 @pytest.fixture
 def hf(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """With all that it can do."""
+    """A worker with all options that add abilities."""
     with workers.lease(model, LLAMACPP_HF, n_ctx=N_CTX, cfg_cache=True, logits_all=True, **THREADS) as pooled:
         yield pooled.worker
 
@@ -62,7 +67,7 @@ def plain(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 @pytest.fixture(scope="module")
 def llama(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """The loader llama.cpp, with the same file."""
+    """A worker with the same file under the loader llama.cpp."""
     with workers.lease(model, LLAMA, n_ctx=N_CTX, **THREADS) as pooled:
         yield pooled.worker
 
@@ -75,14 +80,14 @@ def tiny_hf(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 @pytest.fixture(scope="module")
 def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """The loader llama.cpp, with the tiny model."""
+    """A worker with the tiny model under the loader llama.cpp."""
     with workers.lease(tiny, LLAMA, n_ctx=512, **THREADS) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture(scope="module")
 def reference(model: Path) -> dict[str, Any]:
-    """What `llama_cpp.Llama` makes of a prompt."""
+    """Return the answer of `llama_cpp.Llama` to FRANCE."""
     asked = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
     asked |= {"flash_attn": True, "repacks": installed_build().repacks, "logits": True}
     (only,) = reference_answers(asked)
@@ -118,7 +123,7 @@ def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, refer
 
 
 def afresh(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
-    """With nothing else in the cache: other cells in it would change how llama.cpp rounds."""
+    """Answer with an empty cache: other cells in it would change how llama.cpp rounds."""
     forget(worker)
     return answer(worker, prompt, **wishes)
 
@@ -128,7 +133,7 @@ PROMPTS = (STORY, CHAT, CODE)
 
 @pytest.fixture(scope="module")
 def theirs(llama: WorkerProcess) -> list[Answer]:
-    """The answers to PROMPTS of the loader llama.cpp."""
+    """Return the answers of the loader llama.cpp to PROMPTS."""
     return [afresh(llama, prompt, max_new_tokens=40, top_logprobs=3) for prompt in PROMPTS]
 
 
@@ -223,13 +228,13 @@ SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
     "xtc_probability": ({"xtc_threshold": 0.01}, 1.0),
     "xtc_threshold": ({"xtc_probability": 1.0}, 0.001),
 }
-"""By name: other parameters, and a value under which the answer is another one."""
+"""Other parameters and a value that changes the answer, by the parameter's name."""
 ON_WORDS = {
     *("custom_token_bans", "dry_allowed_length", "dry_base", "dry_multiplier", "dry_sequence_breakers"),
     *("encoder_repetition_penalty", "frequency_penalty", "no_repeat_ngram_size", "presence_penalty"),
     *("repetition_penalty", "repetition_penalty_range"),
 }
-"""Those that need an answer which repeats its prompt, as that of the first layers to CIRCLE does."""
+"""Parameters that need an answer that repeats its prompt, as that of the first layers to CIRCLE does."""
 
 
 def test_the_tables_cover_every_sampler() -> None:
@@ -274,7 +279,7 @@ def test_answers_follow_a_grammar_over_llamacpps_tokenizer(hf: WorkerProcess, na
 
 def test_guidance_by_the_prompt_itself_changes_nothing(tiny_hf: WorkerProcess) -> None:
     usual = answer(tiny_hf, FRANCE)
-    for _ in range(2):  # the second time from what was kept of the negative prompt
+    for _ in range(2):  # the second time from the cached negative prompt
         assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == usual.text
 
 
@@ -383,7 +388,7 @@ LoadHF = Callable[[Path], Pooled]
 
 
 def place(models: Path, name: str, tiny: Path) -> Path:
-    """The tiny model as `name` in that folder of models."""
+    """Link the tiny model as `name` into a folder of models."""
     gguf = models / name
     gguf.parent.mkdir(parents=True, exist_ok=True)
     gguf.symlink_to(tiny)
@@ -392,13 +397,13 @@ def place(models: Path, name: str, tiny: Path) -> Path:
 
 @pytest.fixture
 def load_hf(workers: WorkerPool) -> Iterator[LoadHF]:
-    """Loads a model."""
+    """Return a function that loads a model."""
     with contextlib.ExitStack() as leases:
         yield lambda path: leases.enter_context(workers.lease(path, LLAMACPP_HF, n_ctx=256, **THREADS))
 
 
 def put_tokenizer(folder: Path, source: Path, bos: str) -> None:
-    """The tokenizer of `source`, told from others by its `bos`."""
+    """Write the tokenizer of `source` with another text of BOS, which identifies it."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / "tokenizer.json", folder)
     about = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -432,7 +437,7 @@ def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
 
 
 def spoilt(folder: Path, how: str) -> None:
-    """Make the tokenizer in `folder` one of another vocabulary, or none at all."""
+    """Change the tokenizer in `folder` to another vocabulary, or damage it."""
     file = folder / "tokenizer.json"
     about = json.loads(file.read_text(encoding="utf-8"))
     if how == "numbered otherwise":
