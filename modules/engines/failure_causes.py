@@ -1,4 +1,4 @@
-"""What lies behind a backend's words when it cannot load a model: a named cause, and what to do about it."""
+"""Map backend exceptions to a known cause and a remedy."""
 
 from __future__ import annotations
 
@@ -10,63 +10,65 @@ CAUSES: tuple[tuple[str, Words], ...] = (
     (
         r"unknown model architecture: '([^']*)'|model type `([^`]*)` but Transformers does not recognize",
         {
-            "en": "its architecture ({0}) is unknown to the installed version. Newer models need newer packages.",
-            "zh": "已安装的版本不认识其架构（{0}）。较新的模型需要更新软件包。",
+            "en": "the installed version does not support its architecture ({0}). Newer models need newer packages.",
+            "zh": "已安装的版本不支持其架构（{0}）。较新的模型需要更新软件包。",
         },
     ),
     (
         r"unknown pre-tokenizer type: '([^']*)'",
         {
-            "en": "its tokenizer ({0}) is unknown to the installed version. Newer models need newer packages.",
-            "zh": "已安装的版本不认识其词符化器（{0}）。较新的模型需要更新软件包。",
+            "en": "the installed version does not support its tokenizer ({0}). Newer models need newer packages.",
+            "zh": "已安装的版本不支持其词符化器（{0}）。较新的模型需要更新软件包。",
         },
     ),
     (
         r"Failed to find C compiler|Python\.h: No such file",
         {
-            "en": "kernels are compiled when they are first used, and a C compiler or Python's headers for that are "
-            "missing. On Debian and Ubuntu: apt install build-essential python3-dev",
-            "zh": "首次使用时须编译内核，但缺少 C 编译器或 Python 的头文件。Debian 和 Ubuntu 上的安装命令："
-            "apt install build-essential python3-dev",
+            "en": "kernels are compiled at their first use, but a C compiler or Python's headers are missing. On "
+            "Debian and Ubuntu: apt install build-essential python3-dev",
+            "zh": "首次使用时须编译内核，但缺少 C 编译器或 Python 的头文件。Debian 和 Ubuntu 上的安装命令：apt "
+            "install build-essential python3-dev",
         },
     ),
     (
         r"Cannot find a working triton",
         {
-            "en": "Triton, by which PyTorch compiles kernels for a GPU, is missing. On Windows: pip install "
+            "en": "Triton is missing, with which PyTorch compiles kernels for a GPU. On Windows: pip install "
             "triton-windows",
-            "zh": "缺少 Triton，PyTorch 用它为 GPU 编译内核。Windows 上的安装命令：pip install triton-windows",
+            "zh": "缺少 Triton（PyTorch 用它为 GPU 编译内核）。Windows 上的安装命令：pip install triton-windows",
         },
     ),
     (
         r"\['where', 'cl'\]|MSVC is required|Cannot find compiler 'cl\.exe'",
         {
-            "en": "its kernels have to be compiled first, and Microsoft's C++ compiler (cl.exe) is not found. Install "
-            "the Build Tools for Visual Studio, and start this program in their x64 Native Tools prompt.",
-            "zh": "首次加载须编译其内核，但找不到微软的 C++ 编译器（cl.exe）。请安装 Visual Studio 生成工具，"
-            "并在其 x64 Native Tools 命令提示符中启动本程序。",
+            "en": "its kernels must be compiled first, but Microsoft's C++ compiler (cl.exe) was not found. Install "
+            "the Build Tools for Visual Studio, and start this program from their x64 Native Tools prompt.",
+            "zh": "首次加载须编译内核，但找不到微软的 C++ 编译器（cl.exe）。请安装 Visual Studio 生成工具，并在其 x64 "
+            "Native Tools 命令提示符中启动本程序。",
         },
     ),
     (
         r"CUDA_HOME environment variable|nvcc.*(?:not found|No such file)|Ninja is required",
         {
-            "en": "its kernels have to be compiled first, and the CUDA toolkit (nvcc) or ninja for that is missing. "
-            "Install the toolkit of PyTorch's CUDA version, and a C++ compiler.",
-            "zh": "首次加载须编译其内核，但缺少 CUDA toolkit（nvcc）或 ninja。"
-            "请安装与 PyTorch 的 CUDA 版本一致的 toolkit 以及 C++ 编译器。",
+            "en": "its kernels must be compiled first, but the CUDA toolkit (nvcc) or ninja is missing. Install the "
+            "toolkit of PyTorch's CUDA version, and a C++ compiler.",
+            "zh": "首次加载须编译内核，但缺少 CUDA toolkit（nvcc）或 ninja。请安装与 PyTorch 的 CUDA 版本一致的 "
+            "toolkit 以及 C++ 编译器。",
         },
     ),
     (
         r"torch\.version\.cuda is None|Torch not compiled with CUDA|Found no NVIDIA driver",
         {
-            "en": "it needs a PyTorch that is built for CUDA, and the NVIDIA driver. The one installed here is not.",
-            "zh": "它需要支持 CUDA 的 PyTorch 和 NVIDIA 驱动，而此处安装的 PyTorch 不支持。",
+            "en": "it needs a PyTorch that is built for CUDA, and the NVIDIA driver. The installed PyTorch is not, or "
+            "finds no driver.",
+            "zh": "它需要支持 CUDA 的 PyTorch 和 NVIDIA 驱动，而已安装的 PyTorch 不支持 CUDA，或未找到驱动。",
         },
     ),
     (
         r"No CUDA GPUs are available",
         {
-            "en": "PyTorch sees no GPU. See what nvidia-smi lists, and whether CUDA_VISIBLE_DEVICES hides it.",
+            "en": "PyTorch finds no GPU. Check the output of nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides the "
+            "GPU.",
             "zh": "PyTorch 找不到 GPU。请查看 nvidia-smi 的输出，以及 GPU 是否被 CUDA_VISIBLE_DEVICES 隐藏。",
         },
     ),
@@ -74,24 +76,24 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         r"NVIDIA driver on your system is too old|CUDA driver version is insufficient",
         {
             "en": "the NVIDIA driver is too old for the installed PyTorch. Update the driver.",
-            "zh": "NVIDIA 驱动对已安装的 PyTorch 来说太旧。请更新驱动。",
+            "zh": "NVIDIA 驱动版本过旧，与已安装的 PyTorch 不兼容。请更新驱动。",
         },
     ),
     (
         r"no kernel image is available",
         {
-            "en": "the installed PyTorch, or a compiled package, is not built for GPUs of this generation. Install "
-            "one that is.",
+            "en": "the installed PyTorch, or a compiled package, does not support this generation of GPUs. Install a "
+            "version that does.",
             "zh": "已安装的 PyTorch 或某个已编译的软件包不支持这一代 GPU。请安装支持它的版本。",
         },
     ),
     (
         r"Error building extension '|error compiling objects for extension|kernels are not properly installed",
         {
-            "en": "its kernels could not be compiled; the compiler says why, in the log. Often nvcc and PyTorch are of "
-            "different CUDA versions, or the C++ compiler is too new for nvcc.",
-            "zh": "内核编译失败，编译器的原话见日志。常见原因：nvcc 与 PyTorch 的 CUDA 版本不同，"
-            "或 C++ 编译器对 nvcc 来说太新。",
+            "en": "its kernels could not be compiled; the log has the compiler's message. Common reasons: nvcc and "
+            "PyTorch have different CUDA versions, or the C++ compiler is too new for nvcc.",
+            "zh": "内核编译失败，编译器的报错见日志。常见原因：nvcc 与 PyTorch 的 CUDA 版本不同，或 C++ 编译器过新，"
+            "nvcc 不支持。",
         },
     ),
     (
@@ -99,16 +101,16 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         r"|DLL load failed while importing|exllamav2_ext' is not defined",
         {
             "en": "a compiled package, such as flash-attn, was built for another PyTorch. Uninstall it, or install "
-            "one for this.",
-            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的。请卸载它，"
-            "或安装与当前版本对应的软件包。",
+            "the build for this PyTorch.",
+            "zh": "某个已编译的软件包（例如 flash-attn）是为其他版本的 PyTorch 构建的。请卸载它，或安装与当前 PyTorch "
+            "对应的版本。",
         },
     ),
     (
         r"FlashAttention only supports Ampere",
         {
-            "en": "flash-attention needs an NVIDIA GPU of the Ampere generation or newer. Tick no_flash_attn, or "
-            "untick use_flash_attention_2.",
+            "en": "flash-attention needs an NVIDIA GPU of the Ampere generation or newer. Turn on no_flash_attn, or "
+            "turn off use_flash_attention_2.",
             "zh": "flash-attention 需要 Ampere 或更新的 NVIDIA GPU。请勾选“不使用flash_attention”，"
             "或取消“使用flash_attention 2”。",
         },
@@ -116,18 +118,18 @@ CAUSES: tuple[tuple[str, Words], ...] = (
     (
         r"different GPU compute capabilities",
         {
-            "en": "gptqmodel cannot share it out among GPUs of different generations. Let this program see one of "
-            "them, by CUDA_VISIBLE_DEVICES, or take AutoGPTQ, AutoAWQ or ExLlamav2.",
-            "zh": "gptqmodel 无法将它分配到不同代的 GPU 上。请用 CUDA_VISIBLE_DEVICES 只保留其中一个，"
-            "或改用 AutoGPTQ、AutoAWQ 或 ExLlamav2。",
+            "en": "gptqmodel cannot distribute it over GPUs of different generations. Select one of them with "
+            "CUDA_VISIBLE_DEVICES, or use AutoGPTQ, AutoAWQ or ExLlamav2.",
+            "zh": "gptqmodel 无法将它分配到不同代的 GPU 上。请用 CUDA_VISIBLE_DEVICES 只保留其中一个，或改用 "
+            "AutoGPTQ、AutoAWQ 或 ExLlamav2。",
         },
     ),
     (
         r"requires CUDA tensors, got|packed layers are outside the GPUs",
         {
-            "en": "the GPUs, or what gpu-memory leaves of them, cannot hold it, and gptqmodel computes packed layers "
-            "nowhere else then. Allow it more. AutoGPTQ can keep a part of a GPTQ model in main memory, llama.cpp of "
-            "a GGUF file.",
+            "en": "it does not fit on the GPUs, or within gpu-memory, and gptqmodel cannot run quantized layers "
+            "outside them. Raise the limit. AutoGPTQ can keep part of a GPTQ model in main memory, and llama.cpp part "
+            "of a GGUF file.",
             "zh": "GPU 显存（或“GPU内存”允许的部分）放不下它，而 gptqmodel 此时只能在 GPU 上计算量化层。请调高上限。"
             "AutoGPTQ 可以将 GPTQ 模型的一部分留在内存中，llama.cpp 对 GGUF 文件亦然。",
         },
@@ -135,139 +137,142 @@ CAUSES: tuple[tuple[str, Words], ...] = (
     (
         r"Insufficient VRAM for model and cache|Insufficient space in device allocation",
         {
-            "en": "the GPUs, or what gpu-split leaves of them, cannot hold it. Lower max_seq_len, or keep the cache "
-            "in 8 or 4 bits.",
+            "en": "it does not fit on the GPUs, or within gpu-split. Lower max_seq_len, or use an 8-bit or 4-bit "
+            "cache.",
             "zh": "GPU 显存（或“GPU分割”允许的部分）放不下。请调小最大序列长度，或使用 8 位、4 位缓存。",
         },
     ),
     (
         r"Could not find (\S+) in model",
         {
-            "en": "it lacks {0}: its architecture is unknown to ExLlamaV2 0.3.2, or a file is missing.",
-            "zh": "缺少 {0}：ExLlamaV2 0.3.2 不认识其架构，或缺少文件。",
+            "en": "it lacks {0}: ExLlamaV2 0.3.2 does not support its architecture, or a file is missing.",
+            "zh": "缺少 {0}：ExLlamaV2 0.3.2 不支持其架构，或模型文件不全。",
         },
     ),
     (
         r"have incompatible shapes|_proj is wrong shape",
         {
-            "en": "ExLlamaV2 reads GPTQ of 4 bits only, and this seems to be of others. Take AutoGPTQ or Transformers.",
+            "en": "ExLlamaV2 supports 4-bit GPTQ only, and this model seems to have other bits. Use AutoGPTQ or "
+            "Transformers.",
             "zh": "ExLlamaV2 只支持 4 位的 GPTQ 模型，而此模型的位数似乎不同。请改用 AutoGPTQ 或 Transformers。",
         },
     ),
     (
         r"I/O error reading tensor",
         {
-            "en": "a file of weights cannot be read. On Windows, ExLlamaV2 reads only paths of ASCII characters: move "
+            "en": "a weight file cannot be read. On Windows, ExLlamaV2 supports only paths of ASCII characters: move "
             "the model.",
-            "zh": "无法读取权重文件。在 Windows 上，ExLlamaV2 只能读取全为 ASCII 字符的路径：请移动模型。",
+            "zh": "无法读取权重文件。在 Windows 上，ExLlamaV2 只支持由 ASCII 字符组成的路径：请移动模型。",
         },
     ),
     (
         r"No supported tokenizer found|does not include a tokenizer\.json",
         {
-            "en": "there is no tokenizer.json beside it, without which only ExLlamav2_HF can load it.",
+            "en": "it has no tokenizer.json. Without one only ExLlamav2_HF can load it.",
             "zh": "缺少 tokenizer.json；没有它时只能用 ExLlamav2_HF 加载。",
         },
     ),
     (
         r"(?:CUDA|HIP)(?: error:)? out of memory|cudaMalloc failed",
         {
-            "en": "the GPU's memory does not suffice. Shorten the context (max_seq_len, n_ctx); use more GPUs or main "
-            "memory where the loader can (gpu-memory, auto-devices, gpu-split, autosplit, fewer n-gpu-layers); or "
-            "take a smaller model.",
-            "zh": "GPU 显存不足。请缩短上下文（最大序列长度、n_ctx）；"
-            "或在加载器支持时使用更多 GPU 或内存（“GPU内存”、“自动分配设备”、“GPU分割”、“自动分割”、减少“GPU层数”）；"
-            "或换用更小的模型。",
+            "en": "there is not enough GPU memory. Shorten the context (max_seq_len, n_ctx); use more GPUs or main "
+            "memory if the loader can (gpu-memory, auto-devices, gpu-split, autosplit, fewer n-gpu-layers); or choose "
+            "a smaller model.",
+            "zh": "GPU 显存不足。请缩短上下文（最大序列长度、n_ctx）；或在加载器支持时使用更多 GPU 或内存（“GPU内存”、"
+            "“自动分配设备”、“GPU分割”、“自动分割”、减少“GPU层数”）；或换用更小的模型。",
         },
     ),
     (
         r"failed to allocate|unable to allocate|out of memory|cannot allocate memory|MemoryError",
         {
-            "en": "there is not enough memory. Take a shorter context (n_ctx, max_seq_len), a cache of 8 or 4 bits "
-            "where there is one, or a smaller model.",
+            "en": "there is not enough memory. Shorten the context (n_ctx, max_seq_len), use an 8-bit or 4-bit cache "
+            "if the loader has one, or choose a smaller model.",
             "zh": "内存不足。请缩短上下文（n_ctx、最大序列长度），使用 8 位或 4 位缓存（若有），或换用更小的模型。",
         },
     ),
     (
         r"key not found in model: (tokenizer\.\S+)|cannot find tokenizer",
         {
-            "en": "its tokenizer is missing: the file was not converted in full. Download another copy of the model.",
+            "en": "its tokenizer is missing: the file was not converted completely. Download another conversion of "
+            "the model.",
             "zh": "缺少词符化器：该文件转换不完整。请下载此模型的其他版本。",
         },
     ),
     (
         r"key not found in model: (\S+)|missing tensor '([^']*)'|tensor '([^']*)' not found|wrong number of tensors",
         {
-            "en": "the file lacks something that its architecture needs ({0}). Download it again, or another copy.",
-            "zh": "文件缺少该架构所需的内容（{0}）。请重新下载或换用其他版本。",
+            "en": "the file lacks something that its architecture needs ({0}). Download it again, or another "
+            "conversion.",
+            "zh": "文件缺少该架构所需的内容（{0}）。请重新下载，或换用其他版本。",
         },
     ),
     (
         r"tensor '([^']*)' has wrong shape",
         {
-            "en": "what it says of itself does not match its weights ({0}). Download it again, or another copy.",
-            "zh": "文件的说明与其权重（{0}）不符。请重新下载或换用其他版本。",
+            "en": "its metadata does not match its weights ({0}). Download it again, or another conversion.",
+            "zh": "文件的元数据与权重（{0}）不符。请重新下载，或换用其他版本。",
         },
     ),
     (
         r"tensor '([^']*)' is packed otherwise",
         {
-            "en": "its weights ({0}) are packed in other bits or groups than wbits and groupsize say. "
-            "Set them as the model's page tells.",
+            "en": "its weights ({0}) have other bits or another group size than wbits and groupsize say. Set both as "
+            "the model's page describes.",
             "zh": "其权重（{0}）的位数或组大小与“权重位数”和“组大小”不符。请按模型页面的说明设置。",
         },
     ),
     (
         r"tensor '[^']*' is in act-order",
         {
-            "en": "it was quantized in act-order. Tick desc_act.",
+            "en": "it was quantized with act-order. Turn on desc_act.",
             "zh": "它是以 act-order 方式量化的。请勾选“按递减激活顺序量化”。",
         },
     ),
     (
         r"tensor '([^']*)' is quantized, which|([\w.-]+) isn't supported yet|(checkpoint_format=\S+)",
         {
-            "en": "this loader's package, no longer developed, does not know such models ({0}). Try another loader.",
+            "en": "the package of this loader does not support such models ({0}) and is no longer developed. Use "
+            "another loader.",
             "zh": "此加载器的软件包已停止开发，不支持此类模型（{0}）。请改用其他加载器。",
         },
     ),
     (
         r"only support quantize to|Only 2,3,4,8 bits are supported",
         {
-            "en": "AutoGPTQ knows 2, 3, 4 and 8 bits only: see wbits.",
-            "zh": "AutoGPTQ 只支持 2、3、4 和 8 位，见“权重位数”。",
+            "en": "AutoGPTQ supports 2, 3, 4 and 8 bits only. Check wbits.",
+            "zh": "AutoGPTQ 只支持 2、3、4 和 8 位。请检查“权重位数”。",
         },
     ),
     (
         r"logits are not finite",
         {
-            "en": "what it computes are no numbers. Its files are damaged, or packed otherwise than they say.",
-            "zh": "它的计算结果不是有效数字。其文件已损坏，或其打包方式与说明不符。",
+            "en": "the model produces NaN: its files are damaged, or config.json does not match the weights.",
+            "zh": "模型的计算结果为 NaN：其文件已损坏，或 config.json 与权重不符。",
         },
     ),
     (
         r"No module named '([^']*)'|cannot import name '([^']*)'|(undefined symbol)",
         {
-            "en": "a package that it needs is missing, damaged or of another version ({0}). Install them again; "
-            "where the loader has a folder in overlays/, delete that first.",
-            "zh": "所需的软件包缺失、已损坏或版本不符（{0}）。请重新安装；"
-            "若该加载器在 overlays/ 中有文件夹，请先将其删除。",
+            "en": "a required package is missing, damaged, or has the wrong version ({0}). Install the loader's "
+            "packages again; if it has a folder in overlays/, delete that first.",
+            "zh": "所需的软件包缺失、已损坏或版本不符（{0}）。请重新安装该加载器的软件包；若该加载器在 overlays/ "
+            "中有文件夹，请先将其删除。",
         },
     ),
     (
         r"contains custom code which must be executed",
         {
-            "en": "it comes with Python code of its own. Tick trust-remote-code if you trust where it is from.",
-            "zh": "它带有自己的 Python 代码。如果信任其来源，请勾选“信任远程代码”。",
+            "en": "it comes with its own Python code. Turn on trust-remote-code if you trust its source.",
+            "zh": "它自带 Python 代码。如果信任其来源，请勾选“信任远程代码”。",
         },
     ),
     (
         r"(?:contained in|:) ([^\s/]+/\S+) (?:which must be executed|You can inspect)",
         {
-            "en": "its code lies in another repository ({0}), and only files beside the model are run. Download that "
-            "repository's .py files into its folder, and take “{0}--” out of its config.json.",
-            "zh": "其代码位于另一个仓库（{0}），而这里只运行模型旁边的文件。"
-            "请将该仓库的 .py 文件下载到模型文件夹，并删去 config.json 中的“{0}--”。",
+            "en": "its code is in another repository ({0}), and only code in the model's folder is run. Download that "
+            "repository's .py files into the folder, and remove “{0}--” from its config.json.",
+            "zh": "其代码位于另一个仓库（{0}），而本程序只运行模型文件夹内的代码。请将该仓库的 .py "
+            "文件下载到模型文件夹，并删去 config.json 中的“{0}--”。",
         },
     ),
     (
@@ -280,70 +285,74 @@ CAUSES: tuple[tuple[str, Words], ...] = (
     (
         r"no file named model\.safetensors",
         {
-            "en": "there are no weights in its folder: model.safetensors or pytorch_model.bin. Download them.",
+            "en": "its folder has no weight files (model.safetensors or pytorch_model.bin). Download them.",
             "zh": "其文件夹中没有权重文件（model.safetensors 或 pytorch_model.bin）。请下载。",
         },
     ),
     (
         r"unrecognized model in|named config\.json",
         {
-            "en": "its config.json is missing or does not say what kind of model it is. Download it again.",
-            "zh": "缺少 config.json，或其中没有说明模型的类型。请重新下载。",
+            "en": "its config.json is missing or does not name the model type. Download it again.",
+            "zh": "缺少 config.json，或其中未注明模型类型。请重新下载。",
         },
     ),
     (
         r"unrecognized configuration class <class '[^']*\.(\w+)Config'>",
-        {"en": "it is no model that writes text ({0}).", "zh": "它不是生成文本的模型（{0}）。"},
+        {
+            "en": "it is not a text generation model ({0}).",
+            "zh": "它不是文本生成模型（{0}）。",
+        },
     ),
     (
         r"loading an? (GPTQ|AWQ) quantized model requires",
         {
-            "en": "{0} models need further packages here. To install: python server.py --install Transformers",
-            "zh": "在此加载 {0} 模型还需要其他软件包。安装命令：python server.py --install Transformers",
+            "en": "{0} models need additional packages. To install: python server.py --install Transformers",
+            "zh": "加载 {0} 模型还需要其他软件包。安装命令：python server.py --install Transformers",
         },
     ),
     (
         r"SafetensorError|invalid header or archive is corrupted|failed finding central directory",
         {
-            "en": "a file of weights is damaged or was not downloaded in full. Download it again.",
+            "en": "a weight file is damaged or incomplete. Download it again.",
             "zh": "权重文件已损坏或下载不完整。请重新下载。",
         },
     ),
     (
         r"weights_only|WeightsUnpickler",
         {
-            "en": "its .bin file contains more than weights, and that might be a program. Get it as safetensors.",
+            "en": "its .bin file contains more than weights, possibly a program. Get the model as safetensors.",
             "zh": "其 .bin 文件含有权重以外的内容，可能是程序。请改用 safetensors 版本。",
         },
     ),
     (
         r"offload_folder|offload the whole model|offload_dir",
         {
-            "en": "it does not fit into the memory allowed. Allow it more, or tick disk where a loader has that.",
-            "zh": "允许使用的内存放不下它。请调高内存上限，或在有“磁盘”选项的加载器中勾选它。",
+            "en": "it exceeds the memory limits. Raise them, or turn on disk if the loader has that option.",
+            "zh": "超出了允许使用的内存。请调高内存上限；若加载器有“磁盘”选项，也可勾选该选项。",
         },
     ),
     (
         r"trying to set a tensor of shape .+? in \"(\w+)\"",
         {
-            "en": "its weights are packed otherwise than its config.json says ({0}). Download that file again.",
+            "en": "its config.json does not match how its weights are packed ({0}). Download that file again.",
             "zh": "其权重的打包方式与 config.json 所说的不符（{0}）。请重新下载该文件。",
         },
     ),
     (
         r"failed to open|permission denied|mmap failed|read error",
         {
-            "en": "the file cannot be read. See whether the disk is there and whether you may read it.",
+            "en": "the file cannot be read. Check that the disk is mounted and that you have permission to read it.",
             "zh": "无法读取该文件。请检查磁盘及读取权限。",
         },
     ),
 )
+"""Patterns of error messages, tried in order, and the cause with its remedy; {0} is the first group that matched."""
 
 
-def cause(words: str) -> Words:
-    """What the backend's `words` come down to, as the end of a sentence."""
-    for pattern, told in CAUSES:
-        if found := re.search(pattern, words, re.IGNORECASE):
-            what = next(filter(None, found.groups()), "…")
-            return {language: sentence.format(what) for language, sentence in told.items()}
+def cause(message: str) -> Words:
+    """Return the cause behind a backend's error message, and the remedy, as the end of a sentence."""
+    for pattern, words in CAUSES:
+        if match := re.search(pattern, message, re.IGNORECASE):
+            detail = next(filter(None, match.groups()), "…")
+            return {language: sentence.format(detail) for language, sentence in words.items()}
     return UNNAMED

@@ -102,7 +102,7 @@ def test_changed_code_does_not_run_before_it_is_agreed_to(folder: Path, make_app
 
 
 def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) -> None:
-    with pytest.raises(LoadFailed, match="Tick trust-remote-code"):
+    with pytest.raises(LoadFailed, match="Turn on trust-remote-code"):
         load(make_app())
     with pytest.raises(Unsupported, match=FLAG):
         make_app().consent.agree(make_app().record("own"))

@@ -42,7 +42,7 @@ _MEMORY = [
     ("RuntimeError: [enforce fail at alloc_cpu.cpp:121] cannot allocate memory", "there is not enough memory"),
 ]
 _GPUS = [
-    ("RuntimeError: FlashAttention only supports Ampere GPUs or newer.", "Tick no_flash_attn"),
+    ("RuntimeError: FlashAttention only supports Ampere GPUs or newer.", "Turn on no_flash_attn"),
     (
         "ValueError: Quantized kernel selection does not support a device map spanning different GPU compute "
         "capabilities: cuda:0=8.6, cuda:1=7.5.",
@@ -52,8 +52,8 @@ _GPUS = [
     ("ValueError: packed layers are outside the GPUs: model.layers.9.mlp.up_proj", "AutoGPTQ"),
 ]
 _EXLLAMAV2 = [
-    ("RuntimeError: a and b have incompatible shapes", "4 bits only"),
-    ("RuntimeError: gate_proj is wrong shape", "4 bits only"),
+    ("RuntimeError: a and b have incompatible shapes", "4-bit GPTQ only"),
+    ("RuntimeError: gate_proj is wrong shape", "4-bit GPTQ only"),
     ("ValueError:  ## Could not find lm_head.* in model", "it lacks lm_head.*:"),
     ("RuntimeError: I/O error reading tensor", "ASCII"),
 ]

@@ -107,14 +107,14 @@ BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
     "an architecture nobody knows": (
         small(general__architecture="llama99"),
         LoadFailed,
-        "architecture (llama99) is unknown to the installed version",
-        "不认识其架构（llama99）",
+        "does not support its architecture (llama99)",
+        "不支持其架构（llama99）",
     ),
     "a tokenizer nobody knows": (
         spoilt(b"\x06\0\0\0\0\0\0\0smollm", b"\x06\0\0\0\0\0\0\0smallm"),
         LoadFailed,
-        "tokenizer (smallm) is unknown",
-        "不认识其词符化器（smallm）",
+        "does not support its tokenizer (smallm)",
+        "不支持其词符化器（smallm）",
     ),
     "no tokenizer": (
         spoilt(b"tokenizer.ggml.model", b"tokenizer.ggml.modex"),
@@ -138,7 +138,7 @@ BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
         spoilt(b"llama.feed_forward_length", b"llama.feed_forward_lengtx"),
         LoadFailed,
         "does not match its weights (blk.0.ffn_gate.weight)",
-        "与其权重（blk.0.ffn_gate.weight）不符",
+        "与权重（blk.0.ffn_gate.weight）不符",
     ),
     "weights of a folder cut off": (
         folder_of(config=CONFIG, weights=SAFETENSORS[:-2]),

@@ -190,14 +190,14 @@ def test_nan_scales_are_refused(process: WorkerProcess, shallow: Path, tmp_path:
         weights[name] = np.full_like(weights[name], np.nan)
 
     path = changed(shallow, tmp_path / "nan", spoil)
-    with pytest.raises(LoadFailed, match="no numbers"):
+    with pytest.raises(LoadFailed, match="produces NaN"):
         load(process, path, AUTOAWQ)
 
 
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"model_type": "gpt2"}, "does not know such models (gpt2)"),
+        ({"model_type": "gpt2"}, "does not support such models (gpt2)"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}}, "scales|qzeros"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}, "needs a GPU"),
     ],

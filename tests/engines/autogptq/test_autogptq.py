@@ -200,12 +200,12 @@ def test_files_that_are_incomplete_or_contradict_the_options_are_refused(
         (silent, {"wbits": 4}, "wbits and groupsize"),
         (silent, {"wbits": 4, "groupsize": 128}, "wbits and groupsize"),
         (silent, {"wbits": 1, "groupsize": 64}, "2, 3, 4 and 8 bits"),
-        (ordered, {}, "Tick desc_act"),
+        (ordered, {}, "Turn on desc_act"),
         (lacks, {}, "model.layers.1.mlp.up_proj.qweight"),
-        (nonsense, {}, "no numbers"),
+        (nonsense, {}, "produces NaN"),
         (later, {}, "gptq_v2"),
         (other, {}, "qwen3"),
-        (silent, {"groupsize": 64, "cpu_memory": "1MiB"}, "tick disk"),
+        (silent, {"groupsize": 64, "cpu_memory": "1MiB"}, "turn on disk"),
     ):
         with pytest.raises(LoadFailed, match=words):
             load(busy, folder, AUTOGPTQ, **options)
@@ -224,7 +224,7 @@ def test_code_in_a_pickle_is_not_run(busy: WorkerProcess, smollm2_folder: Path, 
     folder = gptq_tiny.write(tmp_path / "program", smollm2_folder, gptq_tiny.tensors(), bits=4)
     (folder / "model.safetensors").unlink()
     (folder / "model-4bit.pt").write_bytes(pickle.dumps({"a": _Program(tmp_path / "was run")}, protocol=2))
-    with pytest.raises(LoadFailed, match="might be a program"):
+    with pytest.raises(LoadFailed, match="possibly a program"):
         load(busy, folder, AUTOGPTQ)
     assert not (tmp_path / "was run").exists()
 

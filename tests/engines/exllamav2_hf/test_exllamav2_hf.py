@@ -244,7 +244,7 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
         ("ImportError: /x/flash_attn_2_cuda.cpython-311.so: undefined symbol: _ZN3c104cuda9SetDevice", "flash-attn"),
         ("RuntimeError: Insufficient VRAM for model and cache", "Lower max_seq_len"),
         ("AssertionError: Insufficient space in device allocation", "gpu-split"),
-        ("ValueError:  ## Could not find model.layers.0.mlp.gate_proj.* in model", "unknown to ExLlamaV2"),
+        ("ValueError:  ## Could not find model.layers.0.mlp.gate_proj.* in model", "does not support its architecture"),
         ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
     ],
 )

@@ -168,11 +168,11 @@ def test_a_whole_model_can_be_offloaded_to_disk(reloadable: WorkerProcess, tiny_
 
 INCOMPLETE: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "tokenizer": (["tokenizer.json", "tokenizer_config.json"], {}, "tokenizer is missing"),
-    "weights": (["model.safetensors"], {}, "no weights"),
+    "weights": (["model.safetensors"], {}, "no weight files"),
     "config": (["config.json"], {}, "config.json is missing"),
     "architecture": ([], {"model_type": "nonesuch"}, "nonesuch"),
     "layer": ([], {"num_hidden_layers": 5}, "model.layers.4"),
-    "images": ([], {"model_type": "vit"}, "no model that writes text"),
+    "images": ([], {"model_type": "vit"}, "not a text generation model"),
     "gptq": ([], {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "--install Transformers"),
     "awq": ([], {"quantization_config": {"quant_method": "awq", "bits": 4}}, "--install Transformers"),
     "code": ([], {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}, "trust-remote-code"),
