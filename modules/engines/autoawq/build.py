@@ -53,7 +53,7 @@ def usable_packages(environment: Environment) -> Environment:
 
     With them autoawq would fuse nothing, or call functions that do not exist.
     """
-    usable = compiled_extensions.tried(environment, COMPILED_PACKAGES)
+    usable = compiled_extensions.keep_importable(environment, COMPILED_PACKAGES)
     return usable if attn.FA_INSTALLED else dataclasses.replace(usable, packages=usable.packages - {"flash_attn"})
 
 

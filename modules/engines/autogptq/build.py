@@ -44,7 +44,7 @@ package.logger.setLevel(logging.ERROR)  # its own handler would print warnings a
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     """Load the folder at `path` and return its engine. Raises ValueError for a later version of the format."""
-    environment = compiled_extensions.tried(torch_environment(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
+    environment = compiled_extensions.keep_importable(torch_environment(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
     _check_format(Plan(path, options, environment))
     calls = arguments(path, options, environment)
     module = _load_module(calls[LOAD], whole_percents(report))

@@ -221,7 +221,7 @@ def test_explain_assumes_the_machine_that_loading_finds(library: dict[str, Any])
 
 def test_explain_counts_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As accelerate and the memory estimate do."""
-    monkeypatch.setattr(environment, "_cards", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
+    monkeypatch.setattr(environment, "_torch_gpus", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
     assert environment.likely_environment().gpus == (10 * GIB,)
 
 

@@ -40,15 +40,15 @@ def test_a_file_tells_what_it_was_built_for(
     file = tmp_path / f"made_for_another{EXTENSION_SUFFIXES[0]}"
     file.write_bytes(held)
     monkeypatch.syspath_prepend(tmp_path)
-    assert compiled_extensions.fits(file) == compiled_extensions.likely("made_for_another") == fits
+    assert compiled_extensions.matches_torch(file) == compiled_extensions.seems_usable("made_for_another") == fits
 
 
 def test_what_is_not_compiled_only_has_to_be_there() -> None:
-    assert compiled_extensions.likely("json") and not compiled_extensions.likely("no_such_package")
+    assert compiled_extensions.seems_usable("json") and not compiled_extensions.seems_usable("no_such_package")
 
 
 def test_what_cannot_be_imported_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refuses_to_come.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
     before = Environment(packages=frozenset({"refuses_to_come", "awq_ext"}))
-    assert compiled_extensions.tried(before, ("refuses_to_come", "json")).packages == {"json", "awq_ext"}
+    assert compiled_extensions.keep_importable(before, ("refuses_to_come", "json")).packages == {"json", "awq_ext"}
