@@ -35,6 +35,8 @@ def fused_layers(module: torch.nn.Module) -> list[Any]:
 
 
 class FusedModel(Model):
+    """A model whose attention layers autoawq has fused."""
+
     def __init__(self, name: str, tokenizer: Any, module: Any) -> None:
         super().__init__(name, tokenizer, module)
         self.can_batch = False

@@ -40,7 +40,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self.error: str = ""
 
     def receive_logits(self, logits: Tensor) -> Any:
-        """Sample from `logits`, shape (sequences, 1, padded vocabulary), which the sampler overwrites.
+        """Sample from `logits`, shape [sequences, 1, padded vocabulary], which the sampler overwrites.
 
         The generator calls this for several jobs at once, from threads.
         """
@@ -123,7 +123,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         return True
 
     def mask_logits(self, logits: Tensor) -> Tensor:
-        """Set the logits of forbidden tokens to -inf in place, shape (padded vocabulary,). Raises NoTokenLeft."""
+        """Set the logits of forbidden tokens to -inf in place, shape [padded vocabulary]. Raises NoTokenLeft."""
         if not self._ended:
             allowed = self._matcher.allowed()[: len(logits)]
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)

@@ -81,7 +81,7 @@ class ExLlamaAdapters:
         self._set_active(self._active)
 
     def probe(self) -> NDArray[np.float32]:
-        """Return the logits after each token of the probe text, shape (tokens, vocabulary)."""
+        """Return the logits after each token of the probe text, shape [tokens, vocabulary]."""
         config = self._model.config
         tokens = self._texts.encode(PROBE)[: min(config.max_seq_len, config.max_input_len)] or [0]
         logits = self._model.forward(torch.tensor([tokens]), loras=self._active or None)

@@ -37,9 +37,9 @@ def patch_attention(fused: bool) -> None:
     def attend(
         self: Any, rows: int, length: int, q: Tensor, k: Tensor, v: Tensor, params: Any, cfg: Any, causal: bool = True
     ) -> Tensor:
-        """Return the attention of the last `length` tokens, shape (rows, length, heads * head size).
+        """Return the attention of the last `length` tokens, shape [rows, length, heads * head size].
 
-        `q` has shape (rows, length, heads, head size), `k` and `v` (rows, all tokens so far, kv heads, head size).
+        `q` has shape [rows, length, heads, head size], `k` and `v` [rows, all tokens so far, kv heads, head size].
         """
         if not causal or self.layer_idx in params.block_diag_layers:  # images
             attended: Tensor = original(self, rows, length, q, k, v, params, cfg, causal)
@@ -65,7 +65,7 @@ def _apply_window(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Drop the keys and values that none of the last `length` tokens may attend to, and mask those that some may not.
 
-    A token attends to `window` tokens, itself the last. Shapes of keys and values: (rows, tokens, kv heads, head size).
+    A token attends to `window` tokens, itself the last. Keys and values have shape [rows, tokens, kv heads, head size].
     """
     dropped = max(k.shape[1] - length - window + 1, 0)
     k, v, mask = k[:, dropped:], v[:, dropped:], None if mask is None else mask[..., dropped:]
@@ -77,7 +77,7 @@ def _apply_window(
 
 
 def _unfused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, softcap: float) -> Tensor:
-    """Compute attention step by step. `q` is scaled already; shapes are (rows, heads, tokens, head size)."""
+    """Compute attention step by step. `q` is scaled already; shapes are [rows, heads, tokens, head size]."""
     scores = q @ k.transpose(-1, -2)
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
@@ -103,6 +103,6 @@ def permute_lora(model: Any, lora: Any) -> None:
 
 
 def _read_order(file: str, name: str) -> Tensor:
-    """Return the packed order of an MLP's inner columns, shape (intermediate size,)."""
+    """Return the packed order of an MLP's inner columns, shape [intermediate size]."""
     with safe_open(file, "pt") as tensors:
         return torch.argsort(tensors.get_tensor(name))

@@ -30,6 +30,8 @@ class PooledCache:
 
 
 class ExLlamaModel(Evaluator):
+    """An ExLlamaV2 model with its tokenizer. `loras` are those that forward passes apply."""
+
     name = "ExLlamav2_HF"
 
     def __init__(self, loaded: LoadedModel, tokenizer: Any) -> None:
@@ -64,7 +66,7 @@ class ExLlamaModel(Evaluator):
             self._interrupted.clear()
 
     def _evaluate(self, tokens: Sequence[int], pooled: PooledCache, last: int, abort: threading.Event | None) -> Tensor:
-        """Return the logits after the `last` tokens, shape (last, vocabulary), float32."""
+        """Return the logits after the `last` tokens, shape [last, vocabulary], float32."""
         ids = torch.tensor([tokens], dtype=torch.long)
         logits = self.native.forward(
             ids, pooled.cache, loras=self.loras or None, last_id_only=last == 1, abort_event=abort

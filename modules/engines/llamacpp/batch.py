@@ -16,7 +16,7 @@ _INT32_BYTES = 4
 class Batch:
     """At most `capacity` tokens, each of one sequence. Allocated once, filled many times.
 
-    `handle` is the `llama_batch`. Its columns are numpy arrays of shape (capacity,), which live as long as the batch.
+    `handle` is the `llama_batch`. Its columns are numpy arrays of shape [capacity], which live as long as the batch.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -108,7 +108,7 @@ class Model:
         self._abort.clear()
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        """Return the logits of one output row of the last batch, shape (n_vocab,): a writable view, not a copy."""
+        """Return the logits of one output row of the last batch, shape [n_vocab]: a writable view, not a copy."""
         return self._logits_rows[row]
 
     def _map_logits(self, rows: int) -> None:
@@ -165,7 +165,7 @@ class Model:
         return int(native.llama_state_seq_get_size(self.context, sequence))
 
     def save_state(self, sequence: int) -> NDArray[np.uint8]:
-        """Copy the keys and values of `sequence` to main memory, shape (bytes,); empty if that failed."""
+        """Copy the keys and values of `sequence` to main memory, shape [bytes]; empty if that failed."""
         state = np.empty(self.state_size(sequence), np.uint8)
         size = native.llama_state_seq_get_data(self.context, _byte_pointer(state), state.size, sequence)
         return state[:size]

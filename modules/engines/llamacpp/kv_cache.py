@@ -49,7 +49,7 @@ class Slot:
 
 @dataclass(eq=False)
 class SavedPrefix:
-    """A slot's tokens with their keys and values in main memory; `state` has shape (bytes,)."""
+    """A slot's tokens with their keys and values in main memory; `state` has shape [bytes]."""
 
     cells: array[int]
     state: NDArray[np.uint8]

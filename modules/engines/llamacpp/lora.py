@@ -58,7 +58,7 @@ class LlamaAdapters:
             raise AdapterRefused(f"llama_set_adapters_lora failed with status {status}")
 
     def probe(self) -> NDArray[np.float32]:
-        """Return the logits after each token of the probe text, shape (tokens, vocabulary), from an empty cache."""
+        """Return the logits after each token of the probe text, shape [tokens, vocabulary], from an empty cache."""
         self._clear_cache()
         vocabulary = self._model.vocabulary
         tokens = vocabulary.tokenize(PROBE, True)[: self._model.n_ctx]

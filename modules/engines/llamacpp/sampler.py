@@ -36,7 +36,7 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 """`llama_token_data` as a numpy dtype."""
 
 Logits = NDArray[np.float32]
-"""Logits of one row, shape (n_vocab,)."""
+"""Logits of one row, shape [n_vocab]."""
 
 
 class Sampler:
@@ -133,7 +133,7 @@ class Candidates:
         return bool(np.isfinite(self.logits).any())
 
     def fill(self, logits: Logits, tokens: NDArray[np.int32] | None = None) -> None:
-        """Take `logits` of shape (capacity,) and the ids they belong to, by default 0, 1, …"""
+        """Take `logits` of shape [capacity] and the ids they belong to, by default 0, 1, …"""
         self._data["id"] = _token_ids(len(self._data)) if tokens is None else tokens
         self._data["logit"] = logits
         self._reset(len(self._data))

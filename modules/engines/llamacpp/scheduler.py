@@ -161,7 +161,8 @@ class Scheduler:
         """
         batch.clear()
         decoding = [request for request in self.running if request.pending == 1]
-        in_prefill = sorted((request for request in self.running if request.pending > 1), key=lambda each: each.pending)
+        in_prefill = [request for request in self.running if request.pending > 1]
+        in_prefill.sort(key=lambda request: request.pending)
         for request in decoding:
             assert request.slot is not None
             position, sequence = len(request.slot.cells), request.slot.number

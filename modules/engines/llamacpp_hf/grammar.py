@@ -53,7 +53,7 @@ class _LlamaMatcher:
         self._zeros = np.zeros(model.n_vocab, np.float32)
 
     def allowed(self) -> Tensor:
-        """Return which tokens may come next, shape (n_vocab,), bool."""
+        """Return which tokens may come next, shape [n_vocab], bool."""
         self._candidates.fill(self._zeros)
         self._candidates.apply(self._grammar.sampler)
         return torch.from_numpy(np.isfinite(self._candidates.logits))

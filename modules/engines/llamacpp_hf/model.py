@@ -32,7 +32,7 @@ class AcquiredSlot:
 
 
 class LlamaModel(Evaluator):
-    """`sequences` is how many the context was made for: two if there is one for a negative prompt.
+    """A llama.cpp model with its tokenizer. The context has `sequences`: two if one is for negative prompts.
 
     `attention_sink_size` is streaming_llm's, in tokens; None without streaming_llm.
     """
@@ -69,7 +69,7 @@ class LlamaModel(Evaluator):
             self.model.resume()
 
     def _evaluate(self, tokens: Sequence[int], slot: Slot, last: int, interruptible: bool) -> Tensor:
-        """Append `tokens` to `slot`. Return the logits after the `last` of them, shape (last, n_vocab), float32."""
+        """Append `tokens` to `slot`. Return the logits after the `last` of them, shape [last, n_vocab], float32."""
         rows: list[NDArray[np.float32]] = []
         first_output = len(tokens) - last
         for begin in range(0, len(tokens), self._batch.capacity):
@@ -105,7 +105,7 @@ class LlamaModel(Evaluator):
         raise RuntimeError(f"llama_decode failed with status {status}")
 
     def all_logits(self, tokens: list[int]) -> list[list[float]]:
-        """Return the logits after each of `tokens`, shape (tokens, n_vocab): the operation "logits".
+        """Return the logits after each of `tokens`, shape [tokens, n_vocab]: the operation "logits".
 
         Raises PromptTooLong, OptionError for an invalid token id, Unsupported while an answer is running.
         """
