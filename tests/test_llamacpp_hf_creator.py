@@ -1,4 +1,4 @@
-"""The llamacpp_HF creator: a GGUF file and its tokenizer's files in one folder, or everything as it was."""
+"""The llamacpp_HF creator puts a GGUF file and its tokenizer in one folder, or leaves everything unchanged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def create(creator: LlamacppHfCreator, model: str = NAME, address: str = REPO) -
 
 
 def tree(folder: Path) -> dict[str, int]:
-    """All that lies in a folder of models, by its path, but for what a program writes for itself."""
+    """Return the files of a models folder by path, except what the program writes for itself."""
     found = {each.relative_to(folder).as_posix(): each.stat().st_ino for each in folder.rglob("*")}
     return {path: inode for path, inode in found.items() if not path.startswith(".")}
 
@@ -116,7 +116,7 @@ def test_all_parts_of_a_split_model_are_moved(creator: LlamacppHfCreator, models
     assert [each.name for each in app.catalog.models()] == [created.name]
 
 
-def test_a_part_that_cannot_be_moved_brings_back_the_others(
+def test_if_a_part_cannot_be_moved_the_others_are_moved_back(
     creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer
 ) -> None:
     parts = [models / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
@@ -132,14 +132,14 @@ def test_a_part_that_cannot_be_moved_brings_back_the_others(
     assert tree(models) == before
 
 
-def test_a_link_to_the_model_still_leads_there(creator: LlamacppHfCreator, models: Path) -> None:
+def test_a_link_to_the_model_still_works(creator: LlamacppHfCreator, models: Path) -> None:
     (models / NAME).rename(models.parent / "elsewhere.gguf")
     (models / NAME).symlink_to("../elsewhere.gguf")
     create(creator)
     assert (models / MOVED).is_symlink() and (models / MOVED).samefile(models.parent / "elsewhere.gguf")
 
 
-def test_saved_settings_come_along_with_their_comments(creator: LlamacppHfCreator, app: App, models: Path) -> None:
+def test_saved_settings_are_taken_over_with_their_comments(creator: LlamacppHfCreator, app: App, models: Path) -> None:
     settings = models / "config-user.yaml"
     settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
     create(creator)
@@ -149,7 +149,7 @@ def test_saved_settings_come_along_with_their_comments(creator: LlamacppHfCreato
     assert "# mine" in text and "# enough" in text and "other.gguf" in text
 
 
-def test_settings_that_cannot_be_read_are_left_alone_and_told(creator: LlamacppHfCreator, models: Path) -> None:
+def test_unreadable_settings_are_kept_and_reported(creator: LlamacppHfCreator, models: Path) -> None:
     (models / "config-user.yaml").write_text("a: [")
     problem = create(creator).problem
     assert problem is not None and "config-user.yaml: line 2" in problem.say("en")
@@ -177,7 +177,7 @@ def test_a_repository_without_a_tokenizer_is_refused(
     assert "no files of a tokenizer" in refused(creator, models, TokenizerMissing)
 
 
-def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
+def test_a_wrong_checksum_leaves_the_model_where_it_is(
     creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, downloads: DownloadManager
 ) -> None:
     served.fault("tokenizer.json", origin="cdn", corrupt=1000)
@@ -187,19 +187,19 @@ def test_a_file_that_fails_its_check_leaves_the_model_where_it_is(
     assert create(creator).name == MOVED
 
 
-def test_an_address_that_leads_nowhere_is_told(creator: LlamacppHfCreator, models: Path) -> None:
+def test_an_invalid_address_is_reported(creator: LlamacppHfCreator, models: Path) -> None:
     refused(creator, models, RepositoryNotFound, address="no/body")
     refused(creator, models, BadAddress, address="not an address")
     refused(creator, models, ModelNotFound, model="other.gguf")
 
 
-def test_a_folder_that_exists_is_not_touched(creator: LlamacppHfCreator, models: Path) -> None:
+def test_an_existing_folder_is_not_touched(creator: LlamacppHfCreator, models: Path) -> None:
     (models / FOLDER).mkdir()
     (models / FOLDER / "config.json").write_text("mine")
     assert FOLDER in refused(creator, models, TargetExists)
 
 
-def test_what_an_interrupted_go_left_is_taken_up(
+def test_leftovers_of_an_interrupted_creation_are_reused(
     creator: LlamacppHfCreator, models: Path, downloads: DownloadManager
 ) -> None:
     create(creator)
@@ -216,7 +216,7 @@ def test_a_model_in_use_is_not_moved(creator: LlamacppHfCreator, models: Path, a
     assert create(creator).name == MOVED
 
 
-def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
+def test_a_model_loaded_during_the_download_is_not_moved(
     creator: LlamacppHfCreator, models: Path, app: App, served: hub_server.HubServer
 ) -> None:
     before = tree(models)
@@ -228,7 +228,7 @@ def test_a_model_that_is_loaded_meanwhile_is_not_moved_either(
     assert tree(models) == before
 
 
-def test_a_download_that_is_cancelled_ends_it(
+def test_cancelling_the_download_ends_the_creation(
     creator: LlamacppHfCreator, models: Path, downloads: DownloadManager, served: hub_server.HubServer
 ) -> None:
     before = tree(models)
@@ -242,7 +242,7 @@ def test_a_download_that_is_cancelled_ends_it(
     assert tree(models) == before
 
 
-def test_a_download_that_is_paused_is_waited_for_and_nobody_begins_another(
+def test_a_paused_download_is_awaited_and_no_second_creation_starts(
     creator: LlamacppHfCreator, models: Path, downloads: DownloadManager, served: hub_server.HubServer
 ) -> None:
     slow = served.fault("tokenizer.json", rate=50_000)

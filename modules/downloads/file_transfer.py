@@ -63,15 +63,15 @@ class FileTransfer:
         Stopped or another DownloadError; the bytes present are then kept.
         """
         try:
-            found = self._fetch()
-            if found != expected_hash(self.file):
+            actual = self._fetch()
+            if actual != expected_hash(self.file):
                 first, *others = self._context.sources
                 self._context = dataclasses.replace(self._context, sources=(*others, first))
-                found = self._fetch()
+                actual = self._fetch()
         finally:
             self.ended = True
-        if found != expected_hash(self.file):
-            raise ChecksumMismatch(self.file.path, expected_hash(self.file)[:12], found[:12])
+        if actual != expected_hash(self.file):
+            raise ChecksumMismatch(self.file.path, expected_hash(self.file)[:12], actual[:12])
         return self._path
 
     def _fetch(self) -> str:
@@ -82,13 +82,13 @@ class FileTransfer:
         part = self._part = PartialFile(self._path, self._context.commit, self.file, self._context.options)
         self.checked = 0
         try:
-            found = self._hash(part, self._download(part))
-            if found == expected_hash(self.file):
+            actual = self._hash(part, self._download(part))
+            if actual == expected_hash(self.file):
                 self._flush(part)
             else:
                 self._part = None
                 part.delete()
-            return found
+            return actual
         finally:
             part.close()
 

@@ -218,7 +218,7 @@ class HttpClient:
         return NotAHub(host, f"HTTP {code}: {message or name or _media_type(response) or '–'}")
 
     def _hub_error(self, response: requests.Response, link: Link) -> tuple[str, str]:
-        """Return the name of a hub's error and its message, each possibly ""."""
+        """Return the code of a hub's error, such as "GatedRepo", and its message; both may be empty."""
         message = response.headers.get("X-Error-Message", "")
         if not message and _is_json(response):
             with contextlib.suppress(ValueError, RecursionError, AttributeError, DownloadError):

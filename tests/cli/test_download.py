@@ -1,4 +1,4 @@
-"""download-model.py, as it is run: a process of its own, against a hub on this machine."""
+"""The command download-model.py in a process of its own, with a hub on this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hub() -> Iterator[HubServer]:
 
 
 class Program:
-    """Runs it with a folder of models of its own; what is not on this machine cannot be reached."""
+    """Runs the command with its own models folder; hosts other than this machine cannot be reached."""
 
     def __init__(self, hub: HubServer, folder: Path) -> None:
         self.hub, self.models, self.loras = hub, folder / "models", folder / "loras"
@@ -66,7 +66,7 @@ def program(whole_program: None, hub: HubServer, tmp_path: Path) -> Program:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What lies in `folder`, but for the note about it and what is hidden."""
+    """Return the files in `folder` except the metadata note and hidden files."""
     found = {each.relative_to(folder).as_posix(): each for each in folder.rglob("*") if each.is_file()}
     shown = {path for path in found if not path.startswith(".") and path != "huggingface-metadata.txt"}
     return {path: found[path].read_bytes() for path in sorted(shown)}
@@ -76,7 +76,7 @@ def expected(*names: str, of: Mapping[str, Content] = FILES) -> dict[str, Conten
     return {name: of[name] for name in sorted(names)}
 
 
-def test_a_model_is_there_byte_for_byte_and_the_program_says_so(program: Program) -> None:
+def test_a_model_arrives_byte_for_byte(program: Program) -> None:
     told = program.run(REPO)
     assert (told.returncode, told.stderr) == (0, "")
     folder = program.models / "user_model"
@@ -89,7 +89,7 @@ def test_a_model_is_there_byte_for_byte_and_the_program_says_so(program: Program
     assert program.hub.sent - again < 10_000, "what is there is not sent again"
 
 
-def test_it_speaks_the_terminals_language(program: Program) -> None:
+def test_messages_are_in_the_terminals_language(program: Program) -> None:
     told = program.run(REPO, LC_ALL="zh_CN.UTF-8")
     assert "全部校验通过" in told.stdout
     assert "无法识别" in program.run("nonsense", LC_ALL="zh_CN.UTF-8").stderr
@@ -119,19 +119,19 @@ def test_an_endpoint_is_taken_from_its_flag(program: Program) -> None:
     assert files(program.models / "user_model") == expected(*TAKEN)
 
 
-def test_text_alone(program: Program) -> None:
+def test_text_only(program: Program) -> None:
     assert program.run("--text-only", REPO).returncode == 0
     assert files(program.models / "user_model") == expected("README.md", "config.json", "tokenizer.json")
 
 
-def test_one_file_alone(program: Program) -> None:
+def test_a_specific_file(program: Program) -> None:
     assert program.run(REPO, "--specific-file", "tokenizer.json").returncode == 0
     assert files(program.models / "user_model") == expected("tokenizer.json")
     told = program.run(REPO, "--specific-file", "tokenizer.jsn")
     assert told.returncode == 1 and "Nearest: tokenizer.json" in told.stderr
 
 
-def test_what_a_pattern_excludes_is_left_out(program: Program) -> None:
+def test_an_exclude_pattern(program: Program) -> None:
     assert program.run(REPO, "--exclude-pattern", r".*\.(md|safetensors)$").returncode == 0
     assert files(program.models / "user_model") == expected("config.json", "tokenizer.json")
     assert program.run(REPO, "--exclude-pattern", "(").returncode == 2
@@ -139,20 +139,20 @@ def test_what_a_pattern_excludes_is_left_out(program: Program) -> None:
     assert told.returncode == 1 and "Nothing to download" in told.stderr
 
 
-def test_a_folder_for_the_output(program: Program, tmp_path: Path) -> None:
+def test_an_output_folder(program: Program, tmp_path: Path) -> None:
     told = program.run(REPO, "--output", str(tmp_path / "here"))
     assert told.returncode == 0 and not program.models.exists()
     assert files(tmp_path / "here") == expected(*TAKEN)
 
 
-def test_a_lora_goes_to_the_loras(program: Program) -> None:
+def test_a_lora_goes_to_the_lora_folder(program: Program) -> None:
     lora: dict[str, Content] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"lora"}
     program.hub.add("user/lora", lora)
     assert program.run("user/lora").returncode == 0
     assert files(program.loras / "user_lora") == lora
 
 
-def test_of_gguf_files_the_usual_one_is_taken_and_without_it_one_has_to_be_named(program: Program) -> None:
+def test_the_recommended_gguf_file_is_taken_or_one_has_to_be_named(program: Program) -> None:
     ggufs: dict[str, Content] = {f"m.{each}.gguf": each.encode() for each in ("Q2_K", "Q4_K_M", "Q8_0")}
     program.hub.add("user/gguf", ggufs)
     assert program.run("user/gguf").returncode == 0
@@ -164,7 +164,7 @@ def test_of_gguf_files_the_usual_one_is_taken_and_without_it_one_has_to_be_named
     assert files(program.models) == expected("m.Q4_K_M.gguf", "m.Q8_0.gguf", of=ggufs)
 
 
-def test_pickles_need_a_word_of_their_own(program: Program) -> None:
+def test_pickles_need_a_flag(program: Program) -> None:
     pickled: dict[str, Content] = {"config.json": b"{}", "pytorch_model.bin": pickle.dumps({})}
     program.hub.add("user/old", pickled)
     told = program.run("user/old")
@@ -177,7 +177,7 @@ def test_pickles_need_a_word_of_their_own(program: Program) -> None:
 
 
 def interrupted(program: Program) -> int:
-    """Bytes sent until it was stopped by Ctrl-C, about half-way."""
+    """Stop the command by Ctrl-C half-way, and return the bytes sent so far."""
     slow = program.hub.fault("model.safetensors", origin="cdn", rate=3_000_000)
     running = program.begin(REPO)
     until(lambda: program.hub.sent > len(WEIGHTS) // 2)
@@ -189,7 +189,7 @@ def interrupted(program: Program) -> int:
     return program.hub.sent
 
 
-def test_after_ctrl_c_the_same_command_goes_on_with_what_is_there(program: Program) -> None:
+def test_after_ctrl_c_the_same_command_resumes(program: Program) -> None:
     before = interrupted(program)
     assert before < len(WEIGHTS)
     assert program.run(REPO).returncode == 0
@@ -197,7 +197,7 @@ def test_after_ctrl_c_the_same_command_goes_on_with_what_is_there(program: Progr
     assert program.hub.sent < len(WEIGHTS) + 2_000_000, "hardly anything is sent twice"
 
 
-def test_clean_begins_anew(program: Program) -> None:
+def test_clean_starts_over(program: Program) -> None:
     before = interrupted(program)
     assert program.run(REPO, "--clean").returncode == 0
     assert files(program.models / "user_model") == expected(*TAKEN)
@@ -210,24 +210,24 @@ def test_clean_begins_anew(program: Program) -> None:
 @pytest.mark.parametrize(
     "words", [[], ["nonsense"], ["--nonsense", REPO], [REPO, "--threads", "0"], [REPO, "--hf-endpoint", "ftp://x"]]
 )
-def test_what_is_asked_wrongly_ends_with_2_and_a_sentence(program: Program, words: list[str]) -> None:
+def test_invalid_arguments_exit_with_2_and_one_line(program: Program, words: list[str]) -> None:
     told = program.run(*words)
     assert told.returncode == 2 and told.stdout == "" and len(told.stderr.splitlines()) == 1
 
 
-def test_a_repository_that_is_not_there_ends_with_1(program: Program) -> None:
+def test_a_missing_repository_exits_with_1(program: Program) -> None:
     told = program.run("no/body")
     assert told.returncode == 1 and "no/body was not found" in told.stderr and not program.models.exists()
 
 
-def test_bytes_that_are_not_those_of_the_list_end_with_1(program: Program) -> None:
+def test_a_wrong_checksum_exits_with_1(program: Program) -> None:
     program.hub.fault("model.safetensors", origin="cdn", corrupt=1000)
     told = program.run(REPO, "--max-retries", "0")
     assert told.returncode == 1 and "model.safetensors failed its check twice" in told.stderr
     assert not (program.models / "user_model").exists()
 
 
-def test_a_mirror_that_fails_is_tried_as_often_as_asked(program: Program) -> None:
+def test_max_retries_limits_the_attempts(program: Program) -> None:
     program.hub.fault("model.safetensors", origin="hub", status=503)
     told = program.run(REPO, "--max-retries", "1")
     assert told.returncode == 1 and "Traceback" not in told.stderr and len(told.stderr.splitlines()) == 1
@@ -237,7 +237,7 @@ def test_a_mirror_that_fails_is_tried_as_often_as_asked(program: Program) -> Non
 # -- checking ----------------------------------------------------------------------------------------------------------
 
 
-def test_check_reads_what_is_here_of_the_files_that_would_be_downloaded(program: Program) -> None:
+def test_check_verifies_the_files_that_would_be_downloaded(program: Program) -> None:
     program.run(REPO)
     folder, sent = program.models / "user_model", program.hub.sent
     told = program.run("--check", REPO)
@@ -259,7 +259,7 @@ def test_check_reads_what_is_here_of_the_files_that_would_be_downloaded(program:
 # -- a terminal, a token -----------------------------------------------------------------------------------------------
 
 
-def test_on_a_terminal_a_bar_grows_in_one_line(program: Program) -> None:
+def test_a_terminal_shows_a_progress_bar_in_one_line(program: Program) -> None:
     program.hub.fault("model.safetensors", origin="cdn", rate=8_000_000)
     master, end = pty.openpty()
     running = subprocess.Popen(program.command(REPO), env=program.environment | {"COLUMNS": "100"}, stdout=end)
@@ -279,6 +279,6 @@ def test_on_a_terminal_a_bar_grows_in_one_line(program: Program) -> None:
     assert rows[1].startswith("Saved to ")
 
 
-def test_a_token_of_the_environment_does_not_go_to_a_mirror(program: Program) -> None:
+def test_the_token_of_the_environment_is_not_sent_to_a_mirror(program: Program) -> None:
     assert program.run(REPO, HF_TOKEN="hf_secret").returncode == 0
     assert {each.authorization for each in program.hub.log} == {""}

@@ -1,4 +1,4 @@
-"""A file's hash is what git and sha256sum say it is."""
+"""Hashes of files agree with those of git and sha256sum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.downloading import noise
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * CHUNK + 5])
-def test_it_agrees_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
+def test_hashes_agree_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(noise(size))
     told = [
@@ -27,7 +27,7 @@ def test_it_agrees_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
             assert hash_file(file.fileno(), new_digest(each), lambda _: None) == expected_hash(each)
 
 
-def test_who_watches_may_end_it(tmp_path: Path) -> None:
+def test_the_progress_callback_may_abort(tmp_path: Path) -> None:
     path, seen = tmp_path / "file", list[int]()
     path.write_bytes(noise(3 * CHUNK))
 

@@ -1,5 +1,5 @@
-"""One file through the real client from a hub that misbehaves: it arrives as it is listed, or not at all, and no byte
-is asked for twice that need not be."""
+"""Transfer a file with the real client from a faulty hub: it arrives as listed or not at all, and hardly any byte is
+requested twice."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SIZE = 12 * MIB
 BYTES = noise(SIZE)
 SMALL = noise(3000, 1)
 SLACK = 256 << 10
-"""What one broken try may cost."""
+"""Bytes that one broken attempt may cost."""
 
 LISTS = 4000
-"""What the hub says besides, at most."""
+"""Bytes of the file lists, at most."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def transfer(
 
 
 def stopped(work: FileTransfer) -> threading.Thread:
-    """A thread that runs it, and is content only if it was stopped."""
+    """Run the transfer in a thread, and expect it to be stopped."""
 
     def run() -> None:
         with pytest.raises(Stopped):
@@ -70,7 +70,7 @@ def stopped(work: FileTransfer) -> threading.Thread:
 
 @pytest.mark.parametrize("options", [HASTY, SPLIT], ids=["one connection", "four"])
 @pytest.mark.parametrize(("file", "content"), [(BIG, BYTES), ("config.json", SMALL), ("empty.txt", b"")])
-def test_a_file_arrives_as_it_is(
+def test_a_file_arrives_unchanged(
     hub: HubServer, tmp_path: Path, options: TransferOptions, file: str, content: bytes
 ) -> None:
     path = transfer(hub, tmp_path, options, file).run()
@@ -109,7 +109,7 @@ FAULTS: dict[str, tuple[dict[str, object], int]] = {
 
 @pytest.mark.parametrize("options", [HASTY, SPLIT], ids=["one connection", "four"])
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_that_passes_costs_next_to_nothing(
+def test_a_transient_fault_costs_almost_nothing(
     hub: HubServer, tmp_path: Path, name: str, options: TransferOptions
 ) -> None:
     fault, retries = FAULTS[name]
@@ -122,7 +122,7 @@ def test_a_fault_that_passes_costs_next_to_nothing(
         assert hub.sent - before <= SIZE + retries * SLACK + LISTS
 
 
-def test_a_connection_that_drops_after_every_200_kib_comes_to_its_end(hub: HubServer, tmp_path: Path) -> None:
+def test_a_connection_that_drops_every_200_kib_still_completes(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", drop_after=200 << 10)
     before = hub.sent
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
@@ -130,7 +130,7 @@ def test_a_connection_that_drops_after_every_200_kib_comes_to_its_end(hub: HubSe
     assert len(hub.requests(origin="cdn")) == -(-SIZE // (200 << 10))
 
 
-def test_a_link_that_expires_midway_is_asked_for_again(hub: HubServer, tmp_path: Path) -> None:
+def test_a_link_that_expires_midway_is_resolved_again(hub: HubServer, tmp_path: Path) -> None:
     drop = hub.fault(BIG, origin="cdn", drop_after=5 * MIB, times=1)
     work = transfer(hub, tmp_path, TransferOptions(RetryPolicy(waits=(0.3,) * 6)))
     told: list[bytes] = []
@@ -152,22 +152,20 @@ def test_a_mirror_that_ignores_ranges_sends_the_file_once(
     assert len(hub.requests(origin="cdn")) <= 2
 
 
-def test_a_mirror_that_ignores_ranges_after_a_drop_is_listened_to_from_the_start(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_mirror_that_ignores_ranges_after_a_drop_is_read_from_the_start(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=2, ignore_range=True)
     hub.fault(BIG, origin="cdn", skip=1, times=1, drop_after=MIB)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_ranges_that_are_ignored_midway_by_some_lose_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_ranges_ignored_midway_lose_nothing(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=4, ignore_range=True)
     hub.fault(BIG, origin="cdn", skip=1, times=3, drop_after=MIB)
     assert transfer(hub, tmp_path, SPLIT).run().read_bytes() == BYTES
 
 
-def test_a_rate_limit_is_waited_for_and_seen(hub: HubServer, tmp_path: Path) -> None:
+def test_a_rate_limit_is_awaited_and_shown(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", status=429, headers={"Retry-After": "1"}, times=1)
     work, seen = transfer(hub, tmp_path), set()
     thread = threading.Thread(target=work.run)
@@ -204,7 +202,7 @@ def test_a_corrupt_small_file_is_found_by_its_git_hash(hub: HubServer, tmp_path:
         transfer(hub, tmp_path, file="config.json").run()
 
 
-def test_after_six_barren_tries_it_fails_and_keeps_what_is_there(hub: HubServer, tmp_path: Path) -> None:
+def test_after_six_failed_retries_the_transfer_fails_and_keeps_its_bytes(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
     with pytest.raises(ServerFault):
@@ -217,14 +215,14 @@ def test_after_six_barren_tries_it_fails_and_keeps_what_is_there(hub: HubServer,
     assert work.received == SIZE - 5 * MIB and hub.sent - before < SIZE - 5 * MIB + LISTS
 
 
-def test_what_will_not_pass_is_not_tried_again(hub: HubServer, tmp_path: Path) -> None:
+def test_a_permanent_error_is_not_retried(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", body=b"<html>login", status=200)
     with pytest.raises(NotAHub):
         transfer(hub, tmp_path).run()
     assert len(hub.requests(origin="cdn")) == 1
 
 
-def test_another_mirror_takes_over_midway_and_keeps_what_is_there(hub: HubServer, tmp_path: Path) -> None:
+def test_another_mirror_continues_midway(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=5 * MIB)
     with HubServer() as second:
@@ -255,7 +253,7 @@ def test_a_file_of_another_size_is_refused(hub: HubServer, tmp_path: Path) -> No
         transfer(hub, tmp_path).run()
 
 
-def test_a_connection_that_hardly_brings_anything_is_made_anew(hub: HubServer, tmp_path: Path) -> None:
+def test_a_stalled_connection_is_replaced(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", times=1, rate=100)
     began = time.monotonic()
     path = transfer(hub, tmp_path, TransferOptions(RetryPolicy(waits=(0.01,) * 6, stall_seconds=0.4))).run()
@@ -263,7 +261,7 @@ def test_a_connection_that_hardly_brings_anything_is_made_anew(hub: HubServer, t
     assert len(hub.requests(origin="cdn")) == 2
 
 
-def test_a_place_of_the_bytes_that_is_gone_is_named(hub: HubServer, tmp_path: Path) -> None:
+def test_an_unreachable_cdn_is_named(hub: HubServer, tmp_path: Path) -> None:
     work = transfer(hub, tmp_path)
     hub.fault("", origin="cdn", reset_after=0)
     with pytest.raises(DownloadError) as caught:
@@ -283,7 +281,7 @@ STOPS: dict[str, tuple[dict[str, object], TransferOptions]] = {
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_it_stops_within_a_second(hub: HubServer, tmp_path: Path, name: str) -> None:
+def test_a_transfer_stops_within_a_second(hub: HubServer, tmp_path: Path, name: str) -> None:
     fault, options = STOPS[name]
     struck = hub.fault(BIG, origin="cdn", **fault)
     stop = threading.Event()
@@ -297,7 +295,7 @@ def test_it_stops_within_a_second(hub: HubServer, tmp_path: Path, name: str) -> 
     until(lambda: threads() == [], 1)
 
 
-def test_it_stops_while_it_verifies(hub: HubServer, tmp_path: Path) -> None:
+def test_a_transfer_stops_while_it_verifies(hub: HubServer, tmp_path: Path) -> None:
     stop = threading.Event()
     work = transfer(hub, tmp_path, SPLIT, stop=stop)
     check = work._on_hashed
@@ -315,7 +313,7 @@ def test_it_stops_while_it_verifies(hub: HubServer, tmp_path: Path) -> None:
     assert again.run().read_bytes() == BYTES and again.received == 0
 
 
-def test_what_was_stopped_goes_on_where_it_was(hub: HubServer, tmp_path: Path) -> None:
+def test_a_stopped_transfer_resumes_where_it_was(hub: HubServer, tmp_path: Path) -> None:
     fault = hub.fault(BIG, origin="cdn", rate=10_000_000)
     stop = threading.Event()
     work = transfer(hub, tmp_path, SPLIT, stop=stop)
@@ -331,13 +329,13 @@ def test_what_was_stopped_goes_on_where_it_was(hub: HubServer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * SIZE, b"\0" * 100, b""])
-def test_a_strange_part_that_lies_there_is_not_taken_up(hub: HubServer, tmp_path: Path, garbage: bytes) -> None:
+def test_a_foreign_partial_file_is_not_resumed(hub: HubServer, tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "0.part").write_bytes(garbage)
     (tmp_path / "0.json").write_text('{"verified": true}')
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
+def test_a_verified_file_whose_bytes_have_changed_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
     path = transfer(hub, tmp_path).run()
     assert '"verified": true' in (tmp_path / "0.json").read_text()
     before = hub.sent
@@ -348,14 +346,14 @@ def test_a_verified_part_whose_bytes_have_changed_since_is_fetched_anew(hub: Hub
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_part_of_an_old_revision_is_not_taken_up(hub: HubServer, tmp_path: Path) -> None:
+def test_a_partial_file_of_an_old_commit_is_not_resumed(hub: HubServer, tmp_path: Path) -> None:
     transfer(hub, tmp_path).run()
     new = noise(SIZE, 7)
     hub.add(REPO, {BIG: new})
     assert transfer(hub, tmp_path).run().read_bytes() == new
 
 
-def test_garbage_of_the_right_size_under_a_true_record_is_found_out(hub: HubServer, tmp_path: Path) -> None:
+def test_wrong_bytes_under_a_valid_record_are_detected(hub: HubServer, tmp_path: Path) -> None:
     hub.fault(BIG, origin="cdn", skip=1, status=500)
     hub.fault(BIG, origin="cdn", times=1, drop_after=8 * MIB)
     with pytest.raises(ServerFault):
@@ -365,7 +363,7 @@ def test_garbage_of_the_right_size_under_a_true_record_is_found_out(hub: HubServ
     assert transfer(hub, tmp_path).run().read_bytes() == BYTES
 
 
-def test_a_link_under_the_name_of_the_part_is_not_written_through(hub: HubServer, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_partial_file_is_not_written_through(hub: HubServer, tmp_path: Path) -> None:
     treasure = tmp_path / "treasure"
     treasure.write_bytes(b"mine")
     stage = tmp_path / "stage"
@@ -375,7 +373,7 @@ def test_a_link_under_the_name_of_the_part_is_not_written_through(hub: HubServer
     assert treasure.read_bytes() == b"mine"
 
 
-def test_a_file_that_cannot_fit_is_refused_before_a_byte_comes(hub: HubServer, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_is_refused_before_the_transfer(hub: HubServer, tmp_path: Path) -> None:
     work = transfer(hub, tmp_path)
     object.__setattr__(work.file, "size", 1 << 50)
     with pytest.raises(DiskFull) as caught:

@@ -1,4 +1,4 @@
-"""A new folder appears at once, an old one is filled file by file, and nothing goes through a link."""
+"""A new folder appears at once, an existing one is filled file by file, and no link is followed."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def staged(target: InstallTarget, data: bytes = DATA) -> dict[str, Path]:
 
 
 def ignore_progress(_: int) -> None:
-    """Nobody wants it to end."""
+    """A progress callback that never aborts."""
 
 
-def test_a_new_folder_holds_everything_and_the_note(target: InstallTarget) -> None:
+def test_a_new_folder_contains_all_files_and_the_note(target: InstallTarget) -> None:
     target.install(staged(target), "note")
     assert (target.final / FILE.path).read_bytes() == DATA
     assert (target.final / METADATA).read_text() == "note" and target.has(FILE, ignore_progress)
 
 
-def test_a_folder_that_exists_keeps_what_else_is_in_it(target: InstallTarget) -> None:
+def test_an_existing_folder_keeps_its_other_files(target: InstallTarget) -> None:
     (target.final / "sub").mkdir(parents=True)
     (target.final / "sub" / "a.bin").write_bytes(b"old")
     (target.final / "mine").write_bytes(b"mine")
@@ -65,7 +65,7 @@ def test_a_link_to_a_file_is_replaced_and_its_target_left_alone(target: InstallT
     assert treasure.read_bytes() == b"mine" and (target.final / FILE.path).read_bytes() == DATA
 
 
-def test_a_link_to_a_folder_stops_it(target: InstallTarget, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_refused(target: InstallTarget, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     target.final.mkdir()
     (target.final / "sub").symlink_to(tmp_path / "outside")
@@ -76,14 +76,14 @@ def test_a_link_to_a_folder_stops_it(target: InstallTarget, tmp_path: Path) -> N
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_folder_where_the_file_belongs_is_told(target: InstallTarget) -> None:
+def test_a_folder_in_place_of_the_file_is_reported(target: InstallTarget) -> None:
     (target.final / FILE.path / "more").mkdir(parents=True)
     assert not target.has(FILE, ignore_progress)
     with pytest.raises(DiskRefused):
         target.install(staged(target), "note")
 
 
-def test_what_a_broken_publication_left_is_used(target: InstallTarget) -> None:
+def test_an_interrupted_installation_is_completed(target: InstallTarget) -> None:
     tree = target.staging / "tree" / "sub"
     tree.mkdir(parents=True)
     (tree / "a.bin").write_bytes(DATA)
@@ -105,7 +105,7 @@ def test_clearing_leaves_the_lock_and_nothing_else(target: InstallTarget, tmp_pa
     assert (tmp_path / "outside" / "mine").exists()
 
 
-def test_the_note_has_the_form_of_upstream() -> None:
+def test_the_note_has_the_form_of_the_original() -> None:
     small = RemoteFile("b.json", 3, git_oid="1" * 40)
     lines = metadata_text(Repository("user/model", "main", "c" * 40, (FILE, small)), "hf-mirror.com", [FILE, small])
     told = lines.splitlines()

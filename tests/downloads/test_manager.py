@@ -1,5 +1,7 @@
-"""Jobs that download: they queue, stop at once, survive a restart and a kill, and what they bring appears when it is
-whole. Everything goes through the real client, from a hub on localhost."""
+"""Download jobs queue, stop at once, survive a restart and a kill, and install their files when all are complete.
+
+They use the real client and a hub on localhost.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def hub() -> Iterator[HubServer]:
 
 
 class Program:
-    """Stands for one run of the program: its downloads, closed in the end, as often as it is started."""
+    """Creates managers of the same folders, as repeated starts of the program do, and closes them in the end."""
 
     def __init__(self, folder: Path, endpoints: list[str]) -> None:
         self.models, self.loras = folder / "models", folder / "loras"
@@ -103,7 +105,7 @@ def program(hub: HubServer, tmp_path: Path) -> Iterator[Program]:
 
 
 def view(downloads: DownloadManager, job: str = "") -> JobView:
-    """How the job stands, which may be the only one there is."""
+    """Return the view of a job; without an id, of the only one."""
     found = [each for each in downloads.snapshot() if each.id == job or not job]
     assert len(found) == 1
     return found[0]
@@ -145,7 +147,7 @@ def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: HubServer,
     assert judged.returncode == 0 and judged.stdout.count("OK") == 2
 
 
-def test_huggingface_hub_finds_what_came_to_be_right(hub: HubServer, program: Program) -> None:
+def test_huggingface_hub_verifies_the_downloaded_files(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start())
     online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     checked = subprocess.run(
@@ -165,7 +167,7 @@ def ended_after_start(downloads: DownloadManager, wanted: DownloadSpec = WANTED)
     return ended(downloads, downloads.start(wanted))
 
 
-def test_the_folder_appears_only_when_all_is_there(hub: HubServer, program: Program) -> None:
+def test_the_folder_appears_only_when_it_is_complete(hub: HubServer, program: Program) -> None:
     hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     downloads.start(WANTED)
@@ -173,7 +175,7 @@ def test_the_folder_appears_only_when_all_is_there(hub: HubServer, program: Prog
     assert [each.name for each in program.models.iterdir()] == [".downloads"]
 
 
-def test_the_note_of_upstream_lies_beside_the_files(hub: HubServer, program: Program) -> None:
+def test_the_note_of_the_original_is_next_to_the_files(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start())
     entries = hub.repos[REPO].commits[told.commit]
     lines = (told.folder / "huggingface-metadata.txt").read_text(encoding="utf-8").splitlines()
@@ -186,32 +188,32 @@ def test_the_note_of_upstream_lies_beside_the_files(hub: HubServer, program: Pro
     ]
 
 
-def test_files_can_be_chosen_and_go_to_the_folder_of_loras(program: Program) -> None:
+def test_selected_files_can_go_to_the_lora_folder(program: Program) -> None:
     wanted = DownloadSpec(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
     told = ended_after_start(program.start(), wanted)
     assert told.folder == program.loras / "adapter" and told.count == 2
     assert content(told.folder) == {path: FILES[path] for path in wanted.files or ()}
 
 
-def test_a_single_file_goes_to_the_folder_of_models_itself(hub: HubServer, program: Program) -> None:
+def test_a_single_file_goes_directly_to_the_models_folder(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/model.gguf": FILES["onnx/readme.md"]})
     ended_after_start(program.start(), DownloadSpec(REPO, "main", "", ("Q4/model.gguf",), flat=True))
     assert sorted(each.name for each in program.models.iterdir()) == [".downloads", "model.gguf"]
     assert (program.models / "model.gguf").read_bytes() == FILES["onnx/readme.md"]
 
 
-def test_the_parts_of_a_set_go_to_one_folder(hub: HubServer, program: Program) -> None:
+def test_the_parts_of_a_split_file_go_to_one_folder(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m-00001-of-00002.gguf": b"one", "Q4/m-00002-of-00002.gguf": b"two"})
     told = ended_after_start(program.start(), DownloadSpec(REPO, "main", "m", flat=True))
     assert content(told.folder) == {"m-00001-of-00002.gguf": b"one", "m-00002-of-00002.gguf": b"two"}
 
 
-def test_two_files_that_would_be_one_are_refused(hub: HubServer, program: Program) -> None:
+def test_two_files_with_the_same_target_are_refused(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m.gguf": b"one", "Q8/m.gguf": b"two"})
     assert isinstance(ended_after_start(program.start(), DownloadSpec(REPO, "main", "", flat=True)).error, UnsafeName)
 
 
-def test_what_is_not_there_is_told(program: Program) -> None:
+def test_missing_files_repositories_and_jobs_are_reported(program: Program) -> None:
     downloads = program.start()
     assert isinstance(ended_after_start(downloads, replace(WANTED, files=("confg.json",))).error, FileNotOnHub)
     assert isinstance(ended_after_start(downloads, replace(WANTED, repo="no/such")).error, RepositoryNotFound)
@@ -222,7 +224,7 @@ def test_what_is_not_there_is_told(program: Program) -> None:
         downloads.start(replace(WANTED, target="../elsewhere"))
 
 
-def test_progress_is_told_while_it_goes_on(hub: HubServer, program: Program) -> None:
+def test_progress_is_shown_while_a_job_runs(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", rate=6_000_000)
     downloads = program.start()
     downloads.start(WANTED)
@@ -252,7 +254,7 @@ def test_one_job_runs_and_the_others_queue(hub: HubServer, program: Program) -> 
     assert ended(downloads, first).state == "done"
 
 
-def test_small_files_come_together_and_one_that_cannot_be_had_ends_the_others(hub: HubServer, program: Program) -> None:
+def test_small_files_are_transferred_together_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:
     files = {f"part-{number}.json": noise(50_000, number) for number in range(12)}
     hub.add("somebody/small", files)
     slow = hub.fault("part-", delay=0.2)
@@ -271,7 +273,7 @@ def test_small_files_come_together_and_one_that_cannot_be_had_ends_the_others(hu
     assert not (program.models / "again").exists()
 
 
-def test_as_many_run_max_running_as_is_set(hub: HubServer, program: Program) -> None:
+def test_as_many_jobs_run_as_configured(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start(max_running=2)
     for target in ("one", "two", "three"):
@@ -279,7 +281,7 @@ def test_as_many_run_max_running_as_is_set(hub: HubServer, program: Program) -> 
     until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
 
 
-def test_the_same_twice_is_one_job(hub: HubServer, program: Program) -> None:
+def test_starting_the_same_download_twice_is_one_job(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
     files = tuple(FILES)
@@ -326,7 +328,7 @@ def test_pause_and_cancel_take_less_than_a_second(hub: HubServer, program: Progr
 
 
 @pytest.mark.parametrize("lfs_above", [10_000, 1 << 30])
-def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
+def test_a_list_that_changes_after_the_sha256_was_compared_is_refused(
     hub: HubServer, program: Program, lfs_above: int
 ) -> None:
     commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
@@ -341,7 +343,7 @@ def test_a_list_that_changes_after_its_sha256_was_compared_is_refused(
     assert not (program.models / "m.gguf").exists() and hub.requests(origin="cdn") == []
 
 
-def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
+def test_other_jobs_are_shown_and_start_while_one_is_being_deleted(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(FIRST, origin="cdn", stall_after=MIB)
@@ -373,7 +375,7 @@ def test_while_a_job_is_being_deleted_the_others_are_shown_and_begin(
     assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
 
 
-def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
+def test_a_job_that_cannot_be_queued_again_does_not_block_the_queue(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(FIRST, origin="cdn", stall_after=MIB)
@@ -394,7 +396,7 @@ def test_a_job_that_cannot_be_queued_again_does_not_keep_the_others_waiting(
     assert ended(downloads, second).state == "done"
 
 
-def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: HubServer, program: Program) -> None:
+def test_an_unsafe_pickle_is_never_installed(hub: HubServer, program: Program) -> None:
     files = {"config.json": b"{}", "pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."}
     hub.add("somebody/evil", files)
     downloads, wanted = program.start(), DownloadSpec("somebody/evil", "main", "evil")
@@ -406,7 +408,7 @@ def test_a_pickle_that_would_call_what_weights_do_not_need_never_appears(hub: Hu
     assert ended(downloads, downloads.start(wanted)).state == "done"
 
 
-def test_a_limit_of_the_rate_is_shown_with_its_time(hub: HubServer, program: Program) -> None:
+def test_a_rate_limit_is_shown_with_its_waiting_time(hub: HubServer, program: Program) -> None:
     hub.fault(FIRST, origin="cdn", status=429, headers={"Retry-After": "200"}, times=1)
     downloads = program.start()
     downloads.start(WANTED)
@@ -414,7 +416,7 @@ def test_a_limit_of_the_rate_is_shown_with_its_time(hub: HubServer, program: Pro
     assert 195 < view(downloads).wait_seconds <= 200
 
 
-def test_what_was_paused_goes_on_where_it_was(hub: HubServer, program: Program) -> None:
+def test_a_paused_job_resumes_where_it_stopped(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -428,7 +430,7 @@ def test_what_was_paused_goes_on_where_it_was(hub: HubServer, program: Program) 
     assert hub.sent - before < TOTAL - 4 * MIB + 5000
 
 
-def test_who_pauses_and_thinks_better_of_it_max_running_is_heard(hub: HubServer, program: Program) -> None:
+def test_a_resume_just_after_a_pause_is_not_lost(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -464,7 +466,7 @@ def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_fault_of_ours_fails_the_job_and_is_in_the_log(program: Program, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_fails_the_job(program: Program, caplog: pytest.LogCaptureFixture) -> None:
     nothing: dict[str, list[HubClient]] = {}
     downloads = DownloadManager({"model": program.models, "lora": program.loras}, lambda: nothing["mirrors"])
     told = ended_after_start(downloads)
@@ -472,7 +474,7 @@ def test_a_fault_of_ours_fails_the_job_and_is_in_the_log(program: Program, caplo
     until(lambda: "KeyError" in caplog.text and told.id in caplog.text)
 
 
-def test_mirrors_that_cannot_be_made_fail_the_job(program: Program) -> None:
+def test_an_invalid_endpoint_fails_the_job(program: Program) -> None:
     program.endpoints[:] = []
     downloads = DownloadManager(
         {"model": program.models, "lora": program.loras}, lambda: [HubClient(parse_endpoint("ftp://x"))]
@@ -481,7 +483,7 @@ def test_mirrors_that_cannot_be_made_fail_the_job(program: Program) -> None:
     assert told.state == "failed" and isinstance(told.error, BadEndpoint)
 
 
-def test_a_restart_finds_it_interrupted_and_goes_on(hub: HubServer, program: Program) -> None:
+def test_a_restart_shows_the_job_as_interrupted_and_resumes_it(hub: HubServer, program: Program) -> None:
     fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     before = program.start()
     job = before.start(WANTED)
@@ -499,7 +501,7 @@ def test_a_restart_finds_it_interrupted_and_goes_on(hub: HubServer, program: Pro
     assert hub.sent - sent < TOTAL - 4 * MIB + 5000
 
 
-def test_if_the_branch_has_moved_the_user_is_asked(hub: HubServer, program: Program) -> None:
+def test_the_old_commit_can_be_kept_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -518,7 +520,7 @@ def test_if_the_branch_has_moved_the_user_is_asked(hub: HubServer, program: Prog
     assert hub.sent - sent < 3 * MIB
 
 
-def test_if_the_branch_has_moved_the_new_commit_can_be_had(hub: HubServer, program: Program) -> None:
+def test_the_new_commit_can_be_taken_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -533,7 +535,7 @@ def test_if_the_branch_has_moved_the_new_commit_can_be_had(hub: HubServer, progr
     assert (told.state, told.commit) == ("done", new) and content(program.models / WANTED.target) == changed
 
 
-def test_what_is_there_already_is_kept_and_the_rest_replaced(hub: HubServer, program: Program) -> None:
+def test_files_already_present_are_kept_and_others_replaced(hub: HubServer, program: Program) -> None:
     target = program.models / WANTED.target
     (target / "onnx").mkdir(parents=True)
     for path in ("model-00001-of-00002.safetensors", "onnx/readme.md"):
@@ -558,7 +560,7 @@ def test_an_old_file_stays_until_the_new_one_is_verified(hub: HubServer, program
     assert content(target) == {"config.json": b"mine"}
 
 
-def test_a_publication_that_was_broken_off_is_brought_to_its_end(hub: HubServer, program: Program) -> None:
+def test_an_interrupted_installation_is_completed_on_resume(hub: HubServer, program: Program) -> None:
     fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
     downloads = program.start()
     job = downloads.start(WANTED)
@@ -587,7 +589,7 @@ def test_a_link_in_the_target_is_not_written_through(hub: HubServer, program: Pr
     assert list(outside.iterdir()) == [] and hub.requests(origin="cdn") == []
 
 
-def test_too_little_room_is_told_before_a_byte_comes(hub: HubServer, program: Program) -> None:
+def test_missing_disk_space_is_reported_before_the_download(hub: HubServer, program: Program) -> None:
     told = ended_after_start(program.start(reserve=1 << 60))
     assert told.state == "paused" and isinstance(told.error, DiskFull)
     assert told.error.needed == (1 << 60) + TOTAL and 0 < told.error.free < 1 << 50
@@ -606,7 +608,7 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_is_too_small_refuses_it(hub: HubServer, little_disk: Path) -> None:
+def test_a_disk_that_is_too_small_pauses_the_job(hub: HubServer, little_disk: Path) -> None:
     hub.add(REPO, {**FILES, "more.safetensors": noise(15 * MIB, 5)})
     program = Program(little_disk, [hub.url])
     downloads = program.start()
@@ -617,7 +619,7 @@ def test_a_disk_that_is_too_small_refuses_it(hub: HubServer, little_disk: Path) 
     downloads.close()
 
 
-def test_a_disk_that_fills_meanwhile_pauses_it_until_there_is_room(hub: HubServer, little_disk: Path) -> None:
+def test_a_disk_that_fills_up_pauses_the_job_until_there_is_space(hub: HubServer, little_disk: Path) -> None:
     program = Program(little_disk, [hub.url])
     slow = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
@@ -643,8 +645,8 @@ def test_a_disk_that_fills_meanwhile_pauses_it_until_there_is_room(hub: HubServe
     downloads.close()
 
 
-def test_two_views_of_one_program_see_one_job(hub: HubServer, program: Program) -> None:
-    """As two processes do: the locks are between open files, not between processes."""
+def test_two_managers_of_the_same_folders_share_one_job(hub: HubServer, program: Program) -> None:
+    """This works like two processes, because the locks belong to open files, not to processes."""
     fault = hub.fault(FIRST, origin="cdn", stall_after=MIB)
     one, other = program.start(), program.start()
     job = one.start(WANTED)
@@ -684,8 +686,8 @@ def test_a_second_process_sees_the_job_as_running_elsewhere(hub: HubServer, tmp_
         first.stdout.close()
 
 
-def test_a_kill_costs_next_to_nothing(whole_program: None, hub: HubServer, tmp_path: Path) -> None:
-    """At three moments; whoever comes after goes on. Over four connections of 3 MB/s each."""
+def test_a_killed_process_loses_almost_nothing(whole_program: None, hub: HubServer, tmp_path: Path) -> None:
+    """Kill three processes in a row, each of which resumes over four connections of 3 MB/s."""
     big = noise(24 * MIB, 4)
     hub.add(REPO, {"model.safetensors": big})
     rate = 3_000_000
@@ -711,7 +713,7 @@ def test_a_kill_costs_next_to_nothing(whole_program: None, hub: HubServer, tmp_p
     assert hub.sent - sent <= len(big) + 3 * (4 * rate * SPLIT.save_seconds) + in_flight
 
 
-def test_no_mirror_can_be_reached(program: Program) -> None:
+def test_a_job_fails_if_no_mirror_can_be_reached(program: Program) -> None:
     program.endpoints[:] = ["http://127.0.0.1:9"]
     told = ended_after_start(program.start())
     assert told.state == "failed" and isinstance(told.error, MirrorUnreachable)
@@ -723,7 +725,7 @@ def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: HubServer,
     assert told.state == "done" and content(told.folder) == FILES
 
 
-def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: HubServer, program: Program) -> None:
+def test_a_mirror_whose_cdn_fails_is_waited_for_once(hub: HubServer, program: Program) -> None:
     hub.fault("", origin="cdn", status=503)
     with HubServer() as second:
         second.add(REPO, FILES)
@@ -733,7 +735,7 @@ def test_a_mirror_whose_files_cannot_be_had_is_waited_for_once(hub: HubServer, p
     assert len(hub.requests(origin="cdn")) == 1 + SPLIT.retry.waits_with_others
 
 
-def test_who_listens_hears_when_a_model_is_complete(hub: HubServer, program: Program) -> None:
+def test_done_listeners_are_called_when_a_model_is_complete(hub: HubServer, program: Program) -> None:
     downloads, heard = program.start(), list[bool]()
     downloads.on_done(lambda: heard.append((program.models / WANTED.target / "config.json").exists()))
     ended_after_start(downloads)
@@ -743,7 +745,7 @@ def test_who_listens_hears_when_a_model_is_complete(hub: HubServer, program: Pro
     assert heard == [True]
 
 
-def test_the_token_is_in_nothing_that_is_written(
+def test_the_token_is_never_written_or_logged(
     hub: HubServer, program: Program, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.token = "hf_very_secret"

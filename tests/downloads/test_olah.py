@@ -1,4 +1,4 @@
-"""Against a mirror that others wrote: olah, as a cache before another hub, and over git repositories of its own.
+"""Download from a third-party mirror: olah, as a cache of another hub, and serving git repositories of its own.
 
 python -m venv /tmp/olah && /tmp/olah/bin/pip install olah==0.5.4
 OLAH_CLI=/tmp/olah/bin/olah-cli pytest tests/downloads/test_olah.py
@@ -37,7 +37,7 @@ FILES: dict[str, Content] = {
 
 @pytest.fixture
 def start(tmp_path: Path, free_port: int) -> Iterator[Callable[..., str]]:
-    """Starts olah with lines for its configuration; its address."""
+    """Start olah with lines for its configuration, and return its address."""
     with contextlib.ExitStack() as stack:
 
         def begin(*lines: str) -> str:

@@ -1,4 +1,4 @@
-"""What is kept of an unfinished file: only what can be trusted to be of this very file."""
+"""A partial file is resumed only if it belongs to the very same file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLIT = TransferOptions(split_from=4 * MIB, min_segment=2 * MIB)
 
 
 def begun(path: Path, options: TransferOptions = SPLIT) -> None:
-    """Two segments of four have something."""
+    """Create a partial file of four segments, two of which have bytes."""
     part = PartialFile(path, COMMIT, FILE, options)
     part.segments[0].done, part.segments[2].done = 2 * MIB, MIB
     part.save()
@@ -36,7 +36,7 @@ def done(path: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
     return part.done
 
 
-def test_a_file_begins_with_all_its_room_and_nothing_done(tmp_path: Path) -> None:
+def test_a_new_file_is_allocated_and_empty(tmp_path: Path) -> None:
     part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
     part.close()
     assert part.done == 0 and not part.arrives_in_order and (tmp_path / "0.part").stat().st_size == FILE.size
@@ -44,7 +44,7 @@ def test_a_file_begins_with_all_its_room_and_nothing_done(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, 1), (63 * MIB, 1), (64 * MIB, 4), (100 * MIB, 4), (1 << 33, 4)])
-def test_segments_are_as_many_as_the_size_allows(tmp_path: Path, size: int, count: int) -> None:
+def test_the_number_of_segments_depends_on_the_size(tmp_path: Path, size: int, count: int) -> None:
     sparse = replace(FILE, size=size)
     part = PartialFile(tmp_path / "0.part", COMMIT, sparse, TransferOptions())
     part.delete()
@@ -54,7 +54,7 @@ def test_segments_are_as_many_as_the_size_allows(tmp_path: Path, size: int, coun
     assert part.segments[-1].end == size and list(tmp_path.iterdir()) == []
 
 
-def test_what_is_written_down_is_taken_up(tmp_path: Path) -> None:
+def test_recorded_bytes_are_resumed(tmp_path: Path) -> None:
     begun(tmp_path / "0.part")
     assert done(tmp_path / "0.part") == 3 * MIB == recorded_bytes(tmp_path)
 
@@ -64,7 +64,7 @@ def test_what_is_written_down_is_taken_up(tmp_path: Path) -> None:
     [("d" * 40, {}), (COMMIT, {"path": "a/c"}), (COMMIT, {"size": 8 * MIB + 1}), (COMMIT, {"sha256": "6" * 64})],
     ids=["another commit", "another path", "another size", "another hash"],
 )
-def test_it_is_not_taken_up_for(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
+def test_a_partial_file_is_not_resumed_for(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
     begun(tmp_path / "0.part")
     assert done(tmp_path / "0.part", commit, replace(FILE, **changes)) == 0
 
@@ -93,13 +93,13 @@ def test_an_impossible_record_is_ignored(tmp_path: Path, subtests: pytest.Subtes
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\0", "null"])
-def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_ignored(tmp_path: Path, text: str) -> None:
     begun(tmp_path / "0.part")
     (tmp_path / "0.json").write_text(text)
     assert done(tmp_path / "0.part") == 0
 
 
-def test_a_part_with_a_second_name_is_not_written_to(tmp_path: Path) -> None:
+def test_a_partial_file_with_a_hard_link_is_not_written_to(tmp_path: Path) -> None:
     begun(tmp_path / "0.part")
     os.link((tmp_path / "0.part"), tmp_path / "other")
     assert done(tmp_path / "0.part") == 0 and (tmp_path / "other").stat().st_nlink == 1
@@ -121,7 +121,7 @@ def test_all_bytes_are_written_where_they_belong(tmp_path: Path) -> None:
     assert (tmp_path / "0.part").read_bytes()[:10] == b"\0" * 5 + b"abc" + b"\0" * 2
 
 
-def test_a_file_is_replaced_max_running(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     replace_file(path, b"old")
     with path.open("rb") as before:
@@ -133,7 +133,7 @@ def test_a_file_is_replaced_max_running(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "kind"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EROFS, DiskRefused)]
 )
-def test_what_the_disk_refuses_is_told_in_words(tmp_path: Path, number: int, kind: type[Exception]) -> None:
+def test_disk_errors_are_translated(tmp_path: Path, number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught, disk_errors(tmp_path / "not" / "there", 7):
         raise OSError(number, os.strerror(number))
     assert str(tmp_path) in str(caught.value)

@@ -1,4 +1,4 @@
-"""Pickles are read, never run: what weights need passes, all else is refused by its name."""
+"""Pickles are read but never executed: names that weights need are allowed, all others are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD = MAGIC + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
 
 
 class Evil:
-    """Would create a file if anything ran it."""
+    """Creates a file if it is ever executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,7 +98,7 @@ def test_any_other_name_is_refused(tmp_path: Path, subtests: pytest.Subtests) ->
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
+def test_no_pickle_is_executed(tmp_path: Path, protocol: int) -> None:
     with pytest.raises(PickleRefused, match=r"open"):
         scanned(tmp_path, pickle.dumps(Evil(tmp_path / "ran"), protocol))
     assert not (tmp_path / "ran").exists()
@@ -134,9 +134,7 @@ def test_an_ambiguous_pickle_is_refused(tmp_path: Path, subtests: pytest.Subtest
                 scanned(folder, UNCLEAR[name])
 
 
-def test_a_pickle_that_grows_when_it_is_unpacked_ends_at_a_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_expanding_pickle_is_stopped_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_scan, "MAX_BYTES", 1 << 17)
     bomb = zipped({"a/data.pkl": b"\x80\x02" + b"N0" * (4 << 20) + b"."}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
@@ -147,14 +145,14 @@ def test_a_pickle_that_grows_when_it_is_unpacked_ends_at_a_limit(
         scanned(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
 
 
-def test_a_zip_whose_list_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_with_a_huge_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_scan, "MAX_READ", 100_000)
     scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
     with pytest.raises(PickleUnclear, match="too large"):
         scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{each}": b"" for each in range(3000)}))
 
 
-def test_it_can_be_stopped(tmp_path: Path) -> None:
+def test_a_scan_can_be_aborted(tmp_path: Path) -> None:
     path = tmp_path / "part"
     path.write_bytes(b"\x80\x02" + b"N0" * 50_000 + b"N.")
 
@@ -165,6 +163,6 @@ def test_it_can_be_stopped(tmp_path: Path) -> None:
         scan_pickles(path, "model.bin", stop)
 
 
-def test_it_goes_by_the_ending_of_the_name() -> None:
+def test_pickles_are_recognized_by_their_suffix() -> None:
     assert is_pickle("sub/PyTorch_Model.BIN") and is_pickle("a.ckpt")
     assert not is_pickle("model.safetensors") and not is_pickle("binary.gguf")

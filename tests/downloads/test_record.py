@@ -1,4 +1,4 @@
-"""What is remembered of downloads outlives the program, another process' changes and damage."""
+"""Saved records survive restarts, concurrent changes and damage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTED = DownloadSpec("user/model", "main", "user_model", ("a", "b"), "lora")
 RECORD = JobRecord("1", WANTED, "paused", "c" * 40, "d" * 40, True, 12, 2, "host", DiskFull("models", 5, 3))
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_record_survives_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "jobs.json"
     JobStore(path).put(RECORD)
     JobStore(path).put(JobRecord("2", replace(WANTED, files=None)))
@@ -39,7 +39,7 @@ def test_a_record_can_be_changed_and_removed(tmp_path: Path) -> None:
     assert records.read() == {}
 
 
-def test_what_cannot_be_read_costs_no_other_record(tmp_path: Path) -> None:
+def test_an_invalid_record_does_not_affect_others(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
     JobStore(path).put(RECORD)
     told = json.loads(path.read_text())[0]
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_costs_no_other_record(tmp_path: Path) -> None:
     assert JobStore(path).read() == {}
 
 
-def test_a_record_of_before_there_was_a_sha256_is_read(tmp_path: Path) -> None:
+def test_a_record_without_sha256_from_an_older_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
     JobStore(path).put(replace(RECORD, spec=replace(WANTED, sha256="a" * 64)))
     assert JobStore(path).read()["1"].spec.sha256 == "a" * 64
@@ -68,13 +68,13 @@ def test_a_record_of_before_there_was_a_sha256_is_read(tmp_path: Path) -> None:
     assert replace(WANTED, sha256="a" * 64).identity != WANTED.identity
 
 
-def test_the_same_files_in_another_order_are_the_same_wish() -> None:
+def test_the_order_of_files_does_not_matter_for_identity() -> None:
     assert WANTED.identity == replace(WANTED, files=("b", "a")).identity
     for other in ({"repo": "x/y"}, {"revision": "b"}, {"files": ("a",)}, {"files": None}, {"target": "t"}):
         assert WANTED.identity != replace(WANTED, **other).identity  # type: ignore[arg-type]
 
 
-def test_processes_that_write_max_running_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_processes_lose_no_record(tmp_path: Path) -> None:
     path = tmp_path / "jobs.json"
     program = (
         "import sys; from pathlib import Path; from modules.downloads.record import *\n"

@@ -1,4 +1,4 @@
-"""From what is typed and ticked to a download: which files, what of them is here, and a sha256 known from elsewhere."""
+"""From the user's request to a download: file selection, files already present, and a known SHA-256."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def paths(choice: Selection) -> list[str]:
     return [file.path for file in choice.files]
 
 
-def test_a_file_that_is_named_counts_more_than_what_is_ticked() -> None:
+def test_a_named_file_overrides_the_choices() -> None:
     assert paths(select(GGUF, ADDRESS, "m.Q8_0.gguf", ["m.Q4_K_M.gguf"])) == ["sub/m.Q8_0.gguf"]
     assert paths(select(GGUF, ADDRESS, "", ["m.Q4_K_M.gguf"])) == ["m.Q4_K_M.gguf"]
 
 
-def test_without_a_list_the_link_s_file_is_taken_or_what_is_proposed() -> None:
+def test_without_choices_the_links_file_or_the_preselection_is_taken() -> None:
     assert paths(select(PLAIN, replace(ADDRESS, file="config.json"))) == ["config.json"]
     assert paths(select(PLAIN, ADDRESS)) == ["model.safetensors", "config.json", "README.md"]
     with pytest.raises(NothingToDownload):
@@ -103,7 +103,7 @@ def test_metadata_alone_and_excluded_paths() -> None:
     ]
 
 
-def test_the_boxes_are_ticked_as_proposed_or_as_the_link_says() -> None:
+def test_preselection_is_the_default_or_the_links_file() -> None:
     assert preselected_choices(GGUF, ADDRESS) == frozenset()
     assert preselected_choices(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
     assert preselected_choices(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
@@ -117,7 +117,7 @@ def test_the_boxes_are_ticked_as_proposed_or_as_the_link_says() -> None:
         (LORA, {"loras/user_model/adapter_model.safetensors": 5}),
     ],
 )
-def test_what_is_here_is_told_by_where_it_would_go_and_its_size(
+def test_present_files_are_recognized_by_target_and_size(
     downloads: DownloadManager, tmp_path: Path, what: Repository, here: dict[str, int]
 ) -> None:
     assert present_choices(downloads, what, file_choices.list_choices(what)) == frozenset()
@@ -130,19 +130,19 @@ def test_what_is_here_is_told_by_where_it_would_go_and_its_size(
     assert missing_files(downloads, select(what, ADDRESS, what.files[1].path)) == what.files[1:2]
 
 
-def test_a_folder_of_a_file_s_name_is_not_that_file(downloads: DownloadManager, tmp_path: Path) -> None:
+def test_a_folder_with_the_files_name_does_not_count(downloads: DownloadManager, tmp_path: Path) -> None:
     (tmp_path / "models" / "m.Q4_K_M.gguf").mkdir(parents=True)
     assert present_choices(downloads, GGUF, file_choices.list_choices(GGUF)) == frozenset()
 
 
-def test_room_is_looked_for_where_the_files_go(downloads: DownloadManager) -> None:
+def test_space_is_checked_where_the_files_go(downloads: DownloadManager) -> None:
     wanted = Selection(LORA, LORA.files).spec
     downloads.check_space(wanted, 0)
     with pytest.raises(DiskFull, match="loras"):
         downloads.check_space(wanted, 1 << 60)
 
 
-def test_a_sha256_known_from_elsewhere_is_that_of_the_one_large_file() -> None:
+def test_a_known_sha256_pins_commit_and_hash() -> None:
     assert pin_checksum(select(PLAIN, ADDRESS), "").revision == "main"
     wanted = pin_checksum(select(PLAIN, ADDRESS), SHA["a"])
     assert wanted.revision == COMMIT, "no later commit may take its place"

@@ -1,4 +1,4 @@
-"""One mirror, asked over real sockets: its lists, and what it says when something is wrong."""
+"""The client of one mirror over real sockets: file lists, pagination and error responses."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_a_repository_is_listed_with_two_requests(served: Served, hub: HubClient
     assert [each.method for each in served.log] == ["GET", "GET"]
 
 
-def test_a_commit_that_is_known_is_not_listed_again(served: Served, hub: HubClient) -> None:
+def test_files_of_a_commit_are_listed_once(served: Served, hub: HubClient) -> None:
     first = hub.repository(REPO, "main")
     assert hub.repository(REPO, first.commit).files == first.files
     assert hub.repository(REPO, "main") == first
     assert len(served.log) == 3
 
 
-def test_a_branch_that_has_moved_is_listed_anew(served: Served, hub: HubClient) -> None:
+def test_a_moved_branch_is_listed_again(served: Served, hub: HubClient) -> None:
     old = hub.repository(REPO, "main")
     served.add(REPO, {"other.txt": b"x"})
     new = hub.repository(REPO, "main")
@@ -70,7 +70,7 @@ def test_an_endpoint_may_have_a_path() -> None:
 
 
 @pytest.mark.parametrize("other", [HUGGING_FACE, "https://evil.example", "http://127.0.0.1:1"])
-def test_the_next_page_is_asked_of_the_endpoint_whoever_the_link_names(
+def test_the_next_page_is_requested_from_the_endpoint_whatever_host_the_link_names(
     served: Served, hub: HubClient, other: str
 ) -> None:
     """Spec test 16."""
@@ -89,14 +89,14 @@ def test_the_next_page_is_asked_of_the_endpoint_whoever_the_link_names(
         "</user/model/resolve/main/x>; rel=next",
     ],
 )
-def test_a_list_that_goes_nowhere_or_round_in_circles_is_refused(served: Served, hub: HubClient, link: str) -> None:
+def test_an_invalid_or_circular_next_page_is_refused(served: Served, hub: HubClient, link: str) -> None:
     served.fault("/tree/", headers={"Link": link, "Content-Type": "application/json"}, body=b"[]")
     with pytest.raises(NotAHub):
         hub.repository(REPO, "main")
     assert len(served.log) <= 4
 
 
-def test_a_list_of_ever_more_pages_is_refused(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_too_many_pages_is_refused(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.hub.client.MAX_PAGES", 20)
     served.add("user/many", {f"{number}": b"" for number in range(25)})
     served.page = 1
@@ -113,7 +113,7 @@ def test_too_many_files_are_refused(served: Served, hub: HubClient) -> None:
         hub.repository(REPO, "main")
 
 
-def test_a_list_that_never_ends_is_given_up(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_aborted(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.hub.http.MAX_JSON_BYTES", 1 << 20)
     served.fault("/tree/", body=b"[" + b" " * (2 << 20), headers={"Content-Length": None}, drop_after=3 << 20)
     with pytest.raises(NotAHub, match="MiB"):
@@ -128,7 +128,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE, ids=str)
-def test_a_list_that_is_nonsense_is_no_hubs(served: Served, hub: HubClient, nonsense: object) -> None:
+def test_a_malformed_list_is_refused(served: Served, hub: HubClient, nonsense: object) -> None:
     served.fault("/tree/", body=json.dumps(nonsense).encode())
     with pytest.raises(NotAHub):
         hub.repository(REPO, "main")
@@ -152,7 +152,7 @@ def test_a_list_with_a_hostile_entry_is_refused_as_a_whole(
 
 
 @pytest.mark.parametrize("sha", [None, 5, "", "main", "../../x", "A" * 40, "a" * 39, "a" * 40 + "\n"], ids=repr)
-def test_a_commit_that_is_none_is_refused(served: Served, hub: HubClient, sha: object) -> None:
+def test_an_invalid_commit_is_refused(served: Served, hub: HubClient, sha: object) -> None:
     served.fault("/revision/", body=json.dumps({"id": REPO, "sha": sha}).encode())
     with pytest.raises(NotAHub):
         hub.resolve_commit(REPO, "main")
@@ -161,7 +161,7 @@ def test_a_commit_that_is_none_is_refused(served: Served, hub: HubClient, sha: o
 # -- what went wrong -------------------------------------------------------------------------------------------------
 
 
-def test_a_repository_that_is_not_there(served: Served, hub: HubClient) -> None:
+def test_a_missing_repository_is_reported(served: Served, hub: HubClient) -> None:
     with pytest.raises(RepositoryNotFound) as caught:
         hub.repository("user/none", "main")
     assert (caught.value.repo, caught.value.host) == ("user/none", served.url.removeprefix("http://"))
@@ -171,7 +171,7 @@ def test_a_repository_that_is_not_there(served: Served, hub: HubClient) -> None:
 
 
 @pytest.mark.parametrize("revision", ["mian", "f" * 40])
-def test_a_branch_that_is_not_there_names_those_that_are(served: Served, hub: HubClient, revision: str) -> None:
+def test_the_error_for_a_missing_branch_lists_the_existing_ones(served: Served, hub: HubClient, revision: str) -> None:
     served.add(REPO, {"a": b""}, revision="dev")
     with pytest.raises(RevisionNotFound) as caught:
         hub.repository(REPO, revision)
@@ -179,7 +179,7 @@ def test_a_branch_that_is_not_there_names_those_that_are(served: Served, hub: Hu
     assert "main, dev" in caught.value.say("zh")
 
 
-def test_what_is_gated_says_so_and_opens_with_the_token(served: Served, hub: HubClient) -> None:
+def test_a_gated_repository_needs_the_token(served: Served, hub: HubClient) -> None:
     served.token = "hf_secret"
     served.add("user/gated", {"a": b"1"}, gated=True)
     repository = hub.repository("user/gated", "main")
@@ -189,7 +189,7 @@ def test_what_is_gated_says_so_and_opens_with_the_token(served: Served, hub: Hub
     assert read(knowing.source(repository).open(repository.files[0], 0, 1)) == b"1"
 
 
-def test_a_token_that_is_not_accepted(served: Served) -> None:
+def test_a_rejected_token_is_reported(served: Served) -> None:
     served.token = "hf_right"
     served.add(REPO, FILES, private=True)
     with pytest.raises(TokenRefused):
@@ -200,7 +200,7 @@ def test_a_token_that_is_not_accepted(served: Served) -> None:
         HubClient(served.url).resolve_commit(REPO, "main")
 
 
-def test_a_file_that_is_gone(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_a_missing_file_is_reported(served: Served, hub: HubClient, source: HubFileSource) -> None:
     with pytest.raises(FileNotOnHub) as caught:
         source.open(RemoteFile("none.txt", 1, git_oid="a" * 40), 0, 1)
     assert (caught.value.repo, caught.value.file) == (REPO, "none.txt")
@@ -225,7 +225,7 @@ FAULTS: list[tuple[dict[str, object], type[DownloadError], str]] = [
 
 
 @pytest.mark.parametrize(("fault", "error", "words"), FAULTS, ids=lambda each: str(each)[:40])
-def test_what_goes_wrong_with_a_list_is_told(
+def test_a_failed_list_is_reported_with_its_cause(
     served: Served, hub: HubClient, fault: dict[str, object], error: type[DownloadError], words: str
 ) -> None:
     served.fault("/revision/", **fault)
@@ -235,7 +235,7 @@ def test_what_goes_wrong_with_a_list_is_told(
     assert caught.value.transient is (error is not NotAHub)
 
 
-def test_a_mirror_that_is_not_there() -> None:
+def test_an_unreachable_mirror_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         with pytest.raises(MirrorUnreachable, match="refused"):
@@ -259,7 +259,7 @@ def test_a_mirror_that_is_not_there() -> None:
     ],
     ids=str,
 )
-def test_how_long_to_wait_is_what_the_mirror_says_within_reason(
+def test_retry_after_is_honored_within_limits(
     served: Served, hub: HubClient, headers: dict[str, str], seconds: float
 ) -> None:
     served.fault("/revision/", status=429, headers=headers)

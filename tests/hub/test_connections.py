@@ -1,4 +1,4 @@
-"""Whatever waits for a mirror is let go of at once, and nothing stays open."""
+"""Pending connects and reads are aborted at once, and no socket stays open."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.hub_reading import BIG, REPO, big, read
 from tests.support.hub_server import HubServer as Served
 
 
-def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple[float, BaseException | None]:
-    """How many seconds after `let_go`, called once `wait` has begun to wait, that ended; and with which error."""
+def ended_after(wait: Callable[[], object], abort: Callable[[], None]) -> tuple[float, BaseException | None]:
+    """Call `abort` while `wait` blocks; return how many seconds later `wait` ended, and its error."""
     ended: list[tuple[float, BaseException | None]] = []
 
     def run() -> None:
@@ -39,7 +39,7 @@ def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple
     time.sleep(0.4)
     assert not ended
     began = time.monotonic()
-    let_go()
+    abort()
     thread.join(5)
     assert ended, "it still waits"
     return ended[0][0] - began, ended[0][1]
@@ -47,7 +47,7 @@ def ended_after(wait: Callable[[], object], let_go: Callable[[], None]) -> tuple
 
 @pytest.fixture
 def patient(served: Served) -> Iterator[HubClient]:
-    """A hub that would wait for long."""
+    """A client with long timeouts."""
     asked = HubClient(served.url)
     yield asked
     asked.close()
@@ -68,7 +68,7 @@ def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
 
 @pytest.fixture
 def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """A hub that speaks TLS, with a certificate that is trusted for the time of the test."""
+    """A hub with TLS, whose certificate is trusted during the test."""
     if not shutil.which("openssl"):
         pytest.skip("openssl makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -99,7 +99,7 @@ def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | No
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: HubClient) -> None:
+def test_closing_the_source_ends_all_pending_reads(served: Served, patient: HubClient) -> None:
     served.fault("big", origin="cdn", stall_after=1000)
     source = patient.source(patient.repository(REPO, "main"))
     body = source.open(big(patient), 0, len(BIG))
@@ -109,7 +109,7 @@ def test_all_that_waits_ends_when_the_source_is_closed(served: Served, patient: 
         source.open(big(patient), 0, 5)
 
 
-def test_a_wait_for_headers_ends_when_the_source_is_closed(served: Served, patient: HubClient) -> None:
+def test_closing_the_source_ends_a_wait_for_headers(served: Served, patient: HubClient) -> None:
     source = patient.source(patient.repository(REPO, "main"))
     served.fault("big", delay=60)
     file = big(patient)
@@ -122,7 +122,7 @@ def opens_until_stopped(source: HubFileSource, file: RemoteFile) -> None:
         source.open(file, 0, 5)
 
 
-def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: HubClient) -> None:
+def test_closing_the_source_ends_threads_that_wait_for_a_link(served: Served, patient: HubClient) -> None:
     source = patient.source(patient.repository(REPO, "main"))
     served.fault("big", delay=60)
     file = big(patient)
@@ -135,7 +135,7 @@ def test_threads_that_wait_for_their_turn_end_too(served: Served, patient: HubCl
 
 
 @pytest.mark.parametrize("fault", [{"delay": 60}, {"stall_after": 2}], ids=str)
-def test_a_wait_for_a_list_ends_when_the_hub_is_closed(
+def test_closing_the_client_ends_a_wait_for_a_list(
     served: Served, patient: HubClient, fault: dict[str, object]
 ) -> None:
     served.fault("/revision/", **fault)
@@ -144,8 +144,8 @@ def test_a_wait_for_a_list_ends_when_the_hub_is_closed(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_wait_for_a_connection_ends_when_the_hub_is_closed(scheme: str) -> None:
-    """By http, a server whose queue is full; by https, one that takes the connection and then says nothing."""
+def test_closing_the_client_ends_a_pending_connect(scheme: str) -> None:
+    """Over http, a server whose queue is full; over https, one that accepts the connection and then stays silent."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         address = server.getsockname()
         full = [socket.socket() for _ in range(3 if scheme == "http" else 0)]
@@ -159,14 +159,14 @@ def test_a_wait_for_a_connection_ends_when_the_hub_is_closed(scheme: str) -> Non
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_a_body_that_nobody_reads_lets_its_connection_go(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_an_unread_body_releases_its_connection(served: Served, hub: HubClient, source: HubFileSource) -> None:
     body = source.open(big(hub), 0, len(BIG))
     body.close()
     assert body._response.raw.closed
     assert read(source.open(big(hub), 0, 10)) == BIG[:10]
 
 
-def test_a_body_that_is_left_half_read_lets_its_connection_go(hub: HubClient, source: HubFileSource) -> None:
+def test_a_half_read_body_releases_its_connection(hub: HubClient, source: HubFileSource) -> None:
     body = source.open(big(hub), 0, len(BIG))
     chunks = body.chunks()
     next(chunks)
@@ -174,7 +174,7 @@ def test_a_body_that_is_left_half_read_lets_its_connection_go(hub: HubClient, so
     assert body._response.raw.closed
 
 
-def test_nothing_is_left_open(served: Served) -> None:
+def test_no_socket_is_left_open(served: Served) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
 

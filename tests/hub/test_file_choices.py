@@ -1,4 +1,4 @@
-"""Which files of a repository are proposed, which are held back, and where they go."""
+"""Which files of a repository are offered and preselected, and where they go."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPLIT = ["Q8_0/M-Q8_0-00001-of-00003.gguf", "Q8_0/M-Q8_0-00002-of-00003.gguf", "
 
 
 def repository(*paths: str, revision: str = "main", name: str = "user/model") -> Repository:
-    """Each file has ten bytes for each letter of its path."""
+    """Return a repository whose files have ten bytes per character of their path."""
     return Repository(
         name, revision, "c" * 40, tuple(RemoteFile(path, 10 * len(path), git_oid="a" * 40) for path in paths)
     )
@@ -93,7 +93,7 @@ def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> Non
                     select_choices(found)
 
 
-def test_what_runs_code_is_never_ticked_and_says_so() -> None:
+def test_files_that_run_code_are_never_preselected_and_have_a_warning() -> None:
     found = {
         choice.name: choice for choice in list_choices(repository("m.py", "a.bin", "b.pt", "c.ckpt", "m.safetensors"))
     }
@@ -104,7 +104,7 @@ def test_what_runs_code_is_never_ticked_and_says_so() -> None:
     assert [each.warning for each in alone] == [ONLY_PICKLES_WARNING, None]
 
 
-def test_gguf_files_stand_by_size_and_the_usual_one_is_marked() -> None:
+def test_gguf_files_are_sorted_by_size_and_one_is_recommended() -> None:
     found = list_choices(
         repository("mm.IQ2_XXS.longer.gguf", "m.Q8_0.gguf", "m.Q4_K_M.gguf", "mmproj-F16.gguf", "a.md")
     )
@@ -125,7 +125,7 @@ def test_a_split_gguf_is_one_choice() -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_split_gguf_with_a_part_missing_is_refused(lost: int) -> None:
+def test_a_split_gguf_with_a_missing_part_is_refused(lost: int) -> None:
     there = repository(*[path for number, path in enumerate(SPLIT) if number != lost])
     (found,) = list_choices(there)
     missing = SPLIT[lost].rpartition("/")[2]
@@ -136,11 +136,11 @@ def test_a_split_gguf_with_a_part_missing_is_refused(lost: int) -> None:
         find_file(there, there.files[0].path)
 
 
-def test_sets_of_the_same_name_in_two_folders_are_two() -> None:
+def test_split_files_of_the_same_name_in_two_folders_are_two_choices() -> None:
     assert len(list_choices(repository(*SPLIT, *[f"x/{path}" for path in SPLIT]))) == 2
 
 
-def test_names_that_claim_very_many_parts_cost_nothing() -> None:
+def test_names_that_claim_very_many_parts_take_no_time() -> None:
     began = time.monotonic()
     found = list_choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
     assert time.monotonic() - began < 5
@@ -174,7 +174,7 @@ def test_the_quantization_is_read_from_the_name(subtests: pytest.Subtests) -> No
             assert quantization(path) == name
 
 
-def test_the_users_boxes_decide() -> None:
+def test_the_named_choices_are_selected() -> None:
     there = repository(*PLAIN, "pytorch_model.bin", "m.py")
     assert paths(select_choices(there, ["pytorch_model.bin", "config.json", "config.json"])) == {
         "pytorch_model.bin",
@@ -198,7 +198,7 @@ def test_a_single_file_is_found_by_its_path_or_its_name() -> None:
             find_file(there, name)
 
 
-def test_a_file_that_is_not_there_names_the_nearest() -> None:
+def test_the_error_for_a_missing_file_lists_similar_names() -> None:
     there = repository("m.Q4_K_M.gguf", "m.Q5_K_M.gguf", "sub/m.Q8_0.gguf", "README.md")
     with pytest.raises(FileNotOnHub) as caught:
         find_file(there, "m.q4km.gguf")
@@ -206,13 +206,13 @@ def test_a_file_that_is_not_there_names_the_nearest() -> None:
     assert "m.Q4_K_M.gguf" in caught.value.say("zh")
 
 
-def test_text_only_leaves_the_weights_out() -> None:
+def test_metadata_excludes_the_weights() -> None:
     assert paths(select_metadata(repository(*PLAIN, "model.safetensors", "m.gguf", "m.py"))) == set(PLAIN[:-1])
     with pytest.raises(NothingToDownload):
         select_metadata(repository("m.gguf"))
 
 
-def test_a_pattern_excludes_as_in_the_original() -> None:
+def test_a_pattern_excludes_files_as_in_the_original() -> None:
     files = repository("config.json", "onnx/model.json", "model.safetensors").files
     assert paths(exclude_files(files, "onnx/")) == {"config.json", "model.safetensors"}
     assert paths(exclude_files(files, r".*\.json")) == {"model.safetensors"}
@@ -223,7 +223,7 @@ def test_a_pattern_excludes_as_in_the_original() -> None:
         exclude_files(files, "")
 
 
-def test_a_link_to_a_folder_means_what_is_in_it() -> None:
+def test_a_repository_is_restricted_to_a_folder() -> None:
     there = restrict_to_folder(repository("a/config.json", "ab/x.json", "config.json"), "a")
     assert [file.path for file in there.files] == ["a/config.json"]
     assert restrict_to_folder(there, "") == there
@@ -245,7 +245,7 @@ PLACES = {
 }
 
 
-def test_the_target_folder_and_names_of_files(subtests: pytest.Subtests) -> None:
+def test_destination_folders_and_file_names(subtests: pytest.Subtests) -> None:
     for case in PLACES:
         with subtests.test(case):
             present, root, folder, places = PLACES[case]
@@ -269,7 +269,7 @@ def test_the_folder_is_named_after_the_branch_too(revision: str, folder: str) ->
     assert destination(there, there.files).folder == folder
 
 
-def test_a_folder_is_never_named_too_long_for_a_disk() -> None:
+def test_folder_names_are_never_too_long_for_a_disk() -> None:
     names = {
         destination(there, there.files).folder
         for there in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + last) for last in "12")

@@ -1,4 +1,4 @@
-"""The bytes of a mirror's files: those that were asked for, or an error."""
+"""File contents from a mirror: exactly the requested bytes, or an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from tests.support.hub_server import HubServer as Served
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, len(BIG)), (0, 1), (1, 300_000), (len(BIG) - 1, len(BIG))])
-def test_the_bytes_asked_for_come(served: Served, hub: HubClient, source: HubFileSource, begin: int, end: int) -> None:
+def test_exactly_the_requested_bytes_are_delivered(
+    served: Served, hub: HubClient, source: HubFileSource, begin: int, end: int
+) -> None:
     file, before = big(hub), served.sent
     body = source.open(file, begin, end)
     assert (body.begin, body.end, body.total) == (begin, end, len(BIG))
@@ -32,13 +34,15 @@ def test_the_bytes_asked_for_come(served: Served, hub: HubClient, source: HubFil
     assert served.sent - before == end - begin
 
 
-def test_small_and_empty_files_come_too(hub: HubClient, source: HubFileSource) -> None:
+def test_small_and_empty_files_are_delivered(hub: HubClient, source: HubFileSource) -> None:
     repository = hub.repository(REPO, "main")
     assert read(source.open(named(repository, "config.json"), 0, 8)) == b'{"a": 1}'
     assert read(source.open(named(repository, "empty.txt"), 0, 0)) == b""
 
 
-def test_no_coding_and_no_origin_is_told(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_requests_accept_no_compression_and_name_no_referrer(
+    served: Served, hub: HubClient, source: HubFileSource
+) -> None:
     read(source.open(big(hub), 0, 5))
     for request in served.log:
         assert request.headers["Accept-Encoding"] == "identity"
@@ -51,7 +55,7 @@ def test_a_cookie_is_not_kept(served: Served, hub: HubClient) -> None:
     assert "Cookie" not in served.log[-1].headers
 
 
-def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_the_link_of_a_file_is_resolved_once(served: Served, hub: HubClient, source: HubFileSource) -> None:
     file, got = big(hub), dict[int, bytes]()
 
     def take(place: int) -> None:
@@ -66,7 +70,7 @@ def test_the_mirror_is_asked_once_where_a_file_is(served: Served, hub: HubClient
     assert len(served.requests("/resolve/")) == 1 and len(served.requests(origin="cdn")) == 5
 
 
-def test_connections_are_used_again(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_connections_are_reused(served: Served, hub: HubClient, source: HubFileSource) -> None:
     for place in range(20):
         read(source.open(big(hub), place, place + 1000))
     assert len({each.connection for each in served.requests(origin="cdn")}) == 1
@@ -74,16 +78,14 @@ def test_connections_are_used_again(served: Served, hub: HubClient, source: HubF
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_link_that_has_expired_is_asked_for_again(
-    served: Served, hub: HubClient, source: HubFileSource, status: int
-) -> None:
+def test_an_expired_link_is_resolved_again(served: Served, hub: HubClient, source: HubFileSource, status: int) -> None:
     read(source.open(big(hub), 0, 10))
     served.fault("big", origin="cdn", times=1, status=status)
     assert read(source.open(big(hub), 10, 20)) == BIG[10:20]
     assert len(served.requests("/resolve/")) == 2
 
 
-def test_links_that_expire_really(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_links_expire_by_time(served: Served, hub: HubClient, source: HubFileSource) -> None:
     """Spec test 8, on this side."""
     served.fault("big", origin="cdn", times=1, drop_after=100)
     with pytest.raises(DownloadError):
@@ -92,16 +94,14 @@ def test_links_that_expire_really(served: Served, hub: HubClient, source: HubFil
     assert read(source.open(big(hub), 100, 1000)) == BIG[100:1000]
 
 
-def test_a_fresh_link_that_is_refused_is_a_fault_that_may_pass(
-    served: Served, hub: HubClient, source: HubFileSource
-) -> None:
+def test_a_refused_fresh_link_is_a_transient_error(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("big", origin="cdn", status=403)
     with pytest.raises(ServerFault) as caught:
         source.open(big(hub), 0, 10)
     assert caught.value.transient and caught.value.host == served.cdn.removeprefix("http://")
 
 
-def test_a_mirror_that_ignores_ranges_gives_all_from_the_start(
+def test_a_mirror_that_ignores_ranges_delivers_the_whole_file(
     served: Served, hub: HubClient, source: HubFileSource
 ) -> None:
     served.fault("big", origin="cdn", ignore_range=True)
@@ -109,15 +109,13 @@ def test_a_mirror_that_ignores_ranges_gives_all_from_the_start(
     assert (body.begin, body.end) == (0, len(BIG)) and read(body) == BIG
 
 
-def test_a_mirror_that_gives_no_length_is_believed_to_have_it_all(
-    served: Served, hub: HubClient, source: HubFileSource
-) -> None:
+def test_a_missing_content_length_is_accepted(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("big", origin="cdn", chunked=True)
     assert read(source.open(big(hub), 0, len(BIG))) == BIG
     assert read(source.open(big(hub), 5, 10)) == BIG[5:10]
 
 
-def test_a_mirror_that_has_less_than_it_lists_is_found_out_at_the_end(
+def test_a_file_shorter_than_listed_is_detected_at_its_end(
     served: Served, hub: HubClient, source: HubFileSource
 ) -> None:
     served.fault("big", origin="cdn", chunked=True)
@@ -128,16 +126,14 @@ def test_a_mirror_that_has_less_than_it_lists_is_found_out_at_the_end(
     assert (caught.value.sent, caught.value.listed) == (len(BIG), len(BIG) + 5)
 
 
-def test_never_more_than_asked_for(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_never_more_bytes_than_requested(served: Served, hub: HubClient, source: HubFileSource) -> None:
     told = {"Content-Range": f"bytes 0-9/{len(BIG)}", "Content-Type": "x/y", "Content-Length": None}
     served.fault("big", origin="hub", status=206, headers={**told, "Connection": "close"}, body=BIG)
     assert read(source.open(big(hub), 0, 10)) == BIG[:10]
 
 
 @pytest.mark.parametrize("origin", ["hub", "cdn"])
-def test_a_mirror_that_says_nothing_is_given_up(
-    served: Served, hub: HubClient, source: HubFileSource, origin: str
-) -> None:
+def test_a_silent_mirror_is_given_up(served: Served, hub: HubClient, source: HubFileSource, origin: str) -> None:
     """Spec test 10: in the middle of a body it is below."""
     served.fault("big", origin=origin, delay=5)
     began = time.monotonic()
@@ -171,7 +167,7 @@ LIES: list[tuple[dict[str, object], type[DownloadError]]] = [
 
 
 @pytest.mark.parametrize(("lie", "error"), LIES, ids=lambda each: str(each)[:50])
-def test_an_answer_that_lies_is_found_out(
+def test_inconsistent_responses_are_refused(
     served: Served, hub: HubClient, source: HubFileSource, lie: dict[str, object], error: type[DownloadError]
 ) -> None:
     """Spec test 13: ETag and Content-Range; spec test 2, on this side."""
@@ -184,7 +180,7 @@ def test_an_answer_that_lies_is_found_out(
 
 
 @pytest.mark.parametrize("how", ["drop_after", "reset_after", "stall_after"])
-def test_what_came_before_a_connection_broke_is_kept(
+def test_bytes_received_before_a_broken_connection_are_kept(
     served: Served, hub: HubClient, source: HubFileSource, how: str
 ) -> None:
     served.fault("big", origin="cdn", times=1, **{how: 100_000})

@@ -1,4 +1,4 @@
-"""The header of a GGUF file on a hub: the same as of one on disk, for a few of its bytes."""
+"""The header of a remote GGUF file equals that of the local file, and needs few of its bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PART = "m-Q8_0-{}-of-00002.gguf"
 
 
 def remote(served: Served, **files: Content) -> GgufHeader:
-    """The header of a model of these files, in order. `served.sent` is then what that took."""
+    """Return the header of a model of these files, in order; `served.sent` then counts the bytes it took."""
     served.add("user/model", files)
     return headed(served)
 
@@ -51,7 +51,7 @@ def test_a_small_file_is_read_whole(served: Served, tmp_path: Path) -> None:
     assert remote(served, **{"m.gguf": gguf()}) == read_header(tmp_path / "m.gguf")
 
 
-def test_the_demo_model_is_known_by_a_few_of_its_bytes(served: Served, smollm2: Path) -> None:
+def test_the_demo_models_header_needs_few_bytes(served: Served, smollm2: Path) -> None:
     found = remote(served, **{smollm2.name: smollm2})
     assert found == read_header(smollm2)
     assert served.sent <= 4 << 20 < smollm2.stat().st_size
@@ -59,7 +59,7 @@ def test_the_demo_model_is_known_by_a_few_of_its_bytes(served: Served, smollm2: 
     assert estimate(found, options).total > smollm2.stat().st_size
 
 
-def test_the_window_grows_with_the_header(served: Served, tmp_path: Path) -> None:
+def test_fetches_grow_with_the_header(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(with_vocabulary(150_000))
     with path.open("r+b") as file:
@@ -70,7 +70,7 @@ def test_the_window_grows_with_the_header(served: Served, tmp_path: Path) -> Non
     assert len(served.requests(origin="cdn")) <= 5
 
 
-def test_a_mirror_without_ranges_serves_too(served: Served, tmp_path: Path) -> None:
+def test_a_mirror_that_ignores_ranges_works_too(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(with_vocabulary(100_000) + bytes(8 << 20))
     served.fault("m.gguf", origin="cdn", ignore_range=True)
@@ -102,12 +102,12 @@ def test_the_parts_of_a_split_model_are_counted_together(served: Served, tmp_pat
         (gguf(entries=99), DamagedModel),
     ],
 )
-def test_what_is_no_model_is_told(served: Served, content: bytes, problem: type[ModelProblem]) -> None:
+def test_an_invalid_header_is_reported(served: Served, content: bytes, problem: type[ModelProblem]) -> None:
     with pytest.raises(problem, match=r"m\.gguf"):
         remote(served, **{"m.gguf": content})
 
 
-def test_a_header_without_end_is_not_fetched(served: Served, tmp_path: Path) -> None:
+def test_an_endless_header_is_not_fetched(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf({"a": As(ARRAY, array(U8, b"", count=3 << 30)), "general.name": "x"}))
     with path.open("r+b") as file:
@@ -121,13 +121,13 @@ def test_a_header_without_end_is_not_fetched(served: Served, tmp_path: Path) -> 
     assert served.sent < 2 * FIRST_FETCH
 
 
-def test_a_connection_that_breaks_is_told(served: Served) -> None:
+def test_a_broken_connection_is_reported(served: Served) -> None:
     served.fault("m.gguf", origin="cdn", stall_after=100)
     with pytest.raises(MirrorUnreachable):
         remote(served, **{"m.gguf": gguf({**MODEL, "general.name": "x" * 20_000})})
 
 
-def test_a_mirror_that_trickles_keeps_nobody_for_long(served: Served) -> None:
+def test_a_slow_mirror_is_given_up_at_the_deadline(served: Served) -> None:
     served.add("user/model", {"m.gguf": with_vocabulary(50_000)})
     served.fault("m.gguf", origin="cdn", rate=2_000)
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Where a mirror may send us, and who sees the access token."""
+"""Which redirects are followed, and which hosts receive the access token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.hub_reading import BIG, REPO, big, named, read
 from tests.support.hub_server import HubServer as Served
 
 
-def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_a_redirect_to_another_hub_works(served: Served, hub: HubClient, source: HubFileSource) -> None:
     """Spec test 17: 308, as hf-mirror.com does for what it has not cached."""
     with Served() as other:
         commit = other.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
@@ -29,7 +29,7 @@ def test_a_mirror_that_sends_us_to_another_hub_works(served: Served, hub: HubCli
         assert [each.origin for each in other.log] == ["hub", "cdn", "cdn"]
 
 
-def test_a_mirror_that_sends_us_to_a_dead_host_is_told_so(
+def test_a_redirect_to_an_unreachable_host_names_both_hosts(
     served: Served, hub: HubClient, source: HubFileSource, free_port: int
 ) -> None:
     served.fault("/resolve/", status=308, redirect=f"http://127.0.0.1:{free_port}/x")
@@ -38,7 +38,7 @@ def test_a_mirror_that_sends_us_to_a_dead_host_is_told_so(
     assert (caught.value.host, caught.value.target) == (hub.host, f"127.0.0.1:{free_port}")
 
 
-def test_a_list_that_is_redirected_works(served: Served, hub: HubClient) -> None:
+def test_a_redirected_list_works(served: Served, hub: HubClient) -> None:
     commit = served.repos[REPO].branches["main"]
     served.fault("/revision/main", status=307, redirect=f"/api/models/{REPO}/revision/{commit}")
     assert hub.resolve_commit(REPO, "main") == commit
@@ -51,7 +51,7 @@ def test_a_list_that_is_redirected_works(served: Served, hub: HubClient) -> None
         *("http://[::1", "http://", "https:///x", "http://127.0.0.1:99999/x", "//:80/x"),
     ],
 )
-def test_a_redirect_to_what_is_no_web_server_is_not_followed(
+def test_only_redirects_to_web_servers_are_followed(
     served: Served, hub: HubClient, source: HubFileSource, target: str
 ) -> None:
     served.fault("/resolve/", redirect=target)
@@ -76,7 +76,7 @@ REDIRECTS = [
 
 
 def test_a_redirect_of_a_public_mirror_stays_public_and_encrypted(subtests: pytest.Subtests) -> None:
-    """Spec test 13. Where a redirect leads is decided before anything is asked there."""
+    """Spec test 13. A redirect is judged before its target is contacted."""
     for start, target, words in REDIRECTS:
         with subtests.test(target=target), pytest.raises(NotAHub, match=words):
             HttpClient(HF_MIRROR, None, ConnectionPool())._redirected(Link(start), target)
@@ -98,7 +98,7 @@ def test_who_sees_the_token_after_a_redirect(hosts: set[str], start: str, target
     assert client._redirected(link, target).authorized is authorized
 
 
-def test_the_body_of_a_redirect_is_not_waited_for(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_the_body_of_a_redirect_is_not_read(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"/{REPO}/resolve/main/config.json", times=1, length=1 << 40)
     assert read(source.open(named(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
 
@@ -110,8 +110,8 @@ def test_redirects_end_after_six(served: Served, hub: HubClient, source: HubFile
     assert len(served.requests("/resolve/")) == 7
 
 
-def test_the_token_goes_only_where_it_may(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    """Spec test 15, on this side: to the mirror that is ticked, not to its CDN, not to whom it redirects."""
+def test_the_token_is_sent_only_to_its_hosts(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Spec test 15, client side: the selected mirror gets the token, its CDN and other redirect targets do not."""
     caplog.set_level(logging.DEBUG)
     with Served() as other:
         commit = other.add(REPO, {"config.json": b'{"a": 1}'})
@@ -129,7 +129,7 @@ def test_the_token_goes_only_where_it_may(served: Served, caplog: pytest.LogCapt
     assert "hf_secret" not in caplog.text + "".join(each.path for each in served.log)
 
 
-def test_the_token_stays_at_home_for_a_mirror_that_is_not_ticked(served: Served) -> None:
+def test_a_mirror_that_is_not_selected_gets_no_token(served: Served) -> None:
     hub = HubClient(served.url, AccessToken("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
     repository = hub.repository(REPO, "main")
     read(hub.source(repository).open(repository.files[0], 0, 1))

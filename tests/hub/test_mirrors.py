@@ -1,4 +1,4 @@
-"""Which mirrors are asked, and what is made of what they have."""
+"""Which mirrors are asked in which order, and what is cached of their answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def repository(*paths: str, revision: str = "main") -> Repository:
     return Repository(REPO, revision, OID, tuple(RemoteFile(path, 1, git_oid=OID) for path in paths))
 
 
-def test_the_flag_counts_more_than_the_environment_and_that_more_than_the_settings(
+def test_the_flag_overrides_the_environment_and_that_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert Mirrors("", lambda: "").endpoints == ("https://hf-mirror.com", "https://huggingface.co")
@@ -39,7 +39,7 @@ def test_the_flag_counts_more_than_the_environment_and_that_more_than_the_settin
     assert Mirrors("one, two", lambda: "").endpoints == ("https://one", "https://two")
 
 
-def test_what_is_chosen_on_the_page_counts_more_than_any() -> None:
+def test_endpoints_chosen_on_the_page_override_all_others() -> None:
     mirrors = Mirrors("of-the-flag", lambda: "")
     mirrors.choose("other")
     assert mirrors.endpoints == ("https://other",)
@@ -47,7 +47,7 @@ def test_what_is_chosen_on_the_page_counts_more_than_any() -> None:
     assert mirrors.endpoints == ("https://of-the-flag",)
 
 
-def test_a_wrong_endpoint_is_refused_at_once_and_changes_nothing() -> None:
+def test_an_invalid_endpoint_is_refused_at_once_and_changes_nothing() -> None:
     with pytest.raises(BadEndpoint):
         Mirrors("ftp://one", lambda: "")
     mirrors = Mirrors("one", lambda: "")
@@ -56,19 +56,19 @@ def test_a_wrong_endpoint_is_refused_at_once_and_changes_nothing() -> None:
     assert mirrors.endpoints == ("https://one",)
 
 
-def test_the_next_endpoint_answers_for_one_that_cannot_be_reached(served: hub_server.HubServer) -> None:
+def test_the_next_endpoint_is_asked_if_one_cannot_be_reached(served: hub_server.HubServer) -> None:
     found = Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress(REPO))
     assert {file.path for file in found.files} == set(FILES)
 
 
-def test_the_error_that_says_most_is_told(served: hub_server.HubServer) -> None:
+def test_a_permanent_error_is_preferred_to_an_unreachable_mirror(served: hub_server.HubServer) -> None:
     with pytest.raises(RepositoryNotFound):
         Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress("no/body"))
     with pytest.raises(MirrorUnreachable):
         Mirrors(NOBODY, lambda: "").repository(RepoAddress(REPO))
 
 
-def test_a_list_that_was_seen_is_asked_for_again_only_if_wished(served: hub_server.HubServer) -> None:
+def test_a_cached_list_is_refreshed_on_request(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
     first = mirrors.repository(RepoAddress(REPO))
     asked = len(served.log)
@@ -77,7 +77,7 @@ def test_a_list_that_was_seen_is_asked_for_again_only_if_wished(served: hub_serv
     assert len(served.log) > asked
 
 
-def test_what_is_wanted_goes_where_the_selection_says() -> None:
+def test_a_selection_determines_folder_and_kind() -> None:
     ggufs = repository("sub/a.Q4_K_M.gguf")
     spec = Selection(ggufs, ggufs.files).spec
     assert (spec.target, spec.kind, spec.flat, spec.files) == ("", "model", True, ("sub/a.Q4_K_M.gguf",))
@@ -87,7 +87,7 @@ def test_what_is_wanted_goes_where_the_selection_says() -> None:
     assert Selection(lora, lora.files, "model").spec.kind == "model"
 
 
-def test_what_was_seen_is_remembered_without_asking_and_what_was_not_is_not(served: hub_server.HubServer) -> None:
+def test_the_cached_repository_is_returned_without_a_request(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
     assert mirrors.cached_repository(RepoAddress(REPO)) is None and served.log == []
     found = mirrors.repository(RepoAddress(REPO))
@@ -97,7 +97,7 @@ def test_what_was_seen_is_remembered_without_asking_and_what_was_not_is_not(serv
     assert mirrors.cached_repository(RepoAddress(REPO)) is None, "another hub may have another"
 
 
-def test_a_token_is_had_by_the_hubs_that_are_opened_from_then_on(served: hub_server.HubServer) -> None:
+def test_a_new_token_is_used_by_clients_opened_later(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
     mirrors.repository(RepoAddress(REPO))
     assert not any(each.authorization for each in served.log)
@@ -106,14 +106,14 @@ def test_a_token_is_had_by_the_hubs_that_are_opened_from_then_on(served: hub_ser
     assert served.log[-1].authorization == "Bearer hf_secret"
 
 
-def test_the_environment_has_a_token_for_hugging_face_alone() -> None:
+def test_the_token_of_the_environment_is_for_hugging_face_only() -> None:
     assert AccessToken.from_environment({}) is None and AccessToken.from_environment({"HF_TOKEN": " "}) is None
     assert AccessToken.from_environment({"HF_TOKEN": " hf_x "}) == AccessToken("hf_x", frozenset({"huggingface.co"}))
     with pytest.raises(BadToken):
         AccessToken.from_environment({"HF_TOKEN": "two words"})
 
 
-def test_gguf_adapters_alone_are_loras_and_only_their_headers_say_so(served: hub_server.HubServer) -> None:
+def test_gguf_adapters_are_recognized_by_their_headers(served: hub_server.HubServer) -> None:
     adapter = gguf({**MODEL, "general.type": "adapter"})
     served.add("user/mixed", {"a.gguf": adapter, "b.gguf": adapter, "m.gguf": gguf(), "x.gguf": b"x", "a.json": b"{}"})
     mirrors = Mirrors(served.url, lambda: "")

@@ -1,4 +1,4 @@
-"""What people type to name a model: every form that is taken, and what is said of those that are not."""
+"""Addresses of models: every accepted form, and the reasons for refusing others."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_invalid_address_is_refused_with_the_reason(subtests: pytest.Subtests
             assert "user/model:branch" in caught.value.say("en") and "用户名/模型名" in caught.value.say("zh")
 
 
-def test_huggingface_accepts_every_repository_that_is_accepted(subtests: pytest.Subtests) -> None:
+def test_huggingface_hub_accepts_every_accepted_repository(subtests: pytest.Subtests) -> None:
     for text in TAKEN:
         with subtests.test(text=text):
             validate_repo_id(parse_address(text, ENDPOINTS).repo)
@@ -125,7 +125,7 @@ def test_huggingface_accepts_every_repository_that_is_accepted(subtests: pytest.
 REFUSED_BY_HUGGINGFACE = ["user/-m", "user/m-", "user/m.", "user/a..b", "user/a--b", "user/m.git", "u/" + "m" * 97]
 
 
-def test_a_name_that_huggingface_refuses_is_refused(subtests: pytest.Subtests) -> None:
+def test_names_that_huggingface_hub_refuses_are_refused(subtests: pytest.Subtests) -> None:
     for name in REFUSED_BY_HUGGINGFACE:
         with subtests.test(name=name):
             with pytest.raises(HFValidationError):
@@ -134,6 +134,6 @@ def test_a_name_that_huggingface_refuses_is_refused(subtests: pytest.Subtests) -
                 parse_address(name)
 
 
-def test_a_link_to_an_endpoint_is_understood_only_while_it_is_set() -> None:
+def test_links_to_an_endpoint_are_accepted_only_while_it_is_configured() -> None:
     with pytest.raises(BadAddress):
         parse_address("http://127.0.0.1:9000/user/model")

@@ -1,4 +1,4 @@
-"""Names of files that strangers chose: the hostile ones are refused, and no link leads out of a folder."""
+"""Hostile file names are refused, and no link leads out of a folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def file(path: str, size: object = 1, sha256: str = "", git_oid: str = OID) -> R
 
 
 def snapshot(folder: Path) -> dict[str, object]:
-    """Everything below `folder`, links not followed."""
+    """Return the content of everything below `folder`, without following links."""
     found: dict[str, object] = {}
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -56,7 +56,7 @@ def snapshot(folder: Path) -> dict[str, object]:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A folder with a target in it, and much around that must stay as it is."""
+    """A folder that contains a target and files that must not change."""
     (tmp_path / "target").mkdir()
     (tmp_path / "x").write_text("mine")
     (tmp_path / "outside").mkdir()
@@ -78,7 +78,7 @@ def test_a_hostile_name_is_refused_with_a_printable_message(canary: Path, subtes
             assert snapshot(canary) == before
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_many_hostile_names() -> None:
     assert len(set(HOSTILE)) >= 40
 
 
@@ -113,7 +113,7 @@ def test_two_names_of_the_same_file_are_refused(subtests: pytest.Subtests) -> No
 
 
 @pytest.mark.parametrize("size", [-1, (4 << 40) + 1, 1.0, "1", True, None])
-def test_a_size_that_cannot_be_is_refused(size: object) -> None:
+def test_an_impossible_size_is_refused(size: object) -> None:
     with pytest.raises(UnsafeName):
         check_files([file("a", size)])
 
@@ -122,14 +122,14 @@ def test_a_size_that_cannot_be_is_refused(size: object) -> None:
     ("sha256", "git_oid"),
     [("", ""), ("a" * 63, ""), ("", "a" * 41), ("../" + "a" * 61, ""), ("A" * 64, ""), ("g" * 64, OID)],
 )
-def test_a_hash_that_is_none_is_refused(sha256: str, git_oid: str) -> None:
+def test_an_invalid_hash_is_refused(sha256: str, git_oid: str) -> None:
     with pytest.raises(UnsafeName):
         check_files([file("a", 1, sha256, git_oid)])
     check_files([file("a", 4 << 40, "a" * 64, ""), file("b", 0, "", OID)])
 
 
-def test_whatever_passes_stays_below_its_folder() -> None:
-    """Random names out of what hurts: none that is let through leads elsewhere, on either kind of system."""
+def test_accepted_random_names_stay_below_their_folder() -> None:
+    """Random names of dangerous parts: no accepted one leads elsewhere on POSIX or Windows."""
     dice = random.Random(18)
     pieces = [
         "..",
@@ -167,7 +167,7 @@ def test_whatever_passes_stays_below_its_folder() -> None:
 
 @pytest.fixture(params=["by folder", "by path"])
 def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on every system but Windows, and as there."""
+    """Once with folder descriptors, and once without, as on Windows."""
     if request.param == "by path":
         monkeypatch.setattr("modules.hub.safe_paths._HAS_DIR_FD", False)
         monkeypatch.setattr("modules.hub.safe_paths._NO_FOLLOW", 0)
@@ -176,7 +176,7 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("link", ["a", "a/b"])
 def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) -> None:
-    """Spec test 14: neither by the folder's link nor by one further down."""
+    """Spec test 14: neither through a linked folder nor through a link below it."""
     target, outside = canary / "target", canary / "outside"
     (target / link).parent.mkdir(exist_ok=True)
     (target / link).symlink_to(outside)
@@ -212,7 +212,7 @@ def test_the_folder_itself_may_be_a_link(canary: Path) -> None:
 
 
 @pytest.mark.usefixtures("each_way")
-def test_nothing_is_made_for_a_file_that_is_only_read(tmp_path: Path) -> None:
+def test_reading_creates_no_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_below(tmp_path, "sub/file", os.O_RDONLY)
     assert list(tmp_path.iterdir()) == []
@@ -226,5 +226,5 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_long_name_is_cut_where_it_is_shown() -> None:
+def test_a_long_name_is_shortened_for_display() -> None:
     assert escape_name("猫\n" + "x" * 300) == "猫\\n" + "x" * 98 + "…"

@@ -1,6 +1,6 @@
-"""A process of its own that downloads a repository, to be killed:  download_alone.py FOLDER ENDPOINT
+"""Download a repository in a process that a test can kill:  download_alone.py FOLDER ENDPOINT
 
-It starts what is not there yet, resumes what is, and says a line about it ten times a second until it is done.
+It starts or resumes the download and prints its progress ten times a second until it is done.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A small Hugging Face hub on localhost: repositories, its CDN on another port, and faults on demand.
+"""A small Hugging Face hub on localhost: repositories, a CDN on another port, and faults on demand.
 
     with HubServer() as hub:
         hub.add("user/model", {"config.json": b"{}", "model.safetensors": Path("big")}, lfs_above=10_000)
         hub.fault("model.safetensors", origin="cdn", times=1, drop_after=200_000)
         ... hub.url ... hub.log ... hub.sent
 
-What is large is sent from disk by the kernel, so that a benchmark measures the client.
+Large files are sent from disk by the kernel, so that a benchmark measures the client.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 Content = bytes | Path
 
 SLICE = 1 << 18
-"""Bytes handed to the kernel at once, after which they count as sent."""
+"""Bytes handed to the kernel at once, which then count as sent."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a repository. `git_oid` is that of its pointer if it is a large one, whose sha256 is not empty."""
+    """A file of a repository. Large ones have a `sha256`, and `git_oid` is then that of their LFS pointer."""
 
     content: Content
     size: int
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass
 class Repo:
-    """`commits` by their 40 digits, `branches` name some of them."""
+    """A repository: `commits` by their 40 digits; `branches` name some of them."""
 
     commits: dict[str, dict[str, Entry]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Request:
-    """`path` includes the query; `connection` is the client's port."""
+    """A received request. `path` includes the query; `connection` is the client's port."""
 
     origin: str
     method: str
@@ -75,11 +75,11 @@ class Request:
 
 @dataclass
 class Fault:
-    """What goes wrong at requests whose path and query `pattern` is found in. Of several, the first made applies.
+    """A fault of requests whose path and query contain the regular expression `pattern`. The first match applies.
 
-    The first `skip` such requests go well, then `times` of them go wrong, or all. `*_after` count the bytes of one
-    answer's body; `corrupt` is a place in the file. In `headers`, None leaves one out. `stall_after` sends nothing more
-    for `stall_seconds`, or until the client is gone. `body` replaces the answer, `length` lies about it.
+    The first `skip` such requests succeed, then `times` of them fail, or all. `*_after` count bytes of one response's
+    body; `corrupt` is an offset in the file. In `headers`, None removes a header. `stall_after` pauses for
+    `stall_seconds` or until the client has gone. `body` replaces the response; `length` is a false Content-Length.
     """
 
     pattern: str
@@ -104,7 +104,7 @@ class Fault:
     seen: int = 0
 
     def strikes(self, request: Request) -> bool:
-        """Whether it goes wrong this time, too."""
+        """Count a matching request, and return whether it fails."""
         fits = self.origin in ("", request.origin) and self.method in ("", request.method)
         if not fits or not re.search(self.pattern, request.path):
             return False
@@ -113,10 +113,10 @@ class Fault:
 
 
 class HubServer:
-    """`url` is the endpoint, `cdn` the other origin; `sent` counts the bytes of bodies, of files and all else.
+    """The server. `url` is the endpoint, `cdn` the other origin; `sent` counts the bytes of all response bodies.
 
-    `token` opens what is private or gated. `link_seconds` is how long a link to the CDN works. `page` is how many
-    entries a page of a tree has; the link to the next names `next_origin`.
+    `token` grants access to private and gated repositories. Links to the CDN are valid for `link_seconds`. A page of a
+    file list has `page` entries; the link to the next page names `next_origin`.
     """
 
     def __init__(self, token: str = "", link_seconds: float = 3600, page: int = 1000, prefix: str = "") -> None:
@@ -159,29 +159,29 @@ class HubServer:
         private: bool = False,
         gated: bool = False,
     ) -> str:
-        """A commit with these files, at the head of `revision`; its 40 digits. Earlier ones stay."""
+        """Add a commit with these files as the head of `revision`, and return its 40 digits."""
         entries = {path: _entry(content, lfs_above) for path, content in files.items()}
-        told = "".join(f"{path} {each.git_oid}\n" for path, each in entries.items())
-        commit = hashlib.sha1(f"{name} {revision}\n{told}".encode()).hexdigest()
+        listing = "".join(f"{path} {entry.git_oid}\n" for path, entry in entries.items())
+        commit = hashlib.sha1(f"{name} {revision}\n{listing}".encode()).hexdigest()
         repo = self.repos.setdefault(name, Repo())
         repo.private, repo.gated = private, gated
         repo.commits[commit] = entries
         repo.branches[revision] = commit
         return commit
 
-    def fault(self, pattern: str, **behaviour: object) -> Fault:
-        """Something that will go wrong; see Fault. It can be taken away from `faults` again."""
-        made = Fault(pattern, **behaviour)  # type: ignore[arg-type]
+    def fault(self, pattern: str, **behavior: object) -> Fault:
+        """Add a fault, with the fields of Fault. It can be removed from `faults` again."""
+        made = Fault(pattern, **behavior)  # type: ignore[arg-type]
         self.faults.append(made)
         return made
 
     def expire_links(self) -> None:
-        """Have every link given so far answer 403."""
+        """Invalidate all links to the CDN: they answer 403."""
         with self.lock:
             self.links.clear()
 
     def link(self, entry: Entry, path: str) -> str:
-        """A new link to the CDN."""
+        """Return a new link to the CDN."""
         with self.lock:
             key = f"{next(self.numbers):06}"
             self.links[key] = (entry, time.monotonic() + self.link_seconds)
@@ -192,7 +192,7 @@ class HubServer:
             self.sent += sent
 
     def requests(self, pattern: str = "", origin: str = "") -> list[Request]:
-        """Those of the log in whose path `pattern` is found."""
+        """Return the logged requests whose path matches `pattern`."""
         return [each for each in self.log if re.search(pattern, each.path) and origin in ("", each.origin)]
 
 
@@ -201,7 +201,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has gone away is no news here."""
+        """Ignore clients that have disconnected."""
 
 
 class _Refused(Exception):
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, *_: object) -> None:
-        """The hub keeps its own."""
+        """Log nothing: the hub has a log of its own."""
 
     def do_GET(self) -> None:
         self.fault = self._admit()
@@ -246,8 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def _admit(self) -> Fault:
-        """Write the request down; what goes wrong with it."""
-        told = Request(
+        """Log the request, and return its fault; an empty one if there is none."""
+        request = Request(
             origin=self.origin,
             method=self.command,
             path=self.path,
@@ -257,8 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers=dict(self.headers.items()),
         )
         with self.hub.lock:
-            self.hub.log.append(told)
-            return next((fault for fault in self.hub.faults if fault.strikes(told)), Fault(""))
+            self.hub.log.append(request)
+            return next((fault for fault in self.hub.faults if fault.strikes(request)), Fault(""))
 
     def _route(self) -> None:
         url = urlsplit(self.path)
@@ -277,9 +277,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 raise _Refused(404, "", "nothing here")
         except _Refused as refusal:
-            told = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)} if refusal.code else {}
+            headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)} if refusal.code else {}
             body = json.dumps({"error": str(refusal)}).encode()
-            self._answer(refusal.status, body, {"Content-Type": "application/json", **told})
+            self._answer(refusal.status, body, {"Content-Type": "application/json", **headers})
 
     # -- the API ----------------------------------------------------------------------------------------------------
 
@@ -349,9 +349,9 @@ class _Handler(BaseHTTPRequestHandler):
         listed = _listing(self._commit(repo, revision)[1], below, query.get("recursive", "").lower() == "true")
         start, page = int(query.get("cursor", 0)), self.hub.page
         if start + page < len(listed):
-            place = f"/api/models/{name}/tree/{quote(revision, safe='')}" + (f"/{quote(below)}" if below else "")
+            path = f"/api/models/{name}/tree/{quote(revision, safe='')}" + (f"/{quote(below)}" if below else "")
             recursive = query.get("recursive", "false")
-            url = f"{self.hub.next_origin}{place}?recursive={recursive}&cursor={start + page}"
+            url = f"{self.hub.next_origin}{path}?recursive={recursive}&cursor={start + page}"
             self.link = f'<{url}>; rel="next"'
         return listed[start : start + page]
 
@@ -375,12 +375,12 @@ class _Handler(BaseHTTPRequestHandler):
         commit, entries = self._commit(repo, revision)
         if path not in entries:
             raise _Refused(404, "EntryNotFound", "Entry not found")
-        entry, told = entries[path], {"X-Repo-Commit": commit}
+        entry, headers = entries[path], {"X-Repo-Commit": commit}
         if entry.sha256:
             linked = {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size), "ETag": '"own"'}
-            self._answer(302, b"", {"Location": self.hub.link(entry, path), **told, **linked})
+            self._answer(302, b"", {"Location": self.hub.link(entry, path), **headers, **linked})
         else:
-            self._send(entry, {"ETag": f'"{entry.git_oid}"', **told})
+            self._send(entry, {"ETag": f'"{entry.git_oid}"', **headers})
 
     def _cdn(self, parts: list[str]) -> None:
         entry, until = self.hub.links.get(parts[1] if len(parts) > 1 else "", (None, 0.0))
@@ -389,7 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(entry, {"ETag": f'"{entry.sha256}"'})
 
     def _send(self, entry: Entry, headers: dict[str, str]) -> None:
-        """The file, or the part of it that is asked for."""
+        """Send the file, or the requested range of it."""
         begin, end, status = 0, entry.size, 200
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if asked and not self.fault.ignore_range:
@@ -397,8 +397,8 @@ class _Handler(BaseHTTPRequestHandler):
             begin = int(first) if first else max(0, entry.size - int(last or 0))
             end = min(int(last) + 1, entry.size) if first and last else entry.size
             if begin >= end:
-                told = {"Content-Range": f"bytes */{entry.size}"}
-                self._answer(416, b"", {**headers, **told})
+                unsatisfiable = {"Content-Range": f"bytes */{entry.size}"}
+                self._answer(416, b"", {**headers, **unsatisfiable})
                 return
             status, headers = 206, {**headers, "Content-Range": f"bytes {begin}-{end - 1}/{entry.size}"}
         kind = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
@@ -409,7 +409,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, status: int, content: Content, headers: Mapping[str, str], begin: int = 0, end: int | None = None
     ) -> None:
-        """Status, headers and `content` from `begin` to `end`, as far as the fault lets them through."""
+        """Send status, headers and `content` from `begin` to `end`, altered by the fault."""
         end = _size(content) if end is None else end
         length = {"Transfer-Encoding": "chunked"} if self.fault.chunked else {"Content-Length": str(end - begin)}
         if self.fault.length is not None:
@@ -428,36 +428,36 @@ class _Handler(BaseHTTPRequestHandler):
         fault, started = self.fault, time.monotonic()
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(content.open("rb")) if isinstance(content, Path) else None
-            for place, stop in _slices(begin, end, fault):
-                done = place - begin
-                if self._broken(done):
+            for position, stop in _slices(begin, end, fault):
+                done = position - begin
+                if self._interrupted(done):
                     return
-                self.hub.count(stop - place)  # before the client can have it: a test may look at once
+                self.hub.count(stop - position)  # before it is sent, because a test may check as soon as it arrives
                 if fault.corrupt is None and not fault.chunked and file is not None:
-                    self.connection.sendfile(file, place, stop - place)
+                    self.connection.sendfile(file, position, stop - position)
                 else:
-                    self._piece(_read(content if file is None else file, place, stop), place)
+                    self._piece(_read(content if file is None else file, position, stop), position)
                 if fault.rate:
                     self.hub.closing.wait(max(0.0, started + (stop - begin) / fault.rate - time.monotonic()))
-            if not self._broken(end - begin) and fault.chunked:
+            if not self._interrupted(end - begin) and fault.chunked:
                 self.wfile.write(b"0\r\n\r\n")
         if fault.length is not None:
             self.close_connection = True
 
-    def _piece(self, piece: bytes, place: int) -> None:
+    def _piece(self, piece: bytes, position: int) -> None:
         at = self.fault.corrupt
-        if at is not None and place <= at < place + len(piece):
-            piece = piece[: at - place] + bytes([piece[at - place] ^ 0xFF]) + piece[at - place + 1 :]
+        if at is not None and position <= at < position + len(piece):
+            piece = piece[: at - position] + bytes([piece[at - position] ^ 0xFF]) + piece[at - position + 1 :]
         self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.fault.chunked else piece)
 
-    def _broken(self, done: int) -> bool:
-        """Whether the answer ends here, after `done` bytes."""
+    def _interrupted(self, done: int) -> bool:
+        """Apply a fault that ends the response after `done` bytes, and return whether there was one."""
         fault = self.fault
         if fault.stall_after is not None and done >= fault.stall_after:
             self._stall()
         elif fault.reset_after is not None and done >= fault.reset_after:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            os.close(self.connection.detach())  # `close` would wait for the streams that are made of it
+            os.close(self.connection.detach())  # `close` would wait for the streams of the socket
         elif fault.drop_after is None or done < fault.drop_after:
             return False
         self.close_connection = True
@@ -467,19 +467,19 @@ class _Handler(BaseHTTPRequestHandler):
         until = time.monotonic() + self.fault.stall_seconds
         while time.monotonic() < until and not self.hub.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.05)
-            if readable:  # the client has gone: it has nothing to say before the answer ends
+            if readable:  # the client has gone, as it sends nothing during a response
                 return
 
 
 def _slices(begin: int, end: int, fault: Fault) -> Iterator[tuple[int, int]]:
-    """The places to send from and to; they end where the fault wants to step in, and are small if it is to be slow."""
+    """Yield the slices to send; they end where the fault applies, and are small if its rate is low."""
     step = SLICE if not fault.rate else max(1, min(SLICE, int(fault.rate / 20)))
     stops = {begin + after for after in (fault.drop_after, fault.reset_after, fault.stall_after) if after is not None}
-    place = begin
-    while place < end:
-        stop = min([place + step, end, *(each for each in stops if each > place)])
-        yield place, stop
-        place = stop
+    position = begin
+    while position < end:
+        stop = min([position + step, end, *(each for each in stops if each > position)])
+        yield position, stop
+        position = stop
 
 
 def _read(source: object, begin: int, end: int) -> bytes:
@@ -516,7 +516,7 @@ def _hash(state: hashlib._Hash, content: Content) -> str:
 
 
 def _listing(entries: Mapping[str, Entry], below: str, recursive: bool) -> list[dict[str, object]]:
-    """The entries of a tree, folders among them."""
+    """Return the entries of a tree, including folders."""
     inside = {path: each for path, each in entries.items() if not below or path.startswith(f"{below}/")}
     if below and not inside:
         raise _Refused(404, "EntryNotFound", f"{below} does not exist")

@@ -1,4 +1,4 @@
-"""DownloadManager over the API: started, watched, paused, resumed and cancelled; and who may do it."""
+"""Downloads over the API: start, list, pause, resume and cancel, and who may do so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GGUF = noise(300_000)
 
 @pytest.fixture
 def app(make_app: Callable[..., App], served: hub_server.HubServer, tmp_path: Path) -> App:
-    """It downloads from `served`, which has a choice of GGUF files, too."""
+    """An app that downloads from `served`, which also offers several GGUF files."""
     served.add("some/ggufs", {"a.Q4_K_M.gguf": GGUF, "a.Q8_0.gguf": GGUF + b"more", "README.md": b"# a"})
     return make_app("--hf-endpoint", served.url, "--lora-dir", str(tmp_path / "loras"))
 
@@ -42,7 +42,7 @@ def ends(server: Server, job: str, state: str) -> Any:
     return stands(server, job)
 
 
-def test_a_named_file_is_downloaded_and_can_be_loaded_from_then_on(server: Server, tmp_path: Path) -> None:
+def test_a_named_file_is_downloaded_and_can_be_loaded(server: Server, tmp_path: Path) -> None:
     begun = server.post(PLACE, {"repo": "some/ggufs", "files": ["a.Q4_K_M.gguf"]})
     assert begun.status_code == 200 and begun.json()["repo"] == "some/ggufs"
     told = ends(server, begun.json()["id"], "done")
@@ -51,7 +51,7 @@ def test_a_named_file_is_downloaded_and_can_be_loaded_from_then_on(server: Serve
     assert server.http.get("/internal/model/list").json() == {"model_names": ["a.Q4_K_M.gguf"]}
 
 
-def test_without_names_it_takes_what_the_page_would_tick(server: Server, tmp_path: Path) -> None:
+def test_without_names_the_preselected_files_are_downloaded(server: Server, tmp_path: Path) -> None:
     job = server.post(PLACE, {"url": f"https://huggingface.co/{REPO}/tree/main"}).json()["id"]
     told = ends(server, job, "done")
     assert set(told["files"]) == {"config.json", "empty.txt"} and set(told["files"]) < set(FILES)
@@ -66,7 +66,7 @@ def test_a_gguf_adapter_goes_to_the_folder_of_loras(
     assert ends(server, job, "done")["kind"] == "lora" and (tmp_path / "loras" / "cat.gguf").exists()
 
 
-def test_the_file_of_a_link_and_the_kind_asked_for_count(server: Server, tmp_path: Path) -> None:
+def test_the_file_of_a_link_and_the_requested_kind_are_used(server: Server, tmp_path: Path) -> None:
     link = f"https://hf-mirror.com/{REPO}/blob/main/config.json"
     ends(server, server.post(PLACE, {"repo": link, "kind": "lora"}).json()["id"], "done")
     assert (tmp_path / "loras" / "user_model" / "config.json").exists()
@@ -89,7 +89,7 @@ def test_a_download_is_paused_resumed_and_cancelled(
     assert list((tmp_path / "models").glob("*.gguf")) == []
 
 
-def test_what_cannot_be_is_refused_in_words(server: Server, served: hub_server.HubServer) -> None:
+def test_invalid_requests_are_refused_with_a_message(server: Server, served: hub_server.HubServer) -> None:
     assert server.refusal(PLACE, {"repo": "nonsense"})["status"] == 400
     assert server.refusal(PLACE, {})["param"] == "repo"
     assert server.refusal(PLACE, {"repo": "no/body"})["status"] == 404
