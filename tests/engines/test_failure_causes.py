@@ -1,4 +1,4 @@
-"""What a backend says when a load fails comes down to a named cause: the words here are those of the libraries."""
+"""Error messages of the backends are mapped to known causes; the messages are those of the libraries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _EXLLAMAV2 = [
 ]
 
 
-def test_a_failure_on_a_gpu_has_a_named_cause(subtests: pytest.Subtests) -> None:
+def test_a_failure_on_a_gpu_has_a_known_cause(subtests: pytest.Subtests) -> None:
     for words, told in [*_COMPILING, *_PYTORCH, *_MEMORY, *_GPUS, *_EXLLAMAV2]:
         with subtests.test(message=words):
             named = cause(words)

@@ -15,7 +15,7 @@ LAYER = {
     "awq": {"qweight": [576, 1536 // 8], "qzeros": [9, 192], "scales": [9, 1536]},
     "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
 }
-"""Of 576 inputs and 1536 outputs; in 4 bits and groups of 64, or somehow."""
+"""Tensor shapes of a layer of 576 inputs and 1536 outputs, in 4 bits and groups of 64 or similar."""
 
 
 SIZES = TensorSizes(elements=1000, linear_elements=640, largest_linear=64, dtype="BF16")
@@ -42,7 +42,7 @@ def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
     )
 
 
-def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
+def test_embeddings_and_tensors_that_are_no_matrices_are_not_quantized() -> None:
     table = {
         "model.embed_tokens.weight": [10, 4],
         "lm_head.weight": [10, 4],
@@ -55,7 +55,7 @@ def test_what_is_looked_up_and_what_is_no_matrix_is_not_quantised() -> None:
     assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
 
 
-def test_layers_that_keep_a_state_have_no_keys() -> None:
+def test_recurrent_layers_are_no_attention_layers() -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
     kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
     found = model_shape(config | {"layer_types": kinds}, SIZES, 2000)
@@ -65,7 +65,7 @@ def test_layers_that_keep_a_state_have_no_keys() -> None:
 
 
 @pytest.mark.parametrize("method", LAYER)
-def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: str) -> None:
+def test_a_packed_layer_counts_by_its_bytes_and_by_its_unpacked_weights(method: str) -> None:
     dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
     table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
     table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
@@ -76,14 +76,14 @@ def test_a_packed_layer_counts_by_its_bytes_and_by_what_it_stands_for(method: st
     assert found.packed_bytes == words
 
 
-def test_the_oldest_gptq_files_have_no_order_and_are_taken_for_4_bits() -> None:
+def test_the_oldest_gptq_files_lack_g_idx_and_count_as_4_bits() -> None:
     kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
     found = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
     assert found.packed_weights == 576 * 1536
 
 
 @pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
-def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
+def test_a_packed_layer_of_invalid_shape_counts_as_empty(shape: list[int]) -> None:
     assert measure_tensors({"a.qweight": {"shape": shape, "dtype": "I32"}}).packed_weights == 0
 
 
@@ -99,7 +99,7 @@ def test_a_packed_layer_of_no_shape_is_nothing(shape: list[int]) -> None:
         ("model.embed_tokens.weight", False),
     ],
 )
-def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> None:
+def test_an_output_layer_is_recognized_by_its_name(name: str, is_one: bool) -> None:
     found = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
     assert found.has_output == is_one
     assert (
@@ -107,7 +107,7 @@ def test_an_output_of_its_own_is_known_by_its_names(name: str, is_one: bool) -> 
     )
 
 
-def test_the_catalogue_tells_the_shape_of_a_quantised_folder(smollm2_folder: Path) -> None:
+def test_the_shape_of_a_quantized_folder(smollm2_folder: Path) -> None:
     folder = quantised_folder(smollm2_folder, "gptq")
     found = Catalog(folder.parent).find(folder.name).shape
     assert found is not None and found.method == "gptq"

@@ -1,4 +1,4 @@
-"""From AutoAWQ's options to calls: none is swallowed, and what cannot run here is said before anything is read."""
+"""AutoAWQ's options become calls of autoawq: none is ignored silently, and models it cannot run are refused early."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def folder(tmp_path: Path) -> Path:
     return made(tmp_path)
 
 
-def made(path: Path, **said: Any) -> Path:
-    """A folder whose config.json says that of its quantisation."""
-    config = AWQ | {"quantization_config": AWQ["quantization_config"] | said}  # type: ignore[operator]
+def made(path: Path, **quantization: Any) -> Path:
+    """Write a model whose config.json has these fields of its quantization."""
+    config = AWQ | {"quantization_config": AWQ["quantization_config"] | quantization}  # type: ignore[operator]
     (path / "config.json").write_text(json.dumps(config))
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     (path / "model.safetensors").touch()
@@ -72,11 +72,11 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(folder: Pat
                     assert all(note.text.values())
 
 
-def test_on_a_cpu_nothing_is_said_of_options_left_alone(folder: Path) -> None:
+def test_default_options_have_no_notes_on_a_cpu(folder: Path) -> None:
     assert not noted(folder)
 
 
-def test_the_tokenizer_is_the_slow_one_if_wished_and_there_is_one(folder: Path) -> None:
+def test_the_slow_tokenizer_can_be_chosen_if_there_is_one(folder: Path) -> None:
     assert calls(folder)[TOKENIZER]["use_fast"]
     assert not calls(folder, no_use_fast=True)[TOKENIZER]["use_fast"]
     assert "no_use_fast" not in noted(folder, no_use_fast=True)
@@ -84,13 +84,13 @@ def test_the_tokenizer_is_the_slow_one_if_wished_and_there_is_one(folder: Path) 
     assert "fast tokenizer only" in noted(folder, no_use_fast=True)["no_use_fast"]
 
 
-# -- where it goes -----------------------------------------------------------------------------------------------------
+# -- devices -----------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_gpu_it_is_computed_in_bfloat16_by_pytorchs_kernel(folder: Path) -> None:
-    told = calls(folder)
-    assert told[KERNEL] == {"dtype": "bfloat16"}
-    assert told[LOAD]["device_map"] == {"": "cpu"}
+def test_without_a_gpu_pytorchs_kernel_computes_in_bfloat16(folder: Path) -> None:
+    made_calls = calls(folder)
+    assert made_calls[KERNEL] == {"dtype": "bfloat16"}
+    assert made_calls[LOAD]["device_map"] == {"": "cpu"}
     assert KERNEL not in calls(folder, ONE_GPU)
 
 
@@ -108,7 +108,7 @@ def test_memory_is_limited_as_under_transformers(folder: Path) -> None:
 
 
 @pytest.mark.works("gpu", loader="AutoAWQ")
-def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
+def test_layers_are_fused_where_possible(folder: Path) -> None:
     assert calls(folder, KERNELS)[LOAD]["fuse_layers"]
     assert "one request at a time" in noted(folder, KERNELS)["no_inject_fused_attention"]
     for machine, options in (
@@ -126,7 +126,7 @@ def test_layers_are_fused_where_that_can_be(folder: Path) -> None:
     assert "no_inject_fused_attention" not in noted(folder, KERNELS, no_inject_fused_attention=True)
 
 
-def test_what_would_make_it_quicker_is_named_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_note_on_kernels_names_triton_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Environment((24 * GIB,), 64 * GIB)
     for platform, line in (("linux", "pip install triton"), ("win32", "pip install triton-windows")):
         monkeypatch.setattr("sys.platform", platform)
@@ -134,20 +134,20 @@ def test_what_would_make_it_quicker_is_named_as_pip_knows_it(folder: Path, monke
     assert "Very slow" not in noted(folder, ONE_GPU)["no_inject_fused_attention"]
 
 
-def test_the_context_is_the_models_own_or_as_much_of_it_as_is_wished(folder: Path) -> None:
+def test_the_context_is_max_seq_len_but_at_most_the_models_own(folder: Path) -> None:
     def context(wanted: int) -> int:
         return Plan(folder, DEFAULTS | {"max_seq_len": wanted}, NO_GPU).context
 
     assert [context(wanted) for wanted in (0, 1000, 5000)] == [4096, 1000, 4096]
     assert "4096" in noted(folder, max_seq_len=5000)["max_seq_len"]
     assert calls(folder, max_seq_len=1000)[LOAD]["max_seq_len"] == 1000
-    assert calls(folder, KERNELS, max_seq_len=1000)[LOAD]["max_seq_len"] == 1001, "see autoawq_arguments"
+    assert calls(folder, KERNELS, max_seq_len=1000)[LOAD]["max_seq_len"] == 1001, "see autoawq.arguments"
 
 
-# -- what the files say ------------------------------------------------------------------------------------------------
+# -- quantization and files --------------------------------------------------------------------------------------------
 
 
-def test_how_it_is_packed_is_told_in_any_case_and_in_either_file(tmp_path: Path) -> None:
+def test_the_weight_format_is_read_from_either_file_in_any_case(tmp_path: Path) -> None:
     assert calls(made(tmp_path, version="GEMM"))[CONFIG]["version"] == "gemm"
     assert calls(made(tmp_path, version=None, zero_point=None))[CONFIG]["version"] == "gemm"
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
@@ -168,18 +168,18 @@ def test_how_it_is_packed_is_told_in_any_case_and_in_either_file(tmp_path: Path)
         ([], ""),
     ],
 )
-def test_the_weights_are_found_whatever_they_are_called(tmp_path: Path, files: list[str], taken: str) -> None:
+def test_the_weight_file_is_found_by_any_name(tmp_path: Path, files: list[str], taken: str) -> None:
     made(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     for name in files:
         (tmp_path / name).touch()
-    told = calls(tmp_path)[LOAD]
-    assert told["quant_filename"] == taken
-    assert told["safetensors"] == (".safetensors" in taken)
+    args = calls(tmp_path)[LOAD]
+    assert args["quant_filename"] == taken
+    assert args["safetensors"] == (".safetensors" in taken)
 
 
 @pytest.mark.parametrize(
-    ("said", "machine", "word"),
+    ("quantization", "machine", "word"),
     [
         ({"version": "gemv"}, NO_GPU, "needs a GPU"),
         ({"version": "gemv"}, ONE_GPU, "awq_ext"),
@@ -189,15 +189,15 @@ def test_the_weights_are_found_whatever_they_are_called(tmp_path: Path, files: l
         ({"bits": 8}, KERNELS, "8 bits"),
     ],
 )
-def test_what_cannot_run_here_is_said_before_loading(
-    tmp_path: Path, said: dict[str, Any], machine: Environment, word: str
+def test_an_incompatible_model_is_refused_before_loading(
+    tmp_path: Path, quantization: dict[str, Any], machine: Environment, word: str
 ) -> None:
-    path = made(tmp_path, **said)
+    path = made(tmp_path, **quantization)
     why = Plan(path, DEFAULTS, machine).incompatibility
     assert why is not None and word in why["en"]
     assert why in [note.text for note in notes(path, DEFAULTS, machine)]
 
 
-def test_what_can_run_is_not_refused(tmp_path: Path) -> None:
+def test_a_compatible_model_is_not_refused(tmp_path: Path) -> None:
     assert all(Plan(made(tmp_path), DEFAULTS, machine).incompatibility is None for machine in MACHINES.values())
     assert Plan(made(tmp_path, version="gemv"), DEFAULTS, KERNELS).incompatibility is None

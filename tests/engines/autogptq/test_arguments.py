@@ -25,7 +25,7 @@ DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
 KERNELS = frozenset({EXLLAMA, EXLLAMAV2, CUDA})
 GPU = Environment(gpus=(24 * GIB,), memory=64 * GIB, packages=KERNELS | {"triton"})
 WHEEL = Environment(gpus=(24 * GIB,), memory=64 * GIB, packages=frozenset({"triton"}))
-"""As auto-gptq comes from PyPI: its kernels do not fit today's PyTorch."""
+"""With auto-gptq's wheel from PyPI, whose kernels do not match a current PyTorch."""
 BARE = Environment(gpus=(24 * GIB,), memory=64 * GIB)
 MACHINES = {
     "cpu": NO_GPU,
@@ -34,22 +34,22 @@ MACHINES = {
     "wheel": WHEEL,
     "bare": BARE,
 }
-SAID = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
-ACT_ORDER = LLAMA | {"quantization_config": SAID | {"desc_act": True}}
+STORED = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
+ACT_ORDER = LLAMA | {"quantization_config": STORED | {"desc_act": True}}
 MODELS: dict[str, dict[str, Any]] = {
-    "llama": LLAMA | {"quantization_config": SAID},
+    "llama": LLAMA | {"quantization_config": STORED},
     "act-order": ACT_ORDER,
-    "grouped": LLAMA | {"num_key_value_heads": 8, "quantization_config": SAID},
-    "8 bits": LLAMA | {"quantization_config": SAID | {"bits": 8}},
-    "3 bits": LLAMA | {"quantization_config": SAID | {"bits": 3}},
-    "untold": LLAMA,
-    "opt": {"model_type": "opt", "quantization_config": SAID},
+    "grouped": LLAMA | {"num_key_value_heads": 8, "quantization_config": STORED},
+    "8 bits": LLAMA | {"quantization_config": STORED | {"bits": 8}},
+    "3 bits": LLAMA | {"quantization_config": STORED | {"bits": 3}},
+    "unstated": LLAMA,
+    "opt": {"model_type": "opt", "quantization_config": STORED},
 }
 FILE = "model.safetensors"
 
 
 @pytest.fixture
-def untold(tmp_path: Path) -> Path:
+def unstated(tmp_path: Path) -> Path:
     return packed(tmp_path, LLAMA)
 
 
@@ -105,7 +105,7 @@ def _is_set_by_the_model(key: str, kind: str) -> bool:
 
 
 @pytest.mark.parametrize("machine", ["cpu", "gpu", "gpus"])
-def test_of_options_left_alone_only_the_fused_attention_that_cannot_be_is_told(tmp_path: Path, machine: str) -> None:
+def test_default_options_have_no_notes_but_on_fused_attention_that_is_impossible(tmp_path: Path, machine: str) -> None:
     here = MACHINES[machine]
     assert not noted(packed(tmp_path, MODELS["llama"]), here)
     assert set(noted(packed(tmp_path, MODELS["grouped"]), here)) == {"no_inject_fused_attention"}
@@ -113,13 +113,13 @@ def test_of_options_left_alone_only_the_fused_attention_that_cannot_be_is_told(t
 
 
 @pytest.mark.works("gpu", loader="AutoGPTQ")
-def test_on_a_gpu_the_options_reach_the_package_as_they_are(llama: Path) -> None:
+def test_on_a_gpu_the_options_are_passed_to_the_package(llama: Path) -> None:
     usual = call(llama, GPU)
     assert usual["device_map"] == {"": 0}
     assert usual["torch_dtype"] == "float16"
     assert usual["use_cuda_fp16"] and usual["inject_fused_attention"]
     assert (usual["use_triton"], usual["inject_fused_mlp"]) == (False, False)
-    assert (usual["disable_exllama"], usual["disable_exllamav2"]) == (True, False), "the second goes first"
+    assert (usual["disable_exllama"], usual["disable_exllamav2"]) == (True, False), "ExLlamaV2 takes precedence"
     assert KERNEL not in arguments(llama, DEFAULTS, GPU)
     assert not call(llama, GPU, disable_exllamav2=True)["disable_exllama"]
     assert call(llama, GPU, disable_exllamav2=True, disable_exllama=True)["disable_exllama"]
@@ -134,19 +134,20 @@ def test_on_a_gpu_the_options_reach_the_package_as_they_are(llama: Path) -> None
     assert call(llama, GPU, cpu=True)["device_map"] == {"": "cpu"}
 
 
-def test_what_is_not_all_on_a_gpu_does_without_kernels_that_want_it_there(llama: Path) -> None:
+def test_a_model_not_entirely_on_gpus_uses_no_exllama_kernels(llama: Path) -> None:
     (llama / FILE).write_bytes(b"0" * 2000)
     short = call(llama, GPU, gpu_memory="0.000001")
     assert short["disable_exllama"] and short["disable_exllamav2"]
     assert "part" in noted(llama, GPU, gpu_memory="0.000001", disable_exllamav2=True)["disable_exllamav2"]
 
 
-def test_kernels_that_do_not_fit_pytorch_are_not_spoken_of_as_if_they_were_there(llama: Path, tmp_path: Path) -> None:
+def test_notes_do_not_assume_kernels_that_do_not_match_pytorch(llama: Path, tmp_path: Path) -> None:
     args = call(llama, WHEEL)
     assert args["disable_exllama"] and args["disable_exllamav2"]
     assert "Turn this on" in noted(llama, WHEEL)["triton"] and "unpacked" in noted(llama, WHEEL)["triton"]
     assert "triton" not in noted(llama, WHEEL, triton=True)
-    assert "unpacked" in noted(llama, WHEEL, wbits=3)["triton"] and "Tick" not in noted(llama, WHEEL, wbits=3)["triton"]
+    note = noted(llama, WHEEL, wbits=3)["triton"]
+    assert "unpacked" in note and "turn this on" not in note.lower()
     told = noted(llama, WHEEL, disable_exllama=True, disable_exllamav2=True, no_use_cuda_fp16=True)
     for key in ("disable_exllama", "disable_exllamav2", "no_use_cuda_fp16"):
         assert "does not match the installed PyTorch" in told[key]
@@ -161,7 +162,7 @@ def test_triton_is_named_as_pip_knows_it(llama: Path, monkeypatch: pytest.Monkey
         assert line in noted(llama, BARE)["triton"]
 
 
-def test_an_mlp_of_which_a_part_may_stay_on_disk_is_not_fused(llama: Path) -> None:
+def test_an_mlp_that_may_be_offloaded_to_disk_is_not_fused(llama: Path) -> None:
     spread: dict[str, Value] = {"triton": True, "gpu_memory": "8"}
     assert call(llama, GPU, **spread)["inject_fused_mlp"]
     assert "no_inject_fused_mlp" not in noted(llama, GPU, **spread)
@@ -171,10 +172,10 @@ def test_an_mlp_of_which_a_part_may_stay_on_disk_is_not_fused(llama: Path) -> No
     assert noted(llama, GPU, **spread, no_inject_fused_mlp=True)["no_inject_fused_mlp"].startswith("No change")
 
 
-def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> None:
+def test_a_cpu_uses_pytorchs_kernel_and_none_of_auto_gptqs(llama: Path) -> None:
     args = call(llama, triton=True)
     assert (args["device_map"], args["torch_dtype"]) == ({"": "cpu"}, "float16")
-    assert call(llama, wbits=3)["torch_dtype"] == "bfloat16", "which a CPU is quicker with, where there is no kernel"
+    assert call(llama, wbits=3)["torch_dtype"] == "bfloat16", "faster on a CPU without a kernel"
     assert args["disable_exllama"] and args["disable_exllamav2"]
     assert not (args["use_triton"] or args["use_cuda_fp16"] or args["inject_fused_mlp"])
     assert KERNEL in arguments(llama, DEFAULTS, NO_GPU)
@@ -182,7 +183,7 @@ def test_on_a_cpu_there_are_none_of_its_kernels_but_pytorchs(llama: Path) -> Non
     assert noted(llama, wbits=3)["wbits"].startswith("Slow")
 
 
-def test_the_models_own_say_counts_until_something_is_set_by_hand(llama: Path, tmp_path: Path) -> None:
+def test_quantization_is_that_of_the_models_files_unless_set_by_options(llama: Path, tmp_path: Path) -> None:
     assert call(llama)["quantize_config"] == {"bits": 4, "group_size": 128, "desc_act": False}
     typed = call(llama, wbits=8, groupsize=32, desc_act=True)["quantize_config"]
     assert typed == {"bits": 8, "group_size": 32, "desc_act": True}
@@ -191,10 +192,10 @@ def test_the_models_own_say_counts_until_something_is_set_by_hand(llama: Path, t
     assert call(tmp_path)["quantize_config"]["desc_act"]
 
 
-def test_an_old_folder_that_says_nothing_is_taken_for_4_bits_without_groups(untold: Path) -> None:
-    assert call(untold)["quantize_config"] == {"bits": 4, "group_size": -1, "desc_act": False}
-    (untold / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 64, "desc_act": True}))
-    assert call(untold)["quantize_config"] == {"bits": 3, "group_size": 64, "desc_act": True}
+def test_an_old_model_without_quantization_config_counts_as_4_bits_without_groups(unstated: Path) -> None:
+    assert call(unstated)["quantize_config"] == {"bits": 4, "group_size": -1, "desc_act": False}
+    (unstated / "quantize_config.json").write_text(json.dumps({"bits": 3, "group_size": 64, "desc_act": True}))
+    assert call(unstated)["quantize_config"] == {"bits": 3, "group_size": 64, "desc_act": True}
 
 
 WEIGHT_FILES = [
@@ -235,24 +236,25 @@ def test_attention_is_fused_where_possible_and_noted_where_not(tmp_path: Path, s
             assert ("no_inject_fused_attention" in noted(path, MACHINES[machine], **options)) != fused
 
 
-def test_memory_can_be_limited_and_the_rest_left_on_disk(llama: Path) -> None:
+def test_memory_can_be_limited_and_the_rest_offloaded_to_disk(llama: Path) -> None:
     args = call(llama, cpu_memory="2GiB", disk=True)
     assert (args["device_map"], args["max_memory"]) == ("auto", {"cpu": 2 * GIB})
     assert args["offload_folder"]
     assert "disk" in noted(llama, disk=True)
 
 
-def test_the_tokenizer_may_be_the_slow_one(llama: Path) -> None:
+def test_the_slow_tokenizer_can_be_chosen(llama: Path) -> None:
     assert arguments(llama, DEFAULTS, NO_GPU)[TOKENIZER]["use_fast"]
     assert not arguments(llama, DEFAULTS | {"no_use_fast": True}, NO_GPU)[TOKENIZER]["use_fast"]
     assert "no_use_fast" not in noted(llama, no_use_fast=True)
 
 
-def test_explain_can_be_had_without_the_libraries(llama: Path) -> None:
+def test_explain_needs_none_of_the_libraries(llama: Path) -> None:
     program = (
         "import sys, json; from pathlib import Path; from modules.engines.autogptq.loader import LOADER;"
-        f"told = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
-        "print([name for name in ('torch', 'transformers', 'auto_gptq', 'numpy') if name in sys.modules], list(told))"
+        f"explained = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "loaded = [name for name in ('torch', 'transformers', 'auto_gptq', 'numpy') if name in sys.modules];"
+        "print(loaded, list(explained))"
     )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.stdout.strip() == "[] ['calls', 'notes']", told.stderr
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "[] ['calls', 'notes']", run.stderr

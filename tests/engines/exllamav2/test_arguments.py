@@ -1,4 +1,4 @@
-"""From the options of ExLlamav2 and ExLlamav2_HF to calls: none is swallowed, and attention is causal."""
+"""Options of ExLlamav2 and ExLlamav2_HF become calls: none is ignored silently, and attention is causal."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def noted(loader: str, path: Path, here: Environment = BARE, **options: Value) -
 
 @LOADER
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL, {"model_type": "mpt"}], ids=["llama", "mixtral", "mpt"])
-def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
-    loader: str, config: dict[str, Any], tmp_path: Path
-) -> None:
+def test_every_option_changes_the_calls_or_has_a_note(loader: str, config: dict[str, Any], tmp_path: Path) -> None:
     path = written(tmp_path, config)
     for key, (name, here) in itertools.product(KEYS, ENVIRONMENTS.items()):
         options = {key: changed(OPTIONS[key])}
@@ -85,19 +83,19 @@ def test_every_option_changes_the_calls_or_is_said_to_do_nothing(
 
 
 @LOADER
-def test_nothing_is_said_of_options_left_alone(loader: str, llama: Path) -> None:
+def test_default_options_have_no_notes(loader: str, llama: Path) -> None:
     assert not any(noted(loader, llama, here) for here in ENVIRONMENTS.values())
 
 
 @LOADER
-def test_every_note_is_about_an_option_of_this_loader_in_both_languages(loader: str, llama: Path) -> None:
+def test_every_note_names_an_option_of_this_loader_in_both_languages(loader: str, llama: Path) -> None:
     for key, here in itertools.product(KEYS, ENVIRONMENTS.values()):
         for note in MAKERS[loader][1](llama, DEFAULTS | {key: changed(OPTIONS[key])}, here):
             assert note.option in KEYS and set(note.text) == {"zh", "en"}
 
 
 @LOADER
-def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, llama: Path) -> None:
+def test_the_sdpa_that_is_not_causal_is_off_where_it_would_be_used(loader: str, llama: Path) -> None:
     for here, no_flash, no_xformers in itertools.product(ENVIRONMENTS.values(), [False, True], [False, True]):
         config = calls(loader, llama, here, no_flash_attn=no_flash, no_xformers=no_xformers)[CONFIG]
         used = (here.flash and not no_flash) or (here.xformers and not no_xformers)
@@ -105,7 +103,7 @@ def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, 
 
 
 @LOADER
-def test_ours_takes_its_place_unless_it_is_not_wanted_either(loader: str, llama: Path) -> None:
+def test_pytorchs_causal_sdpa_replaces_it_unless_no_sdpa_is_set(loader: str, llama: Path) -> None:
     assert calls(loader, llama, BARE)[ATTENTION] == {"attn_mask": "causal"}
     assert ATTENTION not in calls(loader, llama, BARE, no_sdpa=True)
     assert ATTENTION not in calls(loader, llama, FLASH)
@@ -113,7 +111,7 @@ def test_ours_takes_its_place_unless_it_is_not_wanted_either(loader: str, llama:
 
 
 @LOADER
-def test_flash_attention_that_a_gpu_is_too_old_for_is_turned_off(loader: str, llama: Path) -> None:
+def test_flash_attention_is_off_on_gpus_that_are_too_old(loader: str, llama: Path) -> None:
     assert calls(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
     assert calls(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
     assert "does not support the GPUs" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
@@ -121,7 +119,7 @@ def test_flash_attention_that_a_gpu_is_too_old_for_is_turned_off(loader: str, ll
 
 @pytest.mark.works("gpu", loader="ExLlamav2")
 @pytest.mark.works("gpu", loader="ExLlamav2_HF")
-def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None:
+def test_gpu_split_is_in_gigabytes_and_autosplit_takes_precedence(llama: Path) -> None:
     made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5")
     assert made[LOAD] == {"gpu_split": [20.0, 7.5]} and made[CACHE]["lazy"] is False
     made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
@@ -131,7 +129,7 @@ def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("ticked", "name"),
+    ("options", "name"),
     [
         ({}, "ExLlamaV2Cache"),
         ({"cache_8bit": True}, "ExLlamaV2Cache_Q8"),
@@ -140,11 +138,11 @@ def test_gpu_split_is_in_gigabytes_and_autosplit_goes_first(llama: Path) -> None
     ],
 )
 @LOADER
-def test_each_cache_option_has_its_class(loader: str, ticked: dict[str, Value], name: str, llama: Path) -> None:
-    assert calls(loader, llama, **ticked)[CACHE]["class"] == name
+def test_each_cache_option_has_its_class(loader: str, options: dict[str, Value], name: str, llama: Path) -> None:
+    assert calls(loader, llama, **options)[CACHE]["class"] == name
 
 
-def test_the_context_is_the_models_own_as_alpha_and_compression_stretch_it_unless_it_is_given(llama: Path) -> None:
+def test_the_context_is_max_seq_len_or_the_models_own_with_rope_scaling(llama: Path) -> None:
     assert context_length(llama, DEFAULTS) == 2048
     assert context_length(llama, DEFAULTS | {"alpha_value": 2.5}) == 4096
     assert context_length(llama, DEFAULTS | {"compress_pos_emb": 4.0}) == 8192
@@ -153,7 +151,7 @@ def test_the_context_is_the_models_own_as_alpha_and_compression_stretch_it_unles
     assert not noted("ExLlamav2", llama, max_seq_len=4096, alpha_value=2.5)
 
 
-def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> None:
+def test_cfg_cache_adds_a_second_cache_or_doubles_the_paged_one(llama: Path) -> None:
     made = calls("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
     assert made[NEGATIVE_CACHE] == made[CACHE]
     assert calls("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
@@ -162,19 +160,19 @@ def test_the_second_cache_is_one_more_or_the_one_twice_as_large(llama: Path) -> 
     assert not noted("ExLlamav2", llama, FLASH, cfg_cache=True)
 
 
-def test_answers_share_the_cache_only_where_flash_attention_reads_pages(llama: Path) -> None:
+def test_the_cache_is_paged_only_with_a_flash_attention_that_supports_it(llama: Path) -> None:
     paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in ENVIRONMENTS.items()}
     assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
     assert calls("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
 
 
-def test_the_generators_cache_has_whole_pages(llama: Path) -> None:
+def test_the_cache_of_the_generator_consists_of_whole_pages(llama: Path) -> None:
     made = calls("ExLlamav2", llama, FLASH, max_seq_len=300)
     assert made[CACHE]["max_seq_len"] == made[CONFIG]["max_seq_len"] == made[GENERATOR]["max_chunk_size"] == 512
     assert context_length(llama, DEFAULTS | {"max_seq_len": 300}) == 300
 
 
-def test_no_more_experts_are_asked_for_than_there_are(tmp_path: Path) -> None:
+def test_the_number_of_experts_is_limited_to_those_of_the_model(tmp_path: Path) -> None:
     path = written(tmp_path, MIXTRAL)
     assert calls("ExLlamav2", path, num_experts_per_token=3)[CONFIG]["num_experts_per_token"] == 3
     assert calls("ExLlamav2", path, num_experts_per_token=30)[CONFIG]["num_experts_per_token"] == 8
@@ -197,18 +195,18 @@ def test_no_more_experts_are_asked_for_than_there_are(tmp_path: Path) -> None:
     ],
     ids=["base", "linear", "yarn"],
 )
-def test_what_transformers_5_writes_of_positions_is_told_to_exllamav2(
+def test_rope_parameters_of_transformers_5_are_passed_to_exllamav2(
     rope: dict[str, Any], fields: dict[str, Any], tmp_path: Path
 ) -> None:
     path = written(tmp_path, {"max_position_embeddings": 2048, "rope_parameters": rope})
     made = calls("ExLlamav2", path)[CONFIG]
     assert {key: made[key] for key in fields} == fields
     path = written(tmp_path, LLAMA | {"rope_parameters": rope})
-    assert not set(fields) & set(calls("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the old way itself"
+    assert not set(fields) & set(calls("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the older form itself"
 
 
 @LOADER
-def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(loader: str, llama: Path) -> None:
+def test_remote_code_of_a_tokenizer_runs_only_if_it_is_trusted(loader: str, llama: Path) -> None:
     assert calls(loader, llama)[TOKENIZER]["trust_remote_code"] is False
     assert calls(loader, llama, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
     (llama / "tok.py").write_text("")
@@ -216,12 +214,12 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(loader: str
 
 
 @pytest.mark.parametrize("module", ["exllamav2", "exllamav2_hf"])
-def test_what_a_load_would_do_can_be_told_without_torch_or_exllamav2(module: str, llama: Path) -> None:
+def test_explain_needs_neither_torch_nor_exllamav2(module: str, llama: Path) -> None:
     program = (
         f"import json, sys; from pathlib import Path; from modules.engines.{module}.loader import LOADER;"
-        "told = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
-        "print('torch' in sys.modules, 'exllamav2' in sys.modules, *told['calls'])"
+        "explained = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        "print('torch' in sys.modules, 'exllamav2' in sys.modules, *explained['calls'])"
     )
     command = [sys.executable, "-c", program, str(llama), json.dumps(DEFAULTS)]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.stdout.split()[:3] == ["False", "False", CONFIG], told.stderr
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout.split()[:3] == ["False", "False", CONFIG], run.stderr

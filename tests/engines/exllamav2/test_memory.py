@@ -24,20 +24,20 @@ TOKEN = 2 * 32 * 32 * 128 * 2
 """Bytes of LLAMA's keys and values of one token, in 16 bits."""
 
 
-def test_exllama_makes_its_cache_at_once_in_as_many_bits_as_asked_for() -> None:
+def test_the_cache_is_allocated_at_once_in_the_bits_of_its_option() -> None:
     def cache(**form: object) -> int:
         return needs("ExLlamav2", (24 * GIB,), **form)[1].cache
 
     assert cache() == 4096 * TOKEN
     assert cache(max_seq_len=1024) == 1024 * TOKEN
     layer = 4096 * TOKEN // 32
-    assert cache(cache_8bit=True) == 4096 * TOKEN * 17 // 32 + layer, "with the scales, and a layer unpacked"
+    assert cache(cache_8bit=True) == 4096 * TOKEN * 17 // 32 + layer, "with its scales, and a layer unpacked"
     assert cache(cache_4bit=True) == pytest.approx(4096 * TOKEN * 4.5 / 16 + layer)
     assert cache(cfg_cache=True) == 2 * 4096 * TOKEN
     assert cache(cfg_cache=True, cache_8bit=True) == 2 * cache(cache_8bit=True)
 
 
-def test_exllama_leaves_the_embeddings_in_main_memory_and_splits_the_rest_as_asked_for() -> None:
+def test_the_embeddings_stay_in_main_memory_and_the_rest_follows_gpu_split() -> None:
     main, first, second = needs("ExLlamav2_HF", (24 * GIB, 24 * GIB), gpu_split="3,8")
     assert main.weights == 32_000 * 4096 * 2
     assert first.weights == 3 * GIB
@@ -45,7 +45,7 @@ def test_exllama_leaves_the_embeddings_in_main_memory_and_splits_the_rest_as_ask
     assert first.cache > second.cache > 0
 
 
-def test_exllama_takes_the_first_card_alone_unless_it_is_told_otherwise() -> None:
+def test_the_first_gpu_takes_all_unless_split() -> None:
     cards = (5 * GIB, 24 * GIB, 24 * GIB)
     _, first, *others = needs("ExLlamav2", cards)
     assert first.weights > 4 * GIB
@@ -56,7 +56,7 @@ def test_exllama_takes_the_first_card_alone_unless_it_is_told_otherwise() -> Non
     assert spread[0].total == pytest.approx(5 * GIB, rel=0.01), "the cache of its layers included"
 
 
-def test_embeddings_that_serve_as_the_output_are_in_main_memory_and_on_the_card() -> None:
+def test_tied_embeddings_are_in_main_memory_and_on_the_gpu() -> None:
     tied = replace(LLAMA, sizes=replace(LLAMA.sizes, has_output=False))
     main, card = placed(tied, options("ExLlamav2"), (24 * GIB,))
     own_main, own_card = needs("ExLlamav2", (24 * GIB,))
@@ -76,13 +76,11 @@ for folder in sys.argv[1:]:
     weights = sum(module.weight_footprint() for module in modules[1:])
     print("BYTES", json.dumps([weights, max(unpacking), max(unpacking[:-1])]))
 """
-"""Bytes, by the package's own account: of what is not the embeddings, to unpack any layer, and any but the output."""
+"""Bytes by the package's account: all but the embeddings, the buffer to unpack any layer, any but the output."""
 
 
-def test_what_exllama_puts_on_cards_is_what_the_package_reckons(
-    smollm2_folder: Path, subtests: pytest.Subtests
-) -> None:
-    """The first folder has no output of its own, the second has one."""
+def test_weights_on_gpus_are_those_by_the_packages_own_account(smollm2_folder: Path, subtests: pytest.Subtests) -> None:
+    """The first model has tied embeddings, the second an output of its own."""
     folders = {"gptq": quantised_folder(smollm2_folder, "gptq"), "exl2": exl2_folder(smollm2_folder)}
     command = [sys.executable, "-c", FOOTPRINT, *map(str, folders.values())]
     ran = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=120)
@@ -100,8 +98,8 @@ def test_what_exllama_puts_on_cards_is_what_the_package_reckons(
             assert second.compute == card.compute > largest
 
 
-def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:
-    """That of the output is on the last card; by autosplit on each."""
+def test_each_gpu_has_a_buffer_for_its_largest_unpacked_layer() -> None:
+    """The output is on the last GPU; with autosplit each GPU has its buffer."""
 
     def compute(vocabulary: int, **form: object) -> list[int]:
         shape = replace(LLAMA, vocab_size=vocabulary, sizes=replace(LLAMA.sizes, elements=GIB))
@@ -118,7 +116,7 @@ def test_exllama_keeps_room_to_unpack_the_largest_layer_of_a_card() -> None:
     assert compute(256_000)[0] == compute(small)[0] + GIB - network, "no more than that many weights at once"
 
 
-def test_all_cards_are_proposed_where_the_first_does_not_do() -> None:
+def test_autosplit_is_proposed_if_the_first_gpu_is_too_small() -> None:
     devices = [Device("", 64 * GIB), Device("card", 5 * GIB), Device("card", 8 * GIB)]
     found = fit(EXLLAMA, LLAMA, options("ExLlamav2"), devices)
     assert found.short and {"autosplit": True} in found.remedies
@@ -127,14 +125,14 @@ def test_all_cards_are_proposed_where_the_first_does_not_do() -> None:
     assert {"autosplit": True} not in fit(EXLLAMA, LLAMA, options("ExLlamav2"), devices[:2]).remedies
 
 
-def test_what_does_not_fit_on_the_cards_makes_the_last_one_short() -> None:
+def test_weights_that_fit_on_no_gpu_make_the_last_one_short() -> None:
     card = Device("card", 3 * GIB)
     found = fit(EXLLAMA, LLAMA, options("ExLlamav2"), [Device("", 64 * GIB), card])
     assert [part.verdict for part in found.parts] == ["fits", "short"]
     assert found.remedies == (), "nothing makes 4 GiB fit into 3"
 
 
-def test_a_shorter_or_a_smaller_cache_is_proposed_where_it_helps() -> None:
+def test_a_quantized_cache_or_a_shorter_context_is_proposed_if_it_helps() -> None:
     devices = [Device("", 64 * GIB), Device("card", 71 * GIB // 10)]
     found = fit(EXLLAMA, LLAMA, options("ExLlamav2"), devices)
     assert found.short
@@ -144,6 +142,6 @@ def test_a_shorter_or_a_smaller_cache_is_proposed_where_it_helps() -> None:
         assert fits(placed(LLAMA, {**options("ExLlamav2"), **remedy}, free[1:]), free), remedy
 
 
-def test_the_context_is_the_one_asked_for_or_the_models_own() -> None:
+def test_the_context_is_max_seq_len_or_the_models_own() -> None:
     assert context_length(LLAMA, options("ExLlamav2", compress_pos_emb=2)) == 8192
     assert context_length(LLAMA, options("ExLlamav2", max_seq_len=9000)) == 9000

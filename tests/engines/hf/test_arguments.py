@@ -103,7 +103,7 @@ def test_every_option_changes_the_calls_or_has_a_note(folders: dict[str, Path], 
 
 
 @pytest.mark.parametrize("key", ["quant_type", "compute_dtype", "use_double_quant"])
-def test_the_options_of_4_bits_change_the_calls_once_that_is_ticked(llama: Path, key: str) -> None:
+def test_the_options_of_load_in_4bit_change_the_calls_once_it_is_set(llama: Path, key: str) -> None:
     options = {"load_in_4bit": True, key: changed(OPTIONS[key])}
     assert load_args(llama, **options) != load_args(llama, load_in_4bit=True)
     assert key not in noted(llama, **options)
@@ -168,7 +168,7 @@ torch.cuda.mem_get_info = lambda device: (10 + device, 24)
 answers["free memory"] = torch_environment().gpus
 print(json.dumps(answers))
 """
-STRETCHED: dict[str, dict[str, Value]] = {
+SCALED: dict[str, dict[str, Value]] = {
     "alpha": {"alpha_value": 2.5},
     "base": {"rope_freq_base": 1e6},
     "compressed": {"compress_pos_emb": 4.0},
@@ -178,7 +178,7 @@ STRETCHED: dict[str, dict[str, Value]] = {
 @pytest.fixture(scope="module")
 def library(folders: dict[str, Path], backend: None) -> dict[str, Any]:
     """What torch and transformers answer to LIBRARY, in the one process that imports them for this file."""
-    given = json.dumps([rope(folders["llama"], **options) for options in STRETCHED.values()])
+    given = json.dumps([rope(folders["llama"], **options) for options in SCALED.values()])
     run = subprocess.run(
         [sys.executable, "-c", LIBRARY], input=given, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -205,17 +205,17 @@ def test_the_library_accepts_every_argument(
                     assert set(config) - {"quant_method"} <= set(library[config["quant_method"]]), options
 
 
-def test_arguments_and_explain_can_be_had_without_the_libraries(llama: Path) -> None:
+def test_explain_needs_none_of_the_libraries(llama: Path) -> None:
     program = (
         "import sys, json; from pathlib import Path; from modules.engines.hf.loader import LOADER;"
-        f"told = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
-        "json.dumps(told); print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+        f"explained = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
+        "json.dumps(explained); print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.stdout == "[]\n", told.stderr
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "[]\n", run.stderr
 
 
-def test_explain_assumes_the_machine_that_loading_finds(library: dict[str, Any]) -> None:
+def test_explain_predicts_the_environment_that_loading_finds(library: dict[str, Any]) -> None:
     assert library["same machine"] is True
 
 
@@ -229,11 +229,11 @@ def test_loading_counts_the_free_memory_of_every_gpu(library: dict[str, Any]) ->
     assert library["free memory"] == [10, 11]
 
 
-@pytest.mark.parametrize("ticked", [True, False])
-def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
-    monkeypatch: pytest.MonkeyPatch, llama: Path, ticked: bool
+@pytest.mark.parametrize("cpu", [True, False])
+def test_with_cpu_set_pytorch_is_imported_with_the_gpus_hidden(
+    monkeypatch: pytest.MonkeyPatch, llama: Path, cpu: bool
 ) -> None:
-    """What is told of the options is still told of a machine that has some."""
+    """Notes are still those of a machine that has GPUs."""
     loading: Any = ModuleType("modules.engines.hf.build")
     loading.torch_environment = lambda: NO_GPU
     loading.engine = lambda _path, _options, here, _report: (os.environ["CUDA_VISIBLE_DEVICES"], here)
@@ -241,11 +241,11 @@ def test_with_cpu_ticked_pytorch_is_imported_where_it_sees_no_card(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
     monkeypatch.setattr(loader, "likely_environment", lambda: TWO_GPUS)
-    made: Any = loader.LOADER.load(llama, {**DEFAULTS, "cpu": ticked}, lambda _: None)
-    assert made == (("-1", TWO_GPUS) if ticked else ("1,0", NO_GPU))
+    made: Any = loader.LOADER.load(llama, {**DEFAULTS, "cpu": cpu}, lambda _: None)
+    assert made == (("-1", TWO_GPUS) if cpu else ("1,0", NO_GPU))
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
+# -- dtypes ------------------------------------------------------------------------------------------------------------
 
 
 DEVICES: list[tuple[str, dict[str, Value], str, object]] = [
@@ -308,7 +308,7 @@ def test_a_quantized_model_computes_in_float32_on_the_cpu_unless_bf16_is_set(
     ("text", "size"),
     [("10", 10 * GIB), ("9.5GiB", 9.5 * GIB), ("8000MiB", 8000 << 20), ("2 GB", 2 * 10**9), ("500mb", 5 * 10**8)],
 )
-def test_sizes_are_understood_as_the_options_write_them(text: str, size: float) -> None:
+def test_memory_sizes_are_parsed_with_their_units(text: str, size: float) -> None:
     assert size_in_bytes(text) == size
 
 
@@ -331,26 +331,26 @@ def test_memory_is_limited_by_device(llama: Path, subtests: pytest.Subtests) -> 
             assert load_args(llama, MACHINES[machine], **options).get("max_memory") == limits
 
 
-def test_cpu_memory_alone_leaves_the_gpus_most_of_what_they_have(llama: Path) -> None:
+def test_cpu_memory_alone_leaves_most_of_each_gpu_usable(llama: Path) -> None:
     limits = load_args(llama, TWO_GPUS, cpu_memory="4")["max_memory"]
     assert limits["cpu"] == 4 * GIB
     assert 0.85 * 24 * GIB < limits["0"] < 24 * GIB
 
 
-def test_more_sizes_than_gpus_are_noted(llama: Path) -> None:
+def test_more_sizes_than_gpus_have_a_note(llama: Path) -> None:
     assert "first 2" in noted(llama, TWO_GPUS, gpu_memory="1,2,3")["gpu_memory"]
     assert "gpu_memory" not in noted(llama, TWO_GPUS, gpu_memory="1,2")
 
 
-def test_disk_names_a_folder_below_cache(llama: Path) -> None:
+def test_disk_sets_an_offload_folder_below_cache(llama: Path) -> None:
     assert load_args(llama, disk=True)["offload_folder"].startswith("cache/")
     assert "offload_folder" not in load_args(llama)
 
 
-# -- quantisation and attention ----------------------------------------------------------------------------------------
+# -- quantization and attention ----------------------------------------------------------------------------------------
 
 
-def test_4_bits_take_their_own_options_and_8_bits_do_not(llama: Path) -> None:
+def test_load_in_4bit_has_options_of_its_own_and_load_in_8bit_has_none(llama: Path) -> None:
     wanted = {"quant_type": "fp4", "compute_dtype": "bfloat16", "use_double_quant": True}
     assert load_args(llama, load_in_4bit=True, **wanted)["quantization_config"] == {
         "quant_method": "bitsandbytes",
@@ -364,24 +364,24 @@ def test_4_bits_take_their_own_options_and_8_bits_do_not(llama: Path) -> None:
     assert set(wanted) <= set(noted(llama, load_in_8bit=True, **wanted))
 
 
-def test_4_bits_go_before_8_and_say_so(llama: Path) -> None:
+def test_load_in_4bit_takes_precedence_over_8_with_a_note(llama: Path) -> None:
     both: dict[str, Value] = {"load_in_4bit": True, "load_in_8bit": True}
     assert "load_in_8bit" not in load_args(llama, **both)["quantization_config"]
     assert "load_in_8bit" in noted(llama, **both)
 
 
-def test_quantised_layers_may_go_to_the_cpu_where_devices_are_shared_out(llama: Path) -> None:
+def test_layers_quantized_on_load_may_go_to_the_cpu_if_they_are_spread(llama: Path) -> None:
     config = load_args(llama, TWO_GPUS, load_in_8bit=True, gpu_memory="1")["quantization_config"]
     assert config["llm_int8_enable_fp32_cpu_offload"] is True
 
 
-def test_what_is_quantised_already_is_not_quantised_again(tmp_path: Path) -> None:
+def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
     path = model(tmp_path, **GPTQ)
     assert "quantization_config" not in load_args(path, load_in_4bit=True)
     assert "gptq" in noted(path, load_in_4bit=True)["load_in_4bit"]
 
 
-def test_without_exllama_a_gptq_folder_gets_a_kernel_that_can_train(tmp_path: Path) -> None:
+def test_without_exllama_a_gptq_model_gets_a_kernel_that_can_train(tmp_path: Path) -> None:
     path = model(tmp_path, **GPTQ)
     for key in ("disable_exllama", "disable_exllamav2"):
         assert "quantization_config" not in load_args(path, **{key: True}), "on a CPU it has that anyway"
@@ -414,7 +414,7 @@ def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_no_compiler(tmp_path: Path,
                 assert "nvcc" not in str(noted(path, **other)), other
 
 
-def test_nvcc_is_looked_for_where_pytorch_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvcc_is_searched_where_pytorch_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -429,19 +429,19 @@ def test_nvcc_is_looked_for_where_pytorch_looks(tmp_path: Path, monkeypatch: pyt
     assert environment.nvcc() == str(program)
 
 
-def test_the_attention_is_the_librarys_choice_unless_something_is_said(llama: Path) -> None:
+def test_attention_is_the_librarys_choice_by_default(llama: Path) -> None:
     assert "attn_implementation" not in load_args(llama, TWO_GPUS)
     assert load_args(llama, use_eager_attention=True)["attn_implementation"] == "eager"
     assert load_args(llama, TWO_GPUS, use_flash_attention_2=True)["attn_implementation"] == "flash_attention_2"
 
 
-def test_flash_attention_without_its_package_is_noted_with_the_line_that_installs_it(llama: Path) -> None:
+def test_flash_attention_without_its_package_has_a_note_on_installing_it(llama: Path) -> None:
     machine = MACHINES["gpu without flash"]
     assert "attn_implementation" not in load_args(llama, machine, use_flash_attention_2=True)
     assert "pip install" in noted(llama, machine, use_flash_attention_2=True)["use_flash_attention_2"]
 
 
-# -- which class -------------------------------------------------------------------------------------------------------
+# -- Auto classes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -458,11 +458,11 @@ def test_flash_attention_without_its_package_is_noted_with_the_line_that_install
         ({"auto_map": {"AutoModel": "a.C", "AutoModelForCausalLM": "a.D"}}, "AutoModelForCausalLM"),
     ],
 )
-def test_a_model_is_loaded_by_the_class_that_writes_text(tmp_path: Path, config: dict[str, Any], name: str) -> None:
+def test_a_model_is_loaded_by_the_class_that_generates_text(tmp_path: Path, config: dict[str, Any], name: str) -> None:
     assert model_call(arguments(model(tmp_path, **config), DEFAULTS, NO_GPU))[0] == name
 
 
-def test_the_programs_that_would_run_are_listed_with_their_hashes(llama: Path) -> None:
+def test_remote_code_is_listed_with_its_hashes(llama: Path) -> None:
     assert "trust_remote_code" not in noted(llama)
     assert "comes without code" in noted(llama, trust_remote_code=True)["trust_remote_code"]
     (llama / "modeling_own.py").write_bytes(b"print('hello')\n")
@@ -472,14 +472,14 @@ def test_the_programs_that_would_run_are_listed_with_their_hashes(llama: Path) -
     assert noted(llama, trust_remote_code=True)["trust_remote_code"] != first
 
 
-def test_code_beside_the_model_is_run_only_if_it_is_trusted(llama: Path) -> None:
+def test_remote_code_runs_only_if_it_is_trusted(llama: Path) -> None:
     for trusted in (False, True):
         calls = arguments(llama, DEFAULTS | {"trust_remote_code": trusted}, NO_GPU)
         assert calls[TOKENIZER]["trust_remote_code"] is trusted
         assert model_call(calls)[1]["trust_remote_code"] is trusted
 
 
-def test_pickles_are_read_as_weights_only_and_nothing_is_fetched(llama: Path) -> None:
+def test_pickles_are_read_as_weights_only_and_nothing_is_downloaded(llama: Path) -> None:
     assert load_args(llama)["weights_only"] is True
     assert load_args(llama)["local_files_only"] is True
 
@@ -492,18 +492,18 @@ def rope(path: Path, **options: Value) -> dict[str, Any]:
     return found
 
 
-def test_positions_are_left_to_the_model_unless_something_is_said(llama: Path) -> None:
+def test_rope_is_the_models_own_by_default(llama: Path) -> None:
     assert "rope_parameters" not in load_args(llama)
     assert "rope_parameters" not in load_args(llama, rope_freq_base=10000.0), "its own"
 
 
-def test_the_base_works_alone_and_alpha_stretches_it(llama: Path) -> None:
+def test_the_frequency_base_is_set_and_alpha_raises_it(llama: Path) -> None:
     assert rope(llama, rope_freq_base=1e6) == {"rope_type": "default", "rope_theta": 1e6}
     assert rope(llama, alpha_value=2.5)["rope_theta"] == pytest.approx(10000 * 2.5 ** (128 / 126))
     assert rope(llama, alpha_value=2.0, rope_freq_base=5e5)["rope_theta"] == pytest.approx(5e5 * 2 ** (128 / 126))
 
 
-def test_compression_is_linear_scaling_and_keeps_the_base(llama: Path) -> None:
+def test_compression_is_linear_scaling_that_keeps_the_base(llama: Path) -> None:
     assert rope(llama, compress_pos_emb=4.0) == {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
     both = rope(llama, compress_pos_emb=2.0, rope_freq_base=5e5)
     assert both == {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
@@ -520,24 +520,24 @@ def test_compression_is_linear_scaling_and_keeps_the_base(llama: Path) -> None:
         ({"rope_freq_base": 1e6}, 4096),
     ],
 )
-def test_the_context_grows_as_the_help_says(llama: Path, options: dict[str, Value], length: int) -> None:
+def test_the_context_grows_as_the_options_help_says(llama: Path, options: dict[str, Value], length: int) -> None:
     assert ModelConfig(llama).context_length(DEFAULTS | options) == length
 
 
-def test_a_models_own_linear_scaling_named_again_changes_nothing(tmp_path: Path) -> None:
+def test_setting_a_models_own_linear_scaling_changes_nothing(tmp_path: Path) -> None:
     path = model(tmp_path, **LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
     assert "rope_parameters" not in load_args(path, compress_pos_emb=4.0)
     assert ModelConfig(path).context_length(DEFAULTS | {"compress_pos_emb": 4.0}) == 4096
 
 
-def test_another_kind_of_scaling_that_is_given_up_for_compression_is_noted(tmp_path: Path) -> None:
+def test_compression_that_replaces_another_kind_of_scaling_has_a_note(tmp_path: Path) -> None:
     path = model(tmp_path, **LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})
     assert "llama3" in noted(path, compress_pos_emb=2.0)["compress_pos_emb"]
     kept = rope(path, alpha_value=2.0)
     assert (kept["rope_type"], kept["factor"]) == ("llama3", 8.0)
 
 
-def test_kinds_of_layers_with_positions_of_their_own_are_all_stretched(tmp_path: Path) -> None:
+def test_rope_of_every_layer_type_is_scaled(tmp_path: Path) -> None:
     layers = {
         "full": {"rope_type": "default", "rope_theta": 1e6},
         "sliding": {"rope_type": "default", "rope_theta": 1e4},
@@ -548,7 +548,7 @@ def test_kinds_of_layers_with_positions_of_their_own_are_all_stretched(tmp_path:
     assert ratios == pytest.approx([2 ** (128 / 126)] * 2)
 
 
-def test_the_language_model_inside_another_is_the_one_that_is_stretched(tmp_path: Path) -> None:
+def test_rope_of_a_nested_language_model_is_scaled(tmp_path: Path) -> None:
     path = model(tmp_path, architectures=["LlavaForConditionalGeneration"], text_config=LLAMA)
     args = load_args(path, compress_pos_emb=2.0)
     assert args["text_config"]["rope_parameters"]["factor"] == 2.0
@@ -558,7 +558,7 @@ def test_the_language_model_inside_another_is_the_one_that_is_stretched(tmp_path
 
 def test_the_rotary_frequencies_follow_the_formulas(library: dict[str, Any]) -> None:
     """As the library computes them for a tiny model from the arguments it is given."""
-    frequencies = dict(zip(STRETCHED, library["frequencies"], strict=True))
+    frequencies = dict(zip(SCALED, library["frequencies"], strict=True))
     plain = [10000.0 ** (-2 * pair / 128) for pair in range(64)]
     assert frequencies["base"] == pytest.approx([1e6 ** (-2 * pair / 128) for pair in range(64)], rel=1e-5)
     assert frequencies["compressed"] == pytest.approx([value / 4 for value in plain], rel=1e-5)

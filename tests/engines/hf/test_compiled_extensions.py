@@ -1,4 +1,4 @@
-"""Compiled modules of other packages: installed is one thing, fitting the installed PyTorch another."""
+"""Compiled modules of other packages that are installed may still not match the installed PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WINDOWS = b"MZ\0cudart64_12.dll\0"
         (b"", "2.13.0", ("cuda", "12.8"), False),
     ],
 )
-def test_a_file_tells_what_it_was_built_for(
+def test_a_file_shows_what_it_was_built_for(
     held: bytes, torch: str, build: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: torch)
@@ -43,11 +43,11 @@ def test_a_file_tells_what_it_was_built_for(
     assert compiled_extensions.matches_torch(file) == compiled_extensions.seems_usable("made_for_another") == fits
 
 
-def test_what_is_not_compiled_only_has_to_be_there() -> None:
+def test_a_package_that_is_not_compiled_only_has_to_be_installed() -> None:
     assert compiled_extensions.seems_usable("json") and not compiled_extensions.seems_usable("no_such_package")
 
 
-def test_what_cannot_be_imported_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_fails_to_import_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refuses_to_come.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
     before = Environment(packages=frozenset({"refuses_to_come", "awq_ext"}))

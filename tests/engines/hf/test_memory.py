@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.engines.hf.test_memory_prequantized import GIB, LLAMA, memory, needs, options
 
 
-def test_transformers_calculates_in_32_bits_on_the_processor_unless_bf16_is_asked_for() -> None:
+def test_a_cpu_computes_in_32_bits_unless_bf16_is_set() -> None:
     def totals(gpus: tuple[int, ...] = (), **form: object) -> tuple[int, int]:
         found = needs("Transformers", gpus, **form)
         return sum(each.weights for each in found), sum(each.cache for each in found)
@@ -17,7 +17,7 @@ def test_transformers_calculates_in_32_bits_on_the_processor_unless_bf16_is_aske
     assert wide == totals(bf16=True, cpu=True) == totals((24 * GIB,), cpu=True) == (5 * GIB, 2 * narrow[1])
 
 
-def test_where_gptqmodel_has_no_kernel_a_layer_is_unpacked() -> None:
+def test_a_layer_is_unpacked_where_gptqmodel_has_no_cpu_kernel() -> None:
     def compute(bits: int, gpus: tuple[int, ...] = ()) -> int:
         shape = replace(LLAMA, sizes=replace(LLAMA.sizes, packed_bytes=bits * GIB))
         return memory("Transformers").placed(shape, options("Transformers"), gpus)[-1].compute

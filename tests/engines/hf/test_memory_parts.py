@@ -35,7 +35,7 @@ def test_the_context_by_the_shape_is_that_by_the_config(tmp_path: Path, subtests
     assert context_length(dataclasses.replace(SMALL, context_length=0), options()) == DEFAULT_CONTEXT
 
 
-def test_the_cache_grows_by_a_quarter_and_at_least_by_256() -> None:
+def test_the_kv_cache_grows_by_a_quarter_and_at_least_by_256_tokens() -> None:
     assert [_buffer_tokens(tokens, 512) for tokens in (100, 512, 768, 1024, 2046, 8192)] == [
         356,
         768,

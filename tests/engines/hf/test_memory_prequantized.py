@@ -27,7 +27,7 @@ from tests.support.quantised_folders import KINDS, quantised_folder
 
 GIB = 1 << 30
 READ = PREFILL_CHUNK + REST
-"""Tokens: no step takes more than that of a whole piece."""
+"""Tokens; no step takes more memory than that of a whole chunk."""
 LLAMA = ModelShape(
     size=4 * GIB,
     sizes=TensorSizes(
@@ -76,7 +76,7 @@ def test_packed_weights_stay_packed_and_the_rest_is_in_16_bits(loader: str) -> N
     assert all(each.total < 12 * GIB for each in needs(loader, (24 * GIB,)))
 
 
-def test_on_the_processor_the_output_is_in_32_bits() -> None:
+def test_on_a_cpu_the_output_is_in_32_bits() -> None:
     (cpu,) = needs("AutoGPTQ")
     (_, card) = needs("AutoGPTQ", (24 * GIB,))
     assert card.weights == 4 * GIB + GIB // 2 == cpu.weights - 2 * 32_000 * 4096
@@ -84,7 +84,7 @@ def test_on_the_processor_the_output_is_in_32_bits() -> None:
     assert needs("AutoGPTQ", (24 * GIB,), gpu_memory="2")[0].weights == card.weights - 2 * GIB
 
 
-def test_what_auto_gptq_takes_is_what_was_measured() -> None:
+def test_auto_gptq_takes_what_was_measured() -> None:
     """The peak (VmHWM) of a worker that has answered 21 tokens, less that of one that has loaded nothing: 681 and 738
     million bytes in 4 and 8 bits. The pages of the files, which the system can take back, are told by themselves."""
     layers = {"packed_weights": 106_168_320, "largest_packed": 884_736, "elements": 28_347_456, "dtype": "BF16"}
@@ -109,7 +109,7 @@ def test_what_auto_gptq_takes_is_what_was_measured() -> None:
         ("Transformers", "gptq-8bit"),
     ],
 )
-def test_a_real_folder_takes_what_was_estimated(
+def test_a_real_worker_takes_what_was_estimated(
     smollm2_folder: Path, shallow_folder: Path, loader: str, kind: str
 ) -> None:
     """The peak of a worker that has read a long prompt, less that of one that has imported none of the libraries. In 8

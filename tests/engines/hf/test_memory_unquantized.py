@@ -38,11 +38,11 @@ SMALL = ModelShape(
 )
 GIB = 1 << 30
 REST = 16
-"""Tokens read after a whole piece: no step takes more than that of a whole piece."""
+"""Tokens prefilled after a whole chunk; no step takes more memory than that of a whole chunk."""
 
 
 def options(**form: object) -> dict[str, Value]:
-    """Those that load with `form`, all others at their defaults."""
+    """Load options with `form`, all others at their defaults."""
     settled: Any = load_arguments(Path("model"), TRANSFORMERS, **form)["options"]
     return settled
 
@@ -70,7 +70,7 @@ def empty_peak(folder: Path) -> int:
 
 
 def filled_peak(folder: Path, tokens: int, **form: object) -> int:
-    """The peak of a worker that has read a prompt of so many tokens."""
+    """The peak of a worker that has prefilled a prompt of that many tokens."""
     with closing(WorkerProcess()) as worker:
         load(worker, folder, TRANSFORMERS, **form)
         text = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (tokens // 8))
@@ -92,7 +92,7 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
     ],
     ids=str,
 )
-def test_a_real_model_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
+def test_a_real_worker_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
     said = estimate(shape_of(smollm2_folder), options(**form), PREFILL_CHUNK + REST)
     taken = filled_peak(smollm2_folder, PREFILL_CHUNK + REST, **form) - empty_peak(smollm2_folder)
     assert said.total == pytest.approx(taken, rel=0.1)
@@ -126,7 +126,7 @@ def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> No
             assert model_shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
 
 
-def test_layers_that_keep_a_state_have_no_keys() -> None:
+def test_recurrent_layers_have_no_keys() -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
     kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
     found = model_shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
@@ -149,21 +149,21 @@ def test_layers_that_keep_a_state_have_no_keys() -> None:
         ({"load_in_4bit": True, "use_double_quant": True}, "F16", 320 + 10 + 720),
     ],
 )
-def test_weights_take_what_their_type_takes(form: dict[str, object], stored: str, weights: int) -> None:
+def test_weights_take_the_bytes_of_their_dtype(form: dict[str, object], stored: str, weights: int) -> None:
     small = dataclasses.replace(SMALL, sizes=dataclasses.replace(SMALL.sizes, dtype=stored))
     assert estimate(small, options(**form), 512).weights == weights
 
 
-def test_a_load_that_needs_more_than_answering_counts() -> None:
+def test_a_load_that_needs_more_memory_than_generating_counts() -> None:
     large = dataclasses.replace(SMALL, size=2 * GIB, sizes=TensorSizes(GIB, GIB, 1, "BF16"))
     said = estimate(large, options(), 512)
     assert said.total == pytest.approx(4 * GIB + 2 * GIB, rel=0.06)
-    assert said.needed == pytest.approx(4 * GIB, rel=0.1), "the file is mapped and can be read again"
+    assert said.needed == pytest.approx(4 * GIB, rel=0.1), "the mapped file can be read again"
     assert freed(large, options())[0] == pytest.approx(4 * GIB, rel=0.1)
     assert freed(large, options(bf16=True))[0] < 0.4 * GIB  # the file's pages are the system's
 
 
-def test_what_exceeds_cpu_memory_is_on_disk() -> None:
+def test_weights_beyond_cpu_memory_are_on_disk() -> None:
     large = dataclasses.replace(SMALL, sizes=TensorSizes(GIB, GIB, 1, "F16"))
     assert estimate(large, options(cpu_memory="1", disk=True)).weights == GIB
 
@@ -183,7 +183,7 @@ def test_weights_fill_the_gpus_in_order() -> None:
     assert gpu.total == 0 and main == estimate(large, options(cpu=True))
 
 
-def test_it_fits_if_every_memory_has_room() -> None:
+def test_a_model_fits_if_every_device_has_room() -> None:
     needs = placed(SMALL, options(), [GIB])
     main, gpu = (need.total for need in needs)
     assert fits(needs, [main, GIB])

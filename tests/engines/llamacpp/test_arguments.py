@@ -1,4 +1,4 @@
-"""From load options to llama.cpp's calls: no option is swallowed, and every name and number is the library's own."""
+"""Load options become calls of llama.cpp: no option is ignored silently, and the library accepts all of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests)
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
+def test_default_options_have_no_notes(build: Build) -> None:
     assert not noted(build)
 
 
@@ -75,8 +75,8 @@ def every_call() -> list[dict[str, Any]]:
     return [calls(build, **options) for build in BUILDS for options in [{}, *one_by_one, all_at_once]]
 
 
-def test_every_field_is_one_that_the_librarys_struct_has() -> None:
-    """ctypes takes any attribute, a misspelt one too, and then does nothing with it."""
+def test_every_field_exists_in_the_librarys_structs() -> None:
+    """ctypes accepts any attribute, even a misspelled one, and ignores it."""
     model = {name for name, *_ in llama_cpp.llama_model_params._fields_} | {"path_model"}
     context = {name for name, *_ in llama_cpp.llama_context_params._fields_}
     for made in every_call():
@@ -85,7 +85,7 @@ def test_every_field_is_one_that_the_librarys_struct_has() -> None:
         assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add"}
 
 
-def test_every_value_fits_its_field() -> None:
+def test_every_value_has_the_type_of_its_field() -> None:
     special = {"path_model", "tensor_split", "devices"}
     for made in every_call():
         for call, struct in ((MODEL, llama_cpp.llama_model_params()), (CONTEXT, llama_cpp.llama_context_params())):
@@ -95,21 +95,21 @@ def test_every_value_fits_its_field() -> None:
                     assert getattr(struct, name) == pytest.approx(value)
 
 
-def test_streaming_llm_shifts_and_keeps_the_sinks_and_nothing_is_shifted_without_it() -> None:
+def test_only_streaming_llm_shifts_the_cache_and_keeps_attention_sinks() -> None:
     assert "llama_memory_seq_add" not in calls(attention_sink_size=8)
     assert calls(streaming_llm=True, attention_sink_size=8)["llama_memory_seq_add"] == {"attention_sink_size": 8}
 
 
-def test_what_need_not_be_noted_is_what_the_table_has() -> None:
+def test_the_default_sink_size_is_that_of_the_option() -> None:
     assert OPTIONS["attention_sink_size"].default == ours.DEFAULT_SINK_SIZE
 
 
-def test_every_call_is_one_that_the_library_has() -> None:
+def test_every_call_exists_in_the_library() -> None:
     for made in every_call():
         assert all(hasattr(llama_cpp, name) for name in made)
 
 
-def test_the_numbers_are_the_librarys_own() -> None:
+def test_enum_values_are_the_librarys() -> None:
     assert ours.CACHE_F16 == llama_cpp.GGML_TYPE_F16
     assert ours.CACHE_Q8_0 == llama_cpp.GGML_TYPE_Q8_0
     assert ours.CACHE_Q4_0 == llama_cpp.GGML_TYPE_Q4_0
@@ -122,7 +122,7 @@ def test_the_numbers_are_the_librarys_own() -> None:
     )
 
 
-def test_the_ways_to_read_a_file_are_the_librarys_own() -> None:
+def test_load_modes_are_the_librarys() -> None:
     assert ours.LOAD_MODES == {
         (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
         (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
@@ -160,19 +160,19 @@ FIELDS: list[tuple[dict[str, Value], str, dict[str, Any]]] = [
 
 
 @pytest.mark.works("gpu", loader="llama.cpp")
-def test_an_option_sets_the_field_of_the_same_meaning(subtests: pytest.Subtests) -> None:
+def test_options_set_the_fields_of_the_same_meaning(subtests: pytest.Subtests) -> None:
     for options, call, expected in FIELDS:
         with subtests.test(options=options, call=call):
             made = calls(GPU_BUILD, **options)[call]
             assert {name: made[name] for name in expected} == expected
 
 
-def test_automatic_threads_are_the_machines_cores() -> None:
+def test_automatic_threads_match_the_machines_cores() -> None:
     made = calls()[CONTEXT]
     assert (made["n_threads"], made["n_threads_batch"]) == (cpu_memory.physical_cores(), cpu_memory.logical_cores())
 
 
-def test_alpha_stretches_the_base_that_is_given_or_the_usual_one() -> None:
+def test_alpha_raises_the_given_frequency_base_or_the_default() -> None:
     def base(**options: Value) -> float:
         return float(calls(**options)[CONTEXT]["rope_freq_base"])
 
@@ -180,16 +180,16 @@ def test_alpha_stretches_the_base_that_is_given_or_the_usual_one() -> None:
     assert base(alpha_value=2.0, rope_freq_base=500000.0) == pytest.approx(500000 * 2 ** (64 / 63))
 
 
-def test_positions_are_left_to_the_model_unless_something_is_said() -> None:
+def test_rope_is_the_models_own_by_default() -> None:
     assert not {"rope_freq_base", "rope_freq_scale"} & set(calls()[CONTEXT])
 
 
-def test_a_build_with_amx_leaves_the_weights_where_they_are() -> None:
+def test_a_build_with_amx_does_not_repack_weights() -> None:
     assert calls(Build(False, 1, amx=True))[MODEL]["use_extra_bufts"] is False
     assert "use_extra_bufts" not in calls()[MODEL]
 
 
-def test_options_for_a_gpu_are_noted_only_where_there_is_none() -> None:
+def test_gpu_options_have_a_note_only_without_gpu_support() -> None:
     wanted: dict[str, Value] = {
         "n_gpu_layers": 5,
         "tensor_split": "30,70",
@@ -200,24 +200,24 @@ def test_options_for_a_gpu_are_noted_only_where_there_is_none() -> None:
     assert not set(wanted) & set(noted(GPU_BUILD, **wanted))
 
 
-def test_shares_for_more_gpus_than_the_library_knows_are_noted() -> None:
+def test_a_tensor_split_for_too_many_gpus_has_a_note() -> None:
     assert "first 4 values" in noted(GPU_BUILD, tensor_split="1,1,1,1,1")["tensor_split"]
     assert "tensor_split" not in noted(GPU_BUILD, tensor_split="1,1,1,1")
 
 
-def test_flash_attention_turned_on_for_a_quantised_cache_is_noted() -> None:
+def test_flash_attention_turned_on_for_a_quantized_cache_has_a_note() -> None:
     for cache in ("cache_8bit", "cache_4bit"):
         assert "Turned on" in noted(**{cache: True, "flash_attn": False})["flash_attn"]
         assert "flash_attn" not in noted(**{cache: True})
 
 
-def test_the_4_bit_cache_takes_precedence_and_says_so() -> None:
+def test_the_4_bit_cache_takes_precedence_with_a_note() -> None:
     assert "cache_8bit" in noted(cache_4bit=True, cache_8bit=True)
 
 
-def test_arguments_can_be_had_without_the_library() -> None:
+def test_arguments_need_no_library() -> None:
     program = (
         "import sys, modules.engines.llamacpp.arguments; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.stdout == "False False\n", told.stderr
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "False False\n", run.stderr

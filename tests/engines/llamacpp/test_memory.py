@@ -34,7 +34,7 @@ Make = Callable[..., GgufHeader]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """The header of a model of 2 layers with 8 heads of 8 elements, 4 of keys and values; `changes` by their keys."""
+    """Make headers of models of 2 layers with 8 heads of 8 elements, 4 of keys and values; `changes` are by key."""
 
     def header(architecture: str = "llama", **changes: object) -> GgufHeader:
         own = {key.removeprefix("llama."): value for key, value in MODEL.items() if key.startswith("llama.")}
@@ -48,7 +48,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def options(**form: object) -> dict[str, Value]:
-    """Those that load with `form`, all others at their defaults."""
+    """Load options with `form`, all others at their defaults."""
     settled: Any = load_arguments(Path("model"), **{"parallel": 1, **form})["options"]
     return settled
 
@@ -61,21 +61,21 @@ def cache(header: GgufHeader, **form: object) -> int:
 
 
 def peak(worker: WorkerProcess) -> int:
-    """The most memory it has held so far, in bytes (VmHWM)."""
+    """The process's peak memory so far, in bytes (VmHWM)."""
     lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 @functools.cache
 def idle_peak(model: Path) -> int:
-    """The peak of a worker that has imported llama.cpp and loaded nothing: what any takes, whatever its model."""
+    """The peak of a worker that has imported llama.cpp and loaded nothing."""
     with closing(WorkerProcess()) as worker:
         ask(worker, "explain", **load_arguments(model))
         return peak(worker)
 
 
 def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
-    """The peak of a worker that has read a prompt which fills its context."""
+    """The peak of a worker that has prefilled a prompt as long as its context."""
     with closing(WorkerProcess()) as worker:
         n_ctx = load(worker, model, loader, **form).context_length
         tokens = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (n_ctx // 8))
@@ -95,7 +95,7 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
     ],
     ids=str,
 )
-def test_a_real_model_takes_what_was_estimated(smollm2: Path, form: dict[str, object]) -> None:
+def test_a_real_worker_takes_what_was_estimated(smollm2: Path, form: dict[str, object]) -> None:
     form = {"n_ctx": 512, **form}
     said = estimate(read_header(smollm2), options(**form))
     taken = filled_peak(smollm2, **form) - idle_peak(smollm2)
@@ -143,12 +143,12 @@ def test_every_cell_holds_a_key_and_a_value_in_each_layer(
     assert cache(make(), n_ctx=512, **form) == 512 * 2 * 2 * block_bytes  # 4 heads of 8 elements are a block
 
 
-def test_cells_come_in_multiples_of_256_and_0_is_the_models_own_context(make: Make) -> None:
+def test_the_context_is_rounded_up_to_256_and_0_is_the_models_own(make: Make) -> None:
     assert cache(make(), n_ctx=257) == cache(make(), n_ctx=512) == 2 * cache(make(), n_ctx=256)
     assert cache(make(), n_ctx=0) == cache(make(), n_ctx=4096) == 16 * cache(make(), n_ctx=256)
 
 
-def test_answers_at_once_share_the_cells(make: Make) -> None:
+def test_parallel_requests_share_the_cells(make: Make) -> None:
     assert cache(make(), n_ctx=512, parallel=8) == cache(make(), n_ctx=512)
 
 
@@ -171,26 +171,26 @@ def test_a_sliding_window_saves_nothing_but_may_have_other_heads(make: Make) -> 
     assert cache(make("gemma4", **window, **heads), n_ctx=256) == 256 * 2 * 4 * 2 * (8 + 2)
 
 
-def test_layers_that_read_anothers_keys_or_guess_ahead_have_none(make: Make) -> None:
+def test_layers_that_share_keys_or_predict_further_tokens_have_no_cache(make: Make) -> None:
     layer = cache(make(block_count=1), n_ctx=256)
     assert cache(make(block_count=6, **{"attention.shared_kv_layers": 4}), n_ctx=256) == 2 * layer
     assert cache(make(block_count=6, nextn_predict_layers=1), n_ctx=256) == 5 * layer
     assert cache(make("gemma3n", block_count=30), n_ctx=256) == 20 * layer
 
 
-def test_latent_attention_keeps_keys_alone(make: Make) -> None:
+def test_latent_attention_keeps_keys_only(make: Make) -> None:
     latent = {"attention.head_count_kv": 1, "attention.key_length": 576, "attention.value_length": 512}
     header = make("deepseek2", **latent, **{"attention.key_length_mla": 192})
     assert cache(header, n_ctx=256) == 256 * 2 * 576 * 2
 
 
-def test_a_recurrent_model_keeps_one_state_for_each_answer(make: Make) -> None:
+def test_a_recurrent_model_keeps_one_state_per_request(make: Make) -> None:
     header = make("mamba", **MAMBA)
     assert cache(header, n_ctx=256) == cache(header, n_ctx=4096) == 2 * STATE
     assert cache(header, n_ctx=256, parallel=8) == 8 * 2 * STATE
 
 
-def test_a_hybrid_model_keeps_states_in_some_layers_and_keys_in_the_others(make: Make) -> None:
+def test_a_hybrid_model_has_states_in_some_layers_and_keys_in_others(make: Make) -> None:
     layer = cache(make(block_count=1), n_ctx=256)
     assert (
         cache(make("qwen3next", block_count=8, full_attention_interval=4, **MAMBA), n_ctx=256) == 2 * layer + 6 * STATE
@@ -223,7 +223,7 @@ def test_the_weights_are_the_file_and_the_total_is_the_sum(make: Make) -> None:
     assert said.total == sum(parts(said))
 
 
-def test_a_large_vocabulary_takes_memory_and_each_answer_its_chances(smollm2: Path) -> None:
+def test_a_large_vocabulary_takes_memory_and_each_request_its_logits(smollm2: Path) -> None:
     header = read_header(smollm2)
     one, eight = (estimate(header, options(n_ctx=512, parallel=count)) for count in (1, 8))
     assert eight.total - one.total == 7 * 4 * 49_152
@@ -231,19 +231,19 @@ def test_a_large_vocabulary_takes_memory_and_each_answer_its_chances(smollm2: Pa
 
 
 def various() -> Iterator[dict[str, object]]:
-    """Options at random, the same ones each time."""
-    dice = random.Random(7)
+    """Random options, the same ones in every run."""
+    rng = random.Random(7)
     for _ in range(30):
-        switches = {key: dice.random() < 0.5 for key in ("cache_8bit", "cache_4bit", "flash_attn", "no_mmap", "cpu")}
-        yield {"n_batch": dice.randint(1, 2048), "parallel": dice.randint(1, 64), **switches}
+        switches = {key: rng.random() < 0.5 for key in ("cache_8bit", "cache_4bit", "flash_attn", "no_mmap", "cpu")}
+        yield {"n_batch": rng.randint(1, 2048), "parallel": rng.randint(1, 64), **switches}
 
 
-WISHES = list(various())
+RANDOM_OPTIONS = list(various())
 
 
 def test_memory_grows_with_every_step_of_the_context(smollm2: Path, subtests: pytest.Subtests) -> None:
     header = read_header(smollm2)
-    for form in WISHES:
+    for form in RANDOM_OPTIONS:
         with subtests.test(form=form):
             said = [estimate(header, options(n_ctx=n_ctx, **form)) for n_ctx in range(256, 8193, 256)]
             for smaller, larger in itertools.pairwise(said):
@@ -266,7 +266,7 @@ def real(smollm2: Path) -> GgufHeader:
     return read_header(smollm2)
 
 
-def test_without_gpus_or_without_layers_for_them_all_is_in_main_memory(real: GgufHeader) -> None:
+def test_without_gpus_or_gpu_layers_all_is_in_main_memory(real: GgufHeader) -> None:
     alone = estimate(real, options())
     assert placed(real, options(n_gpu_layers=-1)) == (alone,)
     for form in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "cpu": True}):
@@ -283,7 +283,7 @@ def test_the_output_goes_to_the_gpu_first_and_then_the_last_layers(real: GgufHea
         assert main.weights == real.size - sum(held) - real.sizes["output_norm"]
 
 
-def test_the_cache_follows_its_layers_unless_it_is_to_stay(real: GgufHeader) -> None:
+def test_the_cache_is_beside_its_layers_unless_no_offload_kqv_is_set(real: GgufHeader) -> None:
     whole = cache(real)
     main, gpu = placed(real, options(n_gpu_layers=11), [8 * GIB])
     assert (main.cache, gpu.cache) == (whole * 20 // 30, whole * 10 // 30)
@@ -291,7 +291,7 @@ def test_the_cache_follows_its_layers_unless_it_is_to_stay(real: GgufHeader) -> 
     assert (main.cache, gpu.cache) == (whole, 0)
 
 
-def test_several_gpus_share_by_what_is_free_or_as_told(real: GgufHeader) -> None:
+def test_several_gpus_share_the_layers_by_free_memory_or_tensor_split(real: GgufHeader) -> None:
     layer = real.sizes["blk.0"]
     _, first, second = placed(real, options(n_gpu_layers=-1), [6 * GIB, 2 * GIB])
     assert first.weights == 24 * layer  # those below 0.75 of 31
@@ -308,7 +308,7 @@ def test_a_gpu_that_computes_needs_room_for_it(real: GgufHeader) -> None:
     assert main.other == estimate(real, options()).other
 
 
-def test_it_fits_if_every_memory_has_room(real: GgufHeader) -> None:
+def test_a_model_fits_if_every_device_has_room(real: GgufHeader) -> None:
     chosen = options(n_gpu_layers=-1)
     main, gpu = needs = placed(real, chosen, [8 * GIB])
     assert fits(needs, [main.total, gpu.total])
@@ -323,11 +323,11 @@ def test_it_fits_if_every_memory_has_room(real: GgufHeader) -> None:
 
 def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, subtests: pytest.Subtests) -> None:
     header = read_header(smollm2)
-    for form in WISHES:
+    for form in RANDOM_OPTIONS:
         with subtests.test(form=form):
-            dice = random.Random(11)
+            rng = random.Random(11)
             bounds = [estimate(header, options(n_ctx=n_ctx, **form)).total for n_ctx in (256, 8192)]
-            for free in (*bounds, *(dice.randint(*bounds) for _ in range(5))):
+            for free in (*bounds, *(rng.randint(*bounds) for _ in range(5))):
                 found = largest_context(header, options(n_ctx=0, **form), [free])
                 assert found % 256 == 0 and 256 <= found <= 8192
                 assert estimate(header, options(n_ctx=found, **form)).total <= free

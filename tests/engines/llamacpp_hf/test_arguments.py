@@ -1,4 +1,4 @@
-"""From llamacpp_HF's options to calls: none is swallowed, and llama.cpp is told what its own loader tells it."""
+"""llamacpp_HF's options become calls: none is ignored silently, and llama.cpp's are those of its own loader."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_option_changes_the_calls_or_has_a_note(tmp_path: Path, subtests: 
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_nothing_is_said_of_options_left_alone(build: Build) -> None:
+def test_default_options_have_no_notes(build: Build) -> None:
     assert not noted(build=build)
 
 
@@ -66,31 +66,31 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: p
 
 @pytest.mark.works("gpu", loader="llamacpp_HF")
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_llamacpp_is_told_what_its_own_loader_tells_it(build: Build) -> None:
+def test_calls_of_llamacpp_are_those_of_its_own_loader(build: Build) -> None:
     for key in set(KEYS) & set(LLAMA.options):
         options = {key: changed(OPTIONS[key])}
         theirs = {each: OPTIONS[each].default for each in LLAMA.options} | options
         assert calls(build=build, **options) == llamacpp_arguments(PATH, theirs | {"parallel": 1}, build)
 
 
-def test_a_second_cache_is_a_second_sequence_as_long_as_the_first() -> None:
+def test_cfg_cache_adds_a_second_sequence_of_the_same_length() -> None:
     made = calls(n_ctx=2048, cfg_cache=True)[CONTEXT]
     assert (made["n_seq_max"], made["n_ctx"], made["kv_unified"]) == (2, 4096, False)
-    assert calls(cfg_cache=True)[CONTEXT]["n_ctx"] == 0, "the model's own, twice: only the library knows it"
+    assert calls(cfg_cache=True)[CONTEXT]["n_ctx"] == 0, "twice the model's own, which only the library knows"
 
 
-def test_logits_of_every_token_are_asked_for_with_logits_all_alone() -> None:
+def test_only_logits_all_requests_logits_of_every_token() -> None:
     assert BATCH in calls(logits_all=True)
     assert BATCH not in calls()
 
 
-def test_the_tokenizer_is_loaded_from_where_its_files_are(tmp_path: Path) -> None:
+def test_the_tokenizer_is_loaded_from_the_folder_of_its_files(tmp_path: Path) -> None:
     own = with_tokenizer(tmp_path / "own") / "model.gguf"
     assert TOKENIZER not in calls(tmp_path / "model.gguf")
     assert calls(own)[TOKENIZER]["pretrained_model_name_or_path"] == str(own.parent)
 
 
-def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
+def test_remote_code_of_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
     path = with_tokenizer(tmp_path) / "model.gguf"
     assert calls(path)[TOKENIZER]["trust_remote_code"] is False
     assert calls(path, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
@@ -98,12 +98,12 @@ def test_code_that_comes_with_a_tokenizer_runs_only_if_it_is_trusted(tmp_path: P
     assert "tok.py (sha256 e3b0c44298fc)" in noted(path, trust_remote_code=True)["trust_remote_code"]
 
 
-def test_what_a_load_would_do_can_be_told_without_torch_or_a_model(smollm2: Path) -> None:
+def test_explain_needs_neither_torch_nor_a_loaded_model(smollm2: Path) -> None:
     program = (
         "import json, sys; from pathlib import Path; from modules.engines.llamacpp_hf.loader import LOADER;"
-        "told = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
-        "print('torch' in sys.modules, 'transformers' in sys.modules, *told['calls'])"
+        "explained = LOADER.explain(Path(sys.argv[1]), json.loads(sys.argv[2]));"
+        "print('torch' in sys.modules, 'transformers' in sys.modules, *explained['calls'])"
     )
     command = [sys.executable, "-c", program, str(smollm2), json.dumps(DEFAULTS)]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert told.stdout.split()[:3] == ["False", "False", "llama_model_load_from_file"], told.stderr
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout.split()[:3] == ["False", "False", "llama_model_load_from_file"], run.stderr
