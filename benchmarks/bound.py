@@ -1,7 +1,7 @@
 """How far answers that were given together may lie from those given alone, and how far from those of a leak.
 
-Four at a time are answered together, then each is replayed alone (`furthest` in
-tests/engines/llamacpp/test_batching.py), and once more behind the words of another conversation, as if those could be
+Four at a time are answered together, then each is replayed alone (`largest_deviation` in
+tests/support/llama_requests.py), and once more behind the words of another conversation, as if those could be
 seen. Two minutes."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from program import MODEL, ROOT
 sys.path.insert(0, str(ROOT))
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
-from tests.engines.llamacpp.test_batching import HONEST, N_CTX, THREADS, chat, furthest
 from tests.support.answers import forget, together
+from tests.support.llama_requests import MAX_DEVIATION, N_CTX, THREADS, chat, largest_deviation
 
 TOKENS = 60
 TOPICS = """the moon, a river in spring, how bread is made, the number seven, volcanoes, the history of tea,
@@ -44,15 +44,15 @@ def main() -> None:
             texts = [answer.text for answer in together(worker, prompts, max_new_tokens=TOKENS)]
             for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
                 forget(worker)
-                honest.append(furthest(worker, prompt, text))
+                honest.append(largest_deviation(worker, prompt, text))
                 forget(worker)
-                leaking.append(furthest(worker, f"{prompts[place - 1]}{texts[place - 1]}\n{prompt}", text))
+                leaking.append(largest_deviation(worker, f"{prompts[place - 1]}{texts[place - 1]}\n{prompt}", text))
         worker.close()
     honest.sort()
     leaking.sort()
     print(f"honest: {honest[len(honest) // 2]:.2f} in the middle, {honest[-2]:.2f} and {honest[-1]:.2f} at most")
     print(f"behind another's words: {leaking[0]:.2f} and {leaking[1]:.2f} at least")
-    verdict("The bound", f"{HONEST}", "between the two", honest[-1] < HONEST < leaking[0])
+    verdict("The bound", f"{MAX_DEVIATION}", "between the two", honest[-1] < MAX_DEVIATION < leaking[0])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Corrections of autoawq 0.2.9, the last version (https://github.com/casper-hansen/AutoAWQ was archived in May 2025).
 
-All of them are here; tests/engines/autoawq/test_autoawq.py fails once one is no longer needed.
+All of them are here; tests/engines/autoawq/test_build.py fails once one is no longer needed.
 
 * `get_best_device`: without a GPU it requires intel_extension_for_pytorch, and refuses to load.
 * `AwqConfig`: it ignores quant_config.json, and a version in capitals, or none, leaves it without a class.

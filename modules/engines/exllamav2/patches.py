@@ -9,7 +9,7 @@ Attention without flash-attention and xformers (`_attn_torch` of its attn.py): w
 block_diag_layers or causal` uses a mask that is None for text, so a token of a prompt attends to later ones. Without
 SDPA, the product of queries and keys is kept in 16 bits before it is scaled and overflows in some models, such as
 Qwen2; and all tokens of a chunk share the last one's sliding window, so that the first ones have nothing to attend to.
-tests/engines/exllamav2_hf/test_exllamav2_hf.py and tests/engines/exllamav2/test_patches.py fail once this is corrected
+tests/engines/exllamav2_hf/test_build.py and tests/engines/exllamav2/test_patches.py fail once this is corrected
 there.
 """
 

@@ -1,0 +1,187 @@
+"""The KV cache of the llama.cpp engine: reuse of prefixes, saving to main memory, shifts with streaming_llm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.core.events import ENDS, Progress, Text
+from modules.runtime.worker_process import WorkerProcess
+from tests.conftest import LLAMA
+from tests.support.answers import Crowd, answer, ask, forget, together
+from tests.support.llama_requests import (
+    LONG,
+    OPTIONS,
+    TOPICS,
+    WITH_LOGPROBS,
+    assert_same_answer,
+    chat,
+    check_idle,
+    describe_cache,
+)
+from tests.support.worker_pool import WorkerPool
+
+
+def test_more_conversations_than_slots_all_reuse_their_earlier_turns(tiny_llama: WorkerProcess) -> None:
+    """Those without a slot are saved in main memory."""
+    talks = [f"{chat(f'{topic} and the {thing}')}" for topic in TOPICS for thing in ("old tree by the well", "cat")]
+    talks = [
+        talk + "Well, that is a long story, and it begins on a winter's night in the north. " * 4 for talk in talks
+    ]
+    (word,) = ask(tiny_llama, "encode", text=" and")  # which is tokenized as the same token again
+    answers = [answer(tiny_llama, talk, max_new_tokens=10, logit_bias={str(word): 100.0}) for talk in talks]
+    assert describe_cache(tiny_llama)["saved"]
+    for talk, first in zip(talks, answers, strict=True):
+        second = answer(tiny_llama, f"{talk}{first.text} And so on", max_new_tokens=2)
+        assert second.done.cached_tokens >= first.done.prompt_tokens + 8
+
+
+def test_conversations_that_continue_at_the_same_moment_all_reuse_their_own_cells(tiny_llama: WorkerProcess) -> None:
+    """No conversation is evicted for one that begins just before it."""
+    talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
+    together(tiny_llama, talks, max_new_tokens=60, ban_eos_token=True)
+    again = together(tiny_llama, talks, max_new_tokens=2)
+    assert [each.done.cached_tokens for each in again] == [each.done.prompt_tokens - 1 for each in again]
+
+
+def test_idle_conversations_are_saved_to_main_memory_while_another_decodes(tiny_llama: WorkerProcess) -> None:
+    forget(tiny_llama)
+    together(tiny_llama, [f"{chat(topic)} {LONG[:300]}" for topic in TOPICS], max_new_tokens=2)
+    answer(tiny_llama, "Once upon a time", max_new_tokens=30, ban_eos_token=True)
+    told = describe_cache(tiny_llama)
+    assert [slot["cells"] > 0 for slot in told["slots"]].count(True) == 1
+    assert len(told["saved"]) == 4
+
+
+def test_a_common_prefix_is_evaluated_once(shallow_llama: WorkerProcess) -> None:
+    prompts = [f"In common: {LONG}{ending}" for ending in ("One", "Two", "Three", "Four")]
+    answers = together(shallow_llama, prompts, max_new_tokens=8)
+    shared = ask(shallow_llama, "count", text=LONG) - 2
+    cached = sorted(each.done.cached_tokens for each in answers)
+    assert cached[0] < shared / 2
+    assert all(each >= shared for each in cached[1:])
+
+
+def test_sharing_a_prefix_changes_no_answer(tiny_llama: WorkerProcess) -> None:
+    prompts = [f"Shared: {LONG}{ending}" for ending in ("One", "Two")]
+    answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
+    assert max(each.done.cached_tokens for each in answers) > ask(tiny_llama, "count", text=LONG) - 2
+    for prompt, answered in zip(prompts, answers, strict=True):
+        forget(tiny_llama)
+        assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
+
+
+def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_answer_is_right(
+    shallow_llama: WorkerProcess,
+) -> None:
+    prompt = f"Then {LONG}Once"
+    forget(shallow_llama)
+    other = answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS)
+    forget(shallow_llama)
+    expected = answer(shallow_llama, prompt, **WITH_LOGPROBS)
+    forget(shallow_llama)
+    for pause in (0.02, 0.1, None):
+        crowd = Crowd(shallow_llama)
+        call = crowd.ask(prompt, max_new_tokens=6)
+        if pause is None:
+            crowd.wait(call, Progress)  # the first batch of 512 has been evaluated
+        else:
+            time.sleep(pause)
+        shallow_llama.cancel(call)
+    again = answer(shallow_llama, prompt, **WITH_LOGPROBS)
+    assert 512 <= again.done.cached_tokens < again.done.prompt_tokens - 1
+    assert_same_answer(again, expected)
+    forget(shallow_llama)
+    assert_same_answer(answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS), other)
+
+
+# -- streaming_llm ---------------------------------------------------------------------------------------------------
+
+SLIDING = OPTIONS | {"parallel": 2, "streaming_llm": True, "attention_sink_size": 8}
+
+
+@pytest.fixture
+def sliding(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    with workers.lease(smollm2, LLAMA, **SLIDING) as pooled:
+        yield pooled.worker
+
+
+@pytest.fixture
+def tiny_sliding(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+    with workers.lease(tiny, LLAMA, **SLIDING) as pooled:
+        yield pooled.worker
+
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant who answers in a few words.<|im_end|>\n"
+TURNS = [f"{chat(f'{topic} number {n}')}It is fine.<|im_end|>\n" for n in range(5) for topic in TOPICS]
+QUESTION = "<|im_start|>user\nAnd what is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def makes_sense(text: str) -> bool:
+    """Tell whether an answer is right, or like those before: with cells at wrong positions it would be neither."""
+    return "Paris" in text or "capital of France" in text or text == "It is fine."
+
+
+def test_when_old_messages_are_dropped_the_rest_is_not_evaluated_again(sliding: WorkerProcess) -> None:
+    whole = answer(sliding, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1).done
+    dropped = answer(sliding, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=8)
+    expected = ask(sliding, "count", text=SYSTEM + "".join(TURNS[4:10]))
+    assert dropped.done.cached_tokens == expected < whole.prompt_tokens
+    assert makes_sense(dropped.text)
+    check_idle(sliding)
+
+
+def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
+    forget(sliding)  # kept cells still depend on dropped ones, more after every shift: begin with none
+    answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
+    for first in range(1, 5):
+        prompt = SYSTEM + "".join(TURNS[first : 9 + first])
+        said = answer(sliding, prompt + QUESTION, max_new_tokens=8)
+        assert said.done.cached_tokens > said.done.prompt_tokens / 2
+        assert makes_sense(said.text)
+        check_idle(sliding)
+
+
+def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(sliding: WorkerProcess) -> None:
+    """They are eight tokens of the first message, which the prompt no longer has."""
+    answer(sliding, "".join(TURNS[10:18]), max_new_tokens=1)
+    prompt = "".join(TURNS[12:18]) + QUESTION
+    said = answer(sliding, prompt, max_new_tokens=8)
+    assert said.done.cached_tokens == ask(sliding, "count", text="".join(TURNS[12:18]))
+    assert makes_sense(said.text)
+    used = said.done.prompt_tokens + said.done.completion_tokens
+    assert any(used <= slot["cells"] + 1 <= used + 8 for slot in describe_cache(sliding)["slots"])
+
+
+def test_cells_that_two_conversations_share_are_not_shifted(tiny_sliding: WorkerProcess) -> None:
+    """The second continues the first one's cells: a shift for one of them would move the other's."""
+    beginning = SYSTEM + "".join(TURNS[:9])
+    rain, dropped = beginning + chat("the rain"), SYSTEM + "".join(TURNS[3:9]) + QUESTION
+    few = WITH_LOGPROBS | {"max_new_tokens": 8}
+    endless = WITH_LOGPROBS | {"max_new_tokens": 200}
+    crowd = Crowd(tiny_sliding)
+    stays = crowd.ask(beginning + chat("the wind"), **endless)
+    crowd.wait(stays, Text)
+    shares = crowd.answer(crowd.ask(rain, **few))
+    assert shares.done.cached_tokens > shares.done.prompt_tokens / 2
+    shifted = crowd.answer(crowd.ask(dropped, **few))
+    assert not any(isinstance(event, ENDS) for event in crowd.heard[stays])
+    stayed = crowd.answer(stays)
+    assert stayed.done.completion_tokens == 200
+    check_idle(tiny_sliding)
+    for said, prompt, wishes in (
+        (shares, rain, few),
+        (shifted, dropped, few),
+        (stayed, beginning + chat("the wind"), endless),
+    ):
+        forget(tiny_sliding)
+        assert_same_answer(said, answer(tiny_sliding, prompt, **wishes))
+
+
+def test_without_streaming_llm_tokens_after_a_gap_are_evaluated_again(tiny_llama: WorkerProcess) -> None:
+    answer(tiny_llama, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1)
+    again = answer(tiny_llama, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=1).done
+    assert again.cached_tokens < ask(tiny_llama, "count", text=SYSTEM + TURNS[4])

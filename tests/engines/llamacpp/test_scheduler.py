@@ -1,0 +1,222 @@
+"""Many requests to one llama.cpp model: they run together, wait, are cancelled, and leave no slot busy."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
+from modules.core.events import ENDS, Done, Failed, Progress, Text, Waiting
+from modules.core.paths import ROOT
+from modules.runtime.worker_process import WorkerProcess
+from tests.support.answers import Crowd, answer, ask, forget, parameters, together
+from tests.support.llama_requests import (
+    LONG,
+    MAX_DEVIATION,
+    N_CTX,
+    TOPICS,
+    WITH_LOGPROBS,
+    assert_same_answer,
+    chat,
+    describe_cache,
+    largest_deviation,
+)
+from tests.support.shallow_gguf import shallow_gguf
+
+
+def test_several_requests_are_answered_at_the_same_time(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    calls = [crowd.ask(chat(topic), max_new_tokens=60, ban_eos_token=True) for topic in TOPICS]
+    for call in calls:
+        crowd.wait(call, Text, 5)
+    assert not any(isinstance(event, ENDS) for call in calls for event in crowd.heard[call])
+    answers = [crowd.answer(call) for call in calls]
+    assert [each.done.completion_tokens for each in answers] == [60] * 4
+    assert not any(isinstance(event, Waiting) for each in answers for event in each.events)
+
+
+def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    lengths = (20, 40, 40, 40)
+    running = [
+        crowd.ask(chat(topic), max_new_tokens=length, ban_eos_token=True)
+        for topic, length in zip(TOPICS, lengths, strict=True)
+    ]
+    fifth, sixth = (crowd.ask(f"The {name} of", max_new_tokens=3) for name in ("fifth", "sixth"))
+    places = [
+        [event.place for event in crowd.answer(call).events if isinstance(event, Waiting)]
+        for call in (*running, fifth, sixth)
+    ]
+    assert places == [[], [], [], [], [1], [2, 1]]
+
+
+def test_concurrent_answers_are_those_the_model_would_give_alone(whole_llama: WorkerProcess) -> None:
+    """Evaluated alone, every token is the most likely one, or so close that another order of sums explains it."""
+    prompts = [chat(topic) for topic in TOPICS]
+    for prompt, answered in zip(prompts, together(whole_llama, prompts, max_new_tokens=12), strict=True):
+        forget(whole_llama)
+        assert largest_deviation(whole_llama, prompt, answered.text) < MAX_DEVIATION
+
+
+def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_single_ones(
+    tiny_llama: WorkerProcess,
+) -> None:
+    prompts = [chat(topic) for topic in TOPICS]
+    answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
+    assert len({each.text for each in answers}) == len(TOPICS)
+    for prompt, answered in zip(prompts, answers, strict=True):
+        forget(tiny_llama)
+        assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
+
+
+def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2: Path) -> None:
+    asked = {"path": str(shallow_gguf(smollm2)), "prompts": [chat(topic) for topic in TOPICS]}
+    command = [sys.executable, "-m", "tests.support.apart_probe"]
+    told = subprocess.run(command, cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, timeout=100)
+    assert told.returncode == 0, told.stderr[-2000:]
+    at_once, alone = json.loads(told.stdout)
+    assert len(set(at_once)) == len(TOPICS)
+    assert at_once == alone
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    long = crowd.ask(f"Before: {LONG}", max_new_tokens=5)
+    crowd.wait(long, Progress)
+    short = crowd.ask("The capital of France is", max_new_tokens=1)
+    crowd.wait(short, Text)
+    assert not any(isinstance(event, Text) for event in crowd.heard[long])
+    assert crowd.answer(long).done.completion_tokens == 5
+
+
+def test_a_stream_continues_during_the_prefill_of_a_long_prompt(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    stream = crowd.ask(chat("the sea"), max_new_tokens=300, ban_eos_token=True)
+    crowd.wait(stream, Text, 2)
+    long = crowd.ask(f"Beside it: {LONG}", max_new_tokens=1)
+    crowd.wait(long, Progress)
+    before = len(crowd.heard[stream])
+    crowd.wait(long)
+    pieces = (ask(shallow_llama, "count", text=LONG) - 64) // 64
+    assert len(crowd.heard[stream]) - before >= pieces - 2, "one token with each piece of the prompt"
+    shallow_llama.cancel(stream)
+
+
+def test_a_single_request_may_use_the_whole_context(tiny_llama: WorkerProcess) -> None:
+    whole = answer(tiny_llama, chat("everything"), max_new_tokens=0, ban_eos_token=True)
+    assert whole.done.reason == "length"
+    assert whole.done.prompt_tokens + whole.done.completion_tokens == N_CTX + 1
+
+
+def test_when_several_overflow_the_context_the_last_one_is_preempted_and_resumes(tiny_llama: WorkerProcess) -> None:
+    wishes = {"max_new_tokens": 400, "ban_eos_token": True}
+    answers = together(tiny_llama, [chat(topic) for topic in TOPICS], **wishes)
+    assert [each.done.completion_tokens for each in answers] == [400] * 4
+    assert any(isinstance(event, Waiting) for each in answers for event in each.events)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_while_others_continue(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    fine = crowd.ask(chat("rain"), max_new_tokens=20, ban_eos_token=True)
+    with pytest.raises(PromptTooLong):
+        crowd.answer(crowd.ask("tell " * 3000))
+    assert crowd.answer(fine).done.completion_tokens == 20
+
+
+def test_a_grammar_that_allows_no_token_ends_only_its_own_answer(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    fine = crowd.ask(chat("snow"), max_new_tokens=20, ban_eos_token=True)
+    with pytest.raises(OptionError):
+        crowd.answer(crowd.ask("1", grammar_string="root ::= ("))
+    with pytest.raises(GenerationFailed):
+        crowd.answer(crowd.ask("1", grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
+    assert crowd.answer(fine).done.completion_tokens == 20
+
+
+# -- cancelling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["reading", "writing", "waiting"])
+def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, when: str) -> None:
+    forget(shallow_llama)
+    expected = answer(shallow_llama, "The capital of France is", **WITH_LOGPROBS)
+    crowd = Crowd(shallow_llama)
+    endless = {"max_new_tokens": 200, "ban_eos_token": True}  # so that all four fit into the context
+    others = [crowd.ask(chat(topic), **endless) for topic in TOPICS] if when == "waiting" else []
+    call = crowd.ask(f"{when} {LONG}" if when == "reading" else chat("clouds"), max_new_tokens=300, ban_eos_token=True)
+    if when == "reading":
+        time.sleep(0.05)  # in the middle of the first batch
+    else:
+        crowd.wait(call, Waiting if others else Text)
+    began = time.monotonic()
+    shallow_llama.cancel(call)
+    told = describe_cache(shallow_llama)  # answered between two steps
+    assert time.monotonic() - began < 0.2
+    assert sum(slot["busy"] for slot in told["slots"]) == len(others)
+    for other in others:
+        shallow_llama.cancel(other)
+    forget(shallow_llama)
+    assert_same_answer(answer(shallow_llama, "The capital of France is", **WITH_LOGPROBS), expected)
+
+
+def test_cancelling_does_not_affect_other_requests(tiny_llama: WorkerProcess) -> None:
+    wishes = WITH_LOGPROBS | {"max_new_tokens": 250}
+    crowd = Crowd(tiny_llama)
+    stays = crowd.ask(chat("the moon"), **wishes)
+    for _ in range(8):
+        goes = crowd.ask(chat("clouds"), max_new_tokens=300, ban_eos_token=True)
+        crowd.wait(goes, Text)
+        tiny_llama.cancel(goes)
+    assert not any(isinstance(event, ENDS) for event in crowd.heard[stays])
+    stayed = crowd.answer(stays)
+    assert stayed.done.completion_tokens == 250
+    forget(tiny_llama)
+    assert_same_answer(stayed, answer(tiny_llama, chat("the moon"), **wishes))
+
+
+def test_forty_clients_that_come_and_vanish_at_random_all_get_an_answer_or_an_error(tiny_llama: WorkerProcess) -> None:
+    outcomes: list[str] = []
+    clients = [threading.Thread(target=client, args=(tiny_llama, seed, outcomes)) for seed in range(40)]
+    for each in clients:
+        each.start()
+    for each in clients:
+        each.join(90)
+    assert not any(each.is_alive() for each in clients)
+    assert {"done", "gone", "PromptTooLong"} <= set(outcomes) <= {"done", "gone", "PromptTooLong"}
+    assert outcomes.count("done") > 40
+
+
+def client(worker: WorkerProcess, seed: int, outcomes: list[str]) -> None:
+    """Send six requests: some are answered, some cancelled half-way, some impossible."""
+    dice = random.Random(seed)
+    for _ in range(6):
+        words = dice.choice((5, 20, 60, 200, 2000 if dice.random() < 0.2 else 30))
+        prompt = chat(" ".join(dice.choice(("sun", "moon", "rain", "tree", "stone")) for _ in range(words)))
+        crowd = Crowd(worker)
+        call = crowd.ask(prompt, max_new_tokens=dice.randint(1, 12), temperature=dice.choice((0, 1)), seed=seed)
+        if dice.random() < 0.4:
+            time.sleep(dice.random() * 2)
+            worker.cancel(call)
+            outcomes.append("gone")
+            continue
+        events = crowd.wait(call)
+        end = events[-1]
+        outcomes.append(type(end.error).__name__ if isinstance(end, Failed) else "done")
+        assert isinstance(end, (Done, Failed))
+        time.sleep(dice.random() * 0.2)
+
+
+def test_parameters_are_checked_before_a_request_waits(shallow_llama: WorkerProcess) -> None:
+    crowd = Crowd(shallow_llama)
+    others = [crowd.ask(chat(topic), max_new_tokens=100, ban_eos_token=True) for topic in TOPICS]
+    with pytest.raises(OptionError):
+        list(shallow_llama.events("generate", prompt="1", params=parameters(custom_token_bans="99999")))
+    for other in others:
+        shallow_llama.cancel(other)
