@@ -164,7 +164,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "creator_model": ("GGUF 模型", "GGUF model"),
     "creator_address": ("未量化模型的仓库", "Repository of the unquantized model"),
-    "creator_example": ("用户名/模型名 或链接", "user/model or a link"),
+    "creator_example": ("用户名/模型名，或链接", "user/model or a link"),
     "creator_asking": ("正在查询仓库…", "Looking up the repository…"),
     "creator_downloading": (
         "正在下载词符化器文件：{done} / {total}",
@@ -281,8 +281,9 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "dl_settings": ("下载设置", "Download settings"),
     "dl_endpoint": ("下载站点", "Download from"),
     "dl_endpoint_info": (
-        "多个站点用逗号分隔，一个失败时换下一个；留空则用 hf-mirror.com。",
-        "Separate several sites by commas: if one fails, the next is used. Leave empty to use hf-mirror.com.",
+        "多个站点用逗号分隔，一个失败时换下一个。留空则依次使用 hf-mirror.com 和 huggingface.co。",
+        "Separate several sites by commas; if one fails, the next is used. "
+        "Leave empty for hf-mirror.com, then huggingface.co.",
     ),
     "dl_endpoint_saved": ("下载站点：{hosts}", "Downloading from: {hosts}"),
     "dl_token": ("访问令牌", "Access token"),
