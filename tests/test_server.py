@@ -50,7 +50,7 @@ def run(
         (["--settings", "nowhere.yaml"], "file not found"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence_and_status_2(words: list[str], told: str) -> None:
+def test_an_invalid_command_line_prints_one_sentence_and_exits_with_2(words: list[str], told: str) -> None:
     result = run(*words)
     assert result.returncode == 2
     assert told in result.stderr
@@ -69,7 +69,7 @@ def test_an_unknown_model_names_the_nearest(models_folder: Path) -> None:
     assert "'SmolLM2-135M-Instruct.Q4_1.gguf'" in result.stderr
 
 
-def test_a_taken_port_is_one_sentence(models_folder: Path) -> None:
+def test_a_port_in_use_prints_one_sentence(models_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -79,7 +79,7 @@ def test_a_taken_port_is_one_sentence(models_folder: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_explain_prints_each_value_its_source_and_the_exact_call(smollm2: Path, tmp_path: Path) -> None:
+def test_explain_prints_values_sources_and_exact_calls(smollm2: Path, tmp_path: Path) -> None:
     result = run("--model", str(smollm2), "--explain", "--n-ctx=4096", "--no_mmap", "--threads", "1", cwd=tmp_path)
     told = json.loads(result.stdout)
     assert told["options"]["n_ctx"] == {"value": 4096, "source": "flag"}
@@ -107,7 +107,7 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_flags_of_the_file_count_and_typed_ones_win(project: Path, models_folder: Path, smollm2: Path) -> None:
+def test_arguments_take_precedence_over_the_flags_file(project: Path, models_folder: Path, smollm2: Path) -> None:
     lines = ["# 模型", f"--model-dir '{models_folder}' --model {smollm2.name}", "--n_ctx 1024", "--threads 1"]
     (project / "CMD_FLAGS.txt").write_text("\n".join(lines), encoding="utf-8-sig")
     told = explained(run("--explain", "--n-ctx=2048", project=project))
@@ -121,7 +121,7 @@ def test_the_flags_of_the_file_count_and_typed_ones_win(project: Path, models_fo
         ("--api\n--model 模型\n".encode("gbk"), "2: not UTF-8.", "2：不是 UTF-8 编码。"),
     ],
 )
-def test_what_is_wrong_with_the_file_is_told_with_its_line(project: Path, content: bytes, en: str, zh: str) -> None:
+def test_an_error_in_the_flags_file_is_printed_with_its_line(project: Path, content: bytes, en: str, zh: str) -> None:
     (project / "CMD_FLAGS.txt").write_bytes(content)
     for language, told in (("C.UTF-8", f"Command line: {{}}:{en}\n"), ("zh_CN.UTF-8", f"命令行：{{}}:{zh}\n")):
         result = run(project=project, language=language)
@@ -129,7 +129,7 @@ def test_what_is_wrong_with_the_file_is_told_with_its_line(project: Path, conten
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_flag_that_is_gone_is_told_and_the_start_goes_on(models_folder: Path) -> None:
+def test_an_ignored_flag_prints_a_warning_and_the_server_starts(models_folder: Path) -> None:
     words = ("--model-dir", str(models_folder), "--explain", "--no_cache", "--pre_layer", "10", "20", "--n_ctx", "512")
     result = run(*words)
     assert explained(result)[1] == {"n_ctx": 512}
@@ -151,7 +151,7 @@ def three_models(tmp_path: Path, smollm2: Path) -> Path:
     return folder
 
 
-def test_the_menu_asks_until_a_number_is_typed_that_it_has(three_models: Path) -> None:
+def test_the_menu_asks_until_the_number_is_valid(three_models: Path) -> None:
     words = ("--model-dir", str(three_models), "--model-menu", "--explain", "--loader", "llamacpp", "--n_ctx", "512")
     result = run(*words, typed="\nc.gguf\n0\n-1\n3\n2\n")
     assert explained(result) == ("c.gguf", {"n_ctx": 512})
@@ -178,26 +178,26 @@ def test_the_menu_is_not_shown_if_the_model_is_named(three_models: Path) -> None
     assert result.stderr == ""
 
 
-def test_a_menu_that_gets_no_answer_is_one_sentence_and_status_2(three_models: Path) -> None:
+def test_a_menu_without_an_answer_exits_with_2(three_models: Path) -> None:
     result = run("--model-dir", str(three_models), "--model-menu", typed="9\n")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == "--model-menu: the input ended before a model was chosen."
     assert "Traceback" not in result.stderr
 
 
-def test_a_menu_without_models_is_one_sentence_and_status_2(tmp_path: Path) -> None:
+def test_a_menu_without_models_exits_with_2(tmp_path: Path) -> None:
     result = run("--model-dir", str(tmp_path), "--model-menu", typed="1\n")
     assert result.returncode == 2
     assert result.stderr == f"--model-menu: {tmp_path} holds no model that could be loaded.\n"
 
 
-def test_a_misspelt_loader_is_told_before_the_menu(three_models: Path) -> None:
+def test_a_misspelled_loader_is_reported_before_the_menu(three_models: Path) -> None:
     result = run("--model-dir", str(three_models), "--model-menu", "--loader", "lama.cpp", typed="1\n")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_at_the_menu_is_one_sentence_and_status_130(three_models: Path) -> None:
+def test_ctrl_c_at_the_menu_exits_with_130(three_models: Path) -> None:
     command = [sys.executable, "server.py", "--model-dir", str(three_models), "--model-menu"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"LC_ALL": "C"}, text=True, **pipes) as process:
@@ -259,7 +259,7 @@ def started(models_folder: Path, smollm2: Path) -> Iterator[Running]:
         running.process.wait()
 
 
-def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace(started: Running) -> None:
+def test_the_server_prints_its_address_loads_the_model_and_stops_cleanly(started: Running) -> None:
     started.wait_for("ready")
     status, page = started.get("/zh/")
     assert status == 200 and "gradio" in page
@@ -272,14 +272,14 @@ def test_it_says_where_it_is_loads_the_model_asked_for_and_stops_without_a_trace
     assert "Traceback" not in output
 
 
-def test_the_front_door_leads_to_the_language_asked_for(started: Running) -> None:
+def test_the_root_redirects_to_the_requested_language(started: Running) -> None:
     started.wait_for("ready")
     assert started.led_to("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
     assert started.led_to("/", **{"Accept-Language": "fr-FR,en;q=0.5"}) == "/en/"
     assert started.led_to("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
 
 
-def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
+def test_nowebui_serves_only_the_api(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--nowebui")
     try:
         running.wait_for("empty")
@@ -290,13 +290,13 @@ def test_without_the_page_the_api_alone_answers(models_folder: Path) -> None:
         assert "Traceback" not in running.stop()
 
 
-def test_listening_to_the_network_without_a_login_is_warned_of(models_folder: Path) -> None:
+def test_listening_without_a_login_prints_a_warning(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")
     assert "Warning: anybody on the network" in running.stop()
 
 
-def test_the_models_are_read_through_before_anybody_asks(make_app: Callable[..., App], tmp_path: Path) -> None:
+def test_models_are_scanned_when_the_server_starts(make_app: Callable[..., App], tmp_path: Path) -> None:
     (tmp_path / "models" / "tiny.gguf").write_bytes(gguf())
     cache = tmp_path / "cache" / "catalog.json"
     app = make_app()

@@ -116,29 +116,29 @@ def refused(run: subprocess.CompletedProcess[str], chinese: str, english: str) -
 # --- a machine that lacks something
 
 
-def test_a_python_outside_the_range_is_refused_and_named(machine: Machine, subtests: pytest.Subtests) -> None:
+def test_an_unsupported_python_is_rejected_and_named(machine: Machine, subtests: pytest.Subtests) -> None:
     for version in ("3.8", "3.9", "3.14"):
         with subtests.test(version):
             machine.install_tool("python3", f"echo '{version} venv'")
             refused(machine.start(PYTHON=""), "需要 Python 3.10 至 3.13", f"found: python3={version}")
 
 
-def test_a_machine_without_python_is_told_so(machine: Machine) -> None:
+def test_a_missing_python_is_reported(machine: Machine) -> None:
     refused(machine.start(PYTHON=""), "没有找到", "Python 3.10 to 3.13 is needed, but there is none (found: nothing)")
 
 
-def test_a_later_python_that_suits_is_taken_when_the_first_does_not_run(machine: Machine) -> None:
+def test_a_later_supported_python_is_used_if_the_first_does_not_run(machine: Machine) -> None:
     machine.install_tool("python3.11", "exit 127  # a pyenv shim without its Python")
     (machine.bin / "python3").symlink_to(sys.executable)
     assert machine.start(PYTHON="").returncode == 0
 
 
-def test_a_python_without_its_venv_module_is_told_what_to_install(machine: Machine) -> None:
+def test_a_python_without_venv_prints_what_to_install(machine: Machine) -> None:
     machine.install_tool("python3", "echo 3.11")
     refused(machine.start(PYTHON=""), "缺少 venv 模块", "apt install python3.11-venv")
 
 
-def test_an_unreachable_index_is_named_with_a_way_out_and_the_log(another: Machine) -> None:
+def test_an_unreachable_index_is_named_with_a_remedy_and_the_log(another: Machine) -> None:
     another.require("no-such-package==1.0")
     run = another.start()
     refused(run, "无法访问软件包索引", "name a PyPI mirror in PIP_INDEX_URL")
@@ -155,7 +155,7 @@ def get_requires_for_build_wheel(*_):
 """
 
 
-def test_an_interrupted_installation_ends_without_blaming_anything(another: Machine, tmp_path: Path) -> None:
+def test_an_interrupted_installation_prints_no_error(another: Machine, tmp_path: Path) -> None:
     package = tmp_path / "slow"
     package.mkdir()
     (package / "pyproject.toml").write_text(
@@ -191,7 +191,7 @@ def test_the_flags_reach_the_server_in_the_project_folder(ready: Machine) -> Non
     )
 
 
-def test_a_second_start_installs_nothing_and_says_nothing_of_it(ready: Machine) -> None:
+def test_a_second_start_installs_nothing_and_prints_nothing(ready: Machine) -> None:
     before = ready.log
     assert ready.start().stdout.strip() == f"{ready.project} ['--prepare']"
     assert ready.log == before
@@ -212,7 +212,7 @@ def test_changed_requirements_are_installed(another: Machine) -> None:
     assert stamp.read_text() != before
 
 
-def test_an_installation_that_was_killed_is_begun_anew(another: Machine) -> None:
+def test_a_killed_installation_starts_over(another: Machine) -> None:
     remains = another.project / ".venv/half-written"
     for left in (remains, another.project / ".venv/unfinished"):
         left.touch()
@@ -242,7 +242,9 @@ def slow_llamacpp(machine: Machine, folder: Path) -> PackageIndex:
     return index
 
 
-def test_llamacpp_is_built_beside_the_packages_and_goes_on_under_the_server(another: Machine, tmp_path: Path) -> None:
+def test_llamacpp_is_built_while_packages_install_and_continues_under_the_server(
+    another: Machine, tmp_path: Path
+) -> None:
     index = slow_llamacpp(another, tmp_path)
     overlay = Overlay("llamacpp", 1, another.project)
     (another.project / "server.py").write_text("print('up', flush=True)\nimport time\ntime.sleep(60)\n")
@@ -256,7 +258,7 @@ def test_llamacpp_is_built_beside_the_packages_and_goes_on_under_the_server(anot
         run.kill()
 
 
-def test_a_build_beside_the_packages_ends_with_the_program(another: Machine, tmp_path: Path) -> None:
+def test_an_early_build_ends_with_the_program(another: Machine, tmp_path: Path) -> None:
     index = slow_llamacpp(another, tmp_path)
     (another.project / "server.py").write_text("import time\ntime.sleep(60)\n")
     with another.begin() as run:
@@ -266,7 +268,7 @@ def test_a_build_beside_the_packages_ends_with_the_program(another: Machine, tmp
     until(lambda: not list(another.project.glob("overlays/.llamacpp-*")), 30)
 
 
-def test_a_second_start_waits_while_the_first_installs(another: Machine) -> None:
+def test_a_second_start_waits_for_the_first_installation(another: Machine) -> None:
     another.require("pip")
     runs = [another.begin() for _ in "12"]
     said = [run.communicate(timeout=120)[0] for run in runs]

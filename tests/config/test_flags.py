@@ -43,7 +43,7 @@ def test_the_flags_of_the_server_are_there() -> None:
     assert set(ISSUE) <= {option.flag for option in SERVER.values()}
 
 
-def test_nothing_typed_is_the_defaults_and_no_load_option() -> None:
+def test_without_arguments_there_are_defaults_and_no_load_options() -> None:
     read = flags.parse([])
     assert read.server == {key: option.default for key, option in SERVER.items()}
     assert read.load == {}
@@ -67,12 +67,12 @@ def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pyt
                 assert read.load == {key: changed(option)}
 
 
-def test_no_flag_means_two_things() -> None:
+def test_server_flags_and_load_options_do_not_collide() -> None:
     every = [option.flag.replace("-", "_") for option in (*SERVER.values(), *OPTIONS.values())]
     assert len(every) == len(set(every))
 
 
-def test_a_line_as_one_would_type_it() -> None:
+def test_a_typical_command_line_is_parsed() -> None:
     line = "--model SmolLM2 --loader llama.cpp --n_ctx=4096 --no-mmap --threads 2 --listen --listen-port 8000 --api"
     read = flags.parse(line.split())
     assert (read.text("model"), read.text("loader")) == ("SmolLM2", "llama.cpp")
@@ -82,7 +82,7 @@ def test_a_line_as_one_would_type_it() -> None:
     assert read.server["listen_port"] == 8000
 
 
-def test_a_typed_default_is_typed_all_the_same() -> None:
+def test_a_default_given_explicitly_counts_as_given() -> None:
     """For it stands above what was saved."""
     assert flags.parse(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
 
@@ -95,7 +95,7 @@ def test_an_unknown_flag_names_the_nearest(word: str, guess: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["stray", "-x", "--"])
-def test_a_word_that_belongs_to_no_flag_is_refused(word: str) -> None:
+def test_an_argument_without_a_flag_is_rejected(word: str) -> None:
     with pytest.raises((UnknownOption, CommandLineError)):
         flags.parse([word])
 
@@ -112,13 +112,13 @@ INVALID = [
 ]
 
 
-def test_an_invalid_value_is_refused(subtests: pytest.Subtests) -> None:
+def test_an_invalid_value_is_rejected(subtests: pytest.Subtests) -> None:
     for words in INVALID:
         with subtests.test(words=words), pytest.raises(OptionError):
             flags.parse(words)
 
 
-def test_a_flag_that_lacks_its_value_is_refused() -> None:
+def test_a_flag_without_its_value_is_rejected() -> None:
     with pytest.raises(CommandLineError):
         flags.parse(["--model"])
 
@@ -132,7 +132,7 @@ def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"--{option.flag}" in printed
 
 
-def test_who_may_use_the_page_may_be_several() -> None:
+def test_gradio_auth_accepts_several_users() -> None:
     assert flags.logins(flags.parse(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
     assert flags.logins(flags.parse([])) == []
 
@@ -148,32 +148,32 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "CMD_FLAGS.txt"
 
 
-def test_the_file_of_flags_is_read_as_a_shell_reads_a_line(file: Path) -> None:
+def test_the_flags_file_is_split_like_a_shell_line(file: Path) -> None:
     flag_lines = ["--api  --model 'my model' ", '--model-dir "/a b" \\', "--mlock"]
     read = lines_of(file, "# 注释 --cpu", "", "  # --disk", *flag_lines, "")
     assert read == ["--api", "--model", "my model", "--model-dir", "/a b", "--mlock"]
 
 
-def test_a_sign_within_a_word_begins_no_comment(file: Path) -> None:
+def test_a_hash_sign_within_a_word_is_not_a_comment(file: Path) -> None:
     assert lines_of(file, "--api-key a#b") == ["--api-key", "a#b"]
 
 
-def test_the_file_may_come_from_another_system(file: Path) -> None:
+def test_the_flags_file_may_have_a_bom_and_crlf(file: Path) -> None:
     assert lines_of(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
     assert lines_of(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
 
 
-def test_typed_words_follow_the_files(file: Path) -> None:
+def test_arguments_follow_those_of_the_file(file: Path) -> None:
     file.write_text("--n_ctx 1024 --gpu-memory 10 20 --mlock\n")
     words = flags.with_flags_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
     assert flags.parse(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
 
 
-def test_there_need_not_be_a_file(file: Path) -> None:
+def test_the_flags_file_may_be_missing(file: Path) -> None:
     assert flags.with_flags_file(file, ["--api"]) == ["--api"]
 
 
-def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
+def test_the_examples_in_the_shipped_flags_file_are_valid(file: Path) -> None:
     shipped = (ROOT / "CMD_FLAGS.txt").read_text(encoding="utf-8")
     examples = re.findall("^# (--.+)", shipped, re.MULTILINE)
     assert len(examples) == 2
@@ -181,7 +181,7 @@ def test_the_examples_of_the_file_that_is_shipped_are_right(file: Path) -> None:
         assert flags.parse(lines_of(file, example)) != flags.parse([])
 
 
-def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
+def test_an_error_in_the_flags_file_names_its_line(file: Path) -> None:
     def refused(content: bytes) -> CommandLineError:
         file.write_bytes(content)
         with pytest.raises(CommandLineError) as refusal:
@@ -197,14 +197,14 @@ def test_what_is_wrong_with_the_file_is_told_with_its_place(file: Path) -> None:
     assert gbk.say("zh") == f"命令行：{file}:3：不是 UTF-8 编码。"
 
 
-def test_a_file_of_flags_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_flags_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandLineError) as refused:
         flags.with_flags_file(tmp_path, [])
     assert refused.value.say("en") == f"Command line: {tmp_path}: cannot be read (Is a directory)."
     assert refused.value.say("zh") == f"命令行：{tmp_path}：无法读取（Is a directory）。"
 
 
-def test_of_a_flag_typed_twice_the_later_counts() -> None:
+def test_the_last_of_repeated_flags_takes_precedence() -> None:
     words = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
     read = flags.parse(words.split())
     assert read.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
@@ -223,30 +223,30 @@ def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest
             assert len(flags.parse([f"--{flag}=x", f"--{flag}"]).warnings) == 1
 
 
-def test_no_flag_is_both_gone_and_there() -> None:
+def test_no_flag_is_both_ignored_and_supported() -> None:
     there = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
     assert there.isdisjoint(flag.replace("_", "-") for flag in IGNORED_FLAGS)
 
 
-def test_what_takes_the_place_of_a_flag_that_is_gone_is_there() -> None:
+def test_the_replacement_of_an_ignored_flag_exists() -> None:
     for instead in filter(None, IGNORED_FLAGS.values()):
         flags.parse([*instead.split(), *([] if " " in instead else ["8"])])
         flag = next(flag for flag, replacement in IGNORED_FLAGS.items() if replacement == instead)
         assert instead in flags.parse([f"--{flag}"]).warnings[0]["zh"]
 
 
-def test_what_was_known_of_old_is_ignored() -> None:
+def test_removed_flags_of_the_original_are_ignored() -> None:
     old = """no-cache force-safetensors cache-capacity deepspeed model_type pre_layer checkpoint monkey-patch chat
         notebook autogptq chat-buttons extensions"""
     assert set(old.split()) <= set(IGNORED_FLAGS)
 
 
 @pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
-def test_what_protects_and_what_never_was_stays_an_error(word: str) -> None:
+def test_flags_that_protect_and_unknown_flags_stay_errors(word: str) -> None:
     with pytest.raises(UnknownOption):
         flags.parse([word])
 
 
-def test_a_gone_flag_does_not_hide_that_another_lacks_its_value() -> None:
+def test_an_ignored_flag_does_not_hide_that_another_lacks_its_value() -> None:
     with pytest.raises(CommandLineError):
         flags.parse(["--model", "--chat", "name"])

@@ -44,9 +44,7 @@ def any_value(option: Option, dice: random.Random) -> Value:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_is_saved_for_models_of_any_name_comes_back_after_a_restart_and_leaks_nowhere(
-    tmp_path: Path, seed: int
-) -> None:
+def test_settings_saved_for_models_of_any_name_survive_a_restart_and_do_not_leak(tmp_path: Path, seed: int) -> None:
     """Names, loaders, values, and the order in which models are visited and saved, at random."""
     dice = random.Random(seed)
     names = list({any_name(dice) for _ in range(12)})
@@ -73,7 +71,7 @@ def test_whatever_is_saved_for_models_of_any_name_comes_back_after_a_restart_and
             }
 
 
-def test_an_entry_of_the_original_is_read_and_becomes_ours_when_it_is_saved(tmp_path: Path) -> None:
+def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_path: Path) -> None:
     file = tmp_path / "config-user.yaml"
     file.write_text(
         "other$:\n  n_ctx: 1\n"
@@ -90,20 +88,20 @@ def test_an_entry_of_the_original_is_read_and_becomes_ours_when_it_is_saved(tmp_
     assert settings.get("other") == {"n_ctx": 1}
 
 
-def test_what_the_original_left_of_memory_is_what_our_loaders_take(tmp_path: Path) -> None:
+def test_memory_sizes_of_the_original_are_converted(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
     saved = remembered(tmp_path).get("m")
     taken = values(settle(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
     assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 
-def test_a_model_whose_name_ends_like_an_entry_of_the_original_keeps_its_own(tmp_path: Path) -> None:
+def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path: Path) -> None:
     save(remembered(tmp_path, "m", "m$"), "m$", n_ctx=1)
     assert remembered(tmp_path, "m", "m$").get("m") == {}
     assert remembered(tmp_path, "m").get("m")["n_ctx"] == 1
 
 
-def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_path: Path) -> None:
+def test_saving_removes_known_keys_that_are_left_out_and_keeps_others(tmp_path: Path) -> None:
     settings = remembered(tmp_path)
     save(settings, "m", n_ctx=512, mlock=True)
     save(settings, "m", "Transformers", bf16=True)
@@ -111,28 +109,28 @@ def test_saving_again_forgets_what_is_left_out_but_not_what_is_not_known(tmp_pat
     assert settings.get("m") == {"loader": "llama.cpp", "bf16": True, "threads": 3}
 
 
-def test_an_entry_that_is_an_alias_of_anothers_is_saved_for_itself(tmp_path: Path) -> None:
+def test_an_entry_that_is_an_alias_of_another_is_saved_separately(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("a: &x {n_ctx: 2048}\nb: *x\n")
     save(remembered(tmp_path), "b", n_ctx=99)
     assert remembered(tmp_path).get("a") == {"n_ctx": 2048}
     assert remembered(tmp_path).get("b")["n_ctx"] == 99
 
 
-def test_an_entry_that_is_no_entry_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_invalid_entry_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: [1, 2]\n")
     with pytest.raises(SettingsError, match="'m'"):
         save(remembered(tmp_path), "m", n_ctx=1)
     assert (tmp_path / "config-user.yaml").read_text() == "m: [1, 2]\n"
 
 
-def test_an_entry_that_is_no_entry_is_told_by_its_name(tmp_path: Path) -> None:
+def test_an_invalid_entry_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: 3\nother: {n_ctx: 1}\n")
     with pytest.raises(SettingsError, match="'m'"):
         remembered(tmp_path).get("m")
     assert remembered(tmp_path).get("other") == {"n_ctx": 1}
 
 
-def test_nothing_is_written_where_the_folder_cannot_be(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_on_saving(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError):
         save(remembered(tmp_path / "file"), "m", n_ctx=1)

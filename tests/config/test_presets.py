@@ -25,11 +25,11 @@ def put(presets: Presets, name: str, text: str) -> Path:
     return path
 
 
-def test_a_folder_that_is_not_there_has_none(presets: Presets) -> None:
+def test_a_missing_folder_has_no_presets(presets: Presets) -> None:
     assert presets.names() == []
 
 
-def test_they_are_listed_by_name_without_what_is_none(presets: Presets) -> None:
+def test_presets_are_listed_by_name_without_other_files(presets: Presets) -> None:
     for name in ("beta", "Alpha", "创意", ".hidden"):
         put(presets, name, "top_k: 5\n")
     put(presets, "x", "").rename(presets.folder / "notes.txt")
@@ -37,20 +37,20 @@ def test_they_are_listed_by_name_without_what_is_none(presets: Presets) -> None:
     assert presets.names() == ["Alpha", "beta", "创意"]
 
 
-def test_what_a_preset_does_not_name_is_neutral_whatever_the_forms_defaults(presets: Presets) -> None:
+def test_parameters_missing_from_a_preset_are_neutral(presets: Presets) -> None:
     put(presets, "one", "top_p: 0.9\n")
     assert presets.read("one").values == {**NEUTRAL, "top_p": 0.9}
     assert (NEUTRAL["temperature"], NEUTRAL["min_p"], NEUTRAL["top_k"]) == (1.0, 0.0, 0)
 
 
-def test_lengths_seeds_stops_and_bans_are_no_part_of_one() -> None:
+def test_presets_contain_no_lengths_seeds_stops_or_bans() -> None:
     others = PARAMETERS.keys() - NEUTRAL.keys()
     assert {"max_new_tokens", "seed", "truncation_length", "custom_stopping_strings", "ban_eos_token"} <= others
     assert {"grammar_string", "negative_prompt", "skip_special_tokens"} <= others
     assert {"temperature", "sampler_priority", "dry_sequence_breakers", "guidance_scale", "do_sample"} <= NEUTRAL.keys()
 
 
-def test_one_of_the_originals_is_read_and_says_what_means_nothing_here(presets: Presets) -> None:
+def test_a_preset_of_the_original_is_read_and_its_unsupported_keys_are_listed(presets: Presets) -> None:
     text = "do_sample: false\npenalty_alpha: 0.6\ntop_k: 4\nsampler_priority:\n- top_k\n- temperature\nseed: 5\n"
     put(presets, "Contrastive Search", text)
     preset = presets.read("Contrastive Search")
@@ -59,7 +59,7 @@ def test_one_of_the_originals_is_read_and_says_what_means_nothing_here(presets: 
 
 
 @pytest.mark.parametrize("text", ["temperature: warm\n", "top_p: 7\n", "sampler_priority: [top_q]\n", "top_k: null\n"])
-def test_a_value_that_is_none_is_named_with_its_file(presets: Presets, text: str) -> None:
+def test_an_invalid_value_is_named_with_its_file(presets: Presets, text: str) -> None:
     path = put(presets, "bad", text)
     with pytest.raises(SettingsError) as error:
         presets.read("bad")
@@ -68,19 +68,19 @@ def test_a_value_that_is_none_is_named_with_its_file(presets: Presets, text: str
         assert text.partition(":")[0] in error.value.say(language)
 
 
-def test_a_file_that_is_no_yaml_says_where(presets: Presets) -> None:
+def test_invalid_yaml_is_an_error_with_its_position(presets: Presets) -> None:
     put(presets, "broken", "top_p: [1\n")
     with pytest.raises(SettingsError, match="line"):
         presets.read("broken")
 
 
-def test_only_what_is_not_neutral_is_written(presets: Presets) -> None:
+def test_only_values_that_are_not_neutral_are_written(presets: Presets) -> None:
     assert presets.save("mine", settle({"temperature": 0.5, "min_p": 0.0, "seed": 9, "max_new_tokens": 5})) is None
     assert (presets.folder / "mine.yaml").read_text(encoding="utf-8") == "temperature: 0.5\n"
     assert presets.read("mine").values == {**NEUTRAL, "temperature": 0.5}
 
 
-def test_saving_again_keeps_comments_and_keys_that_mean_nothing_here(presets: Presets) -> None:
+def test_saving_keeps_comments_and_unsupported_keys(presets: Presets) -> None:
     path = put(presets, "mine", "# my own\ntop_k: 5  # few\npenalty_alpha: 0.6\nmin_p: 0.1\n")
     presets.save("mine", {"top_k": 7, "typical_p": 0.5})
     assert path.read_text(encoding="utf-8") == "# my own\ntop_k: 7  # few\npenalty_alpha: 0.6\ntypical_p: 0.5\n"
@@ -101,13 +101,13 @@ def test_every_parameter_is_read_back_as_it_was_saved(presets: Presets, subtests
             assert presets.read("mine").values == {**NEUTRAL, key: value}
 
 
-def test_a_preset_of_nothing_but_neutral_is_one(presets: Presets) -> None:
+def test_a_preset_with_only_neutral_values_is_valid(presets: Presets) -> None:
     presets.save("空", dict(NEUTRAL))
     assert presets.names() == ["空"]
     assert presets.read("空").values == NEUTRAL
 
 
-def test_a_broken_file_is_kept_aside_when_it_is_saved_over(presets: Presets) -> None:
+def test_an_invalid_file_is_backed_up_when_a_preset_is_saved(presets: Presets) -> None:
     put(presets, "mine", "top_p: [1\n")
     aside = presets.save("mine", {"top_k": 7})
     assert aside is not None
@@ -115,19 +115,19 @@ def test_a_broken_file_is_kept_aside_when_it_is_saved_over(presets: Presets) -> 
     assert presets.names() == ["mine"]
 
 
-def test_a_wrong_value_is_not_saved(presets: Presets) -> None:
+def test_an_invalid_value_is_not_saved(presets: Presets) -> None:
     with pytest.raises(OptionError):
         presets.save("mine", {"top_p": 7})
     assert presets.names() == []
 
 
-def test_deleting_leaves_nothing_behind(presets: Presets) -> None:
+def test_deleting_removes_the_lock_file_too(presets: Presets) -> None:
     presets.save("mine", {"top_k": 7})
     presets.delete("mine")
     assert list(presets.folder.iterdir()) == []
 
 
-def test_one_that_is_not_there_is_named_with_the_nearest(presets: Presets) -> None:
+def test_a_missing_preset_is_an_error_with_the_nearest_name(presets: Presets) -> None:
     presets.save("Creative", {"top_k": 7})
     for act in (presets.read, presets.delete):
         with pytest.raises(PresetNotFound) as error:
@@ -141,9 +141,7 @@ ODD = [
 ]
 
 
-def test_a_name_that_is_not_allowed_for_a_file_is_refused(
-    presets: Presets, tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+def test_a_name_that_no_file_can_have_is_rejected(presets: Presets, tmp_path: Path, subtests: pytest.Subtests) -> None:
     presets.folder.mkdir()
     (tmp_path / "x.yaml").write_text("top_k: 5\n")
     for name in ODD:
@@ -157,7 +155,7 @@ def test_a_name_that_is_not_allowed_for_a_file_is_refused(
 
 
 @pytest.mark.parametrize("name", ["min_p", "我的 预设 (2)", "v1.5", "a+b [c]", "naïve-1", "你" * 66])
-def test_other_names_are_as_good_as_any(presets: Presets, name: str) -> None:
+def test_other_names_are_accepted(presets: Presets, name: str) -> None:
     presets.save(name, {"top_k": 7})
     assert presets.names() == [name]
     assert presets.read(name).values["top_k"] == 7
@@ -166,12 +164,12 @@ def test_other_names_are_as_good_as_any(presets: Presets, name: str) -> None:
 SHIPPED = Presets(ROOT / "presets")
 
 
-def test_some_are_shipped() -> None:
+def test_there_are_shipped_presets() -> None:
     assert {"min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"} <= set(SHIPPED.names())
 
 
 @pytest.mark.parametrize("name", ["min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"])
-def test_what_is_shipped_is_sound_and_no_loader_refuses_it(name: str) -> None:
+def test_shipped_presets_are_valid_and_supported_by_every_loader(name: str) -> None:
     preset = SHIPPED.read(name)
     assert not preset.ignored_keys
     for loader in ("llama.cpp", "Transformers"):

@@ -25,7 +25,7 @@ def refusal(path: Path, text: str | bytes) -> SettingsError:
     return refused.value
 
 
-def test_the_file_that_comes_with_the_program_means_the_defaults() -> None:
+def test_the_shipped_file_has_the_defaults() -> None:
     assert read(ROOT / "settings.yaml", required=True) == Settings()
 
 
@@ -35,13 +35,13 @@ def test_an_empty_file_means_the_defaults(path: Path, text: str) -> None:
     assert read(path) == Settings()
 
 
-def test_a_missing_file_means_the_defaults_unless_it_was_asked_for(path: Path) -> None:
+def test_a_missing_file_means_the_defaults_unless_it_is_required(path: Path) -> None:
     assert read(path) == Settings()
     with pytest.raises(SettingsError, match="file not found"):
         read(path, required=True)
 
 
-def test_what_it_says_is_read(path: Path) -> None:
+def test_its_values_are_read(path: Path) -> None:
     path.write_text("language: zh\ntheme: dark\nsystem_message: 说中文。\ntemperature: 0\nseed: 42\n", encoding="utf-8")
     assert read(path) == Settings("zh", "dark", "说中文。", generation={"temperature": 0.0, "seed": 42})
 
@@ -51,7 +51,7 @@ def test_a_system_message_may_have_several_lines(path: Path) -> None:
     assert read(path).system_message == "one\ntwo: three"
 
 
-def test_a_mistake_in_the_grammar_is_told_by_line_and_column(path: Path) -> None:
+def test_a_syntax_error_is_reported_with_line_and_column(path: Path) -> None:
     error = refusal(path, "language: zh\ntheme: [dark\nseed: 1\n")
     assert "line 3, column 5" in error.say("en")
     assert "第 3 行第 5 列" in error.say("zh")
@@ -75,12 +75,12 @@ def test_an_unknown_key_names_the_nearest(path: Path) -> None:
         ("max_new_tokens:\n", "max_new_tokens"),
     ],
 )
-def test_a_value_that_is_not_acceptable_is_named_with_what_was_expected(path: Path, text: str, named: str) -> None:
+def test_an_invalid_value_is_named_with_the_expected_values(path: Path, text: str, named: str) -> None:
     assert named in str(refusal(path, text))
 
 
 @pytest.mark.parametrize("text", ["- a\n- list\n", "just words\n", "42\n", "[]\n", "false\n"])
-def test_what_is_no_mapping_is_told_what_is_expected(path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_an_error(path: Path, text: str) -> None:
     assert "key: value" in str(refusal(path, text))
 
 
@@ -96,11 +96,11 @@ def test_what_is_no_mapping_is_told_what_is_expected(path: Path, text: str) -> N
         b"seed: 0x_\n",
     ],
 )
-def test_nothing_in_the_file_can_do_more_than_be_refused(path: Path, text: bytes) -> None:
+def test_any_content_is_parsed_or_rejected_with_an_error(path: Path, text: bytes) -> None:
     refusal(path, text)
 
 
-def test_a_folder_in_its_place_is_told(path: Path) -> None:
+def test_a_folder_instead_of_the_file_is_an_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingsError):
         read(path)

@@ -50,7 +50,7 @@ def trusted(tmp_path: Path) -> TrustedCode:
     return TrustedCode(tmp_path)
 
 
-def test_the_first_look_agrees_and_only_what_is_new_or_changed_is_refused(trusted: TrustedCode) -> None:
+def test_the_first_check_agrees_and_later_only_new_or_changed_files_are_refused(trusted: TrustedCode) -> None:
     trusted.check("on", {"a.py": "12", "b.py": "1e3"})
     trusted.check("on", {"a.py": "12"})  # what is gone cannot run
     with pytest.raises(CodeChanged) as refused:
@@ -63,13 +63,13 @@ def test_the_first_look_agrees_and_only_what_is_new_or_changed_is_refused(truste
         trusted.check("on", {"a.py": "13", "b.py": "1e3"})
 
 
-def test_a_model_that_came_without_code_is_asked_about_once_it_has_some(trusted: TrustedCode) -> None:
+def test_code_added_to_a_model_without_code_needs_consent(trusted: TrustedCode) -> None:
     trusted.check("m", {})
     with pytest.raises(CodeChanged, match="added"):
         trusted.check("m", {"a.py": "12"})
 
 
-def test_a_file_that_is_no_list_of_what_was_agreed_to_agrees_to_nothing(trusted: TrustedCode, tmp_path: Path) -> None:
+def test_an_invalid_entry_agrees_to_nothing(trusted: TrustedCode, tmp_path: Path) -> None:
     (tmp_path / ".trusted.yaml").write_text("m: everything\n")
     with pytest.raises(CodeChanged):
         trusted.check("m", {"a.py": "12"})
@@ -87,7 +87,7 @@ def test_the_refusal_names_the_files_in_both_languages() -> None:
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def test_changed_code_does_not_run_before_it_is_agreed_to(folder: Path, make_app: MakeApp) -> None:
+def test_changed_code_does_not_run_without_consent(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG)
     load(app)
     mark = harmful(folder)
@@ -109,7 +109,7 @@ def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) 
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
-def test_what_has_changed_since_it_was_seen_is_not_agreed_to(folder: Path, make_app: MakeApp) -> None:
+def test_code_changed_since_it_was_shown_is_not_agreed_to(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG)
     seen = code_of(folder)
     harmful(folder)
@@ -118,7 +118,7 @@ def test_what_has_changed_since_it_was_seen_is_not_agreed_to(folder: Path, make_
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
-def test_a_flag_agrees_for_the_model_that_another_names(
+def test_trust_changed_code_agrees_for_the_model_of_the_model_flag(
     folder: Path, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_app(FLAG).consent.agree(make_app(FLAG).record("own"))

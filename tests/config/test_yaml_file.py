@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file.yaml"
 
 
-def test_a_change_keeps_comments_order_and_what_it_does_not_know(path: Path) -> None:
+def test_an_update_keeps_comments_order_and_other_keys(path: Path) -> None:
     path.write_text(WRITTEN, encoding="utf-8")
     YamlFile(path).update(lambda content: content["first model"].update({"n_ctx": 2048, "mlock": True}))
     text = path.read_text(encoding="utf-8")
@@ -36,14 +36,14 @@ def test_a_change_keeps_comments_order_and_what_it_does_not_know(path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "# alone\n# 注释\n", "---\n", "{}\n"])
-def test_an_empty_file_is_filled_and_its_comments_stay(path: Path, text: str) -> None:
+def test_an_update_of_an_empty_file_keeps_its_comments(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     YamlFile(path).update(lambda content: content.update({"a": 1}))
     assert YamlFile(path).read() == {"a": 1}
     assert all(line in path.read_text(encoding="utf-8") for line in text.splitlines() if line.startswith("#"))
 
 
-def test_keys_are_what_is_written(path: Path) -> None:
+def test_keys_are_read_as_text(path: Path) -> None:
     path.write_text("1.10: 1\nyes: 2\n2024-01-01: 3\nnull: 4\n", encoding="utf-8")
     assert YamlFile(path).read() == {"1.10": 1, "yes": 2, "2024-01-01": 3, "null": 4}
 
@@ -51,7 +51,7 @@ def test_keys_are_what_is_written(path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["on", "no", "1e3", "0x10", "12", "null", "~", "1:30", "2024-01-01", "", " a ", "a\nb"]
 )
-def test_a_text_that_looks_like_something_else_stays_a_text(path: Path, value: str) -> None:
+def test_a_text_that_looks_like_another_type_stays_a_text(path: Path, value: str) -> None:
     YamlFile(path).update(lambda content: content.update({"text": to_yaml(value)}))
     assert YamlFile(path).read() == {"text": value}
 
@@ -66,9 +66,7 @@ def test_a_text_that_looks_like_something_else_stays_a_text(path: Path, value: s
         ("a: \x01\n", "not allowed"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved(
-    path: Path, text: str, words: str
-) -> None:
+def test_invalid_yaml_is_an_error_with_its_position_and_backed_up_on_update(path: Path, text: str, words: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=words):
         YamlFile(path).read()
@@ -81,14 +79,14 @@ def test_what_is_no_yaml_is_told_with_its_place_and_kept_when_something_is_saved
         assert YamlFile(path).read() == {"new": 1}
 
 
-def test_what_could_not_be_read_is_not_taken_for_broken(path: Path) -> None:
+def test_an_unreadable_file_is_not_treated_as_invalid(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingsError):
         YamlFile(path).update(lambda content: content.update({"a": 1}))
     assert [each.name for each in path.parent.iterdir() if "broken" in each.name] == []
 
 
-def test_aliases_and_merges_are_read_as_yaml_has_them(path: Path) -> None:
+def test_aliases_and_merge_keys_are_read(path: Path) -> None:
     path.write_text("base: &b {n_ctx: 1, threads: 2}\na: {<<: *b, n_ctx: 3}\nc: *b\n", encoding="utf-8")
     assert YamlFile(path).read() == {
         "base": {"n_ctx": 1, "threads": 2},
@@ -97,7 +95,7 @@ def test_aliases_and_merges_are_read_as_yaml_has_them(path: Path) -> None:
     }
 
 
-def test_what_somebody_else_wrote_meanwhile_is_seen(path: Path) -> None:
+def test_changes_by_other_programs_are_seen(path: Path) -> None:
     file = YamlFile(path)
     assert file.read() == {}
     path.write_text("a: 1\n", encoding="utf-8")
@@ -106,7 +104,7 @@ def test_what_somebody_else_wrote_meanwhile_is_seen(path: Path) -> None:
     assert file.read() == {"a": 22}
 
 
-def test_a_change_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(path: Path) -> None:
+def test_a_failed_update_leaves_the_file_unchanged_and_no_temporary_file(path: Path) -> None:
     path.write_text("a: 1\n", encoding="utf-8")
 
     def fails(content: object) -> None:
@@ -120,7 +118,7 @@ def test_a_change_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(pat
     assert {each.name for each in path.parent.iterdir()} == {"file.yaml", ".file.yaml.lock"}
 
 
-def test_a_link_stays_one_and_the_rights_stay_as_they_are(path: Path) -> None:
+def test_an_update_keeps_a_symbolic_link_and_permissions(path: Path) -> None:
     real = path.with_name("real.yaml")
     real.write_text("a: 1\n", encoding="utf-8")
     real.chmod(0o600)
@@ -130,7 +128,7 @@ def test_a_link_stays_one_and_the_rights_stay_as_they_are(path: Path) -> None:
     assert os.stat(real).st_mode & 0o777 == 0o600
 
 
-def test_several_processes_that_save_at_once_lose_nothing(path: Path) -> None:
+def test_concurrent_updates_by_several_processes_lose_nothing(path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from modules.config.yaml_file import YamlFile\n"
         "file, name = YamlFile(Path(sys.argv[1])), sys.argv[2]\n"

@@ -29,7 +29,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
         assert "json" not in why.say(language)
 
 
-def test_what_only_some_formats_need_is_missing_for_those_alone() -> None:
+def test_packages_for_some_formats_are_missing_for_those_formats_only() -> None:
     extra = Extra(("gptq", "awq"), ("no_such_package",), "pip install that")
     loader = dataclasses.replace(HERE, extras=(extra,))
     assert unavailable(loader) is None and unavailable(loader, "safetensors") is None
@@ -70,7 +70,7 @@ def said(folder: Path, model_format: str, language: str = "en", **environment: s
     ).stdout.strip()
 
 
-def test_without_an_nvidia_card_exllamav2_names_the_loaders_that_can_take_the_model(tmp_path: Path) -> None:
+def test_without_an_nvidia_gpu_exllamav2_names_loaders_to_use_instead(tmp_path: Path) -> None:
     told = said(tmp_path, "gptq")
     assert WITHOUT in told and "Transformers instead." in told and "ExLlamav2_HF" not in told
     assert "--install" not in told, "what cannot run need not be installed"
@@ -79,7 +79,7 @@ def test_without_an_nvidia_card_exllamav2_names_the_loaders_that_can_take_the_mo
     assert "此模型可改用" in said(tmp_path, "gptq", "zh") and "没有其他加载器" in said(tmp_path, "exl2", "zh")
 
 
-def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no_more_than_packages(
+def test_with_an_nvidia_gpu_or_installed_kernels_exllamav2_lacks_only_packages(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU-1, A card, 24000, 23000'\n")
@@ -90,7 +90,7 @@ def test_with_an_nvidia_card_or_kernels_that_are_installed_exllamav2_asks_for_no
     assert WITHOUT in said(tmp_path, "gptq")
 
 
-def test_asking_what_is_available_imports_no_backend() -> None:
+def test_availability_is_found_without_importing_a_backend() -> None:
     script = """if True:
         import sys
         from modules.loaders.availability import unavailable

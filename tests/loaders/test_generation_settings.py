@@ -20,7 +20,7 @@ EXTREMES = [
 ]
 
 
-def test_what_is_not_said_is_the_default() -> None:
+def test_missing_parameters_have_their_defaults() -> None:
     assert settle({}) == {key: option.default for key, option in PARAMETERS.items()} | {
         "stop": [],
         "top_logprobs": None,
@@ -28,7 +28,7 @@ def test_what_is_not_said_is_the_default() -> None:
     }
 
 
-def test_what_is_said_takes_its_place_as_the_right_type() -> None:
+def test_given_parameters_are_converted_to_their_type() -> None:
     settled = settle({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
     assert (settled["temperature"], settled["top_k"], settled["max_new_tokens"]) == (1.0, 40, 20)
     assert isinstance(settled["temperature"], float)
@@ -36,7 +36,7 @@ def test_what_is_said_takes_its_place_as_the_right_type() -> None:
     assert (settled["stop"], settled["top_logprobs"]) == (["\n", "User:"], 5)
 
 
-def test_both_ends_of_every_range_are_valid_and_nothing_beyond_is(subtests: pytest.Subtests) -> None:
+def test_both_ends_of_every_range_are_valid_and_values_beyond_are_not(subtests: pytest.Subtests) -> None:
     assert EXTREMES
     for key, value in EXTREMES:
         with subtests.test(parameter=key, value=value):
@@ -47,7 +47,7 @@ def test_both_ends_of_every_range_are_valid_and_nothing_beyond_is(subtests: pyte
             assert refused.value.option == key
 
 
-def test_a_value_that_is_not_a_number_is_refused(subtests: pytest.Subtests) -> None:
+def test_a_value_that_is_not_a_number_is_rejected(subtests: pytest.Subtests) -> None:
     numbers = [key for key, option in PARAMETERS.items() if not isinstance(option.default, (bool, str))]
     assert numbers
     for key, value in product(numbers, ("warm", None, [], {}, math.nan, math.inf, True)):
@@ -62,12 +62,12 @@ def test_an_unknown_parameter_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("stop", ["", None, 5, ["nested"]])
-def test_a_stop_that_is_no_text_is_refused(stop: object) -> None:
+def test_a_stop_that_is_not_a_string_is_rejected(stop: object) -> None:
     with pytest.raises(OptionError):
         settle({}, ["fine", stop])  # type: ignore[list-item]
 
 
-def test_every_seed_is_one_that_the_sampler_can_hold() -> None:
+def test_every_seed_fits_the_samplers_32_bits() -> None:
     """Its seeds have 32 bits, and the largest of them means "any"."""
     assert PARAMETERS["seed"].maximum == 2**32 - 2
 
@@ -76,24 +76,24 @@ FAMILY = ("Transformers", "ExLlamav2_HF", "AutoGPTQ", "llamacpp_HF", "AutoAWQ")
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_the_family_of_transformers_has_every_parameter(name: str) -> None:
+def test_the_transformers_family_supports_every_parameter(name: str) -> None:
     assert LOADERS[name].samplers | SUPPORTED_BY_ALL == set(PARAMETERS) | {"logit_bias"}
 
 
-def test_llama_cpp_has_those_that_its_own_sampler_has() -> None:
+def test_llama_cpp_supports_the_parameters_of_its_sampler() -> None:
     only_transformers = LOADERS["Transformers"].samplers - LOADERS["llama.cpp"].samplers
     assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "sampler_priority"} <= only_transformers
     assert len(only_transformers) == 17
     assert {"temperature", "top_k", "mirostat_mode", "dry_base", "grammar_string"} <= LOADERS["llama.cpp"].samplers
 
 
-def test_exllamav2_has_those_that_its_own_sampler_has() -> None:
+def test_exllamav2_supports_the_parameters_of_its_sampler() -> None:
     own = LOADERS["ExLlamav2"].samplers
     assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "mirostat_tau", "logit_bias"} <= own
     assert not {"top_n_sigma", "sampler_priority", "no_repeat_ngram_size", "eta_cutoff"} & own
 
 
-def test_what_a_loader_lacks_is_refused_by_name_and_what_every_loader_has_is_not() -> None:
+def test_an_unsupported_parameter_is_rejected_by_name() -> None:
     params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
     require_supported(changed(params), LOADERS["Transformers"])
     with pytest.raises(Unsupported, match="does not support top_a"):
@@ -105,11 +105,11 @@ def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do()
     assert settle({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
 
 
-def test_the_answer_may_fill_the_context() -> None:
+def test_auto_max_new_tokens_means_no_limit() -> None:
     assert settle({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
 
 
-def test_lists_as_the_originals_clients_send_them_are_texts_here() -> None:
+def test_lists_sent_by_clients_of_the_original_are_converted_to_text() -> None:
     settled = settle(
         {
             "sampler_priority": ["top_k", "temperature"],
@@ -123,14 +123,14 @@ def test_lists_as_the_originals_clients_send_them_are_texts_here() -> None:
 
 
 @pytest.mark.parametrize("order", ["top_q", "temperature top_k", "top_k\n\nx", ["top_k", 5], [["top_k"]]])
-def test_an_order_of_samplers_that_there_are_not_is_refused(order: object) -> None:
+def test_an_order_with_unknown_samplers_is_rejected(order: object) -> None:
     with pytest.raises(OptionError) as refused:
         settle({"sampler_priority": order})
     assert refused.value.option == "sampler_priority"
 
 
 @pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])
-def test_breakers_that_are_no_quoted_texts_are_refused(text: str) -> None:
+def test_sequence_breakers_without_quotes_are_rejected(text: str) -> None:
     with pytest.raises(OptionError) as refused:
         settle({"dry_sequence_breakers": text})
     assert refused.value.option == "dry_sequence_breakers"
@@ -141,7 +141,7 @@ def test_biases_become_pairs_of_token_and_bias() -> None:
 
 
 @pytest.mark.parametrize("bias", [{"a": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"5": True}, {"5": math.nan}])
-def test_a_bias_that_is_none_is_refused(bias: dict[str, object]) -> None:
+def test_an_invalid_bias_is_rejected(bias: dict[str, object]) -> None:
     with pytest.raises(OptionError) as refused:
         settle({}, logit_bias=bias)
     assert refused.value.option == "logit_bias"

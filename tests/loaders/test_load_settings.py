@@ -37,7 +37,7 @@ def any_value(option: Option, dice: random.Random) -> object:
     return round(number, 3) if isinstance(option.default, float) else int(number)
 
 
-def test_the_strongest_source_that_names_an_option_decides_it() -> None:
+def test_the_source_with_the_highest_precedence_decides_an_option() -> None:
     dice = random.Random(20240612)
     for _ in range(500):
         loader = dice.choice(list(LOADERS.values()))
@@ -52,18 +52,18 @@ def test_the_strongest_source_that_names_an_option_decides_it() -> None:
             assert setting == Setting(expected, SOURCES[speaker] if speaker else "default"), (loader.name, key)
 
 
-def test_with_nothing_said_every_option_has_its_default() -> None:
+def test_without_values_every_option_has_its_default() -> None:
     for loader in LOADERS.values():
         assert settled(loader) == {key: Setting(OPTIONS[key].default, "default") for key in loader.options}
 
 
-def test_a_value_equal_to_the_default_still_counts_as_said() -> None:
+def test_a_value_equal_to_the_default_still_takes_precedence() -> None:
     found = settled(saved={"n_ctx": 4096}, form={"n_ctx": 0, "mlock": False})
     assert found["n_ctx"] == Setting(0, "form")
     assert found["mlock"] == Setting(False, "form")
 
 
-def test_a_ticked_box_that_was_saved_can_be_unticked_by_a_flag() -> None:
+def test_a_flag_can_turn_off_a_saved_option() -> None:
     assert settled(saved={"mlock": True}, flags={"mlock": False})["mlock"] == Setting(False, "flag")
 
 
@@ -73,34 +73,34 @@ def test_raw_values_are_parsed_whatever_their_source() -> None:
 
 
 @pytest.mark.parametrize("source", ["model", "saved", "flags", "form"])
-def test_an_unacceptable_value_that_would_take_effect_is_an_error(source: str) -> None:
+def test_an_invalid_value_that_would_take_effect_is_an_error(source: str) -> None:
     with pytest.raises(OptionError, match="n_ctx"):
         settled(**{source: {"n_ctx": "lots"}})
 
 
-def test_a_damaged_saved_value_can_be_set_right_in_the_form() -> None:
+def test_an_invalid_saved_value_can_be_corrected_in_the_form() -> None:
     assert settled(saved={"n_ctx": "lots"}, form={"n_ctx": 512})["n_ctx"] == Setting(512, "form")
 
 
-def test_none_says_nothing() -> None:
+def test_none_means_no_value() -> None:
     found = settled(model={"n_ctx": 4096}, saved={"n_ctx": None}, form={"n_ctx": None, "tensor_split": None})
     assert found["n_ctx"] == Setting(4096, "model")
     assert found["tensor_split"] == Setting("", "default")
 
 
-def test_the_originals_saved_word_for_nothing_is_understood() -> None:
+def test_the_word_none_saved_by_the_original_means_no_value() -> None:
     found = settled(LOADERS["AutoGPTQ"], saved={"wbits": "None", "groupsize": "None"})
     assert found["wbits"] == Setting(0, "default")
     assert found["groupsize"] == Setting(-1, "default")
 
 
-def test_options_of_other_loaders_are_passed_over_even_when_they_are_wrong() -> None:
+def test_options_of_other_loaders_are_ignored_even_if_invalid() -> None:
     for source in SOURCES:
         assert "wbits" not in settled(**{source: {"wbits": "nonsense"}})
 
 
 @pytest.mark.parametrize("source", ["model", "saved"])
-def test_unknown_keys_on_disk_are_passed_over(source: str) -> None:
+def test_unknown_keys_on_disk_are_ignored(source: str) -> None:
     assert settled(**{source: {"pre_layer": 3, "loader": "llama.cpp"}}) == settled()
 
 
@@ -117,13 +117,13 @@ def test_nothing_leaks_from_one_model_to_the_next() -> None:
     assert settled() == {key: Setting(OPTIONS[key].default, "default") for key in LLAMA.options}
 
 
-def test_settling_leaves_what_it_was_given_alone() -> None:
+def test_settling_does_not_change_its_arguments() -> None:
     saved = {"wbits": "None", "n_ctx": "4096"}
     settled(saved=saved)
     assert saved == {"wbits": "None", "n_ctx": "4096"}
 
 
-def test_the_bare_values_are_what_an_engine_takes() -> None:
+def test_values_drops_the_sources() -> None:
     found = values(settled(form={"n_ctx": 512}))
     assert tuple(found) == LLAMA.options
     assert (found["n_ctx"], found["flash_attn"]) == (512, True)

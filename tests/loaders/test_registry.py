@@ -15,7 +15,7 @@ def test_every_row_names_the_module_of_its_engine() -> None:
         assert importlib.import_module(loader.engine).LOADER.name == loader.name
 
 
-def test_the_menu_stands_in_the_order_of_the_seed() -> None:
+def test_the_menu_is_in_the_order_of_the_specification() -> None:
     menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ"
     assert " ".join(LOADERS) == menu
 
@@ -50,7 +50,7 @@ def test_an_unknown_loader_is_an_error_with_the_nearest_name(name: str, guess: s
     assert (unknown.value.name, unknown.value.nearest) == (name, guess)
 
 
-def test_no_name_means_two_loaders() -> None:
+def test_no_name_belongs_to_two_loaders() -> None:
     for loader in LOADERS.values():
         for name in (loader.name, loader.name.upper(), *loader.aliases):
             assert find_loader(name) is loader

@@ -51,16 +51,16 @@ every_loader = pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda lo
 
 
 @every_loader
-def test_every_option_the_seed_names_is_shown_by_its_loader(loader: Loader) -> None:
+def test_every_specified_option_belongs_to_its_loader(loader: Loader) -> None:
     assert set(NAMED_IN_THE_SEED[loader.name].split()) <= set(loader.options)
 
 
 @pytest.mark.parametrize("name", SHOWN_BY_THE_ORIGINAL_AS_WELL)
-def test_every_option_the_original_showed_besides_is_kept(name: str) -> None:
+def test_every_further_option_of_the_original_is_kept(name: str) -> None:
     assert set(SHOWN_BY_THE_ORIGINAL_AS_WELL[name].split()) <= set(LOADERS[name].options)
 
 
-def test_exllamav2_has_every_option_of_exllamav2_hf_as_the_seed_says() -> None:
+def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
     assert LOADERS["ExLlamav2"].options == LOADERS["ExLlamav2_HF"].options
 
 
@@ -145,7 +145,7 @@ def test_every_option_has_one_of_the_four_groups(subtests: pytest.Subtests) -> N
 
 
 @every_loader
-def test_few_options_are_common_and_they_come_first(loader: Loader) -> None:
+def test_common_options_are_few_and_come_first(loader: Loader) -> None:
     groups = [OPTIONS[key].group for key in loader.options]
     assert 2 <= groups.count("common") <= 5
     assert set(groups[: groups.count("common")]) == {"common"}
@@ -164,7 +164,7 @@ def test_an_invalid_size_is_refused(subtests: pytest.Subtests) -> None:
                 OPTIONS[key].parse(raw)
 
 
-def test_main_memory_is_one_size() -> None:
+def test_cpu_memory_is_one_size() -> None:
     assert OPTIONS["cpu_memory"].parse("16GiB") == "16GiB"
     with pytest.raises(OptionError):
         OPTIONS["cpu_memory"].parse("16GiB 8GiB")
@@ -179,7 +179,7 @@ def test_a_split_is_numbers_with_commas(key: str) -> None:
             OPTIONS[key].parse(raw)
 
 
-def test_what_real_models_say_of_themselves_is_acceptable() -> None:
+def test_values_in_published_models_are_valid() -> None:
     for key, said in {"n_ctx": 10_485_760, "rope_freq_base": 11158839.92, "compress_pos_emb": 25.0}.items():
         assert OPTIONS[key].parse(said) == said
 

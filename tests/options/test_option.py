@@ -44,7 +44,7 @@ def test_a_whole_number_may_be_written_in_any_way(raw: object) -> None:
 NOT_WHOLE: list[object] = ["1.5", 1.5, "", "many", None, True, [4096], "nan", "inf", float("nan"), float("inf")]
 
 
-def test_a_value_that_is_not_a_whole_number_is_refused(subtests: pytest.Subtests) -> None:
+def test_a_value_that_is_not_a_whole_number_is_rejected(subtests: pytest.Subtests) -> None:
     for raw in NOT_WHOLE:
         with subtests.test(raw=raw), pytest.raises(OptionError):
             CONTEXT.parse(raw)
@@ -54,13 +54,13 @@ def test_a_large_whole_number_keeps_its_last_digit() -> None:
     assert option("seed", 0).parse("9007199254740993") == 9007199254740993
 
 
-def test_an_absurdly_long_number_is_refused_and_not_a_crash() -> None:
+def test_a_very_long_number_is_rejected() -> None:
     for raw in ("9" * 400, "9" * 5000, 10**400, "1e999"):
         with pytest.raises(OptionError):
             CONTEXT.parse(raw)
 
 
-def test_both_ends_of_a_range_belong_to_it_and_nothing_beyond() -> None:
+def test_both_ends_of_a_range_are_valid_and_values_beyond_are_not() -> None:
     assert [CONTEXT.parse(0), CONTEXT.parse(1_000_000)] == [0, 1_000_000]
     for raw in (-1, 1_000_001):
         with pytest.raises(OptionError, match="a whole number from 0 to 1000000"):
@@ -90,36 +90,36 @@ def test_words_for_false(raw: object) -> None:
 
 
 @pytest.mark.parametrize("raw", ["", "maybe", "2", 2, None, [True]])
-def test_a_switch_refuses_any_other_word(raw: object) -> None:
+def test_a_boolean_rejects_other_words(raw: object) -> None:
     with pytest.raises(OptionError, match="true or false"):
         MLOCK.parse(raw)
 
 
-def test_a_text_is_trimmed_and_nothing_at_all_is_the_empty_text() -> None:
+def test_a_text_is_stripped_and_none_becomes_empty() -> None:
     assert [SPLIT.parse(raw) for raw in (" 30,70 ", "", None, 30)] == ["30,70", "", "", "30"]
 
 
 @pytest.mark.parametrize("raw", ["30;70", "30,", "30,70 and more", True, [30, 70]])
-def test_a_pattern_must_fit_the_whole_text(raw: object) -> None:
+def test_a_pattern_must_match_the_whole_text(raw: object) -> None:
     with pytest.raises(OptionError, match="a text such as '30,70'"):
         SPLIT.parse(raw)
 
 
-def test_only_a_listed_choice_is_taken_and_the_list_is_named() -> None:
+def test_only_listed_choices_are_valid_and_the_error_lists_them() -> None:
     assert KIND.parse("fp4") == "fp4"
     for raw in ("NF4", "int8", ""):
         with pytest.raises(OptionError, match="one of nf4, fp4"):
             KIND.parse(raw)
 
 
-def test_numbers_to_choose_from_may_come_as_text_from_the_page() -> None:
+def test_numeric_choices_may_be_given_as_text() -> None:
     assert BITS.parse("4") == 4
     for raw in ("3", "None", True):
         with pytest.raises(OptionError):
             BITS.parse(raw)
 
 
-def test_a_refusal_names_the_option_the_value_and_what_was_expected_in_both_languages() -> None:
+def test_the_error_names_option_value_and_expected_values_in_both_languages() -> None:
     with pytest.raises(OptionError) as refused:
         CONTEXT.parse("lots")
     for language, expected in (("en", "a whole number from 0 to 1000000"), ("zh", "0 到 1000000 之间的整数")):
@@ -132,18 +132,18 @@ def test_a_whole_mapping_is_parsed_at_once() -> None:
     assert parse_all(table, {"n_ctx": "512", "mlock": "on"}) == {"n_ctx": 512, "mlock": True}
 
 
-def test_a_key_nobody_knows_is_answered_with_the_nearest() -> None:
+def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UnknownOption) as unknown:
         parse_all({"n_ctx": CONTEXT, "mlock": MLOCK}, {"n_ctxt": 1})
     assert (unknown.value.name, unknown.value.nearest) == ("n_ctxt", "n_ctx")
 
 
-def test_the_nearest_name_ignores_case_and_dashes_and_may_be_none() -> None:
+def test_the_nearest_name_ignores_case_and_dashes_and_may_be_empty() -> None:
     known = ("gpu-memory", "n_ctx")
     assert [nearest(name, known) for name in ("GPU_Memroy", "n-ctx", "zzz")] == ["gpu-memory", "n_ctx", ""]
 
 
-def test_only_what_was_typed_is_returned() -> None:
+def test_only_given_flags_are_returned() -> None:
     assert typed("") == {}
     assert typed("--n_ctx 4096") == {"n_ctx": 4096}
 
@@ -154,11 +154,11 @@ def test_dashes_and_underscores_are_alike_with_or_without_the_equals_sign(word: 
 
 
 @pytest.mark.parametrize("word", ["--no-mmap", "--no_mmap", "--no-mmap=true", "--no_mmap on"])
-def test_a_bare_flag_ticks_its_box(word: str) -> None:
+def test_a_flag_without_a_value_means_true(word: str) -> None:
     assert typed(word) == {"no_mmap": True}
 
 
-def test_a_flag_can_untick_what_was_saved() -> None:
+def test_a_flag_can_be_false() -> None:
     assert typed("--mlock=false --no-mmap=0") == {"mlock": False, "no_mmap": False}
 
 
@@ -166,7 +166,7 @@ def test_a_bare_flag_does_not_swallow_the_flag_after_it() -> None:
     assert typed("--mlock --n_ctx 512") == {"mlock": True, "n_ctx": 512}
 
 
-def test_several_words_after_a_flag_that_takes_many_become_one_text() -> None:
+def test_several_values_of_a_flag_are_joined() -> None:
     assert typed("--gpu-memory 10GiB 8000MiB --mlock") == {"gpu_memory": "10GiB 8000MiB", "mlock": True}
     assert typed("--gpu_memory=10") == {"gpu_memory": "10"}
 
@@ -175,7 +175,7 @@ def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
     assert typed("--groupsize -1") == {"groupsize": -1}
 
 
-def test_the_last_of_two_wins() -> None:
+def test_the_last_of_two_values_takes_precedence() -> None:
     assert typed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
 
 
@@ -187,18 +187,18 @@ def test_underscores_in_a_value_are_left_alone() -> None:
     ("word", "guess"),
     [("--n_ctxt=1", "--n_ctx"), ("--no_mmp", "--no-mmap"), ("--gpu_memroy", "--gpu-memory"), ("--zzz", "")],
 )
-def test_an_unknown_flag_is_answered_with_the_nearest_as_one_would_type_it(word: str, guess: str) -> None:
+def test_an_unknown_flag_is_an_error_with_the_nearest_flag(word: str, guess: str) -> None:
     with pytest.raises(UnknownOption) as unknown:
         typed(word)
     assert (unknown.value.name, unknown.value.nearest) == (word.split("=")[0], guess)
 
 
-def test_an_abbreviated_flag_is_unknown_for_it_might_mean_another_tomorrow() -> None:
+def test_abbreviated_flags_are_rejected() -> None:
     with pytest.raises(UnknownOption):
         typed("--tensor 30,70")
 
 
-def test_a_flag_without_its_value_is_an_error_of_ours_and_does_not_end_the_program() -> None:
+def test_a_flag_without_its_value_raises_a_command_line_error() -> None:
     with pytest.raises(CommandLineError):
         typed("--n_ctx")
 
@@ -214,25 +214,25 @@ def test_a_flag_without_its_value_is_an_error_of_ours_and_does_not_end_the_progr
         ("-hi", "-h/--help takes no value.", "-h/--help 不带取值。"),
     ],
 )
-def test_what_argparse_refuses_is_told_in_either_language(line: str, en: str, zh: str) -> None:
+def test_errors_of_argparse_are_translated(line: str, en: str, zh: str) -> None:
     with pytest.raises(CommandLineError) as refused:
         typed(line)
     assert refused.value.say("en") == f"Command line: {en}"
     assert refused.value.say("zh") == f"命令行：{zh}"
 
 
-def test_what_argparse_may_come_to_say_one_day_is_told_in_its_own_words() -> None:
+def test_unknown_errors_of_argparse_are_passed_on() -> None:
     with pytest.raises(CommandLineError) as refused:
         FLAGS.error("argument --n_ctx: something new")
     assert refused.value.say("zh") == "命令行：argument --n_ctx: something new"
 
 
-def test_a_flag_with_an_unacceptable_value_names_its_option() -> None:
+def test_a_flag_with_an_invalid_value_names_its_option() -> None:
     with pytest.raises(OptionError, match="wbits"):
         typed("--wbits 5")
 
 
-def test_the_help_can_be_printed_even_with_a_percent_sign_in_it() -> None:
+def test_the_help_may_contain_percent_signs() -> None:
     words = {"en": "100% of it", "zh": "全部 100%"}
     text = FlagParser([Option("share", "share", 0.5, words, words)], "").format_help()
     assert "100% of it" in text

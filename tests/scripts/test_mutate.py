@@ -90,7 +90,7 @@ def test_a_mutation_without_a_test_says_none() -> None:
         ("# A list", SOUND, "the number 3 is used twice"),
     ],
 )
-def test_a_mistake_in_the_list_is_reported_with_its_line(old: str, new: str, problem: str) -> None:
+def test_an_error_in_the_catalog_is_reported_with_its_line(old: str, new: str, problem: str) -> None:
     assert old in SOUND
     with pytest.raises(CatalogError) as caught:
         mutate.parse(SOUND.replace(old, new, 1))
@@ -115,12 +115,12 @@ def test_mutations_are_selected_by_numbers_and_ranges() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["9", "7-9", "x", "3-", "-3", ""])
-def test_a_number_that_selects_nothing_is_refused(wanted: str) -> None:
+def test_a_number_that_selects_nothing_is_rejected(wanted: str) -> None:
     with pytest.raises(ValueError):
         mutate.select([Mutation(number, "", "", "a", "b", "", ()) for number in range(1, 9)], [wanted])
 
 
-def test_a_fault_is_taken_back_even_if_the_tests_break_off(tmp_path: Path) -> None:
+def test_a_fault_is_reverted_even_if_the_tests_raise(tmp_path: Path) -> None:
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
     with pytest.raises(KeyboardInterrupt), mutate.fault(only(SOUND), tmp_path):
         assert "left - right" in (tmp_path / "sums.py").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_a_fault_is_taken_back_even_if_the_tests_break_off(tmp_path: Path) -> No
     assert (tmp_path / "sums.py").read_text(encoding="utf-8") == SUMS
 
 
-def test_only_tests_whose_cases_all_pass_count_as_green() -> None:
+def test_tests_count_as_passing_only_if_all_cases_pass() -> None:
     printed = (
         "PASSED tests/a.py::test_plain\n"
         "PASSED tests/a.py::test_cases[one two]\n"
@@ -163,7 +163,7 @@ def addition(old: str = SUMS, tests: tuple[str, ...] = (TEST,)) -> Mutation:
         (None, mutate.TIMED_OUT, True),
     ],
 )
-def test_the_exit_status_of_pytest_tells_what_came_of_a_mutation(
+def test_the_exit_status_of_pytest_determines_the_result(
     status: int | None, outcome: str, caught: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
@@ -185,7 +185,7 @@ def test_pytest_runs_in_the_copy_and_sees_the_fault(tmp_path: Path) -> None:
     assert (result.outcome, result.detail) == (mutate.CAUGHT, f"FAILED {TEST} - assert -1 == 5")
 
 
-def test_tests_that_take_too_long_are_ended(tmp_path: Path) -> None:
+def test_tests_that_take_too_long_are_killed(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     (tmp_path / "test_sleep.py").write_text("import time\n\ntime.sleep(60)\n", encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
@@ -202,7 +202,7 @@ def test_tests_that_take_too_long_are_ended(tmp_path: Path) -> None:
         (addition(old="other\n"), mutate.INAPPLICABLE),
     ],
 )
-def test_what_cannot_be_tried_is_told_without_a_run(mutation: Mutation, outcome: str, tmp_path: Path) -> None:
+def test_untestable_mutations_are_reported_without_a_run(mutation: Mutation, outcome: str, tmp_path: Path) -> None:
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
     result = mutate.try_mutation(mutation, tmp_path, {TEST}, 5)
     assert (result.outcome, result.caught) == (outcome, False)

@@ -34,7 +34,7 @@ def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
 
 
 @pytest.mark.parametrize(("language", "last"), [("en", "echo is ready."), ("zh", "echo 已可使用。")])
-def test_it_installs_and_tells_how_it_goes(
+def test_it_installs_and_shows_progress(
     loader: Loader, language: str, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wait(loader, language, OverlayInstaller())
@@ -45,7 +45,7 @@ def test_it_installs_and_tells_how_it_goes(
     assert capsys.readouterr().err.splitlines() == [last]
 
 
-def test_what_has_been_taken_from_an_overlay_is_brought_back(loader: Loader) -> None:
+def test_files_deleted_from_an_overlay_are_restored(loader: Loader) -> None:
     wait(loader, "en", OverlayInstaller())
     assert loader.overlay is not None
     (loader.overlay.folder / "second_package").rename(loader.overlay.folder / "taken")
@@ -60,12 +60,12 @@ def test_a_failure_is_an_error_and_nothing_is_installed(loader: Loader) -> None:
         wait(loader, "en", OverlayInstaller())
 
 
-def test_a_package_that_its_requirements_forget_is_named(loader: Loader) -> None:
+def test_a_package_missing_from_the_requirements_is_named(loader: Loader) -> None:
     with pytest.raises(LoaderUnavailable, match="third_package"):
         wait(dataclasses.replace(loader, packages=("third_package",)), "en", OverlayInstaller())
 
 
-def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_installed_for_a_loader_without_its_gpu(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
     with pytest.raises(LoaderUnavailable, match="NVIDIA"):
         wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", OverlayInstaller())
@@ -73,14 +73,14 @@ def test_nothing_is_installed_for_a_loader_that_lacks_a_card(loader: Loader, mon
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_of_packages_that_belong_to_the_environment_the_line_is_told(language: str) -> None:
+def test_the_command_for_packages_of_the_main_environment_is_shown(language: str) -> None:
     extra = Extra(("gguf",), ("no_such_package",), "pip install that")
     with pytest.raises(Unsupported) as refused:
         wait(dataclasses.replace(ECHO, extras=(extra,)), language, OverlayInstaller())
     assert refused.value.say(language).endswith("\npip install that")
 
 
-def test_ctrl_c_leaves_nothing(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_no_files(loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = PackageIndex(tmp_path / "slow-index")
     index.use(monkeypatch)
     index.add_slow()
@@ -111,6 +111,6 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     ("name", "status", "told"),
     [("AutoGTPQ", 2, "Did you mean 'AutoGPTQ'?"), ("llamacpp", 0, "llama.cpp is ready.")],
 )
-def test_the_flag_takes_any_name_of_a_loader_and_ends_the_program(name: str, status: int, told: str) -> None:
+def test_the_install_flag_accepts_any_alias_of_a_loader_and_exits(name: str, status: int, told: str) -> None:
     result = run("--install", name)
     assert (result.returncode, result.stdout) == (status, "") and told in result.stderr

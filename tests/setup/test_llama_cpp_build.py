@@ -71,7 +71,7 @@ def installed(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     return ended(overlays, overlay)
 
 
-def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
+def test_steps_are_counted_and_an_interrupted_build_resumes(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.allow(2)
@@ -97,7 +97,7 @@ def test_the_steps_are_counted_and_an_interrupted_build_goes_on(
     assert "LLAVA_BUILD=OFF" in first["defines"]
 
 
-def test_another_clone_reuses_the_wheel_unless_it_was_built_by_other_settings(
+def test_another_clone_reuses_the_wheel_unless_settings_differ(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert installed(overlays, overlay) == Installation("installed")
@@ -109,7 +109,7 @@ def test_another_clone_reuses_the_wheel_unless_it_was_built_by_other_settings(
     assert len(index.builds()) == 2
 
 
-def test_a_build_interrupted_under_other_settings_begins_anew(
+def test_a_build_interrupted_with_other_settings_starts_over(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.allow(2)
@@ -123,7 +123,7 @@ def test_a_build_interrupted_under_other_settings_begins_anew(
     assert ended(overlays, overlay) == Installation("installed")
 
 
-def test_a_ready_wheel_needs_no_compiler(
+def test_a_prebuilt_wheel_needs_no_compiler(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
@@ -135,7 +135,7 @@ def test_a_ready_wheel_needs_no_compiler(
     assert index.builds() == []
 
 
-def test_an_index_out_of_reach_is_told_even_without_a_compiler(
+def test_an_unreachable_index_is_named_even_without_a_compiler(
     overlays: OverlayInstaller, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
@@ -146,7 +146,7 @@ def test_an_index_out_of_reach_is_told_even_without_a_compiler(
     assert failed.error is not None and "package index cannot be reached" in failed.error.say("en")
 
 
-def test_a_failed_build_says_why_and_can_be_tried_again(
+def test_a_failed_build_has_a_cause_and_can_be_retried(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
@@ -161,7 +161,7 @@ def test_a_failed_build_says_why_and_can_be_tried_again(
     assert [build["parallel"] for build in index.builds()] == [None, "1"], "with less memory the second time"
 
 
-def test_each_cause_is_known_by_its_words(subtests: pytest.Subtests) -> None:
+def test_every_cause_is_recognized_in_the_output(subtests: pytest.Subtests) -> None:
     failed = "ERROR: Failed building wheel for llama-cpp-python"
     cases = {
         f"ggml.c:1: error: expected ';'\n{failed}": install_errors.COMPILE_FAILED,
@@ -178,7 +178,7 @@ def test_each_cause_is_known_by_its_words(subtests: pytest.Subtests) -> None:
             assert install_errors.explain(output) is cause
 
 
-def test_the_time_left_follows_the_pace(tmp_path: Path) -> None:
+def test_the_remaining_time_is_estimated_from_the_pace(tmp_path: Path) -> None:
     now = 0.0
     steps = BuildProgress(tmp_path / "steps", lambda: now)
     for number in range(1, 11):
@@ -191,7 +191,7 @@ def test_the_time_left_follows_the_pace(tmp_path: Path) -> None:
     assert (resumed.done, resumed.total, resumed.seconds_left) == (11, 40, None)
 
 
-def test_a_version_in_the_main_environment_is_used_and_no_other(
+def test_only_the_required_version_in_the_main_environment_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     overlay = overlay_in(tmp_path)

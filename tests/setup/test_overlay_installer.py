@@ -106,7 +106,7 @@ def another_process(overlay: Overlay, early: bool = False) -> Iterator[subproces
             process.kill()
 
 
-def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
+def test_an_overlay_counts_as_installed_only_when_it_is_complete(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     loader = loader_with(overlay)
@@ -126,14 +126,14 @@ def test_an_overlay_is_seen_when_it_is_whole_and_not_before(
     assert names(overlay) == ["of-test"]
 
 
-def test_the_line_that_installs_it_and_its_size_are_told(overlay: Overlay) -> None:
+def test_the_error_names_the_install_command_and_the_size(overlay: Overlay) -> None:
     why = unavailable(loader_with(overlay))
     assert why is not None and why.install == "press the button"
     for language in ("en", "zh"):
         assert "1 MB" in why.say(language) and "press the button" in why.say(language)
 
 
-def test_a_killed_installation_starts_over_once_its_pip_has_ended(
+def test_a_killed_installation_starts_over_after_its_pip_has_ended(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay) as first:
@@ -150,7 +150,7 @@ def test_a_killed_installation_starts_over_once_its_pip_has_ended(
     assert len(index.builders()) == 2 and names(overlay) == ["of-test"]
 
 
-def test_of_two_processes_one_installs_and_the_other_finds_it_whole(overlay: Overlay, index: PackageIndex) -> None:
+def test_one_of_two_processes_installs_and_the_other_waits(overlay: Overlay, index: PackageIndex) -> None:
     with another_process(overlay) as first, another_process(overlay) as second:
         index.await_builders(1)
         time.sleep(1)  # long enough for the other to come
@@ -159,7 +159,7 @@ def test_of_two_processes_one_installs_and_the_other_finds_it_whole(overlay: Ove
     assert len(index.builders()) == 1
 
 
-def test_who_waits_for_another_process_can_give_up_waiting(
+def test_waiting_for_another_process_can_be_cancelled(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay) as first:
@@ -173,7 +173,7 @@ def test_who_waits_for_another_process_can_give_up_waiting(
     assert overlays.status(overlay) == Installation("installed")
 
 
-def test_who_waits_for_another_process_sees_how_far_it_is(
+def test_a_waiting_process_shows_the_progress_of_the_installing_one(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay):
@@ -187,7 +187,7 @@ def test_who_waits_for_another_process_sees_how_far_it_is(
         assert ended(overlays, overlay) == Installation("installed")
 
 
-def test_who_gives_up_waiting_for_the_early_build_ends_it(
+def test_cancelling_the_wait_for_the_early_build_ends_the_build(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay, early=True) as first:
@@ -200,7 +200,7 @@ def test_who_gives_up_waiting_for_the_early_build_ends_it(
     assert names(overlay) == [] and not is_running(index.builders()[0])
 
 
-def test_the_early_build_ends_with_the_process_it_is_for(overlay: Overlay, index: PackageIndex) -> None:
+def test_the_early_build_ends_with_its_parent_process(overlay: Overlay, index: PackageIndex) -> None:
     with another_process(overlay, early=True) as first:
         index.await_builders(1)
         assert first.stdin is not None
@@ -209,7 +209,7 @@ def test_the_early_build_ends_with_the_process_it_is_for(overlay: Overlay, index
     assert names(overlay) == [] and not is_running(index.builders()[0])
 
 
-def test_an_early_build_that_fails_leaves_the_cause_to_who_waits(
+def test_the_waiting_process_reports_why_the_early_build_failed(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlay.requirements.write_text("never-published==3\n")
@@ -219,7 +219,7 @@ def test_an_early_build_that_fails_leaves_the_cause_to_who_waits(
         assert first.wait(SECONDS) == 0
 
 
-def test_a_cancelled_installation_leaves_nothing_and_no_process(
+def test_a_cancelled_installation_leaves_no_files_and_no_process(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlays.start(overlay)
@@ -232,7 +232,7 @@ def test_a_cancelled_installation_leaves_nothing_and_no_process(
     assert installed(overlays, overlay) == Installation("installed")
 
 
-def test_the_end_of_the_program_ends_an_installation(overlay: Overlay, index: PackageIndex) -> None:
+def test_closing_the_installer_ends_its_installations(overlay: Overlay, index: PackageIndex) -> None:
     owner = OverlayInstaller()
     owner.start(overlay)
     index.await_builders(1)
@@ -240,7 +240,7 @@ def test_the_end_of_the_program_ends_an_installation(overlay: Overlay, index: Pa
     assert names(overlay) == []
 
 
-def test_a_package_that_there_is_not_fails_with_pips_own_words(
+def test_a_missing_package_is_an_error_with_the_output_of_pip(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlay.requirements.write_text("quickly==1.0\nnever-published==3\n")
@@ -255,7 +255,7 @@ def test_a_package_that_there_is_not_fails_with_pips_own_words(
     assert installed(overlays, overlay) == Installation("installed"), "and can be tried again"
 
 
-def test_an_index_out_of_reach_is_told_as_such(
+def test_an_unreachable_index_is_named_as_the_cause(
     overlays: OverlayInstaller, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -267,21 +267,21 @@ def test_an_index_out_of_reach_is_told_as_such(
     assert "PIP_INDEX_URL" in failed.error.say("en") and "127.0.0.1" in failed.error.say("en")
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(overlays: OverlayInstaller, overlay: Overlay) -> None:
+def test_too_little_disk_space_is_an_error_before_any_download(overlays: OverlayInstaller, overlay: Overlay) -> None:
     huge = dataclasses.replace(overlay, megabytes=10**12)
     failed = installed(overlays, huge)
     assert failed.error is not None and "1500000000000 MB" in failed.error.say("en")
     assert names(overlay) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(overlays: OverlayInstaller, overlay: Overlay) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(overlays: OverlayInstaller, overlay: Overlay) -> None:
     overlay.folder.parent.rmdir()
     overlay.folder.parent.write_text("a file where the folder should be")
     failed = installed(overlays, overlay)
     assert isinstance(failed.error, InstallFailed) and "overlays" in failed.error.words
 
 
-def test_an_overlay_of_other_requirements_is_none_and_installed_anew(
+def test_an_overlay_with_outdated_requirements_is_reinstalled(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
@@ -296,7 +296,7 @@ def test_an_overlay_of_other_requirements_is_none_and_installed_anew(
     assert names(overlay) == ["of-test"]
 
 
-def test_the_old_overlay_stays_until_the_new_one_is_whole(
+def test_the_old_overlay_stays_until_the_new_one_is_complete(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
@@ -312,7 +312,7 @@ def test_the_old_overlay_stays_until_the_new_one_is_whole(
     assert unavailable(loader_with(overlay)) is None
 
 
-def test_what_is_asked_for_twice_is_installed_once(
+def test_an_overlay_requested_twice_is_installed_once(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     for _ in range(3):
@@ -324,7 +324,7 @@ def test_what_is_asked_for_twice_is_installed_once(
 
 
 @pytest.mark.parametrize("loader", [each for each in LOADERS.values() if each.overlay], ids=lambda each: each.name)
-def test_the_programs_own_overlays_are_pinned_and_leave_torch_to_the_environment(loader: Loader) -> None:
+def test_overlays_pin_all_packages_and_contain_no_torch(loader: Loader) -> None:
     assert loader.overlay is not None
     lines = [line for line in loader.overlay.requirements.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == loader.overlay.package_count
@@ -356,7 +356,7 @@ def without_a_package(folder: Path) -> None:
     [(cut_short, "quickly/__init__.py"), (without_a_file, "slowly/__init__.py"), (without_a_package, "of-test")],
 )
 @pytest.mark.parametrize("name", ["boom", "segv"])
-def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_anew(
+def test_a_load_with_a_damaged_overlay_names_the_damage_and_offers_reinstallation(
     overlays: OverlayInstaller,
     overlay: Overlay,
     index: PackageIndex,
@@ -381,7 +381,7 @@ def test_a_load_that_fails_by_a_damaged_overlay_says_so_and_has_it_installed_ane
         assert owner.status.state == "ready"
 
 
-def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
+def test_a_load_that_fails_for_another_reason_keeps_the_overlay(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
@@ -391,7 +391,7 @@ def test_a_load_that_fails_otherwise_leaves_the_overlay_as_it_is(
     assert overlay.is_installed
 
 
-def test_the_overlays_that_are_installed_here_are_sound() -> None:
+def test_the_installed_overlays_are_undamaged() -> None:
     """What compiles itself on first use or keeps something beside its code would be taken for damaged."""
     for name in ("AutoGPTQ", "ExLlamav2"):
         found = LOADERS[name].overlay

@@ -41,7 +41,7 @@ def pip_that(folder: Path, does: str, stop: threading.Event | None = None) -> Pi
     return Pip(str(script), folder, stop, log=folder / "log")
 
 
-def test_its_output_is_read_line_by_line_kept_and_logged(tmp_path: Path) -> None:
+def test_output_is_read_line_by_line_returned_and_logged(tmp_path: Path) -> None:
     read: list[str] = []
     pip = pip_that(tmp_path, NICE)
     assert pip.run("cache", "dir", read=read.append, niceness=7) == read
@@ -49,13 +49,13 @@ def test_its_output_is_read_line_by_line_kept_and_logged(tmp_path: Path) -> None
     assert (tmp_path / "log").read_text().splitlines() == read
 
 
-def test_a_failure_carries_the_end_of_the_output(tmp_path: Path) -> None:
+def test_a_failure_contains_the_last_lines_of_output(tmp_path: Path) -> None:
     with pytest.raises(PipFailed, match="the last words") as failed:
         pip_that(tmp_path, "print('the last words'); raise SystemExit(3)").run("install")
     assert failed.value.output == "the last words"
 
 
-def test_a_stop_ends_compilers_in_process_groups_of_their_own_too(tmp_path: Path) -> None:
+def test_stopping_also_ends_compilers_in_other_process_groups(tmp_path: Path) -> None:
     stop, read = threading.Event(), list[str]()
 
     def stop_when_it_compiles(line: str) -> None:

@@ -81,7 +81,7 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Machine, index: PackageIndex) -> None:
+def test_a_first_start_compiles_downloads_the_demo_and_loads_it_once(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
     until(lambda: machine.owner.status().installation.done == 1 and machine.demo.is_file())
@@ -100,7 +100,7 @@ def test_a_first_start_compiles_fetches_the_demo_and_loads_it_once(machine: Mach
     assert machine.names() == [demo_model.NAME], "once"
 
 
-def test_whoever_asks_for_a_load_meanwhile_is_not_overruled(machine: Machine, index: PackageIndex) -> None:
+def test_a_load_requested_meanwhile_takes_precedence(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
     until(lambda: machine.owner.status().installation.done == 1)
@@ -118,7 +118,7 @@ def test_the_model_of_the_command_line_waits_and_is_loaded(machine: Machine) -> 
     assert machine.names() == ["my.gguf"] and not machine.demo.exists()
 
 
-def test_no_demo_is_fetched_beside_other_models(machine: Machine, subtests: pytest.Subtests) -> None:
+def test_no_demo_is_downloaded_if_there_are_models(machine: Machine, subtests: pytest.Subtests) -> None:
     for name in ("some.gguf", "deep/er/model.safetensors", "PYTORCH.BIN"):
         with subtests.test(name):
             model = machine.models_folder / name
@@ -138,7 +138,7 @@ def test_a_second_start_prepares_and_loads_nothing(machine: Machine) -> None:
     assert machine.loads == []
 
 
-def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index: PackageIndex) -> None:
+def test_a_failure_is_shown_with_a_button_to_retry(machine: Machine, index: PackageIndex) -> None:
     index.fail_with("ggml.c:1: error: expected ';'")
     machine.begin(demo=True)
     failed = machine.done()
@@ -152,7 +152,7 @@ def test_a_failure_is_told_with_a_button_and_tried_again(machine: Machine, index
     assert machine.names() == [demo_model.NAME]
 
 
-def test_the_end_of_the_program_ends_it_and_keeps_what_was_compiled(machine: Machine, index: PackageIndex) -> None:
+def test_closing_ends_it_and_keeps_compiled_files(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=False)
     until(lambda: machine.owner.status().installation.done == 1)
@@ -160,7 +160,7 @@ def test_the_end_of_the_program_ends_it_and_keeps_what_was_compiled(machine: Mac
     assert machine.overlay.build_folder.is_dir() and not machine.overlay.is_installed and machine.loads == []
 
 
-def test_what_is_missing_is_offered_only_while_no_model_is_in_use(machine: Machine) -> None:
+def test_installation_is_offered_only_while_no_model_is_loaded(machine: Machine) -> None:
     now = machine.owner.status()
     assert "Compile now" in notice(now, True, "en", translator("en"))
     assert notice(now, False, "en", translator("en")) == ""
@@ -169,9 +169,7 @@ def test_what_is_missing_is_offered_only_while_no_model_is_in_use(machine: Machi
 # -- the demo model ----------------------------------------------------------------------------------------------------
 
 
-def test_a_demo_model_that_is_not_the_published_one_is_discarded(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_demo_model_with_a_wrong_checksum_is_deleted(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_model, "SHA256", "0" * 64)
     with pytest.raises(InstallFailed) as refused:
         demo_model.download(machine.demo)
@@ -179,7 +177,7 @@ def test_a_demo_model_that_is_not_the_published_one_is_discarded(
     assert list(machine.models_folder.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_under_the_demo_model_is_named(machine: Machine) -> None:
+def test_a_full_disk_is_named_as_the_cause(machine: Machine) -> None:
     machine.demo.with_name(f"{demo_model.NAME}.part").symlink_to("/dev/full")
     with pytest.raises(WebUIError, match="disk is full"):
         demo_model.download(machine.demo)
