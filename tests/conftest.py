@@ -25,6 +25,7 @@ from modules.loaders.load_settings import settle, values
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support import hub_server, shallow_model
+from tests.support.gguf_files import MODEL, gguf
 from tests.support.hf_folder import transformers_folder
 from tests.support.hub_reading import FILES, REPO
 from tests.support.package_index import PackageIndex
@@ -171,6 +172,16 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
         app.downloads.close()
         app.overlays.close()
         app.models.unload()
+
+
+@pytest.fixture
+def small_models(tmp_path: Path, make_app: Callable[..., App]) -> Path:
+    """Fill models/ of `make_app` with two small models and a damaged one."""
+    folder = tmp_path / "models"
+    (folder / "tiny-7B.gguf").write_bytes(gguf())
+    (folder / "other.gguf").write_bytes(gguf({**MODEL, "llama.context_length": 8192}))
+    (folder / "cut.gguf").write_bytes(gguf()[:-100])
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What lies in a folder of LoRAs, and what is wrong with it."""
+"""The LoRAs in a folder, and their problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pair(*more: int, kind: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def alpha(path: Path, value: As) -> Path:
-    """One with which llama.cpp would end the process that asks for it."""
+    """Make an adapter with which llama.cpp would abort the process."""
     return put(path, gguf(ADAPTER | {"adapter.lora.alpha": value}, PAIR))
 
 
@@ -41,13 +41,13 @@ def only(folder: Path) -> LoraRecord:
 
 
 def trouble(record: LoraRecord) -> str:
-    """What the user reads in English, once it is certain that there is Chinese too."""
+    """Return the English message, after checking that there is a Chinese one."""
     assert record.problem is not None
     assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))
     return record.problem.say("en")
 
 
-def test_a_folder_of_pefts_tells_what_it_is(tmp_path: Path) -> None:
+def test_a_folder_of_peft_is_described(tmp_path: Path) -> None:
     folder = peft(tmp_path / "mine")
     record = only(tmp_path)
     assert (record.name, record.path, record.kind, record.problem, record.state) == ("mine", folder, "peft", None, "")
@@ -57,7 +57,7 @@ def test_a_folder_of_pefts_tells_what_it_is(tmp_path: Path) -> None:
     assert record.pairs[0] == Q
 
 
-def test_a_gguf_adapter_tells_what_it_is(tmp_path: Path) -> None:
+def test_a_gguf_adapter_is_described(tmp_path: Path) -> None:
     path = adapter(tmp_path / "mine.gguf")
     record = only(tmp_path)
     assert (record.name, record.path, record.kind, record.problem) == ("mine.gguf", path, "gguf", None)
@@ -66,14 +66,14 @@ def test_a_gguf_adapter_tells_what_it_is(tmp_path: Path) -> None:
     assert [(each.inputs, each.outputs) for each in record.pairs] == [(64, 64)]
 
 
-def test_several_ranks_are_all_told(tmp_path: Path) -> None:
+def test_all_ranks_are_listed(tmp_path: Path) -> None:
     shapes = SHAPES | {LAYER + "v_proj.lora_A.weight": (2, 64), LAYER + "v_proj.lora_B.weight": (32, 2)}
     peft(tmp_path / "a", shapes, rank_pattern={r"layers\.\d+\.self_attn\.v_proj": 2})
     assert only(tmp_path).ranks == (2, 4)
     assert only(tmp_path).problem is None
 
 
-def test_all_lie_in_natural_order_nested_ones_and_chinese_names_too(tmp_path: Path) -> None:
+def test_loras_are_listed_in_natural_order_with_nested_and_chinese_names(tmp_path: Path) -> None:
     for name in ("b10", "b9", "组/猫娘", "run/checkpoint-2"):
         peft(tmp_path / name)
     peft(tmp_path / "run")
@@ -82,7 +82,7 @@ def test_all_lie_in_natural_order_nested_ones_and_chinese_names_too(tmp_path: Pa
     assert names == ["b9", "b10", "run", "run/checkpoint-2", "组/c.gguf", "组/猫娘"]
 
 
-def test_links_are_followed_and_come_to_an_end(tmp_path: Path) -> None:
+def test_links_are_followed_without_endless_loops(tmp_path: Path) -> None:
     peft(tmp_path / "elsewhere" / "real")
     loras = tmp_path / "loras"
     loras.mkdir()
@@ -92,7 +92,7 @@ def test_links_are_followed_and_come_to_an_end(tmp_path: Path) -> None:
     assert [each.name for each in LoraCatalog(loras).all()] == ["linked"]
 
 
-def test_what_is_no_lora_is_not_listed(tmp_path: Path) -> None:
+def test_other_files_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     put(tmp_path / "notes.txt", "hello")
     put(tmp_path / "other" / "model.safetensors", tensors({"w": (2, 2)}))
@@ -178,7 +178,7 @@ FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
 ]
 
 
-def test_a_faulty_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_damaged_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (make, state, words) in enumerate(FAULTY):
         with subtests.test(state=state, words=words):
             folder = tmp_path / str(number)
@@ -189,7 +189,7 @@ def test_a_faulty_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest
             assert record.state == state
 
 
-def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> None:
+def test_a_lora_is_found_by_its_name_or_an_unambiguous_part(tmp_path: Path) -> None:
     peft(tmp_path / "user" / "cat")
     adapter(tmp_path / "dog.gguf")
     loras = LoraCatalog(tmp_path)
@@ -199,7 +199,7 @@ def test_one_is_found_by_its_name_or_what_it_may_be_called(tmp_path: Path) -> No
         loras.find("cats")
 
 
-def test_listing_again_reads_only_what_has_changed(tmp_path: Path) -> None:
+def test_listing_again_reads_only_changed_files(tmp_path: Path) -> None:
     modules = [f"{LAYER.replace('.0.', f'.{n}.')}q_proj.lora_" for n in range(100)]
     shapes = {f"{each}{half}.weight": shape for each in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
     for number in range(40):

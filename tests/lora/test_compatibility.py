@@ -1,4 +1,4 @@
-"""Whether a LoRA fits a model, by names and shapes alone."""
+"""Whether a LoRA fits a model, by the names and shapes of tensors."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_the_first_tensor_that_does_not_fit_is_named_and_the_others_counted(tmp_
     )
 
 
-def test_a_gguf_says_the_same(tmp_path: Path) -> None:
+def test_a_gguf_model_is_checked_the_same_way(tmp_path: Path) -> None:
     parts = (*GGUF[:2], Tensor("blk.0.attn_v.weight", (64, 48)))
     said = trouble(lora(tmp_path), file(tmp_path, parts))
     assert said.endswith(f"{LAYER}v_proj.lora_B.weight: the module has 48 outputs in the model, and 32 in the LoRA.")
 
 
 @pytest.mark.parametrize("module", ["model.layers.7.self_attn.q_proj", "model.layers.0.attn.c_attn"])
-def test_a_module_that_the_model_lacks_is_named(tmp_path: Path, module: str) -> None:
+def test_a_module_missing_from_the_model_is_named(tmp_path: Path, module: str) -> None:
     stranger = lora(tmp_path, pair(f"base_model.model.{module}", 64, 64))
     for model in (folder(tmp_path), file(tmp_path)):
         assert f"{module}.lora_A.weight: the model has no such module" in trouble(stranger, model)
@@ -97,8 +97,8 @@ def of_experts(top: Path, *more: int) -> LoraRecord:
     return LoraCatalog(top / "loras").find("dog")
 
 
-def test_a_gguf_adapter_has_as_many_experts_as_the_model(tmp_path: Path) -> None:
-    """llama.cpp does not look, and would read beyond the end of the tensor."""
+def test_a_gguf_adapter_must_have_as_many_experts_as_the_model(tmp_path: Path) -> None:
+    """llama.cpp does not check it, and would read beyond the end of the tensor."""
     plain = file(tmp_path)
     assert mismatches(of_experts(tmp_path), plain) == mismatches(of_experts(tmp_path, 1), plain) == []
     assert "has 3 experts for this module, and the model 1." in trouble(of_experts(tmp_path, 3), plain)
@@ -107,8 +107,8 @@ def test_a_gguf_adapter_has_as_many_experts_as_the_model(tmp_path: Path) -> None
     assert "has 3 experts for this module, and the model 8." in trouble(of_experts(tmp_path, 3), mixed)
 
 
-def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tmp_path: Path) -> None:
-    """With such an adapter it ends its process."""
+def test_embeddings_shared_with_the_output_are_refused_for_llama_cpp(tmp_path: Path) -> None:
+    """With such an adapter llama.cpp aborts the process."""
     words = (Tensor("token_embd.weight.lora_a", (4, 100)), Tensor("token_embd.weight.lora_b", (4, 64)))
     adapter(tmp_path / "loras" / "dog.gguf", words)
     dog = LoraCatalog(tmp_path / "loras").find("dog")
@@ -116,7 +116,7 @@ def test_embeddings_that_are_the_output_too_cannot_be_changed_under_llama_cpp(tm
     assert mismatches(dog, file(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
 
 
-def test_what_stands_before_the_names_does_not_matter(tmp_path: Path) -> None:
+def test_prefixes_of_module_names_do_not_matter(tmp_path: Path) -> None:
     seeing = {name.replace("model.", "model.language_model.", 1): shape for name, shape in PLAIN.items()}
     assert mismatches(lora(tmp_path), folder(tmp_path, seeing)) == []
 
@@ -127,14 +127,14 @@ def test_an_output_that_shares_the_embeddings_fits(tmp_path: Path) -> None:
     assert len(mismatches(lora(tmp_path, pair("base_model.model.lm_head", 64, 99)), folder(tmp_path))) == 1
 
 
-def test_weights_that_are_kept_transposed_are_compared_so(tmp_path: Path) -> None:
+def test_transposed_weights_are_compared_transposed(tmp_path: Path) -> None:
     model = folder(tmp_path, {"h.0.attn.c_attn.weight": (64, 192)})
     shapes = pair("base_model.model.transformer.h.0.attn.c_attn", 64, 192)
     assert mismatches(lora(tmp_path, shapes, fan_in_fan_out=True), model) == []
     assert len(mismatches(lora(tmp_path, shapes), model)) == 2
 
 
-def test_of_quantised_layers_the_outputs_are_compared(tmp_path: Path) -> None:
+def test_outputs_of_quantized_layers_are_compared(tmp_path: Path) -> None:
     layer = "model.layers.0.self_attn."
     packed = {
         f"{layer}{name}.{kind}": shape
@@ -145,7 +145,7 @@ def test_of_quantised_layers_the_outputs_are_compared(tmp_path: Path) -> None:
     assert found.tensor == f"{LAYER}v_proj.lora_B.weight"
 
 
-def test_what_is_wrong_with_the_lora_itself_comes_first(tmp_path: Path) -> None:
+def test_a_problem_of_the_lora_itself_comes_first(tmp_path: Path) -> None:
     broken = lora(tmp_path, r=16)
     with pytest.raises(type(broken.problem or ValueError()), match="the rank is 16"):
         check_fit(broken, folder(tmp_path))

@@ -1,4 +1,4 @@
-"""A LoRA in PEFT's format as a GGUF adapter: against PEFT itself, on the real model, and case by case on small ones."""
+"""LoRAs of PEFT converted to GGUF adapters: compared with PEFT on the real model, and case by case on small ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def away(found: Array, other: Array) -> float:
 
 @pytest.fixture(scope="module")
 def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Logits, Logits]:
-    """The logits by PEFT in float32, and by llama.cpp with the demo model as it is (Q4_1)."""
+    """Return the logits of PEFT in float32, and of llama.cpp with the demo model (Q4_1)."""
     top = tmp_path_factory.mktemp("adapters")
     mixed = {"r": 4, "lora_alpha": 6, "target_modules": EVERY, "strength": 0.1, "dtype": "bfloat16"}
     mixed |= {"use_rslora": True, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"k_proj": 16, "o_proj": -3}}
@@ -64,7 +64,7 @@ def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 def disordered(good: Path, path: Path) -> Path:
-    """The same adapter with the rows of B as transformers has them."""
+    """Make the same adapter with the rows of B in the order of transformers."""
     content = bytearray(good.read_bytes())
     _, table = read_tensors(good)
     data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
@@ -79,25 +79,25 @@ def disordered(good: Path, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["heads", "half", "mixed"])
-def test_llama_cpp_answers_with_it_as_peft_does(both: tuple[Logits, Logits], name: str) -> None:
+def test_llama_cpp_computes_the_same_logits_as_peft(both: tuple[Logits, Logits], name: str) -> None:
     peft, llama = both
     assert away(llama[name], peft[name]) < TOLERANCE
     assert away(peft[name], peft["none"]) > EFFECT
     assert away(llama[name], llama["none"]) > EFFECT
 
 
-def test_rows_in_the_wrong_order_would_be_noticed(both: tuple[Logits, Logits]) -> None:
+def test_rows_in_the_wrong_order_change_the_logits(both: tuple[Logits, Logits]) -> None:
     peft, llama = both
     assert away(llama["disordered"], peft["heads"]) > EFFECT
 
 
-def test_without_it_llama_cpp_answers_as_before(both: tuple[Logits, Logits]) -> None:
+def test_removing_the_adapter_restores_the_logits(both: tuple[Logits, Logits]) -> None:
     _, llama = both
     assert np.array_equal(llama["removed"], llama["none"])
 
 
 def header(folder: Path, **changes: object) -> GgufHeader:
-    """That of a small model with 8 heads for queries and 4 for keys; "architecture" may be another."""
+    """Return the header of a small model with 8 query and 4 key heads."""
     arch = str(changes.pop("architecture", "llama"))
     facts = {key.replace("llama.", f"{arch}."): each for key, each in MODEL.items()} | {"general.architecture": arch}
     return read_header(
@@ -120,7 +120,7 @@ def pair(module: str, a: Array, b: Array) -> dict[str, Array]:
 
 
 def arrays(path: Path) -> dict[str, Array]:
-    """Every tensor of a GGUF file, rows first."""
+    """Return all tensors of a GGUF file, as [rows, columns]."""
     content, (_, table) = path.read_bytes(), read_tensors(path)
     data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
     kinds = {"F32": "<f4", "F16": "<f2"}
@@ -132,7 +132,7 @@ def arrays(path: Path) -> dict[str, Array]:
     }
 
 
-def test_values_arrive_unchanged_whatever_type_they_have(tmp_path: Path) -> None:
+def test_values_of_every_type_are_converted_exactly(tmp_path: Path) -> None:
     a, b = numbered(4, 64) / 7, numbered(32, 4) / 3
     for kind, write in (("F32", lambda x: x), ("F16", lambda x: x.astype("<f2")), ("BF16", bfloat16)):
         folder = tmp_path / kind
@@ -154,7 +154,7 @@ def test_rows_of_each_head_are_interleaved() -> None:
 
 
 @pytest.mark.parametrize(("arch", "changed"), [("llama", True), ("qwen2", False), ("gemma2", False)])
-def test_only_some_architectures_have_rows_reordered(tmp_path: Path, arch: str, changed: bool) -> None:
+def test_only_some_architectures_have_interleaved_heads(tmp_path: Path, arch: str, changed: bool) -> None:
     b = numbered(32, 4)
     lora = made(tmp_path, pair(LAYER + "k_proj", numbered(4, 64), b) | pair(LAYER + "v_proj", numbered(4, 64), b))
     found = arrays(converted(lora, header(tmp_path, architecture=arch)))
@@ -163,7 +163,7 @@ def test_only_some_architectures_have_rows_reordered(tmp_path: Path, arch: str, 
     assert sorted(found["blk.0.attn_k.weight.lora_b"][:, 0]) == sorted(b[:, 0])
 
 
-def test_another_alpha_of_a_module_goes_into_its_b(tmp_path: Path) -> None:
+def test_the_alpha_of_a_single_module_is_multiplied_into_its_b(tmp_path: Path) -> None:
     parts = {
         name: pair(LAYER + name, numbered(4, 64, kind="<f2"), numbered(32, 4, kind="<f2"))
         for name in ("v_proj", "o_proj", "q_proj")
@@ -176,7 +176,7 @@ def test_another_alpha_of_a_module_goes_into_its_b(tmp_path: Path) -> None:
     assert found["blk.0.attn_v.weight.lora_b"].dtype == "<f2"
 
 
-def test_a_scale_by_the_root_of_the_rank_is_the_alpha_that_has_it(tmp_path: Path) -> None:
+def test_rslora_is_converted_to_the_alpha_with_the_same_scale(tmp_path: Path) -> None:
     lora = made(tmp_path, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)), use_rslora=True)
     assert read_header(converted(lora, header(tmp_path))).alpha == 16.0  # 8 * sqrt(4), to be divided by 4
 
@@ -208,7 +208,7 @@ def test_a_lora_that_gguf_cannot_express_is_refused_by_name(tmp_path: Path, subt
             assert not (folder / "cat" / FOLDER).exists()
 
 
-def test_an_embedding_and_a_strange_architecture_are_refused(tmp_path: Path) -> None:
+def test_an_embedding_and_an_unknown_architecture_are_refused(tmp_path: Path) -> None:
     words = "base_model.model.model.embed_tokens.lora_embedding_"
     lora = made(tmp_path, {f"{words}A": numbered(4, 100), f"{words}B": numbered(64, 4)})
     with pytest.raises(LoraInexpressible, match=r"cannot apply a LoRA to 'model\.embed_tokens'"):
@@ -217,13 +217,13 @@ def test_an_embedding_and_a_strange_architecture_are_refused(tmp_path: Path) -> 
         converted(lora, header(tmp_path, architecture="rwkv7"))
 
 
-def test_heads_that_do_not_share_out_the_rows_are_refused(tmp_path: Path) -> None:
+def test_a_number_of_heads_that_does_not_divide_the_rows_is_refused(tmp_path: Path) -> None:
     lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(50, 4)))
     with pytest.raises(LoraInexpressible, match="the 50 outputs of"):
         converted(lora, header(tmp_path))
 
 
-def test_it_is_made_once_and_again_when_the_lora_has_changed(tmp_path: Path) -> None:
+def test_a_lora_is_converted_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
     parts = pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))
     lora, model = made(tmp_path, parts), header(tmp_path)
     path = converted(lora, model)
@@ -235,7 +235,7 @@ def test_it_is_made_once_and_again_when_the_lora_has_changed(tmp_path: Path) -> 
     assert converted(lora, header(tmp_path, **{"attention.head_count": 4})) != path
 
 
-def test_what_was_cut_off_or_is_something_else_is_made_again(tmp_path: Path) -> None:
+def test_a_truncated_or_foreign_conversion_is_replaced(tmp_path: Path) -> None:
     lora, model = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))), header(tmp_path)
     whole = converted(lora, model).read_bytes()
     for content in (whole[:-1], b"", b"nonsense"):
@@ -244,7 +244,7 @@ def test_what_was_cut_off_or_is_something_else_is_made_again(tmp_path: Path) -> 
     assert [each.name for each in (tmp_path / "cat" / FOLDER).iterdir()] == ["llama-8-4.gguf"]
 
 
-def test_what_was_made_is_not_listed_but_would_be_a_sound_adapter(tmp_path: Path) -> None:
+def test_a_conversion_is_a_valid_adapter_and_is_not_listed(tmp_path: Path) -> None:
     lora = made(tmp_path / "loras", pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
     path = converted(lora, header(tmp_path))
     assert [each.name for each in LoraCatalog(tmp_path / "loras").all()] == ["cat"]
@@ -253,14 +253,14 @@ def test_what_was_made_is_not_listed_but_would_be_a_sound_adapter(tmp_path: Path
     assert record.base == "user/tiny"
 
 
-def test_where_it_cannot_be_written_the_system_says_why(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_reported_with_the_system_error(tmp_path: Path) -> None:
     lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
     put(tmp_path / "cat" / FOLDER, "a file is in the way")
     with pytest.raises(LoraNotWritten, match=r"\.converted"):
         converted(lora, header(tmp_path))
 
 
-def test_a_broken_lora_is_refused_with_its_own_problem(tmp_path: Path) -> None:
+def test_a_damaged_lora_is_refused_with_its_own_problem(tmp_path: Path) -> None:
     lora = LoraCatalog(peft(tmp_path / "x" / "cat", r=16).parent).find("cat")
     with pytest.raises(ModelProblem, match="the rank is 16"):
         converted(lora, header(tmp_path))

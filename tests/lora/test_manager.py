@@ -1,4 +1,4 @@
-"""LoRAs and the model in use: what is checked before an engine is asked, what is in force after, and who is told."""
+"""LoRAs of the model in use: what is checked before the engine applies them, and what is applied after an error."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NONE = dataclasses.replace(ECHO, abilities=frozenset())
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """models/m.gguf; loras/: two that fit, one too wide, one cut off; others whose names the engine obeys."""
+def root(tmp_path: Path) -> Path:
+    """Make models/m.gguf and loras/: two that fit, one too wide, one truncated, and two that make the engine fail."""
     (tmp_path / "models").mkdir()
     heads = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
     (tmp_path / "models" / "m.gguf").write_bytes(gguf({**MODEL, **heads}, TENSORS))
@@ -64,27 +64,27 @@ def models() -> Iterator[ModelManager]:
 
 
 @pytest.fixture
-def loras(place: Path, models: ModelManager) -> LoraManager:
-    return LoraManager(LoraCatalog(place / "loras"), models)
+def loras(root: Path, models: ModelManager) -> LoraManager:
+    return LoraManager(LoraCatalog(root / "loras"), models)
 
 
 def plan(record: ModelRecord, loader: Loader = SEVERAL, **weights: object) -> LoadPlan:
     return LoadPlan(record, loader, settle(loader, model={}, saved={}, flags={}, form={}), weights)
 
 
-def load(place: Path, models: ModelManager, loader: Loader = SEVERAL, **weights: object) -> LoadedModel:
-    loras = LoraManager(LoraCatalog(place / "loras"), models)
-    return models.begin(loras.resolve(plan(Catalog(place / "models").find("m"), loader, **weights))).result(20)
+def load(root: Path, models: ModelManager, loader: Loader = SEVERAL, **weights: object) -> LoadedModel:
+    loras = LoraManager(LoraCatalog(root / "loras"), models)
+    return models.begin(loras.resolve(plan(Catalog(root / "models").find("m"), loader, **weights))).result(20)
 
 
 def says(model: LoadedModel) -> str:
     return "".join(each.text for each in model.generate(Prompt("adapters"), {}) if isinstance(each, Text)).strip()
 
 
-def test_several_are_applied_with_their_weights_and_everybody_is_told(
-    place: Path, models: ModelManager, loras: LoraManager
+def test_several_loras_are_applied_with_their_weights_and_shown_in_the_status(
+    root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
-    model = load(place, models)
+    model = load(root, models)
     before = models.status.version
     applied = loras.apply({"cat": 1, "dog": "0.5"})
     assert applied == (AppliedLora("cat", 1, 10), AppliedLora("dog.gguf", 0.5, 5))
@@ -93,17 +93,17 @@ def test_several_are_applied_with_their_weights_and_everybody_is_told(
     assert says(model) == "cat,dog.gguf"
 
 
-def test_none_at_all_is_the_model_as_it_was_loaded(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    model = load(place, models)
+def test_applying_none_restores_the_model(root: Path, models: ModelManager, loras: LoraManager) -> None:
+    model = load(root, models)
     loras.apply({"cat": 1})
     assert loras.apply({}) == models.status.loras == ()
     assert says(model) == ""
 
 
-def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    load(place, models)
+def test_a_lora_of_peft_is_converted_for_llama_cpp(root: Path, models: ModelManager, loras: LoraManager) -> None:
+    load(root, models)
     loras.apply({"cat": 1})
-    assert [each.suffix for each in (place / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
+    assert [each.suffix for each in (root / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_one_in_pefts_format_goes_to_llama_cpp_as_gguf(place: Path, models: Mode
         ({"cat": 1, "fail": 1}, Unsupported),
     ],
 )
-def test_after_a_refusal_the_former_ones_are_in_force(
-    asked: dict[str, object], error: type[WebUIError], place: Path, models: ModelManager, loras: LoraManager
+def test_after_a_refusal_the_former_loras_stay_applied(
+    asked: dict[str, object], error: type[WebUIError], root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
-    model = load(place, models)
+    model = load(root, models)
     loras.apply({"dog": 1})
     with pytest.raises(error):
         loras.apply(asked)
@@ -129,76 +129,78 @@ def test_after_a_refusal_the_former_ones_are_in_force(
     assert says(model) == "dog.gguf"
 
 
-def test_an_adapter_that_takes_the_worker_down_is_told_as_that(
-    place: Path, models: ModelManager, loras: LoraManager
+def test_an_adapter_that_crashes_the_worker_is_reported_as_such(
+    root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
-    load(place, models)
+    load(root, models)
     with pytest.raises(WorkerDied) as died:
         loras.apply({"kill": 1})
     assert "applying LoRAs" in died.value.say("en") and models.status.state == "failed"
 
 
-def test_without_a_model_there_is_nothing_to_change(loras: LoraManager) -> None:
+def test_applying_without_a_model_is_an_error(loras: LoraManager) -> None:
     with pytest.raises(NoModelLoaded):
         loras.apply({"cat": 1})
 
 
-def test_a_loader_that_cannot_says_which_can(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    load(place, models, NONE)
+def test_a_loader_without_loras_names_loaders_that_support_them(
+    root: Path, models: ModelManager, loras: LoraManager
+) -> None:
+    load(root, models, NONE)
     with pytest.raises(Unsupported, match="echo cannot use LoRAs; Transformers"):
         loras.apply({"cat": 1})
     assert loras.apply({}) == ()
 
 
-def test_a_loader_that_takes_one_says_so(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    load(place, models, ONE)
+def test_a_loader_for_one_lora_refuses_two(root: Path, models: ModelManager, loras: LoraManager) -> None:
+    load(root, models, ONE)
     assert len(loras.apply({"cat": 1})) == 1
     with pytest.raises(Unsupported, match="one LoRA at a time"):
         loras.apply({"cat": 1, "dog": 1})
 
 
-def test_a_model_has_its_loras_from_the_start(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    assert says(load(place, models, cat=0.5)) == "cat"
+def test_loras_of_the_plan_are_applied_during_the_load(root: Path, models: ModelManager, loras: LoraManager) -> None:
+    assert says(load(root, models, cat=0.5)) == "cat"
     assert models.status.loras == (AppliedLora("cat", 0.5, 5),)
 
 
-def test_a_model_whose_loras_are_gone_is_loaded_without_and_the_page_can_say_why(
-    place: Path, models: ModelManager, loras: LoraManager
+def test_a_model_whose_loras_are_missing_is_loaded_without_them_and_says_why(
+    root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
-    model = load(place, models, mouse=1)
+    model = load(root, models, mouse=1)
     assert says(model) == "" and models.status.state == "ready"
     assert isinstance(models.status.lora_problem, LoraNotFound)
     loras.apply({"cat": 1})
     assert models.status.lora_problem is None
 
 
-def test_a_lora_whose_files_go_away_while_it_is_read_is_refused_by_name(
-    place: Path, models: ModelManager, loras: LoraManager, monkeypatch: pytest.MonkeyPatch
+def test_a_lora_whose_files_vanish_while_being_read_is_refused_by_name(
+    root: Path, models: ModelManager, loras: LoraManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(manager, "check_fit", gone)
-    model = load(place, models, cat=1)
+    model = load(root, models, cat=1)
     assert says(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
     with pytest.raises(LoraRefused, match=r"cat.*No such file"):
         loras.apply({"cat": 1})
 
 
-def test_a_fault_of_ours_while_loras_are_applied_leaves_no_load_under_way_and_no_worker(
-    place: Path, models: ModelManager, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_while_applying_loras_ends_the_load_and_the_worker(
+    root: Path, models: ModelManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(LoadedModel, "apply_loras", broken)
     with pytest.raises(ZeroDivisionError):
-        load(place, models, cat=1)
+        load(root, models, cat=1)
     assert models.status.state == "failed" and not worker_pids()
 
 
-def test_a_load_with_other_loras_is_another_wish(place: Path, models: ModelManager, loras: LoraManager) -> None:
-    assert load(place, models, cat=1) is not load(place, models, dog=1)
+def test_a_load_with_other_loras_is_not_shared(root: Path, models: ModelManager, loras: LoraManager) -> None:
+    assert load(root, models, cat=1) is not load(root, models, dog=1)
     assert [each.name for each in models.status.loras] == ["dog.gguf"]
 
 
@@ -213,31 +215,29 @@ def test_a_load_with_other_loras_is_another_wish(place: Path, models: ModelManag
         ("", {}),
     ],
 )
-def test_what_a_file_of_settings_may_say(told: object, meant: dict[str, object]) -> None:
+def test_saved_loras_are_read_in_every_form(told: object, meant: dict[str, object]) -> None:
     assert parse_saved(told) == meant
 
 
-def test_the_command_lines_go_before_those_that_are_saved(place: Path, make_app_in: Callable[..., App]) -> None:
-    (place / "models" / "config-user.yaml").write_text("m.gguf:\n  lora: [cat]\n")
+def test_loras_of_the_command_line_outrank_saved_ones(root: Path, make_app_in: Callable[..., App]) -> None:
+    (root / "models" / "config-user.yaml").write_text("m.gguf:\n  lora: [cat]\n")
     app = make_app_in()
     assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"cat": 1.0}
     app = make_app_in("--lora", "dog", "cat:0.5")
     assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"dog.gguf": 1.0, "cat": 0.5}
 
 
-def test_a_misspelt_lora_is_told_at_the_start(make_app_in: Callable[..., App]) -> None:
+def test_a_misspelled_lora_is_reported_at_start(make_app_in: Callable[..., App]) -> None:
     with pytest.raises(LoraNotFound, match="cat"):
         make_app_in("--lora", "cad")
     with pytest.raises(OptionError):
         make_app_in("--lora", "cat:3")
 
 
-def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
-    place: Path, make_app_in: Callable[..., App]
-) -> None:
+def test_applied_loras_are_saved_with_their_model_only(root: Path, make_app_in: Callable[..., App]) -> None:
     app = make_app_in()
     record = app.record("m.gguf")
-    (place / "models" / "n.gguf").write_bytes((place / "models" / "m.gguf").read_bytes())
+    (root / "models" / "n.gguf").write_bytes((root / "models" / "m.gguf").read_bytes())
     app.loading.load(plan(record))
     app.loras.apply({"cat": 0.5, "dog": 1})
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
@@ -252,7 +252,7 @@ def test_those_in_force_are_saved_with_the_model_and_those_of_another_are_not(
     assert "lora" in app.planner.saved_settings(record), "that they cannot be had now is not the user's wish"
 
 
-def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Callable[..., App]) -> None:
+def test_loras_of_the_command_line_are_not_saved(root: Path, make_app_in: Callable[..., App]) -> None:
     app = make_app_in("--lora", "cat")
     record = app.record("m.gguf")
     app.loading.load(plan(record, **app.planner.plan(LoadRequest(record)).loras))
@@ -264,13 +264,13 @@ def test_those_of_the_command_line_are_not_saved(place: Path, make_app_in: Calla
 
 
 @pytest.fixture
-def make_app_in(place: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Makes an App from words of the command line, of the models and LoRAs in `place`."""
+def make_app_in(root: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Make an App from words of the command line, with the models and LoRAs in `root`."""
     (tmp_path / "settings.yaml").touch()
     made: list[App] = []
 
     def make(*words: str) -> App:
-        own = ("--model-dir", str(place / "models"), "--lora-dir", str(place / "loras"))
+        own = ("--model-dir", str(root / "models"), "--lora-dir", str(root / "loras"))
         made.append(App(flags.parse([*own, "--settings", str(tmp_path / "settings.yaml"), *words])))
         return made[-1]
 

@@ -1,4 +1,4 @@
-"""llama.cpp's names for transformers' modules, proved by answers: tiny random models with an adapter, in both."""
+"""GGUF names of the modules of transformers, checked by logits: tiny random models with an adapter, in both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRECISE = 50  # how many times larger the mean change by the adapter is than the
 
 @pytest.fixture(scope="module")
 def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each of KINDS, as `tiny_loras` makes it, with llama.cpp's logits in llama.npz."""
+    """A folder for each of KINDS, made by `tiny_loras`, with the logits of llama.cpp in llama.npz."""
     top = tmp_path_factory.mktemp("tiny")
     forked(write, top / "all")
     jobs = []
@@ -42,7 +42,7 @@ def tiny(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_llama_cpp_answers_with_the_adapter_as_peft_does(tiny: Path, kind: str) -> None:
+def test_llama_cpp_applies_the_adapter_as_peft_does(tiny: Path, kind: str) -> None:
     peft, llama = np.load(tiny / kind / "logits.npz"), np.load(tiny / kind / "llama.npz")
     effect = np.abs(peft["cat"] - peft["none"]).mean()
     for name in ("none", "cat"):
@@ -50,12 +50,12 @@ def test_llama_cpp_answers_with_the_adapter_as_peft_does(tiny: Path, kind: str) 
     assert np.array_equal(llama["removed"], llama["none"])
 
 
-def test_every_kind_of_name_was_put_to_the_test() -> None:
+def test_every_architecture_is_tested() -> None:
     assert {architecture(kind) for kind in KINDS} == set(ARCHITECTURES) - {"mistral3", "smollm3"}
 
 
 def test_the_names_agree_with_the_gguf_package(subtests: pytest.Subtests) -> None:
-    """Which the program does without: it is part of a package for making models."""
+    """The application does not use that package, which is made for converting models."""
     for arch in ARCHITECTURES:
         with subtests.test(arch=arch):
             number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
@@ -83,7 +83,7 @@ def test_the_names_agree_with_the_gguf_package(subtests: pytest.Subtests) -> Non
         ("qwen3", "lm_head", "output.weight"),
     ],
 )
-def test_a_module_has_its_name(arch: str, module: str, name: str) -> None:
+def test_a_module_has_a_gguf_name(arch: str, module: str, name: str) -> None:
     assert gguf_name(arch, module) == name
 
 
@@ -98,11 +98,11 @@ def test_a_module_has_its_name(arch: str, module: str, name: str) -> None:
         ("gpt2", "lm_head"),
     ],
 )
-def test_what_llama_cpp_does_not_have_has_no_name(arch: str, module: str) -> None:
+def test_a_module_unknown_to_llama_cpp_has_no_name(arch: str, module: str) -> None:
     assert gguf_name(arch, module) is None
 
 
-def test_only_queries_and_keys_of_some_are_reordered() -> None:
+def test_only_queries_and_keys_of_some_architectures_are_interleaved() -> None:
     assert has_interleaved_heads("llama", "blk.0.attn_q.weight") and has_interleaved_heads(
         "llama", "blk.0.attn_k.weight"
     )

@@ -1,4 +1,4 @@
-"""Whether a repository's files would fit, before they are downloaded: as the Model tab says it afterwards."""
+"""Whether the files of a repository would fit in memory: the same verdict as on the Model tab after the download."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def asked(app: App, served: HubServer) -> tuple[dict[str, Verdict], Repository]:
     return app.download_fit.verdicts(repository), repository
 
 
-def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
+def test_the_verdict_is_that_of_the_model_tab_after_the_download(
     make: Callable[..., App], served: HubServer, smollm2: Path, tmp_path: Path
 ) -> None:
     served.add(REPO, {smollm2.name: smollm2})
@@ -61,7 +61,7 @@ def test_the_verdict_is_what_the_model_tab_says_once_it_is_here(
     assert told == {smollm2.name: expected} and expected.context < 8192, "memory has reduced the context"
 
 
-def test_one_header_is_enough_for_all_and_it_takes_a_few_mib(
+def test_one_header_of_a_few_mib_is_read_for_all_quantizations(
     make: Callable[..., App], served: HubServer, smollm2: Path, tmp_path: Path
 ) -> None:
     larger = tmp_path / "larger.gguf"
@@ -75,9 +75,7 @@ def test_one_header_is_enough_for_all_and_it_takes_a_few_mib(
     assert served.sent <= 8 * MIB and len(served.log) <= 6
 
 
-def test_gpus_count_and_what_they_hold_grows_with_the_weights(
-    make: Callable[..., App], served: HubServer, smollm2: Path
-) -> None:
+def test_memory_of_gpus_counts(make: Callable[..., App], served: HubServer, smollm2: Path) -> None:
     served.add(REPO, {"m.Q4_1.gguf": smollm2})
     app = make(8 << 30, "--hf-endpoint", served.url, "--n-gpu-layers", "-1")
     app.memory.gpus = lambda: (Gpu("card", 8 << 30, 8 << 30),)
@@ -85,7 +83,7 @@ def test_gpus_count_and_what_they_hold_grows_with_the_weights(
     assert told["m.Q4_1.gguf"].kind == "fits" and told["m.Q4_1.gguf"].free == 16 << 30
 
 
-def test_the_next_hub_is_asked_if_the_first_cannot_be_reached(
+def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(
     make: Callable[..., App], served: HubServer, smollm2: Path, free_port: int
 ) -> None:
     served.add(REPO, {"m.Q4_1.gguf": smollm2})
@@ -93,7 +91,7 @@ def test_the_next_hub_is_asked_if_the_first_cannot_be_reached(
     assert asked(app, served)[0]["m.Q4_1.gguf"].kind == "fits"
 
 
-def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable[..., App], served: HubServer) -> None:
+def test_unreachable_mirrors_and_invalid_headers_are_errors(make: Callable[..., App], served: HubServer) -> None:
     served.add(REPO, {"m.Q4_1.gguf": b"no model at all" * 1000})
     app = make()
     with pytest.raises(ModelProblem):
@@ -106,14 +104,16 @@ def test_nobody_who_has_it_is_an_error_and_so_is_what_is_no_model(make: Callable
             app.download_fit.verdicts(repository)
 
 
-def test_what_is_no_model_of_text_says_why_it_cannot_be_loaded(make: Callable[..., App], served: HubServer) -> None:
+def test_a_model_that_does_not_generate_text_is_unsupported_with_a_reason(
+    make: Callable[..., App], served: HubServer
+) -> None:
     served.add(REPO, {"m.Q4_1.gguf": gguf({**MODEL, "general.architecture": "flux"})}, lfs_above=0)
     (told,) = asked(make(), served)[0].values()
     assert told.kind == "unsupported" and told.why is not None and "ComfyUI" in told.why["en"]
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1 * MIB, "fits"), (int(TIGHT * 2 * MIB) + 9, "tight"), (3 * MIB, "short")])
-def test_of_plain_weights_their_size_is_compared_with_what_is_free(
+def test_the_size_of_plain_weights_is_compared_with_the_free_memory(
     make: Callable[..., App], served: HubServer, size: int, kind: str
 ) -> None:
     served.add(REPO, {"model.safetensors": bytes(size), "config.json": b"{}"})
@@ -122,7 +122,7 @@ def test_of_plain_weights_their_size_is_compared_with_what_is_free(
     assert served.log == [], "nobody is asked for that"
 
 
-def test_where_memory_is_unknown_or_there_is_nothing_to_weigh_there_is_no_verdict(
+def test_without_weights_or_known_memory_there_is_no_verdict(
     make: Callable[..., App], served: HubServer, smollm2: Path
 ) -> None:
     served.add(REPO, {"model.safetensors": bytes(20_000), "m.Q4_1.gguf": smollm2})

@@ -1,4 +1,4 @@
-"""Whether a model fits into memory, what would help, and what is done about it where nobody asked for a context."""
+"""Whether a model fits in memory, which remedies are offered, and how the context length is reduced."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def main(free: int) -> list[Device]:
 @pytest.mark.parametrize(
     ("free", "verdict"), [(0, "unknown"), (1000 * MB, "fits"), (340 * MB, "tight"), (300 * MB, "short"), (1, "short")]
 )
-def test_the_verdict_is_that_of_need_against_free(header: GgufHeader, free: int, verdict: str) -> None:
+def test_the_verdict_compares_needed_with_free_memory(header: GgufHeader, free: int, verdict: str) -> None:
     found = fit(llamacpp_memory, header, options(), main(free))
     assert [part.verdict for part in found.parts] == [verdict]
     assert found.short == (verdict == "short")
 
 
 @pytest.mark.parametrize("free", [300 * MB, 240 * MB, 200 * MB, 170 * MB, 152 * MB])
-def test_every_remedy_makes_it_fit(header: GgufHeader, free: int) -> None:
+def test_every_remedy_makes_the_model_fit(header: GgufHeader, free: int) -> None:
     found = fit(llamacpp_memory, header, options(), main(free))
     assert found.remedies
     for change in found.remedies:
@@ -69,7 +69,7 @@ CARD = "NVIDIA GeForce RTX 4060"
 
 
 @pytest.mark.parametrize("card", [560 * MB, 700 * MB, 500 * MB])
-def test_with_a_gpu_every_remedy_makes_all_of_it_fit(header: GgufHeader, card: int) -> None:
+def test_with_a_gpu_every_remedy_makes_the_model_fit_everywhere(header: GgufHeader, card: int) -> None:
     chosen = options(n_gpu_layers=-1)
     found = fit(llamacpp_memory, header, chosen, [Device("", 1000 * MB), Device(CARD, card)])
     main, gpu = found.parts
@@ -80,17 +80,17 @@ def test_with_a_gpu_every_remedy_makes_all_of_it_fit(header: GgufHeader, card: i
         assert fits(placed(header, options(**{"n_gpu_layers": -1, **change}), [card]), [1000 * MB, card])
 
 
-def test_where_main_memory_is_short_more_layers_on_the_gpu_help(header: GgufHeader) -> None:
+def test_more_layers_on_the_gpu_are_a_remedy_for_short_main_memory(header: GgufHeader) -> None:
     found = fit(llamacpp_memory, header, options(), [Device("", 150 * MB), Device(CARD, 8000 * MB)])
     assert {"n_gpu_layers": 31} in found.remedies
 
 
-def test_where_nothing_helps_nothing_is_offered(header: GgufHeader) -> None:
+def test_no_remedy_is_offered_if_none_helps(header: GgufHeader) -> None:
     assert fit(llamacpp_memory, header, options(), main(90 * MB)).remedies == ()
     assert fit(llamacpp_memory, header, options(), main(1000 * MB)).remedies == ()
 
 
-def test_a_context_nobody_asked_for_is_the_largest_that_fits(header: GgufHeader) -> None:
+def test_a_context_length_that_was_not_set_becomes_the_largest_that_fits(header: GgufHeader) -> None:
     assert fitting_context(llamacpp_memory, header, options(), main(1000 * MB)) == 8192
     assert fitting_context(llamacpp_memory, header, options(), main(0)) == 8192
     reduced = fitting_context(llamacpp_memory, header, options(), main(200 * MB))
@@ -103,14 +103,14 @@ def test_a_context_nobody_asked_for_is_the_largest_that_fits(header: GgufHeader)
 
 @pytest.fixture
 def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
-    """Of a machine with 200 MB of free memory."""
+    """An application on a machine with 200 MB of free memory."""
     (tmp_path / "models" / NAME).symlink_to(smollm2)
     made = make_app()
     made.available_memory = lambda: 200 * MB
     return made
 
 
-def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -> None:
+def test_a_reduced_context_is_marked_and_not_saved(app: App) -> None:
     record = app.record(NAME)
     reduced = app.planner.plan(LoadRequest(record)).settings["n_ctx"]
     assert reduced.source == "memory" and MIN_CONTEXT <= int(reduced.value) < 8192
@@ -119,7 +119,7 @@ def test_it_is_said_to_be_reduced_and_is_not_saved_as_the_users_wish(app: App) -
     assert app.model_settings.get(NAME) == {"loader": "llama.cpp", "threads": 2}
 
 
-def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: App) -> None:
+def test_the_context_shown_in_the_form_is_loaded_though_free_memory_has_changed(app: App) -> None:
     assert app.planner.plan(LoadRequest(app.record(NAME), shown_context=1024)).settings["n_ctx"] == Setting(
         1024, "memory"
     )
@@ -127,7 +127,7 @@ def test_what_the_form_showed_is_what_is_loaded_though_memory_has_changed(app: A
     assert app.planner.plan(LoadRequest(app.record(NAME))).settings["n_ctx"] == Setting(8192, "model")
 
 
-def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> None:
+def test_a_context_that_was_set_or_fits_on_a_gpu_is_not_reduced(app: App) -> None:
     record = app.record(NAME)
     assert app.planner.plan(LoadRequest(record, form={"n_ctx": 4096})).settings["n_ctx"].source != "memory"
     assert (
@@ -138,14 +138,14 @@ def test_a_wish_is_not_reduced_and_neither_is_what_a_gpu_will_hold(app: App) -> 
     assert app.planner.plan(LoadRequest(record)).settings["n_ctx"].source == "memory"
 
 
-def test_what_the_model_in_use_gives_back_counts_as_free(app: App) -> None:
+def test_memory_of_the_model_in_use_counts_as_free(app: App) -> None:
     assert app.memory.free_memory(LLAMA) == (Device("", 200 * MB),)
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 2048})))
     freed = app.memory.free_memory(LLAMA)[0].free - 200 * MB
     assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
 
 
-def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
+def test_the_memory_bar_offers_remedies_as_buttons(app: App) -> None:
     app.memory.available_memory = lambda: 250 * MB
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 8192}))
     for language in ("zh", "en"):
@@ -154,7 +154,7 @@ def test_the_bar_offers_its_remedies_as_buttons(app: App) -> None:
     assert model_html.memory(None, locales.translator("en")) == ""
 
 
-def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
+def test_each_gpu_has_its_own_bar(app: App) -> None:
     app.memory.gpus = lambda: (Gpu("RTX <4090>", 24 << 30, 20 << 30), Gpu("RTX 3060", 12 << 30, 1 << 20))
     plan = app.planner.plan(LoadRequest(app.record(NAME), form={"n_gpu_layers": -1, "tensor_split": "1,1"}))
     html = model_html.memory(app.memory.fit(plan), locales.translator("en"))
@@ -170,7 +170,7 @@ def test_each_gpu_has_a_bar_of_its_own(app: App) -> None:
 # -- Transformers ------------------------------------------------------------------------------------------------------
 
 SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=TensorSizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
-"""Seven thousand million weights, as 16 bits."""
+"""Seven billion weights of 16 bits."""
 
 
 def torch_options(**chosen: Value) -> dict[str, Value]:
@@ -178,7 +178,7 @@ def torch_options(**chosen: Value) -> dict[str, Value]:
 
 
 @pytest.mark.parametrize(("free", "remedies"), [(50, 0), (31, 0), (27, 4), (10, 3), (8, 2), (5, 0)])
-def test_fewer_bits_are_offered_where_they_make_a_model_fit(free: int, remedies: int) -> None:
+def test_fewer_bits_are_a_remedy_if_the_model_then_fits(free: int, remedies: int) -> None:
     found = fit(hf_memory, SEVEN, torch_options(), main(free * GIB))
     assert found.short == (free < 29) and len(found.remedies) == remedies
     assert found.parts[0].verdict == ("fits" if free == 50 else "tight" if free == 31 else "short")
@@ -186,13 +186,13 @@ def test_fewer_bits_are_offered_where_they_make_a_model_fit(free: int, remedies:
         assert fits(hf_memory.placed(SEVEN, torch_options(**change)), [free * GIB])
 
 
-def test_on_a_gpu_fewer_bits_help_as_well() -> None:
+def test_fewer_bits_are_a_remedy_on_a_gpu() -> None:
     found = fit(hf_memory, SEVEN, torch_options(), [Device("", 64 * GIB), Device(CARD, 12 * GIB)])
     assert [part.verdict for part in found.parts] == ["fits", "short"]
     assert {"load_in_8bit": True} in found.remedies and {"bf16": True} not in found.remedies
 
 
-def test_a_folder_of_weights_has_a_bar_and_gives_back_what_it_took(
+def test_a_folder_of_weights_has_a_memory_bar_and_frees_what_it_took(
     smollm2: Path, smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App]
 ) -> None:
     (tmp_path / "models" / NAME).symlink_to(smollm2)

@@ -1,4 +1,4 @@
-"""Why a loader: one sentence for each that takes the model, in both languages, no two the same."""
+"""Which loaders are recommended for a model, and the reasons, in both languages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMED = {
     ("ExLlamav2_HF", "gptq"): "CUDA",
     ("ExLlamav2", "exl2"): "CUDA",
 }
-"""What the sentence must not leave out."""
+"""A word that the reason must contain."""
 
 
 def record(model_format: str, **defaults: int) -> ModelRecord:
@@ -38,7 +38,7 @@ def record(model_format: str, **defaults: int) -> ModelRecord:
 
 @pytest.mark.parametrize("model_format", TAKERS)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_each_loader_of_a_quantised_folder_has_a_sentence_of_its_own(model_format: str, language: str) -> None:
+def test_each_loader_of_a_quantized_folder_has_its_own_reason(model_format: str, language: str) -> None:
     takers = candidates(model_format)
     assert {loader.name for loader in takers} == TAKERS[model_format]
     said = [words[language] for loader in takers if (words := reason(record(model_format), loader))]
@@ -47,14 +47,14 @@ def test_each_loader_of_a_quantised_folder_has_a_sentence_of_its_own(model_forma
 
 
 @pytest.mark.parametrize(("loader", "model_format"), NAMED)
-def test_the_sentence_says_what_decides(loader: str, model_format: str) -> None:
+def test_the_reason_names_what_decides(loader: str, model_format: str) -> None:
     words = explain_choice(record(model_format), LOADERS[loader])
     assert words is not None
     assert words["en"].startswith(f"{model_format.upper()}: ") and NAMED[loader, model_format] in words["en"]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
+def test_the_reason_warns_of_slow_bits_on_a_cpu(bits: int) -> None:
     words = explain_choice(record("gptq", wbits=bits), LOADERS["Transformers"])
     assert words is not None
     assert ("with 4 bits only" in words["en"]) == ("仅对 4 位" in words["zh"]) == (bits != 4)
@@ -62,7 +62,7 @@ def test_who_would_be_slow_on_the_processor_is_told(bits: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "known"), [("llama", True), ("Yi", True), ("gemma3_text", False), ("", True)])
-def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind: str, known: bool) -> None:
+def test_exllama_comes_last_and_warns_for_architectures_it_treats_as_llama(kind: str, known: bool) -> None:
     model = replace(record("gptq"), architecture=kind)
     names = [each.name for each in compatible_loaders(model)]
     assert set(names) == TAKERS["gptq"]
@@ -75,8 +75,8 @@ def test_what_exllama_would_take_for_llama_goes_to_others_first_and_is_said(kind
 
 
 @pytest.mark.skipif(not ARCHITECTURES.is_file(), reason="exllamav2 is not in overlays/exllamav2")
-def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
-    """Told by the names of architectures, which are written otherwise: GPTBigCodeForCausalLM is gpt_bigcode."""
+def test_the_listed_architectures_are_those_that_exllama_knows() -> None:
+    """The source of exllamav2 names classes: GPTBigCodeForCausalLM is gpt_bigcode."""
     told = [*re.findall(r'arch_string (?:==|in) (.*?"\w+For\w+")', ARCHITECTURES.read_text()), "GPT2LMHeadModel"]
     names = {name for each in told for name in re.findall(r"\w+For\w+|GPT2", each)} | {"LlamaForCausalLM"}
     kinds = {re.sub("(ForCausalLM|ForConditionalGeneration|LMHeadModel)", "", name).lower() for name in names}
@@ -86,7 +86,7 @@ def test_the_kinds_it_is_said_to_know_are_those_that_it_does() -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
-def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
+def test_exllama_is_offered_only_for_4_bit_gptq(bits: int) -> None:
     usual, unusual = record("gptq", wbits=4), record("gptq", wbits=bits)
     assert compatible_loaders(usual) == compatible_loaders(record("gptq")) == candidates("gptq")
     assert {each.name for each in compatible_loaders(unusual)} == {"AutoGPTQ", "Transformers"}
@@ -97,6 +97,6 @@ def test_exllama_is_offered_for_gptq_of_4_bits_alone(bits: int) -> None:
     assert compatible_loaders(record("exl2", wbits=bits)) == candidates("exl2")
 
 
-def test_a_loader_that_cannot_take_the_model_has_none() -> None:
+def test_a_loader_that_cannot_load_the_model_has_no_reason() -> None:
     assert reason(record("exl2"), LOADERS["AutoGPTQ"]) is None
     assert explain_choice(record("gptq"), LOADERS["AutoAWQ"]) is None

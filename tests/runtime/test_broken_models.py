@@ -1,4 +1,4 @@
-"""Models that are broken, each in its own way: the cause is named in both languages, and the next load works."""
+"""Loads of broken models: the cause is named in both languages, and the next load works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Made = Callable[[Path, bytes], str]
 
 
 def file(content: Callable[[bytes], bytes], name: str = "x.gguf") -> Made:
-    """A file made from the real model's bytes."""
+    """Make a file from the bytes of the real model."""
 
     def make(folder: Path, real: bytes) -> str:
         (folder / name).write_bytes(content(real))
@@ -28,7 +28,7 @@ def file(content: Callable[[bytes], bytes], name: str = "x.gguf") -> Made:
 
 
 def spoilt(before: bytes, after: bytes) -> Made:
-    """The real model with one word of its header spoilt."""
+    """Make the real model with one word of its header replaced."""
 
     def spoil(real: bytes) -> bytes:
         assert before in real and len(before) == len(after)
@@ -43,7 +43,7 @@ def small(**changes: object) -> Made:
 
 
 def folder_of(**files: object) -> Made:
-    """A folder of weights: "config" and "index" are JSON, "weights" are the bytes of model.safetensors."""
+    """Make a folder of weights: "config" and "index" are JSON, "weights" are the bytes of model.safetensors."""
     names = {"config": "config.json", "index": "model.safetensors.index.json", "weights": "model.safetensors"}
 
     def make(folder: Path, _real: bytes) -> str:
@@ -163,7 +163,7 @@ BROKEN: dict[str, tuple[Made, type[WebUIError], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_model_is_told_by_its_cause(
+def test_a_broken_model_is_refused_with_its_cause(
     smollm2: Path, tmp_path: Path, make_app: Callable[..., App], kind: str
 ) -> None:
     make, error, english, chinese = BROKEN[kind]
@@ -179,7 +179,7 @@ def test_a_broken_model_is_told_by_its_cause(
     assert app.models.status.state in ("empty", "failed")
 
 
-def test_more_memory_than_there_is_is_told_with_what_helps_and_the_next_load_works(
+def test_a_load_that_needs_too_much_memory_names_remedies_and_the_next_load_works(
     smollm2: Path, tmp_path: Path, make_app: Callable[..., App]
 ) -> None:
     (tmp_path / "models" / SMOLLM2).symlink_to(smollm2)
@@ -192,6 +192,6 @@ def test_more_memory_than_there_is_is_told_with_what_helps_and_the_next_load_wor
     assert app.loading.load(app.planner.plan(LoadRequest(record))).info.context_length == 512
 
 
-def test_a_folder_that_is_called_like_a_file_is_no_model(tmp_path: Path, make_app: Callable[..., App]) -> None:
+def test_a_folder_named_like_a_gguf_file_is_not_a_model(tmp_path: Path, make_app: Callable[..., App]) -> None:
     (tmp_path / "models" / "x.gguf").mkdir()
     assert make_app().catalog.models() == []

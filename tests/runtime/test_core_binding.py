@@ -1,4 +1,4 @@
-"""Which worker may bind its compute threads to cores, and what then happens to the threads of a real one."""
+"""Which worker binds its compute threads to cores, and which threads of a real one are bound."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ needs_two_cores = pytest.mark.skipif(len(cpu_memory.cores()) < 2, reason="bindin
 
 @pytest.fixture
 def binding() -> CoreBinding:
-    """The owner of two cores, whatever this machine has, for a user who has set no variable."""
+    """A binding with two cores, whatever this machine has, and without variables of the user."""
     return CoreBinding({}, lambda: TWO_CORES)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., WorkerProcess]]:
-    """Starts workers of the tests' own engine, and closes them after the test."""
+    """Start workers with the test engine, and close them after the test."""
     with ExitStack() as started:
 
         def start(word: str = "anything", **options: object) -> WorkerProcess:
@@ -52,7 +52,7 @@ def start() -> Iterator[Callable[..., WorkerProcess]]:
 
 
 def bound(worker: WorkerProcess) -> list[list[int]]:
-    """The cores that an echo worker was told to bind its threads to."""
+    """Return the cores that an echo worker has bound its threads to."""
     (event,) = worker.events("bound")
     assert isinstance(event, Result)
     return event.value
@@ -63,7 +63,7 @@ def echo_plan() -> LoadPlan:
     return LoadPlan(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={}))
 
 
-# -- who may bind -----------------------------------------------------------------------------------------------------
+# -- granting cores ----------------------------------------------------------------------------------------------------
 
 
 def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
@@ -74,7 +74,7 @@ def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: C
     assert [bound(worker) for worker in workers] == [TWO_CORES, [], []]
 
 
-def test_a_killed_worker_holds_the_cores_no_longer(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
+def test_a_killed_worker_releases_the_cores(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
     first, second, third = (start() for _ in range(3))
     assert binding.bind(first)
     os.kill(first.pid, signal.SIGKILL)
@@ -85,21 +85,21 @@ def test_a_killed_worker_holds_the_cores_no_longer(binding: CoreBinding, start: 
     assert not binding.bind(third)
 
 
-def test_a_closed_worker_holds_the_cores_no_longer(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
+def test_a_closed_worker_releases_the_cores(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
     first, second = start(), start()
     assert binding.bind(first)
     first.close()
     assert binding.bind(second)
 
 
-def test_an_engine_that_declines_leaves_the_cores_to_the_next(
+def test_an_engine_that_declines_leaves_the_cores_to_the_next_worker(
     binding: CoreBinding, start: Callable[..., WorkerProcess]
 ) -> None:
     assert not binding.bind(start(numa=True))
     assert binding.bind(start())
 
 
-def test_an_engine_that_fails_leaves_the_cores_to_the_next(
+def test_an_engine_that_fails_leaves_the_cores_to_the_next_worker(
     binding: CoreBinding, start: Callable[..., WorkerProcess]
 ) -> None:
     with pytest.raises(Unsupported):
@@ -107,7 +107,7 @@ def test_an_engine_that_fails_leaves_the_cores_to_the_next(
     assert binding.bind(start())
 
 
-def test_nothing_is_bound_where_the_user_decides_how_threads_run(start: Callable[..., WorkerProcess]) -> None:
+def test_nothing_is_bound_if_the_user_sets_an_openmp_variable(start: Callable[..., WorkerProcess]) -> None:
     worker = start()
     for name in DECIDED_BY_USER:
         assert not CoreBinding({name: ""}, lambda: TWO_CORES).bind(worker), name
@@ -115,14 +115,14 @@ def test_nothing_is_bound_where_the_user_decides_how_threads_run(start: Callable
     assert CoreBinding({"OMP_NUM_THREADS": "2"}, lambda: TWO_CORES).bind(worker)
 
 
-def test_nothing_is_bound_to_a_single_core_or_to_unknown_ones(start: Callable[..., WorkerProcess]) -> None:
+def test_nothing_is_bound_to_a_single_core_or_if_cores_are_unknown(start: Callable[..., WorkerProcess]) -> None:
     worker = start()
     for cores in ([[0]], [[0, 1]], []):
         assert not CoreBinding({}, lambda cores=cores: cores).bind(worker), cores
     assert bound(worker) == []
 
 
-def test_a_model_that_replaces_another_is_bound_too_and_explaining_takes_nothing(binding: CoreBinding) -> None:
+def test_a_model_that_replaces_another_is_bound_too_and_explaining_binds_nothing(binding: CoreBinding) -> None:
     owner = ModelManager(binding)
     plan = echo_plan()
     try:
@@ -138,7 +138,7 @@ def test_a_model_that_replaces_another_is_bound_too_and_explaining_takes_nothing
         owner.unload()
 
 
-def test_a_model_beside_a_bound_worker_waits_asleep(
+def test_threads_of_a_model_beside_a_bound_worker_sleep_while_waiting(
     binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
@@ -152,11 +152,11 @@ def test_a_model_beside_a_bound_worker_waits_asleep(
         owner.unload()
 
 
-def test_only_loaders_of_llama_cpp_bind_threads() -> None:
+def test_only_the_llama_cpp_loaders_bind_threads() -> None:
     assert [name for name, loader in LOADERS.items() if loader.binds_threads] == ["llama.cpp", "llamacpp_HF"]
 
 
-# -- which CPUs -------------------------------------------------------------------------------------------------------
+# -- which CPUs --------------------------------------------------------------------------------------------------------
 
 
 def calls(decoding: int, reading: int, **others: Json) -> dict[str, Json]:
@@ -171,7 +171,7 @@ def test_each_thread_gets_a_core_before_any_core_gets_two() -> None:
     assert bound_cpus(calls(3, 5), [[0, 1], [2, 3], [4]]) == ([0, 2, 4], [0, 2, 4, 1, 3])
 
 
-def test_threads_that_do_not_fill_the_cores_or_do_not_fit_stay_unbound() -> None:
+def test_threads_stay_unbound_if_they_are_too_few_or_too_many_for_the_cores() -> None:
     cases: Sequence[tuple[dict[str, Json], list[list[int]]]] = [
         (calls(1, 2), [[0], [1]]),
         (calls(2, 1), [[0], [1]]),
@@ -184,11 +184,11 @@ def test_threads_that_do_not_fill_the_cores_or_do_not_fit_stay_unbound() -> None
         assert bound_cpus(made, cores) == ([], []), (made, cores)
 
 
-# -- a real worker ----------------------------------------------------------------------------------------------------
+# -- a real worker -----------------------------------------------------------------------------------------------------
 
 
 def masks(pid: int) -> dict[int, set[int]]:
-    """The CPUs that each thread of a process may use, by thread id."""
+    """Return the CPUs that each thread of a process may use, by thread id."""
     found = {}
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         listed = re.search(r"^Cpus_allowed_list:\t(.*)$", status.read_text(), re.MULTILINE)
@@ -205,7 +205,7 @@ def generate(worker: WorkerProcess) -> None:
 
 @needs_two_cores
 @pytest.mark.parametrize("name", ["llama.cpp", "llamacpp_HF"])
-def test_compute_threads_are_bound_to_a_core_each_and_no_other_thread_is(name: str, smollm2: Path) -> None:
+def test_each_compute_thread_is_bound_to_one_core_and_other_threads_to_none(name: str, smollm2: Path) -> None:
     worker = WorkerProcess()
     try:
         load(worker, smollm2, LOADERS[name], n_ctx=256)
@@ -223,7 +223,7 @@ def test_compute_threads_are_bound_to_a_core_each_and_no_other_thread_is(name: s
 
 
 @needs_two_cores
-def test_only_the_cores_that_this_process_may_use_are_granted(start: Callable[..., WorkerProcess]) -> None:
+def test_only_cores_that_this_process_may_use_are_granted(start: Callable[..., WorkerProcess]) -> None:
     allowed = os.sched_getaffinity(0)
     only = max(allowed)
     os.sched_setaffinity(0, {only})

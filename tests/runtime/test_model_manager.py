@@ -1,21 +1,18 @@
-"""Loading, unloading, and the wishes that cross each other: what becomes current, what others see, what is told."""
+"""Loading, unloading and concurrent requests: which model becomes current, and what the status and the errors say."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import ModelRecord
 from modules.core.errors import (
     DamagedModel,
     LoadCancelled,
@@ -28,23 +25,14 @@ from modules.core.errors import (
     WorkerDied,
     both,
 )
-from modules.core.events import Done, Note, Text, Waiting
+from modules.core.events import Note
 from modules.core.prompt import Prompt
 from modules.loaders.load_settings import settle
-from modules.loaders.registry import Loader
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, worker_pids
-
-SETTINGS = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 77})
-
-
-@pytest.fixture
-def owner() -> Iterator[ModelManager]:
-    owner = ModelManager()
-    yield owner
-    owner.unload()
+from tests.support.echo_plans import SETTINGS, load, plan, record, texts, wait_until
 
 
 @pytest.fixture
@@ -53,43 +41,20 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def record(name: str) -> ModelRecord:
-    return ModelRecord(name, Path("/models") / name, "gguf", size=0)
-
-
-def plan(name: str = "good", loader: Loader = ECHO) -> LoadPlan:
-    return LoadPlan(record(name), loader, SETTINGS)
-
-
-def load(owner: ModelManager, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
-    return owner.load(plan(name, loader))
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.005)
-
-
 def wait_for_progress(owner: ModelManager, name: str) -> None:
     wait_until(lambda: owner.status.name == name and owner.status.progress > 0)
 
 
-def texts(model: LoadedModel, prompt: str) -> str:
-    return "".join(event.text for event in model.generate(Prompt(prompt), {}) if isinstance(event, Text))
+# -- load and unload ---------------------------------------------------------------------------------------------------
 
 
-# -- load and unload --------------------------------------------------------------------------------------------------
-
-
-def test_at_first_nothing_is_loaded(owner: ModelManager) -> None:
+def test_nothing_is_loaded_at_first(owner: ModelManager) -> None:
     assert owner.status.state == "empty"
     with pytest.raises(NoModelLoaded):
         _ = owner.current
 
 
-def test_what_was_loaded_is_current_and_answers(owner: ModelManager) -> None:
+def test_a_loaded_model_is_current_and_generates(owner: ModelManager) -> None:
     model = load(owner)
     assert owner.current is model
     assert texts(model, "hello world") == "hello world "
@@ -98,7 +63,7 @@ def test_what_was_loaded_is_current_and_answers(owner: ModelManager) -> None:
     assert model.info.notes == (Note("n_ctx", both("not used")),)
 
 
-def test_the_status_tells_what_was_loaded(owner: ModelManager) -> None:
+def test_the_status_describes_the_loaded_model(owner: ModelManager) -> None:
     load(owner)
     status = owner.status
     assert (status.state, status.name, status.loader, status.context_length) == ("ready", "good", "echo", 64)
@@ -106,7 +71,7 @@ def test_the_status_tells_what_was_loaded(owner: ModelManager) -> None:
     assert status.error is None
 
 
-def test_the_status_grows_in_version_and_progress_while_loading(
+def test_version_and_progress_of_the_status_grow_during_a_load(
     owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     threads.submit(load, owner, "slow")
@@ -120,7 +85,7 @@ def test_the_status_grows_in_version_and_progress_while_loading(
     owner.unload()
 
 
-def test_another_load_takes_the_place_of_the_first(owner: ModelManager) -> None:
+def test_a_load_replaces_the_current_model(owner: ModelManager) -> None:
     first = load(owner, "first")
     second = load(owner, "second")
     assert owner.current is second
@@ -129,7 +94,7 @@ def test_another_load_takes_the_place_of_the_first(owner: ModelManager) -> None:
         texts(first, "hello")
 
 
-def test_unloading_returns_the_memory_and_ends_the_process(owner: ModelManager) -> None:
+def test_unloading_frees_the_memory_and_ends_the_process(owner: ModelManager) -> None:
     before = worker_pids()
     model = load(owner, "big")
     held = model.memory
@@ -147,7 +112,7 @@ def test_unloading_nothing_frees_nothing(owner: ModelManager) -> None:
     assert owner.unload() == 0
 
 
-def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: ModelManager) -> None:
+def test_unloading_ends_a_generation_with_an_error(owner: ModelManager) -> None:
     answer = load(owner).generate(Prompt("slow count 1000"), {})
     next(answer)
     owner.unload()
@@ -155,21 +120,7 @@ def test_a_generation_that_is_cut_by_an_unload_is_told_so(owner: ModelManager) -
         list(answer)
 
 
-def test_closing_an_answer_lets_the_next_one_begin(owner: ModelManager) -> None:
-    model = load(owner)
-    answer = model.generate(Prompt("slow count 1000"), {})
-    next(answer)
-    answer.close()  # type: ignore[attr-defined]
-    assert texts(model, "next") == "next "
-
-
-def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: ModelManager) -> None:
-    told = owner.explain(plan("fail"))
-    assert told == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
-    assert owner.status.state == "empty"
-
-
-# -- failures ---------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +133,7 @@ def test_explaining_needs_no_loaded_model_and_leaves_no_process(owner: ModelMana
         ("kill", WorkerDied, "SIGKILL"),
     ],
 )
-def test_a_failed_load_says_why_and_leaves_nothing_half_loaded(
+def test_a_failed_load_reports_its_cause_and_leaves_no_process(
     owner: ModelManager, name: str, error: type[Exception], words: str
 ) -> None:
     before = worker_pids()
@@ -197,7 +148,7 @@ def test_a_failed_load_says_why_and_leaves_nothing_half_loaded(
     assert texts(load(owner), "hello") == "hello ", "the next load works"
 
 
-def test_what_is_known_to_fail_leaves_the_current_model(owner: ModelManager) -> None:
+def test_a_load_refused_at_once_keeps_the_current_model(owner: ModelManager) -> None:
     model = load(owner)
     status = owner.status
     damaged = dataclasses.replace(record("damaged"), problem=DamagedModel("damaged", both("cut short")))
@@ -210,7 +161,9 @@ def test_what_is_known_to_fail_leaves_the_current_model(owner: ModelManager) -> 
     assert texts(model, "still here") == "still here "
 
 
-def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_a_load_refused_at_once_does_not_cancel_a_running_load(
+    owner: ModelManager, threads: ThreadPoolExecutor
+) -> None:
     loading = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     with pytest.raises(LoaderUnavailable):
@@ -220,7 +173,7 @@ def test_what_is_known_to_fail_does_not_cancel_a_load_either(owner: ModelManager
     owner.unload()
 
 
-def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner: ModelManager) -> None:
+def test_a_model_killed_while_idle_is_shown_as_failed_and_raises_when_used(owner: ModelManager) -> None:
     model = load(owner)
     os.kill(next(iter(worker_pids())), signal.SIGKILL)
     wait_until(lambda: owner.status.state == "failed")
@@ -234,7 +187,7 @@ def test_a_model_killed_while_idle_is_a_failed_one_that_says_so_when_used(owner:
 
 
 @pytest.mark.parametrize("word", ["abort", "segv", "kill"])
-def test_a_model_that_dies_while_it_answers_says_so(owner: ModelManager, word: str) -> None:
+def test_a_model_that_dies_while_generating_raises_worker_died(owner: ModelManager, word: str) -> None:
     with pytest.raises(WorkerDied, match="generating"):
         texts(load(owner), f"hello {word}")
     wait_until(lambda: owner.status.state == "failed")
@@ -251,7 +204,7 @@ def test_unloading_a_dead_model_clears_the_error(owner: ModelManager) -> None:
         _ = owner.current
 
 
-def test_a_model_that_dies_as_it_becomes_ready_is_not_shown_as_ready(owner: ModelManager) -> None:
+def test_a_model_that_dies_as_it_becomes_ready_is_shown_as_failed(owner: ModelManager) -> None:
     for milliseconds in range(0, 20, 2):
         with contextlib.suppress(WorkerDied):  # the sooner it dies, the more often `load` itself hears of it
             load(owner, f"late {milliseconds}")
@@ -260,14 +213,14 @@ def test_a_model_that_dies_as_it_becomes_ready_is_not_shown_as_ready(owner: Mode
             _ = owner.current
 
 
-# -- crossing wishes --------------------------------------------------------------------------------------------------
+# -- concurrent requests -----------------------------------------------------------------------------------------------
 
 
 def cancelled(future: Future[LoadedModel]) -> bool:
     return isinstance(future.exception(timeout=10), LoadCancelled)
 
 
-def test_a_second_load_wins_over_one_that_is_under_way(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_a_second_load_cancels_a_running_one(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     began = time.monotonic()
@@ -278,7 +231,7 @@ def test_a_second_load_wins_over_one_that_is_under_way(owner: ModelManager, thre
     assert (owner.status.state, owner.status.name) == ("ready", "second")
 
 
-def test_the_last_of_many_wishes_wins(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_the_last_of_many_requests_wins(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     waiting = []
     for number in range(5):
         waiting.append(threads.submit(load, owner, f"slow {number}"))
@@ -289,7 +242,7 @@ def test_the_last_of_many_wishes_wins(owner: ModelManager, threads: ThreadPoolEx
     assert len(worker_pids()) == 1
 
 
-def test_the_same_load_asked_for_twice_is_one_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_two_requests_for_the_same_load_share_it(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
     worker = worker_pids()
@@ -300,7 +253,7 @@ def test_the_same_load_asked_for_twice_is_one_load(owner: ModelManager, threads:
     assert worker_pids().isdisjoint(worker)
 
 
-def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
+def test_all_who_share_a_load_learn_that_it_was_cancelled_or_failed(
     owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
@@ -313,7 +266,7 @@ def test_whoever_joined_a_load_is_told_that_it_was_given_up_or_failed(
     assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
 
 
-def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begun_after_it(owner: ModelManager) -> None:
+def test_a_load_with_an_older_number_than_the_last_request_is_cancelled(owner: ModelManager) -> None:
     early = owner.next_number()
     owner.unload()
     assert cancelled(owner.begin(plan("late"), early))
@@ -323,7 +276,7 @@ def test_a_load_that_was_wished_for_before_an_unload_or_another_load_is_not_begu
     assert owner.current is model
 
 
-def test_the_same_model_with_other_options_is_another_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_a_load_with_other_options_is_not_shared(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
     other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
@@ -332,7 +285,7 @@ def test_the_same_model_with_other_options_is_another_load(owner: ModelManager, 
     assert owner.current is model and model.ask("options")["n_ctx"] == 78
 
 
-def test_unloading_gives_up_a_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_unloading_cancels_a_running_load(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     loading = threads.submit(load, owner, "slow")
     wait_for_progress(owner, "slow")
     owner.unload()
@@ -341,7 +294,7 @@ def test_unloading_gives_up_a_load(owner: ModelManager, threads: ThreadPoolExecu
     assert not worker_pids()
 
 
-def test_of_two_who_press_load_at_once_one_is_cancelled(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
+def test_of_two_simultaneous_loads_one_is_cancelled(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     start = threading.Barrier(2)
 
     def press(name: str) -> LoadedModel:
@@ -358,7 +311,7 @@ def test_of_two_who_press_load_at_once_one_is_cancelled(owner: ModelManager, thr
         assert len(worker_pids()) == 1
 
 
-def test_a_wish_that_comes_while_the_old_model_is_slow_to_end_is_not_kept_waiting_by_the_one_before(
+def test_a_request_made_while_the_old_model_is_slow_to_end_skips_the_load_before_it(
     owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     load(owner)
@@ -372,71 +325,3 @@ def test_a_wish_that_comes_while_the_old_model_is_slow_to_end_is_not_kept_waitin
     assert time.monotonic() - began < 7, "the first was loaded to the end, for nothing"
     assert cancelled(first)
     assert owner.current is second
-
-
-# -- for an event loop ------------------------------------------------------------------------------------------------
-
-
-async def streamed(model: LoadedModel, prompt: str) -> list[object]:
-    return [event async for event in model.stream(Prompt(prompt), {})]
-
-
-def test_a_stream_has_the_events_of_a_generation(owner: ModelManager) -> None:
-    model = load(owner)
-    assert asyncio.run(streamed(model, "hello world")) == [
-        Text("hello "),
-        Text("world "),
-        Done("stop", prompt_tokens=2, completion_tokens=2),
-    ]
-
-
-def test_a_stream_raises_what_went_wrong(owner: ModelManager) -> None:
-    model = load(owner)
-    with pytest.raises(Unsupported, match="will not"):
-        asyncio.run(streamed(model, "hello fail"))
-    with pytest.raises(WorkerDied, match="SIGKILL"):
-        asyncio.run(streamed(model, "hello kill"))
-    with pytest.raises(WorkerDied):
-        asyncio.run(streamed(model, "hello"))
-
-
-def test_many_streams_share_one_thread(owner: ModelManager) -> None:
-    model = load(owner)
-
-    async def all_of_them() -> list[list[object]]:
-        return await asyncio.gather(*(streamed(model, f"number {number}") for number in range(20)))
-
-    threads = threading.active_count()
-    answers = asyncio.run(all_of_them())
-    assert threading.active_count() <= threads
-    spoken = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
-    assert spoken == [f"number {number} " for number in range(20)]
-    assert any(isinstance(answer[0], Waiting) for answer in answers)
-
-
-@pytest.mark.parametrize("how", ["cancelled", "closed"])
-def test_a_stream_that_is_cut_off_stops_its_generation(owner: ModelManager, how: str) -> None:
-    model = load(owner)
-
-    async def cut() -> None:
-        if how == "cancelled":
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(streamed(model, "slow count 1000"), 0.3)
-        else:
-            stream = model.stream(Prompt("slow count 1000"), {})
-            await anext(stream)
-            await stream.aclose()  # type: ignore[attr-defined]
-
-    asyncio.run(cut())
-    began = time.monotonic()
-    assert texts(model, "next") == "next "
-    assert time.monotonic() - began < 1
-
-
-def test_a_stream_whose_event_loop_is_gone_disturbs_nobody(owner: ModelManager) -> None:
-    model = load(owner)
-    loop = asyncio.new_event_loop()
-    stream = model.stream(Prompt("slow count 20"), {})
-    loop.run_until_complete(anext(stream))
-    loop.close()
-    assert texts(model, "next") == "next "

@@ -1,4 +1,4 @@
-"""Our end of a worker process: what is said when it dies, that it ends with us, and which packages it finds."""
+"""Worker processes: how their death is reported, that they end with their parent, and which packages they import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wait_until(condition: object, seconds: float) -> bool:
     return bool(condition())  # type: ignore[operator]
 
 
-# -- how it dies ------------------------------------------------------------------------------------------------------
+# -- death -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def wait_until(condition: object, seconds: float) -> bool:
     ],
 )
 @pytest.mark.parametrize("doing", ["loading", "generating"])
-def test_a_death_says_how_while_doing_what_and_its_last_words(
+def test_a_death_is_reported_with_its_cause_the_activity_and_the_last_output(
     worker: WorkerProcess, word: str, how: str, code: int, words: str, doing: str
 ) -> None:
     with pytest.raises(WorkerDied) as died:
@@ -61,7 +61,7 @@ def test_a_death_says_how_while_doing_what_and_its_last_words(
     assert how in died.value.say("zh")
 
 
-def test_death_while_idle_is_told_at_once_and_to_whoever_comes_later() -> None:
+def test_death_while_idle_is_reported_at_once_and_to_later_calls() -> None:
     told: list[WorkerDied] = []
     heard = threading.Event()
     worker = WorkerProcess(ended=lambda death: (told.append(death), heard.set()))
@@ -74,14 +74,14 @@ def test_death_while_idle_is_told_at_once_and_to_whoever_comes_later() -> None:
         where(worker)
 
 
-def test_everybody_who_waits_is_told_of_the_death(echo: WorkerProcess) -> None:
+def test_all_running_calls_end_when_the_worker_dies(echo: WorkerProcess) -> None:
     told: list[Event] = []
     for prompt in ("slow first kill", "second", "third"):
         echo.start("generate", told.append, prompt=prompt, params={})
     assert wait_until(lambda: sum(isinstance(event, Failed) for event in told) == 3, 5), told
 
 
-def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> None:
+def test_only_the_last_lines_of_the_output_are_kept(worker: WorkerProcess) -> None:
     load(worker, Path("anything"), ECHO)
     with pytest.raises(WorkerDied) as died:
         list(worker.events("generate", prompt="chatter " * 50 + "abort", params={}))
@@ -89,8 +89,8 @@ def test_only_the_last_lines_of_what_it_said_are_kept(worker: WorkerProcess) -> 
     assert len(died.value.words.splitlines()) <= 12
 
 
-def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProcess) -> None:
-    """The child is killed while the pipe holds the first half of a long answer."""
+def test_a_death_in_the_middle_of_a_line_is_reported(echo: WorkerProcess) -> None:
+    """The child is killed while the pipe holds the first half of a long line."""
     busy, go_on = threading.Event(), threading.Event()
     told: list[Event] = []
     echo.start("generate", lambda _: (busy.set(), go_on.wait(10)), prompt="hello", params={})
@@ -99,12 +99,12 @@ def test_a_death_in_the_middle_of_a_line_is_told_all_the_same(echo: WorkerProces
     time.sleep(0.3)
     os.kill(echo.pid, signal.SIGKILL)
     go_on.set()
-    assert wait_until(lambda: told, 5), "nobody was told"
+    assert wait_until(lambda: told, 5), "no event arrived"
     assert isinstance(told[0], Failed)
     assert isinstance(told[0].error, WorkerDied)
 
 
-# -- how it ends ------------------------------------------------------------------------------------------------------
+# -- end ---------------------------------------------------------------------------------------------------------------
 
 
 def environment(worker: WorkerProcess) -> dict[str, str]:
@@ -114,7 +114,7 @@ def environment(worker: WorkerProcess) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in file.read_bytes().decode().split("\0") if entry)
 
 
-def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherwise(
+def test_gpus_are_numbered_by_bus_position_unless_the_user_sets_another_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
@@ -126,26 +126,26 @@ def test_graphics_cards_are_numbered_by_bus_position_unless_the_user_says_otherw
 
 
 def openmp_variables(**options: bool) -> dict[str, str]:
-    """Those of a new worker that decide where its compute threads run and how they wait."""
+    """Return the variables of a new worker that set where its compute threads run and how they wait."""
     with closing(WorkerProcess(**options)) as worker:
         return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
 
 
-def test_threads_wait_asleep_unless_they_will_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_sleep_while_waiting_unless_they_will_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DECIDED_BY_USER:
         monkeypatch.delenv(name, raising=False)
     assert openmp_variables() == {"OMP_WAIT_POLICY": "passive"}
     assert openmp_variables(binds_threads=True) == {}
 
 
-def test_openmp_variables_of_the_user_are_kept_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_variables_of_the_user_are_kept_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in DECIDED_BY_USER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
     assert openmp_variables() == openmp_variables(binds_threads=True) == {"GOMP_SPINCOUNT": "77"}
 
 
-def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
+def test_a_closed_worker_ends_by_itself(echo: WorkerProcess) -> None:
     began = time.monotonic()
     echo.close()
     assert time.monotonic() - began < 1
@@ -153,7 +153,7 @@ def test_closing_ends_it_by_itself(echo: WorkerProcess) -> None:
     assert wait_until(lambda: isinstance(echo.death, Unloaded), 2)
 
 
-def test_closing_ends_it_in_the_middle_of_a_load(worker: WorkerProcess) -> None:
+def test_a_worker_closed_during_a_load_ends(worker: WorkerProcess) -> None:
     loading = worker.events("load", engine=ECHO.engine, path="slow", options={})
     next(loading)
     began = time.monotonic()
@@ -163,20 +163,20 @@ def test_closing_ends_it_in_the_middle_of_a_load(worker: WorkerProcess) -> None:
         list(loading)
 
 
-def test_closing_kills_one_that_does_not_listen(echo: WorkerProcess) -> None:
+def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess) -> None:
     os.kill(echo.pid, signal.SIGSTOP)
     echo.close()
     assert not is_running(echo.pid)
 
 
-def test_closing_twice_is_as_good_as_once(echo: WorkerProcess) -> None:
+def test_closing_twice_does_no_harm(echo: WorkerProcess) -> None:
     echo.close()
     echo.close()
     with pytest.raises(Unloaded):
         where(echo)
 
 
-def test_nothing_stays_open_of_a_worker_that_has_ended() -> None:
+def test_an_ended_worker_leaves_no_open_files() -> None:
     def use() -> None:
         worker = WorkerProcess()
         load(worker, Path("anything"), ECHO)
@@ -234,10 +234,10 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_worker(echo: WorkerProcess) -
     assert os.getpgid(echo.pid) != os.getpgid(0)
 
 
-# -- what it finds ----------------------------------------------------------------------------------------------------
+# -- packages and environment ------------------------------------------------------------------------------------------
 
 
-def test_the_packages_of_an_overlay_come_before_the_environments(tmp_path: Path) -> None:
+def test_packages_of_an_overlay_precede_those_of_the_environment(tmp_path: Path) -> None:
     (tmp_path / "yaml").mkdir()
     (tmp_path / "yaml" / "__init__.py").touch()
     worker = WorkerProcess(overlay=tmp_path)
@@ -253,8 +253,8 @@ def test_the_packages_of_an_overlay_come_before_the_environments(tmp_path: Path)
     assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
 
 
-def test_the_programs_of_an_overlay_come_before_all_others(tmp_path: Path) -> None:
-    """PyTorch compiles kernels by the first `ninja` in PATH."""
+def test_programs_of_an_overlay_precede_all_others(tmp_path: Path) -> None:
+    """PyTorch compiles kernels with the first `ninja` in PATH."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ninja").write_text("#!/bin/sh\n")
     (tmp_path / "bin" / "ninja").chmod(0o755)
@@ -266,7 +266,7 @@ def test_the_programs_of_an_overlay_come_before_all_others(tmp_path: Path) -> No
         assert environment(worker)["PATH"] == os.environ["PATH"]
 
 
-def test_the_users_own_pythonpath_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pythonpath_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "of_the_user.py").touch()
     worker = WorkerProcess()
@@ -277,7 +277,7 @@ def test_the_users_own_pythonpath_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
         worker.close()
 
 
-def test_it_starts_from_any_folder_whatever_lies_there(tmp_path: Path) -> None:
+def test_a_worker_starts_in_any_working_directory(tmp_path: Path) -> None:
     (tmp_path / "modules").mkdir()
     for name in ("modules/__init__.py", "json.py", "queue.py"):
         (tmp_path / name).write_text("raise ImportError('not this one')")
@@ -295,5 +295,5 @@ worker.close()
     assert found.stdout == "64\n", found.stderr
 
 
-def test_it_generates_as_it_was_told_to(echo: WorkerProcess) -> None:
+def test_generation_parameters_reach_the_engine(echo: WorkerProcess) -> None:
     assert next(echo.events("generate", prompt="hello", params={})) == Text("hello ")

@@ -26,7 +26,7 @@ from modules.runtime.model_manager import ModelManager
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
 from tests.conftest import ECHO
-from tests.runtime.test_model_manager import record
+from tests.support.echo_plans import record
 from tests.support.package_index import PackageIndex, is_running
 
 SECONDS = 60

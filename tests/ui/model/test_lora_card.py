@@ -16,15 +16,15 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.ui.handlers import Page
 from modules.ui.model.lora_card import LoraCard
-from tests.lora.test_manager import SEVERAL, place  # noqa: F401
+from tests.lora.test_manager import SEVERAL, root  # noqa: F401
 from tests.support.lora_files import peft
 from tests.support.page_parts import AsCalled, page_parts
 
 
 @pytest.fixture
-def make_card(place: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  # noqa: F811
+def make_card(root: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  # noqa: F811
     def make(*words: str, language: str = "en") -> Any:
-        app = make_app("--lora-dir", str(place / "loras"), *words)
+        app = make_app("--lora-dir", str(root / "loras"), *words)
         with page_parts() as blocks:
             card = LoraCard(Page(app, language))
         return AsCalled(blocks, card)
@@ -64,10 +64,10 @@ def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: 
     assert 'value="0.5"' in opened[card.rows] and "<b>cat</b> × 0.5" in opened[card.status]
 
 
-def test_an_empty_folder_says_where_loras_go(place: Path, make_card: Callable[..., Any]) -> None:  # noqa: F811
-    card = make_card("--lora-dir", str(place / "nothing"))
+def test_an_empty_folder_says_where_loras_go(root: Path, make_card: Callable[..., Any]) -> None:  # noqa: F811
+    card = make_card("--lora-dir", str(root / "nothing"))
     assert "no LoRA in loras/ yet" in card.open_page()[card.rows]
-    peft(place / "nothing" / "cat")
+    peft(root / "nothing" / "cat")
     assert card.list_loras([], {})[card.rows] == ""
 
 
@@ -104,20 +104,20 @@ def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable
 def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
     base: str,
     shown: str,
-    place: Path,  # noqa: F811
+    root: Path,  # noqa: F811
     make_card: Callable[..., Any],
 ) -> None:
-    peft(place / "loras" / "mouse", base_model_name_or_path=base)
+    peft(root / "loras" / "mouse", base_model_name_or_path=base)
     card = make_card()
     assert f"<span>base model {shown}</span>" in card.describe(["mouse"], {})[card.rows]
 
 
 def test_names_from_disk_are_no_html(
-    place: Path,  # noqa: F811
+    root: Path,  # noqa: F811
     make_card: Callable[..., Any],
 ) -> None:
     name = "<img src=x onerror=alert(1)>"
-    peft(place / "loras" / name, base_model_name_or_path="<b>base</b>")
+    peft(root / "loras" / name, base_model_name_or_path="<b>base</b>")
     card = make_card()
     shown = card.describe([name], {name: '"><script>'})[card.rows]
     assert "<img" not in shown and "<b>base" not in shown and "<script" not in shown

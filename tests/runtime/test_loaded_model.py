@@ -1,0 +1,92 @@
+"""A loaded model: generations and streams, and how they are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from modules.core.errors import (
+    Unsupported,
+    WorkerDied,
+)
+from modules.core.events import Done, Text, Waiting
+from modules.core.prompt import Prompt
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
+from tests.support.echo_plans import load, texts
+
+
+def test_closing_a_generation_lets_the_next_one_start(owner: ModelManager) -> None:
+    model = load(owner)
+    answer = model.generate(Prompt("slow count 1000"), {})
+    next(answer)
+    answer.close()  # type: ignore[attr-defined]
+    assert texts(model, "next") == "next "
+
+
+async def streamed(model: LoadedModel, prompt: str) -> list[object]:
+    return [event async for event in model.stream(Prompt(prompt), {})]
+
+
+def test_a_stream_yields_the_events_of_a_generation(owner: ModelManager) -> None:
+    model = load(owner)
+    assert asyncio.run(streamed(model, "hello world")) == [
+        Text("hello "),
+        Text("world "),
+        Done("stop", prompt_tokens=2, completion_tokens=2),
+    ]
+
+
+def test_a_stream_raises_the_error_of_the_generation(owner: ModelManager) -> None:
+    model = load(owner)
+    with pytest.raises(Unsupported, match="will not"):
+        asyncio.run(streamed(model, "hello fail"))
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        asyncio.run(streamed(model, "hello kill"))
+    with pytest.raises(WorkerDied):
+        asyncio.run(streamed(model, "hello"))
+
+
+def test_many_streams_share_one_thread(owner: ModelManager) -> None:
+    model = load(owner)
+
+    async def all_of_them() -> list[list[object]]:
+        return await asyncio.gather(*(streamed(model, f"number {number}") for number in range(20)))
+
+    threads = threading.active_count()
+    answers = asyncio.run(all_of_them())
+    assert threading.active_count() <= threads
+    spoken = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
+    assert spoken == [f"number {number} " for number in range(20)]
+    assert any(isinstance(answer[0], Waiting) for answer in answers)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_cancelling_or_closing_a_stream_stops_its_generation(owner: ModelManager, how: str) -> None:
+    model = load(owner)
+
+    async def cut() -> None:
+        if how == "cancelled":
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(streamed(model, "slow count 1000"), 0.3)
+        else:
+            stream = model.stream(Prompt("slow count 1000"), {})
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(cut())
+    began = time.monotonic()
+    assert texts(model, "next") == "next "
+    assert time.monotonic() - began < 1
+
+
+def test_a_stream_whose_event_loop_is_closed_does_not_block_the_model(owner: ModelManager) -> None:
+    model = load(owner)
+    loop = asyncio.new_event_loop()
+    stream = model.stream(Prompt("slow count 20"), {})
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    assert texts(model, "next") == "next "
