@@ -1,5 +1,7 @@
-"""Answers given at the same time and one by one, with a cache of its own for each slot: a script, for `kv_unified` is
-no option of ours. Reads {"path", "prompts"} from stdin, writes the two lists of texts as JSON."""
+"""Answer prompts concurrently and one by one, with a separate KV cache per slot: a script.
+
+It sets `kv_unified`, which is no load option. Reads {"path", "prompts"} from stdin, writes both lists of texts as JSON.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What loading by auto-gptq leaves behind in the libraries, and what its own fused attention does: a script for a
-process with the overlay.
+"""Load by auto-gptq and check what remains patched, and try its own fused attention: a script with the overlay.
 
-`python -m tests.support.autogptq_probe <folder> <folder that cannot be loaded>` prints a JSON object: by the moment,
-whether torch's and transformers' functions are what they were; and the words of the error that auto-gptq's own fused
-attention ends in, "" if it does not.
+`python -m tests.support.autogptq_probe <folder> <folder that cannot be loaded>` prints a JSON object: whether torch's
+and transformers' functions are the original ones after each load; and the error that auto-gptq's own fused attention
+ends in, "" if it works.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Loads an AWQ folder with autoawq's fused layers on a CPU, on stand-ins for their kernels, and tells what comes out.
+"""Load an AWQ folder with autoawq's fused layers on a CPU, on stand-ins for their kernels.
 
-`python -m tests.support.awq_fused_probe <folder> <the same dequantised>`, with the stand-ins and the overlay on
-PYTHONPATH. Writes JSON: how far logits are from those of the dequantised model in float32, and answers of our engine.
+`python -m tests.support.awq_fused_probe <folder> <the same dequantized>`, with the stand-ins and the overlay on
+PYTHONPATH. Writes JSON: how far logits are from those of the dequantized model in float32, and answers of our engine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def fused(folder: Path) -> FusedModel:
 
 
 def distances(model: FusedModel, reference: Any) -> list[float]:
-    """Of two prompts, the second a token longer than the first, read and gone on with in turn."""
+    """Compare two prompts, the second a token longer than the first, evaluated and continued in turn."""
     texts = [model.encode(FRANCE), model.encode(f"{FRANCE} the")]
     caches = [model.new_cache() for _ in texts]
     ours = [[model.forward(text, cache)] for text, cache in zip(texts, caches, strict=True)]
@@ -94,7 +94,7 @@ def answers(model: FusedModel) -> dict[str, str]:
 
 
 def to_the_end(model: FusedModel) -> int:
-    """How many tokens there are when the context is full."""
+    """Return the number of tokens when the context is full."""
     engine = Engine(
         model, TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens)), CONTEXT, ()
     )

@@ -1,8 +1,9 @@
-"""Tells what autoawq does by itself, beside what it does as we set it right.
+"""Compare autoawq as it is with autoawq after our corrections.
 
-`python -m tests.support.awq_package_probe <folder> <the same dequantised>`, with the overlay on PYTHONPATH. Writes
-JSON: how far its own slow way and ours are from the dequantised model in float32, and which of `autoawq.patches` is
-still needed."""
+`python -m tests.support.awq_package_probe <folder> <the same dequantized>`, with the overlay on PYTHONPATH. Writes
+JSON: how far its own layers on a CPU and ours are from the dequantized model in float32, and which of `autoawq.patches`
+are still needed.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def elsewhere(folder: Path) -> dict[str, Any]:
-    """As the first layer is placed in main memory beside a GPU: away from where it is computed with."""
+    """Return arguments that offload the first layer, as beside a GPU, so that it is not where it is computed."""
     layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
     names = ["model.embed_tokens", *(f"model.layers.{each}" for each in range(layers)), "model.norm", "lm_head"]
     places = dict.fromkeys([*names, "model.rotary_emb"], "cpu") | {"model.layers.0": "disk"}
@@ -68,13 +69,13 @@ def logits(module: Any, tokens: list[int]) -> Tensor:
 
 
 def apart(left: Tensor, right: Tensor) -> float:
-    """How far the logarithms of probabilities are apart: of the likeliest 5, on which answers depend."""
+    """Return the largest difference of log probabilities of the 5 most likely tokens, on which answers depend."""
     best = right.topk(5).indices
     return float((left.gather(1, best) - right.gather(1, best)).abs().max())
 
 
 def complaint(folder: Path) -> str:
-    """Of the package, left to itself."""
+    """Return the error message of the package without our corrections; empty if the folder loads."""
     try:
         AutoAWQForCausalLM.from_quantized(str(folder), **OWN)
     except (ImportError, UnboundLocalError, NotImplementedError) as error:

@@ -1,7 +1,7 @@
-"""Whether what comes later in a prompt changes the logits before it: a script, on the stand-in of exllamav2.
+"""Check whether later tokens of a prompt change the logits before them: a script, on the stand-in of exllamav2.
 
-`main` prints True or False, first for exllamav2's attention as it is and then without SDPA, for the model's folder that
-the command line names.
+`main` prints True or False, first for exllamav2's attention as it is and then without SDPA, for the model folder given
+on the command line.
 """
 
 from __future__ import annotations

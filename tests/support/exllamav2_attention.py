@@ -1,8 +1,7 @@
-"""ExLlamaV2's attention without flash-attention, by itself and as `exllamav2.patches` puts it right: a script, on the
-stand-in for its extension.
+"""Compare ExLlamaV2's attention without flash-attention, as it is and as corrected by `exllamav2.patches`: a script.
 
-`python -m tests.support.exllamav2_attention` prints as JSON how far each way is from the same in float32: at most, over
-all tokens, in shares of the largest number; null where numbers were lost.
+`python -m tests.support.exllamav2_attention`, with the stand-in for the extension on PYTHONPATH, prints as JSON the
+largest error of every variant against float32, over all tokens, relative to the largest number; null after overflow.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def _off(
 
 
 def _in_float32(q: Tensor, k: Tensor, v: Tensor, window: int, softcap: float, padding: int) -> Tensor:
-    """Token by token."""
+    """Compute attention token by token."""
     seen = torch.empty(q.shape)
     past = k.shape[1] - q.shape[1]
     for row, token, head in product(range(q.shape[0]), range(q.shape[1]), range(q.shape[2])):

@@ -1,6 +1,6 @@
-"""exllamav2 on the stand-in for its extension, in a fork of a process that has imported torch already.
+"""Run exllamav2 on the stand-in for its extension in a fork of a process that has imported torch.
 
-As in a process of its own, what the stand-in changes in torch is gone afterwards; but importing costs seconds less.
+As with a process of its own, the stand-in's changes of torch are gone afterwards; but it starts seconds faster.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.support.forked import forked
 
 
 def printed_by(script: str, *words: str, flash: bool = False, cards: int = 1) -> str:
-    """Run the function `main` of the module `script` with these words on its command line; return what it prints."""
+    """Run `main` of the module `script` with these command-line arguments; return its output."""
     environment = with_standin(flash=flash) | {"EXLLAMAV2_STANDIN_CARDS": str(cards)}
     return forked(_run, script, words, environment)
 
 
 def probed(folder: Path, work: Path, *, flash: bool = False, **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run tests/support/exllamav2_probe.py, which says what may be asked; return the logits and what it prints."""
+    """Run tests/support/exllamav2_probe.py with a request as described there; return the logits and its output."""
     what = work / "what.json"
     what.write_text(json.dumps({"folder": str(folder), "out": str(work / "logits.npz"), **asked}, default=str))
     printed = printed_by("tests.support.exllamav2_probe", str(what), flash=flash, cards=asked.get("cards", 1))
@@ -35,7 +35,7 @@ def probed(folder: Path, work: Path, *, flash: bool = False, **asked: Any) -> tu
 
 
 def pieces(work: Path) -> dict[str, Any]:
-    """Run tests/support/exllamav2_pieces.py and return what it saves."""
+    """Run tests/support/exllamav2_pieces.py and return the arrays it saves."""
     printed_by("tests.support.exllamav2_pieces", str(work / "pieces.npz"))
     return dict(np.load(work / "pieces.npz"))
 

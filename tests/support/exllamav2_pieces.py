@@ -1,8 +1,8 @@
-"""Functions of the stand-in for exllamav2's extension by themselves: a script, for it changes torch where it is loaded.
+"""Run single functions of the stand-in for exllamav2's extension: a script, because it changes torch in its process.
 
-`python -m tests.support.exllamav2_pieces <out.npz>` with the stand-in on PYTHONPATH saves what LEVELS become when they
-are packed and unpacked, what weights in GPTQ with act-order become, what the caches' keys and values become, where
-strings are found, and for each of DRAWS how often which token is drawn.
+`python -m tests.support.exllamav2_pieces <out.npz>`, with the stand-in on PYTHONPATH, saves levels after packing and
+unpacking, weights in GPTQ with act-order, keys and values after every cache, where strings match, and for each of DRAWS
+how often which token is sampled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def levels(bits: int) -> Any:
 
 
 def order() -> Any:
-    """The group of each row, as act-order leaves them: of one size, but not in a row."""
+    """Return the group of each row as with act-order: of one size, but scattered."""
     return np.random.default_rng(1).permutation(np.arange(ROWS) // GROUP)
 
 
@@ -77,7 +77,7 @@ def _packed(bits: int) -> tuple[Any, Any]:
 
 
 def _act_order() -> dict[str, Any]:
-    """A weight, its words in the format's own order, and what the extension makes of them."""
+    """Return a weight, and what the extension reconstructs from its packed words."""
     import exllamav2_ext as extension
     import torch
     from exllamav2_ext.layout import packed_nibbles
@@ -97,7 +97,7 @@ def _act_order() -> dict[str, Any]:
 
 
 def _cached() -> dict[str, Any]:
-    """Keys and values of 64 tokens through each cache; and through pages, of which the second comes first."""
+    """Return keys and values of 64 tokens after every cache, and after pages in swapped order."""
     import exllamav2_ext as extension
     import torch
 
@@ -134,7 +134,7 @@ def _match(text: str) -> int:
 
 
 def _drawn(wishes: dict[str, Any]) -> Any:
-    """How often each token, over POINTS between 0 and 1."""
+    """Return how often each token is sampled, over POINTS random numbers between 0 and 1."""
     import exllamav2_ext as extension
     import torch
 

@@ -1,11 +1,10 @@
-"""exllamav2 by itself, on the stand-in for its extension: a script, for the stand-in changes torch where it is loaded.
+"""Run exllamav2 itself on the stand-in for its extension: a script, because the stand-in changes torch in its process.
 
-`python -m tests.support.exllamav2_probe <what.json>`, with the PYTHONPATH of `tests.support.exl2_folder.with_standin`.
-"folder" is the model's, "tokens" are what is read; "caches", "loras" (folders by their names), "prompts" and a "split"
-of the layers are more to do. With a "window" every layer has that sliding window, and attention is ours. Logits are
-saved in "out":
-"none", those of each cache, those of each LoRA, and "sdpa" with torch's own attention. The answers are printed as JSON,
-with the numbers of the "cards" that layers seem to be on.
+`python -m tests.support.exllamav2_probe <request.json>`, with the PYTHONPATH of `exl2_folder.with_standin`. "folder" is
+the model's, "tokens" are evaluated; optional are "caches", "loras" (folders by their names), "prompts" and a "split" of
+the layers between GPUs. With a "window" every layer has that sliding window, and attention is ours. Logits are saved in
+"out": "none", those of every cache, those of every LoRA, and "sdpa" with torch's attention. The answers are printed as
+JSON, with the numbers of the "cards" that layers seem to be on.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 ALONE = 6
-"""So many of the last tokens are read one by one, when there is a cache."""
+"""With a cache, so many of the last tokens are evaluated one by one."""
 
 
 def main() -> None:
@@ -42,8 +41,8 @@ def main() -> None:
     for name, path in asked.get("loras", {}).items():
         lora = ExLlamaV2Lora.from_directory(model, path)
         logits[name] = _logits(model, asked["tokens"], [lora])
-        if _put_right(model, lora):
-            logits[f"{name}, put right"] = _logits(model, asked["tokens"], [lora])
+        if _permute(model, lora):
+            logits[f"{name}, permuted"] = _logits(model, asked["tokens"], [lora])
         lora.unload()
     if asked.get("loras"):
         logits["unloaded"] = _logits(model, asked["tokens"])
@@ -62,9 +61,11 @@ def _logits(model: Any, tokens: list[int], loras: list[Any] | None = None) -> An
     return model.forward(torch.tensor([tokens]), loras=loras)[0].float().numpy()
 
 
-def _put_right(model: Any, lora: Any) -> bool:
-    """Whether there is anything to it: in EXL2 the rows of down_proj stay in their packed order, and the columns of its
-    neighbours take it, but what a LoRA has for them does not. See load() of exllamav2's mlp.py and linear.py."""
+def _permute(model: Any, lora: Any) -> bool:
+    """Permute the LoRA as `exllamav2.patches.permute_lora` does, in another way. Return whether it was needed.
+
+    In EXL2 the rows of down_proj stay in their packed order, and so do the columns of its neighbors, but not what a
+    LoRA adds to them. See load() of exllamav2's mlp.py and linear.py."""
     import torch
     from safetensors import safe_open
 
@@ -99,7 +100,7 @@ def _through_cache(model: Any, tokens: list[int], kind: str) -> Any:
 
 
 def _answers(model: Any, prompts: list[str], kind: str) -> dict[str, Any]:
-    """Greedy: to all at once, and to one after the other."""
+    """Return greedy answers, given concurrently and one by one."""
     from exllamav2 import ExLlamaV2Tokenizer
     from exllamav2.attn import has_flash_attn_with_paged as paged
     from exllamav2.generator import ExLlamaV2DynamicGenerator, ExLlamaV2Sampler

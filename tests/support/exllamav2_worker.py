@@ -19,12 +19,12 @@ STANDIN, FLASH = (
 
 
 def paths(flash: bool = False) -> str:
-    """PYTHONPATH of what runs on the stand-ins; with the overlay if it is no worker."""
+    """Return the PYTHONPATH of the stand-ins; a process that is no worker needs the overlay, too."""
     return os.pathsep.join(map(str, (STANDIN, FLASH) if flash else (STANDIN,)))
 
 
 def overlay() -> Path:
-    """That of the package itself."""
+    """Return the folder of the package itself, without stand-ins."""
     assert EXLLAMAV2.overlay is not None
     if not EXLLAMAV2.overlay.is_installed:
         pytest.fail(f"{EXLLAMAV2.overlay.folder} is missing: run ./test.sh once", pytrace=False)
@@ -32,7 +32,7 @@ def overlay() -> Path:
 
 
 def flash_worker() -> WorkerProcess:
-    """A worker with flash-attention; by this name the pool of workers finds it again."""
+    """Start a worker with flash-attention. The pool of workers identifies it by this function."""
     return exllamav2_worker(flash=True)
 
 

@@ -1,7 +1,7 @@
-"""Writes texts by a grammar under llamacpp_HF's vocabulary: a script, so that llama.cpp lives in a process of its own.
+"""Generate texts by a grammar under llamacpp_HF's vocabulary: a script, so that llama.cpp has a process of its own.
 
-Reads from stdin a JSON object: "path" of a GGUF file, "grammar", "tokens" that come first and how many texts to write.
-Writes, as JSON, the texts with whether each came to its end, and the milliseconds that a token took; or the error.
+Reads a JSON object from stdin: "path" of a GGUF file, "grammar", and the number of "texts". Writes as JSON the texts,
+whether they are complete, and the milliseconds per token; or the error.
 """
 
 from __future__ import annotations

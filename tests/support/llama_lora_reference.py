@@ -1,9 +1,10 @@
-"""What llama.cpp makes of an adapter: a script, so that a crash of native code is no end of the tests.
+"""Compute logits with LoRAs by llama_cpp.Llama: a script, so that a crash of native code does not end the tests.
 
-`python -m tests.support.llama_lora_reference <what.json>`: of each of "jobs", "model" is a GGUF file, "adapters" are
-GGUF files by their names, and "sets", which may be left out, the weights of several adapters, by the set's name. The
-logits after each of "tokens" are saved in "out", by the name of the adapter or the set; "none" is before, and "removed"
-after all."""
+`python -m tests.support.llama_lora_reference <request.json>`. In every one of its "jobs", "model" is a GGUF file,
+"adapters" are GGUF files by their names, and "sets" (optional) are weights of several adapters, by the set's name. The
+logits after each of "tokens" are saved in "out" by the name of the adapter or the set; "none" is before all of them,
+"removed" after.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ import numpy as np
 from llama_cpp import Llama
 
 from modules.engines.llamacpp.library import installed_build
-from tests.support.llama_reference import leave_weights_as_they_are
+from tests.support.llama_reference import disable_repacking
 
 
 def main() -> None:
     if not installed_build().repacks:
-        leave_weights_as_they_are()
+        disable_repacking()
     for job in json.loads(Path(sys.argv[1]).read_text())["jobs"]:
         _do(job)
 

@@ -1,8 +1,8 @@
-"""What `llama_cpp.Llama` answers: a script, so that its threads and its model live in a process of their own.
+"""Answer prompts by `llama_cpp.Llama`: a script, so that its threads and its model live in a process of their own.
 
-Reads one JSON object from stdin: "path", "prompts", "max_tokens", "n_ctx", "threads", "flash_attn", "repacks". Writes
-to stdout, as JSON, for each prompt its greedy answer and, for the first tokens of that, the log-probabilities; with
-"logits" true, the logits after each token of the prompt too.
+Reads a JSON object from stdin: "path", "prompts", "max_tokens", "n_ctx", "threads", "flash_attn", "repacks". Writes as
+JSON for every prompt its greedy answer and the log probabilities at the answer's first tokens; with "logits" true, also
+the logits after every token of the prompt.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TOP = 5
 def main() -> None:
     asked = json.load(sys.stdin)
     if not asked["repacks"]:
-        leave_weights_as_they_are()
+        disable_repacking()
     print(json.dumps([_answer(asked, prompt) for prompt in asked["prompts"]]))
 
 
-def leave_weights_as_they_are() -> None:
-    """As our engine does where AMX is compiled in (`llamacpp_arguments.Build.repacks`); `Llama` has no word for it."""
+def disable_repacking() -> None:
+    """Do as our engine where AMX is compiled in (`llamacpp.arguments.Build.repacks`); `Llama` has no option for it."""
     usual = native.llama_model_default_params
 
     def without_extra_buffers() -> Any:
@@ -39,7 +39,7 @@ def leave_weights_as_they_are() -> None:
 
 
 def _answer(asked: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """With a model loaded anew, so that nothing is in its cache."""
+    """Answer with a newly loaded model, so that its cache is empty."""
     threads = asked["threads"]
     llama = Llama(
         asked["path"],
@@ -71,7 +71,7 @@ def _logits(llama: Llama, tokens: list[int]) -> Any:
 
 
 def _logprobs(llama: Llama, tokens: list[int]) -> list[list[float]]:
-    """For each of the first tokens of the greedy answer: the log-probabilities of the TOP likeliest, best first."""
+    """Return the TOP highest log probabilities at each of the first LOGPROBS tokens of the greedy answer."""
     llama.reset()
     rows = []
     for _ in range(LOGPROBS):

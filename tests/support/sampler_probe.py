@@ -1,9 +1,9 @@
-"""Applies the engine's samplers to given logits: a script, so that the library lives in a process of its own.
+"""Apply the engine's samplers to fixed logits: a script, because llama.cpp lives in a process of its own.
 
-Reads from stdin a JSON object: "path" of a GGUF file, whose vocabulary gives tokens their names, and "cases". Each case
-has "params", "logits" by token (the others are out of reach), the tokens of a "prompt" and how many tokens to "draw".
-Writes, as JSON, for each case the tokens drawn; the tokens that were left to draw from at the last time, with their
-logits, if "draw" is 0; or the error. With "texts" in place of cases: the text of each token, and the tokens of each.
+Reads a JSON object from stdin: "path" of a GGUF file, whose vocabulary is used, and "cases". A case has "params",
+"logits" by token (all others are unreachable), the tokens of a "prompt", and how many tokens to "draw". Writes as JSON
+for every case the sampled tokens; with "draw" 0, the candidates remaining at the last sample with their logits; or the
+error. With "texts" instead of "cases": the text of every token, and the tokens of every text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNREACHABLE = -1e4  # even at the highest temperature
 
 
 class Fixed(Model):
-    """The vocabulary of a real model, and always the same logits."""
+    """A model with a real vocabulary and fixed logits."""
 
     given: NDArray[np.float32]
 
