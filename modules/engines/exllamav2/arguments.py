@@ -45,15 +45,16 @@ _ROPE_FIELDS = {
 class Environment:
     """What ExLlamaV2 can compute with.
 
-    `flash` is flash-attention, `paged` a version that supports paged caches (2.5.7). `unfit` is flash-attention that is
-    installed but does not run on all GPUs: it needs Ampere or later. `gpus` is their number, 0 if unknown.
+    `flash` is flash-attention, `paged` a version that supports paged caches (2.5.7). `flash_unsupported` is
+    flash-attention that is installed but does not run on all GPUs: it needs Ampere or later. `gpus` is their number,
+    0 if unknown.
     """
 
     flash: bool = False
     paged: bool = False
     xformers: bool = False
     gpus: int = 0
-    unfit: bool = False
+    flash_unsupported: bool = False
 
 
 def arguments(path: Path, options: Mapping[str, Value], environment: Environment) -> dict[str, Json]:
@@ -107,13 +108,15 @@ def _common(path: Path, options: Mapping[str, Value], environment: Environment, 
         **_attention(options, environment),
         **_experts(ModelConfig(path), options),
     }
-    load: dict[str, Json] = (
-        {AUTOSPLIT: {}}
-        if options["autosplit"]
-        else {LOAD: {"gpu_split": shares} if (shares := gpu_split(options)) else {}}
-    )
     cache = {"class": cache_class(options), "max_seq_len": length, "lazy": bool(options["autosplit"])}
-    return {CONFIG: config, **_replaced_sdpa(options, environment), **load, CACHE: cache}
+    return {CONFIG: config, **_replaced_sdpa(options, environment), **_load(options), CACHE: cache}
+
+
+def _load(options: Mapping[str, Value]) -> dict[str, Json]:
+    if options["autosplit"]:
+        return {AUTOSPLIT: {}}
+    shares = gpu_split(options)
+    return {LOAD: {"gpu_split": shares} if shares else {}}
 
 
 def gpu_split(options: Mapping[str, Value]) -> list[float]:
@@ -134,7 +137,7 @@ def cache_class(options: Mapping[str, Value]) -> str:
 def _attention(options: Mapping[str, Value], environment: Environment) -> dict[str, Json]:
     """Turn off ExLlamaV2's own SDPA where it would be used: it attends to later tokens (see `exllamav2.patches`)."""
     wanted = {key: bool(options[key]) for key in ("no_flash_attn", "no_xformers", "no_sdpa")}
-    wanted["no_flash_attn"] |= environment.unfit
+    wanted["no_flash_attn"] |= environment.flash_unsupported
     wanted["no_sdpa"] |= _uses_pytorch_attention(options, environment)
     return {key: True for key, value in wanted.items() if value}
 
@@ -161,9 +164,9 @@ def _positions(config: ModelConfig, options: Mapping[str, Value]) -> dict[str, J
 
 
 def _rope_fields(config: ModelConfig) -> dict[str, Json]:
-    """Return the RoPE parameters in the form of Transformers 5, which ExLlamaV2 0.3.2 does not read.
+    """Return the fields for RoPE parameters in the form of Transformers 5.
 
-    It would take the default base.
+    ExLlamaV2 0.3.2 does not read that form and would use the default base.
     """
     rope: Any = config.text.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_theta" in config.text or "rope_scaling" in config.text:

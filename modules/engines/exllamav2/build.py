@@ -49,7 +49,7 @@ def import_exllamav2(report: Report) -> Environment:
         paged=attention.has_flash_attn_with_paged and supported,
         xformers=attention.has_xformers,
         gpus=len(gpus),
-        unfit=attention.has_flash_attn and not supported,
+        flash_unsupported=attention.has_flash_attn and not supported,
     )
 
 

@@ -69,7 +69,7 @@ def _devices(options: Mapping[str, Value], environment: Environment) -> Iterator
             "gpu_split",
             {
                 "en": f"More sizes than GPUs ({environment.gpus}): what the first ones do not hold cannot be loaded.",
-                "zh": f"给出的项数多于 GPU 数（{environment.gpus}）：现有 GPU 放不下时无法加载。",
+                "zh": f"数值多于 GPU 数量（{environment.gpus}）：现有 GPU 放不下时无法加载。",
             },
         )
 
@@ -98,16 +98,13 @@ def _attention(options: Mapping[str, Value], environment: Environment) -> Iterat
 
 
 def _sdpa(options: Mapping[str, Value], environment: Environment) -> Iterator[Note]:
-    used = (
-        "flash-attention"
-        if uses_flash_attention(options, environment)
-        else "xformers"
-        if uses_xformers(options, environment)
-        else ""
-    )
-    if used:
-        text = {"en": f"No change: {used} is used anyway.", "zh": f"没有变化：本来就使用 {used}。"}
-        yield Note("no_sdpa", text)
+    if uses_flash_attention(options, environment):
+        used = "flash-attention"
+    elif uses_xformers(options, environment):
+        used = "xformers"
+    else:
+        return
+    yield Note("no_sdpa", {"en": f"No change: {used} is used anyway.", "zh": f"没有变化：本来就使用 {used}。"})
 
 
 def _positions(path: Path, config: ModelConfig, options: Mapping[str, Value]) -> Iterator[Note]:

@@ -12,6 +12,8 @@ from modules.engines.hf.arguments import (
     ModelConfig,
     allows_bf16,
     gptqmodel_kernel,
+    has_memory_limits,
+    is_spread,
     must_stay_in_memory,
     rope_scaling,
     runs_on_cpu,
@@ -43,7 +45,7 @@ def notes(path: Path, options: Options, environment: Environment) -> Iterator[No
     yield from _quantization(config, options)
     yield from _dtype(config, options, environment)
     yield from _disk(config, options, environment)
-    yield from _devices(options, environment)
+    yield from _devices(config, options, environment)
     yield from _attention(options, environment)
     yield from _positions(config, options)
     yield from _gptq(config, options, environment)
@@ -157,14 +159,15 @@ def gpu_notes(options: Options, environment: Environment) -> Iterator[Note]:
         )
 
 
-def _devices(options: Options, environment: Environment) -> Iterator[Note]:
+def _devices(config: ModelConfig, options: Options, environment: Environment) -> Iterator[Note]:
     yield from gpu_notes(options, environment)
-    by_hand = options["gpu_memory"] or options["cpu_memory"] or options["cpu"] or not environment.gpus
     if (
-        options["auto_devices"]
-        and not by_hand
-        and (options["disk"] or options["load_in_4bit"] or options["load_in_8bit"])
+        not options["auto_devices"]
+        or runs_on_cpu(options, environment.gpus)
+        or has_memory_limits(options, on_cpu=False)
     ):
+        return
+    if is_spread({**options, "auto_devices": False}, config.quantization_method, on_cpu=False):
         yield Note(
             "auto_devices",
             {
@@ -259,8 +262,8 @@ def remote_code_note(folder: Path) -> Note:
     """List the Python files in `folder` that would run, each with the start of its SHA-256; or say why none would."""
     if elsewhere := code_elsewhere(folder):
         text: Words = {
-            "en": f"No effect: only files beside the model are run, and its config.json names {elsewhere}, of another "
-            "repository.",
+            "en": f"No effect: only code in the model's folder is run, and its config.json names {elsewhere}, of "
+            "another repository.",
             "zh": f"无效：只运行模型文件夹内的代码，而其 config.json 指向另一个仓库的 {elsewhere}。",
         }
     elif code := code_of(folder):

@@ -1,13 +1,13 @@
-"""Translate load options into llama.cpp's calls, without importing it, and explain options without effect."""
+"""Translate load options into llama.cpp's calls, without importing it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from modules.core.events import Json, Note
+from modules.core.events import Json
 from modules.options.option import Value
 from modules.system import cpu_memory
 
@@ -162,85 +162,3 @@ def _rope(options: Options) -> dict[str, float]:
     if float(options["compress_pos_emb"]) > 1:
         args["rope_freq_scale"] = 1 / float(options["compress_pos_emb"])
     return args
-
-
-CANNOT_SHIFT_NOTE = Note(
-    "streaming_llm",
-    {
-        "en": "No effect: this model's KV cache cannot be shifted to other positions.",
-        "zh": "无效：此模型的 KV 缓存无法移动到其他位置。",
-    },
-)
-"""The engine adds it if the loaded model turns out to need it."""
-
-
-def notes(path: Path, options: Options, build: Build) -> Iterator[Note]:
-    """Yield notes on options that have no effect, or another one than their names suggest."""
-    if flash_attention(options) and not options["flash_attn"]:
-        yield Note(
-            "flash_attn",
-            {
-                "en": "Turned on: llama.cpp supports a quantized KV cache only with flash attention.",
-                "zh": "已自动开启：llama.cpp 只有在启用 flash attention 时才支持量化缓存。",
-            },
-        )
-    if options["cache_4bit"] and options["cache_8bit"]:
-        yield Note(
-            "cache_8bit", {"en": "Not used: the 4-bit cache takes precedence.", "zh": "未使用：以 4 位缓存为准。"}
-        )
-    yield from _removed(options)
-    yield from _sinks(options)
-    if not build.gpu_offload:
-        yield from _without_gpu(options)
-    yield from _split(options, build)
-
-
-def _removed(options: Options) -> Iterator[Note]:
-    if options["no_mul_mat_q"]:
-        yield Note(
-            "no_mul_mat_q",
-            {
-                "en": "No effect: llama.cpp has removed this option and chooses its kernels itself.",
-                "zh": "无效：llama.cpp 已移除此开关，由其自行选择内核。",
-            },
-        )
-    if options["tensorcores"]:
-        yield Note(
-            "tensorcores",
-            {
-                "en": "No effect: llama.cpp no longer has a separate build for tensor cores; any CUDA build uses them.",
-                "zh": "无效：llama.cpp 不再提供单独的 tensor cores 版本；CUDA 版本会自动使用。",
-            },
-        )
-
-
-def _sinks(options: Options) -> Iterator[Note]:
-    if int(options["attention_sink_size"]) != DEFAULT_SINK_SIZE and not options["streaming_llm"]:
-        yield Note(
-            "attention_sink_size",
-            {
-                "en": "No effect without streaming_llm.",
-                "zh": "无效：仅在 streaming_llm 启用时生效。",
-            },
-        )
-
-
-def _without_gpu(options: Options) -> Iterator[Note]:
-    text = {
-        "en": "No effect: the installed llama-cpp-python was built without GPU support.",
-        "zh": "无效：所安装的 llama-cpp-python 编译时未启用 GPU 支持。",
-    }
-    for key in ("n_gpu_layers", "tensor_split", "row_split", "no_offload_kqv"):
-        if options[key]:
-            yield Note(key, text)
-
-
-def _split(options: Options, build: Build) -> Iterator[Note]:
-    if build.gpu_offload and len(tensor_split(options)) > build.max_devices:
-        yield Note(
-            "tensor_split",
-            {
-                "en": f"Only the first {build.max_devices} values are used: llama.cpp supports no more devices.",
-                "zh": f"仅使用前 {build.max_devices} 项：llama.cpp 不支持更多设备。",
-            },
-        )

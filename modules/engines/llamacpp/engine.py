@@ -13,12 +13,13 @@ from pathlib import Path
 from modules.core.errors import GenerationFailed, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
 from modules.engines.engine_protocol import Operations, Report
-from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE, arguments, notes
+from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.lora import LlamaAdapters
+from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, notes
 from modules.engines.llamacpp.sampler import Sampler
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, Report
-from modules.engines.llamacpp.arguments import Build, arguments, notes
+from modules.engines.llamacpp.arguments import Build, arguments
+from modules.engines.llamacpp.notes import notes
 from modules.options.option import Value
 
 

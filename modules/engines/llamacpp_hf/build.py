@@ -14,22 +14,20 @@ from modules.engines.engine_protocol import Report
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.model import load_tokenizer
-from modules.engines.llamacpp.arguments import CANNOT_SHIFT_NOTE
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.lora import LlamaAdapters
+from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE
 from modules.engines.llamacpp.threadpool import ComputeThreads
-from modules.engines.llamacpp_hf.arguments import (
-    BATCH,
-    CONTEXT,
+from modules.engines.llamacpp_hf.arguments import BATCH, CONTEXT, arguments
+from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
+from modules.engines.llamacpp_hf.model import LlamaModel
+from modules.engines.llamacpp_hf.notes import (
     VOCABULARY_MISMATCH,
-    arguments,
     notes,
     tokenizer_not_used_note,
     unreadable,
 )
-from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
-from modules.engines.llamacpp_hf.model import LlamaModel
 from modules.engines.llamacpp_hf.tokenizer import LlamaTokenizer, matches_vocabulary
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents

@@ -8,7 +8,8 @@ from pathlib import Path
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, Report
 from modules.engines.llamacpp.loader import installed_build
-from modules.engines.llamacpp_hf.arguments import arguments, notes
+from modules.engines.llamacpp_hf.arguments import arguments
+from modules.engines.llamacpp_hf.notes import notes
 from modules.options.option import Value
 
 

@@ -36,7 +36,7 @@ from tests.engines.llamacpp.test_arguments import changed
 LLAMA = {"max_position_embeddings": 2048, "rope_theta": 10000.0, "hidden_size": 64, "num_attention_heads": 2}
 MIXTRAL = LLAMA | {"num_local_experts": 8}
 BARE, FLASH = Environment(), Environment(flash=True, paged=True, xformers=True, gpus=1)
-TURING = Environment(unfit=True, gpus=1)
+TURING = Environment(flash_unsupported=True, gpus=1)
 ENVIRONMENTS = {
     "bare": BARE,
     "flash": FLASH,

@@ -12,7 +12,8 @@ import pytest
 
 from modules.core.paths import ROOT
 from modules.engines.llamacpp import arguments as ours
-from modules.engines.llamacpp.arguments import Build, arguments, notes
+from modules.engines.llamacpp.arguments import Build, arguments
+from modules.engines.llamacpp.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value

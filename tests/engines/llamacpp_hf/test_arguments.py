@@ -15,7 +15,8 @@ from modules.core.paths import ROOT
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.llamacpp.arguments import Build
 from modules.engines.llamacpp.arguments import arguments as llamacpp_arguments
-from modules.engines.llamacpp_hf.arguments import BATCH, CONTEXT, arguments, notes
+from modules.engines.llamacpp_hf.arguments import BATCH, CONTEXT, arguments
+from modules.engines.llamacpp_hf.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Value
