@@ -1,4 +1,4 @@
-"""A real Chromium before the real `server.py`: one server and one browser for all, a fresh window a test.
+"""Run the real `server.py` and a real Chromium: one server and one browser for all tests, a new window per test.
 
 Both end with this folder's tests: Playwright keeps an event loop running, in which no other test could start its own.
 """

@@ -1,4 +1,4 @@
-"""The llamacpp_HF creator in the page: a GGUF file gets its tokenizer beside it, and the menu its new name."""
+"""The llamacpp_HF creator on the page: a GGUF file is moved to its tokenizer, and the menu shows its new name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The download panel in a real browser: listed, ticked, downloaded, interrupted and resumed, loaded in the end."""
+"""The download panel in a real browser: list, select, download, interrupt and resume, then load."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def no_sideways(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_restart_and_then_loads(
+def test_a_model_is_selected_downloaded_across_interruptions_and_loaded(
     chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     """In English on a phone; the other tests here see the page in Chinese on a desktop."""
@@ -125,9 +125,7 @@ def test_a_model_is_listed_ticked_downloaded_through_a_reload_a_pause_and_a_rest
         expect(page.locator(".tx-dl-job")).to_have_count(0)
 
 
-def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
-    chromium: Browser, place: Path, hub: HubServer
-) -> None:
+def test_an_interrupted_download_is_shown_and_resumed(chromium: Browser, place: Path, hub: HubServer) -> None:
     fault = hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     with serving(place, hub) as server, opened(chromium, server) as window:
         window.page.locator("#tx-dl-file").get_by_role("textbox").fill(NAME)
@@ -141,9 +139,7 @@ def test_a_download_that_the_program_left_unfinished_says_so_and_goes_on(
         expect(window.page.locator(".tx-dl-done")).to_be_visible(timeout=60_000)
 
 
-def test_of_a_branch_that_has_moved_the_old_commit_or_the_new_one_is_chosen_by_a_button(
-    chromium: Browser, place: Path, hub: HubServer
-) -> None:
+def test_the_commit_of_an_updated_branch_is_chosen_by_a_button(chromium: Browser, place: Path, hub: HubServer) -> None:
     old, new = noise(3_000_000, 1), noise(3_000_000, 2)
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
@@ -195,7 +191,7 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
         expect(page.locator(".tx-dl-job")).to_have_count(0)
 
 
-def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place: Path, hub: HubServer) -> None:
+def test_an_invalid_address_is_reported(chromium: Browser, place: Path, hub: HubServer) -> None:
     said = {"zh": ("无法识别“nonsense”", "找不到"), "en": ("Can't read 'nonsense'", "was not found")}
     with serving(place, hub) as server:
         for language, words in said.items():
@@ -211,7 +207,7 @@ def test_an_address_that_leads_nowhere_is_told_in_words(chromium: Browser, place
                 no_sideways(page)
 
 
-def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is_shown(
+def test_a_new_list_starts_unselected_and_downloads_of_others_are_shown(
     chromium: Browser, place: Path, hub: HubServer
 ) -> None:
     hub.add("user/other", {"b.Q8_0.gguf": noise(20_000), "a.Q4_0.gguf": noise(30_000)})
@@ -230,9 +226,7 @@ def test_another_list_does_not_inherit_ticks_and_a_download_that_others_begin_is
         expect(row(window.page, "b.Q8_0.gguf").locator(".tx-dl-downloaded")).to_have_text("已下载")
 
 
-def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(
-    chromium: Browser, place: Path, hub: HubServer
-) -> None:
+def test_a_downloaded_lora_appears_only_in_the_lora_menu(chromium: Browser, place: Path, hub: HubServer) -> None:
     hub.add("user/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": noise(20_000)})
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
@@ -245,7 +239,7 @@ def test_a_lora_that_has_come_is_in_the_menu_of_loras_and_in_no_other(
         expect(page.locator("#tx-model input")).to_have_value("")
 
 
-def test_the_token_is_never_shown_and_the_endpoint_is_kept(chromium: Browser, place: Path, hub: HubServer) -> None:
+def test_the_token_is_never_shown_and_the_endpoint_is_saved(chromium: Browser, place: Path, hub: HubServer) -> None:
     with serving(place, hub) as server, opened(chromium, server, "en") as window:
         page = window.page
         page.locator("#tx-dl-settings > button").click()

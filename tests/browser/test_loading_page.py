@@ -1,4 +1,4 @@
-"""Loading as people do it: twice, the wrong one, given up, the tab closed meanwhile. The last wish wins.
+"""Loads from the page: repeated, replaced, cancelled, with the tab closed meanwhile. The newest request wins.
 
 The model loads in half a second. To have a load under way for as long as a test looks, its worker is stopped (SIGSTOP)
 as soon as it appears, as a disk stops that has to be woken.
@@ -222,9 +222,7 @@ def test_a_load_is_cancelled_and_the_next_one_works(
         only_one_holds_a_model(server)
 
 
-def test_a_load_that_took_the_place_of_a_model_is_given_up_and_nothing_is_loaded(
-    chromium: Browser, server: Server
-) -> None:
+def test_cancelling_a_load_that_replaced_a_model_leaves_nothing_loaded(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "zh") as window:
         press(window, "load")
         shows_ready(window, FIRST)
@@ -236,7 +234,7 @@ def test_a_load_that_took_the_place_of_a_model_is_given_up_and_nothing_is_loaded
         until(lambda: worker not in server.workers and not holders(server))
 
 
-def test_an_unload_by_the_api_gives_up_the_load_of_the_page(chromium: Browser, server: Server) -> None:
+def test_an_unload_by_the_api_cancels_the_load_of_the_page(chromium: Browser, server: Server) -> None:
     with opened(chromium, server) as window:
         worker = held(server, lambda: press(window, "load"))
         shows_loading(window, FIRST)
@@ -245,7 +243,9 @@ def test_an_unload_by_the_api_gives_up_the_load_of_the_page(chromium: Browser, s
         until(lambda: worker not in server.workers)
 
 
-def test_a_worker_that_dies_while_it_loads_is_told_and_the_next_load_works(chromium: Browser, server: Server) -> None:
+def test_a_worker_that_dies_while_loading_is_reported_and_the_next_load_works(
+    chromium: Browser, server: Server
+) -> None:
     with opened(chromium, server, "zh", 390) as window:
         worker = held(server, lambda: press(window, "load"))
         shows_loading(window, FIRST)
@@ -280,9 +280,7 @@ def test_load_pressed_again_while_it_loads_changes_nothing(chromium: Browser, se
         assert seen == {worker, *explains}
 
 
-def test_load_pressed_again_with_other_options_while_it_loads_loads_with_these(
-    chromium: Browser, server: Server
-) -> None:
+def test_pressing_load_with_other_options_restarts_the_load(chromium: Browser, server: Server) -> None:
     with opened(chromium, server) as window:
         worker = held(server, lambda: press(window, "load"))
         shows_loading(window, FIRST)
@@ -293,7 +291,7 @@ def test_load_pressed_again_with_other_options_while_it_loads_loads_with_these(
         assert worker not in server.workers
 
 
-def test_another_model_loaded_while_the_first_loads_is_the_one_that_is_ready(chromium: Browser, server: Server) -> None:
+def test_a_second_model_replaces_the_one_being_loaded(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "zh") as window:
         worker = held(server, lambda: press(window, "load"))
         shows_loading(window, FIRST)
@@ -315,9 +313,7 @@ def autoloading(chromium: Browser, server: Server) -> Iterator[Window]:
         until(lambda: "false" in (server.models.parent / "settings.yaml").read_text())
 
 
-def test_with_autoload_the_last_of_three_models_picked_quickly_is_loaded_and_once(
-    autoloading: Window, server: Server
-) -> None:
+def test_autoload_loads_only_the_last_of_three_models_selected_quickly(autoloading: Window, server: Server) -> None:
     window = autoloading
     explains = set(server.workers)
     with watched(server) as seen:
@@ -332,7 +328,7 @@ def test_with_autoload_the_last_of_three_models_picked_quickly_is_loaded_and_onc
     assert len(seen - explains) <= 4, "one for each model that was picked"
 
 
-def test_with_autoload_a_model_picked_is_loaded_once_and_by_a_look_at_the_menu_not_at_all(
+def test_autoload_loads_a_selected_model_once_and_nothing_if_the_menu_is_only_opened(
     autoloading: Window, server: Server
 ) -> None:
     window = autoloading
@@ -380,9 +376,7 @@ def test_a_load_whose_tab_was_closed_is_cancelled_from_another(chromium: Browser
         until(lambda: worker not in server.workers)
 
 
-def test_a_page_that_is_opened_anew_while_it_loads_shows_the_model_that_loads(
-    chromium: Browser, server: Server
-) -> None:
+def test_a_page_opened_during_a_load_shows_it(chromium: Browser, server: Server) -> None:
     with opened(chromium, server) as window:
         pick(window, SECOND)
         worker = held(server, lambda: press(window, "load"))
@@ -395,9 +389,7 @@ def test_a_page_that_is_opened_anew_while_it_loads_shows_the_model_that_loads(
         shows_ready(window, SECOND)
 
 
-def test_what_one_tab_loads_and_cancels_shows_in_the_other_within_three_seconds(
-    chromium: Browser, server: Server
-) -> None:
+def test_loads_of_one_tab_show_in_another_within_three_seconds(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "zh") as one, opened(chromium, server, "en", 390) as other:
         worker = held(server, lambda: press(one, "load"))
         expect(pill(other, "loading")).to_have_attribute("title", FIRST, timeout=3000)
@@ -413,7 +405,7 @@ def test_what_one_tab_loads_and_cancels_shows_in_the_other_within_three_seconds(
 # -- how it goes ------------------------------------------------------------------------------------------------------
 
 
-def test_reload_loads_anew_with_the_options_as_they_are_now(chromium: Browser, server: Server) -> None:
+def test_reload_uses_the_current_options(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "zh") as window:
         press(window, "load")
         shows_ready(window, FIRST)
@@ -449,7 +441,7 @@ def percents_shown(window: Window, worker: int) -> list[int]:
     return shown
 
 
-def test_the_progress_bar_moves_with_the_weights_that_are_read(chromium: Browser, server: Server) -> None:
+def test_the_progress_bar_follows_the_weights_read(chromium: Browser, server: Server) -> None:
     with opened(chromium, server) as window:
         window.page.locator("#tx-opts button.label-wrap", has_text="Memory and devices").click()
         window.page.locator("#tx-opt-no_mmap input").check()

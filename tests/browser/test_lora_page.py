@@ -1,4 +1,4 @@
-"""LoRAs in the page: two are applied and heard, removed and no longer heard; a refusal; saved with the model."""
+"""LoRAs on the page: two are applied and removed and change the answer; a refusal; saved with the model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def answer(window: Window, lora: str) -> str:
     return said
 
 
-def test_two_are_heard_once_applied_and_no_longer_once_removed(chromium: Browser, place: Path) -> None:
+def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, place: Path) -> None:
     none, flags = "未应用 LoRA", ("--lora-dir", str(place / "loras"))
     with opened(chromium, place, "n_ctx", "zh", 400, *flags) as window:
         page, status = window.page, window.page.locator("#tx-lora-status")

@@ -1,4 +1,4 @@
-"""Settings in the Model tab: change, save, come back, restart; autoload; what is wrong with a value, and where."""
+"""Settings on the Model tab: change, save, return, restart; autoload; invalid values."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def choose(window: Window, name: str, n_ctx: str) -> None:
     expect(number(window, "n_ctx")).to_have_value(n_ctx)
 
 
-def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromium: Browser, fresh: Path) -> None:
+def test_saved_settings_return_after_another_model_and_a_restart(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx") as window:
         choose(window, SECOND, "8192")
         expect(source(window, "n_ctx")).to_have_text("来自模型文件")
@@ -78,7 +78,7 @@ def test_saved_settings_come_back_after_another_model_and_after_a_restart(chromi
         expect(window.page.locator("#tx-gen-truncation_length input")).to_have_value("2048")
 
 
-def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -> None:
+def test_one_option_and_all_options_can_be_reset(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en") as window:
         before = number(window, "n_gpu_layers").input_value()
         fill(window, "n_ctx", "1024")
@@ -97,7 +97,7 @@ def test_one_option_is_set_back_and_so_are_all(chromium: Browser, fresh: Path) -
         assert YamlFile(fresh / "models" / "config-user.yaml").read() == {FIRST: {"loader": "llama.cpp"}}
 
 
-def test_with_autoload_a_model_loads_when_it_is_picked_and_the_last_one_wins(chromium: Browser, fresh: Path) -> None:
+def test_autoload_loads_the_model_selected_last(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx") as window:
         choose(window, SECOND, "8192")
         fill(window, "n_ctx", "1024")
@@ -117,7 +117,7 @@ def test_with_autoload_a_model_loads_when_it_is_picked_and_the_last_one_wins(chr
         expect(window.page.locator("#tx-autoload input")).to_be_checked()
 
 
-def test_a_wrong_value_is_told_at_its_field_and_can_be_set_back(chromium: Browser, fresh: Path) -> None:
+def test_an_invalid_value_is_reported_at_its_field_and_can_be_reset(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en", 390) as window:
         fill(window, "n_ctx", "-5")
         expect(window.page.locator("#tx-opt-n_ctx .tx-error")).to_contain_text("n_ctx: -5 is not acceptable")
@@ -128,7 +128,7 @@ def test_a_wrong_value_is_told_at_its_field_and_can_be_set_back(chromium: Browse
         expect(number(window, "n_ctx")).to_have_value("8192")
 
 
-def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: Browser, fresh: Path) -> None:
+def test_the_filter_finds_options_in_folded_groups(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx") as window:
         shown = window.page.locator("#tx-opts .tx-opt:visible")
         before = shown.count()
@@ -145,7 +145,7 @@ def test_the_filter_finds_options_in_folded_groups_by_name_and_words(chromium: B
         expect(shown).to_have_count(before)
 
 
-def test_switching_loaders_keeps_what_was_typed_and_the_filter(chromium: Browser, fresh: Path) -> None:
+def test_switching_loaders_keeps_values_and_filter(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en") as window:
         fill(window, "n_ctx", "3000")
         window.page.locator("#tx-filter input").fill("parallel")
@@ -162,9 +162,7 @@ def test_switching_loaders_keeps_what_was_typed_and_the_filter(chromium: Browser
         expect(window.page.locator("#tx-notes details").first).to_contain_text("llama.cpp made for this format")
 
 
-def test_contexts_are_set_by_one_click_and_folded_groups_say_how_much_was_changed(
-    chromium: Browser, fresh: Path
-) -> None:
+def test_contexts_are_set_by_one_click_and_folded_groups_count_changes(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en") as window:
         chips = window.page.locator("#tx-opt-n_ctx .tx-presets button")
         expect(chips).to_have_text(["2k", "4k", "8k max"])
@@ -180,7 +178,7 @@ def test_contexts_are_set_by_one_click_and_folded_groups_say_how_much_was_change
         expect(window.page.locator("#tx-group-context [data-changed='']")).to_be_visible()
 
 
-def test_sliders_end_where_the_model_does(chromium: Browser, fresh: Path) -> None:
+def test_sliders_end_at_the_limits_of_the_model(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx") as window:
         slider = window.page.locator("#tx-opt-n_gpu_layers input[type=range]")
         expect(slider).to_have_attribute("max", "31")
@@ -188,9 +186,7 @@ def test_sliders_end_where_the_model_does(chromium: Browser, fresh: Path) -> Non
         expect(source(window, "n_gpu_layers")).to_have_text("已修改，未保存")
 
 
-def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_load(
-    chromium: Browser, fresh: Path
-) -> None:
+def test_invalid_settings_are_reported_and_do_not_prevent_a_load(chromium: Browser, fresh: Path) -> None:
     (fresh / "models" / "config-user.yaml").write_text("a: [1\nb: 2\n")
     with opened(chromium, fresh, "n_ctx") as window:
         expect(window.page.locator("#tx-facts [role=alert]")).to_contain_text("第 2 行第")
@@ -202,7 +198,7 @@ def test_broken_settings_are_told_where_the_model_is_chosen_and_do_not_stop_a_lo
     assert (fresh / "models" / "config-user.yaml.broken-1").read_text() == "a: [1\nb: 2\n"
 
 
-def test_the_memory_bar_follows_the_options_and_its_remedy_is_taken(chromium: Browser, fresh: Path) -> None:
+def test_the_memory_bar_follows_the_options_and_offers_a_remedy(chromium: Browser, fresh: Path) -> None:
     with opened(chromium, fresh, "n_ctx", "en") as window:
         bar = window.page.locator("#tx-memory")
         expect(bar.locator(".tx-fits")).to_contain_text("weights 94 MB · cache 180 MB")

@@ -1,4 +1,4 @@
-"""The page as people meet it: pick, load, ask, stop, edit, and what they see when something breaks."""
+"""The page as users see it: select, load, ask, stop and edit, and what is shown when something fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded_window(window: Window) -> Window:
     return window
 
 
-def test_a_model_is_picked_loaded_and_answers_paris(window: Window) -> None:
+def test_a_model_is_selected_loaded_and_answers_paris(window: Window) -> None:
     loaded_window(window)
     window.ask(QUESTION)
     expect(window.answers.last).to_contain_text("Paris")
@@ -45,7 +45,7 @@ def test_the_same_in_english(window: Window) -> None:
     expect(window.page.locator("#tx-chat-line")).to_contain_text("tok/s")
 
 
-def test_the_answer_streams_and_stops_when_told(window: Window) -> None:
+def test_an_answer_streams_and_can_be_stopped(window: Window) -> None:
     loaded_window(window)
     window.set_parameter("max_new_tokens", "1500")
     window.ask(LONG)
@@ -102,13 +102,13 @@ def test_an_edited_question_is_the_one_that_is_answered(window: Window) -> None:
     expect(window.answers.last).to_contain_text("Paris")
 
 
-def test_code_and_markdown_are_drawn(window: Window) -> None:
+def test_code_and_markdown_are_rendered(window: Window) -> None:
     loaded_window(window)
     window.ask("Write a Python function that adds two numbers. Use a code block.")
     expect(window.page.locator("#tx-chat [data-testid=bot] pre code").first).to_be_visible(timeout=30_000)
 
 
-def test_a_killed_worker_is_told_and_the_next_load_works(window: Window, server: Server) -> None:
+def test_a_killed_worker_is_reported_and_the_next_load_works(window: Window, server: Server) -> None:
     loaded_window(window)
     os.kill(server.worker(), signal.SIGKILL)  # while idle
     expect(window.page.locator("#tx-pill .tx-failed")).to_be_visible()
@@ -139,7 +139,7 @@ def test_without_a_model_the_question_is_kept(window: Window) -> None:
     expect(window.page.locator("#tx-text textarea")).to_have_value(QUESTION)
 
 
-def test_unloading_returns_memory_and_says_so(window: Window) -> None:
+def test_unloading_reports_the_freed_memory(window: Window) -> None:
     loaded_window(window)
     window.tab("模型")
     expect(window.page.locator("#tx-status")).to_contain_text("占用内存")
@@ -147,7 +147,7 @@ def test_unloading_returns_memory_and_says_so(window: Window) -> None:
     expect(window.page.locator("#tx-status")).to_contain_text(re.compile(r"释放 \d+ MB"))
 
 
-def test_a_damaged_file_says_what_is_wrong_with_it(window: Window) -> None:
+def test_a_damaged_file_shows_its_problem(window: Window) -> None:
     window.tab("模型")
     window.choose("tx-model", "truncated.gguf")
     expect(window.page.locator("#tx-facts [role=alert]")).to_contain_text("truncated.gguf")
@@ -155,12 +155,12 @@ def test_a_damaged_file_says_what_is_wrong_with_it(window: Window) -> None:
     expect(window.page.locator("#tx-status [role=alert]")).to_be_visible()
 
 
-def test_a_wrong_value_is_refused_by_name(window: Window) -> None:
+def test_an_invalid_value_is_refused_by_name(window: Window) -> None:
     window.load(MODEL, n_ctx="-5")
     expect(window.page.locator("#tx-status [role=alert]")).to_contain_text("n_ctx")
 
 
-def test_the_form_shows_what_cannot_take_effect_here(window: Window) -> None:
+def test_the_form_notes_options_without_effect(window: Window) -> None:
     window.tab("模型")
     expect(window.page.locator("#tx-model input")).to_have_value(MODEL)
     window.page.locator("#tx-opts button.label-wrap", has_text="高级选项").click()
@@ -190,7 +190,7 @@ def test_each_loader_shows_its_own_options_and_each_model_its_own_loaders(window
         shutil.rmtree(folder)
 
 
-def test_the_list_of_models_is_refreshed_and_keeps_the_choice(window: Window, server: Server, smollm2: Path) -> None:
+def test_refreshing_the_models_keeps_the_selection(window: Window, server: Server, smollm2: Path) -> None:
     window.tab("模型")
     window.choose("tx-model", MODEL)
     added = server.models / "新 模型 [v2]+$.gguf"
@@ -223,7 +223,7 @@ def test_dark_and_light_are_switched_and_remembered(window: Window) -> None:
     assert window.page.evaluate(dark)
 
 
-def test_the_theme_of_the_system_is_taken_over(chromium: Browser, server: Server) -> None:
+def test_the_system_theme_is_followed(chromium: Browser, server: Server) -> None:
     window = Window(chromium, server.url, "en", (1440, 900), scheme="dark")
     assert window.page.evaluate("document.body.classList.contains('dark')")
     window.close()
@@ -238,7 +238,7 @@ COUNT_FRAMES = """
 """
 
 
-def test_a_page_that_stands_still_asks_for_news_alone_and_draws_no_frames(window: Window) -> None:
+def test_an_idle_page_only_polls_the_digest_and_draws_no_frames(window: Window) -> None:
     window.page.add_init_script(COUNT_FRAMES)
     window.open("/")
     window.page.wait_for_timeout(3000)
@@ -269,7 +269,7 @@ def test_nothing_is_wider_than_a_phone(window: Window) -> None:
     fits()
 
 
-def test_another_window_sees_what_happened(window: Window, chromium: Browser, server: Server) -> None:
+def test_another_window_shows_the_change(window: Window, chromium: Browser, server: Server) -> None:
     other = Window(chromium, server.url, "en", (1200, 800))
     loaded_window(window)
     expect(other.page.locator("#tx-pill .tx-ready")).to_be_visible()
@@ -288,7 +288,7 @@ def test_a_closed_tab_stops_its_generation(window: Window, chromium: Browser, se
     expect(window.answers.last).to_contain_text(re.compile(r"\w+ \w+"), timeout=8_000)
 
 
-def test_a_page_whose_server_has_ended_says_so_until_it_is_back(chromium: Browser, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_until_it_responds(chromium: Browser, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     server = Server(tmp_path)
     window = Window(chromium, server.url, "zh", (390, 844))
@@ -311,7 +311,7 @@ def guarded(smollm2: Path, tmp_path: Path) -> Iterator[Server]:
     running.stop()
 
 
-def test_with_a_login_nobody_gets_in_without_it(window: Window, guarded: Server) -> None:
+def test_a_login_is_required_if_configured(window: Window, guarded: Server) -> None:
     page = window.page
     page.goto("about:blank")
     window.url = guarded.url

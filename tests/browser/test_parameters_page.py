@@ -1,4 +1,4 @@
-"""The Parameters tab: presets that come back after a restart, and only what the loaded model's loader has."""
+"""The Parameters tab: presets survive a restart, and only parameters that the loader supports are shown."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_preset_is_saved_and_comes_back_after_a_restart(chromium: Browser, pla
     server.stop()
 
 
-def test_what_the_loaded_models_loader_lacks_is_not_shown_and_not_asked_for(chromium: Browser, place: Path) -> None:
+def test_parameters_that_the_loader_does_not_support_are_hidden_and_not_sent(chromium: Browser, place: Path) -> None:
     server = Server(place, "--settings", str(place / "settings.yaml"))
     window = opened(server, chromium, "en")
     tab = window.page.locator("#tx-params")

@@ -1,4 +1,4 @@
-"""The page while llama.cpp is compiled: progress, a failure with its remedy, and the model that is loaded then."""
+"""The page while llama.cpp is compiled: progress, a failure with its remedy, and the model loaded afterwards."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def preparing(tmp_path: Path, smollm2: Path, index: PackageIndex) -> Iterator[Se
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_page_tells_how_far_it_is_what_failed_and_when_it_is_ready(
+def test_the_page_shows_progress_failure_and_success_of_the_preparation(
     chromium: Browser, preparing: Server, index: PackageIndex, language: str
 ) -> None:
     chat, model, compiling, failed, again, meanwhile = WORDS[language]

@@ -1,4 +1,4 @@
-"""A folder of weights in the page: loaded in 4 bits, asked, and its settings there again after a restart."""
+"""A folder of weights on the page: loaded in 4 bits, asked, and its settings restored after a restart."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def in_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_gradio_is_imported_whole_and_its_hook_is_back_in_place(whole_program: None) -> None:
+def test_gradio_is_imported_completely_and_its_function_restored(whole_program: None) -> None:
     code = (
         "from modules.ui.gradio_import import gradio; gr = gradio()\n"
         "import gradio.component_meta as meta, inspect\n"

@@ -13,7 +13,7 @@ from modules.ui.gradio_import import gradio
 gr = gradio()
 
 
-def test_gradios_script_is_served_with_shorter_ways_to_its_components() -> None:
+def test_gradios_script_is_served_with_a_faster_component_search() -> None:
     """Fails when a new Gradio has another script: then `speed_up_component_search` has to change or to go."""
     server = FastAPI()
     gradio_patches.speed_up_component_search(server)

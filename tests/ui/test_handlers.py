@@ -20,7 +20,7 @@ from tests.ui.test_ui import last
 gr = gradio()
 
 
-def test_an_unknown_fault_is_logged_and_told_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_logged_and_shown_without_details(caplog: pytest.LogCaptureFixture) -> None:
     told = as_error(RuntimeError("a secret path"))
     assert "secret" not in told.say("en") and "text-studio.log" in told.say("zh")
     assert "a secret path" in caplog.text
@@ -65,7 +65,7 @@ def test_an_error_of_any_kind_of_handler_becomes_an_alert(faulty: Callable[..., 
     assert "Select a model" in last(part.stream())[part.line]
 
 
-def test_what_a_stream_has_shown_before_its_error_stays(faulty: Callable[..., Any]) -> None:
+def test_updates_yielded_before_an_error_stay(faulty: Callable[..., Any]) -> None:
     async def first(updates: AsyncIterator[Any]) -> Any:
         return await anext(updates)
 
@@ -77,18 +77,18 @@ def test_an_error_without_a_component_to_show_it_changes_nothing(faulty: Callabl
     assert part.call() == {part.line: gr.skip()}
 
 
-def test_an_error_can_be_shown_in_a_way_of_its_own(faulty: Callable[..., Any]) -> None:
+def test_a_handler_can_show_errors_itself(faulty: Callable[..., Any]) -> None:
     part = faulty(failed=lambda error: {"error": type(error)})
     assert last(part.stream()) == {"error": NothingPicked}
 
 
-def test_guests_are_refused_before_a_handler_of_the_owner_runs(faulty: Callable[..., Any]) -> None:
+def test_guests_are_refused_before_an_owner_only_handler_runs(faulty: Callable[..., Any]) -> None:
     part = faulty("--multi-user", owner_only=True)
     for updates in (part.call(), asyncio.run(part.wait()), last(part.stream())):
         assert "only its owner" in updates[part.line]
 
 
-def test_a_page_that_is_closed_closes_the_handler(faulty: Callable[..., Any]) -> None:
+def test_closing_the_page_closes_the_handler(faulty: Callable[..., Any]) -> None:
     async def close() -> None:
         updates = faulty().stream()
         await anext(updates)

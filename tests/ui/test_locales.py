@@ -7,10 +7,10 @@ import pytest
 from modules.ui import locales
 
 
-def test_every_sentence_exists_in_both_languages_with_the_same_blanks() -> None:
+def test_every_text_exists_in_both_languages_with_the_same_placeholders() -> None:
     assert locales.both_complete()
 
 
-def test_a_key_without_words_is_an_error() -> None:
+def test_an_unknown_key_is_an_error() -> None:
     with pytest.raises(KeyError):
         locales.translator("zh")("no such key")

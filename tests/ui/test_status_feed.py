@@ -1,4 +1,4 @@
-"""Whether there is news for a page: a digest that changes with what the page shows, and with nothing else."""
+"""The digest by which pages notice changes: it changes with what the page shows, and with nothing else."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def test_the_digest_stays_while_nothing_happens(make_app: Callable[..., App]) ->
         assert status_feed.digest(app, language) == status_feed.digest(app, language) != ""
 
 
-def test_a_change_of_the_model_is_news(make_app: Callable[..., App]) -> None:
+def test_a_change_of_the_model_changes_the_digest(make_app: Callable[..., App]) -> None:
     app = make_app()
     before = status_feed.digest(app, "en")
     app.models.unload()
     assert status_feed.digest(app, "en") != before
 
 
-def test_a_step_of_the_preparation_is_news(make_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_preparation_changes_the_digest(
+    make_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make_app()
     digests = set()
     for done in (1, 2):
@@ -40,7 +42,7 @@ def test_a_step_of_the_preparation_is_news(make_app: Callable[..., App], monkeyp
     assert len(digests) == 2
 
 
-def test_a_download_is_news_but_not_for_guests(make_app: Callable[..., App]) -> None:
+def test_a_download_changes_the_digest_except_for_guests(make_app: Callable[..., App]) -> None:
     for words, told in (("--multi-user",), False), ((), True):
         app = make_app("--hf-endpoint", "http://127.0.0.1:9", *words)
         before = status_feed.digest(app, "en")
@@ -48,7 +50,7 @@ def test_a_download_is_news_but_not_for_guests(make_app: Callable[..., App]) -> 
         assert (status_feed.digest(app, "en") != before) == told
 
 
-def test_the_server_answers_with_the_digest_and_no_browser_keeps_it(make_app: Callable[..., App]) -> None:
+def test_the_server_returns_an_uncached_digest(make_app: Callable[..., App]) -> None:
     app, server = make_app(), FastAPI()
     status_feed.add_route(server, app)
     with TestClient(server) as client:
@@ -57,7 +59,7 @@ def test_the_server_answers_with_the_digest_and_no_browser_keeps_it(make_app: Ca
         assert client.get("/status/fr").text == status_feed.digest(app, LANGUAGES[0])
 
 
-def test_gradio_still_looks_a_thousand_times_a_second_for_events() -> None:
+def test_gradio_still_polls_for_events_a_thousand_times_a_second() -> None:
     with gr.Blocks(analytics_enabled=False) as page:
         pass
     page.queue()

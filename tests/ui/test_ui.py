@@ -50,7 +50,7 @@ def last(updates: Any) -> dict[Any, Any]:
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def test_choosing_shows_what_the_files_say(tab: Any) -> None:
+def test_selecting_a_model_shows_its_facts_and_settings(tab: Any) -> None:
     updates = tab.show(MODEL)
     assert "135M" in updates[tab.facts] and "Q4_1" in updates[tab.facts]
     assert updates[tab.widgets["n_ctx"]] == 8192
@@ -60,7 +60,7 @@ def test_choosing_shows_what_the_files_say(tab: Any) -> None:
     assert updates[tab.widgets["n_gpu_layers"]] == gr.update(value=0, maximum=31)  # and the output
 
 
-def test_only_touched_fields_count_as_the_forms(tab: Any) -> None:
+def test_only_changed_fields_have_the_source_form(tab: Any) -> None:
     plan = tab.plan(form(tab, MODEL, n_ctx=4096))
     sources = {key: setting.source for key, setting in plan.settings.items()}
     assert sources["n_ctx"] == "form"
@@ -96,7 +96,7 @@ def test_a_loader_whose_packages_are_missing_is_refused(tab: Any, monkeypatch: p
     assert 'role="alert"' in html and "not available" in html
 
 
-def test_a_load_shows_how_it_went_and_unload_what_it_returned(tab: Any) -> None:
+def test_load_and_unload_report_their_memory(tab: Any) -> None:
     updates = last(tab.start(form(tab, MODEL, n_ctx=512)))
     assert "context 512" in updates[tab.status]
     asyncio.run(tab.unload_model())
@@ -108,7 +108,7 @@ def in_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_the_built_page_has_brought_no_backend_into_the_process(whole_program: None) -> None:
+def test_building_the_page_imports_no_backend(whole_program: None) -> None:
     code = (
         "import server, sys\n"
         "from modules.config import flags\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def test_a_conversation_is_read_back_in_whatever_shape_it_comes() -> None:
+def test_a_conversation_is_read_in_any_shape() -> None:
     from modules.ui.chat.tab import _plain
 
     strange = [

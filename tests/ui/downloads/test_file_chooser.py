@@ -1,4 +1,4 @@
-"""The handlers of the download panel, called as anybody may call them; the hub and the downloads are real."""
+"""The handlers of the download panel, called as any client can call them, with a local hub and real downloads."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def done(panel: Any) -> None:
 # -- the list ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gguf_repository_is_listed_with_nothing_ticked_and_the_usual_one_marked(panel: Any) -> None:
+def test_a_gguf_repository_is_listed_unselected_with_a_recommendation(panel: Any) -> None:
     updates = listed(panel, GGUF)
     assert updates[panel.files].count("<label") == 3 and " checked" not in updates[panel.files]
     assert updates[panel.files].count("recommended") == 1
@@ -103,30 +103,30 @@ def test_a_gguf_repository_is_listed_with_nothing_ticked_and_the_usual_one_marke
     assert updates[panel.listed]["text"] == GGUF
 
 
-def test_a_folder_of_weights_is_ticked_as_proposed_and_the_button_says_so(panel: Any) -> None:
+def test_a_folder_of_weights_is_preselected(panel: Any) -> None:
     updates = listed(panel, f"  {PLAIN} ")
     assert updates[panel.files].count(" checked") == 2 and "pickle" in updates[panel.files]
     assert updates[panel.download] == "Download 2 files · 20.0 KB"
     assert "→ models/user_plain" in updates[panel.status]
 
 
-def test_a_lora_is_told_and_where_it_goes(panel: Any) -> None:
+def test_a_lora_is_recognized_and_its_folder_shown(panel: Any) -> None:
     assert "LoRA → loras/user_lora" in listed(panel, LORA)[panel.status]
 
 
-def test_a_link_to_a_file_ticks_that_file_alone(panel: Any, hub: HubServer) -> None:
+def test_a_link_to_a_file_selects_only_that_file(panel: Any, hub: HubServer) -> None:
     updates = listed(panel, f"{hub.url}/{GGUF}/blob/main/{Q8}")
     assert updates[panel.files].count(" checked") == 1
     assert updates[panel.download] == "Download 1 file · 30.0 KB"
 
 
-def test_the_file_s_name_stays_if_there_is_such_a_file_and_else_belonged_to_another_model(panel: Any) -> None:
+def test_the_file_name_is_kept_only_if_the_repository_has_it(panel: Any) -> None:
     updates = listed(panel, GGUF, Q8)
     assert updates[panel.file] == Q8 and updates[panel.download] == "Download 1 file · 30.0 KB"
     assert listed(panel, PLAIN, Q8)[panel.file] == ""
 
 
-def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_path: Path) -> None:
+def test_downloaded_files_are_marked(panel: Any, tmp_path: Path) -> None:
     (tmp_path / "models" / Q4).write_bytes(FILES[GGUF][Q4])
     updates = listed(panel, GGUF)
     assert updates[panel.files].count(">Downloaded<") == 1
@@ -135,7 +135,7 @@ def test_what_is_here_already_is_marked_and_so_is_what_has_come(panel: Any, tmp_
     assert Q4 in told and Q8 in told and "README" not in told
 
 
-def test_too_small_a_disk_is_told_before_the_start(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_disk_space_is_reported_before_the_start(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.downloads.disk.free_space", lambda _: 10**6)
     assert "Not enough disk space" in listed(panel, PLAIN)[panel.status]
 
@@ -144,7 +144,7 @@ def test_too_small_a_disk_is_told_before_the_start(panel: Any, monkeypatch: pyte
     ("language", "words"),
     [("zh", ("无法识别", "找不到 no/body")), ("en", ("does not name a model", "no/body was not found"))],
 )
-def test_what_leads_nowhere_is_told_in_words(
+def test_an_invalid_or_unknown_address_is_reported(
     make_panel: Callable[..., Any], language: str, words: tuple[str, str]
 ) -> None:
     panel = make_panel(language=language)
@@ -153,14 +153,14 @@ def test_what_leads_nowhere_is_told_in_words(
         assert said in unescape(updates[panel.status]) and updates[panel.files] == "" and updates[panel.listed] == {}
 
 
-def test_a_fault_of_ours_is_told_and_logged(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_reported(panel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panel.app.mirrors, "parse_address", lambda _: 1 / 0)
     assert "Internal error" in listed(panel, GGUF)[panel.status]
     assert "Internal error" in panel.sum_up({}, GGUF, "")[panel.status]
     assert "Internal error" in begun(panel, {}, GGUF)[panel.status]
 
 
-def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
+def test_the_hub_is_named_while_it_is_contacted(panel: Any) -> None:
     async def all_of(updates: AsyncIterator[Any]) -> list[Any]:
         return [each async for each in updates]
 
@@ -171,16 +171,14 @@ def test_while_the_hub_is_asked_that_is_said(panel: Any) -> None:
 # -- what fits --------------------------------------------------------------------------------------------------------
 
 
-def test_what_fits_is_told_after_the_list(panel: Any, hub: HubServer, smollm2: Path) -> None:
+def test_fit_is_shown_after_the_list(panel: Any, hub: HubServer, smollm2: Path) -> None:
     hub.add("user/real", {"m.Q4_1.gguf": smollm2})
     shown = listed(panel, "user/real")[panel.listed]
     told = asyncio.run(panel.show_fits(shown))[panel.fits]
     assert "fits" in told and shown["commit"] in told and "m.Q4_1.gguf" in told
 
 
-def test_a_gguf_adapter_goes_to_the_folder_of_loras_once_its_header_has_told(
-    panel: Any, hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_gguf_adapter_is_saved_to_the_loras_folder(panel: Any, hub: HubServer, tmp_path: Path) -> None:
     hub.add("user/cat", {"cat-f16.gguf": gguf({**MODEL, "general.type": "adapter", "adapter.type": "lora"})})
     updates = listed(panel, "user/cat")
     shown = ticking(updates, panel, "cat-f16.gguf")
@@ -205,7 +203,7 @@ def test_an_invalid_file_list_is_not_checked_for_fit(panel: Any, hub: HubServer,
 # -- what the button would do -----------------------------------------------------------------------------------------
 
 
-def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, hub: HubServer) -> None:
+def test_the_button_sums_up_the_selection_without_requests(panel: Any, hub: HubServer) -> None:
     updates = listed(panel, GGUF)
     asked = len(hub.log)
     summed = panel.sum_up(ticking(updates, panel, Q4, Q8), GGUF, "")
@@ -217,7 +215,9 @@ def test_each_tick_is_counted_by_the_button_without_asking_anybody(panel: Any, h
     assert len(hub.log) == asked
 
 
-def test_what_is_ticked_but_has_no_row_comes_along(panel: Any, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selected_files_without_a_row_are_downloaded(
+    panel: Any, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modules.ui.downloads.file_table.MAX_ROWS", 3)
     hub.add("user/many", {f"model-{number}.safetensors": bytes([number]) * 100 for number in range(5)})
     updates = listed(panel, "user/many")
@@ -253,7 +253,7 @@ def test_no_payload_breaks_a_handler(panel: Any, subtests: pytest.Subtests) -> N
 # -- downloading ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_ticked_arrives_and_the_page_is_to_list_models_again(panel: Any, tmp_path: Path) -> None:
+def test_selected_files_are_downloaded_and_models_listed_again(panel: Any, tmp_path: Path) -> None:
     shown = ticking(listed(panel, GGUF), panel, Q4)
     updates = begun(panel, shown, GGUF)
     assert Q4 in updates[panel.jobs]
@@ -263,13 +263,13 @@ def test_what_is_ticked_arrives_and_the_page_is_to_list_models_again(panel: Any,
     assert "All checksums match" in panel.refresh(None)[panel.jobs]
 
 
-def test_without_a_list_the_name_of_the_file_is_enough(panel: Any, tmp_path: Path) -> None:
+def test_a_file_name_suffices_without_a_list(panel: Any, tmp_path: Path) -> None:
     begun(panel, {}, GGUF, Q8)
     done(panel)
     assert (tmp_path / "models" / Q8).read_bytes() == FILES[GGUF][Q8]
 
 
-def test_without_ticks_what_is_proposed_is_taken_and_a_lora_goes_to_its_folder(panel: Any, tmp_path: Path) -> None:
+def test_the_preselection_is_downloaded_without_a_list(panel: Any, tmp_path: Path) -> None:
     begun(panel, {}, LORA)
     begun(panel, {}, PLAIN)
     done(panel)
@@ -277,14 +277,14 @@ def test_without_ticks_what_is_proposed_is_taken_and_a_lora_goes_to_its_folder(p
     assert not (tmp_path / "models" / "user_plain" / "pytorch_model.bin").exists()
 
 
-def test_of_gguf_files_that_nobody_has_chosen_from_the_list_is_shown_instead(panel: Any) -> None:
+def test_several_gguf_files_are_listed_instead_of_downloaded(panel: Any) -> None:
     updates = begun(panel, {}, GGUF)
     assert "<label" in updates[panel.files] and "Select the files" in updates[panel.status]
     assert panel.app.downloads.snapshot() == ()
     assert "Nothing to download" in begun(panel, ticking(updates, panel), GGUF)[panel.status]
 
 
-def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel: Any, hub: HubServer) -> None:
+def test_a_repository_changed_since_it_was_listed_is_listed_again(panel: Any, hub: HubServer) -> None:
     shown = ticking(listed(panel, GGUF), panel, Q4)
     hub.add(GGUF, {Q4: noise(25_000, 7)})
     listed(panel, GGUF)  # in another window
@@ -293,7 +293,7 @@ def test_a_repository_that_has_changed_since_it_was_listed_is_shown_again(panel:
     assert panel.app.downloads.snapshot() == ()
 
 
-def test_a_poll_sends_nothing_that_the_page_has(panel: Any) -> None:
+def test_unchanged_jobs_are_not_sent_again(panel: Any) -> None:
     first = panel.refresh(None)
     assert all(value == gr.skip() for value in panel.refresh(first[panel.digest]).values())
 
@@ -317,7 +317,7 @@ def test_the_buttons_pause_resume_cancel_and_dismiss(panel: Any, hub: HubServer,
 
 
 @pytest.mark.parametrize("act", ["keep", "restart"])
-def test_of_a_branch_that_has_moved_either_commit_can_be_had(
+def test_either_commit_of_an_updated_branch_can_be_downloaded(
     panel: Any, hub: HubServer, tmp_path: Path, act: str
 ) -> None:
     fault = hub.fault(Q8, origin="cdn", rate=15_000)
@@ -338,14 +338,12 @@ def test_of_a_branch_that_has_moved_either_commit_can_be_had(
     assert (tmp_path / "models" / Q8).read_bytes() == (newer if act == "restart" else FILES[GGUF][Q8])
 
 
-def test_a_button_of_a_job_that_is_gone_says_so(panel: Any) -> None:
+def test_an_action_on_an_unknown_job_is_reported(panel: Any) -> None:
     assert "There is no download" in pressed(panel, "pause", "nothing")[panel.error]
     assert pressed(panel, "explode", "nothing")[panel.error] == ""
 
 
-def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(
-    panel: Any, hub: HubServer, tmp_path: Path
-) -> None:
+def test_an_expected_sha256_is_compared_before_the_download(panel: Any, hub: HubServer, tmp_path: Path) -> None:
     right = hub.repos[GGUF].commits[hub.repos[GGUF].branches["main"]][Q8].sha256
     wrong = "0" * 64
     said = begun(panel, {}, GGUF, Q8, wrong)[panel.status]
@@ -362,7 +360,7 @@ def test_a_sha256_from_elsewhere_is_compared_before_anything_is_sent(
 # -- guests -----------------------------------------------------------------------------------------------------------
 
 
-def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path) -> None:
+def test_multi_user_mode_refuses_guests(make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path) -> None:
     panel = make_panel("--multi-user")
     settings = panel.settings
     said = [
@@ -409,7 +407,7 @@ def test_connections_and_downloads_at_once_are_those_of_the_settings(
 
 
 @pytest.mark.parametrize("wrong", ["download_connections: 9", "download_connections: 0", "downloads_at_once: 5"])
-def test_too_many_or_too_few_are_refused(make_panel: Callable[..., Any], tmp_path: Path, wrong: str) -> None:
+def test_connection_limits_are_enforced(make_panel: Callable[..., Any], tmp_path: Path, wrong: str) -> None:
     (tmp_path / "settings.yaml").write_text(wrong)
     with pytest.raises(SettingsError, match=wrong.partition(":")[0]):
         make_panel()

@@ -35,7 +35,7 @@ def table(*paths: str, ticked: tuple[str, ...] = (), here: tuple[str, ...] = ())
     return file_table.table(list_choices(repository(*paths)), ticked, here, COMMIT, "en", TR)
 
 
-def test_a_row_has_a_box_a_name_a_quantisation_and_a_size() -> None:
+def test_a_row_has_a_checkbox_a_name_a_quantization_and_a_size() -> None:
     told = table("m.Q4_K_M.gguf", "m.Q8_0.gguf", ticked=("m.Q8_0.gguf",), here=("m.Q4_K_M.gguf",))
     rows = told.split("<label")[1:]
     assert len(rows) == 2
@@ -45,7 +45,7 @@ def test_a_row_has_a_box_a_name_a_quantisation_and_a_size() -> None:
     )
 
 
-def test_a_split_set_is_one_row_and_an_incomplete_one_cannot_be_ticked() -> None:
+def test_a_set_of_parts_is_one_row_disabled_if_incomplete() -> None:
     whole = table("m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf")
     assert whole.count("<label") == 1 and "2 parts" in whole and "disabled" not in whole
     lacking = table("m-Q8_0-00001-of-00002.gguf")
@@ -53,19 +53,19 @@ def test_a_split_set_is_one_row_and_an_incomplete_one_cannot_be_ticked() -> None
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_what_may_run_code_is_warned_of_beside_its_row(language: str) -> None:
+def test_files_that_may_run_code_have_a_warning(language: str) -> None:
     known = list_choices(repository("model.safetensors", "pytorch_model.bin", "code.py"))
     told = file_table.table(known, (), (), COMMIT, language, translator(language))
     assert told.count("tx-dl-warning") == 2 and "pickle" in told and "trust_remote_code" in told
 
 
-def test_only_so_many_rows_are_drawn_but_all_that_are_ticked_and_the_rest_is_counted() -> None:
+def test_rows_are_limited_but_include_the_selected_ones() -> None:
     names = [f"{number:05}.bin" for number in range(file_table.MAX_ROWS + 5)]
     told = table(*names, ticked=(names[-1],))
     assert told.count("<label") == file_table.MAX_ROWS and "5 more files" in told and f'value="{names[-1]}"' in told
 
 
-def test_names_from_outside_are_escaped_everywhere() -> None:
+def test_untrusted_names_are_escaped_everywhere() -> None:
     verdict = {HOSTILE: Verdict("unsupported", why=both(HOSTILE))}
     pieces = [
         table(HOSTILE, f"{HOSTILE}-00001-of-00002.gguf", ticked=(HOSTILE,)),
@@ -84,7 +84,7 @@ def told_fits(html: str) -> dict[str, list[str]]:
     return told
 
 
-def test_what_fits_is_told_with_its_numbers() -> None:
+def test_fit_is_shown_with_its_numbers() -> None:
     found = {
         "a": Verdict("fits", 2 * GIB, 8 * GIB, 4096),
         "b": Verdict("tight", 7 * GIB, 8 * GIB),

@@ -38,11 +38,11 @@ def said(view: JobView, language: str = "en") -> str:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
-def test_what_is_left_is_a_clock(seconds: float, words: str) -> None:
+def test_remaining_time_is_formatted_as_a_clock(seconds: float, words: str) -> None:
     assert job_cards.clock(seconds) == words
 
 
-def test_names_from_outside_are_escaped_everywhere() -> None:
+def test_untrusted_names_are_escaped_everywhere() -> None:
     spec = DownloadSpec(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,))
     views = [
         job(id=HOSTILE, spec=spec, folder=Path(HOSTILE), host=HOSTILE, file=HOSTILE, index=1, count=2, state=state)
@@ -57,7 +57,7 @@ def test_names_from_outside_are_escaped_everywhere() -> None:
     assert "<img" not in piece and 'onerror="' not in piece
 
 
-def test_a_job_on_its_way_tells_how_far_how_fast_and_how_long() -> None:
+def test_a_running_job_shows_progress_speed_and_remaining_time() -> None:
     told = said(job(done=10**9, total=4 * 10**9, speed=3e7, seconds_left=100.0))
     for words in ("m.Q4_K_M.gguf", "Downloading", "1.00 GB / 4.00 GB", "25%", "30.0 MB/s", "1:40 left", "width:25.00%"):
         assert words in re.sub(r"</?span[^>]*>", "", told), words
@@ -73,28 +73,26 @@ def test_a_job_on_its_way_tells_how_far_how_fast_and_how_long() -> None:
         (None, "user/model"),
     ],
 )
-def test_a_job_is_called_by_its_one_file_or_set_or_else_its_repository(
-    files: tuple[str, ...] | None, title: str
-) -> None:
+def test_a_job_is_titled_by_its_file_or_repository(files: tuple[str, ...] | None, title: str) -> None:
     assert job_cards.title(job(spec=DownloadSpec("user/model", "main", "t", files, flat=True))) == title
 
 
-def test_of_another_branch_the_repository_is_called_with_it() -> None:
+def test_a_title_includes_a_branch_other_than_main() -> None:
     assert job_cards.title(job(spec=DownloadSpec("user/model", "other", "t"))) == "user/model:other"
 
 
-def test_a_stalled_job_has_no_speed_and_nothing_left_to_tell() -> None:
+def test_a_stalled_job_shows_no_speed_or_remaining_time() -> None:
     told = said(job(done=1, total=4))
     assert "<span>—</span>" in told and "— left" in told
 
 
-def test_of_many_files_the_one_on_its_way_is_named() -> None:
+def test_the_current_file_of_several_is_named() -> None:
     told = said(job(spec=DownloadSpec("user/model", "main", "t"), index=2, count=5, file="sub/a.bin", total=9))
     assert "file 2 of 5" in told and 'title="sub/a.bin"' in told and 'title="user/model"' in told
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_a_job_that_waits_says_why_and_counts_down(language: str) -> None:
+def test_a_waiting_job_shows_the_reason_and_a_countdown(language: str) -> None:
     limited = job(waiting=RateLimited("hub", 300), wait_seconds=41.6, attempt=1, attempts=6)
     assert "42" in said(limited, language) and "300" not in said(limited, language)
     lost = job(waiting=MirrorUnreachable("hub", "timeout"), wait_seconds=7.7, attempt=2, attempts=6)
@@ -125,21 +123,21 @@ def test_the_buttons_of_a_download_depend_on_its_state(subtests: pytest.Subtests
             assert f"tx-dl-{state}" in told and set(re.findall(r'data-act="(\w+)"', told)) == acts
 
 
-def test_the_question_before_cancelling_says_what_is_lost() -> None:
+def test_the_cancel_confirmation_names_the_size_lost() -> None:
     assert "delete the 209 MB" in said(job(done=209_000_000, total=10**9))
 
 
-def test_a_done_job_says_where_it_is_and_that_it_was_checked() -> None:
+def test_a_finished_job_names_its_folder_and_the_checksum_source() -> None:
     told = said(job(state="done", total=2 * 10**9))
     assert "Saved to /models/m.Q4_K_M.gguf (files: 1, 2.00 GB). All checksums match those of hub.example." in told
     assert "width:100.00%" in told
 
 
-def test_an_error_is_told_in_words_and_a_full_disk_pauses() -> None:
+def test_a_full_disk_pauses_and_is_reported() -> None:
     told = said(job(state="paused", error=DiskFull("/models", 2 * 10**9, 10**9)))
     assert 'role="alert"' in told and "Not enough disk space: 2.00 GB needed" in told
 
 
-def test_a_branch_that_has_moved_names_both_commits() -> None:
+def test_an_updated_branch_offers_both_commits() -> None:
     told = said(job(state="paused", moved="d" * 40, commit=COMMIT))
     assert "Resume the old version ccccccc" in told and "Start over with the new version ddddddd" in told

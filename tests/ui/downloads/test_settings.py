@@ -1,4 +1,4 @@
-"""Where downloads come from, and where the access token goes: set on the page, and never more than was ticked."""
+"""The download settings: the endpoints, and the hosts to which the access token is sent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hub() -> Iterator[HubServer]:
         yield started
 
 
-def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(make: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_endpoint_is_saved_and_an_invalid_one_refused(make: Callable[..., Any], tmp_path: Path) -> None:
     settings = make()
     updates = settings.set_endpoint("https://one.example, two.example")
     assert "https://two.example" in updates[settings.line]
@@ -56,13 +56,13 @@ def test_the_endpoint_is_kept_and_a_wrong_one_refused_in_words(make: Callable[..
     assert settings.app.mirrors.endpoints[0] == "https://hf-mirror.com"
 
 
-def test_an_endpoint_that_was_only_looked_at_is_not_written_down(make: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_unedited_endpoint_is_not_saved(make: Callable[..., Any], tmp_path: Path) -> None:
     settings = make()
     settings.set_endpoint(settings.show()[settings.endpoint])
     assert (tmp_path / "settings.yaml").read_text() == ""
 
 
-def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
+def test_leaving_an_unedited_field_changes_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
     settings, file = make(), tmp_path / "settings.yaml"
     seen = settings.show()
     settings.set_endpoint("newer.example")  # on another page
@@ -73,7 +73,7 @@ def test_a_field_that_is_left_as_it_was_shown_reverts_nothing(make: Callable[...
 
 
 @pytest.mark.parametrize("known", [{}, None, 5, {"endpoint": ""}], ids=repr)
-def test_a_damaged_setting_is_not_overwritten_by_a_field_that_could_not_show_it(
+def test_an_invalid_setting_is_not_overwritten_by_an_unedited_field(
     make: Callable[..., Any], tmp_path: Path, known: object
 ) -> None:
     file = tmp_path / "settings.yaml"
@@ -86,7 +86,7 @@ def test_a_damaged_setting_is_not_overwritten_by_a_field_that_could_not_show_it(
     assert "one.example" in file.read_text()
 
 
-def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
+def test_an_invalid_endpoint_of_the_environment_is_reported_and_can_be_replaced(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
@@ -96,7 +96,7 @@ def test_a_wrong_endpoint_of_the_environment_is_told_and_can_be_set_right(
     assert settings.show()[settings.endpoint] == "https://one.example"
 
 
-def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
+def test_the_token_stays_in_memory_and_is_sent_to_allowed_hosts_only(
     make: Callable[..., Any], hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, host = make("--hf-endpoint", hub.url), hub.url.removeprefix("http://")
@@ -117,7 +117,7 @@ def test_the_token_is_kept_in_memory_goes_where_it_may_and_never_comes_back(
     assert kept == []
 
 
-def test_a_token_loses_the_host_that_is_no_endpoint_any_more(make: Callable[..., Any]) -> None:
+def test_a_token_is_no_longer_sent_to_a_removed_endpoint(make: Callable[..., Any]) -> None:
     settings = make()
     settings.set_endpoint("one.example")
     settings.set_token("hf_right", ["huggingface.co", "one.example"])
@@ -129,20 +129,20 @@ def test_a_token_loses_the_host_that_is_no_endpoint_any_more(make: Callable[...,
     assert settings.app.mirrors.token is None
 
 
-def test_an_empty_field_leaves_the_token_as_it_is(make: Callable[..., Any]) -> None:
+def test_an_empty_field_keeps_the_token(make: Callable[..., Any]) -> None:
     settings = make()
     settings.set_token("hf_right", ["huggingface.co"])
     settings.set_token("", ["huggingface.co"])
     assert settings.app.mirrors.token.secret == "hf_right"
 
 
-def test_what_is_no_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
+def test_an_invalid_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
     settings = make()
     told = settings.set_token("two words", ["huggingface.co"])[settings.line]
     assert "Invalid access token" in told and "two words" not in told
 
 
-def test_the_token_of_the_environment_goes_to_hugging_face_alone(
+def test_the_token_of_the_environment_is_sent_to_hugging_face_only(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_environment")

@@ -1,4 +1,4 @@
-"""The button that installs what the chosen loader lacks, pressed as anybody may press it; real pip, offline."""
+"""The button that installs the packages of the chosen loader, with real pip, offline."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def is_watching(tab: Any, updates: dict[Any, Any]) -> bool:
     return bool(updates[tab.install.timer].active)
 
 
-def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(tab: Any) -> None:
+def test_installation_is_offered_only_if_packages_are_missing(tab: Any) -> None:
     updates = explained(tab)
     assert label(tab, updates) == "Install (7 MB)" and not is_watching(tab, updates)
     assert "its packages (7 MB)" in updates[tab.notes]
@@ -100,7 +100,7 @@ def test_it_is_offered_for_a_loader_whose_packages_are_absent_and_for_no_other(t
     assert label(tab, asyncio.run(tab.explain({**form(tab), tab.widgets["tensor_split"]: "30,,70"}))) == ""
 
 
-def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
+def test_installation_is_not_offered_if_a_gpu_is_missing(
     tab: Any, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
@@ -113,7 +113,7 @@ def test_it_is_not_offered_for_a_loader_that_lacks_a_card(
     assert loader.overlay is not None and not loader.overlay.folder.parent.exists()
 
 
-def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: PackageIndex) -> None:
+def test_one_click_installs_and_the_form_becomes_usable(tab: Any, index: PackageIndex) -> None:
     updates = pressed(tab)
     assert label(tab, updates) == "Cancel installation" and is_watching(tab, updates)
     index.await_builders(1)
@@ -127,7 +127,7 @@ def test_one_press_installs_and_the_form_becomes_usable(tab: Any, index: Package
     assert ("echo", "echo") in updates[tab.loader]["choices"], "it is no longer said to be unavailable"
 
 
-def test_a_load_that_finds_it_damaged_offers_it_again(
+def test_damaged_packages_found_by_a_load_can_be_reinstalled(
     tab: Any, loader: Loader, index: PackageIndex, smollm2: Path, tmp_path: Path
 ) -> None:
     async def load() -> dict[Any, Any]:
@@ -147,7 +147,7 @@ def test_a_load_that_finds_it_damaged_offers_it_again(
     assert label(tab, watched(tab)) == "" and loader.overlay.find_damage() == ""
 
 
-def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:
+def test_a_second_click_cancels(tab: Any, index: PackageIndex) -> None:
     pressed(tab)
     index.await_builders(1)
     pressed(tab)
@@ -155,7 +155,7 @@ def test_a_second_press_cancels(tab: Any, index: PackageIndex) -> None:
     assert label(tab, updates) == "Install (7 MB)" and "its packages (" in updates[tab.notes]
 
 
-def test_a_failure_is_told_with_pips_words_folded_and_can_be_tried_again(tab: Any, loader: Loader) -> None:
+def test_a_failure_shows_pips_output_folded_and_can_be_retried(tab: Any, loader: Loader) -> None:
     assert loader.overlay is not None
     loader.overlay.requirements.write_text("never-published==1\n")
     pressed(tab)
@@ -173,5 +173,5 @@ def test_guests_install_nothing(make_tab: Callable[..., Any], loader: Loader) ->
 
 
 @pytest.mark.parametrize("name", [None, 5, ["echo"], {}, "no such loader", "Transformers", "ExLlamav2"], ids=repr)
-def test_a_press_for_what_has_nothing_to_install_is_refused(tab: Any, name: object) -> None:
+def test_installing_for_a_loader_without_packages_is_refused(tab: Any, name: object) -> None:
     assert 'role="alert"' in pressed(tab, name)[tab.notes]

@@ -1,4 +1,4 @@
-"""The handlers of the llamacpp_HF creator's fold, called as anybody may call them."""
+"""The handlers of the llamacpp_HF creator, called as any client can call them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def create(panel: Any, model: object = NAME, address: object = REPO) -> dict[Any
     return last(panel.create({panel.model: model, panel.address: address}))
 
 
-def test_the_fold_lists_what_can_be_moved(make_panel: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_menu_lists_models_that_can_be_moved(make_panel: Callable[..., Any], tmp_path: Path) -> None:
     panel = make_panel()
     (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
     assert panel.open(None)[panel.model] == gr.update(choices=[NAME], value=None)
@@ -70,7 +70,7 @@ def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[.
     assert "model-HF/model.gguf" in followed[tab.facts]
 
 
-def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub: HubServer) -> None:
+def test_progress_is_shown_until_the_end(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     hub.fault("tree", delay=0.5)
 
@@ -82,9 +82,7 @@ def test_how_it_goes_is_shown_until_the_end(make_panel: Callable[..., Any], hub:
 
 
 @pytest.mark.parametrize("told", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
-def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
-    make_panel: Callable[..., Any], told: object
-) -> None:
+def test_the_menu_selects_an_existing_model_for_any_payload(make_panel: Callable[..., Any], told: object) -> None:
     panel = make_panel()
     for name in (NAME, "gone.gguf", None, ["x"]):
         updates = panel.follow_rename(name, told)
@@ -92,14 +90,14 @@ def test_whatever_the_page_says_has_moved_the_menu_has_a_model_that_is_there(
 
 
 @pytest.mark.parametrize("model", [None, "", 5, ["a"], "../x", "no such model"], ids=repr)
-def test_what_is_no_model_is_refused(make_panel: Callable[..., Any], hub: HubServer, model: object) -> None:
+def test_an_invalid_model_is_refused(make_panel: Callable[..., Any], hub: HubServer, model: object) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     assert 'role="alert"' in create(panel, model)[panel.result]
     assert hub.log == []
 
 
 @pytest.mark.parametrize("address", [None, "", 5, ["a"], "nonsense", "no/body"], ids=repr)
-def test_an_address_that_leads_nowhere_is_told_and_nothing_is_moved(
+def test_an_invalid_address_is_reported_and_nothing_is_moved(
     make_panel: Callable[..., Any], hub: HubServer, tmp_path: Path, address: object
 ) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
@@ -107,6 +105,6 @@ def test_an_address_that_leads_nowhere_is_told_and_nothing_is_moved(
     assert (tmp_path / "models" / NAME).exists()
 
 
-def test_with_multi_user_only_the_owner_may(make_panel: Callable[..., Any], hub: HubServer) -> None:
+def test_multi_user_mode_refuses_guests(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--multi-user", "--hf-endpoint", hub.url)
     assert "only its owner" in create(panel)[panel.result] and hub.log == []

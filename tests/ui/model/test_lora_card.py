@@ -1,4 +1,4 @@
-"""The LoRA card of the Model tab, called directly: what its handlers show, and what they make of any payload."""
+"""The handlers of the LoRA card: what they show, and how they treat any payload."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def last(card: Any, handler: Any, *given: object) -> dict[Any, Any]:
     return asyncio.run(run())
 
 
-def test_a_page_just_opened_shows_what_there_is_and_what_is_in_force(make_card: Callable[..., Any]) -> None:
+def test_a_new_page_shows_available_and_applied_loras(make_card: Callable[..., Any]) -> None:
     card = make_card()
     opened = card.open_page()
     assert opened[card.names]["choices"] == ["cat", "cut", "dog.gguf", "fail", "kill", "wide"]
@@ -71,7 +71,7 @@ def test_an_empty_folder_says_where_loras_go(root: Path, make_card: Callable[...
     assert card.list_loras([], {})[card.rows] == ""
 
 
-def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: Callable[..., Any]) -> None:
+def test_selected_loras_are_applied_with_their_weights(make_card: Callable[..., Any]) -> None:
     card = make_card()
     models = load(card)
     shown = last(card, card.apply, ["cat", "dog.gguf"], {"cat": "0.5"})
@@ -82,7 +82,7 @@ def test_what_is_chosen_is_applied_with_the_weights_that_were_typed(make_card: C
     assert "No LoRA applied" in shown[card.status]
 
 
-def test_after_a_refusal_the_page_shows_the_reason_and_those_in_force(make_card: Callable[..., Any]) -> None:
+def test_a_refusal_shows_the_reason_and_the_applied_loras(make_card: Callable[..., Any]) -> None:
     card = make_card(language="zh")
     load(card)
     last(card, card.apply, ["cat"], {})
@@ -91,7 +91,7 @@ def test_after_a_refusal_the_page_shows_the_reason_and_those_in_force(make_card:
     assert "<b>wide</b>" not in shown[card.status]
 
 
-def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable[..., Any]) -> None:
+def test_a_row_shows_the_facts_and_problems_of_a_lora(make_card: Callable[..., Any]) -> None:
     card = make_card()
     rows = card.describe(["cat", "cut"], {"cat": "1.5"})[card.rows]
     for said in ("rank 4", "alpha 8", "q_proj, v_proj", "base model user/tiny", 'value="1.5"', 'role="alert"'):
@@ -101,7 +101,7 @@ def test_a_row_says_what_a_lora_is_and_what_is_wrong_with_it(make_card: Callable
 @pytest.mark.parametrize(
     ("base", "shown"), [("user/model", "user/model"), ("/home/me/models/tiny", "tiny"), ("C:\\m\\tiny\\", "tiny")]
 )
-def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
+def test_the_base_model_is_named_without_local_folders(
     base: str,
     shown: str,
     root: Path,  # noqa: F811
@@ -112,7 +112,7 @@ def test_what_it_was_made_for_is_named_without_the_path_on_somebodys_disk(
     assert f"<span>base model {shown}</span>" in card.describe(["mouse"], {})[card.rows]
 
 
-def test_names_from_disk_are_no_html(
+def test_names_from_disk_are_escaped(
     root: Path,  # noqa: F811
     make_card: Callable[..., Any],
 ) -> None:

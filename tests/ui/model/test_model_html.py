@@ -23,7 +23,7 @@ from modules.ui.widgets import messages
 HOSTILE = '<img src=x onerror="alert(1)">.gguf'
 
 
-def test_names_from_outside_are_escaped_everywhere() -> None:
+def test_untrusted_names_are_escaped_everywhere() -> None:
     tr = locales.translator("en")
     record = ModelRecord(
         HOSTILE, Path(HOSTILE), "gguf", 1, architecture=HOSTILE, quantization=HOSTILE, duplicate_of=HOSTILE
@@ -43,7 +43,7 @@ def test_names_from_outside_are_escaped_everywhere() -> None:
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 @pytest.mark.parametrize("kind", [IncompleteModel, DamagedModel, UnsupportedModel])
-def test_a_model_that_will_not_load_says_so_among_its_facts(kind: type[ModelProblem], language: str) -> None:
+def test_the_facts_of_an_unloadable_model_name_its_state(kind: type[ModelProblem], language: str) -> None:
     tr = locales.translator(language)
     record = ModelRecord("x", Path("x"), "gguf", 0, problem=kind("x", both("broken")), duplicate_of="y.gguf")
     facts = model_html.facts(record, tr)

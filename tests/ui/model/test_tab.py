@@ -1,4 +1,4 @@
-"""The Model tab's handlers, called as anybody may call them: each is a public endpoint, whatever Gradio hides."""
+"""The Model tab's handlers, called as any client can call them: each is a public endpoint, whatever Gradio hides."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def saved(tab: Any) -> object:
     return tab.app.model_settings.get(NAME)
 
 
-def test_what_is_saved_is_shown_when_the_model_is_chosen_again(tab: Any) -> None:
+def test_saved_settings_are_shown_when_the_model_is_selected_again(tab: Any) -> None:
     updates = tab.save_settings(form(tab, n_ctx=512, mlock=True))
     assert "Saved the settings" in updates[tab.status] and updates[tab.options.baseline]["values"]["n_ctx"] == 512
     chosen = tab.show(NAME)
     assert (chosen[tab.widgets["n_ctx"]], chosen[tab.widgets["mlock"]]) == (512, True)
 
 
-def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, smollm2: Path) -> None:
+def test_the_form_of_another_model_is_ignored(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
     tab.save_settings({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
@@ -73,12 +73,12 @@ def test_the_form_of_another_model_counts_for_nothing(tab: Any, tmp_path: Path, 
     assert (plan.loader.name, plan.settings["n_ctx"].value) == ("llama.cpp", 8192)
 
 
-def test_an_emptied_field_is_no_value(tab: Any) -> None:
+def test_an_empty_field_is_invalid(tab: Any) -> None:
     updates = asyncio.run(tab.explain(form(tab, n_ctx=None)))
     assert "n_ctx" in updates[tab.options.marks] and "not acceptable" in updates[tab.options.marks]
 
 
-def test_what_memory_chose_is_never_taken_for_the_users_wish(tab: Any) -> None:
+def test_a_context_fitted_to_memory_is_not_saved_as_the_users_choice(tab: Any) -> None:
     tab.save_settings(form(tab, n_ctx=2048, threads=2))
     tab.app.memory.available_memory = lambda: 200_000_000
     filled = tab.restore_defaults({tab.model: NAME})
@@ -115,7 +115,7 @@ def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtes
         ("llama.cpp", {"mlock": {"a": 1}}, "mlock"),
     ],
 )
-def test_nothing_is_saved_that_could_not_be_loaded(
+def test_settings_that_cannot_be_loaded_are_not_saved(
     tab: Any, loader: object, changed: dict[str, object], words: str
 ) -> None:
     html = tab.save_settings(form(tab, NAME, loader, **changed))[tab.status]
@@ -123,20 +123,20 @@ def test_nothing_is_saved_that_could_not_be_loaded(
     assert not tab.app.model_settings.path.exists()
 
 
-def test_a_wrong_value_is_told_at_its_field(tab: Any) -> None:
+def test_an_invalid_value_is_reported_at_its_field(tab: Any) -> None:
     updates = asyncio.run(tab.explain(form(tab, tensor_split="30,,70")))
     assert "tensor_split" in updates[tab.options.marks] and "30,,70" in updates[tab.options.marks]
     assert "not acceptable" not in asyncio.run(tab.explain(form(tab)))[tab.options.marks]
 
 
-def test_code_of_a_model_cannot_be_allowed_by_the_page(tab: Any) -> None:
+def test_the_page_cannot_allow_remote_code(tab: Any) -> None:
     assert tab.widgets["trust_remote_code"].interactive is False
     with pytest.raises(Exception, match="cannot load gguf"):  # the loaders that have the option take other formats
         tab.plan(form(tab, NAME, "Transformers", trust_remote_code=True))
 
 
 @pytest.mark.parametrize("data", [{}, {"key": None}, {"key": "n_ctx; rm"}, {"key": ["n_ctx"]}, {"key": {}}])
-def test_only_an_option_is_set_back(tab: Any, data: object) -> None:
+def test_only_existing_options_are_reset(tab: Any, data: object) -> None:
     assert is_unchanged(tab.set_option(NAME, event(data)))
     assert tab.set_option(NAME, event({"key": "threads"})) == {tab.widgets["threads"]: 0}
     assert tab.set_option(NAME, event({"key": "n_ctx"})) == {tab.widgets["n_ctx"]: 8192, tab.options.fitted_n_ctx: 0}
@@ -186,7 +186,7 @@ def test_autoload_loads_no_invalid_model(tab: Any, subtests: pytest.Subtests) ->
             assert tab.status in updates
 
 
-def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) -> None:
+def test_autoload_loads_a_selected_model_once_if_it_is_enabled(tab: Any) -> None:
     last(tab.load_picked({**form(tab, n_ctx=512), tab.autoload: False}))
     assert tab.app.models.status.state == "empty"
     last(tab.load_picked({**form(tab, n_ctx=512), tab.autoload: True}))
@@ -196,7 +196,7 @@ def test_autoload_loads_what_was_picked_once_and_only_if_it_is_ticked(tab: Any) 
     assert tab.app.models.status.version == version
 
 
-def test_a_folder_of_models_that_is_gone_is_told(tab: Any, tmp_path: Path) -> None:
+def test_a_missing_models_folder_is_reported(tab: Any, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.rename(tmp_path / "elsewhere")
     assert str(folder) in tab.open_page()[tab.facts]
@@ -220,17 +220,13 @@ def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtest
             assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
 
 
-def test_a_model_that_is_gone_gives_its_place_to_the_one_that_it_has_become(
-    tab: Any, tmp_path: Path, smollm2: Path
-) -> None:
+def test_a_moved_model_stays_selected_under_its_new_name(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
     assert tab.list_models("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
     assert "value" not in tab.list_models(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
 
 
-def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_listed(
-    tab: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_internal_error_is_reported_when_models_are_listed(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down() -> None:
         raise ZeroDivisionError
 
@@ -239,9 +235,7 @@ def test_a_fault_of_ours_is_told_where_the_page_is_opened_and_where_models_are_l
     assert "Internal error" in tab.list_models(NAME)[tab.status]
 
 
-def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
-    tab: Any, tmp_path: Path, smollm2: Path
-) -> None:
+def test_selecting_the_same_model_again_keeps_its_form(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     """Gradio says "input" of a menu that was only opened and left, too."""
     updates = tab.pick(form(tab, n_ctx=512))
     assert set(updates) == {tab.facts, tab.newly_picked} and updates[tab.newly_picked] is False
@@ -252,14 +246,14 @@ def test_what_is_shown_already_is_not_picked_anew_and_its_form_is_left_alone(
     assert updates[tab.newly_picked] is True and updates[tab.widgets["n_ctx"]] == 8192
 
 
-def test_after_a_damaged_model_the_one_before_it_can_be_picked_again(tab: Any, tmp_path: Path) -> None:
+def test_a_model_can_be_selected_again_after_a_damaged_one(tab: Any, tmp_path: Path) -> None:
     (tmp_path / "models" / "damaged.gguf").write_bytes(b"GGUF")
     updates = tab.pick(form(tab, "damaged.gguf"))
     assert 'role="alert"' in updates[tab.facts]
     assert tab.pick(form(tab) | updates | {tab.model: NAME})[tab.newly_picked] is True
 
 
-def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> None:
+def test_unload_cancels_many_pending_loads_at_once(tab: Any) -> None:
     """More often than there are threads to wait in."""
 
     def hold() -> None:
@@ -280,7 +274,7 @@ def test_however_often_load_was_pressed_it_is_cancelled_at_once(tab: Any) -> Non
     asyncio.run(press())
 
 
-def test_an_unload_that_ends_late_does_not_hide_why_the_next_load_was_refused(tab: Any) -> None:
+def test_a_late_unload_does_not_hide_the_error_of_the_next_load(tab: Any) -> None:
     last(tab.start(form(tab, n_ctx=512)))
     seen = tab.app.models.status.version
     asyncio.run(tab.unload_model())
@@ -291,7 +285,7 @@ def test_an_unload_that_ends_late_does_not_hide_why_the_next_load_was_refused(ta
     assert skipped[tab.status] == gr.skip()
 
 
-def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_is_cancelled_while_it_is_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, unloaded = tab.form.plan, threading.Event()
 
     def slowly(given: object) -> object:
@@ -310,9 +304,7 @@ def test_a_load_is_cancelled_while_it_is_still_planned(tab: Any, monkeypatch: py
     assert tab.app.models.status.state == "empty"
 
 
-def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_given_up(
-    tab: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_load_continues_without_its_page_and_is_cancelled_quietly(tab: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def close_the_page() -> None:
         page = tab.start(form(tab, n_ctx=512))
         await anext(page)
@@ -326,7 +318,7 @@ def test_a_load_whose_page_is_closed_goes_on_and_nobody_complains_when_it_is_giv
     assert not caplog.records
 
 
-def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: Any) -> None:
+def test_a_model_that_crashed_is_not_autoloaded(tab: Any) -> None:
     tab.app.models.crashed.add(NAME)
     updates = last(tab.load_picked({**form(tab), tab.autoload: True}))
     assert "Press Load" in updates[tab.status] and tab.app.models.status.state == "empty"
@@ -335,14 +327,14 @@ def test_a_model_that_took_its_backend_down_is_not_loaded_by_itself_again(tab: A
 
 
 @pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])
-def test_only_a_tick_is_a_tick(tab: Any, wanted: object) -> None:
+def test_autoload_is_enabled_only_by_true(tab: Any, wanted: object) -> None:
     tab.set_autoload(wanted)
     assert tab.app.settings.current.autoload_model is False
     tab.set_autoload(True)
     assert tab.app.settings.current.autoload_model is True
 
 
-def test_with_multi_user_the_server_refuses_what_the_page_would_not_send(make_tab: Callable[..., Any]) -> None:
+def test_multi_user_mode_refuses_hand_made_requests(make_tab: Callable[..., Any]) -> None:
     tab = make_tab("--multi-user")
     refusals = [
         last(tab.start(form(tab))),

@@ -11,7 +11,7 @@ from modules.options.load import OPTIONS
 from tests.support.page_parts import page_parts
 
 
-def test_every_option_has_a_widget_that_reads_back_what_it_shows() -> None:
+def test_every_option_has_a_widget_that_returns_its_value() -> None:
     from modules.ui.widgets.option_form import OptionForm
 
     with page_parts():

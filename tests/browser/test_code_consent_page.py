@@ -1,4 +1,4 @@
-"""Code that has changed since it was agreed to, in the page: refused with its name, agreed to by a button, loaded."""
+"""Changed code of a model on the page: refused with its name, agreed to by a button, loaded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quantised folders in the page, by each loader that is made for them: picked, set, saved, loaded, asked, unloaded; and
-after a restart as it was saved."""
+"""Quantized folders on the page, by each loader for them: select, set, save, load, ask, unload, and restart."""
 
 from __future__ import annotations
 
@@ -71,7 +70,7 @@ def change(window: Window, case: Case) -> None:
         field.locator("input").check()
 
 
-def test_each_loader_takes_its_format_and_the_settings_are_there_after_a_restart(
+def test_each_loader_loads_its_format_and_keeps_settings_across_a_restart(
     chromium: Browser, place: Path, subtests: pytest.Subtests
 ) -> None:
     with opened(chromium, place, SHOWN_FIRST, "zh") as window:
