@@ -61,7 +61,7 @@ class FusedModel(Model):
         cache.length = 0
         return cache
 
-    def new_prefix_store(self, max_bytes: int) -> Any:
+    def new_prefix_store(self, max_bytes: int) -> PrefixStore:
         """Return a store that keeps no prefixes, only the memory of caches."""
         return _CacheRecycler(self)
 

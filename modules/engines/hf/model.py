@@ -15,7 +15,7 @@ from torch import Tensor
 from modules.core.events import Json
 from modules.engines.hf import kv_cache
 from modules.engines.hf.arguments import SEQ2SEQ, TOKENIZER, model_call
-from modules.engines.hf.evaluator import Evaluator, Interrupted
+from modules.engines.hf.evaluator import Evaluator, Interrupted, PrefixStore
 from modules.engines.hf.limits import PREFILL_CHUNK_8BIT
 
 _OPTIONAL_ARGUMENTS = ("logits_to_keep", "position_ids", "attention_mask")
@@ -113,7 +113,7 @@ class Model(Evaluator):
     def new_cache(self) -> Any:
         return kv_cache.new_cache(self.config, self.is_encoder_decoder)
 
-    def new_prefix_store(self, max_bytes: int) -> kv_cache.PrefixCache:
+    def new_prefix_store(self, max_bytes: int) -> PrefixStore:
         return kv_cache.PrefixCache(self.new_cache, max_bytes)
 
     def truncate(self, cache: Any, length: int) -> tuple[Any, int]:

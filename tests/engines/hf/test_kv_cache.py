@@ -62,7 +62,7 @@ def test_a_prompt_that_continues_a_prefix_takes_its_cache() -> None:
     assert len(prefixes) == 0
 
 
-def test_the_last_token_of_a_known_prompt_is_left_to_evaluate() -> None:
+def test_the_last_token_of_a_repeated_prompt_is_left_to_evaluate() -> None:
     prefixes = PrefixCache(new_cache, 1 << 30)
     prefixes.store([1, 2, 3, 4], filled_cache(4))
     cache, length = prefixes.take([1, 2, 3, 4])
