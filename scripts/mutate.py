@@ -256,8 +256,9 @@ def passing_tests(output: str, tests: Iterable[str]) -> set[str]:
             outcomes.setdefault(match[2], set()).add(match[1])
     passing = set()
     for test in tests:
-        found = [each for name, each in outcomes.items() if name == test or name.startswith((f"{test}[", f"{test}::"))]
-        if found and set().union(*found) == {"PASSED"}:
+        prefixes = (f"{test}[", f"{test}::")
+        results = [results for name, results in outcomes.items() if name == test or name.startswith(prefixes)]
+        if results and set().union(*results) == {"PASSED"}:
             passing.add(test)
     return passing
 

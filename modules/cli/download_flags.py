@@ -130,7 +130,7 @@ class _Parser(FlagParser):
 
     def __init__(self) -> None:
         super().__init__(FLAGS.values(), "Downloads a model or a LoRA. 下载模型或 LoRA。")
-        self.known[MODEL.key] = MODEL
+        self.options[MODEL.key] = MODEL
         self.add_argument(MODEL.key, nargs="?", help=f"{MODEL.help['zh']} {MODEL.help['en']}")
         self._switches = {f"--{option.flag}" for option in FLAGS.values() if isinstance(option.default, bool)}
 

@@ -46,15 +46,15 @@ class ModelSettings:
             raise self._invalid_entry(name)
         return _from_original(entry)
 
-    def save(self, name: str, loader: str, values: Mapping[str, object], known: Collection[str]) -> Path | None:
-        """Save the loader and `values`. Other keys are kept, except those in `known`, which are removed.
+    def save(self, name: str, loader: str, values: Mapping[str, object], keys: Collection[str]) -> Path | None:
+        """Save the loader and `values`; remove the other `keys`, and keep everything else in the entry.
 
         Return the backup path if the old file was invalid, else None. Raises SettingsError.
         """
 
         def edit(content: CommentedMap) -> None:
             entry = self._entry(content, name)
-            for key in known:
+            for key in keys:
                 if key not in values:
                     entry.pop(key, None)
             for key, value in {LOADER: loader, **values}.items():

@@ -50,16 +50,16 @@ class Presets:
         self.folder = folder
 
     def names(self) -> list[str]:
-        found = (path.stem for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
-        return sorted((name for name in found if _is_valid_name(name)), key=lambda name: (name.casefold(), name))
+        stems = (path.stem for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
+        return sorted((name for name in stems if _is_valid_name(name)), key=lambda name: (name.casefold(), name))
 
     def read(self, name: str) -> Preset:
         """Return a preset. Raises PresetNotFound, or SettingsError if the file is invalid."""
         path = self._existing(name)
         content = YamlFile(path).read()
-        known = {key: as_text(key, value) for key, value in content.items() if key in NEUTRAL}
+        supported = {key: as_text(key, value) for key, value in content.items() if key in NEUTRAL}
         try:
-            values = {**NEUTRAL, **parse_all(PARAMETERS, known)}
+            values = {**NEUTRAL, **parse_all(PARAMETERS, supported)}
         except OptionError as error:
             raise SettingsError(str(path), {"en": error.say("en"), "zh": error.say("zh")}) from error
         return Preset(values, tuple(key for key in content if key not in NEUTRAL))

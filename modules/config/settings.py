@@ -176,11 +176,11 @@ def save_setting(path: Path, key: str, value: Value) -> Path | None:
 
 
 def _parse(path: str, content: Mapping[str, object]) -> Settings:
-    known = {**INTERFACE, **PARAMETERS}
+    options = {**INTERFACE, **PARAMETERS}
     try:
         for key in content:
-            if key not in known:
-                raise UnknownOption(key, nearest(key, known))
+            if key not in options:
+                raise UnknownOption(key, nearest(key, options))
         interface = parse_all(INTERFACE, {key: content[key] for key in content if key in INTERFACE})
         generation = parse_all(PARAMETERS, {key: content[key] for key in content if key in PARAMETERS})
     except WebUIError as error:

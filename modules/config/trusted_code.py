@@ -45,7 +45,7 @@ def require_unchanged(model: str, agreed: object, code: Mapping[str, str]) -> No
 
     `agreed` comes from a file or a browser, so it may be of any type.
     """
-    known = agreed if isinstance(agreed, dict) else {}
-    changes = {name: "changed" if name in known else "added" for name, sha in code.items() if known.get(name) != sha}
+    hashes = agreed if isinstance(agreed, dict) else {}
+    changes = {name: "changed" if name in hashes else "added" for name, sha in code.items() if hashes.get(name) != sha}
     if changes:
         raise CodeChanged(model, changes, dict(code))

@@ -74,8 +74,8 @@ class Overlay:
         if not self.compiled:
             return False
         paths = [path for path in sys.path if Path(path).name in _SITE_FOLDERS]
-        found = next(iter(distributions(name=self.compiled, path=paths)), None)
-        return found is not None and f"{self.compiled}=={found.version.partition('+')[0]}" == self.compiled_pin
+        package = next(iter(distributions(name=self.compiled, path=paths)), None)
+        return package is not None and f"{self.compiled}=={package.version.partition('+')[0]}" == self.compiled_pin
 
     @property
     def package_count(self) -> int:
@@ -102,10 +102,10 @@ class Overlay:
 
         Returns the name of the requirements file if whole packages are missing.
         """
-        found = list(distributions(path=[str(self.folder)]))
-        if len(found) < self.package_count:
+        packages = list(distributions(path=[str(self.folder)]))
+        if len(packages) < self.package_count:
             return self.requirements.name
-        return next((str(path) for package in found for path in self._changed_files(package)), "")
+        return next((str(path) for package in packages for path in self._changed_files(package)), "")
 
     def _changed_files(self, package: Distribution) -> Iterator[PackagePath]:
         for path in package.files or ():

@@ -135,9 +135,9 @@ def size_in_bytes(text: str) -> int:
     return int(float(number) * _UNITS[unit.lower()])
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the most similar name in `known`, ignoring case and `-`/`_`; "" if none is similar."""
-    by_folded = {_folded(candidate): candidate for candidate in known}
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the most similar one of `names`, ignoring case and `-`/`_`; "" if none is similar."""
+    by_folded = {_folded(candidate): candidate for candidate in names}
     matches = difflib.get_close_matches(_folded(name), by_folded, n=1, cutoff=0.5)
     return by_folded[matches[0]] if matches else ""
 
@@ -161,9 +161,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, options: Iterable[Option], description: str) -> None:
         super().__init__(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-        self.known = {option.key: option for option in options}
-        self._flags = {_dashed(option.flag): option.flag for option in self.known.values()}
-        for option in self.known.values():
+        self.options = {option.key: option for option in options}
+        self._flags = {_dashed(option.flag): option.flag for option in self.options.values()}
+        for option in self.options.values():
             self._add(option)
 
     def _add(self, option: Option) -> None:
@@ -181,10 +181,10 @@ class FlagParser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             guess = nearest(_dashed(name.lstrip("-")), self._flags)
             raise UnknownOption(name, f"--{self._flags[guess]}" if guess else "")
-        return {key: self.known[key].parse(self._joined(key, raw)) for key, raw in vars(namespace).items()}
+        return {key: self.options[key].parse(self._joined(key, raw)) for key, raw in vars(namespace).items()}
 
     def _joined(self, key: str, raw: object) -> object:
-        return self.known[key].joint.join(raw) if isinstance(raw, list) else raw
+        return self.options[key].joint.join(raw) if isinstance(raw, list) else raw
 
     def _canonical(self, argument: str) -> str:
         name, equals, value = argument.partition("=")

@@ -137,8 +137,8 @@ class LlamaBuild:
             lines = self.pip.run("cache", "list", "--format", "abspath", stem.rstrip("-"))
         except PipFailed:
             return None
-        found = [Path(line.strip()) for line in lines if line.strip().endswith(".whl")]
-        return next((path for path in found if path.name.startswith(stem) and path.is_file()), None)
+        wheels = [Path(line.strip()) for line in lines if line.strip().endswith(".whl")]
+        return next((path for path in wheels if path.name.startswith(stem) and path.is_file()), None)
 
     def _store_wheel(self, wheel: Path) -> None:
         """Copy a wheel into the store. Ignores errors of the file system."""
