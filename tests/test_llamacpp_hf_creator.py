@@ -174,14 +174,14 @@ def test_a_repository_without_a_tokenizer_is_refused(
     creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, tiny_folder: Path, lacking: str
 ) -> None:
     served.add(REPO, {each: tiny_folder / each for each in TAKEN - {lacking}})
-    assert "no files of a tokenizer" in refused(creator, models, TokenizerMissing)
+    assert "no tokenizer files" in refused(creator, models, TokenizerMissing)
 
 
 def test_a_wrong_checksum_leaves_the_model_where_it_is(
     creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, downloads: DownloadManager
 ) -> None:
     served.fault("tokenizer.json", origin="cdn", corrupt=1000)
-    assert "tokenizer.json failed its check" in refused(creator, models, ChecksumMismatch)
+    assert "tokenizer.json failed verification" in refused(creator, models, ChecksumMismatch)
     assert downloads.snapshot() == ()
     served.faults.clear()
     assert create(creator).name == MOVED
@@ -211,7 +211,7 @@ def test_leftovers_of_an_interrupted_creation_are_reused(
 
 def test_a_model_in_use_is_not_moved(creator: LlamacppHfCreator, models: Path, app: App) -> None:
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
-    assert "unload it" in refused(creator, models, ModelInUse)
+    assert "Unload it" in refused(creator, models, ModelInUse)
     app.models.unload()
     assert create(creator).name == MOVED
 

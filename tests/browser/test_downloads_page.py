@@ -192,7 +192,7 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
 
 
 def test_an_invalid_address_is_reported(chromium: Browser, place: Path, hub: HubServer) -> None:
-    said = {"zh": ("无法识别“nonsense”", "找不到"), "en": ("Can't read 'nonsense'", "was not found")}
+    said = {"zh": ("无法识别“nonsense”", "找不到"), "en": ("'nonsense' does not name a model", "was not found")}
     with serving(place, hub) as server:
         for language, words in said.items():
             with opened(chromium, server, language, 390) as window:
@@ -253,7 +253,7 @@ def test_the_token_is_never_shown_and_the_endpoint_is_saved(chromium: Browser, p
         expect(endpoint).to_have_value(hub.url)
         endpoint.fill("ftp://x")
         endpoint.press("Enter")
-        expect(page.locator("#tx-dl-settings-line [role=alert]")).to_contain_text("no endpoint")
+        expect(page.locator("#tx-dl-settings-line [role=alert]")).to_contain_text("not a valid endpoint")
         endpoint.fill(f"{hub.url}, other.example")
         endpoint.press("Enter")
         expect(page.locator("#tx-dl-hosts")).to_contain_text("other.example")

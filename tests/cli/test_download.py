@@ -110,7 +110,7 @@ def test_a_branch_is_taken_from_its_flag(program: Program) -> None:
     assert program.run(REPO, "--branch", "small").returncode == 0
     assert (program.models / "user_model_small" / "model.safetensors").read_bytes() == b"small"
     told = program.run(REPO, "--branch", "large")
-    assert told.returncode == 1 and "there are: " in told.stderr and "small" in told.stderr
+    assert told.returncode == 1 and "Available: " in told.stderr and "small" in told.stderr
     assert program.run(REPO, "--branch", "../up").returncode == 2
 
 
@@ -128,7 +128,7 @@ def test_a_specific_file(program: Program) -> None:
     assert program.run(REPO, "--specific-file", "tokenizer.json").returncode == 0
     assert files(program.models / "user_model") == expected("tokenizer.json")
     told = program.run(REPO, "--specific-file", "tokenizer.jsn")
-    assert told.returncode == 1 and "Nearest: tokenizer.json" in told.stderr
+    assert told.returncode == 1 and "Similar names: tokenizer.json" in told.stderr
 
 
 def test_an_exclude_pattern(program: Program) -> None:
@@ -223,7 +223,7 @@ def test_a_missing_repository_exits_with_1(program: Program) -> None:
 def test_a_wrong_checksum_exits_with_1(program: Program) -> None:
     program.hub.fault("model.safetensors", origin="cdn", corrupt=1000)
     told = program.run(REPO, "--max-retries", "0")
-    assert told.returncode == 1 and "model.safetensors failed its check twice" in told.stderr
+    assert told.returncode == 1 and "model.safetensors failed verification twice" in told.stderr
     assert not (program.models / "user_model").exists()
 
 
@@ -241,7 +241,7 @@ def test_check_verifies_the_files_that_would_be_downloaded(program: Program) -> 
     program.run(REPO)
     folder, sent = program.models / "user_model", program.hub.sent
     told = program.run("--check", REPO)
-    assert told.returncode == 0 and "All 4 files are there and right." in told.stdout
+    assert told.returncode == 0 and "All 4 files are present and correct." in told.stdout
     assert "pytorch_model.bin" not in told.stdout, "a file that is not downloaded is not missing"
     assert program.hub.sent - sent < 10_000
     damaged = bytearray(WEIGHTS)
