@@ -1,4 +1,4 @@
-"""The program as it is started: what it prints, what it refuses, how it ends."""
+"""server.py as a process: output, errors, exit status."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ pytestmark = pytest.mark.usefixtures("whole_program")
 def run(
     *words: str, language: str = "C", cwd: Path = ROOT, project: Path = ROOT, typed: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """server.py of `project`, run until it ends by itself; `typed` is what is typed into the terminal."""
+    """Run server.py of `project` until it exits, with `typed` as its stdin."""
     command = [sys.executable, str(project / "server.py"), *words]
     environment = os.environ | {"LANG": language, "LC_ALL": language}
     return subprocess.run(command, cwd=cwd, env=environment, input=typed, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "output"),
     [
         (["--loadr", "x"], "'--loader'"),
         (["--n_ctxx=5"], "'--n_ctx'"),
@@ -50,10 +50,10 @@ def run(
         (["--settings", "nowhere.yaml"], "file not found"),
     ],
 )
-def test_an_invalid_command_line_prints_one_sentence_and_exits_with_2(words: list[str], told: str) -> None:
+def test_an_invalid_command_line_prints_one_sentence_and_exits_with_2(words: list[str], output: str) -> None:
     result = run(*words)
     assert result.returncode == 2
-    assert told in result.stderr
+    assert output in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -81,25 +81,25 @@ def test_a_port_in_use_prints_one_sentence(models_folder: Path) -> None:
 
 def test_explain_prints_values_sources_and_exact_calls(smollm2: Path, tmp_path: Path) -> None:
     result = run("--model", str(smollm2), "--explain", "--n-ctx=4096", "--no_mmap", "--threads", "1", cwd=tmp_path)
-    told = json.loads(result.stdout)
-    assert told["options"]["n_ctx"] == {"value": 4096, "source": "flag"}
-    assert told["options"]["mlock"] == {"value": False, "source": "default"}
-    assert told["calls"]["llama_model_load_from_file"]["load_mode"] == 0
-    assert told["calls"]["llama_init_from_model"]["n_threads"] == 1
+    output = json.loads(result.stdout)
+    assert output["options"]["n_ctx"] == {"value": 4096, "source": "flag"}
+    assert output["options"]["mlock"] == {"value": False, "source": "default"}
+    assert output["calls"]["llama_model_load_from_file"]["load_mode"] == 0
+    assert output["calls"]["llama_init_from_model"]["n_threads"] == 1
     assert result.stderr == ""
 
 
 def explained(result: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, object]]:
-    """The model that `--explain` is about, and those of its options that were typed."""
+    """Return the explained model, and the options whose source is a flag."""
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    settings = told["options"].items()
-    return told["model"], {key: each["value"] for key, each in settings if each["source"] == "flag"}
+    output = json.loads(result.stdout)
+    settings = output["options"].items()
+    return output["model"], {key: each["value"] for key, each in settings if each["source"] == "flag"}
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The program in a folder of its own, whose CMD_FLAGS.txt is the test's to write."""
+    """A copy of the project whose CMD_FLAGS.txt the test may write."""
     folder = tmp_path / "项目"
     folder.mkdir()
     shutil.copy(ROOT / "server.py", folder)
@@ -110,8 +110,8 @@ def project(tmp_path: Path) -> Path:
 def test_arguments_take_precedence_over_the_flags_file(project: Path, models_folder: Path, smollm2: Path) -> None:
     lines = ["# 模型", f"--model-dir '{models_folder}' --model {smollm2.name}", "--n_ctx 1024", "--threads 1"]
     (project / "CMD_FLAGS.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    told = explained(run("--explain", "--n-ctx=2048", project=project))
-    assert told == (smollm2.name, {"n_ctx": 2048, "threads": 1})
+    output = explained(run("--explain", "--n-ctx=2048", project=project))
+    assert output == (smollm2.name, {"n_ctx": 2048, "threads": 1})
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_arguments_take_precedence_over_the_flags_file(project: Path, models_fol
 )
 def test_an_error_in_the_flags_file_is_printed_with_its_line(project: Path, content: bytes, en: str, zh: str) -> None:
     (project / "CMD_FLAGS.txt").write_bytes(content)
-    for language, told in (("C.UTF-8", f"Command line: {{}}:{en}\n"), ("zh_CN.UTF-8", f"命令行：{{}}:{zh}\n")):
+    for language, output in (("C.UTF-8", f"Command line: {{}}:{en}\n"), ("zh_CN.UTF-8", f"命令行：{{}}:{zh}\n")):
         result = run(project=project, language=language)
-        assert (result.returncode, result.stderr) == (2, told.format(project / "CMD_FLAGS.txt"))
+        assert (result.returncode, result.stderr) == (2, output.format(project / "CMD_FLAGS.txt"))
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -142,7 +142,7 @@ def test_an_ignored_flag_prints_a_warning_and_the_server_starts(models_folder: P
 
 @pytest.fixture
 def three_models(tmp_path: Path, smollm2: Path) -> Path:
-    """A folder of models: a and c are sound, b is not."""
+    """A folder of models: a and c can be loaded, b is damaged."""
     folder = tmp_path / "three"
     folder.mkdir()
     for name in ("a.gguf", "c.gguf"):
@@ -228,7 +228,7 @@ class Running:
             return answer.status, answer.read().decode()
 
     def led_to(self, path: str, **headers: str) -> str:
-        """The path at which a browser that asks for `path` ends up."""
+        """Return the path that a request for `path` is redirected to."""
         base = f"http://127.0.0.1:{self.port}"
         with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as answer:
             return str(answer.geturl()).removeprefix(base)

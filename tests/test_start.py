@@ -29,7 +29,7 @@ NO_INDEX = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "P
 
 
 class Machine:
-    """A project folder, a PATH, and the environment start.sh runs in."""
+    """A project folder and the environment in which start.sh runs."""
 
     def __init__(self, folder: Path) -> None:
         self.project = folder / "新 folder"
@@ -58,7 +58,7 @@ class Machine:
         (self.project / "requirements.txt").write_text("\n".join([*lines, ""]))
 
     def install_tool(self, name: str, script: str) -> None:
-        """A program of this name, first on PATH."""
+        """Put a program of this name first on PATH."""
         path = self.bin / name
         path.unlink(missing_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
@@ -73,7 +73,7 @@ class Machine:
         )
 
     def begin(self, *flags: str) -> subprocess.Popen[str]:
-        """start.sh at work, in a process group of its own, which can be interrupted."""
+        """Start start.sh in its own process group, so that it can be interrupted."""
         command = [str(self.project / "start.sh"), *flags]
         pipe = subprocess.PIPE
         return subprocess.Popen(
@@ -92,7 +92,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A machine that has been set up once, for the tests that leave it as it was."""
+    """A machine that is set up, for tests that do not change it."""
     machine = Machine(tmp_path_factory.mktemp("ready"))
     assert machine.start().returncode == 0
     return machine
@@ -106,7 +106,7 @@ def another(machine: Machine, ready: Machine) -> Machine:
 
 
 def refused(run: subprocess.CompletedProcess[str], chinese: str, english: str) -> None:
-    """`run` failed with these words, and with no traceback."""
+    """Check that `run` failed with these messages and without a traceback."""
     assert run.returncode != 0
     assert chinese in run.stderr
     assert english in run.stderr
@@ -231,7 +231,7 @@ def test_a_failed_installation_that_changed_nothing_keeps_the_environment(anothe
 
 
 def slow_llamacpp(machine: Machine, folder: Path) -> PackageIndex:
-    """Lets the machine lack one small package and an overlay for llama.cpp whose building waits for the gate."""
+    """Make the machine lack one small package and an overlay for llama.cpp whose build waits for the gate."""
     index = PackageIndex(folder / "index")
     index.add_slow()
     for name in ("quickly", "llama_cpp_python"):
@@ -271,6 +271,6 @@ def test_an_early_build_ends_with_the_program(another: Machine, tmp_path: Path) 
 def test_a_second_start_waits_for_the_first_installation(another: Machine) -> None:
     another.require("pip")
     runs = [another.begin() for _ in "12"]
-    said = [run.communicate(timeout=120)[0] for run in runs]
+    outputs = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
-    assert sum("Installing" in words for words in said) == 1
+    assert sum("Installing" in words for words in outputs) == 1

@@ -1,4 +1,4 @@
-"""The command line: the server's own flags, every load option, and what is not understood."""
+"""The command line: server flags, load options, ignored flags and errors."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_typical_command_line_is_parsed() -> None:
 
 
 def test_a_default_given_explicitly_counts_as_given() -> None:
-    """For it stands above what was saved."""
+    """It takes precedence over saved settings."""
     assert flags.parse(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
 
 
@@ -138,7 +138,7 @@ def test_gradio_auth_accepts_several_users() -> None:
 
 
 def lines_of(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
-    """The words of a file that has these lines."""
+    """Return the arguments in a flags file with these lines."""
     path.write_bytes(newline.join(lines).encode(encoding))
     return flags.with_flags_file(path, [])
 

@@ -1,4 +1,4 @@
-"""What is remembered of a model comes back as it was, and never as another's."""
+"""Settings saved per model: they are read back unchanged, and never for another model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LLAMA = LOADERS["llama.cpp"]
 SIGNS = "abcXYZ0189 .-_+$()[]{}#:,'\"!&*?|<>=%@`~\\^/中文模型é😀\N{NO-BREAK SPACE}"
 
 
-def remembered(folder: Path, *models: str) -> ModelSettings:
+def settings_in(folder: Path, *models: str) -> ModelSettings:
     return ModelSettings(folder, lambda name: name in models)
 
 
@@ -31,7 +31,7 @@ def any_name(dice: random.Random) -> str:
 
 
 def any_value(option: Option, dice: random.Random) -> Value:
-    """One that `option` takes."""
+    """Return a random valid value."""
     if option.choices:
         return dice.choice(option.choices)
     if isinstance(option.default, bool):
@@ -45,14 +45,14 @@ def any_value(option: Option, dice: random.Random) -> Value:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_settings_saved_for_models_of_any_name_survive_a_restart_and_do_not_leak(tmp_path: Path, seed: int) -> None:
-    """Names, loaders, values, and the order in which models are visited and saved, at random."""
+    """With random names, loaders, values and order of saving."""
     dice = random.Random(seed)
     names = list({any_name(dice) for _ in range(12)})
     names += [f"{names[0]}$", names[1].upper() + "X", names[1].lower() + "X"]  # those that a pattern would confuse
     latest: dict[str, tuple[str, dict[str, Value]]] = {}
     for _ in range(30):
         name, loader = dice.choice(names), dice.choice(list(LOADERS.values()))
-        settings = remembered(tmp_path, *names)  # as after a restart
+        settings = settings_in(tmp_path, *names)  # as after a restart
         held = {key: raw for key, raw in settings.get(name).items() if key != "loader"}
         assert held == latest.get(name, ("", {}))[1]
         chosen = {key: any_value(OPTIONS[key], dice) for key in loader.options if dice.random() < 0.3}
@@ -61,7 +61,7 @@ def test_settings_saved_for_models_of_any_name_survive_a_restart_and_do_not_leak
         latest[name] = (loader.name, kept | chosen)
     for name in names:
         loader_name, chosen = latest.get(name, ("", {}))
-        found = dict(remembered(tmp_path, *names).get(name))
+        found = dict(settings_in(tmp_path, *names).get(name))
         assert found.pop("loader", "") == loader_name
         assert found == chosen
         if loader_name:
@@ -78,7 +78,7 @@ def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_pat
         "a+b [1].gguf$:  # mine\n  loader: llama.cpp\n  n_ctx: 4096\n  wbits: None\n  groupsize: 'None'\n"
         "  gpu_memory_0: 8000\n  gpu_memory_1: 0\n  cpu_memory: 0\n  instruction_template: Alpaca\n"
     )
-    settings = remembered(tmp_path)
+    settings = settings_in(tmp_path)
     expected = {"loader": "llama.cpp", "n_ctx": 4096, "gpu_memory": "8000MiB 0MiB", "instruction_template": "Alpaca"}
     assert settings.get("a+b [1].gguf") == expected
     assert settings.get("a+b [1]xgguf") == {}
@@ -90,19 +90,19 @@ def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_pat
 
 def test_memory_sizes_of_the_original_are_converted(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
-    saved = remembered(tmp_path).get("m")
+    saved = settings_in(tmp_path).get("m")
     taken = values(settle(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
     assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 
 def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path: Path) -> None:
-    save(remembered(tmp_path, "m", "m$"), "m$", n_ctx=1)
-    assert remembered(tmp_path, "m", "m$").get("m") == {}
-    assert remembered(tmp_path, "m").get("m")["n_ctx"] == 1
+    save(settings_in(tmp_path, "m", "m$"), "m$", n_ctx=1)
+    assert settings_in(tmp_path, "m", "m$").get("m") == {}
+    assert settings_in(tmp_path, "m").get("m")["n_ctx"] == 1
 
 
 def test_saving_removes_known_keys_that_are_left_out_and_keeps_others(tmp_path: Path) -> None:
-    settings = remembered(tmp_path)
+    settings = settings_in(tmp_path)
     save(settings, "m", n_ctx=512, mlock=True)
     save(settings, "m", "Transformers", bf16=True)
     save(settings, "m", threads=3)
@@ -111,26 +111,26 @@ def test_saving_removes_known_keys_that_are_left_out_and_keeps_others(tmp_path: 
 
 def test_an_entry_that_is_an_alias_of_another_is_saved_separately(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("a: &x {n_ctx: 2048}\nb: *x\n")
-    save(remembered(tmp_path), "b", n_ctx=99)
-    assert remembered(tmp_path).get("a") == {"n_ctx": 2048}
-    assert remembered(tmp_path).get("b")["n_ctx"] == 99
+    save(settings_in(tmp_path), "b", n_ctx=99)
+    assert settings_in(tmp_path).get("a") == {"n_ctx": 2048}
+    assert settings_in(tmp_path).get("b")["n_ctx"] == 99
 
 
 def test_an_invalid_entry_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: [1, 2]\n")
     with pytest.raises(SettingsError, match="'m'"):
-        save(remembered(tmp_path), "m", n_ctx=1)
+        save(settings_in(tmp_path), "m", n_ctx=1)
     assert (tmp_path / "config-user.yaml").read_text() == "m: [1, 2]\n"
 
 
 def test_an_invalid_entry_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m: 3\nother: {n_ctx: 1}\n")
     with pytest.raises(SettingsError, match="'m'"):
-        remembered(tmp_path).get("m")
-    assert remembered(tmp_path).get("other") == {"n_ctx": 1}
+        settings_in(tmp_path).get("m")
+    assert settings_in(tmp_path).get("other") == {"n_ctx": 1}
 
 
 def test_a_folder_that_cannot_be_created_is_an_error_on_saving(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError):
-        save(remembered(tmp_path / "file"), "m", n_ctx=1)
+        save(settings_in(tmp_path / "file"), "m", n_ctx=1)

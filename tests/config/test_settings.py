@@ -1,4 +1,4 @@
-"""settings.yaml: what it may say, and how a mistake in it is told."""
+"""settings.yaml: valid content, and errors."""
 
 from __future__ import annotations
 

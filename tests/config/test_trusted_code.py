@@ -1,4 +1,4 @@
-"""Code that comes with a model runs if its owner agreed to it as it is, wherever the load is asked for."""
+"""Code of a model runs only if the user has agreed to its present files, from every face."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FLAG = "--trust-remote-code"
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_folder: Path, make_app: MakeApp) -> Path:
-    """The one model that `make_app` finds, called "own"."""
+    """The only model in the folder of models, called "own"."""
     return own_model(tmp_path / "models" / "own", tiny_folder)
 
 
 def harmful(folder: Path) -> Path:
-    """The file that the model's code now leaves behind if it runs."""
+    """Change the model's code so that it creates a file when it runs; return its path."""
     mark = folder / "it ran"
     (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n{OWN_CODE}")
     return mark

@@ -1,4 +1,4 @@
-"""A YAML file that people edit too: nothing of theirs is lost, whoever else writes, and whatever happens meanwhile."""
+"""A YAML file that users edit too: updates lose nothing, whatever happens at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader lacks on this machine: packages, an overlay, a GPU."""
+"""Availability of loaders: missing packages, overlays and GPUs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from modules.loaders.availability import unavailable
 from modules.loaders.overlay import STAMP, Overlay
 from modules.loaders.registry import LOADERS, Extra
 
-HERE = dataclasses.replace(LOADERS["llama.cpp"], engine="modules.core.errors:Any", packages=("json",), overlay=None)
+AVAILABLE = dataclasses.replace(
+    LOADERS["llama.cpp"], engine="modules.core.errors:Any", packages=("json",), overlay=None
+)
 
 
 def test_a_loader_with_its_packages_is_available() -> None:
-    assert unavailable(HERE) is None
+    assert unavailable(AVAILABLE) is None
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
-    why = unavailable(dataclasses.replace(HERE, packages=("json", "no_such_package"), install="pip install it"))
+    why = unavailable(dataclasses.replace(AVAILABLE, packages=("json", "no_such_package"), install="pip install it"))
     assert why is not None
     assert why.install == "pip install it"
     for language in ("en", "zh"):
@@ -31,7 +33,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
 
 def test_packages_for_some_formats_are_missing_for_those_formats_only() -> None:
     extra = Extra(("gptq", "awq"), ("no_such_package",), "pip install that")
-    loader = dataclasses.replace(HERE, extras=(extra,))
+    loader = dataclasses.replace(AVAILABLE, extras=(extra,))
     assert unavailable(loader) is None and unavailable(loader, "safetensors") is None
     why = unavailable(loader, "awq")
     assert why is not None and why.install == "pip install that"
@@ -45,18 +47,18 @@ def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (overlay.folder / STAMP).write_text(overlay.fingerprint)
-    loader = dataclasses.replace(HERE, packages=("no_such_package",))
+    loader = dataclasses.replace(AVAILABLE, packages=("no_such_package",))
     assert unavailable(dataclasses.replace(loader, overlay=overlay)) is None
     assert unavailable(loader) is not None
 
 
-# Without CUDA: asked in a process of its own, for what cards there are is asked once
+# Without CUDA: in a separate process, because the result is cached
 
-WITHOUT = "it needs an NVIDIA GPU with CUDA, and none was found"
+NO_GPU = "it needs an NVIDIA GPU with CUDA, and none was found"
 
 
-def said(folder: Path, model_format: str, language: str = "en", **environment: str) -> str:
-    """What ExLlamav2 says that it lacks, where `folder` is all of PATH."""
+def unavailable_reason(folder: Path, model_format: str, language: str = "en", **environment: str) -> str:
+    """Return why ExLlamav2 is unavailable in a process whose PATH is `folder`; "nothing" if it is available."""
     program = (
         "import sys\n"
         "from modules.loaders.availability import unavailable\n"
@@ -71,12 +73,14 @@ def said(folder: Path, model_format: str, language: str = "en", **environment: s
 
 
 def test_without_an_nvidia_gpu_exllamav2_names_loaders_to_use_instead(tmp_path: Path) -> None:
-    told = said(tmp_path, "gptq")
-    assert WITHOUT in told and "Transformers instead." in told and "ExLlamav2_HF" not in told
-    assert "--install" not in told, "what cannot run need not be installed"
-    assert "No other loader supports EXL2 models" in said(tmp_path, "exl2")
-    assert said(tmp_path, "").endswith(f"{WITHOUT}.")
-    assert "此模型可改用" in said(tmp_path, "gptq", "zh") and "没有其他加载器" in said(tmp_path, "exl2", "zh")
+    reason = unavailable_reason(tmp_path, "gptq")
+    assert NO_GPU in reason and "Transformers instead." in reason and "ExLlamav2_HF" not in reason
+    assert "--install" not in reason, "what cannot run need not be installed"
+    assert "No other loader supports EXL2 models" in unavailable_reason(tmp_path, "exl2")
+    assert unavailable_reason(tmp_path, "").endswith(f"{NO_GPU}.")
+    assert "此模型可改用" in unavailable_reason(tmp_path, "gptq", "zh") and "没有其他加载器" in unavailable_reason(
+        tmp_path, "exl2", "zh"
+    )
 
 
 def test_with_an_nvidia_gpu_or_installed_kernels_exllamav2_lacks_only_packages(
@@ -84,10 +88,12 @@ def test_with_an_nvidia_gpu_or_installed_kernels_exllamav2_lacks_only_packages(
 ) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU-1, A card, 24000, 23000'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    assert WITHOUT not in said(tmp_path, "gptq")
+    assert NO_GPU not in unavailable_reason(tmp_path, "gptq")
     (tmp_path / "nvidia-smi").unlink()
-    assert WITHOUT not in said(tmp_path, "gptq", PYTHONPATH=str(ROOT / "tests" / "support" / "exllamav2_standin"))
-    assert WITHOUT in said(tmp_path, "gptq")
+    assert NO_GPU not in unavailable_reason(
+        tmp_path, "gptq", PYTHONPATH=str(ROOT / "tests" / "support" / "exllamav2_standin")
+    )
+    assert NO_GPU in unavailable_reason(tmp_path, "gptq")
 
 
 def test_availability_is_found_without_importing_a_backend() -> None:

@@ -68,7 +68,7 @@ def test_a_stop_that_is_not_a_string_is_rejected(stop: object) -> None:
 
 
 def test_every_seed_fits_the_samplers_32_bits() -> None:
-    """Its seeds have 32 bits, and the largest of them means "any"."""
+    """Seeds have 32 bits, and the largest one means "random"."""
     assert PARAMETERS["seed"].maximum == 2**32 - 2
 
 

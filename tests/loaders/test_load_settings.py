@@ -21,11 +21,11 @@ def settled(loader: Loader = LLAMA, **sources: Mapping[str, object]) -> dict[str
 
 
 SOURCES = {"form": "form", "flags": "flag", "saved": "saved", "model": "model"}
-"""Argument of `settle` to name of the source, strongest first."""
+"""Parameters of `settle` and names of their sources, in descending precedence."""
 
 
 def any_value(option: Option, dice: random.Random) -> object:
-    """Some acceptable value of `option`."""
+    """Return a random valid value."""
     if option.choices:
         return dice.choice(option.choices)
     if isinstance(option.default, bool):
@@ -41,15 +41,15 @@ def test_the_source_with_the_highest_precedence_decides_an_option() -> None:
     dice = random.Random(20240612)
     for _ in range(500):
         loader = dice.choice(list(LOADERS.values()))
-        said = {
+        given = {
             source: {key: any_value(OPTIONS[key], dice) for key in OPTIONS if dice.random() < 0.3} for source in SOURCES
         }
-        found = settle(loader, **said)
+        found = settle(loader, **given)
         assert tuple(found) == loader.options
         for key, setting in found.items():
-            speaker = next((source for source in SOURCES if key in said[source]), None)
-            expected = said[speaker][key] if speaker else OPTIONS[key].default
-            assert setting == Setting(expected, SOURCES[speaker] if speaker else "default"), (loader.name, key)
+            deciding = next((source for source in SOURCES if key in given[source]), None)
+            expected = given[deciding][key] if deciding else OPTIONS[key].default
+            assert setting == Setting(expected, SOURCES[deciding] if deciding else "default"), (loader.name, key)
 
 
 def test_without_values_every_option_has_its_default() -> None:

@@ -1,4 +1,4 @@
-"""The table of load options: it agrees with the description it comes from, and every option with itself."""
+"""The tables of load options: they match the specification, and every option is consistent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LLAMACPP = """n_gpu_layers n_ctx tensor_split n_batch threads threads_batch tens
 EXLLAMAV2 = "gpu_split max_seq_len cfg_cache no_flash_attn cache_8bit cache_4bit"
 AUTOGPTQ = "wbits groupsize triton no_inject_fused_attention no_inject_fused_mlp no_use_cuda_fp16 desc_act"
 
-NAMED_IN_THE_SEED = {
+SPECIFIED = {
     "Transformers": """gpu_memory cpu_memory compute_dtype quant_type alpha_value rope_freq_base compress_pos_emb cpu
         load_in_8bit bf16 auto_devices disk load_in_4bit use_double_quant trust_remote_code no_use_fast
         use_flash_attention_2 disable_exllama""",
@@ -27,7 +27,7 @@ NAMED_IN_THE_SEED = {
     "llamacpp_HF": f"{LLAMACPP} logits_all",
     "AutoAWQ": "no_inject_fused_attention",
 }
-SHOWN_BY_THE_ORIGINAL_AS_WELL = {
+FURTHER_IN_THE_ORIGINAL = {
     "Transformers": "disable_exllamav2 use_eager_attention",
     "ExLlamav2_HF": """autosplit num_experts_per_token alpha_value compress_pos_emb trust_remote_code no_use_fast
         no_xformers no_sdpa""",
@@ -52,12 +52,12 @@ every_loader = pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda lo
 
 @every_loader
 def test_every_specified_option_belongs_to_its_loader(loader: Loader) -> None:
-    assert set(NAMED_IN_THE_SEED[loader.name].split()) <= set(loader.options)
+    assert set(SPECIFIED[loader.name].split()) <= set(loader.options)
 
 
-@pytest.mark.parametrize("name", SHOWN_BY_THE_ORIGINAL_AS_WELL)
+@pytest.mark.parametrize("name", FURTHER_IN_THE_ORIGINAL)
 def test_every_further_option_of_the_original_is_kept(name: str) -> None:
-    assert set(SHOWN_BY_THE_ORIGINAL_AS_WELL[name].split()) <= set(LOADERS[name].options)
+    assert set(FURTHER_IN_THE_ORIGINAL[name].split()) <= set(LOADERS[name].options)
 
 
 def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
@@ -180,8 +180,8 @@ def test_a_split_is_numbers_with_commas(key: str) -> None:
 
 
 def test_values_in_published_models_are_valid() -> None:
-    for key, said in {"n_ctx": 10_485_760, "rope_freq_base": 11158839.92, "compress_pos_emb": 25.0}.items():
-        assert OPTIONS[key].parse(said) == said
+    for key, value in {"n_ctx": 10_485_760, "rope_freq_base": 11158839.92, "compress_pos_emb": 25.0}.items():
+        assert OPTIONS[key].parse(value) == value
 
 
 def test_linear_scaling_takes_fractions_on_the_command_line_too() -> None:

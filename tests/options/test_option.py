@@ -1,4 +1,4 @@
-"""What an Option accepts, what it refuses and how it says so; and the command line made of Options."""
+"""`Option`: valid and invalid values and their errors; and the command line built from Options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GROUP = option("groupsize", -1)
 FLAGS = FlagParser([CONTEXT, ALPHA, NO_MMAP, MLOCK, SPLIT, KIND, BITS, MEMORY, GROUP], "a test")
 
 
-def typed(line: str) -> dict[str, object]:
+def parsed(line: str) -> dict[str, object]:
     return dict(FLAGS.parse(line.split()))
 
 
@@ -123,8 +123,8 @@ def test_the_error_names_option_value_and_expected_values_in_both_languages() ->
     with pytest.raises(OptionError) as refused:
         CONTEXT.parse("lots")
     for language, expected in (("en", "a whole number from 0 to 1000000"), ("zh", "0 到 1000000 之间的整数")):
-        said = refused.value.say(language)
-        assert all(part in said for part in ("n_ctx", "'lots'", expected))
+        message = refused.value.say(language)
+        assert all(part in message for part in ("n_ctx", "'lots'", expected))
 
 
 def test_a_whole_mapping_is_parsed_at_once() -> None:
@@ -144,39 +144,39 @@ def test_the_nearest_name_ignores_case_and_dashes_and_may_be_empty() -> None:
 
 
 def test_only_given_flags_are_returned() -> None:
-    assert typed("") == {}
-    assert typed("--n_ctx 4096") == {"n_ctx": 4096}
+    assert parsed("") == {}
+    assert parsed("--n_ctx 4096") == {"n_ctx": 4096}
 
 
 @pytest.mark.parametrize("word", ["--n_ctx=4096", "--n-ctx=4096", "--n-ctx 4096", "--n_ctx 4096"])
 def test_dashes_and_underscores_are_alike_with_or_without_the_equals_sign(word: str) -> None:
-    assert typed(word) == {"n_ctx": 4096}
+    assert parsed(word) == {"n_ctx": 4096}
 
 
 @pytest.mark.parametrize("word", ["--no-mmap", "--no_mmap", "--no-mmap=true", "--no_mmap on"])
 def test_a_flag_without_a_value_means_true(word: str) -> None:
-    assert typed(word) == {"no_mmap": True}
+    assert parsed(word) == {"no_mmap": True}
 
 
 def test_a_flag_can_be_false() -> None:
-    assert typed("--mlock=false --no-mmap=0") == {"mlock": False, "no_mmap": False}
+    assert parsed("--mlock=false --no-mmap=0") == {"mlock": False, "no_mmap": False}
 
 
 def test_a_bare_flag_does_not_swallow_the_flag_after_it() -> None:
-    assert typed("--mlock --n_ctx 512") == {"mlock": True, "n_ctx": 512}
+    assert parsed("--mlock --n_ctx 512") == {"mlock": True, "n_ctx": 512}
 
 
 def test_several_values_of_a_flag_are_joined() -> None:
-    assert typed("--gpu-memory 10GiB 8000MiB --mlock") == {"gpu_memory": "10GiB 8000MiB", "mlock": True}
-    assert typed("--gpu_memory=10") == {"gpu_memory": "10"}
+    assert parsed("--gpu-memory 10GiB 8000MiB --mlock") == {"gpu_memory": "10GiB 8000MiB", "mlock": True}
+    assert parsed("--gpu_memory=10") == {"gpu_memory": "10"}
 
 
 def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
-    assert typed("--groupsize -1") == {"groupsize": -1}
+    assert parsed("--groupsize -1") == {"groupsize": -1}
 
 
 def test_the_last_of_two_values_takes_precedence() -> None:
-    assert typed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
+    assert parsed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
 
 
 def test_underscores_in_a_value_are_left_alone() -> None:
@@ -189,18 +189,18 @@ def test_underscores_in_a_value_are_left_alone() -> None:
 )
 def test_an_unknown_flag_is_an_error_with_the_nearest_flag(word: str, guess: str) -> None:
     with pytest.raises(UnknownOption) as unknown:
-        typed(word)
+        parsed(word)
     assert (unknown.value.name, unknown.value.nearest) == (word.split("=")[0], guess)
 
 
 def test_abbreviated_flags_are_rejected() -> None:
     with pytest.raises(UnknownOption):
-        typed("--tensor 30,70")
+        parsed("--tensor 30,70")
 
 
 def test_a_flag_without_its_value_raises_a_command_line_error() -> None:
     with pytest.raises(CommandLineError):
-        typed("--n_ctx")
+        parsed("--n_ctx")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_flag_without_its_value_raises_a_command_line_error() -> None:
 )
 def test_errors_of_argparse_are_translated(line: str, en: str, zh: str) -> None:
     with pytest.raises(CommandLineError) as refused:
-        typed(line)
+        parsed(line)
     assert refused.value.say("en") == f"Command line: {en}"
     assert refused.value.say("zh") == f"命令行：{zh}"
 
@@ -229,7 +229,7 @@ def test_unknown_errors_of_argparse_are_passed_on() -> None:
 
 def test_a_flag_with_an_invalid_value_names_its_option() -> None:
     with pytest.raises(OptionError, match="wbits"):
-        typed("--wbits 5")
+        parsed("--wbits 5")
 
 
 def test_the_help_may_contain_percent_signs() -> None:

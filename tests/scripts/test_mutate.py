@@ -1,4 +1,4 @@
-"""The list of mutations is sound and still fits the code; what it takes to run them is in scripts/mutate.py."""
+"""The catalog of mutations is valid and matches the code; and scripts/mutate.py itself."""
 
 from __future__ import annotations
 

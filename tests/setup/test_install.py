@@ -1,4 +1,4 @@
-"""`--install`: what it tells, and how it ends. How an overlay is installed is told by
+"""`--install`: what it tells, and how it ends. How an overlay is installed is expected by
 tests/setup/test_overlay_installer.py."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.package_index import PackageIndex
 
 @pytest.fixture
 def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
-    """One with an overlay of two packages, of which nothing is installed."""
+    """A loader with an overlay of two packages that are not installed."""
     package_index.add_wheel("first_package")
     package_index.add_wheel("second_package")
     overlay = Overlay("of-test", 1, tmp_path)
@@ -108,9 +108,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("whole_program")
 @pytest.mark.parametrize(
-    ("name", "status", "told"),
+    ("name", "status", "expected"),
     [("AutoGTPQ", 2, "Did you mean 'AutoGPTQ'?"), ("llamacpp", 0, "llama.cpp is ready.")],
 )
-def test_the_install_flag_accepts_any_alias_of_a_loader_and_exits(name: str, status: int, told: str) -> None:
+def test_the_install_flag_accepts_any_alias_of_a_loader_and_exits(name: str, status: int, expected: str) -> None:
     result = run("--install", name)
-    assert (result.returncode, result.stdout) == (status, "") and told in result.stderr
+    assert (result.returncode, result.stdout) == (status, "") and expected in result.stderr

@@ -1,4 +1,4 @@
-"""The build of llama.cpp: counted, resumed, not repeated, and explained when it fails. Real pip, a small package."""
+"""The build of llama.cpp: progress, resuming, reuse and errors. With real pip and a small package."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def until(happened: Callable[[], object]) -> None:
 
 
 def begin(overlays: OverlayInstaller, overlay: Overlay, steps: int) -> Installation:
-    """Begin to install, and wait until the build has done so many steps."""
+    """Start an installation, and wait until the build has completed a number of steps."""
     overlays.start(overlay)
     until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress)
     return overlays.status(overlay)

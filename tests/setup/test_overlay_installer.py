@@ -1,4 +1,4 @@
-"""Overlays, installed by real pip from a folder of the tests' own: whole or not there, whatever comes between."""
+"""Installing overlays with real pip from a local index: complete or absent, whatever interrupts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(package_index: PackageIndex) -> PackageIndex:
 
 @pytest.fixture
 def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
-    """Wants "quickly" and "slowly"; nothing of it is installed."""
+    """An overlay that requires "quickly" and "slowly" and is not installed."""
     (tmp_path / "overlays").mkdir()
     (tmp_path / "requirements-of-test.txt").write_text("# the tests' own\nquickly==1.0\nslowly==1.0\n")
     return Overlay("of-test", 1, tmp_path)
@@ -66,7 +66,7 @@ def until(happened: Callable[[], object]) -> None:
 
 
 def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
-    """How it stands once nothing moves any more."""
+    """Wait until the installation has ended and return its state."""
     until(lambda: not overlays.status(overlay).in_progress)
     return overlays.status(overlay)
 
@@ -77,13 +77,13 @@ def installed(overlays: OverlayInstaller, overlay: Overlay, again: bool = False)
 
 
 def names(overlay: Overlay) -> list[str]:
-    """What lies in the folder of overlays, the lock apart."""
+    """Return the names in the folder of overlays, except the lock file."""
     return sorted(each.name for each in overlay.folder.parent.iterdir() if each.name != f".{overlay.name}.lock")
 
 
 @contextlib.contextmanager
 def another_process(overlay: Overlay, early: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """One that installs the overlay and prints how that ended; or the one that a first start has at work `early`."""
+    """Run a process that installs the overlay and prints the result, or the early build of a first start."""
     program = (
         "import time; from pathlib import Path; from modules.setup import early_build;"
         "from modules.loaders.overlay import Overlay; from modules.setup.overlay_installer import OverlayInstaller;"
@@ -392,7 +392,7 @@ def test_a_load_that_fails_for_another_reason_keeps_the_overlay(
 
 
 def test_the_installed_overlays_are_undamaged() -> None:
-    """What compiles itself on first use or keeps something beside its code would be taken for damaged."""
+    """Packages that change their own files would count as damaged."""
     for name in ("AutoGPTQ", "ExLlamav2"):
         found = LOADERS[name].overlay
         assert found is not None and found.is_installed and not found.find_damage()

@@ -1,4 +1,4 @@
-"""pip as a child process: what it prints, how it fails, and that nothing of it survives a stop. A script stands in."""
+"""pip as a child process: output, failure, and no process that survives a stop. A script stands in for pip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(*sys.argv[1:4], file=sys.stderr)
 
 
 def pip_that(folder: Path, does: str, stop: threading.Event | None = None) -> Pip:
-    """A Pip whose interpreter is a script."""
+    """Return a Pip whose interpreter is a script."""
     script = folder / "python"
     script.write_text(f"#!{sys.executable}\n{does}\n")
     script.chmod(0o755)

