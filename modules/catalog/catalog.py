@@ -19,29 +19,30 @@ from modules.catalog.duplicates import originals, read_sample
 from modules.catalog.scan_cache import ReadCache, Reading
 from modules.catalog.unsupported import FOLDERS, LOOSE, unsupported
 from modules.core.errors import DamagedModel, IncompleteModel, ModelNotFound, ModelProblem, UnsupportedModel, Words
-from modules.formats.checkpoint import ABOUT, Checkpoint, Tensors, indexed, read_about, read_weights
-from modules.formats.gguf_header import GgufHeader, joined, read_header
+from modules.formats.checkpoint import DESCRIPTION_FILES, Checkpoint, indexed_files, read_description
+from modules.formats.gguf_header import GgufHeader, merge_parts, read_header
 from modules.formats.model_shape import ModelShape, sum_sizes
+from modules.formats.safetensors_header import WeightHeader, read_weight_header
 from modules.formats.weight_files import (
     FORMATS,
-    expected,
+    all_parts,
     first_part,
+    group_parts,
+    has_weight_name,
     indexed_suffix,
-    missing,
-    named_as_weights,
-    packed,
-    set_of,
-    sets,
-    weights,
-    without_config,
+    missing_config,
+    missing_parts,
+    needed_files,
+    select_weights,
+    weights_packing,
 )
 from modules.options.option import Value, nearest
-from modules.system.bounded_reader import readable
-from modules.system.directory_walk import Files, descend, listing, walk
+from modules.system.directory_walk import Files, list_folder, resolve_subfolder, walk_folders
+from modules.system.format_errors import printable
 
 _HEADER = Reading("header", read_header, dataclasses.asdict, GgufHeader.from_json)
-_ABOUT = Reading("about", read_about, dict, dict)
-_WEIGHTS = Reading("weights", read_weights, dataclasses.asdict, Tensors.from_json)
+_ABOUT = Reading("about", read_description, dict, dict)
+_WEIGHTS = Reading("weights", read_weight_header, dataclasses.asdict, WeightHeader.from_json)
 _SAMPLE = Reading("sample", read_sample, str, str)
 
 
@@ -95,7 +96,7 @@ class Catalog:
         One thread scans at a time: whoever waited finds everything read.
         """
         with self._scanning:
-            folders = list(walk(self.folder))
+            folders = list(walk_folders(self.folder))
             found = (record for folder, files in folders for record in self._records(folder, files))
             records = self._compared(sorted(found, key=lambda each: natural(each.name)))
             self._read.keep({path for _, files in folders for path in files})
@@ -123,7 +124,7 @@ class Catalog:
         except OSError as error:
             words = error.strerror or type(error).__name__
             problem = {"en": f"this folder cannot be read ({words}).", "zh": f"无法读取该文件夹（{words}）。"}
-            return DamagedModel(readable(str(self.folder)), problem)
+            return DamagedModel(printable(str(self.folder)), problem)
         return None
 
     def find(self, name: str, paths: bool = False) -> ModelRecord:
@@ -148,12 +149,12 @@ class Catalog:
     def called(self, name: str) -> ModelRecord | None:
         """The model of exactly that name, without a scan. Whether it is a duplicate is what the last scan found."""
         *above, last = name.split("/")
-        folder = descend(self.folder, above)
+        folder = resolve_subfolder(self.folder, above)
         if folder is None:
             return None
-        _, files = listing(folder, lambda each: last in (each, first_part(Path(each)).name))
-        inside = descend(self.folder, [*above, last])
-        found = [*self._files(folder, files), *(self._folder(inside, listing(inside)[1]) if inside else ())]
+        _, files = list_folder(folder, lambda each: last in (each, first_part(Path(each)).name))
+        inside = resolve_subfolder(self.folder, [*above, last])
+        found = [*self._files(folder, files), *(self._folder(inside, list_folder(inside)[1]) if inside else ())]
         record = next((each for each in found if each.name == name), None)
         return record and dataclasses.replace(record, duplicate_of=self._twins.get(_identity(record), ""))
 
@@ -162,7 +163,7 @@ class Catalog:
         path = Path(os.path.abspath(path))
         wanted = os.path.realpath(first_part(path))
         folder = path if os.path.isdir(path) else path.parent  # Path.is_dir raises for a name too long
-        found = itertools.chain(listed, self._records(folder, listing(folder)[1]))
+        found = itertools.chain(listed, self._records(folder, list_folder(folder)[1]))
         return next((each for each in found if os.path.realpath(each.path) == wanted), None)
 
     def _records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
@@ -170,31 +171,31 @@ class Catalog:
         return itertools.chain(self._files(folder, files), self._folder(folder, files))
 
     def _files(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        for first, parts in sets(files, {".gguf"}).items():
+        for first, parts in group_parts(files, {".gguf"}).items():
             yield self._gguf(first, parts)
         if folder == self.folder:
-            for first, parts in sets(files, FORMATS).items():
+            for first, parts in group_parts(files, FORMATS).items():
                 yield self._loose(first, parts)
 
     def _folder(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
         if folder == self.folder:
             return
         if folder / "model_index.json" in files or folder / "config.json" in files:
-            yield from self._checkpoint(folder, files, weights(files))
+            yield from self._checkpoint(folder, files, select_weights(files))
         elif folder / "adapter_config.json" not in files:
-            named = {path: facts for path, facts in weights(files).items() if named_as_weights(path)}
+            named = {path: facts for path, facts in select_weights(files).items() if has_weight_name(path)}
             yield from self._checkpoint(folder, files, named)
 
     def _gguf(self, first: Path, parts: Files) -> ModelRecord:
         read = [self._read.get(part, facts, _HEADER) for part, facts in parts.items()]
         headers = [each for each in read if isinstance(each, GgufHeader)]
-        problem = _first_problem(read) or missing(first, set_of(first), parts)
+        problem = _first_problem(read) or missing_parts(first, all_parts(first), parts)
         record = ModelRecord(self._name(first), first, "gguf", _size(parts), problem=problem, files=parts)
         if not headers:
             return record
         head = headers[0]  # the files come sorted: this is the first part, unless that one is the problem
         return dataclasses.replace(
-            described(record, joined(headers, record.size)),
+            described(record, merge_parts(headers, record.size)),
             problem=_foreign(first, unsupported(head)) or problem or _misnamed(first, head),
             parameters=sum(each.parameters for each in headers),
         )
@@ -213,19 +214,22 @@ class Catalog:
 
     def _checkpoint(self, folder: Path, files: Files, found: Files) -> Iterator[ModelRecord]:
         """The one model that `folder` is, if weights were `found`, or there is an index that says which it needs."""
-        present = [folder / name for name in ABOUT if folder / name in files]
+        present = [folder / name for name in DESCRIPTION_FILES if folder / name in files]
         about = {path.name: self._read.get(path, files[path], _ABOUT) for path in present}
         told = {name: each for name, each in about.items() if isinstance(each, dict)}
         suffix = next((path.suffix.lower() for path in found), indexed_suffix(folder, files))
         if not suffix and "model_index.json" not in about:
             return
-        needed = expected(found, {folder / part for part in indexed(told, suffix)})
+        needed = needed_files(found, {folder / part for part in indexed_files(told, suffix)})
         used = {path: facts for path, facts in found.items() if path in needed} or found
         read = [self._read.get(path, facts, _WEIGHTS) for path, facts in used.items()]
-        tensors = [each for each in read if isinstance(each, Tensors)]
-        said, sizes = Checkpoint(told, packed(folder, used, tensors)), sum_sizes(each.sizes for each in tensors)
+        tensors = [each for each in read if isinstance(each, WeightHeader)]
+        said, sizes = (
+            Checkpoint(told, weights_packing(folder, used, tensors)),
+            sum_sizes(each.sizes for each in tensors),
+        )
         problem = _first_problem(about.values()) or _foreign(folder, FOLDERS.get(said.format)) or _first_problem(read)
-        incomplete = without_config(folder, files) or missing(folder, needed, used)
+        incomplete = missing_config(folder, files) or missing_parts(folder, needed, used)
         yield ModelRecord(
             name=self._name(folder),
             path=folder,
@@ -238,7 +242,7 @@ class Catalog:
             context_length=said.context_length,
             chat_template=said.chat_template,
             problem=problem or incomplete,
-            defaults=said.defaults(),
+            defaults=said.load_options(),
             shape=said.shape(sizes, _size(used)),
             files=used,
         )
@@ -246,7 +250,7 @@ class Catalog:
     def _name(self, path: Path) -> str:
         """The path below the folder of models; of a model elsewhere, the last part of its path."""
         inside = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
-        return readable(inside)
+        return printable(inside)
 
 
 def _identity(record: ModelRecord) -> Hashable:
@@ -278,19 +282,19 @@ def _plain_format(suffix: str, problem: ModelProblem | None) -> str:
 
 
 def _foreign(model: Path, why: Words | None) -> UnsupportedModel | None:
-    return UnsupportedModel(readable(model.name), why) if why else None
+    return UnsupportedModel(printable(model.name), why) if why else None
 
 
 def _misnamed(first: Path, head: GgufHeader) -> IncompleteModel | None:
     """llama.cpp finds the other parts of a set by their names alone."""
     count = head.split_count
-    if count < 2 or count == len(set_of(first)):
+    if count < 2 or count == len(all_parts(first)):
         return None
     problem = {
         "en": f"this is one of {count} parts, which must be named like model-00001-of-{count:05}.gguf.",
         "zh": f"这是 {count} 个分卷之一，各分卷须按 model-00001-of-{count:05}.gguf 的形式命名。",
     }
-    return IncompleteModel(readable(first.name), problem)
+    return IncompleteModel(printable(first.name), problem)
 
 
 def _first_problem(read: Iterable[object]) -> ModelProblem | None:

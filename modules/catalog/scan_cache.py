@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from modules.core.errors import DamagedModel, ModelProblem, WebUIError
-from modules.system.bounded_reader import readable
+from modules.system.format_errors import printable
 
 VERSION = 5
 """To be raised whenever a reading comes to see something else in the same file."""
@@ -141,4 +141,4 @@ def _replace(file: Path, content: bytes) -> None:
 def _unreadable(path: Path, error: OSError) -> DamagedModel:
     words = error.strerror or type(error).__name__
     problem = {"en": f"the file cannot be read ({words}).", "zh": f"无法读取该文件（{words}）。"}
-    return DamagedModel(readable(path.name), problem)
+    return DamagedModel(printable(path.name), problem)

@@ -110,7 +110,7 @@ class Job:
 def _try_lock(path: Path) -> int | None:
     """Lock the file at `path`, creating it, and return the descriptor that holds the lock; None if it is locked."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    if file_lock.taken(descriptor):
+    if file_lock.try_acquire(descriptor):
         return descriptor
     os.close(descriptor)
     return None

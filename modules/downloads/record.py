@@ -128,5 +128,5 @@ class JobStore:
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
-            file_lock.wait_for(lock.fileno())
+            file_lock.acquire(lock.fileno())
             yield

@@ -1,6 +1,7 @@
-"""The table of tensors in a GGUF file.
+"""Tensor types, file types and the tensor table of a GGUF file.
 
-Source: the GGUF specification in ggml's docs.
+Sources: the GGUF specification in ggml's docs; ggml_type_name, ggml_blck_size and ggml_type_size in ggml; LLAMA_FTYPE
+in llama.cpp.
 """
 
 from __future__ import annotations
@@ -10,21 +11,49 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modules.core.errors import UnsupportedModel
-from modules.formats.gguf_types import REMOVED_TYPES, TENSOR_TYPES
-from modules.system.bounded_reader import Flaw, Window, brief, damage
+from modules.system.bounded_reader import BoundedReader
+from modules.system.format_errors import FormatError, damaged_header, quoted
 
 VERSIONS = (2, 3)
-LONGEST_KEY = (1 << 16) - 1
-"""The specification's limit; it does not limit values."""
+MAX_KEY_BYTES = (1 << 16) - 1
+"""The specification's limit for keys and tensor names; it does not limit values."""
 
-_MOST_DIMENSIONS = 4
-_NEWEST_TYPE = 1023  # forks of llama.cpp count up to about 400; what lies beyond is noise
+_MAX_DIMENSIONS = 4
+_MAX_TYPE = 1023  # forks of llama.cpp count up to about 400; larger numbers are noise
+
+# fmt: off
+TENSOR_TYPES: dict[int, tuple[str, int, int]] = {  # name, elements per block, bytes per block
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
+}
+REMOVED_TYPES = {  # removed from llama.cpp; the second is the type to use instead
+    4: ("Q4_2", "Q4_0"), 5: ("Q4_3", "Q4_1"),
+    31: ("Q4_0_4_4", "Q4_0"), 32: ("Q4_0_4_8", "Q4_0"), 33: ("Q4_0_8_8", "Q4_0"),
+    36: ("IQ4_NL_4_4", "IQ4_NL"), 37: ("IQ4_NL_4_8", "IQ4_NL"), 38: ("IQ4_NL_8_8", "IQ4_NL"),
+}
+FILE_TYPES: dict[int, str] = {  # general.file_type: llama.cpp's LLAMA_FTYPE
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
+    40: "Q1_0", 41: "Q2_0",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor: `shape` has the dimension that varies fastest first; `size` is in bytes, 0 if the type is newer than
-    this program; `offset` is from the start of the data."""
+    """One entry of the tensor table.
+
+    `shape` has the fastest-varying dimension first; `size` is in bytes, 0 if the type is newer than this program;
+    `offset` is relative to the start of the tensor data.
+    """
 
     name: str
     type: str
@@ -33,51 +62,54 @@ class TensorEntry:
     offset: int
 
 
-def tensor_table(window: Window, count: int, version: int, alignment: int) -> Iterator[TensorEntry]:
-    """The `count` entries from here on, of a file whose data is aligned to so many bytes. Flaw."""
+def read_tensor_table(reader: BoundedReader, count: int, version: int, alignment: int) -> Iterator[TensorEntry]:
+    """Yield the `count` entries of the tensor table, whose tensors are aligned to `alignment` bytes.
+
+    Raises FormatError for an invalid entry.
+    """
     names = set()
     for _ in range(count):
-        name = window.text(LONGEST_KEY)
+        name = reader.read_string(MAX_KEY_BYTES)
         if name in names:
-            raise damage(f"it has the tensor {brief(name)} twice", f"张量 {brief(name)} 出现了两次")
+            raise damaged_header(f"the tensor {quoted(name)} occurs twice", f"张量 {quoted(name)} 出现了两次")
         names.add(name)
-        shape = _shape(window, name)
-        kind, offset = window.u32(), window.u64()
-        type_name, block, block_size = _tensor_type(kind, version, name)
+        shape = _read_shape(reader, name)
+        type_number, offset = reader.read_u32(), reader.read_u64()
+        type_name, block, block_bytes = _tensor_type(type_number, version, name)
         if shape and shape[0] % block:
-            raise _impossible(name, shape)
+            raise _invalid_shape(name, shape)
         if offset % alignment:
-            raise damage(f"the tensor {brief(name)} is not aligned", f"张量 {brief(name)} 的起点未对齐")
-        yield TensorEntry(name, type_name, tuple(shape), math.prod(shape) // block * block_size, offset)
+            raise damaged_header(f"the tensor {quoted(name)} is not aligned", f"张量 {quoted(name)} 的起点未对齐")
+        yield TensorEntry(name, type_name, tuple(shape), math.prod(shape) // block * block_bytes, offset)
 
 
-def _shape(window: Window, name: str) -> list[int]:
-    dimensions = window.u32()
-    shape = [window.u64() for _ in range(min(dimensions, _MOST_DIMENSIONS + 1))]
-    if dimensions > _MOST_DIMENSIONS or not 0 < math.prod(shape) < 1 << 63:
-        raise _impossible(name, shape)
+def _read_shape(reader: BoundedReader, name: str) -> list[int]:
+    dimensions = reader.read_u32()
+    shape = [reader.read_u64() for _ in range(min(dimensions, _MAX_DIMENSIONS + 1))]
+    if dimensions > _MAX_DIMENSIONS or not 0 < math.prod(shape) < 1 << 63:
+        raise _invalid_shape(name, shape)
     return shape
 
 
-def _impossible(name: str, shape: list[int]) -> Flaw:
-    return damage(
-        f"the tensor {brief(name)} has the impossible dimensions {shape}",
-        f"张量 {brief(name)} 的维度 {shape} 不可能成立",
+def _invalid_shape(name: str, shape: list[int]) -> FormatError:
+    return damaged_header(
+        f"the tensor {quoted(name)} has invalid dimensions {shape}",
+        f"张量 {quoted(name)} 的维度 {shape} 无效",
     )
 
 
-def _tensor_type(kind: int, version: int, tensor: str) -> tuple[str, int, int]:
-    """As in TENSOR_TYPES. A type newer than this program has a block of one element and no bytes: no size is known."""
-    if kind in TENSOR_TYPES:
-        return TENSOR_TYPES[kind]
-    if kind in REMOVED_TYPES:
-        old, new = REMOVED_TYPES[kind]
-        raise Flaw(
+def _tensor_type(number: int, version: int, tensor: str) -> tuple[str, int, int]:
+    """Return the row of TENSOR_TYPES. A type newer than this program has blocks of one element and 0 bytes."""
+    if number in TENSOR_TYPES:
+        return TENSOR_TYPES[number]
+    if number in REMOVED_TYPES:
+        old, new = REMOVED_TYPES[number]
+        raise FormatError(
             f"its tensors are of type {old}, which llama.cpp has removed. Get this model as {new}.",
             f"其张量类型 {old} 已被 llama.cpp 移除。请改用此模型的 {new} 版本。",
             UnsupportedModel,
         )
-    if version == max(VERSIONS) and kind <= _NEWEST_TYPE:
-        return f"type {kind}", 1, 0
-    name = brief(tensor)
-    raise damage(f"the tensor {name} has the unknown type {kind}", f"张量 {name} 的类型 {kind} 无法识别")
+    if version == max(VERSIONS) and number <= _MAX_TYPE:
+        return f"type {number}", 1, 0
+    name = quoted(tensor)
+    raise damaged_header(f"the tensor {name} has the unknown type {number}", f"张量 {name} 的类型 {number} 无法识别")

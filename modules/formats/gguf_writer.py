@@ -1,4 +1,4 @@
-"""Writing a small GGUF file: facts, then the table of tensors, then their bytes, one after the other.
+"""Write a small GGUF file: metadata, the tensor table, then the tensors' bytes.
 
 Source: the GGUF specification in ggml's docs.
 """
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _VERSION, _ALIGNMENT = 3, 32
-_F32_FACT, _TEXT, _U64 = 6, 8, 10
-_TYPES = {"F32": (0, 4), "F16": (1, 2)}  # ggml's number, and the bytes of an element
+_FLOAT32, _STRING, _UINT64 = 6, 8, 10
+_TYPES = {"F32": (0, 4), "F16": (1, 2)}  # ggml's type number, bytes per element
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A tensor to be written; `type` is "F32" or "F16", `shape` has the dimension that varies fastest first."""
+class PlannedTensor:
+    """A tensor to be written; `type` is "F32" or "F16", `shape` has the fastest-varying dimension first."""
 
     name: str
     type: str
@@ -26,40 +26,48 @@ class Planned:
 
     @property
     def size(self) -> int:
+        """Return the tensor's size in bytes."""
         return math.prod(self.shape) * _TYPES[self.type][1]
 
 
-def write(
-    file: BinaryIO, facts: Mapping[str, str | int | float], tensors: Sequence[Planned], data: Iterable[bytes]
+def write_gguf(
+    file: BinaryIO,
+    metadata: Mapping[str, str | int | float],
+    tensors: Sequence[PlannedTensor],
+    data: Iterable[bytes],
 ) -> None:
-    """`data` are the tensors' bytes, in their order; ValueError if one has not its size. Whole numbers become u64."""
-    head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), len(facts))
-    head += b"".join(_text(key) + _fact(value) for key, value in facts.items())
-    place = 0
-    for each in tensors:
-        head += _text(each.name) + struct.pack(f"<I{len(each.shape)}Q", len(each.shape), *each.shape)
-        head += struct.pack("<IQ", _TYPES[each.type][0], place)
-        place += each.size + _gap(each.size)
-    file.write(head + bytes(_gap(len(head))))
-    for each, content in zip(tensors, data, strict=True):
-        if len(content) != each.size:
-            raise ValueError(f"{each.name} has {len(content)} bytes instead of {each.size}")
+    """Write a GGUF file. Integers in `metadata` become uint64, other numbers float32.
+
+    `data` yields the bytes of each tensor in order. Raises ValueError if their number differs from the tensor's size.
+    """
+    head = b"GGUF" + struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))
+    head += b"".join(_pack_string(key) + _pack_value(value) for key, value in metadata.items())
+    offset = 0
+    for tensor in tensors:
+        head += _pack_string(tensor.name)
+        head += struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        head += struct.pack("<IQ", _TYPES[tensor.type][0], offset)
+        offset += tensor.size + _padding(tensor.size)
+    file.write(head + bytes(_padding(len(head))))
+    for tensor, content in zip(tensors, data, strict=True):
+        if len(content) != tensor.size:
+            raise ValueError(f"{tensor.name} has {len(content)} bytes instead of {tensor.size}")
         file.write(content)
-        file.write(bytes(_gap(each.size)))
+        file.write(bytes(_padding(tensor.size)))
 
 
-def _gap(size: int) -> int:
+def _padding(size: int) -> int:
     return -size % _ALIGNMENT
 
 
-def _text(text: str) -> bytes:
+def _pack_string(text: str) -> bytes:
     raw = text.encode("utf-8", "replace")
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _fact(value: str | int | float) -> bytes:
+def _pack_value(value: str | int | float) -> bytes:
     if isinstance(value, str):
-        return struct.pack("<I", _TEXT) + _text(value)
+        return struct.pack("<I", _STRING) + _pack_string(value)
     if isinstance(value, int):
-        return struct.pack("<IQ", _U64, value)
-    return struct.pack("<If", _F32_FACT, value)
+        return struct.pack("<IQ", _UINT64, value)
+    return struct.pack("<If", _FLOAT32, value)

@@ -1,24 +1,26 @@
-"""Where the files of a transformers tokenizer lie that belong to a GGUF file. Standard library alone: the loader asks
-it, and whoever lists models."""
+"""Find the files of a transformers tokenizer that belongs to a GGUF file.
+
+Standard library alone: the loader uses it, and so does whatever lists models.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_ENDING = "llama-tokenizer"
-"""How a folder is called that holds a tokenizer for all models, and no model."""
+_SHARED_FOLDER = "*llama-tokenizer"
+"""Folders that hold a tokenizer for all models, and no model."""
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def tokenizer_folder(path: Path) -> Path | None:
-    """Where files of a tokenizer lie: beside the GGUF file, else in a folder that all models share.
+    """Return the folder with the tokenizer's files: that of the GGUF file at `path`, else one shared by all models.
 
-    That is one named `…llama-tokenizer`, in the folder of models: the GGUF file's own, or the one above.
+    The shared folder is called `…llama-tokenizer` and lies beside the GGUF file, or beside its folder.
     """
     if _has_tokenizer(path.parent):
         return path.parent
-    shared = (each for models in (path.parent, path.parent.parent) for each in sorted(models.glob(f"*{_ENDING}")))
+    shared = (folder for models in (path.parent, path.parent.parent) for folder in sorted(models.glob(_SHARED_FOLDER)))
     return next(filter(_has_tokenizer, shared), None)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import OptionError, Words
-from modules.formats.weight_files import PICKLES, first_part, parts_of, set_name
+from modules.formats.weight_files import PICKLES, first_part, iterate_parts, set_name
 from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.repository import RemoteFile, Repository
 
@@ -259,7 +259,7 @@ def _sets(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
 def _choice(name: str, parts: Sequence[RemoteFile], kind: str, groups: set[str], has_model: bool) -> Choice:
     group = _group(name)
     present = {file.path for file in parts}
-    absent = (part.name for part in parts_of(Path(name)) if part.as_posix() not in present)
+    absent = (part.name for part in iterate_parts(Path(name)) if part.as_posix() not in present)
     missing = tuple(itertools.islice(absent, _MAX_MISSING))
     return Choice(
         name=name,

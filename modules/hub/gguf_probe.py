@@ -6,10 +6,10 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from modules.formats.gguf_header import GgufHeader, joined, read_header_of
+from modules.formats.gguf_header import GgufHeader, merge_parts, read_open_header
 from modules.hub.errors import MirrorUnreachable, Stopped
 from modules.hub.repository import FileSource, RemoteFile
-from modules.system.bounded_reader import Flaw
+from modules.system.format_errors import FormatError
 
 FIRST_FETCH = 1 << 20
 """Bytes of the first request, enough for every part but the first; each further request doubles what is there."""
@@ -27,9 +27,9 @@ def read_remote_header(source: FileSource, files: Sequence[RemoteFile], seconds:
     """
     with _deadline(source, seconds):
         headers = [
-            read_header_of(_RemotePrefix(source, file), file.size, file.path.rpartition("/")[2]) for file in files
+            read_open_header(_RemotePrefix(source, file), file.size, file.path.rpartition("/")[2]) for file in files
         ]
-    return joined(headers, sum(file.size for file in files))
+    return merge_parts(headers, sum(file.size for file in files))
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ class _RemotePrefix:
         begin = len(self._fetched)
         end = min(max(needed, FIRST_FETCH, 2 * begin), self._file.size, MAX_HEADER)
         if needed > MAX_HEADER:
-            raise Flaw(
+            raise FormatError(
                 f"its header is longer than {MAX_HEADER >> 20} MiB, which no valid model needs.",
                 f"文件头超过 {MAX_HEADER >> 20} MiB，正常的模型不会这么大。",
             )

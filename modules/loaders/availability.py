@@ -22,10 +22,10 @@ def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
     return own
 
 
-def llamacpp_gpus(present: gpus.Gpus) -> Sequence[gpus.Gpu]:
+def llamacpp_gpus(present: gpus.GpuMonitor) -> Sequence[gpus.Gpu]:
     """Return the GPUs that the installed build of llama.cpp can use. It may be installed at any time."""
     overlay = overlay_of(LOADERS["llama.cpp"])
-    return present.now() if gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None) else ()
+    return present.current() if gpus.llamacpp_has_gpu_backend(overlay.folder if overlay is not None else None) else ()
 
 
 def unavailable(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
@@ -65,7 +65,7 @@ def _lacks_gpu(loader: Loader) -> bool:
 
 @cache
 def _has_nvidia_gpu() -> bool:
-    return bool(gpus.nvidia())
+    return bool(gpus.nvidia_gpus())
 
 
 def _no_cuda(model_format: str) -> Words:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.errors import UnsupportedModel, Words
-from modules.formats.checkpoint import Stored, read_json, read_table
 from modules.formats.gguf_header import GgufHeader, read_tensors
 from modules.formats.gguf_tensors import TensorEntry
-from modules.system.bounded_reader import Flaw, brief, named, readable
+from modules.formats.json_file import read_json
+from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
+from modules.system.format_errors import FormatError, as_model_problem, printable, quoted
 
 _PREFIX = "base_model.model."
 _PEFT_TENSOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
@@ -101,7 +102,7 @@ class Adapter:
 
 def tensor_name(name: str) -> str:
     """Quote the name of a tensor or module for an error message, shortened if it is very long."""
-    return brief(name, _MAX_NAME_LENGTH)
+    return quoted(name, _MAX_NAME_LENGTH)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -109,12 +110,12 @@ def read_config(path: Path) -> AdapterConfig:
     config = read_json(path)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedModel(readable(path.name), _not_a_lora(kind))
+        raise UnsupportedModel(printable(path.name), _not_a_lora(kind))
     targets = config.get("target_modules")
     rank, alpha = config.get("r", _PEFT_DEFAULT), config.get("lora_alpha", _PEFT_DEFAULT)
     if not _is_rank(rank) or not _is_number(alpha):
         raise UnsupportedModel(
-            readable(path.name),
+            printable(path.name),
             {
                 "en": f"r = {rank!r} or lora_alpha = {alpha!r} is not a valid number.",
                 "zh": f"r = {rank!r} 或 lora_alpha = {alpha!r} 不是有效数字。",
@@ -125,7 +126,7 @@ def read_config(path: Path) -> AdapterConfig:
         rank=rank,
         alpha=float(alpha),
         targets=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, targets or ()))),
-        base=readable(str(config.get("base_model_name_or_path") or "")),
+        base=printable(str(config.get("base_model_name_or_path") or "")),
         ranks={key: value for key, value in _patterns(config, "rank_pattern") if _is_rank(value)},
         alphas={key: float(value) for key, value in _patterns(config, "alpha_pattern") if _is_number(value)},
         rank_stabilized=config.get("use_rslora") is True,
@@ -149,8 +150,8 @@ def _not_a_lora(kind: object) -> dict[str, str]:
             "zh": "缺少适配器类型（peft_type）；仅支持 PEFT 的 LoRA。",
         }
     return {
-        "en": f"the adapter is of type {brief(kind)}; only LORA is supported.",
-        "zh": f"适配器类型为 {brief(kind)}；仅支持 LORA。",
+        "en": f"the adapter is of type {quoted(kind)}; only LORA is supported.",
+        "zh": f"适配器类型为 {quoted(kind)}；仅支持 LORA。",
     }
 
 
@@ -177,7 +178,7 @@ def _matches(pattern: str, module: str) -> bool:
 
 def read_peft(path: Path) -> Adapter:
     """Read adapter_model.safetensors. Raises ModelProblem or OSError."""
-    table = read_table(path)
+    table = read_safetensors_table(path)
     partners: dict[str, dict[str, str]] = {}
     others = []
     for name in table:
@@ -185,12 +186,12 @@ def read_peft(path: Path) -> Adapter:
             partners.setdefault(match[1], {})[match[3]] = name
         else:
             others.append(name)
-    with named(path.name):
+    with as_model_problem(path.name):
         pairs = tuple(_peft_pair(module, names, table) for module, names in partners.items())
         return Adapter(_not_empty(pairs), tuple(others), _most_common_type(table))
 
 
-def _peft_pair(module: str, names: Mapping[str, str], table: Mapping[str, Stored]) -> Pair:
+def _peft_pair(module: str, names: Mapping[str, str], table: Mapping[str, StoredTensor]) -> Pair:
     a, b = _require_both(module, names.get("A"), names.get("B"))
     shape_a, shape_b = _checked_shape(a, table[a]), _checked_shape(b, table[b])
     embedding = ".lora_embedding_" in a
@@ -198,13 +199,13 @@ def _peft_pair(module: str, names: Mapping[str, str], table: Mapping[str, Stored
     return _check_rank(pair, shape_b[1])
 
 
-def _checked_shape(name: str, stored: Stored) -> tuple[int, ...]:
-    """Return the shape. Raises Flaw if it has fewer than two dimensions, or does not match the bytes stored."""
+def _checked_shape(name: str, stored: StoredTensor) -> tuple[int, ...]:
+    """Return the shape. Raises FormatError if it has fewer than two dimensions, or does not match the bytes stored."""
     width = _BYTES_PER_NUMBER.get(stored.dtype)
     if width is None:
-        raise Flaw(
-            f"the tensor {tensor_name(name)} is of type {brief(stored.dtype)}; only F32, F16 and BF16 are supported.",
-            f"张量 {tensor_name(name)} 的类型为 {brief(stored.dtype)}，只支持 F32、F16 和 BF16。",
+        raise FormatError(
+            f"the tensor {tensor_name(name)} is of type {quoted(stored.dtype)}; only F32, F16 and BF16 are supported.",
+            f"张量 {tensor_name(name)} 的类型为 {quoted(stored.dtype)}，只支持 F32、F16 和 BF16。",
             UnsupportedModel,
         )
     if len(stored.shape) < 2 or 0 in stored.shape or math.prod(stored.shape) * width != stored.size:
@@ -216,9 +217,9 @@ def read_gguf(path: Path) -> Adapter:
     """Read a GGUF adapter. Raises ModelProblem, also if the file is not a LoRA, or OSError."""
     header, entries = read_tensors(path)
     if header.kind != "adapter" or header.adapter not in ("", "lora"):
-        raise UnsupportedModel(readable(path.name), _not_an_adapter(header))
+        raise UnsupportedModel(printable(path.name), _not_an_adapter(header))
     if _ALORA in header.numbers:
-        raise UnsupportedModel(readable(path.name), _ACTIVATED)
+        raise UnsupportedModel(printable(path.name), _ACTIVATED)
     shapes = {entry.name: entry.shape for entry in entries}
     partners: dict[str, dict[str, str]] = {}
     others = []
@@ -227,7 +228,7 @@ def read_gguf(path: Path) -> Adapter:
             partners.setdefault(match[1], {})[match[2]] = name
         else:
             others.append(name)
-    with named(path.name):
+    with as_model_problem(path.name):
         for entry in entries:
             _check_type(entry)
         pairs = tuple(_gguf_pair(module, names, shapes) for module, names in partners.items())
@@ -240,7 +241,7 @@ def _not_an_adapter(header: GgufHeader) -> dict[str, str]:
             "en": "this is a model, not a LoRA. Move it to the folder models/.",
             "zh": "这是模型，不是 LoRA，请移到 models/ 文件夹。",
         }
-    kind = brief(header.adapter or header.kind)
+    kind = quoted(header.adapter or header.kind)
     return {"en": f"this GGUF file is not a LoRA: its type is {kind}.", "zh": f"此 GGUF 文件不是 LoRA，类型为 {kind}。"}
 
 
@@ -252,7 +253,7 @@ _ACTIVATED: Words = {
 
 def _check_type(entry: TensorEntry) -> None:
     if entry.type in _UNSUPPORTED_TYPES or not entry.size:
-        raise Flaw(
+        raise FormatError(
             f"the tensor {tensor_name(entry.name)} is of type {entry.type}, which llama.cpp does not support here.",
             f"张量 {tensor_name(entry.name)} 的类型为 {entry.type}，llama.cpp 不支持这种类型的 LoRA。",
             UnsupportedModel,
@@ -277,7 +278,7 @@ def _gguf_pair(module: str, names: Mapping[str, str], shapes: Mapping[str, tuple
 def _require_both(module: str, a: str | None, b: str | None) -> tuple[str, str]:
     if a is None or b is None:
         missing = "A" if a is None else "B"
-        raise Flaw(
+        raise FormatError(
             f"the tensor {missing} of {tensor_name(module)} is missing. Download the LoRA again.",
             f"{tensor_name(module)} 缺少张量 {missing}，请重新下载该 LoRA。",
         )
@@ -286,7 +287,7 @@ def _require_both(module: str, a: str | None, b: str | None) -> tuple[str, str]:
 
 def _check_rank(pair: Pair, rank: int) -> Pair:
     if pair.rank != rank:
-        raise Flaw(
+        raise FormatError(
             f"the tensors of {tensor_name(pair.module)} disagree: rank {pair.rank} in A, {rank} in B.",
             f"{tensor_name(pair.module)} 的张量不一致：A 的秩为 {pair.rank}，B 的秩为 {rank}。",
         )
@@ -295,18 +296,20 @@ def _check_rank(pair: Pair, rank: int) -> Pair:
 
 def _not_empty(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     if not pairs:
-        raise Flaw("there is no LoRA in it: no pair of tensors A and B.", "其中没有 LoRA：没有成对的张量 A 和 B。")
+        raise FormatError(
+            "there is no LoRA in it: no pair of tensors A and B.", "其中没有 LoRA：没有成对的张量 A 和 B。"
+        )
     return pairs
 
 
-def _misshapen(name: str, shape: tuple[int, ...]) -> Flaw:
+def _misshapen(name: str, shape: tuple[int, ...]) -> FormatError:
     dimensions = list(shape)
-    return Flaw(
+    return FormatError(
         f"the tensor {tensor_name(name)} has invalid dimensions {dimensions}.",
         f"张量 {tensor_name(name)} 的维度 {dimensions} 无效。",
     )
 
 
-def _most_common_type(table: Mapping[str, Stored]) -> str:
+def _most_common_type(table: Mapping[str, StoredTensor]) -> str:
     types = [tensor.dtype for tensor in table.values()]
     return max(types, key=types.count, default="")

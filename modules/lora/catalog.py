@@ -16,8 +16,8 @@ from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, Uns
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.adapter_files import Adapter, AdapterConfig, Pair, read_config, read_gguf, read_peft, tensor_name
 from modules.options.option import nearest
-from modules.system.bounded_reader import readable
-from modules.system.directory_walk import Files, walk
+from modules.system.directory_walk import Files, walk_folders
+from modules.system.format_errors import printable
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -71,7 +71,7 @@ class LoraCatalog:
 
     def all(self) -> list[LoraRecord]:
         """Return all LoRAs in natural order of their names; those that cannot be used have a `problem`."""
-        folders = list(walk(self.folder))
+        folders = list(walk_folders(self.folder))
         records = [record for folder, files in folders for record in self._records(folder, files)]
         self._read.keep({path for _, files in folders for path in files})
         return sorted(records, key=lambda record: natural(record.name))
@@ -111,8 +111,8 @@ class LoraCatalog:
             _described(record, found),
             targets=tuple(sorted({pair.module.removesuffix(".weight").rpartition(".")[2] for pair in found.pairs})),
             alpha=header.alpha if header else 0.0,
-            base=readable(header.base) if header else "",
-            architecture=readable(header.architecture) if header else "",
+            base=printable(header.base) if header else "",
+            architecture=printable(header.architecture) if header else "",
         )
 
     def _peft(self, folder: Path, files: Files) -> LoraRecord:
@@ -135,7 +135,7 @@ class LoraCatalog:
         return replace(record, problem=problem)
 
     def _name(self, path: Path) -> str:
-        return readable(path.relative_to(self.folder).as_posix())
+        return printable(path.relative_to(self.folder).as_posix())
 
 
 def _described(record: LoraRecord, found: Adapter) -> LoraRecord:
@@ -154,7 +154,7 @@ def _contradiction(record: LoraRecord) -> ModelProblem | None:
                 "zh": f"{CONFIG} 中的秩为 {rank}，而张量 {tensor_name(pair.a)} 的秩为 {pair.rank}。"
                 "两个文件不属于同一个 LoRA，请一并重新下载。",
             }
-            return DamagedModel(readable(record.path.name), problem)
+            return DamagedModel(printable(record.path.name), problem)
     return None
 
 
@@ -163,7 +163,7 @@ def _missing(folder: Path, name: str) -> IncompleteModel:
         "en": f"{name} is missing. Download it from the source of the other files.",
         "zh": f"缺少 {name}，请从其他文件的来源下载。",
     }
-    return IncompleteModel(readable(folder.name), problem)
+    return IncompleteModel(printable(folder.name), problem)
 
 
 def _pickle() -> UnsupportedModel:

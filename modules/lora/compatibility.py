@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from modules.catalog.catalog import ModelRecord
 from modules.core.errors import Words
 from modules.core.lora_errors import LoraMismatch
-from modules.formats.checkpoint import Stored, read_table
 from modules.formats.gguf_header import read_tensors
+from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.lora.adapter_files import Pair
 from modules.lora.catalog import LoraRecord
 from modules.lora.tensor_names import ARCHITECTURES, gguf_name
-from modules.system.bounded_reader import brief
+from modules.system.format_errors import quoted
 
 # Prefixes of module names that depend on the class a model was saved from.
 _WRAPPERS = ("base_model", "model", "language_model", "transformer")
@@ -88,7 +88,7 @@ def _in_gguf(lora: LoraRecord, model: ModelRecord) -> Iterator[Mismatch]:
 
 def _in_folder(lora: LoraRecord, model: ModelRecord) -> Iterator[Mismatch]:
     files = [path for path in model.files if path.suffix.lower() == ".safetensors"]
-    table = {_unwrapped(name): tensor for path in files for name, tensor in read_table(path).items()}
+    table = {_unwrapped(name): tensor for path in files for name, tensor in read_safetensors_table(path).items()}
     transposed = lora.config is not None and lora.config.transposed
     for pair in lora.pairs if table else ():
         module = _unwrapped(pair.module)
@@ -109,7 +109,7 @@ def _unwrapped(name: str) -> str:
     return ".".join(parts)
 
 
-def _size(table: Mapping[str, Stored], module: str, transposed: bool) -> tuple[int, int] | None:
+def _size(table: Mapping[str, StoredTensor], module: str, transposed: bool) -> tuple[int, int] | None:
     """Return inputs and outputs of a module, 0 where they are unknown; None if the model has no such module."""
     weight = table.get(f"{module}.weight")
     if weight is None and module == "lm_head":  # it shares the weights of the embeddings
@@ -148,6 +148,6 @@ def _wrong_size(en: str, zh: str, lora: int) -> Words:
 
 def _other_architecture(lora: str, model: str) -> Words:
     return {
-        "en": f"the LoRA was made for the architecture {brief(lora)}, but the model is {brief(model)}.",
-        "zh": f"该 LoRA 适用于 {brief(lora)} 架构，而模型是 {brief(model)}。",
+        "en": f"the LoRA was made for the architecture {quoted(lora)}, but the model is {quoted(model)}.",
+        "zh": f"该 LoRA 适用于 {quoted(lora)} 架构，而模型是 {quoted(model)}。",
     }

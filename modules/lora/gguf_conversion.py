@@ -21,13 +21,13 @@ from typing import BinaryIO
 
 from modules.core.errors import ModelProblem, Words
 from modules.core.lora_errors import LoraInexpressible, LoraNotWritten
-from modules.formats.checkpoint import Stored, read_table
 from modules.formats.gguf_header import GgufHeader, read_header
-from modules.formats.gguf_writer import Planned, write
+from modules.formats.gguf_writer import PlannedTensor, write_gguf
+from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.lora.adapter_files import AdapterConfig, Pair, tensor_name
 from modules.lora.catalog import CONFIG, LoraRecord
 from modules.lora.tensor_names import ARCHITECTURES, HEADS, gguf_name, has_interleaved_heads
-from modules.system.bounded_reader import named, truncated
+from modules.system.format_errors import as_model_problem, truncated_file
 
 FOLDER = ".converted"
 _VERSION = 1  # increase it whenever the same LoRA is converted differently
@@ -40,8 +40,8 @@ _STRUCT_CODES = {"F32": "f", "F16": "e"}
 class _Step:
     """A tensor to write, made from `source`: rows interleaved within `heads` (0: not at all), times `factor`."""
 
-    planned: Planned
-    source: Stored
+    planned: PlannedTensor
+    source: StoredTensor
     heads: int = 0
     factor: float = 1.0
 
@@ -103,8 +103,12 @@ def _convert(record: LoraRecord, config: AdapterConfig, model: GgufHeader, path:
     path.parent.mkdir(exist_ok=True)
     descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
-        with open(descriptor, "wb") as file, record.weights.open("rb") as weights, named(record.weights.name):
-            write(file, metadata, [step.planned for step in steps], (_content(weights, step) for step in steps))
+        with (
+            open(descriptor, "wb") as file,
+            record.weights.open("rb") as weights,
+            as_model_problem(record.weights.name),
+        ):
+            write_gguf(file, metadata, [step.planned for step in steps], (_content(weights, step) for step in steps))
             file.flush()
             os.fsync(file.fileno())
         read_header(Path(part))  # raises ModelProblem if the file is not valid
@@ -147,7 +151,7 @@ def _alpha(record: LoraRecord, config: AdapterConfig) -> float:
 
 
 def _steps(record: LoraRecord, config: AdapterConfig, model: GgufHeader, alpha: float) -> Iterator[_Step]:
-    table = read_table(record.weights)
+    table = read_safetensors_table(record.weights)
     for pair in record.pairs:
         name = None if pair.embedding else gguf_name(model.architecture, pair.module)
         a, b = table[pair.a], table[pair.b]
@@ -162,11 +166,11 @@ def _steps(record: LoraRecord, config: AdapterConfig, model: GgufHeader, alpha: 
         yield _step(f"{name}.lora_b", b, _interleaved_heads(record, pair, name, model), factor)
 
 
-def _step(name: str, source: Stored, heads: int = 0, factor: float = 1.0) -> _Step:
+def _step(name: str, source: StoredTensor, heads: int = 0, factor: float = 1.0) -> _Step:
     # F16 is kept unless it is multiplied; anything else becomes F32, which loses nothing.
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-9) else factor
     kind = "F16" if source.dtype == "F16" and factor == 1.0 else "F32"
-    return _Step(Planned(name, kind, source.shape[::-1]), source, heads, factor)
+    return _Step(PlannedTensor(name, kind, source.shape[::-1]), source, heads, factor)
 
 
 def _interleaved_heads(record: LoraRecord, pair: Pair, name: str, model: GgufHeader) -> int:
@@ -192,11 +196,11 @@ def _heads(model: GgufHeader, layer: str, block: int) -> int:
 
 
 def _content(weights: BinaryIO, step: _Step) -> bytes:
-    """Return the bytes to write. Raises Flaw if the file has become shorter."""
-    weights.seek(step.source.place)
+    """Return the bytes to write. Raises FormatError if the file has become shorter."""
+    weights.seek(step.source.offset)
     raw = weights.read(step.source.size)
     if len(raw) != step.source.size:
-        raise truncated(step.source.place + step.source.size, step.source.place + len(raw))
+        raise truncated_file(step.source.offset + step.source.size, step.source.offset + len(raw))
     if step.heads:
         raw = interleaved(raw, step.source.shape[0], step.heads)
     kind = step.source.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modules.catalog.catalog import ModelRecord
 from modules.config.trusted_code import TrustedCode, require_unchanged
 from modules.core.errors import Unsupported
-from modules.formats.remote_code import code_of
+from modules.formats.remote_code import hash_python_files
 
 
 class CodeConsent:
@@ -32,7 +32,7 @@ class CodeConsent:
         The first call for a model agrees to its code as it is. Raises SettingsError if the record of consent is
         damaged.
         """
-        self._trusted.check(record.name, code_of(record.path))
+        self._trusted.check(record.name, hash_python_files(record.path))
 
     def agree(self, record: ModelRecord, seen: object = None) -> None:
         """Agree to the model's code as it is now.
@@ -41,7 +41,7 @@ class CodeConsent:
         than that, Unsupported if code of models may not run at all.
         """
         self.require_allowed()
-        code = code_of(record.path)
+        code = hash_python_files(record.path)
         if seen is not None:
             require_unchanged(record.name, seen, code)
         self._trusted.agree(record.name, code)

@@ -28,8 +28,8 @@ class MemoryBudget:
     def __init__(self, models: ModelManager) -> None:
         self._models = models
         self.available_memory: Callable[[], int] = cpu_memory.available_memory
-        self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.Gpus())
-        self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.Gpus(gpus.of_torch).now
+        self.gpus: Callable[[], Sequence[Gpu]] = partial(llamacpp_gpus, gpus.GpuMonitor())
+        self.torch_gpus: Callable[[], Sequence[Gpu]] = gpus.GpuMonitor(gpus.torch_gpus).current
 
     def fit(self, plan: LoadPlan) -> Fit | None:
         """Compare what `plan` needs with what is free; None if its memory cannot be estimated."""

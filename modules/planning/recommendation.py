@@ -6,7 +6,7 @@ from modules.catalog.catalog import ModelRecord
 from modules.core.errors import LANGUAGES, Unsupported, Words
 from modules.loaders.availability import unavailable
 from modules.loaders.registry import Loader, candidates, gptq_bits
-from modules.system.bounded_reader import brief
+from modules.system.format_errors import quoted
 
 
 def compatible_loaders(record: ModelRecord) -> tuple[Loader, ...]:
@@ -42,7 +42,7 @@ def reason(record: ModelRecord, loader: Loader) -> Words | None:
     words = loader.reason_for(record)
     if words is None or loader.recognizes(record):
         return words
-    architecture = brief(record.architecture)
+    architecture = quoted(record.architecture)
     warning = {
         "en": f" It does not know {architecture} and treats it as Llama: check whether the output makes sense.",
         "zh": f"它不认识 {architecture} 架构，会按 Llama 处理：请留意输出是否正常。",

@@ -28,7 +28,9 @@ class CoreBinding:
     """
 
     def __init__(
-        self, environment: Mapping[str, str] = os.environ, cores: Callable[[], list[list[int]]] = cpu_memory.cores
+        self,
+        environment: Mapping[str, str] = os.environ,
+        cores: Callable[[], list[list[int]]] = cpu_memory.cpus_by_core,
     ) -> None:
         self._environment = environment
         self._cores = cores

@@ -110,9 +110,9 @@ class Environment:
     def _exclusive(self) -> Iterator[None]:
         descriptor = os.open(self.log.parent / "setup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not file_lock.taken(descriptor):
+            if not file_lock.try_acquire(descriptor):
                 say(_WAITING)
-                file_lock.wait_for(descriptor)
+                file_lock.acquire(descriptor)
             yield
         finally:
             os.close(descriptor)

@@ -166,7 +166,7 @@ def _locked(path: Path, job: _Job) -> Iterator[tuple[int, bool]]:
     """Yield the descriptor that holds the lock, and whether another process held it before."""
     descriptor, waited = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), False
     try:
-        while not file_lock.taken(descriptor):
+        while not file_lock.try_acquire(descriptor):
             waited = True
             peer = progress_file.read(path.parent, f".{job.overlay.name}-*")
             job.update(_waiting_for(peer))

@@ -1,4 +1,4 @@
-"""The folders below a folder of models, with their files. Links are followed, and come to an end."""
+"""Walk the folders below a folder of models. Links are followed, but the walk always ends."""
 
 from __future__ import annotations
 
@@ -8,66 +8,71 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _UNFINISHED = (".part", ".incomplete", ".tmp")
-_WHOLE = "model_index.json"  # of diffusers: all folders below belong to this one
+_DIFFUSERS_INDEX = "model_index.json"  # all folders below belong to this one model
 
 Files = Mapping[Path, os.stat_result]
 
 
-def walk(top: Path) -> Iterator[tuple[Path, Files]]:
-    """Every folder from `top` down with its files. Links are followed, but never into a folder that holds them.
+def walk_folders(top: Path) -> Iterator[tuple[Path, Files]]:
+    """Yield every folder from `top` down, with its files. A link into a folder that contains it is not followed.
 
-    Below a linked folder, further links are followed only to places not seen yet: a link to `/` must come to an end.
+    Below a linked folder, further links are followed only to folders not visited yet: a link to `/` must not make
+    the walk endless.
     """
-    seen: set[str] = set()
-    waiting = [(top, frozenset[str](), False)]
-    while waiting:
-        folder, above, below_link = waiting.pop()
-        place, is_link = os.path.realpath(folder), folder.is_symlink()
-        if place in above or (below_link and is_link and place in seen):
+    visited: set[str] = set()
+    pending = [(top, frozenset[str](), False)]
+    while pending:
+        folder, ancestors, below_link = pending.pop()
+        real, is_link = os.path.realpath(folder), folder.is_symlink()
+        if real in ancestors or (below_link and is_link and real in visited):
             continue
-        seen.add(place)
-        folders, files = listing(folder)
+        visited.add(real)
+        subfolders, files = list_folder(folder)
         yield folder, files
-        if folder / _WHOLE in files and folder != top:
+        if folder / _DIFFUSERS_INDEX in files and folder != top:
             continue
-        waiting += [(each, above | {place}, below_link or (is_link and folder != top)) for each in reversed(folders)]
+        child_below_link = below_link or (is_link and folder != top)
+        pending += [(subfolder, ancestors | {real}, child_below_link) for subfolder in reversed(subfolders)]
 
 
-def descend(top: Path, names: Sequence[str]) -> Path | None:
-    """The folder below `top` that `names` lead to, one in the other, if `walk` would come there; nothing is walked.
+def resolve_subfolder(top: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder that the path `names` leads to below `top`, or None where `walk_folders` would not go.
 
-    Only names that a listing has are followed, as they are spelt there, so that none leads out ("..").
+    Only names that are listed in their folder are accepted, spelled exactly as there, so that none leads out ("..").
     """
-    folder, above = top, {os.path.realpath(top)}
+    folder, ancestors = top, {os.path.realpath(top)}
     for name in names:
-        present = _names(folder)
+        present = _visible_names(folder)
         folder /= name
-        if name not in present or (_WHOLE in present and folder.parent != top) or os.path.realpath(folder) in above:
+        inside_model = _DIFFUSERS_INDEX in present and folder.parent != top
+        if name not in present or inside_model or os.path.realpath(folder) in ancestors:
             return None
-        above.add(os.path.realpath(folder))
+        ancestors.add(os.path.realpath(folder))
     return folder
 
 
-def listing(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> tuple[list[Path], Files]:
-    """The folders and the files in `folder`, by name; neither hidden ones nor unfinished downloads. Only names that
-    are `wanted` are looked at."""
-    folders: list[Path] = []
+def list_folder(folder: Path, matches: Callable[[str], bool] = lambda name: True) -> tuple[list[Path], Files]:
+    """Return the subfolders and the files of `folder` whose names match, sorted by name.
+
+    Hidden entries and unfinished downloads are left out; so is everything if the folder cannot be read.
+    """
+    subfolders: list[Path] = []
     files: dict[Path, os.stat_result] = {}
-    for entry in sorted(folder / name for name in _names(folder) if wanted(name)):
+    for entry in sorted(folder / name for name in _visible_names(folder) if matches(name)):
         try:
-            facts = entry.stat()
-        except OSError:  # a link that leads nowhere
+            status = entry.stat()
+        except OSError:  # a dangling link
             continue
-        if stat.S_ISDIR(facts.st_mode):
-            folders.append(entry)
-        elif stat.S_ISREG(facts.st_mode):
-            files[entry] = facts
-    return folders, files
+        if stat.S_ISDIR(status.st_mode):
+            subfolders.append(entry)
+        elif stat.S_ISREG(status.st_mode):
+            files[entry] = status
+    return subfolders, files
 
 
-def _names(folder: Path) -> list[str]:
+def _visible_names(folder: Path) -> list[str]:
     try:
         names = os.listdir(folder)
-    except OSError:  # not there, no folder, or not ours to read
+    except OSError:  # missing, not a folder, or not permitted
         return []
     return [name for name in names if not name.startswith(".") and not name.lower().endswith(_UNFINISHED)]

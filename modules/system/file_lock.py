@@ -1,17 +1,17 @@
-"""A lock on a file that other processes respect. It is given back when the descriptor is closed."""
+"""Lock an open file against other processes. Closing the descriptor releases the lock."""
 
 from __future__ import annotations
 
 import os
 
 
-def wait_for(descriptor: int) -> None:
-    """Lock the open file, once nobody else holds it."""
+def acquire(descriptor: int) -> None:
+    """Lock the open file; wait while another process holds the lock."""
     _lock(descriptor, wait=True)
 
 
-def taken(descriptor: int) -> bool:
-    """Lock the open file unless somebody else holds it; whether it is ours now."""
+def try_acquire(descriptor: int) -> bool:
+    """Lock the open file and return True, or return False if another process holds the lock."""
     try:
         _lock(descriptor, wait=False)
     except (BlockingIOError, PermissionError):

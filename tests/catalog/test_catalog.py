@@ -203,7 +203,7 @@ def test_a_whole_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytes
     listed = Catalog(tmp_path).models()
     assert len(listed) == 11
     catalog = Catalog(tmp_path)
-    monkeypatch.delattr("modules.catalog.catalog.walk")
+    monkeypatch.delattr("modules.catalog.catalog.walk_folders")
     for record in listed:
         found = catalog.find(record.name)
         assert str(found.problem) == str(record.problem)

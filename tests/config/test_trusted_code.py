@@ -13,7 +13,7 @@ from modules.app import App
 from modules.cli import first_load
 from modules.config.trusted_code import TrustedCode
 from modules.core.errors import CodeChanged, CommandLineError, LoadFailed, SettingsError, Unsupported
-from modules.formats.remote_code import code_of
+from modules.formats.remote_code import hash_python_files
 from modules.planning.load_request import LoadRequest
 from modules.ui.gradio_import import gradio
 from tests.support.own_code import OWN_CODE, own_model
@@ -111,7 +111,7 @@ def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) 
 
 def test_code_changed_since_it_was_shown_is_not_agreed_to(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG)
-    seen = code_of(folder)
+    seen = hash_python_files(folder)
     harmful(folder)
     with pytest.raises(CodeChanged):
         app.consent.agree(app.record("own"), seen)
@@ -187,7 +187,7 @@ def test_guests_agree_to_nothing(folder: Path, make_app: MakeApp) -> None:
     tab = tab_of(make_app(FLAG, "--multi-user"))
 
     async def first() -> dict[object, object]:
-        return await anext(tab.trust_code({tab.code.asked: {"model": "own", "code": code_of(folder)}}))
+        return await anext(tab.trust_code({tab.code.asked: {"model": "own", "code": hash_python_files(folder)}}))
 
     assert "only its owner" in str(asyncio.run(first())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()

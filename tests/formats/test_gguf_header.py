@@ -11,7 +11,7 @@ import pytest
 
 from modules.core.errors import LANGUAGES, ModelProblem
 from modules.formats.gguf_header import GgufHeader, read_header
-from modules.formats.gguf_types import FILE_TYPES, TENSOR_TYPES
+from modules.formats.gguf_tensors import FILE_TYPES, TENSOR_TYPES
 from tests.support.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
 
 
@@ -189,7 +189,7 @@ FOREIGN = [
     (b"GG", "ends within its header, after 2 bytes"),
     (b"GGUF", "ends within its header, after 4 bytes"),
     (gguf()[:20], "ends within its header, after 20 bytes"),
-    (bytes(4096), "a stretch of zeros"),
+    (bytes(4096), "but zeros, as an unfinished"),
     (b"PK\x03\x04" + bytes(60), "PyTorch checkpoint"),
     (b"\x80\x02\x8a\nl\xfc\x9cF", "PyTorch checkpoint"),
     (struct.pack("<Q", 2) + b"{}", "safetensors"),
@@ -220,7 +220,7 @@ def test_a_file_of_another_format_is_refused_by_the_name_of_that_format(
     [
         (0, "GGUF version 0 is too old"),
         (1, "GGUF version 1 is too old: 2 or 3 is needed"),
-        (4, "GGUF version 4 is not known here"),
+        (4, "GGUF version 4 is newer than this program"),
         (3 << 24, "big-endian"),
     ],
 )
@@ -248,7 +248,7 @@ def test_lying_counts_are_found_out(tmp_path: Path, lie: int) -> None:
     assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(TEXT, ["a"], lie))}))
     assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(F32, [1.0], lie))}))
     assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(ARRAY, [], lie))}))
-    assert "text of" in complaint(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", lie)))}))
+    assert "a string claims" in complaint(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", lie)))}))
 
 
 def test_a_lying_length_among_many_texts_is_found_out(tmp_path: Path) -> None:
@@ -271,22 +271,22 @@ def test_a_lie_costs_no_memory(tmp_path: Path) -> None:
 
 
 INVALID_VALUES: list[tuple[dict[str, object], str]] = [
-    ({"general.architecture": 5}, "'general.architecture' should be a text, but is 5"),
-    ({"general.name": ["a"]}, "'general.name' should be a text, but is a list"),
-    ({"llama.context_length": "4096"}, "'llama.context_length' should be a whole number, but is a text"),
-    ({"llama.context_length": True}, "should be a whole number, but is True"),
-    ({"llama.block_count": 2.5}, "should be a whole number, but is 2.5"),
-    ({"llama.block_count": As(I32, -2)}, "should be a whole number, but is -2"),
-    ({"llama.rope.freq_base": "x"}, "'llama.rope.freq_base' should be a number, but is a text"),
+    ({"general.architecture": 5}, "'general.architecture' should be a string, but is 5"),
+    ({"general.name": ["a"]}, "'general.name' should be a string, but is a list"),
+    ({"llama.context_length": "4096"}, "'llama.context_length' should be an integer, but is a string"),
+    ({"llama.context_length": True}, "should be an integer, but is True"),
+    ({"llama.block_count": 2.5}, "should be an integer, but is 2.5"),
+    ({"llama.block_count": As(I32, -2)}, "should be an integer, but is -2"),
+    ({"llama.rope.freq_base": "x"}, "'llama.rope.freq_base' should be a number, but is a string"),
     ({"llama.rope.freq_base": float("nan")}, "should be a number, but is nan"),
     ({"llama.rope.freq_base": float("inf")}, "should be a number, but is inf"),
     ({"tokenizer.ggml.add_bos_token": 1}, "should be true or false, but is 1"),
-    ({"tokenizer.chat_template": False}, "should be a text, but is False"),
+    ({"tokenizer.chat_template": False}, "should be a string, but is False"),
     ({"general.alignment": 0}, "its alignment is 0, not a power of two"),
     ({"general.alignment": 48}, "its alignment is 48, not a power of two"),
     ({"x": As(13, Raw())}, "'x' has the unknown type 13"),
     ({"x": As(ARRAY, Raw(array(13, [], 2) + bytes(8)))}, "'x' has items of the unknown type 13"),
-    ({"general.name": b"\xff\xfe"}, "should be text in UTF-8"),
+    ({"general.name": b"\xff\xfe"}, "is not valid UTF-8"),
 ]
 
 
@@ -306,14 +306,14 @@ def test_a_key_that_is_no_text_is_damage(tmp_path: Path) -> None:
 IMPOSSIBLE = [
     (Tensor("t", (64, 1 << 40)), "truncated"),
     (Tensor("t", (64,), offset=1 << 30), "truncated"),
-    (Tensor("t", (1 << 33, 1 << 33)), "impossible dimensions [8589934592, 8589934592]"),
-    (Tensor("t", (64, 0)), "impossible dimensions [64, 0]"),
-    (Tensor("t", (1, 1, 1, 1, 1)), "impossible dimensions"),
-    (Tensor("t", (33,), 8), "impossible dimensions [33]"),
+    (Tensor("t", (1 << 33, 1 << 33)), "invalid dimensions [8589934592, 8589934592]"),
+    (Tensor("t", (64, 0)), "invalid dimensions [64, 0]"),
+    (Tensor("t", (1, 1, 1, 1, 1)), "invalid dimensions"),
+    (Tensor("t", (33,), 8), "invalid dimensions [33]"),
     (Tensor("t", (32,), offset=7), "'t' is not aligned"),
     (Tensor("t", (32,), 31), "type Q4_0_4_4, which llama.cpp has removed. Get this model as Q4_0"),
     (Tensor("t", (32,), 1 << 20), "'t' has the unknown type 1048576"),
-    (TENSORS[0], "the tensor 'token_embd.weight' twice"),
+    (TENSORS[0], "the tensor 'token_embd.weight' occurs twice"),
 ]
 
 

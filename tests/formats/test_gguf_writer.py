@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from modules.formats.gguf_header import read_tensors
-from modules.formats.gguf_writer import Planned, write
+from modules.formats.gguf_writer import PlannedTensor, write_gguf
 
-TENSORS = (Planned("a", "F32", (3, 2)), Planned("猫.weight", "F16", (5,)))
+TENSORS = (PlannedTensor("a", "F32", (3, 2)), PlannedTensor("猫.weight", "F16", (5,)))
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     facts = {"general.type": "adapter", "general.name": "猫", "adapter.lora.alpha": 0.5, "own.number": (1 << 64) - 1}
     with path.open("wb") as file:
-        write(file, facts, TENSORS, [bytes(range(24)), b"0123456789"])
+        write_gguf(file, facts, TENSORS, [bytes(range(24)), b"0123456789"])
     header, table = read_tensors(path)
     assert (header.kind, header.name, header.alpha, header.numbers) == (
         "adapter",
@@ -36,4 +36,4 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 def test_a_tensor_of_another_size_than_planned_is_a_fault(tmp_path: Path) -> None:
     with (tmp_path / "x.gguf").open("wb") as file, pytest.raises(ValueError, match="a has 23 bytes instead of 24"):
-        write(file, {}, TENSORS, [bytes(23), bytes(10)])
+        write_gguf(file, {}, TENSORS, [bytes(23), bytes(10)])

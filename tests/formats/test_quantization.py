@@ -10,7 +10,7 @@ import pytest
 
 from modules.app import App
 from modules.catalog.catalog import Catalog
-from modules.formats.quantization import PLAIN, Packing, named, packing
+from modules.formats.quantization import PLAIN, Packing, detect_packing, packing_from_names
 from modules.planning.load_request import LoadRequest
 from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, tensors
 
@@ -39,7 +39,7 @@ def awq(inputs: int, outputs: int, group: int) -> Shapes:
 
 
 def told(shapes: Shapes) -> Packing:
-    return packing(shapes, lambda name: shapes.get(name, ()))
+    return detect_packing(shapes, lambda name: shapes.get(name, ()))
 
 
 def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtests) -> None:
@@ -104,7 +104,7 @@ NAMED = [
 def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) -> None:
     for name, said in NAMED:
         with subtests.test(name=name):
-            assert named(name) == said
+            assert packing_from_names(name) == said
 
 
 # -- in the catalogue -------------------------------------------------------------------------------------------------

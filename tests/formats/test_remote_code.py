@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.formats.remote_code import code_elsewhere, code_of
+from modules.formats.remote_code import class_in_other_repository, hash_python_files
 
 
 def sha(text: str) -> str:
@@ -25,19 +25,19 @@ def test_every_python_file_of_a_folder_is_listed_hidden_and_linked_ones_too(tmp_
     (other / "c.py").write_text("c")
     (model / "linked").symlink_to(other)
     (other / "round").symlink_to(model)  # it comes to an end
-    assert code_of(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
+    assert hash_python_files(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
 
 
 def test_of_a_gguf_file_it_is_what_lies_beside_its_tokenizer(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     (tmp_path / "stray.py").write_text("not a tokenizer's")
-    assert code_of(path) == {}
+    assert hash_python_files(path) == {}
     shared = tmp_path / "my_llama-tokenizer"
     shared.mkdir()
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (shared / name).touch()
     (shared / "tok.py").write_text("t")
-    assert code_of(path) == {"tok.py": sha("t")}
+    assert hash_python_files(path) == {"tok.py": sha("t")}
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_code_of_another_repository_is_found_by_its_name(
 ) -> None:
     (tmp_path / file).write_text(json.dumps(content))
     (tmp_path / "damaged_config.json").write_text("{")
-    assert code_elsewhere(tmp_path) == found
+    assert class_in_other_repository(tmp_path) == found

@@ -136,7 +136,7 @@ FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
     (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
     (pickled, "unsupported", "adapter_model.bin: a pickle can run code"),
     (cut, "incomplete", "adapter_model.safetensors: the file is truncated"),
-    (no_json, "damaged", "adapter_config.json: its JSON is wrong or breaks off at line 1"),
+    (no_json, "damaged", "adapter_config.json: the JSON is invalid or breaks off at line 1"),
     (lone_half, "damaged", "self_attn.v_proj' is missing."),
     (loose, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
     (lambda top: peft(top / "a", {"w": (2, 2)}), "damaged", "there is no LoRA in it"),

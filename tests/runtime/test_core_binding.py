@@ -28,7 +28,7 @@ from tests.conftest import ECHO, load
 
 TWO_CORES = [[0, 2], [1, 3]]
 
-needs_two_cores = pytest.mark.skipif(len(cpu_memory.cores()) < 2, reason="binding takes at least two cores")
+needs_two_cores = pytest.mark.skipif(len(cpu_memory.cpus_by_core()) < 2, reason="binding takes at least two cores")
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_each_compute_thread_is_bound_to_one_core_and_other_threads_to_none(name
     finally:
         worker.close()
     narrow = [mask for mask in found.values() if mask != os.sched_getaffinity(0)]
-    expected = [{core[0]} for core in cpu_memory.cores()]
+    expected = [{core[0]} for core in cpu_memory.cpus_by_core()]
     assert sorted(narrow, key=min) == expected
     assert len(found) > len(narrow), "the thread that reads requests is free"
     assert found[worker.pid] == expected[0], "the main thread decodes"
@@ -228,8 +228,8 @@ def test_only_cores_that_this_process_may_use_are_granted(start: Callable[..., W
     only = max(allowed)
     os.sched_setaffinity(0, {only})
     try:
-        assert cpu_memory.cores() == [[only]]
+        assert cpu_memory.cpus_by_core() == [[only]]
         assert not CoreBinding({}).bind(start())
     finally:
         os.sched_setaffinity(0, allowed)
-    assert sorted(cpu for core in cpu_memory.cores() for cpu in core) == sorted(allowed)
+    assert sorted(cpu for core in cpu_memory.cpus_by_core() for cpu in core) == sorted(allowed)

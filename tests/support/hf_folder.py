@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.formats.gguf_types import TENSOR_TYPES
+from modules.formats.gguf_tensors import TENSOR_TYPES
 from tests.support.made_once import CACHE, made_once, version
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

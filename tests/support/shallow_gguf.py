@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modules.formats.gguf_header import read_tensors
-from modules.formats.gguf_types import TENSOR_TYPES
+from modules.formats.gguf_tensors import TENSOR_TYPES
 from tests.support.gguf_files import ALIGNMENT, ARRAY, I32, As, Tensor, array, gguf
 from tests.support.hf_folder import read_metadata
 from tests.support.made_once import CACHE, made_once, version

@@ -1,4 +1,4 @@
-"""What the drivers say of the graphics cards."""
+"""GPUs, as their drivers report them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import pytest
 from modules.loaders.availability import overlay_of
 from modules.loaders.registry import LOADERS
 from modules.system import gpus
-from modules.system.gpus import Gpu, Gpus
+from modules.system.gpus import Gpu, GpuMonitor
 
 MIB = 1 << 20
-TOLD = """GPU-4a90, NVIDIA GeForce RTX 4090, 24564, 23012
+OUTPUT = """GPU-4a90, NVIDIA GeForce RTX 4090, 24564, 23012
 GPU-4b00, NVIDIA A100-SXM4-80GB MIG 1g.10gb, [N/A], [Insufficient Permissions]
 GPU-1c00, Odd, name, 8192, 100
 """
 
 
 def program(folder: Path, body: str) -> Path:
-    """An nvidia-smi that answers so."""
+    """Return an nvidia-smi that runs `body`."""
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
 
-def test_each_line_is_a_card_and_one_that_says_nothing_is_left_out() -> None:
-    assert gpus.parsed(TOLD) == (
+def test_each_line_is_a_gpu_and_one_without_memory_figures_is_left_out() -> None:
+    assert gpus.parse_nvidia_smi(OUTPUT) == (
         Gpu("NVIDIA GeForce RTX 4090", 24564 * MIB, 23012 * MIB),
         Gpu("Odd, name", 8192 * MIB, 100 * MIB),
     )
-    assert gpus.parsed("") == gpus.parsed("No devices were found") == ()
+    assert gpus.parse_nvidia_smi("") == gpus.parse_nvidia_smi("No devices were found") == ()
 
 
 VISIBLE: list[tuple[str | None, list[str]]] = [
     (None, ["N", "O"]),
-    ("0,1,2", ["N", "O"]),  # the numbers count what is left out for its memory
+    ("0,1,2", ["N", "O"]),  # the indices also count the GPU that is left out
     ("2,0", ["O", "N"]),
     (" 2 , 0 ", ["O", "N"]),
     ("GPU-1c00,GPU-4a", ["O", "N"]),
@@ -47,7 +47,7 @@ VISIBLE: list[tuple[str | None, list[str]]] = [
     ("2,3,0", ["O"]),
     ("2,none,0", ["O"]),
     ("2,²", ["O"]),
-    ("GPU-1,GPU-4,GPU-4a90", ["O"]),  # GPU-4 may be either of two
+    ("GPU-1,GPU-4,GPU-4a90", ["O"]),  # GPU-4 is ambiguous
     ("2,MIG-1c00", ["O"]),
     ("0,2,0", []),
 ]
@@ -56,21 +56,21 @@ VISIBLE: list[tuple[str | None, list[str]]] = [
 def test_the_gpus_visible_to_cuda_are_listed_in_the_requested_order(subtests: pytest.Subtests) -> None:
     for visible, names in VISIBLE:
         with subtests.test(visible=visible):
-            assert [card.name[0] for card in gpus.parsed(TOLD, visible)] == names
+            assert [gpu.name[0] for gpu in gpus.parse_nvidia_smi(OUTPUT, visible)] == names
 
 
-def test_the_driver_is_asked_and_its_failure_means_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_is_run_and_its_failure_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     asked = program(tmp_path, f'echo "$@" > {tmp_path}/asked; echo "GPU-1, Card, 8192, 8000"')
-    assert gpus.nvidia(str(asked)) == (Gpu("Card", 8192 * MIB, 8000 * MIB),)
+    assert gpus.nvidia_gpus(str(asked)) == (Gpu("Card", 8192 * MIB, 8000 * MIB),)
     assert "--query-gpu=uuid,name,memory.total,memory.free" in (tmp_path / "asked").read_text()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.nvidia(str(asked)) == ()
-    assert gpus.nvidia(str(program(tmp_path, "echo NVIDIA-SMI has failed; exit 9"))) == ()
-    assert gpus.nvidia(str(tmp_path / "not there")) == ()
+    assert gpus.nvidia_gpus(str(asked)) == ()
+    assert gpus.nvidia_gpus(str(program(tmp_path, "echo NVIDIA-SMI has failed; exit 9"))) == ()
+    assert gpus.nvidia_gpus(str(tmp_path / "not there")) == ()
 
 
-def test_an_amd_card_is_found_in_the_kernels_files(tmp_path: Path) -> None:
+def test_amd_gpus_are_read_from_the_kernels_files(tmp_path: Path) -> None:
     for card, (total, used) in {"card0": (100, 30), "card1": (50, 60)}.items():
         device = tmp_path / card / "device"
         device.mkdir(parents=True)
@@ -79,39 +79,39 @@ def test_an_amd_card_is_found_in_the_kernels_files(tmp_path: Path) -> None:
     broken = tmp_path / "card2" / "device"
     broken.mkdir(parents=True)
     (broken / "mem_info_vram_used").write_text("?")
-    assert gpus.amd(tmp_path) == (Gpu("AMD GPU 0", 100, 70), Gpu("AMD GPU 1", 50, 0))
-    assert gpus.amd(tmp_path / "nothing") == ()
+    assert gpus.amd_gpus(tmp_path) == (Gpu("AMD GPU 0", 100, 70), Gpu("AMD GPU 1", 50, 0))
+    assert gpus.amd_gpus(tmp_path / "nothing") == ()
 
 
-def test_they_are_asked_no_oftener_than_needed() -> None:
+def test_the_monitor_detects_gpus_again_after_max_age() -> None:
     answers = iter([(Gpu("a", 2, 1),), (Gpu("a", 2, 0),)])
-    known = Gpus(lambda: next(answers), patience=1000)
-    assert known.now() == known.now() == (Gpu("a", 2, 1),)
-    known.patience = 0
-    assert known.now() == (Gpu("a", 2, 0),)
+    monitor = GpuMonitor(lambda: next(answers), max_age=1000)
+    assert monitor.current() == monitor.current() == (Gpu("a", 2, 1),)
+    monitor.max_age = 0
+    assert monitor.current() == (Gpu("a", 2, 0),)
 
 
-def test_this_build_of_llama_cpp_uses_none() -> None:
-    """The tests' requirements build it for the processor."""
+def test_the_installed_llama_cpp_has_no_gpu_backend() -> None:
+    """The tests' requirements build it for the CPU."""
     overlay = overlay_of(LOADERS["llama.cpp"])
-    assert not gpus.llamacpp_uses_them(overlay.folder if overlay is not None else None)
+    assert not gpus.llamacpp_has_gpu_backend(overlay.folder if overlay is not None else None)
 
 
-def test_a_build_for_cards_is_known_by_its_libraries_in_the_overlay_too(tmp_path: Path) -> None:
+def test_a_gpu_backend_is_recognized_by_its_library_in_the_overlay(tmp_path: Path) -> None:
     overlay = tmp_path / "overlay"
-    assert not gpus.llamacpp_uses_them(overlay), "it is not there yet, which must not be remembered"
+    assert not gpus.llamacpp_has_gpu_backend(overlay), "missing, which must not be cached"
     library = overlay / "llama_cpp" / "lib" / "libggml-cuda.so"
     library.parent.mkdir(parents=True)
     (overlay / "llama_cpp" / "__init__.py").touch()
-    assert not gpus.llamacpp_uses_them(overlay)
+    assert not gpus.llamacpp_has_gpu_backend(overlay)
     library.touch()
-    assert gpus.llamacpp_uses_them(overlay)
+    assert gpus.llamacpp_has_gpu_backend(overlay)
 
 
 @pytest.mark.parametrize(
     ("lines", "build"),
     [
-        (["cuda: Optional[str] = None", "hip: Optional[str] = None"], ("", "")),  # Windows has no "+cpu" in its version
+        (["cuda: Optional[str] = None", "hip: Optional[str] = None"], ("", "")),  # on Windows the version lacks "+cpu"
         (["cuda: Optional[str] = '12.8'", "hip: Optional[str] = None"], ("cuda", "12.8")),
         (["cuda = '11.7'", "hip = None"], ("cuda", "11.7")),
         (
@@ -120,22 +120,22 @@ def test_a_build_for_cards_is_known_by_its_libraries_in_the_overlay_too(tmp_path
         ),
     ],
 )
-def test_pytorch_says_in_its_files_what_it_was_built_for(
+def test_the_build_of_pytorch_is_read_without_importing_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], build: tuple[str, str]
 ) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('not to be imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert gpus.torch_build() == ("", ""), "it is not whole"
+    assert gpus.torch_build() == ("", ""), "incomplete"
     (tmp_path / "torch" / "version.py").write_text("\n".join(["__version__ = '2.13.0'", "debug = False", *lines]))
     assert gpus.torch_build() == build
 
 
 @pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
-def test_pytorch_finds_cards_of_the_kind_it_was_built_for(
+def test_torch_gpus_are_those_of_the_vendor_pytorch_was_built_for(
     monkeypatch: pytest.MonkeyPatch, build: str, kind: str
 ) -> None:
     monkeypatch.setattr(gpus, "torch_build", lambda: (build, ""))
-    monkeypatch.setattr(gpus, "nvidia", lambda: (Gpu("NVIDIA", 1, 1),))
-    monkeypatch.setattr(gpus, "amd", lambda: (Gpu("AMD", 1, 1),))
-    assert [card.name for card in gpus.of_torch()] == [kind] * bool(kind)
+    monkeypatch.setattr(gpus, "nvidia_gpus", lambda: (Gpu("NVIDIA", 1, 1),))
+    monkeypatch.setattr(gpus, "amd_gpus", lambda: (Gpu("AMD", 1, 1),))
+    assert [gpu.name for gpu in gpus.torch_gpus()] == [kind] * bool(kind)

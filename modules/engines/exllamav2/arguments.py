@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.engines.hf.arguments import TOKENIZER, ModelConfig
-from modules.formats.remote_code import code_elsewhere
+from modules.formats.remote_code import class_in_other_repository
 from modules.options.option import Value
 
 CONFIG, LOAD, AUTOSPLIT = "ExLlamaV2Config", "ExLlamaV2.load", "ExLlamaV2.load_autosplit"
@@ -195,5 +195,5 @@ def _experts(config: ModelConfig, options: Mapping[str, Value]) -> dict[str, Jso
 
 
 def _tokenizer(path: Path, options: Mapping[str, Value]) -> dict[str, Json]:
-    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
+    trusted = bool(options["trust_remote_code"]) and not class_in_other_repository(path)
     return {"pretrained_model_name_or_path": str(path), "trust_remote_code": trusted, "local_files_only": True}

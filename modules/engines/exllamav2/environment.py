@@ -23,7 +23,7 @@ _FIRST_PAGED_VERSION = (2, 5, 7)
 def likely_environment() -> Environment:
     flash = all(map(installed, ("flash_attn", "flash_attn_2_cuda")))
     paged = flash and _version("flash-attn") >= _FIRST_PAGED_VERSION
-    return Environment(flash, paged, installed("xformers"), len(gpus.nvidia()))
+    return Environment(flash, paged, installed("xformers"), len(gpus.nvidia_gpus()))
 
 
 def installed(package: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.engines.hf.rope import NO_ROPE_MODEL_TYPES, RopeScaling, scaled_rope
-from modules.formats.remote_code import code_elsewhere
+from modules.formats.remote_code import class_in_other_repository
 from modules.options.option import Value, size_in_bytes
 
 TOKENIZER = "AutoTokenizer.from_pretrained"
@@ -107,7 +107,7 @@ class ModelConfig:
 def arguments(path: Path, options: Options, environment: Environment) -> dict[str, Json]:
     """Return the calls that load `path`, in order, with exactly the arguments that differ from the defaults."""
     config = ModelConfig(path)
-    trusted = bool(options["trust_remote_code"]) and not code_elsewhere(path)
+    trusted = bool(options["trust_remote_code"]) and not class_in_other_repository(path)
     common = {"pretrained_model_name_or_path": str(path), "trust_remote_code": trusted, "local_files_only": True}
     on_cpu = runs_on_cpu(options, environment.gpus)
     return {

@@ -26,7 +26,7 @@ _WINDOWS_TOOLKITS = Path("C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA")
 
 def likely_environment() -> Environment:
     """Return what PyTorch will most likely find."""
-    return environment_with(card.free for card in _torch_gpus().now())
+    return environment_with(card.free for card in _torch_gpus().current())
 
 
 def environment_with(gpu_free_bytes: Iterable[int]) -> Environment:
@@ -34,8 +34,8 @@ def environment_with(gpu_free_bytes: Iterable[int]) -> Environment:
 
 
 @cache
-def _torch_gpus() -> gpus.Gpus:
-    return gpus.Gpus(gpus.of_torch)
+def _torch_gpus() -> gpus.GpuMonitor:
+    return gpus.GpuMonitor(gpus.torch_gpus)
 
 
 @cache

@@ -35,7 +35,7 @@ def _engine(path: Path, options: Mapping[str, Value], report: Report) -> Batchin
 def _environment_with_hidden_gpus() -> Environment:
     """Hide the GPUs from PyTorch: gptqmodel would choose kernels for them, even for layers in main memory."""
     environment = likely_environment()
-    gpus.hide()
+    gpus.hide_gpus()
     return environment
 
 

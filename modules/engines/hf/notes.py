@@ -18,7 +18,7 @@ from modules.engines.hf.arguments import (
     rope_scaling,
     runs_on_cpu,
 )
-from modules.formats.remote_code import code_elsewhere, code_of
+from modules.formats.remote_code import class_in_other_repository, hash_python_files
 from modules.options.option import Value
 
 Options = Mapping[str, Value]
@@ -260,13 +260,13 @@ def _kernels(config: ModelConfig, options: Options, environment: Environment) ->
 
 def remote_code_note(folder: Path) -> Note:
     """List the Python files in `folder` that would run, each with the start of its SHA-256; or say why none would."""
-    if elsewhere := code_elsewhere(folder):
+    if elsewhere := class_in_other_repository(folder):
         text: Words = {
             "en": f"No effect: only code in the model's folder is run, and its config.json names {elsewhere}, of "
             "another repository.",
             "zh": f"无效：只运行模型文件夹内的代码，而其 config.json 指向另一个仓库的 {elsewhere}。",
         }
-    elif code := code_of(folder):
+    elif code := hash_python_files(folder):
         listed = ", ".join(f"{name} (sha256 {sha[:12]})" for name, sha in code.items())
         text = {"en": f"Runs: {listed}.", "zh": f"将运行：{listed}。"}
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.core.events import Json, Note
 from modules.engines.hf.arguments import Environment, ModelConfig, has_memory_limits, memory_limits, runs_on_cpu
-from modules.formats.remote_code import code_elsewhere
+from modules.formats.remote_code import class_in_other_repository
 from modules.options.option import Value
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
@@ -42,7 +42,7 @@ class LegacyPlan:
 
     @property
     def trusted(self) -> bool:
-        return bool(self.options["trust_remote_code"]) and not code_elsewhere(self.path)
+        return bool(self.options["trust_remote_code"]) and not class_in_other_repository(self.path)
 
     @property
     def limited(self) -> bool:

@@ -12,7 +12,7 @@ from modules.core.events import Json
 from modules.engines.hf.arguments import TOKENIZER
 from modules.engines.llamacpp import arguments as llamacpp_arguments
 from modules.engines.llamacpp.arguments import Build
-from modules.formats.remote_code import code_elsewhere
+from modules.formats.remote_code import class_in_other_repository
 from modules.formats.tokenizer_files import tokenizer_folder
 from modules.options.option import Value
 
@@ -37,7 +37,7 @@ def arguments(path: Path, options: Mapping[str, Value], build: Build) -> dict[st
     if folder := tokenizer_folder(path):
         calls[TOKENIZER] = {
             "pretrained_model_name_or_path": str(folder),
-            "trust_remote_code": bool(options["trust_remote_code"]) and not code_elsewhere(folder),
+            "trust_remote_code": bool(options["trust_remote_code"]) and not class_in_other_repository(folder),
             "local_files_only": True,
         }
     return calls

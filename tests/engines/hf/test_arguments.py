@@ -22,7 +22,7 @@ from modules.engines.hf.notes import notes
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value, size_in_bytes
-from modules.system.gpus import Gpu, Gpus
+from modules.system.gpus import Gpu, GpuMonitor
 
 GIB = 1 << 30
 KEYS = LOADERS["Transformers"].options
@@ -221,7 +221,7 @@ def test_explain_predicts_the_environment_that_loading_finds(library: dict[str, 
 
 def test_explain_counts_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As accelerate and the memory estimate do."""
-    monkeypatch.setattr(environment, "_torch_gpus", lambda: Gpus(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
+    monkeypatch.setattr(environment, "_torch_gpus", lambda: GpuMonitor(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
     assert environment.likely_environment().gpus == (10 * GIB,)
 
 

@@ -28,7 +28,7 @@ from modules.core.events import Event, Result, TokenChances
 from modules.core.lora_errors import LoraMismatch, LoraRefused, LoraWithoutEffect
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import read_header
-from modules.formats.gguf_writer import Planned, write
+from modules.formats.gguf_writer import PlannedTensor, write_gguf
 from modules.loaders.load_settings import settle
 from modules.loaders.registry import LOADERS
 from modules.lora.catalog import LoraCatalog
@@ -372,14 +372,14 @@ def adapter(
     """Write a GGUF adapter for the tiny model: A is random, B is filled with `fill`."""
     facts = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture}
     width = tiny_model.HIDDEN
-    planned = [Planned(f"{Q}.lora_a", "F32", (width, rank)), Planned(f"{Q}.lora_b", "F32", (rank, width))]
+    planned = [PlannedTensor(f"{Q}.lora_a", "F32", (width, rank)), PlannedTensor(f"{Q}.lora_b", "F32", (rank, width))]
     a = np.random.default_rng(1).standard_normal(width * rank, np.float32)
     data = [a.tobytes(), np.full(rank * width, fill, np.float32).tobytes()]
     for name in others:
-        planned.append(Planned(name, "F32", (8,)))
+        planned.append(PlannedTensor(name, "F32", (8,)))
         data.append(bytes(32))
     with path.open("wb") as file:
-        write(file, {**facts, "adapter.lora.alpha": 2.0 * rank}, planned, data)
+        write_gguf(file, {**facts, "adapter.lora.alpha": 2.0 * rank}, planned, data)
     return path
 
 
