@@ -34,7 +34,7 @@ def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(seen: dict[s
 def test_a_new_loader_is_explained_by_its_own_arguments(seen: dict[str, Any]) -> None:
     call = seen["explanation"]["calls"]["open_echo"]
     assert (call["context_length"], call["times"]) == (2048, 3)
-    assert set(seen["explanation"]["options"]) == {"max_seq_len", "repeat_times"}
+    assert set(seen["explanation"]["options"]) == {"n_ctx", "repeat_times"}
 
 
 def test_a_new_loader_loads_answers_and_unloads(seen: dict[str, Any]) -> None:

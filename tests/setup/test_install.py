@@ -1,5 +1,4 @@
-"""`--install`: what it tells, and how it ends. How an overlay is installed is expected by
-tests/setup/test_overlay_installer.py."""
+"""`--install`: output and exit status. tests/setup/test_overlay_installer.py tests installation itself."""
 
 from __future__ import annotations
 

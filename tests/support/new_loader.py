@@ -35,7 +35,7 @@ row = registry.Loader(
     "Echo",
     engine="tests.support.echo_loader.loader",
     formats=("gguf",),
-    options=("max_seq_len", "repeat_times"),
+    options=("n_ctx", "repeat_times"),
     samplers=frozenset(),
     abilities=frozenset(),
     packages=(),
