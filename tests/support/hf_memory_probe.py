@@ -1,4 +1,4 @@
-"""Answers under Transformers while torch reports that a GPU has no more memory."""
+"""Run the transformers engine in a child process while forward passes fail as if a GPU were out of memory."""
 
 from __future__ import annotations
 
@@ -14,91 +14,93 @@ from tests.support.answers import parameters
 from tests.support.forked import forked
 
 LAYERS = 4
-BEFORE, ONE, OTHER = "one two three four five", "Once upon a time", "The capital of France is"
+EARLIER, ONE, OTHER = "one two three four five", "Once upon a time", "The capital of France is"
 
 
 def answers_short_of_memory(folder: Path) -> dict[str, Any]:
-    """Return for each case what is answered with memory enough, what when a pass fails in the middle, and how many
-    prefixes the cache holds then. An answer is the tokens' texts, or the words of the error."""
+    """Return by case: the answers with enough memory, those with a failing forward pass, and the prefixes cached then.
+
+    An answer is its text, or the message of its error.
+    """
     return forked(_answers, folder)
 
 
-def spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
-    """Return how many bytes the engine would keep on a GPU and in main memory of these sizes."""
-    return forked(_spare_bytes, gpu_free, gpu_total, main_total)
+def prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+    """Return the limit of the prefix cache on a GPU and in main memory of these sizes, in bytes."""
+    return forked(_prefix_cache_bytes, gpu_free, gpu_total, main_total)
 
 
-def _spare_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
+def _prefix_cache_bytes(gpu_free: int, gpu_total: int, main_total: int) -> tuple[int, int]:
     import torch
 
-    from modules.engines.hf import engine as hf_engine
+    from modules.engines.hf import engine
     from modules.system import cpu_memory
 
     torch.cuda.mem_get_info = lambda _device: (gpu_free, gpu_total)  # type: ignore[assignment]
     cpu_memory.total_memory = lambda: main_total  # type: ignore[assignment]
-    return hf_engine._prefix_cache_bytes(torch.device("cuda", 0)), hf_engine._prefix_cache_bytes(torch.device("cpu"))
+    return engine._prefix_cache_bytes(torch.device("cuda", 0)), engine._prefix_cache_bytes(torch.device("cpu"))
 
 
 @contextmanager
-def short_of_memory(after: int, times: int = 1) -> Iterator[None]:
-    """So many passes succeed, the next ones break off in the third layer."""
+def out_of_memory(after: int, times: int = 1) -> Iterator[None]:
+    """Let `after` forward passes succeed and the next `times` fail in the third layer."""
     import torch
 
     from modules.engines.hf import kv_cache
 
-    update, passed = kv_cache.GrowableLayer.update, [0]
+    update, updates, failures_left = kv_cache.GrowableLayer.update, [0], [times]
 
-    def fails(layer: Any, *args: Any, **words: Any) -> Any:
-        passed[0] += 1
-        if after * LAYERS + 3 <= passed[0] and fails_left[0]:
-            fails_left[0] -= 1
-            passed[0] = after * LAYERS
+    def failing_update(layer: Any, *args: Any, **keywords: Any) -> Any:
+        updates[0] += 1
+        if after * LAYERS + 3 <= updates[0] and failures_left[0]:
+            failures_left[0] -= 1
+            updates[0] = after * LAYERS
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return update(layer, *args, **words)
+        return update(layer, *args, **keywords)
 
-    fails_left = [times]
-    kv_cache.GrowableLayer.update = fails  # type: ignore[assignment, method-assign]
+    kv_cache.GrowableLayer.update = failing_update  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         kv_cache.GrowableLayer.update = update  # type: ignore[method-assign]
 
 
-def said(made: Any, prompts: Sequence[str], **wishes: Any) -> list[str]:
-    params = parameters(max_new_tokens=6, ban_eos_token=True, **wishes)
+def answer_all(engine: Any, prompts: Sequence[str], **changes: Any) -> list[str]:
+    """Return the answers to `prompts`, submitted at once."""
+    params = parameters(max_new_tokens=6, ban_eos_token=True, **changes)
     for call, prompt in enumerate(prompts):
-        made.submit(call, made.tokenize(prompt, params), params)
-    told = [""] * len(prompts)
-    while not made.idle:
-        for call, event in made.step():
-            told[call] += event.text if isinstance(event, Text) else ""
-            told[call] += str(event.error) if isinstance(event, Failed) else ""
-    return told
+        engine.submit(call, engine.tokenize(prompt, params), params)
+    answers = [""] * len(prompts)
+    while not engine.idle:
+        for call, event in engine.step():
+            answers[call] += event.text if isinstance(event, Text) else ""
+            answers[call] += str(event.error) if isinstance(event, Failed) else ""
+    return answers
 
 
 def _answers(folder: Path) -> dict[str, Any]:
-    from modules.engines.hf.build import engine, torch_environment
+    from modules.engines.hf import build
 
-    settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
-    made = engine(folder, settled, torch_environment(), lambda _: None)
-    guessing = {"prompt_lookup_num_tokens": 3}
-    told: dict[str, Any] = {}
-    for name, prompts, wishes, after in (
-        ("reading", [ONE], {}, 0),
-        ("writing", [ONE], {}, 2),
-        ("guessing", ["red blue red blue red blue red"], guessing, 2),
-        ("writing two", [ONE, OTHER], {}, 4),
+    options = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
+    engine = build.engine(folder, options, build.torch_environment(), lambda _: None)
+    lookup = {"prompt_lookup_num_tokens": 3}
+    answers: dict[str, Any] = {}
+    for case, prompts, changes, passes in (
+        ("prefill", [ONE], {}, 0),
+        ("decoding", [ONE], {}, 2),
+        ("prompt lookup", ["red blue red blue red blue red"], lookup, 2),
+        ("decoding two", [ONE, OTHER], {}, 4),
     ):
-        made.forget()
-        enough = said(made, prompts, **wishes)
-        made.forget()
-        said(made, [BEFORE])
-        with short_of_memory(after):
-            told[name] = [enough, said(made, prompts, **wishes), len(made._prefixes)]
-    made.forget()
-    with short_of_memory(0):
-        told["nothing to free"] = said(made, [ONE])
-    said(made, [BEFORE])
-    with short_of_memory(0, times=2):
-        told["too much by itself"] = said(made, [ONE])
-    return told
+        engine.forget()
+        expected = answer_all(engine, prompts, **changes)
+        engine.forget()
+        answer_all(engine, [EARLIER])
+        with out_of_memory(passes):
+            answers[case] = [expected, answer_all(engine, prompts, **changes), len(engine._prefixes)]
+    engine.forget()
+    with out_of_memory(0):
+        answers["nothing to free"] = answer_all(engine, [ONE])
+    answer_all(engine, [EARLIER])
+    with out_of_memory(0, times=2):
+        answers["too much by itself"] = answer_all(engine, [ONE])
+    return answers

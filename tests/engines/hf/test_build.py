@@ -19,7 +19,7 @@ from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.support.answers import answer, ask, forget, together
-from tests.support.hf_memory_probe import answers_short_of_memory, spare_bytes
+from tests.support.hf_memory_probe import answers_short_of_memory, prefix_cache_bytes
 from tests.support.hf_reference import alone
 from tests.support.hf_tiny import KINDS, tiny_models
 from tests.support.linked_folder import linked_folder
@@ -232,4 +232,4 @@ def test_the_prefix_cache_is_freed_for_an_answer_that_needs_its_memory(kinds: di
 
 
 def test_the_prefix_cache_is_limited_by_the_free_memory_of_the_gpu(backend: None) -> None:
-    assert spare_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)
+    assert prefix_cache_bytes(gpu_free=2 << 30, gpu_total=12 << 30, main_total=64 << 30) == (1 << 29, 2 << 30)
