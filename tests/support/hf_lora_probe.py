@@ -1,4 +1,4 @@
-"""The model that the engine drives, before, with and after LoRAs."""
+"""Compare the model of a transformers engine before, with and after LoRAs, in a child process."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[s
     modules = dict(model.module.named_modules())
     before = adapters.probe()
     adapters.activate([(adapters.open(loras / name), 1.0) for name in names])
-    with_them = adapters.probe()
+    with_loras = adapters.probe()
     adapters.activate([])
     after = adapters.probe()
-    now = dict(model.module.named_modules())
+    restored = dict(model.module.named_modules())
     return {
-        "changed": float(np.abs(with_them - before).max()),
+        "changed": float(np.abs(with_loras - before).max()),
         "same": bool((before == after).all()),
-        "left": sorted(set(now) - set(modules)),
-        "moved": sorted(name for name, each in modules.items() if now.get(name) is not each),
+        "left": sorted(set(restored) - set(modules)),
+        "moved": sorted(name for name, module in modules.items() if restored.get(name) is not module),
     }
