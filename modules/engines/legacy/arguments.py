@@ -1,4 +1,4 @@
-"""What AutoGPTQ and AutoAWQ have in common: both packages are from early 2024 and load in the same way."""
+"""What AutoGPTQ and AutoAWQ have in common: their packages are no longer maintained, and load in the same way."""
 
 from __future__ import annotations
 
