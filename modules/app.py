@@ -7,7 +7,8 @@ import logging
 import os
 from pathlib import Path
 
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.config.flags import Flags
 from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
@@ -99,7 +100,7 @@ class App:
         return record if inside else dataclasses.replace(record, name=str(record.path))
 
     def _is_model(self, name: str) -> bool:
-        return self.catalog.called(name) is not None
+        return self.catalog.find_exact(name) is not None
 
     # -- models to choose from ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.config.model_settings import ModelSettings
 from modules.core.errors import InternalError, ModelInUse, SettingsError, Unsupported, WebUIError
 from modules.core.product import LOG_FILE

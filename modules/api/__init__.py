@@ -25,7 +25,7 @@ from modules.api.routes import models as internal
 from modules.api.schemas import ChatRequest, CompletionRequest, Generation
 from modules.api.sse import EventStream
 from modules.app import App
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import NoModelLoaded, WorkerDied
 from modules.core.events import Json
 from modules.core.prompt import Prompt

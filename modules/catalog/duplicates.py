@@ -1,4 +1,4 @@
-"""Which models are the same: links to the same files, or copies of them."""
+"""Find models with the same weights: links to the same files, or copies of them."""
 
 from __future__ import annotations
 
@@ -9,63 +9,65 @@ from pathlib import Path
 
 from modules.system.directory_walk import Files
 
-_PIECES, _PIECE = 16, 1 << 16  # of a file of weights, spread over it: tuning a model changes all of its tensors
+# Pieces of a weight file, spread all over it: fine-tuning a model changes all of its tensors.
+_SAMPLE_PIECES, _PIECE_BYTES = 16, 1 << 16
 
 Sample = Callable[[Path, os.stat_result], str]
 
 
-def originals(models: Sequence[Files], sample: Sample) -> Mapping[int, int]:
-    """For every one of `models` whose files are those of an earlier one: its place, and the place of the first such.
+def find_duplicates(models: Sequence[Files], sample: Sample) -> Mapping[int, int]:
+    """Return, for each model with the files of an earlier one, the indices of both: its own, the earliest one's.
 
-    `sample` tells apart files of equal size, "" if it cannot; it is asked only where links do not answer.
+    `sample` distinguishes files of equal size; it returns "" if it cannot. It is called only where links do not settle
+    the question.
     """
-    found: dict[int, int] = {}
-    for alike in _groups(range(len(models)), lambda at: _sizes(models[at])):
-        links = _groups(alike, lambda at: tuple(map(_place, models[at].items())), least=1)
-        linked = {group[0]: group for group in links}
-        for same in _by_content(list(linked), models, sample):
-            first, *others = sorted(at for leader in same for at in linked[leader])
-            found |= dict.fromkeys(others, first)
-    return found
+    duplicates: dict[int, int] = {}
+    for same_sizes in _group_by(range(len(models)), lambda index: _sizes(models[index])):
+        linked = _group_by(same_sizes, lambda index: tuple(map(_file_identity, models[index].items())), min_members=1)
+        group_of = {group[0]: group for group in linked}
+        for same_content in _group_by_content(list(group_of), models, sample):
+            original, *others = sorted(index for leader in same_content for index in group_of[leader])
+            duplicates |= dict.fromkeys(others, original)
+    return duplicates
 
 
 def read_sample(path: Path) -> str:
-    """A hash of a few pieces of the file, of all of it if it is small. OSError."""
+    """Return a hash of a few pieces of the file; of all of it if it is small. Raises OSError."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        last = max(os.fstat(file.fileno()).st_size - _PIECE, 0)
-        for place in sorted({last * number // (_PIECES - 1) for number in range(_PIECES)}):
-            file.seek(place)
-            digest.update(file.read(_PIECE))
+        last = max(os.fstat(file.fileno()).st_size - _PIECE_BYTES, 0)
+        for offset in sorted({last * number // (_SAMPLE_PIECES - 1) for number in range(_SAMPLE_PIECES)}):
+            file.seek(offset)
+            digest.update(file.read(_PIECE_BYTES))
     return digest.hexdigest()
 
 
 def _sizes(files: Files) -> tuple[int, ...] | None:
-    return tuple(facts.st_size for facts in files.values()) or None
+    return tuple(status.st_size for status in files.values()) or None
 
 
-def _place(file: tuple[Path, os.stat_result]) -> Hashable:
-    """The same for all names of one file; not every file system numbers its files."""
-    path, facts = file
-    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(path)
+def _file_identity(file: tuple[Path, os.stat_result]) -> Hashable:
+    """Return the same key for all names of one file. Not every file system numbers its files."""
+    path, status = file
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
-def _by_content(places: list[int], models: Sequence[Files], sample: Sample) -> list[list[int]]:
-    """`places` in groups of models with the same content. The next file is looked at only while all before agree."""
-    groups = [places]
-    for number in range(len(models[places[0]])):
+def _group_by_content(indices: list[int], models: Sequence[Files], sample: Sample) -> list[list[int]]:
+    """Group models of equal file sizes by content. A file is sampled only while all files before it agree."""
+    groups = [indices]
+    for number in range(len(models[indices[0]])):
 
-        def content(at: int, number: int = number) -> Hashable:
-            return sample(*list(models[at].items())[number]) or at
+        def content(index: int, number: int = number) -> Hashable:
+            return sample(*list(models[index].items())[number]) or index
 
-        groups = [finer for group in groups for finer in (_groups(group, content, 1) if len(group) > 1 else [group])]
+        groups = [finer for group in groups for finer in (_group_by(group, content, 1) if len(group) > 1 else [group])]
     return groups
 
 
-def _groups(places: Iterable[int], key: Callable[[int], Hashable], least: int = 2) -> list[list[int]]:
-    """The `places` for which `key` is the same, where it is not None and there are at least so many."""
-    found: dict[Hashable, list[int]] = {}
-    for at in places:
-        if (same := key(at)) is not None:
-            found.setdefault(same, []).append(at)
-    return [group for group in found.values() if len(group) >= least]
+def _group_by(indices: Iterable[int], key: Callable[[int], Hashable], min_members: int = 2) -> list[list[int]]:
+    """Group `indices` by `key`; leave out those whose key is None, and groups of fewer than `min_members`."""
+    groups: dict[Hashable, list[int]] = {}
+    for index in indices:
+        if (value := key(index)) is not None:
+            groups.setdefault(value, []).append(index)
+    return [group for group in groups.values() if len(group) >= min_members]

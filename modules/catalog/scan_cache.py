@@ -1,7 +1,7 @@
-"""What was read of files, kept until they change, over restarts as well if there is a file to keep it in.
+"""Cache what was read from files until they change, over restarts too if there is a file to keep it in.
 
-That file is two lines: which version of this program wrote the second, and its hash; then, for every reading and path,
-what was read. Whatever is wrong with it only means that the files are read again.
+The cache file has two lines: the version of the cache and a hash of the second line; then, by reader and path, what
+was read. A cache file that is damaged or of another version only means that the files are read again.
 """
 
 from __future__ import annotations
@@ -21,94 +21,94 @@ from modules.core.errors import DamagedModel, ModelProblem, WebUIError
 from modules.system.format_errors import printable
 
 VERSION = 5
-"""To be raised whenever a reading comes to see something else in the same file."""
+"""To be raised whenever a reader returns something else for the same file."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Json = Any
-_Key = tuple[str, str]  # a reading's name, a path
-_Stamp = tuple[int, int]  # size in bytes, time of change in ns
+_Key = tuple[str, str]  # a reader's name, a path
+_Stamp = tuple[int, int]  # size in bytes, modification time in ns
 
 
 @dataclass(frozen=True)
-class Reading(Generic[T_co]):
-    """One way of reading a file. `read` raises ModelProblem or OSError; `write` and `revive` go to JSON and back."""
+class FileReader(Generic[T_co]):
+    """Read a file, and convert the result to JSON and back. `read` raises ModelProblem or OSError."""
 
     name: str
     read: Callable[[Path], T_co]
-    write: Callable[[Any], Json]
-    revive: Callable[[Json], T_co]
+    to_json: Callable[[Any], Json]
+    from_json: Callable[[Json], T_co]
 
 
-class ReadCache:
-    """What each Reading made of each file, known by its path, its size and its time of change; kept in `file`."""
+class ScanCache:
+    """Results of FileReaders by path, size and modification time, kept in `file`."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._known: dict[_Key, tuple[_Stamp, Reading[Any], Any]] = {}
-        self._stored: dict[_Key, Json] | None = None  # what the file had and nobody has asked for yet
+        self._results: dict[_Key, tuple[_Stamp, FileReader[Any], Any]] = {}
+        self._stored: dict[_Key, Json] | None = None  # entries of the file that were not asked for yet
         self._changed = False
         self._lock = threading.Lock()  # held for moments only, never while a model's file is read
 
-    def get(self, path: Path, facts: os.stat_result, reading: Reading[T]) -> T | ModelProblem:
-        """What `reading` makes of the file, or its complaint; read again only once the file has changed."""
-        key, stamp = (reading.name, str(path)), (facts.st_size, facts.st_mtime_ns)
+    def get(self, path: Path, status: os.stat_result, reader: FileReader[T]) -> T | ModelProblem:
+        """Return what `reader` reads from the file, or the problem it raises; read it again only if it has changed."""
+        key, stamp = (reader.name, str(path)), (status.st_size, status.st_mtime_ns)
         with self._lock:
-            known = self._known.get(key) or self._revived(key, reading)
-        if known is not None and known[0] == stamp:
-            kept: T | ModelProblem = known[2]
+            cached = self._results.get(key) or self._restore(key, reader)
+        if cached is not None and cached[0] == stamp:
+            kept: T | ModelProblem = cached[2]
             return kept
         try:
-            found: T | ModelProblem = reading.read(path)
+            result: T | ModelProblem = reader.read(path)
         except ModelProblem as error:
-            found = error.with_traceback(None)
-        except OSError as error:  # not remembered: permissions change without the file changing
+            result = error.with_traceback(None)
+        except OSError as error:  # not cached: permissions change without the file changing
             return _unreadable(path, error)
         with self._lock:
-            self._known[key] = (stamp, reading, found)
+            self._results[key] = (stamp, reader, result)
             self._changed = True
-        return found
+        return result
 
-    def _revived(self, key: _Key, reading: Reading[Any]) -> tuple[_Stamp, Reading[Any], Any] | None:
-        """What the file has under `key`, which is then known."""
+    def _restore(self, key: _Key, reader: FileReader[Any]) -> tuple[_Stamp, FileReader[Any], Any] | None:
+        """Move the entry for `key` from the stored ones to the results."""
         try:
-            size, changed, problem, found = self._loaded().pop(key)
-            value = WebUIError.from_json(problem) if problem else reading.revive(found)
+            size, modified, problem, result = self._load_stored().pop(key)
+            value = WebUIError.from_json(problem) if problem else reader.from_json(result)
         except (KeyError, TypeError, ValueError):
             return None
-        self._known[key] = ((size, changed), reading, value)
-        return self._known[key]
+        self._results[key] = ((size, modified), reader, value)
+        return self._results[key]
 
-    def _loaded(self) -> dict[_Key, Json]:
+    def _load_stored(self) -> dict[_Key, Json]:
         if self._stored is None:
             self._stored = _load(self._file) if self._file else {}
         return self._stored
 
     def keep(self, paths: Collection[Path]) -> None:
-        """Forget all other files, and have what is new stored."""
+        """Forget all other files, and write the cache file if anything has changed."""
         names = {str(path) for path in paths}
         with self._lock:
-            kept = {key: each for key, each in self._known.items() if key[1] in names}
-            stored = {key: each for key, each in self._loaded().items() if key[1] in names}
-            gone = len(kept) < len(self._known) or len(stored) < len(self._loaded())
-            self._known, self._stored = kept, stored
-            wanted, self._changed = self._changed or gone, False
-            entries = list(kept.items())
-        if self._file and wanted:
-            _save(self._file, stored | {key: _entry(*each) for key, each in entries})
+            results = {key: result for key, result in self._results.items() if key[1] in names}
+            stored = {key: entry for key, entry in self._load_stored().items() if key[1] in names}
+            forgot = len(results) < len(self._results) or len(stored) < len(self._load_stored())
+            self._results, self._stored = results, stored
+            changed, self._changed = self._changed or forgot, False
+            snapshot = list(results.items())
+        if self._file and changed:
+            _save(self._file, stored | {key: _entry(*result) for key, result in snapshot})
 
 
-def _entry(stamp: _Stamp, reading: Reading[Any], found: Any) -> Json:
-    if isinstance(found, ModelProblem):
-        return [*stamp, found.to_json(), None]
-    return [*stamp, None, reading.write(found)]
+def _entry(stamp: _Stamp, reader: FileReader[Any], result: Any) -> Json:
+    if isinstance(result, ModelProblem):
+        return [*stamp, result.to_json(), None]
+    return [*stamp, None, reader.to_json(result)]
 
 
 def _load(file: Path) -> dict[_Key, Json]:
     try:
         head, body = file.read_bytes().split(b"\n", 1)
         if json.loads(head) == _head(body):
-            return {(name, path): each for name, files in json.loads(body).items() for path, each in files.items()}
+            return {(name, path): entry for name, files in json.loads(body).items() for path, entry in files.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         pass
     return {}
@@ -119,11 +119,11 @@ def _head(body: bytes) -> Json:
 
 
 def _save(file: Path, entries: dict[_Key, Json]) -> None:
-    by_reading: dict[str, dict[str, Json]] = {}
-    for (name, path), each in entries.items():
-        by_reading.setdefault(name, {})[path] = each
-    body = json.dumps(by_reading, separators=(",", ":")).encode()
-    with contextlib.suppress(OSError):  # a full disk, or one that is not ours to write: the next start reads again
+    by_reader: dict[str, dict[str, Json]] = {}
+    for (name, path), entry in entries.items():
+        by_reader.setdefault(name, {})[path] = entry
+    body = json.dumps(by_reader, separators=(",", ":")).encode()
+    with contextlib.suppress(OSError):  # a full disk, or no permission: the next start reads the files again
         file.parent.mkdir(parents=True, exist_ok=True)
         _replace(file, json.dumps(_head(body)).encode() + b"\n" + body)
 
@@ -139,6 +139,6 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> DamagedModel:
-    words = error.strerror or type(error).__name__
-    problem = {"en": f"the file cannot be read ({words}).", "zh": f"无法读取该文件（{words}）。"}
+    reason = error.strerror or type(error).__name__
+    problem = {"en": f"the file cannot be read ({reason}).", "zh": f"无法读取该文件（{reason}）。"}
     return DamagedModel(printable(path.name), problem)

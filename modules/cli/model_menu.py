@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from modules.app import App
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported, Words
 
 _TITLE: Words = {"en": "The following models are available:", "zh": "可用的模型："}

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modules.catalog.catalog import natural, nicknames
-from modules.catalog.scan_cache import ReadCache, Reading
+from modules.catalog.record import natural_key, short_names
+from modules.catalog.scan_cache import FileReader, ScanCache
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.adapter_files import Adapter, AdapterConfig, Pair, read_config, read_gguf, read_peft, tensor_name
@@ -22,9 +22,9 @@ from modules.system.format_errors import printable
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 # Kept in memory only: tables of large adapters are faster to read again than to restore from JSON.
-_CONFIG: Reading[AdapterConfig] = Reading("adapter_config", read_config, dict, read_config)
-_PEFT: Reading[Adapter] = Reading("peft", read_peft, dict, read_peft)
-_GGUF: Reading[Adapter] = Reading("gguf_adapter", read_gguf, dict, read_gguf)
+_CONFIG: FileReader[AdapterConfig] = FileReader("adapter_config", read_config, dict, read_config)
+_PEFT: FileReader[Adapter] = FileReader("peft", read_peft, dict, read_peft)
+_GGUF: FileReader[Adapter] = FileReader("gguf_adapter", read_gguf, dict, read_gguf)
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class LoraCatalog:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # workers have another working directory
-        self._read = ReadCache(None)
+        self._read = ScanCache(None)
 
     def all(self) -> list[LoraRecord]:
         """Return all LoRAs in natural order of their names; those that cannot be used have a `problem`."""
         folders = list(walk_folders(self.folder))
         records = [record for folder, files in folders for record in self._records(folder, files)]
         self._read.keep({path for _, files in folders for path in files})
-        return sorted(records, key=lambda record: natural(record.name))
+        return sorted(records, key=lambda record: natural_key(record.name))
 
     def find(self, name: str) -> LoraRecord:
         """Find a LoRA by its whole name or, if that is unambiguous, without its folder or `.gguf`.
@@ -83,7 +83,7 @@ class LoraCatalog:
         """
         records = self.all()
         exact = [record for record in records if record.name == name]
-        matching = exact or [record for record in records if name in nicknames(record.name)]
+        matching = exact or [record for record in records if name in short_names(record.name)]
         if len(matching) != 1:
             suggestion = matching[0].name if matching else nearest(name, [record.name for record in records])
             raise LoraNotFound(name, suggestion)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import Words
 from modules.core.lora_errors import LoraMismatch
 from modules.formats.gguf_header import read_tensors

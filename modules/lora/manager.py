@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported, WebUIError
 from modules.core.lora_errors import LoraNotFound, LoraRefused
 from modules.loaders.registry import LOADERS, Loader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.config.trusted_code import TrustedCode, require_unchanged
 from modules.core.errors import Unsupported
 from modules.formats.remote_code import hash_python_files

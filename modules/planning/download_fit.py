@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.catalog.catalog import ModelRecord, described
-from modules.catalog.unsupported import unsupported
+from modules.catalog.record import ModelRecord
+from modules.catalog.record_reader import with_header
+from modules.catalog.unsupported import unsupported_reason
 from modules.core.errors import WebUIError, Words
 from modules.formats.gguf_header import GgufHeader
 from modules.hub import file_choices
@@ -70,14 +71,14 @@ class DownloadFit:
         sample = min(choices, key=lambda choice: (len(choice.files), choice.size))
         files = sample.files if len(sample.files) <= MAX_PARTS else sample.files[:1]
         header = dataclasses.replace(self._mirrors.gguf_header(repository, files), size=sample.size)
-        if reason := unsupported(header):
+        if reason := unsupported_reason(header):
             return {choice.name: Verdict("unsupported", why=reason) for choice in choices}
         found = {choice.name: self._verdict(_scaled(header, choice.size)) for choice in choices}
         return {name: verdict for name, verdict in found.items() if verdict}
 
     def _verdict(self, header: GgufHeader) -> Verdict | None:
         """Return what the Model tab would say of this model with the settings that a new model gets."""
-        record = described(ModelRecord("", Path(), "gguf", header.size), header)
+        record = with_header(ModelRecord("", Path(), "gguf", header.size), header)
         try:
             plan = self._planner.plan(LoadRequest(record, saved={}))
             fit = self._memory.fit(plan)

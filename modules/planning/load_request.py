@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 
 
 @dataclass(frozen=True)

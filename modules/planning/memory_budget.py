@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
 from modules.engines.memory import ContextModel
 from modules.loaders.availability import llamacpp_gpus

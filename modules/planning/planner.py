@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.config.model_settings import LOADER, LORAS, ModelSettings
 from modules.config.settings import SettingsStore
 from modules.core.errors import UnknownLoader, WebUIError

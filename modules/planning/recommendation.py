@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import LANGUAGES, Unsupported, Words
 from modules.loaders.availability import unavailable
 from modules.loaders.registry import Loader, candidates, gptq_bits

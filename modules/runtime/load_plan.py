@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
 from modules.loaders.load_settings import Setting, values
 from modules.loaders.registry import Loader

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import _HEADER, Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
+from modules.catalog.record_reader import _HEADER
 from modules.core.errors import ModelNotFound
 from modules.formats.gguf_header import GgufHeader, read_header
 from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
@@ -249,7 +251,7 @@ def test_only_what_a_scan_lists_has_a_name(tmp_path: Path) -> None:
         "org/up",
     )
     for name in (*names, *odd, "loose.safetensors/x", "set/big-00002-of-00003.gguf", "set", "模型/深"):
-        assert Catalog(folder).called(name) is None, name
+        assert Catalog(folder).find_exact(name) is None, name
 
 
 def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +264,7 @@ def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.002)
         return read_header(path)
 
-    monkeypatch.setattr("modules.catalog.catalog._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
+    monkeypatch.setattr("modules.catalog.record_reader._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
     threads = [threading.Thread(target=lambda: lists.append(catalog.models())) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -283,7 +285,7 @@ def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytes
             go_on.wait(30)
         return read_header(path)
 
-    monkeypatch.setattr("modules.catalog.catalog._HEADER", dataclasses.replace(_HEADER, read=read))
+    monkeypatch.setattr("modules.catalog.record_reader._HEADER", dataclasses.replace(_HEADER, read=read))
     catalog = Catalog(tmp_path)
     scan = threading.Thread(target=catalog.models)
     scan.start()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from modules.catalog import scan_cache
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from tests.formats.test_quantization import gptq
 from tests.support.checkpoint_files import checkpoint, put, tensors
 from tests.support.gguf_files import ARRAY, MODEL, As, array, gguf

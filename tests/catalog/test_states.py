@@ -221,7 +221,7 @@ def test_nothing_is_read_to_compare_what_links_or_sizes_tell(tmp_path: Path) -> 
     def sample(path: Path, facts: os.stat_result) -> str:
         raise AssertionError(path)
 
-    assert twins.originals(models, sample) == {2: 0}
+    assert twins.find_duplicates(models, sample) == {2: 0}
 
 
 def test_of_long_sets_only_the_first_file_is_read_if_that_differs(tmp_path: Path) -> None:
@@ -235,10 +235,10 @@ def test_of_long_sets_only_the_first_file_is_read_if_that_differs(tmp_path: Path
         asked.append(path.name)
         return twins.read_sample(path)
 
-    assert twins.originals(sets, sample) == {}
+    assert twins.find_duplicates(sets, sample) == {}
     assert asked == ["0", "0"]
 
 
 def test_a_file_that_cannot_be_read_is_nobodys_twin(tmp_path: Path) -> None:
     models = [{path: path.stat()} for path in (put(tmp_path / name, "x") for name in "ab")]
-    assert twins.originals(models, lambda path, facts: "") == {}
+    assert twins.find_duplicates(models, lambda path, facts: "") == {}

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.chat.prompt import conversation_prompt, room, text_prompt
 from modules.chat.templates import Message
 from modules.core.errors import PromptTooLong, Unsupported

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
 
 

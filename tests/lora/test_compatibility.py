@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.core.lora_errors import LoraMismatch
 from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.lora.compatibility import check_fit, mismatches

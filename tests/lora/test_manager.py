@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from modules.app import App
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 from modules.config import flags
 from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupported, WebUIError, WorkerDied
 from modules.core.events import Text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.loaders.registry import LOADERS, candidates

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import Unsupported
 from modules.core.events import Json, Result
 from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.catalog.catalog import Catalog, ModelRecord
+from modules.catalog.catalog import Catalog
+from modules.catalog.record import ModelRecord
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 2048, "torch_dtype": "bfloat16"}
 

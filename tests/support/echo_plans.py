@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.events import Text
 from modules.core.prompt import Prompt
 from modules.loaders.load_settings import settle

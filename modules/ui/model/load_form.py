@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.app import App
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import NothingPicked
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan

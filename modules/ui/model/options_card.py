@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import OptionError, UnknownLoader
 from modules.loaders.availability import unavailable
 from modules.loaders.load_settings import Setting

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.catalog.catalog import ModelRecord
+from modules.catalog.record import ModelRecord
 from modules.core.errors import (
     DamagedModel,
     IncompleteModel,
