@@ -79,13 +79,13 @@ def test_an_index_without_weights_is_incomplete(tmp_path: Path, config: bool) ->
 
 
 NOT_LANGUAGE_MODELS = [
-    ({"general.type": "mmproj"}, "sees or hears"),
-    ({"general.architecture": "clip"}, "sees or hears"),
-    ({"general.type": "adapter"}, "belongs into the folder loras/"),
+    ({"general.type": "mmproj"}, "vision or audio part"),
+    ({"general.architecture": "clip"}, "vision or audio part"),
+    ({"general.type": "adapter"}, "Move it into the folder loras/"),
     ({"general.type": "imatrix"}, "importance matrix"),
     ({"general.architecture": "controlvector"}, "control vector"),
-    ({"general.architecture": "flux"}, "pictures or videos"),
-    ({"general.architecture": "qwen_image"}, "pictures or videos"),
+    ({"general.architecture": "flux"}, "images or videos"),
+    ({"general.architecture": "qwen_image"}, "images or videos"),
 ]
 
 
@@ -111,7 +111,7 @@ def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
         ({"quantization": {"group_size": 64, "bits": 4}}, "mlx", "MLX 4-bit 64g", "Apple"),
         # what mlx-lm writes today
         ({"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}, "mlx", "MLX 4-bit", "Apple"),
-        ({"_class_name": "UNet2DConditionModel"}, "diffusers", "", "pictures"),
+        ({"_class_name": "UNet2DConditionModel"}, "diffusers", "", "images"),
     ],
 )
 def test_a_folder_for_other_programs_says_what_it_is(
