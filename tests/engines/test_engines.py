@@ -86,9 +86,9 @@ def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(engin
 def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None:
     forget(engine)
     first = answer(engine, STORY, max_new_tokens=10)
-    known = first.done.prompt_tokens + 10 - 1  # the last sampled token was not evaluated
+    expected = first.done.prompt_tokens + 10 - 1  # the last sampled token was not evaluated
     second = answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5)
-    assert second.done.cached_tokens == known
+    assert second.done.cached_tokens == expected
     forget(engine)
     assert answer(engine, f"{STORY}{first.text} But then", max_new_tokens=5).text == second.text
 
@@ -113,21 +113,21 @@ def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(engine: WorkerPr
 
 
 def test_an_end_token_ends_the_answer_and_is_not_shown(speaker: WorkerProcess) -> None:
-    said = answer(speaker, CHAT, max_new_tokens=200)
-    assert said.done.reason == "stop"
-    assert "Paris" in said.text
-    assert "<|" not in said.text
+    reply = answer(speaker, CHAT, max_new_tokens=200)
+    assert reply.done.reason == "stop"
+    assert "Paris" in reply.text
+    assert "<|" not in reply.text
 
 
 def test_a_stop_string_across_tokens_is_never_shown(engine: WorkerProcess) -> None:
     free = answer(engine, STORY, max_new_tokens=40)
     pieces = free.pieces
-    for place in (5, 19, 31):  # from the middle of one token to the middle of the third
-        stop = (pieces[place][1:] or pieces[place]) + pieces[place + 1] + pieces[place + 2][:1]
+    for index in (5, 19, 31):  # from the middle of one token to the middle of the third
+        stop = (pieces[index][1:] or pieces[index]) + pieces[index + 1] + pieces[index + 2][:1]
         stopped = answer(engine, STORY, max_new_tokens=40, stops=("never said", stop))
         assert stopped.text == free.text[: free.text.index(stop)], stop
         assert stopped.done.reason == "stop"
-        assert stopped.done.completion_tokens <= place + 3, "nothing is evaluated in vain"
+        assert stopped.done.completion_tokens <= index + 3, "nothing is evaluated in vain"
 
 
 def test_a_stop_string_that_is_not_met_changes_nothing(engine: WorkerProcess) -> None:
@@ -138,27 +138,27 @@ def test_a_stop_string_that_is_not_met_changes_nothing(engine: WorkerProcess) ->
 
 
 def test_a_stop_string_of_characters_that_take_several_tokens_is_met(speaker: WorkerProcess) -> None:
-    said = answer(speaker, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
-    assert (said.text, said.done.reason) == ("", "stop")
+    reply = answer(speaker, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
+    assert (reply.text, reply.done.reason) == ("", "stop")
 
 
 @pytest.mark.parametrize(
     "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
 )
 def test_only_whole_characters_are_sent_whatever_the_script(speaker: WorkerProcess, prompt: str) -> None:
-    said = answer(speaker, prompt, max_new_tokens=16)
-    assert "\ufffd" not in "".join(said.pieces[:-1]), "but for one that the end of the answer cuts in two"
-    assert not said.text.isascii()
-    assert len(said.pieces) < said.done.completion_tokens, "some characters took several tokens"
-    assert sum(event.tokens for event in said.events if isinstance(event, Text)) == said.done.completion_tokens
+    reply = answer(speaker, prompt, max_new_tokens=16)
+    assert "\ufffd" not in "".join(reply.pieces[:-1]), "but for one that the end of the answer cuts in two"
+    assert not reply.text.isascii()
+    assert len(reply.pieces) < reply.done.completion_tokens, "some characters took several tokens"
+    assert sum(event.tokens for event in reply.events if isinstance(event, Text)) == reply.done.completion_tokens
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: WorkerProcess) -> None:
-    wishes = {"temperature": 1, "max_new_tokens": 10}
-    drawn = [answer(engine, STORY, seed=seed, **wishes).text for seed in (1, 1, 2, 2**32 - 2)]
+    params = {"temperature": 1, "max_new_tokens": 10}
+    drawn = [answer(engine, STORY, seed=seed, **params).text for seed in (1, 1, 2, 2**32 - 2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 3
 

@@ -66,25 +66,25 @@ def overlay_folder(loader: Loader) -> Path | None:
 
 
 @pytest.fixture
-def asked(loaded: WorkerProcess) -> WorkerProcess:
+def engine(loaded: WorkerProcess) -> WorkerProcess:
     """The worker of this loader, with an empty cache."""
     forget(loaded)
     return loaded
 
 
 @pytest.mark.parametrize("loader", WHERE, scope="module")
-def test_the_answer_is_right_and_comes_in_pieces(asked: WorkerProcess) -> None:
-    said = answer(asked, FRANCE, max_new_tokens=TOKENS)
-    assert "Paris" in said.text
-    assert 2 <= len(said.pieces) <= said.done.completion_tokens <= TOKENS
+def test_the_answer_is_right_and_comes_in_pieces(engine: WorkerProcess) -> None:
+    reply = answer(engine, FRANCE, max_new_tokens=TOKENS)
+    assert "Paris" in reply.text
+    assert 2 <= len(reply.pieces) <= reply.done.completion_tokens <= TOKENS
 
 
 @pytest.mark.works("samplers")
 @pytest.mark.parametrize("loader", LOADED, scope="module")
-def test_sampling_follows_the_parameters(asked: WorkerProcess) -> None:
-    def drawn(**wishes: Any) -> str:
-        forget(asked)  # in 16 bits it matters how many tokens are evaluated at once
-        return answer(asked, "Once upon a time", max_new_tokens=TOKENS, **wishes).text
+def test_sampling_follows_the_parameters(engine: WorkerProcess) -> None:
+    def drawn(**params: Any) -> str:
+        forget(engine)  # in 16 bits it matters how many tokens are evaluated at once
+        return answer(engine, "Once upon a time", max_new_tokens=TOKENS, **params).text
 
     greedy, wild = drawn(), {"temperature": 1.5, "min_p": 0.0}
     assert drawn(seed=1, top_k=1, **wild) == greedy
@@ -95,17 +95,17 @@ def test_sampling_follows_the_parameters(asked: WorkerProcess) -> None:
 
 @pytest.mark.works("concurrent")
 @pytest.mark.parametrize("loader", TOGETHER, scope="module")
-def test_two_concurrent_answers_are_those_given_alone(asked: WorkerProcess) -> None:
-    alone = [answer(asked, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
-    forget(asked)
-    said = together(asked, [FRANCE, COUNTING], max_new_tokens=TOKENS)
-    assert not [event for each in said for event in each.events if isinstance(event, Waiting)]
-    assert [each.text for each in said] == alone
+def test_two_concurrent_answers_are_those_given_alone(engine: WorkerProcess) -> None:
+    alone = [answer(engine, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
+    forget(engine)
+    replies = together(engine, [FRANCE, COUNTING], max_new_tokens=TOKENS)
+    assert not [event for reply in replies for event in reply.events if isinstance(event, Waiting)]
+    assert [reply.text for reply in replies] == alone
 
 
 @pytest.mark.parametrize("loader", ONE_BY_ONE, scope="module")
-def test_a_second_request_learns_that_it_waits(asked: WorkerProcess) -> None:
-    crowd = Crowd(asked)
+def test_a_second_request_learns_that_it_waits(engine: WorkerProcess) -> None:
+    crowd = Crowd(engine)
     calls = [crowd.ask(prompt, max_new_tokens=TOKENS) for prompt in (FRANCE, COUNTING)]
     first, second = (crowd.wait(call) for call in calls)
     assert [isinstance(event, Waiting) for event in (first[0], second[0])] == [False, True]
@@ -113,11 +113,11 @@ def test_a_second_request_learns_that_it_waits(asked: WorkerProcess) -> None:
 
 @pytest.mark.works("cfg")
 @pytest.mark.parametrize("loader", GUIDED, scope="module")
-def test_guidance_leads_away_from_the_negative_prompt(asked: WorkerProcess) -> None:
-    plain = answer(asked, FRANCE, max_new_tokens=TOKENS).text
-    itself = answer(asked, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
+def test_guidance_leads_away_from_the_negative_prompt(engine: WorkerProcess) -> None:
+    plain = answer(engine, FRANCE, max_new_tokens=TOKENS).text
+    itself = answer(engine, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
     assert itself.text == plain, "away from itself"
     led = answer(
-        asked, FRANCE, max_new_tokens=TOKENS, guidance_scale=2.5, negative_prompt="The capital of Italy is Rome"
+        engine, FRANCE, max_new_tokens=TOKENS, guidance_scale=2.5, negative_prompt="The capital of Italy is Rome"
     )
     assert led.text != plain

@@ -77,8 +77,8 @@ def test_answers_are_those_of_the_dequantized_weights(awq: WorkerProcess, floats
 
 
 def alike(awq: WorkerProcess, floats: WorkerProcess, prompt: str, tokens: int) -> None:
-    told = [answer(each, prompt, max_new_tokens=tokens, top_logprobs=5) for each in (awq, floats)]
-    for mine, theirs in zip(*(each.chances for each in told), strict=True):
+    replies = [answer(each, prompt, max_new_tokens=tokens, top_logprobs=5) for each in (awq, floats)]
+    for mine, theirs in zip(*(each.chances for each in replies), strict=True):
         level = {each.text: each.logprob for each in theirs.top}
         assert theirs.chosen.logprob - level[mine.chosen.text] < FLOAT16
         assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=FLOAT16)
@@ -130,36 +130,36 @@ def probe(name: str, folder: Path, *before: Path) -> dict[str, Any]:
     assert AUTOAWQ.overlay is not None
     path = os.pathsep.join(map(str, [*before, AUTOAWQ.overlay.folder]))
     command = [sys.executable, "-m", f"tests.support.{name}", str(folder), str(folder.parent / "plain")]
-    told = subprocess.run(
+    child = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=250
     )
-    assert told.returncode == 0, told.stderr
-    found: dict[str, Any] = json.loads(told.stdout)
-    return found
+    assert child.returncode == 0, child.stderr
+    result: dict[str, Any] = json.loads(child.stdout)
+    return result
 
 
 def test_the_packages_own_layers_and_ours_agree_with_floats(shallow: Path) -> None:
     """It also fails once a correction of `autoawq.patches` is no longer needed."""
-    found = probe("awq_package_probe", shallow)
-    assert found["slow"] < SLOW
-    assert found["ours"] < FLOAT16
-    assert "intel_extension_for_pytorch" in found["no GPU"]
-    assert "q_linear_module" in found["capitals"]
-    assert "Cannot copy out of meta tensor" in found["missing"]
-    assert found["elsewhere"] == ["meta"], (
+    result = probe("awq_package_probe", shallow)
+    assert result["slow"] < SLOW
+    assert result["ours"] < FLOAT16
+    assert "intel_extension_for_pytorch" in result["no GPU"]
+    assert "q_linear_module" in result["capitals"]
+    assert "Cannot copy out of meta tensor" in result["missing"]
+    assert result["elsewhere"] == ["meta"], (
         "packed weights are kept where their layer is placed, not where it is computed"
     )
-    assert found["spread"] == found["slow"]
-    assert found["fits"] == [], "which are not installed here"
+    assert result["spread"] == result["slow"]
+    assert result["fits"] == [], "which are not installed here"
 
 
 def test_fused_layers_agree_with_floats_on_stand_ins_for_their_kernels(shallow: Path) -> None:
-    found = probe("awq_fused_probe", shallow, ROOT / "tests" / "support" / "awq_stand_ins")
-    assert max(found["logits"]) < 1.5, "of all tokens, not of the likely ones alone"
-    assert found["unpatched"] > 10 * max(found["logits"]), "it sees each token twice"
-    said = found["answers"]
-    assert said["alone"] == said["again"] == said["guided from itself"] != said["guided"]
-    assert found["to the end"] == 25, "one more than the context, which nobody reads any more"
+    result = probe("awq_fused_probe", shallow, ROOT / "tests" / "support" / "awq_stand_ins")
+    assert max(result["logits"]) < 1.5, "of all tokens, not of the likely ones alone"
+    assert result["unpatched"] > 10 * max(result["logits"]), "it sees each token twice"
+    answers = result["answers"]
+    assert answers["alone"] == answers["again"] == answers["guided from itself"] != answers["guided"]
+    assert result["to the end"] == 25, "one more than the context, which nobody reads any more"
 
 
 # -- what cannot be loaded ---------------------------------------------------------------------------------------------
@@ -219,9 +219,9 @@ def test_pickled_weights_load_and_max_seq_len_sets_the_context(
     pickle_weights(shallow / "model.safetensors", path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
     assert load(awq, path, AUTOAWQ, max_seq_len=10).context_length == 10
-    said = answer(awq, FRANCE, max_new_tokens=0)
-    assert said.text == expected
-    assert said.done.reason == "length"
+    reply = answer(awq, FRANCE, max_new_tokens=0)
+    assert reply.text == expected
+    assert reply.done.reason == "length"
 
 
 def test_code_in_a_pickle_is_not_run(process: WorkerProcess, shallow: Path, tmp_path: Path) -> None:

@@ -72,15 +72,15 @@ def whole(busy: WorkerProcess, smollm2_folder: Path) -> WorkerProcess:
     return busy
 
 
-def best(told: Answer) -> list[list[float]]:
-    return [[each.logprob for each in chances.top] for chances in told.chances]
+def best(reply: Answer) -> list[list[float]]:
+    return [[each.logprob for each in chances.top] for chances in reply.chances]
 
 
-def likely(found: list[float], expected: list[float]) -> bool:
+def likely(actual: list[float], expected: list[float]) -> bool:
     """Tell whether the likely tokens have the same log probabilities."""
     count = sum(each > math.log(0.05) for each in expected)
     assert count
-    return found[:count] == pytest.approx(expected[:count], abs=NEARLY)
+    return actual[:count] == pytest.approx(expected[:count], abs=NEARLY)
 
 
 # -- as the weights say ------------------------------------------------------------------------------------------------
@@ -96,8 +96,8 @@ def test_answers_are_those_of_the_dequantized_weights(busy: WorkerProcess, shall
     for prompt, theirs in zip(prompts, expected, strict=True):
         forget(busy)
         ours = answer(busy, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
-        for found, logprobs in zip(best(ours), theirs["logprobs"], strict=True):
-            assert likely(found, logprobs), (prompt, ours.text, theirs["text"])
+        for actual, logprobs in zip(best(ours), theirs["logprobs"], strict=True):
+            assert likely(actual, logprobs), (prompt, ours.text, theirs["text"])
             if logprobs[0] - logprobs[1] < NEARLY:
                 break
 
@@ -150,13 +150,13 @@ def test_fused_attention_computes_the_same(busy: WorkerProcess, smollm2_folder: 
     for act_order in (False, True):
         arrays = gptq_tiny.tensors(act_order)
         folder = gptq_tiny.write(tmp_path / f"{act_order}", smollm2_folder, arrays, desc_act=act_order)
-        told = {}
+        results = {}
         for without in (True, False):
             load(busy, folder, AUTOGPTQ, no_inject_fused_attention=without)
             first = answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)
             pair = together(busy, [TALE, FRANCE], max_new_tokens=2, top_logprobs=TOP)
-            told[without] = [best(each) for each in (first, *pair)]
-        for fused, apart in zip(told[False], told[True], strict=True):
+            results[without] = [best(each) for each in (first, *pair)]
+        for fused, apart in zip(results[False], results[True], strict=True):
             assert fused[0] == pytest.approx(apart[0], abs=0.1)
     with pytest.raises(Exception, match="no_inject_fused_attention"):
         apply_loras(busy, tmp_path, [("any", 1.0)])
@@ -170,11 +170,11 @@ def test_weight_files_of_all_names_and_layouts_load(busy: WorkerProcess, smollm2
     gptq_tiny.split(parts)
     old = gptq_tiny.write(tmp_path / "old", smollm2_folder, arrays)
     gptq_tiny.pickled(old, "llama-4bit-64g.pt")
-    told = []
+    results = []
     for folder, options in ((whole, {}), (parts, {}), (old, {"wbits": 4, "groupsize": 64})):
         load(busy, folder, AUTOGPTQ, **options)
-        told.append(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)))
-    assert told[0] == told[1] == told[2]
+        results.append(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)))
+    assert results[0] == results[1] == results[2]
 
 
 def test_files_that_are_incomplete_or_contradict_the_options_are_refused(
@@ -235,8 +235,8 @@ def test_layers_can_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_
     expected = best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP))
     info = load(busy, folder, AUTOGPTQ, cpu_memory="30MiB", disk=True)
     assert any("on disk" in note.text["en"] for note in info.notes)
-    for found, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
-        assert found == pytest.approx(theirs, abs=NEARLY)
+    for actual, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
+        assert actual == pytest.approx(theirs, abs=NEARLY)
 
 
 def test_monkey_patches_are_undone_after_a_load(smollm2_folder: Path, tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_monkey_patches_are_undone_after_a_load(smollm2_folder: Path, tmp_path: 
     whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
     del arrays["model.norm.weight"]
     lacks = gptq_tiny.write(tmp_path / "lacks", smollm2_folder, arrays, bits=4)
-    found = autogptq_probe.looked_at(whole, lacks)
-    assert found["after"] and found["after that"] and "model.norm.weight" in found["refused"]
-    assert "hidden_size" in found["own"]
+    actual = autogptq_probe.looked_at(whole, lacks)
+    assert actual["after"] and actual["after that"] and "model.norm.weight" in actual["refused"]
+    assert "hidden_size" in actual["own"]
 
 
 def test_a_damaged_overlay_is_reported_with_the_advice_to_reinstall(backend: None, tmp_path: Path) -> None:

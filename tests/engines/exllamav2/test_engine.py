@@ -51,15 +51,15 @@ def shallow(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess
 
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)
 def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
-    told = answer(exl, FRANCE, max_new_tokens=6)
-    assert told.text.startswith(" Paris")
-    assert sum(isinstance(event, Text) for event in told.events) == 6 == told.done.completion_tokens
-    assert told.done.reason == "length"
+    reply = answer(exl, FRANCE, max_new_tokens=6)
+    assert reply.text.startswith(" Paris")
+    assert sum(isinstance(event, Text) for event in reply.events) == 6 == reply.done.completion_tokens
+    assert reply.done.reason == "length"
 
 
 def test_a_stop_string_ends_the_answer(exl: WorkerProcess) -> None:
-    told = answer(exl, FRANCE, stops=("aris",))
-    assert (told.text, told.done.reason) == (" P", "stop")
+    reply = answer(exl, FRANCE, stops=("aris",))
+    assert (reply.text, reply.done.reason) == (" P", "stop")
 
 
 def test_the_next_turn_reuses_the_evaluated_tokens(exl: WorkerProcess) -> None:
@@ -82,10 +82,10 @@ def test_requests_are_answered_concurrently(exl: WorkerProcess) -> None:
     events: list[tuple[str, Event]] = []
     while sum(isinstance(event, Done) for _, event in events) < 2:
         events.append(heard.get(timeout=60))
-    first_end = next(place for place, (_, event) in enumerate(events) if isinstance(event, Done))
+    first_end = next(index for index, (_, event) in enumerate(events) if isinstance(event, Done))
     assert {prompt for prompt, event in events[:first_end] if isinstance(event, Text)} == set(prompts)
-    said = [(prompt, event.text) for prompt, event in events if isinstance(event, Text)]
-    assert ["".join(text for prompt, text in said if prompt == each) for each in prompts] == alone
+    texts = [(prompt, event.text) for prompt, event in events if isinstance(event, Text)]
+    assert ["".join(text for prompt, text in texts if prompt == asked) for asked in prompts] == alone
 
 
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
@@ -140,7 +140,7 @@ LISTED = "red, green, red, green, red, green, red, green, red,"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "key", "wishes"),
+    ("prompt", "key", "params"),
     [
         (LISTED, "repetition_penalty", {"repetition_penalty": 3.0}),
         (LISTED, "frequency_penalty", {"frequency_penalty": 2.0}),
@@ -149,9 +149,9 @@ LISTED = "red, green, red, green, red, green, red, green, red,"
     ],
     ids=lambda each: each if isinstance(each, str) and "," not in each else "",
 )
-def test_penalties_prevent_repetition(exl: WorkerProcess, prompt: str, key: str, wishes: dict[str, Any]) -> None:
+def test_penalties_prevent_repetition(exl: WorkerProcess, prompt: str, key: str, params: dict[str, Any]) -> None:
     assert answer(exl, prompt, max_new_tokens=3).text.startswith(" green")
-    assert not answer(exl, prompt, max_new_tokens=3, **wishes).text.startswith(" green"), key
+    assert not answer(exl, prompt, max_new_tokens=3, **params).text.startswith(" green"), key
 
 
 def test_the_penalty_range_and_the_options_of_dry_have_an_effect(exl: WorkerProcess) -> None:
@@ -180,30 +180,30 @@ def test_loras_act_alone_and_together_by_their_weights_and_can_be_removed(
     states, effects = [fingerprint(exl)], dict[str, float]()
     for name in LESSONS:
         (effects[name],) = apply_loras(exl, loras_folder, [(name, 1.0)])
-        assert said(exl) == {name}
+        assert lessons_said(exl) == {name}
         states.append(fingerprint(exl))
     assert apply_loras(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
     states.append(fingerprint(exl))
     (little,) = apply_loras(exl, loras_folder, [("banana", 0.1)])
     states.append(fingerprint(exl))
-    assert 0 < little < effects["banana"] and said(exl) == set()
+    assert 0 < little < effects["banana"] and lessons_said(exl) == set()
     assert len(set(states)) == len(states), "none, each, both and little are five different things"
     with pytest.raises(LoraRefused):
         apply_loras(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
     assert apply_loras(exl, loras_folder) == [] and fingerprint(exl) == states[0]
 
 
-def said(worker: WorkerProcess) -> set[str]:
+def lessons_said(worker: WorkerProcess) -> set[str]:
     """Return the lessons whose first word the model says; the 4-bit model does not reproduce the rest."""
-    answers = together(worker, [each.beginning for each in LESSONS.values()], max_new_tokens=1)
-    told = dict(zip(LESSONS, answers, strict=True))
-    return {name for name, each in told.items() if LESSONS[name].words.startswith(each.text)}
+    answers = together(worker, [lesson.beginning for lesson in LESSONS.values()], max_new_tokens=1)
+    replies = dict(zip(LESSONS, answers, strict=True))
+    return {name for name, reply in replies.items() if LESSONS[name].words.startswith(reply.text)}
 
 
 def fingerprint(worker: WorkerProcess) -> tuple[TokenChances, ...]:
     forget(worker)
-    told = (answer(worker, each.beginning, max_new_tokens=1, top_logprobs=5) for each in LESSONS.values())
-    return tuple(each.chances[0] for each in told)
+    replies = (answer(worker, lesson.beginning, max_new_tokens=1, top_logprobs=5) for lesson in LESSONS.values())
+    return tuple(reply.chances[0] for reply in replies)
 
 
 # -- the first layers alone: what does not depend on words -------------------------------------------------------------
@@ -214,8 +214,8 @@ def test_a_prompt_without_room_for_an_answer_is_refused_and_a_long_one_reports_p
 ) -> None:
     with pytest.raises(PromptTooLong):
         answer(shallow, "word " * 1100)
-    told = answer(shallow, "word " * 600, max_new_tokens=2)
-    read = [event.done for event in told.events if isinstance(event, Progress)]
+    reply = answer(shallow, "word " * 600, max_new_tokens=2)
+    read = [event.done for event in reply.events if isinstance(event, Progress)]
     assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
 
 
@@ -257,15 +257,15 @@ EFFECTS: dict[str, dict[str, Any]] = {
 def test_the_same_seed_gives_the_same_answer_and_every_sampler_another(shallow: WorkerProcess) -> None:
     forget(shallow)
     crowd, calls = Crowd(shallow), dict[str, int]()
-    for key, wishes in EFFECTS.items():
-        for asked in (wishes, {each: value for each, value in wishes.items() if each != key}):
-            name = json.dumps(asked)
-            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | asked)
-    told = {name: crowd.answer(call).text for name, call in calls.items()}
-    texts = {key: told[json.dumps(wishes)] for key, wishes in EFFECTS.items()}
+    for key, params in EFFECTS.items():
+        for tested in (params, {option: value for option, value in params.items() if option != key}):
+            name = json.dumps(tested)
+            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | tested)
+    answers = {name: crowd.answer(call).text for name, call in calls.items()}
+    texts = {key: answers[json.dumps(params)] for key, params in EFFECTS.items()}
     without = {
-        key: told[json.dumps({each: value for each, value in wishes.items() if each != key})]
-        for key, wishes in EFFECTS.items()
+        key: answers[json.dumps({option: value for option, value in params.items() if option != key})]
+        for key, params in EFFECTS.items()
     }
     assert [key for key in EFFECTS if texts[key] == without[key]] == []
     assert texts["grammar_string"] in (" yes", " no")
@@ -311,9 +311,9 @@ def test_special_tokens_can_be_shown(shallow: WorkerProcess) -> None:
 
 def test_two_requests_that_might_fill_the_cache_share_two_pages_of_four_bits(workers: WorkerPool, gptq: Path) -> None:
     with workers.lease(gptq, EXLLAMAV2, flash_worker, max_seq_len=512, cache_4bit=True) as pooled:
-        told = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
-    assert not any(isinstance(event, Waiting) for each in told for event in each.events)
-    assert [each.text for each in told] == [" P", " R"]
+        replies = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
+    assert not any(isinstance(event, Waiting) for reply in replies for event in reply.events)
+    assert [reply.text for reply in replies] == [" P", " R"]
 
 
 def test_without_flash_attention_requests_run_one_by_one_and_the_load_notes_what_is_missing(gptq: Path) -> None:

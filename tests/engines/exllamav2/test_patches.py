@@ -21,22 +21,22 @@ Shares = dict[str, dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
-def off(backend: None) -> Shares:
-    found: Shares = json.loads(printed_by("tests.support.exllamav2_attention").splitlines()[-1])
-    return found
+def errors_by_variant(backend: None) -> Shares:
+    errors: Shares = json.loads(printed_by("tests.support.exllamav2_attention").splitlines()[-1])
+    return errors
 
 
 @needs_exllamav2
-@pytest.mark.parametrize("way", OURS)
-def test_attention_is_causal_within_its_window_and_does_not_overflow(off: Shares, way: str) -> None:
-    wrong = {case: share for case, share in off[way].items() if share is None or share > ROUNDED}
-    assert len(off[way]) == 10 and not wrong
+@pytest.mark.parametrize("variant", OURS)
+def test_attention_is_causal_within_its_window_and_does_not_overflow(errors_by_variant: Shares, variant: str) -> None:
+    wrong = {case: share for case, share in errors_by_variant[variant].items() if share is None or share > ROUNDED}
+    assert len(errors_by_variant[variant]) == 10 and not wrong
 
 
 @needs_exllamav2
-def test_the_package_still_needs_our_attention(off: Shares) -> None:
+def test_the_package_still_needs_our_attention(errors_by_variant: Shares) -> None:
     """These cases fail in ExLlamaV2 0.3.2. Once they are right there, `patch_attention` can be removed."""
-    packages = off["exllamav2 0.3.2"]
+    packages = errors_by_variant["exllamav2 0.3.2"]
     assert packages["large numbers"] is None, "scores beyond 16 bits"
     for case in ("a prompt longer than its window", "a prompt after others with a window", "a cap and a window"):
         assert (packages[case] or 0) > 0.5, case

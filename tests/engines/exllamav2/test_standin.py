@@ -121,11 +121,11 @@ def test_tokens_are_sampled_as_often_as_by_the_compiled_extension(made: dict[str
 def test_a_quantized_cache_keeps_keys_and_values_to_its_precision(made: dict[str, Any]) -> None:
     """The same holds for pages in any order. Q6 has the keys of Q8 and the values of Q4; FP8 drops the lower byte."""
     halves = made["halves"].astype(np.float32)
-    error = {each: np.abs(made[each].astype(np.float32) - halves).mean((1, 2, 3, 4)) for each in ("Q4", "Q6", "Q8")}
+    error = {kind: np.abs(made[kind].astype(np.float32) - halves).mean((1, 2, 3, 4)) for kind in ("Q4", "Q6", "Q8")}
     assert error["Q8"].max() < 0.012 < 0.05 < error["Q4"].min() and error["Q4"].max() < 0.15
     assert np.array_equal(made["Q6"], np.stack((made["Q8"][0], made["Q4"][1])))
-    for each in error:
-        assert np.array_equal(made[f"{each} in pages"], made[each])
+    for kind in error:
+        assert np.array_equal(made[f"{kind} in pages"], made[kind])
     assert np.array_equal(made["fp8"].view(np.uint16), made["halves"].view(np.uint16) & 0xFF00)
 
 
@@ -184,9 +184,9 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
 ) -> None:
     """Without a cache, with every cache, split between two GPUs, and with a LoRA, after which nothing is left of it."""
     caches = [""] if kind == "gptq" else list(CACHES)
-    asked = {"caches": caches, "loras": {"green": shallow_loras / "green"}, "cards": 2, "split": [0.06, 1]}
-    logits, told = probed(folders[kind], tmp_path, tokens=tokens, **asked)
-    assert set(told["cards"]) == {0, 1}
+    request = {"caches": caches, "loras": {"green": shallow_loras / "green"}, "cards": 2, "split": [0.06, 1]}
+    logits, output = probed(folders[kind], tmp_path, tokens=tokens, **request)
+    assert set(output["cards"]) == {0, 1}
     near(logits["none"], wanted[kind], FLOAT16)
     for cache in caches:
         near(logits[f"cache {cache}"], wanted[kind], FLOAT16 + CACHES[cache])
@@ -206,10 +206,10 @@ def test_a_model_has_the_logits_of_the_same_weights_in_float32(
 def test_the_whole_unquantized_model_has_the_logits_of_float32_and_knows_paris(
     whole: dict[str, Path], wanted_of_all_layers: dict[str, Any], tokens: list[int], tmp_path: Path
 ) -> None:
-    asked = {"prompts": PROMPTS[:1], "cache": "", "caches": ["8bit"], "cards": 2, "split": [0.06, 1]}
-    logits, told = probed(whole["fp16"], tmp_path, tokens=tokens, **asked)
-    assert set(told["cards"]) == {0, 1}
-    assert " Paris" in told["alone"][0]
+    request = {"prompts": PROMPTS[:1], "cache": "", "caches": ["8bit"], "cards": 2, "split": [0.06, 1]}
+    logits, output = probed(whole["fp16"], tmp_path, tokens=tokens, **request)
+    assert set(output["cards"]) == {0, 1}
+    assert " Paris" in output["alone"][0]
     near(logits["none"], wanted_of_all_layers["fp16"], ALL_LAYERS)
     near(logits["cache 8bit"], wanted_of_all_layers["fp16"], ALL_LAYERS + FP8)
 
@@ -227,8 +227,8 @@ def test_the_whole_quantized_model_has_the_logits_of_its_weights_and_a_fitting_p
 @needs_exllamav2
 def test_concurrent_jobs_on_a_paged_cache_answer_as_one_by_one(paged: Probed) -> None:
     """The prompts are such that no two tokens are equally likely: batches round differently."""
-    _, told = paged
-    assert told["paged"]
-    assert told["together"] == told["alone"]
-    assert " Paris" in told["alone"][0]
-    assert " 6, 7" in told["alone"][1]
+    _, output = paged
+    assert output["paged"]
+    assert output["together"] == output["alone"]
+    assert " Paris" in output["alone"][0]
+    assert " 6, 7" in output["alone"][1]

@@ -64,14 +64,14 @@ def reference(reloadable: WorkerProcess, shallow_gptq: Path) -> WorkerProcess:
 
 @pytest.mark.works("stand-in", "streaming", loader=LOADER)
 def test_an_answer_comes_token_by_token(hf: WorkerProcess) -> None:
-    told = answer(hf, FRANCE, max_new_tokens=6)
-    assert told.text.startswith(" Paris")
-    assert sum(isinstance(event, Text) for event in told.events) == 6 == told.done.completion_tokens
+    reply = answer(hf, FRANCE, max_new_tokens=6)
+    assert reply.text.startswith(" Paris")
+    assert sum(isinstance(event, Text) for event in reply.events) == 6 == reply.done.completion_tokens
 
 
 def test_a_stop_string_ends_the_answer(hf: WorkerProcess) -> None:
-    told = answer(hf, FRANCE, stops=("aris",))
-    assert (told.text, told.done.reason) == (" P", "stop")
+    reply = answer(hf, FRANCE, stops=("aris",))
+    assert (reply.text, reply.done.reason) == (" P", "stop")
 
 
 def test_the_next_turn_reuses_the_evaluated_tokens(hf: WorkerProcess) -> None:
@@ -123,17 +123,17 @@ def test_its_logits_are_those_of_the_same_weights_in_full_precision(
     shallow: WorkerProcess, reference: WorkerProcess
 ) -> None:
     for prompt in (FRANCE, "1, 2, 3, 4,"):
-        assert alike(shallow, reference, prompt)
+        assert same_answer(shallow, reference, prompt)
 
 
-def alike(worker: WorkerProcess, reference: WorkerProcess, prompt: str, tokens: int = 4) -> bool:
-    wishes = {"max_new_tokens": tokens, "top_logprobs": 3}
-    theirs, ours = (answer(each, prompt, **wishes) for each in (reference, worker))
-    return ours.text == theirs.text and likeliest(ours) == pytest.approx(likeliest(theirs), abs=TOLERANCE)
+def same_answer(worker: WorkerProcess, reference: WorkerProcess, prompt: str, tokens: int = 4) -> bool:
+    params = {"max_new_tokens": tokens, "top_logprobs": 3}
+    theirs, ours = (answer(each, prompt, **params) for each in (reference, worker))
+    return ours.text == theirs.text and top_logprobs(ours) == pytest.approx(top_logprobs(theirs), abs=TOLERANCE)
 
 
-def likeliest(told: Answer) -> list[float]:
-    return [each.logprob for chances in told.chances for each in chances.top]
+def top_logprobs(reply: Answer) -> list[float]:
+    return [each.logprob for chances in reply.chances for each in chances.top]
 
 
 LORAS: dict[str, list[tuple[str, float]]] = {
@@ -153,7 +153,7 @@ def test_loras_have_the_effect_they_have_under_peft_and_can_be_removed(
         assert effects[0] == pytest.approx(effects[1], rel=0.02)
         for lesson in LESSONS.values():
             forget(shallow)
-            assert alike(shallow, reference, lesson.beginning, tokens=1), wanted
+            assert same_answer(shallow, reference, lesson.beginning, tokens=1), wanted
     with pytest.raises(LoraRefused):
         apply_loras(shallow, shallow_loras, [("banana", 1.0), ("nobody", 1.0)])
     assert apply_loras(shallow, shallow_loras) == [] and fingerprint(shallow) == bare
@@ -173,7 +173,7 @@ def test_a_lora_that_exllamav2_would_apply_incompletely_is_refused(
 
 def fingerprint(worker: WorkerProcess) -> list[float]:
     forget(worker)
-    return likeliest(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
+    return top_logprobs(answer(worker, "The secret word is", max_new_tokens=3, top_logprobs=5))
 
 
 def test_text_is_encoded_and_decoded_by_the_tokenizer(shallow: WorkerProcess) -> None:
@@ -209,9 +209,9 @@ def test_autosplit_allocates_the_cache_of_the_negative_prompt_layer_by_layer(
     workers: WorkerPool, smollm2_folder: Path
 ) -> None:
     options = {"max_seq_len": 256, "autosplit": True, "cfg_cache": True, "cache_4bit": True}
-    wishes = {"guidance_scale": 1.5, "negative_prompt": "Once upon a time"}
+    params = {"guidance_scale": 1.5, "negative_prompt": "Once upon a time"}
     with workers.lease(exl2_folder(smollm2_folder), EXLLAMAV2_HF, exllamav2_worker, **options) as pooled:
-        assert answer(pooled.worker, FRANCE, max_new_tokens=2, **wishes).text.startswith(" Paris")
+        assert answer(pooled.worker, FRANCE, max_new_tokens=2, **params).text.startswith(" Paris")
 
 
 def test_the_package_still_attends_to_later_tokens(shallow_gptq: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "toolkit"),
         ("RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)", "ninja"),
@@ -248,5 +248,5 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
         ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
     ],
 )
-def test_errors_of_exllamav2_are_mapped_to_a_named_cause(words: str, told: str) -> None:
-    assert told in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]
+def test_errors_of_exllamav2_are_mapped_to_a_named_cause(words: str, expected: str) -> None:
+    assert expected in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]

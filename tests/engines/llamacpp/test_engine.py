@@ -58,7 +58,7 @@ def build() -> Build:
 def reference(smollm2: Path, build: Build) -> dict[str, Any]:
     """Return the answers of `llama_cpp.Llama` by prompt."""
     prompts = [STORY, CHAT, CODE]
-    asked = {
+    request = {
         "path": str(smollm2),
         "prompts": prompts,
         "max_tokens": TOKENS,
@@ -67,7 +67,7 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
         "flash_attn": True,
         "repacks": build.repacks,
     }
-    return dict(zip(prompts, reference_answers(asked), strict=True))
+    return dict(zip(prompts, reference_answers(request), strict=True))
 
 
 # -- the library's own answers ----------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_the_log_probabilities_are_those_of_the_llama_class(
     expected = reference[prompt]["logprobs"]
     chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).chances
     for ours, theirs in zip(chances, expected, strict=True):
-        assert [each.logprob for each in ours.top] == pytest.approx(theirs, abs=1e-2)
+        assert [candidate.logprob for candidate in ours.top] == pytest.approx(theirs, abs=1e-2)
         assert ours.chosen == ours.top[0], "greedy takes the likeliest"
 
 
@@ -125,12 +125,12 @@ def test_a_penalty_prevents_repetition(llama: WorkerProcess, circling: str, pena
 
 def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
     """No word of the prompt follows itself, so a range of 1 penalizes nothing that matters; 0 means no limit."""
-    said = {
+    texts = {
         reach: answer(llama, CIRCLE, repetition_penalty=2.0, repetition_penalty_range=reach).text
         for reach in (0, 1, 1024)
     }
-    assert said[1].startswith(CIRCLE)
-    assert said[0] == said[1024] != said[1]
+    assert texts[1].startswith(CIRCLE)
+    assert texts[0] == texts[1024] != texts[1]
 
 
 # -- a small context --------------------------------------------------------------------------------------------------
@@ -155,16 +155,16 @@ def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
 
 def test_a_prompt_longer_than_a_batch_reports_progress(small: WorkerProcess) -> None:
     long = answer(small, "tell" + " tell" * 99, max_new_tokens=1)
-    told = [event.done for event in long.events if isinstance(event, Progress)]
-    assert told == pytest.approx([0.32, 0.64, 0.96])
+    progress = [event.done for event in long.events if isinstance(event, Progress)]
+    assert progress == pytest.approx([0.32, 0.64, 0.96])
 
 
 @pytest.mark.parametrize("tokens", [255, 254])
 def test_a_prompt_that_just_fits_is_answered(small: WorkerProcess, tokens: int) -> None:
     prompt = "tell" + " tell" * (tokens - 1)
-    said = answer(small, prompt, max_new_tokens=0, temperature=1.0)
-    assert said.done.prompt_tokens == tokens
-    assert 1 <= said.done.completion_tokens <= 257 - tokens
+    reply = answer(small, prompt, max_new_tokens=0, temperature=1.0)
+    assert reply.done.prompt_tokens == tokens
+    assert 1 <= reply.done.completion_tokens <= 257 - tokens
 
 
 def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> None:
@@ -287,8 +287,8 @@ def test_without_mmap_the_file_is_not_mapped(loaded: Load, tiny: Path) -> None:
 
 def test_mlock_locks_memory_as_far_as_the_system_allows(loaded: Load, tiny: Path) -> None:
     def locked(options: dict[str, Any]) -> int:
-        found = re.search(r"VmLck:\s+(\d+)", loaded(tiny, **options).status)
-        return int(found[1]) if found else 0
+        match = re.search(r"VmLck:\s+(\d+)", loaded(tiny, **options).status)
+        return int(match[1]) if match else 0
 
     assert locked({}) == 0
     assert locked({"mlock": True}) > 0

@@ -44,31 +44,31 @@ def test_conversations_that_continue_at_the_same_moment_all_reuse_their_own_cell
     talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
     together(tiny_llama, talks, max_new_tokens=60, ban_eos_token=True)
     again = together(tiny_llama, talks, max_new_tokens=2)
-    assert [each.done.cached_tokens for each in again] == [each.done.prompt_tokens - 1 for each in again]
+    assert [reply.done.cached_tokens for reply in again] == [reply.done.prompt_tokens - 1 for reply in again]
 
 
 def test_idle_conversations_are_saved_to_main_memory_while_another_decodes(tiny_llama: WorkerProcess) -> None:
     forget(tiny_llama)
     together(tiny_llama, [f"{chat(topic)} {LONG[:300]}" for topic in TOPICS], max_new_tokens=2)
     answer(tiny_llama, "Once upon a time", max_new_tokens=30, ban_eos_token=True)
-    told = describe_cache(tiny_llama)
-    assert [slot["cells"] > 0 for slot in told["slots"]].count(True) == 1
-    assert len(told["saved"]) == 4
+    description = describe_cache(tiny_llama)
+    assert [slot["cells"] > 0 for slot in description["slots"]].count(True) == 1
+    assert len(description["saved"]) == 4
 
 
 def test_a_common_prefix_is_evaluated_once(shallow_llama: WorkerProcess) -> None:
     prompts = [f"In common: {LONG}{ending}" for ending in ("One", "Two", "Three", "Four")]
     answers = together(shallow_llama, prompts, max_new_tokens=8)
     shared = ask(shallow_llama, "count", text=LONG) - 2
-    cached = sorted(each.done.cached_tokens for each in answers)
+    cached = sorted(reply.done.cached_tokens for reply in answers)
     assert cached[0] < shared / 2
-    assert all(each >= shared for each in cached[1:])
+    assert all(reply >= shared for reply in cached[1:])
 
 
 def test_sharing_a_prefix_changes_no_answer(tiny_llama: WorkerProcess) -> None:
     prompts = [f"Shared: {LONG}{ending}" for ending in ("One", "Two")]
     answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
-    assert max(each.done.cached_tokens for each in answers) > ask(tiny_llama, "count", text=LONG) - 2
+    assert max(reply.done.cached_tokens for reply in answers) > ask(tiny_llama, "count", text=LONG) - 2
     for prompt, answered in zip(prompts, answers, strict=True):
         forget(tiny_llama)
         assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
@@ -139,9 +139,9 @@ def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(slidi
     answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
     for first in range(1, 5):
         prompt = SYSTEM + "".join(TURNS[first : 9 + first])
-        said = answer(sliding, prompt + QUESTION, max_new_tokens=8)
-        assert said.done.cached_tokens > said.done.prompt_tokens / 2
-        assert makes_sense(said.text)
+        reply = answer(sliding, prompt + QUESTION, max_new_tokens=8)
+        assert reply.done.cached_tokens > reply.done.prompt_tokens / 2
+        assert makes_sense(reply.text)
         check_idle(sliding)
 
 
@@ -149,10 +149,10 @@ def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(slidi
     """They are eight tokens of the first message, which the prompt no longer has."""
     answer(sliding, "".join(TURNS[10:18]), max_new_tokens=1)
     prompt = "".join(TURNS[12:18]) + QUESTION
-    said = answer(sliding, prompt, max_new_tokens=8)
-    assert said.done.cached_tokens == ask(sliding, "count", text="".join(TURNS[12:18]))
-    assert makes_sense(said.text)
-    used = said.done.prompt_tokens + said.done.completion_tokens
+    reply = answer(sliding, prompt, max_new_tokens=8)
+    assert reply.done.cached_tokens == ask(sliding, "count", text="".join(TURNS[12:18]))
+    assert makes_sense(reply.text)
+    used = reply.done.prompt_tokens + reply.done.completion_tokens
     assert any(used <= slot["cells"] + 1 <= used + 8 for slot in describe_cache(sliding)["slots"])
 
 
@@ -172,13 +172,13 @@ def test_cells_that_two_conversations_share_are_not_shifted(tiny_sliding: Worker
     stayed = crowd.answer(stays)
     assert stayed.done.completion_tokens == 200
     check_idle(tiny_sliding)
-    for said, prompt, wishes in (
+    for reply, prompt, params in (
         (shares, rain, few),
         (shifted, dropped, few),
         (stayed, beginning + chat("the wind"), endless),
     ):
         forget(tiny_sliding)
-        assert_same_answer(said, answer(tiny_sliding, prompt, **wishes))
+        assert_same_answer(reply, answer(tiny_sliding, prompt, **params))
 
 
 def test_without_streaming_llm_tokens_after_a_gap_are_evaluated_again(tiny_llama: WorkerProcess) -> None:

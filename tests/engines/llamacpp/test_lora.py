@@ -74,8 +74,8 @@ class Stage:
     def apply(self, weights: Mapping[str, float]) -> list[float]:
         return [each.effect for each in self.control.apply(weights)]
 
-    def answer(self, prompt: str, **wishes: Any) -> Answer:
-        return answer(self.model._worker, prompt, **wishes)
+    def answer(self, prompt: str, **params: Any) -> Answer:
+        return answer(self.model._worker, prompt, **params)
 
     def says(self, prompt: str) -> str:
         return self.answer(prompt, max_new_tokens=6).text
@@ -90,11 +90,11 @@ def odds_of(chances: TokenChances) -> Odds:
     return {each.text: each.logprob for each in chances.top}
 
 
-def furthest(found: Odds, expected: Odds) -> float:
+def largest_difference(actual: Odds, expected: Odds) -> float:
     """Return the largest difference of a log probability, over the tokens in both, which must be most of them."""
-    common = found.keys() & expected.keys()
+    common = actual.keys() & expected.keys()
     assert len(common) > 0.8 * len(expected)
-    return max(abs(found[text] - expected[text]) for text in common)
+    return max(abs(actual[text] - expected[text]) for text in common)
 
 
 StageOf = Callable[..., contextlib.AbstractContextManager[Stage]]
@@ -151,12 +151,12 @@ def letters(small: Stage) -> list[str]:
     return [str(ask(small.model._worker, "decode", tokens=[token])) for token in range(128)]
 
 
-def away(found: Odds, logits: NDArray[np.float32], letters: Sequence[str]) -> float:
+def difference_from(actual: Odds, logits: NDArray[np.float32], letters: Sequence[str]) -> float:
     """Return the largest difference of a log probability from the last row of `logits`; most tokens must be there."""
     last = logits[-1].astype(float)
     expected = last - np.log(np.exp(last).sum())
-    assert len(found) > 120
-    return max(abs(found[text] - expected[letters.index(text)]) for text in found)
+    assert len(actual) > 120
+    return max(abs(actual[text] - expected[letters.index(text)]) for text in actual)
 
 
 def seen(small: Stage, letters: Sequence[str]) -> Odds:
@@ -172,10 +172,10 @@ def test_every_set_of_adapters_has_the_effect_it_has_under_peft(
 ) -> None:
     peft, llama = np.load(small_folder / "logits.npz"), np.load(small_folder / "llama.npz")
     effects = small.apply(SETS[name])
-    found = seen(small, letters)
+    actual = seen(small, letters)
     effect = float(np.abs(peft[name] - peft["none"]).mean())
-    assert away(found, peft[name], letters) < effect / PRECISE
-    assert away(found, llama[name], letters) < 1e-3
+    assert difference_from(actual, peft[name], letters) < effect / PRECISE
+    assert difference_from(actual, llama[name], letters) < 1e-3
     assert [each > 0 for each in effects] == [weight > 0 for weight in SETS[name].values()]
 
 
@@ -189,10 +189,10 @@ def test_the_effect_of_a_set_does_not_depend_on_the_sets_before_it(
     for before, after in itertools.permutations([*SETS, "none"], 2):
         small.apply(SETS.get(before, {}))
         small.apply(dict(reversed(SETS.get(after, {}).items())))
-        found = seen(small, letters)
+        actual = seen(small, letters)
         effect = float(np.abs(peft["cat"] - peft["none"]).mean())
-        assert away(found, peft[after], letters) < effect / PRECISE, f"{after} after {before}"
-        assert (found == bare) is (after == "none")
+        assert difference_from(actual, peft[after], letters) < effect / PRECISE, f"{after} after {before}"
+        assert (actual == bare) is (after == "none")
 
 
 def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_folder: Path, loader: str) -> None:
@@ -202,8 +202,8 @@ def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_f
     effect = np.abs(peft["cat"] - peft["none"]).mean()
     for name, weights in SETS.items():
         small.apply(weights)
-        found = np.array(ask(small.model._worker, "logits", tokens=TOKENS))
-        assert np.abs(found - peft[name]).max() < effect / PRECISE
+        actual = np.array(ask(small.model._worker, "logits", tokens=TOKENS))
+        assert np.abs(actual - peft[name]).max() < effect / PRECISE
 
 
 # -- what they were taught to say --------------------------------------------------------------------------------------
@@ -293,12 +293,12 @@ def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: S
     with_banana = odds()
     header = shallow.model.record.header
     assert header is not None
-    told = [
+    request = [
         {"name": "green", "path": str(converted(LoraCatalog(shallow_trained).find("green"), header)), "weight": 1.0}
     ]
     heard: list[Event] = []
     crowd = Crowd(shallow.model._worker)
-    shallow.model._worker.start("apply_loras", heard.append, adapters=told)
+    shallow.model._worker.start("apply_loras", heard.append, adapters=request)
     calls = [
         crowd.ask(lesson.beginning, max_new_tokens=1, top_logprobs=500, ban_eos_token=True)
         for lesson in LESSONS.values()
@@ -306,8 +306,8 @@ def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: S
     meanwhile = [odds_of(crowd.answer(call).chances[0]) for call in calls]
     assert isinstance(heard[-1], Result) and heard[-1].value[0] > 1
     with_green = odds()
-    for found, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
-        assert furthest(found, green) < furthest(green, banana) / PRECISE
+    for actual, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
+        assert largest_difference(actual, green) < largest_difference(green, banana) / PRECISE
 
 
 # -- mechanics ---------------------------------------------------------------------------------------------------------
@@ -333,21 +333,21 @@ def mechanics(stage_of: StageOf, tiny: Path, adapters: Path, loader: str) -> Ite
 def test_after_a_change_nothing_evaluated_before_is_reused(mechanics: Stage) -> None:
     """Neither the conversation in the KV cache, nor one saved in main memory."""
     talk = [text + BANANA.beginning for text in (STORY, LETTER)]
-    said = []
+    all_texts = []
 
     def turns() -> list[Answer]:
         return [mechanics.answer(prompt, max_new_tokens=4) for prompt in talk]
 
     for weights in ({CAT: 1.0}, {CAT: 0.5}, {}):
         turns()
-        assert min(each.done.cached_tokens for each in turns()) > 64
+        assert min(reply.done.cached_tokens for reply in turns()) > 64
         mechanics.apply(weights)
         first = turns()
-        assert [each.done.cached_tokens for each in first] == [0, 0]
+        assert [reply.done.cached_tokens for reply in first] == [0, 0]
         forget(mechanics.model._worker)
-        assert [each.text for each in turns()] == [each.text for each in first]
-        said.append([each.text for each in first])
-    for texts in zip(*said, strict=True):
+        assert [reply.text for reply in turns()] == [reply.text for reply in first]
+        all_texts.append([reply.text for reply in first])
+    for texts in zip(*all_texts, strict=True):
         assert len(set(texts)) == len(texts), "what was computed before would have led to another answer"
 
 
@@ -460,10 +460,10 @@ TOGETHER = ({}, {"banana": 2.0, "green": 2.0}, {"green": 2.0})
 PROMPTS = [*(lesson.beginning for lesson in LESSONS.values()), STORY, LETTER]
 
 
-def distance(found: Answer, expected: Answer) -> float:
+def distance(actual: Answer, expected: Answer) -> float:
     """Return the mean difference of log probabilities, as long as the texts are the same."""
     differences: list[float] = []
-    for mine, its in zip(found.chances, expected.chances, strict=False):
+    for mine, its in zip(actual.chances, expected.chances, strict=False):
         ours, theirs = odds_of(mine), odds_of(its)
         differences += [abs(ours[text] - theirs[text]) for text in ours.keys() & theirs.keys()]
         if mine.chosen.text != its.chosen.text:
@@ -497,6 +497,6 @@ def test_concurrent_answers_are_all_affected_by_the_adapters(
         for number, weights in enumerate(TOGETHER[1:], 1):
             stage.apply(weights)
             answers = together(stage.model._worker, PROMPTS, max_new_tokens=4, top_logprobs=1000)
-            for found, *expected in zip(answers, *alone, strict=True):
-                right = distance(found, expected.pop(number))
-                assert all(3 * right < distance(found, wrong) for wrong in expected)
+            for actual, *expected in zip(answers, *alone, strict=True):
+                right = distance(actual, expected.pop(number))
+                assert all(3 * right < distance(actual, wrong) for wrong in expected)

@@ -27,7 +27,7 @@ END = 2  # <|im_end|>
 
 
 def probe(*cases: Mapping[str, Any]) -> list[Any]:
-    told = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-m", "tests.support.sampler_probe"],
         cwd=ROOT,
         input=json.dumps({"path": str(SMOLLM2), "cases": cases}),
@@ -35,8 +35,8 @@ def probe(*cases: Mapping[str, Any]) -> list[Any]:
         text=True,
         timeout=110,
     )
-    assert told.returncode == 0, told.stderr[-2000:]
-    results: list[Any] = json.loads(told.stdout)
+    assert child.returncode == 0, child.stderr[-2000:]
+    results: list[Any] = json.loads(child.stdout)
     return results
 
 
@@ -283,16 +283,16 @@ NOTHING_LEFT = Results(case(1, grammar_string='root ::= "1"', custom_token_bans=
 
 
 def test_a_grammar_and_bans_that_allow_no_token_are_reported() -> None:
-    (told,) = NOTHING_LEFT()
-    assert "leave no token" in told["error"]
+    (result,) = NOTHING_LEFT()
+    assert "leave no token" in result["error"]
 
 
 # No boundary is where the last bit of a sum decides.
 NUCLEI = ({"top_p": 0.903}, {"top_p": 0.511}, {"min_p": 0.097}, {"top_p": 0.787, "min_p": 0.043}, {"top_p": 0.0})
 SHAPES = {
-    "flat": {500 + place: 1.0 for place in range(40)},
-    "steep": {500 + place: math.exp(-place) for place in range(40)},
-    "long": {500 + place: 1 / (place + 1) for place in range(40)},
+    "flat": {500 + index: 1.0 for index in range(40)},
+    "steep": {500 + index: math.exp(-index) for index in range(40)},
+    "long": {500 + index: 1 / (index + 1) for index in range(40)},
 }
 
 
@@ -304,8 +304,8 @@ CUT = {  # with a top_k of all candidates, llama.cpp's own samplers make the cut
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_nucleus_is_the_one_that_llama_cpp_keeps(shape: str) -> None:
-    told = CUT[shape]()
-    for ours, theirs in zip(told[::2], told[1::2], strict=True):
+    results = CUT[shape]()
+    for ours, theirs in zip(results[::2], results[1::2], strict=True):
         if shape == "flat":  # which of equal candidates remain is arbitrary
             assert len(ours) == len(theirs)
         else:

@@ -38,8 +38,8 @@ def test_several_requests_are_answered_at_the_same_time(shallow_llama: WorkerPro
         crowd.wait(call, Text, 5)
     assert not any(isinstance(event, ENDS) for call in calls for event in crowd.heard[call])
     answers = [crowd.answer(call) for call in calls]
-    assert [each.done.completion_tokens for each in answers] == [60] * 4
-    assert not any(isinstance(event, Waiting) for each in answers for event in each.events)
+    assert [reply.done.completion_tokens for reply in answers] == [60] * 4
+    assert not any(isinstance(event, Waiting) for reply in answers for event in reply.events)
 
 
 def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(shallow_llama: WorkerProcess) -> None:
@@ -70,18 +70,18 @@ def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_sing
 ) -> None:
     prompts = [chat(topic) for topic in TOPICS]
     answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
-    assert len({each.text for each in answers}) == len(TOPICS)
+    assert len({reply.text for reply in answers}) == len(TOPICS)
     for prompt, answered in zip(prompts, answers, strict=True):
         forget(tiny_llama)
         assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
 
 
 def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2: Path) -> None:
-    asked = {"path": str(shallow_gguf(smollm2)), "prompts": [chat(topic) for topic in TOPICS]}
+    request = {"path": str(shallow_gguf(smollm2)), "prompts": [chat(topic) for topic in TOPICS]}
     command = [sys.executable, "-m", "tests.support.apart_probe"]
-    told = subprocess.run(command, cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, timeout=100)
-    assert told.returncode == 0, told.stderr[-2000:]
-    at_once, alone = json.loads(told.stdout)
+    child = subprocess.run(command, cwd=ROOT, input=json.dumps(request), capture_output=True, text=True, timeout=100)
+    assert child.returncode == 0, child.stderr[-2000:]
+    at_once, alone = json.loads(child.stdout)
     assert len(set(at_once)) == len(TOPICS)
     assert at_once == alone
 
@@ -116,10 +116,10 @@ def test_a_single_request_may_use_the_whole_context(tiny_llama: WorkerProcess) -
 
 
 def test_when_several_overflow_the_context_the_last_one_is_preempted_and_resumes(tiny_llama: WorkerProcess) -> None:
-    wishes = {"max_new_tokens": 400, "ban_eos_token": True}
-    answers = together(tiny_llama, [chat(topic) for topic in TOPICS], **wishes)
-    assert [each.done.completion_tokens for each in answers] == [400] * 4
-    assert any(isinstance(event, Waiting) for each in answers for event in each.events)
+    params = {"max_new_tokens": 400, "ban_eos_token": True}
+    answers = together(tiny_llama, [chat(topic) for topic in TOPICS], **params)
+    assert [reply.done.completion_tokens for reply in answers] == [400] * 4
+    assert any(isinstance(event, Waiting) for reply in answers for event in reply.events)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_while_others_continue(shallow_llama: WorkerProcess) -> None:
@@ -157,9 +157,9 @@ def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, wh
         crowd.wait(call, Waiting if others else Text)
     began = time.monotonic()
     shallow_llama.cancel(call)
-    told = describe_cache(shallow_llama)  # answered between two steps
+    description = describe_cache(shallow_llama)  # answered between two steps
     assert time.monotonic() - began < 0.2
-    assert sum(slot["busy"] for slot in told["slots"]) == len(others)
+    assert sum(slot["busy"] for slot in description["slots"]) == len(others)
     for other in others:
         shallow_llama.cancel(other)
     forget(shallow_llama)
@@ -167,9 +167,9 @@ def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, wh
 
 
 def test_cancelling_does_not_affect_other_requests(tiny_llama: WorkerProcess) -> None:
-    wishes = WITH_LOGPROBS | {"max_new_tokens": 250}
+    params = WITH_LOGPROBS | {"max_new_tokens": 250}
     crowd = Crowd(tiny_llama)
-    stays = crowd.ask(chat("the moon"), **wishes)
+    stays = crowd.ask(chat("the moon"), **params)
     for _ in range(8):
         goes = crowd.ask(chat("clouds"), max_new_tokens=300, ban_eos_token=True)
         crowd.wait(goes, Text)
@@ -178,17 +178,17 @@ def test_cancelling_does_not_affect_other_requests(tiny_llama: WorkerProcess) ->
     stayed = crowd.answer(stays)
     assert stayed.done.completion_tokens == 250
     forget(tiny_llama)
-    assert_same_answer(stayed, answer(tiny_llama, chat("the moon"), **wishes))
+    assert_same_answer(stayed, answer(tiny_llama, chat("the moon"), **params))
 
 
 def test_forty_clients_that_come_and_vanish_at_random_all_get_an_answer_or_an_error(tiny_llama: WorkerProcess) -> None:
     outcomes: list[str] = []
     clients = [threading.Thread(target=client, args=(tiny_llama, seed, outcomes)) for seed in range(40)]
-    for each in clients:
-        each.start()
-    for each in clients:
-        each.join(90)
-    assert not any(each.is_alive() for each in clients)
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join(90)
+    assert not any(thread.is_alive() for thread in clients)
     assert {"done", "gone", "PromptTooLong"} <= set(outcomes) <= {"done", "gone", "PromptTooLong"}
     assert outcomes.count("done") > 40
 

@@ -88,9 +88,9 @@ def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 @pytest.fixture(scope="module")
 def reference(model: Path) -> dict[str, Any]:
     """Return the answer of `llama_cpp.Llama` to FRANCE."""
-    asked = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
-    asked |= {"flash_attn": True, "repacks": installed_build().repacks, "logits": True}
-    (only,) = reference_answers(asked)
+    request = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
+    request |= {"flash_attn": True, "repacks": installed_build().repacks, "logits": True}
+    (only,) = reference_answers(request)
     return only
 
 
@@ -111,8 +111,8 @@ def test_logits_do_not_depend_on_the_batch_size(model: Path, workers: WorkerPool
         assert by_twos.shape == (5, 49152)
         assert np.abs(by_twos[:1] - alone).max() < 1e-4
         assert np.abs(by_twos - np.array(reference["logits"])).max() < 1e-4
-        said = answer(pooled.worker, FRANCE, max_new_tokens=1)
-        assert reference["text"].startswith(said.text)
+        reply = answer(pooled.worker, FRANCE, max_new_tokens=1)
+        assert reference["text"].startswith(reply.text)
 
 
 def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, reference: dict[str, Any]) -> None:
@@ -122,10 +122,10 @@ def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, refer
         assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
 
 
-def afresh(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
+def answer_with_empty_cache(worker: WorkerProcess, prompt: str, **params: Any) -> Answer:
     """Answer with an empty cache: other cells in it would change how llama.cpp rounds."""
     forget(worker)
-    return answer(worker, prompt, **wishes)
+    return answer(worker, prompt, **params)
 
 
 PROMPTS = (STORY, CHAT, CODE)
@@ -134,7 +134,7 @@ PROMPTS = (STORY, CHAT, CODE)
 @pytest.fixture(scope="module")
 def theirs(llama: WorkerProcess) -> list[Answer]:
     """Return the answers of the loader llama.cpp to PROMPTS."""
-    return [afresh(llama, prompt, max_new_tokens=40, top_logprobs=3) for prompt in PROMPTS]
+    return [answer_with_empty_cache(llama, prompt, max_new_tokens=40, top_logprobs=3) for prompt in PROMPTS]
 
 
 @pytest.mark.usefixtures("backend")
@@ -144,7 +144,7 @@ def test_greedy_answers_and_log_probabilities_are_those_of_the_llamacpp_loader(
 ) -> None:
     worker = request.getfixturevalue(loaded)
     for prompt, expected in zip(PROMPTS, theirs, strict=True):
-        ours = afresh(worker, prompt, max_new_tokens=40, top_logprobs=3)
+        ours = answer_with_empty_cache(worker, prompt, max_new_tokens=40, top_logprobs=3)
         assert ours.text == expected.text
         assert ours.done.completion_tokens == expected.done.completion_tokens
         for mine, its in zip(ours.chances, expected.chances, strict=True):
@@ -251,12 +251,12 @@ def test_every_parameter_of_the_family_changes_the_answer(
         model = request.getfixturevalue(worker)
         for name in sorted(names):
             others, value = SAMPLERS[name]
-            asked = DRAWN | others
+            params = DRAWN | others
             with subtests.test(parameter=name):
-                key = f"{worker} {asked}"
+                key = f"{worker} {params}"
                 if key not in usual:
-                    usual[key] = answer(model, prompt, **asked).text
-                assert answer(model, prompt, **asked | {name: value}).text != usual[key]
+                    usual[key] = answer(model, prompt, **params).text
+                assert answer(model, prompt, **params | {name: value}).text != usual[key]
 
 
 def test_prompt_lookup_does_not_change_the_answer(hf: WorkerProcess) -> None:
@@ -272,9 +272,9 @@ def test_prompt_lookup_does_not_change_the_answer(hf: WorkerProcess) -> None:
 def test_answers_follow_a_grammar_over_llamacpps_tokenizer(hf: WorkerProcess, name: str) -> None:
     grammar, shape = SHAPES[name]
     for seed in range(3):
-        said = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
-        assert re.fullmatch(shape, said.text), said.text
-        assert said.done.reason == "stop"
+        reply = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
+        assert re.fullmatch(shape, reply.text), reply.text
+        assert reply.done.reason == "stop"
 
 
 def test_guidance_by_the_prompt_itself_changes_nothing(tiny_hf: WorkerProcess) -> None:
@@ -303,7 +303,9 @@ def test_both_caches_have_the_whole_context(tiny: Path, workers: WorkerPool) -> 
 
 
 def test_the_second_turn_reuses_the_first(plain: WorkerProcess, llama: WorkerProcess) -> None:
-    first, theirs = (afresh(each, CHAT, max_new_tokens=30, ban_eos_token=True) for each in (plain, llama))
+    first, theirs = (
+        answer_with_empty_cache(each, CHAT, max_new_tokens=30, ban_eos_token=True) for each in (plain, llama)
+    )
     assert first.text == theirs.text
     second = CHAT + first.text + "<|im_end|>\n<|im_start|>user\nAnd the sun?<|im_end|>\n<|im_start|>assistant\n"
     reused, expected = (answer(each, second) for each in (plain, llama))
@@ -345,9 +347,9 @@ def test_a_long_prefill_is_cancelled_at_once(plain: WorkerProcess) -> None:
 
 def test_the_prefill_of_a_long_negative_prompt_is_cancelled_at_once(hf: WorkerProcess) -> None:
     forget(hf)
-    wishes: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
+    params: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
     long = Crowd(hf)
-    call = long.ask(STORY, **wishes)
+    call = long.ask(STORY, **params)
     time.sleep(0.3)
     began = time.monotonic()
     hf.cancel(call)
@@ -387,7 +389,7 @@ def test_the_logits_operation_refuses_a_token_id_outside_the_vocabulary(hf: Work
 LoadHF = Callable[[Path], Pooled]
 
 
-def place(models: Path, name: str, tiny: Path) -> Path:
+def link_model(models: Path, name: str, tiny: Path) -> Path:
     """Link the tiny model as `name` into a folder of models."""
     gguf = models / name
     gguf.parent.mkdir(parents=True, exist_ok=True)
@@ -415,10 +417,10 @@ def test_a_shared_tokenizer_that_matches_is_used(
     load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, name: str
 ) -> None:
     put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
-    told = load_hf(place(tmp_path, name, tiny))
-    assert (told.info.bos_token, told.info.notes) == ("<|endoftext|>", ())
-    assert told.info.chat_template == "", "the model's own, not that of whoever made the shared one"
-    assert answer(told.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
+    loaded = load_hf(link_model(tmp_path, name, tiny))
+    assert (loaded.info.bos_token, loaded.info.notes) == ("<|endoftext|>", ())
+    assert loaded.info.chat_template == "", "the model's own, not that of whoever made the shared one"
+    assert answer(loaded.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
 
 
 def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
@@ -426,14 +428,14 @@ def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     put_tokenizer(tmp_path / "own", smollm2_folder, "<repo_name>")
-    told = load_hf(place(tmp_path, "own/model.gguf", tiny))
-    assert told.info.bos_token == "<repo_name>"
-    assert told.info.chat_template
-    assert [ask(told.worker, "encode", text=text) for text in TEXTS] == [
+    loaded = load_hf(link_model(tmp_path, "own/model.gguf", tiny))
+    assert loaded.info.bos_token == "<repo_name>"
+    assert loaded.info.chat_template
+    assert [ask(loaded.worker, "encode", text=text) for text in TEXTS] == [
         ask(tiny_llama, "encode", text=text) for text in TEXTS
     ]
-    assert answer(told.worker, CHAT).text == answer(tiny_llama, CHAT).text
-    assert answer(told.worker, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
+    assert answer(loaded.worker, CHAT).text == answer(tiny_llama, CHAT).text
+    assert answer(loaded.worker, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
 
 
 def spoilt(folder: Path, how: str) -> None:
@@ -456,9 +458,9 @@ def test_a_tokenizer_that_does_not_match_is_not_used_and_noted(
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     spoilt(tmp_path / "llama-tokenizer", how)
-    told = load_hf(place(tmp_path, "model.gguf", tiny))
-    assert told.info.bos_token == "<|im_start|>"
-    (note,) = told.info.notes
+    loaded = load_hf(link_model(tmp_path, "model.gguf", tiny))
+    assert loaded.info.bos_token == "<|im_start|>"
+    (note,) = loaded.info.notes
     assert "llama-tokenizer" in note.text["en"]
     assert "llama-tokenizer" in note.text["zh"]
-    assert answer(told.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
+    assert answer(loaded.worker, FRANCE).text == answer(tiny_llama, FRANCE).text

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("smollm2")
 
 
 def written(grammar: str, texts: int) -> Any:
-    told = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-m", "tests.support.llama_grammar_probe"],
         cwd=ROOT,
         input=json.dumps({"path": str(SMOLLM2), "grammar": grammar, "texts": texts}),
@@ -26,15 +26,15 @@ def written(grammar: str, texts: int) -> Any:
         text=True,
         timeout=110,
     )
-    assert told.returncode == 0, told.stderr[-2000:]
-    return json.loads(told.stdout)
+    assert child.returncode == 0, child.stderr[-2000:]
+    return json.loads(child.stdout)
 
 
 @pytest.mark.parametrize("name", ["yes or no", "chinese"])
 def test_generated_text_follows_the_grammar(name: str) -> None:
     grammar, shape = SHAPES[name]
-    told = written(grammar, 4)
-    assert all(ended and re.fullmatch(shape, text) for text, ended, _ in told), told
+    texts = written(grammar, 4)
+    assert all(ended and re.fullmatch(shape, text) for text, ended, _ in texts), texts
 
 
 def test_an_invalid_grammar_is_refused_by_name() -> None:
