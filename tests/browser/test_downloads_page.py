@@ -156,7 +156,7 @@ def test_the_commit_of_an_updated_branch_is_chosen_by_a_button(chromium: Browser
             hub.add(f"user/{act}", {f"{act}.Q8_0.gguf": new})
             hub.faults.remove(fault)
             page.locator("[data-act=resume]").click()
-            expect(page.locator(".tx-dl-choose")).to_contain_text("has moved on")
+            expect(page.locator(".tx-dl-choose")).to_contain_text("was updated")
             page.locator(f"[data-act={act}]").click()
             expect(page.locator(".tx-dl-done")).to_be_visible(timeout=30_000)
             assert (place / "models" / f"{act}.Q8_0.gguf").read_bytes() == expected
@@ -247,7 +247,7 @@ def test_the_token_is_never_shown_and_the_endpoint_is_saved(chromium: Browser, p
         expect(token).to_have_attribute("type", "password")
         token.fill("hf_secret")
         page.locator("#tx-dl-token-use").click()
-        expect(page.locator("#tx-dl-settings-line")).to_contain_text("sent only to: huggingface.co")
+        expect(page.locator("#tx-dl-settings-line")).to_contain_text("Sent only to: huggingface.co")
         expect(token).to_have_value("")
         endpoint = page.locator("#tx-dl-endpoint").get_by_role("textbox")
         expect(endpoint).to_have_value(hub.url)
