@@ -24,7 +24,7 @@ def overlay_of(loader: Loader, model_format: str = "") -> Overlay | None:
 
 def llamacpp_gpus(present: gpus.GpuMonitor) -> Sequence[gpus.Gpu]:
     """Return the GPUs that the installed build of llama.cpp can use. It may be installed at any time."""
-    overlay = overlay_of(LOADERS["llama.cpp"])
+    overlay = overlay_of(next(loader for loader in LOADERS.values() if loader.gpus == "llama.cpp"))
     return present.current() if gpus.llamacpp_has_gpu_backend(overlay.folder if overlay is not None else None) else ()
 
 

@@ -33,7 +33,7 @@ def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(seen: dict[s
 
 def test_a_new_loader_is_explained_by_its_own_arguments(seen: dict[str, Any]) -> None:
     call = seen["explanation"]["calls"]["open_echo"]
-    assert (call["context_length"], call["times"]) == (2048, 3)
+    assert (call["context_length"], call["times"]) == (4096, 3)
     assert set(seen["explanation"]["options"]) == {"n_ctx", "repeat_times"}
 
 
