@@ -408,7 +408,7 @@ def broken(name: str, folder: Path) -> str:
     [
         ("rank", ModelProblem, "the rank is 16 in adapter_config.json"),
         ("cut", ModelProblem, "the file is truncated"),
-        ("architecture", LoraMismatch, "made for the architecture 'qwen2', and the model is 'llama'"),
+        ("architecture", LoraMismatch, "made for the architecture 'qwen2', but the model is 'llama'"),
         ("zeros", LoraWithoutEffect, "changes no logit"),
         ("nan", LoraRefused, "logits are no longer finite"),
         ("endless", LoraRefused, "logits are no longer finite"),
