@@ -205,7 +205,7 @@ def test_the_memory_bar_follows_the_options_and_offers_a_remedy(chromium: Browse
         fill(window, "n_ctx", "2048")
         expect(bar).to_contain_text("cache 45 MB")
         fill(window, "n_ctx", "4000000")
-        expect(bar.locator(".tx-short")).to_contain_text("it will not fit")
+        expect(bar.locator(".tx-short")).to_contain_text("It does not fit")
         bar.get_by_role("button", name="n_ctx").first.click()
         expect(bar.locator(".tx-short")).to_have_count(0)
         expect(source(window, "n_ctx")).to_have_text("changed, not saved")
