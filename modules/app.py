@@ -39,7 +39,7 @@ from modules.setup.preparation import Preparation
 log = logging.getLogger(__name__)
 
 _MODEL_FLAG_MISSING: Words = {
-    "en": "--trust-changed-code needs --model, which says whose code is meant.",
+    "en": "--trust-changed-code needs --model, to say which model's code is meant.",
     "zh": "--trust-changed-code 需要与 --model 一起使用，以指明是哪个模型的代码。",
 }
 

@@ -103,13 +103,13 @@ class LoraCatalog:
 
     def _gguf(self, path: Path, files: Files) -> LoraRecord:
         record = LoraRecord(self._name(path), path, "gguf", files[path].st_size)
-        found = self._read.get(path, files[path], _GGUF)
-        if isinstance(found, ModelProblem):
-            return replace(record, problem=found)
-        header = found.header
+        adapter = self._read.get(path, files[path], _GGUF)
+        if isinstance(adapter, ModelProblem):
+            return replace(record, problem=adapter)
+        header = adapter.header
         return replace(
-            _described(record, found),
-            targets=tuple(sorted({pair.module.removesuffix(".weight").rpartition(".")[2] for pair in found.pairs})),
+            _described(record, adapter),
+            targets=tuple(sorted({pair.module.removesuffix(".weight").rpartition(".")[2] for pair in adapter.pairs})),
             alpha=header.alpha if header else 0.0,
             base=printable(header.base) if header else "",
             architecture=printable(header.architecture) if header else "",
@@ -124,13 +124,13 @@ class LoraCatalog:
                 pickled = name == WEIGHTS and folder / PICKLE in files
                 return replace(record, size=size, problem=_pickle() if pickled else _missing(folder, name))
         config = self._read.get(folder / CONFIG, files[folder / CONFIG], _CONFIG)
-        found = self._read.get(folder / WEIGHTS, files[folder / WEIGHTS], _PEFT)
+        adapter = self._read.get(folder / WEIGHTS, files[folder / WEIGHTS], _PEFT)
         record = replace(record, size=files[folder / WEIGHTS].st_size)
         if isinstance(config, AdapterConfig):
             record = replace(record, config=config, alpha=config.alpha, targets=config.targets, base=config.base)
-        problem = next((result for result in (config, found) if isinstance(result, ModelProblem)), None)
-        if isinstance(found, Adapter):
-            record = _described(record, found)
+        problem = next((result for result in (config, adapter) if isinstance(result, ModelProblem)), None)
+        if isinstance(adapter, Adapter):
+            record = _described(record, adapter)
             problem = problem or _contradiction(record)
         return replace(record, problem=problem)
 
@@ -138,9 +138,9 @@ class LoraCatalog:
         return printable(path.relative_to(self.folder).as_posix())
 
 
-def _described(record: LoraRecord, found: Adapter) -> LoraRecord:
-    ranks = tuple(sorted({pair.rank for pair in found.pairs}))
-    return replace(record, ranks=ranks, stored=found.stored, pairs=found.pairs, others=found.others)
+def _described(record: LoraRecord, adapter: Adapter) -> LoraRecord:
+    ranks = tuple(sorted({pair.rank for pair in adapter.pairs}))
+    return replace(record, ranks=ranks, stored=adapter.stored, pairs=adapter.pairs, others=adapter.others)
 
 
 def _contradiction(record: LoraRecord) -> ModelProblem | None:

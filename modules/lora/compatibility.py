@@ -51,9 +51,9 @@ def check_fit(lora: LoraRecord, model: ModelRecord) -> None:
     """Raise LoraMismatch, with the first tensor that does not fit, the ModelProblem of either, or OSError."""
     if problem := lora.problem or model.problem:
         raise problem
-    found = mismatches(lora, model)
-    if found:
-        raise LoraMismatch(lora.name, model.name, found[0].tensor, found[0].reason, len(found) - 1)
+    if misfits := mismatches(lora, model):
+        first = misfits[0]
+        raise LoraMismatch(lora.name, model.name, first.tensor, first.reason, len(misfits) - 1)
 
 
 def mismatches(lora: LoraRecord, model: ModelRecord) -> list[Mismatch]:

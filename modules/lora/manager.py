@@ -102,8 +102,8 @@ class LoraManager:
 
     def _adapters(self, loader: Loader, model: ModelRecord, weights: Weights) -> tuple[LoraAdapter, ...]:
         """Check LoRAs against the files of the model, and provide them in the format that its loader reads."""
-        found = [(self.catalog.find(name), float(WEIGHT.parse(raw))) for name, raw in weights.items()]
-        by_name = {lora.name: (lora, weight) for lora, weight in found}  # two names may mean the same LoRA
+        chosen = [(self.catalog.find(name), float(WEIGHT.parse(raw))) for name, raw in weights.items()]
+        by_name = {lora.name: (lora, weight) for lora, weight in chosen}  # two names may mean the same LoRA
         if not _supports(loader, len(by_name)):
             raise _unsupported(loader)
         return tuple(_adapter(lora, weight, model) for lora, weight in by_name.values())

@@ -57,10 +57,10 @@ class DownloadFit:
         complete = [choice for choice in file_choices.list_choices(repository) if not choice.missing]
         gguf = [choice for choice in complete if choice.group == "gguf"]
         plain = [choice for choice in complete if choice.group in ("weights", "pickle")]
-        found: dict[str, Verdict] = {}
+        verdicts: dict[str, Verdict] = {}
         if self._memory.available_memory():
-            found = {choice.name: self._verdict_by_size(choice.size) for choice in plain}
-        return (found | self._gguf_verdicts(repository, gguf)) if gguf else found
+            verdicts = {choice.name: self._verdict_by_size(choice.size) for choice in plain}
+        return (verdicts | self._gguf_verdicts(repository, gguf)) if gguf else verdicts
 
     def _verdict_by_size(self, size: int) -> Verdict:
         # By the weights alone: what else is needed depends on the options they will be loaded with.
@@ -73,8 +73,8 @@ class DownloadFit:
         header = dataclasses.replace(self._mirrors.gguf_header(repository, files), size=sample.size)
         if reason := unsupported_reason(header):
             return {choice.name: Verdict("unsupported", why=reason) for choice in choices}
-        found = {choice.name: self._verdict(_scaled(header, choice.size)) for choice in choices}
-        return {name: verdict for name, verdict in found.items() if verdict}
+        estimates = {choice.name: self._verdict(_scaled(header, choice.size)) for choice in choices}
+        return {name: verdict for name, verdict in estimates.items() if verdict}
 
     def _verdict(self, header: GgufHeader) -> Verdict | None:
         """Return what the Model tab would say of this model with the settings that a new model gets."""

@@ -1,4 +1,4 @@
-"""Whether a model fits into memory with given options, and what would make it fit."""
+"""Compare a model's memory with what is free, and propose options with which it fits."""
 
 from __future__ import annotations
 

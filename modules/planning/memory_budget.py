@@ -1,4 +1,4 @@
-"""How much memory a load may take, and what of a plan has to give way to that."""
+"""Measure the memory that a load may take, and reduce the context length of a plan to what fits."""
 
 from __future__ import annotations
 

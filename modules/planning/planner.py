@@ -57,10 +57,10 @@ class Planner:
         return plan
 
     def best_loader(self, record: ModelRecord, saved: Mapping[str, object]) -> Loader:
-        """Choose the loader that the command line prescribes, else the saved one, else the one preferred for the
-        format, else the first that runs, else the first that could be installed.
+        """Choose the loader for a model if the request names none.
 
-        Raises the problem of a model that no loader can load.
+        In this order: the one of the command line, the saved one, the one that settings.yaml prefers for the format,
+        the first that runs, the first that could be installed. Raises the problem of a model that no loader can load.
         """
         if record.problem is not None:
             raise record.problem

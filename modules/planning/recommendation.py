@@ -22,7 +22,7 @@ def incompatibility(record: ModelRecord, loader: Loader) -> Unsupported | None:
     compatible = compatible_loaders(record)
     running = [other.name for other in compatible if unavailable(other, record.format) is None]
     others = ", ".join(running) or compatible[0].name
-    kind = {"en": record.format, "zh": f"{record.format} "}
+    kind = {"en": record.format, "zh": f" {record.format} "}
     if record.format in loader.formats:
         bits = gptq_bits(record)
         kind = {"en": f"{bits}-bit {record.format}", "zh": f" {bits} 位 {record.format} "}
