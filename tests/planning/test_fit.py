@@ -106,7 +106,7 @@ def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
     """An application on a machine with 200 MB of free memory."""
     (tmp_path / "models" / NAME).symlink_to(smollm2)
     made = make_app()
-    made.available_memory = lambda: 200 * MB
+    made.memory.available_memory = lambda: 200 * MB
     return made
 
 

@@ -71,8 +71,8 @@ def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     return overlays.status(overlay)
 
 
-def installed(overlays: OverlayInstaller, overlay: Overlay, again: bool = False) -> Installation:
-    overlays.start(overlay, again)
+def installed(overlays: OverlayInstaller, overlay: Overlay, force: bool = False) -> Installation:
+    overlays.start(overlay, force)
     return ended(overlays, overlay)
 
 
@@ -155,7 +155,7 @@ def test_one_of_two_processes_installs_and_the_other_waits(overlay: Overlay, ind
         index.await_builders(1)
         time.sleep(1)  # long enough for the other to come
         index.open_gate()
-        assert [each.communicate(timeout=SECONDS)[0] for each in (first, second)] == ["whole\n", "whole\n"]
+        assert [each.communicate(timeout=SECONDS)[0] for each in (first, second)] == ["installed\n", "installed\n"]
     assert len(index.builders()) == 1
 
 
@@ -169,7 +169,7 @@ def test_waiting_for_another_process_can_be_cancelled(
         overlays.cancel(overlay)
         assert ended(overlays, overlay) == Installation("absent")
         index.open_gate()
-        assert first.communicate(timeout=SECONDS)[0] == "whole\n"
+        assert first.communicate(timeout=SECONDS)[0] == "installed\n"
     assert overlays.status(overlay) == Installation("installed")
 
 
