@@ -94,9 +94,9 @@ def build(app: App) -> FastAPI:
         return {"status": "ok", "model": app.models.status.state}
 
     if app.flags.on("api") or app.flags.on("nowebui"):
-        from modules import api
+        from modules.api.app import mount_api
 
-        api.attach(server, app)
+        mount_api(server, app)
     if not app.flags.on("nowebui"):
         from modules import ui
 
@@ -108,11 +108,14 @@ def serve(app: App) -> None:
     """Serve until Ctrl-C, then stop downloads and installations and unload the model."""
     import uvicorn
 
-    from modules.api.host_guard import Guard, hosts_for
+    from modules.api.host_guard import HostGuard, allowed_hosts
 
     listener = bind_port(*address(app.flags))
     config = uvicorn.Config(
-        Guard(build(app), hosts_for(app.flags)), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        HostGuard(build(app), allowed_hosts(app.flags)),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     # Streams of open pages end only by being cut off; uvicorn would log a traceback for each.

@@ -1,4 +1,4 @@
-"""The API's edge: whatever goes wrong under /v1 is answered in OpenAI's shape, in the language of the client."""
+"""Error edge of the API: answer every error under /v1 in OpenAI's format and the client's language."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from modules.core.paths import ROOT
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
-"""nginx's status for a client that hung up; nobody receives it."""
+"""nginx's status for a client that has disconnected; it appears in the log only."""
 
 _CODES: Mapping[type[WebUIError], str] = {
     PromptTooLong: "context_length_exceeded",
     UnknownOption: "unknown_parameter",
     OptionError: "invalid_value",
 }
-"""OpenAI's own codes where it has one. Any other is the name of our error, as model_not_found."""
+"""OpenAI's codes for errors that it has too. Others get the name of the error class, such as model_not_found."""
 
 _NOT_JSON: Words = {
     "en": "The body must be JSON, sent as Content-Type: application/json.",
     "zh": "请求体必须是 JSON，并以 Content-Type: application/json 发送。",
 }
 _NO_BODY: Words = {"en": "The request needs a body: a JSON object.", "zh": "请求需要一个 JSON 对象作为请求体。"}
-_NO_PLACE: Words = {"en": "There is nothing at {path}.", "zh": "{path} 不存在。"}
-_NO_METHOD: Words = {"en": "{path} cannot be asked with {method}.", "zh": "{path} 不支持 {method} 方法。"}
+_NOT_FOUND: Words = {"en": "There is no endpoint {path}.", "zh": "接口 {path} 不存在。"}
+_METHOD_NOT_ALLOWED: Words = {
+    "en": "{path} does not support the method {method}.",
+    "zh": "{path} 不支持 {method} 方法。",
+}
 
 
 def language_of(headers: Headers) -> str:
@@ -44,79 +47,81 @@ def language_of(headers: Headers) -> str:
 
 
 def error_body(error: WebUIError, language: str) -> Json:
-    """ "type" and "code" as OpenAI has them; "param" names the option at fault, if it is one."""
-    kind = type(error)
-    code = _CODES.get(kind) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    """Return the body of the answer: "type" and "code" as OpenAI has them, "param" as the name of an invalid option."""
+    error_class = type(error)
+    code = _CODES.get(error_class) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error_class.__name__).lower()
     param = error.option if isinstance(error, OptionError) else error.name if isinstance(error, UnknownName) else None
     return _body(error.say(language), error.status, code, param)
 
 
 def _body(message: str, status: int, code: str, param: str | None = None) -> Json:
-    family = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": family, "param": param, "code": code}}
+    error_type = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
 
 
 def json_response(body: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`body` in UTF-8. It may repeat what a client sent, and so hold halves of characters: they become "?"."""
+    """Return `body` as UTF-8. It may quote a client's text, in which lone surrogates become "?"."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
 
 
-def refuse(
-    headers: Headers, status: int, code: str, words: Words, answer_headers: Mapping[str, str] | None = None
+def error_response(
+    headers: Headers, status: int, code: str, words: Words, response_headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A refusal that is no WebUIError, for it concerns HTTP alone. `headers` are the request's."""
-    return json_response(_body(words[language_of(headers)], status, code), status, answer_headers)
+    """Return an error of HTTP alone, for which there is no WebUIError. `headers` are the request's."""
+    return json_response(_body(words[language_of(headers)], status, code), status, response_headers)
 
 
-def register(api: FastAPI) -> None:
-    """Give `api` this edge."""
-    api.add_exception_handler(WebUIError, _known)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _http)
-    api.add_exception_handler(ClientDisconnect, _gone)
-    api.add_exception_handler(Exception, _unknown)
+def register_handlers(api: FastAPI) -> None:
+    """Let `api` answer all errors in this format."""
+    api.add_exception_handler(WebUIError, _answer_known)
+    api.add_exception_handler(RequestValidationError, _answer_unreadable_body)
+    api.add_exception_handler(HTTPException, _answer_http_error)
+    api.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    api.add_exception_handler(Exception, _answer_unknown)
 
 
-async def _known(request: Request, error: Exception) -> Response:
+async def _answer_known(request: Request, error: Exception) -> Response:
     assert isinstance(error, WebUIError)
     return json_response(error_body(error, language_of(request.headers)), error.status)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    """FastAPI could not even hand the body to `schemas`: it is absent or no JSON."""
+async def _answer_unreadable_body(request: Request, error: Exception) -> Response:
+    """Answer a request whose body is missing or not JSON, so that `schemas` could not check it."""
     assert isinstance(error, RequestValidationError)
     detail = error.errors()[0]
     if detail["type"] == "json_invalid":
-        place, fault = detail["loc"][-1], detail["ctx"]["error"]
+        position, reason = detail["loc"][-1], detail["ctx"]["error"]
         words = {
-            "en": f"The body is not JSON: {fault} at character {place}.",
-            "zh": f"请求体不是 JSON：第 {place} 个字符处 {fault}。",
+            "en": f"The body is not JSON: {reason} at character {position}.",
+            "zh": f"请求体不是 JSON：第 {position} 个字符处 {reason}。",
         }
-        return refuse(request.headers, 400, "invalid_json", words)
-    return refuse(request.headers, 400, "invalid_json", _NO_BODY)
+        return error_response(request.headers, 400, "invalid_json", words)
+    return error_response(request.headers, 400, "invalid_json", _NO_BODY)
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words, code = {404: (_NO_PLACE, "not_found"), 405: (_NO_METHOD, "method_not_allowed")}.get(
+    words, code = {404: (_NOT_FOUND, "not_found"), 405: (_METHOD_NOT_ALLOWED, "method_not_allowed")}.get(
         error.status_code, (_NOT_JSON, "invalid_json")
     )
     path = request.scope["path"]
     filled = {language: text.format(path=path, method=request.method) for language, text in words.items()}
-    return refuse(request.headers, error.status_code, code, filled, error.headers)
+    return error_response(request.headers, error.status_code, code, filled, error.headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _answer_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _answer_unknown(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return await _known(request, InternalError(_log_place()))
+    return await _answer_known(request, InternalError(_log_file()))
 
 
-def _log_place() -> str:
-    """The log file, relative to the program's folder where it lies there; else the terminal."""
-    files = [each.baseFilename for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]
+def _log_file() -> str:
+    """Return the path of the log file, relative to the program's folder if it is inside; "stderr" without one."""
+    files = [
+        handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
+    ]
     return files[0].removeprefix(f"{ROOT}/") if files else "stderr"

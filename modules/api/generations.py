@@ -1,4 +1,4 @@
-"""The answers to one request: a generation each, all under way at the same time, heard of through one queue."""
+"""Run the generations of one request concurrently, and receive their events through one queue."""
 
 from __future__ import annotations
 
@@ -20,70 +20,70 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Call:
+class GenerationCall:
     prompt: Prompt
     params: Mapping[str, Json]
 
 
-class Answers:
-    """Generates from the moment it is made until `aclose`. Iterating gives (number of the call, reply).
+class Generations:
+    """Start generating at once, and stop with `aclose`. Iterating yields (index of the call, reply).
 
-    `ends` has the Done of each call that is through. What ends a call otherwise is raised to whoever listens.
+    `finished` has the Done of each call that has ended. If a call fails, its error is raised to the consumer.
 
-    Once a token, this runs on processors that the model fills: an event goes from the worker's thread into our list,
-    and whoever listens is woken at most once for all that has come meanwhile.
+    This runs once per token, on CPUs that the model keeps busy: the worker's thread appends events to a deque and
+    wakes the consumer at most once for all events that have arrived meanwhile.
     """
 
-    def __init__(self, model: LoadedModel, calls: Sequence[Call]) -> None:
-        self.ends: dict[int, Done] = {}
+    def __init__(self, model: LoadedModel, calls: Sequence[GenerationCall]) -> None:
+        self.finished: dict[int, Done] = {}
         self._count = len(calls)
-        self._early: list[tuple[int, Reply]] = []
+        self._first_events: list[tuple[int, Reply]] = []
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[int, Event]] = deque()
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
         starts = ((call.prompt, call.params, partial(self._deliver, number)) for number, call in enumerate(calls))
         self._stops = [model.start(*each) for each in starts]
 
     def _deliver(self, number: int, event: Event) -> None:
-        """On the worker's thread."""
+        """Take an event, on the worker's thread."""
         self._inbox.append((number, event))
-        if len(self._inbox) == 1:  # otherwise it is about to look anyway
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._news.set)
+        if len(self._inbox) == 1:  # otherwise the consumer has been woken already
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._arrived.set)
 
-    async def begin(self) -> None:
-        """Wait until every call has been heard of, so that what refuses one is known before anything is answered."""
-        silent = set(range(self._count))
-        while silent:
+    async def wait_for_first_events(self) -> None:
+        """Wait until each call has sent an event, so that a refusal is known before the answer begins."""
+        pending = set(range(self._count))
+        while pending:
             number, reply = await self._next()
-            self._early.append((number, reply))
-            silent.discard(number)
+            self._first_events.append((number, reply))
+            pending.discard(number)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Reply]]:
-        for event in self._early:
+        for event in self._first_events:
             yield event
-        while len(self.ends) < self._count:
+        while len(self.finished) < self._count:
             yield await self._next()
 
     @property
-    def more(self) -> bool:
-        """Whether the next one is there already."""
+    def has_more(self) -> bool:
+        """Whether the next event has arrived already."""
         return bool(self._inbox)
 
     async def _next(self) -> tuple[int, Reply]:
         while not self._inbox:
-            self._news.clear()
-            await self._news.wait()
+            self._arrived.clear()
+            await self._arrived.wait()
         number, event = self._inbox.popleft()
         if isinstance(event, Failed):
             raise event.error
         assert not isinstance(event, Result), "a generation ends with Done"
         if isinstance(event, Done):
-            self.ends[number] = event
+            self.finished[number] = event
         return number, event
 
     async def collect(self) -> list[list[Text]]:
-        """Every call's pieces of text, once all are through."""
+        """Wait until all calls have ended, and return the pieces of text of each."""
         pieces: list[list[Text]] = [[] for _ in range(self._count)]
         async for number, reply in self:
             if isinstance(reply, Text):
@@ -91,28 +91,28 @@ class Answers:
         return pieces
 
     async def aclose(self) -> None:
-        """Stop what is still under way."""
+        """Stop the generations that are still running."""
         for stop in self._stops:
             stop()
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The outcome of `work`, which is cancelled as soon as the client hangs up: ClientDisconnect."""
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`. Cancels it and raises ClientDisconnect when the client disconnects."""
     task = asyncio.create_task(work)
-    watch = asyncio.create_task(_hang_up(request))
+    watch = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, watch):
-            each.cancel()
+        for running in (task, watch):
+            running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _hang_up(request: Request) -> None:
-    """Wait for it. The body has been read, so nothing else can arrive."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Wait until the client disconnects. The body has been read, so that no other message can arrive."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

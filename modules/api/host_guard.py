@@ -1,7 +1,8 @@
-"""Keeps other web sites out, and what we serve in: an ASGI layer around everything.
+"""ASGI middleware that refuses requests from other web sites and adds a content security policy to responses.
 
-A browser runs whatever page its user visits, and that page can send requests to localhost. What gives it away are the
-Host (a name that its owner pointed at us), the Origin and Sec-Fetch-Site headers. Other programs send none but Host.
+A browser runs whatever page its user visits, and that page can send requests to localhost. It is recognized by the
+headers Host (a name that its owner pointed at this server: DNS rebinding), Origin and Sec-Fetch-Site. Of these, other
+programs send Host alone.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ T = TypeVar("T")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RESOLVER_SECONDS = 1.0
-"""So long we wait for the network to tell this machine's full name: starting is not worth more."""
+"""Longest wait for the network to resolve this machine's full name when the server starts."""
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:@/\s;,]+)(:[0-9]+)?")
 
-_FOREIGN_HOST: Words = {
-    "en": "This server does not go by that name. Open it by its own address; "
-    "to admit this machine's network names, start it with --listen.",
-    "zh": "本服务器不使用该主机名。请用它自己的地址访问；如需使用本机在网络中的名称，请以 --listen 启动。",
+_UNKNOWN_HOST: Words = {
+    "en": "Unknown host name. Open this server by its own address; "
+    "to allow this machine's network names, start it with --listen.",
+    "zh": "主机名未知。请使用本服务器自己的地址访问；如需使用本机在网络中的名称，请以 --listen 启动。",
 }
-_FOREIGN_PAGE: Words = {
+_CROSS_SITE: Words = {
     "en": "Requests from pages of other sites are refused.",
     "zh": "拒绝来自其他网站页面的请求。",
 }
 
-# {host} is the request's own, checked: not every browser counts web sockets among 'self'.
+# {host} is the request's Host header, already checked: not every browser includes web sockets in 'self'.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
@@ -48,8 +49,8 @@ _POLICY = (
 )
 
 
-class Guard:
-    """Hands to `app` what is meant for one of `hosts` and comes from no other site; answers 403 to anything else."""
+class HostGuard:
+    """Pass on requests for one of `hosts` that come from no other site; answer all others 403."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app = app
@@ -60,27 +61,27 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        reason = self._objection(scope, headers)
+        reason = self._refusal_reason(scope, headers)
         if reason is None:
             await self._app(scope, receive, _with_policy(send, headers["host"]))
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the browser sees a 403
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the browser sees status 403
         else:
             await _refuse(send, reason)
 
-    def _objection(self, scope: Scope, headers: Headers) -> Words | None:
+    def _refusal_reason(self, scope: Scope, headers: Headers) -> Words | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or host_name(hosts[0]) not in self._hosts:
-            return _FOREIGN_HOST
+            return _UNKNOWN_HOST
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
-            return _FOREIGN_PAGE
-        foreign = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
-        return _FOREIGN_PAGE if foreign and not _follows_link(scope, headers) else None
+            return _CROSS_SITE
+        cross_site = headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
+        return _CROSS_SITE if cross_site and not _is_page_navigation(scope, headers) else None
 
 
-def _follows_link(scope: Scope, headers: Headers) -> bool:
-    """Whether a tab goes to our page: a link may lead here from anywhere, for whoever set it cannot see the answer."""
+def _is_page_navigation(scope: Scope, headers: Headers) -> bool:
+    """Return whether a tab opens a page of this server. Any site may link to it: it cannot read the answer."""
     return (
         scope["type"] == "http"
         and scope["method"] == "GET"
@@ -90,21 +91,21 @@ def _follows_link(scope: Scope, headers: Headers) -> bool:
 
 
 def host_name(host: str) -> str:
-    """The name or address in a Host header, without port and brackets; "" if it is none."""
+    """Return the name or address in a Host header, without port and brackets; "" if it is invalid."""
     match = _HOST.fullmatch(host.lower())
     return match[1].strip("[]") if match else ""
 
 
 def _with_policy(send: Send, host: str) -> Send:
-    async def guarded(message: Message) -> None:
+    async def send_with_policy(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_policy(host)]}
+            message = {**message, "headers": [*message.get("headers", ()), *_policy_headers(host)]}
         await send(message)
 
-    return guarded
+    return send_with_policy
 
 
-def _policy(host: str) -> list[tuple[bytes, bytes]]:
+def _policy_headers(host: str) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-security-policy", _POLICY.format(host=host).encode("latin-1")),
         (b"x-content-type-options", b"nosniff"),
@@ -122,12 +123,18 @@ async def _refuse(send: Send, reason: Words) -> None:
 # -- the names of this machine ---------------------------------------------------------------------------------------
 
 
-def hosts_for(flags: Flags) -> frozenset[str]:
-    """What this server may be called: loopback, the host it was told to listen on, and for a server that other
-    machines can reach every name and address of this one."""
-    told = flags.text("listen_host").strip("[]").lower()
-    hosts = LOOPBACK | ({told} - {""})
-    return hosts | _names() | _addresses() if flags.on("listen") or not _is_loopback(told) else hosts
+def allowed_hosts(flags: Flags) -> frozenset[str]:
+    """Return the host names this server answers to: loopback, and the host it listens on.
+
+    If other machines can reach it, also every name and address of this machine.
+    """
+    listen_host = flags.text("listen_host").strip("[]").lower()
+    hosts = LOOPBACK | ({listen_host} - {""})
+    return (
+        hosts | _machine_names() | _machine_addresses()
+        if flags.on("listen") or not _is_loopback(listen_host)
+        else hosts
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -137,16 +144,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _names() -> frozenset[str]:
+def _machine_names() -> frozenset[str]:
     name = socket.gethostname().lower()
     full = _within(RESOLVER_SECONDS, socket.getfqdn, name).lower()
     return frozenset({name, full, name.partition(".")[0] + ".local"})
 
 
-def _addresses() -> frozenset[str]:
-    """The addresses of all interfaces on Linux; elsewhere those that the resolver and the routes tell of."""
-    found = {*_interfaces(), *_routed(), *_within(RESOLVER_SECONDS, _resolved, list[str]())}
-    return frozenset(str(ipaddress.ip_address(each.partition("%")[0])) for each in found)
+def _machine_addresses() -> frozenset[str]:
+    """Return the addresses of all interfaces on Linux; elsewhere those that the resolver and the routes report."""
+    addresses = {*_interfaces(), *_routed(), *_within(RESOLVER_SECONDS, _resolved, list[str]())}
+    return frozenset(str(ipaddress.ip_address(address.partition("%")[0])) for address in addresses)
 
 
 def _resolved() -> list[str]:
@@ -156,7 +163,10 @@ def _resolved() -> list[str]:
 
 
 def _routed() -> Iterator[str]:
-    """The addresses we would send from. Connecting a datagram socket sends nothing; the targets are documentation's."""
+    """Yield the addresses this machine sends from.
+
+    Connecting a datagram socket sends nothing; the targets are reserved for documentation.
+    """
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))
@@ -164,7 +174,7 @@ def _routed() -> Iterator[str]:
 
 
 def _interfaces() -> Iterator[str]:
-    """From Linux's tables; nothing on other systems."""
+    """Yield the addresses in Linux's tables; nothing on other systems."""
     with contextlib.suppress(OSError):
         table = Path("/proc/net/fib_trie").read_text(encoding="ascii")
         yield from re.findall(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL", table)
@@ -173,10 +183,10 @@ def _interfaces() -> Iterator[str]:
             yield str(ipaddress.IPv6Address(int(line.split()[0], 16)))
 
 
-def _within(seconds: float, ask: Callable[[], T], default: T) -> T:
-    """What `ask` answers, or `default` if it takes longer: a resolver without a network can take a minute."""
-    answers: list[T] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+def _within(seconds: float, resolve: Callable[[], T], default: T) -> T:
+    """Return the result of `resolve`, or `default` if it takes longer: without a network it can take a minute."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(resolve()), daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else default
+    return results[0] if results else default

@@ -1,11 +1,11 @@
-"""From a request to the parameters of its generation: nothing that was asked for is silently left undone."""
+"""Settle the generation parameters of a request; refuse what the loaded model cannot do instead of ignoring it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-from modules.api.schemas import Generation
+from modules.api.schemas import GenerationRequest
 from modules.core.errors import UnknownOption, Unsupported
 from modules.core.events import Json
 from modules.loaders import generation_settings
@@ -19,12 +19,12 @@ _LENGTHS = {name: dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1) 
 
 IGNORED = frozenset(
     {
-        *("user", "safety_identifier", "metadata", "store"),  # for OpenAI's own records; we keep none
-        *("service_tier", "prompt_cache_key", "prompt_cache_retention"),  # how its data centres serve the request
-        "parallel_tool_calls",  # says nothing as long as there are no tools
+        *("user", "safety_identifier", "metadata", "store"),  # for OpenAI's records
+        *("service_tier", "prompt_cache_key", "prompt_cache_retention"),  # how its data centers serve the request
+        "parallel_tool_calls",  # meaningless without tools
     }
 )
-"""What OpenAI's clients may send and what by its own meaning changes no answer of ours."""
+"""Parameters of OpenAI's API that by their meaning do not change the answer."""
 
 NEUTRAL: Mapping[str, tuple[Json, ...]] = {
     "response_format": ({"type": "text"},),
@@ -43,38 +43,43 @@ NEUTRAL: Mapping[str, tuple[Json, ...]] = {
     "num_beams": (1,),
     "length_penalty": (1,),
     "early_stopping": (False,),  # beams are compared at their ends, so that nothing could be streamed
-    "penalty_alpha": (0,),  # transformers has given contrastive search up
+    "penalty_alpha": (0,),  # transformers has removed contrastive search
     "max_tokens_second": (0,),
 }
-"""What we know of OpenAI's API and of the original's and cannot do, each with the values that ask for nothing."""
+"""Parameters of OpenAI's API and the original's that are not supported, with the values that have no effect."""
 
 _NAMES = (*PARAMETERS, *_LENGTHS, *IGNORED, *NEUTRAL)
 
 
-def settle(request: Generation, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
-    """All parameters of `request`, over `defaults`. OptionError, UnknownOption or Unsupported for what cannot be."""
-    given = request.model_extra or {}
-    for name, value in given.items():
-        _check(type(request), name, value)
-    asked = {name: value for name, value in given.items() if name in PARAMETERS}
-    for name in [name for name in _LENGTHS if name in given]:
-        asked[_LENGTH] = _LENGTHS[name].parse(given[name])
-    params = generation_settings.settle({**defaults, **asked}, request.stops, request.candidates, request.logit_bias)
-    # What a client sends with every request, but neutral, asks for nothing.
-    wishes = [name for name in generation_settings.changed(params) if name in asked]
-    generation_settings.require_supported([*wishes, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+def settle(request: GenerationRequest, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
+    """Return all parameters of `request`, on top of `defaults`.
+
+    Raises OptionError, UnknownOption, or Unsupported for a parameter that the model's loader lacks.
+    """
+    extra = request.model_extra or {}
+    for name, value in extra.items():
+        _check_name(type(request), name, value)
+    requested = {name: value for name, value in extra.items() if name in PARAMETERS}
+    for name in [name for name in _LENGTHS if name in extra]:
+        requested[_LENGTH] = _LENGTHS[name].parse(extra[name])
+    params = generation_settings.settle(
+        {**defaults, **requested}, request.stops, request.candidates, request.logit_bias
+    )
+    # Many clients send all parameters with every request: those at neutral values need no support.
+    effective = [name for name in generation_settings.changed(params) if name in requested]
+    generation_settings.require_supported([*effective, *(["logit_bias"] if request.logit_bias else [])], model.loader)
     return params
 
 
-def _check(kind: type[Generation], name: str, value: object) -> None:
+def _check_name(schema: type[GenerationRequest], name: str, value: object) -> None:
     if name not in _NAMES:
-        raise UnknownOption(name, nearest(name, (*kind.model_fields, *_NAMES)))
+        raise UnknownOption(name, nearest(name, (*schema.model_fields, *_NAMES)))
     if name in NEUTRAL and value not in NEUTRAL[name]:
-        raise Unsupported({"en": f"{name} is not supported here.", "zh": f"此处不支持 {name}。"})
+        raise Unsupported({"en": f"{name} is not supported.", "zh": f"不支持 {name}。"})
 
 
 def seeded(params: Mapping[str, Json], number: int) -> dict[str, Json]:
-    """`params` for the answer `number` of several to one prompt: each has a seed of its own, if there is one at all."""
+    """Return `params` with the seed of answer `number` to one prompt: they count up, unless seeds are random."""
     seed = params["seed"]
     highest = int(PARAMETERS["seed"].maximum or 0)
     return {**params, "seed": seed if seed < 0 else (seed + number) % (highest + 1)}

@@ -1,4 +1,4 @@
-"""From the messages and prompts of OpenAI's API to what a model is given."""
+"""Turn messages and prompts of OpenAI's API into prompts for the model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from modules.core.prompt import Prompt
 from modules.options.option import nearest
 from modules.runtime.loaded_model import LoadedModel
 
-_PASSED_ON = ("name", "tool_call_id")  # templates may show them
-_UNABLE = ("tool_calls", "function_call", "audio", "refusal", "annotations")
+_TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
+_UNSUPPORTED_FIELDS = ("tool_calls", "function_call", "audio", "refusal", "annotations")
 
 
 def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]) -> Prompt:
@@ -23,43 +23,43 @@ def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, J
     by its finish_reason, "length". Therefore the room asked for is that of a single token.
     """
     if request.continue_ and request.messages[-1].role != "assistant":
-        wish = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
-        raise OptionError("continue_", True, wish)
-    messages = [_message(place, message) for place, message in enumerate(request.messages)]
-    # Who sets a length to truncate to wants the oldest messages dropped.
+        expected = {"en": "a message of the assistant as the last one", "zh": "以 assistant 的消息结尾"}
+        raise OptionError("continue_", True, expected)
+    messages = [_message(index, message) for index, message in enumerate(request.messages)]
+    # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
-    wishes = {**params, "max_new_tokens": 1}
-    return conversation_prompt(model, messages, wishes, continue_last=request.continue_, drop_oldest=drop)
+    one_token = {**params, "max_new_tokens": 1}
+    return conversation_prompt(model, messages, one_token, continue_last=request.continue_, drop_oldest=drop)
 
 
-def _message(place: int, message: Message) -> dict[str, str]:
+def _message(index: int, message: Message) -> dict[str, str]:
     extra = {name: value for name, value in (message.model_extra or {}).items() if value not in ([], {}, "")}
     for name in extra:
-        _check(f"messages[{place}]", name)
+        _check(f"messages[{index}]", name)
     role = "system" if message.role == "developer" else message.role
-    passed = {name: str(value) for name, value in extra.items()}
-    return {"role": role, "content": _content(place, message.content), **passed}
+    template_fields = {name: str(value) for name, value in extra.items()}
+    return {"role": role, "content": _content(index, message.content), **template_fields}
 
 
 def _check(where: str, name: str) -> None:
-    if name in _UNABLE:
-        raise Unsupported({"en": f"{where}.{name} is not supported here.", "zh": f"此处不支持 {where}.{name}。"})
-    if name not in _PASSED_ON:
-        raise UnknownOption(f"{where}.{name}", nearest(name, ("role", "content", *_PASSED_ON)))
+    if name in _UNSUPPORTED_FIELDS:
+        raise Unsupported({"en": f"{where}.{name} is not supported.", "zh": f"不支持 {where}.{name}。"})
+    if name not in _TEMPLATE_FIELDS:
+        raise UnknownOption(f"{where}.{name}", nearest(name, ("role", "content", *_TEMPLATE_FIELDS)))
 
 
-def _content(place: int, content: str | list[Part]) -> str:
+def _content(index: int, content: str | list[Part]) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(_text(f"messages[{place}].content[{number}]", part) for number, part in enumerate(content))
+    return "\n".join(_text(f"messages[{index}].content[{number}]", part) for number, part in enumerate(content))
 
 
 def _text(where: str, part: Part) -> str:
     if part.type != "text":
         raise Unsupported(
             {
-                "en": f"{where}: only parts of the type 'text' are supported here, not {part.type!r}.",
-                "zh": f"{where}：此处仅支持 text 类型的内容，不支持 {part.type!r}。",
+                "en": f"{where}: only parts of type 'text' are supported, not {part.type!r}.",
+                "zh": f"{where}：仅支持 text 类型的内容，不支持 {part.type!r}。",
             }
         )
     return part.text
@@ -70,7 +70,7 @@ def plain_prompts(model: LoadedModel, request: CompletionRequest, params: Mappin
     return [text_prompt(prompt, params) for prompt in _prompts(model, request)]
 
 
-def echoed(model: LoadedModel, prompts: Sequence[Prompt]) -> list[str]:
+def echoed_prompts(model: LoadedModel, prompts: Sequence[Prompt]) -> list[str]:
     """Return the text of each prompt as the model gets it, for `echo`. Asks the worker about those with a limit."""
     return [_truncated(model, prompt) if prompt.limit else prompt.text for prompt in prompts]
 
@@ -97,7 +97,7 @@ def _prompts(model: LoadedModel, request: CompletionRequest) -> list[str]:
         raise OptionError("prompt", "[]", {"en": "at least one prompt", "zh": "至少一个提示词"})
     if isinstance(prompt[0], int):
         return [_decoded(model, prompt)]
-    return [each if isinstance(each, str) else _decoded(model, each) for each in prompt]
+    return [part if isinstance(part, str) else _decoded(model, part) for part in prompt]
 
 
 def _decoded(model: LoadedModel, tokens: object) -> str:

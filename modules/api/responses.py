@@ -1,4 +1,4 @@
-"""The two shapes of an answer in OpenAI's API: completions and chat completions, whole and in chunks."""
+"""Build the answers of OpenAI's API: completions and chat completions, whole or as chunks of a stream."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from modules.core.events import Done, Json, Logprob, Text, TokenChances
 
-_MARK = "\0"  # stands for the text in a chunk that is rendered beforehand; no model's name can hold it
-_FRAGMENT = "\N{REPLACEMENT CHARACTER}"  # what is shown of a token that ends within a character
+_PLACEHOLDER = "\0"  # of the text in a prepared chunk; a model's name cannot contain it
+_INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # shown for a token that ends within a character
 
 
-class Shape:
-    """How one request is answered: one object per request. `sse` pieces are whole events of a stream, as bytes."""
+class ResponseBuilder:
+    """Build the answer to one request. Methods called `sse_…` return whole events of a stream."""
 
     object: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -27,21 +27,21 @@ class Shape:
         self._facts = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._frames: dict[int, tuple[bytes, bytes]] = {}
 
-    # -- what the two differ in ------------------------------------------------------------------------------------
+    # -- what subclasses define --------------------------------------------------------------------------------------
 
     def opening(self, number: int) -> Json:
-        """The choice of the chunk that begins answer `number`, or None if there is no need for one."""
+        """Return the choice of the chunk that begins answer `number`; None if it needs no such chunk."""
 
     def delta(self, text: str) -> dict[str, Json]:
-        """The part of a chunk's choice that holds `text`; of the last chunk for ""."""
+        """Return the part of a chunk's choice with `text`; for "" that of the last chunk."""
         raise NotImplementedError
 
     def message(self, number: int, text: str) -> dict[str, Json]:
-        """The part of a whole answer's choice that holds `text`."""
+        """Return the part of a whole answer's choice with `text`."""
         raise NotImplementedError
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
-        """The log-probabilities that came with `pieces`, which continue those of earlier calls."""
+        """Return the log-probabilities of `pieces`, which follow those of earlier calls."""
         raise NotImplementedError
 
     # -- whole -----------------------------------------------------------------------------------------------------
@@ -60,9 +60,9 @@ class Shape:
         }
 
     def _usage(self, ends: Mapping[int, Done]) -> Json:
-        """The tokens of all answers. Several answers to one prompt read it once."""
-        each = len(ends) // self._prompts
-        firsts = [ends[number] for number in range(0, len(ends), each)]
+        """Count the tokens of all answers; a prompt with several answers counts once."""
+        per_prompt = len(ends) // self._prompts
+        firsts = [ends[number] for number in range(0, len(ends), per_prompt)]
         prompt = sum(end.prompt_tokens for end in firsts)
         completion = sum(end.completion_tokens for end in ends.values())
         return {
@@ -79,13 +79,15 @@ class Shape:
         return self._chunk([choice]) if choice else b""
 
     def sse_text(self, number: int, piece: Text) -> bytes:
-        """Once a token: without log-probabilities, only the text itself is still to be encoded."""
+        """Return the event of one piece. This runs once per token, so that only the text is encoded if it can be."""
         if piece.chances:
             return self._chunk([self._choice(number, piece.text, self.logprobs(number, [piece]))])
         if not piece.text:
             return b""
         if number not in self._frames:
-            before, _, after = self._chunk([self._choice(number, _MARK)]).partition(json.dumps(_MARK).encode())
+            before, _, after = self._chunk([self._choice(number, _PLACEHOLDER)]).partition(
+                json.dumps(_PLACEHOLDER).encode()
+            )
             self._frames[number] = before, after
         before, after = self._frames[number]
         return before + json.dumps(piece.text).encode() + after
@@ -101,10 +103,10 @@ class Shape:
 
     def _chunk(self, choices: Json, usage: Json = None) -> bytes:
         body = {**self._facts, "object": self.chunk_object, "choices": choices}
-        return sse({**body, "usage": usage} if self._usage_chunk else body)
+        return sse_event({**body, "usage": usage} if self._usage_chunk else body)
 
 
-class ChatShape(Shape):
+class ChatResponseBuilder(ResponseBuilder):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
     prefix = "chatcmpl"
@@ -120,13 +122,13 @@ class ChatShape(Shape):
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
-        chances = (each for piece in pieces for each in piece.chances)
-        content = [{**_token(each.chosen), "top_logprobs": [_token(top) for top in each.top]} for each in chances]
+        tokens = (token for piece in pieces for token in piece.chances)
+        content = [{**_token(token.chosen), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]
         return {"content": content, "refusal": None}
 
 
-class CompletionShape(Shape):
-    """`echoes` are what each answer's text begins with: its prompt, or ""."""
+class CompletionResponseBuilder(ResponseBuilder):
+    """Build completions; the text of each begins with its item of `echoes`: its prompt, or ""."""
 
     object = chunk_object = "text_completion"
     prefix = "cmpl"
@@ -134,7 +136,7 @@ class CompletionShape(Shape):
     def __init__(self, model: str, prompts: int, usage_chunk: bool, echoes: Sequence[str]) -> None:
         super().__init__(model, prompts, usage_chunk)
         self._echoes = echoes
-        self._places = [Places() for _ in echoes]
+        self._offsets = [TextOffsets() for _ in echoes]
 
     def opening(self, number: int) -> Json:
         return self._choice(number, self._echoes[number]) if self._echoes[number] else None
@@ -147,53 +149,53 @@ class CompletionShape(Shape):
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
         listed = list(pieces)
-        chances = [each for piece in listed for each in piece.chances]
+        tokens = [token for piece in listed for token in piece.chances]
         return {
-            "tokens": [each.chosen.text for each in chances],
-            "token_logprobs": [each.chosen.logprob for each in chances],
-            "top_logprobs": [_candidates(each) for each in chances],
-            "text_offset": [place for piece in listed for place in self._places[number].of(piece)],
+            "tokens": [token.chosen.text for token in tokens],
+            "token_logprobs": [token.chosen.logprob for token in tokens],
+            "top_logprobs": [_candidates(token) for token in tokens],
+            "text_offset": [offset for piece in listed for offset in self._offsets[number].of(piece)],
         }
 
 
-class Places:
-    """Where in one answer's text each token begins, in characters."""
+class TextOffsets:
+    """Track where each token begins in an answer's text, in characters."""
 
     def __init__(self) -> None:
         self._next = 0
         self._shown = 0
 
     def of(self, piece: Text) -> list[int]:
-        """The places of the tokens that came with `piece`.
+        """Return the offsets of the tokens of `piece`.
 
-        Tokens may run ahead of the text, which waits for stop strings. But those that are fragments of a character
-        cannot be counted by their own text; after them we count on from what is shown.
+        Tokens may run ahead of the text, which is held back for stop strings. The length of a token that ends within
+        a character is unknown; after one, offsets continue from the text that was shown.
         """
-        places = []
-        for each in piece.chances:
-            places.append(self._next)
-            self._next += len(each.chosen.text)
+        offsets = []
+        for token in piece.chances:
+            offsets.append(self._next)
+            self._next += len(token.chosen.text)
         self._shown += len(piece.text)
-        if any(_FRAGMENT in each.chosen.text for each in piece.chances):
+        if any(_INCOMPLETE_CHARACTER in token.chosen.text for token in piece.chances):
             self._next = self._shown
-        return places
+        return offsets
 
 
 def _candidates(chances: TokenChances) -> dict[str, float]:
-    """The likeliest tokens and the chosen one, as OpenAI has it: one more than asked for if that was unlikely."""
-    return {each.text: each.logprob for each in reversed((chances.chosen, *reversed(chances.top)))}
+    """Return the likeliest tokens and the chosen one: an unlikely one is added to those requested, as by OpenAI."""
+    return {token.text: token.logprob for token in reversed((chances.chosen, *reversed(chances.top)))}
 
 
 def _token(candidate: Logprob) -> dict[str, Json]:
-    """`bytes` is null where the token ends within a character: its text does not tell them."""
-    known = None if _FRAGMENT in candidate.text else list(candidate.text.encode())
-    return {"token": candidate.text, "logprob": candidate.logprob, "bytes": known}
+    """Return one token; `bytes` is null if it ends within a character: its text does not tell its bytes."""
+    raw = None if _INCOMPLETE_CHARACTER in candidate.text else list(candidate.text.encode())
+    return {"token": candidate.text, "logprob": candidate.logprob, "bytes": raw}
 
 
 def _finish_reason(end: Done) -> str:
     return "length" if end.reason == "length" else "stop"
 
 
-def sse(body: Json) -> bytes:
-    """`body` as one event of a stream."""
+def sse_event(body: Json) -> bytes:
+    """Encode `body` as one server-sent event."""
     return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"

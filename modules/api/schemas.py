@@ -1,114 +1,18 @@
-"""What a request's body may hold. Whatever does not fit becomes an OptionError that names the field.
+"""Schemas of all request bodies.
 
-Only what has a shape of its own stands here; the generation parameters beside it are `model_extra`, which
-`parameters.py` settles by the same tables as the page's sliders.
+Only fields with a type of their own are declared. The generation parameters beside them are `model_extra`, which
+`parameters` settles by the same tables as the UI's sliders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from modules.core.errors import OptionError, UnknownOption, WebUIError, Words
-from modules.options.option import nearest
-
-SHOWN = 80
-"""So many characters of a refused value are repeated in the answer."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a field has to be, as the end of a sentence. Stands in the field's annotation."""
-
-    en: str
-    zh: str
-
-    @property
-    def words(self) -> Words:
-        return {"en": self.en, "zh": self.zh}
-
-
-def _encodable(text: str) -> str:
-    """JSON can spell half a character (a lone surrogate), which no tokenizer can read."""
-    text.encode()  # UnicodeEncodeError is a ValueError, which pydantic expects
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-Tokens = list[Annotated[int, Field(ge=0, lt=2**31)]]
-Flag = Annotated[bool, Expected("true or false", " true 或 false")]
-
-Body = TypeVar("Body", bound="Request")
-
-
-class Request(BaseModel):
-    """A body. `null` means the same as leaving the field out, as in OpenAI's API."""
-
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _in_words(cls, raw: Any, handler: ModelWrapValidatorHandler[Body]) -> Body:
-        if isinstance(raw, bytes):  # FastAPI did not read it as JSON, for it was not declared to be
-            raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-        try:
-            return handler(_without_nulls(raw))
-        except ValidationError as error:
-            raise _refusal(cls, error.errors(include_context=False, include_url=False)[0]) from None
-
-
-def _without_nulls(raw: Any) -> Any:
-    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, Mapping) else raw
-
-
-_OBJECT = Expected("a JSON object", " JSON 对象")
-
-
-def _refusal(body: type[Request], detail: Mapping[str, Any]) -> WebUIError:
-    place = detail["loc"]
-    if not place:
-        return OptionError("body", _shown(detail["input"]), _OBJECT.words)
-    name = str(place[0])
-    if detail["type"] == "extra_forbidden" and len(place) == 1:
-        return UnknownOption(name, nearest(name, body.model_fields))
-    value = None if detail["type"] == "missing" else _shown(detail["input"])
-    return OptionError(_path(place), value, _expected(body, place).words)
-
-
-def _path(place: tuple[int | str, ...]) -> str:
-    """ "messages[0].content" for ("messages", 0, "content", …); a union's branches are not shown."""
-    if len(place) < 2 or isinstance(place[1], str):
-        return str(place[0])
-    inner = f".{place[2]}" if len(place) > 2 else ""
-    return f"{place[0]}[{place[1]}]{inner}"
-
-
-def _expected(body: type[Request], place: tuple[int | str, ...]) -> Expected:
-    inside = place[0] == "messages" and len(place) > 2 and place[2] in Message.model_fields
-    field = Message.model_fields[str(place[2])] if inside else body.model_fields[str(place[0])]
-    return next(each for each in field.metadata if isinstance(each, Expected))
-
-
-def _shown(value: object) -> object:
-    """`value`, or the beginning of it if it is long."""
-    if isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= SHOWN):
-        return value
-    text = str(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
-
+from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
+from modules.core.errors import OptionError
 
 # -- generation ------------------------------------------------------------------------------------------------------
 
@@ -117,7 +21,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # padding against eavesdroppers; there is none, whatever is asked
+    include_obfuscation: bool = False  # padding against eavesdroppers, which is never added
 
 
 _STREAM_OPTIONS = Expected('an object such as {"include_usage": true}', '形如 {"include_usage": true} 的对象')
@@ -128,8 +32,8 @@ _NAME = Expected("a name", "名称")
 _BIAS = Expected('an object such as {"50256": -100}', '形如 {"50256": -100} 的对象')
 
 
-class Generation(Request):
-    """What completions and chat completions have in common."""
+class GenerationRequest(RequestBody):
+    """The common fields of completions and chat completions."""
 
     model: Annotated[str, _NAME] = ""
     stream: Flag = False
@@ -144,11 +48,11 @@ class Generation(Request):
 
     @property
     def candidates(self) -> int | None:
-        """How many candidates to give log-probabilities of, besides the chosen token; None for no log-probabilities."""
+        """How many candidates get log-probabilities, besides the chosen token; None for no log-probabilities."""
         raise NotImplementedError
 
 
-class CompletionRequest(Generation):
+class CompletionRequest(GenerationRequest):
     prompt: Annotated[
         Text | list[Text] | Tokens | list[Tokens],
         Field(union_mode="left_to_right"),
@@ -163,7 +67,7 @@ class CompletionRequest(Generation):
 
 
 class Part(BaseModel):
-    """One part of a message. Other types than "text" are refused by name, in `conversation.py`."""
+    """One part of a message. Types other than "text" are refused by name in `prompts`."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -182,8 +86,8 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _nulls(cls, raw: Any) -> Any:
-        return _without_nulls(raw)
+    def _drop_nulls(cls, raw: Any) -> Any:
+        return without_nulls(raw)
 
 
 _MESSAGES = Expected(
@@ -192,11 +96,16 @@ _MESSAGES = Expected(
 )
 
 
-class ChatRequest(Generation):
+class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1), _MESSAGES]
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(ge=0, le=20), _CANDIDATES] = 0
     continue_: Flag = False
+
+    @classmethod
+    def expected(cls, location: tuple[int | str, ...]) -> Expected:
+        in_message = location[0] == "messages" and len(location) > 2 and location[2] in Message.model_fields
+        return expected_in(Message, str(location[2])) if in_message else super().expected(location)
 
     @property
     def candidates(self) -> int | None:
@@ -204,16 +113,16 @@ class ChatRequest(Generation):
             raise OptionError(
                 "top_logprobs",
                 self.top_logprobs,
-                {"en": "logprobs to be true beside it", "zh": "与 logprobs: true 一起使用"},
+                {"en": "logprobs: true beside it", "zh": "与 logprobs: true 一起使用"},
             )
         return self.top_logprobs if self.logprobs else None
 
 
-# -- the model -------------------------------------------------------------------------------------------------------
+# -- load, tokens ------------------------------------------------------------------------------------------------------
 
 
-class ModelLoadRequest(Request):
-    """As in the original: `args` holds "loader" and load options, `settings` generation parameters."""
+class ModelLoadRequest(RequestBody):
+    """As in the original web UI: `args` holds "loader" and load options, `settings` generation parameters."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -226,13 +135,13 @@ class ModelLoadRequest(Request):
     ] = Field(default_factory=dict)
 
 
-class TextRequest(Request):
+class TextRequest(RequestBody):
     model_config = ConfigDict(extra="forbid")
 
     text: Annotated[Text, Expected("a text", "文本")]
 
 
-class TokensRequest(Request):
+class TokensRequest(RequestBody):
     model_config = ConfigDict(extra="forbid")
 
     tokens: Annotated[Tokens, Expected("a list of token numbers", "词符编号列表")]
@@ -242,8 +151,8 @@ _NAMES = Expected("a list of names of LoRAs", "LoRA 名称列表")
 _WEIGHTS = Expected("a list of numbers, one for each LoRA", "数字列表，与 LoRA 一一对应")
 
 
-class LorasRequest(Request):
-    """As in the original, but for the weights, which may be left out: then each is 1."""
+class LorasRequest(RequestBody):
+    """As in the original web UI, with weights added. Without them, each is 1."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -251,7 +160,7 @@ class LorasRequest(Request):
     lora_weights: Annotated[list[float] | None, _WEIGHTS] = None
 
     @model_validator(mode="after")
-    def _as_many(self) -> LorasRequest:
+    def _check_lengths(self) -> LorasRequest:
         weights = self.lora_weights
         if weights is not None and len(weights) != len(self.lora_names):
             raise OptionError("lora_weights", str(weights), _WEIGHTS.words)
@@ -264,9 +173,8 @@ _FILES = Expected("a list of file names", "文件名列表")
 _ID = Expected("the id of a download", "下载任务的编号")
 
 
-class DownloadRequest(Request):
-    """`repo` is user/model, user/model:branch or a link to it; the files that the page would tick, unless some are
-    named."""
+class DownloadRequest(RequestBody):
+    """`repo` is user/model, user/model:branch or a link to it. Without `files`, the UI's preselection is downloaded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -277,20 +185,20 @@ class DownloadRequest(Request):
 
     @model_validator(mode="before")
     @classmethod
-    def _url(cls, raw: Any) -> Any:
-        """A link may also be called "url"."""
+    def _accept_url(cls, raw: Any) -> Any:
+        """Accept "url" as another name of `repo`."""
         if isinstance(raw, Mapping) and "url" in raw and "repo" not in raw:
             return {"repo" if key == "url" else key: value for key, value in raw.items()}
         return raw
 
 
-class JobRequest(Request):
+class JobRequest(RequestBody):
     model_config = ConfigDict(extra="forbid")
 
     id: Annotated[Text, _ID]
 
 
 class ResumeRequest(JobRequest):
-    """`keep_commit` is what to do if the branch has moved: go on with the old commit, or begin anew with the new."""
+    """`keep_commit` decides what to do if the branch has moved: resume the old commit, or restart with the new one."""
 
     keep_commit: Annotated[bool | None, Expected("true or false", " true 或 false")] = None

@@ -1,4 +1,4 @@
-"""Chat templates: from a list of messages to the one text a model was trained to continue."""
+"""Render chat templates: turn a list of messages into the text that a model was trained to continue."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DEFAULT = """\
 {%- endfor %}
 {%- if add_generation_prompt %}### Response:
 {% endif %}"""
-"""For models that bring no template of their own: the Alpaca form, which many of them were trained on."""
+"""The template for models without one: the Alpaca format, which many of them were trained on."""
 
 
-# Beside Jinja's own: what the wrong messages, an endless range or an endless macro come to.
-_REFUSALS = (
+# Besides Jinja's own errors: those of unexpected messages, an endless range or an endless macro.
+_TEMPLATE_ERRORS = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
@@ -46,17 +46,17 @@ _REFUSALS = (
 def render(
     template: str, messages: Sequence[Message], bos_token: str = "", eos_token: str = "", continue_last: bool = False
 ) -> str:
-    """The prompt for the next answer, or with `continue_last` the one that goes on with the last message.
+    """Return the prompt for the next answer, or with `continue_last` the one that continues the last message.
 
-    `template` is Jinja as in `tokenizer.chat_template`; empty means DEFAULT. Unsupported if it refuses the messages
-    (such as a system message where the model knows none) or is broken; its own words are in the message.
+    `template` is Jinja as in `tokenizer.chat_template`; empty means DEFAULT. Raises Unsupported, with the template's
+    own message, if it refuses the messages (such as a system message that the model does not support) or is broken.
     """
-    shown, tail = (messages[:-1], str(messages[-1]["content"])) if continue_last else (messages, "")
+    rendered, tail = (messages[:-1], str(messages[-1]["content"])) if continue_last else (messages, "")
     try:
         text = _compiled(template or DEFAULT).render(
-            messages=list(shown), add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
+            messages=list(rendered), add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
         )
-    except _REFUSALS as error:
+    except _TEMPLATE_ERRORS as error:
         raise Unsupported(
             {
                 "en": f"The model's chat template refused these messages: {error}",
@@ -68,18 +68,18 @@ def render(
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    """A template comes with a downloaded model, so it runs in Jinja's sandbox."""
+    """Compile a template in Jinja's sandbox, since it comes with a downloaded model."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     return environment.from_string(template)
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a model said, for its training; here it is only what stands in it."""
+    """Render `{% generation %}`, which marks the model's own text for training, as its content."""
 
     tags = {"generation"}
 
@@ -98,5 +98,5 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _refuse(reason: str) -> NoReturn:
+def _raise_exception(reason: str) -> NoReturn:
     raise jinja2.TemplateError(reason)

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from modules.api.responses import Places
+from modules.api.responses import TextOffsets
 from modules.core.events import Logprob, Text, TokenChances
 from modules.runtime.loaded_model import LoadedModel
 from tests.support.serving import Server, smollm2_server
@@ -236,7 +236,7 @@ def test_a_token_after_the_fragments_of_a_character_has_its_right_place() -> Non
     def token(text: str) -> TokenChances:
         return TokenChances(Logprob(text, -1.0))
 
-    places = Places()
+    places = TextOffsets()
     assert places.of(Text("é", 2, (token("\ufffd"), token("\ufffd")))) == [0, 1]
     assert places.of(Text("tes", 2, (token("te"), token("s")))) == [1, 3]
 

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from modules.api.host_guard import LOOPBACK, Guard, hosts_for
+from modules.api.host_guard import LOOPBACK, HostGuard, allowed_hosts
 from modules.config import flags
 from tests.support.serving import serving
 
@@ -40,7 +40,7 @@ def application() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(Guard(application(), LOOPBACK)) as address:
+    with serving(HostGuard(application(), LOOPBACK)) as address:
         yield address
 
 
@@ -78,7 +78,7 @@ def test_a_name_that_was_pointed_at_us_is_refused(address: str, host: str) -> No
 def test_a_refusal_says_why_in_both_languages(address: str) -> None:
     refusal = httpx.get(address, headers={"Host": "evil.example"})
     assert refusal.headers["content-type"] == "text/plain; charset=utf-8"
-    assert "does not go by that name" in refusal.text
+    assert "Unknown host name" in refusal.text
     assert "主机名" in refusal.text
 
 
@@ -130,7 +130,7 @@ def test_a_stream_passes_untouched(address: str) -> None:
 
 
 def test_a_web_socket_is_guarded_as_well() -> None:
-    client = TestClient(Guard(application(), LOOPBACK), base_url="http://localhost:7860")
+    client = TestClient(HostGuard(application(), LOOPBACK), base_url="http://localhost:7860")
     with client.websocket_connect("ws://localhost:7860/socket", headers={"Origin": "http://localhost:7860"}) as ours:
         assert ours.receive_text() == "hello"
     for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
@@ -145,15 +145,15 @@ def test_a_web_socket_is_guarded_as_well() -> None:
 
 
 def test_a_server_for_this_machine_alone_has_the_loopback_names() -> None:
-    assert hosts_for(flags.parse([])) == LOOPBACK
-    assert hosts_for(flags.parse(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
+    assert allowed_hosts(flags.parse([])) == LOOPBACK
+    assert allowed_hosts(flags.parse(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
 
 
 @pytest.mark.parametrize(
     "words", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
 )
 def test_a_server_for_the_network_has_this_machines_names_and_addresses(words: list[str]) -> None:
-    hosts = hosts_for(flags.parse(words))
+    hosts = allowed_hosts(flags.parse(words))
     name = socket.gethostname().lower()
     assert {name, f"{name.partition('.')[0]}.local"} | LOOPBACK <= hosts
     assert words[-1].lower() in {*hosts, "--listen"}
@@ -165,4 +165,4 @@ def test_the_address_we_send_from_is_among_them() -> None:
             probe.connect(("192.0.2.1", 9))  # sends nothing
         except OSError:
             pytest.skip("this machine has no network")
-        assert probe.getsockname()[0] in hosts_for(flags.parse(["--listen"]))
+        assert probe.getsockname()[0] in allowed_hosts(flags.parse(["--listen"]))

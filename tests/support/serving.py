@@ -18,8 +18,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from modules.api import attach
-from modules.api.host_guard import Guard, hosts_for
+from modules.api.app import mount_api
+from modules.api.host_guard import HostGuard, allowed_hosts
 from modules.app import App
 from modules.config import flags
 from modules.planning.load_request import LoadRequest
@@ -30,8 +30,8 @@ from modules.runtime.loaded_model import LoadedModel
 def api_of(app: App) -> Iterator[str]:
     """The address of a server that carries `app`'s API as server.py does."""
     server = FastAPI()
-    attach(server, app)
-    with serving(Guard(server, hosts_for(app.flags))) as address:
+    mount_api(server, app)
+    with serving(HostGuard(server, allowed_hosts(app.flags))) as address:
         yield address
 
 

@@ -1,4 +1,4 @@
-"""The routes under /v1/internal/lora: which LoRAs there are, and which are to be in force; the original's shapes."""
+"""Endpoints under /v1/internal/lora: list and apply LoRAs, in the original web UI's format."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from modules.runtime.loaded_model import AppliedLora
 
 
 def routes(app: App) -> APIRouter:
-    """The routes. None has `async`, for all may block: they run in threads."""
+    """Return the router. Its handlers may block: without `async`, they run in threads."""
     router = APIRouter(prefix="/internal/lora")
 
     @router.get("/list")
-    def every(request: Request) -> Response:
+    def list_loras(request: Request) -> Response:
         records, language = app.loras.catalog.all(), language_of(request.headers)
-        names = [each.name for each in records if not each.problem]
+        names = [record.name for record in records if not record.problem]
         return json_response(
             {
                 "lora_names": names,
-                "loras": [_shown(each, language) for each in records],
-                "applied": _told(app.models.status.loras),
+                "loras": [_lora_object(record, language) for record in records],
+                "applied": _applied(app.models.status.loras),
             }
         )
 
@@ -37,22 +37,22 @@ def routes(app: App) -> APIRouter:
     def load(body: LorasRequest) -> Response:
         owner_only(app)
         weights = body.lora_weights or [DEFAULT_WEIGHT] * len(body.lora_names)
-        return json_response({"applied": _told(app.loras.apply(dict(zip(body.lora_names, weights, strict=True))))})
+        return json_response({"applied": _applied(app.loras.apply(dict(zip(body.lora_names, weights, strict=True))))})
 
     @router.post("/unload")
     def unload() -> Response:
         owner_only(app)
-        return json_response({"applied": _told(app.loras.apply({}))})
+        return json_response({"applied": _applied(app.loras.apply({}))})
 
     return router
 
 
-def _told(loras: tuple[AppliedLora, ...]) -> list[Json]:
-    return [dataclasses.asdict(each) for each in loras]
+def _applied(loras: tuple[AppliedLora, ...]) -> list[Json]:
+    return [dataclasses.asdict(lora) for lora in loras]
 
 
-def _shown(record: LoraRecord, language: str) -> Json:
-    """`size` is in bytes."""
+def _lora_object(record: LoraRecord, language: str) -> Json:
+    """Return a LoRA for the list; `size` is in bytes."""
     return {
         "name": record.name,
         "kind": record.kind,

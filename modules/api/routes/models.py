@@ -1,4 +1,4 @@
-"""The routes under /v1/internal: loading, unloading and asking about the model, with the original's shapes."""
+"""Endpoints under /v1/internal: load, unload and query the model, in the original web UI's format."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 
 Defaults = MutableMapping[LoadedModel, Mapping[str, Value]]
-"""The generation parameters that a model was loaded with: the API's defaults for as long as that model is loaded."""
+"""The generation parameters that each model was loaded with: the API's defaults while that model is loaded."""
 
-_NOBODY = "None"  # how the original spells that no model is loaded
+_NO_MODEL = "None"  # the original's word for no loaded model
 
 
 def routes(app: App, defaults: Defaults) -> APIRouter:
-    """The routes. Those without `async` may block: they run in threads."""
+    """Return the router. Its handlers may block: without `async`, they run in threads."""
     router = APIRouter(prefix="/internal")
 
     @router.get("/model/info")
-    def info() -> Response:
+    def model_info() -> Response:
         return json_response(_info(app))
 
     @router.get("/model/list")
-    def names() -> Response:
+    def list_names() -> Response:
         return json_response({"model_names": [record.name for record in app.selectable_models()]})
 
     @router.post("/model/load")
@@ -44,12 +44,12 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.loading.load(plan)
         defaults[model] = settings
-        return json_response(_loaded(model, language_of(request.headers)))
+        return json_response(_load_result(model, language_of(request.headers)))
 
     @router.post("/model/unload")
     def unload() -> Response:
         owner_only(app)
-        return json_response({"model_name": _NOBODY, "freed": app.models.unload()})
+        return json_response({"model_name": _NO_MODEL, "freed": app.models.unload()})
 
     @router.post("/encode")
     def encode(body: TextRequest) -> Response:
@@ -68,7 +68,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
 
 def owner_only(app: App) -> None:
-    """With --multi-user the owner is who has the API key; where there is none, nobody is."""
+    """Raise OwnerOnly with --multi-user, unless there is an API key: whoever has it is the owner."""
     if not app.flags.text("api_key"):
         app.refuse_guests()
 
@@ -77,8 +77,8 @@ def _info(app: App) -> Json:
     try:
         model = app.models.current
     except (NoModelLoaded, WorkerDied):
-        return {"model_name": _NOBODY, "lora_names": [], "loader": None}
-    names = [each.name for each in model.loras]
+        return {"model_name": _NO_MODEL, "lora_names": [], "loader": None}
+    names = [lora.name for lora in model.loras]
     return {"model_name": model.record.name, "lora_names": names, "loader": model.loader.name}
 
 
@@ -90,14 +90,14 @@ def _plan(app: App, body: ModelLoadRequest) -> LoadPlan:
     return app.planner.plan(LoadRequest(app.record(body.model_name), loader, form=args))
 
 
-def _loaded(model: LoadedModel, language: str) -> Json:
-    """What became of the wish: every option as it took effect, and a note on each that could not do what it says."""
+def _load_result(model: LoadedModel, language: str) -> Json:
+    """Return every option at its effective value, and notes on options that could not take effect."""
     return {
         "model_name": model.record.name,
         "loader": model.loader.name,
         "context_length": model.info.context_length,
         "options": values(model.settings),
-        "loras": [dataclasses.asdict(each) for each in model.loras],
+        "loras": [dataclasses.asdict(lora) for lora in model.loras],
         "lora_problem": model.lora_problem.say(language) if model.lora_problem else None,
         "notes": [{"option": note.option, "text": note.text[language]} for note in model.info.notes],
     }
