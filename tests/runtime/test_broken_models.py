@@ -187,7 +187,7 @@ def test_a_load_that_needs_too_much_memory_names_remedies_and_the_next_load_work
     record = app.record(SMOLLM2)
     with pytest.raises(LoadFailed) as refused:
         app.loading.load(app.planner.plan(LoadRequest(record, form={"n_ctx": 16_000_000})))
-    assert "not enough memory. Take a shorter context" in refused.value.say("en")
+    assert "not enough memory. Shorten the context" in refused.value.say("en")
     assert "内存不足。请缩短上下文" in refused.value.say("zh")
     assert app.loading.load(app.planner.plan(LoadRequest(record))).info.context_length == 512
 

@@ -254,7 +254,7 @@ def test_a_damaged_overlay_is_reported_with_the_advice_to_reinstall(backend: Non
     (tmp_path / "auto_gptq").mkdir()
     (tmp_path / "auto_gptq" / "__init__.py").write_text("import a_package_that_is_gone")
     process = WorkerProcess(tmp_path)
-    with pytest.raises(LoadFailed, match=r"a_package_that_is_gone\). Install them again"):
+    with pytest.raises(LoadFailed, match=r"a_package_that_is_gone\). Install the loader's packages again"):
         load(process, tmp_path, AUTOGPTQ)
     process.close()
 
