@@ -134,10 +134,10 @@ def test_an_ignored_flag_prints_a_warning_and_the_server_starts(models_folder: P
     result = run(*words)
     assert explained(result)[1] == {"n_ctx": 512}
     assert result.stderr.splitlines() == [
-        "--no_cache: not supported any more; ignored.",
-        "--pre_layer: not supported any more; ignored. Use --gpu-memory.",
+        "--no_cache is no longer supported and was ignored.",
+        "--pre_layer is no longer supported and was ignored. Use --gpu-memory.",
     ]
-    assert "--no_cache：已不再支持" in run(*words, language="zh_CN.UTF-8").stderr
+    assert "--no_cache 已不再支持" in run(*words, language="zh_CN.UTF-8").stderr
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_nowebui_serves_only_the_api(models_folder: Path) -> None:
 def test_listening_without_a_login_prints_a_warning(models_folder: Path) -> None:
     running = Running("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")
-    assert "Warning: anybody on the network" in running.stop()
+    assert "Warning: anyone on the network" in running.stop()
 
 
 def test_models_are_scanned_when_the_server_starts(make_app: Callable[..., App], tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_an_unsupported_python_is_rejected_and_named(machine: Machine, subtests:
 
 
 def test_a_missing_python_is_reported(machine: Machine) -> None:
-    refused(machine.start(PYTHON=""), "没有找到", "Python 3.10 to 3.13 is needed, but there is none (found: nothing)")
+    refused(machine.start(PYTHON=""), "未找到", "Python 3.10 to 3.13 is required but was not found (found: none)")
 
 
 def test_a_later_supported_python_is_used_if_the_first_does_not_run(machine: Machine) -> None:
@@ -141,7 +141,7 @@ def test_a_python_without_venv_prints_what_to_install(machine: Machine) -> None:
 def test_an_unreachable_index_is_named_with_a_remedy_and_the_log(another: Machine) -> None:
     another.require("no-such-package==1.0")
     run = another.start()
-    refused(run, "无法访问软件包索引", "name a PyPI mirror in PIP_INDEX_URL")
+    refused(run, "无法访问软件包索引", "set PIP_INDEX_URL to a PyPI mirror")
     assert str(another.project / "logs/setup.log") in run.stderr
     assert "no-such-package" in another.log
 
