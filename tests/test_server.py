@@ -188,7 +188,7 @@ def test_a_menu_without_an_answer_exits_with_2(three_models: Path) -> None:
 def test_a_menu_without_models_exits_with_2(tmp_path: Path) -> None:
     result = run("--model-dir", str(tmp_path), "--model-menu", typed="1\n")
     assert result.returncode == 2
-    assert result.stderr == f"--model-menu: {tmp_path} holds no model that could be loaded.\n"
+    assert result.stderr == f"--model-menu: no model in {tmp_path} can be loaded.\n"
 
 
 def test_a_misspelled_loader_is_reported_before_the_menu(three_models: Path) -> None:
