@@ -1,4 +1,4 @@
-"""Answers over the API as its clients meet them: the `openai` package against a real server with the real SmolLM2."""
+"""The API as its clients use it: the `openai` package against a real server with the real SmolLM2."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.serving import Server, smollm2_server
 QUESTION = [{"role": "user", "content": "Name the capital of France in one English sentence."}]
 GREEDY = {"model": "gpt-3.5-turbo", "temperature": 0}
 STORY = {"prompt": "Count: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16", "temperature": 0, "max_tokens": 1900}
-"""Goes on for many seconds."""
+"""A prompt whose answer takes many seconds."""
 
 
 @pytest.fixture(scope="module")
 def server(models_folder: Path) -> Iterator[Server]:
-    """A server with SmolLM2 loaded, for tests that leave it so."""
+    """Serve SmolLM2 for tests that leave it loaded."""
     with smollm2_server(models_folder) as running:
         yield running
 
@@ -41,7 +41,7 @@ def test_the_models_are_listed_with_the_loaded_one_marked(server: Server) -> Non
     assert server.openai.models.retrieve(model.id) == model
 
 
-def test_a_model_nobody_has_is_not_found(server: Server) -> None:
+def test_a_missing_model_is_not_found(server: Server) -> None:
     with pytest.raises(openai.NotFoundError, match=r"Did you mean 'SmolLM2-135M-Instruct\.Q4_1\.gguf'"):
         server.openai.models.retrieve("SmolLM2-135M-Instruct.Q4_2.gguf")
 
@@ -49,7 +49,7 @@ def test_a_model_nobody_has_is_not_found(server: Server) -> None:
 # -- answers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_question_is_answered_and_the_answer_tells_which_model_gave_it(server: Server) -> None:
+def test_an_answer_names_the_model_that_gave_it(server: Server) -> None:
     answer = server.openai.chat.completions.create(messages=QUESTION, **GREEDY)
     (choice,) = answer.choices
     assert "Paris" in (choice.message.content or "")
@@ -57,7 +57,7 @@ def test_a_question_is_answered_and_the_answer_tells_which_model_gave_it(server:
     assert answer.model == "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Server) -> None:
+def test_a_streamed_answer_equals_the_whole_one(server: Server) -> None:
     whole = server.openai.chat.completions.create(messages=QUESTION, **GREEDY)
     chunks = list(server.openai.chat.completions.create(messages=QUESTION, stream=True, **GREEDY))
     deltas = [chunk.choices[0].delta for chunk in chunks]
@@ -69,7 +69,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(server: Server) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_streamed_completion_is_the_whole_one_in_pieces(server: Server) -> None:
+def test_a_streamed_completion_equals_the_whole_one(server: Server) -> None:
     asked = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
     whole = server.openai.completions.create(**asked).choices[0]
     chunks = list(server.openai.completions.create(stream=True, **asked))
@@ -78,7 +78,7 @@ def test_a_streamed_completion_is_the_whole_one_in_pieces(server: Server) -> Non
     assert whole.finish_reason == chunks[-1].choices[0].finish_reason == "length"
 
 
-def test_a_stream_ends_as_openai_ends_it(server: Server) -> None:
+def test_a_stream_ends_like_openais(server: Server) -> None:
     answer = server.post("/completions", {"prompt": "Hi", "max_tokens": 2, "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = answer.text.split("\n\n")
@@ -86,7 +86,7 @@ def test_a_stream_ends_as_openai_ends_it(server: Server) -> None:
     assert events[-2:] == ["data: [DONE]", ""]
 
 
-def test_tokens_are_counted_whole_and_streamed(server: Server) -> None:
+def test_tokens_are_counted_in_whole_and_streamed_answers(server: Server) -> None:
     asked = {"prompt": "Once upon a time", "max_tokens": 7, **GREEDY}
     usage = server.openai.completions.create(**asked).usage
     tokens = server.post("/internal/token-count", {"text": asked["prompt"]}).json()["length"]
@@ -118,7 +118,7 @@ def streamed(events: str) -> tuple[str, str]:
     return "".join(choice["delta"].get("content", "") for choice in choices), choices[-1]["finish_reason"]
 
 
-def test_the_same_seed_draws_the_same_answer(server: Server) -> None:
+def test_the_same_seed_gives_the_same_answer(server: Server) -> None:
     asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
     first, again = (server.openai.completions.create(seed=7, **asked).choices[0].text for _ in range(2))
     others = {server.openai.completions.create(seed=seed, **asked).choices[0].text for seed in (8, 9)}
@@ -126,7 +126,7 @@ def test_the_same_seed_draws_the_same_answer(server: Server) -> None:
     assert {first} != others
 
 
-def test_several_answers_have_seeds_of_their_own_that_follow_the_first(server: Server) -> None:
+def test_several_answers_have_consecutive_seeds(server: Server) -> None:
     asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
     both = server.openai.completions.create(seed=7, n=2, **asked)
     alone = [server.openai.completions.create(seed=seed, **asked) for seed in (7, 8)]
@@ -137,7 +137,7 @@ def test_several_answers_have_seeds_of_their_own_that_follow_the_first(server: S
     assert both.usage.completion_tokens == alone[0].usage.completion_tokens + alone[1].usage.completion_tokens
 
 
-def test_several_answers_stream_side_by_side(server: Server) -> None:
+def test_several_answers_are_streamed_concurrently(server: Server) -> None:
     texts, ends = {0: "", 1: ""}, {}
     asked = {"messages": QUESTION, "n": 2, "stream": True, **GREEDY}
     for chunk in server.openai.chat.completions.create(**asked):
@@ -166,7 +166,7 @@ def test_an_echo_puts_the_prompt_before_the_answer(server: Server) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == "One, two," + plain
 
 
-def test_content_may_come_in_parts_and_instructions_from_a_developer(server: Server) -> None:
+def test_content_parts_and_the_role_developer_are_accepted(server: Server) -> None:
     parts = [
         {"type": "text", "text": "Name the capital of France"},
         {"type": "text", "text": "in one English sentence."},
@@ -182,7 +182,7 @@ def test_content_may_come_in_parts_and_instructions_from_a_developer(server: Ser
     assert first.usage and second.usage and first.usage.prompt_tokens == second.usage.prompt_tokens
 
 
-def test_the_answer_a_client_sends_back_is_part_of_the_conversation(server: Server) -> None:
+def test_an_answer_that_a_client_sends_back_is_accepted(server: Server) -> None:
     answer = server.openai.chat.completions.create(messages=QUESTION, **GREEDY).choices[0].message
     followed = [*QUESTION, answer.model_dump(), {"role": "user", "content": "And of Italy?"}]
     assert server.post("/chat/completions", {"messages": followed, "max_tokens": 4}).status_code == 200
@@ -199,7 +199,7 @@ def test_an_unfinished_answer_is_continued(server: Server) -> None:
 # -- log-probabilities -----------------------------------------------------------------------------------------------
 
 
-def test_chat_tells_how_likely_each_token_was(server: Server) -> None:
+def test_chat_completions_return_logprobs(server: Server) -> None:
     asked = {"messages": QUESTION, "logprobs": True, "top_logprobs": 3, **GREEDY}
     (choice,) = server.openai.chat.completions.create(**asked).choices
     assert choice.logprobs is not None and choice.logprobs.content
@@ -214,7 +214,7 @@ def test_chat_tells_how_likely_each_token_was(server: Server) -> None:
     assert [token.token for token in heard] == [token.token for token in choice.logprobs.content]
 
 
-def test_completions_tell_it_with_the_place_of_each_token(server: Server) -> None:
+def test_completions_return_logprobs_with_text_offsets(server: Server) -> None:
     asked = {"prompt": "The capital of France is", "max_tokens": 5, "logprobs": 2, **GREEDY}
     choice = server.openai.completions.create(**asked).choices[0]
     told = choice.logprobs
@@ -227,12 +227,12 @@ def test_completions_tell_it_with_the_place_of_each_token(server: Server) -> Non
     assert places == told.text_offset
 
 
-def test_no_candidates_besides_the_chosen_token_are_given_unless_asked_for(server: Server) -> None:
+def test_without_top_logprobs_only_the_chosen_token_is_returned(server: Server) -> None:
     answer = server.post("/chat/completions", {"messages": QUESTION, "logprobs": True, "max_tokens": 3})
     assert [token["top_logprobs"] for token in answer.json()["choices"][0]["logprobs"]["content"]] == [[], [], []]
 
 
-def test_a_token_after_the_fragments_of_a_character_has_its_right_place() -> None:
+def test_offsets_are_right_after_tokens_that_split_a_character() -> None:
     def token(text: str) -> TokenChances:
         return TokenChances(Logprob(text, -1.0))
 
@@ -245,7 +245,7 @@ def test_a_token_after_the_fragments_of_a_character_has_its_right_place() -> Non
 
 
 def rests(model: LoadedModel, seconds: float = 5.0) -> bool:
-    """Whether the model's process comes to use no processor any more within `seconds`."""
+    """Return whether the worker stops using the CPU within `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         before = processor_seconds(model)
@@ -260,7 +260,7 @@ def processor_seconds(model: LoadedModel) -> float:
     return (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_hanging_up_on_a_stream_stops_it(server: Server) -> None:
+def test_disconnecting_from_a_stream_stops_the_generation(server: Server) -> None:
     model = server.app.models.current
     with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
         lines = answer.iter_lines()
@@ -269,13 +269,13 @@ def test_hanging_up_on_a_stream_stops_it(server: Server) -> None:
     assert rests(model)
 
 
-def test_hanging_up_while_waiting_for_a_whole_answer_stops_it(server: Server) -> None:
+def test_disconnecting_before_a_whole_answer_stops_the_generation(server: Server) -> None:
     with pytest.raises(httpx.ReadTimeout):
         server.http.post("/completions", json=STORY, timeout=1.0)
     assert rests(server.app.models.current)
 
 
-def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: Server) -> None:
+def test_disconnecting_while_queued_leaves_the_queue(server: Server) -> None:
     stream = {**STORY, "stream": True}
     with contextlib.ExitStack() as others:
         answers = [others.enter_context(server.http.stream("POST", "/completions", json=stream)) for _ in range(4)]
@@ -287,7 +287,7 @@ def test_hanging_up_while_others_are_served_takes_one_out_of_the_queue(server: S
     assert rests(server.app.models.current)
 
 
-def test_whoever_asks_next_is_answered_at_once(server: Server) -> None:
+def test_the_next_request_is_answered_at_once(server: Server) -> None:
     with server.http.stream("POST", "/completions", json={**STORY, "stream": True}) as answer:
         lines = answer.iter_lines()
         next(lines)
@@ -296,7 +296,7 @@ def test_whoever_asks_next_is_answered_at_once(server: Server) -> None:
     assert time.monotonic() - began < 4
 
 
-def test_a_prompt_is_truncated_to_the_length_asked_for(server: Server) -> None:
+def test_a_prompt_is_truncated_to_truncation_length(server: Server) -> None:
     words = "one two three four five six seven eight nine ten"
     body = {"prompt": words, "max_tokens": 1, "temperature": 0}
     whole = server.post("/completions", body).json()["usage"]["prompt_tokens"]

@@ -1,4 +1,4 @@
-"""What the API refuses, in OpenAI's shape: nothing that was asked for is silently left undone."""
+"""Errors of the API in OpenAI's format; no parameter is silently ignored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUESTION = [{"role": "user", "content": "Name the capital of France in one Engli
 
 @pytest.fixture(scope="module")
 def server(models_folder: Path) -> Iterator[Server]:
-    """A server with SmolLM2 loaded, for tests that leave it so."""
+    """Serve SmolLM2 for tests that leave it loaded."""
     with smollm2_server(models_folder) as running:
         yield running
 
@@ -75,7 +75,7 @@ def test_an_unsupported_parameter_is_refused_by_name(server: Server, subtests: p
             assert name in refused["message"]
 
 
-def test_what_asks_for_nothing_is_no_reason_to_refuse(server: Server) -> None:
+def test_unsupported_parameters_at_neutral_values_are_accepted(server: Server) -> None:
     nothing = {"logit_bias": {}, "response_format": {"type": "text"}, "tools": None, "best_of": 1, "user": "me"}
     neutral = {"num_beams": 1, "early_stopping": False, "penalty_alpha": 0, "smoothing_factor": 0, "tfs": 1, "top_a": 0}
     body = {"prompt": "Hi", "max_tokens": 1, **nothing, **neutral, "custom_stopping_strings": ["x"]}
@@ -92,25 +92,25 @@ def test_what_asks_for_nothing_is_no_reason_to_refuse(server: Server) -> None:
         ("Hi", "messages[0]"),
     ],
 )
-def test_a_message_at_fault_is_named(server: Server, message: object, param: str) -> None:
+def test_an_invalid_message_is_named(server: Server, message: object, param: str) -> None:
     refused = server.refusal("/chat/completions", {"messages": [message]})
     assert (refused["status"], refused["param"]) == (400, param)
 
 
-def test_a_picture_is_refused(server: Server) -> None:
+def test_an_image_is_refused(server: Server) -> None:
     parts = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     refused = server.refusal("/chat/completions", {"messages": [{"role": "user", "content": parts}]})
     assert (refused["status"], refused["code"]) == (400, "unsupported")
     assert "'image_url'" in refused["message"]
 
 
-def test_errors_speak_the_clients_language(server: Server) -> None:
+def test_errors_are_in_the_clients_language(server: Server) -> None:
     body = {"prompt": "Hi", "temperature": 9}
     assert "无法接受 9" in server.refusal("/completions", body, Accept_Language="zh-CN,zh;q=0.9")["message"]
     assert "not acceptable" in server.refusal("/completions", body, Accept_Language="fr")["message"]
 
 
-def test_a_body_that_is_not_declared_to_be_json_is_refused(server: Server) -> None:
+def test_a_body_of_another_content_type_is_refused(server: Server) -> None:
     body = json.dumps({"prompt": "Hi", "max_tokens": 1}).encode()
     for headers in ({"Content-Type": "text/plain"}, {}):
         answer = server.http.post("/completions", content=body, headers=headers)
@@ -118,20 +118,20 @@ def test_a_body_that_is_not_declared_to_be_json_is_refused(server: Server) -> No
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[1]", b"\xff", b'{"prompt": ' + b"9" * 5000 + b"}"])
-def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(server: Server, body: bytes) -> None:
     answer = server.http.post("/completions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
 
 
-def test_an_address_that_is_none_is_told_in_the_same_shape(server: Server) -> None:
+def test_an_unknown_endpoint_is_answered_in_openais_format(server: Server) -> None:
     unknown, wrong = server.http.get("/embeddings"), server.http.get("/completions")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
 
 
-def test_without_a_model_the_answer_says_so(make_app: Callable[..., App]) -> None:
+def test_without_a_loaded_model_an_error_says_so(make_app: Callable[..., App]) -> None:
     with server_of(make_app()) as server:
         for path, body in (("/completions", {"prompt": "Hi"}), ("/chat/completions", {"messages": QUESTION})):
             refused = server.refusal(path, body)
@@ -143,7 +143,7 @@ class BrokenCatalog:
         raise ZeroDivisionError("a secret of ours")
 
 
-def test_a_fault_of_ours_is_logged_and_not_shown(
+def test_an_internal_error_is_logged_and_not_shown(
     make_app: Callable[..., App], caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app()

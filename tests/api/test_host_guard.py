@@ -1,4 +1,4 @@
-"""Other sites' pages are kept out, other programs are let in, and nothing we serve may reach out."""
+"""Requests of other sites are refused, those of other programs answered, and pages may load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def status(address: str, method: str = "GET", **headers: str) -> int:
     return httpx.request(method, address, headers=named).status_code
 
 
-def test_a_program_that_calls_us_by_our_address_is_answered(address: str) -> None:
+def test_a_program_that_uses_the_servers_address_is_answered(address: str) -> None:
     assert status(address) == status(address, "POST") == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LocalHost:7860", "127.0.0.1:1", "[::1]", "[::1]:7860"])
-def test_any_name_of_ours_will_do(address: str, host: str) -> None:
+def test_all_allowed_hosts_are_answered(address: str, host: str) -> None:
     assert status(address, Host=host) == 200
 
 
@@ -71,18 +71,18 @@ def test_any_name_of_ours_will_do(address: str, host: str) -> None:
         "",
     ],
 )
-def test_a_name_that_was_pointed_at_us_is_refused(address: str, host: str) -> None:
+def test_an_unknown_host_is_refused(address: str, host: str) -> None:
     assert status(address, Host=host) == 403
 
 
-def test_a_refusal_says_why_in_both_languages(address: str) -> None:
+def test_a_refusal_states_the_reason_in_both_languages(address: str) -> None:
     refusal = httpx.get(address, headers={"Host": "evil.example"})
     assert refusal.headers["content-type"] == "text/plain; charset=utf-8"
     assert "Unknown host name" in refusal.text
     assert "主机名" in refusal.text
 
 
-def test_our_own_page_may_ask_us(address: str) -> None:
+def test_requests_of_the_own_page_are_answered(address: str) -> None:
     assert status(address, "POST", Origin=address, Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors") == 200
 
 
@@ -96,12 +96,12 @@ def test_a_foreign_origin_is_refused(address: str, origin: str) -> None:
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_what_a_foreign_page_fetches_is_refused_even_without_an_origin(address: str, site: str) -> None:
+def test_a_cross_site_fetch_is_refused_even_without_an_origin(address: str, site: str) -> None:
     assert status(address, Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image") == 403
     assert status(address, "POST", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate") == 403
 
 
-def test_a_link_on_a_foreign_page_may_lead_to_ours_but_a_frame_may_not_show_it(address: str) -> None:
+def test_another_site_may_link_to_the_page_but_not_frame_it(address: str) -> None:
     followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert status(address, Sec_Fetch_Dest="document", **followed) == 200
     assert status(address, Sec_Fetch_Dest="iframe", **followed) == 403
@@ -111,7 +111,7 @@ def test_an_address_typed_by_the_user_opens(address: str) -> None:
     assert status(address, Sec_Fetch_Site="none", Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document") == 200
 
 
-def test_every_answer_carries_a_policy_that_nothing_leaves_by(address: str) -> None:
+def test_every_response_has_a_content_security_policy(address: str) -> None:
     headers = httpx.get(address).headers
     assert headers["x-own"] == "kept"
     assert headers["x-content-type-options"] == "nosniff"
@@ -125,11 +125,11 @@ def test_every_answer_carries_a_policy_that_nothing_leaves_by(address: str) -> N
     assert not re.search(r"\*|https?:", allowed)
 
 
-def test_a_stream_passes_untouched(address: str) -> None:
+def test_a_stream_is_passed_on_unchanged(address: str) -> None:
     assert httpx.get(f"{address}/stream").text == "onetwothree"
 
 
-def test_a_web_socket_is_guarded_as_well() -> None:
+def test_a_web_socket_is_checked_too() -> None:
     client = TestClient(HostGuard(application(), LOOPBACK), base_url="http://localhost:7860")
     with client.websocket_connect("ws://localhost:7860/socket", headers={"Origin": "http://localhost:7860"}) as ours:
         assert ours.receive_text() == "hello"
@@ -144,7 +144,7 @@ def test_a_web_socket_is_guarded_as_well() -> None:
 # -- what this machine is called -------------------------------------------------------------------------------------
 
 
-def test_a_server_for_this_machine_alone_has_the_loopback_names() -> None:
+def test_a_local_server_allows_the_loopback_names() -> None:
     assert allowed_hosts(flags.parse([])) == LOOPBACK
     assert allowed_hosts(flags.parse(["--listen-host", "127.0.0.2"])) == LOOPBACK | {"127.0.0.2"}
 
@@ -152,14 +152,14 @@ def test_a_server_for_this_machine_alone_has_the_loopback_names() -> None:
 @pytest.mark.parametrize(
     "words", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
 )
-def test_a_server_for_the_network_has_this_machines_names_and_addresses(words: list[str]) -> None:
+def test_a_network_server_allows_this_machines_names_and_addresses(words: list[str]) -> None:
     hosts = allowed_hosts(flags.parse(words))
     name = socket.gethostname().lower()
     assert {name, f"{name.partition('.')[0]}.local"} | LOOPBACK <= hosts
     assert words[-1].lower() in {*hosts, "--listen"}
 
 
-def test_the_address_we_send_from_is_among_them() -> None:
+def test_the_outgoing_address_is_allowed() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing

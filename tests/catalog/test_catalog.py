@@ -21,11 +21,11 @@ def names(folder: Path) -> list[str]:
     return [record.name for record in Catalog(folder).models()]
 
 
-def test_a_folder_that_does_not_exist_holds_no_models(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_models(tmp_path: Path) -> None:
     assert names(tmp_path / "nowhere") == []
 
 
-def test_a_gguf_file_is_a_model_with_what_its_header_says(tmp_path: Path) -> None:
+def test_a_gguf_file_is_a_model_with_the_facts_from_its_header(tmp_path: Path) -> None:
     content = gguf()
     path = put(tmp_path / "sub" / "tiny.gguf", content)
     assert only(tmp_path) == ModelRecord(
@@ -49,13 +49,13 @@ def test_a_real_model_is_listed(smollm2: Path) -> None:
     assert record.problem is None
 
 
-def test_names_are_sorted_as_people_count(tmp_path: Path) -> None:
+def test_numbers_in_names_are_sorted_by_value(tmp_path: Path) -> None:
     for name in ("b-13B.gguf", "b-7B.gguf", "A-2.gguf", "a-10.gguf", "a.gguf", "3.gguf"):
         put(tmp_path / name, gguf())
     assert names(tmp_path) == ["3.gguf", "A-2.gguf", "a-10.gguf", "a.gguf", "b-7B.gguf", "b-13B.gguf"]
 
 
-def test_what_is_no_model_is_not_listed(tmp_path: Path) -> None:
+def test_other_files_are_not_listed(tmp_path: Path) -> None:
     for name in ("README.md", "config.yaml", "notes.txt", "a.gguf.part", "b.incomplete", "c.gguf.tmp", ".d.gguf"):
         put(tmp_path / name, gguf())
     put(tmp_path / ".cache" / "e.gguf", gguf())
@@ -107,14 +107,14 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     assert "1 of 3 parts are missing: big-00002-of-00003.gguf" in trouble(only(tmp_path))
 
 
-def test_a_split_model_is_known_even_without_its_first_part(tmp_path: Path) -> None:
+def test_a_split_model_is_listed_even_without_its_first_part(tmp_path: Path) -> None:
     split(tmp_path, 2)
     record = only(tmp_path)
     assert record.name == "big-00001-of-00003.gguf"
     assert "2 of 3 parts are missing: big-00001-of-00003.gguf, big-00003-of-00003.gguf" in trouble(record)
 
 
-def test_a_damaged_later_part_is_a_problem_of_the_whole(tmp_path: Path) -> None:
+def test_a_damaged_later_part_is_a_problem_of_the_model(tmp_path: Path) -> None:
     split(tmp_path, 1, 2, 3)
     put(tmp_path / "big-00003-of-00003.gguf", b"<html>")
     record = only(tmp_path)
@@ -122,12 +122,12 @@ def test_a_damaged_later_part_is_a_problem_of_the_whole(tmp_path: Path) -> None:
     assert record.architecture == "llama"
 
 
-def test_a_renamed_part_is_told_the_name_it_needs(tmp_path: Path) -> None:
+def test_a_renamed_part_names_the_required_pattern(tmp_path: Path) -> None:
     put(tmp_path / "renamed.gguf", gguf(MODEL | {"split.count": As(U16, 3)}))
     assert "named like model-00001-of-00003.gguf" in trouble(only(tmp_path))
 
 
-def test_a_gguf_inside_such_a_folder_is_a_model_of_its_own(tmp_path: Path) -> None:
+def test_a_gguf_inside_a_folder_of_weights_is_a_model_of_its_own(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "tiny") / "tiny.gguf", gguf())
     assert names(tmp_path) == ["tiny", "tiny/tiny.gguf"]
 
@@ -144,7 +144,7 @@ def test_a_second_scan_reads_nothing_that_has_not_changed(tmp_path: Path) -> Non
     assert "zeros" in trouble(catalog.models()[0])
 
 
-def test_links_are_followed_but_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
     put(models / "a" / "deep" / "tiny.gguf", gguf())
     put(elsewhere / "far.gguf", gguf())
@@ -171,13 +171,13 @@ def test_folders_that_all_link_to_each_other_are_walked_in_bounded_time(tmp_path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
-def test_a_name_that_is_no_text_can_still_be_shown_and_found(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_can_be_shown_and_found(tmp_path: Path) -> None:
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf")), b"<html>")
     record = Catalog(tmp_path).find("caf?.gguf")
     assert trouble(record).encode()
 
 
-def test_a_model_is_found_by_its_name_or_an_unmistakable_short_form(tmp_path: Path) -> None:
+def test_a_model_is_found_by_its_name_or_a_unique_short_name(tmp_path: Path) -> None:
     put(tmp_path / "a" / "tiny.gguf", gguf())
     checkpoint(tmp_path / "org" / "big")
     catalog = Catalog(tmp_path)
@@ -200,7 +200,7 @@ def make_all_kinds(folder: Path) -> None:
     (folder / "linked.gguf").symlink_to(folder / "a b [c] +$.gguf")
 
 
-def test_a_whole_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_all_kinds(tmp_path)
     listed = Catalog(tmp_path).models()
     assert len(listed) == 11
@@ -212,7 +212,7 @@ def test_a_whole_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytes
         assert found == dataclasses.replace(record, duplicate_of="", problem=found.problem)
 
 
-def test_what_a_scan_found_to_be_a_duplicate_is_known_of_a_single_model_too(tmp_path: Path) -> None:
+def test_a_lookup_by_name_knows_the_duplicates_of_the_last_scan(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         put(tmp_path / name, gguf())
     catalog = Catalog(tmp_path)
@@ -223,7 +223,7 @@ def test_what_a_scan_found_to_be_a_duplicate_is_known_of_a_single_model_too(tmp_
     assert catalog.find("b.gguf").duplicate_of == ""
 
 
-def test_only_what_a_scan_lists_has_a_name(tmp_path: Path) -> None:
+def test_only_names_that_a_scan_lists_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     make_all_kinds(folder)
     put(tmp_path / "outside.gguf", gguf())
@@ -254,7 +254,7 @@ def test_only_what_a_scan_lists_has_a_name(tmp_path: Path) -> None:
         assert Catalog(folder).find_exact(name) is None, name
 
 
-def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         put(tmp_path / f"{number}.gguf", gguf(MODEL | {"general.name": str(number)}))
     catalog, read, lists = Catalog(tmp_path), [], []
@@ -274,7 +274,7 @@ def test_two_threads_do_not_read_the_same_twice(tmp_path: Path, monkeypatch: pyt
     assert all(each == lists[0] for each in lists)
 
 
-def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_found_during_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "tiny.gguf", gguf())
     slow = put(tmp_path / "slow" / "slow.gguf", gguf())
     begun, go_on = threading.Event(), threading.Event()
@@ -296,7 +296,7 @@ def test_a_name_is_found_while_a_scan_goes_on(tmp_path: Path, monkeypatch: pytes
     scan.join()
 
 
-def test_a_whole_name_goes_before_a_short_form(tmp_path: Path) -> None:
+def test_a_full_name_wins_over_a_short_name(tmp_path: Path) -> None:
     put(tmp_path / "a" / "tiny.gguf", gguf())
     put(tmp_path / "tiny.gguf", gguf())
     assert Catalog(tmp_path).find("tiny.gguf").name == "tiny.gguf"
@@ -315,7 +315,7 @@ def test_an_ambiguous_or_unknown_name_is_answered_with_the_nearest(tmp_path: Pat
         Catalog(tmp_path).find("")
 
 
-def test_a_path_is_a_name_on_the_command_line_only(tmp_path: Path) -> None:
+def test_paths_are_accepted_on_the_command_line_only(tmp_path: Path) -> None:
     outside = put(tmp_path / "outside" / "x.gguf", gguf())
     folder = checkpoint(tmp_path / "outside" / "tiny")
     put(tmp_path / "models" / "y.gguf", gguf())
@@ -329,7 +329,7 @@ def test_a_path_is_a_name_on_the_command_line_only(tmp_path: Path) -> None:
     assert catalog.find(f"{folder}/", paths=True).format == "safetensors"
 
 
-def test_a_path_to_a_listed_model_finds_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_to_a_listed_model_gives_the_listed_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split(tmp_path / "models" / "sub", 1, 2, 3)
     catalog = Catalog(tmp_path / "models")
     monkeypatch.chdir(tmp_path)
@@ -337,7 +337,7 @@ def test_a_path_to_a_listed_model_finds_that(tmp_path: Path, monkeypatch: pytest
     assert found.name == "sub/big-00001-of-00003.gguf"
 
 
-def test_a_path_to_no_model_is_not_found(tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_not_found(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     for name in (str(put(tmp_path / "README.md")), str(tmp_path), str(tmp_path / "no" / "x.gguf"), "x" * 5000):
         with pytest.raises(ModelNotFound):

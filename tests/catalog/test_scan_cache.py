@@ -1,4 +1,4 @@
-"""What was read of models survives a restart, and nothing that happens to the file it is kept in does any harm."""
+"""The scan cache survives a restart, and a damaged cache file does no harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.gguf_files import ARRAY, MODEL, As, array, gguf
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """models/ with one of everything."""
+    """Return a folder with one model of every kind."""
     folder = tmp_path / "models"
     heads = As(ARRAY, array(4, [8, 4]))
     put(folder / "模型 [1].gguf", gguf(MODEL | {"llama.attention.head_count": heads}))
@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def spoil(folder: Path) -> None:
-    """Every file made nonsense of the same size and time: who looks inside is found out."""
+    """Overwrite every file, but keep size and time, so that reading one would show."""
     for path in folder.rglob("*.*"):
         if path.is_file():
             facts = path.stat()
@@ -47,11 +47,11 @@ def spoil(folder: Path) -> None:
 
 
 def told(records: list[ModelRecord]) -> list[dict[str, Any]]:
-    """All that records say, in a form that can be compared: errors know no equality, times of reading differ."""
+    """Return all facts of records in a comparable form: errors have no equality, access times differ."""
     return [vars(each) | {"files": list(each.files), "problem": str(each.problem)} for each in records]
 
 
-def test_after_a_restart_nothing_is_read_and_all_is_as_before(folder: Path, cache: Path) -> None:
+def test_after_a_restart_nothing_is_read_and_the_records_are_equal(folder: Path, cache: Path) -> None:
     before = told(Catalog(folder, cache).models())
     assert {each["duplicate_of"] for each in before} == {"", "a"}
     spoil(folder)
@@ -59,7 +59,7 @@ def test_after_a_restart_nothing_is_read_and_all_is_as_before(folder: Path, cach
     assert told(Catalog(folder).models()) != before
 
 
-def test_a_single_model_is_found_in_the_cache_too(folder: Path, cache: Path) -> None:
+def test_a_lookup_by_name_uses_the_cache(folder: Path, cache: Path) -> None:
     before = Catalog(folder, cache).models()
     spoil(folder)
     assert told([Catalog(folder, cache).find("模型 [1].gguf")]) == told(
@@ -67,13 +67,13 @@ def test_a_single_model_is_found_in_the_cache_too(folder: Path, cache: Path) -> 
     )
 
 
-def test_what_changed_between_is_read_again(folder: Path, cache: Path) -> None:
+def test_changed_files_are_read_again(folder: Path, cache: Path) -> None:
     Catalog(folder, cache).models()
     put(folder / "cut.gguf", gguf())
     assert Catalog(folder, cache).find("cut.gguf").problem is None
 
 
-def test_the_file_is_written_only_for_news(folder: Path, cache: Path) -> None:
+def test_the_cache_file_is_written_only_after_a_change(folder: Path, cache: Path) -> None:
     catalog = Catalog(folder, cache)
     catalog.models()
     cache.unlink()
@@ -95,7 +95,7 @@ def test_vanished_files_are_forgotten(folder: Path, cache: Path) -> None:
     assert "cut.gguf" not in cache.read_text()
 
 
-def test_what_a_lookup_reads_is_kept_by_the_next_scan(folder: Path, cache: Path) -> None:
+def test_results_of_a_lookup_are_kept_by_the_next_scan(folder: Path, cache: Path) -> None:
     catalog = Catalog(folder, cache)
     catalog.find("cut.gguf")
     assert not cache.exists()
@@ -103,7 +103,7 @@ def test_what_a_lookup_reads_is_kept_by_the_next_scan(folder: Path, cache: Path)
     assert "cut.gguf" in cache.read_text()
 
 
-def test_long_files_are_kept_in_short(folder: Path, cache: Path) -> None:
+def test_large_json_files_are_cached_in_short(folder: Path, cache: Path) -> None:
     Catalog(folder, cache).models()
     assert "added_tokens_decoder" not in cache.read_text() and "weight_map" not in cache.read_text()
 
@@ -137,13 +137,13 @@ def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, har
 @pytest.mark.parametrize(
     "body", [[], {"header": []}, {"header": {"x": 5}}, "deep"], ids=["a list", "no paths", "no entry", "deep"]
 )
-def test_a_foreign_cache_with_a_sound_head_is_ignored(folder: Path, cache: Path, body: Any) -> None:
+def test_a_cache_of_another_structure_is_ignored(folder: Path, cache: Path, body: Any) -> None:
     raw = b"[" * 100_000 if body == "deep" else json.dumps(body).encode()
     put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
     assert told(Catalog(folder, cache).models()) == told(Catalog(folder).models())
 
 
-def test_entries_that_make_no_sense_are_read_again(folder: Path, cache: Path) -> None:
+def test_invalid_entries_are_read_again(folder: Path, cache: Path) -> None:
     before = told(Catalog(folder, cache).models())
     body = json.loads(cache.read_bytes().split(b"\n", 1)[1])
     for name, nonsense in {"header": {"version": 3}, "about": 5, "weights": {}}.items():
@@ -154,23 +154,21 @@ def test_entries_that_make_no_sense_are_read_again(folder: Path, cache: Path) ->
     assert told(Catalog(folder, cache).models()) == before
 
 
-def test_another_version_of_this_program_starts_anew(
-    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_of_another_version_is_ignored(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Catalog(folder, cache).models()
     spoil(folder)
     monkeypatch.setattr(scan_cache, "VERSION", scan_cache.VERSION + 1)
     assert all(each.problem for each in Catalog(folder, cache).models())
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_raises_no_error(folder: Path, tmp_path: Path) -> None:
     put(tmp_path / "file")
     for place in (tmp_path / "file" / "catalog.json", tmp_path):
         assert told(Catalog(folder, place).models()) == told(Catalog(folder).models())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
-def test_a_name_that_is_no_text_is_kept_too(tmp_path: Path, cache: Path) -> None:
+def test_a_name_that_is_not_utf8_is_cached_too(tmp_path: Path, cache: Path) -> None:
     path = put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/models/caf\xe9.gguf")), gguf())
     before = told(Catalog(path.parent, cache).models())
     spoil(path.parent)

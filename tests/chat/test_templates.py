@@ -1,4 +1,4 @@
-"""Chat templates: what they make of messages, and what one that came with a download cannot do."""
+"""Chat templates render messages, and a malicious one cannot leave its sandbox."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(template: str) -> Unsupported:
     return refused.value
 
 
-def test_a_template_is_given_the_messages_and_asked_for_the_next() -> None:
+def test_a_template_renders_the_messages_and_the_generation_prompt() -> None:
     assert render(CHATML, [SYSTEM, *said("hi", "hello", "bye")]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nhi<|im_end|>\n"
@@ -48,32 +48,32 @@ def test_a_template_is_given_the_messages_and_asked_for_the_next() -> None:
     )
 
 
-def test_special_tokens_stand_where_the_template_wants_them() -> None:
+def test_the_template_places_special_tokens() -> None:
     assert render(NO_SYSTEM, said(" hi ", "hello", "bye"), "<s>", "</s>") == (
         "<s>[user] hi[assistant] hello</s>[user] bye[assistant]"
     )
 
 
-def test_to_continue_is_to_end_with_the_last_message_as_it_is() -> None:
+def test_continuing_ends_the_prompt_with_the_last_message() -> None:
     assert render(CHATML, said("Count.", "One, two, "), continue_last=True) == (
         "<|im_start|>user\nCount.<|im_end|>\n<|im_start|>assistant\nOne, two, "
     )
 
 
-def test_what_the_template_refuses_is_told_in_its_own_words() -> None:
+def test_the_message_of_a_templates_refusal_is_shown() -> None:
     with pytest.raises(Unsupported, match="there is no system role"):
         render(NO_SYSTEM, [SYSTEM, *said("hi")])
     assert render(NO_SYSTEM, said("hi"))
 
 
-def test_a_model_without_a_template_gets_one_that_says_who_speaks() -> None:
+def test_without_a_template_the_default_marks_the_roles() -> None:
     assert render("", [SYSTEM, *said("hi", "hello", "bye")], eos_token="</s>") == (
         "Be brief.\n\n### Instruction:\nhi\n\n### Response:\nhello</s>\n\n### Instruction:\nbye\n\n### Response:\n"
     )
     assert render("", said("hi")) == render(DEFAULT, said("hi"))
 
 
-def test_the_models_own_template_is_the_one_it_was_trained_with(smollm2: Path) -> None:
+def test_the_template_of_a_real_model_is_used(smollm2: Path) -> None:
     template = read_header(smollm2).chat_template
     question = "Name the capital of France in one English sentence."
     assert render(template, said(question)) == (
@@ -83,7 +83,7 @@ def test_the_models_own_template_is_the_one_it_was_trained_with(smollm2: Path) -
     assert "Hugging Face" not in render(template, [SYSTEM, *said(question)])
 
 
-def test_markup_in_a_message_is_only_text() -> None:
+def test_markup_in_a_message_is_not_rendered() -> None:
     assert "{{ 7 * 7 }} {% raw %} <b>&amp;" in render(CHATML, said("{{ 7 * 7 }} {% raw %} <b>&amp;"))
 
 

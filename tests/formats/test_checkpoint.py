@@ -109,7 +109,7 @@ def test_load_options_are_read_from_config_json(tmp_path: Path, subtests: pytest
             assert only(folder).defaults == {"max_seq_len": 2048} | defaults
 
 
-def test_the_language_part_of_a_seeing_model_counts(tmp_path: Path) -> None:
+def test_the_language_model_of_a_multimodal_model_counts(tmp_path: Path) -> None:
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 3}}
     checkpoint(tmp_path / "tiny", config=config)
     assert (only(tmp_path).architecture, only(tmp_path).layers) == ("llava", 3)

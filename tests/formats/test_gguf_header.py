@@ -34,7 +34,7 @@ def complaint(tmp_path: Path, content: bytes) -> str:
     return caught.value.say("en")
 
 
-def test_a_header_tells_what_the_model_is(tmp_path: Path) -> None:
+def test_a_header_gives_the_facts_of_the_model(tmp_path: Path) -> None:
     content = gguf()
     assert header(tmp_path, content) == GgufHeader(
         version=3,
@@ -102,25 +102,25 @@ def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
     assert header(tmp_path, gguf(version=2)).parameters == 320
 
 
-def test_what_a_file_leaves_out_is_zero_or_empty(tmp_path: Path) -> None:
+def test_missing_values_are_zero_or_empty(tmp_path: Path) -> None:
     found = header(tmp_path, gguf({"general.architecture": "rwkv"}, ()))
     assert (found.context_length, found.rope_freq_base, found.rope_scale, found.add_bos) == (0, 0.0, 1.0, None)
     assert (found.name, found.bos_token, found.quantization, found.parameters) == ("", "", "", 0)
 
 
-def test_without_a_file_type_the_tensors_with_most_bytes_name_the_quantisation(tmp_path: Path) -> None:
+def test_without_a_file_type_the_tensors_with_most_bytes_name_the_quantization(tmp_path: Path) -> None:
     metadata = {key: value for key, value in MODEL.items() if key != "general.file_type"}
     assert header(tmp_path, gguf(metadata)).quantization == "Q8_0"
     assert header(tmp_path, gguf(metadata | {"general.file_type": 999})).quantization == "Q8_0"
     assert header(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantization == "Q8_0"
 
 
-def test_of_one_head_count_for_each_layer_the_largest_stands(tmp_path: Path) -> None:
+def test_of_one_head_count_per_layer_the_largest_counts(tmp_path: Path) -> None:
     found = header(tmp_path, gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
     assert found.head_count_kv == 8
 
 
-def test_lists_of_numbers_and_of_flags_are_kept_whole_up_to_a_length(tmp_path: Path) -> None:
+def test_lists_of_numbers_and_flags_are_kept_up_to_a_length(tmp_path: Path) -> None:
     lists = {"llama.heads": array(I32, [0, 8, 2]), "llama.slides": array(BOOL, [True, False])}
     long = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
     found = header(tmp_path, gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | long).items()}))
@@ -163,14 +163,14 @@ def test_a_large_vocabulary_is_read_in_a_quarter_of_a_second(tmp_path: Path) -> 
     assert min(took) < 0.25  # it takes 0.11 s beside two other processes
 
 
-def test_texts_that_straddle_the_window_are_read_whole(tmp_path: Path) -> None:
+def test_strings_across_the_end_of_the_window_are_read_whole(tmp_path: Path) -> None:
     metadata = MODEL | {"general.description": "x" * ((1 << 20) - 700), "tokenizer.chat_template": "y" * 3_000_000}
     found = header(tmp_path, gguf(metadata))
     assert found.chat_template == "y" * 3_000_000
     assert found.eos_token == "</s>"
 
 
-def test_nested_arrays_are_passed_over_up_to_a_depth(tmp_path: Path) -> None:
+def test_nested_arrays_are_skipped_up_to_a_depth(tmp_path: Path) -> None:
     nested = array(U8, [1, 2, 3])
     for _ in range(3):
         nested = array(ARRAY, [nested, nested])
@@ -179,7 +179,7 @@ def test_nested_arrays_are_passed_over_up_to_a_depth(tmp_path: Path) -> None:
     assert "nests arrays too deep" in complaint(tmp_path, gguf(MODEL | {"x": deeper}))
 
 
-def test_one_part_of_a_split_model_says_which(tmp_path: Path) -> None:
+def test_a_part_of_a_split_model_states_its_number(tmp_path: Path) -> None:
     found = header(tmp_path, gguf({"split.no": As(2, 1), "split.count": As(2, 3)}, ()))
     assert (found.split_no, found.split_count) == (1, 3)
 
@@ -205,9 +205,7 @@ FOREIGN = [
 ]
 
 
-def test_a_file_of_another_format_is_refused_by_the_name_of_that_format(
-    tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+def test_a_file_of_another_format_is_recognized_and_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (content, words) in enumerate(FOREIGN):
         with subtests.test(content=content[:60], words=words):
             folder = tmp_path / str(number)
@@ -224,17 +222,17 @@ def test_a_file_of_another_format_is_refused_by_the_name_of_that_format(
         (3 << 24, "big-endian"),
     ],
 )
-def test_other_versions_are_refused_with_a_way_out(tmp_path: Path, version: int, words: str) -> None:
+def test_other_versions_are_refused_with_a_remedy(tmp_path: Path, version: int, words: str) -> None:
     assert words in complaint(tmp_path, gguf(version=version))
 
 
-def test_a_truncated_file_is_named_as_such(tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported_as_truncated(tmp_path: Path) -> None:
     content = gguf()
     words = complaint(tmp_path, content[:-300])
     assert f"truncated: {len(content):,} bytes expected, {len(content) - 300:,} present" in words
 
 
-def test_a_file_cut_anywhere_is_damaged_and_uncut_it_is_not(tmp_path: Path) -> None:
+def test_a_file_cut_at_any_byte_is_refused_and_a_whole_one_is_read(tmp_path: Path) -> None:
     content = gguf()
     for length in range(len(content)):
         complaint(tmp_path, content[:length])
@@ -242,7 +240,7 @@ def test_a_file_cut_anywhere_is_damaged_and_uncut_it_is_not(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("lie", [10**5, 1 << 40, (1 << 64) - 1])
-def test_lying_counts_are_found_out(tmp_path: Path, lie: int) -> None:
+def test_false_counts_are_refused(tmp_path: Path, lie: int) -> None:
     assert "entries" in complaint(tmp_path, gguf(entries=lie))
     assert "tensors" in complaint(tmp_path, gguf(count=lie))
     assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(TEXT, ["a"], lie))}))
@@ -251,13 +249,13 @@ def test_lying_counts_are_found_out(tmp_path: Path, lie: int) -> None:
     assert "a string claims" in complaint(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", lie)))}))
 
 
-def test_a_lying_length_among_many_texts_is_found_out(tmp_path: Path) -> None:
+def test_a_false_length_among_many_strings_is_refused(tmp_path: Path) -> None:
     for lie in (1 << 30, (1 << 64) - 1):
         tokens = array(TEXT, ["a", Raw(struct.pack("<Q", lie)), "b"])
         assert "ends within its header" in complaint(tmp_path, gguf({"tokenizer.ggml.tokens": As(ARRAY, tokens)}))
 
 
-def test_a_lie_costs_no_memory(tmp_path: Path) -> None:
+def test_a_false_count_allocates_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf({"x": As(ARRAY, array(TEXT, ["a"], 1 << 24))}))
     with path.open("r+b") as file:
@@ -298,7 +296,7 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, subtests: pyte
             assert words in complaint(folder, gguf(MODEL | changes))
 
 
-def test_a_key_that_is_no_text_is_damage(tmp_path: Path) -> None:
+def test_a_key_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
     assert "UTF-8" in complaint(tmp_path, gguf().replace(b"general.name", b"general.\xffame"))
     assert "twice" in complaint(tmp_path, gguf({"aa": 1, "ab": 2}).replace(b"ab", b"aa"))
 
@@ -317,7 +315,7 @@ IMPOSSIBLE = [
 ]
 
 
-def test_an_impossible_tensor_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_an_invalid_tensor_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (tensor, words) in enumerate(IMPOSSIBLE):
         with subtests.test(tensor=tensor, words=words):
             folder = tmp_path / str(number)
@@ -325,28 +323,28 @@ def test_an_impossible_tensor_is_refused(tmp_path: Path, subtests: pytest.Subtes
             assert words in complaint(folder, gguf(tensors=[*TENSORS, tensor]))
 
 
-def test_a_tensor_type_newer_than_this_program_is_no_damage(tmp_path: Path) -> None:
+def test_a_tensor_type_newer_than_this_program_is_accepted(tmp_path: Path) -> None:
     tensors = [*TENSORS, Tensor("t", (99,), 77)]
     assert header(tmp_path, gguf(tensors=tensors)).parameters == 320 + 99
     assert "unknown type 77" in complaint(tmp_path, gguf(tensors=tensors, version=2))
 
 
-def test_another_alignment_moves_the_data(tmp_path: Path) -> None:
+def test_the_alignment_shifts_the_tensor_data(tmp_path: Path) -> None:
     content = gguf(MODEL | {"general.alignment": 4096})
     assert header(tmp_path, content).parameters == 320
     assert "truncated" in complaint(tmp_path, content[:-4000])
 
 
-def test_an_endless_key_does_not_make_an_endless_sentence(tmp_path: Path) -> None:
+def test_a_long_key_is_shortened_in_the_message(tmp_path: Path) -> None:
     assert len(complaint(tmp_path, gguf({"k" * 60_000: As(99, Raw())}))) < 300
 
 
-def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
+def test_a_missing_file_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_header(tmp_path / "nowhere.gguf")
 
 
-def test_any_mutation_is_read_or_called_damaged(tmp_path: Path) -> None:
+def test_a_mutated_file_is_read_or_refused(tmp_path: Path) -> None:
     chance = random.Random(20240527)
     nested = {"llama.attention.head_count": [8, 8], "n": As(ARRAY, array(ARRAY, [array(U32, [1]), array(TEXT, ["a"])]))}
     whole = gguf(MODEL | nested)

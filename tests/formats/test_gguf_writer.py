@@ -1,4 +1,4 @@
-"""Writing a small GGUF file."""
+"""Write a small GGUF file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.formats.gguf_writer import PlannedTensor, write_gguf
 TENSORS = (PlannedTensor("a", "F32", (3, 2)), PlannedTensor("猫.weight", "F16", (5,)))
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     facts = {"general.type": "adapter", "general.name": "猫", "adapter.lora.alpha": 0.5, "own.number": (1 << 64) - 1}
     with path.open("wb") as file:
@@ -34,6 +34,6 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert content[data + table[1].offset :].rstrip(b"\0") == b"0123456789"
 
 
-def test_a_tensor_of_another_size_than_planned_is_a_fault(tmp_path: Path) -> None:
+def test_a_tensor_of_another_size_than_planned_is_an_error(tmp_path: Path) -> None:
     with (tmp_path / "x.gguf").open("wb") as file, pytest.raises(ValueError, match="a has 23 bytes instead of 24"):
         write_gguf(file, {}, TENSORS, [bytes(23), bytes(10)])

@@ -1,4 +1,4 @@
-"""How weights are quantised where config.json does not say."""
+"""Detect the quantization where config.json does not state it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def gptq(inputs: int, outputs: int, bits: int, group: int, order: bool = True, layer: str = "m.0.q_proj") -> Shapes:
-    """The tensors of a layer as AutoGPTQ lays them out."""
+    """Return the tensor shapes of a layer as AutoGPTQ stores them."""
     groups = -(-inputs // group)
     shapes: Shapes = {
         f"{layer}.qweight": (inputs * bits // 32, outputs),
@@ -30,7 +30,7 @@ def gptq(inputs: int, outputs: int, bits: int, group: int, order: bool = True, l
 
 
 def awq(inputs: int, outputs: int, group: int) -> Shapes:
-    """The tensors of a 4-bit layer as AutoAWQ lays them out."""
+    """Return the tensor shapes of a 4-bit layer as AutoAWQ stores them."""
     return {
         "m.0.q_proj.qweight": (inputs, outputs // 8),
         "m.0.q_proj.qzeros": (inputs // group, outputs // 8),
@@ -48,20 +48,20 @@ def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtest
             assert told(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
 
 
-def test_a_last_group_that_is_short_does_not_hide_the_size() -> None:
+def test_a_short_last_group_does_not_hide_the_group_size() -> None:
     assert told(gptq(576, 192, 4, 128)) == Packing("gptq", 4, 128)
 
 
 @pytest.mark.parametrize(("group", "said"), [(64, 64), (256, -1)])
-def test_awq_tensors_tell_bits_and_group(group: int, said: int) -> None:
+def test_the_shapes_of_awq_tensors_give_bits_and_group(group: int, said: int) -> None:
     assert told(awq(256, 512, group)) == Packing("awq", 4, said)
 
 
-def test_the_tensors_of_exl2_tell_their_format_alone() -> None:
+def test_exl2_tensors_give_the_method_alone() -> None:
     assert told({"m.q_proj.q_weight": (9, 9), "m.q_proj.q_scale": (1, 9)}) == Packing("exl2")
 
 
-def test_what_most_layers_are_decides() -> None:
+def test_the_packing_of_most_layers_decides() -> None:
     layers = gptq(256, 96, 4, 32, layer="a") | gptq(256, 96, 4, 32, layer="b") | gptq(32, 96, 4, 32, layer="c")
     assert told(layers) == Packing("gptq", 4, 32)
 
@@ -101,7 +101,7 @@ NAMED = [
 ]
 
 
-def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) -> None:
+def test_a_name_gives_the_quantization_it_states(subtests: pytest.Subtests) -> None:
     for name, said in NAMED:
         with subtests.test(name=name):
             assert packing_from_names(name) == said
@@ -110,24 +110,24 @@ def test_a_name_gives_the_quantization_it_spells_out(subtests: pytest.Subtests) 
 # -- in the catalogue -------------------------------------------------------------------------------------------------
 
 
-def test_gptq_weights_without_a_word_of_json_get_their_options(tmp_path: Path) -> None:
+def test_gptq_weights_without_json_get_their_load_options(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "plain name") / "model.safetensors", tensors(gptq(256, 96, 4, 128)))
     record = only(tmp_path)
     assert (record.format, record.quantization, record.parameters) == ("gptq", "GPTQ 4-bit 128g", 0)
     assert record.defaults == {"max_seq_len": 2048, "wbits": 4, "groupsize": 128}
 
 
-def test_awq_weights_without_a_word_of_json_are_known(tmp_path: Path) -> None:
+def test_awq_weights_without_json_are_recognized(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "tiny") / "model.safetensors", tensors(awq(256, 512, 64)))
     assert (only(tmp_path).format, only(tmp_path).quantization) == ("awq", "AWQ 4-bit 64g")
 
 
-def test_the_name_does_not_make_plain_weights_quantised(tmp_path: Path) -> None:
+def test_a_name_does_not_make_plain_weights_quantized(tmp_path: Path) -> None:
     checkpoint(tmp_path / "tiny-4bit-128g-GPTQ")
     assert only(tmp_path).format == "safetensors"
 
 
-def test_json_is_believed_before_tensors_and_tensors_fill_its_gaps(tmp_path: Path) -> None:
+def test_json_wins_over_tensors_and_tensors_fill_its_gaps(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "tiny", quantize_config={"desc_act": True})
     put(folder / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
     assert only(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
@@ -137,7 +137,7 @@ def test_json_is_believed_before_tensors_and_tensors_fill_its_gaps(tmp_path: Pat
     assert only(tmp_path).format == "safetensors"
 
 
-def test_later_shards_tell_it_as_well(tmp_path: Path) -> None:
+def test_later_shards_are_examined_too(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "model-00001-of-00002.safetensors", tensors({"embed": (4, 4)}))
     put(tmp_path / "tiny" / "model-00002-of-00002.safetensors", tensors(gptq(256, 96, 4, 32)))
@@ -154,7 +154,7 @@ def test_later_shards_tell_it_as_well(tmp_path: Path) -> None:
         ("llama-7b", "pytorch_model.bin", ("pytorch", "BF16"), {}),
     ],
 )
-def test_names_decide_where_the_files_are_silent(
+def test_names_decide_where_files_state_nothing(
     tmp_path: Path, folder: str, file: str, said: tuple[str, str], defaults: dict[str, Any]
 ) -> None:
     put(tmp_path / folder / "config.json", CONFIG)
@@ -164,13 +164,13 @@ def test_names_decide_where_the_files_are_silent(
     assert record.defaults == {"max_seq_len": 2048} | defaults
 
 
-def test_other_pt_files_are_no_weights(tmp_path: Path) -> None:
+def test_other_pt_files_are_not_weights(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "state.pt", PICKLE)
     assert Catalog(tmp_path).models() == []
 
 
-def test_a_group_size_that_no_option_offers_is_no_hindrance(tmp_path: Path, make_app: Any) -> None:
+def test_a_group_size_that_no_option_offers_is_left_to_the_loader(tmp_path: Path, make_app: Any) -> None:
     app: App = make_app()
     put(checkpoint(tmp_path / "models" / "x") / "model.safetensors", tensors(gptq(1024, 96, 4, 256)))
     assert app.record("x").quantization == "GPTQ 4-bit 256g"

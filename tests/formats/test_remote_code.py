@@ -1,4 +1,4 @@
-"""Which Python files come with a model, and what they are known by."""
+"""Find and hash the Python files that come with a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_every_python_file_of_a_folder_is_listed_hidden_and_linked_ones_too(tmp_path: Path) -> None:
+def test_all_python_files_of_a_folder_are_hashed_including_hidden_and_linked_ones(tmp_path: Path) -> None:
     model, other = tmp_path / "model", tmp_path / "other"
     for folder in (model / "sub", other):
         folder.mkdir(parents=True)
@@ -28,7 +28,7 @@ def test_every_python_file_of_a_folder_is_listed_hidden_and_linked_ones_too(tmp_
     assert hash_python_files(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
 
 
-def test_of_a_gguf_file_it_is_what_lies_beside_its_tokenizer(tmp_path: Path) -> None:
+def test_for_a_gguf_file_those_beside_its_tokenizer_are_hashed(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     (tmp_path / "stray.py").write_text("not a tokenizer's")
     assert hash_python_files(path) == {}
@@ -51,7 +51,7 @@ def test_of_a_gguf_file_it_is_what_lies_beside_its_tokenizer(tmp_path: Path) -> 
         ("config.json", ["auto_map"], ""),
     ],
 )
-def test_code_of_another_repository_is_found_by_its_name(
+def test_a_class_in_another_repository_is_found_in_auto_map(
     tmp_path: Path, file: str, content: object, found: str
 ) -> None:
     (tmp_path / file).write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Where a GGUF file's tokenizer is looked for; and a folder that holds nothing else is no model to choose."""
+"""Find the tokenizer of a GGUF file; a folder with a tokenizer alone is not a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_files_beside_the_model_go_before_a_shared_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("names", [("tokenizer.model",), ("tokenizer_config.json",), ("tokenizer.json",)])
-def test_half_a_tokenizer_is_none(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_an_incomplete_tokenizer_is_ignored(tmp_path: Path, names: tuple[str, ...]) -> None:
     with_tokenizer(tmp_path, *names)
     with_tokenizer(tmp_path / "llama-tokenizer", *names)
     assert tokenizer_folder(tmp_path / "model.gguf") is None
@@ -45,7 +45,7 @@ def test_a_folder_with_another_name_is_not_shared(tmp_path: Path) -> None:
     assert tokenizer_folder(tmp_path / "model.gguf") is None
 
 
-def test_a_tokenizer_alone_is_found_as_one_and_listed_nowhere(tmp_path: Path, make_app: Callable[..., App]) -> None:
+def test_a_folder_with_a_tokenizer_alone_is_not_listed_as_a_model(tmp_path: Path, make_app: Callable[..., App]) -> None:
     models = tmp_path / "models"
     put(models / "model.gguf", gguf())
     shared = with_tokenizer(models / "oobabooga_llama-tokenizer", *FILES, "tokenizer.json", "README.md")

@@ -1,4 +1,4 @@
-"""A lone `tokenizer.model`, as the original has it: read by both loaders as sentencepiece itself reads it."""
+"""Loaders read a lone `tokenizer.model` like sentencepiece itself does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYER |= {"ffn_gate": (32, 64), "ffn_up": (32, 64), "ffn_down": (64, 32)}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three files of a tokenizer that the original asks for."""
+    """Return a folder with the three tokenizer files that the original web UI requires."""
     folder = tmp_path_factory.mktemp("trained")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 20),
@@ -51,7 +51,7 @@ def pieces(trained: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def model_with(pieces: sentencepiece.SentencePieceProcessor) -> bytes:
-    """A GGUF file of that vocabulary, which llama.cpp loads; its weights are all 0."""
+    """Return a GGUF file of that vocabulary, which llama.cpp loads; its weights are all 0."""
     numbers = range(pieces.get_piece_size())
 
     def kind(number: int) -> int:
@@ -97,7 +97,7 @@ def test_transformers_reads_it(
     check(reloadable, pieces)
 
 
-def test_llamacpp_hf_reads_it_beside_the_model_and_where_all_models_share_it(
+def test_llamacpp_hf_reads_it_beside_the_model_and_from_the_shared_folder(
     backend: None,
     worker: WorkerProcess,
     trained: Path,

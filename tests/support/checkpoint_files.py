@@ -1,4 +1,4 @@
-"""Small folders of weights, as transformers lays them out, and what a catalogue makes of a folder."""
+"""Make small checkpoints as transformers lays them out, and read a folder's only record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "max_position_embedding
 
 
 def put(path: Path, content: bytes | str | dict[str, Any] = "") -> Path:
-    """A file with `content`, a dictionary as JSON, and the folders it needs."""
+    """Write a file with `content`, a dictionary as JSON, and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content) if isinstance(content, dict) else content
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -24,12 +24,12 @@ def put(path: Path, content: bytes | str | dict[str, Any] = "") -> Path:
 
 
 def safetensors(*shape: int) -> bytes:
-    """A file of one BF16 tensor."""
+    """Return a .safetensors file with one BF16 tensor."""
     return tensors({"w": shape})
 
 
 def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
-    """A file of such tensors; all are BF16, which nobody looks at."""
+    """Return a .safetensors file with tensors of these shapes, all BF16 zeros."""
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -40,7 +40,7 @@ def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
 
 
 def checkpoint(folder: Path, **files: dict[str, Any]) -> Path:
-    """A small model for transformers; a keyword is a JSON file beside the weights."""
+    """Make a small model for transformers; a keyword is a JSON file beside the weights."""
     put(folder / "model.safetensors", safetensors(4, 8))
     for name, content in {"config": CONFIG, **files}.items():
         put(folder / f"{name}.json", content)
@@ -53,7 +53,7 @@ def only(folder: Path) -> ModelRecord:
 
 
 def trouble(record: ModelRecord) -> str:
-    """What the user reads in English, once it is certain that there is Chinese too."""
+    """Return the English message of the record's problem, after checking that the Chinese one is Chinese."""
     assert record.problem is not None
     assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))
     return record.problem.say("en")

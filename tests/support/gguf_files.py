@@ -1,4 +1,4 @@
-"""Small GGUF files, good and broken, written field by field as the specification says."""
+"""Make small GGUF files, valid and invalid, field by field as the specification describes them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class As:
-    """A value written as the type `kind`, whatever Python would make of it."""
+    """A value written as the GGUF type `kind`, whatever its Python type."""
 
     kind: int
     value: Any
 
 
 class Raw(bytes):
-    """A body that is written as it is, lies and all."""
+    """Bytes that are written as they are, even if they are invalid."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ MODEL: dict[str, Any] = {
     "tokenizer.ggml.add_bos_token": True,
     "tokenizer.chat_template": "{{ messages }}",
 }
-"""The metadata of a small model that wants for nothing."""
+"""Complete metadata of a small model."""
 
 TENSORS = (Tensor("token_embd.weight", (64, 4), 8), Tensor("output_norm.weight", (64,)))
 """320 elements: 272 bytes of Q8_0, and 256 of F32."""
@@ -65,7 +65,7 @@ def gguf(
     count: int | None = None,
     contents: Sequence[bytes] | None = None,
 ) -> bytes:
-    """A whole file. `entries` and `count` are what it claims to hold, if that is to be a lie.
+    """Return a whole file. `entries` and `count` replace the numbers of metadata entries and tensors in its header.
 
     `contents` are the tensors' bytes, one after the other; zeros by default.
     """
@@ -96,7 +96,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def array(kind: int, items: Sequence[Any], count: int | None = None) -> Raw:
-    """The body of an array that claims `count` items."""
+    """Return the bytes of an array whose header states `count` items."""
     head = struct.pack("<IQ", kind, len(items) if count is None else count)
     return Raw(head + b"".join(_body(kind, item) for item in items))
 

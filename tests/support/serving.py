@@ -1,4 +1,4 @@
-"""A real server for the tests: the API behind the guard, on a port of its own, in a thread."""
+"""Serve the API for tests: behind the host guard, on a port of its own, in a thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from modules.runtime.loaded_model import LoadedModel
 
 @contextlib.contextmanager
 def api_of(app: App) -> Iterator[str]:
-    """The address of a server that carries `app`'s API as server.py does."""
+    """Yield the address of a server with the API of `app`, mounted as in server.py."""
     server = FastAPI()
     mount_api(server, app)
     with serving(HostGuard(server, allowed_hosts(app.flags))) as address:
@@ -67,7 +67,7 @@ class Server:
         return self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json", **named})
 
     def refusal(self, path: str, body: object, **headers: str) -> dict[str, Any]:
-        """The error that `body` meets, with its HTTP status."""
+        """Return the error that `body` causes, with its HTTP status."""
         answer = self.post(path, body, **headers)
         assert set(answer.json()) == {"error"}
         error: dict[str, Any] = answer.json()["error"]
@@ -83,7 +83,7 @@ def server_of(app: App) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def smollm2_server(models_folder: Path, settings: str = "") -> Iterator[Server]:
-    """A server with SmolLM2 loaded; `settings` is what settings.yaml holds."""
+    """Serve SmolLM2; `settings` is the content of settings.yaml."""
     file = models_folder / "settings.yaml"
     file.write_text(settings)
     app = App(flags.parse(["--api", "--model-dir", str(models_folder), "--settings", str(file)]))

@@ -1,4 +1,4 @@
-"""LoRAs over the API: what there is, what is put in force and taken away, what is refused, and who may do it."""
+"""LoRAs over the API: list, apply and remove, refusals, and who may do so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACE = "/internal/lora"
 
 @pytest.fixture
 def loras(tmp_path: Path, loras_folder: Path) -> Path:
-    """Two that fit the demo model, and one that does not."""
+    """Return a folder of LoRAs: two that fit the demo model, and one that does not."""
     shutil.copytree(loras_folder, tmp_path / "loras")
     wide = {LAYER + "q_proj.lora_A.weight": (4, 1024), LAYER + "q_proj.lora_B.weight": (1024, 4)}
     peft(tmp_path / "loras" / "wide", wide)
@@ -38,13 +38,13 @@ def load(server: Server, model: str) -> None:
 
 
 def goes_on(server: Server, lora: str) -> bool:
-    """Whether the model says what `lora` has learned."""
+    """Return whether the model answers as `lora` was trained to."""
     lesson = LESSONS[lora]
     body = {"prompt": lesson.beginning, "max_tokens": 8, "temperature": 0}
     return lesson.words in server.post("/completions", body).json()["choices"][0]["text"]
 
 
-def test_what_there_is_is_listed_with_what_is_known_of_it(server: Server) -> None:
+def test_loras_are_listed_with_their_facts(server: Server) -> None:
     told = server.http.get(f"{PLACE}/list").json()
     assert told["lora_names"] == ["banana", "green", "wide"] and told["applied"] == []
     banana = told["loras"][0]
@@ -52,7 +52,7 @@ def test_what_there_is_is_listed_with_what_is_known_of_it(server: Server) -> Non
     assert banana["problem"] is None and banana["size"] > 100_000
 
 
-def test_those_put_in_force_are_heard_and_those_taken_away_are_not(server: Server, smollm2: Path) -> None:
+def test_applied_loras_change_the_answer_and_removed_ones_do_not(server: Server, smollm2: Path) -> None:
     load(server, smollm2.name)
     assert not goes_on(server, "banana")
     told = server.post(f"{PLACE}/load", {"lora_names": ["banana", "green"], "lora_weights": [1, 0.9]}).json()
@@ -79,7 +79,7 @@ def test_those_put_in_force_are_heard_and_those_taken_away_are_not(server: Serve
         ({}, 400, "lora_names"),
     ],
 )
-def test_a_refusal_is_told_by_name_and_changes_nothing(
+def test_a_refused_lora_is_named_and_changes_nothing(
     body: dict[str, object], status: int, says: str, server: Server, smollm2: Path
 ) -> None:
     load(server, smollm2.name)
@@ -89,11 +89,11 @@ def test_a_refusal_is_told_by_name_and_changes_nothing(
     assert [each["name"] for each in server.http.get(f"{PLACE}/list").json()["applied"]] == ["green"]
 
 
-def test_without_a_model_there_is_nothing_to_change(server: Server) -> None:
+def test_without_a_loaded_model_loras_cannot_be_applied(server: Server) -> None:
     assert server.post(f"{PLACE}/load", {"lora_names": ["banana"]}).status_code == 400
 
 
-def test_a_model_loaded_by_the_api_has_the_loras_that_were_saved_with_it(
+def test_a_model_loaded_by_the_api_gets_its_saved_loras(
     make_app: Callable[..., App], tmp_path: Path, smollm2: Path, loras: Path
 ) -> None:
     (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
@@ -108,7 +108,7 @@ def test_a_model_loaded_by_the_api_has_the_loras_that_were_saved_with_it(
         assert [(each["name"], each["weight"]) for each in told["loras"]] == [("green", 0.5)]
 
 
-def test_guests_may_look_and_change_nothing(make_app: Callable[..., App], loras: Path) -> None:
+def test_guests_may_list_loras_but_not_apply_them(make_app: Callable[..., App], loras: Path) -> None:
     with server_of(make_app("--lora-dir", str(loras), "--multi-user")) as server:
         assert server.http.get(f"{PLACE}/list").status_code == 200
         assert server.post(f"{PLACE}/load", {"lora_names": ["green"]}).status_code == 403

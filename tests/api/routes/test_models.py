@@ -1,4 +1,4 @@
-"""Loading, unloading and losing a model over the API, with the original's request shapes; and who may do it."""
+"""Load, unload and lose a model over the API, in the original web UI's format, and who may do so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOAD = {"model_name": NAME, "args": {"n_ctx": 1024}}
 
 @pytest.fixture
 def server(make_app: Callable[..., App], models_folder: Path) -> Iterator[Server]:
-    """A server that has loaded nothing."""
+    """Serve an app without a loaded model."""
     with server_of(make_app("--model-dir", str(models_folder))) as running:
         yield running
 
@@ -31,7 +31,7 @@ def test_the_models_of_the_folder_are_listed(server: Server) -> None:
     assert server.http.get("/internal/model/list").json() == {"model_names": [NAME]}
 
 
-def test_a_model_is_loaded_with_the_options_of_the_request_and_let_go(server: Server) -> None:
+def test_a_model_is_loaded_with_the_requested_options_and_unloaded(server: Server) -> None:
     answer = server.post("/internal/model/load", {**LOAD, "args": {"loader": "llama.cpp", "n_ctx": 1024, "threads": 1}})
     told = answer.json()
     assert answer.status_code == 200
@@ -52,7 +52,7 @@ def test_args_and_settings_may_be_null(server: Server) -> None:
     assert (answer.status_code, answer.json()["context_length"]) == (200, 8192)
 
 
-def test_settings_are_the_defaults_for_as_long_as_that_model_is_loaded(server: Server) -> None:
+def test_settings_are_the_defaults_while_that_model_is_loaded(server: Server) -> None:
     asked = {"prompt": "The capital of France is", "temperature": 0, "stop": ["."]}
 
     def tokens(**more: object) -> object:
@@ -82,7 +82,7 @@ def test_settings_are_the_defaults_for_as_long_as_that_model_is_loaded(server: S
         ({"args": {}}, 400, "invalid_value", "model_name"),
     ],
 )
-def test_a_load_that_cannot_be_fails_with_its_reason_and_leaves_the_model_in_place(
+def test_a_refused_load_states_its_reason_and_keeps_the_loaded_model(
     server: Server, body: object, status: int, code: str, words: str
 ) -> None:
     server.post("/internal/model/load", LOAD)
@@ -92,7 +92,7 @@ def test_a_load_that_cannot_be_fails_with_its_reason_and_leaves_the_model_in_pla
     assert server.http.get("/internal/model/info").json()["model_name"] == NAME
 
 
-def test_a_damaged_model_is_refused_and_listed_all_the_same(make_app: Callable[..., App], tmp_path: Path) -> None:
+def test_a_damaged_model_is_listed_but_refused(make_app: Callable[..., App], tmp_path: Path) -> None:
     (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF and nothing more")
     with server_of(make_app()) as server:
         refused = server.refusal("/internal/model/load", {"model_name": "broken.gguf"})
@@ -100,7 +100,7 @@ def test_a_damaged_model_is_refused_and_listed_all_the_same(make_app: Callable[.
         assert [model.id for model in server.openai.models.list()] == ["broken.gguf"]
 
 
-def test_text_becomes_tokens_and_comes_back(server: Server) -> None:
+def test_text_is_encoded_and_decoded(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     text = "Grüße, 世界!"
     told = server.post("/internal/encode", {"text": text}).json()
@@ -116,7 +116,7 @@ def kill_model(server: Server) -> None:
     os.kill(server.app.models.current._worker.pid, signal.SIGKILL)
 
 
-def test_a_model_killed_while_it_streams_is_told_of_and_the_next_load_works(server: Server) -> None:
+def test_a_worker_killed_during_a_stream_is_reported_and_the_next_load_works(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     asked = {"prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900, "stream": True}
     with server.http.stream("POST", "/completions", json=asked) as answer:
@@ -134,7 +134,7 @@ def test_a_model_killed_while_it_streams_is_told_of_and_the_next_load_works(serv
     assert server.post("/completions", {"prompt": "Hi", "max_tokens": 1}).status_code == 200
 
 
-def test_openais_client_raises_what_ended_a_stream(server: Server) -> None:
+def test_openais_client_raises_the_error_that_ended_a_stream(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     asked = {"model": "", "prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900}
     chunks = server.openai.completions.create(stream=True, **asked)  # type: ignore[call-overload]
@@ -144,7 +144,7 @@ def test_openais_client_raises_what_ended_a_stream(server: Server) -> None:
         list(chunks)
 
 
-def test_a_model_killed_before_anything_was_sent_has_its_own_status(server: Server) -> None:
+def test_a_worker_killed_before_the_answer_gives_status_500(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     model = server.app.models.current
     kill_model(server)
@@ -181,7 +181,7 @@ def test_openais_client_sends_the_key(make_app: Callable[..., App]) -> None:
             server.openai.with_options(api_key="other").models.list()
 
 
-def test_without_a_key_the_pages_logins_protect_the_api_too(make_app: Callable[..., App]) -> None:
+def test_without_a_key_the_uis_logins_protect_the_api(make_app: Callable[..., App]) -> None:
     with server_of(make_app("--gradio-auth", "me:secret,you:päss")) as server:
         for headers in ({}, basic("me:päss"), basic("you:"), {"Authorization": "Bearer me:secret"}):
             answer = get(server, "/models", headers)

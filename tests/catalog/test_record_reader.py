@@ -1,4 +1,4 @@
-"""What a model's state is: whole, incomplete, damaged, of a kind that nothing here loads, or another one's twin."""
+"""The state of a model: loadable, incomplete, damaged, unsupported, or a duplicate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAULTY = [
 ]
 
 
-def test_a_faulty_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_an_invalid_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
     for number, (content, state) in enumerate(FAULTY):
         with subtests.test(content=content[:60], state=state):
             folder = tmp_path / str(number)
@@ -50,7 +50,7 @@ def test_a_faulty_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest
             assert trouble(only(folder))
 
 
-def test_a_set_with_a_part_missing_is_incomplete(tmp_path: Path) -> None:
+def test_a_split_model_without_one_part_is_incomplete(tmp_path: Path) -> None:
     put(tmp_path / "big-00001-of-00002.gguf", gguf())
     assert only(tmp_path).state == "incomplete"
 
@@ -75,7 +75,7 @@ def test_an_index_without_weights_is_incomplete(tmp_path: Path, config: bool) ->
     assert ("2 of 2 parts are missing: x.safetensors, y.safetensors" in trouble(record)) is config
 
 
-# -- of a kind that nothing here loads --------------------------------------------------------------------------------
+# -- unsupported ----------------------------------------------------------------------------------------------------
 
 
 NOT_LANGUAGE_MODELS = [
@@ -89,7 +89,9 @@ NOT_LANGUAGE_MODELS = [
 ]
 
 
-def test_a_gguf_that_is_not_a_language_model_is_unsupported_by_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_gguf_that_is_not_a_language_model_is_unsupported_and_says_why(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for number, (metadata, words) in enumerate(NOT_LANGUAGE_MODELS):
         with subtests.test(metadata=metadata):
             folder = tmp_path / str(number)
@@ -99,7 +101,7 @@ def test_a_gguf_that_is_not_a_language_model_is_unsupported_by_name(tmp_path: Pa
             assert trouble(only(folder)).startswith("x.gguf: ") and words in trouble(only(folder))
 
 
-def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
+def test_a_gguf_of_the_type_model_is_supported(tmp_path: Path) -> None:
     put(tmp_path / "x.gguf", gguf(MODEL | {"general.type": "model"}))
     assert only(tmp_path).problem is None
 
@@ -114,7 +116,7 @@ def test_a_gguf_that_says_it_is_a_model_is_one(tmp_path: Path) -> None:
         ({"_class_name": "UNet2DConditionModel"}, "diffusers", "", "images"),
     ],
 )
-def test_a_folder_for_other_programs_says_what_it_is(
+def test_a_folder_for_other_programs_is_unsupported_and_says_why(
     tmp_path: Path, config: dict[str, Any], format: str, quantization: str, words: str
 ) -> None:
     checkpoint(tmp_path / "x", config=CONFIG | config)
@@ -132,7 +134,7 @@ def test_a_folder_of_diffusers_is_one_entry(tmp_path: Path) -> None:
     assert (record.name, record.format, record.state) == ("sd", "diffusers", "unsupported")
 
 
-def test_old_ggml_weights_say_what_to_get_instead(tmp_path: Path) -> None:
+def test_old_ggml_weights_are_unsupported_and_name_a_remedy(tmp_path: Path) -> None:
     put(tmp_path / "ggml-model-q4_0.bin", OLD_GGML)
     put(tmp_path / "bare" / "x.ggmlv3.q4_0.bin", OLD_GGML)
     put(tmp_path / "folder" / "config.json", {"model_type": "llama"})
@@ -151,7 +153,7 @@ def test_old_ggml_weights_say_what_to_get_instead(tmp_path: Path) -> None:
         ("x-4bit-128g.pt", PICKLE, "pytorch"),
     ],
 )
-def test_weights_without_a_folder_of_their_own_say_what_they_need(
+def test_loose_weights_are_unsupported_and_name_a_remedy(
     tmp_path: Path, name: str, content: bytes, format: str
 ) -> None:
     put(tmp_path / name, content)
@@ -173,7 +175,7 @@ def duplicates(folder: Path) -> dict[str, str]:
     return {record.name: record.duplicate_of for record in Catalog(folder).models() if record.duplicate_of}
 
 
-def test_copies_and_links_are_told_from_their_original(tmp_path: Path) -> None:
+def test_copies_and_links_are_marked_as_duplicates(tmp_path: Path) -> None:
     first = put(tmp_path / "a-2.gguf", gguf())
     put(tmp_path / "a-10.gguf", gguf())
     os.link(first, tmp_path / "b.gguf")
@@ -184,7 +186,7 @@ def test_copies_and_links_are_told_from_their_original(tmp_path: Path) -> None:
     assert all(record.problem is None for record in Catalog(tmp_path).models())
 
 
-def test_folders_are_twins_if_all_their_weights_are(tmp_path: Path) -> None:
+def test_folders_are_duplicates_if_all_their_weights_are(tmp_path: Path) -> None:
     for folder, second in (("a", 2), ("b", 2), ("c", 3)):
         put(tmp_path / folder / "config.json", CONFIG | {"_name_or_path": folder})
         put(tmp_path / folder / "model-00001-of-00002.safetensors", safetensors(4))
@@ -193,13 +195,13 @@ def test_folders_are_twins_if_all_their_weights_are(tmp_path: Path) -> None:
     assert duplicates(tmp_path) == {"b": "a"}
 
 
-def test_broken_models_have_no_twins(tmp_path: Path) -> None:
+def test_broken_models_are_not_duplicates(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         put(tmp_path / name, gguf()[:-300])
     assert duplicates(tmp_path) == {}
 
 
-def test_large_files_are_compared_all_over(tmp_path: Path) -> None:
+def test_large_files_are_sampled_all_over(tmp_path: Path) -> None:
     size = 40 << 20
     for name in ("a", "same", "begin", "middle", "end"):
         with (tmp_path / name).open("wb") as file:
@@ -213,7 +215,7 @@ def test_large_files_are_compared_all_over(tmp_path: Path) -> None:
     assert len(set(samples.values())) == 4
 
 
-def test_nothing_is_read_to_compare_what_links_or_sizes_tell(tmp_path: Path) -> None:
+def test_no_file_is_read_where_links_or_sizes_suffice(tmp_path: Path) -> None:
     one, other = put(tmp_path / "a", b"one"), put(tmp_path / "b", b"another")
     (tmp_path / "link").symlink_to(one)
     models = [{path: path.stat()} for path in (one, other, tmp_path / "link")]
@@ -224,7 +226,7 @@ def test_nothing_is_read_to_compare_what_links_or_sizes_tell(tmp_path: Path) -> 
     assert twins.find_duplicates(models, sample) == {2: 0}
 
 
-def test_of_long_sets_only_the_first_file_is_read_if_that_differs(tmp_path: Path) -> None:
+def test_of_split_models_only_the_first_file_is_read_if_it_differs(tmp_path: Path) -> None:
     sets = []
     for name in "ab":
         files = [put(tmp_path / name / str(number), f"{name}{number}") for number in range(3)]
@@ -239,6 +241,6 @@ def test_of_long_sets_only_the_first_file_is_read_if_that_differs(tmp_path: Path
     assert asked == ["0", "0"]
 
 
-def test_a_file_that_cannot_be_read_is_nobodys_twin(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_not_a_duplicate(tmp_path: Path) -> None:
     models = [{path: path.stat()} for path in (put(tmp_path / name, "x") for name in "ab")]
     assert twins.find_duplicates(models, lambda path, facts: "") == {}
