@@ -1,4 +1,4 @@
-"""Talk to the person at the terminal: in their language, and with one line that shows how a long step goes."""
+"""Terminal output: the user's language, messages, and a progress line."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ LINE_SECONDS = 15.0
 
 
 def terminal_language() -> str:
-    """Return "zh" or "en", as the locale asks for."""
+    """Return "zh" or "en", by the locale."""
     setting = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
     return "zh" if setting.lower().startswith("zh") else "en"
 
 
 def say(words: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Print a sentence in both languages, the user's first: nobody has chosen a language during set-up."""
+    """Print a sentence in both languages, the user's first: during set-up no language has been chosen yet."""
     order = ("zh", "en") if terminal_language() == "zh" else ("en", "zh")
     for language in order:
         print(words[language], file=stream or sys.stdout, flush=True)
 
 
 class ProgressLine:
-    """Show progress: in place on a terminal, elsewhere as a new line at each tenth of the way.
+    """Show progress: in place on a terminal, elsewhere as a new line for each tenth.
 
     `share` is the part that is done, from 0 to 1, or None where it is unknown.
     """
@@ -59,7 +59,7 @@ class ProgressLine:
         self._text, self._tenth = "", None
 
     def _worth_a_line(self, text: str, share: float | None) -> bool:
-        if share is None:  # the text names a stage; several may follow each other quickly
+        if share is None:  # the text names a stage; several may follow one another quickly
             return not self._text or time.monotonic() - self._printed >= LINE_SECONDS
         tenth = int(share * 10)
         new, self._tenth = tenth != self._tenth, tenth

@@ -1,3 +1,5 @@
+"""Headers of GGUF files, valid and invalid."""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,6 @@ import pytest
 
 from modules.core.errors import LANGUAGES, ModelProblem
 from modules.formats.gguf_header import GgufHeader, read_header
-from modules.formats.gguf_tensors import FILE_TYPES, TENSOR_TYPES
 from tests.support.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
 
 
@@ -376,20 +377,3 @@ def _mutated(content: bytes, chance: random.Random) -> bytes:
                 raw[place:place] = chance.randbytes(chance.randrange(1, 40))
         raw = raw or bytearray(b"G")
     return bytes(raw)
-
-
-def test_the_tables_agree_with_the_installed_llama_cpp() -> None:
-    llama_cpp = pytest.importorskip("llama_cpp")
-    import ctypes
-
-    from llama_cpp import _ggml
-
-    ggml = _ggml.libggml
-    ggml.ggml_type_name.restype, ggml.ggml_type_size.restype = ctypes.c_char_p, ctypes.c_size_t
-    ggml.ggml_blck_size.restype = ctypes.c_int64
-    for kind, (name, block, size) in TENSOR_TYPES.items():
-        assert ggml.ggml_type_name(kind).decode().upper() == name
-        assert (ggml.ggml_blck_size(kind), ggml.ggml_type_size(kind)) == (block, size)
-    for kind, name in FILE_TYPES.items():
-        if kind:
-            assert getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}") == kind
