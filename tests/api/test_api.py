@@ -70,9 +70,9 @@ def test_a_streamed_answer_equals_the_whole_one(server: Server) -> None:
 
 
 def test_a_streamed_completion_equals_the_whole_one(server: Server) -> None:
-    asked = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
-    whole = server.openai.completions.create(**asked).choices[0]
-    chunks = list(server.openai.completions.create(stream=True, **asked))
+    fields = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
+    whole = server.openai.completions.create(**fields).choices[0]
+    chunks = list(server.openai.completions.create(stream=True, **fields))
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
     assert whole.text
     assert whole.finish_reason == chunks[-1].choices[0].finish_reason == "length"
@@ -87,12 +87,12 @@ def test_a_stream_ends_like_openais(server: Server) -> None:
 
 
 def test_tokens_are_counted_in_whole_and_streamed_answers(server: Server) -> None:
-    asked = {"prompt": "Once upon a time", "max_tokens": 7, **GREEDY}
-    usage = server.openai.completions.create(**asked).usage
-    tokens = server.post("/internal/token-count", {"text": asked["prompt"]}).json()["length"]
+    fields = {"prompt": "Once upon a time", "max_tokens": 7, **GREEDY}
+    usage = server.openai.completions.create(**fields).usage
+    tokens = server.post("/internal/token-count", {"text": fields["prompt"]}).json()["length"]
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (tokens, 7, tokens + 7)
-    chunks = list(server.openai.completions.create(stream=True, stream_options={"include_usage": True}, **asked))
+    chunks = list(server.openai.completions.create(stream=True, stream_options={"include_usage": True}, **fields))
     assert not chunks[-1].choices
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == tokens + 7
@@ -119,17 +119,17 @@ def streamed(events: str) -> tuple[str, str]:
 
 
 def test_the_same_seed_gives_the_same_answer(server: Server) -> None:
-    asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
-    first, again = (server.openai.completions.create(seed=7, **asked).choices[0].text for _ in range(2))
-    others = {server.openai.completions.create(seed=seed, **asked).choices[0].text for seed in (8, 9)}
+    fields = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
+    first, again = (server.openai.completions.create(seed=7, **fields).choices[0].text for _ in range(2))
+    others = {server.openai.completions.create(seed=seed, **fields).choices[0].text for seed in (8, 9)}
     assert first == again
     assert {first} != others
 
 
 def test_several_answers_have_consecutive_seeds(server: Server) -> None:
-    asked = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
-    both = server.openai.completions.create(seed=7, n=2, **asked)
-    alone = [server.openai.completions.create(seed=seed, **asked) for seed in (7, 8)]
+    fields = {"model": "", "prompt": "My favourite word is", "max_tokens": 12, "temperature": 2.0}
+    both = server.openai.completions.create(seed=7, n=2, **fields)
+    alone = [server.openai.completions.create(seed=seed, **fields) for seed in (7, 8)]
     assert [choice.text for choice in both.choices] == [each.choices[0].text for each in alone]
     assert [choice.index for choice in both.choices] == [0, 1]
     assert both.usage and alone[0].usage and alone[1].usage
@@ -139,8 +139,8 @@ def test_several_answers_have_consecutive_seeds(server: Server) -> None:
 
 def test_several_answers_are_streamed_concurrently(server: Server) -> None:
     texts, ends = {0: "", 1: ""}, {}
-    asked = {"messages": QUESTION, "n": 2, "stream": True, **GREEDY}
-    for chunk in server.openai.chat.completions.create(**asked):
+    fields = {"messages": QUESTION, "n": 2, "stream": True, **GREEDY}
+    for chunk in server.openai.chat.completions.create(**fields):
         (choice,) = chunk.choices
         texts[choice.index] += choice.delta.content or ""
         ends[choice.index] = choice.finish_reason
@@ -150,19 +150,19 @@ def test_several_answers_are_streamed_concurrently(server: Server) -> None:
 
 def test_prompts_may_be_several_or_token_numbers(server: Server) -> None:
     prompts = ["The capital of France is", "The capital of Italy is"]
-    asked = {"max_tokens": 3, **GREEDY}
-    texts = [choice.text for choice in server.openai.completions.create(prompt=prompts, **asked).choices]
+    fields = {"max_tokens": 3, **GREEDY}
+    texts = [choice.text for choice in server.openai.completions.create(prompt=prompts, **fields).choices]
     assert texts[0] != texts[1]
     tokens = [server.post("/internal/encode", {"text": prompt}).json()["tokens"] for prompt in prompts]
-    assert [choice.text for choice in server.openai.completions.create(prompt=tokens, **asked).choices] == texts
-    assert server.openai.completions.create(prompt=tokens[0], **asked).choices[0].text == texts[0]
+    assert [choice.text for choice in server.openai.completions.create(prompt=tokens, **fields).choices] == texts
+    assert server.openai.completions.create(prompt=tokens[0], **fields).choices[0].text == texts[0]
 
 
 def test_an_echo_puts_the_prompt_before_the_answer(server: Server) -> None:
-    asked = {"prompt": "One, two,", "max_tokens": 3, **GREEDY}
-    plain = server.openai.completions.create(**asked).choices[0].text
-    assert server.openai.completions.create(echo=True, **asked).choices[0].text == "One, two," + plain
-    chunks = server.openai.completions.create(echo=True, stream=True, **asked)
+    fields = {"prompt": "One, two,", "max_tokens": 3, **GREEDY}
+    plain = server.openai.completions.create(**fields).choices[0].text
+    assert server.openai.completions.create(echo=True, **fields).choices[0].text == "One, two," + plain
+    chunks = server.openai.completions.create(echo=True, stream=True, **fields)
     assert "".join(chunk.choices[0].text for chunk in chunks) == "One, two," + plain
 
 
@@ -176,8 +176,8 @@ def test_content_parts_and_the_role_developer_are_accepted(server: Server) -> No
         {"role": "system", "content": "You are terse."},
         {"role": "user", "content": "Name the capital of France\nin one English sentence."},
     ]
-    asked = {"max_tokens": 12, **GREEDY}
-    first, second = (server.openai.chat.completions.create(messages=each, **asked) for each in (messages, joined))
+    fields = {"max_tokens": 12, **GREEDY}
+    first, second = (server.openai.chat.completions.create(messages=each, **fields) for each in (messages, joined))
     assert first.choices == second.choices
     assert first.usage and second.usage and first.usage.prompt_tokens == second.usage.prompt_tokens
 
@@ -200,8 +200,8 @@ def test_an_unfinished_answer_is_continued(server: Server) -> None:
 
 
 def test_chat_completions_return_logprobs(server: Server) -> None:
-    asked = {"messages": QUESTION, "logprobs": True, "top_logprobs": 3, **GREEDY}
-    (choice,) = server.openai.chat.completions.create(**asked).choices
+    fields = {"messages": QUESTION, "logprobs": True, "top_logprobs": 3, **GREEDY}
+    (choice,) = server.openai.chat.completions.create(**fields).choices
     assert choice.logprobs is not None and choice.logprobs.content
     for token in choice.logprobs.content:
         chances = [candidate.logprob for candidate in token.top_logprobs]
@@ -209,22 +209,28 @@ def test_chat_completions_return_logprobs(server: Server) -> None:
         assert len(chances) == 3 and token.logprob == chances[0] <= 0
         assert bytes(token.bytes or []).decode() == token.token
     assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
-    chunks = [chunk.choices[0] for chunk in server.openai.chat.completions.create(stream=True, **asked)]
+    chunks = [chunk.choices[0] for chunk in server.openai.chat.completions.create(stream=True, **fields)]
     heard = [token for each in chunks if each.logprobs for token in each.logprobs.content or []]
     assert [token.token for token in heard] == [token.token for token in choice.logprobs.content]
 
 
 def test_completions_return_logprobs_with_text_offsets(server: Server) -> None:
-    asked = {"prompt": "The capital of France is", "max_tokens": 5, "logprobs": 2, **GREEDY}
-    choice = server.openai.completions.create(**asked).choices[0]
-    told = choice.logprobs
-    assert told is not None and told.tokens and told.text_offset and told.token_logprobs and told.top_logprobs
-    assert "".join(told.tokens) == choice.text
-    assert [choice.text[place] for place in told.text_offset] == [token[0] for token in told.tokens]
-    assert [max(top, key=top.__getitem__) for top in told.top_logprobs] == told.tokens
-    chunks = [chunk.choices[0] for chunk in server.openai.completions.create(stream=True, **asked)]
+    fields = {"prompt": "The capital of France is", "max_tokens": 5, "logprobs": 2, **GREEDY}
+    choice = server.openai.completions.create(**fields).choices[0]
+    logprobs = choice.logprobs
+    assert (
+        logprobs is not None
+        and logprobs.tokens
+        and logprobs.text_offset
+        and logprobs.token_logprobs
+        and logprobs.top_logprobs
+    )
+    assert "".join(logprobs.tokens) == choice.text
+    assert [choice.text[place] for place in logprobs.text_offset] == [token[0] for token in logprobs.tokens]
+    assert [max(top, key=top.__getitem__) for top in logprobs.top_logprobs] == logprobs.tokens
+    chunks = [chunk.choices[0] for chunk in server.openai.completions.create(stream=True, **fields)]
     places = [place for each in chunks if each.logprobs for place in each.logprobs.text_offset or []]
-    assert places == told.text_offset
+    assert places == logprobs.text_offset
 
 
 def test_without_top_logprobs_only_the_chosen_token_is_returned(server: Server) -> None:
@@ -303,7 +309,7 @@ def test_a_prompt_is_truncated_to_truncation_length(server: Server) -> None:
     cut = server.post("/completions", {**body, "truncation_length": 4}).json()["usage"]["prompt_tokens"]
     assert whole >= 10 and cut == 4
     talk = [{"role": role, "content": words} for role in ("user", "assistant", "user", "assistant")]
-    asked = {"messages": [*talk, {"role": "user", "content": "Hi"}], "max_tokens": 1}
-    long = server.post("/chat/completions", asked).json()["usage"]["prompt_tokens"]
-    short = server.post("/chat/completions", {**asked, "truncation_length": 50}).json()["usage"]["prompt_tokens"]
+    fields = {"messages": [*talk, {"role": "user", "content": "Hi"}], "max_tokens": 1}
+    long = server.post("/chat/completions", fields).json()["usage"]["prompt_tokens"]
+    short = server.post("/chat/completions", {**fields, "truncation_length": 50}).json()["usage"]["prompt_tokens"]
     assert long > 60 and short <= 49
