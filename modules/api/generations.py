@@ -42,7 +42,7 @@ class Generations:
         self._inbox: deque[tuple[int, Event]] = deque()
         self._arrived = asyncio.Event()
         starts = ((call.prompt, call.params, partial(self._deliver, number)) for number, call in enumerate(calls))
-        self._stops = [model.start(*each) for each in starts]
+        self._stops = [model.start(*start) for start in starts]
 
     def _deliver(self, number: int, event: Event) -> None:
         """Take an event, on the worker's thread."""

@@ -271,7 +271,7 @@ def test_two_threads_read_each_file_once(tmp_path: Path, monkeypatch: pytest.Mon
     for thread in threads:
         thread.join()
     assert len(read) == 40
-    assert all(each == lists[0] for each in lists)
+    assert all(records == lists[0] for records in lists)
 
 
 def test_a_name_is_found_during_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,23 +46,23 @@ def spoil(folder: Path) -> None:
             os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
-def told(records: list[ModelRecord]) -> list[dict[str, Any]]:
+def comparable(records: list[ModelRecord]) -> list[dict[str, Any]]:
     """Return all facts of records in a comparable form: errors have no equality, access times differ."""
-    return [vars(each) | {"files": list(each.files), "problem": str(each.problem)} for each in records]
+    return [vars(record) | {"files": list(record.files), "problem": str(record.problem)} for record in records]
 
 
 def test_after_a_restart_nothing_is_read_and_the_records_are_equal(folder: Path, cache: Path) -> None:
-    before = told(Catalog(folder, cache).models())
-    assert {each["duplicate_of"] for each in before} == {"", "a"}
+    before = comparable(Catalog(folder, cache).models())
+    assert {facts["duplicate_of"] for facts in before} == {"", "a"}
     spoil(folder)
-    assert told(Catalog(folder, cache).models()) == before
-    assert told(Catalog(folder).models()) != before
+    assert comparable(Catalog(folder, cache).models()) == before
+    assert comparable(Catalog(folder).models()) != before
 
 
 def test_a_lookup_by_name_uses_the_cache(folder: Path, cache: Path) -> None:
     before = Catalog(folder, cache).models()
     spoil(folder)
-    assert told([Catalog(folder, cache).find("模型 [1].gguf")]) == told(
+    assert comparable([Catalog(folder, cache).find("模型 [1].gguf")]) == comparable(
         [each for each in before if "模型" in each.name]
     )
 
@@ -126,11 +126,11 @@ def _flip(content: bytes) -> bytes:
     ],
 )
 def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, harm: Any) -> None:
-    before = told(Catalog(folder, cache).models())
+    before = comparable(Catalog(folder, cache).models())
     sound = cache.read_bytes()
     assert harm(sound) != sound
     cache.write_bytes(harm(sound))
-    assert told(Catalog(folder, cache).models()) == before
+    assert comparable(Catalog(folder, cache).models()) == before
     assert cache.read_bytes() == sound
 
 
@@ -140,18 +140,18 @@ def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, har
 def test_a_cache_of_another_structure_is_ignored(folder: Path, cache: Path, body: Any) -> None:
     raw = b"[" * 100_000 if body == "deep" else json.dumps(body).encode()
     put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
-    assert told(Catalog(folder, cache).models()) == told(Catalog(folder).models())
+    assert comparable(Catalog(folder, cache).models()) == comparable(Catalog(folder).models())
 
 
 def test_invalid_entries_are_read_again(folder: Path, cache: Path) -> None:
-    before = told(Catalog(folder, cache).models())
+    before = comparable(Catalog(folder, cache).models())
     body = json.loads(cache.read_bytes().split(b"\n", 1)[1])
     for name, nonsense in {"header": {"version": 3}, "about": 5, "weights": {}}.items():
         for entry in body[name].values():
             entry[2:] = [None, nonsense]
     raw = json.dumps(body).encode()
     put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
-    assert told(Catalog(folder, cache).models()) == before
+    assert comparable(Catalog(folder, cache).models()) == before
 
 
 def test_a_cache_of_another_version_is_ignored(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +164,12 @@ def test_a_cache_of_another_version_is_ignored(folder: Path, cache: Path, monkey
 def test_a_cache_that_cannot_be_written_raises_no_error(folder: Path, tmp_path: Path) -> None:
     put(tmp_path / "file")
     for place in (tmp_path / "file" / "catalog.json", tmp_path):
-        assert told(Catalog(folder, place).models()) == told(Catalog(folder).models())
+        assert comparable(Catalog(folder, place).models()) == comparable(Catalog(folder).models())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_a_name_that_is_not_utf8_is_cached_too(tmp_path: Path, cache: Path) -> None:
     path = put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/models/caf\xe9.gguf")), gguf())
-    before = told(Catalog(path.parent, cache).models())
+    before = comparable(Catalog(path.parent, cache).models())
     spoil(path.parent)
-    assert told(Catalog(path.parent, cache).models()) == before
+    assert comparable(Catalog(path.parent, cache).models()) == before

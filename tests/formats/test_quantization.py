@@ -38,32 +38,32 @@ def awq(inputs: int, outputs: int, group: int) -> Shapes:
     }
 
 
-def told(shapes: Shapes) -> Packing:
+def packing_of(shapes: Shapes) -> Packing:
     return detect_packing(shapes, lambda name: shapes.get(name, ()))
 
 
 def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtests) -> None:
     for bits, order, (group, found) in product((2, 3, 4, 8), (True, False), ((32, 32), (128, 128), (256, -1))):
         with subtests.test(bits=bits, order=order, group=group):
-            assert told(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
+            assert packing_of(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
 
 
 def test_a_short_last_group_does_not_hide_the_group_size() -> None:
-    assert told(gptq(576, 192, 4, 128)) == Packing("gptq", 4, 128)
+    assert packing_of(gptq(576, 192, 4, 128)) == Packing("gptq", 4, 128)
 
 
 @pytest.mark.parametrize(("group", "said"), [(64, 64), (256, -1)])
 def test_the_shapes_of_awq_tensors_give_bits_and_group(group: int, said: int) -> None:
-    assert told(awq(256, 512, group)) == Packing("awq", 4, said)
+    assert packing_of(awq(256, 512, group)) == Packing("awq", 4, said)
 
 
 def test_exl2_tensors_give_the_method_alone() -> None:
-    assert told({"m.q_proj.q_weight": (9, 9), "m.q_proj.q_scale": (1, 9)}) == Packing("exl2")
+    assert packing_of({"m.q_proj.q_weight": (9, 9), "m.q_proj.q_scale": (1, 9)}) == Packing("exl2")
 
 
 def test_the_packing_of_most_layers_decides() -> None:
     layers = gptq(256, 96, 4, 32, layer="a") | gptq(256, 96, 4, 32, layer="b") | gptq(32, 96, 4, 32, layer="c")
-    assert told(layers) == Packing("gptq", 4, 32)
+    assert packing_of(layers) == Packing("gptq", 4, 32)
 
 
 CONTRADICTORY: list[Shapes] = [
@@ -81,7 +81,7 @@ CONTRADICTORY: list[Shapes] = [
 def test_contradictory_shapes_give_neither_bits_nor_group(subtests: pytest.Subtests) -> None:
     for shapes in CONTRADICTORY:
         with subtests.test(shapes=shapes):
-            assert (told(shapes).bits, told(shapes).group) == (0, 0)
+            assert (packing_of(shapes).bits, packing_of(shapes).group) == (0, 0)
 
 
 NAMED = [

@@ -45,9 +45,9 @@ def goes_on(server: Server, lora: str) -> bool:
 
 
 def test_loras_are_listed_with_their_facts(server: Server) -> None:
-    told = server.http.get(f"{PLACE}/list").json()
-    assert told["lora_names"] == ["banana", "green", "wide"] and told["applied"] == []
-    banana = told["loras"][0]
+    answered = server.http.get(f"{PLACE}/list").json()
+    assert answered["lora_names"] == ["banana", "green", "wide"] and answered["applied"] == []
+    banana = answered["loras"][0]
     assert (banana["ranks"], banana["alpha"], banana["targets"]) == ([8], 16, ["q_proj", "v_proj"])
     assert banana["problem"] is None and banana["size"] > 100_000
 
@@ -55,12 +55,12 @@ def test_loras_are_listed_with_their_facts(server: Server) -> None:
 def test_applied_loras_change_the_answer_and_removed_ones_do_not(server: Server, smollm2: Path) -> None:
     load(server, smollm2.name)
     assert not goes_on(server, "banana")
-    told = server.post(f"{PLACE}/load", {"lora_names": ["banana", "green"], "lora_weights": [1, 0.9]}).json()
-    assert [(each["name"], each["weight"]) for each in told["applied"]] == [("banana", 1), ("green", 0.9)]
-    assert all(each["effect"] > 1 for each in told["applied"])
+    answered = server.post(f"{PLACE}/load", {"lora_names": ["banana", "green"], "lora_weights": [1, 0.9]}).json()
+    assert [(each["name"], each["weight"]) for each in answered["applied"]] == [("banana", 1), ("green", 0.9)]
+    assert all(each["effect"] > 1 for each in answered["applied"])
     assert goes_on(server, "banana") and goes_on(server, "green")
     assert server.http.get("/internal/model/info").json()["lora_names"] == ["banana", "green"]
-    assert server.http.get(f"{PLACE}/list").json()["applied"] == told["applied"]
+    assert server.http.get(f"{PLACE}/list").json()["applied"] == answered["applied"]
     assert server.post(f"{PLACE}/load", {"lora_names": ["green"]}).status_code == 200
     assert goes_on(server, "green") and not goes_on(server, "banana")
     assert server.post(f"{PLACE}/unload", {}).json() == {"applied": []}
@@ -101,11 +101,11 @@ def test_a_model_loaded_by_the_api_gets_its_saved_loras(
     with server_of(make_app("--lora-dir", str(loras))) as server:
         load(server, smollm2.name)
         assert server.http.get(f"{PLACE}/list").json()["applied"] == []
-        told = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 256}}).json()
-        assert told["loras"] == [] and "gone" in told["lora_problem"]
+        answered = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 256}}).json()
+        assert answered["loras"] == [] and "gone" in answered["lora_problem"]
         (tmp_path / "models" / "config-user.yaml").write_text(f"{smollm2.name}:\n  lora: {{green: 0.5}}\n")
-        told = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 512}}).json()
-        assert [(each["name"], each["weight"]) for each in told["loras"]] == [("green", 0.5)]
+        answered = server.post("/internal/model/load", {"model_name": smollm2.name, "args": {"n_ctx": 512}}).json()
+        assert [(each["name"], each["weight"]) for each in answered["loras"]] == [("green", 0.5)]
 
 
 def test_guests_may_list_loras_but_not_apply_them(make_app: Callable[..., App], loras: Path) -> None:

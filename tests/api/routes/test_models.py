@@ -33,10 +33,10 @@ def test_the_models_of_the_folder_are_listed(server: Server) -> None:
 
 def test_a_model_is_loaded_with_the_requested_options_and_unloaded(server: Server) -> None:
     answer = server.post("/internal/model/load", {**LOAD, "args": {"loader": "llama.cpp", "n_ctx": 1024, "threads": 1}})
-    told = answer.json()
+    answered = answer.json()
     assert answer.status_code == 200
-    assert (told["model_name"], told["loader"], told["context_length"]) == (NAME, "llama.cpp", 1024)
-    assert (told["options"]["n_ctx"], told["options"]["threads"]) == (1024, 1)
+    assert (answered["model_name"], answered["loader"], answered["context_length"]) == (NAME, "llama.cpp", 1024)
+    assert (answered["options"]["n_ctx"], answered["options"]["threads"]) == (1024, 1)
     assert server.http.get("/internal/model/info").json() == {
         "model_name": NAME,
         "lora_names": [],
@@ -53,10 +53,10 @@ def test_args_and_settings_may_be_null(server: Server) -> None:
 
 
 def test_settings_are_the_defaults_while_that_model_is_loaded(server: Server) -> None:
-    asked = {"prompt": "The capital of France is", "temperature": 0, "stop": ["."]}
+    fields = {"prompt": "The capital of France is", "temperature": 0, "stop": ["."]}
 
     def tokens(**more: object) -> object:
-        return server.post("/completions", {**asked, **more}).json()["usage"]["completion_tokens"]
+        return server.post("/completions", {**fields, **more}).json()["usage"]["completion_tokens"]
 
     server.post("/internal/model/load", {**LOAD, "settings": {"max_new_tokens": 1}})
     assert (tokens(), tokens(max_tokens=2)) == (1, 2)
@@ -103,10 +103,10 @@ def test_a_damaged_model_is_listed_but_refused(make_app: Callable[..., App], tmp
 def test_text_is_encoded_and_decoded(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     text = "Grüße, 世界!"
-    told = server.post("/internal/encode", {"text": text}).json()
-    assert told["length"] == len(told["tokens"]) > 3
-    assert server.post("/internal/decode", {"tokens": told["tokens"]}).json() == {"text": text}
-    assert server.post("/internal/token-count", {"text": text}).json() == {"length": told["length"]}
+    answered = server.post("/internal/encode", {"text": text}).json()
+    assert answered["length"] == len(answered["tokens"]) > 3
+    assert server.post("/internal/decode", {"tokens": answered["tokens"]}).json() == {"text": text}
+    assert server.post("/internal/token-count", {"text": text}).json() == {"length": answered["length"]}
 
 
 # -- losing it -------------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def kill_model(server: Server) -> None:
 
 def test_a_worker_killed_during_a_stream_is_reported_and_the_next_load_works(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
-    asked = {"prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900, "stream": True}
-    with server.http.stream("POST", "/completions", json=asked) as answer:
+    fields = {"prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900, "stream": True}
+    with server.http.stream("POST", "/completions", json=fields) as answer:
         lines = (line for line in answer.iter_lines() if line)
         heard = [next(lines) for _ in range(3)]
         kill_model(server)
@@ -136,8 +136,8 @@ def test_a_worker_killed_during_a_stream_is_reported_and_the_next_load_works(ser
 
 def test_openais_client_raises_the_error_that_ended_a_stream(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
-    asked = {"model": "", "prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900}
-    chunks = server.openai.completions.create(stream=True, **asked)  # type: ignore[call-overload]
+    fields = {"model": "", "prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900}
+    chunks = server.openai.completions.create(stream=True, **fields)  # type: ignore[call-overload]
     next(chunks)
     kill_model(server)
     with pytest.raises(openai.APIError, match="SIGKILL"):
