@@ -40,9 +40,7 @@ class Machine:
         for tool in TOOLS.split():
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
         shutil.copytree(ROOT / "scripts", self.project / "scripts")
-        (self.project / "modules").mkdir()
-        for module in (ROOT / "modules").glob("*.py"):
-            shutil.copy(module, self.project / "modules")
+        shutil.copytree(ROOT / "modules", self.project / "modules", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "start.sh", self.project)
         self.require("# nothing")
         (self.project / "server.py").write_text("import os, sys; print(os.getcwd(), sys.argv[1:])\n")
