@@ -1,4 +1,4 @@
-"""The tests' own hub: that it serves what it was given, counts what it sends, and goes wrong as it was told to."""
+"""The test hub serves its files, counts the bytes it sends, and fails as configured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def get(url: str, **headers: str) -> requests.Response:
     return requests.get(url, headers=headers, timeout=5)
 
 
-def test_a_tree_tells_sizes_and_hashes(hub: HubServer) -> None:
+def test_a_tree_lists_sizes_and_hashes(hub: HubServer) -> None:
     commit = get(f"{hub.url}/api/models/user/model/revision/main").json()["sha"]
     listed = get(f"{hub.url}/api/models/user/model/tree/{commit}?recursive=true").json()
     found = {each["path"]: each for each in listed}
@@ -36,14 +36,14 @@ def test_a_tree_tells_sizes_and_hashes(hub: HubServer) -> None:
     assert found["sub"]["type"] == "directory"
 
 
-def test_a_large_file_lies_on_the_other_origin(hub: HubServer) -> None:
+def test_a_large_file_is_on_the_cdn(hub: HubServer) -> None:
     answer = get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
     assert (answer.content, answer.history[0].headers["X-Linked-Size"]) == (BIG, str(len(BIG)))
     assert [each.origin for each in hub.log] == ["hub", "cdn"]
     assert hub.sent == len(BIG)
 
 
-def test_a_part_of_a_file_comes_from_disk(hub: HubServer, tmp_path: Path) -> None:
+def test_a_range_of_a_file_is_read_from_disk(hub: HubServer, tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(64 << 20)
@@ -63,7 +63,7 @@ def test_an_old_commit_stays_after_its_branch_moved(hub: HubServer) -> None:
     assert get(f"{hub.url}/user/model/resolve/main/config.json").content == b"[]"
 
 
-def test_a_tree_comes_in_pages(hub: HubServer) -> None:
+def test_a_tree_is_paginated(hub: HubServer) -> None:
     hub.add("user/many", {f"{number}.txt": b"" for number in range(5)}, revision="refs/pr/1")
     hub.page = 2
     url, found = f"{hub.url}/api/models/user/many/tree/refs%2Fpr%2F1?recursive=true", []
@@ -75,7 +75,7 @@ def test_a_tree_comes_in_pages(hub: HubServer) -> None:
     assert len(hub.log) == 3
 
 
-def test_what_is_missing_says_what_it_is(hub: HubServer) -> None:
+def test_errors_name_what_is_missing(hub: HubServer) -> None:
     def code(path: str) -> tuple[int, str]:
         answer = get(hub.url + path)
         return answer.status_code, answer.headers.get("X-Error-Code", "")
@@ -85,7 +85,7 @@ def test_what_is_missing_says_what_it_is(hub: HubServer) -> None:
     assert code("/user/model/resolve/main/none") == (404, "EntryNotFound")
 
 
-def test_what_is_gated_opens_with_the_token(hub: HubServer) -> None:
+def test_a_gated_file_needs_the_token(hub: HubServer) -> None:
     hub.token = "secret"
     hub.add("user/gated", {"config.json": b"{}"}, gated=True)
     url = f"{hub.url}/user/gated/resolve/main/config.json"
@@ -104,7 +104,7 @@ def test_the_other_requests_of_the_api(hub: HubServer) -> None:
     assert siblings[1]["lfs"]["size"] == len(BIG)
 
 
-def test_a_fault_strikes_as_often_as_told(hub: HubServer) -> None:
+def test_a_fault_applies_as_often_as_configured(hub: HubServer) -> None:
     hub.fault("config", skip=1, times=2, status=503, headers={"Retry-After": "2"})
     answers = [get(f"{hub.url}/user/model/resolve/main/config.json") for _ in range(4)]
     assert [each.status_code for each in answers] == [200, 503, 503, 200]
@@ -127,7 +127,7 @@ def test_a_stall_lasts_until_the_client_has_gone(hub: HubServer) -> None:
     assert hub.sent == 1000
 
 
-def test_bytes_come_as_slowly_as_told(hub: HubServer) -> None:
+def test_the_rate_is_limited(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", rate=1_000_000)
     began = time.monotonic()
     assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
@@ -140,7 +140,7 @@ def test_one_byte_is_wrong(hub: HubServer) -> None:
     assert [place for place, (a, b) in enumerate(zip(got, BIG, strict=True)) if a != b] == [300_000]
 
 
-def test_headers_lie(hub: HubServer) -> None:
+def test_headers_can_be_wrong(hub: HubServer) -> None:
     url = f"{hub.url}/user/model/resolve/main/sub/big.bin"
     hub.fault("big", origin="cdn", times=1, ignore_range=True)
     assert get(url, Range="bytes=5-9").status_code == 200
@@ -155,7 +155,7 @@ def test_headers_lie(hub: HubServer) -> None:
         get(url, Range="bytes=5-9")
 
 
-def test_other_answers_take_the_place_of_the_right_one(hub: HubServer) -> None:
+def test_responses_can_be_replaced(hub: HubServer) -> None:
     url = f"{hub.url}/user/model/resolve/main/config.json"
     hub.fault("config", times=1, body=b"<html>log in</html>")
     hub.fault("config", times=1, body=json.dumps([1]).encode())
@@ -183,7 +183,7 @@ def test_an_endpoint_may_have_a_prefix() -> None:
         assert get(f"{hub.origin}/user/model/resolve/main/config.json").status_code == 404
 
 
-def test_nothing_of_it_is_left_once_it_is_closed(hub: HubServer) -> None:
+def test_closing_ends_all_threads_and_connections(hub: HubServer) -> None:
     with HubServer() as other:
         other.add("user/model", {"big": BIG})
         other.fault("big", origin="cdn", stall_after=1)
@@ -193,8 +193,8 @@ def test_nothing_of_it_is_left_once_it_is_closed(hub: HubServer) -> None:
         get(f"{other.url}/user/model/resolve/main/big")
 
 
-def test_huggingface_hub_takes_it_for_one(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So what our own client is tried on is no picture of our own."""
+def test_huggingface_hub_can_use_it(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An independent client accepts the server that our client is tested with."""
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
