@@ -21,7 +21,7 @@ WebUIError
 ├── WorkerDied            the worker process ended: exit status and the end of its output
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
-├── DownloadError         a failed download: see `hub/errors.py`
+├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
 """
 
