@@ -232,11 +232,13 @@ def test_code_in_a_pickle_is_not_run(busy: WorkerProcess, smollm2_folder: Path, 
 def test_layers_can_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_path: Path) -> None:
     folder = gptq_tiny.write(tmp_path / "whole", smollm2_folder, gptq_tiny.tensors(), bits=4)
     load(busy, folder, AUTOGPTQ, no_inject_fused_attention=True)
-    expected = best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP))
-    info = load(busy, folder, AUTOGPTQ, cpu_memory="30MiB", disk=True)
+    (expected,) = best(answer(busy, TALE, max_new_tokens=1, top_logprobs=TOP))
+    # Embeddings and output layer have 12 MiB each, the other layers 0.2 together; accelerate keeps room for the largest.
+    info = load(busy, folder, AUTOGPTQ, cpu_memory="24.1MiB", disk=True)
     assert any("on disk" in note.text["en"] for note in info.notes)
-    for actual, theirs in zip(best(answer(busy, TALE, max_new_tokens=2, top_logprobs=TOP)), expected, strict=True):
-        assert actual == pytest.approx(theirs, abs=NEARLY)
+    (actual,) = best(answer(busy, TALE, max_new_tokens=1, top_logprobs=TOP))
+    # An output layer on disk computes in bfloat16, which tells logits around 16 apart in steps of 0.125.
+    assert actual == pytest.approx(expected, abs=0.15)
 
 
 def test_monkey_patches_are_undone_after_a_load(smollm2_folder: Path, tmp_path: Path) -> None:
