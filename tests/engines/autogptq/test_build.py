@@ -233,7 +233,7 @@ def test_layers_can_stay_on_disk(busy: WorkerProcess, smollm2_folder: Path, tmp_
     folder = gptq_tiny.write(tmp_path / "whole", smollm2_folder, gptq_tiny.tensors(), bits=4)
     load(busy, folder, AUTOGPTQ, no_inject_fused_attention=True)
     (expected,) = best(answer(busy, TALE, max_new_tokens=1, top_logprobs=TOP))
-    # Embeddings and output layer have 12 MiB each, the other layers 0.2 together; accelerate keeps room for the largest.
+    # Embeddings and output layer have 12 MiB each, the others 0.2 together; accelerate keeps room for the largest.
     info = load(busy, folder, AUTOGPTQ, cpu_memory="24.1MiB", disk=True)
     assert any("on disk" in note.text["en"] for note in info.notes)
     (actual,) = best(answer(busy, TALE, max_new_tokens=1, top_logprobs=TOP))
