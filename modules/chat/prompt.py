@@ -38,7 +38,7 @@ def conversation_prompt(
     if not drop_oldest or _size(text) <= limit:
         return Prompt(text, limit)
     shorter = _shorter(_questions(messages)[1:], rendered, limit)
-    return Prompt(text, limit, shorter=tuple(Replacement.between(text, each) for each in shorter))
+    return Prompt(text, limit, shorter=tuple(Replacement.between(text, candidate) for candidate in shorter))
 
 
 def text_prompt(text: str, params: Mapping[str, Json]) -> Prompt:

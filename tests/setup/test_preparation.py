@@ -67,11 +67,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    made = Machine(tmp_path, monkeypatch)
-    yield made
-    made.owner.close()
-    made.overlays.close()
+def machine(tmp_path: Path, index: PackageIndex) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.owner.close()
+    machine.overlays.close()
 
 
 def until(happened: Callable[[], object]) -> None:
@@ -176,7 +176,7 @@ def test_a_demo_model_with_a_wrong_checksum_is_deleted(machine: Machine, monkeyp
     monkeypatch.setattr(demo_model, "SHA256", "0" * 64)
     with pytest.raises(InstallFailed) as refused:
         demo_model.download(machine.demo)
-    assert "differs from the published file" in refused.value.say("en") and "已丢弃" in refused.value.say("zh")
+    assert "differs from the published one" in refused.value.say("en") and "已删除" in refused.value.say("zh")
     assert list(machine.models_folder.iterdir()) == []
 
 
