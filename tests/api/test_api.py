@@ -150,7 +150,7 @@ def test_several_answers_are_streamed_concurrently(server: Server) -> None:
 
 def test_prompts_may_be_several_or_token_numbers(server: Server) -> None:
     prompts = ["The capital of France is", "The capital of Italy is"]
-    fields = {"max_tokens": 3, **GREEDY}
+    fields = {"max_tokens": 2, **GREEDY}  # the third depends on rounding, and so on who is batched with whom
     texts = [choice.text for choice in server.openai.completions.create(prompt=prompts, **fields).choices]
     assert texts[0] != texts[1]
     tokens = [server.post("/internal/encode", {"text": prompt}).json()["tokens"] for prompt in prompts]

@@ -17,7 +17,7 @@ PIP_MILLISECONDS = 90_000
 """How long pip may take beside a browser and a server on one core: it runs several times."""
 
 WORDS = {
-    "en": ("Chat", "Model", "Compiling llama.cpp: 3 of 8", "too little memory", "Try again", "Meanwhile"),
+    "en": ("Chat", "Model", "Compiling llama.cpp: 3 of 8", "ran out of memory", "Try again", "Meanwhile"),
     "zh": ("聊天", "模型", "正在编译 llama.cpp：3/8", "内存不足", "重试", "其间"),
 }
 
