@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modules.core.events import Json
@@ -20,11 +19,6 @@ class Prompt:
     limit: int = 0
     truncate: bool = False
     shorter: tuple[Replacement, ...] = ()
-
-    def candidates(self) -> Iterator[str]:
-        """Return `text` and the texts that may take its place, longest first."""
-        yield self.text
-        yield from (change.apply(self.text) for change in self.shorter)
 
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]

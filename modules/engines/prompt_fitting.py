@@ -21,16 +21,16 @@ def fit(prompt: Prompt, encode: Encode) -> list[int]:
         return tokens
     if prompt.truncate:
         return _last(tokens, prompt.limit, encode(""))
-    texts = list(prompt.candidates())
-    too_long, low, high = len(tokens), 1, len(texts)  # what is below `low` does not fit, what is from `high` on does
+    # Of the shorter texts, those before `low` do not fit, those from `high` on do.
+    too_long, low, high = len(tokens), 0, len(prompt.shorter)
     while low < high:
         middle = (low + high) // 2
-        shorter = encode(texts[middle])
+        shorter = encode(prompt.shorter[middle].apply(prompt.text))
         if len(shorter) <= prompt.limit:
             tokens, high = shorter, middle
         else:
             too_long, low = min(too_long, len(shorter)), middle + 1
-    if high == len(texts):
+    if high == len(prompt.shorter):
         raise PromptTooLong(too_long, prompt.limit)
     return tokens
 

@@ -30,4 +30,4 @@ def test_what_both_texts_share_is_not_told_again() -> None:
 def test_a_prompt_survives_the_way_to_the_worker() -> None:
     prompt = Prompt("system\nuser 一\nuser two", 12, False, (Replacement(7, 14, ""), Replacement(0, 14, "x")))
     assert Prompt.from_json(json.loads(json.dumps(prompt.to_json()))) == prompt
-    assert list(prompt.candidates()) == ["system\nuser 一\nuser two", "system\nuser two", "xuser two"]
+    assert [change.apply(prompt.text) for change in prompt.shorter] == ["system\nuser two", "xuser two"]
