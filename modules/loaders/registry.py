@@ -8,7 +8,6 @@ from typing import Protocol
 
 from modules.core.errors import UnknownLoader, Words
 from modules.loaders.overlay import Overlay
-from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.load_exllamav2 import EXLLAMAV2
 from modules.options.load_gptq_awq import AUTOAWQ, AUTOGPTQ
 from modules.options.load_llamacpp import LLAMACPP, LLAMACPP_HF
@@ -126,17 +125,30 @@ def _keys(table: Iterable[Option]) -> tuple[str, ...]:
     return tuple(option.key for option in table)
 
 
-# "logit_bias" is a parameter of the API and has no widget.
-_HF_SAMPLERS = frozenset(PARAMETERS) - SUPPORTED_BY_ALL | {"logit_bias"}
-_LLAMACPP_SAMPLERS = _HF_SAMPLERS - {
-    *("epsilon_cutoff", "eta_cutoff", "tfs", "top_a", "do_sample", "smoothing_factor", "smoothing_curve"),
-    *("temperature_last", "sampler_priority", "encoder_repetition_penalty", "no_repeat_ngram_size", "min_length"),
-    *("guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens", "prompt_lookup_num_tokens"),
+_SHARED_SAMPLERS = frozenset(
+    {
+        *("temperature", "top_p", "min_p", "top_k", "typical_p", "xtc_threshold", "xtc_probability", "seed"),
+        *("repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"),
+        *("dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent"),
+        *("mirostat_mode", "mirostat_tau", "mirostat_eta"),
+        *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
+        *("ban_eos_token", "custom_token_bans", "grammar_string"),
+        "logit_bias",  # a parameter of the API, without a widget
+    }
+)
+_LLAMACPP_SAMPLERS = _SHARED_SAMPLERS | {"top_n_sigma"}
+_EXLLAMAV2_SAMPLERS = _SHARED_SAMPLERS | {
+    *("tfs", "top_a", "smoothing_factor", "temperature_last", "do_sample", "min_length"),
+    *("guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"),
 }
-_EXLLAMAV2_SAMPLERS = _HF_SAMPLERS - {
-    *("encoder_repetition_penalty", "no_repeat_ngram_size", "top_n_sigma", "epsilon_cutoff", "eta_cutoff"),
-    *("smoothing_curve", "sampler_priority", "prompt_lookup_num_tokens"),
-}
+_HF_SAMPLERS = (
+    _LLAMACPP_SAMPLERS
+    | _EXLLAMAV2_SAMPLERS
+    | {
+        *("epsilon_cutoff", "eta_cutoff", "smoothing_curve", "sampler_priority"),
+        *("encoder_repetition_penalty", "no_repeat_ngram_size", "prompt_lookup_num_tokens"),
+    }
+)
 
 _EXLLAMAV2_ARCHITECTURES = frozenset(
     {

@@ -8,6 +8,7 @@ import pytest
 
 from modules.core.errors import UnknownLoader
 from modules.loaders.registry import LOADERS, Loader, candidates, find_loader
+from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 
 
 def test_every_row_names_the_module_of_its_engine() -> None:
@@ -91,3 +92,8 @@ def test_each_ability_is_declared_by_those_that_have_it(ability: str, names: set
 @pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda loader: loader.name)
 def test_a_loader_that_has_a_cfg_cache_has_cfg(loader: Loader) -> None:
     assert "cfg_cache" not in loader.options or "cfg" in loader.abilities
+
+
+def test_every_generation_parameter_is_implemented_by_some_loader() -> None:
+    implemented = frozenset().union(*(loader.samplers for loader in LOADERS.values()))
+    assert implemented | SUPPORTED_BY_ALL == {*PARAMETERS, "logit_bias"}
