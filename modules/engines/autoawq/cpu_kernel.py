@@ -18,12 +18,10 @@ from torch import Tensor
 
 from modules.engines.autoawq.package import WQLinear_GEMM, reverse_awq_order, unpack_awq
 from modules.engines.hf.model import compute_logits_in_float32
+from modules.engines.legacy.int4_kernel import GROUP_SIZES, MIDDLE_LEVEL, OUTPUT_MULTIPLE
 
 DTYPE = torch.bfloat16
 """The only dtype for which PyTorch has the fast kernel."""
-_GROUP_SIZES = (256, 128, 64, 32)  # inputs that share a scale, as the kernel supports them
-_OUTPUT_MULTIPLE = 16  # the kernel takes outputs in multiples of this
-_MIDDLE_LEVEL = 8
 _CHUNK_ROWS = 512  # dequantized at once
 
 
@@ -65,15 +63,15 @@ def _repack_layer(layer: Any) -> None:
     """Replace the layer's buffers by those `Kernels` takes. Unsupported group sizes are dequantized to bfloat16."""
     levels, zeros = reverse_awq_order(*unpack_awq(layer.qweight, layer.qzeros, 4), 4)
     levels, zeros, scales = levels & 15, zeros & 15, layer.scales.float()
-    group_size = next((size for size in _GROUP_SIZES if layer.group_size % size == 0), 0)
+    group_size = next((size for size in GROUP_SIZES if layer.group_size % size == 0), 0)
     if not group_size:
         steps = levels - zeros.repeat_interleave(layer.group_size, dim=0)
         layer.qweight = (steps * scales.repeat_interleave(layer.group_size, dim=0)).to(DTYPE)
         return
     parts = layer.group_size // group_size
-    offsets = (_MIDDLE_LEVEL - zeros) * scales
+    offsets = (MIDDLE_LEVEL - zeros) * scales
     pairs = torch.stack([scales, offsets], dim=-1).repeat_interleave(parts, dim=0)  # [groups, outputs, 2]
-    padding = -layer.out_features % _OUTPUT_MULTIPLE
+    padding = -layer.out_features % OUTPUT_MULTIPLE
     rows = torch.nn.functional.pad(levels.t().int(), (0, 0, 0, padding)).contiguous()  # [padded outputs, inputs]
     layer.qweight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(rows, 1)
     layer.scales = torch.nn.functional.pad(pairs, (0, 0, 0, padding)).to(DTYPE).contiguous()

@@ -15,13 +15,12 @@ from typing import Any
 from modules.core.events import Json
 from modules.engines.hf.arguments import TOKENIZER, Environment
 from modules.engines.legacy.arguments import SUFFIXES, LegacyPlan, read_json, weight_files
+from modules.engines.legacy.int4_kernel import GROUP_SIZES
 from modules.options.option import Value
 
 LOAD = "AutoGPTQForCausalLM.from_quantized"
 KERNEL = "torch._weight_int4pack_mm_for_cpu"
 KERNEL_BITS = (4, 8)
-KERNEL_GROUPS = (256, 128, 64, 32)
-"""Group sizes that PyTorch's kernel supports, largest first; larger groups are split into several of these."""
 DEFAULT_BITS = 4
 """Bits per weight where neither the model nor `wbits` says, as in the original web UI."""
 _SPLIT_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -141,7 +140,7 @@ class Plan(LegacyPlan):
     @property
     def uses_cpu_kernel(self) -> bool:
         """Whether PyTorch's kernel for CPUs is used; auto-gptq has none (see `autogptq.cpu_kernel`)."""
-        splittable = self.group_size == -1 or self.group_size % KERNEL_GROUPS[-1] == 0
+        splittable = self.group_size == -1 or self.group_size % GROUP_SIZES[-1] == 0
         return self.on_cpu and self.bits in KERNEL_BITS and splittable
 
     @property

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.engines.autogptq.arguments import KERNEL_BITS, KERNEL_GROUPS
+from modules.engines.autogptq.arguments import KERNEL_BITS
+from modules.engines.legacy.int4_kernel import GROUP_SIZES, MIDDLE_LEVEL, OUTPUT_MULTIPLE
 
-_OUTPUT_MULTIPLE = 16  # the kernel takes outputs in multiples of this
 _DTYPE = torch.bfloat16  # the only dtype for which PyTorch has the fast kernel
 
 
@@ -63,9 +63,9 @@ def repack_model(module: Any) -> None:
 
 def _repack(layer: Any) -> PackedLinear | None:
     """Return the layer for PyTorch's kernel, or None if the kernel cannot compute it."""
-    group_size = next((size for size in KERNEL_GROUPS if layer.group_size % size == 0), 0)
+    group_size = next((size for size in GROUP_SIZES if layer.group_size % size == 0), 0)
     on_cpu = layer.qweight.device.type == "cpu" and not hasattr(layer, "_hf_hook")
-    fits = layer.outfeatures % _OUTPUT_MULTIPLE == 0 and layer.infeatures % layer.group_size == 0
+    fits = layer.outfeatures % OUTPUT_MULTIPLE == 0 and layer.infeatures % layer.group_size == 0
     if not (on_cpu and fits and group_size and layer.bits in KERNEL_BITS):
         return None
     order = _input_order(layer)
@@ -77,7 +77,9 @@ def _repack(layer: Any) -> PackedLinear | None:
         zeros &= 2**layer.bits - 1
     # (int4 levels, their factor, their zero); the kernel subtracts 8 from each: an 8-bit level is
     # (high - 8) * 16 + (low - 8) + 136.
-    parts = [(levels, 1, 8 - zeros)] if layer.bits == 4 else [(levels >> 4, 16, 128 - zeros), (levels & 15, 1, 8)]
+    parts: list[tuple[Tensor, int, Any]] = [(levels, 1, MIDDLE_LEVEL - zeros)]
+    if layer.bits == 8:
+        parts = [(levels >> 4, 16, 16 * MIDDLE_LEVEL - zeros), (levels & 15, 1, MIDDLE_LEVEL)]
     packed = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(int4, 1) for int4, _, _ in parts]
     scales = layer.scales.float()
     pairs = torch.stack([torch.stack([scales * factor, scales * zero], -1) for _, factor, zero in parts]).to(_DTYPE)
