@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modules.formats.json_file import MAX_JSON_BYTES, Json, read_json
-from modules.formats.model_shape import ModelShape, TensorSizes, model_shape
+from modules.formats.json_file import MAX_JSON_BYTES, Json, first_integer, read_json
+from modules.formats.model_shape import CONTEXT_KEYS, LAYER_KEYS, ModelShape, TensorSizes, model_shape
 from modules.formats.quantization import PLAIN, Packing
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -94,11 +94,11 @@ class Checkpoint:
 
     @property
     def layers(self) -> int:
-        return _integer(self._config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        return first_integer(self._config, *LAYER_KEYS)
 
     @property
     def context_length(self) -> int:
-        return _integer(self._config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+        return first_integer(self._config, *CONTEXT_KEYS)
 
     @property
     def quantization(self) -> str:
@@ -113,7 +113,7 @@ class Checkpoint:
         return _number(self._quantization, "bits", "w_bit") or 4.0 * four or 8.0 * eight or self._own_packing().bits
 
     def _group_size(self) -> int:
-        return _integer(self._quantization, "group_size", "q_group_size", minimum=-1) or self._own_packing().group
+        return first_integer(self._quantization, "group_size", "q_group_size", minimum=-1) or self._own_packing().group
 
     def _own_packing(self) -> Packing:
         return self._packing if self._packing.method == self.method else PLAIN
@@ -164,12 +164,6 @@ class Checkpoint:
 def _object(source: Json, key: str) -> Json:
     value = source.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _integer(source: Json, *keys: str, minimum: int = 1) -> int:
-    """Return the first integer of at least `minimum` among the values of `keys`; 0 if there is none."""
-    values = (source.get(key) for key in keys)
-    return next((value for value in values if type(value) is int and minimum <= value < 1 << 32), 0)
 
 
 def _number(source: Json, *keys: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ Json = dict[str, Any]
 
 MAX_JSON_BYTES = 100_000_000
 """The safetensors format's limit for its header."""
+MAX_INTEGER = 1 << 32
+"""A dimension of a model that is not smaller makes no sense, and counts as missing."""
 
 
 def read_json(path: Path) -> Json:
@@ -36,3 +39,9 @@ def read_json_object(reader: BoundedReader, length: int) -> Json:
     if not isinstance(content, dict):
         raise wrong_format("JSON", head, reader.size)
     return content
+
+
+def first_integer(source: Mapping[str, Any], *keys: str, minimum: int = 1) -> int:
+    """Return the first integer of at least `minimum` among the values of `keys`; 0 if there is none."""
+    values = (source.get(key) for key in keys)
+    return next((value for value in values if type(value) is int and minimum <= value < MAX_INTEGER), 0)

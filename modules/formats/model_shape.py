@@ -13,10 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modules.formats.json_file import MAX_INTEGER, first_integer
+
 _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "shared", "experts", "router", "norm")
 _ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
 _ROPE_KEYS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
-_MAX_LAYERS, _MAX_NUMBER = 1024, 1 << 32
+_MAX_LAYERS = 1024
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+"""The names under which the config.json of an architecture has its number of layers, and its context length."""
 _PACKED = ("qweight", "qzeros", "scales", "g_idx", "q_weight", "q_invperm", "q_scale", "q_scale_max", "q_groups")
 _OUTPUT_LAYERS = ("lm_head", "output")  # the second is InternLM2's
 _WEIGHTS_PER_WORD = 8  # of 4 bits in 32; the oldest GPTQ files do not state their bits
@@ -141,25 +146,25 @@ def model_shape(config: Mapping[str, Any], sizes: TensorSizes, size: int, method
 
     None if it lacks some: the model is no language model, or its weights are not .safetensors.
     """
-    layers = _integer(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    hidden_size = _integer(config, "hidden_size", "n_embd", "d_model")
+    layers = first_integer(config, *LAYER_KEYS)
+    hidden_size = first_integer(config, "hidden_size", "n_embd", "d_model")
     if not (sizes.elements and layers and hidden_size) or layers > _MAX_LAYERS:
         return None
-    heads = _integer(config, "num_attention_heads", "n_head", "num_heads")
+    heads = first_integer(config, "num_attention_heads", "n_head", "num_heads")
     attention_layers, sliding_window_layers = _count_attention_layers(config, layers if heads else 0)
     return ModelShape(
         size=size,
         sizes=sizes,
         attention_layers=attention_layers,
         sliding_window_layers=sliding_window_layers,
-        sliding_window=_integer(config, "sliding_window"),
+        sliding_window=first_integer(config, "sliding_window"),
         hidden_size=hidden_size,
-        intermediate_size=_integer(config, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden_size,
+        intermediate_size=first_integer(config, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden_size,
         heads=heads,
-        kv_heads=_integer(config, "num_key_value_heads") or heads,
-        head_dim=_integer(config, "head_dim", "d_kv") or hidden_size // max(heads, 1),
-        vocab_size=_integer(config, "vocab_size"),
-        context_length=_integer(config, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        kv_heads=first_integer(config, "num_key_value_heads") or heads,
+        head_dim=first_integer(config, "head_dim", "d_kv") or hidden_size // max(heads, 1),
+        vocab_size=first_integer(config, "vocab_size"),
+        context_length=first_integer(config, *CONTEXT_KEYS),
         rope_scale=_rope_scale(config),
         method=method,
     )
@@ -170,7 +175,7 @@ def _count_attention_layers(config: Mapping[str, Any], layers: int) -> tuple[int
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == layers:
         return sum(kind in _ATTENTION_KINDS for kind in kinds), sum(kind in _ATTENTION_KINDS[1:] for kind in kinds)
-    uses_window = _integer(config, "sliding_window") and config.get("use_sliding_window") is not False
+    uses_window = first_integer(config, "sliding_window") and config.get("use_sliding_window") is not False
     return layers, layers if uses_window else 0
 
 
@@ -181,10 +186,4 @@ def _rope_scale(config: Mapping[str, Any]) -> float:
     if not isinstance(rope, dict) or "linear" not in (rope.get("rope_type"), rope.get("type")):
         return 1.0
     factor = rope.get("factor")
-    return float(factor) if isinstance(factor, (int, float)) and 1 <= factor < _MAX_NUMBER else 1.0
-
-
-def _integer(config: Mapping[str, Any], *keys: str) -> int:
-    """Return the first positive integer among the values of `keys`; 0 if there is none."""
-    values = (config.get(key) for key in keys)
-    return next((value for value in values if type(value) is int and 0 < value < _MAX_NUMBER), 0)
+    return float(factor) if isinstance(factor, (int, float)) and 1 <= factor < MAX_INTEGER else 1.0

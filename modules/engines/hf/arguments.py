@@ -16,6 +16,7 @@ from typing import Any
 
 from modules.core.events import Json
 from modules.engines.hf.rope import NO_ROPE_MODEL_TYPES, RopeScaling, scaled_rope
+from modules.formats.model_shape import CONTEXT_KEYS
 from modules.formats.remote_code import class_in_other_repository
 from modules.options.option import Value, size_in_bytes
 
@@ -26,7 +27,6 @@ DEFAULT_CONTEXT = 2048
 _GPU_SHARE = 0.9
 """Share of a GPU's free memory that weights may take where no size is set."""
 _GPTQMODEL_METHODS = ("gptq", "awq")
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 Options = Mapping[str, Value]
 
@@ -95,7 +95,7 @@ class ModelConfig:
     @property
     def max_context(self) -> int:
         """Return the context length in tokens without RoPE scaling by options."""
-        return next((int(self.text[key]) for key in _CONTEXT_KEYS if self.text.get(key)), DEFAULT_CONTEXT)
+        return next((int(self.text[key]) for key in CONTEXT_KEYS if self.text.get(key)), DEFAULT_CONTEXT)
 
     def context_length(self, options: Options) -> int:
         """Return the context length in tokens with RoPE scaling by `options`."""
