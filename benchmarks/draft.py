@@ -71,7 +71,7 @@ def measure(asked: dict[str, Any]) -> Any:
     for kind, questions in CHATS.items():
         for question in questions:
             prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-            params = generation_settings.settle({"temperature": 0.0, "max_new_tokens": TOKENS})
+            params = generation_settings.resolve({"temperature": 0.0, "max_new_tokens": TOKENS})
             engine.submit(1, engine.tokenize(prompt, params), params)
             text = ""
             while not engine.idle:

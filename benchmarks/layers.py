@@ -29,7 +29,7 @@ from modules.loaders.registry import find_loader
 from modules.runtime.worker_process import WorkerProcess
 
 ROUNDS = 5
-PARAMS = generation_settings.settle({"temperature": 0.0, "max_new_tokens": TOKENS + 1})
+PARAMS = generation_settings.resolve({"temperature": 0.0, "max_new_tokens": TOKENS + 1})
 
 
 def main() -> None:

@@ -74,10 +74,12 @@ def read(folder: Path, form: dict[str, Any], length: int) -> list[float]:
 def loaded(folder: Path, form: dict[str, Any]) -> Any:
     """The model as the worker would load it."""
     from modules.engines.hf.loader import LOADER
-    from modules.loaders.load_settings import settle, values
+    from modules.loaders.load_settings import option_values, resolve
     from modules.loaders.registry import find_loader
 
-    options = values(settle(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form}))
+    options = option_values(
+        resolve(find_loader("Transformers"), model={}, saved={}, flags={}, form={"bf16": True, **form})
+    )
     engine: Any = LOADER.load(folder, options, lambda _: None)
     return engine.model
 

@@ -68,7 +68,7 @@ def steps(asked: dict[str, Any]) -> list[float]:
 
     engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
     wishes = {"max_new_tokens": max(PLACES) + AROUND, "ban_eos_token": True, **asked["params"]}
-    params = generation_settings.settle(wishes)
+    params = generation_settings.resolve(wishes)
     engine.submit(1, engine.tokenize(PROMPT, params), params)
     seconds = []
     while not engine.idle:

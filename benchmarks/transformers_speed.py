@@ -27,7 +27,7 @@ from program import MODEL, ROOT
 sys.path.insert(0, str(ROOT))
 from modules.core.events import Done, Result, Text
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import find_loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.hf_folder import transformers_folder
@@ -66,9 +66,9 @@ class Ours:
 
     def __init__(self, folder: Path, dtype: str) -> None:
         loader = find_loader("Transformers")
-        settings = settle(loader, model={}, saved={}, flags={}, form={"bf16": dtype == "bfloat16"})
+        settings = resolve(loader, model={}, saved={}, flags={}, form={"bf16": dtype == "bfloat16"})
         self._worker = WorkerProcess()
-        self._call("load", engine=loader.engine, path=str(folder), options=values(settings))
+        self._call("load", engine=loader.engine, path=str(folder), options=option_values(settings))
 
     def _call(self, operation: str, **args: Any) -> Any:
         return next(event for event in self._worker.events(operation, **args) if isinstance(event, Result)).value
@@ -85,7 +85,7 @@ class Ours:
 
     def _generate(self, prompt: str, tokens: int) -> float:
         """Until the first piece of text, in seconds; it reads all of them."""
-        params = generation_settings.settle({"temperature": 0, "max_new_tokens": tokens, "ban_eos_token": True})
+        params = generation_settings.resolve({"temperature": 0, "max_new_tokens": tokens, "ban_eos_token": True})
         began, first = time.perf_counter(), 0.0
         for event in self._worker.events("generate", prompt=prompt, params=params):
             if isinstance(event, Text) and not first:

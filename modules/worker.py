@@ -75,7 +75,7 @@ class SerialAdapter:
         self.questions, self.operations = engine.questions, engine.operations
         self.tokenize, self._generate = engine.tokenize, engine.generate
         self._calls: OrderedDict[int, Generator[Text | Progress, None, Done]] = OrderedDict()
-        self._to_announce: list[int] = []  # calls that have to be told their place in the queue
+        self._to_announce: list[int] = []  # calls whose queue position has not been sent
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         self._calls[call] = self._generate(prompt, params)
@@ -214,8 +214,8 @@ class Worker:
         if waits and operation in ("generate", *EXCLUSIVE):
             self._deferred.append((call, operation, args))
             if operation == "generate":
-                place = sum(request[1] == "generate" for request in self._deferred)
-                self._send(call, Waiting(place))
+                position = sum(request[1] == "generate" for request in self._deferred)
+                self._send(call, Waiting(position))
         else:
             self._serve_now(call, operation, args)
 

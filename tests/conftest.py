@@ -21,7 +21,7 @@ from modules.core.paths import ROOT
 from modules.hub.client import HubClient
 from modules.hub.file_source import HubFileSource
 from modules.loaders.availability import overlay_of
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.worker_process import WorkerProcess
 from tests.support import hub_server, shallow_model
@@ -229,8 +229,8 @@ def loaded(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options:
 
 
 def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dict[str, object]:
-    settings = settle(loader, model={}, saved={}, flags={}, form=options)
-    return {"engine": loader.engine, "path": str(path), "options": values(settings)}
+    settings = resolve(loader, model={}, saved={}, flags={}, form=options)
+    return {"engine": loader.engine, "path": str(path), "options": option_values(settings)}
 
 
 def worker_pids(parent: int | str = "self") -> set[int]:

@@ -20,7 +20,7 @@ from modules.core.errors import (
 )
 from modules.core.events import Text
 from modules.core.prompt import Prompt
-from modules.loaders.generation_settings import settle
+from modules.loaders.generation_settings import resolve
 from modules.loaders.load_settings import Setting
 from modules.planning.load_request import LoadRequest
 from tests.planning.test_planner import setting
@@ -104,7 +104,7 @@ def test_a_real_model_is_loaded_killed_loaded_again_and_unloaded(make_app: MakeA
     for _ in range(2):
         model = app.loading.load(app.planner.plan(LoadRequest(record)))
         assert app.models.status.context_length == 512
-        prompt, params = "The capital of France is", settle({"temperature": 0, "max_new_tokens": 8})
+        prompt, params = "The capital of France is", resolve({"temperature": 0, "max_new_tokens": 8})
         events = model.generate(Prompt(prompt), params)
         assert "Paris" in "".join(event.text for event in events if isinstance(event, Text))
         os.kill(model._worker.pid, signal.SIGKILL)

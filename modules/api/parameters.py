@@ -51,7 +51,7 @@ NEUTRAL: Mapping[str, tuple[Json, ...]] = {
 _NAMES = (*PARAMETERS, *_LENGTHS, *IGNORED, *NEUTRAL)
 
 
-def settle(request: GenerationRequest, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
+def resolve(request: GenerationRequest, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
     """Return all parameters of `request`, on top of `defaults`.
 
     Raises OptionError, UnknownOption, or Unsupported for a parameter that the model's loader lacks.
@@ -62,7 +62,7 @@ def settle(request: GenerationRequest, model: LoadedModel, defaults: Mapping[str
     requested = {name: value for name, value in extra.items() if name in PARAMETERS}
     for name in [name for name in _LENGTHS if name in extra]:
         requested[_LENGTH] = _LENGTHS[name].parse(extra[name])
-    params = generation_settings.settle(
+    params = generation_settings.resolve(
         {**defaults, **requested}, request.stops, request.candidates, request.logit_bias
     )
     # Many clients send all parameters with every request: those at neutral values need no support.

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from modules.core.events import Done, Json, Logprob, Text, TokenChances
+from modules.core.events import Done, Json, Logprob, Text, TokenLogprobs
 
 _PLACEHOLDER = "\0"  # of the text in a prepared chunk; a model's name cannot contain it
 _INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # shown for a token that ends within a character
@@ -51,11 +51,11 @@ class ResponseBuilder:
         return {**self._facts, "object": self.object, "choices": choices, "usage": self._usage(ends)}
 
     def _whole_choice(self, number: int, pieces: Sequence[Text], end: Done) -> Json:
-        chances = any(piece.chances for piece in pieces)
+        has_logprobs = any(piece.logprobs for piece in pieces)
         return {
             "index": number,
             **self.message(number, "".join(piece.text for piece in pieces)),
-            "logprobs": self.logprobs(number, pieces) if chances else None,
+            "logprobs": self.logprobs(number, pieces) if has_logprobs else None,
             "finish_reason": _finish_reason(end),
         }
 
@@ -80,7 +80,7 @@ class ResponseBuilder:
 
     def sse_text(self, number: int, piece: Text) -> bytes:
         """Return the event of one piece. This runs once per token, so that only the text is encoded if it can be."""
-        if piece.chances:
+        if piece.logprobs:
             return self._chunk([self._choice(number, piece.text, self.logprobs(number, [piece]))])
         if not piece.text:
             return b""
@@ -122,7 +122,7 @@ class ChatResponseBuilder(ResponseBuilder):
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
-        tokens = (token for piece in pieces for token in piece.chances)
+        tokens = (token for piece in pieces for token in piece.logprobs)
         content = [{**_token(token.chosen), "top_logprobs": [_token(top) for top in token.top]} for token in tokens]
         return {"content": content, "refusal": None}
 
@@ -149,7 +149,7 @@ class CompletionResponseBuilder(ResponseBuilder):
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
         listed = list(pieces)
-        tokens = [token for piece in listed for token in piece.chances]
+        tokens = [token for piece in listed for token in piece.logprobs]
         return {
             "tokens": [token.chosen.text for token in tokens],
             "token_logprobs": [token.chosen.logprob for token in tokens],
@@ -172,18 +172,18 @@ class TextOffsets:
         a character is unknown; after one, offsets continue from the text that was shown.
         """
         offsets = []
-        for token in piece.chances:
+        for token in piece.logprobs:
             offsets.append(self._next)
             self._next += len(token.chosen.text)
         self._shown += len(piece.text)
-        if any(_INCOMPLETE_CHARACTER in token.chosen.text for token in piece.chances):
+        if any(_INCOMPLETE_CHARACTER in token.chosen.text for token in piece.logprobs):
             self._next = self._shown
         return offsets
 
 
-def _candidates(chances: TokenChances) -> dict[str, float]:
+def _candidates(token: TokenLogprobs) -> dict[str, float]:
     """Return the likeliest tokens and the chosen one: an unlikely one is added to those requested, as by OpenAI."""
-    return {token.text: token.logprob for token in reversed((chances.chosen, *reversed(chances.top)))}
+    return {token.text: token.logprob for token in reversed((token.chosen, *reversed(token.top)))}
 
 
 def _token(candidate: Logprob) -> dict[str, Json]:

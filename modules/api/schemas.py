@@ -1,7 +1,7 @@
 """Schemas of all request bodies.
 
 Only fields with a type of their own are declared. The generation parameters beside them are `model_extra`, which
-`parameters` settles by the same tables as the UI's sliders.
+`parameters` validates by the same tables as the UI's sliders.
 """
 
 from __future__ import annotations

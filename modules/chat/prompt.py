@@ -1,4 +1,4 @@
-"""From a conversation or a text to the prompt that a loaded model is given. The page and the API both enter here."""
+"""Build the prompt of a loaded model from a conversation or a text, for the page and the API alike."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every process speaks: errors and events. Standard library only."""
+"""Errors and events, as every process uses them. Standard library only."""

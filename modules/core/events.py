@@ -25,7 +25,7 @@ class Logprob:
 
 
 @dataclass(frozen=True)
-class TokenChances:
+class TokenLogprobs:
     """The sampled token of one position, and the most likely candidates, best first."""
 
     chosen: Logprob
@@ -38,7 +38,7 @@ class Text:
 
     text: str
     tokens: int = 1
-    chances: tuple[TokenChances, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A generation that has not begun, or was paused for lack of KV cache. `place` is its queue position (1 = next)."""
+    """A generation that has not begun, or was paused for lack of KV cache. `position` in the queue counts from 1."""
 
-    place: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def to_line(call: int, event: Event) -> bytes:
     """Return `event` of call number `call` as one line, newline included."""
     if isinstance(event, Failed):
         body: dict[str, Json] = event.error.to_json()
-    elif isinstance(event, Text) and not event.chances:  # once per token: ten times faster than json
+    elif isinstance(event, Text) and not event.logprobs:  # once per token: ten times faster than json
         return b'[%d,"Text",{"text":%b,"tokens":%d}]\n' % (call, _quoted(event.text).encode(), event.tokens)
     else:
         body = dataclasses.asdict(event)
@@ -133,10 +133,10 @@ def from_line(line: bytes) -> tuple[int, Event]:
     call, kind, body = json.loads(line)
     if kind == Failed.__name__:
         return call, Failed(WebUIError.from_json(body))
-    if kind == Text.__name__ and "chances" in body:
-        body["chances"] = tuple(_chances(position) for position in body["chances"])
+    if kind == Text.__name__ and "logprobs" in body:
+        body["logprobs"] = tuple(_token_logprobs(position) for position in body["logprobs"])
     return call, _KINDS[kind](**body)
 
 
-def _chances(body: dict[str, Json]) -> TokenChances:
-    return TokenChances(Logprob(**body["chosen"]), tuple(Logprob(**candidate) for candidate in body["top"]))
+def _token_logprobs(body: dict[str, Json]) -> TokenLogprobs:
+    return TokenLogprobs(Logprob(**body["chosen"]), tuple(Logprob(**candidate) for candidate in body["top"]))

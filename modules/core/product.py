@@ -1,4 +1,4 @@
-"""What the program is called, and where it writes its log."""
+"""The name of the program, and the path of its log."""
 
 PRODUCT = "Text Studio"
 """The one name of the program: in the page, the API, the terminal and the documents."""

@@ -32,7 +32,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A text told by how it differs from another one: characters `start` to `end` of that are replaced by `text`.
+    """A text as the difference from another one, whose characters `start` to `end` are replaced by `text`.
 
     Conversations without their oldest messages have nearly all in common, so hundreds of them fit into one request.
     """

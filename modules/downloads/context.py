@@ -15,7 +15,7 @@ GIB = 1 << 30
 
 
 class Mirror(Protocol):
-    """What a download needs of a hub client; see `modules.hub.client.HubClient`."""
+    """The methods of a hub client that downloads use; see `modules.hub.client.HubClient`."""
 
     host: str
 
@@ -45,7 +45,7 @@ class TransferOptions:
 
 @dataclass(frozen=True)
 class DownloadContext:
-    """What all jobs share.
+    """The settings that all jobs share.
 
     `open_mirrors` returns new clients, the preferred one first; every run opens and closes its own. `reserve` bytes of
     the disk are left free.
@@ -58,7 +58,7 @@ class DownloadContext:
 
 @dataclass(frozen=True)
 class TransferContext:
-    """What the file transfers of one run share; all files are of one `commit`.
+    """The state that the file transfers of one run share; all files are of one `commit`.
 
     `sources` are in order of preference. Those in `unreachable` are used only if there are no others; transfers add to
     this list. Setting `stop` ends all transfers with Stopped.

@@ -93,7 +93,7 @@ class DownloadManager:
                 self._stop_run(job, "paused")
             elif not job.final and job.claim_existing():
                 if job.record.state in ACTIVE_STATES:
-                    self._settle(job, dataclasses.replace(job.record, state="paused"), job.done)
+                    self._record_stop(job, dataclasses.replace(job.record, state="paused"), job.done)
                 else:
                     job.release()
 
@@ -109,7 +109,7 @@ class DownloadManager:
             job.record = dataclasses.replace(job.record, state="cancelled")
         shutil.rmtree(job.target.staging, ignore_errors=True)  # without the lock: it may take long
         with self._lock:
-            self._settle(job, job.record, job.done)
+            self._record_stop(job, job.record, job.done)
 
     def resume(self, job_id: str, keep_commit: bool | None = None) -> None:
         """Continue a job.
@@ -219,7 +219,7 @@ class DownloadManager:
             self._queue(job)
         except DownloadError as error:
             record = dataclasses.replace(job.record, state="paused", error=error.with_traceback(None))
-            self._settle(job, record, job.done)
+            self._record_stop(job, record, job.done)
 
     def _start_queued(self) -> None:
         """Start as many queued jobs as may run."""
@@ -291,13 +291,13 @@ class DownloadManager:
 
     def _leave(self, job: Job, run: DownloadRun, state: State, facts: dict[str, Any]) -> None:
         """Record the final state, then start the queued jobs that may run now. The caller holds the lock."""
-        self._settle(job, dataclasses.replace(run.record, state=state, **facts), run.done)
+        self._record_stop(job, dataclasses.replace(run.record, state=state, **facts), run.done)
         del self._threads[job.record.id]
         if state == "queued" and not self._closing:
             self._queue_again(job)
         self._start_queued()
 
-    def _settle(self, job: Job, record: JobRecord, done: int) -> None:
+    def _record_stop(self, job: Job, record: JobRecord, done: int) -> None:
         """Record the state of a job that has stopped, and release it."""
         job.record, job.run, job.done = record, None, done
         with contextlib.suppress(DownloadError):  # on a full disk; the job will be found interrupted

@@ -24,7 +24,7 @@ FINAL_STATES: tuple[State, ...] = ("done", "cancelled")
 
 @dataclass(frozen=True)
 class DownloadSpec:
-    """What to download and where to put it.
+    """The files of one download, and their folder.
 
     `files` are paths in the repository; None means all. They go to folder `target` of the models or LoRA folder, by
     `kind`, or to that folder itself if `target` is "". If `flat`, the folders of the repository are dropped. `sha256`,
@@ -48,7 +48,7 @@ class DownloadSpec:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is saved about a job.
+    """The saved state of a job.
 
     `commit` is what the revision pointed to when it was first resolved, "" before. `moved` is the commit that it points
     to now, if the user has to choose between the two; `keep` is set if the user chose the old one. `total` is the size

@@ -1,4 +1,4 @@
-"""What a row of the loader registry names as its engine: how to load a model, and what loading would do."""
+"""The engine of a row of the loader registry: the object that loads a model, or explains what a load would do."""
 
 from __future__ import annotations
 

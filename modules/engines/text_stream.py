@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from modules.core.events import Text, TokenChances
+from modules.core.events import Text, TokenLogprobs
 
 
 class TextStream:
@@ -20,14 +20,14 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""
         self._tokens = 0
-        self._chances: list[TokenChances] = []
+        self._logprobs: list[TokenLogprobs] = []
         self.stopped = False
 
-    def feed(self, piece: bytes, chances: TokenChances | None = None) -> Text | None:
+    def feed(self, piece: bytes, logprobs: TokenLogprobs | None = None) -> Text | None:
         """Add the bytes of one more token."""
         self._tokens += 1
-        if chances is not None:
-            self._chances.append(chances)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
         self._pending += self._decoder.decode(piece)
         if not self._stops:
             return self._release(len(self._pending))
@@ -58,9 +58,9 @@ class TextStream:
         text, self._pending = self._pending[:length], self._pending[length:]
         if not text and not (last and self._tokens):
             return None
-        event = Text(text, self._tokens, tuple(self._chances))
+        event = Text(text, self._tokens, tuple(self._logprobs))
         self._tokens = 0
-        self._chances.clear()
+        self._logprobs.clear()
         return event
 
 

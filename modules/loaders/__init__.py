@@ -1,1 +1,1 @@
-"""The registry of loaders, their overlays, and how option values are settled."""
+"""The registry of loaders, their overlays, and how option values are resolved."""

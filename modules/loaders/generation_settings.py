@@ -11,7 +11,7 @@ from modules.loaders.registry import Loader
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, parse_all
 
-__all__ = ["PARAMETERS", "require_supported", "settle"]
+__all__ = ["PARAMETERS", "require_supported", "resolve"]
 
 _QUOTED_LISTS = ("dry_sequence_breakers", "custom_stopping_strings")
 
@@ -19,7 +19,7 @@ MAX_LOGIT_BIAS = 100
 """Limit of OpenAI's API: -100 bans a token, 100 forces it."""
 
 
-def settle(
+def resolve(
     raw: Mapping[str, object],
     stops: Iterable[str] = (),
     top_logprobs: int | None = None,

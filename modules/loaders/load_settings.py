@@ -19,7 +19,7 @@ class Setting:
     source: str
 
 
-def settle(
+def resolve(
     loader: Loader,
     *,
     model: Mapping[str, object],
@@ -68,6 +68,6 @@ def drop_invalid(saved: Mapping[str, object]) -> tuple[dict[str, object], list[W
     return valid, problems
 
 
-def values(settings: Mapping[str, Setting]) -> dict[str, Value]:
+def option_values(settings: Mapping[str, Setting]) -> dict[str, Value]:
     """Return the values without their sources, as engines take them."""
     return {key: setting.value for key, setting in settings.items()}

@@ -10,7 +10,7 @@ from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
 from modules.engines.memory import ContextModel
 from modules.loaders.availability import llamacpp_gpus
-from modules.loaders.load_settings import Setting, values
+from modules.loaders.load_settings import Setting, option_values
 from modules.loaders.registry import Loader
 from modules.planning.fit import Device, Fit, fit, fitting_context, memory_model
 from modules.runtime.load_plan import LoadPlan
@@ -52,7 +52,7 @@ class MemoryBudget:
             return dict(settings)
         full = int(settings["n_ctx"].value) or header.context_length
         fitting = shown_context or fitting_context(
-            cast(ContextModel, memory), header, values(settings), self.free_memory(loader)
+            cast(ContextModel, memory), header, option_values(settings), self.free_memory(loader)
         )
         return dict(settings) if fitting >= full else {**settings, "n_ctx": Setting(fitting, "memory")}
 
@@ -85,4 +85,4 @@ class MemoryBudget:
         memory, model = memory_model(loaded.loader), loaded.record.header or loaded.record.shape
         if memory is None or model is None:
             return [0]
-        return memory.freed(model, values(loaded.settings), [card.free for card in self._cards(loaded.loader)])
+        return memory.freed(model, option_values(loaded.settings), [card.free for card in self._cards(loaded.loader)])

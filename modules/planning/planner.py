@@ -10,7 +10,7 @@ from modules.config.model_settings import LOADER, LORAS, ModelSettings
 from modules.config.settings import SettingsStore
 from modules.core.errors import UnknownLoader, WebUIError
 from modules.loaders.availability import unavailable
-from modules.loaders.load_settings import Setting, drop_invalid, settle, values
+from modules.loaders.load_settings import Setting, drop_invalid, option_values, resolve
 from modules.loaders.registry import LOADERS, Loader, find_loader
 from modules.lora.manager import LoraManager, parse_saved
 from modules.planning.code_consent import CodeConsent
@@ -49,7 +49,7 @@ class Planner:
         if (refusal := incompatibility(record, loader)) is not None:
             raise refusal
         flags = self._command_line.options_for(record)
-        settings = settle(loader, model=record.defaults, saved=saved, flags=flags, form=request.form)
+        settings = resolve(loader, model=record.defaults, saved=saved, flags=flags, form=request.form)
         settings = self._memory.shrink_context(record, loader, settings, request.shown_context)
         plan = LoadPlan(record, loader, settings, self._loras_for(record, saved))
         if plan.runs_remote_code:
@@ -103,7 +103,7 @@ class Planner:
         flags = self._command_line.options_for(record)
         settings: dict[str, Setting] = {}
         for loader in LOADERS.values():
-            settings |= settle(loader, model=record.defaults, saved=saved, flags=flags, form={})
+            settings |= resolve(loader, model=record.defaults, saved=saved, flags=flags, form={})
         if record.problem is not None:
             return settings
         loader = self.best_loader(record, saved)
@@ -117,9 +117,9 @@ class Planner:
         record, shown_context = request.record, request.shown_context
         saved = self.validated_settings(record)[0] if request.saved is None else request.saved
         loader = self.plan(LoadRequest(record, request.loader, request.form, saved, shown_context)).loader
-        unsaved = settle(loader, model=record.defaults, saved={}, flags={}, form={})
-        chosen = settle(loader, model=record.defaults, saved=saved, flags={}, form=request.form)
-        defaults = values(self._memory.shrink_context(record, loader, unsaved, shown_context))
+        unsaved = resolve(loader, model=record.defaults, saved={}, flags={}, form={})
+        chosen = resolve(loader, model=record.defaults, saved=saved, flags={}, form=request.form)
+        defaults = option_values(self._memory.shrink_context(record, loader, unsaved, shown_context))
         changed = {
             key: setting.value
             for key, setting in self._memory.shrink_context(record, loader, chosen, shown_context).items()

@@ -1,4 +1,4 @@
-"""A load in which every decision has been made: what the planner answers with and the model manager carries out."""
+"""A load in which every decision has been made: the planner returns it, the model manager carries it out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modules.catalog.record import ModelRecord
 from modules.core.errors import WebUIError
-from modules.loaders.load_settings import Setting, values
+from modules.loaders.load_settings import Setting, option_values
 from modules.loaders.registry import Loader
 from modules.options.option import Value
 
@@ -41,7 +41,7 @@ class LoadPlan:
     @property
     def options(self) -> dict[str, Value]:
         """The values of all options, as an engine takes them."""
-        return values(self.settings)
+        return option_values(self.settings)
 
     @property
     def runs_remote_code(self) -> bool:

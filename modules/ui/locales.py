@@ -335,7 +335,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "置于对话之前的指令；留空则使用模板的默认值。",
         "Instructions placed before the conversation. Leave empty to use the template's default.",
     ),
-    "waiting": ("排队中，第 {place} 位", "Queued (position {place})"),
+    "waiting": ("排队中，第 {position} 位", "Queued (position {position})"),
     "reading": ("正在处理提示词 {percent}%", "Processing the prompt: {percent}%"),
     "speed": (
         "{tokens} 个词符 · {speed} 词符/秒 · 提示词 {prompt}（缓存 {cached}）· 上下文 {used}/{context}",

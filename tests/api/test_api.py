@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from modules.api.responses import TextOffsets
-from modules.core.events import Logprob, Text, TokenChances
+from modules.core.events import Logprob, Text, TokenLogprobs
 from modules.runtime.loaded_model import LoadedModel
 from tests.support.serving import Server, smollm2_server
 
@@ -239,8 +239,8 @@ def test_without_top_logprobs_only_the_chosen_token_is_returned(server: Server) 
 
 
 def test_offsets_are_right_after_tokens_that_split_a_character() -> None:
-    def token(text: str) -> TokenChances:
-        return TokenChances(Logprob(text, -1.0))
+    def token(text: str) -> TokenLogprobs:
+        return TokenLogprobs(Logprob(text, -1.0))
 
     places = TextOffsets()
     assert places.of(Text("é", 2, (token("\ufffd"), token("\ufffd")))) == [0, 1]

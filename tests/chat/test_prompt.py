@@ -18,7 +18,7 @@ from modules.chat.templates import Message
 from modules.core.errors import PromptTooLong, Unsupported
 from modules.core.events import Done, Text
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -32,7 +32,7 @@ PLAIN = (
 
 def loaded(owner: ModelManager, template: str = PLAIN) -> LoadedModel:
     record = ModelRecord("echo", Path("/models/echo"), "gguf", 0, chat_template=template)
-    return owner.load(LoadPlan(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={})))
+    return owner.load(LoadPlan(record, ECHO, resolve(ECHO, model={}, saved={}, flags={}, form={})))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def model() -> Iterator[LoadedModel]:
 
 
 def params(max_new_tokens: int = 4) -> dict[str, object]:
-    return generation_settings.settle({"max_new_tokens": max_new_tokens})
+    return generation_settings.resolve({"max_new_tokens": max_new_tokens})
 
 
 def said(*texts: str) -> list[Message]:
@@ -158,8 +158,10 @@ def test_a_real_model_answers_what_it_is_asked(models_folder: Path) -> None:
     owner = ModelManager()
     try:
         form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
-        model = owner.load(LoadPlan(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form)))
-        wishes = generation_settings.settle({"temperature": 0})
+        model = owner.load(
+            LoadPlan(record, LLAMA, resolve(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        )
+        wishes = generation_settings.resolve({"temperature": 0})
         question = said("Name the capital of France in one English sentence.")
         prompt = conversation_prompt(model, question, wishes)
         assert prompt.text.startswith("<|im_start|>system\n")
@@ -183,10 +185,12 @@ def test_a_text_is_cut_to_the_very_token_whether_or_not_the_model_puts_one_befor
     owner = ModelManager()
     try:
         form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
-        model = owner.load(LoadPlan(record, LLAMA, settle(LLAMA, model=record.defaults, saved={}, flags={}, form=form)))
+        model = owner.load(
+            LoadPlan(record, LLAMA, resolve(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+        )
         whole = len(model.ask("encode", text=text))
         for length in (2, 3, 69, whole - 1, whole, whole + 1, 0):
-            wishes = generation_settings.settle({"truncation_length": length, "max_new_tokens": 1})
+            wishes = generation_settings.resolve({"truncation_length": length, "max_new_tokens": 1})
             *_, done = model.generate(text_prompt(text, wishes), wishes)
             assert isinstance(done, Done) and done.prompt_tokens == min(length or whole, whole)
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from modules.config.model_settings import ModelSettings
 from modules.core.errors import SettingsError
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
@@ -65,7 +65,7 @@ def test_settings_saved_for_models_of_any_name_survive_a_restart_and_do_not_leak
         assert found.pop("loader", "") == loader_name
         assert found == chosen
         if loader_name:
-            settled = settle(LOADERS[loader_name], model={}, saved=found, flags={}, form={})
+            settled = resolve(LOADERS[loader_name], model={}, saved=found, flags={}, form={})
             assert {key: each.value for key, each in settled.items() if each.source == "saved"} == {
                 key: value for key, value in chosen.items() if key in LOADERS[loader_name].options
             }
@@ -91,7 +91,7 @@ def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_pat
 def test_memory_sizes_of_the_original_are_converted(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
     saved = settings_in(tmp_path).get("m")
-    taken = values(settle(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
+    taken = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
     assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 

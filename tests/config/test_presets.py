@@ -9,7 +9,7 @@ import pytest
 from modules.config.presets import NEUTRAL, Presets
 from modules.core.errors import OptionError, PresetNotFound, SettingsError
 from modules.core.paths import ROOT
-from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, settle
+from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, resolve
 from modules.loaders.registry import LOADERS
 
 
@@ -75,7 +75,7 @@ def test_invalid_yaml_is_an_error_with_its_position(presets: Presets) -> None:
 
 
 def test_only_values_that_are_not_neutral_are_written(presets: Presets) -> None:
-    assert presets.save("mine", settle({"temperature": 0.5, "min_p": 0.0, "seed": 9, "max_new_tokens": 5})) is None
+    assert presets.save("mine", resolve({"temperature": 0.5, "min_p": 0.0, "seed": 9, "max_new_tokens": 5})) is None
     assert (presets.folder / "mine.yaml").read_text(encoding="utf-8") == "temperature: 0.5\n"
     assert presets.read("mine").values == {**NEUTRAL, "temperature": 0.5}
 
@@ -173,4 +173,4 @@ def test_shipped_presets_are_valid_and_supported_by_every_loader(name: str) -> N
     preset = SHIPPED.read(name)
     assert not preset.ignored_keys
     for loader in ("llama.cpp", "Transformers"):
-        require_supported(changed(settle(preset.values)), LOADERS[loader])
+        require_supported(changed(resolve(preset.values)), LOADERS[loader])

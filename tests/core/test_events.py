@@ -17,13 +17,13 @@ from modules.core.events import (
     Progress,
     Result,
     Text,
-    TokenChances,
+    TokenLogprobs,
     Waiting,
     from_line,
     to_line,
 )
 
-CHANCES = TokenChances(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
+CHANCES = TokenLogprobs(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
 
 
 EVENTS: list[Event] = [

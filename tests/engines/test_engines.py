@@ -57,18 +57,18 @@ def speaker(loader: str, smollm2: Path, smollm2_folder: Path, workers: WorkerPoo
 
 def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(engine: WorkerProcess) -> None:
     drawn = answer(engine, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
-    assert len(drawn.chances) == drawn.done.completion_tokens
-    for each in drawn.chances:
+    assert len(drawn.logprobs) == drawn.done.completion_tokens
+    for each in drawn.logprobs:
         logprobs = [candidate.logprob for candidate in each.top]
         assert len(logprobs) == 7
         assert logprobs == sorted(logprobs, reverse=True)
         assert each.chosen.logprob <= logprobs[0] <= 0
-    assert any(each.chosen not in each.top for each in drawn.chances), "hot enough to leave the beaten track"
+    assert any(each.chosen not in each.top for each in drawn.logprobs), "hot enough to leave the beaten track"
 
 
 def test_log_probabilities_are_sent_only_on_request_and_with_0_only_the_chosen_ones(engine: WorkerProcess) -> None:
-    assert not answer(engine, FRANCE).chances
-    assert [each.top for each in answer(engine, FRANCE, top_logprobs=0).chances] == [()] * 20
+    assert not answer(engine, FRANCE).logprobs
+    assert [each.top for each in answer(engine, FRANCE, top_logprobs=0).logprobs] == [()] * 20
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from modules.core.events import Logprob, Text, TokenChances
+from modules.core.events import Logprob, Text, TokenLogprobs
 from modules.engines.text_stream import TextStream
 
 MIXED = "né 猫です 👩‍👧 🇫🇷 a\u0301 ok"
@@ -131,6 +131,6 @@ def test_tokens_without_text_are_counted_at_the_end() -> None:
 
 def test_log_probabilities_of_held_tokens_are_released_with_their_text() -> None:
     stream = TextStream([])
-    first, second = (TokenChances(Logprob(text, -1.0)) for text in ("a", "b"))
+    first, second = (TokenLogprobs(Logprob(text, -1.0)) for text in ("a", "b"))
     assert stream.feed("猫".encode()[:1], first) is None
     assert stream.feed("猫".encode()[1:], second) == Text("猫", 2, (first, second))

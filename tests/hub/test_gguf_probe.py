@@ -17,7 +17,7 @@ from modules.formats.gguf_header import GgufHeader, read_header
 from modules.hub.client import HubClient
 from modules.hub.errors import MirrorUnreachable
 from modules.hub.gguf_probe import FIRST_FETCH, read_remote_header
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.gguf_files import ARRAY, MODEL, U8, As, Tensor, array, gguf
 from tests.support.hub_server import Content
@@ -55,7 +55,7 @@ def test_the_demo_models_header_needs_few_bytes(served: Served, smollm2: Path) -
     found = remote(served, **{smollm2.name: smollm2})
     assert found == read_header(smollm2)
     assert served.sent <= 4 << 20 < smollm2.stat().st_size
-    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 2048}))
+    options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 2048}))
     assert estimate(found, options).total > smollm2.stat().st_size
 
 

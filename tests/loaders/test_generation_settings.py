@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from modules.core.errors import OptionError, UnknownOption, Unsupported
-from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, settle
+from modules.loaders.generation_settings import PARAMETERS, changed, require_supported, resolve
 from modules.loaders.registry import LOADERS
 from modules.options.generation import SUPPORTED_BY_ALL
 
@@ -21,7 +21,7 @@ EXTREMES = [
 
 
 def test_missing_parameters_have_their_defaults() -> None:
-    assert settle({}) == {key: option.default for key, option in PARAMETERS.items()} | {
+    assert resolve({}) == {key: option.default for key, option in PARAMETERS.items()} | {
         "stop": [],
         "top_logprobs": None,
         "logit_bias": [],
@@ -29,7 +29,7 @@ def test_missing_parameters_have_their_defaults() -> None:
 
 
 def test_given_parameters_are_converted_to_their_type() -> None:
-    settled = settle({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
+    settled = resolve({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
     assert (settled["temperature"], settled["top_k"], settled["max_new_tokens"]) == (1.0, 40, 20)
     assert isinstance(settled["temperature"], float)
     assert isinstance(settled["max_new_tokens"], int)
@@ -40,10 +40,10 @@ def test_both_ends_of_every_range_are_valid_and_values_beyond_are_not(subtests: 
     assert EXTREMES
     for key, value in EXTREMES:
         with subtests.test(parameter=key, value=value):
-            assert settle({key: value})[key] == value
+            assert resolve({key: value})[key] == value
             beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
             with pytest.raises(OptionError) as refused:
-                settle({key: beyond})
+                resolve({key: beyond})
             assert refused.value.option == key
 
 
@@ -52,19 +52,19 @@ def test_a_value_that_is_not_a_number_is_rejected(subtests: pytest.Subtests) -> 
     assert numbers
     for key, value in product(numbers, ("warm", None, [], {}, math.nan, math.inf, True)):
         with subtests.test(parameter=key, value=value), pytest.raises(OptionError):
-            settle({key: value})
+            resolve({key: value})
 
 
 def test_an_unknown_parameter_names_the_nearest() -> None:
     with pytest.raises(UnknownOption) as unknown:
-        settle({"temprature": 1})
+        resolve({"temprature": 1})
     assert unknown.value.nearest == "temperature"
 
 
 @pytest.mark.parametrize("stop", ["", None, 5, ["nested"]])
 def test_a_stop_that_is_not_a_string_is_rejected(stop: object) -> None:
     with pytest.raises(OptionError):
-        settle({}, ["fine", stop])  # type: ignore[list-item]
+        resolve({}, ["fine", stop])  # type: ignore[list-item]
 
 
 def test_every_seed_fits_the_samplers_32_bits() -> None:
@@ -94,23 +94,23 @@ def test_exllamav2_supports_the_parameters_of_its_sampler() -> None:
 
 
 def test_an_unsupported_parameter_is_rejected_by_name() -> None:
-    params = settle({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
+    params = resolve({"top_a": 0.2, "auto_max_new_tokens": True, "custom_stopping_strings": '"x"'})
     require_supported(changed(params), LOADERS["Transformers"])
     with pytest.raises(Unsupported, match="does not support top_a"):
         require_supported(changed(params), LOADERS["llama.cpp"])
-    require_supported(changed(settle({})), LOADERS["llama.cpp"])
+    require_supported(changed(resolve({})), LOADERS["llama.cpp"])
 
 
 def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do() -> None:
-    assert settle({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
+    assert resolve({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
 
 
 def test_auto_max_new_tokens_means_no_limit() -> None:
-    assert settle({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
+    assert resolve({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
 
 
 def test_lists_sent_by_clients_of_the_original_are_converted_to_text() -> None:
-    settled = settle(
+    settled = resolve(
         {
             "sampler_priority": ["top_k", "temperature"],
             "dry_sequence_breakers": ["\n", '"'],
@@ -125,25 +125,25 @@ def test_lists_sent_by_clients_of_the_original_are_converted_to_text() -> None:
 @pytest.mark.parametrize("order", ["top_q", "temperature top_k", "top_k\n\nx", ["top_k", 5], [["top_k"]]])
 def test_an_order_with_unknown_samplers_is_rejected(order: object) -> None:
     with pytest.raises(OptionError) as refused:
-        settle({"sampler_priority": order})
+        resolve({"sampler_priority": order})
     assert refused.value.option == "sampler_priority"
 
 
 @pytest.mark.parametrize("text", ["\\n, :", '"a" "b"', '""', '"\\q"', "a"])
 def test_sequence_breakers_without_quotes_are_rejected(text: str) -> None:
     with pytest.raises(OptionError) as refused:
-        settle({"dry_sequence_breakers": text})
+        resolve({"dry_sequence_breakers": text})
     assert refused.value.option == "dry_sequence_breakers"
 
 
 def test_biases_become_pairs_of_token_and_bias() -> None:
-    assert settle({}, logit_bias={"5": -100, "70": 1.5})["logit_bias"] == [[5, -100.0], [70, 1.5]]
+    assert resolve({}, logit_bias={"5": -100, "70": 1.5})["logit_bias"] == [[5, -100.0], [70, 1.5]]
 
 
 @pytest.mark.parametrize("bias", [{"a": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"5": True}, {"5": math.nan}])
 def test_an_invalid_bias_is_rejected(bias: dict[str, object]) -> None:
     with pytest.raises(OptionError) as refused:
-        settle({}, logit_bias=bias)
+        resolve({}, logit_bias=bias)
     assert refused.value.option == "logit_bias"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from modules.core.errors import OptionError, UnknownOption
-from modules.loaders.load_settings import Setting, settle, values
+from modules.loaders.load_settings import Setting, option_values, resolve
 from modules.loaders.registry import LOADERS, Loader
 from modules.options.load import OPTIONS
 from modules.options.option import Option
@@ -17,11 +17,11 @@ LLAMA = LOADERS["llama.cpp"]
 
 
 def settled(loader: Loader = LLAMA, **sources: Mapping[str, object]) -> dict[str, Setting]:
-    return settle(loader, **{name: sources.get(name, {}) for name in ("model", "saved", "flags", "form")})
+    return resolve(loader, **{name: sources.get(name, {}) for name in ("model", "saved", "flags", "form")})
 
 
 SOURCES = {"form": "form", "flags": "flag", "saved": "saved", "model": "model"}
-"""Parameters of `settle` and names of their sources, in descending precedence."""
+"""Parameters of `resolve` and names of their sources, in descending precedence."""
 
 
 def any_value(option: Option, dice: random.Random) -> object:
@@ -44,7 +44,7 @@ def test_the_source_with_the_highest_precedence_decides_an_option() -> None:
         given = {
             source: {key: any_value(OPTIONS[key], dice) for key in OPTIONS if dice.random() < 0.3} for source in SOURCES
         }
-        found = settle(loader, **given)
+        found = resolve(loader, **given)
         assert tuple(found) == loader.options
         for key, setting in found.items():
             deciding = next((source for source in SOURCES if key in given[source]), None)
@@ -124,6 +124,6 @@ def test_settling_does_not_change_its_arguments() -> None:
 
 
 def test_values_drops_the_sources() -> None:
-    found = values(settled(form={"n_ctx": 512}))
+    found = option_values(settled(form={"n_ctx": 512}))
     assert tuple(found) == LLAMA.options
     assert (found["n_ctx"], found["flash_attn"]) == (512, True)

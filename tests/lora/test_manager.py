@@ -16,7 +16,7 @@ from modules.core.errors import ModelProblem, NoModelLoaded, OptionError, Unsupp
 from modules.core.events import Text
 from modules.core.lora_errors import LoraMismatch, LoraNotFound, LoraRefused
 from modules.core.prompt import Prompt
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.loaders.registry import Loader
 from modules.lora import manager
 from modules.lora.catalog import LoraCatalog
@@ -70,7 +70,7 @@ def loras(root: Path, models: ModelManager) -> LoraManager:
 
 
 def plan(record: ModelRecord, loader: Loader = SEVERAL, **weights: object) -> LoadPlan:
-    return LoadPlan(record, loader, settle(loader, model={}, saved={}, flags={}, form={}), weights)
+    return LoadPlan(record, loader, resolve(loader, model={}, saved={}, flags={}, form={}), weights)
 
 
 def load(root: Path, models: ModelManager, loader: Loader = SEVERAL, **weights: object) -> LoadedModel:

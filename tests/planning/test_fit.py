@@ -14,7 +14,7 @@ from modules.engines.llamacpp.memory import estimate, placed
 from modules.engines.memory import MIN_CONTEXT, fits
 from modules.formats.gguf_header import GgufHeader
 from modules.formats.model_shape import TensorSizes
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.options.load import OPTIONS
 from modules.options.option import Value
 from modules.planning.fit import Device, fit, fitting_context
@@ -33,7 +33,7 @@ def header(models_folder: Path) -> GgufHeader:
 
 
 def options(**chosen: Value) -> dict[str, Value]:
-    return values(settle(LLAMA, model={"n_ctx": 8192}, saved={}, flags={}, form=chosen))
+    return option_values(resolve(LLAMA, model={"n_ctx": 8192}, saved={}, flags={}, form=chosen))
 
 
 def main(free: int) -> list[Device]:
@@ -102,7 +102,7 @@ SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=TensorSizes(7 * GIB, 6 *
 
 
 def torch_options(**chosen: Value) -> dict[str, Value]:
-    return values(settle(TRANSFORMERS, model={}, saved={}, flags={}, form=chosen))
+    return option_values(resolve(TRANSFORMERS, model={}, saved={}, flags={}, form=chosen))
 
 
 @pytest.mark.parametrize(("free", "remedies"), [(50, 0), (31, 0), (27, 4), (10, 3), (8, 2), (5, 0)])

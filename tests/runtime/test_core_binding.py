@@ -17,7 +17,7 @@ from modules.core.errors import Unsupported
 from modules.core.events import Json, Result
 from modules.engines.llamacpp.arguments import MAX_CPUS, bound_cpus
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.loaders.registry import LOADERS
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.load_plan import LoadPlan
@@ -60,7 +60,7 @@ def bound(worker: WorkerProcess) -> list[list[int]]:
 
 def echo_plan() -> LoadPlan:
     record = ModelRecord("good", Path("/models/good"), "gguf", size=0)
-    return LoadPlan(record, ECHO, settle(ECHO, model={}, saved={}, flags={}, form={}))
+    return LoadPlan(record, ECHO, resolve(ECHO, model={}, saved={}, flags={}, form={}))
 
 
 # -- granting cores ----------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def masks(pid: int) -> dict[int, set[int]]:
 
 
 def generate(worker: WorkerProcess) -> None:
-    params = generation_settings.settle({"temperature": 0, "max_new_tokens": 4, "ban_eos_token": True})
+    params = generation_settings.resolve({"temperature": 0, "max_new_tokens": 4, "ban_eos_token": True})
     list(worker.events("generate", prompt="Once upon a time", params=params))
 
 

@@ -27,7 +27,7 @@ from modules.core.errors import (
 )
 from modules.core.events import Note
 from modules.core.prompt import Prompt
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
@@ -279,7 +279,7 @@ def test_a_load_with_an_older_number_than_the_last_request_is_cancelled(owner: M
 def test_a_load_with_other_options_is_not_shared(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
-    other = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
+    other = resolve(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
     model = owner.load(LoadPlan(record("brief"), ECHO, other))
     assert cancelled(first)
     assert owner.current is model and model.ask("options")["n_ctx"] == 78

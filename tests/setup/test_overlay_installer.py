@@ -18,7 +18,7 @@ import pytest
 from modules.core.errors import InstallFailed, LoaderUnavailable, LoadFailed
 from modules.core.paths import ROOT
 from modules.loaders.availability import unavailable
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
 from modules.runtime.load_plan import LoadPlan
@@ -335,7 +335,7 @@ def test_overlays_pin_all_packages_and_contain_no_torch(loader: Loader) -> None:
 
 # -- damage ------------------------------------------------------------------------------------------------------------
 
-NO_OPTIONS = settle(ECHO, model={}, saved={}, flags={}, form={})
+NO_OPTIONS = resolve(ECHO, model={}, saved={}, flags={}, form={})
 
 
 def cut_short(folder: Path) -> None:

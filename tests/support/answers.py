@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.core.events import ENDS, Done, Event, Failed, Result, Text, TokenChances
+from modules.core.events import ENDS, Done, Event, Failed, Result, Text, TokenLogprobs
 from modules.loaders import generation_settings
 from modules.runtime.worker_process import WorkerProcess
 
@@ -25,8 +25,8 @@ class Answer:
         return "".join(self.pieces)
 
     @property
-    def chances(self) -> list[TokenChances]:
-        return [each for event in self.events if isinstance(event, Text) for each in event.chances]
+    def chances(self) -> list[TokenLogprobs]:
+        return [each for event in self.events if isinstance(event, Text) for each in event.logprobs]
 
     @property
     def done(self) -> Done:
@@ -37,7 +37,7 @@ class Answer:
 def parameters(*, stops: tuple[str, ...] = (), top_logprobs: int | None = None, **raw: object) -> dict[str, Any]:
     """Greedy, 20 tokens; unless said otherwise."""
     bias = raw.pop("logit_bias", None)
-    return generation_settings.settle({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs, bias)  # type: ignore[arg-type]
+    return generation_settings.resolve({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs, bias)  # type: ignore[arg-type]
 
 
 def answer(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:

@@ -14,10 +14,10 @@ from typing import Any
 from modules.core.events import Text
 from modules.engines.llamacpp import engine as llamacpp
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
-PARAMS = generation_settings.settle({"temperature": 0, "max_new_tokens": 40})
+PARAMS = generation_settings.resolve({"temperature": 0, "max_new_tokens": 40})
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
     llamacpp.arguments = apart
     form = {"n_ctx": 4 * 512, "threads": 1, "threads_batch": 1, "parallel": 4}
-    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
+    options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
     engine = llamacpp.LlamaCpp(Path(asked["path"]), options, lambda progress: None)
     together = _texts(engine, asked["prompts"])
     alone = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.paths import ROOT
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         reading = package.accelerate.utils.modeling.load_checkpoint_in_model
         return [*own, modeling._init_weights, reading, package.simple_dispatch_model]
 
-    settled = values(settle(LOADERS["AutoGPTQ"], model={}, saved={}, flags={}, form={}))
+    settled = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved={}, flags={}, form={}))
     before, facts = state(), {}
     loading.engine(Path(sys.argv[1]), settled, lambda _: None)
     facts["after"] = state() == before

@@ -23,7 +23,7 @@ from modules.engines.autoawq.fused_layers import FusedModel
 from modules.engines.hf.arguments import Environment
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def fused(folder: Path) -> FusedModel:
-    options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={"max_seq_len": CONTEXT}))
+    options = option_values(resolve(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={"max_seq_len": CONTEXT}))
     calls = arguments(folder, options, usable_packages(GPU))
     assert calls[LOAD]["fuse_layers"] and calls[LOAD]["device_map"] == {"": 0}
     calls[LOAD]["device_map"] = {"": "cpu"}

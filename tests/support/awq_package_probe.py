@@ -22,7 +22,7 @@ from modules.engines.autoawq.build import load_model, usable_packages
 from modules.engines.autoawq.package import AutoAWQForCausalLM, base
 from modules.engines.autoawq.patches import patched_loading
 from modules.engines.hf.arguments import Environment
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.linked_folder import linked_folder
 
@@ -41,7 +41,7 @@ def main() -> None:
     slow = logits(AutoAWQForCausalLM.from_quantized(str(folder), **OWN).model, tokens)
     told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
     told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
-    options = values(settle(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
+    options = option_values(resolve(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
     calls = arguments(folder, options, Environment())
     with patched_loading(calls[CONFIG], True, lambda _done: None):
         parted = AutoAWQForCausalLM.from_quantized(str(folder), **OWN | elsewhere(folder)).model

@@ -9,14 +9,14 @@ from pathlib import Path
 from modules.catalog.record import ModelRecord
 from modules.core.events import Text
 from modules.core.prompt import Prompt
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.loaders.registry import Loader
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO
 
-SETTINGS = settle(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 77})
+SETTINGS = resolve(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 77})
 
 
 def record(name: str) -> ModelRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.forked import forked
 
@@ -26,7 +26,7 @@ def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[s
     from modules.engines.hf.loader import LOADER
     from modules.engines.hf.lora import PeftAdapters
 
-    settled = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
+    settled = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
     made: Any = LOADER.load(path, settled, lambda _: None)
     model: Any = made.model
     adapters = PeftAdapters(model, 64, made.forget)

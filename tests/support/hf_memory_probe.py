@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.events import Failed, Text
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
 from tests.support.forked import forked
@@ -81,7 +81,7 @@ def answer_all(engine: Any, prompts: Sequence[str], **changes: Any) -> list[str]
 def _answers(folder: Path) -> dict[str, Any]:
     from modules.engines.hf import build
 
-    options = values(settle(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
+    options = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form={"cpu": True}))
     engine = build.engine(folder, options, build.torch_environment(), lambda _: None)
     lookup = {"prompt_lookup_num_tokens": 3}
     answers: dict[str, Any] = {}

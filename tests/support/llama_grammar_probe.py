@@ -20,7 +20,7 @@ from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ MOST = 60
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
+    options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
     path = Path(asked["path"])
     model = Model(path, arguments(path, options, installed_build()), lambda done: None)
     vocabulary = LlamaVocabulary(None, model, sorted(model.vocabulary.end_tokens))
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _written(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
     torch.manual_seed(seed)
-    params = generation_settings.settle({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
+    params = generation_settings.resolve({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
     chain = build_processors(
         params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.vocabulary.end_tokens), device=CPU
     )

@@ -42,7 +42,7 @@ def assert_same_answer(answered: Answer, expected: Answer) -> None:
     """Fail unless log probabilities differ by rounding alone, as long as both texts are the same: they may diverge
     where two tokens are equally likely."""
     assert answered.done.completion_tokens == expected.done.completion_tokens
-    for ours, theirs in zip(answered.chances, expected.chances, strict=True):
+    for ours, theirs in zip(answered.logprobs, expected.logprobs, strict=True):
         found = {each.text: each.logprob for each in ours.top}
         for each in theirs.top[:10]:
             assert each.text in found
@@ -55,4 +55,4 @@ def largest_deviation(worker: WorkerProcess, prompt: str, text: str) -> float:
     """Return how far a token of `text` lies below the most likely one at most, in log probability."""
     said = answer(worker, prompt, max_new_tokens=0, grammar_string=f"root ::= {json.dumps(text)}", top_logprobs=1)
     assert said.text == text
-    return max(chance.top[0].logprob - chance.chosen.logprob for chance in said.chances)
+    return max(chance.top[0].logprob - chance.chosen.logprob for chance in said.logprobs)

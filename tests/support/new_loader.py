@@ -64,7 +64,7 @@ def report(folder: Path, words: list[str]) -> dict[str, Any]:
     plan = app.planner.plan(request)
     explanation = app.loading.explain(plan)
     model = app.loading.load(plan)
-    events = list(model.generate(Prompt("hello "), generation_settings.settle({})))
+    events = list(model.generate(Prompt("hello "), generation_settings.resolve({})))
     status = app.models.status.state
     app.planner.save(dataclasses.replace(request, form={"repeat_times": 4}))
     saved = app.model_settings.get(request.record.name)

@@ -23,7 +23,7 @@ from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.sampler import Sampler
 from modules.loaders import generation_settings
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
 UNREACHABLE = -1e4  # even at the highest temperature
@@ -40,7 +40,7 @@ class Fixed(Model):
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    options = values(settle(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
+    options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
     path = Path(asked["path"])
     model = Fixed(path, arguments(path, options, installed_build()), lambda done: None)
     if "texts" in asked:
@@ -59,7 +59,7 @@ def _drawn(model: Fixed, case: Mapping[str, Any]) -> Any:
         model.given[int(token)] = logit
     before = model.given.copy()
     try:
-        params = generation_settings.settle(case["params"], logit_bias=case.get("logit_bias"))
+        params = generation_settings.resolve(case["params"], logit_bias=case.get("logit_bias"))
         sampler = Sampler(model, params, case.get("prompt", []))
         drawn = [sampler.sample(0) for _ in range(case["draw"] or 1)]
         left = {} if case["draw"] else sampler.remaining_candidates()

@@ -14,7 +14,7 @@ from modules.app import App
 from modules.core.errors import NoModelLoaded, OptionError, WorkerDied
 from modules.core.events import Json
 from modules.loaders.generation_settings import PARAMETERS
-from modules.loaders.load_settings import values
+from modules.loaders.load_settings import option_values
 from modules.options.option import Value, parse_all
 from modules.planning.load_request import LoadRequest
 from modules.runtime.load_plan import LoadPlan
@@ -96,7 +96,7 @@ def _load_result(model: LoadedModel, language: str) -> Json:
         "model_name": model.record.name,
         "loader": model.loader.name,
         "context_length": model.info.context_length,
-        "options": values(model.settings),
+        "options": option_values(model.settings),
         "loras": [dataclasses.asdict(lora) for lora in model.loras],
         "lora_problem": model.lora_problem.say(language) if model.lora_problem else None,
         "notes": [{"option": note.option, "text": note.text[language]} for note in model.info.notes],

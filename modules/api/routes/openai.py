@@ -73,13 +73,13 @@ def _model_object(record: ModelRecord, loaded: LoadedModel | None) -> Json:
 
 
 def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> None:
-    def settle(body: GenerationRequest, model: LoadedModel) -> dict[str, Json]:
-        return parameters.settle(body, model, {**app.settings.current.generation, **defaults.get(model, {})})
+    def resolve(body: GenerationRequest, model: LoadedModel) -> dict[str, Json]:
+        return parameters.resolve(body, model, {**app.settings.current.generation, **defaults.get(model, {})})
 
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = app.models.current
-        params = settle(body, model)
+        params = resolve(body, model)
         prompts = await asyncio.to_thread(plain_prompts, model, body, params)
         echoes = await asyncio.to_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [echo for echo in echoes for _ in range(body.n)]
@@ -90,7 +90,7 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
     @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         model = app.models.current
-        params = settle(body, model)
+        params = resolve(body, model)
         prompt = await asyncio.to_thread(chat_prompt, model, body, params)
         builder = ChatResponseBuilder(model.record.name, 1, body.stream_options.include_usage)
         return await _generate(request, body, model, params, [prompt], builder)

@@ -28,7 +28,7 @@ from modules.engines.exllamav2.job import SAMPLER_ERRORS, GrammarFilter, Job, sa
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
 from modules.engines.hf.arguments import TOKENIZER
-from modules.engines.hf.evaluator import token_chances
+from modules.engines.hf.evaluator import token_logprobs
 from modules.engines.hf.model import load_tokenizer
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.hf.token_text import Detokenizer, TextTokenizer
@@ -265,7 +265,7 @@ class Engine:
         logprobs = None
         if logits is not None:
             top = request.params["top_logprobs"]
-            logprobs = token_chances(self.texts, logits[: self._config.vocab_size], token, top)
+            logprobs = token_logprobs(self.texts, logits[: self._config.vocab_size], token, top)
         text = request.stream.feed(request.detokenizer.feed(token), logprobs)
         if request.stream.stopped:
             return text, "stop"

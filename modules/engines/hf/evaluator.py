@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.core.events import Logprob, TokenChances
+from modules.core.events import Logprob, TokenLogprobs
 from modules.engines.hf.limits import PREFILL_CHUNK
 from modules.engines.hf.token_text import TextTokenizer
 
@@ -117,7 +117,7 @@ class Evaluator(TextTokenizer, ABC):
         raise NotImplementedError
 
 
-def token_chances(tokenizer: TextTokenizer, logits: Tensor, token: int, top: int) -> TokenChances:
+def token_logprobs(tokenizer: TextTokenizer, logits: Tensor, token: int, top: int) -> TokenLogprobs:
     """Return the log-probability of `token` and the `top` most likely tokens.
 
     `logits` has shape [vocabulary] and comes from the model, before any sampler.
@@ -125,7 +125,7 @@ def token_chances(tokenizer: TextTokenizer, logits: Tensor, token: int, top: int
     logprobs = logits.double().log_softmax(dim=-1)
     values, best = logprobs.topk(top)
     ranked = (_logprob(tokenizer, *pair) for pair in zip(best.tolist(), values.tolist(), strict=True))
-    return TokenChances(_logprob(tokenizer, token, float(logprobs[token])), tuple(ranked))
+    return TokenLogprobs(_logprob(tokenizer, token, float(logprobs[token])), tuple(ranked))
 
 
 def _logprob(tokenizer: TextTokenizer, token: int, logprob: float) -> Logprob:

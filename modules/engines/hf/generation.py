@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.core.events import Done, Event, Json, Progress, Text
 from modules.engines.hf.batch import TokenSequence
-from modules.engines.hf.evaluator import Evaluator, token_chances
+from modules.engines.hf.evaluator import Evaluator, token_logprobs
 from modules.engines.hf.prompt_lookup import draft_tokens
 from modules.engines.hf.sampling.pipeline import apply_guidance, build_processors, new_generator, sample_token
 from modules.engines.hf.sampling.vocabulary import Vocabulary
@@ -82,8 +82,8 @@ class Generation:
         if token in self._model.eos_tokens:
             return None, "stop"
         top = self.params["top_logprobs"]
-        chances = None if top is None else token_chances(self._model, logits[0], token, top)
-        text = self._stream.feed(self._detokenizer.feed(token), chances)
+        logprobs = None if top is None else token_logprobs(self._model, logits[0], token, top)
+        text = self._stream.feed(self._detokenizer.feed(token), logprobs)
         self.sequence.tokens.append(token)
         if self._stream.stopped:
             return text, "stop"

@@ -103,7 +103,10 @@ class PeftAdapters:
         """Do nothing: an adapter holds only memory, which is freed with its last reference."""
 
     def activate(self, adapters: Sequence[tuple[Lora, float]]) -> None:
-        """Raises ValueError with the name of the first tensor that does not fit; then no adapter is active."""
+        """Activate these adapters, with their weights, and no others.
+
+        Raises ValueError with the name of the first tensor that does not fit; then no adapter is active.
+        """
         self._forget()
         self._restore_modules()
         if not adapters:

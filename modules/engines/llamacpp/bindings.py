@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import LoadFailed, Unsupported
-from modules.core.events import Json, Logprob, TokenChances
+from modules.core.events import Json, Logprob, TokenLogprobs
 from modules.engines.failure_causes import cause
 from modules.engines.llamacpp import library
 from modules.engines.llamacpp.abort_flag import AbortFlag
@@ -120,13 +120,13 @@ class Model:
             buffer: Any = (ctypes.c_char * (rows * row_bytes)).from_address(address)
             self._logits_rows = list(np.frombuffer(buffer, np.float32).reshape(rows, self.n_vocab))
 
-    def token_logprobs(self, row: int, token: int, top: int) -> TokenChances:
+    def token_logprobs(self, row: int, token: int, top: int) -> TokenLogprobs:
         """Return the log probability of `token` in that row and the `top` most likely tokens, before any sampler."""
         logits = self.logits(row).astype(np.float64)
         logprobs = logits - (np.log(np.sum(np.exp(logits - logits.max()))) + logits.max())
         best = np.argpartition(-logits, top)[:top] if top else np.empty(0, int)
         ranked = sorted(best.tolist(), key=lambda candidate: -logits[candidate])
-        return TokenChances(
+        return TokenLogprobs(
             self._logprob(token, logprobs), tuple(self._logprob(candidate, logprobs) for candidate in ranked)
         )
 

@@ -202,7 +202,7 @@ class ChatTab:
 
     def _progress(self, event: Waiting | Progress) -> str:
         if isinstance(event, Waiting):
-            return self._page.info("waiting", place=event.place)
+            return self._page.info("waiting", position=event.position)
         return self._page.info("reading", percent=round(event.done * 100))
 
     def _summary(self, done: Done, model: LoadedModel) -> str:

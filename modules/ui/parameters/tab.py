@@ -153,7 +153,7 @@ class ParametersTab:
         """
         read = self._read(values)
         hidden = _unsupported(read, loader)
-        return generation_settings.settle({key: value for key, value in read.items() if key not in hidden})
+        return generation_settings.resolve({key: value for key, value in read.items() if key not in hidden})
 
 
 def _unsupported(keys: Iterable[str], loader: Loader) -> list[str]:

@@ -78,7 +78,7 @@ def test_answers_are_those_of_the_dequantized_weights(awq: WorkerProcess, floats
 
 def alike(awq: WorkerProcess, floats: WorkerProcess, prompt: str, tokens: int) -> None:
     replies = [answer(each, prompt, max_new_tokens=tokens, top_logprobs=5) for each in (awq, floats)]
-    for mine, theirs in zip(*(each.chances for each in replies), strict=True):
+    for mine, theirs in zip(*(each.logprobs for each in replies), strict=True):
         level = {each.text: each.logprob for each in theirs.top}
         assert theirs.chosen.logprob - level[mine.chosen.text] < FLOAT16
         assert mine.chosen.logprob == pytest.approx(level[mine.chosen.text], abs=FLOAT16)

@@ -73,7 +73,7 @@ def whole(busy: WorkerProcess, smollm2_folder: Path) -> WorkerProcess:
 
 
 def best(reply: Answer) -> list[list[float]]:
-    return [[each.logprob for each in chances.top] for chances in reply.chances]
+    return [[each.logprob for each in chances.top] for chances in reply.logprobs]
 
 
 def likely(actual: list[float], expected: list[float]) -> bool:

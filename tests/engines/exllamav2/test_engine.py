@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
-from modules.core.events import Done, Event, Progress, Text, TokenChances, Waiting
+from modules.core.events import Done, Event, Progress, Text, TokenLogprobs, Waiting
 from modules.core.lora_errors import LoraRefused
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
@@ -166,8 +166,8 @@ def test_the_penalty_range_and_the_options_of_dry_have_an_effect(exl: WorkerProc
 def test_log_probabilities_are_those_before_any_sampler(exl: WorkerProcess) -> None:
     plain = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3)
     biased = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=3, logit_bias={"260": 100}, repetition_penalty=2.0)
-    assert biased.chances[0].top == plain.chances[0].top
-    assert plain.chances[0].top[0].text == " Paris" != biased.chances[0].chosen.text
+    assert biased.logprobs[0].top == plain.logprobs[0].top
+    assert plain.logprobs[0].top[0].text == " Paris" != biased.logprobs[0].chosen.text
 
 
 # -- LoRAs -------------------------------------------------------------------------------------------------------------
@@ -200,10 +200,10 @@ def lessons_said(worker: WorkerProcess) -> set[str]:
     return {name for name, reply in replies.items() if LESSONS[name].words.startswith(reply.text)}
 
 
-def fingerprint(worker: WorkerProcess) -> tuple[TokenChances, ...]:
+def fingerprint(worker: WorkerProcess) -> tuple[TokenLogprobs, ...]:
     forget(worker)
     replies = (answer(worker, lesson.beginning, max_new_tokens=1, top_logprobs=5) for lesson in LESSONS.values())
-    return tuple(reply.chances[0] for reply in replies)
+    return tuple(reply.logprobs[0] for reply in replies)
 
 
 # -- the first layers alone: what does not depend on words -------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_without_flash_attention_requests_run_one_by_one_and_the_load_notes_what
         crowd = Crowd(process)
         calls = [crowd.ask(FRANCE, max_new_tokens=2) for _ in range(2)]
         assert all(crowd.answer(call).text.startswith(" Paris") for call in calls)
-        assert [event.place for event in crowd.heard[calls[1]] if isinstance(event, Waiting)] == [1]
+        assert [event.position for event in crowd.heard[calls[1]] if isinstance(event, Waiting)] == [1]
         assert crowd.answer(calls[1]).done.cached_tokens > 0
         with pytest.raises(OptionError, match="flash-attention"):
             answer(process, FRANCE, guidance_scale=1.5)

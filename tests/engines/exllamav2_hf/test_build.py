@@ -133,7 +133,7 @@ def same_answer(worker: WorkerProcess, reference: WorkerProcess, prompt: str, to
 
 
 def top_logprobs(reply: Answer) -> list[float]:
-    return [each.logprob for chances in reply.chances for each in chances.top]
+    return [each.logprob for chances in reply.logprobs for each in chances.top]
 
 
 LORAS: dict[str, list[tuple[str, float]]] = {

@@ -86,7 +86,7 @@ def test_rope_options_change_the_logits(
     reloadable: WorkerProcess, tiny_folder: Path, subtests: pytest.Subtests
 ) -> None:
     def best() -> list[float]:
-        (chances,) = answer(reloadable, FRANCE, max_new_tokens=1, top_logprobs=3).chances
+        (chances,) = answer(reloadable, FRANCE, max_new_tokens=1, top_logprobs=3).logprobs
         return [candidate.logprob for candidate in chances.top]
 
     load(reloadable, tiny_folder, TRANSFORMERS)

@@ -13,7 +13,7 @@ import pytest
 
 from modules.app import App
 from modules.core.errors import LoaderUnavailable
-from modules.core.events import Progress, TokenChances
+from modules.core.events import Progress, TokenLogprobs
 from modules.loaders.availability import overlay_of, unavailable
 from modules.loaders.overlay import Overlay
 from modules.loaders.registry import LOADERS, Loader
@@ -158,7 +158,7 @@ def test_8_bit_weights_answer_as_their_dequantized_weights_do(
     assert agreement(ours, theirs, KERNELS_BF16) == 1
 
 
-def agreement(ours: list[TokenChances], theirs: list[TokenChances], tolerance: float) -> int:
+def agreement(ours: list[TokenLogprobs], theirs: list[TokenLogprobs], tolerance: float) -> int:
     """Return how many tokens are equal. All likely log-probabilities must be equal within `tolerance`."""
     for count, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         logprobs = {candidate.text: candidate.logprob for candidate in mine.top}
@@ -172,11 +172,11 @@ def agreement(ours: list[TokenChances], theirs: list[TokenChances], tolerance: f
 
 def chances(
     worker: WorkerProcess, folder: Path, prompts: list[str] = PROMPTS, tokens: int = TOKENS, **options: bool
-) -> list[list[TokenChances]]:
+) -> list[list[TokenLogprobs]]:
     """Return the most likely tokens of the answer to each prompt."""
     load(worker, folder, TRANSFORMERS, **options)
     params = {"max_new_tokens": tokens, "top_logprobs": 10}
-    return [answer(worker, prompt, **params).chances for prompt in prompts]
+    return [answer(worker, prompt, **params).logprobs for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -214,5 +214,5 @@ def test_loading_reports_kernels_and_loras_act_as_on_dequantized_weights(
     apply_loras(quantized, loras_folder)
 
 
-def first_tokens(worker: WorkerProcess, prompt: str) -> list[TokenChances]:
-    return answer(worker, prompt, max_new_tokens=2, top_logprobs=10).chances
+def first_tokens(worker: WorkerProcess, prompt: str) -> list[TokenLogprobs]:
+    return answer(worker, prompt, max_new_tokens=2, top_logprobs=10).logprobs

@@ -79,7 +79,7 @@ def test_greedy_decoding_equals_generate_of_transformers(workers: WorkerPool, sh
             ours = answer(leased.worker, prompt, max_new_tokens=tokens, top_logprobs=TOP)
             assert ours.text == theirs["text"]
             assert ours.done.completion_tokens == len(theirs["tokens"])
-            for chances, best in zip(ours.chances, theirs["logprobs"], strict=False):
+            for chances, best in zip(ours.logprobs, theirs["logprobs"], strict=False):
                 assert [candidate.logprob for candidate in chances.top] == pytest.approx(best, abs=1e-4)
                 assert chances.chosen.logprob == chances.top[0].logprob, "greedy decoding takes the most likely token"
 

@@ -89,7 +89,7 @@ def learned(worker: WorkerProcess) -> set[str]:
 
 def top_logprobs(generated: Answer) -> list[list[float]]:
     """Return the top log-probabilities [tokens, TOP] of an answer."""
-    return [[candidate.logprob for candidate in chances.top] for chances in generated.chances]
+    return [[candidate.logprob for candidate in chances.top] for chances in generated.logprobs]
 
 
 def fingerprint(worker: WorkerProcess) -> list[Any]:

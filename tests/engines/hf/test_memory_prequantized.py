@@ -15,7 +15,7 @@ from modules.engines.hf.limits import PREFILL_CHUNK
 from modules.engines.memory import Estimate
 from modules.formats.model_shape import ModelShape, TensorSizes
 from modules.loaders.availability import overlay_of
-from modules.loaders.load_settings import settle, values
+from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS, candidates
 from modules.options.option import Value
 from modules.runtime.worker_process import WorkerProcess
@@ -59,7 +59,7 @@ def memory(loader: str) -> Any:
 
 
 def options(loader: str, **form: object) -> dict[str, Value]:
-    return values(settle(LOADERS[loader], model={}, saved={}, flags={}, form=form))
+    return option_values(resolve(LOADERS[loader], model={}, saved={}, flags={}, form=form))
 
 
 def needs(loader: str, gpus: tuple[int, ...] = (), **form: object) -> tuple[Estimate, ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.core.errors import OptionError
-from modules.engines.hf.evaluator import token_chances
+from modules.engines.hf.evaluator import token_logprobs
 from modules.engines.hf.token_text import Detokenizer, TextTokenizer
 from tests.support.hf_vocabularies import small_tokenizer
 
@@ -48,7 +48,7 @@ def test_a_token_outside_the_vocabulary_is_refused(tokenizer: TextTokenizer) -> 
 def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTokenizer) -> None:
     logits = torch.full((len(tokenizer.tokenizer) + 2,), -100.0)
     logits[5], logits[6], logits[-1] = 1.0, 0.0, -1.0  # the last one has a logit, but is no token
-    chances = token_chances(tokenizer, logits, 6, 3)
+    chances = token_logprobs(tokenizer, logits, 6, 3)
     expected = logits.double().log_softmax(0)
     assert chances.chosen.text == tokenizer.decode([6], special=True)
     assert chances.chosen.logprob == pytest.approx(float(expected[6]), abs=1e-6)

@@ -90,7 +90,7 @@ def test_the_log_probabilities_are_those_of_the_llama_class(
 ) -> None:
     forget(llama)
     expected = reference[prompt]["logprobs"]
-    chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).chances
+    chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).logprobs
     for ours, theirs in zip(chances, expected, strict=True):
         assert [candidate.logprob for candidate in ours.top] == pytest.approx(theirs, abs=1e-2)
         assert ours.chosen == ours.top[0], "greedy takes the likeliest"
@@ -179,7 +179,7 @@ def test_many_small_batches_give_the_answer_of_a_large_one(
     with workers.lease(tiny, LLAMA, n_ctx=256, threads=THREADS, threads_batch=THREADS) as large:
         ours, theirs = (answer(each, prompt, max_new_tokens=6, top_logprobs=5) for each in (small, large.worker))
     assert ours.text == theirs.text
-    for mine, its in zip(ours.chances, theirs.chances, strict=True):
+    for mine, its in zip(ours.logprobs, theirs.logprobs, strict=True):
         assert [each.logprob for each in mine.top] == pytest.approx([each.logprob for each in its.top], abs=0.05)
 
 

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from modules.catalog.catalog import Catalog
 from modules.core.errors import ModelProblem, WebUIError
-from modules.core.events import Event, Result, TokenChances
+from modules.core.events import Event, Result, TokenLogprobs
 from modules.core.lora_errors import LoraMismatch, LoraRefused, LoraWithoutEffect
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import read_header
 from modules.formats.gguf_writer import PlannedTensor, write_gguf
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.loaders.registry import LOADERS
 from modules.lora.catalog import LoraCatalog
 from modules.lora.gguf_conversion import converted
@@ -82,11 +82,11 @@ class Stage:
 
     def odds(self, prompt: str, top: int) -> Odds:
         """Return the log probabilities of the `top` most likely next tokens."""
-        (chances,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).chances
+        (chances,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).logprobs
         return odds_of(chances)
 
 
-def odds_of(chances: TokenChances) -> Odds:
+def odds_of(chances: TokenLogprobs) -> Odds:
     return {each.text: each.logprob for each in chances.top}
 
 
@@ -106,7 +106,7 @@ def stage_of(workers: WorkerPool) -> StageOf:
 
     @contextlib.contextmanager
     def stage(path: Path, loras: Path, loader: str, **options: object) -> Iterator[Stage]:
-        settings = settle(LOADERS[loader], model={}, saved={}, flags={}, form=THREADS | options)
+        settings = resolve(LOADERS[loader], model={}, saved={}, flags={}, form=THREADS | options)
         with workers.lease(path, LOADERS[loader], **THREADS, **options) as pooled:
             record = Catalog(path.parent).find(path.name)
             model = LoadedModel(LoadPlan(record, LOADERS[loader], settings), pooled.worker, pooled.info)
@@ -303,7 +303,7 @@ def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: S
         crowd.ask(lesson.beginning, max_new_tokens=1, top_logprobs=500, ban_eos_token=True)
         for lesson in LESSONS.values()
     ]
-    meanwhile = [odds_of(crowd.answer(call).chances[0]) for call in calls]
+    meanwhile = [odds_of(crowd.answer(call).logprobs[0]) for call in calls]
     assert isinstance(heard[-1], Result) and heard[-1].value[0] > 1
     with_green = odds()
     for actual, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
@@ -463,7 +463,7 @@ PROMPTS = [*(lesson.beginning for lesson in LESSONS.values()), STORY, LETTER]
 def distance(actual: Answer, expected: Answer) -> float:
     """Return the mean difference of log probabilities, as long as the texts are the same."""
     differences: list[float] = []
-    for mine, its in zip(actual.chances, expected.chances, strict=False):
+    for mine, its in zip(actual.logprobs, expected.logprobs, strict=False):
         ours, theirs = odds_of(mine), odds_of(its)
         differences += [abs(ours[text] - theirs[text]) for text in ours.keys() & theirs.keys()]
         if mine.chosen.text != its.chosen.text:

@@ -51,7 +51,7 @@ def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(sh
     ]
     fifth, sixth = (crowd.ask(f"The {name} of", max_new_tokens=3) for name in ("fifth", "sixth"))
     places = [
-        [event.place for event in crowd.answer(call).events if isinstance(event, Waiting)]
+        [event.position for event in crowd.answer(call).events if isinstance(event, Waiting)]
         for call in (*running, fifth, sixth)
     ]
     assert places == [[], [], [], [], [1], [2, 1]]

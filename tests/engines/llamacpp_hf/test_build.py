@@ -118,7 +118,7 @@ def test_logits_do_not_depend_on_the_batch_size(model: Path, workers: WorkerPool
 def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, reference: dict[str, Any]) -> None:
     ours = answer(plain, FRANCE, max_new_tokens=40, top_logprobs=5)
     assert ours.text == reference["text"]
-    for chances, best in zip(ours.chances, reference["logprobs"], strict=False):
+    for chances, best in zip(ours.logprobs, reference["logprobs"], strict=False):
         assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_greedy_answers_and_log_probabilities_are_those_of_the_llamacpp_loader(
         ours = answer_with_empty_cache(worker, prompt, max_new_tokens=40, top_logprobs=3)
         assert ours.text == expected.text
         assert ours.done.completion_tokens == expected.done.completion_tokens
-        for mine, its in zip(ours.chances, expected.chances, strict=True):
+        for mine, its in zip(ours.logprobs, expected.logprobs, strict=True):
             assert mine.chosen.text == its.chosen.text
             assert [chance.logprob for chance in mine.top] == pytest.approx([c.logprob for c in its.top], abs=1e-4)
 
@@ -366,7 +366,10 @@ def test_a_waiting_request_learns_its_position_and_is_answered_later(plain: Work
     crowd = Crowd(plain)
     calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=12) for number in range(3)]
     heard = [crowd.wait(call) for call in calls]
-    assert [[event.place for event in events if isinstance(event, Waiting)][:1] for events in heard[1:]] == [[1], [2]]
+    assert [[event.position for event in events if isinstance(event, Waiting)][:1] for events in heard[1:]] == [
+        [1],
+        [2],
+    ]
 
 
 # -- whose tokenizer ---------------------------------------------------------------------------------------------------

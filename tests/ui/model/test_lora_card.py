@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modules.app import App
-from modules.loaders.load_settings import settle
+from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.ui.handlers import Page
@@ -34,7 +34,7 @@ def make_card(root: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  
 
 def load(card: Any) -> ModelManager:
     app = card._app
-    settings = settle(SEVERAL, model={}, saved={}, flags={}, form={})
+    settings = resolve(SEVERAL, model={}, saved={}, flags={}, form={})
     app.models.load(LoadPlan(app.record("m.gguf"), SEVERAL, settings))
     return app.models
 

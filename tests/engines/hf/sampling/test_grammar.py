@@ -62,7 +62,7 @@ def sampled(
 
     torch.manual_seed(seed)
     end = vocabulary.tokenizer.eos_token_id
-    params = generation_settings.settle(
+    params = generation_settings.resolve(
         {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more
     )
     arguments: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}

@@ -67,7 +67,7 @@ OFF = -math.inf
 
 def settled(**params: Any) -> dict[str, Any]:
     bias = params.pop("logit_bias", None)
-    return generation_settings.settle({"seed": 7} | NEUTRAL | params, logit_bias=bias)
+    return generation_settings.resolve({"seed": 7} | NEUTRAL | params, logit_bias=bias)
 
 
 def made(params: Mapping[str, Any], prompt: Sequence[int] = (), size: int = SIZE) -> LogitsProcessorList:
@@ -221,7 +221,7 @@ def test_every_sampling_parameter_has_a_test() -> None:
 
 def test_neutral_samplers_are_left_out() -> None:
     assert list(made(settled())) == []
-    assert [type(processor).__name__ for processor in made(generation_settings.settle({}))] == [
+    assert [type(processor).__name__ for processor in made(generation_settings.resolve({}))] == [
         "TemperatureLogitsWarper",
         "MinPLogitsWarper",
     ]
@@ -257,7 +257,7 @@ def both(cases: Sequence[dict[str, Any]], vocabulary: Pieces) -> list[tuple[dict
     """Return the probabilities of each case in this pipeline and in llama.cpp."""
     results = []
     for asked, llama_logits in zip(cases, probe(*cases), strict=True):
-        params = generation_settings.settle(
+        params = generation_settings.resolve(
             asked["params"] | {"sampler_priority": LLAMA_ORDER, "temperature_last": True}
         )
         given = torch.full((1, LLAMA_VOCABULARY), EXCLUDED)
@@ -505,7 +505,7 @@ def test_random_parameters_always_leave_a_distribution(subtests: pytest.Subtests
             rng = random.Random(seed)
             torch.manual_seed(seed)
             settings = random_parameters(rng) | {"mirostat_mode": rng.choice((0, 0, 1, 2))}
-            params = generation_settings.settle(settings)
+            params = generation_settings.resolve(settings)
             given = torch.randn(3, 60) * rng.choice((0.0, 1.0, 8.0))
             given[torch.rand(3, 60) < rng.choice((0.0, 0.5, 0.97))] = OFF
             given[:, 7] = 0.0
@@ -531,7 +531,7 @@ def test_the_rows_of_a_batch_are_independent(subtests: pytest.Subtests) -> None:
                 "xtc_probability": float(seed % 2),
             }
             settings.pop("encoder_repetition_penalty", None)  # which takes one prompt for all rows
-            params = generation_settings.settle(settings)
+            params = generation_settings.resolve(settings)
             given, text = torch.randn(3, 60) * 3, torch.randint(0, 20, (3, 40))
             together, apart = made(params, [1], 60), [made(params, [1], 60) for _ in range(3)]
             for _ in range(3):
