@@ -25,8 +25,8 @@ class Answer:
         return "".join(self.pieces)
 
     @property
-    def chances(self) -> list[TokenLogprobs]:
-        return [each for event in self.events if isinstance(event, Text) for each in event.logprobs]
+    def logprobs(self) -> list[TokenLogprobs]:
+        return [token for event in self.events if isinstance(event, Text) for token in event.logprobs]
 
     @property
     def done(self) -> Done:
