@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class WorkerProcess:
         if running is not None:
             self._write([call, "cancel", {}])
 
-    def events(self, operation: str, **args: Json) -> Iterator[Event]:
+    def events(self, operation: str, **args: Json) -> Generator[Event, None, None]:
         """Make a call and yield its events; closing the iterator cancels it. Raises the error of a Failed event."""
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         call = self.start(operation, inbox.put, **args)

@@ -23,7 +23,7 @@ from modules.core.errors import (
     Words,
     WorkerDied,
 )
-from modules.downloads import errors as download_errors
+from modules.downloads.errors import DownloadError  # the module defines further errors
 
 
 def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
@@ -62,7 +62,7 @@ def placeholders(template: str) -> set[str]:
 
 def test_the_tables_hold_the_errors_of_every_module() -> None:
     """Everything below loops over these tables."""
-    assert {errors.LoadFailed, download_errors.DownloadError, lora_errors.LoraError} <= set(ALL)
+    assert {errors.LoadFailed, DownloadError, lora_errors.LoraError} <= set(ALL)
     assert len(SHOWN) > len(ALL) / 2
 
 
@@ -107,7 +107,7 @@ def test_every_status_is_one_of_an_http_error(subtests: pytest.Subtests) -> None
 def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:
     for kind in ALL:
         with subtests.test(error=kind.__name__):
-            elsewhere = issubclass(kind, (download_errors.DownloadError, lora_errors.LoraError))
+            elsewhere = issubclass(kind, (DownloadError, lora_errors.LoraError))
             assert elsewhere or kind.__name__ in (errors.__doc__ or "") or kind is errors.UnknownName
 
 

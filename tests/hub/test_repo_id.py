@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from modules.hub.errors import BadAddress
 from modules.hub.repo_id import RepoAddress, parse_address

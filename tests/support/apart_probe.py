@@ -13,6 +13,7 @@ from typing import Any
 
 from modules.core.events import Text
 from modules.engines.llamacpp import engine as llamacpp
+from modules.engines.llamacpp.arguments import arguments
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
@@ -22,14 +23,14 @@ PARAMS = generation_settings.resolve({"temperature": 0, "max_new_tokens": 40})
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    usual = llamacpp.arguments
+    usual = arguments
 
     def apart(*args: Any) -> dict[str, Any]:
         calls = usual(*args)
         calls["llama_init_from_model"]["kv_unified"] = False
         return calls
 
-    llamacpp.arguments = apart
+    llamacpp.__dict__["arguments"] = apart
     form = {"n_ctx": 4 * 512, "threads": 1, "threads_batch": 1, "parallel": 4}
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form=form))
     engine = llamacpp.LlamaCpp(Path(asked["path"]), options, lambda progress: None)

@@ -41,7 +41,7 @@ def main() -> None:
 
     def state() -> list[Any]:
         own = [getattr(torch.nn.init, name) for name in watched]
-        package = loading.package
+        package = vars(loading)["package"]
         reading = package.accelerate.utils.modeling.load_checkpoint_in_model
         return [*own, modeling._init_weights, reading, package.simple_dispatch_model]
 

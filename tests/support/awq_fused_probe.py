@@ -20,6 +20,7 @@ from modules.engines.autoawq import patches
 from modules.engines.autoawq.arguments import LOAD, arguments
 from modules.engines.autoawq.build import load_model, usable_packages
 from modules.engines.autoawq.fused_layers import FusedModel
+from modules.engines.autoawq.package import attn, base
 from modules.engines.hf.arguments import Environment
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
@@ -37,7 +38,7 @@ def main() -> None:
     model = fused(folder)
     reference = transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32)
     told = {"logits": distances(model, reference), "answers": answers(model), "to the end": to_the_end(model)}
-    patches.attn.flash_attn_with_kvcache = patches.attn.flash_attn_with_kvcache._attend
+    attn.flash_attn_with_kvcache = attn.flash_attn_with_kvcache._attend
     told["unpatched"] = max(distances(model, reference))
     json.dump(told, sys.stdout)
 
@@ -47,7 +48,7 @@ def fused(folder: Path) -> FusedModel:
     calls = arguments(folder, options, usable_packages(GPU))
     assert calls[LOAD]["fuse_layers"] and calls[LOAD]["device_map"] == {"": 0}
     calls[LOAD]["device_map"] = {"": "cpu"}
-    patches.base.get_best_device = lambda: patches.UNKNOWN_DEVICE
+    base.get_best_device = lambda: patches.UNKNOWN_DEVICE
     model = load_model(calls, lambda _done: None)
     assert isinstance(model, FusedModel)
     return model

@@ -86,7 +86,8 @@ class Matrices:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        report.cells = list(_cells(item))  # an attribute of ours travels from pytest-xdist's processes with the report
+        # pytest-xdist carries an added attribute from its processes with the report.
+        report.__dict__["cells"] = list(_cells(item))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

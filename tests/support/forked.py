@@ -10,7 +10,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SECONDS = 280
 """The time limit of one call: below that of a test."""

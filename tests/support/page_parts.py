@@ -53,7 +53,7 @@ def model_tab(app: App) -> Any:
     with page_parts() as blocks:
         tab = ModelTab(Page(app, "en"), followers())
         tab.on_page_load(blocks.load)
-    called = AsCalled(blocks, tab.card, tab.picker, tab.settings, tab.explanation, tab.loading, tab.form, tab)
+    called: Any = AsCalled(blocks, tab.card, tab.picker, tab.settings, tab.explanation, tab.loading, tab.form, tab)
     called.app, called.install = app, AsCalled(blocks, tab.options.install)
     called.widgets, called.loader, called.notes = tab.options.widgets, tab.options.loader, tab.options.notes
     return called

@@ -51,7 +51,7 @@ def faulty(make_app: Callable[..., App]) -> Callable[..., Any]:
             page = Page(make_app(*words), "en")
             for handler in (part.call, part.wait, part.stream):
                 page.on(button.click, handler, None, [line], **{"alert": line, **options})
-        called = AsCalled(blocks, part)
+        called: Any = AsCalled(blocks, part)
         called.line = line
         return called
 

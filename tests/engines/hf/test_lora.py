@@ -361,6 +361,7 @@ def test_a_broken_lora_is_refused_by_name_and_the_applied_ones_stay(
     before = fingerprint(small)
     with pytest.raises(LoraWithoutEffect if kind == "zeros" else LoraRefused, match=words) as refused:
         apply_loras(small, pets, [("cat", 1.0), (str(tmp_path / "bad"), 1.0)])
+    assert isinstance(refused.value, (LoraWithoutEffect, LoraRefused))
     assert refused.value.lora.endswith("bad")
     assert fingerprint(small) == before
 

@@ -33,7 +33,7 @@ def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> C
             page = Page(app, "en")
             tab = ModelTab(page, followers())
             panel = CreatorPanel(page, tab)
-        called = AsCalled(blocks, panel)
+        called: Any = AsCalled(blocks, panel)
         called.model_tab = tab.card
         return called
 
