@@ -23,7 +23,8 @@ from modules.core.errors import (
     Words,
     WorkerDied,
 )
-from modules.downloads.errors import DownloadError  # the module defines further errors
+from modules.downloads.errors import DownloadNotFound
+from modules.hub.errors import DownloadError
 
 
 def kinds(root: type[WebUIError] = WebUIError) -> Iterator[type[WebUIError]]:
@@ -62,7 +63,7 @@ def placeholders(template: str) -> set[str]:
 
 def test_the_tables_hold_the_errors_of_every_module() -> None:
     """Everything below loops over these tables."""
-    assert {errors.LoadFailed, DownloadError, lora_errors.LoraError} <= set(ALL)
+    assert {errors.LoadFailed, DownloadError, DownloadNotFound, lora_errors.LoraError} <= set(ALL)
     assert len(SHOWN) > len(ALL) / 2
 
 
