@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from modules.chat.templates import Message, render
@@ -35,7 +36,7 @@ def conversation_prompt(
 
     limit = room(model, params)
     text = rendered(0)
-    if not drop_oldest or _size(text) <= limit:
+    if not drop_oldest or _most_tokens(text) <= limit:
         return Prompt(text, limit)
     shorter = _shorter(_questions(messages)[1:], rendered, limit)
     return Prompt(text, limit, shorter=tuple(Replacement.between(text, candidate) for candidate in shorter))
@@ -56,26 +57,34 @@ def room(model: LoadedModel, params: Mapping[str, Json]) -> int:
 def _shorter(starts: Sequence[int], rendered: Callable[[int], str], limit: int) -> list[str]:
     """Return the conversation from each of `starts` on, but for those that are far too long or fit for certain.
 
-    No text has more tokens than bytes; the first one that has no more bytes than `limit` is therefore the last one.
+    The first one that cannot have more than `limit` tokens is therefore the last one.
     """
     low, high = 0, max(len(starts) - 1, 0)
     while low < high:
         middle = (low + high) // 2
-        if _size(rendered(starts[middle])) > LONGEST_TOKEN * limit:
+        if _bytes(rendered(starts[middle])) > LONGEST_TOKEN * limit:
             low = middle + 1
         else:
             high = middle
     texts = []
     for start in starts[low:]:
         texts.append(rendered(start))
-        if _size(texts[-1]) <= limit:
+        if _most_tokens(texts[-1]) <= limit:
             break
     return texts
 
 
-def _size(text: str) -> int:
-    """Return the bytes of `text` and of a BOS token."""
-    return len(text.encode("utf-8", "replace")) + 1
+def _most_tokens(text: str) -> int:
+    """Return the most tokens that `text` can have: its bytes, a BOS token, and the space that some tokenizers prepend.
+
+    Tokenizers may normalize the text first, which lengthens it most if characters are decomposed (NFKD).
+    """
+    forms = (text, unicodedata.normalize("NFKD", text))
+    return max(map(_bytes, forms)) + 2
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _questions(messages: Sequence[Message]) -> list[int]:

@@ -195,3 +195,11 @@ def test_a_text_is_cut_to_the_very_token_whether_or_not_the_model_puts_one_befor
             assert isinstance(done, Done) and done.prompt_tokens == min(length or whole, whole)
     finally:
         owner.unload()
+
+
+def test_shorter_prompts_are_offered_if_normalization_could_make_the_text_too_long(model: LoadedModel) -> None:
+    ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"  # 3 bytes of UTF-8, 33 in the form NFKC
+    messages = said(ligature, "yes", "bye")
+    short = conversation_prompt(model, said("a", "yes", "bye"), params(), drop_oldest=True)
+    assert len(short.text.encode()) < 60 and short.shorter == ()
+    assert conversation_prompt(model, messages, params(), drop_oldest=True).shorter
