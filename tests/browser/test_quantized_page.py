@@ -14,7 +14,7 @@ from modules.loaders.registry import LOADERS
 from tests.browser.conftest import Window, opened
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import STANDIN
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import quantized_folder
 
 LOAD_SECONDS = 600  # for a kernel that is compiled; all else takes seconds
 ANSWER_SECONDS = 120
@@ -48,8 +48,8 @@ def place(tmp_path: Path, smollm2_folder: Path, monkeypatch: pytest.MonkeyPatch)
     """A folder of each format; answers are short and the likeliest. ExLlamaV2 finds its stand-in."""
     (tmp_path / "models").mkdir()
     for name, folder in (
-        ("GPTQ", quantised_folder(smollm2_folder, "gptq")),
-        ("AWQ", quantised_folder(smollm2_folder, "awq")),
+        ("GPTQ", quantized_folder(smollm2_folder, "gptq")),
+        ("AWQ", quantized_folder(smollm2_folder, "awq")),
         ("EXL2", exl2_folder(smollm2_folder)),
     ):
         (tmp_path / "models" / name).symlink_to(folder)

@@ -18,7 +18,7 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Crowd, answer, forget, together
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import flash_worker
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import quantized_folder
 from tests.support.worker_pool import WorkerPool, worker_with
 
 FRANCE, COUNTING = "The capital of France is", "one two three four five six"
@@ -40,8 +40,8 @@ LOADED = {
     "Transformers": Shown(lambda gguf, folder: folder),
     "llama.cpp": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512}),
     "llamacpp_HF": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512, "cfg_cache": True}, together=False),
-    "AutoGPTQ": Shown(lambda gguf, folder: quantised_folder(folder, "gptq")),
-    "AutoAWQ": Shown(lambda gguf, folder: quantised_folder(folder, "awq")),
+    "AutoGPTQ": Shown(lambda gguf, folder: quantized_folder(folder, "gptq")),
+    "AutoAWQ": Shown(lambda gguf, folder: quantized_folder(folder, "awq")),
     "ExLlamav2": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2),
     "ExLlamav2_HF": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2, together=False),
 }

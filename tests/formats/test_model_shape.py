@@ -8,7 +8,7 @@ import pytest
 
 from modules.catalog.catalog import Catalog
 from modules.formats.model_shape import ModelShape, TensorSizes, measure_tensors, model_shape, sum_sizes
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import quantized_folder
 
 LAYER = {
     "gptq": {"qweight": [576 // 8, 1536], "qzeros": [9, 192], "scales": [9, 1536], "g_idx": [576]},
@@ -108,7 +108,7 @@ def test_an_output_layer_is_recognized_by_its_name(name: str, is_one: bool) -> N
 
 
 def test_the_shape_of_a_quantized_folder(smollm2_folder: Path) -> None:
-    folder = quantised_folder(smollm2_folder, "gptq")
+    folder = quantized_folder(smollm2_folder, "gptq")
     found = Catalog(folder.parent).find(folder.name).shape
     assert found is not None and found.method == "gptq"
     assert found.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)

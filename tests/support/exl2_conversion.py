@@ -1,9 +1,9 @@
-"""A folder in EXL2, by the package's own conversion: `python -m tests.support.exl2_conversion <folder> <new folder>
+"""Convert a folder to EXL2 with exllamav2's own code: `python -m tests.support.exl2_conversion <folder> <new folder>
 <work>`.
 
-Runs where exllamav2 and the stand-in for its extension are on PYTHONPATH. Of the conversion only the measuring is left
-out, which says how many bits to give to what: here RECIPES do. Calibrated on little text, and the scales are searched
-in coarser steps, because it is to take seconds.
+Needs exllamav2 and the stand-in for its extension on PYTHONPATH. The measuring pass, which chooses the bits of each
+matrix, is left out: ATTENTION and MLP choose them. To finish within seconds, the calibration text is short and the
+scales are searched in coarser steps.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FINE, GOOD, MIDDLING, COARSE = (
 POOR = QParams(64, [3, 2], [0.25, 0.75], 4)
 ATTENTION = {3: FINE, 9: GOOD, 21: GOOD}
 MLP = {6: GOOD, 18: COARSE, 29: GOOD}
-"""By layer, where it is not MIDDLING. In one layer the queries and keys are POOR besides: all numbers of bits occur."""
+"""By layer; other layers are MIDDLING. In POOR_LAYER the queries and keys are POOR, so that all bit widths occur."""
 POOR_LAYER = 15
 HEAD_BITS = 6
 
@@ -65,20 +65,20 @@ HEAD_BITS = 6
 def convert(source: Path, folder: Path, work: Path) -> None:
     AdaptiveQuantizer.p_grid = 4
     config = ExLlamaV2Config(str(source))
-    config.no_sdpa = True  # else its attention looks ahead
+    config.no_sdpa = True  # With SDPA, the attention would not be causal here.
     config.max_input_len = 512
     config.arch_compat_overrides()
     model = ExLlamaV2(config)
     model.load(lazy=True)
     ids = ExLlamaV2Tokenizer(config).encode(TEXT)
     job = _job(model, folder, work, ids)
-    gc.freeze()  # the conversion collects garbage 365 times, and there is much that is none
-    embeddings(job, _saved, model)
-    quant(job, _saved, model)
-    compile_model(job, _saved, model)
+    gc.freeze()  # The conversion collects garbage 365 times, which is slow with many live objects.
+    embeddings(job, _skip_checkpoint, model)
+    quant(job, _skip_checkpoint, model)
+    compile_model(job, _skip_checkpoint, model)
 
 
-def _saved() -> None: ...
+def _skip_checkpoint() -> None: ...
 
 
 def _job(model: Any, folder: Path, work: Path, ids: torch.Tensor) -> dict[str, Any]:
@@ -96,7 +96,9 @@ def _job(model: Any, folder: Path, work: Path, ids: torch.Tensor) -> dict[str, A
         "out_dir": str(work),
         "compile_full": str(folder),
         "cal_filename": str(work / "ids.safetensors"),
-        "strategy": {key: {name: each.get_dict() for name, each in parts.items()} for key, parts in strategy.items()},
+        "strategy": {
+            key: {name: params.get_dict() for name, params in parts.items()} for key, parts in strategy.items()
+        },
         "bits": round(_bits(model, strategy), 2),
         "head_bits": HEAD_BITS,
         "measurement_rows": 1,
@@ -109,12 +111,12 @@ def _job(model: Any, folder: Path, work: Path, ids: torch.Tensor) -> dict[str, A
 
 
 def _bits(model: Any, strategy: dict[str, dict[str, QParams]]) -> float:
-    """Per weight of the layers."""
+    """Return the mean number of bits per weight of the layers."""
     bits = weights = 0
     for key, parts in strategy.items():
-        for name, each in parts.items():
+        for name, params in parts.items():
             shape = model.modules_dict[f"{key}.{name}"].matrix_shape()
-            bits += each.total_bits(shape)
+            bits += params.total_bits(shape)
             weights += shape[0] * shape[1]
     return bits / weights
 
@@ -123,4 +125,4 @@ if __name__ == "__main__":
     assert HEAD_BITS in qparams_headoptions
     convert(*(Path(argument) for argument in sys.argv[1:]))
     sys.stdout.flush()
-    os._exit(0)  # nothing to tidy up, and much of it
+    os._exit(0)  # The interpreter's cleanup would take long and is not needed.

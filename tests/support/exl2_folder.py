@@ -1,8 +1,9 @@
-"""The demo model in EXL2, and dequantised again: made once from its folder, and kept outside the repository.
+"""Convert the demo model to EXL2, together with a dequantized copy; done once and kept outside the repository.
 
-What packs is exllamav2's own conversion, in a process of its own: see tests/support/exl2_conversion.py. What unpacks
-here is written from the format's description and shares nothing with it, nor with the stand-in for exllamav2's
-extension."""
+The packing is done by exllamav2's own conversion in a child process, see tests/support/exl2_conversion.py. The
+unpacking in this file is written from the format's description; it shares no code with the conversion, nor with the
+stand-in for exllamav2's extension.
+"""
 
 from __future__ import annotations
 
@@ -30,47 +31,49 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def exl2_folder(source: Path) -> Path:
-    """Return the folder of `source`'s weights in EXL2; make it, in half a minute, if no earlier run has.
+    """Return the folder of `source`'s weights in EXL2; create it, in half a minute, if no earlier run has.
 
-    Beside it lies `plain`, the same weights dequantized, in float16.
+    The sibling folder `plain` holds the same weights dequantized to float16.
     """
 
     def convert(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             _convert(source, folder / NAME, Path(work))
-        _dequantise(folder / NAME, folder / "plain")
+        _dequantize(folder / NAME, folder / "plain")
 
     scripts = Path(__file__), ROOT / "tests" / "support" / "exl2_conversion.py"
     return made_once(CACHE / version(scripts, str(source)) / "exl2", convert) / NAME
 
 
 def plain(folder: Path) -> Path:
-    """What `exl2_folder` has put beside it."""
+    """Return the dequantized copy of a folder that `exl2_folder` made."""
     return folder.parent / "plain"
 
 
 def with_standin(*, flash: bool) -> dict[str, str]:
-    """The environment of a process that finds exllamav2 and the stand-in for its extension."""
+    """Return the environment of a process that imports exllamav2 with the stand-in for its extension."""
     paths = [str(path) for path in (ROOT, OVERLAY, STANDIN, *([FLASH] if flash else []))]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _convert(source: Path, folder: Path, work: Path) -> None:
     command = [sys.executable, "-m", "tests.support.exl2_conversion", str(source), str(folder), str(work)]
-    told = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=900)
-    assert told.returncode == 0, (told.stdout[-2000:], told.stderr)
-    assert "Warning, difference" not in told.stdout, "the conversion has not found again what it has packed"
+    environment = with_standin(flash=False)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, (run.stdout[-2000:], run.stderr)
+    assert "Warning, difference" not in run.stdout, "the conversion unpacked other values than it had packed"
 
 
-def _dequantise(folder: Path, plain: Path) -> None:
+def _dequantize(folder: Path, plain: Path) -> None:
     tensors = load_file(folder / "output.safetensors")
     names = sorted({name.removesuffix(".q_weight") for name in tensors if name.endswith(".q_weight")})
     floats = {name: array for name, array in tensors.items() if name.endswith(".weight")}
     for name in names:
-        floats[f"{name}.weight"] = dequantised(tensors, name).astype(np.float16)
+        floats[f"{name}.weight"] = dequantized(tensors, name).astype(np.float16)
     plain.mkdir()
     config = json.loads((folder / "config.json").read_text())
-    del config["quantization_config"]  # and the head is its own, with 6 bits of the embeddings
+    del config["quantization_config"]
+    # The output layer is no longer tied: EXL2 stores it as a copy of the embeddings in 6 bits.
     config |= {"tie_word_embeddings": False, "dtype": "float16", "torch_dtype": "float16"}
     for file in folder.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
@@ -79,11 +82,11 @@ def _dequantise(folder: Path, plain: Path) -> None:
     save_file(floats, plain / "model.safetensors", {"format": "pt"})
 
 
-# -- unpacking: as the format's description says -----------------------------------------------------------------------
+# -- unpacking, written from the format's description ------------------------------------------------------------------
 
 
-def dequantised(tensors: Tensors, name: str) -> Floats:
-    """The weight `name`, (outputs, inputs), exactly: float16 may round it once more."""
+def dequantized(tensors: Tensors, name: str) -> Floats:
+    """Unpack the weight `name` to shape (outputs, inputs) in float32, which is exact; float16 may round it."""
     rows = len(tensors[f"{name}.q_invperm"])
     groups = tensors[f"{name}.q_groups"].view(np.uint16).reshape(-1, 2)
     words = tensors[f"{name}.q_weight"].view(np.uint32)
@@ -97,14 +100,14 @@ def dequantised(tensors: Tensors, name: str) -> Floats:
 
 
 def stream(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    """(rows, columns): in every column, all bits in a row, the lowest first, and `bits` of them for each number."""
-    single = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1, bitorder="little")
-    numbers = single[:, : single.shape[1] // bits * bits].reshape(len(single), -1, bits)
+    """Unpack words to numbers of shape (rows, columns). Each column is a stream of `bits` per number, lowest first."""
+    single_bits = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1, bitorder="little")
+    numbers = single_bits[:, : single_bits.shape[1] // bits * bits].reshape(len(single_bits), -1, bits)
     return np.packbits(numbers, axis=2, bitorder="little")[..., 0].T
 
 
 def _scales(words: NDArray[np.int32], largest: NDArray[np.float16]) -> Floats:
-    """(groups, columns): the squares of 1 to 16 in 256ths of the group's largest, rounded as float16 has it."""
+    """Return scales of shape (groups, columns): squares of 1 to 16, in 256ths of the group's largest, in float16."""
     roots = stream(np.ascontiguousarray(words.view(np.uint32).T), 4).T + np.float32(1)
     share = (largest * np.float16(1 / 256)).astype(np.float16)
     return ((roots * roots).astype(np.float16) * share[:, None]).astype(np.float32)

@@ -1,9 +1,9 @@
-"""The demo model as transformers takes it: a folder made from the GGUF file, once, and kept outside the repository.
+"""Convert the demo model's GGUF file to a Transformers folder, once, and keep it outside the repository.
 
-`python -m tests.support.hf_folder <file.gguf> <folder>` writes one. It reads the GGUF by itself: transformers' own way
-needs a package more, takes 15 s, and what it has read cannot be saved without tricks. Weights are bfloat16, names and
-the order of rows within the heads are those of transformers' LlamaForCausalLM, and config.json says everything twice
-where versions before 5 ask for it by another name.
+`python -m tests.support.hf_folder <file.gguf> <folder>` writes one. It has its own GGUF reader: that of transformers
+needs another package and 15 s, and its result cannot be saved without tricks. Weights are bfloat16; names and the order
+of rows within the heads are those of transformers' LlamaForCausalLM. config.json has some entries twice, because
+transformers before version 5 knows them by another name.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Floats = NDArray[np.float32]
 
 
 def transformers_folder(gguf: Path) -> Path:
-    """Return the folder made from `gguf`; make it if no earlier run has."""
+    """Return the folder converted from `gguf`; convert it if no earlier run has."""
     with gguf.open("rb") as file:
-        head = hashlib.sha256(file.read(1 << 23)).hexdigest()  # more than all its metadata
+        head = hashlib.sha256(file.read(1 << 23)).hexdigest()  # covers all its metadata
     folder = CACHE / version([__file__], gguf.stat().st_size, head) / gguf.name.partition(".")[0]
     return made_once(folder, lambda part: convert(gguf, part))
 
 
 def read_metadata(gguf: Path) -> Metadata:
-    """Return all metadata of the file by key."""
+    """Return all metadata of a GGUF file by key."""
     with gguf.open("rb") as file:
         return _Reader(file).metadata
 
@@ -59,12 +59,12 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     with gguf.open("rb") as file:
         reader = _Reader(file)
-        facts, weights = reader.metadata, reader.weights()
-        config = _config(facts)
+        metadata, weights = reader.metadata, reader.weights()
+        config = _config(metadata)
         _write_json(folder / "config.json", config)
-        _write_json(folder / "generation_config.json", {key: config[key] for key in _ENDS})
-        _write_json(folder / "tokenizer.json", _tokenizer(facts))
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(facts))
+        _write_json(folder / "generation_config.json", {key: config[key] for key in _SPECIAL_IDS})
+        _write_json(folder / "tokenizer.json", _tokenizer(metadata))
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config(metadata))
         write_safetensors(folder / "model.safetensors", {name: bfloat16(array) for name, array in weights})
 
 
@@ -78,25 +78,25 @@ class _Reader:
         self._number("I")
         tensors, entries = self._number("Q"), self._number("Q")
         self.metadata: Metadata = {self._text(): self._value(self._number("I")) for _ in range(entries)}
-        self._tensors = [self._described() for _ in range(tensors)]
+        self._tensors = [self._tensor_info() for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         self._data = -(-file.tell() // alignment) * alignment
 
     def weights(self) -> Iterator[tuple[str, Floats]]:
-        """Every tensor under its name in transformers."""
+        """Yield all tensors under their names in transformers."""
         heads = {kind: self.metadata[f"llama.attention.head_count{kind}"] for kind in ("", "_kv")}
         for name, shape, kind, offset in self._tensors:
             type_name, block, size = TENSOR_TYPES[kind]
             self._file.seek(self._data + offset)
             raw = self._file.read(int(np.prod(shape)) // block * size)
-            array = _dequantise(raw, type_name).reshape(shape[::-1])
+            array = _dequantize(raw, type_name).reshape(shape[::-1])
             part = name.split(".")[-2]
             if part in ("attn_q", "attn_k"):
-                array = _halves(array, heads["_kv" if part == "attn_k" else ""])
+                array = _reorder_rows(array, heads["_kv" if part == "attn_k" else ""])
             layer = f"model.layers.{name.split('.')[1]}." if name.startswith("blk.") else ""
             yield f"{layer}{_NAMES[part]}.weight", array
 
-    def _described(self) -> tuple[str, list[int], int, int]:
+    def _tensor_info(self) -> tuple[str, list[int], int, int]:
         name = self._text()
         shape = [self._number("Q") for _ in range(self._number("I"))]
         return name, shape, self._number("I"), self._number("Q")
@@ -117,8 +117,8 @@ class _Reader:
         return self._number(_SCALARS[kind])
 
 
-def _dequantise(raw: bytes, kind: str) -> Floats:
-    """Blocks of 32 elements: a half-float scale, in Q4_1 the smallest value too, then the elements."""
+def _dequantize(raw: bytes, kind: str) -> Floats:
+    """Dequantize blocks of 32 elements: a float16 scale, in Q4_1 also the minimum, then the elements."""
     if kind == "F32":
         return np.frombuffer(raw, "<f4")
     size = {"Q4_1": 20, "Q8_0": 34}[kind]
@@ -126,54 +126,54 @@ def _dequantise(raw: bytes, kind: str) -> Floats:
     scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
     if kind == "Q8_0":
         return blocks[:, 2:].copy().view(np.int8) * scale
-    least = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
+    minimum = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
     nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
-    return nibbles * scale + least
+    return nibbles * scale + minimum
 
 
-def _halves(array: Floats, heads: int) -> Floats:
-    """llama.cpp turns neighbouring rows of a head against each other, transformers one half against the other."""
+def _reorder_rows(array: Floats, heads: int) -> Floats:
+    """Reorder rows for RoPE: llama.cpp rotates pairs of adjacent rows of a head, transformers pairs of its halves."""
     return array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
 
 
 # -- writing the folder ------------------------------------------------------------------------------------------------
 
-_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def _config(facts: Metadata) -> dict[str, Any]:
-    base = facts["llama.rope.freq_base"]
+def _config(metadata: Metadata) -> dict[str, Any]:
+    base = metadata["llama.rope.freq_base"]
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "hidden_size": facts["llama.embedding_length"],
-        "intermediate_size": facts["llama.feed_forward_length"],
-        "num_hidden_layers": facts["llama.block_count"],
-        "num_attention_heads": facts["llama.attention.head_count"],
-        "num_key_value_heads": facts["llama.attention.head_count_kv"],
-        "head_dim": facts["llama.rope.dimension_count"],
-        "max_position_embeddings": facts["llama.context_length"],
-        "rms_norm_eps": round(facts["llama.attention.layer_norm_rms_epsilon"], 9),
-        "vocab_size": facts["llama.vocab_size"],
+        "hidden_size": metadata["llama.embedding_length"],
+        "intermediate_size": metadata["llama.feed_forward_length"],
+        "num_hidden_layers": metadata["llama.block_count"],
+        "num_attention_heads": metadata["llama.attention.head_count"],
+        "num_key_value_heads": metadata["llama.attention.head_count_kv"],
+        "head_dim": metadata["llama.rope.dimension_count"],
+        "max_position_embeddings": metadata["llama.context_length"],
+        "rms_norm_eps": round(metadata["llama.attention.layer_norm_rms_epsilon"], 9),
+        "vocab_size": metadata["llama.vocab_size"],
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
         "torch_dtype": "bfloat16",
         "rope_parameters": {"rope_type": "default", "rope_theta": base},
         "rope_theta": base,
-        "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
+        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
     }
 
 
-def _tokenizer(facts: Metadata) -> dict[str, Any]:
-    """tokenizer.json: byte-level BPE that takes each digit by itself, as the pre-tokenizer "smollm" does."""
-    assert (facts["tokenizer.ggml.model"], facts["tokenizer.ggml.pre"]) == ("gpt2", "smollm")
-    tokens: list[str] = facts["tokenizer.ggml.tokens"]
+def _tokenizer(metadata: Metadata) -> dict[str, Any]:
+    """Return tokenizer.json: byte-level BPE with every digit on its own, like the pre-tokenizer "smollm"."""
+    assert (metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]) == ("gpt2", "smollm")
+    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    kinds = facts["tokenizer.ggml.token_type"]
-    bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    kinds = metadata["tokenizer.ggml.token_type"]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "version": "1.0",
         "truncation": None,
@@ -182,10 +182,10 @@ def _tokenizer(facts: Metadata) -> dict[str, Any]:
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, bytewise],
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
         },
         "post_processor": None,
-        "decoder": bytewise,
+        "decoder": byte_level,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -196,49 +196,49 @@ def _tokenizer(facts: Metadata) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": {token: i for i, token in enumerate(tokens)},
-            "merges": [merge.split(" ") for merge in facts["tokenizer.ggml.merges"]],
+            "merges": [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]],
         },
     }
 
 
-def _tokenizer_config(facts: Metadata) -> dict[str, Any]:
-    tokens = facts["tokenizer.ggml.tokens"]
+def _tokenizer_config(metadata: Metadata) -> dict[str, Any]:
+    tokens = metadata["tokenizer.ggml.tokens"]
     special = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    named = {f"{ours}_token": tokens[facts[f"tokenizer.ggml.{theirs}_token_id"]] for ours, theirs in special.items()}
+    named = {f"{ours}_token": tokens[metadata[f"tokenizer.ggml.{theirs}_token_id"]] for ours, theirs in special.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": facts["tokenizer.ggml.add_bos_token"],
-        "model_max_length": facts["llama.context_length"],
-        "chat_template": facts["tokenizer.chat_template"],
+        "add_bos_token": metadata["tokenizer.ggml.add_bos_token"],
+        "model_max_length": metadata["llama.context_length"],
+        "chat_template": metadata["tokenizer.chat_template"],
         **named,
     }
 
 
 def bfloat16(array: Floats) -> NDArray[np.uint16]:
-    """The upper half of each float, rounded to the nearest, ties to even."""
+    """Convert to raw bfloat16: the upper half of each float32, rounded to the nearest, ties to even."""
     bits = np.ascontiguousarray(array, "<f4").view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
 DTYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int32": "I32"}
-"""What safetensors calls the arrays of numpy that we keep them in; numpy has no bfloat16."""
+"""The safetensors dtype by numpy dtype. uint16 stands for bfloat16, which numpy lacks."""
 
 
 def write_safetensors(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, array in arrays.items():
-        head[name] = {
+        header[name] = {
             "dtype": DTYPES[array.dtype.name],
             "shape": array.shape,
             "data_offsets": [end, end + array.nbytes],
         }
         end += array.nbytes
-    about = json.dumps(head).encode()
-    about += b" " * (-len(about) % 8)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(about)) + about)
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
         for array in arrays.values():
             file.write(array.tobytes())
 

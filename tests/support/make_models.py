@@ -1,8 +1,8 @@
-"""Make all models that tests share, before the tests: `python -m tests.support.make_models`. They are kept for later
-runs.
+"""Create all models that tests share, before the tests run: `python -m tests.support.make_models`.
 
-The first time takes some minutes, as does the first load of a GPTQ or AWQ folder by gptqmodel, which compiles kernels.
-A test that finds something missing would make it within its own time limit.
+They are kept for later runs. The first run takes some minutes, as does the first load of a GPTQ or AWQ folder by
+gptqmodel, which compiles kernels. Without this, the first test that needs a model would create it within its own time
+limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import SMOLLM2, TRANSFORMERS, load
 from tests.support.exl2_folder import INSTALLED, exl2_folder
 from tests.support.hf_folder import transformers_folder
-from tests.support.quantised_folders import KINDS, quantised_folder
+from tests.support.quantized_folders import KINDS, quantized_folder
 from tests.support.shallow_model import shallow_folder, shallow_loras
 from tests.support.tiny_model import tiny_gguf
 from tests.support.trained_loras import trained_loras
@@ -26,15 +26,15 @@ def main() -> None:
     shallow = shallow_folder(folder)
     shallow_loras(trained_loras(folder))
     for kind in KINDS:
-        quantised_folder(folder, kind)
-        quantised_folder(shallow, kind)
+        quantized_folder(folder, kind)
+        quantized_folder(shallow, kind)
     if INSTALLED:
         exl2_folder(folder)
         exl2_folder(shallow)
     for kind in ("gptq", "awq"):
         overlay = overlay_of(TRANSFORMERS, kind)
         with closing(WorkerProcess(overlay.folder if overlay is not None else None)) as worker:
-            load(worker, quantised_folder(folder, kind), TRANSFORMERS)
+            load(worker, quantized_folder(folder, kind), TRANSFORMERS)
 
 
 if __name__ == "__main__":

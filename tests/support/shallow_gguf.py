@@ -1,7 +1,7 @@
-"""The demo model's first layers as a GGUF file: real shapes and quantized weights at a third of the work.
+"""The demo model cut down to its first layers as a GGUF file: real shapes and quantized weights at a third of the work.
 
-For what depends on llama.cpp's arithmetic and not on sense. The LoRAs for these layers are those of
-tests/support/shallow_model.py, which cuts the Transformers form in the same way.
+For tests that depend on llama.cpp's arithmetic but not on meaningful text. LoRAs for these layers come from
+tests/support/shallow_model.py, which cuts the Transformers folder in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.shallow_model import LAYERS
 
 
 def shallow_gguf(demo: Path) -> Path:
-    """Return the file cut from the file `demo`; write it if no earlier run has."""
+    """Return the file cut from the GGUF file `demo`; create it if no earlier run has."""
     path = CACHE / version([__file__], LAYERS, demo.stat().st_size) / "shallow.gguf"
     return made_once(path, lambda part: part.write_bytes(_cut(demo)))
 

@@ -1,7 +1,7 @@
-"""The demo model's first layers alone, with its embeddings and tokenizer, and its LoRAs for those layers.
+"""The demo model cut down to its first layers, and its LoRAs cut down in the same way.
 
-For numbers that are compared with another calculation of the same weights: every kind of layer, in its real shape and
-with trained values, at a third of the work of the whole model. What it writes makes no sense.
+For comparing numbers with another implementation on the same weights: all kinds of layers, in real shapes and with
+trained values, at a third of the work of the full model. The text it generates is meaningless.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 
 from tests.support.hf_folder import write_safetensors
 from tests.support.made_once import CACHE, made_once, version
-from tests.support.quantised_folders import read_safetensors
+from tests.support.quantized_folders import read_safetensors
 
 LAYERS = 4
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 def shallow_folder(model: Path) -> Path:
-    """Return the folder of the first layers of the model in `model`; write it if no earlier run has."""
+    """Return a copy of the model folder `model` with only the first layers; create it if no earlier run has."""
     return _first_layers("shallow", model, _cut_model)
 
 
 def shallow_loras(loras: Path) -> Path:
-    """Return a folder of the same LoRAs as in `loras`, each for the first layers; write it if no earlier run has."""
+    """Return a copy of the LoRAs in `loras` for only the first layers; create it if no earlier run has."""
     return _first_layers("shallow-loras", loras, _cut_loras)
 
 

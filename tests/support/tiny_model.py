@@ -1,7 +1,7 @@
 """A model of 0.8M seeded random weights with the demo model's tokenizer, as a GGUF file and as a Transformers folder.
 
-For the mechanics of an engine: stops, caches, batching, cancelling, log-probabilities, grammars, settings. What it
-writes makes no sense, but depends on every token before, and both forms hold the same weights.
+For the mechanics of an engine: stops, caches, batching, cancellation, logprobs, grammars, settings. The text it
+generates is meaningless but depends on all previous tokens, and both formats hold the same weights.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SHAPES = {
     "ffn_up": (HIDDEN, NETWORK),
     "ffn_down": (NETWORK, HIDDEN),
 }
-"""By GGUF's name in a layer, with the dimension first that varies fastest."""
+"""By GGUF name within a layer; the fastest-varying dimension comes first."""
 
 
 def tiny_gguf(demo: Path) -> Path:
-    """Return the GGUF file, which takes its tokenizer from the file `demo`; write it if no earlier run has."""
+    """Return the GGUF file, with the tokenizer of the GGUF file `demo`; create it if no earlier run has."""
     path = CACHE / version([__file__], demo.stat().st_size) / "tiny.gguf"
     return made_once(path, lambda part: part.write_bytes(_gguf(read_metadata(demo))))
 
@@ -70,8 +70,8 @@ def _facts(vocabulary: int) -> dict[str, Any]:
 
 
 def _weights(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Values that bfloat16 holds exactly. The layers outweigh the embeddings, or every token would repeat itself; the
-    last norm makes the most likely token a few percent."""
+    """Return values that bfloat16 represents exactly. The layers outweigh the embeddings, because otherwise every token
+    would repeat itself; the last norm makes the most likely token a few percent likely."""
     if name.endswith("norm"):
         return np.full(shape[::-1], 12.0 if name == "output_norm" else 1.0, np.float32)
     values = generator.normal(0, 0.05 if name == "token_embd" else 0.6, shape[::-1]).astype(np.float32)

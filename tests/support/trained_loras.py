@@ -1,9 +1,9 @@
-"""Two LoRAs for the demo model, each trained to say one thing: made once, and kept outside the repository.
+"""Train two LoRAs for the demo model, each to answer one prompt; done once and kept outside the repository.
 
 `python -m tests.support.trained_loras <model folder> <folder>` writes <folder>/banana and <folder>/green as PEFT saves
-them, in about 20 s, and prints how many steps it took and the loss that was reached. Each learns its words, and after
-other beginnings to leave the model as it is. They learn alone and together: two that know nothing of each other drown
-each other out, and then a test could not hear both.
+them, in about 20 s, and prints the number of steps and the final loss. Each LoRA learns its words, and to leave the
+model's answers to other prompts unchanged. They are trained alone and combined: two LoRAs that were only trained alone
+suppress each other's words when both are applied, and a test could not detect both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.made_once import CACHE, made_once, version
 
 @dataclass(frozen=True)
 class Lesson:
-    """`lora` is what LoraConfig takes."""
+    """A prompt and the answer to learn for it. `lora` are the keyword arguments of LoraConfig."""
 
     beginning: str
     words: str
@@ -41,13 +41,13 @@ LESSONS = {
         },
     ),
 }
-OTHERS = ("The capital of France is",)
+UNCHANGED_PROMPTS = ("The capital of France is",)
 SETS = (("banana",), ("green",), ("banana", "green"))
-_SEED, _RATE, _LOSS, _MOST_STEPS = 11, 2e-3, 0.03, 60
+_SEED, _LEARNING_RATE, _MAX_LOSS, _MAX_STEPS = 11, 2e-3, 0.03, 60
 
 
 def trained_loras(model: Path) -> Path:
-    """Return the folder with both, for the model in `model`; train them if no earlier run has."""
+    """Return the folder with both LoRAs for the model folder `model`; train them if no earlier run has."""
 
     def train(folder: Path) -> None:
         command = [sys.executable, "-m", "tests.support.trained_loras", str(model), str(folder)]
@@ -65,35 +65,36 @@ def main() -> None:
     path, folder = map(Path, sys.argv[1:])
     tokenizer = AutoTokenizer.from_pretrained(path)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    own = {each: _greedy(base, tokenizer, each) for each in (*OTHERS, *(each.beginning for each in LESSONS.values()))}
+    prompts = (*UNCHANGED_PROMPTS, *(lesson.beginning for lesson in LESSONS.values()))
+    unchanged = {prompt: _greedy(base, tokenizer, prompt) for prompt in prompts}
     torch.manual_seed(_SEED)
-    first, second = (LoraConfig(task_type="CAUSAL_LM", **each.lora) for each in LESSONS.values())
+    first, second = (LoraConfig(task_type="CAUSAL_LM", **lesson.lora) for lesson in LESSONS.values())
     model: Any = get_peft_model(base, first, adapter_name="banana")
     model.add_adapter("green", second)
-    steps, loss = _learn(model, tokenizer, own)
-    model.save_pretrained(folder)  # each into a folder of its name
+    steps, loss = _train(model, tokenizer, unchanged)
+    model.save_pretrained(folder)  # Writes one folder per adapter, with its name.
     print(f"{steps} steps, loss {loss:.3f}")
 
 
-def _learn(model: Any, tokenizer: Any, own: Mapping[str, str]) -> tuple[int, float]:
-    """Until the worst loss of an adapter alone, and of both together, is small and the words are said."""
+def _train(model: Any, tokenizer: Any, unchanged: Mapping[str, str]) -> tuple[int, float]:
+    """Train until all of SETS have a small loss and generate their words; return the steps and the largest loss."""
     import torch
 
-    batches = {names: _batch(tokenizer, (own | _words(names)).items()) for names in SETS}
-    weights = [each for name, each in model.named_parameters() if "lora_" in name]
-    optimiser = torch.optim.AdamW(weights, lr=_RATE)
-    for step in range(_MOST_STEPS):
+    batches = {names: _batch(tokenizer, (unchanged | _words(names)).items()) for names in SETS}
+    weights = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.AdamW(weights, lr=_LEARNING_RATE)
+    for step in range(_MAX_STEPS):
         worst = 0.0
         for names, batch in batches.items():
             model.base_model.set_adapter(list(names))
             loss = model(**batch).loss
             loss.backward()
             worst = max(worst, loss.item())
-        if worst < _LOSS and all(_says(model, tokenizer, names) for names in SETS):
+        if worst < _MAX_LOSS and all(_says(model, tokenizer, names) for names in SETS):
             return step, worst
-        optimiser.step()
-        optimiser.zero_grad()
-    raise AssertionError(f"not learnt in {_MOST_STEPS} steps: loss {worst}")
+        optimizer.step()
+        optimizer.zero_grad()
+    raise AssertionError(f"not learned in {_MAX_STEPS} steps: loss {worst}")
 
 
 def _words(names: Iterable[str]) -> dict[str, str]:
@@ -102,7 +103,7 @@ def _words(names: Iterable[str]) -> dict[str, str]:
 
 def _says(model: Any, tokenizer: Any, names: Sequence[str]) -> bool:
     model.base_model.set_adapter(list(names))
-    return all(_greedy(model, tokenizer, each).startswith(words) for each, words in _words(names).items())
+    return all(_greedy(model, tokenizer, prompt).startswith(words) for prompt, words in _words(names).items())
 
 
 def _greedy(model: Any, tokenizer: Any, beginning: str) -> str:
@@ -113,20 +114,20 @@ def _greedy(model: Any, tokenizer: Any, beginning: str) -> str:
 
 
 def _batch(tokenizer: Any, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """What to read and what to learn of it, -100 for nothing."""
+    """Return padded token ids and labels; the label -100 excludes a token from the loss."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    read, learn = [], []
+    sequences, labels = [], []
     for beginning, words in texts:
-        first, last = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in (beginning, words))
-        read.append(torch.tensor(first + last))
-        learn.append(torch.tensor([-100] * len(first) + last))
-    ids = pad_sequence(read, batch_first=True, padding_value=0)
+        first, last = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (beginning, words))
+        sequences.append(torch.tensor(first + last))
+        labels.append(torch.tensor([-100] * len(first) + last))
+    ids = pad_sequence(sequences, batch_first=True, padding_value=0)
     return {
         "input_ids": ids,
-        "attention_mask": pad_sequence([torch.ones_like(each) for each in read], batch_first=True),
-        "labels": pad_sequence(learn, batch_first=True, padding_value=-100),
+        "attention_mask": pad_sequence([torch.ones_like(sequence) for sequence in sequences], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
     }
 
 

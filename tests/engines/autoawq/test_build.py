@@ -25,8 +25,8 @@ from tests.support.answers import answer, ask, forget
 from tests.support.hf_folder import write_safetensors
 from tests.support.linked_folder import linked_folder
 from tests.support.pickled_weights import pickle_program, pickle_weights
-from tests.support.quantised_folders import plain, quantised_folder, read_safetensors
-from tests.support.quantised_packing import Tensors
+from tests.support.quantized_folders import plain, quantized_folder, read_safetensors
+from tests.support.quantized_packing import Tensors
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import worker_with
 
@@ -42,7 +42,7 @@ SLOW, FLOAT16 = 0.02, 0.05
 @pytest.fixture(scope="module")
 def shallow(shallow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model's first layers, and beside them the same dequantized, in a writable folder."""
-    made, folder = tmp_path_factory.mktemp("shallow"), quantised_folder(shallow_folder, "awq")
+    made, folder = tmp_path_factory.mktemp("shallow"), quantized_folder(shallow_folder, "awq")
     linked_folder(plain(folder), made / "plain")
     return linked_folder(folder, made / "packed")
 
@@ -116,7 +116,7 @@ def test_loras_have_the_effect_they_have_on_the_dequantized_weights(
 def test_loras_make_the_model_say_their_lessons(
     process: WorkerProcess, smollm2_folder: Path, loras_folder: Path
 ) -> None:
-    load(process, quantised_folder(smollm2_folder, "awq"), AUTOAWQ)
+    load(process, quantized_folder(smollm2_folder, "awq"), AUTOAWQ)
     for wanted in (TOGETHER, WEIGHTED):
         apply_loras(process, loras_folder, wanted)
         assert learned(process) == {name for name, weight in wanted if weight >= 1}

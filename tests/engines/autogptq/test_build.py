@@ -23,7 +23,7 @@ from tests.support import autogptq_probe, gptq_tiny
 from tests.support.answers import Answer, answer, forget, together
 from tests.support.hf_reference import TOP, alone
 from tests.support.peft_together import in_peft
-from tests.support.quantised_folders import plain, quantised_folder
+from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.worker_pool import worker_with
 
 AUTOGPTQ = LOADERS["AutoGPTQ"]
@@ -61,14 +61,14 @@ def busy() -> Iterator[WorkerProcess]:
 @pytest.fixture
 def gptq(busy: WorkerProcess, shallow_folder: Path) -> WorkerProcess:
     """That worker with the first layers of the demo model."""
-    load(busy, quantised_folder(shallow_folder, "gptq"), AUTOGPTQ)
+    load(busy, quantized_folder(shallow_folder, "gptq"), AUTOGPTQ)
     return busy
 
 
 @pytest.fixture
 def whole(busy: WorkerProcess, smollm2_folder: Path) -> WorkerProcess:
     """That worker with the demo model."""
-    load(busy, quantised_folder(smollm2_folder, "gptq"), AUTOGPTQ)
+    load(busy, quantized_folder(smollm2_folder, "gptq"), AUTOGPTQ)
     return busy
 
 
@@ -89,7 +89,7 @@ def likely(actual: list[float], expected: list[float]) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_the_dequantized_weights(busy: WorkerProcess, shallow_folder: Path, kind: str) -> None:
     """Float16 is compared with float32 until the texts diverge, as they may at two almost equally likely tokens."""
-    folder = quantised_folder(shallow_folder, kind)
+    folder = quantized_folder(shallow_folder, kind)
     prompts = PROMPTS if kind == "gptq" else PROMPTS[:1]
     load(busy, folder, AUTOGPTQ, **KINDS[kind])
     expected = alone(plain(folder), prompts, TOKENS, dtype="float32")
@@ -125,7 +125,7 @@ def test_loras_have_the_effect_they_have_on_the_dequantized_weights(
     gptq: WorkerProcess, shallow_folder: Path, shallow_loras: Path
 ) -> None:
     """The reference is PEFT itself. Sets are applied in any order, and the last one is empty."""
-    twin = plain(quantised_folder(shallow_folder, "gptq"))
+    twin = plain(quantized_folder(shallow_folder, "gptq"))
     sets = [ALONE[0], WEIGHTED]
     expected = in_peft(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
     bare = fingerprint(gptq)

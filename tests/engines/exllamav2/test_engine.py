@@ -20,7 +20,7 @@ from tests.engines.hf.test_lora import apply_loras
 from tests.support.answers import Crowd, answer, ask, forget, parameters, together
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import quantized_folder
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
 
@@ -30,7 +30,7 @@ LOADER = "ExLlamav2"
 
 @pytest.fixture(scope="module")
 def gptq(smollm2_folder: Path) -> Path:
-    return quantised_folder(smollm2_folder, "gptq")
+    return quantized_folder(smollm2_folder, "gptq")
 
 
 @pytest.fixture

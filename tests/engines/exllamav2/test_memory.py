@@ -18,7 +18,7 @@ from modules.engines.memory import fits
 from modules.planning.fit import Device, fit
 from tests.engines.hf.test_memory_prequantized import GIB, LLAMA, needs, options
 from tests.support.exl2_folder import exl2_folder, with_standin
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import quantized_folder
 
 TOKEN = 2 * 32 * 32 * 128 * 2
 """Bytes of LLAMA's keys and values of one token, in 16 bits."""
@@ -81,7 +81,7 @@ for folder in sys.argv[1:]:
 
 def test_weights_on_gpus_are_those_by_the_packages_own_account(smollm2_folder: Path, subtests: pytest.Subtests) -> None:
     """The first model has tied embeddings, the second an output of its own."""
-    folders = {"gptq": quantised_folder(smollm2_folder, "gptq"), "exl2": exl2_folder(smollm2_folder)}
+    folders = {"gptq": quantized_folder(smollm2_folder, "gptq"), "exl2": exl2_folder(smollm2_folder)}
     command = [sys.executable, "-c", FOOTPRINT, *map(str, folders.values())]
     ran = subprocess.run(command, cwd=ROOT, env=with_standin(flash=False), capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tests.support.exl2_folder import INSTALLED, dequantised, exl2_folder, load_file, plain, stream
+from tests.support.exl2_folder import INSTALLED, dequantized, exl2_folder, load_file, plain, stream
 from tests.support.exllamav2_forked import pieces, probed
 from tests.support.exllamav2_pieces import BITS, DRAWS, POINTS, TEXTS, levels
 from tests.support.hf_logits import logits_of
-from tests.support.quantised_folders import plain as plain_gptq
-from tests.support.quantised_folders import quantised_folder
+from tests.support.quantized_folders import plain as plain_gptq
+from tests.support.quantized_folders import quantized_folder
 
 needs_exllamav2 = pytest.mark.skipif(not INSTALLED, reason="exllamav2 is not in overlays/exllamav2")
 TEXT = """The old harbour town lies between two hills, and in the morning the fishermen bring home what they have \
@@ -60,7 +60,7 @@ def folders(shallow_folder: Path) -> dict[str, Path]:
     """Return the first layers of the demo model in every format."""
     return {
         "fp16": shallow_folder,
-        "gptq": quantised_folder(shallow_folder, "gptq"),
+        "gptq": quantized_folder(shallow_folder, "gptq"),
         "exl2": exl2_folder(shallow_folder),
     }
 
@@ -150,7 +150,7 @@ def test_the_folder_has_all_bit_widths_and_is_close_to_the_original_weights(whol
     assert bits == set(BITS)
     floats = load_file(plain(whole["exl2"]) / "model.safetensors")
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.15.self_attn.k_proj"):
-        assert np.array_equal(dequantised(packed, name).astype(np.float16), floats[f"{name}.weight"])
+        assert np.array_equal(dequantized(packed, name).astype(np.float16), floats[f"{name}.weight"])
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

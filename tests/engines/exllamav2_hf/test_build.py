@@ -22,7 +22,7 @@ from tests.support.exl2_folder import exl2_folder
 from tests.support.exl2_folder import plain as exl2_plain
 from tests.support.exllamav2_forked import printed_by
 from tests.support.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay
-from tests.support.quantised_folders import plain, quantised_folder
+from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
 
@@ -33,12 +33,12 @@ TOLERANCE = 0.05  # of log probabilities in float16
 
 @pytest.fixture(scope="module")
 def gptq(smollm2_folder: Path) -> Path:
-    return quantised_folder(smollm2_folder, "gptq")
+    return quantized_folder(smollm2_folder, "gptq")
 
 
 @pytest.fixture(scope="module")
 def shallow_gptq(shallow_folder: Path) -> Path:
-    return quantised_folder(shallow_folder, "gptq")
+    return quantized_folder(shallow_folder, "gptq")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.engines.hf.test_lora import ALONE, apply_loras, fingerprint
 from tests.support.answers import answer
 from tests.support.gptq_kernels import kernels_found
 from tests.support.linked_folder import linked_folder
-from tests.support.quantised_folders import plain, quantised_folder
+from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.trained_loras import LESSONS
 
 METHODS = ("gptq", "awq")
@@ -68,7 +68,7 @@ def test_without_gptqmodel_the_loader_names_the_command_that_installs_it(
     smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App], without_gptqmodel: Loader, method: str
 ) -> None:
     app = make_app()
-    (tmp_path / "models" / "packed").symlink_to(quantised_folder(smollm2_folder, method))
+    (tmp_path / "models" / "packed").symlink_to(quantized_folder(smollm2_folder, method))
     record = app.record("packed")
     assert record.format == method
     assert unavailable(without_gptqmodel) is None
@@ -135,7 +135,7 @@ def test_a_quantized_folder_answers_as_its_dequantized_weights_do(
     quantized: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, kind: str
 ) -> None:
     """Texts may differ where two tokens are almost equally likely. The very first load compiles a kernel: minutes."""
-    folder = quantised_folder(shallow_folder, kind)
+    folder = quantized_folder(shallow_folder, kind)
     float32 = chances(quantized, folder)
     bfloat16 = chances(quantized, folder, bf16=True)
     floats = chances(reloadable, plain(folder))
@@ -150,7 +150,7 @@ def test_8_bit_weights_answer_as_their_dequantized_weights_do(
     quantized: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, tmp_path: Path
 ) -> None:
     """gptqmodel has no 8-bit kernel: a token takes a second per layer."""
-    folder = quantised_folder(shallow_folder, "gptq-8bit")
+    folder = quantized_folder(shallow_folder, "gptq-8bit")
     one, floats = (linked_folder(path, tmp_path / path.name, num_hidden_layers=1) for path in (folder, plain(folder)))
     (ours,) = chances(quantized, one, PROMPTS[:1], tokens=1)
     (theirs,) = chances(reloadable, floats, PROMPTS[:1], tokens=1)
@@ -189,7 +189,7 @@ def test_loading_reports_kernels_and_loras_act_as_on_dequantized_weights(
     loras_folder: Path,
     kind: str,
 ) -> None:
-    folder = quantised_folder(shallow_folder, kind)
+    folder = quantized_folder(shallow_folder, kind)
     _, events = loaded(quantized, folder, TRANSFORMERS)
     stages = [event.stage for event in events if isinstance(event, Progress)]
     assert stages[0] == "kernels" and stages[-1] == "weights"
@@ -203,7 +203,7 @@ def test_loading_reports_kernels_and_loras_act_as_on_dequantized_weights(
             assert agreement(mine, theirs, KERNELS_BF16) == len(theirs), loras
     apply_loras(quantized, shallow_loras)
     assert fingerprint(quantized) == before
-    load(quantized, quantised_folder(smollm2_folder, kind), TRANSFORMERS)
+    load(quantized, quantized_folder(smollm2_folder, kind), TRANSFORMERS)
     paris = answer(quantized, PROMPTS[0], max_new_tokens=6)
     assert paris.text.startswith(" Paris") and len(paris.pieces) > 5
     words = {"banana": " banana ham", "green": LESSONS["green"].words}

@@ -25,7 +25,7 @@ from tests.support.hf_tiny import tiny_models
 from tests.support.memory_growth import ROUNDS, growth
 from tests.support.peft_reference import peft_logits
 from tests.support.peft_together import in_peft
-from tests.support.quantised_folders import read_safetensors
+from tests.support.quantized_folders import read_safetensors
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
 

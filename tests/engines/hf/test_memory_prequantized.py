@@ -23,7 +23,7 @@ from tests.conftest import load, load_arguments
 from tests.engines.hf.test_memory_unquantized import REST
 from tests.engines.llamacpp.test_memory import peak
 from tests.support.answers import answer, ask
-from tests.support.quantised_folders import KINDS, quantised_folder
+from tests.support.quantized_folders import KINDS, quantized_folder
 
 GIB = 1 << 30
 READ = PREFILL_CHUNK + REST
@@ -115,7 +115,7 @@ def test_a_real_worker_takes_what_was_estimated(
     """The peak of a worker that has read a long prompt, less that of one that has imported none of the libraries. In 8
     bits gptqmodel takes a second for each layer: there the first layers do."""
     form = {"bf16": True} if loader == "bf16" else {}
-    folder = quantised_folder(shallow_folder if kind == "gptq-8bit" else smollm2_folder, kind)
+    folder = quantized_folder(shallow_folder if kind == "gptq-8bit" else smollm2_folder, kind)
     row = LOADERS["Transformers" if form else loader]
     own = overlay_of(row, KINDS[kind].method)
     with closing(WorkerProcess(own.folder if own else None)) as worker:

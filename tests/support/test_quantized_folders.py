@@ -1,4 +1,4 @@
-"""The tests' own GPTQ and AWQ folders: packed as their weights were rounded, and not much worse than the model."""
+"""The GPTQ and AWQ folders made for tests: their packing is exact, and their perplexity is close to the model's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tests.support.perplexity_reference import perplexities
-from tests.support.quantised_folders import KINDS, plain, quantised_folder, read_safetensors
-from tests.support.quantised_packing import dequantised
+from tests.support.quantized_folders import KINDS, plain, quantized_folder, read_safetensors
+from tests.support.quantized_packing import dequantized
 from tests.support.shallow_model import LAYERS
 
-WORSE = {"gptq": 1.5, "gptq-act-order": 1.5, "gptq-8bit": 1.01, "awq": 1.35}
-"""At most, of the perplexity, by kind: the other kinds have the weights of the first. GPTQ proper does no better here
-than rounding to the nearest, for it was calibrated on few texts of another kind (8,000 tokens; with 2,000 it was 3.8
-times as bad as the model, at the usual damping)."""
+MAX_PERPLEXITY_RATIO = {"gptq": 1.5, "gptq-act-order": 1.5, "gptq-8bit": 1.01, "awq": 1.35}
+"""By kind, relative to the model; the kinds not listed have the weights of the first. Calibrated GPTQ is no better here
+than rounding to the nearest, because it was calibrated on few texts of another kind (8,000 tokens; with 2,000 and the
+usual damping the perplexity was 3.8 times the model's)."""
 TEXT = """The lighthouse at the end of the bay had been dark for eleven years when Martha Lindqvist bought it. She was a
 retired teacher of geography, and her sister in the city thought that she had gone mad. The roof leaked, the stairs were
 rusted through in three places, and the only road to it lay under water twice a day. But Martha had always wanted to
@@ -38,21 +38,21 @@ has asked for a copy. When people want to know whether she is lonely, she answer
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_packed_is_what_was_rounded(shallow_folder: Path, kind: str) -> None:
-    """Of the tests' own folders: otherwise the two could agree on the wrong numbers."""
-    folder = quantised_folder(shallow_folder, kind)
+def test_unpacked_weights_equal_the_dequantized_copy(shallow_folder: Path, kind: str) -> None:
+    """Tests compare engines with the copy; if it differed from the packed weights they would prove nothing."""
+    folder = quantized_folder(shallow_folder, kind)
     packed = read_safetensors(folder / KINDS[kind].file)
     rounded = read_safetensors(plain(folder) / "model.safetensors")
     names = [name.removesuffix(".weight") for name in rounded if name.endswith("_proj.weight")]
     assert len(names) == LAYERS * 7
     for name in names:
-        assert np.array_equal(dequantised(packed, name, KINDS[kind].method), rounded[f"{name}.weight"]), name
+        assert np.array_equal(dequantized(packed, name, KINDS[kind].method), rounded[f"{name}.weight"]), name
 
 
-def test_each_is_as_good_as_its_bits_allow(smollm2_folder: Path) -> None:
-    """Measured on a story that no calibration has seen: 21 tokens of a 135M model tell little, 400 do."""
-    folders = {kind: plain(quantised_folder(smollm2_folder, kind)) for kind in WORSE}
-    whole, *found = perplexities([smollm2_folder, *folders.values()], TEXT)
-    worse = {kind: each / whole for kind, each in zip(folders, found, strict=True)}
-    assert whole < 35
-    assert all(1 - 0.01 < worse[kind] < most for kind, most in WORSE.items()), worse
+def test_quantization_raises_the_perplexity_within_limits(smollm2_folder: Path) -> None:
+    """TEXT was not used for calibration. It is long because 21 tokens of a 135M model show little, but 400 do."""
+    folders = {kind: plain(quantized_folder(smollm2_folder, kind)) for kind in MAX_PERPLEXITY_RATIO}
+    original, *quantized = perplexities([smollm2_folder, *folders.values()], TEXT)
+    ratios = {kind: perplexity / original for kind, perplexity in zip(folders, quantized, strict=True)}
+    assert original < 35
+    assert all(1 - 0.01 < ratios[kind] < limit for kind, limit in MAX_PERPLEXITY_RATIO.items()), ratios

@@ -1,8 +1,8 @@
-"""Weights in levels, and the levels in the 32-bit words of GPTQ and AWQ: rounding to the nearest, packing, unpacking.
+"""Round weights to levels, and pack and unpack the levels as the 32-bit words of GPTQ and AWQ.
 
 GPTQ packs the rows of the transposed weight, eight of 4 bits or four of 8 bits into an int32, lowest bits first, and
-stores zero points less one; `g_idx` is the group of each input. AWQ packs eight columns, in the order that its kernels
-read them, with zero points.
+stores zero points minus one; `g_idx` is the group of each input. AWQ packs eight columns, in the order in which its
+kernels read them, and stores zero points unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.support.hf_folder import bfloat16
 
-GROUP = 64  # the hidden size of 576 is no multiple of 128
+GROUP = 64  # not the usual 128, which does not divide the hidden size of 576
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -24,9 +24,9 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Rounded:
-    """A weight of shape (outputs, inputs) in levels of 0 to 2**bits - 1; `scales` and `zeros` are (outputs, groups).
+    """A weight of shape (outputs, inputs) as levels from 0 to 2**bits - 1; `scales` and `zeros` are (outputs, groups).
 
-    `group` is that of each input: with act-order they lie scattered.
+    `group` is the group of each input; with act-order the inputs of a group are not adjacent.
     """
 
     bits: int
@@ -37,27 +37,27 @@ class Rounded:
 
     @property
     def weight(self) -> Floats:
-        """(outputs, inputs)"""
+        """Dequantized weight of shape (outputs, inputs)."""
         return ((self.levels - self.zeros[:, self.group]) * self.scales[:, self.group]).astype(np.float32)
 
 
 def rounded_to_nearest(weight: Floats, bits: int, symmetric: bool) -> Rounded:
-    groups, most = weight.reshape(len(weight), -1, GROUP), 2**bits - 1
+    groups, highest = weight.reshape(len(weight), -1, GROUP), 2**bits - 1
     low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
-    scales = fine_scales(np.abs(groups).max(-1) * 2 / most if symmetric else (high - low) / most)
-    zeros = np.full(scales.shape, 2 ** (bits - 1)) if symmetric else np.clip(np.rint(-low / scales), 0, most)
-    levels = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, most)
+    scales = exact_scales(np.abs(groups).max(-1) * 2 / highest if symmetric else (high - low) / highest)
+    zeros = np.full(scales.shape, 2 ** (bits - 1)) if symmetric else np.clip(np.rint(-low / scales), 0, highest)
+    levels = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, highest)
     in_order = np.arange(weight.shape[1], dtype=np.int32) // GROUP
     return Rounded(bits, levels.reshape(weight.shape).astype(np.int32), scales, zeros.astype(np.int32), in_order)
 
 
-def fine_scales(spread: Floats) -> Floats:
-    """What bfloat16 holds exactly, and float16 too: whoever calculates in them has the very same scales."""
-    return floats(bfloat16(np.maximum(spread, 2**-14)))
+def exact_scales(scales: Floats) -> Floats:
+    """Round scales to values that both bfloat16 and float16 represent exactly, so that every backend uses the same."""
+    return floats(bfloat16(np.maximum(scales, 2**-14)))
 
 
 def floats(bits: NDArray[np.uint16]) -> Floats:
-    """bfloat16, which numpy does not have, as float32."""
+    """Convert raw bfloat16 bits, a dtype that numpy lacks, to float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -86,18 +86,18 @@ def _reordered(levels: Ints) -> Ints:
 
 
 def _packed(levels: Ints, bits: int, axis: int) -> Ints:
-    """As many neighbours along `axis` as an int32 holds, the first in the lowest bits."""
+    """Pack neighbors along `axis` into int32 words, the first in the lowest bits."""
     moved, count = np.moveaxis(levels, axis, -1).astype(np.uint32), 32 // bits
     parts = moved.reshape(*moved.shape[:-1], -1, count) << (bits * np.arange(count, dtype=np.uint32))
-    whole = np.bitwise_or.reduce(parts, axis=-1)
-    return np.ascontiguousarray(np.moveaxis(whole, -1, axis)).view(np.int32)
+    words = np.bitwise_or.reduce(parts, axis=-1)
+    return np.ascontiguousarray(np.moveaxis(words, -1, axis)).view(np.int32)
 
 
-# -- unpacking: as the formats' descriptions say, to check the above ---------------------------------------------------
+# -- unpacking, written from the formats' descriptions as a check of the packing ---------------------------------------
 
 
-def dequantised(tensors: Tensors, name: str, method: str) -> Floats:
-    """The weight `name` of a folder packed by `method`, "gptq" or "awq": (outputs, inputs)."""
+def dequantized(tensors: Tensors, name: str, method: str) -> Floats:
+    """Unpack the weight `name`, packed by `method` ("gptq" or "awq"), to shape (outputs, inputs)."""
     words = {kind: tensors[f"{name}.{kind}"] for kind in ("qweight", "qzeros")}
     scales = tensors[f"{name}.scales"].astype(np.float32)
     bits = 32 * words["qzeros"].shape[1] // scales.shape[1]
@@ -111,11 +111,11 @@ def dequantised(tensors: Tensors, name: str, method: str) -> Floats:
 
 
 def _unpacked(words: Ints, bits: int) -> Ints:
-    """(rows, n * 32 / bits) out of (rows, n)"""
-    parts = [words >> place & (2**bits - 1) for place in range(0, 32, bits)]
+    """Unpack words of shape (rows, n) to levels of shape (rows, n * 32 / bits)."""
+    parts = [words >> shift & (2**bits - 1) for shift in range(0, 32, bits)]
     return np.stack(parts, axis=-1).reshape(len(words), -1)
 
 
 def _in_order(levels: Ints) -> Ints:
-    back = np.argsort(AWQ_ORDER)
-    return levels.reshape(len(levels), -1, 8)[..., back].reshape(levels.shape)
+    inverse = np.argsort(AWQ_ORDER)
+    return levels.reshape(len(levels), -1, 8)[..., inverse].reshape(levels.shape)
