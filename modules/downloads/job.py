@@ -42,6 +42,11 @@ class Job:
     def final(self) -> bool:
         return self.record.state in FINAL_STATES
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether the active run is about to end and its files to be deleted."""
+        return self.run is not None and self.next_state == "cancelled"
+
     def claim_new(self) -> bool:
         """Create the staging folder and lock it; False if another process holds it. Raises DiskFull or DiskRefused."""
         with disk_errors(self.target.root, 0):

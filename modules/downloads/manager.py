@@ -73,7 +73,7 @@ class DownloadManager:
         with self._lock:
             self._refresh()
             for job in self._jobs.values():
-                if job.record.spec.identity == spec.identity and not job.final:
+                if job.record.spec.identity == spec.identity and not job.final and not job.cancelling:
                     self._continue(job)
                     return job.record.id
             job = self._new_job(JobRecord(secrets.token_hex(4), spec))

@@ -778,3 +778,27 @@ def test_a_large_file_takes_no_memory(hub: HubServer, program: Program) -> None:
         and (program.models / WANTED.target / "model.safetensors").stat().st_size == size
     )
     assert most - before < 100 * MIB
+
+
+def test_a_download_started_while_the_same_one_is_being_cancelled_is_a_new_job(
+    hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    downloads = program.start()
+    execute, jobs = downloads._execute, list[str]()
+
+    def execute_then_start(*run: Any) -> Any:
+        outcome = execute(*run)
+        if len(jobs) == 1:  # at the end of the first run only
+            jobs.append(downloads.start(WANTED))
+        return outcome
+
+    monkeypatch.setattr(downloads, "_execute", execute_then_start)
+    jobs.append(downloads.start(WANTED))
+    until(lambda: view(downloads, jobs[0]).done >= 4 * MIB)
+    hub.faults.remove(fault)
+    downloads.cancel(jobs[0])
+    until(lambda: view(downloads, jobs[0]).state == "cancelled")
+    until(lambda: view(downloads, jobs[1]).state == "done", 10)
+    assert content(program.models / WANTED.target) == FILES
+    assert not (program.models / ".downloads" / jobs[0]).exists()
