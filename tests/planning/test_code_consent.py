@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,15 +25,15 @@ FLAG = "--trust-remote-code"
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_folder: Path, make_app: MakeApp) -> Path:
-    """The only model in the folder of models, called "own"."""
+    """Make "own", the only model in the models folder, and return its folder."""
     return own_model(tmp_path / "models" / "own", tiny_folder)
 
 
-def harmful(folder: Path) -> Path:
+def make_code_harmful(folder: Path) -> Path:
     """Change the model's code so that it creates a file when it runs; return its path."""
-    mark = folder / "it ran"
-    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n{OWN_CODE}")
-    return mark
+    evidence = folder / "it ran"
+    (folder / "own.py").write_text(f"open({str(evidence)!r}, 'w').close()\n{OWN_CODE}")
+    return evidence
 
 
 def load(app: App) -> None:
@@ -44,18 +43,18 @@ def load(app: App) -> None:
 def test_changed_code_does_not_run_without_consent(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG)
     load(app)
-    mark = harmful(folder)
-    for again in (app, make_app(FLAG)):
+    evidence = make_code_harmful(folder)
+    for running in (app, make_app(FLAG)):
         with pytest.raises(CodeChanged, match=r"own\.py \(changed"):
-            load(again)
-    assert app.models.current.record.name == "own", "what was in use stays in use"
-    assert not mark.exists()
+            load(running)
+    assert app.models.current.record.name == "own", "the model loaded before stays loaded"
+    assert not evidence.exists()
     app.consent.agree(app.record("own"))
     load(app)
-    assert mark.exists()
+    assert evidence.exists()
 
 
-def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) -> None:
+def test_consent_is_refused_without_the_flag(folder: Path, make_app: MakeApp) -> None:
     with pytest.raises(LoadFailed, match="Turn on trust-remote-code"):
         load(make_app())
     with pytest.raises(Unsupported, match=FLAG):
@@ -63,57 +62,53 @@ def test_without_the_flag_nothing_is_agreed_to(folder: Path, make_app: MakeApp) 
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
-def test_code_changed_since_it_was_shown_is_not_agreed_to(folder: Path, make_app: MakeApp) -> None:
+def test_consent_is_refused_if_the_code_changed_after_it_was_shown(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG)
-    seen = hash_python_files(folder)
-    harmful(folder)
+    shown = hash_python_files(folder)
+    make_code_harmful(folder)
     with pytest.raises(CodeChanged):
-        app.consent.agree(app.record("own"), seen)
+        app.consent.agree(app.record("own"), shown)
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
-def test_trust_changed_code_agrees_for_the_model_of_the_model_flag(
+def test_trust_changed_code_consents_for_the_model_of_the_model_flag(
     folder: Path, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_app(FLAG).consent.agree(make_app(FLAG).record("own"))
-    mark = harmful(folder)
+    evidence = make_code_harmful(folder)
     first_load.start(make_app(FLAG, "--model", "own"))
     assert "--trust-changed-code" in caplog.text or "“模型”页" in caplog.text
-    assert not mark.exists()
+    assert not evidence.exists()
     first_load.start(make_app(FLAG, "--model", "own", "--trust-changed-code"))
-    assert mark.exists()
+    assert evidence.exists()
     with pytest.raises(CommandLineError, match="--model"):
         make_app(FLAG, "--trust-changed-code")
 
 
-def test_the_api_refuses_and_cannot_agree(folder: Path, make_app: MakeApp) -> None:
+def test_the_api_refuses_to_load_changed_code(folder: Path, make_app: MakeApp) -> None:
     app = make_app(FLAG, "--api")
     app.consent.agree(app.record("own"))
-    mark = harmful(folder)
+    evidence = make_code_harmful(folder)
     with server_of(app) as server:
         error = server.refusal("/internal/model/load", {"model_name": "own"})
     assert (error["status"], error["code"]) == (409, "code_changed")
     assert "own.py (changed" in error["message"]
-    assert not mark.exists()
+    assert not evidence.exists()
 
 
-def test_code_of_another_repository_is_neither_fetched_nor_run(
+def test_code_of_another_repository_is_neither_downloaded_nor_run(
     tmp_path: Path, tiny_folder: Path, make_app: MakeApp
 ) -> None:
     folder = own_model(tmp_path / "models" / "own", tiny_folder, repository="someone/elsewhere--")
-    mark = harmful(folder)
+    evidence = make_code_harmful(folder)
     with pytest.raises(LoadFailed) as refused:
         load(make_app(FLAG))
     assert "another repository (someone/elsewhere)" in refused.value.cause["en"], refused.value.words
-    assert not mark.exists()
-
-
-def tab_of(app: App) -> Any:
-    return model_tab(app)
+    assert not evidence.exists()
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "consent",
     [
         None,
         {},
@@ -124,21 +119,21 @@ def tab_of(app: App) -> Any:
         {"model": "own", "code": "all"},
     ],
 )
-def test_the_page_agrees_only_to_what_it_has_shown(folder: Path, make_app: MakeApp, asked: object) -> None:
-    tab = tab_of(make_app(FLAG))
+def test_the_page_consents_only_to_code_it_has_shown(folder: Path, make_app: MakeApp, consent: object) -> None:
+    tab = model_tab(make_app(FLAG))
 
-    async def first() -> dict[object, object]:
-        return await anext(tab.trust_code({tab.code.asked: asked}))
+    async def first_update() -> dict[object, object]:
+        return await anext(tab.trust_code({tab.code.asked: consent}))
 
-    assert 'role="alert"' in str(asyncio.run(first())[tab.status])
+    assert 'role="alert"' in str(asyncio.run(first_update())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()
 
 
-def test_guests_agree_to_nothing(folder: Path, make_app: MakeApp) -> None:
-    tab = tab_of(make_app(FLAG, "--multi-user"))
+def test_guests_cannot_consent(folder: Path, make_app: MakeApp) -> None:
+    tab = model_tab(make_app(FLAG, "--multi-user"))
 
-    async def first() -> dict[object, object]:
+    async def first_update() -> dict[object, object]:
         return await anext(tab.trust_code({tab.code.asked: {"model": "own", "code": hash_python_files(folder)}}))
 
-    assert "only its owner" in str(asyncio.run(first())[tab.status])
+    assert "only its owner" in str(asyncio.run(first_update())[tab.status])
     assert not (folder.parent / ".trusted.yaml").exists()

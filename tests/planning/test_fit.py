@@ -36,7 +36,7 @@ def options(**chosen: Value) -> dict[str, Value]:
     return option_values(resolve(LLAMA, model={"n_ctx": 8192}, saved={}, flags={}, form=chosen))
 
 
-def main(free: int) -> list[Device]:
+def main_memory(free: int) -> list[Device]:
     return [Device("", free)]
 
 
@@ -44,61 +44,61 @@ def main(free: int) -> list[Device]:
     ("free", "verdict"), [(0, "unknown"), (1000 * MB, "fits"), (340 * MB, "tight"), (300 * MB, "short"), (1, "short")]
 )
 def test_the_verdict_compares_needed_with_free_memory(header: GgufHeader, free: int, verdict: str) -> None:
-    found = fit(llamacpp_memory, header, options(), main(free))
-    assert [part.verdict for part in found.parts] == [verdict]
-    assert found.short == (verdict == "short")
+    result = fit(llamacpp_memory, header, options(), main_memory(free))
+    assert [part.verdict for part in result.parts] == [verdict]
+    assert result.short == (verdict == "short")
 
 
 @pytest.mark.parametrize("free", [300 * MB, 240 * MB, 200 * MB, 170 * MB, 152 * MB])
 def test_every_remedy_makes_the_model_fit(header: GgufHeader, free: int) -> None:
-    found = fit(llamacpp_memory, header, options(), main(free))
-    assert found.remedies
-    for change in found.remedies:
+    result = fit(llamacpp_memory, header, options(), main_memory(free))
+    assert result.remedies
+    for change in result.remedies:
         assert set(change) <= set(OPTIONS)
         assert estimate(header, options(**change)).total <= free
-    assert {"cache_4bit": True} in fit(llamacpp_memory, header, options(), main(250 * MB)).remedies
+    assert {"cache_4bit": True} in fit(llamacpp_memory, header, options(), main_memory(250 * MB)).remedies
 
 
-CARD = "NVIDIA GeForce RTX 4060"
+GPU_NAME = "NVIDIA GeForce RTX 4060"
 
 
-@pytest.mark.parametrize("card", [560 * MB, 700 * MB, 500 * MB])
-def test_with_a_gpu_every_remedy_makes_the_model_fit_everywhere(header: GgufHeader, card: int) -> None:
+@pytest.mark.parametrize("gpu_memory", [560 * MB, 700 * MB, 500 * MB])
+def test_with_a_gpu_every_remedy_makes_the_model_fit_on_every_device(header: GgufHeader, gpu_memory: int) -> None:
     chosen = options(n_gpu_layers=-1)
-    found = fit(llamacpp_memory, header, chosen, [Device("", 1000 * MB), Device(CARD, card)])
-    main, gpu = found.parts
-    assert (main.verdict, gpu.verdict, gpu.device.name) == ("fits", "short", CARD)
-    fewer = [change["n_gpu_layers"] for change in found.remedies if "n_gpu_layers" in change]
+    result = fit(llamacpp_memory, header, chosen, [Device("", 1000 * MB), Device(GPU_NAME, gpu_memory)])
+    main, gpu = result.parts
+    assert (main.verdict, gpu.verdict, gpu.device.name) == ("fits", "short", GPU_NAME)
+    fewer = [change["n_gpu_layers"] for change in result.remedies if "n_gpu_layers" in change]
     assert fewer and 0 <= int(fewer[0]) < 31
-    for change in found.remedies:
-        assert fits(placed(header, options(**{"n_gpu_layers": -1, **change}), [card]), [1000 * MB, card])
+    for change in result.remedies:
+        assert fits(placed(header, options(**{"n_gpu_layers": -1, **change}), [gpu_memory]), [1000 * MB, gpu_memory])
 
 
 def test_more_layers_on_the_gpu_are_a_remedy_for_short_main_memory(header: GgufHeader) -> None:
-    found = fit(llamacpp_memory, header, options(), [Device("", 150 * MB), Device(CARD, 8000 * MB)])
-    assert {"n_gpu_layers": 31} in found.remedies
+    result = fit(llamacpp_memory, header, options(), [Device("", 150 * MB), Device(GPU_NAME, 8000 * MB)])
+    assert {"n_gpu_layers": 31} in result.remedies
 
 
 def test_no_remedy_is_offered_if_none_helps(header: GgufHeader) -> None:
-    assert fit(llamacpp_memory, header, options(), main(90 * MB)).remedies == ()
-    assert fit(llamacpp_memory, header, options(), main(1000 * MB)).remedies == ()
+    assert fit(llamacpp_memory, header, options(), main_memory(90 * MB)).remedies == ()
+    assert fit(llamacpp_memory, header, options(), main_memory(1000 * MB)).remedies == ()
 
 
 def test_a_context_length_that_was_not_set_becomes_the_largest_that_fits(header: GgufHeader) -> None:
-    assert fitting_context(llamacpp_memory, header, options(), main(1000 * MB)) == 8192
-    assert fitting_context(llamacpp_memory, header, options(), main(0)) == 8192
-    reduced = fitting_context(llamacpp_memory, header, options(), main(200 * MB))
+    assert fitting_context(llamacpp_memory, header, options(), main_memory(1000 * MB)) == 8192
+    assert fitting_context(llamacpp_memory, header, options(), main_memory(0)) == 8192
+    reduced = fitting_context(llamacpp_memory, header, options(), main_memory(200 * MB))
     assert MIN_CONTEXT <= reduced < 8192
     assert (
         estimate(header, options(n_ctx=reduced)).total <= 200 * MB < estimate(header, options(n_ctx=2 * reduced)).total
     )
-    assert fitting_context(llamacpp_memory, header, options(), main(1)) == MIN_CONTEXT
+    assert fitting_context(llamacpp_memory, header, options(), main_memory(1)) == MIN_CONTEXT
 
 
 # -- Transformers ------------------------------------------------------------------------------------------------------
 
-SEVEN = dataclasses.replace(SMALL, size=14 * GIB, sizes=TensorSizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
-"""Seven billion weights of 16 bits."""
+SEVEN_BILLION = dataclasses.replace(SMALL, size=14 * GIB, sizes=TensorSizes(7 * GIB, 6 * GIB, 1 << 20, "BF16"))
+"""A model of seven billion weights in 16 bits."""
 
 
 def torch_options(**chosen: Value) -> dict[str, Value]:
@@ -107,14 +107,14 @@ def torch_options(**chosen: Value) -> dict[str, Value]:
 
 @pytest.mark.parametrize(("free", "remedies"), [(50, 0), (31, 0), (27, 4), (10, 3), (8, 2), (5, 0)])
 def test_fewer_bits_are_a_remedy_if_the_model_then_fits(free: int, remedies: int) -> None:
-    found = fit(hf_memory, SEVEN, torch_options(), main(free * GIB))
-    assert found.short == (free < 29) and len(found.remedies) == remedies
-    assert found.parts[0].verdict == ("fits" if free == 50 else "tight" if free == 31 else "short")
-    for change in found.remedies:
-        assert fits(hf_memory.placed(SEVEN, torch_options(**change)), [free * GIB])
+    result = fit(hf_memory, SEVEN_BILLION, torch_options(), main_memory(free * GIB))
+    assert result.short == (free < 29) and len(result.remedies) == remedies
+    assert result.parts[0].verdict == ("fits" if free == 50 else "tight" if free == 31 else "short")
+    for change in result.remedies:
+        assert fits(hf_memory.placed(SEVEN_BILLION, torch_options(**change)), [free * GIB])
 
 
 def test_fewer_bits_are_a_remedy_on_a_gpu() -> None:
-    found = fit(hf_memory, SEVEN, torch_options(), [Device("", 64 * GIB), Device(CARD, 12 * GIB)])
-    assert [part.verdict for part in found.parts] == ["fits", "short"]
-    assert {"load_in_8bit": True} in found.remedies and {"bf16": True} not in found.remedies
+    result = fit(hf_memory, SEVEN_BILLION, torch_options(), [Device("", 64 * GIB), Device(GPU_NAME, 12 * GIB)])
+    assert [part.verdict for part in result.parts] == ["fits", "short"]
+    assert {"load_in_8bit": True} in result.remedies and {"bf16": True} not in result.remedies

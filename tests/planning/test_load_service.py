@@ -18,19 +18,19 @@ MakeApp = Callable[..., App]
 def test_an_explanation_has_all_values_with_sources_and_the_exact_calls(small_models: Path, make_app: MakeApp) -> None:
     app = make_app("--model", "tiny-7B", "--n_ctx=1000", "--cache_8bit", "--flash-attn=false", "--no_mul_mat_q")
     assert app.named_model is not None
-    told = json.loads(
+    explanation = json.loads(
         json.dumps(app.loading.explain(app.planner.plan(LoadRequest(app.named_model, form={"threads": 3}))))
     )
-    assert (told["model"], told["loader"]) == ("tiny-7B.gguf", "llama.cpp")
-    assert set(told["options"]) == set(LLAMA.options)
-    assert told["options"]["n_ctx"] == {"value": 1000, "source": "flag"}
-    assert told["options"]["threads"] == {"value": 3, "source": "form"}
-    assert told["options"]["n_batch"] == {"value": 512, "source": "default"}
-    assert told["calls"]["llama_model_load_from_file"]["path_model"] == str(small_models / "tiny-7B.gguf")
-    context = told["calls"]["llama_init_from_model"]
+    assert (explanation["model"], explanation["loader"]) == ("tiny-7B.gguf", "llama.cpp")
+    assert set(explanation["options"]) == set(LLAMA.options)
+    assert explanation["options"]["n_ctx"] == {"value": 1000, "source": "flag"}
+    assert explanation["options"]["threads"] == {"value": 3, "source": "form"}
+    assert explanation["options"]["n_batch"] == {"value": 512, "source": "default"}
+    assert explanation["calls"]["llama_model_load_from_file"]["path_model"] == str(small_models / "tiny-7B.gguf")
+    context = explanation["calls"]["llama_init_from_model"]
     assert (context["n_ctx"], context["n_threads"], context["flash_attn_type"]) == (1000, 3, 1)
-    assert {"flash_attn", "no_mul_mat_q"} <= {note["option"] for note in told["notes"]}
-    assert all(set(note["text"]) == {"en", "zh"} for note in told["notes"])
+    assert {"flash_attn", "no_mul_mat_q"} <= {note["option"] for note in explanation["notes"]}
+    assert all(set(note["text"]) == {"en", "zh"} for note in explanation["notes"])
 
 
 def test_an_explanation_for_a_missing_loader_has_the_reason_and_the_values(
@@ -38,12 +38,12 @@ def test_an_explanation_for_a_missing_loader_has_the_reason_and_the_values(
 ) -> None:
     app = make_app()
     checkpoint(small_models / "weights")
-    told = app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("weights"), "Transformers")))
-    assert set(told["options"]) == set(LOADERS["Transformers"].options)
-    if "unavailable" in told:
-        assert all("Transformers" in told["unavailable"][language] for language in ("en", "zh"))
+    explanation = app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("weights"), "Transformers")))
+    assert set(explanation["options"]) == set(LOADERS["Transformers"].options)
+    if "unavailable" in explanation:
+        assert all("Transformers" in explanation["unavailable"][language] for language in ("en", "zh"))
     else:
-        assert told["calls"]
+        assert explanation["calls"]
 
 
 def test_explaining_loads_nothing(small_models: Path, make_app: MakeApp) -> None:

@@ -1,4 +1,4 @@
-"""How plans are reduced to the memory that is free, and the memory bars of the Model tab."""
+"""The context length of plans is reduced to the free memory; the memory bars of the Model tab."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from modules.system.gpus import Gpu
 from modules.ui import locales
 from modules.ui.model import model_html
 from tests.conftest import LLAMA
-from tests.planning.test_fit import CARD, MB, NAME
+from tests.planning.test_fit import GPU_NAME, MB, NAME
 
 
 @pytest.fixture
 def app(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> App:
     """An application on a machine with 200 MB of free memory."""
     (tmp_path / "models" / NAME).symlink_to(smollm2)
-    made = make_app()
-    made.memory.available_memory = lambda: 200 * MB
-    return made
+    app = make_app()
+    app.memory.available_memory = lambda: 200 * MB
+    return app
 
 
 def test_a_reduced_context_is_marked_and_not_saved(app: App) -> None:
@@ -37,7 +37,7 @@ def test_a_reduced_context_is_marked_and_not_saved(app: App) -> None:
     assert app.model_settings.get(NAME) == {"loader": "llama.cpp", "threads": 2}
 
 
-def test_the_context_shown_in_the_form_is_loaded_though_free_memory_has_changed(app: App) -> None:
+def test_the_context_shown_in_the_form_is_loaded_although_free_memory_has_changed(app: App) -> None:
     assert app.planner.plan(LoadRequest(app.record(NAME), shown_context=1024)).settings["n_ctx"] == Setting(
         1024, "memory"
     )
@@ -50,17 +50,17 @@ def test_a_context_that_was_set_or_fits_on_a_gpu_is_not_reduced(app: App) -> Non
     assert app.planner.plan(LoadRequest(record, form={"n_ctx": 4096})).settings["n_ctx"].source != "memory"
     assert (
         app.planner.plan(LoadRequest(record, form={"n_gpu_layers": -1})).settings["n_ctx"].source == "memory"
-    )  # there is none
-    app.memory.gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    )  # this machine has no GPU yet
+    app.memory.gpus = lambda: (Gpu(GPU_NAME, 8000 * MB, 8000 * MB),)
     assert app.planner.plan(LoadRequest(record, form={"n_gpu_layers": -1})).settings["n_ctx"].source == "model"
     assert app.planner.plan(LoadRequest(record)).settings["n_ctx"].source == "memory"
 
 
-def test_memory_of_the_model_in_use_counts_as_free(app: App) -> None:
+def test_memory_of_the_loaded_model_counts_as_free(app: App) -> None:
     assert app.memory.free_memory(LLAMA) == (Device("", 200 * MB),)
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 2048})))
     freed = app.memory.free_memory(LLAMA)[0].free - 200 * MB
-    assert 60 * MB < freed < 90 * MB  # its cache and buffers; the file's own pages are the system's
+    assert 60 * MB < freed < 90 * MB  # its KV cache and buffers; the pages of the mapped file belong to the system
 
 
 def test_the_memory_bar_offers_remedies_as_buttons(app: App) -> None:
@@ -82,10 +82,10 @@ def test_each_gpu_has_its_own_bar(app: App) -> None:
     html = model_html.memory(
         app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME), form={"cpu": True}))), locales.translator("en")
     )
-    assert html.count('class="tx-bar"') == 1  # what holds nothing is not shown
+    assert html.count('class="tx-bar"') == 1  # devices that hold nothing are not shown
 
 
-def test_a_folder_of_weights_has_a_memory_bar_and_frees_what_it_took(
+def test_a_transformers_folder_has_a_memory_bar_and_uses_the_gpus_of_pytorch(
     smollm2: Path, smollm2_folder: Path, tmp_path: Path, make_app: Callable[..., App]
 ) -> None:
     (tmp_path / "models" / NAME).symlink_to(smollm2)
@@ -93,14 +93,10 @@ def test_a_folder_of_weights_has_a_memory_bar_and_frees_what_it_took(
     app = make_app()
     app.memory.available_memory = lambda: 700 * MB
     plan = app.planner.plan(LoadRequest(app.record("folder")))
-    found = app.memory.fit(plan)
-    assert (
-        found is not None
-        and found.short
-        and app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME)))) is not None
-    )
-    assert "tx-bar" in model_html.memory(found, locales.translator("en"))
+    fit = app.memory.fit(plan)
+    assert fit is not None and fit.short and app.memory.fit(app.planner.plan(LoadRequest(app.record(NAME)))) is not None
+    assert "tx-bar" in model_html.memory(fit, locales.translator("en"))
     assert plan.record.shape is not None and plan.record.header is None
-    app.memory.torch_gpus = lambda: (Gpu(CARD, 8000 * MB, 8000 * MB),)
+    app.memory.torch_gpus = lambda: (Gpu(GPU_NAME, 8000 * MB, 8000 * MB),)
     assert app.memory.fit(plan) is not None and len(app.memory.free_memory(plan.loader)) == 2
     assert app.memory.gpus() == ()

@@ -1,4 +1,4 @@
-"""Plans: which loader, which value of each option and from which source; and the settings saved for a model."""
+"""Load plans: the loader, and every option with its value and source; and the settings saved for a model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def save(app: App, name: str, loader: str = "llama.cpp", **form: object) -> Path
     return app.planner.save(LoadRequest(app.record(name), loader, form))
 
 
-def written(folder: Path) -> dict[str, object]:
+def saved_file(folder: Path) -> dict[str, object]:
     return dict(YamlFile(folder / "config-user.yaml").read())
 
 
@@ -71,14 +71,14 @@ def test_a_plan_has_every_option_of_its_loader(small_models: Path, make_app: Mak
     assert set(plan.settings) == set(LLAMA.options)
 
 
-def test_each_source_outranks_the_one_before(small_models: Path, make_app: MakeApp) -> None:
+def test_form_values_outrank_flags_model_files_and_defaults(small_models: Path, make_app: MakeApp) -> None:
     assert setting(make_app(), "tiny-7B", "n_batch") == Setting(512, "default")
     assert setting(make_app(), "tiny-7B", "n_ctx") == Setting(4096, "model")
-    typed = make_app("--n_ctx=1000", "--n_batch=64")
-    assert setting(typed, "tiny-7B", "n_ctx") == Setting(1000, "flag")
-    assert setting(typed, "tiny-7B", "n_batch") == Setting(64, "flag")
-    assert setting(typed, "tiny-7B", "n_ctx", {"n_ctx": "2000"}) == Setting(2000, "form")
-    assert setting(typed, "tiny-7B", "n_batch", {"n_ctx": "2000"}) == Setting(64, "flag")
+    with_flags = make_app("--n_ctx=1000", "--n_batch=64")
+    assert setting(with_flags, "tiny-7B", "n_ctx") == Setting(1000, "flag")
+    assert setting(with_flags, "tiny-7B", "n_batch") == Setting(64, "flag")
+    assert setting(with_flags, "tiny-7B", "n_ctx", {"n_ctx": "2000"}) == Setting(2000, "form")
+    assert setting(with_flags, "tiny-7B", "n_batch", {"n_ctx": "2000"}) == Setting(64, "flag")
 
 
 def test_a_plan_does_not_depend_on_earlier_plans(small_models: Path, make_app: MakeApp) -> None:
@@ -86,23 +86,6 @@ def test_a_plan_does_not_depend_on_earlier_plans(small_models: Path, make_app: M
     for _ in range(2):
         assert setting(app, "tiny-7B", "n_ctx").value == 4096
         assert setting(app, "other", "n_ctx").value == 8192
-
-
-def test_flags_apply_to_the_model_that_the_command_line_names(small_models: Path, make_app: MakeApp) -> None:
-    app = make_app("--model", "tiny-7B", "--n_ctx=1000")
-    assert setting(app, "tiny-7B", "n_ctx") == Setting(1000, "flag")
-    assert setting(app, "other", "n_ctx") == Setting(8192, "model")
-
-
-def test_flags_without_a_model_apply_to_all_models(small_models: Path, make_app: MakeApp) -> None:
-    app = make_app("--n_ctx=1000")
-    assert {setting(app, name, "n_ctx") for name in ("tiny-7B", "other")} == {Setting(1000, "flag")}
-
-
-def test_flags_still_apply_after_the_file_was_replaced(small_models: Path, make_app: MakeApp) -> None:
-    app = make_app("--model", "tiny-7B", "--n_ctx=1000")
-    (small_models / "tiny-7B.gguf").write_bytes(gguf({**MODEL, "general.name": "A newer one"}))
-    assert setting(app, "tiny-7B", "n_ctx") == Setting(1000, "flag")
 
 
 def test_flags_of_other_loaders_are_ignored(small_models: Path, make_app: MakeApp) -> None:
@@ -115,21 +98,11 @@ def test_an_invalid_value_in_the_form_is_refused(small_models: Path, make_app: M
         setting(make_app(), "tiny-7B", "n_ctx", {"n_ctx": "many"})
 
 
-def test_the_best_running_loader_is_chosen_unless_one_is_named(small_models: Path, make_app: MakeApp) -> None:
+def test_the_best_available_loader_is_chosen_unless_one_is_named(small_models: Path, make_app: MakeApp) -> None:
     app = make_app()
     tiny = app.catalog.find("tiny-7B")
     assert app.planner.plan(LoadRequest(tiny)).loader is LLAMA
     assert app.planner.plan(LoadRequest(tiny, "llamacpp-hf")).loader is LOADERS["llamacpp_HF"]
-
-
-def test_a_loader_flag_applies_to_the_model_that_the_command_line_names(small_models: Path, make_app: MakeApp) -> None:
-    app = make_app("--model", "tiny-7B", "--loader", "llamacpp_HF")
-    assert app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))).loader is LOADERS["llamacpp_HF"]
-    assert app.planner.plan(LoadRequest(app.catalog.find("other"))).loader is LLAMA
-    assert (
-        make_app("--loader", "llamacpp_HF").planner.plan(LoadRequest(app.catalog.find("other"))).loader
-        is LOADERS["llamacpp_HF"]
-    )
 
 
 def test_a_loader_for_other_formats_is_refused_with_suitable_ones(small_models: Path, make_app: MakeApp) -> None:
@@ -140,10 +113,10 @@ def test_a_loader_for_other_formats_is_refused_with_suitable_ones(small_models: 
 
 def test_a_loader_for_other_bit_widths_is_refused(small_models: Path, make_app: MakeApp) -> None:
     app = make_app()
-    eight = dataclasses.replace(app.catalog.find("tiny-7B"), format="gptq", defaults={"wbits": 8})
-    assert app.planner.best_loader(eight, {"loader": "ExLlamav2"}).name in {"AutoGPTQ", "Transformers"}
+    eight_bits = dataclasses.replace(app.catalog.find("tiny-7B"), format="gptq", defaults={"wbits": 8})
+    assert app.planner.best_loader(eight_bits, {"loader": "ExLlamav2"}).name in {"AutoGPTQ", "Transformers"}
     with pytest.raises(Unsupported, match="ExLlamav2 cannot load 8-bit gptq models"):
-        app.planner.plan(LoadRequest(eight, "ExLlamav2"))
+        app.planner.plan(LoadRequest(eight_bits, "ExLlamav2"))
 
 
 def test_a_damaged_model_is_refused(small_models: Path, make_app: MakeApp) -> None:
@@ -162,17 +135,17 @@ def test_a_damaged_model_is_refused(small_models: Path, make_app: MakeApp) -> No
 
 def test_only_options_that_differ_from_the_defaults_of_the_model_are_saved(folder: Path, make_app: MakeApp) -> None:
     save(make_app(), NAME, n_ctx=2048, threads=0, mlock=True, n_batch=512)
-    assert written(folder) == {NAME: {"loader": "llama.cpp", "n_ctx": 2048, "mlock": True}}
-    save(make_app(), NAME, n_ctx=4096)  # the model's own
-    assert written(folder) == {NAME: {"loader": "llama.cpp", "mlock": True}}
+    assert saved_file(folder) == {NAME: {"loader": "llama.cpp", "n_ctx": 2048, "mlock": True}}
+    save(make_app(), NAME, n_ctx=4096)  # the default of the model
+    assert saved_file(folder) == {NAME: {"loader": "llama.cpp", "mlock": True}}
 
 
-def test_saved_settings_outrank_the_models_files_and_yield_to_flags(folder: Path, make_app: MakeApp) -> None:
+def test_saved_settings_outrank_the_files_of_the_model_but_not_flags(folder: Path, make_app: MakeApp) -> None:
     save(make_app(), NAME, n_ctx=2048, threads=3)
     for app in (make_app(), make_app("--model", NAME)):
         assert app.planner.plan(LoadRequest(app.record(NAME))).settings["n_ctx"] == Setting(2048, "saved")
-    typed = make_app("--n_ctx=1000")
-    settings = typed.planner.plan(LoadRequest(typed.record(NAME), form={"threads": 5})).settings
+    with_flags = make_app("--n_ctx=1000")
+    settings = with_flags.planner.plan(LoadRequest(with_flags.record(NAME), form={"threads": 5})).settings
     assert settings["n_ctx"] == Setting(1000, "flag")
     assert settings["threads"] == Setting(5, "form")
     assert make_app().planner.plan(LoadRequest(make_app().record("other.gguf"))).settings["n_ctx"] == Setting(
@@ -180,9 +153,9 @@ def test_saved_settings_outrank_the_models_files_and_yield_to_flags(folder: Path
     )
 
 
-def test_flags_of_one_start_are_not_saved(folder: Path, make_app: MakeApp) -> None:
+def test_flags_are_not_saved(folder: Path, make_app: MakeApp) -> None:
     save(make_app("--threads", "3", "--cpu", "--n_batch", "64"), NAME, n_batch=256)
-    assert written(folder) == {NAME: {"loader": "llama.cpp", "n_batch": 256}}
+    assert saved_file(folder) == {NAME: {"loader": "llama.cpp", "n_batch": 256}}
 
 
 def test_the_api_loads_with_saved_settings(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> None:
@@ -205,7 +178,7 @@ def test_a_saved_loader_outranks_the_preferred_one(folder: Path, make_app: MakeA
     assert make_app("--loader", "llamacpp_HF").planner.plan(LoadRequest(record)).loader.name == "llamacpp_HF"
 
 
-@pytest.mark.parametrize("saved", ["AutoGPTQ", "a loader that is gone", "5"])
+@pytest.mark.parametrize("saved", ["AutoGPTQ", "a removed loader", "5"])
 def test_a_saved_loader_that_cannot_load_the_model_is_ignored(folder: Path, make_app: MakeApp, saved: str) -> None:
     (folder / "config-user.yaml").write_text(f"'{NAME}': {{loader: {saved}}}\n")
     assert make_app().planner.plan(LoadRequest(make_app().record(NAME))).loader.name == "llama.cpp"
@@ -217,14 +190,15 @@ def test_a_preferred_loader_must_support_the_format(tmp_path: Path) -> None:
         read(tmp_path / "s.yaml")
 
 
-def test_an_invalid_saved_value_is_reported_and_the_others_are_used(folder: Path, make_app: MakeApp) -> None:
+def test_an_invalid_saved_value_is_reported_and_the_valid_ones_are_used(folder: Path, make_app: MakeApp) -> None:
     (folder / "config-user.yaml").write_text(f"'{NAME}': {{n_ctx: many, threads: 3, mlock: perhaps}}\n")
     app = make_app()
     record = app.record(NAME)
     saved, problems = app.planner.validated_settings(record)
     assert saved == {"threads": 3}
-    assert {each.option for each in problems if isinstance(each, OptionError)} == {"n_ctx", "mlock"}
-    with pytest.raises(OptionError):  # a program is told; the form shows what is wrong and can set it right
+    assert {problem.option for problem in problems if isinstance(problem, OptionError)} == {"n_ctx", "mlock"}
+    # Callers without a form, such as the API, get an error; the form shows the problem for the user to correct.
+    with pytest.raises(OptionError):
         app.planner.plan(LoadRequest(record))
     save(app, NAME, n_ctx=512)
     assert app.planner.plan(LoadRequest(record)).settings["n_ctx"] == Setting(512, "saved")
@@ -235,12 +209,12 @@ def test_an_invalid_file_is_reported_with_its_line_and_backed_up_on_save(folder:
     app = make_app()
     saved, (problem,) = app.planner.validated_settings(app.record(NAME))
     assert saved == {} and "line 2" in problem.say("en") and "第 2 行" in problem.say("zh")
-    aside = save(app, NAME, threads=3)
-    assert aside is not None and aside.read_text() == "a: [1\nb: 2\n"
-    assert written(folder) == {NAME: {"loader": "llama.cpp", "threads": 3}}
+    backup = save(app, NAME, threads=3)
+    assert backup is not None and backup.read_text() == "a: [1\nb: 2\n"
+    assert saved_file(folder) == {NAME: {"loader": "llama.cpp", "threads": 3}}
 
 
-def test_code_of_a_model_runs_only_if_the_command_line_allows_it(folder: Path, make_app: MakeApp) -> None:
+def test_remote_code_runs_only_if_the_command_line_allows_it(folder: Path, make_app: MakeApp) -> None:
     checkpoint(folder / "weights")
     (folder / "config-user.yaml").write_text("weights: {trust_remote_code: true}\n")
     plain, trusting = make_app(), make_app("--trust-remote-code")
@@ -251,7 +225,7 @@ def test_code_of_a_model_runs_only_if_the_command_line_allows_it(folder: Path, m
     assert trusting.planner.plan(LoadRequest(record)).settings["trust_remote_code"].value is True
 
 
-def test_autoload_is_saved_without_touching_the_rest_of_the_file(tmp_path: Path, make_app: MakeApp) -> None:
+def test_saving_autoload_keeps_the_comments_and_other_settings(tmp_path: Path, make_app: MakeApp) -> None:
     (tmp_path / "settings.yaml").write_text("# mine\ntheme: dark  # at night\n")
     make_app().settings.set("autoload_model", True)
     assert make_app().settings.current.autoload_model is True
@@ -260,7 +234,7 @@ def test_autoload_is_saved_without_touching_the_rest_of_the_file(tmp_path: Path,
     assert make_app().settings.current.autoload_model is False
 
 
-def test_with_multi_user_only_the_owner_of_the_api_key_loads(folder: Path, make_app: MakeApp) -> None:
+def test_with_multi_user_only_clients_with_the_api_key_can_load(folder: Path, make_app: MakeApp) -> None:
     with pytest.raises(OwnerOnly):
         make_app("--multi-user").refuse_guests()
     make_app().refuse_guests()
