@@ -1,4 +1,4 @@
-"""Chat templates render messages, and a malicious one cannot leave its sandbox."""
+"""Chat templates render messages, and malicious ones cannot escape their sandbox."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ NO_SYSTEM = (
 )
 
 
-def said(*texts: str) -> list[Message]:
-    """A conversation that the user begins."""
+def conversation(*texts: str) -> list[Message]:
+    """Return messages with these contents, alternately by the user and the assistant."""
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
 
 
-def refusal(template: str) -> Unsupported:
+def render_error(template: str) -> Unsupported:
     with pytest.raises(Unsupported) as refused:
-        render(template, said("hello"))
+        render(template, conversation("hello"))
     assert refused.value.say("zh") != refused.value.say("en")
     return refused.value
 
 
 def test_a_template_renders_the_messages_and_the_generation_prompt() -> None:
-    assert render(CHATML, [SYSTEM, *said("hi", "hello", "bye")]) == (
+    assert render(CHATML, [SYSTEM, *conversation("hi", "hello", "bye")]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\nhello<|im_end|>\n"
@@ -49,42 +49,42 @@ def test_a_template_renders_the_messages_and_the_generation_prompt() -> None:
 
 
 def test_the_template_places_special_tokens() -> None:
-    assert render(NO_SYSTEM, said(" hi ", "hello", "bye"), "<s>", "</s>") == (
+    assert render(NO_SYSTEM, conversation(" hi ", "hello", "bye"), "<s>", "</s>") == (
         "<s>[user] hi[assistant] hello</s>[user] bye[assistant]"
     )
 
 
 def test_continuing_ends_the_prompt_with_the_last_message() -> None:
-    assert render(CHATML, said("Count.", "One, two, "), continue_last=True) == (
+    assert render(CHATML, conversation("Count.", "One, two, "), continue_last=True) == (
         "<|im_start|>user\nCount.<|im_end|>\n<|im_start|>assistant\nOne, two, "
     )
 
 
-def test_the_message_of_a_templates_refusal_is_shown() -> None:
+def test_the_message_of_an_error_raised_by_the_template_is_shown() -> None:
     with pytest.raises(Unsupported, match="there is no system role"):
-        render(NO_SYSTEM, [SYSTEM, *said("hi")])
-    assert render(NO_SYSTEM, said("hi"))
+        render(NO_SYSTEM, [SYSTEM, *conversation("hi")])
+    assert render(NO_SYSTEM, conversation("hi"))
 
 
 def test_without_a_template_the_default_marks_the_roles() -> None:
-    assert render("", [SYSTEM, *said("hi", "hello", "bye")], eos_token="</s>") == (
+    assert render("", [SYSTEM, *conversation("hi", "hello", "bye")], eos_token="</s>") == (
         "Be brief.\n\n### Instruction:\nhi\n\n### Response:\nhello</s>\n\n### Instruction:\nbye\n\n### Response:\n"
     )
-    assert render("", said("hi")) == render(DEFAULT, said("hi"))
+    assert render("", conversation("hi")) == render(DEFAULT, conversation("hi"))
 
 
 def test_the_template_of_a_real_model_is_used(smollm2: Path) -> None:
     template = read_header(smollm2).chat_template
     question = "Name the capital of France in one English sentence."
-    assert render(template, said(question)) == (
+    assert render(template, conversation(question)) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert "Hugging Face" not in render(template, [SYSTEM, *said(question)])
+    assert "Hugging Face" not in render(template, [SYSTEM, *conversation(question)])
 
 
 def test_markup_in_a_message_is_not_rendered() -> None:
-    assert "{{ 7 * 7 }} {% raw %} <b>&amp;" in render(CHATML, said("{{ 7 * 7 }} {% raw %} <b>&amp;"))
+    assert "{{ 7 * 7 }} {% raw %} <b>&amp;" in render(CHATML, conversation("{{ 7 * 7 }} {% raw %} <b>&amp;"))
 
 
 FEATURES = [
@@ -107,7 +107,7 @@ FEATURES = [
 def test_the_features_of_published_templates_are_available(subtests: pytest.Subtests) -> None:
     for template, text in FEATURES:
         with subtests.test(template):
-            assert render(template, said("hello")) == text
+            assert render(template, conversation("hello")) == text
 
 
 BROKEN = [
@@ -128,7 +128,7 @@ BROKEN = [
 def test_a_broken_template_is_refused_with_a_message(subtests: pytest.Subtests) -> None:
     for template in BROKEN:
         with subtests.test(template):
-            refusal(template)
+            render_error(template)
 
 
 ESCAPES = [
@@ -145,13 +145,13 @@ ESCAPES = [
 ]
 
 
-def test_a_template_cannot_leave_its_sandbox(subtests: pytest.Subtests) -> None:
+def test_a_template_cannot_escape_its_sandbox(subtests: pytest.Subtests) -> None:
     for template in ESCAPES:
         with subtests.test(template):
-            refusal(template)
+            render_error(template)
 
 
 def test_a_template_does_not_change_the_messages_of_the_caller() -> None:
-    messages = said("hello")
+    messages = conversation("hello")
     render("{% set messages = [] %}{% for m in messages %}{% set m = {} %}{% endfor %}", messages)
-    assert messages == said("hello")
+    assert messages == conversation("hello")

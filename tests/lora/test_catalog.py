@@ -21,35 +21,35 @@ Q = Pair("model.layers.0.self_attn.q_proj", LAYER + "q_proj.lora_A.weight", LAYE
 UNEQUAL = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4)), Tensor("blk.0.attn_q.weight.lora_b", (4, 64, 3)))
 
 
-def pair(*more: int, kind: int = 0) -> tuple[Tensor, Tensor]:
-    first, second = (Tensor(f"blk.0.attn_q.weight.lora_{half}", (32, 32, *more), kind) for half in "ab")
+def pair(*more_dimensions: int, kind: int = 0) -> tuple[Tensor, Tensor]:
+    first, second = (Tensor(f"blk.0.attn_q.weight.lora_{half}", (32, 32, *more_dimensions), kind) for half in "ab")
     return first, second
 
 
-def alpha(path: Path, value: As) -> Path:
+def with_alpha(path: Path, value: As) -> Path:
     """Make an adapter with which llama.cpp would abort the process."""
     return put(path, gguf(ADAPTER | {"adapter.lora.alpha": value}, PAIR))
 
 
-def activated(path: Path) -> Path:
+def activated_lora(path: Path) -> Path:
     return put(path, gguf(ADAPTER | {"adapter.alora.invocation_tokens": [5, 6]}, PAIR))
 
 
-def only(folder: Path) -> LoraRecord:
+def only_record(folder: Path) -> LoraRecord:
     (record,) = LoraCatalog(folder).all()
     return record
 
 
-def trouble(record: LoraRecord) -> str:
-    """Return the English message, after checking that there is a Chinese one."""
+def problem_text(record: LoraRecord) -> str:
+    """Return the English message of the problem, after checking that there is a Chinese one."""
     assert record.problem is not None
     assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))
     return record.problem.say("en")
 
 
-def test_a_folder_of_peft_is_described(tmp_path: Path) -> None:
+def test_a_peft_folder_is_described(tmp_path: Path) -> None:
     folder = peft(tmp_path / "mine")
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.path, record.kind, record.problem, record.state) == ("mine", folder, "peft", None, "")
     assert (record.ranks, record.alpha, record.targets) == ((4,), 8.0, ("q_proj", "v_proj"))
     assert (record.base, record.stored, record.others) == ("user/tiny", "BF16", ())
@@ -59,18 +59,18 @@ def test_a_folder_of_peft_is_described(tmp_path: Path) -> None:
 
 def test_a_gguf_adapter_is_described(tmp_path: Path) -> None:
     path = adapter(tmp_path / "mine.gguf")
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.path, record.kind, record.problem) == ("mine.gguf", path, "gguf", None)
     assert (record.ranks, record.alpha, record.targets) == ((4,), 8.0, ("attn_q",))
     assert (record.base, record.architecture, record.stored) == ("Tiny", "llama", "F32")
-    assert [(each.inputs, each.outputs) for each in record.pairs] == [(64, 64)]
+    assert [(pair.inputs, pair.outputs) for pair in record.pairs] == [(64, 64)]
 
 
 def test_all_ranks_are_listed(tmp_path: Path) -> None:
     shapes = SHAPES | {LAYER + "v_proj.lora_A.weight": (2, 64), LAYER + "v_proj.lora_B.weight": (32, 2)}
     peft(tmp_path / "a", shapes, rank_pattern={r"layers\.\d+\.self_attn\.v_proj": 2})
-    assert only(tmp_path).ranks == (2, 4)
-    assert only(tmp_path).problem is None
+    assert only_record(tmp_path).ranks == (2, 4)
+    assert only_record(tmp_path).problem is None
 
 
 def test_loras_are_listed_in_natural_order_with_nested_and_chinese_names(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_loras_are_listed_in_natural_order_with_nested_and_chinese_names(tmp_pat
         peft(tmp_path / name)
     peft(tmp_path / "run")
     adapter(tmp_path / "组" / "c.gguf")
-    names = [each.name for each in LoraCatalog(tmp_path).all()]
+    names = [record.name for record in LoraCatalog(tmp_path).all()]
     assert names == ["b9", "b10", "run", "run/checkpoint-2", "组/c.gguf", "组/猫娘"]
 
 
@@ -87,9 +87,9 @@ def test_links_are_followed_without_endless_loops(tmp_path: Path) -> None:
     loras = tmp_path / "loras"
     loras.mkdir()
     (loras / "linked").symlink_to(tmp_path / "elsewhere" / "real")
-    (loras / "round").symlink_to(loras)
-    (loras / "nowhere").symlink_to(tmp_path / "gone")
-    assert [each.name for each in LoraCatalog(loras).all()] == ["linked"]
+    (loras / "loop").symlink_to(loras)
+    (loras / "broken").symlink_to(tmp_path / "gone")
+    assert [record.name for record in LoraCatalog(loras).all()] == ["linked"]
 
 
 def test_other_files_are_not_listed(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_other_files_are_not_listed(tmp_path: Path) -> None:
     put(tmp_path / "other" / "model.safetensors", tensors({"w": (2, 2)}))
     peft(tmp_path / ".hidden")
     assert LoraCatalog(tmp_path).all() == []
-    assert LoraCatalog(tmp_path / "not there").all() == []
+    assert LoraCatalog(tmp_path / "missing").all() == []
 
 
 def without_config(folder: Path) -> None:
@@ -114,31 +114,31 @@ def pickled(folder: Path) -> None:
     put(folder / "a" / "adapter_model.bin", b"PK\x03\x04")
 
 
-def cut(folder: Path) -> None:
+def truncated(folder: Path) -> None:
     weights = peft(folder / "a") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
 
 
-def no_json(folder: Path) -> None:
+def invalid_json(folder: Path) -> None:
     put(peft(folder / "a") / "adapter_config.json", '{"peft_type": "LORA",')
 
 
-def lone_half(folder: Path) -> None:
+def unpaired_tensor(folder: Path) -> None:
     peft(folder / "a", {name: shape for name, shape in SHAPES.items() if "v_proj.lora_B" not in name})
 
 
-def loose(folder: Path) -> None:
+def without_folder(folder: Path) -> None:
     put(folder / "adapter_config.json", CONFIG)
 
 
-FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
+DAMAGED: list[tuple[Callable[[Path], object], str, str]] = [
     (without_config, "incomplete", "a: adapter_config.json is missing."),
     (without_weights, "incomplete", "a: adapter_model.safetensors is missing."),
     (pickled, "unsupported", "adapter_model.bin: a pickle can run code"),
-    (cut, "incomplete", "adapter_model.safetensors: the file is truncated"),
-    (no_json, "damaged", "adapter_config.json: the JSON is invalid or breaks off at line 1"),
-    (lone_half, "damaged", "self_attn.v_proj' is missing."),
-    (loose, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
+    (truncated, "incomplete", "adapter_model.safetensors: the file is truncated"),
+    (invalid_json, "damaged", "adapter_config.json: the JSON is invalid or breaks off at line 1"),
+    (unpaired_tensor, "damaged", "self_attn.v_proj' is missing."),
+    (without_folder, "unsupported", "adapter_config.json: a LoRA needs a folder of its own."),
     (lambda top: peft(top / "a", {"w": (2, 2)}), "damaged", "there is no LoRA in it"),
     (lambda top: peft(top / "a", peft_type="IA3"), "unsupported", "the adapter is of type 'IA3'; only LORA"),
     (lambda top: peft(top / "a", peft_type=None), "unsupported", "the type of the adapter (peft_type) is missing"),
@@ -153,8 +153,12 @@ FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda top: put(top / "a.gguf", gguf()), "unsupported", "this is a model, not a LoRA."),
     (lambda top: adapter(top / "a.gguf", adapter_type="other"), "unsupported", "is not a LoRA: its type is 'other'"),
     (lambda top: adapter(top / "a.gguf", (Tensor("x.lora_a", (4, 4)),)), "damaged", "the tensor B of 'x' is missing."),
-    (lambda top: alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
-    (lambda top: alpha(top / "a.gguf", As(F64, 8.0)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (lambda top: with_alpha(top / "a.gguf", As(U32, 8)), "damaged", "'adapter.lora.alpha' is not of the type float32"),
+    (
+        lambda top: with_alpha(top / "a.gguf", As(F64, 8.0)),
+        "damaged",
+        "'adapter.lora.alpha' is not of the type float32",
+    ),
     (
         lambda top: adapter(top / "a.gguf", pair(kind=24)),
         "unsupported",
@@ -173,19 +177,19 @@ FAULTY: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "dimensions [32, 32, 2, 1, 3]"),
     (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "invalid dimensions [32, 32, 1, 3]"),
     (lambda top: adapter(top / "a.gguf", UNEQUAL), "damaged", "invalid dimensions [4, 64, 3]"),
-    (lambda top: activated(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
+    (lambda top: activated_lora(top / "a.gguf"), "unsupported", "this is an activated LoRA"),
     (lambda top: put(top / "a.gguf", b"<html>"), "damaged", "this is not a GGUF file but a web page"),
 ]
 
 
 def test_a_damaged_lora_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (make, state, words) in enumerate(FAULTY):
+    for number, (make, state, words) in enumerate(DAMAGED):
         with subtests.test(state=state, words=words):
             folder = tmp_path / str(number)
             folder.mkdir()
             make(folder)
-            record = only(folder)
-            assert words in trouble(record)
+            record = only_record(folder)
+            assert words in problem_text(record)
             assert record.state == state
 
 
@@ -201,14 +205,14 @@ def test_a_lora_is_found_by_its_name_or_an_unambiguous_part(tmp_path: Path) -> N
 
 def test_listing_again_reads_only_changed_files(tmp_path: Path) -> None:
     modules = [f"{LAYER.replace('.0.', f'.{n}.')}q_proj.lora_" for n in range(100)]
-    shapes = {f"{each}{half}.weight": shape for each in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
+    shapes = {f"{module}{half}.weight": shape for module in modules for half, shape in (("A", (4, 8)), ("B", (8, 4)))}
     for number in range(40):
         peft(tmp_path / f"lora {number}", shapes)
     loras = LoraCatalog(tmp_path)
-    began = time.perf_counter()
+    start = time.perf_counter()
     first = loras.all()
-    read = time.perf_counter()
+    first_end = time.perf_counter()
     assert loras.all() == first
-    assert time.perf_counter() - read < (read - began) / 4
+    assert time.perf_counter() - first_end < (first_end - start) / 4
     peft(tmp_path / "lora 7", r=16)
-    assert [each.name for each in loras.all() if each.problem] == ["lora 7"]
+    assert [record.name for record in loras.all() if record.problem] == ["lora 7"]

@@ -1,4 +1,4 @@
-"""LoRAs of PEFT converted to GGUF adapters: compared with PEFT on the real model, and case by case on small ones."""
+"""PEFT LoRAs are converted to GGUF adapters: compared with PEFT on the demo model, and case by case on tiny models."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from tests.support.hf_folder import bfloat16, write_safetensors
 from tests.support.lora_files import CONFIG, LAYER, peft
 from tests.support.peft_reference import peft_logits
 
-EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENS = [504, 3575, 282, 4649, 314, 7042, 30, 339, 5745, 338, 260, 1119, 314, 253, 1109, 282, 1743]
 Logits = Mapping[str, NDArray[np.float32]]
 Array = NDArray[Any]
 
-# Mean differences of a logit. llama.cpp rounds activations to 8 bits before it multiplies them with a quantised weight:
-# without any adapter it is 0.26 from float32 here.
+# Mean absolute differences of logits. llama.cpp rounds activations to 8 bits before it multiplies them by a quantized
+# weight: even without an adapter its logits differ from those in float32 by 0.26.
 TOLERANCE, EFFECT = 0.45, 2.0
 
 
-def run(script: str, asked: dict[str, Any], place: Path) -> None:
-    put(place, asked)
-    subprocess.run([sys.executable, "-m", f"tests.support.{script}", str(place)], cwd=ROOT, check=True, timeout=110)
+def run(script: str, request: dict[str, Any], path: Path) -> None:
+    put(path, request)
+    subprocess.run([sys.executable, "-m", f"tests.support.{script}", str(path)], cwd=ROOT, check=True, timeout=110)
 
 
-def away(found: Array, other: Array) -> float:
-    return float(np.abs(found - other).mean())
+def mean_difference(first: Array, second: Array) -> float:
+    return float(np.abs(first - second).mean())
 
 
 @pytest.fixture(scope="module")
-def both(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Logits, Logits]:
+def logits(smollm2: Path, smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Logits, Logits]:
     """Return the logits of PEFT in float32, and of llama.cpp with the demo model (Q4_1)."""
     top = tmp_path_factory.mktemp("adapters")
-    mixed = {"r": 4, "lora_alpha": 6, "target_modules": EVERY, "strength": 0.1, "dtype": "bfloat16"}
+    mixed = {"r": 4, "lora_alpha": 6, "target_modules": PROJECTIONS, "strength": 0.1, "dtype": "bfloat16"}
     mixed |= {"use_rslora": True, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"k_proj": 16, "o_proj": -3}}
     adapters = {
         "heads": {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "k_proj"], "strength": 0.6},
-        "half": {"r": 4, "lora_alpha": 8, "target_modules": EVERY, "strength": 0.15, "dtype": "float16"},
+        "half": {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, "strength": 0.15, "dtype": "float16"},
         "mixed": mixed,
     }
     expected = peft_logits(smollm2_folder, top, adapters, TOKENS)
-    files = {each.name: str(converted(each, read_header(smollm2))) for each in LoraCatalog(top).all()}
+    files = {lora.name: str(converted(lora, read_header(smollm2))) for lora in LoraCatalog(top).all()}
     files["disordered"] = str(disordered(Path(files["heads"]), top / "disordered.gguf"))
     job = {"model": str(smollm2), "adapters": files, "tokens": TOKENS, "out": str(top / "llama.npz")}
     run("llama_lora_reference", {"jobs": [job]}, top / "llama.json")
@@ -67,49 +67,50 @@ def disordered(good: Path, path: Path) -> Path:
     """Make the same adapter with the rows of B in the order of transformers."""
     content = bytearray(good.read_bytes())
     _, table = read_tensors(good)
-    data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
-    for each in table:
-        if each.name.endswith(("attn_q.weight.lora_b", "attn_k.weight.lora_b")):
-            rows, heads = each.shape[1], 9 if "attn_q" in each.name else 3
-            place = slice(data + each.offset, data + each.offset + each.size)
-            array = np.frombuffer(bytes(content[place]), "<f4").reshape(heads, rows // heads // 2, 2, each.shape[0])
-            content[place] = array.swapaxes(1, 2).tobytes()
+    data = len(content) - sum(-(-tensor.size // 32) * 32 for tensor in table)
+    for tensor in table:
+        if tensor.name.endswith(("attn_q.weight.lora_b", "attn_k.weight.lora_b")):
+            rows, heads = tensor.shape[1], 9 if "attn_q" in tensor.name else 3
+            span = slice(data + tensor.offset, data + tensor.offset + tensor.size)
+            array = np.frombuffer(bytes(content[span]), "<f4").reshape(heads, rows // heads // 2, 2, tensor.shape[0])
+            content[span] = array.swapaxes(1, 2).tobytes()
     path.write_bytes(content)
     return path
 
 
 @pytest.mark.parametrize("name", ["heads", "half", "mixed"])
-def test_llama_cpp_computes_the_same_logits_as_peft(both: tuple[Logits, Logits], name: str) -> None:
-    peft, llama = both
-    assert away(llama[name], peft[name]) < TOLERANCE
-    assert away(peft[name], peft["none"]) > EFFECT
-    assert away(llama[name], llama["none"]) > EFFECT
+def test_llama_cpp_computes_the_same_logits_as_peft(logits: tuple[Logits, Logits], name: str) -> None:
+    peft, llama = logits
+    assert mean_difference(llama[name], peft[name]) < TOLERANCE
+    assert mean_difference(peft[name], peft["none"]) > EFFECT
+    assert mean_difference(llama[name], llama["none"]) > EFFECT
 
 
-def test_rows_in_the_wrong_order_change_the_logits(both: tuple[Logits, Logits]) -> None:
-    peft, llama = both
-    assert away(llama["disordered"], peft["heads"]) > EFFECT
+def test_rows_in_the_wrong_order_change_the_logits(logits: tuple[Logits, Logits]) -> None:
+    peft, llama = logits
+    assert mean_difference(llama["disordered"], peft["heads"]) > EFFECT
 
 
-def test_removing_the_adapter_restores_the_logits(both: tuple[Logits, Logits]) -> None:
-    _, llama = both
+def test_removing_the_adapter_restores_the_logits(logits: tuple[Logits, Logits]) -> None:
+    _, llama = logits
     assert np.array_equal(llama["removed"], llama["none"])
 
 
 def header(folder: Path, **changes: object) -> GgufHeader:
     """Return the header of a small model with 8 query and 4 key heads."""
-    arch = str(changes.pop("architecture", "llama"))
-    facts = {key.replace("llama.", f"{arch}."): each for key, each in MODEL.items()} | {"general.architecture": arch}
-    return read_header(
-        put(folder / "model.gguf", gguf(facts | {f"{arch}.{key}": each for key, each in changes.items()}))
-    )
+    architecture = str(changes.pop("architecture", "llama"))
+    metadata = {key.replace("llama.", f"{architecture}."): value for key, value in MODEL.items()}
+    metadata |= {f"{architecture}.{key}": value for key, value in changes.items()}
+    metadata["general.architecture"] = architecture
+    return read_header(put(folder / "model.gguf", gguf(metadata)))
 
 
-def numbered(*shape: int, kind: str = "<f4") -> Array:
-    return np.arange(np.prod(shape), dtype=kind).reshape(shape)
+def numbered(*shape: int, dtype: str = "<f4") -> Array:
+    """Return the numbers from 0 on in an array of that shape."""
+    return np.arange(np.prod(shape), dtype=dtype).reshape(shape)
 
 
-def made(folder: Path, arrays: Mapping[str, Array], **config: object) -> LoraRecord:
+def peft_lora(folder: Path, arrays: Mapping[str, Array], **config: object) -> LoraRecord:
     put(folder / "cat" / "adapter_config.json", CONFIG | config)
     write_safetensors(folder / "cat" / "adapter_model.safetensors", dict(arrays))
     return LoraCatalog(folder).find("cat")
@@ -119,29 +120,29 @@ def pair(module: str, a: Array, b: Array) -> dict[str, Array]:
     return {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
 
 
-def arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
     """Return all tensors of a GGUF file, as [rows, columns]."""
     content, (_, table) = path.read_bytes(), read_tensors(path)
-    data = len(content) - sum(-(-each.size // 32) * 32 for each in table)
-    kinds = {"F32": "<f4", "F16": "<f2"}
+    data = len(content) - sum(-(-tensor.size // 32) * 32 for tensor in table)
+    dtypes = {"F32": "<f4", "F16": "<f2"}
     return {
-        each.name: np.frombuffer(
-            content, kinds[each.type], each.size // int(kinds[each.type][-1]), data + each.offset
-        ).reshape(each.shape[::-1])
-        for each in table
+        tensor.name: np.frombuffer(
+            content, dtypes[tensor.type], tensor.size // int(dtypes[tensor.type][-1]), data + tensor.offset
+        ).reshape(tensor.shape[::-1])
+        for tensor in table
     }
 
 
 def test_values_of_every_type_are_converted_exactly(tmp_path: Path) -> None:
     a, b = numbered(4, 64) / 7, numbered(32, 4) / 3
-    for kind, write in (("F32", lambda x: x), ("F16", lambda x: x.astype("<f2")), ("BF16", bfloat16)):
-        folder = tmp_path / kind
-        path = converted(made(folder, pair(LAYER + "v_proj", write(a), write(b))), header(tmp_path))
-        found = arrays(path)
-        widened = {"F32": lambda x: x, "F16": lambda x: x.astype("<f2"), "BF16": as_bfloat16}[kind]
-        assert np.array_equal(found["blk.0.attn_v.weight.lora_a"], widened(a))
-        assert np.array_equal(found["blk.0.attn_v.weight.lora_b"], widened(b))
-        assert found["blk.0.attn_v.weight.lora_a"].dtype == ("<f2" if kind == "F16" else "<f4")
+    for dtype, narrow in (("F32", lambda x: x), ("F16", lambda x: x.astype("<f2")), ("BF16", bfloat16)):
+        folder = tmp_path / dtype
+        path = converted(peft_lora(folder, pair(LAYER + "v_proj", narrow(a), narrow(b))), header(tmp_path))
+        tensors = read_arrays(path)
+        widened = {"F32": lambda x: x, "F16": lambda x: x.astype("<f2"), "BF16": as_bfloat16}[dtype]
+        assert np.array_equal(tensors["blk.0.attn_v.weight.lora_a"], widened(a))
+        assert np.array_equal(tensors["blk.0.attn_v.weight.lora_b"], widened(b))
+        assert tensors["blk.0.attn_v.weight.lora_a"].dtype == ("<f2" if dtype == "F16" else "<f4")
 
 
 def as_bfloat16(array: Array) -> Array:
@@ -153,31 +154,31 @@ def test_rows_of_each_head_are_interleaved() -> None:
     assert interleaved(bytes(range(12)), rows=6, heads=1) == bytes([0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11])
 
 
-@pytest.mark.parametrize(("arch", "changed"), [("llama", True), ("qwen2", False), ("gemma2", False)])
-def test_only_some_architectures_have_interleaved_heads(tmp_path: Path, arch: str, changed: bool) -> None:
+@pytest.mark.parametrize(("architecture", "changed"), [("llama", True), ("qwen2", False), ("gemma2", False)])
+def test_only_some_architectures_have_interleaved_heads(tmp_path: Path, architecture: str, changed: bool) -> None:
     b = numbered(32, 4)
-    lora = made(tmp_path, pair(LAYER + "k_proj", numbered(4, 64), b) | pair(LAYER + "v_proj", numbered(4, 64), b))
-    found = arrays(converted(lora, header(tmp_path, architecture=arch)))
-    assert np.array_equal(found["blk.0.attn_v.weight.lora_b"], b)
-    assert np.array_equal(found["blk.0.attn_k.weight.lora_b"], b) is not changed
-    assert sorted(found["blk.0.attn_k.weight.lora_b"][:, 0]) == sorted(b[:, 0])
+    lora = peft_lora(tmp_path, pair(LAYER + "k_proj", numbered(4, 64), b) | pair(LAYER + "v_proj", numbered(4, 64), b))
+    tensors = read_arrays(converted(lora, header(tmp_path, architecture=architecture)))
+    assert np.array_equal(tensors["blk.0.attn_v.weight.lora_b"], b)
+    assert np.array_equal(tensors["blk.0.attn_k.weight.lora_b"], b) is not changed
+    assert sorted(tensors["blk.0.attn_k.weight.lora_b"][:, 0]) == sorted(b[:, 0])
 
 
 def test_the_alpha_of_a_single_module_is_multiplied_into_its_b(tmp_path: Path) -> None:
     parts = {
-        name: pair(LAYER + name, numbered(4, 64, kind="<f2"), numbered(32, 4, kind="<f2"))
+        name: pair(LAYER + name, numbered(4, 64, dtype="<f2"), numbered(32, 4, dtype="<f2"))
         for name in ("v_proj", "o_proj", "q_proj")
     }
-    lora = made(tmp_path, parts["v_proj"] | parts["o_proj"] | parts["q_proj"], alpha_pattern={"o_proj": 2})
+    lora = peft_lora(tmp_path, parts["v_proj"] | parts["o_proj"] | parts["q_proj"], alpha_pattern={"o_proj": 2})
     path = converted(lora, header(tmp_path))
     assert read_header(path).alpha == 8.0
-    found = arrays(path)
-    assert np.array_equal(found["blk.0.attn_output.weight.lora_b"], numbered(32, 4) / 4)
-    assert found["blk.0.attn_v.weight.lora_b"].dtype == "<f2"
+    tensors = read_arrays(path)
+    assert np.array_equal(tensors["blk.0.attn_output.weight.lora_b"], numbered(32, 4) / 4)
+    assert tensors["blk.0.attn_v.weight.lora_b"].dtype == "<f2"
 
 
 def test_rslora_is_converted_to_the_alpha_with_the_same_scale(tmp_path: Path) -> None:
-    lora = made(tmp_path, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)), use_rslora=True)
+    lora = peft_lora(tmp_path, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)), use_rslora=True)
     assert read_header(converted(lora, header(tmp_path))).alpha == 16.0  # 8 * sqrt(4), to be divided by 4
 
 
@@ -195,11 +196,11 @@ INEXPRESSIBLE: list[tuple[dict[str, object], dict[str, Array], str]] = [
 
 
 def test_a_lora_that_gguf_cannot_express_is_refused_by_name(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (config, more, words) in enumerate(INEXPRESSIBLE):
+    for number, (config, extra, words) in enumerate(INEXPRESSIBLE):
         with subtests.test(words=words):
             folder = tmp_path / str(number)
             folder.mkdir()
-            lora = made(folder, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)) | more, **config)
+            lora = peft_lora(folder, pair(LAYER + "v_proj", numbered(4, 64), numbered(32, 4)) | extra, **config)
             with pytest.raises(LoraInexpressible) as caught:
                 converted(lora, header(folder))
             assert words in caught.value.say("en") and words.removeprefix("its ").split(" ")[0] in caught.value.say(
@@ -209,8 +210,8 @@ def test_a_lora_that_gguf_cannot_express_is_refused_by_name(tmp_path: Path, subt
 
 
 def test_an_embedding_and_an_unknown_architecture_are_refused(tmp_path: Path) -> None:
-    words = "base_model.model.model.embed_tokens.lora_embedding_"
-    lora = made(tmp_path, {f"{words}A": numbered(4, 100), f"{words}B": numbered(64, 4)})
+    prefix = "base_model.model.model.embed_tokens.lora_embedding_"
+    lora = peft_lora(tmp_path, {f"{prefix}A": numbered(4, 100), f"{prefix}B": numbered(64, 4)})
     with pytest.raises(LoraInexpressible, match=r"cannot apply a LoRA to 'model\.embed_tokens'"):
         converted(lora, header(tmp_path))
     with pytest.raises(LoraInexpressible, match="architecture 'rwkv7' is not supported"):
@@ -218,14 +219,14 @@ def test_an_embedding_and_an_unknown_architecture_are_refused(tmp_path: Path) ->
 
 
 def test_a_number_of_heads_that_does_not_divide_the_rows_is_refused(tmp_path: Path) -> None:
-    lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(50, 4)))
+    lora = peft_lora(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(50, 4)))
     with pytest.raises(LoraInexpressible, match="the 50 outputs of"):
         converted(lora, header(tmp_path))
 
 
 def test_a_lora_is_converted_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
     parts = pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))
-    lora, model = made(tmp_path, parts), header(tmp_path)
+    lora, model = peft_lora(tmp_path, parts), header(tmp_path)
     path = converted(lora, model)
     first = path.stat()
     assert path == tmp_path / "cat" / FOLDER / "llama-8-4.gguf"
@@ -236,26 +237,26 @@ def test_a_lora_is_converted_once_and_again_when_it_has_changed(tmp_path: Path) 
 
 
 def test_a_truncated_or_foreign_conversion_is_replaced(tmp_path: Path) -> None:
-    lora, model = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))), header(tmp_path)
-    whole = converted(lora, model).read_bytes()
-    for content in (whole[:-1], b"", b"nonsense"):
+    lora, model = peft_lora(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4))), header(tmp_path)
+    complete = converted(lora, model).read_bytes()
+    for content in (complete[:-1], b"", b"nonsense"):
         converted(lora, model).write_bytes(content)
-        assert converted(lora, model).read_bytes() == whole
-    assert [each.name for each in (tmp_path / "cat" / FOLDER).iterdir()] == ["llama-8-4.gguf"]
+        assert converted(lora, model).read_bytes() == complete
+    assert [path.name for path in (tmp_path / "cat" / FOLDER).iterdir()] == ["llama-8-4.gguf"]
 
 
 def test_a_conversion_is_a_valid_adapter_and_is_not_listed(tmp_path: Path) -> None:
-    lora = made(tmp_path / "loras", pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
+    lora = peft_lora(tmp_path / "loras", pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
     path = converted(lora, header(tmp_path))
-    assert [each.name for each in LoraCatalog(tmp_path / "loras").all()] == ["cat"]
+    assert [record.name for record in LoraCatalog(tmp_path / "loras").all()] == ["cat"]
     (record,) = LoraCatalog(path.parent).all()
     assert (record.problem, record.ranks, record.alpha, record.architecture) == (None, (4,), 8.0, "llama")
     assert record.base == "user/tiny"
 
 
 def test_a_folder_that_is_not_writable_is_reported_with_the_system_error(tmp_path: Path) -> None:
-    lora = made(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
-    put(tmp_path / "cat" / FOLDER, "a file is in the way")
+    lora = peft_lora(tmp_path, pair(LAYER + "q_proj", numbered(4, 64), numbered(64, 4)))
+    put(tmp_path / "cat" / FOLDER, "a file with the name of the folder")
     with pytest.raises(LoraNotWritten, match=r"\.converted"):
         converted(lora, header(tmp_path))
 

@@ -1,4 +1,4 @@
-"""LoRAs of the model in use: what is checked before the engine applies them, and what is applied after an error."""
+"""LoRAs of the loaded model: the checks before the engine applies them, and what stays applied after an error."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ TENSORS = (
     Tensor("blk.0.attn_v.weight", (64, 32)),
 )
 WIDE = {LAYER + "q_proj.lora_A.weight": (4, 128), LAYER + "q_proj.lora_B.weight": (64, 4)}
-SEVERAL = dataclasses.replace(ECHO, abilities=frozenset({"lora", "loras"}))
-ONE = dataclasses.replace(ECHO, abilities=frozenset({"lora"}))
-NONE = dataclasses.replace(ECHO, abilities=frozenset())
+SEVERAL_LORAS = dataclasses.replace(ECHO, abilities=frozenset({"lora", "loras"}))
+ONE_LORA = dataclasses.replace(ECHO, abilities=frozenset({"lora"}))
+NO_LORAS = dataclasses.replace(ECHO, abilities=frozenset())
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def models() -> Iterator[ModelManager]:
-    owner = ModelManager()
-    yield owner
-    owner.unload()
+    model_manager = ModelManager()
+    yield model_manager
+    model_manager.unload()
 
 
 @pytest.fixture
@@ -69,17 +69,19 @@ def loras(root: Path, models: ModelManager) -> LoraManager:
     return LoraManager(LoraCatalog(root / "loras"), models)
 
 
-def plan(record: ModelRecord, loader: Loader = SEVERAL, **weights: object) -> LoadPlan:
+def plan(record: ModelRecord, loader: Loader = SEVERAL_LORAS, **weights: object) -> LoadPlan:
     return LoadPlan(record, loader, resolve(loader, model={}, saved={}, flags={}, form={}), weights)
 
 
-def load(root: Path, models: ModelManager, loader: Loader = SEVERAL, **weights: object) -> LoadedModel:
+def load(root: Path, models: ModelManager, loader: Loader = SEVERAL_LORAS, **weights: object) -> LoadedModel:
     loras = LoraManager(LoraCatalog(root / "loras"), models)
     return models.begin(loras.resolve(plan(Catalog(root / "models").find("m"), loader, **weights))).result(20)
 
 
-def says(model: LoadedModel) -> str:
-    return "".join(each.text for each in model.generate(Prompt("adapters"), {}) if isinstance(each, Text)).strip()
+def applied_names(model: LoadedModel) -> str:
+    """Return the names of the LoRAs that the echo engine has applied: its answer to the prompt "adapters"."""
+    events = model.generate(Prompt("adapters"), {})
+    return "".join(event.text for event in events if isinstance(event, Text)).strip()
 
 
 def test_several_loras_are_applied_with_their_weights_and_shown_in_the_status(
@@ -91,24 +93,24 @@ def test_several_loras_are_applied_with_their_weights_and_shown_in_the_status(
     assert applied == (AppliedLora("cat", 1, 10), AppliedLora("dog.gguf", 0.5, 5))
     assert models.status.loras == model.loras == applied
     assert models.status.version > before and models.status.state == "ready"
-    assert says(model) == "cat,dog.gguf"
+    assert applied_names(model) == "cat,dog.gguf"
 
 
 def test_applying_none_restores_the_model(root: Path, models: ModelManager, loras: LoraManager) -> None:
     model = load(root, models)
     loras.apply({"cat": 1})
     assert loras.apply({}) == models.status.loras == ()
-    assert says(model) == ""
+    assert applied_names(model) == ""
 
 
-def test_a_lora_of_peft_is_converted_for_llama_cpp(root: Path, models: ModelManager, loras: LoraManager) -> None:
+def test_a_peft_lora_is_converted_for_llama_cpp(root: Path, models: ModelManager, loras: LoraManager) -> None:
     load(root, models)
     loras.apply({"cat": 1})
-    assert [each.suffix for each in (root / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
+    assert [path.suffix for path in (root / "loras" / "cat" / ".converted").iterdir()] == [".gguf"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "error"),
+    ("weights", "error"),
     [
         ({"mouse": 1}, LoraNotFound),
         ({"cat": 1, "wide": 1}, LoraMismatch),
@@ -119,15 +121,15 @@ def test_a_lora_of_peft_is_converted_for_llama_cpp(root: Path, models: ModelMana
         ({"cat": 1, "fail": 1}, Unsupported),
     ],
 )
-def test_after_a_refusal_the_former_loras_stay_applied(
-    asked: dict[str, object], error: type[WebUIError], root: Path, models: ModelManager, loras: LoraManager
+def test_after_an_error_the_previous_loras_stay_applied(
+    weights: dict[str, object], error: type[WebUIError], root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     model = load(root, models)
     loras.apply({"dog": 1})
     with pytest.raises(error):
-        loras.apply(asked)
-    assert [each.name for each in models.status.loras] == ["dog.gguf"]
-    assert says(model) == "dog.gguf"
+        loras.apply(weights)
+    assert [lora.name for lora in models.status.loras] == ["dog.gguf"]
+    assert applied_names(model) == "dog.gguf"
 
 
 def test_an_adapter_that_crashes_the_worker_is_reported_as_such(
@@ -147,21 +149,21 @@ def test_applying_without_a_model_is_an_error(loras: LoraManager) -> None:
 def test_a_loader_without_loras_names_loaders_that_support_them(
     root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
-    load(root, models, NONE)
+    load(root, models, NO_LORAS)
     with pytest.raises(Unsupported, match="echo cannot use LoRAs; Transformers"):
         loras.apply({"cat": 1})
     assert loras.apply({}) == ()
 
 
 def test_a_loader_for_one_lora_refuses_two(root: Path, models: ModelManager, loras: LoraManager) -> None:
-    load(root, models, ONE)
+    load(root, models, ONE_LORA)
     assert len(loras.apply({"cat": 1})) == 1
     with pytest.raises(Unsupported, match="one LoRA at a time"):
         loras.apply({"cat": 1, "dog": 1})
 
 
 def test_loras_of_the_plan_are_applied_during_the_load(root: Path, models: ModelManager, loras: LoraManager) -> None:
-    assert says(load(root, models, cat=0.5)) == "cat"
+    assert applied_names(load(root, models, cat=0.5)) == "cat"
     assert models.status.loras == (AppliedLora("cat", 0.5, 5),)
 
 
@@ -169,7 +171,7 @@ def test_a_model_whose_loras_are_missing_is_loaded_without_them_and_says_why(
     root: Path, models: ModelManager, loras: LoraManager
 ) -> None:
     model = load(root, models, mouse=1)
-    assert says(model) == "" and models.status.state == "ready"
+    assert applied_names(model) == "" and models.status.state == "ready"
     assert isinstance(models.status.lora_problem, LoraNotFound)
     loras.apply({"cat": 1})
     assert models.status.lora_problem is None
@@ -178,12 +180,12 @@ def test_a_model_whose_loras_are_missing_is_loaded_without_them_and_says_why(
 def test_a_lora_whose_files_vanish_while_being_read_is_refused_by_name(
     root: Path, models: ModelManager, loras: LoraManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*_: object) -> None:
+    def missing_file(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(manager, "check_fit", gone)
+    monkeypatch.setattr(manager, "check_fit", missing_file)
     model = load(root, models, cat=1)
-    assert says(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
+    assert applied_names(model) == "" and isinstance(models.status.lora_problem, LoraRefused)
     with pytest.raises(LoraRefused, match=r"cat.*No such file"):
         loras.apply({"cat": 1})
 
@@ -200,13 +202,13 @@ def test_a_bug_while_applying_loras_ends_the_load_and_the_worker(
     assert models.status.state == "failed" and not worker_pids()
 
 
-def test_a_load_with_other_loras_is_not_shared(root: Path, models: ModelManager, loras: LoraManager) -> None:
+def test_loading_with_other_loras_loads_the_model_again(root: Path, models: ModelManager, loras: LoraManager) -> None:
     assert load(root, models, cat=1) is not load(root, models, dog=1)
-    assert [each.name for each in models.status.loras] == ["dog.gguf"]
+    assert [lora.name for lora in models.status.loras] == ["dog.gguf"]
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("saved", "expected"),
     [
         (None, {}),
         (["a", "b"], {"a": 1.0, "b": 1.0}),
@@ -216,27 +218,27 @@ def test_a_load_with_other_loras_is_not_shared(root: Path, models: ModelManager,
         ("", {}),
     ],
 )
-def test_saved_loras_are_read_in_every_form(told: object, meant: dict[str, object]) -> None:
-    assert parse_saved(told) == meant
+def test_saved_loras_are_read_in_every_form(saved: object, expected: dict[str, object]) -> None:
+    assert parse_saved(saved) == expected
 
 
-def test_loras_of_the_command_line_outrank_saved_ones(root: Path, make_app_in: Callable[..., App]) -> None:
+def test_loras_of_the_command_line_outrank_saved_ones(root: Path, make_app_in_root: Callable[..., App]) -> None:
     (root / "models" / "config-user.yaml").write_text("m.gguf:\n  lora: [cat]\n")
-    app = make_app_in()
+    app = make_app_in_root()
     assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"cat": 1.0}
-    app = make_app_in("--lora", "dog", "cat:0.5")
+    app = make_app_in_root("--lora", "dog", "cat:0.5")
     assert app.planner.plan(LoadRequest(app.record("m.gguf"))).loras == {"dog.gguf": 1.0, "cat": 0.5}
 
 
-def test_a_misspelled_lora_is_reported_at_start(make_app_in: Callable[..., App]) -> None:
+def test_a_misspelled_lora_is_reported_at_start(make_app_in_root: Callable[..., App]) -> None:
     with pytest.raises(LoraNotFound, match="cat"):
-        make_app_in("--lora", "cad")
+        make_app_in_root("--lora", "cad")
     with pytest.raises(OptionError):
-        make_app_in("--lora", "cat:3")
+        make_app_in_root("--lora", "cat:3")
 
 
-def test_applied_loras_are_saved_with_their_model_only(root: Path, make_app_in: Callable[..., App]) -> None:
-    app = make_app_in()
+def test_applied_loras_are_saved_with_their_model_only(root: Path, make_app_in_root: Callable[..., App]) -> None:
+    app = make_app_in_root()
     record = app.record("m.gguf")
     (root / "models" / "n.gguf").write_bytes((root / "models" / "m.gguf").read_bytes())
     app.loading.load(plan(record))
@@ -247,14 +249,14 @@ def test_applied_loras_are_saved_with_their_model_only(root: Path, make_app_in: 
     assert "lora" not in app.planner.saved_settings(app.record("n.gguf"))
     app.models.unload()
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
-    assert "lora" in app.planner.saved_settings(record), "nobody has said anything of them"
+    assert "lora" in app.planner.saved_settings(record), "unloading the model does not remove them"
     app.loading.load(plan(record, mouse=1))
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
-    assert "lora" in app.planner.saved_settings(record), "that they cannot be had now is not the user's wish"
+    assert "lora" in app.planner.saved_settings(record), "a LoRA that could not be applied does not remove them"
 
 
-def test_loras_of_the_command_line_are_not_saved(root: Path, make_app_in: Callable[..., App]) -> None:
-    app = make_app_in("--lora", "cat")
+def test_loras_of_the_command_line_are_not_saved(root: Path, make_app_in_root: Callable[..., App]) -> None:
+    app = make_app_in_root("--lora", "cat")
     record = app.record("m.gguf")
     app.loading.load(plan(record, **app.planner.plan(LoadRequest(record)).loras))
     app.planner.save(LoadRequest(record, "llama.cpp", {}))
@@ -265,17 +267,17 @@ def test_loras_of_the_command_line_are_not_saved(root: Path, make_app_in: Callab
 
 
 @pytest.fixture
-def make_app_in(root: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Make an App from words of the command line, with the models and LoRAs in `root`."""
+def make_app_in_root(root: Path, tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Make an App from command-line arguments, with the models and LoRAs in `root`."""
     (tmp_path / "settings.yaml").touch()
-    made: list[App] = []
+    apps: list[App] = []
 
-    def make(*words: str) -> App:
-        own = ("--model-dir", str(root / "models"), "--lora-dir", str(root / "loras"))
-        made.append(App(flags.parse([*own, "--settings", str(tmp_path / "settings.yaml"), *words])))
-        return made[-1]
+    def make(*arguments: str) -> App:
+        folders = ("--model-dir", str(root / "models"), "--lora-dir", str(root / "loras"))
+        apps.append(App(flags.parse([*folders, "--settings", str(tmp_path / "settings.yaml"), *arguments])))
+        return apps[-1]
 
     yield make
-    for app in made:
+    for app in apps:
         app.downloads.close()
         app.models.unload()

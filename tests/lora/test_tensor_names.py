@@ -1,4 +1,4 @@
-"""GGUF names of the modules of transformers, checked by logits: tiny random models with an adapter, in both."""
+"""GGUF names of transformers modules, checked by comparing the logits of tiny random models with an adapter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tests.support.checkpoint_files import put
 from tests.support.forked import forked
 from tests.support.tiny_loras import KINDS, TOKENS, architecture, write
 
-PRECISE = 50  # how many times larger the mean change by the adapter is than the largest error; it was 140 and more
+MIN_EFFECT = 50
+"""The mean change of the logits by an adapter is at least this many times the largest error; measured: 140 and more."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_llama_cpp_applies_the_adapter_as_peft_does(tiny: Path, kind: str) -> No
     peft, llama = np.load(tiny / kind / "logits.npz"), np.load(tiny / kind / "llama.npz")
     effect = np.abs(peft["cat"] - peft["none"]).mean()
     for name in ("none", "cat"):
-        assert np.abs(llama[name] - peft[name]).max() < effect / PRECISE
+        assert np.abs(llama[name] - peft[name]).max() < effect / MIN_EFFECT
     assert np.array_equal(llama["removed"], llama["none"])
 
 
@@ -55,15 +56,15 @@ def test_every_architecture_is_tested() -> None:
 
 
 def test_the_names_agree_with_the_gguf_package(subtests: pytest.Subtests) -> None:
-    """The application does not use that package, which is made for converting models."""
+    """The application does not use the gguf package, which is made for converting models."""
     for arch in ARCHITECTURES:
         with subtests.test(arch=arch):
-            number = next(each for each, name in MODEL_ARCH_NAMES.items() if name == arch)
-            theirs = get_tensor_name_map(number, 4)
+            arch_id = next(number for number, name in MODEL_ARCH_NAMES.items() if name == arch)
+            gguf_names = get_tensor_name_map(arch_id, 4)
             for layer in ARCHITECTURES[arch]:
                 for part in ("self_attn", "mlp"):
                     module = f"model.layers.2.{part}.{layer}"
-                    expected = theirs.get_name(f"{module}.weight", try_suffixes=(".weight",))
+                    expected = gguf_names.get_name(f"{module}.weight", try_suffixes=(".weight",))
                     if expected is not None:
                         assert gguf_name(arch, module) == expected
                         break

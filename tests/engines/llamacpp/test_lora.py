@@ -37,7 +37,7 @@ from modules.lora.manager import LoraManager
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
-from tests.lora.test_tensor_names import PRECISE
+from tests.lora.test_tensor_names import MIN_EFFECT
 from tests.support import tiny_loras, tiny_model
 from tests.support.answers import Answer, Crowd, answer, ask, forget, together
 from tests.support.checkpoint_files import put
@@ -174,7 +174,7 @@ def test_every_set_of_adapters_has_the_effect_it_has_under_peft(
     effects = small.apply(SETS[name])
     actual = seen(small, letters)
     effect = float(np.abs(peft[name] - peft["none"]).mean())
-    assert difference_from(actual, peft[name], letters) < effect / PRECISE
+    assert difference_from(actual, peft[name], letters) < effect / MIN_EFFECT
     assert difference_from(actual, llama[name], letters) < 1e-3
     assert [each > 0 for each in effects] == [weight > 0 for weight in SETS[name].values()]
 
@@ -191,7 +191,7 @@ def test_the_effect_of_a_set_does_not_depend_on_the_sets_before_it(
         small.apply(dict(reversed(SETS.get(after, {}).items())))
         actual = seen(small, letters)
         effect = float(np.abs(peft["cat"] - peft["none"]).mean())
-        assert difference_from(actual, peft[after], letters) < effect / PRECISE, f"{after} after {before}"
+        assert difference_from(actual, peft[after], letters) < effect / MIN_EFFECT, f"{after} after {before}"
         assert (actual == bare) is (after == "none")
 
 
@@ -203,7 +203,7 @@ def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_f
     for name, weights in SETS.items():
         small.apply(weights)
         actual = np.array(ask(small.model._worker, "logits", tokens=TOKENS))
-        assert np.abs(actual - peft[name]).max() < effect / PRECISE
+        assert np.abs(actual - peft[name]).max() < effect / MIN_EFFECT
 
 
 # -- what they were taught to say --------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: S
     assert isinstance(heard[-1], Result) and heard[-1].value[0] > 1
     with_green = odds()
     for actual, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
-        assert largest_difference(actual, green) < largest_difference(green, banana) / PRECISE
+        assert largest_difference(actual, green) < largest_difference(green, banana) / MIN_EFFECT
 
 
 # -- mechanics ---------------------------------------------------------------------------------------------------------

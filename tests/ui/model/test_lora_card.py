@@ -16,7 +16,7 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.model_manager import ModelManager
 from modules.ui.handlers import Page
 from modules.ui.model.lora_card import LoraCard
-from tests.lora.test_manager import SEVERAL, root  # noqa: F401
+from tests.lora.test_manager import SEVERAL_LORAS, root  # noqa: F401
 from tests.support.lora_files import peft
 from tests.support.page_parts import AsCalled, page_parts
 
@@ -34,8 +34,8 @@ def make_card(root: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  
 
 def load(card: Any) -> ModelManager:
     app = card._app
-    settings = resolve(SEVERAL, model={}, saved={}, flags={}, form={})
-    app.models.load(LoadPlan(app.record("m.gguf"), SEVERAL, settings))
+    settings = resolve(SEVERAL_LORAS, model={}, saved={}, flags={}, form={})
+    app.models.load(LoadPlan(app.record("m.gguf"), SEVERAL_LORAS, settings))
     return app.models
 
 
