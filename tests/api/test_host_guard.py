@@ -1,4 +1,4 @@
-"""Requests of other sites are refused, those of other programs answered, and pages may load nothing from elsewhere."""
+"""The host guard refuses requests from other web sites, and forbids pages to load anything from other hosts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def application() -> FastAPI:
 
     @app.api_route("/", methods=["GET", "POST"])
     def page() -> Response:
-        return Response("hello", media_type="text/html", headers={"X-Own": "kept"})
+        return Response("hello", media_type="text/html", headers={"X-Custom": "kept"})
 
     @app.get("/stream")
     def stream() -> Response:
         return StreamingResponse(iter([b"one", b"two", b"three"]))
 
     @app.websocket("/socket")
-    async def talk(websocket: WebSocket) -> None:
+    async def greet(websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.send_text("hello")
         await websocket.close()
@@ -45,8 +45,8 @@ def address() -> Iterator[str]:
 
 
 def status(address: str, method: str = "GET", **headers: str) -> int:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.request(method, address, headers=named).status_code
+    hyphenated = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.request(method, address, headers=hyphenated).status_code
 
 
 def test_a_program_that_uses_the_servers_address_is_answered(address: str) -> None:
@@ -82,7 +82,7 @@ def test_a_refusal_states_the_reason_in_both_languages(address: str) -> None:
     assert "主机名" in refusal.text
 
 
-def test_requests_of_the_own_page_are_answered(address: str) -> None:
+def test_requests_from_the_servers_own_page_are_answered(address: str) -> None:
     assert status(address, "POST", Origin=address, Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors") == 200
 
 
@@ -102,9 +102,9 @@ def test_a_cross_site_fetch_is_refused_even_without_an_origin(address: str, site
 
 
 def test_another_site_may_link_to_the_page_but_not_frame_it(address: str) -> None:
-    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
-    assert status(address, Sec_Fetch_Dest="document", **followed) == 200
-    assert status(address, Sec_Fetch_Dest="iframe", **followed) == 403
+    navigation = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert status(address, Sec_Fetch_Dest="document", **navigation) == 200
+    assert status(address, Sec_Fetch_Dest="iframe", **navigation) == 403
 
 
 def test_an_address_typed_by_the_user_opens(address: str) -> None:
@@ -113,15 +113,15 @@ def test_an_address_typed_by_the_user_opens(address: str) -> None:
 
 def test_every_response_has_a_content_security_policy(address: str) -> None:
     headers = httpx.get(address).headers
-    assert headers["x-own"] == "kept"
+    assert headers["x-custom"] == "kept"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
     rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
     assert rules["default-src"] == "'self'"
     assert rules["object-src"] == "'none'"
-    own = address.removeprefix("http://")
-    assert rules["connect-src"] == f"'self' ws://{own} wss://{own}"
-    allowed = " ".join(rules.values()).replace(own, "")
+    host = address.removeprefix("http://")
+    assert rules["connect-src"] == f"'self' ws://{host} wss://{host}"
+    allowed = " ".join(rules.values()).replace(host, "")
     assert not re.search(r"\*|https?:", allowed)
 
 
@@ -131,8 +131,10 @@ def test_a_stream_is_passed_on_unchanged(address: str) -> None:
 
 def test_a_web_socket_is_checked_too() -> None:
     client = TestClient(HostGuard(application(), LOOPBACK), base_url="http://localhost:7860")
-    with client.websocket_connect("ws://localhost:7860/socket", headers={"Origin": "http://localhost:7860"}) as ours:
-        assert ours.receive_text() == "hello"
+    with client.websocket_connect(
+        "ws://localhost:7860/socket", headers={"Origin": "http://localhost:7860"}
+    ) as connection:
+        assert connection.receive_text() == "hello"
     for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
         with (
             pytest.raises(WebSocketDisconnect),
@@ -141,7 +143,7 @@ def test_a_web_socket_is_checked_too() -> None:
             pass
 
 
-# -- what this machine is called -------------------------------------------------------------------------------------
+# -- allowed host names -----------------------------------------------------------------------------------------------
 
 
 def test_a_local_server_allows_the_loopback_names() -> None:
@@ -150,13 +152,13 @@ def test_a_local_server_allows_the_loopback_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
+    "arguments", [["--listen"], ["--listen-host", "0.0.0.0"], ["--listen", "--listen-host", "Box.lan"]]
 )
-def test_a_network_server_allows_this_machines_names_and_addresses(words: list[str]) -> None:
-    hosts = allowed_hosts(flags.parse(words))
-    name = socket.gethostname().lower()
-    assert {name, f"{name.partition('.')[0]}.local"} | LOOPBACK <= hosts
-    assert words[-1].lower() in {*hosts, "--listen"}
+def test_a_network_server_allows_this_machines_names_and_addresses(arguments: list[str]) -> None:
+    hosts = allowed_hosts(flags.parse(arguments))
+    hostname = socket.gethostname().lower()
+    assert {hostname, f"{hostname.partition('.')[0]}.local"} | LOOPBACK <= hosts
+    assert arguments[-1].lower() in {*hosts, "--listen"}
 
 
 def test_the_outgoing_address_is_allowed() -> None:

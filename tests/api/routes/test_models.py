@@ -1,4 +1,4 @@
-"""Load, unload and lose a model over the API, in the original web UI's format, and who may do so."""
+"""Models over the API in the original web UI's format: loading, unloading, crashes of the worker, authentication."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ def server(make_app: Callable[..., App], models_folder: Path) -> Iterator[Server
         yield running
 
 
-def test_the_models_of_the_folder_are_listed(server: Server) -> None:
+def test_models_in_the_folder_are_listed(server: Server) -> None:
     assert server.http.get("/internal/model/list").json() == {"model_names": [NAME]}
 
 
 def test_a_model_is_loaded_with_the_requested_options_and_unloaded(server: Server) -> None:
-    answer = server.post("/internal/model/load", {**LOAD, "args": {"loader": "llama.cpp", "n_ctx": 1024, "threads": 1}})
-    answered = answer.json()
-    assert answer.status_code == 200
-    assert (answered["model_name"], answered["loader"], answered["context_length"]) == (NAME, "llama.cpp", 1024)
-    assert (answered["options"]["n_ctx"], answered["options"]["threads"]) == (1024, 1)
+    response = server.post(
+        "/internal/model/load", {**LOAD, "args": {"loader": "llama.cpp", "n_ctx": 1024, "threads": 1}}
+    )
+    loaded = response.json()
+    assert response.status_code == 200
+    assert (loaded["model_name"], loaded["loader"], loaded["context_length"]) == (NAME, "llama.cpp", 1024)
+    assert (loaded["options"]["n_ctx"], loaded["options"]["threads"]) == (1024, 1)
     assert server.http.get("/internal/model/info").json() == {
         "model_name": NAME,
         "lora_names": [],
@@ -48,15 +50,15 @@ def test_a_model_is_loaded_with_the_requested_options_and_unloaded(server: Serve
 
 
 def test_args_and_settings_may_be_null(server: Server) -> None:
-    answer = server.post("/internal/model/load", {"model_name": NAME, "args": None, "settings": None})
-    assert (answer.status_code, answer.json()["context_length"]) == (200, 8192)
+    response = server.post("/internal/model/load", {"model_name": NAME, "args": None, "settings": None})
+    assert (response.status_code, response.json()["context_length"]) == (200, 8192)
 
 
-def test_settings_are_the_defaults_while_that_model_is_loaded(server: Server) -> None:
+def test_settings_of_a_load_are_the_defaults_while_its_model_is_loaded(server: Server) -> None:
     fields = {"prompt": "The capital of France is", "temperature": 0, "stop": ["."]}
 
-    def tokens(**more: object) -> object:
-        return server.post("/completions", {**fields, **more}).json()["usage"]["completion_tokens"]
+    def tokens(**extra: object) -> object:
+        return server.post("/completions", {**fields, **extra}).json()["usage"]["completion_tokens"]
 
     server.post("/internal/model/load", {**LOAD, "settings": {"max_new_tokens": 1}})
     assert (tokens(), tokens(max_tokens=2)) == (1, 2)
@@ -65,7 +67,7 @@ def test_settings_are_the_defaults_while_that_model_is_loaded(server: Server) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code", "words"),
+    ("body", "status", "code", "message"),
     [
         ({"model_name": "SmolLM2-135M-Instruct.Q4_2"}, 404, "model_not_found", f"Did you mean '{NAME}'"),
         ({"model_name": "../models/" + NAME}, 404, "model_not_found", NAME),
@@ -83,50 +85,50 @@ def test_settings_are_the_defaults_while_that_model_is_loaded(server: Server) ->
     ],
 )
 def test_a_refused_load_states_its_reason_and_keeps_the_loaded_model(
-    server: Server, body: object, status: int, code: str, words: str
+    server: Server, body: object, status: int, code: str, message: str
 ) -> None:
     server.post("/internal/model/load", LOAD)
-    refused = server.refusal("/internal/model/load", body)
-    assert (refused["status"], refused["code"]) == (status, code)
-    assert words in refused["message"]
+    error = server.refusal("/internal/model/load", body)
+    assert (error["status"], error["code"]) == (status, code)
+    assert message in error["message"]
     assert server.http.get("/internal/model/info").json()["model_name"] == NAME
 
 
 def test_a_damaged_model_is_listed_but_refused(make_app: Callable[..., App], tmp_path: Path) -> None:
     (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF and nothing more")
     with server_of(make_app()) as server:
-        refused = server.refusal("/internal/model/load", {"model_name": "broken.gguf"})
-        assert (refused["status"], refused["code"]) == (422, "damaged_model")
+        error = server.refusal("/internal/model/load", {"model_name": "broken.gguf"})
+        assert (error["status"], error["code"]) == (422, "damaged_model")
         assert [model.id for model in server.openai.models.list()] == ["broken.gguf"]
 
 
 def test_text_is_encoded_and_decoded(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     text = "Grüße, 世界!"
-    answered = server.post("/internal/encode", {"text": text}).json()
-    assert answered["length"] == len(answered["tokens"]) > 3
-    assert server.post("/internal/decode", {"tokens": answered["tokens"]}).json() == {"text": text}
-    assert server.post("/internal/token-count", {"text": text}).json() == {"length": answered["length"]}
+    encoded = server.post("/internal/encode", {"text": text}).json()
+    assert encoded["length"] == len(encoded["tokens"]) > 3
+    assert server.post("/internal/decode", {"tokens": encoded["tokens"]}).json() == {"text": text}
+    assert server.post("/internal/token-count", {"text": text}).json() == {"length": encoded["length"]}
 
 
-# -- losing it -------------------------------------------------------------------------------------------------------
+# -- crashes of the worker --------------------------------------------------------------------------------------------
 
 
-def kill_model(server: Server) -> None:
+def kill_worker(server: Server) -> None:
     os.kill(server.app.models.current._worker.pid, signal.SIGKILL)
 
 
 def test_a_worker_killed_during_a_stream_is_reported_and_the_next_load_works(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     fields = {"prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900, "stream": True}
-    with server.http.stream("POST", "/completions", json=fields) as answer:
-        lines = (line for line in answer.iter_lines() if line)
-        heard = [next(lines) for _ in range(3)]
-        kill_model(server)
-        heard += lines
-    assert answer.status_code == 200
-    assert heard[-1] != "data: [DONE]"
-    error = json.loads(heard[-1].removeprefix("data: "))["error"]
+    with server.http.stream("POST", "/completions", json=fields) as response:
+        lines = (line for line in response.iter_lines() if line)
+        received = [next(lines) for _ in range(3)]
+        kill_worker(server)
+        received += lines
+    assert response.status_code == 200
+    assert received[-1] != "data: [DONE]"
+    error = json.loads(received[-1].removeprefix("data: "))["error"]
     assert (error["type"], error["code"]) == ("server_error", "worker_died")
     assert "SIGKILL" in error["message"]
     assert server.refusal("/completions", {"prompt": "Hi"})["status"] == 500
@@ -139,7 +141,7 @@ def test_openais_client_raises_the_error_that_ended_a_stream(server: Server) -> 
     fields = {"model": "", "prompt": "Count: 1 2 3 4 5 6 7 8", "temperature": 0, "max_tokens": 900}
     chunks = server.openai.completions.create(stream=True, **fields)  # type: ignore[call-overload]
     next(chunks)
-    kill_model(server)
+    kill_worker(server)
     with pytest.raises(openai.APIError, match="SIGKILL"):
         list(chunks)
 
@@ -147,28 +149,28 @@ def test_openais_client_raises_the_error_that_ended_a_stream(server: Server) -> 
 def test_a_worker_killed_before_the_answer_gives_status_500(server: Server) -> None:
     server.post("/internal/model/load", LOAD)
     model = server.app.models.current
-    kill_model(server)
+    kill_worker(server)
     while model.death is None:
         pass
     for stream in (False, True):
-        refused = server.refusal("/completions", {"prompt": "Hi", "stream": stream})
-        assert (refused["status"], refused["code"]) == (500, "worker_died")
+        error = server.refusal("/completions", {"prompt": "Hi", "stream": stream})
+        assert (error["status"], error["code"]) == (500, "worker_died")
 
 
-# -- who may use it --------------------------------------------------------------------------------------------------
+# -- authentication --------------------------------------------------------------------------------------------------
 
 
-def basic(login: str) -> dict[str, str]:
+def basic_auth(login: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
 
 
 def test_with_a_key_only_requests_that_carry_it_are_answered(make_app: Callable[..., App]) -> None:
     with server_of(make_app("--api-key", "geheim-密钥", "--gradio-auth", "me:secret")) as server:
-        wrong = [{}, {"Authorization": "Bearer geheim"}, {"Authorization": "geheim-密钥"}, basic("me:secret")]
+        wrong = [{}, {"Authorization": "Bearer geheim"}, {"Authorization": "geheim-密钥"}, basic_auth("me:secret")]
         for headers in wrong:
-            answer = get(server, "/models", headers)
-            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-            assert answer.json()["error"]["code"] == "invalid_api_key"
+            response = get(server, "/models", headers)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert response.json()["error"]["code"] == "invalid_api_key"
         assert get(server, "/no/such/address", {}).status_code == 401
         assert server.post("/completions", {"prompt": "Hi"}).status_code == 401
         assert get(server, "/models", {"Authorization": "bearer geheim-密钥"}).status_code == 200
@@ -183,12 +185,12 @@ def test_openais_client_sends_the_key(make_app: Callable[..., App]) -> None:
 
 def test_without_a_key_the_uis_logins_protect_the_api(make_app: Callable[..., App]) -> None:
     with server_of(make_app("--gradio-auth", "me:secret,you:päss")) as server:
-        for headers in ({}, basic("me:päss"), basic("you:"), {"Authorization": "Bearer me:secret"}):
-            answer = get(server, "/models", headers)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_login")
-            assert answer.headers["www-authenticate"].startswith("Basic ")
+        for headers in ({}, basic_auth("me:päss"), basic_auth("you:"), {"Authorization": "Bearer me:secret"}):
+            response = get(server, "/models", headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_login")
+            assert response.headers["www-authenticate"].startswith("Basic ")
         for login in ("me:secret", "you:päss"):
-            assert get(server, "/models", basic(login)).status_code == 200
+            assert get(server, "/models", basic_auth(login)).status_code == 200
 
 
 def get(server: Server, path: str, headers: dict[str, str]) -> httpx.Response:
