@@ -15,23 +15,25 @@ from modules.core.paths import ROOT
 from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
 
-ISSUE = (
+REQUIRED = (
     *("model", "loader", "listen", "listen-host", "listen-port", "api", "api-key", "gradio-auth", "settings"),
     *("model-dir", "lora-dir", "auto-launch", "nowebui", "explain", "model-menu", "multi-user"),
 )
 
 
-def changed(option: Option) -> Value:
+def other_value(option: Option) -> Value:
     if isinstance(option.default, bool):
         return not option.default
     if isinstance(option.default, str):
-        return next((str(each) for each in option.choices if each != option.default), option.example or "some text")
+        return next(
+            (str(choice) for choice in option.choices if choice != option.default), option.example or "some text"
+        )
     if option.choices:
-        return next(each for each in option.choices if each != option.default)
+        return next(choice for choice in option.choices if choice != option.default)
     return option.parse(option.default + 1)
 
 
-def words_for(option: Option, value: Value, flag: str) -> list[str]:
+def arguments_for(option: Option, value: Value, flag: str) -> list[str]:
     return [f"--{flag}", *str(value).split()] if option.many else [f"--{flag}={value!s}"]
 
 
@@ -39,14 +41,14 @@ def spellings(flag: str) -> set[str]:
     return {flag, flag.replace("-", "_"), flag.replace("_", "-")}
 
 
-def test_the_flags_of_the_server_are_there() -> None:
-    assert set(ISSUE) <= {option.flag for option in SERVER.values()}
+def test_the_server_has_every_required_flag() -> None:
+    assert set(REQUIRED) <= {option.flag for option in SERVER.values()}
 
 
-def test_without_arguments_there_are_defaults_and_no_load_options() -> None:
-    read = flags.parse([])
-    assert read.server == {key: option.default for key, option in SERVER.items()}
-    assert read.load == {}
+def test_without_arguments_the_server_has_its_defaults_and_no_load_options() -> None:
+    command_line = flags.parse([])
+    assert command_line.server == {key: option.default for key, option in SERVER.items()}
+    assert command_line.load == {}
 
 
 def test_every_server_flag_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
@@ -54,8 +56,8 @@ def test_every_server_flag_is_accepted_with_dashes_and_underscores(subtests: pyt
         with subtests.test(flag=key):
             option = SERVER[key]
             for spelling in spellings(option.flag):
-                expected = str(changed(option)).replace(" ", option.joint) if option.many else changed(option)
-                assert flags.parse(words_for(option, changed(option), spelling)).server[key] == expected
+                expected = str(other_value(option)).replace(" ", option.joint) if option.many else other_value(option)
+                assert flags.parse(arguments_for(option, other_value(option), spelling)).server[key] == expected
 
 
 def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pytest.Subtests) -> None:
@@ -63,35 +65,35 @@ def test_every_load_option_is_accepted_with_dashes_and_underscores(subtests: pyt
         with subtests.test(option=key):
             option = OPTIONS[key]
             for spelling in spellings(option.flag):
-                read = flags.parse(words_for(option, changed(option), spelling))
-                assert read.load == {key: changed(option)}
+                command_line = flags.parse(arguments_for(option, other_value(option), spelling))
+                assert command_line.load == {key: other_value(option)}
 
 
 def test_server_flags_and_load_options_do_not_collide() -> None:
-    every = [option.flag.replace("-", "_") for option in (*SERVER.values(), *OPTIONS.values())]
-    assert len(every) == len(set(every))
+    names = [option.flag.replace("-", "_") for option in (*SERVER.values(), *OPTIONS.values())]
+    assert len(names) == len(set(names))
 
 
 def test_a_typical_command_line_is_parsed() -> None:
     line = "--model SmolLM2 --loader llama.cpp --n_ctx=4096 --no-mmap --threads 2 --listen --listen-port 8000 --api"
-    read = flags.parse(line.split())
-    assert (read.text("model"), read.text("loader")) == ("SmolLM2", "llama.cpp")
-    assert read.load == {"n_ctx": 4096, "no_mmap": True, "threads": 2}
-    assert read.on("listen")
-    assert read.on("api")
-    assert read.server["listen_port"] == 8000
+    command_line = flags.parse(line.split())
+    assert (command_line.text("model"), command_line.text("loader")) == ("SmolLM2", "llama.cpp")
+    assert command_line.load == {"n_ctx": 4096, "no_mmap": True, "threads": 2}
+    assert command_line.on("listen")
+    assert command_line.on("api")
+    assert command_line.server["listen_port"] == 8000
 
 
-def test_a_default_given_explicitly_counts_as_given() -> None:
-    """It takes precedence over saved settings."""
+def test_an_explicit_default_is_kept() -> None:
+    """An explicit value takes precedence over saved settings, even if it is the default."""
     assert flags.parse(["--n_batch=512", "--mlock=false"]).load == {"n_batch": 512, "mlock": False}
 
 
-@pytest.mark.parametrize(("word", "guess"), [("--n-ctxx", "--n_ctx"), ("--modle", "--model"), ("--zzzzzz", "")])
-def test_an_unknown_flag_names_the_nearest(word: str, guess: str) -> None:
+@pytest.mark.parametrize(("word", "nearest"), [("--n-ctxx", "--n_ctx"), ("--modle", "--model"), ("--zzzzzz", "")])
+def test_an_unknown_flag_names_the_nearest(word: str, nearest: str) -> None:
     with pytest.raises(UnknownOption) as unknown:
         flags.parse([word, "5"])
-    assert (unknown.value.name, unknown.value.nearest) == (word, guess)
+    assert (unknown.value.name, unknown.value.nearest) == (word, nearest)
 
 
 @pytest.mark.parametrize("word", ["stray", "-x", "--"])
@@ -113,9 +115,9 @@ INVALID = [
 
 
 def test_an_invalid_value_is_rejected(subtests: pytest.Subtests) -> None:
-    for words in INVALID:
-        with subtests.test(words=words), pytest.raises(OptionError):
-            flags.parse(words)
+    for arguments in INVALID:
+        with subtests.test(arguments=arguments), pytest.raises(OptionError):
+            flags.parse(arguments)
 
 
 def test_a_flag_without_its_value_is_rejected() -> None:
@@ -137,7 +139,7 @@ def test_gradio_auth_accepts_several_users() -> None:
     assert flags.logins(flags.parse([])) == []
 
 
-def lines_of(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
+def flags_file_arguments(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
     """Return the arguments in a flags file with these lines."""
     path.write_bytes(newline.join(lines).encode(encoding))
     return flags.with_flags_file(path, [])
@@ -150,23 +152,23 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_flags_file_is_split_like_a_shell_line(file: Path) -> None:
     flag_lines = ["--api  --model 'my model' ", '--model-dir "/a b" \\', "--mlock"]
-    read = lines_of(file, "# 注释 --cpu", "", "  # --disk", *flag_lines, "")
-    assert read == ["--api", "--model", "my model", "--model-dir", "/a b", "--mlock"]
+    arguments = flags_file_arguments(file, "# 注释 --cpu", "", "  # --disk", *flag_lines, "")
+    assert arguments == ["--api", "--model", "my model", "--model-dir", "/a b", "--mlock"]
 
 
 def test_a_hash_sign_within_a_word_is_not_a_comment(file: Path) -> None:
-    assert lines_of(file, "--api-key a#b") == ["--api-key", "a#b"]
+    assert flags_file_arguments(file, "--api-key a#b") == ["--api-key", "a#b"]
 
 
 def test_the_flags_file_may_have_a_bom_and_crlf(file: Path) -> None:
-    assert lines_of(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
-    assert lines_of(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
+    assert flags_file_arguments(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
+    assert flags_file_arguments(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
 
 
-def test_arguments_follow_those_of_the_file(file: Path) -> None:
+def test_arguments_take_precedence_over_the_flags_file(file: Path) -> None:
     file.write_text("--n_ctx 1024 --gpu-memory 10 20 --mlock\n")
-    words = flags.with_flags_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
-    assert flags.parse(words).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
+    arguments = flags.with_flags_file(file, ["--n-ctx=512", "--gpu_memory", "5", "--mlock=false"])
+    assert flags.parse(arguments).load == {"n_ctx": 512, "gpu_memory": "5", "mlock": False}
 
 
 def test_the_flags_file_may_be_missing(file: Path) -> None:
@@ -178,7 +180,7 @@ def test_the_examples_in_the_shipped_flags_file_are_valid(file: Path) -> None:
     examples = re.findall("^# (--.+)", shipped, re.MULTILINE)
     assert len(examples) == 2
     for example in examples:
-        assert flags.parse(lines_of(file, example)) != flags.parse([])
+        assert flags.parse(flags_file_arguments(file, example)) != flags.parse([])
 
 
 def test_an_error_in_the_flags_file_names_its_line(file: Path) -> None:
@@ -205,10 +207,10 @@ def test_an_unreadable_flags_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_last_of_repeated_flags_takes_precedence() -> None:
-    words = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
-    read = flags.parse(words.split())
-    assert read.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
-    assert read.server["listen_port"] == 2
+    line = "--gpu-memory 10 20 --threads 4 --cpu --gpu_memory 5 --threads=2 --cpu=no --listen-port 1 --listen_port 2"
+    command_line = flags.parse(line.split())
+    assert command_line.load == {"gpu_memory": "5", "threads": 2, "cpu": False}
+    assert command_line.server["listen_port"] == 2
 
 
 def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest.Subtests) -> None:
@@ -216,23 +218,23 @@ def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest
         with subtests.test(flag=flag):
             for spelling in spellings(flag):
                 for values in ([], ["1"], ["a", "-1"]):
-                    read = flags.parse(["--n_ctx=512", f"--{spelling}", *values, "--api"])
-                    assert (read.load, read.on("api")) == ({"n_ctx": 512}, True)
-                    assert [words["en"].partition(" ")[0] for words in read.warnings] == [f"--{spelling}"]
-                    assert all(f"--{spelling} 已不再支持" in words["zh"] for words in read.warnings)
+                    command_line = flags.parse(["--n_ctx=512", f"--{spelling}", *values, "--api"])
+                    assert (command_line.load, command_line.on("api")) == ({"n_ctx": 512}, True)
+                    assert [words["en"].partition(" ")[0] for words in command_line.warnings] == [f"--{spelling}"]
+                    assert all(f"--{spelling} 已不再支持" in words["zh"] for words in command_line.warnings)
             assert len(flags.parse([f"--{flag}=x", f"--{flag}"]).warnings) == 1
 
 
 def test_no_flag_is_both_ignored_and_supported() -> None:
-    there = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
-    assert there.isdisjoint(flag.replace("_", "-") for flag in IGNORED_FLAGS)
+    supported = {option.flag.replace("_", "-") for option in (*SERVER.values(), *OPTIONS.values())}
+    assert supported.isdisjoint(flag.replace("_", "-") for flag in IGNORED_FLAGS)
 
 
 def test_the_replacement_of_an_ignored_flag_exists() -> None:
-    for instead in filter(None, IGNORED_FLAGS.values()):
-        flags.parse([*instead.split(), *([] if " " in instead else ["8"])])
-        flag = next(flag for flag, replacement in IGNORED_FLAGS.items() if replacement == instead)
-        assert instead in flags.parse([f"--{flag}"]).warnings[0]["zh"]
+    for replacement in filter(None, IGNORED_FLAGS.values()):
+        flags.parse([*replacement.split(), *([] if " " in replacement else ["8"])])
+        flag = next(flag for flag, instead in IGNORED_FLAGS.items() if instead == replacement)
+        assert replacement in flags.parse([f"--{flag}"]).warnings[0]["zh"]
 
 
 def test_removed_flags_of_the_original_are_ignored() -> None:
@@ -242,11 +244,11 @@ def test_removed_flags_of_the_original_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
-def test_flags_that_protect_and_unknown_flags_stay_errors(word: str) -> None:
+def test_unsupported_security_flags_and_unknown_flags_are_errors(word: str) -> None:
     with pytest.raises(UnknownOption):
         flags.parse([word])
 
 
-def test_an_ignored_flag_does_not_hide_that_another_lacks_its_value() -> None:
+def test_an_ignored_flag_does_not_hide_the_missing_value_of_another() -> None:
     with pytest.raises(CommandLineError):
         flags.parse(["--model", "--chat", "name"])

@@ -15,7 +15,7 @@ from modules.options.load import OPTIONS
 from modules.options.option import Option, Value
 
 LLAMA = LOADERS["llama.cpp"]
-SIGNS = "abcXYZ0189 .-_+$()[]{}#:,'\"!&*?|<>=%@`~\\^/中文模型é😀\N{NO-BREAK SPACE}"
+CHARACTERS = "abcXYZ0189 .-_+$()[]{}#:,'\"!&*?|<>=%@`~\\^/中文模型é😀\N{NO-BREAK SPACE}"
 
 
 def settings_in(folder: Path, *models: str) -> ModelSettings:
@@ -26,52 +26,53 @@ def save(settings: ModelSettings, name: str, loader: str = "llama.cpp", **saved:
     settings.save(name, loader, saved, LOADERS[loader].options)
 
 
-def any_name(dice: random.Random) -> str:
-    return "".join(dice.choice(SIGNS) for _ in range(dice.randint(1, 24))).strip(" /") or "x"
+def random_name(rng: random.Random) -> str:
+    return "".join(rng.choice(CHARACTERS) for _ in range(rng.randint(1, 24))).strip(" /") or "x"
 
 
-def any_value(option: Option, dice: random.Random) -> Value:
+def random_value(option: Option, rng: random.Random) -> Value:
     """Return a random valid value."""
     if option.choices:
-        return dice.choice(option.choices)
+        return rng.choice(option.choices)
     if isinstance(option.default, bool):
-        return dice.random() < 0.5
+        return rng.random() < 0.5
     if isinstance(option.default, str):
         return option.example or "on"
     low = option.minimum if option.minimum is not None else -1000
-    number = dice.uniform(low, min(option.maximum or 1e6, 1e6))
+    number = rng.uniform(low, min(option.maximum or 1e6, 1e6))
     return option.parse(int(number) if isinstance(option.default, int) else number)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_settings_saved_for_models_of_any_name_survive_a_restart_and_do_not_leak(tmp_path: Path, seed: int) -> None:
-    """With random names, loaders, values and order of saving."""
-    dice = random.Random(seed)
-    names = list({any_name(dice) for _ in range(12)})
-    names += [f"{names[0]}$", names[1].upper() + "X", names[1].lower() + "X"]  # those that a pattern would confuse
+    """Names, loaders, values and the order of saving are random."""
+    rng = random.Random(seed)
+    names = list({random_name(rng) for _ in range(12)})
+    # The original web UI's patterns would confuse these names with others.
+    names += [f"{names[0]}$", names[1].upper() + "X", names[1].lower() + "X"]
     latest: dict[str, tuple[str, dict[str, Value]]] = {}
     for _ in range(30):
-        name, loader = dice.choice(names), dice.choice(list(LOADERS.values()))
-        settings = settings_in(tmp_path, *names)  # as after a restart
-        held = {key: raw for key, raw in settings.get(name).items() if key != "loader"}
-        assert held == latest.get(name, ("", {}))[1]
-        chosen = {key: any_value(OPTIONS[key], dice) for key in loader.options if dice.random() < 0.3}
+        name, loader = rng.choice(names), rng.choice(list(LOADERS.values()))
+        settings = settings_in(tmp_path, *names)  # a new object, as after a restart
+        before = {key: raw for key, raw in settings.get(name).items() if key != "loader"}
+        assert before == latest.get(name, ("", {}))[1]
+        chosen = {key: random_value(OPTIONS[key], rng) for key in loader.options if rng.random() < 0.3}
         settings.save(name, loader.name, chosen, loader.options)
-        kept = {key: value for key, value in held.items() if key not in loader.options}
+        kept = {key: value for key, value in before.items() if key not in loader.options}
         latest[name] = (loader.name, kept | chosen)
     for name in names:
         loader_name, chosen = latest.get(name, ("", {}))
-        found = dict(settings_in(tmp_path, *names).get(name))
-        assert found.pop("loader", "") == loader_name
-        assert found == chosen
+        entry = dict(settings_in(tmp_path, *names).get(name))
+        assert entry.pop("loader", "") == loader_name
+        assert entry == chosen
         if loader_name:
-            settled = resolve(LOADERS[loader_name], model={}, saved=found, flags={}, form={})
-            assert {key: each.value for key, each in settled.items() if each.source == "saved"} == {
+            resolved = resolve(LOADERS[loader_name], model={}, saved=entry, flags={}, form={})
+            assert {key: setting.value for key, setting in resolved.items() if setting.source == "saved"} == {
                 key: value for key, value in chosen.items() if key in LOADERS[loader_name].options
             }
 
 
-def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_path: Path) -> None:
+def test_an_entry_of_the_original_web_ui_is_read_and_converted_on_saving(tmp_path: Path) -> None:
     file = tmp_path / "config-user.yaml"
     file.write_text(
         "other$:\n  n_ctx: 1\n"
@@ -88,11 +89,11 @@ def test_an_entry_of_the_original_is_read_and_converted_when_it_is_saved(tmp_pat
     assert settings.get("other") == {"n_ctx": 1}
 
 
-def test_memory_sizes_of_the_original_are_converted(tmp_path: Path) -> None:
+def test_memory_sizes_of_the_original_web_ui_are_converted(tmp_path: Path) -> None:
     (tmp_path / "config-user.yaml").write_text("m$: {gpu_memory_0: 8000, cpu_memory: 4000, wbits: '4'}\n")
     saved = settings_in(tmp_path).get("m")
-    taken = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
-    assert (taken["gpu_memory"], taken["cpu_memory"], taken["wbits"]) == ("8000MiB", "4000MiB", 4)
+    values = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved=saved, flags={}, form={}))
+    assert (values["gpu_memory"], values["cpu_memory"], values["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 
 def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path
     assert settings_in(tmp_path, "m").get("m")["n_ctx"] == 1
 
 
-def test_saving_removes_known_keys_that_are_left_out_and_keeps_others(tmp_path: Path) -> None:
+def test_saving_removes_omitted_keys_of_the_loader_and_keeps_others(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     save(settings, "m", n_ctx=512, mlock=True)
     save(settings, "m", "Transformers", bf16=True)

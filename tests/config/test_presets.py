@@ -18,7 +18,7 @@ def presets(tmp_path: Path) -> Presets:
     return Presets(tmp_path / "presets")
 
 
-def put(presets: Presets, name: str, text: str) -> Path:
+def write_preset(presets: Presets, name: str, text: str) -> Path:
     presets.folder.mkdir(exist_ok=True)
     path = presets.folder / f"{name}.yaml"
     path.write_text(text, encoding="utf-8")
@@ -31,28 +31,28 @@ def test_a_missing_folder_has_no_presets(presets: Presets) -> None:
 
 def test_presets_are_listed_by_name_without_other_files(presets: Presets) -> None:
     for name in ("beta", "Alpha", "创意", ".hidden"):
-        put(presets, name, "top_k: 5\n")
-    put(presets, "x", "").rename(presets.folder / "notes.txt")
+        write_preset(presets, name, "top_k: 5\n")
+    write_preset(presets, "x", "").rename(presets.folder / "notes.txt")
     (presets.folder / "folder.yaml").mkdir()
     assert presets.names() == ["Alpha", "beta", "创意"]
 
 
 def test_parameters_missing_from_a_preset_are_neutral(presets: Presets) -> None:
-    put(presets, "one", "top_p: 0.9\n")
+    write_preset(presets, "one", "top_p: 0.9\n")
     assert presets.read("one").values == {**NEUTRAL, "top_p": 0.9}
     assert (NEUTRAL["temperature"], NEUTRAL["min_p"], NEUTRAL["top_k"]) == (1.0, 0.0, 0)
 
 
 def test_presets_contain_no_lengths_seeds_stops_or_bans() -> None:
-    others = PARAMETERS.keys() - NEUTRAL.keys()
-    assert {"max_new_tokens", "seed", "truncation_length", "custom_stopping_strings", "ban_eos_token"} <= others
-    assert {"grammar_string", "negative_prompt", "skip_special_tokens"} <= others
+    excluded = PARAMETERS.keys() - NEUTRAL.keys()
+    assert {"max_new_tokens", "seed", "truncation_length", "custom_stopping_strings", "ban_eos_token"} <= excluded
+    assert {"grammar_string", "negative_prompt", "skip_special_tokens"} <= excluded
     assert {"temperature", "sampler_priority", "dry_sequence_breakers", "guidance_scale", "do_sample"} <= NEUTRAL.keys()
 
 
-def test_a_preset_of_the_original_is_read_and_its_unsupported_keys_are_listed(presets: Presets) -> None:
+def test_a_preset_of_the_original_web_ui_is_read_and_its_unsupported_keys_are_listed(presets: Presets) -> None:
     text = "do_sample: false\npenalty_alpha: 0.6\ntop_k: 4\nsampler_priority:\n- top_k\n- temperature\nseed: 5\n"
-    put(presets, "Contrastive Search", text)
+    write_preset(presets, "Contrastive Search", text)
     preset = presets.read("Contrastive Search")
     assert preset.values == {**NEUTRAL, "do_sample": False, "top_k": 4, "sampler_priority": "top_k\ntemperature"}
     assert preset.ignored_keys == ("penalty_alpha", "seed")
@@ -60,7 +60,7 @@ def test_a_preset_of_the_original_is_read_and_its_unsupported_keys_are_listed(pr
 
 @pytest.mark.parametrize("text", ["temperature: warm\n", "top_p: 7\n", "sampler_priority: [top_q]\n", "top_k: null\n"])
 def test_an_invalid_value_is_named_with_its_file(presets: Presets, text: str) -> None:
-    path = put(presets, "bad", text)
+    path = write_preset(presets, "bad", text)
     with pytest.raises(SettingsError) as error:
         presets.read("bad")
     assert error.value.file == str(path)
@@ -69,7 +69,7 @@ def test_an_invalid_value_is_named_with_its_file(presets: Presets, text: str) ->
 
 
 def test_invalid_yaml_is_an_error_with_its_position(presets: Presets) -> None:
-    put(presets, "broken", "top_p: [1\n")
+    write_preset(presets, "broken", "top_p: [1\n")
     with pytest.raises(SettingsError, match="line"):
         presets.read("broken")
 
@@ -81,7 +81,7 @@ def test_only_values_that_are_not_neutral_are_written(presets: Presets) -> None:
 
 
 def test_saving_keeps_comments_and_unsupported_keys(presets: Presets) -> None:
-    path = put(presets, "mine", "# my own\ntop_k: 5  # few\npenalty_alpha: 0.6\nmin_p: 0.1\n")
+    path = write_preset(presets, "mine", "# my own\ntop_k: 5  # few\npenalty_alpha: 0.6\nmin_p: 0.1\n")
     presets.save("mine", {"top_k": 7, "typical_p": 0.5})
     assert path.read_text(encoding="utf-8") == "# my own\ntop_k: 7  # few\npenalty_alpha: 0.6\ntypical_p: 0.5\n"
 
@@ -108,10 +108,10 @@ def test_a_preset_with_only_neutral_values_is_valid(presets: Presets) -> None:
 
 
 def test_an_invalid_file_is_backed_up_when_a_preset_is_saved(presets: Presets) -> None:
-    put(presets, "mine", "top_p: [1\n")
-    aside = presets.save("mine", {"top_k": 7})
-    assert aside is not None
-    assert aside.read_text() == "top_p: [1\n"
+    write_preset(presets, "mine", "top_p: [1\n")
+    backup = presets.save("mine", {"top_k": 7})
+    assert backup is not None
+    assert backup.read_text() == "top_p: [1\n"
     assert presets.names() == ["mine"]
 
 
@@ -129,33 +129,35 @@ def test_deleting_removes_the_lock_file_too(presets: Presets) -> None:
 
 def test_a_missing_preset_is_an_error_with_the_nearest_name(presets: Presets) -> None:
     presets.save("Creative", {"top_k": 7})
-    for act in (presets.read, presets.delete):
+    for operation in (presets.read, presets.delete):
         with pytest.raises(PresetNotFound) as error:
-            act("Creativ")
+            operation("Creativ")
         assert error.value.nearest == "Creative"
 
 
-ODD = [
+INVALID_NAMES = [
     *("", ".", "..", "../x", "a/b", "a\\b", "/etc/x", "c:x", "a\0b", "a\nb", ".hidden", "x ", "x.", " x"),
     *("nul", "COM1.x", "what?", "你" * 67, "\ud800"),
 ]
 
 
-def test_a_name_that_no_file_can_have_is_rejected(presets: Presets, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_name_that_is_not_a_portable_file_name_is_rejected(
+    presets: Presets, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     presets.folder.mkdir()
     (tmp_path / "x.yaml").write_text("top_k: 5\n")
-    for name in ODD:
+    for name in INVALID_NAMES:
         with subtests.test(name=name):
             with pytest.raises(OptionError):
                 presets.save(name, {"top_k": 7})
-            for act in (presets.read, presets.delete):
+            for operation in (presets.read, presets.delete):
                 with pytest.raises(PresetNotFound):
-                    act(name)
+                    operation(name)
             assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
 
 
 @pytest.mark.parametrize("name", ["min_p", "我的 预设 (2)", "v1.5", "a+b [c]", "naïve-1", "你" * 66])
-def test_other_names_are_accepted(presets: Presets, name: str) -> None:
+def test_valid_names_in_any_script_are_accepted(presets: Presets, name: str) -> None:
     presets.save(name, {"top_k": 7})
     assert presets.names() == [name]
     assert presets.read(name).values["top_k"] == 7
@@ -164,7 +166,7 @@ def test_other_names_are_accepted(presets: Presets, name: str) -> None:
 SHIPPED = Presets(ROOT / "presets")
 
 
-def test_there_are_shipped_presets() -> None:
+def test_the_expected_presets_are_shipped() -> None:
     assert {"min_p", "Deterministic", "Creative", "Precise", "Balanced", "Mirostat"} <= set(SHIPPED.names())
 
 

@@ -29,7 +29,7 @@ def test_the_shipped_file_has_the_defaults() -> None:
     assert read(ROOT / "settings.yaml", required=True) == Settings()
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}\n", "\ufeff# with a mark of its encoding\n"])
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}\n", "\ufeff# with a byte order mark\n"])
 def test_an_empty_file_means_the_defaults(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     assert read(path) == Settings()
@@ -41,7 +41,7 @@ def test_a_missing_file_means_the_defaults_unless_it_is_required(path: Path) -> 
         read(path, required=True)
 
 
-def test_its_values_are_read(path: Path) -> None:
+def test_values_are_read(path: Path) -> None:
     path.write_text("language: zh\ntheme: dark\nsystem_message: 说中文。\ntemperature: 0\nseed: 42\n", encoding="utf-8")
     assert read(path) == Settings("zh", "dark", "说中文。", generation={"temperature": 0.0, "seed": 42})
 
@@ -65,7 +65,7 @@ def test_an_unknown_key_names_the_nearest(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("language: fr\n", "language: 'fr' is not acceptable; expected one of auto, zh, en"),
         ("temperature: hot\n", "temperature: 'hot'"),
@@ -75,8 +75,8 @@ def test_an_unknown_key_names_the_nearest(path: Path) -> None:
         ("max_new_tokens:\n", "max_new_tokens"),
     ],
 )
-def test_an_invalid_value_is_named_with_the_expected_values(path: Path, text: str, named: str) -> None:
-    assert named in str(refusal(path, text))
+def test_an_invalid_value_is_named_with_the_expected_values(path: Path, text: str, message: str) -> None:
+    assert message in str(refusal(path, text))
 
 
 @pytest.mark.parametrize("text", ["- a\n- list\n", "just words\n", "42\n", "[]\n", "false\n"])
@@ -96,7 +96,7 @@ def test_a_file_that_is_not_a_mapping_is_an_error(path: Path, text: str) -> None
         b"seed: 0x_\n",
     ],
 )
-def test_any_content_is_parsed_or_rejected_with_an_error(path: Path, text: bytes) -> None:
+def test_malicious_or_malformed_content_is_rejected_with_an_error(path: Path, text: bytes) -> None:
     refusal(path, text)
 
 

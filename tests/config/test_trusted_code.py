@@ -1,4 +1,4 @@
-"""The record of the code that the user has agreed to run."""
+"""The record of remote code that the user has allowed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def trusted(tmp_path: Path) -> TrustedCode:
     return TrustedCode(tmp_path)
 
 
-def test_the_first_check_agrees_and_later_only_new_or_changed_files_are_refused(trusted: TrustedCode) -> None:
+def test_the_first_check_allows_all_files_and_later_ones_refuse_new_or_changed_files(trusted: TrustedCode) -> None:
     trusted.check("on", {"a.py": "12", "b.py": "1e3"})
-    trusted.check("on", {"a.py": "12"})  # what is gone cannot run
+    trusted.check("on", {"a.py": "12"})  # deleted files cannot run
     with pytest.raises(CodeChanged) as refused:
         trusted.check("on", {"a.py": "13", "b.py": "1e3", "c.py": "ff"})
     assert refused.value.changes == {"a.py": "changed", "c.py": "added"}
@@ -34,7 +34,7 @@ def test_code_added_to_a_model_without_code_needs_consent(trusted: TrustedCode) 
         trusted.check("m", {"a.py": "12"})
 
 
-def test_an_invalid_entry_agrees_to_nothing(trusted: TrustedCode, tmp_path: Path) -> None:
+def test_an_invalid_entry_allows_nothing(trusted: TrustedCode, tmp_path: Path) -> None:
     (tmp_path / ".trusted.yaml").write_text("m: everything\n")
     with pytest.raises(CodeChanged):
         trusted.check("m", {"a.py": "12"})

@@ -1,4 +1,4 @@
-"""A YAML file that users edit too: updates lose nothing, whatever happens at the same time."""
+"""Updates of a YAML file that users edit too: comments, backups, concurrent writers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import SettingsError
 from modules.core.paths import ROOT
 
-WRITTEN = """\
-# what I found out
+EDITED = """\
+# my own settings
 first model:        # the small one
   n_ctx: 4096       # more does not fit
   odd: [1, 2]
@@ -28,10 +28,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_an_update_keeps_comments_order_and_other_keys(path: Path) -> None:
-    path.write_text(WRITTEN, encoding="utf-8")
+    path.write_text(EDITED, encoding="utf-8")
     YamlFile(path).update(lambda content: content["first model"].update({"n_ctx": 2048, "mlock": True}))
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("# what I found out\nfirst model:        # the small one\n  n_ctx: 2048       # more does")
+    assert text.startswith("# my own settings\nfirst model:        # the small one\n  n_ctx: 2048       # more does")
     assert "odd: [1, 2]" in text and "'on': {threads: 3}" in text and "mlock: true" in text
 
 
@@ -51,13 +51,13 @@ def test_keys_are_read_as_text(path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["on", "no", "1e3", "0x10", "12", "null", "~", "1:30", "2024-01-01", "", " a ", "a\nb"]
 )
-def test_a_text_that_looks_like_another_type_stays_a_text(path: Path, value: str) -> None:
+def test_text_that_looks_like_another_type_stays_text(path: Path, value: str) -> None:
     YamlFile(path).update(lambda content: content.update({"text": to_yaml(value)}))
     assert YamlFile(path).read() == {"text": value}
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("a: [1\nb: 2\n", "line 2, column"),
         ("a: 1\na: 2\n", "line 2, column 1: duplicate key 'a'"),
@@ -66,16 +66,18 @@ def test_a_text_that_looks_like_another_type_stays_a_text(path: Path, value: str
         ("a: \x01\n", "not allowed"),
     ],
 )
-def test_invalid_yaml_is_an_error_with_its_position_and_backed_up_on_update(path: Path, text: str, words: str) -> None:
+def test_invalid_yaml_is_an_error_with_its_position_and_backed_up_on_update(
+    path: Path, text: str, message: str
+) -> None:
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsError, match=message):
         YamlFile(path).read()
     assert path.read_text(encoding="utf-8") == text
     for number in (1, 2):
         path.write_text(text, encoding="utf-8")
-        aside = YamlFile(path).update(lambda content: content.update({"new": 1}))
-        assert aside == path.with_name(f"file.yaml.broken-{number}")
-        assert aside.read_text(encoding="utf-8") == text
+        backup = YamlFile(path).update(lambda content: content.update({"new": 1}))
+        assert backup == path.with_name(f"file.yaml.broken-{number}")
+        assert backup.read_text(encoding="utf-8") == text
         assert YamlFile(path).read() == {"new": 1}
 
 
@@ -83,7 +85,7 @@ def test_an_unreadable_file_is_not_treated_as_invalid(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SettingsError):
         YamlFile(path).update(lambda content: content.update({"a": 1}))
-    assert [each.name for each in path.parent.iterdir() if "broken" in each.name] == []
+    assert not list(path.parent.glob("*broken*"))
 
 
 def test_aliases_and_merge_keys_are_read(path: Path) -> None:
@@ -107,25 +109,25 @@ def test_changes_by_other_programs_are_seen(path: Path) -> None:
 def test_a_failed_update_leaves_the_file_unchanged_and_no_temporary_file(path: Path) -> None:
     path.write_text("a: 1\n", encoding="utf-8")
 
-    def fails(content: object) -> None:
+    def fail(content: object) -> None:
         raise OSError("no space left")
 
     with pytest.raises(SettingsError, match="no space left"):
-        YamlFile(path).update(fails)
+        YamlFile(path).update(fail)
     with pytest.raises(SettingsError):
         YamlFile(path).update(lambda content: content.update({"a": object()}))
     assert path.read_text(encoding="utf-8") == "a: 1\n"
-    assert {each.name for each in path.parent.iterdir()} == {"file.yaml", ".file.yaml.lock"}
+    assert {entry.name for entry in path.parent.iterdir()} == {"file.yaml", ".file.yaml.lock"}
 
 
 def test_an_update_keeps_a_symbolic_link_and_permissions(path: Path) -> None:
-    real = path.with_name("real.yaml")
-    real.write_text("a: 1\n", encoding="utf-8")
-    real.chmod(0o600)
-    path.symlink_to(real)
+    target = path.with_name("target.yaml")
+    target.write_text("a: 1\n", encoding="utf-8")
+    target.chmod(0o600)
+    path.symlink_to(target)
     YamlFile(path).update(lambda content: content.update({"a": 2}))
-    assert path.is_symlink() and YamlFile(real).read() == {"a": 2}
-    assert os.stat(real).st_mode & 0o777 == 0o600
+    assert path.is_symlink() and YamlFile(target).read() == {"a": 2}
+    assert os.stat(target).st_mode & 0o777 == 0o600
 
 
 def test_concurrent_updates_by_several_processes_lose_nothing(path: Path) -> None:
@@ -134,7 +136,7 @@ def test_concurrent_updates_by_several_processes_lose_nothing(path: Path) -> Non
         "file, name = YamlFile(Path(sys.argv[1])), sys.argv[2]\n"
         "for number in range(20): file.update(lambda content: content.update({f'{name}{number}': number}))"
     )
-    words = [[sys.executable, "-c", program, str(path), name] for name in "abc"]
-    running = [subprocess.Popen(each, cwd=ROOT) for each in words]
-    assert [each.wait(60) for each in running] == [0, 0, 0]
+    commands = [[sys.executable, "-c", program, str(path), name] for name in "abc"]
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert len(YamlFile(path).read()) == 60

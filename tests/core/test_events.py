@@ -1,4 +1,4 @@
-"""What a worker says, written on the wire and read back."""
+"""Events from workers: serialization to one line of JSON, and parsing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from modules.core.events import (
     to_line,
 )
 
-CHANCES = TokenLogprobs(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
+LOGPROBS = TokenLogprobs(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
 
 
 EVENTS: list[Event] = [
     Text("hello"),
     Text('two\nlines "quoted" 猫 😀 \0 \x85 \u2028', 3),
     Text("", 0),
-    Text("cat", 2, (CHANCES, CHANCES)),
+    Text("cat", 2, (LOGPROBS, LOGPROBS)),
     Progress("weights", 0.25),
     Waiting(3),
     Result(None),
@@ -39,13 +39,13 @@ EVENTS: list[Event] = [
 ]
 
 
-def test_an_event_is_read_back_as_it_was_written(subtests: pytest.Subtests) -> None:
+def test_an_event_survives_serialization(subtests: pytest.Subtests) -> None:
     for event in EVENTS:
         with subtests.test(event=event):
             assert from_line(to_line(7, event)) == (7, event)
 
 
-def test_an_error_comes_back_with_its_kind_and_facts() -> None:
+def test_an_error_event_keeps_its_class_and_fields() -> None:
     call, event = from_line(to_line(7, Failed(LoadFailed("llama.cpp", "猫.gguf", "no such file", both("why")))))
     assert call == 7
     assert isinstance(event, Failed)
@@ -67,15 +67,15 @@ def test_an_event_is_one_line_of_json(event: Event) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"chatter\n", b'[1,"Text",{"te', b'[1,"Nonsense",{}]\n', b"{}\n", b"[1]\n"])
-def test_what_is_no_event_is_refused(line: bytes) -> None:
+def test_a_line_that_is_not_an_event_is_refused(line: bytes) -> None:
     with pytest.raises((ValueError, KeyError)):
         from_line(line)
 
 
-def test_what_is_known_of_a_model_comes_back_as_it_went() -> None:
+def test_info_survives_serialization() -> None:
     info = Info(4096, "<s>", "</s>", "{{ messages }}", 1 << 30, (Note("numa", {"en": "no effect", "zh": "无效"}),))
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
-def test_an_error_without_facts_needs_none() -> None:
+def test_an_error_without_fields_is_serialized() -> None:
     assert from_line(to_line(1, Failed(NoModelLoaded())))[0] == 1
