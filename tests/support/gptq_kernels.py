@@ -1,4 +1,4 @@
-"""The kernels of gptqmodel that need no compiler, as it finds them by the names that we ask for."""
+"""The kernels of gptqmodel that need no compiler, looked up by the names that the engine requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ NAMES = (
     ("awq", "gemm", "gemm_triton"),
     ("awq", "gemm", "torch_awq"),
 )
-"""Method, format, and our name."""
+"""Quantization method, format, and the name that the engine requests."""
 
 
 def kernels_found(packages: Path | None) -> list[str]:
-    """Return for each of NAMES the configuration, the kernel and whether it can be trained; `packages` is where
-    gptqmodel is installed, unless it is in the main environment."""
+    """Return for each of NAMES the class of the configuration, the kernel, and whether the kernel supports training.
+
+    `packages` is the folder in which gptqmodel is installed; None if it is in the main environment.
+    """
     return forked(_kernels_found, packages)
 
 
@@ -30,10 +32,12 @@ def _kernels_found(packages: Path | None) -> list[str]:
 
     from modules.engines.hf.model import python_arguments
 
-    found = []
+    kernels = []
     for method, format, name in NAMES:
-        asked = {"quant_method": method, "bits": 4, "backend": name}
-        config = python_arguments({"quantization_config": asked})["quantization_config"]
-        kernel = get_kernel_for_backend(config.get_loading_attributes()["backend"], METHOD(method), FORMAT(format))
-        found.append(f"{type(config).__name__} {kernel.__name__} {kernel.SUPPORTS_TRAINING}")
-    return found
+        config = {"quant_method": method, "bits": 4, "backend": name}
+        quantization = python_arguments({"quantization_config": config})["quantization_config"]
+        kernel = get_kernel_for_backend(
+            quantization.get_loading_attributes()["backend"], METHOD(method), FORMAT(format)
+        )
+        kernels.append(f"{type(quantization).__name__} {kernel.__name__} {kernel.SUPPORTS_TRAINING}")
+    return kernels

@@ -13,9 +13,9 @@ from tests.support.forked import forked
 def apply_and_remove(model: Path, loras: Path, names: list[str], **options: Any) -> dict[str, Any]:
     """Apply the LoRAs `names` of the folder `loras`, all at once, and remove them again.
 
-    "changed" is the largest change of a logit with the LoRAs. After they have been removed: "same" says whether every
-    logit is what it was to the last bit, "left" names modules that were not there before, "moved" those that are other
-    objects than before.
+    "changed" is the largest change of a logit with the LoRAs. After they have been removed: "same" says whether
+    every logit is identical to the last bit, "added" names modules that did not exist before, "replaced" those that are
+    other objects than before.
     """
     return forked(_apply_and_remove, model, loras, names, options)
 
@@ -26,10 +26,10 @@ def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[s
     from modules.engines.hf.loader import LOADER
     from modules.engines.hf.lora import PeftAdapters
 
-    settled = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
-    made: Any = LOADER.load(path, settled, lambda _: None)
-    model: Any = made.model
-    adapters = PeftAdapters(model, 64, made.forget)
+    settings = option_values(resolve(LOADERS["Transformers"], model={}, saved={}, flags={}, form=options))
+    engine: Any = LOADER.load(path, settings, lambda _: None)
+    model: Any = engine.model
+    adapters = PeftAdapters(model, 64, engine.forget)
     modules = dict(model.module.named_modules())
     before = adapters.probe()
     adapters.activate([(adapters.open(loras / name), 1.0) for name in names])
@@ -40,6 +40,6 @@ def _apply_and_remove(path: Path, loras: Path, names: list[str], options: dict[s
     return {
         "changed": float(np.abs(with_loras - before).max()),
         "same": bool((before == after).all()),
-        "left": sorted(set(restored) - set(modules)),
-        "moved": sorted(name for name, module in modules.items() if restored.get(name) is not module),
+        "added": sorted(set(restored) - set(modules)),
+        "replaced": sorted(name for name, module in modules.items() if restored.get(name) is not module),
     }

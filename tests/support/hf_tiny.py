@@ -1,4 +1,4 @@
-"""Tiny models with random weights, one of each architecture that caches in another way."""
+"""Tiny models with random weights, one for each kind of cache and of positions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ KINDS = {
     "learned": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 49152}),
     "t5": ("T5", _T5 | {"decoder_start_token_id": 0}),
 }
-"""By our name: transformers' name, and the sizes in its configuration."""
+"""The transformers name of the architecture, and the sizes in its configuration, by the kind used in tests."""
 
 
 def tiny_models(folder: Path, tokenizer: Path, names: Sequence[str] = tuple(KINDS)) -> dict[str, Path]:
-    """Write the named models below `folder`, with the tokenizer that lies in the folder `tokenizer`."""
+    """Write the named models below `folder`, with the tokenizer files of the folder `tokenizer`."""
     forked(_write, folder, names)
     for name in names:
         for file in tokenizer.glob("tokenizer*"):
@@ -45,6 +45,6 @@ def _write(folder: Path, names: Sequence[str]) -> None:
         ending = {"T5": "ForConditionalGeneration", "GPT2": "LMHeadModel", "Gemma3Text": "ForCausalLM"}
         cls = getattr(transformers, kind.replace("Gemma3Text", "Gemma3") + ending.get(kind, "ForCausalLM"))
         model = cls(config)
-        for weight in model.parameters():  # so that what was read long ago still counts
+        for weight in model.parameters():  # large enough that distant tokens affect the logits
             torch.nn.init.normal_(weight, std=0.3)
         model.save_pretrained(folder / name)

@@ -1,4 +1,4 @@
-"""Vocabularies for tests of samplers: of given pieces, and of a small byte-level tokenizer made on the spot."""
+"""Vocabularies for tests of samplers: one of fixed pieces, and a small byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from modules.core.errors import Unsupported, both
 
 @dataclass(eq=False)
 class Pieces:
-    """`known` gives the tokens of texts; other texts have none."""
+    """A vocabulary of fixed pieces. Texts missing from `encodings` have no tokens."""
 
     size: int
     pieces: Sequence[str] = ()
-    known: Mapping[str, list[int]] = field(default_factory=dict)
+    encodings: Mapping[str, list[int]] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
-        return self.known.get(text, [])
+        return self.encodings.get(text, [])
 
     def grammar(self, text: str) -> Any:
-        raise Unsupported(both("no grammars here"))
+        raise Unsupported(both("this vocabulary supports no grammars"))
 
 
 def small_tokenizer() -> Any:
-    """All bytes, a few merges, and an end token."""
+    """Train a byte-level tokenizer with a few merges and an EOS token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

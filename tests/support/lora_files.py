@@ -1,4 +1,4 @@
-"""Small LoRAs on disk, good and broken, written field by field."""
+"""Write small LoRAs, valid or broken, field by field."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PAIR = (Tensor("blk.0.attn_q.weight.lora_a", (64, 4)), Tensor("blk.0.attn_q.weig
 
 
 def peft(folder: Path, shapes: Mapping[str, Sequence[int]] = SHAPES, **config: object) -> Path:
-    """A folder as PEFT writes it, its tensors all zero; keywords change its configuration."""
+    """Write a folder as PEFT does, with tensors of zeros; keywords change its configuration."""
     put(folder / "adapter_config.json", CONFIG | config)
     put(folder / "adapter_model.safetensors", tensors(shapes))
     return folder
 
 
 def adapter(path: Path, parts: Sequence[Tensor] = PAIR, **metadata: object) -> Path:
-    """A GGUF adapter; a keyword such as general_type changes the metadata."""
+    """Write a GGUF adapter; a keyword such as general_type changes the metadata."""
     changed = {key.replace("_", ".", 1): value for key, value in metadata.items()}
     return put(path, gguf(ADAPTER | changed, parts))

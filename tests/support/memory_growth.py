@@ -1,18 +1,18 @@
-"""Whether a process that does the same thing over and over takes more and more memory."""
+"""Detect memory leaks in a process that repeats the same operation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 ROUNDS = 20
-"""So many sizes are to be looked at, one after each time."""
+"""How often to repeat the operation; its memory is measured after every repetition."""
 
 
 def growth(sizes: Sequence[int]) -> int:
-    """Bytes by which all of the last quarter exceed all of the first: below 0 if they come and go.
+    """Return by how many bytes the smallest size of the last quarter exceeds the largest of the first.
 
-    The C library keeps blocks of 8 MB or gives them back as it likes, so two sizes tell nothing. What leaves something
-    behind each time has grown by half of the rounds' worth and more.
+    Two sizes cannot be compared, because the C library keeps or frees blocks of 8 MB as it likes. The result is
+    negative if the sizes only vary. If every repetition leaks, it is at least half of what all repetitions leak.
     """
     quarter = len(sizes) // 4
     return min(sizes[-quarter:]) - max(sizes[:quarter])

@@ -1,4 +1,4 @@
-"""A model that comes with Python code of its own: SmolLM2's folder, under classes that lie beside it."""
+"""A model with remote code: the files of another model, and a Python file that defines its classes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Model(LlamaForCausalLM):
 
 
 def own_model(folder: Path, source: Path, repository: str = "", **config: Any) -> Path:
-    """`folder`, made, with the files of `source`; its code is named as that of `repository` ("owner/name--")."""
+    """Make `folder` with the files of `source`; config.json refers to the code of `repository` ("owner/name--")."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.name != "config.json":
             (folder / file.name).symlink_to(file)
     classes = {"AutoConfig": f"{repository}own.Config", "AutoModelForCausalLM": f"{repository}own.Model"}
     own = {"model_type": "own", "auto_map": classes, "architectures": ["Model"]}
-    said = json.loads((source / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(said | own | config))
+    source_config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(source_config | own | config))
     (folder / "own.py").write_text(OWN_CODE)
     return folder

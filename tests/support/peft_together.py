@@ -1,4 +1,4 @@
-"""What PEFT makes of several LoRAs at once, each with its weight: the reference for LoRAs of our engine."""
+"""Answers of PEFT with several weighted LoRAs at once: the reference for LoRAs of the transformers engine."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from typing import Any
 from tests.support.forked import forked
 from tests.support.hf_reference import greedy, reference_model
 
-Set = Sequence[tuple[str, float]]
+LoraSet = Sequence[tuple[str, float]]
 
 
-def in_peft(path: Path, loras: Path, sets: Sequence[Set], prompts: list[str], tokens: int, load: Any) -> list[Any]:
+def peft_answers(
+    path: Path, folder: Path, sets: Sequence[LoraSet], prompts: list[str], tokens: int, load: Any
+) -> list[Any]:
     """Return for each set one {"text", "logprobs", …} for each prompt, as `hf_reference.greedy` does.
 
-    In float32 the model's weights are changed by the sum of what PEFT says each LoRA alone adds to them. Models in
-    fewer bits cannot be changed so: there PEFT's own layers add it up.
+    In float32 the weighted deltas that PEFT computes for the LoRAs are added to the weights of the model. That is not
+    possible with other dtypes: there the layers of PEFT compute the sum.
     """
-    return forked(_answers, path, loras, sets, prompts, tokens, load)
+    return forked(_answers, path, folder, sets, prompts, tokens, load)
 
 
 def _answers(
-    path: Path, loras: Path, sets: Sequence[Set], prompts: list[str], tokens: int, load: dict[str, Any]
+    path: Path, folder: Path, sets: Sequence[LoraSet], prompts: list[str], tokens: int, load: dict[str, Any]
 ) -> list[Any]:
     import torch
 
     model, tokenizer = reference_model(path, load)
-    kind = model.dtype
-    model = _with(model, loras, sorted({name for each in sets for name, _ in each}))
-    apply = _merged if kind == torch.float32 else _side_by_side
-    if kind != torch.float32:
+    dtype = model.dtype
+    model = _with_adapters(model, folder, sorted({name for loras in sets for name, _ in loras}))
+    apply = _merged if dtype == torch.float32 else _side_by_side
+    if dtype != torch.float32:
         for name, parameter in model.named_parameters():
             if ".lora_" in name:
-                parameter.data = parameter.data.to(kind)
+                parameter.data = parameter.data.to(dtype)
     return [[greedy(model, tokenizer, prompt, tokens) for prompt in prompts] for _ in apply(model, sets)]
 
 
-def _with(model: Any, folder: Path, names: Sequence[str]) -> Any:
+def _with_adapters(model: Any, folder: Path, names: Sequence[str]) -> Any:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(model, folder / names[0], adapter_name=names[0])
@@ -49,25 +51,25 @@ def _with(model: Any, folder: Path, names: Sequence[str]) -> Any:
 def _layers(model: Any) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
-    return [each for each in model.modules() if isinstance(each, LoraLayer)]
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def _merged(model: Any, sets: Sequence[Set]) -> Iterator[None]:
+def _merged(model: Any, sets: Sequence[LoraSet]) -> Iterator[None]:
     """Yield once for each set, while it is applied."""
-    own = {layer: layer.get_base_layer().weight.data for layer in _layers(model)}
+    base_weights = {layer: layer.get_base_layer().weight.data for layer in _layers(model)}
     with model.disable_adapter():
-        for each in sets:
-            for layer, weight in own.items():
-                deltas = [share * layer.get_delta_weight(name) for name, share in each if name in layer.lora_A]
+        for loras in sets:
+            for layer, weight in base_weights.items():
+                deltas = [scale * layer.get_delta_weight(name) for name, scale in loras if name in layer.lora_A]
                 layer.get_base_layer().weight.data = sum(deltas, weight)
             yield
 
 
-def _side_by_side(model: Any, sets: Sequence[Set]) -> Iterator[None]:
+def _side_by_side(model: Any, sets: Sequence[LoraSet]) -> Iterator[None]:
     """Yield once for each set, while it is applied."""
-    for each in sets:
-        model.base_model.set_adapter([name for name, _ in each])
+    for loras in sets:
+        model.base_model.set_adapter([name for name, _ in loras])
         for layer in _layers(model):
-            for name, share in each:
-                layer.set_scale(name, share)
+            for name, scale in loras:
+                layer.set_scale(name, scale)
         yield

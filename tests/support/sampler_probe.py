@@ -1,4 +1,4 @@
-"""Apply the engine's samplers to fixed logits: a script, because llama.cpp lives in a process of its own.
+"""Apply the samplers of the llama.cpp engine to fixed logits: a script, so that llama.cpp runs in its own process.
 
 Reads a JSON object from stdin: "path" of a GGUF file, whose vocabulary is used, and "cases". A case has "params",
 "logits" by token (all others are unreachable), the tokens of a "prompt", and how many tokens to "draw". Writes as JSON
@@ -26,48 +26,49 @@ from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
-UNREACHABLE = -1e4  # even at the highest temperature
+UNREACHABLE = -1e4
+"""A logit so low that its token is not sampled even at the highest temperature."""
 
 
-class Fixed(Model):
+class FixedLogitsModel(Model):
     """A model with a real vocabulary and fixed logits."""
 
-    given: NDArray[np.float32]
+    fixed_logits: NDArray[np.float32]
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        return self.given
+        return self.fixed_logits
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
-    path = Path(asked["path"])
-    model = Fixed(path, arguments(path, options, installed_build()), lambda done: None)
-    if "texts" in asked:
+    path = Path(request["path"])
+    model = FixedLogitsModel(path, arguments(path, options, installed_build()), lambda done: None)
+    if "texts" in request:
         pieces = [
             model.vocabulary.piece(token, special=True).decode("utf-8", "replace") for token in range(model.n_vocab)
         ]
-        tokens = {text: list(model.vocabulary.tokenize(text, False)) for text in asked["texts"]}
+        tokens = {text: list(model.vocabulary.tokenize(text, False)) for text in request["texts"]}
         print(json.dumps({"pieces": pieces, "tokens": tokens}))
         return
-    print(json.dumps([_drawn(model, case) for case in asked["cases"]]))
+    print(json.dumps([_sample(model, case) for case in request["cases"]]))
 
 
-def _drawn(model: Fixed, case: Mapping[str, Any]) -> Any:
-    model.given = np.full(model.n_vocab, UNREACHABLE, np.float32)
+def _sample(model: FixedLogitsModel, case: Mapping[str, Any]) -> Any:
+    model.fixed_logits = np.full(model.n_vocab, UNREACHABLE, np.float32)
     for token, logit in case["logits"].items():
-        model.given[int(token)] = logit
-    before = model.given.copy()
+        model.fixed_logits[int(token)] = logit
+    before = model.fixed_logits.copy()
     try:
         params = generation_settings.resolve(case["params"], logit_bias=case.get("logit_bias"))
         sampler = Sampler(model, params, case.get("prompt", []))
-        drawn = [sampler.sample(0) for _ in range(case["draw"] or 1)]
-        left = {} if case["draw"] else sampler.remaining_candidates()
+        samples = [sampler.sample(0) for _ in range(case["draw"] or 1)]
+        remaining = {} if case["draw"] else sampler.remaining_candidates()
         sampler.free()
     except WebUIError as error:
         return {"error": error.say("en")}
-    assert np.array_equal(before, model.given), "the model's own logits stay as they were"
-    return drawn if case["draw"] else {token: logit for token, logit in left.items() if logit > UNREACHABLE / 2}
+    assert np.array_equal(before, model.fixed_logits), "the logits of the model are not modified"
+    return samples if case["draw"] else {token: logit for token, logit in remaining.items() if logit > UNREACHABLE / 2}
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from tests.conftest import load
 from tests.engines.hf.test_lora import ALONE, BEGINNINGS, WEIGHTED, apply_loras, fingerprint, learned
 from tests.support import autogptq_probe, gptq_tiny
 from tests.support.answers import Answer, answer, forget, together
-from tests.support.hf_reference import TOP, alone
-from tests.support.peft_together import in_peft
+from tests.support.hf_reference import TOP, transformers_answers
+from tests.support.peft_together import peft_answers
 from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.worker_pool import worker_with
 
@@ -92,7 +92,7 @@ def test_answers_are_those_of_the_dequantized_weights(busy: WorkerProcess, shall
     folder = quantized_folder(shallow_folder, kind)
     prompts = PROMPTS if kind == "gptq" else PROMPTS[:1]
     load(busy, folder, AUTOGPTQ, **KINDS[kind])
-    expected = alone(plain(folder), prompts, TOKENS, dtype="float32")
+    expected = transformers_answers(plain(folder), prompts, TOKENS, dtype="float32")
     for prompt, theirs in zip(prompts, expected, strict=True):
         forget(busy)
         ours = answer(busy, prompt, max_new_tokens=TOKENS, top_logprobs=TOP)
@@ -127,7 +127,7 @@ def test_loras_have_the_effect_they_have_on_the_dequantized_weights(
     """The reference is PEFT itself. Sets are applied in any order, and the last one is empty."""
     twin = plain(quantized_folder(shallow_folder, "gptq"))
     sets = [ALONE[0], WEIGHTED]
-    expected = in_peft(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
+    expected = peft_answers(twin, shallow_loras, sets, BEGINNINGS, 1, {"dtype": "float32"})
     bare = fingerprint(gptq)
     for wanted, answers in zip(sets, expected, strict=True):
         assert all(effect > 1 for effect in apply_loras(gptq, shallow_loras, wanted))

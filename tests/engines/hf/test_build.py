@@ -20,7 +20,7 @@ from modules.system import cpu_memory
 from tests.conftest import TRANSFORMERS, load, load_arguments
 from tests.support.answers import answer, ask, forget, together
 from tests.support.hf_memory_probe import answers_short_of_memory, prefix_cache_bytes
-from tests.support.hf_reference import alone
+from tests.support.hf_reference import transformers_answers
 from tests.support.hf_tiny import KINDS, tiny_models
 from tests.support.linked_folder import linked_folder
 from tests.support.own_code import own_model
@@ -57,7 +57,9 @@ def test_every_architecture_answers_as_generate_of_transformers_does(
 ) -> None:
     """One by one, in a batch, with the prefix cache, and after a second turn."""
     name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
-    expected = [generated["text"] for generated in alone(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")]
+    expected = [
+        generated["text"] for generated in transformers_answers(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")
+    ]
     load(reloadable, kinds[kind], TRANSFORMERS)
     assert [answer(reloadable, prompt, max_new_tokens=TOKENS).text for prompt in PROMPTS] == expected
     assert [batched.text for batched in together(reloadable, PROMPTS, max_new_tokens=TOKENS)] == expected

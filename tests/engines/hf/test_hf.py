@@ -14,7 +14,7 @@ from modules.runtime.worker_process import WorkerProcess
 from modules.system import cpu_memory
 from tests.conftest import LLAMA, TRANSFORMERS
 from tests.support.answers import Crowd, answer, ask, forget, parameters, together
-from tests.support.hf_reference import TOP, alone
+from tests.support.hf_reference import TOP, transformers_answers
 from tests.support.worker_pool import Pooled, WorkerPool
 
 STORY = "Once upon a time, in a small village by the sea,"
@@ -72,7 +72,7 @@ def tiny_hf(workers: WorkerPool, tiny_folder: Path) -> Iterator[WorkerProcess]:
 def test_greedy_decoding_equals_generate_of_transformers(workers: WorkerPool, shallow_folder: Path, form: str) -> None:
     options, arguments = FORMS[form]
     prompts, tokens = (PROMPTS[1:], 6) if "bits" in form else (PROMPTS, TOKENS)  # few bits are slow on a CPU
-    expected = alone(shallow_folder, prompts, tokens, **arguments)
+    expected = transformers_answers(shallow_folder, prompts, tokens, **arguments)
     with workers.lease(shallow_folder, TRANSFORMERS, **options) as leased:
         for prompt, theirs in zip(prompts, expected, strict=True):
             forget(leased.worker)

@@ -24,7 +24,7 @@ from tests.support.hf_reference import TOP
 from tests.support.hf_tiny import tiny_models
 from tests.support.memory_growth import ROUNDS, growth
 from tests.support.peft_reference import peft_logits
-from tests.support.peft_together import in_peft
+from tests.support.peft_together import peft_answers
 from tests.support.quantized_folders import read_safetensors
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
@@ -110,7 +110,7 @@ def test_answers_equal_those_of_peft(workers: WorkerPool, shallow_folder: Path, 
     if form == "float32":
         sets = [*ALONE, TOGETHER, WEIGHTED, (("green", 0.5), ("banana", 2.0))]
         beginnings, tokens = BEGINNINGS, TOKENS
-    expected = in_peft(shallow_folder, shallow_loras, sets, beginnings, tokens, arguments)
+    expected = peft_answers(shallow_folder, shallow_loras, sets, beginnings, tokens, arguments)
     with workers.lease(shallow_folder, TRANSFORMERS, **options) as pooled:
         for loras, answers in zip(sets, expected, strict=True):
             apply_loras(pooled.worker, shallow_loras, loras)
@@ -199,7 +199,7 @@ def test_removing_loras_restores_every_logit_to_the_last_bit(
     result = apply_and_remove(shallow_folder, shallow_loras, ["banana", "green"], **FORMS[form][0])
     assert result["changed"] > 1
     assert result["same"]
-    assert result["left"] == result["moved"] == []
+    assert result["added"] == result["replaced"] == []
 
 
 def test_caches_from_before_a_change_are_not_used_after_it(small: WorkerProcess, pets: Path) -> None:
