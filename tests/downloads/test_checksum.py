@@ -1,4 +1,4 @@
-"""Hashes of files agree with those of git and sha256sum."""
+"""File hashes agree with git and sha256sum."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.support.downloading import noise
 def test_hashes_agree_with_git_and_sha256sum(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(noise(size))
-    told = [
+    hashes = [
         subprocess.run([*command, path], capture_output=True, text=True, check=True).stdout.split()[0]
         for command in (["sha256sum"], ["git", "hash-object", "--no-filters"])
     ]
-    large, small = RemoteFile("file", size, sha256=told[0]), RemoteFile("file", size, git_oid=told[1])
+    large, small = RemoteFile("file", size, sha256=hashes[0]), RemoteFile("file", size, git_oid=hashes[1])
     with path.open("rb") as file:
-        for each in (large, small):
-            assert hash_file(file.fileno(), new_digest(each), lambda _: None) == expected_hash(each)
+        for file_entry in (large, small):
+            assert hash_file(file.fileno(), new_digest(file_entry), lambda _: None) == expected_hash(file_entry)
 
 
 def test_the_progress_callback_may_abort(tmp_path: Path) -> None:
-    path, seen = tmp_path / "file", list[int]()
+    path, counts = tmp_path / "file", list[int]()
     path.write_bytes(noise(3 * CHUNK))
 
     def watch(count: int) -> None:
-        seen.append(count)
+        counts.append(count)
         if count == 2 * CHUNK:
             raise KeyboardInterrupt
 
@@ -40,4 +40,4 @@ def test_the_progress_callback_may_abort(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         hash_file(descriptor, new_digest(RemoteFile("file", 3 * CHUNK, "0" * 64)), watch)
     os.close(descriptor)
-    assert seen == [CHUNK, 2 * CHUNK]
+    assert counts == [CHUNK, 2 * CHUNK]

@@ -1,4 +1,4 @@
-"""A new folder appears at once, an existing one is filled file by file, and no link is followed."""
+"""A new folder is created in one step, an existing one is filled file by file, and no link is followed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FILE = RemoteFile("sub/a.bin", len(DATA), sha256=hashlib.sha256(DATA).hexdigest(
 
 @pytest.fixture
 def target(tmp_path: Path) -> InstallTarget:
-    made = InstallTarget(tmp_path / "models", "user_model", "job")
-    made.staging.mkdir(parents=True)
-    return made
+    install_target = InstallTarget(tmp_path / "models", "user_model", "job")
+    install_target.staging.mkdir(parents=True)
+    return install_target
 
 
 def staged(target: InstallTarget, data: bytes = DATA) -> dict[str, Path]:
@@ -33,7 +33,7 @@ def ignore_progress(_: int) -> None:
     """A progress callback that never aborts."""
 
 
-def test_a_new_folder_contains_all_files_and_the_note(target: InstallTarget) -> None:
+def test_a_new_folder_contains_all_files_and_the_metadata(target: InstallTarget) -> None:
     target.install(staged(target), "note")
     assert (target.final / FILE.path).read_bytes() == DATA
     assert (target.final / METADATA).read_text() == "note" and target.has(FILE, ignore_progress)
@@ -48,21 +48,21 @@ def test_an_existing_folder_keeps_its_other_files(target: InstallTarget) -> None
     assert (target.final / FILE.path).read_bytes() == DATA and (target.final / "mine").read_bytes() == b"mine"
 
 
-def test_without_a_target_a_file_goes_to_the_root_without_a_note(tmp_path: Path) -> None:
+def test_without_a_target_a_file_goes_to_the_root_without_metadata(tmp_path: Path) -> None:
     target = InstallTarget(tmp_path / "models", "", "job", flat=True)
     target.staging.mkdir(parents=True)
     target.install(staged(target), "note")
-    assert sorted(each.name for each in target.root.iterdir()) == [".downloads", "a.bin"]
+    assert sorted(path.name for path in target.root.iterdir()) == [".downloads", "a.bin"]
     assert target.has(FILE, ignore_progress)
 
 
-def test_a_link_to_a_file_is_replaced_and_its_target_left_alone(target: InstallTarget, tmp_path: Path) -> None:
-    treasure = tmp_path / "treasure"
-    treasure.write_bytes(b"mine")
+def test_a_link_to_a_file_is_replaced_and_its_target_unchanged(target: InstallTarget, tmp_path: Path) -> None:
+    link_target = tmp_path / "link target"
+    link_target.write_bytes(b"mine")
     (target.final / "sub").mkdir(parents=True)
-    (target.final / FILE.path).symlink_to(treasure)
+    (target.final / FILE.path).symlink_to(link_target)
     target.install(staged(target), "note")
-    assert treasure.read_bytes() == b"mine" and (target.final / FILE.path).read_bytes() == DATA
+    assert link_target.read_bytes() == b"mine" and (target.final / FILE.path).read_bytes() == DATA
 
 
 def test_a_link_to_a_folder_is_refused(target: InstallTarget, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_interrupted_installation_is_completed(target: InstallTarget) -> None
     assert target.has(FILE, ignore_progress) and (target.final / FILE.path).read_bytes() == DATA
 
 
-def test_clearing_leaves_the_lock_and_nothing_else(target: InstallTarget, tmp_path: Path) -> None:
+def test_clearing_the_staging_folder_leaves_only_the_lock(target: InstallTarget, tmp_path: Path) -> None:
     staged(target)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "mine").write_bytes(b"")
@@ -101,14 +101,14 @@ def test_clearing_leaves_the_lock_and_nothing_else(target: InstallTarget, tmp_pa
     (target.staging / "tree").mkdir()
     (target.staging / "lock").write_bytes(b"")
     target.clear_staging()
-    assert [each.name for each in target.staging.iterdir()] == ["lock"]
+    assert [path.name for path in target.staging.iterdir()] == ["lock"]
     assert (tmp_path / "outside" / "mine").exists()
 
 
-def test_the_note_has_the_form_of_the_original() -> None:
+def test_the_metadata_has_the_format_of_the_original() -> None:
     small = RemoteFile("b.json", 3, git_oid="1" * 40)
-    lines = metadata_text(Repository("user/model", "main", "c" * 40, (FILE, small)), "hf-mirror.com", [FILE, small])
-    told = lines.splitlines()
-    assert told[:2] == ["url: https://huggingface.co/user/model", "branch: main"]
-    assert told[3:] == [f"commit: {'c' * 40}", "endpoint: hf-mirror.com", "sha256sum:", f"    {FILE.sha256} sub/a.bin"]
+    text = metadata_text(Repository("user/model", "main", "c" * 40, (FILE, small)), "hf-mirror.com", [FILE, small])
+    lines = text.splitlines()
+    assert lines[:2] == ["url: https://huggingface.co/user/model", "branch: main"]
+    assert lines[3:] == [f"commit: {'c' * 40}", "endpoint: hf-mirror.com", "sha256sum:", f"    {FILE.sha256} sub/a.bin"]
     assert "sha256sum" not in metadata_text(Repository("user/model", "main", "c" * 40, ()), "hf-mirror.com", [small])

@@ -1,6 +1,6 @@
-"""Download jobs queue, stop at once, survive a restart and a kill, and install their files when all are complete.
+"""Download jobs queue, stop within a second, survive restarts and kills, and install their files once all are complete.
 
-They use the real client and a hub on localhost.
+The tests use the real client and a hub on localhost.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ FILES = {
     "onnx/readme.md": noise(2000, 3),
 }
 TOTAL = sum(map(len, FILES.values()))
-FIRST, SECOND = "model-00001", "model-00002"
-WANTED = DownloadSpec(REPO, "main", "somebody_something")
+FIRST_SHARD, SECOND_SHARD = "model-00001", "model-00002"
+SPEC = DownloadSpec(REPO, "main", "somebody_something")
 
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
-    with HubServer() as made:
-        made.add(REPO, FILES)
-        yield made
+    with HubServer() as server:
+        server.add(REPO, FILES)
+        yield server
 
 
 class Program:
-    """Creates managers of the same folders, as repeated starts of the program do, and closes them in the end."""
+    """Creates managers of the same folders, as repeated starts of the program do."""
 
     def __init__(self, folder: Path, endpoints: list[str]) -> None:
         self.models, self.loras = folder / "models", folder / "loras"
@@ -84,39 +84,39 @@ class Program:
     def start(
         self, options: TransferOptions = HASTY, reserve: int = 0, max_running: int = 1, token: AccessToken | None = None
     ) -> DownloadManager:
-        made = DownloadManager(
+        manager = DownloadManager(
             {"model": self.models, "lora": self.loras},
-            lambda: [HubClient(each, token) for each in self.endpoints],
+            lambda: [HubClient(endpoint, token) for endpoint in self.endpoints],
             options,
             max_running,
             reserve,
         )
-        self.running.append(made)
-        return made
+        self.running.append(manager)
+        return manager
 
 
 @pytest.fixture
 def program(hub: HubServer, tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path, [hub.url])
-    yield made
-    for each in made.running:
-        each.close()
+    program = Program(tmp_path, [hub.url])
+    yield program
+    for manager in program.running:
+        manager.close()
     until(lambda: threads() == [], 1)
 
 
 def view(downloads: DownloadManager, job: str = "") -> JobView:
-    """Return the view of a job; without an id, of the only one."""
-    found = [each for each in downloads.snapshot() if each.id == job or not job]
-    assert len(found) == 1
-    return found[0]
+    """Return the view of a job; without an id, of the only job."""
+    views = [view for view in downloads.snapshot() if view.id == job or not job]
+    assert len(views) == 1
+    return views[0]
 
 
-def ended(downloads: DownloadManager, job: str = "", seconds: float = 20) -> JobView:
+def wait_until_ended(downloads: DownloadManager, job: str = "", seconds: float = 20) -> JobView:
     until(lambda: view(downloads, job).state in ("done", "failed", "paused", "cancelled"), seconds)
     return view(downloads, job)
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -124,64 +124,66 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_repository_arrives_as_it_is_and_leaves_nothing_behind(hub: HubServer, program: Program) -> None:
+def test_a_repository_is_downloaded_unchanged_and_leaves_no_temporary_files(hub: HubServer, program: Program) -> None:
     downloads = program.start()
-    job = downloads.start(WANTED)
-    told = ended(downloads, job)
-    assert (told.state, told.error, told.done, told.total, told.count) == ("done", None, TOTAL, TOTAL, 4)
-    asked = hub.requests(origin="hub")
-    assert len({each.connection for each in asked}) < len(asked), "connections are used again"
-    assert told.folder == program.models / WANTED.target and content(told.folder) == FILES
+    job = downloads.start(SPEC)
+    result = wait_until_ended(downloads, job)
+    assert (result.state, result.error, result.done, result.total, result.count) == ("done", None, TOTAL, TOTAL, 4)
+    requests = hub.requests(origin="hub")
+    assert len({request.connection for request in requests}) < len(requests), "connections are reused"
+    assert result.folder == program.models / SPEC.target and read_files(result.folder) == FILES
     assert not (program.models / ".downloads" / job).exists()
     assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
-    judged = subprocess.run(
+    check = subprocess.run(
         ["sha256sum", "-c", "-"],
         input="".join(
-            f"{entry.sha256}  {path}\n" for path, entry in hub.repos[REPO].commits[told.commit].items() if entry.sha256
+            f"{entry.sha256}  {path}\n"
+            for path, entry in hub.repos[REPO].commits[result.commit].items()
+            if entry.sha256
         ),
-        cwd=told.folder,
+        cwd=result.folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert judged.returncode == 0 and judged.stdout.count("OK") == 2
+    assert check.returncode == 0 and check.stdout.count("OK") == 2
 
 
 def test_huggingface_hub_verifies_the_downloaded_files(hub: HubServer, program: Program) -> None:
-    told = ended_after_start(program.start())
-    online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-    checked = subprocess.run(
+    result = download_to_end(program.start())
+    environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    check = subprocess.run(
         [
-            *(ROOT / ".venv" / "bin" / "hf", "cache", "verify", REPO, "--local-dir", told.folder),
+            *(ROOT / ".venv" / "bin" / "hf", "cache", "verify", REPO, "--local-dir", result.folder),
             "--fail-on-missing-files",
         ],
-        env={**os.environ, **online, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(program.models / "hf")},
+        env={**os.environ, **environment, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(program.models / "hf")},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
-def ended_after_start(downloads: DownloadManager, wanted: DownloadSpec = WANTED) -> JobView:
-    return ended(downloads, downloads.start(wanted))
+def download_to_end(downloads: DownloadManager, spec: DownloadSpec = SPEC) -> JobView:
+    return wait_until_ended(downloads, downloads.start(spec))
 
 
 def test_the_folder_appears_only_when_it_is_complete(hub: HubServer, program: Program) -> None:
-    hub.fault(SECOND, origin="cdn", stall_after=MIB)
+    hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    downloads.start(WANTED)
-    until(lambda: view(downloads).file.startswith(SECOND) and view(downloads).done > 7 * MIB)
-    assert [each.name for each in program.models.iterdir()] == [".downloads"]
+    downloads.start(SPEC)
+    until(lambda: view(downloads).file.startswith(SECOND_SHARD) and view(downloads).done > 7 * MIB)
+    assert [path.name for path in program.models.iterdir()] == [".downloads"]
 
 
-def test_the_note_of_the_original_is_next_to_the_files(hub: HubServer, program: Program) -> None:
-    told = ended_after_start(program.start())
-    entries = hub.repos[REPO].commits[told.commit]
-    lines = (told.folder / "huggingface-metadata.txt").read_text(encoding="utf-8").splitlines()
+def test_a_download_writes_the_metadata_file_of_the_original(hub: HubServer, program: Program) -> None:
+    result = download_to_end(program.start())
+    entries = hub.repos[REPO].commits[result.commit]
+    lines = (result.folder / "huggingface-metadata.txt").read_text(encoding="utf-8").splitlines()
     assert lines[:2] == [f"url: https://huggingface.co/{REPO}", "branch: main"]
     assert lines[2].startswith("download date: 20")
-    assert lines[3:5] == [f"commit: {told.commit}", f"endpoint: {hub.url.removeprefix('http://')}"]
+    assert lines[3:5] == [f"commit: {result.commit}", f"endpoint: {hub.url.removeprefix('http://')}"]
     assert lines[5:] == [
         "sha256sum:",
         *(f"    {entry.sha256} {path}" for path, entry in entries.items() if entry.sha256),
@@ -189,87 +191,89 @@ def test_the_note_of_the_original_is_next_to_the_files(hub: HubServer, program: 
 
 
 def test_selected_files_can_go_to_the_lora_folder(program: Program) -> None:
-    wanted = DownloadSpec(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
-    told = ended_after_start(program.start(), wanted)
-    assert told.folder == program.loras / "adapter" and told.count == 2
-    assert content(told.folder) == {path: FILES[path] for path in wanted.files or ()}
+    spec = DownloadSpec(REPO, "main", "adapter", ("config.json", "onnx/readme.md"), "lora")
+    result = download_to_end(program.start(), spec)
+    assert result.folder == program.loras / "adapter" and result.count == 2
+    assert read_files(result.folder) == {path: FILES[path] for path in spec.files or ()}
 
 
 def test_a_single_file_goes_directly_to_the_models_folder(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/model.gguf": FILES["onnx/readme.md"]})
-    ended_after_start(program.start(), DownloadSpec(REPO, "main", "", ("Q4/model.gguf",), flat=True))
-    assert sorted(each.name for each in program.models.iterdir()) == [".downloads", "model.gguf"]
+    download_to_end(program.start(), DownloadSpec(REPO, "main", "", ("Q4/model.gguf",), flat=True))
+    assert sorted(path.name for path in program.models.iterdir()) == [".downloads", "model.gguf"]
     assert (program.models / "model.gguf").read_bytes() == FILES["onnx/readme.md"]
 
 
 def test_the_parts_of_a_split_file_go_to_one_folder(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m-00001-of-00002.gguf": b"one", "Q4/m-00002-of-00002.gguf": b"two"})
-    told = ended_after_start(program.start(), DownloadSpec(REPO, "main", "m", flat=True))
-    assert content(told.folder) == {"m-00001-of-00002.gguf": b"one", "m-00002-of-00002.gguf": b"two"}
+    result = download_to_end(program.start(), DownloadSpec(REPO, "main", "m", flat=True))
+    assert read_files(result.folder) == {"m-00001-of-00002.gguf": b"one", "m-00002-of-00002.gguf": b"two"}
 
 
 def test_two_files_with_the_same_target_are_refused(hub: HubServer, program: Program) -> None:
     hub.add(REPO, {"Q4/m.gguf": b"one", "Q8/m.gguf": b"two"})
-    assert isinstance(ended_after_start(program.start(), DownloadSpec(REPO, "main", "", flat=True)).error, UnsafeName)
+    assert isinstance(download_to_end(program.start(), DownloadSpec(REPO, "main", "", flat=True)).error, UnsafeName)
 
 
 def test_missing_files_repositories_and_jobs_are_reported(program: Program) -> None:
     downloads = program.start()
-    assert isinstance(ended_after_start(downloads, replace(WANTED, files=("confg.json",))).error, FileNotOnHub)
-    assert isinstance(ended_after_start(downloads, replace(WANTED, repo="no/such")).error, RepositoryNotFound)
-    assert [each.state for each in downloads.snapshot()] == ["failed", "failed"]
+    assert isinstance(download_to_end(downloads, replace(SPEC, files=("confg.json",))).error, FileNotOnHub)
+    assert isinstance(download_to_end(downloads, replace(SPEC, repo="no/such")).error, RepositoryNotFound)
+    assert [job.state for job in downloads.snapshot()] == ["failed", "failed"]
     with pytest.raises(DownloadNotFound):
         downloads.pause("nonsense")
     with pytest.raises(UnsafeName):
-        downloads.start(replace(WANTED, target="../elsewhere"))
+        downloads.start(replace(SPEC, target="../elsewhere"))
 
 
 def test_progress_is_shown_while_a_job_runs(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", rate=6_000_000)
     downloads = program.start()
-    downloads.start(WANTED)
-    seen: list[JobView] = []
-    while not seen or seen[-1].state not in ("done", "failed"):
-        seen.append(view(downloads))
+    downloads.start(SPEC)
+    views: list[JobView] = []
+    while not views or views[-1].state not in ("done", "failed"):
+        views.append(view(downloads))
         time.sleep(0.02)
-    assert [each.done for each in seen] == sorted(each.done for each in seen)
-    moving = [each for each in seen if each.speed and each.done > 3 * MIB]
-    assert {each.total for each in moving} == {TOTAL} and {each.count for each in moving} == {4}
-    assert {each.file for each in moving} & {path for path in FILES if "safetensors" in path}
-    assert all(3_000_000 < each.speed < 14_000_000 for each in moving if each.speed)
-    assert all(each.seconds_left is not None and each.seconds_left < 3 for each in moving)
-    assert {each.host for each in moving} == {hub.url.removeprefix("http://")}
+    assert [view.done for view in views] == sorted(view.done for view in views)
+    transferring = [view for view in views if view.speed and view.done > 3 * MIB]
+    assert {view.total for view in transferring} == {TOTAL} and {view.count for view in transferring} == {4}
+    assert {view.file for view in transferring} & {path for path in FILES if "safetensors" in path}
+    assert all(3_000_000 < view.speed < 14_000_000 for view in transferring if view.speed)
+    assert all(view.seconds_left is not None and view.seconds_left < 3 for view in transferring)
+    assert {view.host for view in transferring} == {hub.url.removeprefix("http://")}
 
 
 def test_one_job_runs_and_the_others_queue(hub: HubServer, program: Program) -> None:
     fault = hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
-    first, second = downloads.start(WANTED), downloads.start(replace(WANTED, target="other"))
+    first, second = downloads.start(SPEC), downloads.start(replace(SPEC, target="other"))
     until(lambda: view(downloads, first).done > MIB / 2)
     assert view(downloads, second).state == "queued"
     hub.faults.remove(fault)
     downloads.pause(first)
-    assert ended(downloads, second).state == "done" and view(downloads, first).state == "paused"
+    assert wait_until_ended(downloads, second).state == "done" and view(downloads, first).state == "paused"
     downloads.resume(first)
-    assert ended(downloads, first).state == "done"
+    assert wait_until_ended(downloads, first).state == "done"
 
 
-def test_small_files_are_transferred_together_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:
+def test_small_files_are_transferred_in_parallel_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:
     files = {f"part-{number}.json": noise(50_000, number) for number in range(12)}
     hub.add("somebody/small", files)
     slow = hub.fault("part-", delay=0.2)
     downloads = program.start()
-    told = ended_after_start(downloads, DownloadSpec("somebody/small", "main", "small"))
-    assert told.state == "done" and content(program.models / "small") == files
-    asked = [each for each in hub.requests() if "part-" in each.path]
-    assert 4 <= len({each.connection for each in asked}) <= 8 < len(asked), "four to the hub, four to its CDN"
+    result = download_to_end(downloads, DownloadSpec("somebody/small", "main", "small"))
+    assert result.state == "done" and read_files(program.models / "small") == files
+    requests = [request for request in hub.requests() if "part-" in request.path]
+    assert 4 <= len({request.connection for request in requests}) <= 8 < len(requests), (
+        "four to the hub and four to its CDN"
+    )
 
     hub.faults.remove(slow)
     hub.fault("part-3", status=404, headers={"X-Error-Code": "EntryNotFound"})
     hub.fault("part-1.json", stall_after=10_000)
-    begun = time.monotonic()
-    told = ended_after_start(downloads, DownloadSpec("somebody/small", "main", "again"))
-    assert isinstance(told.error, FileNotOnHub) and time.monotonic() - begun < 10
+    started = time.monotonic()
+    result = download_to_end(downloads, DownloadSpec("somebody/small", "main", "again"))
+    assert isinstance(result.error, FileNotOnHub) and time.monotonic() - started < 10
     assert not (program.models / "again").exists()
 
 
@@ -277,28 +281,28 @@ def test_as_many_jobs_run_as_configured(hub: HubServer, program: Program) -> Non
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start(max_running=2)
     for target in ("one", "two", "three"):
-        downloads.start(replace(WANTED, target=target))
-    until(lambda: [each.state for each in downloads.snapshot()] == ["downloading", "downloading", "queued"])
+        downloads.start(replace(SPEC, target=target))
+    until(lambda: [job.state for job in downloads.snapshot()] == ["downloading", "downloading", "queued"])
 
 
 def test_starting_the_same_download_twice_is_one_job(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
     files = tuple(FILES)
-    jobs = {downloads.start(replace(WANTED, files=each)) for each in (files, files[::-1], files)}
+    jobs = {downloads.start(replace(SPEC, files=order)) for order in (files, files[::-1], files)}
     assert len(jobs) == 1 and len(downloads.snapshot()) == 1
-    assert downloads.start(replace(WANTED, files=files[:1])) not in jobs
+    assert downloads.start(replace(SPEC, files=files[:1])) not in jobs
 
 
 PATIENT = TransferOptions(RetryPolicy(waits=(60,) * 6))
 STOPS: dict[str, tuple[dict[str, object], TransferOptions]] = {
-    "while it asks what there is": ({"pattern": "/api/", "delay": 30}, HASTY),
-    "while bytes come": ({"pattern": FIRST, "origin": "cdn", "rate": 400_000}, SPLIT),
-    "while it stalls": ({"pattern": FIRST, "origin": "cdn", "stall_after": 100_000}, SPLIT),
-    "in a wait between tries": ({"pattern": FIRST, "origin": "cdn", "status": 503}, PATIENT),
-    "in a wait of the list": ({"pattern": "/api/", "status": 503}, PATIENT),
-    "in the wait for a limit": (
-        {"pattern": FIRST, "origin": "cdn", "status": 429, "headers": {"Retry-After": "200"}},
+    "while it requests the file list": ({"pattern": "/api/", "delay": 30}, HASTY),
+    "while bytes arrive": ({"pattern": FIRST_SHARD, "origin": "cdn", "rate": 400_000}, SPLIT),
+    "while a connection stalls": ({"pattern": FIRST_SHARD, "origin": "cdn", "stall_after": 100_000}, SPLIT),
+    "while waiting between retries": ({"pattern": FIRST_SHARD, "origin": "cdn", "status": 503}, PATIENT),
+    "while waiting to retry the file list": ({"pattern": "/api/", "status": 503}, PATIENT),
+    "while waiting for a rate limit": (
+        {"pattern": FIRST_SHARD, "origin": "cdn", "status": 429, "headers": {"Retry-After": "200"}},
         HASTY,
     ),
 }
@@ -306,18 +310,18 @@ STOPS: dict[str, tuple[dict[str, object], TransferOptions]] = {
 
 @pytest.mark.parametrize("name", STOPS)
 def test_pause_and_cancel_take_less_than_a_second(hub: HubServer, program: Program, name: str) -> None:
-    fault, options = STOPS[name]
-    struck = hub.fault(**fault)  # type: ignore[arg-type]
+    settings, options = STOPS[name]
+    fault = hub.fault(**settings)  # type: ignore[arg-type]
     downloads = program.start(options)
-    job = downloads.start(WANTED)
-    until(lambda: struck.seen)
+    job = downloads.start(SPEC)
+    until(lambda: fault.seen)
     time.sleep(0.2)
     downloads.pause(job)
     until(lambda: view(downloads).state == "paused", 1)
     until(lambda: threads() == [], 1)
-    seen = struck.seen
+    requests_before = fault.seen
     downloads.resume(job)
-    until(lambda: struck.seen > seen)
+    until(lambda: fault.seen > requests_before)
     time.sleep(0.2)
     downloads.cancel(job)
     until(lambda: view(downloads).state == "cancelled", 1)
@@ -332,121 +336,122 @@ def test_a_list_that_changes_after_the_sha256_was_compared_is_refused(
     hub: HubServer, program: Program, lfs_above: int
 ) -> None:
     commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
-    known = hub.repos[REPO].commits[commit]["m.gguf"].sha256
+    sha256 = hub.repos[REPO].commits[commit]["m.gguf"].sha256
     mirror, listing = listed(hub.url)
     mirror.close()
-    wanted = pin_checksum(Selection(listing, listing.files), known)
-    other = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
-    hub.repos[REPO].commits[commit] = hub.repos["somebody/else"].commits[other]
-    told = ended_after_start(program.start(), wanted)
-    assert told.state == "failed" and isinstance(told.error, DigestDiffers | DigestUnlisted)
+    spec = pin_checksum(Selection(listing, listing.files), sha256)
+    other_commit = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
+    hub.repos[REPO].commits[commit] = hub.repos["somebody/else"].commits[other_commit]
+    result = download_to_end(program.start(), spec)
+    assert result.state == "failed" and isinstance(result.error, DigestDiffers | DigestUnlisted)
     assert not (program.models / "m.gguf").exists() and hub.requests(origin="cdn") == []
 
 
 def test_other_jobs_are_shown_and_start_while_one_is_being_deleted(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.fault(FIRST, origin="cdn", stall_after=MIB)
+    hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done > MIB / 2)
     downloads.pause(job)
-    ended(downloads)
+    wait_until_ended(downloads)
     hub.faults.clear()
-    deleting, go_on, rmtree = threading.Event(), threading.Event(), shutil.rmtree
+    deleting, may_delete, rmtree = threading.Event(), threading.Event(), shutil.rmtree
 
-    def slow(*told: Any, **more: Any) -> None:
+    def blocked_rmtree(*arguments: Any, **keywords: Any) -> None:
         deleting.set()
-        assert go_on.wait(10)
-        rmtree(*told, **more)
+        assert may_delete.wait(10)
+        rmtree(*arguments, **keywords)
 
-    monkeypatch.setattr(shutil, "rmtree", slow)
+    monkeypatch.setattr(shutil, "rmtree", blocked_rmtree)
     cancelling = threading.Thread(target=downloads.cancel, args=(job,))
     cancelling.start()
     assert deleting.wait(5)
     assert view(downloads, job).state == "cancelled"
-    again = downloads.start(WANTED)
+    new_job = downloads.start(SPEC)
     downloads.resume(job)
-    until(lambda: view(downloads, again).done == TOTAL)
-    assert again != job
-    go_on.set()
+    until(lambda: view(downloads, new_job).done == TOTAL)
+    assert new_job != job
+    may_delete.set()
     cancelling.join(5)
-    assert ended(downloads, again).state == "done" and not (program.models / ".downloads" / job).exists()
+    assert wait_until_ended(downloads, new_job).state == "done" and not (program.models / ".downloads" / job).exists()
     assert json.loads((program.models / ".downloads" / "jobs.json").read_text()) == []
 
 
 def test_a_job_that_cannot_be_queued_again_does_not_block_the_queue(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.fault(FIRST, origin="cdn", stall_after=MIB)
+    hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    first = downloads.start(WANTED)
-    second = downloads.start(replace(WANTED, target="other", files=("config.json",)))  # it must not stall, too
+    first = downloads.start(SPEC)
+    second = downloads.start(replace(SPEC, target="other", files=("config.json",)))  # without the file that stalls
     until(lambda: view(downloads, first).done > MIB / 2)
 
-    def full(_: object) -> None:
+    def raise_disk_full(_: object) -> None:
         raise DiskFull("models", 2, 1)
 
-    monkeypatch.setattr(downloads, "_queue", full)
-    with downloads._lock:  # else the job may stop in between, and `resume` raises the error itself
+    monkeypatch.setattr(downloads, "_queue", raise_disk_full)
+    with downloads._lock:  # Without the lock the job may stop in between, and `resume` itself raises the error.
         downloads.pause(first)
         downloads.resume(first)
-    told = ended(downloads, first)
-    assert told.state == "paused" and isinstance(told.error, DiskFull)
-    assert ended(downloads, second).state == "done"
+    result = wait_until_ended(downloads, first)
+    assert result.state == "paused" and isinstance(result.error, DiskFull)
+    assert wait_until_ended(downloads, second).state == "done"
 
 
 def test_an_unsafe_pickle_is_never_installed(hub: HubServer, program: Program) -> None:
     files = {"config.json": b"{}", "pytorch_model.bin": b"cos\nsystem\n(S'true'\ntR."}
     hub.add("somebody/evil", files)
-    downloads, wanted = program.start(), DownloadSpec("somebody/evil", "main", "evil")
-    told = ended_after_start(downloads, wanted)
-    assert told.state == "failed" and isinstance(told.error, PickleRefused) and "os.system" in told.error.say("zh")
-    assert [each.name for each in program.models.iterdir()] == [".downloads"]
+    downloads, spec = program.start(), DownloadSpec("somebody/evil", "main", "evil")
+    result = download_to_end(downloads, spec)
+    assert result.state == "failed" and isinstance(result.error, PickleRefused)
+    assert "os.system" in result.error.say("zh")
+    assert [path.name for path in program.models.iterdir()] == [".downloads"]
     hub.add("somebody/evil", files | {"pytorch_model.bin": pickle.dumps({"a": 1})})
-    downloads.cancel(told.id)
-    assert ended(downloads, downloads.start(wanted)).state == "done"
+    downloads.cancel(result.id)
+    assert wait_until_ended(downloads, downloads.start(spec)).state == "done"
 
 
-def test_a_rate_limit_is_shown_with_its_waiting_time(hub: HubServer, program: Program) -> None:
-    hub.fault(FIRST, origin="cdn", status=429, headers={"Retry-After": "200"}, times=1)
+def test_a_rate_limit_is_shown_with_its_wait_time(hub: HubServer, program: Program) -> None:
+    hub.fault(FIRST_SHARD, origin="cdn", status=429, headers={"Retry-After": "200"}, times=1)
     downloads = program.start()
-    downloads.start(WANTED)
+    downloads.start(SPEC)
     until(lambda: isinstance(view(downloads).waiting, RateLimited))
     assert 195 < view(downloads).wait_seconds <= 200
 
 
 def test_a_paused_job_resumes_where_it_stopped(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done >= 4 * MIB)
     downloads.pause(job)
-    assert ended(downloads).done >= 4 * MIB
+    assert wait_until_ended(downloads).done >= 4 * MIB
     hub.faults.remove(fault)
-    before = hub.sent
+    sent_before = hub.sent
     downloads.resume(job)
-    assert ended(downloads).state == "done" and content(program.models / WANTED.target) == FILES
-    assert hub.sent - before < TOTAL - 4 * MIB + 5000
+    assert wait_until_ended(downloads).state == "done" and read_files(program.models / SPEC.target) == FILES
+    assert hub.sent - sent_before < TOTAL - 4 * MIB + 5000
 
 
 def test_a_resume_just_after_a_pause_is_not_lost(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done >= 4 * MIB)
     hub.faults.remove(fault)
     downloads.pause(job)
     downloads.resume(job)
     until(lambda: view(downloads).state == "done")
-    assert content(program.models / WANTED.target) == FILES
+    assert read_files(program.models / SPEC.target) == FILES
 
 
 @pytest.mark.parametrize(("method", "state"), [("resume", "done"), ("cancel", "cancelled")])
 def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch, method: str, state: str
 ) -> None:
-    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     execute, requests = downloads._execute, [getattr(downloads, method)]
 
@@ -457,11 +462,11 @@ def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
         return outcome
 
     monkeypatch.setattr(downloads, "_execute", execute_then_request)
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done >= 4 * MIB)
     hub.faults.remove(fault)
     downloads.pause(job)
-    assert ended(downloads).state == state
+    assert wait_until_ended(downloads).state == state
     assert not (program.models / ".downloads" / job).exists()
 
 
@@ -469,9 +474,9 @@ def test_a_request_just_after_a_paused_run_has_stopped_is_not_lost(
 def test_an_unexpected_exception_fails_the_job(program: Program, caplog: pytest.LogCaptureFixture) -> None:
     nothing: dict[str, list[HubClient]] = {}
     downloads = DownloadManager({"model": program.models, "lora": program.loras}, lambda: nothing["mirrors"])
-    told = ended_after_start(downloads)
-    assert told.state == "failed" and isinstance(told.error, InternalError)
-    until(lambda: "KeyError" in caplog.text and told.id in caplog.text)
+    result = download_to_end(downloads)
+    assert result.state == "failed" and isinstance(result.error, InternalError)
+    until(lambda: "KeyError" in caplog.text and result.id in caplog.text)
 
 
 def test_an_invalid_endpoint_fails_the_job(program: Program) -> None:
@@ -479,270 +484,272 @@ def test_an_invalid_endpoint_fails_the_job(program: Program) -> None:
     downloads = DownloadManager(
         {"model": program.models, "lora": program.loras}, lambda: [HubClient(parse_endpoint("ftp://x"))]
     )
-    told = ended_after_start(downloads)
-    assert told.state == "failed" and isinstance(told.error, BadEndpoint)
+    result = download_to_end(downloads)
+    assert result.state == "failed" and isinstance(result.error, BadEndpoint)
 
 
 def test_a_restart_shows_the_job_as_interrupted_and_resumes_it(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
-    before = program.start()
-    job = before.start(WANTED)
-    waiting = before.start(replace(WANTED, target="next"))
-    until(lambda: view(before, job).done >= 4 * MIB)
-    before.close()
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
+    first_manager = program.start()
+    job = first_manager.start(SPEC)
+    waiting = first_manager.start(replace(SPEC, target="next"))
+    until(lambda: view(first_manager, job).done >= 4 * MIB)
+    first_manager.close()
     hub.faults.remove(fault)
-    sent = hub.sent
-    after = program.start()
-    found = view(after, job)
-    assert (found.state, found.interrupted, found.total) == ("paused", True, TOTAL) and found.done >= 4 * MIB
-    assert view(after, waiting).state == "paused"
-    after.resume(job)
-    assert ended(after, job).state == "done" and content(program.models / WANTED.target) == FILES
-    assert hub.sent - sent < TOTAL - 4 * MIB + 5000
+    sent_before = hub.sent
+    second_manager = program.start()
+    restored = view(second_manager, job)
+    assert (restored.state, restored.interrupted, restored.total) == ("paused", True, TOTAL)
+    assert restored.done >= 4 * MIB
+    assert view(second_manager, waiting).state == "paused"
+    second_manager.resume(job)
+    assert wait_until_ended(second_manager, job).state == "done" and read_files(program.models / SPEC.target) == FILES
+    assert hub.sent - sent_before < TOTAL - 4 * MIB + 5000
 
 
 def test_the_old_commit_can_be_kept_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
+    fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done > 7 * MIB)
     downloads.pause(job)
-    old = ended(downloads).commit
-    changed = {**FILES, "config.json": b'{"a": 2}'}
-    new = hub.add(REPO, changed)
+    old_commit = wait_until_ended(downloads).commit
+    changed_files = {**FILES, "config.json": b'{"a": 2}'}
+    new_commit = hub.add(REPO, changed_files)
     hub.faults.remove(fault)
-    sent = hub.sent
+    sent_before = hub.sent
     downloads.resume(job)
-    told = ended(downloads)
-    assert (told.state, told.commit, told.moved) == ("paused", old, new)
+    result = wait_until_ended(downloads)
+    assert (result.state, result.commit, result.moved) == ("paused", old_commit, new_commit)
     downloads.resume(job, keep_commit=True)
-    assert ended(downloads).state == "done" and content(program.models / WANTED.target) == FILES
-    assert hub.sent - sent < 3 * MIB
+    assert wait_until_ended(downloads).state == "done" and read_files(program.models / SPEC.target) == FILES
+    assert hub.sent - sent_before < 3 * MIB
 
 
 def test_the_new_commit_can_be_taken_after_the_branch_has_moved(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
+    fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done > 7 * MIB)
     downloads.pause(job)
-    ended(downloads)
-    changed = {**FILES, "model-00001-of-00002.safetensors": noise(6 * MIB, 9)}
-    new = hub.add(REPO, changed)
+    wait_until_ended(downloads)
+    changed_files = {**FILES, "model-00001-of-00002.safetensors": noise(6 * MIB, 9)}
+    new_commit = hub.add(REPO, changed_files)
     hub.faults.remove(fault)
     downloads.resume(job, keep_commit=False)
-    told = ended(downloads)
-    assert (told.state, told.commit) == ("done", new) and content(program.models / WANTED.target) == changed
+    result = wait_until_ended(downloads)
+    assert (result.state, result.commit) == ("done", new_commit)
+    assert read_files(program.models / SPEC.target) == changed_files
 
 
 def test_files_already_present_are_kept_and_others_replaced(hub: HubServer, program: Program) -> None:
-    target = program.models / WANTED.target
+    target = program.models / SPEC.target
     (target / "onnx").mkdir(parents=True)
     for path in ("model-00001-of-00002.safetensors", "onnx/readme.md"):
         (target / path).write_bytes(FILES[path])
     (target / "model-00002-of-00002.safetensors").write_bytes(b"\0" * (3 * MIB))
     (target / "config.json").write_bytes(b"mine")
     (target / "notes.txt").write_bytes(b"keep")
-    kept = (target / "model-00001-of-00002.safetensors").stat().st_ino
-    assert ended_after_start(program.start()).state == "done"
-    assert content(target) == {**FILES, "notes.txt": b"keep"}
-    assert (target / "model-00001-of-00002.safetensors").stat().st_ino == kept
+    inode_before = (target / "model-00001-of-00002.safetensors").stat().st_ino
+    assert download_to_end(program.start()).state == "done"
+    assert read_files(target) == {**FILES, "notes.txt": b"keep"}
+    assert (target / "model-00001-of-00002.safetensors").stat().st_ino == inode_before
     assert hub.sent < 3 * MIB + 5000
 
 
 def test_an_old_file_stays_until_the_new_one_is_verified(hub: HubServer, program: Program) -> None:
-    target = program.models / WANTED.target
+    target = program.models / SPEC.target
     target.mkdir(parents=True)
     (target / "config.json").write_bytes(b"mine")
-    hub.fault(SECOND, origin="cdn", corrupt=5)
-    told = ended_after_start(program.start())
-    assert told.state == "failed" and isinstance(told.error, ChecksumMismatch)
-    assert content(target) == {"config.json": b"mine"}
+    hub.fault(SECOND_SHARD, origin="cdn", corrupt=5)
+    result = download_to_end(program.start())
+    assert result.state == "failed" and isinstance(result.error, ChecksumMismatch)
+    assert read_files(target) == {"config.json": b"mine"}
 
 
 def test_an_interrupted_installation_is_completed_on_resume(hub: HubServer, program: Program) -> None:
-    fault = hub.fault(SECOND, origin="cdn", stall_after=MIB)
+    fault = hub.fault(SECOND_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done > 7 * MIB)
     downloads.pause(job)
-    ended(downloads)
+    wait_until_ended(downloads)
     tree = program.models / ".downloads" / job / "tree"
     tree.mkdir()
     (program.models / ".downloads" / job / "00001.part").rename(tree / "model-00001-of-00002.safetensors")
     hub.faults.remove(fault)
     downloads.resume(job)
-    assert ended(downloads).state == "done" and content(program.models / WANTED.target) == FILES
-    assert len(hub.requests(FIRST, origin="cdn")) == 1
+    assert wait_until_ended(downloads).state == "done" and read_files(program.models / SPEC.target) == FILES
+    assert len(hub.requests(FIRST_SHARD, origin="cdn")) == 1
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["a folder in the target", "the target"])
 def test_a_link_in_the_target_is_not_written_through(hub: HubServer, program: Program, inside: bool) -> None:
     outside = program.models.parent / "outside"
     outside.mkdir()
-    target = program.models / WANTED.target
+    target = program.models / SPEC.target
     link = target / "onnx" if inside else target
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
-    told = ended_after_start(program.start())
-    assert told.state == "failed" and isinstance(told.error, LinkInTheWay)
+    result = download_to_end(program.start())
+    assert result.state == "failed" and isinstance(result.error, LinkInTheWay)
     assert list(outside.iterdir()) == [] and hub.requests(origin="cdn") == []
 
 
 def test_missing_disk_space_is_reported_before_the_download(hub: HubServer, program: Program) -> None:
-    told = ended_after_start(program.start(reserve=1 << 60))
-    assert told.state == "paused" and isinstance(told.error, DiskFull)
-    assert told.error.needed == (1 << 60) + TOTAL and 0 < told.error.free < 1 << 50
+    result = download_to_end(program.start(reserve=1 << 60))
+    assert result.state == "paused" and isinstance(result.error, DiskFull)
+    assert result.error.needed == (1 << 60) + TOTAL and 0 < result.error.free < 1 << 50
     assert hub.requests(origin="cdn") == []
 
 
 @pytest.fixture
-def little_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 20 MiB."""
-    place = tmp_path / "little"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)]
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A 20 MiB file system."""
+    mount_point = tmp_path / "small disk"
+    mount_point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(mount_point)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("only root can mount a small file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield mount_point
+    subprocess.run(["umount", "-l", str(mount_point)], check=True)
 
 
-def test_a_disk_that_is_too_small_pauses_the_job(hub: HubServer, little_disk: Path) -> None:
+def test_a_disk_that_is_too_small_pauses_the_job(hub: HubServer, small_disk: Path) -> None:
     hub.add(REPO, {**FILES, "more.safetensors": noise(15 * MIB, 5)})
-    program = Program(little_disk, [hub.url])
+    program = Program(small_disk, [hub.url])
     downloads = program.start()
-    told = ended_after_start(downloads)
-    assert told.state == "paused" and isinstance(told.error, DiskFull)
-    assert told.error.needed > 24 * MIB and told.error.free <= 20 * MIB
+    result = download_to_end(downloads)
+    assert result.state == "paused" and isinstance(result.error, DiskFull)
+    assert result.error.needed > 24 * MIB and result.error.free <= 20 * MIB
     assert hub.requests(origin="cdn") == []
     downloads.close()
 
 
-def test_a_disk_that_fills_up_pauses_the_job_until_there_is_space(hub: HubServer, little_disk: Path) -> None:
-    program = Program(little_disk, [hub.url])
-    slow = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+def test_a_disk_that_fills_up_pauses_the_job_until_there_is_space(hub: HubServer, small_disk: Path) -> None:
+    program = Program(small_disk, [hub.url])
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
-    job = downloads.start(WANTED)
+    job = downloads.start(SPEC)
     until(lambda: view(downloads).done >= 4 * MIB)
-    filler = little_disk / "filler"
+    filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(b"\0" * 4096)
             file.flush()
-    hub.faults.remove(slow)
+    hub.faults.remove(fault)
     with hub.lock:
         connections = list(hub.connections)
-    for each in connections:
+    for connection in connections:
         with contextlib.suppress(OSError):
-            each.shutdown(2)
-    told = ended(downloads)
-    assert told.state == "paused" and isinstance(told.error, DiskFull) and told.done >= 4 * MIB
+            connection.shutdown(2)
+    result = wait_until_ended(downloads)
+    assert result.state == "paused" and isinstance(result.error, DiskFull) and result.done >= 4 * MIB
     filler.unlink()
     downloads.resume(job)
-    assert ended(downloads).state == "done" and content(program.models / WANTED.target) == FILES
-    assert len(hub.requests(FIRST, origin="cdn")) <= 3
+    assert wait_until_ended(downloads).state == "done" and read_files(program.models / SPEC.target) == FILES
+    assert len(hub.requests(FIRST_SHARD, origin="cdn")) <= 3
     downloads.close()
 
 
 def test_two_managers_of_the_same_folders_share_one_job(hub: HubServer, program: Program) -> None:
-    """This works like two processes, because the locks belong to open files, not to processes."""
-    fault = hub.fault(FIRST, origin="cdn", stall_after=MIB)
-    one, other = program.start(), program.start()
-    job = one.start(WANTED)
-    assert other.start(WANTED) == job
-    until(lambda: view(one).done >= MIB)
-    assert view(other).elsewhere and view(other).state == "downloading"
-    other.resume(job)
-    other.cancel(job)
-    assert view(one).state == "downloading"
-    one.pause(job)
-    ended(one)
+    """Two managers behave like two processes, because the locks belong to open files, not to processes."""
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
+    first_manager, second_manager = program.start(), program.start()
+    job = first_manager.start(SPEC)
+    assert second_manager.start(SPEC) == job
+    until(lambda: view(first_manager).done >= MIB)
+    assert view(second_manager).elsewhere and view(second_manager).state == "downloading"
+    second_manager.resume(job)
+    second_manager.cancel(job)
+    assert view(first_manager).state == "downloading"
+    first_manager.pause(job)
+    wait_until_ended(first_manager)
     hub.faults.remove(fault)
-    other.resume(job)
-    assert ended(other).state == "done"
-    assert [each.state for each in one.snapshot()] in ([], ["done"])
-    assert content(program.models / WANTED.target) == FILES
+    second_manager.resume(job)
+    assert wait_until_ended(second_manager).state == "done"
+    assert [job.state for job in first_manager.snapshot()] in ([], ["done"])
+    assert read_files(program.models / SPEC.target) == FILES
 
 
-def alone(folder: Path, hub: HubServer) -> subprocess.Popen[str]:
+def start_process(folder: Path, hub: HubServer) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.download_alone", str(folder), hub.url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_second_process_sees_the_job_as_running_elsewhere(hub: HubServer, tmp_path: Path) -> None:
-    hub.fault(FIRST, origin="cdn", stall_after=MIB)
-    first = alone(tmp_path, hub)
+    hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
+    first_process = start_process(tmp_path, hub)
     try:
-        assert first.stdout
-        while not first.stdout.readline().startswith("downloading"):
+        assert first_process.stdout
+        while not first_process.stdout.readline().startswith("downloading"):
             pass
-        second = alone(tmp_path, hub)
-        told, _ = second.communicate(timeout=20)
-        assert told.splitlines()[-1].startswith("downloading True")
+        second_process = start_process(tmp_path, hub)
+        output, _ = second_process.communicate(timeout=20)
+        assert output.splitlines()[-1].startswith("downloading True")
     finally:
-        first.kill()
-        first.wait()
-        first.stdout.close()
+        first_process.kill()
+        first_process.wait()
+        first_process.stdout.close()
 
 
-def test_a_killed_process_loses_almost_nothing(whole_program: None, hub: HubServer, tmp_path: Path) -> None:
+def test_a_killed_process_loses_almost_no_progress(whole_program: None, hub: HubServer, tmp_path: Path) -> None:
     """Kill three processes in a row, each of which resumes over four connections of 3 MB/s."""
-    big = noise(24 * MIB, 4)
-    hub.add(REPO, {"model.safetensors": big})
+    file_bytes = noise(24 * MIB, 4)
+    hub.add(REPO, {"model.safetensors": file_bytes})
     rate = 3_000_000
     hub.fault("model.safetensors", origin="cdn", rate=rate)
-    chance = random.Random()
-    sent = hub.sent
+    generator = random.Random()
+    sent_before = hub.sent
     for kill in range(3):
-        process = alone(tmp_path, hub)
+        process = start_process(tmp_path, hub)
         assert process.stdout
         until(lambda: len(hub.requests(origin="cdn")) > 4 * kill, 20)  # noqa: B023
-        time.sleep(chance.uniform(0.1, 0.4))
+        time.sleep(generator.uniform(0.1, 0.4))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
     hub.faults.clear()
-    process = alone(tmp_path, hub)
-    told, _ = process.communicate(timeout=60)
-    assert told.splitlines()[-1] == f"done False {len(big)}"
-    arrived = tmp_path / "models" / "something" / "model.safetensors"
-    judged = subprocess.run(["sha256sum", arrived], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert judged == next(iter(hub.repos[REPO].commits[hub.repos[REPO].branches["main"]].values())).sha256
-    in_flight = 3 * 4 * (256 << 10) * 4  # what the kernel had taken from the hub and nobody read
-    assert hub.sent - sent <= len(big) + 3 * (4 * rate * SPLIT.save_seconds) + in_flight
+    process = start_process(tmp_path, hub)
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == f"done False {len(file_bytes)}"
+    path = tmp_path / "models" / "something" / "model.safetensors"
+    digest = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert digest == next(iter(hub.repos[REPO].commits[hub.repos[REPO].branches["main"]].values())).sha256
+    in_flight = 3 * 4 * (256 << 10) * 4  # Bytes that the kernel had received but no process read.
+    assert hub.sent - sent_before <= len(file_bytes) + 3 * (4 * rate * SPLIT.save_seconds) + in_flight
 
 
 def test_a_job_fails_if_no_mirror_can_be_reached(program: Program) -> None:
     program.endpoints[:] = ["http://127.0.0.1:9"]
-    told = ended_after_start(program.start())
-    assert told.state == "failed" and isinstance(told.error, MirrorUnreachable)
+    result = download_to_end(program.start())
+    assert result.state == "failed" and isinstance(result.error, MirrorUnreachable)
 
 
 def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: HubServer, program: Program) -> None:
     program.endpoints.insert(0, "http://127.0.0.1:9")
-    told = ended_after_start(program.start())
-    assert told.state == "done" and content(told.folder) == FILES
+    result = download_to_end(program.start())
+    assert result.state == "done" and read_files(result.folder) == FILES
 
 
-def test_a_mirror_whose_cdn_fails_is_waited_for_once(hub: HubServer, program: Program) -> None:
+def test_a_mirror_whose_cdn_fails_is_retried_once_before_the_next(hub: HubServer, program: Program) -> None:
     hub.fault("", origin="cdn", status=503)
-    with HubServer() as second:
-        second.add(REPO, FILES)
-        program.endpoints.append(second.url)
-        told = ended_after_start(program.start(SPLIT))
-    assert told.state == "done" and content(told.folder) == FILES
+    with HubServer() as second_hub:
+        second_hub.add(REPO, FILES)
+        program.endpoints.append(second_hub.url)
+        result = download_to_end(program.start(SPLIT))
+    assert result.state == "done" and read_files(result.folder) == FILES
     assert len(hub.requests(origin="cdn")) == 1 + SPLIT.retry.waits_with_others
 
 
 def test_done_listeners_are_called_when_a_model_is_complete(hub: HubServer, program: Program) -> None:
-    downloads, heard = program.start(), list[bool]()
-    downloads.on_done(lambda: heard.append((program.models / WANTED.target / "config.json").exists()))
-    ended_after_start(downloads)
-    until(lambda: heard)
-    assert heard == [True]
-    ended_after_start(downloads, replace(WANTED, files=("nothing",)))
-    assert heard == [True]
+    downloads, calls = program.start(), list[bool]()
+    downloads.on_done(lambda: calls.append((program.models / SPEC.target / "config.json").exists()))
+    download_to_end(downloads)
+    until(lambda: calls)
+    assert calls == [True]
+    download_to_end(downloads, replace(SPEC, files=("nothing",)))
+    assert calls == [True]
 
 
 def test_the_token_is_never_written_or_logged(
@@ -753,52 +760,50 @@ def test_the_token_is_never_written_or_logged(
     hub.fault("x.safetensors", origin="cdn", status=500)
     host = hub.url.removeprefix("http://")
     downloads = program.start(token=AccessToken(hub.token, frozenset({host})))
-    told = ended_after_start(downloads, replace(WANTED, repo="private/one"))
-    assert told.state == "failed" and told.done >= 2 * MIB
-    written = b"".join(path.read_bytes() for path in program.models.rglob("*") if path.is_file())
-    assert b"jobs.json" in b"".join(str(each).encode() for each in program.models.rglob("*"))
-    for said in (written.decode("latin1"), caplog.text, str(told), repr(told)):
-        assert hub.token not in said
+    result = download_to_end(downloads, replace(SPEC, repo="private/one"))
+    assert result.state == "failed" and result.done >= 2 * MIB
+    file_bytes = b"".join(path.read_bytes() for path in program.models.rglob("*") if path.is_file())
+    assert b"jobs.json" in b"".join(str(path).encode() for path in program.models.rglob("*"))
+    for text in (file_bytes.decode("latin1"), caplog.text, str(result), repr(result)):
+        assert hub.token not in text
 
 
-def test_a_large_file_takes_no_memory(hub: HubServer, program: Program) -> None:
+def test_a_large_file_takes_little_memory(hub: HubServer, program: Program) -> None:
     size = 256 * MIB
     sparse = program.models.parent / "sparse"
     with sparse.open("wb") as file:
         file.truncate(size)
     hub.add(REPO, {"model.safetensors": sparse})
-    before = most = cpu_memory.resident_memory(os.getpid())
+    memory_before = peak_memory = cpu_memory.resident_memory(os.getpid())
     downloads = program.start(TransferOptions())
-    downloads.start(WANTED)
+    downloads.start(SPEC)
     while view(downloads).state not in ("done", "failed"):
-        most = max(most, cpu_memory.resident_memory(os.getpid()))
+        peak_memory = max(peak_memory, cpu_memory.resident_memory(os.getpid()))
         time.sleep(0.05)
-    assert (
-        view(downloads).state == "done"
-        and (program.models / WANTED.target / "model.safetensors").stat().st_size == size
-    )
-    assert most - before < 100 * MIB
+    assert view(downloads).state == "done"
+    assert (program.models / SPEC.target / "model.safetensors").stat().st_size == size
+    assert peak_memory - memory_before < 100 * MIB
 
 
 def test_a_download_started_while_the_same_one_is_being_cancelled_is_a_new_job(
     hub: HubServer, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = hub.fault(FIRST, origin="cdn", stall_after=4 * MIB)
+    fault = hub.fault(FIRST_SHARD, origin="cdn", stall_after=4 * MIB)
     downloads = program.start()
     execute, jobs = downloads._execute, list[str]()
 
     def execute_then_start(*run: Any) -> Any:
         outcome = execute(*run)
         if len(jobs) == 1:  # at the end of the first run only
-            jobs.append(downloads.start(WANTED))
+            jobs.append(downloads.start(SPEC))
         return outcome
 
     monkeypatch.setattr(downloads, "_execute", execute_then_start)
-    jobs.append(downloads.start(WANTED))
+    jobs.append(downloads.start(SPEC))
     until(lambda: view(downloads, jobs[0]).done >= 4 * MIB)
     hub.faults.remove(fault)
     downloads.cancel(jobs[0])
     until(lambda: view(downloads, jobs[0]).state == "cancelled")
     until(lambda: view(downloads, jobs[1]).state == "done", 10)
-    assert content(program.models / WANTED.target) == FILES
+    assert read_files(program.models / SPEC.target) == FILES
     assert not (program.models / ".downloads" / jobs[0]).exists()

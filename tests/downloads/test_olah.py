@@ -1,4 +1,4 @@
-"""Download from a third-party mirror: olah, as a cache of another hub, and serving git repositories of its own.
+"""Download from olah, a third-party mirror, as a cache of another hub and with its own git repositories.
 
 python -m venv /tmp/olah && /tmp/olah/bin/pip install olah==0.5.4
 OLAH_CLI=/tmp/olah/bin/olah-cli pytest tests/downloads/test_olah.py
@@ -37,10 +37,10 @@ FILES: dict[str, Content] = {
 
 @pytest.fixture
 def start(tmp_path: Path, free_port: int) -> Iterator[Callable[..., str]]:
-    """Start olah with lines for its configuration, and return its address."""
+    """Start olah with additional configuration lines and return its address."""
     with contextlib.ExitStack() as stack:
 
-        def begin(*lines: str) -> str:
+        def start_olah(*lines: str) -> str:
             config = tmp_path / "olah.toml"
             basic = ["[basic]", 'host = "127.0.0.1"', f"port = {free_port}", f'repos-path = "{tmp_path / "cache"}"']
             config.write_text("\n".join([*basic, *lines]))
@@ -49,13 +49,13 @@ def start(tmp_path: Path, free_port: int) -> Iterator[Callable[..., str]]:
                 process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)
-            until(lambda: _answers(free_port), 60)
+            until(lambda: _accepts_connections(free_port), 60)
             return f"http://127.0.0.1:{free_port}"
 
-        yield begin
+        yield start_olah
 
 
-def _answers(port: int) -> bool:
+def _accepts_connections(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -64,7 +64,7 @@ def _answers(port: int) -> bool:
     return True
 
 
-def downloaded(url: str, folder: Path) -> JobView:
+def download_repository(url: str, folder: Path) -> JobView:
     mirrors = Mirrors(url, lambda: "")
     repository = mirrors.repository(mirrors.parse_address(REPO))
     downloads = DownloadManager({"model": folder, "lora": folder}, mirrors.open_clients, SPLIT, reserve=0)
@@ -76,12 +76,12 @@ def downloaded(url: str, folder: Path) -> JobView:
         downloads.close()
 
 
-def right(view: JobView) -> bool:
+def has_all_files(view: JobView) -> bool:
     assert view.error is None
     return all((view.folder / path).read_bytes() == content for path, content in FILES.items())
 
 
-def test_olah_as_a_cache_before_another_hub_gives_the_right_files(start: Callable[..., str], tmp_path: Path) -> None:
+def test_olah_as_a_cache_of_another_hub_delivers_the_files(start: Callable[..., str], tmp_path: Path) -> None:
     with HubServer() as hub:
         hub.add(REPO, FILES)
         upstream = hub.origin.removeprefix("http://")
@@ -90,20 +90,20 @@ def test_olah_as_a_cache_before_another_hub_gives_the_right_files(start: Callabl
             f'hf-netloc = "{upstream}"',
             f'hf-lfs-netloc = "{hub.cdn.removeprefix("http://")}"',
         )
-        assert right(downloaded(url, tmp_path / "first"))
-        sent = hub.sent
-        assert right(downloaded(url, tmp_path / "second"))
-        assert hub.sent - sent < 1_000_000, "it came from olah's cache"
+        assert has_all_files(download_repository(url, tmp_path / "first"))
+        sent_before = hub.sent
+        assert has_all_files(download_repository(url, tmp_path / "second"))
+        assert hub.sent - sent_before < 1_000_000, "the files come from olah's cache"
 
 
-def test_olah_over_a_git_repository_of_its_own_gives_the_right_files(start: Callable[..., str], tmp_path: Path) -> None:
-    place = tmp_path / "mirror" / "models" / REPO
+def test_olah_with_its_own_git_repository_delivers_the_files(start: Callable[..., str], tmp_path: Path) -> None:
+    git_folder = tmp_path / "mirror" / "models" / REPO
     for path, content in FILES.items():
         assert isinstance(content, bytes)
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(content)
-    for words in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "all"]):
-        own = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
-        subprocess.run(["git", *own, *words], cwd=place, check=True)
+        (git_folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (git_folder / path).write_bytes(content)
+    for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "all"]):
+        identity = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+        subprocess.run(["git", *identity, *arguments], cwd=git_folder, check=True)
     url = start(f'mirrors-path = ["{tmp_path / "mirror"}"]', "[accessibility]", "offline = true")
-    assert right(downloaded(url, tmp_path / "models"))
+    assert has_all_files(download_repository(url, tmp_path / "models"))

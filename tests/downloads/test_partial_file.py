@@ -1,4 +1,4 @@
-"""A partial file is resumed only if it belongs to the very same file."""
+"""A partial file is resumed only if its record matches the listed file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FILE = RemoteFile("a/b.safetensors", 8 * MIB, sha256="5" * 64)
 SPLIT = TransferOptions(split_from=4 * MIB, min_segment=2 * MIB)
 
 
-def begun(path: Path, options: TransferOptions = SPLIT) -> None:
-    """Create a partial file of four segments, two of which have bytes."""
+def save_two_segments(path: Path, options: TransferOptions = SPLIT) -> None:
+    """Create a partial file of four segments, two of which contain bytes."""
     part = PartialFile(path, COMMIT, FILE, options)
     part.segments[0].done, part.segments[2].done = 2 * MIB, MIB
     part.save()
     part.close()
 
 
-def done(path: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
+def resumed_bytes(path: Path, commit: str = COMMIT, file: RemoteFile = FILE) -> int:
     part = PartialFile(path, commit, file, SPLIT)
     part.close()
     return part.done
@@ -50,13 +50,13 @@ def test_the_number_of_segments_depends_on_the_size(tmp_path: Path, size: int, c
     part.delete()
     part.close()
     assert len(part.segments) == count
-    assert [each.begin for each in part.segments[1:]] == [each.end for each in part.segments[:-1]]
+    assert [segment.begin for segment in part.segments[1:]] == [segment.end for segment in part.segments[:-1]]
     assert part.segments[-1].end == size and list(tmp_path.iterdir()) == []
 
 
 def test_recorded_bytes_are_resumed(tmp_path: Path) -> None:
-    begun(tmp_path / "0.part")
-    assert done(tmp_path / "0.part") == 3 * MIB == recorded_bytes(tmp_path)
+    save_two_segments(tmp_path / "0.part")
+    assert resumed_bytes(tmp_path / "0.part") == 3 * MIB == recorded_bytes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_recorded_bytes_are_resumed(tmp_path: Path) -> None:
     [("d" * 40, {}), (COMMIT, {"path": "a/c"}), (COMMIT, {"size": 8 * MIB + 1}), (COMMIT, {"sha256": "6" * 64})],
     ids=["another commit", "another path", "another size", "another hash"],
 )
-def test_a_partial_file_is_not_resumed_for(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
-    begun(tmp_path / "0.part")
-    assert done(tmp_path / "0.part", commit, replace(FILE, **changes)) == 0
+def test_a_partial_file_of_another_file_is_not_resumed(tmp_path: Path, commit: str, changes: dict[str, Any]) -> None:
+    save_two_segments(tmp_path / "0.part")
+    assert resumed_bytes(tmp_path / "0.part", commit, replace(FILE, **changes)) == 0
 
 
 IMPOSSIBLE: list[object] = [
@@ -86,27 +86,27 @@ def test_an_impossible_record_is_ignored(tmp_path: Path, subtests: pytest.Subtes
         with subtests.test(segments=segments):
             folder = tmp_path / str(number)
             folder.mkdir()
-            begun(folder / "0.part")
+            save_two_segments(folder / "0.part")
             state = folder / "0.json"
             state.write_text(json.dumps(json.loads(state.read_text()) | {"segments": segments}))
-            assert done(folder / "0.part") == 0
+            assert resumed_bytes(folder / "0.part") == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\0", "null"])
 def test_a_damaged_record_is_ignored(tmp_path: Path, text: str) -> None:
-    begun(tmp_path / "0.part")
+    save_two_segments(tmp_path / "0.part")
     (tmp_path / "0.json").write_text(text)
-    assert done(tmp_path / "0.part") == 0
+    assert resumed_bytes(tmp_path / "0.part") == 0
 
 
 def test_a_partial_file_with_a_hard_link_is_not_written_to(tmp_path: Path) -> None:
-    begun(tmp_path / "0.part")
+    save_two_segments(tmp_path / "0.part")
     os.link((tmp_path / "0.part"), tmp_path / "other")
-    assert done(tmp_path / "0.part") == 0 and (tmp_path / "other").stat().st_nlink == 1
+    assert resumed_bytes(tmp_path / "0.part") == 0 and (tmp_path / "other").stat().st_nlink == 1
 
 
-def test_one_segment_keeps_what_comes_before_the_first_gap(tmp_path: Path) -> None:
-    begun(tmp_path / "0.part")
+def test_merged_segments_keep_the_bytes_before_the_first_gap(tmp_path: Path) -> None:
+    save_two_segments(tmp_path / "0.part")
     part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
     part.segments[1].done = 5
     part.merge_segments()
@@ -114,7 +114,7 @@ def test_one_segment_keeps_what_comes_before_the_first_gap(tmp_path: Path) -> No
     assert part.segments == [Segment(0, FILE.size, 2 * MIB + 5)]
 
 
-def test_all_bytes_are_written_where_they_belong(tmp_path: Path) -> None:
+def test_bytes_are_written_at_their_offset(tmp_path: Path) -> None:
     part = PartialFile(tmp_path / "0.part", COMMIT, FILE, SPLIT)
     write_at(part.descriptor, b"abc", 5)
     part.close()
@@ -124,10 +124,10 @@ def test_all_bytes_are_written_where_they_belong(tmp_path: Path) -> None:
 def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     replace_file(path, b"old")
-    with path.open("rb") as before:
+    with path.open("rb") as old_file:
         replace_file(path, b"new")
-        assert before.read() == b"old" and path.read_bytes() == b"new"
-    assert [each.name for each in tmp_path.iterdir()] == ["state.json"]
+        assert old_file.read() == b"old" and path.read_bytes() == b"new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
 
 
 @pytest.mark.parametrize(

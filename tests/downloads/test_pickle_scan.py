@@ -1,4 +1,4 @@
-"""Pickles are read but never executed: names that weights need are allowed, all others are refused."""
+"""Pickles are scanned without executing them: names that weights need are allowed, all others are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 OLD = MAGIC + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
 
 
-class Evil:
+class FileCreator:
     """Creates a file if it is ever executed."""
 
     def __init__(self, path: Path) -> None:
@@ -34,48 +34,51 @@ class Evil:
         return open, (str(self.path), "w")
 
 
-def zipped(files: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", how) as archive:
+def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def tar(content: bytes) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        about = tarfile.TarInfo("pickle")
-        about.size = len(content)
-        archive.addfile(about, io.BytesIO(content))
-    return made.getvalue()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo("pickle")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
 
 
-def scanned(folder: Path, content: bytes) -> None:
+def scan(folder: Path, content: bytes) -> None:
     path = folder / "part"
     path.write_bytes(content)
     scan_pickles(path, "model.bin", lambda _: None)
 
 
-FINE = {
+ALLOWED = {
     "torch's format": zipped({"archive/data.pkl": WEIGHTS, "archive/data/0": SYSTEM, "archive/version": b"3"}),
-    "torch's old format, and raw numbers": OLD + WEIGHTS + pickle.dumps(["0"], 2) + b"\0\1cos\nsystem\n",
-    "one that is bare": WEIGHTS,
-    **{f"protocol {each}": pickle.dumps([OrderedDict(a=OrderedDict(b=1)), {2}, 3j], each) for each in range(6)},
+    "torch's old format with raw numbers": OLD + WEIGHTS + pickle.dumps(["0"], 2) + b"\0\1cos\nsystem\n",
+    "a bare pickle": WEIGHTS,
+    **{
+        f"protocol {protocol}": pickle.dumps([OrderedDict(a=OrderedDict(b=1)), {2}, 3j], protocol)
+        for protocol in range(6)
+    },
 }
 
 
 def test_the_names_that_weights_need_are_allowed(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, name in enumerate(FINE):
+    for number, name in enumerate(ALLOWED):
         with subtests.test(name=name):
             folder = tmp_path / str(number)
             folder.mkdir()
-            scanned(folder, FINE[name])
+            scan(folder, ALLOWED[name])
 
 
-BAD = {
+REFUSED = {
     "in a zip": zipped({"archive/data.pkl": SYSTEM}),
-    "in a second one of that name": zipped({"a/data.pkl": WEIGHTS, "a/DATA.PKL": SYSTEM}),
+    "in a second file of that name": zipped({"a/data.pkl": WEIGHTS, "a/DATA.PKL": SYSTEM}),
     "compressed": zipped({"a/data.pkl": SYSTEM}, zipfile.ZIP_DEFLATED),
     "bare": SYSTEM,
     "after another pickle": WEIGHTS + SYSTEM,
@@ -83,55 +86,55 @@ BAD = {
     "by INST": b"(S'true'\nios\nsystem\n.",
     "by STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
     "by STACK_GLOBAL from the memo": b"\x80\x04\x8c\x06system\x94\x8c\x02os\x94h\x01h\x00\x93.",
-    "by an attribute of what is allowed": b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.",
+    "by an attribute of an allowed module": b"\x80\x04\x8c\x05torch\x8c\x09os.system\x93.",
 }
 
 
-def test_any_other_name_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, name in enumerate(BAD):
+def test_an_unsafe_name_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, name in enumerate(REFUSED):
         with subtests.test(name=name):
             folder = tmp_path / str(number)
             folder.mkdir()
             with pytest.raises(PickleRefused) as refused:
-                scanned(folder, BAD[name])
+                scan(folder, REFUSED[name])
             assert "os.system" in refused.value.say("en") and "model.bin" in refused.value.say("zh")
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_no_pickle_is_executed(tmp_path: Path, protocol: int) -> None:
     with pytest.raises(PickleRefused, match=r"open"):
-        scanned(tmp_path, pickle.dumps(Evil(tmp_path / "ran"), protocol))
+        scan(tmp_path, pickle.dumps(FileCreator(tmp_path / "ran"), protocol))
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["_load_from_bytes", "FloatStorage.__class__", "load", "Evil", ""])
-def test_not_all_of_torch_is_allowed(tmp_path: Path, name: str) -> None:
+def test_other_names_of_torch_are_refused(tmp_path: Path, name: str) -> None:
     for module in ("torch", "torch.storage", "torch.cuda"):
         with pytest.raises(PickleRefused):
-            scanned(tmp_path, f"c{module}\n{name}\n.".encode())
+            scan(tmp_path, f"c{module}\n{name}\n.".encode())
 
 
-UNCLEAR = {
-    "nothing": b"",
-    "no pickle": b"\0" * 100,
+AMBIGUOUS = {
+    "an empty file": b"",
+    "not a pickle": b"\0" * 100,
     "a truncated pickle": WEIGHTS[:-1],
-    "a truncated zip": FINE["torch's format"][:-30],
+    "a truncated zip": ALLOWED["torch's format"][:-30],
     "a zip without a pickle": zipped({"a/version": b"3"}),
-    "a name on the stack that is written nowhere": b"\x80\x04\x8c\x02os2\x93.",
+    "a name that is not a string on the stack": b"\x80\x04\x8c\x02os2\x93.",
     "a name that was overwritten": b"\x80\x04\x8c\x05torchq\x00Nq\x00h\x00\x8c\x04Size\x93.",
-    "names by number": b"\x80\x02\x82\x01.",
-    "a length that is a lie": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    "a name from the extension registry": b"\x80\x02\x82\x01.",
+    "a false length": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
     "a tar": tar(WEIGHTS),
 }
 
 
 def test_an_ambiguous_pickle_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, name in enumerate(UNCLEAR):
+    for number, name in enumerate(AMBIGUOUS):
         with subtests.test(name=name):
             folder = tmp_path / str(number)
             folder.mkdir()
             with pytest.raises(PickleUnclear, match=r"model\.bin"):
-                scanned(folder, UNCLEAR[name])
+                scan(folder, AMBIGUOUS[name])
 
 
 def test_an_expanding_pickle_is_stopped_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,17 +142,17 @@ def test_an_expanding_pickle_is_stopped_at_a_limit(tmp_path: Path, monkeypatch: 
     bomb = zipped({"a/data.pkl": b"\x80\x02" + b"N0" * (4 << 20) + b"."}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 100_000
     with pytest.raises(PickleUnclear, match="too large"):
-        scanned(tmp_path, bomb)
+        scan(tmp_path, bomb)
     monkeypatch.setattr(pickle_scan, "MAX_OPCODES", 1000)
     with pytest.raises(PickleUnclear, match="too large"):
-        scanned(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
+        scan(tmp_path, b"\x80\x02" + b"N0" * 1000 + b"N.")
 
 
 def test_a_zip_with_a_huge_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_scan, "MAX_READ", 100_000)
-    scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
+    scan(tmp_path, zipped({"a/data.pkl": WEIGHTS}))
     with pytest.raises(PickleUnclear, match="too large"):
-        scanned(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{each}": b"" for each in range(3000)}))
+        scan(tmp_path, zipped({"a/data.pkl": WEIGHTS} | {f"a/data/{number}": b"" for number in range(3000)}))
 
 
 def test_a_scan_can_be_aborted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From the user's request to a download: file selection, files already present, and a known SHA-256."""
+"""A user's request becomes a download: file selection, files already present, and a known SHA-256."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ ADDRESS = RepoAddress("user/model")
 
 @pytest.fixture
 def downloads(tmp_path: Path) -> Iterator[DownloadManager]:
-    made = DownloadManager({"model": tmp_path / "models", "lora": tmp_path / "loras"}, list)
-    yield made
-    made.close()
+    manager = DownloadManager({"model": tmp_path / "models", "lora": tmp_path / "loras"}, list)
+    yield manager
+    manager.close()
 
 
 def select(
@@ -70,7 +70,7 @@ def test_a_named_file_overrides_the_choices() -> None:
     assert paths(select(GGUF, ADDRESS, "", ["m.Q4_K_M.gguf"])) == ["m.Q4_K_M.gguf"]
 
 
-def test_without_choices_the_links_file_or_the_preselection_is_taken() -> None:
+def test_without_choices_the_file_of_the_link_or_the_preselection_is_selected() -> None:
     assert paths(select(PLAIN, replace(ADDRESS, file="config.json"))) == ["config.json"]
     assert paths(select(PLAIN, ADDRESS)) == ["model.safetensors", "config.json", "README.md"]
     with pytest.raises(NothingToDownload):
@@ -81,7 +81,7 @@ def test_without_choices_the_links_file_or_the_preselection_is_taken() -> None:
         select(PLAIN, ADDRESS, "other.safetensors")
 
 
-def test_the_command_line_takes_the_recommended_gguf_file_and_pickles_only_if_allowed() -> None:
+def test_the_command_line_selects_the_recommended_gguf_file_and_pickles_only_if_allowed() -> None:
     unattended = FileCriteria(unattended=True)
     assert paths(select_files(GGUF, ADDRESS, unattended)) == ["m.Q4_K_M.gguf"]
     assert paths(select_files(PLAIN, ADDRESS, unattended)) == paths(select(PLAIN))
@@ -94,7 +94,7 @@ def test_the_command_line_takes_the_recommended_gguf_file_and_pickles_only_if_al
     assert sorted(paths(allowed)) == ["config.json", "pytorch_model.bin"]
 
 
-def test_metadata_alone_and_excluded_paths() -> None:
+def test_selection_by_metadata_exclusion_or_name() -> None:
     assert paths(select_files(PLAIN, ADDRESS, FileCriteria(metadata_only=True))) == ["config.json", "README.md"]
     assert paths(select_files(PLAIN, ADDRESS, FileCriteria(exclude="model|README"))) == ["config.json"]
     assert paths(select_files(PLAIN, ADDRESS, FileCriteria(files=("code.py", "config.json", "code.py")))) == [
@@ -103,14 +103,14 @@ def test_metadata_alone_and_excluded_paths() -> None:
     ]
 
 
-def test_preselection_is_the_default_or_the_links_file() -> None:
+def test_the_preselection_is_the_default_or_the_file_of_the_link() -> None:
     assert preselected_choices(GGUF, ADDRESS) == frozenset()
     assert preselected_choices(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
     assert preselected_choices(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
 
 
 @pytest.mark.parametrize(
-    ("what", "here"),
+    ("repository", "sizes"),
     [
         (GGUF, {"models/m.Q4_K_M.gguf": 5, "models/m.Q8_0.gguf": 4}),
         (PLAIN, {"models/user_model/model.safetensors": 5, "models/user_model/config.json": 4}),
@@ -118,38 +118,36 @@ def test_preselection_is_the_default_or_the_links_file() -> None:
     ],
 )
 def test_present_files_are_recognized_by_target_and_size(
-    downloads: DownloadManager, tmp_path: Path, what: Repository, here: dict[str, int]
+    downloads: DownloadManager, tmp_path: Path, repository: Repository, sizes: dict[str, int]
 ) -> None:
-    assert present_choices(downloads, what, file_choices.list_choices(what)) == frozenset()
-    for path, size in here.items():
+    assert present_choices(downloads, repository, file_choices.list_choices(repository)) == frozenset()
+    for path, size in sizes.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(b"x" * size)
-    first = what.files[0].path
-    assert present_choices(downloads, what, file_choices.list_choices(what)) == {first}
-    assert missing_files(downloads, Selection(what, what.files[:1])) == ()
-    assert missing_files(downloads, select(what, ADDRESS, what.files[1].path)) == what.files[1:2]
+    first_path = repository.files[0].path
+    assert present_choices(downloads, repository, file_choices.list_choices(repository)) == {first_path}
+    assert missing_files(downloads, Selection(repository, repository.files[:1])) == ()
+    assert missing_files(downloads, select(repository, ADDRESS, repository.files[1].path)) == repository.files[1:2]
 
 
-def test_a_folder_with_the_files_name_does_not_count(downloads: DownloadManager, tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_file_is_not_a_present_file(downloads: DownloadManager, tmp_path: Path) -> None:
     (tmp_path / "models" / "m.Q4_K_M.gguf").mkdir(parents=True)
     assert present_choices(downloads, GGUF, file_choices.list_choices(GGUF)) == frozenset()
 
 
-def test_space_is_checked_where_the_files_go(downloads: DownloadManager) -> None:
-    wanted = Selection(LORA, LORA.files).spec
-    downloads.check_space(wanted, 0)
+def test_disk_space_is_checked_in_the_target_folder(downloads: DownloadManager) -> None:
+    spec = Selection(LORA, LORA.files).spec
+    downloads.check_space(spec, 0)
     with pytest.raises(DiskFull, match="loras"):
-        downloads.check_space(wanted, 1 << 60)
+        downloads.check_space(spec, 1 << 60)
 
 
 def test_a_known_sha256_pins_commit_and_hash() -> None:
     assert pin_checksum(select(PLAIN, ADDRESS), "").revision == "main"
-    wanted = pin_checksum(select(PLAIN, ADDRESS), SHA["a"])
-    assert wanted.revision == COMMIT, "no later commit may take its place"
-    assert wanted.sha256 == SHA["a"], "the job asks for the list anew, and compares again"
-    assert replace(wanted, revision="main", sha256="") == select(PLAIN, ADDRESS).spec, (
-        "and it goes where it would go anyway"
-    )
+    spec = pin_checksum(select(PLAIN, ADDRESS), SHA["a"])
+    assert spec.revision == COMMIT, "a later commit must not replace it"
+    assert spec.sha256 == SHA["a"], "the job requests the list again and compares the hash"
+    assert replace(spec, revision="main", sha256="") == select(PLAIN, ADDRESS).spec, "the destination does not change"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_a_known_sha256_pins_commit_and_hash() -> None:
         (select(PLAIN, ADDRESS), SHA["a"] + "\n", BadDigest),
     ],
 )
-def test_any_other_sha256_is_refused(choice: Selection, digest: str, error: type[DownloadError]) -> None:
+def test_a_wrong_or_invalid_sha256_is_refused(choice: Selection, digest: str, error: type[DownloadError]) -> None:
     with pytest.raises(error) as refused:
         pin_checksum(choice, digest)
     if error is DigestDiffers:

@@ -1,4 +1,4 @@
-"""How often and after how long a download is retried, and when the next mirror takes over."""
+"""Number and delays of retries, and when the next mirror takes over."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_six_retries_with_growing_waits() -> None:
         rotation.record_failure(FAULT)
 
 
-def test_64_kib_of_progress_reset_the_count() -> None:
+def test_64_kib_of_progress_reset_the_retry_count() -> None:
     rotation = MirrorRotation(EXACT, ["a"], [])
     assert [seconds(rotation), seconds(rotation), seconds(rotation, (64 << 10) - 1), seconds(rotation, 64 << 10)] == [
         1,
@@ -36,9 +36,9 @@ def test_64_kib_of_progress_reset_the_count() -> None:
     ]
 
 
-def test_waits_vary_by_half_so_that_clients_do_not_return_at_once() -> None:
-    first = [seconds(MirrorRotation(RetryPolicy(), ["a"], [])) for _ in range(200)]
-    assert 0.5 <= min(first) < 0.7 and 1.3 < max(first) <= 1.5
+def test_waits_vary_by_half_so_that_clients_do_not_retry_at_the_same_time() -> None:
+    waits = [seconds(MirrorRotation(RetryPolicy(), ["a"], [])) for _ in range(200)]
+    assert 0.5 <= min(waits) < 0.7 and 1.3 < max(waits) <= 1.5
 
 
 def test_the_wait_of_a_rate_limit_is_honored() -> None:
@@ -48,13 +48,13 @@ def test_the_wait_of_a_rate_limit_is_honored() -> None:
     assert (waiting.attempt, waiting.attempts) == (1, 6)
 
 
-def test_the_next_mirror_takes_over_with_its_own_count() -> None:
+def test_the_next_mirror_has_its_own_retry_count() -> None:
     rotation = MirrorRotation(EXACT, ["a", "b"], [])
     assert rotation.record_failure(AccessDenied("user/model")) is None
     assert rotation.current == "b" and seconds(rotation) == 1
 
 
-def test_a_mirror_is_given_up_sooner_while_there_is_another() -> None:
+def test_a_mirror_is_abandoned_sooner_if_another_is_left() -> None:
     rotation = MirrorRotation(EXACT, ["a", "b"], [])
     assert [seconds(rotation), seconds(rotation)] == [1, 2]
     assert rotation.record_failure(FAULT) is None
@@ -70,8 +70,8 @@ def test_a_permanent_error_is_preferred() -> None:
 
 def test_an_unreachable_mirror_is_skipped_by_later_rotations() -> None:
     unreachable: list[str] = []
-    first = MirrorRotation(RetryPolicy(waits=()), ["a", "b"], unreachable)
-    assert first.record_failure(FAULT) is None and first.current == "b"
+    rotation = MirrorRotation(RetryPolicy(waits=()), ["a", "b"], unreachable)
+    assert rotation.record_failure(FAULT) is None and rotation.current == "b"
     assert unreachable == ["a"] and MirrorRotation(EXACT, ["a", "b"], unreachable).current == "b"
 
 
