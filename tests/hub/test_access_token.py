@@ -1,4 +1,4 @@
-"""Which hosts may receive the access token, and that it is never printed."""
+"""The access token is sent to selected hosts only and never printed."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ TOKEN_TARGETS: list[tuple[list[str], str, bool]] = [
 
 
 def test_the_token_is_sent_to_selected_hosts_only(subtests: pytest.Subtests) -> None:
-    for hosts, url, goes in TOKEN_TARGETS:
+    for hosts, url, expected in TOKEN_TARGETS:
         with subtests.test(hosts=hosts, url=url):
-            assert AccessToken("hf_secret", frozenset(hosts)).may_be_sent_to(url) is goes
+            assert AccessToken("hf_secret", frozenset(hosts)).may_be_sent_to(url) is expected
 
 
 def test_a_redirect_may_carry_the_token_to_hugging_face_only() -> None:
-    both = AccessToken("hf_secret", frozenset({"huggingface.co", "hf-mirror.com", "alpha.hf-mirror.com"}))
-    assert both.may_follow_redirect(f"{HF_MIRROR}/a", f"{HF_MIRROR}/b")
-    assert both.may_follow_redirect(f"{HF_MIRROR}/a", HF)
-    assert not both.may_follow_redirect(HF, f"{HF_MIRROR}/a")
-    assert not both.may_follow_redirect(f"{HF_MIRROR}/a", f"{ALPHA}/a")
+    token = AccessToken("hf_secret", frozenset({"huggingface.co", "hf-mirror.com", "alpha.hf-mirror.com"}))
+    assert token.may_follow_redirect(f"{HF_MIRROR}/a", f"{HF_MIRROR}/b")
+    assert token.may_follow_redirect(f"{HF_MIRROR}/a", HF)
+    assert not token.may_follow_redirect(HF, f"{HF_MIRROR}/a")
+    assert not token.may_follow_redirect(f"{HF_MIRROR}/a", f"{ALPHA}/a")
     assert not AccessToken("hf_secret", frozenset({"hf-mirror.com"})).may_follow_redirect(f"{HF_MIRROR}/a", HF)
 
 

@@ -30,29 +30,30 @@ from tests.support.hub_server import HubServer as Served
 
 
 def test_a_repository_is_listed_with_two_requests(served: Served, hub: HubClient) -> None:
-    found = hub.repository(REPO, "main")
-    assert (found.name, found.revision, found.commit) == (REPO, "main", served.repos[REPO].branches["main"])
-    assert {file.path: file.size for file in found.files} == {
+    repository = hub.repository(REPO, "main")
+    commit = served.repos[REPO].branches["main"]
+    assert (repository.name, repository.revision, repository.commit) == (REPO, "main", commit)
+    assert {file.path: file.size for file in repository.files} == {
         "config.json": 8,
         "empty.txt": 0,
         "sub/big one.bin": len(BIG),
     }
-    assert named(found, "sub/big one.bin").sha256 and named(found, "config.json").git_oid
-    assert [each.method for each in served.log] == ["GET", "GET"]
+    assert named(repository, "sub/big one.bin").sha256 and named(repository, "config.json").git_oid
+    assert [request.method for request in served.log] == ["GET", "GET"]
 
 
 def test_files_of_a_commit_are_listed_once(served: Served, hub: HubClient) -> None:
-    first = hub.repository(REPO, "main")
-    assert hub.repository(REPO, first.commit).files == first.files
-    assert hub.repository(REPO, "main") == first
+    repository = hub.repository(REPO, "main")
+    assert hub.repository(REPO, repository.commit).files == repository.files
+    assert hub.repository(REPO, "main") == repository
     assert len(served.log) == 3
 
 
 def test_a_moved_branch_is_listed_again(served: Served, hub: HubClient) -> None:
-    old = hub.repository(REPO, "main")
+    before = hub.repository(REPO, "main")
     served.add(REPO, {"other.txt": b"x"})
-    new = hub.repository(REPO, "main")
-    assert new.commit != old.commit and [file.path for file in new.files] == ["other.txt"]
+    after = hub.repository(REPO, "main")
+    assert after.commit != before.commit and [file.path for file in after.files] == ["other.txt"]
 
 
 def test_a_branch_with_slashes_is_one_segment(served: Served, hub: HubClient) -> None:
@@ -69,13 +70,13 @@ def test_an_endpoint_may_have_a_path() -> None:
         assert read(hub.source(repository).open(repository.files[4], 0, 1)) == b"x"
 
 
-@pytest.mark.parametrize("other", [HUGGING_FACE, "https://evil.example", "http://127.0.0.1:1"])
-def test_the_next_page_is_requested_from_the_endpoint_whatever_host_the_link_names(
-    served: Served, hub: HubClient, other: str
+@pytest.mark.parametrize("next_origin", [HUGGING_FACE, "https://evil.example", "http://127.0.0.1:1"])
+def test_the_next_page_is_requested_from_the_endpoint_even_if_its_link_names_another_host(
+    served: Served, hub: HubClient, next_origin: str
 ) -> None:
     """Spec test 16."""
     served.add("user/many", {f"{number:03}": b"" for number in range(25)})
-    served.page, served.next_origin = 10, other
+    served.page, served.next_origin = 10, next_origin
     assert len(hub.repository("user/many", "main").files) == 25
     assert len(served.requests("/tree/")) == 3
 
@@ -113,7 +114,7 @@ def test_too_many_files_are_refused(served: Served, hub: HubClient) -> None:
         hub.repository(REPO, "main")
 
 
-def test_an_endless_answer_is_aborted(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response_is_aborted(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.hub.http.MAX_JSON_BYTES", 1 << 20)
     served.fault("/tree/", body=b"[" + b" " * (2 << 20), headers={"Content-Length": None}, drop_after=3 << 20)
     with pytest.raises(NotAHub, match="MiB"):
@@ -121,32 +122,32 @@ def test_an_endless_answer_is_aborted(served: Served, hub: HubClient, monkeypatc
 
 
 FILE = {"type": "file", "path": "a", "size": 1, "oid": "a" * 40}
-NONSENSE = [
+MALFORMED_LISTS = [
     {}, "x", None, 5, [[]], ["file"], [None], [{"type": "file"}], [{**FILE, "path": 5}], [{**FILE, "oid": {}}],
     [{**FILE, "lfs": "x"}], [{**FILE, "lfs": {"size": 1}}], [{**FILE, "lfs": {"oid": 7}}], [{"path": "a"}],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE, ids=str)
-def test_a_malformed_list_is_refused(served: Served, hub: HubClient, nonsense: object) -> None:
-    served.fault("/tree/", body=json.dumps(nonsense).encode())
+@pytest.mark.parametrize("response", MALFORMED_LISTS, ids=str)
+def test_a_malformed_list_is_refused(served: Served, hub: HubClient, response: object) -> None:
+    served.fault("/tree/", body=json.dumps(response).encode())
     with pytest.raises(NotAHub):
         hub.repository(REPO, "main")
 
 
-HOSTILE = [
+HOSTILE_ENTRIES = [
     {"path": "../x"}, {"path": "/etc/x"}, {"path": ""}, {"path": "a\x00"}, {"size": -1}, {"size": "1"}, {"size": 1e30},
     {"size": True}, {"size": 5 << 40}, {"oid": "../../x"}, {"oid": "a" * 64}, {"oid": ""},
     {"lfs": {"oid": "../../../x", "size": 1}}, {"lfs": {"oid": "a" * 64, "size": -5}},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lie", HOSTILE, ids=str)
+@pytest.mark.parametrize("changes", HOSTILE_ENTRIES, ids=str)
 def test_a_list_with_a_hostile_entry_is_refused_as_a_whole(
-    served: Served, hub: HubClient, lie: dict[str, object]
+    served: Served, hub: HubClient, changes: dict[str, object]
 ) -> None:
-    """Spec test 13: names, sizes, hashes."""
-    served.fault("/tree/", body=json.dumps([{**FILE, "path": "fine"}, {**FILE, **lie}]).encode())
+    """Spec test 13, for names, sizes and hashes."""
+    served.fault("/tree/", body=json.dumps([{**FILE, "path": "fine"}, {**FILE, **changes}]).encode())
     with pytest.raises(UnsafeName):
         hub.repository(REPO, "main")
 
@@ -158,14 +159,14 @@ def test_an_invalid_commit_is_refused(served: Served, hub: HubClient, sha: objec
         hub.resolve_commit(REPO, "main")
 
 
-# -- what went wrong -------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_repository_is_reported(served: Served, hub: HubClient) -> None:
     with pytest.raises(RepositoryNotFound) as caught:
         hub.repository("user/none", "main")
     assert (caught.value.repo, caught.value.host) == ("user/none", served.url.removeprefix("http://"))
-    served.fault("user/plain", status=404, body=b'{"error": "no"}')  # a mirror without the hub's codes
+    served.fault("user/plain", status=404, body=b'{"error": "no"}')  # a mirror without the hub's error codes
     with pytest.raises(RepositoryNotFound):
         hub.repository("user/plain", "main")
 
@@ -185,8 +186,8 @@ def test_a_gated_repository_needs_the_token(served: Served, hub: HubClient) -> N
     repository = hub.repository("user/gated", "main")
     with pytest.raises(AccessDenied):
         hub.source(repository).open(repository.files[0], 0, 1)
-    knowing = HubClient(served.url, AccessToken("hf_secret", frozenset({hub.host})))
-    assert read(knowing.source(repository).open(repository.files[0], 0, 1)) == b"1"
+    authorized_hub = HubClient(served.url, AccessToken("hf_secret", frozenset({hub.host})))
+    assert read(authorized_hub.source(repository).open(repository.files[0], 0, 1)) == b"1"
 
 
 def test_a_rejected_token_is_reported(served: Served) -> None:
@@ -224,22 +225,22 @@ FAULTS: list[tuple[dict[str, object], type[DownloadError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "error", "words"), FAULTS, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("fault", "error", "message"), FAULTS, ids=lambda value: str(value)[:40])
 def test_a_failed_list_is_reported_with_its_cause(
-    served: Served, hub: HubClient, fault: dict[str, object], error: type[DownloadError], words: str
+    served: Served, hub: HubClient, fault: dict[str, object], error: type[DownloadError], message: str
 ) -> None:
     served.fault("/revision/", **fault)
     with pytest.raises(error) as caught:
         hub.repository(REPO, "main")
-    assert words in caught.value.say("en") and hub.host in caught.value.say("zh")
+    assert message in caught.value.say("en") and hub.host in caught.value.say("zh")
     assert caught.value.transient is (error is not NotAHub)
 
 
 def test_an_unreachable_mirror_is_reported() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+    with socket.socket() as bound_socket:
+        bound_socket.bind(("127.0.0.1", 0))  # and does not listen
         with pytest.raises(MirrorUnreachable, match="refused"):
-            HubClient(f"http://127.0.0.1:{taken.getsockname()[1]}").resolve_commit(REPO, "main")
+            HubClient(f"http://127.0.0.1:{bound_socket.getsockname()[1]}").resolve_commit(REPO, "main")
     with pytest.raises(MirrorUnreachable, match="host name not found"):
         HubClient("https://no-such-host.invalid").resolve_commit(REPO, "main")
 

@@ -1,4 +1,4 @@
-"""Pending connects and reads are aborted at once, and no socket stays open."""
+"""Pending connects and reads can be aborted at once, and no socket stays open."""
 
 from __future__ import annotations
 
@@ -22,140 +22,143 @@ from tests.support.hub_reading import BIG, REPO, big, read
 from tests.support.hub_server import HubServer as Served
 
 
-def ended_after(wait: Callable[[], object], abort: Callable[[], None]) -> tuple[float, BaseException | None]:
-    """Call `abort` while `wait` blocks; return how many seconds later `wait` ended, and its error."""
-    ended: list[tuple[float, BaseException | None]] = []
+def abort_while_blocked(wait: Callable[[], object], abort: Callable[[], None]) -> tuple[float, BaseException | None]:
+    """Call `abort` while `wait` blocks; return the seconds until `wait` ended, and its error."""
+    results: list[tuple[float, BaseException | None]] = []
 
     def run() -> None:
         try:
             wait()
         except DownloadError as error:
-            ended.append((time.monotonic(), error))
+            results.append((time.monotonic(), error))
         else:
-            ended.append((time.monotonic(), None))
+            results.append((time.monotonic(), None))
 
     thread = threading.Thread(target=run)
     thread.start()
     time.sleep(0.4)
-    assert not ended
-    began = time.monotonic()
+    assert not results
+    started = time.monotonic()
     abort()
     thread.join(5)
-    assert ended, "it still waits"
-    return ended[0][0] - began, ended[0][1]
+    assert results, "the call is still blocked"
+    return results[0][0] - started, results[0][1]
 
 
 @pytest.fixture
-def patient(served: Served) -> Iterator[HubClient]:
+def patient_hub(served: Served) -> Iterator[HubClient]:
     """A client with long timeouts."""
-    asked = HubClient(served.url)
-    yield asked
-    asked.close()
+    hub = HubClient(served.url)
+    yield hub
+    hub.close()
 
 
 @pytest.mark.parametrize("connection", [None, "close"])
 def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
-    served: Served, patient: HubClient, connection: str | None
+    served: Served, patient_hub: HubClient, connection: str | None
 ) -> None:
     served.fault("big", origin="cdn", stall_after=1000, headers={"Connection": connection})
-    source = patient.source(patient.repository(REPO, "main"))
-    body = source.open(big(patient), 0, len(BIG))
-    seconds, error = ended_after(lambda: read(body), body.close)
+    source = patient_hub.source(patient_hub.repository(REPO, "main"))
+    body = source.open(big(patient_hub), 0, len(BIG))
+    seconds, error = abort_while_blocked(lambda: read(body), body.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
     with pytest.raises(Stopped):
         next(body.chunks())
 
 
 @pytest.fixture
-def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def tls_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A hub with TLS, whose certificate is trusted during the test."""
     if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificate")
+        pytest.skip("openssl is needed to create the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    words = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}".split()
-    subprocess.run(["openssl", *words, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}"
+    arguments = [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(arguments, check=True, capture_output=True)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     hub = Served()
     server = hub._servers[0]
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    with hub as started:
-        started.url = started.url.replace("http:", "https:")
-        yield started
+    hub.url = hub.url.replace("http:", "https:")
+    with hub:
+        yield hub
 
 
 @pytest.mark.parametrize("connection", [None, "close"])
 @pytest.mark.parametrize("which", ["body", "source"])
-def test_a_stalled_read_over_tls_ends_too(over_tls: Served, connection: str | None, which: str) -> None:
-    over_tls.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
-    hub = HubClient(over_tls.url)
+def test_a_stalled_read_over_tls_ends_at_once_when_it_is_closed(
+    tls_hub: Served, connection: str | None, which: str
+) -> None:
+    tls_hub.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
+    hub = HubClient(tls_hub.url)
     repository = hub.repository(REPO, "main")
     source = hub.source(repository)
     assert read(source.open(repository.files[0], 0, len(BIG))) == BIG
-    over_tls.fault("small", stall_after=1000, headers={"Connection": connection})
+    tls_hub.fault("small", stall_after=1000, headers={"Connection": connection})
     body = source.open(repository.files[0], 0, len(BIG))
-    seconds, error = ended_after(lambda: read(body), body.close if which == "body" else source.close)
+    seconds, error = abort_while_blocked(lambda: read(body), body.close if which == "body" else source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_closing_the_source_ends_all_pending_reads(served: Served, patient: HubClient) -> None:
+def test_closing_the_source_ends_all_pending_reads(served: Served, patient_hub: HubClient) -> None:
     served.fault("big", origin="cdn", stall_after=1000)
-    source = patient.source(patient.repository(REPO, "main"))
-    body = source.open(big(patient), 0, len(BIG))
-    seconds, error = ended_after(lambda: read(body), source.close)
+    source = patient_hub.source(patient_hub.repository(REPO, "main"))
+    body = source.open(big(patient_hub), 0, len(BIG))
+    seconds, error = abort_while_blocked(lambda: read(body), source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
     with pytest.raises(Stopped):
-        source.open(big(patient), 0, 5)
+        source.open(big(patient_hub), 0, 5)
 
 
-def test_closing_the_source_ends_a_wait_for_headers(served: Served, patient: HubClient) -> None:
-    source = patient.source(patient.repository(REPO, "main"))
+def test_closing_the_source_ends_a_wait_for_headers(served: Served, patient_hub: HubClient) -> None:
+    source = patient_hub.source(patient_hub.repository(REPO, "main"))
     served.fault("big", delay=60)
-    file = big(patient)
-    seconds, error = ended_after(lambda: source.open(file, 0, 5), source.close)
+    file = big(patient_hub)
+    seconds, error = abort_while_blocked(lambda: source.open(file, 0, 5), source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def opens_until_stopped(source: HubFileSource, file: RemoteFile) -> None:
+def open_until_stopped(source: HubFileSource, file: RemoteFile) -> None:
     with pytest.raises(Stopped):
         source.open(file, 0, 5)
 
 
-def test_closing_the_source_ends_threads_that_wait_for_a_link(served: Served, patient: HubClient) -> None:
-    source = patient.source(patient.repository(REPO, "main"))
+def test_closing_the_source_ends_threads_that_wait_for_a_link(served: Served, patient_hub: HubClient) -> None:
+    source = patient_hub.source(patient_hub.repository(REPO, "main"))
     served.fault("big", delay=60)
-    file = big(patient)
-    first = threading.Thread(target=opens_until_stopped, args=(source, file))
-    first.start()
-    seconds, error = ended_after(lambda: source.open(file, 5, 10), source.close)
-    first.join(5)
-    assert seconds < 0.3 and isinstance(error, Stopped) and not first.is_alive()
+    file = big(patient_hub)
+    thread = threading.Thread(target=open_until_stopped, args=(source, file))
+    thread.start()
+    seconds, error = abort_while_blocked(lambda: source.open(file, 5, 10), source.close)
+    thread.join(5)
+    assert seconds < 0.3 and isinstance(error, Stopped) and not thread.is_alive()
     assert len(served.requests("big")) == 1
 
 
 @pytest.mark.parametrize("fault", [{"delay": 60}, {"stall_after": 2}], ids=str)
 def test_closing_the_client_ends_a_wait_for_a_list(
-    served: Served, patient: HubClient, fault: dict[str, object]
+    served: Served, patient_hub: HubClient, fault: dict[str, object]
 ) -> None:
     served.fault("/revision/", **fault)
-    seconds, error = ended_after(lambda: patient.repository(REPO, "main"), patient.close)
+    seconds, error = abort_while_blocked(lambda: patient_hub.repository(REPO, "main"), patient_hub.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_closing_the_client_ends_a_pending_connect(scheme: str) -> None:
-    """Over http, a server whose queue is full; over https, one that accepts the connection and then stays silent."""
+    """With http the server's backlog is full; with https the server accepts the connection and sends nothing."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         address = server.getsockname()
-        full = [socket.socket() for _ in range(3 if scheme == "http" else 0)]
-        for each in full:
-            each.setblocking(False)
-            each.connect_ex(address)
+        clients = [socket.socket() for _ in range(3 if scheme == "http" else 0)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(address)
         hub = HubClient(f"{scheme}://127.0.0.1:{address[1]}")
-        seconds, error = ended_after(lambda: hub.resolve_commit(REPO, "main"), hub.close)
-        for each in full:
-            each.close()
+        seconds, error = abort_while_blocked(lambda: hub.resolve_commit(REPO, "main"), hub.close)
+        for client in clients:
+            client.close()
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
@@ -178,13 +181,13 @@ def test_no_socket_is_left_open(served: Served) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    before = None
+    count_before = None
     for _ in range(3):
         hub = HubClient(served.url)
         source = hub.source(hub.repository(REPO, "main"))
         read(source.open(big(hub), 0, 100_000))
         source.close()
         hub.close()
-        time.sleep(0.2)  # the server's ends
-        before = before or count()
-    assert count() <= before
+        time.sleep(0.2)  # until the server has closed its sockets
+        count_before = count_before or count()
+    assert count() <= count_before

@@ -1,4 +1,4 @@
-"""Endpoint URLs: normal form, origins, private networks."""
+"""Normalization of endpoint URLs, their origins, and private networks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_list_of_endpoints_is_parsed_without_duplicates() -> None:
         parse_endpoints(f"{ALPHA}, ftp://x")
 
 
-def test_origins_are_those_of_browsers() -> None:
+def test_origins_are_compared_as_browsers_do() -> None:
     assert origin_of("https://A.example:443/x?y") == "https://a.example" == origin_of("https://a.example.")
     assert origin_of("http://a.example") != origin_of("https://a.example") != origin_of("https://a.example:444")
     assert host_of("http://127.0.0.1:80/x") == "127.0.0.1" and host_of("http://[::1]:81") == "[::1]:81"

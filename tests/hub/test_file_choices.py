@@ -1,4 +1,4 @@
-"""Which files of a repository are offered and preselected, and where they go."""
+"""Choices of files in a repository: listing, preselection and destination."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def paths(files: Sequence[RemoteFile]) -> set[str]:
     return {file.path for file in files}
 
 
-TICKED: dict[str, tuple[list[str], str, list[str]]] = {
-    "safetensors and the same as pickles": (
+SELECTIONS: dict[str, tuple[list[str], str, list[str]]] = {
+    "safetensors and the same weights as pickles": (
         [*PLAIN, "model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "tf_model.h5", "model.onnx", "a.gguf"],
         "model",
         [*PLAIN[:-1], "model.safetensors"],
     ),
     "shards": ([*PLAIN, *SHARDS], "model", [*PLAIN[:-1], *SHARDS]),
-    "the original's weights beside": (
+    "the original weights next to converted ones": (
         ["config.json", "model.safetensors", "consolidated.safetensors", "original/consolidated.00.pth"],
         "model",
         ["config.json", "model.safetensors"],
     ),
-    "the original's weights alone": (
+    "the original weights alone": (
         ["params.json", "consolidated.safetensors"], "model", ["params.json", "consolidated.safetensors"],
     ),
-    "shards beside the original's": (
+    "shards next to the original weights": (
         [*SHARDS, "consolidated-00001-of-00001.safetensors"], "model", SHARDS,
     ),
     "pickles only": ([*PLAIN, "pytorch_model.bin", "training_args.bin"], "model", PLAIN[:-1]),
@@ -66,49 +66,50 @@ TICKED: dict[str, tuple[list[str], str, list[str]]] = {
     "a LoRA": (["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md"], "lora",
                ["adapter_config.json", "adapter_model.safetensors", "README.md"]),
     "a LoRA by its weights": (["adapter_model.bin"], "lora", []),
-    "no LoRA, but a folder with one": (["model.safetensors", "lora/adapter_config.json"], "model",
+    "a model with a LoRA in a folder": (["model.safetensors", "lora/adapter_config.json"], "model",
                                        ["model.safetensors", "lora/adapter_config.json"]),
     "GGUF": (["README.md", "config.json", "m.Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-f16.gguf"], "gguf", []),
     "GGUF and pickles": (["pytorch_model.bin", "m.gguf"], "gguf", []),
-    "capitals": (["CONFIG.JSON", "MODEL.SAFETENSORS", "OLD.BIN"], "model", ["CONFIG.JSON", "MODEL.SAFETENSORS"]),
-    "an unfinished set of shards": (["config.json", SHARDS[0]], "model", ["config.json"]),
-    "nothing": ([], "model", []),
+    "uppercase names": (["CONFIG.JSON", "MODEL.SAFETENSORS", "OLD.BIN"], "model", ["CONFIG.JSON", "MODEL.SAFETENSORS"]),
+    "an incomplete set of shards": (["config.json", SHARDS[0]], "model", ["config.json"]),
+    "an empty repository": ([], "model", []),
 }  # fmt: skip
 
 
 def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> None:
-    for case in TICKED:
+    for case in SELECTIONS:
         with subtests.test(case):
-            present, what, ticked = TICKED[case]
-            found = repository(*present)
-            assert repository_kind(found) == what
-            assert {file.path for choice in list_choices(found) if choice.preselected for file in choice.files} == set(
-                ticked
-            )
-            assert {file.path for choice in list_choices(found) for file in choice.files} == set(present)
-            if ticked:
-                assert paths(select_choices(found)) == set(ticked)
+            paths_present, kind, preselected = SELECTIONS[case]
+            listing = repository(*paths_present)
+            assert repository_kind(listing) == kind
+            choices = list_choices(listing)
+            selected = {file.path for choice in choices if choice.preselected for file in choice.files}
+            assert selected == set(preselected)
+            assert {file.path for choice in choices for file in choice.files} == set(paths_present)
+            if preselected:
+                assert paths(select_choices(listing)) == set(preselected)
             else:
                 with pytest.raises(NothingToDownload):
-                    select_choices(found)
+                    select_choices(listing)
 
 
 def test_files_that_run_code_are_never_preselected_and_have_a_warning() -> None:
-    found = {
+    choices = {
         choice.name: choice for choice in list_choices(repository("m.py", "a.bin", "b.pt", "c.ckpt", "m.safetensors"))
     }
-    assert found["m.py"].warning == CODE_WARNING and not found["m.py"].preselected
+    assert choices["m.py"].warning == CODE_WARNING and not choices["m.py"].preselected
     for name in ("a.bin", "b.pt", "c.ckpt"):
-        assert (found[name].group, found[name].preselected, found[name].warning) == ("pickle", False, PICKLE_WARNING)
-    alone = list_choices(repository("config.json", "pytorch_model.bin"))
-    assert [each.warning for each in alone] == [ONLY_PICKLES_WARNING, None]
+        choice = choices[name]
+        assert (choice.group, choice.preselected, choice.warning) == ("pickle", False, PICKLE_WARNING)
+    pickles_only = list_choices(repository("config.json", "pytorch_model.bin"))
+    assert [choice.warning for choice in pickles_only] == [ONLY_PICKLES_WARNING, None]
 
 
 def test_gguf_files_are_sorted_by_size_and_one_is_recommended() -> None:
-    found = list_choices(
+    choices = list_choices(
         repository("mm.IQ2_XXS.longer.gguf", "m.Q8_0.gguf", "m.Q4_K_M.gguf", "mmproj-F16.gguf", "a.md")
     )
-    assert [(each.quantization, each.group, each.recommended) for each in found] == [
+    assert [(choice.quantization, choice.group, choice.recommended) for choice in choices] == [
         ("Q8_0", "gguf", False),
         ("Q4_K_M", "gguf", True),
         ("IQ2_XXS", "gguf", False),
@@ -118,33 +119,33 @@ def test_gguf_files_are_sorted_by_size_and_one_is_recommended() -> None:
 
 
 def test_a_split_gguf_is_one_choice() -> None:
-    (found,) = list_choices(repository(*SPLIT))
-    assert (found.name, found.quantization, found.missing) == (SPLIT[0], "Q8_0", ())
-    assert found.size == sum(10 * len(path) for path in SPLIT)
+    (choice,) = list_choices(repository(*SPLIT))
+    assert (choice.name, choice.quantization, choice.missing) == (SPLIT[0], "Q8_0", ())
+    assert choice.size == sum(10 * len(path) for path in SPLIT)
     assert paths(select_choices(repository(*SPLIT), [SPLIT[0]])) == set(SPLIT)
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_split_gguf_with_a_missing_part_is_refused(lost: int) -> None:
-    there = repository(*[path for number, path in enumerate(SPLIT) if number != lost])
-    (found,) = list_choices(there)
-    missing = SPLIT[lost].rpartition("/")[2]
-    assert (found.name, found.missing, found.preselected) == (SPLIT[0], (missing,), False)
-    with pytest.raises(IncompleteSet, match=missing):
-        select_choices(there, [found.name])
+@pytest.mark.parametrize("missing_index", [0, 1, 2])
+def test_a_split_gguf_with_a_missing_part_is_refused(missing_index: int) -> None:
+    incomplete = repository(*[path for number, path in enumerate(SPLIT) if number != missing_index])
+    (choice,) = list_choices(incomplete)
+    missing_name = SPLIT[missing_index].rpartition("/")[2]
+    assert (choice.name, choice.missing, choice.preselected) == (SPLIT[0], (missing_name,), False)
+    with pytest.raises(IncompleteSet, match=missing_name):
+        select_choices(incomplete, [choice.name])
     with pytest.raises(IncompleteSet):
-        find_file(there, there.files[0].path)
+        find_file(incomplete, incomplete.files[0].path)
 
 
 def test_split_files_of_the_same_name_in_two_folders_are_two_choices() -> None:
     assert len(list_choices(repository(*SPLIT, *[f"x/{path}" for path in SPLIT]))) == 2
 
 
-def test_names_that_claim_very_many_parts_take_no_time() -> None:
-    began = time.monotonic()
-    found = list_choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
-    assert time.monotonic() - began < 5
-    assert len(found[0].missing) == 10 and not found[0].recommended
+def test_names_that_claim_very_many_parts_are_listed_quickly() -> None:
+    started = time.monotonic()
+    choices = list_choices(repository(*[f"m{number}-00001-of-99999.gguf" for number in range(5000)]))
+    assert time.monotonic() - started < 5
+    assert len(choices[0].missing) == 10 and not choices[0].recommended
 
 
 QUANTIZATIONS = [
@@ -175,33 +176,33 @@ def test_the_quantization_is_read_from_the_name(subtests: pytest.Subtests) -> No
 
 
 def test_the_named_choices_are_selected() -> None:
-    there = repository(*PLAIN, "pytorch_model.bin", "m.py")
-    assert paths(select_choices(there, ["pytorch_model.bin", "config.json", "config.json"])) == {
+    listing = repository(*PLAIN, "pytorch_model.bin", "m.py")
+    assert paths(select_choices(listing, ["pytorch_model.bin", "config.json", "config.json"])) == {
         "pytorch_model.bin",
         "config.json",
     }
-    assert len(select_choices(there, ["config.json", "config.json"])) == 1
+    assert len(select_choices(listing, ["config.json", "config.json"])) == 1
     with pytest.raises(NothingToDownload):
-        select_choices(there, [])
+        select_choices(listing, [])
     with pytest.raises(FileNotOnHub) as caught:
-        select_choices(there, ["confg.json"])
+        select_choices(listing, ["confg.json"])
     assert caught.value.nearest[0] == "config.json"
 
 
 def test_a_single_file_is_found_by_its_path_or_its_name() -> None:
-    there = repository("a/config.json", "b/config.json", "a/m.Q4_K_M.gguf", *SPLIT)
-    assert paths(find_file(there, "a/config.json")) == {"a/config.json"}
-    assert paths(find_file(there, "m.Q4_K_M.gguf")) == {"a/m.Q4_K_M.gguf"}
-    assert paths(find_file(there, "M-Q8_0-00002-of-00003.gguf")) == set(SPLIT)
+    listing = repository("a/config.json", "b/config.json", "a/m.Q4_K_M.gguf", *SPLIT)
+    assert paths(find_file(listing, "a/config.json")) == {"a/config.json"}
+    assert paths(find_file(listing, "m.Q4_K_M.gguf")) == {"a/m.Q4_K_M.gguf"}
+    assert paths(find_file(listing, "M-Q8_0-00002-of-00003.gguf")) == set(SPLIT)
     for name in ("config.json", "m.Q5_K_M.gguf", ""):
         with pytest.raises(FileNotOnHub):
-            find_file(there, name)
+            find_file(listing, name)
 
 
 def test_the_error_for_a_missing_file_lists_similar_names() -> None:
-    there = repository("m.Q4_K_M.gguf", "m.Q5_K_M.gguf", "sub/m.Q8_0.gguf", "README.md")
+    listing = repository("m.Q4_K_M.gguf", "m.Q5_K_M.gguf", "sub/m.Q8_0.gguf", "README.md")
     with pytest.raises(FileNotOnHub) as caught:
-        find_file(there, "m.q4km.gguf")
+        find_file(listing, "m.q4km.gguf")
     assert caught.value.nearest[0] == "m.Q4_K_M.gguf" and len(caught.value.nearest) <= 3
     assert "m.Q4_K_M.gguf" in caught.value.say("zh")
 
@@ -224,35 +225,45 @@ def test_a_pattern_excludes_files_as_in_the_original() -> None:
 
 
 def test_a_repository_is_restricted_to_a_folder() -> None:
-    there = restrict_to_folder(repository("a/config.json", "ab/x.json", "config.json"), "a")
-    assert [file.path for file in there.files] == ["a/config.json"]
-    assert restrict_to_folder(there, "") == there
+    restricted = restrict_to_folder(repository("a/config.json", "ab/x.json", "config.json"), "a")
+    assert [file.path for file in restricted.files] == ["a/config.json"]
+    assert restrict_to_folder(restricted, "") == restricted
     with pytest.raises(FileNotOnHub):
-        restrict_to_folder(there, "nowhere")
+        restrict_to_folder(restricted, "nowhere")
 
 
-PLACES = {
+DESTINATIONS = {
     "a model": (["config.json", "model.safetensors"], "models", "user_model", {"config.json": "config.json"}),
     "a LoRA": (["adapter_config.json", "adapter_model.safetensors"], "loras", "user_model", {}),
     "one GGUF file": (["m.Q4_K_M.gguf"], "models", "", {"m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
-    "one in a sub-folder": (["sub/m.Q4_K_M.gguf"], "models", "", {"sub/m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
-    "two": (["m.Q4_K_M.gguf", "m.Q8_0.gguf"], "models", "", {"m.Q8_0.gguf": "m.Q8_0.gguf"}),
-    "two of one name": (["a/m.gguf", "b/M.gguf"], "models", "user_model", {"a/m.gguf": "a/m.gguf"}),
-    "a split one": (SPLIT, "models", "M-Q8_0", {SPLIT[1]: "M-Q8_0-00002-of-00003.gguf"}),
-    "a split one with another": ([*SPLIT, "m.gguf"], "models", "user_model", {SPLIT[1]: SPLIT[1], "m.gguf": "m.gguf"}),
-    "one that sees": (["m.gguf", "mmproj-F16.gguf"], "models", "user_model", {"mmproj-F16.gguf": "mmproj-F16.gguf"}),
-    "a GGUF file and what describes it": (["m.gguf", "config.json"], "models", "user_model", {}),
+    "a GGUF file in a subfolder": (["sub/m.Q4_K_M.gguf"], "models", "", {"sub/m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
+    "two GGUF files": (["m.Q4_K_M.gguf", "m.Q8_0.gguf"], "models", "", {"m.Q8_0.gguf": "m.Q8_0.gguf"}),
+    "two GGUF files of the same name": (["a/m.gguf", "b/M.gguf"], "models", "user_model", {"a/m.gguf": "a/m.gguf"}),
+    "a split GGUF": (SPLIT, "models", "M-Q8_0", {SPLIT[1]: "M-Q8_0-00002-of-00003.gguf"}),
+    "a split GGUF and another file": (
+        [*SPLIT, "m.gguf"],
+        "models",
+        "user_model",
+        {SPLIT[1]: SPLIT[1], "m.gguf": "m.gguf"},
+    ),
+    "a GGUF file with a vision projector": (
+        ["m.gguf", "mmproj-F16.gguf"],
+        "models",
+        "user_model",
+        {"mmproj-F16.gguf": "mmproj-F16.gguf"},
+    ),
+    "a GGUF file with its config.json": (["m.gguf", "config.json"], "models", "user_model", {}),
 }
 
 
-def test_destination_folders_and_file_names(subtests: pytest.Subtests) -> None:
-    for case in PLACES:
+def test_the_destination_depends_on_the_selected_files(subtests: pytest.Subtests) -> None:
+    for case in DESTINATIONS:
         with subtests.test(case):
-            present, root, folder, places = PLACES[case]
-            there = repository(*present)
-            found = destination(there, there.files)
-            assert (found.root, found.folder) == (root, folder)
-            assert set(found.paths) == set(present) and places.items() <= found.paths.items()
+            paths_present, root, folder, targets = DESTINATIONS[case]
+            listing = repository(*paths_present)
+            result = destination(listing, listing.files)
+            assert (result.root, result.folder) == (root, folder)
+            assert set(result.paths) == set(paths_present) and targets.items() <= result.paths.items()
 
 
 @pytest.mark.parametrize(
@@ -264,14 +275,14 @@ def test_destination_folders_and_file_names(subtests: pytest.Subtests) -> None:
         ("v1.", "user_model_v1"),
     ],
 )
-def test_the_folder_is_named_after_the_branch_too(revision: str, folder: str) -> None:
-    there = repository("config.json", revision=revision)
-    assert destination(there, there.files).folder == folder
+def test_the_folder_name_includes_the_branch(revision: str, folder: str) -> None:
+    listing = repository("config.json", revision=revision)
+    assert destination(listing, listing.files).folder == folder
 
 
-def test_folder_names_are_never_too_long_for_a_disk() -> None:
+def test_folder_names_are_at_most_200_characters_and_unique() -> None:
     names = {
-        destination(there, there.files).folder
-        for there in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + last) for last in "12")
+        destination(listing, listing.files).folder
+        for listing in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + digit) for digit in "12")
     }
     assert len(names) == 2 and all(len(name) <= 200 for name in names)

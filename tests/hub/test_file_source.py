@@ -1,4 +1,4 @@
-"""File contents from a mirror: exactly the requested bytes, or an error."""
+"""A file source delivers exactly the requested bytes or raises an error."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.hub_server import HubServer as Served
 def test_exactly_the_requested_bytes_are_delivered(
     served: Served, hub: HubClient, source: HubFileSource, begin: int, end: int
 ) -> None:
-    file, before = big(hub), served.sent
+    file, sent_before = big(hub), served.sent
     body = source.open(file, begin, end)
     assert (body.begin, body.end, body.total) == (begin, end, len(BIG))
     assert read(body) == BIG[begin:end]
-    assert served.sent - before == end - begin
+    assert served.sent - sent_before == end - begin
 
 
 def test_small_and_empty_files_are_delivered(hub: HubClient, source: HubFileSource) -> None:
@@ -56,25 +56,27 @@ def test_a_cookie_is_not_kept(served: Served, hub: HubClient) -> None:
 
 
 def test_the_link_of_a_file_is_resolved_once(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    file, got = big(hub), dict[int, bytes]()
+    file, pieces = big(hub), dict[int, bytes]()
 
-    def take(place: int) -> None:
-        got[place] = read(source.open(file, place, place + 100_000))
+    def read_piece(offset: int) -> None:
+        pieces[offset] = read(source.open(file, offset, offset + 100_000))
 
-    threads = [threading.Thread(target=take, args=(place,)) for place in range(0, 500_000, 100_000)]
+    threads = [threading.Thread(target=read_piece, args=(offset,)) for offset in range(0, 500_000, 100_000)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert b"".join(got[place] for place in sorted(got)) == BIG[:500_000]
+    assert b"".join(pieces[offset] for offset in sorted(pieces)) == BIG[:500_000]
     assert len(served.requests("/resolve/")) == 1 and len(served.requests(origin="cdn")) == 5
 
 
 def test_connections_are_reused(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    for place in range(20):
-        read(source.open(big(hub), place, place + 1000))
-    assert len({each.connection for each in served.requests(origin="cdn")}) == 1
-    assert len({each.connection for each in served.requests(origin="hub")}) <= 2  # the list's and the source's
+    for offset in range(20):
+        read(source.open(big(hub), offset, offset + 1000))
+    assert len({request.connection for request in served.requests(origin="cdn")}) == 1
+    assert (
+        len({request.connection for request in served.requests(origin="hub")}) <= 2
+    )  # one for the file list, one for the source
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
@@ -86,7 +88,7 @@ def test_an_expired_link_is_resolved_again(served: Served, hub: HubClient, sourc
 
 
 def test_links_expire_by_time(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    """Spec test 8, on this side."""
+    """Spec test 8, for the client."""
     served.fault("big", origin="cdn", times=1, drop_after=100)
     with pytest.raises(DownloadError):
         read(source.open(big(hub), 0, 1000))
@@ -94,7 +96,7 @@ def test_links_expire_by_time(served: Served, hub: HubClient, source: HubFileSou
     assert read(source.open(big(hub), 100, 1000)) == BIG[100:1000]
 
 
-def test_a_refused_fresh_link_is_a_transient_error(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_a_new_link_that_is_refused_is_a_transient_error(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("big", origin="cdn", status=403)
     with pytest.raises(ServerFault) as caught:
         source.open(big(hub), 0, 10)
@@ -126,23 +128,25 @@ def test_a_file_shorter_than_listed_is_detected_at_its_end(
     assert (caught.value.sent, caught.value.listed) == (len(BIG), len(BIG) + 5)
 
 
-def test_never_more_bytes_than_requested(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    told = {"Content-Range": f"bytes 0-9/{len(BIG)}", "Content-Type": "x/y", "Content-Length": None}
-    served.fault("big", origin="hub", status=206, headers={**told, "Connection": "close"}, body=BIG)
+def test_a_source_delivers_no_more_bytes_than_requested(served: Served, hub: HubClient, source: HubFileSource) -> None:
+    headers = {"Content-Range": f"bytes 0-9/{len(BIG)}", "Content-Type": "x/y", "Content-Length": None}
+    served.fault("big", origin="hub", status=206, headers={**headers, "Connection": "close"}, body=BIG)
     assert read(source.open(big(hub), 0, 10)) == BIG[:10]
 
 
 @pytest.mark.parametrize("origin", ["hub", "cdn"])
-def test_a_silent_mirror_is_given_up(served: Served, hub: HubClient, source: HubFileSource, origin: str) -> None:
-    """Spec test 10: in the middle of a body it is below."""
+def test_a_request_to_a_silent_mirror_times_out(
+    served: Served, hub: HubClient, source: HubFileSource, origin: str
+) -> None:
+    """Spec test 10. A mirror that falls silent within a body is tested below."""
     served.fault("big", origin=origin, delay=5)
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(MirrorUnreachable if origin == "hub" else RedirectUnreachable):
         source.open(big(hub), 0, 10)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started < 2
 
 
-LIES: list[tuple[dict[str, object], type[DownloadError]]] = [
+INCONSISTENT_RESPONSES: list[tuple[dict[str, object], type[DownloadError]]] = [
     ({"headers": {"Content-Range": None}}, NotAHub),
     ({"headers": {"Content-Range": "bytes 11-20/512000"}}, NotAHub),
     ({"headers": {"Content-Range": "bytes 10-20/512000"}}, NotAHub),
@@ -166,12 +170,12 @@ LIES: list[tuple[dict[str, object], type[DownloadError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("lie", "error"), LIES, ids=lambda each: str(each)[:50])
+@pytest.mark.parametrize(("fault", "error"), INCONSISTENT_RESPONSES, ids=lambda value: str(value)[:50])
 def test_inconsistent_responses_are_refused(
-    served: Served, hub: HubClient, source: HubFileSource, lie: dict[str, object], error: type[DownloadError]
+    served: Served, hub: HubClient, source: HubFileSource, fault: dict[str, object], error: type[DownloadError]
 ) -> None:
-    """Spec test 13: ETag and Content-Range; spec test 2, on this side."""
-    served.fault("big", origin="cdn", **lie)
+    """Spec test 13, for ETag and Content-Range, and spec test 2, for the client."""
+    served.fault("big", origin="cdn", **fault)
     if error is type(None):
         assert read(source.open(big(hub), 10, 20)) == BIG[10:20]
         return
@@ -179,18 +183,18 @@ def test_inconsistent_responses_are_refused(
         source.open(big(hub), 10, 20)
 
 
-@pytest.mark.parametrize("how", ["drop_after", "reset_after", "stall_after"])
+@pytest.mark.parametrize("fault", ["drop_after", "reset_after", "stall_after"])
 def test_bytes_received_before_a_broken_connection_are_kept(
-    served: Served, hub: HubClient, source: HubFileSource, how: str
+    served: Served, hub: HubClient, source: HubFileSource, fault: str
 ) -> None:
-    served.fault("big", origin="cdn", times=1, **{how: 100_000})
-    got = bytearray()
+    served.fault("big", origin="cdn", times=1, **{fault: 100_000})
+    received = bytearray()
     with pytest.raises(MirrorUnreachable) as caught:
         for piece in source.open(big(hub), 0, len(BIG)).chunks():
-            got += piece
+            received += piece
     assert caught.value.transient and caught.value.host == served.cdn.removeprefix("http://")
-    if how == "reset_after":  # the system throws away what it had not handed over
-        assert BIG.startswith(bytes(got))
+    if fault == "reset_after":  # The kernel discards received bytes that were not read yet.
+        assert BIG.startswith(bytes(received))
     else:
-        assert got == BIG[:100_000]
-    assert read(source.open(big(hub), len(got), len(BIG))) == BIG[len(got) :]
+        assert received == BIG[:100_000]
+    assert read(source.open(big(hub), len(received), len(BIG))) == BIG[len(received) :]

@@ -1,4 +1,4 @@
-"""Which redirects are followed, and which hosts receive the access token."""
+"""Redirects that are followed, and hosts that receive the access token."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.hub_server import HubServer as Served
 
 
 def test_a_redirect_to_another_hub_works(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    """Spec test 17: 308, as hf-mirror.com does for what it has not cached."""
-    with Served() as other:
-        commit = other.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
-        place = f"{other.url}/{REPO}/resolve/{commit}/sub/big%20one.bin"
-        served.fault("/resolve/", status=308, redirect=place)
+    """Spec test 17: hf-mirror.com responds with 308 for files that it has not cached."""
+    with Served() as other_hub:
+        commit = other_hub.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
+        target = f"{other_hub.url}/{REPO}/resolve/{commit}/sub/big%20one.bin"
+        served.fault("/resolve/", status=308, redirect=target)
         assert read(source.open(big(hub), 7, 77)) == BIG[7:77]
         assert read(source.open(big(hub), 8, 88)) == BIG[8:88]
-        assert [each.origin for each in other.log] == ["hub", "cdn", "cdn"]
+        assert [request.origin for request in other_hub.log] == ["hub", "cdn", "cdn"]
 
 
 def test_a_redirect_to_an_unreachable_host_names_both_hosts(
@@ -76,9 +76,9 @@ REDIRECTS = [
 
 
 def test_a_redirect_of_a_public_mirror_stays_public_and_encrypted(subtests: pytest.Subtests) -> None:
-    """Spec test 13. A redirect is judged before its target is contacted."""
-    for start, target, words in REDIRECTS:
-        with subtests.test(target=target), pytest.raises(NotAHub, match=words):
+    """Spec test 13. A redirect is checked before its target is contacted."""
+    for start, target, message in REDIRECTS:
+        with subtests.test(target=target), pytest.raises(NotAHub, match=message):
             HttpClient(HF_MIRROR, None, ConnectionPool())._redirected(Link(start), target)
 
 
@@ -92,7 +92,9 @@ def test_a_redirect_of_a_public_mirror_stays_public_and_encrypted(subtests: pyte
         ({"huggingface.co"}, "https://8.8.8.8/x", f"{HUGGING_FACE}/x", False),
     ],
 )
-def test_who_sees_the_token_after_a_redirect(hosts: set[str], start: str, target: str, authorized: bool) -> None:
+def test_a_redirect_keeps_the_token_only_for_selected_hosts(
+    hosts: set[str], start: str, target: str, authorized: bool
+) -> None:
     client = HttpClient(HF_MIRROR, AccessToken("hf_secret", frozenset(hosts)), ConnectionPool())
     link = Link(start, authorized=start.startswith(HF_MIRROR) and "hf-mirror.com" in hosts)
     assert client._redirected(link, target).authorized is authorized
@@ -103,7 +105,7 @@ def test_the_body_of_a_redirect_is_not_read(served: Served, hub: HubClient, sour
     assert read(source.open(named(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
 
 
-def test_redirects_end_after_six(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_at_most_six_redirects_are_followed(served: Served, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"{served.url}/{REPO}/resolve/again")
     with pytest.raises(NotAHub, match="redirects"):
         source.open(big(hub), 0, 5)
@@ -113,27 +115,27 @@ def test_redirects_end_after_six(served: Served, hub: HubClient, source: HubFile
 def test_the_token_is_sent_only_to_its_hosts(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     """Spec test 15, client side: the selected mirror gets the token, its CDN and other redirect targets do not."""
     caplog.set_level(logging.DEBUG)
-    with Served() as other:
-        commit = other.add(REPO, {"config.json": b'{"a": 1}'})
+    with Served() as other_hub:
+        commit = other_hub.add(REPO, {"config.json": b'{"a": 1}'})
         hub = HubClient(
             served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://"), "huggingface.co"}))
         )
         repository = hub.repository(REPO, "main")
         source = hub.source(repository)
-        served.fault("config", redirect=f"{other.url}/{REPO}/resolve/{commit}/config.json")
+        served.fault("config", redirect=f"{other_hub.url}/{REPO}/resolve/{commit}/config.json")
         for file in repository.files:
             read(source.open(file, 0, file.size))
         read(source.open(named(repository, "sub/big one.bin"), 5, 10))
-        assert {each.authorization for each in served.requests(origin="hub")} == {"Bearer hf_secret"}
-        assert {each.authorization for each in [*served.requests(origin="cdn"), *other.log]} == {""}
-    assert "hf_secret" not in caplog.text + "".join(each.path for each in served.log)
+        assert {request.authorization for request in served.requests(origin="hub")} == {"Bearer hf_secret"}
+        assert {request.authorization for request in [*served.requests(origin="cdn"), *other_hub.log]} == {""}
+    assert "hf_secret" not in caplog.text + "".join(request.path for request in served.log)
 
 
 def test_a_mirror_that_is_not_selected_gets_no_token(served: Served) -> None:
     hub = HubClient(served.url, AccessToken("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
     repository = hub.repository(REPO, "main")
     read(hub.source(repository).open(repository.files[0], 0, 1))
-    assert {each.authorization for each in served.log} == {""}
+    assert {request.authorization for request in served.log} == {""}
 
 
 def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,7 @@ def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch
     HubClient(served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")}))).repository(
         REPO, "main"
     )
-    assert {each.authorization for each in served.log} == {"", "Bearer hf_secret"}
+    assert {request.authorization for request in served.log} == {"", "Bearer hf_secret"}
 
 
 def test_an_error_does_not_show_the_token(served: Served) -> None:
@@ -154,8 +156,8 @@ def test_an_error_does_not_show_the_token(served: Served) -> None:
     assert "hf_secret" not in repr(caught.value) + repr(caught.value.__cause__) + caught.value.say("zh")
 
 
-def test_the_environments_proxy_is_used(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", served.url)  # a proxy is asked for whole addresses
+def test_the_proxy_of_the_environment_is_used(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", served.url)  # Requests to a proxy contain the full URL.
     monkeypatch.delenv("no_proxy", raising=False)
     assert HubClient("http://mirror.example").resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]
     assert served.log[0].path == f"http://mirror.example/api/models/{REPO}/revision/main"

@@ -1,4 +1,4 @@
-"""Which mirrors are asked in which order, and what is cached of their answers."""
+"""The order in which mirrors are requested, and the cache of their responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import hub_server
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.hub_reading import FILES, REPO
 
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 OID = "0" * 40
 
 
@@ -29,9 +29,7 @@ def repository(*paths: str, revision: str = "main") -> Repository:
     return Repository(REPO, revision, OID, tuple(RemoteFile(path, 1, git_oid=OID) for path in paths))
 
 
-def test_the_flag_overrides_the_environment_and_that_the_settings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_flag_overrides_the_environment_which_overrides_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Mirrors("", lambda: "").endpoints == ("https://hf-mirror.com", "https://huggingface.co")
     assert Mirrors("", lambda: "of-the-settings").endpoints == ("https://of-the-settings",)
     monkeypatch.setenv("HF_ENDPOINT", "https://of-the-environment/")
@@ -56,51 +54,51 @@ def test_an_invalid_endpoint_is_refused_at_once_and_changes_nothing() -> None:
     assert mirrors.endpoints == ("https://one",)
 
 
-def test_the_next_endpoint_is_asked_if_one_cannot_be_reached(served: hub_server.HubServer) -> None:
-    found = Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress(REPO))
-    assert {file.path for file in found.files} == set(FILES)
+def test_the_next_endpoint_is_used_if_one_cannot_be_reached(served: hub_server.HubServer) -> None:
+    repository = Mirrors(f"{UNREACHABLE},{served.url}", lambda: "").repository(RepoAddress(REPO))
+    assert {file.path for file in repository.files} == set(FILES)
 
 
 def test_a_permanent_error_is_preferred_to_an_unreachable_mirror(served: hub_server.HubServer) -> None:
     with pytest.raises(RepositoryNotFound):
-        Mirrors(f"{NOBODY},{served.url}", lambda: "").repository(RepoAddress("no/body"))
+        Mirrors(f"{UNREACHABLE},{served.url}", lambda: "").repository(RepoAddress("no/body"))
     with pytest.raises(MirrorUnreachable):
-        Mirrors(NOBODY, lambda: "").repository(RepoAddress(REPO))
+        Mirrors(UNREACHABLE, lambda: "").repository(RepoAddress(REPO))
 
 
 def test_a_cached_list_is_refreshed_on_request(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
-    first = mirrors.repository(RepoAddress(REPO))
-    asked = len(served.log)
-    assert mirrors.repository(RepoAddress(REPO), refresh=False) is first and len(served.log) == asked
+    repository = mirrors.repository(RepoAddress(REPO))
+    requests_before = len(served.log)
+    assert mirrors.repository(RepoAddress(REPO), refresh=False) is repository and len(served.log) == requests_before
     mirrors.repository(RepoAddress(REPO))
-    assert len(served.log) > asked
+    assert len(served.log) > requests_before
 
 
 def test_a_selection_determines_folder_and_kind() -> None:
-    ggufs = repository("sub/a.Q4_K_M.gguf")
-    spec = Selection(ggufs, ggufs.files).spec
+    gguf_repository = repository("sub/a.Q4_K_M.gguf")
+    spec = Selection(gguf_repository, gguf_repository.files).spec
     assert (spec.target, spec.kind, spec.flat, spec.files) == ("", "model", True, ("sub/a.Q4_K_M.gguf",))
-    lora = repository("adapter_config.json", "adapter_model.safetensors", revision="other")
-    spec = Selection(lora, lora.files).spec
+    lora_repository = repository("adapter_config.json", "adapter_model.safetensors", revision="other")
+    spec = Selection(lora_repository, lora_repository.files).spec
     assert (spec.target, spec.kind, spec.flat) == (f"{REPO.replace('/', '_')}_other", "lora", False)
-    assert Selection(lora, lora.files, "model").spec.kind == "model"
+    assert Selection(lora_repository, lora_repository.files, "model").spec.kind == "model"
 
 
 def test_the_cached_repository_is_returned_without_a_request(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
     assert mirrors.cached_repository(RepoAddress(REPO)) is None and served.log == []
-    found = mirrors.repository(RepoAddress(REPO))
-    asked = len(served.log)
-    assert mirrors.cached_repository(RepoAddress(REPO)) == found and len(served.log) == asked
+    repository = mirrors.repository(RepoAddress(REPO))
+    requests_before = len(served.log)
+    assert mirrors.cached_repository(RepoAddress(REPO)) == repository and len(served.log) == requests_before
     mirrors.choose("https://elsewhere.example")
-    assert mirrors.cached_repository(RepoAddress(REPO)) is None, "another hub may have another"
+    assert mirrors.cached_repository(RepoAddress(REPO)) is None, "the repository may differ on another hub"
 
 
 def test_a_new_token_is_used_by_clients_opened_later(served: hub_server.HubServer) -> None:
     mirrors = Mirrors(served.url, lambda: "")
     mirrors.repository(RepoAddress(REPO))
-    assert not any(each.authorization for each in served.log)
+    assert not any(request.authorization for request in served.log)
     mirrors.set_token(AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")})))
     mirrors.repository(RepoAddress(REPO))
     assert served.log[-1].authorization == "Bearer hf_secret"
@@ -117,13 +115,14 @@ def test_gguf_adapters_are_recognized_by_their_headers(served: hub_server.HubSer
     adapter = gguf({**MODEL, "general.type": "adapter"})
     served.add("user/mixed", {"a.gguf": adapter, "b.gguf": adapter, "m.gguf": gguf(), "x.gguf": b"x", "a.json": b"{}"})
     mirrors = Mirrors(served.url, lambda: "")
-    found = mirrors.repository(RepoAddress("user/mixed"))
-    files = {each.path: each for each in found.files}
-    assert mirrors.kind(found, [files["a.gguf"]], fetch=False) is None
-    assert mirrors.kind(found, [files["a.gguf"], files["b.gguf"]]) == "lora"
-    asked = len(served.log)
-    assert mirrors.kind(found, [files["a.gguf"]]) == mirrors.kind(found, [files["b.gguf"]], fetch=False) == "lora"
-    assert len(served.log) == asked, "what has been seen is not asked for again"
+    repository = mirrors.repository(RepoAddress("user/mixed"))
+    files = {file.path: file for file in repository.files}
+    assert mirrors.kind(repository, [files["a.gguf"]], fetch=False) is None
+    assert mirrors.kind(repository, [files["a.gguf"], files["b.gguf"]]) == "lora"
+    requests_before = len(served.log)
+    assert mirrors.kind(repository, [files["a.gguf"]]) == "lora"
+    assert mirrors.kind(repository, [files["b.gguf"]], fetch=False) == "lora"
+    assert len(served.log) == requests_before, "known headers are not requested again"
     for names in (["m.gguf"], ["a.gguf", "m.gguf"], ["x.gguf"], ["a.json"], []):
-        assert mirrors.kind(found, [files[name] for name in names]) is None
-    assert mirrors.kind(found, [replace(files["a.gguf"], size=2 << 30)]) is None
+        assert mirrors.kind(repository, [files[name] for name in names]) is None
+    assert mirrors.kind(repository, [replace(files["a.gguf"], size=2 << 30)]) is None

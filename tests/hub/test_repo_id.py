@@ -1,4 +1,4 @@
-"""Addresses of models: every accepted form, and the reasons for refusing others."""
+"""Accepted forms of model addresses, and the reasons why others are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.hub.repo_id import RepoAddress, parse_address
 ENDPOINTS = ("https://mirror.example:8443/hf", "http://127.0.0.1:9000")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
-TAKEN = {
+ACCEPTED = {
     "facebook/galactica-125m": RepoAddress("facebook/galactica-125m"),
     "https://huggingface.co/facebook/galactica-125m": RepoAddress("facebook/galactica-125m"),
     "https://huggingface.co/facebook/galactica-125m:main": RepoAddress("facebook/galactica-125m", "main"),
@@ -102,9 +102,9 @@ REFUSED = {
 
 
 def test_an_address_is_parsed(subtests: pytest.Subtests) -> None:
-    for text in TAKEN:
+    for text in ACCEPTED:
         with subtests.test(text=text):
-            assert parse_address(text, ENDPOINTS) == TAKEN[text]
+            assert parse_address(text, ENDPOINTS) == ACCEPTED[text]
 
 
 def test_an_invalid_address_is_refused_with_the_reason(subtests: pytest.Subtests) -> None:
@@ -117,8 +117,8 @@ def test_an_invalid_address_is_refused_with_the_reason(subtests: pytest.Subtests
             assert "user/model:branch" in caught.value.say("en") and "用户名/模型名" in caught.value.say("zh")
 
 
-def test_huggingface_hub_accepts_every_accepted_repository(subtests: pytest.Subtests) -> None:
-    for text in TAKEN:
+def test_huggingface_hub_accepts_the_accepted_repositories(subtests: pytest.Subtests) -> None:
+    for text in ACCEPTED:
         with subtests.test(text=text):
             validate_repo_id(parse_address(text, ENDPOINTS).repo)
 

@@ -1,4 +1,4 @@
-"""Hostile file names are refused, and no link leads out of a folder."""
+"""Hostile file names are refused, and links do not lead out of a folder."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def file(path: str, size: object = 1, sha256: str = "", git_oid: str = OID) -> R
 
 
 def snapshot(folder: Path) -> dict[str, object]:
-    """Return the content of everything below `folder`, without following links."""
-    found: dict[str, object] = {}
-    for place, folders, files in os.walk(folder):
+    """Return link target, time and size of everything below `folder`, without following links."""
+    entries: dict[str, object] = {}
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = Path(place, name)
+            path = Path(parent, name)
             link = os.readlink(path) if path.is_symlink() else ""
-            found[str(path.relative_to(folder))] = (link, path.lstat().st_mtime_ns, path.lstat().st_size)
-    return found
+            entries[str(path.relative_to(folder))] = (link, path.lstat().st_mtime_ns, path.lstat().st_size)
+    return entries
 
 
 @pytest.fixture
-def canary(tmp_path: Path) -> Path:
+def guarded_folder(tmp_path: Path) -> Path:
     """A folder that contains a target and files that must not change."""
     (tmp_path / "target").mkdir()
     (tmp_path / "x").write_text("mine")
@@ -64,18 +64,18 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_hostile_name_is_refused_with_a_printable_message(canary: Path, subtests: pytest.Subtests) -> None:
+def test_a_hostile_name_is_refused_with_a_printable_message(guarded_folder: Path, subtests: pytest.Subtests) -> None:
     for name in HOSTILE:
         with subtests.test(name=ascii(name)):
-            before = snapshot(canary)
+            unchanged = snapshot(guarded_folder)
             with pytest.raises(UnsafeName) as caught:
                 check_files([file("config.json"), file(name)])
             assert caught.value.say("en").isprintable() and caught.value.say("zh").isprintable()
             with pytest.raises(UnsafeName):
-                open_below(canary / "target", name, WRITING)
+                open_below(guarded_folder / "target", name, WRITING)
             with pytest.raises(UnsafeName):
-                move_below(canary / "x", canary / "target", name)
-            assert snapshot(canary) == before
+                move_below(guarded_folder / "x", guarded_folder / "target", name)
+            assert snapshot(guarded_folder) == unchanged
 
 
 def test_there_are_many_hostile_names() -> None:
@@ -129,8 +129,8 @@ def test_an_invalid_hash_is_refused(sha256: str, git_oid: str) -> None:
 
 
 def test_accepted_random_names_stay_below_their_folder() -> None:
-    """Random names of dangerous parts: no accepted one leads elsewhere on POSIX or Windows."""
-    dice = random.Random(18)
+    """Names are built from random dangerous parts; an accepted one stays inside on POSIX and Windows."""
+    generator = random.Random(18)
     pieces = [
         "..",
         ".",
@@ -151,67 +151,67 @@ def test_accepted_random_names_stay_below_their_folder() -> None:
         "\n",
         "x" * 90,
     ]
-    passed = 0
+    accepted = 0
     for _ in range(20_000):
-        name = "".join(dice.choice(pieces) for _ in range(dice.randint(1, 7)))
+        name = "".join(generator.choice(pieces) for _ in range(generator.randint(1, 7)))
         try:
             check_path(name)
         except UnsafeName:
             continue
-        passed += 1
+        accepted += 1
         assert os.path.normpath(os.path.join("/target", name)) == f"/target/{name}"
         assert not set(name) & set("\\:\0\n\u202e") and name.split("/")[0] != ".git"
         assert all(part.lower() not in ("con", "nul") and part == part.rstrip(". ") for part in name.split("/"))
-    assert passed > 300
+    assert accepted > 300
 
 
 @pytest.fixture(params=["by folder", "by path"])
-def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once with folder descriptors, and once without, as on Windows."""
+def with_and_without_dir_fd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with directory descriptors, and without them as on Windows."""
     if request.param == "by path":
         monkeypatch.setattr("modules.hub.safe_paths._HAS_DIR_FD", False)
         monkeypatch.setattr("modules.hub.safe_paths._NO_FOLLOW", 0)
 
 
-@pytest.mark.usefixtures("each_way")
+@pytest.mark.usefixtures("with_and_without_dir_fd")
 @pytest.mark.parametrize("link", ["a", "a/b"])
-def test_a_link_in_the_target_is_not_written_through(link: str, canary: Path) -> None:
+def test_a_link_in_the_target_is_not_written_through(link: str, guarded_folder: Path) -> None:
     """Spec test 14: neither through a linked folder nor through a link below it."""
-    target, outside = canary / "target", canary / "outside"
+    target, outside = guarded_folder / "target", guarded_folder / "outside"
     (target / link).parent.mkdir(exist_ok=True)
     (target / link).symlink_to(outside)
-    before = snapshot(canary)
+    unchanged = snapshot(guarded_folder)
     with pytest.raises(LinkInTheWay) as caught:
         open_below(target, f"{link}/new", WRITING)
     assert f"{link}/new" in caught.value.say("en")
     with pytest.raises(LinkInTheWay):
-        move_below(canary / "x", target, f"{link}/kept")
+        move_below(guarded_folder / "x", target, f"{link}/kept")
     with pytest.raises(LinkInTheWay):
         open_below(target, f"{link}/kept", os.O_RDONLY)
-    assert snapshot(canary) == before
+    assert snapshot(guarded_folder) == unchanged
 
 
-@pytest.mark.usefixtures("each_way")
-def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(canary: Path) -> None:
-    target = canary / "target"
-    (target / "file").symlink_to(canary / "outside" / "kept")
+@pytest.mark.usefixtures("with_and_without_dir_fd")
+def test_a_file_that_is_a_link_is_not_opened_but_may_be_replaced(guarded_folder: Path) -> None:
+    target = guarded_folder / "target"
+    (target / "file").symlink_to(guarded_folder / "outside" / "kept")
     with pytest.raises(LinkInTheWay):
         open_below(target, "file", os.O_WRONLY | os.O_TRUNC)
     with pytest.raises(LinkInTheWay):
         open_below(target, "file", os.O_WRONLY | os.O_CREAT)
-    move_below(canary / "x", target, "file")
+    move_below(guarded_folder / "x", target, "file")
     assert not (target / "file").is_symlink() and (target / "file").read_text() == "mine"
-    assert (canary / "outside" / "kept").read_text() == "mine"
+    assert (guarded_folder / "outside" / "kept").read_text() == "mine"
 
 
-@pytest.mark.usefixtures("each_way")
-def test_the_folder_itself_may_be_a_link(canary: Path) -> None:
-    (canary / "models").symlink_to(canary / "target")
-    os.close(open_below(canary / "models", "sub/deep/file", WRITING))
-    assert (canary / "target" / "sub" / "deep" / "file").is_file()
+@pytest.mark.usefixtures("with_and_without_dir_fd")
+def test_the_target_folder_itself_may_be_a_link(guarded_folder: Path) -> None:
+    (guarded_folder / "models").symlink_to(guarded_folder / "target")
+    os.close(open_below(guarded_folder / "models", "sub/deep/file", WRITING))
+    assert (guarded_folder / "target" / "sub" / "deep" / "file").is_file()
 
 
-@pytest.mark.usefixtures("each_way")
+@pytest.mark.usefixtures("with_and_without_dir_fd")
 def test_reading_creates_no_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_below(tmp_path, "sub/file", os.O_RDONLY)
@@ -219,11 +219,11 @@ def test_reading_creates_no_folders(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    count_before = len(os.listdir("/proc/self/fd"))
     os.close(open_below(tmp_path, "a/b/c/d", WRITING))
     with pytest.raises(FileExistsError):
         open_below(tmp_path, "a/b/c/d", WRITING)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == count_before
 
 
 def test_a_long_name_is_shortened_for_display() -> None:

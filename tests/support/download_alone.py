@@ -1,4 +1,4 @@
-"""Download a repository in a process that a test can kill:  download_alone.py FOLDER ENDPOINT
+"""Download a repository in a process that a test can kill: download_alone.py FOLDER ENDPOINT
 
 It starts or resumes the download and prints its progress ten times a second until it is done.
 """

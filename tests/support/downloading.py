@@ -1,4 +1,4 @@
-"""Helpers of download tests: random bytes, a hub's file list, options with short waits."""
+"""Helpers for download tests: random bytes, file lists, and transfer options with short waits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from modules.hub.repository import Repository
 
 REPO = "somebody/something"
 HASTY = TransferOptions(RetryPolicy(waits=(0.01,) * 6))
-"""The default six retries, almost without waits."""
+"""The default six retries, almost without delay."""
 
 SPLIT = TransferOptions(HASTY.retry, split_from=4 * MIB, min_segment=MIB)
-"""The same, and smaller files are split into segments."""
+"""Like HASTY, but files from 4 MiB are split into segments."""
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -35,10 +35,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def until(true: Callable[[], object], seconds: float = 10) -> None:
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Wait until `true` returns a true value; fail after `seconds`."""
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
 
@@ -46,4 +46,4 @@ def until(true: Callable[[], object], seconds: float = 10) -> None:
 def threads() -> list[str]:
     """Return the names of threads that belong to downloads."""
     names = ("download ", "ask a mirror", "files_", "write to the disk")
-    return [each.name for each in threading.enumerate() if each.name.startswith(names)]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]

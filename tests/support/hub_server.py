@@ -1,11 +1,11 @@
-"""A small Hugging Face hub on localhost: repositories, a CDN on another port, and faults on demand.
+"""A small Hugging Face hub on localhost with repositories, a CDN on another port, and injected faults.
 
     with HubServer() as hub:
         hub.add("user/model", {"config.json": b"{}", "model.safetensors": Path("big")}, lfs_above=10_000)
         hub.fault("model.safetensors", origin="cdn", times=1, drop_after=200_000)
         ... hub.url ... hub.log ... hub.sent
 
-Large files are sent from disk by the kernel, so that a benchmark measures the client.
+The kernel sends large files directly from disk, so that a benchmark measures the client.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 Content = bytes | Path
 
 SLICE = 1 << 18
-"""Bytes handed to the kernel at once, which then count as sent."""
+"""Bytes handed to the kernel at once. They then count as sent."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Entry:
     sha256: str = ""
 
     def json(self, path: str) -> dict[str, object]:
-        found: dict[str, object] = {"type": "file", "oid": self.git_oid, "size": self.size, "path": path}
+        entry: dict[str, object] = {"type": "file", "oid": self.git_oid, "size": self.size, "path": path}
         if self.sha256:
-            found["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": len(_pointer(self.sha256, self.size))}
-        return found
+            entry["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": len(_pointer(self.sha256, self.size))}
+        return entry
 
 
 @dataclass
 class Repo:
-    """A repository: `commits` by their 40 digits; `branches` name some of them."""
+    """A repository. `commits` are keyed by their 40 digits; `branches` name some of them."""
 
     commits: dict[str, dict[str, Entry]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -171,9 +171,9 @@ class HubServer:
 
     def fault(self, pattern: str, **behavior: object) -> Fault:
         """Add a fault, with the fields of Fault. It can be removed from `faults` again."""
-        made = Fault(pattern, **behavior)  # type: ignore[arg-type]
-        self.faults.append(made)
-        return made
+        fault = Fault(pattern, **behavior)  # type: ignore[arg-type]
+        self.faults.append(fault)
+        return fault
 
     def expire_links(self) -> None:
         """Invalidate all links to the CDN: they answer 403."""
@@ -193,7 +193,7 @@ class HubServer:
 
     def requests(self, pattern: str = "", origin: str = "") -> list[Request]:
         """Return the logged requests whose path matches `pattern`."""
-        return [each for each in self.log if re.search(pattern, each.path) and origin in ("", each.origin)]
+        return [request for request in self.log if re.search(pattern, request.path) and origin in ("", request.origin)]
 
 
 class _Server(ThreadingHTTPServer):
@@ -229,24 +229,24 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, *_: object) -> None:
-        """Log nothing: the hub has a log of its own."""
+        """Log nothing, because the hub keeps its own log."""
 
     def do_GET(self) -> None:
         self.fault = self._admit()
         self.hub.closing.wait(self.fault.delay)
         fault = self.fault
         if fault.redirect:
-            self._answer(fault.status or 302, b"", {"Location": fault.redirect})
+            self._respond(fault.status or 302, b"", {"Location": fault.redirect})
         elif fault.body is not None or fault.status:
             kind = "text/html" if (fault.body or b"").lstrip().startswith(b"<") else "application/json"
-            self._answer(fault.status or 200, fault.body or b'{"error":"at fault"}', {"Content-Type": kind})
+            self._respond(fault.status or 200, fault.body or b'{"error":"at fault"}', {"Content-Type": kind})
         else:
             self._route()
 
     do_HEAD = do_POST = do_GET
 
     def _admit(self) -> Fault:
-        """Log the request, and return its fault; an empty one if there is none."""
+        """Log the request and return its fault, or an empty one."""
         request = Request(
             origin=self.origin,
             method=self.command,
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._cdn(url.path.split("/"))
                 return
             if not url.path.startswith(self.hub.prefix + "/"):
-                raise _Refused(404, "", "nothing here")
+                raise _Refused(404, "", "not found")
             parts = [unquote(part) for part in url.path.removeprefix(self.hub.prefix).split("/")[1:]]
             query = {key: values[-1] for key, values in parse_qs(url.query).items()}
             if parts[0] == "api":
@@ -275,41 +275,41 @@ class _Handler(BaseHTTPRequestHandler):
             elif len(parts) >= 5 and parts[2] == "resolve":
                 self._resolve(f"{parts[0]}/{parts[1]}", parts[3], "/".join(parts[4:]))
             else:
-                raise _Refused(404, "", "nothing here")
+                raise _Refused(404, "", "not found")
         except _Refused as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)} if refusal.code else {}
             body = json.dumps({"error": str(refusal)}).encode()
-            self._answer(refusal.status, body, {"Content-Type": "application/json", **headers})
+            self._respond(refusal.status, body, {"Content-Type": "application/json", **headers})
 
     # -- the API ----------------------------------------------------------------------------------------------------
 
     def _api(self, parts: list[str], query: Mapping[str, str]) -> object:
         if parts == ["whoami-v2"]:
-            if not self._known():
+            if not self._is_authorized():
                 raise _Refused(401, "", "Invalid credentials")
             return {"type": "user", "name": "somebody"}
         if len(parts) < 3 or parts[0] != "models":
-            raise _Refused(404, "", "nothing here")
-        name, (what, revision, *path) = f"{parts[1]}/{parts[2]}", [*parts[3:], "", ""][: max(2, len(parts) - 3)]
+            raise _Refused(404, "", "not found")
+        name, (resource, revision, *path) = f"{parts[1]}/{parts[2]}", [*parts[3:], "", ""][: max(2, len(parts) - 3)]
         repo = self._repo(name)
-        answers: dict[str, Callable[[], object]] = {
+        responses: dict[str, Callable[[], object]] = {
             "": lambda: self._info(name, repo, "main", query),
             "revision": lambda: self._info(name, repo, revision, query),
             "refs": lambda: self._refs(repo),
             "tree": lambda: self._tree(name, repo, revision, "/".join(path), query),
             "paths-info": lambda: self._paths_info(repo, revision),
         }
-        if what not in answers:
-            raise _Refused(404, "", "nothing here")
-        return answers[what]()
+        if resource not in responses:
+            raise _Refused(404, "", "not found")
+        return responses[resource]()
 
-    def _known(self) -> bool:
+    def _is_authorized(self) -> bool:
         return bool(self.hub.token) and self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _repo(self, name: str) -> Repo:
         repo = self.hub.repos.get(name)
-        if repo is None or (repo.private and not self._known()):
-            raise _Refused(404 if self._known() else 401, "RepoNotFound", "Repository not found")
+        if repo is None or (repo.private and not self._is_authorized()):
+            raise _Refused(404 if self._is_authorized() else 401, "RepoNotFound", "Repository not found")
         return repo
 
     def _commit(self, repo: Repo, revision: str) -> tuple[str, dict[str, Entry]]:
@@ -322,12 +322,12 @@ class _Handler(BaseHTTPRequestHandler):
         commit, entries = self._commit(repo, revision)
         siblings: list[dict[str, object]] = [{"rfilename": path} for path in entries]
         if "blobs" in query:
-            for each, sibling in zip(entries.values(), siblings, strict=True):
-                sibling |= {"size": each.size, "blobId": each.git_oid}
-                if each.sha256:
-                    pointer = len(_pointer(each.sha256, each.size))
-                    sibling["lfs"] = {"sha256": each.sha256, "size": each.size, "pointerSize": pointer}
-        about: dict[str, object] = {
+            for entry, sibling in zip(entries.values(), siblings, strict=True):
+                sibling |= {"size": entry.size, "blobId": entry.git_oid}
+                if entry.sha256:
+                    pointer = len(_pointer(entry.sha256, entry.size))
+                    sibling["lfs"] = {"sha256": entry.sha256, "size": entry.size, "pointerSize": pointer}
+        state: dict[str, object] = {
             "private": repo.private,
             "gated": repo.gated,
             "tags": [],
@@ -335,21 +335,21 @@ class _Handler(BaseHTTPRequestHandler):
             "likes": 0,
         }
         dates = {"createdAt": "2026-01-01T00:00:00.000Z", "lastModified": "2026-01-01T00:00:00.000Z"}
-        return {"id": name, "modelId": name, "sha": commit, "siblings": siblings, **about, **dates}
+        return {"id": name, "modelId": name, "sha": commit, "siblings": siblings, **state, **dates}
 
     def _refs(self, repo: Repo) -> object:
-        found = [
+        branches = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
             for name, commit in repo.branches.items()
             if not name.startswith("refs/")
         ]
-        return {"branches": found, "converts": [], "tags": []}
+        return {"branches": branches, "converts": [], "tags": []}
 
-    def _tree(self, name: str, repo: Repo, revision: str, below: str, query: Mapping[str, str]) -> object:
-        listed = _listing(self._commit(repo, revision)[1], below, query.get("recursive", "").lower() == "true")
+    def _tree(self, name: str, repo: Repo, revision: str, folder: str, query: Mapping[str, str]) -> object:
+        listed = _listing(self._commit(repo, revision)[1], folder, query.get("recursive", "").lower() == "true")
         start, page = int(query.get("cursor", 0)), self.hub.page
         if start + page < len(listed):
-            path = f"/api/models/{name}/tree/{quote(revision, safe='')}" + (f"/{quote(below)}" if below else "")
+            path = f"/api/models/{name}/tree/{quote(revision, safe='')}" + (f"/{quote(folder)}" if folder else "")
             recursive = query.get("recursive", "false")
             url = f"{self.hub.next_origin}{path}?recursive={recursive}&cursor={start + page}"
             self.link = f'<{url}>; rel="next"'
@@ -363,14 +363,14 @@ class _Handler(BaseHTTPRequestHandler):
         return [entries[path].json(path) for path in paths if path in entries]
 
     def _json(self, value: object) -> None:
-        more = {"Link": self.__dict__.pop("link")} if "link" in self.__dict__ else {}
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json; charset=utf-8", **more})
+        link = {"Link": self.__dict__.pop("link")} if "link" in self.__dict__ else {}
+        self._respond(200, json.dumps(value).encode(), {"Content-Type": "application/json; charset=utf-8", **link})
 
     # -- files ------------------------------------------------------------------------------------------------------
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repo = self._repo(name)
-        if repo.gated and not self._known():
+        if repo.gated and not self._is_authorized():
             raise _Refused(401, "GatedRepo", f"Access to model {name} is restricted.")
         commit, entries = self._commit(repo, revision)
         if path not in entries:
@@ -378,7 +378,7 @@ class _Handler(BaseHTTPRequestHandler):
         entry, headers = entries[path], {"X-Repo-Commit": commit}
         if entry.sha256:
             linked = {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size), "ETag": '"own"'}
-            self._answer(302, b"", {"Location": self.hub.link(entry, path), **headers, **linked})
+            self._respond(302, b"", {"Location": self.hub.link(entry, path), **headers, **linked})
         else:
             self._send(entry, {"ETag": f'"{entry.git_oid}"', **headers})
 
@@ -391,22 +391,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, entry: Entry, headers: dict[str, str]) -> None:
         """Send the file, or the requested range of it."""
         begin, end, status = 0, entry.size, 200
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if asked and not self.fault.ignore_range:
-            first, last = asked.groups()
+        match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if match and not self.fault.ignore_range:
+            first, last = match.groups()
             begin = int(first) if first else max(0, entry.size - int(last or 0))
             end = min(int(last) + 1, entry.size) if first and last else entry.size
             if begin >= end:
                 unsatisfiable = {"Content-Range": f"bytes */{entry.size}"}
-                self._answer(416, b"", {**headers, **unsatisfiable})
+                self._respond(416, b"", {**headers, **unsatisfiable})
                 return
             status, headers = 206, {**headers, "Content-Range": f"bytes {begin}-{end - 1}/{entry.size}"}
         kind = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        self._answer(status, entry.content, {**headers, **kind}, begin, end)
+        self._respond(status, entry.content, {**headers, **kind}, begin, end)
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 
-    def _answer(
+    def _respond(
         self, status: int, content: Content, headers: Mapping[str, str], begin: int = 0, end: int | None = None
     ) -> None:
         """Send status, headers and `content` from `begin` to `end`, altered by the fault."""
@@ -467,17 +467,17 @@ class _Handler(BaseHTTPRequestHandler):
         until = time.monotonic() + self.fault.stall_seconds
         while time.monotonic() < until and not self.hub.closing.is_set():
             readable, _, _ = select.select([self.connection], [], [], 0.05)
-            if readable:  # the client has gone, as it sends nothing during a response
+            if readable:  # The client has disconnected: it sends nothing during a response.
                 return
 
 
 def _slices(begin: int, end: int, fault: Fault) -> Iterator[tuple[int, int]]:
     """Yield the slices to send; they end where the fault applies, and are small if its rate is low."""
     step = SLICE if not fault.rate else max(1, min(SLICE, int(fault.rate / 20)))
-    stops = {begin + after for after in (fault.drop_after, fault.reset_after, fault.stall_after) if after is not None}
+    stops = {begin + count for count in (fault.drop_after, fault.reset_after, fault.stall_after) if count is not None}
     position = begin
     while position < end:
-        stop = min([position + step, end, *(each for each in stops if each > position)])
+        stop = min([position + step, end, *(stop for stop in stops if stop > position)])
         yield position, stop
         position = stop
 
@@ -515,18 +515,18 @@ def _hash(state: hashlib._Hash, content: Content) -> str:
     return state.hexdigest()
 
 
-def _listing(entries: Mapping[str, Entry], below: str, recursive: bool) -> list[dict[str, object]]:
+def _listing(entries: Mapping[str, Entry], folder: str, recursive: bool) -> list[dict[str, object]]:
     """Return the entries of a tree, including folders."""
-    inside = {path: each for path, each in entries.items() if not below or path.startswith(f"{below}/")}
-    if below and not inside:
-        raise _Refused(404, "EntryNotFound", f"{below} does not exist")
-    depth = len(below.split("/")) if below else 0
+    entries_below = {path: entry for path, entry in entries.items() if not folder or path.startswith(f"{folder}/")}
+    if folder and not entries_below:
+        raise _Refused(404, "EntryNotFound", f"{folder} does not exist")
+    depth = len(folder.split("/")) if folder else 0
     folders = {
-        "/".join(path.split("/")[:number]) for path in inside for number in range(depth + 1, path.count("/") + 1)
+        "/".join(path.split("/")[:number]) for path in entries_below for number in range(depth + 1, path.count("/") + 1)
     }
-    found: list[dict[str, object]] = [
-        {"type": "directory", "oid": hashlib.sha1(each.encode()).hexdigest(), "size": 0, "path": each}
-        for each in sorted(folders)
+    listing: list[dict[str, object]] = [
+        {"type": "directory", "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, "path": path}
+        for path in sorted(folders)
     ]
-    found += [each.json(path) for path, each in inside.items()]
-    return [each for each in found if recursive or str(each["path"]).count("/") == depth]
+    listing += [entry.json(path) for path, entry in entries_below.items()]
+    return [entry for entry in listing if recursive or str(entry["path"]).count("/") == depth]

@@ -18,9 +18,9 @@ BIG = bytes(range(256)) * 2000
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
-    with HubServer() as started:
-        started.add("user/model", {"config.json": b"{}", "sub/big.bin": BIG})
-        yield started
+    with HubServer() as server:
+        server.add("user/model", {"config.json": b"{}", "sub/big.bin": BIG})
+        yield server
 
 
 def get(url: str, **headers: str) -> requests.Response:
@@ -30,16 +30,16 @@ def get(url: str, **headers: str) -> requests.Response:
 def test_a_tree_lists_sizes_and_hashes(hub: HubServer) -> None:
     commit = get(f"{hub.url}/api/models/user/model/revision/main").json()["sha"]
     listed = get(f"{hub.url}/api/models/user/model/tree/{commit}?recursive=true").json()
-    found = {each["path"]: each for each in listed}
-    assert found["config.json"]["oid"] == hashlib.sha1(b"blob 2\0{}").hexdigest()
-    assert found["sub/big.bin"]["lfs"]["oid"] == hashlib.sha256(BIG).hexdigest()
-    assert found["sub"]["type"] == "directory"
+    entries = {entry["path"]: entry for entry in listed}
+    assert entries["config.json"]["oid"] == hashlib.sha1(b"blob 2\0{}").hexdigest()
+    assert entries["sub/big.bin"]["lfs"]["oid"] == hashlib.sha256(BIG).hexdigest()
+    assert entries["sub"]["type"] == "directory"
 
 
 def test_a_large_file_is_on_the_cdn(hub: HubServer) -> None:
-    answer = get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
-    assert (answer.content, answer.history[0].headers["X-Linked-Size"]) == (BIG, str(len(BIG)))
-    assert [each.origin for each in hub.log] == ["hub", "cdn"]
+    response = get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
+    assert (response.content, response.history[0].headers["X-Linked-Size"]) == (BIG, str(len(BIG)))
+    assert [request.origin for request in hub.log] == ["hub", "cdn"]
     assert hub.sent == len(BIG)
 
 
@@ -50,10 +50,10 @@ def test_a_range_of_a_file_is_read_from_disk(hub: HubServer, tmp_path: Path) -> 
         file.seek(50 << 20)
         file.write(b"here")
     hub.add("user/sparse", {"model.gguf": path})
-    answer = get(f"{hub.url}/user/sparse/resolve/main/model.gguf", Range=f"bytes={50 << 20}-{(50 << 20) + 3}")
-    assert (answer.status_code, answer.content) == (206, b"here")
-    assert answer.headers["Content-Range"] == f"bytes {50 << 20}-{(50 << 20) + 3}/{64 << 20}"
-    assert get(answer.url, Range=f"bytes={64 << 20}-").status_code == 416
+    response = get(f"{hub.url}/user/sparse/resolve/main/model.gguf", Range=f"bytes={50 << 20}-{(50 << 20) + 3}")
+    assert (response.status_code, response.content) == (206, b"here")
+    assert response.headers["Content-Range"] == f"bytes {50 << 20}-{(50 << 20) + 3}/{64 << 20}"
+    assert get(response.url, Range=f"bytes={64 << 20}-").status_code == 416
 
 
 def test_an_old_commit_stays_after_its_branch_moved(hub: HubServer) -> None:
@@ -66,19 +66,19 @@ def test_an_old_commit_stays_after_its_branch_moved(hub: HubServer) -> None:
 def test_a_tree_is_paginated(hub: HubServer) -> None:
     hub.add("user/many", {f"{number}.txt": b"" for number in range(5)}, revision="refs/pr/1")
     hub.page = 2
-    url, found = f"{hub.url}/api/models/user/many/tree/refs%2Fpr%2F1?recursive=true", []
+    url, paths = f"{hub.url}/api/models/user/many/tree/refs%2Fpr%2F1?recursive=true", []
     while url:
-        answer = get(url)
-        found += [each["path"] for each in answer.json()]
-        url = answer.links.get("next", {}).get("url", "")
-    assert found == [f"{number}.txt" for number in range(5)]
+        response = get(url)
+        paths += [entry["path"] for entry in response.json()]
+        url = response.links.get("next", {}).get("url", "")
+    assert paths == [f"{number}.txt" for number in range(5)]
     assert len(hub.log) == 3
 
 
 def test_errors_name_what_is_missing(hub: HubServer) -> None:
     def code(path: str) -> tuple[int, str]:
-        answer = get(hub.url + path)
-        return answer.status_code, answer.headers.get("X-Error-Code", "")
+        response = get(hub.url + path)
+        return response.status_code, response.headers.get("X-Error-Code", "")
 
     assert code("/api/models/user/none") == (401, "RepoNotFound")
     assert code("/api/models/user/model/revision/none") == (404, "RevisionNotFound")
@@ -92,11 +92,11 @@ def test_a_gated_file_needs_the_token(hub: HubServer) -> None:
     assert (get(url).status_code, get(url, Authorization="Bearer secret").status_code) == (401, 200)
 
 
-def test_the_other_requests_of_the_api(hub: HubServer) -> None:
+def test_refs_paths_info_and_siblings_are_served(hub: HubServer) -> None:
     refs = get(f"{hub.url}/api/models/user/model/refs").json()
-    assert [each["name"] for each in refs["branches"]] == ["main"]
+    assert [entry["name"] for entry in refs["branches"]] == ["main"]
     url = f"{hub.url}/api/models/user/model/paths-info/main"
-    assert [each["path"] for each in requests.post(url, json={"paths": ["config.json"]}, timeout=5).json()] == [
+    assert [entry["path"] for entry in requests.post(url, json={"paths": ["config.json"]}, timeout=5).json()] == [
         "config.json"
     ]
     assert requests.post(url, data={"paths": ["sub/big.bin"]}, timeout=5).json()[0]["size"] == len(BIG)
@@ -106,14 +106,14 @@ def test_the_other_requests_of_the_api(hub: HubServer) -> None:
 
 def test_a_fault_applies_as_often_as_configured(hub: HubServer) -> None:
     hub.fault("config", skip=1, times=2, status=503, headers={"Retry-After": "2"})
-    answers = [get(f"{hub.url}/user/model/resolve/main/config.json") for _ in range(4)]
-    assert [each.status_code for each in answers] == [200, 503, 503, 200]
-    assert answers[1].headers["Retry-After"] == "2"
+    responses = [get(f"{hub.url}/user/model/resolve/main/config.json") for _ in range(4)]
+    assert [response.status_code for response in responses] == [200, 503, 503, 200]
+    assert responses[1].headers["Retry-After"] == "2"
 
 
-@pytest.mark.parametrize("how", ["drop_after", "reset_after"])
-def test_a_connection_breaks_in_the_middle(hub: HubServer, how: str) -> None:
-    hub.fault("big", origin="cdn", times=1, **{how: 100_000})
+@pytest.mark.parametrize("fault", ["drop_after", "reset_after"])
+def test_a_connection_breaks_in_the_middle(hub: HubServer, fault: str) -> None:
+    hub.fault("big", origin="cdn", times=1, **{fault: 100_000})
     with pytest.raises(requests.RequestException):
         get(f"{hub.url}/user/model/resolve/main/sub/big.bin")
     assert hub.sent == 100_000
@@ -129,15 +129,15 @@ def test_a_stall_lasts_until_the_client_has_gone(hub: HubServer) -> None:
 
 def test_the_rate_is_limited(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", rate=1_000_000)
-    began = time.monotonic()
+    started = time.monotonic()
     assert get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content == BIG
-    assert 0.4 < time.monotonic() - began < 1.5
+    assert 0.4 < time.monotonic() - started < 1.5
 
 
-def test_one_byte_is_wrong(hub: HubServer) -> None:
+def test_a_byte_can_be_corrupted(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", corrupt=300_000)
-    got = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content
-    assert [place for place, (a, b) in enumerate(zip(got, BIG, strict=True)) if a != b] == [300_000]
+    content = get(f"{hub.url}/user/model/resolve/main/sub/big.bin").content
+    assert [offset for offset, (a, b) in enumerate(zip(content, BIG, strict=True)) if a != b] == [300_000]
 
 
 def test_headers_can_be_wrong(hub: HubServer) -> None:
@@ -145,11 +145,11 @@ def test_headers_can_be_wrong(hub: HubServer) -> None:
     hub.fault("big", origin="cdn", times=1, ignore_range=True)
     assert get(url, Range="bytes=5-9").status_code == 200
     hub.fault("big", origin="cdn", times=1, chunked=True)
-    answer = get(url, Range="bytes=5-9")
-    assert ("Content-Length" in answer.headers, answer.content) == (False, BIG[5:10])
+    response = get(url, Range="bytes=5-9")
+    assert ("Content-Length" in response.headers, response.content) == (False, BIG[5:10])
     hub.fault("big", origin="cdn", times=1, headers={"ETag": None, "Content-Range": "bytes 0-4/7"})
-    answer = get(url, Range="bytes=5-9")
-    assert ("ETag" in answer.headers, answer.headers["Content-Range"]) == (False, "bytes 0-4/7")
+    response = get(url, Range="bytes=5-9")
+    assert ("ETag" in response.headers, response.headers["Content-Range"]) == (False, "bytes 0-4/7")
     hub.fault("big", origin="cdn", times=1, length=99, drop_after=5)
     with pytest.raises(requests.RequestException):
         get(url, Range="bytes=5-9")
@@ -162,8 +162,8 @@ def test_responses_can_be_replaced(hub: HubServer) -> None:
     hub.fault("config", times=1, redirect=f"{hub.cdn}/nowhere", status=308)
     assert get(url).headers["Content-Type"] == "text/html"
     assert get(url).json() == [1]
-    answer = get(url)
-    assert (answer.history[0].status_code, answer.status_code) == (308, 403)
+    response = get(url)
+    assert (response.history[0].status_code, response.status_code) == (308, 403)
 
 
 def test_links_to_the_cdn_expire(hub: HubServer) -> None:
@@ -184,13 +184,13 @@ def test_an_endpoint_may_have_a_prefix() -> None:
 
 
 def test_closing_ends_all_threads_and_connections(hub: HubServer) -> None:
-    with HubServer() as other:
-        other.add("user/model", {"big": BIG})
-        other.fault("big", origin="cdn", stall_after=1)
-        with requests.get(f"{other.url}/user/model/resolve/main/big", stream=True, timeout=5) as answer:
-            next(answer.iter_content(1))
+    with HubServer() as server:
+        server.add("user/model", {"big": BIG})
+        server.fault("big", origin="cdn", stall_after=1)
+        with requests.get(f"{server.url}/user/model/resolve/main/big", stream=True, timeout=5) as response:
+            next(response.iter_content(1))
     with pytest.raises(requests.ConnectionError):
-        get(f"{other.url}/user/model/resolve/main/big")
+        get(f"{server.url}/user/model/resolve/main/big")
 
 
 def test_huggingface_hub_can_use_it(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +209,12 @@ def test_huggingface_hub_can_use_it(hub: HubServer, tmp_path: Path, monkeypatch:
     commit = hub.repos["user/model"].branches["main"]
     assert api.model_info("user/model").sha == commit
     hub.page, hub.next_origin = 1, hub.url
-    assert {each.path for each in api.list_repo_tree("user/model", recursive=True)} == {
+    assert {entry.path for entry in api.list_repo_tree("user/model", recursive=True)} == {
         "config.json",
         "sub",
         "sub/big.bin",
     }
-    assert [each.name for each in api.list_repo_refs("user/model").branches] == ["main"]
+    assert [entry.name for entry in api.list_repo_refs("user/model").branches] == ["main"]
     assert api.get_paths_info("user/model", ["config.json"])[0].size == 2  # type: ignore[union-attr]
     api.snapshot_download("user/model", local_dir=tmp_path)
     assert (tmp_path / "sub" / "big.bin").read_bytes() == BIG
