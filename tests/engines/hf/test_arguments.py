@@ -53,7 +53,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One model folder for each of MODELS. Not to be written to."""
+    """Make a model folder for each of MODELS. Tests do not write to them."""
     parent = tmp_path_factory.mktemp("models")
     return {name: model(parent / name, **config) for name, config in MODELS.items()}
 
@@ -64,7 +64,7 @@ def llama(tmp_path: Path) -> Path:
 
 
 def model(folder: Path, **config: Any) -> Path:
-    """Write a config.json into `folder`, which is made if it is missing."""
+    """Write a config.json into `folder`, which is created if necessary."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -74,12 +74,12 @@ def load_args(path: Path, machine: Environment = NO_GPU, **options: Value) -> di
     return model_call(arguments(path, DEFAULTS | options, machine))[1]
 
 
-def noted(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
+def note_texts(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
 
 
 def changed(option: Option) -> Value:
-    """A value of `option` that is not its default."""
+    """Return a value of `option` that is not its default."""
     if isinstance(option.default, bool):
         return not option.default
     if option.choices:
@@ -99,33 +99,33 @@ def test_every_option_changes_the_calls_or_has_a_note(folders: dict[str, Path], 
             with subtests.test(model=name, machine=machine_name, option=key):
                 options = {key: changed(OPTIONS[key])}
                 same = arguments(folder, DEFAULTS | options, machine) == unchanged
-                assert not same or key in noted(folder, machine, **options)
+                assert not same or key in note_texts(folder, machine, **options)
 
 
 @pytest.mark.parametrize("key", ["quant_type", "compute_dtype", "use_double_quant"])
 def test_the_options_of_load_in_4bit_change_the_calls_once_it_is_set(llama: Path, key: str) -> None:
     options = {"load_in_4bit": True, key: changed(OPTIONS[key])}
     assert load_args(llama, **options) != load_args(llama, load_in_4bit=True)
-    assert key not in noted(llama, **options)
+    assert key not in note_texts(llama, **options)
 
 
 def test_default_options_have_no_notes(folders: dict[str, Path], subtests: pytest.Subtests) -> None:
     for (name, folder), (machine_name, machine) in product(folders.items(), MACHINES.items()):
         with subtests.test(model=name, machine=machine_name):
-            assert not noted(folder, machine)
+            assert not note_texts(folder, machine)
 
 
 def test_every_note_names_an_option_of_this_loader_in_both_languages(
     folders: dict[str, Path], subtests: pytest.Subtests
 ) -> None:
-    others = ({}, {"cpu": True}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_eager_attention": True})
+    combinations = ({}, {"cpu": True}, {"load_in_4bit": True}, {"load_in_8bit": True}, {"use_eager_attention": True})
     for (name, folder), (machine_name, machine), key in product(folders.items(), MACHINES.items(), KEYS):
         with subtests.test(model=name, machine=machine_name, option=key):
-            for other in others:
-                for note in notes(folder, DEFAULTS | other | {key: changed(OPTIONS[key])}, machine):
-                    assert note.option in KEYS, other
-                    assert set(note.text) == {"zh", "en"}, other
-                    assert all(note.text.values()), other
+            for options in combinations:
+                for note in notes(folder, DEFAULTS | options | {key: changed(OPTIONS[key])}, machine):
+                    assert note.option in KEYS, options
+                    assert set(note.text) == {"zh", "en"}, options
+                    assert all(note.text.values()), options
 
 
 # -- the libraries accept the calls ------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ answers = {
     "gptq": parameters(transformers.GPTQConfig),
     "awq": parameters(transformers.AwqConfig),
     "auto": [name for name in dir(transformers) if name.startswith("AutoModel")],
-    "frequencies": [frequencies(given) for given in json.load(sys.stdin)],
+    "frequencies": [frequencies(rope_parameters) for rope_parameters in json.load(sys.stdin)],
     "same machine": likely_environment() == torch_environment(),
 }
 torch.cuda.is_available = lambda: True
@@ -177,10 +177,10 @@ SCALED: dict[str, dict[str, Value]] = {
 
 @pytest.fixture(scope="module")
 def library(folders: dict[str, Path], backend: None) -> dict[str, Any]:
-    """What torch and transformers answer to LIBRARY, in the one process that imports them for this file."""
-    given = json.dumps([rope(folders["llama"], **options) for options in SCALED.values()])
+    """Return the output of LIBRARY, the only process of this file that imports torch and transformers."""
+    scaled = json.dumps([rope(folders["llama"], **options) for options in SCALED.values()])
     run = subprocess.run(
-        [sys.executable, "-c", LIBRARY], input=given, cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", LIBRARY], input=scaled, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert run.returncode == 0, run.stderr
     answers: dict[str, Any] = json.loads(run.stdout)
@@ -190,7 +190,7 @@ def library(folders: dict[str, Path], backend: None) -> dict[str, Any]:
 def test_the_library_accepts_every_argument(
     library: dict[str, Any], folders: dict[str, Path], subtests: pytest.Subtests
 ) -> None:
-    """`from_pretrained` takes any keyword, a misspelt one too, and passes it on to the model's configuration."""
+    """`from_pretrained` accepts any keyword, even a misspelled one, and passes it on to the configuration."""
     each_alone = [{key: changed(OPTIONS[key])} for key in KEYS]
     together = {key: changed(OPTIONS[key]) for key in KEYS}
     for (name, folder), (machine_name, machine) in product(folders.items(), MACHINES.items()):
@@ -198,14 +198,14 @@ def test_the_library_accepts_every_argument(
             for options in [{}, *each_alone, together]:
                 auto_class, args = model_call(arguments(folder, DEFAULTS | options, machine))
                 assert auto_class in library["auto"], options
-                for word in set(args) - {"rope_parameters"}:
-                    assert word in library["load"] or f'"{word}"' in library["source"], (word, options)
+                for keyword in set(args) - {"rope_parameters"}:
+                    assert keyword in library["load"] or f'"{keyword}"' in library["source"], (keyword, options)
                 config = dict(args.get("quantization_config", {}))
                 if config:
                     assert set(config) - {"quant_method"} <= set(library[config["quant_method"]]), options
 
 
-def test_explain_needs_none_of_the_libraries(llama: Path) -> None:
+def test_explain_imports_none_of_the_libraries(llama: Path) -> None:
     program = (
         "import sys, json; from pathlib import Path; from modules.engines.hf.loader import LOADER;"
         f"explained = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"
@@ -220,7 +220,7 @@ def test_explain_predicts_the_environment_that_loading_finds(library: dict[str, 
 
 
 def test_explain_counts_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As accelerate and the memory estimate do."""
+    """So do accelerate and the memory estimate."""
     monkeypatch.setattr(environment, "_torch_gpus", lambda: GpuMonitor(lambda: (Gpu("a card", 24 * GIB, 10 * GIB),)))
     assert environment.likely_environment().gpus == (10 * GIB,)
 
@@ -233,16 +233,16 @@ def test_loading_counts_the_free_memory_of_every_gpu(library: dict[str, Any]) ->
 def test_with_cpu_set_pytorch_is_imported_with_the_gpus_hidden(
     monkeypatch: pytest.MonkeyPatch, llama: Path, cpu: bool
 ) -> None:
-    """Notes are still those of a machine that has GPUs."""
-    loading: Any = ModuleType("modules.engines.hf.build")
-    loading.torch_environment = lambda: NO_GPU
-    loading.engine = lambda _path, _options, here, _report: (os.environ["CUDA_VISIBLE_DEVICES"], here)
-    monkeypatch.setitem(sys.modules, loading.__name__, loading)
+    """The notes are still those of a machine with GPUs."""
+    build: Any = ModuleType("modules.engines.hf.build")
+    build.torch_environment = lambda: NO_GPU
+    build.engine = lambda _path, _options, machine, _report: (os.environ["CUDA_VISIBLE_DEVICES"], machine)
+    monkeypatch.setitem(sys.modules, build.__name__, build)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1,0")
     monkeypatch.setattr(loader, "likely_environment", lambda: TWO_GPUS)
-    made: Any = loader.LOADER.load(llama, {**DEFAULTS, "cpu": cpu}, lambda _: None)
-    assert made == (("-1", TWO_GPUS) if cpu else ("1,0", NO_GPU))
+    loaded: Any = loader.LOADER.load(llama, {**DEFAULTS, "cpu": cpu}, lambda _: None)
+    assert loaded == (("-1", TWO_GPUS) if cpu else ("1,0", NO_GPU))
 
 
 # -- dtypes ------------------------------------------------------------------------------------------------------------
@@ -294,11 +294,11 @@ def test_a_quantized_model_computes_in_float32_on_the_cpu_unless_bf16_is_set(
             path = model(tmp_path / method, **LLAMA | {"quantization_config": quantization})
             assert load_args(path, machine, **options)["dtype"] == dtype
             without = load_args(path, machine, **dict.fromkeys(options, False))["dtype"]
-            words = noted(path, machine, **options)
+            texts = note_texts(path, machine, **options)
             if options.get("bf16"):
-                assert ("bf16" in words) == (dtype != "bfloat16")
+                assert ("bf16" in texts) == (dtype != "bfloat16")
             if options.get("cpu") and not machine.gpus:
-                assert ("cpu" in words) == (not options.get("bf16") and dtype == without)
+                assert ("cpu" in texts) == (not options.get("bf16") and dtype == without)
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
@@ -338,8 +338,8 @@ def test_cpu_memory_alone_leaves_most_of_each_gpu_usable(llama: Path) -> None:
 
 
 def test_more_sizes_than_gpus_have_a_note(llama: Path) -> None:
-    assert "first 2" in noted(llama, TWO_GPUS, gpu_memory="1,2,3")["gpu_memory"]
-    assert "gpu_memory" not in noted(llama, TWO_GPUS, gpu_memory="1,2")
+    assert "first 2" in note_texts(llama, TWO_GPUS, gpu_memory="1,2,3")["gpu_memory"]
+    assert "gpu_memory" not in note_texts(llama, TWO_GPUS, gpu_memory="1,2")
 
 
 def test_disk_sets_an_offload_folder_below_cache(llama: Path) -> None:
@@ -351,26 +351,26 @@ def test_disk_sets_an_offload_folder_below_cache(llama: Path) -> None:
 
 
 def test_load_in_4bit_has_options_of_its_own_and_load_in_8bit_has_none(llama: Path) -> None:
-    wanted = {"quant_type": "fp4", "compute_dtype": "bfloat16", "use_double_quant": True}
-    assert load_args(llama, load_in_4bit=True, **wanted)["quantization_config"] == {
+    options = {"quant_type": "fp4", "compute_dtype": "bfloat16", "use_double_quant": True}
+    assert load_args(llama, load_in_4bit=True, **options)["quantization_config"] == {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "fp4",
         "bnb_4bit_compute_dtype": "bfloat16",
         "bnb_4bit_use_double_quant": True,
     }
-    eight = load_args(llama, load_in_8bit=True, **wanted)["quantization_config"]
-    assert eight == {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    assert set(wanted) <= set(noted(llama, load_in_8bit=True, **wanted))
+    config = load_args(llama, load_in_8bit=True, **options)["quantization_config"]
+    assert config == {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    assert set(options) <= set(note_texts(llama, load_in_8bit=True, **options))
 
 
-def test_load_in_4bit_takes_precedence_over_8_with_a_note(llama: Path) -> None:
+def test_load_in_4bit_takes_precedence_over_load_in_8bit_with_a_note(llama: Path) -> None:
     both: dict[str, Value] = {"load_in_4bit": True, "load_in_8bit": True}
     assert "load_in_8bit" not in load_args(llama, **both)["quantization_config"]
-    assert "load_in_8bit" in noted(llama, **both)
+    assert "load_in_8bit" in note_texts(llama, **both)
 
 
-def test_layers_quantized_on_load_may_go_to_the_cpu_if_they_are_spread(llama: Path) -> None:
+def test_layers_quantized_on_load_may_be_offloaded_to_the_cpu_if_gpu_memory_is_limited(llama: Path) -> None:
     config = load_args(llama, TWO_GPUS, load_in_8bit=True, gpu_memory="1")["quantization_config"]
     assert config["llm_int8_enable_fp32_cpu_offload"] is True
 
@@ -378,13 +378,13 @@ def test_layers_quantized_on_load_may_go_to_the_cpu_if_they_are_spread(llama: Pa
 def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
     path = model(tmp_path, **GPTQ)
     assert "quantization_config" not in load_args(path, load_in_4bit=True)
-    assert "gptq" in noted(path, load_in_4bit=True)["load_in_4bit"]
+    assert "gptq" in note_texts(path, load_in_4bit=True)["load_in_4bit"]
 
 
 def test_without_exllama_a_gptq_model_gets_a_kernel_that_can_train(tmp_path: Path) -> None:
     path = model(tmp_path, **GPTQ)
     for key in ("disable_exllama", "disable_exllamav2"):
-        assert "quantization_config" not in load_args(path, **{key: True}), "on a CPU it has that anyway"
+        assert "quantization_config" not in load_args(path, **{key: True}), "a CPU uses that kernel anyway"
         config = load_args(path, TWO_GPUS, **{key: True})["quantization_config"]
         assert config == {"quant_method": "gptq", "bits": 3, "backend": "gptq_torch"}
 
@@ -405,31 +405,32 @@ def test_without_nvcc_a_gpu_gets_a_kernel_that_needs_no_compiler(tmp_path: Path,
     for number, (quantization, packages, kernel) in enumerate(KERNELS):
         with subtests.test(quantization=quantization, packages=packages):
             path = model(tmp_path / str(number), **LLAMA | {"quantization_config": quantization})
-            bare = Environment((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
+            no_nvcc = Environment((24 * GIB,), 64 * GIB, frozenset(packages), lacks_nvcc=True)
             config = {key: quantization[key] for key in ("quant_method", "bits")} | {"backend": kernel}
-            assert load_args(path, bare).get("quantization_config") == (config if kernel else None)
-            assert ("nvcc" in noted(path, bare).get("disable_exllama", "")) == bool(kernel)
-            for other in ({"machine": bare, "cpu": True}, {"machine": dataclasses.replace(bare, lacks_nvcc=False)}, {}):
-                assert "quantization_config" not in load_args(path, **other), other
-                assert "nvcc" not in str(noted(path, **other)), other
+            assert load_args(path, no_nvcc).get("quantization_config") == (config if kernel else None)
+            assert ("nvcc" in note_texts(path, no_nvcc).get("disable_exllama", "")) == bool(kernel)
+            with_nvcc = dataclasses.replace(no_nvcc, lacks_nvcc=False)
+            for unaffected in ({"machine": no_nvcc, "cpu": True}, {"machine": with_nvcc}, {}):
+                assert "quantization_config" not in load_args(path, **unaffected), unaffected
+                assert "nvcc" not in str(note_texts(path, **unaffected)), unaffected
 
 
 def test_nvcc_is_searched_where_pytorch_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    without = environment.nvcc()
+    before = environment.nvcc()
     program = tmp_path / "bin" / ("nvcc.exe" if sys.platform == "win32" else "nvcc")
     program.parent.mkdir()
     program.touch(0o755)
-    assert environment.nvcc() == str(program) != without
+    assert environment.nvcc() == str(program) != before
     monkeypatch.setenv("CUDA_PATH", str(tmp_path / "elsewhere"))
-    assert environment.nvcc() is None, "PyTorch would look nowhere else"
+    assert environment.nvcc() is None, "PyTorch does not search PATH if CUDA_PATH is set"
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert environment.nvcc() == str(program)
 
 
-def test_attention_is_the_librarys_choice_by_default(llama: Path) -> None:
+def test_the_library_chooses_the_attention_by_default(llama: Path) -> None:
     assert "attn_implementation" not in load_args(llama, TWO_GPUS)
     assert load_args(llama, use_eager_attention=True)["attn_implementation"] == "eager"
     assert load_args(llama, TWO_GPUS, use_flash_attention_2=True)["attn_implementation"] == "flash_attention_2"
@@ -438,7 +439,7 @@ def test_attention_is_the_librarys_choice_by_default(llama: Path) -> None:
 def test_flash_attention_without_its_package_has_a_note_on_installing_it(llama: Path) -> None:
     machine = MACHINES["gpu without flash"]
     assert "attn_implementation" not in load_args(llama, machine, use_flash_attention_2=True)
-    assert "pip install" in noted(llama, machine, use_flash_attention_2=True)["use_flash_attention_2"]
+    assert "pip install" in note_texts(llama, machine, use_flash_attention_2=True)["use_flash_attention_2"]
 
 
 # -- Auto classes ------------------------------------------------------------------------------------------------------
@@ -463,13 +464,13 @@ def test_a_model_is_loaded_by_the_class_that_generates_text(tmp_path: Path, conf
 
 
 def test_remote_code_is_listed_with_its_hashes(llama: Path) -> None:
-    assert "trust_remote_code" not in noted(llama)
-    assert "comes without code" in noted(llama, trust_remote_code=True)["trust_remote_code"]
+    assert "trust_remote_code" not in note_texts(llama)
+    assert "comes without code" in note_texts(llama, trust_remote_code=True)["trust_remote_code"]
     (llama / "modeling_own.py").write_bytes(b"print('hello')\n")
-    first = noted(llama, trust_remote_code=True)["trust_remote_code"]
+    first = note_texts(llama, trust_remote_code=True)["trust_remote_code"]
     assert hashlib.sha256(b"print('hello')\n").hexdigest()[:12] in first and "modeling_own.py" in first
     (llama / "modeling_own.py").write_bytes(b"print('hullo')\n")
-    assert noted(llama, trust_remote_code=True)["trust_remote_code"] != first
+    assert note_texts(llama, trust_remote_code=True)["trust_remote_code"] != first
 
 
 def test_remote_code_runs_only_if_it_is_trusted(llama: Path) -> None:
@@ -484,17 +485,17 @@ def test_pickles_are_read_as_weights_only_and_nothing_is_downloaded(llama: Path)
     assert load_args(llama)["local_files_only"] is True
 
 
-# -- positions ---------------------------------------------------------------------------------------------------------
+# -- rotary positions --------------------------------------------------------------------------------------------------
 
 
 def rope(path: Path, **options: Value) -> dict[str, Any]:
-    found: dict[str, Any] = load_args(path, **options)["rope_parameters"]
-    return found
+    parameters: dict[str, Any] = load_args(path, **options)["rope_parameters"]
+    return parameters
 
 
-def test_rope_is_the_models_own_by_default(llama: Path) -> None:
+def test_rope_is_not_changed_by_default(llama: Path) -> None:
     assert "rope_parameters" not in load_args(llama)
-    assert "rope_parameters" not in load_args(llama, rope_freq_base=10000.0), "its own"
+    assert "rope_parameters" not in load_args(llama, rope_freq_base=10000.0), "the value in config.json"
 
 
 def test_the_frequency_base_is_set_and_alpha_raises_it(llama: Path) -> None:
@@ -520,11 +521,11 @@ def test_compression_is_linear_scaling_that_keeps_the_base(llama: Path) -> None:
         ({"rope_freq_base": 1e6}, 4096),
     ],
 )
-def test_the_context_grows_as_the_options_help_says(llama: Path, options: dict[str, Value], length: int) -> None:
+def test_the_context_grows_as_the_help_of_the_options_says(llama: Path, options: dict[str, Value], length: int) -> None:
     assert ModelConfig(llama).context_length(DEFAULTS | options) == length
 
 
-def test_setting_a_models_own_linear_scaling_changes_nothing(tmp_path: Path) -> None:
+def test_the_linear_scaling_that_the_model_has_anyway_changes_nothing(tmp_path: Path) -> None:
     path = model(tmp_path, **LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
     assert "rope_parameters" not in load_args(path, compress_pos_emb=4.0)
     assert ModelConfig(path).context_length(DEFAULTS | {"compress_pos_emb": 4.0}) == 4096
@@ -532,7 +533,7 @@ def test_setting_a_models_own_linear_scaling_changes_nothing(tmp_path: Path) -> 
 
 def test_compression_that_replaces_another_kind_of_scaling_has_a_note(tmp_path: Path) -> None:
     path = model(tmp_path, **LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})
-    assert "llama3" in noted(path, compress_pos_emb=2.0)["compress_pos_emb"]
+    assert "llama3" in note_texts(path, compress_pos_emb=2.0)["compress_pos_emb"]
     kept = rope(path, alpha_value=2.0)
     assert (kept["rope_type"], kept["factor"]) == ("llama3", 8.0)
 
@@ -543,8 +544,8 @@ def test_rope_of_every_layer_type_is_scaled(tmp_path: Path) -> None:
         "sliding": {"rope_type": "default", "rope_theta": 1e4},
     }
     path = model(tmp_path, **LLAMA | {"rope_parameters": layers})
-    made = rope(path, alpha_value=2.0)
-    ratios = [made[name]["rope_theta"] / layers[name]["rope_theta"] for name in layers]
+    scaled = rope(path, alpha_value=2.0)
+    ratios = [scaled[name]["rope_theta"] / layers[name]["rope_theta"] for name in layers]
     assert ratios == pytest.approx([2 ** (128 / 126)] * 2)
 
 
@@ -557,7 +558,7 @@ def test_rope_of_a_nested_language_model_is_scaled(tmp_path: Path) -> None:
 
 
 def test_the_rotary_frequencies_follow_the_formulas(library: dict[str, Any]) -> None:
-    """As the library computes them for a tiny model from the arguments it is given."""
+    """The frequencies that the library computes from the arguments for a model with one layer."""
     frequencies = dict(zip(SCALED, library["frequencies"], strict=True))
     plain = [10000.0 ** (-2 * pair / 128) for pair in range(64)]
     assert frequencies["base"] == pytest.approx([1e6 ** (-2 * pair / 128) for pair in range(64)], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Loading with the transformers engine: architectures, file formats, too little memory, incomplete folders."""
+"""Loading with the transformers engine: architectures, file formats, offloading to disk, incomplete folders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def variant(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
 def test_every_architecture_answers_as_generate_of_transformers_does(
     reloadable: WorkerProcess, kinds: dict[str, Path], kind: str
 ) -> None:
-    """One by one, in a batch, with the prefix cache, and after a second turn."""
+    """Compare answers given one by one, in a batch, with the prefix cache, and after a second turn."""
     name = "AutoModelForSeq2SeqLM" if kind == "t5" else "AutoModelForCausalLM"
     expected = [
         generated["text"] for generated in transformers_answers(kinds[kind], PROMPTS, TOKENS, name, dtype="float32")
@@ -156,7 +156,7 @@ def test_a_killed_worker_leaves_no_offloaded_weights(tiny_folder: Path) -> None:
     assert is_removed_soon(worker.pid)
 
 
-def test_a_whole_model_can_be_offloaded_to_disk(reloadable: WorkerProcess, tiny_folder: Path) -> None:
+def test_all_weights_can_be_offloaded_to_disk(reloadable: WorkerProcess, tiny_folder: Path) -> None:
     load(reloadable, tiny_folder, TRANSFORMERS)
     expected = answer(reloadable, FRANCE, max_new_tokens=8).text
     info = load(reloadable, tiny_folder, TRANSFORMERS, cpu_memory="1MiB", disk=True)
@@ -196,8 +196,8 @@ def test_truncated_weights_are_reported_as_damaged(
     reloadable: WorkerProcess, variant: Callable[..., Path], tiny_folder: Path
 ) -> None:
     folder = variant("model.safetensors")
-    whole = (tiny_folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (tiny_folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(LoadFailed) as refused:
         load(reloadable, folder, TRANSFORMERS)
     assert "damaged" in refused.value.cause["en"], refused.value.words

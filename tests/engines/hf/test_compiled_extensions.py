@@ -1,4 +1,4 @@
-"""Compiled modules of other packages that are installed may still not match the installed PyTorch."""
+"""Compiled modules of installed packages are not used if they were built for another PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WINDOWS = b"MZ\0cudart64_12.dll\0"
 
 
 @pytest.mark.parametrize(
-    ("held", "torch", "build", "fits"),
+    ("content", "torch", "build", "fits"),
     [
         (OLD, "2.13.0", ("", ""), False),
         (OLD, "2.13.0+cu126", ("cuda", "12.6"), False),
@@ -33,12 +33,12 @@ WINDOWS = b"MZ\0cudart64_12.dll\0"
     ],
 )
 def test_a_file_shows_what_it_was_built_for(
-    held: bytes, torch: str, build: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, torch: str, build: tuple[str, str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: torch)
     monkeypatch.setattr(gpus, "torch_build", lambda: build)
     file = tmp_path / f"made_for_another{EXTENSION_SUFFIXES[0]}"
-    file.write_bytes(held)
+    file.write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
     assert compiled_extensions.matches_torch(file) == compiled_extensions.seems_usable("made_for_another") == fits
 
@@ -48,7 +48,7 @@ def test_a_package_that_is_not_compiled_only_has_to_be_installed() -> None:
 
 
 def test_a_package_that_fails_to_import_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "refuses_to_come.py").write_text("raise OSError('undefined symbol')")
+    (tmp_path / "fails_to_import.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
-    before = Environment(packages=frozenset({"refuses_to_come", "awq_ext"}))
-    assert compiled_extensions.keep_importable(before, ("refuses_to_come", "json")).packages == {"json", "awq_ext"}
+    before = Environment(packages=frozenset({"fails_to_import", "awq_ext"}))
+    assert compiled_extensions.keep_importable(before, ("fails_to_import", "json")).packages == {"json", "awq_ext"}

@@ -1,4 +1,4 @@
-"""GPTQ and AWQ folders with the transformers engine: with gptqmodel they answer as their dequantized weights do."""
+"""GPTQ and AWQ folders with the transformers engine and gptqmodel answer as their dequantized weights do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROMPTS = ["The capital of France is", "Once upon a time, in a small village", "
 KERNELS_BF16 = 0.08  # error of log-probabilities with the kernels of the first layers in bfloat16
 ALL_BF16 = 0.2  # the same with everything between them in bfloat16 as well
 LIKELY = math.log(0.05)
-STRONG = ((("banana", 2.0),), (("green", 2.0),), (("banana", 2.0), ("green", 2.0)))
+STRONG_LORAS = ((("banana", 2.0),), (("green", 2.0),), (("banana", 2.0), ("green", 2.0)))
 INSTALL = "python server.py --install Transformers"
 
 
@@ -53,14 +53,14 @@ def quantized() -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def without_gptqmodel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
-    """The loader where only the main environment is installed."""
+    """The loader without gptqmodel, as if only the main environment were installed."""
     (extra,) = TRANSFORMERS.extras
     absent = Overlay("gptq", 23, tmp_path)
     absent.requirements.write_text("gptqmodel==7.7.0\n")
-    packages = (*extra.packages, "no_such_package")  # whatever the main environment contains
-    bare = dataclasses.replace(TRANSFORMERS, extras=(dataclasses.replace(extra, overlay=absent, packages=packages),))
-    monkeypatch.setitem(cast(dict[str, Loader], LOADERS), bare.name, bare)
-    return bare
+    packages = (*extra.packages, "no_such_package")  # not installed, whatever the main environment contains
+    loader = dataclasses.replace(TRANSFORMERS, extras=(dataclasses.replace(extra, overlay=absent, packages=packages),))
+    monkeypatch.setitem(cast(dict[str, Loader], LOADERS), loader.name, loader)
+    return loader
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,8 +81,8 @@ def test_without_gptqmodel_the_loader_names_the_command_that_installs_it(
 
 def test_the_overlay_is_used_only_for_the_formats_that_need_it() -> None:
     (extra,) = TRANSFORMERS.extras
-    assert [overlay_of(TRANSFORMERS, each) for each in ("", "safetensors", "pytorch")] == [None] * 3
-    assert [overlay_of(TRANSFORMERS, each) for each in METHODS] == [extra.overlay] * 2
+    assert [overlay_of(TRANSFORMERS, model_format) for model_format in ("", "safetensors", "pytorch")] == [None] * 3
+    assert [overlay_of(TRANSFORMERS, method) for method in METHODS] == [extra.overlay] * 2
 
 
 def test_gptqmodel_in_the_main_environment_makes_the_overlay_unnecessary(without_gptqmodel: Loader) -> None:
@@ -92,7 +92,7 @@ def test_gptqmodel_in_the_main_environment_makes_the_overlay_unnecessary(without
     assert overlay_of(loader, "gptq") is None and unavailable(loader, "gptq") is None
 
 
-def test_the_kernels_that_need_no_nvcc_have_the_names_that_are_requested(backend: None) -> None:
+def test_gptqmodel_has_kernels_without_nvcc_under_the_names_that_are_requested(backend: None) -> None:
     overlay = overlay_of(TRANSFORMERS, "gptq")
     assert kernels_found(overlay.folder if overlay is not None else None) == [
         "GPTQConfig TritonV2Linear True",
@@ -134,13 +134,13 @@ def test_a_quantized_layer_outside_the_gpus_is_found(
 def test_a_quantized_folder_answers_as_its_dequantized_weights_do(
     quantized: WorkerProcess, reloadable: WorkerProcess, shallow_folder: Path, kind: str
 ) -> None:
-    """Texts may differ where two tokens are almost equally likely. The very first load compiles a kernel: minutes."""
+    """Texts may differ where two tokens are almost equally likely. The first load compiles a kernel for minutes."""
     folder = quantized_folder(shallow_folder, kind)
-    float32 = chances(quantized, folder)
-    bfloat16 = chances(quantized, folder, bf16=True)
-    floats = chances(reloadable, plain(folder))
+    float32 = first_logprobs(quantized, folder)
+    bfloat16 = first_logprobs(quantized, folder, bf16=True)
+    floats = first_logprobs(reloadable, plain(folder))
     agreed = [agreement(mine, theirs, KERNELS_BF16) for mine, theirs in zip(float32, floats, strict=True)]
-    assert agreed[-1] == TOKENS, "counting leaves no choice"
+    assert agreed[-1] == TOKENS, "the next numbers are certain"
     assert bfloat16 != float32
     for mine, theirs in zip(bfloat16, floats, strict=True):
         agreement(mine, theirs, ALL_BF16)
@@ -151,29 +151,31 @@ def test_8_bit_weights_answer_as_their_dequantized_weights_do(
 ) -> None:
     """gptqmodel has no 8-bit kernel: a token takes a second per layer."""
     folder = quantized_folder(shallow_folder, "gptq-8bit")
-    one, floats = (linked_folder(path, tmp_path / path.name, num_hidden_layers=1) for path in (folder, plain(folder)))
-    (ours,) = chances(quantized, one, PROMPTS[:1], tokens=1)
-    (theirs,) = chances(reloadable, floats, PROMPTS[:1], tokens=1)
+    packed, floats = (
+        linked_folder(path, tmp_path / path.name, num_hidden_layers=1) for path in (folder, plain(folder))
+    )
+    (ours,) = first_logprobs(quantized, packed, PROMPTS[:1], tokens=1)
+    (theirs,) = first_logprobs(reloadable, floats, PROMPTS[:1], tokens=1)
     assert any(candidate.logprob > LIKELY for candidate in theirs[0].top)
     assert agreement(ours, theirs, KERNELS_BF16) == 1
 
 
 def agreement(ours: list[TokenLogprobs], theirs: list[TokenLogprobs], tolerance: float) -> int:
-    """Return how many tokens are equal. All likely log-probabilities must be equal within `tolerance`."""
-    for count, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+    """Return how many tokens are equal. The log-probabilities of likely tokens must differ by less than `tolerance`."""
+    for count, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
         logprobs = {candidate.text: candidate.logprob for candidate in mine.top}
-        for likely in [candidate for candidate in other.top if not candidate.logprob < LIKELY]:
+        for likely in [candidate for candidate in reference.top if not candidate.logprob < LIKELY]:
             assert logprobs[likely.text] == pytest.approx(likely.logprob, abs=tolerance), (count, likely)
-        if mine.chosen.text != other.chosen.text:
-            assert other.chosen.logprob - logprobs[other.chosen.text] < tolerance
+        if mine.chosen.text != reference.chosen.text:
+            assert reference.chosen.logprob - logprobs[reference.chosen.text] < tolerance
             return count
     return len(ours)
 
 
-def chances(
+def first_logprobs(
     worker: WorkerProcess, folder: Path, prompts: list[str] = PROMPTS, tokens: int = TOKENS, **options: bool
 ) -> list[list[TokenLogprobs]]:
-    """Return the most likely tokens of the answer to each prompt."""
+    """Load `folder`; return the log-probabilities of the answer to each prompt."""
     load(worker, folder, TRANSFORMERS, **options)
     params = {"max_new_tokens": tokens, "top_logprobs": 10}
     return [answer(worker, prompt, **params).logprobs for prompt in prompts]
@@ -195,11 +197,11 @@ def test_loading_reports_kernels_and_loras_act_as_on_dequantized_weights(
     assert stages[0] == "kernels" and stages[-1] == "weights"
     before = fingerprint(quantized)
     load(reloadable, plain(folder), TRANSFORMERS)
-    for loras in STRONG:
-        effects, floats = (apply_loras(each, shallow_loras, loras) for each in (quantized, reloadable))
+    for loras in STRONG_LORAS:
+        effects, floats = (apply_loras(worker, shallow_loras, loras) for worker in (quantized, reloadable))
         assert effects == pytest.approx(floats, rel=0.05)
         for lesson in LESSONS.values():
-            mine, theirs = (first_tokens(each, lesson.beginning) for each in (quantized, reloadable))
+            mine, theirs = (first_tokens(worker, lesson.beginning) for worker in (quantized, reloadable))
             assert agreement(mine, theirs, KERNELS_BF16) == len(theirs), loras
     apply_loras(quantized, shallow_loras)
     assert fingerprint(quantized) == before

@@ -1,4 +1,4 @@
-"""The transformers engine with a real model: its answers equal those of `generate`, whatever is cached or batched."""
+"""The transformers engine with a real model: its answers equal those of `generate`, also if cached or batched."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "4 bits": ({"load_in_4bit": True}, BITSANDBYTES | {"quantization_config": FOUR_BITS}),
     "eager": ({"use_eager_attention": True}, {"dtype": "float32", "attn_implementation": "eager"}),
 }
-"""Options, and the arguments of `from_pretrained` that mean the same."""
+"""Load options, and the equivalent arguments of `from_pretrained`."""
 
 
 @pytest.fixture
 def pooled(workers: WorkerPool, smollm2_folder: Path) -> Iterator[Pooled]:
-    """The demo model in float32, in which logits do not depend on how many tokens one pass evaluates."""
+    """A worker with the demo model in float32, so that logits do not depend on how many tokens one pass evaluates."""
     with workers.lease(smollm2_folder, TRANSFORMERS) as leased:
         yield leased
 
@@ -105,14 +105,14 @@ def test_loading_reports_its_progress(pooled: Pooled) -> None:
     assert done[-1] == 1
 
 
-def test_info_states_what_the_files_of_the_model_say(pooled: Pooled) -> None:
+def test_info_has_the_values_of_the_model_files(pooled: Pooled) -> None:
     assert pooled.info.context_length == 8192
     assert (pooled.info.bos_token, pooled.info.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert "<|im_start|>" in pooled.info.chat_template
     assert pooled.info.notes == ()
 
 
-def test_info_states_the_resident_memory_of_the_worker(pooled: Pooled) -> None:
+def test_info_has_the_resident_memory_of_the_worker(pooled: Pooled) -> None:
     forget(pooled.worker)  # drop the caches of earlier tests
     assert pooled.info.memory == pytest.approx(cpu_memory.resident_memory(pooled.worker.pid), rel=0.1)
 
@@ -123,8 +123,10 @@ def test_info_states_the_resident_memory_of_the_worker(pooled: Pooled) -> None:
 def test_alternating_conversations_all_stay_in_the_prefix_cache(tiny_hf: WorkerProcess) -> None:
     forget(tiny_hf)
     for _ in range(2):
-        ends = [answer(tiny_hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")]
-    assert [done.prompt_tokens - done.cached_tokens for done in ends] == [1, 1, 1]
+        results = [
+            answer(tiny_hf, prompt, max_new_tokens=2).done for prompt in (STORY, CHAT, "The capital of Italy is")
+        ]
+    assert [done.prompt_tokens - done.cached_tokens for done in results] == [1, 1, 1]
 
 
 def test_a_short_common_prefix_does_not_truncate_a_long_conversation(tiny_hf: WorkerProcess) -> None:
@@ -141,10 +143,10 @@ def test_a_short_common_prefix_does_not_truncate_a_long_conversation(tiny_hf: Wo
 
 def test_a_banned_eos_token_does_not_end_the_answer(hf: WorkerProcess) -> None:
     question = CHAT.replace("Write three sentences about the moon.", "Say yes.")
-    free = answer(hf, question, max_new_tokens=60)
-    assert free.done.reason == "stop"
-    more = free.done.completion_tokens + 5
-    assert answer(hf, question, max_new_tokens=more, ban_eos_token=True).done.completion_tokens == more
+    short = answer(hf, question, max_new_tokens=60)
+    assert short.done.reason == "stop"
+    limit = short.done.completion_tokens + 5
+    assert answer(hf, question, max_new_tokens=limit, ban_eos_token=True).done.completion_tokens == limit
 
 
 def test_special_tokens_are_shown_on_request(tiny_hf: WorkerProcess) -> None:
@@ -159,10 +161,10 @@ def test_special_tokens_are_shown_on_request(tiny_hf: WorkerProcess) -> None:
 def test_banned_tokens_are_never_sampled_and_strongly_biased_ones_always(hf: WorkerProcess) -> None:
     (paris,) = ask(hf, "encode", text=" Paris")
     (rome,) = ask(hf, "encode", text=" Rome")
-    one: dict[str, Any] = {"max_new_tokens": 1}
-    assert answer(hf, FRANCE, **one).text == " Paris"
-    assert answer(hf, FRANCE, custom_token_bans=str(paris), **one).text != " Paris"
-    assert answer(hf, FRANCE, logit_bias={str(rome): 100}, **one).text == " Rome"
+    params: dict[str, Any] = {"max_new_tokens": 1}
+    assert answer(hf, FRANCE, **params).text == " Paris"
+    assert answer(hf, FRANCE, custom_token_bans=str(paris), **params).text != " Paris"
+    assert answer(hf, FRANCE, logit_bias={str(rome): 100}, **params).text == " Rome"
 
 
 def test_an_answer_follows_the_grammar(tiny_hf: WorkerProcess) -> None:
@@ -173,7 +175,9 @@ def test_an_answer_follows_the_grammar(tiny_hf: WorkerProcess) -> None:
 
 def test_guidance_moves_the_answer_away_from_the_negative_prompt(tiny_hf: WorkerProcess) -> None:
     plain = answer(tiny_hf, FRANCE)
-    assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, "away from itself"
+    assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == plain.text, (
+        "away from the same prompt"
+    )
     guided = answer(tiny_hf, FRANCE, guidance_scale=2.5, negative_prompt="The capital of Italy is")
     assert guided.text != plain.text
 

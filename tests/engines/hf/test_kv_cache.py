@@ -52,7 +52,7 @@ def test_merged_rows_end_at_the_same_position_and_can_be_extracted() -> None:
     for row, (start, rows) in enumerate(zip(starts, before, strict=True)):
         for copy in (True, False):
             extracted = keys(extract_row(merged, row, start, copy))
-            assert all(torch.equal(mine, own) for mine, own in zip(extracted, rows, strict=True))
+            assert all(torch.equal(actual, expected) for actual, expected in zip(extracted, rows, strict=True))
 
 
 def test_a_prompt_that_continues_a_prefix_takes_its_cache() -> None:
@@ -80,8 +80,8 @@ def test_a_short_common_prefix_is_copied_and_the_long_one_stays() -> None:
 
 
 def test_the_least_recently_used_prefixes_are_dropped_beyond_the_limits() -> None:
-    one = sum(layer.bytes for layer in filled_cache(1).layers)
-    by_count, by_bytes = PrefixCache(new_cache, 1 << 30), PrefixCache(new_cache, 2 * one)
+    size = sum(layer.bytes for layer in filled_cache(1).layers)
+    by_count, by_bytes = PrefixCache(new_cache, 1 << 30), PrefixCache(new_cache, 2 * size)
     for number in range(kv_cache.MAX_PREFIXES + 2):
         by_count.store([number], filled_cache(1))
         by_bytes.store([number], filled_cache(1))

@@ -1,4 +1,4 @@
-"""LoRAs with the transformers engine: the effect they have in PEFT, alone or together, and none after removal."""
+"""LoRAs with the transformers engine have the effect that they have in PEFT, and none after they are removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
 
 FRANCE = "The capital of France is"
-BEGINNINGS = [*(each.beginning for each in LESSONS.values()), FRANCE]
+BEGINNINGS = [*(lesson.beginning for lesson in LESSONS.values()), FRANCE]
 ALONE = ((("banana", 1.0),), (("green", 1.0),))
 TOGETHER = (("banana", 1.0), ("green", 1.0))
 WEIGHTED = (("banana", 0.5), ("green", 2.0))
@@ -60,15 +60,15 @@ def kinds(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture
 def small(workers: WorkerPool, kinds: dict[str, Path]) -> Iterator[WorkerProcess]:
-    """A worker with random weights, for tests that do not depend on words. LoRAs of earlier tests may be applied."""
+    """A worker with a tiny random model, for tests that need no meaningful text. It may have LoRAs of earlier tests."""
     with workers.lease(kinds["llama"], TRANSFORMERS) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pet_loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two LoRAs for the model of `small`."""
-    folder = tmp_path_factory.mktemp("pets")
+    folder = tmp_path_factory.mktemp("pet_loras")
     write_lora(folder / "cat", llama_tensors(1), **CAT)
     write_lora(folder / "dog", llama_tensors(2), **CAT)
     return folder
@@ -104,7 +104,7 @@ def fingerprint(worker: WorkerProcess) -> list[Any]:
 @pytest.mark.lora("one", "several", "weights", loader="Transformers")
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "eager"])
 def test_answers_equal_those_of_peft(workers: WorkerPool, shallow_folder: Path, shallow_loras: Path, form: str) -> None:
-    """In float32 they differ by the rounding of weights that PEFT adds up before instead of afterwards."""
+    """In float32 they differ by rounding: the reference adds the LoRAs to weights, the engine to outputs of layers."""
     options, arguments = FORMS[form]
     sets, beginnings, tokens = [WEIGHTED], BEGINNINGS[:1], 2  # other dtypes than float32 are slow on a CPU
     if form == "float32":
@@ -129,12 +129,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"k_proj": 3, r"layers\.1\.self_attn\.q_proj": 5},
         "alpha_pattern": {"down_proj": 1},
     },
-    "root": {"target_modules": ["v_proj"], "use_rslora": True},
+    "rslora": {"target_modules": ["v_proj"], "use_rslora": True},
     "dora": {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
     "biased": {"target_modules": ["o_proj"], "lora_bias": True},
-    "forgetful": {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.5},
+    "dropout": {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.5},
     "embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
-    "half": {"target_modules": ["gate_proj"], "dtype": "float16"},
+    "float16": {"target_modules": ["gate_proj"], "dtype": "float16"},
 }
 
 
@@ -155,7 +155,7 @@ def test_every_variant_of_a_lora_has_the_effect_it_has_in_peft(
 
 
 @pytest.mark.lora("one", "several", "hot", loader="Transformers")
-def test_only_the_applied_loras_show_in_the_answers_whatever_the_order(hf: WorkerProcess, loras_folder: Path) -> None:
+def test_only_the_applied_loras_affect_the_answers_whatever_the_order(hf: WorkerProcess, loras_folder: Path) -> None:
     for loras in [ALONE[0], TOGETHER[::-1], ALONE[1], ()]:
         effects = apply_loras(hf, loras_folder, loras)
         assert all(effect > 1 for effect in effects) and len(effects) == len(loras)
@@ -171,23 +171,23 @@ def test_the_same_set_gives_the_same_logits_whatever_the_order(shallow: WorkerPr
         now = np.array(fingerprint(shallow))
         before = states.setdefault(frozenset(loras), now)
         assert np.abs(now - before).max() <= (1e-4 if loras else 0)
-    assert all(np.abs(one - other).max() > 0.1 for one, other in itertools.combinations(states.values(), 2))
+    assert all(np.abs(first - second).max() > 0.1 for first, second in itertools.combinations(states.values(), 2))
 
 
-def test_a_weight_of_0_disables_a_lora(small: WorkerProcess, pets: Path) -> None:
-    apply_loras(small, pets, [("dog", 1.0)])
-    alone = fingerprint(small)
-    assert apply_loras(small, pets, [("cat", 0.0), ("dog", 1.0)])[0] == 0
-    assert fingerprint(small) == alone
+def test_a_weight_of_0_disables_a_lora(small: WorkerProcess, pet_loras: Path) -> None:
+    apply_loras(small, pet_loras, [("dog", 1.0)])
+    expected = fingerprint(small)
+    assert apply_loras(small, pet_loras, [("cat", 0.0), ("dog", 1.0)])[0] == 0
+    assert fingerprint(small) == expected
 
 
-def test_any_number_of_loras_can_be_applied(small: WorkerProcess, pets: Path, tmp_path: Path) -> None:
-    apply_loras(small, pets, [("cat", 1.0), ("dog", 0.5)])
+def test_any_number_of_loras_can_be_applied(small: WorkerProcess, pet_loras: Path, tmp_path: Path) -> None:
+    apply_loras(small, pet_loras, [("cat", 1.0), ("dog", 0.5)])
     expected = np.array(fingerprint(small))
     names = [str(number) for number in range(12)]
     for name in names:
-        shutil.copytree(pets / "cat", tmp_path / name)
-    effects = apply_loras(small, tmp_path, [*((name, 1 / 12) for name in names), (str(pets / "dog"), 0.5)])
+        shutil.copytree(pet_loras / "cat", tmp_path / name)
+    effects = apply_loras(small, tmp_path, [*((name, 1 / 12) for name in names), (str(pet_loras / "dog"), 0.5)])
     assert len(set(effects[:-1])) == 1
     assert np.abs(np.array(fingerprint(small)) - expected).max() < 1e-4
 
@@ -202,19 +202,19 @@ def test_removing_loras_restores_every_logit_to_the_last_bit(
     assert result["added"] == result["replaced"] == []
 
 
-def test_caches_from_before_a_change_are_not_used_after_it(small: WorkerProcess, pets: Path) -> None:
-    apply_loras(small, pets)
+def test_caches_from_before_a_change_are_not_used_after_it(small: WorkerProcess, pet_loras: Path) -> None:
+    apply_loras(small, pet_loras)
     answer(small, FRANCE, max_new_tokens=2)
-    bare = answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)
-    assert bare.done.cached_tokens > 0
-    apply_loras(small, pets, [("cat", 1.0)])
+    without_loras = answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)
+    assert without_loras.done.cached_tokens > 0
+    apply_loras(small, pet_loras, [("cat", 1.0)])
     changed = answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP)
     assert changed.done.cached_tokens == 0
     forget(small)
     assert (
         top_logprobs(changed)
         == top_logprobs(answer(small, FRANCE, max_new_tokens=2, top_logprobs=TOP))
-        != top_logprobs(bare)
+        != top_logprobs(without_loras)
     )
 
 
@@ -233,7 +233,7 @@ def repeated_lora(source: Path, folder: Path, times: int) -> None:
 def test_applying_and_removing_does_not_leak_memory(
     shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path
 ) -> None:
-    """The LoRAs are as large as those of the whole model."""
+    """The LoRAs are as large as those of the demo model with all its layers."""
     for name, _ in TOGETHER:
         repeated_lora(shallow_loras / name, tmp_path / name, 7)
     sizes = []
@@ -242,7 +242,7 @@ def test_applying_and_removing_does_not_leak_memory(
         apply_loras(shallow, tmp_path)
         sizes.append(cpu_memory.resident_memory(shallow.pid))
     smallest = min((tmp_path / name / "adapter_model.safetensors").stat().st_size for name, _ in TOGETHER)
-    assert growth(sizes) < ROUNDS // 2 * smallest, "leaking even the smaller one every time would take more"
+    assert growth(sizes) < ROUNDS // 2 * smallest, "leaking the smaller LoRA every time would take more"
 
 
 def test_loras_work_with_offloaded_weights(workers: WorkerPool, shallow_folder: Path, shallow_loras: Path) -> None:
@@ -252,12 +252,12 @@ def test_loras_work_with_offloaded_weights(workers: WorkerPool, shallow_folder: 
         apply_loras(pooled.worker, shallow_loras)
     with workers.lease(shallow_folder, TRANSFORMERS, cpu_memory="150MiB", disk=True) as pooled:
         assert {note.option for note in pooled.info.notes} == {"cpu_memory"}
-        bare = fingerprint(pooled.worker)
+        without_loras = fingerprint(pooled.worker)
         apply_loras(pooled.worker, shallow_loras, TOGETHER)
         assert np.abs(np.array(fingerprint(pooled.worker)) - in_memory).max() < 1e-4
-        assert np.abs(np.array(bare) - in_memory).max() > 0.1
+        assert np.abs(np.array(without_loras) - in_memory).max() > 0.1
         apply_loras(pooled.worker, shallow_loras)
-        assert fingerprint(pooled.worker) == bare
+        assert fingerprint(pooled.worker) == without_loras
 
 
 def test_loras_work_with_encoder_decoder_models(workers: WorkerPool, kinds: dict[str, Path], tmp_path: Path) -> None:
@@ -266,12 +266,12 @@ def test_loras_work_with_encoder_decoder_models(workers: WorkerPool, kinds: dict
     shapes = {f"{module}.{projection}": (32, 32) for module in modules for projection in ("q", "v")}
     write_lora(tmp_path / "cat", pairs(shapes, 3), r=4, target_modules=r".*(encoder.*SelfAttention|EncDec.*)\.[qv]")
     with workers.lease(kinds["t5"], TRANSFORMERS) as pooled:
-        bare = fingerprint(pooled.worker)
+        without_loras = fingerprint(pooled.worker)
         (effect,) = apply_loras(pooled.worker, tmp_path, [("cat", 1.0)])
         assert effect > 0.01
-        assert fingerprint(pooled.worker) != bare
+        assert fingerprint(pooled.worker) != without_loras
         apply_loras(pooled.worker, tmp_path)
-        assert fingerprint(pooled.worker) == bare
+        assert fingerprint(pooled.worker) == without_loras
 
 
 # -- broken LoRAs ------------------------------------------------------------------------------------------------------
@@ -306,46 +306,46 @@ def llama_tensors(seed: int) -> Tensors:
     )
 
 
-def _deeper(own: Tensors) -> Tensors:
-    return own | {Q.format(4, half): own[Q.format(3, half)] for half in "AB"}
+def _deeper(tensors: Tensors) -> Tensors:
+    return tensors | {Q.format(4, half): tensors[Q.format(3, half)] for half in "AB"}
 
 
-def _incomplete(own: Tensors) -> Tensors:
-    return {name: array for name, array in own.items() if name != Q.format(2, "B")}
+def _incomplete(tensors: Tensors) -> Tensors:
+    return {name: array for name, array in tensors.items() if name != Q.format(2, "B")}
 
 
-def _wider(own: Tensors) -> Tensors:
-    return {name: np.pad(array, ((0, 0), (0, 8))) if "lora_A" in name else array for name, array in own.items()}
+def _wider(tensors: Tensors) -> Tensors:
+    return {name: np.pad(array, ((0, 0), (0, 8))) if "lora_A" in name else array for name, array in tensors.items()}
 
 
-def _with_embeddings(own: Tensors) -> Tensors:
-    return own | {"base_model.model.model.embed_tokens.weight": np.zeros((49152, 32), np.float32)}
+def _with_embeddings(tensors: Tensors) -> Tensors:
+    return tensors | {"base_model.model.model.embed_tokens.weight": np.zeros((49152, 32), np.float32)}
 
 
-def _zeros(own: Tensors) -> Tensors:
-    return {name: np.zeros_like(array) for name, array in own.items()}
+def _zeros(tensors: Tensors) -> Tensors:
+    return {name: np.zeros_like(array) for name, array in tensors.items()}
 
 
-def _infinite(own: Tensors) -> Tensors:
-    return {name: np.full_like(array, np.inf) for name, array in own.items()}
+def _infinite(tensors: Tensors) -> Tensors:
+    return {name: np.full_like(array, np.inf) for name, array in tensors.items()}
 
 
-def _same(own: Tensors) -> Tensors:
-    return own
+def _unchanged(tensors: Tensors) -> Tensors:
+    return tensors
 
 
 BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "another architecture": (_same, {"target_modules": ["query_key_value"]}, "query_key_value"),
+    "another architecture": (_unchanged, {"target_modules": ["query_key_value"]}, "query_key_value"),
     "a deeper model": (_deeper, {}, f"no module for the tensor {Q.format(4, 'A')}"),
     "a wider model": (_wider, {}, Q.format(0, "A") + r" has the shape \[4, 40\], and the model needs \[4, 32\]"),
-    "another rank": (_same, {"r": 16}, Q.format(0, "A") + r" has the shape \[4, 32\]"),
+    "another rank": (_unchanged, {"r": 16}, Q.format(0, "A") + r" has the shape \[4, 32\]"),
     "a tensor missing": (_incomplete, {}, Q.format(2, "B") + " is missing"),
     "more than A and B": (_with_embeddings, {}, "embed_tokens.weight is neither A nor B"),
-    "whole modules": (_same, {"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    "biases": (_same, {"bias": "all"}, "bias"),
-    "another initialization": (_same, {"init_lora_weights": "pissa"}, "pissa"),
-    "an unsupported key": (_same, {"use_marvels": True}, "use_marvels, which PEFT"),
-    "another type": (_same, {"peft_type": "IA3"}, "IA3"),
+    "whole modules": (_unchanged, {"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "biases": (_unchanged, {"bias": "all"}, "bias"),
+    "another initialization": (_unchanged, {"init_lora_weights": "pissa"}, "pissa"),
+    "an unsupported key": (_unchanged, {"use_unknown_method": True}, "use_unknown_method, which PEFT"),
+    "another type": (_unchanged, {"peft_type": "IA3"}, "IA3"),
     "zeros": (_zeros, {}, "changes no logit"),
     "not finite": (_infinite, {}, "no longer finite"),
 }
@@ -353,36 +353,36 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_lora_is_refused_by_name_and_the_applied_ones_stay(
-    small: WorkerProcess, pets: Path, tmp_path: Path, kind: str
+    small: WorkerProcess, pet_loras: Path, tmp_path: Path, kind: str
 ) -> None:
-    change, config, words = BROKEN[kind]
+    change, config, message = BROKEN[kind]
     write_lora(tmp_path / "bad", change(llama_tensors(3)), **CAT | config)
-    apply_loras(small, pets, [("dog", 1.0)])
+    apply_loras(small, pet_loras, [("dog", 1.0)])
     before = fingerprint(small)
-    with pytest.raises(LoraWithoutEffect if kind == "zeros" else LoraRefused, match=words) as refused:
-        apply_loras(small, pets, [("cat", 1.0), (str(tmp_path / "bad"), 1.0)])
+    with pytest.raises(LoraWithoutEffect if kind == "zeros" else LoraRefused, match=message) as refused:
+        apply_loras(small, pet_loras, [("cat", 1.0), (str(tmp_path / "bad"), 1.0)])
     assert isinstance(refused.value, (LoraWithoutEffect, LoraRefused))
     assert refused.value.lora.endswith("bad")
     assert fingerprint(small) == before
 
 
-def test_truncated_files_and_pickles_are_refused(small: WorkerProcess, pets: Path, tmp_path: Path) -> None:
-    apply_loras(small, pets)
-    bare = fingerprint(small)
-    for name in ("short", "pickle", "torn"):
-        shutil.copytree(pets / "cat", tmp_path / name)
-    weights = tmp_path / "short" / "adapter_model.safetensors"
+def test_truncated_files_and_pickles_are_refused(small: WorkerProcess, pet_loras: Path, tmp_path: Path) -> None:
+    apply_loras(small, pet_loras)
+    without_loras = fingerprint(small)
+    for name in ("truncated", "pickle", "invalid"):
+        shutil.copytree(pet_loras / "cat", tmp_path / name)
+    weights = tmp_path / "truncated" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     (tmp_path / "pickle" / "adapter_model.safetensors").rename(tmp_path / "pickle" / "adapter_model.bin")
-    (tmp_path / "torn" / "adapter_config.json").write_text("{")
+    (tmp_path / "invalid" / "adapter_config.json").write_text("{")
     (tmp_path / "adapter.gguf").write_bytes(b"GGUF")
     causes = {
-        "short": "incomplete metadata",
+        "truncated": "incomplete metadata",
         "pickle": "No such file.*adapter_model.safetensors",
-        "torn": "JSONDecodeError",
+        "invalid": "JSONDecodeError",
         "adapter.gguf": "a GGUF adapter",
     }
-    for name, words in causes.items():
-        with pytest.raises(LoraRefused, match=words):
+    for name, cause in causes.items():
+        with pytest.raises(LoraRefused, match=cause):
             apply_loras(small, tmp_path, [(name, 1.0)])
-    assert fingerprint(small) == bare
+    assert fingerprint(small) == without_loras

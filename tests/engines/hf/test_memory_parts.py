@@ -1,4 +1,4 @@
-"""The parts of a memory estimate that all engines on Transformers share."""
+"""The parts of a memory estimate that all engines based on transformers share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modules.formats.model_shape import model_shape
 from tests.engines.hf.test_memory_unquantized import SMALL, options
 
 
-def test_the_context_by_the_shape_is_that_by_the_config(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_the_context_length_of_a_shape_equals_that_of_its_config(tmp_path: Path, subtests: pytest.Subtests) -> None:
     config = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 1000}
     forms: tuple[dict[str, object], ...] = ({}, {"alpha_value": 2.5}, {"compress_pos_emb": 4}, {"compress_pos_emb": 2})
     ropes: dict[str, dict[str, object]] = {
@@ -25,13 +25,13 @@ def test_the_context_by_the_shape_is_that_by_the_config(tmp_path: Path, subtests
     }
     for (name, rope), form in itertools.product(ropes.items(), forms):
         with subtests.test(rope=name, **form):
-            whole = config | {"model_type": "llama" if rope else "gpt2"} | rope
+            full_config = config | {"model_type": "llama" if rope else "gpt2"} | rope
             folder = tmp_path / name
             folder.mkdir(exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(whole))
-            found = model_shape(whole, SMALL.sizes, 2000)
-            assert found is not None
-            assert context_length(found, options(**form)) == ModelConfig(folder).context_length(options(**form))
+            (folder / "config.json").write_text(json.dumps(full_config))
+            shape = model_shape(full_config, SMALL.sizes, 2000)
+            assert shape is not None
+            assert context_length(shape, options(**form)) == ModelConfig(folder).context_length(options(**form))
     assert context_length(dataclasses.replace(SMALL, context_length=0), options()) == DEFAULT_CONTEXT
 
 

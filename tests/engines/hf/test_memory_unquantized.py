@@ -37,44 +37,44 @@ SMALL = ModelShape(
     rope_scale=1.0,
 )
 GIB = 1 << 30
-REST = 16
+TOKENS_AFTER_CHUNK = 16
 """Tokens prefilled after a whole chunk; no step takes more memory than that of a whole chunk."""
 
 
 def options(**form: object) -> dict[str, Value]:
-    """Load options with `form`, all others at their defaults."""
-    settled: Any = load_arguments(Path("model"), TRANSFORMERS, **form)["options"]
-    return settled
+    """Return all load options: those of `form`, and the defaults of the others."""
+    values: Any = load_arguments(Path("model"), TRANSFORMERS, **form)["options"]
+    return values
 
 
 def estimate(shape: ModelShape, options: dict[str, Value], tokens: int = 0) -> Estimate:
-    """The estimate of main memory on a machine without GPUs."""
+    """Return the estimate of main memory on a machine without GPUs."""
     return placed(shape, options, tokens=tokens)[0]
 
 
 def shape_of(folder: Path) -> ModelShape:
-    found = Catalog(folder.parent).find(folder.name).shape
-    assert found is not None
-    return found
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None
+    return shape
 
 
-# -- as measured ------------------------------------------------------------------------------------------------------
+# -- measured ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def empty_peak(folder: Path) -> int:
-    """The peak of a worker that has imported none of the libraries."""
+    """Return the peak memory of a worker that has imported none of the libraries."""
     with closing(WorkerProcess()) as worker:
         ask(worker, "explain", **load_arguments(folder, TRANSFORMERS))
         return peak(worker)
 
 
 def filled_peak(folder: Path, tokens: int, **form: object) -> int:
-    """The peak of a worker that has prefilled a prompt of that many tokens."""
+    """Return the peak memory of a worker that has prefilled a prompt of about `tokens` tokens."""
     with closing(WorkerProcess()) as worker:
         load(worker, folder, TRANSFORMERS, **form)
-        text = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (tokens // 8))
-        prompt = ask(worker, "decode", tokens=text[: tokens - 2])
+        encoded = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (tokens // 8))
+        prompt = ask(worker, "decode", tokens=encoded[: tokens - 2])
         done = answer(worker, prompt, max_new_tokens=1).done
         assert tokens - 8 < done.prompt_tokens < tokens
         return peak(worker)
@@ -92,18 +92,18 @@ def filled_peak(folder: Path, tokens: int, **form: object) -> int:
     ],
     ids=str,
 )
-def test_a_real_worker_takes_what_was_estimated(smollm2_folder: Path, form: dict[str, object]) -> None:
-    said = estimate(shape_of(smollm2_folder), options(**form), PREFILL_CHUNK + REST)
-    taken = filled_peak(smollm2_folder, PREFILL_CHUNK + REST, **form) - empty_peak(smollm2_folder)
-    assert said.total == pytest.approx(taken, rel=0.1)
+def test_the_estimate_is_near_the_memory_of_a_real_worker(smollm2_folder: Path, form: dict[str, object]) -> None:
+    estimated = estimate(shape_of(smollm2_folder), options(**form), PREFILL_CHUNK + TOKENS_AFTER_CHUNK)
+    measured = filled_peak(smollm2_folder, PREFILL_CHUNK + TOKENS_AFTER_CHUNK, **form) - empty_peak(smollm2_folder)
+    assert estimated.total == pytest.approx(measured, rel=0.1)
 
 
 INVALID: list[object] = [None, -1, 0, True, "many", [], {}, 1e9, 1 << 70]
 
 
 def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> None:
-    for nonsense in INVALID:
-        with subtests.test(nonsense=nonsense):
+    for invalid in INVALID:
+        with subtests.test(invalid=invalid):
             keys = [
                 *(
                     "num_hidden_layers",
@@ -115,24 +115,24 @@ def test_invalid_values_in_a_config_are_ignored(subtests: pytest.Subtests) -> No
                 ),
                 *("intermediate_size", "vocab_size", "max_position_embeddings", "sliding_window", "rope_scaling"),
             ]
-            sound = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
+            valid = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 4}
             for key in keys:
                 for config in (
-                    sound | {key: nonsense},
-                    sound | {"rope_scaling": {"type": "linear", "factor": nonsense}},
+                    valid | {key: invalid},
+                    valid | {"rope_scaling": {"type": "linear", "factor": invalid}},
                 ):
-                    if found := model_shape(config, SMALL.sizes, 2000):
-                        assert estimate(found, options()).total > 0
-            assert model_shape(dict.fromkeys(keys, nonsense), SMALL.sizes, 2000) is None
+                    if shape := model_shape(config, SMALL.sizes, 2000):
+                        assert estimate(shape, options()).total > 0
+            assert model_shape(dict.fromkeys(keys, invalid), SMALL.sizes, 2000) is None
 
 
-def test_recurrent_layers_have_no_keys() -> None:
+def test_recurrent_layers_have_no_kv_cache() -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
     kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
-    found = model_shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
-    assert found is not None and (found.attention_layers, found.sliding_window_layers) == (2, 1)
-    found = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SMALL.sizes, 2000)  # such as Mamba
-    assert found is not None and estimate(found, options()).cache == 0
+    shape = model_shape(config | {"layer_types": kinds}, SMALL.sizes, 2000)
+    assert shape is not None and (shape.attention_layers, shape.sliding_window_layers) == (2, 1)
+    shape = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SMALL.sizes, 2000)  # a model such as Mamba
+    assert shape is not None and estimate(shape, options()).cache == 0
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_recurrent_layers_have_no_keys() -> None:
     [
         ({}, "BF16", 4000),
         ({"bf16": True}, "BF16", 2000),
-        ({"load_in_8bit": True}, "BF16", 640 + 2000),  # the file stays mapped for what is not quantised
+        ({"load_in_8bit": True}, "BF16", 640 + 2000),  # the file stays mapped for what is not quantized
         ({"load_in_8bit": True}, "F16", 640 + 720),
         ({"load_in_4bit": True}, "F16", 320 + 40 + 720),  # 10 blocks with a scale of 4 bytes each
         ({"load_in_4bit": True, "use_double_quant": True}, "F16", 320 + 10 + 720),
@@ -156,11 +156,11 @@ def test_weights_take_the_bytes_of_their_dtype(form: dict[str, object], stored: 
 
 def test_a_load_that_needs_more_memory_than_generating_counts() -> None:
     large = dataclasses.replace(SMALL, size=2 * GIB, sizes=TensorSizes(GIB, GIB, 1, "BF16"))
-    said = estimate(large, options(), 512)
-    assert said.total == pytest.approx(4 * GIB + 2 * GIB, rel=0.06)
-    assert said.needed == pytest.approx(4 * GIB, rel=0.1), "the mapped file can be read again"
+    estimated = estimate(large, options(), 512)
+    assert estimated.total == pytest.approx(4 * GIB + 2 * GIB, rel=0.06)
+    assert estimated.needed == pytest.approx(4 * GIB, rel=0.1), "the pages of the mapped file can be read again"
     assert freed(large, options())[0] == pytest.approx(4 * GIB, rel=0.1)
-    assert freed(large, options(bf16=True))[0] < 0.4 * GIB  # the file's pages are the system's
+    assert freed(large, options(bf16=True))[0] < 0.4 * GIB  # the pages of the mapped file belong to the system
 
 
 def test_weights_beyond_cpu_memory_are_on_disk() -> None:
@@ -176,7 +176,7 @@ def test_weights_fill_the_gpus_in_order() -> None:
     main, gpu = placed(large, options(), [16 * GIB])
     assert (main.weights, main.cache, gpu.weights) == (0, 0, 8 * GIB)
     main, first, second = placed(large, options(gpu_memory="3 4"), [4 * GIB, 6 * GIB])
-    assert [each.weights for each in (main, first, second)] == [GIB, 3 * GIB, 4 * GIB]
+    assert [device.weights for device in (main, first, second)] == [GIB, 3 * GIB, 4 * GIB]
     main, gpu = placed(large, options(auto_devices=True), [5 * GIB])
     assert gpu.weights == int(4.5 * GIB) == 8 * GIB - main.weights
     main, gpu = placed(large, options(cpu=True), [16 * GIB])

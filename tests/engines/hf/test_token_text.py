@@ -47,12 +47,12 @@ def test_a_token_outside_the_vocabulary_is_refused(tokenizer: TextTokenizer) -> 
 
 def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTokenizer) -> None:
     logits = torch.full((len(tokenizer.tokenizer) + 2,), -100.0)
-    logits[5], logits[6], logits[-1] = 1.0, 0.0, -1.0  # the last one has a logit, but is no token
-    chances = token_logprobs(tokenizer, logits, 6, 3)
+    logits[5], logits[6], logits[-1] = 1.0, 0.0, -1.0  # the last index has a logit, but is not a token
+    logprobs = token_logprobs(tokenizer, logits, 6, 3)
     expected = logits.double().log_softmax(0)
-    assert chances.chosen.text == tokenizer.decode([6], special=True)
-    assert chances.chosen.logprob == pytest.approx(float(expected[6]), abs=1e-6)
-    assert [candidate.logprob for candidate in chances.top] == sorted(
-        [candidate.logprob for candidate in chances.top], reverse=True
+    assert logprobs.chosen.text == tokenizer.decode([6], special=True)
+    assert logprobs.chosen.logprob == pytest.approx(float(expected[6]), abs=1e-6)
+    assert [candidate.logprob for candidate in logprobs.top] == sorted(
+        [candidate.logprob for candidate in logprobs.top], reverse=True
     )
-    assert chances.top[2].text == ""
+    assert logprobs.top[2].text == ""
