@@ -21,23 +21,23 @@ def test_a_loader_with_its_packages_is_available() -> None:
     assert unavailable(AVAILABLE) is None
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
-    why = unavailable(dataclasses.replace(AVAILABLE, packages=("json", "no_such_package"), install="pip install it"))
-    assert why is not None
-    assert why.install == "pip install it"
+def test_a_missing_package_is_named_with_the_install_command() -> None:
+    reason = unavailable(dataclasses.replace(AVAILABLE, packages=("json", "no_such_package"), install="pip install it"))
+    assert reason is not None
+    assert reason.install == "pip install it"
     for language in ("en", "zh"):
-        assert "no_such_package" in why.say(language)
-        assert "pip install it" in why.say(language)
-        assert "json" not in why.say(language)
+        assert "no_such_package" in reason.say(language)
+        assert "pip install it" in reason.say(language)
+        assert "json" not in reason.say(language)
 
 
-def test_packages_for_some_formats_are_missing_for_those_formats_only() -> None:
+def test_a_missing_extra_affects_only_its_formats() -> None:
     extra = Extra(("gptq", "awq"), ("no_such_package",), "pip install that")
     loader = dataclasses.replace(AVAILABLE, extras=(extra,))
     assert unavailable(loader) is None and unavailable(loader, "safetensors") is None
-    why = unavailable(loader, "awq")
-    assert why is not None and why.install == "pip install that"
-    assert "no_such_package" in why.say("en") and "no_such_package" in why.say("zh")
+    reason = unavailable(loader, "awq")
+    assert reason is not None and reason.install == "pip install that"
+    assert "no_such_package" in reason.say("en") and "no_such_package" in reason.say("zh")
 
 
 def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_package_in_the_loaders_own_overlay_counts_as_installed(tmp_path: Path
     assert unavailable(loader) is not None
 
 
-# Without CUDA: in a separate process, because the result is cached
+# -- CUDA: in a separate process, because the result is cached
 
 NO_GPU = "it needs an NVIDIA GPU with CUDA, and none was found"
 
@@ -63,19 +63,19 @@ def unavailable_reason(folder: Path, model_format: str, language: str = "en", **
         "import sys\n"
         "from modules.loaders.availability import unavailable\n"
         "from modules.loaders.registry import LOADERS\n"
-        "why = unavailable(LOADERS['ExLlamav2'], sys.argv[1]); print(why.say(sys.argv[2]) if why else 'nothing')"
+        "error = unavailable(LOADERS['ExLlamav2'], sys.argv[1]); print(error.say(sys.argv[2]) if error else 'nothing')"
     )
-    given = {"PATH": str(folder), "PYTHONIOENCODING": "utf-8", **environment}
+    variables = {"PATH": str(folder), "PYTHONIOENCODING": "utf-8", **environment}
     command = [sys.executable, "-c", program, model_format, language]
     return subprocess.run(
-        command, cwd=ROOT, env=given, capture_output=True, encoding="utf-8", check=True
+        command, cwd=ROOT, env=variables, capture_output=True, encoding="utf-8", check=True
     ).stdout.strip()
 
 
 def test_without_an_nvidia_gpu_exllamav2_names_loaders_to_use_instead(tmp_path: Path) -> None:
     reason = unavailable_reason(tmp_path, "gptq")
     assert NO_GPU in reason and "Transformers instead." in reason and "ExLlamav2_HF" not in reason
-    assert "--install" not in reason, "what cannot run need not be installed"
+    assert "--install" not in reason, "a loader that cannot run is not offered for installation"
     assert "No other loader supports EXL2 models" in unavailable_reason(tmp_path, "exl2")
     assert unavailable_reason(tmp_path, "").endswith(f"{NO_GPU}.")
     assert "此模型可改用" in unavailable_reason(tmp_path, "gptq", "zh") and "没有其他加载器" in unavailable_reason(
@@ -96,7 +96,7 @@ def test_with_an_nvidia_gpu_or_installed_kernels_exllamav2_lacks_only_packages(
     assert NO_GPU in unavailable_reason(tmp_path, "gptq")
 
 
-def test_availability_is_found_without_importing_a_backend() -> None:
+def test_availability_is_checked_without_importing_a_backend() -> None:
     script = """if True:
         import sys
         from modules.loaders.availability import unavailable

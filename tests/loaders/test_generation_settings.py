@@ -12,7 +12,7 @@ from modules.loaders.generation_settings import PARAMETERS, changed, require_sup
 from modules.loaders.registry import LOADERS
 from modules.options.generation import SUPPORTED_BY_ALL
 
-EXTREMES = [
+RANGE_LIMITS = [
     (key, value)
     for key, option in PARAMETERS.items()
     for value in (option.minimum, option.maximum)
@@ -28,17 +28,17 @@ def test_missing_parameters_have_their_defaults() -> None:
     }
 
 
-def test_given_parameters_are_converted_to_their_type() -> None:
-    settled = resolve({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
-    assert (settled["temperature"], settled["top_k"], settled["max_new_tokens"]) == (1.0, 40, 20)
-    assert isinstance(settled["temperature"], float)
-    assert isinstance(settled["max_new_tokens"], int)
-    assert (settled["stop"], settled["top_logprobs"]) == (["\n", "User:"], 5)
+def test_parameters_are_converted_to_their_types() -> None:
+    resolved = resolve({"temperature": 1, "top_k": "40", "max_new_tokens": 20.0}, ["\n", "User:"], 5)
+    assert (resolved["temperature"], resolved["top_k"], resolved["max_new_tokens"]) == (1.0, 40, 20)
+    assert isinstance(resolved["temperature"], float)
+    assert isinstance(resolved["max_new_tokens"], int)
+    assert (resolved["stop"], resolved["top_logprobs"]) == (["\n", "User:"], 5)
 
 
 def test_both_ends_of_every_range_are_valid_and_values_beyond_are_not(subtests: pytest.Subtests) -> None:
-    assert EXTREMES
-    for key, value in EXTREMES:
+    assert RANGE_LIMITS
+    for key, value in RANGE_LIMITS:
         with subtests.test(parameter=key, value=value):
             assert resolve({key: value})[key] == value
             beyond = value - 1 if value == PARAMETERS[key].minimum else value + 1
@@ -67,7 +67,7 @@ def test_a_stop_that_is_not_a_string_is_rejected(stop: object) -> None:
         resolve({}, ["fine", stop])  # type: ignore[list-item]
 
 
-def test_every_seed_fits_the_samplers_32_bits() -> None:
+def test_every_seed_fits_into_32_bits() -> None:
     """Seeds have 32 bits, and the largest one means "random"."""
     assert PARAMETERS["seed"].maximum == 2**32 - 2
 
@@ -88,9 +88,9 @@ def test_llama_cpp_supports_the_parameters_of_its_sampler() -> None:
 
 
 def test_exllamav2_supports_the_parameters_of_its_sampler() -> None:
-    own = LOADERS["ExLlamav2"].samplers
-    assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "mirostat_tau", "logit_bias"} <= own
-    assert not {"top_n_sigma", "sampler_priority", "no_repeat_ngram_size", "eta_cutoff"} & own
+    samplers = LOADERS["ExLlamav2"].samplers
+    assert {"tfs", "top_a", "smoothing_factor", "guidance_scale", "mirostat_tau", "logit_bias"} <= samplers
+    assert not {"top_n_sigma", "sampler_priority", "no_repeat_ngram_size", "eta_cutoff"} & samplers
 
 
 def test_an_unsupported_parameter_is_rejected_by_name() -> None:
@@ -101,7 +101,7 @@ def test_an_unsupported_parameter_is_rejected_by_name() -> None:
     require_supported(changed(resolve({})), LOADERS["llama.cpp"])
 
 
-def test_custom_stopping_strings_end_the_answer_as_the_stops_of_the_request_do() -> None:
+def test_custom_stopping_strings_are_appended_to_the_stops_of_the_request() -> None:
     assert resolve({"custom_stopping_strings": '"\\n", "你:"'}, ["###", "\n"])["stop"] == ["###", "\n", "你:"]
 
 
@@ -109,17 +109,17 @@ def test_auto_max_new_tokens_means_no_limit() -> None:
     assert resolve({"auto_max_new_tokens": True, "max_new_tokens": 7})["max_new_tokens"] == 0
 
 
-def test_lists_sent_by_clients_of_the_original_are_converted_to_text() -> None:
-    settled = resolve(
+def test_lists_sent_by_clients_of_the_original_web_ui_are_converted_to_text() -> None:
+    resolved = resolve(
         {
             "sampler_priority": ["top_k", "temperature"],
             "dry_sequence_breakers": ["\n", '"'],
             "custom_stopping_strings": ["a"],
         }
     )
-    assert settled["sampler_priority"] == "top_k\ntemperature"
-    assert settled["dry_sequence_breakers"] == '"\\n", "\\""'
-    assert settled["stop"] == ["a"]
+    assert resolved["sampler_priority"] == "top_k\ntemperature"
+    assert resolved["dry_sequence_breakers"] == '"\\n", "\\""'
+    assert resolved["stop"] == ["a"]
 
 
 @pytest.mark.parametrize("order", ["top_q", "temperature top_k", "top_k\n\nx", ["top_k", 5], [["top_k"]]])

@@ -1,4 +1,4 @@
-"""A new loader is one row and one folder; a new option is one row. As CONTRIBUTING.md says, nothing else is touched."""
+"""A new loader needs one row and one folder, a new option one row, and nothing else, as CONTRIBUTING.md says."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ pytestmark = pytest.mark.usefixtures("whole_program")
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the application did with the rows of tests/support/new_loader.py, started with `--repeat-times 3`."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results of tests/support/new_loader.py, run with `--repeat-times 3`."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "model.gguf").write_bytes(gguf())
     command = [sys.executable, "-m", "tests.support.new_loader", str(folder), "--repeat-times", "3"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    found: dict[str, Any] = json.loads(run.stdout)
-    return found
+    report: dict[str, Any] = json.loads(run.stdout)
+    return report
 
 
-def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(seen: dict[str, Any]) -> None:
-    assert seen["loader"] == "Echo"
+def test_a_new_loader_can_be_chosen_in_settings_yaml_and_is_planned(results: dict[str, Any]) -> None:
+    assert results["loader"] == "Echo"
 
 
-def test_a_new_loader_is_explained_by_its_own_arguments(seen: dict[str, Any]) -> None:
-    call = seen["explanation"]["calls"]["open_echo"]
+def test_a_new_loader_is_explained_by_its_own_arguments(results: dict[str, Any]) -> None:
+    call = results["explanation"]["calls"]["open_echo"]
     assert (call["context_length"], call["times"]) == (4096, 3)
-    assert set(seen["explanation"]["options"]) == {"n_ctx", "repeat_times"}
+    assert set(results["explanation"]["options"]) == {"n_ctx", "repeat_times"}
 
 
-def test_a_new_loader_loads_answers_and_unloads(seen: dict[str, Any]) -> None:
-    assert seen["answer"] == "hello hello hello "
-    assert seen["status"] == ["ready", "empty"]
+def test_a_new_loader_loads_answers_and_unloads(results: dict[str, Any]) -> None:
+    assert results["answer"] == "hello hello hello "
+    assert results["status"] == ["ready", "empty"]
 
 
-def test_a_new_option_is_a_flag_that_reaches_the_engine(seen: dict[str, Any]) -> None:
-    assert seen["source"] == "flag"
-    assert seen["answer"].count("hello") == 3
+def test_a_new_option_is_a_flag_that_reaches_the_engine(results: dict[str, Any]) -> None:
+    assert results["source"] == "flag"
+    assert results["answer"].count("hello") == 3
 
 
-def test_a_new_option_belongs_to_the_loaders_of_its_table(seen: dict[str, Any]) -> None:
-    assert seen["option"]["loaders"] == ["llama.cpp", "Echo"]
+def test_a_new_option_belongs_to_the_loaders_of_its_table(results: dict[str, Any]) -> None:
+    assert results["option"]["loaders"] == ["llama.cpp", "Echo"]
 
 
-def test_a_new_option_has_a_widget(seen: dict[str, Any]) -> None:
-    widget = seen["option"]["widget"]
+def test_a_new_option_has_a_widget(results: dict[str, Any]) -> None:
+    widget = results["option"]["widget"]
     assert (widget["type"], widget["label"], widget["maximum"]) == ("Slider", "Repetitions", 9)
     assert widget["info"].startswith("How often the answer is repeated.")
 
 
-def test_a_new_option_is_validated(seen: dict[str, Any]) -> None:
-    assert "a whole number from 1 to 9" in seen["option"]["refusal"]
+def test_a_new_option_is_validated(results: dict[str, Any]) -> None:
+    assert "a whole number from 1 to 9" in results["option"]["refusal"]
 
 
-def test_a_new_option_is_saved_per_model_under_its_key(seen: dict[str, Any]) -> None:
-    assert seen["saved"] == {"loader": "Echo", "repeat_times": 4}
+def test_a_new_option_is_saved_per_model_under_its_key(results: dict[str, Any]) -> None:
+    assert results["saved"] == {"loader": "Echo", "repeat_times": 4}
 
 
-def test_a_new_option_is_documented(seen: dict[str, Any]) -> None:
-    line = seen["option"]["documentation"]
+def test_a_new_option_is_documented(results: dict[str, Any]) -> None:
+    line = results["option"]["documentation"]
     assert "`--repeat-times`" in line and "How often the answer is repeated." in line and "重复" in line

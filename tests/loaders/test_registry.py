@@ -16,7 +16,7 @@ def test_every_row_names_the_module_of_its_engine() -> None:
         assert importlib.import_module(loader.engine).LOADER.name == loader.name
 
 
-def test_the_menu_is_in_the_order_of_the_specification() -> None:
+def test_loaders_are_in_the_order_of_the_specification() -> None:
     menu = "Transformers ExLlamav2_HF ExLlamav2 AutoGPTQ llama.cpp llamacpp_HF AutoAWQ"
     assert " ".join(LOADERS) == menu
 
@@ -38,20 +38,22 @@ NAMES = [
 ]
 
 
-def test_a_loader_is_found_by_every_name_the_original_accepted(subtests: pytest.Subtests) -> None:
-    for name, meant in NAMES:
+def test_a_loader_is_found_by_every_name_that_the_original_web_ui_accepted(subtests: pytest.Subtests) -> None:
+    for name, expected in NAMES:
         with subtests.test(name=name):
-            assert find_loader(name).name == meant
+            assert find_loader(name).name == expected
 
 
-@pytest.mark.parametrize(("name", "guess"), [("lama.cpp", "llama.cpp"), ("autoawk", "AutoAWQ"), ("zzz", ""), ("", "")])
-def test_an_unknown_loader_is_an_error_with_the_nearest_name(name: str, guess: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("lama.cpp", "llama.cpp"), ("autoawk", "AutoAWQ"), ("zzz", ""), ("", "")]
+)
+def test_an_unknown_loader_is_an_error_with_the_nearest_name(name: str, nearest: str) -> None:
     with pytest.raises(UnknownLoader) as unknown:
         find_loader(name)
-    assert (unknown.value.name, unknown.value.nearest) == (name, guess)
+    assert (unknown.value.name, unknown.value.nearest) == (name, nearest)
 
 
-def test_no_name_belongs_to_two_loaders() -> None:
+def test_no_two_loaders_share_a_name() -> None:
     for loader in LOADERS.values():
         for name in (loader.name, loader.name.upper(), *loader.aliases):
             assert find_loader(name) is loader
@@ -85,12 +87,12 @@ def test_the_loaders_of_a_format_are_listed_best_first(subtests: pytest.Subtests
         ("parallel", {"llama.cpp", "ExLlamav2"}),
     ],
 )
-def test_each_ability_is_declared_by_those_that_have_it(ability: str, names: set[str]) -> None:
+def test_each_ability_is_declared_by_the_right_loaders(ability: str, names: set[str]) -> None:
     assert {loader.name for loader in LOADERS.values() if ability in loader.abilities} == names
 
 
 @pytest.mark.parametrize("loader", LOADERS.values(), ids=lambda loader: loader.name)
-def test_a_loader_that_has_a_cfg_cache_has_cfg(loader: Loader) -> None:
+def test_a_loader_with_the_option_cfg_cache_has_the_ability_cfg(loader: Loader) -> None:
     assert "cfg_cache" not in loader.options or "cfg" in loader.abilities
 
 

@@ -27,7 +27,7 @@ SPECIFIED = {
     "llamacpp_HF": f"{LLAMACPP} logits_all",
     "AutoAWQ": "no_inject_fused_attention",
 }
-FURTHER_IN_THE_ORIGINAL = {
+OTHER_ORIGINAL_OPTIONS = {
     "Transformers": "disable_exllamav2 use_eager_attention",
     "ExLlamav2_HF": """autosplit num_experts_per_token alpha_value compress_pos_emb trust_remote_code no_use_fast
         no_xformers no_sdpa""",
@@ -39,7 +39,7 @@ FURTHER_IN_THE_ORIGINAL = {
         attention_sink_size cache_8bit cache_4bit cfg_cache trust_remote_code no_use_fast""",
     "AutoAWQ": "gpu_memory cpu_memory auto_devices trust_remote_code no_use_fast max_seq_len",
 }
-FLAGS_OF_THE_ORIGINAL = """cpu-memory gpu-memory load-in-8bit bf16 cpu disk auto-devices load-in-4bit use_double_quant
+ORIGINAL_FLAGS = """cpu-memory gpu-memory load-in-8bit bf16 cpu disk auto-devices load-in-4bit use_double_quant
     quant_type compute_dtype trust-remote-code no_use_fast use_flash_attention_2 alpha_value rope_freq_base
     compress_pos_emb disable_exllama disable_exllamav2 n_ctx n-gpu-layers tensor_split n_batch threads threads-batch
     no-mmap mlock no_mul_mat_q numa no_offload_kqv row_split tensorcores flash-attn streaming-llm
@@ -55,20 +55,20 @@ def test_every_specified_option_belongs_to_its_loader(loader: Loader) -> None:
     assert set(SPECIFIED[loader.name].split()) <= set(loader.options)
 
 
-@pytest.mark.parametrize("name", FURTHER_IN_THE_ORIGINAL)
-def test_every_further_option_of_the_original_is_kept(name: str) -> None:
-    assert set(FURTHER_IN_THE_ORIGINAL[name].split()) <= set(LOADERS[name].options)
+@pytest.mark.parametrize("name", OTHER_ORIGINAL_OPTIONS)
+def test_every_other_option_of_the_original_web_ui_is_kept(name: str) -> None:
+    assert set(OTHER_ORIGINAL_OPTIONS[name].split()) <= set(LOADERS[name].options)
 
 
 def test_exllamav2_has_the_options_of_exllamav2_hf() -> None:
     assert LOADERS["ExLlamav2"].options == LOADERS["ExLlamav2_HF"].options
 
 
-def test_llamacpp_hf_has_every_option_of_llama_cpp_but_parallel() -> None:
+def test_llamacpp_hf_has_every_option_of_llama_cpp_except_parallel() -> None:
     assert set(LOADERS["llama.cpp"].options) - set(LOADERS["llamacpp_HF"].options) == {"parallel"}
 
 
-def test_parallel_belongs_to_llama_cpp_alone() -> None:
+def test_only_llama_cpp_has_the_option_parallel() -> None:
     assert [loader.name for loader in LOADERS.values() if "parallel" in loader.options] == ["llama.cpp"]
 
 
@@ -82,11 +82,11 @@ def test_every_option_belongs_to_a_loader() -> None:
     assert set(OPTIONS) == {key for loader in LOADERS.values() for key in loader.options}
 
 
-def test_every_flag_is_spelled_as_in_the_original() -> None:
-    assert {option.flag for option in OPTIONS.values()} == {*FLAGS_OF_THE_ORIGINAL.split(), "parallel"}
+def test_every_flag_is_spelled_as_in_the_original_web_ui() -> None:
+    assert {option.flag for option in OPTIONS.values()} == {*ORIGINAL_FLAGS.split(), "parallel"}
 
 
-def test_flags_are_unique_even_with_dashes_and_underscores_alike() -> None:
+def test_flags_are_unique_even_if_dashes_equal_underscores() -> None:
     folded = [option.flag.replace("-", "_") for option in OPTIONS.values()]
     assert len(set(folded)) == len(folded)
 
@@ -151,7 +151,7 @@ def test_common_options_are_few_and_come_first(loader: Loader) -> None:
     assert set(groups[: groups.count("common")]) == {"common"}
 
 
-def test_the_size_for_every_gpu_may_be_spelled_in_the_usual_forms(subtests: pytest.Subtests) -> None:
+def test_gpu_memory_accepts_sizes_in_all_usual_spellings(subtests: pytest.Subtests) -> None:
     for raw in ("10", "9.5GiB", "8000MiB", "10 8", "10GiB,8gib", "9.5GiB, 8000MiB", 10, "0"):
         with subtests.test(raw=raw):
             assert OPTIONS["gpu_memory"].parse(raw) == str(raw)
@@ -164,7 +164,7 @@ def test_an_invalid_size_is_refused(subtests: pytest.Subtests) -> None:
                 OPTIONS[key].parse(raw)
 
 
-def test_cpu_memory_is_one_size() -> None:
+def test_cpu_memory_is_a_single_size() -> None:
     assert OPTIONS["cpu_memory"].parse("16GiB") == "16GiB"
     with pytest.raises(OptionError):
         OPTIONS["cpu_memory"].parse("16GiB 8GiB")
@@ -179,16 +179,16 @@ def test_a_split_is_numbers_with_commas(key: str) -> None:
             OPTIONS[key].parse(raw)
 
 
-def test_values_in_published_models_are_valid() -> None:
+def test_extreme_values_of_published_models_are_valid() -> None:
     for key, value in {"n_ctx": 10_485_760, "rope_freq_base": 11158839.92, "compress_pos_emb": 25.0}.items():
         assert OPTIONS[key].parse(value) == value
 
 
-def test_linear_scaling_takes_fractions_on_the_command_line_too() -> None:
+def test_compress_pos_emb_accepts_fractions_on_the_command_line() -> None:
     assert FlagParser(OPTIONS.values(), "").parse(["--compress-pos-emb", "2.5"]) == {"compress_pos_emb": 2.5}
 
 
-def test_flash_attention_is_on_and_a_flag_turns_it_off() -> None:
+def test_flash_attention_is_on_by_default_and_can_be_turned_off_by_a_flag() -> None:
     assert OPTIONS["flash_attn"].default is True
     assert FlagParser(OPTIONS.values(), "").parse(["--flash_attn=false"]) == {"flash_attn": False}
 

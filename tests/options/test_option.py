@@ -13,8 +13,8 @@ from modules.options.option import FlagParser, Option, Value, nearest, parse_all
 WORDS = {"en": "some", "zh": "某个"}
 
 
-def option(key: str, default: Value, flag: str = "", **shape: Any) -> Option:
-    return Option(key, flag or key, default, WORDS, WORDS, **shape)
+def option(key: str, default: Value, flag: str = "", **attributes: Any) -> Option:
+    return Option(key, flag or key, default, WORDS, WORDS, **attributes)
 
 
 CONTEXT = option("n_ctx", 2048, minimum=0, maximum=1_000_000)
@@ -35,7 +35,7 @@ def parsed(line: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("raw", [4096, "4096", " 4096 ", 4096.0, "4096.0", "4.096e3"])
-def test_a_whole_number_may_be_written_in_any_way(raw: object) -> None:
+def test_a_whole_number_is_accepted_in_any_notation(raw: object) -> None:
     value = CONTEXT.parse(raw)
     assert value == 4096
     assert type(value) is int
@@ -54,7 +54,7 @@ def test_a_large_whole_number_keeps_its_last_digit() -> None:
     assert option("seed", 0).parse("9007199254740993") == 9007199254740993
 
 
-def test_a_very_long_number_is_rejected() -> None:
+def test_a_number_that_is_too_long_is_rejected() -> None:
     for raw in ("9" * 400, "9" * 5000, 10**400, "1e999"):
         with pytest.raises(OptionError):
             CONTEXT.parse(raw)
@@ -67,7 +67,7 @@ def test_both_ends_of_a_range_are_valid_and_values_beyond_are_not() -> None:
             CONTEXT.parse(raw)
 
 
-def test_a_fraction_takes_whole_numbers_and_becomes_a_float() -> None:
+def test_a_float_option_accepts_whole_numbers_and_returns_a_float() -> None:
     assert [ALPHA.parse(raw) for raw in (2, "2.5", "1e0")] == [2.0, 2.5, 1.0]
     assert type(ALPHA.parse(2)) is float
 
@@ -80,12 +80,12 @@ def test_neither_nan_nor_infinity_is_a_valid_number(subtests: pytest.Subtests) -
 
 
 @pytest.mark.parametrize("raw", [True, "true", "True", " YES ", "on", "1", 1])
-def test_words_for_true(raw: object) -> None:
+def test_words_that_mean_true(raw: object) -> None:
     assert MLOCK.parse(raw) is True
 
 
 @pytest.mark.parametrize("raw", [False, "false", "No", "OFF", "0", 0])
-def test_words_for_false(raw: object) -> None:
+def test_words_that_mean_false(raw: object) -> None:
     assert MLOCK.parse(raw) is False
 
 
@@ -127,8 +127,8 @@ def test_the_error_names_option_value_and_expected_values_in_both_languages() ->
         assert all(part in message for part in ("n_ctx", "'lots'", expected))
 
 
-def test_a_whole_mapping_is_parsed_at_once() -> None:
-    table = {each.key: each for each in (CONTEXT, MLOCK)}
+def test_parse_all_parses_every_value_of_a_mapping() -> None:
+    table = {option.key: option for option in (CONTEXT, MLOCK)}
     assert parse_all(table, {"n_ctx": "512", "mlock": "on"}) == {"n_ctx": 512, "mlock": True}
 
 
@@ -139,17 +139,17 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name() -> None:
 
 
 def test_the_nearest_name_ignores_case_and_dashes_and_may_be_empty() -> None:
-    known = ("gpu-memory", "n_ctx")
-    assert [nearest(name, known) for name in ("GPU_Memroy", "n-ctx", "zzz")] == ["gpu-memory", "n_ctx", ""]
+    names = ("gpu-memory", "n_ctx")
+    assert [nearest(name, names) for name in ("GPU_Memroy", "n-ctx", "zzz")] == ["gpu-memory", "n_ctx", ""]
 
 
-def test_only_given_flags_are_returned() -> None:
+def test_only_flags_on_the_command_line_are_returned() -> None:
     assert parsed("") == {}
     assert parsed("--n_ctx 4096") == {"n_ctx": 4096}
 
 
 @pytest.mark.parametrize("word", ["--n_ctx=4096", "--n-ctx=4096", "--n-ctx 4096", "--n_ctx 4096"])
-def test_dashes_and_underscores_are_alike_with_or_without_the_equals_sign(word: str) -> None:
+def test_dashes_equal_underscores_with_and_without_an_equals_sign(word: str) -> None:
     assert parsed(word) == {"n_ctx": 4096}
 
 
@@ -162,7 +162,7 @@ def test_a_flag_can_be_false() -> None:
     assert parsed("--mlock=false --no-mmap=0") == {"mlock": False, "no_mmap": False}
 
 
-def test_a_bare_flag_does_not_swallow_the_flag_after_it() -> None:
+def test_a_flag_without_a_value_does_not_consume_the_next_flag() -> None:
     assert parsed("--mlock --n_ctx 512") == {"mlock": True, "n_ctx": 512}
 
 
@@ -179,18 +179,18 @@ def test_the_last_of_two_values_takes_precedence() -> None:
     assert parsed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
 
 
-def test_underscores_in_a_value_are_left_alone() -> None:
+def test_underscores_in_a_value_are_kept() -> None:
     assert FlagParser([option("model", "")], "").parse(["--model", "a_b-c"]) == {"model": "a_b-c"}
 
 
 @pytest.mark.parametrize(
-    ("word", "guess"),
+    ("word", "nearest_flag"),
     [("--n_ctxt=1", "--n_ctx"), ("--no_mmp", "--no-mmap"), ("--gpu_memroy", "--gpu-memory"), ("--zzz", "")],
 )
-def test_an_unknown_flag_is_an_error_with_the_nearest_flag(word: str, guess: str) -> None:
+def test_an_unknown_flag_is_an_error_with_the_nearest_flag(word: str, nearest_flag: str) -> None:
     with pytest.raises(UnknownOption) as unknown:
         parsed(word)
-    assert (unknown.value.name, unknown.value.nearest) == (word.split("=")[0], guess)
+    assert (unknown.value.name, unknown.value.nearest) == (word.split("=")[0], nearest_flag)
 
 
 def test_abbreviated_flags_are_rejected() -> None:
@@ -221,7 +221,7 @@ def test_errors_of_argparse_are_translated(line: str, en: str, zh: str) -> None:
     assert refused.value.say("zh") == f"命令行：{zh}"
 
 
-def test_unknown_errors_of_argparse_are_passed_on() -> None:
+def test_other_errors_of_argparse_are_shown_untranslated() -> None:
     with pytest.raises(CommandLineError) as refused:
         FLAGS.error("argument --n_ctx: something new")
     assert refused.value.say("zh") == "命令行：argument --n_ctx: something new"

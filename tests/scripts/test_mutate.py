@@ -1,4 +1,4 @@
-"""The catalog of mutations is valid and matches the code; and scripts/mutate.py itself."""
+"""The catalog of mutations, which must be valid and match the code, and scripts/mutate.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scripts import mutate
 from scripts.mutate import ROOT, CatalogError, InapplicableError, Mutation
 
-SOUND = """\
+VALID = """\
 # A list
 
 ### 3. Addition subtracts
@@ -27,50 +27,50 @@ Expected: a sum is a sum.
 Tests: `tests/test_sums.py::test_a_sum`,
 `tests/test_sums.py::test_a_longer_sum`
 """
-NAMED = "`tests/test_sums.py::test_a_sum`,\n`tests/test_sums.py::test_a_longer_sum`"
+TEST_LIST = "`tests/test_sums.py::test_a_sum`,\n`tests/test_sums.py::test_a_longer_sum`"
 SUMS = "def add(left, right):\n    return left + right\n"
 
 
-def only(text: str) -> Mutation:
-    (found,) = mutate.parse(text)
-    return found
+def parse_one(text: str) -> Mutation:
+    (mutation,) = mutate.parse(text)
+    return mutation
 
 
-def test_every_mutation_applies_to_the_present_code() -> None:
+def test_every_mutation_applies_to_the_current_code() -> None:
     mutations = mutate.parse(mutate.CATALOG.read_text(encoding="utf-8"))
-    wrong = {}
-    for each in mutations:
+    errors = {}
+    for mutation in mutations:
         try:
-            each.apply((ROOT / each.file).read_text(encoding="utf-8"))
+            mutation.apply((ROOT / mutation.file).read_text(encoding="utf-8"))
         except (OSError, InapplicableError) as error:
-            wrong[f"{each.number}. {each.title}"] = str(error)
-    assert not wrong
+            errors[f"{mutation.number}. {mutation.title}"] = str(error)
+    assert not errors
     assert len(mutations) >= 42
 
 
 def test_every_mutation_names_tests_that_exist() -> None:
-    for each in mutate.parse(mutate.CATALOG.read_text(encoding="utf-8")):
-        for test in each.tests:
+    for mutation in mutate.parse(mutate.CATALOG.read_text(encoding="utf-8")):
+        for test in mutation.tests:
             file, _, name = test.partition("::")
             assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), test
 
 
 def test_every_python_file_stays_valid_when_mutated() -> None:
-    for each in mutate.parse(mutate.CATALOG.read_text(encoding="utf-8")):
-        if each.file.endswith(".py"):
-            compile(each.apply((ROOT / each.file).read_text(encoding="utf-8")), each.file, "exec")
+    for mutation in mutate.parse(mutate.CATALOG.read_text(encoding="utf-8")):
+        if mutation.file.endswith(".py"):
+            compile(mutation.apply((ROOT / mutation.file).read_text(encoding="utf-8")), mutation.file, "exec")
 
 
 def test_a_section_is_read_with_its_diff_and_its_tests() -> None:
-    found = only(SOUND)
-    assert (found.number, found.title, found.file) == (3, "Addition subtracts", "sums.py")
-    assert found.old == SUMS
-    assert found.tests == ("tests/test_sums.py::test_a_sum", "tests/test_sums.py::test_a_longer_sum")
-    assert found.apply(SUMS) == "def add(left, right):\n    return left - right\n"
+    mutation = parse_one(VALID)
+    assert (mutation.number, mutation.title, mutation.file) == (3, "Addition subtracts", "sums.py")
+    assert mutation.old == SUMS
+    assert mutation.tests == ("tests/test_sums.py::test_a_sum", "tests/test_sums.py::test_a_longer_sum")
+    assert mutation.apply(SUMS) == "def add(left, right):\n    return left - right\n"
 
 
-def test_a_mutation_without_a_test_says_none() -> None:
-    assert only(SOUND.partition("Tests:")[0] + "Tests: none\n").tests == ()
+def test_a_mutation_without_tests_has_none() -> None:
+    assert parse_one(VALID.partition("Tests:")[0] + "Tests: none\n").tests == ()
 
 
 @pytest.mark.parametrize(
@@ -82,47 +82,43 @@ def test_a_mutation_without_a_test_says_none() -> None:
         ("-    return left + right\n", "return\n", "line 9: lines of a diff begin with"),
         (" def add(left, right):\n-    return left + right\n", "", "line 3: mutation 3 has no old text"),
         ("Expected:", "File: `a.py`\nExpected:", "line 13: a second line 'File: …'"),
-        (
-            "`tests/test_sums.py::test_a_sum`,\n`tests/test_sums.py::test_a_longer_sum`",
-            "some",
-            "in backticks, or 'none'",
-        ),
-        ("# A list", SOUND, "the number 3 is used twice"),
+        (TEST_LIST, "some", "in backticks, or 'none'"),
+        ("# A list", VALID, "the number 3 is used twice"),
     ],
 )
 def test_an_error_in_the_catalog_is_reported_with_its_line(old: str, new: str, problem: str) -> None:
-    assert old in SOUND
+    assert old in VALID
     with pytest.raises(CatalogError) as caught:
-        mutate.parse(SOUND.replace(old, new, 1))
+        mutate.parse(VALID.replace(old, new, 1))
     assert problem in str(caught.value)
 
 
 def test_a_diff_that_is_not_closed_is_reported() -> None:
     with pytest.raises(CatalogError, match="line 3: the diff of mutation 3 is not closed"):
-        mutate.parse(SOUND.partition("```\n\n")[0])
+        mutate.parse(VALID.partition("```\n\n")[0])
 
 
 @pytest.mark.parametrize("code", ["", SUMS + SUMS, "  " + SUMS, SUMS.rstrip("\n") + " + 0\n"])
 def test_the_old_text_must_occur_exactly_once_as_whole_lines(code: str) -> None:
     with pytest.raises(InapplicableError):
-        only(SOUND).apply(code)
+        parse_one(VALID).apply(code)
 
 
 def test_mutations_are_selected_by_numbers_and_ranges() -> None:
-    listed = [Mutation(number, "", "", "a", "b", "", ()) for number in range(1, 9)]
-    assert [each.number for each in mutate.select(listed, ["7", "2-4"])] == [2, 3, 4, 7]
-    assert mutate.select(listed, []) == listed
+    mutations = [Mutation(number, "", "", "a", "b", "", ()) for number in range(1, 9)]
+    assert [mutation.number for mutation in mutate.select(mutations, ["7", "2-4"])] == [2, 3, 4, 7]
+    assert mutate.select(mutations, []) == mutations
 
 
-@pytest.mark.parametrize("wanted", ["9", "7-9", "x", "3-", "-3", ""])
-def test_a_number_that_selects_nothing_is_rejected(wanted: str) -> None:
+@pytest.mark.parametrize("selection", ["9", "7-9", "x", "3-", "-3", ""])
+def test_a_number_that_selects_nothing_is_rejected(selection: str) -> None:
     with pytest.raises(ValueError):
-        mutate.select([Mutation(number, "", "", "a", "b", "", ()) for number in range(1, 9)], [wanted])
+        mutate.select([Mutation(number, "", "", "a", "b", "", ()) for number in range(1, 9)], [selection])
 
 
 def test_a_fault_is_reverted_even_if_the_tests_raise(tmp_path: Path) -> None:
     (tmp_path / "sums.py").write_text(SUMS, encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt), mutate.fault(only(SOUND), tmp_path):
+    with pytest.raises(KeyboardInterrupt), mutate.fault(parse_one(VALID), tmp_path):
         assert "left - right" in (tmp_path / "sums.py").read_text(encoding="utf-8")
         raise KeyboardInterrupt
     assert (tmp_path / "sums.py").read_text(encoding="utf-8") == SUMS
@@ -140,8 +136,8 @@ def test_tests_count_as_passing_only_if_all_cases_pass() -> None:
         "SKIPPED [1] tests/a.py:9: no GPU\n"
     )
     names = ("test_plain", "test_cases", "test_many", "test_breaks_down", "test_skipped", "test_pla")
-    green = mutate.passing_tests(printed, [f"tests/a.py::{name}" for name in names])
-    assert green == {"tests/a.py::test_plain", "tests/a.py::test_many"}
+    passing = mutate.passing_tests(printed, [f"tests/a.py::{name}" for name in names])
+    assert passing == {"tests/a.py::test_plain", "tests/a.py::test_many"}
 
 
 # -- trying a mutation -------------------------------------------------------------------------------------------------

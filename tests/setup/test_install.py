@@ -1,4 +1,4 @@
-"""`--install`: output and exit status. tests/setup/test_overlay_installer.py tests installation itself."""
+"""`--install`: output and exit status. test_overlay_installer.py tests the installation itself."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def loader(tmp_path: Path, package_index: PackageIndex) -> Loader:
     return dataclasses.replace(ECHO, packages=("first_package", "second_package"), overlay=overlay)
 
 
-@pytest.mark.parametrize(("language", "last"), [("en", "echo is ready."), ("zh", "echo 已可使用。")])
-def test_it_installs_and_shows_progress(
-    loader: Loader, language: str, last: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("language", "message"), [("en", "echo is ready."), ("zh", "echo 已可使用。")])
+def test_packages_are_installed_and_progress_is_printed(
+    loader: Loader, language: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wait(loader, language, OverlayInstaller())
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == last and len(lines) >= 2
+    assert lines[-1] == message and len(lines) >= 2
     assert unavailable(loader) is None
     wait(loader, language, OverlayInstaller())
-    assert capsys.readouterr().err.splitlines() == [last]
+    assert capsys.readouterr().err.splitlines() == [message]
 
 
 def test_files_deleted_from_an_overlay_are_restored(loader: Loader) -> None:
     wait(loader, "en", OverlayInstaller())
     assert loader.overlay is not None
-    (loader.overlay.folder / "second_package").rename(loader.overlay.folder / "taken")
+    (loader.overlay.folder / "second_package").rename(loader.overlay.folder / "renamed")
     wait(loader, "en", OverlayInstaller())
     assert unavailable(loader) is None
 
 
-def test_a_failure_is_an_error_and_nothing_is_installed(loader: Loader) -> None:
+def test_a_failed_installation_is_an_error(loader: Loader) -> None:
     assert loader.overlay is not None
     loader.overlay.requirements.write_text("never-published==1\n")
     with pytest.raises(InstallFailed, match="never-published"):
@@ -95,13 +95,13 @@ def test_ctrl_c_leaves_no_files(loader: Loader, tmp_path: Path, monkeypatch: pyt
         index.await_builders(1)
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert [each.name for each in loader.overlay.folder.parent.iterdir()] == [".of-test.lock"]
+    assert [path.name for path in loader.overlay.folder.parent.iterdir()] == [".of-test.lock"]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"LC_ALL": "C"}
     return subprocess.run(
-        [sys.executable, "server.py", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "server.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
 
 

@@ -1,4 +1,4 @@
-"""The build of llama.cpp: progress, resuming, reuse and errors. With real pip and a small package."""
+"""The build of llama.cpp: progress, resuming, reuse and errors, with real pip and a small package."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from modules.setup import install_errors, llama_cpp_build
 from modules.setup.build_progress import BuildProgress
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
-from tests.setup.test_overlay_installer import is_running
-from tests.support.package_index import PackageIndex
+from tests.support.package_index import PackageIndex, is_running
 
 STEPS = 5
 SECONDS = 110
@@ -23,7 +22,7 @@ SECONDS = 110
 @pytest.fixture
 def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
     package_index.add_compiled(STEPS)
-    package_index.add_wheel("beside")
+    package_index.add_wheel("another")
     for setting in ("CMAKE_ARGS", "CMAKE_BUILD_PARALLEL_LEVEL"):
         monkeypatch.delenv(setting, raising=False)
     return package_index
@@ -31,7 +30,7 @@ def index(package_index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> Packa
 
 def overlay_in(root: Path) -> Overlay:
     (root / "overlays").mkdir(parents=True)
-    (root / "requirements-of-test.txt").write_text("beside==1.0\ncompiled==1.0\n")
+    (root / "requirements-of-test.txt").write_text("another==1.0\ncompiled==1.0\n")
     return Overlay("of-test", 1, root, compiled="compiled", title="llama.cpp")
 
 
@@ -42,57 +41,59 @@ def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
 
 @pytest.fixture
 def overlays() -> Iterator[OverlayInstaller]:
-    owner = OverlayInstaller()
-    yield owner
-    owner.close()
+    installer = OverlayInstaller()
+    yield installer
+    installer.close()
 
 
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
 
 
 def begin(overlays: OverlayInstaller, overlay: Overlay, steps: int) -> Installation:
     """Start an installation, and wait until the build has completed a number of steps."""
     overlays.start(overlay)
-    until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress)
+    wait_until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress)
     return overlays.status(overlay)
 
 
-def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
-    until(lambda: not overlays.status(overlay).in_progress)
+def wait_until_ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
+    wait_until(lambda: not overlays.status(overlay).in_progress)
     return overlays.status(overlay)
 
 
-def installed(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
+def install(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     overlays.start(overlay)
-    return ended(overlays, overlay)
+    return wait_until_ended(overlays, overlay)
 
 
 def test_steps_are_counted_and_an_interrupted_build_resumes(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.allow(2)
-    now = begin(overlays, overlay, 2)
-    assert (now.state, now.phase, now.total) == ("installing", "compiling", STEPS)
-    assert describe(now, overlay, "en") == "Compiling llama.cpp: 2 of 5"
-    assert describe(now, overlay, "zh") == "正在编译 llama.cpp：2/5"
+    status = begin(overlays, overlay, 2)
+    assert (status.state, status.phase, status.total) == ("installing", "compiling", STEPS)
+    assert describe(status, overlay, "en") == "Compiling llama.cpp: 2 of 5"
+    assert describe(status, overlay, "zh") == "正在编译 llama.cpp：2/5"
     overlays.cancel(overlay)
-    assert ended(overlays, overlay) == Installation("absent") and overlay.build_folder.is_dir()
-    until(lambda: not is_running(index.builds()[0]["compiler"]))
+    assert wait_until_ended(overlays, overlay) == Installation("absent") and overlay.build_folder.is_dir()
+    wait_until(lambda: not is_running(index.builds()[0]["compiler"]))
 
     index.allow(3)
-    now = begin(overlays, overlay, 3)
-    assert (now.done, now.total) == (3, STEPS), "it counts on where it was interrupted"
+    status = begin(overlays, overlay, 3)
+    assert (status.done, status.total) == (3, STEPS), "the count continues where the build was interrupted"
     index.allow(STEPS)
-    assert ended(overlays, overlay) == Installation("installed")
-    assert {"compiled", "beside"} <= {each.name for each in overlay.folder.iterdir()}
-    assert not overlay.build_folder.exists(), "nothing of the build is left"
+    assert wait_until_ended(overlays, overlay) == Installation("installed")
+    assert {"compiled", "another"} <= {path.name for path in overlay.folder.iterdir()}
+    assert not overlay.build_folder.exists(), "the build folder is deleted"
 
     first, second = index.builds()
-    assert first["source"] == second["source"], "or the compiler's command lines would differ, and nothing be reused"
+    assert first["source"] == second["source"], (
+        "another path would change the compiler's command lines, so that nothing is reused"
+    )
     assert first["niceness"] >= llama_cpp_build.NICENESS
     assert "LLAVA_BUILD=OFF" in first["defines"]
 
@@ -100,12 +101,12 @@ def test_steps_are_counted_and_an_interrupted_build_resumes(
 def test_another_clone_reuses_the_wheel_unless_settings_differ(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert installed(overlays, overlay) == Installation("installed")
-    monkeypatch.setenv("CMAKE_BUILD_PARALLEL_LEVEL", "1")  # which makes no other code
-    assert installed(overlays, overlay_in(tmp_path / "second")) == Installation("installed")
+    assert install(overlays, overlay) == Installation("installed")
+    monkeypatch.setenv("CMAKE_BUILD_PARALLEL_LEVEL", "1")  # does not change the code
+    assert install(overlays, overlay_in(tmp_path / "second")) == Installation("installed")
     assert len(index.builds()) == 1
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
-    assert installed(overlays, overlay_in(tmp_path / "third")) == Installation("installed")
+    assert install(overlays, overlay_in(tmp_path / "third")) == Installation("installed")
     assert len(index.builds()) == 2
 
 
@@ -115,23 +116,23 @@ def test_a_build_interrupted_with_other_settings_starts_over(
     index.allow(2)
     begin(overlays, overlay, 2)
     overlays.cancel(overlay)
-    ended(overlays, overlay)
+    wait_until_ended(overlays, overlay)
     monkeypatch.setenv("CXX", "g++")
     index.allow(1)
     assert begin(overlays, overlay, 1).done == 1
     index.allow(STEPS)
-    assert ended(overlays, overlay) == Installation("installed")
+    assert wait_until_ended(overlays, overlay) == Installation("installed")
 
 
 def test_a_prebuilt_wheel_needs_no_compiler(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llama_cpp_build, "has_compiler", lambda: False)
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert failed.error is not None
     assert "no C++ compiler" in failed.error.say("en") and "没有找到 C++ 编译器" in failed.error.say("zh")
     index.add_wheel("compiled")
-    assert installed(overlays, overlay) == Installation("installed")
+    assert install(overlays, overlay) == Installation("installed")
     assert index.builds() == []
 
 
@@ -142,7 +143,7 @@ def test_an_unreachable_index_is_named_even_without_a_compiler(
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert failed.error is not None and "package index cannot be reached" in failed.error.say("en")
 
 
@@ -150,15 +151,17 @@ def test_a_failed_build_has_a_cause_and_can_be_retried(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.fail_with("c++: fatal error: Killed signal terminated program cc1plus")
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert failed.error is not None
-    first, _, rest = failed.error.say("en").partition("\n")
-    assert "llama.cpp" in first and "ran out of memory" in first
-    assert "cc1plus" in rest, "the compiler's own words are there, too"
+    summary, _, output = failed.error.say("en").partition("\n")
+    assert "llama.cpp" in summary and "ran out of memory" in summary
+    assert "cc1plus" in output, "the compiler's output is included"
     assert "内存不足" in failed.error.say("zh")
     (index.folder / "failure").unlink()
-    assert installed(overlays, overlay) == Installation("installed")
-    assert [build["parallel"] for build in index.builds()] == [None, "1"], "with less memory the second time"
+    assert install(overlays, overlay) == Installation("installed")
+    assert [build["parallel"] for build in index.builds()] == [None, "1"], (
+        "the second build runs one job to save memory"
+    )
 
 
 def test_every_cause_is_recognized_in_the_output(subtests: pytest.Subtests) -> None:
@@ -179,14 +182,14 @@ def test_every_cause_is_recognized_in_the_output(subtests: pytest.Subtests) -> N
 
 
 def test_the_remaining_time_is_estimated_from_the_pace(tmp_path: Path) -> None:
-    now = 0.0
-    steps = BuildProgress(tmp_path / "steps", lambda: now)
+    seconds = 0.0
+    steps = BuildProgress(tmp_path / "steps", lambda: seconds)
     for number in range(1, 11):
-        now += 3.0
+        seconds += 3.0
         assert steps.read(f"  [{number}/40] c++ -c x.cpp")
     assert (steps.done, steps.total, steps.seconds_left) == (10, 40, 90.0)
     assert not steps.read("  -- Configuring done (1.2s)")
-    resumed = BuildProgress(tmp_path / "steps", lambda: now)
+    resumed = BuildProgress(tmp_path / "steps", lambda: seconds)
     resumed.read("[1/30] c++ -c y.cpp")
     assert (resumed.done, resumed.total, resumed.seconds_left) == (11, 40, None)
 
@@ -204,8 +207,8 @@ def test_only_the_required_version_in_the_main_environment_is_used(
         with subtests.test(folder=folder, version=version):
             site = tmp_path / f"{folder}-{version}" / folder
             (site / f"compiled-{version}.dist-info").mkdir(parents=True)
-            about = f"Metadata-Version: 2.1\nName: compiled\nVersion: {version}\n"
-            (site / f"compiled-{version}.dist-info" / "METADATA").write_text(about)
+            metadata = f"Metadata-Version: 2.1\nName: compiled\nVersion: {version}\n"
+            (site / f"compiled-{version}.dist-info" / "METADATA").write_text(metadata)
             with monkeypatch.context() as patch:
                 patch.syspath_prepend(str(site))
                 assert overlay.in_environment is used

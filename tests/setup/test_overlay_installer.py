@@ -1,4 +1,4 @@
-"""Installing overlays with real pip from a local index: complete or absent, whatever interrupts."""
+"""Installing overlays with real pip from a local index: interruptions never leave an incomplete overlay."""
 
 from __future__ import annotations
 
@@ -43,42 +43,42 @@ def index(package_index: PackageIndex) -> PackageIndex:
 def overlay(tmp_path: Path, index: PackageIndex) -> Overlay:
     """An overlay that requires "quickly" and "slowly" and is not installed."""
     (tmp_path / "overlays").mkdir()
-    (tmp_path / "requirements-of-test.txt").write_text("# the tests' own\nquickly==1.0\nslowly==1.0\n")
+    (tmp_path / "requirements-of-test.txt").write_text("# requirements for tests\nquickly==1.0\nslowly==1.0\n")
     return Overlay("of-test", 1, tmp_path)
 
 
 @pytest.fixture
 def overlays() -> Iterator[OverlayInstaller]:
-    owner = OverlayInstaller()
-    yield owner
-    owner.close()
+    installer = OverlayInstaller()
+    yield installer
+    installer.close()
 
 
 def loader_with(overlay: Overlay) -> Loader:
     return dataclasses.replace(ECHO, packages=("quickly", "slowly"), overlay=overlay, install="press the button")
 
 
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
 
 
-def ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
+def wait_until_ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     """Wait until the installation has ended and return its state."""
-    until(lambda: not overlays.status(overlay).in_progress)
+    wait_until(lambda: not overlays.status(overlay).in_progress)
     return overlays.status(overlay)
 
 
-def installed(overlays: OverlayInstaller, overlay: Overlay, force: bool = False) -> Installation:
+def install(overlays: OverlayInstaller, overlay: Overlay, force: bool = False) -> Installation:
     overlays.start(overlay, force)
-    return ended(overlays, overlay)
+    return wait_until_ended(overlays, overlay)
 
 
 def names(overlay: Overlay) -> list[str]:
     """Return the names in the folder of overlays, except the lock file."""
-    return sorted(each.name for each in overlay.folder.parent.iterdir() if each.name != f".{overlay.name}.lock")
+    return sorted(path.name for path in overlay.folder.parent.iterdir() if path.name != f".{overlay.name}.lock")
 
 
 @contextlib.contextmanager
@@ -113,24 +113,24 @@ def test_an_overlay_counts_as_installed_only_when_it_is_complete(
     assert overlays.status(overlay) == Installation("absent")
     overlays.start(overlay)
     index.await_builders(1)
-    until(lambda: overlays.status(overlay).done)
-    under_way = overlays.status(overlay)
-    assert (under_way.state, under_way.done, under_way.total) == ("installing", 1, 2)
-    assert "slowly" in under_way.last_line or "metadata" in under_way.last_line
+    wait_until(lambda: overlays.status(overlay).done)
+    status = overlays.status(overlay)
+    assert (status.state, status.done, status.total) == ("installing", 1, 2)
+    assert "slowly" in status.last_line or "metadata" in status.last_line
     assert not overlay.folder.exists() and unavailable(loader) is not None
     index.open_gate()
-    until(overlay.folder.exists)
-    assert unavailable(loader) is None, "from the first moment that there is anything of it"
-    assert ended(overlays, overlay) == Installation("installed")
-    assert {"quickly", "slowly"} <= {each.name for each in overlay.folder.iterdir()}
+    wait_until(overlay.folder.exists)
+    assert unavailable(loader) is None, "the overlay is complete as soon as its folder exists"
+    assert wait_until_ended(overlays, overlay) == Installation("installed")
+    assert {"quickly", "slowly"} <= {path.name for path in overlay.folder.iterdir()}
     assert names(overlay) == ["of-test"]
 
 
 def test_the_error_names_the_install_command_and_the_size(overlay: Overlay) -> None:
-    why = unavailable(loader_with(overlay))
-    assert why is not None and why.install == "press the button"
+    reason = unavailable(loader_with(overlay))
+    assert reason is not None and reason.install == "press the button"
     for language in ("en", "zh"):
-        assert "1 MB" in why.say(language) and "press the button" in why.say(language)
+        assert "1 MB" in reason.say(language) and "press the button" in reason.say(language)
 
 
 def test_a_killed_installation_starts_over_after_its_pip_has_ended(
@@ -140,22 +140,25 @@ def test_a_killed_installation_starts_over_after_its_pip_has_ended(
         index.await_builders(1)
         first.kill()
         first.wait()
-        left = names(overlay)
-        assert len(left) == 1 and left[0].startswith(".of-test-")
-        overlays.start(overlay)  # that pip is still at it: nothing is taken away under its hands
+        leftovers = names(overlay)
+        assert len(leftovers) == 1 and leftovers[0].startswith(".of-test-")
+        overlays.start(overlay)  # waits, because the pip of the killed process still uses the folder
         time.sleep(0.5)
-        assert overlays.status(overlay).state == "waiting" and names(overlay) == left
+        assert overlays.status(overlay).state == "waiting" and names(overlay) == leftovers
         index.open_gate()
-        assert ended(overlays, overlay) == Installation("installed")
+        assert wait_until_ended(overlays, overlay) == Installation("installed")
     assert len(index.builders()) == 2 and names(overlay) == ["of-test"]
 
 
-def test_one_of_two_processes_installs_and_the_other_waits(overlay: Overlay, index: PackageIndex) -> None:
+def test_of_two_processes_one_installs_and_the_other_waits(overlay: Overlay, index: PackageIndex) -> None:
     with another_process(overlay) as first, another_process(overlay) as second:
         index.await_builders(1)
-        time.sleep(1)  # long enough for the other to come
+        time.sleep(1)  # long enough for the second process to start waiting
         index.open_gate()
-        assert [each.communicate(timeout=SECONDS)[0] for each in (first, second)] == ["installed\n", "installed\n"]
+        assert [process.communicate(timeout=SECONDS)[0] for process in (first, second)] == [
+            "installed\n",
+            "installed\n",
+        ]
     assert len(index.builders()) == 1
 
 
@@ -165,9 +168,9 @@ def test_waiting_for_another_process_can_be_cancelled(
     with another_process(overlay) as first:
         index.await_builders(1)
         overlays.start(overlay)
-        until(lambda: overlays.status(overlay).state == "waiting")
+        wait_until(lambda: overlays.status(overlay).state == "waiting")
         overlays.cancel(overlay)
-        assert ended(overlays, overlay) == Installation("absent")
+        assert wait_until_ended(overlays, overlay) == Installation("absent")
         index.open_gate()
         assert first.communicate(timeout=SECONDS)[0] == "installed\n"
     assert overlays.status(overlay) == Installation("installed")
@@ -179,12 +182,12 @@ def test_a_waiting_process_shows_the_progress_of_the_installing_one(
     with another_process(overlay):
         index.await_builders(1)
         overlays.start(overlay)
-        until(lambda: overlays.status(overlay).total == 2)
-        seen = overlays.status(overlay)
-        assert (seen.state, seen.phase) == ("waiting", "fetching")
-        assert describe(seen, overlay, "en") == "overlays/of-test: 1 of 2 packages downloaded"
+        wait_until(lambda: overlays.status(overlay).total == 2)
+        status = overlays.status(overlay)
+        assert (status.state, status.phase) == ("waiting", "fetching")
+        assert describe(status, overlay, "en") == "overlays/of-test: 1 of 2 packages downloaded"
         index.open_gate()
-        assert ended(overlays, overlay) == Installation("installed")
+        assert wait_until_ended(overlays, overlay) == Installation("installed")
 
 
 def test_cancelling_the_wait_for_the_early_build_ends_the_build(
@@ -193,9 +196,9 @@ def test_cancelling_the_wait_for_the_early_build_ends_the_build(
     with another_process(overlay, early=True) as first:
         index.await_builders(1)
         overlays.start(overlay)
-        until(lambda: overlays.status(overlay).total == 2)
+        wait_until(lambda: overlays.status(overlay).total == 2)
         overlays.cancel(overlay)
-        assert ended(overlays, overlay) == Installation("absent")
+        assert wait_until_ended(overlays, overlay) == Installation("absent")
         assert first.wait(SECONDS) == 0
     assert names(overlay) == [] and not is_running(index.builders()[0])
 
@@ -215,7 +218,7 @@ def test_the_waiting_process_reports_why_the_early_build_failed(
     overlay.requirements.write_text("never-published==3\n")
     with another_process(overlay, early=True) as first:
         overlays.start(overlay)
-        assert ended(overlays, overlay).error is not None
+        assert wait_until_ended(overlays, overlay).error is not None
         assert first.wait(SECONDS) == 0
 
 
@@ -225,18 +228,18 @@ def test_a_cancelled_installation_leaves_no_files_and_no_process(
     overlays.start(overlay)
     index.await_builders(1)
     overlays.cancel(overlay)
-    assert ended(overlays, overlay) == Installation("absent")
+    assert wait_until_ended(overlays, overlay) == Installation("absent")
     assert names(overlay) == []
-    until(lambda: not is_running(index.builders()[0]))
+    wait_until(lambda: not is_running(index.builders()[0]))
     index.open_gate()
-    assert installed(overlays, overlay) == Installation("installed")
+    assert install(overlays, overlay) == Installation("installed")
 
 
 def test_closing_the_installer_ends_its_installations(overlay: Overlay, index: PackageIndex) -> None:
-    owner = OverlayInstaller()
-    owner.start(overlay)
+    installer = OverlayInstaller()
+    installer.start(overlay)
     index.await_builders(1)
-    owner.close()
+    installer.close()
     assert names(overlay) == []
 
 
@@ -244,32 +247,32 @@ def test_a_missing_package_is_an_error_with_the_output_of_pip(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     overlay.requirements.write_text("quickly==1.0\nnever-published==3\n")
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert failed.state == "failed" and isinstance(failed.error, InstallFailed)
     for language in ("en", "zh"):
-        first, _, rest = failed.error.say(language).partition("\n")
-        assert "of-test" in first and "never-published" not in first and "never-published" in rest
+        summary, _, output = failed.error.say(language).partition("\n")
+        assert "of-test" in summary and "never-published" not in summary and "never-published" in output
     assert "no version for this Python" in failed.error.say("en")
     assert names(overlay) == []
     index.add_wheel("never_published", "3")
-    assert installed(overlays, overlay) == Installation("installed"), "and can be tried again"
+    assert install(overlays, overlay) == Installation("installed"), "the installation can be retried"
 
 
 def test_an_unreachable_index_is_named_as_the_cause(
     overlays: OverlayInstaller, overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # and so the user's own index is the one asked
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the user's own index is used
     monkeypatch.setenv("PIP_RETRIES", "1")
     overlay.requirements.write_text("never-published==3\n")
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert failed.error is not None
     assert "PIP_INDEX_URL" in failed.error.say("en") and "127.0.0.1" in failed.error.say("en")
 
 
 def test_too_little_disk_space_is_an_error_before_any_download(overlays: OverlayInstaller, overlay: Overlay) -> None:
     huge = dataclasses.replace(overlay, megabytes=10**12)
-    failed = installed(overlays, huge)
+    failed = install(overlays, huge)
     assert failed.error is not None and "1500000000000 MB" in failed.error.say("en")
     assert names(overlay) == []
 
@@ -277,7 +280,7 @@ def test_too_little_disk_space_is_an_error_before_any_download(overlays: Overlay
 def test_a_folder_that_cannot_be_created_is_an_error(overlays: OverlayInstaller, overlay: Overlay) -> None:
     overlay.folder.parent.rmdir()
     overlay.folder.parent.write_text("a file where the folder should be")
-    failed = installed(overlays, overlay)
+    failed = install(overlays, overlay)
     assert isinstance(failed.error, InstallFailed) and "overlays" in failed.error.words
 
 
@@ -285,12 +288,12 @@ def test_an_overlay_with_outdated_requirements_is_reinstalled(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
-    assert installed(overlays, overlay) == Installation("installed")
+    assert install(overlays, overlay) == Installation("installed")
     index.add_wheel("quickly", "2.0")
     overlay.requirements.write_text("quickly==2.0\nslowly==1.0\n")
     assert overlays.status(overlay) == Installation("absent")
     assert unavailable(loader_with(overlay)) is not None
-    assert installed(overlays, overlay) == Installation("installed")
+    assert install(overlays, overlay) == Installation("installed")
     assert '"2.0"' in (overlay.folder / "quickly" / "__init__.py").read_text()
     assert not (overlay.folder / "quickly-1.0.dist-info").exists()
     assert names(overlay) == ["of-test"]
@@ -300,15 +303,15 @@ def test_the_old_overlay_stays_until_the_new_one_is_complete(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
-    installed(overlays, overlay)
+    install(overlays, overlay)
     shutil.rmtree(overlay.folder / "quickly")
-    assert unavailable(loader_with(overlay)) is not None, "its stamp is right, but a package has been taken from it"
-    assert installed(overlays, overlay) == Installation("installed") and not (overlay.folder / "quickly").exists()
-    (index.folder / "quickly-1.0-py3-none-any.whl").rename(index.folder / "aside")
-    assert installed(overlays, overlay, force=True).state == "failed"
+    assert unavailable(loader_with(overlay)) is not None, "the stamp matches, but a package is missing"
+    assert install(overlays, overlay) == Installation("installed") and not (overlay.folder / "quickly").exists()
+    (index.folder / "quickly-1.0-py3-none-any.whl").rename(index.folder / "renamed")
+    assert install(overlays, overlay, force=True).state == "failed"
     assert names(overlay) == ["of-test"] and (overlay.folder / "slowly").exists()
-    (index.folder / "aside").rename(index.folder / "quickly-1.0-py3-none-any.whl")
-    assert installed(overlays, overlay, force=True) == Installation("installed")
+    (index.folder / "renamed").rename(index.folder / "quickly-1.0-py3-none-any.whl")
+    assert install(overlays, overlay, force=True) == Installation("installed")
     assert unavailable(loader_with(overlay)) is None
 
 
@@ -318,12 +321,14 @@ def test_an_overlay_requested_twice_is_installed_once(
     for _ in range(3):
         overlays.start(overlay)
     index.open_gate()
-    ended(overlays, overlay)
+    wait_until_ended(overlays, overlay)
     overlays.start(overlay)
     assert overlays.status(overlay) == Installation("installed") and len(index.builders()) == 1
 
 
-@pytest.mark.parametrize("loader", [each for each in LOADERS.values() if each.overlay], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "loader", [loader for loader in LOADERS.values() if loader.overlay], ids=lambda loader: loader.name
+)
 def test_overlays_pin_all_packages_and_contain_no_torch(loader: Loader) -> None:
     assert loader.overlay is not None
     lines = [line for line in loader.overlay.requirements.read_text().splitlines() if not line.startswith("#")]
@@ -338,63 +343,63 @@ def test_overlays_pin_all_packages_and_contain_no_torch(loader: Loader) -> None:
 NO_OPTIONS = resolve(ECHO, model={}, saved={}, flags={}, form={})
 
 
-def cut_short(folder: Path) -> None:
+def truncate_a_file(folder: Path) -> None:
     (folder / "quickly" / "__init__.py").write_text("")
 
 
-def without_a_file(folder: Path) -> None:
+def delete_a_file(folder: Path) -> None:
     (folder / "slowly" / "__init__.py").unlink()
 
 
-def without_a_package(folder: Path) -> None:
+def delete_a_package(folder: Path) -> None:
     shutil.rmtree(folder / "slowly")
     shutil.rmtree(folder / "slowly-1.0.dist-info")
 
 
 @pytest.mark.parametrize(
-    ("harm", "named"),
-    [(cut_short, "quickly/__init__.py"), (without_a_file, "slowly/__init__.py"), (without_a_package, "of-test")],
+    ("damage", "damaged_file"),
+    [(truncate_a_file, "quickly/__init__.py"), (delete_a_file, "slowly/__init__.py"), (delete_a_package, "of-test")],
 )
-@pytest.mark.parametrize("name", ["boom", "segv"])
+@pytest.mark.parametrize("model", ["boom", "segv"])
 def test_a_load_with_a_damaged_overlay_names_the_damage_and_offers_reinstallation(
     overlays: OverlayInstaller,
     overlay: Overlay,
     index: PackageIndex,
-    harm: Callable[[Path], None],
-    named: str,
-    name: str,
+    damage: Callable[[Path], None],
+    damaged_file: str,
+    model: str,
 ) -> None:
     index.open_gate()
-    installed(overlays, overlay)
-    harm(overlay.folder)
-    loader, owner = dataclasses.replace(loader_with(overlay), packages=("quickly",)), ModelManager()
-    assert unavailable(loader) is None, "nobody has looked"
+    install(overlays, overlay)
+    damage(overlay.folder)
+    loader, manager = dataclasses.replace(loader_with(overlay), packages=("quickly",)), ModelManager()
+    assert unavailable(loader) is None, "the damage is not noticed before a load"
     with pytest.raises(LoaderUnavailable, match="damaged") as refused:
-        owner.load(LoadPlan(record(name), loader, NO_OPTIONS))
+        manager.load(LoadPlan(record(model), loader, NO_OPTIONS))
     for language in ("en", "zh"):
-        assert named in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
+        assert damaged_file in refused.value.say(language) and "overlays/of-test" in refused.value.say(language)
     assert refused.value.install == "press the button"
-    assert owner.status.error is refused.value
+    assert manager.status.error is refused.value
     assert overlays.status(overlay) == Installation("absent") and unavailable(loader) is not None
-    assert installed(overlays, overlay) == Installation("installed")
-    with contextlib.closing(owner.load(LoadPlan(record("good"), loader, NO_OPTIONS))):
-        assert owner.status.state == "ready"
+    assert install(overlays, overlay) == Installation("installed")
+    with contextlib.closing(manager.load(LoadPlan(record("good"), loader, NO_OPTIONS))):
+        assert manager.status.state == "ready"
 
 
 def test_a_load_that_fails_for_another_reason_keeps_the_overlay(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     index.open_gate()
-    installed(overlays, overlay)
+    install(overlays, overlay)
     with pytest.raises(LoadFailed, match="broke"):
         ModelManager().load(LoadPlan(record("boom"), loader_with(overlay), NO_OPTIONS))
     assert overlay.is_installed
 
 
 def test_the_installed_overlays_are_undamaged() -> None:
-    """Packages that change their own files would count as damaged."""
+    """This would fail for packages that change their own files."""
     for name in ("AutoGPTQ", "ExLlamav2"):
-        found = LOADERS[name].overlay
-        assert found is not None and found.is_installed and not found.find_damage()
+        overlay = LOADERS[name].overlay
+        assert overlay is not None and overlay.is_installed and not overlay.find_damage()
     (extra,) = LOADERS["Transformers"].extras
     assert extra.overlay is not None and extra.overlay.is_installed and not extra.overlay.find_damage()

@@ -1,4 +1,4 @@
-"""pip as a child process: output, failure, and no process that survives a stop. A script stands in for pip."""
+"""pip as a child process: output, failures, and stopping it with all its processes. A script stands in for pip."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from modules.setup.pip import Pip, PipFailed, Stopped
-from tests.setup.test_overlay_installer import is_running
+from tests.support.package_index import is_running
 
 pytestmark = pytest.mark.usefixtures("whole_program")
 
-# Its compiler is in a process group of its own, as ninja's are.
+# A build whose compiler has its own process group, like those of ninja.
 BUILDING = """
 import os, subprocess, time
 compiler = subprocess.Popen(["sleep", "600"], preexec_fn=os.setpgrp)
@@ -22,49 +22,49 @@ print(compiler.pid, flush=True)
 time.sleep(600)
 """
 
-# It is made nicer just after it has been started.
+# Prints its niceness, which is raised just after the start.
 NICE = """
 import os, sys, time
-until = time.monotonic() + 10
-while not os.nice(0) and time.monotonic() < until:
+deadline = time.monotonic() + 10
+while not os.nice(0) and time.monotonic() < deadline:
     time.sleep(0.01)
 print(os.nice(0), flush=True)
 print(*sys.argv[1:4], file=sys.stderr)
 """
 
 
-def pip_that(folder: Path, does: str, stop: threading.Event | None = None) -> Pip:
+def pip_with(folder: Path, script: str, stop: threading.Event | None = None) -> Pip:
     """Return a Pip whose interpreter is a script."""
-    script = folder / "python"
-    script.write_text(f"#!{sys.executable}\n{does}\n")
-    script.chmod(0o755)
-    return Pip(str(script), folder, stop, log=folder / "log")
+    interpreter = folder / "python"
+    interpreter.write_text(f"#!{sys.executable}\n{script}\n")
+    interpreter.chmod(0o755)
+    return Pip(str(interpreter), folder, stop, log=folder / "log")
 
 
 def test_output_is_read_line_by_line_returned_and_logged(tmp_path: Path) -> None:
-    read: list[str] = []
-    pip = pip_that(tmp_path, NICE)
-    assert pip.run("cache", "dir", read=read.append, niceness=7) == read
-    assert read == ["7", "-m pip cache"]
-    assert (tmp_path / "log").read_text().splitlines() == read
+    lines: list[str] = []
+    pip = pip_with(tmp_path, NICE)
+    assert pip.run("cache", "dir", read=lines.append, niceness=7) == lines
+    assert lines == ["7", "-m pip cache"]
+    assert (tmp_path / "log").read_text().splitlines() == lines
 
 
 def test_a_failure_contains_the_last_lines_of_output(tmp_path: Path) -> None:
-    with pytest.raises(PipFailed, match="the last words") as failed:
-        pip_that(tmp_path, "print('the last words'); raise SystemExit(3)").run("install")
-    assert failed.value.output == "the last words"
+    with pytest.raises(PipFailed, match="the last line") as failed:
+        pip_with(tmp_path, "print('the last line'); raise SystemExit(3)").run("install")
+    assert failed.value.output == "the last line"
 
 
 def test_stopping_also_ends_compilers_in_other_process_groups(tmp_path: Path) -> None:
-    stop, read = threading.Event(), list[str]()
+    stop, lines = threading.Event(), list[str]()
 
     def stop_when_it_compiles(line: str) -> None:
-        read.append(line)
+        lines.append(line)
         stop.set()
 
     with pytest.raises(Stopped):
-        pip_that(tmp_path, BUILDING, stop).run("wheel", read=stop_when_it_compiles)
-    until = time.monotonic() + 10
-    while is_running(int(read[0])):
-        assert time.monotonic() < until
+        pip_with(tmp_path, BUILDING, stop).run("wheel", read=stop_when_it_compiles)
+    deadline = time.monotonic() + 10
+    while is_running(int(lines[0])):
+        assert time.monotonic() < deadline
         time.sleep(0.02)

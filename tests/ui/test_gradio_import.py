@@ -23,7 +23,6 @@ def test_gradio_is_imported_completely_and_its_function_restored(whole_program: 
 
 
 def test_gradio_still_renders_its_stubs_at_every_import(whole_program: None) -> None:
-    """When this fails, Gradio has stopped doing so and modules/ui/gradio_import.py has nothing left to save: remove
-    it."""
+    """If this fails, Gradio no longer does so, and modules/ui/gradio_import.py can be removed."""
     code = "import gradio.component_meta as meta; print(meta.create_or_modify_pyi.__code__.co_argcount)"
     assert in_python(code) == "3"

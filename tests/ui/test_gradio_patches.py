@@ -14,7 +14,7 @@ gr = gradio()
 
 
 def test_gradios_script_is_served_with_a_faster_component_search() -> None:
-    """Fails when a new Gradio has another script: then `speed_up_component_search` has to change or to go."""
+    """If this fails, a new Gradio has another script, and `speed_up_component_search` must be adapted or removed."""
     server = FastAPI()
     gradio_patches.speed_up_component_search(server)
     (path,) = [path for route in server.routes if "core-" in (path := getattr(route, "path", ""))]
@@ -22,7 +22,7 @@ def test_gradios_script_is_served_with_a_faster_component_search() -> None:
     assert served.headers["content-type"].startswith("text/javascript")
     original = (Path(gr.__file__).parent / "templates/frontend/assets" / path.rpartition("/")[2]).read_text("utf-8")
     restored = served.text
-    for part, mended in gradio_patches._REPLACEMENTS.items():
-        assert restored.count(mended) == 1
-        restored = restored.replace(mended, part)
+    for original_part, patched_part in gradio_patches._REPLACEMENTS.items():
+        assert restored.count(patched_part) == 1
+        restored = restored.replace(patched_part, original_part)
     assert restored == original != served.text

@@ -1,4 +1,4 @@
-"""The error edge of the page: what becomes of an error in a handler."""
+"""Errors in a page's event handlers: logged, shown as alerts, or refused for guests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ gr = gradio()
 
 
 def test_an_unexpected_error_is_logged_and_shown_without_details(caplog: pytest.LogCaptureFixture) -> None:
-    told = as_error(RuntimeError("a secret path"))
-    assert "secret" not in told.say("en") and "text-studio.log" in told.say("zh")
+    error = as_error(RuntimeError("a secret path"))
+    assert "secret" not in error.say("en") and "text-studio.log" in error.say("zh")
     assert "a secret path" in caplog.text
 
 
 class Faulty:
-    """Handlers of each kind that Gradio knows, which show something and fail, or refuse."""
+    """A failing handler of each kind that Gradio supports."""
 
     def call(self) -> dict[Any, Any]:
         raise RuntimeError("a secret path")
@@ -42,50 +42,50 @@ class Faulty:
 
 @pytest.fixture
 def faulty(make_app: Callable[..., App]) -> Callable[..., Any]:
-    """Attaches the handlers to a button, with these arguments of `Page.on`; `line` is where they write."""
+    """Return a function that attaches the handlers to a button with options of `Page.on`; they write to `line`."""
 
-    def attach(*words: str, **options: Any) -> Any:
-        part = Faulty()
+    def attach(*arguments: str, **options: Any) -> Any:
+        failing = Faulty()
         with page_parts() as blocks:
             button, line = gr.Button(), gr.HTML()
-            page = Page(make_app(*words), "en")
-            for handler in (part.call, part.wait, part.stream):
+            page = Page(make_app(*arguments), "en")
+            for handler in (failing.call, failing.wait, failing.stream):
                 page.on(button.click, handler, None, [line], **{"alert": line, **options})
-        called: Any = AsCalled(blocks, part)
-        called.line = line
-        return called
+        bound: Any = AsCalled(blocks, failing)
+        bound.line = line
+        return bound
 
     return attach
 
 
-def test_an_error_of_any_kind_of_handler_becomes_an_alert(faulty: Callable[..., Any]) -> None:
-    part = faulty()
-    assert "Internal error" in part.call()[part.line]
-    assert "Select a model" in asyncio.run(part.wait())[part.line]
-    assert "Select a model" in last(part.stream())[part.line]
+def test_an_error_in_any_kind_of_handler_becomes_an_alert(faulty: Callable[..., Any]) -> None:
+    handlers = faulty()
+    assert "Internal error" in handlers.call()[handlers.line]
+    assert "Select a model" in asyncio.run(handlers.wait())[handlers.line]
+    assert "Select a model" in last(handlers.stream())[handlers.line]
 
 
 def test_updates_yielded_before_an_error_stay(faulty: Callable[..., Any]) -> None:
-    async def first(updates: AsyncIterator[Any]) -> Any:
+    async def first_update(updates: AsyncIterator[Any]) -> Any:
         return await anext(updates)
 
-    assert asyncio.run(first(faulty().stream())) == {"shown": 1}
+    assert asyncio.run(first_update(faulty().stream())) == {"shown": 1}
 
 
-def test_an_error_without_a_component_to_show_it_changes_nothing(faulty: Callable[..., Any]) -> None:
-    part = faulty(alert=None)
-    assert part.call() == {part.line: gr.skip()}
+def test_an_error_without_an_alert_component_changes_nothing(faulty: Callable[..., Any]) -> None:
+    handlers = faulty(alert=None)
+    assert handlers.call() == {handlers.line: gr.skip()}
 
 
 def test_a_handler_can_show_errors_itself(faulty: Callable[..., Any]) -> None:
-    part = faulty(failed=lambda error: {"error": type(error)})
-    assert last(part.stream()) == {"error": NothingPicked}
+    handlers = faulty(failed=lambda error: {"error": type(error)})
+    assert last(handlers.stream()) == {"error": NothingPicked}
 
 
 def test_guests_are_refused_before_an_owner_only_handler_runs(faulty: Callable[..., Any]) -> None:
-    part = faulty("--multi-user", owner_only=True)
-    for updates in (part.call(), asyncio.run(part.wait()), last(part.stream())):
-        assert "only its owner" in updates[part.line]
+    handlers = faulty("--multi-user", owner_only=True)
+    for updates in (handlers.call(), asyncio.run(handlers.wait()), last(handlers.stream())):
+        assert "only its owner" in updates[handlers.line]
 
 
 def test_closing_the_page_closes_the_handler(faulty: Callable[..., Any]) -> None:

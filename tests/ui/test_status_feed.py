@@ -1,4 +1,4 @@
-"""The digest by which pages notice changes: it changes with what the page shows, and with nothing else."""
+"""The digest that tells open pages to refresh: it changes exactly when what they show changes."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def test_a_step_of_the_preparation_changes_the_digest(
 
 
 def test_a_download_changes_the_digest_except_for_guests(make_app: Callable[..., App]) -> None:
-    for words, told in (("--multi-user",), False), ((), True):
-        app = make_app("--hf-endpoint", "http://127.0.0.1:9", *words)
+    for arguments, visible in (("--multi-user",), False), ((), True):
+        app = make_app("--hf-endpoint", "http://127.0.0.1:9", *arguments)
         before = status_feed.digest(app, "en")
-        app.downloads.start(DownloadSpec(REPO, "main", f"told-{told}"))
-        assert (status_feed.digest(app, "en") != before) == told
+        app.downloads.start(DownloadSpec(REPO, "main", f"visible-{visible}"))
+        assert (status_feed.digest(app, "en") != before) == visible
 
 
 def test_the_server_returns_an_uncached_digest(make_app: Callable[..., App]) -> None:
     app, server = make_app(), FastAPI()
     status_feed.add_route(server, app)
     with TestClient(server) as client:
-        answer = client.get("/status/zh")
-        assert (answer.text, answer.headers["cache-control"]) == (status_feed.digest(app, "zh"), "no-store")
+        response = client.get("/status/zh")
+        assert (response.text, response.headers["cache-control"]) == (status_feed.digest(app, "zh"), "no-store")
         assert client.get("/status/fr").text == status_feed.digest(app, LANGUAGES[0])
 
 

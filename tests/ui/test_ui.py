@@ -1,4 +1,4 @@
-"""Handlers of the Model tab that load: each is a public endpoint, whatever its visibility in Gradio."""
+"""Event handlers of the Model tab that load a model. Each is a public endpoint, even if Gradio hides it."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def tab(models_folder: Path) -> Iterator[Any]:
     app.models.unload()
 
 
-def form(tab: Any, model: object, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
-    """What the browser would send: the model's own settings, with `changed` typed over them."""
-    picked = isinstance(model, str) and model.endswith("gguf")
-    shown = tab.show(model)[tab.options.baseline] if picked else {"model": model, "values": {}}
-    values = {tab.widgets[key]: value for key, value in (shown["values"] | changed).items()}
+def form(tab: Any, model: object, loader: object = "llama.cpp", **changes: object) -> dict[Any, object]:
+    """Return what the browser would send: the settings of the model with `changes`."""
+    is_valid = isinstance(model, str) and model.endswith("gguf")
+    shown = tab.show(model)[tab.options.baseline] if is_valid else {"model": model, "values": {}}
+    values = {tab.widgets[key]: value for key, value in (shown["values"] | changes).items()}
     return {tab.model: model, tab.loader: loader, tab.options.baseline: shown, **values}
 
 
 def last(updates: Any) -> dict[Any, Any]:
     async def drain() -> dict[Any, Any]:
-        seen: dict[Any, Any] = {}
+        latest: dict[Any, Any] = {}
         async for update in updates:
-            seen = update
-        return seen
+            latest = update
+        return latest
 
     return asyncio.run(drain())
 
@@ -56,8 +56,8 @@ def test_selecting_a_model_shows_its_facts_and_settings(tab: Any) -> None:
     assert updates[tab.widgets["n_ctx"]] == 8192
     assert updates[tab.loader]["value"] == "llama.cpp"
     names = [name for _, name in updates[tab.loader]["choices"]]
-    assert names == ["llama.cpp", "llamacpp_HF"], "the loaders that can take it, the best first"
-    assert updates[tab.widgets["n_gpu_layers"]] == gr.update(value=0, maximum=31)  # and the output
+    assert names == ["llama.cpp", "llamacpp_HF"], "the compatible loaders, best first"
+    assert updates[tab.widgets["n_gpu_layers"]] == gr.update(value=0, maximum=31)  # the layers and the output
 
 
 def test_only_changed_fields_have_the_source_form(tab: Any) -> None:
@@ -83,15 +83,15 @@ INVALID: list[tuple[object, str, dict[str, object], str]] = [
 
 
 def test_an_invalid_request_is_refused(tab: Any, subtests: pytest.Subtests) -> None:
-    for model, loader, changed, words in INVALID:
-        with subtests.test(model=model, loader=loader, changed=changed):
-            html = last(tab.start(form(tab, model, loader, **changed)))[tab.status]
-            assert 'role="alert"' in html and words in html
+    for model, loader, changes, message in INVALID:
+        with subtests.test(model=model, loader=loader, changes=changes):
+            html = last(tab.start(form(tab, model, loader, **changes)))[tab.status]
+            assert 'role="alert"' in html and message in html
 
 
 def test_a_loader_whose_packages_are_missing_is_refused(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = dataclasses.replace(LOADERS["llamacpp_HF"], packages=("no_such_package",))
-    monkeypatch.setitem(LOADERS, "llamacpp_HF", without)  # type: ignore[arg-type]
+    unavailable = dataclasses.replace(LOADERS["llamacpp_HF"], packages=("no_such_package",))
+    monkeypatch.setitem(LOADERS, "llamacpp_HF", unavailable)  # type: ignore[arg-type]
     html = last(tab.start(form(tab, MODEL, "llamacpp_HF")))[tab.status]
     assert 'role="alert"' in html and "not available" in html
 

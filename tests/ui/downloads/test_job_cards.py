@@ -1,4 +1,4 @@
-"""Download jobs as HTML: their state, buttons and messages in both languages, with everything escaped."""
+"""Download jobs as HTML: their state, buttons and messages in both languages, with all untrusted text escaped."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ TR = translator("en")
 OID, COMMIT = "0" * 40, "c" * 40
 
 
-ASKS = ("ask", "cancel", "unask")
+CANCEL_BUTTONS = ("ask", "cancel", "unask")
 
 
-def job(**facts: object) -> JobView:
+def job(**changes: object) -> JobView:
     spec = DownloadSpec("user/model", "main", "", ("sub/m.Q4_K_M.gguf",), flat=True)
     view = JobView(id="1a2b", spec=spec, state="downloading", folder=Path("/models"), host="hub.example", count=1)
-    return dataclasses.replace(view, **facts)  # type: ignore[arg-type]
+    return dataclasses.replace(view, **changes)  # type: ignore[arg-type]
 
 
-def said(view: JobView, language: str = "en") -> str:
+def card(view: JobView, language: str = "en") -> str:
     return job_cards.jobs([view], 0, language, translator(language))
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
-def test_remaining_time_is_formatted_as_a_clock(seconds: float, words: str) -> None:
-    assert job_cards.clock(seconds) == words
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
+def test_remaining_time_is_formatted_as_a_clock(seconds: float, text: str) -> None:
+    assert job_cards.clock(seconds) == text
 
 
 def test_untrusted_names_are_escaped_everywhere() -> None:
@@ -58,10 +58,10 @@ def test_untrusted_names_are_escaped_everywhere() -> None:
 
 
 def test_a_running_job_shows_progress_speed_and_remaining_time() -> None:
-    told = said(job(done=10**9, total=4 * 10**9, speed=3e7, seconds_left=100.0))
-    for words in ("m.Q4_K_M.gguf", "Downloading", "1.00 GB / 4.00 GB", "25%", "30.0 MB/s", "1:40 left", "width:25.00%"):
-        assert words in re.sub(r"</?span[^>]*>", "", told), words
-    assert 'data-act="pause"' in told and 'data-act="cancel"' in told and 'data-act="resume"' not in told
+    html = card(job(done=10**9, total=4 * 10**9, speed=3e7, seconds_left=100.0))
+    for text in ("m.Q4_K_M.gguf", "Downloading", "1.00 GB / 4.00 GB", "25%", "30.0 MB/s", "1:40 left", "width:25.00%"):
+        assert text in re.sub(r"</?span[^>]*>", "", html), text
+    assert 'data-act="pause"' in html and 'data-act="cancel"' in html and 'data-act="resume"' not in html
 
 
 @pytest.mark.parametrize(
@@ -82,33 +82,33 @@ def test_a_title_includes_a_branch_other_than_main() -> None:
 
 
 def test_a_stalled_job_shows_no_speed_or_remaining_time() -> None:
-    told = said(job(done=1, total=4))
-    assert "<span>—</span>" in told and "— left" in told
+    html = card(job(done=1, total=4))
+    assert "<span>—</span>" in html and "— left" in html
 
 
 def test_the_current_file_of_several_is_named() -> None:
-    told = said(job(spec=DownloadSpec("user/model", "main", "t"), index=2, count=5, file="sub/a.bin", total=9))
-    assert "file 2 of 5" in told and 'title="sub/a.bin"' in told and 'title="user/model"' in told
+    html = card(job(spec=DownloadSpec("user/model", "main", "t"), index=2, count=5, file="sub/a.bin", total=9))
+    assert "file 2 of 5" in html and 'title="sub/a.bin"' in html and 'title="user/model"' in html
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_a_waiting_job_shows_the_reason_and_a_countdown(language: str) -> None:
-    limited = job(waiting=RateLimited("hub", 300), wait_seconds=41.6, attempt=1, attempts=6)
-    assert "42" in said(limited, language) and "300" not in said(limited, language)
-    lost = job(waiting=MirrorUnreachable("hub", "timeout"), wait_seconds=7.7, attempt=2, attempts=6)
-    assert "timeout" in said(lost, language) and "8" in said(lost, language)
-    assert {"zh": "等待中", "en": "Waiting"}[language] in said(lost, language)
+    rate_limited = job(waiting=RateLimited("hub", 300), wait_seconds=41.6, attempt=1, attempts=6)
+    assert "42" in card(rate_limited, language) and "300" not in card(rate_limited, language)
+    disconnected = job(waiting=MirrorUnreachable("hub", "timeout"), wait_seconds=7.7, attempt=2, attempts=6)
+    assert "timeout" in card(disconnected, language) and "8" in card(disconnected, language)
+    assert {"zh": "等待中", "en": "Waiting"}[language] in card(disconnected, language)
 
 
 BUTTONS: list[tuple[dict[str, object], str, set[str]]] = [
-    ({"state": "queued"}, "queued", {"pause", *ASKS}),
-    ({"state": "paused"}, "paused", {"resume", *ASKS}),
-    ({"state": "paused", "interrupted": True}, "interrupted", {"resume", *ASKS}),
-    ({"state": "failed", "error": MirrorUnreachable("h", "w")}, "failed", {"resume", *ASKS}),
+    ({"state": "queued"}, "queued", {"pause", *CANCEL_BUTTONS}),
+    ({"state": "paused"}, "paused", {"resume", *CANCEL_BUTTONS}),
+    ({"state": "paused", "interrupted": True}, "interrupted", {"resume", *CANCEL_BUTTONS}),
+    ({"state": "failed", "error": MirrorUnreachable("h", "w")}, "failed", {"resume", *CANCEL_BUTTONS}),
     (
         {"state": "paused", "moved": "d" * 40, "commit": COMMIT},
         "choose",
-        {"keep", "restart", *ASKS},
+        {"keep", "restart", *CANCEL_BUTTONS},
     ),
     ({"state": "done"}, "done", {"forget"}),
     ({"state": "cancelled"}, "cancelled", {"forget"}),
@@ -117,27 +117,27 @@ BUTTONS: list[tuple[dict[str, object], str, set[str]]] = [
 
 
 def test_the_buttons_of_a_download_depend_on_its_state(subtests: pytest.Subtests) -> None:
-    for facts, state, acts in BUTTONS:
-        with subtests.test(facts=facts):
-            told = said(job(**facts))
-            assert f"tx-dl-{state}" in told and set(re.findall(r'data-act="(\w+)"', told)) == acts
+    for changes, state, actions in BUTTONS:
+        with subtests.test(changes=changes):
+            html = card(job(**changes))
+            assert f"tx-dl-{state}" in html and set(re.findall(r'data-act="(\w+)"', html)) == actions
 
 
 def test_the_cancel_confirmation_names_the_size_lost() -> None:
-    assert "delete the 209 MB" in said(job(done=209_000_000, total=10**9))
+    assert "delete the 209 MB" in card(job(done=209_000_000, total=10**9))
 
 
 def test_a_finished_job_names_its_folder_and_the_checksum_source() -> None:
-    told = said(job(state="done", total=2 * 10**9))
-    assert "Saved to /models/m.Q4_K_M.gguf (files: 1, 2.00 GB). All checksums match those of hub.example." in told
-    assert "width:100.00%" in told
+    html = card(job(state="done", total=2 * 10**9))
+    assert "Saved to /models/m.Q4_K_M.gguf (files: 1, 2.00 GB). All checksums match those of hub.example." in html
+    assert "width:100.00%" in html
 
 
 def test_a_full_disk_pauses_and_is_reported() -> None:
-    told = said(job(state="paused", error=DiskFull("/models", 2 * 10**9, 10**9)))
-    assert 'role="alert"' in told and "Not enough disk space: 2.00 GB needed" in told
+    html = card(job(state="paused", error=DiskFull("/models", 2 * 10**9, 10**9)))
+    assert 'role="alert"' in html and "Not enough disk space: 2.00 GB needed" in html
 
 
 def test_an_updated_branch_offers_both_commits() -> None:
-    told = said(job(state="paused", moved="d" * 40, commit=COMMIT))
-    assert "Resume the old version ccccccc" in told and "Start over with the new version ddddddd" in told
+    html = card(job(state="paused", moved="d" * 40, commit=COMMIT))
+    assert "Resume the old version ccccccc" in html and "Start over with the new version ddddddd" in html

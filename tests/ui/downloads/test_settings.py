@@ -24,17 +24,17 @@ REPO = "user/private"
 
 
 @pytest.fixture
-def make(make_app: Callable[..., App]) -> Callable[..., Any]:
-    def made(*words: str) -> Any:
-        app = make_app(*words)
+def make_settings(make_app: Callable[..., App]) -> Callable[..., Any]:
+    def make(*arguments: str) -> Any:
+        app = make_app(*arguments)
         with page_parts() as blocks:
-            part = DownloadSettings(Page(app, "en"))
-            part.on_page_load(blocks.load)
-        settings: Any = AsCalled(blocks, part)
+            component = DownloadSettings(Page(app, "en"))
+            component.on_page_load(blocks.load)
+        settings: Any = AsCalled(blocks, component)
         settings.app = app
         return settings
 
-    return made
+    return make
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def hub() -> Iterator[HubServer]:
         yield started
 
 
-def test_an_endpoint_is_saved_and_an_invalid_one_refused(make: Callable[..., Any], tmp_path: Path) -> None:
-    settings = make()
+def test_an_endpoint_is_saved_and_an_invalid_one_refused(make_settings: Callable[..., Any], tmp_path: Path) -> None:
+    settings = make_settings()
     updates = settings.set_endpoint("https://one.example, two.example")
     assert "https://two.example" in updates[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example, https://two.example"
@@ -56,69 +56,69 @@ def test_an_endpoint_is_saved_and_an_invalid_one_refused(make: Callable[..., Any
     assert settings.app.mirrors.endpoints[0] == "https://hf-mirror.com"
 
 
-def test_an_unedited_endpoint_is_not_saved(make: Callable[..., Any], tmp_path: Path) -> None:
-    settings = make()
+def test_an_unedited_endpoint_is_not_saved(make_settings: Callable[..., Any], tmp_path: Path) -> None:
+    settings = make_settings()
     settings.set_endpoint(settings.show()[settings.endpoint])
     assert (tmp_path / "settings.yaml").read_text() == ""
 
 
-def test_leaving_an_unedited_field_changes_nothing(make: Callable[..., Any], tmp_path: Path) -> None:
-    settings, file = make(), tmp_path / "settings.yaml"
-    seen = settings.show()
+def test_leaving_an_unedited_field_changes_nothing(make_settings: Callable[..., Any], tmp_path: Path) -> None:
+    settings, file = make_settings(), tmp_path / "settings.yaml"
+    shown = settings.show()
     settings.set_endpoint("newer.example")  # on another page
-    settings.leave_endpoint(seen[settings.endpoint], seen[settings.shown_endpoint])
+    settings.leave_endpoint(shown[settings.endpoint], shown[settings.shown_endpoint])
     assert settings.app.mirrors.endpoints == ("https://newer.example",) and "newer" in file.read_text()
-    updates = settings.leave_endpoint("typed.example", seen[settings.shown_endpoint])
+    updates = settings.leave_endpoint("typed.example", shown[settings.shown_endpoint])
     assert updates[settings.shown_endpoint] == {"endpoint": "https://typed.example"} and "typed" in file.read_text()
 
 
-@pytest.mark.parametrize("known", [{}, None, 5, {"endpoint": ""}], ids=repr)
+@pytest.mark.parametrize("shown", [{}, None, 5, {"endpoint": ""}], ids=repr)
 def test_an_invalid_setting_is_not_overwritten_by_an_unedited_field(
-    make: Callable[..., Any], tmp_path: Path, known: object
+    make_settings: Callable[..., Any], tmp_path: Path, shown: object
 ) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("hf_endpoint: ftp://x\n")
-    settings = make("--settings", str(file))
+    settings = make_settings("--settings", str(file))
     assert settings.endpoint not in settings.show()
-    settings.leave_endpoint("", known)
+    settings.leave_endpoint("", shown)
     assert file.read_text() == "hf_endpoint: ftp://x\n"
     settings.set_endpoint("one.example")
     assert "one.example" in file.read_text()
 
 
 def test_an_invalid_endpoint_of_the_environment_is_reported_and_can_be_replaced(
-    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
-    settings = make()
+    settings = make_settings()
     assert "not a valid endpoint" in settings.show()[settings.line]
     assert "https://one.example" in settings.set_endpoint("one.example")[settings.line]
     assert settings.show()[settings.endpoint] == "https://one.example"
 
 
 def test_the_token_stays_in_memory_and_is_sent_to_allowed_hosts_only(
-    make: Callable[..., Any], hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_settings: Callable[..., Any], hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, host = make("--hf-endpoint", hub.url), hub.url.removeprefix("http://")
+    settings, host = make_settings("--hf-endpoint", hub.url), hub.url.removeprefix("http://")
     app: App = settings.app
     address = app.mirrors.parse_address(REPO)
     updates = settings.set_token(" hf_right ", ["huggingface.co"])
     assert updates[settings.token] == "" and "huggingface.co" in updates[settings.line]
     with pytest.raises(RepositoryNotFound):
         app.mirrors.repository(address)
-    assert not any(each.authorization for each in hub.log)
+    assert not any(request.authorization for request in hub.log)
     settings.set_hosts(["huggingface.co", host, "evil.example"])
     assert app.mirrors.token == AccessToken("hf_right", frozenset({"huggingface.co", host}))
     app.downloads.start(select_files(app.mirrors.repository(address), address, FileCriteria()).spec)
     until(lambda: app.downloads.snapshot()[0].state == "done")
     shown = [updates, settings.show(), settings.set_hosts([host])]
     assert "hf_right" not in f"{shown}{caplog.text}"
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_right" in path.read_bytes()]
-    assert kept == []
+    leaks = [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_right" in path.read_bytes()]
+    assert leaks == []
 
 
-def test_a_token_is_no_longer_sent_to_a_removed_endpoint(make: Callable[..., Any]) -> None:
-    settings = make()
+def test_a_token_is_no_longer_sent_to_a_removed_endpoint(make_settings: Callable[..., Any]) -> None:
+    settings = make_settings()
     settings.set_endpoint("one.example")
     settings.set_token("hf_right", ["huggingface.co", "one.example"])
     settings.set_endpoint("two.example")
@@ -129,23 +129,23 @@ def test_a_token_is_no_longer_sent_to_a_removed_endpoint(make: Callable[..., Any
     assert settings.app.mirrors.token is None
 
 
-def test_an_empty_field_keeps_the_token(make: Callable[..., Any]) -> None:
-    settings = make()
+def test_an_empty_field_keeps_the_token(make_settings: Callable[..., Any]) -> None:
+    settings = make_settings()
     settings.set_token("hf_right", ["huggingface.co"])
     settings.set_token("", ["huggingface.co"])
     assert settings.app.mirrors.token.secret == "hf_right"
 
 
-def test_an_invalid_token_is_refused_without_repeating_it(make: Callable[..., Any]) -> None:
-    settings = make()
-    told = settings.set_token("two words", ["huggingface.co"])[settings.line]
-    assert "Invalid access token" in told and "two words" not in told
+def test_an_invalid_token_is_refused_without_repeating_it(make_settings: Callable[..., Any]) -> None:
+    settings = make_settings()
+    message = settings.set_token("two words", ["huggingface.co"])[settings.line]
+    assert "Invalid access token" in message and "two words" not in message
 
 
 def test_the_token_of_the_environment_is_sent_to_hugging_face_only(
-    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    make_settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    assert make().app.mirrors.token == AccessToken("hf_environment", frozenset({"huggingface.co"}))
+    assert make_settings().app.mirrors.token == AccessToken("hf_environment", frozenset({"huggingface.co"}))
     monkeypatch.setenv("HF_TOKEN", "no token")
-    assert make().app.mirrors.token is None, "and a wrong one is no reason not to start"
+    assert make_settings().app.mirrors.token is None, "an invalid token does not prevent the start"

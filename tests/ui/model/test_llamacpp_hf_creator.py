@@ -1,4 +1,4 @@
-"""The handlers of the llamacpp_HF creator, called as any client can call them."""
+"""Event handlers of the llamacpp_HF creator, called as any client can call them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ TOKENIZER = {"tokenizer_config.json": b"{}", "tokenizer.json": b"{}", "config.js
 def make_panel(smollm2: Path, tmp_path: Path, make_app: Callable[..., App]) -> Callable[..., Any]:
     (tmp_path / "models" / NAME).symlink_to(smollm2)
 
-    def make(*words: str) -> Any:
-        app = make_app(*words)
+    def make(*arguments: str) -> Any:
+        app = make_app(*arguments)
         with page_parts() as blocks:
             page = Page(app, "en")
             tab = ModelTab(page, followers())
             panel = CreatorPanel(page, tab)
-        called: Any = AsCalled(blocks, panel)
-        called.model_tab = tab.card
-        return called
+        handlers: Any = AsCalled(blocks, panel)
+        handlers.model_tab = tab.card
+        return handlers
 
     return make
 
@@ -65,27 +65,27 @@ def test_the_model_is_moved_and_the_menu_has_its_new_name(make_panel: Callable[.
     assert "Created: model-HF/model.gguf" in updates[panel.result]
     assert updates[panel.model] == gr.update(choices=["model-HF/model.gguf"], value=None)
     tab = panel.model_tab
-    followed = panel.follow_rename(NAME, updates[panel.renamed])
-    assert followed[tab.model] == gr.update(choices=["model-HF/model.gguf"], value="model-HF/model.gguf")
-    assert "model-HF/model.gguf" in followed[tab.facts]
+    updates = panel.follow_rename(NAME, updates[panel.renamed])
+    assert updates[tab.model] == gr.update(choices=["model-HF/model.gguf"], value="model-HF/model.gguf")
+    assert "model-HF/model.gguf" in updates[tab.facts]
 
 
 def test_progress_is_shown_until_the_end(make_panel: Callable[..., Any], hub: HubServer) -> None:
     panel = make_panel("--hf-endpoint", hub.url)
     hub.fault("tree", delay=0.5)
 
-    async def told() -> list[str]:
-        return [each[panel.result] async for each in panel.create({panel.model: NAME, panel.address: REPO})]
+    async def progress() -> list[str]:
+        return [updates[panel.result] async for updates in panel.create({panel.model: NAME, panel.address: REPO})]
 
-    said = asyncio.run(told())
-    assert len(said) > 2 and "Looking up" in said[0] and "Created" in said[-1]
+    messages = asyncio.run(progress())
+    assert len(messages) > 2 and "Looking up" in messages[0] and "Created" in messages[-1]
 
 
-@pytest.mark.parametrize("told", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
-def test_the_menu_selects_an_existing_model_for_any_payload(make_panel: Callable[..., Any], told: object) -> None:
+@pytest.mark.parametrize("payload", [None, 5, ["a"], {}, {NAME: 5}, {NAME: "../x"}], ids=repr)
+def test_the_menu_selects_an_existing_model_for_any_payload(make_panel: Callable[..., Any], payload: object) -> None:
     panel = make_panel()
     for name in (NAME, "gone.gguf", None, ["x"]):
-        updates = panel.follow_rename(name, told)
+        updates = panel.follow_rename(name, payload)
         assert updates[panel.model_tab.model].get("value", name) == NAME
 
 

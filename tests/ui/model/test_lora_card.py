@@ -1,4 +1,4 @@
-"""The handlers of the LoRA card: what they show, and how they treat any payload."""
+"""Event handlers of the LoRA card: their updates, and invalid payloads."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.page_parts import AsCalled, page_parts
 
 @pytest.fixture
 def make_card(root: Path, make_app: Callable[..., App]) -> Callable[..., Any]:  # noqa: F811
-    def make(*words: str, language: str = "en") -> Any:
-        app = make_app("--lora-dir", str(root / "loras"), *words)
+    def make(*arguments: str, language: str = "en") -> Any:
+        app = make_app("--lora-dir", str(root / "loras"), *arguments)
         with page_parts() as blocks:
             card = LoraCard(Page(app, language))
         return AsCalled(blocks, card)
@@ -39,12 +39,12 @@ def load(card: Any) -> ModelManager:
     return app.models
 
 
-def last(card: Any, handler: Any, *given: object) -> dict[Any, Any]:
-    """What the handler shows in the end."""
+def last(card: Any, handler: Any, *arguments: object) -> dict[Any, Any]:
+    """Run a handler and return its last updates."""
 
     async def run() -> dict[Any, Any]:
         shown: dict[Any, Any] = {}
-        async for updates in handler(*given):
+        async for updates in handler(*arguments):
             assert set(updates) == {card.names, card.rows, card.status}
             shown = updates
         return shown
@@ -64,7 +64,7 @@ def test_a_new_page_shows_available_and_applied_loras(make_card: Callable[..., A
     assert 'value="0.5"' in opened[card.rows] and "<b>cat</b> × 0.5" in opened[card.status]
 
 
-def test_an_empty_folder_says_where_loras_go(root: Path, make_card: Callable[..., Any]) -> None:  # noqa: F811
+def test_for_an_empty_folder_the_card_says_where_to_put_loras(root: Path, make_card: Callable[..., Any]) -> None:  # noqa: F811
     card = make_card("--lora-dir", str(root / "nothing"))
     assert "no LoRA in loras/ yet" in card.open_page()[card.rows]
     peft(root / "nothing" / "cat")
@@ -75,7 +75,7 @@ def test_selected_loras_are_applied_with_their_weights(make_card: Callable[..., 
     card = make_card()
     models = load(card)
     shown = last(card, card.apply, ["cat", "dog.gguf"], {"cat": "0.5"})
-    assert [(each.name, each.weight) for each in models.status.loras] == [("cat", 0.5), ("dog.gguf", 1.0)]
+    assert [(lora.name, lora.weight) for lora in models.status.loras] == [("cat", 0.5), ("dog.gguf", 1.0)]
     assert "<b>cat</b> × 0.5: changes logits by up to 5" in shown[card.status]
     shown = last(card, card.remove_all)
     assert models.status.loras == () and shown[card.names] == []
@@ -94,8 +94,8 @@ def test_a_refusal_shows_the_reason_and_the_applied_loras(make_card: Callable[..
 def test_a_row_shows_the_facts_and_problems_of_a_lora(make_card: Callable[..., Any]) -> None:
     card = make_card()
     rows = card.describe(["cat", "cut"], {"cat": "1.5"})[card.rows]
-    for said in ("rank 4", "alpha 8", "q_proj, v_proj", "base model user/tiny", 'value="1.5"', 'role="alert"'):
-        assert said in rows
+    for text in ("rank 4", "alpha 8", "q_proj, v_proj", "base model user/tiny", 'value="1.5"', 'role="alert"'):
+        assert text in rows
 
 
 @pytest.mark.parametrize(

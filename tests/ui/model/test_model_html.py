@@ -1,4 +1,4 @@
-"""A model as HTML, with everything from outside escaped."""
+"""The model's status, facts and explanation as HTML, with all untrusted text escaped."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_untrusted_names_are_escaped_everywhere() -> None:
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-@pytest.mark.parametrize("kind", [IncompleteModel, DamagedModel, UnsupportedModel])
-def test_the_facts_of_an_unloadable_model_name_its_state(kind: type[ModelProblem], language: str) -> None:
+@pytest.mark.parametrize("problem_class", [IncompleteModel, DamagedModel, UnsupportedModel])
+def test_the_facts_of_an_unloadable_model_name_its_state(problem_class: type[ModelProblem], language: str) -> None:
     tr = locales.translator(language)
-    record = ModelRecord("x", Path("x"), "gguf", 0, problem=kind("x", both("broken")), duplicate_of="y.gguf")
+    record = ModelRecord("x", Path("x"), "gguf", 0, problem=problem_class("x", both("broken")), duplicate_of="y.gguf")
     facts = model_html.facts(record, tr)
-    assert f"<span>{tr(f'state_{kind.state}')}</span>" in facts
+    assert f"<span>{tr(f'state_{problem_class.state}')}</span>" in facts
     assert "y.gguf" in facts and "0 MB" not in facts

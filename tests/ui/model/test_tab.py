@@ -1,4 +1,4 @@
-"""The Model tab's handlers, called as any client can call them: each is a public endpoint, whatever Gradio hides."""
+"""Event handlers of the Model tab, called as any client can call them: each is a public endpoint, even if hidden."""
 
 from __future__ import annotations
 
@@ -23,15 +23,26 @@ from tests.ui.test_ui import last
 gr = gradio()
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MakeApp = Callable[..., App]
-STRANGE: list[object] = [None, "", 5, True, ["a"], {"a": 1}, "../../etc/passwd", "/etc/passwd", "no such model", "\0"]
+INVALID_NAMES: list[object] = [
+    None,
+    "",
+    5,
+    True,
+    ["a"],
+    {"a": 1},
+    "../../etc/passwd",
+    "/etc/passwd",
+    "no such model",
+    "\0",
+]
 
 
 @pytest.fixture
 def make_tab(smollm2: Path, tmp_path: Path, make_app: MakeApp) -> Callable[..., Any]:
     (tmp_path / "models" / NAME).symlink_to(smollm2)
 
-    def make(*words: str) -> Any:
-        return model_tab(make_app(*words))
+    def make(*arguments: str) -> Any:
+        return model_tab(make_app(*arguments))
 
     return make
 
@@ -41,11 +52,11 @@ def tab(make_tab: Callable[..., Any]) -> Any:
     return make_tab()
 
 
-def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changed: object) -> dict[Any, object]:
+def form(tab: Any, model: object = NAME, loader: object = "llama.cpp", **changes: object) -> dict[Any, object]:
     chosen = tab.show(NAME)
-    form = {key: value for key, value in chosen.items() if key in (tab.options.baseline, tab.options.fitted_n_ctx)}
-    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.baseline]["values"] | changed).items()}
-    return {tab.model: model, tab.loader: loader, **form, **values}
+    hidden = {key: value for key, value in chosen.items() if key in (tab.options.baseline, tab.options.fitted_n_ctx)}
+    values = {tab.widgets[key]: value for key, value in (chosen[tab.options.baseline]["values"] | changes).items()}
+    return {tab.model: model, tab.loader: loader, **hidden, **values}
 
 
 def event(data: object) -> Any:
@@ -64,7 +75,7 @@ def test_saved_settings_are_shown_when_the_model_is_selected_again(tab: Any) -> 
 
 
 def test_the_form_of_another_model_is_ignored(tab: Any, tmp_path: Path, smollm2: Path) -> None:
-    """As long as the browser has not got the form of the model just picked, what it sends is that of the one before."""
+    """Until the browser has received the form of the selected model, it sends that of the previous one."""
     (tmp_path / "models" / "other.gguf").symlink_to(smollm2)
     tab.save_settings({**form(tab, n_ctx=512, mlock=True), tab.model: "other.gguf"})
     assert tab.app.model_settings.get("other.gguf") == {"loader": "llama.cpp"}
@@ -86,26 +97,26 @@ def test_a_context_fitted_to_memory_is_not_saved_as_the_users_choice(tab: Any) -
     updates = tab.save_settings({**form(tab), **filled})
     assert tab.app.model_settings.get(NAME) == {"loader": "llama.cpp"}
     tab.app.memory.available_memory = lambda: 180_000_000
-    again = {**form(tab), **filled, tab.options.baseline: updates[tab.options.baseline]}
-    assert tab.plan(again).settings["n_ctx"].source == "memory"
-    tab.save_settings({**again, tab.widgets["n_ctx"]: 8192})  # the user insists
+    unedited = {**form(tab), **filled, tab.options.baseline: updates[tab.options.baseline]}
+    assert tab.plan(unedited).settings["n_ctx"].source == "memory"
+    tab.save_settings({**unedited, tab.widgets["n_ctx"]: 8192})  # the user enters the larger value again
     assert tab.app.model_settings.get(NAME)["n_ctx"] == 8192
 
 
 def is_unchanged(updates: dict[Any, Any]) -> bool:
-    """Whether a handler said something (an empty answer would be an error to Gradio), and changes nothing."""
+    """Return whether a handler changes nothing. Gradio would treat an empty result as an error."""
     return bool(updates) and all(update == gr.skip() for update in updates.values())
 
 
 def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
-    for model in STRANGE:
+    for model in INVALID_NAMES:
         with subtests.test(model=model):
             assert 'role="alert"' in tab.save_settings(form(tab, model))[tab.status]
             assert not tab.app.model_settings.path.exists()
 
 
 @pytest.mark.parametrize(
-    ("loader", "changed", "words"),
+    ("loader", "changes", "message"),
     [
         ("no such loader", {}, "no loader"),
         (["llama.cpp"], {}, "no loader"),
@@ -116,10 +127,10 @@ def test_nothing_is_saved_for_an_invalid_model(tab: Any, subtests: pytest.Subtes
     ],
 )
 def test_settings_that_cannot_be_loaded_are_not_saved(
-    tab: Any, loader: object, changed: dict[str, object], words: str
+    tab: Any, loader: object, changes: dict[str, object], message: str
 ) -> None:
-    html = tab.save_settings(form(tab, NAME, loader, **changed))[tab.status]
-    assert 'role="alert"' in html and words in html
+    html = tab.save_settings(form(tab, NAME, loader, **changes))[tab.status]
+    assert 'role="alert"' in html and message in html
     assert not tab.app.model_settings.path.exists()
 
 
@@ -131,7 +142,7 @@ def test_an_invalid_value_is_reported_at_its_field(tab: Any) -> None:
 
 def test_the_page_cannot_allow_remote_code(tab: Any) -> None:
     assert tab.widgets["trust_remote_code"].interactive is False
-    with pytest.raises(Exception, match="cannot load gguf"):  # the loaders that have the option take other formats
+    with pytest.raises(Exception, match="cannot load gguf"):  # the loaders with this option load other formats
         tab.plan(form(tab, NAME, "Transformers", trust_remote_code=True))
 
 
@@ -153,11 +164,11 @@ def test_a_field_is_set_to_valid_values_only(tab: Any, subtests: pytest.Subtests
 
 
 def test_nothing_is_reset_for_an_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
-    for model in STRANGE:
+    for model in INVALID_NAMES:
         with subtests.test(model=model):
             assert is_unchanged(tab.set_option(model, event({"key": "n_ctx"})))
             shown = tab.restore_defaults({tab.model: model})
-            assert all(not isinstance(value, (int, str)) for value in shown.values())  # every widget is left as it is
+            assert all(not isinstance(value, (int, str)) for value in shown.values())  # no widget gets a value
 
 
 INVALID_CHANGES: list[object] = [
@@ -179,7 +190,7 @@ def test_a_remedy_sets_valid_values_only(tab: Any, subtests: pytest.Subtests) ->
 
 
 def test_autoload_loads_no_invalid_model(tab: Any, subtests: pytest.Subtests) -> None:
-    for model in STRANGE:
+    for model in INVALID_NAMES:
         with subtests.test(model=model):
             updates = last(tab.load_picked({**form(tab, model), tab.autoload: True}))
             assert tab.app.models.status.state == "empty"
@@ -208,13 +219,13 @@ def test_a_missing_models_folder_is_reported(tab: Any, tmp_path: Path) -> None:
     folder.mkdir()
     assert "no model in models/" in tab.list_models(NAME)[tab.facts]
     (tmp_path / "elsewhere" / NAME).rename(folder / NAME)
-    assert tab.list_models(None)[tab.model]["value"] == NAME, "the menu is not left empty"
+    assert tab.list_models(None)[tab.model]["value"] == NAME, "a model is selected"
     assert "Select a model" in tab.show(None)[tab.facts]
-    assert tab.list_models(NAME).keys() == {tab.model}, "what is shown of it stays"
+    assert tab.list_models(NAME).keys() == {tab.model}, "the facts stay"
 
 
 def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtests: pytest.Subtests) -> None:
-    for name in STRANGE:
+    for name in INVALID_NAMES:
         with subtests.test(name=name):
             updates = tab.list_models(name)
             assert updates[tab.model]["value"] == NAME and f'data-model="{NAME}"' in updates[tab.facts]
@@ -223,20 +234,20 @@ def test_an_existing_model_is_selected_when_an_invalid_one_was(tab: Any, subtest
 def test_a_moved_model_stays_selected_under_its_new_name(tab: Any, tmp_path: Path, smollm2: Path) -> None:
     (tmp_path / "models" / "moved.gguf").symlink_to(smollm2)
     assert tab.list_models("gone.gguf", "moved.gguf")[tab.model]["value"] == "moved.gguf"
-    assert "value" not in tab.list_models(NAME, "moved.gguf")[tab.model], "what is chosen stays so"
+    assert "value" not in tab.list_models(NAME, "moved.gguf")[tab.model], "the selection is kept"
 
 
 def test_an_internal_error_is_reported_when_models_are_listed(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_down() -> None:
+    def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(tab.app.catalog, "models", break_down)
+    monkeypatch.setattr(tab.app.catalog, "models", fail)
     assert "Internal error" in tab.open_page()[tab.facts]
     assert "Internal error" in tab.list_models(NAME)[tab.status]
 
 
 def test_selecting_the_same_model_again_keeps_its_form(tab: Any, tmp_path: Path, smollm2: Path) -> None:
-    """Gradio says "input" of a menu that was only opened and left, too."""
+    """Gradio also sends "input" if a menu was only opened and closed."""
     updates = tab.pick(form(tab, n_ctx=512))
     assert set(updates) == {tab.facts, tab.newly_picked} and updates[tab.newly_picked] is False
     last(tab.load_picked({**form(tab), tab.autoload: True, tab.newly_picked: False}))
@@ -254,33 +265,33 @@ def test_a_model_can_be_selected_again_after_a_damaged_one(tab: Any, tmp_path: P
 
 
 def test_unload_cancels_many_pending_loads_at_once(tab: Any) -> None:
-    """More often than there are threads to wait in."""
+    """There are more loads than threads in the pool that they wait in."""
 
-    def hold() -> None:
+    def suspend_worker() -> None:
         while not worker_pids():
             time.sleep(0.005)
         os.kill(worker_pids().pop(), signal.SIGSTOP)
 
     async def press() -> None:
-        holding = asyncio.ensure_future(asyncio.to_thread(hold))
+        suspension = asyncio.ensure_future(asyncio.to_thread(suspend_worker))
         pages = [tab.start(form(tab, n_ctx=512)) for _ in range(12)]
         await asyncio.gather(*(anext(page) for page in pages))
-        await holding
+        await suspension
         await asyncio.wait_for(tab.unload_model(), 5)
         assert "No model is loaded" in tab.refresh_view(0)[tab.status]
         for page in pages:
-            assert "No model is loaded" in [each async for each in page][-1][tab.status]
+            assert "No model is loaded" in [updates async for updates in page][-1][tab.status]
 
     asyncio.run(press())
 
 
-def test_a_late_unload_does_not_hide_the_error_of_the_next_load(tab: Any) -> None:
+def test_the_error_of_a_load_is_not_hidden_by_the_previous_unload(tab: Any) -> None:
     last(tab.start(form(tab, n_ctx=512)))
-    seen = tab.app.models.status.version
+    version = tab.app.models.status.version
     asyncio.run(tab.unload_model())
     refused = last(tab.start(form(tab, n_ctx=-5)))
     assert "n_ctx" in refused[tab.status]
-    assert refused[tab._followers.version] > seen
+    assert refused[tab._followers.version] > version
     skipped = tab.refresh_view(refused[tab._followers.version])
     assert skipped[tab.status] == gr.skip()
 
@@ -288,12 +299,12 @@ def test_a_late_unload_does_not_hide_the_error_of_the_next_load(tab: Any) -> Non
 def test_a_load_is_cancelled_while_it_is_planned(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, unloaded = tab.form.plan, threading.Event()
 
-    def slowly(given: object) -> object:
+    def plan_slowly(values: object) -> object:
         assert unloaded.wait(10)
-        return plan(given)
+        return plan(values)
 
     async def press() -> Any:
-        monkeypatch.setattr(tab.form, "plan", slowly)
+        monkeypatch.setattr(tab.form, "plan", plan_slowly)
         loading = asyncio.ensure_future(anext(tab.start(form(tab, n_ctx=512))))
         await asyncio.sleep(0)
         await tab.unload_model()
@@ -304,7 +315,9 @@ def test_a_load_is_cancelled_while_it_is_planned(tab: Any, monkeypatch: pytest.M
     assert tab.app.models.status.state == "empty"
 
 
-def test_a_load_continues_without_its_page_and_is_cancelled_quietly(tab: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_load_continues_after_its_page_is_closed_and_can_be_cancelled_without_a_logged_error(
+    tab: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     async def close_the_page() -> None:
         page = tab.start(form(tab, n_ctx=512))
         await anext(page)
@@ -314,7 +327,7 @@ def test_a_load_continues_without_its_page_and_is_cancelled_quietly(tab: Any, ca
         await asyncio.sleep(0.1)
 
     asyncio.run(close_the_page())
-    gc.collect()  # asyncio tells of an error that nobody asked about when its future is thrown away
+    gc.collect()  # asyncio logs an unretrieved error when its future is garbage-collected
     assert not caplog.records
 
 
@@ -326,15 +339,15 @@ def test_a_model_that_crashed_is_not_autoloaded(tab: Any) -> None:
     assert NAME not in tab.app.models.crashed
 
 
-@pytest.mark.parametrize("wanted", [None, "true", 1, [], {}])
-def test_autoload_is_enabled_only_by_true(tab: Any, wanted: object) -> None:
-    tab.set_autoload(wanted)
+@pytest.mark.parametrize("payload", [None, "true", 1, [], {}])
+def test_autoload_is_enabled_only_by_true(tab: Any, payload: object) -> None:
+    tab.set_autoload(payload)
     assert tab.app.settings.current.autoload_model is False
     tab.set_autoload(True)
     assert tab.app.settings.current.autoload_model is True
 
 
-def test_multi_user_mode_refuses_hand_made_requests(make_tab: Callable[..., Any]) -> None:
+def test_multi_user_mode_refuses_requests_that_bypass_the_page(make_tab: Callable[..., Any]) -> None:
     tab = make_tab("--multi-user")
     refusals = [
         last(tab.start(form(tab))),

@@ -12,9 +12,9 @@ from modules.ui import locales
 from modules.ui.widgets import messages
 
 
-@pytest.mark.parametrize(("count", "words"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
-def test_binary_sizes_are_readable(count: int, words: str) -> None:
-    assert messages.binary_size(count) == words
+@pytest.mark.parametrize(("count", "text"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
+def test_binary_sizes_are_readable(count: int, text: str) -> None:
+    assert messages.binary_size(count) == text
 
 
 def test_a_long_error_is_folded_after_its_first_line() -> None:
@@ -24,8 +24,8 @@ def test_a_long_error_is_folded_after_its_first_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "words"),
+    ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (4081004224, "4.08 GB"), (98_362_432, "98.4 MB"), (269_000_000_000, "269 GB")],
 )
-def test_decimal_sizes_have_three_digits(count: int, words: str) -> None:
-    assert messages.decimal_size(count) == words
+def test_decimal_sizes_have_three_digits(count: int, text: str) -> None:
+    assert messages.decimal_size(count) == text

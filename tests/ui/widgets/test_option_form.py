@@ -15,8 +15,8 @@ def test_every_option_has_a_widget_that_returns_its_value() -> None:
     from modules.ui.widgets.option_form import OptionForm
 
     with page_parts():
-        made = OptionForm(list(OPTIONS.values()), "zh", "t")
+        form = OptionForm(list(OPTIONS.values()), "zh", "t")
     defaults = {key: option.default for key, option in OPTIONS.items()}
-    assert made.read(made.write(defaults)) == defaults
+    assert form.read(form.write(defaults)) == defaults
     with pytest.raises(OptionError):
-        made.read({made.widgets["n_ctx"]: "many"})
+        form.read({form.widgets["n_ctx"]: "many"})
