@@ -1,4 +1,4 @@
-"""The application as a whole: models of the command line, settings files, and a real model from load to unload."""
+"""The application: models named on the command line, settings files, and a real model from load to unload."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ MakeApp = Callable[..., App]
 
 @pytest.mark.parametrize("name", ["tiny-7B", "tiny-7B.gguf"])
 def test_a_model_is_found_with_or_without_its_extension(small_models: Path, make_app: MakeApp, name: str) -> None:
-    named = make_app("--model", name).named_model
-    assert named is not None
-    assert named.name == "tiny-7B.gguf"
+    record = make_app("--model", name).named_model
+    assert record is not None
+    assert record.name == "tiny-7B.gguf"
 
 
 def test_a_model_may_be_named_by_its_path(small_models: Path, make_app: MakeApp, tmp_path: Path) -> None:
@@ -49,16 +49,18 @@ def test_a_model_may_be_named_by_its_path(small_models: Path, make_app: MakeApp,
 def test_a_model_outside_the_folder_does_not_hide_one_of_the_same_name(
     small_models: Path, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    twin = other / next(small_models.glob("*.gguf")).name
-    twin.write_bytes(gguf())
-    app = make_app("--model", str(twin))
-    assert app.record(twin.name).path == small_models / twin.name
-    assert app.record(str(twin)).path == twin
+    folder = tmp_path / "other"
+    folder.mkdir()
+    outside = folder / next(small_models.glob("*.gguf")).name
+    outside.write_bytes(gguf())
+    app = make_app("--model", str(outside))
+    assert app.record(outside.name).path == small_models / outside.name
+    assert app.record(str(outside)).path == outside
 
 
-def test_the_page_cannot_name_a_path(small_models: Path, make_app: MakeApp, tmp_path: Path) -> None:
+def test_a_model_outside_the_folder_cannot_be_selected_by_its_path(
+    small_models: Path, make_app: MakeApp, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere.gguf").write_bytes(gguf())
     for name in (str(tmp_path / "elsewhere.gguf"), "../elsewhere.gguf"):
         with pytest.raises(ModelNotFound):
@@ -80,18 +82,18 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(small_models: Path, mak
     assert option.value.nearest == "n_ctx"
 
 
-def test_settings_are_read_from_the_file_of_the_flag(make_app: MakeApp, tmp_path: Path) -> None:
+def test_settings_are_read_from_the_file_named_by_the_flag(make_app: MakeApp, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("theme: dark\ntop_k: 7\n")
     app = make_app("--settings", str(tmp_path / "mine.yaml"))
     assert (app.settings.current.theme, app.settings.current.generation) == ("dark", {"top_k": 7})
 
 
-def test_a_missing_settings_file_of_the_flag_is_an_error(make_app: MakeApp, tmp_path: Path) -> None:
+def test_a_missing_settings_file_named_by_the_flag_is_an_error(make_app: MakeApp, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="file not found"):
         make_app("--settings", str(tmp_path / "nowhere.yaml"))
 
 
-def test_the_folder_of_models_need_not_exist(make_app: MakeApp, tmp_path: Path) -> None:
+def test_the_models_folder_may_be_missing(make_app: MakeApp, tmp_path: Path) -> None:
     assert make_app("--model-dir", str(tmp_path / "nowhere")).catalog.models() == []
 
 

@@ -1,4 +1,4 @@
-"""Imports. The rules are contracts of import-linter, in pyproject.toml; here they are checked, and what runs is too."""
+"""Import rules: the contracts of import-linter in pyproject.toml, and the modules that are imported at run time."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_heavy_packages_are_not_imported_before_they_are_needed(subtests: pytest
             assert run.stdout == "[]\n", run.stderr
 
 
-def test_what_both_processes_import_needs_the_standard_library_alone() -> None:
-    """Workers import it beside the packages of an overlay, which are of other versions."""
+def test_modules_shared_with_workers_import_only_the_standard_library() -> None:
+    """In a worker, the packages of an overlay take precedence, and their versions differ from the main environment."""
     program = (
         "import sys; sys.path = [path for path in sys.path if 'site-packages' not in path];"
         "import modules.worker, modules.core.errors, modules.options.option, modules.core.events;"
-        "import modules.system.cpu_memory; print('fine')"
+        "import modules.system.cpu_memory; print('imported')"
     )
     command = [sys.executable, "-S", "-c", program]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.stdout == "fine\n", run.stderr
+    assert run.stdout == "imported\n", run.stderr

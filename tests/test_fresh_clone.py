@@ -1,4 +1,4 @@
-"""The promise of the first page of the README: a clone and one command make a running page. Real pip, real packages."""
+"""A clone and one command are enough to run the program, as the README says. With real pip and real packages."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def empty_home(tmp_path: Path) -> Mapping[str, str]:
-    """The environment of a user whose home is empty; pip's cache is shared, so that nothing is compiled twice."""
-    ask_pip = [sys.executable, "-m", "pip", "cache", "dir"]
-    cache = subprocess.run(ask_pip, capture_output=True, text=True, check=True).stdout.strip()
+    """The environment of a user with an empty home; pip's cache is shared to avoid compiling twice."""
+    command = [sys.executable, "-m", "pip", "cache", "dir"]
+    cache = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     home = tmp_path / "home"
     home.mkdir()
     return {**os.environ, "HOME": str(home), "PIP_CACHE_DIR": cache}
@@ -66,11 +66,11 @@ def wait_until_up(server: subprocess.Popen[bytes], address: str, seconds: float)
                 return
         except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.2)
-    raise AssertionError(f"no answer from {address} within {seconds} s")
+    raise AssertionError(f"no response from {address} within {seconds} s")
 
 
-class Started:
-    """start.sh at work in a clone; leaving the block interrupts it, as Ctrl-C would."""
+class RunningClone:
+    """Runs start.sh of a clone; leaving the block interrupts it, as Ctrl-C does."""
 
     def __init__(self, clone: Path, environment: Mapping[str, str], seconds: float) -> None:
         port = free_port()
@@ -79,11 +79,11 @@ class Started:
         command = [str(clone / "start.sh"), "--listen-port", str(port)]
         self.process = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True)
 
-    def __enter__(self) -> Started:
-        with contextlib.ExitStack() as unless_up:
-            unless_up.push(self.__exit__)
+    def __enter__(self) -> RunningClone:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.push(self.__exit__)
             wait_until_up(self.process, self.address, self.seconds)
-            unless_up.pop_all()
+            on_failure.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,17 +92,17 @@ class Started:
         self.process.wait(60)
 
 
-@pytest.mark.timeout(30 * 60)  # it may have to compile
-def test_a_fresh_clone_becomes_a_running_page_and_starts_at_once_the_second_time(
+@pytest.mark.timeout(30 * 60)  # llama.cpp may have to be compiled
+def test_start_sh_sets_up_a_fresh_clone_and_installs_nothing_the_second_time(
     clone: Path, empty_home: Mapping[str, str]
 ) -> None:
-    with Started(clone, empty_home, seconds=10 * 60) as first:
+    with RunningClone(clone, empty_home, seconds=10 * 60) as first:
         page = requests.get(first.address, timeout=60)
-        assert page.history, "/ leads to the page of a language"
+        assert page.history, "/ redirects to the page of a language"
         assert page.status_code == 200
-        wait_until_loaded(first.address, seconds=15 * 60)  # llama.cpp and the demo model are prepared beside the page
+        wait_until_loaded(first.address, seconds=15 * 60)  # after the page opens
         assert (clone / "models" / DEMO).is_file()
     stamp, log = clone / ".venv/installed-requirements.txt", clone / "logs/setup.log"
     before = (stamp.stat().st_mtime_ns, log.read_text())
-    with Started(clone, empty_home, seconds=60):
+    with RunningClone(clone, empty_home, seconds=60):
         assert (stamp.stat().st_mtime_ns, log.read_text()) == before

@@ -25,12 +25,12 @@ from tests.support.hub_server import Content
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NAME, FOLDER = "SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1-HF"
 MOVED = f"{FOLDER}/{NAME}"
-TAKEN = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+TOKENIZER_FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 @pytest.fixture
 def served(tiny_folder: Path) -> Iterator[hub_server.HubServer]:
-    files: dict[str, Content] = {name: tiny_folder / name for name in TAKEN}
+    files: dict[str, Content] = {name: tiny_folder / name for name in TOKENIZER_FILES}
     files |= {"model.safetensors": b"weights", "modeling.py": b"raise SystemExit", "README.md": b"#"}
     files |= {"onnx/tokenizer.json": b"{}", "onnx/config.json": b"{}"}
     with hub_server.HubServer() as hub:
@@ -55,9 +55,9 @@ def app(make_app: Callable[..., App], models: Path) -> App:
 @pytest.fixture
 def downloads(models: Path, served: hub_server.HubServer) -> Iterator[DownloadManager]:
     open_clients = Mirrors(served.url, lambda: "").open_clients
-    made = DownloadManager({"model": models, "lora": models.parent / "loras"}, open_clients, HASTY, reserve=0)
-    yield made
-    made.close()
+    manager = DownloadManager({"model": models, "lora": models.parent / "loras"}, open_clients, HASTY, reserve=0)
+    yield manager
+    manager.close()
 
 
 @pytest.fixture
@@ -70,39 +70,39 @@ def create(creator: LlamacppHfCreator, model: str = NAME, address: str = REPO) -
 
 
 def tree(folder: Path) -> dict[str, int]:
-    """Return the files of a models folder by path, except what the program writes for itself."""
-    found = {each.relative_to(folder).as_posix(): each.stat().st_ino for each in folder.rglob("*")}
-    return {path: inode for path, inode in found.items() if not path.startswith(".")}
+    """Return the inodes of all files in a folder by path, except hidden files, which belong to the program."""
+    inodes = {path.relative_to(folder).as_posix(): path.stat().st_ino for path in folder.rglob("*")}
+    return {name: inode for name, inode in inodes.items() if not name.startswith(".")}
 
 
-@pytest.mark.parametrize("way", ["", ":main", "/tree/main"])
-def test_the_tokenizers_files_and_the_model_end_up_in_one_folder(
-    creator: LlamacppHfCreator, app: App, models: Path, tiny_folder: Path, served: hub_server.HubServer, way: str
+@pytest.mark.parametrize("revision", ["", ":main", "/tree/main"])
+def test_the_tokenizer_files_and_the_model_are_put_in_one_folder(
+    creator: LlamacppHfCreator, app: App, models: Path, tiny_folder: Path, served: hub_server.HubServer, revision: str
 ) -> None:
     inode = (models / NAME).stat().st_ino
-    created = create(creator, address=f"{served.url}/{REPO}{way}" if "/" in way else REPO + way)
+    created = create(creator, address=f"{served.url}/{REPO}{revision}" if "/" in revision else REPO + revision)
     assert (created.name, created.folder, created.problem) == (MOVED, models / FOLDER, None)
-    assert {each.name for each in (models / FOLDER).iterdir()} == {*TAKEN, METADATA, NAME}
-    assert all((models / FOLDER / each).read_bytes() == (tiny_folder / each).read_bytes() for each in TAKEN)
-    assert (models / MOVED).stat().st_ino == inode, "it was moved, not copied"
-    assert [each.name for each in app.catalog.models()] == [MOVED] == creator.models()
+    assert {path.name for path in (models / FOLDER).iterdir()} == {*TOKENIZER_FILES, METADATA, NAME}
+    assert all((models / FOLDER / name).read_bytes() == (tiny_folder / name).read_bytes() for name in TOKENIZER_FILES)
+    assert (models / MOVED).stat().st_ino == inode, "the file was moved, not copied"
+    assert [record.name for record in app.catalog.models()] == [MOVED] == creator.models()
     assert not served.requests("safetensors|[.]py|onnx")
 
 
-def test_llamacpp_hf_then_uses_the_tokenizer_beside_the_model(
+def test_llamacpp_hf_uses_the_tokenizer_next_to_the_model(
     creator: LlamacppHfCreator, app: App, tiny_folder: Path, served: hub_server.HubServer
 ) -> None:
-    about = (tiny_folder / "tokenizer_config.json").read_text(encoding="utf-8")
-    files = {each: tiny_folder / each for each in TAKEN}
-    other = about.replace('"bos_token": "<|im_start|>"', '"bos_token": "<|endoftext|>"')
-    assert other != about
-    served.add(REPO, {**files, "tokenizer_config.json": other.encode()})
+    config = (tiny_folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    files = {name: tiny_folder / name for name in TOKENIZER_FILES}
+    changed = config.replace('"bos_token": "<|im_start|>"', '"bos_token": "<|endoftext|>"')
+    assert changed != config
+    served.add(REPO, {**files, "tokenizer_config.json": changed.encode()})
     created = create(creator)
     record = app.record(created.name)
     plan = app.planner.plan(LoadRequest(record, form={"n_ctx": 256, "threads": 1}))
     assert plan.loader.name == "llamacpp_HF"
     loaded = app.loading.load(plan)
-    assert loaded.info.bos_token == "<|endoftext|>", "the GGUF file's own would be <|im_start|>"
+    assert loaded.info.bos_token == "<|endoftext|>", "the GGUF file has <|im_start|>"
     assert loaded.info.notes == ()
 
 
@@ -112,8 +112,8 @@ def test_all_parts_of_a_split_model_are_moved(creator: LlamacppHfCreator, models
         (models / NAME).rename(models / part) if part == parts[1] else shutil.copy(models / NAME, models / part)
     created = create(creator, parts[0])
     assert created.name == f"big-HF/{parts[0]}"
-    assert {each.name for each in (models / "big-HF").glob("*.gguf")} == set(parts)
-    assert [each.name for each in app.catalog.models()] == [created.name]
+    assert {path.name for path in (models / "big-HF").glob("*.gguf")} == set(parts)
+    assert [record.name for record in app.catalog.models()] == [created.name]
 
 
 def test_if_a_part_cannot_be_moved_the_others_are_moved_back(
@@ -132,14 +132,16 @@ def test_if_a_part_cannot_be_moved_the_others_are_moved_back(
     assert tree(models) == before
 
 
-def test_a_link_to_the_model_still_works(creator: LlamacppHfCreator, models: Path) -> None:
+def test_a_relative_link_to_the_model_still_works_after_the_move(creator: LlamacppHfCreator, models: Path) -> None:
     (models / NAME).rename(models.parent / "elsewhere.gguf")
     (models / NAME).symlink_to("../elsewhere.gguf")
     create(creator)
     assert (models / MOVED).is_symlink() and (models / MOVED).samefile(models.parent / "elsewhere.gguf")
 
 
-def test_saved_settings_are_taken_over_with_their_comments(creator: LlamacppHfCreator, app: App, models: Path) -> None:
+def test_saved_settings_are_moved_to_the_new_name_with_their_comments(
+    creator: LlamacppHfCreator, app: App, models: Path
+) -> None:
     settings = models / "config-user.yaml"
     settings.write_text(f"# mine\nother.gguf:\n  threads: 2\n{NAME}:\n  n_ctx: 512  # enough\n  loader: llama.cpp\n")
     create(creator)
@@ -156,10 +158,10 @@ def test_unreadable_settings_are_kept_and_reported(creator: LlamacppHfCreator, m
     assert (models / "config-user.yaml").read_text() == "a: ["
 
 
-# -- what leaves everything as it was ----------------------------------------------------------------------------------
+# -- failures that leave everything unchanged --------------------------------------------------------------------------
 
 
-def refused(
+def refusal(
     creator: LlamacppHfCreator, models: Path, error: type[Exception], model: str = NAME, address: str = REPO
 ) -> str:
     before = tree(models)
@@ -169,34 +171,34 @@ def refused(
     return str(caught.value)
 
 
-@pytest.mark.parametrize("lacking", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_repository_without_a_tokenizer_is_refused(
-    creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, tiny_folder: Path, lacking: str
+    creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, tiny_folder: Path, missing: str
 ) -> None:
-    served.add(REPO, {each: tiny_folder / each for each in TAKEN - {lacking}})
-    assert "no tokenizer files" in refused(creator, models, TokenizerMissing)
+    served.add(REPO, {name: tiny_folder / name for name in TOKENIZER_FILES - {missing}})
+    assert "no tokenizer files" in refusal(creator, models, TokenizerMissing)
 
 
-def test_a_wrong_checksum_leaves_the_model_where_it_is(
+def test_a_wrong_checksum_leaves_the_model_unmoved(
     creator: LlamacppHfCreator, models: Path, served: hub_server.HubServer, downloads: DownloadManager
 ) -> None:
     served.fault("tokenizer.json", origin="cdn", corrupt=1000)
-    assert "tokenizer.json failed verification" in refused(creator, models, ChecksumMismatch)
+    assert "tokenizer.json failed verification" in refusal(creator, models, ChecksumMismatch)
     assert downloads.snapshot() == ()
     served.faults.clear()
     assert create(creator).name == MOVED
 
 
 def test_an_invalid_address_is_reported(creator: LlamacppHfCreator, models: Path) -> None:
-    refused(creator, models, RepositoryNotFound, address="no/body")
-    refused(creator, models, BadAddress, address="not an address")
-    refused(creator, models, ModelNotFound, model="other.gguf")
+    refusal(creator, models, RepositoryNotFound, address="no/body")
+    refusal(creator, models, BadAddress, address="not an address")
+    refusal(creator, models, ModelNotFound, model="other.gguf")
 
 
 def test_an_existing_folder_is_not_touched(creator: LlamacppHfCreator, models: Path) -> None:
     (models / FOLDER).mkdir()
     (models / FOLDER / "config.json").write_text("mine")
-    assert FOLDER in refused(creator, models, TargetExists)
+    assert FOLDER in refusal(creator, models, TargetExists)
 
 
 def test_leftovers_of_an_interrupted_creation_are_reused(
@@ -211,7 +213,7 @@ def test_leftovers_of_an_interrupted_creation_are_reused(
 
 def test_a_model_in_use_is_not_moved(creator: LlamacppHfCreator, models: Path, app: App) -> None:
     app.loading.load(app.planner.plan(LoadRequest(app.record(NAME), form={"n_ctx": 256, "threads": 1})))
-    assert "Unload it" in refused(creator, models, ModelInUse)
+    assert "Unload it" in refusal(creator, models, ModelInUse)
     app.models.unload()
     assert create(creator).name == MOVED
 

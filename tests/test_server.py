@@ -29,16 +29,16 @@ pytestmark = pytest.mark.usefixtures("whole_program")
 
 
 def run(
-    *words: str, language: str = "C", cwd: Path = ROOT, project: Path = ROOT, typed: str = ""
+    *arguments: str, language: str = "C", cwd: Path = ROOT, project: Path = ROOT, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run server.py of `project` until it exits, with `typed` as its stdin."""
-    command = [sys.executable, str(project / "server.py"), *words]
+    """Run server.py of `project` until it exits, with `stdin` as its input."""
+    command = [sys.executable, str(project / "server.py"), *arguments]
     environment = os.environ | {"LANG": language, "LC_ALL": language}
-    return subprocess.run(command, cwd=cwd, env=environment, input=typed, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("arguments", "output"),
     [
         (["--loadr", "x"], "'--loader'"),
         (["--n_ctxx=5"], "'--n_ctx'"),
@@ -50,14 +50,14 @@ def run(
         (["--settings", "nowhere.yaml"], "file not found"),
     ],
 )
-def test_an_invalid_command_line_prints_one_sentence_and_exits_with_2(words: list[str], output: str) -> None:
-    result = run(*words)
+def test_an_invalid_command_line_prints_one_sentence_and_exits_with_2(arguments: list[str], output: str) -> None:
+    result = run(*arguments)
     assert result.returncode == 2
     assert output in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_it_speaks_the_terminals_language() -> None:
+def test_errors_are_in_the_terminals_language() -> None:
     assert "没有名为" in run("--loader", "lama.cpp", language="zh_CN.UTF-8").stderr
     assert run("--n_ctx", language="zh_CN.UTF-8").stderr == "命令行：--n_ctx 缺少取值。\n"
     assert run("--model", language="zh_CN.UTF-8").stderr == "命令行：--model 缺少取值。\n"
@@ -70,10 +70,10 @@ def test_an_unknown_model_names_the_nearest(models_folder: Path) -> None:
 
 
 def test_a_port_in_use_prints_one_sentence(models_folder: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        result = run("--model-dir", str(models_folder), "--listen-port", str(taken.getsockname()[1]))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        result = run("--model-dir", str(models_folder), "--listen-port", str(listener.getsockname()[1]))
     assert result.returncode == 2
     assert "already in use" in result.stderr
     assert "Traceback" not in result.stderr
@@ -89,12 +89,12 @@ def test_explain_prints_values_sources_and_exact_calls(smollm2: Path, tmp_path: 
     assert result.stderr == ""
 
 
-def explained(result: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, object]]:
+def parse_explanation(result: subprocess.CompletedProcess[str]) -> tuple[str, dict[str, object]]:
     """Return the explained model, and the options whose source is a flag."""
     assert result.returncode == 0, result.stderr
     output = json.loads(result.stdout)
     settings = output["options"].items()
-    return output["model"], {key: each["value"] for key, each in settings if each["source"] == "flag"}
+    return output["model"], {key: setting["value"] for key, setting in settings if setting["source"] == "flag"}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def project(tmp_path: Path) -> Path:
 def test_arguments_take_precedence_over_the_flags_file(project: Path, models_folder: Path, smollm2: Path) -> None:
     lines = ["# 模型", f"--model-dir '{models_folder}' --model {smollm2.name}", "--n_ctx 1024", "--threads 1"]
     (project / "CMD_FLAGS.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    output = explained(run("--explain", "--n-ctx=2048", project=project))
+    output = parse_explanation(run("--explain", "--n-ctx=2048", project=project))
     assert output == (smollm2.name, {"n_ctx": 2048, "threads": 1})
 
 
@@ -130,14 +130,24 @@ def test_an_error_in_the_flags_file_is_printed_with_its_line(project: Path, cont
 
 
 def test_an_ignored_flag_prints_a_warning_and_the_server_starts(models_folder: Path) -> None:
-    words = ("--model-dir", str(models_folder), "--explain", "--no_cache", "--pre_layer", "10", "20", "--n_ctx", "512")
-    result = run(*words)
-    assert explained(result)[1] == {"n_ctx": 512}
+    arguments = (
+        "--model-dir",
+        str(models_folder),
+        "--explain",
+        "--no_cache",
+        "--pre_layer",
+        "10",
+        "20",
+        "--n_ctx",
+        "512",
+    )
+    result = run(*arguments)
+    assert parse_explanation(result)[1] == {"n_ctx": 512}
     assert result.stderr.splitlines() == [
         "--no_cache is no longer supported and was ignored.",
         "--pre_layer is no longer supported and was ignored. Use --gpu-memory.",
     ]
-    assert "--no_cache 已不再支持" in run(*words, language="zh_CN.UTF-8").stderr
+    assert "--no_cache 已不再支持" in run(*arguments, language="zh_CN.UTF-8").stderr
 
 
 @pytest.fixture
@@ -152,47 +162,56 @@ def three_models(tmp_path: Path, smollm2: Path) -> Path:
 
 
 def test_the_menu_asks_until_the_number_is_valid(three_models: Path) -> None:
-    words = ("--model-dir", str(three_models), "--model-menu", "--explain", "--loader", "llamacpp", "--n_ctx", "512")
-    result = run(*words, typed="\nc.gguf\n0\n-1\n3\n2\n")
-    assert explained(result) == ("c.gguf", {"n_ctx": 512})
+    arguments = (
+        "--model-dir",
+        str(three_models),
+        "--model-menu",
+        "--explain",
+        "--loader",
+        "llamacpp",
+        "--n_ctx",
+        "512",
+    )
+    result = run(*arguments, stdin="\nc.gguf\n0\n-1\n3\n2\n")
+    assert parse_explanation(result) == ("c.gguf", {"n_ctx": 512})
     assert result.stderr.count("Please type a number from 1 to 2.") == 5
 
 
 def test_the_menu_shows_a_damaged_model_but_does_not_offer_it(three_models: Path) -> None:
-    shown = run("--model-dir", str(three_models), "--model-menu", "--explain", typed="1\n").stderr.splitlines()
-    assert shown[0] == "The following models are available:"
-    assert (shown[1], shown[3]) == ("1. a.gguf", "2. c.gguf")
-    assert shown[2].startswith("-  b.gguf (cannot be loaded: ")
+    lines = run("--model-dir", str(three_models), "--model-menu", "--explain", stdin="1\n").stderr.splitlines()
+    assert lines[0] == "The following models are available:"
+    assert (lines[1], lines[3]) == ("1. a.gguf", "2. c.gguf")
+    assert lines[2].startswith("-  b.gguf (cannot be loaded: ")
 
 
-def test_the_menu_speaks_the_terminals_language(three_models: Path) -> None:
-    result = run("--model-dir", str(three_models), "--model-menu", "--explain", language="zh_CN.UTF-8", typed="x\n1\n")
-    assert explained(result)[0] == "a.gguf"
+def test_the_menu_is_in_the_terminals_language(three_models: Path) -> None:
+    result = run("--model-dir", str(three_models), "--model-menu", "--explain", language="zh_CN.UTF-8", stdin="x\n1\n")
+    assert parse_explanation(result)[0] == "a.gguf"
     assert "可用的模型：" in result.stderr
     assert "请输入 1 到 2 之间的数字。" in result.stderr
 
 
 def test_the_menu_is_not_shown_if_the_model_is_named(three_models: Path) -> None:
     result = run("--model-dir", str(three_models), "--model-menu", "--model", "c.gguf", "--explain")
-    assert explained(result)[0] == "c.gguf"
+    assert parse_explanation(result)[0] == "c.gguf"
     assert result.stderr == ""
 
 
 def test_a_menu_without_an_answer_exits_with_2(three_models: Path) -> None:
-    result = run("--model-dir", str(three_models), "--model-menu", typed="9\n")
+    result = run("--model-dir", str(three_models), "--model-menu", stdin="9\n")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == "--model-menu: the input ended before a model was chosen."
     assert "Traceback" not in result.stderr
 
 
 def test_a_menu_without_models_exits_with_2(tmp_path: Path) -> None:
-    result = run("--model-dir", str(tmp_path), "--model-menu", typed="1\n")
+    result = run("--model-dir", str(tmp_path), "--model-menu", stdin="1\n")
     assert result.returncode == 2
     assert result.stderr == f"--model-menu: no model in {tmp_path} can be loaded.\n"
 
 
 def test_a_misspelled_loader_is_reported_before_the_menu(three_models: Path) -> None:
-    result = run("--model-dir", str(three_models), "--model-menu", "--loader", "lama.cpp", typed="1\n")
+    result = run("--model-dir", str(three_models), "--model-menu", "--loader", "lama.cpp", stdin="1\n")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
 
@@ -211,12 +230,14 @@ def test_ctrl_c_at_the_menu_exits_with_130(three_models: Path) -> None:
             process.kill()
 
 
-class Running:
-    def __init__(self, *words: str) -> None:
+class RunningServer:
+    """server.py in a process, listening on a free port."""
+
+    def __init__(self, *arguments: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [sys.executable, "server.py", "--listen-port", str(self.port), *words]
+        command = [sys.executable, "server.py", "--listen-port", str(self.port), *arguments]
         environment = os.environ | {"LC_ALL": "C"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -224,14 +245,14 @@ class Running:
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
 
-    def led_to(self, path: str, **headers: str) -> str:
+    def redirection(self, path: str, **headers: str) -> str:
         """Return the path that a request for `path` is redirected to."""
         base = f"http://127.0.0.1:{self.port}"
-        with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as answer:
-            return str(answer.geturl()).removeprefix(base)
+        with urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=10) as response:
+            return str(response.geturl()).removeprefix(base)
 
     def wait_for(self, state: str) -> None:
         deadline = time.monotonic() + 60
@@ -242,7 +263,7 @@ class Running:
             except OSError:
                 pass
             time.sleep(0.1)
-        raise AssertionError(f"never {state}")
+        raise AssertionError(f"the model did not become {state}")
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGINT)
@@ -251,15 +272,15 @@ class Running:
 
 
 @pytest.fixture
-def started(models_folder: Path, smollm2: Path) -> Iterator[Running]:
-    running = Running("--model-dir", str(models_folder), "--model", smollm2.name, "--n_ctx", "512", "--api")
+def started(models_folder: Path, smollm2: Path) -> Iterator[RunningServer]:
+    running = RunningServer("--model-dir", str(models_folder), "--model", smollm2.name, "--n_ctx", "512", "--api")
     yield running
     if running.process.poll() is None:
         running.process.kill()
         running.process.wait()
 
 
-def test_the_server_prints_its_address_loads_the_model_and_stops_cleanly(started: Running) -> None:
+def test_the_server_prints_its_address_loads_the_model_and_stops_cleanly(started: RunningServer) -> None:
     started.wait_for("ready")
     status, page = started.get("/zh/")
     assert status == 200 and "gradio" in page
@@ -272,15 +293,15 @@ def test_the_server_prints_its_address_loads_the_model_and_stops_cleanly(started
     assert "Traceback" not in output
 
 
-def test_the_root_redirects_to_the_requested_language(started: Running) -> None:
+def test_the_root_redirects_to_the_requested_language(started: RunningServer) -> None:
     started.wait_for("ready")
-    assert started.led_to("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
-    assert started.led_to("/", **{"Accept-Language": "fr-FR,en;q=0.5"}) == "/en/"
-    assert started.led_to("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
+    assert started.redirection("/", **{"Accept-Language": "zh-HK,en;q=0.5"}) == "/zh/"
+    assert started.redirection("/", **{"Accept-Language": "fr-FR,en;q=0.5"}) == "/en/"
+    assert started.redirection("/", Cookie="tx-language=zh", **{"Accept-Language": "en"}) == "/zh/"
 
 
 def test_nowebui_serves_only_the_api(models_folder: Path) -> None:
-    running = Running("--model-dir", str(models_folder), "--nowebui")
+    running = RunningServer("--model-dir", str(models_folder), "--nowebui")
     try:
         running.wait_for("empty")
         assert running.get("/v1/models")[0] == 200
@@ -291,7 +312,7 @@ def test_nowebui_serves_only_the_api(models_folder: Path) -> None:
 
 
 def test_listening_without_a_login_prints_a_warning(models_folder: Path) -> None:
-    running = Running("--model-dir", str(models_folder), "--listen")
+    running = RunningServer("--model-dir", str(models_folder), "--listen")
     running.wait_for("empty")
     assert "Warning: anyone on the network" in running.stop()
 
@@ -305,7 +326,7 @@ def test_models_are_scanned_when_the_server_starts(make_app: Callable[..., App],
     assert not cache.exists()
     with bind_port("127.0.0.1", 0) as listener:
         announce(SimpleNamespace(started=True), app, listener)
-    until = time.monotonic() + 30
-    while not cache.exists() and time.monotonic() < until:
+    deadline = time.monotonic() + 30
+    while not cache.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert "tiny.gguf" in cache.read_text()

@@ -1,8 +1,8 @@
-"""start.sh on machines that lack something, and on one that lacks nothing; test_fresh_clone.py has the real thing.
+"""start.sh in small projects, without network; test_fresh_clone.py tests it with the real program.
 
-Each test has a small project of its own: the real scripts, a server.py that prints its arguments, and requirements
-that need no network. PATH is a folder of links to the few programs that start.sh uses, so nothing of this machine
-leaks in.
+Each test has a project folder with the real scripts, a server.py that prints its arguments, and requirements that
+need no network. PATH is a folder of links to the few programs that start.sh uses, so that tests do not depend on the
+programs of this machine.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Machine:
         self.project = folder / "新 folder"
         self.bin = folder / "bin"
         self.home = folder / "home"
-        for made in (self.project, self.bin, self.home):
-            made.mkdir(parents=True)
+        for directory in (self.project, self.bin, self.home):
+            directory.mkdir(parents=True)
         for tool in TOOLS.split():
             (self.bin / tool).symlink_to(str(shutil.which(tool)))
         shutil.copytree(ROOT / "scripts", self.project / "scripts")
@@ -56,18 +56,18 @@ class Machine:
         (self.project / "requirements.txt").write_text("\n".join([*lines, ""]))
 
     def install_tool(self, name: str, script: str) -> None:
-        """Put a program of this name first on PATH."""
+        """Put a shell script of this name on PATH."""
         path = self.bin / name
         path.unlink(missing_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def start(self, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return self.run([str(self.project / "start.sh"), *flags], **more)
+    def start(self, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run([str(self.project / "start.sh"), *flags], **variables)
 
-    def run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, env=self.environment | more, cwd="/", capture_output=True, text=True, timeout=120, check=False
+            command, env=self.environment | variables, cwd="/", capture_output=True, text=True, timeout=120, check=False
         )
 
     def begin(self, *flags: str) -> subprocess.Popen[str]:
@@ -97,13 +97,13 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 
 @pytest.fixture
-def another(machine: Machine, ready: Machine) -> Machine:
+def modifiable(machine: Machine, ready: Machine) -> Machine:
     """A machine set up like `ready`, which the test may change."""
     shutil.copytree(ready.project, machine.project, symlinks=True, dirs_exist_ok=True)
     return machine
 
 
-def refused(run: subprocess.CompletedProcess[str], chinese: str, english: str) -> None:
+def assert_refused(run: subprocess.CompletedProcess[str], chinese: str, english: str) -> None:
     """Check that `run` failed with these messages and without a traceback."""
     assert run.returncode != 0
     assert chinese in run.stderr
@@ -111,18 +111,20 @@ def refused(run: subprocess.CompletedProcess[str], chinese: str, english: str) -
     assert "Traceback" not in run.stdout + run.stderr
 
 
-# --- a machine that lacks something
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_unsupported_python_is_rejected_and_named(machine: Machine, subtests: pytest.Subtests) -> None:
     for version in ("3.8", "3.9", "3.14"):
         with subtests.test(version):
             machine.install_tool("python3", f"echo '{version} venv'")
-            refused(machine.start(PYTHON=""), "需要 Python 3.10 至 3.13", f"found: python3={version}")
+            assert_refused(machine.start(PYTHON=""), "需要 Python 3.10 至 3.13", f"found: python3={version}")
 
 
 def test_a_missing_python_is_reported(machine: Machine) -> None:
-    refused(machine.start(PYTHON=""), "未找到", "Python 3.10 to 3.13 is required but was not found (found: none)")
+    assert_refused(
+        machine.start(PYTHON=""), "未找到", "Python 3.10 to 3.13 is required but was not found (found: none)"
+    )
 
 
 def test_a_later_supported_python_is_used_if_the_first_does_not_run(machine: Machine) -> None:
@@ -133,27 +135,27 @@ def test_a_later_supported_python_is_used_if_the_first_does_not_run(machine: Mac
 
 def test_a_python_without_venv_prints_what_to_install(machine: Machine) -> None:
     machine.install_tool("python3", "echo 3.11")
-    refused(machine.start(PYTHON=""), "缺少 venv 模块", "apt install python3.11-venv")
+    assert_refused(machine.start(PYTHON=""), "缺少 venv 模块", "apt install python3.11-venv")
 
 
-def test_an_unreachable_index_is_named_with_a_remedy_and_the_log(another: Machine) -> None:
-    another.require("no-such-package==1.0")
-    run = another.start()
-    refused(run, "无法访问软件包索引", "set PIP_INDEX_URL to a PyPI mirror")
-    assert str(another.project / "logs/setup.log") in run.stderr
-    assert "no-such-package" in another.log
+def test_an_unreachable_index_is_named_with_a_remedy_and_the_log(modifiable: Machine) -> None:
+    modifiable.require("no-such-package==1.0")
+    run = modifiable.start()
+    assert_refused(run, "无法访问软件包索引", "set PIP_INDEX_URL to a PyPI mirror")
+    assert str(modifiable.project / "logs/setup.log") in run.stderr
+    assert "no-such-package" in modifiable.log
 
 
 SLOW_BACKEND = """
 import pathlib, time
 
 def get_requires_for_build_wheel(*_):
-    pathlib.Path("begun").touch()
+    pathlib.Path("started").touch()
     time.sleep(60)
 """
 
 
-def test_an_interrupted_installation_prints_no_error(another: Machine, tmp_path: Path) -> None:
+def test_an_interrupted_installation_prints_no_error(modifiable: Machine, tmp_path: Path) -> None:
     package = tmp_path / "slow"
     package.mkdir()
     (package / "pyproject.toml").write_text(
@@ -161,25 +163,25 @@ def test_an_interrupted_installation_prints_no_error(another: Machine, tmp_path:
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
     (package / "backend.py").write_text(SLOW_BACKEND)
-    another.require(f"slow @ {package.as_uri()}")
-    run = another.begin()
-    while not (package / "begun").exists():
+    modifiable.require(f"slow @ {package.as_uri()}")
+    run = modifiable.begin()
+    while not (package / "started").exists():
         assert run.poll() is None
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGINT)
     assert run.communicate(timeout=20)[1].strip() == ""
     assert run.returncode == 130
-    assert not (another.project / ".venv/unfinished").exists()
+    assert not (modifiable.project / ".venv/unfinished").exists()
 
 
-def test_chinese_comes_first_where_the_language_is_chinese(machine: Machine) -> None:
+def test_chinese_comes_first_if_the_language_is_chinese(machine: Machine) -> None:
     chinese_first = machine.start(PYTHON="", LANG="zh_CN.UTF-8").stderr.splitlines()
     english_first = machine.start(PYTHON="", LANG="en_US.UTF-8").stderr.splitlines()
     assert len(chinese_first) == 2
     assert chinese_first == english_first[::-1]
 
 
-# --- a machine that lacks nothing
+# -- success -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_flags_reach_the_server_in_the_project_folder(ready: Machine) -> None:
@@ -195,36 +197,36 @@ def test_a_second_start_installs_nothing_and_prints_nothing(ready: Machine) -> N
     assert ready.log == before
 
 
-def test_start_works_through_sh_a_link_and_without_a_home(ready: Machine) -> None:
+def test_start_sh_works_through_sh_and_a_link_and_without_a_home(ready: Machine) -> None:
     link = ready.home / "launch"
     link.symlink_to(ready.project / "start.sh")
     without_home = ["env", "-u", "HOME", "sh", str(link)]
     assert ready.run(without_home).stdout.strip() == f"{ready.project} ['--prepare']"
 
 
-def test_changed_requirements_are_installed(another: Machine) -> None:
-    stamp = another.project / ".venv/installed-requirements.txt"
+def test_changed_requirements_are_installed(modifiable: Machine) -> None:
+    stamp = modifiable.project / ".venv/installed-requirements.txt"
     before = stamp.read_text()
-    another.require("pip")
-    assert "Installing" in another.start().stdout
+    modifiable.require("pip")
+    assert "Installing" in modifiable.start().stdout
     assert stamp.read_text() != before
 
 
-def test_a_killed_installation_starts_over(another: Machine) -> None:
-    remains = another.project / ".venv/half-written"
-    for left in (remains, another.project / ".venv/unfinished"):
-        left.touch()
-    assert "Installing" in another.start().stdout
-    assert not remains.exists()
+def test_a_killed_installation_starts_over(modifiable: Machine) -> None:
+    leftover = modifiable.project / ".venv/half-written"
+    for path in (leftover, modifiable.project / ".venv/unfinished"):
+        path.touch()
+    assert "Installing" in modifiable.start().stdout
+    assert not leftover.exists()
 
 
-def test_a_failed_installation_that_changed_nothing_keeps_the_environment(another: Machine) -> None:
-    kept = another.project / ".venv/kept"
+def test_a_failed_installation_that_changed_nothing_keeps_the_environment(modifiable: Machine) -> None:
+    kept = modifiable.project / ".venv/kept"
     kept.touch()
-    another.require("no-such-package==1.0")
-    assert another.start().returncode != 0
-    another.require("# nothing")
-    assert "Installing" not in another.start().stdout
+    modifiable.require("no-such-package==1.0")
+    assert modifiable.start().returncode != 0
+    modifiable.require("# nothing")
+    assert "Installing" not in modifiable.start().stdout
     assert kept.exists()
 
 
@@ -241,34 +243,34 @@ def slow_llamacpp(machine: Machine, folder: Path) -> PackageIndex:
 
 
 def test_llamacpp_is_built_while_packages_install_and_continues_under_the_server(
-    another: Machine, tmp_path: Path
+    modifiable: Machine, tmp_path: Path
 ) -> None:
-    index = slow_llamacpp(another, tmp_path)
-    overlay = Overlay("llamacpp", 1, another.project)
-    (another.project / "server.py").write_text("print('up', flush=True)\nimport time\ntime.sleep(60)\n")
-    with another.begin() as run:
+    index = slow_llamacpp(modifiable, tmp_path)
+    overlay = Overlay("llamacpp", 1, modifiable.project)
+    (modifiable.project / "server.py").write_text("print('up', flush=True)\nimport time\ntime.sleep(60)\n")
+    with modifiable.begin() as run:
         assert run.stdout is not None
         until(lambda: run.stdout.readline() == "up\n", 30)
         index.await_builders(1)
-        assert not overlay.is_installed, "and nobody has waited for it"
+        assert not overlay.is_installed, "the server started before the build ended"
         index.open_gate()
         until(lambda: overlay.is_installed, 30)
         run.kill()
 
 
-def test_an_early_build_ends_with_the_program(another: Machine, tmp_path: Path) -> None:
-    index = slow_llamacpp(another, tmp_path)
-    (another.project / "server.py").write_text("import time\ntime.sleep(60)\n")
-    with another.begin() as run:
+def test_an_early_build_ends_with_start_sh(modifiable: Machine, tmp_path: Path) -> None:
+    index = slow_llamacpp(modifiable, tmp_path)
+    (modifiable.project / "server.py").write_text("import time\ntime.sleep(60)\n")
+    with modifiable.begin() as run:
         index.await_builders(1)
         run.kill()
     until(lambda: not any(is_running(pid) for pid in index.builders()), 30)
-    until(lambda: not list(another.project.glob("overlays/.llamacpp-*")), 30)
+    until(lambda: not list(modifiable.project.glob("overlays/.llamacpp-*")), 30)
 
 
-def test_a_second_start_waits_for_the_first_installation(another: Machine) -> None:
-    another.require("pip")
-    runs = [another.begin() for _ in "12"]
+def test_a_second_start_waits_for_the_first_installation(modifiable: Machine) -> None:
+    modifiable.require("pip")
+    runs = [modifiable.begin() for _ in range(2)]
     outputs = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
-    assert sum("Installing" in words for words in outputs) == 1
+    assert sum("Installing" in output for output in outputs) == 1

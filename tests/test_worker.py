@@ -1,4 +1,4 @@
-"""The child process and its protocol: several calls at once, turns, cancelling, errors of one call, library chatter."""
+"""The worker process and its protocol: concurrent calls, queueing, cancellation, errors, output of libraries."""
 
 from __future__ import annotations
 
@@ -15,199 +15,197 @@ from tests.conftest import ECHO, load, load_arguments
 
 
 class Call:
-    """One call and what came of it so far."""
+    """A call and the events received so far."""
 
     def __init__(self, worker: WorkerProcess, operation: str, **args: object) -> None:
-        self.inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.worker = worker
-        self.number = worker.start(operation, self.inbox.put, **args)
+        self.number = worker.start(operation, self.events.put, **args)
 
-    def next(self) -> Event:
-        return self.inbox.get(timeout=10)
+    def next_event(self) -> Event:
+        return self.events.get(timeout=10)
 
-    def all(self) -> list[Event]:
-        """What has not been taken yet, up to the end of the call."""
-        events = [self.next()]
+    def remaining(self) -> list[Event]:
+        """Wait for the end of the call and return the events that have not been read yet."""
+        events = [self.next_event()]
         while not isinstance(events[-1], ENDS):
-            events.append(self.next())
+            events.append(self.next_event())
         return events
 
     def text(self) -> str:
-        return "".join(event.text for event in self.all() if isinstance(event, Text))
+        return "".join(event.text for event in self.remaining() if isinstance(event, Text))
 
     def cancel(self) -> None:
         self.worker.cancel(self.number)
 
 
-def say(worker: WorkerProcess, prompt: str) -> Call:
+def generate(worker: WorkerProcess, prompt: str) -> Call:
     return Call(worker, "generate", prompt=prompt, params={})
 
 
-def ask(worker: WorkerProcess, operation: str, **args: object) -> object:
+def result_of(worker: WorkerProcess, operation: str, **args: object) -> object:
     (event,) = worker.events(operation, **args)
     assert isinstance(event, Result)
     return event.value
 
 
-def test_a_generation_is_its_texts_and_a_done(echo: WorkerProcess) -> None:
-    assert say(echo, "hello count 3 世界").all() == [
+def test_a_generation_yields_texts_and_done(echo: WorkerProcess) -> None:
+    assert generate(echo, "hello count 3 世界").remaining() == [
         *(Text(f"{word} ") for word in ("hello", "0", "1", "2", "世界")),
         Done("stop", prompt_tokens=4, completion_tokens=5),
     ]
 
 
-def test_loading_reports_progress_and_ends_with_what_is_known_of_the_model(worker: WorkerProcess) -> None:
-    progress, result = Call(worker, "load", **load_arguments(Path("anything"), ECHO)).all()
+def test_loading_reports_progress_and_returns_the_info_of_the_model(worker: WorkerProcess) -> None:
+    progress, result = Call(worker, "load", **load_arguments(Path("anything"), ECHO)).remaining()
     assert progress == Progress("weights", 1.0)
     assert isinstance(result, Result)
     assert result.value["context_length"] == 64
 
 
-def test_progress_arrives_while_the_model_still_loads(worker: WorkerProcess) -> None:
+def test_progress_arrives_during_a_load(worker: WorkerProcess) -> None:
     slow = Call(worker, "load", **load_arguments(Path("slow"), ECHO))
-    seen = [slow.next() for _ in range(5)]
-    assert seen == [Progress("weights", step / 200) for step in range(5)]
+    events = [slow.next_event() for _ in range(5)]
+    assert events == [Progress("weights", step / 200) for step in range(5)]
     worker.kill()
 
 
-def test_several_calls_in_flight_each_get_their_own_events(echo: WorkerProcess) -> None:
-    calls = [say(echo, f"call {number} count {number}") for number in range(5)]
-    asked = [Call(echo, "repeat", text="ab", times=times) for times in range(5)]
+def test_concurrent_calls_receive_their_own_events(echo: WorkerProcess) -> None:
+    calls = [generate(echo, f"call {number} count {number}") for number in range(5)]
+    questions = [Call(echo, "repeat", text="ab", times=times) for times in range(5)]
     for number, call in enumerate(calls):
         assert call.text().split() == ["call", str(number), *map(str, range(number))]
-    assert [call.all() for call in asked] == [[Result("ab" * times)] for times in range(5)]
+    assert [call.remaining() for call in questions] == [[Result("ab" * times)] for times in range(5)]
 
 
 def test_a_quick_question_is_answered_while_a_generation_runs(echo: WorkerProcess) -> None:
-    long = say(echo, "slow count 1000")
-    long.next()
-    assert ask(echo, "count", text="one two three") == 3
-    assert isinstance(long.next(), Text)
+    long = generate(echo, "slow count 1000")
+    long.next_event()
+    assert result_of(echo, "count", text="one two three") == 3
+    assert isinstance(long.next_event(), Text)
     long.cancel()
 
 
-def test_on_a_serial_engine_those_who_wait_are_told_their_place(echo: WorkerProcess) -> None:
-    first, second, third = say(echo, "slow count 20"), say(echo, "second"), say(echo, "third")
-    assert (second.next(), third.next()) == (Waiting(1), Waiting(2))
+def test_queued_calls_of_a_serial_engine_receive_their_position(echo: WorkerProcess) -> None:
+    first, second, third = generate(echo, "slow count 20"), generate(echo, "second"), generate(echo, "third")
+    assert (second.next_event(), third.next_event()) == (Waiting(1), Waiting(2))
     assert len(first.text().split()) == 20
     assert [second.text(), third.text()] == ["second ", "third "]
 
 
-def test_who_is_alone_is_told_no_place(echo: WorkerProcess) -> None:
-    assert not any(isinstance(event, Waiting) for event in say(echo, "count 3").all())
+def test_a_call_that_does_not_wait_receives_no_position(echo: WorkerProcess) -> None:
+    assert not any(isinstance(event, Waiting) for event in generate(echo, "count 3").remaining())
 
 
-def test_nobody_is_told_that_no_call_goes_before_it(echo: WorkerProcess) -> None:
-    """Even if the one before it gave up before the engine's next step."""
+def test_position_zero_is_never_sent(echo: WorkerProcess) -> None:
+    """Not even if the preceding call is cancelled before the engine's next step."""
     for _ in range(20):
-        first, second = say(echo, "slow count 100"), say(echo, "second")
+        first, second = generate(echo, "slow count 100"), generate(echo, "second")
         first.cancel()
-        assert Waiting(0) not in second.all()
+        assert Waiting(0) not in second.remaining()
 
 
-def test_closing_the_iterator_cancels_the_call_and_the_next_is_served_at_once(echo: WorkerProcess) -> None:
+def test_closing_the_iterator_cancels_the_call_and_the_next_call_starts_at_once(echo: WorkerProcess) -> None:
     long = echo.events("generate", prompt="slow count 1000", params={})
     assert next(long) == Text("0 ")
-    began = monotonic()
+    start = monotonic()
     long.close()
-    assert say(echo, "next").text() == "next "
-    assert monotonic() - began < 1
+    assert generate(echo, "next").text() == "next "
+    assert monotonic() - start < 1
 
 
-def test_one_who_waits_can_give_up_without_disturbing_the_others(echo: WorkerProcess) -> None:
-    first, second, third = say(echo, "slow count 10"), say(echo, "second"), say(echo, "third")
+def test_cancelling_a_queued_call_does_not_affect_the_others(echo: WorkerProcess) -> None:
+    first, second, third = generate(echo, "slow count 10"), generate(echo, "second"), generate(echo, "third")
     second.cancel()
     assert first.text().split() == [str(number) for number in range(10)]
     assert third.text() == "third "
-    assert all(isinstance(event, Waiting) for event in iter_now(second))
+    assert all(isinstance(event, Waiting) for event in received_events(second))
 
 
-def iter_now(call: Call) -> list[Event]:
-    return [call.inbox.get() for _ in range(call.inbox.qsize())]
+def received_events(call: Call) -> list[Event]:
+    return [call.events.get() for _ in range(call.events.qsize())]
 
 
-def test_cancelling_what_has_ended_does_nothing(echo: WorkerProcess) -> None:
-    call = say(echo, "short")
-    call.all()
+def test_cancelling_an_ended_call_does_nothing(echo: WorkerProcess) -> None:
+    call = generate(echo, "short")
+    call.remaining()
     call.cancel()
     call.cancel()
-    assert say(echo, "next").text() == "next "
+    assert generate(echo, "next").text() == "next "
 
 
-def test_a_call_that_does_not_let_itself_be_closed_stops_the_others_no_longer(echo: WorkerProcess) -> None:
-    stubborn = say(echo, "stubborn")
-    stubborn.next()
+def test_a_generator_that_refuses_to_close_does_not_block_the_next_call(echo: WorkerProcess) -> None:
+    stubborn = generate(echo, "stubborn")
+    stubborn.next_event()
     stubborn.cancel()
-    assert say(echo, "next").text() == "next "
+    assert generate(echo, "next").text() == "next "
 
 
 @pytest.mark.parametrize(
-    ("word", "error", "words"),
+    ("word", "error", "message"),
     [("fail", Unsupported, "the echo engine will not"), ("boom", InternalError, "RuntimeError: the echo engine broke")],
 )
-def test_an_error_ends_its_own_call_and_leaves_the_others(
-    echo: WorkerProcess, word: str, error: type, words: str
-) -> None:
-    bad, good = say(echo, f"well {word}"), say(echo, "good")
-    *told, failed = bad.all()
-    assert told == [Text("well ")]
+def test_an_error_ends_only_its_own_call(echo: WorkerProcess, word: str, error: type, message: str) -> None:
+    bad, good = generate(echo, f"well {word}"), generate(echo, "good")
+    *texts, failed = bad.remaining()
+    assert texts == [Text("well ")]
     assert isinstance(failed, Failed)
     assert type(failed.error) is error
-    assert words in str(failed.error)
+    assert message in str(failed.error)
     assert good.text() == "good "
     assert echo.death is None
 
 
-def test_an_answer_that_we_cannot_read_ends_the_worker_and_nobody_waits_for_ever(echo: WorkerProcess) -> None:
-    """Such as an error that is not in `errors`, which would be a fault of ours."""
-    first, second = say(echo, "refuse"), say(echo, "second")
-    assert isinstance(first.all()[-1], Failed)
-    assert isinstance(second.all()[-1], Failed)
+def test_an_unreadable_event_ends_the_worker_and_fails_all_calls(echo: WorkerProcess) -> None:
+    """Such as an error class that is not in `errors`, which would be a bug of this program."""
+    first, second = generate(echo, "refuse"), generate(echo, "second")
+    assert isinstance(first.remaining()[-1], Failed)
+    assert isinstance(second.remaining()[-1], Failed)
     assert isinstance(echo.death, WorkerDied)
 
 
 def test_an_operation_that_the_engine_lacks_is_unsupported(echo: WorkerProcess) -> None:
     with pytest.raises(Unsupported, match="cannot train"):
-        ask(echo, "train")
+        result_of(echo, "train")
 
 
-def test_arguments_that_an_operation_does_not_take_are_an_error_of_that_call(echo: WorkerProcess) -> None:
+def test_invalid_arguments_of_an_operation_fail_only_that_call(echo: WorkerProcess) -> None:
     with pytest.raises(InternalError, match="TypeError"):
-        ask(echo, "count", words="wrong")
-    assert ask(echo, "count", text="right") == 1
+        result_of(echo, "count", words="wrong")
+    assert result_of(echo, "count", text="right") == 1
 
 
-def test_without_a_model_there_is_nothing_to_ask(worker: WorkerProcess) -> None:
+def test_operations_are_refused_without_a_loaded_model(worker: WorkerProcess) -> None:
     with pytest.raises(NoModelLoaded):
         list(worker.events("generate", prompt="hello", params={}))
     with pytest.raises(NoModelLoaded):
-        ask(worker, "count", text="hello")
+        result_of(worker, "count", text="hello")
 
 
-def test_explaining_loads_nothing(worker: WorkerProcess) -> None:
-    told = ask(worker, "explain", **load_arguments(Path("fail"), ECHO, n_ctx=7))
-    assert told == {"calls": {"echo": {"path": "fail", "n_ctx": 7}}, "notes": []}
+def test_explain_loads_no_model(worker: WorkerProcess) -> None:
+    explanation = result_of(worker, "explain", **load_arguments(Path("fail"), ECHO, n_ctx=7))
+    assert explanation == {"calls": {"echo": {"path": "fail", "n_ctx": 7}}, "notes": []}
     with pytest.raises(NoModelLoaded):
-        ask(worker, "count", text="hello")
+        result_of(worker, "count", text="hello")
 
 
-def test_a_refusal_to_load_arrives_as_it_is(worker: WorkerProcess) -> None:
+def test_a_known_error_of_a_load_is_raised_unchanged(worker: WorkerProcess) -> None:
     with pytest.raises(Unsupported, match="the echo engine will not"):
         load(worker, Path("fail"), ECHO)
 
 
-def test_a_fault_while_loading_is_a_failed_load_in_the_librarys_words(worker: WorkerProcess) -> None:
+def test_an_unknown_error_of_a_load_is_a_failed_load_with_the_message_of_the_library(worker: WorkerProcess) -> None:
     with pytest.raises(LoadFailed) as failed:
         load(worker, Path("/somewhere/boom"), ECHO)
-    told = {"loader": "Echo", "model": "boom", "words": "RuntimeError: the echo engine broke", "cause": UNNAMED}
-    assert vars(failed.value) == told
+    expected = {"loader": "Echo", "model": "boom", "words": "RuntimeError: the echo engine broke", "cause": UNNAMED}
+    assert vars(failed.value) == expected
 
 
-def test_after_a_failed_load_nothing_half_loaded_answers(worker: WorkerProcess) -> None:
+def test_after_a_failed_load_no_model_is_loaded(worker: WorkerProcess) -> None:
     with pytest.raises(LoadFailed):
         load(worker, Path("boom"), ECHO)
     with pytest.raises(NoModelLoaded):
-        ask(worker, "count", text="hello")
+        result_of(worker, "count", text="hello")
 
 
 def test_an_engine_that_cannot_be_imported_is_a_failed_load(worker: WorkerProcess) -> None:
@@ -216,67 +214,67 @@ def test_an_engine_that_cannot_be_imported_is_a_failed_load(worker: WorkerProces
         list(worker.events("load", **args))
 
 
-def test_chatter_on_stdout_does_not_break_the_protocol(echo: WorkerProcess) -> None:
-    assert say(echo, "before chatter between chatter after").text() == "before between after "
+def test_output_on_stdout_does_not_break_the_protocol(echo: WorkerProcess) -> None:
+    assert generate(echo, "before chatter between chatter after").text() == "before between after "
 
 
-def test_chatter_while_loading_does_not_break_the_protocol(worker: WorkerProcess) -> None:
+def test_output_during_a_load_does_not_break_the_protocol(worker: WorkerProcess) -> None:
     assert load(worker, Path("chatter"), ECHO).context_length == 64
 
 
-def test_what_was_printed_is_among_the_last_words(echo: WorkerProcess) -> None:
+def test_the_last_output_of_a_dead_worker_is_reported(echo: WorkerProcess) -> None:
     with pytest.raises(WorkerDied) as died:
         list(echo.events("generate", prompt="chatter kill", params={}))
     lines = died.value.words.splitlines()
     assert [line for line in lines if "forged" in line]
     assert "written to descriptor 1" in lines
     assert "printed by a child process" in lines
-    assert "at 100% 完" in lines, "of a line that overwrote itself, only what was seen last is told"
+    assert "at 100% 完" in lines, "of a line with carriage returns, only the last state is kept"
 
 
-def test_an_answer_may_be_far_longer_than_a_pipe(echo: WorkerProcess) -> None:
+def test_a_result_may_be_far_larger_than_the_pipe_buffer(echo: WorkerProcess) -> None:
     text = "猫" * 1_000_000
-    assert ask(echo, "repeat", text=text, times=2) == text * 2
+    assert result_of(echo, "repeat", text=text, times=2) == text * 2
 
 
-def test_text_that_is_no_proper_unicode_comes_back_as_it_went(echo: WorkerProcess) -> None:
-    assert ask(echo, "repeat", text="half \ud83d a pair\0", times=1) == "half \ud83d a pair\0"
+def test_text_with_lone_surrogates_is_returned_unchanged(echo: WorkerProcess) -> None:
+    assert result_of(echo, "repeat", text="half \ud83d a pair\0", times=1) == "half \ud83d a pair\0"
 
 
-def test_a_change_of_adapters_waits_for_the_answers_under_way_and_later_ones_wait_for_it(echo: WorkerProcess) -> None:
-    before = say(echo, "slow one two three adapters")
+def test_applying_adapters_waits_for_running_generations_and_later_ones_wait_for_it(echo: WorkerProcess) -> None:
+    before = generate(echo, "slow one two three adapters")
     change = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
-    after = say(echo, "adapters")
-    assert ask(echo, "repeat", text="a", times=2) == "aa", "other operations do not wait"
-    assert change.inbox.empty()
-    assert after.next() == Waiting(1)
+    after = generate(echo, "adapters")
+    assert result_of(echo, "repeat", text="a", times=2) == "aa", "other operations do not wait"
+    assert change.events.empty()
+    assert after.next_event() == Waiting(1)
     assert (before.text(), after.text()) == ("one two three  ", "cat ")
 
 
-def test_who_waits_for_a_change_of_adapters_can_be_cancelled(echo: WorkerProcess) -> None:
-    before = say(echo, "slow one two three")
-    change, after = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}]), say(echo, "unwanted")
+def test_calls_that_wait_for_adapters_can_be_cancelled(echo: WorkerProcess) -> None:
+    before = generate(echo, "slow one two three")
+    change, after = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}]), generate(echo, "unwanted")
     change.cancel()
     after.cancel()
     assert before.text() == "one two three "
-    assert say(echo, "adapters").text() == " "
+    assert generate(echo, "adapters").text() == " "
 
 
-def test_what_waited_for_a_change_of_adapters_then_runs_together(echo: WorkerProcess) -> None:
-    before = say(echo, "slow one two three")
+def test_calls_that_waited_for_adapters_are_started_together(echo: WorkerProcess) -> None:
+    before = generate(echo, "slow one two three")
     Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
-    after = [say(echo, "slow four five six"), say(echo, "slow seven eight nine")]
-    assert [each.next() for each in after] == [Waiting(1), Waiting(2)]
+    after = [generate(echo, "slow four five six"), generate(echo, "slow seven eight nine")]
+    assert [call.next_event() for call in after] == [Waiting(1), Waiting(2)]
     assert before.text() == "one two three "
     assert after[0].text() == "four five six "
-    assert after[1].all()[0] == Waiting(1), "the engine has had it, too, and lets it wait for its own turn"
+    assert after[1].remaining()[0] == Waiting(1), "the engine has received the call and queues it"
 
 
-def test_a_change_that_is_called_off_holds_nobody_up(echo: WorkerProcess) -> None:
-    before = say(echo, "slow one two three four five six seven eight")
+def test_a_cancelled_application_of_adapters_does_not_delay_other_calls(echo: WorkerProcess) -> None:
+    before = generate(echo, "slow one two three four five six seven eight")
     change = Call(echo, "apply_loras", adapters=[{"name": "cat", "weight": 1}])
-    after = say(echo, "adapters")
+    after = generate(echo, "adapters")
     change.cancel()
-    assert after.next() == Waiting(1)
+    assert after.next_event() == Waiting(1)
     assert after.text() == " "
     assert before.text().startswith("one")

@@ -46,7 +46,7 @@ def test_an_explanation_for_a_missing_loader_has_the_reason_and_the_values(
         assert explanation["calls"]
 
 
-def test_explaining_loads_nothing(small_models: Path, make_app: MakeApp) -> None:
+def test_explain_loads_no_model(small_models: Path, make_app: MakeApp) -> None:
     app = make_app()
     app.loading.explain(app.planner.plan(LoadRequest(app.catalog.find("tiny-7B"))))
     assert app.models.status.state == "empty"
