@@ -130,17 +130,8 @@ def test_an_error_in_the_flags_file_is_printed_with_its_line(project: Path, cont
 
 
 def test_an_ignored_flag_prints_a_warning_and_the_server_starts(models_folder: Path) -> None:
-    arguments = (
-        "--model-dir",
-        str(models_folder),
-        "--explain",
-        "--no_cache",
-        "--pre_layer",
-        "10",
-        "20",
-        "--n_ctx",
-        "512",
-    )
+    ignored = ("--no_cache", "--pre_layer", "10", "20")
+    arguments = ("--model-dir", str(models_folder), "--explain", *ignored, "--n_ctx", "512")
     result = run(*arguments)
     assert parse_explanation(result)[1] == {"n_ctx": 512}
     assert result.stderr.splitlines() == [
@@ -162,17 +153,10 @@ def three_models(tmp_path: Path, smollm2: Path) -> Path:
 
 
 def test_the_menu_asks_until_the_number_is_valid(three_models: Path) -> None:
-    arguments = (
-        "--model-dir",
-        str(three_models),
-        "--model-menu",
-        "--explain",
-        "--loader",
-        "llamacpp",
-        "--n_ctx",
-        "512",
+    options = ("--loader", "llamacpp", "--n_ctx", "512")
+    result = run(
+        "--model-dir", str(three_models), "--model-menu", "--explain", *options, stdin="\nc.gguf\n0\n-1\n3\n2\n"
     )
-    result = run(*arguments, stdin="\nc.gguf\n0\n-1\n3\n2\n")
     assert parse_explanation(result) == ("c.gguf", {"n_ctx": 512})
     assert result.stderr.count("Please type a number from 1 to 2.") == 5
 

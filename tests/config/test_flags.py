@@ -220,8 +220,8 @@ def test_a_removed_flag_is_ignored_with_its_values_and_reported(subtests: pytest
                 for values in ([], ["1"], ["a", "-1"]):
                     command_line = flags.parse(["--n_ctx=512", f"--{spelling}", *values, "--api"])
                     assert (command_line.load, command_line.on("api")) == ({"n_ctx": 512}, True)
-                    assert [words["en"].partition(" ")[0] for words in command_line.warnings] == [f"--{spelling}"]
-                    assert all(f"--{spelling} 已不再支持" in words["zh"] for words in command_line.warnings)
+                    assert [warning["en"].partition(" ")[0] for warning in command_line.warnings] == [f"--{spelling}"]
+                    assert all(f"--{spelling} 已不再支持" in warning["zh"] for warning in command_line.warnings)
             assert len(flags.parse([f"--{flag}=x", f"--{flag}"]).warnings) == 1
 
 
