@@ -1,3 +1,5 @@
+"""Listing and lookup of models in a folder."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,10 +24,10 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_missing_folder_has_no_models(tmp_path: Path) -> None:
-    assert names(tmp_path / "nowhere") == []
+    assert names(tmp_path / "missing") == []
 
 
-def test_a_gguf_file_is_a_model_with_the_facts_from_its_header(tmp_path: Path) -> None:
+def test_the_record_of_a_gguf_file_is_read_from_its_header(tmp_path: Path) -> None:
     content = gguf()
     path = put(tmp_path / "sub" / "tiny.gguf", content)
     assert only(tmp_path) == ModelRecord(
@@ -78,7 +80,7 @@ def test_a_damaged_file_is_listed_with_its_problem(tmp_path: Path) -> None:
     assert "truncated" in trouble(record)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_file_is_listed_until_it_becomes_readable(tmp_path: Path) -> None:
     path = put(tmp_path / "locked.gguf", gguf())
     catalog = Catalog(tmp_path)
@@ -122,29 +124,29 @@ def test_a_damaged_later_part_is_a_problem_of_the_model(tmp_path: Path) -> None:
     assert record.architecture == "llama"
 
 
-def test_a_renamed_part_names_the_required_pattern(tmp_path: Path) -> None:
+def test_the_error_for_a_renamed_part_states_the_required_name(tmp_path: Path) -> None:
     put(tmp_path / "renamed.gguf", gguf(MODEL | {"split.count": As(U16, 3)}))
     assert "named like model-00001-of-00003.gguf" in trouble(only(tmp_path))
 
 
-def test_a_gguf_inside_a_folder_of_weights_is_a_model_of_its_own(tmp_path: Path) -> None:
+def test_a_gguf_file_in_a_folder_of_weights_is_a_separate_model(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "tiny") / "tiny.gguf", gguf())
     assert names(tmp_path) == ["tiny", "tiny/tiny.gguf"]
 
 
-def test_a_second_scan_reads_nothing_that_has_not_changed(tmp_path: Path) -> None:
+def test_a_second_scan_reads_only_changed_files(tmp_path: Path) -> None:
     path = put(tmp_path / "tiny.gguf", gguf())
-    stamp = path.stat()
+    status = path.stat()
     catalog = Catalog(tmp_path)
-    before = catalog.models()
-    path.write_bytes(bytes(stamp.st_size))  # nobody looks inside while size and time are the same
-    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert catalog.models() == before
-    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    records = catalog.models()
+    path.write_bytes(bytes(status.st_size))  # not noticed while size and time are the same
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert catalog.models() == records
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert "zeros" in trouble(catalog.models()[0])
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_without_cycles(tmp_path: Path) -> None:
     models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
     put(models / "a" / "deep" / "tiny.gguf", gguf())
     put(elsewhere / "far.gguf", gguf())
@@ -160,13 +162,13 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_folders_that_all_link_to_each_other_are_walked_in_bounded_time(tmp_path: Path) -> None:
-    outside = [tmp_path / "outside" / str(number) for number in range(12)]
-    for folder in outside:
+    folders = [tmp_path / "outside" / str(number) for number in range(12)]
+    for folder in folders:
         put(folder / "tiny.gguf", gguf())
-        for other in outside:
-            (folder / f"to-{other.name}").symlink_to(other)
+        for target in folders:
+            (folder / f"to-{target.name}").symlink_to(target)
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "link").symlink_to(outside[0])
+    (tmp_path / "models" / "link").symlink_to(folders[0])
     assert len(names(tmp_path / "models")) == 12
 
 
@@ -186,7 +188,8 @@ def test_a_model_is_found_by_its_name_or_a_unique_short_name(tmp_path: Path) -> 
     assert catalog.find("big").name == "org/big"
 
 
-def make_all_kinds(folder: Path) -> None:
+def make_models(folder: Path) -> None:
+    """Create models of all kinds, including names that are easily misread."""
     for name in ("a b [c] +$.gguf", "模型/深/更深/tiny.gguf", "x.gguf/y.gguf"):
         put(folder / name, gguf())
     split(folder / "set", 2, 3)
@@ -201,18 +204,18 @@ def make_all_kinds(folder: Path) -> None:
 
 
 def test_a_full_name_is_found_without_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_all_kinds(tmp_path)
+    make_models(tmp_path)
     listed = Catalog(tmp_path).models()
     assert len(listed) == 11
     catalog = Catalog(tmp_path)
     monkeypatch.delattr("modules.catalog.catalog.walk_folders")
     for record in listed:
-        found = catalog.find(record.name)
-        assert str(found.problem) == str(record.problem)
-        assert found == dataclasses.replace(record, duplicate_of="", problem=found.problem)
+        record_found = catalog.find(record.name)
+        assert str(record_found.problem) == str(record.problem)
+        assert record_found == dataclasses.replace(record, duplicate_of="", problem=record_found.problem)
 
 
-def test_a_lookup_by_name_knows_the_duplicates_of_the_last_scan(tmp_path: Path) -> None:
+def test_a_lookup_by_name_returns_the_duplicates_of_the_last_scan(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         put(tmp_path / name, gguf())
     catalog = Catalog(tmp_path)
@@ -223,21 +226,21 @@ def test_a_lookup_by_name_knows_the_duplicates_of_the_last_scan(tmp_path: Path) 
     assert catalog.find("b.gguf").duplicate_of == ""
 
 
-def test_only_names_that_a_scan_lists_are_found(tmp_path: Path) -> None:
+def test_only_listed_names_are_found(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    make_all_kinds(folder)
+    make_models(folder)
     put(tmp_path / "outside.gguf", gguf())
     put(folder / ".hidden" / "x.gguf", gguf())
     put(folder / "x.gguf.part", gguf())
     (folder / "org" / "up").symlink_to(folder)
-    names = (
+    unlisted_names = (
         "../outside.gguf",
         str(tmp_path / "outside.gguf"),
         ".hidden/x.gguf",
         "x.gguf.part",
         "org/up/loose.safetensors",
     )
-    odd = (
+    invalid_names = (
         "",
         ".",
         "/",
@@ -250,59 +253,66 @@ def test_only_names_that_a_scan_lists_are_found(tmp_path: Path) -> None:
         "x" * 5000,
         "org/up",
     )
-    for name in (*names, *odd, "loose.safetensors/x", "set/big-00002-of-00003.gguf", "set", "模型/深"):
+    for name in (
+        *unlisted_names,
+        *invalid_names,
+        "loose.safetensors/x",
+        "set/big-00002-of-00003.gguf",
+        "set",
+        "模型/深",
+    ):
         assert Catalog(folder).find_exact(name) is None, name
 
 
 def test_two_threads_read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         put(tmp_path / f"{number}.gguf", gguf(MODEL | {"general.name": str(number)}))
-    catalog, read, lists = Catalog(tmp_path), [], []
+    catalog, paths_read, results = Catalog(tmp_path), [], []
 
     def read_slowly(path: Path) -> GgufHeader:
-        read.append(path)
+        paths_read.append(path)
         time.sleep(0.002)
         return read_header(path)
 
     monkeypatch.setattr("modules.catalog.record_reader._HEADER", dataclasses.replace(_HEADER, read=read_slowly))
-    threads = [threading.Thread(target=lambda: lists.append(catalog.models())) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: results.append(catalog.models())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(read) == 40
-    assert all(records == lists[0] for records in lists)
+    assert len(paths_read) == 40
+    assert all(records == results[0] for records in results)
 
 
-def test_a_name_is_found_during_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_can_be_looked_up_during_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "tiny.gguf", gguf())
-    slow = put(tmp_path / "slow" / "slow.gguf", gguf())
-    begun, go_on = threading.Event(), threading.Event()
+    slow_path = put(tmp_path / "slow" / "slow.gguf", gguf())
+    reading, may_continue = threading.Event(), threading.Event()
 
-    def read(path: Path) -> GgufHeader:
-        if path == slow:
-            begun.set()
-            go_on.wait(30)
+    def read_blocked(path: Path) -> GgufHeader:
+        if path == slow_path:
+            reading.set()
+            may_continue.wait(30)
         return read_header(path)
 
-    monkeypatch.setattr("modules.catalog.record_reader._HEADER", dataclasses.replace(_HEADER, read=read))
+    monkeypatch.setattr("modules.catalog.record_reader._HEADER", dataclasses.replace(_HEADER, read=read_blocked))
     catalog = Catalog(tmp_path)
     scan = threading.Thread(target=catalog.models)
     scan.start()
-    assert begun.wait(30)
+    assert reading.wait(30)
     assert catalog.find("tiny.gguf").problem is None
     assert scan.is_alive()
-    go_on.set()
+    may_continue.set()
     scan.join()
 
 
-def test_a_full_name_wins_over_a_short_name(tmp_path: Path) -> None:
+def test_a_full_name_takes_precedence_over_a_short_name(tmp_path: Path) -> None:
     put(tmp_path / "a" / "tiny.gguf", gguf())
     put(tmp_path / "tiny.gguf", gguf())
     assert Catalog(tmp_path).find("tiny.gguf").name == "tiny.gguf"
 
 
-def test_an_ambiguous_or_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_the_error_for_an_ambiguous_or_unknown_name_suggests_the_nearest(tmp_path: Path) -> None:
     put(tmp_path / "a" / "tiny.gguf", gguf())
     put(tmp_path / "b" / "tiny.gguf", gguf())
     with pytest.raises(ModelNotFound) as ambiguous:
@@ -316,25 +326,25 @@ def test_an_ambiguous_or_unknown_name_is_answered_with_the_nearest(tmp_path: Pat
 
 
 def test_paths_are_accepted_on_the_command_line_only(tmp_path: Path) -> None:
-    outside = put(tmp_path / "outside" / "x.gguf", gguf())
+    path = put(tmp_path / "outside" / "x.gguf", gguf())
     folder = checkpoint(tmp_path / "outside" / "tiny")
     put(tmp_path / "models" / "y.gguf", gguf())
     catalog = Catalog(tmp_path / "models")
-    for name in (str(outside), str(folder), "../outside/x.gguf", str(tmp_path / "models" / "y.gguf")):
+    for name in (str(path), str(folder), "../outside/x.gguf", str(tmp_path / "models" / "y.gguf")):
         with pytest.raises(ModelNotFound):
             catalog.find(name)
-    assert catalog.find(str(outside), paths=True).path == outside
-    assert catalog.find(str(outside), paths=True).name == "x.gguf"
-    assert catalog.find("../outside/x.gguf", paths=True).path == outside
+    assert catalog.find(str(path), paths=True).path == path
+    assert catalog.find(str(path), paths=True).name == "x.gguf"
+    assert catalog.find("../outside/x.gguf", paths=True).path == path
     assert catalog.find(f"{folder}/", paths=True).format == "safetensors"
 
 
-def test_a_path_to_a_listed_model_gives_the_listed_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_to_a_listed_model_returns_the_listed_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split(tmp_path / "models" / "sub", 1, 2, 3)
     catalog = Catalog(tmp_path / "models")
     monkeypatch.chdir(tmp_path)
-    found = catalog.find("models/sub/big-00002-of-00003.gguf", paths=True)
-    assert found.name == "sub/big-00001-of-00003.gguf"
+    record = catalog.find("models/sub/big-00002-of-00003.gguf", paths=True)
+    assert record.name == "sub/big-00001-of-00003.gguf"
 
 
 def test_a_path_without_a_model_is_not_found(tmp_path: Path) -> None:
@@ -344,7 +354,7 @@ def test_a_path_without_a_model_is_not_found(tmp_path: Path) -> None:
             catalog.find(name, paths=True)
 
 
-def test_a_catalog_of_a_relative_folder_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_absolute_even_if_the_folder_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "models" / "tiny.gguf", gguf())
     monkeypatch.chdir(tmp_path)
     assert only(Path("models")).path == tmp_path / "models" / "tiny.gguf"

@@ -1,4 +1,4 @@
-"""Find models with the same weights."""
+"""Models with the same weights are recognized as duplicates."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ def test_copies_and_links_are_marked_as_duplicates(tmp_path: Path) -> None:
 
 
 def test_folders_are_duplicates_if_all_their_weights_are(tmp_path: Path) -> None:
-    for folder, second in (("a", 2), ("b", 2), ("c", 3)):
+    for folder, byte in (("a", 2), ("b", 2), ("c", 3)):
         put(tmp_path / folder / "config.json", CONFIG | {"_name_or_path": folder})
         put(tmp_path / folder / "model-00001-of-00002.safetensors", safetensors(4))
-        weights = safetensors(4)[:-8] + bytes([second] * 8)
+        weights = safetensors(4)[:-8] + bytes([byte] * 8)
         put(tmp_path / folder / "model-00002-of-00002.safetensors", weights)
     assert duplicates_in(tmp_path) == {"b": "a"}
 
 
-def test_broken_models_are_not_duplicates(tmp_path: Path) -> None:
+def test_damaged_models_are_not_duplicates(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         put(tmp_path / name, gguf()[:-300])
     assert duplicates_in(tmp_path) == {}
 
 
-def test_large_files_are_sampled_all_over(tmp_path: Path) -> None:
+def test_large_files_are_sampled_at_start_middle_and_end(tmp_path: Path) -> None:
     size = 40 << 20
     for name in ("a", "same", "begin", "middle", "end"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
-    for name, place in (("begin", 0), ("middle", 7 * (size - (1 << 16)) // 15 + 9), ("end", size - 1)):
+    for name, offset in (("begin", 0), ("middle", 7 * (size - (1 << 16)) // 15 + 9), ("end", size - 1)):
         with (tmp_path / name).open("r+b") as file:
-            file.seek(place)
+            file.seek(offset)
             file.write(b"x")
     samples = {name: duplicates.read_sample(tmp_path / name) for name in ("a", "same", "begin", "middle", "end")}
     assert samples["a"] == samples["same"]
     assert len(set(samples.values())) == 4
 
 
-def test_no_file_is_read_where_links_or_sizes_suffice(tmp_path: Path) -> None:
-    one, other = put(tmp_path / "a", b"one"), put(tmp_path / "b", b"another")
-    (tmp_path / "link").symlink_to(one)
-    models = [{path: path.stat()} for path in (one, other, tmp_path / "link")]
+def test_no_file_is_read_if_links_or_sizes_suffice(tmp_path: Path) -> None:
+    small, large = put(tmp_path / "a", b"one"), put(tmp_path / "b", b"another")
+    (tmp_path / "link").symlink_to(small)
+    models = [{path: path.stat()} for path in (small, large, tmp_path / "link")]
 
     def sample(path: Path, status: os.stat_result) -> str:
         raise AssertionError(path)
@@ -66,7 +66,7 @@ def test_no_file_is_read_where_links_or_sizes_suffice(tmp_path: Path) -> None:
     assert duplicates.find_duplicates(models, sample) == {2: 0}
 
 
-def test_of_split_models_only_the_first_file_is_read_if_it_differs(tmp_path: Path) -> None:
+def test_only_the_first_file_of_split_models_is_read_if_it_differs(tmp_path: Path) -> None:
     sets = []
     for name in "ab":
         files = [put(tmp_path / name / str(number), f"{name}{number}") for number in range(3)]

@@ -1,4 +1,4 @@
-"""The state of a model: loadable, incomplete, damaged or unsupported."""
+"""A model is loadable, incomplete, damaged or unsupported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICKLE = b"PK\x03\x04" + bytes(60)
 OLD_GGML = b"tjgg" + bytes(60)
 
 
-def test_a_model_that_can_be_loaded_has_no_state(tmp_path: Path) -> None:
+def test_the_state_of_a_loadable_model_is_empty(tmp_path: Path) -> None:
     put(tmp_path / "tiny.gguf", gguf())
     assert (only(tmp_path).state, only(tmp_path).problem) == ("", None)
 
@@ -23,14 +23,14 @@ def test_a_model_that_can_be_loaded_has_no_state(tmp_path: Path) -> None:
 # -- incomplete and damaged -------------------------------------------------------------------------------------------
 
 
-FAULTY = [
+INVALID_FILES = [
     (gguf()[:-300], "incomplete"),
     (gguf()[:300], "incomplete"),
     (b"", "incomplete"),
     (bytes(5000), "incomplete"),
     (b"version https://git-lfs.github.com/spec/v1\n", "incomplete"),
     (b"<html>", "damaged"),
-    (b"GGUF and nothing more", "damaged"),
+    (b"GGUF followed by text", "damaged"),
     (gguf(MODEL | {"general.alignment": 5}), "damaged"),
     (gguf(version=9), "unsupported"),
     (gguf(version=1), "unsupported"),
@@ -39,7 +39,7 @@ FAULTY = [
 
 
 def test_an_invalid_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (content, state) in enumerate(FAULTY):
+    for number, (content, state) in enumerate(INVALID_FILES):
         with subtests.test(content=content[:60], state=state):
             folder = tmp_path / str(number)
             folder.mkdir()
@@ -87,16 +87,16 @@ NOT_LANGUAGE_MODELS = [
 ]
 
 
-def test_a_gguf_that_is_not_a_language_model_is_unsupported_and_says_why(
+def test_a_gguf_that_is_not_a_language_model_is_unsupported_with_a_reason(
     tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    for number, (metadata, words) in enumerate(NOT_LANGUAGE_MODELS):
+    for number, (metadata, message) in enumerate(NOT_LANGUAGE_MODELS):
         with subtests.test(metadata=metadata):
             folder = tmp_path / str(number)
             folder.mkdir()
             put(folder / "x.gguf", gguf(MODEL | metadata))
             assert only(folder).state == "unsupported"
-            assert trouble(only(folder)).startswith("x.gguf: ") and words in trouble(only(folder))
+            assert trouble(only(folder)).startswith("x.gguf: ") and message in trouble(only(folder))
 
 
 def test_a_gguf_of_the_type_model_is_supported(tmp_path: Path) -> None:
@@ -105,26 +105,26 @@ def test_a_gguf_of_the_type_model_is_supported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "format", "quantization", "words"),
+    ("config", "format", "quantization", "message"),
     [
         ({"quantization_config": {"quant_method": "exl3", "bits": 3.0}}, "exl3", "EXL3 3-bit", "as EXL2 or GGUF"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "mlx", "MLX 4-bit 64g", "Apple"),
-        # what mlx-lm writes today
+        # as current versions of mlx-lm write it
         ({"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}, "mlx", "MLX 4-bit", "Apple"),
         ({"_class_name": "UNet2DConditionModel"}, "diffusers", "", "images"),
     ],
 )
-def test_a_folder_for_other_programs_is_unsupported_and_says_why(
-    tmp_path: Path, config: dict[str, Any], format: str, quantization: str, words: str
+def test_a_folder_for_other_programs_is_unsupported_with_a_reason(
+    tmp_path: Path, config: dict[str, Any], format: str, quantization: str, message: str
 ) -> None:
     checkpoint(tmp_path / "x", config=CONFIG | config)
     record = only(tmp_path)
     assert (record.format, record.state) == (format, "unsupported")
     assert quantization in record.quantization
-    assert words in trouble(record)
+    assert message in trouble(record)
 
 
-def test_a_folder_of_diffusers_is_one_entry(tmp_path: Path) -> None:
+def test_a_diffusers_folder_is_one_entry(tmp_path: Path) -> None:
     put(tmp_path / "sd" / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
     checkpoint(tmp_path / "sd" / "text_encoder")
     checkpoint(tmp_path / "sd" / "unet", config={"_class_name": "UNet2DConditionModel"})

@@ -1,4 +1,4 @@
-"""The scan cache survives a restart, and a damaged cache file does no harm."""
+"""The scan cache survives restarts, and a damaged cache file is ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.gguf_files import ARRAY, MODEL, As, array, gguf
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with one model of every kind."""
+    """A folder with one model of every kind."""
     folder = tmp_path / "models"
     heads = As(ARRAY, array(4, [8, 4]))
     put(folder / "模型 [1].gguf", gguf(MODEL | {"llama.attention.head_count": heads}))
@@ -37,33 +37,33 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "catalog.json"
 
 
-def spoil(folder: Path) -> None:
-    """Overwrite every file, but keep size and time, so that reading one would show."""
+def overwrite_files(folder: Path) -> None:
+    """Overwrite every file with zeros but keep size and time, so that reading one would be noticed."""
     for path in folder.rglob("*.*"):
         if path.is_file():
-            facts = path.stat()
-            path.write_bytes(bytes(facts.st_size))
-            os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            status = path.stat()
+            path.write_bytes(bytes(status.st_size))
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def comparable(records: list[ModelRecord]) -> list[dict[str, Any]]:
-    """Return all facts of records in a comparable form: errors have no equality, access times differ."""
+    """Return records in a comparable form: errors do not define equality, and access times differ."""
     return [vars(record) | {"files": list(record.files), "problem": str(record.problem)} for record in records]
 
 
-def test_after_a_restart_nothing_is_read_and_the_records_are_equal(folder: Path, cache: Path) -> None:
-    before = comparable(Catalog(folder, cache).models())
-    assert {facts["duplicate_of"] for facts in before} == {"", "a"}
-    spoil(folder)
-    assert comparable(Catalog(folder, cache).models()) == before
-    assert comparable(Catalog(folder).models()) != before
+def test_after_a_restart_no_file_is_read_and_the_records_are_equal(folder: Path, cache: Path) -> None:
+    records_before = comparable(Catalog(folder, cache).models())
+    assert {record["duplicate_of"] for record in records_before} == {"", "a"}
+    overwrite_files(folder)
+    assert comparable(Catalog(folder, cache).models()) == records_before
+    assert comparable(Catalog(folder).models()) != records_before
 
 
 def test_a_lookup_by_name_uses_the_cache(folder: Path, cache: Path) -> None:
-    before = Catalog(folder, cache).models()
-    spoil(folder)
+    records_before = Catalog(folder, cache).models()
+    overwrite_files(folder)
     assert comparable([Catalog(folder, cache).find("模型 [1].gguf")]) == comparable(
-        [each for each in before if "模型" in each.name]
+        [record for record in records_before if "模型" in record.name]
     )
 
 
@@ -87,7 +87,7 @@ def test_the_cache_file_is_written_only_after_a_change(folder: Path, cache: Path
     assert [path.name for path in cache.parent.iterdir()] == ["catalog.json"]
 
 
-def test_vanished_files_are_forgotten(folder: Path, cache: Path) -> None:
+def test_deleted_files_are_removed_from_the_cache(folder: Path, cache: Path) -> None:
     Catalog(folder, cache).models()
     assert "cut.gguf" in cache.read_text()
     (folder / "cut.gguf").unlink()
@@ -103,7 +103,7 @@ def test_results_of_a_lookup_are_kept_by_the_next_scan(folder: Path, cache: Path
     assert "cut.gguf" in cache.read_text()
 
 
-def test_large_json_files_are_cached_in_short(folder: Path, cache: Path) -> None:
+def test_only_needed_values_of_large_json_files_are_cached(folder: Path, cache: Path) -> None:
     Catalog(folder, cache).models()
     assert "added_tokens_decoder" not in cache.read_text() and "weight_map" not in cache.read_text()
 
@@ -113,7 +113,7 @@ def _flip(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         lambda content: b"",
         lambda content: content[:-5],
@@ -125,13 +125,13 @@ def _flip(content: bytes) -> bytes:
         _flip,
     ],
 )
-def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, harm: Any) -> None:
-    before = comparable(Catalog(folder, cache).models())
-    sound = cache.read_bytes()
-    assert harm(sound) != sound
-    cache.write_bytes(harm(sound))
-    assert comparable(Catalog(folder, cache).models()) == before
-    assert cache.read_bytes() == sound
+def test_a_damaged_cache_is_ignored_and_rewritten(folder: Path, cache: Path, damage: Any) -> None:
+    records_before = comparable(Catalog(folder, cache).models())
+    valid = cache.read_bytes()
+    assert damage(valid) != valid
+    cache.write_bytes(damage(valid))
+    assert comparable(Catalog(folder, cache).models()) == records_before
+    assert cache.read_bytes() == valid
 
 
 @pytest.mark.parametrize(
@@ -144,32 +144,32 @@ def test_a_cache_of_another_structure_is_ignored(folder: Path, cache: Path, body
 
 
 def test_invalid_entries_are_read_again(folder: Path, cache: Path) -> None:
-    before = comparable(Catalog(folder, cache).models())
+    records_before = comparable(Catalog(folder, cache).models())
     body = json.loads(cache.read_bytes().split(b"\n", 1)[1])
-    for name, nonsense in {"header": {"version": 3}, "about": 5, "weights": {}}.items():
+    for name, invalid in {"header": {"version": 3}, "about": 5, "weights": {}}.items():
         for entry in body[name].values():
-            entry[2:] = [None, nonsense]
+            entry[2:] = [None, invalid]
     raw = json.dumps(body).encode()
     put(cache, json.dumps(scan_cache._head(raw)) + "\n" + raw.decode())
-    assert comparable(Catalog(folder, cache).models()) == before
+    assert comparable(Catalog(folder, cache).models()) == records_before
 
 
 def test_a_cache_of_another_version_is_ignored(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Catalog(folder, cache).models()
-    spoil(folder)
+    overwrite_files(folder)
     monkeypatch.setattr(scan_cache, "VERSION", scan_cache.VERSION + 1)
-    assert all(each.problem for each in Catalog(folder, cache).models())
+    assert all(record.problem for record in Catalog(folder, cache).models())
 
 
 def test_a_cache_that_cannot_be_written_raises_no_error(folder: Path, tmp_path: Path) -> None:
     put(tmp_path / "file")
-    for place in (tmp_path / "file" / "catalog.json", tmp_path):
-        assert comparable(Catalog(folder, place).models()) == comparable(Catalog(folder).models())
+    for cache_path in (tmp_path / "file" / "catalog.json", tmp_path):
+        assert comparable(Catalog(folder, cache_path).models()) == comparable(Catalog(folder).models())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_a_name_that_is_not_utf8_is_cached_too(tmp_path: Path, cache: Path) -> None:
     path = put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/models/caf\xe9.gguf")), gguf())
-    before = comparable(Catalog(path.parent, cache).models())
-    spoil(path.parent)
-    assert comparable(Catalog(path.parent, cache).models()) == before
+    records_before = comparable(Catalog(path.parent, cache).models())
+    overwrite_files(path.parent)
+    assert comparable(Catalog(path.parent, cache).models()) == records_before

@@ -1,3 +1,5 @@
+"""Facts about a model folder in Hugging Face layout, read through the catalog."""
+
 from __future__ import annotations
 
 import struct
@@ -27,7 +29,7 @@ def test_a_folder_with_config_and_weights_is_one_model(tmp_path: Path) -> None:
     )
 
 
-def test_pytorch_weights_count_where_there_are_no_safetensors(tmp_path: Path) -> None:
+def test_pytorch_weights_are_used_if_there_are_no_safetensors(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "pytorch_model.bin", b"PK\x03\x04....")
     put(tmp_path / "tiny" / "training_args.bin", b"PK\x03\x04")
@@ -109,7 +111,7 @@ def test_load_options_are_read_from_config_json(tmp_path: Path, subtests: pytest
             assert only(folder).defaults == {"max_seq_len": 2048} | defaults
 
 
-def test_the_language_model_of_a_multimodal_model_counts(tmp_path: Path) -> None:
+def test_the_layers_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 3}}
     checkpoint(tmp_path / "tiny", config=config)
     assert (only(tmp_path).architecture, only(tmp_path).layers) == ("llava", 3)
@@ -124,12 +126,12 @@ def test_the_language_model_of_a_multimodal_model_counts(tmp_path: Path) -> None
         ({"not": "a template"}, ""),
     ],
 )
-def test_of_several_templates_the_default_is_taken(tmp_path: Path, template: Any, expected: str) -> None:
+def test_the_default_of_several_templates_is_used(tmp_path: Path, template: Any, expected: str) -> None:
     checkpoint(tmp_path / "tiny", tokenizer_config={"chat_template": template})
     assert only(tmp_path).chat_template == expected
 
 
-def test_a_template_in_its_own_file_comes_first(tmp_path: Path) -> None:
+def test_a_template_in_its_own_file_overrides_the_config(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "tiny", tokenizer_config={"chat_template": "old"})
     put(folder / "chat_template.jinja", "{{ 新 }}")
     assert only(tmp_path).chat_template == "{{ 新 }}"
@@ -150,16 +152,16 @@ DAMAGED = [
 ]
 
 
-def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (file, content, words) in enumerate(DAMAGED):
-        with subtests.test(file=file, words=words):
+def test_the_error_for_a_damaged_file_names_it(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for number, (file, content, message) in enumerate(DAMAGED):
+        with subtests.test(file=file, message=message):
             folder = tmp_path / str(number)
             folder.mkdir()
             put(checkpoint(folder / "tiny") / file, content)
-            assert words in trouble(only(folder))
+            assert message in trouble(only(folder))
 
 
-def test_a_web_page_in_place_of_pytorch_weights_is_named(tmp_path: Path) -> None:
+def test_a_web_page_in_place_of_pytorch_weights_is_recognized(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "pytorch_model.bin", "<html>Too many requests</html>")
     assert "not a PyTorch file but a web page" in trouble(only(tmp_path))

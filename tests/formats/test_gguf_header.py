@@ -16,28 +16,28 @@ from modules.formats.gguf_header import GgufHeader, read_header
 from tests.support.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
 
 
-def header(tmp_path: Path, content: bytes) -> GgufHeader:
+def header_of(tmp_path: Path, content: bytes) -> GgufHeader:
     path = tmp_path / "model.gguf"
     path.touch()
-    # Unlike write_bytes this never truncates to nothing, after which ext4 would flush the file for some milliseconds.
+    # Unlike write_bytes this never truncates to 0 bytes, after which ext4 would flush the file for some milliseconds.
     with path.open("r+b") as file:
         file.write(content)
         file.truncate()
     return read_header(path)
 
 
-def complaint(tmp_path: Path, content: bytes) -> str:
-    """Return the English message, after checking that the Chinese one is Chinese."""
+def read_error(tmp_path: Path, content: bytes) -> str:
+    """Return the English error message, after checking that the Chinese one contains Chinese."""
     with pytest.raises(ModelProblem) as caught:
-        header(tmp_path, content)
+        header_of(tmp_path, content)
     assert caught.value.file == "model.gguf"
     assert any("一" <= letter <= "鿿" for letter in caught.value.say("zh"))
     return caught.value.say("en")
 
 
-def test_a_header_gives_the_facts_of_the_model(tmp_path: Path) -> None:
+def test_a_header_describes_the_model(tmp_path: Path) -> None:
     content = gguf()
-    assert header(tmp_path, content) == GgufHeader(
+    assert header_of(tmp_path, content) == GgufHeader(
         version=3,
         architecture="llama",
         name="Tiny",
@@ -78,20 +78,20 @@ def test_a_header_gives_the_facts_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_real_model_is_read(smollm2: Path) -> None:
-    found = read_header(smollm2)
-    assert (found.architecture, found.quantization, found.context_length) == ("llama", "Q4_1", 8192)
-    assert (found.block_count, found.head_count, found.head_count_kv) == (30, 9, 3)
-    assert (found.tensor_count, found.parameters, found.size) == (272, 134_515_008, 98_362_432)
-    assert (found.bos_token, found.eos_token, found.add_bos) == ("<|im_start|>", "<|im_end|>", False)
-    assert "<|im_start|>assistant" in found.chat_template
+    header = read_header(smollm2)
+    assert (header.architecture, header.quantization, header.context_length) == ("llama", "Q4_1", 8192)
+    assert (header.block_count, header.head_count, header.head_count_kv) == (30, 9, 3)
+    assert (header.tensor_count, header.parameters, header.size) == (272, 134_515_008, 98_362_432)
+    assert (header.bos_token, header.eos_token, header.add_bos) == ("<|im_start|>", "<|im_end|>", False)
+    assert "<|im_start|>assistant" in header.chat_template
 
 
 def test_a_real_model_without_its_last_byte_is_truncated(smollm2: Path, tmp_path: Path) -> None:
     head = smollm2.read_bytes()[:5_000_000]
-    assert "truncated: 98,362,432 bytes expected, 5,000,000 present" in complaint(tmp_path, head)
+    assert "truncated: 98,362,432 bytes expected, 5,000,000 present" in read_error(tmp_path, head)
     path = tmp_path / "model.gguf"
     with path.open("r+b") as file:
-        file.truncate(98_362_432)  # sparse: the size is what counts
+        file.truncate(98_362_432)  # sparse; only the size matters
     assert read_header(path).tensor_count == 272
     with path.open("r+b") as file:
         file.truncate(98_362_431)
@@ -100,33 +100,33 @@ def test_a_real_model_without_its_last_byte_is_truncated(smollm2: Path, tmp_path
 
 
 def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
-    assert header(tmp_path, gguf(version=2)).parameters == 320
+    assert header_of(tmp_path, gguf(version=2)).parameters == 320
 
 
 def test_missing_values_are_zero_or_empty(tmp_path: Path) -> None:
-    found = header(tmp_path, gguf({"general.architecture": "rwkv"}, ()))
-    assert (found.context_length, found.rope_freq_base, found.rope_scale, found.add_bos) == (0, 0.0, 1.0, None)
-    assert (found.name, found.bos_token, found.quantization, found.parameters) == ("", "", "", 0)
+    header = header_of(tmp_path, gguf({"general.architecture": "rwkv"}, ()))
+    assert (header.context_length, header.rope_freq_base, header.rope_scale, header.add_bos) == (0, 0.0, 1.0, None)
+    assert (header.name, header.bos_token, header.quantization, header.parameters) == ("", "", "", 0)
 
 
-def test_without_a_file_type_the_tensors_with_most_bytes_name_the_quantization(tmp_path: Path) -> None:
+def test_without_a_file_type_the_quantization_is_the_tensor_type_with_most_bytes(tmp_path: Path) -> None:
     metadata = {key: value for key, value in MODEL.items() if key != "general.file_type"}
-    assert header(tmp_path, gguf(metadata)).quantization == "Q8_0"
-    assert header(tmp_path, gguf(metadata | {"general.file_type": 999})).quantization == "Q8_0"
-    assert header(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantization == "Q8_0"
+    assert header_of(tmp_path, gguf(metadata)).quantization == "Q8_0"
+    assert header_of(tmp_path, gguf(metadata | {"general.file_type": 999})).quantization == "Q8_0"
+    assert header_of(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantization == "Q8_0"
 
 
 def test_of_one_head_count_per_layer_the_largest_counts(tmp_path: Path) -> None:
-    found = header(tmp_path, gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
-    assert found.head_count_kv == 8
+    header = header_of(tmp_path, gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
+    assert header.head_count_kv == 8
 
 
 def test_lists_of_numbers_and_flags_are_kept_up_to_a_length(tmp_path: Path) -> None:
     lists = {"llama.heads": array(I32, [0, 8, 2]), "llama.slides": array(BOOL, [True, False])}
-    long = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
-    found = header(tmp_path, gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | long).items()}))
-    assert (found.numbers["heads"], found.numbers["slides"]) == ((0, 8, 2), (1, 0))
-    assert (found.numbers["long"], found.numbers["scales"]) == (1025, 3)
+    skipped = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
+    header = header_of(tmp_path, gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | skipped).items()}))
+    assert (header.numbers["heads"], header.numbers["slides"]) == ((0, 8, 2), (1, 0))
+    assert (header.numbers["long"], header.numbers["scales"]) == (1025, 3)
 
 
 @pytest.mark.parametrize(
@@ -138,54 +138,58 @@ def test_lists_of_numbers_and_flags_are_kept_up_to_a_length(tmp_path: Path) -> N
         ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, 1.0),
     ],
 )
-def test_rope_scale_is_the_factor_of_linear_scaling_alone(
+def test_rope_scale_is_the_factor_of_linear_scaling_only(
     tmp_path: Path, metadata: dict[str, object], scale: float
 ) -> None:
-    assert header(tmp_path, gguf(MODEL | metadata)).rope_scale == scale
+    assert header_of(tmp_path, gguf(MODEL | metadata)).rope_scale == scale
 
 
 def test_a_token_that_the_vocabulary_lacks_has_no_text(tmp_path: Path) -> None:
-    assert header(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 4})).bos_token == ""
-    assert header(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": As(I32, -1)})).bos_token == ""
-    assert header(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 3})).bos_token == "猫"
+    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 4})).bos_token == ""
+    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": As(I32, -1)})).bos_token == ""
+    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 3})).bos_token == "猫"
 
 
 def test_a_large_vocabulary_is_read_in_a_quarter_of_a_second(tmp_path: Path) -> None:
     tokens = [f"token{number}" for number in range(128_256)]
     merges = [f"to {number}" for number in range(280_000)]
-    many = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges, "tokenizer.ggml.eos_token_id": 128_009}
+    vocabulary = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": 128_009,
+    }
     path = tmp_path / "model.gguf"
-    path.write_bytes(gguf(MODEL | many))
-    took = []
+    path.write_bytes(gguf(MODEL | vocabulary))
+    durations = []
     for _ in range(5):
-        begun = time.process_time()
+        started = time.process_time()
         assert read_header(path).eos_token == "token128009"
-        took.append(time.process_time() - begun)
-    assert min(took) < 0.25  # it takes 0.11 s beside two other processes
+        durations.append(time.process_time() - started)
+    assert min(durations) < 0.25  # 0.11 s while two other processes run
 
 
 def test_strings_across_the_end_of_the_window_are_read_whole(tmp_path: Path) -> None:
     metadata = MODEL | {"general.description": "x" * ((1 << 20) - 700), "tokenizer.chat_template": "y" * 3_000_000}
-    found = header(tmp_path, gguf(metadata))
-    assert found.chat_template == "y" * 3_000_000
-    assert found.eos_token == "</s>"
+    header = header_of(tmp_path, gguf(metadata))
+    assert header.chat_template == "y" * 3_000_000
+    assert header.eos_token == "</s>"
 
 
 def test_nested_arrays_are_skipped_up_to_a_depth(tmp_path: Path) -> None:
     nested = array(U8, [1, 2, 3])
     for _ in range(3):
         nested = array(ARRAY, [nested, nested])
-    assert header(tmp_path, gguf(MODEL | {"x": As(ARRAY, nested)})).architecture == "llama"
+    assert header_of(tmp_path, gguf(MODEL | {"x": As(ARRAY, nested)})).architecture == "llama"
     deeper = As(ARRAY, array(ARRAY, [nested]))
-    assert "nests arrays too deep" in complaint(tmp_path, gguf(MODEL | {"x": deeper}))
+    assert "nests arrays too deep" in read_error(tmp_path, gguf(MODEL | {"x": deeper}))
 
 
 def test_a_part_of_a_split_model_states_its_number(tmp_path: Path) -> None:
-    found = header(tmp_path, gguf({"split.no": As(2, 1), "split.count": As(2, 3)}, ()))
-    assert (found.split_no, found.split_count) == (1, 3)
+    header = header_of(tmp_path, gguf({"split.no": As(2, 1), "split.count": As(2, 3)}, ()))
+    assert (header.split_no, header.split_count) == (1, 3)
 
 
-FOREIGN = [
+OTHER_FORMATS = [
     (b"", "an empty file"),
     (b"GG", "ends within its header, after 2 bytes"),
     (b"GGUF", "ends within its header, after 4 bytes"),
@@ -207,15 +211,15 @@ FOREIGN = [
 
 
 def test_a_file_of_another_format_is_recognized_and_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (content, words) in enumerate(FOREIGN):
-        with subtests.test(content=content[:60], words=words):
+    for number, (content, message) in enumerate(OTHER_FORMATS):
+        with subtests.test(content=content[:60], message=message):
             folder = tmp_path / str(number)
             folder.mkdir()
-            assert words in complaint(folder, content)
+            assert message in read_error(folder, content)
 
 
 @pytest.mark.parametrize(
-    ("version", "words"),
+    ("version", "message"),
     [
         (0, "GGUF version 0 is too old"),
         (1, "GGUF version 1 is too old: 2 or 3 is needed"),
@@ -223,44 +227,44 @@ def test_a_file_of_another_format_is_recognized_and_refused(tmp_path: Path, subt
         (3 << 24, "big-endian"),
     ],
 )
-def test_other_versions_are_refused_with_a_remedy(tmp_path: Path, version: int, words: str) -> None:
-    assert words in complaint(tmp_path, gguf(version=version))
+def test_other_versions_are_refused_with_a_remedy(tmp_path: Path, version: int, message: str) -> None:
+    assert message in read_error(tmp_path, gguf(version=version))
 
 
 def test_a_truncated_file_is_reported_as_truncated(tmp_path: Path) -> None:
     content = gguf()
-    words = complaint(tmp_path, content[:-300])
-    assert f"truncated: {len(content):,} bytes expected, {len(content) - 300:,} present" in words
+    message = read_error(tmp_path, content[:-300])
+    assert f"truncated: {len(content):,} bytes expected, {len(content) - 300:,} present" in message
 
 
-def test_a_file_cut_at_any_byte_is_refused_and_a_whole_one_is_read(tmp_path: Path) -> None:
+def test_a_file_truncated_at_any_byte_is_refused_and_a_longer_one_is_read(tmp_path: Path) -> None:
     content = gguf()
     for length in range(len(content)):
-        complaint(tmp_path, content[:length])
-    assert header(tmp_path, content + b"more").parameters == 320
+        read_error(tmp_path, content[:length])
+    assert header_of(tmp_path, content + b"trailing bytes").parameters == 320
 
 
-@pytest.mark.parametrize("lie", [10**5, 1 << 40, (1 << 64) - 1])
-def test_false_counts_are_refused(tmp_path: Path, lie: int) -> None:
-    assert "entries" in complaint(tmp_path, gguf(entries=lie))
-    assert "tensors" in complaint(tmp_path, gguf(count=lie))
-    assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(TEXT, ["a"], lie))}))
-    assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(F32, [1.0], lie))}))
-    assert "items" in complaint(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(ARRAY, [], lie))}))
-    assert "a string claims" in complaint(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", lie)))}))
+@pytest.mark.parametrize("count", [10**5, 1 << 40, (1 << 64) - 1])
+def test_false_counts_are_refused(tmp_path: Path, count: int) -> None:
+    assert "entries" in read_error(tmp_path, gguf(entries=count))
+    assert "tensors" in read_error(tmp_path, gguf(count=count))
+    assert "items" in read_error(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(TEXT, ["a"], count))}))
+    assert "items" in read_error(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(F32, [1.0], count))}))
+    assert "items" in read_error(tmp_path, gguf(MODEL | {"x": As(ARRAY, array(ARRAY, [], count))}))
+    assert "a string claims" in read_error(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", count)))}))
 
 
 def test_a_false_length_among_many_strings_is_refused(tmp_path: Path) -> None:
-    for lie in (1 << 30, (1 << 64) - 1):
-        tokens = array(TEXT, ["a", Raw(struct.pack("<Q", lie)), "b"])
-        assert "ends within its header" in complaint(tmp_path, gguf({"tokenizer.ggml.tokens": As(ARRAY, tokens)}))
+    for length in (1 << 30, (1 << 64) - 1):
+        tokens = array(TEXT, ["a", Raw(struct.pack("<Q", length)), "b"])
+        assert "ends within its header" in read_error(tmp_path, gguf({"tokenizer.ggml.tokens": As(ARRAY, tokens)}))
 
 
 def test_a_false_count_allocates_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf({"x": As(ARRAY, array(TEXT, ["a"], 1 << 24))}))
     with path.open("r+b") as file:
-        file.truncate(1 << 36)  # sparse, and so large that the lie could be true
+        file.truncate(1 << 36)  # sparse, and large enough for the false count to be possible
     tracemalloc.start()
     with pytest.raises(ModelProblem):
         read_header(path)
@@ -290,19 +294,19 @@ INVALID_VALUES: list[tuple[dict[str, object], str]] = [
 
 
 def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (changes, words) in enumerate(INVALID_VALUES):
-        with subtests.test(changes=changes, words=words):
+    for number, (changes, message) in enumerate(INVALID_VALUES):
+        with subtests.test(changes=changes, message=message):
             folder = tmp_path / str(number)
             folder.mkdir()
-            assert words in complaint(folder, gguf(MODEL | changes))
+            assert message in read_error(folder, gguf(MODEL | changes))
 
 
-def test_a_key_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
-    assert "UTF-8" in complaint(tmp_path, gguf().replace(b"general.name", b"general.\xffame"))
-    assert "twice" in complaint(tmp_path, gguf({"aa": 1, "ab": 2}).replace(b"ab", b"aa"))
+def test_an_invalid_or_duplicate_key_is_refused(tmp_path: Path) -> None:
+    assert "UTF-8" in read_error(tmp_path, gguf().replace(b"general.name", b"general.\xffame"))
+    assert "twice" in read_error(tmp_path, gguf({"aa": 1, "ab": 2}).replace(b"ab", b"aa"))
 
 
-IMPOSSIBLE = [
+INVALID_TENSORS = [
     (Tensor("t", (64, 1 << 40)), "truncated"),
     (Tensor("t", (64,), offset=1 << 30), "truncated"),
     (Tensor("t", (1 << 33, 1 << 33)), "invalid dimensions [8589934592, 8589934592]"),
@@ -317,63 +321,63 @@ IMPOSSIBLE = [
 
 
 def test_an_invalid_tensor_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (tensor, words) in enumerate(IMPOSSIBLE):
-        with subtests.test(tensor=tensor, words=words):
+    for number, (tensor, message) in enumerate(INVALID_TENSORS):
+        with subtests.test(tensor=tensor, message=message):
             folder = tmp_path / str(number)
             folder.mkdir()
-            assert words in complaint(folder, gguf(tensors=[*TENSORS, tensor]))
+            assert message in read_error(folder, gguf(tensors=[*TENSORS, tensor]))
 
 
 def test_a_tensor_type_newer_than_this_program_is_accepted(tmp_path: Path) -> None:
     tensors = [*TENSORS, Tensor("t", (99,), 77)]
-    assert header(tmp_path, gguf(tensors=tensors)).parameters == 320 + 99
-    assert "unknown type 77" in complaint(tmp_path, gguf(tensors=tensors, version=2))
+    assert header_of(tmp_path, gguf(tensors=tensors)).parameters == 320 + 99
+    assert "unknown type 77" in read_error(tmp_path, gguf(tensors=tensors, version=2))
 
 
 def test_the_alignment_shifts_the_tensor_data(tmp_path: Path) -> None:
     content = gguf(MODEL | {"general.alignment": 4096})
-    assert header(tmp_path, content).parameters == 320
-    assert "truncated" in complaint(tmp_path, content[:-4000])
+    assert header_of(tmp_path, content).parameters == 320
+    assert "truncated" in read_error(tmp_path, content[:-4000])
 
 
 def test_a_long_key_is_shortened_in_the_message(tmp_path: Path) -> None:
-    assert len(complaint(tmp_path, gguf({"k" * 60_000: As(99, Raw())}))) < 300
+    assert len(read_error(tmp_path, gguf({"k" * 60_000: As(99, Raw())}))) < 300
 
 
 def test_a_missing_file_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_header(tmp_path / "nowhere.gguf")
+        read_header(tmp_path / "missing.gguf")
 
 
 def test_a_mutated_file_is_read_or_refused(tmp_path: Path) -> None:
-    chance = random.Random(20240527)
+    generator = random.Random(20240527)
     nested = {"llama.attention.head_count": [8, 8], "n": As(ARRAY, array(ARRAY, [array(U32, [1]), array(TEXT, ["a"])]))}
-    whole = gguf(MODEL | nested)
-    read = damaged = 0
+    content = gguf(MODEL | nested)
+    read_count = damaged_count = 0
     for _ in range(6000):
         try:
-            json.dumps(vars(header(tmp_path, _mutated(whole, chance))), allow_nan=False).encode()
-            read += 1
+            json.dumps(vars(header_of(tmp_path, _mutated(content, generator))), allow_nan=False).encode()
+            read_count += 1
         except ModelProblem as error:
             assert all(error.say(language).encode() for language in LANGUAGES)
-            damaged += 1
-    assert read > 100 and damaged > 1000
+            damaged_count += 1
+    assert read_count > 100 and damaged_count > 1000
 
 
-def _mutated(content: bytes, chance: random.Random) -> bytes:
+def _mutated(content: bytes, generator: random.Random) -> bytes:
     raw = bytearray(content)
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        place = chance.randrange(len(raw))
-        match chance.randrange(5):
+    for _ in range(generator.choice((1, 1, 2, 5))):
+        offset = generator.randrange(len(raw))
+        match generator.randrange(5):
             case 0:
-                raw[place] ^= 1 << chance.randrange(8)
+                raw[offset] ^= 1 << generator.randrange(8)
             case 1:
-                raw[place] = chance.randrange(256)
+                raw[offset] = generator.randrange(256)
             case 2:
-                raw[place : place + 8] = struct.pack("<Q", chance.choice((0, 1, 1 << 31, 1 << 63, (1 << 64) - 1)))
+                raw[offset : offset + 8] = struct.pack("<Q", generator.choice((0, 1, 1 << 31, 1 << 63, (1 << 64) - 1)))
             case 3:
-                del raw[place : place + chance.randrange(1, 40)]
+                del raw[offset : offset + generator.randrange(1, 40)]
             case 4:
-                raw[place:place] = chance.randbytes(chance.randrange(1, 40))
+                raw[offset:offset] = generator.randbytes(generator.randrange(1, 40))
         raw = raw or bytearray(b"G")
     return bytes(raw)

@@ -1,4 +1,4 @@
-"""Tensor and file types of GGUF."""
+"""The tables of GGUF tensor and file types."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ LAYER = {
     "awq": {"qweight": [576, 1536 // 8], "qzeros": [9, 192], "scales": [9, 1536]},
     "exl2": {"q_weight": [300, 1536], "q_invperm": [576], "q_scale": [9, 192], "q_scale_max": [9], "q_groups": [18]},
 }
-"""Tensor shapes of a layer of 576 inputs and 1536 outputs, in 4 bits and groups of 64 or similar."""
+"""Tensor shapes of a layer with 576 inputs and 1536 outputs, in about 4 bits and groups of 64."""
 
 
 SIZES = TensorSizes(elements=1000, linear_elements=640, largest_linear=64, dtype="BF16")
@@ -28,21 +28,17 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
-    found = shape_of(smollm2_folder)
+    shape = shape_of(smollm2_folder)
     layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
-    assert found.sizes.linear_elements == 30 * layer
-    assert found.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
-    assert (found.sizes.largest_linear, found.sizes.dtype) == (576 * 1536, "BF16")
-    assert (found.attention_layers, found.heads, found.kv_heads, found.head_dim) == (30, 9, 3, 64)
-    assert (found.hidden_size, found.intermediate_size, found.vocab_size, found.context_length) == (
-        576,
-        1536,
-        49_152,
-        8192,
-    )
+    assert shape.sizes.linear_elements == 30 * layer
+    assert shape.sizes.elements == 30 * layer + 49_152 * 576 + (2 * 30 + 1) * 576
+    assert (shape.sizes.largest_linear, shape.sizes.dtype) == (576 * 1536, "BF16")
+    assert (shape.attention_layers, shape.heads, shape.kv_heads, shape.head_dim) == (30, 9, 3, 64)
+    assert (shape.hidden_size, shape.intermediate_size) == (576, 1536)
+    assert (shape.vocab_size, shape.context_length) == (49_152, 8192)
 
 
-def test_embeddings_and_tensors_that_are_no_matrices_are_not_quantized() -> None:
+def test_only_matrices_of_linear_layers_are_quantized() -> None:
     table = {
         "model.embed_tokens.weight": [10, 4],
         "lm_head.weight": [10, 4],
@@ -51,35 +47,35 @@ def test_embeddings_and_tensors_that_are_no_matrices_are_not_quantized() -> None
         "model.layers.0.input_layernorm.weight": [4],
         "model.layers.0.mlp.experts.0.w1.weight": [8, 4],
     }
-    found = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
-    assert found == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
+    sizes = measure_tensors({name: {"shape": shape, "dtype": "F16"} for name, shape in table.items()})
+    assert sizes == TensorSizes(elements=156, linear_elements=32, largest_linear=32, dtype="F16", has_output=True)
 
 
-def test_recurrent_layers_are_no_attention_layers() -> None:
+def test_recurrent_layers_are_not_counted_as_attention_layers() -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "sliding_window": 16}
     kinds = ["linear_attention", "full_attention", "sliding_attention", "linear_attention"]
-    found = model_shape(config | {"layer_types": kinds}, SIZES, 2000)
-    assert found is not None and (found.attention_layers, found.sliding_window_layers) == (2, 1)
-    found = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SIZES, 2000)  # such as Mamba
-    assert found is not None
+    shape = model_shape(config | {"layer_types": kinds}, SIZES, 2000)
+    assert shape is not None and (shape.attention_layers, shape.sliding_window_layers) == (2, 1)
+    shape = model_shape({"num_hidden_layers": 4, "hidden_size": 8}, SIZES, 2000)  # such as Mamba
+    assert shape is not None
 
 
 @pytest.mark.parametrize("method", LAYER)
-def test_a_packed_layer_counts_by_its_bytes_and_by_its_unpacked_weights(method: str) -> None:
+def test_a_packed_layer_is_measured_in_bytes_and_in_unpacked_weights(method: str) -> None:
     dtypes = {"scales": "F16", "q_scale_max": "F16", "q_invperm": "I16", "q_groups": "I16"}
     table = {f"a.{kind}": {"shape": shape, "dtype": dtypes.get(kind, "I32")} for kind, shape in LAYER[method].items()}
     table["embed.weight"] = {"shape": [10, 576], "dtype": "F16"}
-    found = measure_tensors(table)
-    assert (found.elements, found.dtype) == (5760, "F16")
-    assert (found.packed_weights, found.largest_packed) == (576 * 1536, 576 * 1536)
-    words = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
-    assert found.packed_bytes == words
+    sizes = measure_tensors(table)
+    assert (sizes.elements, sizes.dtype) == (5760, "F16")
+    assert (sizes.packed_weights, sizes.largest_packed) == (576 * 1536, 576 * 1536)
+    byte_count = sum(a[0] * (a[1] if len(a) > 1 else 1) * (2 if k in dtypes else 4) for k, a in LAYER[method].items())
+    assert sizes.packed_bytes == byte_count
 
 
-def test_the_oldest_gptq_files_lack_g_idx_and_count_as_4_bits() -> None:
+def test_gptq_layers_without_g_idx_are_assumed_to_have_4_bits() -> None:
     kinds = {kind: shape for kind, shape in LAYER["gptq"].items() if kind != "g_idx"}
-    found = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
-    assert found.packed_weights == 576 * 1536
+    sizes = measure_tensors({f"a.{kind}": {"shape": shape, "dtype": "I32"} for kind, shape in kinds.items()})
+    assert sizes.packed_weights == 576 * 1536
 
 
 @pytest.mark.parametrize("shape", [[], [3], [1, 2, 3]])
@@ -88,28 +84,27 @@ def test_a_packed_layer_of_invalid_shape_counts_as_empty(shape: list[int]) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "is_one"),
+    ("name", "expected"),
     [
         ("lm_head.weight", True),
         ("lm_head.qweight", True),
         ("lm_head.q_weight", True),
         ("language_model.lm_head.weight", True),
-        ("output.weight", True),  # InternLM2's
+        ("output.weight", True),  # InternLM2
         ("model.layers.0.attention.output.weight", False),
         ("model.embed_tokens.weight", False),
     ],
 )
-def test_an_output_layer_is_recognized_by_its_name(name: str, is_one: bool) -> None:
-    found = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
-    assert found.has_output == is_one
-    assert (
-        sum_sizes([measure_tensors({"model.norm.weight": {"shape": [8], "dtype": "F16"}}), found]).has_output == is_one
-    )
+def test_an_output_layer_is_recognized_by_its_name(name: str, expected: bool) -> None:
+    sizes = measure_tensors({name: {"shape": [8, 8], "dtype": "F16"}})
+    assert sizes.has_output == expected
+    norm = measure_tensors({"model.norm.weight": {"shape": [8], "dtype": "F16"}})
+    assert sum_sizes([norm, sizes]).has_output == expected
 
 
 def test_the_shape_of_a_quantized_folder(smollm2_folder: Path) -> None:
     folder = quantized_folder(smollm2_folder, "gptq")
-    found = Catalog(folder.parent).find(folder.name).shape
-    assert found is not None and found.method == "gptq"
-    assert found.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
-    assert found.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576
+    shape = Catalog(folder.parent).find(folder.name).shape
+    assert shape is not None and shape.method == "gptq"
+    assert shape.sizes.packed_weights == 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536)
+    assert shape.sizes.elements == 49_152 * 576 + (2 * 30 + 1) * 576

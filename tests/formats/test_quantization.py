@@ -1,4 +1,4 @@
-"""Detect the quantization where config.json does not state it."""
+"""Detection of a quantization that config.json does not state."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ def packing_of(shapes: Shapes) -> Packing:
     return detect_packing(shapes, lambda name: shapes.get(name, ()))
 
 
-def test_the_shapes_of_gptq_tensors_give_bits_and_group(subtests: pytest.Subtests) -> None:
-    for bits, order, (group, found) in product((2, 3, 4, 8), (True, False), ((32, 32), (128, 128), (256, -1))):
+def test_bits_and_group_size_are_derived_from_gptq_tensor_shapes(subtests: pytest.Subtests) -> None:
+    for bits, order, (group, expected) in product((2, 3, 4, 8), (True, False), ((32, 32), (128, 128), (256, -1))):
         with subtests.test(bits=bits, order=order, group=group):
-            assert packing_of(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, found)
+            assert packing_of(gptq(256, 96, bits, group, order)) == Packing("gptq", bits, expected)
 
 
-def test_a_short_last_group_does_not_hide_the_group_size() -> None:
+def test_a_short_last_group_does_not_affect_the_group_size() -> None:
     assert packing_of(gptq(576, 192, 4, 128)) == Packing("gptq", 4, 128)
 
 
-@pytest.mark.parametrize(("group", "said"), [(64, 64), (256, -1)])
-def test_the_shapes_of_awq_tensors_give_bits_and_group(group: int, said: int) -> None:
-    assert packing_of(awq(256, 512, group)) == Packing("awq", 4, said)
+@pytest.mark.parametrize(("group", "expected"), [(64, 64), (256, -1)])
+def test_bits_and_group_size_are_derived_from_awq_tensor_shapes(group: int, expected: int) -> None:
+    assert packing_of(awq(256, 512, group)) == Packing("awq", 4, expected)
 
 
-def test_exl2_tensors_give_the_method_alone() -> None:
+def test_exl2_tensors_determine_only_the_method() -> None:
     assert packing_of({"m.q_proj.q_weight": (9, 9), "m.q_proj.q_scale": (1, 9)}) == Packing("exl2")
 
 
-def test_the_packing_of_most_layers_decides() -> None:
+def test_the_packing_is_that_of_most_layers() -> None:
     layers = gptq(256, 96, 4, 32, layer="a") | gptq(256, 96, 4, 32, layer="b") | gptq(32, 96, 4, 32, layer="c")
     assert packing_of(layers) == Packing("gptq", 4, 32)
 
@@ -78,7 +78,7 @@ CONTRADICTORY: list[Shapes] = [
 ]
 
 
-def test_contradictory_shapes_give_neither_bits_nor_group(subtests: pytest.Subtests) -> None:
+def test_contradictory_shapes_determine_neither_bits_nor_group_size(subtests: pytest.Subtests) -> None:
     for shapes in CONTRADICTORY:
         with subtests.test(shapes=shapes):
             assert (packing_of(shapes).bits, packing_of(shapes).group) == (0, 0)
@@ -101,13 +101,13 @@ NAMED = [
 ]
 
 
-def test_a_name_gives_the_quantization_it_states(subtests: pytest.Subtests) -> None:
-    for name, said in NAMED:
+def test_the_quantization_is_read_from_a_name(subtests: pytest.Subtests) -> None:
+    for name, expected in NAMED:
         with subtests.test(name=name):
-            assert packing_from_names(name) == said
+            assert packing_from_names(name) == expected
 
 
-# -- in the catalogue -------------------------------------------------------------------------------------------------
+# -- in the catalog ---------------------------------------------------------------------------------------------------
 
 
 def test_gptq_weights_without_json_get_their_load_options(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_name_does_not_make_plain_weights_quantized(tmp_path: Path) -> None:
     assert only(tmp_path).format == "safetensors"
 
 
-def test_json_wins_over_tensors_and_tensors_fill_its_gaps(tmp_path: Path) -> None:
+def test_json_overrides_tensor_shapes_which_supply_missing_values(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "tiny", quantize_config={"desc_act": True})
     put(folder / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
     assert only(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
@@ -145,7 +145,7 @@ def test_later_shards_are_examined_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "file", "said", "defaults"),
+    ("folder", "file", "expected", "defaults"),
     [
         ("llama-7b", "llama-7b-4bit-128g.pt", ("gptq", "GPTQ 4-bit 128g"), {"wbits": 4, "groupsize": 128}),
         ("llama-7b-3bit", "model.pt", ("gptq", "GPTQ 3-bit"), {"wbits": 3}),
@@ -154,13 +154,13 @@ def test_later_shards_are_examined_too(tmp_path: Path) -> None:
         ("llama-7b", "pytorch_model.bin", ("pytorch", "BF16"), {}),
     ],
 )
-def test_names_decide_where_files_state_nothing(
-    tmp_path: Path, folder: str, file: str, said: tuple[str, str], defaults: dict[str, Any]
+def test_names_determine_the_quantization_if_the_files_do_not(
+    tmp_path: Path, folder: str, file: str, expected: tuple[str, str], defaults: dict[str, Any]
 ) -> None:
     put(tmp_path / folder / "config.json", CONFIG)
     put(tmp_path / folder / file, PICKLE)
     record = only(tmp_path)
-    assert (record.format, record.quantization) == said
+    assert (record.format, record.quantization) == expected
     assert record.defaults == {"max_seq_len": 2048} | defaults
 
 
@@ -170,7 +170,7 @@ def test_other_pt_files_are_not_weights(tmp_path: Path) -> None:
     assert Catalog(tmp_path).models() == []
 
 
-def test_a_group_size_that_no_option_offers_is_left_to_the_loader(tmp_path: Path, make_app: Any) -> None:
+def test_a_group_size_that_is_no_choice_of_the_option_is_not_set(tmp_path: Path, make_app: Any) -> None:
     app: App = make_app()
     put(checkpoint(tmp_path / "models" / "x") / "model.safetensors", tensors(gptq(1024, 96, 4, 256)))
     assert app.record("x").quantization == "GPTQ 4-bit 256g"

@@ -1,4 +1,4 @@
-"""Find and hash the Python files that come with a model."""
+"""Python files that come with a model are found and hashed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def sha(text: str) -> str:
 
 
 def test_all_python_files_of_a_folder_are_hashed_including_hidden_and_linked_ones(tmp_path: Path) -> None:
-    model, other = tmp_path / "model", tmp_path / "other"
-    for folder in (model / "sub", other):
+    model, linked_folder = tmp_path / "model", tmp_path / "other"
+    for folder in (model / "sub", linked_folder):
         folder.mkdir(parents=True)
     (model / "b.py").write_text("b")
     (model / "sub" / ".a.py").write_text("a")
     (model / "notes.txt").write_text("no code")
-    (other / "c.py").write_text("c")
-    (model / "linked").symlink_to(other)
-    (other / "round").symlink_to(model)  # it comes to an end
+    (linked_folder / "c.py").write_text("c")
+    (model / "linked").symlink_to(linked_folder)
+    (linked_folder / "round").symlink_to(model)  # The cycle must not be followed endlessly.
     assert hash_python_files(model) == {"b.py": sha("b"), "linked/c.py": sha("c"), "sub/.a.py": sha("a")}
 
 
-def test_for_a_gguf_file_those_beside_its_tokenizer_are_hashed(tmp_path: Path) -> None:
+def test_for_a_gguf_file_the_python_files_of_its_tokenizer_folder_are_hashed(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    (tmp_path / "stray.py").write_text("not a tokenizer's")
+    (tmp_path / "stray.py").write_text("not part of a tokenizer")
     assert hash_python_files(path) == {}
     shared = tmp_path / "my_llama-tokenizer"
     shared.mkdir()
@@ -41,7 +41,7 @@ def test_for_a_gguf_file_those_beside_its_tokenizer_are_hashed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "found"),
+    ("file", "content", "expected"),
     [
         ("config.json", {"auto_map": {"AutoConfig": "own.Config"}}, ""),
         ("config.json", {"auto_map": {"AutoConfig": "me/it--own.Config"}}, "me/it--own.Config"),
@@ -52,8 +52,8 @@ def test_for_a_gguf_file_those_beside_its_tokenizer_are_hashed(tmp_path: Path) -
     ],
 )
 def test_a_class_in_another_repository_is_found_in_auto_map(
-    tmp_path: Path, file: str, content: object, found: str
+    tmp_path: Path, file: str, content: object, expected: str
 ) -> None:
     (tmp_path / file).write_text(json.dumps(content))
     (tmp_path / "damaged_config.json").write_text("{")
-    assert class_in_other_repository(tmp_path) == found
+    assert class_in_other_repository(tmp_path) == expected

@@ -1,4 +1,4 @@
-"""Find the tokenizer of a GGUF file; a folder with a tokenizer alone is not a model."""
+"""The tokenizer folder of a GGUF file, which is not a model itself."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def with_tokenizer(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_files_beside_the_model_go_before_a_shared_folder(tmp_path: Path) -> None:
-    own, shared = tmp_path / "own" / "model.gguf", tmp_path / "oobabooga_llama-tokenizer"
-    own.parent.mkdir()
-    assert tokenizer_folder(own) is None
+def test_files_next_to_the_model_take_precedence_over_a_shared_folder(tmp_path: Path) -> None:
+    model, shared = tmp_path / "own" / "model.gguf", tmp_path / "oobabooga_llama-tokenizer"
+    model.parent.mkdir()
+    assert tokenizer_folder(model) is None
     with_tokenizer(shared)
-    assert tokenizer_folder(own) == tokenizer_folder(tmp_path / "model.gguf") == shared
-    with_tokenizer(own.parent)
-    assert tokenizer_folder(own) == own.parent
+    assert tokenizer_folder(model) == tokenizer_folder(tmp_path / "model.gguf") == shared
+    with_tokenizer(model.parent)
+    assert tokenizer_folder(model) == model.parent
 
 
 @pytest.mark.parametrize("names", [("tokenizer.model",), ("tokenizer_config.json",), ("tokenizer.json",)])
@@ -55,6 +55,6 @@ def test_a_folder_with_a_tokenizer_alone_is_not_listed_as_a_model(tmp_path: Path
     assert [record.name for record in app.selectable_models()] == ["model.gguf"]
     with server_of(app) as server:
         assert server.http.get("/internal/model/list").json() == {"model_names": ["model.gguf"]}
-        answer = server.post("/internal/model/load", {"model_name": shared.name})
-    assert answer.status_code == 404
+        response = server.post("/internal/model/load", {"model_name": shared.name})
+    assert response.status_code == 404
     assert tokenizer_folder(models / "model.gguf") == shared

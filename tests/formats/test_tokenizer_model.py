@@ -1,4 +1,4 @@
-"""Loaders read a lone `tokenizer.model` like sentencepiece itself does."""
+"""Loaders read a `tokenizer.model` without tokenizer.json exactly as sentencepiece does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYER |= {"ffn_gate": (32, 64), "ffn_up": (32, 64), "ffn_down": (64, 32)}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the three tokenizer files that the original web UI requires."""
     folder = tmp_path_factory.mktemp("trained")
     sentencepiece.SentencePieceTrainer.train(
@@ -46,12 +46,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pieces(trained: Path) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_file=str(trained / "tokenizer.model"))
+def pieces(tokenizer_folder: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_folder / "tokenizer.model"))
 
 
-def model_with(pieces: sentencepiece.SentencePieceProcessor) -> bytes:
-    """Return a GGUF file of that vocabulary, which llama.cpp loads; its weights are all 0."""
+def gguf_with_vocabulary(pieces: sentencepiece.SentencePieceProcessor) -> bytes:
+    """Return a GGUF file with the vocabulary of `pieces` and weights of 0, which llama.cpp can load."""
     numbers = range(pieces.get_piece_size())
 
     def kind(number: int) -> int:
@@ -77,52 +77,54 @@ def model_with(pieces: sentencepiece.SentencePieceProcessor) -> bytes:
     return gguf(metadata, tensors)
 
 
-def check(worker: WorkerProcess, pieces: sentencepiece.SentencePieceProcessor) -> None:
+def assert_tokenization(worker: WorkerProcess, pieces: sentencepiece.SentencePieceProcessor) -> None:
     for line in (TEXT, *LINES):
         expected = [pieces.bos_id(), *pieces.encode(line)]
         assert ask(worker, "encode", text=line) == expected, line
         assert ask(worker, "decode", tokens=expected[1:]).lstrip(" ") == line.lstrip(" ")
 
 
-def test_transformers_reads_it(
+def test_transformers_reads_tokenizer_model(
     reloadable: WorkerProcess,
-    trained: Path,
+    tokenizer_folder: Path,
     pieces: sentencepiece.SentencePieceProcessor,
     tmp_path: Path,
 ) -> None:
-    folder = tiny_models(tmp_path, trained, ["llama"])["llama"]
-    (folder / "special_tokens_map.json").write_bytes((trained / "special_tokens_map.json").read_bytes())
+    folder = tiny_models(tmp_path, tokenizer_folder, ["llama"])["llama"]
+    (folder / "special_tokens_map.json").write_bytes((tokenizer_folder / "special_tokens_map.json").read_bytes())
     assert not (folder / "tokenizer.json").exists()
     assert load(reloadable, folder, TRANSFORMERS).bos_token == "<s>"
-    check(reloadable, pieces)
+    assert_tokenization(reloadable, pieces)
 
 
-def test_llamacpp_hf_reads_it_beside_the_model_and_from_the_shared_folder(
+def test_llamacpp_hf_reads_tokenizer_model_next_to_the_model_and_from_the_shared_folder(
     backend: None,
     worker: WorkerProcess,
-    trained: Path,
+    tokenizer_folder: Path,
     pieces: sentencepiece.SentencePieceProcessor,
     tmp_path: Path,
     subtests: pytest.Subtests,
 ) -> None:
-    for tokenizer in ("beside/", "shared/oobabooga_llama-tokenizer"):
+    for tokenizer in ("own/", "shared/oobabooga_llama-tokenizer"):
         with subtests.test(tokenizer):
             (tmp_path / tokenizer).mkdir(parents=True)
-            model = write_with_tokenizer(tmp_path / tokenizer.partition("/")[0], tmp_path / tokenizer, trained, pieces)
+            model = write_with_tokenizer(
+                tmp_path / tokenizer.partition("/")[0], tmp_path / tokenizer, tokenizer_folder, pieces
+            )
             info = load(worker, model, LOADERS["llamacpp_HF"], n_ctx=256, threads=1)
             assert (info.notes, info.eos_token) == ((), "<unk>")
-            check(worker, pieces)
+            assert_tokenization(worker, pieces)
 
 
 def write_with_tokenizer(
-    models: Path, folder: Path, trained: Path, pieces: sentencepiece.SentencePieceProcessor
+    models: Path, folder: Path, tokenizer_folder: Path, pieces: sentencepiece.SentencePieceProcessor
 ) -> Path:
-    """Write a model into `models`, and its tokenizer into `folder`; return the model's path."""
-    for file in trained.iterdir():
+    """Write a model to `models` and its tokenizer to `folder`; return the model's path."""
+    for file in tokenizer_folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    # What tells that this tokenizer is used, and not the GGUF file's own.
+    # A different EOS token shows that this tokenizer is used instead of the one in the GGUF file.
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": "<unk>"}))
     (folder / "special_tokens_map.json").write_text(json.dumps(SPECIAL | {"eos_token": "<unk>"}))
-    (models / "model.gguf").write_bytes(model_with(pieces))
+    (models / "model.gguf").write_bytes(gguf_with_vocabulary(pieces))
     return models / "model.gguf"

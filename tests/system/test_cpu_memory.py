@@ -1,4 +1,4 @@
-"""CPU cores and memory, as seen by a process that may not use all of them."""
+"""CPU cores and memory available to this process."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def test_hyperthreads_are_grouped_by_core(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings").write_text(f"{siblings}\n")
     monkeypatch.setattr(cpu_memory, "_CPUS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3, 5, 7})
-    assert cpu_memory.cpus_by_core() == [[0, 2], [1, 3], [5], [7]], "a CPU without topology is a core of its own"
+    assert cpu_memory.cpus_by_core() == [[0, 2], [1, 3], [5], [7]], "a CPU without topology counts as a core"
     assert cpu_memory.physical_cores() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 3})
     assert cpu_memory.cpus_by_core() == [[2], [3]]
 
 
 def test_resident_memory_counts_used_pages() -> None:
-    before = cpu_memory.resident_memory()
-    ballast = mmap.mmap(-1, 50 << 20)  # malloc might reuse memory that it kept
-    ballast.write(bytes(len(ballast)))
-    assert cpu_memory.resident_memory() - before == pytest.approx(len(ballast), rel=0.1)
+    memory_before = cpu_memory.resident_memory()
+    allocation = mmap.mmap(-1, 50 << 20)  # not with malloc, which might reuse freed memory
+    allocation.write(bytes(len(allocation)))
+    assert cpu_memory.resident_memory() - memory_before == pytest.approx(len(allocation), rel=0.1)
 
 
 def test_the_memory_of_another_process_is_0_once_it_has_ended() -> None:
@@ -58,11 +58,12 @@ def test_the_memory_of_another_process_is_0_once_it_has_ended() -> None:
     assert cpu_memory.resident_memory(child.pid) == 0
 
 
-def test_available_memory_shrinks_when_memory_is_used() -> None:
-    before = cpu_memory.available_memory()
-    assert 0 < before < cpu_memory.total_memory()
-    ballast = bytearray(os.urandom(1 << 20) * 400)
-    assert before - cpu_memory.available_memory() > len(ballast) / 2  # other processes come and go meanwhile
+def test_available_memory_decreases_when_memory_is_used() -> None:
+    available_before = cpu_memory.available_memory()
+    assert 0 < available_before < cpu_memory.total_memory()
+    allocation = bytearray(os.urandom(1 << 20) * 400)
+    # Half is enough, because other processes allocate and free memory meanwhile.
+    assert available_before - cpu_memory.available_memory() > len(allocation) / 2
 
 
 def make_cgroup(folder: Path, files: tuple[str, str], limit: str, usage: int, stat: str) -> None:
@@ -72,39 +73,40 @@ def make_cgroup(folder: Path, files: tuple[str, str], limit: str, usage: int, st
     (folder / "memory.stat").write_text(stat)
 
 
-def left(root: Path, own: str) -> int:
-    """Return the bytes that the groups in `root` leave a process whose /proc/self/cgroup contains `own`."""
-    own_cgroups = root / "own"
-    own_cgroups.write_text(own)
-    return min(cpu_memory._left_by_cgroups(root, own_cgroups))
+def memory_left(root: Path, own_cgroup: str) -> int:
+    """Return the bytes left by the cgroups in `root` to a process whose /proc/self/cgroup contains `own_cgroup`."""
+    cgroup_file = root / "own"
+    cgroup_file.write_text(own_cgroup)
+    return min(cpu_memory._left_by_cgroups(root, cgroup_file))
 
 
-V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-V2 = ("memory.max", "memory.current")
+V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+V2_FILES = ("memory.max", "memory.current")
 
 
-def test_a_cgroup_leaves_its_limit_minus_what_is_used_and_not_reclaimable(tmp_path: Path) -> None:
-    make_cgroup(tmp_path / "a" / "b", V2, "1000", 700, "anon 400\ninactive_file 200\nactive_file 100\n")
-    assert left(tmp_path, "0::/a/b\n") == 500
-    make_cgroup(tmp_path / "a", V2, "800", 790, "inactive_file 0\n")  # the group around it is fuller
-    assert left(tmp_path, "0::/a/b\n") == 10
-    make_cgroup(tmp_path / "a", V2, "max", 790, "inactive_file 0\n")
-    assert left(tmp_path, "0::/a/b\n") == 500
+def test_the_memory_left_by_a_cgroup_is_its_limit_minus_unreclaimable_usage(tmp_path: Path) -> None:
+    make_cgroup(tmp_path / "a" / "b", V2_FILES, "1000", 700, "anon 400\ninactive_file 200\nactive_file 100\n")
+    assert memory_left(tmp_path, "0::/a/b\n") == 500
+    make_cgroup(tmp_path / "a", V2_FILES, "800", 790, "inactive_file 0\n")  # The parent group leaves less.
+    assert memory_left(tmp_path, "0::/a/b\n") == 10
+    make_cgroup(tmp_path / "a", V2_FILES, "max", 790, "inactive_file 0\n")
+    assert memory_left(tmp_path, "0::/a/b\n") == 500
 
 
-def test_cgroups_of_version_1_count_too(tmp_path: Path) -> None:
+def test_cgroups_of_version_1_limit_the_memory(tmp_path: Path) -> None:
     stat = "inactive_file 1\ntotal_inactive_file 200\n"
-    make_cgroup(tmp_path / "memory" / "a", V1, "1000", 700, stat)
-    assert left(tmp_path, "5:cpu:/\n4:memory:/a\n0::/\n") == 500
-    make_cgroup(tmp_path / "memory", V1, "1000", 990, stat)  # in a container the path may be one that only its host has
-    assert left(tmp_path, "4:memory:/docker/1234\n") == 210
+    make_cgroup(tmp_path / "memory" / "a", V1_FILES, "1000", 700, stat)
+    assert memory_left(tmp_path, "5:cpu:/\n4:memory:/a\n0::/\n") == 500
+    # In a container the path may exist only on the host.
+    make_cgroup(tmp_path / "memory", V1_FILES, "1000", 990, stat)
+    assert memory_left(tmp_path, "4:memory:/docker/1234\n") == 210
 
 
 def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
-    assert left(tmp_path, "0::/\n") == sys.maxsize
+    assert memory_left(tmp_path, "0::/\n") == sys.maxsize
     assert list(cpu_memory._left_by_cgroups(tmp_path, tmp_path / "absent")) == [sys.maxsize]
 
 
 def test_an_exhausted_limit_leaves_one_byte(tmp_path: Path) -> None:
-    make_cgroup(tmp_path, V2, "1000", 1100, "inactive_file 0\n")
-    assert left(tmp_path, "0::/\n") == 1  # not 0, which means unknown
+    make_cgroup(tmp_path, V2_FILES, "1000", 1100, "inactive_file 0\n")
+    assert memory_left(tmp_path, "0::/\n") == 1  # 0 would mean unknown.

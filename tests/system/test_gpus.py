@@ -1,4 +1,4 @@
-"""GPUs, as their drivers report them."""
+"""Detection of GPUs from the output of their drivers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ GPU-1c00, Odd, name, 8192, 100
 """
 
 
-def program(folder: Path, body: str) -> Path:
-    """Return an nvidia-smi that runs `body`."""
+def nvidia_smi(folder: Path, body: str) -> Path:
+    """Return a stand-in for nvidia-smi that runs `body`."""
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
 
-def test_each_line_is_a_gpu_and_one_without_memory_figures_is_left_out() -> None:
+def test_each_line_is_a_gpu_and_lines_without_memory_figures_are_skipped() -> None:
     assert gpus.parse_nvidia_smi(OUTPUT) == (
         Gpu("NVIDIA GeForce RTX 4090", 24564 * MIB, 23012 * MIB),
         Gpu("Odd, name", 8192 * MIB, 100 * MIB),
@@ -37,7 +37,7 @@ def test_each_line_is_a_gpu_and_one_without_memory_figures_is_left_out() -> None
 
 VISIBLE: list[tuple[str | None, list[str]]] = [
     (None, ["N", "O"]),
-    ("0,1,2", ["N", "O"]),  # the indices also count the GPU that is left out
+    ("0,1,2", ["N", "O"]),  # the indices include the skipped GPU
     ("2,0", ["O", "N"]),
     (" 2 , 0 ", ["O", "N"]),
     ("GPU-1c00,GPU-4a", ["O", "N"]),
@@ -59,33 +59,33 @@ def test_the_gpus_visible_to_cuda_are_listed_in_the_requested_order(subtests: py
             assert [gpu.name[0] for gpu in gpus.parse_nvidia_smi(OUTPUT, visible)] == names
 
 
-def test_nvidia_smi_is_run_and_its_failure_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_read_from_nvidia_smi_and_none_if_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    asked = program(tmp_path, f'echo "$@" > {tmp_path}/asked; echo "GPU-1, Card, 8192, 8000"')
-    assert gpus.nvidia_gpus(str(asked)) == (Gpu("Card", 8192 * MIB, 8000 * MIB),)
-    assert "--query-gpu=uuid,name,memory.total,memory.free" in (tmp_path / "asked").read_text()
+    path = nvidia_smi(tmp_path, f'echo "$@" > {tmp_path}/arguments; echo "GPU-1, Card, 8192, 8000"')
+    assert gpus.nvidia_gpus(str(path)) == (Gpu("Card", 8192 * MIB, 8000 * MIB),)
+    assert "--query-gpu=uuid,name,memory.total,memory.free" in (tmp_path / "arguments").read_text()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.nvidia_gpus(str(asked)) == ()
-    assert gpus.nvidia_gpus(str(program(tmp_path, "echo NVIDIA-SMI has failed; exit 9"))) == ()
+    assert gpus.nvidia_gpus(str(path)) == ()
+    assert gpus.nvidia_gpus(str(nvidia_smi(tmp_path, "echo NVIDIA-SMI has failed; exit 9"))) == ()
     assert gpus.nvidia_gpus(str(tmp_path / "not there")) == ()
 
 
-def test_amd_gpus_are_read_from_the_kernels_files(tmp_path: Path) -> None:
+def test_amd_gpus_are_read_from_sysfs(tmp_path: Path) -> None:
     for card, (total, used) in {"card0": (100, 30), "card1": (50, 60)}.items():
         device = tmp_path / card / "device"
         device.mkdir(parents=True)
         (device / "mem_info_vram_total").write_text(f"{total}\n")
         (device / "mem_info_vram_used").write_text(f"{used}\n")
-    broken = tmp_path / "card2" / "device"
-    broken.mkdir(parents=True)
-    (broken / "mem_info_vram_used").write_text("?")
+    invalid = tmp_path / "card2" / "device"
+    invalid.mkdir(parents=True)
+    (invalid / "mem_info_vram_used").write_text("?")
     assert gpus.amd_gpus(tmp_path) == (Gpu("AMD GPU 0", 100, 70), Gpu("AMD GPU 1", 50, 0))
     assert gpus.amd_gpus(tmp_path / "nothing") == ()
 
 
 def test_the_monitor_detects_gpus_again_after_max_age() -> None:
-    answers = iter([(Gpu("a", 2, 1),), (Gpu("a", 2, 0),)])
-    monitor = GpuMonitor(lambda: next(answers), max_age=1000)
+    results = iter([(Gpu("a", 2, 1),), (Gpu("a", 2, 0),)])
+    monitor = GpuMonitor(lambda: next(results), max_age=1000)
     assert monitor.current() == monitor.current() == (Gpu("a", 2, 1),)
     monitor.max_age = 0
     assert monitor.current() == (Gpu("a", 2, 0),)
@@ -99,7 +99,7 @@ def test_the_installed_llama_cpp_has_no_gpu_backend() -> None:
 
 def test_a_gpu_backend_is_recognized_by_its_library_in_the_overlay(tmp_path: Path) -> None:
     overlay = tmp_path / "overlay"
-    assert not gpus.llamacpp_has_gpu_backend(overlay), "missing, which must not be cached"
+    assert not gpus.llamacpp_has_gpu_backend(overlay), "the result for a missing overlay must not be cached"
     library = overlay / "llama_cpp" / "lib" / "libggml-cuda.so"
     library.parent.mkdir(parents=True)
     (overlay / "llama_cpp" / "__init__.py").touch()
@@ -132,7 +132,7 @@ def test_the_build_of_pytorch_is_read_without_importing_it(
 
 
 @pytest.mark.parametrize(("build", "kind"), [("cuda", "NVIDIA"), ("hip", "AMD"), ("", "")])
-def test_torch_gpus_are_those_of_the_vendor_pytorch_was_built_for(
+def test_torch_gpus_are_those_of_the_vendor_that_pytorch_was_built_for(
     monkeypatch: pytest.MonkeyPatch, build: str, kind: str
 ) -> None:
     monkeypatch.setattr(gpus, "torch_build", lambda: (build, ""))
