@@ -1,4 +1,4 @@
-"""Headers of GGUF files, valid and invalid."""
+"""Valid and invalid headers of GGUF files. tests/formats/test_gguf_metadata.py tests their metadata."""
 
 from __future__ import annotations
 
@@ -6,33 +6,14 @@ import json
 import random
 import struct
 import time
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from modules.core.errors import LANGUAGES, ModelProblem
 from modules.formats.gguf_header import GgufHeader, read_header
-from tests.support.gguf_files import ARRAY, BOOL, F32, I32, MODEL, TENSORS, TEXT, U8, U32, As, Raw, Tensor, array, gguf
-
-
-def header_of(tmp_path: Path, content: bytes) -> GgufHeader:
-    path = tmp_path / "model.gguf"
-    path.touch()
-    # Unlike write_bytes this never truncates to 0 bytes, after which ext4 would flush the file for some milliseconds.
-    with path.open("r+b") as file:
-        file.write(content)
-        file.truncate()
-    return read_header(path)
-
-
-def read_error(tmp_path: Path, content: bytes) -> str:
-    """Return the English error message, after checking that the Chinese one contains Chinese."""
-    with pytest.raises(ModelProblem) as caught:
-        header_of(tmp_path, content)
-    assert caught.value.file == "model.gguf"
-    assert any("一" <= letter <= "鿿" for letter in caught.value.say("zh"))
-    return caught.value.say("en")
+from tests.support.gguf_files import ARRAY, F32, MODEL, TENSORS, TEXT, U32, As, Raw, Tensor, array, gguf
+from tests.support.gguf_reading import header_of, read_error
 
 
 def test_a_header_describes_the_model(tmp_path: Path) -> None:
@@ -116,19 +97,6 @@ def test_without_a_file_type_the_quantization_is_the_tensor_type_with_most_bytes
     assert header_of(tmp_path, gguf(metadata | {"general.file_type": 1024 + 7})).quantization == "Q8_0"
 
 
-def test_of_one_head_count_per_layer_the_largest_counts(tmp_path: Path) -> None:
-    header = header_of(tmp_path, gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
-    assert header.head_count_kv == 8
-
-
-def test_lists_of_numbers_and_flags_are_kept_up_to_a_length(tmp_path: Path) -> None:
-    lists = {"llama.heads": array(I32, [0, 8, 2]), "llama.slides": array(BOOL, [True, False])}
-    skipped = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
-    header = header_of(tmp_path, gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | skipped).items()}))
-    assert (header.numbers["heads"], header.numbers["slides"]) == ((0, 8, 2), (1, 0))
-    assert (header.numbers["long"], header.numbers["scales"]) == (1025, 3)
-
-
 @pytest.mark.parametrize(
     ("metadata", "scale"),
     [
@@ -142,12 +110,6 @@ def test_rope_scale_is_the_factor_of_linear_scaling_only(
     tmp_path: Path, metadata: dict[str, object], scale: float
 ) -> None:
     assert header_of(tmp_path, gguf(MODEL | metadata)).rope_scale == scale
-
-
-def test_a_token_that_the_vocabulary_lacks_has_no_text(tmp_path: Path) -> None:
-    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 4})).bos_token == ""
-    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": As(I32, -1)})).bos_token == ""
-    assert header_of(tmp_path, gguf(MODEL | {"tokenizer.ggml.bos_token_id": 3})).bos_token == "猫"
 
 
 def test_a_large_vocabulary_is_read_in_a_quarter_of_a_second(tmp_path: Path) -> None:
@@ -173,15 +135,6 @@ def test_strings_across_the_end_of_the_window_are_read_whole(tmp_path: Path) -> 
     header = header_of(tmp_path, gguf(metadata))
     assert header.chat_template == "y" * 3_000_000
     assert header.eos_token == "</s>"
-
-
-def test_nested_arrays_are_skipped_up_to_a_depth(tmp_path: Path) -> None:
-    nested = array(U8, [1, 2, 3])
-    for _ in range(3):
-        nested = array(ARRAY, [nested, nested])
-    assert header_of(tmp_path, gguf(MODEL | {"x": As(ARRAY, nested)})).architecture == "llama"
-    deeper = As(ARRAY, array(ARRAY, [nested]))
-    assert "nests arrays too deep" in read_error(tmp_path, gguf(MODEL | {"x": deeper}))
 
 
 def test_a_part_of_a_split_model_states_its_number(tmp_path: Path) -> None:
@@ -254,58 +207,6 @@ def test_false_counts_are_refused(tmp_path: Path, count: int) -> None:
     assert "a string claims" in read_error(tmp_path, gguf({"general.name": As(TEXT, Raw(struct.pack("<Q", count)))}))
 
 
-def test_a_false_length_among_many_strings_is_refused(tmp_path: Path) -> None:
-    for length in (1 << 30, (1 << 64) - 1):
-        tokens = array(TEXT, ["a", Raw(struct.pack("<Q", length)), "b"])
-        assert "ends within its header" in read_error(tmp_path, gguf({"tokenizer.ggml.tokens": As(ARRAY, tokens)}))
-
-
-def test_a_false_count_allocates_no_memory(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf({"x": As(ARRAY, array(TEXT, ["a"], 1 << 24))}))
-    with path.open("r+b") as file:
-        file.truncate(1 << 36)  # sparse, and large enough for the false count to be possible
-    tracemalloc.start()
-    with pytest.raises(ModelProblem):
-        read_header(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 20_000_000
-
-
-INVALID_VALUES: list[tuple[dict[str, object], str]] = [
-    ({"general.architecture": 5}, "'general.architecture' should be a string, but is 5"),
-    ({"general.name": ["a"]}, "'general.name' should be a string, but is a list"),
-    ({"llama.context_length": "4096"}, "'llama.context_length' should be an integer, but is a string"),
-    ({"llama.context_length": True}, "should be an integer, but is True"),
-    ({"llama.block_count": 2.5}, "should be an integer, but is 2.5"),
-    ({"llama.block_count": As(I32, -2)}, "should be an integer, but is -2"),
-    ({"llama.rope.freq_base": "x"}, "'llama.rope.freq_base' should be a number, but is a string"),
-    ({"llama.rope.freq_base": float("nan")}, "should be a number, but is nan"),
-    ({"llama.rope.freq_base": float("inf")}, "should be a number, but is inf"),
-    ({"tokenizer.ggml.add_bos_token": 1}, "should be true or false, but is 1"),
-    ({"tokenizer.chat_template": False}, "should be a string, but is False"),
-    ({"general.alignment": 0}, "its alignment is 0, not a power of two"),
-    ({"general.alignment": 48}, "its alignment is 48, not a power of two"),
-    ({"x": As(13, Raw())}, "'x' has the unknown type 13"),
-    ({"x": As(ARRAY, Raw(array(13, [], 2) + bytes(8)))}, "'x' has items of the unknown type 13"),
-    ({"general.name": b"\xff\xfe"}, "is not valid UTF-8"),
-]
-
-
-def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for number, (changes, message) in enumerate(INVALID_VALUES):
-        with subtests.test(changes=changes, message=message):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            assert message in read_error(folder, gguf(MODEL | changes))
-
-
-def test_an_invalid_or_duplicate_key_is_refused(tmp_path: Path) -> None:
-    assert "UTF-8" in read_error(tmp_path, gguf().replace(b"general.name", b"general.\xffame"))
-    assert "twice" in read_error(tmp_path, gguf({"aa": 1, "ab": 2}).replace(b"ab", b"aa"))
-
-
 INVALID_TENSORS = [
     (Tensor("t", (64, 1 << 40)), "truncated"),
     (Tensor("t", (64,), offset=1 << 30), "truncated"),
@@ -332,6 +233,12 @@ def test_a_tensor_type_newer_than_this_program_is_accepted(tmp_path: Path) -> No
     tensors = [*TENSORS, Tensor("t", (99,), 77)]
     assert header_of(tmp_path, gguf(tensors=tensors)).parameters == 320 + 99
     assert "unknown type 77" in read_error(tmp_path, gguf(tensors=tensors, version=2))
+
+
+@pytest.mark.parametrize("alignment", [0, 48])
+def test_an_alignment_that_is_no_power_of_two_is_refused(tmp_path: Path, alignment: int) -> None:
+    message = read_error(tmp_path, gguf(MODEL | {"general.alignment": alignment}))
+    assert f"its alignment is {alignment}, not a power of two" in message
 
 
 def test_the_alignment_shifts_the_tensor_data(tmp_path: Path) -> None:
