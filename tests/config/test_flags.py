@@ -237,7 +237,7 @@ def test_the_replacement_of_an_ignored_flag_exists() -> None:
         assert replacement in flags.parse([f"--{flag}"]).warnings[0]["zh"]
 
 
-def test_removed_flags_of_the_original_are_ignored() -> None:
+def test_removed_flags_of_the_original_web_ui_are_ignored() -> None:
     old = """no-cache force-safetensors cache-capacity deepspeed model_type pre_layer checkpoint monkey-patch chat
         notebook autogptq chat-buttons extensions"""
     assert set(old.split()) <= set(IGNORED_FLAGS)

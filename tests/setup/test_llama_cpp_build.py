@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from modules.setup import install_errors, llama_cpp_build
 from modules.setup.build_progress import BuildProgress
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
+from tests.support.echo_plans import wait_until
 from tests.support.package_index import PackageIndex, is_running
 
 STEPS = 5
@@ -46,22 +46,15 @@ def overlays() -> Iterator[OverlayInstaller]:
     installer.close()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.02)
-
-
 def begin(overlays: OverlayInstaller, overlay: Overlay, steps: int) -> Installation:
     """Start an installation, and wait until the build has completed a number of steps."""
     overlays.start(overlay)
-    wait_until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress)
+    wait_until(lambda: overlays.status(overlay).done == steps or not overlays.status(overlay).in_progress, SECONDS)
     return overlays.status(overlay)
 
 
 def wait_until_ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
-    wait_until(lambda: not overlays.status(overlay).in_progress)
+    wait_until(lambda: not overlays.status(overlay).in_progress, SECONDS)
     return overlays.status(overlay)
 
 
@@ -80,7 +73,7 @@ def test_steps_are_counted_and_an_interrupted_build_resumes(
     assert describe(status, overlay, "zh") == "正在编译 llama.cpp：2/5"
     overlays.cancel(overlay)
     assert wait_until_ended(overlays, overlay) == Installation("absent") and overlay.build_folder.is_dir()
-    wait_until(lambda: not is_running(index.builds()[0]["compiler"]))
+    wait_until(lambda: not is_running(index.builds()[0]["compiler"]), SECONDS)
 
     index.allow(3)
     status = begin(overlays, overlay, 3)

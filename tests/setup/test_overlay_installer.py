@@ -26,7 +26,7 @@ from modules.runtime.model_manager import ModelManager
 from modules.setup.install import describe
 from modules.setup.overlay_installer import Installation, OverlayInstaller
 from tests.conftest import ECHO
-from tests.support.echo_plans import record
+from tests.support.echo_plans import record, wait_until
 from tests.support.package_index import PackageIndex, is_running
 
 SECONDS = 60
@@ -58,16 +58,9 @@ def loader_with(overlay: Overlay) -> Loader:
     return dataclasses.replace(ECHO, packages=("quickly", "slowly"), overlay=overlay, install="press the button")
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.02)
-
-
 def wait_until_ended(overlays: OverlayInstaller, overlay: Overlay) -> Installation:
     """Wait until the installation has ended and return its state."""
-    wait_until(lambda: not overlays.status(overlay).in_progress)
+    wait_until(lambda: not overlays.status(overlay).in_progress, SECONDS)
     return overlays.status(overlay)
 
 
@@ -113,13 +106,13 @@ def test_an_overlay_counts_as_installed_only_when_it_is_complete(
     assert overlays.status(overlay) == Installation("absent")
     overlays.start(overlay)
     index.await_builders(1)
-    wait_until(lambda: overlays.status(overlay).done)
+    wait_until(lambda: overlays.status(overlay).done, SECONDS)
     status = overlays.status(overlay)
     assert (status.state, status.done, status.total) == ("installing", 1, 2)
     assert "slowly" in status.last_line or "metadata" in status.last_line
     assert not overlay.folder.exists() and unavailable(loader) is not None
     index.open_gate()
-    wait_until(overlay.folder.exists)
+    wait_until(overlay.folder.exists, SECONDS)
     assert unavailable(loader) is None, "the overlay is complete as soon as its folder exists"
     assert wait_until_ended(overlays, overlay) == Installation("installed")
     assert {"quickly", "slowly"} <= {path.name for path in overlay.folder.iterdir()}
@@ -168,7 +161,7 @@ def test_waiting_for_another_process_can_be_cancelled(
     with another_process(overlay) as first:
         index.await_builders(1)
         overlays.start(overlay)
-        wait_until(lambda: overlays.status(overlay).state == "waiting")
+        wait_until(lambda: overlays.status(overlay).state == "waiting", SECONDS)
         overlays.cancel(overlay)
         assert wait_until_ended(overlays, overlay) == Installation("absent")
         index.open_gate()
@@ -182,7 +175,7 @@ def test_a_waiting_process_shows_the_progress_of_the_installing_one(
     with another_process(overlay):
         index.await_builders(1)
         overlays.start(overlay)
-        wait_until(lambda: overlays.status(overlay).total == 2)
+        wait_until(lambda: overlays.status(overlay).total == 2, SECONDS)
         status = overlays.status(overlay)
         assert (status.state, status.phase) == ("waiting", "fetching")
         assert describe(status, overlay, "en") == "overlays/of-test: 1 of 2 packages downloaded"
@@ -196,7 +189,7 @@ def test_cancelling_the_wait_for_the_early_build_ends_the_build(
     with another_process(overlay, early=True) as first:
         index.await_builders(1)
         overlays.start(overlay)
-        wait_until(lambda: overlays.status(overlay).total == 2)
+        wait_until(lambda: overlays.status(overlay).total == 2, SECONDS)
         overlays.cancel(overlay)
         assert wait_until_ended(overlays, overlay) == Installation("absent")
         assert first.wait(SECONDS) == 0
@@ -230,7 +223,7 @@ def test_a_cancelled_installation_leaves_no_files_and_no_process(
     overlays.cancel(overlay)
     assert wait_until_ended(overlays, overlay) == Installation("absent")
     assert names(overlay) == []
-    wait_until(lambda: not is_running(index.builders()[0]))
+    wait_until(lambda: not is_running(index.builders()[0]), SECONDS)
     index.open_gate()
     assert install(overlays, overlay) == Installation("installed")
 

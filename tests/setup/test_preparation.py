@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation, PreparationStatus
 from modules.ui.locales import translator
 from modules.ui.preparation_notice import preparation as notice
+from tests.support.echo_plans import wait_until
 from tests.support.package_index import PackageIndex
 
 CONTENT = b"GGUF and arbitrary bytes"
@@ -74,17 +74,10 @@ def machine(tmp_path: Path, index: PackageIndex) -> Iterator[Machine]:
     machine.overlays.close()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        time.sleep(0.02)
-
-
 def test_a_first_start_compiles_downloads_the_demo_and_loads_it_once(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
-    wait_until(lambda: machine.preparation.status().installation.done == 1 and machine.demo.is_file())
+    wait_until(lambda: machine.preparation.status().installation.done == 1 and machine.demo.is_file(), SECONDS)
     status = machine.preparation.status()
     assert status.in_progress and status.load == demo_model.NAME and machine.loads == []
     texts = {language: notice(status, True, language, translator(language)) for language in ("en", "zh")}
@@ -103,7 +96,7 @@ def test_a_first_start_compiles_downloads_the_demo_and_loads_it_once(machine: Ma
 def test_a_load_requested_during_the_preparation_takes_precedence(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=True)
-    wait_until(lambda: machine.preparation.status().installation.done == 1)
+    wait_until(lambda: machine.preparation.status().installation.done == 1, SECONDS)
     machine.models.next_number()  # as a click on Load does, even if the load fails
     assert machine.preparation.status().load == ""
     index.allow(2)
@@ -158,7 +151,7 @@ def test_a_failure_is_shown_with_a_button_to_retry(machine: Machine, index: Pack
 def test_closing_ends_the_preparation_and_keeps_compiled_files(machine: Machine, index: PackageIndex) -> None:
     index.allow(1)
     machine.begin(demo=False)
-    wait_until(lambda: machine.preparation.status().installation.done == 1)
+    wait_until(lambda: machine.preparation.status().installation.done == 1, SECONDS)
     machine.preparation.close()
     assert machine.overlay.build_folder.is_dir() and not machine.overlay.is_installed and machine.loads == []
 
