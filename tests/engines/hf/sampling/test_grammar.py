@@ -1,4 +1,4 @@
-"""Grammars in the transformers family: llguidance allows what llama.cpp's GBNF describes."""
+"""Grammars with the samplers on transformers: llguidance allows the texts that a GBNF grammar describes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.core.paths import ROOT
 from modules.loaders import generation_settings
 from tests.support.hf_vocabularies import small_tokenizer
 
-# Tests import what imports torch, so that collecting them stays fast.
+# Tests import modules that import torch themselves, so that collecting the tests stays fast.
 if TYPE_CHECKING:
     from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
@@ -52,27 +52,28 @@ def vocabulary(backend: None) -> TokenizerVocabulary:
     return TokenizerVocabulary(tokenizer, len(tokenizer) + 3, [tokenizer.eos_token_id])
 
 
-def sampled(
-    vocabulary: TokenizerVocabulary, grammar: str, seed: int, max_tokens: int = 60, **more: Any
+def sample_text(
+    vocabulary: TokenizerVocabulary, grammar: str, seed: int, max_tokens: int = 60, **params: Any
 ) -> tuple[str, bool]:
-    """Sample a text by `grammar` from random logits. Return it and whether it is complete."""
+    """Sample a text that follows `grammar` from random logits. Return it and whether it is complete."""
     import torch
 
     from modules.engines.hf.sampling.pipeline import build_processors, new_generator, sample_token
 
     torch.manual_seed(seed)
     end = vocabulary.tokenizer.eos_token_id
-    params = generation_settings.resolve(
-        {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | more
+    settings = generation_settings.resolve(
+        {"grammar_string": grammar, "seed": seed, "min_p": 0.0, "temperature": 1.0} | params
     )
     arguments: dict[str, Any] = {"vocabulary": vocabulary, "eos": [end], "device": torch.device("cpu")}
-    chain, rng = build_processors(params, prompt_tokens=[5, 6], **arguments), new_generator(params, torch.device("cpu"))
+    chain = build_processors(settings, prompt_tokens=[5, 6], **arguments)
+    rng = new_generator(settings, torch.device("cpu"))
     text = torch.tensor([[5, 6]])
     for _ in range(max_tokens):
-        drawn = sample_token(chain(text, torch.randn(1, vocabulary.size) * 2), params, rng)
-        if int(drawn) == end:
+        token = sample_token(chain(text, torch.randn(1, vocabulary.size) * 2), settings, rng)
+        if int(token) == end:
             return vocabulary.tokenizer.decode(text[0, 2:]), True
-        text = torch.cat([text, drawn[:, None]], dim=1)
+        text = torch.cat([text, token[:, None]], dim=1)
     return vocabulary.tokenizer.decode(text[0, 2:]), False
 
 
@@ -91,7 +92,7 @@ def test_sampled_text_follows_the_grammar(vocabulary: TokenizerVocabulary, name:
     grammar, shape = SHAPES[name]
     complete = 0
     for seed in range(12):
-        text, is_complete = sampled(vocabulary, grammar, seed)
+        text, is_complete = sample_text(vocabulary, grammar, seed)
         complete += is_complete
         if is_complete:
             assert re.fullmatch(shape, text), text
@@ -100,15 +101,16 @@ def test_sampled_text_follows_the_grammar(vocabulary: TokenizerVocabulary, name:
 
 @needs_llguidance
 def test_completed_json_is_valid_json(vocabulary: TokenizerVocabulary) -> None:
-    texts = [text for seed in range(60) for text, is_complete in [sampled(vocabulary, JSON, seed, 80)] if is_complete]
+    samples = [sample_text(vocabulary, JSON, seed, 80) for seed in range(60)]
+    texts = [text for text, is_complete in samples if is_complete]
     assert len(texts) > 10
     assert all(isinstance(json.loads(text), dict) for text in texts)
 
 
 @needs_llguidance
 def test_truncation_chooses_among_the_tokens_the_grammar_allows(vocabulary: TokenizerVocabulary) -> None:
-    for more in ({"top_k": 1}, {"temperature": 0.0}, {"top_p": 0.1}, {"xtc_probability": 1.0}, {"mirostat_mode": 2}):
-        assert sampled(vocabulary, YES_NO, 4, **more)[0] in ("yes", "no")
+    for params in ({"top_k": 1}, {"temperature": 0.0}, {"top_p": 0.1}, {"xtc_probability": 1.0}, {"mirostat_mode": 2}):
+        assert sample_text(vocabulary, YES_NO, 4, **params)[0] in ("yes", "no")
 
 
 @needs_llguidance
@@ -116,7 +118,7 @@ def test_banning_the_eos_token_leaves_no_token_at_the_end_of_a_grammar(vocabular
     from modules.engines.hf.sampling.pipeline import NoTokenLeft
 
     with pytest.raises(NoTokenLeft):
-        sampled(vocabulary, YES_NO, 1, ban_eos_token=True)
+        sample_text(vocabulary, YES_NO, 1, ban_eos_token=True)
 
 
 @needs_llguidance
@@ -142,13 +144,13 @@ def test_rows_follow_the_grammar_independently_and_an_ended_row_is_unconstrained
     assert torch.equal(first[0], first[1])
     second = grammar(torch.tensor([[1, yes], [1, n]]), torch.zeros(2, vocabulary.size))
     assert not torch.equal(second[0], second[1])
-    rest = vocabulary.encode("no")
-    padded = torch.tensor([[1, *rest, end, end, end]])
+    no = vocabulary.encode("no")
+    padded = torch.tensor([[1, *no, end, end, end]])
     assert Grammar(vocabulary.grammar(YES_NO), 1)(padded, torch.zeros(1, vocabulary.size)).isfinite().all()
 
 
 @needs_llguidance
-def test_tokens_can_be_taken_back(vocabulary: TokenizerVocabulary) -> None:
+def test_the_grammar_state_follows_a_shorter_text_after_rejected_tokens(vocabulary: TokenizerVocabulary) -> None:
     import torch
 
     from modules.engines.hf.sampling.grammar import Grammar
@@ -172,12 +174,12 @@ def test_without_the_package_the_error_says_what_to_install(
     from modules.engines.hf.sampling import grammar as hf_grammar
     from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
-    def absent() -> Any:
+    def not_installed() -> Any:
         raise Unsupported(hf_grammar._NOT_INSTALLED)
 
-    monkeypatch.setattr(hf_grammar, "_import_llguidance", absent)
-    new = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
+    monkeypatch.setattr(hf_grammar, "_import_llguidance", not_installed)
+    without_cache = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
     with pytest.raises(Unsupported) as error:
-        new.grammar(YES_NO)
+        without_cache.grammar(YES_NO)
     assert hf_grammar.PACKAGE in error.value.say("en")
     assert hf_grammar.PACKAGE in error.value.say("zh")
