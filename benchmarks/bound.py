@@ -1,8 +1,8 @@
-"""How far answers that were given together may lie from those given alone, and how far from those of a leak.
+"""Deviation of answers generated in a batch from answers generated alone, with and without a simulated cache leak.
 
-Four at a time are answered together, then each is replayed alone (`largest_deviation` in
-tests/support/llama_requests.py), and once more behind the words of another conversation, as if those could be
-seen. Two minutes."""
+Four prompts at a time are answered in one batch. Each answer is then replayed alone (`largest_deviation` in
+tests/support/llama_requests.py), and once more after the text of another conversation, as if that had leaked into its
+cache. Takes two minutes."""
 
 from __future__ import annotations
 
@@ -34,25 +34,27 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     model = parser.parse_args().model
     topics = TOPICS.replace("\n", " ").split(", ")
-    honest: list[float] = []
-    leaking: list[float] = []
+    isolated: list[float] = []
+    leaked: list[float] = []
     with session(f"Batches of four: {model.name}, {len(topics)} answers of {TOKENS} tokens"):
         worker = WorkerProcess()
         load(worker, model, n_ctx=N_CTX, parallel=4, threads=THREADS, threads_batch=THREADS)
         for first in range(0, len(topics), 4):
             prompts = [chat(topic) for topic in topics[first : first + 4]]
             texts = [answer.text for answer in together(worker, prompts, max_new_tokens=TOKENS)]
-            for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
                 forget(worker)
-                honest.append(largest_deviation(worker, prompt, text))
+                isolated.append(largest_deviation(worker, prompt, text))
                 forget(worker)
-                leaking.append(largest_deviation(worker, f"{prompts[place - 1]}{texts[place - 1]}\n{prompt}", text))
+                other_conversation = f"{prompts[index - 1]}{texts[index - 1]}\n"
+                leaked.append(largest_deviation(worker, f"{other_conversation}{prompt}", text))
         worker.close()
-    honest.sort()
-    leaking.sort()
-    print(f"honest: {honest[len(honest) // 2]:.2f} in the middle, {honest[-2]:.2f} and {honest[-1]:.2f} at most")
-    print(f"behind another's words: {leaking[0]:.2f} and {leaking[1]:.2f} at least")
-    verdict("The bound", f"{MAX_DEVIATION}", "between the two", honest[-1] < MAX_DEVIATION < leaking[0])
+    isolated.sort()
+    leaked.sort()
+    median = isolated[len(isolated) // 2]
+    print(f"alone: median {median:.2f}, two largest {isolated[-2]:.2f} and {isolated[-1]:.2f}")
+    print(f"after another conversation: two smallest {leaked[0]:.2f} and {leaked[1]:.2f}")
+    verdict("Bound", f"{MAX_DEVIATION}", "between the two", isolated[-1] < MAX_DEVIATION < leaked[0])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast an answer streams while a file is being downloaded, against the same answer with the download paused.
+"""Streaming speed of an answer while a file is being downloaded, compared with the download paused.
 
-A hub on this machine sends 20 MiB a second over four connections; the program verifies and writes what comes. Rounds
-of both in turn over one running server, so that a machine that slows down slows both; what counts is the ratio. The
-download has to have moved in each round with it, and not in those without.
+A hub on this machine sends 20 MiB/s over four connections; the program verifies and writes the data. The rounds
+alternate on one running server, so that a machine that slows down slows both sides; the ratio is what counts. The
+downloaded bytes are shown as well: they must have grown in one half of the rounds only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from download import FILE, REPO, hub
 from figures import MB, session, table, verdict
 from program import MODEL, Program
 
-FLOOR = 0.9
+MIN_RATIO = 0.9
 ROUNDS = 9
-CONNECTIONS, RATE = 4, 5 << 20  # 20 MiB a second together
+RATE = 5 << 20  # bytes per second and connection: 20 MiB/s over the four connections
 SIZE = 4 << 30
 JOBS = "/v1/internal/download"
 
@@ -33,8 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    with session(f"Decode while downloading at 20 MiB/s, {args.rounds} rounds"), tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with (
+        session(f"Decode while downloading at 20 MiB/s, {args.rounds} rounds"),
+        tempfile.TemporaryDirectory() as temporary,
+    ):
+        folder = Path(temporary)
         models = folder / "models"
         models.mkdir()
         (models / MODEL.name).symlink_to(MODEL)
@@ -43,39 +46,39 @@ def main() -> None:
             program.wait_for("/healthz")
             program.load(MODEL.name)
             job = program.post(JOBS, {"repo": REPO, "files": [FILE]})["id"]
-            over_api(program.port)  # the first one fills caches
-            report([(beside(program, job, True), beside(program, job, False)) for _ in range(args.rounds)])
+            over_api(program.port)  # warm up
+            report([(measure(program, job, True), measure(program, job, False)) for _ in range(args.rounds)])
             program.post(f"{JOBS}/cancel", {"id": job})
 
 
-def beside(program: Program, job: str, wanted: bool) -> tuple[float, float]:
-    """Tokens a second and, while they were written, the bytes a second that came."""
-    program.post(f"{JOBS}/{'resume' if wanted else 'pause'}", {"id": job})
-    while (seen := view(program, job))["state"] != ("downloading" if wanted else "paused"):
-        if seen["state"] == "failed":
-            sys.exit(f"The download failed: {seen}")
+def measure(program: Program, job: str, downloading: bool) -> tuple[float, float]:
+    """Return the tokens per second of an answer, and the bytes per second downloaded meanwhile."""
+    program.post(f"{JOBS}/{'resume' if downloading else 'pause'}", {"id": job})
+    while (record := job_record(program, job))["state"] != ("downloading" if downloading else "paused"):
+        if record["state"] == "failed":
+            sys.exit(f"The download failed: {record}")
         time.sleep(0.05)
     time.sleep(1)
-    began, before = time.perf_counter(), view(program, job)["done"]
+    began, before = time.perf_counter(), job_record(program, job)["done"]
     rate = over_api(program.port)
-    return rate, (view(program, job)["done"] - before) / (time.perf_counter() - began)
+    return rate, (job_record(program, job)["done"] - before) / (time.perf_counter() - began)
 
 
-def view(program: Program, job: str) -> dict[str, Any]:
-    with urllib.request.urlopen(program.url + JOBS) as answer:
-        return next(each for each in json.load(answer)["downloads"] if each["id"] == job)
+def job_record(program: Program, job: str) -> dict[str, Any]:
+    with urllib.request.urlopen(program.url + JOBS) as response:
+        return next(record for record in json.load(response)["downloads"] if record["id"] == job)
 
 
 def report(rounds: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
-    ratios = [beside[0] / alone[0] for beside, alone in rounds]
-    rows = [
-        (name, *(statistics.median(each[side][number] for each in rounds) / unit for number, unit in ((0, 1), (1, MB))))
-        for side, name in enumerate(("downloading", "paused"))
-    ]
-    table(["", "tokens a second", "MB/s downloaded"], rows)
+    rows = []
+    for side, name in enumerate(("downloading", "paused")):
+        rates, downloaded = zip(*(pair[side] for pair in rounds), strict=True)
+        rows.append((name, statistics.median(rates), statistics.median(downloaded) / MB))
+    table(["", "tokens/s", "MB/s downloaded"], rows)
+    ratios = [downloading[0] / paused[0] for downloading, paused in rounds]
     ratio = statistics.median(ratios)
-    told = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    verdict("Downloading to paused", told, f"{FLOOR} at least", ratio >= FLOOR)
+    measured = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    verdict("Downloading relative to paused", measured, f"{MIN_RATIO} at least", ratio >= MIN_RATIO)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How fast an answer streams to one client while another program keeps a processor busy, against llama-server.
+"""Decode speed for one client while another program keeps a processor busy, compared with llama-server.
 
 Three situations: nothing else runs; another program works 40 % of the time on one processor; it works all the time.
-In each, rounds of ours and of llama-server in turn, 128 tokens after the first over the API, with the same file and
-thread count. What counts are the ratios of each round.
+In each, our program and llama-server alternate, with 128 tokens after the first over the API, and with the same file
+and thread count. The ratios within each round are what counts.
 
-`--also GOMP_SPINCOUNT=3000` measures a further program of ours with that variable, in the same rounds; any variable
-of DECIDED_BY_USER in modules/runtime/worker_process.py leaves its threads unbound. `--pair` measures two programs that
-answer at the same time: both bound, one bound and one not, and two llama-servers.
+`--also GOMP_SPINCOUNT=3000` measures one more instance of our program with that variable, in the same rounds; any
+variable of DECIDED_BY_USER in modules/runtime/worker_process.py leaves its threads unbound. `--pair` measures two
+programs that answer at the same time: both bound, one bound and one unbound, and two llama-servers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from figures import session, table, verdict
 from peers import PROGRAMS, LlamaServer, ask, require
 from program import MODEL, Program, explain
 
-FLOORS = {0.0: 0.98, 0.4: 0.9, 1.0: 0.7}
-"""How fast ours must be, relative to llama-server, beside a program that works that share of the time."""
+MIN_RATIOS = {0.0: 0.98, 0.4: 0.9, 1.0: 0.7}
+"""Required speed relative to llama-server, by the share of the time that the other program works."""
 ROUNDS, TOKENS, CONTEXT = 5, 128, 8192
 PERIOD_SECONDS = 0.05
-"""How often the other program starts its work anew: 40 % are 20 ms of work and then 30 ms of sleep."""
+"""Period of the other program: 40 % means 20 ms of work and then 30 ms of sleep."""
 UNBOUND = {"OMP_WAIT_POLICY": "passive"}
-"""What a second worker gets beside a bound one."""
-PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 goes on for hundreds of tokens
+"""The environment of a second worker while another one is bound to the cores."""
+PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 continues it for hundreds of tokens
 
 
 def main() -> None:
@@ -42,27 +42,33 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--shares", type=float, nargs="+", default=list(FLOORS), help="of the other program, 0 to 1")
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=list(MIN_RATIOS),
+        help="share of the time that the other program works, 0 to 1",
+    )
     parser.add_argument("--also", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--pair", action="store_true", help="two programs at the same time, instead")
-    parser.add_argument("--programs", type=Path, default=PROGRAMS, help="where llama-server is")
+    parser.add_argument("--pair", action="store_true", help="measure two programs at the same time instead")
+    parser.add_argument("--programs", type=Path, default=PROGRAMS, help="folder with llama-server")
     args = parser.parse_args()
     server = args.programs / "llama-server"
     require(server)
-    told = explain(args.model)
-    others = [dict([each.split("=", 1)]) for each in args.also]
-    title = f"Decode beside a busy program: {args.model.name}, {args.tokens} tokens, {args.rounds} rounds"
-    with session(title), contextlib.ExitStack() as running:
+    plan = explain(args.model)
+    extra_variables = [dict([variable.split("=", 1)]) for variable in args.also]
+    title = f"Decode with another program running: {args.model.name}, {args.tokens} tokens, {args.rounds} rounds"
+    with session(title), contextlib.ExitStack() as stack:
 
         def ours(variables: Mapping[str, str]) -> int:
             flags = ("--api", "--nowebui", "--model-dir", str(args.model.parent))
-            program = running.enter_context(Program(*flags, variables=variables))
+            program = stack.enter_context(Program(*flags, variables=variables))
             program.wait_for("/healthz")
-            program.load(told["model"])
+            program.load(plan["model"])
             return program.port
 
         def theirs() -> int:
-            return running.enter_context(LlamaServer(server, told, 4, CONTEXT)).port
+            return stack.enter_context(LlamaServer(server, plan, 4, CONTEXT)).port
 
         if args.pair:
             pairs = {
@@ -73,7 +79,7 @@ def main() -> None:
             report_pairs(pairs, args.rounds, args.tokens)
         else:
             sides = {"ours": ours({}), "llama-server": theirs()}
-            sides |= {each: ours(variables) for each, variables in zip(args.also, others, strict=True)}
+            sides |= {name: ours(variables) for name, variables in zip(args.also, extra_variables, strict=True)}
             report(sides, args.shares, args.rounds, args.tokens)
 
 
@@ -81,25 +87,25 @@ def main() -> None:
 
 
 def work(share: float) -> None:
-    """Keep one processor busy for that share of the time, until killed. Work that came too late is made up for."""
-    due = time.monotonic()
+    """Keep one processor busy for that share of the time, until killed. Sleep less after a delayed period."""
+    deadline = time.monotonic()
     while True:
-        done = time.process_time() + share * PERIOD_SECONDS
-        while time.process_time() < done:
+        target = time.process_time() + share * PERIOD_SECONDS
+        while time.process_time() < target:
             sum(range(1000))
-        due = max(due + PERIOD_SECONDS, time.monotonic() - PERIOD_SECONDS)
-        time.sleep(max(due - time.monotonic(), 0))
+        deadline = max(deadline + PERIOD_SECONDS, time.monotonic() - PERIOD_SECONDS)
+        time.sleep(max(deadline - time.monotonic(), 0))
 
 
 @contextlib.contextmanager
 def busy(share: float) -> Iterator[None]:
-    """Another program works that share of the time on one processor, meanwhile."""
+    """Run another program that works that share of the time on one processor."""
     if not share:
         yield
         return
     with subprocess.Popen([sys.executable, __file__, "--work", str(share)]) as process:
         try:
-            time.sleep(1)  # its start is over, and the scheduler knows it
+            time.sleep(1)  # until it has started and the scheduler has settled
             yield
         finally:
             process.kill()
@@ -109,33 +115,33 @@ def busy(share: float) -> Iterator[None]:
 
 
 def rate(port: int, tokens: int) -> float:
-    """Tokens a second of one answer, which must be of full length."""
+    """Return the tokens per second of one answer, which must have full length."""
     answer = ask(port, "/v1/completions", {"prompt": PROMPT, "max_tokens": tokens + 1, "temperature": 0})
-    if (answer.tokens, answer.end) != (tokens + 1, "length"):
-        sys.exit(f"The model ended its answer after {answer.tokens} tokens: no prompt for this measurement.")
+    if (answer.tokens, answer.finish_reason) != (tokens + 1, "length"):
+        sys.exit(f"The model ended its answer after {answer.tokens} tokens: use a prompt with a longer answer.")
     return answer.rate
 
 
 def report(sides: Mapping[str, int], shares: Sequence[float], rounds: int, tokens: int) -> None:
-    rows, reached = [], []
+    rows, results = [], []
     for port in sides.values():
-        rate(port, tokens)  # the first ones fill caches
+        rate(port, tokens)  # warm up
     for share in shares:
         rates: dict[str, list[float]] = {side: [] for side in sides}
         with busy(share):
             for number in range(rounds):
-                for side in sorted(sides, reverse=number % 2 == 1):  # nobody is always the first
+                for side in sorted(sides, reverse=number % 2 == 1):  # neither side is always first
                     rates[side].append(rate(sides[side], tokens))
         for side, measured in rates.items():
-            ratios = [mine / other for mine, other in zip(measured, rates["llama-server"], strict=True)]
+            ratios = [ours / theirs for ours, theirs in zip(measured, rates["llama-server"], strict=True)]
             rows.append(
                 (f"{share:.0%} busy", side, *map(statistics.median, (measured, ratios)), min(ratios), max(ratios))
             )
-            if side == "ours" and share in FLOORS:
-                reached.append((f"Beside a program {share:.0%} busy", rows[-1][3], FLOORS[share]))
-    table(["other program", "side", "tokens a second", "to llama-server", "lowest", "highest"], rows)
-    for what, measured_ratio, floor in reached:
-        verdict(what, f"{measured_ratio:.2f}", f"{floor:.2f} at least", measured_ratio >= floor)
+            if side == "ours" and share in MIN_RATIOS:
+                results.append((f"Other program {share:.0%} busy", rows[-1][3], MIN_RATIOS[share]))
+    table(["other program", "side", "tokens/s", "ratio to llama-server", "lowest", "highest"], rows)
+    for name, measured_ratio, floor in results:
+        verdict(name, f"{measured_ratio:.2f}", f"{floor:.2f} at least", measured_ratio >= floor)
 
 
 def report_pairs(pairs: Mapping[str, tuple[int, int]], rounds: int, tokens: int) -> None:
@@ -147,13 +153,13 @@ def report_pairs(pairs: Mapping[str, tuple[int, int]], rounds: int, tokens: int)
             rates[side].append(together(pairs[side], tokens))
     rows = []
     for side, measured in rates.items():
-        first, second = (statistics.median(pair[place] for pair in measured) for place in (0, 1))
+        first, second = (statistics.median(pair[index] for pair in measured) for index in (0, 1))
         rows.append((side, first, second, statistics.median(map(sum, measured))))
-    table(["two at the same time", "first, tokens a second", "second", "both"], rows)
+    table(["two at the same time", "first, tokens/s", "second", "both"], rows)
 
 
 def together(ports: Sequence[int], tokens: int) -> list[float]:
-    """Tokens a second of each of several answers that are asked for at the same moment."""
+    """Return the tokens per second of answers that are requested at the same moment, one per port."""
     rates: dict[int, float] = {}
     clients = [threading.Thread(target=lambda port=port: rates.update({port: rate(port, tokens)})) for port in ports]
     for client in clients:

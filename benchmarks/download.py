@@ -1,8 +1,8 @@
-"""How fast a file of 1 GiB comes from a hub on this machine, and what four connections gain where each is slow.
+"""Speed of downloading 1 GiB from a hub on this machine, and the gain of four connections when each one is slow.
 
-In turn: a whole job of ours, which verifies the hash and writes down what is there; curl and aria2c (`aria2c -x4`), if
-they are installed; huggingface_hub. None of the three verifies anything. The hub runs in a process of its own, sends
-from the disk's cache by `sendfile`, and says which share of the time is not ours: two cores for both.
+Measured alternately: a complete download job of ours, which verifies the hash and records its progress; curl and aria2c
+(`aria2c -x4`), if they are installed; huggingface_hub. The latter three verify nothing. The hub runs in another process
+and sends from the page cache with `sendfile`; both processes share the same cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPO, FILE = "somebody/something", "model.safetensors"
 SIZE, SMALLER = 1 << 30, 128 << 20
 RATE = 4 << 20
 ROUNDS = 5
-LEAST_OF_CURL, LEAST_OF_THEIRS, LEAST_GAIN, MOST_GROWTH = 0.5, 1.0, 3.0, 100.0
+MIN_CURL_RATIO, MIN_HUGGINGFACE_RATIO, MIN_GAIN, MAX_GROWTH_MB = 0.5, 1.0, 3.0, 100.0
 
 
 def main() -> None:
@@ -39,74 +39,64 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        name, *rest = args.part
-        PARTS[name](*rest)
+        name, *arguments = args.part
+        PARTS[name](*arguments)
         return
-    with session("Downloading from a hub on this machine"), tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with session("Downloading from a hub on this machine"), tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         measure_speed(folder, args.rounds)
         measure_connections(folder)
 
 
 def measure_speed(folder: Path, rounds: int) -> None:
-    found: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     growths = []
     with hub(folder / "big", SIZE) as url:
         for _ in range(rounds):
             for name, fetch in FETCHERS.items():
                 if name in ("ours, verified", "huggingface_hub") or shutil.which(name):
-                    seconds, growth = fetch(url, folder / "arrived")
-                    found.setdefault(name, []).append(seconds)
+                    seconds, growth = fetch(url, folder / "target")
+                    times.setdefault(name, []).append(seconds)
                     growths += [growth] if name == "ours, verified" else []
-                    shutil.rmtree(folder / "arrived", ignore_errors=True)
-    ours = found["ours, verified"]
-    rows = [
-        (name, statistics.median(taken), SIZE / statistics.median(taken) / MB, ratio(taken, ours), spread(taken, ours))
-        for name, taken in found.items()
-    ]
-    table(["1 GiB", "seconds", "MB/s", "ours to it", "from-to"], rows)
-    ratios = {name: told for name, _, _, told, _ in rows}
-    if "curl" in ratios:
-        reached = ratios["curl"] >= LEAST_OF_CURL
-        verdict("Ours to curl", f"{ratios['curl']:.2f} of its speed", f"{LEAST_OF_CURL}", reached)
-    theirs = ratios["huggingface_hub"]
-    verdict("Ours to huggingface_hub", f"{theirs:.2f} of its speed", f"{LEAST_OF_THEIRS}", theirs >= LEAST_OF_THEIRS)
-    verdict("A job's memory", f"{max(growths):.0f} MB more", f"{MOST_GROWTH:.0f} MB", max(growths) < MOST_GROWTH)
+                    shutil.rmtree(folder / "target", ignore_errors=True)
+    ours = times["ours, verified"]
+    rows, median_ratios = [], {}
+    for name, theirs in times.items():
+        ratios = [their_time / our_time for their_time, our_time in zip(theirs, ours, strict=True)]
+        seconds, median_ratios[name] = statistics.median(theirs), statistics.median(ratios)
+        rows.append((name, seconds, SIZE / seconds / MB, median_ratios[name], f"{min(ratios):.2f}-{max(ratios):.2f}"))
+    table(["1 GiB", "seconds", "MB/s", "our speed relative to it", "range"], rows)
+    for name, limit in (("curl", MIN_CURL_RATIO), ("huggingface_hub", MIN_HUGGINGFACE_RATIO)):
+        if name in median_ratios:
+            ratio = median_ratios[name]
+            verdict(f"Speed relative to {name}", f"{ratio:.2f}", f"{limit} at least", ratio >= limit)
+    growth = max(growths)
+    verdict("Memory of a job", f"{growth:.0f} MB", f"{MAX_GROWTH_MB:.0f} MB at most", growth < MAX_GROWTH_MB)
 
 
 def measure_connections(folder: Path) -> None:
     with hub(folder / "smaller", SMALLER, RATE) as url:
-        taken = {}
+        times = {}
         for connections in (1, 4):
-            taken[connections], _ = ours(url, folder / "arrived", connections)
-            shutil.rmtree(folder / "arrived")
-    rows = [(f"{number} connections", seconds, SMALLER / seconds / MB) for number, seconds in taken.items()]
+            times[connections], _ = ours(url, folder / "target", connections)
+            shutil.rmtree(folder / "target")
+    rows = [(f"{number} connections", seconds, SMALLER / seconds / MB) for number, seconds in times.items()]
     table(["128 MiB at 4 MiB/s per connection", "seconds", "MB/s"], rows)
-    gain = taken[1] / taken[4]
-    verdict("Four connections to one", f"{gain:.2f} times as fast", f"{LEAST_GAIN}", gain >= LEAST_GAIN)
+    gain = times[1] / times[4]
+    verdict("Four connections relative to one", f"{gain:.2f} times", f"{MIN_GAIN} times at least", gain >= MIN_GAIN)
 
 
-def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Of speeds, the median of the rounds."""
-    return statistics.median(their / our for their, our in zip(theirs, ours, strict=True))
-
-
-def spread(theirs: list[float], ours: list[float]) -> str:
-    each = [their / our for their, our in zip(theirs, ours, strict=True)]
-    return f"{min(each):.2f}-{max(each):.2f}"
-
-
-# -- who fetches: seconds, and MB of memory more than before ----------------------------------------------------------
+# -- downloads: each function returns seconds and the growth of memory in MB -------------------------------------------
 
 
 def ours(url: str, folder: Path, connections: int = 4) -> tuple[float, float]:
-    return alone("ours", url, str(folder), str(connections))
+    return run_part("ours", url, str(folder), str(connections))
 
 
 def theirs(url: str, folder: Path) -> tuple[float, float]:
     os.environ |= {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "home")}
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    return alone("theirs", str(folder))
+    return run_part("theirs", str(folder))
 
 
 def curl(url: str, folder: Path) -> tuple[float, float]:
@@ -133,11 +123,11 @@ def timed(*command: str) -> float:
     return time.perf_counter() - began
 
 
-def alone(*part: str) -> tuple[float, float]:
-    """One of the functions below, in a process of its own whose start does not count."""
+def run_part(*part: str) -> tuple[float, float]:
+    """Run one of PARTS in a child process, whose start is not counted."""
     command = [sys.executable, __file__, "--part", *part]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return told["seconds"], told["growth"]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return result["seconds"], result["growth"]
 
 
 def fetch_ours(url: str, folder: str, connections: str) -> None:
@@ -146,9 +136,9 @@ def fetch_ours(url: str, folder: str, connections: str) -> None:
     from modules.downloads.record import DownloadSpec
     from modules.hub.client import HubClient
 
-    place = Path(folder)
+    target = Path(folder)
     downloads = DownloadManager(
-        {"model": place, "lora": place},
+        {"model": target, "lora": target},
         lambda: [HubClient(url)],
         TransferOptions(connections=int(connections)),
         reserve=0,
@@ -183,7 +173,10 @@ def report(fetch: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def hub(file: Path, size: int, rate: int = 0) -> Iterator[str]:
-    """The address of a hub that has noise of `size` bytes; `rate` is bytes a second for each connection, 0: all."""
+    """Serve `size` random bytes from a hub in a child process; yield its URL.
+
+    `rate` limits each connection to so many bytes per second; 0 means no limit.
+    """
     with file.open("wb") as noise:
         for _ in range(size >> 20):
             noise.write(os.urandom(1 << 20))
@@ -198,11 +191,11 @@ def hub(file: Path, size: int, rate: int = 0) -> Iterator[str]:
 def serve(file: str, rate: str) -> None:
     from tests.support.hub_server import HubServer
 
-    with HubServer() as made:
-        made.add(REPO, {FILE: Path(file)})
+    with HubServer() as server:
+        server.add(REPO, {FILE: Path(file)})
         if int(rate):
-            made.fault(FILE, origin="cdn", rate=int(rate))
-        print(made.url, flush=True)
+            server.fault(FILE, origin="cdn", rate=int(rate))
+        print(server.url, flush=True)
         sys.stdin.read()
 
 

@@ -1,8 +1,9 @@
-"""Would a prompt-lookup draft be faster? Guessing the next tokens from where the last two occurred before.
+"""Simulated speed of speculative decoding with prompt lookup: draft tokens that followed the last two tokens before.
 
-Answers of the model to several chats are gone through token by token: where the last NGRAM tokens occurred earlier in
-prompt or answer, what followed there is the guess; as many of its tokens as the model then really said would have been
-had for the price of one batch. What batches of each size cost is measured in the same run, at a context of 300 tokens.
+Answers of the model to several chats are replayed token by token. Where the last NGRAM tokens occurred earlier in the
+prompt or the answer, the tokens that followed there are the draft; those that match the real answer would have been
+accepted for the cost of one batch. The cost of batches of each size is measured in the same run, at a context of 300
+tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from modules.loaders import generation_settings
 
 NGRAM = 2
-GUESSES = (1, 2, 3, 5)
+DRAFT_LENGTHS = (1, 2, 3, 5)
 TOKENS = 200
 REPEATS = 25
 CONTEXT = 300
@@ -52,22 +53,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     args = parser.parse_args()
-    told = explain(args.model)
-    asked = load_arguments(told)
+    plan = explain(args.model)
+    request = json.dumps(load_arguments(plan))
     with session(f"Prompt lookup: {args.model.name}, {NGRAM} tokens looked up, answers of {TOKENS}"):
-        run = subprocess.run(
-            [sys.executable, __file__, "--child", json.dumps(asked)], check=True, stdout=subprocess.PIPE
-        )
+        run = subprocess.run([sys.executable, __file__, "--child", request], check=True, stdout=subprocess.PIPE)
     report(json.loads(run.stdout))
 
 
-def measure(asked: dict[str, Any]) -> Any:
-    """What batches cost, in seconds by size, and the (prompt, answer) tokens of every chat."""
+def measure(request: dict[str, Any]) -> Any:
+    """Return the seconds that batches take, by size, and the (prompt, answer) tokens of all chats."""
     from modules.engines.llamacpp.batch import Batch
     from modules.engines.llamacpp.engine import LlamaCpp
 
-    engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
-    said: dict[str, list[Any]] = {}
+    engine = LlamaCpp(Path(request["path"]), request["options"], lambda progress: None)
+    chats: dict[str, list[Any]] = {}
     for kind, questions in CHATS.items():
         for question in questions:
             prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -76,10 +75,10 @@ def measure(asked: dict[str, Any]) -> Any:
             text = ""
             while not engine.idle:
                 text += "".join(getattr(event, "text", "") for _, event in engine.step())
-            said.setdefault(kind, []).append((engine.encode(prompt), engine.encode(text, add_special=False)))
+            chats.setdefault(kind, []).append((engine.encode(prompt), engine.encode(text, add_special=False)))
     engine.forget()
     batch = Batch(512)
-    sizes = [1, *(guess + 1 for guess in GUESSES)]
+    sizes = [1, *(length + 1 for length in DRAFT_LENGTHS)]
     costs: dict[int, list[float]] = {size: [] for size in sizes}
     for begin in range(0, CONTEXT, 100):
         batch.clear()
@@ -88,49 +87,51 @@ def measure(asked: dict[str, Any]) -> Any:
     for _ in range(REPEATS):
         for size in sizes:
             batch.clear()
-            for place in range(size):
-                batch.add_one(2000 + place, CONTEXT + place, 0)
+            for index in range(size):
+                batch.add_one(2000 + index, CONTEXT + index, 0)
             began = time.perf_counter()
             engine.model.decode(batch)
             costs[size].append(time.perf_counter() - began)
             engine.model.truncate(0, CONTEXT)
-    return {"costs": {size: statistics.median(times) for size, times in costs.items()}, "said": said}
+    return {"costs": {size: statistics.median(times) for size, times in costs.items()}, "chats": chats}
 
 
 def report(measured: Any) -> None:
     costs = {int(size): seconds for size, seconds in measured["costs"].items()}
     rows = []
-    for kind, answers in measured["said"].items():
-        for guess in GUESSES:
-            usual = sum(len(answer) for _, answer in answers) * costs[1]
-            drafted = sum(seconds(prompt, answer, guess, costs) for prompt, answer in answers)
-            rows.append((kind, guess, costs[guess + 1] / costs[1], usual / drafted))
-    table(["answers", "tokens guessed", "price of that batch", "speed to that without"], rows)
+    for kind, answers in measured["chats"].items():
+        for length in DRAFT_LENGTHS:
+            without = sum(len(answer) for _, answer in answers) * costs[1]
+            with_draft = sum(drafted_seconds(prompt, answer, length, costs) for prompt, answer in answers)
+            rows.append((kind, length, costs[length + 1] / costs[1], without / with_draft))
+    table(["answers", "draft tokens", "cost of that batch", "speedup"], rows)
     best = max(row[3] for row in rows if row[0] == "chat")
-    verdict("Chat, the best", f"{best:.2f}", "more than 1.00", best > 1)
+    verdict("Best speedup on chat", f"{best:.2f}", "more than 1.00", best > 1)
 
 
-def seconds(prompt: list[int], answer: list[int], guess: int, costs: dict[int, float]) -> float:
-    """What the whole answer costs if up to `guess` tokens are guessed before each batch."""
+def drafted_seconds(prompt: list[int], answer: list[int], length: int, costs: dict[int, float]) -> float:
+    """Return the time for the complete answer with up to `length` draft tokens before each batch."""
     text = list(prompt)
-    total, place = 0.0, 0
-    while place < len(answer):
-        guessed = lookup(text, guess)
-        right = 0
-        while right < len(guessed) and place + right < len(answer) and guessed[right] == answer[place + right]:
-            right += 1
-        total += costs[guess + 1] if guessed else costs[1]
-        text += answer[place : place + right + 1]
-        place += right + 1
+    total, position = 0.0, 0
+    while position < len(answer):
+        draft = lookup(text, length)
+        accepted = 0
+        for drafted, actual in zip(draft, answer[position:], strict=False):
+            if drafted != actual:
+                break
+            accepted += 1
+        total += costs[length + 1] if draft else costs[1]
+        text += answer[position : position + accepted + 1]
+        position += accepted + 1
     return total
 
 
-def lookup(text: list[int], guess: int) -> list[int]:
-    """What followed the last occurrence of the last NGRAM tokens before this one."""
+def lookup(text: list[int], length: int) -> list[int]:
+    """Return up to `length` tokens that followed the previous occurrence of the last NGRAM tokens."""
     key = text[-NGRAM:]
-    for place in range(len(text) - NGRAM - 1, -1, -1):
-        if text[place : place + NGRAM] == key:
-            return text[place + NGRAM : place + NGRAM + guess]
+    for position in range(len(text) - NGRAM - 1, -1, -1):
+        if text[position : position + NGRAM] == key:
+            return text[position + NGRAM : position + NGRAM + length]
     return []
 
 

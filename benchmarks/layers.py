@@ -1,7 +1,7 @@
-"""Where decode time goes between llama.cpp and a client: each layer's tokens a second, against llama-bench.
+"""Decode speed at each layer between llama.cpp and a client, compared with llama-bench.
 
-The engine: `step` called in a loop, in a process of its own. The worker: the same behind its pipes, its events read by
-this process. The API: what `decode.py` measures. Rounds of all four, for the 128 tokens after the first.
+Engine: `step` called in a loop in a child process. Worker: the same through the worker's pipes, with this process
+reading the events. API: what `decode.py` measures. All four alternate, for the 128 tokens after the first.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PARAMS = generation_settings.resolve({"temperature": 0.0, "max_new_tokens": TOKE
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--engine-alone"]:
-        print(engine_alone(json.loads(sys.argv[2])))
+    if sys.argv[1:2] == ["--engine"]:
+        print(measure_engine(json.loads(sys.argv[2])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
@@ -42,19 +42,21 @@ def main() -> None:
     parser.add_argument("--llama-bench", type=Path, default=PROGRAMS / "llama-bench")
     args = parser.parse_args()
     require(args.llama_bench)
-    told = explain(args.model)
+    plan = explain(args.model)
     with (
-        session(f"Decode by layers: {args.model.name}, {TOKENS} tokens, {REPEATS} answers each, {args.rounds} rounds"),
+        session(
+            f"Decode by layers: {args.model.name}, {TOKENS} tokens, {REPEATS} answers per layer, {args.rounds} rounds"
+        ),
         Program("--api", "--nowebui", "--model-dir", str(args.model.parent)) as program,
-        closing(Worker(told)) as worker,
+        closing(Worker(plan)) as worker,
     ):
         program.wait_for("/healthz")
-        program.load(told["model"])
+        program.load(plan["model"])
         report(
             args.rounds,
             {
-                "llama-bench": lambda: llama_bench(args.llama_bench, told, TOKENS, REPEATS),
-                "engine alone": lambda: in_child(told),
+                "llama-bench": lambda: llama_bench(args.llama_bench, plan, TOKENS, REPEATS),
+                "engine": lambda: engine_rate(plan),
                 "worker": worker.rate,
                 "API": lambda: over_api(program.port),
             },
@@ -62,22 +64,22 @@ def main() -> None:
 
 
 def rate(events: Iterable[Event]) -> float:
-    """Tokens a second of one generation, the first token not counted."""
+    """Return the tokens per second of one generation, without the first token."""
     arrivals = []
     for event in events:
         if isinstance(event, Text):
             arrivals.append(time.perf_counter())
         elif isinstance(event, Done):
             return (event.completion_tokens - 1) / (arrivals[-1] - arrivals[0])
-    raise AssertionError("a generation without an end")
+    raise AssertionError("the generation has no final event")
 
 
 class Worker:
     """A worker with the model loaded."""
 
-    def __init__(self, told: Any) -> None:
+    def __init__(self, plan: Any) -> None:
         self._process = WorkerProcess()
-        for event in self._process.events("load", **load_arguments(told)):
+        for event in self._process.events("load", **load_arguments(plan)):
             if isinstance(event, Result):
                 break
 
@@ -89,21 +91,23 @@ class Worker:
         self._process.close()
 
 
-def load_arguments(told: Any) -> dict[str, Any]:
-    options = {key: option["value"] for key, option in told["options"].items()}
-    path = told["calls"]["llama_model_load_from_file"]["path_model"]
-    return {"engine": find_loader(told["loader"]).engine, "path": path, "options": options}
+def load_arguments(plan: Any) -> dict[str, Any]:
+    """Return the arguments of a worker's "load" for the output of `explain`."""
+    options = {key: option["value"] for key, option in plan["options"].items()}
+    path = plan["calls"]["llama_model_load_from_file"]["path_model"]
+    return {"engine": find_loader(plan["loader"]).engine, "path": path, "options": options}
 
 
-def in_child(told: Any) -> float:
-    words = [sys.executable, __file__, "--engine-alone", json.dumps(told)]
-    return float(subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+def engine_rate(plan: Any) -> float:
+    """Run `measure_engine` in a child process."""
+    command = [sys.executable, __file__, "--engine", json.dumps(plan)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
 
 
-def engine_alone(told: Any) -> float:
+def measure_engine(plan: Any) -> float:
     from modules.engines.llamacpp.engine import LlamaCpp
 
-    arguments = load_arguments(told)
+    arguments = load_arguments(plan)
     engine = LlamaCpp(Path(arguments["path"]), arguments["options"], lambda progress: None)
 
     def events() -> Iterable[Event]:
@@ -116,13 +120,13 @@ def engine_alone(told: Any) -> float:
 
 def report(rounds: int, layers: Mapping[str, Callable[[], float]]) -> None:
     measured = [{name: measure() for name, measure in layers.items()} for _ in range(rounds)]
-    peer = next(iter(layers))
+    baseline = next(iter(layers))
     rows = []
     for name in layers:
-        rates = [each[name] for each in measured]
-        ratios = [each[name] / each[peer] for each in measured]
+        rates = [round_rates[name] for round_rates in measured]
+        ratios = [round_rates[name] / round_rates[baseline] for round_rates in measured]
         rows.append((name, statistics.median(rates), statistics.median(ratios), min(ratios), max(ratios)))
-    table(["tokens a second", "median", "ratio", "lowest", "highest"], rows)
+    table(["tokens/s", "median", "ratio", "lowest", "highest"], rows)
 
 
 if __name__ == "__main__":

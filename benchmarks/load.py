@@ -1,8 +1,8 @@
-"""How much longer Load takes through the program than llama.cpp alone needs for the same file.
+"""Time to load a model through the program, compared with llama.cpp alone for the same file.
 
-Ours: a POST to /v1/internal/model/load of a running `server.py`, until its answer. Theirs: a whole Python process that
-makes the same two calls of llama.h with the same parameters (`--explain` tells them) and ends the moment it has a
-context. Ours begins a process as well, and evaluates one token besides, so that the first answer need not wait.
+Ours: a POST to /v1/internal/model/load of a running `server.py`, until its response. Baseline: a Python process that
+makes the same two calls of llama.h with the same parameters (as printed by `--explain`) and exits as soon as it has a
+context. Our program starts a process as well, and also evaluates one token to speed up the first answer.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from figures import session, table, verdict
 from program import MODEL, Program, explain
 
-FLOOR_SECONDS = 0.7
+MAX_EXTRA_SECONDS = 0.7
 ROUNDS = 9
 
 BARE = """
 import json, os, sys
 import llama_cpp.llama_cpp as native
 
-def filled(params, values):
+def with_values(params, values):
     for name, value in values.items():
         if name != "path_model":
             setattr(params, name, value)
@@ -35,11 +35,11 @@ def filled(params, values):
 calls = json.loads(sys.argv[1])
 native.llama_backend_init()
 load = calls["llama_model_load_from_file"]
-params = filled(native.llama_model_default_params(), load)
+params = with_values(native.llama_model_default_params(), load)
 model = native.llama_model_load_from_file(os.fsencode(load["path_model"]), params)
-params = filled(native.llama_context_default_params(), calls["llama_init_from_model"])
+params = with_values(native.llama_context_default_params(), calls["llama_init_from_model"])
 assert model and native.llama_init_from_model(model, params)
-os._exit(0)  # nothing is taken down: ours has not done that either when it is ready
+os._exit(0)  # without cleanup, which our program has not done either when it is ready
 """
 
 
@@ -48,19 +48,19 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    told = explain(args.model)
-    with session(f"Load until ready: {args.model.name}, {args.rounds} rounds, the sides in turn"):
-        report(*measure(args.model, told, args.rounds))
+    plan = explain(args.model)
+    with session(f"Load until ready: {args.model.name}, {args.rounds} rounds, alternating"):
+        report(*measure(args.model, plan, args.rounds))
 
 
-def measure(model: Path, told: Any, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each round, ours and theirs. A first round, in which files come from the disk, is not counted."""
+def measure(model: Path, plan: Any, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of all rounds, ours and the baseline's, without a first round that reads files from disk."""
     ours, bare = [], []
     with Program("--api", "--nowebui", "--model-dir", str(model.parent)) as program:
         program.wait_for("/healthz")
         for _ in range(rounds + 1):
-            bare.append(bare_load(told["calls"]))
-            ours.append(program.load(told["model"]))
+            bare.append(bare_load(plan["calls"]))
+            ours.append(program.load(plan["model"]))
             program.unload()
     return ours[1:], bare[1:]
 
@@ -73,11 +73,11 @@ def bare_load(calls: Any) -> float:
 
 def report(ours: list[float], bare: list[float]) -> None:
     sides = {"Load through the API": ours, "bare process": bare}
-    rows = [(name, statistics.median(each), min(each), max(each)) for name, each in sides.items()]
+    rows = [(name, statistics.median(seconds), min(seconds), max(seconds)) for name, seconds in sides.items()]
     table(["seconds", "median", "best", "worst"], rows)
-    more = rows[0][1] - rows[1][1]
-    told = f"{more:+.2f} s (ratio {rows[0][1] / rows[1][1]:.2f})"
-    verdict("Load takes longer by", told, f"{FLOOR_SECONDS:+.1f} s at most", more <= FLOOR_SECONDS)
+    extra = rows[0][1] - rows[1][1]
+    measured = f"{extra:+.2f} s (ratio {rows[0][1] / rows[1][1]:.2f})"
+    verdict("Extra time of Load", measured, f"{MAX_EXTRA_SECONDS:+.1f} s at most", extra <= MAX_EXTRA_SECONDS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Whether Unload gives back what Load took: memory of the whole program over several cycles.
+"""Memory of the program over several cycles of Load and Unload, to check that Unload frees what Load allocated.
 
-The main process and all its children, from /proc: before Load, loaded, after some answers, after Unload. RSS counts a
-page that two processes share twice, PSS once; the verdict takes the worst of both.
+Measured from /proc for the main process and all its descendants: before Load, loaded, after some answers, after Unload.
+RSS counts a page that two processes share twice, PSS once; the worse of the two is compared with the limit.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from figures import MB, session, table, verdict
-from program import MODEL, Memory, Program, explain, family, memory
+from program import MODEL, Memory, Program, explain, memory, process_tree
 
-FLOOR = 20 * MB
+MAX_DIFFERENCE = 20 * MB
 CYCLES = 5
 ANSWERS = 4
 SETTLE_SECONDS = 0.5
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=CYCLES)
     args = parser.parse_args()
     name = explain(args.model)["model"]
-    title = f"Memory of the whole program over {args.cycles} cycles of Load, {ANSWERS} answers, Unload: {name}"
+    title = f"Memory of all processes over {args.cycles} cycles of Load, {ANSWERS} answers, Unload: {name}"
     with session(title), Program("--api", "--model-dir", str(args.model.parent)) as program:
         program.wait_for("/zh/")
         report([cycle(program, name) for _ in range(args.cycles)])
@@ -47,25 +47,30 @@ def cycle(program: Program, name: str) -> Cycle:
 
 def settled(program: Program) -> Memory:
     time.sleep(SETTLE_SECONDS)
-    return memory(*family(program.pid))
+    return memory(*process_tree(program.pid))
 
 
 def report(cycles: list[Cycle]) -> None:
-    columns = ["before", "loaded", "answered", "unloaded", "unloaded - before", "since the start"]
+    columns = ["before", "loaded", "answered", "unloaded", "unloaded - before", "since first cycle"]
     for kind in ("resident", "proportional"):
         rows = []
-        for number, each in enumerate(cycles, 1):
-            values = [getattr(moment, kind) / MB for moment in each]
+        for number, moments in enumerate(cycles, 1):
+            values = [getattr(moment, kind) / MB for moment in moments]
             start = getattr(cycles[0][0], kind) / MB
             rows.append((f"cycle {number}", *values, f"{values[3] - values[0]:+.2f}", f"{values[3] - start:+.2f}"))
         table([f"MB, {'RSS' if kind == 'resident' else 'PSS'}", *columns], rows)
     worst = max(differences(cycles), key=abs)
-    verdict("After Unload at worst", f"{worst / MB:+.1f} MB", f"within {FLOOR / MB:.0f} MB", abs(worst) <= FLOOR)
+    limit = f"within {MAX_DIFFERENCE / MB:.0f} MB"
+    verdict("Largest difference after Unload", f"{worst / MB:+.1f} MB", limit, abs(worst) <= MAX_DIFFERENCE)
 
 
 def differences(cycles: list[Cycle]) -> list[int]:
-    """After each Unload against before its Load, and against before the first: what grows a little each time shows."""
-    pairs = [(before, after) for before, _, _, after in cycles] + [(cycles[0][0], each[3]) for each in cycles]
+    """Return the differences of memory after each Unload to that before the same Load and before the first Load.
+
+    The latter show a slow leak.
+    """
+    pairs = [(before, after) for before, _, _, after in cycles]
+    pairs += [(cycles[0][0], after) for _, _, _, after in cycles]
     kinds = ("resident", "proportional")
     return [getattr(after, kind) - getattr(before, kind) for before, after in pairs for kind in kinds]
 

@@ -1,4 +1,4 @@
-"""The program as the benchmarks see it: a running `server.py`, its API, its processes and their memory."""
+"""Run `server.py` for a benchmark: its API, its processes and their memory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-PATIENCE_SECONDS = 300.0  # on a machine that is busy otherwise, ggml's threads wait for each other for very long
-LOOK_SECONDS = 0.005
+TIMEOUT_SECONDS = 300.0  # long, because ggml's threads are very slow while other programs use the cores
+POLL_SECONDS = 0.005
 
 
 class Program:
-    """`python server.py` with `flags` on a free port; ends with the `with` block. `began` is `time.perf_counter()`.
+    """`python server.py` with `flags` on a free port, stopped at the end of the `with` block.
 
-    `variables` are added to its environment.
+    `variables` are added to its environment. `began` is the `time.perf_counter()` of its start.
     """
 
     def __init__(self, *flags: str, variables: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with us)
-        words = [sys.executable, "server.py", "--listen-port", str(self.port), *flags]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
+        command = [sys.executable, "server.py", "--listen-port", str(self.port), *flags]
         self.began = time.perf_counter()
         environment = os.environ | (variables or {})
-        self._process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=self._output, stderr=self._output)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._output, stderr=self._output)
 
     def __enter__(self) -> Program:
         return self
@@ -45,41 +45,41 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end(self._process)
+        interrupt(self._process)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def wait_for(self, path: str) -> bytes:
-        """The body of the first answer 200 to a GET of `path`, as soon as there is one."""
-        while time.perf_counter() < self.began + PATIENCE_SECONDS:
+        """GET `path` until it succeeds, and return the body."""
+        while time.perf_counter() < self.began + TIMEOUT_SECONDS:
             try:
-                with urllib.request.urlopen(self.url + path, timeout=PATIENCE_SECONDS) as answer:
-                    body: bytes = answer.read()
+                with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_SECONDS) as response:
+                    body: bytes = response.read()
                     return body
             except OSError:
                 if self._process.poll() is not None:
                     break
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
         self._output.seek(0)
         sys.exit(f"server.py did not answer {path}:\n{self._output.read().decode(errors='replace')}")
 
     def post(self, path: str, body: object = None) -> Any:
-        """What the API answers, decoded. The program's own words if it refuses."""
+        """POST JSON to the API and return the decoded response; exit with the message of an error response."""
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
         )
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-                return json.load(answer)
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
             sys.exit(f"{path} answered {error.code}: {error.read().decode(errors='replace')}")
         except TimeoutError:
-            sys.exit(f"{path} did not answer within {PATIENCE_SECONDS:.0f} s; is the machine busy otherwise?")
+            sys.exit(f"{path} did not answer within {TIMEOUT_SECONDS:.0f} s. Are other programs using the processors?")
 
     def load(self, name: str) -> float:
-        """Load that model, every option left alone. Seconds until it is ready."""
+        """Load a model with default options; return the seconds until it is ready."""
         began = time.perf_counter()
         self.post("/v1/internal/model/load", {"model_name": name})
         return time.perf_counter() - began
@@ -88,8 +88,8 @@ class Program:
         self.post("/v1/internal/model/unload")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C does; by force if that does not do within twenty seconds."""
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process as Ctrl-C does, or kill it after twenty seconds."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(20)
@@ -106,11 +106,11 @@ def free_port() -> int:
 
 
 def explain(model: Path) -> Any:
-    """What `server.py --explain` says of that file: options, their sources, the exact calls of the backend."""
+    """Return the output of `server.py --explain` for a file: options, their sources, the exact calls of the backend."""
     if not model.is_file():
-        sys.exit(f"{model} is not there; ./start.sh fetches the demo model.")
-    words = [sys.executable, "server.py", "--model", str(model), "--explain"]
-    return json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout)
+        sys.exit(f"{model} does not exist. ./start.sh downloads the demo model.")
+    command = [sys.executable, "server.py", "--model", str(model), "--explain"]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -118,18 +118,18 @@ def explain(model: Path) -> Any:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: pages in use by each process, summed; and the same with shared pages counted once."""
+    """Sums over processes in bytes: RSS, and PSS, which counts shared pages once."""
 
     resident: int
     proportional: int
 
 
-def family(pid: int) -> Iterator[int]:
-    """`pid` and all its descendants."""
+def process_tree(pid: int) -> Iterator[int]:
+    """Yield `pid` and the ids of all its descendants."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in children.read_text().split():
-            yield from family(int(child))
+            yield from process_tree(int(child))
 
 
 def memory(*pids: int) -> Memory:
@@ -143,10 +143,10 @@ def memory(*pids: int) -> Memory:
 
 
 def mapped_packages(pid: int) -> set[str]:
-    """The packages of which that process has native code in its memory."""
+    """Return the Python packages of which the process has mapped native libraries."""
     packages = set()
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        _, found, rest = line.partition("/site-packages/")
-        if found:
-            packages.add(rest.partition("/")[0])
+        _, separator, path = line.partition("/site-packages/")
+        if separator:
+            packages.add(path.partition("/")[0])
     return packages

@@ -1,7 +1,7 @@
-"""What Python costs per token, at the 64th and at the 1,024th: a step's time less the time spent in `llama_decode`.
+"""Python's time per token, at the 64th and the 1,024th token: the time of a step without that of `llama_decode`.
 
-With DRY and penalties that includes llama.cpp's own samplers, which look back over ever more tokens (here up to 1,024);
-that case is shown, and does not count.
+With DRY and penalties it includes llama.cpp's own samplers, which search all previous tokens (here up to 1,024). That
+case is shown but not compared with the limit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT))
 from modules.core.events import to_line
 from modules.loaders import generation_settings
 
-PLACES = (64, 1024)
-AROUND = 32
+POSITIONS = (64, 1024)
+WINDOW = 32  # steps before and after a position that count for it
 RUNS = 3
-ALLOWED = 1.1
+MAX_RATIO = 1.1
 PROMPT = "Once upon a time, in a small village by the sea, there lived"
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -42,33 +42,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     args = parser.parse_args()
-    told = explain(args.model)
+    plan = explain(args.model)
     rows = []
-    with session(f"Python's part of a token: {args.model.name}, {RUNS} runs"):
+    with session(f"Python's time per token: {args.model.name}, {RUNS} runs"):
         for name, params in CASES.items():
-            runs = [child(told, params) for _ in range(RUNS)]
-            early, late = (statistics.median(part(run, place) for run in runs) for place in PLACES)
+            runs = [child(plan, params) for _ in range(RUNS)]
+            early, late = (statistics.median(time_at(run, position) for run in runs) for position in POSITIONS)
             rows.append((name, early * 1000, late * 1000, late / early))
-    table(["milliseconds", *(f"at {place}" for place in PLACES), "ratio"], rows)
+    table(["milliseconds", *(f"at token {position}" for position in POSITIONS), "ratio"], rows)
     worst = max(row[3] for row in rows[:-1])
-    verdict("Growth", f"{worst:.2f}", f"{ALLOWED} at most", worst <= ALLOWED)
+    verdict("Largest ratio", f"{worst:.2f}", f"{MAX_RATIO} at most", worst <= MAX_RATIO)
 
 
-def child(told: Any, params: dict[str, Any]) -> list[float]:
-    """In a process of its own, for its threads and its memory."""
-    words = [sys.executable, __file__, "--child", json.dumps(load_arguments(told) | {"params": params})]
-    run = subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def child(plan: Any, params: dict[str, Any]) -> list[float]:
+    """Run `steps` in a new process, so that runs do not share threads or memory."""
+    command = [sys.executable, __file__, "--child", json.dumps(load_arguments(plan) | {"params": params})]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     seconds: list[float] = json.loads(run.stdout)
     return seconds
 
 
-def steps(asked: dict[str, Any]) -> list[float]:
-    """Seconds outside of `llama_decode`, step by step."""
+def steps(request: dict[str, Any]) -> list[float]:
+    """Return the seconds of each step without those of `llama_decode`."""
     from modules.engines.llamacpp.engine import LlamaCpp
 
-    engine = LlamaCpp(Path(asked["path"]), asked["options"], lambda progress: None)
-    wishes = {"max_new_tokens": max(PLACES) + AROUND, "ban_eos_token": True, **asked["params"]}
-    params = generation_settings.resolve(wishes)
+    engine = LlamaCpp(Path(request["path"]), request["options"], lambda progress: None)
+    length = max(POSITIONS) + WINDOW
+    params = generation_settings.resolve({"max_new_tokens": length, "ban_eos_token": True, **request["params"]})
     engine.submit(1, engine.tokenize(PROMPT, params), params)
     seconds = []
     while not engine.idle:
@@ -79,8 +79,8 @@ def steps(asked: dict[str, Any]) -> list[float]:
     return seconds
 
 
-def part(seconds: list[float], place: int) -> float:
-    return statistics.median(seconds[place - AROUND : place + AROUND])
+def time_at(seconds: list[float], position: int) -> float:
+    return statistics.median(seconds[position - WINDOW : position + WINDOW])
 
 
 if __name__ == "__main__":

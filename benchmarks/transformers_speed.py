@@ -1,10 +1,10 @@
-"""How fast the Transformers loader answers, against transformers alone on the same folder in the same run.
+"""Speed of the Transformers loader, compared with transformers alone on the same folder in the same run.
 
-Decode: an answer of 128 tokens through the worker's pipes, each token streamed, against `model.generate()` without any
-streamer in a process of its own. Second turn: the time to the first token of a question after a first turn of 1,500
-tokens, against one `forward` of the new tokens with a `past_key_values` that was kept by hand. Four at once: the tokens
-of four answers asked for together over the time until the last one has ended, against one alone. Rounds of all in turn,
-so that a machine that slows down slows all; what counts are the ratios.
+Decode: an answer of 128 tokens streamed through the worker's pipes, compared with `model.generate()` without a streamer
+in another process. Second turn: the time to the first token of a question after a first turn of 1,500 tokens, compared
+with one `forward` of the new tokens with saved `past_key_values`. Four at once: the tokens of four concurrent answers
+divided by the time until the last one ends, compared with a single answer. All alternate, so that a machine that slows
+down slows all of them; the ratios are what counts.
 """
 
 from __future__ import annotations
@@ -33,36 +33,46 @@ from modules.runtime.worker_process import WorkerProcess
 from tests.support.hf_folder import transformers_folder
 
 ROUNDS, TOKENS, LONG, CLIENTS = 7, 128, 1500, 4
-DECODE_FLOOR, TURN_FLOOR, BATCH_FLOOR = 0.95, 1.2, 2.0
-PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 goes on for hundreds of tokens
+MIN_DECODE_RATIO, MAX_TURN_RATIO, MIN_BATCH_RATIO = 0.95, 1.2, 2.0
+PROMPT = "Once upon a time, in a small village by the sea, there lived"  # SmolLM2 continues it for hundreds of tokens
 QUESTION = "<|im_end|>\n<|im_start|>user\nWhat was that about?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--alone"]:
-        serve(json.loads(sys.argv[2]))
+    if sys.argv[1:2] == ["--reference"]:
+        serve_reference(json.loads(sys.argv[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a transformers folder; by default one made from the demo model")
+    parser.add_argument("--folder", type=Path, help="a transformers folder; by default converted from the demo model")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     folder = args.folder or transformers_folder(MODEL)
     title = f"Transformers: {folder.name} in {args.dtype}, {TOKENS} tokens, {args.rounds} rounds"
-    with session(title), closing(Ours(folder, args.dtype)) as ours, closing(Alone(folder, args.dtype)) as alone:
-        sides: list[Callable[[int], float]] = [ours.answer, alone.answer, ours.turn, alone.turn, ours.together]
-        for side in sides:
-            side(-1)  # the first ones fill caches
-        report([[side(number) for side in sides] for number in range(args.rounds)])
+    with (
+        session(title),
+        closing(Worker(folder, args.dtype)) as ours,
+        closing(Reference(folder, args.dtype)) as reference,
+    ):
+        measurements: list[Callable[[int], float]] = [
+            ours.answer,
+            reference.answer,
+            ours.turn,
+            reference.turn,
+            ours.together,
+        ]
+        for measure in measurements:
+            measure(-1)  # warm up
+        report([[measure(number) for measure in measurements] for number in range(args.rounds)])
 
 
 def first_turn(number: int) -> str:
-    """Of LONG tokens, unlike those of another round from the beginning on."""
+    """Return a text of LONG tokens that shares no prefix with that of another round."""
     return f"{number + 10} " + "The moon is bright tonight and the sea is calm. " * (LONG // 11)
 
 
-class Ours:
-    """The worker with the model loaded."""
+class Worker:
+    """Our worker with the model loaded."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         loader = find_loader("Transformers")
@@ -77,7 +87,7 @@ class Ours:
         self._worker.close()
 
     def answer(self, number: int) -> float:
-        """Tokens a second."""
+        """Return the tokens per second of one answer."""
         self._call("forget")
         began = time.perf_counter()
         self._generate(f"{PROMPT} {number}", TOKENS)
@@ -91,17 +101,17 @@ class Ours:
             if isinstance(event, Text) and not first:
                 first = time.perf_counter() - began
             if isinstance(event, Done) and event.completion_tokens != tokens:
-                sys.exit(f"The answer had {event.completion_tokens} tokens: no prompt for this measurement.")
+                sys.exit(f"The answer had {event.completion_tokens} tokens: use a prompt with a longer answer.")
         return first
 
     def turn(self, number: int) -> float:
-        """Seconds to the first token of a second turn."""
+        """Return the seconds to the first token of a second turn."""
         self._call("forget")
         self._generate(first_turn(number), 1)
         return self._generate(first_turn(number) + QUESTION, 1)
 
     def together(self, number: int) -> float:
-        """Tokens a second of all."""
+        """Return the tokens per second of all concurrent answers together."""
         self._call("forget")
         prompts = [f"{PROMPT} {number} {client}" for client in range(CLIENTS)]
         clients = [threading.Thread(target=self._generate, args=(prompt, TOKENS)) for prompt in prompts]
@@ -113,17 +123,17 @@ class Ours:
         return CLIENTS * TOKENS / (time.perf_counter() - began)
 
 
-class Alone:
-    """transformers in a process of its own; its threads are as free as those of our worker."""
+class Reference:
+    """transformers in a child process; like those of our worker, its threads are not bound to cores."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
-        asked = json.dumps({"folder": str(folder), "dtype": dtype})
-        command = [sys.executable, __file__, "--alone", asked]
+        model = json.dumps({"folder": str(folder), "dtype": dtype})
+        command = [sys.executable, __file__, "--reference", model]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def _ask(self, *words: object) -> float:
+    def _ask(self, *request: object) -> float:
         assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.write(json.dumps(words) + "\n")
+        self._child.stdin.write(json.dumps(request) + "\n")
         self._child.stdin.flush()
         return float(self._child.stdout.readline())
 
@@ -139,13 +149,13 @@ class Alone:
         self._child.wait()
 
 
-def serve(asked: dict[str, str]) -> None:
-    """The child: seconds for each thing asked for, a line each."""
+def serve_reference(request: dict[str, str]) -> None:
+    """Run the child process: read requests from stdin and write the seconds that each takes."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-    tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
-    model = AutoModelForCausalLM.from_pretrained(asked["folder"], dtype=getattr(torch, asked["dtype"]))
+    tokenizer = AutoTokenizer.from_pretrained(request["folder"])
+    model = AutoModelForCausalLM.from_pretrained(request["folder"], dtype=getattr(torch, request["dtype"]))
 
     def answer(prompt: str) -> None:
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -157,39 +167,45 @@ def serve(asked: dict[str, str]) -> None:
             model(**tokenizer(first, return_tensors="pt"), past_key_values=cache, logits_to_keep=1)
         return cache
 
-    def go_on(cache: Any, question: str) -> str:
+    def first_token(cache: Any, question: str) -> str:
         new = tokenizer(question, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             logits = model(input_ids=new, past_key_values=cache, logits_to_keep=1).logits
         return str(tokenizer.decode(logits[0, -1].argmax()))
 
     for line in sys.stdin:
-        what, *words = json.loads(line)
-        cache = prepare(words[0]) if what == "turn" else None
+        operation, *texts = json.loads(line)
+        cache = prepare(texts[0]) if operation == "turn" else None
         began = time.perf_counter()
         if cache is None:
-            answer(words[0])
+            answer(texts[0])
         else:
-            go_on(cache, words[1])
+            first_token(cache, texts[1])
         print(time.perf_counter() - began, flush=True)
 
 
 def report(rounds: list[list[float]]) -> None:
-    answers, bare, turns, by_hand, together = (list(column) for column in zip(*rounds, strict=True))
+    answers, reference_answers, turns, reference_turns, together = (
+        list(column) for column in zip(*rounds, strict=True)
+    )
     pairs = {
-        "decode, tokens a second": (answers, bare),
-        "second turn, seconds to the first token": (turns, by_hand),
-        f"{CLIENTS} at once to one, tokens a second": (together, answers),
+        "decode, tokens/s": (answers, reference_answers),
+        "second turn, seconds to the first token": (turns, reference_turns),
+        f"{CLIENTS} at once and one alone, tokens/s": (together, answers),
     }
     rows = []
     for name, (ours, theirs) in pairs.items():
-        ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+        ratios = [our_value / their_value for our_value, their_value in zip(ours, theirs, strict=True)]
         rows.append((name, *map(statistics.median, (ours, theirs, ratios)), min(ratios), max(ratios)))
-    table(["", "ours", "against", "ratio", "lowest", "highest"], rows)
+    table(["", "ours", "reference", "ratio", "lowest", "highest"], rows)
     decode, turn, batch = (row[3] for row in rows)
-    verdict("Decode, to generate()", f"{decode:.2f}", f"{DECODE_FLOOR} at least", decode >= DECODE_FLOOR)
-    verdict("Second turn, to a cache kept by hand", f"{turn:.2f}", f"{TURN_FLOOR} at most", turn <= TURN_FLOOR)
-    verdict(f"{CLIENTS} at once, to one alone", f"{batch:.2f}", f"{BATCH_FLOOR} at least", batch >= BATCH_FLOOR)
+    verdict(
+        "Decode relative to generate()", f"{decode:.2f}", f"{MIN_DECODE_RATIO} at least", decode >= MIN_DECODE_RATIO
+    )
+    verdict("Second turn relative to saved cache", f"{turn:.2f}", f"{MAX_TURN_RATIO} at most", turn <= MAX_TURN_RATIO)
+    verdict(
+        f"{CLIENTS} at once relative to one", f"{batch:.2f}", f"{MIN_BATCH_RATIO} at least", batch >= MIN_BATCH_RATIO
+    )
 
 
 if __name__ == "__main__":
