@@ -58,7 +58,7 @@ def test_a_new_option_has_a_widget(results: dict[str, Any]) -> None:
 
 
 def test_a_new_option_is_validated(results: dict[str, Any]) -> None:
-    assert "a whole number from 1 to 9" in results["option"]["refusal"]
+    assert "a whole number from 1 to 9" in results["option"]["error"]
 
 
 def test_a_new_option_is_saved_per_model_under_its_key(results: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Asking a worker: one answer, several at once, or a question; and the parameters that make answers comparable."""
+"""Request answers from a worker, one or several concurrently, with parameters that make answers reproducible."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Answer:
 
 
 def parameters(*, stops: tuple[str, ...] = (), top_logprobs: int | None = None, **raw: object) -> dict[str, Any]:
-    """Greedy, 20 tokens; unless said otherwise."""
+    """Return generation settings; by default greedy with at most 20 tokens."""
     bias = raw.pop("logit_bias", None)
     return generation_settings.resolve({"temperature": 0, "max_new_tokens": 20} | raw, stops, top_logprobs, bias)  # type: ignore[arg-type]
 
 
-def answer(worker: WorkerProcess, prompt: str, **wishes: Any) -> Answer:
-    return Answer(list(worker.events("generate", prompt=prompt, params=parameters(**wishes))))
+def answer(worker: WorkerProcess, prompt: str, **settings: Any) -> Answer:
+    return Answer(list(worker.events("generate", prompt=prompt, params=parameters(**settings))))
 
 
 def ask(worker: WorkerProcess, operation: str, **args: object) -> Any:
@@ -51,37 +51,37 @@ def ask(worker: WorkerProcess, operation: str, **args: object) -> Any:
 
 
 def forget(worker: WorkerProcess) -> None:
-    """Have the cache hold nothing."""
+    """Clear the worker's KV cache."""
     ask(worker, "forget")
 
 
 @dataclass
 class Crowd:
-    """Calls to one worker that are under way at the same time."""
+    """Concurrent calls to one worker. `heard` holds their events so far, by call."""
 
     worker: WorkerProcess
     heard: dict[int, list[Event]] = field(default_factory=dict)
-    _news: threading.Condition = field(default_factory=threading.Condition)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def ask(self, prompt: str, **wishes: Any) -> int:
-        """Begin an answer; the number of its call."""
+    def ask(self, prompt: str, **settings: Any) -> int:
+        """Start an answer and return the number of its call."""
         events: list[Event] = []
 
         def deliver(event: Event) -> None:
-            with self._news:
+            with self._changed:
                 events.append(event)
-                self._news.notify_all()
+                self._changed.notify_all()
 
-        call = self.worker.start("generate", deliver, prompt=prompt, params=parameters(**wishes))
+        call = self.worker.start("generate", deliver, prompt=prompt, params=parameters(**settings))
         self.heard[call] = events
         return call
 
     def wait(self, call: int, kind: type[Event] | tuple[type[Event], ...] = ENDS, count: int = 1) -> list[Event]:
-        """What has been heard of `call` once it has so many events of `kind`. TimeoutError after a minute."""
-        with self._news:
+        """Wait until `call` has `count` events of `kind`; return all its events. Raises TimeoutError after a minute."""
+        with self._changed:
             events = self.heard[call]
-            if not self._news.wait_for(lambda: sum(isinstance(each, kind) for each in events) >= count, 60):
-                raise TimeoutError(f"call {call} said no more than {events[-3:]}")
+            if not self._changed.wait_for(lambda: sum(isinstance(event, kind) for event in events) >= count, 60):
+                raise TimeoutError(f"the last events of call {call} are {events[-3:]}")
             return list(events)
 
     def answer(self, call: int) -> Answer:
@@ -91,8 +91,8 @@ class Crowd:
         return Answer(events)
 
 
-def together(worker: WorkerProcess, prompts: Sequence[str], **wishes: Any) -> list[Answer]:
-    """The answers to all prompts, asked for at once."""
+def together(worker: WorkerProcess, prompts: Sequence[str], **settings: Any) -> list[Answer]:
+    """Return the answers to all prompts, requested concurrently."""
     crowd = Crowd(worker)
-    calls = [crowd.ask(prompt, **wishes) for prompt in prompts]
+    calls = [crowd.ask(prompt, **settings) for prompt in prompts]
     return [crowd.answer(call) for call in calls]

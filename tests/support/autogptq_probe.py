@@ -1,8 +1,7 @@
-"""Load by auto-gptq and check what remains patched, and try its own fused attention: a script with the overlay.
+"""A script that loads models with auto-gptq and checks its monkey patches and its fused attention; needs the overlay.
 
-`python -m tests.support.autogptq_probe <folder> <folder that cannot be loaded>` prints a JSON object: whether torch's
-and transformers' functions are the original ones after each load; and the error that auto-gptq's own fused attention
-ends in, "" if it works.
+`python -m tests.support.autogptq_probe <folder> <invalid folder>` prints a JSON object: whether the functions of torch
+and transformers are the original ones after each load, and the error of auto-gptq's own fused attention ("" if none).
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
 
-def looked_at(folder: Path, broken: Path) -> dict[str, Any]:
+def run_probe(folder: Path, invalid: Path) -> dict[str, Any]:
+    """Run this script in a child process and return its JSON object."""
     loader = LOADERS["AutoGPTQ"]
     assert loader.overlay is not None
-    command = [sys.executable, "-m", "tests.support.autogptq_probe", str(folder), str(broken)]
+    command = [sys.executable, "-m", "tests.support.autogptq_probe", str(folder), str(invalid)]
     environment = os.environ | {"PYTHONPATH": str(loader.overlay.folder)}
-    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    assert told.returncode == 0, told.stderr
-    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
-    return found
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return report
 
 
 def main() -> None:
@@ -37,29 +37,29 @@ def main() -> None:
     from modules.engines.autogptq import build as loading
 
     modeling: Any = transformers.modeling_utils
-    watched = ("kaiming_uniform_", "uniform_", "normal_")
 
-    def state() -> list[Any]:
-        own = [getattr(torch.nn.init, name) for name in watched]
+    def patchable() -> list[Any]:
+        """Return the functions that auto-gptq replaces during a load."""
+        initializers = [getattr(torch.nn.init, name) for name in ("kaiming_uniform_", "uniform_", "normal_")]
         package = vars(loading)["package"]
-        reading = package.accelerate.utils.modeling.load_checkpoint_in_model
-        return [*own, modeling._init_weights, reading, package.simple_dispatch_model]
+        load_checkpoint = package.accelerate.utils.modeling.load_checkpoint_in_model
+        return [*initializers, modeling._init_weights, load_checkpoint, package.simple_dispatch_model]
 
-    settled = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved={}, flags={}, form={}))
-    before, facts = state(), {}
-    loading.engine(Path(sys.argv[1]), settled, lambda _: None)
-    facts["after"] = state() == before
+    options = option_values(resolve(LOADERS["AutoGPTQ"], model={}, saved={}, flags={}, form={}))
+    originals, report = patchable(), {}
+    loading.engine(Path(sys.argv[1]), options, lambda _: None)
+    report["restored"] = patchable() == originals
     try:
-        loading.engine(Path(sys.argv[2]), settled, lambda _: None)
+        loading.engine(Path(sys.argv[2]), options, lambda _: None)
     except ValueError as error:
-        facts["refused"], facts["after that"] = str(error), state() == before
+        report["error"], report["restored_after_error"] = str(error), patchable() == originals
     loading.injecting_our_attention = loading.contextlib.nullcontext  # type: ignore[attr-defined]
     try:
-        loading.engine(Path(sys.argv[1]), settled, lambda _: None)
-        facts["own"] = ""
+        loading.engine(Path(sys.argv[1]), options, lambda _: None)
+        report["fused_attention_error"] = ""
     except (AttributeError, ValueError, TypeError) as error:
-        facts["own"] = str(error)
-    print(json.dumps(facts))
+        report["fused_attention_error"] = str(error)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def sha256(path: Path) -> str:
 
 
 def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until `true` returns a true value; fail after `seconds`."""
+    """Wait until `condition` returns a true value; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"

@@ -1,4 +1,4 @@
-"""Plans for the test engine, whose models exist in name only, and what such a model answers."""
+"""Load plans for the test engine, whose models need no files, and helpers to load and ask such a model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def plan(name: str = "good", loader: Loader = ECHO) -> LoadPlan:
     return LoadPlan(record(name), loader, SETTINGS)
 
 
-def load(owner: ModelManager, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
-    return owner.load(plan(name, loader))
+def load(manager: ModelManager, name: str = "good", loader: Loader = ECHO) -> LoadedModel:
+    return manager.load(plan(name, loader))
 
 
 def texts(model: LoadedModel, prompt: str) -> str:
@@ -36,7 +36,7 @@ def texts(model: LoadedModel, prompt: str) -> str:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "timed out"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)

@@ -1,7 +1,7 @@
-"""Generate texts by a grammar under llamacpp_HF's vocabulary: a script, so that llama.cpp has a process of its own.
+"""A script that generates random texts under a grammar with llamacpp_HF's vocabulary, in a process for llama.cpp.
 
-Reads a JSON object from stdin: "path" of a GGUF file, "grammar", and the number of "texts". Writes as JSON the texts,
-whether they are complete, and the milliseconds per token; or the error.
+It reads a JSON object from stdin: the "path" of a GGUF file, a "grammar" and the number of "texts". It writes, as JSON,
+the texts, whether they are complete, and the milliseconds per token; or the error.
 """
 
 from __future__ import annotations
@@ -24,37 +24,38 @@ from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 
 CPU = torch.device("cpu")
-MOST = 60
+MAX_TOKENS = 60
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     options = option_values(resolve(LOADERS["llama.cpp"], model={}, saved={}, flags={}, form={"n_ctx": 256}))
-    path = Path(asked["path"])
+    path = Path(request["path"])
     model = Model(path, arguments(path, options, installed_build()), lambda done: None)
     vocabulary = LlamaVocabulary(None, model, sorted(model.vocabulary.end_tokens))
     try:
-        print(json.dumps([_written(model, vocabulary, asked["grammar"], seed) for seed in range(asked["texts"])]))
+        texts = [_generate(model, vocabulary, request["grammar"], seed) for seed in range(request["texts"])]
+        print(json.dumps(texts))
     except OptionError as error:
         print(json.dumps({"error": error.say("en")}))
 
 
-def _written(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
+def _generate(model: Model, vocabulary: LlamaVocabulary, grammar: str, seed: int) -> tuple[str, bool, float]:
     torch.manual_seed(seed)
     params = generation_settings.resolve({"grammar_string": grammar, "temperature": 1.0, "min_p": 0.0, "seed": seed})
     chain = build_processors(
         params, prompt_tokens=[500], vocabulary=vocabulary, eos=sorted(model.vocabulary.end_tokens), device=CPU
     )
-    dice, text, began = new_generator(params, CPU), torch.tensor([[500]]), time.perf_counter()
-    for _ in range(MOST):
-        drawn = sample_token(chain(text, torch.randn(1, model.n_vocab)), params, dice)
-        if model.vocabulary.is_end_token(int(drawn)):
+    generator, tokens, began = new_generator(params, CPU), torch.tensor([[500]]), time.perf_counter()
+    for _ in range(MAX_TOKENS):
+        token = sample_token(chain(tokens, torch.randn(1, model.n_vocab)), params, generator)
+        if model.vocabulary.is_end_token(int(token)):
             break
-        text = torch.cat([text, drawn[:, None]], dim=1)
-    count = text.shape[1] - 1
-    pieces = b"".join(model.vocabulary.piece(token) for token in text[0, 1:].tolist())
-    took = (time.perf_counter() - began) * 1000 / max(count, 1)
-    return pieces.decode("utf-8", "replace"), count < MOST, took
+        tokens = torch.cat([tokens, token[:, None]], dim=1)
+    count = tokens.shape[1] - 1
+    pieces = b"".join(model.vocabulary.piece(token) for token in tokens[0, 1:].tolist())
+    milliseconds = (time.perf_counter() - began) * 1000 / max(count, 1)
+    return pieces.decode("utf-8", "replace"), count < MAX_TOKENS, milliseconds
 
 
 if __name__ == "__main__":

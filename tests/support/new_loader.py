@@ -1,7 +1,7 @@
 """The application with a new loader and a new option: `python -m tests.support.new_loader <folder> <option flags>`.
 
 Adds one row to the registry, for the folder tests/support/echo_loader, and one row to a table of options, as
-CONTRIBUTING.md describes; nothing else is changed. Loads the model in <folder> and prints what it saw, as JSON.
+CONTRIBUTING.md describes; nothing else is changed. Loads the model in <folder> and prints a report as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ load_llamacpp.LLAMACPP += (
     ),
 )
 
-# The tables that are made from these rows are made when the modules below are imported.
+# The modules below build their tables from these rows when they are imported.
 from modules.loaders import registry  # noqa: E402
 
 row = registry.Loader(
@@ -55,11 +55,11 @@ from modules.planning.load_request import LoadRequest  # noqa: E402
 from scripts import docs_tables  # noqa: E402
 
 
-def report(folder: Path, words: list[str]) -> dict[str, Any]:
-    """Plan, explain, load, generate, save and unload; return what was seen on the way."""
+def report(folder: Path, arguments: list[str]) -> dict[str, Any]:
+    """Plan, explain, load, generate, save and unload; return the results of these steps."""
     settings = folder / "settings.yaml"
     settings.write_text("loader_gguf: Echo\n", encoding="utf-8")
-    app = App(flags.parse(["--model-dir", str(folder), "--settings", str(settings), *words]))
+    app = App(flags.parse(["--model-dir", str(folder), "--settings", str(settings), *arguments]))
     request = LoadRequest(app.catalog.models()[0])
     plan = app.planner.plan(request)
     explanation = app.loading.explain(plan)
@@ -80,16 +80,16 @@ def report(folder: Path, words: list[str]) -> dict[str, Any]:
 
 
 def option_report() -> dict[str, Any]:
-    """Return what the option's row brought with it: widget, validation, documentation, loaders."""
+    """Return what follows from the option's row: loaders, validation, documentation, widget."""
     option = OPTIONS["repeat_times"]
     try:
         option.parse(10)
-        refusal = ""
+        message = ""
     except OptionError as error:
-        refusal = error.say("en")
+        message = error.say("en")
     return {
         "loaders": [loader.name for loader in LOADERS.values() if option.key in loader.options],
-        "refusal": refusal,
+        "error": message,
         "documentation": next(line for line in docs_tables.load_options().splitlines() if "repeat-times" in line),
         "widget": widget(option),
     }
@@ -100,8 +100,13 @@ def widget(option: Option) -> dict[str, Any]:
     from modules.ui.widgets.option_form import OptionForm
 
     with gradio().Blocks():
-        made = OptionForm([option], "en", "tx-opt").widgets[option.key]
-    return {"type": type(made).__name__, "label": made.label, "info": made.info, "maximum": made.maximum}
+        component = OptionForm([option], "en", "tx-opt").widgets[option.key]
+    return {
+        "type": type(component).__name__,
+        "label": component.label,
+        "info": component.info,
+        "maximum": component.maximum,
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """server.py before llama.cpp is compiled: `python -m tests.support.preparing_server <folder> [flags]`.
 
-The package that is compiled is the small one of tests/support/package_index.py, pinned in <folder>; its overlay is
-there, too. Everything else is real: pip, the page, and the engine, whose llama_cpp comes from where the tests have it.
+Instead of llama.cpp, it compiles the small package of tests/support/package_index.py, pinned in <folder>, where its
+overlay is installed, too. Everything else is real: pip, the page, and the engine, which uses the tests' llama_cpp.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ for name, row in rows.items():
     if row.overlay is not None and row.overlay.prepared:
         rows[name] = dataclasses.replace(row, packages=("compiled",), overlay=stand_in)
 
-import server  # noqa: E402  (it takes the names of above as it is imported)
+import server  # noqa: E402  (copies the rows above when it is imported)
 
 if __name__ == "__main__":
     sys.exit(server.main(sys.argv[2:]))

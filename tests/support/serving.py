@@ -1,4 +1,4 @@
-"""Serve the API for tests: behind the host guard, on a port of its own, in a thread."""
+"""Serve the API for tests behind the host guard, on a free port, in a thread."""
 
 from __future__ import annotations
 
@@ -62,17 +62,19 @@ class Server:
     openai: openai.OpenAI
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        # Not httpx's own encoding, which cannot spell half a character.
-        return self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json", **named})
+        header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        # httpx's own encoding fails for a lone surrogate, half of a character.
+        return self.http.post(
+            path, content=json.dumps(body), headers={"Content-Type": "application/json", **header_fields}
+        )
 
     def refusal(self, path: str, body: object, **headers: str) -> dict[str, Any]:
         """Return the error that `body` causes, with its HTTP status."""
-        answer = self.post(path, body, **headers)
-        assert set(answer.json()) == {"error"}
-        error: dict[str, Any] = answer.json()["error"]
+        response = self.post(path, body, **headers)
+        assert set(response.json()) == {"error"}
+        error: dict[str, Any] = response.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}
-        return {"status": answer.status_code, **error}
+        return {"status": response.status_code, **error}
 
 
 @contextlib.contextmanager
@@ -89,8 +91,8 @@ def smollm2_server(models_folder: Path, settings: str = "") -> Iterator[Server]:
     app = App(flags.parse(["--api", "--model-dir", str(models_folder), "--settings", str(file)]))
     try:
         load_smollm2(app)
-        with server_of(app) as running:
-            yield running
+        with server_of(app) as server:
+            yield server
     finally:
         app.models.unload()
 

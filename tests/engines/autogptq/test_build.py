@@ -247,9 +247,9 @@ def test_monkey_patches_are_undone_after_a_load(smollm2_folder: Path, tmp_path: 
     whole = gptq_tiny.write(tmp_path / "whole", smollm2_folder, arrays, bits=4)
     del arrays["model.norm.weight"]
     lacks = gptq_tiny.write(tmp_path / "lacks", smollm2_folder, arrays, bits=4)
-    actual = autogptq_probe.looked_at(whole, lacks)
-    assert actual["after"] and actual["after that"] and "model.norm.weight" in actual["refused"]
-    assert "hidden_size" in actual["own"]
+    actual = autogptq_probe.run_probe(whole, lacks)
+    assert actual["restored"] and actual["restored_after_error"] and "model.norm.weight" in actual["error"]
+    assert "hidden_size" in actual["fused_attention_error"]
 
 
 def test_a_damaged_overlay_is_reported_with_the_advice_to_reinstall(backend: None, tmp_path: Path) -> None:
