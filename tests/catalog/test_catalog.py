@@ -15,7 +15,7 @@ from modules.catalog.record import ModelRecord
 from modules.catalog.record_reader import _HEADER
 from modules.core.errors import ModelNotFound
 from modules.formats.gguf_header import GgufHeader, read_header
-from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
+from tests.support.checkpoint_files import CONFIG, checkpoint, only_record, problem_message, put, safetensors
 from tests.support.gguf_files import MODEL, U16, As, gguf
 
 
@@ -30,7 +30,7 @@ def test_a_missing_folder_has_no_models(tmp_path: Path) -> None:
 def test_the_record_of_a_gguf_file_is_read_from_its_header(tmp_path: Path) -> None:
     content = gguf()
     path = put(tmp_path / "sub" / "tiny.gguf", content)
-    assert only(tmp_path) == ModelRecord(
+    assert only_record(tmp_path) == ModelRecord(
         name="sub/tiny.gguf",
         path=path,
         format="gguf",
@@ -75,9 +75,9 @@ def test_other_files_are_not_listed(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_listed_with_its_problem(tmp_path: Path) -> None:
     put(tmp_path / "cut.gguf", gguf()[:-300])
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.format, record.architecture) == ("cut.gguf", "gguf", "")
-    assert "truncated" in trouble(record)
+    assert "truncated" in problem_message(record)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read every file")
@@ -85,7 +85,7 @@ def test_an_unreadable_file_is_listed_until_it_becomes_readable(tmp_path: Path) 
     path = put(tmp_path / "locked.gguf", gguf())
     catalog = Catalog(tmp_path)
     path.chmod(0)
-    assert "cannot be read" in trouble(catalog.models()[0])
+    assert "cannot be read" in problem_message(catalog.models()[0])
     path.chmod(0o600)
     assert catalog.models()[0].problem is None
 
@@ -98,7 +98,7 @@ def split(folder: Path, *numbers: int) -> None:
 
 def test_a_split_model_is_one_entry(tmp_path: Path) -> None:
     split(tmp_path, 3, 1, 2)
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.parameters, record.layers) == ("big-00001-of-00003.gguf", 3 * 320, 2)
     assert record.size == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert record.problem is None
@@ -106,27 +106,27 @@ def test_a_split_model_is_one_entry(tmp_path: Path) -> None:
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     split(tmp_path, 1, 3)
-    assert "1 of 3 parts are missing: big-00002-of-00003.gguf" in trouble(only(tmp_path))
+    assert "1 of 3 parts are missing: big-00002-of-00003.gguf" in problem_message(only_record(tmp_path))
 
 
 def test_a_split_model_is_listed_even_without_its_first_part(tmp_path: Path) -> None:
     split(tmp_path, 2)
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert record.name == "big-00001-of-00003.gguf"
-    assert "2 of 3 parts are missing: big-00001-of-00003.gguf, big-00003-of-00003.gguf" in trouble(record)
+    assert "2 of 3 parts are missing: big-00001-of-00003.gguf, big-00003-of-00003.gguf" in problem_message(record)
 
 
 def test_a_damaged_later_part_is_a_problem_of_the_model(tmp_path: Path) -> None:
     split(tmp_path, 1, 2, 3)
     put(tmp_path / "big-00003-of-00003.gguf", b"<html>")
-    record = only(tmp_path)
-    assert "big-00003-of-00003.gguf" in trouble(record) and "web page" in trouble(record)
+    record = only_record(tmp_path)
+    assert "big-00003-of-00003.gguf" in problem_message(record) and "web page" in problem_message(record)
     assert record.architecture == "llama"
 
 
 def test_the_error_for_a_renamed_part_states_the_required_name(tmp_path: Path) -> None:
     put(tmp_path / "renamed.gguf", gguf(MODEL | {"split.count": As(U16, 3)}))
-    assert "named like model-00001-of-00003.gguf" in trouble(only(tmp_path))
+    assert "named like model-00001-of-00003.gguf" in problem_message(only_record(tmp_path))
 
 
 def test_a_gguf_file_in_a_folder_of_weights_is_a_separate_model(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_second_scan_reads_only_changed_files(tmp_path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert catalog.models() == records
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert "zeros" in trouble(catalog.models()[0])
+    assert "zeros" in problem_message(catalog.models()[0])
 
 
 def test_links_are_followed_without_cycles(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_folders_that_all_link_to_each_other_are_walked_in_bounded_time(tmp_path
 def test_a_name_that_is_not_utf8_can_be_shown_and_found(tmp_path: Path) -> None:
     put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf")), b"<html>")
     record = Catalog(tmp_path).find("caf?.gguf")
-    assert trouble(record).encode()
+    assert problem_message(record).encode()
 
 
 def test_a_model_is_found_by_its_name_or_a_unique_short_name(tmp_path: Path) -> None:
@@ -357,5 +357,5 @@ def test_a_path_without_a_model_is_not_found(tmp_path: Path) -> None:
 def test_paths_are_absolute_even_if_the_folder_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "models" / "tiny.gguf", gguf())
     monkeypatch.chdir(tmp_path)
-    assert only(Path("models")).path == tmp_path / "models" / "tiny.gguf"
-    assert only(Path("models")).name == "tiny.gguf"
+    assert only_record(Path("models")).path == tmp_path / "models" / "tiny.gguf"
+    assert only_record(Path("models")).name == "tiny.gguf"

@@ -16,11 +16,11 @@ def duplicates_in(folder: Path) -> dict[str, str]:
 
 
 def test_copies_and_links_are_marked_as_duplicates(tmp_path: Path) -> None:
-    first = put(tmp_path / "a-2.gguf", gguf())
+    original = put(tmp_path / "a-2.gguf", gguf())
     put(tmp_path / "a-10.gguf", gguf())
-    os.link(first, tmp_path / "b.gguf")
+    os.link(original, tmp_path / "b.gguf")
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "c.gguf").symlink_to(first)
+    (tmp_path / "sub" / "c.gguf").symlink_to(original)
     put(tmp_path / "other.gguf", gguf(MODEL | {"general.name": "Tony"}))
     assert duplicates_in(tmp_path) == dict.fromkeys(("a-10.gguf", "b.gguf", "sub/c.gguf"), "a-2.gguf")
     assert all(record.problem is None for record in Catalog(tmp_path).models())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modules.catalog.catalog import Catalog
-from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
+from tests.support.checkpoint_files import CONFIG, checkpoint, only_record, problem_message, put, safetensors
 from tests.support.gguf_files import MODEL, gguf
 
 PICKLE = b"PK\x03\x04" + bytes(60)
@@ -17,7 +17,7 @@ OLD_GGML = b"tjgg" + bytes(60)
 
 def test_the_state_of_a_loadable_model_is_empty(tmp_path: Path) -> None:
     put(tmp_path / "tiny.gguf", gguf())
-    assert (only(tmp_path).state, only(tmp_path).problem) == ("", None)
+    assert (only_record(tmp_path).state, only_record(tmp_path).problem) == ("", None)
 
 
 # -- incomplete and damaged -------------------------------------------------------------------------------------------
@@ -44,20 +44,20 @@ def test_an_invalid_file_has_a_state_and_a_reason(tmp_path: Path, subtests: pyte
             folder = tmp_path / str(number)
             folder.mkdir()
             put(folder / "tiny.gguf", content)
-            assert only(folder).state == state
-            assert trouble(only(folder))
+            assert only_record(folder).state == state
+            assert problem_message(only_record(folder))
 
 
 def test_a_split_model_without_one_part_is_incomplete(tmp_path: Path) -> None:
     put(tmp_path / "big-00001-of-00002.gguf", gguf())
-    assert only(tmp_path).state == "incomplete"
+    assert only_record(tmp_path).state == "incomplete"
 
 
 def test_weights_without_their_config_are_incomplete(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "model.safetensors", safetensors(1))
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.format, record.state) == ("tiny", "safetensors", "incomplete")
-    assert "config.json is missing" in trouble(record)
+    assert "config.json is missing" in problem_message(record)
 
 
 @pytest.mark.parametrize("config", [True, False])
@@ -68,9 +68,9 @@ def test_an_index_without_weights_is_incomplete(tmp_path: Path, config: bool) ->
         tmp_path / "tiny" / "model.safetensors.index.json", {"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}
     )
     put(tmp_path / "tiny" / "x.safetensors.part", safetensors(1))
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.state, record.size) == ("tiny", "incomplete", 0)
-    assert ("2 of 2 parts are missing: x.safetensors, y.safetensors" in trouble(record)) is config
+    assert ("2 of 2 parts are missing: x.safetensors, y.safetensors" in problem_message(record)) is config
 
 
 # -- unsupported ----------------------------------------------------------------------------------------------------
@@ -95,13 +95,15 @@ def test_a_gguf_that_is_not_a_language_model_is_unsupported_with_a_reason(
             folder = tmp_path / str(number)
             folder.mkdir()
             put(folder / "x.gguf", gguf(MODEL | metadata))
-            assert only(folder).state == "unsupported"
-            assert trouble(only(folder)).startswith("x.gguf: ") and message in trouble(only(folder))
+            assert only_record(folder).state == "unsupported"
+            assert problem_message(only_record(folder)).startswith("x.gguf: ") and message in problem_message(
+                only_record(folder)
+            )
 
 
 def test_a_gguf_of_the_type_model_is_supported(tmp_path: Path) -> None:
     put(tmp_path / "x.gguf", gguf(MODEL | {"general.type": "model"}))
-    assert only(tmp_path).problem is None
+    assert only_record(tmp_path).problem is None
 
 
 @pytest.mark.parametrize(
@@ -118,17 +120,17 @@ def test_a_folder_for_other_programs_is_unsupported_with_a_reason(
     tmp_path: Path, config: dict[str, Any], format: str, quantization: str, message: str
 ) -> None:
     checkpoint(tmp_path / "x", config=CONFIG | config)
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.format, record.state) == (format, "unsupported")
     assert quantization in record.quantization
-    assert message in trouble(record)
+    assert message in problem_message(record)
 
 
 def test_a_diffusers_folder_is_one_entry(tmp_path: Path) -> None:
     put(tmp_path / "sd" / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
     checkpoint(tmp_path / "sd" / "text_encoder")
     checkpoint(tmp_path / "sd" / "unet", config={"_class_name": "UNet2DConditionModel"})
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.format, record.state) == ("sd", "diffusers", "unsupported")
 
 
@@ -139,7 +141,7 @@ def test_old_ggml_weights_are_unsupported_and_name_a_remedy(tmp_path: Path) -> N
     put(tmp_path / "folder" / "x.bin", OLD_GGML)
     for record in Catalog(tmp_path).models():
         assert (record.format, record.state) == ("ggml", "unsupported")
-        assert "get this model as GGUF" in trouble(record)
+        assert "get this model as GGUF" in problem_message(record)
     assert len(Catalog(tmp_path).models()) == 3
 
 
@@ -155,12 +157,12 @@ def test_loose_weights_are_unsupported_and_name_a_remedy(
     tmp_path: Path, name: str, content: bytes, format: str
 ) -> None:
     put(tmp_path / name, content)
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.name, record.format, record.state) == (name, format, "unsupported")
-    assert "together with config.json" in trouble(record)
+    assert "together with config.json" in problem_message(record)
 
 
 def test_loose_parts_of_one_set_are_one_entry(tmp_path: Path) -> None:
     for number in (1, 2):
         put(tmp_path / f"model-0000{number}-of-00002.safetensors", safetensors(number))
-    assert only(tmp_path).name == "model-00001-of-00002.safetensors"
+    assert only_record(tmp_path).name == "model-00001-of-00002.safetensors"

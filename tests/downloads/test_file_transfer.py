@@ -19,7 +19,7 @@ from modules.downloads.file_transfer import FileTransfer
 from modules.downloads.retry import RetryPolicy
 from modules.hub.errors import DownloadError, FileNotOnHub, NotAHub, RateLimited, ServerFault, Stopped, WrongSize
 from modules.hub.repository import FileSource
-from tests.support.downloading import HASTY, REPO, SPLIT, listed, noise, sha256, threads, until
+from tests.support.downloading import HASTY, REPO, SPLIT, download_threads, list_repository, noise, sha256, until
 from tests.support.hub_server import HubServer
 
 BIG = "model.safetensors"
@@ -38,7 +38,7 @@ def hub() -> Iterator[HubServer]:
     with HubServer() as server:
         server.add(REPO, {BIG: BYTES, "config.json": SMALL, "empty.txt": b""})
         yield server
-    assert threads() == []
+    assert download_threads() == []
 
 
 def new_transfer(
@@ -49,10 +49,10 @@ def new_transfer(
     stop: threading.Event | None = None,
     second_url: str = "",
 ) -> FileTransfer:
-    mirror, repository = listed(hub.url)
+    mirror, repository = list_repository(hub.url)
     sources: list[FileSource] = [mirror.source(repository)]
     if second_url:
-        sources.append(listed(second_url)[0].source(repository))
+        sources.append(list_repository(second_url)[0].source(repository))
     entry = next(entry for entry in repository.files if entry.path == file)
     context = TransferContext(repository.commit, tuple(sources), options, stop or threading.Event())
     return FileTransfer(context, entry, folder / "0.part")
@@ -138,7 +138,7 @@ def test_a_link_that_expires_midway_is_resolved_again(hub: HubServer, tmp_path: 
     contents: list[bytes] = []
     thread = threading.Thread(target=lambda: contents.append(transfer.run().read_bytes()))
     thread.start()
-    until(lambda: drop.seen)
+    until(lambda: drop.match_count)
     hub.expire_links()
     thread.join(20)
     assert contents == [BYTES]
@@ -288,13 +288,13 @@ def test_a_transfer_stops_within_a_second(hub: HubServer, tmp_path: Path, name: 
     fault = hub.fault(BIG, origin="cdn", **settings)
     stop = threading.Event()
     thread = start_and_expect_stop(new_transfer(hub, tmp_path, options, stop=stop))
-    until(lambda: fault.seen)
+    until(lambda: fault.match_count)
     time.sleep(0.3)
     started = time.monotonic()
     stop.set()
     thread.join(10)
     assert time.monotonic() - started < 1
-    until(lambda: threads() == [], 1)
+    until(lambda: download_threads() == [], 1)
 
 
 def test_a_transfer_stops_while_it_verifies(hub: HubServer, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ from modules.hub.errors import (
     UnsafeName,
 )
 from modules.system import cpu_memory
-from tests.support.downloading import HASTY, REPO, SPLIT, listed, noise, threads, until
+from tests.support.downloading import HASTY, REPO, SPLIT, download_threads, list_repository, noise, until
 from tests.support.hub_server import HubServer
 
 FILES = {
@@ -101,7 +101,7 @@ def program(hub: HubServer, tmp_path: Path) -> Iterator[Program]:
     yield program
     for manager in program.running:
         manager.close()
-    until(lambda: threads() == [], 1)
+    until(lambda: download_threads() == [], 1)
 
 
 def view(downloads: DownloadManager, job: str = "") -> JobView:
@@ -246,14 +246,14 @@ def test_progress_is_shown_while_a_job_runs(hub: HubServer, program: Program) ->
 def test_one_job_runs_and_the_others_queue(hub: HubServer, program: Program) -> None:
     fault = hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
-    first, second = downloads.start(SPEC), downloads.start(replace(SPEC, target="other"))
-    until(lambda: view(downloads, first).done > MIB / 2)
-    assert view(downloads, second).state == "queued"
+    first_job, second_job = downloads.start(SPEC), downloads.start(replace(SPEC, target="other"))
+    until(lambda: view(downloads, first_job).done > MIB / 2)
+    assert view(downloads, second_job).state == "queued"
     hub.faults.remove(fault)
-    downloads.pause(first)
-    assert wait_until_ended(downloads, second).state == "done" and view(downloads, first).state == "paused"
-    downloads.resume(first)
-    assert wait_until_ended(downloads, first).state == "done"
+    downloads.pause(first_job)
+    assert wait_until_ended(downloads, second_job).state == "done" and view(downloads, first_job).state == "paused"
+    downloads.resume(first_job)
+    assert wait_until_ended(downloads, first_job).state == "done"
 
 
 def test_small_files_are_transferred_in_parallel_and_one_failure_stops_all(hub: HubServer, program: Program) -> None:
@@ -277,7 +277,7 @@ def test_small_files_are_transferred_in_parallel_and_one_failure_stops_all(hub: 
     assert not (program.models / "again").exists()
 
 
-def test_as_many_jobs_run_as_configured(hub: HubServer, program: Program) -> None:
+def test_the_configured_number_of_jobs_runs_at_once(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start(max_running=2)
     for target in ("one", "two", "three"):
@@ -285,7 +285,7 @@ def test_as_many_jobs_run_as_configured(hub: HubServer, program: Program) -> Non
     until(lambda: [job.state for job in downloads.snapshot()] == ["downloading", "downloading", "queued"])
 
 
-def test_starting_the_same_download_twice_is_one_job(hub: HubServer, program: Program) -> None:
+def test_starting_the_same_download_twice_creates_one_job(hub: HubServer, program: Program) -> None:
     hub.fault("safetensors", origin="cdn", stall_after=MIB)
     downloads = program.start()
     files = tuple(FILES)
@@ -314,18 +314,18 @@ def test_pause_and_cancel_take_less_than_a_second(hub: HubServer, program: Progr
     fault = hub.fault(**settings)  # type: ignore[arg-type]
     downloads = program.start(options)
     job = downloads.start(SPEC)
-    until(lambda: fault.seen)
+    until(lambda: fault.match_count)
     time.sleep(0.2)
     downloads.pause(job)
     until(lambda: view(downloads).state == "paused", 1)
-    until(lambda: threads() == [], 1)
-    requests_before = fault.seen
+    until(lambda: download_threads() == [], 1)
+    requests_before = fault.match_count
     downloads.resume(job)
-    until(lambda: fault.seen > requests_before)
+    until(lambda: fault.match_count > requests_before)
     time.sleep(0.2)
     downloads.cancel(job)
     until(lambda: view(downloads).state == "cancelled", 1)
-    until(lambda: threads() == [], 1)
+    until(lambda: download_threads() == [], 1)
     assert not (program.models / ".downloads" / job).exists()
     downloads.forget(job)
     assert downloads.snapshot() == ()
@@ -337,7 +337,7 @@ def test_a_list_that_changes_after_the_sha256_was_compared_is_refused(
 ) -> None:
     commit = hub.add(REPO, {"m.gguf": noise(50_000, 1)})
     sha256 = hub.repos[REPO].commits[commit]["m.gguf"].sha256
-    mirror, listing = listed(hub.url)
+    mirror, listing = list_repository(hub.url)
     mirror.close()
     spec = pin_checksum(Selection(listing, listing.files), sha256)
     other_commit = hub.add("somebody/else", {"m.gguf": noise(50_000, 2)}, lfs_above=lfs_above)
@@ -384,20 +384,20 @@ def test_a_job_that_cannot_be_queued_again_does_not_block_the_queue(
 ) -> None:
     hub.fault(FIRST_SHARD, origin="cdn", stall_after=MIB)
     downloads = program.start()
-    first = downloads.start(SPEC)
-    second = downloads.start(replace(SPEC, target="other", files=("config.json",)))  # without the file that stalls
-    until(lambda: view(downloads, first).done > MIB / 2)
+    first_job = downloads.start(SPEC)
+    second_job = downloads.start(replace(SPEC, target="other", files=("config.json",)))  # without the file that stalls
+    until(lambda: view(downloads, first_job).done > MIB / 2)
 
     def raise_disk_full(_: object) -> None:
         raise DiskFull("models", 2, 1)
 
     monkeypatch.setattr(downloads, "_queue", raise_disk_full)
     with downloads._lock:  # Without the lock the job may stop in between, and `resume` itself raises the error.
-        downloads.pause(first)
-        downloads.resume(first)
-    result = wait_until_ended(downloads, first)
+        downloads.pause(first_job)
+        downloads.resume(first_job)
+    result = wait_until_ended(downloads, first_job)
     assert result.state == "paused" and isinstance(result.error, DiskFull)
-    assert wait_until_ended(downloads, second).state == "done"
+    assert wait_until_ended(downloads, second_job).state == "done"
 
 
 def test_an_unsafe_pickle_is_never_installed(hub: HubServer, program: Program) -> None:
@@ -726,7 +726,7 @@ def test_a_job_fails_if_no_mirror_can_be_reached(program: Program) -> None:
     assert result.state == "failed" and isinstance(result.error, MirrorUnreachable)
 
 
-def test_the_next_mirror_is_asked_if_the_first_cannot_be_reached(hub: HubServer, program: Program) -> None:
+def test_the_next_mirror_is_used_if_the_first_cannot_be_reached(hub: HubServer, program: Program) -> None:
     program.endpoints.insert(0, "http://127.0.0.1:9")
     result = download_to_end(program.start())
     assert result.state == "done" and read_files(result.folder) == FILES

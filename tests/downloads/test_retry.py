@@ -19,7 +19,7 @@ def seconds(rotation: MirrorRotation[str], progress: int = 0) -> float:
     return round(waiting.until - time.monotonic(), 1)
 
 
-def test_six_retries_with_growing_waits() -> None:
+def test_there_are_six_retries_with_growing_waits() -> None:
     rotation = MirrorRotation(EXACT, ["a"], [])
     assert [seconds(rotation) for _ in range(6)] == [1, 2, 4, 8, 16, 30]
     with pytest.raises(ServerFault):
@@ -61,7 +61,7 @@ def test_a_mirror_is_abandoned_sooner_if_another_is_left() -> None:
     assert [seconds(rotation) for _ in range(6)] == [1, 2, 4, 8, 16, 30]
 
 
-def test_a_permanent_error_is_preferred() -> None:
+def test_a_permanent_error_is_reported_rather_than_an_unreachable_mirror() -> None:
     rotation = MirrorRotation(RetryPolicy(waits=()), ["a", "b"], [])
     assert rotation.record_failure(RepositoryNotFound("host", "user/model")) is None
     with pytest.raises(RepositoryNotFound):
@@ -75,7 +75,7 @@ def test_an_unreachable_mirror_is_skipped_by_later_rotations() -> None:
     assert unreachable == ["a"] and MirrorRotation(EXACT, ["a", "b"], unreachable).current == "b"
 
 
-def test_if_all_mirrors_are_unreachable_they_are_used_in_order() -> None:
+def test_unreachable_mirrors_are_used_in_order_if_there_are_no_others() -> None:
     assert MirrorRotation(EXACT, ["a", "b"], ["a", "b"]).current == "a"
 
 

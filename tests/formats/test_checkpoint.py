@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from modules.catalog.record import ModelRecord
-from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, safetensors, trouble
+from tests.support.checkpoint_files import CONFIG, checkpoint, only_record, problem_message, put, safetensors
 
 
 def test_a_folder_with_config_and_weights_is_one_model(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "org" / "tiny", tokenizer_config={"chat_template": "{{ x }}"})
-    assert only(tmp_path) == ModelRecord(
+    assert only_record(tmp_path) == ModelRecord(
         name="org/tiny",
         path=folder,
         format="safetensors",
@@ -33,10 +33,10 @@ def test_pytorch_weights_are_used_if_there_are_no_safetensors(tmp_path: Path) ->
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "pytorch_model.bin", b"PK\x03\x04....")
     put(tmp_path / "tiny" / "training_args.bin", b"PK\x03\x04")
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.format, record.size, record.problem) == ("pytorch", 8, None)
     put(tmp_path / "tiny" / "model.safetensors", safetensors(1))
-    assert only(tmp_path).format == "safetensors"
+    assert only_record(tmp_path).format == "safetensors"
 
 
 QUANTIZED: list[tuple[dict[str, Any], str, str, dict[str, Any]]] = [
@@ -86,7 +86,7 @@ def test_the_quantization_is_read_from_the_files_of_a_folder(tmp_path: Path, sub
             folder = tmp_path / str(number)
             folder.mkdir()
             checkpoint(folder / "tiny", **files)
-            record = only(folder)
+            record = only_record(folder)
             assert (record.format, record.quantization) == (format, quantization)
             assert record.defaults == {"max_seq_len": 2048} | defaults
 
@@ -108,13 +108,13 @@ def test_load_options_are_read_from_config_json(tmp_path: Path, subtests: pytest
             folder = tmp_path / str(number)
             folder.mkdir()
             checkpoint(folder / "tiny", config=CONFIG | config)
-            assert only(folder).defaults == {"max_seq_len": 2048} | defaults
+            assert only_record(folder).defaults == {"max_seq_len": 2048} | defaults
 
 
 def test_the_layers_of_a_multimodal_model_are_those_of_its_language_model(tmp_path: Path) -> None:
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 3}}
     checkpoint(tmp_path / "tiny", config=config)
-    assert (only(tmp_path).architecture, only(tmp_path).layers) == ("llava", 3)
+    assert (only_record(tmp_path).architecture, only_record(tmp_path).layers) == ("llava", 3)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_the_layers_of_a_multimodal_model_are_those_of_its_language_model(tmp_pa
 )
 def test_the_default_of_several_templates_is_used(tmp_path: Path, template: Any, expected: str) -> None:
     checkpoint(tmp_path / "tiny", tokenizer_config={"chat_template": template})
-    assert only(tmp_path).chat_template == expected
+    assert only_record(tmp_path).chat_template == expected
 
 
 def test_a_template_in_its_own_file_overrides_the_config(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "tiny", tokenizer_config={"chat_template": "old"})
     put(folder / "chat_template.jinja", "{{ 新 }}")
-    assert only(tmp_path).chat_template == "{{ 新 }}"
+    assert only_record(tmp_path).chat_template == "{{ 新 }}"
 
 
 DAMAGED = [
@@ -158,24 +158,24 @@ def test_the_error_for_a_damaged_file_names_it(tmp_path: Path, subtests: pytest.
             folder = tmp_path / str(number)
             folder.mkdir()
             put(checkpoint(folder / "tiny") / file, content)
-            assert message in trouble(only(folder))
+            assert message in problem_message(only_record(folder))
 
 
 def test_a_web_page_in_place_of_pytorch_weights_is_recognized(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "pytorch_model.bin", "<html>Too many requests</html>")
-    assert "not a PyTorch file but a web page" in trouble(only(tmp_path))
+    assert "not a PyTorch file but a web page" in problem_message(only_record(tmp_path))
 
 
 def test_missing_shards_are_found_by_the_index_or_by_the_names(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     put(folder / "config.json", CONFIG)
     put(folder / "model-00001-of-00002.safetensors", safetensors(2))
-    assert "1 of 2 parts are missing: model-00002-of-00002.safetensors" in trouble(only(tmp_path))
+    assert "1 of 2 parts are missing: model-00002-of-00002.safetensors" in problem_message(only_record(tmp_path))
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "other.safetensors"}}
     put(folder / "model.safetensors.index.json", index)
-    assert "1 of 2 parts are missing: other.safetensors" in trouble(only(tmp_path))
+    assert "1 of 2 parts are missing: other.safetensors" in problem_message(only_record(tmp_path))
     put(folder / "other.safetensors", safetensors(3))
     put(folder / "stray.safetensors", safetensors(1000))
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.problem, record.parameters) == (None, 5)

@@ -172,12 +172,12 @@ def test_the_text_of_a_token_is_read_from_the_vocabulary() -> None:
 # -- through the header -----------------------------------------------------------------------------------------------
 
 
-def test_of_one_head_count_per_layer_the_largest_counts() -> None:
+def test_the_largest_of_several_head_counts_is_used() -> None:
     header = header_of(gguf(MODEL | {"llama.attention.head_count_kv": As(ARRAY, array(I32, [0, 8, 2]))}))
     assert header.head_count_kv == 8
 
 
-def test_lists_of_numbers_and_flags_are_kept_up_to_a_length() -> None:
+def test_lists_of_up_to_1024_numbers_or_flags_are_kept() -> None:
     lists = {"llama.heads": array(I32, [0, 8, 2]), "llama.slides": array(BOOL, [True, False])}
     skipped = {"llama.long": array(U8, [0] * 1025), "llama.scales": array(F32, [0.5] * 3)}
     header = header_of(gguf(MODEL | {key: As(ARRAY, body) for key, body in (lists | skipped).items()}))

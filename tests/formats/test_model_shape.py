@@ -27,7 +27,7 @@ def shape_of(folder: Path) -> ModelShape:
     return shape
 
 
-def test_the_shape_of_a_real_model(smollm2_folder: Path) -> None:
+def test_the_shape_of_a_real_model_is_measured(smollm2_folder: Path) -> None:
     shape = shape_of(smollm2_folder)
     layer = 576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536
     assert shape.sizes.linear_elements == 30 * layer
@@ -102,7 +102,7 @@ def test_an_output_layer_is_recognized_by_its_name(name: str, expected: bool) ->
     assert sum_sizes([norm, sizes]).has_output == expected
 
 
-def test_the_shape_of_a_quantized_folder(smollm2_folder: Path) -> None:
+def test_the_shape_of_a_quantized_folder_is_measured(smollm2_folder: Path) -> None:
     folder = quantized_folder(smollm2_folder, "gptq")
     shape = Catalog(folder.parent).find(folder.name).shape
     assert shape is not None and shape.method == "gptq"

@@ -12,7 +12,7 @@ from modules.app import App
 from modules.catalog.catalog import Catalog
 from modules.formats.quantization import PLAIN, Packing, detect_packing, packing_from_names
 from modules.planning.load_request import LoadRequest
-from tests.support.checkpoint_files import CONFIG, checkpoint, only, put, tensors
+from tests.support.checkpoint_files import CONFIG, checkpoint, only_record, put, tensors
 
 PICKLE = b"PK\x03\x04" + bytes(60)
 Shapes = dict[str, tuple[int, ...]]
@@ -112,36 +112,36 @@ def test_the_quantization_is_read_from_a_name(subtests: pytest.Subtests) -> None
 
 def test_gptq_weights_without_json_get_their_load_options(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "plain name") / "model.safetensors", tensors(gptq(256, 96, 4, 128)))
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.format, record.quantization, record.parameters) == ("gptq", "GPTQ 4-bit 128g", 0)
     assert record.defaults == {"max_seq_len": 2048, "wbits": 4, "groupsize": 128}
 
 
 def test_awq_weights_without_json_are_recognized(tmp_path: Path) -> None:
     put(checkpoint(tmp_path / "tiny") / "model.safetensors", tensors(awq(256, 512, 64)))
-    assert (only(tmp_path).format, only(tmp_path).quantization) == ("awq", "AWQ 4-bit 64g")
+    assert (only_record(tmp_path).format, only_record(tmp_path).quantization) == ("awq", "AWQ 4-bit 64g")
 
 
 def test_a_name_does_not_make_plain_weights_quantized(tmp_path: Path) -> None:
     checkpoint(tmp_path / "tiny-4bit-128g-GPTQ")
-    assert only(tmp_path).format == "safetensors"
+    assert only_record(tmp_path).format == "safetensors"
 
 
 def test_json_overrides_tensor_shapes_which_supply_missing_values(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "tiny", quantize_config={"desc_act": True})
     put(folder / "model.safetensors", tensors(gptq(256, 96, 4, 64)))
-    assert only(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
+    assert only_record(tmp_path).defaults == {"max_seq_len": 2048, "desc_act": True, "wbits": 4, "groupsize": 64}
     put(folder / "quantize_config.json", {"bits": 8, "group_size": 32})
-    assert only(tmp_path).quantization == "GPTQ 8-bit 32g"
+    assert only_record(tmp_path).quantization == "GPTQ 8-bit 32g"
     put(folder / "config.json", CONFIG | {"quantization_config": {"quant_method": "fp8"}})
-    assert only(tmp_path).format == "safetensors"
+    assert only_record(tmp_path).format == "safetensors"
 
 
 def test_later_shards_are_examined_too(tmp_path: Path) -> None:
     put(tmp_path / "tiny" / "config.json", CONFIG)
     put(tmp_path / "tiny" / "model-00001-of-00002.safetensors", tensors({"embed": (4, 4)}))
     put(tmp_path / "tiny" / "model-00002-of-00002.safetensors", tensors(gptq(256, 96, 4, 32)))
-    assert only(tmp_path).quantization == "GPTQ 4-bit 32g"
+    assert only_record(tmp_path).quantization == "GPTQ 4-bit 32g"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_names_determine_the_quantization_if_the_files_do_not(
 ) -> None:
     put(tmp_path / folder / "config.json", CONFIG)
     put(tmp_path / folder / file, PICKLE)
-    record = only(tmp_path)
+    record = only_record(tmp_path)
     assert (record.format, record.quantization) == expected
     assert record.defaults == {"max_seq_len": 2048} | defaults
 

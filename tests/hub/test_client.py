@@ -25,11 +25,11 @@ from modules.hub.errors import (
 )
 from modules.hub.file_source import HubFileSource
 from modules.hub.repository import RemoteFile
-from tests.support.hub_reading import BIG, FILES, REPO, named, read
-from tests.support.hub_server import HubServer as Served
+from tests.support.hub_reading import BIG, FILES, REPO, find_file, read_body
+from tests.support.hub_server import HubServer
 
 
-def test_a_repository_is_listed_with_two_requests(served: Served, hub: HubClient) -> None:
+def test_a_repository_is_listed_with_two_requests(served: HubServer, hub: HubClient) -> None:
     repository = hub.repository(REPO, "main")
     commit = served.repos[REPO].branches["main"]
     assert (repository.name, repository.revision, repository.commit) == (REPO, "main", commit)
@@ -38,41 +38,41 @@ def test_a_repository_is_listed_with_two_requests(served: Served, hub: HubClient
         "empty.txt": 0,
         "sub/big one.bin": len(BIG),
     }
-    assert named(repository, "sub/big one.bin").sha256 and named(repository, "config.json").git_oid
+    assert find_file(repository, "sub/big one.bin").sha256 and find_file(repository, "config.json").git_oid
     assert [request.method for request in served.log] == ["GET", "GET"]
 
 
-def test_files_of_a_commit_are_listed_once(served: Served, hub: HubClient) -> None:
+def test_files_of_a_commit_are_listed_once(served: HubServer, hub: HubClient) -> None:
     repository = hub.repository(REPO, "main")
     assert hub.repository(REPO, repository.commit).files == repository.files
     assert hub.repository(REPO, "main") == repository
     assert len(served.log) == 3
 
 
-def test_a_moved_branch_is_listed_again(served: Served, hub: HubClient) -> None:
+def test_a_moved_branch_is_listed_again(served: HubServer, hub: HubClient) -> None:
     before = hub.repository(REPO, "main")
     served.add(REPO, {"other.txt": b"x"})
     after = hub.repository(REPO, "main")
     assert after.commit != before.commit and [file.path for file in after.files] == ["other.txt"]
 
 
-def test_a_branch_with_slashes_is_one_segment(served: Served, hub: HubClient) -> None:
+def test_a_branch_with_slashes_is_one_segment(served: HubServer, hub: HubClient) -> None:
     commit = served.add(REPO, {"a": b"1"}, revision="refs/pr/1")
     assert hub.resolve_commit(REPO, "refs/pr/1") == commit
 
 
 def test_an_endpoint_may_have_a_path() -> None:
-    with Served(prefix="/hf", page=2) as served:
+    with HubServer(prefix="/hf", page=2) as served:
         served.add(REPO, {f"{number}": b"x" for number in range(5)})
         hub = HubClient(served.url)
         repository = hub.repository(REPO, "main")
         assert len(repository.files) == 5
-        assert read(hub.source(repository).open(repository.files[4], 0, 1)) == b"x"
+        assert read_body(hub.source(repository).open(repository.files[4], 0, 1)) == b"x"
 
 
 @pytest.mark.parametrize("next_origin", [HUGGING_FACE, "https://evil.example", "http://127.0.0.1:1"])
 def test_the_next_page_is_requested_from_the_endpoint_even_if_its_link_names_another_host(
-    served: Served, hub: HubClient, next_origin: str
+    served: HubServer, hub: HubClient, next_origin: str
 ) -> None:
     """Spec test 16."""
     served.add("user/many", {f"{number:03}": b"" for number in range(25)})
@@ -90,14 +90,16 @@ def test_the_next_page_is_requested_from_the_endpoint_even_if_its_link_names_ano
         "</user/model/resolve/main/x>; rel=next",
     ],
 )
-def test_an_invalid_or_circular_next_page_is_refused(served: Served, hub: HubClient, link: str) -> None:
+def test_an_invalid_or_circular_next_page_is_refused(served: HubServer, hub: HubClient, link: str) -> None:
     served.fault("/tree/", headers={"Link": link, "Content-Type": "application/json"}, body=b"[]")
     with pytest.raises(NotAHub):
         hub.repository(REPO, "main")
     assert len(served.log) <= 4
 
 
-def test_a_list_of_too_many_pages_is_refused(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_too_many_pages_is_refused(
+    served: HubServer, hub: HubClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modules.hub.client.MAX_PAGES", 20)
     served.add("user/many", {f"{number}": b"" for number in range(25)})
     served.page = 1
@@ -106,7 +108,7 @@ def test_a_list_of_too_many_pages_is_refused(served: Served, hub: HubClient, mon
     assert len(served.requests("/tree/")) == 20
 
 
-def test_too_many_files_are_refused(served: Served, hub: HubClient) -> None:
+def test_too_many_files_are_refused(served: HubServer, hub: HubClient) -> None:
     entry = {"type": "file", "size": 1, "oid": "a" * 40}
     body = json.dumps([{**entry, "path": f"{number}"} for number in range(20_001)]).encode()
     served.fault("/tree/", body=body)
@@ -114,7 +116,7 @@ def test_too_many_files_are_refused(served: Served, hub: HubClient) -> None:
         hub.repository(REPO, "main")
 
 
-def test_an_endless_response_is_aborted(served: Served, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response_is_aborted(served: HubServer, hub: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.hub.http.MAX_JSON_BYTES", 1 << 20)
     served.fault("/tree/", body=b"[" + b" " * (2 << 20), headers={"Content-Length": None}, drop_after=3 << 20)
     with pytest.raises(NotAHub, match="MiB"):
@@ -129,7 +131,7 @@ MALFORMED_LISTS = [
 
 
 @pytest.mark.parametrize("response", MALFORMED_LISTS, ids=str)
-def test_a_malformed_list_is_refused(served: Served, hub: HubClient, response: object) -> None:
+def test_a_malformed_list_is_refused(served: HubServer, hub: HubClient, response: object) -> None:
     served.fault("/tree/", body=json.dumps(response).encode())
     with pytest.raises(NotAHub):
         hub.repository(REPO, "main")
@@ -144,7 +146,7 @@ HOSTILE_ENTRIES = [
 
 @pytest.mark.parametrize("changes", HOSTILE_ENTRIES, ids=str)
 def test_a_list_with_a_hostile_entry_is_refused_as_a_whole(
-    served: Served, hub: HubClient, changes: dict[str, object]
+    served: HubServer, hub: HubClient, changes: dict[str, object]
 ) -> None:
     """Spec test 13, for names, sizes and hashes."""
     served.fault("/tree/", body=json.dumps([{**FILE, "path": "fine"}, {**FILE, **changes}]).encode())
@@ -153,7 +155,7 @@ def test_a_list_with_a_hostile_entry_is_refused_as_a_whole(
 
 
 @pytest.mark.parametrize("sha", [None, 5, "", "main", "../../x", "A" * 40, "a" * 39, "a" * 40 + "\n"], ids=repr)
-def test_an_invalid_commit_is_refused(served: Served, hub: HubClient, sha: object) -> None:
+def test_an_invalid_commit_is_refused(served: HubServer, hub: HubClient, sha: object) -> None:
     served.fault("/revision/", body=json.dumps({"id": REPO, "sha": sha}).encode())
     with pytest.raises(NotAHub):
         hub.resolve_commit(REPO, "main")
@@ -162,7 +164,7 @@ def test_an_invalid_commit_is_refused(served: Served, hub: HubClient, sha: objec
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_repository_is_reported(served: Served, hub: HubClient) -> None:
+def test_a_missing_repository_is_reported(served: HubServer, hub: HubClient) -> None:
     with pytest.raises(RepositoryNotFound) as caught:
         hub.repository("user/none", "main")
     assert (caught.value.repo, caught.value.host) == ("user/none", served.url.removeprefix("http://"))
@@ -172,7 +174,9 @@ def test_a_missing_repository_is_reported(served: Served, hub: HubClient) -> Non
 
 
 @pytest.mark.parametrize("revision", ["mian", "f" * 40])
-def test_the_error_for_a_missing_branch_lists_the_existing_ones(served: Served, hub: HubClient, revision: str) -> None:
+def test_the_error_for_a_missing_branch_lists_the_existing_ones(
+    served: HubServer, hub: HubClient, revision: str
+) -> None:
     served.add(REPO, {"a": b""}, revision="dev")
     with pytest.raises(RevisionNotFound) as caught:
         hub.repository(REPO, revision)
@@ -180,17 +184,17 @@ def test_the_error_for_a_missing_branch_lists_the_existing_ones(served: Served, 
     assert "main, dev" in caught.value.say("zh")
 
 
-def test_a_gated_repository_needs_the_token(served: Served, hub: HubClient) -> None:
+def test_a_gated_repository_needs_the_token(served: HubServer, hub: HubClient) -> None:
     served.token = "hf_secret"
     served.add("user/gated", {"a": b"1"}, gated=True)
     repository = hub.repository("user/gated", "main")
     with pytest.raises(AccessDenied):
         hub.source(repository).open(repository.files[0], 0, 1)
     authorized_hub = HubClient(served.url, AccessToken("hf_secret", frozenset({hub.host})))
-    assert read(authorized_hub.source(repository).open(repository.files[0], 0, 1)) == b"1"
+    assert read_body(authorized_hub.source(repository).open(repository.files[0], 0, 1)) == b"1"
 
 
-def test_a_rejected_token_is_reported(served: Served) -> None:
+def test_a_rejected_token_is_reported(served: HubServer) -> None:
     served.token = "hf_right"
     served.add(REPO, FILES, private=True)
     with pytest.raises(TokenRefused):
@@ -201,7 +205,7 @@ def test_a_rejected_token_is_reported(served: Served) -> None:
         HubClient(served.url).resolve_commit(REPO, "main")
 
 
-def test_a_missing_file_is_reported(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_a_missing_file_is_reported(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
     with pytest.raises(FileNotOnHub) as caught:
         source.open(RemoteFile("none.txt", 1, git_oid="a" * 40), 0, 1)
     assert (caught.value.repo, caught.value.file) == (REPO, "none.txt")
@@ -227,7 +231,7 @@ FAULTS: list[tuple[dict[str, object], type[DownloadError], str]] = [
 
 @pytest.mark.parametrize(("fault", "error", "message"), FAULTS, ids=lambda value: str(value)[:40])
 def test_a_failed_list_is_reported_with_its_cause(
-    served: Served, hub: HubClient, fault: dict[str, object], error: type[DownloadError], message: str
+    served: HubServer, hub: HubClient, fault: dict[str, object], error: type[DownloadError], message: str
 ) -> None:
     served.fault("/revision/", **fault)
     with pytest.raises(error) as caught:
@@ -261,7 +265,7 @@ def test_an_unreachable_mirror_is_reported() -> None:
     ids=str,
 )
 def test_retry_after_is_honored_within_limits(
-    served: Served, hub: HubClient, headers: dict[str, str], seconds: float
+    served: HubServer, hub: HubClient, headers: dict[str, str], seconds: float
 ) -> None:
     served.fault("/revision/", status=429, headers=headers)
     with pytest.raises(RateLimited) as caught:

@@ -18,8 +18,8 @@ from modules.hub.client import HubClient
 from modules.hub.errors import DownloadError, Stopped
 from modules.hub.file_source import HubFileSource
 from modules.hub.repository import RemoteFile
-from tests.support.hub_reading import BIG, REPO, big, read
-from tests.support.hub_server import HubServer as Served
+from tests.support.hub_reading import BIG, REPO, large_file, read_body
+from tests.support.hub_server import HubServer
 
 
 def abort_while_blocked(wait: Callable[[], object], abort: Callable[[], None]) -> tuple[float, BaseException | None]:
@@ -46,7 +46,7 @@ def abort_while_blocked(wait: Callable[[], object], abort: Callable[[], None]) -
 
 
 @pytest.fixture
-def patient_hub(served: Served) -> Iterator[HubClient]:
+def patient_hub(served: HubServer) -> Iterator[HubClient]:
     """A client with long timeouts."""
     hub = HubClient(served.url)
     yield hub
@@ -55,19 +55,19 @@ def patient_hub(served: Served) -> Iterator[HubClient]:
 
 @pytest.mark.parametrize("connection", [None, "close"])
 def test_a_stalled_read_ends_at_once_when_its_body_is_closed(
-    served: Served, patient_hub: HubClient, connection: str | None
+    served: HubServer, patient_hub: HubClient, connection: str | None
 ) -> None:
     served.fault("big", origin="cdn", stall_after=1000, headers={"Connection": connection})
     source = patient_hub.source(patient_hub.repository(REPO, "main"))
-    body = source.open(big(patient_hub), 0, len(BIG))
-    seconds, error = abort_while_blocked(lambda: read(body), body.close)
+    body = source.open(large_file(patient_hub), 0, len(BIG))
+    seconds, error = abort_while_blocked(lambda: read_body(body), body.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
     with pytest.raises(Stopped):
         next(body.chunks())
 
 
 @pytest.fixture
-def tls_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def tls_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub with TLS, whose certificate is trusted during the test."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is needed to create the certificate")
@@ -78,7 +78,7 @@ def tls_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    hub = Served()
+    hub = HubServer()
     server = hub._servers[0]
     server.socket = context.wrap_socket(server.socket, server_side=True)
     hub.url = hub.url.replace("http:", "https:")
@@ -89,33 +89,33 @@ def tls_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]
 @pytest.mark.parametrize("connection", [None, "close"])
 @pytest.mark.parametrize("which", ["body", "source"])
 def test_a_stalled_read_over_tls_ends_at_once_when_it_is_closed(
-    tls_hub: Served, connection: str | None, which: str
+    tls_hub: HubServer, connection: str | None, which: str
 ) -> None:
     tls_hub.add(REPO, {"small.bin": BIG}, lfs_above=1 << 30)
     hub = HubClient(tls_hub.url)
     repository = hub.repository(REPO, "main")
     source = hub.source(repository)
-    assert read(source.open(repository.files[0], 0, len(BIG))) == BIG
+    assert read_body(source.open(repository.files[0], 0, len(BIG))) == BIG
     tls_hub.fault("small", stall_after=1000, headers={"Connection": connection})
     body = source.open(repository.files[0], 0, len(BIG))
-    seconds, error = abort_while_blocked(lambda: read(body), body.close if which == "body" else source.close)
+    seconds, error = abort_while_blocked(lambda: read_body(body), body.close if which == "body" else source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_closing_the_source_ends_all_pending_reads(served: Served, patient_hub: HubClient) -> None:
+def test_closing_the_source_ends_all_pending_reads(served: HubServer, patient_hub: HubClient) -> None:
     served.fault("big", origin="cdn", stall_after=1000)
     source = patient_hub.source(patient_hub.repository(REPO, "main"))
-    body = source.open(big(patient_hub), 0, len(BIG))
-    seconds, error = abort_while_blocked(lambda: read(body), source.close)
+    body = source.open(large_file(patient_hub), 0, len(BIG))
+    seconds, error = abort_while_blocked(lambda: read_body(body), source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
     with pytest.raises(Stopped):
-        source.open(big(patient_hub), 0, 5)
+        source.open(large_file(patient_hub), 0, 5)
 
 
-def test_closing_the_source_ends_a_wait_for_headers(served: Served, patient_hub: HubClient) -> None:
+def test_closing_the_source_ends_a_wait_for_headers(served: HubServer, patient_hub: HubClient) -> None:
     source = patient_hub.source(patient_hub.repository(REPO, "main"))
     served.fault("big", delay=60)
-    file = big(patient_hub)
+    file = large_file(patient_hub)
     seconds, error = abort_while_blocked(lambda: source.open(file, 0, 5), source.close)
     assert seconds < 0.3 and isinstance(error, Stopped)
 
@@ -125,10 +125,10 @@ def open_until_stopped(source: HubFileSource, file: RemoteFile) -> None:
         source.open(file, 0, 5)
 
 
-def test_closing_the_source_ends_threads_that_wait_for_a_link(served: Served, patient_hub: HubClient) -> None:
+def test_closing_the_source_ends_threads_that_wait_for_a_link(served: HubServer, patient_hub: HubClient) -> None:
     source = patient_hub.source(patient_hub.repository(REPO, "main"))
     served.fault("big", delay=60)
-    file = big(patient_hub)
+    file = large_file(patient_hub)
     thread = threading.Thread(target=open_until_stopped, args=(source, file))
     thread.start()
     seconds, error = abort_while_blocked(lambda: source.open(file, 5, 10), source.close)
@@ -139,7 +139,7 @@ def test_closing_the_source_ends_threads_that_wait_for_a_link(served: Served, pa
 
 @pytest.mark.parametrize("fault", [{"delay": 60}, {"stall_after": 2}], ids=str)
 def test_closing_the_client_ends_a_wait_for_a_list(
-    served: Served, patient_hub: HubClient, fault: dict[str, object]
+    served: HubServer, patient_hub: HubClient, fault: dict[str, object]
 ) -> None:
     served.fault("/revision/", **fault)
     seconds, error = abort_while_blocked(lambda: patient_hub.repository(REPO, "main"), patient_hub.close)
@@ -162,22 +162,22 @@ def test_closing_the_client_ends_a_pending_connect(scheme: str) -> None:
     assert seconds < 0.3 and isinstance(error, Stopped)
 
 
-def test_an_unread_body_releases_its_connection(served: Served, hub: HubClient, source: HubFileSource) -> None:
-    body = source.open(big(hub), 0, len(BIG))
+def test_an_unread_body_releases_its_connection(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
+    body = source.open(large_file(hub), 0, len(BIG))
     body.close()
     assert body._response.raw.closed
-    assert read(source.open(big(hub), 0, 10)) == BIG[:10]
+    assert read_body(source.open(large_file(hub), 0, 10)) == BIG[:10]
 
 
 def test_a_half_read_body_releases_its_connection(hub: HubClient, source: HubFileSource) -> None:
-    body = source.open(big(hub), 0, len(BIG))
+    body = source.open(large_file(hub), 0, len(BIG))
     chunks = body.chunks()
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
     assert body._response.raw.closed
 
 
-def test_no_socket_is_left_open(served: Served) -> None:
+def test_no_socket_is_left_open(served: HubServer) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -185,7 +185,7 @@ def test_no_socket_is_left_open(served: Served) -> None:
     for _ in range(3):
         hub = HubClient(served.url)
         source = hub.source(hub.repository(REPO, "main"))
-        read(source.open(big(hub), 0, 100_000))
+        read_body(source.open(large_file(hub), 0, 100_000))
         source.close()
         hub.close()
         time.sleep(0.2)  # until the server has closed its sockets

@@ -76,7 +76,7 @@ SELECTIONS: dict[str, tuple[list[str], str, list[str]]] = {
 }  # fmt: skip
 
 
-def test_the_default_selection_of_a_repository(subtests: pytest.Subtests) -> None:
+def test_the_default_selection_depends_on_the_kind_of_repository(subtests: pytest.Subtests) -> None:
     for case in SELECTIONS:
         with subtests.test(case):
             paths_present, kind, preselected = SELECTIONS[case]

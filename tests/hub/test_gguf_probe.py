@@ -20,20 +20,19 @@ from modules.hub.gguf_probe import FIRST_FETCH, read_remote_header
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.gguf_files import ARRAY, MODEL, U8, As, Tensor, array, gguf
-from tests.support.hub_server import Content
-from tests.support.hub_server import HubServer as Served
+from tests.support.hub_server import Content, HubServer
 
 LARGE = Tensor("blk.0.ffn_up.weight", (4096, 4096))  # 64 MiB of zeros, of which 64 KiB are written
 PART = "m-Q8_0-{}-of-00002.gguf"
 
 
-def read_remote(served: Served, **files: Content) -> GgufHeader:
+def read_remote(served: HubServer, **files: Content) -> GgufHeader:
     """Return the header of a model with these files, in order. `served.sent` then counts the bytes fetched."""
     served.add("user/model", files)
     return read_header_from_hub(served)
 
 
-def read_header_from_hub(served: Served) -> GgufHeader:
+def read_header_from_hub(served: HubServer) -> GgufHeader:
     with closing(HubClient(served.url, read_seconds=1)) as hub:
         repository = hub.repository("user/model", "main")
         served.sent = 0
@@ -46,12 +45,12 @@ def gguf_with_vocabulary(token_count: int) -> bytes:
     return gguf({**MODEL, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.eos_token_id": token_count - 1})
 
 
-def test_the_header_of_a_small_file_equals_that_of_the_local_file(served: Served, tmp_path: Path) -> None:
+def test_the_header_of_a_small_file_equals_that_of_the_local_file(served: HubServer, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
     assert read_remote(served, **{"m.gguf": gguf()}) == read_header(tmp_path / "m.gguf")
 
 
-def test_few_bytes_are_fetched_for_the_header_of_the_demo_model(served: Served, smollm2: Path) -> None:
+def test_few_bytes_are_fetched_for_the_header_of_the_demo_model(served: HubServer, smollm2: Path) -> None:
     header = read_remote(served, **{smollm2.name: smollm2})
     assert header == read_header(smollm2)
     assert served.sent <= 4 << 20 < smollm2.stat().st_size
@@ -59,7 +58,7 @@ def test_few_bytes_are_fetched_for_the_header_of_the_demo_model(served: Served, 
     assert estimate(header, options).total > smollm2.stat().st_size
 
 
-def test_fetches_grow_with_the_header(served: Served, tmp_path: Path) -> None:
+def test_fetches_grow_with_the_header(served: HubServer, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_with_vocabulary(150_000))
     with path.open("r+b") as file:
@@ -70,14 +69,14 @@ def test_fetches_grow_with_the_header(served: Served, tmp_path: Path) -> None:
     assert len(served.requests(origin="cdn")) <= 5
 
 
-def test_the_header_is_read_from_a_mirror_that_ignores_ranges(served: Served, tmp_path: Path) -> None:
+def test_the_header_is_read_from_a_mirror_that_ignores_ranges(served: HubServer, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_with_vocabulary(100_000) + bytes(8 << 20))
     served.fault("m.gguf", origin="cdn", ignore_range=True)
     assert read_remote(served, **{"m.gguf": path}) == read_header(path)
 
 
-def test_the_sizes_of_split_model_parts_are_summed(served: Served, tmp_path: Path) -> None:
+def test_the_sizes_of_split_model_parts_are_summed(served: HubServer, tmp_path: Path) -> None:
     parts = {
         PART.format("00001"): gguf({**MODEL, "split.count": 2, "split.no": 0}, [Tensor("blk.0.a", (64,))]),
         PART.format("00002"): gguf(
@@ -102,12 +101,12 @@ def test_the_sizes_of_split_model_parts_are_summed(served: Served, tmp_path: Pat
         (gguf(entries=99), DamagedModel),
     ],
 )
-def test_an_invalid_header_is_reported(served: Served, content: bytes, problem: type[ModelProblem]) -> None:
+def test_an_invalid_header_is_reported(served: HubServer, content: bytes, problem: type[ModelProblem]) -> None:
     with pytest.raises(problem, match=r"m\.gguf"):
         read_remote(served, **{"m.gguf": content})
 
 
-def test_an_endless_header_is_not_fetched(served: Served, tmp_path: Path) -> None:
+def test_an_endless_header_is_not_fetched(served: HubServer, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf({"a": As(ARRAY, array(U8, b"", count=3 << 30)), "general.name": "x"}))
     with path.open("r+b") as file:
@@ -121,13 +120,13 @@ def test_an_endless_header_is_not_fetched(served: Served, tmp_path: Path) -> Non
     assert served.sent < 2 * FIRST_FETCH
 
 
-def test_a_broken_connection_is_reported(served: Served) -> None:
+def test_a_broken_connection_is_reported(served: HubServer) -> None:
     served.fault("m.gguf", origin="cdn", stall_after=100)
     with pytest.raises(MirrorUnreachable):
         read_remote(served, **{"m.gguf": gguf({**MODEL, "general.name": "x" * 20_000})})
 
 
-def test_a_slow_mirror_times_out_at_the_deadline(served: Served) -> None:
+def test_a_slow_mirror_times_out_at_the_deadline(served: HubServer) -> None:
     served.add("user/model", {"m.gguf": gguf_with_vocabulary(50_000)})
     served.fault("m.gguf", origin="cdn", rate=2_000)
     started = time.monotonic()

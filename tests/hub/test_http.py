@@ -14,31 +14,31 @@ from modules.hub.endpoint_url import HF_MIRROR, HUGGING_FACE
 from modules.hub.errors import MirrorUnreachable, NotAHub, RedirectUnreachable
 from modules.hub.file_source import HubFileSource
 from modules.hub.http import HttpClient, Link
-from tests.support.hub_reading import BIG, REPO, big, named, read
-from tests.support.hub_server import HubServer as Served
+from tests.support.hub_reading import BIG, REPO, find_file, large_file, read_body
+from tests.support.hub_server import HubServer
 
 
-def test_a_redirect_to_another_hub_works(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_a_redirect_to_another_hub_works(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
     """Spec test 17: hf-mirror.com responds with 308 for files that it has not cached."""
-    with Served() as other_hub:
+    with HubServer() as other_hub:
         commit = other_hub.add(REPO, {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG})
         target = f"{other_hub.url}/{REPO}/resolve/{commit}/sub/big%20one.bin"
         served.fault("/resolve/", status=308, redirect=target)
-        assert read(source.open(big(hub), 7, 77)) == BIG[7:77]
-        assert read(source.open(big(hub), 8, 88)) == BIG[8:88]
+        assert read_body(source.open(large_file(hub), 7, 77)) == BIG[7:77]
+        assert read_body(source.open(large_file(hub), 8, 88)) == BIG[8:88]
         assert [request.origin for request in other_hub.log] == ["hub", "cdn", "cdn"]
 
 
 def test_a_redirect_to_an_unreachable_host_names_both_hosts(
-    served: Served, hub: HubClient, source: HubFileSource, free_port: int
+    served: HubServer, hub: HubClient, source: HubFileSource, free_port: int
 ) -> None:
     served.fault("/resolve/", status=308, redirect=f"http://127.0.0.1:{free_port}/x")
     with pytest.raises(RedirectUnreachable) as caught:
-        source.open(big(hub), 0, 5)
+        source.open(large_file(hub), 0, 5)
     assert (caught.value.host, caught.value.target) == (hub.host, f"127.0.0.1:{free_port}")
 
 
-def test_a_redirected_list_works(served: Served, hub: HubClient) -> None:
+def test_a_redirected_list_works(served: HubServer, hub: HubClient) -> None:
     commit = served.repos[REPO].branches["main"]
     served.fault("/revision/main", status=307, redirect=f"/api/models/{REPO}/revision/{commit}")
     assert hub.resolve_commit(REPO, "main") == commit
@@ -52,11 +52,11 @@ def test_a_redirected_list_works(served: Served, hub: HubClient) -> None:
     ],
 )
 def test_only_redirects_to_web_servers_are_followed(
-    served: Served, hub: HubClient, source: HubFileSource, target: str
+    served: HubServer, hub: HubClient, source: HubFileSource, target: str
 ) -> None:
     served.fault("/resolve/", redirect=target)
     with pytest.raises(NotAHub):
-        source.open(big(hub), 0, 5)
+        source.open(large_file(hub), 0, 5)
 
 
 PUBLIC = "https://hf-mirror.com/x"
@@ -100,22 +100,22 @@ def test_a_redirect_keeps_the_token_only_for_selected_hosts(
     assert client._redirected(link, target).authorized is authorized
 
 
-def test_the_body_of_a_redirect_is_not_read(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_the_body_of_a_redirect_is_not_read(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"/{REPO}/resolve/main/config.json", times=1, length=1 << 40)
-    assert read(source.open(named(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
+    assert read_body(source.open(find_file(hub.repository(REPO, "main"), "config.json"), 1, 4)) == b'"a"'
 
 
-def test_at_most_six_redirects_are_followed(served: Served, hub: HubClient, source: HubFileSource) -> None:
+def test_at_most_six_redirects_are_followed(served: HubServer, hub: HubClient, source: HubFileSource) -> None:
     served.fault("/resolve/", redirect=f"{served.url}/{REPO}/resolve/again")
     with pytest.raises(NotAHub, match="redirects"):
-        source.open(big(hub), 0, 5)
+        source.open(large_file(hub), 0, 5)
     assert len(served.requests("/resolve/")) == 7
 
 
-def test_the_token_is_sent_only_to_its_hosts(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_sent_only_to_its_hosts(served: HubServer, caplog: pytest.LogCaptureFixture) -> None:
     """Spec test 15, client side: the selected mirror gets the token, its CDN and other redirect targets do not."""
     caplog.set_level(logging.DEBUG)
-    with Served() as other_hub:
+    with HubServer() as other_hub:
         commit = other_hub.add(REPO, {"config.json": b'{"a": 1}'})
         hub = HubClient(
             served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://"), "huggingface.co"}))
@@ -124,21 +124,21 @@ def test_the_token_is_sent_only_to_its_hosts(served: Served, caplog: pytest.LogC
         source = hub.source(repository)
         served.fault("config", redirect=f"{other_hub.url}/{REPO}/resolve/{commit}/config.json")
         for file in repository.files:
-            read(source.open(file, 0, file.size))
-        read(source.open(named(repository, "sub/big one.bin"), 5, 10))
+            read_body(source.open(file, 0, file.size))
+        read_body(source.open(find_file(repository, "sub/big one.bin"), 5, 10))
         assert {request.authorization for request in served.requests(origin="hub")} == {"Bearer hf_secret"}
         assert {request.authorization for request in [*served.requests(origin="cdn"), *other_hub.log]} == {""}
     assert "hf_secret" not in caplog.text + "".join(request.path for request in served.log)
 
 
-def test_a_mirror_that_is_not_selected_gets_no_token(served: Served) -> None:
+def test_a_mirror_that_is_not_selected_gets_no_token(served: HubServer) -> None:
     hub = HubClient(served.url, AccessToken("hf_secret", frozenset({"huggingface.co", "127.0.0.1"})))
     repository = hub.repository(REPO, "main")
-    read(hub.source(repository).open(repository.files[0], 0, 1))
+    read_body(hub.source(repository).open(repository.files[0], 0, 1))
     assert {request.authorization for request in served.log} == {""}
 
 
-def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_file_is_not_read(served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     HubClient(served.url).repository(REPO, "main")
@@ -148,7 +148,7 @@ def test_a_password_file_is_not_read(served: Served, tmp_path: Path, monkeypatch
     assert {request.authorization for request in served.log} == {"", "Bearer hf_secret"}
 
 
-def test_an_error_does_not_show_the_token(served: Served) -> None:
+def test_an_error_does_not_show_the_token(served: HubServer) -> None:
     hub = HubClient(served.url, AccessToken("hf_secret", frozenset({served.url.removeprefix("http://")})))
     served.fault("/revision/", reset_after=0)
     with pytest.raises(MirrorUnreachable) as caught:
@@ -156,7 +156,7 @@ def test_an_error_does_not_show_the_token(served: Served) -> None:
     assert "hf_secret" not in repr(caught.value) + repr(caught.value.__cause__) + caught.value.say("zh")
 
 
-def test_the_proxy_of_the_environment_is_used(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_the_environment_is_used(served: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", served.url)  # Requests to a proxy contain the full URL.
     monkeypatch.delenv("no_proxy", raising=False)
     assert HubClient("http://mirror.example").resolve_commit(REPO, "main") == served.repos[REPO].branches["main"]

@@ -59,7 +59,7 @@ def test_the_next_endpoint_is_used_if_one_cannot_be_reached(served: hub_server.H
     assert {file.path for file in repository.files} == set(FILES)
 
 
-def test_a_permanent_error_is_preferred_to_an_unreachable_mirror(served: hub_server.HubServer) -> None:
+def test_a_permanent_error_is_reported_rather_than_an_unreachable_mirror(served: hub_server.HubServer) -> None:
     with pytest.raises(RepositoryNotFound):
         Mirrors(f"{UNREACHABLE},{served.url}", lambda: "").repository(RepoAddress("no/body"))
     with pytest.raises(MirrorUnreachable):

@@ -1,4 +1,4 @@
-"""Make small checkpoints as transformers lays them out, and read a folder's only record."""
+"""Create small checkpoints in the layout of transformers, and read a folder's only record."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
 
 
 def checkpoint(folder: Path, **files: dict[str, Any]) -> Path:
-    """Make a small model for transformers; a keyword is a JSON file beside the weights."""
+    """Create a small model for transformers; each keyword is a JSON file next to the weights."""
     put(folder / "model.safetensors", safetensors(4, 8))
     for name, content in {"config": CONFIG, **files}.items():
         put(folder / f"{name}.json", content)
     return folder
 
 
-def only(folder: Path) -> ModelRecord:
+def only_record(folder: Path) -> ModelRecord:
     (record,) = Catalog(folder).models()
     return record
 
 
-def trouble(record: ModelRecord) -> str:
+def problem_message(record: ModelRecord) -> str:
     """Return the English message of the record's problem, after checking that the Chinese one is Chinese."""
     assert record.problem is not None
     assert any("一" <= letter <= "鿿" for letter in record.problem.say("zh"))

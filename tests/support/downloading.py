@@ -26,7 +26,7 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def listed(url: str, revision: str = "main") -> tuple[HubClient, Repository]:
+def list_repository(url: str, revision: str = "main") -> tuple[HubClient, Repository]:
     mirror = HubClient(url)
     return mirror, mirror.repository(REPO, revision)
 
@@ -43,7 +43,7 @@ def until(condition: Callable[[], object], seconds: float = 10) -> None:
         time.sleep(0.005)
 
 
-def threads() -> list[str]:
+def download_threads() -> list[str]:
     """Return the names of threads that belong to downloads."""
     names = ("download ", "ask a mirror", "files_", "write to the disk")
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]

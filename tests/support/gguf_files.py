@@ -1,4 +1,4 @@
-"""Make small GGUF files, valid and invalid, field by field as the specification describes them."""
+"""Create small GGUF files, valid and invalid, field by field as the specification describes them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def gguf(
     count: int | None = None,
     contents: Sequence[bytes] | None = None,
 ) -> bytes:
-    """Return a whole file. `entries` and `count` replace the numbers of metadata entries and tensors in its header.
+    """Return a GGUF file. `entries` and `count` replace the numbers of metadata entries and tensors in its header.
 
     `contents` are the tensors' bytes, one after the other; zeros by default.
     """
@@ -123,4 +123,4 @@ def _size(tensor: Tensor) -> int:
     for length in tensor.shape:
         elements *= length
     _, block, size = TENSOR_TYPES.get(tensor.kind, ("", 1, 0))
-    return min(elements // block * size, 1 << 16)  # a monstrous shape need not make a monstrous file
+    return min(elements // block * size, 1 << 16)  # an excessive shape must not create a huge file

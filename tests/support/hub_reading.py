@@ -1,4 +1,4 @@
-"""Helpers of hub tests: a repository with a large file, and reading its bytes."""
+"""Helpers for hub tests: a repository with a large file, and reading its bytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ REPO = "user/model"
 FILES: dict[str, Content] = {"config.json": b'{"a": 1}', "empty.txt": b"", "sub/big one.bin": BIG}
 
 
-def big(hub: HubClient) -> RemoteFile:
-    return named(hub.repository(REPO, "main"), "sub/big one.bin")
+def large_file(hub: HubClient) -> RemoteFile:
+    return find_file(hub.repository(REPO, "main"), "sub/big one.bin")
 
 
-def named(repository: Repository, path: str) -> RemoteFile:
+def find_file(repository: Repository, path: str) -> RemoteFile:
     return next(file for file in repository.files if file.path == path)
 
 
-def read(body: Body) -> bytes:
+def read_body(body: Body) -> bytes:
     pieces = list(body.chunks())
     assert all(0 < len(piece) <= 256 << 10 for piece in pieces)
     return b"".join(pieces)

@@ -101,15 +101,15 @@ class Fault:
     ignore_range: bool = False
     length: int | None = None
     chunked: bool = False
-    seen: int = 0
+    match_count: int = 0
 
     def strikes(self, request: Request) -> bool:
         """Count a matching request, and return whether it fails."""
         fits = self.origin in ("", request.origin) and self.method in ("", request.method)
         if not fits or not re.search(self.pattern, request.path):
             return False
-        self.seen += 1
-        return self.seen > self.skip and (self.times is None or self.seen <= self.skip + self.times)
+        self.match_count += 1
+        return self.match_count > self.skip and (self.times is None or self.match_count <= self.skip + self.times)
 
 
 class HubServer:

@@ -1,4 +1,4 @@
-"""A model's folder that differs from another in a few files, without a copy of its weights."""
+"""A copy of a model folder with a few different files, which links to the original weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def linked_folder(source: Path, folder: Path, without: Collection[str] = (), **config: Any) -> Path:
-    """Make `folder` with links to the files of `source`, but for those named in `without`, and return it.
+    """Create `folder` with links to the files of `source`, except those named in `without`, and return it.
 
-    With `config` given, its config.json is a file of its own: that of `source` with these entries changed.
+    With `config`, config.json is not a link but a copy with these entries changed.
     """
     folder.mkdir()
     for file in source.iterdir():

@@ -1,4 +1,4 @@
-"""Weights as PyTorch pickles them, and a program where they should be."""
+"""Weights as PyTorch pickles them, and a pickle that executes code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _pickle_weights(source: Path, target: Path) -> None:
 
 
 def pickle_program(target: Path, harm: Path) -> None:
-    """Write a file in the format of torch.save that makes the folder `harm` when it is unpickled."""
+    """Write a file in the format of torch.save that creates the folder `harm` when it is unpickled."""
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"model.norm.weight": Program(harm)}, protocol=2))
         archive.writestr("archive/version", "3\n")
@@ -32,7 +32,7 @@ def pickle_program(target: Path, harm: Path) -> None:
 
 
 class Program:
-    """Makes the folder `harm` when it is unpickled."""
+    """Creates the folder `harm` when it is unpickled."""
 
     def __init__(self, harm: Path) -> None:
         self._harm = harm
