@@ -100,7 +100,8 @@ def test_start_sh_sets_up_a_fresh_clone_and_installs_nothing_the_second_time(
         page = requests.get(first.address, timeout=60)
         assert page.history, "/ redirects to the page of a language"
         assert page.status_code == 200
-        wait_until_loaded(first.address, seconds=15 * 60)  # after the page opens
+        # llama.cpp and the demo model are prepared while the page is already open.
+        wait_until_loaded(first.address, seconds=15 * 60)
         assert (clone / "models" / DEMO).is_file()
     stamp, log = clone / ".venv/installed-requirements.txt", clone / "logs/setup.log"
     before = (stamp.stat().st_mtime_ns, log.read_text())
