@@ -1,6 +1,6 @@
-"""Write the tables of the documentation from those of the program: `python scripts/docs_tables.py`.
+"""Generate the tables of the documentation from those of the program: `python scripts/docs_tables.py`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is out of date.
+A table is delimited by `<!-- table: NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
-from modules.core import lora_errors  # noqa: E402, F401 - its errors belong into the table
+from modules.core import lora_errors  # noqa: E402, F401 - defines errors for the table
 from modules.core.errors import WebUIError, Words  # noqa: E402
 from modules.downloads import errors as download_errors  # noqa: E402, F401 - the same
 from modules.engines import failure_causes  # noqa: E402
@@ -46,7 +46,7 @@ def rows(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
     )
 
 
-def shown(option: Option) -> str:
+def default_text(option: Option) -> str:
     if isinstance(option.default, bool):
         return "on" if option.default else "off"
     return ", ".join(str(option.default).split("\n")) or "—"
@@ -57,7 +57,7 @@ def load_options() -> str:
     return rows(
         header,
         (
-            [f"`--{option.flag}`", shown(option), option.help["zh"], option.help["en"]]
+            [f"`--{option.flag}`", default_text(option), option.help["zh"], option.help["en"]]
             + ["●" if option.key in loader.options else "" for loader in LOADERS.values()]
             for option in OPTIONS.values()
         ),
@@ -68,9 +68,9 @@ def generation() -> str:
     return rows(
         ["name", "默认 default", "说明", "what it does", *(SHORT.get(name, name) for name in LOADERS)],
         (
-            [f"`{each.flag}`", shown(each), each.help["zh"], each.help["en"]]
-            + ["●" if each.key in loader.samplers | SUPPORTED_BY_ALL else "" for loader in LOADERS.values()]
-            for each in PARAMETERS.values()
+            [f"`{option.flag}`", default_text(option), option.help["zh"], option.help["en"]]
+            + ["●" if option.key in loader.samplers | SUPPORTED_BY_ALL else "" for loader in LOADERS.values()]
+            for option in PARAMETERS.values()
         ),
     )
 
@@ -78,7 +78,10 @@ def generation() -> str:
 def simple(options: Iterable[Option], dashes: str) -> str:
     return rows(
         ["name", "默认 default", "说明", "what it does"],
-        ([f"`{dashes}{each.flag}`", shown(each), each.help["zh"], each.help["en"]] for each in options),
+        (
+            [f"`{dashes}{option.flag}`", default_text(option), option.help["zh"], option.help["en"]]
+            for option in options
+        ),
     )
 
 
@@ -86,20 +89,20 @@ def causes(table: Iterable[Words]) -> str:
     return rows(["原因与解决办法", "cause and remedy"], ([words["zh"], words["en"]] for words in table))
 
 
-def errors(base: type[WebUIError], but: tuple[type[WebUIError], ...] = ()) -> str:
-    """Return the sentence of each error that has one of its own. `{…}` stands for a fact."""
-    templates = [kind.template for kind in family(base) if not issubclass(kind, but)]
+def errors(base: type[WebUIError], exclude: tuple[type[WebUIError], ...] = ()) -> str:
+    """Return a table of the messages of all errors with fixed text; `{…}` stands for a variable part."""
+    templates = [kind.template for kind in error_classes(base) if not issubclass(kind, exclude)]
     sentences = [template for template in templates if re.sub(r"\{\w+\}|\W", "", template["en"])]
     return rows(["提示", "message"], ([sentence["zh"], sentence["en"]] for sentence in sentences))
 
 
-def family(base: type[WebUIError]) -> Iterator[type[WebUIError]]:
-    """Yield `base` and its subclasses that add a sentence, in the order of the source."""
+def error_classes(base: type[WebUIError]) -> Iterator[type[WebUIError]]:
+    """Yield `base` and its subclasses that define a template, in the order of definition."""
     if "template" in vars(base):
         yield base
     for kind in base.__subclasses__():
         if kind.__module__.startswith("modules."):
-            yield from family(kind)
+            yield from error_classes(kind)
 
 
 def tables() -> dict[str, str]:
@@ -111,15 +114,15 @@ def tables() -> dict[str, str]:
         "causes of failed loads": causes(words for _, words in failure_causes.CAUSES),
         "causes of failed installations": causes(words for _, words in install_errors.CAUSES),
         "download errors": errors(DownloadError),
-        "errors": errors(WebUIError, but=(DownloadError,)),
+        "errors": errors(WebUIError, exclude=(DownloadError,)),
     }
 
 
 def fill(text: str) -> str:
-    """Return the document `text` with its tables up to date."""
+    """Return the document `text` with updated tables."""
     for name, table in tables().items():
         pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda part, table=table: f"{part[1]}{table}\n{part[2]}", text, flags=re.S)
+        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.S)
     return text
 
 

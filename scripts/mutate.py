@@ -113,7 +113,7 @@ def parse(text: str) -> list[Mutation]:
     sections: list[_Section] = []
     in_diff, current = False, ""
     for number, line in enumerate(text.splitlines(), 1):
-        heading, named = _HEADING.fullmatch(line), _FIELD.fullmatch(line)
+        heading, field_line = _HEADING.fullmatch(line), _FIELD.fullmatch(line)
         if in_diff:
             in_diff = line != _FENCE_END
             if in_diff:
@@ -123,11 +123,11 @@ def parse(text: str) -> list[Mutation]:
             current = ""
         elif line == _FENCE_START and sections:
             in_diff = True
-        elif named and sections:
-            current = named[1]
+        elif field_line and sections:
+            current = field_line[1]
             if current in sections[-1].fields:
                 raise CatalogError(number, f"a second line '{current}: …' in mutation {sections[-1].number}")
-            sections[-1].fields[current] = named[2]
+            sections[-1].fields[current] = field_line[2]
         elif line.strip() and current:  # continuation line of a field
             sections[-1].fields[current] += " " + line.strip()
         else:
@@ -156,24 +156,24 @@ def _sides(diff: Iterable[str]) -> tuple[str, str]:
     """Return the text before and after the change. Lines that start with a space belong to both."""
     old, new = "", ""
     for line in diff:
-        sign, rest = line[:1], line[1:] + "\n"
-        old += rest if sign != "+" else ""
-        new += rest if sign != "-" else ""
+        sign, content = line[:1], line[1:] + "\n"
+        old += content if sign != "+" else ""
+        new += content if sign != "-" else ""
     return old, new
 
 
-def select(mutations: Sequence[Mutation], wanted: Sequence[str]) -> list[Mutation]:
-    """Return the mutations with the numbers in `wanted`, such as "3" or "10-14"; all if it is empty.
+def select(mutations: Sequence[Mutation], ranges: Sequence[str]) -> list[Mutation]:
+    """Return the mutations with the numbers in `ranges`, such as "3" or "10-14"; all if it is empty.
 
     Raises ValueError for invalid or unknown numbers.
     """
-    if not wanted:
+    if not ranges:
         return list(mutations)
     numbers: set[int] = set()
-    for word in wanted:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+    for text in ranges:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
         if not match:
-            raise ValueError(f"{word!r} is neither a number nor a range such as 10-14")
+            raise ValueError(f"{text!r} is neither a number nor a range such as 10-14")
         numbers |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     if unknown := numbers - {mutation.number for mutation in mutations}:
         raise ValueError(f"there is no mutation {min(unknown)}")
@@ -220,11 +220,11 @@ def fault(mutation: Mutation, folder: Path) -> Iterator[None]:
 # -- the tests ---------------------------------------------------------------------------------------------------------
 
 
-def run_tests(folder: Path, words: Sequence[str], seconds: float) -> tuple[int | None, str]:
+def run_tests(folder: Path, arguments: Sequence[str], seconds: float) -> tuple[int | None, str]:
     """Run pytest in the copy. Return its exit status, or None if it timed out, and its output."""
     # No bytecode: Python does not notice a change of the same size within the same second.
     variables = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [str(folder / ".venv" / "bin" / "python"), "-m", "pytest", "-q", *words]
+    command = [str(folder / ".venv" / "bin" / "python"), "-m", "pytest", "-q", *arguments]
     with subprocess.Popen(
         command, cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -344,7 +344,7 @@ def _line(result: Result) -> str:
     return title + (f"\n     {result.detail}" if result.detail else "")
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check that the tests catch the faults listed in tests/mutations.md.")
     parser.add_argument("numbers", nargs="*", help="mutations to try, such as 3 or 10-14; all by default")
     parser.add_argument("--list", action="store_true", help="list the mutations and their tests, without running them")
@@ -352,19 +352,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--timeout", type=float, default=600, metavar="SECONDS", help="timeout for the tests of one mutation"
     )
-    asked = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     try:
-        mutations = select(parse(CATALOG.read_text(encoding="utf-8")), asked.numbers)
+        mutations = select(parse(CATALOG.read_text(encoding="utf-8")), args.numbers)
     except (CatalogError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.list:
+    if args.list:
         for mutation in mutations:
             tests = ", ".join(mutation.tests) or UNTESTED
             print(f"{mutation.number:3}  {mutation.title}\n     {mutation.file}\n     {tests}")
         return 0
     began = time.monotonic()
-    results = try_all(mutations, max(asked.jobs, 1), asked.timeout)
+    results = try_all(mutations, max(args.jobs, 1), args.timeout)
     caught = sum(result.caught for result in results)
     print(f"\n{caught} of {len(results)} caught in {(time.monotonic() - began) / 60:.1f} min")
     for result in results:

@@ -19,9 +19,9 @@ from modules.system.terminal import say  # noqa: E402
 
 
 def start(flags: list[str]) -> None:
-    """Set up .venv, then replace this process by the server, which prepares the rest in the background.
+    """Set up .venv, then replace this process with the server, which installs the remaining packages in the background.
 
-    The longest part of the rest, compiling llama.cpp, already starts while the packages are being installed.
+    The slowest of these, llama.cpp, starts to compile while the packages of .venv are still being installed.
     """
     environment = Environment(ROOT)
     environment.ensure("requirements.txt", while_installing=early_build.start)

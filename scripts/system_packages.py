@@ -17,11 +17,11 @@ from modules.system.terminal import say  # noqa: E402
 
 LOG = ROOT / "logs" / "setup.log"
 BROWSERS = ("chromium-headless-shell", "chromium")
-"""Names of Debian's packages and programs. The headless shell opens a page a third faster."""
+"""Names of both Debian packages and programs. The headless shell opens a page a third faster."""
 
 
 def browser() -> str | None:
-    """Return the path of the browser that is installed, by preference that of the environment variable CHROMIUM."""
+    """Return the path of the browser: that of the environment variable CHROMIUM, or an installed one."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -33,7 +33,7 @@ def missing() -> list[str]:
 
 
 def install(packages: list[str]) -> bool:
-    """Run apt-get, logging its output; return whether it succeeded. sudo may ask for a password on a terminal only."""
+    """Run apt-get, logging its output; return whether it succeeded. sudo may ask for a password only on a terminal."""
     sudo = [] if os.geteuid() == 0 else ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     LOG.parent.mkdir(exist_ok=True)

@@ -36,33 +36,35 @@ from tests.support.worker_pool import POOLED_PIDS, WorkerPool
 SMOLLM2 = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LLAMA, TRANSFORMERS = LOADERS["llama.cpp"], LOADERS["Transformers"]
 ECHO = dataclasses.replace(LLAMA, name="echo", engine="tests.support.echo", packages=(), overlay=None)
-"""A row of the table for the tests' own engine."""
+"""The registry row of the test engine."""
 
 
-# -- resources: tests/support/stages.py sorts tests by them ------------------------------------------------------------
+# -- resources, by which tests/support/stages.py sorts tests into stages -----------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def backend() -> None:
-    """Real backend packages (torch, transformers, llama_cpp, …), imported in a process of the test's own."""
+    """Marks tests that import real backend packages (torch, transformers, llama_cpp, …) in a child process."""
 
 
 @pytest.fixture(scope="session")
 def whole_program() -> None:
-    """A whole program in a process of its own: server.py, download-model.py, start.sh, or one that tests/ holds."""
+    """Marks tests that start a complete program: server.py, download-model.py, start.sh, or a script of tests/."""
 
 
 @pytest.fixture
 def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    """A package index in a folder, and the only one that pip knows."""
+    """A package index in a folder, which is the only one that pip uses."""
     index = PackageIndex(tmp_path / "index")
     index.use(monkeypatch)
     return index
 
 
 def _find_llama_cpp() -> None:
-    """Let this process, the workers that tests start themselves, and reference programs find llama_cpp where the
-    program installs it; `ModelManager` gives its workers the overlay anyway."""
+    """Make llama_cpp importable from its overlay in this process, workers started by tests, and reference programs.
+
+    `ModelManager` gives its workers the overlay anyway.
+    """
     overlay = overlay_of(LLAMA)
     if overlay is not None:
         sys.path.append(str(overlay.folder))
@@ -82,7 +84,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2: Path) -> Path:
-    """The demo model as transformers takes it, in bfloat16. Not to be written to: later runs use it again."""
+    """The demo model as a Transformers folder in bfloat16. Read-only, because later runs use it again."""
     return transformers_folder(smollm2)
 
 
@@ -94,32 +96,34 @@ def tiny(backend: None) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny: Path) -> Path:
-    """The tiny model as transformers takes it. Not to be written to."""
+    """The tiny model as a Transformers folder. Read-only."""
     return transformers_folder(tiny)
 
 
 @pytest.fixture(scope="session")
 def loras_folder(smollm2_folder: Path) -> Path:
-    """A folder with two LoRAs for the demo model, "banana" and "green": see tests/support/trained_loras.py. Not to be
-    written to either."""
+    """A folder with two LoRAs for the demo model, "banana" and "green": see tests/support/trained_loras.py.
+
+    Read-only.
+    """
     return trained_loras(smollm2_folder)
 
 
 @pytest.fixture(scope="session")
 def shallow_folder(smollm2_folder: Path) -> Path:
-    """The demo model's first layers, see tests/support/shallow_model.py. Not to be written to."""
+    """The demo model's first layers, see tests/support/shallow_model.py. Read-only."""
     return shallow_model.shallow_folder(smollm2_folder)
 
 
 @pytest.fixture(scope="session")
 def shallow_loras(loras_folder: Path) -> Path:
-    """The LoRAs "banana" and "green" for those layers. Not to be written to."""
+    """The LoRAs "banana" and "green" for these layers. Read-only."""
     return shallow_model.shallow_loras(loras_folder)
 
 
 @pytest.fixture(scope="session")
 def models_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that holds SmolLM2 alone."""
+    """A folder of models that contains only SmolLM2."""
     folder = tmp_path_factory.mktemp("models")
     (folder / smollm2.name).symlink_to(smollm2)
     return folder
@@ -127,7 +131,7 @@ def models_folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def workers(backend: None) -> Iterator[WorkerPool]:
-    """Workers with a loaded model, shared by all tests that ask for the same model, loader and options."""
+    """Workers with a loaded model, shared by all tests that request the same model, loader and options."""
     pool = WorkerPool(loaded)
     yield pool
     pool.close()
@@ -135,7 +139,7 @@ def workers(backend: None) -> Iterator[WorkerPool]:
 
 @pytest.fixture
 def reloadable(workers: WorkerPool) -> WorkerProcess:
-    """A worker that loads one Transformers model after another for all tests, so that torch is imported once."""
+    """A shared worker for tests that load Transformers models themselves, so that torch is imported only once."""
     return workers.reloadable()
 
 
@@ -149,26 +153,28 @@ def worker() -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def echo(worker: WorkerProcess) -> WorkerProcess:
-    """A worker that has loaded the tests' own engine."""
+    """A worker that has loaded the test engine."""
     load(worker, Path("anything"), ECHO)
     return worker
 
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Makes an App from words of the command line; models/ and settings.yaml lie in `tmp_path`, unless the words say
-    otherwise. What it has loaded is let go of after the test."""
+    """A function that creates an App from command-line arguments; models are unloaded after the test.
+
+    By default, models/ and settings.yaml are in `tmp_path`.
+    """
     (tmp_path / "models").mkdir(exist_ok=True)
     (tmp_path / "settings.yaml").touch()
-    made: list[App] = []
+    apps: list[App] = []
 
-    def make(*words: str) -> App:
-        own = ("--model-dir", str(tmp_path / "models"), "--settings", str(tmp_path / "settings.yaml"))
-        made.append(App(flags.parse([*own, *words])))
-        return made[-1]
+    def make(*arguments: str) -> App:
+        defaults = ("--model-dir", str(tmp_path / "models"), "--settings", str(tmp_path / "settings.yaml"))
+        apps.append(App(flags.parse([*defaults, *arguments])))
+        return apps[-1]
 
     yield make
-    for app in made:
+    for app in apps:
         app.downloads.close()
         app.overlays.close()
         app.models.unload()
@@ -176,7 +182,7 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
 @pytest.fixture
 def small_models(tmp_path: Path, make_app: Callable[..., App]) -> Path:
-    """Fill models/ of `make_app` with two small models and a damaged one."""
+    """The models/ folder of `make_app` with two small models and a damaged one."""
     folder = tmp_path / "models"
     (folder / "tiny-7B.gguf").write_bytes(gguf())
     (folder / "other.gguf").write_bytes(gguf({**MODEL, "llama.context_length": 8192}))
@@ -187,44 +193,44 @@ def small_models(tmp_path: Path, make_app: Callable[..., App]) -> Path:
 @pytest.fixture
 def served() -> Iterator[hub_server.HubServer]:
     """A hub on localhost with one repository; see tests/support/hub_reading.py."""
-    with hub_server.HubServer() as started:
-        started.add(REPO, FILES)
-        yield started
+    with hub_server.HubServer() as server:
+        server.add(REPO, FILES)
+        yield server
 
 
 @pytest.fixture
 def hub(served: hub_server.HubServer) -> Iterator[HubClient]:
-    """Our end of `served`, with little patience."""
-    asked = HubClient(served.url, connect_seconds=1, read_seconds=1)
-    yield asked
-    asked.close()
+    """A client of `served` with short timeouts."""
+    client = HubClient(served.url, connect_seconds=1, read_seconds=1)
+    yield client
+    client.close()
 
 
 @pytest.fixture
 def source(hub: HubClient) -> Iterator[HubFileSource]:
-    """The files of the one repository."""
-    opened = hub.source(hub.repository(REPO, "main"))
-    yield opened
-    opened.close()
+    """The files of the only repository."""
+    files = hub.source(hub.repository(REPO, "main"))
+    yield files
+    files.close()
 
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of localhost that nobody listens on."""
+    """A free port of localhost."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def load(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options: object) -> Info:
-    """Have `worker` load `path`, options not named at their defaults, and return what the engine says of the model."""
+    """Load `path` in `worker` and return the engine's `Info`; options not given have their defaults."""
     return loaded(worker, path, loader, **options)[0]
 
 
 def loaded(worker: WorkerProcess, path: Path, loader: Loader = LLAMA, **options: object) -> tuple[Info, list[Event]]:
-    """As `load`; return the events of the load as well."""
+    """Do the same as `load`; return the events of the load as well."""
     events = list(worker.events("load", **load_arguments(path, loader, **options)))
-    assert isinstance(events[-1], Result), "a load ended without a result"
+    assert isinstance(events[-1], Result), "the load ended without a result"
     return Info.from_json(events[-1].value), events
 
 
@@ -234,32 +240,32 @@ def load_arguments(path: Path, loader: Loader = LLAMA, **options: object) -> dic
 
 
 def worker_pids(parent: int | str = "self") -> set[int]:
-    """The workers among the children of process `parent`, without those of the pool.
+    """Return the ids of the workers among the children of process `parent`, without those of the pool.
 
-    A child belongs to the thread that started it and, once that has ended, to another, which may have been read before:
-    reading twice misses none.
+    The kernel lists a child under the thread that started it and, after that thread's end, under another one, which may
+    already have been read. Reading the list twice finds all children.
     """
     children = _children(parent) | _children(parent)
     return {pid for pid in children - POOLED_PIDS if b"modules.worker" in _command_line(pid)}
 
 
 def _children(parent: int | str) -> set[int]:
-    found: set[int] = set()
+    pids: set[int] = set()
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended
-            found |= {int(pid) for pid in task.read_text().split()}
-    return found
+        with contextlib.suppress(OSError):  # the thread has ended
+            pids |= {int(pid) for pid in task.read_text().split()}
+    return pids
 
 
 def _command_line(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for one that has ended
+        return Path(f"/proc/{pid}/cmdline").read_bytes()  # empty after its end
     except OSError:
         return b""
 
 
 class StartedWorkers:
-    """Counts the worker processes that this process starts, so that tests that start none need no look at /proc."""
+    """Counts the worker processes that this process starts, so that /proc is not read for tests that start none."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -268,7 +274,7 @@ class StartedWorkers:
         sys.addaudithook(self._audit)
 
     def pids(self) -> set[int]:
-        """The workers that run now; maybe some that have ended."""
+        """Return the ids of the running workers, possibly with some that have ended."""
         if self.count != self._pids_at_count:
             self._pids, self._pids_at_count = worker_pids(), self.count
         return self._pids
@@ -282,22 +288,23 @@ _STARTED = StartedWorkers()
 
 
 @pytest.fixture(autouse=True)
-def _no_worker_is_left_behind() -> Iterator[None]:
-    """Fail a test that starts a worker and leaves it running. Fixtures of a longer life have started theirs before."""
+def _no_worker_keeps_running() -> Iterator[None]:
+    """Fail a test that leaves a worker running. Session and module fixtures have started theirs before."""
     started = _STARTED.count
     before = _STARTED.pids()
     yield
     if _STARTED.count == started:
         return
-    left = _once_settled(before)
-    for pid in left:
+    remaining = _remaining_workers(before)
+    for pid in remaining:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert not left, f"left behind: worker processes {sorted(left)}"
+    assert not remaining, f"worker processes still running: {sorted(remaining)}"
 
 
-def _once_settled(before: set[int]) -> set[int]:
+def _remaining_workers(before: set[int]) -> set[int]:
+    """Wait up to two seconds for workers that are not in `before` to end, and return the others."""
     deadline = time.monotonic() + 2
-    while (left := worker_pids() - before) and time.monotonic() < deadline:
+    while (remaining := worker_pids() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return left
+    return remaining

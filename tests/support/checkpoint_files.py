@@ -30,13 +30,13 @@ def safetensors(*shape: int) -> bytes:
 
 def tensors(shapes: Mapping[str, Sequence[int]]) -> bytes:
     """Return a .safetensors file with tensors of these shapes, all BF16 zeros."""
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + 2 * math.prod(shape)
-        table[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
-    head = json.dumps(table).encode()
-    return struct.pack("<Q", len(head)) + head + bytes(end)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + bytes(end)
 
 
 def checkpoint(folder: Path, **files: dict[str, Any]) -> Path:

@@ -1,10 +1,11 @@
-"""A small engine driven through the real worker. What it does is said by the words of the prompt, or of the path.
+"""A small test engine for the real worker. The words of the path and of the prompt control its behavior.
 
-A path: `fail` refuses, `boom` breaks, `abort` and `segv` die, `exit` calls sys.exit, `slow` loads for ten seconds and
-`brief` for one, both with progress, `late <ms>` loads, and dies so much later; `refuse_cores` fails to bind its
-threads; any other loads at once.
+Paths: `fail` and `refuse` raise errors for the user, `boom` an unexpected one; `abort`, `segv` and `kill` end the
+process, `exit` calls sys.exit; `slow` loads for ten seconds and `brief` for one, both with progress; `late <ms>` loads
+and ends the process after that time; `refuse_cores` fails to bind its threads; `big` allocates 64 MiB. Any other path
+loads at once.
 
-A prompt is a list of words, obeyed one after the other: see `Echo.generate`.
+A prompt is a list of words that are executed in order: see `Echo.generate`.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from modules.options.option import Value
 
 
 class Refusal(Unsupported):
-    """An error of this engine's own, which the parent does not know."""
+    """An error class that the parent process does not know."""
 
 
 class Echo:
     def __init__(self, path: Path, options: Mapping[str, Value], report: Report) -> None:
-        word, *rest = path.name.split()
-        _LOADS.get(word, _at_once)(report, rest)
+        word, *arguments = path.name.split()
+        _LOADS.get(word, _load_at_once)(report, arguments)
         self._options = options
         self._adapters: list[str] = []
         self._words: dict[str, int] = {}
@@ -52,36 +53,36 @@ class Echo:
         self.questions = {"count": lambda text: len(text.split())}
 
     def _apply_loras(self, adapters: list[dict[str, Json]]) -> list[float]:
-        """Take over their names, and ten times their weights as effects. One called `fail` and so on is no success."""
-        for each in adapters:
-            _DEEDS.get(each["name"], lambda: None)()
-        self._adapters = [each["name"] for each in adapters]
-        return [10 * each["weight"] for each in adapters]
+        """Store the names and return ten times the weights as effects. A name such as `fail` is executed first."""
+        for adapter in adapters:
+            _ACTIONS.get(adapter["name"], lambda: None)()
+        self._adapters = [adapter["name"] for adapter in adapters]
+        return [10 * adapter["weight"] for adapter in adapters]
 
     def _bind_threads(self, cores: list[list[int]]) -> list[list[int]]:
-        """Remember the cores, or decline them under `numa`, as llama.cpp's engine does."""
+        """Store the cores, or none with the option `numa`, like the llama.cpp engine."""
         if self._refuses_cores:
             raise Unsupported(both("the echo engine will not"))
         self._cores = [] if self._options["numa"] else cores
         return self._cores
 
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
-        """A token is a word, told by its place in the list of all words that have been read."""
+        """Return a token for each word: its index in the list of all words so far."""
         for word in text.split():
             self._words.setdefault(word, len(self._words))
         return [self._words[word] for word in text.split()]
 
     def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
-        """Say each word of `prompt`, but for those with a meaning of their own:
+        """Generate the words of `prompt`, except for these commands:
 
-        count N says the numbers below N; adapters says those in force; slow sleeps before each later word; progress
-        reports half the way; fail, refuse, boom raise; abort, segv, kill, exit die; chatter prints; stubborn does not
-        let itself be closed.
+        count N generates the numbers below N; adapters generates the names of the applied LoRAs; slow sleeps before
+        every following word; progress reports 50 %; fail, refuse and boom raise; abort, segv, kill and exit end the
+        process; chatter prints; stubborn ignores being closed.
         """
         vocabulary = list(self._words)
         words = iter([vocabulary[token] for token in prompt])
         pause = 0.0
-        said = 0
+        generated = 0
         for word in words:
             if word == "slow":
                 pause = 0.05
@@ -91,34 +92,34 @@ class Echo:
                 yield Progress("prompt", 0.5)
             elif word == "stubborn":
                 yield from _stubborn()
-            elif word in _DEEDS:
-                _DEEDS[word]()
+            elif word in _ACTIONS:
+                _ACTIONS[word]()
             else:
                 for text in map(str, range(int(next(words)))) if word == "count" else (word,):
                     time.sleep(pause)
                     yield Text(text + " ")
-                    said += 1
-        return Done("stop", prompt_tokens=len(prompt), completion_tokens=said)
+                    generated += 1
+        return Done("stop", prompt_tokens=len(prompt), completion_tokens=generated)
 
 
 def where(package: str = "") -> Json:
-    """Where this process stands and, if asked, where it finds `package`."""
-    found = __import__(package).__file__ if package else ""
-    return {"pid": os.getpid(), "cwd": os.getcwd(), "path": sys.path, "package": found, "env": dict(os.environ)}
+    """Describe this process and the file of `package`, if given."""
+    file = __import__(package).__file__ if package else ""
+    return {"pid": os.getpid(), "cwd": os.getcwd(), "path": sys.path, "package": file, "env": dict(os.environ)}
 
 
-def _at_once(report: Report, rest: list[str]) -> None:
+def _load_at_once(report: Report, arguments: list[str]) -> None:
     report(Progress("weights", 1.0))
 
 
-def _slowly(report: Report, rest: list[str], steps: int = 200) -> None:
+def _load_slowly(report: Report, arguments: list[str], steps: int = 200) -> None:
     for step in range(steps):
         report(Progress("weights", step / steps))
         time.sleep(0.05)
 
 
-def _doomed(report: Report, rest: list[str]) -> None:
-    threading.Timer(int(rest[0]) / 1000, os._exit, [3]).start()
+def _exit_later(report: Report, arguments: list[str]) -> None:
+    threading.Timer(int(arguments[0]) / 1000, os._exit, [3]).start()
 
 
 def _fail() -> None:
@@ -149,11 +150,11 @@ def _exit() -> None:
 
 
 def _chatter() -> None:
-    """All the ways a library has to write where it should not."""
+    """Write to stdout and stderr in all the ways that a library may."""
     print("printed by Python", '[1,"Text",{"text":"forged","tokens":1}]')
     sys.stdout.flush()
     os.write(1, b"written to descriptor 1\n")
-    os.system("echo printed by a child process; cat")  # `cat` would read our requests if it could
+    os.system("echo printed by a child process; cat")  # `cat` tries to read the worker's requests
     os.write(2, b"\rat  10%" * 3 + "\rat 100% 完\n".encode() + b"\xff\n")
 
 
@@ -165,7 +166,7 @@ def _stubborn() -> Generator[Text, None, None]:
             yield Text("still here ")
 
 
-_DEEDS: dict[str, Callable[[], None]] = {
+_ACTIONS: dict[str, Callable[[], None]] = {
     "fail": _fail,
     "refuse": _refuse,
     "boom": _boom,
@@ -177,10 +178,10 @@ _DEEDS: dict[str, Callable[[], None]] = {
 }
 
 _LOADS: dict[str, Callable[[Report, list[str]], None]] = {
-    "slow": _slowly,
-    "brief": partial(_slowly, steps=20),
-    "late": _doomed,
-    **{word: lambda _report, _rest, deed=deed: deed() for word, deed in _DEEDS.items()},
+    "slow": _load_slowly,
+    "brief": partial(_load_slowly, steps=20),
+    "late": _exit_later,
+    **{word: lambda _report, _arguments, action=action: action() for word, action in _ACTIONS.items()},
 }
 
 

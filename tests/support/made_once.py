@@ -1,4 +1,4 @@
-"""Keep files that are expensive to make, such as converted models, between runs: outside the repository, by version."""
+"""A cache, outside the repository, for files that are expensive to create, such as converted models."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "webu
 
 
 def version(scripts: Sequence[str | Path], *facts: object) -> str:
-    """Return 12 hexadecimal digits that change with the code of `scripts` and with the `facts` that it depends on.
+    """Return a hash of 12 hexadecimal digits over the code of `scripts` and the `facts` that the result depends on.
 
-    Docstrings, comments, imports and layout do not count: rewording or moving a module makes nothing anew.
+    Docstrings, comments, imports and formatting do not count, so that changing them does not invalidate the cache.
     """
-    made_from = hashlib.sha256(repr(facts).encode())
+    digest = hashlib.sha256(repr(facts).encode())
     for script in scripts:
-        made_from.update(ast.dump(_Code().visit(ast.parse(Path(script).read_bytes()))).encode())
-    return made_from.hexdigest()[:12]
+        digest.update(ast.dump(_Code().visit(ast.parse(Path(script).read_bytes()))).encode())
+    return digest.hexdigest()[:12]
 
 
 def made_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Return `path`; if it does not exist, let `make` write it below a temporary folder, then rename it.
+    """Return `path`; if it does not exist, let `make` create it in a temporary folder, then move it to `path`.
 
-    Several processes may do so at once: the first to finish wins.
+    Several processes may do so concurrently; the first to finish wins.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def made_once(path: Path, make: Callable[[Path], object]) -> Path:
 
 
 class _Code(ast.NodeTransformer):
-    """Remove imports and strings that stand alone, such as docstrings."""
+    """Remove imports and string statements such as docstrings."""
 
     def visit_Import(self, node: ast.Import) -> None:
         return None
@@ -50,5 +50,5 @@ class _Code(ast.NodeTransformer):
         return None
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else self.generic_visit(node)
+        is_string = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_string else self.generic_visit(node)

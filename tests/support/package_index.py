@@ -1,4 +1,4 @@
-"""Small packages for real pip, offline: wheels, and a source package whose build waits until it is let through."""
+"""An offline index of small packages for the real pip: wheels, and source packages whose builds wait for the test."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 
 import pytest
 
-# A build backend of its own, so that pip needs no setuptools for it.
+# A custom build backend, so that pip needs no setuptools.
 _BACKEND = """
 import os, time, zipfile
 from pathlib import Path
 
-def build_wheel(place, config_settings=None, metadata_directory=None):
+def build_wheel(folder, config_settings=None, metadata_directory=None):
     index = Path({index!r})
     with open(index / "builds", "a") as file:
         file.write(f"{{os.getpid()}}\\n")
     while not (index / "gate").exists():
         time.sleep(0.02)
     name = "slowly-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(Path(place) / name, "w") as wheel:
+    with zipfile.ZipFile(Path(folder) / name, "w") as wheel:
         for path, text in {files!r}.items():
             wheel.writestr(path, text)
     return name
 """
 
 
-# A build like that of scikit-build-core with ninja: it keeps a file for each step, and does only what is left to do.
+# A build like that of scikit-build-core with ninja: it writes a file for each step and skips steps that are done.
 _COMPILING_BACKEND = """
 import json, os, subprocess, sys, time, zipfile
 from pathlib import Path
@@ -43,17 +43,17 @@ def allowed():
 
 FILES = {files!r}
 
-def prepare_metadata_for_build_wheel(place, config_settings=None):
-    folder = Path(place, "compiled-1.0.dist-info")
-    folder.mkdir()
-    (folder / "METADATA").write_text(FILES["compiled-1.0.dist-info/METADATA"])
-    return folder.name
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    dist_info = Path(folder, "compiled-1.0.dist-info")
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text(FILES["compiled-1.0.dist-info/METADATA"])
+    return dist_info.name
 
-def build_wheel(place, config_settings=None, metadata_directory=None):
+def build_wheel(folder, config_settings=None, metadata_directory=None):
     objects = Path(os.environ["SKBUILD_BUILD_DIR"])
     objects.mkdir(exist_ok=True)
     facts = {{"defines": os.environ["SKBUILD_CMAKE_DEFINE"], "niceness": os.nice(0), "source": os.getcwd()}}
-    compiler = subprocess.Popen(["sleep", "600"], preexec_fn=os.setpgrp)  # as ninja starts its own
+    compiler = subprocess.Popen(["sleep", "600"], preexec_fn=os.setpgrp)  # ninja starts compilers in the same way
     facts["compiler"] = compiler.pid
     facts["parallel"] = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL")
     with open(INDEX / "builds", "a") as file:
@@ -70,7 +70,7 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
         print(f"[{{count}}/{{len(left)}}] c++ -c {{number}}.cpp", flush=True)
     compiler.kill()
     name = "compiled-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(Path(place) / name, "w") as wheel:
+    with zipfile.ZipFile(Path(folder) / name, "w") as wheel:
         for path, text in FILES.items():
             wheel.writestr(path, text)
     return name
@@ -78,15 +78,16 @@ def build_wheel(place, config_settings=None, metadata_directory=None):
 
 
 class PackageIndex:
-    """A folder of packages, which pip is told to look in and nowhere else."""
+    """A folder of packages that serves as pip's only index."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        own = {"NO_INDEX": "1", "FIND_LINKS": str(self.folder), "CONFIG_FILE": "/dev/null"}
-        for name, value in {**own, "CACHE_DIR": str(self.folder / "cache")}.items():
+        """Configure pip with environment variables to find packages only in this folder."""
+        config = {"NO_INDEX": "1", "FIND_LINKS": str(self.folder), "CONFIG_FILE": "/dev/null"}
+        for name, value in {**config, "CACHE_DIR": str(self.folder / "cache")}.items():
             monkeypatch.setenv(f"PIP_{name}", value)
         monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
 
@@ -96,11 +97,11 @@ class PackageIndex:
                 wheel.writestr(path, text)
 
     def add_slow(self) -> None:
-        """The package "slowly", whose build writes its process into `builds` and waits for `open_gate`."""
+        """Add the package "slowly", whose build appends its process id to `builds` and waits for `open_gate`."""
         self._add_source("slowly", _BACKEND.format(index=str(self.folder), files=_files("slowly", "1.0", "")))
 
     def add_compiled(self, steps: int) -> None:
-        """The package "compiled", whose build takes so many steps, of which `allow` sets free the first ones."""
+        """Add the package "compiled", whose build has `steps` steps; `allow` limits how many of them may run."""
         files = _files("compiled", "1.0", "")
         self._add_source("compiled", _COMPILING_BACKEND.format(index=str(self.folder), steps=steps, files=files))
         self.allow(steps)
@@ -110,12 +111,12 @@ class PackageIndex:
         part.write_text(str(steps))
         part.replace(self.folder / "allowed")
 
-    def fail_with(self, words: str) -> None:
-        """Have the build of "compiled" print this and fail."""
-        (self.folder / "failure").write_text(words)
+    def fail_with(self, message: str) -> None:
+        """Make the build of "compiled" print a message and fail."""
+        (self.folder / "failure").write_text(message)
 
     def builds(self) -> list[dict[str, Any]]:
-        """What each build of "compiled" was told, in order."""
+        """Return the facts that the builds of "compiled" recorded, in order."""
         try:
             return [json.loads(line) for line in (self.folder / "builds").read_text().splitlines()]
         except FileNotFoundError:
@@ -131,16 +132,16 @@ class PackageIndex:
                 archive.addfile(entry, io.BytesIO(text.encode()))
 
     def builders(self) -> list[int]:
-        """The processes that have built "slowly", or are at it."""
+        """Return the ids of the processes that have built "slowly" or are building it."""
         try:
             return [int(pid) for pid in (self.folder / "builds").read_text().split()]
         except FileNotFoundError:
             return []
 
     def await_builders(self, count: int) -> None:
-        until = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while len(self.builders()) < count:
-            assert time.monotonic() < until, f"no {count} builds within 30 s"
+            assert time.monotonic() < deadline, f"fewer than {count} builds within 30 s"
             time.sleep(0.02)
 
     def open_gate(self) -> None:
@@ -160,10 +161,10 @@ def _metadata(name: str, version: str, needs: str) -> str:
 
 
 def _files(name: str, version: str, needs: str) -> dict[str, str]:
-    about = f"{name}-{version}.dist-info"
+    dist_info = f"{name}-{version}.dist-info"
     files = {
         f"{name}/__init__.py": f'VERSION = "{version}"\n',
-        f"{about}/METADATA": _metadata(name, version, needs),
-        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{dist_info}/METADATA": _metadata(name, version, needs),
+        f"{dist_info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    return files | {f"{about}/RECORD": "".join(f"{path},,{len(text)}\n" for path, text in files.items())}
+    return files | {f"{dist_info}/RECORD": "".join(f"{path},,{len(text)}\n" for path, text in files.items())}

@@ -1,10 +1,10 @@
-"""Sort tests into stages by what they use, and report stages that exceed their time budget. A pytest plugin.
+"""A pytest plugin that sorts tests into stages by the resources they use, and reports stages over their time budget.
 
 A test belongs to the stage of the most expensive resource among its fixtures, direct or indirect. Everything else is a
 unit test: five seconds each, no real model, no whole program. `./test.sh quick` runs the unit tests.
 
-Under pytest-xdist each process runs on a core of its own, with all that it starts: two models that share cores slow
-each other down. Files of the expensive stages come first, so that no long one is left to run alone at the end.
+Under pytest-xdist, each process and its children run on a separate core, because models that share cores slow each
+other down. Files of the expensive stages run first, so that no long one is left to run alone at the end.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from modules.core.paths import ROOT
 
 @dataclass(frozen=True)
 class Stage:
-    """`resources` are names of fixtures. `test_seconds` limit one test; `budget_seconds` all of them together, summed
-    over the processes that run them: two take 20 minutes for all stages, three 70 s for the unit tests."""
+    """A group of tests. `resources` are fixture names. `test_seconds` limits one test, `budget_seconds` all of them.
+
+    Budgets are summed over processes: two processes take 20 minutes for all stages, three 70 s for the unit tests.
+    """
 
     name: str
     resources: frozenset[str]
@@ -33,7 +35,7 @@ class Stage:
     budget_seconds: int
 
 
-# The first stage one of whose resources a test uses is the test's stage.
+# A test belongs to the first stage with a resource that it uses.
 STAGES = (
     Stage("page", frozenset({"chromium"}), 600, 700),
     Stage("program", frozenset({"whole_program", "package_index"}), 600, 300),
@@ -43,7 +45,7 @@ STAGES = (
 QUICK_BUDGET_SECONDS, FULL_BUDGET_SECONDS = 90, 20 * 60
 SLOWEST = 10
 
-# Parts of command lines that only tests of the stages above may run.
+# Programs that unit tests must not start.
 _WHOLE_PROGRAMS = ("server.py", "download-model.py", "start.sh", "test.sh", "chromium", "pip")
 _MODULE_FIXTURES = re.compile(r"^pytestmark = pytest\.mark\.usefixtures\((.*)\)", re.MULTILINE)
 _REAL_MODEL = str(ROOT / "models" / "SmolLM2")
@@ -55,7 +57,7 @@ def stage_of(fixtures: frozenset[str]) -> Stage:
 
 
 def stay_on_one_core(process: str, processes: int) -> None:
-    """Pin this process, the `process` ("gw0", "gw1", …) of pytest-xdist, and so its children, to a core of its own."""
+    """Pin this pytest-xdist process ("gw0", "gw1", …) and thereby its children to a separate core."""
     if hasattr(os, "sched_getaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) >= processes:
@@ -66,19 +68,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         stay_on_one_core(config.workerinput["workerid"], config.workerinput["workercount"])
     for stage in STAGES:
-        used = " or ".join(sorted(stage.resources)) or "none of the other stages' resources"
-        config.addinivalue_line("markers", f"{stage.name}: set by tests/support/stages.py for tests that use {used}")
+        resources = " or ".join(sorted(stage.resources)) or "none of the other stages' resources"
+        config.addinivalue_line(
+            "markers", f"{stage.name}: set by tests/support/stages.py for tests that use {resources}"
+        )
     config.pluginmanager.register(UnitGuard(), "unit-guard")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(BudgetReport(), "budget-report")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not import files without unit tests if only these are wanted: some import torch, which takes seconds."""
+    """Skip files without unit tests if only unit tests are selected: some import torch, which takes seconds."""
     if config.option.markexpr != "unit" or collection_path.suffix != ".py":
         return None
-    used = _MODULE_FIXTURES.search(collection_path.read_text(encoding="utf-8"))
-    return (used is not None and stage_of(frozenset(re.findall(r'"(\w+)"', used[1]))).resources != frozenset()) or None
+    match = _MODULE_FIXTURES.search(collection_path.read_text(encoding="utf-8"))
+    if match is None:
+        return None
+    return bool(stage_of(frozenset(re.findall(r'"(\w+)"', match[1]))).resources) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
@@ -88,10 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         stage = stage_of(frozenset(getattr(item, "fixturenames", ())))
         item.add_marker(stage.name)
         if item.get_closest_marker("timeout") is None:
-            # Not while a report is written: an alarm there ends the whole run.
+            # Only for the test function: an alarm while pytest writes a report would end the run.
             item.add_marker(pytest.mark.timeout(stage.test_seconds, func_only=True))
-        names = [each.name for each in STAGES]
-        most_expensive[item.path] = min(most_expensive.get(item.path, len(names)), names.index(stage.name))
+        most_expensive[item.path] = min(most_expensive.get(item.path, len(STAGES)), STAGES.index(stage))
     items.sort(key=lambda item: most_expensive[item.path])
 
 
@@ -100,8 +105,8 @@ class UnitGuard:
 
     def __init__(self) -> None:
         self._guarded = False
-        self._found: list[str] = []
-        sys.addaudithook(self._audit)  # there is no way to remove one
+        self._violations: list[str] = []
+        sys.addaudithook(self._audit)  # audit hooks cannot be removed
 
     def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self._guarded:
@@ -109,31 +114,33 @@ class UnitGuard:
         if event == "subprocess.Popen":
             command = arguments[1] if isinstance(arguments[1], (list, tuple)) else [arguments[1]]
             words = [str(word).rpartition("/")[2] for word in command]
-            self._found += [f"starts {word}" for word in words if word in _WHOLE_PROGRAMS]
+            self._violations += [f"starts {word}" for word in words if word in _WHOLE_PROGRAMS]
         elif event == "open" and str(arguments[0]).startswith(_REAL_MODEL):
-            self._found.append(f"opens {arguments[0]}")
+            self._violations.append(f"opens {arguments[0]}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
-        self._guarded, self._found = item.get_closest_marker("unit") is not None, []
+        self._guarded, self._violations = item.get_closest_marker("unit") is not None, []
         try:
             yield
         finally:
             self._guarded = False
-        if self._found:
+        if self._violations:
             resources = sorted(name for stage in STAGES for name in stage.resources)
-            pytest.fail(f"a unit test that {self._found[0]}: it must ask for one of {resources}", pytrace=False)
+            pytest.fail(
+                f"a unit test {self._violations[0]}; it must use one of the fixtures {resources}", pytrace=False
+            )
 
 
 class BudgetReport:
-    """Adds up the time of each stage; says at the end which exceeded its budget, with its slowest tests."""
+    """Adds up the time of each stage and prints stages over their budget, with their slowest tests."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[str, float]] = {stage.name: {} for stage in STAGES}
         self._started = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if hasattr(report, "context"):  # a subtest, whose time is part of its test's
+        if hasattr(report, "context"):  # a subtest, whose time is included in that of its test
             return
         for name, tests in self._seconds.items():
             if name in report.keywords:

@@ -1,4 +1,4 @@
-"""Files kept between runs: made once, whole or not at all, and anew when the code that makes them changes."""
+"""The cache of created files: complete files only, created once, and again when the code that creates them changes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_is_made_once(tmp_path: Path) -> None:
+def test_a_file_is_created_once(tmp_path: Path) -> None:
     calls: list[Path] = []
 
     def make(part: Path) -> None:
         calls.append(part)
-        part.write_text("whole")
+        part.write_text("complete")
 
     for _ in range(2):
-        assert made_once(tmp_path / "kept" / "file", make).read_text() == "whole"
+        assert made_once(tmp_path / "kept" / "file", make).read_text() == "complete"
     assert len(calls) == 1
 
 
-def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_creation_leaves_no_file(tmp_path: Path) -> None:
     def make(part: Path) -> None:
         part.write_text("half")
         raise RuntimeError
@@ -40,24 +40,24 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "kept").iterdir()) == []
 
 
-def test_a_faster_process_wins(tmp_path: Path) -> None:
+def test_the_file_of_a_faster_process_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "folder"
 
     def make(part: Path) -> None:
         part.mkdir()
         path.mkdir()
-        (path / "by another").touch()
+        (path / "of the other process").touch()
 
-    assert [file.name for file in made_once(path, make).iterdir()] == ["by another"]
+    assert [file.name for file in made_once(path, make).iterdir()] == ["of the other process"]
 
 
-def test_rewording_or_moving_an_import_keeps_the_version(script: Path) -> None:
+def test_docstrings_comments_and_imports_do_not_change_the_version(script: Path) -> None:
     before = version([script], "facts")
-    script.write_text('from os import path\n"""Other words."""\nSIZE = 3\n')
+    script.write_text('from os import path\n"""Another docstring."""\nSIZE = 3\n')
     assert version([script], "facts") == before
 
 
-def test_other_code_or_facts_change_the_version(script: Path) -> None:
+def test_code_and_facts_change_the_version(script: Path) -> None:
     before = version([script], "facts")
     assert version([script], "other facts") != before
     script.write_text(SCRIPT.replace("3", "4"))

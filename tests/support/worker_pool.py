@@ -16,19 +16,19 @@ POOLED_PIDS: set[int] = set()
 """The process ids of all workers that a pool holds."""
 
 IDLE_WORKERS = 3
-"""How many stay loaded when no test uses them. One of the demo model takes about 0.5 GB."""
+"""Maximum number of unused workers that stay loaded. One with the demo model takes about 0.5 GB."""
 Start = Callable[[], WorkerProcess]
 
 
-@functools.cache  # the same function each time, by which the pool finds a worker again
+@functools.cache  # The pool compares these functions, so equal overlays must give the same one.
 def worker_with(overlay: Path | None) -> Callable[[], WorkerProcess]:
-    """Return what starts a worker with this overlay."""
+    """Return a function that starts a worker with this overlay."""
     return WorkerProcess if overlay is None else functools.partial(WorkerProcess, overlay)
 
 
 @dataclass
 class Pooled:
-    """A worker of the pool. `kind` says which others can take its place, `info` and `events` what its load reported."""
+    """A worker of the pool. Workers of one `kind` are interchangeable; `info` and `events` come from its load."""
 
     kind: tuple[str, Start]
     worker: WorkerProcess
@@ -38,13 +38,13 @@ class Pooled:
 
 
 class WorkerPool:
-    """One worker for each model, loader and set of options.
+    """Workers by model, loader and options.
 
-    Importing the libraries of an engine takes up to 10 s of CPU time, loading the demo model less than one. So a worker
-    that no test uses loads what is asked for next, if it is of the same engine. The least recently used are closed.
+    Importing the libraries of an engine takes up to 10 s of CPU time, loading the demo model less than 1 s. Therefore
+    an unused worker loads the next requested model if the engine is the same. The least recently used are closed.
 
-    What a test does to a worker stays: a test that applies LoRAs, kills the worker or fills its cache on purpose
-    restores it or takes a worker of its own.
+    Changes that a test makes to a worker persist: a test that applies LoRAs, kills the worker or fills its cache on
+    purpose must restore it or use a separate worker.
     """
 
     def __init__(self, load: Callable[..., tuple[Info, list[Event]]]) -> None:
@@ -54,7 +54,7 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def lease(self, path: Path, loader: Loader, start: Start = WorkerProcess, **options: object) -> Iterator[Pooled]:
-        """A worker started by `start` with `path` loaded, the options not named at their defaults."""
+        """Yield a worker started by `start` with `path` loaded; options not given have their defaults."""
         key = (path, loader.name, start, tuple(sorted(options.items())))
         pooled = self._pooled.pop(key, None)
         if pooled is None or pooled.worker.death is not None:
@@ -75,14 +75,14 @@ class WorkerPool:
             self._close_idle(IDLE_WORKERS)
 
     def _idle(self, kind: tuple[str, Start]) -> WorkerProcess | None:
-        """Take a worker of this kind out of the pool, if there is one that no test uses."""
+        """Remove an unused worker of this kind from the pool, if there is one, and return it."""
         for key, pooled in self._pooled.items():
             if pooled.kind == kind and not pooled.users and pooled.worker.death is None:
                 return self._pooled.pop(key).worker
         return None
 
     def reloadable(self) -> WorkerProcess:
-        """A worker for tests that load one model after another. It holds whatever the test before has loaded."""
+        """Return a worker for tests that load models themselves. It still holds the model of the previous test."""
         if self._reloadable is None or self._reloadable.death is not None:
             self._reloadable = WorkerProcess()
             POOLED_PIDS.add(self._reloadable.pid)
