@@ -96,9 +96,8 @@ def test_a_gguf_that_is_not_a_language_model_is_unsupported_with_a_reason(
             folder.mkdir()
             put(folder / "x.gguf", gguf(MODEL | metadata))
             assert only_record(folder).state == "unsupported"
-            assert problem_message(only_record(folder)).startswith("x.gguf: ") and message in problem_message(
-                only_record(folder)
-            )
+            problem = problem_message(only_record(folder))
+            assert problem.startswith("x.gguf: ") and message in problem
 
 
 def test_a_gguf_of_the_type_model_is_supported(tmp_path: Path) -> None:

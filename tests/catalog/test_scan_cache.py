@@ -62,9 +62,8 @@ def test_after_a_restart_no_file_is_read_and_the_records_are_equal(folder: Path,
 def test_a_lookup_by_name_uses_the_cache(folder: Path, cache: Path) -> None:
     records_before = Catalog(folder, cache).models()
     overwrite_files(folder)
-    assert comparable([Catalog(folder, cache).find("模型 [1].gguf")]) == comparable(
-        [record for record in records_before if "模型" in record.name]
-    )
+    record = Catalog(folder, cache).find("模型 [1].gguf")
+    assert comparable([record]) == comparable([record for record in records_before if "模型" in record.name])
 
 
 def test_changed_files_are_read_again(folder: Path, cache: Path) -> None:
