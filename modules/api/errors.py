@@ -91,7 +91,7 @@ async def _answer_unreadable_body(request: Request, error: Exception) -> Respons
     assert isinstance(error, RequestValidationError)
     detail = error.errors()[0]
     if detail["type"] == "json_invalid":
-        position, reason = detail["loc"][-1], detail["ctx"]["error"]
+        position, reason = detail["loc"][-1] + 1, detail["ctx"]["error"]
         words = {
             "en": f"The body is not JSON: {reason} at character {position}.",
             "zh": f"请求体不是 JSON：第 {position} 个字符处 {reason}。",

@@ -151,7 +151,7 @@ def test_json_that_is_not_an_object_is_refused(client: TestClient, content: byte
     assert response.status_code == 400 and "JSON object" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("content", "position"), [(b"{", 1), (b'{"prompt": Hi}', 11)])
+@pytest.mark.parametrize(("content", "position"), [(b"{", 2), (b'{"prompt": Hi}', 12)])
 def test_a_syntax_error_is_refused_with_its_position(client: TestClient, content: bytes, position: int) -> None:
     error = client.post("/", content=content, headers=JSON).json()["error"]
     assert error["code"] == "invalid_json"

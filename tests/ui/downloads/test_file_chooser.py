@@ -389,13 +389,12 @@ def test_multi_user_mode_refuses_guests(make_panel: Callable[..., Any], hub: Hub
         settings.forget_token()[settings.line],
     ]
     assert all("only its owner" in message for message in messages)
+    assert hub.log == [] and panel.app.mirrors.token is None and (tmp_path / "settings.yaml").read_text() == ""
     panel.app.downloads.start(DownloadSpec(GGUF, "main", "", (Q8,), flat=True))
     assert Q8 not in panel.refresh(None)[panel.jobs] and settings.endpoint not in settings.show(), (
         "guests do not see downloads of others"
     )
     wait_until_done(panel)
-    hub.log.clear()
-    assert hub.log == [] and panel.app.mirrors.token is None and (tmp_path / "settings.yaml").read_text() == ""
     parts = (
         panel.download,
         panel.list_button,
