@@ -19,7 +19,7 @@ from tests.support.answers import answer, ask, forget, parameters
 from tests.support.worker_pool import WorkerPool
 
 N_CTX = 2048
-# Two threads would wait for each other where other processes use the CPUs as well.
+# Two threads would wait for each other if other processes use the CPUs as well.
 LLAMACPP: dict[str, Any] = {"n_ctx": N_CTX, "threads": 1, "threads_batch": 1, "flash_attn": True}
 OPTIONS: dict[str, dict[str, Any]] = {"llama.cpp": LLAMACPP, "llamacpp_HF": LLAMACPP, "Transformers": {}}
 STORY = "Once upon a time, in a small village by the sea,"
@@ -45,7 +45,7 @@ def engine(loader: str, tiny: Path, tiny_folder: Path, workers: WorkerPool) -> I
 
 
 @pytest.fixture(scope="module")
-def speaker(loader: str, smollm2: Path, smollm2_folder: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
+def demo_engine(loader: str, smollm2: Path, smollm2_folder: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
     """A worker with the demo model."""
     model = smollm2_folder if loader == "Transformers" else smollm2
     with workers.lease(model, LOADERS[loader], **OPTIONS[loader]) as pooled:
@@ -55,27 +55,29 @@ def speaker(loader: str, smollm2: Path, smollm2_folder: Path, workers: WorkerPoo
 # -- log probabilities -------------------------------------------------------------------------------------------------
 
 
-def test_log_probabilities_come_sorted_and_as_many_as_were_asked_for(engine: WorkerProcess) -> None:
-    drawn = answer(engine, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
-    assert len(drawn.logprobs) == drawn.done.completion_tokens
-    for each in drawn.logprobs:
-        logprobs = [candidate.logprob for candidate in each.top]
+def test_log_probabilities_are_sorted_and_as_many_as_requested(engine: WorkerProcess) -> None:
+    reply = answer(engine, FRANCE, temperature=2, seed=1, min_p=0, top_logprobs=7)
+    assert len(reply.logprobs) == reply.done.completion_tokens
+    for token in reply.logprobs:
+        logprobs = [candidate.logprob for candidate in token.top]
         assert len(logprobs) == 7
         assert logprobs == sorted(logprobs, reverse=True)
-        assert each.chosen.logprob <= logprobs[0] <= 0
-    assert any(each.chosen not in each.top for each in drawn.logprobs), "hot enough to leave the beaten track"
+        assert token.chosen.logprob <= logprobs[0] <= 0
+    assert any(token.chosen not in token.top for token in reply.logprobs), "unlikely tokens are sampled, too"
 
 
-def test_log_probabilities_are_sent_only_on_request_and_with_0_only_the_chosen_ones(engine: WorkerProcess) -> None:
+def test_log_probabilities_are_sent_on_request_and_0_requests_the_chosen_tokens(
+    engine: WorkerProcess,
+) -> None:
     assert not answer(engine, FRANCE).logprobs
-    assert [each.top for each in answer(engine, FRANCE, top_logprobs=0).logprobs] == [()] * 20
+    assert [token.top for token in answer(engine, FRANCE, top_logprobs=0).logprobs] == [()] * 20
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------------
+# -- the KV cache ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", [STORY, CHAT], ids=["story", "chat"])
-def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(engine: WorkerProcess, prompt: str) -> None:
+def test_a_repeated_prompt_is_not_evaluated_again_and_has_the_same_answer(engine: WorkerProcess, prompt: str) -> None:
     forget(engine)
     first, second = answer(engine, prompt), answer(engine, prompt)
     assert first.done.cached_tokens == 0
@@ -83,7 +85,7 @@ def test_the_same_prompt_again_is_not_evaluated_again_and_answers_the_same(engin
     assert second.text == first.text
 
 
-def test_a_second_turn_evaluates_only_what_is_new(engine: WorkerProcess) -> None:
+def test_a_second_turn_evaluates_only_the_new_tokens(engine: WorkerProcess) -> None:
     forget(engine)
     first = answer(engine, STORY, max_new_tokens=10)
     expected = first.done.prompt_tokens + 10 - 1  # the last sampled token was not evaluated
@@ -97,70 +99,70 @@ def test_a_prompt_that_diverges_early_reuses_only_the_common_prefix(engine: Work
     forget(engine)
     answer(engine, FRANCE)
     common = len(ask(engine, "encode", text="The capital of"))
-    other = answer(engine, "The capital of Italy is")
-    assert other.done.cached_tokens == common
+    italy = answer(engine, "The capital of Italy is")
+    assert italy.done.cached_tokens == common
     forget(engine)
-    assert answer(engine, "The capital of Italy is").text == other.text
+    assert answer(engine, "The capital of Italy is").text == italy.text
 
 
-# -- where it ends -----------------------------------------------------------------------------------------------------
+# -- the end of an answer ----------------------------------------------------------------------------------------------
 
 
-def test_the_answer_ends_after_as_many_tokens_as_were_asked_for(engine: WorkerProcess) -> None:
+def test_the_answer_ends_after_the_requested_number_of_tokens(engine: WorkerProcess) -> None:
     short = answer(engine, STORY, max_new_tokens=7)
     assert (short.done.reason, short.done.completion_tokens) == ("length", 7)
     assert [event.tokens for event in short.events if isinstance(event, Text) and event.text] == [1] * 7
 
 
-def test_an_end_token_ends_the_answer_and_is_not_shown(speaker: WorkerProcess) -> None:
-    reply = answer(speaker, CHAT, max_new_tokens=200)
+def test_an_end_token_ends_the_answer_and_is_not_shown(demo_engine: WorkerProcess) -> None:
+    reply = answer(demo_engine, CHAT, max_new_tokens=200)
     assert reply.done.reason == "stop"
     assert "Paris" in reply.text
     assert "<|" not in reply.text
 
 
 def test_a_stop_string_across_tokens_is_never_shown(engine: WorkerProcess) -> None:
-    free = answer(engine, STORY, max_new_tokens=40)
-    pieces = free.pieces
+    unstopped = answer(engine, STORY, max_new_tokens=40)
+    pieces = unstopped.pieces
     for index in (5, 19, 31):  # from the middle of one token to the middle of the third
         stop = (pieces[index][1:] or pieces[index]) + pieces[index + 1] + pieces[index + 2][:1]
         stopped = answer(engine, STORY, max_new_tokens=40, stops=("never said", stop))
-        assert stopped.text == free.text[: free.text.index(stop)], stop
+        assert stopped.text == unstopped.text[: unstopped.text.index(stop)], stop
         assert stopped.done.reason == "stop"
-        assert stopped.done.completion_tokens <= index + 3, "nothing is evaluated in vain"
+        assert stopped.done.completion_tokens <= index + 3, "no tokens are evaluated after the stop string"
 
 
-def test_a_stop_string_that_is_not_met_changes_nothing(engine: WorkerProcess) -> None:
-    free = answer(engine, STORY)
-    held = answer(engine, STORY, stops=(free.text[-3:] + "and no more", "never said"))
-    assert held.text == free.text
-    assert held.done.reason == "length"
+def test_a_stop_string_that_does_not_occur_changes_nothing(engine: WorkerProcess) -> None:
+    expected = answer(engine, STORY)
+    reply = answer(engine, STORY, stops=(expected.text[-3:] + "and no more", "never said"))
+    assert reply.text == expected.text
+    assert reply.done.reason == "length"
 
 
-def test_a_stop_string_of_characters_that_take_several_tokens_is_met(speaker: WorkerProcess) -> None:
-    reply = answer(speaker, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
+def test_a_stop_string_of_characters_that_take_several_tokens_ends_the_answer(demo_engine: WorkerProcess) -> None:
+    reply = answer(demo_engine, "猫猫猫猫猫猫猫猫", max_new_tokens=30, stops=("猫猫",))
     assert (reply.text, reply.done.reason) == ("", "stop")
 
 
 @pytest.mark.parametrize(
     "prompt", ["猫猫猫猫猫猫猫猫", "日本語、日本語、日本語、", "a 🦄 a 🦄 a 🦄 a 🦄 a", "한국어 한국어 한국어"]
 )
-def test_only_whole_characters_are_sent_whatever_the_script(speaker: WorkerProcess, prompt: str) -> None:
-    reply = answer(speaker, prompt, max_new_tokens=16)
-    assert "\ufffd" not in "".join(reply.pieces[:-1]), "but for one that the end of the answer cuts in two"
+def test_only_whole_characters_are_sent(demo_engine: WorkerProcess, prompt: str) -> None:
+    reply = answer(demo_engine, prompt, max_new_tokens=16)
+    assert "\ufffd" not in "".join(reply.pieces[:-1]), "only the last one may be cut off by the end of the answer"
     assert not reply.text.isascii()
     assert len(reply.pieces) < reply.done.completion_tokens, "some characters took several tokens"
     assert sum(event.tokens for event in reply.events if isinstance(event, Text)) == reply.done.completion_tokens
 
 
-# -- drawing -----------------------------------------------------------------------------------------------------------
+# -- sampling ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: WorkerProcess) -> None:
+def test_the_same_seed_gives_the_same_answer_and_other_seeds_other_answers(engine: WorkerProcess) -> None:
     params = {"temperature": 1, "max_new_tokens": 10}
-    drawn = [answer(engine, STORY, seed=seed, **params).text for seed in (1, 1, 2, 2**32 - 2)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 3
+    texts = [answer(engine, STORY, seed=seed, **params).text for seed in (1, 1, 2, 2**32 - 2)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
 
 
 def test_without_a_seed_answers_differ(engine: WorkerProcess) -> None:
@@ -168,7 +170,9 @@ def test_without_a_seed_answers_differ(engine: WorkerProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "narrow", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}], ids=lambda each: next(iter(each))
+    "narrow",
+    [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.01}],
+    ids=lambda key: next(iter(key)),
 )
 def test_sampling_from_a_single_candidate_is_greedy(engine: WorkerProcess, narrow: dict[str, float]) -> None:
     greedy = answer(engine, STORY)
@@ -176,17 +180,17 @@ def test_sampling_from_a_single_candidate_is_greedy(engine: WorkerProcess, narro
 
 
 def test_the_error_for_no_allowed_token_names_the_loader(engine: WorkerProcess, loader: str) -> None:
-    (only,) = ask(engine, "encode", text="z")
+    (token,) = ask(engine, "encode", text="z")
     with pytest.raises(GenerationFailed, match="leave no token") as failed:
-        answer(engine, FRANCE, grammar_string='root ::= "z"', custom_token_bans=str(only))
+        answer(engine, FRANCE, grammar_string='root ::= "z"', custom_token_bans=str(token))
     assert failed.value.loader == loader
     assert answer(engine, FRANCE, max_new_tokens=1).done.completion_tokens == 1
 
 
-# -- several calls -----------------------------------------------------------------------------------------------------
+# -- several requests --------------------------------------------------------------------------------------------------
 
 
-def test_after_cancelling_the_next_answer_is_right_and_reuses_the_evaluated_tokens(
+def test_after_a_cancelled_request_the_next_answer_is_right_and_reuses_the_evaluated_tokens(
     engine: WorkerProcess,
 ) -> None:
     forget(engine)
@@ -211,7 +215,7 @@ def test_a_cancelled_answer_does_not_change_another(engine: WorkerProcess) -> No
     assert answer(engine, STORY).text == expected.text
 
 
-def test_questions_are_answered_between_two_tokens(engine: WorkerProcess) -> None:
+def test_other_calls_are_answered_between_two_tokens(engine: WorkerProcess) -> None:
     long = engine.events("generate", prompt=STORY, params=parameters(max_new_tokens=500))
     next(long)
     assert ask(engine, "count", text="one two three") == 3
@@ -249,7 +253,7 @@ def test_tokens_decode_to_the_text_they_came_from(engine: WorkerProcess, text: s
     assert ask(engine, "count", text=text) == len(tokens)
 
 
-def test_the_name_of_a_special_token_is_that_token(engine: WorkerProcess) -> None:
+def test_the_name_of_a_special_token_is_encoded_as_that_token(engine: WorkerProcess) -> None:
     assert len(ask(engine, "encode", text="<|im_start|>")) == 1
 
 

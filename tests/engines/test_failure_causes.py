@@ -7,7 +7,7 @@ import pytest
 from modules.core.errors import UNNAMED
 from modules.engines.failure_causes import cause
 
-_COMPILING = [
+_COMPILATION = [
     ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "C++ compiler"),
     (
         "ModuleNotFoundError: Marlin torch.ops kernels are not properly installed. Error: Marlin fp16: CUDA_HOME "
@@ -60,7 +60,7 @@ _EXLLAMAV2 = [
 
 
 def test_a_failure_on_a_gpu_has_a_known_cause(subtests: pytest.Subtests) -> None:
-    for words, told in [*_COMPILING, *_PYTORCH, *_MEMORY, *_GPUS, *_EXLLAMAV2]:
-        with subtests.test(message=words):
-            named = cause(words)
-            assert told in named["en"] and set(named) == set(UNNAMED) and named["zh"] != UNNAMED["zh"]
+    for message, expected in [*_COMPILATION, *_PYTORCH, *_MEMORY, *_GPUS, *_EXLLAMAV2]:
+        with subtests.test(message=message):
+            texts = cause(message)
+            assert expected in texts["en"] and set(texts) == set(UNNAMED) and texts["zh"] != UNNAMED["zh"]

@@ -1,6 +1,6 @@
-"""Applying sets of adapters: a new set is active as a whole, or the former one is.
+"""Sets of adapters: either all adapters of a new set become active, or the previous set stays active.
 
-The adapters of these tests are files with a number that they add to every logit.
+An adapter of these tests is a file with a number that is added to every logit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modules.engines.lora_set import AdapterBackend, AdapterRefused, AdapterRequ
 
 
 class AddingBackend:
-    """A backend without a model. `noise` is how much two successive probes differ."""
+    """A backend without a model. `noise` is the difference between two successive probes."""
 
     def __init__(self, noise: float = 0.0) -> None:
         self.open_adapters: list[float] = []
@@ -56,42 +56,42 @@ def requests(tmp_path: Path) -> dict[str, AdapterRequest]:
     return {name: {"name": name, "path": str(tmp_path / name), "weight": 1.0} for name in values}
 
 
-def test_the_effect_of_every_adapter_is_measured_alone(requests: dict[str, AdapterRequest]) -> None:
-    model = AddingBackend()
-    assert LoraSet(model).apply([requests["one"], {**requests["two"], "weight": 0.5}]) == [1, 1]
-    assert model.active == [(1, 1), (2, 0.5)]
+def test_the_effect_of_every_adapter_is_measured_separately(requests: dict[str, AdapterRequest]) -> None:
+    backend = AddingBackend()
+    assert LoraSet(backend).apply([requests["one"], {**requests["two"], "weight": 0.5}]) == [1, 1]
+    assert backend.active == [(1, 1), (2, 0.5)]
 
 
-def test_a_weight_changes_without_reading_the_file_again(requests: dict[str, AdapterRequest]) -> None:
-    model = AddingBackend()
-    loras = LoraSet(model)
+def test_changing_a_weight_does_not_read_the_file_again(requests: dict[str, AdapterRequest]) -> None:
+    backend = AddingBackend()
+    loras = LoraSet(backend)
     loras.apply([requests["one"]])
     assert loras.apply([{**requests["one"], "weight": 2.0}]) == [2]
-    assert model.open_adapters == [1]
+    assert backend.open_adapters == [1]
 
 
 def test_adapters_that_are_no_longer_applied_are_closed(requests: dict[str, AdapterRequest]) -> None:
-    model = AddingBackend()
-    loras = LoraSet(model)
+    backend = AddingBackend()
+    loras = LoraSet(backend)
     loras.apply([requests["one"], requests["two"]])
     loras.apply([requests["two"]])
-    assert model.open_adapters == [2] and model.active == [(2, 1)]
+    assert backend.open_adapters == [2] and backend.active == [(2, 1)]
     assert loras.apply([]) == []
-    assert model.open_adapters == model.active == []
+    assert backend.open_adapters == backend.active == []
 
 
 @pytest.mark.parametrize("bad", ["none", "endless", "broken", "huge", "missing"])
-def test_after_a_refusal_the_former_set_is_active(
+def test_after_a_refusal_the_previous_set_is_active(
     bad: str, requests: dict[str, AdapterRequest], tmp_path: Path
 ) -> None:
     requests["missing"] = {"name": "missing", "path": str(tmp_path / "missing"), "weight": 1.0}
-    model = AddingBackend()
-    loras = LoraSet(model)
+    backend = AddingBackend()
+    loras = LoraSet(backend)
     loras.apply([requests["one"]])
     with pytest.raises(LoraWithoutEffect if bad == "none" else LoraRefused) as refusal:
         loras.apply([requests["two"], requests[bad]])
     assert bad in str(refusal.value)
-    assert model.active == [(1, 1)] and model.open_adapters == [1]
+    assert backend.active == [(1, 1)] and backend.open_adapters == [1]
 
 
 def test_the_message_of_a_refusal_is_shown_unchanged(tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ def test_noise_does_not_count_as_an_effect(requests: dict[str, AdapterRequest]) 
 
 
 def test_a_weight_of_0_is_allowed(requests: dict[str, AdapterRequest]) -> None:
-    model = AddingBackend()
-    assert LoraSet(model).apply([{**requests["one"], "weight": 0.0}]) == [0]
-    assert model.active == []
+    backend = AddingBackend()
+    assert LoraSet(backend).apply([{**requests["one"], "weight": 0.0}]) == [0]
+    assert backend.active == []
 
 
 def test_a_changed_file_is_read_again(requests: dict[str, AdapterRequest]) -> None:
-    model = AddingBackend()
-    loras = LoraSet(model)
+    backend = AddingBackend()
+    loras = LoraSet(backend)
     loras.apply([requests["one"]])
     Path(requests["one"]["path"]).write_text("1.5")
     assert loras.apply([requests["one"]]) == [1.5]
-    assert model.open_adapters == [1.5]
+    assert backend.open_adapters == [1.5]

@@ -1,4 +1,4 @@
-"""Shortening a prompt in the worker: as much as it takes and no more, with few texts tokenized."""
+"""Prompts are shortened in the worker, no more than necessary, and few candidates are tokenized."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ BOS = 1
 
 
 def encode(text: str) -> list[int]:
-    """A token is a character, after BOS."""
+    """Return BOS and one token per character."""
     return [BOS, *map(ord, text)]
 
 
-def numbered(count: int, limit: int) -> Prompt:
-    """A text of `count` characters, and the same without its first one, two and so on."""
+def shortenable(count: int, limit: int) -> Prompt:
+    """Return a prompt of `count` characters; the shorter ones lack its first character, its first two, and so on."""
     text = "".join(chr(200 + number) for number in range(count))
     return Prompt(text, limit, shorter=tuple(Replacement(0, start, "") for start in range(1, count)))
 
 
-def test_a_text_that_fits_is_taken_whole() -> None:
-    assert fit(numbered(9, 10), encode) == encode(numbered(9, 10).text)
+def test_a_prompt_that_fits_is_not_shortened() -> None:
+    assert fit(shortenable(9, 10), encode) == encode(shortenable(9, 10).text)
     assert fit(Prompt("any length"), encode) == encode("any length")
 
 
-def test_the_longest_text_that_fits_is_taken() -> None:
+def test_the_longest_prompt_that_fits_is_chosen() -> None:
     for count in range(2, 40):
         for limit in range(2, count + 2):
-            prompt = numbered(count, limit)
+            prompt = shortenable(count, limit)
             assert fit(prompt, encode) == encode(prompt.text[-(limit - 1) :]), (count, limit)
 
 
-def test_few_of_many_texts_are_tokenized() -> None:
+def test_few_of_many_prompts_are_tokenized() -> None:
     encoded: list[str] = []
 
-    def counting(text: str) -> list[int]:
+    def record_and_encode(text: str) -> list[int]:
         encoded.append(text)
         return encode(text)
 
-    fit(numbered(1000, 300), counting)
+    fit(shortenable(1000, 300), record_and_encode)
     assert len(encoded) <= 12
 
 
-def test_a_text_is_refused_with_its_length_and_the_limit() -> None:
+def test_a_prompt_is_refused_with_its_length_and_the_limit() -> None:
     with pytest.raises(PromptTooLong) as refused:
         fit(Prompt("123456", 5), encode)
     assert (refused.value.tokens, refused.value.limit) == (7, 5)
 
 
-def test_if_none_fits_the_length_of_the_shortest_is_told() -> None:
+def test_if_no_prompt_fits_the_error_has_the_length_of_the_shortest() -> None:
     with pytest.raises(PromptTooLong) as refused:
         fit(Prompt("123456", 3, shorter=(Replacement(0, 1, ""), Replacement(0, 3, ""))), encode)
     assert (refused.value.tokens, refused.value.limit) == (4, 3)
@@ -63,5 +63,5 @@ def test_truncating_keeps_the_last_tokens_after_bos() -> None:
     assert fit(Prompt("123", 4, truncate=True), encode) == encode("123")
 
 
-def test_truncating_for_a_model_without_bos_keeps_as_many() -> None:
+def test_truncating_without_bos_keeps_the_last_tokens_up_to_the_limit() -> None:
     assert fit(Prompt("123456", 4, truncate=True), lambda text: list(map(ord, text))) == list(map(ord, "3456"))

@@ -26,7 +26,7 @@ def released(pieces: Iterable[bytes], stops: Sequence[str] = ()) -> list[str]:
 
 
 def expected_text(raw: bytes, stops: Sequence[str]) -> str:
-    """Return the text of `raw` before the stop string that ends first; of several, before the longest."""
+    """Return the text of `raw` before the stop string that ends first; if several end there, before the longest."""
     text = raw.decode("utf-8", "replace")
     for end in range(len(text) + 1):
         matches = [stop for stop in stops if stop and text[:end].endswith(stop)]
@@ -88,7 +88,7 @@ def test_no_part_of_a_stop_string_is_released(subtests: pytest.Subtests) -> None
     for pieces, stops, texts in STOPPED:
         with subtests.test(pieces=pieces, stops=stops):
             assert [text for text in released((piece.encode() for piece in pieces), stops) if text] == [
-                t for t in texts if t
+                text for text in texts if text
             ]
 
 

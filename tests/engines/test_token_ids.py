@@ -1,3 +1,5 @@
+"""Token ids: common prefixes, biases and bans."""
+
 from __future__ import annotations
 
 import math
@@ -19,11 +21,11 @@ def test_the_common_prefix_ends_at_the_first_different_token() -> None:
     assert common_prefix_length([], [1]) == common_prefix_length([1], [2]) == 0
 
 
-def test_the_common_prefix_is_the_one_that_a_loop_finds() -> None:
-    numbers = random.Random(0)
+def test_the_common_prefix_equals_that_of_a_simple_loop() -> None:
+    rng = random.Random(0)
     for _ in range(500):
-        left = [numbers.randrange(2) for _ in range(numbers.randrange(12))]
-        right = left[: numbers.randrange(12)] + [numbers.randrange(2) for _ in range(numbers.randrange(12))]
+        left = [rng.randrange(2) for _ in range(rng.randrange(12))]
+        right = left[: rng.randrange(12)] + [rng.randrange(2) for _ in range(rng.randrange(12))]
         length = 0
         while length < min(len(left), len(right)) and left[length] == right[length]:
             length += 1
@@ -36,7 +38,7 @@ def test_a_ban_overrides_a_bias() -> None:
     assert logit_biases(params, 10, [9]) == {3: 2.5, 4: -math.inf, 5: -math.inf}
 
 
-def test_end_tokens_are_banned_on_request_if_there_are_logits_for_them() -> None:
+def test_ban_eos_token_bans_the_end_tokens_that_have_logits() -> None:
     assert logit_biases(PARAMS | {"ban_eos_token": True}, 10, [9, 12]) == {9: -math.inf}
 
 

@@ -1,4 +1,4 @@
-"""Abilities of every loader that declares them, tested in the same way; the loaders' table is generated from this.
+"""Tests of the abilities that loaders declare, the same for all loaders; the table of loaders is generated from them.
 
 The model is SmolLM2, in the format of the loader. Details are tested in the loader's own tests.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modules.core.events import Waiting
-from modules.loaders.registry import LOADERS, Loader
+from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
 from tests.support.answers import Crowd, answer, forget, together
 from tests.support.exl2_folder import exl2_folder
@@ -26,43 +26,39 @@ TOKENS = 5
 
 
 @dataclass(frozen=True)
-class Shown:
-    """`make` returns the model, made from the tests' GGUF file or folder in bfloat16."""
+class Setup:
+    """How a loader is tested. `make` returns the model, made from the demo model's GGUF file or bfloat16 folder."""
 
     make: Callable[[Path, Path], Path]
     where: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
-    together: bool = True
+    concurrent: bool = True
 
 
 EXLLAMAV2 = {"max_seq_len": 1024, "cfg_cache": True}
-LOADED = {
-    "Transformers": Shown(lambda gguf, folder: folder),
-    "llama.cpp": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512}),
-    "llamacpp_HF": Shown(lambda gguf, folder: gguf, options={"n_ctx": 512, "cfg_cache": True}, together=False),
-    "AutoGPTQ": Shown(lambda gguf, folder: quantized_folder(folder, "gptq")),
-    "AutoAWQ": Shown(lambda gguf, folder: quantized_folder(folder, "awq")),
-    "ExLlamav2": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2),
-    "ExLlamav2_HF": Shown(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2, together=False),
+SETUPS = {
+    "Transformers": Setup(lambda gguf, folder: folder),
+    "llama.cpp": Setup(lambda gguf, folder: gguf, options={"n_ctx": 512}),
+    "llamacpp_HF": Setup(lambda gguf, folder: gguf, options={"n_ctx": 512, "cfg_cache": True}, concurrent=False),
+    "AutoGPTQ": Setup(lambda gguf, folder: quantized_folder(folder, "gptq")),
+    "AutoAWQ": Setup(lambda gguf, folder: quantized_folder(folder, "awq")),
+    "ExLlamav2": Setup(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2),
+    "ExLlamav2_HF": Setup(lambda gguf, folder: exl2_folder(folder), "stand-in", EXLLAMAV2, concurrent=False),
 }
-WHERE = [
-    pytest.param(name, marks=pytest.mark.works(shown.where, "streaming", loader=name)) for name, shown in LOADED.items()
+STREAMING = [
+    pytest.param(name, marks=pytest.mark.works(setup.where, "streaming", loader=name)) for name, setup in SETUPS.items()
 ]
-TOGETHER = [name for name, shown in LOADED.items() if shown.together]
-ONE_BY_ONE = [name for name, shown in LOADED.items() if not shown.together]
-GUIDED = [name for name in LOADED if "cfg" in LOADERS[name].abilities]
+CONCURRENT = [name for name, setup in SETUPS.items() if setup.concurrent]
+SEQUENTIAL = [name for name, setup in SETUPS.items() if not setup.concurrent]
+GUIDED = [name for name in SETUPS if "cfg" in LOADERS[name].abilities]
 
 
 @pytest.fixture(scope="module")
 def loaded(workers: WorkerPool, loader: str, smollm2: Path, smollm2_folder: Path) -> Iterator[WorkerProcess]:
-    row, shown = LOADERS[loader], LOADED[loader]
-    start = flash_worker if shown.where == "stand-in" else worker_with(overlay_folder(row))
-    with workers.lease(shown.make(smollm2, smollm2_folder), row, start, **shown.options) as pooled:
+    setup, overlay = SETUPS[loader], LOADERS[loader].overlay
+    start = flash_worker if setup.where == "stand-in" else worker_with(overlay and overlay.folder)
+    with workers.lease(setup.make(smollm2, smollm2_folder), LOADERS[loader], start, **setup.options) as pooled:
         yield pooled.worker
-
-
-def overlay_folder(loader: Loader) -> Path | None:
-    return None if loader.overlay is None else loader.overlay.folder
 
 
 @pytest.fixture
@@ -72,39 +68,39 @@ def engine(loaded: WorkerProcess) -> WorkerProcess:
     return loaded
 
 
-@pytest.mark.parametrize("loader", WHERE, scope="module")
-def test_the_answer_is_right_and_comes_in_pieces(engine: WorkerProcess) -> None:
+@pytest.mark.parametrize("loader", STREAMING, scope="module")
+def test_the_answer_is_right_and_is_streamed(engine: WorkerProcess) -> None:
     reply = answer(engine, FRANCE, max_new_tokens=TOKENS)
     assert "Paris" in reply.text
     assert 2 <= len(reply.pieces) <= reply.done.completion_tokens <= TOKENS
 
 
 @pytest.mark.works("samplers")
-@pytest.mark.parametrize("loader", LOADED, scope="module")
-def test_sampling_follows_the_parameters(engine: WorkerProcess) -> None:
-    def drawn(**params: Any) -> str:
+@pytest.mark.parametrize("loader", SETUPS, scope="module")
+def test_sampling_depends_on_the_parameters(engine: WorkerProcess) -> None:
+    def sample(**params: Any) -> str:
         forget(engine)  # in 16 bits it matters how many tokens are evaluated at once
         return answer(engine, "Once upon a time", max_new_tokens=TOKENS, **params).text
 
-    greedy, wild = drawn(), {"temperature": 1.5, "min_p": 0.0}
-    assert drawn(seed=1, top_k=1, **wild) == greedy
-    seeds = [drawn(seed=seed, **wild) for seed in (1, 2, 3)]
-    assert len({greedy, *seeds}) > 2, "three seeds and no luck"
-    assert drawn(seed=3, **wild) == seeds[-1]
+    greedy, random = sample(), {"temperature": 1.5, "min_p": 0.0}
+    assert sample(seed=1, top_k=1, **random) == greedy
+    texts = [sample(seed=seed, **random) for seed in (1, 2, 3)]
+    assert len({greedy, *texts}) > 2, "at least two of three seeds give other answers"
+    assert sample(seed=3, **random) == texts[-1]
 
 
 @pytest.mark.works("concurrent")
-@pytest.mark.parametrize("loader", TOGETHER, scope="module")
-def test_two_concurrent_answers_are_those_given_alone(engine: WorkerProcess) -> None:
-    alone = [answer(engine, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
+@pytest.mark.parametrize("loader", CONCURRENT, scope="module")
+def test_concurrent_answers_are_those_to_single_requests(engine: WorkerProcess) -> None:
+    single = [answer(engine, prompt, max_new_tokens=TOKENS).text for prompt in (FRANCE, COUNTING)]
     forget(engine)
     replies = together(engine, [FRANCE, COUNTING], max_new_tokens=TOKENS)
     assert not [event for reply in replies for event in reply.events if isinstance(event, Waiting)]
-    assert [reply.text for reply in replies] == alone
+    assert [reply.text for reply in replies] == single
 
 
-@pytest.mark.parametrize("loader", ONE_BY_ONE, scope="module")
-def test_a_second_request_learns_that_it_waits(engine: WorkerProcess) -> None:
+@pytest.mark.parametrize("loader", SEQUENTIAL, scope="module")
+def test_a_second_request_is_told_that_it_waits(engine: WorkerProcess) -> None:
     crowd = Crowd(engine)
     calls = [crowd.ask(prompt, max_new_tokens=TOKENS) for prompt in (FRANCE, COUNTING)]
     first, second = (crowd.wait(call) for call in calls)
@@ -115,9 +111,9 @@ def test_a_second_request_learns_that_it_waits(engine: WorkerProcess) -> None:
 @pytest.mark.parametrize("loader", GUIDED, scope="module")
 def test_guidance_leads_away_from_the_negative_prompt(engine: WorkerProcess) -> None:
     plain = answer(engine, FRANCE, max_new_tokens=TOKENS).text
-    itself = answer(engine, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
-    assert itself.text == plain, "away from itself"
-    led = answer(
+    unguided = answer(engine, FRANCE, max_new_tokens=TOKENS, guidance_scale=1.5, negative_prompt=FRANCE)
+    assert unguided.text == plain
+    guided = answer(
         engine, FRANCE, max_new_tokens=TOKENS, guidance_scale=2.5, negative_prompt="The capital of Italy is Rome"
     )
-    assert led.text != plain
+    assert guided.text != plain

@@ -1,7 +1,8 @@
-"""Which worker binds its compute threads to cores, and which threads of a real one are bound."""
+"""Binding of compute threads to cores: which worker may do it, and which of its threads are bound."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -33,25 +34,25 @@ needs_two_cores = pytest.mark.skipif(len(cpu_memory.cpus_by_core()) < 2, reason=
 
 @pytest.fixture
 def binding() -> CoreBinding:
-    """A binding with two cores, whatever this machine has, and without variables of the user."""
+    """A binding with two cores, independent of this machine and of the user's environment variables."""
     return CoreBinding({}, lambda: TWO_CORES)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., WorkerProcess]]:
-    """Start workers with the test engine, and close them after the test."""
-    with ExitStack() as started:
+    """Return a function that starts workers with the echo engine. They are closed after the test."""
+    with ExitStack() as stack:
 
-        def start(word: str = "anything", **options: object) -> WorkerProcess:
+        def start(path: str = "anything", **options: object) -> WorkerProcess:
             worker = WorkerProcess()
-            started.callback(worker.close)
-            load(worker, Path(word), ECHO, **options)
+            stack.callback(worker.close)
+            load(worker, Path(path), ECHO, **options)
             return worker
 
         yield start
 
 
-def bound(worker: WorkerProcess) -> list[list[int]]:
+def bound_cores(worker: WorkerProcess) -> list[list[int]]:
     """Return the cores that an echo worker has bound its threads to."""
     (event,) = worker.events("bound")
     assert isinstance(event, Result)
@@ -71,15 +72,15 @@ def test_only_the_first_of_three_workers_is_bound(binding: CoreBinding, start: C
     assert binding.available()
     assert [binding.bind(worker) for worker in workers] == [True, False, False]
     assert not binding.available()
-    assert [bound(worker) for worker in workers] == [TWO_CORES, [], []]
+    assert [bound_cores(worker) for worker in workers] == [TWO_CORES, [], []]
 
 
 def test_a_killed_worker_releases_the_cores(binding: CoreBinding, start: Callable[..., WorkerProcess]) -> None:
     first, second, third = (start() for _ in range(3))
     assert binding.bind(first)
     os.kill(first.pid, signal.SIGKILL)
-    until = time.monotonic() + 5
-    while first.running and time.monotonic() < until:
+    deadline = time.monotonic() + 5
+    while first.running and time.monotonic() < deadline:
         time.sleep(0.005)
     assert binding.bind(second)
     assert not binding.bind(third)
@@ -111,7 +112,7 @@ def test_nothing_is_bound_if_the_user_sets_an_openmp_variable(start: Callable[..
     worker = start()
     for name in DECIDED_BY_USER:
         assert not CoreBinding({name: ""}, lambda: TWO_CORES).bind(worker), name
-    assert bound(worker) == []
+    assert bound_cores(worker) == []
     assert CoreBinding({"OMP_NUM_THREADS": "2"}, lambda: TWO_CORES).bind(worker)
 
 
@@ -119,10 +120,10 @@ def test_nothing_is_bound_to_a_single_core_or_if_cores_are_unknown(start: Callab
     worker = start()
     for cores in ([[0]], [[0, 1]], []):
         assert not CoreBinding({}, lambda cores=cores: cores).bind(worker), cores
-    assert bound(worker) == []
+    assert bound_cores(worker) == []
 
 
-def test_a_model_that_replaces_another_is_bound_too_and_explaining_binds_nothing(binding: CoreBinding) -> None:
+def test_a_model_that_replaces_another_is_bound_and_explaining_binds_nothing(binding: CoreBinding) -> None:
     owner = ModelManager(binding)
     plan = echo_plan()
     try:
@@ -138,7 +139,7 @@ def test_a_model_that_replaces_another_is_bound_too_and_explaining_binds_nothing
         owner.unload()
 
 
-def test_threads_of_a_model_beside_a_bound_worker_sleep_while_waiting(
+def test_threads_of_a_second_worker_sleep_while_waiting(
     binding: CoreBinding, start: Callable[..., WorkerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
@@ -156,14 +157,14 @@ def test_only_the_llama_cpp_loaders_bind_threads() -> None:
     assert [name for name, loader in LOADERS.items() if loader.binds_threads] == ["llama.cpp", "llamacpp_HF"]
 
 
-# -- which CPUs --------------------------------------------------------------------------------------------------------
+# -- choice of CPUs ----------------------------------------------------------------------------------------------------
 
 
-def calls(decoding: int, reading: int, **others: Json) -> dict[str, Json]:
-    return {"llama_init_from_model": {"n_threads": decoding, "n_threads_batch": reading}, **others}
+def calls(threads: int, threads_batch: int, **others: Json) -> dict[str, Json]:
+    return {"llama_init_from_model": {"n_threads": threads, "n_threads_batch": threads_batch}, **others}
 
 
-def test_each_thread_gets_a_core_before_any_core_gets_two() -> None:
+def test_every_core_gets_one_thread_before_any_core_gets_two() -> None:
     assert bound_cpus(calls(2, 2), [[0], [1]]) == ([0, 1], [0, 1])
     assert bound_cpus(calls(2, 2), [[1], [6]]) == ([1, 6], [1, 6])
     assert bound_cpus(calls(2, 4), TWO_CORES) == ([0, 1], [0, 1, 2, 3])
@@ -180,22 +181,22 @@ def test_threads_stay_unbound_if_they_are_too_few_or_too_many_for_the_cores() ->
         (calls(2, 2, llama_numa_init={"numa": 1}), [[0], [1]]),
         (calls(2, 2), [[0], [MAX_CPUS]]),
     ]
-    for made, cores in cases:
-        assert bound_cpus(made, cores) == ([], []), (made, cores)
+    for arguments, cores in cases:
+        assert bound_cpus(arguments, cores) == ([], []), (arguments, cores)
 
 
 # -- a real worker -----------------------------------------------------------------------------------------------------
 
 
-def masks(pid: int) -> dict[int, set[int]]:
+def allowed_cpus(pid: int) -> dict[int, set[int]]:
     """Return the CPUs that each thread of a process may use, by thread id."""
-    found = {}
+    cpus = {}
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        listed = re.search(r"^Cpus_allowed_list:\t(.*)$", status.read_text(), re.MULTILINE)
-        assert listed is not None
-        ends = [part.split("-") for part in listed[1].split(",")]
-        found[int(status.parent.name)] = {cpu for end in ends for cpu in range(int(end[0]), int(end[-1]) + 1)}
-    return found
+        match = re.search(r"^Cpus_allowed_list:\t(.*)$", status.read_text(), re.MULTILINE)
+        assert match is not None
+        ranges = [part.split("-") for part in match[1].split(",")]
+        cpus[int(status.parent.name)] = {cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)}
+    return cpus
 
 
 def generate(worker: WorkerProcess) -> None:
@@ -209,27 +210,27 @@ def test_each_compute_thread_is_bound_to_one_core_and_other_threads_to_none(name
     worker = WorkerProcess()
     try:
         load(worker, smollm2, LOADERS[name], n_ctx=256)
-        assert all(mask == os.sched_getaffinity(0) for mask in masks(worker.pid).values())
+        assert all(cpus == os.sched_getaffinity(0) for cpus in allowed_cpus(worker.pid).values())
         assert CoreBinding({}).bind(worker)
         generate(worker)
-        found = masks(worker.pid)
+        cpus_by_thread = allowed_cpus(worker.pid)
     finally:
         worker.close()
-    narrow = [mask for mask in found.values() if mask != os.sched_getaffinity(0)]
+    bound = [cpus for cpus in cpus_by_thread.values() if cpus != os.sched_getaffinity(0)]
     expected = [{core[0]} for core in cpu_memory.cpus_by_core()]
-    assert sorted(narrow, key=min) == expected
-    assert len(found) > len(narrow), "the thread that reads requests is free"
-    assert found[worker.pid] == expected[0], "the main thread decodes"
+    assert sorted(bound, key=min) == expected
+    assert len(cpus_by_thread) > len(bound), "the thread that reads requests is not bound"
+    assert cpus_by_thread[worker.pid] == expected[0], "the main thread decodes"
 
 
 @needs_two_cores
 def test_only_cores_that_this_process_may_use_are_granted(start: Callable[..., WorkerProcess]) -> None:
     allowed = os.sched_getaffinity(0)
-    only = max(allowed)
-    os.sched_setaffinity(0, {only})
+    cpu = max(allowed)
+    os.sched_setaffinity(0, {cpu})
     try:
-        assert cpu_memory.cpus_by_core() == [[only]]
+        assert cpu_memory.cpus_by_core() == [[cpu]]
         assert not CoreBinding({}).bind(start())
     finally:
         os.sched_setaffinity(0, allowed)
-    assert sorted(cpu for core in cpu_memory.cpus_by_core() for cpu in core) == sorted(allowed)
+    assert sorted(itertools.chain(*cpu_memory.cpus_by_core())) == sorted(allowed)

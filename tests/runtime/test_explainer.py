@@ -1,4 +1,4 @@
-"""Explanations of plans, by a worker that loads nothing."""
+"""Explanations of load plans by a worker that loads no model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.support.echo_plans import plan
 
 
 def test_a_plan_is_explained_without_loading_the_model(owner: ModelManager) -> None:
-    told = owner.explain(plan("fail"))
-    assert told == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
+    explanation = owner.explain(plan("fail"))
+    assert explanation == {"calls": {"echo": {"path": "/models/fail", "n_ctx": 77}}, "notes": []}
     assert owner.status.state == "empty"
 
 
-def test_one_worker_answers_all_questions_until_it_is_closed() -> None:
+def test_one_worker_explains_all_plans_until_it_is_closed() -> None:
     explainer = Explainer()
     before = worker_pids()
     with contextlib.closing(explainer):

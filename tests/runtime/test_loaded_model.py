@@ -1,4 +1,4 @@
-"""A loaded model: generations and streams, and how they are stopped."""
+"""Generations and streams of a loaded model, and stopping them."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ def test_a_stream_raises_the_error_of_the_generation(owner: ModelManager) -> Non
 def test_many_streams_share_one_thread(owner: ModelManager) -> None:
     model = load(owner)
 
-    async def all_of_them() -> list[list[object]]:
+    async def stream_all() -> list[list[object]]:
         return await asyncio.gather(*(streamed(model, f"number {number}") for number in range(20)))
 
     threads = threading.active_count()
-    answers = asyncio.run(all_of_them())
+    answers = asyncio.run(stream_all())
     assert threading.active_count() <= threads
-    spoken = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
-    assert spoken == [f"number {number} " for number in range(20)]
+    answer_texts = ["".join(event.text for event in answer if isinstance(event, Text)) for answer in answers]
+    assert answer_texts == [f"number {number} " for number in range(20)]
     assert any(isinstance(answer[0], Waiting) for answer in answers)
 
 
-@pytest.mark.parametrize("how", ["cancelled", "closed"])
-def test_cancelling_or_closing_a_stream_stops_its_generation(owner: ModelManager, how: str) -> None:
+@pytest.mark.parametrize("ending", ["cancelled", "closed"])
+def test_cancelling_or_closing_a_stream_stops_its_generation(owner: ModelManager, ending: str) -> None:
     model = load(owner)
 
-    async def cut() -> None:
-        if how == "cancelled":
+    async def interrupt() -> None:
+        if ending == "cancelled":
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(streamed(model, "slow count 1000"), 0.3)
         else:
@@ -77,7 +77,7 @@ def test_cancelling_or_closing_a_stream_stops_its_generation(owner: ModelManager
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
 
-    asyncio.run(cut())
+    asyncio.run(interrupt())
     began = time.monotonic()
     assert texts(model, "next") == "next "
     assert time.monotonic() - began < 1

@@ -1,4 +1,4 @@
-"""Loading, unloading and concurrent requests: which model becomes current, and what the status and the errors say."""
+"""Loads, unloads and concurrent requests: which model becomes current, and the status and errors that result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wait_for_progress(owner: ModelManager, name: str) -> None:
 # -- load and unload ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_loaded_at_first(owner: ModelManager) -> None:
+def test_no_model_is_loaded_at_first(owner: ModelManager) -> None:
     assert owner.status.state == "empty"
     with pytest.raises(NoModelLoaded):
         _ = owner.current
@@ -97,9 +97,9 @@ def test_a_load_replaces_the_current_model(owner: ModelManager) -> None:
 def test_unloading_frees_the_memory_and_ends_the_process(owner: ModelManager) -> None:
     before = worker_pids()
     model = load(owner, "big")
-    held = model.memory
-    assert held > 64 << 20
-    assert abs(owner.unload() - held) < 1 << 20
+    memory = model.memory
+    assert memory > 64 << 20
+    assert abs(owner.unload() - memory) < 1 << 20
     assert worker_pids() == before
     assert owner.status.state == "empty"
     assert owner.status.freed > 64 << 20
@@ -124,7 +124,7 @@ def test_unloading_ends_a_generation_with_an_error(owner: ModelManager) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("name", "error", "message"),
     [
         ("fail", Unsupported, "the echo engine will not"),
         ("boom", LoadFailed, "the echo engine broke"),
@@ -134,14 +134,14 @@ def test_unloading_ends_a_generation_with_an_error(owner: ModelManager) -> None:
     ],
 )
 def test_a_failed_load_reports_its_cause_and_leaves_no_process(
-    owner: ModelManager, name: str, error: type[Exception], words: str
+    owner: ModelManager, name: str, error: type[Exception], message: str
 ) -> None:
     before = worker_pids()
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         load(owner, name)
     status = owner.status
     assert (status.state, status.name) == ("failed", name)
-    assert words in str(status.error)
+    assert message in str(status.error)
     wait_until(lambda: worker_pids() == before)
     with pytest.raises((NoModelLoaded, WorkerDied)):
         _ = owner.current
@@ -206,7 +206,7 @@ def test_unloading_a_dead_model_clears_the_error(owner: ModelManager) -> None:
 
 def test_a_model_that_dies_as_it_becomes_ready_is_shown_as_failed(owner: ModelManager) -> None:
     for milliseconds in range(0, 20, 2):
-        with contextlib.suppress(WorkerDied):  # the sooner it dies, the more often `load` itself hears of it
+        with contextlib.suppress(WorkerDied):  # `load` raises the error if the worker dies early enough
             load(owner, f"late {milliseconds}")
         wait_until(lambda: owner.status.state == "failed")
         with pytest.raises(WorkerDied):
@@ -225,19 +225,19 @@ def test_a_second_load_cancels_a_running_one(owner: ModelManager, threads: Threa
     wait_for_progress(owner, "slow")
     began = time.monotonic()
     second = load(owner, "second")
-    assert time.monotonic() - began < 3, "it did not wait for the first"
+    assert time.monotonic() - began < 3, "the second load does not wait for the first"
     assert cancelled(first)
     assert owner.current is second
     assert (owner.status.state, owner.status.name) == ("ready", "second")
 
 
 def test_the_last_of_many_requests_wins(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
-    waiting = []
+    futures = []
     for number in range(5):
-        waiting.append(threads.submit(load, owner, f"slow {number}"))
+        futures.append(threads.submit(load, owner, f"slow {number}"))
         time.sleep(0.05)
     last = load(owner, "last")
-    assert all(cancelled(each) for each in waiting)
+    assert all(cancelled(future) for future in futures)
     assert owner.current is last
     assert len(worker_pids()) == 1
 
@@ -249,38 +249,38 @@ def test_two_requests_for_the_same_load_share_it(owner: ModelManager, threads: T
     second = threads.submit(load, owner, "brief")
     assert first.result(timeout=10) is second.result(timeout=10) is owner.current
     assert worker_pids() == worker
-    assert load(owner, "brief") is not first.result(), "it is ready: to load it again is another load"
+    assert load(owner, "brief") is not first.result(), "loading a model that is ready is a new load"
     assert worker_pids().isdisjoint(worker)
 
 
-def test_all_who_share_a_load_learn_that_it_was_cancelled_or_failed(
+def test_requests_that_share_a_load_all_fail_if_it_is_cancelled_or_fails(
     owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
-    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    futures = [threads.submit(load, owner, "slow") for _ in range(2)]
     wait_for_progress(owner, "slow")
     owner.unload()
-    assert all(cancelled(each) for each in both_of)
-    both_of = [threads.submit(load, owner, "slow") for _ in range(2)]
+    assert all(cancelled(future) for future in futures)
+    futures = [threads.submit(load, owner, "slow") for _ in range(2)]
     wait_for_progress(owner, "slow")
     os.kill(worker_pids().pop(), signal.SIGKILL)
-    assert all(isinstance(each.exception(timeout=10), WorkerDied) for each in both_of)
+    assert all(isinstance(future.exception(timeout=10), WorkerDied) for future in futures)
 
 
 def test_a_load_with_an_older_number_than_the_last_request_is_cancelled(owner: ModelManager) -> None:
-    early = owner.next_number()
+    number = owner.next_number()
     owner.unload()
-    assert cancelled(owner.begin(plan("late"), early))
+    assert cancelled(owner.begin(plan("late"), number))
     assert owner.status.state == "empty" and not worker_pids()
-    early, model = owner.next_number(), load(owner)
-    assert cancelled(owner.begin(plan("late"), early))
+    number, model = owner.next_number(), load(owner)
+    assert cancelled(owner.begin(plan("late"), number))
     assert owner.current is model
 
 
 def test_a_load_with_other_options_is_not_shared(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     first = threads.submit(load, owner, "brief")
     wait_for_progress(owner, "brief")
-    other = resolve(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
-    model = owner.load(LoadPlan(record("brief"), ECHO, other))
+    settings = resolve(ECHO, model={}, saved={}, flags={}, form={"n_ctx": 78})
+    model = owner.load(LoadPlan(record("brief"), ECHO, settings))
     assert cancelled(first)
     assert owner.current is model and model.ask("options")["n_ctx"] == 78
 
@@ -297,13 +297,13 @@ def test_unloading_cancels_a_running_load(owner: ModelManager, threads: ThreadPo
 def test_of_two_simultaneous_loads_one_is_cancelled(owner: ModelManager, threads: ThreadPoolExecutor) -> None:
     start = threading.Barrier(2)
 
-    def press(name: str) -> LoadedModel:
+    def load_at_once(name: str) -> LoadedModel:
         start.wait()
         return load(owner, name)
 
     for _ in range(5):
-        pressed = {name: threads.submit(press, name) for name in ("left", "right")}
-        outcomes = {name: future.exception(timeout=10) for name, future in pressed.items()}
+        futures = {name: threads.submit(load_at_once, name) for name in ("left", "right")}
+        outcomes = {name: future.exception(timeout=10) for name, future in futures.items()}
         winners = [name for name, error in outcomes.items() if error is None]
         assert owner.current.record.name == owner.status.name
         assert owner.status.name in winners
@@ -311,17 +311,17 @@ def test_of_two_simultaneous_loads_one_is_cancelled(owner: ModelManager, threads
         assert len(worker_pids()) == 1
 
 
-def test_a_request_made_while_the_old_model_is_slow_to_end_skips_the_load_before_it(
+def test_a_request_while_the_old_model_is_slow_to_close_cancels_the_load_before_it(
     owner: ModelManager, threads: ThreadPoolExecutor
 ) -> None:
     load(owner)
-    os.kill(next(iter(worker_pids())), signal.SIGSTOP)  # so that closing it takes the whole grace
+    os.kill(next(iter(worker_pids())), signal.SIGSTOP)  # closing it now takes the full grace period
     began = time.monotonic()
     first = threads.submit(load, owner, "slow")
     time.sleep(0.3)
     with pytest.raises(ModelLoading, match="slow"):
         _ = owner.current
     second = load(owner, "second")
-    assert time.monotonic() - began < 7, "the first was loaded to the end, for nothing"
+    assert time.monotonic() - began < 7, "the first load was not cancelled"
     assert cancelled(first)
     assert owner.current is second

@@ -1,4 +1,4 @@
-"""Worker processes: how their death is reported, that they end with their parent, and which packages they import."""
+"""Worker processes: reports of their death, their end together with the parent, and the packages they import."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def where(worker: WorkerProcess, package: str = "") -> dict[str, object]:
 
 
 def wait_until(condition: object, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:  # type: ignore[operator]
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:  # type: ignore[operator]
         time.sleep(0.02)
     return bool(condition())  # type: ignore[operator]
 
@@ -40,7 +40,7 @@ def wait_until(condition: object, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("word", "how", "code", "words"),
+    ("word", "cause", "code", "output"),
     [
         ("abort", "SIGABRT", -signal.SIGABRT, "last words: about to abort"),
         ("segv", "SIGSEGV", -signal.SIGSEGV, "last words: about to read address 0"),
@@ -50,35 +50,35 @@ def wait_until(condition: object, seconds: float) -> bool:
 )
 @pytest.mark.parametrize("doing", ["loading", "generating"])
 def test_a_death_is_reported_with_its_cause_the_activity_and_the_last_output(
-    worker: WorkerProcess, word: str, how: str, code: int, words: str, doing: str
+    worker: WorkerProcess, word: str, cause: str, code: int, output: str, doing: str
 ) -> None:
     with pytest.raises(WorkerDied) as died:
         load(worker, Path(word if doing == "loading" else "anything"), ECHO)
         list(worker.events("generate", prompt=f"hello {word}", params={}))
     assert died.value.exit_code == code
-    assert words in died.value.words
-    assert f"while {doing} ({how})" in died.value.say("en")
-    assert how in died.value.say("zh")
+    assert output in died.value.words
+    assert f"while {doing} ({cause})" in died.value.say("en")
+    assert cause in died.value.say("zh")
 
 
 def test_death_while_idle_is_reported_at_once_and_to_later_calls() -> None:
-    told: list[WorkerDied] = []
-    heard = threading.Event()
-    worker = WorkerProcess(ended=lambda death: (told.append(death), heard.set()))
+    deaths: list[WorkerDied] = []
+    reported = threading.Event()
+    worker = WorkerProcess(ended=lambda death: (deaths.append(death), reported.set()))
     load(worker, Path("anything"), ECHO)
     os.kill(worker.pid, signal.SIGKILL)
-    assert heard.wait(5)
-    assert told == [worker.death]
-    assert "while idle (SIGKILL)" in str(told[0])
+    assert reported.wait(5)
+    assert deaths == [worker.death]
+    assert "while idle (SIGKILL)" in str(deaths[0])
     with pytest.raises(WorkerDied, match="idle"):
         where(worker)
 
 
 def test_all_running_calls_end_when_the_worker_dies(echo: WorkerProcess) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
     for prompt in ("slow first kill", "second", "third"):
-        echo.start("generate", told.append, prompt=prompt, params={})
-    assert wait_until(lambda: sum(isinstance(event, Failed) for event in told) == 3, 5), told
+        echo.start("generate", events.append, prompt=prompt, params={})
+    assert wait_until(lambda: sum(isinstance(event, Failed) for event in events) == 3, 5), events
 
 
 def test_only_the_last_lines_of_the_output_are_kept(worker: WorkerProcess) -> None:
@@ -91,17 +91,17 @@ def test_only_the_last_lines_of_the_output_are_kept(worker: WorkerProcess) -> No
 
 def test_a_death_in_the_middle_of_a_line_is_reported(echo: WorkerProcess) -> None:
     """The child is killed while the pipe holds the first half of a long line."""
-    busy, go_on = threading.Event(), threading.Event()
-    told: list[Event] = []
-    echo.start("generate", lambda _: (busy.set(), go_on.wait(10)), prompt="hello", params={})
-    busy.wait(5)  # from here on nobody reads
-    echo.start("repeat", told.append, text="long " * 1000, times=1000)
+    blocked, unblock = threading.Event(), threading.Event()
+    events: list[Event] = []
+    echo.start("generate", lambda _: (blocked.set(), unblock.wait(10)), prompt="hello", params={})
+    blocked.wait(5)  # from now on no thread reads the pipe
+    echo.start("repeat", events.append, text="long " * 1000, times=1000)
     time.sleep(0.3)
     os.kill(echo.pid, signal.SIGKILL)
-    go_on.set()
-    assert wait_until(lambda: told, 5), "no event arrived"
-    assert isinstance(told[0], Failed)
-    assert isinstance(told[0].error, WorkerDied)
+    unblock.set()
+    assert wait_until(lambda: events, 5), "no event arrived"
+    assert isinstance(events[0], Failed)
+    assert isinstance(events[0].error, WorkerDied)
 
 
 # -- end ---------------------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_a_death_in_the_middle_of_a_line_is_reported(echo: WorkerProcess) -> Non
 def environment(worker: WorkerProcess) -> dict[str, str]:
     """Return the environment that a worker was started with."""
     file = Path(f"/proc/{worker.pid}/environ")
-    assert wait_until(file.read_bytes, 5), "it is empty for a moment while the system starts the program"
+    assert wait_until(file.read_bytes, 5), "the file stays empty until the system has started the program"
     return dict(entry.split("=", 1) for entry in file.read_bytes().decode().split("\0") if entry)
 
 
@@ -126,7 +126,7 @@ def test_gpus_are_numbered_by_bus_position_unless_the_user_sets_another_order(
 
 
 def openmp_variables(**options: bool) -> dict[str, str]:
-    """Return the variables of a new worker that set where its compute threads run and how they wait."""
+    """Return a new worker's environment variables that control where compute threads run and how they wait."""
     with closing(WorkerProcess(**options)) as worker:
         return {name: value for name, value in environment(worker).items() if name in DECIDED_BY_USER}
 
@@ -169,7 +169,7 @@ def test_closing_kills_a_worker_that_does_not_end(echo: WorkerProcess) -> None:
     assert not is_running(echo.pid)
 
 
-def test_closing_twice_does_no_harm(echo: WorkerProcess) -> None:
+def test_a_worker_can_be_closed_twice(echo: WorkerProcess) -> None:
     echo.close()
     echo.close()
     with pytest.raises(Unloaded):
@@ -177,16 +177,16 @@ def test_closing_twice_does_no_harm(echo: WorkerProcess) -> None:
 
 
 def test_an_ended_worker_leaves_no_open_files() -> None:
-    def use() -> None:
+    def start_and_close() -> None:
         worker = WorkerProcess()
         load(worker, Path("anything"), ECHO)
         worker.close()
         wait_until(lambda: worker.death is not None, 2)
 
-    use()
+    start_and_close()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        use()
+        start_and_close()
     assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 2)
 
 
@@ -227,7 +227,7 @@ def test_killing_the_parent_ends_the_worker(doing: str) -> None:
         assert is_running(pid)
         parent.kill()
         parent.wait()
-        assert wait_until(lambda: not is_running(pid), 2), f"it goes on {doing}"
+        assert wait_until(lambda: not is_running(pid), 2), f"the worker is still {doing}"
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_worker(echo: WorkerProcess) -> None:
@@ -244,7 +244,7 @@ def test_packages_of_an_overlay_precede_those_of_the_environment(tmp_path: Path)
     try:
         load(worker, Path("anything"), ECHO)
         assert where(worker, "yaml")["package"] == str(tmp_path / "yaml" / "__init__.py")
-        assert str(tmp_path) not in where(worker, "jinja2")["package"], "what it lacks comes from the environment"
+        assert str(tmp_path) not in where(worker, "jinja2")["package"], "other packages come from the environment"
     finally:
         worker.close()
     import yaml
@@ -253,7 +253,7 @@ def test_packages_of_an_overlay_precede_those_of_the_environment(tmp_path: Path)
     assert str(tmp_path) not in os.environ.get("PYTHONPATH", "")
 
 
-def test_programs_of_an_overlay_precede_all_others(tmp_path: Path) -> None:
+def test_programs_of_an_overlay_come_first_in_path(tmp_path: Path) -> None:
     """PyTorch compiles kernels with the first `ninja` in PATH."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ninja").write_text("#!/bin/sh\n")
@@ -291,8 +291,8 @@ worker = WorkerProcess()
 print(load(worker, Path("anything"), ECHO).context_length)
 worker.close()
 """
-    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert found.stdout == "64\n", found.stderr
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "64\n", run.stderr
 
 
 def test_generation_parameters_reach_the_engine(echo: WorkerProcess) -> None:

@@ -1,7 +1,8 @@
-"""Load an AWQ folder with autoawq's fused layers on a CPU, on stand-ins for their kernels.
+"""Load an AWQ folder with autoawq's fused layers on a CPU, with stand-ins for their kernels: a script.
 
-`python -m tests.support.awq_fused_probe <folder> <the same dequantized>`, with the stand-ins and the overlay on
-PYTHONPATH. Writes JSON: how far logits are from those of the dequantized model in float32, and answers of our engine.
+`python -m tests.support.awq_fused_probe <folder> <dequantized folder>`, with the stand-ins and the overlay on
+PYTHONPATH, prints JSON: the largest differences from the log probabilities of the dequantized model in float32, and
+answers of our engine.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ FRANCE, COUNTING = "The capital of France is", "one two three four"
 
 
 def main() -> None:
-    folder, plain = (Path(each) for each in sys.argv[1:])
-    model = fused(folder)
+    folder, plain = (Path(argument) for argument in sys.argv[1:])
+    model = load_fused(folder)
     reference = transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32)
-    told = {"logits": distances(model, reference), "answers": answers(model), "to the end": to_the_end(model)}
+    results = {
+        "differences": differences(model, reference),
+        "answers": answers(model),
+        "tokens in a full context": tokens_in_a_full_context(model),
+    }
     attn.flash_attn_with_kvcache = attn.flash_attn_with_kvcache._attend
-    told["unpatched"] = max(distances(model, reference))
-    json.dump(told, sys.stdout)
+    results["unpatched difference"] = max(differences(model, reference))
+    json.dump(results, sys.stdout)
 
 
-def fused(folder: Path) -> FusedModel:
+def load_fused(folder: Path) -> FusedModel:
     options = option_values(resolve(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={"max_seq_len": CONTEXT}))
     calls = arguments(folder, options, usable_packages(GPU))
     assert calls[LOAD]["fuse_layers"] and calls[LOAD]["device_map"] == {"": 0}
@@ -54,23 +59,23 @@ def fused(folder: Path) -> FusedModel:
     return model
 
 
-def distances(model: FusedModel, reference: Any) -> list[float]:
-    """Compare two prompts, the second a token longer than the first, evaluated and continued in turn."""
-    texts = [model.encode(FRANCE), model.encode(f"{FRANCE} the")]
-    caches = [model.new_cache() for _ in texts]
-    ours = [[model.forward(text, cache)] for text, cache in zip(texts, caches, strict=True)]
+def differences(model: FusedModel, reference: Any) -> list[float]:
+    """Compare two prompts of different lengths, which are prefilled and decoded in turn."""
+    sequences = [model.encode(FRANCE), model.encode(f"{FRANCE} the")]
+    caches = [model.new_cache() for _ in sequences]
+    ours = [[model.forward(tokens, cache)] for tokens, cache in zip(sequences, caches, strict=True)]
     for token in model.encode(COUNTING):
-        for text, cache, told in zip(texts, caches, ours, strict=True):
-            text.append(token)
-            told.append(model.forward([token], cache))
+        for tokens, cache, logits in zip(sequences, caches, ours, strict=True):
+            tokens.append(token)
+            logits.append(model.forward([token], cache))
     for cache in caches:
         model.recycle(cache)
-    return [distance(torch.cat(told), reference, text) for told, text in zip(ours, texts, strict=True)]
+    return [difference(torch.cat(logits), reference, tokens) for logits, tokens in zip(ours, sequences, strict=True)]
 
 
-def distance(ours: Tensor, reference: Any, text: list[int]) -> float:
+def difference(ours: Tensor, reference: Any, tokens: list[int]) -> float:
     with torch.inference_mode():
-        theirs = reference(torch.tensor([text])).logits[0, -len(ours) :]
+        theirs = reference(torch.tensor([tokens])).logits[0, -len(ours) :]
     return float((ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max())
 
 
@@ -78,24 +83,24 @@ def answers(model: FusedModel) -> dict[str, str]:
     engine = Engine(
         model, TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens)), CONTEXT, ()
     )
-    asked: dict[str, Any] = {
-        "alone": {},
-        "again": {},
-        "guided from itself": {"guidance_scale": 1.5, "negative_prompt": FRANCE},
+    requests: dict[str, Any] = {
+        "single": {},
+        "repeated": {},
+        "guided by the prompt itself": {"guidance_scale": 1.5, "negative_prompt": FRANCE},
         "guided": {"guidance_scale": 2.5, "negative_prompt": "The capital of Italy is Rome"},
     }
-    for number, wishes in enumerate(asked.values()):
-        params = parameters(max_new_tokens=6, **wishes)
+    for number, options in enumerate(requests.values()):
+        params = parameters(max_new_tokens=6, **options)
         engine.submit(number, engine.tokenize(FRANCE, params), params)
-    said = dict.fromkeys(range(len(asked)), "")
+    texts = dict.fromkeys(range(len(requests)), "")
     while not engine.idle:
         for call, event in engine.step():
-            said[call] += event.text if isinstance(event, Text) else ""
-    return dict(zip(asked, said.values(), strict=True))
+            texts[call] += event.text if isinstance(event, Text) else ""
+    return dict(zip(requests, texts.values(), strict=True))
 
 
-def to_the_end(model: FusedModel) -> int:
-    """Return the number of tokens when the context is full."""
+def tokens_in_a_full_context(model: FusedModel) -> int:
+    """Return the number of tokens of a prompt and an answer that fills the context."""
     engine = Engine(
         model, TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens)), CONTEXT, ()
     )

@@ -1,8 +1,8 @@
-"""Compare autoawq as it is with autoawq after our corrections.
+"""Compare autoawq with and without our patches: a script.
 
-`python -m tests.support.awq_package_probe <folder> <the same dequantized>`, with the overlay on PYTHONPATH. Writes
-JSON: how far its own layers on a CPU and ours are from the dequantized model in float32, and which of `autoawq.patches`
-are still needed.
+`python -m tests.support.awq_package_probe <folder> <dequantized folder>`, with the overlay on PYTHONPATH, prints JSON:
+the differences of autoawq's own layers on a CPU and of ours from the dequantized model in float32, and which patches of
+`autoawq.patches` are still needed.
 """
 
 from __future__ import annotations
@@ -26,64 +26,68 @@ from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.linked_folder import linked_folder
 
-NAMED = {"quant_filename": "model.safetensors"}
-LOST = "model.layers.1.mlp.up_proj.qzeros"
+WEIGHT_FILE = {"quant_filename": "model.safetensors"}
+MISSING_TENSOR = "model.layers.1.mlp.up_proj.qzeros"
 TEXT = "The capital of France is"
-OWN = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_layers": False}
+CPU_ARGUMENTS = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_layers": False}
 
 
 def main() -> None:
-    folder, plain = (Path(each) for each in sys.argv[1:])
+    folder, plain = (Path(argument) for argument in sys.argv[1:])
     tokens = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT)
-    reference = logits(transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32), tokens)
-    told: dict[str, Any] = {"no GPU": complaint(folder)}
+    reference = logprobs_of(transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32), tokens)
+    results: dict[str, Any] = {"no GPU": load_error(folder)}
     base.get_best_device = lambda: "cpu-naive"
-    slow = logits(AutoAWQForCausalLM.from_quantized(str(folder), **OWN).model, tokens)
-    told["capitals"] = complaint(in_capitals(folder, folder.parent / "capitals"))
-    told["missing"] = complaint(without_a_tensor(folder, folder.parent / "lost"))
+    package = logprobs_of(AutoAWQForCausalLM.from_quantized(str(folder), **CPU_ARGUMENTS).model, tokens)
+    results["upper case"] = load_error(with_upper_case_version(folder, folder.parent / "upper case"))
+    results["missing tensor"] = load_error(without_a_tensor(folder, folder.parent / "missing tensor"))
     options = option_values(resolve(LOADERS["AutoAWQ"], model={}, saved={}, flags={}, form={}))
     calls = arguments(folder, options, Environment())
     with patched_loading(calls[CONFIG], True, lambda _done: None):
-        parted = AutoAWQForCausalLM.from_quantized(str(folder), **OWN | elsewhere(folder)).model
-    told["elsewhere"] = sorted({str(each.device) for each in parted.model.layers[0].buffers()})
-    spread = logits(parted, tokens)
-    ours = logits(load_model(calls, lambda _done: None).module, tokens)
-    found = {"slow": slow, "spread": spread, "ours": ours}
-    told |= {name: apart(each, reference) for name, each in found.items()}
-    told["fits"] = sorted(usable_packages(Environment(packages=frozenset({"awq_ext", "flash_attn"}))).packages)
-    json.dump(told, sys.stdout)
+        offloaded = AutoAWQForCausalLM.from_quantized(str(folder), **CPU_ARGUMENTS | offloading(folder)).model
+    results["devices of an offloaded layer"] = sorted(
+        {str(buffer.device) for buffer in offloaded.model.layers[0].buffers()}
+    )
+    offloaded_logits = logprobs_of(offloaded, tokens)
+    ours = logprobs_of(load_model(calls, lambda _done: None).module, tokens)
+    variants = {"package": package, "package with offload": offloaded_logits, "ours": ours}
+    results["differences"] = {name: difference(actual, reference) for name, actual in variants.items()}
+    results["usable packages"] = sorted(
+        usable_packages(Environment(packages=frozenset({"awq_ext", "flash_attn"}))).packages
+    )
+    json.dump(results, sys.stdout)
 
 
-def elsewhere(folder: Path) -> dict[str, Any]:
-    """Return arguments that offload the first layer, as beside a GPU, so that it is not where it is computed."""
+def offloading(folder: Path) -> dict[str, Any]:
+    """Return arguments that offload the first layer to disk, so that it is not stored where it is computed."""
     layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
-    names = ["model.embed_tokens", *(f"model.layers.{each}" for each in range(layers)), "model.norm", "lm_head"]
-    places = dict.fromkeys([*names, "model.rotary_emb"], "cpu") | {"model.layers.0": "disk"}
-    return {"device_map": places, "offload_folder": str(folder.parent / "offload"), **NAMED}
+    names = ["model.embed_tokens", *(f"model.layers.{number}" for number in range(layers)), "model.norm", "lm_head"]
+    device_map = dict.fromkeys([*names, "model.rotary_emb"], "cpu") | {"model.layers.0": "disk"}
+    return {"device_map": device_map, "offload_folder": str(folder.parent / "offload"), **WEIGHT_FILE}
 
 
-def logits(module: Any, tokens: list[int]) -> Tensor:
+def logprobs_of(module: Any, tokens: list[int]) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = module(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
-    return found
+        logprobs: Tensor = module(torch.tensor([tokens])).logits[0].float().log_softmax(-1)
+    return logprobs
 
 
-def apart(left: Tensor, right: Tensor) -> float:
+def difference(actual: Tensor, expected: Tensor) -> float:
     """Return the largest difference of log probabilities of the 5 most likely tokens, on which answers depend."""
-    best = right.topk(5).indices
-    return float((left.gather(1, best) - right.gather(1, best)).abs().max())
+    best = expected.topk(5).indices
+    return float((actual.gather(1, best) - expected.gather(1, best)).abs().max())
 
 
-def complaint(folder: Path) -> str:
-    """Return the error message of the package without our corrections; empty if the folder loads."""
+def load_error(folder: Path) -> str:
+    """Return the error message of the package without our patches; empty if the folder loads."""
     try:
-        AutoAWQForCausalLM.from_quantized(str(folder), **OWN)
+        AutoAWQForCausalLM.from_quantized(str(folder), **CPU_ARGUMENTS)
     except (ImportError, UnboundLocalError, NotImplementedError) as error:
         return str(error)
     return ""
 
 
-def in_capitals(folder: Path, target: Path) -> Path:
+def with_upper_case_version(folder: Path, target: Path) -> Path:
     linked_folder(folder, target, ["config.json"])
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["version"] = "GEMM"
@@ -94,7 +98,7 @@ def in_capitals(folder: Path, target: Path) -> Path:
 def without_a_tensor(folder: Path, target: Path) -> Path:
     linked_folder(folder, target, ["model.safetensors"])
     weights = load_file(folder / "model.safetensors")
-    del weights[LOST]
+    del weights[MISSING_TENSOR]
     save_file(weights, target / "model.safetensors")
     return target
 

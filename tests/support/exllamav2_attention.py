@@ -1,12 +1,13 @@
-"""Compare ExLlamaV2's attention without flash-attention, as it is and as corrected by `exllamav2.patches`: a script.
+"""Measure the errors of ExLlamaV2's attention without flash-attention, with and without our patches: a script.
 
-`python -m tests.support.exllamav2_attention`, with the stand-in for the extension on PYTHONPATH, prints as JSON the
-largest error of every variant against float32, over all tokens, relative to the largest number; null after overflow.
+`python -m tests.support.exllamav2_attention`, with the stand-in for the extension on PYTHONPATH, prints JSON: for every
+variant and case the largest difference from float32, relative to the largest number; null after overflow.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,11 @@ from modules.engines.exllamav2.patches import patch_attention
 HEADS, KV_HEADS, HEAD = 4, 2, 64
 CASES = {
     "a prompt": {"length": 40},
-    "a prompt after others": {"length": 40, "past": 25},
+    "a prompt after cached tokens": {"length": 40, "past": 25},
     "one token": {"length": 1, "past": 50},
     "one token with a window": {"length": 1, "past": 50, "window": 16},
     "a prompt longer than its window": {"length": 40, "window": 16},
-    "a prompt after others with a window": {"length": 40, "past": 25, "window": 16},
+    "a prompt after cached tokens with a window": {"length": 40, "past": 25, "window": 16},
     "a prompt with a cap": {"length": 40, "softcap": 30.0},
     "a cap and a window": {"length": 40, "past": 5, "softcap": 30.0, "window": 16},
     "large numbers": {"length": 40, "scale": 60.0},
@@ -34,16 +35,19 @@ CASES = {
 
 
 def main() -> None:
-    ways: dict[str, Any] = {"exllamav2 0.3.2": ExLlamaV2Attention._attn_torch}
+    variants: dict[str, Any] = {"exllamav2 0.3.2": ExLlamaV2Attention._attn_torch}
     for name, fused in (("fused", True), ("step by step", False)):
         patch_attention(fused)
-        ways[name] = ExLlamaV2Attention._attn_torch
-    told = {name: {case: _off(way, **asked) for case, asked in CASES.items()} for name, way in ways.items()}
-    print("\n" + json.dumps(told))
+        variants[name] = ExLlamaV2Attention._attn_torch
+    errors = {
+        name: {case: _error(attention, **parameters) for case, parameters in CASES.items()}
+        for name, attention in variants.items()
+    }
+    print("\n" + json.dumps(errors))
 
 
-def _off(
-    way: Any,
+def _error(
+    attention: Any,
     length: int,
     past: int = 0,
     rows: int = 1,
@@ -61,26 +65,26 @@ def _off(
     )
     layer.repeat_kv = lambda states, times: ExLlamaV2Attention.repeat_kv(layer, states, times)
     config = SimpleNamespace(no_sdpa=True, attn_logit_softcapping=softcap)
-    ignored = torch.zeros(rows, past + length, dtype=torch.half)
-    ignored[0, :padding] = -65504.0
-    params = Params(rows, length, past, ignored if padding else None)
-    found = way(layer, rows, length, q, k, v, params, config).view(rows, length, HEADS, HEAD)
+    mask = torch.zeros(rows, past + length, dtype=torch.half)
+    mask[0, :padding] = -65504.0
+    params = Params(rows, length, past, mask if padding else None)
+    actual = attention(layer, rows, length, q, k, v, params, config).view(rows, length, HEADS, HEAD)
     expected = _in_float32(q, k, v, window, softcap, padding)
-    off = ((found.float() - expected).abs().max() / expected.abs().max()).item()
-    return off if off == off else None
+    error = ((actual.float() - expected).abs().max() / expected.abs().max()).item()
+    return None if math.isnan(error) else error
 
 
 def _in_float32(q: Tensor, k: Tensor, v: Tensor, window: int, softcap: float, padding: int) -> Tensor:
     """Compute attention token by token."""
-    seen = torch.empty(q.shape)
+    output = torch.empty(q.shape)
     past = k.shape[1] - q.shape[1]
     for row, token, head in product(range(q.shape[0]), range(q.shape[1]), range(q.shape[2])):
-        end, kind = past + token + 1, head // (HEADS // KV_HEADS)
+        end, kv_head = past + token + 1, head // (HEADS // KV_HEADS)
         begin = max(padding if row == 0 else 0, end - window if window else 0)
-        scores = k[row, begin:end, kind].float() @ q[row, token, head].float() * HEAD**-0.5
+        scores = k[row, begin:end, kv_head].float() @ q[row, token, head].float() * HEAD**-0.5
         scores = softcap * torch.tanh(scores / softcap) if softcap else scores
-        seen[row, token, head] = scores.softmax(0) @ v[row, begin:end, kind].float()
-    return seen
+        output[row, token, head] = scores.softmax(0) @ v[row, begin:end, kv_head].float()
+    return output
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Run exllamav2 on the stand-in for its extension in a fork of a process that has imported torch.
+"""Run scripts with exllamav2 and the stand-in for its extension in a fork of a process that has imported torch.
 
-As with a process of its own, the stand-in's changes of torch are gone afterwards; but it starts seconds faster.
+The stand-in's patches of torch are gone afterwards, as with a new process, but a fork starts seconds faster.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from tests.support.exl2_folder import with_standin
 from tests.support.forked import forked
 
 
-def printed_by(script: str, *words: str, flash: bool = False, cards: int = 1) -> str:
-    """Run `main` of the module `script` with these command-line arguments; return its output."""
-    environment = with_standin(flash=flash) | {"EXLLAMAV2_STANDIN_CARDS": str(cards)}
-    return forked(_run, script, words, environment)
+def output_of(script: str, *arguments: str, flash: bool = False, gpus: int = 1) -> str:
+    """Run `main` of the module `script` with command-line `arguments`; return its output."""
+    environment = with_standin(flash=flash) | {"EXLLAMAV2_STANDIN_GPUS": str(gpus)}
+    return forked(_run, script, arguments, environment)
 
 
-def probed(folder: Path, work: Path, *, flash: bool = False, **asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def probe(folder: Path, work: Path, *, flash: bool = False, **request: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run tests/support/exllamav2_probe.py with a request as described there; return the logits and its output."""
-    what = work / "what.json"
-    what.write_text(json.dumps({"folder": str(folder), "out": str(work / "logits.npz"), **asked}, default=str))
-    printed = printed_by("tests.support.exllamav2_probe", str(what), flash=flash, cards=asked.get("cards", 1))
-    return dict(np.load(work / "logits.npz")), json.loads(printed.splitlines()[-1])
+    file = work / "request.json"
+    file.write_text(json.dumps({"folder": str(folder), "out": str(work / "logits.npz"), **request}, default=str))
+    output = output_of("tests.support.exllamav2_probe", str(file), flash=flash, gpus=request.get("gpus", 1))
+    return dict(np.load(work / "logits.npz")), json.loads(output.splitlines()[-1])
 
 
-def pieces(work: Path) -> dict[str, Any]:
-    """Run tests/support/exllamav2_pieces.py and return the arrays it saves."""
-    printed_by("tests.support.exllamav2_pieces", str(work / "pieces.npz"))
-    return dict(np.load(work / "pieces.npz"))
+def function_results(work: Path) -> dict[str, Any]:
+    """Run tests/support/exllamav2_functions.py and return the arrays it saves."""
+    output_of("tests.support.exllamav2_functions", str(work / "results.npz"))
+    return dict(np.load(work / "results.npz"))
 
 
-def _run(script: str, words: tuple[str, ...], environment: dict[str, str]) -> str:
+def _run(script: str, arguments: tuple[str, ...], environment: dict[str, str]) -> str:
     os.environ.update(environment)
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    sys.argv = [script, *words]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    sys.argv = [script, *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         importlib.import_module(script).main()
-    return printed.getvalue()
+    return output.getvalue()

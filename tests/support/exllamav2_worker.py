@@ -1,4 +1,4 @@
-"""Workers in which ExLlamaV2's own Python code runs on stand-ins for its compiled extension and for flash-attention."""
+"""Workers in which ExLlamaV2's own Python code runs with stand-ins for its compiled extension and flash-attention."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STANDIN, FLASH = (
 )
 
 
-def paths(flash: bool = False) -> str:
-    """Return the PYTHONPATH of the stand-ins; a process that is no worker needs the overlay, too."""
+def pythonpath(flash: bool = False) -> str:
+    """Return the PYTHONPATH of the stand-ins. Processes other than workers need the overlay, too."""
     return os.pathsep.join(map(str, (STANDIN, FLASH) if flash else (STANDIN,)))
 
 
@@ -32,13 +32,13 @@ def overlay() -> Path:
 
 
 def flash_worker() -> WorkerProcess:
-    """Start a worker with flash-attention. The pool of workers identifies it by this function."""
+    """Start a worker with flash-attention. The worker pool uses this function as a key."""
     return exllamav2_worker(flash=True)
 
 
 def exllamav2_worker(flash: bool = False) -> WorkerProcess:
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = paths(flash)
+    os.environ["PYTHONPATH"] = pythonpath(flash)
     try:
         return WorkerProcess(overlay())
     finally:

@@ -1,4 +1,4 @@
-"""AutoAWQ's options become calls of autoawq: none is ignored silently, and models it cannot run are refused early."""
+"""AutoAWQ's options become calls of autoawq: none is ignored silently, and unsupported models are refused early."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ AWQ = LLAMA | {"quantization_config": {"quant_method": "awq", "bits": 4, "group_
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return made(tmp_path)
+    return write_model(tmp_path)
 
 
-def made(path: Path, **quantization: Any) -> Path:
-    """Write a model whose config.json has these fields of its quantization."""
+def write_model(path: Path, **quantization: Any) -> Path:
+    """Write a model folder with these changes of the quantization_config in config.json."""
     config = AWQ | {"quantization_config": AWQ["quantization_config"] | quantization}  # type: ignore[operator]
     (path / "config.json").write_text(json.dumps(config))
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
@@ -88,13 +88,13 @@ def test_the_slow_tokenizer_can_be_chosen_if_there_is_one(folder: Path) -> None:
 
 
 def test_without_a_gpu_pytorchs_kernel_computes_in_bfloat16(folder: Path) -> None:
-    made_calls = calls(folder)
-    assert made_calls[KERNEL] == {"dtype": "bfloat16"}
-    assert made_calls[LOAD]["device_map"] == {"": "cpu"}
+    cpu_calls = calls(folder)
+    assert cpu_calls[KERNEL] == {"dtype": "bfloat16"}
+    assert cpu_calls[LOAD]["device_map"] == {"": "cpu"}
     assert KERNEL not in calls(folder, ONE_GPU)
 
 
-def test_memory_is_limited_as_under_transformers(folder: Path) -> None:
+def test_memory_options_have_the_effect_they_have_under_transformers(folder: Path) -> None:
     assert calls(folder, ONE_GPU)[LOAD]["device_map"] == {"": 0}
     limited = calls(folder, KERNELS, gpu_memory="4 6", cpu_memory="8")[LOAD]
     assert limited["device_map"] == "auto"
@@ -126,7 +126,7 @@ def test_layers_are_fused_where_possible(folder: Path) -> None:
     assert "no_inject_fused_attention" not in noted(folder, KERNELS, no_inject_fused_attention=True)
 
 
-def test_the_note_on_kernels_names_triton_as_pip_knows_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_note_on_kernels_has_the_package_name_of_triton(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Environment((24 * GIB,), 64 * GIB)
     for platform, line in (("linux", "pip install triton"), ("win32", "pip install triton-windows")):
         monkeypatch.setattr("sys.platform", platform)
@@ -135,10 +135,10 @@ def test_the_note_on_kernels_names_triton_as_pip_knows_it(folder: Path, monkeypa
 
 
 def test_the_context_is_max_seq_len_but_at_most_the_models_own(folder: Path) -> None:
-    def context(wanted: int) -> int:
-        return Plan(folder, DEFAULTS | {"max_seq_len": wanted}, NO_GPU).context
+    def context(max_seq_len: int) -> int:
+        return Plan(folder, DEFAULTS | {"max_seq_len": max_seq_len}, NO_GPU).context
 
-    assert [context(wanted) for wanted in (0, 1000, 5000)] == [4096, 1000, 4096]
+    assert [context(max_seq_len) for max_seq_len in (0, 1000, 5000)] == [4096, 1000, 4096]
     assert "4096" in noted(folder, max_seq_len=5000)["max_seq_len"]
     assert calls(folder, max_seq_len=1000)[LOAD]["max_seq_len"] == 1000
     assert calls(folder, KERNELS, max_seq_len=1000)[LOAD]["max_seq_len"] == 1001, "see autoawq.arguments"
@@ -148,18 +148,18 @@ def test_the_context_is_max_seq_len_but_at_most_the_models_own(folder: Path) -> 
 
 
 def test_the_weight_format_is_read_from_either_file_in_any_case(tmp_path: Path) -> None:
-    assert calls(made(tmp_path, version="GEMM"))[CONFIG]["version"] == "gemm"
-    assert calls(made(tmp_path, version=None, zero_point=None))[CONFIG]["version"] == "gemm"
+    assert calls(write_model(tmp_path, version="GEMM"))[CONFIG]["version"] == "gemm"
+    assert calls(write_model(tmp_path, version=None, zero_point=None))[CONFIG]["version"] == "gemm"
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     (tmp_path / "quant_config.json").write_text(
         '{"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}'
     )
-    found = calls(tmp_path)[CONFIG]
-    assert (found["w_bit"], found["q_group_size"], found["zero_point"], found["version"]) == (4, 64, True, "gemm")
+    config = calls(tmp_path)[CONFIG]
+    assert (config["w_bit"], config["q_group_size"], config["zero_point"], config["version"]) == (4, 64, True, "gemm")
 
 
 @pytest.mark.parametrize(
-    ("files", "taken"),
+    ("files", "expected"),
     [
         (["model.safetensors", "pytorch_model.bin"], "model.safetensors"),
         (["model.safetensors.index.json", "model-00001-of-00002.safetensors"], "model.safetensors.index.json"),
@@ -168,14 +168,14 @@ def test_the_weight_format_is_read_from_either_file_in_any_case(tmp_path: Path) 
         ([], ""),
     ],
 )
-def test_the_weight_file_is_found_by_any_name(tmp_path: Path, files: list[str], taken: str) -> None:
-    made(tmp_path)
+def test_the_weight_file_is_found_by_any_name(tmp_path: Path, files: list[str], expected: str) -> None:
+    write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     for name in files:
         (tmp_path / name).touch()
     args = calls(tmp_path)[LOAD]
-    assert args["quant_filename"] == taken
-    assert args["safetensors"] == (".safetensors" in taken)
+    assert args["quant_filename"] == expected
+    assert args["safetensors"] == (".safetensors" in expected)
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_the_weight_file_is_found_by_any_name(tmp_path: Path, files: list[str], 
 def test_an_incompatible_model_is_refused_before_loading(
     tmp_path: Path, quantization: dict[str, Any], machine: Environment, word: str
 ) -> None:
-    path = made(tmp_path, **quantization)
-    why = Plan(path, DEFAULTS, machine).incompatibility
-    assert why is not None and word in why["en"]
-    assert why in [note.text for note in notes(path, DEFAULTS, machine)]
+    path = write_model(tmp_path, **quantization)
+    reason = Plan(path, DEFAULTS, machine).incompatibility
+    assert reason is not None and word in reason["en"]
+    assert reason in [note.text for note in notes(path, DEFAULTS, machine)]
 
 
 def test_a_compatible_model_is_not_refused(tmp_path: Path) -> None:
-    assert all(Plan(made(tmp_path), DEFAULTS, machine).incompatibility is None for machine in MACHINES.values())
-    assert Plan(made(tmp_path, version="gemv"), DEFAULTS, KERNELS).incompatibility is None
+    assert all(Plan(write_model(tmp_path), DEFAULTS, machine).incompatibility is None for machine in MACHINES.values())
+    assert Plan(write_model(tmp_path, version="gemv"), DEFAULTS, KERNELS).incompatibility is None

@@ -1,4 +1,4 @@
-"""AutoGPTQ's options become calls of auto-gptq: no option is ignored silently, and notes say what is impossible."""
+"""AutoGPTQ's options become calls of auto-gptq: none is ignored silently, and notes name what is impossible."""
 
 from __future__ import annotations
 
@@ -105,21 +105,21 @@ def _is_set_by_the_model(key: str, kind: str) -> bool:
 
 
 @pytest.mark.parametrize("machine", ["cpu", "gpu", "gpus"])
-def test_default_options_have_no_notes_but_on_fused_attention_that_is_impossible(tmp_path: Path, machine: str) -> None:
-    here = MACHINES[machine]
-    assert not noted(packed(tmp_path, MODELS["llama"]), here)
-    assert set(noted(packed(tmp_path, MODELS["grouped"]), here)) == {"no_inject_fused_attention"}
-    assert "Llama" in noted(packed(tmp_path, MODELS["opt"]), here)["no_inject_fused_attention"]
+def test_default_options_have_no_notes_unless_attention_cannot_be_fused(tmp_path: Path, machine: str) -> None:
+    environment = MACHINES[machine]
+    assert not noted(packed(tmp_path, MODELS["llama"]), environment)
+    assert set(noted(packed(tmp_path, MODELS["grouped"]), environment)) == {"no_inject_fused_attention"}
+    assert "Llama" in noted(packed(tmp_path, MODELS["opt"]), environment)["no_inject_fused_attention"]
 
 
 @pytest.mark.works("gpu", loader="AutoGPTQ")
 def test_on_a_gpu_the_options_are_passed_to_the_package(llama: Path) -> None:
-    usual = call(llama, GPU)
-    assert usual["device_map"] == {"": 0}
-    assert usual["torch_dtype"] == "float16"
-    assert usual["use_cuda_fp16"] and usual["inject_fused_attention"]
-    assert (usual["use_triton"], usual["inject_fused_mlp"]) == (False, False)
-    assert (usual["disable_exllama"], usual["disable_exllamav2"]) == (True, False), "ExLlamaV2 takes precedence"
+    args = call(llama, GPU)
+    assert args["device_map"] == {"": 0}
+    assert args["torch_dtype"] == "float16"
+    assert args["use_cuda_fp16"] and args["inject_fused_attention"]
+    assert (args["use_triton"], args["inject_fused_mlp"]) == (False, False)
+    assert (args["disable_exllama"], args["disable_exllamav2"]) == (True, False), "ExLlamaV2 takes precedence"
     assert KERNEL not in arguments(llama, DEFAULTS, GPU)
     assert not call(llama, GPU, disable_exllamav2=True)["disable_exllama"]
     assert call(llama, GPU, disable_exllamav2=True, disable_exllama=True)["disable_exllama"]
@@ -141,22 +141,22 @@ def test_a_model_not_entirely_on_gpus_uses_no_exllama_kernels(llama: Path) -> No
     assert "part" in noted(llama, GPU, gpu_memory="0.000001", disable_exllamav2=True)["disable_exllamav2"]
 
 
-def test_notes_do_not_assume_kernels_that_do_not_match_pytorch(llama: Path, tmp_path: Path) -> None:
+def test_notes_take_into_account_kernels_that_do_not_match_pytorch(llama: Path, tmp_path: Path) -> None:
     args = call(llama, WHEEL)
     assert args["disable_exllama"] and args["disable_exllamav2"]
     assert "Turn this on" in noted(llama, WHEEL)["triton"] and "unpacked" in noted(llama, WHEEL)["triton"]
     assert "triton" not in noted(llama, WHEEL, triton=True)
     note = noted(llama, WHEEL, wbits=3)["triton"]
     assert "unpacked" in note and "turn this on" not in note.lower()
-    told = noted(llama, WHEEL, disable_exllama=True, disable_exllamav2=True, no_use_cuda_fp16=True)
+    texts = noted(llama, WHEEL, disable_exllama=True, disable_exllamav2=True, no_use_cuda_fp16=True)
     for key in ("disable_exllama", "disable_exllamav2", "no_use_cuda_fp16"):
-        assert "does not match the installed PyTorch" in told[key]
+        assert "does not match the installed PyTorch" in texts[key]
     assert "takes precedence" in noted(llama, GPU, disable_exllama=True)["disable_exllama"]
-    only_first = Environment(gpus=GPU.gpus, memory=GPU.memory, packages=frozenset({EXLLAMA}))
-    assert not call(llama, only_first)["disable_exllama"] and call(llama, only_first)["disable_exllamav2"]
+    exllama_only = Environment(gpus=GPU.gpus, memory=GPU.memory, packages=frozenset({EXLLAMA}))
+    assert not call(llama, exllama_only)["disable_exllama"] and call(llama, exllama_only)["disable_exllamav2"]
 
 
-def test_triton_is_named_as_pip_knows_it(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_have_the_package_name_of_triton(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for platform, line in (("linux", "pip install triton,"), ("win32", "pip install triton-windows,")):
         monkeypatch.setattr("sys.platform", platform)
         assert line in noted(llama, BARE)["triton"]
@@ -172,7 +172,7 @@ def test_an_mlp_that_may_be_offloaded_to_disk_is_not_fused(llama: Path) -> None:
     assert noted(llama, GPU, **spread, no_inject_fused_mlp=True)["no_inject_fused_mlp"].startswith("No change")
 
 
-def test_a_cpu_uses_pytorchs_kernel_and_none_of_auto_gptqs(llama: Path) -> None:
+def test_a_cpu_uses_the_kernel_of_pytorch_and_none_of_auto_gptq(llama: Path) -> None:
     args = call(llama, triton=True)
     assert (args["device_map"], args["torch_dtype"]) == ({"": "cpu"}, "float16")
     assert call(llama, wbits=3)["torch_dtype"] == "bfloat16", "faster on a CPU without a kernel"
@@ -185,8 +185,8 @@ def test_a_cpu_uses_pytorchs_kernel_and_none_of_auto_gptqs(llama: Path) -> None:
 
 def test_quantization_is_that_of_the_models_files_unless_set_by_options(llama: Path, tmp_path: Path) -> None:
     assert call(llama)["quantize_config"] == {"bits": 4, "group_size": 128, "desc_act": False}
-    typed = call(llama, wbits=8, groupsize=32, desc_act=True)["quantize_config"]
-    assert typed == {"bits": 8, "group_size": 32, "desc_act": True}
+    overridden = call(llama, wbits=8, groupsize=32, desc_act=True)["quantize_config"]
+    assert overridden == {"bits": 8, "group_size": 32, "desc_act": True}
     assert {"wbits", "groupsize"} <= set(noted(llama, wbits=8, groupsize=32))
     packed(tmp_path, ACT_ORDER)
     assert call(tmp_path)["quantize_config"]["desc_act"]
@@ -236,7 +236,7 @@ def test_attention_is_fused_where_possible_and_noted_where_not(tmp_path: Path, s
             assert ("no_inject_fused_attention" in noted(path, MACHINES[machine], **options)) != fused
 
 
-def test_memory_can_be_limited_and_the_rest_offloaded_to_disk(llama: Path) -> None:
+def test_memory_can_be_limited_and_further_layers_offloaded_to_disk(llama: Path) -> None:
     args = call(llama, cpu_memory="2GiB", disk=True)
     assert (args["device_map"], args["max_memory"]) == ("auto", {"cpu": 2 * GIB})
     assert args["offload_folder"]
@@ -249,7 +249,7 @@ def test_the_slow_tokenizer_can_be_chosen(llama: Path) -> None:
     assert "no_use_fast" not in noted(llama, no_use_fast=True)
 
 
-def test_explain_needs_none_of_the_libraries(llama: Path) -> None:
+def test_explain_imports_none_of_the_libraries(llama: Path) -> None:
     program = (
         "import sys, json; from pathlib import Path; from modules.engines.autogptq.loader import LOADER;"
         f"explained = LOADER.explain(Path({str(llama)!r}), json.loads({json.dumps(json.dumps(DEFAULTS))}));"

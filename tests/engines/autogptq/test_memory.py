@@ -6,7 +6,7 @@ from tests.engines.hf.test_memory_prequantized import GIB, LLAMA, memory, needs,
 
 
 def test_disk_alone_moves_nothing_off_the_first_gpu() -> None:
-    """As loading does: nothing is offloaded unless memory is limited or devices are filled automatically."""
+    """A load offloads nothing, either, unless memory is limited or auto_devices is on."""
     assert needs("AutoGPTQ", (3 * GIB,), disk=True) == needs("AutoGPTQ", (3 * GIB,))
     assert needs("AutoGPTQ", (3 * GIB,), disk=True, auto_devices=True)[0].weights > 0
 

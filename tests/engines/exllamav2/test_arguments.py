@@ -1,4 +1,4 @@
-"""Options of ExLlamav2 and ExLlamav2_HF become calls: none is ignored silently, and attention is causal."""
+"""Options of ExLlamav2 and ExLlamav2_HF become calls: none is ignored silently, and attention is always causal."""
 
 from __future__ import annotations
 
@@ -44,88 +44,89 @@ ENVIRONMENTS = {
     "old flash": Environment(flash=True),
     "turing": TURING,
 }
-MAKERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "ExLlamav2_HF": (arguments, notes),
     "ExLlamav2": (generator_arguments, generator_notes),
 }
 KEYS = LOADERS["ExLlamav2"].options
 DEFAULTS = {key: OPTIONS[key].default for key in KEYS}
-LOADER = pytest.mark.parametrize("loader", MAKERS)
+LOADER = pytest.mark.parametrize("loader", FUNCTIONS)
 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    return written(tmp_path, LLAMA)
+    return write_config(tmp_path, LLAMA)
 
 
-def written(folder: Path, config: dict[str, Any]) -> Path:
+def write_config(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-def calls(loader: str, path: Path, here: Environment = BARE, **options: Value) -> dict[str, Any]:
-    made: dict[str, Any] = MAKERS[loader][0](path, DEFAULTS | options, here)
-    return made
+def calls_of(loader: str, path: Path, environment: Environment = BARE, **options: Value) -> dict[str, Any]:
+    calls: dict[str, Any] = FUNCTIONS[loader][0](path, DEFAULTS | options, environment)
+    return calls
 
 
-def noted(loader: str, path: Path, here: Environment = BARE, **options: Value) -> dict[str, str]:
-    return {note.option: note.text["en"] for note in MAKERS[loader][1](path, DEFAULTS | options, here)}
+def notes_of(loader: str, path: Path, environment: Environment = BARE, **options: Value) -> dict[str, str]:
+    return {note.option: note.text["en"] for note in FUNCTIONS[loader][1](path, DEFAULTS | options, environment)}
 
 
 @LOADER
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL, {"model_type": "mpt"}], ids=["llama", "mixtral", "mpt"])
 def test_every_option_changes_the_calls_or_has_a_note(loader: str, config: dict[str, Any], tmp_path: Path) -> None:
-    path = written(tmp_path, config)
-    for key, (name, here) in itertools.product(KEYS, ENVIRONMENTS.items()):
+    path = write_config(tmp_path, config)
+    for key, (name, environment) in itertools.product(KEYS, ENVIRONMENTS.items()):
         options = {key: changed(OPTIONS[key])}
-        told = noted(loader, path, here, **options)
-        assert calls(loader, path, here, **options) != calls(loader, path, here) or key in told, (key, name)
+        texts = notes_of(loader, path, environment, **options)
+        changed_calls = calls_of(loader, path, environment, **options)
+        assert changed_calls != calls_of(loader, path, environment) or key in texts, (key, name)
 
 
 @LOADER
 def test_default_options_have_no_notes(loader: str, llama: Path) -> None:
-    assert not any(noted(loader, llama, here) for here in ENVIRONMENTS.values())
+    assert not any(notes_of(loader, llama, environment) for environment in ENVIRONMENTS.values())
 
 
 @LOADER
 def test_every_note_names_an_option_of_this_loader_in_both_languages(loader: str, llama: Path) -> None:
-    for key, here in itertools.product(KEYS, ENVIRONMENTS.values()):
-        for note in MAKERS[loader][1](llama, DEFAULTS | {key: changed(OPTIONS[key])}, here):
+    for key, environment in itertools.product(KEYS, ENVIRONMENTS.values()):
+        for note in FUNCTIONS[loader][1](llama, DEFAULTS | {key: changed(OPTIONS[key])}, environment):
             assert note.option in KEYS and set(note.text) == {"zh", "en"}
 
 
 @LOADER
-def test_the_sdpa_that_is_not_causal_is_off_where_it_would_be_used(loader: str, llama: Path) -> None:
-    for here, no_flash, no_xformers in itertools.product(ENVIRONMENTS.values(), [False, True], [False, True]):
-        config = calls(loader, llama, here, no_flash_attn=no_flash, no_xformers=no_xformers)[CONFIG]
-        used = (here.flash and not no_flash) or (here.xformers and not no_xformers)
-        assert config.get("no_sdpa", False) is not used, (here, no_flash, no_xformers)
+def test_sdpa_which_is_not_causal_is_off_wherever_it_would_be_used(loader: str, llama: Path) -> None:
+    for environment, no_flash, no_xformers in itertools.product(ENVIRONMENTS.values(), [False, True], [False, True]):
+        config = calls_of(loader, llama, environment, no_flash_attn=no_flash, no_xformers=no_xformers)[CONFIG]
+        other_attention = (environment.flash and not no_flash) or (environment.xformers and not no_xformers)
+        assert config.get("no_sdpa", False) is not other_attention, (environment, no_flash, no_xformers)
 
 
 @LOADER
-def test_pytorchs_causal_sdpa_replaces_it_unless_no_sdpa_is_set(loader: str, llama: Path) -> None:
-    assert calls(loader, llama, BARE)[ATTENTION] == {"attn_mask": "causal"}
-    assert ATTENTION not in calls(loader, llama, BARE, no_sdpa=True)
-    assert ATTENTION not in calls(loader, llama, FLASH)
-    assert "flash-attention is used anyway" in noted(loader, llama, FLASH, no_sdpa=True)["no_sdpa"]
+def test_pytorchs_causal_sdpa_is_used_instead_unless_no_sdpa_is_set(loader: str, llama: Path) -> None:
+    assert calls_of(loader, llama, BARE)[ATTENTION] == {"attn_mask": "causal"}
+    assert ATTENTION not in calls_of(loader, llama, BARE, no_sdpa=True)
+    assert ATTENTION not in calls_of(loader, llama, FLASH)
+    assert "flash-attention is used anyway" in notes_of(loader, llama, FLASH, no_sdpa=True)["no_sdpa"]
 
 
 @LOADER
 def test_flash_attention_is_off_on_gpus_that_are_too_old(loader: str, llama: Path) -> None:
-    assert calls(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
-    assert calls(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
-    assert "does not support the GPUs" in noted(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
+    assert calls_of(loader, llama, TURING)[CONFIG]["no_flash_attn"] is True
+    assert calls_of(loader, llama, TURING)[CONFIG]["no_sdpa"] is True
+    assert "does not support the GPUs" in notes_of(loader, llama, TURING, no_flash_attn=True)["no_flash_attn"]
 
 
 @pytest.mark.works("gpu", loader="ExLlamav2")
 @pytest.mark.works("gpu", loader="ExLlamav2_HF")
 def test_gpu_split_is_in_gigabytes_and_autosplit_takes_precedence(llama: Path) -> None:
-    made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5")
-    assert made[LOAD] == {"gpu_split": [20.0, 7.5]} and made[CACHE]["lazy"] is False
-    made = calls("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
-    assert made[AUTOSPLIT] == {} and LOAD not in made and made[CACHE]["lazy"] is True
-    assert "gpu_split" in noted("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
-    assert "More sizes than GPUs (1)" in noted("ExLlamav2_HF", llama, FLASH, gpu_split="20,7.5")["gpu_split"]
+    calls = calls_of("ExLlamav2_HF", llama, gpu_split="20,7.5")
+    assert calls[LOAD] == {"gpu_split": [20.0, 7.5]} and calls[CACHE]["lazy"] is False
+    calls = calls_of("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
+    assert calls[AUTOSPLIT] == {} and LOAD not in calls and calls[CACHE]["lazy"] is True
+    assert "gpu_split" in notes_of("ExLlamav2_HF", llama, gpu_split="20,7.5", autosplit=True)
+    assert "More sizes than GPUs (1)" in notes_of("ExLlamav2_HF", llama, FLASH, gpu_split="20,7.5")["gpu_split"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_gpu_split_is_in_gigabytes_and_autosplit_takes_precedence(llama: Path) -
 )
 @LOADER
 def test_each_cache_option_has_its_class(loader: str, options: dict[str, Value], name: str, llama: Path) -> None:
-    assert calls(loader, llama, **options)[CACHE]["class"] == name
+    assert calls_of(loader, llama, **options)[CACHE]["class"] == name
 
 
 def test_the_context_is_max_seq_len_or_the_models_own_with_rope_scaling(llama: Path) -> None:
@@ -147,35 +148,38 @@ def test_the_context_is_max_seq_len_or_the_models_own_with_rope_scaling(llama: P
     assert context_length(llama, DEFAULTS | {"alpha_value": 2.5}) == 4096
     assert context_length(llama, DEFAULTS | {"compress_pos_emb": 4.0}) == 8192
     assert context_length(llama, DEFAULTS | {"max_seq_len": 1000, "alpha_value": 2.5}) == 1000
-    assert "set it to 0" in noted("ExLlamav2", llama, max_seq_len=2048, alpha_value=2.5)["alpha_value"]
-    assert not noted("ExLlamav2", llama, max_seq_len=4096, alpha_value=2.5)
+    assert "set it to 0" in notes_of("ExLlamav2", llama, max_seq_len=2048, alpha_value=2.5)["alpha_value"]
+    assert not notes_of("ExLlamav2", llama, max_seq_len=4096, alpha_value=2.5)
 
 
-def test_cfg_cache_adds_a_second_cache_or_doubles_the_paged_one(llama: Path) -> None:
-    made = calls("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
-    assert made[NEGATIVE_CACHE] == made[CACHE]
-    assert calls("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
-    assert calls("ExLlamav2", llama, BARE, cfg_cache=True)[CACHE]["max_seq_len"] == 2048
-    assert "Use ExLlamav2_HF" in noted("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
-    assert not noted("ExLlamav2", llama, FLASH, cfg_cache=True)
+def test_cfg_cache_adds_a_second_cache_or_doubles_a_paged_cache(llama: Path) -> None:
+    calls = calls_of("ExLlamav2_HF", llama, cfg_cache=True, autosplit=True)
+    assert calls[NEGATIVE_CACHE] == calls[CACHE]
+    assert calls_of("ExLlamav2", llama, FLASH, cfg_cache=True)[CACHE]["max_seq_len"] == 4096
+    assert calls_of("ExLlamav2", llama, BARE, cfg_cache=True)[CACHE]["max_seq_len"] == 2048
+    assert "Use ExLlamav2_HF" in notes_of("ExLlamav2", llama, BARE, cfg_cache=True)["cfg_cache"]
+    assert not notes_of("ExLlamav2", llama, FLASH, cfg_cache=True)
 
 
 def test_the_cache_is_paged_only_with_a_flash_attention_that_supports_it(llama: Path) -> None:
-    paged = {name: calls("ExLlamav2", llama, here)[GENERATOR]["paged"] for name, here in ENVIRONMENTS.items()}
+    paged = {
+        name: calls_of("ExLlamav2", llama, environment)[GENERATOR]["paged"]
+        for name, environment in ENVIRONMENTS.items()
+    }
     assert paged == {"bare": False, "flash": True, "xformers": False, "old flash": False, "turing": False}
-    assert calls("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
+    assert calls_of("ExLlamav2", llama, FLASH, no_flash_attn=True)[GENERATOR]["paged"] is False
 
 
-def test_the_cache_of_the_generator_consists_of_whole_pages(llama: Path) -> None:
-    made = calls("ExLlamav2", llama, FLASH, max_seq_len=300)
-    assert made[CACHE]["max_seq_len"] == made[CONFIG]["max_seq_len"] == made[GENERATOR]["max_chunk_size"] == 512
+def test_the_generator_rounds_its_cache_up_to_whole_pages(llama: Path) -> None:
+    calls = calls_of("ExLlamav2", llama, FLASH, max_seq_len=300)
+    assert calls[CACHE]["max_seq_len"] == calls[CONFIG]["max_seq_len"] == calls[GENERATOR]["max_chunk_size"] == 512
     assert context_length(llama, DEFAULTS | {"max_seq_len": 300}) == 300
 
 
-def test_the_number_of_experts_is_limited_to_those_of_the_model(tmp_path: Path) -> None:
-    path = written(tmp_path, MIXTRAL)
-    assert calls("ExLlamav2", path, num_experts_per_token=3)[CONFIG]["num_experts_per_token"] == 3
-    assert calls("ExLlamav2", path, num_experts_per_token=30)[CONFIG]["num_experts_per_token"] == 8
+def test_the_number_of_experts_is_limited_to_that_of_the_model(tmp_path: Path) -> None:
+    path = write_config(tmp_path, MIXTRAL)
+    assert calls_of("ExLlamav2", path, num_experts_per_token=3)[CONFIG]["num_experts_per_token"] == 3
+    assert calls_of("ExLlamav2", path, num_experts_per_token=30)[CONFIG]["num_experts_per_token"] == 8
 
 
 @pytest.mark.parametrize(
@@ -198,19 +202,19 @@ def test_the_number_of_experts_is_limited_to_those_of_the_model(tmp_path: Path) 
 def test_rope_parameters_of_transformers_5_are_passed_to_exllamav2(
     rope: dict[str, Any], fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = written(tmp_path, {"max_position_embeddings": 2048, "rope_parameters": rope})
-    made = calls("ExLlamav2", path)[CONFIG]
-    assert {key: made[key] for key in fields} == fields
-    path = written(tmp_path, LLAMA | {"rope_parameters": rope})
-    assert not set(fields) & set(calls("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the older form itself"
+    path = write_config(tmp_path, {"max_position_embeddings": 2048, "rope_parameters": rope})
+    calls = calls_of("ExLlamav2", path)[CONFIG]
+    assert {key: calls[key] for key in fields} == fields
+    path = write_config(tmp_path, LLAMA | {"rope_parameters": rope})
+    assert not set(fields) & set(calls_of("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the older form itself"
 
 
 @LOADER
 def test_remote_code_of_a_tokenizer_runs_only_if_it_is_trusted(loader: str, llama: Path) -> None:
-    assert calls(loader, llama)[TOKENIZER]["trust_remote_code"] is False
-    assert calls(loader, llama, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
+    assert calls_of(loader, llama)[TOKENIZER]["trust_remote_code"] is False
+    assert calls_of(loader, llama, trust_remote_code=True)[TOKENIZER]["trust_remote_code"] is True
     (llama / "tok.py").write_text("")
-    assert "tok.py (sha256 e3b0c44298fc)" in noted(loader, llama, trust_remote_code=True)["trust_remote_code"]
+    assert "tok.py (sha256 e3b0c44298fc)" in notes_of(loader, llama, trust_remote_code=True)["trust_remote_code"]
 
 
 @pytest.mark.parametrize("module", ["exllamav2", "exllamav2_hf"])

@@ -1,4 +1,4 @@
-"""ExLlamaV2 with its own generator and sampler: its real Python code on stand-ins for its compiled extensions."""
+"""ExLlamaV2 with its own generator and sampler: the real Python code with stand-ins for the compiled extensions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gptq(smollm2_folder: Path) -> Path:
 
 @pytest.fixture
 def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
-    """A worker with an EXL2 folder, flash-attention and cells for negative prompts."""
+    """A worker with the demo model in EXL2, flash-attention and cache cells for negative prompts."""
     folder, options = exl2_folder(smollm2_folder), {"max_seq_len": 1024, "cfg_cache": True}
     with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
         yield pooled.worker
@@ -43,7 +43,7 @@ def exl(workers: WorkerPool, smollm2_folder: Path) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def shallow(workers: WorkerPool, shallow_folder: Path) -> Iterator[WorkerProcess]:
-    """The same with the first layers. It takes over the worker of `exl`, so its tests come later in this file."""
+    """A worker like `exl` with the first layers. It replaces the model of `exl`, so its tests come later."""
     folder, options = exl2_folder(shallow_folder), {"max_seq_len": 1024, "cfg_cache": True}
     with workers.lease(folder, EXLLAMAV2, flash_worker, **options) as pooled:
         yield pooled.worker
@@ -72,24 +72,24 @@ def test_the_next_turn_reuses_the_evaluated_tokens(exl: WorkerProcess) -> None:
 
 @pytest.mark.works("stand-in", "concurrent", loader=LOADER)
 def test_requests_are_answered_concurrently(exl: WorkerProcess) -> None:
-    """Both begin before either ends, and both answers are those given alone."""
+    """Both answers begin before either ends, and both are those to single requests."""
     prompts = (FRANCE, "Once upon a time")
-    alone = [answer(exl, prompt, max_new_tokens=8).text for prompt in prompts]
-    heard: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+    single = [answer(exl, prompt, max_new_tokens=8).text for prompt in prompts]
+    received: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
     for prompt in prompts:
-        deliver = functools.partial(lambda prompt, event: heard.put((prompt, event)), prompt)
+        deliver = functools.partial(lambda prompt, event: received.put((prompt, event)), prompt)
         exl.start("generate", deliver, prompt=prompt, params=parameters(max_new_tokens=8))
     events: list[tuple[str, Event]] = []
     while sum(isinstance(event, Done) for _, event in events) < 2:
-        events.append(heard.get(timeout=60))
+        events.append(received.get(timeout=60))
     first_end = next(index for index, (_, event) in enumerate(events) if isinstance(event, Done))
     assert {prompt for prompt, event in events[:first_end] if isinstance(event, Text)} == set(prompts)
     texts = [(prompt, event.text) for prompt, event in events if isinstance(event, Text)]
-    assert ["".join(text for prompt, text in texts if prompt == asked) for asked in prompts] == alone
+    assert ["".join(text for prompt, text in texts if prompt == expected) for expected in prompts] == single
 
 
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
-def test_a_negative_prompt_is_evaluated_beside_the_answer(exl: WorkerProcess) -> None:
+def test_guidance_leads_away_from_the_negative_prompt(exl: WorkerProcess) -> None:
     usual = answer(exl, FRANCE, max_new_tokens=5)
     same = answer(exl, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
     assert same.text == usual.text
@@ -118,36 +118,36 @@ def test_a_failed_request_does_not_affect_the_others(exl: WorkerProcess) -> None
 
 def bans(worker: WorkerProcess, paris: int) -> str:
     """Return the ids of all tokens with which the text " Paris" may begin."""
-    pieces = [ask(worker, "encode", text=" Paris"[:end], add_special=False) for end in range(1, 6)]
-    return ",".join(map(str, {paris, *(each[0] for each in pieces if len(each) == 1)}))
+    prefixes = [ask(worker, "encode", text=" Paris"[:end], add_special=False) for end in range(1, 6)]
+    return ",".join(map(str, {paris, *(tokens[0] for tokens in prefixes if len(tokens) == 1)}))
 
 
 def test_an_answer_continues_unchanged_across_the_end_of_a_page(exl: WorkerProcess) -> None:
     """A page has 256 tokens; a job never begins with fewer than 32 left in its page."""
     beginning = "one two three four five six seven eight nine ten " * 22
-    assert 218 <= ask(exl, "count", text=beginning) <= 224, "or its page ends elsewhere"
+    assert 218 <= ask(exl, "count", text=beginning) <= 224, "else the page ends at another token"
     forget(exl)
-    whole = answer(exl, beginning, max_new_tokens=44, ban_eos_token=True)
-    assert (whole.done.completion_tokens, whole.done.cached_tokens) == (44, 0)
-    first = "".join(whole.pieces[:30])
-    rest = answer(exl, beginning + first, max_new_tokens=14, ban_eos_token=True)
-    assert whole.text == first + rest.text
+    complete = answer(exl, beginning, max_new_tokens=44, ban_eos_token=True)
+    assert (complete.done.completion_tokens, complete.done.cached_tokens) == (44, 0)
+    first = "".join(complete.pieces[:30])
+    continued = answer(exl, beginning + first, max_new_tokens=14, ban_eos_token=True)
+    assert complete.text == first + continued.text
 
 
-# -- its own sampler ---------------------------------------------------------------------------------------------------
+# -- ExLlamaV2's sampler -----------------------------------------------------------------------------------------------
 
-LISTED = "red, green, red, green, red, green, red, green, red,"
+REPETITIVE = "red, green, red, green, red, green, red, green, red,"
 
 
 @pytest.mark.parametrize(
     ("prompt", "key", "params"),
     [
-        (LISTED, "repetition_penalty", {"repetition_penalty": 3.0}),
-        (LISTED, "frequency_penalty", {"frequency_penalty": 2.0}),
-        (LISTED, "presence_penalty", {"presence_penalty": 2.0, "frequency_penalty": 1.5}),
-        (LISTED, "dry_multiplier", {"dry_multiplier": 5.0, "dry_sequence_breakers": '"%"'}),
+        (REPETITIVE, "repetition_penalty", {"repetition_penalty": 3.0}),
+        (REPETITIVE, "frequency_penalty", {"frequency_penalty": 2.0}),
+        (REPETITIVE, "presence_penalty", {"presence_penalty": 2.0, "frequency_penalty": 1.5}),
+        (REPETITIVE, "dry_multiplier", {"dry_multiplier": 5.0, "dry_sequence_breakers": '"%"'}),
     ],
-    ids=lambda each: each if isinstance(each, str) and "," not in each else "",
+    ids=lambda value: value if isinstance(value, str) and "," not in value else "",
 )
 def test_penalties_prevent_repetition(exl: WorkerProcess, prompt: str, key: str, params: dict[str, Any]) -> None:
     assert answer(exl, prompt, max_new_tokens=3).text.startswith(" green")
@@ -156,11 +156,11 @@ def test_penalties_prevent_repetition(exl: WorkerProcess, prompt: str, key: str,
 
 def test_the_penalty_range_and_the_options_of_dry_have_an_effect(exl: WorkerProcess) -> None:
     short = {"repetition_penalty": 3.0, "repetition_penalty_range": 1}
-    assert answer(exl, LISTED, max_new_tokens=1, **short).text == " green"
+    assert answer(exl, REPETITIVE, max_new_tokens=1, **short).text == " green"
     dry = {"dry_multiplier": 5.0, "max_new_tokens": 1}
-    assert answer(exl, LISTED, **dry, dry_sequence_breakers='","').text == " green"
-    assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_allowed_length=20).text == " green"
-    assert answer(exl, LISTED, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
+    assert answer(exl, REPETITIVE, **dry, dry_sequence_breakers='","').text == " green"
+    assert answer(exl, REPETITIVE, **dry, dry_sequence_breakers='"%"', dry_allowed_length=20).text == " green"
+    assert answer(exl, REPETITIVE, **dry, dry_sequence_breakers='"%"', dry_base=1.0).text != " green"
 
 
 def test_log_probabilities_are_those_before_any_sampler(exl: WorkerProcess) -> None:
@@ -174,26 +174,24 @@ def test_log_probabilities_are_those_before_any_sampler(exl: WorkerProcess) -> N
 
 
 @pytest.mark.lora("one", "several", "weights", "hot", loader=LOADER)
-def test_loras_act_alone_and_together_by_their_weights_and_can_be_removed(
-    exl: WorkerProcess, loras_folder: Path
-) -> None:
+def test_loras_work_alone_together_and_with_weights_and_can_be_removed(exl: WorkerProcess, loras_folder: Path) -> None:
     states, effects = [fingerprint(exl)], dict[str, float]()
     for name in LESSONS:
         (effects[name],) = apply_loras(exl, loras_folder, [(name, 1.0)])
-        assert lessons_said(exl) == {name}
+        assert lessons_repeated(exl) == {name}
         states.append(fingerprint(exl))
     assert apply_loras(exl, loras_folder, [(name, 1.0) for name in LESSONS]) == list(effects.values())
     states.append(fingerprint(exl))
-    (little,) = apply_loras(exl, loras_folder, [("banana", 0.1)])
+    (small_effect,) = apply_loras(exl, loras_folder, [("banana", 0.1)])
     states.append(fingerprint(exl))
-    assert 0 < little < effects["banana"] and lessons_said(exl) == set()
-    assert len(set(states)) == len(states), "none, each, both and little are five different things"
+    assert 0 < small_effect < effects["banana"] and lessons_repeated(exl) == set()
+    assert len(set(states)) == len(states), "the logits of every set differ"
     with pytest.raises(LoraRefused):
-        apply_loras(exl, loras_folder, [("banana", 1.0), ("nobody", 1.0)])
+        apply_loras(exl, loras_folder, [("banana", 1.0), ("missing", 1.0)])
     assert apply_loras(exl, loras_folder) == [] and fingerprint(exl) == states[0]
 
 
-def lessons_said(worker: WorkerProcess) -> set[str]:
+def lessons_repeated(worker: WorkerProcess) -> set[str]:
     """Return the lessons whose first word the model says; the 4-bit model does not reproduce the rest."""
     answers = together(worker, [lesson.beginning for lesson in LESSONS.values()], max_new_tokens=1)
     replies = dict(zip(LESSONS, answers, strict=True))
@@ -206,7 +204,7 @@ def fingerprint(worker: WorkerProcess) -> tuple[TokenLogprobs, ...]:
     return tuple(reply.logprobs[0] for reply in replies)
 
 
-# -- the first layers alone: what does not depend on words -------------------------------------------------------------
+# -- the first layers only, for behavior that does not depend on words -------------------------------------------------
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused_and_a_long_one_reports_progress(
@@ -215,11 +213,11 @@ def test_a_prompt_without_room_for_an_answer_is_refused_and_a_long_one_reports_p
     with pytest.raises(PromptTooLong):
         answer(shallow, "word " * 1100)
     reply = answer(shallow, "word " * 600, max_new_tokens=2)
-    read = [event.done for event in reply.events if isinstance(event, Progress)]
-    assert read == [pytest.approx(512 / 600, abs=0.02)], "a piece at a time; with the last one the answer begins"
+    progress = [event.done for event in reply.events if isinstance(event, Progress)]
+    assert progress == [pytest.approx(512 / 600, abs=0.02)], "once per chunk, except for the last one"
 
 
-WILD: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
+RANDOM: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "seed": 7, "max_new_tokens": 10}
 EFFECTS: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.1},
     "seed": {"seed": 8},
@@ -250,17 +248,17 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {"260": 100}},
     "grammar_string": {"grammar_string": 'root ::= " yes" | " no"'},
 }
-"""Parameters over WILD by the option they test: without that option the answer must be another one."""
+"""Parameters in addition to RANDOM, by the option they test. Without that option the answer must differ."""
 
 
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
-def test_the_same_seed_gives_the_same_answer_and_every_sampler_another(shallow: WorkerProcess) -> None:
+def test_every_sampler_changes_the_answer_and_the_same_seed_repeats_it(shallow: WorkerProcess) -> None:
     forget(shallow)
     crowd, calls = Crowd(shallow), dict[str, int]()
     for key, params in EFFECTS.items():
         for tested in (params, {option: value for option, value in params.items() if option != key}):
             name = json.dumps(tested)
-            calls[name] = calls.get(name) or crowd.ask("My name is", **WILD | tested)
+            calls[name] = calls.get(name) or crowd.ask("My name is", **RANDOM | tested)
     answers = {name: crowd.answer(call).text for name, call in calls.items()}
     texts = {key: answers[json.dumps(params)] for key, params in EFFECTS.items()}
     without = {
@@ -270,17 +268,17 @@ def test_the_same_seed_gives_the_same_answer_and_every_sampler_another(shallow: 
     assert [key for key in EFFECTS if texts[key] == without[key]] == []
     assert texts["grammar_string"] in (" yes", " no")
     assert texts["top_k"] == texts["do_sample"] == answer(shallow, "My name is", max_new_tokens=10).text
-    again = together(shallow, ["My name is"] * 2, **WILD)
+    again = together(shallow, ["My name is"] * 2, **RANDOM)
     assert again[0].text == again[1].text
 
 
-def test_end_tokens_can_be_banned_for_ever_or_for_a_minimum_length(shallow: WorkerProcess) -> None:
-    soon = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
-    ended = answer(shallow, FRANCE, **soon)
+def test_end_tokens_can_be_banned_always_or_up_to_a_minimum_length(shallow: WorkerProcess) -> None:
+    end_at_once = {"logit_bias": {"2": 100}, "max_new_tokens": 6}  # token 2 ends an answer
+    ended = answer(shallow, FRANCE, **end_at_once)
     assert (ended.text, ended.done.reason, ended.done.completion_tokens) == ("", "stop", 1)
-    later = answer(shallow, FRANCE, min_length=3, **soon)
-    assert (later.done.reason, later.done.completion_tokens) == ("stop", 4)
-    assert answer(shallow, FRANCE, ban_eos_token=True, **soon).done.reason == "length"
+    delayed = answer(shallow, FRANCE, min_length=3, **end_at_once)
+    assert (delayed.done.reason, delayed.done.completion_tokens) == ("stop", 4)
+    assert answer(shallow, FRANCE, ban_eos_token=True, **end_at_once).done.reason == "length"
 
 
 def test_unsupported_parameter_values_are_refused_by_name(shallow: WorkerProcess) -> None:
@@ -293,30 +291,30 @@ def test_unsupported_parameter_values_are_refused_by_name(shallow: WorkerProcess
 
 
 def test_every_parameter_the_loader_declares_is_tested_above() -> None:
-    shown = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
-    shown |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
-    shown |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
-    assert EXLLAMAV2.samplers == shown
+    tested = {*EFFECTS, "repetition_penalty", "repetition_penalty_range", "frequency_penalty", "presence_penalty"}
+    tested |= {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "ban_eos_token"}
+    tested |= {"min_length", "guidance_scale", "negative_prompt", "add_bos_token", "skip_special_tokens"}
+    assert EXLLAMAV2.samplers == tested
 
 
 def test_special_tokens_can_be_shown(shallow: WorkerProcess) -> None:
     """A bias makes the model sample a special token, which it would not do at the beginning of an answer."""
-    mark = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
-    assert answer(shallow, FRANCE, **mark).text == ""
-    assert answer(shallow, FRANCE, skip_special_tokens=False, **mark).text == "<|im_start|>"
+    params = {"logit_bias": {"1": 100}, "max_new_tokens": 1}
+    assert answer(shallow, FRANCE, **params).text == ""
+    assert answer(shallow, FRANCE, skip_special_tokens=False, **params).text == "<|im_start|>"
 
 
 # -- other options -----------------------------------------------------------------------------------------------------
 
 
-def test_two_requests_that_might_fill_the_cache_share_two_pages_of_four_bits(workers: WorkerPool, gptq: Path) -> None:
+def test_two_requests_share_a_cache_of_two_pages_without_waiting(workers: WorkerPool, gptq: Path) -> None:
     with workers.lease(gptq, EXLLAMAV2, flash_worker, max_seq_len=512, cache_4bit=True) as pooled:
         replies = together(pooled.worker, [FRANCE, ITALY], max_new_tokens=0, stops=("aris", "ome"))
     assert not any(isinstance(event, Waiting) for reply in replies for event in reply.events)
     assert [reply.text for reply in replies] == [" P", " R"]
 
 
-def test_without_flash_attention_requests_run_one_by_one_and_the_load_notes_what_is_missing(gptq: Path) -> None:
+def test_without_flash_attention_requests_run_one_by_one_and_cfg_cache_has_a_note(gptq: Path) -> None:
     process = exllamav2_worker()
     try:
         info = load(process, gptq, EXLLAMAV2, max_seq_len=300, cache_8bit=True, cfg_cache=True)

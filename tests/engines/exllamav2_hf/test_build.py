@@ -1,4 +1,4 @@
-"""ExLlamaV2 under transformers' samplers: its real Python code on a stand-in for its compiled extension."""
+"""ExLlamaV2 with the samplers of transformers: the real Python code with a stand-in for the compiled extension."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.engines.hf.test_lora import apply_loras
 from tests.support.answers import Answer, Crowd, answer, ask, forget
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exl2_folder import plain as exl2_plain
-from tests.support.exllamav2_forked import printed_by
+from tests.support.exllamav2_forked import output_of
 from tests.support.exllamav2_worker import EXLLAMAV2, EXLLAMAV2_HF, exllamav2_worker, overlay
 from tests.support.quantized_folders import plain, quantized_folder
 from tests.support.trained_loras import LESSONS
@@ -43,14 +43,14 @@ def shallow_gptq(shallow_folder: Path) -> Path:
 
 @pytest.fixture
 def hf(workers: WorkerPool, gptq: Path) -> Iterator[WorkerProcess]:
-    """A worker with a second cache, without flash-attention. Tests that load something else come later in this file."""
+    """A worker with a second cache, without flash-attention. Tests that load other models come later in this file."""
     with workers.lease(gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture
 def shallow(workers: WorkerPool, shallow_gptq: Path) -> Iterator[WorkerProcess]:
-    """The same with the model's first layers."""
+    """A worker like `hf` with the model's first layers."""
     with workers.lease(shallow_gptq, EXLLAMAV2_HF, exllamav2_worker, max_seq_len=1024, cfg_cache=True) as pooled:
         yield pooled.worker
 
@@ -78,18 +78,18 @@ def test_the_next_turn_reuses_the_evaluated_tokens(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, FRANCE, max_new_tokens=6)
     assert first.done.cached_tokens == 0
-    other = answer(hf, "Once upon a time", max_new_tokens=2)  # takes the other cache
-    assert other.done.cached_tokens == 0
-    turn = FRANCE + first.text + " It is"
-    second = answer(hf, turn, max_new_tokens=4)
+    unrelated = answer(hf, "Once upon a time", max_new_tokens=2)  # uses the second cache
+    assert unrelated.done.cached_tokens == 0
+    prompt = FRANCE + first.text + " It is"
+    second = answer(hf, prompt, max_new_tokens=4)
     assert second.done.cached_tokens >= first.done.prompt_tokens + 4
     forget(hf)
-    assert answer(hf, turn, max_new_tokens=4).text == second.text
+    assert answer(hf, prompt, max_new_tokens=4).text == second.text
 
 
 @pytest.mark.works("stand-in", "cfg", loader=LOADER)
-def test_a_negative_prompt_is_evaluated_beside_the_answer(hf: WorkerProcess) -> None:
-    """CFG with the prompt itself changes nothing; with another prompt it leads away from that one."""
+def test_guidance_leads_away_from_the_negative_prompt(hf: WorkerProcess) -> None:
+    """With the prompt itself as the negative prompt, CFG changes nothing."""
     usual = answer(hf, FRANCE, max_new_tokens=5)
     same = answer(hf, FRANCE, max_new_tokens=5, guidance_scale=2, negative_prompt=FRANCE)
     assert same.text == usual.text
@@ -100,12 +100,12 @@ def test_a_negative_prompt_is_evaluated_beside_the_answer(hf: WorkerProcess) -> 
 
 
 @pytest.mark.works("stand-in", "samplers", loader=LOADER)
-def test_transformers_samplers_act_on_its_logits(hf: WorkerProcess) -> None:
-    wild = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
+def test_the_samplers_of_transformers_are_applied(hf: WorkerProcess) -> None:
+    params = {"max_new_tokens": 6, "temperature": 2.0, "min_p": 0.0}
     texts = []
     for seed in (1, 1, 2):
         forget(hf)  # in float16 it matters how many tokens are evaluated at once
-        texts.append(answer(hf, FRANCE, seed=seed, **wild).text)
+        texts.append(answer(hf, FRANCE, seed=seed, **params).text)
     assert texts[0] == texts[1] != texts[2]
     assert answer(hf, FRANCE, max_new_tokens=3, grammar_string='root ::= " London"').text == " London"
 
@@ -119,7 +119,7 @@ def test_a_long_prefill_is_cancelled_at_once(hf: WorkerProcess) -> None:
     assert not [event for event in crowd.heard[long] if isinstance(event, Text | Progress)]
 
 
-def test_its_logits_are_those_of_the_same_weights_in_full_precision(
+def test_answers_are_those_of_the_same_weights_in_full_precision(
     shallow: WorkerProcess, reference: WorkerProcess
 ) -> None:
     for prompt in (FRANCE, "1, 2, 3, 4,"):
@@ -128,12 +128,13 @@ def test_its_logits_are_those_of_the_same_weights_in_full_precision(
 
 def same_answer(worker: WorkerProcess, reference: WorkerProcess, prompt: str, tokens: int = 4) -> bool:
     params = {"max_new_tokens": tokens, "top_logprobs": 3}
-    theirs, ours = (answer(each, prompt, **params) for each in (reference, worker))
-    return ours.text == theirs.text and top_logprobs(ours) == pytest.approx(top_logprobs(theirs), abs=TOLERANCE)
+    expected, actual = (answer(process, prompt, **params) for process in (reference, worker))
+    same_logprobs = top_logprobs(actual) == pytest.approx(top_logprobs(expected), abs=TOLERANCE)
+    return actual.text == expected.text and same_logprobs
 
 
 def top_logprobs(reply: Answer) -> list[float]:
-    return [each.logprob for chances in reply.logprobs for each in chances.top]
+    return [candidate.logprob for token in reply.logprobs for candidate in token.top]
 
 
 LORAS: dict[str, list[tuple[str, float]]] = {
@@ -147,28 +148,28 @@ LORAS: dict[str, list[tuple[str, float]]] = {
 def test_loras_have_the_effect_they_have_under_peft_and_can_be_removed(
     shallow: WorkerProcess, reference: WorkerProcess, shallow_loras: Path
 ) -> None:
-    bare = fingerprint(shallow)
-    for wanted in LORAS.values():
-        effects = [apply_loras(each, shallow_loras, wanted) for each in (shallow, reference)]
+    before = fingerprint(shallow)
+    for adapters in LORAS.values():
+        effects = [apply_loras(worker, shallow_loras, adapters) for worker in (shallow, reference)]
         assert effects[0] == pytest.approx(effects[1], rel=0.02)
         for lesson in LESSONS.values():
             forget(shallow)
-            assert same_answer(shallow, reference, lesson.beginning, tokens=1), wanted
+            assert same_answer(shallow, reference, lesson.beginning, tokens=1), adapters
     with pytest.raises(LoraRefused):
-        apply_loras(shallow, shallow_loras, [("banana", 1.0), ("nobody", 1.0)])
-    assert apply_loras(shallow, shallow_loras) == [] and fingerprint(shallow) == bare
+        apply_loras(shallow, shallow_loras, [("banana", 1.0), ("missing", 1.0)])
+    assert apply_loras(shallow, shallow_loras) == [] and fingerprint(shallow) == before
 
 
 def test_a_lora_that_exllamav2_would_apply_incompletely_is_refused(
     shallow: WorkerProcess, shallow_loras: Path, tmp_path: Path
 ) -> None:
-    bare = fingerprint(shallow)
+    before = fingerprint(shallow)
     shutil.copytree(shallow_loras / "banana", tmp_path / "patterned")
     config = json.loads((tmp_path / "patterned" / "adapter_config.json").read_text())
     (tmp_path / "patterned" / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"q_proj": 1}}))
     with pytest.raises(LoraRefused, match="ExLlamaV2 does not support alpha_pattern"):
         apply_loras(shallow, tmp_path, [("patterned", 1.0)])
-    assert fingerprint(shallow) == bare
+    assert fingerprint(shallow) == before
 
 
 def fingerprint(worker: WorkerProcess) -> list[float]:
@@ -181,7 +182,7 @@ def test_text_is_encoded_and_decoded_by_the_tokenizer(shallow: WorkerProcess) ->
     assert ask(shallow, "decode", tokens=tokens).endswith(FRANCE) and ask(shallow, "count", text=FRANCE) == len(tokens)
 
 
-def test_on_an_exl2_model_a_lora_is_permuted_to_the_order_of_its_layers(
+def test_a_lora_for_an_exl2_model_is_permuted_to_the_order_of_its_layers(
     workers: WorkerPool, reloadable: WorkerProcess, shallow_folder: Path, shallow_loras: Path
 ) -> None:
     """ "green" also adapts the MLPs, whose columns are packed in another order."""
@@ -193,11 +194,11 @@ def test_on_an_exl2_model_a_lora_is_permuted_to_the_order_of_its_layers(
     assert effect == pytest.approx(apply_loras(reloadable, shallow_loras, [("green", 1.0)]), rel=0.05)
 
 
-@pytest.mark.parametrize("ticked", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
+@pytest.mark.parametrize("enabled", [("cache_8bit", "no_sdpa"), ("cache_4bit", "autosplit")], ids=" ".join)
 def test_exl2_weights_work_with_quantized_caches_and_autosplit(
-    workers: WorkerPool, smollm2_folder: Path, ticked: tuple[str, ...]
+    workers: WorkerPool, smollm2_folder: Path, enabled: tuple[str, ...]
 ) -> None:
-    options = {"max_seq_len": 256, **dict.fromkeys(ticked, True)}
+    options = {"max_seq_len": 256, **dict.fromkeys(enabled, True)}
     with workers.lease(exl2_folder(smollm2_folder), EXLLAMAV2_HF, exllamav2_worker, **options) as pooled:
         assert pooled.info.context_length == 256
         assert answer(pooled.worker, FRANCE, max_new_tokens=2).text.startswith(" Paris")
@@ -214,13 +215,14 @@ def test_autosplit_allocates_the_cache_of_the_negative_prompt_layer_by_layer(
         assert answer(pooled.worker, FRANCE, max_new_tokens=2, **params).text.startswith(" Paris")
 
 
-def test_the_package_still_attends_to_later_tokens(shallow_gptq: Path) -> None:
-    """In 0.3.2 later tokens of a prompt change the logits before them. Once this fails, SDPA can be left to
-    ExLlamaV2: see `exllamav2.patches`."""
-    assert printed_by("tests.support.exllamav2_ahead", str(shallow_gptq)).split()[-2:] == ["True", "False"]
+def test_sdpa_in_the_package_still_attends_to_later_tokens(shallow_gptq: Path) -> None:
+    """In 0.3.2 later tokens of a prompt change the logits of earlier ones. Once this test fails, ExLlamaV2 can use SDPA
+    without our patch: see `exllamav2.patches`.
+    """
+    assert output_of("tests.support.exllamav2_causality", str(shallow_gptq)).split()[-2:] == ["True", "False"]
 
 
-# -- without what it needs ---------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
@@ -236,7 +238,7 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("message", "expected"),
     [
         ("OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.", "toolkit"),
         ("RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)", "ninja"),
@@ -248,5 +250,5 @@ def test_a_pytorch_without_cuda_is_named_as_the_cause_and_nothing_is_compiled(
         ("FileNotFoundError: No supported tokenizer found.", "tokenizer.json"),
     ],
 )
-def test_errors_of_exllamav2_are_mapped_to_a_named_cause(words: str, expected: str) -> None:
-    assert expected in cause(words)["en"] and cause(words)["zh"] != UNNAMED["zh"]
+def test_errors_of_exllamav2_are_mapped_to_a_named_cause(message: str, expected: str) -> None:
+    assert expected in cause(message)["en"] and cause(message)["zh"] != UNNAMED["zh"]

@@ -16,14 +16,14 @@ from tests.support.worker_pool import WorkerPool
 
 @pytest.fixture(scope="module")
 def shallow_llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """A worker with the demo model's first layers: slow enough for requests to arrive in between."""
+    """A worker with the demo model's first layers: slow enough for requests to arrive during an answer."""
     with workers.lease(shallow_gguf(smollm2), LLAMA, **OPTIONS) as pooled:
         yield pooled.worker
 
 
 @pytest.fixture(scope="module")
 def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """A worker with the tiny model, for many tokens and for exact answers: it computes in full precision."""
+    """A worker with the tiny model, for many tokens and for exact answers, because it computes in full precision."""
     with workers.lease(tiny, LLAMA, **OPTIONS) as pooled:
         yield pooled.worker
 
@@ -35,12 +35,13 @@ def whole_llama(smollm2: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 
 @pytest.fixture(autouse=True)
-def _all_slots_are_idle_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
-    used = [
+def _check_slots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check after every test that all slots are idle."""
+    workers = [
         request.getfixturevalue(name)
         for name in ("shallow_llama", "tiny_llama", "whole_llama")
         if name in request.fixturenames
     ]
     yield
-    for worker in used:
+    for worker in workers:
         check_idle(worker)

@@ -38,7 +38,7 @@ def noted(build: Build = CPU_BUILD, **options: Value) -> dict[str, str]:
 
 
 def changed(option: Option) -> Value:
-    """A value of `option` that is not its default."""
+    """Return a value of `option` that is not its default."""
     if isinstance(option.default, bool):
         return not option.default
     if isinstance(option.default, str):
@@ -70,17 +70,17 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: p
                     assert all(note.text.values())
 
 
-def every_call() -> list[dict[str, Any]]:
-    one_by_one = [{key: changed(OPTIONS[key])} for key in KEYS]
-    all_at_once = {key: changed(OPTIONS[key]) for key in KEYS}
-    return [calls(build, **options) for build in BUILDS for options in [{}, *one_by_one, all_at_once]]
+def all_calls() -> list[dict[str, Any]]:
+    single = [{key: changed(OPTIONS[key])} for key in KEYS]
+    combined = {key: changed(OPTIONS[key]) for key in KEYS}
+    return [calls(build, **options) for build in BUILDS for options in [{}, *single, combined]]
 
 
-def test_every_field_exists_in_the_librarys_structs() -> None:
+def test_every_field_exists_in_the_structs_of_the_library() -> None:
     """ctypes accepts any attribute, even a misspelled one, and ignores it."""
     model = {name for name, *_ in llama_cpp.llama_model_params._fields_} | {"path_model"}
     context = {name for name, *_ in llama_cpp.llama_context_params._fields_}
-    for made in every_call():
+    for made in all_calls():
         assert set(made[MODEL]) <= model
         assert set(made[CONTEXT]) <= context
         assert set(made) <= {MODEL, CONTEXT, "llama_numa_init", "llama_memory_seq_add"}
@@ -88,11 +88,11 @@ def test_every_field_exists_in_the_librarys_structs() -> None:
 
 def test_every_value_has_the_type_of_its_field() -> None:
     special = {"path_model", "tensor_split", "devices"}
-    for made in every_call():
+    for made in all_calls():
         for call, struct in ((MODEL, llama_cpp.llama_model_params()), (CONTEXT, llama_cpp.llama_context_params())):
             for name, value in made[call].items():
                 if name not in special:
-                    setattr(struct, name, value)  # TypeError if it does not
+                    setattr(struct, name, value)  # raises TypeError for another type
                     assert getattr(struct, name) == pytest.approx(value)
 
 
@@ -106,11 +106,11 @@ def test_the_default_sink_size_is_that_of_the_option() -> None:
 
 
 def test_every_call_exists_in_the_library() -> None:
-    for made in every_call():
-        assert all(hasattr(llama_cpp, name) for name in made)
+    for functions in all_calls():
+        assert all(hasattr(llama_cpp, name) for name in functions)
 
 
-def test_enum_values_are_the_librarys() -> None:
+def test_enum_values_are_those_of_the_library() -> None:
     assert ours.CACHE_F16 == llama_cpp.GGML_TYPE_F16
     assert ours.CACHE_Q8_0 == llama_cpp.GGML_TYPE_Q8_0
     assert ours.CACHE_Q4_0 == llama_cpp.GGML_TYPE_Q4_0
@@ -123,7 +123,7 @@ def test_enum_values_are_the_librarys() -> None:
     )
 
 
-def test_load_modes_are_the_librarys() -> None:
+def test_load_modes_are_those_of_the_library() -> None:
     assert ours.LOAD_MODES == {
         (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
         (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
@@ -181,7 +181,7 @@ def test_alpha_raises_the_given_frequency_base_or_the_default() -> None:
     assert base(alpha_value=2.0, rope_freq_base=500000.0) == pytest.approx(500000 * 2 ** (64 / 63))
 
 
-def test_rope_is_the_models_own_by_default() -> None:
+def test_rope_parameters_are_those_of_the_model_by_default() -> None:
     assert not {"rope_freq_base", "rope_freq_scale"} & set(calls()[CONTEXT])
 
 
@@ -191,14 +191,14 @@ def test_a_build_with_amx_does_not_repack_weights() -> None:
 
 
 def test_gpu_options_have_a_note_only_without_gpu_support() -> None:
-    wanted: dict[str, Value] = {
+    gpu_options: dict[str, Value] = {
         "n_gpu_layers": 5,
         "tensor_split": "30,70",
         "row_split": True,
         "no_offload_kqv": True,
     }
-    assert set(wanted) <= set(noted(CPU_BUILD, **wanted))
-    assert not set(wanted) & set(noted(GPU_BUILD, **wanted))
+    assert set(gpu_options) <= set(noted(CPU_BUILD, **gpu_options))
+    assert not set(gpu_options) & set(noted(GPU_BUILD, **gpu_options))
 
 
 def test_a_tensor_split_for_too_many_gpus_has_a_note() -> None:
@@ -216,7 +216,7 @@ def test_the_4_bit_cache_takes_precedence_with_a_note() -> None:
     assert "cache_8bit" in noted(cache_4bit=True, cache_8bit=True)
 
 
-def test_arguments_need_no_library() -> None:
+def test_arguments_do_not_import_the_library() -> None:
     program = (
         "import sys, modules.engines.llamacpp.arguments; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""The llama.cpp engine with a real model: its answers are those of the library's own class, and options take effect."""
+"""The llama.cpp engine with a real model: its answers are those of `llama_cpp.Llama`, and options take effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.shallow_gguf import shallow_gguf
 from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import WorkerPool
 
-THREADS = 1  # two threads would wait for each other where other processes use the CPUs as well
+THREADS = 1  # two threads would wait for each other if other processes use the CPUs as well
 N_CTX = 2048
 STORY = "Once upon a time, in a small village by the sea,"
 CHAT = (
@@ -70,7 +70,7 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
     return dict(zip(prompts, reference_answers(request), strict=True))
 
 
-# -- the library's own answers ----------------------------------------------------------------------------------------
+# -- the answers of llama_cpp.Llama -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", [STORY, CHAT, CODE], ids=["story", "chat", "code"])
@@ -90,46 +90,48 @@ def test_the_log_probabilities_are_those_of_the_llama_class(
 ) -> None:
     forget(llama)
     expected = reference[prompt]["logprobs"]
-    chances = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).logprobs
-    for ours, theirs in zip(chances, expected, strict=True):
+    logprobs = answer(llama, prompt, max_new_tokens=len(expected), top_logprobs=5).logprobs
+    for ours, theirs in zip(logprobs, expected, strict=True):
         assert [candidate.logprob for candidate in ours.top] == pytest.approx(theirs, abs=1e-2)
-        assert ours.chosen == ours.top[0], "greedy takes the likeliest"
+        assert ours.chosen == ours.top[0], "greedy sampling takes the most likely token"
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "wide", [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}], ids=lambda each: next(iter(each))
+    "wide",
+    [{"top_k": 1000}, {"top_p": 1.0}, {"min_p": 0.0}, {"temperature": 5.0}],
+    ids=lambda key: next(iter(key)),
 )
 def test_sampling_from_many_candidates_is_not_greedy(llama: WorkerProcess, wide: dict[str, float]) -> None:
     greedy = answer(llama, STORY, max_new_tokens=8)
-    free = {"temperature": 1.5, "seed": 3, "min_p": 0.0, "max_new_tokens": 8}
-    assert answer(llama, STORY, **free | wide).text != greedy.text
+    params = {"temperature": 1.5, "seed": 3, "min_p": 0.0, "max_new_tokens": 8}
+    assert answer(llama, STORY, **params | wide).text != greedy.text
 
 
-CIRCLE = " I'm not sure what to do. I'm not sure what to do."
+REPETITIVE = " I'm not sure what to do. I'm not sure what to do."
 
 
 @pytest.fixture(scope="module")
-def circling(llama: WorkerProcess) -> str:
-    """The answer to CIRCLE without a penalty."""
-    return answer(llama, CIRCLE).text
+def repeated_text(llama: WorkerProcess) -> str:
+    """Return the answer to REPETITIVE without a penalty."""
+    return answer(llama, REPETITIVE).text
 
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
-def test_a_penalty_prevents_repetition(llama: WorkerProcess, circling: str, penalty: str) -> None:
-    assert circling.startswith(CIRCLE)
-    assert not answer(llama, CIRCLE, max_new_tokens=6, **{penalty: 2.0}).text.startswith(CIRCLE[:12])
+def test_a_penalty_prevents_repetition(llama: WorkerProcess, repeated_text: str, penalty: str) -> None:
+    assert repeated_text.startswith(REPETITIVE)
+    assert not answer(llama, REPETITIVE, max_new_tokens=6, **{penalty: 2.0}).text.startswith(REPETITIVE[:12])
 
 
-def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) -> None:
-    """No word of the prompt follows itself, so a range of 1 penalizes nothing that matters; 0 means no limit."""
+def test_a_penalty_applies_only_to_tokens_within_its_range(llama: WorkerProcess) -> None:
+    """No word of the prompt follows itself, so a range of 1 has no effect; 0 means no limit."""
     texts = {
-        reach: answer(llama, CIRCLE, repetition_penalty=2.0, repetition_penalty_range=reach).text
-        for reach in (0, 1, 1024)
+        size: answer(llama, REPETITIVE, repetition_penalty=2.0, repetition_penalty_range=size).text
+        for size in (0, 1, 1024)
     }
-    assert texts[1].startswith(CIRCLE)
+    assert texts[1].startswith(REPETITIVE)
     assert texts[0] == texts[1024] != texts[1]
 
 
@@ -138,7 +140,7 @@ def test_a_penalty_looks_no_further_back_than_its_range(llama: WorkerProcess) ->
 
 @pytest.fixture(scope="module")
 def small(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """The tiny model, with n_batch 32."""
+    """A worker with the tiny model, a small context and n_batch 32."""
     options = {"n_ctx": 256, "n_batch": 32, "threads": THREADS, "threads_batch": THREADS}
     with workers.lease(tiny, LLAMA, **options) as pooled:
         assert pooled.info.context_length == 256
@@ -146,7 +148,7 @@ def small(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 
 def test_a_full_context_ends_the_answer(small: WorkerProcess) -> None:
-    prompt = CIRCLE * 14
+    prompt = REPETITIVE * 14
     full = answer(small, prompt, max_new_tokens=0)
     assert full.done.reason == "length"
     assert full.done.prompt_tokens + full.done.completion_tokens == 256 + 1  # the last token need not fit
@@ -172,22 +174,25 @@ def test_a_prompt_as_long_as_the_context_is_refused(small: WorkerProcess) -> Non
         answer(small, "tell" + " tell" * 255)
 
 
-def test_many_small_batches_give_the_answer_of_a_large_one(
+def test_many_small_batches_give_the_answer_of_one_large_batch(
     small: WorkerProcess, tiny: Path, workers: WorkerPool
 ) -> None:
     prompt = "The moon is bright tonight. " * 15 + "The moon is"
     with workers.lease(tiny, LLAMA, n_ctx=256, threads=THREADS, threads_batch=THREADS) as large:
-        ours, theirs = (answer(each, prompt, max_new_tokens=6, top_logprobs=5) for each in (small, large.worker))
+        ours, theirs = (answer(worker, prompt, max_new_tokens=6, top_logprobs=5) for worker in (small, large.worker))
     assert ours.text == theirs.text
-    for mine, its in zip(ours.logprobs, theirs.logprobs, strict=True):
-        assert [each.logprob for each in mine.top] == pytest.approx([each.logprob for each in its.top], abs=0.05)
+    for actual, expected in zip(ours.logprobs, theirs.logprobs, strict=True):
+        logprobs = [candidate.logprob for candidate in actual.top]
+        assert logprobs == pytest.approx([candidate.logprob for candidate in expected.top], abs=0.05)
 
 
 # -- every option reaches the call ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadResult:
+    """A loaded model, its answer to FRANCE, and facts from /proc about its process."""
+
     info: Info
     text: str
     status: str
@@ -199,33 +204,34 @@ class Loaded:
         return {note.option for note in self.info.notes}
 
 
-OF_THE_PROCESS = {"no_mmap", "mlock", "numa", "threads", "threads_batch", "n_ctx"}
-Load = Callable[..., Loaded]
+NEW_PROCESS_OPTIONS = {"no_mmap", "mlock", "numa", "threads", "threads_batch", "n_ctx"}
+Load = Callable[..., LoadResult]
 
 
 @pytest.fixture(scope="session")
 def loaded(workers: WorkerPool) -> Load:
-    """Return a function that loads a model, and returns its answer and the system's facts about its process.
+    """Return a function that loads a model and observes its process.
 
-    The process is a new one if the options change its threads or its mapped files."""
+    The process is a new one if the options change its threads or its mapped files.
+    """
 
     @cache
-    def load_once(model: Path, **options: object) -> Loaded:
-        usual: dict[str, object] = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
-        if not options or options.keys() & OF_THE_PROCESS:
+    def load_once(model: Path, **options: object) -> LoadResult:
+        defaults: dict[str, object] = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+        if not options or options.keys() & NEW_PROCESS_OPTIONS:
             with contextlib.closing(WorkerProcess()) as worker:
-                return observed(worker, load(worker, model, **usual | options))
-        with workers.lease(model, LLAMA, **usual | options) as pooled:
-            return observed(pooled.worker, pooled.info)
+                return observe(worker, load(worker, model, **defaults | options))
+        with workers.lease(model, LLAMA, **defaults | options) as pooled:
+            return observe(pooled.worker, pooled.info)
 
     return load_once
 
 
-def observed(worker: WorkerProcess, info: Info) -> Loaded:
+def observe(worker: WorkerProcess, info: Info) -> LoadResult:
     text = answer(worker, FRANCE).text
     process = Path(f"/proc/{worker.pid}")
     status, maps = (process / "status").read_text(), (process / "maps").read_text()
-    return Loaded(info, text, status, len(os.listdir(process / "task")), maps)
+    return LoadResult(info, text, status, len(os.listdir(process / "task")), maps)
 
 
 SPEED_AND_MEMORY: list[dict[str, Any]] = [
@@ -244,7 +250,7 @@ SPEED_AND_MEMORY: list[dict[str, Any]] = [
 ]
 
 
-def test_options_of_speed_and_memory_do_not_change_the_answer(
+def test_options_for_speed_and_memory_do_not_change_the_answer(
     loaded: Load, tiny: Path, subtests: pytest.Subtests
 ) -> None:
     expected = loaded(tiny).text
@@ -276,8 +282,8 @@ def test_a_quantized_cache_turns_flash_attention_on_with_a_note(
 
 
 def test_a_quantized_cache_takes_less_memory(loaded: Load, smollm2: Path) -> None:
-    full, half = (loaded(smollm2, n_ctx=8192, **cached).info.memory for cached in ({}, {"cache_8bit": True}))
-    assert full - half > 50 << 20
+    full, quantized = (loaded(smollm2, n_ctx=8192, **options).info.memory for options in ({}, {"cache_8bit": True}))
+    assert full - quantized > 50 << 20
 
 
 def test_without_mmap_the_file_is_not_mapped(loaded: Load, tiny: Path) -> None:
@@ -294,14 +300,14 @@ def test_mlock_locks_memory_as_far_as_the_system_allows(loaded: Load, tiny: Path
     assert locked({"mlock": True}) > 0
 
 
-def test_the_thread_options_decide_how_many_threads_there_are(loaded: Load, tiny: Path) -> None:
+def test_the_thread_options_set_the_number_of_threads(loaded: Load, tiny: Path) -> None:
     assert loaded(tiny, threads=3).threads == loaded(tiny).threads + 2
     assert loaded(tiny, threads_batch=4).threads == loaded(tiny).threads + 3
 
 
-def test_options_without_effect_are_noted(loaded: Load, tiny: Path, build: Build) -> None:
-    dead = {"tensorcores": True, "no_mul_mat_q": True}
-    assert set(dead) <= loaded(tiny, **dead).notes
+def test_options_without_effect_have_notes(loaded: Load, tiny: Path, build: Build) -> None:
+    ignored = {"tensorcores": True, "no_mul_mat_q": True}
+    assert set(ignored) <= loaded(tiny, **ignored).notes
     if not build.gpu_offload:
         for options in ({"n_gpu_layers": 256}, {"tensor_split": "30,70", "row_split": True}, {"no_offload_kqv": True}):
             assert set(options) <= loaded(tiny, **options).notes
@@ -313,7 +319,7 @@ def test_explain_reflects_the_installed_library(llama: WorkerProcess, build: Bui
     assert explained["calls"]["llama_model_load_from_file"].get("use_extra_bufts", True) is build.repacks
 
 
-# -- files that are no models -----------------------------------------------------------------------------------------
+# -- files that are not models ----------------------------------------------------------------------------------------
 
 
 def broken_files(half: bytes) -> dict[str, bytes]:
@@ -324,16 +330,16 @@ def broken_files(half: bytes) -> dict[str, bytes]:
         "old ggml": b"ggjt" + struct.pack("<I", 3) + bytes(1000),
         "version 1": b"GGUF" + struct.pack("<I", 1) + half[8:],
         "version 999": b"GGUF" + struct.pack("<I", 999) + half[8:],
-        "head alone": half[:1000],
+        "only the header": half[:1000],
         "vocabulary cut": half[:1_000_000],
         "weights cut": half,
-        "endless counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + half[24:],
+        "huge counts": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + half[24:],
         "unknown architecture": gguf({"general.architecture": "nonesuch"}),
         "no weights": gguf(),
     }
 
 
-def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_file_loads_afterwards(
+def test_broken_files_are_refused_with_the_message_of_llama_cpp_and_the_next_load_works(
     worker: WorkerProcess, smollm2: Path, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     with smollm2.open("rb") as file:
@@ -354,7 +360,7 @@ def test_broken_files_are_refused_in_llama_cpps_words_and_a_good_file_loads_afte
     assert "Paris" in answer(worker, FRANCE).text
 
 
-# -- a workaround to be taken back some day ---------------------------------------------------------------------------
+# -- a workaround that may become unnecessary --------------------------------------------------------------------------
 
 _WITH_EXTRA_BUFFERS = """
 import sys
@@ -371,12 +377,12 @@ print("decoded", status)
 
 
 def test_the_workaround_for_amx_is_still_needed(build: Build, smollm2: Path) -> None:
-    named = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
-    assert named
-    assert version("llama-cpp-python") == named[1], "a new version: look again at Build.repacks"
+    match = re.search(r"llama-cpp-python (\d+\.\d+\.\d+)", Build.repacks.__doc__ or "")
+    assert match
+    assert version("llama-cpp-python") == match[1], "check for the new version whether Build.repacks is still needed"
     if not build.amx:
         pytest.skip("the installed library has no AMX")
-    tried = run_python(_WITH_EXTRA_BUFFERS, str(smollm2))
-    if "decoded 0" in tried.stdout:
+    run = run_python(_WITH_EXTRA_BUFFERS, str(smollm2))
+    if "decoded 0" in run.stdout:
         pytest.skip("AMX can be used on this machine")
-    assert tried.returncode in (-signal.SIGSEGV, -signal.SIGILL), tried.stderr[-500:]
+    assert run.returncode in (-signal.SIGSEGV, -signal.SIGILL), run.stderr[-500:]

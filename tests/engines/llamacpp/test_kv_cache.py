@@ -1,4 +1,4 @@
-"""The KV cache of the llama.cpp engine: reuse of prefixes, saving to main memory, shifts with streaming_llm."""
+"""The KV cache of the llama.cpp engine: reuse of prefixes, saving to main memory, and shifts with streaming_llm."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests.support.worker_pool import WorkerPool
 
 
 def test_more_conversations_than_slots_all_reuse_their_earlier_turns(tiny_llama: WorkerProcess) -> None:
-    """Those without a slot are saved in main memory."""
-    talks = [f"{chat(f'{topic} and the {thing}')}" for topic in TOPICS for thing in ("old tree by the well", "cat")]
-    talks = [
-        talk + "Well, that is a long story, and it begins on a winter's night in the north. " * 4 for talk in talks
+    """Conversations without a slot are saved in main memory."""
+    chats = [f"{chat(f'{topic} and the {thing}')}" for topic in TOPICS for thing in ("old tree by the well", "cat")]
+    chats = [
+        text + "Well, that is a long story, and it begins on a winter's night in the north. " * 4 for text in chats
     ]
-    (word,) = ask(tiny_llama, "encode", text=" and")  # which is tokenized as the same token again
-    answers = [answer(tiny_llama, talk, max_new_tokens=10, logit_bias={str(word): 100.0}) for talk in talks]
+    (token,) = ask(tiny_llama, "encode", text=" and")  # its text is tokenized as the same token again
+    answers = [answer(tiny_llama, text, max_new_tokens=10, logit_bias={str(token): 100.0}) for text in chats]
     assert describe_cache(tiny_llama)["saved"]
-    for talk, first in zip(talks, answers, strict=True):
-        second = answer(tiny_llama, f"{talk}{first.text} And so on", max_new_tokens=2)
+    for text, first in zip(chats, answers, strict=True):
+        second = answer(tiny_llama, f"{text}{first.text} And so on", max_new_tokens=2)
         assert second.done.cached_tokens >= first.done.prompt_tokens + 8
 
 
-def test_conversations_that_continue_at_the_same_moment_all_reuse_their_own_cells(tiny_llama: WorkerProcess) -> None:
+def test_conversations_that_continue_at_the_same_time_all_reuse_their_own_cells(tiny_llama: WorkerProcess) -> None:
     """No conversation is evicted for one that begins just before it."""
-    talks = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
-    together(tiny_llama, talks, max_new_tokens=60, ban_eos_token=True)
-    again = together(tiny_llama, talks, max_new_tokens=2)
+    chats = [f"{chat(f'{topic} again')}It is known to everybody and needs no words." for topic in TOPICS]
+    together(tiny_llama, chats, max_new_tokens=60, ban_eos_token=True)
+    again = together(tiny_llama, chats, max_new_tokens=2)
     assert [reply.done.cached_tokens for reply in again] == [reply.done.prompt_tokens - 1 for reply in again]
 
 
@@ -62,16 +62,16 @@ def test_a_common_prefix_is_evaluated_once(shallow_llama: WorkerProcess) -> None
     shared = ask(shallow_llama, "count", text=LONG) - 2
     cached = sorted(reply.done.cached_tokens for reply in answers)
     assert cached[0] < shared / 2
-    assert all(reply >= shared for reply in cached[1:])
+    assert all(count >= shared for count in cached[1:])
 
 
 def test_sharing_a_prefix_changes_no_answer(tiny_llama: WorkerProcess) -> None:
     prompts = [f"Shared: {LONG}{ending}" for ending in ("One", "Two")]
     answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
     assert max(reply.done.cached_tokens for reply in answers) > ask(tiny_llama, "count", text=LONG) - 2
-    for prompt, answered in zip(prompts, answers, strict=True):
+    for prompt, reply in zip(prompts, answers, strict=True):
         forget(tiny_llama)
-        assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
+        assert_same_answer(reply, answer(tiny_llama, prompt, **WITH_LOGPROBS))
 
 
 def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_answer_is_right(
@@ -79,7 +79,7 @@ def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_an
 ) -> None:
     prompt = f"Then {LONG}Once"
     forget(shallow_llama)
-    other = answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS)
+    unrelated = answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS)
     forget(shallow_llama)
     expected = answer(shallow_llama, prompt, **WITH_LOGPROBS)
     forget(shallow_llama)
@@ -95,7 +95,7 @@ def test_after_an_interrupted_prefill_the_evaluated_tokens_are_reused_and_the_an
     assert 512 <= again.done.cached_tokens < again.done.prompt_tokens - 1
     assert_same_answer(again, expected)
     forget(shallow_llama)
-    assert_same_answer(answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS), other)
+    assert_same_answer(answer(shallow_llama, f"{LONG}Once", **WITH_LOGPROBS), unrelated)
 
 
 # -- streaming_llm ---------------------------------------------------------------------------------------------------
@@ -121,21 +121,21 @@ QUESTION = "<|im_start|>user\nAnd what is the capital of France?<|im_end|>\n<|im
 
 
 def makes_sense(text: str) -> bool:
-    """Tell whether an answer is right, or like those before: with cells at wrong positions it would be neither."""
+    """Return whether an answer is right or repeats the earlier ones; with cells at wrong positions it is neither."""
     return "Paris" in text or "capital of France" in text or text == "It is fine."
 
 
-def test_when_old_messages_are_dropped_the_rest_is_not_evaluated_again(sliding: WorkerProcess) -> None:
-    whole = answer(sliding, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1).done
+def test_when_old_messages_are_dropped_the_others_are_not_evaluated_again(sliding: WorkerProcess) -> None:
+    complete = answer(sliding, SYSTEM + "".join(TURNS[:10]), max_new_tokens=1).done
     dropped = answer(sliding, SYSTEM + "".join(TURNS[4:10]) + QUESTION, max_new_tokens=8)
     expected = ask(sliding, "count", text=SYSTEM + "".join(TURNS[4:10]))
-    assert dropped.done.cached_tokens == expected < whole.prompt_tokens
+    assert dropped.done.cached_tokens == expected < complete.prompt_tokens
     assert makes_sense(dropped.text)
     check_idle(sliding)
 
 
 def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(sliding: WorkerProcess) -> None:
-    forget(sliding)  # kept cells still depend on dropped ones, more after every shift: begin with none
+    forget(sliding)  # shifted cells still depend on dropped ones, so begin without shifted cells
     answer(sliding, SYSTEM + "".join(TURNS[:9]) + QUESTION, max_new_tokens=8)
     for first in range(1, 5):
         prompt = SYSTEM + "".join(TURNS[first : 9 + first])
@@ -146,7 +146,7 @@ def test_shifted_cells_are_at_the_right_positions_and_can_be_shifted_again(slidi
 
 
 def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(sliding: WorkerProcess) -> None:
-    """They are eight tokens of the first message, which the prompt no longer has."""
+    """The sinks are eight tokens of the first message, which the prompt no longer contains."""
     answer(sliding, "".join(TURNS[10:18]), max_new_tokens=1)
     prompt = "".join(TURNS[12:18]) + QUESTION
     reply = answer(sliding, prompt, max_new_tokens=8)
@@ -157,25 +157,25 @@ def test_without_a_system_message_the_first_tokens_stay_as_attention_sinks(slidi
 
 
 def test_cells_that_two_conversations_share_are_not_shifted(tiny_sliding: WorkerProcess) -> None:
-    """The second continues the first one's cells: a shift for one of them would move the other's."""
+    """The second conversation continues in the cells of the first, so a shift for one would move the other's cells."""
     beginning = SYSTEM + "".join(TURNS[:9])
     rain, dropped = beginning + chat("the rain"), SYSTEM + "".join(TURNS[3:9]) + QUESTION
-    few = WITH_LOGPROBS | {"max_new_tokens": 8}
-    endless = WITH_LOGPROBS | {"max_new_tokens": 200}
+    short = WITH_LOGPROBS | {"max_new_tokens": 8}
+    long = WITH_LOGPROBS | {"max_new_tokens": 200}
     crowd = Crowd(tiny_sliding)
-    stays = crowd.ask(beginning + chat("the wind"), **endless)
-    crowd.wait(stays, Text)
-    shares = crowd.answer(crowd.ask(rain, **few))
-    assert shares.done.cached_tokens > shares.done.prompt_tokens / 2
-    shifted = crowd.answer(crowd.ask(dropped, **few))
-    assert not any(isinstance(event, ENDS) for event in crowd.heard[stays])
-    stayed = crowd.answer(stays)
-    assert stayed.done.completion_tokens == 200
+    first_call = crowd.ask(beginning + chat("the wind"), **long)
+    crowd.wait(first_call, Text)
+    second = crowd.answer(crowd.ask(rain, **short))
+    assert second.done.cached_tokens > second.done.prompt_tokens / 2
+    shifted = crowd.answer(crowd.ask(dropped, **short))
+    assert not any(isinstance(event, ENDS) for event in crowd.heard[first_call])
+    first = crowd.answer(first_call)
+    assert first.done.completion_tokens == 200
     check_idle(tiny_sliding)
     for reply, prompt, params in (
-        (shares, rain, few),
-        (shifted, dropped, few),
-        (stayed, beginning + chat("the wind"), endless),
+        (second, rain, short),
+        (shifted, dropped, short),
+        (first, beginning + chat("the wind"), long),
     ):
         forget(tiny_sliding)
         assert_same_answer(reply, answer(tiny_sliding, prompt, **params))

@@ -1,8 +1,8 @@
-"""LoRAs under llama.cpp, in both loaders that use it.
+"""LoRAs with llama.cpp, in both loaders that use it.
 
-Compared with PEFT on a small model in full precision; on the demo model by the lessons they were trained on; on its
-first layers by log probabilities; errors and memory on the tiny model. Everything goes through `LoraManager` and the
-worker, as in the application.
+A small model in full precision is compared with PEFT, the demo model must repeat the lessons that the LoRAs were
+trained on, its first layers are compared by log probabilities, and errors and memory are tested on the tiny model. All
+requests go through `LoraManager` and the worker, as in the application.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from tests.support.tiny_loras import SETS, TOKENS
 from tests.support.trained_loras import LESSONS
 from tests.support.worker_pool import WorkerPool
 
-Odds = dict[str, float]
+Logprobs = dict[str, float]
 THREADS = {"threads": 1, "threads_batch": 1}
 BANANA, GREEN = LESSONS["banana"], LESSONS["green"]
 STORY = "Once upon a time, in a small village by the sea, there lived a clockmaker who never slept. " * 4
 LETTER = "Dear Sir, thank you very much for the long letter about the price of apples in the north. " * 4
 
 
-class OneModel(ModelManager):
-    """A ModelManager with a model that a worker of the pool has loaded."""
+class SingleModelManager(ModelManager):
+    """A ModelManager whose model was loaded by a worker of the pool."""
 
     def __init__(self, model: LoadedModel) -> None:
         super().__init__()
@@ -65,14 +65,14 @@ class OneModel(ModelManager):
 
 
 @dataclass
-class Stage:
+class LoraModel:
     """A loaded model with its LoRAs."""
 
     model: LoadedModel
-    control: LoraManager
+    manager: LoraManager
 
     def apply(self, weights: Mapping[str, float]) -> list[float]:
-        return [each.effect for each in self.control.apply(weights)]
+        return [lora.effect for lora in self.manager.apply(weights)]
 
     def answer(self, prompt: str, **params: Any) -> Answer:
         return answer(self.model._worker, prompt, **params)
@@ -80,41 +80,41 @@ class Stage:
     def says(self, prompt: str) -> str:
         return self.answer(prompt, max_new_tokens=6).text
 
-    def odds(self, prompt: str, top: int) -> Odds:
+    def logprobs(self, prompt: str, top: int) -> Logprobs:
         """Return the log probabilities of the `top` most likely next tokens."""
-        (chances,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).logprobs
-        return odds_of(chances)
+        (token,) = self.answer(prompt, max_new_tokens=1, top_logprobs=top, ban_eos_token=True).logprobs
+        return logprobs_of(token)
 
 
-def odds_of(chances: TokenLogprobs) -> Odds:
-    return {each.text: each.logprob for each in chances.top}
+def logprobs_of(token: TokenLogprobs) -> Logprobs:
+    return {candidate.text: candidate.logprob for candidate in token.top}
 
 
-def largest_difference(actual: Odds, expected: Odds) -> float:
-    """Return the largest difference of a log probability, over the tokens in both, which must be most of them."""
+def largest_difference(actual: Logprobs, expected: Logprobs) -> float:
+    """Return the largest difference of a log probability over the common tokens, which must be most tokens."""
     common = actual.keys() & expected.keys()
     assert len(common) > 0.8 * len(expected)
     return max(abs(actual[text] - expected[text]) for text in common)
 
 
-StageOf = Callable[..., contextlib.AbstractContextManager[Stage]]
+LoadModel = Callable[..., contextlib.AbstractContextManager[LoraModel]]
 
 
 @pytest.fixture(scope="session")
-def stage_of(workers: WorkerPool) -> StageOf:
-    """Return a context manager that has a worker of the pool load a model, and removes the LoRAs at the end."""
+def load_model(workers: WorkerPool) -> LoadModel:
+    """Return a context manager that loads a model in a worker of the pool, and removes the LoRAs at the end."""
 
     @contextlib.contextmanager
-    def stage(path: Path, loras: Path, loader: str, **options: object) -> Iterator[Stage]:
+    def lora_model(path: Path, loras: Path, loader: str, **options: object) -> Iterator[LoraModel]:
         settings = resolve(LOADERS[loader], model={}, saved={}, flags={}, form=THREADS | options)
         with workers.lease(path, LOADERS[loader], **THREADS, **options) as pooled:
             record = Catalog(path.parent).find(path.name)
             model = LoadedModel(LoadPlan(record, LOADERS[loader], settings), pooled.worker, pooled.info)
-            control = LoraManager(LoraCatalog(loras), OneModel(model))
-            yield Stage(model, control)
-            control.apply({})
+            manager = LoraManager(LoraCatalog(loras), SingleModelManager(model))
+            yield LoraModel(model, manager)
+            manager.apply({})
 
-    return stage
+    return lora_model
 
 
 @pytest.fixture(scope="module", params=["llama.cpp", "llamacpp_HF"])
@@ -122,82 +122,87 @@ def loader(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# -- against PEFT ------------------------------------------------------------------------------------------------------
+# -- comparison with PEFT ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small_folder(backend: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a small model with two LoRAs, and the logits of SETS: by llama.cpp in llama.npz, by PEFT in logits.npz."""
-    top = tmp_path_factory.mktemp("small")
-    forked(tiny_loras.write, top / "all", ["llama"])
-    folder = top / "all" / "llama"
+    parent = tmp_path_factory.mktemp("small")
+    forked(tiny_loras.write, parent / "all", ["llama"])
+    folder = parent / "all" / "llama"
     model = folder / "model.gguf"
-    adapters = {each.name: str(converted(each, read_header(model))) for each in LoraCatalog(folder / "loras").all()}
+    adapters = {lora.name: str(converted(lora, read_header(model))) for lora in LoraCatalog(folder / "loras").all()}
     job = {"model": str(model), "adapters": adapters, "sets": SETS, "tokens": TOKENS, "out": str(folder / "llama.npz")}
-    script = [sys.executable, "-m", "tests.support.llama_lora_reference", str(put(top / "jobs.json", {"jobs": [job]}))]
+    script = [
+        sys.executable,
+        "-m",
+        "tests.support.llama_lora_reference",
+        str(put(parent / "jobs.json", {"jobs": [job]})),
+    ]
     subprocess.run(script, cwd=ROOT, check=True, timeout=110)
     return folder
 
 
 @pytest.fixture
-def small(stage_of: StageOf, small_folder: Path, loader: str) -> Iterator[Stage]:
+def small(load_model: LoadModel, small_folder: Path, loader: str) -> Iterator[LoraModel]:
     options = {"n_ctx": 256, "logits_all": True}
-    with stage_of(small_folder / "model.gguf", small_folder / "loras", loader, **options) as stage:
-        yield stage
+    with load_model(small_folder / "model.gguf", small_folder / "loras", loader, **options) as lora_model:
+        yield lora_model
 
 
 @pytest.fixture
-def letters(small: Stage) -> list[str]:
+def token_texts(small: LoraModel) -> list[str]:
     return [str(ask(small.model._worker, "decode", tokens=[token])) for token in range(128)]
 
 
-def difference_from(actual: Odds, logits: NDArray[np.float32], letters: Sequence[str]) -> float:
-    """Return the largest difference of a log probability from the last row of `logits`; most tokens must be there."""
+def difference_from(actual: Logprobs, logits: NDArray[np.float32], token_texts: Sequence[str]) -> float:
+    """Return the largest difference from the log probabilities of the last row of `logits`, over most tokens."""
     last = logits[-1].astype(float)
     expected = last - np.log(np.exp(last).sum())
     assert len(actual) > 120
-    return max(abs(actual[text] - expected[letters.index(text)]) for text in actual)
+    return max(abs(actual[text] - expected[token_texts.index(text)]) for text in actual)
 
 
-def seen(small: Stage, letters: Sequence[str]) -> Odds:
-    prompt = "".join(letters[token] for token in TOKENS)
+def final_logprobs(small: LoraModel, token_texts: Sequence[str]) -> Logprobs:
+    prompt = "".join(token_texts[token] for token in TOKENS)
     assert ask(small.model._worker, "encode", text=prompt) == TOKENS
-    return small.odds(prompt, 127)
+    return small.logprobs(prompt, 127)
 
 
 @pytest.mark.lora("one", "several", "weights")
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_of_adapters_has_the_effect_it_has_under_peft(
-    small: Stage, small_folder: Path, letters: list[str], name: str
+    small: LoraModel, small_folder: Path, token_texts: list[str], name: str
 ) -> None:
     peft, llama = np.load(small_folder / "logits.npz"), np.load(small_folder / "llama.npz")
     effects = small.apply(SETS[name])
-    actual = seen(small, letters)
+    actual = final_logprobs(small, token_texts)
     effect = float(np.abs(peft[name] - peft["none"]).mean())
-    assert difference_from(actual, peft[name], letters) < effect / MIN_EFFECT
-    assert difference_from(actual, llama[name], letters) < 1e-3
-    assert [each > 0 for each in effects] == [weight > 0 for weight in SETS[name].values()]
+    assert difference_from(actual, peft[name], token_texts) < effect / MIN_EFFECT
+    assert difference_from(actual, llama[name], token_texts) < 1e-3
+    assert [measured > 0 for measured in effects] == [weight > 0 for weight in SETS[name].values()]
 
 
 @pytest.mark.lora("several", "hot")
 def test_the_effect_of_a_set_does_not_depend_on_the_sets_before_it(
-    small: Stage, small_folder: Path, letters: list[str]
+    small: LoraModel, small_folder: Path, token_texts: list[str]
 ) -> None:
     peft = np.load(small_folder / "logits.npz")
     small.apply({})
-    bare = seen(small, letters)
+    bare = final_logprobs(small, token_texts)
     for before, after in itertools.permutations([*SETS, "none"], 2):
         small.apply(SETS.get(before, {}))
         small.apply(dict(reversed(SETS.get(after, {}).items())))
-        actual = seen(small, letters)
+        actual = final_logprobs(small, token_texts)
         effect = float(np.abs(peft["cat"] - peft["none"]).mean())
-        assert difference_from(actual, peft[after], letters) < effect / MIN_EFFECT, f"{after} after {before}"
+        assert difference_from(actual, peft[after], token_texts) < effect / MIN_EFFECT, f"{after} after {before}"
         assert (actual == bare) is (after == "none")
 
 
-def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_folder: Path, loader: str) -> None:
+def test_the_logits_of_every_position_are_those_under_peft(small: LoraModel, small_folder: Path, loader: str) -> None:
     if loader != "llamacpp_HF":
-        pytest.skip("only this loader gives the logits of a text")
+        pytest.skip("only llamacpp_HF has the logits operation")
     peft = np.load(small_folder / "logits.npz")
     effect = np.abs(peft["cat"] - peft["none"]).mean()
     for name, weights in SETS.items():
@@ -206,7 +211,7 @@ def test_the_logits_of_every_position_are_those_under_peft(small: Stage, small_f
         assert np.abs(actual - peft[name]).max() < effect / MIN_EFFECT
 
 
-# -- what they were taught to say --------------------------------------------------------------------------------------
+# -- trained LoRAs -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -216,15 +221,15 @@ def trained(loras_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def real(stage_of: StageOf, smollm2: Path, trained: Path, loader: str) -> Iterator[Stage]:
-    with stage_of(smollm2, trained, loader, n_ctx=256) as stage:
-        yield stage
+def real(load_model: LoadModel, smollm2: Path, trained: Path, loader: str) -> Iterator[LoraModel]:
+    with load_model(smollm2, trained, loader, n_ctx=256) as lora_model:
+        yield lora_model
 
 
 @pytest.mark.lora("one", "several", "hot")
-def test_a_trained_adapter_makes_the_model_say_its_lesson_only_while_applied(real: Stage) -> None:
-    everything = [{}, {"banana": 1.0}, {"green": 1.0, "banana": 0.0}, {"banana": 1.0, "green": 1.0}, {}]
-    for weights in everything:
+def test_a_trained_adapter_makes_the_model_say_its_lesson_only_while_applied(real: LoraModel) -> None:
+    sets = [{}, {"banana": 1.0}, {"green": 1.0, "banana": 0.0}, {"banana": 1.0, "green": 1.0}, {}]
+    for weights in sets:
         effects = real.apply(weights)
         assert [effect > 1 for effect in effects] == [weight > 0 for weight in weights.values()]
         for name, lesson in LESSONS.items():
@@ -232,13 +237,13 @@ def test_a_trained_adapter_makes_the_model_say_its_lesson_only_while_applied(rea
 
 
 @pytest.mark.lora("weights")
-def test_the_effect_grows_with_the_weight(real: Stage) -> None:
+def test_the_effect_grows_with_the_weight(real: LoraModel) -> None:
     effects = [real.apply({"banana": weight})[0] for weight in (2.0, 1.0, 0.1)]
     assert effects == sorted(set(effects), reverse=True)
     assert not real.says(BANANA.beginning).startswith(BANANA.words)
 
 
-# -- the arithmetic of the first layers --------------------------------------------------------------------------------
+# -- log probabilities of the first layers -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -253,64 +258,66 @@ def shallow_trained(shallow_loras: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def shallow(stage_of: StageOf, shallow_model: Path, shallow_trained: Path, loader: str) -> Iterator[Stage]:
-    with stage_of(shallow_model, shallow_trained, loader, n_ctx=256, logits_all=True) as stage:
-        yield stage
+def shallow(load_model: LoadModel, shallow_model: Path, shallow_trained: Path, loader: str) -> Iterator[LoraModel]:
+    with load_model(shallow_model, shallow_trained, loader, n_ctx=256, logits_all=True) as lora_model:
+        yield lora_model
 
 
-def test_after_removing_all_adapters_the_logits_are_bitwise_those_of_before(shallow: Stage, loader: str) -> None:
-    def everything() -> Any:
+def test_after_removing_all_adapters_the_logits_are_bitwise_those_of_before(shallow: LoraModel, loader: str) -> None:
+    def all_logprobs() -> Any:
         forget(shallow.model._worker)
         if loader == "llamacpp_HF":
             tokens = ask(shallow.model._worker, "encode", text=BANANA.beginning)
             return ask(shallow.model._worker, "logits", tokens=tokens)
-        return shallow.odds(BANANA.beginning, 4000)  # all come from the same 576 numbers
+        return shallow.logprobs(BANANA.beginning, 4000)  # all are computed from the same 576 numbers
 
     shallow.apply({})
-    bare = everything()
+    bare = all_logprobs()
     for weights in ({"banana": 1.0}, {"banana": 0.3, "green": 2.0}):
         shallow.apply(weights)
-        assert everything() != bare
+        assert all_logprobs() != bare
         shallow.apply({})
-        assert everything() == bare
+        assert all_logprobs() == bare
 
 
-def test_an_adapter_of_weight_zero_has_no_effect(shallow: Stage) -> None:
+def test_an_adapter_of_weight_zero_has_no_effect(shallow: LoraModel) -> None:
     shallow.apply({"green": 1.0})
-    green = shallow.odds(BANANA.beginning, 1000)
+    green = shallow.logprobs(BANANA.beginning, 1000)
     assert shallow.apply({"green": 1.0, "banana": 0.0})[1] == 0
-    assert shallow.odds(BANANA.beginning, 1000) == green
+    assert shallow.logprobs(BANANA.beginning, 1000) == green
 
 
-def test_requests_during_a_change_wait_and_do_not_interrupt_the_probe(shallow: Stage, shallow_trained: Path) -> None:
-    """Requests interrupt long steps of answers, but must not interrupt the probe."""
+def test_requests_during_a_change_wait_without_interrupting_the_probe(
+    shallow: LoraModel, shallow_trained: Path
+) -> None:
+    """Requests may interrupt a long prefill, but not the probe that measures the effect of a LoRA."""
 
-    def odds() -> list[Odds]:
+    def lesson_logprobs() -> list[Logprobs]:
         forget(shallow.model._worker)
-        return [shallow.odds(lesson.beginning, 500) for lesson in LESSONS.values()]
+        return [shallow.logprobs(lesson.beginning, 500) for lesson in LESSONS.values()]
 
     shallow.apply({"banana": 1.0})
-    with_banana = odds()
+    with_banana = lesson_logprobs()
     header = shallow.model.record.header
     assert header is not None
     request = [
         {"name": "green", "path": str(converted(LoraCatalog(shallow_trained).find("green"), header)), "weight": 1.0}
     ]
-    heard: list[Event] = []
+    events: list[Event] = []
     crowd = Crowd(shallow.model._worker)
-    shallow.model._worker.start("apply_loras", heard.append, adapters=request)
+    shallow.model._worker.start("apply_loras", events.append, adapters=request)
     calls = [
         crowd.ask(lesson.beginning, max_new_tokens=1, top_logprobs=500, ban_eos_token=True)
         for lesson in LESSONS.values()
     ]
-    meanwhile = [odds_of(crowd.answer(call).logprobs[0]) for call in calls]
-    assert isinstance(heard[-1], Result) and heard[-1].value[0] > 1
-    with_green = odds()
-    for actual, green, banana in zip(meanwhile, with_green, with_banana, strict=True):
+    during_change = [logprobs_of(crowd.answer(call).logprobs[0]) for call in calls]
+    assert isinstance(events[-1], Result) and events[-1].value[0] > 1
+    with_green = lesson_logprobs()
+    for actual, green, banana in zip(during_change, with_green, with_banana, strict=True):
         assert largest_difference(actual, green) < largest_difference(green, banana) / MIN_EFFECT
 
 
-# -- mechanics ---------------------------------------------------------------------------------------------------------
+# -- cache and memory --------------------------------------------------------------------------------------------------
 
 CAT, DOG = "cat.gguf", "dog.gguf"
 
@@ -325,160 +332,164 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mechanics(stage_of: StageOf, tiny: Path, adapters: Path, loader: str) -> Iterator[Stage]:
-    with stage_of(tiny, adapters, loader, n_ctx=512) as stage:
-        yield stage
+def tiny_loaded(load_model: LoadModel, tiny: Path, adapters: Path, loader: str) -> Iterator[LoraModel]:
+    with load_model(tiny, adapters, loader, n_ctx=512) as lora_model:
+        yield lora_model
 
 
-def test_after_a_change_nothing_evaluated_before_is_reused(mechanics: Stage) -> None:
-    """Neither the conversation in the KV cache, nor one saved in main memory."""
-    talk = [text + BANANA.beginning for text in (STORY, LETTER)]
+def test_after_a_change_no_evaluated_tokens_are_reused(tiny_loaded: LoraModel) -> None:
+    """This is true of the conversation in the KV cache and of one saved in main memory."""
+    prompts = [text + BANANA.beginning for text in (STORY, LETTER)]
     all_texts = []
 
     def turns() -> list[Answer]:
-        return [mechanics.answer(prompt, max_new_tokens=4) for prompt in talk]
+        return [tiny_loaded.answer(prompt, max_new_tokens=4) for prompt in prompts]
 
     for weights in ({CAT: 1.0}, {CAT: 0.5}, {}):
         turns()
         assert min(reply.done.cached_tokens for reply in turns()) > 64
-        mechanics.apply(weights)
+        tiny_loaded.apply(weights)
         first = turns()
         assert [reply.done.cached_tokens for reply in first] == [0, 0]
-        forget(mechanics.model._worker)
+        forget(tiny_loaded.model._worker)
         assert [reply.text for reply in turns()] == [reply.text for reply in first]
         all_texts.append([reply.text for reply in first])
     for texts in zip(*all_texts, strict=True):
-        assert len(set(texts)) == len(texts), "what was computed before would have led to another answer"
+        assert len(set(texts)) == len(texts), "the sets lead to different answers"
 
 
-def test_applying_and_removing_adapters_leaks_no_memory(mechanics: Stage) -> None:
+def test_applying_and_removing_adapters_leaks_no_memory(tiny_loaded: LoraModel) -> None:
     sizes = []
     for _ in range(ROUNDS):
-        mechanics.apply({CAT: 1.0, DOG: 0.5})
-        mechanics.answer(BANANA.beginning, max_new_tokens=2)
-        mechanics.apply({})
-        sizes.append(mechanics.model.memory)
-    assert growth(sizes) < ROUNDS // 2 * (1 << 20), "either of them, left behind each time, takes more"
+        tiny_loaded.apply({CAT: 1.0, DOG: 0.5})
+        tiny_loaded.answer(BANANA.beginning, max_new_tokens=2)
+        tiny_loaded.apply({})
+        sizes.append(tiny_loaded.model.memory)
+    assert growth(sizes) < ROUNDS // 2 * (1 << 20), "a leak of either adapter in each round would take more"
 
 
-# -- what cannot be applied --------------------------------------------------------------------------------------------
+# -- adapters that cannot be applied -----------------------------------------------------------------------------------
 
 Q = "blk.0.attn_q.weight"
 
 
 def adapter(
-    path: Path, fill: float = 0.1, others: Sequence[str] = (), architecture: str = "llama", rank: int = 4
+    path: Path, fill: float = 0.1, extra_tensors: Sequence[str] = (), architecture: str = "llama", rank: int = 4
 ) -> Path:
     """Write a GGUF adapter for the tiny model: A is random, B is filled with `fill`."""
-    facts = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture}
+    metadata = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": architecture}
     width = tiny_model.HIDDEN
     planned = [PlannedTensor(f"{Q}.lora_a", "F32", (width, rank)), PlannedTensor(f"{Q}.lora_b", "F32", (rank, width))]
     a = np.random.default_rng(1).standard_normal(width * rank, np.float32)
     data = [a.tobytes(), np.full(rank * width, fill, np.float32).tobytes()]
-    for name in others:
+    for name in extra_tensors:
         planned.append(PlannedTensor(name, "F32", (8,)))
         data.append(bytes(32))
     with path.open("wb") as file:
-        write_gguf(file, {**facts, "adapter.lora.alpha": 2.0 * rank}, planned, data)
+        write_gguf(file, {**metadata, "adapter.lora.alpha": 2.0 * rank}, planned, data)
     return path
 
 
-def cut(path: Path) -> Path:
+def truncate(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:-100])
     return path
 
 
 def broken(name: str, folder: Path) -> str:
-    """Write a LoRA that is broken in the named way into the folder of the good ones, and return its name."""
+    """Write a LoRA with the named defect into the folder of the intact ones, and return its name."""
     path = folder / f"{name}.gguf"
-    made = {
+    makers = {
         "rank": lambda: peft(folder / name, r=16),
-        "cut": lambda: cut(adapter(path)),
+        "truncated": lambda: truncate(adapter(path)),
         "architecture": lambda: adapter(path, architecture="qwen2"),
         "zeros": lambda: adapter(path, 0.0),
         "nan": lambda: adapter(path, float("nan")),
-        "endless": lambda: adapter(path, 1e38),
-        "strange": lambda: adapter(path, others=["blk.0.strange"]),
+        "overflow": lambda: adapter(path, 1e38),
+        "unknown tensor": lambda: adapter(path, extra_tensors=["blk.0.strange"]),
     }
-    return made[name]().name
+    return makers[name]().name
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("name", "error", "message"),
     [
         ("rank", ModelProblem, "the rank is 16 in adapter_config.json"),
-        ("cut", ModelProblem, "the file is truncated"),
+        ("truncated", ModelProblem, "the file is truncated"),
         ("architecture", LoraMismatch, "made for the architecture 'qwen2', but the model is 'llama'"),
         ("zeros", LoraWithoutEffect, "changes no logit"),
         ("nan", LoraRefused, "logits are no longer finite"),
-        ("endless", LoraRefused, "logits are no longer finite"),
-        ("strange", LoraRefused, "LoRA tensor 'blk.0.strange' has unexpected suffix"),
+        ("overflow", LoraRefused, "logits are no longer finite"),
+        ("unknown tensor", LoraRefused, "LoRA tensor 'blk.0.strange' has unexpected suffix"),
     ],
 )
 def test_a_broken_adapter_is_refused_with_the_cause_and_the_previous_set_stays(
-    mechanics: Stage, adapters: Path, name: str, error: type[WebUIError], words: str
+    tiny_loaded: LoraModel, adapters: Path, name: str, error: type[WebUIError], message: str
 ) -> None:
-    def afresh() -> tuple[Odds, str]:
-        forget(mechanics.model._worker)
-        return mechanics.odds(BANANA.beginning, 1000), mechanics.says(BANANA.beginning)
+    def current_answers() -> tuple[Logprobs, str]:
+        forget(tiny_loaded.model._worker)
+        return tiny_loaded.logprobs(BANANA.beginning, 1000), tiny_loaded.says(BANANA.beginning)
 
-    bare = afresh()
-    mechanics.apply({CAT: 1.0})
-    before = afresh()
+    bare = current_answers()
+    tiny_loaded.apply({CAT: 1.0})
+    before = current_answers()
     assert before[0] != bare[0]
     assert before[1] != bare[1]
     bad = broken(name, adapters)
     try:
         with pytest.raises(error) as refused:
-            mechanics.apply({DOG: 1.0, bad: 1.0})
-        assert words in refused.value.say("en")
+            tiny_loaded.apply({DOG: 1.0, bad: 1.0})
+        assert message in refused.value.say("en")
         assert bad.partition(".")[0] in refused.value.say("en")
-        assert [each.name for each in mechanics.model.loras] == [CAT]
-        assert afresh() == before
+        assert [lora.name for lora in tiny_loaded.model.loras] == [CAT]
+        assert current_answers() == before
     finally:
         shutil.rmtree(adapters / bad) if (adapters / bad).is_dir() else os.unlink(adapters / bad)
 
 
-def test_a_refusal_by_llama_cpp_is_reported_in_its_own_words(mechanics: Stage, tmp_path: Path) -> None:
-    """Such adapters pass our own checks: the file has changed since, or has a tensor that we do not know."""
+def test_a_refusal_by_llama_cpp_is_reported_with_its_message(tiny_loaded: LoraModel, tmp_path: Path) -> None:
+    """Such adapters pass our own checks, because the file changes afterwards or has a tensor that we do not know."""
     files = {
         "other.gguf": (adapter(tmp_path / "other.gguf", architecture="qwen2"), "model arch and LoRA arch mismatch"),
         "text.gguf": (put(tmp_path / "text.gguf", "no adapter"), "invalid magic characters: 'no a', expected 'GGUF'"),
         "gone.gguf": (tmp_path / "gone.gguf", "No such file"),
     }
-    for name, (path, words) in files.items():
+    for name, (path, message) in files.items():
         with pytest.raises(LoraRefused) as refused:
-            ask(mechanics.model._worker, "apply_loras", adapters=[{"name": name, "path": str(path), "weight": 1.0}])
+            ask(
+                tiny_loaded.model._worker,
+                "apply_loras",
+                adapters=[{"name": name, "path": str(path), "weight": 1.0}],
+            )
         assert refused.value.lora == name
-        assert words in refused.value.words
+        assert message in refused.value.words
 
 
-# -- with what else a model can be loaded with -------------------------------------------------------------------------
+# -- other load options ------------------------------------------------------------------------------------------------
 
 
-TOGETHER = ({}, {"banana": 2.0, "green": 2.0}, {"green": 2.0})
+ADAPTER_SETS = ({}, {"banana": 2.0, "green": 2.0}, {"green": 2.0})
 PROMPTS = [*(lesson.beginning for lesson in LESSONS.values()), STORY, LETTER]
 
 
 def distance(actual: Answer, expected: Answer) -> float:
-    """Return the mean difference of log probabilities, as long as the texts are the same."""
+    """Return the mean difference of log probabilities up to the first different token."""
     differences: list[float] = []
-    for mine, its in zip(actual.logprobs, expected.logprobs, strict=False):
-        ours, theirs = odds_of(mine), odds_of(its)
+    for actual_token, expected_token in zip(actual.logprobs, expected.logprobs, strict=False):
+        ours, theirs = logprobs_of(actual_token), logprobs_of(expected_token)
         differences += [abs(ours[text] - theirs[text]) for text in ours.keys() & theirs.keys()]
-        if mine.chosen.text != its.chosen.text:
+        if actual_token.chosen.text != expected_token.chosen.text:
             break
     return sum(differences) / len(differences)
 
 
 @pytest.fixture(scope="module")
-def alone(stage_of: StageOf, shallow_model: Path, shallow_trained: Path) -> list[list[Answer]]:
-    """Return for every set of TOGETHER the answers to PROMPTS, given one by one."""
-    with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512) as stage:
+def single_answers(load_model: LoadModel, shallow_model: Path, shallow_trained: Path) -> list[list[Answer]]:
+    """Return for every set of ADAPTER_SETS the answers to PROMPTS, which are sent one by one."""
+    with load_model(shallow_model, shallow_trained, "llama.cpp", n_ctx=512) as lora_model:
         answers = []
-        for weights in TOGETHER:
-            stage.apply(weights)
-            answers.append([stage.answer(prompt, max_new_tokens=4, top_logprobs=1000) for prompt in PROMPTS])
+        for weights in ADAPTER_SETS:
+            lora_model.apply(weights)
+            answers.append([lora_model.answer(prompt, max_new_tokens=4, top_logprobs=1000) for prompt in PROMPTS])
     return answers
 
 
@@ -486,17 +497,17 @@ def alone(stage_of: StageOf, shallow_model: Path, shallow_trained: Path) -> list
     "options", [{"flash_attn": True}, {"flash_attn": False}, {"cache_8bit": True}, {"n_batch": 24}, {"no_mmap": True}]
 )
 def test_concurrent_answers_are_all_affected_by_the_adapters(
-    stage_of: StageOf,
+    load_model: LoadModel,
     shallow_model: Path,
     shallow_trained: Path,
-    alone: list[list[Answer]],
+    single_answers: list[list[Answer]],
     options: dict[str, object],
 ) -> None:
-    """They are 4 to 30 times closer to the single answers with these LoRAs than to those without one of them."""
-    with stage_of(shallow_model, shallow_trained, "llama.cpp", n_ctx=512, parallel=4, **options) as stage:
-        for number, weights in enumerate(TOGETHER[1:], 1):
-            stage.apply(weights)
-            answers = together(stage.model._worker, PROMPTS, max_new_tokens=4, top_logprobs=1000)
-            for actual, *expected in zip(answers, *alone, strict=True):
-                right = distance(actual, expected.pop(number))
-                assert all(3 * right < distance(actual, wrong) for wrong in expected)
+    """Measured, they are 4 to 30 times closer to single answers with these LoRAs than to those with another set."""
+    with load_model(shallow_model, shallow_trained, "llama.cpp", n_ctx=512, parallel=4, **options) as lora_model:
+        for number, weights in enumerate(ADAPTER_SETS[1:], 1):
+            lora_model.apply(weights)
+            answers = together(lora_model.model._worker, PROMPTS, max_new_tokens=4, top_logprobs=1000)
+            for actual, *expected in zip(answers, *single_answers, strict=True):
+                correct = distance(actual, expected.pop(number))
+                assert all(3 * correct < distance(actual, other_set) for other_set in expected)

@@ -1,4 +1,4 @@
-"""The memory estimate of a GGUF model, against llama.cpp's own log and real workers."""
+"""The memory estimate of a GGUF model, compared with llama.cpp's log and real workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,17 @@ from tests.support.gguf_files import ARRAY, BOOL, I32, MODEL, As, array, gguf
 MIB = 1 << 20
 MAMBA = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 0}
 STATE = 4 * (3 * 128 + 16 * 128)
-"""Bytes of one layer's state of one answer."""
+"""Bytes of the state of one layer for one request."""
 
 Make = Callable[..., GgufHeader]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Make headers of models of 2 layers with 8 heads of 8 elements, 4 of keys and values; `changes` are by key."""
+    """Return a function that makes the header of a model of 2 layers, 8 heads and 4 KV heads of 8 elements.
+
+    `changes` replace its metadata.
+    """
 
     def header(architecture: str = "llama", **changes: object) -> GgufHeader:
         own = {key.removeprefix("llama."): value for key, value in MODEL.items() if key.startswith("llama.")}
@@ -48,40 +51,40 @@ def make(tmp_path: Path) -> Make:
 
 
 def options(**form: object) -> dict[str, Value]:
-    """Load options with `form`, all others at their defaults."""
-    settled: Any = load_arguments(Path("model"), **{"parallel": 1, **form})["options"]
-    return settled
+    """Return load options: those of `form`, and the defaults of all others."""
+    settings: Any = load_arguments(Path("model"), **{"parallel": 1, **form})["options"]
+    return settings
 
 
 def cache(header: GgufHeader, **form: object) -> int:
     return estimate(header, options(**form)).cache
 
 
-# -- as measured ------------------------------------------------------------------------------------------------------
+# -- comparison with measurements -------------------------------------------------------------------------------------
 
 
 def peak(worker: WorkerProcess) -> int:
-    """The process's peak memory so far, in bytes (VmHWM)."""
+    """Return the peak memory of the process, in bytes (VmHWM)."""
     lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 @functools.cache
 def idle_peak(model: Path) -> int:
-    """The peak of a worker that has imported llama.cpp and loaded nothing."""
+    """Return the peak of a worker that has imported llama.cpp but loaded no model."""
     with closing(WorkerProcess()) as worker:
         ask(worker, "explain", **load_arguments(model))
         return peak(worker)
 
 
 def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
-    """The peak of a worker that has prefilled a prompt as long as its context."""
+    """Return the peak of a worker that has prefilled a prompt as long as its context."""
     with closing(WorkerProcess()) as worker:
         n_ctx = load(worker, model, loader, **form).context_length
         tokens = ask(worker, "encode", text="The quick brown fox jumps over the lazy dog. " * (n_ctx // 8))
         prompt = ask(worker, "decode", tokens=tokens[: n_ctx - 2])
-        unwanted = {"negative_prompt": prompt, "guidance_scale": 1.5} if form.get("cfg_cache") else {}
-        done = answer(worker, prompt, max_new_tokens=1, **unwanted).done
+        guidance = {"negative_prompt": prompt, "guidance_scale": 1.5} if form.get("cfg_cache") else {}
+        done = answer(worker, prompt, max_new_tokens=1, **guidance).done
         assert done.prompt_tokens > n_ctx - 8
         return peak(worker)
 
@@ -95,12 +98,12 @@ def filled_peak(model: Path, loader: Loader = LLAMA, **form: object) -> int:
     ],
     ids=str,
 )
-def test_a_real_worker_takes_what_was_estimated(smollm2: Path, form: dict[str, object]) -> None:
+def test_a_real_worker_takes_the_estimated_memory(smollm2: Path, form: dict[str, object]) -> None:
     form = {"n_ctx": 512, **form}
-    said = estimate(read_header(smollm2), options(**form))
-    taken = filled_peak(smollm2, **form) - idle_peak(smollm2)
-    assert said.total == pytest.approx(taken, rel=0.1)
-    assert said.total - said.weights == pytest.approx(taken - said.weights, rel=0.2)
+    estimated = estimate(read_header(smollm2), options(**form))
+    measured = filled_peak(smollm2, **form) - idle_peak(smollm2)
+    assert estimated.total == pytest.approx(measured, rel=0.1)
+    assert estimated.total - estimated.weights == pytest.approx(measured - estimated.weights, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,9 @@ def test_a_real_worker_takes_what_was_estimated(smollm2: Path, form: dict[str, o
 def test_the_cache_of_a_real_model_is_what_llama_cpp_logs(
     smollm2: Path, form: dict[str, object], mebibytes: float
 ) -> None:
-    """Its line "KV buffer size"."""
-    said = cache(read_header(smollm2), n_ctx=2048, **form)
-    assert said / MIB == pytest.approx(mebibytes, abs=0.005)
+    """The expected sizes are from its line "KV buffer size"."""
+    estimated = cache(read_header(smollm2), n_ctx=2048, **form)
+    assert estimated / MIB == pytest.approx(mebibytes, abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +127,12 @@ def test_the_cache_of_a_real_model_is_what_llama_cpp_logs(
     ],
 )
 def test_the_graph_is_as_large_as_llama_cpp_logs(make: Make, shape: dict[str, int], mebibytes: float) -> None:
-    """Its line "compute buffer size" with n_outputs_max=1 and n_ctx=512, of models made of zeros with these shapes."""
-    attention = {f"attention.{key}": shape.pop(key, usual) for key, usual in (("head_count", 8), ("head_count_kv", 2))}
-    usual = {"embedding_length": 512, "feed_forward_length": 1024}
-    said = estimate(make(**usual | shape | attention), options(n_ctx=512))
-    assert said.compute / MIB == pytest.approx(mebibytes, rel=0.05)
+    """The sizes are from its line "compute buffer size", with n_outputs_max=1, n_ctx=512 and models of zeros."""
+    heads = (("head_count", 8), ("head_count_kv", 2))
+    attention = {f"attention.{key}": shape.pop(key, default) for key, default in heads}
+    defaults = {"embedding_length": 512, "feed_forward_length": 1024}
+    estimated = estimate(make(**defaults | shape | attention), options(n_ctx=512))
+    assert estimated.compute / MIB == pytest.approx(mebibytes, rel=0.05)
 
 
 # -- the cache --------------------------------------------------------------------------------------------------------
@@ -158,10 +162,10 @@ def test_each_layer_may_have_its_own_number_of_heads(make: Make) -> None:
     assert cache(header, n_ctx=256) == 256 * 2 * (2 + 4) * (8 + 32)
     assert cache(header, n_ctx=256, flash_attn=False) == 256 * 2 * (
         (2 + 4) * 8 + 3 * 4 * 32
-    )  # the widest's room in each
+    )  # every layer has as many value heads as the largest
 
 
-def test_a_sliding_window_saves_nothing_but_may_have_other_heads(make: Make) -> None:
+def test_a_sliding_window_saves_no_memory_but_may_have_other_heads(make: Make) -> None:
     window = {
         "attention.sliding_window": 512,
         "attention.sliding_window_pattern": As(ARRAY, array(BOOL, [True, False])),
@@ -195,8 +199,8 @@ def test_a_hybrid_model_has_states_in_some_layers_and_keys_in_others(make: Make)
     assert (
         cache(make("qwen3next", block_count=8, full_attention_interval=4, **MAMBA), n_ctx=256) == 2 * layer + 6 * STATE
     )
-    which = As(ARRAY, array(BOOL, [True, False, True]))
-    header = make("qwen35", block_count=3, **{"attention.recurrent_layers": which}, **MAMBA)
+    pattern = As(ARRAY, array(BOOL, [True, False, True]))
+    header = make("qwen35", block_count=3, **{"attention.recurrent_layers": pattern}, **MAMBA)
     assert cache(header, n_ctx=256) == layer + 2 * STATE
     heads = As(ARRAY, array(I32, [0, 4, 0]))
     header = make("jamba", block_count=3, **{"attention.head_count_kv": heads}, **MAMBA)
@@ -204,97 +208,100 @@ def test_a_hybrid_model_has_states_in_some_layers_and_keys_in_others(make: Make)
     assert cache(make("falcon-h1", **MAMBA), n_ctx=256) == 2 * layer + 2 * STATE
 
 
-# -- what follows from the options ------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
-def test_sliding_windows_save_no_memory_as_swa_full_keeps_its_default() -> None:
+def test_sliding_windows_save_no_memory_because_swa_full_keeps_its_default() -> None:
     calls = arguments(Path("model"), options(n_ctx=4096), Build(gpu_offload=True, max_devices=1))
     assert "swa_full" not in calls["llama_init_from_model"] and calls["llama_init_from_model"]["kv_unified"]
 
 
-def parts(said: Estimate) -> list[int]:
-    return [said.weights, said.cache, said.compute, said.other]
+def parts(estimated: Estimate) -> list[int]:
+    return [estimated.weights, estimated.cache, estimated.compute, estimated.other]
 
 
-def test_the_weights_are_the_file_and_the_total_is_the_sum(make: Make) -> None:
+def test_the_weights_have_the_size_of_the_file_and_the_total_is_the_sum(make: Make) -> None:
     header = make()
-    said = estimate(header, options(n_ctx=512))
-    assert said.weights == header.size
-    assert said.total == sum(parts(said))
+    estimated = estimate(header, options(n_ctx=512))
+    assert estimated.weights == header.size
+    assert estimated.total == sum(parts(estimated))
 
 
-def test_a_large_vocabulary_takes_memory_and_each_request_its_logits(smollm2: Path) -> None:
+def test_the_vocabulary_and_the_logits_of_each_request_take_memory(smollm2: Path) -> None:
     header = read_header(smollm2)
-    one, eight = (estimate(header, options(n_ctx=512, parallel=count)) for count in (1, 8))
-    assert eight.total - one.total == 7 * 4 * 49_152
-    assert 17 * 10**6 < one.other < 24 * 10**6  # measured: the vocabulary alone is 17.1 MB
+    single, eight = (estimate(header, options(n_ctx=512, parallel=count)) for count in (1, 8))
+    assert eight.total - single.total == 7 * 4 * 49_152
+    assert 17 * 10**6 < single.other < 24 * 10**6  # measured: the vocabulary alone is 17.1 MB
 
 
-def various() -> Iterator[dict[str, object]]:
-    """Random options, the same ones in every run."""
+def random_options() -> Iterator[dict[str, object]]:
+    """Yield random options, the same in every run."""
     rng = random.Random(7)
     for _ in range(30):
         switches = {key: rng.random() < 0.5 for key in ("cache_8bit", "cache_4bit", "flash_attn", "no_mmap", "cpu")}
         yield {"n_batch": rng.randint(1, 2048), "parallel": rng.randint(1, 64), **switches}
 
 
-RANDOM_OPTIONS = list(various())
+RANDOM_OPTIONS = list(random_options())
 
 
 def test_memory_grows_with_every_step_of_the_context(smollm2: Path, subtests: pytest.Subtests) -> None:
     header = read_header(smollm2)
     for form in RANDOM_OPTIONS:
         with subtests.test(form=form):
-            said = [estimate(header, options(n_ctx=n_ctx, **form)) for n_ctx in range(256, 8193, 256)]
-            for smaller, larger in itertools.pairwise(said):
-                assert all(less <= more for less, more in zip(parts(smaller), parts(larger), strict=True))
+            estimates = [estimate(header, options(n_ctx=n_ctx, **form)) for n_ctx in range(256, 8193, 256)]
+            for smaller, larger in itertools.pairwise(estimates):
+                assert all(part <= larger_part for part, larger_part in zip(parts(smaller), parts(larger), strict=True))
                 assert smaller.total < larger.total
 
 
-# -- with GPUs: what llama.cpp's llama_model::load_tensors does, worked out by hand ------------------------------------
+# -- GPUs: expected values were calculated by hand from llama.cpp's llama_model::load_tensors --------------------------
 
 GIB = 1 << 30
 
 
-def weights(said: Sequence[Estimate]) -> list[int]:
-    return [each.weights for each in said]
-
-
 @pytest.fixture
 def real(smollm2: Path) -> GgufHeader:
-    """30 layers of the same size; the output is a second copy of the input, which always stays in main memory."""
+    """Return the demo model's header: 30 equal layers; the output copies the input, which stays in main memory."""
     return read_header(smollm2)
 
 
-def test_without_gpus_or_gpu_layers_all_is_in_main_memory(real: GgufHeader) -> None:
-    alone = estimate(real, options())
-    assert placed(real, options(n_gpu_layers=-1)) == (alone,)
+def test_without_gpus_or_gpu_layers_everything_is_in_main_memory(real: GgufHeader) -> None:
+    without_gpu = estimate(real, options())
+    assert placed(real, options(n_gpu_layers=-1)) == (without_gpu,)
     for form in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "cpu": True}):
         main, gpu = placed(real, options(**form), [8 * GIB])
-        assert main == alone and gpu.total == 0
+        assert main == without_gpu and gpu.total == 0
 
 
 def test_the_output_goes_to_the_gpu_first_and_then_the_last_layers(real: GgufHeader) -> None:
     layers = [real.sizes[f"blk.{number}"] for number in range(30)]
     copy = real.sizes["token_embd"] + real.sizes["output_norm"]
-    for wish, held in ((1, []), (4, layers[27:]), (30, layers[1:]), (31, layers), (-1, layers), (256, layers)):
-        main, gpu = placed(real, options(n_gpu_layers=wish), [8 * GIB])
-        assert gpu.weights == copy + sum(held)
-        assert main.weights == real.size - sum(held) - real.sizes["output_norm"]
+    for n_gpu_layers, offloaded in (
+        (1, []),
+        (4, layers[27:]),
+        (30, layers[1:]),
+        (31, layers),
+        (-1, layers),
+        (256, layers),
+    ):
+        main, gpu = placed(real, options(n_gpu_layers=n_gpu_layers), [8 * GIB])
+        assert gpu.weights == copy + sum(offloaded)
+        assert main.weights == real.size - sum(offloaded) - real.sizes["output_norm"]
 
 
-def test_the_cache_is_beside_its_layers_unless_no_offload_kqv_is_set(real: GgufHeader) -> None:
-    whole = cache(real)
+def test_the_cache_is_on_the_device_of_its_layers_unless_no_offload_kqv_is_set(real: GgufHeader) -> None:
+    total = cache(real)
     main, gpu = placed(real, options(n_gpu_layers=11), [8 * GIB])
-    assert (main.cache, gpu.cache) == (whole * 20 // 30, whole * 10 // 30)
+    assert (main.cache, gpu.cache) == (total * 20 // 30, total * 10 // 30)
     main, gpu = placed(real, options(n_gpu_layers=11, no_offload_kqv=True), [8 * GIB])
-    assert (main.cache, gpu.cache) == (whole, 0)
+    assert (main.cache, gpu.cache) == (total, 0)
 
 
 def test_several_gpus_share_the_layers_by_free_memory_or_tensor_split(real: GgufHeader) -> None:
     layer = real.sizes["blk.0"]
     _, first, second = placed(real, options(n_gpu_layers=-1), [6 * GIB, 2 * GIB])
-    assert first.weights == 24 * layer  # those below 0.75 of 31
+    assert first.weights == 24 * layer  # the layers below 0.75 of 31
     assert first.cache == 4 * second.cache
     _, first, second = placed(real, options(n_gpu_layers=-1, tensor_split="0,1"), [6 * GIB, 2 * GIB])
     assert first.total == 0 and second.cache == cache(real)
@@ -302,20 +309,20 @@ def test_several_gpus_share_the_layers_by_free_memory_or_tensor_split(real: Gguf
     assert same[0] == same[1]
 
 
-def test_a_gpu_that_computes_needs_room_for_it(real: GgufHeader) -> None:
+def test_a_gpu_with_layers_needs_compute_buffers(real: GgufHeader) -> None:
     main, gpu = placed(real, options(n_gpu_layers=-1), [8 * GIB])
     assert gpu.compute > 0 == main.compute and gpu.other > 0
     assert main.other == estimate(real, options()).other
 
 
-def test_a_model_fits_if_every_device_has_room(real: GgufHeader) -> None:
+def test_a_model_fits_if_every_device_has_enough_memory(real: GgufHeader) -> None:
     chosen = options(n_gpu_layers=-1)
     main, gpu = needs = placed(real, chosen, [8 * GIB])
     assert fits(needs, [main.total, gpu.total])
     assert not fits(needs, [main.total - 1, gpu.total])
     assert not fits(needs, [main.total, gpu.total - 1])
-    found = largest_context(real, chosen, [main.total, gpu.total - 1])
-    assert found == 8192 - 256
+    context = largest_context(real, chosen, [main.total, gpu.total - 1])
+    assert context == 8192 - 256
 
 
 # -- the largest context that fits ------------------------------------------------------------------------------------
@@ -328,23 +335,23 @@ def test_the_largest_context_fits_and_the_next_one_does_not(smollm2: Path, subte
             rng = random.Random(11)
             bounds = [estimate(header, options(n_ctx=n_ctx, **form)).total for n_ctx in (256, 8192)]
             for free in (*bounds, *(rng.randint(*bounds) for _ in range(5))):
-                found = largest_context(header, options(n_ctx=0, **form), [free])
-                assert found % 256 == 0 and 256 <= found <= 8192
-                assert estimate(header, options(n_ctx=found, **form)).total <= free
-                assert found == 8192 or estimate(header, options(n_ctx=found + 256, **form)).total > free
+                context = largest_context(header, options(n_ctx=0, **form), [free])
+                assert context % 256 == 0 and 256 <= context <= 8192
+                assert estimate(header, options(n_ctx=context, **form)).total <= free
+                assert context == 8192 or estimate(header, options(n_ctx=context + 256, **form)).total > free
 
 
-def test_the_largest_context_is_the_wish_if_that_fits_and_0_if_nothing_does(smollm2: Path) -> None:
+def test_the_largest_context_is_n_ctx_if_that_fits_and_0_if_nothing_fits(smollm2: Path) -> None:
     header = read_header(smollm2)
     assert largest_context(header, options(n_ctx=2048), [10**12]) == 2048
-    assert largest_context(header, options(n_ctx=1000), [10**12]) == 1024  # what llama.cpp makes of it
+    assert largest_context(header, options(n_ctx=1000), [10**12]) == 1024  # llama.cpp rounds it up
     assert largest_context(header, options(n_ctx=0), [10**12]) == 8192
     least = estimate(header, options(n_ctx=256)).total
     assert largest_context(header, options(n_ctx=2048), [least]) == 256
     assert largest_context(header, options(n_ctx=2048), [least - 1]) == 0
 
 
-# -- headers nobody vouches for ---------------------------------------------------------------------------------------
+# -- untrusted headers ------------------------------------------------------------------------------------------------
 
 
 CONTRADICTORY: list[dict[str, object]] = [
@@ -361,9 +368,9 @@ CONTRADICTORY: list[dict[str, object]] = [
 
 
 def test_a_contradictory_header_gets_an_estimate(make: Make, subtests: pytest.Subtests) -> None:
-    for lies in CONTRADICTORY:
-        with subtests.test(lies=lies):
-            header = make("llama", **lies)
+    for changes in CONTRADICTORY:
+        with subtests.test(changes=changes):
+            header = make("llama", **changes)
             began = time.process_time()
             assert min(parts(estimate(header, options()))) >= 0
             assert largest_context(header, options(), [10**9]) >= 0

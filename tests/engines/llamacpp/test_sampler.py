@@ -1,4 +1,4 @@
-"""Every sampler on fixed logits against its definition: which candidates remain, and how often they are sampled.
+"""Every sampler on fixed logits, compared with its definition: remaining candidates and how often they are sampled.
 
 Tokens 100 to 104 have the probabilities 0.4, 0.3, 0.15, 0.1 and 0.05 unless a test says otherwise.
 """
@@ -27,6 +27,7 @@ END = 2  # <|im_end|>
 
 
 def probe(*cases: Mapping[str, Any]) -> list[Any]:
+    """Run tests/support/sampler_probe.py."""
     child = subprocess.run(
         [sys.executable, "-m", "tests.support.sampler_probe"],
         cwd=ROOT,
@@ -47,19 +48,19 @@ def case(draw: int = DRAWS, chances: Mapping[int, float] = CHANCES, **params: An
 
 
 class Results:
-    """The probe's results for these cases; it runs once for all cases of this file."""
+    """Results of the probe for some cases. The probe runs once for all cases of this file."""
 
     _cases: ClassVar[list[Mapping[str, Any]]] = []
-    _told: ClassVar[list[Any]] = []
+    _results: ClassVar[list[Any]] = []
 
     def __init__(self, *cases: Mapping[str, Any]) -> None:
-        self._place = slice(len(self._cases), len(self._cases) + len(cases))
+        self._slice = slice(len(self._cases), len(self._cases) + len(cases))
         self._cases.extend(cases)
 
     def __call__(self) -> list[Any]:
-        if not self._told:
-            self._told.extend(probe(*self._cases))
-        return self._told[self._place]
+        if not self._results:
+            self._results.extend(probe(*self._cases))
+        return self._results[self._slice]
 
 
 def normal(weights: Mapping[int, float]) -> dict[int, float]:
@@ -71,7 +72,7 @@ def powered(exponent: float, chances: Mapping[int, float] = CHANCES) -> dict[int
     return normal({token: chance**exponent for token, chance in chances.items()})
 
 
-def first(count: int) -> dict[int, float]:
+def top(count: int) -> dict[int, float]:
     return normal(dict(list(CHANCES.items())[:count]))
 
 
@@ -79,13 +80,13 @@ def only(*tokens: int) -> dict[int, float]:
     return normal({token: CHANCES[token] for token in tokens})
 
 
-def scaled(**changed: float) -> dict[int, float]:
-    """Return the probabilities after changes of logits: `t100=x` adds x to that of token 100."""
-    return normal({token: chance * math.exp(changed.get(f"t{token}", 0)) for token, chance in CHANCES.items()})
+def scaled(**changes: float) -> dict[int, float]:
+    """Return the probabilities after changes of logits: `t100=x` adds x to the logit of token 100."""
+    return normal({token: chance * math.exp(changes.get(f"t{token}", 0)) for token, chance in CHANCES.items()})
 
 
 def rescaled(penalty: float, *tokens: int) -> dict[int, float]:
-    """Apply a repetition penalty, which multiplies negative logits; all are."""
+    """Return the probabilities after a repetition penalty of `tokens`. It multiplies the logits: all are negative."""
     return normal({token: chance ** (penalty if token in tokens else 1) for token, chance in CHANCES.items()})
 
 
@@ -108,21 +109,27 @@ def dynamic(low: float, high: float, exponent: float) -> dict[int, float]:
 
 # The parameters, and the distribution by their definition.
 DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
-    "nothing": ({}, dict(CHANCES)),
+    "neutral": ({}, dict(CHANCES)),
     "temperature 0.5": ({"temperature": 0.5}, powered(2)),
     "temperature 2": ({"temperature": 2.0}, powered(0.5)),
-    "top_k 2": ({"top_k": 2}, first(2)),
-    "top_p 0.65": ({"top_p": 0.65}, first(2)),
-    "top_p 0.75": ({"top_p": 0.75}, first(3)),
-    "top_p after top_k": ({"top_k": 3, "top_p": 0.8}, first(2)),  # of what top_k left, 0.47 + 0.35
+    "top_k 2": ({"top_k": 2}, top(2)),
+    "top_p 0.65": ({"top_p": 0.65}, top(2)),
+    "top_p 0.75": ({"top_p": 0.75}, top(3)),
+    "top_p after top_k": ({"top_k": 3, "top_p": 0.8}, top(2)),  # of the candidates that top_k has left: 0.47 + 0.35
     "top_p then temperature": ({"top_p": 0.75, "temperature": 0.5}, normal({100: 0.16, 101: 0.09, 102: 0.0225})),
-    "min_p 0.3": ({"min_p": 0.3}, first(3)),
-    "min_p and top_p": ({"min_p": 0.3, "top_p": 0.65}, first(2)),
-    "top_n_sigma": ({"top_n_sigma": 0.01}, first(3)),  # the 49,147 others are so far off that sigma is 101
+    "min_p 0.3": ({"min_p": 0.3}, top(3)),
+    "min_p and top_p": ({"min_p": 0.3, "top_p": 0.65}, top(2)),
+    "top_n_sigma": (
+        {"top_n_sigma": 0.01},
+        top(3),
+    ),  # the other 49,147 logits are so low that sigma is 101
     "typical_p 0.2": ({"top_k": 5, "typical_p": 0.2}, typical(0.2)),
     "typical_p 0.5": ({"top_k": 5, "typical_p": 0.5}, typical(0.5)),
     "xtc always": ({"top_k": 5, "xtc_probability": 1.0, "xtc_threshold": 0.14}, only(102, 103, 104)),
-    "xtc nothing above": ({"top_k": 5, "xtc_probability": 1.0, "xtc_threshold": 0.45}, dict(CHANCES)),
+    "xtc without effect": (
+        {"top_k": 5, "xtc_probability": 1.0, "xtc_threshold": 0.45},
+        dict(CHANCES),
+    ),
     "dynamic temperature": (
         {"top_k": 5, "dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 1.5, "dynatemp_exponent": 2.0},
         dynamic(0.5, 1.5, 2.0),
@@ -136,39 +143,40 @@ DEFINED: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
     "presence penalty": ({"presence_penalty": 0.5, "prompt": [100, 100, 101]}, scaled(t100=-0.5, t101=-0.5)),
     "logit bias": ({"logit_bias": {"104": 2.0, "100": -1.0}}, scaled(t104=2.0, t100=-1.0)),
     "bans": ({"custom_token_bans": "100, 103"}, only(101, 102, 104)),
-    # "100 101 102" was there, and now "100 101": 102 would make the repetition three long, one more than is free.
+    # The prompt contains "100 101 102" and ends with "100 101": 102 would continue the repetition, which is already one
+    # token longer than allowed.
     "dry": (
         {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 1, "prompt": [100, 101, 102, 104, 100, 101]},
         scaled(t102=-0.5 * 2.0 ** (2 - 1)),
     ),
-    "dry, long enough to be free": (
+    "dry, within the allowed length": (
         {"dry_multiplier": 0.5, "dry_allowed_length": 3, "prompt": [100, 101, 102, 104, 100, 101]},
         dict(CHANCES),
     ),
-    "mirostat 2 cuts what surprises more than 2 tau": (
+    "mirostat 2 drops tokens whose surprise exceeds 2 tau": (
         {"mirostat_mode": 2, "mirostat_tau": 0.9, "mirostat_eta": 0.0},
-        first(2),  # -log2 of 0.4 and 0.3 is 1.3 and 1.7, of 0.15 it is 2.7
+        top(2),  # -log2 of 0.4 and 0.3 is 1.3 and 1.7, of 0.15 it is 2.7
     ),
 }
 
 
-LEFT = Results(*(case(0, **params) for params, _ in DEFINED.values()))
+REMAINING = Results(*(case(0, **params) for params, _ in DEFINED.values()))
 
 
 @pytest.fixture(scope="module")
-def left() -> dict[str, dict[int, float]]:
+def remaining() -> dict[str, dict[int, float]]:
     """Return for every case the probabilities of the remaining candidates, by token."""
-    shares = [normal({int(token): math.exp(logit) for token, logit in each.items()}) for each in LEFT()]
+    shares = [normal({int(token): math.exp(logit) for token, logit in logits.items()}) for logits in REMAINING()]
     return dict(zip(DEFINED, shares, strict=True))
 
 
 def test_the_remaining_candidates_follow_the_definition(
-    left: dict[str, dict[int, float]], subtests: pytest.Subtests
+    remaining: dict[str, dict[int, float]], subtests: pytest.Subtests
 ) -> None:
     for name in DEFINED:
         with subtests.test(name):
             _, expected = DEFINED[name]
-            assert left[name] == pytest.approx(expected, abs=1e-4)
+            assert remaining[name] == pytest.approx(expected, abs=1e-4)
 
 
 CUTS: tuple[dict[str, Any], ...] = ({}, {"top_p": 0.75}, {"top_k": 3}, {"repetition_penalty": 1.0, "min_p": 0.3})
@@ -178,7 +186,7 @@ DRAWN = Results(*(case(**params) for params in CUTS))
 @pytest.mark.parametrize("params", CUTS)
 def test_tokens_are_sampled_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
     tokens = DRAWN()[CUTS.index(params)]
-    expected = first(3) if params else CHANCES
+    expected = top(3) if params else CHANCES
     counts = Counter(tokens)
     assert set(counts) == set(expected)
     for token, chance in expected.items():
@@ -193,11 +201,11 @@ GREEDY = Results(*(case(3, temperature=0.0, **cut) for cut in GREEDY_CUTS))
 GREEDY_XTC = Results(case(3, temperature=0.0, xtc_probability=1.0, xtc_threshold=0.14))
 
 
-def test_at_temperature_zero_the_most_likely_token_is_taken_whatever_is_cut() -> None:
+def test_at_temperature_zero_the_most_likely_token_is_sampled_with_any_sampler() -> None:
     assert GREEDY() == [[100] * 3] * len(GREEDY_CUTS)
 
 
-def test_at_temperature_zero_xtc_leaves_the_most_likely_of_the_others() -> None:
+def test_at_temperature_zero_the_most_likely_token_that_xtc_keeps_is_sampled() -> None:
     assert GREEDY_XTC() == [[102] * 3]
 
 
@@ -205,33 +213,33 @@ XTC = Results(case(DRAWS, top_k=5, xtc_probability=0.5, xtc_threshold=0.14))
 
 
 def test_xtc_acts_with_its_probability() -> None:
-    (some,) = XTC()
-    expected = 0.5 * 0.7  # in the other half 100 and 101 are gone
-    share = sum(token in (100, 101) for token in some) / DRAWS
+    (tokens,) = XTC()
+    expected = 0.5 * 0.7  # in the other half 100 and 101 are removed
+    share = sum(token in (100, 101) for token in tokens) / DRAWS
     assert share == pytest.approx(expected, abs=0.04)
 
 
 WIDE = {1000 + rank: 1 / (rank + 1) ** 1.1 for rank in range(2000)}
-SETTLING, SETTLED = 150, 450
-"""Samples: every one reduces the distance to the target by a tenth."""
+SETTLING, MEASURED = 150, 450
+"""Numbers of samples. Each one reduces the distance to the target by a tenth."""
 
 
 def mirostat(mode: int, target: float) -> dict[str, Any]:
-    return case(SETTLING + SETTLED, WIDE, mirostat_mode=mode, mirostat_tau=target, mirostat_eta=0.1)
+    return case(SETTLING + MEASURED, WIDE, mirostat_mode=mode, mirostat_tau=target, mirostat_eta=0.1)
 
 
 MIROSTAT = {mode: Results(mirostat(mode, 2.0), mirostat(mode, 4.0)) for mode in (1, 2)}
 
 
 @pytest.mark.parametrize("mode", MIROSTAT)
-def test_mirostat_holds_the_surprise_near_its_target(mode: int) -> None:
+def test_mirostat_keeps_the_surprise_near_its_target(mode: int) -> None:
     chances = normal(WIDE)
     surprises = []
     for tokens in MIROSTAT[mode]():
-        late = tokens[SETTLING:]
-        surprises.append(sum(-math.log2(chances[token]) for token in late) / len(late))
+        settled = tokens[SETTLING:]
+        surprises.append(sum(-math.log2(chances[token]) for token in settled) / len(settled))
     assert surprises[0] < surprises[1] - 1
-    if mode == 2:  # the first version aims at the surprise after its cut, by an estimate
+    if mode == 2:  # version 1 estimates the surprise after its truncation and aims at that
         assert surprises == pytest.approx([2.6, 4.5], abs=0.9)
 
 
@@ -240,54 +248,54 @@ ENDS = Results(case(50, ALMOST_THE_END), case(50, ALMOST_THE_END, ban_eos_token=
 
 
 def test_the_end_token_can_be_banned() -> None:
-    free, banned = ENDS()
-    assert END in free
+    allowed, banned = ENDS()
+    assert END in allowed
     assert set(banned) == {100}
 
 
 ONE, TWO = 33, 34  # "1" and "2" in SmolLM2's vocabulary
 DIGITS = 'root ::= "1" "2"*'
-BY_DIGITS = Results(
+DIGIT_SAMPLES = Results(
     *(
-        case(draw, {100: 0.9, ONE: 0.06, TWO: 0.04}, grammar_string=DIGITS, **more)
-        for draw, more in ((1, {}), (6, {}), (6, {"temperature": 0.0}))
+        case(draw, {100: 0.9, ONE: 0.06, TWO: 0.04}, grammar_string=DIGITS, **params)
+        for draw, params in ((1, {}), (6, {}), (6, {"temperature": 0.0}))
     )
 )
 
 
-def test_only_what_the_grammar_accepts_is_sampled() -> None:
-    first, drawn, greedy = BY_DIGITS()
-    assert first == [ONE]
-    assert drawn == greedy == [ONE, TWO, TWO, TWO, TWO, TWO]
+def test_only_tokens_that_the_grammar_accepts_are_sampled() -> None:
+    single, sampled, greedy = DIGIT_SAMPLES()
+    assert single == [ONE]
+    assert sampled == greedy == [ONE, TWO, TWO, TWO, TWO, TWO]
 
 
-NO_GRAMMARS = ["root ::= (", "nonsense", 'other ::= "a"', "root ::= root"]
-REFUSED_GRAMMARS = Results(*(case(1, grammar_string=text) for text in NO_GRAMMARS))
+INVALID_GRAMMARS = ["root ::= (", "nonsense", 'other ::= "a"', "root ::= root"]
+REFUSED_GRAMMARS = Results(*(case(1, grammar_string=text) for text in INVALID_GRAMMARS))
 
 
-@pytest.mark.parametrize("text", NO_GRAMMARS)
+@pytest.mark.parametrize("text", INVALID_GRAMMARS)
 def test_an_invalid_grammar_is_refused_by_name(text: str) -> None:
-    assert "grammar_string" in REFUSED_GRAMMARS()[NO_GRAMMARS.index(text)]["error"]
+    assert "grammar_string" in REFUSED_GRAMMARS()[INVALID_GRAMMARS.index(text)]["error"]
 
 
-NO_TOKENS: list[dict[str, Any]] = [{"logit_bias": {"49152": 1.0}}, {"custom_token_bans": "49152"}]
-REFUSED_TOKENS = Results(*(case(1, **params) for params in NO_TOKENS))
+INVALID_TOKENS: list[dict[str, Any]] = [{"logit_bias": {"49152": 1.0}}, {"custom_token_bans": "49152"}]
+REFUSED_TOKENS = Results(*(case(1, **params) for params in INVALID_TOKENS))
 
 
-@pytest.mark.parametrize("params", NO_TOKENS)
+@pytest.mark.parametrize("params", INVALID_TOKENS)
 def test_a_token_id_outside_the_vocabulary_is_refused_by_name(params: dict[str, Any]) -> None:
-    assert next(iter(params)) in REFUSED_TOKENS()[NO_TOKENS.index(params)]["error"]
+    assert next(iter(params)) in REFUSED_TOKENS()[INVALID_TOKENS.index(params)]["error"]
 
 
-NOTHING_LEFT = Results(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
+NO_TOKEN_ALLOWED = Results(case(1, grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
 
 
 def test_a_grammar_and_bans_that_allow_no_token_are_reported() -> None:
-    (result,) = NOTHING_LEFT()
+    (result,) = NO_TOKEN_ALLOWED()
     assert "leave no token" in result["error"]
 
 
-# No boundary is where the last bit of a sum decides.
+# No threshold is so close to a sum of probabilities that rounding decides.
 NUCLEI = ({"top_p": 0.903}, {"top_p": 0.511}, {"min_p": 0.097}, {"top_p": 0.787, "min_p": 0.043}, {"top_p": 0.0})
 SHAPES = {
     "flat": {500 + index: 1.0 for index in range(40)},
@@ -296,8 +304,10 @@ SHAPES = {
 }
 
 
-CUT = {  # with a top_k of all candidates, llama.cpp's own samplers make the cut, and nothing else changes
-    shape: Results(*(case(0, chances, **params, **more) for params in NUCLEI for more in ({}, {"top_k": len(chances)})))
+CUT = {  # a top_k of all candidates makes the engine use llama.cpp's own samplers, and changes nothing else
+    shape: Results(
+        *(case(0, chances, **params, **top_k) for params in NUCLEI for top_k in ({}, {"top_k": len(chances)}))
+    )
     for shape, chances in SHAPES.items()
 }
 
@@ -306,7 +316,7 @@ CUT = {  # with a top_k of all candidates, llama.cpp's own samplers make the cut
 def test_the_nucleus_is_the_one_that_llama_cpp_keeps(shape: str) -> None:
     results = CUT[shape]()
     for ours, theirs in zip(results[::2], results[1::2], strict=True):
-        if shape == "flat":  # which of equal candidates remain is arbitrary
+        if shape == "flat":  # the choice among equal candidates is arbitrary
             assert len(ours) == len(theirs)
         else:
             assert set(ours) == set(theirs)

@@ -1,4 +1,4 @@
-"""Many requests to one llama.cpp model: they run together, wait, are cancelled, and leave no slot busy."""
+"""Concurrent requests to one llama.cpp model: batching, queueing and cancelling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.llama_requests import (
 from tests.support.shallow_gguf import shallow_gguf
 
 
-def test_several_requests_are_answered_at_the_same_time(shallow_llama: WorkerProcess) -> None:
+def test_several_requests_are_answered_concurrently(shallow_llama: WorkerProcess) -> None:
     crowd = Crowd(shallow_llama)
     calls = [crowd.ask(chat(topic), max_new_tokens=60, ban_eos_token=True) for topic in TOPICS]
     for call in calls:
@@ -42,7 +42,7 @@ def test_several_requests_are_answered_at_the_same_time(shallow_llama: WorkerPro
     assert not any(isinstance(event, Waiting) for reply in answers for event in reply.events)
 
 
-def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(shallow_llama: WorkerProcess) -> None:
+def test_requests_without_a_slot_are_told_each_change_of_their_queue_position(shallow_llama: WorkerProcess) -> None:
     crowd = Crowd(shallow_llama)
     lengths = (20, 40, 40, 40)
     running = [
@@ -50,19 +50,19 @@ def test_requests_without_a_slot_wait_and_learn_their_changing_queue_position(sh
         for topic, length in zip(TOPICS, lengths, strict=True)
     ]
     fifth, sixth = (crowd.ask(f"The {name} of", max_new_tokens=3) for name in ("fifth", "sixth"))
-    places = [
+    positions = [
         [event.position for event in crowd.answer(call).events if isinstance(event, Waiting)]
         for call in (*running, fifth, sixth)
     ]
-    assert places == [[], [], [], [], [1], [2, 1]]
+    assert positions == [[], [], [], [], [1], [2, 1]]
 
 
-def test_concurrent_answers_are_those_the_model_would_give_alone(whole_llama: WorkerProcess) -> None:
-    """Evaluated alone, every token is the most likely one, or so close that another order of sums explains it."""
+def test_concurrent_answers_agree_with_single_evaluation(whole_llama: WorkerProcess) -> None:
+    """Evaluated singly, every token is the most likely one, or so close that the order of summation explains it."""
     prompts = [chat(topic) for topic in TOPICS]
-    for prompt, answered in zip(prompts, together(whole_llama, prompts, max_new_tokens=12), strict=True):
+    for prompt, reply in zip(prompts, together(whole_llama, prompts, max_new_tokens=12), strict=True):
         forget(whole_llama)
-        assert largest_deviation(whole_llama, prompt, answered.text) < MAX_DEVIATION
+        assert largest_deviation(whole_llama, prompt, reply.text) < MAX_DEVIATION
 
 
 def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_single_ones(
@@ -71,9 +71,9 @@ def test_in_full_precision_concurrent_answers_have_the_log_probabilities_of_sing
     prompts = [chat(topic) for topic in TOPICS]
     answers = together(tiny_llama, prompts, **WITH_LOGPROBS)
     assert len({reply.text for reply in answers}) == len(TOPICS)
-    for prompt, answered in zip(prompts, answers, strict=True):
+    for prompt, reply in zip(prompts, answers, strict=True):
         forget(tiny_llama)
-        assert_same_answer(answered, answer(tiny_llama, prompt, **WITH_LOGPROBS))
+        assert_same_answer(reply, answer(tiny_llama, prompt, **WITH_LOGPROBS))
 
 
 def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2: Path) -> None:
@@ -81,9 +81,9 @@ def test_with_a_separate_cache_per_slot_concurrent_answers_are_identical(smollm2
     command = [sys.executable, "-m", "tests.support.apart_probe"]
     child = subprocess.run(command, cwd=ROOT, input=json.dumps(request), capture_output=True, text=True, timeout=100)
     assert child.returncode == 0, child.stderr[-2000:]
-    at_once, alone = json.loads(child.stdout)
-    assert len(set(at_once)) == len(TOPICS)
-    assert at_once == alone
+    concurrent, single = json.loads(child.stdout)
+    assert len(set(concurrent)) == len(TOPICS)
+    assert concurrent == single
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(shallow_llama: WorkerProcess) -> None:
@@ -104,54 +104,56 @@ def test_a_stream_continues_during_the_prefill_of_a_long_prompt(shallow_llama: W
     crowd.wait(long, Progress)
     before = len(crowd.heard[stream])
     crowd.wait(long)
-    pieces = (ask(shallow_llama, "count", text=LONG) - 64) // 64
-    assert len(crowd.heard[stream]) - before >= pieces - 2, "one token with each piece of the prompt"
+    chunks = (ask(shallow_llama, "count", text=LONG) - 64) // 64
+    assert len(crowd.heard[stream]) - before >= chunks - 2, "one token per chunk of the prompt"
     shallow_llama.cancel(stream)
 
 
 def test_a_single_request_may_use_the_whole_context(tiny_llama: WorkerProcess) -> None:
-    whole = answer(tiny_llama, chat("everything"), max_new_tokens=0, ban_eos_token=True)
-    assert whole.done.reason == "length"
-    assert whole.done.prompt_tokens + whole.done.completion_tokens == N_CTX + 1
+    reply = answer(tiny_llama, chat("everything"), max_new_tokens=0, ban_eos_token=True)
+    assert reply.done.reason == "length"
+    assert reply.done.prompt_tokens + reply.done.completion_tokens == N_CTX + 1
 
 
-def test_when_several_overflow_the_context_the_last_one_is_preempted_and_resumes(tiny_llama: WorkerProcess) -> None:
+def test_when_requests_overflow_the_context_the_last_one_is_preempted_and_resumed(tiny_llama: WorkerProcess) -> None:
     params = {"max_new_tokens": 400, "ban_eos_token": True}
     answers = together(tiny_llama, [chat(topic) for topic in TOPICS], **params)
     assert [reply.done.completion_tokens for reply in answers] == [400] * 4
     assert any(isinstance(event, Waiting) for reply in answers for event in reply.events)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_while_others_continue(shallow_llama: WorkerProcess) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_while_other_requests_continue(shallow_llama: WorkerProcess) -> None:
     crowd = Crowd(shallow_llama)
-    fine = crowd.ask(chat("rain"), max_new_tokens=20, ban_eos_token=True)
+    valid = crowd.ask(chat("rain"), max_new_tokens=20, ban_eos_token=True)
     with pytest.raises(PromptTooLong):
         crowd.answer(crowd.ask("tell " * 3000))
-    assert crowd.answer(fine).done.completion_tokens == 20
+    assert crowd.answer(valid).done.completion_tokens == 20
 
 
 def test_a_grammar_that_allows_no_token_ends_only_its_own_answer(shallow_llama: WorkerProcess) -> None:
     crowd = Crowd(shallow_llama)
-    fine = crowd.ask(chat("snow"), max_new_tokens=20, ban_eos_token=True)
+    valid = crowd.ask(chat("snow"), max_new_tokens=20, ban_eos_token=True)
     with pytest.raises(OptionError):
         crowd.answer(crowd.ask("1", grammar_string="root ::= ("))
     with pytest.raises(GenerationFailed):
         crowd.answer(crowd.ask("1", grammar_string='root ::= "1"', custom_token_bans="33", logit_bias={"1": 0}))
-    assert crowd.answer(fine).done.completion_tokens == 20
+    assert crowd.answer(valid).done.completion_tokens == 20
 
 
 # -- cancelling ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["reading", "writing", "waiting"])
-def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, when: str) -> None:
+@pytest.mark.parametrize("state", ["prefill", "decode", "queued"])
+def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, state: str) -> None:
     forget(shallow_llama)
     expected = answer(shallow_llama, "The capital of France is", **WITH_LOGPROBS)
     crowd = Crowd(shallow_llama)
-    endless = {"max_new_tokens": 200, "ban_eos_token": True}  # so that all four fit into the context
-    others = [crowd.ask(chat(topic), **endless) for topic in TOPICS] if when == "waiting" else []
-    call = crowd.ask(f"{when} {LONG}" if when == "reading" else chat("clouds"), max_new_tokens=300, ban_eos_token=True)
-    if when == "reading":
+    long = {"max_new_tokens": 200, "ban_eos_token": True}  # so that all four fit into the context
+    others = [crowd.ask(chat(topic), **long) for topic in TOPICS] if state == "queued" else []
+    call = crowd.ask(
+        f"{state} {LONG}" if state == "prefill" else chat("clouds"), max_new_tokens=300, ban_eos_token=True
+    )
+    if state == "prefill":
         time.sleep(0.05)  # in the middle of the first batch
     else:
         crowd.wait(call, Waiting if others else Text)
@@ -169,48 +171,48 @@ def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, wh
 def test_cancelling_does_not_affect_other_requests(tiny_llama: WorkerProcess) -> None:
     params = WITH_LOGPROBS | {"max_new_tokens": 250}
     crowd = Crowd(tiny_llama)
-    stays = crowd.ask(chat("the moon"), **params)
+    running = crowd.ask(chat("the moon"), **params)
     for _ in range(8):
-        goes = crowd.ask(chat("clouds"), max_new_tokens=300, ban_eos_token=True)
-        crowd.wait(goes, Text)
-        tiny_llama.cancel(goes)
-    assert not any(isinstance(event, ENDS) for event in crowd.heard[stays])
-    stayed = crowd.answer(stays)
-    assert stayed.done.completion_tokens == 250
+        cancelled = crowd.ask(chat("clouds"), max_new_tokens=300, ban_eos_token=True)
+        crowd.wait(cancelled, Text)
+        tiny_llama.cancel(cancelled)
+    assert not any(isinstance(event, ENDS) for event in crowd.heard[running])
+    reply = crowd.answer(running)
+    assert reply.done.completion_tokens == 250
     forget(tiny_llama)
-    assert_same_answer(stayed, answer(tiny_llama, chat("the moon"), **params))
+    assert_same_answer(reply, answer(tiny_llama, chat("the moon"), **params))
 
 
-def test_forty_clients_that_come_and_vanish_at_random_all_get_an_answer_or_an_error(tiny_llama: WorkerProcess) -> None:
+def test_forty_clients_that_cancel_at_random_all_get_an_answer_or_an_error(tiny_llama: WorkerProcess) -> None:
     outcomes: list[str] = []
-    clients = [threading.Thread(target=client, args=(tiny_llama, seed, outcomes)) for seed in range(40)]
+    clients = [threading.Thread(target=run_client, args=(tiny_llama, seed, outcomes)) for seed in range(40)]
     for thread in clients:
         thread.start()
     for thread in clients:
         thread.join(90)
     assert not any(thread.is_alive() for thread in clients)
-    assert {"done", "gone", "PromptTooLong"} <= set(outcomes) <= {"done", "gone", "PromptTooLong"}
+    assert {"done", "cancelled", "PromptTooLong"} <= set(outcomes) <= {"done", "cancelled", "PromptTooLong"}
     assert outcomes.count("done") > 40
 
 
-def client(worker: WorkerProcess, seed: int, outcomes: list[str]) -> None:
-    """Send six requests: some are answered, some cancelled half-way, some impossible."""
-    dice = random.Random(seed)
+def run_client(worker: WorkerProcess, seed: int, outcomes: list[str]) -> None:
+    """Send six requests, of which some are answered, some are cancelled and some do not fit."""
+    rng = random.Random(seed)
     for _ in range(6):
-        words = dice.choice((5, 20, 60, 200, 2000 if dice.random() < 0.2 else 30))
-        prompt = chat(" ".join(dice.choice(("sun", "moon", "rain", "tree", "stone")) for _ in range(words)))
+        words = rng.choice((5, 20, 60, 200, 2000 if rng.random() < 0.2 else 30))
+        prompt = chat(" ".join(rng.choice(("sun", "moon", "rain", "tree", "stone")) for _ in range(words)))
         crowd = Crowd(worker)
-        call = crowd.ask(prompt, max_new_tokens=dice.randint(1, 12), temperature=dice.choice((0, 1)), seed=seed)
-        if dice.random() < 0.4:
-            time.sleep(dice.random() * 2)
+        call = crowd.ask(prompt, max_new_tokens=rng.randint(1, 12), temperature=rng.choice((0, 1)), seed=seed)
+        if rng.random() < 0.4:
+            time.sleep(rng.random() * 2)
             worker.cancel(call)
-            outcomes.append("gone")
+            outcomes.append("cancelled")
             continue
         events = crowd.wait(call)
         end = events[-1]
         outcomes.append(type(end.error).__name__ if isinstance(end, Failed) else "done")
         assert isinstance(end, (Done, Failed))
-        time.sleep(dice.random() * 0.2)
+        time.sleep(rng.random() * 0.2)
 
 
 def test_parameters_are_checked_before_a_request_waits(shallow_llama: WorkerProcess) -> None:

@@ -1,4 +1,4 @@
-"""llamacpp_HF's options become calls: none is ignored silently, and llama.cpp's are those of its own loader."""
+"""llamacpp_HF's options become calls: none is ignored silently, and those of llama.cpp equal the other loader's."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def test_every_note_names_an_option_of_this_loader_in_both_languages(subtests: p
 
 @pytest.mark.works("gpu", loader="llamacpp_HF")
 @pytest.mark.parametrize("build", BUILDS, ids=["cpu", "gpu", "amx"])
-def test_calls_of_llamacpp_are_those_of_its_own_loader(build: Build) -> None:
+def test_calls_of_llama_cpp_are_those_of_the_llama_cpp_loader(build: Build) -> None:
     for key in set(KEYS) & set(LLAMA.options):
         options = {key: changed(OPTIONS[key])}
-        theirs = {each: OPTIONS[each].default for each in LLAMA.options} | options
+        theirs = {option: OPTIONS[option].default for option in LLAMA.options} | options
         assert calls(build=build, **options) == llamacpp_arguments(PATH, theirs | {"parallel": 1}, build)
 
 
 def test_cfg_cache_adds_a_second_sequence_of_the_same_length() -> None:
     made = calls(n_ctx=2048, cfg_cache=True)[CONTEXT]
     assert (made["n_seq_max"], made["n_ctx"], made["kv_unified"]) == (2, 4096, False)
-    assert calls(cfg_cache=True)[CONTEXT]["n_ctx"] == 0, "twice the model's own, which only the library knows"
+    assert calls(cfg_cache=True)[CONTEXT]["n_ctx"] == 0, "twice the context of the model, which only the library knows"
 
 
 def test_only_logits_all_requests_logits_of_every_token() -> None:

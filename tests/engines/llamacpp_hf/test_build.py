@@ -1,6 +1,6 @@
 """The llamacpp_HF engine: the logits of llama.cpp, the samplers of transformers, and the choice of a tokenizer.
 
-Numbers are compared on the first layers of the demo model; the rest is tested on the tiny model.
+Tests that compare numbers use the first layers of the demo model, the others the tiny model.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ from tests.support.tiny_model import CONTEXT
 from tests.support.worker_pool import Pooled, WorkerPool
 
 LLAMACPP_HF = LOADERS["llamacpp_HF"]
-THREADS = {
-    "threads": 1,
-    "threads_batch": 1,
-}  # two threads would wait for each other where other processes use the CPUs as well
+# Two threads would wait for each other if other processes use the CPUs as well.
+THREADS = {"threads": 1, "threads_batch": 1}
 N_CTX = 2048
 STORY = "Once upon a time, in a small village by the sea,"
 CHAT = (
@@ -54,7 +52,7 @@ def model(smollm2: Path) -> Path:
 
 @pytest.fixture
 def hf(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """A worker with all options that add abilities."""
+    """A worker with all options that enable further functions."""
     with workers.lease(model, LLAMACPP_HF, n_ctx=N_CTX, cfg_cache=True, logits_all=True, **THREADS) as pooled:
         yield pooled.worker
 
@@ -67,7 +65,7 @@ def plain(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 @pytest.fixture(scope="module")
 def llama(model: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """A worker with the same file under the loader llama.cpp."""
+    """A worker with the same file and the loader llama.cpp."""
     with workers.lease(model, LLAMA, n_ctx=N_CTX, **THREADS) as pooled:
         yield pooled.worker
 
@@ -80,7 +78,7 @@ def tiny_hf(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
 
 @pytest.fixture(scope="module")
 def tiny_llama(tiny: Path, workers: WorkerPool) -> Iterator[WorkerProcess]:
-    """A worker with the tiny model under the loader llama.cpp."""
+    """A worker with the tiny model and the loader llama.cpp."""
     with workers.lease(tiny, LLAMA, n_ctx=512, **THREADS) as pooled:
         yield pooled.worker
 
@@ -90,14 +88,14 @@ def reference(model: Path) -> dict[str, Any]:
     """Return the answer of `llama_cpp.Llama` to FRANCE."""
     request = {"path": str(model), "prompts": [FRANCE], "max_tokens": 40, "n_ctx": N_CTX, "threads": 1}
     request |= {"flash_attn": True, "repacks": installed_build().repacks, "logits": True}
-    (only,) = reference_answers(request)
-    return only
+    (reply,) = reference_answers(request)
+    return reply
 
 
 # -- llama.cpp's logits ------------------------------------------------------------------------------------------------
 
 
-def test_the_logits_of_every_position_are_llamacpps_own(hf: WorkerProcess, reference: dict[str, Any]) -> None:
+def test_the_logits_of_every_position_are_those_of_llama_cpp(hf: WorkerProcess, reference: dict[str, Any]) -> None:
     tokens = ask(hf, "encode", text=FRANCE)
     ours = np.array(ask(hf, "logits", tokens=tokens))
     assert ours.shape == (len(tokens), 49152)
@@ -107,23 +105,23 @@ def test_the_logits_of_every_position_are_llamacpps_own(hf: WorkerProcess, refer
 def test_logits_do_not_depend_on_the_batch_size(model: Path, workers: WorkerPool, reference: dict[str, Any]) -> None:
     with workers.lease(model, LLAMACPP_HF, n_ctx=256, n_batch=2, logits_all=True, **THREADS) as pooled:
         tokens = ask(pooled.worker, "encode", text=FRANCE)
-        by_twos, alone = (np.array(ask(pooled.worker, "logits", tokens=tokens[:end])) for end in (5, 1))
-        assert by_twos.shape == (5, 49152)
-        assert np.abs(by_twos[:1] - alone).max() < 1e-4
-        assert np.abs(by_twos - np.array(reference["logits"])).max() < 1e-4
+        in_batches, single = (np.array(ask(pooled.worker, "logits", tokens=tokens[:end])) for end in (5, 1))
+        assert in_batches.shape == (5, 49152)
+        assert np.abs(in_batches[:1] - single).max() < 1e-4
+        assert np.abs(in_batches - np.array(reference["logits"])).max() < 1e-4
         reply = answer(pooled.worker, FRANCE, max_new_tokens=1)
         assert reference["text"].startswith(reply.text)
 
 
-def test_the_greedy_answer_is_that_of_llamacpp_alone(plain: WorkerProcess, reference: dict[str, Any]) -> None:
+def test_the_greedy_answer_is_that_of_the_llama_class(plain: WorkerProcess, reference: dict[str, Any]) -> None:
     ours = answer(plain, FRANCE, max_new_tokens=40, top_logprobs=5)
     assert ours.text == reference["text"]
-    for chances, best in zip(ours.logprobs, reference["logprobs"], strict=False):
-        assert [each.logprob for each in chances.top] == pytest.approx(best, abs=1e-4)
+    for token, expected in zip(ours.logprobs, reference["logprobs"], strict=False):
+        assert [candidate.logprob for candidate in token.top] == pytest.approx(expected, abs=1e-4)
 
 
 def answer_with_empty_cache(worker: WorkerProcess, prompt: str, **params: Any) -> Answer:
-    """Answer with an empty cache: other cells in it would change how llama.cpp rounds."""
+    """Clear the cache before the request, because further cells in it would change how llama.cpp rounds."""
     forget(worker)
     return answer(worker, prompt, **params)
 
@@ -132,24 +130,25 @@ PROMPTS = (STORY, CHAT, CODE)
 
 
 @pytest.fixture(scope="module")
-def theirs(llama: WorkerProcess) -> list[Answer]:
+def llama_answers(llama: WorkerProcess) -> list[Answer]:
     """Return the answers of the loader llama.cpp to PROMPTS."""
     return [answer_with_empty_cache(llama, prompt, max_new_tokens=40, top_logprobs=3) for prompt in PROMPTS]
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("loaded", ["plain", "hf"])
+@pytest.mark.parametrize("fixture", ["plain", "hf"])
 def test_greedy_answers_and_log_probabilities_are_those_of_the_llamacpp_loader(
-    request: pytest.FixtureRequest, theirs: list[Answer], loaded: str
+    request: pytest.FixtureRequest, llama_answers: list[Answer], fixture: str
 ) -> None:
-    worker = request.getfixturevalue(loaded)
-    for prompt, expected in zip(PROMPTS, theirs, strict=True):
+    worker = request.getfixturevalue(fixture)
+    for prompt, expected in zip(PROMPTS, llama_answers, strict=True):
         ours = answer_with_empty_cache(worker, prompt, max_new_tokens=40, top_logprobs=3)
         assert ours.text == expected.text
         assert ours.done.completion_tokens == expected.done.completion_tokens
-        for mine, its in zip(ours.logprobs, expected.logprobs, strict=True):
-            assert mine.chosen.text == its.chosen.text
-            assert [chance.logprob for chance in mine.top] == pytest.approx([c.logprob for c in its.top], abs=1e-4)
+        for token, its in zip(ours.logprobs, expected.logprobs, strict=True):
+            assert token.chosen.text == its.chosen.text
+            logprobs = [candidate.logprob for candidate in token.top]
+            assert logprobs == pytest.approx([candidate.logprob for candidate in its.top], abs=1e-4)
 
 
 def test_without_logits_all_the_logits_operation_is_refused(plain: WorkerProcess) -> None:
@@ -157,13 +156,13 @@ def test_without_logits_all_the_logits_operation_is_refused(plain: WorkerProcess
         ask(plain, "logits", tokens=[1, 2])
 
 
-def test_logits_of_no_tokens_or_of_too_many(hf: WorkerProcess) -> None:
+def test_logits_of_no_tokens_are_empty_and_those_of_too_many_are_refused(hf: WorkerProcess) -> None:
     assert ask(hf, "logits", tokens=[]) == []
     with pytest.raises(PromptTooLong):
         ask(hf, "logits", tokens=[5] * (N_CTX + 1))
 
 
-def test_reading_logits_between_two_turns_changes_neither(hf: WorkerProcess) -> None:
+def test_the_logits_operation_between_two_turns_changes_neither_turn(hf: WorkerProcess) -> None:
     forget(hf)
     first = answer(hf, CHAT)
     ask(hf, "logits", tokens=[START, END, 5])
@@ -174,17 +173,17 @@ def test_reading_logits_between_two_turns_changes_neither(hf: WorkerProcess) -> 
 
 # -- transformers' samplers --------------------------------------------------------------------------------------------
 
-DRAWN: dict[str, Any] = {"temperature": 1.0, "min_p": 0.0, "seed": 3, "max_new_tokens": 12}
-REPEATING = "one two three one two three one two three one two"
-CIRCLE = "red and, and, and, and, and, and"
-ENDING = {"logit_bias": {str(END): 100.0}}
-HEATED = {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 3.0}
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "min_p": 0.0, "seed": 3, "max_new_tokens": 12}
+COUNTING = "one two three one two three one two three one two"
+REPETITIVE = "red and, and, and, and, and, and"
+END_AT_ONCE = {"logit_bias": {str(END): 100.0}}
+DYNAMIC = {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 3.0}
 DRY = {"dry_multiplier": 4.0, "temperature": 0}
 MIROSTAT = {"mirostat_mode": 2, "mirostat_tau": 3.0}
 GUIDED = {"guidance_scale": 2.5, "temperature": 0, "negative_prompt": "one two three"}
 PRIORITY = "min_p\ntemperature"
 SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
-    "ban_eos_token": (ENDING, True),
+    "ban_eos_token": (END_AT_ONCE, True),
     "custom_token_bans": ({"temperature": 0}, "28"),  # the comma
     "do_sample": ({}, False),
     "dry_allowed_length": (DRY, 20),
@@ -192,9 +191,9 @@ SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
     "dry_multiplier": ({"temperature": 0}, 4.0),
     "dry_sequence_breakers": (DRY, '",", " and"'),
     "dynamic_temperature": ({"dynatemp_low": 3.0, "dynatemp_high": 4.0}, True),
-    "dynatemp_exponent": (HEATED, 4.0),
-    "dynatemp_high": (HEATED, 0.6),
-    "dynatemp_low": (HEATED, 2.9),
+    "dynatemp_exponent": (DYNAMIC, 4.0),
+    "dynatemp_high": (DYNAMIC, 0.6),
+    "dynatemp_low": (DYNAMIC, 2.9),
     "encoder_repetition_penalty": ({"temperature": 0}, 0.8),
     "epsilon_cutoff": ({"temperature": 2.0}, 9.0),
     "eta_cutoff": ({"temperature": 2.0}, 20.0),
@@ -202,7 +201,7 @@ SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
     "grammar_string": ({}, 'root ::= " yes" | " no"'),
     "guidance_scale": ({"temperature": 0, "negative_prompt": "one two three"}, 2.5),
     "logit_bias": ({"temperature": 0}, {"500": 100.0}),
-    "min_length": (ENDING, 5),
+    "min_length": (END_AT_ONCE, 5),
     "min_p": ({"temperature": 2.0}, 0.5),
     "mirostat_eta": (MIROSTAT, 1.0),
     "mirostat_mode": ({"mirostat_tau": 0.5}, 2),
@@ -229,57 +228,55 @@ SAMPLERS: dict[str, tuple[dict[str, Any], Any]] = {
     "xtc_threshold": ({"xtc_probability": 1.0}, 0.001),
 }
 """Other parameters and a value that changes the answer, by the parameter's name."""
-ON_WORDS = {
+REPETITION = {
     *("custom_token_bans", "dry_allowed_length", "dry_base", "dry_multiplier", "dry_sequence_breakers"),
     *("encoder_repetition_penalty", "frequency_penalty", "no_repeat_ngram_size", "presence_penalty"),
     *("repetition_penalty", "repetition_penalty_range"),
 }
-"""Parameters that need an answer that repeats its prompt, as that of the first layers to CIRCLE does."""
+"""Parameters that need an answer that repeats its prompt, as the answer of the first layers to REPETITIVE does."""
 
 
 def test_the_tables_cover_every_sampler() -> None:
-    silent = {"add_bos_token", "prompt_lookup_num_tokens"}  # this model wants no BOS; guesses change no answer
+    silent = {"add_bos_token", "prompt_lookup_num_tokens"}  # this model uses no BOS; prompt lookup changes no answer
     assert LLAMACPP_HF.samplers == set(SAMPLERS) | silent
 
 
 @pytest.mark.usefixtures("backend")
-def test_every_parameter_of_the_family_changes_the_answer(
-    request: pytest.FixtureRequest, subtests: pytest.Subtests
-) -> None:
-    usual: dict[str, str] = {}
-    for worker, prompt, names in (("hf", CIRCLE, ON_WORDS), ("tiny_hf", REPEATING, SAMPLERS.keys() - ON_WORDS)):
+def test_every_sampler_parameter_changes_the_answer(request: pytest.FixtureRequest, subtests: pytest.Subtests) -> None:
+    baselines: dict[str, str] = {}
+    for worker, prompt, names in (("hf", REPETITIVE, REPETITION), ("tiny_hf", COUNTING, SAMPLERS.keys() - REPETITION)):
         model = request.getfixturevalue(worker)
         for name in sorted(names):
-            others, value = SAMPLERS[name]
-            params = DRAWN | others
+            context, value = SAMPLERS[name]
+            params = SAMPLED | context
             with subtests.test(parameter=name):
                 key = f"{worker} {params}"
-                if key not in usual:
-                    usual[key] = answer(model, prompt, **params).text
-                assert answer(model, prompt, **params | {name: value}).text != usual[key]
+                if key not in baselines:
+                    baselines[key] = answer(model, prompt, **params).text
+                assert answer(model, prompt, **params | {name: value}).text != baselines[key]
 
 
 def test_prompt_lookup_does_not_change_the_answer(hf: WorkerProcess) -> None:
     forget(hf)
-    usual = answer(hf, CIRCLE, max_new_tokens=24, top_logprobs=1)
+    usual = answer(hf, REPETITIVE, max_new_tokens=24, top_logprobs=1)
     forget(hf)
-    guessed = answer(hf, CIRCLE, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4)
-    assert guessed.text == usual.text
-    assert answer(hf, CIRCLE + usual.text, max_new_tokens=1).done.cached_tokens > 24
+    with_lookup = answer(hf, REPETITIVE, max_new_tokens=24, top_logprobs=1, prompt_lookup_num_tokens=4)
+    assert with_lookup.text == usual.text
+    assert answer(hf, REPETITIVE + usual.text, max_new_tokens=1).done.cached_tokens > 24
 
 
 @pytest.mark.parametrize("name", ["yes or no", "chinese"])
-def test_answers_follow_a_grammar_over_llamacpps_tokenizer(hf: WorkerProcess, name: str) -> None:
+def test_answers_follow_a_grammar_with_the_tokenizer_of_llama_cpp(hf: WorkerProcess, name: str) -> None:
     grammar, shape = SHAPES[name]
     for seed in range(3):
-        reply = answer(hf, "It is said:", **DRAWN | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
+        reply = answer(hf, "It is said:", **SAMPLED | {"grammar_string": grammar, "seed": seed, "max_new_tokens": 200})
         assert re.fullmatch(shape, reply.text), reply.text
         assert reply.done.reason == "stop"
 
 
 def test_guidance_by_the_prompt_itself_changes_nothing(tiny_hf: WorkerProcess) -> None:
     usual = answer(tiny_hf, FRANCE)
-    for _ in range(2):  # the second time from the cached negative prompt
+    for _ in range(2):  # the second time with a cached negative prompt
         assert answer(tiny_hf, FRANCE, guidance_scale=1.5, negative_prompt=FRANCE).text == usual.text
 
 
@@ -295,26 +292,26 @@ def test_both_caches_have_the_whole_context(tiny: Path, workers: WorkerPool) -> 
         with workers.lease(tiny, LLAMACPP_HF, n_ctx=n_ctx, cfg_cache=True, **THREADS) as pooled:
             assert pooled.info.context_length == expected
             long = "tell" + " tell" * (expected - 6)
-            led = answer(pooled.worker, long, guidance_scale=1.5, negative_prompt=long, max_new_tokens=2)
-            assert led.done.completion_tokens == 2
+            reply = answer(pooled.worker, long, guidance_scale=1.5, negative_prompt=long, max_new_tokens=2)
+            assert reply.done.completion_tokens == 2
 
 
-# -- turns, stops and several calls ------------------------------------------------------------------------------------
+# -- turns, stops and several requests ---------------------------------------------------------------------------------
 
 
 def test_the_second_turn_reuses_the_first(plain: WorkerProcess, llama: WorkerProcess) -> None:
     first, theirs = (
-        answer_with_empty_cache(each, CHAT, max_new_tokens=30, ban_eos_token=True) for each in (plain, llama)
+        answer_with_empty_cache(worker, CHAT, max_new_tokens=30, ban_eos_token=True) for worker in (plain, llama)
     )
     assert first.text == theirs.text
     second = CHAT + first.text + "<|im_end|>\n<|im_start|>user\nAnd the sun?<|im_end|>\n<|im_start|>assistant\n"
-    reused, expected = (answer(each, second) for each in (plain, llama))
+    reused, expected = (answer(worker, second) for worker in (plain, llama))
     assert reused.done.cached_tokens >= first.done.prompt_tokens + 28
     assert reused.done.cached_tokens == expected.done.cached_tokens
     assert reused.text == expected.text
 
 
-def test_another_conversation_in_between_evicts_nothing(plain: WorkerProcess) -> None:
+def test_another_conversation_in_between_does_not_evict_the_first(plain: WorkerProcess) -> None:
     forget(plain)
     long = " ".join(str(number) for number in range(100))
     answer(plain, long, max_new_tokens=2)
@@ -328,10 +325,10 @@ def test_streaming_llm_reuses_tokens_after_a_gap(tiny: Path, workers: WorkerPool
         assert pooled.info.context_length == 512 - 8
         messages = [" ".join(f"{word}{number}" for number in range(20)) for word in ("red", "green", "blue")]
         answer(pooled.worker, "\n".join(messages), max_new_tokens=2)
-        moved = answer(pooled.worker, "\n".join(messages[1:]), max_new_tokens=0, ban_eos_token=True)
-        assert moved.done.cached_tokens > 80
-        assert moved.done.reason == "length"
-        assert moved.done.prompt_tokens + moved.done.completion_tokens == 512 - 8 + 1
+        shifted = answer(pooled.worker, "\n".join(messages[1:]), max_new_tokens=0, ban_eos_token=True)
+        assert shifted.done.cached_tokens > 80
+        assert shifted.done.reason == "length"
+        assert shifted.done.prompt_tokens + shifted.done.completion_tokens == 512 - 8 + 1
 
 
 def test_a_long_prefill_is_cancelled_at_once(plain: WorkerProcess) -> None:
@@ -348,13 +345,12 @@ def test_a_long_prefill_is_cancelled_at_once(plain: WorkerProcess) -> None:
 def test_the_prefill_of_a_long_negative_prompt_is_cancelled_at_once(hf: WorkerProcess) -> None:
     forget(hf)
     params: dict[str, Any] = {"guidance_scale": 1.5, "negative_prompt": "tell" + " tell" * 2000}
-    long = Crowd(hf)
-    call = long.ask(STORY, **params)
+    call = Crowd(hf).ask(STORY, **params)
     time.sleep(0.3)
     began = time.monotonic()
     hf.cancel(call)
     assert answer(hf, STORY, max_new_tokens=1).done.completion_tokens == 1
-    assert time.monotonic() - began < 1, "2,000 tokens take three seconds"
+    assert time.monotonic() - began < 1, "the prefill of 2,000 tokens takes three seconds"
 
 
 def test_a_negative_prompt_that_does_not_fit_is_refused(hf: WorkerProcess) -> None:
@@ -362,20 +358,18 @@ def test_a_negative_prompt_that_does_not_fit_is_refused(hf: WorkerProcess) -> No
         answer(hf, FRANCE, guidance_scale=1.5, negative_prompt="tell" + " tell" * 2999)
 
 
-def test_a_waiting_request_learns_its_position_and_is_answered_later(plain: WorkerProcess) -> None:
+def test_a_waiting_request_is_told_its_position_and_is_answered_later(plain: WorkerProcess) -> None:
     crowd = Crowd(plain)
     calls = [crowd.ask(f"{number} {STORY}", max_new_tokens=12) for number in range(3)]
-    heard = [crowd.wait(call) for call in calls]
-    assert [[event.position for event in events if isinstance(event, Waiting)][:1] for events in heard[1:]] == [
-        [1],
-        [2],
-    ]
+    events_by_call = [crowd.wait(call) for call in calls]
+    positions = [[event.position for event in events if isinstance(event, Waiting)] for events in events_by_call]
+    assert [queued[:1] for queued in positions[1:]] == [[1], [2]]
 
 
-# -- whose tokenizer ---------------------------------------------------------------------------------------------------
+# -- the choice of a tokenizer -----------------------------------------------------------------------------------------
 
 
-def test_the_gguf_files_own_tokenizer_is_llamacpps(plain: WorkerProcess, llama: WorkerProcess) -> None:
+def test_the_tokenizer_of_the_gguf_file_is_that_of_llama_cpp(plain: WorkerProcess, llama: WorkerProcess) -> None:
     for text in TEXTS:
         tokens = ask(plain, "encode", text=text)
         assert tokens == ask(llama, "encode", text=text)
@@ -408,11 +402,11 @@ def load_hf(workers: WorkerPool) -> Iterator[LoadHF]:
 
 
 def put_tokenizer(folder: Path, source: Path, bos: str) -> None:
-    """Write the tokenizer of `source` with another text of BOS, which identifies it."""
+    """Write the tokenizer of `source` with another BOS token, by which tests recognize it."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / "tokenizer.json", folder)
-    about = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(about | {"bos_token": bos}), encoding="utf-8")
+    config = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": bos}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "own/model.gguf"])
@@ -422,7 +416,7 @@ def test_a_shared_tokenizer_that_matches_is_used(
     put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
     loaded = load_hf(link_model(tmp_path, name, tiny))
     assert (loaded.info.bos_token, loaded.info.notes) == ("<|endoftext|>", ())
-    assert loaded.info.chat_template == "", "the model's own, not that of whoever made the shared one"
+    assert loaded.info.chat_template == "", "the template is that of the model, not of the shared tokenizer"
     assert answer(loaded.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
 
 
@@ -441,26 +435,26 @@ def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
     assert answer(loaded.worker, "Is it?", grammar_string='root ::= " yes" | " no"').text in (" yes", " no")
 
 
-def spoilt(folder: Path, how: str) -> None:
-    """Change the tokenizer in `folder` to another vocabulary, or damage it."""
+def spoil_tokenizer(folder: Path, damage: str) -> None:
+    """Give the tokenizer in `folder` another vocabulary, or damage it."""
     file = folder / "tokenizer.json"
-    about = json.loads(file.read_text(encoding="utf-8"))
-    if how == "numbered otherwise":
-        about["model"]["vocab"] = {token: 49151 - number for token, number in about["model"]["vocab"].items()}
-        about["added_tokens"] = []
-    if how == "larger":
-        about["added_tokens"].append(about["added_tokens"][0] | {"id": 49152, "content": "<|more|>"})
-    file.write_text("{" if how == "broken" else json.dumps(about), encoding="utf-8")
-    if how == "in no format known":
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    if damage == "other ids":
+        tokenizer["model"]["vocab"] = {token: 49151 - number for token, number in tokenizer["model"]["vocab"].items()}
+        tokenizer["added_tokens"] = []
+    if damage == "larger":
+        tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | {"id": 49152, "content": "<|more|>"})
+    file.write_text("{" if damage == "broken" else json.dumps(tokenizer), encoding="utf-8")
+    if damage == "unknown format":
         file.rename(folder / "tokenizer.model")
 
 
-@pytest.mark.parametrize("how", ["numbered otherwise", "larger", "broken", "in no format known"])
-def test_a_tokenizer_that_does_not_match_is_not_used_and_noted(
-    load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, how: str
+@pytest.mark.parametrize("damage", ["other ids", "larger", "broken", "unknown format"])
+def test_a_tokenizer_that_does_not_match_is_not_used_and_has_a_note(
+    load_hf: LoadHF, tiny: Path, tiny_llama: WorkerProcess, smollm2_folder: Path, tmp_path: Path, damage: str
 ) -> None:
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
-    spoilt(tmp_path / "llama-tokenizer", how)
+    spoil_tokenizer(tmp_path / "llama-tokenizer", damage)
     loaded = load_hf(link_model(tmp_path, "model.gguf", tiny))
     assert loaded.info.bos_token == "<|im_start|>"
     (note,) = loaded.info.notes

@@ -1,4 +1,4 @@
-"""Grammars under llamacpp_HF without llguidance: llama.cpp's own, with transformers' samplers."""
+"""Grammars in llamacpp_HF without llguidance: llama.cpp's own implementation with the samplers of transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.engines.hf.sampling.test_grammar import SHAPES
 pytestmark = pytest.mark.usefixtures("smollm2")
 
 
-def written(grammar: str, texts: int) -> Any:
+def generate_texts(grammar: str, texts: int) -> Any:
+    """Run tests/support/llama_grammar_probe.py."""
     child = subprocess.run(
         [sys.executable, "-m", "tests.support.llama_grammar_probe"],
         cwd=ROOT,
@@ -33,9 +34,9 @@ def written(grammar: str, texts: int) -> Any:
 @pytest.mark.parametrize("name", ["yes or no", "chinese"])
 def test_generated_text_follows_the_grammar(name: str) -> None:
     grammar, shape = SHAPES[name]
-    texts = written(grammar, 4)
+    texts = generate_texts(grammar, 4)
     assert all(ended and re.fullmatch(shape, text) for text, ended, _ in texts), texts
 
 
 def test_an_invalid_grammar_is_refused_by_name() -> None:
-    assert "grammar_string" in written("root ::= (", 1)["error"]
+    assert "grammar_string" in generate_texts("root ::= (", 1)["error"]

@@ -1,1 +1,1 @@
-"""The compiled part of flash-attn: exllamav2 only looks whether it can be imported."""
+"""Stands in for the compiled part of flash-attn: exllamav2 only checks that it can be imported."""

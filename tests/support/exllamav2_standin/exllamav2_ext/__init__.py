@@ -1,13 +1,14 @@
 """A stand-in, in torch on the CPU, for the compiled extension of exllamav2 0.3.2: for tests on machines without CUDA.
 
-Put the folder above on PYTHONPATH, and the package's own Python code takes this module for its extension. What is here
-does what the sources in exllamav2/exllamav2_ext of that version do, down to the rounding where it is cheap and to the
-mistakes where they change results. Not here: tensor parallelism, mixtures of experts, vision, Hadamard matrices.
+If the folder that contains this package is on PYTHONPATH, exllamav2's own Python code imports it as its extension. It
+does what the sources in exllamav2/exllamav2_ext of that version do, with the same rounding where that is cheap, and
+with their mistakes where these change results. Not implemented: tensor parallelism, mixtures of experts, vision,
+Hadamard matrices.
 """
 
-from .cuda_away import land_on_the_cpu
+from .cuda_on_cpu import redirect_cuda_to_cpu
 
-land_on_the_cpu()  # before any other module of exllamav2 asks for a device
+redirect_cuda_to_cpu()  # before any other module of exllamav2 asks for a device
 
 from .blocks import (  # noqa: E402
     free_q_attn,
@@ -33,7 +34,7 @@ from .caches import (  # noqa: E402
 from .files import stloader_read, tensor_remap, tensor_remap_4bit  # noqa: E402
 from .layers import head_norm, layer_norm, rms_norm, rope_, softcap_  # noqa: E402
 from .matrices import free_q_matrix, gemm_half_q_half, make_group_map, make_q_matrix, reconstruct  # noqa: E402
-from .quantising import (  # noqa: E402
+from .quantization import (  # noqa: E402
     pack_columns,
     pack_rows_4,
     quantize,
@@ -49,7 +50,7 @@ from .sampling import (  # noqa: E402
     logit_filter_exclusive,
     sample_basic,
 )
-from .texts import partial_strings_match  # noqa: E402
+from .stop_strings import partial_strings_match  # noqa: E402
 
 __all__ = [
     "apply_rep_penalty",

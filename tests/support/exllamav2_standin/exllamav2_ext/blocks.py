@@ -1,4 +1,7 @@
-"""Attention but its middle, and the MLP, of quantised layers: cuda/q_attn.cu, cuda/q_mlp.cu and cuda/lora.cu."""
+"""The projections before and after attention, and the MLP, of quantized layers.
+
+They follow cuda/q_attn.cu, cuda/q_mlp.cu and cuda/lora.cu.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ META = torch.empty((1, 1), device="meta")
 NO_ROPE, NEOX = 0, 2
 Lora = dict[int, tuple[Tensor, Tensor]]
 Adapters = dict[int, Tensor]
-"""By the address of the package's LoRA object: one of its two factors."""
+"""One of the two factors of each LoRA, by the address of the package's LoRA object."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Norm:
     def __bool__(self) -> bool:
         return not self.weight.is_meta
 
-    def of(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:
         if self.rms:
             return rms_normed(x, self.weight, self.epsilon)
         return layer_normed(x, self.weight, None if self.bias.is_meta else self.bias, self.epsilon)
@@ -38,20 +41,20 @@ class Norm:
 
 @dataclass
 class Projection:
-    """A matrix, and what the LoRAs add to it."""
+    """A matrix and its LoRAs."""
 
     matrix: QMatrix
     loras: Lora = field(default_factory=dict)
 
-    def set(self, a: Adapters, b: Adapters) -> int:
-        """The largest rank."""
+    def set_loras(self, a: Adapters, b: Adapters) -> int:
+        """Replace the LoRAs. Return the largest rank."""
         self.loras = {key: (factor, b[key]) for key, factor in a.items()}
         return max((factor.shape[-1] for factor, _ in self.loras.values()), default=0)
 
-    def of(self, x: Tensor, loras: Sequence[int]) -> Tensor:
-        return self.adapted(x, self.matrix.times(x), loras)
+    def apply(self, x: Tensor, loras: Sequence[int]) -> Tensor:
+        return self.add_loras(x, self.matrix.times(x), loras)
 
-    def adapted(self, x: Tensor, output: Tensor, loras: Sequence[int]) -> Tensor:
+    def add_loras(self, x: Tensor, output: Tensor, loras: Sequence[int]) -> Tensor:
         for key in loras:
             if key in self.loras:
                 a, b = self.loras[key]
@@ -66,16 +69,16 @@ class Block:
     has_residual: bool
     projections: dict[str, Projection]
 
-    def before(self, x: Tensor) -> Tensor:
-        return self.norm.of(x).half() if self.norm else x
+    def normalize(self, x: Tensor) -> Tensor:
+        return self.norm.apply(x).half() if self.norm else x
 
-    def after(self, x: Tensor, inner: Tensor, last: Projection, loras: Sequence[int]) -> None:
-        """Into `x`: what `last` makes of `inner`, added where there is a residual. The LoRAs come after the norm."""
-        out = last.matrix.times(inner)
+    def write_output(self, x: Tensor, inner: Tensor, projection: Projection, loras: Sequence[int]) -> None:
+        """Project `inner` and write it to `x`, or add it if there is a residual. LoRAs are added after the norm."""
+        out = projection.matrix.times(inner)
         if self.post_norm:
-            out = self.post_norm.of(out).to(x.dtype)
+            out = self.post_norm.apply(out).to(x.dtype)
         state = x + out if self.has_residual or self.post_norm else out
-        x.copy_(last.adapted(inner, state, loras))
+        x.copy_(projection.add_loras(inner, state, loras))
 
 
 def _projections(**handles: int | None) -> dict[str, Projection]:
@@ -83,10 +86,10 @@ def _projections(**handles: int | None) -> dict[str, Projection]:
 
 
 def _set_loras(block: Block, *adapters: Adapters) -> int:
-    """`adapters` go in pairs, in the order in which the extension names the projections."""
+    """Set the LoRAs and return the largest rank. `adapters` are pairs, in the extension's order of projections."""
     pairs = zip(adapters[::2], adapters[1::2], strict=True)
     names = list(block.projections) if len(block.projections) * 2 == len(adapters) else ["", "up", "down"]
-    ranks = [block.projections[name].set(a, b) for name, (a, b) in zip(names, pairs, strict=True) if name]
+    ranks = [block.projections[name].set_loras(a, b) for name, (a, b) in zip(names, pairs, strict=True) if name]
     return max(ranks)
 
 
@@ -167,17 +170,21 @@ def q_attn_forward_1(
     loras: list[int],
     loras_temp: Tensor,
 ) -> None:
-    """Queries, keys and values, with their positions, into the three `temp`."""
-    self = ATTENTIONS[q_attn]
-    state = self.before(x.view(-1, x.shape[-1]))
+    """Write queries, keys and values, with rotary positions, to `q_temp`, `k_temp` and `v_temp`."""
+    attention = ATTENTIONS[q_attn]
+    state = attention.normalize(x.view(-1, x.shape[-1]))
     for name, target in (("q", q_temp), ("k", k_temp), ("v", v_temp)):
-        target.copy_(self.projections[name].of(state, loras).view(target.shape))
-    for target, heads, norm in ((q_temp, self.heads, self.q_norm), (k_temp, self.kv_heads, self.k_norm)):
-        split = target.view(batch_size, q_len, heads, self.head_dim)
+        target.copy_(attention.projections[name].apply(state, loras).view(target.shape))
+    for target, heads, norm in (
+        (q_temp, attention.heads, attention.q_norm),
+        (k_temp, attention.kv_heads, attention.k_norm),
+    ):
+        split = target.view(batch_size, q_len, heads, attention.head_dim)
         if not norm.is_meta:
-            head_norm(split, norm, META, split, self.norm.epsilon, self.head_norm_rms)
-        if self.rope_style != NO_ROPE:
-            rope_(split, sin, cos, past_len, heads, self.head_dim, past_lens, self.rope_style == NEOX)
+            head_norm(split, norm, META, split, attention.norm.epsilon, attention.head_norm_rms)
+        if attention.rope_style != NO_ROPE:
+            neox = attention.rope_style == NEOX
+            rope_(split, sin, cos, past_len, heads, attention.head_dim, past_lens, neox)
 
 
 def q_attn_forward_2(
@@ -189,9 +196,9 @@ def q_attn_forward_2(
     loras: list[int],
     loras_temp: Tensor,
 ) -> None:
-    self = ATTENTIONS[q_attn]
-    inner = attn_output.view(-1, self.projections["o"].matrix.weight.shape[0])
-    self.after(x.view(-1, x.shape[-1]), inner, self.projections["o"], loras)
+    attention = ATTENTIONS[q_attn]
+    inner = attn_output.view(-1, attention.projections["o"].matrix.weight.shape[0])
+    attention.write_output(x.view(-1, x.shape[-1]), inner, attention.projections["o"], loras)
 
 
 def q_attn_set_loras(q_attn: int, *adapters: Adapters) -> int:
@@ -210,7 +217,7 @@ class Mlp(Block):
     act_gelu: bool
     max_rows: int
 
-    def activated(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor) -> Tensor:
         return gelu(x.float(), approximate="tanh").half() if self.act_gelu else silu(x.float()).half()
 
 
@@ -250,16 +257,16 @@ def make_q_mlp(
 
 
 def q_mlp_forward_(q_mlp: int, x: Tensor, loras: list[int], loras_temp: Tensor) -> None:
-    self = MLPS[q_mlp]
+    mlp = MLPS[q_mlp]
     rows = x.view(-1, x.shape[-1])
-    assert len(rows) <= self.max_rows, "Too many rows in x"
-    state = self.before(rows)
-    inner = self.projections["up"].of(state, loras)
-    if "gate" in self.projections:
-        inner = self.activated(self.projections["gate"].of(state, loras)) * inner
+    assert len(rows) <= mlp.max_rows, "Too many rows in x"
+    state = mlp.normalize(rows)
+    inner = mlp.projections["up"].apply(state, loras)
+    if "gate" in mlp.projections:
+        inner = mlp.activate(mlp.projections["gate"].apply(state, loras)) * inner
     else:
-        inner = self.activated(inner)
-    self.after(rows, inner, self.projections["down"], loras)
+        inner = mlp.activate(inner)
+    mlp.write_output(rows, inner, mlp.projections["down"], loras)
 
 
 def q_mlp_set_loras(q_mlp: int, *adapters: Any) -> int:

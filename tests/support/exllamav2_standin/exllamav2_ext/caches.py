@@ -1,7 +1,7 @@
-"""Keys and values in fewer bits: ext_cache.cpp, cuda/cache.cu and cuda/cache_q.cuh, bit by bit as they are there.
+"""Quantized keys and values: ext_cache.cpp, cuda/cache.cu and cuda/cache_q.cuh, with the same bits as there.
 
-8 bits ("FP8"): the upper byte of each float16. Q4 to Q8: of every 64 neighbours the even ones and the odd ones are each
-turned by a Hadamard matrix of 32, then every 32 neighbours share a scale.
+8 bits ("FP8"): the upper byte of each float16. Q4 to Q8: of every 64 neighbors the even ones and the odd ones are each
+transformed by a Hadamard matrix of size 32, then every 32 neighbors share a scale.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 BLOCK = 512
-"""Q_CACHE_BLOCKSIZE_Q: what is quantised begins and ends at multiples of it."""
+"""Q_CACHE_BLOCKSIZE_Q: ranges that are quantized begin and end at multiples of it."""
 BITS = {4: (4, 4), 6: (8, 4), 8: (8, 8)}
-"""By the cache's bits: those of keys and of values."""
+"""The bits of keys and of values, by the bits of the cache."""
 
 
 # -- FP8 ---------------------------------------------------------------------------------------------------------------
 
 
 def fp16_to_fp8(source: Tensor, target: Tensor, batch_size: int, offset: int, width: int) -> None:
-    there = slice(offset, offset + width)
-    target[:batch_size, there] = ((source[:batch_size, there].view(torch.int16) >> 8) & 255).to(torch.uint8)
+    tokens = slice(offset, offset + width)
+    target[:batch_size, tokens] = ((source[:batch_size, tokens].view(torch.int16) >> 8) & 255).to(torch.uint8)
 
 
 def fp8_to_fp16(source: Tensor, target: Tensor, batch_size: int, offset: int, width: int) -> None:
-    there = slice(offset, offset + width)
-    target[:batch_size, there] = (source[:batch_size, there].to(torch.int16) << 8).view(torch.half)
+    tokens = slice(offset, offset + width)
+    target[:batch_size, tokens] = (source[:batch_size, tokens].to(torch.int16) << 8).view(torch.half)
 
 
 # -- Q4, Q6, Q8 --------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def fp16_to_q_kv(
     block_table: Tensor,
     wbits: int,
 ) -> None:
-    """`width`: of pages, how many are new to each sequence; else how many from `offset` on."""
+    """Quantize `width` tokens: with pages, the new ones of each sequence; without, those from `offset` on."""
     if page_size:
         ranges = list(_new_in_pages(k_in, width, page_size, cache_seqlens, block_table))
     else:
@@ -57,7 +57,7 @@ def fp16_to_q_kv(
         BITS[wbits], (k_in, v_in), (k_out, v_out), (k_scales, v_scales), strict=True
     ):
         for begin, end in ranges:
-            _quantise(source, target, scales, begin, end, bits)
+            _quantize(source, target, scales, begin, end, bits)
 
 
 def q_to_fp16_kv(
@@ -75,7 +75,7 @@ def q_to_fp16_kv(
     block_table: Tensor,
     wbits: int,
 ) -> None:
-    """`width` says nothing of pages: all that the sequences have is read."""
+    """Dequantize `width` tokens from `offset` on, or, with pages, all tokens of the sequences."""
     if page_size:
         ranges = list(_old_in_pages(k_out, page_size, cache_seqlens, block_table))
     else:
@@ -84,11 +84,11 @@ def q_to_fp16_kv(
         BITS[wbits], (k_in, v_in), (k_out, v_out), (k_scales, v_scales), strict=True
     ):
         for begin, end in ranges:
-            _dequantise(source, target, scales, begin, end, bits)
+            _dequantize(source, target, scales, begin, end, bits)
 
 
 def _in_rows(halves: Tensor, batch_size: int, offset: int, width: int) -> Iterator[tuple[int, int]]:
-    """From which element to which, of all in one line."""
+    """Yield the range of elements of each row, as indexes into the flattened tensor."""
     dim = halves.shape[2] * halves.shape[3]
     while offset * dim % BLOCK:
         offset -= 1
@@ -104,8 +104,8 @@ def _new_in_pages(
 ) -> Iterator[tuple[int, int]]:
     dim = halves.shape[2] * halves.shape[3]
     for length, pages in zip(seqlens.tolist(), table.tolist(), strict=True):
-        for place, page in enumerate(pages):
-            begin, end = length - page_size * place, length - page_size * place + width
+        for index, page in enumerate(pages):
+            begin, end = length - page_size * index, length - page_size * index + width
             while begin * dim % BLOCK:
                 begin -= 1
             while end * dim % BLOCK:
@@ -118,35 +118,35 @@ def _new_in_pages(
 def _old_in_pages(halves: Tensor, page_size: int, seqlens: Tensor, table: Tensor) -> Iterator[tuple[int, int]]:
     dim = halves.shape[2] * halves.shape[3]
     for length, pages in zip(seqlens.tolist(), table.tolist(), strict=True):
-        for place, page in enumerate(pages):
-            end = min(page_size, length - page_size * place) if length else 0
+        for index, page in enumerate(pages):
+            end = min(page_size, length - page_size * index) if length else 0
             while end * dim % BLOCK:
                 end += 1
             if end > 0:
                 yield page * page_size * dim, (page * page_size + end) * dim
 
 
-def _quantise(source: Tensor, target: Tensor, scales: Tensor, begin: int, end: int, bits: int) -> None:
-    turned = _turned(source.view(-1)[begin:end]).view(-1, 32)
-    largest = turned.abs().amax(-1, keepdim=True)
+def _quantize(source: Tensor, target: Tensor, scales: Tensor, begin: int, end: int, bits: int) -> None:
+    transformed = _hadamard(source.view(-1)[begin:end]).view(-1, 32)
+    largest = transformed.abs().amax(-1, keepdim=True)
     half = 1 << bits - 1
-    share = torch.nan_to_num((turned / largest).float())  # of nothing but zeros, 0 / 0: the kernels make it 0
-    levels = (share * half + half).half().float().round().clamp(0, 2 * half - 1).to(torch.uint8).flatten()
+    relative = torch.nan_to_num((transformed / largest).float())  # 0 / 0 if all are 0; the kernels use 0
+    levels = (relative * half + half).half().float().round().clamp(0, 2 * half - 1).to(torch.uint8).flatten()
     packed = levels if bits == 8 else levels[::2] | levels[1::2] << 4
     target.view(-1)[begin * bits // 8 : end * bits // 8] = packed
     scales.view(-1)[begin // 32 : end // 32] = (largest * (1 / half)).flatten()
 
 
-def _dequantise(source: Tensor, target: Tensor, scales: Tensor, begin: int, end: int, bits: int) -> None:
+def _dequantize(source: Tensor, target: Tensor, scales: Tensor, begin: int, end: int, bits: int) -> None:
     packed = source.view(-1)[begin * bits // 8 : end * bits // 8]
     levels = packed if bits == 8 else torch.stack((packed & 15, packed >> 4), -1).flatten()
     steps = (levels.to(torch.int16) - (1 << bits - 1)).half().view(-1, 32)
     scaled = steps * scales.view(-1)[begin // 32 : end // 32, None]
-    target.view(-1)[begin:end] = _turned(scaled.flatten()) * (1 / 32)
+    target.view(-1)[begin:end] = _hadamard(scaled.flatten()) * (1 / 32)
 
 
-def _turned(halves: Tensor) -> Tensor:
-    """The Hadamard transform, unscaled, rounded at each of its five steps."""
+def _hadamard(halves: Tensor) -> Tensor:
+    """Return the Hadamard transform, unscaled, rounded at each of its five steps."""
     lanes = halves.reshape(-1, 32, 2)
     for step in (1, 2, 4, 8, 16):
         pairs = lanes.view(-1, 16 // step, 2, step, 2)
@@ -156,24 +156,24 @@ def _turned(halves: Tensor) -> Tensor:
 
 
 def matrix_fp16_to_q4(source: Tensor, target: Tensor, scales: Tensor) -> None:
-    _quantise(source, target, scales, 0, source.numel(), 4)
+    _quantize(source, target, scales, 0, source.numel(), 4)
 
 
 def matrix_q4_to_fp16(source: Tensor, scales: Tensor, target: Tensor) -> None:
-    _dequantise(source, target, scales, 0, target.numel(), 4)
+    _dequantize(source, target, scales, 0, target.numel(), 4)
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
 def cache_rotate(cache: Tensor, order: Tensor, temp: Tensor) -> None:
-    """Each page of `order` gets what the next has, the last what the first had."""
-    places = order.long()
-    cache[places] = cache[places.roll(-1)]
+    """Copy each page of `order` to the one before it, and the first to the last."""
+    pages = order.long()
+    cache[pages] = cache[pages.roll(-1)]
 
 
 def count_match(a: Tensor, b: Tensor, max_a: int) -> int:
-    """How many tokens are the same from the start on."""
+    """Return the length of the common prefix of `a` and `b`, at most `max_a`."""
     length = min(max_a, b.shape[1])
     differ = (a.view(-1)[:length] != b.view(-1)[:length]).nonzero()
     return int(differ[0]) if len(differ) else length

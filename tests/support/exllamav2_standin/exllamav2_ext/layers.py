@@ -1,4 +1,4 @@
-"""Norms, rotary positions and the soft cap: cuda/rms_norm.cu, layer_norm.cu, head_norm.cu, rope.cu, softcap.cu."""
+"""Norms, rotary embeddings and the soft cap: cuda/rms_norm.cu, layer_norm.cu, head_norm.cu, rope.cu, softcap.cu."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LARGEST = 65504.0
-"""float16's; what a float16 state is clamped to before its norm."""
+"""The largest float16 number, to which float16 states are clamped before their norm."""
 
 
 def rms_norm(x: Tensor, w: Tensor, y: Tensor, epsilon: float) -> None:
@@ -40,32 +40,32 @@ def head_norm(x: Tensor, w: Tensor, b: Tensor, y: Tensor, epsilon: float, rms: b
 def rope_(
     x: Tensor, sin: Tensor, cos: Tensor, past_len: int, num_heads: int, head_dim: int, offsets: Tensor, neox: bool
 ) -> None:
-    """In place. `offsets`: how far each row of the batch is beyond `past_len`, or, this being -1, in all."""
+    """Rotate in place. `offsets` is added to `past_len` for each row of the batch, or replaces a `past_len` of -1."""
     heads = x.view(x.shape[0], -1, num_heads, head_dim)
     size = sin.shape[-1]
-    places = _places(heads, past_len, offsets)
-    s, c = (table.view(-1, size)[places].float()[:, :, None] for table in (sin, cos))
+    positions = _positions(heads, past_len, offsets)
+    s, c = (table.view(-1, size)[positions].float()[:, :, None] for table in (sin, cos))
     part = heads[..., :size]
-    part.copy_(_turned_halves(part, s, c) if neox else _turned_pairs(part, s, c))
+    part.copy_(_rotate_halves(part, s, c) if neox else _rotate_pairs(part, s, c))
 
 
-def _places(heads: Tensor, past_len: int, offsets: Tensor) -> Tensor:
-    """(batch, positions)"""
+def _positions(heads: Tensor, past_len: int, offsets: Tensor) -> Tensor:
+    """Return the position of each token, of the shape (batch, tokens)."""
     first = torch.full((heads.shape[0], 1), max(past_len, 0))
     if not offsets.is_meta:
-        own = offsets.view(-1, 1).long()
-        first = first + (own.clamp(min=0) if past_len == -1 else own)
+        row_offsets = offsets.view(-1, 1).long()
+        first = first + (row_offsets.clamp(min=0) if past_len == -1 else row_offsets)
     return (first + torch.arange(heads.shape[1])).clamp(min=0)
 
 
-def _turned_halves(part: Tensor, s: Tensor, c: Tensor) -> Tensor:
+def _rotate_halves(part: Tensor, s: Tensor, c: Tensor) -> Tensor:
     middle = part.shape[-1] // 2
     left, right = part[..., :middle].float(), part[..., middle:].float()
     s, c = s[..., :middle], c[..., :middle]
     return torch.cat((left * c + (right * -s).half().float(), right * c + (left * s).half().float()), -1)
 
 
-def _turned_pairs(part: Tensor, s: Tensor, c: Tensor) -> Tensor:
+def _rotate_pairs(part: Tensor, s: Tensor, c: Tensor) -> Tensor:
     crossed = torch.stack((-part[..., 1::2], part[..., ::2]), -1).flatten(-2).float()
     return crossed * s + (part.float() * c).half().float()
 

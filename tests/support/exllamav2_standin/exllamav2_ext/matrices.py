@@ -1,4 +1,4 @@
-"""Quantised matrices: ext_qmatrix.cpp and cuda/q_matrix.cu. Here they are dequantised once, when they are made."""
+"""Quantized matrices: ext_qmatrix.cpp and cuda/q_matrix.cu. The stand-in dequantizes them when they are made."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ T = TypeVar("T")
 
 
 class Handles(Generic[T]):
-    """Numbers for what the package keeps as numbers, as its extension gives it pointers; 0 is never one."""
+    """Objects by number: the package stores pointers from its extension as numbers. 0 is never used."""
 
     def __init__(self) -> None:
-        self._all: dict[int, T] = {}
+        self._objects: dict[int, T] = {}
         self._next = itertools.count(1)
 
-    def add(self, what: T) -> int:
+    def add(self, item: T) -> int:
         handle = next(self._next)
-        self._all[handle] = what
+        self._objects[handle] = item
         return handle
 
     def __getitem__(self, handle: int) -> T:
-        return self._all[handle]
+        return self._objects[handle]
 
     def free(self, handle: int) -> None:
-        del self._all[handle]
+        del self._objects[handle]
 
 
 @dataclass(frozen=True)
 class QMatrix:
-    """`weight` is (inputs, outputs), with the float16 numbers that the kernels reconstruct, kept in float32: most CPUs
-    multiply float16 twenty times more slowly."""
+    """A matrix that was quantized.
+
+    `weight` is (inputs, outputs), with the float16 numbers that the kernels reconstruct, stored in float32: most CPUs
+    multiply float16 twenty times more slowly.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -64,7 +67,7 @@ def make_q_matrix(
     temp_dq: Tensor,
     max_dq_rows: int,
 ) -> int:
-    """With `gptq_qzeros` of GPTQ, else of EXL2; what is missing is on the device "meta"."""
+    """Make a GPTQ matrix if there are `gptq_qzeros`, else an EXL2 one. Missing tensors are on the device "meta"."""
     assert q_weight.dtype == torch.int32
     if gptq_qzeros.is_meta:
         assert (q_scale.dtype, q_scale_max.dtype, q_groups.dtype) == (torch.int32, torch.half, torch.short)
@@ -78,9 +81,9 @@ def make_q_matrix(
 
 
 def _gptq(q_weight: Tensor, q_perm: Tensor, q_invperm: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor) -> Tensor:
-    """`q_perm` and `q_invperm` are written when there is a `g_idx`, as the extension does."""
+    """Dequantize a GPTQ weight. If there is a `g_idx`, write `q_perm` and `q_invperm`, as the extension does."""
     assert (qzeros.dtype, scales.dtype) == (torch.int32, torch.half)
-    assert q_weight.shape[1] == qzeros.shape[1] * 8 == scales.shape[1], "4 bits, and nothing else"
+    assert q_weight.shape[1] == qzeros.shape[1] * 8 == scales.shape[1], "only 4 bits are supported"
     rows = q_weight.shape[0] * 8
     size = gptq_groupsize(rows, len(qzeros))
     if g_idx.is_meta:
@@ -89,7 +92,7 @@ def _gptq(q_weight: Tensor, q_perm: Tensor, q_invperm: Tensor, qzeros: Tensor, s
     q_perm.copy_(order)
     q_invperm.copy_(order.argsort())
     group = torch.empty(rows, dtype=torch.long)
-    group[order] = torch.arange(rows) // size  # by its place, whatever g_idx says: groups are of one size
+    group[order] = torch.arange(rows) // size  # by position, whatever g_idx says: all groups have the same size
     return gptq_weight(q_weight, qzeros, scales, group)
 
 
@@ -106,7 +109,7 @@ def gemm_half_q_half(a: Tensor, b: int, c: Tensor, force_cuda: bool) -> None:
 
 
 def make_group_map(q_groups: Tensor, num_qrows: int) -> Tensor:
-    """For every row its group, and how many rows of the group are left from there on."""
+    """Return for every row its group and the number of rows of the group from this one on."""
     pairs = []
     for group, rows in enumerate(group_rows(q_groups, num_qrows)):
         pairs += [(group, rows - i) for i in range(rows)]

@@ -1,4 +1,4 @@
-"""The penalties, the chain of samplers and the small helpers: ext_sampling.cpp and part of cpp/sampling.cpp."""
+"""Penalties, the chain of samplers, and small helpers: ext_sampling.cpp and part of cpp/sampling.cpp."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def apply_rep_penalty(
 ) -> None:
     assert (sequence.dtype, logits.dtype) == (torch.long, torch.float)
     penalties = np.array([penalty_max, alpha_frequency, alpha_presence])
-    for ids, own in zip(sequence.tolist(), logits.view(len(sequence), -1).numpy(), strict=True):
-        _penalise(ids, own, penalties, len(ids) if sustain == -1 else sustain, decay)
+    for ids, row_logits in zip(sequence.tolist(), logits.view(len(sequence), -1).numpy(), strict=True):
+        _penalize(ids, row_logits, penalties, len(ids) if sustain == -1 else sustain, decay)
 
 
-def _penalise(ids: list[int], logits: np.ndarray, penalties: np.ndarray, sustain: int, decay: int) -> None:
-    """Backwards: in full for `sustain` tokens, then less and less for `decay`."""
+def _penalize(ids: list[int], logits: np.ndarray, penalties: np.ndarray, sustain: int, decay: int) -> None:
+    """Penalize tokens from the last one backwards: `sustain` in full, then `decay` with fading penalties."""
     fade = (np.array([1.0, 0.0, 0.0]) - penalties) / decay if decay else np.zeros(3)
     repetition, frequency, presence = penalties
     seen = set()
@@ -71,34 +71,34 @@ def sample_basic(
     smoothing_factor: float = 0.0,
     skew: float = 0.0,
 ) -> list[float]:
-    """A token for each row into `output_tokens`. Mirostat's state for the next time."""
+    """Write a token for each row to `output_tokens`. Return the state of Mirostat for the next call."""
     assert logits.dtype == torch.float
     mu = list(mirostat_mu)
-    probabilities = 0 if output_kprobs.is_meta else output_kprobs.shape[2]
+    top_count = 0 if output_kprobs.is_meta else output_kprobs.shape[2]
     if temperature < 0.01:
         temperature, top_k = 1.0, 1
     for row in range(len(logits)):
         if smoothing_factor > 0:
-            temperature /= smoothing_factor  # again in every row: so it is in the extension
+            temperature /= smoothing_factor  # once more for every row, as in the extension
         allowed = None if logit_filter.is_meta else logit_filter[row].numpy()
-        some = Candidates(logits[row].flatten().numpy(), temperature, allowed, 2 if smoothing_factor > 0 else 1)
-        some.cut(top_k, top_p, top_a, min_p, tfs, typical)
-        if mirostat and some.count > 1:
-            some.mirostat(mu[row] or mirostat_tau * 2)
-        if some.count > 1 and (post_temperature != 1 or max_temp > min_temp):
-            some.warm(post_temperature, min_temp, max_temp, temp_exponent)
+        candidates = Candidates(logits[row].flatten().numpy(), temperature, allowed, 2 if smoothing_factor > 0 else 1)
+        candidates.truncate(top_k, top_p, top_a, min_p, tfs, typical)
+        if mirostat and candidates.count > 1:
+            candidates.mirostat(mu[row] or mirostat_tau * 2)
+        if candidates.count > 1 and (post_temperature != 1 or max_temp > min_temp):
+            candidates.apply_temperature(post_temperature, min_temp, max_temp, temp_exponent)
         if xtc_probability > 0:
-            some.exclude_top(xtc_mask.numpy(), xtc_probability, xtc_threshold)
-        if probabilities or skew:
-            some.sort()
-        if probabilities:
-            _tell(some, output_ktokens[row, 0], output_kprobs[row, 0])
+            candidates.exclude_top(xtc_mask.numpy(), xtc_probability, xtc_threshold)
+        if top_count or skew:
+            candidates.sort()
+        if top_count:
+            _write_top_tokens(candidates, output_ktokens[row, 0], output_kprobs[row, 0])
         point = random ** math.exp(-skew) if skew else random
-        token, probability = some.pick(point * 0.9998)
+        token, probability = candidates.token_at(point * 0.9998)
         output_tokens[row, 0], output_probs[row, 0] = token, probability
         if mirostat:
             mu[row] = (mu[row] or mirostat_tau * 2) + mirostat_eta * (mirostat_tau - _surprise(probability))
-        random = _another(random) if len(logits) > 1 else random
+        random = _next_random(random) if len(logits) > 1 else random
     return mu
 
 
@@ -106,18 +106,18 @@ def _surprise(probability: float) -> float:
     return -math.log2(probability) if probability else math.inf
 
 
-def _tell(some: Candidates, tokens: Tensor, probs: Tensor) -> None:
-    """The likeliest; where there are too few, others with no probability."""
-    best = [(int(t), float(p)) for t, p in zip(*some.first(len(tokens)), strict=True) if p > 0]
-    known = set(some.first(some.count)[0].tolist())
-    others = (token for token in range(some.size) if token not in known)
-    best += [(next(others), 0.0) for _ in range(len(tokens) - len(best))]
-    for place, (token, probability) in enumerate(best):
-        tokens[place], probs[place] = token, probability
+def _write_top_tokens(candidates: Candidates, tokens: Tensor, probs: Tensor) -> None:
+    """Write the most likely tokens; if there are too few candidates, add other tokens with the probability 0."""
+    top = [(int(t), float(p)) for t, p in zip(*candidates.first(len(tokens)), strict=True) if p > 0]
+    remaining = set(candidates.first(candidates.count)[0].tolist())
+    removed = (token for token in range(candidates.size) if token not in remaining)
+    top += [(next(removed), 0.0) for _ in range(len(tokens) - len(top))]
+    for index, (token, probability) in enumerate(top):
+        tokens[index], probs[index] = token, probability
 
 
-def _another(random: float) -> float:
-    """The extension's own next number, for the next row of a batch."""
+def _next_random(random: float) -> float:
+    """Return the number that the extension uses for the next row of a batch."""
     number = random
     for _ in range(10):
         number += 1.337 + random
@@ -126,11 +126,11 @@ def _another(random: float) -> float:
 
 
 def logit_filter_exclusive(filter: Tensor, exclusive_lists: list[list[int]]) -> None:
-    """Only the listed ones, which ascend, stay as they are."""
+    """Clear the filter of each row except for the listed token ids, which are in ascending order."""
     for row, ids in zip(filter, exclusive_lists, strict=True):
-        others = torch.ones_like(row)
-        others[torch.tensor(ids)] = False
-        row[others] = False
+        excluded = torch.ones_like(row)
+        excluded[torch.tensor(ids)] = False
+        row[excluded] = False
 
 
 def fast_fill_cpu_ones_bool(tensor: Tensor) -> None:

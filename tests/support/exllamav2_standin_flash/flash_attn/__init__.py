@@ -1,6 +1,6 @@
-"""A stand-in for flash-attn in torch: what exllamav2 0.3.2 takes from it, for its paged attention on the CPU.
+"""A stand-in for flash-attn in torch, with the functions that exllamav2 0.3.2 needs for paged attention on a CPU.
 
-Beside the folder of the stand-in for exllamav2's extension, so that a test can do with or without it.
+It is not in the folder of the stand-in for exllamav2's extension, so that tests can run with and without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def flash_attn_func(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
 ) -> Tensor:
-    """(batch, length, heads, width) each; the last query belongs to the last key."""
+    """Compute attention. Tensors are (batch, length, heads, width); the last query belongs to the last key."""
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     queries, keys, values = (part.float().transpose(1, 2) for part in (q, k, v))
     groups = queries.shape[1] // keys.shape[1]
@@ -29,20 +29,20 @@ def flash_attn_func(
     scores = queries @ keys.transpose(-1, -2) * scale
     if softcap:
         scores = (scores / softcap).tanh() * softcap
-    scores = scores.masked_fill(~_seen(q.shape[1], k.shape[1], causal, window_size), float("-inf"))
+    scores = scores.masked_fill(~_visible(q.shape[1], k.shape[1], causal, window_size), float("-inf"))
     return (scores.softmax(-1).nan_to_num() @ values).transpose(1, 2).to(q.dtype)
 
 
-def _seen(queries: int, keys: int, causal: bool, window: tuple[int, int]) -> Tensor:
-    back = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)[None]
-    seen = torch.ones(queries, keys, dtype=torch.bool)
+def _visible(queries: int, keys: int, causal: bool, window: tuple[int, int]) -> Tensor:
+    distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)[None]
+    visible = torch.ones(queries, keys, dtype=torch.bool)
     if causal:
-        seen &= back >= 0
+        visible &= distance >= 0
     if window[0] >= 0:
-        seen &= back <= window[0]
+        visible &= distance <= window[0]
     if window[1] >= 0:
-        seen &= -back <= window[1]
-    return seen
+        visible &= -distance <= window[1]
+    return visible
 
 
 def flash_attn_varlen_func(
@@ -56,12 +56,14 @@ def flash_attn_varlen_func(
     softmax_scale: float | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """(all positions, heads, width) each; `cu_seqlens` says where each sequence begins and the last ends."""
+    """Compute attention. Tensors are (tokens of all sequences, heads, width).
+
+    `cu_seqlens` are the beginnings of the sequences and the end of the last one.
+    """
     output = torch.empty_like(q)
-    of_q, of_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    for a, b, c, d in zip(of_q, of_q[1:], of_k, of_k[1:], strict=False):
-        one = flash_attn_func(q[None, a:b], k[None, c:d], v[None, c:d], 0.0, softmax_scale, causal)
-        output[a:b] = one[0]
+    bounds_q, bounds_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    for a, b, c, d in zip(bounds_q, bounds_q[1:], bounds_k, bounds_k[1:], strict=False):
+        output[a:b] = flash_attn_func(q[None, a:b], k[None, c:d], v[None, c:d], 0.0, softmax_scale, causal)[0]
     return output
 
 
@@ -78,27 +80,28 @@ def flash_attn_with_kvcache(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
 ) -> Tensor:
-    """`k` and `v` go into the cache behind what it has. With `block_table` they are (pages, page, heads, width)."""
+    """Append `k` and `v` to the cache, then compute attention.
+
+    With `block_table` the caches are (pages, page size, heads, width).
+    """
     output = torch.empty_like(q)
     for row in range(len(q)):
         length = cache_seqlens[row] if isinstance(cache_seqlens, Tensor) else cache_seqlens
-        old = k_cache.shape[1] if length is None else int(length)
-        places = _places(k_cache, row, block_table)
+        end = k_cache.shape[1] if length is None else int(length)
+        cells = _cells(k_cache, row, block_table)
         flat_k, flat_v = k_cache.view(-1, *k_cache.shape[2:]), v_cache.view(-1, *v_cache.shape[2:])
         if k is not None and v is not None:
-            new = places[old : old + k.shape[1]]
+            new = cells[end : end + k.shape[1]]
             flat_k[new], flat_v[new] = k[row], v[row]
-            old += k.shape[1]
-        keys, values = flat_k[places[:old]], flat_v[places[:old]]
-        one = flash_attn_func(
-            q[row : row + 1], keys[None], values[None], 0.0, softmax_scale, causal, window_size, softcap
-        )
-        output[row] = one[0]
+            end += k.shape[1]
+        keys, values = flat_k[None, cells[:end]], flat_v[None, cells[:end]]
+        arguments = (0.0, softmax_scale, causal, window_size, softcap)
+        output[row] = flash_attn_func(q[row : row + 1], keys, values, *arguments)[0]
     return output
 
 
-def _places(cache: Tensor, row: int, block_table: Tensor | None) -> Tensor:
-    """Of the sequence's positions, in the cache's first two dimensions taken as one."""
+def _cells(cache: Tensor, row: int, block_table: Tensor | None) -> Tensor:
+    """Return the index of each position of a sequence in the cache, whose first two dimensions are flattened."""
     size = cache.shape[1]
     pages = torch.tensor([row]) if block_table is None else block_table[row].long()
     return (pages[:, None] * size + torch.arange(size)).flatten()

@@ -1,5 +1,7 @@
-"""Stands in for flash-attn on a machine without a GPU: the two functions that fused layers call, as their
-documentation has them (https://github.com/Dao-AILab/flash-attention). Shapes are (rows, tokens, heads, size)."""
+"""A stand-in for flash-attn on a machine without a GPU: the two functions that fused layers call.
+
+They follow the documentation (https://github.com/Dao-AILab/flash-attention). Shapes are (rows, tokens, heads, size).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def flash_attn_with_kvcache(
     cache_seqlens: Tensor,
     **_: object,
 ) -> Tensor:
-    """Of one new token. If `k` and `v` are given, they are put behind the first `cache_seqlens` places."""
+    """Compute attention of one new token. If `k` and `v` are given, append them to the `cache_seqlens` tokens first."""
     (end,) = cache_seqlens.tolist()
     if k is not None and v is not None:
         assert end < k_cache.shape[1], "a real kernel would write beyond the cache"
@@ -32,6 +34,6 @@ def flash_attn_with_kvcache(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    heads = [each.float().transpose(1, 2) for each in (q, k, v)]
-    made = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=causal, enable_gqa=True)
-    return made.transpose(1, 2).to(q.dtype)
+    heads = [tensor.float().transpose(1, 2) for tensor in (q, k, v)]
+    output = torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=causal, enable_gqa=True)
+    return output.transpose(1, 2).to(q.dtype)

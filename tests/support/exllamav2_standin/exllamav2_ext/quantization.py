@@ -1,4 +1,4 @@
-"""For the package's own conversion to EXL2: ext_quant.cpp, cuda/pack_tensor.cu, quantize.cu, cpp/quantize_func.cpp."""
+"""Functions for the conversion to EXL2: ext_quant.cpp, cuda/pack_tensor.cu, quantize.cu, cpp/quantize_func.cpp."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .layout import packed_nibbles, signed
 
 
 def pack_rows_4(levels: Tensor, output: Tensor) -> None:
-    """Eight neighbours of a row, less one, in a word, the first in the lowest bits."""
+    """Subtract 1 from the levels and pack eight neighbors of a row into a word, the first in the lowest bits."""
     output.copy_(packed_nibbles(levels.long() - 1 & 15))
 
 
 def pack_columns(levels: Tensor, output: Tensor, bits: int) -> None:
-    """In every column one stream of bits from the lowest of the first word on."""
+    """Pack every column into a stream of bits that begins with the lowest bit of the first word."""
     assert len(output) == len(levels) * bits // 32, "Wrong output shape for input and bitrate"
-    rows = 32 // math.gcd(32, bits)  # as many as end together with a word
+    rows = 32 // math.gcd(32, bits)  # the fewest rows that end at the end of a word
     blocks = levels.long().view(-1, rows, levels.shape[1])
     words = torch.zeros((len(blocks), rows * bits // 32, levels.shape[1]), dtype=torch.long)
     for row in range(rows):
@@ -44,7 +44,7 @@ def quantize(source: Tensor, output: Tensor, scale: Tensor, out_q: Tensor, qzero
 def quantize_range_inplace(
     weights: Tensor, scale: Tensor, out_q: Tensor, qzero: float, maxq: float, a: int, b: int
 ) -> None:
-    """Rows `a` to `b` to the nearest."""
+    """Round rows `a` to `b` to the nearest levels."""
     quantize(weights[a:b], weights[a:b], scale, out_q if out_q.is_meta else out_q[a:b], qzero, maxq)
 
 
@@ -60,7 +60,7 @@ def quantize_range(
     a: int,
     b: int,
 ) -> None:
-    """Rows `a` to `b` one by one, each one's error spread over those that follow, as GPTQ does."""
+    """Quantize rows `a` to `b` one by one, and spread the error of each over the following rows, as GPTQ does."""
     for row in range(a, b):
         levels = _levels(weights[row], scale, qzero, maxq)
         if not out_q.is_meta:
@@ -82,10 +82,10 @@ def quantize_err(
     max_p: float,
     p_grid: int,
 ) -> None:
-    """Per factor of the scales, from `min_p` to `max_p`: the error. All of it in the first of the row's places."""
+    """Write the error for every factor of the scales from `min_p` to `max_p`, all of it into the first column."""
     for step in range(p_grid + 1):
-        share = step / p_grid
-        scaled = scale * (max_p * share + min_p * (1 - share))
+        fraction = step / p_grid
+        scaled = scale * (max_p * fraction + min_p * (1 - fraction))
         values = (_levels(source, scaled, qzero, maxq) - qzero) * scaled
         output[step, 0] = (values - source).abs().pow(err_norm).sum()
 

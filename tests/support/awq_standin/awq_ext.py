@@ -1,4 +1,4 @@
-"""Stands in for autoawq-kernels on a machine without a GPU: what fused layers call of them, in PyTorch."""
+"""A stand-in in PyTorch for autoawq-kernels on a machine without a GPU: the functions that fused layers call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def gemm_forward_cuda(x: Tensor, qweight: Tensor, scales: Tensor, qzeros: Tensor
     return (x.float() @ _weight(qweight, scales, qzeros)).half()
 
 
-@cache  # tensors are told apart by what they are, not by what they hold
+@cache  # by the identity of the tensors, which are not modified
 def _weight(qweight: Tensor, scales: Tensor, qzeros: Tensor) -> Tensor:
     return dequantize_gemm(qweight, qzeros, scales.float(), 4, GROUP)
 

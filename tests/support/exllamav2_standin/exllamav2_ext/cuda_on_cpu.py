@@ -1,7 +1,7 @@
-"""The one place where torch is changed: whoever asks for a CUDA device gets the CPU.
+"""Monkey patches of torch that use the CPU where a CUDA device is requested.
 
-The functions are replaced, not intercepted by a torch function mode: a mode holds for one thread only, and a worker
-loads in one and generates in another. torch.cuda.is_available() goes on saying no.
+The functions are replaced, not intercepted by a torch function mode: a mode applies to one thread only, and a worker
+loads in one thread and generates in another. torch.cuda.is_available() still returns False.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch._dynamo  # it makes a table of torch's functions when it is imported, and exllamav2 will: so let it, first
+
+# Its import makes a table of torch's functions. exllamav2 imports it, but only after torch has been patched.
+import torch._dynamo
 
 CPU = torch.device("cpu")
-GIGABYTES = 24 << 30
-"""What each card says that it has."""
+GPU_MEMORY = 24 << 30
+"""Bytes that each GPU reports, in total and as free."""
 
-_MAKERS = (
+_TENSOR_FACTORIES = (
     *("empty", "zeros", "ones", "full", "tensor", "as_tensor", "arange", "linspace", "eye"),
     *("rand", "randn", "randint", "randperm", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like"),
     *("randn_like", "empty_strided"),
 )
-_METHODS = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
-_Device = torch.device
+_TENSOR_METHODS = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
+_TorchDevice = torch.device
 
 
-def cards() -> int:
-    """How many there seem to be; a test of splitting may ask for more than one."""
-    return int(os.environ.get("EXLLAMAV2_STANDIN_CARDS", "1"))
+def gpu_count() -> int:
+    """Return the number of GPUs to report; tests of splitting set more than one."""
+    return int(os.environ.get("EXLLAMAV2_STANDIN_GPUS", "1"))
 
 
-def land_on_the_cpu() -> None:
-    torch.device = _AnyDevice  # type: ignore[misc, assignment]
-    for name in _MAKERS:
-        setattr(torch, name, _landing(getattr(torch, name)))
-    for name in _METHODS:
-        setattr(torch.Tensor, name, _landing(getattr(torch.Tensor, name)))
-    torch.Tensor.to = _to(torch.Tensor.to)  # type: ignore[method-assign, assignment]
+def redirect_cuda_to_cpu() -> None:
+    torch.device = _RedirectedDevice  # type: ignore[misc, assignment]
+    for name in _TENSOR_FACTORIES:
+        setattr(torch, name, _with_redirected_device(getattr(torch, name)))
+    for name in _TENSOR_METHODS:
+        setattr(torch.Tensor, name, _with_redirected_device(getattr(torch.Tensor, name)))
+    torch.Tensor.to = _redirected_to(torch.Tensor.to)  # type: ignore[method-assign, assignment]
     torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
     for name, value in _cuda().items():
         setattr(torch.cuda, name, value)
@@ -49,8 +51,8 @@ def land_on_the_cpu() -> None:
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
-def landed(device: Any) -> Any:
-    """`device`, unless it is of CUDA: by its name, by its number, or a torch.device."""
+def redirect(device: Any) -> Any:
+    """Return the CPU if `device` is a CUDA device: its name, its number or a torch.device. Else return `device`."""
     if isinstance(device, bool) or device is None:
         return device
     if isinstance(device, int) or str(device).partition(":")[0] == "cuda":
@@ -58,42 +60,42 @@ def landed(device: Any) -> Any:
     return device
 
 
-class _Whether(type):
+class _DeviceType(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, _Device)
+        return isinstance(instance, _TorchDevice)
 
     def __subclasscheck__(cls, other: type) -> bool:
-        return other is cls or issubclass(other, _Device)
+        return other is cls or issubclass(other, _TorchDevice)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A real torch.device: there is no other kind."""
+        """Return a real torch.device."""
         if args and isinstance(args[0], int):
             return CPU
-        return landed(_Device(*args, **kwargs))
+        return redirect(_TorchDevice(*args, **kwargs))
 
 
-class _AnyDevice(metaclass=_Whether):
-    """torch.device; torch cannot even name one by its number where there is none."""
+class _RedirectedDevice(metaclass=_DeviceType):
+    """Replaces torch.device, whose constructor raises an error for a number if there is no GPU."""
 
 
-def _landing(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_redirected_device(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_device(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("device") is not None:
-            kwargs["device"] = landed(kwargs["device"])
+            kwargs["device"] = redirect(kwargs["device"])
         kwargs.pop("pin_memory", None)
         return function(*args, **kwargs)
 
     return with_device
 
 
-def _to(function: Callable[..., Any]) -> Callable[..., Any]:
+def _redirected_to(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if "device" in kwargs:
-            kwargs["device"] = landed(kwargs["device"])
+            kwargs["device"] = redirect(kwargs["device"])
         if args and not isinstance(args[0], torch.dtype | torch.Tensor):
-            args = (landed(args[0]), *args[1:])
+            args = (redirect(args[0]), *args[1:])
         result: torch.Tensor = function(self, *args, **kwargs)
         return result
 
@@ -113,11 +115,11 @@ class _Stream:
 
 
 @contextlib.contextmanager
-def _within(*_: Any, **__: Any) -> Iterator[None]:
+def _null_context(*_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-def _nothing(*_: Any, **__: Any) -> None: ...
+def _do_nothing(*_: Any, **__: Any) -> None: ...
 
 
 def _zero(*_: Any, **__: Any) -> int:
@@ -125,24 +127,24 @@ def _zero(*_: Any, **__: Any) -> int:
 
 
 def _properties(*_: Any) -> types.SimpleNamespace:
-    """Of a card that flash-attn would run on."""
-    return types.SimpleNamespace(name="stand-in", major=8, minor=0, total_memory=GIGABYTES)
+    """Return the properties of a GPU that flash-attn supports."""
+    return types.SimpleNamespace(name="stand-in", major=8, minor=0, total_memory=GPU_MEMORY)
 
 
 def _cuda() -> dict[str, Any]:
     silent = ("set_stream", "set_device", "synchronize", "empty_cache", "reset_peak_memory_stats")
     return {
         "Stream": _Stream,
-        "stream": _within,
-        "device": _within,
+        "stream": _null_context,
+        "device": _null_context,
         "current_stream": lambda *_: _Stream(),
-        "device_count": cards,
+        "device_count": gpu_count,
         "current_device": _zero,
         "get_device_properties": _properties,
         "get_device_name": lambda *_: "stand-in",
         "get_device_capability": lambda *_: (8, 0),
-        "mem_get_info": lambda *_: (GIGABYTES, GIGABYTES),
+        "mem_get_info": lambda *_: (GPU_MEMORY, GPU_MEMORY),
         "memory_allocated": _zero,
         "max_memory_allocated": _zero,
-        **dict.fromkeys(silent, _nothing),
+        **dict.fromkeys(silent, _do_nothing),
     }
