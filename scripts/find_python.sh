@@ -1,5 +1,5 @@
-# Sourced by start.sh and test.sh in the project's folder. Sets $python to the interpreter that runs the set-up: .venv's
-# own if it works. Everything else is done in Python.
+# Sourced by start.sh and test.sh in the project's folder. Sets $python to the interpreter for the setup: that of .venv if
+# it works. The rest of the setup is written in Python.
 #
 # Exits with a message if there is no Python 3.10 to 3.13 with the module venv.
 
@@ -14,22 +14,22 @@ describe_python() {
 import sys
 try:
     import ensurepip, venv
-    found = " venv"
+    suffix = " venv"
 except ImportError:
-    found = ""
-print("%d.%d%s" % (*sys.version_info[:2], found))' 2>/dev/null
+    suffix = ""
+print("%d.%d%s" % (*sys.version_info[:2], suffix))' 2>/dev/null
 }
 
 find_python() {
-    local candidate found unsuitable='' without_venv=''
+    local candidate description unsuitable='' without_venv=''
     local -a candidates=(python3.11 python3.12 python3.13 python3.10 python3)
     [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
     for candidate in "${candidates[@]}"; do
-        found=$(describe_python "$candidate") || continue # for example a pyenv shim without its Python
-        case $found in
+        description=$(describe_python "$candidate") || continue # for example a pyenv shim without its Python
+        case $description in
             "3.1"[0-3]" venv") python=$candidate && return ;;
-            "3.1"[0-3]) without_venv=${without_venv:-$found} ;;
-            *) unsuitable+=" $candidate=${found% venv}" ;;
+            "3.1"[0-3]) without_venv=${without_venv:-$description} ;;
+            *) unsuitable+=" $candidate=${description% venv}" ;;
         esac
     done
     if [[ -n $without_venv ]]; then

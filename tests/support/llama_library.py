@@ -1,4 +1,4 @@
-"""Ask the installed llama.cpp in a child process, so that this one never imports it."""
+"""Query the installed llama.cpp in a child process, so that this process never imports it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(json.dumps(dataclasses.asdict(installed_build())))
 
 
 def run_python(program: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a Python program in a process of its own and wait for its end."""
+    """Run a Python program in a child process and wait for its end."""
     command = [sys.executable, "-c", program]
     return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120)
 

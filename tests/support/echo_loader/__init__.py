@@ -1,1 +1,1 @@
-"""The example of CONTRIBUTING.md: the folder of a new loader, whose model repeats the prompt."""
+"""The folder of a new loader, as an example for CONTRIBUTING.md. Its model repeats the prompt."""

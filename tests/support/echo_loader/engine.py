@@ -1,4 +1,4 @@
-"""Worker half: the engine. A real one imports its backend in this file."""
+"""The engine, which runs in the worker. A real one imports its backend in this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the row of the registry names: how to load a model, and what loading would do."""
+"""The module that the registry row names: load a model, and explain what loading would do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.echo_loader.arguments import arguments, notes
 
 
 def _load(path: Path, options: Mapping[str, Value], report: Report) -> SerialEngine:
-    from tests.support.echo_loader.engine import Echo  # here, so that explaining does not import the backend
+    from tests.support.echo_loader.engine import Echo  # Imported late, so that explaining does not import the backend.
 
     return Echo(path, options, report)
 
