@@ -1,6 +1,8 @@
-"""Run the real `server.py` and a real Chromium: one server and one browser for all tests, a new window per test.
+"""Run the real `server.py` and a real Chromium. One browser serves all tests; servers and windows are shared where a
+test does not need its own, because opening the page takes longer than most tests.
 
-Both end with this folder's tests: Playwright keeps an event loop running, in which no other test could start its own.
+Browser and servers end with this folder's tests: Playwright keeps an event loop running, in which no other test could
+start its own.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,8 @@ expect.set_options(timeout=15_000)
 
 
 _PORTS: list[int] = []
-"""Those that servers have had. One takes the first that is free: to the browser it is the same server, so that it need
-not fetch and compile the scripts of the page again."""
+"""Ports that servers have used. A server takes the first free one: the browser then takes it for the same server and
+does not fetch and compile the scripts of the page again."""
 
 
 def _port() -> int:
@@ -45,13 +47,13 @@ def _port() -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:  # another server has it
+            except OSError:  # another server uses it
                 continue
-            found = int(probe.getsockname()[1])
+            free = int(probe.getsockname()[1])
             break
-    if found not in _PORTS:
-        _PORTS.append(found)
-    return found
+    if free not in _PORTS:
+        _PORTS.append(free)
+    return free
 
 
 @functools.cache
@@ -60,21 +62,23 @@ def _template() -> ServerTemplate:
 
 
 class Server:
-    """A running server.py with `flags`, over a folder of models of its own: a fork of a process that has its modules
-    imported, or `program` in a process of its own."""
+    """A running server.py with `flags` and the models in `folder`/models.
+
+    It is a fork of a process that has imported the modules already, unless `program` is given: the command to run.
+    """
 
     def __init__(self, folder: Path, *flags: str, program: Sequence[str] = ()) -> None:
         self.port = _port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.models = folder / "models"
         self.log = folder / "server.log"
-        words = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
+        arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
         self.process: subprocess.Popen[bytes] | ForkedProcess
         if program:
             with self.log.open("wb") as log:
-                self.process = subprocess.Popen([*program, *words], cwd=ROOT, stdout=log, stderr=log)
+                self.process = subprocess.Popen([*program, *arguments], cwd=ROOT, stdout=log, stderr=log)
         else:
-            self.process = _template().start(words, self.log)
+            self.process = _template().start(arguments, self.log)
         self._wait()
 
     def _wait(self) -> None:
@@ -90,16 +94,18 @@ class Server:
 
     @property
     def workers(self) -> set[int]:
-        """The process ids of its workers: one explains options, another holds the model."""
+        """The process ids of its workers: one describes loads in advance, another holds the model."""
         return worker_pids(self.process.pid)
 
     def worker(self) -> int:
-        """The process id of the worker that holds the model, and so the most memory: another one explains options."""
+        """The process id of the worker that holds the model: the one with the most memory."""
         workers = self.workers
         assert workers
         return max(workers, key=resident_memory)
 
     def stop(self) -> None:
+        """End the server; close the window that is kept open on its page."""
+        _close_kept(self.url)
         self.process.send_signal(signal.SIGINT)
         self.process.wait(20)
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
@@ -121,6 +127,7 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=system_packages.browser(), args=CHROMIUM_FLAGS)
         yield browser
+        _close_kept()
         browser.close()
     if _template.cache_info().currsize:
         _template().close()
@@ -128,7 +135,7 @@ def chromium() -> Iterator[Browser]:
 
 
 _CONTEXTS: dict[object, list[BrowserContext]] = {}
-"""Those that no window has, by their browser, language, size and colour scheme."""
+"""Contexts that no window uses, by browser, language, size and color scheme."""
 
 
 def _context(browser: Browser, language: str, size: tuple[int, int], scheme: str) -> BrowserContext:
@@ -143,11 +150,13 @@ def _context(browser: Browser, language: str, size: tuple[int, int], scheme: str
 
 
 class Window:
-    """A browser window on the page, and what a person does there. It fails if anything asks the outside world."""
+    """A browser window on the page, and what a person does there. A request to any other host is a fault."""
 
     def __init__(self, browser: Browser, url: str, language: str, size: tuple[int, int], scheme: str = "light") -> None:
         self.url = url
         self.language = language
+        self.size = size
+        self.scheme = scheme
         self.faults: list[str] = []
         self._idle = _CONTEXTS.setdefault((browser, language, size, scheme), [])
         self.context = self._idle.pop() if self._idle else _context(browser, language, size, scheme)
@@ -163,7 +172,7 @@ class Window:
     def open(self, path: str) -> None:
         self.page.goto(self.url + path)
         expect(self.page.locator("#tx-send")).to_be_visible(timeout=30_000)
-        # The page asks for the model to show as soon as its handlers are attached; the loader's class is the sign.
+        # The page asks for its model as soon as its handlers are attached, and then sets the class of the loader.
         expect(self.page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
 
     def tab(self, name: str) -> None:
@@ -174,7 +183,7 @@ class Window:
         self.page.get_by_role("option", name=name, exact=True).click()
 
     def pick(self, name: str) -> None:
-        """Choose a model, and wait for its settings: they would overwrite what is typed before they are there."""
+        """Choose a model and wait for its settings, which would overwrite what is typed before they arrive."""
         self.choose("tx-model", name)
         expect(self.page.locator("#tx-facts [data-model]")).to_have_attribute("data-model", name)
         expect(self.page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", name)
@@ -200,12 +209,13 @@ class Window:
         expect(self.page.locator("#tx-pill .tx-ready")).to_be_visible(timeout=30_000)
 
     def set_parameter(self, key: str, value: str) -> None:
-        """Set it in its tab, and go back to the chat."""
-        self.tab("参数" if self.language == "zh" else "Parameters")
+        """Set a generation parameter in its tab, and return to the chat."""
         box = self.page.locator(f"#tx-gen-{key} input[type=number]").first
-        # What is inside is mounted only now, and shows its own value once more when that is done.
+        mounted = box.count() > 0
+        self.tab("参数" if self.language == "zh" else "Parameters")
         expect(box).to_be_visible()
-        self.page.wait_for_timeout(600)
+        if not mounted:  # the content of the tab is mounted when it is first shown, and sets the field once more then
+            self.page.wait_for_timeout(600)
         box.fill(value)
         box.blur()
         expect(box).to_have_value(value)
@@ -221,8 +231,8 @@ class Window:
         return self.page.locator("#tx-chat [data-testid=bot]")
 
     def close(self) -> None:
-        """Leave the context as new, but for what it has cached, to the next window of its kind."""
-        with contextlib.suppress(Error):  # a page that is no server's has no storage
+        """Close the page; keep its context, emptied except for the HTTP cache, for the next window like this one."""
+        with contextlib.suppress(Error):  # a page without an origin has no storage
             self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
         for page in self.context.pages:
             page.close()
@@ -231,12 +241,57 @@ class Window:
         assert not self.faults, self.faults
 
 
+_KEPT: list[Window] = []
+"""The window that the last test left open, if any."""
+
+
+def _close_kept(url: str = "") -> None:
+    """Close the kept window, if it is on the page at `url`."""
+    if _KEPT and _KEPT[0].url.startswith(url):
+        _KEPT.pop().close()
+
+
+@contextlib.contextmanager
+def kept_open(
+    chromium: Browser, server: Server, language: str = "zh", size: tuple[int, int] = (1440, 900), scheme: str = "light"
+) -> Iterator[tuple[Window, bool]]:
+    """Yield a window and whether it is new. It stays open afterwards for the next test that asks for the same kind.
+
+    What the page shows is left as it is: the test sets what it depends on.
+    """
+    wanted = (server.url, language, size, scheme)
+    kept = _KEPT.pop() if _KEPT else None
+    if kept is not None and (kept.url, kept.language, kept.size, kept.scheme) != wanted:
+        kept.close()
+        kept = None
+    window = kept or Window(chromium, server.url, language, size, scheme)
+    try:
+        yield window, kept is None
+        assert not window.faults, window.faults
+    except BaseException:
+        window.faults.clear()
+        window.close()
+        raise
+    _close_kept()
+    _KEPT.append(window)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
+    """After a failure, do not pass the window on to the next test."""
+    report = yield
+    if report.failed:
+        with contextlib.suppress(AssertionError):  # its faults have failed the test already, or came after it
+            _close_kept()
+    return report
+
+
 @contextlib.contextmanager
 def opened(
-    chromium: Browser, place: Path, option: str, language: str = "zh", width: int = 1440, *flags: str
+    chromium: Browser, folder: Path, option: str, language: str = "zh", width: int = 1440, *flags: str
 ) -> Iterator[Window]:
-    """The Model tab of a server that was just started over `place` with `flags`, once it shows `option`."""
-    server = Server(place, "--settings", str(place / "settings.yaml"), *flags)
+    """Start a server with the models in `folder` and open its Model tab; yield the window once it shows `option`."""
+    server = Server(folder, "--settings", str(folder / "settings.yaml"), *flags)
     try:
         with contextlib.closing(Window(chromium, server.url, language, (width, 900))) as window:
             window.tab("模型" if language == "zh" else "Model")
@@ -248,9 +303,22 @@ def opened(
 
 @pytest.fixture
 def window(chromium: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Window]:
-    """A desktop window in Chinese; `@pytest.mark.window(language, width, height)` asks for another."""
+    """A new desktop window in Chinese; `@pytest.mark.window(language, width, height)` asks for another."""
     marker = request.node.get_closest_marker("window")
     language, width, height = marker.args if marker else ("zh", 1440, 900)
-    opened = Window(chromium, server.url, language, (width, height))
-    yield opened
-    opened.close()
+    new_window = Window(chromium, server.url, language, (width, height))
+    yield new_window
+    new_window.close()
+
+
+@pytest.fixture
+def shared_window(chromium: Browser, server: Server) -> Iterator[Window]:
+    """A desktop window in Chinese that tests pass on to each other, with an empty conversation."""
+    with kept_open(chromium, server) as (window, new):
+        if not new:
+            window.page.keyboard.press("Escape")  # an open menu
+            window.tab("聊天")
+            window.page.locator("#tx-text textarea").fill("")
+            window.page.locator("#tx-new").click()
+            expect(window.answers).to_have_count(0)
+        yield window

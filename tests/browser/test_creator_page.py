@@ -1,4 +1,7 @@
-"""The llamacpp_HF creator on the page: a GGUF file is moved to its tokenizer, and the menu shows its new name."""
+"""The llamacpp_HF creator on the page: a GGUF file is moved to its tokenizer, and the menu shows its new name.
+
+The load with llamacpp_HF that follows is tested in tests/test_llamacpp_hf_creator.py.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from tests.support.downloading import until
 from tests.support.hub_server import HubServer
 
 REPO, NAME = "user/model", "model.gguf"
-TAKEN = ("config.json", "tokenizer.json", "tokenizer_config.json")
+DOWNLOADED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def stacked(page: Page, width: int) -> bool | None:
-    """Whether the two fields are one below the other; None if they are not within the page."""
-    found = [page.locator(f"#tx-creator-{each}").bounding_box() for each in ("model", "address")]
+    """Return whether the two fields are one below the other; None if they are not within the page."""
+    found = [page.locator(f"#tx-creator-{field}").bounding_box() for field in ("model", "address")]
     boxes = [box for box in found if box and box["x"] >= 0 and box["x"] + box["width"] <= width]
     return boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"] if len(boxes) == 2 else None
 
 
-def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
-    chromium: Browser, tmp_path: Path, smollm2: Path, smollm2_folder: Path
+def test_a_model_is_moved_to_its_tokenizer_and_selected_for_llamacpp_hf(
+    chromium: Browser, tmp_path: Path, tiny: Path, tiny_folder: Path
 ) -> None:
     (tmp_path / "models").mkdir()
-    shutil.copy(smollm2, tmp_path / "models" / NAME)
+    shutil.copy(tiny, tmp_path / "models" / NAME)
     (tmp_path / "settings.yaml").touch()
     with HubServer() as hub:
-        hub.add(REPO, {each: smollm2_folder / each for each in TAKEN})
+        hub.add(REPO, {name: tiny_folder / name for name in DOWNLOADED})
         with opened(chromium, tmp_path, "n_ctx", "zh", 390, "--hf-endpoint", hub.url) as window:
             page = window.page
             page.locator("#tx-creator > button").click()
@@ -49,6 +52,4 @@ def test_a_model_is_moved_to_its_tokenizer_and_loads_with_llamacpp_hf(
             page.screenshot(path=tmp_path / "creator.png", full_page=True)
             expect(page.locator("#tx-model input")).to_have_value(moved)
             expect(page.locator("#tx-marks [data-marks]")).to_have_attribute("data-model", moved)
-            page.locator("#tx-load").click()
-            window.loaded()
-            expect(page.locator("#tx-pill .tx-ready")).to_contain_text("llamacpp_HF")
+            expect(page.locator("#tx-loader input")).to_have_value("llamacpp_HF")

@@ -1,4 +1,7 @@
-"""LoRAs on the page: two are applied and removed and change the answer; a refusal; saved with the model."""
+"""LoRAs on the page: two are applied and removed and change the answer; a refusal; saved with the model.
+
+That saved LoRAs are applied after a restart is tested in tests/lora/test_manager.py.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from tests.support.trained_loras import LESSONS
 
 
 @pytest.fixture
-def place(tmp_path: Path, smollm2: Path, loras_folder: Path) -> Path:
-    """The demo model, two LoRAs for it and one for a wider model; answers are the likeliest."""
+def folder(tmp_path: Path, smollm2: Path, loras_folder: Path) -> Path:
+    """A folder with the demo model, two LoRAs for it and one for a wider model. Answers are the likeliest."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / smollm2.name).symlink_to(smollm2)
     shutil.copytree(loras_folder, tmp_path / "loras")
@@ -36,30 +39,30 @@ def choose(window: Window, *names: str) -> None:
 
 
 def answer(window: Window, lora: str) -> str:
-    """What a new chat answers to the beginning that `lora` has learned to go on from."""
+    """Return the answer, in a new chat, to the beginning of the text that `lora` was trained on."""
     before = window.answers.count()
     window.ask(LESSONS[lora].beginning)
     expect(window.page.locator("#tx-chat-line")).to_contain_text("词符/秒")
-    said = window.answers.nth(before).inner_text()
+    text = window.answers.nth(before).inner_text()
     window.page.locator("#tx-new").click()
     expect(window.answers).to_have_count(0)
-    return said
+    return text
 
 
-def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, place: Path) -> None:
-    none, flags = "未应用 LoRA", ("--lora-dir", str(place / "loras"))
-    with opened(chromium, place, "n_ctx", "zh", 400, *flags) as window:
+def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, folder: Path) -> None:
+    nothing_applied = "未应用 LoRA"
+    with opened(chromium, folder, "n_ctx", "zh", 400, "--lora-dir", str(folder / "loras")) as window:
         page, status = window.page, window.page.locator("#tx-lora-status")
         page.locator("#tx-load").click()
         window.loaded()
-        expect(status).to_contain_text(none)
+        expect(status).to_contain_text(nothing_applied)
         alone = {lora: answer(window, lora) for lora in LESSONS}
         window.tab("模型")
         choose(window, *LESSONS)
         page.locator("#tx-lora-apply").click()
         expect(status).to_contain_text("已应用")
         expect(status.locator("li")).to_have_count(2)
-        page.screenshot(path=place / "loras.png", full_page=True)
+        page.screenshot(path=folder / "loras.png", full_page=True)
         for lora, lesson in LESSONS.items():
             assert lesson.words in answer(window, lora)
 
@@ -70,7 +73,7 @@ def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, p
         expect(status.locator("li")).to_have_count(2)
 
         page.locator("#tx-lora-remove").click()
-        expect(status).to_contain_text(none)
+        expect(status).to_contain_text(nothing_applied)
         expect(page.locator("#tx-lora-rows [data-lora]")).to_have_count(0)
         assert {lora: answer(window, lora) for lora in LESSONS} == alone
 
@@ -81,10 +84,10 @@ def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, p
         expect(status.locator("li")).to_contain_text("× 0.75")
         page.locator("#tx-save").click()
         expect(page.locator("#tx-status")).to_contain_text("已将")
-
-    with opened(chromium, place, "n_ctx", "zh", 1440, *flags) as window:
-        window.page.locator("#tx-load").click()
+        page.locator("#tx-reload").click()
+        expect(page.locator("#tx-pill .tx-loading")).to_be_visible()
         window.loaded()
-        expect(window.page.locator("#tx-lora-status li")).to_contain_text("green × 0.75")
-        expect(window.page.locator('#tx-lora-rows input[type="number"]')).to_have_value("0.75")
+        expect(status.locator("li")).to_contain_text("green × 0.75")
+        window.open("/")
+        expect(page.locator('#tx-lora-rows input[type="number"]')).to_have_value("0.75")
         assert LESSONS["green"].words in answer(window, "green")

@@ -1,0 +1,47 @@
+"""The Parameters tab: the preset in use is shown on a new page, also after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.app import App
+from modules.config.presets import Presets
+from modules.config.yaml_file import YamlFile
+from modules.ui.handlers import Page
+from modules.ui.parameters.tab import ParametersTab
+from tests.support.page_parts import AsCalled, page_parts
+
+
+@pytest.fixture
+def make_tab(make_app: Callable[..., App], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Build the tab of a program that has just been started."""
+
+    def make() -> Any:
+        app = make_app()
+        monkeypatch.setattr(app, "presets", Presets(tmp_path / "presets"))
+        with page_parts() as blocks:
+            tab = ParametersTab(Page(app, "en"))
+            tab.on_page_load(blocks.load)
+        return AsCalled(blocks, tab)
+
+    return make
+
+
+def test_a_saved_preset_is_shown_after_a_restart(make_tab: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    tab = make_tab()
+    values = {widget: widget.value for widget in tab.widgets.values()}
+    values |= {tab.widgets["temperature"]: 1.3, tab.widgets["top_k"]: 33, tab.name: "mine", tab.preset: None}
+    saved = tab.save_preset(values)
+    assert "mine" in saved[tab.line] and saved[tab.preset]["value"] == "mine"
+    assert YamlFile(tmp_path / "settings.yaml").read() == {"preset": "mine"}
+
+    restarted = make_tab()
+    shown = restarted.open_page()
+    assert (shown[restarted.preset]["value"], shown[restarted.name]) == ("mine", "mine")
+    picked = restarted.pick_preset("mine")
+    assert (picked[restarted.widgets["temperature"]], picked[restarted.widgets["top_k"]]) == (1.3, 33)
