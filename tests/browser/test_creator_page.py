@@ -20,8 +20,8 @@ DOWNLOADED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 def stacked(page: Page, width: int) -> bool | None:
     """Return whether the two fields are one below the other; None if they are not within the page."""
-    found = [page.locator(f"#tx-creator-{field}").bounding_box() for field in ("model", "address")]
-    boxes = [box for box in found if box and box["x"] >= 0 and box["x"] + box["width"] <= width]
+    fields = [page.locator(f"#tx-creator-{field}").bounding_box() for field in ("model", "address")]
+    boxes = [box for box in fields if box and box["x"] >= 0 and box["x"] + box["width"] <= width]
     return boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"] if len(boxes) == 2 else None
 
 

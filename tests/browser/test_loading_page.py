@@ -73,7 +73,7 @@ def window(chromium: Browser, server: Server) -> Iterator[Window]:
     with kept_open(chromium, server, "en") as (window, new):
         window.tab("Model")
         if not new:
-            shows_empty(window)
+            expect(pill(window, "empty")).to_be_visible()
             pick(window, SECOND)
             pick(window, FIRST)
         expect(window.page.locator("#tx-notes details pre")).to_have_count(1)
