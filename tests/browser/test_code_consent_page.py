@@ -34,5 +34,5 @@ def test_changed_code_is_listed_and_runs_once_the_owner_agrees(
         expect(page.locator("#tx-pill .tx-empty")).to_be_visible()
         agree = page.get_by_role("button", name="我已检查这些文件，信任其当前内容")
         agree.click()
-        window.loaded()
+        window.loaded(120)
         expect(agree).to_be_hidden()
