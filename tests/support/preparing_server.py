@@ -2,8 +2,7 @@
 
 A stand-in for the compilation takes STEPS steps, of which the number in <folder>/allowed may be done; it fails with the
 text of <folder>/failure while that file exists. Everything else is real: the state of the installation, the page, and
-the engine, which uses the tests' llama_cpp. pip and the compilation of a package are tested in
-tests/setup.
+the engine, which uses the tests' llama_cpp. pip and the compilation of a package are tested in tests/setup.
 """
 
 from __future__ import annotations
