@@ -42,6 +42,7 @@ def answer(window: Window, lora: str) -> str:
     """Return the answer, in a new chat, to the beginning of the text that `lora` was trained on."""
     before = window.answers.count()
     window.ask(LESSONS[lora].beginning)
+    expect(window.answers).to_have_count(before + 1)  # until then, the line is that of the answer before
     expect(window.page.locator("#tx-chat-line")).to_contain_text("词符/秒")
     text = window.answers.nth(before).inner_text()
     window.page.locator("#tx-new").click()
