@@ -61,7 +61,7 @@ def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, f
         window.tab("模型")
         choose(window, *LESSONS)
         page.locator("#tx-lora-apply").click()
-        expect(status).to_contain_text("已应用")
+        expect(status).to_contain_text("已应用", timeout=60_000)  # two LoRAs are converted first
         expect(status.locator("li")).to_have_count(2)
         page.screenshot(path=folder / "loras.png", full_page=True)
         for lora, lesson in LESSONS.items():
