@@ -90,5 +90,6 @@ def test_two_loras_change_the_answer_while_they_are_applied(chromium: Browser, f
         window.loaded()
         expect(status.locator("li")).to_contain_text("green × 0.75")
         window.open("/")
+        window.tab("模型")
         expect(page.locator('#tx-lora-rows input[type="number"]')).to_have_value("0.75")
         assert LESSONS["green"].words in answer(window, "green")
