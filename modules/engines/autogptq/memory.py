@@ -11,9 +11,7 @@ from modules.engines.legacy import memory
 from modules.engines.memory import Estimate, Options
 from modules.formats.model_shape import ModelShape
 
-_KERNELS = Kernels(
-    libraries=20_000_000, cpu_bits=KERNEL_BITS, unpacking=14, unpacks_on_gpu=True, repacking=12, output=2
-)
+_KERNELS = Kernels(libraries=0, cpu_bits=KERNEL_BITS, unpacking=14, unpacks_on_gpu=True, repacking=12, output=2)
 
 
 def placed(shape: ModelShape, options: Options, gpus: Sequence[int] = (), tokens: int = 0) -> tuple[Estimate, ...]:
