@@ -172,10 +172,10 @@ def tokenizer_files(repository: Repository, folder: str = "") -> tuple[str, ...]
     """Return the paths of the tokenizer's files directly in `folder`. Raises TokenizerMissing."""
     prefix = f"{folder}/" if folder else ""
     names = {file.path.removeprefix(prefix) for file in repository.files}
-    found = sorted(name for name in names if _is_tokenizer_file(name))
-    if "tokenizer_config.json" not in found or not set(VOCABULARIES).intersection(found):
+    tokenizer_files = sorted(name for name in names if _is_tokenizer_file(name))
+    if "tokenizer_config.json" not in tokenizer_files or not set(VOCABULARIES).intersection(tokenizer_files):
         raise TokenizerMissing(repository.name)
-    return tuple(prefix + name for name in found)
+    return tuple(prefix + name for name in tokenizer_files)
 
 
 def _is_tokenizer_file(name: str) -> bool:

@@ -205,8 +205,8 @@ def _file_state(file: RemoteFile, path: Path) -> str:
     try:
         if os.fstat(descriptor).st_size != file.size:
             return "damaged"
-        found = hash_file(descriptor, new_digest(file), lambda _: None)
-        return "ok" if found == expected_hash(file) else "damaged"
+        digest = hash_file(descriptor, new_digest(file), lambda _: None)
+        return "ok" if digest == expected_hash(file) else "damaged"
     except OSError:  # a folder, or a disk that cannot be read
         return "damaged"
     finally:

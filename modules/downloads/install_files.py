@@ -72,8 +72,8 @@ class InstallTarget:
         `on_progress` is that of `checksum.hash_file`. Raises LinkInTheWay if the file is behind a link, or DiskRefused.
         """
         with disk_errors(self.root, 0):
-            places = (self._tree, self.path_in_folder(file.path)), (self.root, self.path_in_root(file.path))
-            return any(_is_file(file, folder, path, on_progress) for folder, path in places if folder.exists())
+            locations = (self._tree, self.path_in_folder(file.path)), (self.root, self.path_in_root(file.path))
+            return any(_is_file(file, folder, path, on_progress) for folder, path in locations if folder.exists())
 
     def install(self, parts: Mapping[str, Path], metadata: str) -> None:
         """Move the verified `parts`, by their paths in the repository, to the target and replace existing files.

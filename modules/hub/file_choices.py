@@ -243,8 +243,8 @@ def _folder_name(repository: Repository) -> str:
 def quantization(path: str) -> str:
     """Return the quantization in the name of the GGUF file at `path`, or else in its folder's name, or ""."""
     for part in reversed(path.split("/")[-2:]):
-        if found := _QUANTIZATION.findall(part):
-            return str(found[-1]).upper()
+        if matches := _QUANTIZATION.findall(part):
+            return str(matches[-1]).upper()
     return ""
 
 

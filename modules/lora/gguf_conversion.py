@@ -119,11 +119,11 @@ def _convert(record: LoraRecord, config: AdapterConfig, model: GgufHeader, path:
 
 def _refuse_unsupported(record: LoraRecord, config: AdapterConfig, architecture: str) -> None:
     if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        supported = ", ".join(ARCHITECTURES)
         raise _inexpressible(
             record,
-            f"the architecture {tensor_name(architecture)} is not supported; supported are {known}.",
-            f"尚不支持架构 {tensor_name(architecture)}，仅支持 {known}。",
+            f"the architecture {tensor_name(architecture)} is not supported; supported are {supported}.",
+            f"尚不支持架构 {tensor_name(architecture)}，仅支持 {supported}。",
         )
     # If the output is among the targets, PEFT also saves the weights of the model's own output, unchanged.
     others = [name for name in record.others if not name.endswith(_BASE_WEIGHT)]

@@ -89,7 +89,7 @@ class FileChooser:
         reads = [self.listed, self.address, self.file]
         table = [self.files, self.downloaded, self.listed, self.file, self.status, self.download]
         for event in (self.list_button.click, self.address.submit):
-            found = on(
+            listing = on(
                 event,
                 self.list_files,
                 reads,
@@ -101,7 +101,7 @@ class FileChooser:
             )
             fitting = [self.fits, self.download, self.status]
             options: Options = {"owner_only": True, "js": _READ_CHECKBOXES, "concurrency_limit": 1}
-            on(found.then, self.show_fits, reads, fitting, failed=self._fits_failed, **options)
+            on(listing.then, self.show_fits, reads, fitting, failed=self._fits_failed, **options)
         summed = [self.download, self.status]
         latest: Options = {"js": _READ_CHECKBOXES, "trigger_mode": "always_last", "queue": False}
         for event in (self.files.select, self.file.change, self.address.change):

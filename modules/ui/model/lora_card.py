@@ -23,7 +23,8 @@ gr = gradio()
 
 _SYNC_INPUTS = """element.addEventListener("input", (event) => {
   const row = event.target.closest("[data-lora]");
-  if (row) for (const each of row.querySelectorAll("input")) if (each !== event.target) each.value = event.target.value;
+  const inputs = row ? row.querySelectorAll("input") : [];
+  for (const input of inputs) if (input !== event.target) input.value = event.target.value;
 })"""
 """Keep the slider and the number box of a weight equal."""
 
