@@ -142,7 +142,7 @@ class Engine:
     def _create_job(self, sequences: list[list[int]], params: Mapping[str, Json], limit: int) -> Job:
         """Create the first job of a request. All `sequences` (prompt, negative prompt) get the same sampled tokens."""
         settings = sampler_settings(
-            params, self._vocabulary, len(self.texts.tokenizer), self._ends, self._generator.padded_vocab_size
+            params, self._vocabulary, self.texts.vocabulary_size, self._ends, self._generator.padded_vocab_size
         )
         settings.cfg_scale = params["guidance_scale"] if len(sequences) > 1 else None
         filters = []

@@ -45,6 +45,17 @@ def test_a_token_outside_the_vocabulary_is_refused(tokenizer: TextTokenizer) -> 
         tokenizer.questions["decode"]([len(tokenizer.tokenizer)])
 
 
+def test_the_vocabulary_is_counted_once_for_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TextTokenizer(small_tokenizer())
+    kind = type(tokenizer.tokenizer)
+    count, counted = kind.__len__, []
+    monkeypatch.setattr(kind, "__len__", lambda self: counted.append(self) or count(self))
+    tokens = tokenizer.encode(TEXT)
+    assert tokenizer.questions["decode"](tokens) == TEXT
+    token_logprobs(tokenizer, torch.zeros(len(tokens)), 0, 5)
+    assert len(counted) == 1
+
+
 def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTokenizer) -> None:
     logits = torch.full((len(tokenizer.tokenizer) + 2,), -100.0)
     logits[5], logits[6], logits[-1] = 1.0, 0.0, -1.0  # the last index has a logit, but is not a token
