@@ -37,8 +37,8 @@ class Stage:
 
 # A test belongs to the first stage with a resource that it uses.
 STAGES = (
-    Stage("page", frozenset({"chromium"}), 600, 700),
-    Stage("program", frozenset({"whole_program", "package_index"}), 600, 300),
+    Stage("page", frozenset({"chromium"}), 600, 550),
+    Stage("program", frozenset({"whole_program", "package_index"}), 600, 450),
     Stage("backend", frozenset({"smollm2", "backend"}), 900, 1200),
     Stage("unit", frozenset(), 5, 200),
 )
