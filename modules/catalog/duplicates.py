@@ -18,7 +18,7 @@ Sample = Callable[[Path, os.stat_result], str]
 def find_duplicates(models: Sequence[Files], sample: Sample) -> Mapping[int, int]:
     """Return, for each model with the files of an earlier one, the indices of both: its own, the earliest one's.
 
-    `sample` distinguishes files of equal size; it returns "" if it cannot. It is called only where links do not resolve
+    `sample` distinguishes files of equal size; it returns "" if it cannot. It is called only where links do not settle
     the question.
     """
     duplicates: dict[int, int] = {}

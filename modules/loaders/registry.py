@@ -34,7 +34,7 @@ class Extra:
 
 
 class Model(Protocol):
-    """What a loader needs to know of a model on disk; a `ModelRecord` of the catalog is one."""
+    """The facts about a model on disk that a loader depends on; a `ModelRecord` of the catalog is one."""
 
     @property
     def format(self) -> str: ...

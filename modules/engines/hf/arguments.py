@@ -33,7 +33,7 @@ Options = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Environment:
-    """What a model can be computed with.
+    """The memory and the packages of the machine that computes a model.
 
     `gpus` are the free bytes of each GPU (0: unknown), `memory` the bytes of main memory, `packages` the installed
     optional packages. nvcc compiles for NVIDIA GPUs; PyTorch's wheels do not contain it.

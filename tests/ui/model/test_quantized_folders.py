@@ -58,7 +58,7 @@ def models(tmp_path: Path, shallow_folder: Path, smollm2_folder: Path, monkeypat
 
 
 def form(tab: Any, case: Case, **changes: object) -> dict[Any, object]:
-    """What the browser sends for the model and the loader of `case`, with `changes` typed over the model's settings."""
+    """Return the values of the form for the model and loader of `case`, with `changes` over the model's settings."""
     shown = tab.show(case.model)
     state = {key: value for key, value in shown.items() if key in (tab.options.baseline, tab.options.fitted_n_ctx)}
     values = {tab.widgets[key]: value for key, value in (shown[tab.options.baseline]["values"] | changes).items()}
