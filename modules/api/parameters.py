@@ -37,7 +37,6 @@ NEUTRAL: Mapping[str, tuple[Json, ...]] = {
     "audio": (),
     "modalities": (["text"],),
     "prediction": (),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
     "num_beams": (1,),

@@ -6,13 +6,15 @@ Only fields with a type of their own are declared. The generation parameters bes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
 from modules.core.errors import OptionError
+from modules.core.events import Json
 
 # -- generation ------------------------------------------------------------------------------------------------------
 
@@ -96,11 +98,46 @@ _MESSAGES = Expected(
 )
 
 
+MAX_TEMPLATE_KWARGS = 8192
+"""Largest `chat_template_kwargs`, in bytes of JSON."""
+
+_TEMPLATE_KWARGS = Expected(
+    f'an object of at most {MAX_TEMPLATE_KWARGS} bytes, such as {{"enable_thinking": false}}',
+    f'不超过 {MAX_TEMPLATE_KWARGS} 字节的对象，形如 {{"enable_thinking": false}}',
+)
+_EFFORT = Expected("none, minimal, low, medium, high, xhigh or max", " none、minimal、low、medium、high、xhigh 或 max")
+
+
+def _check_size(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(kwargs, ensure_ascii=False).encode()) > MAX_TEMPLATE_KWARGS:
+        raise ValueError
+    return kwargs
+
+
 class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1), _MESSAGES]
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(ge=0, le=20), _CANDIDATES] = 0
     continue_: Flag = False
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_check_size), _TEMPLATE_KWARGS] = Field(
+        default_factory=dict
+    )
+    enable_thinking: Annotated[bool | None, Expected("true or false", " true 或 false")] = None
+    reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None, _EFFORT] = (
+        None
+    )
+
+    @property
+    def template_kwargs(self) -> Mapping[str, Json]:
+        """Variables for the chat template. Of several that mean the same, those of `chat_template_kwargs` count."""
+        variables: dict[str, Json] = {}
+        if self.reasoning_effort == "none":
+            variables["enable_thinking"] = False
+        elif self.reasoning_effort is not None:
+            variables["reasoning_effort"] = self.reasoning_effort
+        if self.enable_thinking is not None:
+            variables["enable_thinking"] = self.enable_thinking
+        return variables | self.chat_template_kwargs
 
     @classmethod
     def expected(cls, location: tuple[int | str, ...]) -> Expected:
