@@ -42,14 +42,19 @@ class LoraMismatch(LoraError):
 
 @dataclass(eq=False)
 class LoraInexpressible(LoraError):
-    """A LoRA in PEFT's format that cannot be converted to GGUF. `what` is a whole sentence."""
+    """A LoRA that `loader` cannot apply. `what` is a whole sentence; `advice` names what can be done, or is empty."""
 
     template = {
-        "en": "The LoRA {lora} cannot be used with llama.cpp: {what} Use the Transformers loader.",
-        "zh": "LoRA {lora} 无法用于 llama.cpp：{what}请改用 Transformers 加载器。",
+        "en": "The LoRA {lora} cannot be used with {loader}: {what} {advice}",
+        "zh": "LoRA {lora} 无法用于 {loader}：{what}{advice}",
     }
     lora: str
+    loader: str
     what: Words
+    advice: Words
+
+    def say(self, language: str) -> str:
+        return super().say(language).rstrip()
 
 
 @dataclass(eq=False)

@@ -70,6 +70,7 @@ class Loader:
         gptq_bits: Bits per weight of the GPTQ models that it can load; empty if it loads all.
         reason_unusual_bits: Replaces the reason for GPTQ models of other than 4 bits.
         architectures: Those that it recognizes, in lower case, where it treats any other as Llama; else empty.
+        lora_engine: What applies its LoRAs: one of the engines of `formats.peft_features`; "" if it is none of them.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Loader:
     gptq_bits: frozenset[int] = frozenset()
     reason_unusual_bits: Words | None = field(default=None, hash=False)
     architectures: frozenset[str] = frozenset()
+    lora_engine: str = ""
 
     def supports(self, model: Model) -> bool:
         """Whether it can load the model."""
@@ -215,6 +217,7 @@ _TABLE = (
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg"}),
+        lora_engine="peft",
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
         reasons={
@@ -241,6 +244,7 @@ _TABLE = (
         options=_keys(EXLLAMAV2),
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2_HF",
         reasons=dict.fromkeys(("gptq", "exl2"), _REASON_EXLLAMAV2_HF),
@@ -258,6 +262,7 @@ _TABLE = (
         options=_keys(EXLLAMAV2),
         samplers=_EXLLAMAV2_SAMPLERS,
         abilities=frozenset({"lora", "loras", "cfg", "parallel"}),
+        lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2",
         reasons=dict.fromkeys(("gptq", "exl2"), _REASON_EXLLAMAV2),
@@ -275,6 +280,7 @@ _TABLE = (
         options=_keys(AUTOGPTQ),
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        lora_engine="peft",
         packages=("torch", "transformers", "auto_gptq"),
         install="python server.py --install AutoGPTQ",
         reasons={"gptq": _REASON_AUTOGPTQ},
@@ -289,6 +295,7 @@ _TABLE = (
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
         abilities=frozenset({"lora", "loras", "parallel"}),
+        lora_engine="llama.cpp",
         packages=("llama_cpp",),
         install="python server.py --install llama.cpp",
         reasons={"gguf": _REASON_LLAMACPP},
@@ -304,6 +311,7 @@ _TABLE = (
         options=_keys(LLAMACPP_HF),
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        lora_engine="llama.cpp",
         packages=("llama_cpp", "torch", "transformers"),
         install="python server.py --install llamacpp_HF",
         reasons={"gguf": _REASON_LLAMACPP_HF},
@@ -318,6 +326,7 @@ _TABLE = (
         options=_keys(AUTOAWQ),
         samplers=_HF_SAMPLERS,
         abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        lora_engine="peft",
         packages=("torch", "transformers", "awq"),
         install="python server.py --install AutoAWQ",
         reasons={"awq": _REASON_AUTOAWQ},

@@ -19,18 +19,13 @@ from modules.core.errors import UnsupportedModel, Words
 from modules.formats.gguf_header import GgufHeader, read_tensors
 from modules.formats.gguf_tensors import TensorEntry
 from modules.formats.json_file import read_json
+from modules.formats.peft_features import merges_type, used_features
 from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.system.format_errors import FormatError, as_model_problem, printable, quoted
 
 _PREFIX = "base_model.model."
 _PEFT_TENSOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _GGUF_TENSOR = re.compile(r"(.+)\.lora_([ab])")
-_UNSUPPORTED_KEYS = (
-    *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication"),
-    *("alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config"),
-)
-# Initializations that leave the weights of the model as they are.
-_HARMLESS_INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
 _PEFT_DEFAULT = 8  # of both rank and alpha
 _MAX_NAME_LENGTH = 160
 _MAX_RANK = 1 << 20
@@ -38,6 +33,17 @@ _BYTES_PER_NUMBER = {"F32": 4, "F16": 2, "BF16": 2}
 # Types that llama.cpp cannot multiply with: its process would abort.
 _UNSUPPORTED_TYPES = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
 _ALORA = "adapter.alora.invocation_tokens"
+
+MERGE: Words = {
+    "en": "Merge it into its model with PEFT elsewhere (merge_and_unload, then save_pretrained), and load the result.",
+    "zh": "请在别处用 PEFT 将其合并到模型（merge_and_unload，再 save_pretrained），然后加载合并后的模型。",
+}
+UNUSABLE: Words = {"en": "No loader of this program can use it.", "zh": "本程序的加载器都无法使用它。"}
+MADE_BY_MLX: Words = {
+    "en": "this LoRA was made with MLX, which names and transposes its tensors in another way than PEFT. "
+    "Merge it into its model with mlx_lm.fuse, and load the result.",
+    "zh": "此 LoRA 由 MLX 训练，其张量的名称和方向与 PEFT 不同。请用 mlx_lm.fuse 将其合并到模型，再加载合并后的模型。",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class AdapterConfig:
     """The content of PEFT's adapter_config.json.
 
     `ranks` and `alphas` override `rank` and `alpha` for modules whose names match a pattern. `rank_stabilized` scales
-    by the root of the rank (rsLoRA). `transposed` means that the model stores weights as [in, out]. `unsupported` are
+    by the root of the rank (rsLoRA). `transposed` means that the model stores weights as [in, out]. `features` are the
     keys that ask for more than A and B.
     """
 
@@ -75,7 +81,7 @@ class AdapterConfig:
     alphas: Mapping[str, float] = field(default_factory=dict, hash=False)
     rank_stabilized: bool = False
     transposed: bool = False
-    unsupported: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def rank_of(self, module: str) -> int:
         return next((rank for key, rank in self.ranks.items() if _matches(key, module)), self.rank)
@@ -108,9 +114,8 @@ def tensor_name(name: str) -> str:
 def read_config(path: Path) -> AdapterConfig:
     """Read adapter_config.json. Raises ModelProblem, also for adapters that are not LoRAs, or OSError."""
     config = read_json(path)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise UnsupportedModel(printable(path.name), _not_a_lora(kind))
+    if config.get("peft_type") != "LORA":
+        raise UnsupportedModel(printable(path.name), _not_a_lora(config))
     targets = config.get("target_modules")
     rank, alpha = config.get("r", _PEFT_DEFAULT), config.get("lora_alpha", _PEFT_DEFAULT)
     if not _is_rank(rank) or not _is_number(alpha):
@@ -121,7 +126,6 @@ def read_config(path: Path) -> AdapterConfig:
                 "zh": f"r = {rank!r} 或 lora_alpha = {alpha!r} 不是有效数字。",
             },
         )
-    bias = config.get("bias", "none") not in (None, "none")
     return AdapterConfig(
         rank=rank,
         alpha=float(alpha),
@@ -131,28 +135,29 @@ def read_config(path: Path) -> AdapterConfig:
         alphas={key: float(value) for key, value in _patterns(config, "alpha_pattern") if _is_number(value)},
         rank_stabilized=config.get("use_rslora") is True,
         transposed=config.get("fan_in_fan_out") is True,
-        unsupported=tuple(key for key in _UNSUPPORTED_KEYS if config.get(key))
-        + (("bias",) if bias else ())
-        + _changed_base(config),
+        features=used_features(config),
     )
 
 
-def _changed_base(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the key that makes PEFT change the weights of the model before it adds the LoRA, as PiSSA does."""
-    initialization = config.get("init_lora_weights")
-    return () if initialization is None or initialization in _HARMLESS_INITIALIZATIONS else ("init_lora_weights",)
-
-
-def _not_a_lora(kind: object) -> dict[str, str]:
+def _not_a_lora(config: Mapping[str, Any]) -> Words:
+    kind = config.get("peft_type")
+    if is_mlx_config(config):
+        return MADE_BY_MLX
     if not isinstance(kind, str):
         return {
             "en": "the type of the adapter (peft_type) is missing; only LoRAs made by PEFT are supported.",
             "zh": "缺少适配器类型（peft_type）；仅支持 PEFT 的 LoRA。",
         }
+    advice = MERGE if merges_type(kind) else UNUSABLE
     return {
-        "en": f"the adapter is of type {quoted(kind)}; only LORA is supported.",
-        "zh": f"适配器类型为 {quoted(kind)}；仅支持 LORA。",
+        "en": f"the adapter is of type {quoted(kind)}; only LORA is supported. {advice['en']}",
+        "zh": f"适配器类型为 {quoted(kind)}；仅支持 LORA。{advice['zh']}",
     }
+
+
+def is_mlx_config(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter_config.json is one that mlx-lm writes."""
+    return "peft_type" not in config and not config.keys().isdisjoint({"fine_tune_type", "lora_parameters"})
 
 
 def _patterns(config: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:

@@ -12,14 +12,26 @@ from pathlib import Path
 
 from modules.catalog.record import natural_key, short_names
 from modules.catalog.scan_cache import FileReader, ScanCache
-from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel
+from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, Words
 from modules.core.lora_errors import LoraNotFound
-from modules.lora.adapter_files import Adapter, AdapterConfig, Pair, read_config, read_gguf, read_peft, tensor_name
+from modules.lora.adapter_files import (
+    MADE_BY_MLX,
+    Adapter,
+    AdapterConfig,
+    Pair,
+    read_config,
+    read_gguf,
+    read_peft,
+    tensor_name,
+)
 from modules.options.option import nearest
 from modules.system.directory_walk import Files, walk_folders
 from modules.system.format_errors import printable
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_MLX_WEIGHTS = ("adapters.safetensors", "adapters.npz")
+_OTHER_WEIGHTS = (*_MLX_WEIGHTS, "pytorch_lora_weights.safetensors")
+"""Names of the weights of LoRAs that other programs write."""
 
 # Kept in memory only: tables of large adapters are faster to read again than to restore from JSON.
 _CONFIG: FileReader[AdapterConfig] = FileReader("adapter_config", read_config, dict, read_config)
@@ -93,7 +105,7 @@ class LoraCatalog:
         for path in files:
             if path.suffix.lower() == ".gguf":
                 yield self._gguf(path, files)
-        present = [name for name in (CONFIG, WEIGHTS, PICKLE) if folder / name in files]
+        present = [name for name in (CONFIG, WEIGHTS, PICKLE, *_OTHER_WEIGHTS) if folder / name in files]
         if not present:
             return
         if folder == self.folder:
@@ -117,12 +129,15 @@ class LoraCatalog:
 
     def _peft(self, folder: Path, files: Files) -> LoraRecord:
         record = LoraRecord(self._name(folder), folder, "peft")
+        if folder / WEIGHTS not in files and (foreign := [name for name in _OTHER_WEIGHTS if folder / name in files]):
+            return replace(record, size=files[folder / foreign[0]].st_size, problem=_foreign(folder, foreign[0]))
         for name in (CONFIG, WEIGHTS):
             if folder / name not in files:
                 present = WEIGHTS if folder / WEIGHTS in files else PICKLE
                 size = files[folder / present].st_size if folder / present in files else 0
                 pickled = name == WEIGHTS and folder / PICKLE in files
-                return replace(record, size=size, problem=_pickle() if pickled else _missing(folder, name))
+                absent = _pickle() if pickled else _missing(folder, name)
+                return replace(record, size=size, problem=self._unsupported(folder, files) or absent)
         config = self._read.get(folder / CONFIG, files[folder / CONFIG], _CONFIG)
         adapter = self._read.get(folder / WEIGHTS, files[folder / WEIGHTS], _PEFT)
         record = replace(record, size=files[folder / WEIGHTS].st_size)
@@ -133,6 +148,11 @@ class LoraCatalog:
             record = _described(record, adapter)
             problem = problem or _contradiction(record)
         return replace(record, problem=problem)
+
+    def _unsupported(self, folder: Path, files: Files) -> UnsupportedModel | None:
+        """Return the problem that no further file would solve."""
+        config = self._read.get(folder / CONFIG, files[folder / CONFIG], _CONFIG) if folder / CONFIG in files else None
+        return config if isinstance(config, UnsupportedModel) else None
 
     def _name(self, path: Path) -> str:
         return printable(path.relative_to(self.folder).as_posix())
@@ -164,6 +184,16 @@ def _missing(folder: Path, name: str) -> IncompleteModel:
         "zh": f"缺少 {name}，请从其他文件的来源下载。",
     }
     return IncompleteModel(printable(folder.name), problem)
+
+
+def _foreign(folder: Path, name: str) -> UnsupportedModel:
+    return UnsupportedModel(printable(folder.name), MADE_BY_MLX if name in _MLX_WEIGHTS else _FOR_IMAGES)
+
+
+_FOR_IMAGES: Words = {
+    "en": "this LoRA is for a model that generates images. Use it with a program such as ComfyUI.",
+    "zh": "此 LoRA 用于生成图像的模型。请在 ComfyUI 等程序中使用。",
+}
 
 
 def _pickle() -> UnsupportedModel:

@@ -15,8 +15,9 @@ from modules.core.errors import Words
 from modules.core.lora_errors import LoraMismatch
 from modules.formats.gguf_header import read_tensors
 from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
-from modules.lora.adapter_files import Pair
+from modules.lora.adapter_files import UNUSABLE, Pair
 from modules.lora.catalog import LoraRecord
+from modules.lora.support import advice
 from modules.lora.tensor_names import ARCHITECTURES, gguf_name
 from modules.system.format_errors import quoted
 
@@ -32,6 +33,10 @@ _NO_MODULE: Words = {
 _TIED: Words = {
     "en": "the model shares its embeddings with the output layer, and llama.cpp cannot change those.",
     "zh": "模型的输出层与嵌入层共用权重，llama.cpp 无法修改这样的嵌入层。",
+}
+_TIED_OUTPUT: Words = {
+    "en": "the model shares its output layer with its embeddings, and llama.cpp cannot change those. {advice}",
+    "zh": "模型的输出层与嵌入层共用权重，llama.cpp 无法修改这样的输出层。{advice}",
 }
 _GGUF_ONLY: Words = {
     "en": "a GGUF adapter can only be used with GGUF models.",
@@ -82,6 +87,8 @@ def _in_gguf(lora: LoraRecord, model: ModelRecord) -> Iterator[Mismatch]:
             if pair.experts != math.prod(shape[2:]) and lora.kind == "gguf":
                 yield Mismatch(pair.a, _other_experts(math.prod(shape[2:]), pair.experts))
             yield from _compare(pair, shape[1 if pair.embedding else 0], shape[0 if pair.embedding else 1])
+        elif name == "output.weight" and "token_embd.weight" in shapes:
+            yield Mismatch(pair.a, _tied_output(lora))
         elif lora.kind == "gguf" or not pair.embedding:  # the conversion refuses embeddings of PEFT
             yield Mismatch(pair.a, _NO_MODULE)
 
@@ -130,6 +137,12 @@ def _compare(pair: Pair, inputs: int, outputs: int) -> Iterator[Mismatch]:
         yield Mismatch(pair.a, _wrong_size(f"{inputs} inputs", f" {inputs} 个输入", pair.inputs))
     if outputs not in (0, pair.outputs):
         yield Mismatch(pair.b, _wrong_size(f"{outputs} outputs", f" {outputs} 个输出", pair.outputs))
+
+
+def _tied_output(lora: LoraRecord) -> Words:
+    # A GGUF adapter works with GGUF models alone.
+    words = advice(lora) if lora.kind == "peft" else UNUSABLE
+    return {language: text.format(advice=words[language]) for language, text in _TIED_OUTPUT.items()}
 
 
 def _other_experts(model: int, lora: int) -> Words:

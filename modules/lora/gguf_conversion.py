@@ -19,20 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from modules.core.errors import ModelProblem, Words
+from modules.core.errors import ModelProblem, Words, both
 from modules.core.lora_errors import LoraInexpressible, LoraNotWritten
 from modules.formats.gguf_header import GgufHeader, read_header
 from modules.formats.gguf_writer import PlannedTensor, write_gguf
+from modules.formats.peft_features import LLAMACPP, is_base_weight, unsupported_features
 from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.lora.adapter_files import AdapterConfig, Pair, tensor_name
 from modules.lora.catalog import CONFIG, LoraRecord
+from modules.lora.support import inexpressible, uses
 from modules.lora.tensor_names import ARCHITECTURES, HEADS, gguf_name, has_interleaved_heads
 from modules.system.format_errors import as_model_problem, truncated_file
 
 FOLDER = ".converted"
 _VERSION = 1  # increase it whenever the same LoRA is converted differently
 _STAMP = "webui.made_from"
-_BASE_WEIGHT = ".base_layer.weight"
 _STRUCT_CODES = {"F32": "f", "F16": "e"}
 
 
@@ -125,20 +126,14 @@ def _refuse_unsupported(record: LoraRecord, config: AdapterConfig, architecture:
             f"the architecture {tensor_name(architecture)} is not supported; supported are {supported}.",
             f"尚不支持架构 {tensor_name(architecture)}，仅支持 {supported}。",
         )
-    # If the output is among the targets, PEFT also saves the weights of the model's own output, unchanged.
-    others = [name for name in record.others if not name.endswith(_BASE_WEIGHT)]
-    unsupported = [*config.unsupported, *(("fan_in_fan_out",) if config.transposed else ()), *others]
-    if unsupported:
-        raise _inexpressible(
-            record,
-            f"it changes more than linear layers: {tensor_name(unsupported[0])}.",
-            f"除线性层外，它还使用了 {tensor_name(unsupported[0])}。",
-        )
+    others = [name for name in record.others if not is_base_weight(name)]
+    if unsupported := [*unsupported_features(config.features, LLAMACPP), *others]:
+        raise inexpressible(record, LLAMACPP, uses(unsupported[0]))
 
 
 def _inexpressible(record: LoraRecord, en: str, zh: str) -> LoraInexpressible:
     reason: Words = {"en": en, "zh": zh}
-    return LoraInexpressible(record.name, reason)
+    return inexpressible(record, LLAMACPP, reason)
 
 
 def _alpha(record: LoraRecord, config: AdapterConfig) -> float:
@@ -146,7 +141,11 @@ def _alpha(record: LoraRecord, config: AdapterConfig) -> float:
     needed = Counter(abs(config.scale_of(pair.module) * pair.rank) for pair in record.pairs)
     needed.pop(0.0, None)
     if not needed:
-        raise _inexpressible(record, "its lora_alpha is 0, so it has no effect.", "其 lora_alpha 为 0，不起任何作用。")
+        reason: Words = {
+            "en": "its lora_alpha is 0: no loader gives it an effect.",
+            "zh": "其 lora_alpha 为 0，无论用哪个加载器都不起作用。",
+        }
+        raise LoraInexpressible(record.name, LLAMACPP, reason, both(""))
     return needed.most_common(1)[0][0]
 
 

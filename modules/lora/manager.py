@@ -13,6 +13,7 @@ from modules.loaders.registry import LOADERS, Loader
 from modules.lora.catalog import LoraCatalog, LoraRecord
 from modules.lora.compatibility import check_fit
 from modules.lora.gguf_conversion import converted
+from modules.lora.support import check_support
 from modules.options.option import Option
 from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import AppliedLora
@@ -106,12 +107,13 @@ class LoraManager:
         by_name = {lora.name: (lora, weight) for lora, weight in chosen}  # two names may mean the same LoRA
         if not _supports(loader, len(by_name)):
             raise _unsupported(loader)
-        return tuple(_adapter(lora, weight, model) for lora, weight in by_name.values())
+        return tuple(_adapter(lora, weight, loader, model) for lora, weight in by_name.values())
 
 
-def _adapter(lora: LoraRecord, weight: float, model: ModelRecord) -> LoraAdapter:
+def _adapter(lora: LoraRecord, weight: float, loader: Loader, model: ModelRecord) -> LoraAdapter:
     try:
         check_fit(lora, model)
+        check_support(lora, loader)
         path = converted(lora, model.header) if model.header and lora.kind == "peft" else lora.path
     except (OSError, KeyError, ValueError) as error:  # files of the LoRA or the model have just changed or vanished
         raise LoraRefused(lora.name, f"{type(error).__name__}: {error}") from error

@@ -122,6 +122,14 @@ def test_embeddings_shared_with_the_output_are_refused_for_llama_cpp(tmp_path: P
     assert mismatches(dog, gguf_model(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
 
 
+def test_a_lora_for_an_output_shared_with_the_embeddings_is_for_transformers(tmp_path: Path) -> None:
+    head = peft_lora(tmp_path, SHAPES | pair("base_model.model.lm_head", 64, 100))
+    text = mismatch_text(head, gguf_model(tmp_path))
+    assert "shares its output layer with its embeddings" in text and "with the loader Transformers." in text
+    assert mismatches(head, folder_model(tmp_path)) == []
+    assert mismatches(head, gguf_model(tmp_path, (*GGUF, Tensor("output.weight", (64, 100))))) == []
+
+
 def test_prefixes_of_module_names_do_not_matter(tmp_path: Path) -> None:
     multimodal = {name.replace("model.", "model.language_model.", 1): shape for name, shape in PLAIN.items()}
     assert mismatches(peft_lora(tmp_path), folder_model(tmp_path, multimodal)) == []

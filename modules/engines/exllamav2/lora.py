@@ -21,13 +21,9 @@ from torch import Tensor
 from modules.engines.exllamav2.patches import permute_lora
 from modules.engines.hf.token_text import TextTokenizer
 from modules.engines.lora_set import PROBE
+from modules.formats.peft_features import EXLLAMAV2, unsupported_features, used_features
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_UNSUPPORTED = (
-    *("modules_to_save", "rank_pattern", "alpha_pattern", "use_dora", "trainable_token_indices", "target_parameters"),
-    *("layer_replication", "fan_in_fan_out"),
-)
-"""Keys of an adapter's configuration that ExLlamaV2 0.3.2 ignores without a word, or rejects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +47,8 @@ class ExLlamaAdapters:
         if not path.is_dir():
             raise ValueError("a GGUF adapter can be used with GGUF models only")
         config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-        if keys := [key for key in _UNSUPPORTED if config.get(key)]:
-            raise ValueError(f"ExLlamaV2 does not support {keys[0]}")
+        if unsupported := unsupported_features(used_features(config), EXLLAMAV2):
+            raise ValueError(f"ExLlamaV2 does not support {unsupported[0]}")
         try:
             native = ExLlamaV2Lora(self._model, str(path / _CONFIG), str(path / _WEIGHTS), 1.0)
             _check_tensors(native)

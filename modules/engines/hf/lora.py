@@ -31,6 +31,7 @@ from torch import Tensor
 
 from modules.engines.hf.model import Model
 from modules.engines.lora_set import PROBE
+from modules.formats.peft_features import FEATURES, PEFT, is_own_tensor, unsupported_features, used_features
 
 try:
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as _convert
@@ -39,16 +40,8 @@ except ImportError:  # a PEFT from before transformers 5, which renames and merg
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_ADAPTER_TENSOR = ".lora_"  # in the name of every tensor of the adapter itself
-_UNSUPPORTED_KEYS = (
-    *("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "megatron_config"),
-    *("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"),
-)
-"""PEFT features whose effect cannot be weighted, added up or undone."""
 _IGNORED_KEYS = {"peft_version", "qalora_group_size", "ensure_weight_tying", "runtime_config"}
 """Written by newer versions of PEFT, and without an effect by themselves in older ones."""
-_SUPPORTED_INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights`. Training with any other one starts by changing the model's own weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +75,7 @@ class PeftAdapters:
             tensors = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged: {error}") from error
-        for name in [name for name in tensors if _ADAPTER_TENSOR not in name]:
+        for name in [name for name in tensors if not is_own_tensor(name)]:
             if not self._equals_own(name, tensors.pop(name)):
                 raise ValueError(f"the tensor {name} is neither A nor B of a module")
         # Copied, as the file is mapped into memory and its tensors would change with it.
@@ -163,20 +156,19 @@ def _read_config(path: Path) -> Any:
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise ValueError(f"this is an adapter of the type {config.get('peft_type')}; only LORA is supported")
-    unsupported = [key for key in _UNSUPPORTED_KEYS if config.get(key)]
-    if config.get("bias", "none") not in (None, "none"):
-        unsupported.append("bias")
-    if unsupported:
-        raise ValueError(f"it uses {unsupported[0]}, which changes more than A and B")
-    if config.get("init_lora_weights") not in _SUPPORTED_INITIALIZATIONS:
+    unsupported = unsupported_features(used_features(config), PEFT)
+    if "init_lora_weights" in unsupported:
         raise ValueError(
             "its training started by changing the model's own weights "
             f"(init_lora_weights={config['init_lora_weights']}); "
             "PEFT's save_pretrained can convert it with path_initial_model_for_weight_conversion"
         )
+    if known := [key for key in unsupported if key in FEATURES]:
+        raise ValueError(f"it uses {known[0]}, which changes more than A and B")
     supported = {field.name for field in dataclasses.fields(peft.LoraConfig)} | _IGNORED_KEYS
-    if unsupported := [key for key, value in config.items() if value and key not in supported]:
-        raise ValueError(f"it uses {unsupported[0]}, which PEFT {peft.__version__} does not support")
+    unknown = [key for key, value in config.items() if value and key not in supported]
+    if refused := [*unsupported, *unknown]:
+        raise ValueError(f"it uses {refused[0]}, which PEFT {peft.__version__} does not support")
     lora_config = peft.LoraConfig.from_pretrained(str(path.parent))
     lora_config.init_lora_weights, lora_config.inference_mode = False, True
     return lora_config
