@@ -76,10 +76,12 @@ def select_files(repository: Repository, address: RepoAddress, criteria: FileCri
     """Select the files of `repository`, which `address` names, by `criteria`.
 
     Raises FileNotOnHub, IncompleteSet, NothingToDownload, OptionError for `exclude` or a missing file name, or
-    Unsupported for a repository of pickles only.
+    Unsupported for a repository of pickles only, and for GGUF files together with a LoRA.
     """
     files = _select(repository, address, criteria)
-    return Selection(repository, file_choices.exclude_files(files, criteria.exclude) if criteria.exclude else files)
+    files = file_choices.exclude_files(files, criteria.exclude) if criteria.exclude else files
+    file_choices.check_one_folder(files)
+    return Selection(repository, files)
 
 
 def _select(repository: Repository, address: RepoAddress, criteria: FileCriteria) -> tuple[RemoteFile, ...]:
@@ -148,13 +150,15 @@ def present_choices(
 ) -> frozenset[str]:
     """Return the names of the choices whose files are present where each alone, as of `kind`, would go."""
     # GGUF files have targets of their own; all other choices share one folder.
+    others = tuple(file for file in repository.files if not file.path.lower().endswith(".gguf"))
     shared_target = None
     if file_choices.repository_kind(repository) != "gguf":
-        shared_target = downloads.install_target(Selection(repository, repository.files).spec)
+        shared_target = downloads.install_target(Selection(repository, others or repository.files).spec)
     present = set()
     for choice in choices:
         alone = dataclasses.replace(repository, files=choice.files)
-        target = shared_target or downloads.install_target(Selection(alone, choice.files, kind).spec)
+        shared = None if choice.group == "gguf" else shared_target
+        target = shared or downloads.install_target(Selection(alone, choice.files, kind).spec)
         if not choice.missing and all(_is_present(target, file) for file in choice.files):
             present.add(choice.name)
     return frozenset(present)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.core.errors import OptionError, Words
+from modules.core.errors import OptionError, Unsupported, Words
 from modules.formats.weight_files import PICKLES, first_part, iterate_parts, set_name
 from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.repository import RemoteFile, Repository
@@ -24,7 +25,12 @@ RECOMMENDED_QUANTIZATION = "Q4_K_M"
 
 METADATA_SUFFIXES = (".json", ".txt", ".md", ".jinja", ".model", ".tiktoken", ".vocab")
 _CODE_SUFFIXES = (".py",)
-_ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model", "adapters.", "pytorch_lora_weights.")
+"""Beginnings of the names of a LoRA's weights, as PEFT, MLX and diffusers write them."""
+_MODEL_WEIGHTS = ("model", "pytorch_model", "consolidated")
+"""Beginnings of names that only the weights of whole models have; others count where a config.json is beside them."""
+_PARTS_OF_MODELS = re.compile(r"(^|[_.-])(head|projector|optimizer|embeddings)[_.-]", re.IGNORECASE)
 _GROUPS = ("gguf", "mmproj", "weights", "pickle", "metadata", "code", "other")
 
 _QUANTIZATION = re.compile(
@@ -46,6 +52,10 @@ ONLY_PICKLES_WARNING: Words = {
     "en": "This repository offers its weights only as pickle files (.bin, .pt): loading them may run code they "
     "contain. Select them only if you trust their author.",
     "zh": "仓库只有 pickle 权重（.bin、.pt），加载时可能执行其中的代码。确认信任作者后再勾选。",
+}
+_TWO_FOLDERS: Words = {
+    "en": "GGUF models and LoRAs go to different folders. Download them one after the other.",
+    "zh": "GGUF 模型与 LoRA 存放在不同的文件夹，请分两次下载。",
 }
 CODE_WARNING: Words = {
     "en": "Code of the repository: it runs when the model is loaded with trust_remote_code. Read it first.",
@@ -104,12 +114,41 @@ def restrict_to_folder(repository: Repository, folder: str) -> Repository:
 
 
 def repository_kind(repository: Repository) -> str:
-    """Return "lora", "gguf" or "model", judging by file names."""
+    """Return "lora", "gguf" or "model", judging by file names: what lies nearest to the top decides.
+
+    A model beside an adapter is one that the adapter has been merged into; a config.json alone is that of the base.
+    """
     paths = [file.path for file in repository.files]
-    if _ADAPTER_FILES.intersection(paths):
+    adapters = [path for path in paths if _is_adapter(path)]
+    models = _model_weights(paths)
+    gguf = [path for path in paths if _group(path) == "gguf"]
+    if adapters and _depth(adapters) < _depth(models) and _depth(adapters) <= _depth(gguf):
         return "lora"
-    groups = {_group(path) for path in paths}
-    return "gguf" if "gguf" in groups and "weights" not in groups else "model"
+    weights = [path for path in paths if _group(path) == "weights" and not _is_adapter(path)]
+    return "gguf" if gguf and not weights else "model"
+
+
+def _is_adapter(path: str) -> bool:
+    name = _name(path)
+    is_weights = name.startswith(_ADAPTER_WEIGHTS) and _group(path) in ("weights", "pickle")
+    return name == _ADAPTER_CONFIG or name == "adapters.npz" or is_weights
+
+
+def _model_weights(paths: Collection[str]) -> list[str]:
+    """Return the weights of whole models, as far as names tell: training leaves many other files beside adapters."""
+    with_config = {_folder(path) for path in paths if _name(path) == "config.json"}
+    candidates = [path for path in paths if _group(path) in ("weights", "pickle") and not _is_adapter(path)]
+    return [
+        path
+        for path in candidates
+        if _name(path).startswith(_MODEL_WEIGHTS)
+        or (_folder(path) in with_config and _group(path) == "weights" and not _PARTS_OF_MODELS.search(_name(path)))
+    ]
+
+
+def _depth(paths: Iterable[str]) -> float:
+    """Return how many folders the file nearest to the top is in; infinity without files."""
+    return min((path.count("/") for path in paths), default=math.inf)
 
 
 # -- choices -----------------------------------------------------------------------------------------------------------
@@ -215,17 +254,30 @@ def destination(repository: Repository, files: Sequence[RemoteFile]) -> Destinat
     A single GGUF file goes directly to the models folder, a split one to a folder of its name, and everything else to
     <user>_<repository>, followed by the branch unless it is main.
     """
-    kind = repository_kind(repository)
     names = [_name(file.path) for file in files]
-    if kind != "lora" and {_group(file.path) for file in files} == {"gguf"}:
+    if {_group(file.path) for file in files} == {"gguf"}:
         flat = dict(zip([file.path for file in files], names, strict=True))
         sets = _sets(files)
         if len(sets) == 1 and len(files) > 1:
             return Destination("models", set_name(Path(next(iter(sets)))), flat)
         if len(sets) == len(files) == len({name.casefold() for name in names}):
             return Destination("models", "", flat)
-    root = "loras" if kind == "lora" else "models"
-    return Destination(root, _folder_name(repository), {file.path: file.path for file in files})
+    return Destination(_root(repository, files), _folder_name(repository), {file.path: file.path for file in files})
+
+
+def _root(repository: Repository, files: Sequence[RemoteFile]) -> str:
+    """Return "loras" for an adapter without a model; files that are neither go where their repository would."""
+    paths = [file.path for file in files]
+    if _model_weights(paths) or any(_group(path) == "gguf" for path in paths):
+        return "models"
+    is_adapter = any(map(_is_adapter, paths)) or repository_kind(repository) == "lora"
+    return "loras" if is_adapter else "models"
+
+
+def check_one_folder(files: Sequence[RemoteFile]) -> None:
+    """Raise Unsupported for GGUF files together with an adapter: each is found only in a folder of its own kind."""
+    if any(_group(file.path) == "gguf" for file in files) and any(_is_adapter(file.path) for file in files):
+        raise Unsupported(_TWO_FOLDERS)
 
 
 def _folder_name(repository: Repository) -> str:
@@ -275,6 +327,8 @@ def _choice(name: str, parts: Sequence[RemoteFile], kind: str, groups: set[str],
 def _is_preselected(name: str, group: str, kind: str, has_model: bool) -> bool:
     if kind == "gguf":
         return False  # the user picks a quantization; a GGUF file contains its own metadata
+    if kind == "model" and _is_adapter(name):
+        return False  # it has been merged into the model, or is another way to use it
     if group == "weights":
         return not (has_model and _name(name).startswith("consolidated"))
     return group == "metadata"
@@ -306,3 +360,7 @@ def _sort_key(choice: Choice) -> tuple[int, int, str]:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]

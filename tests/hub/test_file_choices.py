@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from modules.core.errors import OptionError
+from modules.core.errors import OptionError, Unsupported
 from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.file_choices import (
     CODE_WARNING,
     ONLY_PICKLES_WARNING,
     PICKLE_WARNING,
+    check_one_folder,
     destination,
     exclude_files,
     find_file,
@@ -27,6 +28,8 @@ from modules.hub.repository import RemoteFile, Repository
 
 PLAIN = ["config.json", "tokenizer.json", "tokenizer.model", "README.md", ".gitattributes"]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+LORA = ["adapter_config.json", "adapter_model.safetensors"]
+STYLES = [f"style-{letter}/{name}" for letter in "ab" for name in LORA]
 SPLIT = ["Q8_0/M-Q8_0-00001-of-00003.gguf", "Q8_0/M-Q8_0-00002-of-00003.gguf", "Q8_0/M-Q8_0-00003-of-00003.gguf"]
 
 
@@ -67,7 +70,30 @@ SELECTIONS: dict[str, tuple[list[str], str, list[str]]] = {
                ["adapter_config.json", "adapter_model.safetensors", "README.md"]),
     "a LoRA by its weights": (["adapter_model.bin"], "lora", []),
     "a model with a LoRA in a folder": (["model.safetensors", "lora/adapter_config.json"], "model",
-                                       ["model.safetensors", "lora/adapter_config.json"]),
+                                       ["model.safetensors"]),
+    "LoRAs in folders": (STYLES, "lora", STYLES),
+    "a LoRA beside the model it was merged into": ([*LORA, "config.json", "model.safetensors"], "model",
+                                                   ["config.json", "model.safetensors"]),
+    "a LoRA beside the shards of its model": ([*LORA, "config.json", *SHARDS], "model", ["config.json", *SHARDS]),
+    "a LoRA with the config of its base": ([*LORA, "config.json"], "lora", [*LORA, "config.json"]),
+    "a LoRA with a value head": ([*LORA, "config.json", "value_head.safetensors"], "lora",
+                                 [*LORA, "config.json", "value_head.safetensors"]),
+    "a LoRA with leftovers of training": (
+        [*LORA, "config.json", "optimizer.pt", "training_args.bin", "checkpoint-5/pytorch_model.bin"], "lora",
+        [*LORA, "config.json"],
+    ),
+    "checkpoints of a LoRA": ([f"checkpoint-5/{name}" for name in LORA], "lora", [f"checkpoint-5/{n}" for n in LORA]),
+    "a LoRA and GGUF files": ([*LORA, "m.Q4_K_M.gguf"], "lora", LORA),
+    "GGUF files and LoRAs in folders": ([*STYLES, "m.Q4_K_M.gguf"], "gguf", []),
+    "a LoRA in shards": (
+        ["adapter_config.json", "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"],
+        "lora",
+        ["adapter_config.json", "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"],
+    ),
+    "a LoRA of MLX": (["adapter_config.json", "adapters.safetensors"], "lora",
+                      ["adapter_config.json", "adapters.safetensors"]),
+    "a LoRA for images": (["pytorch_lora_weights.safetensors"], "lora", ["pytorch_lora_weights.safetensors"]),
+    "a ControlNet": (["control_lora_canny.safetensors"], "model", ["control_lora_canny.safetensors"]),
     "GGUF": (["README.md", "config.json", "m.Q4_K_M.gguf", "m.Q8_0.gguf", "mmproj-f16.gguf"], "gguf", []),
     "GGUF and pickles": (["pytorch_model.bin", "m.gguf"], "gguf", []),
     "uppercase names": (["CONFIG.JSON", "MODEL.SAFETENSORS", "OLD.BIN"], "model", ["CONFIG.JSON", "MODEL.SAFETENSORS"]),
@@ -235,6 +261,8 @@ def test_a_repository_is_restricted_to_a_folder() -> None:
 DESTINATIONS = {
     "a model": (["config.json", "model.safetensors"], "models", "user_model", {"config.json": "config.json"}),
     "a LoRA": (["adapter_config.json", "adapter_model.safetensors"], "loras", "user_model", {}),
+    "LoRAs in folders": (STYLES, "loras", "user_model", {STYLES[0]: STYLES[0]}),
+    "a merged model with its LoRA": ([*LORA, "config.json", "model.safetensors"], "models", "user_model", {}),
     "one GGUF file": (["m.Q4_K_M.gguf"], "models", "", {"m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
     "a GGUF file in a subfolder": (["sub/m.Q4_K_M.gguf"], "models", "", {"sub/m.Q4_K_M.gguf": "m.Q4_K_M.gguf"}),
     "two GGUF files": (["m.Q4_K_M.gguf", "m.Q8_0.gguf"], "models", "", {"m.Q8_0.gguf": "m.Q8_0.gguf"}),
@@ -264,6 +292,29 @@ def test_the_destination_depends_on_the_selected_files(subtests: pytest.Subtests
             result = destination(listing, listing.files)
             assert (result.root, result.folder) == (root, folder)
             assert set(result.paths) == set(paths_present) and targets.items() <= result.paths.items()
+
+
+def selected_root(present: Sequence[str], selected: Sequence[str]) -> str:
+    listing = repository(*present)
+    return destination(listing, [file for file in listing.files if file.path in selected]).root
+
+
+def test_selected_files_go_where_they_can_be_used() -> None:
+    merged = [*LORA, "config.json", "model.safetensors"]
+    assert selected_root(merged, LORA) == "loras"
+    assert selected_root(merged, ["config.json", "model.safetensors"]) == "models"
+    assert selected_root(merged, ["config.json"]) == "models"
+    with_gguf = [*LORA, "README.md", "m.Q4_K_M.gguf"]
+    assert selected_root(with_gguf, LORA) == selected_root(with_gguf, ["README.md"]) == "loras"
+    assert selected_root(with_gguf, ["m.Q4_K_M.gguf"]) == "models"
+
+
+def test_a_gguf_model_and_a_lora_cannot_go_to_one_folder() -> None:
+    listing = repository(*LORA, "m.Q4_K_M.gguf")
+    check_one_folder(listing.files[:2])
+    check_one_folder(listing.files[2:])
+    with pytest.raises(Unsupported, match="one after the other"):
+        check_one_folder(listing.files)
 
 
 @pytest.mark.parametrize(
