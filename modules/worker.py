@@ -28,6 +28,7 @@ from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_fitting import fit
 from modules.options.option import Value
+from modules.system import child_process
 
 PAUSE_SECONDS = 0.05
 """Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
@@ -40,6 +41,7 @@ Request = tuple[int, str, dict[str, Json]]
 
 def main() -> None:
     requests, channel = _take_stdin(), _take_stdout()
+    child_process.end_with_parent(requests.fileno())
     worker = Worker(channel)
     threading.Thread(target=_read, args=(requests, worker), daemon=True).start()
     worker.run()
@@ -62,9 +64,13 @@ def _take_stdout() -> BinaryIO:
 
 
 def _read(pipe: BinaryIO, worker: Worker) -> None:
-    for line in pipe:
-        worker.receive(*json.loads(line))
-    os._exit(0)  # the parent closed the pipe or died; native code in the main thread cannot be asked to stop
+    try:
+        for line in pipe:
+            worker.receive(*json.loads(line))
+    except BaseException:  # a worker that hears nothing any more must not stay
+        traceback.print_exc()
+        os._exit(1)
+    child_process.end()  # the parent closed the pipe or died; native code in the main thread cannot be asked to stop
 
 
 class SerialAdapter:
@@ -200,8 +206,11 @@ class Worker:
         self._write(self._line(call, event))
 
     def _write(self, lines: bytes) -> None:
-        with self._writing:
-            self._channel.write(lines)
+        try:
+            with self._writing:
+                self._channel.write(lines)
+        except OSError:  # the parent does not read any more: nobody is left to report to
+            child_process.end()
 
     def _reply(self, call: int, operation: str, args: Mapping[str, Json], answer: Callable[[], Json]) -> None:
         try:

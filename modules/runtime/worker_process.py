@@ -19,6 +19,7 @@ from pathlib import Path
 from modules.core.errors import Unloaded, Words, WorkerDied
 from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
 from modules.core.paths import ROOT
+from modules.system import child_process
 
 TAIL_LINES = 12
 LINE_BYTES = 1000
@@ -74,7 +75,7 @@ class WorkerProcess:
         self._ended = ended
         self._closing = False
         self.death: WorkerDied | Unloaded | None = None
-        self._child = subprocess.Popen(
+        self._child = child_process.start(
             [sys.executable, "-m", "modules.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

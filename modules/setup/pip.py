@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import threading
 from collections import deque
@@ -12,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.system import supervisor
+from modules.system.child_process import supervised
+
 POLL_SECONDS = 0.2
-EXIT_SECONDS = 2.0
+EXIT_SECONDS = 2 * supervisor.EXIT_SECONDS
 TAIL_LINES = 200
 MAX_LINE_LENGTH = 300
 _COMMON_ARGUMENTS = ("--disable-pip-version-check", "--no-input")
@@ -92,9 +94,9 @@ class Pip:
         if self.temporary is not None:
             own["TMPDIR"] = str(self.temporary)
         return subprocess.Popen(
-            [self.python, "-m", "pip", *arguments, *_COMMON_ARGUMENTS],
+            supervised([self.python, "-m", "pip", *arguments, *_COMMON_ARGUMENTS]),
             env={**os.environ, **own, **environment},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # for the supervisor: whatever ends this process closes it
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -112,32 +114,11 @@ def _kill_on_stop(child: subprocess.Popen[str], stop: threading.Event) -> None:
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
-    """End the child and its descendants.
-
-    SIGINT comes first: on it, ninja ends its compilers, which are in process groups of their own, and removes their
-    incomplete outputs. Then whatever remains of the child's session is killed.
-    """
-    if child.poll() is not None:
-        return
-    if os.name == "nt":
+    """Let the supervisor end pip and its descendants."""
+    assert child.stdin is not None
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+    try:
+        child.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
         child.kill()
-        return
-    for signal_number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal_number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(EXIT_SECONDS)
-            break
-    for pid in _session_members(child.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _session_members(leader: int) -> list[int]:
-    """Return the processes of a session; empty on systems without /proc."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.getsid(int(folder.name)) == leader:
-                pids.append(int(folder.name))
-    return pids

@@ -208,6 +208,8 @@ _DOING = {
     "loading": "next(worker.events('load', engine=ECHO.engine, path='slow', options={}))",
     "generating": "load(worker, Path('anything'), ECHO)\n"
     "g = worker.events('generate', prompt='slow count 10000', params={}); next(g)",
+    "answering a question": "load(worker, Path('anything'), ECHO)\n"
+    "worker.start('count', lambda _: None, text='word ' * 4_000_000)",
 }
 
 

@@ -1,0 +1,77 @@
+"""Child processes that end with their parent, however it ends.
+
+A child that serves calls this from its own code (`end_with_parent`); a program that knows nothing of us, such as pip,
+runs below a supervisor (`supervised`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+from modules.system import supervisor
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a child process as `subprocess.Popen` does, from a thread that lives as long as this process.
+
+    Linux sends the signal that a child asks for with PR_SET_PDEATHSIG when the thread that started it ends.
+    """
+    return _starter().submit(subprocess.Popen, command, **options).result()
+
+
+@functools.cache
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "child-processes")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_starter.cache_clear)  # a fork has none of its parent's threads
+
+
+def supervised(command: Sequence[str]) -> list[str]:
+    """Return a command that runs `command`, and ends it with all its descendants when its stdin ends.
+
+    Start it as the leader of a session, with a pipe as stdin. Its exit status is that of `command`.
+    """
+    return [sys.executable, "-I", "-S", str(Path(supervisor.__file__)), *command]
+
+
+def end_with_parent(pipe: int) -> None:
+    """Let this process end when its parent does: `pipe` is a descriptor that reports a hang-up then.
+
+    On Linux the kernel kills it, even while native code holds the GIL. Everywhere else, and if the parent has ended
+    before the kernel was asked, a thread that does nothing else sees that the pipe is closed.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if hasattr(select, "poll"):
+        threading.Thread(target=_end_at_hang_up, args=(pipe,), name="parent", daemon=True).start()
+
+
+def _end_at_hang_up(pipe: int) -> None:
+    poll = select.poll()
+    poll.register(pipe, 0)  # hang-ups and errors are always reported; requests that wait in the pipe are not asked for
+    poll.poll()
+    end()
+
+
+def end() -> NoReturn:
+    """End this process at once, and with it the children in its process group if it leads one."""
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)

@@ -1,0 +1,73 @@
+"""Run a command, and end it with all its descendants when stdin ends: `python supervisor.py COMMAND...`.
+
+A killed process cannot end its children, but the pipe that it held closes. The supervisor leads the session in which
+the command runs, so that descendants in process groups of their own, such as ninja's compilers, are found. It runs with
+the standard library alone, without site-packages, and takes some 15 ms to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_SECONDS = 2.0
+
+
+def main(command: Sequence[str]) -> int:
+    """Run until the command ends and return its exit status; 128 + the signal's number if a signal has ended it."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, close_fds=False)
+    if os.name == "posix":
+        # `_end_session` means the command, which would inherit this if it were set before the start.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending = threading.Lock()
+    threading.Thread(target=_end_when_stdin_ends, args=(child, ending), daemon=True).start()
+    status = child.wait()
+    ending.acquire()  # for good: the ender exits for us once it has begun
+    return status if status >= 0 else 128 - status
+
+
+def _end_when_stdin_ends(child: subprocess.Popen[bytes], ending: threading.Lock) -> None:
+    while os.read(0, 1):
+        pass
+    ending.acquire()
+    if os.name == "posix":
+        _end_session(child)
+    else:
+        child.kill()
+    os._exit(1)
+
+
+def _end_session(child: subprocess.Popen[bytes]) -> None:
+    """End all other processes of this session.
+
+    SIGINT comes first: on it, ninja ends its compilers, which are in process groups of their own, and removes their
+    incomplete outputs. Then whatever remains is killed.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(0, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(EXIT_SECONDS)
+    child.kill()
+    for pid in _session_members(os.getsid(0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session_members(leader: int) -> list[int]:
+    """Return the processes of a session but its leader; empty on systems without /proc."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(folder.name)) == leader != int(folder.name):
+                pids.append(int(folder.name))
+    return pids
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

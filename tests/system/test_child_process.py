@@ -1,0 +1,119 @@
+"""Children that end with their parent: by the kernel's signal, by the end of a pipe, and below a supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from modules.core.paths import ROOT
+from modules.system import child_process
+from tests.support.package_index import is_running
+
+BUSY = """
+import ctypes, sys
+from modules.system import child_process
+child_process.end_with_parent(0)
+print("started", flush=True)
+{then}
+"""
+HOLDING_THE_GIL = "ctypes.PyDLL(None).sleep(60)"
+SLEEPING = "ctypes.CDLL(None).sleep(60)"
+
+# A build: its compiler has its own process group, like those of ninja, and ignores an interrupt.
+BUILD = """
+import os, signal, subprocess, sys, time
+compiler = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(2, signal.SIG_IGN);"
+                             "print('compiling', flush=True); time.sleep(60)"], start_new_session=False,
+                            preexec_fn=os.setpgrp, stdout=subprocess.PIPE)
+compiler.stdout.readline()
+print(os.getpid(), compiler.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def start(program: str, starter: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return starter([sys.executable, "-c", program], cwd=ROOT, start_new_session=True, **pipes)
+
+
+def ends_within(seconds: float, *pids: int) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not any(map(is_running, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
+def test_a_child_that_holds_the_gil_in_native_code_ends_with_its_parent() -> None:
+    """Its parent is a process that starts it and says its pid; the pipe stays open, because we hold it too."""
+    program = (
+        "import subprocess, sys, time; from modules.system import child_process\n"
+        f"child = child_process.start([sys.executable, '-c', {BUSY.format(then=HOLDING_THE_GIL)!r}], stdout=-1)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = start(program, subprocess.Popen)
+    with parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+        assert ends_within(2, child)
+
+
+def test_a_child_whose_main_thread_sleeps_in_native_code_ends_with_its_pipe() -> None:
+    with start(BUSY.format(then=SLEEPING), subprocess.Popen) as child:
+        child.stdout.readline()
+        child.stdin.close()
+        assert ends_within(2, child.pid)
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+    started: list[subprocess.Popen[str]] = []
+    thread = threading.Thread(
+        target=lambda: started.append(start(BUSY.format(then=SLEEPING), child_process.start)), name="short"
+    )
+    thread.start()
+    thread.join()
+    with started[0] as child:
+        child.stdout.readline()
+        assert not ends_within(0.2, child.pid)
+        child.kill()
+
+
+def test_a_fork_can_start_children_too() -> None:
+    child_process.start(["true"]).wait()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(child_process.start(["true"]).wait(5))
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+# -- below a supervisor ------------------------------------------------------------------------------------------------
+
+
+def supervised(program: str) -> subprocess.Popen[str]:
+    return start(program, lambda command, **options: subprocess.Popen(child_process.supervised(command), **options))
+
+
+def test_a_supervised_command_ends_with_all_its_descendants_when_the_pipe_closes() -> None:
+    with supervised(BUILD) as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        supervisor.stdin.close()
+        assert ends_within(5, *pids, supervisor.pid)
+
+
+@pytest.mark.parametrize(("program", "status"), [("", 0), ("exit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_a_supervised_command_keeps_its_exit_status(program: str, status: int) -> None:
+    with supervised(program) as supervisor:
+        assert supervisor.wait(5) == status
+
+
+def test_a_supervised_command_can_be_interrupted() -> None:
+    """The supervisor ignores SIGINT for itself; the command must not inherit that."""
+    with supervised("import os, signal; print(signal.getsignal(signal.SIGINT).__name__)") as supervisor:
+        assert supervisor.stdout.readline() == f"{signal.default_int_handler.__name__}\n"
