@@ -30,7 +30,7 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
     Linux sends the signal that a child asks for with PR_SET_PDEATHSIG when the thread that started it ends.
     """
-    return _starter().submit(subprocess.Popen, command, **options).result()
+    return _starter().submit(lambda: subprocess.Popen(command, **options)).result()
 
 
 @functools.cache
