@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from modules.api.schemas import GenerationRequest
-from modules.core.errors import UnknownOption, Unsupported
+from modules.api import request_fields
+from modules.api.request_body import respelled
+from modules.api.request_fields import ALIASES, LENGTHS, NAMES, NEUTRAL, NO_EFFECT
+from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from modules.core.errors import OptionError, UnknownOption, Unsupported
 from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.generation_settings import PARAMETERS
@@ -14,67 +18,104 @@ from modules.options.option import Value, nearest
 from modules.runtime.loaded_model import LoadedModel
 
 _LENGTH = "max_new_tokens"
-_LENGTH_NAMES = ("max_tokens", "max_completion_tokens")  # OpenAI's names for it; of several the last one counts
-_LENGTHS = {name: dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1) for name in _LENGTH_NAMES}
+_SCHEMA_FIELDS = frozenset({*CompletionRequest.model_fields, *ChatRequest.model_fields})
+_MAX_COMPARED = 32
+"""How many unknown fields of a request are compared with the known ones: that takes about a millisecond each."""
 
-IGNORED = frozenset(
-    {
-        *("user", "safety_identifier", "metadata", "store"),  # for OpenAI's records
-        *("service_tier", "prompt_cache_key", "prompt_cache_retention"),  # how its data centers serve the request
-        "parallel_tool_calls",  # meaningless without tools
-    }
-)
-"""Parameters of OpenAI's API that by their meaning do not change the answer."""
-
-NEUTRAL: Mapping[str, tuple[Json, ...]] = {
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "best_of": (1,),
-    "suffix": ("",),
-    "audio": (),
-    "modalities": (["text"],),
-    "prediction": (),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "num_beams": (1,),
-    "length_penalty": (1,),
-    "early_stopping": (False,),  # beams are compared at their ends, so that nothing could be streamed
-    "penalty_alpha": (0,),  # transformers has removed contrastive search
-    "max_tokens_second": (0,),
-}
-"""Parameters of OpenAI's API and the original's that are not supported, with the values that have no effect."""
-
-_NAMES = (*PARAMETERS, *_LENGTHS, *IGNORED, *NEUTRAL)
+_ORDERS = ("sampler_priority", "temperature_last")
+"""Parameters that clients of the original send with every request, and that loaders with a fixed order do without."""
 
 
-def resolve(request: GenerationRequest, model: LoadedModel, defaults: Mapping[str, Value]) -> dict[str, Json]:
-    """Return all parameters of `request`, on top of `defaults`.
+def resolve(
+    request: GenerationRequest, model: LoadedModel, defaults: Mapping[str, Value], strict: bool = False
+) -> tuple[dict[str, Json], list[str]]:
+    """Return all parameters of `request`, on top of `defaults`, and the fields that the answer does without.
 
-    Raises OptionError, UnknownOption, or Unsupported for a parameter that the model's loader lacks.
+    With `strict`, there are no such fields outside messages. Raises OptionError, UnknownOption, or Unsupported for
+    what this program or the model's loader lacks.
     """
     extra = request.model_extra or {}
-    for name, value in extra.items():
-        _check_name(type(request), name, value)
-    requested = {name: value for name, value in extra.items() if name in PARAMETERS}
-    for name in [name for name in _LENGTHS if name in extra]:
-        requested[_LENGTH] = _LENGTHS[name].parse(extra[name])
-    params = generation_settings.resolve(
-        {**defaults, **requested}, request.stops, request.candidates, request.logit_bias
-    )
+    ignored = [name for name, value in extra.items() if not _is_known(request, name, value, model)]
+    _refuse_misspelled(request, ignored, strict)
+    requested = {name: value for name, value in extra.items() if name in PARAMETERS and name not in LENGTHS}
+    length = next((name for name in LENGTHS if name in extra), "")
+    if length:
+        requested[_LENGTH] = _length(length, extra[length])
+    try:
+        params = generation_settings.resolve(
+            {**defaults, **requested}, request.stops, request.candidates, request.logit_bias
+        )
+    except OptionError as error:
+        raise respelled(error, request.spelled) from None
     # Many clients send all parameters with every request: those at neutral values need no support.
     effective = [name for name in generation_settings.changed(params) if name in requested]
-    generation_settings.require_supported([*effective, *(["logit_bias"] if request.logit_bias else [])], model.loader)
-    return params
+    orders = [] if strict else [name for name in effective if name in _ORDERS and name not in model.loader.samplers]
+    needed = [name for name in effective if name not in orders]
+    generation_settings.require_supported([*needed, *(["logit_bias"] if request.logit_bias else [])], model.loader)
+    return params, [*ignored, *orders, *request.ignored, *_unused_by_template(request, model)]
 
 
-def _check_name(schema: type[GenerationRequest], name: str, value: object) -> None:
-    if name not in _NAMES:
-        raise UnknownOption(name, nearest(name, (*schema.model_fields, *_NAMES)))
-    if name in NEUTRAL and value not in NEUTRAL[name]:
+def _is_known(request: GenerationRequest, name: str, value: Any, model: LoadedModel) -> bool:
+    """Return whether a field is honoured or asks for nothing; False if the answer does without it."""
+    fields = request.model_extra or {}
+    if name in PARAMETERS or name in LENGTHS or name in NO_EFFECT:
+        return True
+    if name in NEUTRAL:
+        everything = {**fields, **{key: getattr(request, key) for key in type(request).model_fields}}
+        if request_fields.is_empty(value) or NEUTRAL[name](value, everything):
+            return True
         raise Unsupported({"en": f"{name} is not supported.", "zh": f"不支持 {name}。"})
+    if name == "num_ctx":
+        _check_context(value, model)
+        return True
+    if name == "dynatemp_range":
+        raise OptionError(name, str(value), {"en": "a number", "zh": "数字"})
+    return False
+
+
+def _refuse_misspelled(request: GenerationRequest, names: Sequence[str], strict: bool) -> None:
+    """Raise UnknownOption for a name that looks like one with an effect, with `strict` for any name."""
+    known = frozenset({*type(request).model_fields, *NAMES})
+    if strict and names:
+        raise UnknownOption(names[0], nearest(names[0], known))
+    effective = known - NO_EFFECT
+    for name in names[:_MAX_COMPARED]:
+        of_other_endpoint = name in _SCHEMA_FIELDS or ALIASES.get(name) in _SCHEMA_FIELDS
+        guess = "" if of_other_endpoint else request_fields.misspelled(name, effective)
+        if guess:
+            raise UnknownOption(name, guess)
+
+
+def _check_context(value: object, model: LoadedModel) -> None:
+    """Refuse a context that is larger than the loaded one: a request never loads a model anew."""
+    length = model.info.context_length
+    if not isinstance(value, int) or value > length:
+        expected = {
+            "en": f"at most {length}, the context that the model was loaded with",
+            "zh": f"不超过 {length}，即加载模型时的上下文长度",
+        }
+        raise OptionError("num_ctx", value if isinstance(value, (int, float)) else str(value)[:80], expected)
+
+
+def _length(name: str, value: Any) -> Value:
+    """Return the limit of an answer's tokens; 0 for no limit."""
+    option = dataclasses.replace(PARAMETERS[_LENGTH], key=name, minimum=1)
+    return 0 if not isinstance(value, (bool, str)) and value in LENGTHS[name] else option.parse(value)
+
+
+def _unused_by_template(request: GenerationRequest, model: LoadedModel) -> list[str]:
+    """Return the fields with variables for the chat template of which it uses none."""
+    if not isinstance(request, ChatRequest):
+        return []
+    template = model.info.chat_template or model.record.chat_template
+    unused = [name for name in request.template_kwargs if name not in template]
+    fields = {f"chat_template_kwargs.{name}" for name in unused if name in request.chat_template_kwargs}
+    if "enable_thinking" in unused and request.enable_thinking is not None:
+        fields.add("enable_thinking")
+    if request.reasoning_effort is not None:
+        variable = "enable_thinking" if request.reasoning_effort == "none" else "reasoning_effort"
+        fields |= {"reasoning_effort"} if variable in unused else set()
+    return sorted(fields)
 
 
 def seeded(params: Mapping[str, Json], number: int) -> dict[str, Json]:

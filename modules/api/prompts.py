@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
 from modules.chat.prompt import conversation_prompt, text_prompt
-from modules.core.errors import OptionError, UnknownOption, Unsupported
+from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
-from modules.options.option import nearest
 from modules.runtime.loaded_model import LoadedModel
-
-_TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
-_UNSUPPORTED_FIELDS = ("tool_calls", "function_call", "audio", "refusal", "annotations")
 
 
 def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]) -> Prompt:
@@ -33,19 +29,11 @@ def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, J
 
 
 def _message(index: int, message: Message) -> dict[str, str]:
-    extra = {name: value for name, value in (message.model_extra or {}).items() if value not in ([], {}, "")}
-    for name in extra:
-        _check(f"messages[{index}]", name)
+    for name in message.unsupported:
+        where = f"messages[{index}].{name}"
+        raise Unsupported({"en": f"{where} is not supported.", "zh": f"不支持 {where}。"})
     role = "system" if message.role == "developer" else message.role
-    template_fields = {name: str(value) for name, value in extra.items()}
-    return {"role": role, "content": _content(index, message.content), **template_fields}
-
-
-def _check(where: str, name: str) -> None:
-    if name in _UNSUPPORTED_FIELDS:
-        raise Unsupported({"en": f"{where}.{name} is not supported.", "zh": f"不支持 {where}.{name}。"})
-    if name not in _TEMPLATE_FIELDS:
-        raise UnknownOption(f"{where}.{name}", nearest(name, ("role", "content", *_TEMPLATE_FIELDS)))
+    return {"role": role, "content": _content(index, message.content), **message.template_fields}
 
 
 def _content(index: int, content: str | list[Part]) -> str:

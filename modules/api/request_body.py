@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -55,20 +56,43 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
+    _spelled: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="wrap")
     @classmethod
     def _translate_errors(cls, raw: Any, handler: ModelWrapValidatorHandler[Body]) -> Body:
         if isinstance(raw, bytes):  # FastAPI leaves a body undecoded whose content type is not JSON
             raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        fields, spelled = cls.canonical(raw) if isinstance(raw, Mapping) else (raw, {})
         try:
-            return handler(without_nulls(raw))
+            body = handler(fields)
         except ValidationError as error:
-            raise _option_error(cls, error.errors(include_context=False, include_url=False)[0]) from None
+            refused = _option_error(cls, error.errors(include_context=False, include_url=False)[0])
+            raise respelled(refused, spelled) from None
+        body._spelled = spelled
+        return body
+
+    @classmethod
+    def canonical(cls, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the fields under their own names, and the aliases that were sent, by the name of the field."""
+        return without_nulls(raw), {}
+
+    @property
+    def spelled(self) -> Mapping[str, str]:
+        """The aliases that were sent, by the name of the field."""
+        return self._spelled
 
     @classmethod
     def expected(cls, location: tuple[int | str, ...]) -> Expected:
         """Return what the field at `location` must be."""
         return expected_in(cls, str(location[0]))
+
+
+def respelled(error: WebUIError, spelled: Mapping[str, str]) -> WebUIError:
+    """Let an OptionError name the field as the client spelled it."""
+    if isinstance(error, OptionError):
+        error.option = spelled.get(error.option, error.option)
+    return error
 
 
 def without_nulls(raw: Any) -> Any:

@@ -7,23 +7,31 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
+from urllib.parse import quote
 
 from modules.core.events import Done, Json, Logprob, Text, TokenLogprobs
 
+_MAX_IGNORED = 50  # fields listed as ignored
+_MAX_NAME = 80  # characters of the name of one
 _PLACEHOLDER = "\0"  # of the text in a prepared chunk; a model's name cannot contain it
 _INCOMPLETE_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # shown for a token that ends within a character
 
 
 class ResponseBuilder:
-    """Build the answer to one request. Methods called `sse_…` return whole events of a stream."""
+    """Build the answer to one request. Methods called `sse_…` return whole events of a stream.
+
+    `ignored` are the fields of the request that the answer does without: the body lists them, and `headers` do.
+    """
 
     object: ClassVar[str]
     chunk_object: ClassVar[str]
     prefix: ClassVar[str]
 
-    def __init__(self, model: str, prompts: int, usage_chunk: bool = False) -> None:
+    def __init__(self, model: str, prompts: int, usage_chunk: bool = False, ignored: Sequence[str] = ()) -> None:
         self._prompts = prompts
         self._usage_chunk = usage_chunk
+        self._ignored: dict[str, Json] = {"ignored": _shortened(ignored)} if ignored else {}
+        self.headers = _ignored_header(ignored)
         self._facts = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._frames: dict[int, tuple[bytes, bytes]] = {}
 
@@ -48,7 +56,8 @@ class ResponseBuilder:
 
     def whole(self, answers: Sequence[Sequence[Text]], ends: Mapping[int, Done]) -> Json:
         choices = [self._whole_choice(number, pieces, ends[number]) for number, pieces in enumerate(answers)]
-        return {**self._facts, "object": self.object, "choices": choices, "usage": self._usage(ends)}
+        body = {**self._facts, "object": self.object, "choices": choices, "usage": self._usage(ends)}
+        return {**body, **self._ignored}
 
     def _whole_choice(self, number: int, pieces: Sequence[Text], end: Done) -> Json:
         has_logprobs = any(piece.logprobs for piece in pieces)
@@ -92,17 +101,19 @@ class ResponseBuilder:
         before, after = self._frames[number]
         return before + json.dumps(piece.text).encode() + after
 
-    def sse_end(self, number: int, end: Done) -> bytes:
-        return self._chunk([{**self._choice(number, ""), "finish_reason": _finish_reason(end)}])
+    def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
+        """Return the event that ends answer `number`; `last` if no other answer is still to end."""
+        choice = {**self._choice(number, ""), "finish_reason": _finish_reason(end)}
+        return self._chunk([choice], **(self._ignored if last and not self._usage_chunk else {}))
 
     def sse_usage(self, ends: Mapping[int, Done]) -> bytes:
-        return self._chunk([], usage=self._usage(ends)) if self._usage_chunk else b""
+        return self._chunk([], usage=self._usage(ends), **self._ignored) if self._usage_chunk else b""
 
     def _choice(self, number: int, text: str, logprobs: Json = None) -> Json:
         return {"index": number, **self.delta(text), "logprobs": logprobs, "finish_reason": None}
 
-    def _chunk(self, choices: Json, usage: Json = None) -> bytes:
-        body = {**self._facts, "object": self.chunk_object, "choices": choices}
+    def _chunk(self, choices: Json, usage: Json = None, **more: Json) -> bytes:
+        body = {**self._facts, "object": self.chunk_object, "choices": choices, **more}
         return sse_event({**body, "usage": usage} if self._usage_chunk else body)
 
 
@@ -133,8 +144,10 @@ class CompletionResponseBuilder(ResponseBuilder):
     object = chunk_object = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, model: str, prompts: int, usage_chunk: bool, echoes: Sequence[str]) -> None:
-        super().__init__(model, prompts, usage_chunk)
+    def __init__(
+        self, model: str, prompts: int, usage_chunk: bool, echoes: Sequence[str], ignored: Sequence[str] = ()
+    ) -> None:
+        super().__init__(model, prompts, usage_chunk, ignored)
         self._echoes = echoes
         self._offsets = [TextOffsets() for _ in echoes]
 
@@ -194,6 +207,21 @@ def _token(candidate: Logprob) -> dict[str, Json]:
 
 def _finish_reason(end: Done) -> str:
     return "length" if end.reason == "length" else "stop"
+
+
+def _ignored_header(ignored: Sequence[str]) -> dict[str, str]:
+    """Return the header that lists the fields of the request that the answer does without; empty for none.
+
+    Clients choose the names: characters that have a meaning in a header are percent-encoded.
+    """
+    names = ", ".join(quote(name, safe="[]") for name in _shortened(ignored))
+    return {"X-Ignored-Parameters": names} if names else {}
+
+
+def _shortened(ignored: Sequence[str]) -> list[str]:
+    """Return the beginning of a long list, with the beginnings of long names: the client knows what it sent."""
+    names = [name[:_MAX_NAME].encode("utf-8", "replace").decode() for name in ignored[:_MAX_IGNORED]]
+    return [*names, "..."] if len(ignored) > _MAX_IGNORED else names
 
 
 def sse_event(body: Json) -> bytes:

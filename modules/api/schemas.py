@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from modules.api import request_fields
 from modules.api.request_body import Expected, Flag, RequestBody, Text, Tokens, expected_in, without_nulls
 from modules.core.errors import OptionError
 from modules.core.events import Json
@@ -20,14 +21,23 @@ from modules.core.events import Json
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool = False
     include_obfuscation: bool = False  # padding against eavesdroppers, which is never added
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, raw: Any) -> Any:
+        return without_nulls(raw)
+
+    @property
+    def ignored(self) -> list[str]:
+        return [name for name, value in (self.model_extra or {}).items() if value]
+
 
 _STREAM_OPTIONS = Expected('an object such as {"include_usage": true}', '形如 {"include_usage": true} 的对象')
-_STOP = Expected("a text or a list of texts, none of them empty", "非空文本或由非空文本组成的列表")
+_STOP = Expected("a text or a list of texts", "文本或文本列表")
 _COUNT = Expected("a whole number from 1 to 16", " 1 到 16 之间的整数")
 _CANDIDATES = Expected("a whole number from 0 to 20", " 0 到 20 之间的整数")
 _NAME = Expected("a name", "名称")
@@ -43,6 +53,15 @@ class GenerationRequest(RequestBody):
     n: Annotated[int, Field(ge=1, le=16), _COUNT] = 1
     stop: Annotated[Text | list[Text], _STOP] = []
     logit_bias: Annotated[dict[str, float], _BIAS] = Field(default_factory=dict)
+
+    @classmethod
+    def canonical(cls, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        return request_fields.canonical(without_nulls(raw))
+
+    @property
+    def ignored(self) -> list[str]:
+        """Paths of the fields inside others that the answer does without."""
+        return [f"stream_options.{name}" for name in self.stream_options.ignored]
 
     @property
     def stops(self) -> list[str]:
@@ -63,9 +82,23 @@ class CompletionRequest(GenerationRequest):
     logprobs: Annotated[int | None, Field(ge=0, le=20), _CANDIDATES] = None
     echo: Flag = False
 
+    @classmethod
+    def canonical(cls, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """As in the base class; llama.cpp's `n_probs` is `logprobs`, and its 0 and the chat's false mean none."""
+        fields, spelled = super().canonical(raw)
+        if fields.get("logprobs") is False:
+            del fields["logprobs"]
+        count = fields.pop("n_probs", 0)
+        if count != 0 and "logprobs" not in fields:
+            fields["logprobs"], spelled["logprobs"] = count, "n_probs"
+        return fields, spelled
+
     @property
     def candidates(self) -> int | None:
         return self.logprobs
+
+
+_TEXT_PARTS = ("input_text", "output_text")  # the types of text in OpenAI's Responses
 
 
 class Part(BaseModel):
@@ -76,8 +109,30 @@ class Part(BaseModel):
     type: str
     text: Text = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, raw: Any) -> Any:
+        """Read the texts of other APIs: a plain text, the parts of OpenAI's Responses, and a refusal."""
+        if isinstance(raw, str):
+            return {"type": "text", "text": raw}
+        part = without_nulls(raw)
+        if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
+            return {**part, "type": "text"}
+        if isinstance(part, dict) and part.get("type") == "refusal":
+            return {"type": "text", "text": part.get("refusal", "")}
+        return part
+
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_TEMPLATE_FIELDS = ("name", "tool_call_id")  # chat templates may use them
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")  # parts with thoughts, which are no text of the answer
+
+UNSUPPORTED_IN_MESSAGES = ("tool_calls", "function_call")
+
 
 class Message(BaseModel):
+    """One message. Clients send answers back with every field that some server put into them: nothing is refused."""
+
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Annotated[
@@ -88,8 +143,38 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, raw: Any) -> Any:
-        return without_nulls(raw)
+    def _drop_nulls_and_thoughts(cls, raw: Any) -> Any:
+        fields = without_nulls(raw)
+        if isinstance(fields, dict) and isinstance(fields.get("content"), list):
+            fields["content"] = [part for part in fields["content"] if not _is_thought(part)]
+        return fields
+
+    @property
+    def template_fields(self) -> dict[str, str]:
+        """The fields beside role and content that a chat template may use."""
+        extra = self._extra
+        fields = {name: str(extra[name]) for name in _TEMPLATE_FIELDS if name in extra}
+        thoughts = [extra[name] for name in _REASONING if isinstance(extra.get(name), str)]
+        return {**fields, "reasoning_content": thoughts[0]} if thoughts else fields
+
+    @property
+    def ignored(self) -> list[str]:
+        """The fields that the answer does without."""
+        read = {*_TEMPLATE_FIELDS, *(name for name in _REASONING if isinstance(self._extra.get(name), str))}
+        return [name for name in self._extra if name not in read]
+
+    @property
+    def unsupported(self) -> list[str]:
+        """The fields without which the answer would be another one."""
+        return [name for name in UNSUPPORTED_IN_MESSAGES if name in self._extra]
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return {name: value for name, value in (self.model_extra or {}).items() if value not in ([], {}, "")}
+
+
+def _is_thought(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") in _THOUGHTS
 
 
 _MESSAGES = Expected(
@@ -138,6 +223,23 @@ class ChatRequest(GenerationRequest):
         if self.enable_thinking is not None:
             variables["enable_thinking"] = self.enable_thinking
         return variables | self.chat_template_kwargs
+
+    @classmethod
+    def canonical(cls, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """As in the base class; llama.cpp's `n_probs` asks for that many candidates."""
+        fields, spelled = super().canonical(raw)
+        count = fields.pop("n_probs", 0)
+        if count != 0 and "logprobs" not in fields and "top_logprobs" not in fields:
+            fields |= {"logprobs": True, "top_logprobs": count}
+            spelled["top_logprobs"] = "n_probs"
+        return fields, spelled
+
+    @property
+    def ignored(self) -> list[str]:
+        in_messages = (
+            f"messages[{index}].{name}" for index, message in enumerate(self.messages) for name in message.ignored
+        )
+        return [*super().ignored, *in_messages]
 
     @classmethod
     def expected(cls, location: tuple[int | str, ...]) -> Expected:

@@ -18,7 +18,7 @@ class EventStream(StreamingResponse):
     """Send the events of `generations` as they arrive; stop them when the response ends or the client disconnects."""
 
     def __init__(self, generations: Generations, builder: ResponseBuilder, count: int, language: str) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **builder.headers}
         super().__init__(
             _events(generations, builder, count, language), headers=headers, media_type="text/event-stream"
         )
@@ -38,12 +38,13 @@ async def _events(
         for number in range(count):
             if opening := builder.sse_opening(number):
                 yield opening
-        buffered = b""
+        buffered, running = b"", count
         async for number, reply in generations:
             if isinstance(reply, Text):
                 buffered += builder.sse_text(number, reply)
             elif isinstance(reply, Done):
-                buffered += builder.sse_end(number, reply)
+                running -= 1
+                buffered += builder.sse_end(number, reply, last=running == 0)
             if buffered and not generations.has_more:  # events that arrived together are sent together
                 yield buffered
                 buffered = b""

@@ -106,6 +106,16 @@ _SERVER = (
         {"en": "Key that API requests must contain.", "zh": "API 请求必须携带的密钥。"},
     ),
     Option(
+        "strict_api",
+        "strict-api",
+        False,
+        {"en": "Strict API", "zh": "严格的 API"},
+        {
+            "en": "Refuse API requests with unknown parameters, instead of answering without them.",
+            "zh": "拒绝含未知参数的 API 请求，而不是忽略这些参数后作答。",
+        },
+    ),
+    Option(
         "gradio_auth",
         "gradio-auth",
         "",

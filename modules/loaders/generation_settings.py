@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.loaders.registry import Loader
-from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
+from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL, SWITCHES
 from modules.options.option import Value, parse_all
 
 __all__ = ["PARAMETERS", "require_supported", "resolve"]
 
 _QUOTED_LISTS = ("dry_sequence_breakers", "custom_stopping_strings")
+
+_FOREIGN_SAMPLERS = ("adaptive_p",)
 
 MAX_LOGIT_BIAS = 100
 """Limit of OpenAI's API: -100 bans a token, 100 forces it."""
@@ -42,12 +46,23 @@ def resolve(
 
 
 def as_text(key: str, value: object) -> object:
-    """Convert a list of strings, as clients of the original API send it, to the text that the option holds."""
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        return value
+    """Convert a list of strings, or its JSON, as clients of the original API send it, to the text of the option."""
+    if key in _QUOTED_LISTS and isinstance(value, str) and value.strip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
     if key == "sampler_priority":
-        return "\n".join(value)
-    return ", ".join(json.dumps(item, ensure_ascii=False) for item in value) if key in _QUOTED_LISTS else value
+        return _without_foreign_samplers(value)
+    if key not in _QUOTED_LISTS or not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return value
+    return ", ".join(json.dumps(item, ensure_ascii=False) for item in value if item)
+
+
+def _without_foreign_samplers(value: object) -> object:
+    """Return the lines of `sampler_priority` without the samplers that only the original has."""
+    names = re.split(r"\s*[\n,]\s*", value.strip()) if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return value
+    return "\n".join(name for name in names if name not in _FOREIGN_SAMPLERS)
 
 
 def require_supported(parameters: Iterable[str], loader: Loader) -> None:
@@ -63,8 +78,9 @@ def require_supported(parameters: Iterable[str], loader: Loader) -> None:
 
 
 def changed(params: Mapping[str, Json]) -> list[str]:
-    """Return the keys of parameters that differ from their defaults."""
-    return [key for key, option in PARAMETERS.items() if key in params and params[key] != option.default]
+    """Return the keys of parameters that differ from their defaults and are not switched off by another one."""
+    differing = [key for key, option in PARAMETERS.items() if key in params and params[key] != option.default]
+    return [key for key in differing if SWITCHES.get(key, key) in differing]
 
 
 def _validated_stops(stops: Iterable[str]) -> list[str]:

@@ -33,7 +33,7 @@ _COMMON = (
             "zh": "回答的最大长度（词符数）；0 表示直到填满上下文。",
         },
         minimum=0,
-        maximum=32768,
+        maximum=LONGEST_CONTEXT,
     ),
     Option(
         "auto_max_new_tokens",
@@ -673,6 +673,21 @@ PARAMETERS: Mapping[str, Option] = {option.key: option for option in _TABLE}
 
 SUPPORTED_BY_ALL = frozenset({"max_new_tokens", "auto_max_new_tokens", "truncation_length", "custom_stopping_strings"})
 """Parameters that need no sampler: the lengths of prompt and answer, and the strings that end the answer."""
+
+SWITCHES: Mapping[str, str] = {
+    "dynatemp_low": "dynamic_temperature",
+    "dynatemp_high": "dynamic_temperature",
+    "dynatemp_exponent": "dynamic_temperature",
+    "mirostat_tau": "mirostat_mode",
+    "mirostat_eta": "mirostat_mode",
+    "smoothing_curve": "smoothing_factor",
+    "xtc_threshold": "xtc_probability",
+    "dry_base": "dry_multiplier",
+    "dry_allowed_length": "dry_multiplier",
+    "dry_sequence_breakers": "dry_multiplier",
+    "negative_prompt": "guidance_scale",
+}
+"""Parameters without effect while another one has its default."""
 
 GROUPS = ("common", "truncation", "temperature", "repetition", "constraints", "text")
 """The groups in the order of display; the first is not collapsible."""

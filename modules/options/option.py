@@ -13,6 +13,9 @@ from modules.core.errors import CommandLineError, OptionError, UnknownOption, Wo
 
 Value = bool | int | float | str
 
+MAX_COMPARED = 100
+"""Longest beginning of an unknown name that is compared with known ones: the time grows with its square."""
+
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 _UNITS = {"": 1 << 30, "gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6}
@@ -135,10 +138,13 @@ def size_in_bytes(text: str) -> int:
     return int(float(number) * _UNITS[unit.lower()])
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the most similar one of `names`, ignoring case and `-`/`_`; "" if none is similar."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the most similar one of `names`, ignoring case and `-`/`_`; "" if none is similar.
+
+    `cutoff` is the similarity needed, from 0 to 1, as `difflib` measures it.
+    """
     by_folded = {_folded(candidate): candidate for candidate in names}
-    matches = difflib.get_close_matches(_folded(name), by_folded, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(_folded(name)[:MAX_COMPARED], by_folded, n=1, cutoff=cutoff)
     return by_folded[matches[0]] if matches else ""
 
 

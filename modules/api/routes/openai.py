@@ -73,26 +73,27 @@ def _model_object(record: ModelRecord, loaded: LoadedModel | None) -> Json:
 
 
 def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> None:
-    def resolve(body: GenerationRequest, model: LoadedModel) -> dict[str, Json]:
-        return parameters.resolve(body, model, {**app.settings.current.generation, **defaults.get(model, {})})
+    def resolve(body: GenerationRequest, model: LoadedModel) -> tuple[dict[str, Json], list[str]]:
+        saved = {**app.settings.current.generation, **defaults.get(model, {})}
+        return parameters.resolve(body, model, saved, strict=app.flags.on("strict_api"))
 
     @router.post("/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = app.models.current
-        params = resolve(body, model)
+        params, ignored = resolve(body, model)
         prompts = await asyncio.to_thread(plain_prompts, model, body, params)
         echoes = await asyncio.to_thread(echoed_prompts, model, prompts) if body.echo else [""] * len(prompts)
         echoes = [echo for echo in echoes for _ in range(body.n)]
         include_usage = body.stream_options.include_usage
-        builder = CompletionResponseBuilder(model.record.name, len(prompts), include_usage, echoes)
+        builder = CompletionResponseBuilder(model.record.name, len(prompts), include_usage, echoes, ignored)
         return await _generate(request, body, model, params, prompts, builder)
 
     @router.post("/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         model = app.models.current
-        params = resolve(body, model)
+        params, ignored = resolve(body, model)
         prompt = await asyncio.to_thread(chat_prompt, model, body, params)
-        builder = ChatResponseBuilder(model.record.name, 1, body.stream_options.include_usage)
+        builder = ChatResponseBuilder(model.record.name, 1, body.stream_options.include_usage, ignored)
         return await _generate(request, body, model, params, [prompt], builder)
 
 
@@ -115,6 +116,6 @@ async def _generate(
         await cancel_on_disconnect(request, generations.wait_for_first_events())
         if not body.stream:
             texts = await cancel_on_disconnect(request, generations.collect())
-            return json_response(builder.whole(texts, generations.finished))
+            return json_response(builder.whole(texts, generations.finished), headers=builder.headers)
         stack.pop_all()  # from now on the stream closes them
     return EventStream(generations, builder, len(calls), language_of(request.headers))
