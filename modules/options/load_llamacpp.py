@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.options import load_shared as shared
-from modules.options.load_shared import FRACTIONS, LONGEST_CONTEXT
+from modules.options.load_shared import FRACTIONS, LONGEST_CONTEXT, SHORTEST_CONTEXT
 from modules.options.option import Option
 
 _LIBRARY = (
@@ -31,6 +31,7 @@ _LIBRARY = (
         },
         minimum=0,
         maximum=LONGEST_CONTEXT,
+        least=SHORTEST_CONTEXT,
     ),
     Option(
         "threads",

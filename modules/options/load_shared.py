@@ -7,6 +7,9 @@ from modules.options.option import Option
 LONGEST_CONTEXT = 16_777_216
 """Upper limit of context lengths, in tokens."""
 
+SHORTEST_CONTEXT = 16
+"""Lower limit of context lengths: in fewer tokens no question has room beside its answer."""
+
 FRACTIONS = r"\d+(\.\d+)?( *, *\d+(\.\d+)?)*"
 """Numbers separated by commas: `20,7` or `30, 70`."""
 
@@ -88,6 +91,7 @@ MAX_SEQ_LEN = Option(
     },
     minimum=0,
     maximum=LONGEST_CONTEXT,
+    least=SHORTEST_CONTEXT,
 )
 CFG_CACHE = Option(
     "cfg_cache",

@@ -30,6 +30,7 @@ class Option:
         flag: Command-line flag without the leading dashes, in the spelling of the original web UI.
         choices: Allowed values; empty for any.
         minimum, maximum: Inclusive range of a number.
+        least: Smallest number other than 0, where 0 means "the model's own".
         step: Shows a number as a slider from `minimum` to `maximum`; None shows an input box.
         pattern: Regular expression that must match all of a non-empty text.
         example: A text that matches, shown as a placeholder.
@@ -46,6 +47,7 @@ class Option:
     choices: tuple[Value, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    least: int = 0
     step: float | None = None
     pattern: str = ""
     example: str = ""
@@ -98,6 +100,7 @@ class Option:
     def _in_range(self, value: float) -> bool:
         # `value == value` is False for NaN.
         low = self.minimum is None or value >= self.minimum
+        low = low and (value == 0 or value >= self.least or not self.least)
         high = self.maximum is None or value <= self.maximum
         return low and high and value == value and abs(value) != float("inf")
 
@@ -114,7 +117,9 @@ class Option:
         if isinstance(self.default, str):
             return {"en": f"a text such as {self.example!r}", "zh": f"形如 {self.example!r} 的值"}
         en, zh = ("a number", "数字") if isinstance(self.default, float) else ("a whole number", "整数")
-        low, high = _format_limit(self.minimum), _format_limit(self.maximum)
+        low, high = _format_limit(self.least or self.minimum), _format_limit(self.maximum)
+        if self.least:
+            return {"en": f"0, or {en} from {low} to {high}", "zh": f" 0，或 {low} 到 {high} 之间的{zh}"}
         if low and high:
             return {"en": f"{en} from {low} to {high}", "zh": f" {low} 到 {high} 之间的{zh}"}
         if low:

@@ -30,7 +30,7 @@ def other_value(option: Option) -> Value:
         )
     if option.choices:
         return next(choice for choice in option.choices if choice != option.default)
-    return option.parse(option.default + 1)
+    return option.parse(option.default + max(option.least, 1))
 
 
 def arguments_for(option: Option, value: Value, flag: str) -> list[str]:
@@ -160,6 +160,36 @@ def test_a_hash_sign_within_a_word_is_not_a_comment(file: Path) -> None:
     assert flags_file_arguments(file, "--api-key a#b") == ["--api-key", "a#b"]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (r"--model-dir C:\AI\my-models", ["--model-dir", r"C:\AI\my-models"]),
+        (r"--model-dir C:\new\table --api", ["--model-dir", r"C:\new\table", "--api"]),
+        (r"--model-dir=C:\AI\ --api", ["--model-dir=C:\\AI\\", "--api"]),
+        ("--model-dir C:\\AI\\", ["--model-dir", r"C:\AI"]),
+        (r'--model-dir "C:\My Models\" --api', ["--model-dir", "C:\\My Models\\", "--api"]),
+        (r"--model-dir 'D:\a b' # mine", ["--model-dir", r"D:\a b"]),
+        (r"--model-dir \\server\share\x", ["--model-dir", r"\\server\share\x"]),
+        (r'--model-dir=C:\"My Models"\x', ["--model-dir=C:\\My Models\\x"]),
+        (r"--model-dir /home/my\ models --api", ["--model-dir", "/home/my models", "--api"]),
+        (r"--model-dir C:\AI\ # mine", ["--model-dir", "C:\\AI\\"]),
+        ('--model "" --api-key "a # b"', ["--model", "", "--api-key", "a # b"]),
+        ("--api # --cpu 'unclosed", ["--api"]),
+        ("--api\u3000--cpu\t--mlock", ["--api", "--cpu", "--mlock"]),
+    ],
+)
+def test_backslashes_are_kept_and_comments_may_follow_flags(file: Path, line: str, words: list[str]) -> None:
+    assert flags_file_arguments(file, line) == words
+
+
+def test_the_flags_file_may_be_the_utf16_of_powershell(file: Path) -> None:
+    assert flags_file_arguments(file, "--model 模型", "--api", encoding="utf-16", newline="\r\n") == [
+        "--model",
+        "模型",
+        "--api",
+    ]
+
+
 def test_the_flags_file_may_have_a_bom_and_crlf(file: Path) -> None:
     assert flags_file_arguments(file, "--model 模型", encoding="utf-8-sig") == ["--model", "模型"]
     assert flags_file_arguments(file, "--api", "# x", "--cpu", newline="\r\n") == ["--api", "--cpu"]
@@ -193,7 +223,6 @@ def test_an_error_in_the_flags_file_names_its_line(file: Path) -> None:
     unclosed = refused(b"--api\n--model 'x")
     assert unclosed.say("en") == f"Command line: {file}:2: no closing quotation mark."
     assert unclosed.say("zh") == f"命令行：{file}:2：引号没有闭合。"
-    assert refused(b"--model a\\\\").say("zh") == f"命令行：{file}:1：末尾的反斜杠之后没有字符。"
     gbk = refused("--api\n\n# 模型".encode("gbk"))
     assert gbk.say("en") == f"Command line: {file}:3: not UTF-8."
     assert gbk.say("zh") == f"命令行：{file}:3：不是 UTF-8 编码。"

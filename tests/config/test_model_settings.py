@@ -38,7 +38,7 @@ def random_value(option: Option, rng: random.Random) -> Value:
         return rng.random() < 0.5
     if isinstance(option.default, str):
         return option.example or "on"
-    low = option.minimum if option.minimum is not None else -1000
+    low = option.least or (option.minimum if option.minimum is not None else -1000)
     number = rng.uniform(low, min(option.maximum or 1e6, 1e6))
     return option.parse(int(number) if isinstance(option.default, int) else number)
 

@@ -32,7 +32,7 @@ def random_value(option: Option, rng: random.Random) -> object:
         return rng.random() < 0.5
     if isinstance(option.default, str):
         return option.example
-    low, high = option.minimum or 0, min(option.maximum or 1000, 1000)
+    low, high = option.least or option.minimum or 0, min(option.maximum or 1000, 1000)
     number = rng.uniform(low, high)
     return round(number, 3) if isinstance(option.default, float) else int(number)
 

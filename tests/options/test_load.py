@@ -130,6 +130,16 @@ def test_both_ends_of_every_range_are_valid(subtests: pytest.Subtests) -> None:
                 assert end is None or option.parse(end) == end
 
 
+@pytest.mark.parametrize("key", ["n_ctx", "max_seq_len"])
+def test_a_context_too_short_for_any_question_is_refused_with_its_bounds(key: str) -> None:
+    assert [OPTIONS[key].parse(length) for length in (0, 16, "16")] == [0, 16, 16]
+    for length in (1, 15, "8", -1):
+        with pytest.raises(OptionError) as refused:
+            OPTIONS[key].parse(length)
+        assert refused.value.say("en").endswith("expected 0, or a whole number from 16 to 16777216.")
+        assert refused.value.say("zh").endswith("应为 0，或 16 到 16777216 之间的整数。")
+
+
 def test_the_example_of_a_text_option_matches_its_pattern(subtests: pytest.Subtests) -> None:
     with_pattern = [option for option in OPTIONS.values() if option.pattern]
     assert with_pattern

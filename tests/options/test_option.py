@@ -176,7 +176,7 @@ def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
 
 
 def test_the_last_of_two_values_takes_precedence() -> None:
-    assert parsed("--n_ctx 1 --n-ctx 2") == {"n_ctx": 2}
+    assert parsed("--n_ctx 64 --n-ctx 128") == {"n_ctx": 128}
 
 
 def test_underscores_in_a_value_are_kept() -> None:
