@@ -17,7 +17,7 @@ from modules.app import App
 from modules.cli import first_load, model_menu
 from modules.config import flags as command_line
 from modules.config.flags import Flags
-from modules.core.errors import PortTaken, WebUIError
+from modules.core.errors import PortTaken, WebUIError, Words
 from modules.core.product import LOG_FILE
 from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
@@ -26,7 +26,7 @@ from modules.setup.overlay_installer import OverlayInstaller
 from modules.system.terminal import terminal_language
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 ROOT = Path(__file__).resolve().parent
 log = logging.getLogger("server")
@@ -83,8 +83,8 @@ def start_log(verbose: bool) -> None:
         logging.getLogger(verbose_logger).setLevel(logging.WARNING)
 
 
-def build(app: App) -> FastAPI:
-    """Create the FastAPI application with the page, the API and the health check."""
+def build(app: App) -> ASGIApp:
+    """Create the application with the page, the API and the health check, behind its login."""
     from fastapi import FastAPI
 
     server = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -101,6 +101,7 @@ def build(app: App) -> FastAPI:
         from modules import ui
 
         ui.attach(server, app)
+        return ui.protect(server, app)
     return server
 
 
@@ -116,6 +117,8 @@ def serve(app: App) -> None:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
+        # Otherwise any program on this machine could claim a new address for every guess at a password.
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )
     server = uvicorn.Server(config)
     # Streams of open pages end only by being cut off; uvicorn would log a traceback for each.
@@ -167,15 +170,28 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
     threading.Thread(target=app.catalog.models, daemon=True).start()
     open_to_others = host not in ("127.0.0.1", "::1")
-    if open_to_others and not (app.flags.text("gradio_auth") or app.flags.text("api_key")):
-        log.warning(
-            "警告：局域网内的任何人都可以使用。请设置 --gradio-auth 或 --api-key。"
-            if chinese
-            else "Warning: anyone on the network can use this server. Set --gradio-auth or --api-key."
-        )
+    if open_to_others and (warning := open_warning(app)):
+        log.warning("%s", warning["zh" if chinese else "en"])
     if app.flags.on("auto_launch"):
         webbrowser.open(url)
     first_load.start(app)
+
+
+def open_warning(app: App) -> Words | None:
+    """Return a warning for a server that others can reach, if they can use it without a password."""
+    if not app.credentials.required:
+        return {
+            "en": "Warning: anyone on the network can use this server. Set --gradio-auth or --api-key.",
+            "zh": "警告：局域网内的任何人都可以使用。请设置 --gradio-auth 或 --api-key。",
+        }
+    if app.flags.on("multi_user") and not app.credentials.logins and not app.flags.on("nowebui"):
+        return {
+            "en": "Warning: anyone on the network can chat on the page. With --multi-user the API key protects the API "
+            "only; set --gradio-auth as well.",
+            "zh": "警告：局域网内的任何人都可以在页面上聊天。使用 --multi-user 时，API 密钥只保护 API；"
+            "请同时设置 --gradio-auth。",
+        }
+    return None
 
 
 if __name__ == "__main__":

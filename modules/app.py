@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.config.credentials import Credentials
 from modules.config.flags import Flags
 from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
@@ -35,6 +36,7 @@ from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
+from modules.system.guess_limiter import GuessLimiter
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class App:
 
     def __init__(self, flags: Flags, cache: Path | None = None) -> None:
         self.flags = flags
+        self.credentials = Credentials.read(flags, os.environ)
+        self.guesses = GuessLimiter()
         self.cache = cache
         self.presets = Presets(ROOT / "presets")
         settings_file = flags.text("settings")

@@ -25,4 +25,4 @@ def mount_api(server: FastAPI, app: App) -> None:
     api.include_router(downloads.routes(app))
     api.include_router(loras.routes(app))
     errors.register_handlers(api)
-    server.mount("/v1", AuthMiddleware(api, app.flags))
+    server.mount("/v1", AuthMiddleware(api, app.credentials, app.guesses))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
-import hmac
+import binascii
+import math
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api.errors import error_response
-from modules.config.flags import Flags
+from modules.config.credentials import Credentials
 from modules.core.errors import Words
+from modules.system.guess_limiter import GuessLimiter
 
 _NO_KEY: Words = {
     "en": "This API requires a key: send it as `Authorization: Bearer KEY`.",
@@ -20,36 +23,62 @@ _NO_LOGIN: Words = {
     "en": "This API requires a login: send user name and password by HTTP Basic authentication.",
     "zh": "此 API 需要登录：请使用 HTTP Basic 认证发送用户名和密码。",
 }
+_TOO_MANY: Words = {
+    "en": "Too many wrong attempts from this address: try again in {seconds} s.",
+    "zh": "此地址的错误尝试过多，请在 {seconds} 秒后重试。",
+}
 
 
 class AuthMiddleware:
-    """Pass on requests with `--api-key`, or else with a login of `--gradio-auth`, if either is set; answer others 401.
+    """Pass on requests with an API key or, if there are no keys, with a login, if there are any; answer others 401.
 
-    It covers everything under /v1, so that a client without the key does not even learn which endpoints exist.
+    It covers everything under /v1, so that a client without the key does not even learn which endpoints exist. An
+    address that guesses is answered 429 for a while.
     """
 
-    def __init__(self, app: ASGIApp, flags: Flags) -> None:
-        self._app = app
-        key, logins = flags.text("api_key"), flags.text("gradio_auth")
-        self._scheme = b"bearer" if key else b"basic"
-        self._accepted = [key.encode()] if key else [base64.b64encode(login.encode()) for login in logins.split(",")]
-        self._open = not key and not logins
+    def __init__(self, app: ASGIApp, credentials: Credentials, guesses: GuessLimiter) -> None:
+        self._app, self._credentials, self._guesses = app, credentials, guesses
+        self._scheme = b"bearer" if credentials.keys else b"basic"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._open or self._is_authorized(scope):
+        if scope["type"] != "http" or not self._credentials.required:
+            await self._app(scope, receive, send)
+            return
+        address = (scope.get("client") or ("",))[0]
+        sent = Headers(scope=scope).get("authorization")
+        if sent is not None and (seconds := self._guesses.delay(address)):
+            await _too_many(Headers(scope=scope), seconds)(scope, receive, send)
+        elif sent is not None and self._is_authorized(dict(scope["headers"])[b"authorization"]):
+            self._guesses.succeeded(address)
             await self._app(scope, receive, send)
         else:
+            if sent is not None:
+                self._guesses.missed(address)
             await self._send_unauthorized(scope, receive, send)
 
-    def _is_authorized(self, scope: Scope) -> bool:
-        sent = dict(scope["headers"]).get(b"authorization", b"")
+    def _is_authorized(self, sent: bytes) -> bool:
         scheme, _, secret = sent.partition(b" ")
-        # All comparisons are made, each in constant time, so that timing reveals nothing about the secret.
-        matches = [hmac.compare_digest(secret.strip(), accepted) for accepted in self._accepted]
-        return scheme.lower() == self._scheme and any(matches)
+        accepted = self._accepts_key if self._scheme == b"bearer" else self._accepts_login
+        return accepted(secret.strip()) and scheme.lower() == self._scheme
+
+    def _accepts_key(self, secret: bytes) -> bool:
+        return self._credentials.accept_key(secret)
+
+    def _accepts_login(self, secret: bytes) -> bool:
+        try:
+            user, _, password = base64.b64decode(secret, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+        return self._credentials.accept_login(user, password)
 
     async def _send_unauthorized(self, scope: Scope, receive: Receive, send: Send) -> None:
         words, code = (_NO_KEY, "invalid_api_key") if self._scheme == b"bearer" else (_NO_LOGIN, "invalid_login")
         challenge = "Bearer" if self._scheme == b"bearer" else 'Basic realm="API", charset="UTF-8"'
         response = error_response(Headers(scope=scope), 401, code, words, {"WWW-Authenticate": challenge})
         await response(scope, receive, send)
+
+
+def _too_many(headers: Headers, seconds: float) -> Response:
+    wait = str(math.ceil(seconds))
+    words = {language: text.format(seconds=wait) for language, text in _TOO_MANY.items()}
+    return error_response(headers, 429, "too_many_attempts", words, {"Retry-After": wait})

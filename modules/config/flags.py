@@ -104,7 +104,21 @@ _SERVER = (
         "api-key",
         "",
         {"en": "API key", "zh": "API 密钥"},
-        {"en": "Key that API requests must contain.", "zh": "API 请求必须携带的密钥。"},
+        {
+            "en": "Key that API requests must contain. Without --gradio-auth, the page asks for it too.",
+            "zh": "API 请求必须携带的密钥。未设置 --gradio-auth 时，页面登录也用此密钥。",
+        },
+    ),
+    Option(
+        "api_key_file",
+        "api-key-file",
+        "",
+        {"en": "File of API keys", "zh": "API 密钥文件"},
+        {
+            "en": "File with API keys, one per line, instead of --api-key. Without either, the environment variable "
+            "TEXT_STUDIO_API_KEY is used.",
+            "zh": "API 密钥文件，每行一个，代替 --api-key。两者均未指定时，使用环境变量 TEXT_STUDIO_API_KEY。",
+        },
     ),
     Option(
         "strict_api",
@@ -127,6 +141,17 @@ _SERVER = (
         },
         pattern=r"[^:,]+:[^,]+(,[^:,]+:[^,]+)*",
         example="me:secret,you:other",
+    ),
+    Option(
+        "gradio_auth_path",
+        "gradio-auth-path",
+        "",
+        {"en": "File of logins", "zh": "登录文件"},
+        {
+            "en": "File with logins as user:password, one per line, instead of --gradio-auth. Without either, the "
+            "environment variable TEXT_STUDIO_AUTH is used.",
+            "zh": "登录文件，每行一个 用户名:密码，代替 --gradio-auth。两者均未指定时，使用环境变量 TEXT_STUDIO_AUTH。",
+        },
     ),
     Option(
         "multi_user",
@@ -325,7 +350,7 @@ def parse(arguments: Iterable[str]) -> Flags:
     return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, warnings)
 
 
-def logins(flags: Flags) -> list[tuple[str, str]]:
-    """Return the users and passwords of `--gradio-auth`; empty if no login is required."""
-    pairs = [pair.partition(":") for pair in flags.text("gradio_auth").split(",") if pair]
+def logins(text: str) -> list[tuple[str, str]]:
+    """Return the users and passwords in a value of `--gradio-auth`; empty if no login is required."""
+    pairs = [pair.partition(":") for pair in text.split(",") if pair]
     return [(user.strip(), password) for user, _, password in pairs]

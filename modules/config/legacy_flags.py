@@ -1,6 +1,6 @@
 """Flags of the original web UI that are ignored with a warning.
 
-Flags that protect something (`--gradio-auth-path`, `--admin-key`, `--ssl-keyfile`, ...) are left out on purpose:
+Flags that protect something (`--admin-key`, `--ssl-keyfile`, ...) are left out on purpose:
 they stay an error, so that the server does not start unprotected.
 """
 

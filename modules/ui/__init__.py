@@ -6,13 +6,14 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from starlette.types import ASGIApp
 
 from modules.app import App
-from modules.config.flags import logins
 from modules.core.errors import LANGUAGES
 from modules.ui import status_feed
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search
+from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
@@ -40,7 +41,6 @@ def attach(server: FastAPI, app: App) -> None:
             server,
             build(app, language),
             path=f"/{language}",
-            auth=logins(app.flags) or None,
             theme=theme,
             css=css,
             head=_head(language, app.settings.current.theme),
@@ -52,6 +52,22 @@ def attach(server: FastAPI, app: App) -> None:
             mcp_server=False,
             show_error=True,
         )
+
+
+def protect(server: ASGIApp, app: App) -> ASGIApp:
+    """Return `server`, behind a login if there are credentials.
+
+    With --multi-user, an API key is the owner's and does not keep the guests out: only --gradio-auth does.
+    """
+    credentials = app.credentials
+    if not (credentials.logins or (credentials.keys and not app.flags.on("multi_user"))):
+        return server
+    return LoginGuard(
+        server,
+        credentials,
+        app.guesses,
+        lambda request: preferred_language(request, app.settings.current.language),
+    )
 
 
 def _head(language: str, theme: str) -> str:

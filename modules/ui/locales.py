@@ -20,6 +20,17 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "no_model": ("未加载模型", "No model loaded"),
     "loading": ("正在加载", "Loading"),
     "failed": ("加载失败", "Load failed"),
+    # -- Login
+    "user_name": ("用户名", "User name"),
+    "password": ("密码", "Password"),
+    "api_key": ("API 密钥", "API key"),
+    "log_in": ("登录", "Log in"),
+    "login_wrong": ("用户名或密码不正确。", "Wrong user name or password."),
+    "key_wrong": ("API 密钥不正确。", "Wrong API key."),
+    "login_delayed": (
+        "此地址的错误尝试过多，请在 {seconds} 秒后重试。",
+        "Too many wrong attempts from this address. Try again in {seconds} s.",
+    ),
     # -- Model tab
     "model_info": ("选择模型后显示其设置。", "Select a model to see its settings."),
     "load": ("加载", "Load"),

@@ -31,6 +31,7 @@
     const answer = await fetch(`/status/${page.language}`).catch(() => null);
     missed = answer ? 0 : missed + 1;
     document.querySelector("#tx-offline").hidden = missed < 2;
+    if (answer?.status === 401) location.reload(); // the server has been restarted, and asks for the login again
     if (answer?.ok && (await answer.text()) !== shown.dataset.digest) document.querySelector("#tx-refresh-page")?.click();
   };
   setInterval(pollDigest, 1000);

@@ -354,7 +354,7 @@ def test_a_login_is_required_if_configured(chromium: Browser, guarded: Server) -
         page.get_by_role("button", name="登录").click()
 
     log_in("wrong")
-    expect(page.get_by_text("凭据不正确")).to_be_visible()
+    expect(page.get_by_text("用户名或密码不正确")).to_be_visible()
     expect(page.locator("#tx-send")).to_be_hidden()
     log_in("secret")
     expect(page.locator("#tx-send")).to_be_visible(timeout=30_000)

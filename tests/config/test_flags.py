@@ -135,8 +135,8 @@ def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_gradio_auth_accepts_several_users() -> None:
-    assert flags.logins(flags.parse(["--gradio-auth", "me:secret,you:other"])) == [("me", "secret"), ("you", "other")]
-    assert flags.logins(flags.parse([])) == []
+    assert flags.logins("me:secret,you:other") == [("me", "secret"), ("you", "other")]
+    assert flags.logins("") == []
 
 
 def flags_file_arguments(path: Path, *lines: str, encoding: str = "utf-8", newline: str = "\n") -> list[str]:
@@ -272,7 +272,7 @@ def test_removed_flags_of_the_original_web_ui_are_ignored() -> None:
     assert set(old.split()) <= set(IGNORED_FLAGS)
 
 
-@pytest.mark.parametrize("word", ["--gradio-auth-path", "--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
+@pytest.mark.parametrize("word", ["--admin-key", "--ssl-keyfile", "--no-cach", "--chatt"])
 def test_unsupported_security_flags_and_unknown_flags_are_errors(word: str) -> None:
     with pytest.raises(UnknownOption):
         flags.parse([word])

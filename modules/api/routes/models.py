@@ -69,7 +69,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
 
 def owner_only(app: App) -> None:
     """Raise OwnerOnly with --multi-user, unless there is an API key: whoever has it is the owner."""
-    if not app.flags.text("api_key"):
+    if not app.credentials.keys:
         app.refuse_guests()
 
 
