@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
             print(json.dumps(explain(app), indent=2, ensure_ascii=False))
             return 0
         start_log(flags.on("verbose"))
+        if app.settings.notice is not None:
+            log.warning("%s", app.settings.notice[language])
         serve(app)
     except WebUIError as error:
         print(error.say(language), file=sys.stderr)

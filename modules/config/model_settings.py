@@ -108,9 +108,29 @@ class ModelSettings:
         return list(content)[written.index(name)] if name in written and len(written) == len(content) else name
 
 
+_NEW_NAMES: Mapping[str, tuple[str, ...]] = {
+    "ctx_size": ("n_ctx", "max_seq_len"),
+    "gpu_layers": ("n_gpu_layers",),
+    "batch_size": ("n_batch",),
+    "no_kv_offload": ("no_offload_kqv",),
+}
+"""Names of today's original for options that had ours before."""
+
+_CACHE_TYPES = {"q8_0": "cache_8bit", "q8": "cache_8bit", "q4_0": "cache_4bit", "q4": "cache_4bit"}
+_ATTENTION = {"flash_attention_2": "use_flash_attention_2", "eager": "use_eager_attention"}
+
+
 def _from_original(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the values that mean "not set" in the original, and convert its memory sizes."""
+    """Drop the values that mean "not set" in the original, and convert its memory sizes and today's names."""
     converted = {key: value for key, value in entry.items() if value is not None and value not in _UNSET}
+    for new, names in _NEW_NAMES.items():
+        if new in converted:
+            value = converted.pop(new)
+            automatic = value == (-1 if new == "gpu_layers" else 0)
+            converted |= {} if automatic else {name: value for name in names if name not in converted}
+    for new, table in (("cache_type", _CACHE_TYPES), ("attn_implementation", _ATTENTION)):
+        if converted.get(new) in table:
+            converted.setdefault(table[converted.pop(new)], True)
     sizes = [converted.pop(key) for key in sorted(converted) if key.startswith("gpu_memory_")]
     if any(sizes) and "gpu_memory" not in converted:
         converted["gpu_memory"] = " ".join(f"{size}MiB" for size in sizes)

@@ -1,4 +1,7 @@
-"""Settings of the interface: `settings.yaml`, read at start. Unknown keys are errors."""
+"""Settings of the interface: `settings.yaml`, read at start.
+
+The file of today's text-generation-webui is read too: what we know of it is used, and its other keys stay in the file.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from pathlib import Path
 
 from modules.config.presets import Presets
 from modules.config.yaml_file import YamlFile, to_yaml
-from modules.core.errors import SettingsError, UnknownOption, WebUIError
-from modules.loaders.generation_settings import PARAMETERS
+from modules.core.errors import SettingsError, WebUIError, Words, both
+from modules.loaders.generation_settings import PARAMETERS, as_text
 from modules.loaders.registry import LOADERS
 from modules.options.option import Option, Value, nearest, parse_all
 
@@ -117,6 +120,16 @@ _INTERFACE = (
 INTERFACE: Mapping[str, Option] = {option.key: option for option in _INTERFACE}
 
 
+_MISSPELLED = 0.9
+"""Similarity from which an unknown key may be a misspelled one: the original's max_new_tokens_min is not."""
+
+_ORIGINAL: Mapping[str, Option] = {
+    "dark_theme": Option("dark_theme", "", False, both("dark_theme"), both("dark_theme")),
+    "custom_system_message": dataclasses.replace(INTERFACE["system_message"], key="custom_system_message"),
+}
+"""Keys of the original that have another name here."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of the interface, and generation parameters that override the defaults of the table."""
@@ -131,6 +144,20 @@ class Settings:
     downloads_at_once: int = 1
     loaders: Mapping[str, str] = field(default_factory=dict)  # default loader by format, if not "auto"
     generation: Mapping[str, Value] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()  # keys of the file that are not used
+
+    def notice(self, path: Path) -> Words | None:
+        """Return a sentence that lists the unknown keys of the file at `path`; None if there are none."""
+        if not self.unknown:
+            return None
+        known = (*INTERFACE, *PARAMETERS)
+        meant = {key: nearest(key, known, cutoff=_MISSPELLED) for key in self.unknown}
+        en = ", ".join(f"{key} (did you mean {meant[key]}?)" if meant[key] else key for key in self.unknown)
+        zh = "、".join(f"{key}（是否想用 {meant[key]}？）" if meant[key] else key for key in self.unknown)
+        return {
+            "en": f"{path}: kept, but not used: {en}.",
+            "zh": f"{path}：以下设置保留在文件中，但不起作用：{zh}。",
+        }
 
 
 class SettingsStore:
@@ -142,6 +169,11 @@ class SettingsStore:
     def __init__(self, path: Path, presets: Presets, required: bool = False) -> None:
         self._path, self._presets = path, presets
         self.current = read(path, required)
+
+    @property
+    def notice(self) -> Words | None:
+        """A sentence that lists the unknown keys of the file; None if there are none."""
+        return self.current.notice(self._path)
 
     def set(self, key: str, value: bool | str) -> Path | None:
         """Change one setting, now and in the file. Return the backup path if the old file was invalid, else None."""
@@ -176,15 +208,28 @@ def save_setting(path: Path, key: str, value: Value) -> Path | None:
 
 
 def _parse(path: str, content: Mapping[str, object]) -> Settings:
-    options = {**INTERFACE, **PARAMETERS}
+    known = {**INTERFACE, **PARAMETERS}
     try:
-        for key in content:
-            if key not in options:
-                raise UnknownOption(key, nearest(key, options))
-        interface = parse_all(INTERFACE, {key: content[key] for key in content if key in INTERFACE})
-        generation = parse_all(PARAMETERS, {key: content[key] for key in content if key in PARAMETERS})
+        values = _from_original(content)
+        interface = parse_all(INTERFACE, {key: raw for key, raw in values.items() if key in INTERFACE})
+        texts = {key: as_text(key, raw) for key, raw in values.items() if key in PARAMETERS}
+        generation = parse_all(PARAMETERS, texts)
     except WebUIError as error:
         raise SettingsError(path, {"en": error.say("en"), "zh": error.say("zh")}) from error
     loaders = {model_format: str(interface.pop(f"loader_{model_format}", AUTO)) for model_format in FORMATS}
     preferred = {model_format: name for model_format, name in loaders.items() if name != AUTO}
-    return Settings(**interface, loaders=preferred, generation=generation)  # type: ignore[arg-type]
+    unknown = tuple(key for key in content if key not in known and key not in _ORIGINAL)
+    return Settings(**interface, loaders=preferred, generation=generation, unknown=unknown)  # type: ignore[arg-type]
+
+
+def _from_original(content: Mapping[str, object]) -> dict[str, object]:
+    """Return the content with the original's keys under our names, unless ours are there too. Raises OptionError."""
+    values = dict(content)
+    for key, option in _ORIGINAL.items():
+        if key in values:
+            value = option.parse(values.pop(key))
+            name, converted = (
+                ("theme", "dark" if value else "light") if key == "dark_theme" else ("system_message", value)
+            )
+            values.setdefault(name, converted)
+    return values

@@ -29,11 +29,13 @@ Edit = Callable[[CommentedMap], None]
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Keeps keys as strings, because a model may be named 1.10 or yes. Rejects duplicate keys."""
+    """Keeps keys as strings, because a model may be named 1.10 or yes. Rejects duplicate keys, and lists as keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
             if str(key.value) in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             seen.add(str(key.value))

@@ -96,6 +96,19 @@ def test_memory_sizes_of_the_original_web_ui_are_converted(tmp_path: Path) -> No
     assert (values["gpu_memory"], values["cpu_memory"], values["wbits"]) == ("8000MiB", "4000MiB", 4)
 
 
+def test_an_entry_of_todays_original_is_read_by_its_new_names(tmp_path: Path) -> None:
+    (tmp_path / "config-user.yaml").write_text(
+        "m.gguf$: {loader: llama.cpp, gpu_layers: 33, ctx_size: 8192, batch_size: 1024, cache_type: q8_0, ik: true}\n"
+        "auto.gguf$: {gpu_layers: -1, ctx_size: 0, cache_type: fp16, no_kv_offload: true}\n"
+        "both$: {ctx_size: 8192, n_ctx: 4096, attn_implementation: eager}\n"
+    )
+    settings = settings_in(tmp_path)
+    expected = {"n_gpu_layers": 33, "n_ctx": 8192, "max_seq_len": 8192, "n_batch": 1024, "cache_8bit": True}
+    assert settings.get("m.gguf") == {"loader": "llama.cpp", "ik": True, **expected}
+    assert settings.get("auto.gguf") == {"cache_type": "fp16", "no_offload_kqv": True}
+    assert settings.get("both") == {"n_ctx": 4096, "max_seq_len": 8192, "use_eager_attention": True}
+
+
 def test_a_model_whose_name_ends_with_a_dollar_sign_keeps_its_own_entry(tmp_path: Path) -> None:
     save(settings_in(tmp_path, "m", "m$"), "m$", n_ctx=1)
     assert settings_in(tmp_path, "m", "m$").get("m") == {}

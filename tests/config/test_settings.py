@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from modules.config.settings import Settings, read
+from modules.config.presets import Presets
+from modules.config.settings import Settings, SettingsStore, read
 from modules.core.errors import SettingsError
 from modules.core.paths import ROOT
 
@@ -57,11 +59,82 @@ def test_a_syntax_error_is_reported_with_line_and_column(path: Path) -> None:
     assert "第 3 行第 5 列" in error.say("zh")
 
 
-def test_an_unknown_key_names_the_nearest(path: Path) -> None:
-    error = refusal(path, "temprature: 1\n")
-    assert "'temprature'" in str(error)
-    assert "'temperature'" in str(error)
-    assert "'language'" in str(refusal(path, "Languag: zh\n"))
+def test_unknown_keys_are_listed_once_with_what_they_may_mean(path: Path) -> None:
+    path.write_text("temprature: 1\nmode: chat\nmax_new_tokens_min: 1\nLanguag: zh\nseed: 3\n")
+    settings = read(path)
+    assert settings.generation == {"seed": 3}
+    notice = settings.notice(path)
+    assert notice is not None
+    unknown = "temprature (did you mean temperature?), mode, max_new_tokens_min, Languag (did you mean language?)"
+    assert notice["en"] == f"{path}: kept, but not used: {unknown}."
+    assert "temprature（是否想用 temperature？）、mode、" in notice["zh"]
+    assert Settings().notice(path) is None
+
+
+ORIGINAL = r"""
+show_controls: true
+start_with: ''
+mode: instruct
+chat-instruct_command: |-
+  Continue the chat dialogue below. Write a single reply for the character "<|character|>".
+
+  <|prompt|>
+enable_web_search: false
+selected_tools: []
+prompt-notebook: ''
+preset: Top-P
+max_new_tokens: 400
+max_new_tokens_min: 1
+max_tokens_second: 0
+auto_max_new_tokens: true
+enable_thinking: true
+reasoning_effort: medium
+stream: true
+static_cache: false
+seed: -1
+custom_stopping_strings: ''
+custom_token_bans: ''
+dark_theme: true
+temperature: 1
+top_p: 0.95
+adaptive_target: 0
+adaptive_decay: 0.9
+sampler_priority: |-
+  repetition_penalty
+  temperature
+  top_k
+  adaptive_p
+  mirostat
+dry_sequence_breakers: '"\n", ":", "\"", "*"'
+grammar_string: ''
+character: Assistant
+custom_system_message: Be brief.
+default_extensions: []
+image_seed: -1
+gallery-open: false
+"""
+
+
+def test_the_file_of_todays_original_is_read_and_what_is_unknown_stays_in_it(path: Path, tmp_path: Path) -> None:
+    path.write_text(ORIGINAL)
+    store = SettingsStore(path, Presets(tmp_path))
+    settings = store.current
+    assert (settings.theme, settings.system_message, settings.preset) == ("dark", "Be brief.", "Top-P")
+    assert settings.generation["max_new_tokens"] == 400
+    assert settings.generation["sampler_priority"] == "repetition_penalty\ntemperature\ntop_k\nmirostat"
+    assert "dark_theme" not in settings.unknown
+    assert {"mode", "chat-instruct_command", "adaptive_target", "default_extensions"} <= set(settings.unknown)
+    assert store.notice is not None
+    assert "did you mean" not in store.notice["en"]
+    store.set("autoload_model", True)
+    assert path.read_text().replace("autoload_model: true\n", "").strip() == ORIGINAL.strip()
+    assert read(path) == dataclasses.replace(settings, autoload_model=True)
+
+
+def test_our_own_names_win_over_the_originals(path: Path) -> None:
+    path.write_text("dark_theme: true\ntheme: light\ncustom_system_message: a\nsystem_message: b\n")
+    assert read(path) == Settings(theme="light", system_message="b")
+    assert "dark_theme: 'perhaps'" in str(refusal(path, "dark_theme: perhaps\n"))
 
 
 @pytest.mark.parametrize(
