@@ -41,7 +41,9 @@ class Catalog:
         """
         with self._scanning:
             folders = list(walk_folders(self.folder))
-            records = [record for folder, files in folders for record in self._reader.records(folder, files)]
+            records = _without_parts(
+                [record for folder, files in folders for record in self._reader.records(folder, files)]
+            )
             records = self._mark_duplicates(sorted(records, key=lambda record: natural_key(record.name)))
             self._cache.keep({path for _, files in folders for path in files})
             self._duplicates = {_identity(record): record.duplicate_of for record in records if record.duplicate_of}
@@ -96,7 +98,20 @@ class Catalog:
         if subfolder := resolve_subfolder(self.folder, [*parents, last]):
             records += self._reader.folder_records(subfolder, list_folder(subfolder)[1])
         record = next((record for record in records if record.name == name), None)
-        return record and dataclasses.replace(record, duplicate_of=self._duplicates.get(_identity(record), ""))
+        if record is None or self._is_part(record, parents):
+            return None
+        return dataclasses.replace(record, duplicate_of=self._duplicates.get(_identity(record), ""))
+
+    def _is_part(self, record: ModelRecord, parents: list[str]) -> bool:
+        """Whether a model in one of the folders `parents` has the files of `record` in its index."""
+        folders = (resolve_subfolder(self.folder, parents[:depth]) for depth in range(1, len(parents) + 1))
+        models = [
+            model
+            for folder in folders
+            if folder is not None
+            for model in self._reader.folder_records(folder, list_folder(folder)[1])
+        ]
+        return record not in _without_parts([*models, record])
 
     def _find_path(self, path: Path, listed: Iterable[ModelRecord]) -> ModelRecord | None:
         """Return the model at `path`: the listed record if there is one."""
@@ -105,6 +120,21 @@ class Catalog:
         folder = path if os.path.isdir(path) else path.parent  # Path.is_dir raises for a name too long
         records = itertools.chain(listed, self._reader.records(folder, list_folder(folder)[1]))
         return next((record for record in records if os.path.realpath(record.path) == real), None)
+
+
+def _without_parts(records: list[ModelRecord]) -> list[ModelRecord]:
+    """Drop the records of subfolders whose files are in the index of a model above them."""
+    below = {path for record in records for path in record.files if not _is_beside(path, record)}
+    return [
+        record
+        for record in records
+        if not (record.files and below.issuperset(record.files))
+        or not all(_is_beside(path, record) for path in record.files)
+    ]
+
+
+def _is_beside(path: Path, record: ModelRecord) -> bool:
+    return path.parent in (record.path, record.path.parent)
 
 
 def _identity(record: ModelRecord) -> Hashable:

@@ -19,10 +19,11 @@ class ModelRecord:
     """One model on disk. What its files do not state is 0 or "".
 
     `name` is the path below the folder of models; of a split GGUF file, its first part's. `format` is gguf,
-    safetensors, pytorch, gptq, awq or exl2; also ggml, exl3, mlx or diffusers, which no loader supports. `size` is the
-    bytes of the weights alone. `problem` is why the model will not load. `duplicate_of` is the name of another model
-    with the same weights. `defaults` holds the load options that follow from the files. `header` is that of a GGUF
-    file, with the size of all its parts; `shape` that of a folder of weights. `files` are the weight files.
+    safetensors, pytorch, gptq, awq or exl2; also ggml, exl3, mlx, diffusers, original, tensorflow, flax or onnx, which
+    no loader supports. `size` is the bytes of the weights alone. `problem` is why the model will not load.
+    `duplicate_of` is the name of another model with the same weights. `defaults` holds the load options that follow
+    from the files. `header` is that of a GGUF file, with the size of all its parts; `shape` that of a folder of
+    weights. `files` are the weight files.
     """
 
     name: str

@@ -5,38 +5,50 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from modules.catalog.duplicates import read_sample
 from modules.catalog.record import ModelRecord
 from modules.catalog.scan_cache import FileReader, ScanCache
-from modules.catalog.unsupported import LOOSE_WEIGHTS, UNSUPPORTED_FORMATS, unsupported_reason
+from modules.catalog.unsupported import (
+    LOOSE_WEIGHTS,
+    UNSUPPORTED_FORMATS,
+    unsupported_checkpoint,
+    unsupported_reason,
+)
 from modules.core.errors import IncompleteModel, ModelProblem, UnsupportedModel, Words
 from modules.formats.checkpoint import DESCRIPTION_FILES, Checkpoint, indexed_files, read_description
 from modules.formats.gguf_header import GgufHeader, merge_parts, read_header
 from modules.formats.model_shape import sum_sizes
-from modules.formats.safetensors_header import WeightHeader, read_weight_header
+from modules.formats.safetensors_header import WeightHeader, read_tensor_names, read_weight_header
 from modules.formats.weight_files import (
+    ADAPTER_CONFIG,
     FORMATS,
     all_parts,
+    choose_weights,
+    files_below,
+    foreign_format,
     group_parts,
     has_weight_name,
     indexed_suffix,
     missing_config,
     missing_parts,
-    needed_files,
     select_weights,
+    several_models,
     weights_packing,
 )
 from modules.options.option import Value
 from modules.system.directory_walk import Files
 from modules.system.format_errors import printable
 
+_PIPELINE = "modules.json"  # of an embedding model, whose layers are in subfolders
+
 _HEADER = FileReader("header", read_header, dataclasses.asdict, GgufHeader.from_json)
 _DESCRIPTION = FileReader("about", read_description, dict, dict)
 _WEIGHTS = FileReader("weights", read_weight_header, dataclasses.asdict, WeightHeader.from_json)
 _SAMPLE = FileReader("sample", read_sample, str, str)
+_TENSORS: FileReader[frozenset[str]] = FileReader("tensors", read_tensor_names, sorted, frozenset)
 
 
 class RecordReader:
@@ -58,13 +70,12 @@ class RecordReader:
                 yield self._loose_record(first, parts)
 
     def folder_records(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
-        if folder == self._top:
+        if folder == self._top or (folder.parent / _PIPELINE).is_file():
             return
         if folder / "model_index.json" in files or folder / "config.json" in files:
-            yield from self._checkpoint_record(folder, files, select_weights(files))
-        elif folder / "adapter_config.json" not in files:
-            weights = {path: status for path, status in select_weights(files).items() if has_weight_name(path)}
-            yield from self._checkpoint_record(folder, files, weights)
+            yield from self._checkpoint_record(folder, files)
+        elif folder / ADAPTER_CONFIG not in files:
+            yield from self._checkpoint_record(folder, files, has_weight_name)
 
     def sample(self, path: Path, status: os.stat_result) -> str:
         """Return a hash of parts of the file; "" if it cannot be read."""
@@ -97,15 +108,22 @@ class RecordReader:
             files=parts,
         )
 
-    def _checkpoint_record(self, folder: Path, files: Files, weights: Files) -> Iterator[ModelRecord]:
+    def _checkpoint_record(
+        self, folder: Path, files: Files, is_weight: Callable[[Path], bool] = lambda path: True
+    ) -> Iterator[ModelRecord]:
         """Yield the model that `folder` is, if there are weights, or an index that says which are needed."""
         present = [folder / name for name in DESCRIPTION_FILES if folder / name in files]
         results = {path.name: self._cache.get(path, files[path], _DESCRIPTION) for path in present}
         descriptions = {name: result for name, result in results.items() if isinstance(result, dict)}
+        indexed = {suffix: {folder / part for part in indexed_files(descriptions, suffix)} for suffix in FORMATS}
+        candidates = {**files, **files_below(folder, itertools.chain(*indexed.values()))}
+        weights = {path: status for path, status in select_weights(candidates).items() if is_weight(path)}
         suffix = next((path.suffix.lower() for path in weights), indexed_suffix(folder, files))
         if not suffix and "model_index.json" not in results:
+            yield from self._foreign_record(folder, files)
             return
-        needed = needed_files(weights, {folder / part for part in indexed_files(descriptions, suffix)})
+        choice = choose_weights(weights, indexed.get(suffix, ()), lambda path: self._tensors(path, weights[path]))
+        needed = choice.needed
         used = {path: status for path, status in weights.items() if path in needed} or weights
         weight_results = [self._cache.get(path, status, _WEIGHTS) for path, status in used.items()]
         headers = [result for result in weight_results if isinstance(result, WeightHeader)]
@@ -113,13 +131,14 @@ class RecordReader:
         sizes = sum_sizes(header.sizes for header in headers)
         problem = (
             _first_problem(results.values())
-            or _unsupported(folder, UNSUPPORTED_FORMATS.get(checkpoint.format))
+            or _unsupported(folder, unsupported_checkpoint(checkpoint, folder, files))
+            or (several_models(folder, choice.rivals) if not checkpoint.format else None)
             or _first_problem(weight_results)
         )
         yield ModelRecord(
             name=self._name(folder),
             path=folder,
-            format=checkpoint.format or _plain_format(suffix, problem),
+            format=checkpoint.format or _plain_format(suffix, _first_problem(weight_results)),
             size=_total_size(used),
             architecture=checkpoint.architecture,
             quantization=checkpoint.quantization,
@@ -132,6 +151,27 @@ class RecordReader:
             shape=checkpoint.shape(sizes, _total_size(used)),
             files=used,
         )
+
+    def _tensors(self, path: Path, status: os.stat_result) -> frozenset[str]:
+        """Return the names of the tensors in a weight file; empty if they cannot be read."""
+        if path.suffix.lower() != ".safetensors":
+            return frozenset()
+        names = self._cache.get(path, status, _TENSORS)
+        return frozenset() if isinstance(names, ModelProblem) else names
+
+    def _foreign_record(self, folder: Path, files: Files) -> Iterator[ModelRecord]:
+        """Yield a record if the only weights in `folder` are those of other programs.
+
+        They say nothing new beside a model, such as those in a subfolder called "original".
+        """
+        kind = foreign_format(files)
+        inside_model = any(
+            (parent / "config.json").is_file() for parent in folder.parents if parent.is_relative_to(self._top)
+        )
+        if kind and not inside_model:
+            weights = {path: status for path, status in files.items() if foreign_format([path]) == kind}
+            reason = _unsupported(folder, UNSUPPORTED_FORMATS[kind])
+            yield ModelRecord(self._name(folder), folder, kind, _total_size(weights), problem=reason, files=weights)
 
     def _name(self, path: Path) -> str:
         """Return the path below the folder of models; of a model elsewhere, the last part of its path."""

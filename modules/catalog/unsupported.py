@@ -6,10 +6,14 @@ exllamav3, mlx-lm and diffusers write into config.json.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
+from pathlib import Path
 
 from modules.core.errors import Words
+from modules.formats.checkpoint import Checkpoint
 from modules.formats.gguf_header import GgufHeader
+from modules.loaders.quantization_methods import missing_for_method
 
 _PROJECTOR: Words = {
     "en": "this is the vision or audio part of another model (mmproj). Load that model; "
@@ -40,21 +44,71 @@ _MLX: Words = {
     "en": "this model is quantized for MLX, which runs on Apple computers only. Get it as GGUF.",
     "zh": "此模型按 MLX 格式量化，只能在苹果电脑上运行。请改用 GGUF 版本。",
 }
+_ORIGINAL: Words = {
+    "en": "these are the original weights of the model's makers (consolidated…), for their own program. Download the "
+    "version for Transformers (config.json, model.safetensors), or GGUF.",
+    "zh": "这是模型作者自有程序使用的原始权重（consolidated…）。"
+    "请下载 Transformers 版本（config.json、model.safetensors）或 GGUF 版本。",
+}
+_OTHER_FRAMEWORK: Words = {
+    "en": "its only weights are for {0}. Download the version for PyTorch (model.safetensors), or GGUF.",
+    "zh": "其中只有 {0} 格式的权重。请下载 PyTorch 版本（model.safetensors）或 GGUF 版本。",
+}
+_NOT_GENERATING: Words = {
+    "en": "this model does not generate text ({0}): it is for embeddings, classification, speech or pictures.",
+    "zh": "此模型（{0}）不生成文本，而是用于文本嵌入、分类、语音或图像。",
+}
 LOOSE_WEIGHTS: Words = {
     "en": "weights alone cannot be loaded. Put the file into a folder of its own, together with config.json and the "
     "tokenizer's files from its repository.",
     "zh": "仅有权重无法加载。请将此文件放入单独的文件夹，并从其仓库下载 config.json 和词符化器文件。",
 }
 
+_ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert")
+_GGUF_NOT_GENERATING = (*_ENCODERS, "eurobert", "gemma-embedding", "t5encoder", "wavtokenizer-dec")
+_TASKS = re.compile(
+    r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|NextSentencePrediction|MaskedLM"
+    r"|ImageClassification|ObjectDetection|SemanticSegmentation|AudioClassification|CTC|SpeechSeq2Seq)$"
+    r"|^(Whisper|Clip|CLIP|Siglip|ViT|Bert|Roberta|XLMRoberta|DistilBert|MPNet|Electra|Deberta|Albert|Wav2Vec2).*Model$"
+    r"|^Whisper"
+)
+_EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json")
+
+
+def _filled(words: Words, detail: str) -> Words:
+    return {language: text.format(detail) for language, text in words.items()}
+
+
 _GGUF_KINDS = {"mmproj": _PROJECTOR, "adapter": _ADAPTER, "imatrix": _IMATRIX}
 _GGUF_ARCHITECTURES = {
     "clip": _PROJECTOR,
     "controlvector": _CONTROL_VECTOR,
     **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "hidream", "cosmos"), _IMAGES),
+    **{architecture: _filled(_NOT_GENERATING, architecture) for architecture in _GGUF_NOT_GENERATING},
     **dict.fromkeys(("ltxv", "hyvid", "wan", "lumina2", "qwen_image"), _IMAGES),
 }
-UNSUPPORTED_FORMATS: Mapping[str, Words] = {"exl3": _EXL3, "mlx": _MLX, "diffusers": _IMAGES}
+UNSUPPORTED_FORMATS: Mapping[str, Words] = {
+    "exl3": _EXL3,
+    "mlx": _MLX,
+    "diffusers": _IMAGES,
+    "original": _ORIGINAL,
+    "tensorflow": _filled(_OTHER_FRAMEWORK, "TensorFlow"),
+    "flax": _filled(_OTHER_FRAMEWORK, "Flax"),
+    "onnx": _filled(_OTHER_FRAMEWORK, "ONNX"),
+}
 """Reasons by format of a folder of weights."""
+
+
+def unsupported_checkpoint(checkpoint: Checkpoint, folder: Path, files: Container[Path]) -> Words | None:
+    """Return why no loader on this machine can load the checkpoint in `folder`; None if one may."""
+    if reason := UNSUPPORTED_FORMATS.get(checkpoint.format):
+        return reason
+    task = next((name for name in checkpoint.architectures if _TASKS.search(name)), "")
+    if task or any(folder / name in files for name in _EMBEDDING_FILES):
+        return _filled(_NOT_GENERATING, task or "sentence-transformers")
+    if checkpoint.format or not checkpoint.method:
+        return None
+    return missing_for_method(checkpoint.method, checkpoint.has_own_code)
 
 
 def unsupported_reason(header: GgufHeader) -> Words | None:

@@ -93,6 +93,16 @@ class Checkpoint:
         return _string(self._config, "model_type")
 
     @property
+    def architectures(self) -> tuple[str, ...]:
+        """The classes that transformers would make, such as "LlamaForCausalLM"."""
+        names = self._descriptions.get("config.json", {}).get("architectures")
+        return tuple(printable(name) for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+    @property
+    def has_own_code(self) -> bool:
+        return bool(_object(self._descriptions.get("config.json", {}), "auto_map"))
+
+    @property
     def layers(self) -> int:
         return first_integer(self._config, *LAYER_KEYS)
 

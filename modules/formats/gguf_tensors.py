@@ -1,7 +1,7 @@
 """Tensor types, file types and the tensor table of a GGUF file.
 
 Sources: the GGUF specification in ggml's docs; ggml_type_name, ggml_blck_size and ggml_type_size in ggml; LLAMA_FTYPE
-in llama.cpp.
+in llama.cpp; GGMLQuantizationType in ik_llama.cpp's gguf-py.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ REMOVED_TYPES = {  # removed from llama.cpp; the second is the type to use inste
     31: ("Q4_0_4_4", "Q4_0"), 32: ("Q4_0_4_8", "Q4_0"), 33: ("Q4_0_8_8", "Q4_0"),
     36: ("IQ4_NL_4_4", "IQ4_NL"), 37: ("IQ4_NL_4_8", "IQ4_NL"), 38: ("IQ4_NL_8_8", "IQ4_NL"),
 }
+_IK_LLAMA_TYPES = {
+    97: "Q8_0_X4", 98: "Q8_1_X4", 99: "Q8_2_X4", 133: "Q6_0", 134: "IQ1_BN", 135: "IQ2_BN", 136: "Q8_K64", 137: "IQ2_K",
+    138: "IQ3_K", 139: "IQ4_K", 140: "IQ5_K", 141: "IQ6_K", 144: "IQ4_KS", 145: "IQ2_KS", 146: "IQ4_KSS", 147: "Q8_K16",
+    148: "Q8_K32", 149: "Q8_KR8", 150: "Q8_K128", 151: "Q8_KV", 152: "IQ5_KS", 153: "IQ2_KT", 154: "IQ3_KT",
+    155: "IQ4_KT", 156: "IQ3_KS", 157: "IQ2_KL", 158: "IQ1_KT", 202: "Q4_0_R8", 206: "Q5_0_R4", 208: "Q8_0_R8",
+    210: "Q2_K_R4", 211: "Q3_K_R4", 212: "Q4_K_R4", 213: "Q5_K_R4", 214: "Q6_K_R4", 216: "IQ2_XXS_R4", 217: "IQ2_XS_R4",
+    218: "IQ3_XXS_R4", 219: "IQ1_S_R4", 220: "IQ4_NL_R4", 221: "IQ3_S_R4", 222: "IQ2_S_R4", 223: "IQ4_XS_R8",
+    229: "IQ1_M_R4", 230: "BF16_R16", 233: "Q6_0_R4", 335: "IQ2_BN_R4", 337: "IQ2_K_R4", 338: "IQ3_K_R4",
+    339: "IQ4_K_R4", 340: "IQ5_K_R4", 344: "IQ4_KS_R4", 352: "IQ5_KS_R4", 398: "Q8_KV_R8", 399: "Q8_K_R8",
+}
 FILE_TYPES: dict[int, str] = {  # general.file_type: llama.cpp's LLAMA_FTYPE
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
@@ -51,8 +61,8 @@ FILE_TYPES: dict[int, str] = {  # general.file_type: llama.cpp's LLAMA_FTYPE
 class TensorEntry:
     """One entry of the tensor table.
 
-    `shape` has the fastest-varying dimension first; `size` is in bytes, 0 if the type is newer than this program;
-    `offset` is relative to the start of the tensor data.
+    `shape` has the fastest-varying dimension first; `size` is in bytes; `offset` is relative to the start of the tensor
+    data.
     """
 
     name: str
@@ -99,7 +109,7 @@ def _invalid_shape(name: str, shape: list[int]) -> FormatError:
 
 
 def _tensor_type(number: int, version: int, tensor: str) -> tuple[str, int, int]:
-    """Return the row of TENSOR_TYPES. A type newer than this program has blocks of one element and 0 bytes."""
+    """Return the row of TENSOR_TYPES. Raises FormatError for types that the pinned llama.cpp does not know."""
     if number in TENSOR_TYPES:
         return TENSOR_TYPES[number]
     if number in REMOVED_TYPES:
@@ -110,6 +120,23 @@ def _tensor_type(number: int, version: int, tensor: str) -> tuple[str, int, int]
             UnsupportedModel,
         )
     if version == max(VERSIONS) and number <= _MAX_TYPE:
-        return f"type {number}", 1, 0
+        raise _foreign_type(number)
     name = quoted(tensor)
     raise damaged_header(f"the tensor {name} has the unknown type {number}", f"张量 {name} 的类型 {number} 无法识别")
+
+
+def _foreign_type(number: int) -> FormatError:
+    if name := _IK_LLAMA_TYPES.get(number):
+        return FormatError(
+            f"its tensors are of type {name} ({number}), which only ik_llama.cpp knows. "
+            "Get this model with types of llama.cpp, such as Q4_K_M.",
+            f"其张量类型 {name}（{number}）只有 ik_llama.cpp 支持。请改用此模型的 llama.cpp 版本，例如 Q4_K_M。",
+            UnsupportedModel,
+        )
+    return FormatError(
+        f"its tensors are of type {number}, which this program's llama.cpp does not know: it is newer, or of another "
+        "program. Update this program, or get this model with another type, such as Q4_K_M.",
+        f"本程序的 llama.cpp 不认识其张量类型 {number}：该类型较新，或属于其他程序。请更新本程序，"
+        "或改用此模型的其他版本，例如 Q4_K_M。",
+        UnsupportedModel,
+    )

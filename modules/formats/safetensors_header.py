@@ -53,6 +53,11 @@ def read_safetensors_table(path: Path) -> dict[str, StoredTensor]:
     return parse_file(path, _parse_stored_tensors)
 
 
+def read_tensor_names(path: Path) -> frozenset[str]:
+    """Return the names of all tensors of a .safetensors file. Raises as `read_weight_header` does."""
+    return frozenset(read_safetensors_table(path))
+
+
 def _check_pytorch(reader: BoundedReader) -> WeightHeader:
     head = reader.peek()
     if not head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or the bare pickle of before 2020

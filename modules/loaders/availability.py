@@ -60,12 +60,21 @@ def damaged(loader: Loader, model_format: str = "") -> LoaderUnavailable | None:
 
 
 def _lacks_gpu(loader: Loader) -> bool:
-    return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not _has_nvidia_gpu()
+    return bool(loader.kernels) and not _installed(loader.kernels, loader.overlay) and not has_nvidia_gpu()
 
 
 @cache
-def _has_nvidia_gpu() -> bool:
+def has_nvidia_gpu() -> bool:
+    """Whether there is an NVIDIA GPU in this machine. It is looked for once."""
     return bool(gpus.nvidia_gpus())
+
+
+def is_installed(package: str) -> bool:
+    """Whether the main environment has the package, or the module of a package, of that import name."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
 
 
 def _no_cuda(model_format: str) -> Words:
@@ -119,4 +128,4 @@ def _installed(package: str, overlay: Overlay | None) -> bool:
     # would cache that it is missing.
     if overlay is not None and overlay.folder.is_dir() and PathFinder.find_spec(package, [str(overlay.folder)]):
         return True
-    return importlib.util.find_spec(package) is not None
+    return is_installed(package)

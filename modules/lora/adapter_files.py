@@ -257,7 +257,7 @@ _ACTIVATED: Words = {
 
 
 def _check_type(entry: TensorEntry) -> None:
-    if entry.type in _UNSUPPORTED_TYPES or not entry.size:
+    if entry.type in _UNSUPPORTED_TYPES:
         raise FormatError(
             f"the tensor {tensor_name(entry.name)} is of type {entry.type}, which llama.cpp does not support here.",
             f"张量 {tensor_name(entry.name)} 的类型为 {entry.type}，llama.cpp 不支持这种类型的 LoRA。",

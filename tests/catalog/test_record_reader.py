@@ -84,6 +84,7 @@ NOT_LANGUAGE_MODELS = [
     ({"general.architecture": "controlvector"}, "control vector"),
     ({"general.architecture": "flux"}, "images or videos"),
     ({"general.architecture": "qwen_image"}, "images or videos"),
+    ({"general.architecture": "nomic-bert"}, "does not generate text (nomic-bert)"),
 ]
 
 
@@ -131,6 +132,143 @@ def test_a_diffusers_folder_is_one_entry(tmp_path: Path) -> None:
     checkpoint(tmp_path / "sd" / "unet", config={"_class_name": "UNet2DConditionModel"})
     record = only_record(tmp_path)
     assert (record.name, record.format, record.state) == ("sd", "diffusers", "unsupported")
+
+
+def test_an_embedding_model_is_one_entry(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "embed") / "modules.json", "[]")
+    checkpoint(tmp_path / "embed" / "2_Dense")
+    record = only_record(tmp_path)
+    assert (record.name, record.state) == ("embed", "unsupported")
+    assert "does not generate text (sentence-transformers)" in problem_message(record)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["BertForMaskedLM", "XLMRobertaModel", "Qwen3ForSequenceClassification", "WhisperForConditionalGeneration"],
+)
+def test_a_model_for_another_task_is_named(tmp_path: Path, architecture: str) -> None:
+    checkpoint(tmp_path / "x", config=CONFIG | {"architectures": [architecture]})
+    assert f"does not generate text ({architecture})" in problem_message(only_record(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "architectures",
+    [None, [], ["LlamaForCausalLM"], ["T5ForConditionalGeneration"], ["GPT2LMHeadModel"], ["MistralModel"], [7]],
+)
+def test_a_model_that_generates_text_is_supported(tmp_path: Path, architectures: object) -> None:
+    checkpoint(tmp_path / "x", config=CONFIG | {"architectures": architectures})
+    assert only_record(tmp_path).problem is None
+
+
+def quantized_by(method: str, **config: object) -> dict[str, Any]:
+    return CONFIG | {"quantization_config": {"quant_method": method}} | config
+
+
+def test_a_quantization_whose_package_is_missing_is_named_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.loaders.quantization_methods.is_installed", lambda package: False)
+    checkpoint(tmp_path / "x", config=quantized_by("compressed-tensors"))
+    record = only_record(tmp_path)
+    assert (record.format, record.state) == ("safetensors", "unsupported")
+    assert "not installed: compressed_tensors. To install: pip install" in problem_message(record)
+    monkeypatch.setattr("modules.loaders.quantization_methods.is_installed", lambda package: True)
+    assert only_record(tmp_path).problem is None
+
+
+def test_a_quantization_that_nothing_reads_is_named(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "x", config=quantized_by("nvfp4"))
+    assert "does not read its quantization ('nvfp4')" in problem_message(only_record(tmp_path))
+    checkpoint(tmp_path / "x", config=quantized_by("nvfp4", auto_map={"AutoModel": "code.Model"}))
+    assert only_record(tmp_path).problem is None
+
+
+# -- where the weights are --------------------------------------------------------------------------------------------
+
+SHARD_NAMES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def folder_with(folder: Path, *weights: str, **files: dict[str, Any]) -> Path:
+    checkpoint(folder, **files)
+    (folder / "model.safetensors").unlink()
+    for number, name in enumerate(weights, 1):
+        put(folder / name, safetensors(4, number))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ("smollm2-merged.safetensors",),
+        ("model.fp16.safetensors",),
+        SHARD_NAMES,
+        (*SHARD_NAMES, "consolidated.safetensors"),
+    ],
+)
+def test_weights_without_an_index_or_a_usual_name_are_one_model(tmp_path: Path, weights: tuple[str, ...]) -> None:
+    folder_with(tmp_path / "x", *weights)
+    record = only_record(tmp_path)
+    assert (record.name, record.format, record.problem) == ("x", "safetensors", None)
+    assert {path.name for path in record.files} == set(weights) - {"consolidated.safetensors"}
+
+
+def test_an_index_leads_to_weights_in_a_subfolder(tmp_path: Path) -> None:
+    parts = [f"weights/{name}" for name in SHARD_NAMES]
+    index = {"weight_map": {"a": parts[0], "b": parts[1]}}
+    put(folder_with(tmp_path / "x", *parts) / "model.safetensors.index.json", index)
+    record = only_record(tmp_path)
+    assert (record.name, record.problem, record.size) == ("x", None, sum(map(file_size, record.files)))
+    assert len(record.files) == 2
+    catalog = Catalog(tmp_path)
+    assert catalog.find_exact("x") == record and catalog.find_exact("x/weights") is None
+    (tmp_path / "x" / parts[1]).unlink()
+    assert f"1 of 2 parts are missing: {SHARD_NAMES[1]}" in problem_message(only_record(tmp_path))
+
+
+def file_size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def test_a_model_in_a_subfolder_of_another_is_a_model(tmp_path: Path) -> None:
+    checkpoint(checkpoint(tmp_path / "x") / "older")
+    assert [record.name for record in Catalog(tmp_path).models()] == ["x", "x/older"]
+
+
+def test_several_whole_models_in_one_folder_are_named(tmp_path: Path) -> None:
+    folder_with(tmp_path / "x", "new.safetensors", "old.safetensors")
+    assert "several models in it: new, old. Move all but one" in problem_message(only_record(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "words"),
+    [
+        ("consolidated.safetensors", "original", "original weights"),
+        ("consolidated.00.pth", "original", "original weights"),
+        ("tf_model.h5", "tensorflow", "for TensorFlow"),
+        ("flax_model.msgpack", "flax", "for Flax"),
+        ("model.onnx", "onnx", "for ONNX"),
+    ],
+)
+@pytest.mark.parametrize("config", ["config.json", "params.json"])
+def test_weights_for_other_programs_are_named(tmp_path: Path, name: str, format: str, words: str, config: str) -> None:
+    put(tmp_path / "x" / config, CONFIG)
+    put(tmp_path / "x" / name, safetensors(4, 4))
+    record = only_record(tmp_path)
+    assert (record.name, record.format, record.state) == ("x", format, "unsupported")
+    assert words in problem_message(record)
+
+
+def test_original_weights_beside_or_below_a_model_are_not_listed(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "x") / "consolidated.safetensors", safetensors(4, 4))
+    put(tmp_path / "x" / "original" / "consolidated.00.pth", PICKLE)
+    assert only_record(tmp_path).name == "x"
+
+
+def test_a_model_with_the_adapter_merged_into_it_is_listed(tmp_path: Path) -> None:
+    put(checkpoint(tmp_path / "x") / "adapter_config.json", {"peft_type": "LORA"})
+    put(tmp_path / "x" / "adapter_model.safetensors", safetensors(4, 4))
+    record = only_record(tmp_path)
+    assert record.problem is None and [path.name for path in record.files] == ["model.safetensors"]
 
 
 def test_old_ggml_weights_are_unsupported_and_name_a_remedy(tmp_path: Path) -> None:

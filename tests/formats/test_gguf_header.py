@@ -224,10 +224,13 @@ def test_an_invalid_tensor_is_refused(subtests: pytest.Subtests) -> None:
             assert message in read_error(gguf(tensors=[*TENSORS, tensor]))
 
 
-def test_a_tensor_type_newer_than_this_program_is_accepted() -> None:
+def test_a_tensor_type_that_llama_cpp_does_not_know_is_named() -> None:
     tensors = [*TENSORS, Tensor("t", (99,), 77)]
-    assert header_of(gguf(tensors=tensors)).parameters == 320 + 99
+    assert "of type 77, which this program's llama.cpp does not know" in read_error(gguf(tensors=tensors))
     assert "unknown type 77" in read_error(gguf(tensors=tensors, version=2))
+    for number, name in ((139, "IQ4_K"), (156, "IQ3_KS"), (339, "IQ4_K_R4")):
+        message = read_error(gguf(tensors=[*TENSORS, Tensor("t", (256,), number)]))
+        assert f"of type {name} ({number}), which only ik_llama.cpp knows" in message
 
 
 @pytest.mark.parametrize("alignment", [0, 48])

@@ -172,7 +172,7 @@ DAMAGED: list[tuple[Callable[[Path], object], str, str]] = [
     (
         lambda top: adapter(top / "a.gguf", pair(kind=99)),
         "unsupported",
-        "is of type type 99, which llama.cpp does not support",
+        "of type Q8_2_X4 (99), which only ik_llama.cpp knows",
     ),
     (lambda top: adapter(top / "a.gguf", pair(2, 1, 3)), "damaged", "dimensions [32, 32, 2, 1, 3]"),
     (lambda top: adapter(top / "a.gguf", pair(1, 3)), "damaged", "invalid dimensions [32, 32, 1, 3]"),

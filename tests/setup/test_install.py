@@ -65,7 +65,7 @@ def test_a_package_missing_from_the_requirements_is_named(loader: Loader) -> Non
 
 
 def test_nothing_is_installed_for_a_loader_without_its_gpu(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr("modules.loaders.availability.has_nvidia_gpu", lambda: False)
     with pytest.raises(LoaderUnavailable, match="NVIDIA"):
         wait(dataclasses.replace(loader, kernels="no_such_kernels"), "en", OverlayInstaller())
     assert loader.overlay is not None and not loader.overlay.folder.exists()

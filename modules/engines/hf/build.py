@@ -24,6 +24,7 @@ from modules.engines.hf.engine import Engine
 from modules.engines.hf.environment import environment_with
 from modules.engines.hf.gptqmodel import check_layers_on_gpus, run_kernels_in_bfloat16
 from modules.engines.hf.model import Model, load_model
+from modules.engines.hf.model_folder import folder_for_transformers, in_folder
 from modules.engines.hf.notes import disk_note, notes
 from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
@@ -45,7 +46,7 @@ def engine(path: Path, options: Mapping[str, Value], environment: Environment, r
 def _build_engine(
     path: Path, config: ModelConfig, options: Mapping[str, Value], environment: Environment, report: Report
 ) -> Engine:
-    calls = arguments(path, options, environment)
+    calls = in_folder(arguments(path, options, environment), folder_for_transformers(path))
     _, args = model_call(calls)
     if "offload_folder" in args:
         args["offload_folder"] = str(temporary_offload_folder(args["offload_folder"]))

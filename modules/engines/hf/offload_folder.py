@@ -15,6 +15,12 @@ def temporary_offload_folder(parent: str) -> Path:
     """Create a folder below `parent`, named after this process."""
     folder = Path(parent).resolve() / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
+    delete_at_end(folder)
+    return folder
+
+
+def delete_at_end(folder: Path) -> None:
+    """Delete `folder` when this process ends."""
     subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _CLEANUP, str(folder)],
         stdin=subprocess.PIPE,
@@ -22,4 +28,3 @@ def temporary_offload_folder(parent: str) -> Path:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    return folder

@@ -103,7 +103,7 @@ def test_installation_is_offered_only_if_packages_are_missing(tab: Any) -> None:
 def test_installation_is_not_offered_if_a_gpu_is_missing(
     tab: Any, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modules.loaders.availability._has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr("modules.loaders.availability.has_nvidia_gpu", lambda: False)
     monkeypatch.setitem(
         cast(dict[str, Loader], LOADERS), "echo", dataclasses.replace(loader, kernels="no_such_kernels")
     )
