@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -91,6 +92,10 @@ class Pip:
     def _start(self, arguments: tuple[str, ...], environment: Mapping[str, str]) -> subprocess.Popen[str]:
         # pip rejects a configured --user together with --target, and inside a virtual environment.
         own = {"PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
+        if not sys.dont_write_bytecode:
+            # Compiling all of the packages takes longer than the rest of an installation; Python compiles the few
+            # modules that are used when it first imports them.
+            own["PIP_NO_COMPILE"] = "1"
         if self.temporary is not None:
             own["TMPDIR"] = str(self.temporary)
         return subprocess.Popen(

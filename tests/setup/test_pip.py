@@ -68,3 +68,12 @@ def test_stopping_also_ends_compilers_in_other_process_groups(tmp_path: Path) ->
     while is_running(int(lines[0])):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("keeps_bytecode", [True, False])
+def test_packages_are_compiled_at_installation_only_if_imports_cannot_keep_bytecode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_bytecode: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", not keeps_bytecode)
+    pip = pip_with(tmp_path, "import os; print(os.environ.get('PIP_NO_COMPILE'))")
+    assert pip.run("install") == ["1" if keeps_bytecode else "None"]
