@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import os
 import socket
 import sys
@@ -23,7 +22,8 @@ from modules.loaders.registry import find_loader
 from modules.planning.load_request import LoadRequest
 from modules.setup import install
 from modules.setup.overlay_installer import OverlayInstaller
-from modules.system.terminal import terminal_language
+from modules.system.log_file import LogFile, unwritable
+from modules.system.terminal import SafeStream, prepare_streams, terminal_language
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
 
     0 on success, 2 with one sentence on stderr if the server cannot start, 130 if it was interrupted before it started.
     """
+    prepare_streams()
     language = terminal_language()
     try:
         flags = command_line.parse(command_line.with_flags_file(ROOT / "CMD_FLAGS.txt", arguments))
@@ -48,8 +49,8 @@ def main(arguments: list[str]) -> int:
         app = App(flags, ROOT / "cache" / "catalog.json")
         app = model_menu.choose_model(app, language) if flags.on("model_menu") else app
         if flags.on("explain"):
-            print(json.dumps(explain(app), indent=2, ensure_ascii=False))
-            return 0
+            print(json.dumps(explain(app), indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"), flush=True)
+            return 1 if isinstance(sys.stdout, SafeStream) and sys.stdout.broken else 0
         start_log(flags.on("verbose"))
         if app.settings.notice is not None:
             log.warning("%s", app.settings.notice[language])
@@ -73,13 +74,14 @@ def explain(app: App) -> object:
 
 def start_log(verbose: bool) -> None:
     """Log everything to a file, and to the terminal what a user should see."""
-    (ROOT / LOG_FILE).parent.mkdir(exist_ok=True)
-    file = logging.handlers.RotatingFileHandler(ROOT / LOG_FILE, "a", 5_000_000, 2, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[file, terminal])
+    logging.basicConfig(level=logging.INFO, handlers=[terminal])
+    try:
+        logging.getLogger().addHandler(LogFile(ROOT / LOG_FILE))
+    except OSError as error:
+        log.warning("%s", unwritable(ROOT / LOG_FILE, error))
     logging.getLogger("worker").setLevel(logging.DEBUG)
     for verbose_logger in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(verbose_logger).setLevel(logging.WARNING)

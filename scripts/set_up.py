@@ -15,7 +15,7 @@ sys.path[0] = str(ROOT)
 from modules.core.errors import WebUIError  # noqa: E402
 from modules.setup import early_build  # noqa: E402
 from modules.setup.environment import Environment  # noqa: E402
-from modules.system.terminal import say  # noqa: E402
+from modules.system.terminal import prepare_streams, say  # noqa: E402
 
 
 def start(flags: list[str]) -> None:
@@ -37,6 +37,7 @@ def tests() -> None:
 
 
 def main(arguments: list[str]) -> int:
+    prepare_streams()
     try:
         start(arguments[1:]) if arguments[0] == "start" else tests()
     except WebUIError as error:

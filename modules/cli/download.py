@@ -31,7 +31,7 @@ from modules.hub.mirrors import Mirrors
 from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile
 from modules.options.option import Value
-from modules.system.terminal import terminal_language
+from modules.system.terminal import prepare_streams, terminal_language
 
 _ARGUMENT_ERRORS = (CommandLineError, OptionError, UnknownOption, BadAddress, BadEndpoint, BadToken)
 _POLL_SECONDS = 0.2
@@ -76,6 +76,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
+    prepare_streams()
     language = terminal_language()
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # failures are printed below
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import locale
 import os
 import shutil
@@ -14,10 +15,77 @@ from typing import TextIO
 LINE_SECONDS = 15.0
 
 
+class SafeStream(io.TextIOWrapper):
+    """A standard stream that never fails: a server does not stop because nobody reads what it prints.
+
+    Characters that the encoding lacks are escaped. Once a write fails, because the terminal or the reader of a pipe is
+    gone, or the disk behind it is full, output is discarded and `broken` is True.
+    """
+
+    broken = False
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Let what is buffered, and what follows, go to the null device."""
+        self.broken = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+
+
+def prepare_streams() -> None:
+    """Make the standard streams safe to print to, including closed ones, before anything else opens their numbers."""
+    for number in range(3):
+        _open_if_closed(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
+
+
+def _safe(stream: TextIO | None, number: int) -> TextIO:
+    if stream is None:
+        return SafeStream(open(number, "wb", closefd=False), "utf-8", "backslashreplace")
+    if type(stream) is not io.TextIOWrapper:  # a stream of a test or a notebook
+        return stream
+    encoding, by_line, at_once = stream.encoding, stream.line_buffering, stream.write_through
+    return SafeStream(stream.detach(), encoding, "backslashreplace", line_buffering=by_line, write_through=at_once)
+
+
+def _open_if_closed(number: int) -> None:
+    """Open the null device as file descriptor `number`, so that no file that is opened later gets that number."""
+    try:
+        os.fstat(number)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+
+
 def terminal_language() -> str:
-    """Return "zh" or "en", by the locale."""
+    """Return "zh" or "en", by the locale; "en" if the terminal could not show Chinese."""
     setting = os.environ.get("LC_ALL") or os.environ.get("LANG") or (locale.getlocale()[0] or "")
-    return "zh" if setting.lower().startswith("zh") else "en"
+    return "zh" if setting.lower().startswith("zh") and all(map(_has_chinese, (sys.stdout, sys.stderr))) else "en"
+
+
+def _has_chinese(stream: TextIO | None) -> bool:
+    try:
+        "中文".encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def say(words: Mapping[str, str], stream: TextIO | None = None) -> None:
