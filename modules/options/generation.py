@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modules.options import gbnf
 from modules.options.load_shared import LONGEST_CONTEXT
 from modules.options.option import Option
 
@@ -570,6 +571,7 @@ _CONSTRAINTS = (
             "zh": "GBNF 语法：回答必须符合其 root 规则。",
         },
         multiline=True,
+        excess=gbnf.excess,
         group="constraints",
     ),
     Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,6 +15,9 @@ Value = bool | int | float | str
 
 MAX_COMPARED = 100
 """Longest beginning of an unknown name that is compared with known ones: the time grows with its square."""
+
+MAX_SHOWN = 60
+"""Characters of a text that exceeds a limit, in the error."""
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -36,6 +39,7 @@ class Option:
         example: A text that matches, shown as a placeholder.
         many: Whether the flag takes several values, which are joined by `joint` into one text.
         multiline: Whether a text may have several lines.
+        excess: Returns what is expected of a text that exceeds a limit, or None.
         group: Section of the form.
     """
 
@@ -54,6 +58,7 @@ class Option:
     many: bool = False
     joint: str = " "
     multiline: bool = False
+    excess: Callable[[str], Words | None] | None = None
     group: str = "common"
 
     def parse(self, raw: object) -> Value:
@@ -65,6 +70,8 @@ class Option:
             raise self._error(raw)
         if isinstance(value, str) and value and self.pattern and not re.fullmatch(self.pattern, value):
             raise self._error(raw)
+        if isinstance(value, str) and self.excess is not None and (expected := self.excess(value)):
+            raise OptionError(self.key, _shortened(value), expected)
         return value
 
     def _convert(self, raw: object) -> Value:
@@ -125,6 +132,10 @@ class Option:
         if low:
             return {"en": f"{en} of at least {low}", "zh": f"不小于 {low} 的{zh}"}
         return {"en": en, "zh": zh}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def _integer(number: float) -> int:
