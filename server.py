@@ -76,7 +76,7 @@ def start_log(verbose: bool) -> None:
     """Log everything to a file, and to the terminal what a user should see."""
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(BriefFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[terminal])
     try:
         logging.getLogger().addHandler(LogFile(ROOT / LOG_FILE))
@@ -85,6 +85,15 @@ def start_log(verbose: bool) -> None:
     logging.getLogger("worker").setLevel(logging.DEBUG)
     for verbose_logger in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(verbose_logger).setLevel(logging.WARNING)
+
+
+class BriefFormatter(logging.Formatter):
+    """Leaves the traceback out of records that are marked as `brief`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "brief", False):
+            record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
+        return super().format(record)
 
 
 def build(app: App) -> ASGIApp:
@@ -114,10 +123,13 @@ def serve(app: App) -> None:
     import uvicorn
 
     from modules.api.host_guard import HostGuard, allowed_hosts
+    from modules.api.http_protocol import BoundedProtocol
+    from modules.api.limits import BodyLimit
 
     listener = bind_port(*address(app.flags))
     config = uvicorn.Config(
-        HostGuard(build(app), allowed_hosts(app.flags)),
+        HostGuard(BodyLimit(build(app)), allowed_hosts(app.flags)),
+        http=BoundedProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
@@ -137,6 +149,10 @@ def serve(app: App) -> None:
         app.downloads.close()
         app.overlays.close()
         app.models.unload()
+        if not app.flags.on("nowebui"):
+            from modules import ui
+
+            ui.close()
 
 
 def address(flags: Flags) -> tuple[str, int]:

@@ -42,6 +42,17 @@ _METHOD_NOT_ALLOWED: Words = {
 }
 
 
+MAX_NESTING = 200
+_NESTED: Words = {
+    "en": f"JSON nested at most {MAX_NESTING} levels deep",
+    "zh": f"嵌套不超过 {MAX_NESTING} 层的 JSON",
+}
+
+
+def too_deep() -> OptionError:
+    return OptionError("body", "…", _NESTED)
+
+
 def language_of(headers: Headers) -> str:
     return "zh" if headers.get("accept-language", "").strip().lower().startswith("zh") else "en"
 
@@ -105,6 +116,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     words, code = {404: (_NOT_FOUND, "not_found"), 405: (_METHOD_NOT_ALLOWED, "method_not_allowed")}.get(
         error.status_code, (_NOT_JSON, "invalid_json")
     )
+    if isinstance(error.__cause__, RecursionError):  # nested so deeply that it could not be decoded
+        return await _answer_known(request, too_deep())
     path = request.scope["path"]
     filled = {language: text.format(path=path, method=request.method) for language, text in words.items()}
     return error_response(request.headers, error.status_code, code, filled, error.headers)

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from starlette.exceptions import HTTPException
 
+from modules.api.limits import check_request
 from modules.core.errors import OptionError, UnknownOption, WebUIError, Words
 from modules.options.option import nearest
 
@@ -63,6 +64,8 @@ class RequestBody(BaseModel):
     def _translate_errors(cls, raw: Any, handler: ModelWrapValidatorHandler[Body]) -> Body:
         if isinstance(raw, bytes):  # FastAPI leaves a body undecoded whose content type is not JSON
             raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        if isinstance(raw, Mapping):
+            check_request(raw)
         fields, spelled = cls.canonical(raw) if isinstance(raw, Mapping) else (raw, {})
         try:
             body = handler(fields)

@@ -10,7 +10,9 @@ from starlette.types import ASGIApp
 
 from modules.app import App
 from modules.core.errors import LANGUAGES
+from modules.core.paths import ROOT
 from modules.ui import status_feed
+from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search
 from modules.ui.login import LoginGuard
@@ -21,6 +23,7 @@ from modules.ui.parameters.tab import PARAMETERS_CSS
 gr = gradio()
 
 LANGUAGE_COOKIE = "tx-language"
+UPLOADS = ROOT / "cache" / "uploads"
 _FOLDER = Path(__file__).parent
 _FONTS = ["system-ui", "Noto Sans SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 _MONOSPACE = ["ui-monospace", "Consolas", "Menlo", "monospace"]
@@ -34,13 +37,18 @@ def attach(server: FastAPI, app: App) -> None:
     )
     slow_timer_frames()
     speed_up_component_search(server)
+    log_refusals()
+    keep_uploads_in(UPLOADS)
+    pages = {f"/{language}": build(app, language) for language in LANGUAGES}
+    server.add_middleware(GradioGate, pages=pages)
     _add_routes(server, app)
     status_feed.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(
             server,
-            build(app, language),
+            pages[f"/{language}"],
             path=f"/{language}",
+            max_file_size=MAX_UPLOAD,
             theme=theme,
             css=css,
             head=_head(language, app.settings.current.theme),
@@ -52,6 +60,11 @@ def attach(server: FastAPI, app: App) -> None:
             mcp_server=False,
             show_error=True,
         )
+
+
+def close() -> None:
+    """Remove what browsers have uploaded to this process."""
+    remove_uploads(UPLOADS)
 
 
 def protect(server: ASGIApp, app: App) -> ASGIApp:

@@ -10,6 +10,7 @@ from modules.core.errors import LANGUAGES
 from modules.core.product import PRODUCT
 from modules.ui.chat.tab import ChatTab
 from modules.ui.downloads.panel import DownloadsPanel
+from modules.ui.gradio_gate import MAX_QUEUED
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_queue_polling
 from modules.ui.handlers import Page, Updates
@@ -49,7 +50,7 @@ def build(app: App, language: str) -> Any:
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):
             part.on_page_load(blocks.load)
-    blocks.queue(default_concurrency_limit=8, api_open=False)
+    blocks.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     slow_queue_polling(blocks)
     return blocks
 

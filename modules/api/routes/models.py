@@ -11,7 +11,7 @@ from starlette.responses import Response
 from modules.api.errors import json_response, language_of
 from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
-from modules.core.errors import NoModelLoaded, OptionError, WorkerDied
+from modules.core.errors import ModelLoading, NoModelLoaded, OptionError, WorkerDied
 from modules.core.events import Json
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.load_settings import option_values
@@ -76,6 +76,8 @@ def owner_only(app: App) -> None:
 def _info(app: App) -> Json:
     try:
         model = app.models.current
+    except ModelLoading as error:
+        return {"model_name": _NO_MODEL, "lora_names": [], "loader": None, "loading": error.model}
     except (NoModelLoaded, WorkerDied):
         return {"model_name": _NO_MODEL, "lora_names": [], "loader": None}
     names = [lora.name for lora in model.loras]

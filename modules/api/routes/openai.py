@@ -19,7 +19,7 @@ from modules.api.schemas import ChatRequest, CompletionRequest, GenerationReques
 from modules.api.sse import EventStream
 from modules.app import App
 from modules.catalog.record import ModelRecord
-from modules.core.errors import NoModelLoaded, WorkerDied
+from modules.core.errors import ModelLoading, NoModelLoaded, WorkerDied
 from modules.core.events import Json
 from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel
@@ -56,7 +56,7 @@ def _add_model_routes(router: APIRouter, app: App) -> None:
 def _current_model(app: App) -> LoadedModel | None:
     try:
         return app.models.current
-    except (NoModelLoaded, WorkerDied):
+    except (ModelLoading, NoModelLoaded, WorkerDied):
         return None
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import openai
 import pytest
 
 from modules.app import App
+from modules.core.errors import LoadCancelled
+from tests.support.echo_plans import plan
 from tests.support.serving import Server, server_of
 
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -155,6 +158,22 @@ def test_a_worker_killed_before_the_answer_gives_status_500(server: Server) -> N
     for stream in (False, True):
         error = server.refusal("/completions", {"prompt": "Hi", "stream": stream})
         assert (error["status"], error["code"]) == (500, "worker_died")
+
+
+def test_models_are_listed_and_described_while_one_loads(make_app: Callable[..., App]) -> None:
+    app = make_app()
+    loading = app.models.begin(plan("slow"))
+    try:
+        with server_of(app) as server:
+            while app.models.status.state != "loading":
+                time.sleep(0.01)
+            assert server.http.get("/models").json() == {"object": "list", "data": []}
+            info = server.http.get("/internal/model/info").json()
+            assert info == {"model_name": "None", "lora_names": [], "loader": None, "loading": "slow"}
+            assert server.http.get("/models/slow").status_code == 404
+    finally:
+        app.models.unload()
+    assert isinstance(loading.exception(5), LoadCancelled)
 
 
 # -- authentication --------------------------------------------------------------------------------------------------

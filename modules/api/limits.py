@@ -1,0 +1,100 @@
+"""Bounds on what a request may ask for, so that none takes everybody's time or memory. docs/security.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modules.api.errors import MAX_NESTING, error_response, too_deep
+from modules.core.errors import OptionError, Words
+
+MAX_BODY_BYTES = 32_000_000
+MAX_MESSAGES = 4096
+MAX_ANSWERS = 128
+
+_TOO_LARGE: Words = {
+    "en": f"The body is larger than {MAX_BODY_BYTES // 10**6} MB.",
+    "zh": f"请求体超过 {MAX_BODY_BYTES // 10**6} MB。",
+}
+_MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}
+_ANSWERS: Words = {
+    "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
+    "zh": f"单次请求不超过 {MAX_ANSWERS} 个回答（提示词数 × n）",
+}
+
+
+def check_request(raw: Mapping[str, Any]) -> None:
+    """Raise OptionError if a decoded body exceeds one of the bounds. Values of wrong types are left to others."""
+    messages, prompt, n = raw.get("messages"), raw.get("prompt"), raw.get("n")
+    if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
+        raise OptionError("messages", len(messages), _MESSAGES)
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    answers = prompts * (n if isinstance(n, int) and n > 0 else 1)
+    if answers > MAX_ANSWERS:
+        raise OptionError("n" if prompts == 1 else "prompt", answers, _ANSWERS)
+    if _is_nested_deeper(raw, MAX_NESTING):
+        raise too_deep()
+
+
+def _is_nested_deeper(raw: object, levels: int) -> bool:
+    """Return whether lists and objects lie within each other more than `levels` deep, going level by level."""
+    level = [raw]
+    for _ in range(levels):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)  # type: ignore[attr-defined]
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+class BodyLimit:
+    """ASGI middleware: answer 413 to a body of more than MAX_BODY_BYTES, as soon as that is known."""
+
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced) > self._limit:
+            await self._refuse(scope, receive, send)
+            return
+        received, started, too_large = 0, False, False
+
+        async def counted_receive() -> Message:
+            nonlocal received, too_large
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                too_large = True
+                return {"type": "http.disconnect"}  # whoever reads the body gives up
+            return message
+
+        async def own_send(message: Message) -> None:
+            nonlocal started
+            if not too_large or started:
+                started = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted_receive, own_send)
+        except ClientDisconnect:
+            if not too_large:
+                raise
+        if too_large and not started:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The rest of the body is not read: the connection must not be used again.
+        headers = {"Connection": "close"}
+        await error_response(Headers(scope=scope), 413, "body_too_large", _TOO_LARGE, headers)(scope, receive, send)

@@ -1,0 +1,144 @@
+"""Half-sent requests and too many connections, with short times and few connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from modules.api import http_protocol
+from modules.api.http_protocol import BoundedProtocol
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer after a second if the path says so, otherwise at once, with the size of the body."""
+    if scope["type"] != "http":
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"%05d" % size})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 3)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(answer, http=BoundedProtocol, log_level="critical", lifespan="off", timeout_keep_alive=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def connect(port: int) -> Iterator[object]:
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return all that arrives until the server closes the connection."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ],
+)
+def test_half_a_request_is_cut_off(connect: object, sent: bytes) -> None:
+    began, connection = time.monotonic(), connect()
+    connection.sendall(sent)
+    assert received(connection).startswith(b"HTTP/1.1 408")
+    assert 0.2 < time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"GE"])
+def test_half_a_request_after_a_whole_one_is_cut_off(connect: object, sent: bytes) -> None:
+    connection = connect()
+    connection.sendall(REQUEST)
+    assert connection.recv(1000).endswith(b"00000")
+    connection.sendall(sent)
+    assert received(connection) in (b"", http_protocol._TIMEOUT)
+
+
+def test_bytes_that_trickle_do_not_buy_time(connect: object) -> None:
+    began, connection = time.monotonic(), connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() - began < 5:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+    assert time.monotonic() - began < 3
+
+
+def test_a_large_body_that_keeps_coming_is_taken(connect: object) -> None:
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+    for _ in range(6):
+        connection.sendall(b"x" * 10_000)
+        time.sleep(0.1)
+    assert connection.recv(1000).endswith(b"60000")
+
+
+def test_a_slow_answer_is_not_cut_off(connect: object) -> None:
+    connection = connect()
+    connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n")
+    time.sleep(0.5)
+    assert connection.recv(1000).endswith(b"00000")
+
+
+def test_endless_headers_are_refused(connect: object) -> None:
+    connection = connect()
+    connection.sendall(b"GET / HTTP/1.1\r\n")
+    with contextlib.suppress(ConnectionError):
+        for number in range(100):
+            connection.sendall(b"x%d: %s\r\n" % (number, b"y" * 1000))
+    assert received(connection)[:12] in (b"HTTP/1.1 431", b""), "b'' if what is still under way resets the connection"
+
+
+def test_beyond_the_limit_the_connection_that_waits_longest_gives_way(
+    connect: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 5)
+    idle = [connect() for _ in range(3)]
+    busy = connect()
+    busy.sendall(REQUEST)
+    assert busy.recv(1000).endswith(b"00000")
+    assert received(idle[0]) == b""
+
+
+def test_if_all_connections_are_served_a_new_one_is_refused(connect: object) -> None:
+    busy = [connect() for _ in range(3)]
+    for connection in busy:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    time.sleep(0.15)
+    assert received(connect()).startswith(b"HTTP/1.1 503")
+    assert all(connection.recv(1000).endswith(b"00000") for connection in busy)

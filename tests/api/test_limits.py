@@ -1,0 +1,85 @@
+"""Bounds on requests."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.testclient import TestClient
+
+from modules.api.limits import BodyLimit, check_request
+from modules.api.schemas import ChatRequest, TextRequest
+from modules.core.errors import OptionError
+
+
+def nested(levels: int) -> dict[str, object]:
+    """Return an object in which lists and objects lie within each other, `levels` of them."""
+    value: object = 1
+    for number in range(levels - 1):
+        value = {"a": value} if number % 2 else [value]
+    return {"x": value}
+
+
+def refusal(body: dict[str, object]) -> str:
+    with pytest.raises(OptionError) as refused:
+        check_request(body)
+    return refused.value.say("en")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{}] * 4096},
+        {"prompt": ["x"] * 128},
+        {"prompt": [[1, 2]] * 8, "n": 16},
+        {"prompt": list(range(100_000)), "n": 16},
+        {"prompt": 7, "n": "many", "messages": "text"},
+        nested(200),
+    ],
+)
+def test_requests_up_to_the_bounds_pass(body: dict[str, object]) -> None:
+    check_request(body)
+
+
+def test_a_refusal_names_the_bound() -> None:
+    assert "at most 4096 messages" in refusal({"messages": [{}] * 4097})
+    assert "at most 128 answers" in refusal({"prompt": ["x"] * 129})
+    assert "at most 128 answers" in refusal({"prompt": [[1]] * 65, "n": 2})
+    assert "at most 200 levels" in refusal(nested(201))
+
+
+def test_every_body_of_the_api_is_checked() -> None:
+    with pytest.raises(OptionError, match="4096"):
+        ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}] * 5000})
+    with pytest.raises(OptionError, match="200 levels"):
+        TextRequest.model_validate({"text": "x", **nested(300)})
+
+
+# -- the size of the body ----------------------------------------------------------------------------------------------
+
+
+async def count_body(scope: object, receive: object, send: object) -> None:
+    request = Request(scope, receive)
+    response: Response = PlainTextResponse(str(len(await request.body())))
+    await response(scope, receive, send)
+
+
+@pytest.fixture
+def http() -> TestClient:
+    return TestClient(BodyLimit(count_body, 1000), raise_server_exceptions=False)
+
+
+def test_a_body_up_to_the_limit_is_passed_on(http: TestClient) -> None:
+    assert http.post("/", content=b"x" * 1000).text == "1000"
+    assert http.post("/", content=iter([b"x" * 500] * 2)).text == "1000"
+
+
+def test_a_larger_body_is_answered_413_whether_or_not_its_length_is_announced(http: TestClient) -> None:
+    for content in (b"x" * 1001, iter([b"x" * 501] * 2)):
+        refused = http.post("/", content=content)
+        assert (refused.status_code, refused.headers["connection"]) == (413, "close")
+        assert "larger than" in refused.json()["error"]["message"]
+
+
+def test_a_length_that_is_no_number_is_refused(http: TestClient) -> None:
+    assert http.get("/", headers={"Content-Length": "-1"}).status_code == 413
