@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/kills.py [--kills 100] [--seed 1] [--model models/SmolLM2-135M-Instruct.Q4_1.gguf]
 
-Each round starts server.py on folders of its own, keeps it busy (generations, questions, a load, saved settings, an
-installation), and sends SIGKILL after a random time. Then no process of that server may be left, all files must be
-whole, and the next round starts on the same folders. A line of JSON ends the output; the exit status is 0 if all held.
+Each round starts server.py on folders of its own, keeps it busy with generations, questions or loads, and sends SIGKILL
+after a random time. Then no process of that server may be left, all files must be whole, and the next round starts on
+the same folders. A line of JSON ends the output; the exit status is 0 if all held.
 """
 
 from __future__ import annotations
