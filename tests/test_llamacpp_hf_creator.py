@@ -102,7 +102,7 @@ def test_llamacpp_hf_uses_the_tokenizer_next_to_the_model(
     plan = app.planner.plan(LoadRequest(record, form={"n_ctx": 256, "threads": 1}))
     assert plan.loader.name == "llamacpp_HF"
     loaded = app.loading.load(plan)
-    assert loaded.info.bos_token == "<|endoftext|>", "the GGUF file has <|im_start|>"
+    assert loaded.info.special_tokens["bos_token"] == "<|endoftext|>", "the GGUF file has <|im_start|>"
     assert loaded.info.notes == ()
 
 

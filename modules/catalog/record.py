@@ -21,9 +21,9 @@ class ModelRecord:
     `name` is the path below the folder of models; of a split GGUF file, its first part's. `format` is gguf,
     safetensors, pytorch, gptq, awq or exl2; also ggml, exl3, mlx, diffusers, original, tensorflow, flax or onnx, which
     no loader supports. `size` is the bytes of the weights alone. `problem` is why the model will not load.
-    `duplicate_of` is the name of another model with the same weights. `defaults` holds the load options that follow
-    from the files. `header` is that of a GGUF file, with the size of all its parts; `shape` that of a folder of
-    weights. `files` are the weight files.
+    `duplicate_of` is the name of another model with the same weights. `named_templates` are chat templates beside
+    the one for plain conversations. `defaults` holds the load options that follow from the files. `header` is that of
+    a GGUF file, with the size of all its parts; `shape` that of a folder of weights. `files` are the weight files.
     """
 
     name: str
@@ -36,6 +36,7 @@ class ModelRecord:
     layers: int = 0
     context_length: int = 0
     chat_template: str = ""
+    named_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
     problem: ModelProblem | None = None
     duplicate_of: str = ""
     defaults: Mapping[str, Value] = field(default_factory=dict, hash=False)

@@ -18,7 +18,13 @@ from modules.catalog.unsupported import (
     unsupported_reason,
 )
 from modules.core.errors import IncompleteModel, ModelProblem, UnsupportedModel, Words
-from modules.formats.checkpoint import DESCRIPTION_FILES, Checkpoint, indexed_files, read_description
+from modules.formats.checkpoint import (
+    DESCRIPTION_FILES,
+    TEMPLATE_FOLDER,
+    Checkpoint,
+    indexed_files,
+    read_description,
+)
 from modules.formats.gguf_header import GgufHeader, merge_parts, read_header
 from modules.formats.model_shape import sum_sizes
 from modules.formats.safetensors_header import WeightHeader, read_tensor_names, read_weight_header
@@ -39,7 +45,7 @@ from modules.formats.weight_files import (
     weights_packing,
 )
 from modules.options.option import Value
-from modules.system.directory_walk import Files
+from modules.system.directory_walk import Files, list_folder
 from modules.system.format_errors import printable
 
 _PIPELINE = "modules.json"  # of an embedding model, whose layers are in subfolders
@@ -112,8 +118,12 @@ class RecordReader:
         self, folder: Path, files: Files, is_weight: Callable[[Path], bool] = lambda path: True
     ) -> Iterator[ModelRecord]:
         """Yield the model that `folder` is, if there are weights, or an index that says which are needed."""
-        present = [folder / name for name in DESCRIPTION_FILES if folder / name in files]
-        results = {path.name: self._cache.get(path, files[path], _DESCRIPTION) for path in present}
+        present = {path: files[path] for path in (folder / name for name in DESCRIPTION_FILES) if path in files}
+        present |= list_folder(folder / TEMPLATE_FOLDER, lambda name: name.endswith(".jinja"))[1]
+        results = {
+            path.relative_to(folder).as_posix(): self._cache.get(path, status, _DESCRIPTION)
+            for path, status in present.items()
+        }
         descriptions = {name: result for name, result in results.items() if isinstance(result, dict)}
         indexed = {suffix: {folder / part for part in indexed_files(descriptions, suffix)} for suffix in FORMATS}
         candidates = {**files, **files_below(folder, itertools.chain(*indexed.values()))}
@@ -146,6 +156,7 @@ class RecordReader:
             layers=checkpoint.layers,
             context_length=checkpoint.context_length,
             chat_template=checkpoint.chat_template,
+            named_templates=checkpoint.named_templates,
             problem=problem or missing_config(folder, files) or missing_parts(folder, needed, used),
             defaults=checkpoint.load_options(),
             shape=checkpoint.shape(sizes, _total_size(used)),
@@ -189,6 +200,7 @@ def with_header(record: ModelRecord, header: GgufHeader) -> ModelRecord:
         layers=header.block_count,
         context_length=header.context_length,
         chat_template=header.chat_template,
+        named_templates=header.named_templates,
         defaults=_load_options(header),
         header=header,
     )

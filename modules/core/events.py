@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules.core.errors import WebUIError, Words
@@ -73,11 +74,14 @@ class Note:
 
 @dataclass(frozen=True)
 class Info:
-    """Facts about a loaded model. `memory` is the worker's resident set in bytes."""
+    """Facts about a loaded model. `memory` is the worker's resident set in bytes.
+
+    `special_tokens` has the texts of its special tokens by transformers' names, such as "bos_token"; where one name
+    stands for several, a list.
+    """
 
     context_length: int
-    bos_token: str = ""
-    eos_token: str = ""
+    special_tokens: Mapping[str, Json] = field(default_factory=dict)
     chat_template: str = ""
     memory: int = 0
     notes: tuple[Note, ...] = ()

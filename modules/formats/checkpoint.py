@@ -5,9 +5,12 @@ Source: the files that transformers, AutoGPTQ, AutoAWQ, ExLlamaV2, MLX and diffu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
+from modules.core.errors import ModelProblem
 from modules.formats.json_file import MAX_JSON_BYTES, Json, first_integer, read_json
 from modules.formats.model_shape import CONTEXT_KEYS, LAYER_KEYS, ModelShape, TensorSizes, model_shape
 from modules.formats.quantization import PLAIN, Packing
@@ -22,12 +25,19 @@ DESCRIPTION_FILES = (
     "quant_config.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
     "model_index.json",
 )
 """The files that describe a checkpoint, for `read_description` and `Checkpoint`."""
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Holds further chat templates, NAME.jinja, which describe the checkpoint as well."""
 
+_PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
+"""Files of a model that sees, from which only the chat template is read: the model works if they are damaged."""
+_DEFAULT_TEMPLATE = "default"
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _METHODS_WITH_LOADER = ("gptq", "awq", "exl2", "exl3", "mlx")
 _METHOD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # used before config.json had the settings
@@ -36,12 +46,17 @@ _DEFAULT_ROPE_BASE = 10000
 
 
 def read_description(path: Path) -> Json:
-    """Read one of DESCRIPTION_FILES; a bare template becomes a JSON object too. Raises ModelProblem, OSError.
+    """Read one of DESCRIPTION_FILES or of TEMPLATE_FOLDER; a bare template becomes a JSON object too.
 
-    Of files that run to megabytes only what is needed is kept: of an index the names of the files.
+    Raises ModelProblem or OSError. Of files that run to megabytes only what is needed is kept: of an index the names
+    of the files.
     """
     if path.suffix == ".jinja":
         return {"chat_template": parse_file(path, _whole_text)}
+    if path.name in _PROCESSOR_FILES:
+        with contextlib.suppress(ModelProblem):
+            return {"chat_template": read_json(path).get("chat_template")}
+        return {}
     content = read_json(path)
     if path.name == "tokenizer_config.json":
         return {"chat_template": content.get("chat_template")}
@@ -63,8 +78,8 @@ def indexed_files(descriptions: Mapping[str, Json], suffix: str) -> set[str]:
 class Checkpoint:
     """Facts about a checkpoint. Invalid values in its files are ignored.
 
-    `descriptions` has the results of `read_description` by file name. `packing` is what the weights themselves show;
-    where the JSON files state something else, they win.
+    `descriptions` has the results of `read_description` by path below its folder. `packing` is what the weights
+    themselves show; where the JSON files state something else, they win.
     """
 
     def __init__(self, descriptions: Mapping[str, Json], packing: Packing = PLAIN) -> None:
@@ -130,13 +145,24 @@ class Checkpoint:
 
     @property
     def chat_template(self) -> str:
-        """The template in its own file, else the tokenizer's; of several, the one called "default"."""
-        source = self._descriptions.get("chat_template.jinja") or self._descriptions.get("tokenizer_config.json", {})
-        templates = source.get("chat_template")
-        if isinstance(templates, list):
-            named = (template for template in templates if isinstance(template, dict))
-            source = next((template for template in named if template.get("name") == "default"), {})
-        return _string(source, "chat_template", "template")
+        """The template for plain conversations; of several, the one called "default"."""
+        return self._templates.get(_DEFAULT_TEMPLATE, "")
+
+    @property
+    def named_templates(self) -> dict[str, str]:
+        """The other templates, such as "tool_use", by name."""
+        return {name: text for name, text in self._templates.items() if name != _DEFAULT_TEMPLATE}
+
+    @cached_property
+    def _templates(self) -> dict[str, str]:
+        """All templates by name. Those in files of their own come before the tokenizer's, then the processor's."""
+        templates: dict[str, str] = {}
+        for file in reversed(("chat_template.jinja", "tokenizer_config.json", *_PROCESSOR_FILES)):
+            templates |= _named_templates(self._descriptions.get(file, {}).get("chat_template"))
+        for file, description in self._descriptions.items():
+            if file.startswith(f"{TEMPLATE_FOLDER}/"):
+                templates[PurePosixPath(file).stem] = _string(description, "chat_template")
+        return templates
 
     def shape(self, sizes: TensorSizes, size: int) -> ModelShape | None:
         """Return its dimensions, given the tensors and the bytes of its weights; None if its memory is unknown."""
@@ -169,6 +195,17 @@ class Checkpoint:
         }
         act_order: dict[str, Value] = {"desc_act": self._quantization.get("desc_act") is True}
         return (act_order if self._quantization else {}) | offered
+
+
+def _named_templates(value: object) -> dict[str, str]:
+    """Return the templates in a value of "chat_template": a text, a list of named ones, or an object of them."""
+    if isinstance(value, str):
+        return {_DEFAULT_TEMPLATE: printable(value)}
+    if isinstance(value, list):
+        value = {str(item.get("name")): item.get("template") for item in value if isinstance(item, dict)}
+    if not isinstance(value, dict):
+        return {}
+    return {printable(name): printable(text) for name, text in value.items() if isinstance(text, str)}
 
 
 def _object(source: Json, key: str) -> Json:

@@ -16,17 +16,19 @@ from typing import Any
 from modules.core.errors import UnsupportedModel
 from modules.formats.gguf_metadata import (
     BASE_MODEL,
+    CHAT_TEMPLATE,
     LORA_ALPHA,
     MIN_ENTRY_BYTES,
     ROPE_SCALING_TYPE,
     Metadata,
     get_flag,
     get_integer,
+    get_named_templates,
     get_number,
     get_numbers,
     get_string,
     read_metadata,
-    read_token,
+    read_special_tokens,
 )
 from modules.formats.gguf_tensors import FILE_TYPES, VERSIONS, TensorEntry, read_tensor_table
 from modules.system.bounded_reader import BoundedReader, SeekableFile, parse_file, parse_open_file
@@ -48,6 +50,7 @@ class GgufHeader:
     counts the elements of the tensors in this file (of a split model: in this part); `size` is the file's, in bytes.
     `numbers` has every integer, flag and list of them, without the prefix of the architecture; of other lists, the
     length. `sizes` has the bytes of tensors by layer: "blk.0" and so on, "token_embd", "output", "output_norm" …
+    `named_templates` are chat templates beside `chat_template`, `special_tokens` texts by transformers' names.
     `adapter` is the type of an adapter, such as "lora", `base` the model it was trained on, and `alpha` that of a LoRA
     (0: it is not scaled).
     """
@@ -66,8 +69,6 @@ class GgufHeader:
     rope_scale: float
     quantization: str
     chat_template: str
-    bos_token: str
-    eos_token: str
     add_bos: bool | None
     tensor_count: int
     parameters: int
@@ -80,6 +81,8 @@ class GgufHeader:
     adapter: str = ""
     base: str = ""
     alpha: float = 0.0
+    named_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
+    special_tokens: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> GgufHeader:
@@ -138,9 +141,7 @@ def _header(reader: BoundedReader, version: int, metadata: Metadata, table: Sequ
         rope_freq_base=get_number(metadata, f"{arch}.rope.freq_base"),
         rope_scale=_linear_scale(metadata, arch),
         quantization=FILE_TYPES.get(file_type) or totals.largest_type(),
-        chat_template=get_string(metadata, "tokenizer.chat_template"),
-        bos_token=read_token(reader, metadata, "bos"),
-        eos_token=read_token(reader, metadata, "eos"),
+        chat_template=get_string(metadata, CHAT_TEMPLATE),
         add_bos=get_flag(metadata, "tokenizer.ggml.add_bos_token"),
         tensor_count=len(table),
         parameters=totals.parameters,
@@ -153,6 +154,8 @@ def _header(reader: BoundedReader, version: int, metadata: Metadata, table: Sequ
         adapter=get_string(metadata, "adapter.type"),
         base=get_string(metadata, BASE_MODEL),
         alpha=get_number(metadata, LORA_ALPHA),
+        named_templates=get_named_templates(metadata),
+        special_tokens=read_special_tokens(reader, metadata),
     )
 
 

@@ -19,10 +19,23 @@ LORA_ALPHA = "adapter.lora.alpha"
 ROPE_SCALING_TYPE = ".rope.scaling.type"
 MIN_ENTRY_BYTES = 13
 
+CHAT_TEMPLATE = "tokenizer.chat_template"
+NAMED_TEMPLATE = f"{CHAT_TEMPLATE}."
+
 _TOKENS = "tokenizer.ggml.tokens"
+_SPECIAL_TOKENS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",  # spelled so in the format
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
+"""GGUF's names of special tokens by transformers' names."""
 _KEPT_STRINGS = {
     *("general.architecture", "general.name", "general.type", BASE_MODEL),
-    *("adapter.type", "tokenizer.chat_template"),
+    *("adapter.type", CHAT_TEMPLATE),
 }
 _MAX_STRING_BYTES = 1 << 24
 _MAX_STRINGS = 1 << 24  # in an array of strings or arrays, whose items are read one by one; larger than any vocabulary
@@ -71,7 +84,7 @@ def _read_value(reader: BoundedReader, key: str, type_number: int) -> _Value:
         raise damaged_header(
             f"{quoted(key)} has the unknown type {type_number}", f"{quoted(key)} 的类型 {type_number} 无法识别"
         )
-    if key in _KEPT_STRINGS or key.endswith(ROPE_SCALING_TYPE):
+    if key in _KEPT_STRINGS or key.endswith(ROPE_SCALING_TYPE) or key.startswith(NAMED_TEMPLATE):
         return reader.read_string(_MAX_STRING_BYTES)
     reader.skip_strings(1)
     return None
@@ -148,15 +161,28 @@ def get_numbers(metadata: Metadata, prefix: str) -> dict[str, int | tuple[int, .
     return {key.removeprefix(prefix): value for key, value in values.items() if isinstance(value, (int, tuple))}
 
 
-def read_token(reader: BoundedReader, metadata: Metadata, role: str) -> str:
-    """Return the text of the "bos" or "eos" token; empty if there is none, or if the vocabulary lacks it."""
+def get_named_templates(metadata: Metadata) -> dict[str, str]:
+    """Return the chat templates beside the one for plain conversations, by name, such as "tool_use"."""
+    keys = [key for key in metadata if key.startswith(NAMED_TEMPLATE)]
+    return {key.removeprefix(NAMED_TEMPLATE): get_string(metadata, key) for key in keys}
+
+
+def read_special_tokens(reader: BoundedReader, metadata: Metadata) -> dict[str, str]:
+    """Return the texts of the special tokens by transformers' names; those that the vocabulary lacks are left out."""
     tokens = metadata.get(_TOKENS)
-    index = get_integer(metadata, f"tokenizer.ggml.{role}_token_id", -1)
-    if not isinstance(tokens, _SkippedArray) or tokens.type != _STRING or not 0 <= index < tokens.count:
-        return ""
+    if not isinstance(tokens, _SkippedArray) or tokens.type != _STRING:
+        return {}
+    indices = {
+        name: get_integer(metadata, f"tokenizer.ggml.{key}_token_id", -1) for name, key in _SPECIAL_TOKENS.items()
+    }
+    texts: dict[int, str] = {}
+    position = 0
     reader.seek(tokens.offset)
-    reader.skip_strings(index)
-    return reader.read_string(_MAX_STRING_BYTES)
+    for index in sorted({index for index in indices.values() if 0 <= index < tokens.count}):
+        reader.skip_strings(index - position)
+        texts[index] = reader.read_string(_MAX_STRING_BYTES)
+        position = index + 1
+    return {name: texts[index] for name, index in indices.items() if index in texts}
 
 
 def _wrong_type(key: str, value: _Value, en: str, zh: str) -> FormatError:

@@ -73,7 +73,10 @@ def test_a_line_that_is_not_an_event_is_refused(line: bytes) -> None:
 
 
 def test_info_survives_serialization() -> None:
-    info = Info(4096, "<s>", "</s>", "{{ messages }}", 1 << 30, (Note("numa", {"en": "no effect", "zh": "无效"}),))
+    info = Info(
+        *(4096, {"bos_token": "<s>"}, "{{ messages }}", 1 << 30),
+        notes=(Note("numa", {"en": "no effect", "zh": "无效"}),),
+    )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 

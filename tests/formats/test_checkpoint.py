@@ -137,6 +137,31 @@ def test_a_template_in_its_own_file_overrides_the_config(tmp_path: Path) -> None
     assert only_record(tmp_path).chat_template == "{{ 新 }}"
 
 
+def test_the_other_templates_are_kept_by_name(tmp_path: Path) -> None:
+    templates = [{"name": "rag", "template": "old"}, {"name": "tool_use", "template": "tools"}]
+    folder = checkpoint(tmp_path / "tiny", tokenizer_config={"chat_template": templates})
+    put(folder / "additional_chat_templates" / "rag.jinja", "new")
+    put(folder / "additional_chat_templates" / "notes.txt", "not a template")
+    record = only_record(tmp_path)
+    assert (record.chat_template, record.named_templates) == ("", {"rag": "new", "tool_use": "tools"})
+    put(folder / "chat_template.jinja", "{{ x }}")
+    assert only_record(tmp_path).chat_template == "{{ x }}"
+
+
+@pytest.mark.parametrize("file", ["chat_template", "processor_config"])
+def test_the_template_of_a_model_that_sees_is_used_if_its_tokenizer_has_none(tmp_path: Path, file: str) -> None:
+    checkpoint(tmp_path / "tiny", tokenizer_config={}, **{file: {"chat_template": "processor's"}})
+    assert only_record(tmp_path).chat_template == "processor's"
+    put(tmp_path / "tiny" / "tokenizer_config.json", {"chat_template": "tokenizer's"})
+    assert only_record(tmp_path).chat_template == "tokenizer's"
+
+
+def test_a_damaged_file_of_a_processor_does_not_keep_the_model_from_loading(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "tiny")
+    put(folder / "chat_template.json", "{")
+    assert (only_record(tmp_path).problem, only_record(tmp_path).chat_template) == (None, "")
+
+
 DAMAGED = [
     ("model.safetensors", safetensors(4, 8)[:-1], "model.safetensors: the file is truncated"),
     ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),

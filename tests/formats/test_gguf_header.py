@@ -33,8 +33,6 @@ def test_a_header_describes_the_model() -> None:
         rope_scale=1.0,
         quantization="Q4_K_M",
         chat_template="{{ messages }}",
-        bos_token="<s>",
-        eos_token="</s>",
         add_bos=True,
         tensor_count=2,
         parameters=320,
@@ -55,6 +53,7 @@ def test_a_header_describes_the_model() -> None:
             "tokenizer.ggml.add_bos_token": True,
         },
         sizes={"token_embd": 272, "output_norm": 256},
+        special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
     )
 
 
@@ -63,7 +62,11 @@ def test_a_real_model_is_read(smollm2: Path) -> None:
     assert (header.architecture, header.quantization, header.context_length) == ("llama", "Q4_1", 8192)
     assert (header.block_count, header.head_count, header.head_count_kv) == (30, 9, 3)
     assert (header.tensor_count, header.parameters, header.size) == (272, 134_515_008, 98_362_432)
-    assert (header.bos_token, header.eos_token, header.add_bos) == ("<|im_start|>", "<|im_end|>", False)
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    assert [header.special_tokens[name] for name in names] == [
+        *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_end|>")
+    ]
+    assert header.add_bos is False
     assert "<|im_start|>assistant" in header.chat_template
 
 
@@ -88,7 +91,7 @@ def test_version_2_is_read_like_version_3() -> None:
 def test_missing_values_are_zero_or_empty() -> None:
     header = header_of(gguf({"general.architecture": "rwkv"}, ()))
     assert (header.context_length, header.rope_freq_base, header.rope_scale, header.add_bos) == (0, 0.0, 1.0, None)
-    assert (header.name, header.bos_token, header.quantization, header.parameters) == ("", "", "", 0)
+    assert (header.name, header.special_tokens, header.quantization, header.parameters) == ("", {}, "", 0)
 
 
 def test_without_a_file_type_the_quantization_is_the_tensor_type_with_most_bytes() -> None:
@@ -124,7 +127,7 @@ def test_a_large_vocabulary_is_read_in_a_quarter_of_a_second(tmp_path: Path) -> 
     durations = []
     for _ in range(5):
         started = time.process_time()
-        assert read_header(path).eos_token == "token128009"
+        assert read_header(path).special_tokens["eos_token"] == "token128009"
         durations.append(time.process_time() - started)
     assert min(durations) < 0.25  # 0.11 s while two other processes run
 
@@ -133,7 +136,7 @@ def test_strings_across_the_end_of_the_window_are_read_whole() -> None:
     metadata = MODEL | {"general.description": "x" * ((1 << 20) - 700), "tokenizer.chat_template": "y" * 3_000_000}
     header = header_of(gguf(metadata))
     assert header.chat_template == "y" * 3_000_000
-    assert header.eos_token == "</s>"
+    assert header.special_tokens["eos_token"] == "</s>"
 
 
 def test_a_part_of_a_split_model_states_its_number() -> None:

@@ -20,7 +20,7 @@ from modules.formats.gguf_metadata import (
     get_numbers,
     get_string,
     read_metadata,
-    read_token,
+    read_special_tokens,
 )
 from modules.system.bounded_reader import BoundedReader
 from modules.system.format_errors import FormatError
@@ -133,7 +133,7 @@ def test_the_scale_of_a_lora_must_be_a_float32() -> None:
 def test_missing_values_have_defaults() -> None:
     assert (get_string({}, "x"), get_flag({}, "x"), get_number({}, "x")) == ("", None, 0.0)
     assert (get_integer({}, "x"), get_integer({}, "x", -1), get_numbers({}, "llama.")) == (0, -1, {})
-    assert read_token(reader_of(b""), {}, "bos") == ""
+    assert read_special_tokens(reader_of(b""), {}) == {}
 
 
 def test_an_integer_may_be_as_low_as_its_default_and_below_32_bits() -> None:
@@ -160,13 +160,20 @@ def test_numbers_are_returned_without_the_prefix_of_the_architecture() -> None:
     }
 
 
-def test_the_text_of_a_token_is_read_from_the_vocabulary() -> None:
-    content = encode(VOCABULARY)
+def test_the_texts_of_special_tokens_are_read_from_the_vocabulary() -> None:
+    ids = {"tokenizer.ggml.padding_token_id": 1, "tokenizer.ggml.unknown_token_id": 0}
+    content = encode(VOCABULARY | ids)
     reader = reader_of(content)
-    metadata = read_metadata(reader, len(VOCABULARY))
-    assert read_token(reader, metadata, "bos") == "猫" and read_token(reader, metadata, "eos") == ""
+    metadata = read_metadata(reader, len(VOCABULARY | ids))
+    assert read_special_tokens(reader, metadata) == {"bos_token": "猫", "unk_token": "<s>", "pad_token": "猫"}
     numbers = metadata_of(VOCABULARY | {"tokenizer.ggml.tokens": [1, 2, 3]})
-    assert read_token(reader, numbers, "bos") == ""
+    assert read_special_tokens(reader, numbers) == {}
+
+
+def test_the_templates_of_a_file_are_read_by_name() -> None:
+    named = {"tokenizer.chat_templates": ["tool_use"], "tokenizer.chat_template.tool_use": "{{ tools }}"}
+    header = header_of(gguf(MODEL | named))
+    assert (header.chat_template, header.named_templates) == ("{{ messages }}", {"tool_use": "{{ tools }}"})
 
 
 # -- through the header -----------------------------------------------------------------------------------------------
@@ -186,9 +193,9 @@ def test_lists_of_up_to_1024_numbers_or_flags_are_kept() -> None:
 
 
 def test_a_token_that_the_vocabulary_lacks_has_no_text() -> None:
-    assert header_of(gguf(MODEL | {"tokenizer.ggml.bos_token_id": 4})).bos_token == ""
-    assert header_of(gguf(MODEL | {"tokenizer.ggml.bos_token_id": As(I32, -1)})).bos_token == ""
-    assert header_of(gguf(MODEL | {"tokenizer.ggml.bos_token_id": 3})).bos_token == "猫"
+    for index, text in ((4, None), (As(I32, -1), None), (3, "猫")):
+        header = header_of(gguf(MODEL | {"tokenizer.ggml.bos_token_id": index}))
+        assert header.special_tokens.get("bos_token") == text and header.special_tokens["eos_token"] == "</s>"
 
 
 def test_nested_arrays_are_skipped_up_to_a_depth() -> None:

@@ -93,7 +93,7 @@ def test_transformers_reads_tokenizer_model(
     folder = tiny_models(tmp_path, tokenizer_folder, ["llama"])["llama"]
     (folder / "special_tokens_map.json").write_bytes((tokenizer_folder / "special_tokens_map.json").read_bytes())
     assert not (folder / "tokenizer.json").exists()
-    assert load(reloadable, folder, TRANSFORMERS).bos_token == "<s>"
+    assert load(reloadable, folder, TRANSFORMERS).special_tokens["bos_token"] == "<s>"
     assert_tokenization(reloadable, pieces)
 
 
@@ -112,7 +112,7 @@ def test_llamacpp_hf_reads_tokenizer_model_next_to_the_model_and_from_the_shared
                 tmp_path / tokenizer.partition("/")[0], tmp_path / tokenizer, tokenizer_folder, pieces
             )
             info = load(worker, model, LOADERS["llamacpp_HF"], n_ctx=256, threads=1)
-            assert (info.notes, info.eos_token) == ((), "<unk>")
+            assert (info.notes, info.special_tokens["eos_token"]) == ((), "<unk>")
             assert_tokenization(worker, pieces)
 
 

@@ -64,7 +64,7 @@ def test_fetches_grow_with_the_header(served: HubServer, tmp_path: Path) -> None
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + (256 << 20))
     header = read_remote(served, **{"m.gguf": path})
-    assert header == read_header(path) and header.eos_token == "token number 149999"
+    assert header == read_header(path) and header.special_tokens["eos_token"] == "token number 149999"
     assert served.sent <= 9 << 20
     assert len(served.requests(origin="cdn")) <= 5
 

@@ -41,7 +41,9 @@ class Echo:
         self._cores: list[list[int]] = []
         self._refuses_cores = word == "refuse_cores"
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
-        self.info = Info(context_length=64, bos_token="<s>", notes=(Note("n_ctx", both("not used")),))
+        self.info = Info(
+            context_length=64, special_tokens={"bos_token": "<s>"}, notes=(Note("n_ctx", both("not used")),)
+        )
         self.operations = {
             "where": where,
             "options": lambda: dict(self._options),

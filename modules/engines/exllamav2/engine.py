@@ -101,8 +101,7 @@ class Engine:
         self.operations: Operations = {"forget": self.forget, "apply_loras": apply_loras}
         self.info = Info(
             context_length=self._context,
-            bos_token=self.texts.special_token("bos"),
-            eos_token=self.texts.special_token("eos"),
+            special_tokens=self.texts.special_tokens,
             chat_template=self.texts.chat_template,
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),

@@ -51,8 +51,7 @@ class Engine:
         self.operations: Operations = {"forget": self.forget}
         self.info = Info(
             context_length=self._context,
-            bos_token=self.model.special_token("bos"),
-            eos_token=self.model.special_token("eos"),
+            special_tokens=self.model.special_tokens,
             chat_template=self.model.chat_template,
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),

@@ -75,9 +75,14 @@ class TextTokenizer:
         """Raise OptionError, in the name of `option`, if `token` is not in the vocabulary."""
         check_token_id(option, token, self.vocabulary_size)
 
-    def special_token(self, name: str) -> str:
-        """Return the text of the "bos" or "eos" token, "" if there is none."""
-        return str(getattr(self.tokenizer, f"{name}_token") or "")
+    @property
+    def special_tokens(self) -> dict[str, str | list[str]]:
+        """The texts of its special tokens, by transformers' names; additional ones are a list in Transformers 4."""
+        named = self.tokenizer.special_tokens_map
+        return {
+            name: [str(token) for token in value] if isinstance(value, (list, tuple)) else str(value)
+            for name, value in named.items()
+        }
 
     @property
     def chat_template(self) -> str:

@@ -57,8 +57,7 @@ class LlamaCpp:
         }
         self.info = Info(
             context_length=self.model.n_ctx,
-            bos_token=self._vocabulary.special_text(self._vocabulary.bos),
-            eos_token=self._vocabulary.special_text(self._vocabulary.eos),
+            special_tokens=self._vocabulary.special_tokens,
             memory=cpu_memory.resident_memory(),
             notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
         )

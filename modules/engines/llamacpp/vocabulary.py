@@ -69,6 +69,11 @@ class Vocabulary:
         """Return the text of a special token; "" for -1, which stands for a token that the vocabulary lacks."""
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of those tokens for which llama.cpp has defaults; the file's header has the others."""
+        return {"bos_token": self.special_text(self.bos), "eos_token": self.special_text(self.eos)}
+
     def check_token(self, option: str, token: int) -> None:
         """Raise OptionError for a token id outside the vocabulary: llama.cpp would abort the process."""
         check_token_id(option, token, self.size)

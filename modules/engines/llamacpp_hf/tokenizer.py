@@ -34,8 +34,7 @@ class LlamaTokenizer:
         self._vocabulary = vocabulary
         self.bos_token_id = vocabulary.bos if vocabulary.bos >= 0 else None
         self.eos_token_id = vocabulary.eos if vocabulary.eos >= 0 else None
-        self.bos_token = vocabulary.special_text(vocabulary.bos)
-        self.eos_token = vocabulary.special_text(vocabulary.eos)
+        self.special_tokens_map = vocabulary.special_tokens
 
     def __len__(self) -> int:
         return self._vocabulary.size

@@ -107,7 +107,8 @@ def test_loading_reports_its_progress(pooled: Pooled) -> None:
 
 def test_info_has_the_values_of_the_model_files(pooled: Pooled) -> None:
     assert pooled.info.context_length == 8192
-    assert (pooled.info.bos_token, pooled.info.eos_token) == ("<|im_start|>", "<|im_end|>")
+    tokens = pooled.info.special_tokens
+    assert (tokens["bos_token"], tokens["eos_token"]) == ("<|im_start|>", "<|im_end|>")
     assert "<|im_start|>" in pooled.info.chat_template
     assert pooled.info.notes == ()
 

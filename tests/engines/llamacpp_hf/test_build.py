@@ -415,7 +415,7 @@ def test_a_shared_tokenizer_that_matches_is_used(
 ) -> None:
     put_tokenizer(tmp_path / "oobabooga_llama-tokenizer", smollm2_folder, "<|endoftext|>")
     loaded = load_hf(link_model(tmp_path, name, tiny))
-    assert (loaded.info.bos_token, loaded.info.notes) == ("<|endoftext|>", ())
+    assert (loaded.info.special_tokens["bos_token"], loaded.info.notes) == ("<|endoftext|>", ())
     assert loaded.info.chat_template == "", "the template is that of the model, not of the shared tokenizer"
     assert answer(loaded.worker, FRANCE).text == answer(tiny_llama, FRANCE).text
 
@@ -426,7 +426,7 @@ def test_tokenizer_files_beside_the_model_take_precedence_over_shared_ones(
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     put_tokenizer(tmp_path / "own", smollm2_folder, "<repo_name>")
     loaded = load_hf(link_model(tmp_path, "own/model.gguf", tiny))
-    assert loaded.info.bos_token == "<repo_name>"
+    assert loaded.info.special_tokens["bos_token"] == "<repo_name>"
     assert loaded.info.chat_template
     assert [ask(loaded.worker, "encode", text=text) for text in TEXTS] == [
         ask(tiny_llama, "encode", text=text) for text in TEXTS
@@ -456,7 +456,7 @@ def test_a_tokenizer_that_does_not_match_is_not_used_and_has_a_note(
     put_tokenizer(tmp_path / "llama-tokenizer", smollm2_folder, "<|endoftext|>")
     spoil_tokenizer(tmp_path / "llama-tokenizer", damage)
     loaded = load_hf(link_model(tmp_path, "model.gguf", tiny))
-    assert loaded.info.bos_token == "<|im_start|>"
+    assert loaded.info.special_tokens["bos_token"] == "<|im_start|>"
     (note,) = loaded.info.notes
     assert "llama-tokenizer" in note.text["en"]
     assert "llama-tokenizer" in note.text["zh"]

@@ -18,7 +18,7 @@ class Echo:
         call = arguments(path, options, None)["open_echo"]
         report(Progress("weights", 1.0))
         self._times = call["times"]
-        self.info = Info(context_length=call["context_length"], bos_token="")
+        self.info = Info(context_length=call["context_length"])
         self.operations: Operations = {}
         self.questions: Operations = {"count": lambda text: len(text.encode())}
 
