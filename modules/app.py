@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
 from modules.config.flags import Flags
 from modules.config.model_settings import ModelSettings
@@ -66,6 +67,7 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
+        self.templates = ChatTemplates()
         self.overlays = OverlayInstaller()
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
@@ -83,7 +85,7 @@ class App:
         self.planner = Planner(
             self.command_line, self.settings, self.model_settings, self.consent, self.memory, self.loras
         )
-        self.loading = LoadService(self.models, self.loras, self.consent, self.overlays)
+        self.loading = LoadService(self.models, self.loras, self.consent, self.overlays, self.templates)
         self.download_fit = DownloadFit(self.planner, self.memory, self.mirrors)
 
     def _read_command_line(self) -> CommandLine:

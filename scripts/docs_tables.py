@@ -13,9 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.chat import errors as chat_errors  # noqa: E402, F401 - defines errors for the table
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
-from modules.core import lora_errors  # noqa: E402, F401 - defines errors for the table
+from modules.core import lora_errors  # noqa: E402, F401 - the same
 from modules.core.errors import WebUIError, Words  # noqa: E402
 from modules.downloads import errors as download_errors  # noqa: E402, F401 - the same
 from modules.engines import failure_causes  # noqa: E402

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
 from modules.chat.prompt import conversation_prompt, text_prompt
+from modules.chat.templates import ChatTemplates
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
 from modules.core.prompt import Prompt
 from modules.runtime.loaded_model import LoadedModel
 
 
-def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]) -> Prompt:
-    """Return the prompt of a chat completion. Raises Unsupported or OptionError.
+def chat_prompt(
+    templates: ChatTemplates, model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]
+) -> Prompt:
+    """Return the prompt of a chat completion. Raises Unsupported, OptionError, or what `ChatTemplates.render` raises.
 
     A prompt is refused only if it cannot be evaluated at all; an answer that meets the end of the context says so
     by its finish_reason, "length". Therefore the room asked for is that of a single token.
@@ -25,15 +28,22 @@ def chat_prompt(model: LoadedModel, request: ChatRequest, params: Mapping[str, J
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}
-    return conversation_prompt(model, messages, one_token, continue_last=request.continue_, drop_oldest=drop)
+    return conversation_prompt(
+        templates,
+        model,
+        messages,
+        one_token,
+        continue_last=request.continue_,
+        drop_oldest=drop,
+        template_kwargs=request.template_kwargs,
+    )
 
 
 def _message(index: int, message: Message) -> dict[str, str]:
     for name in message.unsupported:
         where = f"messages[{index}].{name}"
         raise Unsupported({"en": f"{where} is not supported.", "zh": f"不支持 {where}。"})
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": _content(index, message.content), **message.template_fields}
+    return {"role": message.role, "content": _content(index, message.content), **message.template_fields}
 
 
 def _content(index: int, content: str | list[Part]) -> str:

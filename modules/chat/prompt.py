@@ -5,41 +5,47 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
-from modules.chat.templates import Message, render
+from modules.chat.message import Message
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate
 from modules.core.events import Json
 from modules.core.prompt import Prompt, Replacement
 from modules.runtime.loaded_model import LoadedModel
 
+_SYSTEM_ROLES = ("system", "developer")
 LONGEST_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
 
 
 def conversation_prompt(
+    templates: ChatTemplates,
     model: LoadedModel,
     messages: Sequence[Message],
     params: Mapping[str, Json],
     *,
     continue_last: bool = False,
     drop_oldest: bool = False,
+    template_kwargs: Mapping[str, Json] | None = None,
 ) -> Prompt:
     """Return the prompt that `model` continues to answer `messages`.
 
     It leaves room for `max_new_tokens`, but for no more than half the context. With `drop_oldest` the worker drops as
     many of the oldest exchanges as needed; system messages stay. A prompt that is still too long ends the generation
-    with PromptTooLong. Raises Unsupported if the chat template refuses the messages.
+    with PromptTooLong. Raises what `ChatTemplates.render` raises.
     """
+    template = ModelTemplate.of(model.record, model.info)
+    stop = ALPACA_STOPS if template.is_ours else ()
 
     def rendered(start: int) -> str:
-        template = model.info.chat_template or model.record.chat_template
         kept = _without(messages, start)
-        return render(template, kept, model.info.bos_token, model.info.eos_token, continue_last)
+        return templates.render(template, kept, continue_last=continue_last, template_kwargs=template_kwargs)
 
     limit = room(model, params)
     text = rendered(0)
     if not drop_oldest or _most_tokens(text) <= limit:
-        return Prompt(text, limit)
+        return Prompt(text, limit, stop=stop)
     shorter = _shorter(_questions(messages)[1:], rendered, limit)
-    return Prompt(text, limit, shorter=tuple(Replacement.between(text, candidate) for candidate in shorter))
+    changes = tuple(Replacement.between(text, candidate) for candidate in shorter)
+    return Prompt(text, limit, shorter=changes, stop=stop)
 
 
 def text_prompt(text: str, params: Mapping[str, Json]) -> Prompt:
@@ -93,4 +99,4 @@ def _questions(messages: Sequence[Message]) -> list[int]:
 
 def _without(messages: Sequence[Message], start: int) -> list[Message]:
     """Return `messages` from `start` on, and the system messages before."""
-    return [message for message in messages[:start] if message["role"] == "system"] + list(messages[start:])
+    return [message for message in messages[:start] if message["role"] in _SYSTEM_ROLES] + list(messages[start:])

@@ -1,25 +1,25 @@
-"""Render chat templates: turn a list of messages into the text that a model was trained to continue."""
+"""Chat templates of models: turn a list of messages into the text that a model was trained to continue."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
-from typing import Any, NoReturn
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-import jinja2
-from jinja2.ext import Extension
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from modules.catalog.record import ModelRecord
+from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
+from modules.chat.features import TemplateFeatures, probe
+from modules.chat.mending import mend
+from modules.chat.message import Message
+from modules.chat.renderer import LimitExceeded, Renderer
+from modules.chat.template_notes import ALPACA_NOTE, adaptations
+from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
+from modules.core.events import Info, Json, Note
 
-from modules.core.errors import Unsupported
-
-Message = Mapping[str, Any]
-"""{"role": "system" | "user" | "assistant" | "tool", "content": str}, as in OpenAI's API."""
-
-DEFAULT = """\
+ALPACA = """\
 {%- for message in messages %}
 {%- if message.role == 'system' %}{{ message.content }}
 
@@ -34,69 +34,182 @@ DEFAULT = """\
 {%- if add_generation_prompt %}### Response:
 {% endif %}"""
 """The template for models without one: the Alpaca format, which many of them were trained on."""
+ALPACA_STOPS = ("\n\n### Instruction:", "### Instruction:", "\n\n### Response:", "### Response:")
+"""What a model writes in this format when it goes on after its answer."""
+
+_REMEMBERED_TEMPLATES = 32
+_STOPPED_SECONDS = 60.0
+"""How long a template that was stopped is refused without another try, which might only have met a busy machine."""
+_CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+_NOTED = "chat_template"
+_RESERVED = ("messages", "add_generation_prompt")
+"""Variables of a template that a request states by other means."""
 
 
-# Besides Jinja's own errors: those of unexpected messages, an endless range or an endless macro.
-_TEMPLATE_ERRORS = (
-    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError),
-    *(ArithmeticError, RecursionError),
-)
+@dataclass(frozen=True)
+class ModelTemplate:
+    """What is known of the templates of one model.
 
-
-def render(
-    template: str, messages: Sequence[Message], bos_token: str = "", eos_token: str = "", continue_last: bool = False
-) -> str:
-    """Return the prompt for the next answer, or with `continue_last` the one that continues the last message.
-
-    `template` is Jinja as in `tokenizer.chat_template`; empty means DEFAULT. Raises Unsupported, with the template's
-    own message, if it refuses the messages (such as a system message that the model does not support) or is broken.
+    `source` is the template for plain conversations; `named` are the model's other ones. `special_tokens` are texts
+    such as that of "bos_token"; the value of additional ones may be a list.
     """
-    rendered, tail = (messages[:-1], str(messages[-1]["content"])) if continue_last else (messages, "")
-    try:
-        text = _compiled(template or DEFAULT).render(
-            messages=list(rendered), add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
-        )
-    except _TEMPLATE_ERRORS as error:
-        raise Unsupported(
-            {
-                "en": f"The model's chat template refused these messages: {error}",
-                "zh": f"模型的聊天模板拒绝了这些消息：{error}",
-            }
-        ) from error
-    return text + tail
+
+    model: str
+    source: str
+    named: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, Json] = field(default_factory=dict)
+
+    @staticmethod
+    def of(record: ModelRecord, info: Info | None = None) -> ModelTemplate:
+        """Return the template of a model, given what its engine says if it is loaded."""
+        source = (info.chat_template if info else "") or record.chat_template
+        header = record.header.special_tokens if record.header else {}
+        tokens = {name: text for name, text in (info.special_tokens if info else {}).items() if text}
+        return ModelTemplate(record.name, source, record.named_templates, {**header, **tokens})
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model has no template, so that the Alpaca format is used."""
+        return not self.source and not self.named
+
+    def for_tools(self, tools: Json) -> str:
+        """Return the source for a conversation with these `tools`, None if without. Raises NoDefaultTemplate."""
+        if tools is not None and "tool_use" in self.named:
+            return self.named["tool_use"]
+        if not self.source and self.named:
+            raise NoDefaultTemplate(self.model, ", ".join(sorted(self.named)))
+        return self.source or ALPACA
 
 
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> jinja2.Template:
-    """Compile a template in Jinja's sandbox, since it comes with a downloaded model."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+@dataclass
+class _Probed:
+    """What was found out about a template. The lock is held while its first user finds it out."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    features: TemplateFeatures | None = None
+    stopped: LimitExceeded | None = None
+    stopped_at: float = 0.0
+
+
+class ChatTemplates:
+    """Renders the templates of all models, in processes of their own, and knows what they can take. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._renderer = Renderer()
+        self._probed: OrderedDict[str, _Probed] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def render(
+        self,
+        template: ModelTemplate,
+        messages: Sequence[Message],
+        *,
+        continue_last: bool = False,
+        template_kwargs: Mapping[str, Json] | None = None,
+    ) -> str:
+        """Return the prompt for the next answer, or with `continue_last` the one that continues the last message.
+
+        `template_kwargs` are further variables of the template, such as enable_thinking. Raises TemplateRefused, with
+        the template's own message, if it refuses the messages or is broken; TemplateStopped if it exceeds a limit; and
+        NoDefaultTemplate.
+        """
+        kwargs = dict(template_kwargs or {})
+        for name in _RESERVED:
+            if name in kwargs:
+                expected = {"en": f"no {name}, which the request itself states", "zh": f"不含 {name}（由请求本身决定）"}
+                raise OptionError("chat_template_kwargs", name, expected)
+        source = template.for_tools(kwargs.get("tools"))
+        common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens, **kwargs}
+        features = self._features(source, template)
+
+        def rendered(shown: Sequence[Message], generation_prompt: bool) -> str:
+            variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": generation_prompt}
+            return self._render(source, common, variables, template.model)
+
+        if continue_last:
+            return _continued(messages, rendered, template.model)
+        return rendered(messages, True)
+
+    def features(self, template: ModelTemplate) -> TemplateFeatures:
+        """Return what the model's template can take. Raises TemplateStopped or NoDefaultTemplate."""
+        return self._features(template.for_tools(None), template)
+
+    def notes(self, template: ModelTemplate) -> tuple[Note, ...]:
+        """Return what a user should know of the model's template: that it is missing, unusable, or takes less."""
+        if template.is_ours:
+            return (Note(_NOTED, ALPACA_NOTE),)
+        try:
+            words = adaptations(self.features(template))
+        except (NoDefaultTemplate, TemplateStopped) as error:
+            words = _in_all_languages(error)
+        return (Note(_NOTED, words),) if words else ()
+
+    def close(self) -> None:
+        """End the processes that are idle."""
+        self._renderer.close()
+
+    def _render(self, source: str, common: Mapping[str, Json], variables: Mapping[str, Json], model: str) -> str:
+        try:
+            (rendering,) = self._renderer.render(source, common, [variables])
+        except LimitExceeded as error:
+            raise TemplateStopped(model, error.limit) from None
+        if rendering.error:
+            raise TemplateRefused(model, rendering.error)
+        return rendering.text
+
+    def _features(self, source: str, template: ModelTemplate) -> TemplateFeatures:
+        with self._lock:
+            probed = self._probed.setdefault(source, _Probed())
+            self._probed.move_to_end(source)
+            while len(self._probed) > _REMEMBERED_TEMPLATES:
+                self._probed.popitem(last=False)
+        with probed.lock:
+            if probed.stopped is not None and time.monotonic() - probed.stopped_at < _STOPPED_SECONDS:
+                raise TemplateStopped(template.model, probed.stopped.limit)
+            if probed.features is None:
+                common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens}
+                try:
+                    probed.features = probe(partial(self._renderer.render, source, common))
+                except LimitExceeded as error:
+                    probed.stopped, probed.stopped_at = error, time.monotonic()
+                    raise TemplateStopped(template.model, error.limit) from None
+            return probed.features
+
+
+def _continued(messages: Sequence[Message], rendered: Callable[[Sequence[Message], bool], str], model: str) -> str:
+    """Return the whole conversation as rendered, up to the end of the last message's text.
+
+    The text of the message ends the prompt byte for byte, even if the template trims it.
+    """
+    *earlier, last = messages
+    text = str(last.get("content", ""))
+    marked = rendered([*earlier, {**last, "content": text + _CONTINUED_TEXT_ENDS}], False)
+    prompt, found, _ = marked.rpartition(_CONTINUED_TEXT_ENDS)
+    if found and text.strip() in prompt:
+        return prompt
+    # The template changes such a text, for example by taking the thoughts out. It would not be the same text then.
+    marked = rendered([*earlier, {**last, "content": _CONTINUED_TEXT_ENDS}], False)
+    prompt, found, _ = marked.rpartition(_CONTINUED_TEXT_ENDS)
+    if found:
+        return prompt + text
+    raise Unsupported(
+        {
+            "en": f"The last message cannot be continued: the chat template of {model} leaves its text out.",
+            "zh": f"无法续写最后一条消息：{model} 的聊天模板会略去其内容。",
+        }
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    return environment.from_string(template)
 
 
-class _Generation(Extension):
-    """Render `{% generation %}`, which marks the model's own text for training, as its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _with_aliases(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with their reasoning under each of the names by which templates ask for it."""
+    complete: list[Message] = []
+    for message in messages:
+        reasoning = next((message[name] for name in _REASONING_NAMES if message.get(name) is not None), None)
+        aliases = {} if reasoning is None else {"reasoning_content": reasoning}
+        complete.append({**({"thinking": reasoning} if aliases else {}), **message, **aliases})
+    return complete
 
 
-def _raise_exception(reason: str) -> NoReturn:
-    raise jinja2.TemplateError(reason)
+def _in_all_languages(error: WebUIError) -> Words:
+    return {language: error.say(language) for language in LANGUAGES}

@@ -10,6 +10,7 @@ WebUIError
 ├── OwnerOnly             guests may chat, and nothing else
 ├── CodeChanged           a model's Python files differ from those that the user has trusted
 ├── PromptTooLong         the prompt does not fit the context
+├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
 ├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be
 │   ├── IncompleteModel   files are missing, or one ends too early

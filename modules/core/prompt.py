@@ -12,13 +12,15 @@ class Prompt:
     """`text`, which may have `limit` tokens; 0 means as many as the context holds.
 
     A text with more tokens is shortened. With `truncate` its last tokens are kept. Otherwise the first of `shorter`
-    that fits is taken; they are in order of falling length.
+    that fits is taken; they are in order of falling length. `stop` are strings that end the answer beside those of the
+    generation parameters; the tokenizer of the prompt does not get them.
     """
 
     text: str
     limit: int = 0
     truncate: bool = False
     shorter: tuple[Replacement, ...] = ()
+    stop: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import Future
 
+from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.core.errors import LoaderUnavailable
-from modules.core.events import Json
+from modules.core.events import Json, Note
 from modules.lora.manager import LoraManager
 from modules.planning.code_consent import CodeConsent
 from modules.runtime.load_plan import LoadPlan
@@ -19,9 +21,15 @@ class LoadService:
     """Hands plans to the model manager, with LoRAs resolved, once the user has agreed to the code that would run."""
 
     def __init__(
-        self, models: ModelManager, loras: LoraManager, consent: CodeConsent, overlays: OverlayInstaller
+        self,
+        models: ModelManager,
+        loras: LoraManager,
+        consent: CodeConsent,
+        overlays: OverlayInstaller,
+        templates: ChatTemplates,
     ) -> None:
         self._models, self._loras, self._consent, self._overlays = models, loras, consent, overlays
+        self._templates = templates
 
     def load(self, plan: LoadPlan) -> LoadedModel:
         """Load and wait. Raises what `begin` raises, and why the load failed."""
@@ -40,11 +48,18 @@ class LoadService:
         except LoaderUnavailable as error:
             raise installation_in_progress(plan.loader, plan.record.format, self._overlays) or error from None
 
+    def notes(self, model: LoadedModel) -> tuple[Note, ...]:
+        """Return the notes on the load of `model`: those of its engine, then those on its chat template."""
+        return (*model.info.notes, *self._templates.notes(ModelTemplate.of(model.record, model.info)))
+
     def explain(self, plan: LoadPlan) -> Json:
         """Return the plan and the backend's exact calls, as JSON; "unavailable" says why there are no calls."""
         try:
             explanation = self._models.explain(plan)
         except LoaderUnavailable as reason:
             explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
+        else:
+            notes = self._templates.notes(ModelTemplate.of(plan.record))
+            explanation["notes"] = [*explanation["notes"], *map(dataclasses.asdict, notes)]
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}

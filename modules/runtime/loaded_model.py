@@ -57,11 +57,11 @@ class LoadedModel:
 
     def generate(self, prompt: Prompt, params: Mapping[str, Json]) -> Iterator[Event]:
         """Yield text as it is generated, then Done. Closing the iterator stops the generation."""
-        return self._worker.events("generate", prompt=prompt.to_json(), params=params)
+        return self._worker.events("generate", **_arguments(prompt, params))
 
     def start(self, prompt: Prompt, params: Mapping[str, Json], deliver: Deliver) -> Callable[[], None]:
         """Start a generation and return a function that stops it. `deliver` gets the events, in the worker's thread."""
-        call = self._worker.start("generate", deliver, prompt=prompt.to_json(), params=params)
+        call = self._worker.start("generate", deliver, **_arguments(prompt, params))
         return partial(self._worker.cancel, call)
 
     async def stream(self, prompt: Prompt, params: Mapping[str, Json]) -> AsyncGenerator[Reply, None]:
@@ -102,3 +102,9 @@ class LoadedModel:
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _arguments(prompt: Prompt, params: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the arguments of "generate": the strings that end the prompt's answer are added to the parameters."""
+    stop = {"stop": [*params["stop"], *prompt.stop]} if prompt.stop else {}
+    return {"prompt": prompt.to_json(), "params": {**params, **stop}}

@@ -147,6 +147,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "state_damaged": ("已损坏", "damaged"),
     "state_unsupported": ("不支持", "not supported"),
     "duplicate": ("与 {name} 相同", "same as {name}"),
+    "no_chat_template": ("无聊天模板：使用 Alpaca 格式", "no chat template: Alpaca format"),
+    "no_default_template": ("聊天模板中没有 default", "no chat template named 'default'"),
     # -- LoRA
     "lora_info": ("可多选，点击“应用 LoRA”后生效。", "Select one or more, then press Apply LoRAs."),
     "lora_refresh": ("刷新 LoRA 列表", "Refresh the list of LoRAs"),

@@ -13,9 +13,11 @@ import pytest
 
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.chat.errors import TemplateRefused
+from modules.chat.message import Message
 from modules.chat.prompt import conversation_prompt, room, text_prompt
-from modules.chat.templates import Message
-from modules.core.errors import PromptTooLong, Unsupported
+from modules.chat.templates import ChatTemplates
+from modules.core.errors import PromptTooLong
 from modules.core.events import Done, Text
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
@@ -23,6 +25,8 @@ from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, LLAMA
+
+TEMPLATES = ChatTemplates()
 
 # The echo engine has a context of 64 tokens, and every word is a token.
 PLAIN = (
@@ -52,7 +56,7 @@ def conversation(*texts: str) -> list[Message]:
 
 def sent_prompt(model: LoadedModel, messages: list[Message], settings: dict[str, object], **options: bool) -> str:
     """Return the prompt that the engine received, its words separated by single spaces."""
-    prompt = conversation_prompt(model, messages, settings, **options)
+    prompt = conversation_prompt(TEMPLATES, model, messages, settings, **options)
     return "".join(event.text for event in model.generate(prompt, settings) if isinstance(event, Text)).rstrip()
 
 
@@ -61,15 +65,15 @@ LONG = " ".join(["word"] * 20)
 
 
 def test_a_conversation_that_fits_is_sent_unchanged(model: LoadedModel) -> None:
-    prompt = conversation_prompt(model, [SYSTEM, *conversation("hi", "hello", "bye")], params())
+    prompt = conversation_prompt(TEMPLATES, model, [SYSTEM, *conversation("hi", "hello", "bye")], params())
     assert prompt.text == "system: be brief\nuser: hi\nassistant: hello\nuser: bye\nanswer:"
     assert prompt.shorter == ()
     assert sent_prompt(model, conversation("hi"), params()) == "user: hi answer:"
 
 
 def test_continuing_ends_the_prompt_with_the_last_message(model: LoadedModel) -> None:
-    prompt = conversation_prompt(model, conversation("hi", "hello the"), params(), continue_last=True)
-    assert prompt.text == "user: hi\nanswer:hello the"
+    prompt = conversation_prompt(TEMPLATES, model, conversation("hi", "hello the"), params(), continue_last=True)
+    assert prompt.text == "user: hi\nassistant: hello the"
 
 
 def test_room_is_left_for_the_answer_but_at_most_half_the_context(model: LoadedModel) -> None:
@@ -142,7 +146,7 @@ def test_a_system_message_that_is_too_long_by_itself_is_refused(model: LoadedMod
 def test_dropping_exchanges_does_not_change_the_messages_of_the_caller(model: LoadedModel) -> None:
     messages = conversation(LONG, "first", LONG, "second", LONG)
     before = [dict(message) for message in messages]
-    conversation_prompt(model, messages, params(), drop_oldest=True)
+    conversation_prompt(TEMPLATES, model, messages, params(), drop_oldest=True)
     assert messages == before
 
 
@@ -150,8 +154,8 @@ def test_an_error_raised_by_the_template_is_reported() -> None:
     manager = ModelManager()
     try:
         refusing = loaded(manager, "{{ raise_exception('not with me') }}")
-        with pytest.raises(Unsupported, match="not with me"):
-            conversation_prompt(refusing, conversation("hi"), params())
+        with pytest.raises(TemplateRefused, match="not with me"):
+            conversation_prompt(TEMPLATES, refusing, conversation("hi"), params())
     finally:
         manager.unload()
 
@@ -166,7 +170,7 @@ def test_a_real_model_answers_a_question(models_folder: Path) -> None:
         )
         settings = generation_settings.resolve({"temperature": 0})
         question = conversation("Name the capital of France in one English sentence.")
-        prompt = conversation_prompt(model, question, settings)
+        prompt = conversation_prompt(TEMPLATES, model, question, settings)
         assert prompt.text.startswith("<|im_start|>system\n")
         *pieces, done = model.generate(prompt, settings)
         assert isinstance(done, Done) and done.prompt_tokens == 40
@@ -203,6 +207,6 @@ def test_a_text_is_truncated_to_the_exact_length_with_and_without_a_bos_token(
 def test_shorter_prompts_are_offered_if_normalization_could_make_the_text_too_long(model: LoadedModel) -> None:
     ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"  # 3 bytes of UTF-8, 33 in the form NFKC
     messages = conversation(ligature, "yes", "bye")
-    short = conversation_prompt(model, conversation("a", "yes", "bye"), params(), drop_oldest=True)
+    short = conversation_prompt(TEMPLATES, model, conversation("a", "yes", "bye"), params(), drop_oldest=True)
     assert len(short.text.encode()) < 60 and short.shorter == ()
-    assert conversation_prompt(model, messages, params(), drop_oldest=True).shorter
+    assert conversation_prompt(TEMPLATES, model, messages, params(), drop_oldest=True).shorter

@@ -1,20 +1,25 @@
-"""Chat templates render messages, and malicious ones cannot escape their sandbox."""
+"""Chat templates render messages as transformers does; malicious ones can neither escape nor delay other users."""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modules.chat.templates import DEFAULT, Message, render
-from modules.core.errors import Unsupported
+from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
+from modules.chat.message import Message
+from modules.chat.templates import ALPACA, ChatTemplates, ModelTemplate
+from modules.core.errors import OptionError, Unsupported
 from modules.formats.gguf_header import read_header
+from tests.support.template_table import CHATML
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+TEMPLATES = ChatTemplates()
 NO_SYSTEM = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'system' %}{{ raise_exception('there is no system role') }}{% endif %}"
@@ -23,19 +28,20 @@ NO_SYSTEM = (
 )
 
 
+def model(source: str, named: Mapping[str, str] | None = None, **special_tokens: Any) -> ModelTemplate:
+    return ModelTemplate("tiny", source, named or {}, special_tokens)
+
+
+def render(source: str, messages: list[Message], **options: Any) -> str:
+    return TEMPLATES.render(model(source), messages, **options)
+
+
 def conversation(*texts: str) -> list[Message]:
     """Return messages with these contents, alternately by the user and the assistant."""
     return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
 
 
 SYSTEM: Message = {"role": "system", "content": "Be brief."}
-
-
-def render_error(template: str) -> Unsupported:
-    with pytest.raises(Unsupported) as refused:
-        render(template, conversation("hello"))
-    assert refused.value.say("zh") != refused.value.say("en")
-    return refused.value
 
 
 def test_a_template_renders_the_messages_and_the_generation_prompt() -> None:
@@ -49,28 +55,26 @@ def test_a_template_renders_the_messages_and_the_generation_prompt() -> None:
 
 
 def test_the_template_places_special_tokens() -> None:
-    assert render(NO_SYSTEM, conversation(" hi ", "hello", "bye"), "<s>", "</s>") == (
+    tiny = model(NO_SYSTEM, bos_token="<s>", eos_token="</s>")
+    assert TEMPLATES.render(tiny, conversation(" hi ", "hello", "bye")) == (
         "<s>[user] hi[assistant] hello</s>[user] bye[assistant]"
     )
 
 
-def test_continuing_ends_the_prompt_with_the_last_message() -> None:
-    assert render(CHATML, conversation("Count.", "One, two, "), continue_last=True) == (
-        "<|im_start|>user\nCount.<|im_end|>\n<|im_start|>assistant\nOne, two, "
-    )
-
-
 def test_the_message_of_an_error_raised_by_the_template_is_shown() -> None:
-    with pytest.raises(Unsupported, match="there is no system role"):
-        render(NO_SYSTEM, [SYSTEM, *conversation("hi")])
-    assert render(NO_SYSTEM, conversation("hi"))
+    refusing = "{% if messages | length > 3 %}{{ raise_exception('too much for me') }}{% endif %}" + CHATML
+    with pytest.raises(TemplateRefused, match="chat template of tiny refused these messages: too much for me") as error:
+        render(refusing, conversation("a", "b", "c", "d", "e"))
+    assert error.value.say("zh") != error.value.say("en")
+    assert render(refusing, conversation("hi"))
 
 
-def test_without_a_template_the_default_marks_the_roles() -> None:
-    assert render("", [SYSTEM, *conversation("hi", "hello", "bye")], eos_token="</s>") == (
+def test_without_a_template_the_alpaca_format_marks_the_roles() -> None:
+    alpaca = model("", eos_token="</s>")
+    assert TEMPLATES.render(alpaca, [SYSTEM, *conversation("hi", "hello", "bye")]) == (
         "Be brief.\n\n### Instruction:\nhi\n\n### Response:\nhello</s>\n\n### Instruction:\nbye\n\n### Response:\n"
     )
-    assert render("", conversation("hi")) == render(DEFAULT, conversation("hi"))
+    assert render("", conversation("hi")) == render(ALPACA, conversation("hi"))
 
 
 def test_the_template_of_a_real_model_is_used(smollm2: Path) -> None:
@@ -87,6 +91,10 @@ def test_markup_in_a_message_is_not_rendered() -> None:
     assert "{{ 7 * 7 }} {% raw %} <b>&amp;" in render(CHATML, conversation("{{ 7 * 7 }} {% raw %} <b>&amp;"))
 
 
+def test_half_a_character_in_a_message_is_kept() -> None:
+    assert "a\ud83d" in render(CHATML, conversation("a\ud83d"))
+
+
 FEATURES = [
     ("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "hello"),
     ("{{ messages | tojson }}", '[{"role": "user", "content": "hello"}]'),
@@ -97,9 +105,10 @@ FEATURES = [
     ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True) }}", '{"a": 2, "b": 1}'),
     ("{{ strftime_now('%Y') }}", str(datetime.now().year)),
     ("{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "1"),
-    ("{{ tools is defined }}{{ enable_thinking is defined and enable_thinking }}", "FalseFalse"),
+    ("{{ tools is none }}{{ documents is none }}{{ enable_thinking is defined }}", "TrueTrueFalse"),
     ("{{ messages[0].content.strip().split('l')[0].startswith('he') }}", "True"),
     ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "hello"),
+    ("{% set x = 1 %}{% generation %}{% set x = 2 %}{% endgeneration %}{{ x }}", "1"),
     ("{%- if true %}\n  a\n  {%- endif %}\n", "  a"),
 ]
 
@@ -109,6 +118,74 @@ def test_the_features_of_published_templates_are_available(subtests: pytest.Subt
         with subtests.test(template):
             assert render(template, conversation("hello")) == text
 
+
+def test_a_request_sets_variables_of_the_template() -> None:
+    template = "{{ enable_thinking }} {{ bos_token }} {{ documents | length }}"
+    kwargs = {"enable_thinking": False, "bos_token": "<b>", "documents": [{"title": "a"}]}
+    assert (
+        TEMPLATES.render(model(template, bos_token="<s>"), conversation("hi"), template_kwargs=kwargs) == "False <b> 1"
+    )
+    for name in ("messages", "add_generation_prompt"):
+        with pytest.raises(OptionError, match=f"chat_template_kwargs: '{name}' is not acceptable"):
+            render(CHATML, conversation("hi"), template_kwargs={name: []})
+
+
+def test_the_template_for_tools_is_used_if_there_are_tools() -> None:
+    tiny = model("plain", {"tool_use": "{{ tools | length }} tools"})
+    assert TEMPLATES.render(tiny, conversation("hi"), template_kwargs={"tools": [{"name": "a"}]}) == "1 tools"
+    assert TEMPLATES.render(tiny, conversation("hi")) == "plain"
+
+
+def test_templates_without_a_default_are_refused_as_transformers_does() -> None:
+    tiny = model("", {"tool_use": "a", "rag": "b"})
+    with pytest.raises(NoDefaultTemplate, match="rag, tool_use"):
+        TEMPLATES.render(tiny, conversation("hi"))
+    (note,) = TEMPLATES.notes(tiny)
+    assert "rag, tool_use" in note.text["en"] and "rag, tool_use" in note.text["zh"]
+
+
+def test_the_missing_template_is_noted() -> None:
+    (note,) = TEMPLATES.notes(model(""))
+    assert note.option == "chat_template" and "Alpaca" in note.text["en"] and "Alpaca" in note.text["zh"]
+    assert TEMPLATES.notes(model(CHATML)) == ()
+
+
+def test_a_template_that_takes_less_is_noted() -> None:
+    (note,) = TEMPLATES.notes(model(NO_SYSTEM))
+    assert "the system message becomes the beginning of the first question" in note.text["en"]
+    assert "系统消息置于首个提问开头" in note.text["zh"]
+
+
+# -- continuing -------------------------------------------------------------------------------------------------------
+
+TRIMMING = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+THINKING = (
+    "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1] %}{% endif %}<{{ m.role }}>{{ c }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+CONTINUED = {
+    "a plain template": (CHATML, "One, two, ", "assistant\nOne, two, "),
+    "a template that trims texts": (TRIMMING, " One, two, ", "<assistant>One, two, "),
+    "a template that opens a thought in new answers": (THINKING, "One", "<assistant>One"),
+    "a template that leaves thoughts out": (THINKING, "why?</think>One", "<assistant>why?</think>One"),
+    "an empty answer": (CHATML, "", "assistant\n"),
+    "no template": ("", "One", "### Response:\nOne"),
+}
+
+
+@pytest.mark.parametrize(("template", "text", "end"), CONTINUED.values(), ids=CONTINUED)
+def test_continuing_ends_the_prompt_with_the_last_message(template: str, text: str, end: str) -> None:
+    prompt = render(template, conversation("Count.", text), continue_last=True)
+    assert prompt.endswith(end) and "Count." in prompt
+
+
+def test_a_message_that_the_template_leaves_out_cannot_be_continued() -> None:
+    with pytest.raises(Unsupported, match="cannot be continued: the chat template of tiny leaves its text out"):
+        render("{{ messages[0].content }}", conversation("Count.", "One"), continue_last=True)
+
+
+# -- broken and hostile templates -------------------------------------------------------------------------------------
 
 BROKEN = [
     "{% for message in messages %}",
@@ -122,15 +199,8 @@ BROKEN = [
     "{{ messages | tojson(indent='wide', nonsense=1) }}",
     "{% include 'other' %}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ " + "(" * 5000 + ")" * 5000 + " }}",
 ]
-
-
-def test_a_broken_template_is_refused_with_a_message(subtests: pytest.Subtests) -> None:
-    for template in BROKEN:
-        with subtests.test(template):
-            render_error(template)
-
-
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__init__.__globals__ }}",
@@ -139,16 +209,71 @@ ESCAPES = [
     "{{ ''['__class__']['__mro__'] }}",
     "{{ (''|attr('__class__')).mro() }}",
     "{{ '{0.__class__.__mro__}'.format('') }}",
+    "{{ namespace(__class__='x') }}",
+    "{% set n = namespace() %}{% set n._x = 1 %}",
     "{{ messages.append({'role': 'system', 'content': 'obey'}) }}",
     "{{ messages[0].update({'content': 'changed'}) }}",
     "{% for i in range(10 ** 9) %}x{% endfor %}",
 ]
 
 
-def test_a_template_cannot_escape_its_sandbox(subtests: pytest.Subtests) -> None:
-    for template in ESCAPES:
-        with subtests.test(template):
-            render_error(template)
+@pytest.mark.parametrize("template", [*BROKEN, *ESCAPES], ids=lambda template: template[:40])
+def test_a_template_that_is_broken_or_tries_to_escape_is_refused_with_a_message(template: str) -> None:
+    with pytest.raises(TemplateRefused) as refused:
+        render(template, conversation("hello"))
+    assert len(refused.value.reason) <= 2000
+
+
+TOO_MUCH = {
+    "{{ 'a' * 10 ** 9 }}": "512 MB",
+    "{{ '%0999999999d' % 1 }}": "512 MB",
+    "{{ '{:>1000000000}'.format(1) }}": "512 MB",
+    "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}": "512 MB",
+    "{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}": "8 MB",
+}
+
+
+@pytest.mark.parametrize(("template", "limit"), TOO_MUCH.items(), ids=lambda text: text[:40])
+def test_a_template_that_takes_too_much_memory_is_stopped(template: str, limit: str) -> None:
+    before = _resident_bytes()
+    with pytest.raises(TemplateStopped, match=f"template of tiny was stopped: .*{limit}") as stopped:
+        render(template, conversation("hello"))
+    assert limit in stopped.value.say("zh")
+    assert _resident_bytes() - before < 20 << 20
+    assert render(CHATML, conversation("hello")), "the next template has a process of its own"
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_template_that_never_ends_delays_nobody_else_and_is_not_tried_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This power is computed in C, so that neither SIGTERM nor a Python exception would end it."""
+    monkeypatch.setattr("modules.chat.renderer.SECONDS", 2)
+    endless = "{{ (10 ** (10 ** 9)) % 7 }}"
+    errors: list[TemplateStopped] = []
+
+    def try_it() -> None:
+        with pytest.raises(TemplateStopped) as stopped:
+            render(endless, conversation("hello"))
+        errors.append(stopped.value)
+
+    hostile = [threading.Thread(target=try_it) for _ in range(3)]
+    for thread in hostile:
+        thread.start()
+    while any(thread.is_alive() for thread in hostile):
+        started = time.monotonic()
+        assert render(CHATML, conversation("hello"))
+        assert time.monotonic() - started < 1.5, "the two seconds of the hostile template were waited for"
+        time.sleep(0.2)
+    started = time.monotonic()
+    try_it()
+    assert time.monotonic() - started < 0.5 and len(errors) == 4
+    assert "ran for more than" in str(errors[0])
+    (note,) = TEMPLATES.notes(model(endless))
+    assert "was stopped" in note.text["en"]
 
 
 def test_a_template_does_not_change_the_messages_of_the_caller() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_an_explanation_has_all_values_with_sources_and_the_exact_calls(small_mo
     assert (context["n_ctx"], context["n_threads"], context["flash_attn_type"]) == (1000, 3, 1)
     assert {"flash_attn", "no_mul_mat_q"} <= {note["option"] for note in explanation["notes"]}
     assert all(set(note["text"]) == {"en", "zh"} for note in explanation["notes"])
+
+
+def test_an_explanation_has_a_note_if_the_model_has_no_chat_template(small_models: Path, make_app: MakeApp) -> None:
+    app = make_app()
+    record = app.catalog.find("tiny-7B")
+    plan = app.planner.plan(LoadRequest(dataclasses.replace(record, chat_template="")))
+    notes = {note["option"]: note["text"] for note in app.loading.explain(plan)["notes"]}
+    assert "Alpaca" in notes["chat_template"]["en"] and "Alpaca" in notes["chat_template"]["zh"]
 
 
 def test_an_explanation_for_a_missing_loader_has_the_reason_and_the_values(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -12,7 +12,7 @@ from modules.api.errors import json_response, language_of
 from modules.api.schemas import ModelLoadRequest, TextRequest, TokensRequest
 from modules.app import App
 from modules.core.errors import ModelLoading, NoModelLoaded, OptionError, WorkerDied
-from modules.core.events import Json
+from modules.core.events import Json, Note
 from modules.loaders.generation_settings import PARAMETERS
 from modules.loaders.load_settings import option_values
 from modules.options.option import Value, parse_all
@@ -44,7 +44,7 @@ def routes(app: App, defaults: Defaults) -> APIRouter:
         plan, settings = _plan(app, body), parse_all(PARAMETERS, body.settings)
         model = app.loading.load(plan)
         defaults[model] = settings
-        return json_response(_load_result(model, language_of(request.headers)))
+        return json_response(_load_result(model, app.loading.notes(model), language_of(request.headers)))
 
     @router.post("/model/unload")
     def unload() -> Response:
@@ -92,7 +92,7 @@ def _plan(app: App, body: ModelLoadRequest) -> LoadPlan:
     return app.planner.plan(LoadRequest(app.record(body.model_name), loader, form=args))
 
 
-def _load_result(model: LoadedModel, language: str) -> Json:
+def _load_result(model: LoadedModel, notes: Iterable[Note], language: str) -> Json:
     """Return every option at its effective value, and notes on options that could not take effect."""
     return {
         "model_name": model.record.name,
@@ -101,5 +101,5 @@ def _load_result(model: LoadedModel, language: str) -> Json:
         "options": option_values(model.settings),
         "loras": [dataclasses.asdict(lora) for lora in model.loras],
         "lora_problem": model.lora_problem.say(language) if model.lora_problem else None,
-        "notes": [{"option": note.option, "text": note.text[language]} for note in model.info.notes],
+        "notes": [{"option": note.option, "text": note.text[language]} for note in notes],
     }

@@ -92,7 +92,7 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         model = app.models.current
         params, ignored = resolve(body, model)
-        prompt = await asyncio.to_thread(chat_prompt, model, body, params)
+        prompt = await asyncio.to_thread(chat_prompt, app.templates, model, body, params)
         builder = ChatResponseBuilder(model.record.name, 1, body.stream_options.include_usage, ignored)
         return await _generate(request, body, model, params, [prompt], builder)
 

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import partial
 
+from modules.chat.message import Message
 from modules.chat.prompt import conversation_prompt
-from modules.chat.templates import Message
 from modules.core.errors import WebUIError
 from modules.core.events import Done, Json, Progress, Text, Waiting
 from modules.runtime.loaded_model import LoadedModel
@@ -184,8 +185,9 @@ class ChatTab:
         self, model: LoadedModel, history: History, params: Mapping[str, Json], system: str, continue_last: bool
     ) -> AsyncIterator[Updates]:
         system_messages: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
-        fit = {"continue_last": continue_last, "drop_oldest": True}
-        prompt = await asyncio.to_thread(conversation_prompt, model, [*system_messages, *history], params, **fit)
+        conversation = (self._app.templates, model, [*system_messages, *history], params)
+        build = partial(conversation_prompt, *conversation, continue_last=continue_last, drop_oldest=True)
+        prompt = await asyncio.to_thread(build)
         reply = history.pop()["content"] if continue_last else ""
         flushed = 0.0
         async with aclosing(model.stream(prompt, params)) as events:

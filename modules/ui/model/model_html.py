@@ -60,6 +60,7 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
 
 def facts(record: ModelRecord, tr: Tr) -> str:
     """Render what a model's files say about it, as chips."""
+    missing_template = "no_default_template" if record.named_templates else "no_chat_template"
     chips = [
         record.architecture,
         f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
@@ -70,6 +71,7 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         tr("context").format(count=record.context_length) if record.context_length else "",
         tr(f"state_{record.state}") if record.state else "",
         tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
+        "" if record.chat_template or record.problem else tr(missing_template),
     ]
     shown = "".join(f"<span>{escape(chip)}</span>" for chip in chips if chip)
     return f'<div class="tx-chips" data-model="{escape(record.name, quote=True)}">{shown}</div>'

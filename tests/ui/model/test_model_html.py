@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_untrusted_names_are_escaped_everywhere() -> None:
         messages.info(HOSTILE),
     ]
     assert all("<img" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_facts_of_a_model_say_that_its_chat_template_is_missing(language: str) -> None:
+    tr = locales.translator(language)
+    record = ModelRecord("x", Path("x"), "gguf", 1)
+    assert tr("no_chat_template") in model_html.facts(record, tr)
+    complete = dataclasses.replace(record, chat_template="{{ messages }}")
+    assert tr("no_chat_template") not in model_html.facts(complete, tr)
+    named = dataclasses.replace(record, named_templates={"rag": "{{ messages }}"})
+    assert tr("no_default_template").replace("'", "&#x27;") in model_html.facts(named, tr)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])

@@ -1,0 +1,49 @@
+"""Errors of chat templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modules.core.errors import WebUIError, Words
+
+
+@dataclass(eq=False)
+class TemplateRefused(WebUIError):
+    """A template that refused the messages, or that is broken; `reason` is Jinja's or the template's own message."""
+
+    status = 400
+    template = {
+        "en": "The chat template of {model} refused these messages: {reason}",
+        "zh": "{model} 的聊天模板拒绝了这些消息：{reason}",
+    }
+    model: str
+    reason: str
+
+
+@dataclass(eq=False)
+class TemplateStopped(WebUIError):
+    """A template that needed more than it may have; `limit` says what."""
+
+    status = 400
+    template = {
+        "en": "The chat template of {model} was stopped: {limit}. "
+        "If a short conversation is stopped as well, the template is faulty or malicious.",
+        "zh": "{model} 的聊天模板已被终止：{limit}。如果简短的对话也被终止，说明该模板有错误或含恶意代码。",
+    }
+    model: str
+    limit: Words
+
+
+@dataclass(eq=False)
+class NoDefaultTemplate(WebUIError):
+    """Several templates of a model, none of which is for plain conversations."""
+
+    status = 400
+    template = {
+        "en": "{model} has several chat templates ({names}), but none named 'default'. "
+        "Give one of them that name in the model's tokenizer_config.json.",
+        "zh": "{model} 带有多个聊天模板（{names}），但没有名为 default 的。"
+        "请在模型的 tokenizer_config.json 中将其中一个命名为 default。",
+    }
+    model: str
+    names: str

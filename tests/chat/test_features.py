@@ -1,0 +1,122 @@
+"""What a template can take is found out by rendering it, never by reading it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modules.chat.features import TemplateFeatures
+from modules.chat.templates import ALPACA, ChatTemplates, ModelTemplate
+from tests.support.template_table import CHATML, TEMPLATES
+
+RENDERER = ChatTemplates()
+COMPLETE = TemplateFeatures(developer=False, tool_results=True)
+"""The features of a template that prints whatever role a message has."""
+
+
+def features(source: str) -> TemplateFeatures:
+    return RENDERER.features(ModelTemplate("tiny", source, special_tokens={"bos_token": "<s>", "eos_token": "</s>"}))
+
+
+def changed(**features: Any) -> TemplateFeatures:
+    return TemplateFeatures(**{"developer": False, "tool_results": True, **features})
+
+
+LLAMA_2 = (  # the system message goes into the first question; roles alternate
+    "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0]['content'] %}"
+    "{% else %}{% set rest = messages %}{% set system = false %}{% endif %}{% for m in rest %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
+    "{% if loop.index0 == 0 and system %}{% set text = '<<SYS>>' + system + '<</SYS>>' + m['content'] %}"
+    "{% else %}{% set text = m['content'] %}{% endif %}{% if m['role'] == 'user' %}[INST] {{ text | trim }} [/INST]"
+    "{% elif m['role'] == 'assistant' %} {{ text | trim }} </s>{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}<start_of_turn>{{ role }}\n"
+    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+SILENT = (  # systems and greetings are left out without a word
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% elif m.role == 'assistant' and "
+    "not loop.first %}<|assistant|>{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+THINKING_ANSWERS = (  # thoughts of earlier answers are shown closed, that of a new one is opened
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
+    "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+PHI = (
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}<|{{ m.role }}|>\n{{ m.content }}<|end|>"
+    "\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+CASES = {
+    "ChatML": (CHATML, COMPLETE),
+    "Alpaca": (ALPACA, COMPLETE),
+    "Llama 2": (
+        LLAMA_2,
+        changed(
+            several_systems=False,
+            late_system=False,
+            equal_neighbors=False,
+            assistant_first=False,
+            tool_results=False,
+        ),
+    ),
+    "Gemma": (
+        GEMMA,
+        changed(
+            system=False,
+            several_systems=False,
+            late_system=False,
+            equal_neighbors=False,
+            assistant_first=False,
+            tool_results=False,
+        ),
+    ),
+    "a silent template": (
+        SILENT,
+        changed(system=False, several_systems=False, late_system=False, assistant_first=False, tool_results=False),
+    ),
+    "one system message": (
+        TEMPLATES["one system message at the beginning"],
+        changed(several_systems=False, late_system=False),
+    ),
+    "developer": (TEMPLATES["developer"], TemplateFeatures(developer=True, tool_results=False)),
+    "parts": (TEMPLATES["parts"], changed(parts=frozenset({"system", "user", "assistant"}))),
+    "system in parts": (
+        TEMPLATES["system in parts"],
+        changed(parts=frozenset({"system"})),
+    ),
+    "a thought in new answers": (TEMPLATES["thinking"], changed(open_thought="<think>")),
+    "a thought in all answers": (THINKING_ANSWERS, changed(open_thought="<think>", reasoning=True)),
+    "no thought if told so": (TEMPLATES["a switch for thinking"], COMPLETE),
+    "a role that looks like a tag": (PHI, changed(tool_results=False)),
+    "a template that refuses everything": ("{{ raise_exception('no') }}", TemplateFeatures()),
+    "a template that shows nothing": ("nothing", TemplateFeatures()),
+    "a broken template": ("{% for %}", TemplateFeatures()),
+}
+
+
+@pytest.mark.parametrize(("source", "expected"), CASES.values(), ids=CASES)
+def test_the_features_of_a_template_are_found_out(source: str, expected: TemplateFeatures) -> None:
+    assert features(source) == expected
+
+
+def test_a_template_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    templates = ChatTemplates()
+    tiny = ModelTemplate("tiny", CHATML)
+    templates.features(tiny)
+    requests: list[object] = []
+    render = templates._renderer.render
+
+    def counting(*request: Any) -> Any:
+        requests.append(request)
+        return render(*request)
+
+    monkeypatch.setattr(templates._renderer, "render", counting)
+    templates.render(tiny, [{"role": "user", "content": "hi"}])
+    assert len(requests) == 1

@@ -1,0 +1,93 @@
+"""The processes that render templates are kept, replaced and end with the program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.chat import render_child, renderer
+from modules.chat.renderer import LimitExceeded, Renderer, Rendering
+from modules.core.paths import ROOT
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes of a parent that render templates."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if b"render_child.py" in command and int(stat.rpartition(")")[2].split()[1]) == parent:
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until_ended(process: int) -> None:
+    deadline = time.monotonic() + 4
+    while Path(f"/proc/{process}").exists() and Path(f"/proc/{process}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_process_is_kept_for_the_next_rendering_and_replaced_when_it_has_ended() -> None:
+    templates = Renderer()
+    before = set(children(os.getpid()))
+    assert templates.render("{{ x }}", {"x": 1}, [{}, {"x": 2}]) == [Rendering("1"), Rendering("2")]
+    (process,) = set(children(os.getpid())) - before
+    assert templates.render("{{ x }}", {}, [{"x": 3}]) == [Rendering("3")]
+    assert set(children(os.getpid())) - before == {process}
+    os.kill(process, signal.SIGKILL)
+    assert templates.render("{{ x }}", {}, [{"x": 4}]) == [Rendering("4")]
+    templates.close()
+
+
+def test_many_renderings_at_once_get_their_own_answers() -> None:
+    templates = Renderer()
+    answers: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = templates.render("{{ n }}", {}, [{"n": number}])[0].text
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {number: str(number) for number in range(12)}
+    assert len(templates._idle) <= renderer.KEPT_PROCESSES
+    templates.close()
+
+
+def test_a_crash_of_the_process_is_an_exceeded_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "crashing.py"
+    program.write_text("import os, sys; sys.stdin.readline(); os.abort()")
+    monkeypatch.setattr(renderer, "_PROGRAM", program)
+    with pytest.raises(LimitExceeded, match=r"crashed the process that renders it \(exit code -6\)"):
+        Renderer().render("{{ x }}", {}, [{}])
+
+
+def test_the_exit_codes_are_those_of_the_child() -> None:
+    assert set(renderer._LIMITS) == {render_child.OUT_OF_MEMORY, render_child.OUTPUT_TOO_LARGE}
+
+
+@pytest.mark.parametrize("template", ["{{ x }}", "{{ (10 ** (10 ** 9)) % 7 }}"], ids=["idle", "rendering"])
+def test_the_process_ends_when_the_program_is_killed(template: str) -> None:
+    program = (
+        "import time; from modules.chat.renderer import Renderer; r = Renderer(); r.render('', {}, [{}]);"
+        f"print('ready', flush=True); r.render({template!r}, {{}}, [{{}}]); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
+        time.sleep(0.2)
+        (process,) = children(parent.pid)
+        parent.kill()
+    wait_until_ended(process)
