@@ -3,7 +3,8 @@
 A request is one line, `[call, operation, arguments]`; `[call, "cancel", {}]` drops an earlier call. Answers are lines
 of `events.to_line`. The main thread does all the work of the engine: a second thread that called into ggml would start
 a second OpenMP team and halve the speed of both for good. A reading thread takes requests in; it tokenizes prompts,
-answers questions that need nothing a step uses, and interrupts a long step for a request that should not wait.
+answers questions that need nothing a step uses, and interrupts a long step for a request that should not wait. Large
+requests are tokenized by a third thread, so that the others do not wait for them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +35,8 @@ from modules.system import child_process
 PAUSE_SECONDS = 0.05
 """Time between two writes of text. Twenty writes a second look as smooth as a hundred, but each one wakes the parent on
 the processors that the model fills, and all compute threads wait for the one that is interrupted."""
+LARGE_REQUEST = 100_000
+"""Bytes. Tokenizing that much takes a tenth of a second."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
 
@@ -66,7 +70,8 @@ def _take_stdout() -> BinaryIO:
 def _read(pipe: BinaryIO, worker: Worker) -> None:
     try:
         for line in pipe:
-            worker.receive(*json.loads(line))
+            call, operation, args = json.loads(line)
+        worker.receive(call, operation, args, large=len(line) > LARGE_REQUEST)
     except BaseException:  # a worker that hears nothing any more must not stay
         traceback.print_exc()
         os._exit(1)
@@ -137,22 +142,48 @@ class Worker:
         self._engine: BatchingEngine | SerialAdapter | None = None
         self._running: set[int] = set()  # generations that have not ended
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
+        self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._tokenizing: set[int] = set()  # generations that are not in the inbox yet
+        self._queueing = threading.Lock()
+        threading.Thread(target=self._run_large, daemon=True).start()
 
-    def receive(self, call: int, operation: str, args: dict[str, Json]) -> None:
-        """Answer a request at once or queue it for the main thread, with its prompt tokenized."""
+    def receive(self, call: int, operation: str, args: dict[str, Json], large: bool = False) -> None:
+        """Answer a request at once or queue it for the main thread, with its prompt tokenized.
+
+        A `large` one is left to a thread that serves one of them after the other.
+        """
         engine = self._engine
         if engine is not None and operation in engine.questions:
-            self._reply(call, operation, args, lambda: engine.questions[operation](**args))
+            serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
+        elif engine is not None and operation == "generate":
+            self._tokenizing.add(call)
+            serve = partial(self._tokenize, engine, call, args)
+        else:
+            serve, large = partial(self._queue, call, operation, args), False
+        self._large.put(serve) if large else serve()
+
+    def _run_large(self) -> None:
+        while True:
+            self._large.get()()
+
+    def _tokenize(self, engine: BatchingEngine | SerialAdapter, call: int, args: dict[str, Json]) -> None:
+        if call not in self._tokenizing:  # cancelled while it waited for another large request
             return
-        if engine is not None and operation == "generate":
-            try:
-                args = _tokenized(engine, **args)
-            except Exception as error:  # part of the worker's error edge
-                self._send(call, Failed(_as_error(error)))
-                return
-        self._inbox.put((call, operation, args))
-        if engine is not None:
-            engine.interrupt(operation == "cancel")
+        try:
+            self._queue(call, "generate", _tokenized(engine, **args))
+        except Exception as error:  # part of the worker's error edge
+            self._tokenizing.discard(call)
+            self._send(call, Failed(_as_error(error)))
+
+    def _queue(self, call: int, operation: str, args: dict[str, Json]) -> None:
+        """Queue a request for the main thread, and interrupt a step that should not delay it."""
+        with self._queueing:  # a cancellation comes after its generation, or prevents it
+            wanted = operation != "generate" or self._engine is None or call in self._tokenizing
+            self._tokenizing.discard(call)
+            if wanted:
+                self._inbox.put((call, operation, args))
+        if wanted and self._engine is not None:
+            self._engine.interrupt(operation == "cancel")
 
     def run(self) -> None:
         while True:
@@ -270,9 +301,10 @@ class Worker:
 
 
 def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the arguments of `submit`. Raises PromptTooLong."""
+    """Return the arguments of `submit`. Raises PromptTooLong or TextTooLong."""
     fitted = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
-    return {"prompt": fit(fitted, lambda text: engine.tokenize(text, params)), "params": params}
+    tokens = fit(fitted, lambda text: engine.tokenize(text, params), engine.info.context_length)
+    return {"prompt": tokens, "params": params}
 
 
 def _engine_loader(module: str) -> EngineLoader[Any]:

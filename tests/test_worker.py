@@ -8,9 +8,10 @@ from time import monotonic
 
 import pytest
 
-from modules.core.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, Unsupported, WorkerDied
+from modules.core.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, TextTooLong, Unsupported, WorkerDied
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.runtime.worker_process import WorkerProcess
+from modules.worker import LARGE_REQUEST
 from tests.conftest import ECHO, load, load_arguments
 
 
@@ -84,6 +85,38 @@ def test_a_quick_question_is_answered_while_a_generation_runs(echo: WorkerProces
     assert result_of(echo, "count", text="one two three") == 3
     assert isinstance(long.next_event(), Text)
     long.cancel()
+
+
+HELD = "held " + "word " * (LARGE_REQUEST // 5)
+"""A large text that the echo engine does not split into words until `release` is asked."""
+
+
+def test_requests_do_not_wait_for_a_large_one(echo: WorkerProcess) -> None:
+    large = Call(echo, "count", text=HELD)
+    assert result_of(echo, "count", text="one two three") == 3
+    assert generate(echo, "short").text() == "short "
+    assert large.events.empty()
+    result_of(echo, "release")
+    assert large.remaining() == [Result(len(HELD.split()))]
+
+
+def test_a_large_prompt_that_cannot_fit_is_refused(echo: WorkerProcess) -> None:
+    with pytest.raises(TextTooLong):
+        list(echo.events("generate", prompt=HELD, params={}))
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_large_prompt_is_cancelled_while_it_is_tokenized_or_waits_for_another(
+    echo: WorkerProcess, cancelled: int
+) -> None:
+    shortened = [HELD, 0, False, [[0, len(HELD) - 5, "held slow "]]]
+    calls = [Call(echo, "generate", prompt=shortened, params={}) for _ in range(2)]
+    calls[cancelled].cancel()
+    result_of(echo, "release")
+    events = [*calls[1 - cancelled].remaining(), *generate(echo, "next").remaining()]
+    assert "".join(event.text for event in events if isinstance(event, Text)) == "held word next "
+    assert not any(isinstance(event, Waiting) for event in events), "the cancelled call runs"
+    assert calls[cancelled].events.empty()
 
 
 def test_queued_calls_of_a_serial_engine_receive_their_position(echo: WorkerProcess) -> None:
@@ -183,8 +216,8 @@ def test_operations_are_refused_without_a_loaded_model(worker: WorkerProcess) ->
 
 
 def test_explain_loads_no_model(worker: WorkerProcess) -> None:
-    explanation = result_of(worker, "explain", **load_arguments(Path("fail"), ECHO, n_ctx=7))
-    assert explanation == {"calls": {"echo": {"path": "fail", "n_ctx": 7}}, "notes": []}
+    explanation = result_of(worker, "explain", **load_arguments(Path("fail"), ECHO, n_ctx=32))
+    assert explanation == {"calls": {"echo": {"path": "fail", "n_ctx": 32}}, "notes": []}
     with pytest.raises(NoModelLoaded):
         result_of(worker, "count", text="hello")
 

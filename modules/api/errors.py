@@ -14,7 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from modules.core.errors import InternalError, OptionError, PromptTooLong, UnknownName, UnknownOption, WebUIError, Words
+from modules.core.errors import (
+    InternalError,
+    OptionError,
+    PromptTooLong,
+    TextTooLong,
+    UnknownName,
+    UnknownOption,
+    WebUIError,
+    Words,
+)
 from modules.core.events import Json
 from modules.core.paths import ROOT
 
@@ -25,6 +34,7 @@ CLIENT_GONE = 499
 
 _CODES: Mapping[type[WebUIError], str] = {
     PromptTooLong: "context_length_exceeded",
+    TextTooLong: "context_length_exceeded",
     UnknownOption: "unknown_parameter",
     OptionError: "invalid_value",
 }

@@ -10,6 +10,7 @@ WebUIError
 ├── OwnerOnly             guests may chat, and nothing else
 ├── CodeChanged           a model's Python files differ from those that the user has trusted
 ├── PromptTooLong         the prompt does not fit the context
+├── TextTooLong           nor does a prompt that is too long even to be tokenized
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
 ├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be
@@ -242,6 +243,21 @@ class PromptTooLong(WebUIError):
         "zh": "提示词有 {tokens} 个词符，而上下文只能容纳 {limit} 个。请缩短提示词，或以更大的 n_ctx 加载模型。",
     }
     tokens: int
+    limit: int
+
+
+@dataclass(eq=False)
+class TextTooLong(WebUIError):
+    """A prompt so long that it cannot fit whatever its tokens are; it is not tokenized."""
+
+    status = 400
+    template = {
+        "en": "The prompt has {characters} characters, but the context has room for {limit} tokens. "
+        "Shorten it, or load the model with a larger n_ctx.",
+        "zh": "提示词有 {characters} 个字符，而上下文只能容纳 {limit} 个词符。"
+        "请缩短提示词，或以更大的 n_ctx 加载模型。",
+    }
+    characters: int
     limit: int
 
 

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modules.core.errors import PromptTooLong
+from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt
 
 Encode = Callable[[str], list[int]]
 """Return the tokens of a text, after a BOS token where the model wants one."""
 
+LONGEST_TOKEN = 256
+"""Characters: more than any token of a vocabulary has. The longest are 128 spaces, and runs of punctuation marks."""
 
-def fit(prompt: Prompt, encode: Encode) -> list[int]:
+
+def fit(prompt: Prompt, encode: Encode, context_length: int) -> list[int]:
     """Return the tokens of `prompt`, shortened in its own way if they are more than its limit.
 
-    Raises PromptTooLong if even the shortest text has too many.
+    A text that cannot fit whatever its tokens are is not tokenized, which takes seconds for some megabytes. Raises
+    PromptTooLong if even the shortest text has too many tokens, TextTooLong if it was not tokenized.
     """
-    tokens = encode(prompt.text)
-    if not prompt.limit or len(tokens) <= prompt.limit:
+    limit = prompt.limit or context_length
+    longest = LONGEST_TOKEN * limit
+    if prompt.truncate and prompt.limit:
+        return _truncated(encode(prompt.text[-longest:]), limit, encode)
+    tokens = encode(prompt.text) if len(prompt.text) <= longest else None
+    if tokens is not None and (not prompt.limit or len(tokens) <= limit):
         return tokens
-    if prompt.truncate:
-        return _last(tokens, prompt.limit, encode(""))
     # Of the shorter texts, those before `low` do not fit, those from `high` on do.
-    too_long, low, high = len(tokens), 0, len(prompt.shorter)
+    too_long, fitting, low, high = tokens, None, 0, len(prompt.shorter)
     while low < high:
         middle = (low + high) // 2
-        shorter = encode(prompt.shorter[middle].apply(prompt.text))
-        if len(shorter) <= prompt.limit:
-            tokens, high = shorter, middle
+        text = prompt.shorter[middle].apply(prompt.text)
+        tokens = encode(text) if len(text) <= longest else None
+        if tokens is not None and len(tokens) <= limit:
+            fitting, high = tokens, middle
         else:
-            too_long, low = min(too_long, len(shorter)), middle + 1
-    if high == len(prompt.shorter):
-        raise PromptTooLong(too_long, prompt.limit)
-    return tokens
+            too_long, low = tokens or too_long, middle + 1
+    if fitting is not None:
+        return fitting
+    if too_long is None:
+        raise TextTooLong(len(prompt.text), limit)
+    raise PromptTooLong(len(too_long), limit)
 
 
-def _last(tokens: list[int], limit: int, prefix: list[int]) -> list[int]:
-    """Return the last `limit` of `tokens`, among them the `prefix` that every text of this model begins with."""
+def _truncated(tokens: list[int], limit: int, encode: Encode) -> list[int]:
+    """Return the last `limit` of `tokens`, among them those that every text of this model begins with."""
+    if len(tokens) <= limit:
+        return tokens
+    prefix = encode("")
     kept = prefix if prefix and tokens[: len(prefix)] == prefix else []
     return kept + tokens[len(tokens) - max(limit - len(kept), 0) :]

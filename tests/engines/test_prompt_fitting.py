@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from modules.core.errors import PromptTooLong
+from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt, Replacement
-from modules.engines.prompt_fitting import fit
+from modules.engines import prompt_fitting
+from modules.engines.prompt_fitting import LONGEST_TOKEN
 
-BOS = 1
+BOS, CONTEXT = 1, 50
 
 
 def encode(text: str) -> list[int]:
     """Return BOS and one token per character."""
     return [BOS, *map(ord, text)]
+
+
+def fit(prompt: Prompt, encode: Callable[[str], list[int]]) -> list[int]:
+    return prompt_fitting.fit(prompt, encode, CONTEXT)
 
 
 def shortenable(count: int, limit: int) -> Prompt:
@@ -65,3 +72,27 @@ def test_truncating_keeps_the_last_tokens_after_bos() -> None:
 
 def test_truncating_without_bos_keeps_the_last_tokens_up_to_the_limit() -> None:
     assert fit(Prompt("123456", 4, truncate=True), lambda text: list(map(ord, text))) == list(map(ord, "3456"))
+
+
+def refuse_long_texts(text: str) -> list[int]:
+    assert len(text) <= LONGEST_TOKEN * CONTEXT, "it is tokenized"
+    return encode(text)
+
+
+@pytest.mark.parametrize("limit", [0, CONTEXT])
+def test_a_text_that_cannot_fit_is_refused_without_being_tokenized(limit: int) -> None:
+    text = "a" * (LONGEST_TOKEN * CONTEXT + 1)
+    with pytest.raises(TextTooLong) as refused:
+        fit(Prompt(text, limit), refuse_long_texts)
+    assert (refused.value.characters, refused.value.limit) == (len(text), CONTEXT)
+
+
+def test_of_a_text_that_cannot_fit_only_the_shorter_ones_are_tokenized() -> None:
+    text = "a" * (LONGEST_TOKEN * CONTEXT) + "end"
+    shorter = (Replacement(0, 2, ""), Replacement(0, len(text) - 3, ""))
+    assert fit(Prompt(text, CONTEXT, shorter=shorter), refuse_long_texts) == encode("end")
+
+
+def test_only_the_end_of_a_long_text_is_tokenized_if_its_last_tokens_are_kept() -> None:
+    text = "a" * (LONGEST_TOKEN * CONTEXT) + "the end"
+    assert fit(Prompt(text, CONTEXT, truncate=True), refuse_long_texts) == encode(text[1 - CONTEXT :])

@@ -52,7 +52,20 @@ class Echo:
             "bind_threads": self._bind_threads,
             "bound": lambda: self._cores,
         }
-        self.questions = {"count": lambda text: len(text.split())}
+        self._released = threading.Event()
+        self.questions = {"count": self._count, "release": self._release}
+
+    def _count(self, text: str) -> int:
+        return len(self._words_of(text))
+
+    def _release(self) -> None:
+        self._released.set()
+
+    def _words_of(self, text: str) -> list[str]:
+        """Split `text`; if it begins with `held`, only once `release` has been asked."""
+        if text.startswith("held"):
+            self._released.wait()
+        return text.split()
 
     def _apply_loras(self, adapters: list[dict[str, Json]]) -> list[float]:
         """Store the names and return ten times the weights as effects. A name such as `fail` is executed first."""
@@ -70,9 +83,10 @@ class Echo:
 
     def tokenize(self, text: str, params: Mapping[str, Json]) -> list[int]:
         """Return a token for each word: its index in the list of all words so far."""
-        for word in text.split():
+        words = self._words_of(text)
+        for word in words:
             self._words.setdefault(word, len(self._words))
-        return [self._words[word] for word in text.split()]
+        return [self._words[word] for word in words]
 
     def generate(self, prompt: list[int], params: Mapping[str, Json]) -> Generator[Text | Progress, None, Done]:
         """Generate the words of `prompt`, except for these commands:
