@@ -84,7 +84,7 @@ NEUTRAL: Mapping[str, Callable[[Any, Fields], bool]] = {
     "tool_choice": _is("none", "auto"),
     "functions": _without_tools,
     "function_call": _is("none", "auto"),
-    "best_of": _is(1),
+    "best_of": lambda value, fields: value in (1, fields.get("n")),
     "suffix": _is(),
     "audio": _is(),
     "modalities": _is(["text"]),

@@ -143,10 +143,12 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls_and_thoughts(cls, raw: Any) -> Any:
+    def _unify(cls, raw: Any) -> Any:
         fields = without_nulls(raw)
         if isinstance(fields, dict) and isinstance(fields.get("content"), list):
             fields["content"] = [part for part in fields["content"] if not _is_thought(part)]
+        if isinstance(fields, dict) and fields.get("role") == "function":  # OpenAI's older name
+            fields["role"] = "tool"
         return fields
 
     @property

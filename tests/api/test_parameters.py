@@ -129,6 +129,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         {"adaptive_target": -0.01, "adaptive_decay": 0.9, "dry_penalty_last_n": 64},
         {"user": "me", "cache_prompt": True, "id_slot": -1, "chat_id": "1", "client_metadata": {}},
         {"negative_prompt": "unused without a guidance scale", "mirostat_tau": 3, "xtc_threshold": 0.2},
+        {"n": 3, "best_of": 3},
         {"add_generation_prompt": True, "stream_options": {}, "logit_bias": []},
         {"stream_options": {"include_usage": None, "continuous_usage_stats": False}},
     ],
