@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.chat.templates import ChatTemplates
@@ -122,7 +123,7 @@ class App:
 
     def selectable_models(self) -> list[ModelRecord]:
         """Return all models to choose from; first the one of `--model`, if it lies outside the folder of models."""
-        records, named = self.catalog.models(), self.named_model
+        records, named = self.catalog.models(LIST_SECONDS), self.named_model
         if named is None or any(record.name == named.name for record in records):
             return records
         return [named, *records]

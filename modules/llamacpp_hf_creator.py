@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.config.model_settings import ModelSettings
@@ -82,7 +83,8 @@ class LlamacppHfCreator:
 
     def models(self) -> list[str]:
         """Return the names of the complete GGUF models."""
-        return [record.name for record in self._catalog.models() if record.format == "gguf" and record.problem is None]
+        records = self._catalog.models(LIST_SECONDS)
+        return [record.name for record in records if record.format == "gguf" and record.problem is None]
 
     def start(self, model: str, address: str) -> CreationTask:
         """Start a creation in a thread that continues if the page is closed.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from modules.catalog.background_scan import FIND_SECONDS, BackgroundScan
 from modules.catalog.duplicates import find_duplicates
 from modules.catalog.record import ModelRecord, natural_key, short_names
 from modules.catalog.record_reader import RecordReader
@@ -31,22 +31,25 @@ class Catalog:
         self.folder = Path(os.path.abspath(folder))  # records are used by processes with another working directory
         self._cache = ScanCache(cache)
         self._reader = RecordReader(self.folder, self._cache)
-        self._scanning = threading.Lock()
+        self._scan = BackgroundScan(self._find_records, self._complete)
         self._duplicates: Mapping[Hashable, str] = {}  # of the last scan: originals' names by `_identity`
 
-    def models(self) -> list[ModelRecord]:
+    def models(self, seconds: float | None = None) -> list[ModelRecord]:
         """Scan the folder and return all models in natural order of names; broken ones have a `problem`.
 
-        One thread scans at a time: a thread that has waited finds everything cached.
+        After `seconds`, return those known so far; the scan goes on in the background.
         """
-        with self._scanning:
-            folders = list(walk_folders(self.folder))
-            records = _without_parts(
-                [record for folder, files in folders for record in self._reader.records(folder, files)]
-            )
-            records = self._mark_duplicates(sorted(records, key=lambda record: natural_key(record.name)))
-            self._cache.keep({path for _, files in folders for path in files})
-            self._duplicates = {_identity(record): record.duplicate_of for record in records if record.duplicate_of}
+        return sorted(self._scan.items(seconds), key=lambda record: natural_key(record.name))
+
+    def _find_records(self) -> Iterator[ModelRecord]:
+        for folder, files in walk_folders(self.folder):
+            yield from self._reader.records(folder, files)
+
+    def _complete(self, records: list[ModelRecord]) -> list[ModelRecord]:
+        records = _without_parts(sorted(records, key=lambda record: natural_key(record.name)))
+        records = self._mark_duplicates(records)
+        self._cache.forget_unused()
+        self._duplicates = {_identity(record): record.duplicate_of for record in records if record.duplicate_of}
         return records
 
     def _mark_duplicates(self, records: list[ModelRecord]) -> list[ModelRecord]:
@@ -76,7 +79,7 @@ class Catalog:
         """
         if record := self.find_exact(name):
             return record
-        listed = self.models()
+        listed = self.models(FIND_SECONDS)
         matches = [record for record in listed if record.name == name] or [
             record for record in listed if name in short_names(record.name)
         ]

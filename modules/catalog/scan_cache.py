@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -48,12 +48,14 @@ class ScanCache:
         self._results: dict[_Key, tuple[_Stamp, FileReader[Any], Any]] = {}
         self._stored: dict[_Key, Json] | None = None  # entries of the file that were not asked for yet
         self._changed = False
+        self._used: set[str] = set()  # paths asked for since `forget_unused`
         self._lock = threading.Lock()  # held for moments only, never while a model's file is read
 
     def get(self, path: Path, status: os.stat_result, reader: FileReader[T]) -> T | ModelProblem:
         """Return what `reader` reads from the file, or the problem it raises; read it again only if it has changed."""
         key, stamp = (reader.name, str(path)), (status.st_size, status.st_mtime_ns)
         with self._lock:
+            self._used.add(key[1])
             cached = self._results.get(key) or self._restore(key, reader)
         if cached is not None and cached[0] == stamp:
             kept: T | ModelProblem = cached[2]
@@ -84,10 +86,10 @@ class ScanCache:
             self._stored = _load(self._file) if self._file else {}
         return self._stored
 
-    def keep(self, paths: Collection[Path]) -> None:
-        """Forget all other files, and write the cache file if anything has changed."""
-        names = {str(path) for path in paths}
+    def forget_unused(self) -> None:
+        """Forget files not asked for since this was last called; write the cache file if anything has changed."""
         with self._lock:
+            names, self._used = self._used, set()
             results = {key: result for key, result in self._results.items() if key[1] in names}
             stored = {key: entry for key, entry in self._load_stored().items() if key[1] in names}
             forgot = len(results) < len(self._results) or len(stored) < len(self._load_stored())

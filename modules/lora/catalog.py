@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from modules.catalog.background_scan import FIND_SECONDS, BackgroundScan
 from modules.catalog.record import natural_key, short_names
 from modules.catalog.scan_cache import FileReader, ScanCache
 from modules.core.errors import DamagedModel, IncompleteModel, ModelProblem, UnsupportedModel, Words
@@ -80,20 +81,29 @@ class LoraCatalog:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # workers have another working directory
         self._read = ScanCache(None)
+        self._scan = BackgroundScan(self._find_records, self._complete)
 
-    def all(self) -> list[LoraRecord]:
-        """Return all LoRAs in natural order of their names; those that cannot be used have a `problem`."""
-        folders = list(walk_folders(self.folder))
-        records = [record for folder, files in folders for record in self._records(folder, files)]
-        self._read.keep({path for _, files in folders for path in files})
-        return sorted(records, key=lambda record: natural_key(record.name))
+    def all(self, seconds: float | None = None) -> list[LoraRecord]:
+        """Return all LoRAs in natural order of their names; those that cannot be used have a `problem`.
+
+        After `seconds`, return those known so far; the scan goes on in the background.
+        """
+        return sorted(self._scan.items(seconds), key=lambda record: natural_key(record.name))
+
+    def _find_records(self) -> Iterator[LoraRecord]:
+        for folder, files in walk_folders(self.folder):
+            yield from self._records(folder, files)
+
+    def _complete(self, records: list[LoraRecord]) -> list[LoraRecord]:
+        self._read.forget_unused()
+        return records
 
     def find(self, name: str) -> LoraRecord:
         """Find a LoRA by its whole name or, if that is unambiguous, without its folder or `.gguf`.
 
         Raises LoraNotFound.
         """
-        records = self.all()
+        records = self.all(FIND_SECONDS)
         exact = [record for record in records if record.name == name]
         matching = exact or [record for record in records if name in short_names(record.name)]
         if len(matching) != 1:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _UNFINISHED = (".part", ".incomplete", ".tmp")
 _DIFFUSERS_INDEX = "model_index.json"  # all folders below belong to this one model
+_PSEUDO_FOLDERS = ("/proc", "/sys", "/dev")  # of the kernel; /proc has hundreds of thousands of files
 
 Files = Mapping[Path, os.stat_result]
 
 
 def walk_folders(top: Path) -> Iterator[tuple[Path, Files]]:
-    """Yield every folder from `top` down, with its files. A link into a folder that contains it is not followed.
+    """Yield every folder from `top` down, with its files; those behind links last, for they may be large or slow.
 
-    Below a linked folder, further links are followed only to folders not visited yet: a link to `/` must not make
-    the walk endless.
+    A link into a folder that contains it is not followed. Below a linked folder, further links are followed only to
+    folders not visited yet: a link to `/` must not make the walk endless.
     """
     visited: set[str] = set()
     pending = [(top, frozenset[str](), False)]
-    while pending:
-        folder, ancestors, below_link = pending.pop()
+    linked: deque[tuple[Path, frozenset[str], bool]] = deque()
+    while pending or linked:
+        folder, ancestors, below_link = pending.pop() if pending else linked.popleft()
         real, is_link = os.path.realpath(folder), folder.is_symlink()
-        if real in ancestors or (below_link and is_link and real in visited):
+        if real in ancestors or real in _PSEUDO_FOLDERS or (below_link and is_link and real in visited):
             continue
         visited.add(real)
         subfolders, files = list_folder(folder)
@@ -32,7 +35,9 @@ def walk_folders(top: Path) -> Iterator[tuple[Path, Files]]:
         if folder / _DIFFUSERS_INDEX in files and folder != top:
             continue
         child_below_link = below_link or (is_link and folder != top)
-        pending += [(subfolder, ancestors | {real}, child_below_link) for subfolder in reversed(subfolders)]
+        children = [(subfolder, ancestors | {real}, child_below_link) for subfolder in subfolders]
+        linked += [child for child in children if child[0].is_symlink()]
+        pending += [child for child in reversed(children) if not child[0].is_symlink()]
 
 
 def resolve_subfolder(top: Path, names: Sequence[str]) -> Path | None:

@@ -11,6 +11,7 @@ from modules.api.errors import json_response, language_of
 from modules.api.routes.models import owner_only
 from modules.api.schemas import LorasRequest
 from modules.app import App
+from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.events import Json
 from modules.lora.catalog import LoraRecord
 from modules.lora.manager import DEFAULT_WEIGHT
@@ -23,7 +24,7 @@ def routes(app: App) -> APIRouter:
 
     @router.get("/list")
     def list_loras(request: Request) -> Response:
-        records, language = app.loras.catalog.all(), language_of(request.headers)
+        records, language = app.loras.catalog.all(LIST_SECONDS), language_of(request.headers)
         names = [record.name for record in records if not record.problem]
         return json_response(
             {

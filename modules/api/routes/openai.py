@@ -18,6 +18,7 @@ from modules.api.routes.models import Defaults
 from modules.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from modules.api.sse import EventStream
 from modules.app import App
+from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.record import ModelRecord
 from modules.core.errors import ModelLoading, NoModelLoaded, WorkerDied
 from modules.core.events import Json
@@ -40,7 +41,7 @@ def _add_model_routes(router: APIRouter, app: App) -> None:
     @router.get("/models")
     def list_models() -> Response:
         loaded = _current_model(app)
-        records = app.catalog.models()
+        records = app.catalog.models(LIST_SECONDS)
         if loaded is not None and loaded.record.name not in [record.name for record in records]:
             records.insert(0, loaded.record)  # loaded by its path, from outside the folder of models
         return json_response({"object": "list", "data": [_model_object(record, loaded) for record in records]})

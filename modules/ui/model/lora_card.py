@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from html import escape
 from typing import Any
 
+from modules.catalog.background_scan import LIST_SECONDS
 from modules.core.errors import WebUIError
 from modules.core.lora_errors import LoraNotFound
 from modules.lora.catalog import LoraRecord
@@ -155,7 +156,7 @@ class LoraCard:
         return f"<b>{escape(applied.name)}</b> {escape(effect)}"
 
     def _rows(self, names: list[str], weights: Mapping[str, object]) -> str:
-        records = {record.name: record for record in self._app.loras.catalog.all()}
+        records = {record.name: record for record in self._app.loras.catalog.all(LIST_SECONDS)}
         if not records and not names:
             return self._page.info("lora_empty")
         return "".join(
@@ -192,7 +193,7 @@ class LoraCard:
         ]
 
     def _choices(self) -> list[str]:
-        return [record.name for record in self._app.loras.catalog.all()]
+        return [record.name for record in self._app.loras.catalog.all(LIST_SECONDS)]
 
 
 def _short(base: str) -> str:
