@@ -13,6 +13,8 @@ from modules.api.errors import MAX_NESTING, error_response, too_deep
 from modules.core.errors import OptionError, Words
 
 MAX_BODY_BYTES = 32_000_000
+MAX_DISCARDED_BYTES = 256_000_000
+"""How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_MESSAGES = 4096
 MAX_ANSWERS = 128
 
@@ -67,6 +69,8 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if not announced.isdecimal() or int(announced) > self._limit:
+            if announced.isdecimal():
+                await _discard(receive, int(announced))
             await self._refuse(scope, receive, send)
             return
         received, started, too_large = 0, False, False
@@ -92,9 +96,18 @@ class BodyLimit:
             if not too_large:
                 raise
         if too_large and not started:
+            await _discard(receive)
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The rest of the body is not read: the connection must not be used again.
-        headers = {"Connection": "close"}
+        headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
         await error_response(Headers(scope=scope), 413, "body_too_large", _TOO_LARGE, headers)(scope, receive, send)
+
+
+async def _discard(receive: Receive, announced: int = 0) -> None:
+    """Read the rest of a body, unless it is too long for that."""
+    left, more = MAX_DISCARDED_BYTES, announced <= MAX_DISCARDED_BYTES
+    while more and left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        more = message.get("more_body", False)
