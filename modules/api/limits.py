@@ -73,12 +73,12 @@ class BodyLimit:
                 await _discard(receive, int(announced))
             await self._refuse(scope, receive, send)
             return
-        received, started, too_large = 0, False, False
+        received, more, started, too_large = 0, True, False, False
 
         async def counted_receive() -> Message:
-            nonlocal received, too_large
+            nonlocal received, more, too_large
             message = await receive()
-            received += len(message.get("body", b""))
+            received, more = received + len(message.get("body", b"")), message.get("more_body", False)
             if received > self._limit:
                 too_large = True
                 return {"type": "http.disconnect"}  # whoever reads the body gives up
@@ -96,7 +96,8 @@ class BodyLimit:
             if not too_large:
                 raise
         if too_large and not started:
-            await _discard(receive)
+            if more:
+                await _discard(receive)
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
