@@ -188,7 +188,8 @@ def announce(server: object, app: App, listener: socket.socket) -> None:
     url = f"http://{shown}:{port}"
     chinese = terminal_language() == "zh"
     print(f"已就绪：{url}" if chinese else f"Ready: {url}", flush=True)
-    threading.Thread(target=app.catalog.models, daemon=True).start()
+    app.catalog.models(0)  # starts a scan, and waits for nothing
+    threading.Thread(target=app.sweep, daemon=True).start()
     open_to_others = host not in ("127.0.0.1", "::1")
     if open_to_others and (warning := open_warning(app)):
         log.warning("%s", warning["zh" if chinese else "en"])

@@ -39,6 +39,7 @@ from modules.runtime.model_manager import ModelManager
 from modules.setup.overlay_installer import OverlayInstaller
 from modules.setup.preparation import Preparation
 from modules.system.guess_limiter import GuessLimiter
+from modules.system.leftovers import sweep
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,16 @@ class App:
 
     def _is_model(self, name: str) -> bool:
         return self.catalog.find_exact(name) is not None
+
+    def sweep(self) -> None:
+        """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
+        settings = self.settings.path
+        for file in (settings, self.catalog.folder / "config-user.yaml", self.catalog.folder / ".trusted.yaml"):
+            sweep(file.parent, [file.name])
+        if self.cache is not None:
+            sweep(self.cache.parent, [self.cache.name])
+        self.downloads.sweep()
+        self.loras.catalog.sweep()
 
     # -- models to choose from ----------------------------------------------------------------------------------------
 

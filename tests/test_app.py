@@ -24,7 +24,9 @@ from modules.loaders.generation_settings import resolve
 from modules.loaders.load_settings import Setting
 from modules.planning.load_request import LoadRequest
 from tests.planning.test_planner import setting
+from tests.support.checkpoint_files import put
 from tests.support.gguf_files import gguf
+from tests.support.lora_files import peft
 
 MakeApp = Callable[..., App]
 
@@ -116,3 +118,25 @@ def test_a_real_model_is_loaded_killed_loaded_again_and_unloaded(make_app: MakeA
     assert app.models.unload() > 50 << 20
     with pytest.raises(NoModelLoaded):
         _ = app.models.current
+
+
+def test_what_killed_saves_and_downloads_left_is_swept_at_start(
+    make_app: MakeApp, small_models: Path, tmp_path: Path
+) -> None:
+    app = make_app("--lora-dir", str(tmp_path / "loras"))
+    models, loras = app.catalog.folder, app.loras.catalog.folder
+    lora = peft(loras / "cat")
+    (models / ".downloads" / "empty").mkdir(parents=True)
+    left = [
+        models / ".config-user.yaml.ab12_xyz",
+        models / "..trusted.yaml.ab12_xyz",
+        models / ".downloads" / ".jobs.json.new",
+        app.settings.path.parent / f".{app.settings.path.name}.ab12_xyz",
+        lora / ".converted" / ".llama-8-4.gguf.ab12_xyz.part",
+    ]
+    kept = [models / "config-user.yaml", models / ".downloads" / "other" / "00000.part", lora / "adapter_config.json"]
+    for path in (*left, *kept, models / ".downloads" / "empty" / "lock", models / ".downloads" / "other" / "lock"):
+        os.utime(path if path.exists() else put(path), (0, 0))
+    app.sweep()
+    assert [path for path in left if path.exists()] == [] and all(path.exists() for path in kept)
+    assert not (models / ".downloads" / "empty").exists()

@@ -167,17 +167,17 @@ class SettingsStore:
     """
 
     def __init__(self, path: Path, presets: Presets, required: bool = False) -> None:
-        self._path, self._presets = path, presets
+        self.path, self._presets = path, presets
         self.current = read(path, required)
 
     @property
     def notice(self) -> Words | None:
         """A sentence that lists the unknown keys of the file; None if there are none."""
-        return self.current.notice(self._path)
+        return self.current.notice(self.path)
 
     def set(self, key: str, value: bool | str) -> Path | None:
         """Change one setting, now and in the file. Return the backup path if the old file was invalid, else None."""
-        backup = save_setting(self._path, key, value)
+        backup = save_setting(self.path, key, value)
         self.current = dataclasses.replace(self.current, **{key: value})  # type: ignore[arg-type]
         return backup
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -110,6 +111,18 @@ class Job:
             interrupted=interrupted,
         )
         return add_progress(view, run, self.speed.measure(run.received)) if run else view
+
+
+def delete_if_empty(staging: Path) -> None:
+    """Delete a staging folder that has nothing but its lock, unless a process holds that."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in staging.iterdir()} != {LOCK}:
+            return
+        lock = _try_lock(staging / LOCK)
+        if lock is not None:
+            (staging / LOCK).unlink()
+            staging.rmdir()
+            os.close(lock)
 
 
 def _try_lock(path: Path) -> int | None:

@@ -22,7 +22,7 @@ from modules.downloads.context import GIB, DownloadContext, Mirror, TransferOpti
 from modules.downloads.disk import check_space
 from modules.downloads.errors import DiskFull, DownloadNotFound
 from modules.downloads.install_files import STAGING, InstallTarget
-from modules.downloads.job import Job
+from modules.downloads.job import Job, delete_if_empty
 from modules.downloads.partial_file import recorded_bytes
 from modules.downloads.record import ACTIVE_STATES, FINAL_STATES, DownloadSpec, JobRecord, JobStore, State
 from modules.downloads.run import BranchMoved, DownloadRun
@@ -31,6 +31,7 @@ from modules.downloads.view import JobView
 from modules.hub.errors import DownloadError, Stopped
 from modules.hub.repository import Kind
 from modules.hub.safe_paths import check_path
+from modules.system.leftovers import sweep
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +149,19 @@ class DownloadManager:
     def check_space(self, spec: DownloadSpec, missing: int) -> None:
         """Raise DiskFull if `missing` more bytes of `spec` would not fit."""
         check_space(self._folders[spec.kind], missing, self._context.reserve)
+
+    def sweep(self) -> None:
+        """Delete empty staging folders: their process was killed before it could record the job.
+
+        Those with data are kept, for a record may be that of another program which shares the folder.
+        """
+        with self._lock:
+            sweep(self._store.path.parent, [self._store.path.name])
+            known = {*self._store.read(), *self._jobs}
+            for folder in {root / STAGING for root in self._folders.values()}:
+                for staging in sorted(folder.iterdir()) if folder.is_dir() else ():
+                    if staging.name not in known and staging.is_dir() and not staging.is_symlink():
+                        delete_if_empty(staging)
 
     def close(self, seconds: float = 5) -> None:
         """Stop all jobs, waiting up to `seconds` for each; the next start of the program shows them as interrupted."""

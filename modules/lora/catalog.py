@@ -28,7 +28,10 @@ from modules.lora.adapter_files import (
 from modules.options.option import nearest
 from modules.system.directory_walk import Files, walk_folders
 from modules.system.format_errors import printable
+from modules.system.leftovers import sweep
 
+CONVERTED = ".converted"
+"""The folder beside a LoRA of PEFT with its conversions to GGUF."""
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _MLX_WEIGHTS = ("adapters.safetensors", "adapters.npz")
 _OTHER_WEIGHTS = (*_MLX_WEIGHTS, "pytorch_lora_weights.safetensors")
@@ -89,6 +92,13 @@ class LoraCatalog:
         After `seconds`, return those known so far; the scan goes on in the background.
         """
         return sorted(self._scan.items(seconds), key=lambda record: natural_key(record.name))
+
+    def sweep(self) -> None:
+        """Delete what interrupted conversions to GGUF have left beside the LoRAs."""
+        for record in self.all():
+            folder = record.path / CONVERTED
+            if record.kind == "peft" and folder.is_dir():
+                sweep(folder, {path.name[1:].partition(".gguf.")[0] + ".gguf" for path in folder.glob(".*.part")})
 
     def _find_records(self) -> Iterator[LoraRecord]:
         for folder, files in walk_folders(self.folder):

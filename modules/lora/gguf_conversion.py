@@ -26,12 +26,11 @@ from modules.formats.gguf_writer import PlannedTensor, write_gguf
 from modules.formats.peft_features import LLAMACPP, is_base_weight, unsupported_features
 from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.lora.adapter_files import AdapterConfig, Pair, tensor_name
-from modules.lora.catalog import CONFIG, LoraRecord
+from modules.lora.catalog import CONFIG, CONVERTED, LoraRecord
 from modules.lora.support import inexpressible, uses
 from modules.lora.tensor_names import ARCHITECTURES, HEADS, gguf_name, has_interleaved_heads
 from modules.system.format_errors import as_model_problem, truncated_file
 
-FOLDER = ".converted"
 _VERSION = 1  # increase it whenever the same LoRA is converted differently
 _STAMP = "webui.made_from"
 _STRUCT_CODES = {"F32": "f", "F16": "e"}
@@ -54,7 +53,7 @@ def converted(record: LoraRecord, model: GgufHeader) -> Path:
     """
     if record.problem or record.config is None:
         raise record.problem or ValueError(f"{record.name} is not a LoRA of PEFT")
-    path = record.path / FOLDER / _file_name(model)
+    path = record.path / CONVERTED / _file_name(model)
     try:
         stamp = _stamp(record)
         if not _is_current(path, stamp):

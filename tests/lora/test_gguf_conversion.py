@@ -17,8 +17,9 @@ from modules.core.errors import ModelProblem
 from modules.core.lora_errors import LoraInexpressible, LoraNotWritten
 from modules.core.paths import ROOT
 from modules.formats.gguf_header import GgufHeader, read_header, read_tensors
+from modules.lora.catalog import CONVERTED as FOLDER
 from modules.lora.catalog import LoraCatalog, LoraRecord
-from modules.lora.gguf_conversion import FOLDER, converted, interleaved
+from modules.lora.gguf_conversion import converted, interleaved
 from tests.support.checkpoint_files import put
 from tests.support.gguf_files import MODEL, gguf
 from tests.support.hf_folder import bfloat16, write_safetensors
