@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def _unused_by_template(request: GenerationRequest, model: LoadedModel) -> list[
     if not isinstance(request, ChatRequest):
         return []
     template = model.info.chat_template or model.record.chat_template
-    unused = [name for name in request.template_kwargs if name not in template]
+    words = set(re.findall(r"\w+", template)) if request.template_kwargs else set()
+    unused = [name for name in request.template_kwargs if name not in words]
     fields = {f"chat_template_kwargs.{name}" for name in unused if name in request.chat_template_kwargs}
     if "enable_thinking" in unused and request.enable_thinking is not None:
         fields.add("enable_thinking")
