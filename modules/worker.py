@@ -71,7 +71,7 @@ def _read(pipe: BinaryIO, worker: Worker) -> None:
     try:
         for line in pipe:
             call, operation, args = json.loads(line)
-        worker.receive(call, operation, args, large=len(line) > LARGE_REQUEST)
+            worker.receive(call, operation, args, large=len(line) > LARGE_REQUEST)
     except BaseException:  # a worker that hears nothing any more must not stay
         traceback.print_exc()
         os._exit(1)
