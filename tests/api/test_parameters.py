@@ -220,7 +220,7 @@ def test_what_is_done_without_inside_other_fields_is_reported_by_its_path() -> N
         ({"reasoning_effort": "none"}, []),
         ({"reasoning_effort": "high"}, ["reasoning_effort"]),
         ({"enable_thinking": False}, []),
-        ({"chat_template_kwargs": {"enable_thinking": False, "think": 1}}, ["chat_template_kwargs.think"]),
+        ({"chat_template_kwargs": {"enable_thinking": False, "enable": 1}}, ["chat_template_kwargs.enable"]),
     ],
 )
 def test_variables_that_the_chat_template_does_not_use_are_reported(fields: dict[str, Any], ignored: list[str]) -> None:
