@@ -21,6 +21,8 @@ _ANSWER, _ANSWER_2 = "probeanswerone", "probeanswertwo"
 _THOUGHT, _RESULT = "probethought", "proberesult"
 _UNKNOWN_ROLE = "proberole"
 
+# Such as "</think>", "[/THINK]", "<|END_THINKING|>" and Gemma 4's "<channel|>".
+_CLOSING_TAG = re.compile(r".*/|<\|?END|<[^|]+\|>$", re.DOTALL)
 _LAST_TAG = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\s*$")
 
 
@@ -130,7 +132,7 @@ def _open_thought(rendered: Mapping[str, Rendering]) -> str:
     if not prompt.startswith(question):
         return ""
     match = _LAST_TAG.search(prompt[len(question) :])
-    if match is None or "/" in match[1]:
+    if match is None or _CLOSING_TAG.match(match[1]):
         return ""
     tag, header = match[1], rendered["answer"].text.partition(_ANSWER)[0]
     belongs_to_header = header.startswith(prompt.rstrip()) and f"{tag[0]}/{tag[1:]}" not in header

@@ -94,6 +94,10 @@ CASES = {
     "a thought in new answers": (TEMPLATES["thinking"], changed(open_thought="<think>")),
     "a thought in all answers": (THINKING_ANSWERS, changed(open_thought="<think>", reasoning=True)),
     "no thought if told so": (TEMPLATES["a switch for thinking"], COMPLETE),
+    "a thought that is closed at once": (
+        CHATML + "{% if add_generation_prompt %}<|channel>thought\n<channel|>{% endif %}",
+        COMPLETE,
+    ),
     "a role that looks like a tag": (PHI, changed(tool_results=False)),
     "a template that refuses everything": ("{{ raise_exception('no') }}", TemplateFeatures()),
     "a template that shows nothing": ("nothing", TemplateFeatures()),

@@ -160,6 +160,25 @@ def test_an_error_raised_by_the_template_is_reported() -> None:
         manager.unload()
 
 
+def test_the_marks_of_the_alpaca_format_end_an_answer_where_a_model_has_no_template(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = ModelManager()
+    sent: list[dict[str, Any]] = []
+    settings = generation_settings.resolve({"custom_stopping_strings": '"ours"'})
+    try:
+        plain = loaded(manager, "")
+        monkeypatch.setattr(plain._worker, "events", lambda _, **args: sent.append(args))
+        prompt = conversation_prompt(TEMPLATES, plain, conversation("hi"), settings)
+        plain.generate(prompt, settings)
+        assert prompt.text == "### Instruction:\nhi\n\n### Response:\n"
+        assert sent[0]["params"]["stop"][0] == "ours" and "### Instruction:" in sent[0]["params"]["stop"]
+        assert settings["stop"] == ["ours"]
+    finally:
+        manager.unload()
+    assert conversation_prompt(TEMPLATES, model, conversation("hi"), params()).stop == ()
+
+
 def test_a_real_model_answers_a_question(models_folder: Path) -> None:
     record = Catalog(models_folder).models()[0]
     manager = ModelManager()
