@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +15,8 @@ from modules.runtime.loaded_model import LoadedModel
 _SYSTEM_ROLES = ("system", "developer")
 LONGEST_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
+MOST_CANDIDATES = 64
+"""Shorter conversations that are offered to the worker."""
 
 
 def conversation_prompt(
@@ -43,7 +46,7 @@ def conversation_prompt(
     text = rendered(0)
     if not drop_oldest or _most_tokens(text) <= limit:
         return Prompt(text, limit, stop=stop)
-    shorter = _shorter(_questions(messages)[1:], rendered, limit)
+    shorter = _shorter(_starts(messages, text, limit), rendered, limit)
     changes = tuple(Replacement.between(text, candidate) for candidate in shorter)
     return Prompt(text, limit, shorter=changes, stop=stop)
 
@@ -60,20 +63,33 @@ def room(model: LoadedModel, params: Mapping[str, Json]) -> int:
     return context - min(int(params["max_new_tokens"]) or context, context // 2)
 
 
-def _shorter(starts: Sequence[int], rendered: Callable[[int], str], limit: int) -> list[str]:
-    """Return the conversation from each of `starts` on, but for those that are far too long or fit for certain.
+def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
+    """Return the questions from which a shorter conversation may begin that might just have `limit` tokens.
 
-    The first one that cannot have more than `limit` tokens is therefore the last one.
+    Which one it is only the worker knows. Each costs a rendering, so that of very many some are chosen; what fits is
+    then at most 5 % shorter than it might be. Their lengths are estimated from that of the whole `text`.
     """
-    low, high = 0, max(len(starts) - 1, 0)
-    while low < high:
-        middle = (low + high) // 2
-        if _bytes(rendered(starts[middle])) > LONGEST_TOKEN * limit:
-            low = middle + 1
-        else:
-            high = middle
+    contents = [_bytes(str(message.get("content", ""))) for message in messages]
+    overhead = max(_bytes(text) - sum(contents), 0) / len(messages)
+    sizes = [size + overhead for size in contents]
+    kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in _SYSTEM_ROLES)
+    rest = list(itertools.accumulate(reversed(sizes)))[::-1]
+    possible = [(start, kept + rest[start]) for start in _questions(messages)[1:]]
+    possible = [one for one in possible if one[1] <= LONGEST_TOKEN * limit] or possible[-1:]
+    if len(possible) <= MOST_CANDIDATES:
+        return [start for start, _ in possible]
+    ratio = LONGEST_TOKEN ** (1 / MOST_CANDIDATES)
+    chosen = [possible[0]]
+    for start, size in possible[1:]:
+        if size * ratio <= chosen[-1][1]:
+            chosen.append((start, size))
+    return list(dict.fromkeys([*(start for start, _ in chosen), possible[-1][0]]))
+
+
+def _shorter(starts: Sequence[int], rendered: Callable[[int], str], limit: int) -> list[str]:
+    """Return the conversation from each of `starts` on, up to the first that cannot have more than `limit` tokens."""
     texts = []
-    for start in starts[low:]:
+    for start in starts:
         texts.append(rendered(start))
         if _most_tokens(texts[-1]) <= limit:
             break

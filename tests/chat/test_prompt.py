@@ -5,6 +5,9 @@ The answers of the echo engine repeat the words of the prompt, so they show whic
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
-from modules.chat.prompt import conversation_prompt, room, text_prompt
+from modules.chat.prompt import MOST_CANDIDATES, conversation_prompt, room, text_prompt
 from modules.chat.templates import ChatTemplates
 from modules.core.errors import PromptTooLong
 from modules.core.events import Done, Text
@@ -124,6 +127,19 @@ def test_dropping_exchanges_takes_a_single_request_to_the_worker(
     messages = conversation(*(f"{number} {LONG}" for number in range(41)))
     assert sent_prompt(model, messages, params(32), drop_oldest=True).startswith("user: 40 word")
     assert requests == ["generate"]
+
+
+def test_of_very_many_exchanges_a_few_shorter_conversations_are_offered(model: LoadedModel) -> None:
+    """Rendering 2,000 of them would take a minute. What fits is at most 5 % shorter than it might be."""
+    roomy = copy.copy(model)
+    roomy.info = dataclasses.replace(model.info, context_length=4096)
+    messages = [SYSTEM, *conversation(*(f"word {number}" for number in range(4001)))]
+    prompt = conversation_prompt(TEMPLATES, roomy, messages, params(), drop_oldest=True)
+    texts = [change.apply(prompt.text) for change in prompt.shorter]
+    assert len(texts) <= MOST_CANDIDATES + 1
+    assert all(0.95 * len(longer) <= len(shorter) < len(longer) for longer, shorter in itertools.pairwise(texts))
+    assert len(texts[0]) > 5 * 4096 and len(texts[-1]) <= 4096
+    assert all(text.startswith("system: be brief\nuser: ") and text.endswith("word 4000\nanswer:") for text in texts)
 
 
 def test_system_messages_are_not_dropped(model: LoadedModel) -> None:
