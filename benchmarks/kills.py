@@ -98,12 +98,13 @@ def marked(mark: str) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def busy(server: Server, choice: random.Random) -> Iterator[str]:
-    """Keep the server at work in the background; yield at what."""
+    """Keep the server at work in the background; yield at what. Nothing new is asked for after the block."""
     work = choice.choice(["generate", "stream", "questions", "load", "unload and load"])
+    stop = threading.Event()
 
     def run() -> None:
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            for _ in range(100):
+            while not stop.is_set():
                 if work in ("generate", "stream"):
                     body = {
                         "prompt": "Once upon a time",
@@ -126,6 +127,7 @@ def busy(server: Server, choice: random.Random) -> Iterator[str]:
     for _ in range(2):
         threading.Thread(target=run, daemon=True).start()
     yield work
+    stop.set()
 
 
 def damaged_files(folder: Path, model: Path) -> list[str]:
