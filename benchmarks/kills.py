@@ -131,7 +131,7 @@ def busy(server: Server, choice: random.Random) -> Iterator[str]:
 
 
 def damaged_files(folder: Path, model: Path) -> list[str]:
-    """Return the files that cannot be read as what they are, and temporary files that were left."""
+    """Return the files that cannot be read as what they are."""
     bad = []
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

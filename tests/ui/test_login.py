@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
@@ -11,9 +12,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from modules import ui
 from modules.config.credentials import Credentials
 from modules.system.guess_limiter import GuessLimiter
 from modules.ui.login import LoginGuard, Sessions
+from server import open_warning
 
 KEY_ONLY = Credentials(keys=("the key",))
 USERS = Credentials(keys=("the key",), logins=(("me", "päss"),))
@@ -108,3 +111,26 @@ def test_sessions_end_and_their_number_is_bounded() -> None:
     assert first not in sessions and last in sessions and "" not in sessions
     now[0] = 31 * 86400
     assert last not in sessions
+
+
+# -- when a login is asked for -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("credentials", "multi_user", "guarded", "warned"),
+    [
+        (Credentials(), False, False, "anyone on the network can use this server"),
+        (KEY_ONLY, False, True, ""),
+        (USERS, False, True, ""),
+        (KEY_ONLY, True, False, "anyone on the network can chat"),
+        (USERS, True, True, ""),
+    ],
+)
+def test_the_page_asks_for_a_login_or_the_server_warns(
+    credentials: Credentials, multi_user: bool, guarded: bool, warned: str
+) -> None:
+    app, server = SimpleNamespace(credentials=credentials, guesses=GuessLimiter()), Starlette()
+    app.flags = SimpleNamespace(on=lambda flag: multi_user and flag == "multi_user")
+    assert isinstance(ui.protect(server, app), LoginGuard) == guarded
+    warning = open_warning(app)
+    assert warned in warning["en"] if warned else warning is None
