@@ -75,7 +75,7 @@ def _without_tools(value: Any, fields: Fields) -> bool:
 
 
 NEUTRAL: Mapping[str, Callable[[Any, Fields], bool]] = {
-    "response_format": lambda value, fields: isinstance(value, dict) and value.get("type") == "text",
+    "response_format": lambda value, fields: isinstance(value, dict) and value.get("type", "text") == "text",
     "json_schema": _is({}),
     "guided_json": _is({}),
     "guided_regex": _is(),
@@ -186,8 +186,14 @@ def _without_empty(value: Any) -> Any:
     return [] if value == "" else value
 
 
+def _whole(value: Any) -> Any:
+    """Convert 1.0, as some languages write whole numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _within_seeds(value: Any) -> Any:
     """Fold a whole number beyond our seeds into them: other servers' have 64 bits, or any negative one is random."""
+    value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     return -1 if value < 0 else value % (int(PARAMETERS["seed"].maximum or 0) + 1)
@@ -213,6 +219,9 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "min_length": _minus_one_is_off,
     "no_repeat_ngram_size": _minus_one_is_off,
     "seed": _within_seeds,
+    "n": _whole,
+    "logprobs": _whole,
+    "top_logprobs": _whole,
     "stop": _without_empty,
     "custom_token_bans": _joined_tokens,
     "logit_bias": _bias_by_token,

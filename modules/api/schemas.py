@@ -162,7 +162,11 @@ class Message(BaseModel):
     @property
     def ignored(self) -> list[str]:
         """The fields that the answer does without."""
-        read = {*_TEMPLATE_FIELDS, *(name for name in _REASONING if isinstance(self._extra.get(name), str))}
+        read = {
+            *_TEMPLATE_FIELDS,
+            *UNSUPPORTED_IN_MESSAGES,
+            *(name for name in _REASONING if isinstance(self._extra.get(name), str)),
+        }
         return [name for name in self._extra if name not in read]
 
     @property

@@ -139,7 +139,7 @@ def test_a_completion_without_a_loaded_model_is_refused(make_app: Callable[..., 
 
 
 class BrokenCatalog:
-    def models(self) -> list[object]:
+    def models(self, *_: object) -> list[object]:
         raise ZeroDivisionError("a secret detail")
 
 
