@@ -8,6 +8,7 @@ Sources: LoraConfig, PeftType and the merging layers of peft 0.21; lora.py of Ex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ _PLAIN_KEYS = frozenset(
 )
 """Keys that describe A and B, or the training alone."""
 
+_ADAPTER_NAME = re.compile(r"(\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.(?!weight$|bias$)[^.]+")
+
 _HARMLESS_INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights. Training with any other one starts by changing the weights of the model, as PiSSA."""
 
@@ -99,6 +102,14 @@ def is_own_tensor(name: str) -> bool:
     its targets (unchanged then, as "….base_layer.weight"), and where the vocabulary has been resized.
     """
     return ".lora_" in name
+
+
+def without_adapter_name(tensor: str) -> str:
+    """Return the name of a tensor as PEFT saves it: training code of others keeps the adapter's name in it.
+
+    "….lora_A.default.weight" becomes "….lora_A.weight".
+    """
+    return _ADAPTER_NAME.sub(r"\1", tensor)
 
 
 def is_base_weight(name: str) -> bool:

@@ -19,7 +19,7 @@ from modules.core.errors import UnsupportedModel, Words
 from modules.formats.gguf_header import GgufHeader, read_tensors
 from modules.formats.gguf_tensors import TensorEntry
 from modules.formats.json_file import read_json
-from modules.formats.peft_features import merges_type, used_features
+from modules.formats.peft_features import merges_type, used_features, without_adapter_name
 from modules.formats.safetensors_header import StoredTensor, read_safetensors_table
 from modules.system.format_errors import FormatError, as_model_problem, printable, quoted
 
@@ -187,7 +187,7 @@ def read_peft(path: Path) -> Adapter:
     partners: dict[str, dict[str, str]] = {}
     others = []
     for name in table:
-        if match := _PEFT_TENSOR.fullmatch(name):
+        if match := _PEFT_TENSOR.fullmatch(without_adapter_name(name)):
             partners.setdefault(match[1], {})[match[3]] = name
         else:
             others.append(name)

@@ -18,6 +18,7 @@ from modules.formats.peft_features import (
     merges_type,
     unsupported_features,
     used_features,
+    without_adapter_name,
 )
 from modules.loaders.registry import LOADERS
 
@@ -59,6 +60,20 @@ def test_features_are_the_keys_that_ask_for_more_than_a_and_b(
     config: dict[str, object], features: tuple[str, ...]
 ) -> None:
     assert used_features(config) == features
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("m.q_proj.lora_A.default.weight", "m.q_proj.lora_A.weight"),
+        ("m.q_proj.lora_B.cat.bias", "m.q_proj.lora_B.bias"),
+        ("m.embed_tokens.lora_embedding_A.default", "m.embed_tokens.lora_embedding_A"),
+        ("m.q_proj.lora_magnitude_vector.default.weight", "m.q_proj.lora_magnitude_vector.weight"),
+        *((name, name) for name in ("m.q_proj.lora_A.weight", "m.q_proj.lora_B.bias", "m.lora_embedding_B", "m.w")),
+    ],
+)
+def test_the_name_of_an_adapter_in_a_tensors_name_does_not_count(name: str, expected: str) -> None:
+    assert without_adapter_name(name) == expected
 
 
 def test_each_engine_refuses_what_it_would_ignore() -> None:

@@ -14,7 +14,7 @@ import inspect
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,14 @@ from torch import Tensor
 
 from modules.engines.hf.model import Model
 from modules.engines.lora_set import PROBE
-from modules.formats.peft_features import FEATURES, PEFT, is_own_tensor, unsupported_features, used_features
+from modules.formats.peft_features import (
+    FEATURES,
+    PEFT,
+    is_own_tensor,
+    unsupported_features,
+    used_features,
+    without_adapter_name,
+)
 
 try:
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers as _convert
@@ -80,7 +87,7 @@ class PeftAdapters:
                 raise ValueError(f"the tensor {name} is neither A nor B of a module")
         # Copied, as the file is mapped into memory and its tensors would change with it.
         dtype = _compute_dtype(self._module)
-        return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
+        return {without_adapter_name(name): tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
 
     def _equals_own(self, name: str, tensor: Tensor) -> bool:
         """Return whether `tensor` is a weight of the model itself: PEFT also saves embeddings that are targets."""
@@ -206,7 +213,8 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
     remaining = dict(lora.tensors)
     if _convert is not None:
         remaining = _convert(module, config, remaining, adapter)
-    remaining = {name.removeprefix(_PREFIX): tensor for name, tensor in remaining.items()}
+    modules = {name for name, _ in module.named_modules()}
+    remaining = {_name_in_model(name.removeprefix(_PREFIX), modules): tensor for name, tensor in remaining.items()}
     for path, layer in _lora_layers(module).items():
         device = _compute_device(layer.get_base_layer())
         for key, empty in list(layer.named_parameters()):
@@ -216,6 +224,12 @@ def _fill(module: Any, adapter: str, lora: Lora) -> None:
                 setattr(layer.get_submodule(owner), name, torch.nn.Parameter(value.to(device), requires_grad=False))
     if remaining:
         raise ValueError(f"the model has no module for the tensor {_PREFIX}{next(iter(remaining))}")
+
+
+def _name_in_model(name: str, modules: Container[str]) -> str:
+    """Add the "model." that a LoRA lacks if it was trained on the model without its output layer."""
+    owner = name.partition(".lora_")[0]
+    return f"model.{name}" if owner not in modules and f"model.{owner}" in modules else name
 
 
 def _take_tensor(remaining: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:

@@ -366,6 +366,17 @@ def test_a_broken_lora_is_refused_by_name_and_the_applied_ones_stay(
     assert fingerprint(small) == before
 
 
+def test_names_of_other_training_code_mean_the_same(small: WorkerProcess, tmp_path: Path) -> None:
+    """The adapter's name stays in the names of tensors; or a "model." is missing, of the model without its output."""
+    tensors = llama_tensors(3)
+    named = {name.replace(".weight", ".default.weight"): array for name, array in tensors.items()}
+    inner = {name.replace("model.model.model.", "model.model.", 1): array for name, array in tensors.items()}
+    for folder, arrays in (("usual", tensors), ("named", named), ("inner", inner)):
+        write_lora(tmp_path / folder, arrays, **CAT)
+    effects = [apply_loras(small, tmp_path, [(folder, 1.0)]) for folder in ("usual", "named", "inner")]
+    assert effects[0] == effects[1] == effects[2]
+
+
 def test_truncated_files_and_pickles_are_refused(small: WorkerProcess, pet_loras: Path, tmp_path: Path) -> None:
     apply_loras(small, pet_loras)
     without_loras = fingerprint(small)
