@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/kills.py [--kills 100] [--seed 1] [--model models/SmolLM2-135M-Instruct.Q4_1.gguf]
 
-Each round starts server.py on folders of its own, keeps it busy with generations, questions or loads, and sends SIGKILL
+Each round starts server.py on folders of its own, keeps it busy with answers, questions or loads, and sends SIGKILL
 after a random time. Then no process of that server may be left, all files must be whole, and the next round starts on
 the same folders. A line of JSON ends the output; the exit status is 0 if all held.
 """
@@ -99,7 +99,7 @@ def marked(mark: str) -> list[psutil.Process]:
 @contextlib.contextmanager
 def busy(server: Server, choice: random.Random) -> Iterator[str]:
     """Keep the server at work in the background; yield at what. Nothing new is asked for after the block."""
-    work = choice.choice(["generate", "stream", "questions", "load", "unload and load"])
+    work = choice.choice(["generate", "stream", "chat", "questions", "load", "unload and load"])
     stop = threading.Event()
 
     def run() -> None:
@@ -113,6 +113,9 @@ def busy(server: Server, choice: random.Random) -> Iterator[str]:
                         "stream": work == "stream",
                     }
                     server.post("/v1/completions", body)
+                elif work == "chat":
+                    message = {"role": "user", "content": "Tell me a story."}
+                    server.post("/v1/chat/completions", {"messages": [message], "max_tokens": 400})
                 elif work == "questions":
                     server.post("/v1/internal/token-count", {"text": "word " * choice.randrange(1, 200_000)})
                 elif work == "load":
