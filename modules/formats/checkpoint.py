@@ -14,6 +14,7 @@ from modules.core.errors import ModelProblem
 from modules.formats.json_file import MAX_JSON_BYTES, Json, first_integer, read_json
 from modules.formats.model_shape import CONTEXT_KEYS, LAYER_KEYS, ModelShape, TensorSizes, model_shape
 from modules.formats.quantization import PLAIN, Packing
+from modules.formats.rope_parameters import ALL_LAYERS, linear_factor, rope_parameters
 from modules.options.load import OPTIONS
 from modules.options.option import Value
 from modules.system.bounded_reader import BoundedReader, parse_file
@@ -182,10 +183,9 @@ class Checkpoint:
 
     def _rope(self) -> tuple[float, float]:
         """Return the base frequency and the factor of linear scaling; 0 where there is none."""
-        rope = _object(self._config, "rope_scaling") | _object(self._config, "rope_parameters")
-        linear = _string(rope, "rope_type", "type") == "linear"
-        base = _number(self._config, "rope_theta") or _number(rope, "rope_theta")
-        return base, _number(rope, "factor") if linear else 0.0
+        # One value for all types of layers would be wrong where each has its own.
+        rope = rope_parameters(self._config).get(ALL_LAYERS)
+        return (rope["rope_theta"], linear_factor(rope)) if rope else (0.0, 0.0)
 
     def _gptq_options(self) -> dict[str, Value]:
         options: dict[str, Value] = {"wbits": int(self._bits()), "groupsize": self._group_size()}

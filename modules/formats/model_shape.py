@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.formats.json_file import MAX_INTEGER, first_integer
+from modules.formats.rope_parameters import linear_factor, rope_parameters
 
 _NOT_LINEAR = ("embed", "wte", "wpe", "lm_head", "shared", "experts", "router", "norm")
 _ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
-_ROPE_KEYS = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base")
 _MAX_LAYERS = 1024
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
@@ -180,10 +180,5 @@ def _count_attention_layers(config: Mapping[str, Any], layers: int) -> tuple[int
 
 
 def _rope_scale(config: Mapping[str, Any]) -> float:
-    if not any(config.get(key) for key in _ROPE_KEYS):
-        return 0.0
-    rope = config.get("rope_parameters") or config.get("rope_scaling")
-    if not isinstance(rope, dict) or "linear" not in (rope.get("rope_type"), rope.get("type")):
-        return 1.0
-    factor = rope.get("factor")
-    return float(factor) if isinstance(factor, (int, float)) and 1 <= factor < MAX_INTEGER else 1.0
+    """Return the largest factor of linear scaling of any layer; 0 without rotary positions."""
+    return max((min(linear_factor(rope), MAX_INTEGER) for rope in rope_parameters(config).values()), default=0.0)

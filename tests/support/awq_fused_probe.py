@@ -28,6 +28,7 @@ from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.answers import parameters
+from tests.support.version_5_files import read_in_transformers_4
 
 CONTEXT = 24
 GPU = Environment(gpus=(8 << 30,), memory=8 << 30, packages=frozenset({"awq_ext", "flash_attn"}))
@@ -36,6 +37,7 @@ FRANCE, COUNTING = "The capital of France is", "one two three four"
 
 def main() -> None:
     folder, plain = (Path(argument) for argument in sys.argv[1:])
+    read_in_transformers_4()
     model = load_fused(folder)
     reference = transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32)
     results = {

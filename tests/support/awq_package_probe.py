@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from modules.engines.autoawq.arguments import CONFIG, arguments
@@ -25,6 +26,7 @@ from modules.engines.hf.arguments import Environment
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
 from tests.support.linked_folder import linked_folder
+from tests.support.version_5_files import read_in_transformers_4
 
 WEIGHT_FILE = {"quant_filename": "model.safetensors"}
 MISSING_TENSOR = "model.layers.1.mlp.up_proj.qzeros"
@@ -34,7 +36,8 @@ CPU_ARGUMENTS = {"device_map": {"": "cpu"}, "torch_dtype": torch.float16, "fuse_
 
 def main() -> None:
     folder, plain = (Path(argument) for argument in sys.argv[1:])
-    tokens = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT)
+    read_in_transformers_4()
+    tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
     reference = logprobs_of(transformers.AutoModelForCausalLM.from_pretrained(plain, torch_dtype=torch.float32), tokens)
     results: dict[str, Any] = {"no GPU": load_error(folder)}
     base.get_best_device = lambda: "cpu-naive"

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exllamav2 import ExLlamaV2, ExLlamaV2Config, ExLlamaV2Tokenizer
+from exllamav2 import ExLlamaV2, ExLlamaV2Tokenizer
 from exllamav2.conversion.adaptivegptq import AdaptiveQuantizer
 from exllamav2.conversion.compile import compile_model
 from exllamav2.conversion.measure import embeddings
 from exllamav2.conversion.qparams import QParams, qparams_headoptions
 from exllamav2.conversion.quantize import quant
 from safetensors.torch import save_file
+
+from tests.support.version_5_files import exllamav2_config
 
 TEXT = """A lighthouse keeper's log, the third of March. Wind from the north-west all night, with rain until four. At
 sunrise the fog had gone and I counted eleven sails between the point and the islands. The lamp needed new wicks; the
@@ -64,7 +66,7 @@ HEAD_BITS = 6
 
 def convert(source: Path, folder: Path, work: Path) -> None:
     AdaptiveQuantizer.p_grid = 4
-    config = ExLlamaV2Config(str(source))
+    config = exllamav2_config(source)
     config.no_sdpa = True  # With SDPA, the attention would not be causal here.
     config.max_input_len = 512
     config.arch_compat_overrides()

@@ -74,7 +74,7 @@ def _dequantize(folder: Path, plain: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]
     # The output layer is no longer tied: EXL2 stores it as a copy of the embeddings in 6 bits.
-    config |= {"tie_word_embeddings": False, "dtype": "float16", "torch_dtype": "float16"}
+    config |= {"tie_word_embeddings": False, "dtype": "float16"}
     for file in folder.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
             (plain / file.name).write_bytes(file.read_bytes())

@@ -11,9 +11,11 @@ import sys
 
 def main() -> None:
     import torch
-    from exllamav2 import ExLlamaV2, ExLlamaV2Config
+    from exllamav2 import ExLlamaV2
 
-    config = ExLlamaV2Config(sys.argv[1])
+    from tests.support.version_5_files import exllamav2_config
+
+    config = exllamav2_config(sys.argv[1])
     config.num_hidden_layers = 2
     model = ExLlamaV2(config)
     model.load()

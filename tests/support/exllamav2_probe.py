@@ -22,12 +22,13 @@ ONE_BY_ONE = 6
 
 
 def main() -> None:
-    from exllamav2 import ExLlamaV2, ExLlamaV2Config, ExLlamaV2Lora
+    from exllamav2 import ExLlamaV2, ExLlamaV2Lora
 
     from modules.engines.exllamav2.patches import patch_attention
+    from tests.support.version_5_files import exllamav2_config
 
     request = json.loads(Path(sys.argv[1]).read_text())
-    config = ExLlamaV2Config(request["folder"])
+    config = exllamav2_config(request["folder"])
     config.no_sdpa = True
     config.max_seq_len = 1024
     if window := request.get("window"):

@@ -2,8 +2,8 @@
 
 `python -m tests.support.hf_folder <file.gguf> <folder>` writes one. It has its own GGUF reader: that of transformers
 needs another package and 15 s, and its result cannot be saved without tricks. Weights are bfloat16; names and the order
-of rows within the heads are those of transformers' LlamaForCausalLM. config.json has some entries twice, because
-transformers before version 5 knows them by another name.
+of rows within the heads are those of transformers' LlamaForCausalLM. Both JSON configurations have the keys
+that transformers 5 writes, and none of those that it replaced.
 """
 
 from __future__ import annotations
@@ -158,9 +158,7 @@ def _config(metadata: Metadata) -> dict[str, Any]:
         "vocab_size": metadata["llama.vocab_size"],
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
-        "torch_dtype": "bfloat16",
         "rope_parameters": {"rope_type": "default", "rope_theta": base},
-        "rope_theta": base,
         "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
         "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
         "pad_token_id": metadata["tokenizer.ggml.padding_token_id"],
@@ -202,11 +200,14 @@ def _tokenizer(metadata: Metadata) -> dict[str, Any]:
 
 
 def _tokenizer_config(metadata: Metadata) -> dict[str, Any]:
-    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens, kinds = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     special = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     named = {f"{ours}_token": tokens[metadata[f"tokenizer.ggml.{theirs}_token_id"]] for ours, theirs in special.items()}
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "TokenizersBackend",
+        "backend": "tokenizers",
+        "is_local": True,
+        "extra_special_tokens": [tokens[i] for i, kind in enumerate(kinds) if kind == _CONTROL],
         "clean_up_tokenization_spaces": False,
         "add_bos_token": metadata["tokenizer.ggml.add_bos_token"],
         "model_max_length": metadata["llama.context_length"],

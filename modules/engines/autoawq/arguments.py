@@ -13,8 +13,9 @@ from typing import Any
 
 from modules.core.errors import Words
 from modules.core.events import Json
-from modules.engines.hf.arguments import TOKENIZER, Environment
+from modules.engines.hf.arguments import Environment
 from modules.engines.legacy.arguments import SUFFIXES, LegacyPlan, read_json, weight_files
+from modules.formats.rope_parameters import rope_parameters
 from modules.options.option import Value
 
 CONFIG, LOAD = "AwqConfig", "AutoAWQForCausalLM.from_quantized"
@@ -70,9 +71,11 @@ class Plan(LegacyPlan):
             "modules_to_not_convert": self.quantization.get("modules_to_not_convert"),
         }
 
-    @property
+    @cached_property
     def incompatibility(self) -> Words | None:
         """Return why AutoAWQ cannot load the model in this environment, before any weights are read."""
+        if (files := super().incompatibility) is not None:
+            return files
         if self.bits != 4:
             return {
                 "en": f"its weights have {self.bits} bits, and AutoAWQ supports 4 only.",
@@ -112,10 +115,16 @@ class Plan(LegacyPlan):
         return [name for name in _FUSION_PACKAGES if name not in self.environment.packages]
 
     @property
+    def scales_rope(self) -> bool:
+        """Whether the model scales RoPE, which fused layers would not: they know its base only."""
+        return any(rope["rope_type"] != "default" for rope in rope_parameters(self.model_config.text).values())
+
+    @property
     def fused(self) -> bool:
         """Whether layers are fused. They then stay on the device where they were made: nothing offloads them."""
         wanted = not self.options["no_inject_fused_attention"]
-        return wanted and not self.on_cpu and not self.spread and not self.missing_for_fusion
+        possible = not self.on_cpu and not self.spread and not self.missing_for_fusion
+        return wanted and possible and not self.scales_rope
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -131,7 +140,8 @@ def arguments(path: Path, options: Mapping[str, Value], environment: Environment
     """Return the calls that load `path`, in order, with exactly the arguments that differ from the defaults."""
     plan = Plan(path, options, environment)
     calls: dict[str, Json] = {
-        TOKENIZER: plan.tokenizer,
+        **plan.tokenizer,
+        **plan.config_changes,
         CONFIG: plan.awq_config,
         LOAD: {
             "quant_path": str(path),

@@ -72,6 +72,11 @@ def _why_not_fusible(plan: Plan) -> Words | None:
             "en": "they need the whole model on one GPU, without memory limits.",
             "zh": "融合层要求整个模型位于同一个 GPU 上，且不限制内存。",
         }
+    if plan.scales_rope:
+        return {
+            "en": "they cannot scale rotary position embeddings (RoPE), and this model does.",
+            "zh": "此模型对旋转位置编码（RoPE）进行缩放，而融合层不支持。",
+        }
     return None
 
 

@@ -10,8 +10,18 @@ import_stubs.prepare()
 with warnings.catch_warnings(record=True):  # it resets the warning filters before it warns
     from awq import AutoAWQForCausalLM
     from awq.models import base
+    from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     from awq.modules.fused import attn
     from awq.modules.linear import WQLinear_GEMM, gemm
     from awq.utils.packing_utils import reverse_awq_order, unpack_awq
 
-__all__ = ["AutoAWQForCausalLM", "WQLinear_GEMM", "attn", "base", "gemm", "reverse_awq_order", "unpack_awq"]
+__all__ = [
+    "AWQ_CAUSAL_LM_MODEL_MAP",
+    "AutoAWQForCausalLM",
+    "WQLinear_GEMM",
+    "attn",
+    "base",
+    "gemm",
+    "reverse_awq_order",
+    "unpack_awq",
+]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.events import Json
-from modules.engines.hf.arguments import TOKENIZER, Environment
+from modules.engines.hf.arguments import Environment
 from modules.engines.legacy.arguments import SUFFIXES, LegacyPlan, read_json, weight_files
 from modules.engines.legacy.int4_kernel import GROUP_SIZES
 from modules.options.option import Value
@@ -185,7 +185,8 @@ def arguments(path: Path, options: Mapping[str, Value], environment: Environment
     plan = Plan(path, options, environment)
     exllama, exllamav2 = plan.exllama_kernels
     return {
-        TOKENIZER: plan.tokenizer,
+        **plan.tokenizer,
+        **plan.config_changes,
         LOAD: {
             "model_name_or_path": str(path),
             "model_basename": plan.basename,

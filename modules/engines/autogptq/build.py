@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from modules.core.errors import Unsupported
+from modules.core.errors import LoadFailed, Unsupported
 from modules.core.events import Json, Note
 from modules.engines.autogptq import weights
 from modules.engines.autogptq.arguments import CUDA, EXLLAMA, EXLLAMAV2, KERNEL, LOAD, Plan, arguments
@@ -20,15 +20,18 @@ from modules.engines.autogptq.cpu_kernel import repack_model
 from modules.engines.autogptq.notes import notes
 from modules.engines.engine_protocol import Report
 from modules.engines.hf import compiled_extensions
-from modules.engines.hf.arguments import TOKENIZER, ModelConfig
+from modules.engines.hf.arguments import ModelConfig
 from modules.engines.hf.build import check_finite_logits, torch_environment, with_loras
 from modules.engines.hf.engine import Engine
-from modules.engines.hf.model import Model, compute_logits_in_float32, load_tokenizer, max_memory_by_device
+from modules.engines.hf.model import Model, compute_logits_in_float32, max_memory_by_device
 from modules.engines.hf.notes import disk_note
 from modules.engines.hf.offload_folder import temporary_offload_folder
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.engines.legacy import import_stubs
+from modules.engines.legacy.arguments import inexpressible
+from modules.engines.legacy.reading import load_tokenizer, reading_config, use_end_tokens
 from modules.engines.progress import whole_percents
+from modules.formats.transformers4 import Inexpressible
 from modules.options.option import Value
 from modules.system import malloc
 
@@ -36,24 +39,34 @@ import_stubs.prepare()
 
 import auto_gptq.modeling._base as package  # noqa: E402
 from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig  # noqa: E402
+from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP  # noqa: E402
 
 from modules.engines.autogptq.fused_attention import injecting_our_attention  # noqa: E402
 
+NAME = "AutoGPTQ"
 package.logger.setLevel(logging.ERROR)  # its own handler would print warnings about missing kernels
 
 
 def engine(path: Path, options: Mapping[str, Value], report: Report) -> Engine:
     """Load the folder at `path` and return its engine. Raises ValueError for a later version of the format."""
     environment = compiled_extensions.keep_importable(torch_environment(), (EXLLAMA, EXLLAMAV2, CUDA, "triton"))
-    _check_format(Plan(path, options, environment))
+    plan = Plan(path, options, environment)
+    _check_format(plan)
+    if plan.incompatibility is not None:
+        raise LoadFailed(NAME, path.name, "", plan.incompatibility)
     calls = arguments(path, options, environment)
-    module = _load_module(calls[LOAD], whole_percents(report))
+    try:
+        with reading_config(calls, path, plan.trusted, GPTQ_CAUSAL_LM_MODEL_MAP):
+            module = _load_module(calls[LOAD], whole_percents(report))
+    except Inexpressible as error:
+        raise LoadFailed(NAME, path.name, error.key, inexpressible("config.json", error.key)) from error
+    use_end_tokens(module, path)
     if KERNEL in calls:
         with malloc.return_freed_memory():
             repack_model(module)
         if "disk" not in module.hf_device_map.values():
             compute_logits_in_float32(module)
-    model = Model("AutoGPTQ", load_tokenizer(calls[TOKENIZER]), module)
+    model = Model(NAME, load_tokenizer(calls), module)
     check_finite_logits(model)
     vocabulary = TokenizerVocabulary(model.tokenizer, model.vocab_size, sorted(model.eos_tokens))
     context = ModelConfig(path).max_context

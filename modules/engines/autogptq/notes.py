@@ -148,7 +148,9 @@ def _triton(plan: Plan) -> Iterator[Note]:
 
 
 def _fused(plan: Plan) -> Iterator[Note]:
-    if why := plan.fused_attention_obstacle:
+    if plan.incompatibility is not None:
+        yield Note("no_inject_fused_attention", plan.incompatibility)
+    elif why := plan.fused_attention_obstacle:
         yield _not_fused(plan, "no_inject_fused_attention", why)
     if plan.options["no_inject_fused_mlp"] and not plan.triton:
         text = {"en": "No change: only Triton has a fused MLP.", "zh": "没有变化：只有 Triton 提供融合 MLP。"}

@@ -1,6 +1,7 @@
 """Translate load options into ExLlamaV2's calls for both of its loaders, without importing it.
 
-`ExLlamaV2Config` reads the model's folder first; the fields listed here under its name are set afterwards.
+`ExLlamaV2Config` reads the model's folder first, with the keys listed here under config.json in place of the file's;
+the fields listed under its name are set afterwards.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from modules.core.errors import Words
 from modules.core.events import Json
 from modules.engines.hf.arguments import TOKENIZER, ModelConfig
 from modules.formats.remote_code import class_in_other_repository
+from modules.formats.rope_parameters import rope_parameters
+from modules.formats.transformers4 import Inexpressible, differences, not_read, to_version_4
 from modules.options.option import Value
 
+CONFIG_JSON = "config.json"
 CONFIG, LOAD, AUTOSPLIT = "ExLlamaV2Config", "ExLlamaV2.load", "ExLlamaV2.load_autosplit"
 CACHE, NEGATIVE_CACHE, GENERATOR = "cache", "cache of the negative prompt", "ExLlamaV2DynamicGenerator"
 ATTENTION = "scaled_dot_product_attention"
@@ -25,20 +29,8 @@ PREFILL_CHUNK = 512
 MAX_BATCH = 32
 """Sequences that a step decodes at most, if the cache has room for them."""
 
-_ROPE_FIELDS = {
-    "linear": {"scale_pos_emb": "factor"},
-    "llama3": {
-        "l3_rope_factor": "factor",
-        "l3_rope_low_freq_factor": "low_freq_factor",
-        "l3_rope_high_freq_factor": "high_freq_factor",
-        "l3_rope_original_max_position_embeddings": "original_max_position_embeddings",
-    },
-    "yarn": {
-        "yarn_rope_factor": "factor",
-        "yarn_rope_original_max_position_embeddings": "original_max_position_embeddings",
-    },
-}
-"""For each kind of RoPE, fields of ExLlamaV2Config and the parameters of Transformers 5 that they take."""
+_TOP_LEVEL_KEYS = ("partial_rotary_factor", "sliding_window_pattern", "original_max_position_embeddings")
+"""Keys that ExLlamaV2 does not look for in `text_config`."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,9 @@ def _common(path: Path, options: Mapping[str, Value], environment: Environment, 
         **_experts(ModelConfig(path), options),
     }
     cache = {"class": cache_class(options), "max_seq_len": length, "lazy": bool(options["autosplit"])}
-    return {CONFIG: config, **_replaced_sdpa(options, environment), **_load(options), CACHE: cache}
+    changes = {} if incompatibility(path) else config_changes(ModelConfig(path))
+    read = {CONFIG_JSON: changes} if changes else {}
+    return {**read, CONFIG: config, **_replaced_sdpa(options, environment), **_load(options), CACHE: cache}
 
 
 def _load(options: Mapping[str, Value]) -> dict[str, Json]:
@@ -153,7 +147,7 @@ def _uses_pytorch_attention(options: Mapping[str, Value], environment: Environme
 
 
 def _positions(config: ModelConfig, options: Mapping[str, Value]) -> dict[str, Json]:
-    fields = _rope_fields(config)
+    fields = _sliding_base(config)
     if config.lacks_rope:
         return fields
     if float(options["alpha_value"]) > 1:
@@ -163,22 +157,35 @@ def _positions(config: ModelConfig, options: Mapping[str, Value]) -> dict[str, J
     return fields
 
 
-def _rope_fields(config: ModelConfig) -> dict[str, Json]:
-    """Return the fields for RoPE parameters in the form of Transformers 5.
+def _sliding_base(config: ModelConfig) -> dict[str, Json]:
+    """Return the base of RoPE in layers with a window, for which ExLlamaV2 has the usual one built in."""
+    base = rope_parameters(config.text).get("sliding_attention", {}).get("rope_theta")
+    return {} if base is None else {"rotary_embedding_base_alt": base}
 
-    ExLlamaV2 0.3.2 does not read that form and would use the default base.
+
+def config_changes(config: ModelConfig) -> Json:
+    """Return what ExLlamaV2 reads instead of config.json's own values. Raises Inexpressible.
+
+    ExLlamaV2 0.3.2 is from before Transformers 5, and would take defaults for keys that have another name since.
     """
-    rope: Any = config.text.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" in config.text or "rope_scaling" in config.text:
-        return {}
-    fields: dict[str, Json] = {}
-    if "rope_theta" in rope:
-        fields["rotary_embedding_base"] = float(rope["rope_theta"])
-    kind = str(rope.get("rope_type", "default"))
-    if kind in _ROPE_FIELDS:
-        fields |= {field: rope[key] for field, key in _ROPE_FIELDS[kind].items() if key in rope}
-        fields |= {"alt_rope_method": kind} if kind != "linear" else {}
-    return fields
+    translated = to_version_4(config.fields)
+    text = translated.get("text_config")
+    if isinstance(text, dict):
+        translated = {key: text[key] for key in _TOP_LEVEL_KEYS if key in text} | translated
+    scaling = translated.get("rope_scaling")
+    if isinstance(scaling, dict) and scaling.get("type") and scaling.get("rope_type"):  # which it refuses
+        surplus = "rope_type" if scaling["type"] == "mrope" else "type"
+        translated["rope_scaling"] = {key: value for key, value in scaling.items() if key != surplus}
+    return differences(config.fields, translated)
+
+
+def incompatibility(path: Path) -> Words | None:
+    """Return why ExLlamaV2 would compute another model than config.json describes; None if it would not."""
+    try:
+        config_changes(ModelConfig(path))
+    except Inexpressible as error:
+        return not_read("config.json", error.key, "ExLlamaV2")
+    return None
 
 
 def expert_count(config: ModelConfig) -> int:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from modules.core.errors import LoadFailed
 from modules.core.events import Json, Progress
 from modules.engines.engine_protocol import Report
-from modules.engines.exllamav2.arguments import ATTENTION, AUTOSPLIT, CACHE, CONFIG, LOAD, NEGATIVE_CACHE, Environment
+from modules.engines.exllamav2.arguments import (
+    ATTENTION,
+    AUTOSPLIT,
+    CACHE,
+    CONFIG,
+    CONFIG_JSON,
+    LOAD,
+    NEGATIVE_CACHE,
+    Environment,
+    incompatibility,
+)
 from modules.engines.exllamav2.environment import AMPERE, KERNELS, installed
 from modules.engines.exllamav2.patches import patch_attention
 from modules.engines.progress import whole_percents
@@ -56,7 +71,8 @@ def import_exllamav2(report: Report) -> Environment:
 def load_model(calls: Mapping[str, Json], report: Report) -> LoadedModel:
     """Load the model and its caches. Raises ValueError if its logits are not finite."""
     library = importlib.import_module("exllamav2")
-    config = _create_config(library, calls[CONFIG])
+    with reading_config(calls.get(CONFIG_JSON, {})):
+        config = _create_config(library, calls[CONFIG])
     # Calls that name neither mean flash-attention or xformers, which the model may turn out not to support.
     patch_attention(fused=ATTENTION in calls or "no_sdpa" not in calls[CONFIG])
     model = library.ExLlamaV2(config)
@@ -98,6 +114,28 @@ def _check_logits(model: Any, config: Any) -> None:
     logits = model.forward(torch.arange(8)[None])[..., : config.vocab_size]
     if not logits.isfinite().all():
         raise ValueError("its logits are not finite")
+
+
+def check_config(loader: str, path: Path) -> None:
+    """Raise LoadFailed for a model that ExLlamaV2 would compute otherwise than its config.json says."""
+    if (cause := incompatibility(path)) is not None:
+        raise LoadFailed(loader, path.name, "", cause)
+
+
+@contextlib.contextmanager
+def reading_config(changes: Mapping[str, Json]) -> Iterator[None]:
+    """Replace keys of config.json while ExLlamaV2 reads it."""
+    module: Any = importlib.import_module("exllamav2.config")
+
+    def load(file: Any) -> Any:
+        content = json.load(file)
+        return content | changes if Path(file.name).name == CONFIG_JSON else content
+
+    module.json = SimpleNamespace(load=load)
+    try:
+        yield
+    finally:
+        module.json = json
 
 
 def _create_config(library: Any, fields: Mapping[str, Json]) -> Any:

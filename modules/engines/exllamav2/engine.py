@@ -23,7 +23,7 @@ from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.core.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments
-from modules.engines.exllamav2.build import load_model
+from modules.engines.exllamav2.build import check_config, load_model
 from modules.engines.exllamav2.job import SAMPLER_ERRORS, GrammarFilter, Job, sampler_settings
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import NO_PAGED_CACHE_NOTE, generator_notes
@@ -77,6 +77,7 @@ class Engine:
     """A BatchingEngine on one EXL2 or GPTQ folder."""
 
     def __init__(self, path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> None:
+        check_config(NAME, path)
         calls = generator_arguments(path, options, environment)
         self.texts = TextTokenizer(load_tokenizer(calls[TOKENIZER]))
         loaded = load_model(calls, report)

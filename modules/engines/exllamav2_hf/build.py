@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.engines.engine_protocol import Report
 from modules.engines.exllamav2.arguments import Environment, arguments, context_length
-from modules.engines.exllamav2.build import load_model
+from modules.engines.exllamav2.build import check_config, load_model
 from modules.engines.exllamav2.lora import ExLlamaAdapters
 from modules.engines.exllamav2.notes import notes
 from modules.engines.exllamav2_hf.model import ExLlamaModel
@@ -21,6 +21,7 @@ from modules.options.option import Value
 
 def engine(path: Path, options: Mapping[str, Value], environment: Environment, report: Report) -> Engine:
     """Load the folder at `path` and return its engine."""
+    check_config("ExLlamav2_HF", path)
     calls = arguments(path, options, environment)
     tokenizer = load_tokenizer(calls[TOKENIZER])
     loaded = load_model(calls, report)

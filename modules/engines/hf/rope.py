@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DEFAULT_BASE = 10000.0
+from modules.formats.rope_parameters import ALL_LAYERS, DEFAULT_BASE, linear_factor, rope_parameters
 
 NO_ROPE_MODEL_TYPES = frozenset(
     {"gpt2", "gpt_neo", "gpt_bigcode", "gptj", "codegen", "opt", "bloom", "mpt", "xglm", "biogpt", "ctrl", "openai-gpt"}
@@ -36,15 +36,14 @@ class RopeScaling:
 
 def scaled_rope(config: Mapping[str, Any], base: float, alpha: float, compression: float) -> RopeScaling:
     """Apply the options to the model's own RoPE; `base` 0, `alpha` 1 and `compression` 1 leave it as it is."""
-    own = _own_parameters(config)
-    by_layer_type = own if _is_by_layer_type(own) else {"": own}
-    changed = {name: _changed(rope, config, base, alpha, compression) for name, rope in by_layer_type.items()}
-    if changed == by_layer_type:
+    own = rope_parameters(config) or {ALL_LAYERS: {"rope_type": "default", "rope_theta": DEFAULT_BASE}}
+    changed = {name: _changed(rope, config, base, alpha, compression) for name, rope in own.items()}
+    if changed == own:
         return RopeScaling()
-    kinds = {rope["rope_type"] for rope in by_layer_type.values()}
+    kinds = {rope["rope_type"] for rope in own.values()}
     replaces = next(iter(kinds - {"default", "linear"}), "") if compression > 1 else ""
-    parameters = changed if _is_by_layer_type(own) else changed[""]
-    own_factor = _linear_factor(next(iter(by_layer_type.values())))
+    parameters = changed.get(ALL_LAYERS, changed)
+    own_factor = max(map(linear_factor, own.values()))
     return RopeScaling(parameters, context_factor(alpha, compression, own_factor), replaces)
 
 
@@ -67,35 +66,12 @@ def _changed(
         rotated_share = own.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1
         dimensions = _head_size(config) * float(rotated_share)
         rope["rope_theta"] *= alpha ** (dimensions / (dimensions - 2))
-    if compression > 1 and compression != _linear_factor(own):
+    if compression > 1 and compression != linear_factor(own):
         kept: dict[str, Any] = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         rope = {"rope_type": "linear", "factor": compression, **kept}
     return rope
 
 
-def _linear_factor(rope: Mapping[str, Any]) -> float:
-    return float(rope.get("factor") or 1) if rope["rope_type"] == "linear" else 1.0
-
-
 def _head_size(config: Mapping[str, Any]) -> float:
     size = config.get("head_dim") or config.get("qk_rope_head_dim")
     return float(size or config.get("hidden_size", 4096) / (config.get("num_attention_heads") or 32))
-
-
-def _is_by_layer_type(rope: Mapping[str, Any]) -> bool:
-    """Whether each type of layer has parameters of its own."""
-    return bool(rope) and all(isinstance(part, dict) for part in rope.values())
-
-
-def _own_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's own parameters, written by Transformers 5 or by an earlier version."""
-    stored = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    if _is_by_layer_type(stored):
-        return {name: _completed(part, config) for name, part in stored.items()}
-    return _completed(stored, config)
-
-
-def _completed(rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    base = float(rope.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or DEFAULT_BASE)
-    return {**{key: value for key, value in rope.items() if key != "type"}, "rope_type": kind, "rope_theta": base}

@@ -10,11 +10,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from modules.core.errors import Words
 from modules.core.events import Json, Note
-from modules.engines.hf.arguments import Environment, ModelConfig, has_memory_limits, memory_limits, runs_on_cpu
+from modules.engines.hf.arguments import (
+    TOKENIZER,
+    Environment,
+    ModelConfig,
+    has_memory_limits,
+    memory_limits,
+    runs_on_cpu,
+)
+from modules.engines.legacy.config_json import legacy_config
 from modules.formats.remote_code import class_in_other_repository
+from modules.formats.transformers4 import (
+    BACKENDS,
+    Inexpressible,
+    differences,
+    is_version_5_tokenizer,
+    not_read,
+    tokenizer_arguments,
+)
 from modules.options.option import Value
 
+CONFIG_JSON = "config.json"
+"""The keys of config.json that Transformers 4.51 has to read otherwise, in the order of `arguments`."""
+FAST_TOKENIZER = "PreTrainedTokenizerFast.from_pretrained"
 SUFFIXES = (".safetensors", ".pt", ".bin")
 _NOT_WEIGHTS = ("adapter_", "consolidated", "optimizer", "scheduler", "training_args")
 
@@ -60,20 +80,69 @@ class LegacyPlan:
     def device_map(self) -> Json:
         return "auto" if self.spread else {"": "cpu" if self.on_cpu else 0}
 
+    # -- files that Transformers 5 wrote ------------------------------------------------------------------------------
+
+    @property
+    def config_changes(self) -> dict[str, Json]:
+        """Return what Transformers 4.51 reads instead of config.json's own values, as a call; empty if nothing."""
+        try:
+            changes = differences(self.model_config.fields, legacy_config(self.model_config.fields))
+        except Inexpressible:
+            return {}  # the load is refused: see `incompatibility`
+        return {CONFIG_JSON: changes} if changes else {}
+
+    @cached_property
+    def incompatibility(self) -> Words | None:
+        """Return why the package cannot load the model in this environment, before any weights are read."""
+        try:
+            legacy_config(self.model_config.fields)
+        except Inexpressible as error:
+            return inexpressible("config.json", error.key)
+        name = str(self.tokenizer_config.get("tokenizer_class", ""))
+        if name in BACKENDS and not self.has_tokenizer_json:
+            return inexpressible("tokenizer_config.json", f"tokenizer_class={name}")
+        return None
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return read_json(self.path / "tokenizer_config.json")
+
+    @property
+    def has_tokenizer_json(self) -> bool:
+        return (self.path / "tokenizer.json").is_file()
+
+    @property
+    def uses_tokenizer_json(self) -> bool:
+        """Whether the tokenizer is loaded from tokenizer.json alone.
+
+        Transformers 5 saves everything in there. Transformers 4.51 does not know the class, or one of the same name
+        would add a beginning-of-text token of its own.
+        """
+        own_class = "auto_map" in self.tokenizer_config
+        return is_version_5_tokenizer(self.tokenizer_config) and self.has_tokenizer_json and not own_class
+
     @property
     def tokenizer(self) -> dict[str, Json]:
-        """Return the arguments of the call that loads the tokenizer."""
-        return {
+        """Return the call that loads the tokenizer, with its arguments."""
+        arguments: dict[str, Json] = {
             "pretrained_model_name_or_path": str(self.path),
             "trust_remote_code": self.trusted,
             "local_files_only": True,
-            "use_fast": not self.options["no_use_fast"],
+            **tokenizer_arguments(self.tokenizer_config),
         }
+        if self.uses_tokenizer_json:
+            return {FAST_TOKENIZER: arguments}
+        return {TOKENIZER: {**arguments, "use_fast": not self.options["no_use_fast"]}}
 
     @property
     def has_only_fast_tokenizer(self) -> bool:
         """Whether Transformers has no other tokenizer for the model than the one in tokenizer.json."""
-        return str(read_json(self.path / "tokenizer_config.json").get("tokenizer_class", "")).endswith("Fast")
+        return self.uses_tokenizer_json or str(self.tokenizer_config.get("tokenizer_class", "")).endswith("Fast")
+
+
+def inexpressible(file: str, key: str) -> Words:
+    """Explain that Transformers 4.51 cannot do what `key` in a model's `file` says."""
+    return not_read(file, key, "Transformers 4.51")
 
 
 def tokenizer_notes(plan: LegacyPlan) -> Iterator[Note]:

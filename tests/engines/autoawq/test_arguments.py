@@ -12,6 +12,7 @@ import pytest
 from modules.engines.autoawq.arguments import CONFIG, KERNEL, LOAD, Plan, arguments
 from modules.engines.autoawq.notes import notes
 from modules.engines.hf.arguments import TOKENIZER, Environment
+from modules.engines.legacy.arguments import CONFIG_JSON, FAST_TOKENIZER
 from modules.loaders.registry import LOADERS
 from modules.options.load import OPTIONS
 from modules.options.option import Value
@@ -49,6 +50,42 @@ def calls(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[s
 
 def noted(path: Path, machine: Environment = NO_GPU, **options: Value) -> dict[str, str]:
     return {note.option: note.text["en"] for note in notes(path, DEFAULTS | options, machine)}
+
+
+# -- files of Transformers 5 -------------------------------------------------------------------------------------------
+
+
+def test_keys_of_transformers_5_are_read_under_their_earlier_names(folder: Path) -> None:
+    assert CONFIG_JSON not in calls(folder)
+    config = {key: value for key, value in AWQ.items() if key != "rope_theta"}
+    rope = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16", "rope_parameters": rope}))
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    changes = {"torch_dtype": "float16", "rope_theta": 5e5, "rope_scaling": scaling}
+    assert calls(folder)[CONFIG_JSON] == changes
+
+
+def test_a_tokenizer_of_transformers_5_is_its_tokenizer_json(folder: Path) -> None:
+    config = {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "extra_special_tokens": ["<a>"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    words = Plan(folder, DEFAULTS, NO_GPU).incompatibility
+    assert words is not None and "tokenizer_class=TokenizersBackend" in words["zh"]
+    (folder / "tokenizer.json").touch()
+    assert Plan(folder, DEFAULTS, NO_GPU).incompatibility is None
+    assert TOKENIZER not in calls(folder)
+    call = calls(folder)[FAST_TOKENIZER]
+    assert (call["additional_special_tokens"], call["extra_special_tokens"]) == (["<a>"], {})
+    assert "No effect" in noted(folder, no_use_fast=True)["no_use_fast"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"auto_map": {"AutoTokenizer": ["own.Own"]}}))
+    assert FAST_TOKENIZER not in calls(folder), "a class of its own needs remote code"
+
+
+def test_layers_that_scale_rope_are_not_fused(folder: Path) -> None:
+    assert calls(folder, KERNELS)[LOAD]["fuse_layers"]
+    scaling = {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    (folder / "config.json").write_text(json.dumps(AWQ | scaling))
+    assert not calls(folder, KERNELS)[LOAD]["fuse_layers"]
+    assert "RoPE" in noted(folder, KERNELS)["no_inject_fused_attention"]
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

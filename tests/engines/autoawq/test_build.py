@@ -87,6 +87,45 @@ def check_same_answer(awq: WorkerProcess, floats: WorkerProcess, prompt: str, to
             break
 
 
+def test_a_folder_of_transformers_5_answers_like_one_of_version_4(awq: WorkerProcess, shallow: Path) -> None:
+    """The text is long, because the base of RoPE changes little between near tokens."""
+    prompt = "The quick brown fox jumps over the lazy dog. " * 20
+    written_by_5 = answer(awq, prompt, max_new_tokens=4, top_logprobs=5)
+    copy = as_version_4(shallow, shallow.parent / "version 4")
+    load(awq, copy, AUTOAWQ)
+    assert answer(awq, prompt, max_new_tokens=4, top_logprobs=5).logprobs == written_by_5.logprobs
+    load(awq, linked_folder(copy, shallow.parent / "other base", rope_theta=10000.0), AUTOAWQ)
+    assert answer(awq, prompt, max_new_tokens=4, top_logprobs=5).logprobs != written_by_5.logprobs
+
+
+def as_version_4(folder: Path, copy: Path) -> Path:
+    """Make a copy with the keys of Transformers 4 and none of version 5."""
+    linked_folder(folder, copy, ["config.json", "tokenizer_config.json"])
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"torch_dtype": config.pop("dtype"), "rope_theta": config.pop("rope_parameters")["rope_theta"]}
+    (copy / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    for key in ("backend", "is_local", "extra_special_tokens"):
+        del tokenizer[key]
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return copy
+
+
+def test_what_transformers_4_cannot_compute_is_refused_by_its_key(
+    process: WorkerProcess, shallow: Path, tmp_path: Path
+) -> None:
+    proportional = {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e5}}
+    for name, config, key in (
+        ("rope", proportional, "rope_parameters.rope_type=proportional"),
+        ("later key", {"query_key_scale": 3.5}, "query_key_scale=3.5"),
+    ):
+        with pytest.raises(LoadFailed) as refused:
+            load(process, linked_folder(shallow, tmp_path / name, **config), AUTOAWQ)
+        assert key in refused.value.cause["zh"]
+        assert "Use the loader Transformers" in refused.value.cause["en"]
+
+
 def test_a_second_turn_evaluates_only_the_new_tokens(awq: WorkerProcess) -> None:
     forget(awq)
     (paris,) = ask(awq, "encode", text=" Paris", add_special=False)

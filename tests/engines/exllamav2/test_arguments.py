@@ -18,6 +18,7 @@ from modules.engines.exllamav2.arguments import (
     AUTOSPLIT,
     CACHE,
     CONFIG,
+    CONFIG_JSON,
     GENERATOR,
     LOAD,
     NEGATIVE_CACHE,
@@ -25,6 +26,7 @@ from modules.engines.exllamav2.arguments import (
     arguments,
     context_length,
     generator_arguments,
+    incompatibility,
 )
 from modules.engines.exllamav2.notes import generator_notes, notes
 from modules.engines.hf.arguments import TOKENIZER
@@ -182,31 +184,38 @@ def test_the_number_of_experts_is_limited_to_that_of_the_model(tmp_path: Path) -
     assert calls_of("ExLlamav2", path, num_experts_per_token=30)[CONFIG]["num_experts_per_token"] == 8
 
 
-@pytest.mark.parametrize(
-    ("rope", "fields"),
-    [
-        ({"rope_type": "default", "rope_theta": 5e5}, {"rotary_embedding_base": 5e5}),
-        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2}, {"rotary_embedding_base": 1e4, "scale_pos_emb": 2}),
-        (
-            {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4, "original_max_position_embeddings": 512},
-            {
-                "rotary_embedding_base": 1e4,
-                "alt_rope_method": "yarn",
-                "yarn_rope_factor": 4,
-                "yarn_rope_original_max_position_embeddings": 512,
-            },
-        ),
-    ],
-    ids=["base", "linear", "yarn"],
-)
-def test_rope_parameters_of_transformers_5_are_passed_to_exllamav2(
-    rope: dict[str, Any], fields: dict[str, Any], tmp_path: Path
-) -> None:
+@LOADER
+def test_exllamav2_reads_the_keys_of_transformers_5_under_their_earlier_names(loader: str, tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}
+    rope = {"type": "yarn", "rope_theta": 5e5, **yarn}
     path = write_config(tmp_path, {"max_position_embeddings": 2048, "rope_parameters": rope})
-    calls = calls_of("ExLlamav2", path)[CONFIG]
-    assert {key: calls[key] for key in fields} == fields
-    path = write_config(tmp_path, LLAMA | {"rope_parameters": rope})
-    assert not set(fields) & set(calls_of("ExLlamav2", path)[CONFIG]), "ExLlamaV2 reads the older form itself"
+    assert calls_of(loader, path)[CONFIG_JSON] == {"rope_theta": 5e5, "rope_scaling": yarn}
+    assert CONFIG_JSON not in calls_of(loader, write_config(tmp_path, LLAMA))
+
+
+def test_exllamav2_finds_keys_of_the_language_model_that_it_expects_at_the_top(tmp_path: Path) -> None:
+    rope = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 2e4}}
+    layers = ["sliding_attention", "full_attention"] * 2
+    text = {"model_type": "gemma3_text", "sliding_window": 16, "layer_types": layers, "rope_parameters": rope}
+    path = write_config(tmp_path, {"model_type": "gemma3", "text_config": {"max_position_embeddings": 64, **text}})
+    calls = calls_of("ExLlamav2", path)
+    assert calls[CONFIG_JSON]["sliding_window_pattern"] == 2
+    assert calls[CONFIG_JSON]["text_config"]["rope_theta"] == 1e6
+    assert calls[CONFIG]["rotary_embedding_base_alt"] == 2e4
+
+
+def test_exllamav2_gets_one_name_for_the_kind_of_rope(tmp_path: Path) -> None:
+    scaling = {"type": "mrope", "rope_type": "default", "mrope_section": [16, 24, 24]}
+    changes = calls_of("ExLlamav2", write_config(tmp_path, LLAMA | {"rope_scaling": scaling}))[CONFIG_JSON]
+    assert changes == {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+
+
+def test_what_exllamav2_has_no_key_for_is_refused(tmp_path: Path) -> None:
+    path = write_config(tmp_path, {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}})
+    words = incompatibility(path)
+    assert words is not None
+    assert "rope_parameters.rope_type=proportional, which ExLlamaV2 does not support" in words["en"]
+    assert incompatibility(write_config(tmp_path, LLAMA)) is None
 
 
 @LOADER
