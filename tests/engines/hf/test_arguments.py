@@ -86,7 +86,7 @@ def changed(option: Option) -> Value:
         return next(choice for choice in option.choices if choice != option.default)
     if isinstance(option.default, str):
         return option.example
-    return option.parse(option.default + 3)
+    return option.parse(option.default + max(3, option.least or 0))
 
 
 # -- no option is ignored silently -------------------------------------------------------------------------------------

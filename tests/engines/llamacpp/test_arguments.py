@@ -43,7 +43,7 @@ def changed(option: Option) -> Value:
         return not option.default
     if isinstance(option.default, str):
         return option.example
-    return option.parse(option.default + 3)
+    return option.parse(option.default + max(3, option.least or 0))
 
 
 def test_every_option_changes_the_calls_or_has_a_note(subtests: pytest.Subtests) -> None:
