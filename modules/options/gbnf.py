@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from modules.core.errors import Words
 
@@ -67,7 +68,7 @@ def _structural_excess(grammar: str) -> Words | None:
     if parsed.size > MAX_RULES:
         return _TOO_MANY_RULES
     rule = parsed.ambiguous_rule()
-    return rule and {language: text.format(rule=rule) for language, text in _TOO_AMBIGUOUS.items()}
+    return {language: text.format(rule=rule) for language, text in _TOO_AMBIGUOUS.items()} if rule else None
 
 
 class _TooDeep(Exception):
@@ -169,7 +170,8 @@ class _Grammar:
 
     def _solve(self, name: str | None) -> _Ways:
         """Return the ways of a rule. A loop takes the place of recursion, which could be as deep as there are rules."""
-        waiting, answer = [self._visit(name)], None
+        waiting = [self._visit(name)]
+        answer: _Ways | None = None
         while waiting:
             try:
                 waiting.append(self._visit(waiting[-1].send(answer)))
@@ -180,7 +182,7 @@ class _Grammar:
         assert answer is not None
         return answer
 
-    def _visit(self, name: str | None) -> Generator[str | None, _Ways, _Ways]:
+    def _visit(self, name: str | None) -> Generator[str | None, Any, _Ways]:
         """Yield the rules whose ways are needed, and return those of `name`."""
         if name is None or name not in self.rules:
             return _TERMINAL
