@@ -31,6 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _body_bytes = 0
     _in_head = True
+    _head_ended = False  # within the data that arrived last
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -45,9 +46,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._timer is None:
             self._start_timer()
-        in_head = self._in_head
+        self._head_ended = not self._in_head
         super().data_received(data)
-        if in_head and self._in_head:
+        if not self._head_ended:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._cut_off(_HEAD_TOO_LARGE)
@@ -59,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._head_ended = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

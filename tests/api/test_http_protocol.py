@@ -108,6 +108,14 @@ def test_a_large_body_that_keeps_coming_is_taken(connect: object) -> None:
     assert connection.recv(1000).endswith(b"60000")
 
 
+def test_a_body_that_arrives_together_with_its_head_does_not_count_as_one(connect: object) -> None:
+    connection = connect()
+    size = http_protocol.MAX_HEAD_BYTES + 10_000
+    for _ in range(10):  # how much arrives at once is up to the system
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        assert connection.recv(1000).endswith(b"%05d" % size)
+
+
 def test_a_slow_answer_is_not_cut_off(connect: object) -> None:
     connection = connect()
     connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n")
