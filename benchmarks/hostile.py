@@ -36,7 +36,7 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 DOUBLING = "\n".join(
     ["root ::= a0", *(f"a{i} ::= a{i + 1} a{i + 1} | a{i + 1}" for i in range(10)), 'a10 ::= "x" | ""']
 )
-FORKS = 'root ::= "a" root "b" | "a" root "c" | [a-z ]* root | "x"'
+FORKS = 'root ::= [a-z ] root "b" | [a-z ] root "c" | "x"'
 
 
 def completion(prompt: object, **fields: object) -> tuple[str, dict[str, object]]:

@@ -17,6 +17,10 @@ MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_MESSAGES = 4096
 MAX_ANSWERS = 128
+MAX_CHARACTERS = 2_000_000
+"""Characters of a text to encode or count."""
+MAX_TOKENS = 262_144
+"""Tokens to decode."""
 
 _TOO_LARGE: Words = {
     "en": f"The body is larger than {MAX_BODY_BYTES // 10**6} MB.",
@@ -27,6 +31,8 @@ _ANSWERS: Words = {
     "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
     "zh": f"单次请求不超过 {MAX_ANSWERS} 个回答（提示词数 × n）",
 }
+_TEXT: Words = {"en": f"a text of at most {MAX_CHARACTERS} characters", "zh": f"不超过 {MAX_CHARACTERS} 个字符的文本"}
+_TOKENS: Words = {"en": f"at most {MAX_TOKENS} token numbers", "zh": f"不超过 {MAX_TOKENS} 个词符编号"}
 
 
 def check_request(raw: Mapping[str, Any]) -> None:
@@ -38,6 +44,11 @@ def check_request(raw: Mapping[str, Any]) -> None:
     answers = prompts * (n if isinstance(n, int) and n > 0 else 1)
     if answers > MAX_ANSWERS:
         raise OptionError("n" if prompts == 1 else "prompt", answers, _ANSWERS)
+    text, tokens = raw.get("text"), raw.get("tokens")
+    if isinstance(text, str) and len(text) > MAX_CHARACTERS:
+        raise OptionError("text", len(text), _TEXT)
+    if isinstance(tokens, list) and len(tokens) > MAX_TOKENS:
+        raise OptionError("tokens", len(tokens), _TOKENS)
     if _is_nested_deeper(raw, MAX_NESTING):
         raise too_deep()
 

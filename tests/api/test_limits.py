@@ -34,6 +34,9 @@ def refusal(body: dict[str, object]) -> str:
         {"prompt": [[1, 2]] * 8, "n": 16},
         {"prompt": list(range(100_000)), "n": 16},
         {"prompt": 7, "n": "many", "messages": "text"},
+        {"text": "x" * 2_000_000},
+        {"tokens": [7] * 262_144},
+        {"text": 7, "tokens": "x"},
         nested(200),
     ],
 )
@@ -45,6 +48,8 @@ def test_a_refusal_names_the_bound() -> None:
     assert "at most 4096 messages" in refusal({"messages": [{}] * 4097})
     assert "at most 128 answers" in refusal({"prompt": ["x"] * 129})
     assert "at most 128 answers" in refusal({"prompt": [[1]] * 65, "n": 2})
+    assert "at most 2000000 characters" in refusal({"text": "x" * 2_000_001})
+    assert "at most 262144 token" in refusal({"tokens": [7] * 262_145})
     assert "at most 200 levels" in refusal(nested(201))
 
 
