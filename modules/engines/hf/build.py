@@ -22,7 +22,7 @@ from modules.engines.hf.arguments import (
 )
 from modules.engines.hf.engine import Engine
 from modules.engines.hf.environment import environment_with
-from modules.engines.hf.gptqmodel import check_layers_on_gpus, run_kernels_in_bfloat16
+from modules.engines.hf.gptqmodel import check_layers_on_gpus, disable_compilation, run_kernels_in_bfloat16
 from modules.engines.hf.model import Model, load_model
 from modules.engines.hf.model_folder import folder_for_transformers, in_folder
 from modules.engines.hf.notes import disk_note, notes
@@ -80,6 +80,7 @@ def _lora_operation(model: Model, context: int, forget: Callable[[], None]) -> C
 
 def _load_quantized_on_cpu(calls: Mapping[str, Json], report: Report) -> Model:
     report(Progress("kernels", 0.0))  # gptqmodel compiles them before it reads the weights
+    disable_compilation()
     model = load_model(calls, whole_percents(report))
     if model_call(calls)[1]["dtype"] == "float32":
         run_kernels_in_bfloat16(model.module)

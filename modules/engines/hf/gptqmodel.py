@@ -28,6 +28,18 @@ def run_kernels_in_bfloat16(module: Any) -> None:
             layer.register_forward_hook(_to_float32)
 
 
+def disable_compilation() -> None:
+    """Keep gptqmodel from compiling the code that unpacks a layer's weights, as it does on a CPU for 8 bits.
+
+    It compiles that for every layer, which costs a third of a second and a megabyte each, and needs a C++ compiler.
+    Decoding becomes no faster: of SmolLM2-135M, 24 tokens take 43 s of CPU time compiled and 40 s uncompiled, the
+    first answer 98 s and 36 s (gptqmodel 7.7.0, PyTorch 2.13).
+    """
+    import torch._dynamo.config
+
+    torch._dynamo.config.disable = True
+
+
 def check_layers_on_gpus(module: Any) -> None:
     """Raise ValueError if a quantized layer of `module` is not on a GPU.
 
