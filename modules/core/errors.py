@@ -21,6 +21,7 @@ WebUIError
 ├── GenerationFailed      the backend failed while generating: its own words
 ├── Unloaded              the model was unloaded before its answer was complete
 ├── WorkerDied            the worker process ended: exit status and the end of its output
+│   └── WorkerStuck       one token took too long; the model is loaded again by itself
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
@@ -340,6 +341,29 @@ class WorkerDied(WebUIError):
     def shown(self, language: str) -> dict[str, object]:
         tail = self.tail[language].format(words=self.words) if self.words else ""
         return super().shown(language) | {"how": _how_it_ended(self.exit_code), "tail": tail}
+
+
+@dataclass(eq=False)
+class WorkerStuck(WorkerDied):
+    """The end of a worker that spent too long on one token. `grammar` is the beginning of the one it was probably for.
+
+    The model is loaded again without being asked for.
+    """
+
+    template = {
+        "en": "A token took longer than the limit, so the model's process was ended; the model is being loaded again. "
+        "{cause}",
+        "zh": "生成一个词符的时间超过上限，模型进程已终止，正在重新加载模型。{cause}",
+    }
+    because: ClassVar[Words] = {
+        "en": "Probably because of this grammar: {grammar!r}",
+        "zh": "可能由此语法引起：{grammar!r}",
+    }
+    grammar: str = ""
+
+    def shown(self, language: str) -> dict[str, object]:
+        cause = self.because[language].format(grammar=self.grammar) if self.grammar else ""
+        return super().shown(language) | {"cause": cause}
 
 
 @dataclass(eq=False)

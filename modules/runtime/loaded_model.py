@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +35,20 @@ class LoadedModel:
     """
 
     def __init__(self, plan: LoadPlan, worker: WorkerProcess, info: Info) -> None:
+        self._plan = plan
         self.record = plan.record
         self.loader = plan.loader
         self.settings = plan.settings
         self.info = info
         self.loras: tuple[AppliedLora, ...] = ()
         self.lora_problem = plan.lora_problem
+        self._adapters: tuple[LoraAdapter, ...] = ()
         self._worker = worker
+
+    @property
+    def plan(self) -> LoadPlan:
+        """The plan by which the model would be loaded as it is now, with the LoRAs that are applied."""
+        return dataclasses.replace(self._plan, adapters=self._adapters)
 
     @property
     def memory(self) -> int:
@@ -99,6 +107,7 @@ class LoadedModel:
             AppliedLora(adapter.name, adapter.weight, effect) for adapter, effect in zip(adapters, effects, strict=True)
         )
         self.lora_problem = None
+        self._adapters = tuple(adapters)
 
     def close(self) -> None:
         self._worker.close()

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from modules.core.errors import LoadCancelled, LoadFailed, ModelLoading, NoModelLoaded, Unloaded, WebUIError, WorkerDied
+from modules.core.errors import (
+    LoadCancelled,
+    LoadFailed,
+    ModelLoading,
+    NoModelLoaded,
+    Unloaded,
+    WebUIError,
+    WorkerDied,
+    WorkerStuck,
+)
 from modules.core.events import Info, Json, Progress, Result
 from modules.loaders.availability import damaged, overlay_of, unavailable
 from modules.runtime.core_binding import CoreBinding
@@ -249,7 +258,10 @@ class ModelManager:
         self.status = status
 
     def _on_death(self, death: WorkerDied) -> None:
-        """Publish that a worker ended by itself. While it loads, the load itself reports that."""
+        """Publish that a worker ended by itself, and load its model again if it was stuck.
+
+        While it loads, the load itself reports its end.
+        """
         with self._state:
             model = self._current
             if model is None or model.death is not death:
@@ -257,6 +269,8 @@ class ModelManager:
             self._current = None
             self._publish(state="failed", name=model.record.name, loader=model.loader.name, error=death)
         log.error("%s", death)
+        if isinstance(death, WorkerStuck):
+            self.begin(model.plan)
 
 
 def _apply_first_loras(model: LoadedModel, adapters: Sequence[LoraAdapter]) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
-from modules.core.errors import Unloaded, Words, WorkerDied
+from modules.core.errors import Unloaded, Words, WorkerDied, WorkerStuck
 from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
 from modules.core.paths import ROOT
 from modules.system import child_process
@@ -24,6 +25,9 @@ from modules.system import child_process
 TAIL_LINES = 12
 LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
+SHOWN_GRAMMAR = 60
+"""Characters of a grammar in an error."""
+_OUT_OF_TIME = getattr(signal, "SIGALRM", 0)  # by which a worker ends that exceeds `engines.time_limit`
 
 # Number GPUs by their position on the bus, as `gpus` does: CUDA's own order puts the fastest first. A value that the
 # user has set is kept.
@@ -70,6 +74,7 @@ class WorkerProcess:
     ) -> None:
         self._numbers = itertools.count(1)
         self._calls: dict[int, tuple[str, Deliver]] = {}
+        self._grammars: dict[int, str] = {}  # of calls under way, the beginnings
         self._lock = threading.Lock()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._ended = ended
@@ -104,6 +109,8 @@ class WorkerProcess:
             death = self.death
             if death is None:
                 self._calls[call] = (operation, deliver)
+                if grammar := args.get("params", {}).get("grammar_string"):
+                    self._grammars[call] = grammar[:SHOWN_GRAMMAR]
         if death is not None:
             deliver(Failed(death))
         else:
@@ -114,6 +121,7 @@ class WorkerProcess:
         """Drop a call here and in the child, unless it has ended."""
         with self._lock:
             running = self._calls.pop(call, None)
+            self._grammars.pop(call, None)
         if running is not None:
             self._write([call, "cancel", {}])
 
@@ -176,7 +184,10 @@ class WorkerProcess:
                 self._child.kill()
                 break
             with self._lock:
-                running = self._calls.pop(call, None) if isinstance(event, ENDS) else self._calls.get(call)
+                running = self._calls.get(call)
+                if isinstance(event, ENDS):
+                    self._calls.pop(call, None)
+                    self._grammars.pop(call, None)
             if running is not None:
                 running[1](event)
         self._report_death()
@@ -190,12 +201,18 @@ class WorkerProcess:
             self._calls.clear()
             operations = {operation for operation, _ in orphans}
             activity = next((name for name in ("load", "apply_loras", "generate") if name in operations), "")
-            died = WorkerDied(exit_code, _ACTIVITIES[activity], "\n".join(self._tail))
+            died = self._death_of(exit_code, _ACTIVITIES[activity])
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:
             deliver(Failed(self.death))
         if self._ended is not None and isinstance(self.death, WorkerDied):
             self._ended(self.death)
+
+    def _death_of(self, exit_code: int, activity: Words) -> WorkerDied:
+        tail = "\n".join(self._tail)
+        if exit_code == -_OUT_OF_TIME:
+            return WorkerStuck(exit_code, activity, tail, next(iter(self._grammars.values()), ""))
+        return WorkerDied(exit_code, activity, tail)
 
     def _read_stderr(self) -> None:
         assert self._child.stderr is not None

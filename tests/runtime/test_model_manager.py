@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +24,13 @@ from modules.core.errors import (
     Unloaded,
     Unsupported,
     WorkerDied,
+    WorkerStuck,
     both,
 )
 from modules.core.events import Note
 from modules.core.prompt import Prompt
 from modules.loaders.load_settings import resolve
-from modules.runtime.load_plan import LoadPlan
+from modules.runtime.load_plan import LoadPlan, LoraAdapter
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.conftest import ECHO, worker_pids
@@ -192,6 +194,17 @@ def test_a_model_that_dies_while_generating_raises_worker_died(owner: ModelManag
         texts(load(owner), f"hello {word}")
     wait_until(lambda: owner.status.state == "failed")
     assert texts(load(owner), "hello") == "hello ", "the next load works"
+
+
+def test_a_stuck_model_is_loaded_again_with_its_loras_and_the_error_quotes_the_grammar(owner: ModelManager) -> None:
+    model = load(owner)
+    owner.apply_loras(model, [LoraAdapter("first", Path("first"), 0.5)])
+    with pytest.raises(WorkerStuck, match="grammar: 'root ::= ") as stuck:
+        list(model.generate(Prompt("hello stuck"), {"stop": [], "grammar_string": "root ::= " + "a" * 1000}))
+    assert len(stuck.value.grammar) < 100
+    wait_until(lambda: owner.status.state == "ready" and owner.current is not model)
+    assert texts(owner.current, "adapters") == "first "
+    assert [lora.name for lora in owner.current.loras] == ["first"]
 
 
 def test_unloading_a_dead_model_clears_the_error(owner: ModelManager) -> None:

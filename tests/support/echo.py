@@ -24,6 +24,7 @@ from modules.core.errors import Unsupported, both
 from modules.core.events import Done, Info, Json, Note, Progress, Text
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import Report
+from modules.engines.time_limit import time_limit
 from modules.options.option import Value
 
 
@@ -93,7 +94,7 @@ class Echo:
 
         count N generates the numbers below N; adapters generates the names of the applied LoRAs; slow sleeps before
         every following word; progress reports 50 %; fail, refuse and boom raise; abort, segv, kill and exit end the
-        process; chatter prints; stubborn ignores being closed.
+        process; stuck exceeds the time limit; chatter prints; stubborn ignores being closed.
         """
         vocabulary = list(self._words)
         words = iter([vocabulary[token] for token in prompt])
@@ -182,6 +183,12 @@ def _stubborn() -> Generator[Text, None, None]:
             yield Text("still here ")
 
 
+def _stay_in_native_code() -> None:
+    """Hold the GIL for a minute, but for the time limit."""
+    with time_limit(0.2):
+        ctypes.PyDLL(None).sleep(60)
+
+
 _ACTIONS: dict[str, Callable[[], None]] = {
     "fail": _fail,
     "refuse": _refuse,
@@ -191,6 +198,7 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     "exit": _exit,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "chatter": _chatter,
+    "stuck": _stay_in_native_code,
 }
 
 _LOADS: dict[str, Callable[[Report, list[str]], None]] = {

@@ -19,6 +19,7 @@ from modules.engines.exllamav2.sampling import settings_fields
 from modules.engines.hf.sampling.grammar import Matcher
 from modules.engines.hf.sampling.pipeline import NoTokenLeft, no_token_left
 from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.time_limit import time_limit
 from modules.engines.token_ids import logit_biases
 
 SAMPLER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AssertionError, NoTokenLeft)
@@ -114,7 +115,8 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         """Do nothing: the matcher is at the beginning already."""
 
     def feed(self, token: Tensor) -> None:
-        self._ended = self._ended or not self._matcher.accept(int(token))
+        with time_limit():
+            self._ended = self._ended or not self._matcher.accept(int(token))
 
     def can_mask_logits(self) -> bool:
         return True
@@ -125,7 +127,8 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
     def mask_logits(self, logits: Tensor) -> Tensor:
         """Set the logits of forbidden tokens to -inf in place, shape [padded vocabulary]. Raises NoTokenLeft."""
         if not self._ended:
-            allowed = self._matcher.allowed()[: len(logits)]
+            with time_limit():
+                allowed = self._matcher.allowed()[: len(logits)]
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)
             logits[len(allowed) :] = -math.inf
         if not bool(logits.isfinite().any()):

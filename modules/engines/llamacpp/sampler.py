@@ -8,6 +8,7 @@ sampled token; if it does not, the token is sampled again among those it accepts
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import math
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from modules.core.errors import GenerationFailed, OptionError
 from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.time_limit import time_limit
 from modules.engines.token_ids import logit_biases
 
 _SEED_COUNT = 2**32  # llama.cpp's seeds have 32 bits; the last one means "random"
@@ -74,11 +76,12 @@ class Sampler:
             return int(logits.argmax())
         unbiased = logits[self._biased_tokens]
         logits[self._biased_tokens] += self._biases
-        token = self._select(logits)
-        if self._grammar is not None and not self._grammar_accepts(token):
-            token = self._select(logits, self._grammar)
-        logits[self._biased_tokens] = unbiased  # log probabilities are those of the model
-        self._accept(token)
+        with time_limit() if self._grammar is not None else contextlib.nullcontext():
+            token = self._select(logits)
+            if self._grammar is not None and not self._grammar_accepts(token):
+                token = self._select(logits, self._grammar)
+            logits[self._biased_tokens] = unbiased  # log probabilities are those of the model
+            self._accept(token)
         return token
 
     def _select(self, logits: Logits, grammar: Any = None) -> int:
@@ -294,7 +297,8 @@ def create_grammar(model: Model, text: str) -> Any:
     if not text:
         return None
     mark = len(model.log)
-    grammar = native.llama_sampler_init_grammar(model.vocabulary.handle, text.encode("utf-8", "replace"), b"root")
+    with time_limit():
+        grammar = native.llama_sampler_init_grammar(model.vocabulary.handle, text.encode("utf-8", "replace"), b"root")
     if not grammar:
         error = model.log.errors_since(mark)[:_SHOWN_ERROR]
         shown = text if len(text) <= _SHOWN_GRAMMAR else text[:_SHOWN_GRAMMAR] + "…"

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from modules.core.errors import OptionError, Unsupported
+from modules.engines.time_limit import time_limit
 
 PACKAGE = "llguidance==1.9.1"
 
@@ -41,6 +42,10 @@ class Grammar(LogitsProcessor):
         self._rows: dict[int, _Row] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        with time_limit():
+            return self._constrained(input_ids, scores)
+
+    def _constrained(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         constrained = scores.clone()
         for number, tokens in enumerate(input_ids[:, self._prompt_length :].tolist()):
             row = self._rows.get(number)
