@@ -258,10 +258,13 @@ def _children(parent: int | str) -> set[int]:
 
 
 def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()  # empty after its end
-    except OSError:
-        return b""
+    """Return the command line of a process; it is empty for a moment after its start, and after its end."""
+    with contextlib.suppress(OSError):
+        for _ in range(10):
+            if line := Path(f"/proc/{pid}/cmdline").read_bytes():
+                return line
+            time.sleep(0.001)
+    return b""
 
 
 class StartedWorkers:

@@ -94,8 +94,8 @@ class Pip:
         own = {"PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
         if not sys.dont_write_bytecode:
             # Compiling all of the packages takes longer than the rest of an installation; Python compiles the few
-            # modules that are used when it first imports them.
-            own["PIP_NO_COMPILE"] = "1"
+            # modules that are used when it first imports them. (PIP_NO_COMPILE=1 would mean the opposite.)
+            own["PIP_COMPILE"] = "0"
         if self.temporary is not None:
             own["TMPDIR"] = str(self.temporary)
         return subprocess.Popen(

@@ -126,7 +126,7 @@ def test_the_error_names_the_install_command_and_the_size(overlay: Overlay) -> N
         assert "1 MB" in reason.say(language) and "press the button" in reason.say(language)
 
 
-def test_a_killed_installation_starts_over_after_its_pip_has_ended(
+def test_a_killed_installation_ends_its_pip_and_starts_over(
     overlays: OverlayInstaller, overlay: Overlay, index: PackageIndex
 ) -> None:
     with another_process(overlay) as first:
@@ -135,9 +135,10 @@ def test_a_killed_installation_starts_over_after_its_pip_has_ended(
         first.wait()
         leftovers = names(overlay)
         assert len(leftovers) == 1 and leftovers[0].startswith(".of-test-")
-        overlays.start(overlay)  # waits, because the pip of the killed process still uses the folder
-        time.sleep(0.5)
-        assert overlays.status(overlay).state == "waiting" and names(overlay) == leftovers
+        wait_until(lambda: not any(map(is_running, index.builders())), SECONDS)
+        overlays.start(overlay)
+        index.await_builders(2)
+        assert set(names(overlay)).isdisjoint(leftovers)
         index.open_gate()
         assert wait_until_ended(overlays, overlay) == Installation("installed")
     assert len(index.builders()) == 2 and names(overlay) == ["of-test"]

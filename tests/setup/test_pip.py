@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modules.core.paths import ROOT
 from modules.setup.pip import Pip, PipFailed, Stopped
-from tests.support.package_index import is_running
+from tests.support.package_index import PackageIndex, is_running
 
 pytestmark = pytest.mark.usefixtures("whole_program")
 
@@ -74,25 +72,10 @@ def test_stopping_also_ends_compilers_in_other_process_groups(tmp_path: Path) ->
 
 @pytest.mark.parametrize("keeps_bytecode", [True, False])
 def test_packages_are_compiled_at_installation_only_if_imports_cannot_keep_bytecode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_bytecode: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package_index: PackageIndex, keeps_bytecode: bool
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", not keeps_bytecode)
-    pip = pip_with(tmp_path, "import os; print(os.environ.get('PIP_NO_COMPILE'))")
-    assert pip.run("install") == ["1" if keeps_bytecode else "None"]
-
-
-def test_a_build_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
-    pip = pip_with(tmp_path, BUILDING)
-    program = (
-        "from pathlib import Path; from modules.setup.pip import Pip\n"
-        f"Pip({pip.python!r}).run('wheel', read=lambda line: print(line, flush=True))"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as installer:
-        assert installer.stdout is not None
-        compiler = int(installer.stdout.readline())
-        assert is_running(compiler)
-        installer.kill()
-    deadline = time.monotonic() + 10
-    while is_running(compiler):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    package_index.add_wheel("quickly", "1.0")
+    Pip(sys.executable).run("install", "--target", str(tmp_path / "target"), "quickly")
+    compiled = list((tmp_path / "target").rglob("*.pyc"))
+    assert (compiled == []) == keeps_bytecode
