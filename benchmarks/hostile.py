@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/hostile.py [--only NAME]
 
-Each attack is one request to the demo model, or to a copy of it with a hostile chat template. Meanwhile another client
+Each attack is one request to the demo model, or to a copy of it with a hostile chat template; one request is ordinary, for
+comparison. Meanwhile another client
 asks for completions of two tokens. Its slowest answer may take three times as long as the slowest of five before, and
 the main process may grow by 100 MB. The last column says how the attack ended. A limit of 60 s ends an attack here.
 """
@@ -56,6 +57,7 @@ ATTACKS: dict[str, tuple[str, object]] = {
     "20,000 prompts": completion(["x"] * 20_000),
     "20,000 messages": chat("hello there", messages=19_999, truncation_length=500),
     "4,095 messages": chat("hello there", messages=4_095, truncation_length=500),
+    "480 tokens, no attack": chat("the quick brown fox jumps " * 96),
     "2,000,000 tokens": ("/v1/internal/decode", {"tokens": [100] * 2_000_000}),
     "5 MB of text": completion("a" * 5_000_000),
     "5 MB in a message": chat("a" * 5_000_000),
