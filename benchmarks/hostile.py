@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/hostile.py [--only NAME]
 
-Each attack is one request to the demo model, or to a copy of it with a hostile chat template; one request is ordinary, for
-comparison. Meanwhile another client
-asks for completions of two tokens. Its slowest answer may take three times as long as the slowest of five before, and
-the main process may grow by 100 MB. The last column says how the attack ended. A limit of 60 s ends an attack here.
+Each attack is one request to the demo model, or to a copy of it with a hostile chat template; one request is ordinary,
+for comparison. Meanwhile another client asks for completions of two tokens. Its slowest answer may take three times as
+long as the slowest of five before, and the main process may grow by 100 MB. The last column says how the attack ended.
+A limit of 60 s ends an attack here.
 """
 
 from __future__ import annotations
