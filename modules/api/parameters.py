@@ -57,7 +57,7 @@ def resolve(
 
 
 def _is_known(request: GenerationRequest, name: str, value: Any, model: LoadedModel) -> bool:
-    """Return whether a field is honoured or asks for nothing; False if the answer does without it."""
+    """Return whether a field is honored or asks for nothing; False if the answer does without it."""
     fields = request.model_extra or {}
     if name in PARAMETERS or name in LENGTHS or name in NO_EFFECT:
         return True

@@ -1,6 +1,6 @@
 """The fields that clients send with a generation request, in four classes.
 
-1. Honoured: fields of the schemas, the generation parameters, and `ALIASES` of both from other servers.
+1. Honored: fields of the schemas, the generation parameters, and `ALIASES` of both from other servers.
 2. `NO_EFFECT`: fields that by their meaning do not change the answer.
 3. `NEUTRAL`: features that are missing here. Many clients send every parameter with every request, so that values that
    ask for nothing are accepted; others are refused.

@@ -28,7 +28,7 @@ _LAST_TAG = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\s*$")
 
 @dataclass(frozen=True)
 class TemplateFeatures:
-    """What a template can take; the defaults are those of a template about which nothing is known.
+    """The abilities of a template; the defaults are those of a template about which nothing is known.
 
     `parts` are the roles whose content must be a list of parts: as a string it would be lost. `open_thought` is the tag
     that a prompt ends with if the template begins the model's thoughts, such as "<think>".

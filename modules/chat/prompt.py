@@ -13,7 +13,7 @@ from modules.core.prompt import Prompt, Replacement
 from modules.runtime.loaded_model import LoadedModel
 
 _SYSTEM_ROLES = ("system", "developer")
-LONGEST_TOKEN = 16
+LONG_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
 MOST_CANDIDATES = 64
 """Shorter conversations that are offered to the worker."""
@@ -75,10 +75,10 @@ def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
     kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in _SYSTEM_ROLES)
     rest = list(itertools.accumulate(reversed(sizes)))[::-1]
     possible = [(start, kept + rest[start]) for start in _questions(messages)[1:]]
-    possible = [one for one in possible if one[1] <= LONGEST_TOKEN * limit] or possible[-1:]
+    possible = [(start, size) for start, size in possible if size <= LONG_TOKEN * limit] or possible[-1:]
     if len(possible) <= MOST_CANDIDATES:
         return [start for start, _ in possible]
-    ratio = LONGEST_TOKEN ** (1 / MOST_CANDIDATES)
+    ratio = LONG_TOKEN ** (1 / MOST_CANDIDATES)
     chosen = [possible[0]]
     for start, size in possible[1:]:
         if size * ratio <= chosen[-1][1]:

@@ -49,7 +49,7 @@ _RESERVED = ("messages", "add_generation_prompt")
 
 @dataclass(frozen=True)
 class ModelTemplate:
-    """What is known of the templates of one model.
+    """The chat templates of one model, as far as they are known.
 
     `source` is the template for plain conversations; `named` are the model's other ones. `special_tokens` are texts
     such as that of "bos_token"; the value of additional ones may be a list.
@@ -84,7 +84,7 @@ class ModelTemplate:
 
 @dataclass
 class _Probed:
-    """What was found out about a template. The lock is held while its first user finds it out."""
+    """The features of a template, once it has been probed. The lock is held while its first user probes it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     features: TemplateFeatures | None = None

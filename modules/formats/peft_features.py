@@ -1,4 +1,4 @@
-"""What an adapter of PEFT asks for beyond the matrices A and B, and which engines apply it.
+"""The features of PEFT adapters beyond the matrices A and B, and the engines that apply each.
 
 The list of LoRAs, the conversion to GGUF and the engines all ask here, so that no advice names a loader that would
 refuse the adapter.

@@ -17,7 +17,7 @@ MAX_COMPARED = 100
 """Longest beginning of an unknown name that is compared with known ones: the time grows with its square."""
 
 MAX_SHOWN = 60
-"""Characters of a text that exceeds a limit, in the error."""
+"""Characters of a text in an error."""
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -71,7 +71,7 @@ class Option:
         if isinstance(value, str) and value and self.pattern and not re.fullmatch(self.pattern, value):
             raise self._error(raw)
         if isinstance(value, str) and self.excess is not None and (expected := self.excess(value)):
-            raise OptionError(self.key, _shortened(value), expected)
+            raise OptionError(self.key, shortened(value), expected)
         return value
 
     def _convert(self, raw: object) -> Value:
@@ -134,7 +134,8 @@ class Option:
         return {"en": en, "zh": zh}
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return the beginning of a text, as errors quote it."""
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 

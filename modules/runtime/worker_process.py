@@ -20,13 +20,12 @@ from pathlib import Path
 from modules.core.errors import Unloaded, Words, WorkerDied, WorkerStuck
 from modules.core.events import ENDS, Event, Failed, Json, Result, from_line
 from modules.core.paths import ROOT
+from modules.options.option import shortened
 from modules.system import child_process
 
 TAIL_LINES = 12
 LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
-SHOWN_GRAMMAR = 60
-"""Characters of a grammar in an error."""
 _OUT_OF_TIME = getattr(signal, "SIGALRM", 0)  # by which a worker ends that exceeds `engines.time_limit`
 
 # Number GPUs by their position on the bus, as `gpus` does: CUDA's own order puts the fastest first. A value that the
@@ -110,7 +109,7 @@ class WorkerProcess:
             if death is None:
                 self._calls[call] = (operation, deliver)
                 if grammar := args.get("params", {}).get("grammar_string"):
-                    self._grammars[call] = grammar[:SHOWN_GRAMMAR]
+                    self._grammars[call] = shortened(grammar)
         if death is not None:
             deliver(Failed(death))
         else:

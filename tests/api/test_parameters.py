@@ -1,4 +1,4 @@
-"""What becomes of every field that clients send: honoured, without effect, refused, or done without and reported."""
+"""Every field that clients send is honored, without effect, refused, or done without and reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def changes(fields: dict[str, Any], **how: Any) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value != neutral[name]}
 
 
-# -- honoured --------------------------------------------------------------------------------------------------------
+# -- honored ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict", "num_predict"])
@@ -95,7 +95,7 @@ def test_of_several_limits_the_newest_name_of_openai_counts() -> None:
         ({"custom_stopping_strings": ["", "x"]}, {"custom_stopping_strings": '"x"', "stop": ["x"]}),
     ],
 )  # fmt: skip
-def test_names_and_values_of_other_servers_are_honoured(fields: dict[str, Any], changed: dict[str, Any]) -> None:
+def test_names_and_values_of_other_servers_are_honored(fields: dict[str, Any], changed: dict[str, Any]) -> None:
     assert changes(fields) == changed
 
 

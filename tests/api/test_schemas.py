@@ -1,4 +1,4 @@
-"""What the fields of a chat request mean."""
+"""The fields of a chat request and their meanings."""
 
 from __future__ import annotations
 

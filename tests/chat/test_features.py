@@ -1,4 +1,4 @@
-"""What a template can take is found out by rendering it, never by reading it."""
+"""The abilities of a template are found out by rendering it, never by reading it."""
 
 from __future__ import annotations
 

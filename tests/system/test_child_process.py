@@ -52,7 +52,7 @@ def ends_within(seconds: float, *pids: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
 def test_a_child_that_holds_the_gil_in_native_code_ends_with_its_parent() -> None:
-    """Its parent is a process that starts it and says its pid; the pipe stays open, because we hold it too."""
+    """The parent is a process that starts the child and prints its pid; the pipe stays open, because we hold it too."""
     program = (
         "import subprocess, sys, time; from modules.system import child_process\n"
         f"child = child_process.start([sys.executable, '-c', {BUSY.format(then=HOLDING_THE_GIL)!r}], stdout=-1)\n"

@@ -35,7 +35,7 @@ _TOP_LEVEL_KEYS = ("partial_rotary_factor", "sliding_window_pattern", "original_
 
 @dataclass(frozen=True)
 class Environment:
-    """What ExLlamaV2 can compute with.
+    """The GPUs and packages that ExLlamaV2 can compute with.
 
     `flash` is flash-attention, `paged` a version that supports paged caches (2.5.7). `flash_unsupported` is
     flash-attention that is installed but does not run on all GPUs: it needs Ampere or later. `gpus` is their number,

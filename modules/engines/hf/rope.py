@@ -23,7 +23,7 @@ NO_ROPE_MODEL_TYPES = frozenset(
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """What the three options change.
+    """The changes that the three options make.
 
     `parameters` is the `rope_parameters` argument of Transformers 5, None to keep the model's own. `context_factor` is
     by how much the context grows. `replaces` names the model's own kind of scaling if linear scaling replaces it.

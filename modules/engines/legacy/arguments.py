@@ -1,4 +1,4 @@
-"""What AutoGPTQ and AutoAWQ have in common: their packages are no longer maintained, and load in the same way."""
+"""The common part of AutoGPTQ and AutoAWQ: their packages are no longer maintained, and load in the same way."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def is_spread(options: Mapping[str, Value], on_cpu: bool) -> bool:
 
 @dataclass(frozen=True)
 class LegacyPlan:
-    """What the options mean for one model in one environment. `arguments` and the notes both read it."""
+    """The meaning of the options for one model in one environment. `arguments` and the notes both read it."""
 
     path: Path
     options: Mapping[str, Value]

@@ -26,13 +26,14 @@ from modules.core.events import Json
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.time_limit import time_limit
 from modules.engines.token_ids import logit_biases
+from modules.options.option import shortened
 
 _SEED_COUNT = 2**32  # llama.cpp's seeds have 32 bits; the last one means "random"
 _MIROSTAT_M = 100  # how many of the most likely tokens mirostat 1 estimates from, as in its paper
 _NOT_SELECTED = -1
 _UNLIKELY = 1e-4  # weight relative to the most likely token, below which tokens are left out of a first try
 _WHOLE_CONTEXT = 1 << 17  # tokens; more than contexts have, and little enough for llama.cpp to allocate at once
-_SHOWN_GRAMMAR, _SHOWN_ERROR = 60, 300  # characters in an error message
+_SHOWN_ERROR = 300  # characters in an error message
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
 """`llama_token_data` as a numpy dtype."""
@@ -301,12 +302,11 @@ def create_grammar(model: Model, text: str) -> Any:
         grammar = native.llama_sampler_init_grammar(model.vocabulary.handle, text.encode("utf-8", "replace"), b"root")
     if not grammar:
         error = model.log.errors_since(mark)[:_SHOWN_ERROR]
-        shown = text if len(text) <= _SHOWN_GRAMMAR else text[:_SHOWN_GRAMMAR] + "…"
         expected = {
             "en": f"a GBNF grammar with a rule named root ({error})",
             "zh": f"含 root 规则的 GBNF 语法（{error}）",
         }
-        raise OptionError("grammar_string", shown, expected)
+        raise OptionError("grammar_string", shortened(text), expected)
     return grammar
 
 

@@ -16,6 +16,7 @@ from transformers import LogitsProcessor
 
 from modules.core.errors import OptionError, Unsupported
 from modules.engines.time_limit import time_limit
+from modules.options.option import shortened
 
 PACKAGE = "llguidance==1.9.1"
 
@@ -115,14 +116,13 @@ class _LlguidanceMatcher:
 
 
 def invalid_grammar(text: str, reason: str) -> OptionError:
-    """Return the error for an invalid grammar, which is quoted up to 60 characters."""
-    quoted = text if len(text) <= 60 else text[:60] + "…"
+    """Return the error for an invalid grammar, with its beginning."""
     detail = " / ".join(reason.split("\n"))[:300]
     expected = {
         "en": f"a GBNF grammar with a rule named root ({detail})",
         "zh": f"含 root 规则的 GBNF 语法（{detail}）",
     }
-    return OptionError("grammar_string", quoted, expected)
+    return OptionError("grammar_string", shortened(text), expected)
 
 
 _SLOW_TOKENIZER = {
