@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 LIST_SECONDS = 0.7
-"""How long a list for a page or an API client waits for a scan."""
+"""How long a list for a page or an API client waits for the end of a scan."""
 FIND_SECONDS = 10.0
-"""How long something without its whole name is looked for."""
+"""How long something without its whole name is looked for, and how long a list waits for its first item."""
 
 
 class Found(Protocol):
@@ -44,13 +44,20 @@ class BackgroundScan(Generic[T]):
         self._last: list[T] = []  # of the last scan that has ended
 
     def items(self, seconds: float | None = None) -> list[T]:
-        """Scan and return what was found; after `seconds`, what is known so far. None waits for the end of the scan."""
+        """Scan and return what was found; after `seconds`, what is known so far. None waits for the end of the scan.
+
+        An empty list would say that there is nothing, so the first item is waited for longer, except with 0 seconds.
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             scan, is_new = self._begin(seconds is not None)
             ended = scan.ended.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ended:
-                return self._known_so_far(scan)
+                known = self._known_so_far(scan)
+                if not known and seconds:
+                    scan.has_news.wait(FIND_SECONDS)
+                    known = self._known_so_far(scan)
+                return known
             if is_new and not scan.completed:
                 raise RuntimeError("the scan failed; its traceback has been printed")
             if is_new:  # it began after this call, so that it has seen everything that there was
@@ -70,7 +77,7 @@ class BackgroundScan(Generic[T]):
 
     def _run(self, scan: _Scan[T]) -> None:
         for item in self._find():
-            scan.found.append(item)
+            scan.add(item)
         scan.result = self._complete(list(scan.found))
         with self._lock:
             self._last = scan.result
@@ -78,7 +85,7 @@ class BackgroundScan(Generic[T]):
     def _look(self, scan: _Scan[T]) -> None:
         """Find what there is until nobody waits any longer."""
         for item in self._find():
-            scan.found.append(item)
+            scan.add(item)
             if time.monotonic() - scan.began > LIST_SECONDS:
                 break
         scan.result = self._known_so_far(scan)
@@ -102,9 +109,14 @@ class _Scan(Generic[T]):
         self.result: list[T] = []
         self.completed = False
         self.began = time.monotonic()
+        self.has_news = threading.Event()  # set once there is an item, or there will be none
         self.ended = threading.Event()
         self._run = run
         threading.Thread(target=self._work, name="scan", daemon=True).start()
+
+    def add(self, item: T) -> None:
+        self.found.append(item)
+        self.has_news.set()
 
     def _work(self) -> None:
         try:
@@ -112,3 +124,4 @@ class _Scan(Generic[T]):
             self.completed = True
         finally:
             self.ended.set()
+            self.has_news.set()

@@ -61,6 +61,13 @@ def test_what_is_known_so_far_is_listed_and_the_rest_later(slow: SlowFolder) -> 
     assert slow.listed(None) == slow.listed(10) == {"near", "far"}
 
 
+def test_the_first_item_is_waited_for_longer(slow: SlowFolder) -> None:
+    slow.names.remove("near")
+    threading.Timer(0.3, slow.reachable.set).start()
+    assert slow.listed(0) == set(), "nothing is waited for"
+    assert slow.listed(0.05) == {"far"}
+
+
 def test_a_call_sees_what_was_there_when_it_was_made(slow: SlowFolder) -> None:
     slow.reachable.set()
     assert slow.listed(10) == {"near", "far"}
