@@ -1,0 +1,80 @@
+// The page's connection to the conversations on the server: requests, and one stream of events while the tab is visible.
+//
+// `events` dispatches CustomEvents whose `detail` is what the server sent:
+//   "open"          another conversation was opened: {id}, "" for a new one that has no messages yet
+//   "conversation"  the open conversation as it is now; see modules/ui/chat/snapshot.py
+//   "live"          what has been added to the answer that is being written
+//   "list"          the list of conversations has changed: ask `GET /chat/list` again
+
+const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
+
+export const events = new EventTarget();
+
+let current = "";
+let source = null;
+
+const emit = (name, detail) => events.dispatchEvent(new CustomEvent(name, { detail }));
+
+/** Return the id of the open conversation, "" for a new one. */
+export const currentId = () => current;
+
+/** Open a conversation, or with "" a new one, which the server creates when the first message is sent. */
+export function open(id) {
+  current = id;
+  emit("open", { id });
+  connect();
+}
+
+const address = (path) => `${path}${path.includes("?") ? "&" : "?"}lang=${language}`;
+
+async function answered(response) {
+  if (response.status === 401) location.reload(); // the server has been restarted, and asks for the login again
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw Object.assign(new Error(body.error ?? response.statusText), { status: response.status });
+  return body;
+}
+
+/** Return the JSON that the server answers. Throws an Error with its message, and the `status`. */
+export const get = async (path) => answered(await fetch(address(path)));
+
+export const post = async (path, body = {}) =>
+  answered(
+    await fetch(address(path), {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    }),
+  );
+
+/** Send the bytes of a file. */
+export const upload = async (path, file) =>
+  answered(
+    await fetch(address(`${path}?name=${encodeURIComponent(file.name)}`), {
+      method: "POST",
+      headers: { "Content-Type": "application/octet-stream" },
+      body: file,
+    }),
+  );
+
+function connect() {
+  source?.close();
+  source = null;
+  if (document.hidden) return;
+  const stream = new EventSource(address(`/chat/events?id=${encodeURIComponent(current)}`));
+  source = stream;
+  for (const name of ["conversation", "live", "list", "gone"]) {
+    stream.addEventListener(name, (event) => stream === source && emit(name, JSON.parse(event.data)));
+  }
+  // EventSource reconnects by itself, but not after an error status, such as that of a server which is starting.
+  stream.addEventListener("error", () => {
+    if (stream.readyState === EventSource.CLOSED) setTimeout(() => stream === source && connect(), 2000);
+  });
+}
+
+// Browsers allow six connections per server: a hidden tab gives its own back, and catches up when it is shown again.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    source?.close();
+    source = null;
+  } else if (source === null) connect();
+});
