@@ -14,11 +14,12 @@ from modules.core.paths import ROOT
 from modules.ui import status_feed
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
-from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search
+from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search, write_head
 from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.page import build
 from modules.ui.parameters.tab import PARAMETERS_CSS
+from modules.ui.static_files import StaticFiles
 
 gr = gradio()
 
@@ -35,7 +36,10 @@ def attach(server: FastAPI, app: App) -> None:
     theme = gr.themes.Base(
         primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=_FONTS, font_mono=_MONOSPACE
     )
+    static_files = StaticFiles()
+    static_files.add_route(server)
     slow_timer_frames()
+    write_head(lambda request: _head(request, app.settings.current.theme, static_files))
     speed_up_component_search(server)
     log_refusals()
     keep_uploads_in(UPLOADS)
@@ -51,7 +55,6 @@ def attach(server: FastAPI, app: App) -> None:
             max_file_size=MAX_UPLOAD,
             theme=theme,
             css=css,
-            head=_head(language, app.settings.current.theme),
             footer_links=[],
             run_history=False,
             ssr_mode=False,
@@ -83,9 +86,12 @@ def protect(server: ASGIApp, app: App) -> ASGIApp:
     )
 
 
-def _head(language: str, theme: str) -> str:
+def _head(request: Request, theme: str, static_files: StaticFiles) -> str:
+    """Return what the <head> of the page at the root path of `request`, such as /zh, contains of ours."""
+    path = str(request.scope.get("root_path", "")).rstrip("/")
+    language = next((language for language in LANGUAGES if path.endswith(f"/{language}")), LANGUAGES[0])
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    return f'<script data-language="{language}" data-theme="{theme}">{script}</script>'
+    return f'<script data-language="{language}" data-theme="{theme}">{script}</script>{static_files.tags(language)}'
 
 
 def _add_routes(server: FastAPI, app: App) -> None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from modules.ui.gradio_import import gradio
@@ -16,6 +17,7 @@ from modules.ui.gradio_import import gradio
 QUEUE_SECONDS = 0.01
 _PAGE = "frontend/index.html"
 _FRAMES = Path(__file__).with_name("frames.js")
+_HEAD = "{{ tx_head(request) | safe }}"
 _REPLACEMENTS = {
     "function Z(e,t){if(e.id===t)return e;if(e.children)for(let n of e.children)"
     "{let e=Z(n,t);if(e)return e}return null}": (
@@ -41,13 +43,28 @@ def slow_queue_polling(page: Any) -> None:
 
 def slow_timer_frames() -> None:
     """Insert frames.js before all scripts of Gradio's page. Scripts passed as `head` come after them, too late."""
+    script = f"<script>{_FRAMES.read_text(encoding='utf-8')}</script>"
+    _insert(script, "<head>", f"<head>{script}")
+
+
+def write_head(head: Callable[[Request], str]) -> None:
+    """End the <head> of Gradio's page with what `head` returns for a request.
+
+    What is passed as `head` when a page is mounted is inserted by Gradio's script only after that has started.
+    """
+    gradio().routes.templates.env.globals["tx_head"] = head
+    _insert(_HEAD, "</head>", f"{_HEAD}</head>")
+
+
+def _insert(addition: str, tag: str, replacement: str) -> None:
+    """Replace `tag` in the template of Gradio's page, unless the template contains `addition` already."""
     environment = gradio().routes.templates.env
-    read, script = environment.loader.get_source, f"<script>{_FRAMES.read_text(encoding='utf-8')}</script>"
+    read = environment.loader.get_source
 
     def get_source(environment: Any, name: str) -> tuple[str, str | None, Any]:
         source, *rest = read(environment, name)
-        missing = name == _PAGE and script not in source
-        return (source.replace("<head>", f"<head>{script}", 1) if missing else source, *rest)
+        missing = name == _PAGE and addition not in source
+        return (source.replace(tag, replacement, 1) if missing else source, *rest)
 
     environment.loader.get_source = get_source
     environment.cache.clear()

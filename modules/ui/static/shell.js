@@ -1,0 +1,1 @@
+// The frame of the page around its destinations.
