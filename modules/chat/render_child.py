@@ -1,18 +1,14 @@
-"""The renderer process: renders chat templates, which come from strangers, within limits. Run with `python -I`.
+"""Render chat templates, which come from strangers, in a process of `modules/system/limited_child.py`.
 
 A request is one line of JSON: [template, common variables, [further variables of each rendering]]. The answer is one
-line: a pair for each rendering, ["text", the text] or ["error", why it was refused]. A limit ends the process; its
-exit code says which one. It imports the standard library and Jinja alone, since its memory is limited.
+line: a pair for each rendering, ["text", the text] or ["error", why it was refused]. It imports the standard library
+and Jinja alone, since its memory is limited.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
-import signal
-import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -25,9 +21,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-OUT_OF_MEMORY = 3
 OUTPUT_TOO_LARGE = 4
-"""Exit codes."""
+"""The exit code, as in `modules/system/limited_child.py`."""
 
 # Besides Jinja's own errors: those of unexpected messages, an endless range or an endless macro.
 _TEMPLATE_ERRORS = (
@@ -35,30 +30,13 @@ _TEMPLATE_ERRORS = (
     *(ArithmeticError, RecursionError, NotImplementedError, AssertionError),
 )
 _REASON_CHARACTERS = 2000
-_PR_SET_PDEATHSIG = 1
 
 
-def main(memory_bytes: int, seconds: int, output_bytes: int, parent: int) -> None:
-    """Answer requests until stdin ends."""
-    _limit_memory(memory_bytes)
-    _end_with_parent(parent)
-    for line in sys.stdin.buffer:
-        try:
-            with _alarm(seconds):
-                answer = _answer(line, output_bytes)
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)
-        sys.stdout.buffer.write(answer)
-        sys.stdout.buffer.flush()
-
-
-def _answer(line: bytes, output_bytes: int) -> bytes:
+def answer(line: bytes, output_bytes: int) -> bytes:
+    """Return the answer to a request. Ends the process if it would have more than `output_bytes`."""
     template, common, variants = json.loads(line.decode("utf-8", "surrogatepass"))
     results = [_render(template, {**common, **variant}, output_bytes) for variant in variants]
-    answer = json.dumps(results, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-    if len(answer) > output_bytes:
-        os._exit(OUTPUT_TOO_LARGE)
-    return answer
+    return json.dumps(results, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _render(template: str, variables: Mapping[str, Any], output_bytes: int) -> tuple[str, str]:
@@ -72,44 +50,6 @@ def _render(template: str, variables: Mapping[str, Any], output_bytes: int) -> t
     except _TEMPLATE_ERRORS as error:
         return "error", str(error)[:_REASON_CHARACTERS] or type(error).__name__
     return "text", "".join(pieces)
-
-
-# -- limits ------------------------------------------------------------------------------------------------------------
-
-
-def _limit_memory(size: int) -> None:
-    """Make allocations beyond `size` bytes fail, where the system can do so; a crash leaves no core file."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    for limit, value in ((resource.RLIMIT_AS, size), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # macOS refuses some limits
-            resource.setrlimit(limit, (value, value))
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its parent ends, even in the middle of a rendering."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            os._exit(0)
-
-
-@contextlib.contextmanager
-def _alarm(seconds: int) -> Any:
-    """End the process after `seconds`. The parent does so as well; this alarm is for a parent that has ended.
-
-    No Python handler is set, since none runs before a long operation of C ends.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
 
 
 # -- templates: the environment that transformers renders them in ------------------------------------------------------
@@ -173,7 +113,3 @@ def _to_json(
 
 def _raise_exception(reason: str) -> NoReturn:
     raise jinja2.TemplateError(reason)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +10,13 @@ from pathlib import Path
 
 from modules.core.errors import Words
 from modules.core.events import Json
-from modules.system import child_process
+from modules.system.limited_process import (
+    OUT_OF_MEMORY,
+    OUTPUT_TOO_LARGE,
+    LimitedProcess,
+    Limits,
+    ProcessEnded,
+)
 
 SECONDS = 5
 MEMORY_BYTES = 512 << 20
@@ -24,18 +26,18 @@ MOST_PROCESSES = 4
 """Renderings at once. A client with a template that takes all the time it may have delays no other client then."""
 KEPT_PROCESSES = 2
 """Processes kept for the next requests."""
-_NICENESS = 5
-"""A template that computes until it is stopped should leave the processors to the models."""
 
 _PROGRAM = Path(__file__).with_name("render_child.py")
-_INHERITED = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # no secrets, such as HF_TOKEN
 
 _LIMITS: Mapping[int, Words] = {
-    3: {
+    OUT_OF_MEMORY: {
         "en": f"it needed more than {MEMORY_BYTES >> 20} MB of memory",
         "zh": f"需要超过 {MEMORY_BYTES >> 20} MB 内存",
     },
-    4: {"en": f"its output has more than {OUTPUT_BYTES >> 20} MB", "zh": f"输出超过 {OUTPUT_BYTES >> 20} MB"},
+    OUTPUT_TOO_LARGE: {
+        "en": f"its output has more than {OUTPUT_BYTES >> 20} MB",
+        "zh": f"输出超过 {OUTPUT_BYTES >> 20} MB",
+    },
 }
 _OUT_OF_TIME: Words = {"en": f"it ran for more than {SECONDS} seconds", "zh": f"运行超过 {SECONDS} 秒"}
 
@@ -66,7 +68,7 @@ class Renderer:
     def __init__(self) -> None:
         self._room = threading.Semaphore(MOST_PROCESSES)
         self._lock = threading.Lock()
-        self._idle: list[_Process] = []
+        self._idle: list[LimitedProcess] = []
 
     def render(
         self, template: str, common: Mapping[str, Json], variants: Sequence[Mapping[str, Json]]
@@ -94,16 +96,16 @@ class Renderer:
         if process is not None:
             try:
                 return self._answer(process, request)
-            except _Ended as ended:
+            except ProcessEnded as ended:
                 if ended.code in _LIMITS or ended.timed_out:
-                    raise LimitExceeded(ended.limit) from None
+                    raise LimitExceeded(_limit_of(ended)) from None
                 # It may have been killed while it was idle.
         try:
-            return self._answer(_Process(), request)
-        except _Ended as ended:
-            raise LimitExceeded(ended.limit) from None
+            return self._answer(LimitedProcess(_PROGRAM, Limits(SECONDS, MEMORY_BYTES, OUTPUT_BYTES)), request)
+        except ProcessEnded as ended:
+            raise LimitExceeded(_limit_of(ended)) from None
 
-    def _answer(self, process: _Process, request: bytes) -> bytes:
+    def _answer(self, process: LimitedProcess, request: bytes) -> bytes:
         answer = process.ask(request)
         with self._lock:
             keep = len(self._idle) < KEPT_PROCESSES
@@ -114,67 +116,9 @@ class Renderer:
         return answer
 
 
-class _Ended(Exception):
-    """The process ended before it answered."""
-
-    def __init__(self, code: int, timed_out: bool) -> None:
-        super().__init__(code)
-        self.code, self.timed_out = code, timed_out
-
-    @property
-    def limit(self) -> Words:
-        crash: Words = {
-            "en": f"it crashed the process that renders it (exit code {self.code})",
-            "zh": f"它导致渲染进程崩溃（退出码 {self.code}）",
-        }
-        return _OUT_OF_TIME if self.timed_out else _LIMITS.get(self.code, crash)
-
-
-class _Process:
-    """One child process, for one request at a time."""
-
-    def __init__(self) -> None:
-        # The child's own alarm comes later than ours: it is for the case that this process has ended.
-        limits = (MEMORY_BYTES, SECONDS + 1, OUTPUT_BYTES, os.getpid())
-        self._child = child_process.start(
-            [sys.executable, "-I", str(_PROGRAM), *map(str, limits)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=_PROGRAM.parent,
-            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
-            start_new_session=True,  # Ctrl-C in the terminal reaches the server only
-        )
-        if sys.platform != "win32":
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
-
-    def ask(self, request: bytes) -> bytes:
-        """Return the answer. Raises _Ended, after which the process is gone."""
-        assert self._child.stdin is not None and self._child.stdout is not None
-        timed_out = threading.Event()
-
-        def stop() -> None:
-            timed_out.set()
-            self._child.kill()
-
-        timer = threading.Timer(SECONDS, stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._child.stdin.write(request)
-            self._child.stdin.flush()
-            answer: bytes = self._child.stdout.readline(OUTPUT_BYTES + 1)
-        except OSError:  # it has ended
-            answer = b""
-        timer.cancel()
-        if not answer.endswith(b"\n"):
-            self.kill()
-            raise _Ended(self._child.returncode, timed_out.is_set())
-        return answer
-
-    def kill(self) -> None:
-        self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # a request that was never read
-                    pipe.close()
+def _limit_of(ended: ProcessEnded) -> Words:
+    crash: Words = {
+        "en": f"it crashed the process that renders it (exit code {ended.code})",
+        "zh": f"它导致渲染进程崩溃（退出码 {ended.code}）",
+    }
+    return _OUT_OF_TIME if ended.timed_out else _LIMITS.get(ended.code, crash)

@@ -252,6 +252,7 @@ def test_a_template_that_never_ends_delays_nobody_else_and_is_not_tried_again_at
 ) -> None:
     """This power is computed in C, so that neither SIGTERM nor a Python exception would end it."""
     monkeypatch.setattr("modules.chat.renderer.SECONDS", 2)
+    TEMPLATES.close()  # the processes that were started with the usual limit
     endless = "{{ (10 ** (10 ** 9)) % 7 }}"
     errors: list[TemplateStopped] = []
 
