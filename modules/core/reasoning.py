@@ -1,0 +1,183 @@
+"""Split the replies of reasoning models into the thought and the answer, as pieces of text arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+REASONING, TEXT = "reasoning", "text"
+
+Piece = tuple[str, str]
+"""(REASONING or TEXT, a text that is not empty)."""
+
+
+@dataclass(frozen=True)
+class ReasoningMarkers:
+    """The texts around a thought. `headers` may stand before the answer and belong to neither."""
+
+    open: str
+    close: str
+    headers: tuple[str, ...] = ()
+
+
+KNOWN_MARKERS = (
+    ReasoningMarkers("<think>", "</think>"),
+    ReasoningMarkers("[THINK]", "[/THINK]"),
+    ReasoningMarkers("<seed:think>", "</seed:think>"),
+    ReasoningMarkers(
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        ("<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>"),
+    ),
+    ReasoningMarkers("<|channel>thought", "<channel|>"),
+    ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>", ("<|START_RESPONSE|>",)),
+    ReasoningMarkers("<|think|>", "<|end|>"),
+)
+"""Those of Qwen and DeepSeek; Magistral; Seed; gpt-oss; Gemma 4; Command A; Solar."""
+
+_PAIRED_QUOTES = {"“": "”", "‘": "’", "「": "」", "『": "』", "《": "》", "«": "»", "(": ")", "（": "）"}
+_EQUAL_QUOTES = '`"'
+
+
+class ReasoningParser:
+    """Splits one reply. `feed` and `end` return what is certain by now; the pieces together do not depend on the cuts.
+
+    A thought is only at the beginning of a reply, once. It ends with the first closing marker that is not in quotes or
+    backticks. Newlines around markers are dropped, everything else is kept. If the prompt has already opened the
+    thought (`inside`), the first of `markers` tells how it ends. A reply that has `begun` is continued: it keeps its
+    first newlines, and opens no thought.
+    """
+
+    def __init__(self, markers: Sequence[ReasoningMarkers], inside: bool = False, begun: bool = False) -> None:
+        self._markers = tuple(markers)
+        self._current = self._markers[0] if inside else None
+        self._pending = ""
+        self._line = ""  # of the thought, as far as it has been returned
+        self._ending = False
+        self._pieces: list[Piece] = []
+        self._read: Callable[[], bool] = self._read_start if self._markers else self._read_text
+        if begun:
+            self._read = self._read_thought if inside else self._read_text
+
+    @property
+    def inside(self) -> bool:
+        """Whether the reply is within its thought."""
+        return self._current is not None and self._read not in (self._read_answer_start, self._read_text)
+
+    def feed(self, text: str) -> list[Piece]:
+        if self._read == self._read_text and not self._pending:
+            return [(TEXT, text)] if text else []
+        self._pending += text
+        return self._advance()
+
+    def end(self) -> list[Piece]:
+        """Return what was held back."""
+        self._ending = True
+        return self._advance()
+
+    def _advance(self) -> list[Piece]:
+        while self._pending and self._read():
+            pass
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def _emit(self, kind: str, length: int) -> None:
+        text, self._pending = self._pending[:length], self._pending[length:]
+        if not text:
+            return
+        self._pieces.append((kind, text))
+        if kind == REASONING:
+            _, newline, line = text.rpartition("\n")
+            self._line = line if newline else self._line + text
+
+    # Each of these reads a part of `_pending`. It returns whether the next one can go on.
+
+    def _read_start(self) -> bool:
+        """Read an opening marker, or a header of the answer, and the white space before it."""
+        headers = [header for markers in self._markers for header in markers.headers]
+        found, undecided = self._match([*(markers.open for markers in self._markers), *headers], str.lstrip)
+        if undecided:
+            return False
+        if found:
+            opened = next((markers for markers in self._markers if markers.open == found), None)
+            self._current = self._current or opened
+            self._read = self._read_thought_start if opened else self._read_answer_start
+        else:
+            self._read = self._read_thought_start if self._current else self._read_text
+        return True
+
+    def _read_thought_start(self) -> bool:
+        self._pending = self._pending.lstrip("\n")
+        if self._pending:
+            self._read = self._read_thought
+        return bool(self._pending)
+
+    def _read_thought(self) -> bool:
+        assert self._current is not None
+        close = self._current.close
+        start, length = self._find_close(close)
+        closed = length > 0
+        if self._ending and not closed:
+            self._emit(REASONING, len(self._pending))
+            return False
+        certain = start if start >= 0 else len(self._pending) - _overlap(self._pending, close)
+        self._emit(REASONING, len(self._pending[:certain].rstrip("\n")))
+        if closed:
+            self._pending = self._pending.lstrip("\n")[length:]
+            self._read = self._read_answer_start
+        return closed
+
+    def _read_answer_start(self) -> bool:
+        self._pending = self._pending.lstrip("\n")
+        found, undecided = self._match(self._current.headers if self._current else (), lambda text: text.lstrip("\n"))
+        if undecided or not self._pending:
+            return False
+        if found:
+            self._current = None
+        else:
+            self._read = self._read_text
+        return True
+
+    def _read_text(self) -> bool:
+        self._emit(TEXT, len(self._pending))
+        return False
+
+    def _match(self, texts: Iterable[str], strip: Callable[[str], str]) -> tuple[str, bool]:
+        """Remove the first of `texts` from the beginning and return it; and whether more must be known to decide."""
+        stripped = strip(self._pending)
+        found = min((text for text in texts if stripped.startswith(text)), key=len, default="")
+        if found:
+            self._pending = stripped[len(found) :]
+            return found, False
+        return "", not self._ending and any(text.startswith(stripped) for text in texts)
+
+    def _find_close(self, close: str) -> tuple[int, int]:
+        """Return where the closing marker is and its length, which is 0 if that is not certain; (-1, 0) without one."""
+        start = self._pending.find(close)
+        while start >= 0:
+            before, after = self._pending[:start], self._pending[start + len(close) :]
+            if not after and not self._ending and _quote_after(self._line, before):
+                return start, 0
+            quote = _quote_after(self._line, before)
+            if not quote or not after.startswith(quote):
+                return start, len(close)
+            start = self._pending.find(close, start + len(close))
+        return -1, 0
+
+
+def _quote_after(line: str, text: str) -> str:
+    """Return the quote that would close the one that `line` and `text`, which follows it, end with; "" without one."""
+    last = text[-1:] or line[-1:]
+    if last in _PAIRED_QUOTES:
+        return _PAIRED_QUOTES[last]
+    if not last or last not in _EQUAL_QUOTES:
+        return ""
+    _, newline, rest = text.rpartition("\n")
+    opened = (rest if newline else line + text).count(last) % 2
+    return last if opened else ""
+
+
+def _overlap(text: str, marker: str) -> int:
+    """Return the length of the longest end of `text` with which `marker` begins, without being complete."""
+    longest = min(len(text), len(marker) - 1)
+    return next((length for length in range(longest, 0, -1) if marker.startswith(text[-length:])), 0)
