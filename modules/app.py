@@ -33,6 +33,7 @@ from modules.planning.command_line import CommandLine
 from modules.planning.download_fit import DownloadFit
 from modules.planning.load_service import LoadService
 from modules.planning.memory_budget import MemoryBudget
+from modules.planning.model_deletion import ModelDeletion
 from modules.planning.planner import Planner
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
@@ -89,6 +90,7 @@ class App:
         )
         self.loading = LoadService(self.models, self.loras, self.consent, self.overlays, self.templates)
         self.download_fit = DownloadFit(self.planner, self.memory, self.mirrors)
+        self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
 
     def _read_command_line(self) -> CommandLine:
         model = self._find_model(self.flags.text("model"))
@@ -118,6 +120,7 @@ class App:
         if self.cache is not None:
             sweep(self.cache.parent, [self.cache.name])
         self.downloads.sweep()
+        self.deletion.sweep()
         self.loras.catalog.sweep()
 
     # -- models to choose from ----------------------------------------------------------------------------------------

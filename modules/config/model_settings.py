@@ -74,6 +74,27 @@ class ModelSettings:
         if self.get(old):
             self._file.update(edit)
 
+    def remove(self, name: str) -> Mapping[str, Any]:
+        """Remove the entry of a model and return it as it was written; empty if there is none. Raises SettingsError."""
+        entry = self._file.read().get(self._key(name))
+
+        def edit(content: CommentedMap) -> None:
+            content.pop(self._parsed_key(content, self._key(name)), None)
+
+        if entry is None:
+            return {}
+        self._file.update(edit)
+        return entry if isinstance(entry, dict) else {}
+
+    def put_back(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Write an entry that `remove` has returned, unless there is one by now. Raises SettingsError."""
+
+        def edit(content: CommentedMap) -> None:
+            content[to_yaml(name)] = CommentedMap({key: to_yaml(value) for key, value in entry.items()})
+
+        if entry and not self._file.read().get(self._key(name)):
+            self._file.update(edit)
+
     def _key(self, name: str) -> str:
         """Return the key of the entry of `name`, whether it exists or not."""
         entries, original = self._file.read(), f"{name}$"

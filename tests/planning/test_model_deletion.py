@@ -1,0 +1,98 @@
+"""Deleting models with their settings, and what must not be deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.app import App
+from modules.catalog.errors import NotDeletable
+from modules.core.errors import ModelNotFound
+from modules.downloads.record import DownloadSpec
+from modules.runtime.status import Status
+from tests.support.checkpoint_files import put
+from tests.support.downloading import until
+from tests.support.gguf_files import gguf
+from tests.support.hub_server import HubServer
+
+MakeApp = Callable[..., App]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    put(folder / "a.gguf", gguf())
+    put(folder / "b.gguf", gguf())
+    return folder
+
+
+@pytest.fixture
+def app(make_app: MakeApp, models: Path) -> App:
+    return make_app()
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as started:
+        started.add("some/repo", {"a.gguf": bytes(3_000_000)})
+        yield started
+
+
+def save(app: App, name: str, n_ctx: int) -> None:
+    app.model_settings.save(name, "llama.cpp", {"n_ctx": n_ctx}, ["n_ctx"])
+
+
+def test_settings_are_deleted_and_restored_with_their_model(app: App) -> None:
+    save(app, "a.gguf", 512)
+    save(app, "b.gguf", 1024)
+    entry = app.deletion.delete("a.gguf")
+    assert app.model_settings.get("a.gguf") == {} and app.model_settings.get("b.gguf")["n_ctx"] == 1024
+    app.deletion.restore(entry.id)
+    assert app.model_settings.get("a.gguf") == {"loader": "llama.cpp", "n_ctx": 512}
+    assert app.deletion.entries() == []
+
+
+def test_settings_saved_for_a_new_model_of_the_same_name_are_kept(app: App, models: Path) -> None:
+    save(app, "a.gguf", 512)
+    entry = app.deletion.delete("a.gguf")
+    save(app, "a.gguf", 2048)
+    app.deletion.restore(entry.id)
+    assert app.model_settings.get("a.gguf")["n_ctx"] == 2048
+
+
+def test_an_unknown_model_is_not_deleted(app: App) -> None:
+    with pytest.raises(ModelNotFound):
+        app.deletion.delete("../a.gguf")
+
+
+@pytest.mark.parametrize("state", ["loading", "ready"])
+def test_a_model_in_use_is_not_deleted(app: App, models: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    save(app, "a.gguf", 512)
+    monkeypatch.setattr(app.models, "status", Status(state, name="a.gguf"))  # type: ignore[arg-type]
+    with pytest.raises(NotDeletable, match="Unload it first"):
+        app.deletion.delete("a.gguf")
+    assert app.model_settings.get("a.gguf")["n_ctx"] == 512
+    app.deletion.delete("b.gguf")
+    assert (models / "a.gguf").is_file() and not (models / "b.gguf").exists()
+
+
+def test_files_of_a_running_download_are_not_deleted(app: App, hub: HubServer) -> None:
+    app.mirrors.choose(hub.url)
+    hub.fault(r"resolve/.*a\.gguf", delay=30)
+    job = app.downloads.start(DownloadSpec("some/repo", "main", "", ("a.gguf",)))
+    with pytest.raises(NotDeletable, match="download"):
+        app.deletion.delete("a.gguf")
+    app.downloads.cancel(job)
+    until(lambda: app.downloads.snapshot()[0].state == "cancelled")
+    app.deletion.delete("a.gguf")
+
+
+def test_what_was_deleted_long_ago_is_gone_after_a_start(app: App, models: Path, make_app: MakeApp) -> None:
+    recent, old = app.deletion.delete("a.gguf"), app.deletion.delete("b.gguf")
+    folder = models / ".trash"
+    file = folder / old.id / "entry.json"
+    file.write_text(file.read_text().replace(str(old.deleted), "1000.0"))
+    make_app().sweep()
+    assert [path.name for path in folder.iterdir()] == [recent.id]
