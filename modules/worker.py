@@ -9,6 +9,7 @@ requests are tokenized by a third thread, so that the others do not wait for the
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -29,6 +30,7 @@ from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_fitting import fit
+from modules.engines.seeds import with_seed
 from modules.options.option import Value
 from modules.system import child_process
 
@@ -140,7 +142,7 @@ class Worker:
         self._unsent: list[bytes] = []
         self._sent_at = 0.0
         self._engine: BatchingEngine | SerialAdapter | None = None
-        self._running: set[int] = set()  # generations that have not ended
+        self._running: dict[int, dict[str, Json]] = {}  # generations that have not ended, and facts for their `Done`
         self._deferred: deque[Request] = deque()  # the first one is EXCLUSIVE, except while a step runs
         self._large: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._tokenizing: set[int] = set()  # generations that are not in the inbox yet
@@ -224,7 +226,8 @@ class Worker:
 
     def _line(self, call: int, event: Event) -> bytes:
         if isinstance(event, ENDS):
-            self._running.discard(call)
+            facts = self._running.pop(call, {})
+            event = dataclasses.replace(event, **facts) if isinstance(event, Done) else event
         return to_line(call, event)
 
     def _flush(self) -> None:
@@ -269,13 +272,13 @@ class Worker:
             self._send(call, Failed(_as_error(error)))
 
     def _begin(self, call: int, args: dict[str, Json]) -> None:
-        self._loaded().submit(call, **args)
-        self._running.add(call)
+        self._loaded().submit(call, args["prompt"], args["params"])
+        self._running[call] = args["facts"]
 
     def _cancel(self, call: int) -> None:
         self._deferred = deque(request for request in self._deferred if request[0] != call)
         if call in self._running:
-            self._running.discard(call)
+            del self._running[call]
             self._loaded().cancel(call)
 
     def _answer(self, call: int, operation: str, args: dict[str, Json]) -> Json:
@@ -301,10 +304,12 @@ class Worker:
 
 
 def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the arguments of `submit`. Raises PromptTooLong or TextTooLong."""
-    fitted = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
-    tokens = fit(fitted, lambda text: engine.tokenize(text, params), engine.info.context_length)
-    return {"prompt": tokens, "params": params}
+    """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong."""
+    whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
+    fitted = fit(whole, lambda text: engine.tokenize(text, params), engine.info.context_length)
+    params = with_seed(params)
+    facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
+    return {"prompt": fitted.tokens, "params": params, "facts": facts}
 
 
 def _engine_loader(module: str) -> EngineLoader[Any]:

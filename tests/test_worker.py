@@ -10,6 +10,7 @@ import pytest
 
 from modules.core.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, TextTooLong, Unsupported, WorkerDied
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
+from modules.core.prompt import Prompt, Replacement
 from modules.runtime.worker_process import WorkerProcess
 from modules.worker import LARGE_REQUEST
 from tests.conftest import ECHO, load, load_arguments
@@ -55,6 +56,22 @@ def test_a_generation_yields_texts_and_done(echo: WorkerProcess) -> None:
         *(Text(f"{word} ") for word in ("hello", "0", "1", "2", "世界")),
         Done("stop", prompt_tokens=4, completion_tokens=5),
     ]
+
+
+def test_the_end_of_a_generation_tells_how_its_prompt_was_shortened(echo: WorkerProcess) -> None:
+    prompt = Prompt("one two three", 2, shorter=(Replacement(0, 0, "zero "), Replacement(0, 4, "")))
+    *_, done = Call(echo, "generate", prompt=prompt.to_json(), params={}).remaining()
+    assert done == Done("stop", prompt_tokens=2, completion_tokens=2, shortened=1)
+
+
+def test_the_seed_of_a_generation_is_reported_even_if_it_was_drawn(echo: WorkerProcess) -> None:
+    seeds = set()
+    for seed in (7, 0, -1, -1):
+        *_, done = Call(echo, "generate", prompt="hello", params={"seed": seed}).remaining()
+        assert isinstance(done, Done)
+        assert done.seed == seed if seed >= 0 else 0 <= done.seed < 2**32 - 1
+        seeds.add(done.seed)
+    assert len(seeds) == 4
 
 
 def test_loading_reports_progress_and_returns_the_info_of_the_model(worker: WorkerProcess) -> None:
@@ -109,7 +126,7 @@ def test_a_large_prompt_that_cannot_fit_is_refused(echo: WorkerProcess) -> None:
 def test_a_large_prompt_is_cancelled_while_it_is_tokenized_or_waits_for_another(
     echo: WorkerProcess, cancelled: int
 ) -> None:
-    shortened = [HELD, 0, False, [[0, len(HELD) - 5, "held slow "]]]
+    shortened = Prompt(HELD, shorter=(Replacement(0, len(HELD) - 5, "held slow "),)).to_json()
     calls = [Call(echo, "generate", prompt=shortened, params={}) for _ in range(2)]
     calls[cancelled].cancel()
     result_of(echo, "release")

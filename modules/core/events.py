@@ -98,7 +98,9 @@ class Info:
 class Done:
     """The end of a generation. `reason` is "stop" (end token or stop string), "length" or "cancelled".
 
-    Seconds are of the prefill and of decoding. `cached_tokens` of the prompt were found in the KV cache.
+    Seconds are of the prefill and of decoding. `cached_tokens` of the prompt were found in the KV cache. `shortened` is
+    the index of the shorter text that was taken of a `Prompt`, -1 if none was. `seed` is the one that was used, even if
+    it was drawn; -1 if the parameters had none.
     """
 
     reason: str
@@ -107,6 +109,8 @@ class Done:
     completion_tokens: int = 0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    shortened: int = -1
+    seed: int = -1
 
 
 @dataclass(frozen=True)

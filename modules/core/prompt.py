@@ -12,8 +12,10 @@ class Prompt:
     """`text`, which may have `limit` tokens; 0 means as many as the context holds.
 
     A text with more tokens is shortened. With `truncate` its last tokens are kept. Otherwise the first of `shorter`
-    that fits is taken; they are in order of falling length. `stop` are strings that end the answer beside those of the
-    generation parameters; the tokenizer of the prompt does not get them.
+    that fits is taken; they are in order of falling length. With `target`, which is less than `limit`, it is the first
+    with at most so many tokens, or the last one if none is that short: then the next prompts, which are a little
+    longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters;
+    the tokenizer of the prompt does not get them.
     """
 
     text: str
@@ -21,15 +23,20 @@ class Prompt:
     truncate: bool = False
     shorter: tuple[Replacement, ...] = ()
     stop: tuple[str, ...] = ()
+    target: int = 0
+
+    def used_text(self, shortened: int) -> str:
+        """Return the text that a worker continued, given the `shortened` of its `Done`."""
+        return self.text if shortened < 0 else self.shorter[shortened].apply(self.text)
 
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]
-        return [self.text, self.limit, self.truncate, shorter]
+        return [self.text, self.limit, self.truncate, shorter, self.target]
 
     @staticmethod
     def from_json(body: Json) -> Prompt:
-        text, limit, truncate, shorter = body
-        return Prompt(text, limit, truncate, tuple(Replacement(*change) for change in shorter))
+        text, limit, truncate, shorter, target = body
+        return Prompt(text, limit, truncate, tuple(Replacement(*change) for change in shorter), target=target)
 
 
 @dataclass(frozen=True)

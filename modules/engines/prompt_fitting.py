@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt
@@ -14,7 +15,15 @@ LONGEST_TOKEN = 256
 """Characters: more than any token of a vocabulary has. The longest are 128 spaces, and runs of punctuation marks."""
 
 
-def fit(prompt: Prompt, encode: Encode, context_length: int) -> list[int]:
+@dataclass(frozen=True)
+class Fitted:
+    """The tokens of a prompt. `shortened` is the index of the shorter text that they are of, -1 for the whole one."""
+
+    tokens: list[int]
+    shortened: int = -1
+
+
+def fit(prompt: Prompt, encode: Encode, context_length: int) -> Fitted:
     """Return the tokens of `prompt`, shortened in its own way if they are more than its limit.
 
     A text that cannot fit whatever its tokens are is not tokenized, which takes seconds for some megabytes. Raises
@@ -23,18 +32,21 @@ def fit(prompt: Prompt, encode: Encode, context_length: int) -> list[int]:
     limit = prompt.limit or context_length
     longest = LONGEST_TOKEN * limit
     if prompt.truncate and prompt.limit:
-        return _truncated(encode(prompt.text[-longest:]), limit, encode)
+        return Fitted(_truncated(encode(prompt.text[-longest:]), limit, encode))
     tokens = encode(prompt.text) if len(prompt.text) <= longest else None
     if tokens is not None and (not prompt.limit or len(tokens) <= limit):
-        return tokens
-    # Of the shorter texts, those before `low` do not fit, those from `high` on do.
+        return Fitted(tokens)
+    # Of the shorter texts, those before `low` exceed the goal, those from `high` on do not.
+    goal = prompt.target or limit
     too_long, fitting, low, high = tokens, None, 0, len(prompt.shorter)
     while low < high:
         middle = (low + high) // 2
         text = prompt.shorter[middle].apply(prompt.text)
         tokens = encode(text) if len(text) <= longest else None
         if tokens is not None and len(tokens) <= limit:
-            fitting, high = tokens, middle
+            fitting = Fitted(tokens, middle)
+        if tokens is not None and len(tokens) <= goal:
+            high = middle
         else:
             too_long, low = tokens or too_long, middle + 1
     if fitting is not None:

@@ -28,6 +28,7 @@ def test_a_replacement_leaves_out_what_both_texts_share() -> None:
 
 
 def test_a_prompt_survives_serialization() -> None:
-    prompt = Prompt("system\nuser 一\nuser two", 12, False, (Replacement(7, 14, ""), Replacement(0, 14, "x")))
+    shorter = (Replacement(7, 14, ""), Replacement(0, 14, "x"))
+    prompt = Prompt("system\nuser 一\nuser two", 12, False, shorter, target=9)
     assert Prompt.from_json(json.loads(json.dumps(prompt.to_json()))) == prompt
-    assert [replacement.apply(prompt.text) for replacement in prompt.shorter] == ["system\nuser two", "xuser two"]
+    assert [prompt.used_text(index) for index in (-1, 0, 1)] == [prompt.text, "system\nuser two", "xuser two"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt, Replacement
 from modules.engines import prompt_fitting
-from modules.engines.prompt_fitting import LONGEST_TOKEN
+from modules.engines.prompt_fitting import LONGEST_TOKEN, Fitted
 
 BOS, CONTEXT = 1, 50
 
@@ -20,7 +21,7 @@ def encode(text: str) -> list[int]:
 
 
 def fit(prompt: Prompt, encode: Callable[[str], list[int]]) -> list[int]:
-    return prompt_fitting.fit(prompt, encode, CONTEXT)
+    return prompt_fitting.fit(prompt, encode, CONTEXT).tokens
 
 
 def shortenable(count: int, limit: int) -> Prompt:
@@ -39,6 +40,24 @@ def test_the_longest_prompt_that_fits_is_chosen() -> None:
         for limit in range(2, count + 2):
             prompt = shortenable(count, limit)
             assert fit(prompt, encode) == encode(prompt.text[-(limit - 1) :]), (count, limit)
+
+
+def test_a_prompt_over_its_limit_is_shortened_to_its_target() -> None:
+    def fitted(limit: int, target: int) -> tuple[int, int]:
+        result = prompt_fitting.fit(dataclasses.replace(shortenable(20, limit), target=target), encode, CONTEXT)
+        return len(result.tokens), result.shortened
+
+    assert fitted(21, 15) == (21, -1), "it fits"
+    assert fitted(20, 15) == (15, 5)
+    assert fitted(20, 20) == (20, 0)
+
+
+def test_if_no_prompt_reaches_the_target_the_shortest_is_taken_if_it_fits() -> None:
+    prompt = Prompt("123456789", 8, target=3, shorter=(Replacement(0, 2, ""), Replacement(0, 4, "")))
+    assert prompt_fitting.fit(prompt, encode, CONTEXT) == Fitted(encode("56789"), 1)
+    with pytest.raises(PromptTooLong) as refused:
+        fit(dataclasses.replace(prompt, limit=5), encode)
+    assert (refused.value.tokens, refused.value.limit) == (6, 5)
 
 
 def test_few_of_many_prompts_are_tokenized() -> None:
