@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from modules.chat import errors as chat_errors  # noqa: E402, F401 - defines errors for the table
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
+from modules.conversations import attachments  # noqa: E402, F401 - the same
 from modules.core import lora_errors  # noqa: E402, F401 - the same
 from modules.core.errors import WebUIError, Words  # noqa: E402
 from modules.downloads import errors as download_errors  # noqa: E402, F401 - the same

@@ -12,6 +12,7 @@ WebUIError
 ├── PromptTooLong         the prompt does not fit the context
 ├── TextTooLong           nor does a prompt that is too long even to be tokenized
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
+├── AttachmentRefused     a file that cannot be attached to a message: see `conversations/attachments.py`
 ├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be
 │   ├── IncompleteModel   files are missing, or one ends too early
