@@ -1,0 +1,84 @@
+"""Files stored once by their SHA-256: attachments, and the prompts of receipts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from modules.conversations.errors import ConversationNotSaved
+from modules.conversations.folder import replace_file
+from modules.system.leftovers import sweep
+
+MIN_AGE = 24 * 3600.0
+"""Seconds for which a blob is kept that no conversation uses: its message may be about to be sent."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobStore:
+    """Blobs in `folder`, which need not exist; in memory if it is None."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._memory: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, content: bytes) -> str:
+        """Store the content unless it is stored already, and return its SHA-256. Raises ConversationNotSaved."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if self._folder is None:
+            self._memory[sha256] = content
+            return sha256
+        path = self._folder / sha256
+        try:
+            with self._lock:
+                if path.is_file() and path.stat().st_size == len(content):
+                    os.utime(path)  # it is used again
+                else:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    replace_file(path, content)
+        except OSError as error:
+            raise ConversationNotSaved(str(self._folder), error.strerror or str(error)) from error
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """Return the content. Raises KeyError if it is not stored, or if the file was changed or cannot be read."""
+        if self._folder is None:
+            return self._memory[sha256]
+        if not _SHA256.fullmatch(sha256):
+            raise KeyError(sha256)
+        try:
+            content = (self._folder / sha256).read_bytes()
+        except OSError as error:
+            raise KeyError(sha256) from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise KeyError(sha256)
+        return content
+
+    def __contains__(self, sha256: str) -> bool:
+        if self._folder is None:
+            return sha256 in self._memory
+        return _SHA256.fullmatch(sha256) is not None and (self._folder / sha256).is_file()
+
+    def forget_unused(self, used: Collection[str], min_age: float = MIN_AGE) -> int:
+        """Delete blobs not in `used` that were put longer than `min_age` seconds ago, and return how many."""
+        if self._folder is None:
+            unused = [sha256 for sha256 in self._memory if sha256 not in used]
+            for sha256 in unused:
+                del self._memory[sha256]
+            return len(unused)
+        count = 0
+        with contextlib.suppress(OSError), self._lock:
+            names = os.listdir(self._folder)
+            sweep(self._folder, {name[1:].rpartition(".")[0] for name in names if name.startswith(".")})
+            for name in names:
+                path = self._folder / name
+                if _SHA256.fullmatch(name) and name not in used and time.time() - path.stat().st_mtime > min_age:
+                    path.unlink()
+                    count += 1
+        return count

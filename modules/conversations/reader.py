@@ -1,0 +1,169 @@
+"""Read a file of a conversation, whichever format it has."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from modules.conversations import file_format, ids, original
+from modules.conversations.conversation import Conversation
+from modules.conversations.errors import InvalidConversation
+from modules.conversations.file_format import FormatProblem
+from modules.conversations.titles import derive_title
+from modules.core.errors import Words
+from modules.core.events import Json
+
+MAX_BYTES = 200_000_000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the list shows of a conversation. Times are seconds since the epoch.
+
+    `title` is derived from the first question if none was given. `count` is the number of messages, of all versions.
+    `problem` says why the file cannot be opened, or not changed, as the end of a sentence. `snippet` surrounds what was
+    searched for. `deleted` is when it was moved to the bin, 0 if it is not in it.
+    """
+
+    id: str
+    title: str
+    updated: float
+    created: float
+    rev: int = 0
+    pinned: bool = False
+    mode: str = ""
+    character: str = ""
+    count: int = 0
+    problem: Words | None = None
+    snippet: str = ""
+    deleted: float = 0.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A conversation of a file. `foreign` if another program wrote it; `problem` says why it must not be changed."""
+
+    conversation: Conversation
+    foreign: bool = False
+    problem: Words | None = None
+
+
+def open_conversation(path: PurePosixPath, content: bytes, modified: float, put: original.Put) -> Opened:
+    """Parse the content of the file at `path`, changed at `modified`. Raises InvalidConversation."""
+    id = ids.id_of(path) or ""
+    try:
+        data = load_json(content)
+        if file_format.is_own(data):
+            return Opened(_from_json(id, data), problem=file_format.newer_version(data))
+        conversation = Conversation(id, **_foreign_fields(path, data, modified))
+        original.parse(conversation, data, put)
+        return Opened(conversation, foreign=True)
+    except FormatProblem as problem:
+        raise InvalidConversation(path.name, problem.words) from None
+
+
+def summarize(path: PurePosixPath, content: bytes, modified: float) -> Summary:
+    """Return what the list shows of the file at `path`; for a damaged one, with its problem."""
+    id = ids.id_of(path) or ""
+    try:
+        data = load_json(content)
+        if file_format.is_own(data):
+            return _summarize_own(id, data)
+        fields = _foreign_fields(path, data, modified)
+        title = fields.pop("title") or derive_title([original.first_question(data)])
+        return Summary(id, title, count=sum(len(list(filter(None, row))) for row in original.rows_of(data)), **fields)
+    except FormatProblem as problem:
+        return Summary(id, path.name, modified, modified, problem=problem.words)
+
+
+def summary_of(conversation: Conversation, problem: Words | None = None) -> Summary:
+    """Return what the list shows of a conversation."""
+    return Summary(
+        conversation.id, title_of(conversation), conversation.updated, conversation.created, conversation.rev,
+        conversation.pinned, conversation.mode, conversation.character, len(conversation.messages), problem,
+    )  # fmt: skip
+
+
+def title_of(conversation: Conversation) -> str:
+    """Return the title that was given, or one that is derived from the first question."""
+    questions = (message.content for message in conversation.messages.values() if message.role == "user")
+    return conversation.title or derive_title(questions)
+
+
+def texts(content: bytes) -> list[str]:
+    """Return the texts of all messages in a file; none if it is damaged."""
+    try:
+        data = load_json(content)
+        if not file_format.is_own(data):
+            return original.texts(data)
+        messages = data.get("messages")
+        bodies = messages.values() if isinstance(messages, dict) else ()
+        found = (body.get("content") for body in bodies if isinstance(body, dict))
+        return [text for text in found if isinstance(text, str)]
+    except FormatProblem:
+        return []
+
+
+def load_json(content: bytes) -> Mapping[str, Json]:
+    """Return the JSON object of a file that may be a conversation. Raises FormatProblem for anything else."""
+    if not content.strip():
+        raise FormatProblem("the file is empty", "文件是空的")
+    try:
+        data = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise FormatProblem(
+            f"its JSON is damaged at line {error.lineno}, column {error.colno}",
+            f"JSON 在第 {error.lineno} 行第 {error.colno} 列损坏",
+        ) from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of too many digits, or nested too deeply
+        raise FormatProblem("it is not a JSON file", "不是 JSON 文件") from None
+    if not isinstance(data, dict) or not (file_format.is_own(data) or original.is_original(data)):
+        raise FormatProblem("it has no messages that this program knows", "其中没有本程序认识的消息")
+    return data
+
+
+def _summarize_own(id: str, data: Mapping[str, Json]) -> Summary:
+    messages = data.get("messages", {})
+    bodies = messages.values() if isinstance(messages, dict) else ()
+    questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
+    head = _from_json(id, {**data, "messages": {} if isinstance(messages, dict) else messages})
+    title = head.title or derive_title(text for text in questions if isinstance(text, str))
+    return dataclasses.replace(summary_of(head, file_format.newer_version(data)), title=title, count=len(messages))
+
+
+def _from_json(id: str, data: Mapping[str, Json]) -> Conversation:
+    try:
+        return file_format.from_json(id, data)
+    except FormatProblem:
+        if newer := file_format.newer_version(data):
+            raise FormatProblem(newer["en"], newer["zh"]) from None
+        raise
+
+
+def _foreign_fields(path: PurePosixPath, data: Mapping[str, Json], modified: float) -> dict[str, Json]:
+    """Return what the name of a file of the original, and the times of its messages, say of the conversation."""
+    stem = path.name.removesuffix(ids.SUFFIX)
+    character = ids.character_of(path)
+    metadata = data.get("metadata")
+    facts = metadata.values() if isinstance(metadata, dict) else ()
+    times = [original.parse_timestamp(about.get("timestamp")) for about in facts if isinstance(about, dict)]
+    times = [time for time in times if time]
+    return {
+        "title": stem if ids.is_given_name(path) else "",
+        "created": _time_of(stem) or min(times, default=modified),
+        "updated": max(times, default=modified),
+        "mode": "chat-instruct" if character else "instruct",
+        "character": character,
+    }
+
+
+def _time_of(stem: str) -> float:
+    """Return the time in the id of a conversation, 0 if there is none."""
+    with contextlib.suppress(ValueError, OverflowError):
+        return time.mktime(time.strptime(stem[:17], "%Y%m%d-%H-%M-%S"))
+    return 0.0

@@ -1,0 +1,48 @@
+"""Titles of conversations."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from modules.conversations.errors import InvalidTitle
+
+MAX_LENGTH = 200
+_MAX_DERIVED = 60
+_MAX_SEARCHED = 1000
+
+
+def checked_title(title: str) -> str:
+    """Return the title without surrounding space. Raises InvalidTitle; "" is valid and means a derived one."""
+    title = title.strip()
+    if len(title) > MAX_LENGTH:
+        raise InvalidTitle({"en": f"it has more than {MAX_LENGTH} characters", "zh": f"超过 {MAX_LENGTH} 个字符"})
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in title):
+        raise InvalidTitle({"en": "it has line breaks or control characters", "zh": "含有换行符或控制字符"})
+    return title
+
+
+def derive_title(questions: Iterable[str]) -> str:
+    """Return a title of the first line of the first question that has one: whole words, at most 60 characters."""
+    beginnings = (question.lstrip()[:_MAX_SEARCHED] for question in questions)
+    lines = (" ".join(_printable(line).split()) for beginning in beginnings for line in beginning.splitlines())
+    line = next(filter(None, lines), "")
+    if len(line) <= _MAX_DERIVED:
+        return line
+    cut = line[: _MAX_DERIVED - 1]
+    if line[len(cut)] != " " and not _is_wide(line[len(cut)]) and not _is_wide(cut[-1]):
+        words = cut.rpartition(" ")[0]
+        wide = max((position for position, char in enumerate(cut) if _is_wide(char)), default=-1) + 1
+        cut = max(words, cut[:wide], key=len) or cut
+    while unicodedata.combining(line[len(cut)]) and len(cut) > 1:  # not between a letter and its accents
+        cut = cut[:-1]
+    return cut.rstrip() + "…"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _is_wide(char: str) -> bool:
+    """Whether text may be cut before or after the character, as between those of Chinese, Japanese and Korean."""
+    return unicodedata.east_asian_width(char) in "WF"
