@@ -10,6 +10,7 @@ from typing import Any
 
 from modules.chat.message import Message
 from modules.chat.renderer import Rendering
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningMarkers
 
 RenderAll = Callable[[Sequence[Mapping[str, Any]]], list[Rendering]]
 """Render a template with each of these sets of variables."""
@@ -24,6 +25,7 @@ _UNKNOWN_ROLE = "proberole"
 # Such as "</think>", "[/THINK]", "<|END_THINKING|>" and Gemma 4's "<channel|>".
 _CLOSING_TAG = re.compile(r".*/|<\|?END|<[^|]+\|>$", re.DOTALL)
 _LAST_TAG = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\s*$")
+_FIRST_TAG = re.compile(r"\s*(<[^<>]+>|\[[^\[\]]+\])")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class TemplateFeatures:
     """The abilities of a template; the defaults are those of a template about which nothing is known.
 
     `parts` are the roles whose content must be a list of parts: as a string it would be lost. `open_thought` is the tag
-    that a prompt ends with if the template begins the model's thoughts, such as "<think>".
+    that a prompt ends with if the template begins the model's thoughts, such as "<think>". `markers` surround the
+    thoughts of an answer, and `thought_start` is the first of them with the white space that belongs to it; None and ""
+    if neither its thoughts nor its prompts show them.
     """
 
     system: bool = True
@@ -44,6 +48,8 @@ class TemplateFeatures:
     reasoning: bool = False
     tool_results: bool = False
     open_thought: str = ""
+    markers: ReasoningMarkers | None = None
+    thought_start: str = ""
 
 
 def probe(render: RenderAll) -> TemplateFeatures:
@@ -55,17 +61,20 @@ def probe(render: RenderAll) -> TemplateFeatures:
     conversations = _conversations(system)
     rendered = dict(
         zip(
-            [*conversations, "prompt", "no prompt"],
+            [*conversations, "prompt", "no prompt", "thought"],
             render(
                 [
                     *({"messages": with_parts(messages, parts)} for messages in conversations.values()),
                     {"messages": with_parts([_user(_USER)], parts)},
                     {"messages": with_parts([_user(_USER)], parts), "add_generation_prompt": False},
+                    {"messages": with_parts(conversations["reasoning"], parts), "add_generation_prompt": False},
                 ]
             ),
             strict=True,
         )
     )
+    open_thought = _open_thought(rendered)
+    markers, thought_start = _markers(rendered, open_thought)
     return TemplateFeatures(
         system=system,
         several_systems=system and rendered["several systems"].shows(_SYSTEM, _SYSTEM_2),
@@ -77,7 +86,9 @@ def probe(render: RenderAll) -> TemplateFeatures:
         parts=parts,
         reasoning=rendered["reasoning"].shows(_THOUGHT),
         tool_results=rendered["tool result"].shows(_RESULT),
-        open_thought=_open_thought(rendered),
+        open_thought=open_thought,
+        markers=markers,
+        thought_start=thought_start,
     )
 
 
@@ -135,8 +146,35 @@ def _open_thought(rendered: Mapping[str, Rendering]) -> str:
     if match is None or _CLOSING_TAG.match(match[1]):
         return ""
     tag, header = match[1], rendered["answer"].text.partition(_ANSWER)[0]
-    belongs_to_header = header.startswith(prompt.rstrip()) and f"{tag[0]}/{tag[1:]}" not in header
+    belongs_to_header = header.startswith(prompt.rstrip()) and _closing(tag) not in header
     return "" if belongs_to_header else tag
+
+
+def _markers(rendered: Mapping[str, Rendering], open_thought: str) -> tuple[ReasoningMarkers | None, str]:
+    """Return what surrounds a thought, and its beginning with the white space after it. None and "" if neither shows.
+
+    What stands between a thought and the answer is the closing marker and, in some formats, a header of the answer.
+    """
+    prompt, (before, found, rest) = rendered["prompt"].text, rendered["thought"].text.partition(_THOUGHT)
+    between, answered, _ = rest.partition(_ANSWER)
+    if not found or not answered:
+        opening = prompt[prompt.rfind(open_thought) :] if open_thought else ""
+        return (ReasoningMarkers(open_thought, _closing(open_thought)), opening) if opening else (None, "")
+    for known in KNOWN_MARKERS:
+        if before.rstrip().endswith(known.open) and between.lstrip().startswith(known.close):
+            return known, before[before.rindex(known.open) :]
+    opened, closed = _LAST_TAG.search(before), _FIRST_TAG.match(between)
+    if opened is None or closed is None:
+        return None, ""
+    if opened[1] != open_thought and prompt.rstrip().endswith(opened[1]):  # it is a mark of the role
+        return None, ""
+    header = between[closed.end() :].strip()
+    return ReasoningMarkers(opened[1], closed[1], (header,) if header else ()), opened[0]
+
+
+def _closing(tag: str) -> str:
+    """Return the tag that closes `tag`, as in HTML."""
+    return f"{tag[0]}/{tag[1:]}"
 
 
 def _system(text: str) -> Message:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from modules.chat.message import Message
-from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate
-from modules.core.events import Json
+from modules.chat.reasoning_markers import reasoning_markers
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
+from modules.core.events import Done, Json
 from modules.core.prompt import Prompt, Replacement
+from modules.core.reasoning import ReasoningMarkers, ReasoningParser
 from modules.runtime.loaded_model import LoadedModel
 
 _SYSTEM_ROLES = ("system", "developer")
@@ -17,6 +21,84 @@ LONG_TOKEN = 16
 """Bytes. A text with more bytes than this for each token that it may have is not worth encoding."""
 MOST_CANDIDATES = 64
 """Shorter conversations that are offered to the worker."""
+HYSTERESIS = 0.75
+"""Part of the room that a chat fills after its oldest exchanges were dropped."""
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """The prompt of a chat, and how to read the reply.
+
+    `starts` has, for each of the prompt's shorter texts, the index of the first message that it keeps apart from system
+    messages. `markers`, `inside` and `begun` are those of the reply's `ReasoningParser`.
+    """
+
+    prompt: Prompt
+    starts: tuple[int, ...]
+    markers: tuple[ReasoningMarkers, ...]
+    inside: bool = False
+    begun: bool = False
+
+    def parser(self) -> ReasoningParser:
+        """Return the parser of the reply. Feed it the text that the reply was to start with first."""
+        return ReasoningParser(self.markers, self.inside, self.begun)
+
+    def first_message(self, done: Done) -> int | None:
+        """Return the index of the first message that the model got apart from system messages, None if nothing was
+        dropped for this reply."""
+        return None if done.shortened < 0 else self.starts[done.shortened]
+
+
+def chat_prompt(
+    templates: ChatTemplates,
+    model: LoadedModel,
+    messages: Sequence[Message],
+    params: Mapping[str, Json],
+    *,
+    continue_last: bool = False,
+    start_with: str = "",
+    dropped_until: int = 0,
+    hysteresis: bool = True,
+    template_kwargs: Mapping[str, Json] | None = None,
+) -> ChatPrompt:
+    """Return the prompt that `model` continues to answer `messages`, or with `continue_last` the last one of them.
+
+    `start_with` is the beginning of the reply. The messages before the index `dropped_until` are left out, except for
+    system messages and the last question. If the prompt is still too long, the worker drops the oldest exchanges until
+    it fits, with `hysteresis` until it fills no more than HYSTERESIS of the room, so that the next prompts begin with
+    the same text. Raises what `ChatTemplates.render` raises.
+    """
+    if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
+        messages, continue_last = messages[:-1], False
+    template = ModelTemplate.of(model.record, model.info)
+    first = min(dropped_until, max(_questions(messages), default=0))
+    kept = _without(messages, first)
+    dropped = len(messages) - len(kept)
+    render = partial(templates.render, template, continue_last=continue_last, template_kwargs=template_kwargs)
+    limit = room(model, params)
+    text = render(kept)
+    prompt, starts = _shortenable(
+        lambda start: (text if not start else render(_without(kept, start))) + start_with,
+        kept,
+        limit,
+        int(limit * HYSTERESIS) if hysteresis else 0,
+        ALPACA_STOPS if template.is_ours else (),
+    )
+    starts = tuple(start + dropped for start in starts)
+    markers, inside = reasoning_markers(templates, template, text)
+    if not continue_last:
+        return ChatPrompt(prompt, starts, markers, inside)
+    if not ends_in_thought(messages[-1]):
+        return ChatPrompt(prompt, starts, (), begun=True)
+    return ChatPrompt(prompt, starts, markers, inside=True, begun=True)
+
+
+def count_prompt_tokens(
+    templates: ChatTemplates, model: LoadedModel, messages: Sequence[Message], params: Mapping[str, Json]
+) -> int:
+    """Return how many tokens the whole prompt for an answer to `messages` has. Asks the worker."""
+    whole = conversation_prompt(templates, model, messages, params)
+    return int(model.ask("count", text=whole.text))
 
 
 def conversation_prompt(
@@ -43,12 +125,21 @@ def conversation_prompt(
         return templates.render(template, kept, continue_last=continue_last, template_kwargs=template_kwargs)
 
     limit = room(model, params)
+    if not drop_oldest:
+        return Prompt(rendered(0), limit, stop=stop)
+    return _shortenable(rendered, messages, limit, 0, stop)[0]
+
+
+def _shortenable(
+    rendered: Callable[[int], str], messages: Sequence[Message], limit: int, target: int, stop: tuple[str, ...]
+) -> tuple[Prompt, tuple[int, ...]]:
+    """Return the prompt with its shorter texts, and the index of the message from which each of them begins."""
     text = rendered(0)
-    if not drop_oldest or _most_tokens(text) <= limit:
-        return Prompt(text, limit, stop=stop)
-    shorter = _shorter(_starts(messages, text, limit), rendered, limit)
-    changes = tuple(Replacement.between(text, candidate) for candidate in shorter)
-    return Prompt(text, limit, shorter=changes, stop=stop)
+    if _most_tokens(text) <= limit:
+        return Prompt(text, limit, stop=stop), ()
+    shorter = _shorter(_starts(messages, text, limit), rendered, target or limit)
+    changes = tuple(Replacement.between(text, candidate) for _, candidate in shorter)
+    return Prompt(text, limit, shorter=changes, stop=stop, target=target), tuple(start for start, _ in shorter)
 
 
 def text_prompt(text: str, params: Mapping[str, Json]) -> Prompt:
@@ -86,12 +177,12 @@ def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
     return list(dict.fromkeys([*(start for start, _ in chosen), possible[-1][0]]))
 
 
-def _shorter(starts: Sequence[int], rendered: Callable[[int], str], limit: int) -> list[str]:
-    """Return the conversation from each of `starts` on, up to the first that cannot have more than `limit` tokens."""
+def _shorter(starts: Sequence[int], rendered: Callable[[int], str], target: int) -> list[tuple[int, str]]:
+    """Return the text from each of `starts` on, up to the first that cannot have more than `target` tokens."""
     texts = []
     for start in starts:
-        texts.append(rendered(start))
-        if _most_tokens(texts[-1]) <= limit:
+        texts.append((start, rendered(start)))
+        if _most_tokens(texts[-1][1]) <= target:
             break
     return texts
 

@@ -41,7 +41,10 @@ _REMEMBERED_TEMPLATES = 32
 _STOPPED_SECONDS = 60.0
 """How long a template that was stopped is refused without another try, which might only have met a busy machine."""
 _CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
-_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+"""Keys of messages under which their thoughts may be."""
+_THOUGHT_START = "<think>\n"
+"""How thoughts begin if the template does not tell."""
 _NOTED = "chat_template"
 _RESERVED = ("messages", "add_generation_prompt")
 """Variables of a template that a request states by other means."""
@@ -110,6 +113,7 @@ class ChatTemplates:
     ) -> str:
         """Return the prompt for the next answer, or with `continue_last` the one that continues the last message.
 
+        A last message with thoughts and no text is continued within its thoughts.
         `template_kwargs` are further variables of the template, such as enable_thinking. Raises TemplateRefused, with
         the template's own message, if it refuses the messages or is broken; TemplateStopped if it exceeds a limit; and
         NoDefaultTemplate.
@@ -127,6 +131,8 @@ class ChatTemplates:
             variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": generation_prompt}
             return self._render(source, common, variables, template.model)
 
+        if continue_last and ends_in_thought(messages[-1]):
+            return _continued_thought(messages, rendered(messages[:-1], True), features)
         if continue_last:
             return _continued(messages, rendered, template.model)
         return rendered(messages, True)
@@ -177,6 +183,26 @@ class ChatTemplates:
             return probed.features
 
 
+def ends_in_thought(message: Message) -> bool:
+    """Return whether the message has thoughts and no text."""
+    return bool(reasoning_of(message)) and not message.get("content")
+
+
+def reasoning_of(message: Message) -> str:
+    """Return the thoughts of a message, under whichever name they are."""
+    return next((str(message[name]) for name in REASONING_NAMES if message.get(name) is not None), "")
+
+
+def _continued_thought(messages: Sequence[Message], prompt: str, features: TemplateFeatures) -> str:
+    """Return `prompt`, which is for a new answer, with the thought that the last message has begun, byte for byte."""
+    opening, start = (
+        (features.markers.open, features.thought_start)
+        if features.markers
+        else (_THOUGHT_START.strip(), _THOUGHT_START)
+    )
+    return prompt + ("" if prompt.rstrip().endswith(opening) else start) + reasoning_of(messages[-1])
+
+
 def _continued(messages: Sequence[Message], rendered: Callable[[Sequence[Message], bool], str], model: str) -> str:
     """Return the whole conversation as rendered, up to the end of the last message's text.
 
@@ -205,7 +231,7 @@ def _with_aliases(messages: Sequence[Message]) -> list[Message]:
     """Return the messages with their reasoning under each of the names by which templates ask for it."""
     complete: list[Message] = []
     for message in messages:
-        reasoning = next((message[name] for name in _REASONING_NAMES if message.get(name) is not None), None)
+        reasoning = next((message[name] for name in REASONING_NAMES if message.get(name) is not None), None)
         aliases = {} if reasoning is None else {"reasoning_content": reasoning}
         complete.append({**({"thinking": reasoning} if aliases else {}), **message, **aliases})
     return complete

@@ -38,19 +38,19 @@ def fit(prompt: Prompt, encode: Encode, context_length: int) -> Fitted:
         return Fitted(tokens)
     # Of the shorter texts, those before `low` exceed the goal, those from `high` on do not.
     goal = prompt.target or limit
-    too_long, fitting, low, high = tokens, None, 0, len(prompt.shorter)
+    too_long, fitting, nearly, low, high = tokens, None, None, 0, len(prompt.shorter)
     while low < high:
         middle = (low + high) // 2
         text = prompt.shorter[middle].apply(prompt.text)
         tokens = encode(text) if len(text) <= longest else None
-        if tokens is not None and len(tokens) <= limit:
-            fitting = Fitted(tokens, middle)
         if tokens is not None and len(tokens) <= goal:
-            high = middle
-        else:
-            too_long, low = tokens or too_long, middle + 1
-    if fitting is not None:
-        return fitting
+            fitting, high = Fitted(tokens, middle), middle
+            continue
+        if tokens is not None and len(tokens) <= limit:
+            nearly = Fitted(tokens, middle)
+        too_long, low = tokens or too_long, middle + 1
+    if found := fitting or nearly:
+        return found
     if too_long is None:
         raise TextTooLong(len(prompt.text), limit)
     raise PromptTooLong(len(too_long), limit)

@@ -8,6 +8,7 @@ import pytest
 
 from modules.chat.features import TemplateFeatures
 from modules.chat.templates import ALPACA, ChatTemplates, ModelTemplate
+from modules.core.reasoning import KNOWN_MARKERS, ReasoningMarkers
 from tests.support.template_table import CHATML, TEMPLATES
 
 RENDERER = ChatTemplates()
@@ -53,6 +54,27 @@ PHI = (
     "\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
+SOME_THOUGHTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n"
+    "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHANNELS = (  # a thought is shown only in an answer that ends the conversation
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}{% if loop.last and m.thinking and not "
+    "add_generation_prompt %}<|channel|>analysis<|message|>{{ m.thinking }}<|end|><|start|>assistant{% endif %}"
+    "<|channel|>final{% endif %}<|message|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+UNKNOWN_MARKS = (
+    "{% for m in messages %}({{ m.role }}){% if m.reasoning_content %}[M] {{ m.reasoning_content }}[/M]\n[A]{% endif %}"
+    "{{ m.content }}{% endfor %}{% if add_generation_prompt %}(assistant){% endif %}"
+)
+ROLE_MARKS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}{{ m.reasoning_content }}<end><assistant>"
+    "{% endif %}{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+THINK, CHANNEL_MARKERS = KNOWN_MARKERS[0], KNOWN_MARKERS[3]
+
 CASES = {
     "ChatML": (CHATML, COMPLETE),
     "Alpaca": (ALPACA, COMPLETE),
@@ -91,8 +113,24 @@ CASES = {
         TEMPLATES["system in parts"],
         changed(parts=frozenset({"system"})),
     ),
-    "a thought in new answers": (TEMPLATES["thinking"], changed(open_thought="<think>")),
-    "a thought in all answers": (THINKING_ANSWERS, changed(open_thought="<think>", reasoning=True)),
+    "a thought in new answers": (
+        TEMPLATES["thinking"],
+        changed(open_thought="<think>", markers=THINK, thought_start="<think>\n"),
+    ),
+    "a thought in all answers": (
+        THINKING_ANSWERS,
+        changed(open_thought="<think>", reasoning=True, markers=THINK, thought_start="<think>\n"),
+    ),
+    "a thought in some answers": (
+        SOME_THOUGHTS,
+        changed(reasoning=True, markers=THINK, thought_start="<think>\n"),
+    ),
+    "channels": (CHANNELS, changed(markers=CHANNEL_MARKERS, thought_start=CHANNEL_MARKERS.open)),
+    "unknown marks": (
+        UNKNOWN_MARKS,
+        changed(reasoning=True, markers=ReasoningMarkers("[M]", "[/M]", ("[A]",)), thought_start="[M] "),
+    ),
+    "thoughts between the marks of roles": (ROLE_MARKS, changed(reasoning=True)),
     "no thought if told so": (TEMPLATES["a switch for thinking"], COMPLETE),
     "a thought that is closed at once": (
         CHATML + "{% if add_generation_prompt %}<|channel>thought\n<channel|>{% endif %}",

@@ -18,7 +18,15 @@ from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import TemplateRefused
 from modules.chat.message import Message
-from modules.chat.prompt import MOST_CANDIDATES, conversation_prompt, room, text_prompt
+from modules.chat.prompt import (
+    MOST_CANDIDATES,
+    ChatPrompt,
+    chat_prompt,
+    conversation_prompt,
+    count_prompt_tokens,
+    room,
+    text_prompt,
+)
 from modules.chat.templates import ChatTemplates
 from modules.core.errors import PromptTooLong
 from modules.core.events import Done, Text
@@ -193,6 +201,118 @@ def test_the_marks_of_the_alpaca_format_end_an_answer_where_a_model_has_no_templ
     finally:
         manager.unload()
     assert conversation_prompt(TEMPLATES, model, conversation("hi"), params()).stop == ()
+
+
+# -- chats ------------------------------------------------------------------------------------------------------------
+
+OPENING = PLAIN.replace("answer:", "answer: <think>\n")
+
+
+def chat(model: LoadedModel, messages: list[Message], max_new_tokens: int = 4, **options: Any) -> ChatPrompt:
+    return chat_prompt(TEMPLATES, model, messages, params(max_new_tokens), **options)
+
+
+def sent(model: LoadedModel, prompt: ChatPrompt) -> tuple[str, int | None, int]:
+    """Return the prompt that the engine received, the first message of it, and how many tokens it had."""
+    *texts, done = model.generate(prompt.prompt, params())
+    assert isinstance(done, Done)
+    text = "".join(event.text for event in texts if isinstance(event, Text)).rstrip()
+    return text, prompt.first_message(done), done.prompt_tokens
+
+
+NUMBERED = [SYSTEM, *conversation(*(f"{number} word" for number in range(41)))]
+"""Each message has three tokens, and one more asks for the answer; 60 are the limit, 45 the target."""
+
+
+def test_a_chat_that_is_too_long_is_shortened_to_three_quarters_of_the_room(model: LoadedModel) -> None:
+    text, first, tokens = sent(model, chat(model, NUMBERED))
+    assert (first, tokens) == (29, 3 * 14 + 1)
+    assert text.startswith("system: be brief user: 28 word")
+    text, first, tokens = sent(model, chat(model, NUMBERED, hysteresis=False))
+    assert (first, tokens) == (25, 3 * 18 + 1)
+
+
+def test_the_next_prompts_of_a_shortened_chat_begin_with_the_same_text(model: LoadedModel) -> None:
+    shortened = []
+    dropped_until, count, previous = 0, 0, ""
+    for last in range(1, len(NUMBERED), 2):
+        text, first, tokens = sent(model, chat(model, NUMBERED[: last + 1], dropped_until=dropped_until))
+        assert tokens <= 60
+        if first is not None:
+            shortened.append(tokens)
+            dropped_until = first
+        else:
+            count += 1
+            assert text.startswith(previous.removesuffix(" answer:"))
+        previous = text
+    assert shortened == [43, 43, 43, 43] and count == 17
+
+
+def test_messages_that_were_dropped_before_are_left_out(model: LoadedModel) -> None:
+    messages = [SYSTEM, *conversation("one", "first", "two", "second", "three")]
+    prompt = chat(model, messages, dropped_until=3)
+    assert prompt.prompt.text == "system: be brief\nuser: two\nassistant: second\nuser: three\nanswer:"
+    assert [change.apply(prompt.prompt.text) for change in prompt.prompt.shorter] == [
+        "system: be brief\nuser: three\nanswer:"
+    ]
+    assert prompt.starts == (5,)
+    assert chat(model, messages, dropped_until=99).prompt.text == "system: be brief\nuser: three\nanswer:"
+
+
+def test_a_last_question_that_is_too_long_is_refused_with_both_numbers(model: LoadedModel) -> None:
+    with pytest.raises(PromptTooLong) as refused:
+        sent(model, chat(model, conversation("hi", "hello", " ".join([LONG] * 4))))
+    assert (refused.value.tokens, refused.value.limit) == (82, 60)
+
+
+def test_a_question_between_target_and_limit_is_sent_alone(model: LoadedModel) -> None:
+    assert sent(model, chat(model, conversation("hi", LONG, " ".join(["word"] * 50))))[1:] == (2, 52)
+
+
+def test_the_beginning_of_a_reply_ends_every_text(model: LoadedModel) -> None:
+    prompt = chat(model, NUMBERED, start_with=" Well,\n ").prompt
+    texts = [prompt.text, *(change.apply(prompt.text) for change in prompt.shorter)]
+    assert len(texts) > 1 and all(text.endswith("user: 40 word\nanswer: Well,\n ") for text in texts)
+
+
+def parsed(prompt: ChatPrompt, *pieces: str) -> list[tuple[str, str]]:
+    parser = prompt.parser()
+    return [part for piece in pieces for part in parser.feed(piece)] + parser.end()
+
+
+def test_a_reply_is_read_as_its_prompt_ends(model: LoadedModel) -> None:
+    question = conversation("hi")
+    assert parsed(chat(model, question), "<think>why?</think>yes") == [("reasoning", "why?"), ("text", "yes")]
+    start = "<think>\nwhy"
+    assert parsed(chat(model, question, start_with=start), start, "?</think>yes") == [
+        *(("reasoning", "why"), ("reasoning", "?"), ("text", "yes"))
+    ]
+    opening = copy.copy(model)
+    opening.record = dataclasses.replace(model.record, chat_template=OPENING)
+    assert parsed(chat(opening, question), "why?</think>yes") == [("reasoning", "why?"), ("text", "yes")]
+    assert parsed(chat(opening, question, start_with="why"), "why", "?</think>yes") == [
+        *(("reasoning", "why"), ("reasoning", "?"), ("text", "yes"))
+    ]
+
+
+def test_a_reply_is_continued_where_it_stopped(model: LoadedModel) -> None:
+    def continued(**answer: str) -> ChatPrompt:
+        return chat(model, [*conversation("hi"), {"role": "assistant", **answer}], continue_last=True)
+
+    in_text = continued(content="hello <think> the ", reasoning_content="why?")
+    assert in_text.prompt.text == "user: hi\nassistant: hello <think> the "
+    assert parsed(in_text, "\n<think>x") == [("text", "\n<think>x")]
+    in_thought = continued(content="", reasoning_content="why? \n")
+    assert in_thought.prompt.text == "user: hi\nanswer:<think>\nwhy? \n"
+    assert parsed(in_thought, "\nso</think>\nyes") == [("reasoning", "\nso"), ("text", "yes")]
+    not_begun = continued(content="")
+    assert not_begun.prompt.text == "user: hi\nanswer:"
+    assert parsed(not_begun, "<think>x") == [("reasoning", "x")]
+
+
+def test_the_tokens_of_the_whole_prompt_are_counted(model: LoadedModel) -> None:
+    assert count_prompt_tokens(TEMPLATES, model, conversation("hi"), params()) == 3
+    assert count_prompt_tokens(TEMPLATES, model, NUMBERED, params()) == 42 * 3 + 1
 
 
 def test_a_real_model_answers_a_question(models_folder: Path) -> None:

@@ -18,6 +18,7 @@ from modules.chat.templates import ALPACA, ChatTemplates, ModelTemplate
 from modules.core.errors import OptionError, Unsupported
 from modules.formats.gguf_header import read_header
 from tests.support.template_table import CHATML
+from tests.support.template_table import TEMPLATES as TEMPLATE_TABLE
 
 TEMPLATES = ChatTemplates()
 NO_SYSTEM = (
@@ -178,6 +179,27 @@ CONTINUED = {
 def test_continuing_ends_the_prompt_with_the_last_message(template: str, text: str, end: str) -> None:
     prompt = render(template, conversation("Count.", text), continue_last=True)
     assert prompt.endswith(end) and "Count." in prompt
+
+
+BEGUN = {
+    "a template that shows thoughts": (TEMPLATE_TABLE["reasoning"], "<think>why?\nso "),
+    "a template that opens a thought in new answers": (THINKING, "<assistant><think>\nwhy?\nso "),
+    "a template without thoughts": (CHATML, "assistant\n<think>\nwhy?\nso "),
+}
+
+
+@pytest.mark.parametrize(("template", "end"), BEGUN.values(), ids=BEGUN)
+def test_a_message_that_ended_in_its_thought_is_continued_there(template: str, end: str) -> None:
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        begun = [*conversation("Count."), {"role": "assistant", "content": "", name: "why?\nso "}]
+        prompt = render(template, begun, continue_last=True)
+        assert prompt.endswith(end) and "Count." in prompt
+
+
+def test_thoughts_and_text_of_a_continued_message_stay_apart() -> None:
+    complete = [*conversation("Count."), {"role": "assistant", "content": "One", "reasoning_content": "why?"}]
+    assert render(TEMPLATE_TABLE["reasoning"], complete, continue_last=True).endswith("<think>why?</think>(4)One")
+    assert render(CHATML, complete, continue_last=True).endswith("assistant\nOne")
 
 
 def test_a_message_that_the_template_leaves_out_cannot_be_continued() -> None:

@@ -50,6 +50,11 @@ def test_a_prompt_over_its_limit_is_shortened_to_its_target() -> None:
     assert fitted(21, 15) == (21, -1), "it fits"
     assert fitted(20, 15) == (15, 5)
     assert fitted(20, 20) == (20, 0)
+    for count in range(3, 40):
+        for limit in range(3, count + 1):
+            for target in range(2, limit):
+                prompt = dataclasses.replace(shortenable(count, limit), target=target)
+                assert fit(prompt, encode) == encode(prompt.text[-(target - 1) :]), (count, limit, target)
 
 
 def test_if_no_prompt_reaches_the_target_the_shortest_is_taken_if_it_fits() -> None:
