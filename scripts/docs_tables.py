@@ -5,6 +5,7 @@ A table is delimited by `<!-- table: NAME -->` and `<!-- end -->`. tests/test_do
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,13 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.chat import errors as chat_errors  # noqa: E402, F401 - defines errors for the table
 from modules.cli.download_flags import FLAGS  # noqa: E402
 from modules.config.flags import SERVER  # noqa: E402
-from modules.conversations import attachments  # noqa: E402, F401 - the same
-from modules.core import lora_errors  # noqa: E402, F401 - the same
 from modules.core.errors import WebUIError, Words  # noqa: E402
-from modules.downloads import errors as download_errors  # noqa: E402, F401 - the same
 from modules.engines import failure_causes  # noqa: E402
 from modules.hub.errors import DownloadError  # noqa: E402
 from modules.loaders.registry import LOADERS  # noqa: E402
@@ -91,6 +88,13 @@ def causes(table: Iterable[Words]) -> str:
     return rows(["原因与解决办法", "cause and remedy"], ([words["zh"], words["en"]] for words in table))
 
 
+def import_errors() -> None:
+    """Import all modules that define errors, whatever has been imported before."""
+    for path in sorted((ROOT / "modules").rglob("*.py")):
+        if path.name.endswith("errors.py"):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
 def errors(base: type[WebUIError], exclude: tuple[type[WebUIError], ...] = ()) -> str:
     """Return a table of the messages of all errors with fixed text; `{…}` stands for a variable part."""
     templates = [kind.template for kind in error_classes(base) if not issubclass(kind, exclude)]
@@ -108,6 +112,7 @@ def error_classes(base: type[WebUIError]) -> Iterator[type[WebUIError]]:
 
 
 def tables() -> dict[str, str]:
+    import_errors()
     return {
         "flags": simple(SERVER.values(), "--"),
         "download flags": simple(FLAGS.values(), "--"),

@@ -13,11 +13,11 @@ from pathlib import Path
 from modules.conversations.attachments import (
     MAX_TEXT_BYTES,
     TOO_LARGE,
-    AttachmentRefused,
     decode_text,
     safe_name,
 )
 from modules.conversations.conversation import Attachment
+from modules.conversations.errors import AttachmentRefused
 from modules.core.errors import Words
 from modules.system.limited_process import OUT_OF_MEMORY, OUTPUT_TOO_LARGE, LimitedProcess, Limits, ProcessEnded
 

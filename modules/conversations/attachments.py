@@ -6,10 +6,10 @@ import codecs
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
 
 from modules.conversations.conversation import Attachment, ChatMessage
-from modules.core.errors import WebUIError, Words
+from modules.conversations.errors import AttachmentRefused
+from modules.core.errors import Words
 
 MAX_TEXT_BYTES = 2 << 20
 MAX_NAME_CHARACTERS = 200
@@ -31,16 +31,6 @@ _UNKNOWN_ENCODING: Words = {
     "zh": "无法识别文本编码，请另存为 UTF-8 后重试",
 }
 _EMPTY: Words = {"en": "it contains no text", "zh": "文件中没有文字"}
-
-
-@dataclass(eq=False)
-class AttachmentRefused(WebUIError):
-    """A file that cannot be attached; `problem` is the reason, and what to do if something helps."""
-
-    status = 422
-    template = {"en": "{name} was not attached: {problem}.", "zh": "未添加 {name}：{problem}。"}
-    name: str
-    problem: Words
 
 
 def safe_name(name: str) -> str:

@@ -7,6 +7,7 @@ ConversationError
 ├── ReadOnlyConversation  a file that may be shown but not changed
 ├── StaleConversation     a change of a revision that is no longer the latest one
 ├── ConversationExists    a restored conversation would replace another one
+├── AttachmentRefused     a file that cannot be attached to a message
 └── ConversationNotSaved  the disk refused to write
 """
 
@@ -110,3 +111,13 @@ class ConversationNotSaved(ConversationError):
     }
     folder: str
     reason: str
+
+
+@dataclass(eq=False)
+class AttachmentRefused(ConversationError):
+    """A file that cannot be attached; `problem` is the reason, and what to do if something helps."""
+
+    status = 422
+    template = {"en": "{name} was not attached: {problem}.", "zh": "未添加 {name}：{problem}。"}
+    name: str
+    problem: Words

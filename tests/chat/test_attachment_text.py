@@ -9,7 +9,7 @@ import pytest
 
 from modules.chat import attachment_text
 from modules.chat.attachment_text import PROBLEMS, read_attachment
-from modules.conversations.attachments import AttachmentRefused
+from modules.conversations.errors import AttachmentRefused
 from tests.support.document_files import docx, locked_pdf, paragraph, pdf
 
 

@@ -7,12 +7,12 @@ import pytest
 from modules.conversations.attachments import (
     MAX_NAME_CHARACTERS,
     MAX_TEXT_BYTES,
-    AttachmentRefused,
     decode_text,
     message_text,
     safe_name,
 )
 from modules.conversations.conversation import Attachment, ChatMessage
+from modules.conversations.errors import AttachmentRefused
 
 CHINESE = "鹅、大雁与天鹅：它们并不相同。\r\n第二行\rthird"
 

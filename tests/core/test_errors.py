@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from modules.catalog.errors import DeletionError
+from modules.conversations.errors import ConversationError
 from modules.core import errors, lora_errors
 from modules.core.errors import (
     CodeChanged,
@@ -105,10 +107,13 @@ def test_every_status_is_an_http_error_status(subtests: pytest.Subtests) -> None
             assert 400 <= error_class.status < 600
 
 
+ELSEWHERE = (ConversationError, DeletionError, DownloadError, lora_errors.LoraError)
+
+
 def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:
     for error_class in ALL:
         with subtests.test(error=error_class.__name__):
-            documented_elsewhere = issubclass(error_class, (DownloadError, lora_errors.LoraError))
+            documented_elsewhere = issubclass(error_class, ELSEWHERE)
             assert (
                 documented_elsewhere
                 or error_class.__name__ in (errors.__doc__ or "")
