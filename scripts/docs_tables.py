@@ -103,10 +103,10 @@ def errors(base: type[WebUIError], exclude: tuple[type[WebUIError], ...] = ()) -
 
 
 def error_classes(base: type[WebUIError]) -> Iterator[type[WebUIError]]:
-    """Yield `base` and its subclasses that define a template, in the order of definition."""
+    """Yield `base` and its subclasses that define a template, in the order of definition: first those of core."""
     if "template" in vars(base):
         yield base
-    for kind in base.__subclasses__():
+    for kind in sorted(base.__subclasses__(), key=lambda kind: ("core" not in kind.__module__, kind.__module__)):
         if kind.__module__.startswith("modules."):
             yield from error_classes(kind)
 
