@@ -67,10 +67,16 @@ def to_bytes(conversation: Conversation) -> bytes:
     lines = [f"{_dumped(message.id)}:{_dumped(_message_json(message))}" for message in conversation.messages.values()]
     body = ",\n".join(lines)
     text = f'{_dumped(head)[:-1]},\n"messages":{{\n{body}\n}}}}\n'
+    return without_surrogates(text).encode()
+
+
+def without_surrogates(text: str) -> str:
+    """Return the text with a replacement character for each half of a surrogate pair, which is not valid UTF-8."""
     try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only escape
-        return json.dumps(json.loads(text)).encode()
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _message_json(message: ChatMessage) -> Json:

@@ -1,7 +1,8 @@
 """The ids of conversations, which name their files: "<stem>" for instruct/<stem>.json, "<character>~1<stem>" for
 chat/<character>/<stem>.json, and "~1<stem>" for files that the original once kept in the folder itself.
 
-"~" in a name is written "~0", as in a JSON pointer (RFC 6901), so every file has an id of its own and an id has no "/".
+"~" in a name is written "~0", as in a JSON pointer (RFC 6901), and a byte that is not UTF-8 "~2" and two hexadecimal
+digits. So every file has an id of its own, and an id has no "/".
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ _MAX_NAME_BYTES = 240
 """Of a file's or folder's name: 255 on most systems, of which temporary names and ".orig-1" need some."""
 _WINDOWS_RESERVED = set('\\:<>"|?*')
 _TIMESTAMP = re.compile(r"[0-9]{8}-[0-9]{2}-[0-9]{2}-[0-9]{2}(-[0-9a-f]{4})?")
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")  # as Python shows it in the name of a file
+_ESCAPED_BYTE = re.compile(r"~2([89a-f][0-9a-f])")
 _LOOSE_STEM = re.compile(r"persistent_.+|.+_persistent|.+_[0-9]{8}-[0-9]{6}", re.DOTALL)
 _LOOSE_CHARACTER = re.compile(r"(?:persistent_(.+)|(.+)_persistent|(.+)_[0-9]{8}-[0-9]{6})", re.DOTALL)
 
 
 def path_of(id: str) -> PurePosixPath:
     """Return the path of a conversation's file below the folder. Raises ConversationNotFound for other texts."""
-    names = [_decoded(name) for name in id.split("~1")]
-    valid = all(is_file_name(name) for name in names[:-1] if name) and is_file_name(names[-1])
-    if not valid or len(names) > 2 or id != "~1".join(map(_encoded, names)):
-        raise ConversationNotFound(id)
-    *folder, stem = names
+    *folder, stem = map(_decoded, id.split("~1"))
     if not folder:
-        return PurePosixPath("instruct", stem + SUFFIX)
-    return PurePosixPath("chat", folder[0], stem + SUFFIX) if folder[0] else PurePosixPath(stem + SUFFIX)
+        path = PurePosixPath("instruct", stem + SUFFIX)
+    else:
+        path = PurePosixPath("chat", *folder, stem + SUFFIX) if folder[0] else PurePosixPath(stem + SUFFIX)
+    if id_of(path) != id:
+        raise ConversationNotFound(id)
+    return path
 
 
 def id_of(path: PurePosixPath) -> str | None:
@@ -74,14 +77,14 @@ def is_file_name(name: str) -> bool:
         and not name.startswith(".")
         and "/" not in name
         and "\0" not in name
-        and len(name.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES
+        and len(name.encode("utf-8", "surrogateescape")) <= _MAX_NAME_BYTES
         and (os.name != "nt" or not set(name) & _WINDOWS_RESERVED)
     )
 
 
 def _encoded(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+    return _STRAY_BYTE.sub(lambda match: f"~2{ord(match[0]) - 0xDC00:02x}", name.replace("~", "~0"))
 
 
 def _decoded(name: str) -> str:
-    return name.replace("~0", "~")
+    return _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), name).replace("~0", "~")

@@ -2,7 +2,7 @@
 
 Since 2024 a file has `internal` and `visible` rows, from version 4 on also `metadata` by "user_<row>" and
 "assistant_<row>"; files of 2023 have `data` and `data_visible`. `visible` is escaped for HTML and may be translated, so
-the texts are read from `internal`.
+the texts are read from `internal`. What has no form in a conversation is kept under `extra["original"]`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import html
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
 from modules.conversations.file_format import FormatProblem
@@ -33,6 +32,8 @@ _WRITTEN = re.compile(r"(\w{3}) (\d{1,2}), (\d{4}) (\d{2}):(\d{2})")
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 _IMAGE = "image"
+KEY = "original"
+"""The key in `extra` of what is only kept for exporting it again."""
 
 
 def is_original(data: Mapping[str, Json]) -> bool:
@@ -46,15 +47,20 @@ def first_question(data: Mapping[str, Json]) -> str:
     return next((question for question in questions if question not in ("", GREETING)), "")
 
 
+def count_texts(data: Mapping[str, Json]) -> int:
+    """Return how many questions and answers a history has."""
+    return sum(text not in ("", GREETING) for row in rows_of(data) for text in row)
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def parse(conversation: Conversation, data: Mapping[str, Json], put: Put) -> None:
     """Add the messages of a history to an empty conversation. Raises FormatProblem for invalid content."""
     _Parser(conversation, data, put).add_rows()
-    known = {"internal", "visible", "data", "data_visible"}
-    conversation.extra |= {key: value for key, value in data.items() if key not in known}
-    conversation.extra.pop("metadata", None)
+    known = ("internal", "visible", "data", "data_visible", "metadata")
+    if rest := {key: value for key, value in data.items() if key not in known}:
+        conversation.extra[KEY] = rest
 
 
 def texts(data: Mapping[str, Json]) -> list[str]:
@@ -138,25 +144,24 @@ class _Parser:
         return dict(version) | {key: value for key, value in shared.items() if key == "attachments"}
 
     def _add(self, role: str, parent: str, facts: Mapping[str, Json], marks: dict[str, Json]) -> str:
-        extra: dict[str, Json] = {
-            key: value for key, value in facts.items() if key not in ("content", "visible_content")
-        }
         text, visible = facts["content"], facts.get("visible_content")
-        created = parse_timestamp(extra.get("timestamp"))
+        rest = {key: value for key, value in facts.items() if key not in ("content", "visible_content")} | marks
+        created = parse_timestamp(rest.get("timestamp"))
         if created:
-            del extra["timestamp"]
+            del rest["timestamp"]
         if isinstance(visible, str) and visible not in (html.escape(text), html.escape(text, quote=False), text):
-            extra["visible"] = visible
-        attachments = extra.get("attachments")
+            rest["visible"] = visible
+        attachments = rest.get("attachments")
         files = _attachments(attachments, self.put) if isinstance(attachments, list) else None
         if files is not None:
-            del extra["attachments"]
+            del rest["attachments"]
         reasoning = ""
         if role == "assistant" and (thought := _THOUGHT.match(text)) and thought[1]:
             reasoning, text = thought[1], text[thought.end() :]
         id = f"{len(self.conversation.messages) + 1:08x}"  # the same whenever the file is read
+        extra = {KEY: rest} if rest else {}
         self.conversation.add(
-            role, text, parent, id, reasoning=reasoning, created=created, attachments=files or (), extra=extra | marks
+            role, text, parent, id, reasoning=reasoning, created=created, attachments=files or (), extra=extra
         )
         return id
 
@@ -195,7 +200,7 @@ def _attachments(items: list[Json], put: Put) -> tuple[Attachment, ...] | None:
 
 def _attachment(item: dict[str, Json], put: Put) -> Attachment | None:
     name, text, image = item.get("name"), item.get("content"), item.get("image_data")
-    extra = {key: value for key, value in item.items() if key not in ("name", "content", "image_data")}
+    extra = {KEY: {key: value for key, value in item.items() if key not in ("name", "content", "image_data")}}
     if not isinstance(name, str):
         return None
     if isinstance(text, str):
@@ -216,7 +221,7 @@ def _attachment(item: dict[str, Json], put: Put) -> Attachment | None:
 def to_original(conversation: Conversation, get: Get) -> dict[str, Json]:
     """Return the path that is shown as a history of the original, with the other versions of its messages.
 
-    What follows other versions has no form in a history. `get` returns the content of an attachment.
+    What follows other versions has no form in a history. `get` returns the content of an attachment or raises KeyError.
     """
     rows: list[list[str]] = []
     visible: list[list[str]] = []
@@ -236,14 +241,14 @@ def to_original(conversation: Conversation, get: Get) -> dict[str, Json]:
         if about := _metadata(conversation, message, get):
             metadata[f"{message.role}_{len(rows) - 1}"] = about
         last = message
-    return {"internal": rows, "visible": visible, "metadata": metadata}
+    return {**_kept(conversation), "internal": rows, "visible": visible, "metadata": metadata}
 
 
 def _question_before(message: ChatMessage, last: ChatMessage | None) -> str | None:
     """Return the question of the row that an answer begins; None for questions and for answers to the last one."""
     if message.role == "user":
         return None
-    marked = message.extra.get("question")
+    marked = _kept(message).get("question")
     if isinstance(marked, str):
         return marked
     if last is None:
@@ -261,7 +266,7 @@ def content_of(message: ChatMessage) -> str:
 
 
 def _visible(message: ChatMessage) -> str:
-    kept = message.extra.get("visible")
+    kept = _kept(message).get("visible")
     return kept if isinstance(kept, str) and not message.edited else html.escape(content_of(message))
 
 
@@ -281,10 +286,15 @@ def _metadata(conversation: Conversation, message: ChatMessage, get: Get) -> dic
 
 
 def _facts(message: ChatMessage) -> dict[str, Json]:
-    facts: dict[str, Any] = {key: value for key, value in message.extra.items() if key not in ("question", "visible")}
+    facts = {key: value for key, value in _kept(message).items() if key not in ("question", "visible")}
     if message.created:
         facts["timestamp"] = format_timestamp(message.created)
     return facts
+
+
+def _kept(item: ChatMessage | Attachment | Conversation) -> dict[str, Json]:
+    kept = item.extra.get(KEY)
+    return kept if isinstance(kept, dict) else {}
 
 
 def format_timestamp(seconds: float) -> str:
@@ -294,9 +304,12 @@ def format_timestamp(seconds: float) -> str:
 
 
 def _attachment_json(attachment: Attachment, get: Get) -> dict[str, Json]:
-    extra = dict(attachment.extra)
+    kept = _kept(attachment)
     if attachment.kind != _IMAGE:
-        return {"name": attachment.name, "type": "text/plain", "content": attachment.text, **extra}
-    media_type = extra.pop("media_type", "image/png")
-    data = base64.b64encode(get(attachment.sha256)).decode()
-    return {"name": attachment.name, "type": _IMAGE, "image_data": f"data:{media_type};base64,{data}", **extra}
+        return {"name": attachment.name, "type": "text/plain", "content": attachment.text, **kept}
+    try:
+        content = get(attachment.sha256)
+    except KeyError:  # the rest of the conversation can be exported without it
+        content = b""
+    uri = f"data:{attachment.extra.get('media_type', 'image/png')};base64,{base64.b64encode(content).decode()}"
+    return {"name": attachment.name, "type": _IMAGE, "image_data": uri, **kept}

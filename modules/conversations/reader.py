@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modules.conversations import file_format, ids, original
-from modules.conversations.conversation import Conversation
+from modules.conversations.conversation import ROOT, Conversation
 from modules.conversations.errors import InvalidConversation
 from modules.conversations.file_format import FormatProblem
-from modules.conversations.titles import derive_title
+from modules.conversations.titles import derive_title, printable
 from modules.core.errors import Words
 from modules.core.events import Json
 
 MAX_BYTES = 200_000_000
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps of a whole pair
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def open_conversation(path: PurePosixPath, content: bytes, modified: float, put:
         original.parse(conversation, data, put)
         return Opened(conversation, foreign=True)
     except FormatProblem as problem:
-        raise InvalidConversation(path.name, problem.words) from None
+        raise InvalidConversation(printable(path.name), problem.words) from None
 
 
 def summarize(path: PurePosixPath, content: bytes, modified: float) -> Summary:
@@ -76,9 +78,14 @@ def summarize(path: PurePosixPath, content: bytes, modified: float) -> Summary:
             return _summarize_own(id, data)
         fields = _foreign_fields(path, data, modified)
         title = fields.pop("title") or derive_title([original.first_question(data)])
-        return Summary(id, title, count=sum(len(list(filter(None, row))) for row in original.rows_of(data)), **fields)
+        return Summary(id, title, count=original.count_texts(data), **fields)
     except FormatProblem as problem:
-        return Summary(id, path.name, modified, modified, problem=problem.words)
+        return damaged(path, modified, problem.words)
+
+
+def damaged(path: PurePosixPath, modified: float, problem: Words) -> Summary:
+    """Return what the list shows of a file that cannot be read."""
+    return Summary(ids.id_of(path) or "", printable(path.name), modified, modified, problem=problem)
 
 
 def summary_of(conversation: Conversation, problem: Words | None = None) -> Summary:
@@ -90,9 +97,10 @@ def summary_of(conversation: Conversation, problem: Words | None = None) -> Summ
 
 
 def title_of(conversation: Conversation) -> str:
-    """Return the title that was given, or one that is derived from the first question."""
-    questions = (message.content for message in conversation.messages.values() if message.role == "user")
-    return conversation.title or derive_title(questions)
+    """Return the title that was given, or one that is derived from the first question that is shown."""
+    messages = (conversation.messages[id] for id in _shown_ids(conversation.shown))
+    questions = (message.content for message in messages if message.role == "user")
+    return printable(conversation.title) or derive_title(questions)
 
 
 def texts(content: bytes) -> list[str]:
@@ -114,7 +122,10 @@ def load_json(content: bytes) -> Mapping[str, Json]:
     if not content.strip():
         raise FormatProblem("the file is empty", "文件是空的")
     try:
-        data = json.loads(content)
+        text = content.decode("utf-8-sig")
+        data = json.loads(text)
+        if _HALF_PAIR.search(text):
+            data = json.loads(file_format.without_surrogates(json.dumps(data, ensure_ascii=False)))
     except json.JSONDecodeError as error:
         raise FormatProblem(
             f"its JSON is damaged at line {error.lineno}, column {error.colno}",
@@ -129,11 +140,21 @@ def load_json(content: bytes) -> Mapping[str, Json]:
 
 def _summarize_own(id: str, data: Mapping[str, Json]) -> Summary:
     messages = data.get("messages", {})
-    bodies = messages.values() if isinstance(messages, dict) else ()
-    questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
     head = _from_json(id, {**data, "messages": {} if isinstance(messages, dict) else messages})
-    title = head.title or derive_title(text for text in questions if isinstance(text, str))
+    bodies = (messages.get(id) for id in _shown_ids(data.get("shown", {})))
+    questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
+    title = printable(head.title) or derive_title(text for text in questions if isinstance(text, str))
     return dataclasses.replace(summary_of(head, file_format.newer_version(data)), title=title, count=len(messages))
+
+
+def _shown_ids(shown: Mapping[str, Json]) -> Iterator[str]:
+    """Return the ids of the messages that are shown, the first one first."""
+    at: Json = ROOT
+    for _ in range(len(shown)):
+        at = shown.get(at)
+        if not isinstance(at, str):
+            return
+        yield at
 
 
 def _from_json(id: str, data: Mapping[str, Json]) -> Conversation:
@@ -154,7 +175,7 @@ def _foreign_fields(path: PurePosixPath, data: Mapping[str, Json], modified: flo
     times = [original.parse_timestamp(about.get("timestamp")) for about in facts if isinstance(about, dict)]
     times = [time for time in times if time]
     return {
-        "title": stem if ids.is_given_name(path) else "",
+        "title": printable(stem) if ids.is_given_name(path) else "",
         "created": _time_of(stem) or min(times, default=modified),
         "updated": max(times, default=modified),
         "mode": "chat-instruct" if character else "instruct",

@@ -13,7 +13,7 @@ class Query:
     """The words of `text`, all of which must occur in a conversation, in any case."""
 
     def __init__(self, text: str) -> None:
-        self.words = list(dict.fromkeys(text.casefold().split()))
+        self.words = list(dict.fromkeys(text.lower().split()))
         self._needles = [_needles(word) for word in self.words]
 
     def may_match(self, content: bytes) -> bool:
@@ -24,14 +24,14 @@ class Query:
 
     def match(self, title: str, texts: Iterable[str]) -> str | None:
         """Return the snippet if all words occur; "" if all are in the title, None if one occurs nowhere."""
-        folded_title = title.casefold()
-        missing = [word for word in self.words if word not in folded_title]
+        lower_title = title.lower()
+        missing = [word for word in self.words if word not in lower_title]
         if not missing:
             return ""
         snippet = ""
         for text in texts:
-            folded = text.casefold()
-            found = [word for word in missing if word in folded]
+            lowered = text.lower()
+            found = [word for word in missing if word in lowered]
             if found:
                 snippet = snippet or _snippet(text, found[0])
                 missing = [word for word in missing if word not in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 import threading
 import time
@@ -32,6 +33,7 @@ from modules.conversations.folder import DiskFolder, Folder, MemoryFolder, Stamp
 from modules.conversations.reader import Opened, Summary, summarize, summary_of
 from modules.conversations.search import Query
 from modules.conversations.titles import checked_title
+from modules.core.errors import Words
 from modules.core.events import Json
 
 T = TypeVar("T")
@@ -120,8 +122,8 @@ class ConversationStore:
             cached = known.get(path)
             if cached is not None and cached[0] == stamp:
                 fresh[path] = cached
-            elif (summary := self._summarize(PurePosixPath(path), stamp)) is not None:
-                fresh[path] = (stamp, summary)
+            elif (read := self._summarize(PurePosixPath(path), stamp)) is not None:
+                fresh[path] = read
         if {path: summary for path, (_, summary) in fresh.items()} != {path: item[1] for path, item in known.items()}:
             self._publish(known, fresh)
         return {path: summary for path, (_, summary) in fresh.items()}
@@ -138,23 +140,24 @@ class ConversationStore:
             self.version += 1
         self._notify("")
 
-    def _summarize(self, path: PurePosixPath, stamp: Stamp) -> Summary | None:
+    def _summarize(self, path: PurePosixPath, stamp: Stamp) -> tuple[Stamp, Summary] | None:
         """Return the summary of a file; None if it is not a conversation's, or was deleted at this moment."""
         if ids.id_of(path) is None:
             return None
+        modified = stamp.modified / 1e9
         try:
-            return summarize(path, self._read_file(path, stamp), stamp.modified / 1e9)
+            return stamp, summarize(path, self._read_file(path, stamp), modified)
         except InvalidConversation as error:
-            return _damaged(path, stamp, error)
-        except OSError:
+            return stamp, reader.damaged(path, modified, error.problem)
+        except FileNotFoundError:
             return None
+        except OSError as error:  # to be tried again each time: permissions change without the file changing
+            return stamp._replace(inode=-1), reader.damaged(path, modified, _unreadable(error))
 
     def _read_file(self, path: PurePosixPath, stamp: Stamp) -> bytes:
         if stamp.size > reader.MAX_BYTES:
-            megabytes = stamp.size // 1_000_000
-            raise InvalidConversation(
-                path.name, {"en": f"it is too large ({megabytes} MB)", "zh": f"文件过大（{megabytes} MB）"}
-            )
+            size = f"{stamp.size // 1_000_000} MB"
+            raise InvalidConversation(path.name, {"en": f"it is too large ({size})", "zh": f"文件过大（{size}）"})
         return self._folder.read(path)
 
     # -- one conversation ----------------------------------------------------------------------------------------------
@@ -176,12 +179,21 @@ class ConversationStore:
         except FileNotFoundError:
             raise ConversationNotFound(id) from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            problem = {"en": f"it cannot be read ({reason})", "zh": f"无法读取（{reason}）"}
-            raise InvalidConversation(path.name, problem) from error
-        opened = reader.open_conversation(path, content, stamp.modified / 1e9, self.blobs.put)
+            raise InvalidConversation(path.name, _unreadable(error)) from error
+        opened = reader.open_conversation(path, content, stamp.modified / 1e9, self._put_blob)
         self._remember(id, stamp, opened)
         return path, opened
+
+    def _put_blob(self, content: bytes) -> str:
+        """Store an attachment of a history of the original, which has it in itself; reading needs no writable disk."""
+        try:
+            return self.blobs.put(content)
+        except ConversationNotSaved:
+            return hashlib.sha256(content).hexdigest()
+
+    def problem(self, id: str) -> Words | None:
+        """Return why the conversation must not be changed, as the end of a sentence; None if it may be."""
+        return self._open(id)[1].problem
 
     def _remember(self, id: str, stamp: Stamp, opened: Opened) -> None:
         with self._lock:
@@ -349,6 +361,10 @@ class ConversationStore:
     def _used_blobs(self) -> set[str]:
         contents = [content for _, content in self._folder.deleted().values()]
         used = {match.decode() for content in contents for match in _SHA256.findall(content)}
+        with self._lock:  # histories of the original, whose files do not name the blobs
+            opened = [opened.conversation for _, opened in self._opened.values()]
+        for conversation in opened:
+            used |= {file.sha256 for message in conversation.messages.values() for file in message.attachments}
         for path in self._folder.scan():
             with contextlib.suppress(FileNotFoundError):
                 used |= {match.decode() for match in _SHA256.findall(self._folder.read(PurePosixPath(path)))}
@@ -359,6 +375,6 @@ def _order(summary: Summary) -> tuple[bool, float, str]:
     return not summary.pinned, -summary.updated, summary.id
 
 
-def _damaged(path: PurePosixPath, stamp: Stamp, error: InvalidConversation) -> Summary:
-    modified = stamp.modified / 1e9
-    return Summary(ids.id_of(path) or "", path.name, modified, modified, problem=error.problem)
+def _unreadable(error: OSError) -> Words:
+    reason = error.strerror or str(error)
+    return {"en": f"it cannot be read ({reason})", "zh": f"无法读取（{reason}）"}

@@ -9,7 +9,7 @@ from modules.conversations.errors import InvalidTitle
 
 MAX_LENGTH = 200
 _MAX_DERIVED = 60
-_MAX_SEARCHED = 1000
+_MAX_SEARCHED = 300
 
 
 def checked_title(title: str) -> str:
@@ -25,7 +25,7 @@ def checked_title(title: str) -> str:
 def derive_title(questions: Iterable[str]) -> str:
     """Return a title of the first line of the first question that has one: whole words, at most 60 characters."""
     beginnings = (question.lstrip()[:_MAX_SEARCHED] for question in questions)
-    lines = (" ".join(_printable(line).split()) for beginning in beginnings for line in beginning.splitlines())
+    lines = (" ".join(printable(line).split()) for beginning in beginnings for line in beginning.splitlines())
     line = next(filter(None, lines), "")
     if len(line) <= _MAX_DERIVED:
         return line
@@ -39,7 +39,10 @@ def derive_title(questions: Iterable[str]) -> str:
     return cut.rstrip() + "…"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the text with a space for each line break, control character and stray surrogate."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " for char in text)
 
 

@@ -25,6 +25,7 @@ WebUIError
 ├── WorkerDied            the worker process ended: exit status and the end of its output
 │   └── WorkerStuck       one token took too long; the model is loaded again by itself
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
+├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback
