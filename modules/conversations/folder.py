@@ -75,8 +75,9 @@ class DiskFolder:
         self.root = root
         self._writing = threading.Lock()
         for folder in self._folders():
-            with contextlib.suppress(OSError):
-                sweep(folder, {name[1:].rpartition(".")[0] for name in os.listdir(folder) if name.startswith(".")})
+            hidden = {entry.name[1:].rpartition(".")[0] for entry in _entries(folder) if entry.name.startswith(".")}
+            if hidden:
+                sweep(folder, hidden)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

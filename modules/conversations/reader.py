@@ -19,7 +19,7 @@ from modules.conversations.titles import derive_title, printable
 from modules.core.errors import Words
 from modules.core.events import Json
 
-MAX_BYTES = 200_000_000
+MAX_BYTES = 100_000_000
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps of a whole pair
 
 
@@ -124,7 +124,7 @@ def load_json(content: bytes) -> Mapping[str, Json]:
     try:
         text = content.decode("utf-8-sig")
         data = json.loads(text)
-        if _HALF_PAIR.search(text):
+        if "\\u" in text and _HALF_PAIR.search(text):
             data = json.loads(file_format.without_surrogates(json.dumps(data, ensure_ascii=False)))
     except json.JSONDecodeError as error:
         raise FormatProblem(
@@ -139,9 +139,11 @@ def load_json(content: bytes) -> Mapping[str, Json]:
 
 
 def _summarize_own(id: str, data: Mapping[str, Json]) -> Summary:
-    messages = data.get("messages", {})
-    head = _from_json(id, {**data, "messages": {} if isinstance(messages, dict) else messages})
-    bodies = (messages.get(id) for id in _shown_ids(data.get("shown", {})))
+    messages, shown = data.get("messages", {}), data.get("shown", {})
+    if not isinstance(messages, dict) or not isinstance(shown, dict):
+        _from_json(id, data)  # says what is wrong
+    head = _from_json(id, {**data, "messages": {}, "shown": {}})
+    bodies = (messages.get(id) for id in _shown_ids(shown))
     questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
     title = printable(head.title) or derive_title(text for text in questions if isinstance(text, str))
     return dataclasses.replace(summary_of(head, file_format.newer_version(data)), title=title, count=len(messages))
