@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
 from modules.conversations.file_format import FormatProblem
 from modules.core.events import Json
+from modules.core.reasoning import KNOWN_MARKERS, REASONING, TEXT, ReasoningParser
 
 GREETING = "<|BEGIN-VISIBLE-CHAT|>"
 """The question of a row that has only a character's greeting."""
@@ -29,11 +30,13 @@ Get = Callable[[str], bytes]
 _TIMESTAMP = "%b %d, %Y %H:%M"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WRITTEN = re.compile(r"(\w{3}) (\d{1,2}), (\d{4}) (\d{2}):(\d{2})")
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_THINK = KNOWN_MARKERS[0]
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
 _IMAGE = "image"
 KEY = "original"
 """The key in `extra` of what is only kept for exporting it again."""
+_MARKS = ("question", "content", "visible")
+"""Of what is kept, what is no metadata of a message."""
 
 
 def is_original(data: Mapping[str, Json]) -> bool:
@@ -149,19 +152,24 @@ class _Parser:
         created = parse_timestamp(rest.get("timestamp"))
         if created:
             del rest["timestamp"]
-        if isinstance(visible, str) and visible not in (html.escape(text), html.escape(text, quote=False), text):
+        reasoning, answer = split_thought(text) if role == "assistant" else ("", text)
+        translated = isinstance(visible, str) and visible not in (
+            html.escape(text),
+            html.escape(text, quote=False),
+            text,
+        )
+        if translated:
             rest["visible"] = visible
+        if translated or text != _joined(reasoning, answer):
+            rest["content"] = text
         attachments = rest.get("attachments")
         files = _attachments(attachments, self.put) if isinstance(attachments, list) else None
         if files is not None:
             del rest["attachments"]
-        reasoning = ""
-        if role == "assistant" and (thought := _THOUGHT.match(text)) and thought[1]:
-            reasoning, text = thought[1], text[thought.end() :]
         id = f"{len(self.conversation.messages) + 1:08x}"  # the same whenever the file is read
         extra = {KEY: rest} if rest else {}
         self.conversation.add(
-            role, text, parent, id, reasoning=reasoning, created=created, attachments=files or (), extra=extra
+            role, answer, parent, id, reasoning=reasoning, created=created, attachments=files or (), extra=extra
         )
         return id
 
@@ -261,13 +269,46 @@ def _visible_question(question: str) -> str:
 
 
 def content_of(message: ChatMessage) -> str:
-    """Return the text of a message with its thought, as the original keeps it."""
-    return f"<think>{message.reasoning}</think>{message.content}" if message.reasoning else message.content
+    """Return the text of a message with its thought: as it was read, unless it has been changed."""
+    content = _kept(message).get("content")
+    return (
+        content if isinstance(content, str) and _is_unchanged(message) else _joined(message.reasoning, message.content)
+    )
 
 
 def _visible(message: ChatMessage) -> str:
-    kept = _kept(message).get("visible")
-    return kept if isinstance(kept, str) and not message.edited else html.escape(content_of(message))
+    visible = _kept(message).get("visible")
+    return visible if isinstance(visible, str) and _is_unchanged(message) else html.escape(content_of(message))
+
+
+def _is_unchanged(message: ChatMessage) -> bool:
+    content = _kept(message).get("content")
+    expected = (message.reasoning, message.content)
+    return isinstance(content, str) and expected in (("", content), split_thought(content))
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """Return the thought at the beginning of an answer, "" if there is none, and what follows it.
+
+    The opening marker is missing in answers to prompts that ended with it.
+    """
+    reasoning, answer = _split(text, inside=False)
+    if not reasoning and _THINK.close in text and _THINK.open not in text:
+        thought, rest = _split(text, inside=True)
+        if rest:
+            return thought, rest
+    return reasoning, answer
+
+
+def _split(text: str, inside: bool) -> tuple[str, str]:
+    parser = ReasoningParser(KNOWN_MARKERS, inside)
+    pieces = [*parser.feed(text), *parser.end()]
+    parts = ["".join(piece for kind, piece in pieces if kind == wanted) for wanted in (REASONING, TEXT)]
+    return (parts[0], parts[1]) if parts[0] else ("", text)
+
+
+def _joined(reasoning: str, content: str) -> str:
+    return f"{_THINK.open}\n{reasoning}\n{_THINK.close}\n\n{content}" if reasoning else content
 
 
 def _metadata(conversation: Conversation, message: ChatMessage, get: Get) -> dict[str, Json]:
@@ -286,7 +327,7 @@ def _metadata(conversation: Conversation, message: ChatMessage, get: Get) -> dic
 
 
 def _facts(message: ChatMessage) -> dict[str, Json]:
-    facts = {key: value for key, value in _kept(message).items() if key not in ("question", "visible")}
+    facts = {key: value for key, value in _kept(message).items() if key not in _MARKS}
     if message.created:
         facts["timestamp"] = format_timestamp(message.created)
     return facts

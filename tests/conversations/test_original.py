@@ -80,6 +80,17 @@ VERSION_4 = {
         "assistant_5": {"timestamp": THEN, "model_name": "m.gguf", "tool_sequence": TOOLS},
     },
 }
+THOUGHTS = {
+    "<think>\na\n</think>\n\nb": ("a", "b"),
+    "<think>a</think>b": ("a", "b"),
+    " <think>a": ("a", ""),
+    "a\n</think>\n\nb": ("a", "b"),
+    "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b": ("a", "b"),
+    "<think></think>b": ("", "<think></think>b"),
+    "a `</think>` b": ("", "a `</think>` b"),
+    "a</think>": ("", "a</think>"),
+    "b <think>a</think>c": ("", "b <think>a</think>c"),
+}
 ROWS = {
     "empty": [],
     "a greeting": [[GREETING, "Hello"]],
@@ -90,7 +101,7 @@ ROWS = {
     "an answer in the next row": [["q", ""], ["", "b"]],
     "a greeting in the middle": [["q", "a"], [GREETING, "Hello"]],
     "empty rows": [["", ""], ["q", "a"], ["", ""], ["", ""]],
-    "a thought": [["q", "<think>a</think>"], ["q", "<think></think>b"], ["q", "<think>c"], ["q", " <think>d</think>"]],
+    "thoughts": [["q", text] for text in THOUGHTS],
 }
 
 
@@ -115,9 +126,9 @@ def test_version_4_is_shown_and_exported_as_it_was() -> None:
     made = read(VERSION_4, blobs)
     assert [message.content for message in made.path()] == [
         "Hi <b>&", "What's 1 < 2?", 'second "answer"', "another reply in a row", "edited", "a4", "not answered", "q6",
-        "\n\na6",
+        "a6",
     ]  # fmt: skip
-    assert made.path()[-1].reasoning == "hm\n"
+    assert made.path()[-1].reasoning == "hm"
     assert to_original(made, blobs.__getitem__) == VERSION_4
 
 
@@ -156,9 +167,19 @@ def test_attachments_of_unknown_forms_are_kept() -> None:
         assert made.path()[0].attachments == () and made.path()[0].extra["original"]["attachments"] == [item]
 
 
+def test_thoughts_are_kept_apart_from_answers(subtests: pytest.Subtests) -> None:
+    for text, parts in THOUGHTS.items():
+        with subtests.test(text):
+            made = read({"internal": [[text, text]], "visible": []}, Blobs())
+            assert (made.path()[0].reasoning, made.path()[0].content) == ("", text)
+            assert (made.path()[1].reasoning, made.path()[1].content) == parts
+
+
 def test_facts_of_messages_are_kept() -> None:
-    answer = read(VERSION_4, Blobs()).path()[-1]
-    assert answer.extra == {"original": {"model_name": "m.gguf", "tool_sequence": TOOLS}}
+    made = read(VERSION_4, Blobs())
+    assert made.path()[5].extra == {"original": {"model_name": "m.gguf"}}
+    answer = made.path()[-1]
+    assert answer.extra["original"]["tool_sequence"] == TOOLS
     assert format_timestamp(answer.created) == THEN
 
 
@@ -208,10 +229,13 @@ def test_versions_that_disagree_with_the_row_are_kept_beside_it(subtests: pytest
             assert contents == ["a", "b", "c"] and [m.content for m in made.path()] == ["q", "c", "r", "s"]
 
 
-def test_a_changed_answer_is_exported_without_its_old_translation() -> None:
+def test_a_changed_answer_is_exported_as_it_is_now() -> None:
     made = read(VERSION_4, Blobs())
-    made.replace(made.path()[2].id, content="new <", edited=1.0)
-    assert to_original(made, Blobs().__getitem__)["visible"][1][1] == "new &lt;"
+    made.replace(made.path()[2].id, content="new <")
+    made.replace(made.path()[-1].id, content="a6 goes on")
+    exported = to_original(made, Blobs().__getitem__)
+    assert exported["visible"][1][1] == "new &lt;" and exported["internal"][1][1] == "new <"
+    assert exported["internal"][5][1] == "<think>\nhm\n</think>\n\na6 goes on"
 
 
 def test_rows_that_are_no_pairs_of_texts_are_refused(subtests: pytest.Subtests) -> None:
