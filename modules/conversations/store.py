@@ -39,6 +39,7 @@ from modules.core.events import Json
 T = TypeVar("T")
 Listener = Callable[[str], None]
 Summaries = list[Summary]
+_Cache = dict[str, tuple[Stamp, Summary]]  # by path
 
 SEARCH_LIMIT = 100
 _MAX_OPENED = 16
@@ -60,7 +61,7 @@ class ConversationStore:
         self.blobs = BlobStore(None if folder is None else folder / "attachments")
         self.version = 0
         self._lock = threading.Lock()  # of the fields below; held for moments only
-        self._summaries: dict[str, tuple[Stamp, Summary]] = {}  # by path
+        self._summaries: _Cache = {}
         self._opened: OrderedDict[str, tuple[Stamp, Opened]] = OrderedDict()  # by id
         self._listeners: list[Listener] = []
 
@@ -69,7 +70,8 @@ class ConversationStore:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with the id of a conversation after each of its changes, and return how to stop that.
 
-        It is called in the thread of the change, so it must be quick. The id is "" if another process changed files.
+        It is called in the thread of the change, so it must be quick, and must not raise. The id is "" if another
+        process has changed files.
         """
         with self._lock:
             self._listeners.append(listener)
@@ -114,31 +116,33 @@ class ConversationStore:
 
     def _refresh(self) -> dict[str, Summary]:
         """Return the summaries by path, of which those of changed files are read again."""
-        stamps = self._folder.scan()
         with self._lock:
-            known = dict(self._summaries)
+            known = dict(self._summaries)  # before the scan, so that changes of this process after it are noticed
         fresh: dict[str, tuple[Stamp, Summary]] = {}
-        for path, stamp in stamps.items():
+        for path, stamp in self._folder.scan().items():
             cached = known.get(path)
             if cached is not None and cached[0] == stamp:
                 fresh[path] = cached
             elif (read := self._summarize(PurePosixPath(path), stamp)) is not None:
                 fresh[path] = read
-        if {path: summary for path, (_, summary) in fresh.items()} != {path: item[1] for path, item in known.items()}:
-            self._publish(known, fresh)
-        return {path: summary for path, (_, summary) in fresh.items()}
+        summaries = {path: summary for path, (_, summary) in fresh.items()}
+        if fresh != known:
+            self._publish(known, fresh, differs=summaries != {path: summary for path, (_, summary) in known.items()})
+        return summaries
 
-    def _publish(self, known: dict[str, tuple[Stamp, Summary]], fresh: dict[str, tuple[Stamp, Summary]]) -> None:
+    def _publish(self, known: _Cache, fresh: _Cache, differs: bool) -> None:
         """Put what was read into the cache, except for files that this process has changed in the meantime."""
         with self._lock:
-            untouched = {path for path in known.keys() | fresh.keys() if self._summaries.get(path) == known.get(path)}
-            for path in untouched:
+            for path in known.keys() | fresh.keys():
+                if self._summaries.get(path) != known.get(path):
+                    continue
                 if path in fresh:
                     self._summaries[path] = fresh[path]
                 else:
                     del self._summaries[path]
-            self.version += 1
-        self._notify("")
+            self.version += differs
+        if differs:
+            self._notify("")
 
     def _summarize(self, path: PurePosixPath, stamp: Stamp) -> tuple[Stamp, Summary] | None:
         """Return the summary of a file; None if it is not a conversation's, or was deleted at this moment."""
@@ -258,7 +262,7 @@ class ConversationStore:
 
     def _write(self, path: PurePosixPath, conversation: Conversation) -> None:
         stamp = self._folder.write(path, to_bytes(conversation))
-        self._remember(conversation.id, stamp, Opened(conversation))
+        self._remember(conversation.id, stamp, Opened(conversation.copy()))
         summary = summary_of(conversation)
         with self._lock:
             before = self._summaries.get(str(path))

@@ -54,6 +54,13 @@ def test_old_blobs_that_nothing_uses_are_deleted(tmp_path: Path) -> None:
     assert unused not in blobs
 
 
+def test_blobs_in_memory_go_as_well() -> None:
+    blobs = BlobStore(None)
+    used, unused = blobs.put(b"used"), blobs.put(b"unused")
+    assert blobs.forget_unused({used}) == 1
+    assert used in blobs and unused not in blobs
+
+
 def test_using_a_blob_again_keeps_it(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
     blobs.put(b"content")

@@ -90,6 +90,10 @@ def test_the_beginning_of_the_models_memory_moves_to_the_next_message() -> None:
     assert made.dropped_until == id_of(made, "q2")
     made.remove(id_of(made, "q2"))
     assert made.dropped_until == ""
+    made.dropped_until = made.add("assistant", "a1").id
+    made.add("user", "version", parent=ROOT)
+    made.remove(id_of(made, "q1"))
+    assert made.dropped_until == ""
 
 
 def test_a_message_that_does_not_exist_is_refused(subtests: pytest.Subtests) -> None:

@@ -23,6 +23,7 @@ from modules.conversations.errors import (
     ReadOnlyConversation,
     StaleConversation,
 )
+from modules.conversations.reader import MAX_BYTES
 from modules.conversations.store import ConversationStore
 
 HISTORY = json.dumps({"internal": [["What is <b>?", "Bold & more"]], "visible": [["", ""]]})
@@ -85,6 +86,7 @@ def test_what_is_read_is_a_copy(store: ConversationStore) -> None:
     store.read(id).add("user", "not stored")
     created = store.create()
     created.add("user", "not stored")
+    store.change(id, None, lambda conversation: conversation).add("user", "not stored")
     assert [len(store.read(each).messages) for each in (id, created.id)] == [1, 0]
 
 
@@ -262,6 +264,18 @@ def test_deleting_can_be_undone(store: ConversationStore) -> None:
         store.restore(id)
 
 
+def test_an_emptied_bin_restores_nothing(store: ConversationStore) -> None:
+    id, kept = started(store, "text"), started(store, "kept")
+    store.delete(id)
+    store.pin(kept, True)
+    version = store.version
+    assert store.empty_bin() == 0 and store.version == version
+    assert store.empty_bin(0) == 1 and store.version > version
+    assert store.deleted() == [] and [summary.id for summary in store.list()] == [kept]
+    with pytest.raises(ConversationNotFound):
+        store.restore(id)
+
+
 def test_deleting_can_be_undone_after_a_restart(tmp_path: Path) -> None:
     store = ConversationStore(tmp_path)
     path = foreign(tmp_path, "chat/爱丽丝/我的 [1].json")
@@ -377,6 +391,16 @@ def test_damaged_files_are_listed_with_their_fault_and_left_alone(tmp_path: Path
             assert path.read_text() == damaged[name]
     store.delete("empty")
     store.restore("empty")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = foreign(tmp_path)
+    os.truncate(path, MAX_BYTES + 1)
+    store = ConversationStore(tmp_path)
+    (summary,) = store.list()
+    assert "100 MB" in summary.problem["en"]
+    with pytest.raises(InvalidConversation):
+        store.read("old")
 
 
 def test_a_file_of_a_newer_version_is_shown_but_not_changed(tmp_path: Path) -> None:
