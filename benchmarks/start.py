@@ -88,7 +88,7 @@ def show_page(browser: str, url: str) -> None:
         chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER_FLAGS)
         page = chromium.new_page()
         page.goto(url)
-        page.get_by_role("tab").first.wait_for()
+        page.locator("#tx-page-chat").wait_for()
         page.wait_for_timeout(OPEN_SECONDS * 1000)
         chromium.close()
 

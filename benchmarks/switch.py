@@ -46,7 +46,7 @@ def main() -> None:
         )
         page = browser.new_page(locale="en-US")
         page.goto(f"{program.url}/en/")
-        page.get_by_role("tab", name="Model", exact=True).click()
+        page.get_by_role("link", name="Model", exact=True).click()
         page.locator("#tx-opt-n_ctx").wait_for()
         page.evaluate(OPEN_ALL)
         page.wait_for_timeout(1000)

@@ -1,7 +1,11 @@
 // Runs in <head>, before the page is drawn: theme and language, which Gradio leaves to us.
 (() => {
   const page = document.currentScript.dataset;
-  document.documentElement.lang = page.language === "zh" ? "zh-CN" : "en";
+  const language = page.language === "zh" ? "zh-CN" : "en";
+  document.documentElement.lang = language;
+  // Gradio names its own buttons, also for screen readers, in the language that it reads here.
+  Object.defineProperty(navigator, "language", { get: () => language });
+  Object.defineProperty(navigator, "languages", { get: () => [language] });
 
   const wanted = () => {
     const stored = localStorage.getItem("tx-theme") || page.theme;

@@ -6,7 +6,6 @@ from html import escape
 from typing import Any
 
 from modules.app import App
-from modules.core.errors import LANGUAGES
 from modules.core.product import PRODUCT
 from modules.ui.chat.tab import ChatTab
 from modules.ui.downloads.panel import DownloadsPanel
@@ -18,9 +17,10 @@ from modules.ui.model import model_html
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.loading import ModelFollowers
 from modules.ui.model.tab import ModelTab
+from modules.ui.model_menu import ModelMenu
 from modules.ui.parameters.tab import ParametersTab
 from modules.ui.status_feed import StatusFeed
-from modules.ui.widgets.icons import THEME
+from modules.ui.widgets.icons import CLOSE, MENU, PARAMETERS
 
 gr = gradio()
 
@@ -33,20 +33,25 @@ def build(app: App, language: str) -> Any:
         version = gr.Number(-1, precision=0, visible=False)
         with gr.Column(elem_id="tx-page"):
             with gr.Row(elem_id="tx-header"):
-                gr.HTML(f'<div class="tx-brand">{PRODUCT}</div>')
+                gr.HTML(_title(page), elem_id="tx-header-start")
                 pill = gr.HTML(model_html.pill(app.models.status, page.tr), elem_id="tx-pill")
-                gr.HTML(_links(page))
+                gr.HTML(_parameters_button(page), elem_id="tx-header-end")
+            # The tab bar is hidden: static/shell.js selects the tabs.
             with gr.Tabs(elem_id="tx-tabs"):
-                with gr.Tab(page.tr("chat"), id="chat"):
+                with gr.Tab(page.tr("chat"), id="chat", elem_id="tx-page-chat"):
                     chat = ChatTab(page)
-                with gr.Tab(page.tr("parameters"), id="parameters"):
+                with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
+                    gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
+                    chat.build_system_message()
                     parameters = ParametersTab(page)
-                with gr.Tab(page.tr("model"), id="model"):
+                with gr.Tab(page.tr("model"), id="model", elem_id="tx-page-model"):
                     truncation = parameters.widgets["truncation_length"]
                     model = ModelTab(page, ModelFollowers(pill, version, chat.chatbot, truncation))
                     downloads = DownloadsPanel(page, model)
                     CreatorPanel(page, model)
+            menu = ModelMenu(page)
         chat.listen(parameters)
+        menu.listen(model, version)
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):
             part.on_page_load(blocks.load)
@@ -73,12 +78,29 @@ def _refresh_on_news(
         page.on(event, refresh, reads, writes, queue=False)
 
 
-def _links(page: Page) -> str:
-    tr = page.tr
-    other = next(language for language in LANGUAGES if language != page.language)
+def _title(page: Page) -> str:
+    """Render the beginning of the header. static/shell.js writes the title."""
+    name = escape(page.tr("open_sidebar"))
     return (
-        f'<div id="tx-offline" role="alert" hidden>{escape(tr("offline"))}</div>'
-        f'<div class="tx-links"><button id="tx-theme" type="button" title="{escape(tr("theme"))}" '
-        f'aria-label="{escape(tr("theme"))}">{THEME}</button>'
-        f'<a id="tx-language" href="/language/{other}">{escape(tr("other_language"))}</a></div>'
+        f'<div id="tx-offline" role="alert" hidden>{escape(page.tr("offline"))}</div>'
+        '<button id="tx-open-menu" type="button" class="tx-icon-button" aria-expanded="false" '
+        f'aria-label="{name}" title="{name}">{MENU}</button>'
+        f'<span id="tx-main-start" tabindex="-1"></span><h1 id="tx-title"></h1>'
+    )
+
+
+def _parameters_button(page: Page) -> str:
+    name = escape(page.tr("toggle_parameters"))
+    return (
+        '<button id="tx-toggle-parameters" type="button" class="tx-icon-button" aria-controls="tx-page-parameters" '
+        f'aria-expanded="false" aria-label="{name}" title="{name}">{PARAMETERS}</button>'
+    )
+
+
+def _drawer_head(page: Page) -> str:
+    """Render the heading of the parameters where they are a drawer beside the chat."""
+    close = escape(page.tr("close_parameters"))
+    return (
+        f'<h2>{escape(page.tr("parameters"))}</h2><button id="tx-close-parameters" type="button" '
+        f'class="tx-icon-button" aria-label="{close}" title="{close}">{CLOSE}</button>'
     )

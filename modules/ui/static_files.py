@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from modules.core.errors import LANGUAGES
-from modules.ui.locales import translator
+from modules.ui.locales import KEYS, translator
 
 FOLDER = Path(__file__).with_name("static")
 ENTRY_SCRIPTS = ("shell.js",)
@@ -23,21 +23,22 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_TEXT_KEY = re.compile(r'\btr\(\s*"([a-z0-9_]+)"')
+_USED_KEY = re.compile(r'\btr\(\s*"(\w+)"')
+_LITERAL = re.compile(r'"(\w+)"')
 
 
 class StaticFiles:
     """The files of `folder`, read once. Their address contains a hash of all of them, so browsers may keep them.
 
     Scripts are ES modules and import each other by relative addresses. They show texts by `tr("key")` of texts.js: the
-    keys must be literals, as the page contains only the texts whose keys are found in the scripts.
+    page contains only the texts whose keys are literals somewhere in the scripts.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in _TYPES}
         self.version = hashlib.sha256(repr(self._files).encode()).hexdigest()[:16]
         scripts = b"\n".join(self._files[name] for name in self._names(".js")).decode()
-        self._text_keys = sorted(set(_TEXT_KEY.findall(scripts)))
+        self._text_keys = sorted({*_USED_KEY.findall(scripts), *KEYS.intersection(_LITERAL.findall(scripts))})
         self._tags = {language: self._tags_in(language) for language in LANGUAGES}
 
     def _names(self, suffix: str) -> list[str]:

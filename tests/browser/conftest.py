@@ -175,7 +175,10 @@ class Window:
         expect(self.page.locator("#tx-page")).to_have_class(re.compile("show-"), timeout=30_000)
 
     def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name, exact=True).click()
+        """Go to a destination of the sidebar, which is a drawer on a phone."""
+        if self.size[0] < 760:
+            self.page.locator("#tx-open-menu").click()
+        self.page.locator("#tx-destinations").get_by_role("link", name=name, exact=True).click()
 
     def choose(self, dropdown: str, name: str) -> None:
         self.page.locator(f"#{dropdown} input").click()

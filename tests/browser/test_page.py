@@ -264,7 +264,7 @@ def test_the_language_follows_the_browser_and_the_switch_is_remembered(window: W
     assert window.page.evaluate("document.documentElement.lang") == "zh-CN"
     assert not window.page.evaluate(IS_DARK), "the color scheme of the system is light"
     window.page.locator("#tx-language").click()
-    expect(window.page.get_by_role("tab", name="Model", exact=True)).to_be_visible(timeout=30_000)
+    expect(window.page.get_by_role("link", name="Model", exact=True)).to_be_visible(timeout=30_000)
     window.page.goto(window.url + "/")
     assert window.page.url.endswith("/en/")
 

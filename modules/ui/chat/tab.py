@@ -37,7 +37,6 @@ class ChatTab:
         self.notice = PreparationNotice(page, "tx-chat-prepare")
         self._build_conversation()
         self._build_input()
-        self._build_system_message()
 
     def _build_conversation(self) -> None:
         self.chatbot: Component = gr.Chatbot(
@@ -77,7 +76,8 @@ class ChatTab:
             self.continue_button: Component = gr.Button(tr("continue"), size="sm", elem_id="tx-continue")
             self.new_chat_button: Component = gr.Button(tr("new_chat"), size="sm", elem_id="tx-new")
 
-    def _build_system_message(self) -> None:
+    def build_system_message(self) -> None:
+        """Create the field of the system message inside the current Gradio container, which is among the parameters."""
         tr = self._page.tr
         card = gr.Column(elem_classes="tx-card", elem_id="tx-side")
         with card, gr.Accordion(tr("system_message"), open=False, elem_id="tx-system-card"):

@@ -23,7 +23,7 @@ REMEDY_CLICK = """element.addEventListener("click", (event) => {
 
 
 def pill(status: Status, tr: Tr) -> str:
-    """Render the model's state for the header: a dot, its name, its loader and context length."""
+    """Render the model's state for the header, a button that opens a menu: its name, its loader and context length."""
     percent = "" if status.stage == "kernels" else f" {status.progress:.0%}"
     rest = {
         "empty": tr("no_model"),
@@ -34,8 +34,9 @@ def pill(status: Status, tr: Tr) -> str:
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
     loader = f' data-loader="{slug(status.loader)}"' if status.state == "ready" else ""
     return (
-        f'<div class="tx-pill tx-{status.state}" role="status" title="{escape(status.name, quote=True)}"{loader}>'
-        f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></div>'
+        f'<button type="button" class="tx-pill tx-{status.state}" aria-haspopup="dialog" '
+        f'title="{escape(status.name, quote=True)}"{loader}>'
+        f'<i class="tx-dot"></i>{name}<span class="tx-pill-rest">{escape(rest)}</span></button>'
     )
 
 

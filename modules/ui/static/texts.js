@@ -1,4 +1,4 @@
-// The texts of the page in its language. The server finds the keys by searching the scripts: write them as literals.
+// The texts of the page in its language: those whose keys the server has found as literals in the scripts.
 const texts = JSON.parse(document.querySelector("#tx-texts").textContent);
 
 export const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";

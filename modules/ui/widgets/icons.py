@@ -6,9 +6,13 @@ from pathlib import Path
 
 _STROKE = 'fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"'
 
-THEME = (
-    f'<svg viewBox="0 0 24 24" {_STROKE}><circle cx="12" cy="12" r="8"/>'
-    '<path d="M12 4v16a8 8 0 0 0 0-16z" fill="currentColor"/></svg>'
-)
+
+def _icon(path: str) -> str:
+    return f'<svg viewBox="0 0 24 24" aria-hidden="true" {_STROKE}><path d="{path}"/></svg>'
+
+
+MENU = _icon("M4 7h16M4 12h16M4 17h16")
+PARAMETERS = _icon("M4 8h8M16 8h4M14 6v4M4 16h3M11 16h9M9 14v4")
+CLOSE = _icon("M6 6l12 12M18 6L6 18")
 
 REFRESH = str(Path(__file__).with_name("refresh.svg"))

@@ -1,0 +1,301 @@
+// The list of conversations: grouped by day, searched by the server, operated by pointer or keyboard.
+import { currentId, events, get, open, post, upload } from "./chat_client.js";
+import { make } from "./dom.js";
+import { icon } from "./icons.js";
+import { openMenu, toast } from "./popups.js";
+import { language, tr } from "./texts.js";
+
+const DRAWN_AT_ONCE = 100;
+const UNDO_SECONDS = 10;
+
+const list = make("div", { id: "tx-conversations" });
+const note = make("p", { id: "tx-list-note", role: "status" });
+export const element = make("nav", { id: "tx-conversations-scroller", "aria-label": tr("conversations") }, note, list);
+
+let listed = []; // what the server has answered, in its order
+let drawn = 0;
+let query = "";
+let asked = 0; // counts requests: an answer that another one has overtaken is dropped
+let focusedId = ""; // the entry that Tab reaches
+let renaming = false;
+
+/** Return the entry of a conversation, undefined if it is not listed. */
+export const entryOf = (id) => listed.find((entry) => entry.id === id);
+
+// -- days ---------------------------------------------------------------------------------------------------------------
+
+const locale = language === "zh" ? "zh-CN" : "en-US";
+const timeOfDay = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const dayOfYear = new Intl.DateTimeFormat(locale, { month: "short", day: "numeric" });
+const wholeDate = new Intl.DateTimeFormat(locale, { year: "numeric", month: "short", day: "numeric" });
+const fullTime = new Intl.DateTimeFormat(locale, { dateStyle: "long", timeStyle: "short" });
+
+const daysAgo = (date) => Math.round((new Date().setHours(0, 0, 0, 0) - new Date(date).setHours(0, 0, 0, 0)) / 86400000);
+
+const groupOf = (entry) => {
+  if (entry.pinned) return tr("group_pinned");
+  const days = daysAgo(entry.updated * 1000);
+  if (days <= 0) return tr("group_today");
+  if (days === 1) return tr("group_yesterday");
+  return days <= 7 ? tr("group_week") : tr("group_earlier");
+};
+
+const shortTime = (date) => {
+  if (daysAgo(date) <= 1) return timeOfDay.format(date);
+  return (date.getFullYear() === new Date().getFullYear() ? dayOfYear : wholeDate).format(date);
+};
+
+// -- drawing ------------------------------------------------------------------------------------------------------------
+
+const titleOf = (entry) => entry.title || tr("untitled");
+
+const marked = (text) => {
+  const at = query ? text.toLowerCase().indexOf(query.toLowerCase()) : -1;
+  return at < 0 ? [text] : [text.slice(0, at), make("mark", {}, text.slice(at, at + query.length)), text.slice(at + query.length)];
+};
+
+const rowOf = (entry) => {
+  const date = new Date(entry.updated * 1000);
+  const current = entry.id === currentId();
+  const link = make(
+    "a",
+    { class: "tx-entry", href: `#chat/${encodeURIComponent(entry.id)}`, tabindex: entry.id === focusedId ? "0" : "-1", title: `${titleOf(entry)}\n${fullTime.format(date)}`, "aria-current": current && "page" },
+    make("span", { class: "tx-entry-title" }, ...marked(titleOf(entry))),
+    entry.running && make("span", { class: "tx-entry-running" }, make("span", { class: "tx-unseen" }, tr("answering"))),
+    entry.problem && make("span", { class: "tx-entry-problem", title: entry.problem }, "!"),
+    make("time", { datetime: date.toISOString() }, shortTime(date)),
+    query && entry.snippet && make("span", { class: "tx-entry-snippet" }, ...marked(entry.snippet)),
+  );
+  const more = make("button", { type: "button", class: "tx-entry-more", tabindex: "-1", "aria-haspopup": "menu", "aria-label": tr("more_for", { title: titleOf(entry) }) }, icon("more"));
+  return make("li", { "data-id": entry.id }, link, more);
+};
+
+const drawRows = (until) => {
+  for (const entry of listed.slice(drawn, until)) {
+    const title = query ? tr("group_found") : groupOf(entry);
+    if (list.lastElementChild?.dataset.group !== title) {
+      list.append(make("section", { "data-group": title }, make("h2", {}, title), make("ul", { role: "list" })));
+    }
+    list.lastElementChild.lastElementChild.append(rowOf(entry));
+  }
+  drawn = Math.min(until, listed.length);
+};
+
+const draw = () => {
+  if (renaming) return;
+  const focused = list.contains(document.activeElement);
+  const scrolled = element.scrollTop;
+  if (!entryOf(focusedId)) focusedId = (entryOf(currentId()) ?? listed[0])?.id ?? "";
+  const until = Math.max(DRAWN_AT_ONCE, listed.findIndex(({ id }) => id === focusedId) + 1, drawn);
+  list.replaceChildren();
+  drawn = 0;
+  drawRows(until);
+  element.scrollTop = scrolled;
+  if (focused) linkOf(focusedId)?.focus({ preventScroll: true });
+};
+
+element.addEventListener("scroll", () => {
+  if (drawn < listed.length && element.scrollTop + element.clientHeight > element.scrollHeight - 600) drawRows(drawn + DRAWN_AT_ONCE);
+}, { passive: true });
+
+const rowById = (id) => list.querySelector(`li[data-id="${CSS.escape(id)}"]`);
+const linkOf = (id) => rowById(id)?.querySelector(".tx-entry");
+
+// -- what the server has ------------------------------------------------------------------------------------------------
+
+const changed = new EventTarget();
+/** Call `action` whenever the list has been read again. */
+export const onList = (action) => changed.addEventListener("list", action);
+
+/** Read the list from the server and draw it. Returns whether the server keeps conversations at all. */
+export async function refresh() {
+  const number = ++asked;
+  try {
+    const answer = await get(`/chat/list?q=${encodeURIComponent(query)}`);
+    if (number !== asked) return true;
+    listed = answer.conversations;
+    note.textContent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
+  } catch (error) {
+    if (error.status === 404) return false;
+    if (number !== asked) return true;
+    listed = [];
+    note.textContent = error.message;
+  }
+  draw();
+  changed.dispatchEvent(new Event("list"));
+  return true;
+}
+
+/** Show the conversations whose title or messages contain `text`; all of them if it is empty. */
+export function search(text) {
+  if (text === query) return;
+  query = text;
+  drawn = 0;
+  element.scrollTop = 0;
+  refresh();
+}
+
+let waiting = 0;
+events.addEventListener("list", () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(refresh, 200);
+});
+events.addEventListener("open", () => {
+  focusedId = currentId() || focusedId;
+  for (const link of list.querySelectorAll("[aria-current]")) link.removeAttribute("aria-current");
+  linkOf(currentId())?.setAttribute("aria-current", "page");
+});
+
+// -- actions ------------------------------------------------------------------------------------------------------------
+
+const route = (id, action) => `/chat/${encodeURIComponent(id)}/${action}`;
+
+/** Send a request; show a failure as a toast. Returns what the server answered, null if the request failed. */
+const attempt = (request) =>
+  request.catch((error) => {
+    toast(error.message);
+    return null;
+  });
+
+/** Return an input that asks for a new title. `done` is called once, with the title if it is to be changed. */
+export function titleField(title, done) {
+  const field = make("input", { class: "tx-title-field", type: "text", maxlength: "200", value: title, "aria-label": tr("title") });
+  let open = true;
+  const finish = (value) => {
+    if (!open) return;
+    open = false;
+    done(value.trim() && value.trim() !== title ? value.trim() : "");
+  };
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.isComposing) return;
+    if (event.key === "Enter") finish(field.value);
+    if (event.key === "Escape") finish("");
+  });
+  field.addEventListener("blur", () => finish(field.value));
+  return field;
+}
+
+/** Give a conversation another title, everywhere where it is shown. */
+export async function rename(id, title) {
+  const entry = entryOf(id);
+  if (entry) entry.title = title;
+  draw();
+  changed.dispatchEvent(new Event("list"));
+  if (!(await attempt(post(route(id, "rename"), { title })))) refresh();
+}
+
+const startRenaming = (id) => {
+  const row = rowById(id);
+  if (!row) return;
+  renaming = true;
+  const field = titleField(entryOf(id).title, (title) => {
+    renaming = false;
+    if (title) rename(id, title);
+    else draw();
+    linkOf(id)?.focus();
+  });
+  row.replaceChildren(field);
+  field.focus();
+  field.select();
+};
+
+const restore = async (entry, wasOpen) => {
+  if (!(await attempt(post(route(entry.id, "restore"))))) return;
+  await refresh();
+  if (wasOpen) open(entry.id);
+  linkOf(entry.id)?.focus();
+};
+
+async function remove(id) {
+  const at = listed.findIndex((entry) => entry.id === id);
+  const entry = listed[at];
+  if (!entry || !(await attempt(post(route(id, "delete"))))) return;
+  const wasOpen = id === currentId();
+  const hadFocus = list.contains(document.activeElement) || document.activeElement === document.body;
+  listed = listed.filter((other) => other !== entry);
+  focusedId = (listed[at] ?? listed[at - 1])?.id ?? "";
+  draw();
+  if (hadFocus) linkOf(focusedId)?.focus();
+  if (wasOpen) open("");
+  toast(tr("deleted", { title: titleOf(entry) }), { label: tr("undo"), action: () => restore(entry, wasOpen), seconds: UNDO_SECONDS });
+}
+
+const pin = async (entry) => {
+  if (await attempt(post(route(entry.id, "pin"), { pinned: !entry.pinned }))) refresh();
+};
+
+const exported = (id, format) => `${route(id, "export")}?format=${format}&lang=${language}`;
+
+const showMenu = (row) => {
+  const { id } = row.dataset;
+  const entry = entryOf(id);
+  openMenu(row.querySelector(".tx-entry-more"), titleOf(entry), [
+    { label: tr("rename"), key: "F2", action: () => startRenaming(id) },
+    { label: entry.pinned ? tr("unpin") : tr("pin"), action: () => pin(entry) },
+    { label: tr("export_json"), href: exported(id, "json") },
+    { label: tr("export_markdown"), href: exported(id, "md") },
+    { label: tr("export_original"), href: exported(id, "original") },
+    { label: tr("export_openwebui"), href: exported(id, "openwebui") },
+    { label: tr("delete"), key: "Delete", danger: true, action: () => remove(id) },
+  ]);
+};
+
+/** Import files that the user picks: those of this program and of others. */
+export function importFiles() {
+  const picker = make("input", { type: "file", multiple: true, accept: ".json,.jsonl,.zip" });
+  picker.addEventListener("change", async () => {
+    for (const file of picker.files) {
+      const answer = await attempt(upload("/chat/import", file));
+      if (answer === null) continue;
+      const problems = answer.problems.map(String).slice(0, 3).join(" ");
+      toast([tr("imported", { count: answer.ids.length, file: file.name }), problems].join(" ").trim());
+    }
+    refresh();
+  });
+  picker.click();
+}
+
+// -- pointer and keyboard -----------------------------------------------------------------------------------------------
+
+list.addEventListener("click", (event) => {
+  const row = event.target.closest("li");
+  if (row && event.target.closest(".tx-entry-more")) showMenu(row);
+});
+list.addEventListener("contextmenu", (event) => {
+  const row = event.target.closest("li");
+  if (!row || renaming) return;
+  event.preventDefault();
+  showMenu(row);
+});
+list.addEventListener("focusin", (event) => {
+  const { id } = event.target.closest("li")?.dataset ?? {};
+  if (!id || id === focusedId) return;
+  linkOf(focusedId)?.setAttribute("tabindex", "-1");
+  focusedId = id;
+  linkOf(id)?.setAttribute("tabindex", "0");
+});
+
+/** Move the focus into the list, to the entry that had it last. */
+export const focusList = () => linkOf(focusedId)?.focus();
+
+const STEPS = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+
+list.addEventListener("keydown", (event) => {
+  const row = event.target.closest("li");
+  if (!row || renaming || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return;
+  const { id } = row.dataset;
+  const step = STEPS[event.key];
+  if (step) {
+    const at = listed.findIndex((entry) => entry.id === id);
+    const to = Math.max(0, Math.min(at + step, listed.length - 1));
+    if (to >= drawn) drawRows(to + DRAWN_AT_ONCE);
+    linkOf(listed[to].id)?.focus();
+  } else if (event.key === "F2") startRenaming(id);
+  else if (event.key === "Delete") remove(id);
+  else if (event.key === "ArrowRight") row.querySelector(".tx-entry-more").focus();
+  else if (event.key === "ArrowLeft") linkOf(id).focus();
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+});

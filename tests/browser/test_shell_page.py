@@ -1,0 +1,163 @@
+"""The frame of the page: destinations, drawers, the menu of models, keys, focus, contrast and sizes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Window
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PAGES = ("chat", "parameters", "model")
+
+
+def go_to(page: Page, destination: str) -> None:
+    page.evaluate("id => { location.hash = id }", destination)
+    expect(page.locator(f"#tx-page-{destination}")).to_be_visible()
+
+
+def test_destinations_have_addresses_and_the_language_link_keeps_them(window: Window) -> None:
+    page = window.page
+    window.tab("模型")
+    expect(page.locator("#tx-load")).to_be_visible()
+    assert page.url.endswith("/zh/#model")
+    expect(page.locator("h1")).to_have_text("模型")
+    page.go_back()
+    expect(page.locator("#tx-page-chat")).to_be_visible()
+    expect(page.locator("#tx-load")).to_be_hidden()
+    page.goto(f"{window.url}/zh/#parameters")
+    page.reload()
+    expect(page.locator("#tx-gen-temperature")).to_be_visible(timeout=30_000)
+    page.locator("#tx-language").click()
+    expect(page.locator("h1")).to_have_text("Parameters", timeout=30_000)
+    assert page.url.endswith("/en/#parameters")
+
+
+def test_the_parameters_are_a_drawer_beside_the_chat_with_the_same_values(shared_window: Window) -> None:
+    window, page = shared_window, shared_window.page
+    toggle, field = page.locator("#tx-toggle-parameters"), page.locator("#tx-gen-max_new_tokens input")
+    toggle.click()
+    expect(field).to_be_visible()
+    expect(page.locator("#tx-page-chat")).to_be_visible()
+    chat, drawer = page.locator("#tx-page-chat").bounding_box(), page.locator("#tx-page-parameters").bounding_box()
+    assert chat and drawer and chat["x"] + chat["width"] <= drawer["x"] + 1
+    page.wait_for_timeout(600)
+    field.fill("123")
+    field.blur()
+    window.tab("参数")
+    expect(field).to_have_value("123")
+    window.tab("聊天")
+    expect(field).to_be_visible()
+    page.keyboard.press("Control+s")
+    expect(field).to_be_hidden()
+
+
+def test_a_model_is_loaded_and_unloaded_from_the_header(shared_window: Window) -> None:
+    page = shared_window.page
+    page.locator("#tx-pill button").click()
+    menu = page.locator("#tx-models-menu")
+    menu.get_by_role("searchbox").fill("smol")
+    menu.get_by_role("button", name=MODEL).click()
+    shared_window.loaded()
+    expect(menu).to_contain_text("llama.cpp")
+    menu.get_by_role("button", name="卸载").click()
+    expect(page.locator("#tx-pill .tx-empty")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(menu).to_have_count(0)
+    expect(page.locator("#tx-pill button")).to_be_focused()
+    shared_window.tab("模型")
+    expect(page.locator("#tx-model input")).to_have_value(MODEL)
+
+
+def test_keys_are_listed_and_do_nothing_while_a_text_is_composed(shared_window: Window) -> None:
+    page = shared_window.page
+    page.locator("#tx-sidebar .tx-brand").focus()
+    page.keyboard.press("?")
+    sheet = page.get_by_role("dialog", name="键盘快捷键")
+    expect(sheet).to_contain_text("Ctrl K")
+    page.keyboard.press("Escape")
+    expect(sheet).to_have_count(0)
+    page.keyboard.press("Control+k")
+    expect(page.locator("#tx-search")).to_be_focused()
+    page.keyboard.press("?")
+    expect(sheet).to_have_count(0)
+    page.locator("#tx-search").fill("")
+    page.locator("#tx-search").blur()
+    composing = (
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '?', bubbles: true, isComposing: true}))"
+    )
+    page.evaluate(composing)
+    expect(sheet).to_have_count(0)
+
+
+def test_the_sidebar_collapses_and_stays_so(window: Window) -> None:
+    page = window.page
+    page.locator("#tx-close-menu").click()
+    expect(page.locator("#tx-sidebar")).to_be_hidden()
+    expect(page.locator("#tx-open-menu")).to_be_focused()
+    window.open("/")
+    expect(page.locator("#tx-sidebar")).to_be_hidden()
+    page.locator("#tx-open-menu").click()
+    expect(page.locator("#tx-sidebar")).to_be_visible()
+
+
+@pytest.mark.window("en", 390, 844)
+def test_on_a_phone_the_sidebar_and_the_parameters_are_drawers_that_keep_the_focus(window: Window) -> None:
+    page = window.page
+    expect(page.locator("#tx-sidebar")).to_be_hidden()
+    for opener, drawer in (("#tx-open-menu", "#tx-sidebar"), ("#tx-toggle-parameters", "#tx-page-parameters")):
+        page.locator(opener).click()
+        expect(page.locator(drawer)).to_be_visible()
+        page.wait_for_timeout(400)
+        inside = f"[document.body, ...document.querySelectorAll('{drawer} *')].includes(document.activeElement)"
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            assert page.evaluate(inside), page.evaluate("document.activeElement.outerHTML")
+        page.keyboard.press("Shift+Tab")
+        page.locator(f"{drawer} button").first.focus()
+        page.keyboard.press("Escape")
+        expect(page.locator(drawer)).to_be_hidden()
+        expect(page.locator(opener)).to_be_focused()
+
+
+SMALL = """least => [...document.querySelectorAll("a, button, input, textarea, summary")].filter((element) => {
+  const shown = element.checkVisibility({ visibilityProperty: true });
+  if (!shown || element.closest("[inert], #tx-skip, .visually-hidden")) return false;
+  const box = (element.type === "checkbox" ? element.closest("label") ?? element : element).getBoundingClientRect();
+  return box.width > 0 && (box.height < least - 0.5 || box.width < least - 0.5);
+}).map((element) => { const { width, height } = element.getBoundingClientRect();
+  return `${width.toFixed()}x${height.toFixed()} ${element.outerHTML.slice(0, 120)}`; })"""
+
+
+@pytest.mark.window("zh", 390, 844)
+def test_on_a_phone_nothing_in_the_chat_is_smaller_than_44_pixels(window: Window) -> None:
+    assert window.page.evaluate(SMALL, 44) == []
+    window.page.locator("#tx-open-menu").click()
+    assert window.page.evaluate(SMALL, 44) == []
+
+
+@pytest.mark.window("en", 844, 390)
+def test_the_input_is_in_view_on_a_phone_held_sideways_and_at_200_percent(window: Window) -> None:
+    page = window.page
+    for width, height in ((844, 390), (720, 450)):
+        page.set_viewport_size({"width": width, "height": height})
+        box = page.locator("#tx-send").bounding_box()
+        assert box and box["y"] + box["height"] <= height
+        assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_names_for_screen_readers_are_in_the_language_of_the_page(window: Window) -> None:
+    page = window.page
+    window.tab("模型")
+    expect(page.locator("#tx-load")).to_be_visible()
+    page.wait_for_timeout(300)
+    names = page.evaluate("[...document.querySelectorAll('[aria-label], [title]')].map((e) => e.ariaLabel || e.title)")
+    sentences = [
+        name for name in names if re.search(r"[A-Za-z]{3,} [a-z]{2,} ", name) and not re.search("[一-鿿]", name)
+    ]
+    assert sentences == []
+    expect(page.locator("main, [role=main]")).to_have_count(1)
+    expect(page.locator("h1")).to_have_count(1)
