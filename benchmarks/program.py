@@ -25,16 +25,19 @@ POLL_SECONDS = 0.005
 
 
 class Program:
-    """`python server.py` with `flags` on a free port, stopped at the end of the `with` block.
+    """`python server.py` with `flags` on `port`, by default a free one, stopped at the end of the `with` block.
 
-    `variables` are added to its environment. `began` is the `time.perf_counter()` of its start.
+    `variables` are added to its environment. `began` is the `time.perf_counter()` of its start. `script` may be another
+    program that runs the server.
     """
 
-    def __init__(self, *flags: str, variables: Mapping[str, str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, *flags: str, variables: Mapping[str, str] | None = None, script: str = "server.py", port: int = 0
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this object)
-        command = [sys.executable, "server.py", "--listen-port", str(self.port), *flags]
+        command = [sys.executable, script, "--listen-port", str(self.port), *flags]
         self.began = time.perf_counter()
         environment = os.environ | (variables or {})
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._output, stderr=self._output)
