@@ -30,7 +30,7 @@ from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
 from modules.engines.prompt_fitting import fit
-from modules.engines.seeds import with_seed
+from modules.engines.repetition import with_seed
 from modules.options.option import Value
 from modules.system import child_process
 

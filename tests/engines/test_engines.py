@@ -15,7 +15,7 @@ from modules.core.errors import GenerationFailed, InternalError, OptionError, Pr
 from modules.core.events import Text
 from modules.loaders.registry import LOADERS
 from modules.runtime.worker_process import WorkerProcess
-from tests.support.answers import answer, ask, forget, parameters
+from tests.support.answers import Answer, answer, ask, forget, parameters
 from tests.support.worker_pool import WorkerPool
 
 N_CTX = 2048
@@ -103,6 +103,26 @@ def test_a_prompt_that_diverges_early_reuses_only_the_common_prefix(engine: Work
     assert italy.done.cached_tokens == common
     forget(engine)
     assert answer(engine, "The capital of Italy is").text == italy.text
+
+
+def test_a_sampled_answer_is_repeated_by_its_seed_with_as_many_tokens_from_the_cache(
+    demo_engine: WorkerProcess,
+) -> None:
+    forget(demo_engine)
+    first = sampled(demo_engine, STORY, -1)
+    turn = f"{STORY}{first.text} But one day"
+    second = sampled(demo_engine, turn, -1)
+    assert first.done.seed != second.done.seed
+    for prompt, reply in ((turn, second), (STORY, first)):
+        again = sampled(demo_engine, prompt, reply.done.seed, max_cached_tokens=reply.done.cached_tokens)
+        assert (again.text, again.done.seed) == (reply.text, reply.done.seed)
+        assert again.done.cached_tokens == reply.done.cached_tokens
+    assert sampled(demo_engine, STORY, first.done.seed // 2, max_cached_tokens=0).text != first.text
+
+
+def sampled(worker: WorkerProcess, prompt: str, seed: int, **more: int) -> Answer:
+    params = parameters(temperature=1, seed=seed, max_new_tokens=30) | more
+    return Answer(list(worker.events("generate", prompt=prompt, params=params)))
 
 
 # -- the end of an answer ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from modules.engines.hf.evaluator import Evaluator, Interrupted
 from modules.engines.hf.generation import Generation
 from modules.engines.hf.sampling.pipeline import NoTokenLeft
 from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.repetition import max_cached_tokens
 from modules.system import cpu_memory
 
 PREFILL_CHUNK_WHILE_DECODING = 96
@@ -178,7 +179,9 @@ class Engine:
             if negative is not None:
                 negative.cache = model.new_cache()
             return
-        cache, evaluated = self._prefixes.take(generation.prompt)
+        limit = max_cached_tokens(generation.params)
+        # Of what it is asked for, a store leaves the last token to evaluate.
+        cache, evaluated = self._prefixes.take(generation.prompt[: None if limit is None else limit + 1])
         generation.sequence = TokenSequence(list(generation.prompt), cache, evaluated)
         generation.cached_tokens = evaluated
         if negative is not None:

@@ -121,6 +121,30 @@ class KVCache:
             return Reuse()
         return Reuse(prefix + length, slot, prefix, begin, target)
 
+    def take(self, tokens: array[int]) -> tuple[Slot, int]:
+        """Return a slot, now busy, with the best reuse for `tokens`, and how many of them it holds.
+
+        At least one slot must be idle.
+        """
+        if not any(slot.busy for slot in self.slots):
+            self._save_others(self.find_reuse(tokens))
+        return self.acquire(self.find_reuse(tokens))
+
+    def _save_others(self, reuse: Reuse) -> None:
+        """Save what a request that will run alone does not reuse, so that its cells are the first ones of the context.
+
+        The order in which floating-point numbers are summed depends on where cells are: a repeated request only gets
+        the same logits if they are where they were. What cannot be saved stays.
+        """
+        for slot in self.slots:
+            is_source = slot is reuse.source
+            kept = reuse.length if is_source else 0
+            in_place = is_source and (reuse.shift_from or _is_continuation(slot, kept))
+            if in_place or len(slot.cells) <= kept:
+                continue
+            if len(slot.cells) < MIN_SAVED_TOKENS or self._save(slot):
+                self.truncate(slot, kept)
+
     def acquire(self, reuse: Reuse) -> tuple[Slot, int]:
         """Return a slot, now busy, that holds what `reuse` describes, and how many tokens of the prompt that is.
 

@@ -16,6 +16,7 @@ from modules.engines.llamacpp.batch import Batch
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.kv_cache import KVCache, Slot
 from modules.engines.llamacpp.sampler import Sampler
+from modules.engines.repetition import max_cached_tokens
 from modules.engines.text_stream import TextStream
 from modules.engines.token_ids import common_prefix_length
 
@@ -56,6 +57,12 @@ class Request:
     def pending(self) -> int:
         """Tokens still to evaluate: 1 while it decodes, more in prefill."""
         return len(self.tokens) - self.evaluated
+
+    @property
+    def reusable_tokens(self) -> array[int]:
+        """Tokens of which all but the last may be taken from the cache. A request that was preempted takes them all."""
+        limit = max_cached_tokens(self.params)
+        return self.tokens if limit is None or self.reused_tokens >= 0 else self.tokens[: limit + 1]
 
     @property
     def cells_needed(self) -> int:
@@ -117,10 +124,10 @@ class Scheduler:
         if not in_prefill or not self._model.can_share:
             return False
         later = max(common_prefix_length(request.tokens, other.tokens) for other in in_prefill)
-        return later >= self._cache.find_reuse(request.tokens).length + MIN_GAIN_BY_WAITING
+        return later >= self._cache.find_reuse(request.reusable_tokens).length + MIN_GAIN_BY_WAITING
 
     def _start(self, request: Request) -> None:
-        request.slot, request.evaluated = self._cache.acquire(self._cache.find_reuse(request.tokens))
+        request.slot, request.evaluated = self._cache.take(request.reusable_tokens)
         if request.reused_tokens < 0:
             request.reused_tokens = request.evaluated
         self._waiting.remove(request)

@@ -138,7 +138,7 @@ class SlotPrefixCache(PrefixStore):
         self._cache = cache
 
     def take(self, tokens: list[int]) -> tuple[AcquiredSlot, int]:
-        slot, length = self._cache.acquire(self._cache.find_reuse(array("i", tokens)))
+        slot, length = self._cache.take(array("i", tokens))
         return AcquiredSlot(slot, len(slot.cells) - length), length
 
     def acquire_empty(self) -> AcquiredSlot:

@@ -22,7 +22,7 @@ from modules.core.events import Info, Progress
 from modules.engines.llamacpp.arguments import Build
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import LLAMA, load, load_arguments
-from tests.support.answers import answer, ask, forget
+from tests.support.answers import Answer, answer, ask, forget, parameters
 from tests.support.gguf_files import gguf
 from tests.support.llama_library import installed_build, reference_answers, run_python
 from tests.support.shallow_gguf import shallow_gguf
@@ -68,6 +68,21 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
         "repacks": build.repacks,
     }
     return dict(zip(prompts, reference_answers(request), strict=True))
+
+
+def test_a_sampled_answer_is_repeated_among_other_conversations_and_after_a_restart(
+    smollm2: Path, llama: WorkerProcess, worker: WorkerProcess
+) -> None:
+    def sampled(worker: WorkerProcess, seed: int) -> Answer:
+        params = parameters(temperature=1, max_new_tokens=40, seed=seed) | {"max_cached_tokens": 0}
+        return Answer(list(worker.events("generate", prompt=CHAT, params=params)))
+
+    answer(llama, f"{STORY} {CODE}" * 5)
+    first = sampled(llama, -1)
+    answer(llama, f"{CODE} {STORY}" * 5)
+    assert sampled(llama, first.done.seed).text == first.text
+    load(worker, smollm2, n_ctx=N_CTX, threads=THREADS, threads_batch=THREADS, flash_attn=True)
+    assert sampled(worker, first.done.seed).text == first.text
 
 
 # -- the answers of llama_cpp.Llama -----------------------------------------------------------------------------------
