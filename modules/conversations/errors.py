@@ -8,6 +8,8 @@ ConversationError
 ├── StaleConversation     a change of a revision that is no longer the latest one
 ├── ConversationExists    a restored conversation would replace another one
 ├── AttachmentRefused     a file that cannot be attached to a message
+├── ImportRefused         a file that has no conversations, or too much to be imported at once
+├── UnknownExportFormat   a format that does not exist
 └── ConversationNotSaved  the disk refused to write
 """
 
@@ -121,3 +123,26 @@ class AttachmentRefused(ConversationError):
     template = {"en": "{name} was not attached: {problem}.", "zh": "未添加 {name}：{problem}。"}
     name: str
     problem: Words
+
+
+@dataclass(eq=False)
+class ImportRefused(ConversationError):
+    """A file of which nothing was imported; `problem` is the reason, as a sentence."""
+
+    status = 422
+    template = {"en": "{name} was not imported: {problem}", "zh": "未导入 {name}：{problem}"}
+    name: str
+    problem: Words
+
+
+@dataclass(eq=False)
+class UnknownExportFormat(ConversationError):
+    """`known` lists the formats that exist."""
+
+    status = 400
+    template = {
+        "en": "There is no export format {format!r}. Use one of: {known}.",
+        "zh": "没有名为 {format!r} 的导出格式，可用的有：{known}。",
+    }
+    format: str
+    known: str

@@ -1,0 +1,1 @@
+"""Conversations as files: ours, those of other programs, and Markdown."""
