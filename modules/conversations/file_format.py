@@ -60,7 +60,10 @@ def newer_version(data: Mapping[str, Json]) -> Words | None:
 
 
 def to_bytes(conversation: Conversation) -> bytes:
-    """Return the content of the conversation's file."""
+    """Return the content of the conversation's file. Raises ValueError for one that could not be read again."""
+    unknown = {message.role for message in conversation.messages.values()} - set(ROLES)
+    if conversation.mode not in MODES or unknown:
+        raise ValueError(f"mode {conversation.mode!r}, roles {unknown}")
     head = {"format": FORMAT, "version": VERSION, "id": conversation.id}
     head |= {key: getattr(conversation, key) for key in _CONVERSATION_KEYS}
     head |= {key: value for key, value in conversation.extra.items() if key not in head and key != "messages"}
@@ -105,18 +108,23 @@ def _dumped(value: Json) -> str:
 
 def from_json(id: str, data: Mapping[str, Json]) -> Conversation:
     """Return the conversation that `to_bytes` wrote. Raises FormatProblem for invalid content."""
-    fields = _checked(data, _CONVERSATION_KEYS, "")
-    if fields.get("mode", MODES[0]) not in MODES:
-        raise FormatProblem(f"its mode {fields['mode']!r} is unknown", f"模式 {fields['mode']!r} 未知")
-    messages = data.get("messages", {})
-    if not isinstance(messages, dict):
-        raise FormatProblem("its messages are not an object", "messages 不是对象")
+    conversation = head_from_json(id, data)
     known = {"format", "version", "id", "messages", *_CONVERSATION_KEYS}
-    conversation = Conversation(id, **fields)
     conversation.extra = {key: value for key, value in data.items() if key not in known}
+    messages = data.get("messages", {})
     conversation.messages = {name: _message(name, body) for name, body in messages.items() if name != ROOT}
     _mend(conversation)
     return conversation
+
+
+def head_from_json(id: str, data: Mapping[str, Json]) -> Conversation:
+    """Return what a file says of the conversation, without its messages. Raises FormatProblem for invalid content."""
+    fields = _checked(data, _CONVERSATION_KEYS, "")
+    if fields.get("mode", MODES[0]) not in MODES:
+        raise FormatProblem(f"its mode {fields['mode']!r} is unknown", f"模式 {fields['mode']!r} 未知")
+    if not isinstance(data.get("messages", {}), dict):
+        raise FormatProblem("its messages are not an object", "messages 不是对象")
+    return Conversation(id, **fields)
 
 
 def _message(id: str, data: Json) -> ChatMessage:

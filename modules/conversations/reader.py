@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 import time
@@ -55,13 +54,13 @@ class Opened:
     problem: Words | None = None
 
 
-def open_conversation(path: PurePosixPath, content: bytes, modified: float, put: original.Put) -> Opened:
+def open_conversation(id: str, path: PurePosixPath, content: bytes, modified: float, put: original.Put) -> Opened:
     """Parse the content of the file at `path`, changed at `modified`. Raises InvalidConversation."""
-    id = ids.id_of(path) or ""
     try:
         data = load_json(content)
         if file_format.is_own(data):
-            return Opened(_from_json(id, data), problem=file_format.newer_version(data))
+            with _blamed_on_the_version(data):
+                return Opened(file_format.from_json(id, data), problem=file_format.newer_version(data))
         conversation = Conversation(id, **_foreign_fields(path, data, modified))
         original.parse(conversation, data, put)
         return Opened(conversation, foreign=True)
@@ -69,31 +68,34 @@ def open_conversation(path: PurePosixPath, content: bytes, modified: float, put:
         raise InvalidConversation(printable(path.name), problem.words) from None
 
 
-def summarize(path: PurePosixPath, content: bytes, modified: float) -> Summary:
+def summarize(id: str, path: PurePosixPath, content: bytes, modified: float) -> Summary:
     """Return what the list shows of the file at `path`; for a damaged one, with its problem."""
-    id = ids.id_of(path) or ""
     try:
         data = load_json(content)
         if file_format.is_own(data):
-            return _summarize_own(id, data)
+            with _blamed_on_the_version(data):
+                return _summarize_own(id, data)
         fields = _foreign_fields(path, data, modified)
         title = fields.pop("title") or derive_title([original.first_question(data)])
         return Summary(id, title, count=original.count_texts(data), **fields)
     except FormatProblem as problem:
-        return damaged(path, modified, problem.words)
+        return damaged(id, path, modified, problem.words)
 
 
-def damaged(path: PurePosixPath, modified: float, problem: Words) -> Summary:
+def damaged(id: str, path: PurePosixPath, modified: float, problem: Words) -> Summary:
     """Return what the list shows of a file that cannot be read."""
-    return Summary(ids.id_of(path) or "", printable(path.name), modified, modified, problem=problem)
+    return Summary(id, printable(path.name), modified, modified, problem=problem)
 
 
-def summary_of(conversation: Conversation, problem: Words | None = None) -> Summary:
+def summary_of(conversation: Conversation) -> Summary:
     """Return what the list shows of a conversation."""
+    return _summary(conversation, title_of(conversation), len(conversation.messages))
+
+
+def _summary(head: Conversation, title: str, count: int, problem: Words | None = None) -> Summary:
     return Summary(
-        conversation.id, title_of(conversation), conversation.updated, conversation.created, conversation.rev,
-        conversation.pinned, conversation.mode, conversation.character, len(conversation.messages), problem,
-    )  # fmt: skip
+        head.id, title, head.updated, head.created, head.rev, head.pinned, head.mode, head.character, count, problem
+    )
 
 
 def title_of(conversation: Conversation) -> str:
@@ -139,14 +141,12 @@ def load_json(content: bytes) -> Mapping[str, Json]:
 
 
 def _summarize_own(id: str, data: Mapping[str, Json]) -> Summary:
-    messages, shown = data.get("messages", {}), data.get("shown", {})
-    if not isinstance(messages, dict) or not isinstance(shown, dict):
-        _from_json(id, data)  # says what is wrong
-    head = _from_json(id, {**data, "messages": {}, "shown": {}})
-    bodies = (messages.get(id) for id in _shown_ids(shown))
+    head = file_format.head_from_json(id, data)
+    messages = data.get("messages", {})
+    bodies = (messages.get(id) for id in _shown_ids(head.shown))
     questions = (body.get("content") for body in bodies if isinstance(body, dict) and body.get("role") == "user")
     title = printable(head.title) or derive_title(text for text in questions if isinstance(text, str))
-    return dataclasses.replace(summary_of(head, file_format.newer_version(data)), title=title, count=len(messages))
+    return _summary(head, title, len(messages), file_format.newer_version(data))
 
 
 def _shown_ids(shown: Mapping[str, Json]) -> Iterator[str]:
@@ -159,9 +159,11 @@ def _shown_ids(shown: Mapping[str, Json]) -> Iterator[str]:
         yield at
 
 
-def _from_json(id: str, data: Mapping[str, Json]) -> Conversation:
+@contextlib.contextmanager
+def _blamed_on_the_version(data: Mapping[str, Json]) -> Iterator[None]:
+    """Say that a newer program wrote the file, if that is so, instead of what cannot be read in it."""
     try:
-        return file_format.from_json(id, data)
+        yield
     except FormatProblem:
         if newer := file_format.newer_version(data):
             raise FormatProblem(newer["en"], newer["zh"]) from None

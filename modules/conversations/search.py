@@ -7,6 +7,10 @@ from collections.abc import Iterable
 
 BEFORE, AFTER = 30, 90
 """Characters of a snippet around the beginning of what was found."""
+_ESCAPED = set('"\\/') | set(map(chr, range(32)))
+"""Characters that JSON escapes, or may escape."""
+_TWO_ESCAPES = 0x10000
+"""The first character for which JSON in ASCII needs two escapes."""
 
 
 class Query:
@@ -14,13 +18,20 @@ class Query:
 
     def __init__(self, text: str) -> None:
         self.words = list(dict.fromkeys(text.lower().split()))
-        self._needles = [_needles(word) for word in self.words]
+        needles = {word: _needle(word) for word in self.words}
+        self._needles = [(needle.encode(), _escaped(needle).encode()) for needle in needles.values() if needle]
+        self._other_words = [word for word, needle in needles.items() if not needle and not set(word) & _ESCAPED]
 
     def may_match(self, content: bytes) -> bool:
         """Whether a file with this content may have the words; False only if it certainly has not."""
-        lowered = content.lower()
+        lowered = content.lower()  # the letters of ASCII
         escaped = b"\\u" in lowered
-        return all(plain in lowered or (escaped and quoted in lowered) for plain, quoted in filter(None, self._needles))
+        if not all(plain in lowered or (escaped and quoted in lowered) for plain, quoted in self._needles):
+            return False
+        if escaped or not self._other_words:
+            return True
+        text = content.decode("utf-8", "replace").lower()
+        return all(word in text for word in self._other_words)
 
     def match(self, title: str, texts: Iterable[str]) -> str | None:
         """Return the snippet if all words occur; "" if all are in the title, None if one occurs nowhere."""
@@ -40,21 +51,21 @@ class Query:
         return None
 
 
-def _needles(word: str) -> tuple[bytes, bytes] | None:
-    """Return the longest part of the word that files have in one form, plain and escaped for JSON; None without one."""
+def _needle(word: str) -> str:
+    """Return the longest part of the word that files have in one form, letters of ASCII aside; "" without one."""
     parts = "".join(char if _has_one_form(char) else " " for char in word).split()
-    longest = max(parts, key=len, default="")
-    if not longest:
-        return None
-    escaped = "".join(char if char.isascii() else f"\\u{ord(char):04x}" for char in longest)
-    return longest.encode(), escaped.encode()
+    return max(parts, key=len, default="")
 
 
 def _has_one_form(char: str) -> bool:
-    """Whether the character is written in one way, upper and lower case of ASCII aside."""
     if char.isascii():
-        return char.isprintable() and char not in '"\\/'
-    return char.lower() == char.upper() and len(char.encode("utf-16-le", "surrogatepass")) == 2
+        return char.isprintable() and char not in _ESCAPED
+    return char.lower() == char.upper() and ord(char) < _TWO_ESCAPES
+
+
+def _escaped(text: str) -> str:
+    """Return the text as JSON in ASCII has it."""
+    return "".join(char if char.isascii() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _snippet(text: str, word: str) -> str:

@@ -146,17 +146,17 @@ class ConversationStore:
 
     def _summarize(self, path: PurePosixPath, stamp: Stamp) -> tuple[Stamp, Summary] | None:
         """Return the summary of a file; None if it is not a conversation's, or was deleted at this moment."""
-        if ids.id_of(path) is None:
+        id, modified = ids.id_of(path), stamp.modified / 1e9
+        if id is None:
             return None
-        modified = stamp.modified / 1e9
         try:
-            return stamp, summarize(path, self._read_file(path, stamp), modified)
+            return stamp, summarize(id, path, self._read_file(path, stamp), modified)
         except InvalidConversation as error:
-            return stamp, reader.damaged(path, modified, error.problem)
+            return stamp, reader.damaged(id, path, modified, error.problem)
         except FileNotFoundError:
             return None
         except OSError as error:  # to be tried again each time: permissions change without the file changing
-            return stamp._replace(inode=-1), reader.damaged(path, modified, _unreadable(error))
+            return stamp._replace(inode=-1), reader.damaged(id, path, modified, _unreadable(error))
 
     def _read_file(self, path: PurePosixPath, stamp: Stamp) -> bytes:
         if stamp.size > reader.MAX_BYTES:
@@ -184,7 +184,7 @@ class ConversationStore:
             raise ConversationNotFound(id) from None
         except OSError as error:
             raise InvalidConversation(path.name, _unreadable(error)) from error
-        opened = reader.open_conversation(path, content, stamp.modified / 1e9, self._put_blob)
+        opened = reader.open_conversation(id, path, content, stamp.modified / 1e9, self._put_blob)
         self._remember(id, stamp, opened)
         return path, opened
 
@@ -337,9 +337,9 @@ class ConversationStore:
         found = []
         for name, (day, content) in self._folder.deleted().items():
             path = PurePosixPath(name)
-            if ids.id_of(path) is not None:
+            if (id := ids.id_of(path)) is not None:
                 deleted = time.mktime(time.strptime(day, "%Y%m%d"))
-                found.append(dataclasses.replace(summarize(path, content, deleted), deleted=deleted))
+                found.append(dataclasses.replace(summarize(id, path, content, deleted), deleted=deleted))
         return sorted(found, key=lambda summary: (-summary.deleted, -summary.updated, summary.id))
 
     def count_deleted(self) -> int:

@@ -100,6 +100,15 @@ def test_damaged_files_are_refused(subtests: pytest.Subtests) -> None:
             assert problem in caught.value.words["en"] and caught.value.words["zh"]
 
 
+def test_what_could_not_be_read_again_is_not_written() -> None:
+    with pytest.raises(ValueError, match="dance"):
+        to_bytes(Conversation("id", mode="dance"))
+    made = full()
+    made.add("system", "text")
+    with pytest.raises(ValueError, match="system"):
+        to_bytes(made)
+
+
 def test_half_of_a_surrogate_pair_does_not_prevent_saving() -> None:
     made = full()
     made.add("user", "a\ud83db\U0001f44d")

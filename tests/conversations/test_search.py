@@ -35,6 +35,12 @@ def test_a_file_is_only_skipped_if_it_has_not_the_words(ascii: bool, subtests: p
     assert not Query("zugzwangs").may_match(content) and not Query("下文上").may_match(content)
 
 
+def test_words_of_letters_with_case_alone_skip_files_as_well() -> None:
+    content = json.dumps({"content": ["Привет, МИР"]}, ensure_ascii=False).encode()
+    assert Query("привет мир").may_match(content)
+    assert not Query("привет мира").may_match(content)
+
+
 def test_titles_are_searched_too_and_need_no_snippet() -> None:
     assert Query("TITLE").match("A title", ["title"]) == ""
     assert Query("title word").match("A title", ["some word"]) == "some word"
