@@ -13,7 +13,7 @@ Piece = tuple[str, str]
 
 @dataclass(frozen=True)
 class ReasoningMarkers:
-    """The texts around a thought. `headers` may stand before the answer and belong to neither."""
+    """The texts around a thought. `headers` stand before some answers, after `close` or in place of it."""
 
     open: str
     close: str
@@ -114,26 +114,25 @@ class ReasoningParser:
 
     def _read_thought(self) -> bool:
         assert self._current is not None
-        close = self._current.close
-        start, length = self._find_close(close)
-        closed = length > 0
-        if self._ending and not closed:
+        start, marker = self._find_end((self._current.close, *self._current.headers))
+        if self._ending and not marker:
             self._emit(REASONING, len(self._pending))
             return False
-        certain = start if start >= 0 else len(self._pending) - _overlap(self._pending, close)
-        self._emit(REASONING, len(self._pending[:certain].rstrip("\n")))
-        if closed:
-            self._pending = self._pending.lstrip("\n")[length:]
+        self._emit(REASONING, len(self._pending[:start].rstrip("\n")))
+        if marker:
+            self._pending = self._pending.lstrip("\n")
+            if marker == self._current.close:
+                self._pending = self._pending[len(marker) :]
             self._read = self._read_answer_start
-        return closed
+        return bool(marker)
 
     def _read_answer_start(self) -> bool:
         self._pending = self._pending.lstrip("\n")
         found, undecided = self._match(self._current.headers if self._current else (), lambda text: text.lstrip("\n"))
-        if undecided or not self._pending:
-            return False
         if found:
             self._current = None
+        elif undecided or not self._pending:
+            return False
         else:
             self._read = self._read_text
         return True
@@ -151,18 +150,24 @@ class ReasoningParser:
             return found, False
         return "", not self._ending and any(text.startswith(stripped) for text in texts)
 
-    def _find_close(self, close: str) -> tuple[int, int]:
-        """Return where the closing marker is and its length, which is 0 if that is not certain; (-1, 0) without one."""
-        start = self._pending.find(close)
-        while start >= 0:
-            before, after = self._pending[:start], self._pending[start + len(close) :]
-            if not after and not self._ending and _quote_after(self._line, before):
-                return start, 0
+    def _find_end(self, markers: Sequence[str]) -> tuple[int, str]:
+        """Return where the first of `markers` begins that is not in quotes, and which one it is.
+
+        Without one, return where one may begin, and "".
+        """
+        start = 0
+        while True:
+            found = [(at, marker) for marker in markers if (at := self._pending.find(marker, start)) >= 0]
+            if not found:
+                return len(self._pending) - max(_overlap(self._pending, marker) for marker in markers), ""
+            start, marker = min(found)
+            before, after = self._pending[:start], self._pending[start + len(marker) :]
             quote = _quote_after(self._line, before)
+            if quote and not after and not self._ending:
+                return start, ""
             if not quote or not after.startswith(quote):
-                return start, len(close)
-            start = self._pending.find(close, start + len(close))
-        return -1, 0
+                return start, marker
+            start += len(marker)
 
 
 def _quote_after(line: str, text: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from modules.core.reasoning import KNOWN_MARKERS, REASONING, TEXT, ReasoningMarkers, ReasoningParser
 
 THINK = KNOWN_MARKERS[:1]
+CHANNEL = "<|channel|>analysis<|message|>"
 
 
 def split(
@@ -43,6 +44,10 @@ REPLIES = {
         "why?", "Because."
     ),
     "<|channel|>final<|message|>Because.": [(TEXT, "Because.")],
+    "<|channel|>analysis<|message|>why?\n<|start|>assistant<|channel|>final<|message|>Because.": thought(
+        "why?", "Because."
+    ),
+    "<|channel|>analysis<|message|>why? <|start|>assistant": thought("why? <|start|>assistant"),
     "<think>\n\n</think>\n\nBecause.": [(TEXT, "Because.")],
     "<think>why?": thought("why?"),
     "<think>why? </thi": thought("why? </thi"),
@@ -100,8 +105,14 @@ def test_without_markers_a_reply_is_text() -> None:
 def test_the_result_does_not_depend_on_how_a_reply_is_cut(subtests: pytest.Subtests) -> None:
     rng = random.Random(1)
     fragments = ["<think>", "</think>", "<", "`", '"', "\n", "\n\n", " ", "a", "thi", "/", "“", "”", "猫", "<|end|>"]
+    fragments += ["<|channel|>final<|message|>", "<|start|>assistant"]
     composed = ["".join(rng.choices(fragments, k=rng.randrange(1, 12))) for _ in range(1500)]
-    for reply in [*REPLIES, *composed, *("<think>" + text for text in composed)]:
+    for reply in [
+        *REPLIES,
+        *composed,
+        *("<think>" + text for text in composed),
+        *(CHANNEL + text for text in composed),
+    ]:
         inside, begun = rng.random() < 0.3, rng.random() < 0.2
         whole = split([reply], inside=inside, begun=begun)
         for pieces in ([*reply], _cut(reply, rng), _cut(reply, rng)):
