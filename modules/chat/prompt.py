@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -86,11 +87,16 @@ def chat_prompt(
     )
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, template, text)
+    prompt = dataclasses.replace(prompt, visible=_texts(markers))
     if not continue_last:
         return ChatPrompt(prompt, starts, markers, inside)
     if not ends_in_thought(messages[-1]):
         return ChatPrompt(prompt, starts, (), begun=True)
     return ChatPrompt(prompt, starts, markers, inside=True, begun=True)
+
+
+def _texts(markers: Sequence[ReasoningMarkers]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for one in markers for text in (one.open, one.close, *one.headers)))
 
 
 def count_prompt_tokens(

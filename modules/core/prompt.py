@@ -14,8 +14,8 @@ class Prompt:
     A text with more tokens is shortened. With `truncate` its last tokens are kept. Otherwise the first of `shorter`
     that fits is taken; they are in order of falling length. With `target`, which is less than `limit`, it is the first
     with at most so many tokens, or the last one if none is that short: then the next prompts, which are a little
-    longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters;
-    the tokenizer of the prompt does not get them.
+    longer, have the same beginning. `stop` are strings that end the answer beside those of the generation parameters,
+    and `visible` are texts whose special tokens appear in the answer; the tokenizer of the prompt does not get them.
     """
 
     text: str
@@ -24,6 +24,7 @@ class Prompt:
     shorter: tuple[Replacement, ...] = ()
     stop: tuple[str, ...] = ()
     target: int = 0
+    visible: tuple[str, ...] = ()
 
     def used_text(self, shortened: int) -> str:
         """Return the text that a worker continued, given the `shortened` of its `Done`."""

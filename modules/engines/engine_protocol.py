@@ -31,7 +31,8 @@ class BatchingEngine(Protocol):
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
         """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
 
-        `params` has a seed, and perhaps a limit of `repetition.max_cached_tokens`.
+        `params` has a seed, and perhaps a limit of `repetition.max_cached_tokens`, or texts that are `visible`: special
+        tokens in them appear in the answer.
         Raises a WebUIError if the engine cannot accept it.
         """
 

@@ -114,6 +114,7 @@ class LoadedModel:
 
 
 def _arguments(prompt: Prompt, params: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the arguments of "generate": the strings that end the prompt's answer are added to the parameters."""
+    """Return the arguments of "generate": what the prompt says of its answer is added to the parameters."""
     stop = {"stop": [*params["stop"], *prompt.stop]} if prompt.stop else {}
-    return {"prompt": prompt.to_json(), "params": {**params, **stop}}
+    visible = {"visible": prompt.visible} if prompt.visible else {}
+    return {"prompt": prompt.to_json(), "params": {**params, **stop, **visible}}

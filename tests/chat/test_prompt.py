@@ -295,6 +295,13 @@ def test_a_reply_is_read_as_its_prompt_ends(model: LoadedModel) -> None:
     ]
 
 
+def test_the_marks_of_thoughts_appear_in_the_reply_even_if_they_are_special_tokens(model: LoadedModel) -> None:
+    visible = chat(model, conversation("hi")).prompt.visible
+    assert {"<think>", "<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"} <= {*visible}
+    answered = [*conversation("hi", "hello")]
+    assert chat(model, answered, continue_last=True).prompt.visible == visible
+
+
 def test_a_reply_is_continued_where_it_stopped(model: LoadedModel) -> None:
     def continued(**answer: str) -> ChatPrompt:
         return chat(model, [*conversation("hi"), {"role": "assistant", **answer}], continue_last=True)

@@ -124,7 +124,7 @@ class Engine:
         limit = min(params["max_new_tokens"] or room, room)
         job = self._create_job(sequences, params, limit)
         self._generator.enqueue(job)
-        detokenizer = Detokenizer(self.texts, tokens, not params["skip_special_tokens"])
+        detokenizer = Detokenizer(self.texts, tokens, not params["skip_special_tokens"], params.get("visible", ()))
         stream = TextStream(params["stop"])
         self._requests.append(Request(call, job, limit, tokens, params, stream, detokenizer, time.monotonic()))
 

@@ -41,7 +41,7 @@ class Generation:
         self._model, self._context = model, context
         self._stream = TextStream(params["stop"])
         preceding = [] if model.is_encoder_decoder else prompt
-        self._detokenizer = Detokenizer(model, preceding, special=not params["skip_special_tokens"])
+        self._detokenizer = Detokenizer(model, preceding, not params["skip_special_tokens"], params.get("visible", ()))
         self._generator = new_generator(params, model.device)
         self._processors: Any = build_processors(
             params,

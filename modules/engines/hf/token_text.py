@@ -94,15 +94,23 @@ class Detokenizer:
     """Decode one answer token by token into UTF-8 bytes that never end inside a character.
 
     Some tokenizers write a token differently where a text begins, so every token is decoded together with those before.
+    Special tokens are left out unless `special`, except for those of the `visible` texts.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, prompt: Sequence[int], special: bool) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, prompt: Sequence[int], special: bool, visible: Sequence[str] = ()
+    ) -> None:
         self._tokenizer, self._special = tokenizer, special
+        self._visible = {} if special else _hidden_texts(tokenizer, visible)
         self._tokens = list(prompt[-_CONTEXT_TOKENS:])
         self._begin, self._end = 0, len(self._tokens)
 
     def feed(self, token: int) -> bytes:
         """Return the bytes that `token` completes, which may be none."""
+        if token in self._visible:
+            rest = self.flush()
+            self._tokens, self._begin, self._end = [token], 0, 1
+            return rest + self._visible[token]
         self._tokens.append(token)
         before, after = self._text(self._end), self._text(len(self._tokens))
         if after.endswith("\ufffd") and len(self._tokens) - self._end < _MAX_CHARACTER_TOKENS:
@@ -116,3 +124,13 @@ class Detokenizer:
 
     def _text(self, end: int) -> str:
         return self._tokenizer.decode(self._tokens[self._begin : end], self._special)
+
+
+def _hidden_texts(tokenizer: TextTokenizer, texts: Sequence[str]) -> dict[int, bytes]:
+    """Return the names of those tokens of `texts` that decoding leaves out."""
+    tokens = {token for text in texts for token in tokenizer.encode(text, special=False)}
+    return {
+        token: tokenizer.decode([token], special=True).encode("utf-8", "replace")
+        for token in tokens
+        if not tokenizer.decode([token], special=False)
+    }

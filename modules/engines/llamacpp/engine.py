@@ -105,7 +105,10 @@ class LlamaCpp:
             raise PromptTooLong(len(tokens), self.model.n_ctx - 1)
         stream = TextStream(params["stop"])
         sampler = Sampler(self.model, params, tokens)
-        self._scheduler.add(Request(call, tokens, params, sampler, stream, len(tokens), time.monotonic()))
+        request = Request(call, tokens, params, sampler, stream, len(tokens), time.monotonic())
+        texts = params.get("visible", ())
+        request.visible = frozenset(token for text in texts for token in self._vocabulary.tokenize(text, False))
+        self._scheduler.add(request)
 
     def forget(self) -> None:
         """Empty the KV cache, unless a request is running."""
@@ -196,7 +199,7 @@ class LlamaCpp:
             return None, "stop"
         top = request.params["top_logprobs"]
         logprobs = None if top is None else self.model.token_logprobs(request.logits_row, token, top)
-        text = request.stream.feed(self._vocabulary.piece(token), logprobs)
+        text = request.stream.feed(self._vocabulary.piece(token, token in request.visible), logprobs)
         request.tokens.append(token)
         if request.stream.stopped:
             return text, "stop"

@@ -33,8 +33,8 @@ class Request:
     """One generation. `tokens` are the prompt's and then the sampled ones; the first `evaluated` are in the KV cache.
 
     `scheduled` tokens are in the current batch; `logits_row` is where its logits will be, -1 if it asks for none.
-    `reused_tokens` counts prompt tokens that were in the cache when it began, -1 before that. Times are monotonic, in
-    seconds.
+    `reused_tokens` counts prompt tokens that were in the cache when it began, -1 before that. `visible` tokens appear
+    in the text even if they are special. Times are monotonic, in seconds.
     """
 
     call: int
@@ -52,6 +52,7 @@ class Request:
     logits_row: int = -1
     sampled_tokens: int = 0
     first_token_at: float = 0.0
+    visible: frozenset[int] = frozenset()
 
     @property
     def pending(self) -> int:

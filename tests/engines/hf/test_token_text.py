@@ -67,3 +67,17 @@ def test_log_probabilities_are_those_of_the_logits_best_first(tokenizer: TextTok
         [candidate.logprob for candidate in logprobs.top], reverse=True
     )
     assert logprobs.top[2].text == ""
+
+
+def test_special_tokens_of_visible_texts_are_shown(tokenizer: TextTokenizer) -> None:
+    tokenizer.tokenizer.add_special_tokens({"additional_special_tokens": ["<|open|>", "<|hidden|>"]})
+    answer = "<|open|>thought 猫<|hidden|> and<|open|> more"
+    tokens = tokenizer.encode(answer, special=False)
+
+    def shown(special: bool, *visible: str) -> str:
+        detokenizer = Detokenizer(tokenizer, [], special, visible)
+        return b"".join([*map(detokenizer.feed, tokens), detokenizer.flush()]).decode()
+
+    assert shown(False) == "thought 猫 and more"
+    assert shown(False, "<|open|>thought", "and") == "<|open|>thought 猫 and<|open|> more"
+    assert shown(True, "<|open|>") == answer

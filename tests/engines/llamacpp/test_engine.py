@@ -70,6 +70,14 @@ def reference(smollm2: Path, build: Build) -> dict[str, Any]:
     return dict(zip(prompts, reference_answers(request), strict=True))
 
 
+def test_special_tokens_of_visible_texts_are_shown(llama: WorkerProcess) -> None:
+    (start,) = ask(llama, "encode", text="<|im_start|>")
+    params = parameters(max_new_tokens=2, logit_bias={str(start): 100})
+    for visible, text in ((["<|im_start|>user"], "<|im_start|><|im_start|>"), ([], "")):
+        reply = Answer(list(llama.events("generate", prompt=STORY, params={**params, "visible": visible})))
+        assert reply.text == text
+
+
 def test_a_sampled_answer_is_repeated_among_other_conversations_and_after_a_restart(
     smollm2: Path, llama: WorkerProcess, worker: WorkerProcess
 ) -> None:
