@@ -136,7 +136,8 @@ class Conversation:
     def select(self, id: str) -> None:
         """Show that version of a message, and after it what was shown last."""
         self.message(id)
-        self._show(id)
+        if id != self.current:
+            self._show(id)
         while following := self.children(self.current):
             remembered = self.shown.get(self.current, "")
             chosen = remembered if remembered in following else following[-1]

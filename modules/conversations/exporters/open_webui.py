@@ -7,6 +7,7 @@ import html
 
 from modules.conversations.conversation import ROOT, Attachment, ChatMessage, Conversation
 from modules.conversations.exporters.blobs import ReadBlob, media_type_of
+from modules.conversations.importers.values import as_mapping, as_text
 from modules.conversations.reader import title_of
 from modules.core.events import Json
 
@@ -72,9 +73,8 @@ def _thought(message: ChatMessage) -> str:
 
 
 def _model(message: ChatMessage) -> str:
-    receipt = message.receipt if isinstance(message.receipt, dict) else {}
-    model = message.extra.get("model") or receipt.get("model")
-    return model if isinstance(model, str) else ""
+    receipt = as_mapping(message.receipt)
+    return as_text(as_mapping(receipt.get("model")).get("name")) or as_text(message.extra.get("model"))
 
 
 def _file(attachment: Attachment, read_blob: ReadBlob) -> Json:

@@ -176,13 +176,21 @@ class _Builder:
             return self._read_system(draft, state)
         if draft.role == HIDDEN:
             state = self._read_hidden(draft, state)
-            if not (is_last and any(item.extra or item.attachments or item.reasoning for item in state.hidden)):
-                return state
-            # The conversation ends before its answer: an empty one carries what was kept.
-            draft = Draft(draft.key, None, ASSISTANT, created=draft.created)
-        message = self._message(draft, state)
+            return self._add_empty_answer(state) if is_last else state
+        if draft.role == USER:
+            state = self._add_empty_answer(state)
+        return self._add(self._message(draft, state), state, draft.key)
+
+    def _add_empty_answer(self, state: _State) -> _State:
+        """Let an empty answer carry what is hidden, if anything must not be lost: there is no other answer for it."""
+        if not any(draft.extra or draft.attachments or draft.reasoning for draft in state.hidden):
+            return state
+        last = state.hidden[-1]
+        return self._add(self._message(Draft("", None, ASSISTANT, created=last.created), state), state, last.key)
+
+    def _add(self, message: ChatMessage, state: _State, key: str) -> _State:
         self.messages[message.id] = message
-        self.ids[draft.key] = self.last = message.id
+        self.ids[key] = self.last = message.id
         if state.parent == ROOT:
             self.system[message.id] = state.system
         return _State(message.id, state.system)

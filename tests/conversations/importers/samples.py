@@ -262,7 +262,7 @@ def own() -> Conversation:
     conversation.add("assistant", "An animal.", created=1714737602.0, incomplete=True)
     conversation.add(
         "assistant", "A bird.\n\n```\ncode\n```", question.id, created=1714737603.0, reasoning="One.\n\n> Two.",
-        reasoning_seconds=1.5, receipt={"model": "qwen3"},
+        reasoning_seconds=1.5, receipt={"model": {"name": "qwen3"}},
     )  # fmt: skip
     conversation.add("user", "多少只？", created=1714737604.0)
     conversation.add("assistant", "三只。", created=1714737605.0, extra={"model": "llama3"})

@@ -76,3 +76,28 @@ def test_hidden_messages_with_a_text_are_reported() -> None:
     result = import_file("x.json", json_bytes([{"mapping": nodes}]))
     assert texts(only(result)) == [("user", "Hello")]
     assert "the other program does not show them either: 1" in problems(result)
+
+
+def test_text_files_of_a_question_are_found_in_the_archive() -> None:
+    attachments = [{"id": "file-A", "name": "birds.csv"}, {"id": "file-B", "name": "birds.pdf"}]
+    nodes = {"a": chatgpt_node(None, "user", "Read it.", metadata={"attachments": attachments})}
+    files = {"conversations.json": json_bytes([{"mapping": nodes}]), "file-A-birds.csv": "鹅,3".encode()}
+    result = import_file("export.zip", archive(files))
+    (file,) = only(result).path()[0].attachments
+    assert (file.name, file.kind, file.text) == ("birds.csv", "text", "鹅,3")
+    assert "does not contain: 1" in problems(result), "the PDF"
+
+
+def test_instructions_and_thoughts_of_earlier_and_later_exports_are_kept() -> None:
+    context = {"about_user_message": "I like geese."}
+    instructions = {"is_user_system_message": True, "user_context_message_data": context}
+    nodes = {
+        "a": chatgpt_node(None, "system", "", "b", metadata=instructions),
+        "b": chatgpt_node("a", "assistant", "Hm.", "c", channel="analysis"),
+        "c": chatgpt_node("b", "assistant", "Hi.", "d"),
+        "d": chatgpt_node("c", "critic", "Well done."),
+    }
+    result = import_file("x.json", json_bytes([{"mapping": nodes}]))
+    assert only(result).extra["custom_instructions"] == context
+    assert only(result).path()[0].reasoning == "Hm."
+    assert "could not be read: 1" in problems(result), "a role that is not known"

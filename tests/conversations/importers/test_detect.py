@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from modules.conversations.file_format import to_bytes
 from modules.conversations.importers import context, detect
 from modules.conversations.importers.detect import import_file
 from modules.conversations.importers.result import ImportResult
+from modules.conversations.store import ConversationStore
 from modules.core.events import Json
 from tests.conversations.importers import samples
 from tests.conversations.importers.samples import archive, json_bytes, lines, only, own, problems, texts
@@ -33,7 +35,7 @@ HOSTILE_VALUES: list[Json] = [
     None, True, 0, -1, 10**30, 1e300, "", "x", "a-2", "question", "m2", "\ud800", "</details>", "<think>", [], {},
     [[]], [{}], [None], {"": None}, {"type": "text"}, "data:image/png;base64,!", {"__proto__": 1}, ["x"] * 3,
 ]  # fmt: skip
-ROUNDS = 150
+ROUNDS = 60
 
 
 def refusal(data: bytes, name: str = "file.json") -> str:
@@ -105,6 +107,17 @@ def test_the_number_of_problems_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(context, "MAX_PROBLEMS", 2)
     result = import_file("chats.json", json_bytes(samples.OPEN_WEBUI * 5))
     assert len(result.problems) == 3
+
+
+def test_imported_conversations_can_be_stored_with_their_files(tmp_path: Path) -> None:
+    result = import_file("export.json", FILES["open_webui"])
+    store = ConversationStore(tmp_path)
+    for content in result.files.values():
+        store.blobs.put(content)
+    added = store.add(only(result))
+    stored = ConversationStore(tmp_path).read(added.id)
+    assert (stored.messages, stored.current, stored.created) == (added.messages, added.current, 1700000000.0)
+    assert all(file.sha256 in store.blobs for message in stored.path() for file in message.attachments)
 
 
 def test_mutated_files_have_a_result_or_a_reason(subtests: pytest.Subtests) -> None:

@@ -65,13 +65,22 @@ def test_ids_like_ours_are_kept_and_others_replaced() -> None:
 
 
 def test_long_chains_are_no_problem() -> None:
-    drafts = [Draft(str(number), str(number - 1) if number else None, USER, "x") for number in range(20_000)]
-    assert len(shown(drafts, "19999")) == 20_000
-    assert len(shown(drafts[::-1], "19999")) == 20_000
+    drafts = [Draft(str(number), str(number - 1) if number else None, USER, "x") for number in range(5_000)]
+    assert len(shown(drafts, "4999")) == 5_000
+    assert len(shown(drafts[::-1], "4999")) == 5_000
     hidden = [Draft(str(number), None, HIDDEN, extra={"tool_calls": [1]}) for number in range(5_000)]
     context, losses = built(row([*hidden, Draft("end", None, ASSISTANT, "End")]))
     assert len(context.conversations[0].path()[0].extra["tool_calls"]) == MAX_HIDDEN_IN_A_ROW
     assert losses["unreadable"] == 5_000 - MAX_HIDDEN_IN_A_ROW
+
+
+def test_what_an_answer_that_never_came_left_behind_is_kept_in_an_empty_one() -> None:
+    question, thought = Draft("a", None, USER, "A"), Draft("b", None, HIDDEN, reasoning="Hm.", created=7.0)
+    for drafts in ([question, thought], [question, thought, Draft("c", None, USER, "C")]):
+        path = built(row(drafts))[0].conversations[0].path()
+        assert [message.role for message in path] == ["user", "assistant", "user"][: len(drafts)]
+        assert (path[1].content, path[1].reasoning, path[1].created) == ("", "Hm.", 7.0)
+        assert not any(message.reasoning for message in path if message.role == "user")
 
 
 def test_system_messages_at_the_beginning_become_the_instructions() -> None:

@@ -72,3 +72,13 @@ def test_details_in_code_blocks_and_unclosed_ones_stay_readable() -> None:
     first = '<details type="reasoning" duration="1">\n> A\n</details>\nB\n'
     reply = split_reply(first + '<details type="reasoning" duration="2">\nC\n</details>\nD')
     assert (reply.reasoning, reply.content, reply.seconds) == ("A\n\nC", "B\nD", 3.0)
+
+
+def test_answers_that_failed_keep_their_error() -> None:
+    failed = {"id": "a", "parentId": None, "role": "assistant", "content": "", "error": {"content": "No model."}}
+    strange = {"id": "b", "parentId": "a", "role": "critic", "content": "Well done."}
+    messages = {"a": failed, "b": strange, "c": {"id": "c", "parentId": "b", "role": "tool", "content": "3"}}
+    result = import_file("x.json", json_bytes([{"chat": {"history": {"messages": messages}}}]))
+    assert only(result).path()[0].extra["error"] == "No model."
+    assert only(result).path()[1].extra["tool_calls"] == [{"result": "3"}]
+    assert "could not be read: 1" in problems(result)
