@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 
@@ -33,6 +34,14 @@ def test_damaged_and_newer_files_of_ours_are_reported() -> None:
     for _ in range(200):
         deep = [deep]
     assert "nested too deeply" in problems(import_file("a.json", json_bytes(data | {"unknown": deep})))
+
+
+def test_attachments_of_another_content_than_they_claim_are_not_taken() -> None:
+    digest = hashlib.sha256(b"goose").hexdigest()
+    data = json.loads(to_bytes(own()))
+    contents = {"Z29vc2U=": {digest: b"goose"}, "c3dhbg==": {}, "!": {}}
+    for content, expected in contents.items():
+        assert import_file("a.json", json_bytes(data | {"files": {digest: content}})).files == expected
 
 
 def test_a_title_that_could_not_be_typed_is_made_one_line() -> None:
