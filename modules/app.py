@@ -35,6 +35,7 @@ from modules.planning.load_service import LoadService
 from modules.planning.memory_budget import MemoryBudget
 from modules.planning.model_deletion import ModelDeletion
 from modules.planning.planner import Planner
+from modules.planning.starter_models import StarterDownloads
 from modules.runtime.core_binding import CoreBinding
 from modules.runtime.model_manager import ModelManager
 from modules.setup.overlay_installer import OverlayInstaller
@@ -90,6 +91,9 @@ class App:
         )
         self.loading = LoadService(self.models, self.loras, self.consent, self.overlays, self.templates)
         self.download_fit = DownloadFit(self.planner, self.memory, self.mirrors)
+        self.starters = StarterDownloads(
+            self.downloads, self.catalog, self.models, self.planner, self.loading, self.memory
+        )
         self.deletion = ModelDeletion(self.catalog, self.model_settings, self.models, self.downloads, self.record)
 
     def _read_command_line(self) -> CommandLine:

@@ -12,7 +12,7 @@ from modules.ui.downloads.panel import DownloadsPanel
 from modules.ui.gradio_gate import MAX_QUEUED
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_queue_polling
-from modules.ui.handlers import Page, Updates
+from modules.ui.handlers import STALE_MENU, Page, Updates
 from modules.ui.model import model_html
 from modules.ui.model.llamacpp_hf_creator import CreatorPanel
 from modules.ui.model.loading import ModelFollowers
@@ -67,15 +67,18 @@ def _refresh_on_news(
     feed, jobs = StatusFeed(page), downloads.jobs
     notices = [chat.notice.part, model.notice.part]
 
-    def refresh(shown_version: int, shown_jobs: object, chat_notice: object, model_notice: object) -> Updates:
+    def refresh(
+        shown_version: int, shown_jobs: object, chat_notice: object, model_notice: object, first: object, picked: object
+    ) -> Updates:
         digest = {feed.shown: feed.digest()}  # taken first, so that a change meanwhile is noticed the next time
         changed = digest | model.loading.refresh_view(shown_version) | jobs.refresh(shown_jobs)
+        changed |= model.first_run.update(picked, first)
         return changed | model.notice.update(model_notice) | chat.refresh(chat_notice)
 
-    reads = [version, jobs.digest, *notices]
-    writes = [*model.loading.writes, *jobs.writes, *notices, feed.shown]
+    reads = [version, jobs.digest, *notices, model.first_run.part, model.card.model]
+    writes = [*model.loading.writes, *jobs.writes, *notices, feed.shown, model.first_run.part]
     for event in (feed.button.click, blocks.load):
-        page.on(event, refresh, reads, writes, queue=False)
+        page.on(event, refresh, reads, writes, queue=False, **STALE_MENU)
 
 
 def _title(page: Page) -> str:

@@ -181,6 +181,9 @@ class Window:
         self.page.locator("#tx-destinations").get_by_role("link", name=name, exact=True).click()
 
     def choose(self, dropdown: str, name: str) -> None:
+        if dropdown == "tx-model":
+            self.page.locator(f'#tx-model-list [data-name="{name}"] .tx-model-main').click()
+            return
         self.page.locator(f"#{dropdown} input").click()
         self.page.get_by_role("option", name=name, exact=True).click()
 

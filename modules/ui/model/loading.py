@@ -47,7 +47,7 @@ class Loading:
         self._page, self._models = page, page.app.models
         self._card, self._options, self._loras, self._form = card, options, loras, form
         self._followers = followers
-        self.writes = [card.status, card.unload, followers.pill, followers.version, followers.chatbot]
+        self.writes = [card.status, card.used, card.unload, followers.pill, followers.version, followers.chatbot]
         self.writes += [followers.truncation, *card.code.parts, *loras.parts]
 
     async def start(self, values: Values) -> AsyncIterator[Updates]:
@@ -126,6 +126,7 @@ class Loading:
         status, page = self._models.status, self._page
         return {
             self._card.status: model_html.load_status(status, page.tr, page.language),
+            self._card.used: model_html.used(status),
             self._followers.pill: model_html.pill(status, page.tr),
             self._followers.version: status.version,
         }

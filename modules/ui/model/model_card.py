@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
 from modules.ui.model.code_consent import CodeConsent
 from modules.ui.model.model_html import REMEDY_CLICK
+from modules.ui.model.model_list import ANNOUNCE_STATE, ModelList
 from modules.ui.widgets.icons import REFRESH
 from modules.ui.widgets.option_form import Component
 
@@ -17,15 +20,19 @@ class ModelCard:
 
     def __init__(self, page: Page) -> None:
         tr = page.tr
-        with gr.Column(elem_classes="tx-card"):
-            with gr.Row(elem_classes="tx-row"):
+        with gr.Column(elem_classes="tx-card", elem_id="tx-model-card"):
+            with gr.Row(elem_classes="tx-row tx-models-head"):
+                gr.HTML(f'<h2 class="tx-models-title">{escape(tr("models_title"))}</h2>')
+                # The list below is what people use; the menu holds which model is picked.
                 self.model: Component = gr.Dropdown(
-                    choices=[], label=tr("model"), info=tr("model_info"), elem_id="tx-model", scale=1
+                    choices=[], label=tr("model"), elem_id="tx-model", scale=1, visible="hidden"
                 )
                 self.refresh: Component = gr.Button(
                     tr("refresh"), icon=REFRESH, elem_id="tx-refresh", elem_classes="tx-icon", scale=0
                 )
-            self.facts: Component = gr.HTML("", elem_id="tx-facts")
+            self.models = ModelList(page)
+            self.facts: Component = gr.HTML("", elem_id="tx-facts", js_on_load=ANNOUNCE_STATE)
+            self.used: Component = gr.HTML("", elem_id="tx-model-used", js_on_load=ANNOUNCE_STATE)
             self.memory: Component = gr.HTML("", elem_id="tx-memory", js_on_load=REMEDY_CLICK)
             self._build_buttons(page)
             self.autoload: Component = gr.Checkbox(

@@ -40,6 +40,12 @@ def pill(status: Status, tr: Tr) -> str:
     )
 
 
+def used(status: Status) -> str:
+    """Render the name of the model that is loaded or being loaded, for the list of models. Nothing of it is visible."""
+    name, state = escape(status.name, quote=True), escape(status.state, quote=True)
+    return f'<i data-used="{name}" data-state="{state}"></i>'
+
+
 def load_status(status: Status, tr: Tr, language: str) -> str:
     """Render the status line of the Model tab, with a progress bar while a model is loaded."""
     if status.error is not None:

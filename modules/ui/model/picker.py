@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modules.catalog.deletion import BinEntry
 from modules.core.errors import WebUIError
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
@@ -18,22 +19,27 @@ class ModelPicker:
     def __init__(self, page: Page, card: ModelCard, options: OptionsCard) -> None:
         self._page, self._app = page, page.app
         self._card, self._options = card, options
-        self.writes = [card.model, card.facts, options.loader, options.notes, *options.state]
+        self.writes = [card.model, card.models.part, card.facts, options.loader, options.notes, *options.state]
 
     def open_page(self) -> Updates:
         """Show the model in use, else the one of `--model`, else the first complete one."""
         return self._listing() | {self._card.autoload: self._app.settings.current.autoload_model}
 
-    def list_models(self, name: object, successor: object = None) -> Updates:
-        """Update the menu. If the model `name` is gone, pick `successor`, or else another one."""
-        return self._listing(name, successor)
+    def list_models(self, name: object, successor: object = None, undo: BinEntry | None = None) -> Updates:
+        """Update the menu and the list. If the model `name` is gone, pick `successor`, or else another one.
 
-    def _listing(self, name: object = None, successor: object = None) -> Updates:
-        names = [record.name for record in self._app.selectable_models()]
+        The list offers for a moment to undo the deletion `undo`.
+        """
+        return self._listing(name, successor, undo)
+
+    def _listing(self, name: object = None, successor: object = None, undo: BinEntry | None = None) -> Updates:
+        records = self._app.selectable_models()
+        names = [record.name for record in records]
+        listed = {self._card.models.part: self._card.models.value(records, undo)}
         picked = self._app.default_model(name, successor)
         if name and picked == name:  # the value is left out: the user may have picked another model meanwhile
-            return {self._card.model: gr.update(choices=names)}
-        return {**self.show(picked), self._card.model: gr.update(choices=names, value=picked)}
+            return {**listed, self._card.model: gr.update(choices=names)}
+        return {**listed, **self.show(picked), self._card.model: gr.update(choices=names, value=picked)}
 
     def pick(self, values: Values) -> Updates:
         """Show the model picked, unless the form already is that model's: then leave the form as it is.

@@ -7,6 +7,8 @@ from typing import Any
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import STALE_MENU, Options, Page, in_browser
 from modules.ui.model.explanation import Explanation
+from modules.ui.model.first_run import FirstRun
+from modules.ui.model.list_actions import ListActions
 from modules.ui.model.load_form import LoadForm
 from modules.ui.model.loading import Loading, ModelFollowers
 from modules.ui.model.lora_card import LoraCard
@@ -18,6 +20,8 @@ from modules.ui.preparation_notice import PreparationNotice
 
 gr = gradio()
 
+_NOW: Options = {"queue": False, "trigger_mode": "always_last", **STALE_MENU}
+
 
 class ModelTab:
     """Created inside a `gr.Tab`. The handlers are methods of the parts: `picker`, `loading`, `settings` …"""
@@ -25,6 +29,7 @@ class ModelTab:
     def __init__(self, page: Page, followers: ModelFollowers) -> None:
         self._page = page
         self.notice = PreparationNotice(page, "tx-model-prepare")
+        self.first_run = FirstRun(page, "tx-model-first")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 self.card = ModelCard(page)
@@ -36,9 +41,14 @@ class ModelTab:
         self.settings = SavedSettings(page, self.card, self.options, self.form)
         self.explanation = Explanation(page, self.card, self.options, self.form)
         self.loading = Loading(page, self.card, self.options, self.loras, self.form, followers)
+        self.actions = ListActions(page, self.card, self.picker, self.loading)
+        self.menu_events: list[Any] = []
+        """What changes which models there are, or which one is picked, but for the load of the page."""
         self._listen_to_form()
+        self._listen_to_list()
         self._listen_to_settings()
         self._listen_to_loading(followers)
+        self.first_run.listen(self)
 
     def _listen_to_form(self) -> None:
         card, options, picker = self.card, self.options, self.picker
@@ -52,6 +62,7 @@ class ModelTab:
             trigger_mode="always_last",
             queue=False,
         )
+        self.menu_events.append(self.picked)
         edited = [
             widget.change if isinstance(widget, gr.Textbox) else widget.input for widget in options.widgets.values()
         ]
@@ -71,8 +82,33 @@ class ModelTab:
         """Run a handler that updates the menu of models on `event`, then explain the form again."""
         status = self.card.status
         writes = [*self.picker.writes, status]
-        listed = self._page.on(event, handler, reads, writes, alert=status, queue=False, **STALE_MENU, **options)
+        options = {"alert": status, "queue": False, **STALE_MENU, **options}
+        listed = self._page.on(event, handler, reads, writes, **options)
         self.explanation.after(listed.then)
+        self.menu_events.append(listed)
+
+    def _listen_to_list(self) -> None:
+        card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
+        shown = [*self.picker.writes, card.newly_picked]
+        pick = on(models.pick, actions.pick, {card.model, self.options.baseline}, shown, alert=card.status, **_NOW)
+        load = on(
+            models.load_model,
+            actions.load,
+            self.form.components,
+            [*shown, *self.loading.writes, *self.options.install.parts],
+            failed=self.loading.failed,
+            owner_only=True,
+            trigger_mode="multiple",
+            concurrency_limit=None,
+            **STALE_MENU,
+        )
+        self.explanation.after(pick.then, load.then)
+        self.menu_events += [pick, load]
+        self.row_picked = pick
+        failing: Options = {"failed": actions.failed, "owner_only": True}
+        self.update_menu(models.delete_model, actions.delete, [card.model], **failing)
+        self.update_menu(models.restore_model, actions.restore, [card.model], **failing)
+        self.update_menu(models.empty_bin, actions.empty_bin, [card.model], **failing)
 
     def _listen_to_settings(self) -> None:
         card, options, settings, on = self.card, self.options, self.settings, self._page.on
@@ -108,20 +144,22 @@ class ModelTab:
         form, writes = self.form.components, [*loading.writes, *self.options.install.parts]
         # No limit: a second Load must reach the model manager, which cancels the first one.
         unlimited: Options = {"failed": loading.failed, "trigger_mode": "multiple", "concurrency_limit": None}
-        on(self.picked.then, loading.load_picked, {*form, card.autoload, card.newly_picked}, writes, **unlimited)
+        for picked in (self.picked, self.row_picked):
+            on(picked.then, loading.load_picked, {*form, card.autoload, card.newly_picked}, writes, **unlimited)
         on(card.load.click, loading.start, form, writes, owner_only=True, **unlimited)
         on(card.reload.click, loading.start, form, writes, owner_only=True, **unlimited)
         on(card.code.button.click, loading.trust_code, {*form, card.code.asked}, writes, owner_only=True, **unlimited)
-        stopped = on(
-            card.unload.click,
-            loading.unload_model,
-            None,
-            loading.writes,
-            failed=loading.failed,
-            owner_only=True,
-            queue=False,  # it must not wait for a load
-        )
-        on(stopped.then, loading.refresh_view, [followers.version], loading.writes, queue=False)
+        for event in (card.unload.click, card.models.part.unload_model):
+            stopped = on(
+                event,
+                loading.unload_model,
+                None,
+                loading.writes,
+                failed=loading.failed,
+                owner_only=True,
+                queue=False,  # it must not wait for a load
+            )
+            on(stopped.then, loading.refresh_view, [followers.version], loading.writes, queue=False)
 
     def on_page_load(self, load: Any) -> None:
         """Fill the tab when the page is opened, by the event `load`."""

@@ -1,0 +1,241 @@
+// Draws the list of models from the value: {models, summary, bin, undo, texts, owner}. All names are set as text.
+const ROWS = 60; // rows drawn at once; more follow when the end of the list comes into view
+const UNDO_MS = 10000;
+const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", undo: null, binOpen: false };
+let undoTimer = 0;
+let undoSeen = ""; // the deletion that was offered to be undone last
+
+const list = () => props.value ?? { models: [], bin: [], texts: {} };
+const text = (key, values = {}) =>
+  (list().texts[key] ?? "").replace(/\{(\w+)\}/g, (all, name) => (name in values ? String(values[name]) : all));
+const make = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+  made.append(...children.filter((child) => child !== null));
+  return made;
+};
+const button = (label, attributes, onClick) => {
+  const made = make("button", { type: "button", ...attributes }, label);
+  made.addEventListener("click", onClick);
+  return made;
+};
+
+const copy = async (content) => {
+  try {
+    await navigator.clipboard.writeText(content);
+  } catch {
+    // Without https, browsers offer the clipboard only to a selection.
+    const area = make("textarea", { "aria-hidden": "true", class: "tx-copy-area" });
+    area.value = content;
+    element.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  say(text("copied"));
+};
+const say = (message) => {
+  element.querySelector(".tx-models-said").textContent = message;
+};
+
+// -- the menu of a model ---------------------------------------------------------------------------------------------
+let menu = null;
+const closeMenu = (focus = false) => {
+  if (!menu) return;
+  menu.opener.setAttribute("aria-expanded", "false");
+  menu.box.remove();
+  if (focus) menu.opener.focus();
+  menu = null;
+};
+const openMenu = (opener, model) => {
+  const wasOpen = menu?.opener === opener;
+  closeMenu();
+  if (wasOpen) return;
+  const item = (label, action, disabled = false) =>
+    button(label, { role: "menuitem", disabled: disabled ? "" : null }, () => (closeMenu(), action()));
+  const isLoaded = model.name === shown.loaded;
+  const box = make(
+    "div",
+    { class: "tx-models-menu", role: "menu", "aria-label": text("more", { name: model.name }) },
+    isLoaded
+      ? item(text("unload"), () => trigger("unload_model", {}), !list().owner)
+      : item(text("load"), () => trigger("load_model", { name: model.name }), !list().owner || !!model.problem),
+    item(text("settings"), () => {
+      pick(model.name);
+      document.querySelector("#tx-opts")?.scrollIntoView({ block: "start" });
+    }),
+    item(text("copy_path"), () => copy(model.folder)),
+    item(text("delete"), () => trigger("delete_model", { name: model.name }), !list().owner || isLoaded),
+  );
+  opener.setAttribute("aria-expanded", "true");
+  opener.closest(".tx-model-row").append(box);
+  menu = { box, opener };
+  box.querySelector("button:not(:disabled)")?.focus();
+};
+element.addEventListener("keydown", (event) => {
+  if (!menu) return;
+  if (event.key === "Escape") {
+    event.stopPropagation();
+    closeMenu(true);
+  }
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const items = [...menu.box.querySelectorAll("button:not(:disabled)")];
+  items[(items.indexOf(document.activeElement) + step + items.length) % items.length].focus();
+});
+document.addEventListener("pointerdown", (event) => {
+  if (menu && !event.target.closest(".tx-models-menu, .tx-model-more")) closeMenu();
+});
+
+// -- rows ------------------------------------------------------------------------------------------------------------
+const pick = (name) => {
+  shown.picked = name;
+  mark();
+  trigger("pick", { name });
+};
+const meta = (model) => {
+  const verdict = model.verdict ? make("span", { class: "tx-model-fit", "data-kind": model.verdict }, model.fit) : null;
+  const facts = [model.size, model.quantization].filter(Boolean).map((fact) => make("span", {}, fact));
+  const problem = model.problem ? make("span", { class: "tx-model-problem" }, model.problem) : null;
+  return make("span", { class: "tx-model-meta" }, ...facts, problem ?? verdict);
+};
+const row = (model) => {
+  const cut = model.name.length > 24 ? model.name.length - 12 : model.name.length; // the quantization is at the end
+  const name = make(
+    "span",
+    { class: "tx-model-name", title: model.name },
+    make("span", { class: "tx-name-head" }, model.name.slice(0, cut)),
+    make("span", { class: "tx-name-tail" }, model.name.slice(cut)),
+  );
+  const main = button("", { class: "tx-model-main" }, () => pick(model.name));
+  main.append(make("span", { class: "tx-dot" }), make("span", { class: "tx-model-text" }, name, meta(model)));
+  const load = button(text("load"), { class: "tx-model-load" }, () =>
+    model.name === shown.loaded ? trigger("unload_model", {}) : ((shown.picked = model.name), mark(), trigger("load_model", { name: model.name })),
+  );
+  load.disabled = !list().owner || !!model.problem;
+  const more = button(
+    "⋯",
+    { class: "tx-model-more", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": text("more", { name: model.name }) },
+    () => openMenu(more, model),
+  );
+  return make("li", { class: "tx-model-row", "data-name": model.name }, main, load, more);
+};
+const mark = () => {
+  for (const each of element.querySelectorAll(".tx-model-row")) {
+    const { name } = each.dataset;
+    const isLoaded = name === shown.loaded;
+    each.dataset.state = name === shown.loaded || name === shown.loading ? shown.state : "";
+    each.querySelector(".tx-model-main").setAttribute("aria-current", String(name === shown.picked));
+    const load = each.querySelector(".tx-model-load");
+    load.textContent = isLoaded ? text("unload") : text("load");
+    load.setAttribute("aria-label", `${load.textContent} ${name}`);
+    const label = isLoaded ? text("is_loaded") : "";
+    const dot = each.querySelector(".tx-dot");
+    dot.title = label;
+    if (label) dot.setAttribute("role", "img");
+    else dot.removeAttribute("role");
+    dot.setAttribute("aria-label", label);
+  }
+};
+const matching = () => {
+  const words = shown.query.toLowerCase().split(/\s+/).filter(Boolean);
+  return list().models.filter((model) => words.every((word) => `${model.name} ${model.quantization}`.toLowerCase().includes(word)));
+};
+const drawRows = () => {
+  closeMenu();
+  const found = matching();
+  const rows = element.querySelector(".tx-models-rows");
+  rows.replaceChildren(...found.slice(0, shown.rows).map(row));
+  element.querySelector(".tx-models-none").hidden = found.length > 0 || !list().models.length;
+  mark();
+};
+const drawMore = () => {
+  const rows = element.querySelector(".tx-models-rows");
+  const found = matching();
+  if (rows.children.length >= found.length) return;
+  shown.rows = rows.children.length + ROWS;
+  rows.append(...found.slice(rows.children.length, shown.rows).map(row));
+  mark();
+};
+
+// -- the bin ---------------------------------------------------------------------------------------------------------
+const drawBin = () => {
+  const { bin, owner, undo } = list();
+  const box = element.querySelector(".tx-models-bin");
+  box.hidden = !bin.length || !owner;
+  const items = bin.map((entry) =>
+    make(
+      "li",
+      {},
+      make("span", { class: "tx-model-name", title: entry.name }, entry.name),
+      make("span", {}, entry.size),
+      make("time", {}, new Date(entry.deleted * 1000).toLocaleDateString(document.documentElement.lang)),
+      button(text("restore"), { "aria-label": `${text("restore")} ${entry.name}` }, () => trigger("restore_model", { id: entry.id })),
+    ),
+  );
+  const details = make("details", {}, make("summary", {}, list().bin_summary), make("ul", {}, ...items));
+  details.open = shown.binOpen;
+  details.addEventListener("toggle", () => (shown.binOpen = details.open));
+  details.append(make("p", {}, text("bin_info")), button(text("empty_bin"), { class: "tx-models-empty" }, () => trigger("empty_bin", {})));
+  box.replaceChildren(details);
+  if (undo && undo.id !== undoSeen && bin.some((entry) => entry.id === undo.id)) offerUndo(undo);
+  else if (!undo || !bin.some((entry) => entry.id === undo.id)) hideUndo();
+};
+const hideUndo = () => {
+  clearTimeout(undoTimer);
+  element.querySelector(".tx-models-undo").replaceChildren();
+};
+const offerUndo = (undo) => {
+  undoSeen = undo.id;
+  const restore = () => (hideUndo(), trigger("restore_model", { id: undo.id }));
+  element.querySelector(".tx-models-undo").replaceChildren(make("span", {}, undo.text), button(text("undo"), {}, restore));
+  clearTimeout(undoTimer);
+  undoTimer = setTimeout(hideUndo, UNDO_MS);
+};
+
+// -- the whole list --------------------------------------------------------------------------------------------------
+const search = make("input", { type: "search", class: "tx-models-search" });
+search.addEventListener("input", () => {
+  shown.query = search.value;
+  shown.rows = ROWS;
+  drawRows();
+});
+const body = element.querySelector(".tx-models");
+const end = make("div", { class: "tx-models-end", "aria-hidden": "true" });
+body.append(
+  make("div", { class: "tx-models-top" }, search, make("span", { class: "tx-models-summary" })),
+  make("div", { class: "tx-models-scroll" }, make("ul", { class: "tx-models-rows" }), make("p", { class: "tx-models-none", hidden: "" }), end),
+  make("div", { class: "tx-models-undo", role: "status" }),
+  make("div", { class: "tx-models-bin", hidden: "" }),
+  make("span", { class: "tx-models-said", role: "status" }),
+);
+new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && drawMore()).observe(end);
+
+const draw = () => {
+  search.placeholder = text("search");
+  search.setAttribute("aria-label", text("search"));
+  element.querySelector(".tx-models-none").textContent = text("none_found");
+  element.querySelector(".tx-models-summary").textContent = list().summary ?? "";
+  element.querySelector(".tx-models-rows").setAttribute("aria-label", text("label"));
+  body.hidden = !list().models.length && !list().bin.length;
+  body.classList.toggle("tx-models-blank", !list().models.length);
+  drawRows();
+  drawBin();
+};
+const readState = () => {
+  const picked = document.querySelector("#tx-facts [data-model]");
+  const used = document.querySelector("#tx-model-used [data-state]");
+  if (picked) shown.picked = picked.dataset.model;
+  shown.state = used?.dataset.state ?? "";
+  shown.loaded = shown.state === "ready" ? used.dataset.used : "";
+  shown.loading = shown.state === "loading" ? used.dataset.used : "";
+  mark();
+};
+document.addEventListener("tx-model-state", readState);
+watch("value", () => {
+  draw();
+  readState();
+});
+draw();
+readState();
