@@ -110,13 +110,15 @@ def _select_unattended(repository: Repository, criteria: FileCriteria) -> tuple[
 
 
 def preselected_choices(repository: Repository, address: RepoAddress) -> frozenset[str]:
-    """Return the names of the choices to tick at first: those of the address's file only, if it names one.
+    """Return the names of the choices to select at first: those of the address's file only, if it names one.
 
-    Raises FileNotOnHub or IncompleteSet.
+    Of GGUF files that is one quantization. Raises FileNotOnHub or IncompleteSet.
     """
     choices = file_choices.list_choices(repository)
     if not address.file:
-        return frozenset(choice.name for choice in choices if choice.preselected)
+        selected = {choice.name for choice in choices if choice.preselected}
+        gguf = file_choices.preselected_gguf(choices) if file_choices.repository_kind(repository) == "gguf" else None
+        return frozenset(selected | ({gguf.name} if gguf else set()))
     files = set(file_choices.find_file(repository, address.file))
     return frozenset(choice.name for choice in choices if files.intersection(choice.files))
 

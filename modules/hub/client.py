@@ -17,11 +17,19 @@ import requests
 from modules.core.errors import Words
 from modules.hub.access_token import AccessToken
 from modules.hub.connections import CONNECT_SECONDS, READ_SECONDS, ConnectionPool
-from modules.hub.errors import DownloadError, NotAHub, RevisionNotFound
+from modules.hub.errors import (
+    DownloadError,
+    FileNotOnHub,
+    NotAHub,
+    RepositoryNotFound,
+    RevisionNotFound,
+    SearchUnavailable,
+)
 from modules.hub.file_source import HubFileSource
 from modules.hub.http import HttpClient
 from modules.hub.repository import FileSource, RemoteFile, Repository
 from modules.hub.safe_paths import check_files
+from modules.hub.search import FoundRepository, read_results, search_path
 
 MAX_FILES, MAX_PAGES = 20_000, 1000
 
@@ -94,6 +102,17 @@ class HubClient:
             with self._lock:
                 self._file_lists[repo, commit] = files
         return Repository(repo, revision, commit, files)
+
+    def search(self, text: str) -> tuple[FoundRepository, ...]:
+        """Return repositories of GGUF files by name, the most downloaded first.
+
+        Raises SearchUnavailable if the hub does not answer a search as huggingface.co does.
+        """
+        try:
+            answer, _ = self._http.get_json(self._http.link(search_path(text)), "")
+            return read_results(answer)
+        except (FileNotOnHub, NotAHub, RepositoryNotFound, RevisionNotFound, ValueError) as error:
+            raise SearchUnavailable(self.host) from error
 
     def source(self, repository: Repository) -> FileSource:
         """Return a source of the repository's file contents, with connections of its own."""

@@ -229,6 +229,16 @@ class NotAHub(DownloadError):
 
 
 @dataclass(eq=False)
+class SearchUnavailable(DownloadError):
+    status = 501
+    template = {
+        "en": "{host} offers no search. Enter the name of a repository below.",
+        "zh": "{host} 不提供搜索功能，请在下方直接填写仓库名称。",
+    }
+    host: str
+
+
+@dataclass(eq=False)
 class RateLimited(DownloadError):
     """`seconds` is the time until the next attempt, at most 300."""
 

@@ -21,7 +21,9 @@ from modules.hub.errors import FileNotOnHub, IncompleteSet, NothingToDownload
 from modules.hub.repository import RemoteFile, Repository
 
 RECOMMENDED_QUANTIZATION = "Q4_K_M"
-"""Marked as recommended on the page but not preselected; the command line takes it by default."""
+"""Marked as recommended, and preselected on the page; the command line takes it by default."""
+_NEXT_BEST = ("Q4_K_S", "IQ4_XS", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q3_K_M", "Q6_K", "Q8_0")
+"""Preselected where the recommended quantization is missing: near four bits first, smaller before larger."""
 
 METADATA_SUFFIXES = (".json", ".txt", ".md", ".jinja", ".model", ".tiktoken", ".vocab")
 _CODE_SUFFIXES = (".py",)
@@ -207,6 +209,18 @@ def select_recommended_gguf(repository: Repository) -> tuple[RemoteFile, ...]:
         listing = "".join(f"\n  {choice.name}" for choice in choices)
         raise OptionError("--specific-file", "", {"en": f"one of:{listing}", "zh": f"以下之一：{listing}"})
     return _files_of(repository, recommended or choices)
+
+
+def preselected_gguf(choices: Iterable[Choice]) -> Choice | None:
+    """Return the GGUF file to select in advance: the recommended one, or the next best; None if several are alike."""
+    complete = [choice for choice in choices if choice.group == "gguf" and not choice.missing]
+    if len(complete) == 1:
+        return complete[0]
+    for quantization in (RECOMMENDED_QUANTIZATION, *_NEXT_BEST):
+        alike = [choice for choice in complete if choice.quantization.upper() == quantization]
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
 
 
 def exclude_files(files: Iterable[RemoteFile], pattern: str) -> tuple[RemoteFile, ...]:

@@ -17,6 +17,7 @@ from modules.hub.errors import DownloadError
 from modules.hub.gguf_probe import read_remote_header
 from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile, Repository
+from modules.hub.search import FoundRepository
 
 CACHED_REPOSITORIES = 8
 CACHED_HEADERS = 32
@@ -108,6 +109,18 @@ class Mirrors:
                 except DownloadError as error:
                     failures.append(error)
         # A permanent error tells more than a mirror that could not be reached.
+        permanent = [error for error in failures if not error.transient]
+        raise [*permanent, *failures][0]
+
+    def search(self, text: str) -> tuple[FoundRepository, ...]:
+        """Search the first endpoint that answers for repositories of GGUF files. Raises DownloadError."""
+        failures: list[DownloadError] = []
+        for client in self.open_clients():
+            with contextlib.closing(client):
+                try:
+                    return client.search(text)
+                except DownloadError as error:
+                    failures.append(error)
         permanent = [error for error in failures if not error.transient]
         raise [*permanent, *failures][0]
 

@@ -87,6 +87,14 @@ def row(page: Page, name: str) -> Locator:
     return page.locator(f'.tx-dl-row[data-name="{name}"]')
 
 
+def choose(page: Page, name: str) -> None:
+    """Select this file alone, whatever is selected in advance."""
+    expect(row(page, name)).to_be_visible()
+    for box in page.locator("#tx-dl-files input:checked").all():
+        box.uncheck()
+    row(page, name).locator("input").check()
+
+
 def percent_done(page: Page) -> float:
     """Return the progress of the only download."""
     return float(page.locator(".tx-dl-job [role=progressbar]").get_attribute("aria-valuenow") or 0)
@@ -116,11 +124,11 @@ def test_a_model_is_selected_downloaded_across_interruptions_and_loaded(
     with serving(tmp_path, hub) as server, opened(chromium, server, "en", 390) as window:
         page = window.page
         enter_address(page, REPO)
-        expect(row(page, NAME).locator("input")).not_to_be_checked()
+        expect(row(page, NAME).locator("input")).to_be_checked()
         expect(row(page, f"{LONG}-00001-of-00002.gguf")).to_be_visible()
         expect(row(page, NAME).locator(".tx-dl-fits")).to_have_attribute("data-kind", "fits")
         check_width(page)
-        row(page, NAME).click()
+        choose(page, NAME)
         expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
         page.locator("#tx-dl-download").click()
         wait_for_progress(page)
@@ -157,7 +165,7 @@ def test_a_paused_download_of_an_updated_branch_restarts_with_the_new_commit(
     hub.add("user/updated", {"updated.Q8_0.gguf": old})
     fault = hub.fault("updated.Q8_0", origin="cdn", rate=SLOW)
     enter_address(page, "user/updated")
-    row(page, "updated.Q8_0.gguf").click()
+    choose(page, "updated.Q8_0.gguf")
     expect(page.locator("#tx-dl-download")).to_contain_text("3.00 MB")
     page.locator("#tx-dl-download").click()
     wait_for_progress(page)
@@ -179,7 +187,7 @@ def test_cancelling_asks_first_and_the_question_stays_while_the_download_moves(
     page = window.page
     hub.fault(re.escape(NAME), origin="cdn", rate=SLOW)
     enter_address(page, REPO)
-    row(page, NAME).click()
+    choose(page, NAME)
     expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
     page.locator("#tx-dl-download").click()
     wait_for_progress(page)
@@ -215,19 +223,20 @@ def test_an_invalid_address_is_reported(window: Window) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
-def test_a_new_list_starts_unselected_and_other_windows_show_the_download(
+def test_a_new_list_starts_with_its_own_selection_and_other_windows_show_the_download(
     chromium: Browser, window: Window, server: Server, hub: HubServer
 ) -> None:
     page = window.page
     hub.add("user/other", {"b.Q8_0.gguf": noise(20_000), "a.Q4_0.gguf": noise(30_000)})
     with opened(chromium, server, "zh", 1440) as other:
         enter_address(page, REPO)
-        row(page, NAME).click()
+        choose(page, NAME)
         expect(page.locator("#tx-dl-download")).to_contain_text("4.97 MB")
         enter_address(page, "user/other")
         expect(row(page, "b.Q8_0.gguf")).to_be_visible()
-        expect(page.locator("#tx-dl-files input:checked")).to_have_count(0)
-        row(page, "b.Q8_0.gguf").click()
+        expect(page.locator("#tx-dl-files input:checked")).to_have_count(1)
+        expect(row(page, "a.Q4_0.gguf").locator("input")).to_be_checked()
+        choose(page, "b.Q8_0.gguf")
         expect(page.locator("#tx-dl-download")).to_contain_text("20.0 KB")
         page.locator("#tx-dl-download").click()
         for shown in (page, other.page):

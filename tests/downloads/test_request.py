@@ -104,7 +104,7 @@ def test_selection_by_metadata_exclusion_or_name() -> None:
 
 
 def test_the_preselection_is_the_default_or_the_file_of_the_link() -> None:
-    assert preselected_choices(GGUF, ADDRESS) == frozenset()
+    assert preselected_choices(GGUF, ADDRESS) == {"m.Q4_K_M.gguf"}
     assert preselected_choices(PLAIN, ADDRESS) == {"model.safetensors", "config.json", "README.md"}
     assert preselected_choices(GGUF, replace(ADDRESS, file="sub/m.Q8_0.gguf")) == {"sub/m.Q8_0.gguf"}
 

@@ -18,6 +18,7 @@ from modules.hub.file_choices import (
     exclude_files,
     find_file,
     list_choices,
+    preselected_gguf,
     quantization,
     repository_kind,
     restrict_to_folder,
@@ -337,3 +338,21 @@ def test_folder_names_are_at_most_200_characters_and_unique() -> None:
         for listing in (repository("a", name="u" * 96 + "/" + "m" * 96, revision="b" * 199 + digit) for digit in "12")
     }
     assert len(names) == 2 and all(len(name) <= 200 for name in names)
+
+
+def test_the_recommended_quantization_is_selected_in_advance_or_the_next_best(subtests: pytest.Subtests) -> None:
+    cases = [
+        (["m.Q2_K.gguf", "m.Q4_K_M.gguf", "m.Q8_0.gguf"], "m.Q4_K_M.gguf"),
+        (["m.Q4_1.gguf", "m.Q8_0.gguf"], "m.Q4_1.gguf"),
+        (["m.q8_0.gguf", "m.f16.gguf"], "m.q8_0.gguf"),
+        (["anything.gguf"], "anything.gguf"),
+        (["anything.gguf", "mmproj-m.f16.gguf"], "anything.gguf"),
+        (["a.Q4_K_M.gguf", "b.Q4_K_M.gguf"], None),
+        (["m.IQ1_S.gguf", "m.BF16.gguf"], None),
+        (["m.Q4_K_M-00001-of-00002.gguf", "m.Q8_0.gguf"], "m.Q8_0.gguf"),
+    ]
+    for names, expected in cases:
+        with subtests.test(names=names):
+            files = tuple(RemoteFile(name, 1, sha256="0" * 64) for name in names)
+            chosen = preselected_gguf(list_choices(Repository("user/model", "main", "0" * 40, files)))
+            assert (chosen and chosen.name) == expected

@@ -58,6 +58,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     private: bool = False
     gated: bool = False
+    downloads: int = 0
+    likes: int = 0
+    gguf: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class HubServer:
     def __init__(self, token: str = "", link_seconds: float = 3600, page: int = 1000, prefix: str = "") -> None:
         self.token, self.link_seconds, self.page, self.prefix = token, link_seconds, page, prefix
         self.repos: dict[str, Repo] = {}
+        self.searchable = True
         self.faults: list[Fault] = []
         self.log: list[Request] = []
         self.sent = 0
@@ -288,6 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._is_authorized():
                 raise _Refused(401, "", "Invalid credentials")
             return {"type": "user", "name": "somebody"}
+        if parts == ["models"] and self.hub.searchable:
+            return self._search(query)
         if len(parts) < 3 or parts[0] != "models":
             raise _Refused(404, "", "not found")
         name, (resource, revision, *path) = f"{parts[1]}/{parts[2]}", [*parts[3:], "", ""][: max(2, len(parts) - 3)]
@@ -302,6 +308,28 @@ class _Handler(BaseHTTPRequestHandler):
         if resource not in responses:
             raise _Refused(404, "", "not found")
         return responses[resource]()
+
+    def _search(self, query: Mapping[str, str]) -> object:
+        words = query.get("search", "").lower().split()
+        found = [
+            (name, repo)
+            for name, repo in self.hub.repos.items()
+            if not repo.private and all(word in name.lower() for word in words)
+            if query.get("filter") != "gguf"
+            or any(path.endswith(".gguf") for path in repo.commits[repo.branches["main"]])
+        ]
+        found.sort(key=lambda item: -item[1].downloads)
+        return [
+            {
+                "id": name,
+                "downloads": repo.downloads,
+                "likes": repo.likes,
+                "lastModified": "2026-01-01T00:00:00.000Z",
+                "gated": "manual" if repo.gated else False,
+                **({"gguf": repo.gguf} if repo.gguf else {}),
+            }
+            for name, repo in found[: int(query.get("limit", 1000))]
+        ]
 
     def _is_authorized(self) -> bool:
         return bool(self.hub.token) and self.headers.get("Authorization") == f"Bearer {self.hub.token}"

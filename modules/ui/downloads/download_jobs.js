@@ -21,6 +21,7 @@ element.addEventListener("click", (event) => {
   job.classList.toggle("tx-dl-asking", act === "ask");
   if (act === "ask") job.querySelector("[data-act=unask]").focus();
   else if (act === "unask") job.querySelector("[data-act=ask]").focus();
+  else if (act === "load") trigger("load_model", { job: job.dataset.job });
   else trigger("click", { act, job: job.dataset.job });
 });
 watch("value", update);

@@ -18,7 +18,10 @@ from modules.hub.errors import NothingToDownload
 from modules.hub.repo_id import RepoAddress
 from modules.hub.repository import Kind, RemoteFile, Repository
 from modules.ui.downloads import file_table
+from modules.ui.downloads.hub_search import HubSearch
+from modules.ui.downloads.job_cards import settings_link
 from modules.ui.downloads.job_list import JobList
+from modules.ui.downloads.settings import OPEN_SETTINGS
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates
 from modules.ui.widgets.messages import decimal_size
@@ -34,6 +37,7 @@ _READ_CHECKBOXES = """(listed, ...others) => {
 }"""
 """Send the checkboxes as they are at the event: what the server received before may be older."""
 
+_AT_ONCE: Options = {"owner_only": True, "queue": False}
 _ANNOUNCE_CELLS = """watch("value", () => document.dispatchEvent(new Event("tx-dl-cells")))"""
 _SCRIPT = (Path(__file__).parent / "downloads.js").read_text(encoding="utf-8")
 
@@ -51,7 +55,7 @@ class FileChooser:
         self.files: Component = gr.HTML("", elem_id="tx-dl-files", js_on_load=_SCRIPT)
         self.fits: Component = gr.HTML("", elem_id="tx-dl-fits", js_on_load=_ANNOUNCE_CELLS)
         self.downloaded: Component = gr.HTML("", elem_id="tx-dl-downloaded", js_on_load=_ANNOUNCE_CELLS)
-        self.status: Component = gr.HTML("", elem_id="tx-dl-status")
+        self.status: Component = gr.HTML("", elem_id="tx-dl-status", js_on_load=OPEN_SETTINGS)
         with gr.Row(elem_classes="tx-buttons tx-dl-buttons"):
             tr, owner = page.tr, page.owner
             self.download: Component = gr.Button(
@@ -83,12 +87,14 @@ class FileChooser:
                 elem_id="tx-dl-file",
             )
 
-    def listen(self, jobs: JobList, sha256: Component) -> None:
+    def listen(self, jobs: JobList, sha256: Component, search: HubSearch) -> None:
         """Attach the handlers. `sha256` is the field with the checksum that the user expects."""
         self._jobs, self._sha256, on = jobs, sha256, self._page.on
         reads = [self.listed, self.address, self.file]
         table = [self.files, self.downloaded, self.listed, self.file, self.status, self.download]
-        for event in (self.list_button.click, self.address.submit):
+        chosen = on(search.results.choose, self.choose, None, [self.address, self.file], alert=self.status, **_AT_ONCE)
+        self._search = search
+        for event in (self.list_button.click, self.address.submit, chosen.success):
             listing = on(
                 event,
                 self.list_files,
@@ -114,6 +120,10 @@ class FileChooser:
 
     # -- the files of a repository --------------------------------------------------------------------------------
 
+    def choose(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Enter the repository of a search result, whose files are listed then."""
+        return {self.address: self._search.chosen(event), self.file: ""}
+
     async def list_files(self, listed: object, address: object, file: object) -> AsyncIterator[Updates]:
         """Show the table of files. The file name that was typed stays if the repository has such a file."""
         parsed = self._app.mirrors.parse_address(_text(address))
@@ -125,7 +135,7 @@ class FileChooser:
 
     def _list_failed(self, error: WebUIError) -> Updates:
         nothing = {self.files: "", self.listed: {}, self.download: self._page.tr("dl_download")}
-        return nothing | {self.status: self._page.alert(error)}
+        return nothing | {self.status: self._page.alert(error) + settings_link(error, self._page.tr)}
 
     def _list(self, address: RepoAddress, text: str, file: str, again: bool = True) -> Updates:
         repository = self._app.mirrors.repository(address, again)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from modules.core.errors import WebUIError
 from modules.downloads.view import JobView
 from modules.formats.weight_files import first_part
-from modules.hub.errors import RateLimited
+from modules.hub.errors import MirrorUnreachable, NotAHub, RateLimited, RedirectUnreachable
 from modules.ui.downloads.file_table import file_name
 from modules.ui.locales import Tr
 from modules.ui.widgets.messages import alert, decimal_size
@@ -24,6 +25,14 @@ def jobs(views: Sequence[JobView], finished: int, language: str, tr: Tr) -> str:
     cards = "".join(_job(view, language, tr) for view in views)
     heading = f'<p class="tx-dl-title">{escape(tr("dl_jobs"))}</p>' if views else ""
     return f'<div class="tx-dl-jobs" data-finished="{finished}">{heading}{cards}</div>'
+
+
+def settings_link(error: WebUIError, tr: Tr) -> str:
+    """Render a button that leads to the choice of the download site, if `error` asks for another one."""
+    if not isinstance(error, (MirrorUnreachable, RedirectUnreachable, NotAHub)):
+        return ""
+    label = escape(tr("dl_change_site"))
+    return f'<button type="button" class="tx-dl-action tx-dl-change" data-open-site>{label}</button>'
 
 
 def title(view: JobView) -> str:
@@ -92,7 +101,7 @@ def _saved(view: JobView, tr: Tr) -> str:
 def _message(view: JobView, state: str, language: str, tr: Tr) -> str:
     """Render why a job waits, what went wrong, or what the user has to decide."""
     if view.error is not None and state in ("failed", "paused"):
-        return f'<div class="tx-dl-message">{alert(view.error, language, tr)}</div>'
+        return f'<div class="tx-dl-message">{alert(view.error, language, tr)}{settings_link(view.error, tr)}</div>'
     text = ""
     if state == "waiting" and view.waiting is not None:
         text = _waiting(view, language, tr)
@@ -118,7 +127,8 @@ def _buttons(view: JobView, state: str, tr: Tr) -> str:
     if view.elsewhere:
         return ""
     if state in ("done", "cancelled"):
-        return f'<div class="tx-dl-actions">{_button("forget", tr("dl_forget"))}</div>'
+        load = _button("load", tr("dl_load"), main=True) if state == "done" and view.spec.kind == "model" else ""
+        return f'<div class="tx-dl-actions">{load}{_button("forget", tr("dl_forget"))}</div>'
     if state == "choose":
         actions = _button("keep", tr("dl_keep_old").format(commit=view.commit[:_SHORT_COMMIT]), main=True)
         actions += _button("restart", tr("dl_take_new").format(commit=view.moved[:_SHORT_COMMIT]))

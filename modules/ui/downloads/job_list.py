@@ -9,8 +9,10 @@ from typing import Any
 
 from modules.app import App
 from modules.core.errors import WebUIError
+from modules.downloads.errors import DownloadNotFound
 from modules.downloads.view import JobView
 from modules.ui.downloads import job_cards
+from modules.ui.downloads.settings import OPEN_SETTINGS
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates
 from modules.ui.widgets.option_form import Component
@@ -35,7 +37,7 @@ class JobList:
         self._page, self._app = page, page.app
         self._finished = 0
         self._elsewhere: set[str] = set()
-        self.jobs: Component = gr.HTML("", elem_id="tx-dl-jobs", js_on_load=_SCRIPT)
+        self.jobs: Component = gr.HTML("", elem_id="tx-dl-jobs", js_on_load=_SCRIPT + OPEN_SETTINGS)
         self.error: Component = gr.HTML("", elem_id="tx-dl-error")
         self.digest: Component = gr.JSON({}, visible=False)
         self.writes = [self.jobs, self.digest]
@@ -60,6 +62,14 @@ class JobList:
         if action is not None:
             action(str(sent.get("job")))
         return self.refresh(None) | {self.error: ""}
+
+    def find(self, event: gr.EventData) -> JobView:  # type: ignore[name-defined]
+        """Return the job whose button was pressed. Raises DownloadNotFound."""
+        sent: Any = event._data if isinstance(event._data, dict) else {}
+        view = next((view for view in shown_jobs(self._app) if view.id == sent.get("job")), None)
+        if view is None:
+            raise DownloadNotFound(str(sent.get("job")))
+        return view
 
     def _act_failed(self, error: WebUIError) -> Updates:
         return self.refresh(None) | {self.error: self._page.alert(error)}

@@ -14,6 +14,19 @@ from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
+OPEN_SETTINGS = """element.addEventListener("click", (event) => {
+  if (!event.target.closest("[data-open-site]")) return;
+  const fold = document.querySelector("#tx-dl-settings > button");
+  if (!document.querySelector("#tx-dl-endpoint input")?.offsetParent) fold?.click();
+  const focus = (tries) => {
+    const field = document.querySelector("#tx-dl-endpoint input");
+    if (field?.offsetParent) field.focus();
+    else if (tries) setTimeout(() => focus(tries - 1), 50);
+  };
+  focus(40); // Gradio draws the content of a fold when it is first opened
+});"""
+"""Script of components with a button that leads to the choice of the download site."""
+
 
 class DownloadSettings:
     """A fold of the download panel. The token goes from the page to memory, never back and never to disk."""

@@ -10,6 +10,7 @@ from modules.ui.handlers import Page, Updates, Values
 from modules.ui.model.loading import Loading
 from modules.ui.model.model_card import ModelCard
 from modules.ui.model.model_list import sent_name
+from modules.ui.model.options_card import OptionsCard
 from modules.ui.model.picker import ModelPicker
 from modules.ui.widgets import messages
 from modules.ui.widgets.messages import decimal_size
@@ -20,24 +21,31 @@ gr = gradio()
 class ListActions:
     """What the browser sends is validated here: the name of a model must be one of the catalog."""
 
-    def __init__(self, page: Page, card: ModelCard, picker: ModelPicker, loading: Loading) -> None:
+    def __init__(
+        self, page: Page, card: ModelCard, options: OptionsCard, picker: ModelPicker, loading: Loading
+    ) -> None:
         self._page, self._app = page, page.app
-        self._card, self._picker, self._loading = card, picker, loading
+        self._card, self._options, self._picker, self._loading = card, options, picker, loading
 
-    def pick(self, values: Values, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
-        """Show the model of a row, with its settings."""
-        return self._pick(self._named(values, event))
+    def pick(self, name: object, baseline: object) -> Updates:
+        """Show the model of a row, with its settings, unless the form with that `baseline` already is that model's."""
+        text = name if isinstance(name, str) else ""
+        return self._pick(self._with_model({self._options.baseline: baseline}, text))
 
     async def load(self, values: Values, event: gr.EventData) -> AsyncIterator[Updates]:  # type: ignore[name-defined]
         """Pick the model of a row and load it, with the form's values if the form is that model's."""
-        values = self._named(values, event)
+        async for updates in self.load_named(values, sent_name(event)):
+            yield updates
+
+    async def load_named(self, values: Values, name: str) -> AsyncIterator[Updates]:
+        """Pick the model `name` and load it. Raises NothingPicked or ModelNotFound."""
+        values = self._with_model(values, name)
         yield self._pick(values)
         async for updates in self._loading.start(values):
             yield updates
 
-    def _named(self, values: Values, event: gr.EventData) -> Values:  # type: ignore[name-defined]
-        """Return `values` with the model that the event names as the one picked. Raises ModelNotFound."""
-        name = sent_name(event)
+    def _with_model(self, values: Values, name: str) -> Values:
+        """Return `values` with the model `name` as the one picked. Raises NothingPicked or ModelNotFound."""
         if not name:
             raise NothingPicked()
         return {**values, self._card.model: self._app.record(name).name}

@@ -91,8 +91,9 @@ document.addEventListener("pointerdown", (event) => {
 // -- rows ------------------------------------------------------------------------------------------------------------
 const pick = (name) => {
   shown.picked = name;
+  body.dataset.picked = name; // read when the event is sent, which is later than this if another one is pending
   mark();
-  trigger("pick", { name });
+  trigger("pick", {});
 };
 const meta = (model) => {
   const verdict = model.verdict ? make("span", { class: "tx-model-fit", "data-kind": model.verdict }, model.fit) : null;

@@ -22,6 +22,12 @@ watch("value", announce);
 announce();"""
 """Script of the components from which the list reads which model is picked and which is loaded."""
 
+READ_PICKED = """(model, ...others) => {
+  const picked = document.querySelector("#tx-model-list .tx-models")?.dataset.picked;
+  return [picked ?? model, ...others];
+}"""
+"""Send the model of the row that was pressed last: of pending events, Gradio keeps the data of the first."""
+
 _SCRIPT = (Path(__file__).parent / "model_list.js").read_text(encoding="utf-8")
 _TEXT_KEYS = (
     *("search", "none_found", "label", "more", "settings", "copy_path", "copied", "delete", "undo", "restore"),

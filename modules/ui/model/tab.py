@@ -13,6 +13,7 @@ from modules.ui.model.load_form import LoadForm
 from modules.ui.model.loading import Loading, ModelFollowers
 from modules.ui.model.lora_card import LoraCard
 from modules.ui.model.model_card import ModelCard
+from modules.ui.model.model_list import READ_PICKED
 from modules.ui.model.options_card import FILTER, SWITCH_LOADER, OptionsCard
 from modules.ui.model.picker import ModelPicker
 from modules.ui.model.saved_settings import SavedSettings
@@ -41,7 +42,7 @@ class ModelTab:
         self.settings = SavedSettings(page, self.card, self.options, self.form)
         self.explanation = Explanation(page, self.card, self.options, self.form)
         self.loading = Loading(page, self.card, self.options, self.loras, self.form, followers)
-        self.actions = ListActions(page, self.card, self.picker, self.loading)
+        self.actions = ListActions(page, self.card, self.options, self.picker, self.loading)
         self.menu_events: list[Any] = []
         """What changes which models there are, or which one is picked, but for the load of the page."""
         self._listen_to_form()
@@ -87,24 +88,31 @@ class ModelTab:
         self.explanation.after(listed.then)
         self.menu_events.append(listed)
 
-    def _listen_to_list(self) -> None:
-        card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
-        shown = [*self.picker.writes, card.newly_picked]
-        pick = on(models.pick, actions.pick, {card.model, self.options.baseline}, shown, alert=card.status, **_NOW)
-        load = on(
-            models.load_model,
-            actions.load,
+    def load_on(self, event: Any, handler: Any) -> None:
+        """Run a handler that picks a model and loads it on `event`."""
+        load = self._page.on(
+            event,
+            handler,
             self.form.components,
-            [*shown, *self.loading.writes, *self.options.install.parts],
+            [*self.picker.writes, self.card.newly_picked, *self.loading.writes, *self.options.install.parts],
             failed=self.loading.failed,
             owner_only=True,
             trigger_mode="multiple",
             concurrency_limit=None,
             **STALE_MENU,
         )
-        self.explanation.after(pick.then, load.then)
-        self.menu_events += [pick, load]
+        self.explanation.after(load.then)
+        self.menu_events.append(load)
+
+    def _listen_to_list(self) -> None:
+        card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
+        shown = [*self.picker.writes, card.newly_picked]
+        reads = [card.model, self.options.baseline]
+        pick = on(models.pick, actions.pick, reads, shown, alert=card.status, js=READ_PICKED, **_NOW)
+        self.explanation.after(pick.then)
+        self.menu_events.append(pick)
         self.row_picked = pick
+        self.load_on(models.load_model, actions.load)
         failing: Options = {"failed": actions.failed, "owner_only": True}
         self.update_menu(models.delete_model, actions.delete, [card.model], **failing)
         self.update_menu(models.restore_model, actions.restore, [card.model], **failing)

@@ -107,11 +107,11 @@ def wait_until_done(panel: Any) -> None:
 # -- file list --------------------------------------------------------------------------------------------------------
 
 
-def test_a_gguf_repository_is_listed_unselected_with_a_recommendation(panel: Any) -> None:
+def test_a_gguf_repository_is_listed_with_the_recommended_file_selected(panel: Any) -> None:
     updates = list_files(panel, GGUF)
-    assert updates[panel.files].count("<label") == 3 and " checked" not in updates[panel.files]
+    assert updates[panel.files].count("<label") == 3 and updates[panel.files].count(" checked") == 1
     assert updates[panel.files].count("recommended") == 1
-    assert updates[panel.download] == "Download" and "Select the files" in updates[panel.status]
+    assert updates[panel.download] == "Download 1 file · 20.0 KB" and "→ models/m.Q4_K_M.gguf" in updates[panel.status]
     assert updates[panel.listed]["text"] == GGUF
 
 
@@ -295,7 +295,7 @@ def test_the_preselection_is_downloaded_without_a_list(panel: Any, tmp_path: Pat
 
 def test_several_gguf_files_are_listed_instead_of_downloaded(panel: Any) -> None:
     updates = start_download(panel, {}, GGUF)
-    assert "<label" in updates[panel.files] and "Select the files" in updates[panel.status]
+    assert "<label" in updates[panel.files] and "→ models/m.Q4_K_M.gguf" in updates[panel.status]
     assert panel.app.downloads.snapshot() == ()
     assert "Nothing to download" in start_download(panel, tick(updates, panel), GGUF)[panel.status]
 

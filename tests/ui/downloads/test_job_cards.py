@@ -110,7 +110,8 @@ BUTTONS: list[tuple[dict[str, object], str, set[str]]] = [
         "choose",
         {"keep", "restart", *CANCEL_BUTTONS},
     ),
-    ({"state": "done"}, "done", {"forget"}),
+    ({"state": "done"}, "done", {"load", "forget"}),
+    ({"state": "done", "spec": DownloadSpec("user/lora", "main", "t", kind="lora")}, "done", {"forget"}),
     ({"state": "cancelled"}, "cancelled", {"forget"}),
     ({"state": "downloading", "elsewhere": True}, "elsewhere", set()),
 ]

@@ -82,9 +82,11 @@ def test_the_total_size_is_shown(tab: Any, models: Path) -> None:
 
 
 def test_a_picked_row_shows_its_settings(tab: Any) -> None:
-    updates = tab.actions.pick({tab.model: "b-Q4_K_M.gguf", tab.options.baseline: {}}, event(name="sub/a.gguf"))
+    updates = tab.actions.pick("sub/a.gguf", {})
     assert updates[tab.model] == "sub/a.gguf" and updates[tab.newly_picked] is True
     assert updates[tab.options.baseline]["model"] == "sub/a.gguf"
+    again = tab.actions.pick("sub/a.gguf", updates[tab.options.baseline])
+    assert again[tab.newly_picked] is False and tab.options.baseline not in again, "the form stays as it is"
 
 
 INVALID: list[object] = [None, {}, 5, {"name": None}, {"name": ["sub/a.gguf"]}, {"name": "../x"}, {"name": ""}]
@@ -95,9 +97,11 @@ def test_nothing_is_picked_loaded_or_deleted_by_an_invalid_name(tab: Any, subtes
         with subtests.test(data=data):
             sent = gr.EventData(None, data)
             picked: Any = {tab.model: "sub/a.gguf", tab.options.baseline: {}}
-            for action in (tab.actions.pick, tab.actions.delete, tab.actions.restore):
-                with pytest.raises(Exception, match=r"no model|Select a model|bin"):
+            for action in (tab.actions.delete, tab.actions.restore):
+                with pytest.raises(Exception, match=r"no model|bin"):
                     action(picked, sent)
+            with pytest.raises(Exception, match=r"no model|Select a model"):
+                tab.actions.pick(data["name"] if isinstance(data, dict) and data else data, {})
             with pytest.raises(Exception, match=r"no model|Select a model"):
                 last(tab.actions.load(picked, sent))
     assert len(names(tab)) == 2 and tab.app.models.status.state == "empty"
