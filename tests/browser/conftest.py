@@ -182,7 +182,7 @@ class Window:
 
     def choose(self, dropdown: str, name: str) -> None:
         if dropdown == "tx-model":
-            self.page.locator(f'#tx-model-list [data-name="{name}"] .tx-model-main').click()
+            self.page.locator(f'#tx-model-list [data-name="{name}"] .tx-ml-main').click()
             return
         self.page.locator(f"#{dropdown} input").click()
         self.page.get_by_role("option", name=name, exact=True).click()

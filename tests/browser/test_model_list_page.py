@@ -69,7 +69,7 @@ def row(window: Window, name: str) -> Locator:
 
 
 def choose_from_menu(window: Window, name: str, item: str) -> None:
-    row(window, name).locator(".tx-model-more").click()
+    row(window, name).locator(".tx-ml-more").click()
     window.page.get_by_role("menuitem", name=item, exact=True).click()
 
 
@@ -82,15 +82,15 @@ def test_a_model_is_found_loaded_and_unloaded_in_the_list(
     chromium: Browser, server: Server, language: str, width: int
 ) -> None:
     with opened(chromium, server, language, width) as window:
-        expect(window.page.locator(".tx-model-row")).to_have_count(60)
-        window.page.locator(".tx-models-search").fill("other q8")
-        expect(window.page.locator(".tx-model-row")).to_have_count(1)
-        row(window, OTHER).locator(".tx-model-load").click()
+        expect(window.page.locator(".tx-ml-row")).to_have_count(60)
+        window.page.locator(".tx-ml-search").fill("other q8")
+        expect(window.page.locator(".tx-ml-row")).to_have_count(1)
+        row(window, OTHER).locator(".tx-ml-load").click()
         window.loaded()
         expect(row(window, OTHER)).to_have_attribute("data-state", "ready")
         expect(window.page.locator("#tx-facts [data-model]")).to_have_attribute("data-model", OTHER)
         check_width(window)
-        row(window, OTHER).locator(".tx-model-load").click()
+        row(window, OTHER).locator(".tx-ml-load").click()
         expect(window.page.locator("#tx-pill .tx-empty")).to_be_visible()
         expect(row(window, OTHER)).to_have_attribute("data-state", "")
 
@@ -102,45 +102,45 @@ def test_a_deletion_can_be_undone_at_once_and_later(
     words = WORDS[language]
     with opened(chromium, server, language, width) as window:
         page, path = window.page, server.models / OTHER
-        page.locator(".tx-models-search").fill("other")
+        page.locator(".tx-ml-search").fill("other")
         choose_from_menu(window, OTHER, words["delete"])
         expect(row(window, OTHER)).to_have_count(0)
         assert not path.is_symlink()
         check_width(window)
-        page.locator(".tx-models-undo").get_by_role("button", name=words["undo"]).click()
+        page.locator(".tx-ml-undo").get_by_role("button", name=words["undo"]).click()
         expect(row(window, OTHER)).to_be_visible()
         assert path.is_symlink()
         choose_from_menu(window, OTHER, words["delete"])
         expect(row(window, OTHER)).to_have_count(0)
-        page.locator(".tx-models-bin summary").click()
-        page.locator(".tx-models-bin").get_by_role("button", name=words["restore"]).click()
+        page.locator(".tx-ml-bin summary").click()
+        page.locator(".tx-ml-bin").get_by_role("button", name=words["restore"]).click()
         expect(row(window, OTHER)).to_be_visible()
-        expect(page.locator(".tx-models-bin")).to_be_hidden()
+        expect(page.locator(".tx-ml-bin")).to_be_hidden()
 
 
 def test_more_rows_follow_at_the_end_of_the_list(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "en", 1440) as window:
         for count in (120, 152):
-            window.page.locator(".tx-models-end").scroll_into_view_if_needed()
-            expect(window.page.locator(".tx-model-row")).to_have_count(count)
+            window.page.locator(".tx-ml-end").scroll_into_view_if_needed()
+            expect(window.page.locator(".tx-ml-row")).to_have_count(count)
 
 
 def test_the_menu_of_a_model_works_by_keyboard(chromium: Browser, server: Server) -> None:
     with opened(chromium, server, "en", 1440) as window:
         page = window.page
         window.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        row(window, DEMO).locator(".tx-model-more").focus()
+        row(window, DEMO).locator(".tx-ml-more").focus()
         page.keyboard.press("Enter")
         expect(page.get_by_role("menuitem", name="Load")).to_be_focused()
         page.keyboard.press("Escape")
         expect(page.get_by_role("menu")).to_have_count(0)
-        expect(row(window, DEMO).locator(".tx-model-more")).to_be_focused()
+        expect(row(window, DEMO).locator(".tx-ml-more")).to_be_focused()
         page.keyboard.press("Enter")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         expect(page.get_by_role("menuitem", name="Copy folder path")).to_be_focused()
         page.keyboard.press("Enter")
-        expect(page.locator(".tx-models-said")).to_have_text("Copied")
+        expect(page.locator(".tx-ml-said")).to_have_text("Copied")
         assert page.evaluate("navigator.clipboard.readText()") == str(server.models)
 
 
@@ -157,7 +157,7 @@ def test_somebody_without_a_model_gets_one_with_one_click(
         page.locator("#tx-model-first [data-act=get]").last.click()
         window.loaded(60)
         expect(page.locator("#tx-model-first section")).to_have_count(0)
-        expect(page.locator(".tx-model-row[data-state=ready]")).to_have_count(1)
+        expect(page.locator(".tx-ml-row[data-state=ready]")).to_have_count(1)
         expect(page.locator("#tx-opts")).to_be_visible()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
 
 from modules.app import App
 from modules.catalog.record import ModelRecord
@@ -13,14 +11,11 @@ from modules.downloads.record import ACTIVE_STATES
 from modules.downloads.view import JobView
 from modules.planning.starter_models import StarterModel
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import STALE_MENU, Page, Updates
+from modules.ui.handlers import Page, Updates
 from modules.ui.locales import Tr
 from modules.ui.model.model_list import sent_name
 from modules.ui.widgets.messages import alert, decimal_size, shrinkable_name
 from modules.ui.widgets.option_form import Component
-
-if TYPE_CHECKING:
-    from modules.ui.model.tab import ModelTab
 
 gr = gradio()
 
@@ -45,7 +40,7 @@ _RANKS = {1: ("best",), 2: ("best", "fast"), 3: ("best", "balanced", "fast")}
 
 
 class FirstRun:
-    """Created inside the current Gradio container; `listen` attaches the handlers once the Model tab exists.
+    """Created inside the current Gradio container; `ModelTab.attach_first_run` attaches the handlers.
 
     With `offers_load`, the card offers to load the model picked; in the Model tab, the list does that.
     """
@@ -55,26 +50,6 @@ class FirstRun:
         self.part: Component = gr.HTML(
             "", elem_id=elem_id, elem_classes="tx-first", js_on_load=_SCRIPT, apply_default_css=False
         )
-
-    def listen(self, tab: ModelTab) -> None:
-        """Attach the handlers of the buttons, and follow the menu of models and the loads of `tab`."""
-        self._tab, on = tab, self._page.on
-        picked = [tab.card.model]
-        stale: Mapping[str, Any] = {"queue": False, **STALE_MENU}
-        on(self.part.get_model, self.get, picked, [self.part], failed=self._failed, owner_only=True, **stale)
-        on(
-            self.part.load_model,
-            tab.loading.start,
-            tab.form.components,
-            [*tab.loading.writes, *tab.options.install.parts],
-            failed=tab.loading.failed,
-            owner_only=True,
-            trigger_mode="multiple",
-            concurrency_limit=None,
-        )
-        tab.update_menu(self.part.refresh_list, tab.picker.list_models, picked)
-        for event in tab.menu_events:
-            on(event.then, self.show, picked, [self.part], **stale)
 
     # -- handlers ---------------------------------------------------------------------------------------------------
 
@@ -86,7 +61,7 @@ class FirstRun:
             return {self.part: gr.skip()}
         return self.show(picked)
 
-    def _failed(self, error: WebUIError) -> Updates:
+    def failed(self, error: WebUIError) -> Updates:
         return {self.part: self.html(None, error)}
 
     def show(self, picked: object) -> Updates:

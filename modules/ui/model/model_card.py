@@ -21,8 +21,8 @@ class ModelCard:
     def __init__(self, page: Page) -> None:
         tr = page.tr
         with gr.Column(elem_classes="tx-card", elem_id="tx-model-card"):
-            with gr.Row(elem_classes="tx-row tx-models-head"):
-                gr.HTML(f'<h2 class="tx-models-title">{escape(tr("models_title"))}</h2>')
+            with gr.Row(elem_classes="tx-row tx-ml-head"):
+                gr.HTML(f'<h2 class="tx-ml-title">{escape(tr("models_title"))}</h2>')
                 # The list below is what people use; the menu holds which model is picked.
                 self.model: Component = gr.Dropdown(
                     choices=[], label=tr("model"), elem_id="tx-model", scale=1, visible="hidden"

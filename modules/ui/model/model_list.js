@@ -35,7 +35,7 @@ const copy = async (content) => {
   say(text("copied"));
 };
 const say = (message) => {
-  element.querySelector(".tx-models-said").textContent = message;
+  element.querySelector(".tx-ml-said").textContent = message;
 };
 
 // -- the menu of a model ---------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ const openMenu = (opener, model) => {
   const isLoaded = model.name === shown.loaded;
   const box = make(
     "div",
-    { class: "tx-models-menu", role: "menu", "aria-label": text("more", { name: model.name }) },
+    { class: "tx-ml-menu", role: "menu", "aria-label": text("more", { name: model.name }) },
     isLoaded
       ? item(text("unload"), () => trigger("unload_model", {}), !list().owner)
       : item(text("load"), () => trigger("load_model", { name: model.name }), !list().owner || !!model.problem),
@@ -68,7 +68,7 @@ const openMenu = (opener, model) => {
     item(text("delete"), () => trigger("delete_model", { name: model.name }), !list().owner || isLoaded),
   );
   opener.setAttribute("aria-expanded", "true");
-  opener.closest(".tx-model-row").append(box);
+  opener.closest(".tx-ml-row").append(box);
   menu = { box, opener };
   box.querySelector("button:not(:disabled)")?.focus();
 };
@@ -85,7 +85,7 @@ element.addEventListener("keydown", (event) => {
   items[(items.indexOf(document.activeElement) + step + items.length) % items.length].focus();
 });
 document.addEventListener("pointerdown", (event) => {
-  if (menu && !event.target.closest(".tx-models-menu, .tx-model-more")) closeMenu();
+  if (menu && !event.target.closest(".tx-ml-menu, .tx-ml-more")) closeMenu();
 });
 
 // -- rows ------------------------------------------------------------------------------------------------------------
@@ -96,39 +96,39 @@ const pick = (name) => {
   trigger("pick", {});
 };
 const meta = (model) => {
-  const verdict = model.verdict ? make("span", { class: "tx-model-fit", "data-kind": model.verdict }, model.fit) : null;
+  const verdict = model.verdict ? make("span", { class: "tx-ml-fit", "data-kind": model.verdict }, model.fit) : null;
   const facts = [model.size, model.quantization].filter(Boolean).map((fact) => make("span", {}, fact));
-  const problem = model.problem ? make("span", { class: "tx-model-problem" }, model.problem) : null;
-  return make("span", { class: "tx-model-meta" }, ...facts, problem ?? verdict);
+  const problem = model.problem ? make("span", { class: "tx-ml-problem" }, model.problem) : null;
+  return make("span", { class: "tx-ml-meta" }, ...facts, problem ?? verdict);
 };
 const row = (model) => {
   const cut = model.name.length > 24 ? model.name.length - 12 : model.name.length; // the quantization is at the end
   const name = make(
     "span",
-    { class: "tx-model-name", title: model.name },
+    { class: "tx-ml-name", title: model.name },
     make("span", { class: "tx-name-head" }, model.name.slice(0, cut)),
     make("span", { class: "tx-name-tail" }, model.name.slice(cut)),
   );
-  const main = button("", { class: "tx-model-main" }, () => pick(model.name));
-  main.append(make("span", { class: "tx-dot" }), make("span", { class: "tx-model-text" }, name, meta(model)));
-  const load = button(text("load"), { class: "tx-model-load" }, () =>
+  const main = button("", { class: "tx-ml-main" }, () => pick(model.name));
+  main.append(make("span", { class: "tx-dot" }), make("span", { class: "tx-ml-text" }, name, meta(model)));
+  const load = button(text("load"), { class: "tx-ml-load" }, () =>
     model.name === shown.loaded ? trigger("unload_model", {}) : ((shown.picked = model.name), mark(), trigger("load_model", { name: model.name })),
   );
   load.disabled = !list().owner || !!model.problem;
   const more = button(
     "⋯",
-    { class: "tx-model-more", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": text("more", { name: model.name }) },
+    { class: "tx-ml-more", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": text("more", { name: model.name }) },
     () => openMenu(more, model),
   );
-  return make("li", { class: "tx-model-row", "data-name": model.name }, main, load, more);
+  return make("li", { class: "tx-ml-row", "data-name": model.name }, main, load, more);
 };
 const mark = () => {
-  for (const each of element.querySelectorAll(".tx-model-row")) {
+  for (const each of element.querySelectorAll(".tx-ml-row")) {
     const { name } = each.dataset;
     const isLoaded = name === shown.loaded;
     each.dataset.state = name === shown.loaded || name === shown.loading ? shown.state : "";
-    each.querySelector(".tx-model-main").setAttribute("aria-current", String(name === shown.picked));
-    const load = each.querySelector(".tx-model-load");
+    each.querySelector(".tx-ml-main").setAttribute("aria-current", String(name === shown.picked));
+    const load = each.querySelector(".tx-ml-load");
     load.textContent = isLoaded ? text("unload") : text("load");
     load.setAttribute("aria-label", `${load.textContent} ${name}`);
     const label = isLoaded ? text("is_loaded") : "";
@@ -146,13 +146,15 @@ const matching = () => {
 const drawRows = () => {
   closeMenu();
   const found = matching();
-  const rows = element.querySelector(".tx-models-rows");
+  const rows = element.querySelector(".tx-ml-rows");
   rows.replaceChildren(...found.slice(0, shown.rows).map(row));
-  element.querySelector(".tx-models-none").hidden = found.length > 0 || !list().models.length;
+  element.querySelector(".tx-ml-none").hidden = found.length > 0 || !list().models.length;
   mark();
 };
 const drawMore = () => {
-  const rows = element.querySelector(".tx-models-rows");
+  const rows = element.querySelector(".tx-ml-rows");
+  // The observer reports what was in view some time ago, such as an empty list.
+  if (end.getBoundingClientRect().top > element.querySelector(".tx-ml-scroll").getBoundingClientRect().bottom + 1) return;
   const found = matching();
   if (rows.children.length >= found.length) return;
   shown.rows = rows.children.length + ROWS;
@@ -163,13 +165,13 @@ const drawMore = () => {
 // -- the bin ---------------------------------------------------------------------------------------------------------
 const drawBin = () => {
   const { bin, owner, undo } = list();
-  const box = element.querySelector(".tx-models-bin");
+  const box = element.querySelector(".tx-ml-bin");
   box.hidden = !bin.length || !owner;
   const items = bin.map((entry) =>
     make(
       "li",
       {},
-      make("span", { class: "tx-model-name", title: entry.name }, entry.name),
+      make("span", { class: "tx-ml-name", title: entry.name }, entry.name),
       make("span", {}, entry.size),
       make("time", {}, new Date(entry.deleted * 1000).toLocaleDateString(document.documentElement.lang)),
       button(text("restore"), { "aria-label": `${text("restore")} ${entry.name}` }, () => trigger("restore_model", { id: entry.id })),
@@ -178,49 +180,49 @@ const drawBin = () => {
   const details = make("details", {}, make("summary", {}, list().bin_summary), make("ul", {}, ...items));
   details.open = shown.binOpen;
   details.addEventListener("toggle", () => (shown.binOpen = details.open));
-  details.append(make("p", {}, text("bin_info")), button(text("empty_bin"), { class: "tx-models-empty" }, () => trigger("empty_bin", {})));
+  details.append(make("p", {}, text("bin_info")), button(text("empty_bin"), { class: "tx-ml-empty" }, () => trigger("empty_bin", {})));
   box.replaceChildren(details);
   if (undo && undo.id !== undoSeen && bin.some((entry) => entry.id === undo.id)) offerUndo(undo);
   else if (!undo || !bin.some((entry) => entry.id === undo.id)) hideUndo();
 };
 const hideUndo = () => {
   clearTimeout(undoTimer);
-  element.querySelector(".tx-models-undo").replaceChildren();
+  element.querySelector(".tx-ml-undo").replaceChildren();
 };
 const offerUndo = (undo) => {
   undoSeen = undo.id;
   const restore = () => (hideUndo(), trigger("restore_model", { id: undo.id }));
-  element.querySelector(".tx-models-undo").replaceChildren(make("span", {}, undo.text), button(text("undo"), {}, restore));
+  element.querySelector(".tx-ml-undo").replaceChildren(make("span", {}, undo.text), button(text("undo"), {}, restore));
   clearTimeout(undoTimer);
   undoTimer = setTimeout(hideUndo, UNDO_MS);
 };
 
 // -- the whole list --------------------------------------------------------------------------------------------------
-const search = make("input", { type: "search", class: "tx-models-search" });
+const search = make("input", { type: "search", class: "tx-ml-search" });
 search.addEventListener("input", () => {
   shown.query = search.value;
   shown.rows = ROWS;
   drawRows();
 });
-const body = element.querySelector(".tx-models");
-const end = make("div", { class: "tx-models-end", "aria-hidden": "true" });
+const body = element.querySelector(".tx-ml");
+const end = make("div", { class: "tx-ml-end", "aria-hidden": "true" });
 body.append(
-  make("div", { class: "tx-models-top" }, search, make("span", { class: "tx-models-summary" })),
-  make("div", { class: "tx-models-scroll" }, make("ul", { class: "tx-models-rows" }), make("p", { class: "tx-models-none", hidden: "" }), end),
-  make("div", { class: "tx-models-undo", role: "status" }),
-  make("div", { class: "tx-models-bin", hidden: "" }),
-  make("span", { class: "tx-models-said", role: "status" }),
+  make("div", { class: "tx-ml-top" }, search, make("span", { class: "tx-ml-summary" })),
+  make("div", { class: "tx-ml-scroll" }, make("ul", { class: "tx-ml-rows" }), make("p", { class: "tx-ml-none", hidden: "" }), end),
+  make("div", { class: "tx-ml-undo", role: "status" }),
+  make("div", { class: "tx-ml-bin", hidden: "" }),
+  make("span", { class: "tx-ml-said", role: "status" }),
 );
 new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && drawMore()).observe(end);
 
 const draw = () => {
   search.placeholder = text("search");
   search.setAttribute("aria-label", text("search"));
-  element.querySelector(".tx-models-none").textContent = text("none_found");
-  element.querySelector(".tx-models-summary").textContent = list().summary ?? "";
-  element.querySelector(".tx-models-rows").setAttribute("aria-label", text("label"));
+  element.querySelector(".tx-ml-none").textContent = text("none_found");
+  element.querySelector(".tx-ml-summary").textContent = list().summary ?? "";
+  element.querySelector(".tx-ml-rows").setAttribute("aria-label", text("label"));
   body.hidden = !list().models.length && !list().bin.length;
-  body.classList.toggle("tx-models-blank", !list().models.length);
+  body.classList.toggle("tx-ml-blank", !list().models.length);
   drawRows();
   drawBin();
 };

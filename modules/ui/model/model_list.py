@@ -23,7 +23,7 @@ announce();"""
 """Script of the components from which the list reads which model is picked and which is loaded."""
 
 READ_PICKED = """(model, ...others) => {
-  const picked = document.querySelector("#tx-model-list .tx-models")?.dataset.picked;
+  const picked = document.querySelector("#tx-model-list .tx-ml")?.dataset.picked;
   return [picked ?? model, ...others];
 }"""
 """Send the model of the row that was pressed last: of pending events, Gradio keeps the data of the first."""
@@ -45,7 +45,7 @@ class ModelList:
         self._page, self._app = page, page.app
         self.part: Component = gr.HTML(
             self.value([], undo=None),
-            html_template='<div class="tx-models"></div>',
+            html_template='<div class="tx-ml"></div>',
             elem_id="tx-model-list",
             js_on_load=_SCRIPT,
             apply_default_css=False,

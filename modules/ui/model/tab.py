@@ -49,7 +49,7 @@ class ModelTab:
         self._listen_to_list()
         self._listen_to_settings()
         self._listen_to_loading(followers)
-        self.first_run.listen(self)
+        self.attach_first_run(self.first_run)
 
     def _listen_to_form(self) -> None:
         card, options, picker = self.card, self.options, self.picker
@@ -103,6 +103,25 @@ class ModelTab:
         )
         self.explanation.after(load.then)
         self.menu_events.append(load)
+
+    def attach_first_run(self, card: FirstRun) -> None:
+        """Attach the handlers of a card that leads to a first answer; it follows the menu of models."""
+        picked, on = [self.card.model], self._page.on
+        now: Options = {"queue": False, **STALE_MENU}
+        on(card.part.get_model, card.get, picked, [card.part], failed=card.failed, owner_only=True, **now)
+        on(
+            card.part.load_model,
+            self.loading.start,
+            self.form.components,
+            [*self.loading.writes, *self.options.install.parts],
+            failed=self.loading.failed,
+            owner_only=True,
+            trigger_mode="multiple",
+            concurrency_limit=None,
+        )
+        self.update_menu(card.part.refresh_list, self.picker.list_models, picked)
+        for event in self.menu_events:
+            on(event.then, card.show, picked, [card.part], **now)
 
     def _listen_to_list(self) -> None:
         card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
