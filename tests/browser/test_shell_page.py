@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Window
+from tests.browser.conftest import Server, Window
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PAGES = ("chat", "parameters", "model")
@@ -125,7 +127,8 @@ def test_on_a_phone_the_sidebar_and_the_parameters_are_drawers_that_keep_the_foc
 SMALL = """least => [...document.querySelectorAll("a, button, input, textarea, summary")].filter((element) => {
   const shown = element.checkVisibility({ visibilityProperty: true });
   if (!shown || element.closest("[inert], #tx-skip, .visually-hidden")) return false;
-  const box = (element.type === "checkbox" ? element.closest("label") ?? element : element).getBoundingClientRect();
+  const around = { checkbox: "label", combobox: ".wrap:has(> .wrap-inner)" }[element.role ?? element.type];
+  const box = ((around && element.closest(around)) ?? element).getBoundingClientRect();
   return box.width > 0 && (box.height < least - 0.5 || box.width < least - 0.5);
 }).map((element) => { const { width, height } = element.getBoundingClientRect();
   return `${width.toFixed()}x${height.toFixed()} ${element.outerHTML.slice(0, 120)}`; })"""
@@ -136,6 +139,48 @@ def test_on_a_phone_nothing_in_the_chat_is_smaller_than_44_pixels(window: Window
     assert window.page.evaluate(SMALL, 44) == []
     window.page.locator("#tx-open-menu").click()
     assert window.page.evaluate(SMALL, 44) == []
+
+
+@pytest.mark.window("en", 390, 844)
+def test_on_a_phone_nothing_on_the_other_pages_is_smaller_than_32_pixels(window: Window) -> None:
+    for destination in ("parameters", "model"):
+        go_to(window.page, destination)
+        open_groups(window.page)
+        assert window.page.evaluate(SMALL, 32) == []
+
+
+def open_groups(page: Page) -> None:
+    page.wait_for_timeout(500)
+    closed = (
+        "[...document.querySelectorAll('button.label-wrap:not(.open)')].filter((button) => button.checkVisibility())"
+    )
+    page.evaluate(f"{closed}.forEach((button) => button.click())")
+    page.wait_for_timeout(500)
+
+
+@pytest.mark.parametrize(("language", "scheme"), [("zh", "light"), ("en", "dark")])
+def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, server: Server, language: str, scheme: str) -> None:
+    with contextlib.closing(Window(chromium, server.url, language, (1440, 900), scheme)) as window:
+        page = window.page
+        check_accessibility(page)
+        page.locator("#tx-toggle-parameters").click()
+        page.locator("#tx-pill button").click()
+        expect(page.locator("#tx-models-menu").get_by_role("button", name=MODEL)).to_be_visible()
+        check_accessibility(page)
+        page.keyboard.press("Escape")
+        for destination in ("parameters", "model"):
+            go_to(page, destination)
+            open_groups(page)
+            check_accessibility(page)
+        page.locator("#tx-show-keys").click()
+        check_accessibility(page)
+
+
+def check_accessibility(page: Page) -> None:
+    """Run axe-core's rules for WCAG 2.2, level AA."""
+    levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    found = Axe().run(page, options={"runOnly": levels}).response["violations"]
+    assert [(rule["id"], [node["html"][:150] for node in rule["nodes"][:5]]) for rule in found] == []
 
 
 @pytest.mark.window("en", 844, 390)
@@ -161,3 +206,20 @@ def test_names_for_screen_readers_are_in_the_language_of_the_page(window: Window
     assert sentences == []
     expect(page.locator("main, [role=main]")).to_have_count(1)
     expect(page.locator("h1")).to_have_count(1)
+
+
+RING = """() => { const style = getComputedStyle(document.activeElement);
+  return [style.outlineStyle, parseFloat(style.outlineWidth), document.activeElement.outerHTML.slice(0, 100)]; }"""
+
+
+def test_the_focus_is_visible_wherever_tab_leads(window: Window) -> None:
+    page = window.page
+    page.locator("#tx-skip").focus()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        style, width, element = page.evaluate(RING)
+        assert element.startswith("<body") or (style == "solid" and width >= 2), element
+    page.locator("#tx-skip").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")

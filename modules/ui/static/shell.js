@@ -100,7 +100,7 @@ conversations.onList(showTitle);
 
 // -- start --------------------------------------------------------------------------------------------------------------
 
-document.body.prepend(make("a", { id: "tx-skip", href: "#", click: (event) => {
+document.body.prepend(make("a", { id: "tx-skip", href: "#tx-main-start", click: (event) => {
   event.preventDefault();
   document.querySelector("#tx-main-start")?.focus();
 } }, tr("skip")));
