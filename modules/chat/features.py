@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ class TemplateFeatures:
     `parts` are the roles whose content must be a list of parts: as a string it would be lost. `open_thought` is the tag
     that a prompt ends with if the template begins the model's thoughts, such as "<think>". `markers` surround the
     thoughts of an answer, and `thought_start` is the first of them with the white space that belongs to it; None and ""
-    if neither its thoughts nor its prompts show them.
+    if they are not known.
     """
 
     system: bool = True
@@ -90,6 +91,14 @@ def probe(render: RenderAll) -> TemplateFeatures:
         markers=markers,
         thought_start=thought_start,
     )
+
+
+def with_known_markers(features: TemplateFeatures, source: str) -> TemplateFeatures:
+    """Return `features` with known markers that the template's `source` mentions, if probing has found none."""
+    for known in KNOWN_MARKERS if features.markers is None else ():
+        if known.close in source and (known.open in source or "/" in known.close):
+            return dataclasses.replace(features, markers=known, thought_start=f"{known.open}\n")
+    return features
 
 
 def with_parts(messages: Sequence[Message], roles: frozenset[str]) -> list[Message]:

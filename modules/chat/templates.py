@@ -11,13 +11,14 @@ from functools import partial
 
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
-from modules.chat.features import TemplateFeatures, probe
+from modules.chat.features import TemplateFeatures, probe, with_known_markers
 from modules.chat.mending import mend
 from modules.chat.message import Message
 from modules.chat.renderer import LimitExceeded, Renderer
 from modules.chat.template_notes import ALPACA_NOTE, adaptations
 from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
 from modules.core.events import Info, Json, Note
+from modules.core.reasoning import KNOWN_MARKERS
 
 ALPACA = """\
 {%- for message in messages %}
@@ -43,8 +44,6 @@ _STOPPED_SECONDS = 60.0
 _CONTINUED_TEXT_ENDS = "ContinuedTextEndsHere"
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """Keys of messages under which their thoughts may be."""
-_THOUGHT_START = "<think>\n"
-"""How thoughts begin if the template does not tell."""
 _NOTED = "chat_template"
 _RESERVED = ("messages", "add_generation_prompt")
 """Variables of a template that a request states by other means."""
@@ -176,7 +175,7 @@ class ChatTemplates:
             if probed.features is None:
                 common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens}
                 try:
-                    probed.features = probe(partial(self._renderer.render, source, common))
+                    probed.features = with_known_markers(probe(partial(self._renderer.render, source, common)), source)
                 except LimitExceeded as error:
                     probed.stopped, probed.stopped_at = error, time.monotonic()
                     raise TemplateStopped(template.model, error.limit) from None
@@ -194,13 +193,17 @@ def reasoning_of(message: Message) -> str:
 
 
 def _continued_thought(messages: Sequence[Message], prompt: str, features: TemplateFeatures) -> str:
-    """Return `prompt`, which is for a new answer, with the thought that the last message has begun, byte for byte."""
-    opening, start = (
-        (features.markers.open, features.thought_start)
-        if features.markers
-        else (_THOUGHT_START.strip(), _THOUGHT_START)
-    )
-    return prompt + ("" if prompt.rstrip().endswith(opening) else start) + reasoning_of(messages[-1])
+    """Return `prompt`, which is for a new answer, with the thought that the last message has begun, byte for byte.
+
+    A thought that the prompt has opened is continued; an empty one that it has closed is replaced.
+    """
+    markers, start = features.markers or KNOWN_MARKERS[0], features.thought_start or f"{KNOWN_MARKERS[0].open}\n"
+    question, found, thought = prompt.rpartition(markers.open)
+    if found and thought.strip() == markers.close:
+        prompt = question
+    elif found and not thought.strip():
+        start = ""
+    return prompt + start + reasoning_of(messages[-1])
 
 
 def _continued(messages: Sequence[Message], rendered: Callable[[Sequence[Message], bool], str], model: str) -> str:

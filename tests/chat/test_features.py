@@ -131,10 +131,13 @@ CASES = {
         changed(reasoning=True, markers=ReasoningMarkers("[M]", "[/M]", ("[A]",)), thought_start="[M] "),
     ),
     "thoughts between the marks of roles": (ROLE_MARKS, changed(reasoning=True)),
-    "no thought if told so": (TEMPLATES["a switch for thinking"], COMPLETE),
+    "no thought if told so": (
+        TEMPLATES["a switch for thinking"],
+        changed(markers=THINK, thought_start="<think>\n"),
+    ),
     "a thought that is closed at once": (
         CHATML + "{% if add_generation_prompt %}<|channel>thought\n<channel|>{% endif %}",
-        COMPLETE,
+        changed(markers=KNOWN_MARKERS[4], thought_start="<|channel>thought\n"),
     ),
     "a role that looks like a tag": (PHI, changed(tool_results=False)),
     "a template that refuses everything": ("{{ raise_exception('no') }}", TemplateFeatures()),

@@ -185,6 +185,10 @@ BEGUN = {
     "a template that shows thoughts": (TEMPLATE_TABLE["reasoning"], "<think>why?\nso "),
     "a template that opens a thought in new answers": (THINKING, "<assistant><think>\nwhy?\nso "),
     "a template without thoughts": (CHATML, "assistant\n<think>\nwhy?\nso "),
+    "a template that closes a thought at once": (
+        CHATML + "{% if add_generation_prompt %}<|channel>thought\n<channel|>{% endif %}",
+        "assistant\n<|channel>thought\nwhy?\nso ",
+    ),
 }
 
 
