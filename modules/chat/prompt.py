@@ -72,8 +72,7 @@ def chat_prompt(
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
     template = ModelTemplate.of(model.record, model.info)
-    first = min(dropped_until, max(_questions(messages), default=0))
-    kept = _without(messages, first)
+    kept = _without(messages, _first_kept(messages, dropped_until))
     dropped = len(messages) - len(kept)
     render = partial(templates.render, template, continue_last=continue_last, template_kwargs=template_kwargs)
     limit = room(model, params)
@@ -100,11 +99,18 @@ def _texts(markers: Sequence[ReasoningMarkers]) -> tuple[str, ...]:
 
 
 def count_prompt_tokens(
-    templates: ChatTemplates, model: LoadedModel, messages: Sequence[Message], params: Mapping[str, Json]
+    templates: ChatTemplates,
+    model: LoadedModel,
+    messages: Sequence[Message],
+    params: Mapping[str, Json],
+    dropped_until: int = 0,
 ) -> int:
-    """Return how many tokens the whole prompt for an answer to `messages` has. Asks the worker."""
-    whole = conversation_prompt(templates, model, messages, params)
-    return int(model.ask("count", text=whole.text))
+    """Return how many tokens the prompt for an answer to `messages` has, before the worker drops any.
+
+    Asks the worker. The messages before `dropped_until` do not count, as in `chat_prompt`.
+    """
+    kept = _without(messages, _first_kept(messages, dropped_until))
+    return int(model.ask("count", text=conversation_prompt(templates, model, kept, params).text))
 
 
 def conversation_prompt(
@@ -204,6 +210,11 @@ def _most_tokens(text: str) -> int:
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _first_kept(messages: Sequence[Message], dropped_until: int) -> int:
+    """Return `dropped_until`, or the index of the last question if that would be dropped."""
+    return min(dropped_until, max(_questions(messages), default=0))
 
 
 def _questions(messages: Sequence[Message]) -> list[int]:

@@ -320,6 +320,7 @@ def test_a_reply_is_continued_where_it_stopped(model: LoadedModel) -> None:
 def test_the_tokens_of_the_whole_prompt_are_counted(model: LoadedModel) -> None:
     assert count_prompt_tokens(TEMPLATES, model, conversation("hi"), params()) == 3
     assert count_prompt_tokens(TEMPLATES, model, NUMBERED, params()) == 42 * 3 + 1
+    assert count_prompt_tokens(TEMPLATES, model, NUMBERED, params(), dropped_until=41) == 2 * 3 + 1
 
 
 def test_a_real_model_answers_a_question(models_folder: Path) -> None:
