@@ -13,19 +13,20 @@ from typing import Any
 
 import pytest
 
+from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
 from modules.chat.prompt import chat_prompt
 from modules.chat.receipt import model_identity, parameters_again, receipt
 from modules.chat.templates import ChatTemplates
 from modules.core.errors import WebUIError
-from modules.core.events import Done
+from modules.core.events import Done, Text
 from modules.core.prompt import Prompt, Replacement
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import resolve
 from modules.runtime.load_plan import LoadPlan
 from modules.runtime.loaded_model import AppliedLora, LoadedModel
 from modules.runtime.model_manager import ModelManager
-from tests.conftest import ECHO
+from tests.conftest import ECHO, LLAMA
 from tests.support.template_table import CHATML
 from tests.support.template_table import TEMPLATES as TEMPLATE_TABLE
 
@@ -155,3 +156,30 @@ def test_the_generation_of_a_receipt_is_repeated(model: LoadedModel) -> None:
     again = parameters_again(receipt(TEMPLATES, model, prompt, params(), first))
     *_, second = model.generate(prompt, again)
     assert second == first
+
+
+def test_a_reply_of_a_real_model_comes_again_from_its_receipt_even_after_a_restart(models_folder: Path) -> None:
+    manager = ModelManager()
+    record = Catalog(models_folder).models()[0]
+    form = {"n_ctx": 512, "threads": 1, "threads_batch": 1}
+    plan = LoadPlan(record, LLAMA, resolve(LLAMA, model=record.defaults, saved={}, flags={}, form=form))
+    question = [{"role": "user", "content": "Write a sentence about the moon."}]
+
+    def reply(model: LoadedModel, params: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        prompt = chat_prompt(TEMPLATES, model, question, params).prompt
+        *texts, done = model.generate(prompt, params)
+        assert isinstance(done, Done)
+        text = "".join(event.text for event in texts if isinstance(event, Text))
+        return text, receipt(TEMPLATES, model, prompt, params, done)
+
+    try:
+        model = manager.load(plan)
+        text, first = reply(model, params(temperature=1, max_new_tokens=40))
+        list(model.generate(Prompt("Something else in between. " * 20), params(max_new_tokens=3)))
+        for restart in (False, True):
+            model = manager.load(plan) if restart else model
+            repeated, second = reply(model, parameters_again(json.loads(json.dumps(first))))
+            assert repeated == text
+            assert {**second, "time": 0, "seconds": 0} == {**first, "time": 0, "seconds": 0}
+    finally:
+        manager.unload()
