@@ -32,6 +32,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "search_conversations": ("搜索对话", "Search conversations"),
     "conversations": ("对话", "Conversations"),
     "no_conversations": ("还没有对话。", "No conversations yet."),
+    "not_kept": (
+        "您是访客：对话只在服务器的内存中，服务器停止后即消失。",
+        "You are a guest: conversations are only in the server's memory, until it stops.",
+    ),
     "nothing_found": ("没有找到匹配项。", "Nothing found."),
     "untitled": ("未命名的对话", "Untitled conversation"),
     "title": ("标题", "Title"),

@@ -114,7 +114,8 @@ export async function refresh() {
     const answer = await get(`/chat/list?q=${encodeURIComponent(query)}`);
     if (number !== asked) return true;
     listed = answer.conversations;
-    note.textContent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
+    const absent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
+    note.textContent = [absent, answer.kept === false && tr("not_kept")].filter(Boolean).join(" ");
   } catch (error) {
     if (error.status === 404) return false;
     if (number !== asked) return true;

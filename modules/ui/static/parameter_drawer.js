@@ -50,7 +50,7 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("#tx-toggle-parameters, #tx-close-parameters")) toggle();
   else if (event.target.id === "tx-backdrop") close();
 });
-register("Esc", tr("key_escape"), close);
+register("Esc", tr("key_escape"), close, { first: true });
 onPhone(() => {
   if (isPhone()) wanted = false;
   update();

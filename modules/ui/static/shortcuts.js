@@ -23,12 +23,12 @@ const isTyping = (element) =>
 /**
  * Run `action` when `keys`, such as "Ctrl+Shift+O", are pressed. `label` describes it in the sheet; "" leaves it out.
  *
- * Of several entries with the same keys, those registered last come first, until one does not return false. Keys without
- * Ctrl or Alt do nothing while a text is being typed, except Esc. Without an `action`, the entry is only described: some
- * element handles it. Returns a function that removes the entry.
+ * Of several entries with the same keys, those that are `first` come first, then those registered last, until one does
+ * not return false. Keys without Ctrl or Alt do nothing while a text is being typed, except Esc. Without an `action`, the
+ * entry is only described: some element handles it. Returns a function that removes the entry.
  */
-export function register(keys, label, action = null) {
-  const entry = { keys, label, action, ...parse(keys) };
+export function register(keys, label, action = null, { first = false } = {}) {
+  const entry = { keys, label, action, first, ...parse(keys) };
   table.push(entry);
   return () => table.splice(table.indexOf(entry), 1);
 }
@@ -39,7 +39,8 @@ const OPEN = "dialog[open], [popover]:popover-open, [role=combobox][aria-expande
 document.addEventListener("keydown", (event) => {
   if (event.isComposing || event.keyCode === 229 || event.defaultPrevented) return; // an input method has the key
   if (document.querySelector(OPEN)) return;
-  for (const entry of [...table].reverse()) {
+  const latestFirst = [...table].reverse();
+  for (const entry of [...latestFirst.filter(({ first }) => first), ...latestFirst.filter(({ first }) => !first)]) {
     if (!entry.action || !matches(entry, event)) continue;
     if (!entry.ctrl && !entry.alt && entry.key !== "escape" && isTyping(event.target)) continue;
     if (entry.action(event) === false) continue;

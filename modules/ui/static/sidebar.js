@@ -5,7 +5,7 @@ import { icon } from "./icons.js";
 import { register, showSheet } from "./shortcuts.js";
 import { language, tr } from "./texts.js";
 
-const SEARCH_DELAY = 150;
+const SEARCH_DELAY = 80;
 
 /** The destinations, in their order. `id` is that of the `gr.Tab` and the beginning of the address after #. */
 export const DESTINATIONS = [
@@ -142,7 +142,7 @@ export function build(newChat) {
   root.toggleAttribute("data-collapsed", Boolean(localStorage.getItem("tx-collapsed")));
   document.body.prepend(element, backdrop);
   onPhone(() => closeDrawer());
-  register("Esc", "", closeDrawer);
+  register("Esc", "", closeDrawer, { first: true });
   register("Ctrl+K", tr("search_conversations"), focusSearch);
   register("Ctrl+Shift+O", tr("new_chat"), startChat);
   register("Ctrl+Shift+S", tr("toggle_sidebar"), toggle);
