@@ -98,7 +98,7 @@ def highlighted(source: str, info: str) -> str:
     tokens, latest = [], time.thread_time() + MAX_SECONDS
     for kind, text in lexer.get_tokens(source):
         tokens.append((kind, text))
-        if time.thread_time() > latest:
+        if len(tokens) % 32 == 0 and time.thread_time() > latest:
             return escape(source)
     if "".join(text for _, text in tokens) != source:
         return escape(source)

@@ -21,7 +21,7 @@ MAX_MARKDOWN = 80_000
 PLAIN_BLOCK = 16_000
 MAX_REMEMBERED = 4_000_000
 """Characters of HTML of finished messages."""
-SLOW_SECONDS, SLOWDOWN = 0.005, 10
+SLOW_SECONDS, SLOWDOWN = 0.005, 16
 """If an update took more than SLOW_SECONDS, the next one comes only after SLOWDOWN times as long."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -16,6 +16,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from modules.core.errors import Words
 from modules.ui.chat import links
 from modules.ui.chat.code import GrowingCode, code_block, highlighted
+from modules.ui.chat.markdown_parser import CELL
 from modules.ui.chat.math import formula_html, source_html
 
 DONE: Words = {"en": "Done", "zh": "已完成"}
@@ -58,8 +59,8 @@ class Draft:
     """What was drawn of blocks that are still being written, so that an update draws only what is new in them."""
 
     code: list[GrowingCode] = field(default_factory=list)
-    texts: dict[str, tuple[list[Token], str | None]] = field(default_factory=dict)
-    used: dict[str, tuple[list[Token], str | None]] = field(default_factory=dict)
+    texts: dict[tuple[str, bool], tuple[list[Token], str | None]] = field(default_factory=dict)
+    used: dict[tuple[str, bool], tuple[list[Token], str | None]] = field(default_factory=dict)
     fences: int = 0
 
     def begin(self) -> None:
@@ -95,7 +96,8 @@ class HtmlWriter(RendererHTML):
             if token.hidden:  # the paragraph of an item of a tight list
                 continue
             if token.type == "inline":
-                parts.append(self._text(token.content, options, env))
+                is_cell = tokens[index - 1].type in ("td_open", "th_open")
+                parts.append(self._text(token.content, options, env, CELL if is_cell else {}))
             elif token.type in _FIXED:
                 parts.append(_FIXED[token.type])
             elif token.type in self.rules:
@@ -104,19 +106,23 @@ class HtmlWriter(RendererHTML):
                 parts.append(self.renderToken(tokens, index, options, env))
         return "".join(parts)
 
-    def _text(self, content: str, options: OptionsDict, env: EnvType) -> str:
-        """Return the HTML of the text of a block. All of its formulas are drawn, or none."""
+    def _text(self, content: str, options: OptionsDict, env: EnvType, parsing: EnvType) -> str:
+        """Return the HTML of the text of a block. All of its formulas are drawn, or none.
+
+        `parsing` is the environment of the parser.
+        """
         if not _MARKUP.search(content):
             return escape(content)
         draft: Draft | None = env["draft"]
-        known = draft.texts.get(content) if draft else None
-        children, html = known if known else (self._parser.inline.parse(content, self._parser, {}, []), None)
+        key = content, bool(parsing)
+        known = draft.texts.get(key) if draft else None
+        children, html = known or (self._parser.inline.parse(content, self._parser, {**parsing}, []), None)
         math = sum(len(child.content) for child in children if child.type == "math_inline")
         env["budget"].math -= math
         if html is None or math:  # formulas are remembered by themselves, and depend on the budget
             html = self.renderInline(children, options, env)
         if draft:
-            draft.used[content] = (children, html)
+            draft.used[key] = (children, html)
         return html
 
     def renderInline(self, tokens: Sequence[Token], options: OptionsDict, env: EnvType) -> str:

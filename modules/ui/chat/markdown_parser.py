@@ -6,6 +6,7 @@ of links, as `[1]: https://…` would change the paragraphs before it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from markdown_it import MarkdownIt
@@ -22,6 +23,11 @@ MAX_LEVEL = 16
 """Quotes and lists that are nested deeper are shown as text: a list takes two levels, a quote one."""
 MAX_IMAGE_LEVEL = 2
 
+CELL: EnvType = {"is_cell": True}
+"""Environment in which the text of a cell of a table is parsed: only there, `<br>` is a line break."""
+
+_LINE_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
+
 BlockRule = Callable[[StateBlock, int, int, bool], bool]
 
 
@@ -36,6 +42,7 @@ def make_parser() -> MarkdownIt:
     markdown.block.ruler.at("blockquote", _limited(blockquote), {"alt": ["paragraph", "blockquote", "list"]})
     markdown.block.ruler.at("list", _limited(list_block), {"alt": ["paragraph", "blockquote"]})
     markdown.inline.ruler.before("newline", "url", _url)
+    markdown.inline.ruler.before("newline", "line_break", _line_break)
     math_rules.use(markdown)
     markdown.validateLink = links.is_allowed  # type: ignore[method-assign]
     return markdown
@@ -66,6 +73,16 @@ def _url(state: StateInline, silent: bool) -> bool:
         state.push("text", "", 0).content = url
         state.push("link_close", "a", -1)
     state.pos = start + len(url)
+    return True
+
+
+def _line_break(state: StateInline, silent: bool) -> bool:
+    match = _LINE_BREAK.match(state.src, state.pos, state.posMax) if state.env.get("is_cell") else None
+    if match is None:
+        return False
+    if not silent:
+        state.push("hardbreak", "br", 0)
+    state.pos = match.end()
     return True
 
 

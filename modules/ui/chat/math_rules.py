@@ -24,7 +24,7 @@ _CLOSERS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)", "$": "$"}
 def use(markdown: MarkdownIt) -> None:
     markdown.inline.ruler.before("escape", "math_inline", math_inline)
     markdown.block.ruler.before(
-        "fence", "math_block", math_block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+        "code", "math_block", math_block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
     )
 
 
@@ -77,9 +77,10 @@ def math_block(state: StateBlock, startLine: int, endLine: int, silent: bool) ->
     """Recognize a formula that begins a line and ends one.
 
     If its end is missing, the rest of the text belongs to it, up to MAX_BLOCK_LINES: the end may still come while the
-    text is being written. Empty lines are accepted only after an opening delimiter that stands alone.
+    text is being written. Empty lines are accepted only after an opening delimiter that stands alone. In lists, models
+    indent formulas too far: there, that does not make them code.
     """
-    if state.is_code_block(startLine):
+    if state.is_code_block(startLine) and not state.blkIndent:
         return False
     first = _line(state, startLine)
     opener = first[:2]

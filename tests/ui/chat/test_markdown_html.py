@@ -132,6 +132,13 @@ def test_tables_scroll_and_keep_their_alignment() -> None:
     assert '<th scope="col" class="tx-right">c</th>' in html
 
 
+def test_only_in_a_table_br_is_a_line_break() -> None:
+    assert "<td>1<br>2 &lt;br x&gt;</td><td><code>&lt;br&gt;</code></td>" in one(
+        "|a|b|\n|-|-|\n|1<br/>2 <br x>|`<br>`|"
+    )
+    assert one("1<br>2") == "<p>1&lt;br&gt;2</p>"
+
+
 def test_tasks_are_named_for_a_screen_reader() -> None:
     html = one("- [x] a\n- [ ] b")
 

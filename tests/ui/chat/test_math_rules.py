@@ -58,6 +58,10 @@ def test_formulas_work_in_lists_and_quotes() -> None:
     assert formulas("- item\n  $$\n  x\n  $$\n- $y$\n\n> \\[\n> z\n> \\]\n") == ["x", "y", "z"]
 
 
+def test_in_a_list_a_formula_may_be_indented_like_code() -> None:
+    assert formulas("- item\n\n      \\[\n      x\n      \\]\n") == ["x"]
+
+
 def test_a_formula_without_an_end_takes_only_so_many_lines() -> None:
     assert formulas("$$\nx\n") == ["x"]
     assert formulas("$$\n" + "text\n" * 100) == []
