@@ -13,6 +13,8 @@ from modules.api.errors import MAX_NESTING, error_response, too_deep
 from modules.core.errors import OptionError, Words
 
 MAX_BODY_BYTES = 32_000_000
+SMALLER_BODIES = {"/v1/internal/decode": 3_000_000}
+"""Limits of routes whose largest valid body is far smaller: parsing JSON takes the time of all other requests."""
 MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_MESSAGES = 4096
@@ -22,10 +24,7 @@ MAX_CHARACTERS = 2_000_000
 MAX_TOKENS = 262_144
 """Tokens to decode."""
 
-_TOO_LARGE: Words = {
-    "en": f"The body is larger than {MAX_BODY_BYTES // 10**6} MB.",
-    "zh": f"请求体超过 {MAX_BODY_BYTES // 10**6} MB。",
-}
+_TOO_LARGE: Words = {"en": "The body is larger than {limit} MB.", "zh": "请求体超过 {limit} MB。"}
 _MESSAGES: Words = {"en": f"at most {MAX_MESSAGES} messages", "zh": f"不超过 {MAX_MESSAGES} 条的消息列表"}
 _ANSWERS: Words = {
     "en": f"at most {MAX_ANSWERS} answers in one request, prompts times n",
@@ -69,7 +68,10 @@ def _is_nested_deeper(raw: object, levels: int) -> bool:
 
 
 class BodyLimit:
-    """ASGI middleware: answer 413 to a body of more than MAX_BODY_BYTES, as soon as that is known."""
+    """ASGI middleware: answer 413 to a body of more than `limit` bytes, as soon as that is known.
+
+    Routes in SMALLER_BODIES have limits of their own.
+    """
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
         self._app, self._limit = app, limit
@@ -78,11 +80,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = min(self._limit, SMALLER_BODIES.get(scope["path"].rstrip("/"), self._limit))
         announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isdecimal() or int(announced) > self._limit:
+        if not announced.isdecimal() or int(announced) > limit:
             if announced.isdecimal():
                 await _discard(receive, int(announced))
-            await self._refuse(scope, receive, send)
+            await _refuse(limit, scope, receive, send)
             return
         received, more, started, too_large = 0, True, False, False
 
@@ -90,7 +93,7 @@ class BodyLimit:
             nonlocal received, more, too_large
             message = await receive()
             received, more = received + len(message.get("body", b"")), message.get("more_body", False)
-            if received > self._limit:
+            if received > limit:
                 too_large = True
                 return {"type": "http.disconnect"}  # whoever reads the body gives up
             return message
@@ -109,11 +112,13 @@ class BodyLimit:
         if too_large and not started:
             if more:
                 await _discard(receive)
-            await self._refuse(scope, receive, send)
+            await _refuse(limit, scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
-        await error_response(Headers(scope=scope), 413, "body_too_large", _TOO_LARGE, headers)(scope, receive, send)
+
+async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = {"Connection": "close"}  # what has not been read of the body would be taken for the next request
+    words = {language: text.format(limit=f"{limit / 10**6:g}") for language, text in _TOO_LARGE.items()}
+    await error_response(Headers(scope=scope), 413, "body_too_large", words, headers)(scope, receive, send)
 
 
 async def _discard(receive: Receive, announced: int = 0) -> None:

@@ -88,3 +88,12 @@ def test_a_larger_body_is_answered_413_whether_or_not_its_length_is_announced(ht
 
 def test_a_length_that_is_no_number_is_refused(http: TestClient) -> None:
     assert http.get("/", headers={"Content-Length": "-1"}).status_code == 413
+
+
+def test_a_list_of_tokens_has_a_smaller_limit_than_other_bodies() -> None:
+    http = TestClient(BodyLimit(count_body), raise_server_exceptions=False)
+    tokens = b"262143," * 430_000
+    assert http.post("/v1/internal/encode", content=tokens).text == str(len(tokens))
+    refused = http.post("/v1/internal/decode", content=tokens)
+    assert refused.status_code == 413
+    assert "larger than 3 MB" in refused.json()["error"]["message"]
