@@ -26,6 +26,8 @@ from modules.ui.locales import translator
 
 SESSION_SECONDS = 30 * 86400.0
 MAX_SESSIONS = 1000
+LOGIN = "text_studio.login"
+"""The key of an ASGI scope under which the name of the user is passed on."""
 MAX_FORM_BYTES = 8192
 _OPEN = ("/healthz", "/favicon.ico", "/v1")
 """Paths that need no login: the API has its own edge, and the others reveal nothing."""
@@ -36,20 +38,24 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ends: OrderedDict[bytes, float] = OrderedDict()  # by digest; the first one ends first
+        # When each ends and its user, by digest; the first one ends first.
+        self._sessions: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
-    def create(self) -> str:
+    def create(self, user: str) -> str:
+        """Return the token of a new session; `user` is "" where a key is all that the login asks for."""
         token = secrets.token_urlsafe(32)
-        self._ends[_digest(token)] = self._clock() + SESSION_SECONDS
-        if len(self._ends) > MAX_SESSIONS:
-            self._ends.popitem(last=False)
+        self._sessions[_digest(token)] = (self._clock() + SESSION_SECONDS, user)
+        if len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
         return token
 
-    def __contains__(self, token: str) -> bool:
-        return self._ends.get(_digest(token), 0.0) > self._clock()
+    def user(self, token: str) -> str | None:
+        """Return who has logged in with the token, None if nobody has."""
+        end, user = self._sessions.get(_digest(token), (0.0, ""))
+        return user if end > self._clock() else None
 
     def remove(self, token: str) -> None:
-        self._ends.pop(_digest(token), None)
+        self._sessions.pop(_digest(token), None)
 
 
 def _digest(token: str) -> bytes:
@@ -77,10 +83,11 @@ class LoginGuard:
             return
         request = Request(scope, receive)
         response = await self._own_answer(request)
+        user = self._sessions.user(request.cookies.get(_cookie(scope), ""))
         if response is not None:
             await response(scope, receive, send)
-        elif request.cookies.get(_cookie(scope), "") in self._sessions:
-            await self._app(scope, receive, send)
+        elif user is not None:
+            await self._app({**scope, LOGIN: user}, receive, send)
         else:
             await self._ask(request)(scope, receive, send)
 
@@ -118,7 +125,7 @@ class LoginGuard:
         secure = request.url.scheme == "https"
         response.set_cookie(
             _cookie(request.scope),
-            self._sessions.create(),
+            self._sessions.create(user if self._credentials.logins else ""),
             int(SESSION_SECONDS),
             httponly=True,
             samesite="lax",

@@ -107,10 +107,10 @@ def test_a_large_form_is_refused(browser: TestClient) -> None:
 def test_sessions_end_and_their_number_is_bounded() -> None:
     now = [0.0]
     sessions = Sessions(lambda: now[0])
-    first, *_, last = [sessions.create() for _ in range(1001)]
-    assert first not in sessions and last in sessions and "" not in sessions
+    first, *_, last = [sessions.create("") for _ in range(1001)]
+    assert sessions.user(first) is None and sessions.user(last) == "" and sessions.user("") is None
     now[0] = 31 * 86400
-    assert last not in sessions
+    assert sessions.user(last) is None
 
 
 # -- when a login is asked for -----------------------------------------------------------------------------------------
