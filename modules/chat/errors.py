@@ -47,3 +47,25 @@ class NoDefaultTemplate(WebUIError):
     }
     model: str
     names: str
+
+
+@dataclass(eq=False)
+class ConversationBusy(WebUIError):
+    """A conversation in which an answer is being written takes no other request for one."""
+
+    status = 409
+    template = {
+        "en": "An answer is being written in this conversation. Stop it first, or wait for its end.",
+        "zh": "此对话正在生成回复。请先停止，或等待其完成。",
+    }
+
+
+@dataclass(eq=False)
+class NothingToAnswer(WebUIError):
+    """A request for an answer where there is no question, or to continue what is no answer."""
+
+    status = 400
+    template = {
+        "en": "There is nothing to answer or to continue here.",
+        "zh": "这里没有可以回答或续写的消息。",
+    }

@@ -125,7 +125,7 @@ class Conversation:
         if after == self.current:  # all before it is shown already
             self.shown[after] = self.current = message.id
         else:
-            self._show(message.id)
+            self.show(message.id)
         return message
 
     def replace(self, id: str, **changes: Json) -> ChatMessage:
@@ -137,7 +137,7 @@ class Conversation:
         """Show that version of a message, and after it what was shown last."""
         self.message(id)
         if id != self.current:
-            self._show(id)
+            self.show(id)
         while following := self.children(self.current):
             remembered = self.shown.get(self.current, "")
             chosen = remembered if remembered in following else following[-1]
@@ -181,7 +181,8 @@ class Conversation:
                 self._children.setdefault(message.parent, []).append(message.id)
         return self._children
 
-    def _show(self, id: str) -> None:
+    def show(self, id: str) -> None:
+        """Show the messages up to that one, and nothing after it."""
         self.current = id
         at = id
         while at != ROOT:

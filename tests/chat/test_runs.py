@@ -1,0 +1,209 @@
+"""Answers are written into conversations whether or not anybody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.chat import runs as runs_module
+from modules.chat.errors import ConversationBusy, NothingToAnswer
+from modules.chat.runs import ReplyRequest, Runs, RunState
+from modules.chat.templates import ChatTemplates
+from modules.conversations.conversation import Conversation
+from modules.conversations.errors import MessageNotFound, StaleConversation
+from modules.conversations.store import ConversationStore
+from modules.core.errors import WebUIError, WorkerDied
+from modules.core.events import Json
+from modules.loaders import generation_settings
+from modules.runtime.loaded_model import LoadedModel
+from modules.runtime.model_manager import ModelManager
+from tests.support import echo_plans
+from tests.support.echo_plans import wait_until
+
+PARAMS: dict[str, Json] = generation_settings.resolve({"max_new_tokens": 10})
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[ModelManager]:
+    manager = ModelManager()
+    echo_plans.load(manager)
+    yield manager
+    manager.unload()
+
+
+@pytest.fixture
+def model(manager: ModelManager) -> LoadedModel:
+    """A model that answers with the words of its prompt, and obeys some of them: see tests/support/echo.py."""
+    return manager.current
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ConversationStore:
+    return ConversationStore(tmp_path / "logs")
+
+
+@pytest.fixture(scope="module")
+def templates() -> Iterator[ChatTemplates]:
+    templates = ChatTemplates()
+    yield templates
+    templates.close()
+
+
+@pytest.fixture
+def runs(templates: ChatTemplates) -> Iterator[Runs]:
+    runs = Runs(templates)
+    yield runs
+    runs.close()
+
+
+def send(text: str, **fields: Json) -> ReplyRequest:
+    return ReplyRequest("send", PARAMS, text=text, **fields)
+
+
+def finish(runs: Runs, store: ConversationStore, state: RunState) -> Conversation:
+    wait_until(lambda: runs.state(store, state.conversation) is None)
+    return store.read(state.conversation)
+
+
+def test_a_question_to_a_new_conversation_is_stored_with_its_answer(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    state = runs.start(store, "", send("apple"), model, system="Be brief.")
+    conversation = finish(runs, store, state)
+    question, answer = conversation.path()
+    assert (question.role, question.content, conversation.system) == ("user", "apple", "Be brief.")
+    assert (answer.id, answer.role, answer.incomplete) == (state.message, "assistant", False)
+    assert "Be brief." in answer.content and "apple" in answer.content
+    assert answer.receipt["tokens"]["completion"] > 0
+    assert b"apple" in store.blobs.get(answer.receipt["prompt_sha256"])
+
+
+def test_answering_again_and_editing_add_versions(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
+    first = runs.start(store, "", send("apple"), model)
+    finish(runs, store, first)
+    second = runs.start(store, first.conversation, ReplyRequest("regenerate", PARAMS, message=first.message), model)
+    conversation = finish(runs, store, second)
+    assert conversation.versions(first.message) == [first.message, second.message]
+    question = conversation.path()[0]
+    edit = ReplyRequest("edit", PARAMS, message=question.id, text="pear")
+    conversation = finish(runs, store, runs.start(store, first.conversation, edit, model))
+    assert conversation.path()[0].content == "pear"
+    assert "pear" in conversation.path()[1].content
+    assert len(conversation.versions(question.id)) == 2
+    assert len(conversation.messages) == 5
+
+
+def test_continuing_keeps_what_was_written_byte_for_byte(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    conversation = Conversation("")
+    conversation.add("user", "apple")
+    answer = conversation.add("assistant", "  pear,\n\n plum \n")
+    id = store.add(conversation).id
+    state = runs.start(store, id, ReplyRequest("continue", PARAMS, message=answer.id), model)
+    continued = finish(runs, store, state).message(answer.id).content
+    assert continued.startswith("  pear,\n\n plum \n") and len(continued) > len(answer.content)
+
+
+def test_an_answer_starts_with_the_text_that_was_asked_for(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    state = runs.start(store, "", send("apple", start_with="Well, "), model)
+    assert finish(runs, store, state).path()[1].content.startswith("Well, ")
+
+
+def test_a_thought_is_kept_apart_from_the_answer(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
+    state = runs.start(store, "", send("apple", start_with="<think>plum</think>pear "), model)
+    answer = finish(runs, store, state).path()[1]
+    assert answer.reasoning == "plum"
+    assert answer.content.startswith("pear ")
+
+
+def test_a_conversation_has_one_run_at_a_time_which_can_be_stopped(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    state = runs.start(store, "", send("slow count 1000"), model)
+    wait_until(lambda: (runs.state(store, state.conversation) or state).tokens > 3)
+    with pytest.raises(ConversationBusy):
+        runs.start(store, state.conversation, send("pear"), model)
+    assert runs.running(store) == {state.conversation}
+    runs.stop(store, state.conversation)
+    conversation = finish(runs, store, state)
+    assert len(conversation.messages) == 2, "the refused question has left nothing"
+    answer = conversation.message(state.message)
+    assert "0 1" in answer.content and not answer.incomplete
+    assert answer.receipt["reason"] == "cancelled"
+
+
+def test_what_is_written_is_saved_while_it_is_written(
+    runs: Runs, store: ConversationStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "SAVE_SECONDS", 0.1)
+    state = runs.start(store, "", send("slow count 1000"), model)
+    wait_until(lambda: "0 1" in store.read(state.conversation).message(state.message).content)
+    assert store.read(state.conversation).message(state.message).incomplete
+    runs.stop(store, state.conversation)
+
+
+def test_a_stopped_answer_without_text_leaves_the_question_alone(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    state = runs.start(store, "", send("held"), model)
+    runs.stop(store, state.conversation)
+    model.ask("release")
+    conversation = finish(runs, store, state)
+    assert [message.role for message in conversation.path()] in (["user"], ["user", "assistant"])
+
+
+def test_a_failed_answer_is_reported_and_what_was_written_stays(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    state = runs.start(store, "", send("apple fail"), model)
+    conversation = finish(runs, store, state)
+    failure = runs.failure(store, state.conversation)
+    assert failure is not None and isinstance(failure.error, WebUIError)
+    assert "the echo engine will not" in str(failure.error)
+    answer = conversation.message(state.message)
+    assert "apple" in answer.content and answer.incomplete
+    again = runs.start(store, state.conversation, ReplyRequest("regenerate", PARAMS, message=state.message), model)
+    assert runs.failure(store, state.conversation) is None, "a new run forgets the error of the last one"
+    finish(runs, store, again)
+
+
+def test_a_worker_that_dies_leaves_the_answer_as_far_as_it_was_written(runs: Runs, store: ConversationStore) -> None:
+    manager = ModelManager()
+    state = runs.start(store, "", send("slow apple kill"), echo_plans.load(manager))
+    answer = finish(runs, store, state).message(state.message)
+    manager.unload()
+    failure = runs.failure(store, state.conversation)
+    assert failure is not None and isinstance(failure.error, WorkerDied)
+    assert "apple" in answer.content and answer.incomplete
+
+
+def test_what_cannot_be_answered_changes_nothing(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
+    conversation = Conversation("")
+    greeting = conversation.add("assistant", "Hello!")
+    stored = store.add(conversation)
+    for request, error in (
+        (send("  \n"), NothingToAnswer),
+        (ReplyRequest("regenerate", PARAMS, message=greeting.id), NothingToAnswer),
+        (ReplyRequest("continue", PARAMS, message="absent"), MessageNotFound),
+        (send("apple", seen=99), StaleConversation),
+    ):
+        with pytest.raises(error):
+            runs.start(store, stored.id, request, model)
+    with pytest.raises(NothingToAnswer):
+        runs.start(store, "", send(""), model)
+    assert store.read(stored.id) == stored
+    assert len(store.list()) == 1
+    assert runs.running(store) == set()
+
+
+def test_an_answer_of_a_deleted_conversation_ends(runs: Runs, store: ConversationStore, model: LoadedModel) -> None:
+    state = runs.start(store, "", send("slow count 1000"), model)
+    store.delete(state.conversation)
+    runs.stop(store, state.conversation)
+    wait_until(lambda: not runs.running(store))
+    assert store.list() == [] and store.count_deleted() == 1
