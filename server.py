@@ -148,6 +148,7 @@ def serve(app: App) -> None:
         app.preparation.close()
         app.downloads.close()
         app.overlays.close()
+        app.runs.close()
         app.models.unload()
         if not app.flags.on("nowebui"):
             from modules import ui

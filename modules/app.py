@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
+import re
 from pathlib import Path
 
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.chat.runs import Runs
 from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
 from modules.config.flags import Flags
@@ -17,6 +20,8 @@ from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
 from modules.config.settings import SettingsStore
 from modules.config.trusted_code import TrustedCode
+from modules.conversations.errors import ConversationNotSaved
+from modules.conversations.store import ConversationStore
 from modules.core.errors import CommandLineError, OwnerOnly, Words
 from modules.core.paths import ROOT
 from modules.downloads.context import TransferOptions
@@ -72,6 +77,9 @@ class App:
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
         self.templates = ChatTemplates()
+        self._logs = Path(flags.text("logs_dir") or ROOT / "logs")
+        self.conversations = ConversationStore(self._logs)
+        self.runs = Runs(self.templates)
         self.overlays = OverlayInstaller()
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)
@@ -116,6 +124,11 @@ class App:
     def _is_model(self, name: str) -> bool:
         return self.catalog.find_exact(name) is not None
 
+    def conversations_of(self, user: str) -> ConversationStore:
+        """Return the conversations of a login, for servers of several users."""
+        readable, unique = re.sub(r"[^\w-]", "_", user)[:40], hashlib.sha256(user.encode()).hexdigest()[:8]
+        return ConversationStore(self._logs / "users" / f"{readable}-{unique}")
+
     def sweep(self) -> None:
         """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
         settings = self.settings.path
@@ -126,6 +139,10 @@ class App:
         self.downloads.sweep()
         self.deletion.sweep()
         self.loras.catalog.sweep()
+        try:
+            self.conversations.empty_bin()
+        except ConversationNotSaved as error:  # a disk that is full or cannot be written to is no reason not to start
+            log.warning("%s", error)
 
     # -- models to choose from ----------------------------------------------------------------------------------------
 

@@ -188,6 +188,13 @@ _SERVER = (
         {"en": "Folder of the LoRAs (default: loras/).", "zh": "存放 LoRA 的目录（默认 loras/）。"},
     ),
     Option(
+        "logs_dir",
+        "logs-dir",
+        "",
+        {"en": "Conversation folder", "zh": "对话目录"},
+        {"en": "Folder of the conversations (default: logs/).", "zh": "存放对话的目录（默认 logs/）。"},
+    ),
+    Option(
         "hf_endpoint",
         "hf-endpoint",
         "",

@@ -12,6 +12,8 @@ from modules.app import App
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.ui import model_menu, status_feed
+from modules.ui.chat import routes
+from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search, write_head
@@ -79,10 +81,12 @@ def attach(server: FastAPI, app: App) -> None:
     speed_up_component_search(server)
     log_refusals()
     keep_uploads_in(UPLOADS)
-    pages = {f"/{language}": build(app, language) for language in LANGUAGES}
+    visitors = Visitors(app)
+    pages = {f"/{language}": build(app, language, visitors) for language in LANGUAGES}
     server.add_middleware(GradioGate, pages=pages)
     _add_routes(server, app)
     status_feed.add_route(server, app)
+    routes.add_routes(server, app, visitors)
     model_menu.add_route(server, app)
     for language in LANGUAGES:
         gr.mount_gradio_app(

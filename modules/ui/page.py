@@ -8,6 +8,7 @@ from typing import Any
 from modules.app import App
 from modules.core.product import PRODUCT
 from modules.ui.chat.tab import ChatTab
+from modules.ui.chat.visitors import Visitors
 from modules.ui.downloads.panel import DownloadsPanel
 from modules.ui.gradio_gate import MAX_QUEUED
 from modules.ui.gradio_import import gradio
@@ -25,7 +26,7 @@ from modules.ui.widgets.icons import CLOSE, MENU, PARAMETERS
 gr = gradio()
 
 
-def build(app: App, language: str) -> Any:
+def build(app: App, language: str, visitors: Visitors) -> Any:
     """Return the page in one language, as a `gradio.Blocks`."""
     page = Page(app, language)
     with gr.Blocks(title=PRODUCT, analytics_enabled=False) as blocks:
@@ -39,18 +40,19 @@ def build(app: App, language: str) -> Any:
             # The tab bar is hidden: static/shell.js selects the tabs.
             with gr.Tabs(elem_id="tx-tabs"):
                 with gr.Tab(page.tr("chat"), id="chat", elem_id="tx-page-chat"):
-                    chat = ChatTab(page)
+                    chat = ChatTab(page, visitors)
                 with gr.Tab(page.tr("parameters"), id="parameters", elem_id="tx-page-parameters"):
                     gr.HTML(_drawer_head(page), elem_id="tx-drawer-head")
                     chat.build_system_message()
                     parameters = ParametersTab(page)
                 with gr.Tab(page.tr("model"), id="model", elem_id="tx-page-model"):
                     truncation = parameters.widgets["truncation_length"]
-                    model = ModelTab(page, ModelFollowers(pill, version, chat.chatbot, truncation))
+                    model = ModelTab(page, ModelFollowers(pill, version, chat.greeting, truncation))
                     downloads = DownloadsPanel(page, model)
                     CreatorPanel(page, model)
             menu = ModelMenu(page)
         chat.listen(parameters)
+        model.attach_first_run(chat.first_run)
         menu.listen(model, version)
         _refresh_on_news(page, blocks, chat, model, version, downloads)
         for part in (model.loras, parameters, downloads, model):
@@ -65,18 +67,25 @@ def _refresh_on_news(
 ) -> None:
     """Update, in one event, all that the model, the downloads and the preparation change on an open page."""
     feed, jobs = StatusFeed(page), downloads.jobs
-    notices = [chat.notice.part, model.notice.part]
+    notices, cards = [chat.notice.part, model.notice.part], [chat.first_run, model.first_run]
 
     def refresh(
-        shown_version: int, shown_jobs: object, chat_notice: object, model_notice: object, first: object, picked: object
+        shown_version: int,
+        shown_jobs: object,
+        chat_notice: object,
+        model_notice: object,
+        picked: object,
+        *first: object,
     ) -> Updates:
         digest = {feed.shown: feed.digest()}  # taken first, so that a change meanwhile is noticed the next time
         changed = digest | model.loading.refresh_view(shown_version) | jobs.refresh(shown_jobs)
-        changed |= model.first_run.update(picked, first)
+        for card, shown in zip(cards, first, strict=True):
+            changed |= card.update(picked, shown)
         return changed | model.notice.update(model_notice) | chat.refresh(chat_notice)
 
-    reads = [version, jobs.digest, *notices, model.first_run.part, model.card.model]
-    writes = [*model.loading.writes, *jobs.writes, *notices, feed.shown, model.first_run.part]
+    parts = [card.part for card in cards]
+    reads = [version, jobs.digest, *notices, model.card.model, *parts]
+    writes = [*model.loading.writes, *jobs.writes, *notices, feed.shown, *parts]
     for event in (feed.button.click, blocks.load):
         page.on(event, refresh, reads, writes, queue=False, **STALE_MENU)
 

@@ -58,6 +58,11 @@ def greeting(app: App) -> str:
     return "hello_later" if progress.load and progress.in_progress else "hello_empty"
 
 
+def greeting_html(page: Page) -> str:
+    """Render what an empty conversation begins with."""
+    return f"<h2>{escape(page.tr(greeting(page.app)))}</h2>"
+
+
 def preparation(progress: PreparationStatus, idle: bool, language: str, tr: Tr) -> str:
     """Render the state of the preparation. `idle`: no model is in use, so that a missing llama.cpp is reported."""
     error = progress.installation.error or progress.demo_error

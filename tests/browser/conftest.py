@@ -71,7 +71,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.models = folder / "models"
         self.log = folder / "server.log"
-        arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models), *flags]
+        arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models)]
+        arguments += ["--logs-dir", str(folder / "logs"), *flags]
         self.process: subprocess.Popen[bytes] | ForkedProcess
         if program:
             with self.log.open("wb") as log:
@@ -227,14 +228,32 @@ class Window:
         expect(box).to_have_value(value)
         self.tab("聊天" if self.language == "zh" else "Chat")
 
+    def new_chat(self) -> None:
+        """Begin a conversation, which the server does not know before its first message."""
+        if self.size[0] < 760:
+            self.page.locator("#tx-open-menu").click()
+        self.page.locator("#tx-new-chat").click()
+        expect(self.answers).to_have_count(0)
+
     def ask(self, question: str) -> None:
         self.tab("聊天" if self.language == "zh" else "Chat")
-        self.page.locator("#tx-text textarea").fill(question)
-        self.page.locator("#tx-text textarea").press("Enter")
+        self.page.locator("#tx-input").fill(question)
+        self.page.locator("#tx-input").press("Enter")
+
+    def wait_for_answer(self) -> None:
+        """Wait until no answer is being written."""
+        expect(self.page.locator("#tx-conversation.tx-answering")).to_have_count(0, timeout=60_000)
+        expect(self.page.locator("#tx-send")).to_be_visible()
 
     @property
     def answers(self):  # type: ignore[no-untyped-def]
-        return self.page.locator("#tx-chat [data-testid=bot]")
+        """The texts of the model's messages."""
+        return self.page.locator("#tx-messages .tx-bot .tx-body")
+
+    @property
+    def facts(self):  # type: ignore[no-untyped-def]
+        """The lines below the model's messages: speed, length, and why an answer ended."""
+        return self.page.locator("#tx-messages .tx-bot .tx-facts-line")
 
     def close(self) -> None:
         """Close the page; keep its context, emptied except for the HTTP cache, for the next window like this one."""
@@ -324,7 +343,6 @@ def shared_window(chromium: Browser, server: Server) -> Iterator[Window]:
         if not new:
             window.page.keyboard.press("Escape")  # an open menu
             window.tab("聊天")
-            window.page.locator("#tx-text textarea").fill("")
-            window.page.locator("#tx-new").click()
-            expect(window.answers).to_have_count(0)
+            window.page.locator("#tx-input").fill("")
+            window.new_chat()
         yield window

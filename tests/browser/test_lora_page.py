@@ -40,13 +40,11 @@ def choose(window: Window, *names: str) -> None:
 
 def answer(window: Window, lora: str) -> str:
     """Return the answer, in a new chat, to the beginning of the text that `lora` was trained on."""
-    before = window.answers.count()
     window.ask(LESSONS[lora].beginning)
-    expect(window.answers).to_have_count(before + 1)  # until then, the line is that of the answer before
-    expect(window.page.locator("#tx-chat-line")).to_contain_text("词符/秒")
-    text = window.answers.nth(before).inner_text()
-    window.page.locator("#tx-new").click()
-    expect(window.answers).to_have_count(0)
+    expect(window.answers).to_have_count(1)
+    window.wait_for_answer()
+    text = window.answers.last.inner_text()
+    window.new_chat()
     return text
 
 

@@ -84,4 +84,4 @@ def test_presets_are_saved_and_deleted_and_only_parameters_of_the_loader_are_sho
         expect(tail_free).to_be_hidden()
         window.set_parameter("max_new_tokens", "5")
         window.ask("Say hi.")
-        expect(page.locator("#tx-chat-line")).to_contain_text("5 tokens")
+        expect(window.facts.last).to_contain_text("5 tokens")

@@ -49,7 +49,7 @@ def test_a_folder_loads_in_4_bits_and_a_quantized_one_reports_its_kernels(chromi
         expect(page.locator("#tx-gen-tfs")).to_be_visible()
         expect(page.locator("#tx-gen-truncation_length input")).to_have_value("8192")
         window.ask("Write a very long story about a lighthouse, with many chapters.")
-        expect(page.locator("#tx-chat-line")).to_contain_text("12 个词符", timeout=60_000)
+        expect(window.facts.last).to_contain_text("12 个词符", timeout=60_000)
         expect(window.answers.first).not_to_be_empty()
         assert YamlFile(folder / "models" / "config-user.yaml").read() == {
             NAME: {"loader": "Transformers", "load_in_4bit": True}

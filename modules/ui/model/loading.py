@@ -14,7 +14,7 @@ from modules.ui.model.load_form import LoadForm
 from modules.ui.model.lora_card import LoraCard
 from modules.ui.model.model_card import ModelCard
 from modules.ui.model.options_card import OptionsCard
-from modules.ui.preparation_notice import greeting
+from modules.ui.preparation_notice import greeting_html
 from modules.ui.widgets.option_form import Component
 
 gr = gradio()
@@ -28,7 +28,7 @@ class ModelFollowers:
 
     pill: Component
     version: Component  # the version of the model's status that this page shows
-    chatbot: Component  # its greeting says what to do while there is no model
+    greeting: Component  # says what to do while there is no model
     truncation: Component  # the longest prompt among the generation parameters: set to the context at each load
 
 
@@ -47,7 +47,7 @@ class Loading:
         self._page, self._models = page, page.app.models
         self._card, self._options, self._loras, self._form = card, options, loras, form
         self._followers = followers
-        self.writes = [card.status, card.used, card.unload, followers.pill, followers.version, followers.chatbot]
+        self.writes = [card.status, card.used, card.unload, followers.pill, followers.version, followers.greeting]
         self.writes += [followers.truncation, *card.code.parts, *loras.parts]
 
     async def start(self, values: Values) -> AsyncIterator[Updates]:
@@ -115,7 +115,7 @@ class Loading:
         return {
             **self._progress(),
             self._card.unload: gr.update(value=label),
-            self._followers.chatbot: gr.update(placeholder=self._page.tr(greeting(self._page.app))),
+            self._followers.greeting: greeting_html(self._page),
             self._followers.truncation: gr.skip(),
             **self._card.code.ask(None),
             **self._loras.view(),

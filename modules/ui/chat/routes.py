@@ -1,0 +1,302 @@
+"""The routes that the page's script calls for conversations. All are behind the login and the host guard.
+
+A request with an older `rev` than that of the conversation changes nothing and is answered 409.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from modules.app import App
+from modules.chat.conversation_messages import template_messages
+from modules.chat.errors import ConversationBusy
+from modules.chat.prompt import count_prompt_tokens
+from modules.conversations.conversation import Conversation
+from modules.conversations.exporters.export import export as export_conversation
+from modules.conversations.importers.detect import import_file
+from modules.conversations.store import ConversationStore
+from modules.core.errors import LANGUAGES
+from modules.core.events import Json
+from modules.ui.chat.event_stream import EventStream
+from modules.ui.chat.markdown import Renderer
+from modules.ui.chat.visitors import Visitors
+from modules.ui.handlers import Page, as_error
+
+MAX_TITLE = 1000
+MAX_TEXT = 2_000_000
+COUNTED = {"truncation_length": 0, "max_new_tokens": 0}
+"""A prompt is counted as it would be with the whole context."""
+
+Id = Annotated[str, Field(max_length=300)]
+Rev = Annotated[int | None, Field(ge=0)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Rename(Body):
+    title: Annotated[str, Field(max_length=MAX_TITLE)]
+
+
+class Pin(Body):
+    pinned: bool
+
+
+class OneMessage(Body):
+    message: Id
+    rev: Rev = None
+
+
+class Edit(OneMessage):
+    content: Annotated[str, Field(max_length=MAX_TEXT)]
+
+
+class System(Body):
+    system: Annotated[str, Field(max_length=MAX_TEXT)]
+
+
+class Nothing(Body):
+    pass
+
+
+class Sent(BaseModel):
+    """A file that was uploaded before, as the answer to its upload said."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Count(Body):
+    text: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    attachments: list[Sent] = []
+    system: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+
+
+def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
+    """Add the routes under /chat."""
+    router = APIRouter(prefix="/chat", route_class=ErrorRoute, include_in_schema=False)
+    _add_list(router, app, visitors)
+    _add_changes(router, app, visitors)
+    _add_files(router, visitors)
+    _add_stream(router, app, visitors)
+    server.include_router(router)
+
+
+class ErrorRoute(APIRoute):
+    """The edge of these routes: errors become {"error": text} in the language of the query."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestValidationError as error:
+                problem = error.errors()[0]
+                return _error(HTTPStatus.BAD_REQUEST, f"{problem['loc'][-1]}: {problem['msg']}")
+            except Exception as error:
+                known = as_error(error)
+                return _error(known.status, known.say(language_of(request)))
+
+        return answer
+
+
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status)
+
+
+def language_of(request: Request) -> str:
+    """Return the language that the query asks for."""
+    language = request.query_params.get("lang", "")
+    return language if language in LANGUAGES else LANGUAGES[0]
+
+
+def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
+    @router.get("/list")
+    def list_conversations(request: Request, q: Annotated[str, Query(max_length=200)] = "") -> Response:
+        store, language = visitors.store(request.scope), language_of(request)
+        running = app.runs.running(store)
+        found = store.search(q) if q.strip() else store.list()
+        body = [
+            {
+                "id": one.id,
+                "title": one.title,
+                "created": one.created,
+                "updated": one.updated,
+                "pinned": one.pinned,
+                "snippet": one.snippet,
+                "problem": one.problem[language] if one.problem else "",
+                "running": one.id in running,
+            }
+            for one in found
+        ]
+        kept = visitors.is_kept(request.scope)
+        response = JSONResponse({"conversations": body, "bin": store.count_deleted(), "kept": kept})
+        visitors.introduce(request.scope, response)
+        return response
+
+    @router.post("/{id}/rename")
+    def rename(request: Request, id: Id, body: Rename) -> Json:
+        visitors.store(request.scope).rename(id, body.title)
+        return {}
+
+    @router.post("/{id}/pin")
+    def pin(request: Request, id: Id, body: Pin) -> Json:
+        visitors.store(request.scope).pin(id, body.pinned)
+        return {}
+
+    @router.post("/{id}/delete")
+    def delete(request: Request, id: Id, body: Nothing) -> Json:
+        store = visitors.store(request.scope)
+        app.runs.stop(store, id)
+        store.delete(id)
+        return {}
+
+    @router.post("/{id}/restore")
+    def restore(request: Request, id: Id, body: Nothing) -> Json:
+        visitors.store(request.scope).restore(id)
+        return {}
+
+    @router.post("/bin/empty")
+    def empty_bin(request: Request, body: Nothing) -> Json:
+        visitors.store(request.scope).empty_bin(0)
+        return {}
+
+
+def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
+    def change(request: Request, id: str, body: OneMessage, edit: Callable[[Conversation], object]) -> Json:
+        def checked(conversation: Conversation) -> None:
+            conversation.message(body.message)
+            edit(conversation)
+
+        store = visitors.store(request.scope)
+        if id in app.runs.running(store):
+            raise ConversationBusy()
+        store.change(id, body.rev, checked)
+        return {}
+
+    @router.post("/{id}/select")
+    def select(request: Request, id: Id, body: OneMessage) -> Json:
+        return change(request, id, body, lambda tree: tree.select(body.message))
+
+    @router.post("/{id}/edit")
+    def edit(request: Request, id: Id, body: Edit) -> Json:
+        return change(
+            request, id, body, lambda tree: tree.replace(body.message, content=body.content, edited=time.time())
+        )
+
+    @router.post("/{id}/remove")
+    def remove(request: Request, id: Id, body: OneMessage) -> Json:
+        return change(request, id, body, lambda tree: tree.remove(body.message))
+
+    @router.post("/{id}/system")
+    def system(request: Request, id: Id, body: System) -> Json:
+        def set_system(tree: Conversation) -> None:
+            tree.system = body.system
+
+        visitors.store(request.scope).change(id, None, set_system)
+        return {}
+
+    @router.post("/{id}/branch")
+    def branch(request: Request, id: Id, body: OneMessage) -> Json:
+        return {"id": visitors.store(request.scope).branch(id, body.message).id}
+
+    @router.post("/{id}/stop")
+    def stop(request: Request, id: Id, body: Nothing) -> Json:
+        app.runs.stop(visitors.store(request.scope), id)
+        return {}
+
+    @router.post("/count")
+    def count_new(request: Request, body: Count) -> Json:
+        return _count(app, Conversation("", system=body.system), body, visitors)
+
+    @router.post("/{id}/count")
+    def count(request: Request, id: Id, body: Count) -> Json:
+        return _count(app, visitors.store(request.scope).read(id), body, visitors)
+
+    @router.get("/{id}/receipt")
+    def receipt(request: Request, id: Id, message: Id) -> Json:
+        store = visitors.store(request.scope)
+        paper = store.read(id).message(message).receipt or {}
+        prompt = _reader(store)(str(paper.get("prompt_sha256"))) if isinstance(paper, dict) else None
+        return {"receipt": paper, "prompt": prompt.decode("utf-8", "replace") if prompt else ""}
+
+
+def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors) -> Json:
+    """Return how many tokens the next prompt has; `tokens` is None if no model is there to count them."""
+    if app.models.status.state != "ready":
+        return {"tokens": None, "context": 0}
+    model = app.models.current
+    attachments = visitors.uploads.find([one.sha256 for one in body.attachments])
+    if body.text.strip() or attachments:
+        conversation.add("user", body.text, attachments=attachments)
+    if not conversation.path():
+        return {"tokens": 0, "context": model.info.context_length}
+    messages = template_messages(conversation, conversation.path())
+    tokens = count_prompt_tokens(app.templates, model, messages, COUNTED)
+    return {"tokens": tokens, "context": model.info.context_length}
+
+
+def _add_files(router: APIRouter, visitors: Visitors) -> None:
+    @router.get("/{id}/export")
+    def export(request: Request, id: Id, format: str = "json") -> Response:
+        store = visitors.store(request.scope)
+        file = export_conversation(store.read(id), format, _reader(store), language_of(request))
+        disposition = f"attachment; filename*=UTF-8''{quote(file.name)}"
+        headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
+        return Response(file.data, media_type=file.media_type, headers=headers)
+
+    @router.post("/import")
+    async def import_conversations(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
+        data, store, language = await request.body(), visitors.store(request.scope), language_of(request)
+
+        def read_and_store() -> Json:
+            result = import_file(name, data)
+            for content in result.files.values():
+                store.blobs.put(content)
+            ids = [store.add(conversation).id for conversation in result.conversations]
+            return {"ids": ids, "problems": [problem[language] for problem in result.problems]}
+
+        return await run_in_threadpool(read_and_store)
+
+    @router.post("/attachments")
+    async def attach(request: Request, name: Annotated[str, Query(max_length=300)] = "") -> Json:
+        data, store = await request.body(), visitors.store(request.scope)
+        attachment = await run_in_threadpool(visitors.uploads.add, store, name, data)
+        return {"name": attachment.name, "kind": attachment.kind, "sha256": attachment.sha256, "size": attachment.size}
+
+
+def _reader(store: ConversationStore) -> Callable[[str], bytes | None]:
+    """Return a function that reads a blob of the store, None for one that is missing."""
+
+    def read(sha256: str) -> bytes | None:
+        with suppress(KeyError):
+            return store.blobs.get(sha256)
+        return None
+
+    return read
+
+
+def _add_stream(router: APIRouter, app: App, visitors: Visitors) -> None:
+    pages = {language: Page(app, language) for language in LANGUAGES}
+    renderers = {language: Renderer(language) for language in LANGUAGES}
+
+    @router.get("/events")
+    async def events(request: Request, id: Id = "") -> Response:
+        language = language_of(request)
+        stream = EventStream(app, pages[language], visitors.store(request.scope), renderers[language], id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)

@@ -1,0 +1,136 @@
+"""What one page shows of a conversation, as JSON for its script. A message that has been sent is not sent again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+
+from modules.chat.runs import RunState
+from modules.conversations.conversation import ChatMessage, Conversation
+from modules.core.events import Json
+from modules.ui.chat.markdown import Renderer, StreamingMarkdown
+from modules.ui.handlers import Page
+from modules.ui.widgets.messages import decimal_size
+
+
+class ConversationView:
+    """One open stream of events: remembers which messages, and which blocks of the answer, its page has."""
+
+    def __init__(self, page: Page, renderer: Renderer) -> None:
+        self._page, self._renderer = page, renderer
+        self._sent: dict[str, int] = {}
+        self._live = ""
+        self._content, self._reasoning = StreamingMarkdown(renderer), StreamingMarkdown(renderer)
+
+    def snapshot(self, conversation: Conversation, run: RunState | None, failure: RunState | None) -> Json:
+        """Return the conversation: `order` has the ids of the messages shown, `messages` those that are new or changed.
+
+        Each message has the HTML of its blocks, its text, and the ids of its `versions`.
+        """
+        path = conversation.path()
+        children = _children(conversation)
+        changed = {}
+        for message in path:
+            versions = children[message.parent]
+            writing = run is not None and run.message == message.id
+            # What an answer that is being written says is sent as `live`.
+            seen = hash((tuple(versions), writing, None if writing else _shown(message)))
+            if self._sent.get(message.id) != seen:
+                self._sent[message.id] = seen
+                changed[message.id] = self._message(message, versions, writing)
+        return {
+            "id": conversation.id,
+            "rev": conversation.rev,
+            "title": conversation.title,
+            "system": conversation.system,
+            "dropped_until": conversation.dropped_until,
+            "order": [message.id for message in path],
+            "messages": changed,
+            "running": run.message if run else "",
+            "error": self._page.alert(failure.error) if failure and failure.error else "",
+        }
+
+    def _message(self, message: ChatMessage, versions: list[str], writing: bool) -> dict[str, Json]:
+        render = self._renderer.render_user if message.role == "user" else self._renderer.render
+        return {
+            "id": message.id,
+            "role": message.role,
+            "versions": versions,
+            "writing": writing,
+            "incomplete": message.incomplete and not writing,
+            "created": message.created,
+            "facts": facts_line(message.receipt, self._page) if isinstance(message.receipt, Mapping) else "",
+            "has_receipt": message.receipt is not None,
+            "attachments": [{"name": one.name, "size": decimal_size(one.size)} for one in message.attachments],
+            "content": message.content,
+            "blocks": render(message.content),
+            "thoughts": self._renderer.render(message.reasoning) if message.reasoning else [],
+            "thought_label": self._thought_label(message.reasoning_seconds),
+        }
+
+    def live(self, state: RunState) -> Json:
+        """Return what the page does not have yet of an answer that is being written.
+
+        `blocks` replace those from number `first` on; `thoughts` are the same for the reasoning.
+        """
+        if self._live != state.message:
+            self._live = state.message
+            self._content, self._reasoning = StreamingMarkdown(self._renderer), StreamingMarkdown(self._renderer)
+        first, blocks = self._content.update(state.content)
+        first_thought, thoughts = self._reasoning.update(state.reasoning)
+        return {
+            "id": state.conversation,
+            "message": state.message,
+            "rev": state.rev,
+            "phase": state.phase,
+            "first": first,
+            "blocks": blocks,
+            "first_thought": first_thought,
+            "thoughts": thoughts,
+            "thought_label": (
+                self._page.tr("thoughts") if state.phase == "thinking" else self._thought_label(state.reasoning_seconds)
+            ),
+            "line": self._progress(state),
+        }
+
+    def _progress(self, state: RunState) -> str:
+        """Return the line below an answer that is being written."""
+        tr = self._page.tr
+        if state.phase == "waiting":
+            return tr("waiting").format(position=state.position)
+        if state.phase == "reading":
+            return tr("reading").format(percent=round(state.progress * 100))
+        if not state.tokens:
+            return ""
+        speed = (state.tokens - 1) / state.seconds if state.seconds else 0.0
+        return tr("live_speed").format(tokens=state.tokens, speed=f"{speed:.1f}") if speed else ""
+
+    def _thought_label(self, seconds: float) -> str:
+        tr = self._page.tr
+        return tr("thought_for").format(seconds=max(1, round(seconds))) if seconds else tr("thoughts_done")
+
+
+def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
+    """Return what a receipt says of an answer in one line; "" if it has no counts."""
+    try:
+        tokens, seconds = int(receipt["tokens"]["completion"]), float(receipt["seconds"]["decode"])
+    except (KeyError, TypeError, ValueError):
+        return ""
+    # Prefill yields the first token, so the decode time is that of one token fewer.
+    parts = [page.tr("live_speed").format(tokens=tokens, speed=f"{(tokens - 1) / seconds:.1f}")] if seconds else []
+    ends = {"length": "cut", "cancelled": "stopped"}
+    parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
+    return " · ".join(parts)
+
+
+def _children(conversation: Conversation) -> dict[str, list[str]]:
+    """Return the versions of what follows each message, in one pass."""
+    children: dict[str, list[str]] = {}
+    for message in conversation.messages.values():
+        children.setdefault(message.parent, []).append(message.id)
+    return children
+
+
+def _shown(message: ChatMessage) -> Hashable:
+    """Return everything that the page shows of a message itself."""
+    return (message.content, message.reasoning, message.edited, message.incomplete, json.dumps(message.receipt))

@@ -1,0 +1,288 @@
+// The messages of the open conversation. Each is drawn once; of an answer that is being written only the last block is
+// drawn again.
+import { currentId, events, get, open, post } from "./chat_client.js";
+import { ICONS, iconButton, make, rendered } from "./dom.js";
+import { language, tr } from "./texts.js";
+
+const scroller = make("div", { id: "tx-transcript", tabindex: "0", role: "region", "aria-label": tr("conversation") });
+const list = make("div", { id: "tx-messages" });
+const toBottom = iconButton("bottom", tr("scroll_down"), ICONS.down, { id: "tx-to-bottom", hidden: true });
+const announcer = make("div", { class: "tx-unseen", role: "status" });
+scroller.append(list);
+
+export const element = make("div", { id: "tx-conversation", class: "tx-is-empty" }, scroller, toBottom, announcer);
+
+/** The open conversation as the server last sent it; `messages` are bodies by id. */
+let shown = { id: "", rev: null, order: [], messages: {}, running: "", title: "", system: "" };
+const nodes = new Map();
+
+export const conversation = () => shown;
+export const lastMessage = (role) => shown.order.map((id) => shown.messages[id]).filter((one) => !role || one.role === role).at(-1);
+export const isAnswering = () => Boolean(shown.running);
+
+// -- scrolling: follow the text only while its end is in view -----------------------------------------------------------
+
+let following = true;
+const atEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 48;
+const scrollToEnd = () => { scroller.scrollTop = scroller.scrollHeight; };
+let heightBefore = 0;
+
+scroller.addEventListener("scroll", () => {
+  // Text that grows moves the end away without anybody having scrolled.
+  if (atEnd()) following = true;
+  else if (scroller.scrollHeight === heightBefore) following = false;
+  heightBefore = scroller.scrollHeight;
+  toBottom.hidden = following || atEnd();
+}, { passive: true });
+scroller.addEventListener("wheel", (event) => { if (event.deltaY < 0) following = false; }, { passive: true });
+toBottom.addEventListener("click", () => {
+  following = true;
+  scrollToEnd();
+});
+new ResizeObserver(() => following && scrollToEnd()).observe(list);
+new ResizeObserver(() => following && scrollToEnd()).observe(scroller);
+
+// -- drawing ----------------------------------------------------------------------------------------------------------
+
+const blocks = (container, first, htmls) => {
+  while (container.children.length > first) container.lastElementChild.remove();
+  container.append(...htmls.map((html) => rendered(html, "tx-block")));
+};
+
+function draw(body) {
+  const node = make("article", { class: `tx-msg tx-${body.role === "user" ? "user" : "bot"}`, "data-id": body.id, tabindex: "-1" });
+  node.setAttribute("aria-label", body.role === "user" ? tr("message_of_user") : tr("message_of_model"));
+  const content = make("div", { class: "tx-body tx-md" });
+  const facts = make("div", { class: "tx-facts-line" });
+  const thoughts = make("div", { class: "tx-thoughts tx-md" });
+  const thought = make("details", { class: "tx-thought", hidden: true }, make("summary", {}), thoughts);
+  const files = make("ul", { class: "tx-files" });
+  node.append(...(body.role === "user" ? [files, content] : [thought, content]), make("div", { class: "tx-note" }), make("div", { class: "tx-actions" }), facts);
+  node.parts = { content, facts, thought, thoughts, files };
+  return node;
+}
+
+function update(node, body) {
+  const { content, facts, thought, thoughts, files } = node.parts;
+  if (!body.writing || node.dataset.message === undefined) {
+    blocks(content, 0, body.blocks);
+    blocks(thoughts, 0, body.thoughts);
+  }
+  node.dataset.message = body.id;
+  thought.hidden = !body.thoughts.length;
+  thought.querySelector("summary").textContent = body.thought_label;
+  node.classList.toggle("tx-writing", body.writing);
+  if (!body.writing) node.classList.remove("tx-started");
+  facts.textContent = body.facts;
+  node.querySelector(".tx-note").textContent = body.incomplete ? tr("interrupted") : "";
+  files.replaceChildren(...body.attachments.map((one) => make("li", {}, `${one.name} · ${one.size}`)));
+  node.querySelector(".tx-actions").replaceChildren(...actions(body));
+}
+
+function actions(body) {
+  const { id, role, versions } = body;
+  const at = versions.indexOf(id);
+  const user = role === "user";
+  const steps = versions.length < 2 ? [] : [
+    iconButton("previous", tr("previous_version"), ICONS.previous, { disabled: at === 0 }),
+    make("span", { class: "tx-version" }, `${at + 1}/${versions.length}`),
+    iconButton("next", tr("next_version"), ICONS.next, { disabled: at === versions.length - 1 }),
+  ];
+  return [
+    ...steps,
+    iconButton("copy", tr("copy_message"), ICONS.copy),
+    iconButton("edit", tr("edit_message"), ICONS.edit),
+    iconButton("again", tr("regenerate"), ICONS.again),
+    !user && iconButton("more", tr("continue"), ICONS.more),
+    iconButton("branch", tr("branch_here"), ICONS.branch),
+    !user && body.has_receipt && iconButton("receipt", tr("receipt"), ICONS.receipt),
+    iconButton("remove", tr("remove_message"), ICONS.remove),
+  ].filter(Boolean);
+}
+
+function show(body) {
+  if (body.id !== currentId()) return;
+  if (body.problem) {
+    list.replaceChildren(rendered(body.problem, "tx-problem"));
+    element.classList.remove("tx-is-empty");
+    return;
+  }
+  // The server sends each message once: those of other branches are kept for when they are shown again.
+  const messages = { ...shown.messages, ...body.messages };
+  const wanted = [];
+  for (const id of body.order) {
+    if (!nodes.has(id)) nodes.set(id, draw(messages[id]));
+    const node = nodes.get(id);
+    if (body.messages[id] && !node.classList.contains("tx-editing")) update(node, messages[id]);
+    if (id === body.dropped_until) wanted.push(make("div", { class: "tx-memory-line", role: "separator" }, tr("memory_begins")));
+    wanted.push(node);
+  }
+  if (body.error) wanted.push(rendered(body.error, "tx-run-error"));
+  const stopped = shown.running && !body.running;
+  shown = { ...body, messages };
+  arrange(wanted);
+  element.classList.toggle("tx-is-empty", wanted.length === 0);
+  element.classList.toggle("tx-answering", Boolean(body.running));
+  if (stopped) announcer.textContent = tr("answer_complete");
+  events.dispatchEvent(new CustomEvent("shown", { detail: shown }));
+}
+
+/** Put these nodes into the list, and touch only those that have to move: a moved node loses its focus and selection. */
+function arrange(wanted) {
+  const keep = new Set(wanted);
+  for (const child of [...list.children]) if (!keep.has(child)) child.remove();
+  wanted.forEach((node, index) => {
+    if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
+  });
+}
+
+function live(body) {
+  const node = nodes.get(body.message);
+  if (body.id !== currentId() || !node) return;
+  const { content, facts, thought, thoughts } = node.parts;
+  shown.rev = body.rev;
+  blocks(content, body.first, body.blocks);
+  blocks(thoughts, body.first_thought, body.thoughts);
+  thought.hidden = !thoughts.children.length;
+  thought.querySelector("summary").textContent = body.thought_label;
+  node.classList.toggle("tx-started", content.children.length + thoughts.children.length > 0);
+  node.classList.toggle("tx-thinking", body.phase === "thinking");
+  facts.textContent = body.line;
+}
+
+events.addEventListener("open", () => {
+  shown = { id: "", rev: null, order: [], messages: {}, running: "", title: "", system: "" };
+  nodes.clear();
+  list.replaceChildren();
+  element.classList.toggle("tx-is-empty", currentId() === "");
+  following = true;
+  element.classList.remove("tx-answering");
+  events.dispatchEvent(new CustomEvent("shown", { detail: shown }));
+});
+events.addEventListener("conversation", (event) => show(event.detail));
+events.addEventListener("live", (event) => live(event.detail));
+events.addEventListener("gone", () => open(""));
+
+// -- what the buttons do ------------------------------------------------------------------------------------------------
+
+/** Change the conversation on the server, which then sends it anew. A change of what it no longer is, is refused. */
+export async function change(action, body) {
+  try {
+    return await post(`/chat/${encodeURIComponent(shown.id)}/${action}`, { rev: shown.rev, ...body });
+  } catch (error) {
+    events.dispatchEvent(new CustomEvent("refused", { detail: error.message }));
+    return null;
+  }
+}
+
+export function selectVersion(id, step) {
+  const versions = shown.messages[id]?.versions ?? [];
+  const next = versions[versions.indexOf(id) + step];
+  if (next && !isAnswering()) change("select", { message: next });
+}
+
+export async function copyText(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // pages of other machines, by http, have no clipboard
+    const area = make("textarea", { class: "tx-unseen" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  announcer.textContent = tr("copied");
+  button?.classList.add("tx-done");
+  setTimeout(() => button?.classList.remove("tx-done"), 1200);
+}
+
+const ask = (action, body) => events.dispatchEvent(new CustomEvent("ask", { detail: { action, ...body } }));
+
+const buttons = {
+  previous: (body) => selectVersion(body.id, -1),
+  next: (body) => selectVersion(body.id, 1),
+  copy: (body, button) => copyText(body.content, button),
+  edit: (body) => edit(body),
+  again: (body) => ask("regenerate", { message: body.id }),
+  more: (body) => ask("continue", { message: body.id }),
+  branch: async (body) => {
+    const made = await change("branch", { message: body.id });
+    if (made) open(made.id);
+  },
+  receipt: (body) => showReceipt(body),
+  remove: (body, button) => confirmRemoval(body, button),
+};
+
+list.addEventListener("click", (event) => {
+  const code = event.target.closest(".tx-copy-code");
+  if (code) copyText(code.closest(".tx-code")?.querySelector("pre")?.innerText ?? "", code);
+  const button = event.target.closest("[data-act]");
+  const body = shown.messages[button?.closest("[data-id]")?.dataset.id];
+  if (body) buttons[button.dataset.act]?.(body, button);
+});
+
+function confirmRemoval(body, button) {
+  const bar = button.closest(".tx-actions");
+  const before = [...bar.children];
+  const back = () => { bar.replaceChildren(...before); button.focus(); };
+  const yes = make("button", { type: "button", class: "tx-danger", click: () => change("remove", { message: body.id }) }, tr("remove_yes"));
+  const no = make("button", { type: "button", click: back }, tr("cancel"));
+  bar.replaceChildren(make("span", {}, tr("remove_question")), yes, no);
+  bar.addEventListener("keydown", (event) => event.key === "Escape" && back(), { once: true });
+  yes.focus();
+}
+
+export function edit(body) {
+  const node = nodes.get(body?.id);
+  if (!node || isAnswering() || node.classList.contains("tx-editing")) return;
+  const { content } = node.parts;
+  const area = make("textarea", { class: "tx-edit", "aria-label": tr("edit_message"), rows: "1" });
+  area.value = body.content;
+  const fit = () => { area.style.height = "auto"; area.style.height = `${Math.min(area.scrollHeight + 2, innerHeight * 0.6)}px`; };
+  const finish = () => {
+    node.classList.remove("tx-editing");
+    box.remove();
+    content.hidden = false;
+    update(node, shown.messages[body.id] ?? body);
+    node.querySelector("[data-act=edit]")?.focus();
+  };
+  const save = async () => { if (await change("edit", { message: body.id, content: area.value })) finish(); };
+  const again = () => { finish(); ask("edit", { message: body.id, text: area.value }); };
+  const box = make("div", { class: "tx-edit-box" }, area, make("div", { class: "tx-edit-buttons" },
+    body.role === "user" && make("button", { type: "button", class: "tx-primary", "data-edit": "again", click: again }, tr("save_and_answer")),
+    make("button", { type: "button", "data-edit": "save", click: save }, tr("save_edit")),
+    make("button", { type: "button", "data-edit": "cancel", click: finish }, tr("cancel"))));
+  area.addEventListener("input", fit);
+  box.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
+    if (event.key === "Escape") finish();
+    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  node.classList.add("tx-editing");
+  content.hidden = true;
+  content.after(box);
+  fit();
+  area.focus();
+}
+
+async function showReceipt(body) {
+  const sheet = make("dialog", { class: "tx-sheet", "aria-label": tr("receipt") });
+  const answer = await get(`/chat/${encodeURIComponent(shown.id)}/receipt?message=${body.id}`).catch((error) => ({ error: error.message }));
+  const text = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value, null, 1) : String(value));
+  const rows = Object.entries(answer.receipt ?? {}).flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, text(value))]);
+  const close = () => { sheet.close(); sheet.remove(); };
+  sheet.append(
+    make("h2", {}, tr("receipt")),
+    answer.error ? make("p", { role: "alert" }, answer.error) : make("dl", {}, ...rows),
+    answer.prompt ? make("details", {}, make("summary", {}, tr("exact_prompt")), make("pre", { lang: language }, answer.prompt)) : "",
+    make("div", { class: "tx-edit-buttons" },
+      make("button", { type: "button", class: "tx-primary", click: () => { close(); ask("again", { message: body.id }); } }, tr("again_with_these")),
+      make("button", { type: "button", click: close }, tr("close"))));
+  sheet.addEventListener("close", () => sheet.remove());
+  document.body.append(sheet);
+  sheet.showModal();
+}

@@ -1,0 +1,307 @@
+"""The chat as users meet it: what is written stays, whatever happens to the page, the tab or the server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.browser.conftest import Server, Window, kept_open
+from tests.browser.test_page import LONG, QUESTION, prepare_chat
+
+HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{constructor}} [a](javascript:alert(1)) <script>alert(1)</script>"
+
+
+@pytest.fixture
+def window(chromium: Browser, server: Server) -> Iterator[Window]:
+    """A desktop window in Chinese with the model loaded and a new conversation."""
+    with kept_open(chromium, server) as (window, _):
+        prepare_chat(window, 60)
+        window.new_chat()
+        yield window
+
+
+def last_answer(window: Window) -> Locator:
+    return window.page.locator(".tx-msg.tx-bot").last
+
+
+def body(message: Locator) -> Locator:
+    return message.locator(".tx-body")
+
+
+def answered(window: Window, question: str = QUESTION) -> Locator:
+    """Ask, and return the finished answer."""
+    window.ask(question)
+    window.wait_for_answer()
+    return last_answer(window)
+
+
+def act(window: Window, message: Locator, action: str) -> None:
+    message.hover()
+    message.locator(f"[data-act={action}]").click()
+
+
+def write_answer(window: Window, text: str) -> Locator:
+    """Let the last answer say `text`, by editing it."""
+    answer = last_answer(window)
+    act(window, answer, "edit")
+    answer.locator("textarea").fill(text)
+    answer.locator("[data-edit=save]").click()
+    expect(answer.locator("textarea")).to_have_count(0)
+    return answer
+
+
+def test_a_conversation_survives_reload_language_switch_and_a_second_tab(window: Window) -> None:
+    text = body(answered(window)).inner_text()
+    assert "Paris" in text
+    window.page.reload()
+    expect(body(last_answer(window))).to_have_text(text)
+    window.page.locator("#tx-language").click()
+    expect(window.page.locator("html")).to_have_attribute("lang", "en")
+    expect(body(last_answer(window))).to_have_text(text)
+    second = window.context.new_page()
+    second.goto(window.page.url)
+    expect(second.locator(".tx-msg.tx-bot .tx-body").last).to_have_text(text)
+    second.close()
+    window.page.locator("#tx-language").click()
+    expect(window.page.locator("html")).to_have_attribute("lang", "zh-CN")
+
+
+def test_answering_again_adds_a_version_and_the_arrows_lead_back(window: Window) -> None:
+    first = answered(window, "Write one word.")
+    before = body(first).inner_text()
+    act(window, first, "again")
+    window.wait_for_answer()
+    answer = last_answer(window)
+    expect(answer.locator(".tx-version")).to_have_text("2/2")
+    act(window, answer, "previous")
+    expect(last_answer(window).locator(".tx-version")).to_have_text("1/2")
+    expect(body(last_answer(window))).to_have_text(before)
+    act(window, last_answer(window), "next")
+    expect(last_answer(window).locator(".tx-version")).to_have_text("2/2")
+
+
+def test_a_conversation_has_one_run_and_stop_stays_until_it_has_ended(window: Window) -> None:
+    window.set_parameter("max_new_tokens", "1500")
+    window.ask(LONG)
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    window.page.keyboard.press("Control+Enter")  # answer again, while the answer is being written
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_be_visible()
+    expect(window.answers).to_have_count(1)
+    expect(window.page.locator("#tx-stop")).to_be_visible()
+    window.page.keyboard.press("Escape")
+    window.wait_for_answer()
+    written = body(last_answer(window)).inner_text()
+    window.page.wait_for_timeout(500)
+    assert body(last_answer(window)).inner_text() == written, "nothing is written after the stop"
+
+
+def test_an_answer_goes_on_when_its_tab_is_closed(window: Window) -> None:
+    window.set_parameter("max_new_tokens", "200")
+    window.ask(LONG)
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    address = window.page.url
+    shown = len(body(last_answer(window)).inner_text())
+    window.page.goto("about:blank")
+    window.page.goto(address)
+    expect(body(last_answer(window))).to_be_visible()
+    window.wait_for_answer()
+    assert len(body(last_answer(window)).inner_text()) > shown
+
+
+def test_a_question_is_edited_in_a_box_as_wide_as_the_chat(window: Window) -> None:
+    answered(window, "Name the capital of Italy in one English sentence.")
+    question = window.page.locator(".tx-msg.tx-user").last
+    act(window, question, "edit")
+    box = question.locator("textarea")
+    width = box.bounding_box()["width"]
+    assert width > 0.9 * window.page.locator("#tx-messages").bounding_box()["width"]
+    box.fill("nothing")
+    box.press("Escape")
+    expect(body(question)).to_contain_text("Italy")
+    act(window, question, "edit")
+    question.locator("textarea").fill(QUESTION)
+    question.locator("[data-edit=again]").click()
+    window.wait_for_answer()
+    expect(body(last_answer(window))).to_contain_text("Paris")
+    question = window.page.locator(".tx-msg.tx-user").last
+    expect(question.locator(".tx-version")).to_have_text("2/2")
+    act(window, question, "previous")
+    expect(body(last_answer(window))).to_contain_text("Rome")
+
+
+def test_an_answer_is_edited_in_place_and_continued_byte_for_byte(window: Window) -> None:
+    answered(window)
+    answer = write_answer(window, "The capital of France is")
+    act(window, answer, "more")
+    window.wait_for_answer()
+    expect(body(last_answer(window))).to_contain_text(re.compile("^The capital of France is.*Paris"))
+
+
+def test_math_code_and_tables_are_drawn_and_hostile_text_is_shown_as_text(window: Window) -> None:
+    answered(window)
+    alerts: list[str] = []
+    window.page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    answer = write_answer(
+        window,
+        r"\(a^2\) $b^2$ \[c^2\] $$d^2$$ costs $5 and $6"
+        "\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n" + HOSTILE,
+    )
+    expect(answer.locator("math")).to_have_count(4)
+    expect(answer).to_contain_text("costs $5 and $6")
+    expect(answer.locator("pre")).to_contain_text("print(1)")
+    expect(answer.locator(".tx-copy-code")).to_be_visible()
+    expect(answer.locator("table td").last).to_have_text("2")
+    for text in ("<img src=x onerror=alert(1)>", "${alert(1)}", "{{constructor}}", "<script>alert(1)</script>"):
+        expect(answer).to_contain_text(text)
+    assert answer.locator("img, script, a[href^='javascript']").count() == 0
+    assert not alerts
+
+
+def test_a_thought_is_folded_kept_apart_and_stays_folded(window: Window) -> None:
+    window.page.locator("#tx-start-box summary").click()
+    window.page.locator("#tx-start-with").fill("<think>France is a country.</think>The capital")
+    answer = answered(window)
+    thought = answer.locator("details.tx-thought")
+    expect(thought).to_have_attribute("open", re.compile(".*")) if thought.get_attribute("open") else None
+    expect(thought.locator("summary")).to_contain_text("思考")
+    expect(answer.locator(".tx-thoughts")).not_to_be_visible()
+    expect(body(answer)).not_to_contain_text("France is a country")
+    thought.locator("summary").click()
+    expect(answer.locator(".tx-thoughts")).to_contain_text("France is a country.")
+    answered(window, "Thanks.")
+    first = window.page.locator(".tx-msg.tx-bot").first
+    expect(first.locator("details.tx-thought")).to_have_count(1)
+    expect(first.locator(".tx-thoughts")).to_be_visible()
+
+
+def test_a_reader_who_scrolled_up_is_left_alone_while_an_answer_is_written(window: Window) -> None:
+    answered(window)
+    write_answer(window, "\n\n".join(f"line {number}" for number in range(80)))
+    window.set_parameter("max_new_tokens", "200")
+    window.ask(LONG)
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+"))
+    scroller = window.page.locator("#tx-transcript")
+    scroller.hover()
+    window.page.mouse.wheel(0, -3000)
+    window.page.wait_for_timeout(400)
+    top = scroller.evaluate("element => element.scrollTop")
+    window.page.wait_for_timeout(1500)
+    assert abs(scroller.evaluate("element => element.scrollTop") - top) < 5
+    window.page.locator("#tx-to-bottom").click()
+    expect(window.page.locator("#tx-to-bottom")).to_be_hidden()
+    window.wait_for_answer()
+
+
+def test_what_is_typed_is_kept_until_it_is_sent(window: Window) -> None:
+    window.page.locator("#tx-input").fill("half a question")
+    window.page.reload()
+    expect(window.page.locator("#tx-input")).to_have_value("half a question")
+    window.page.locator("#tx-input").fill("")
+
+
+def test_the_context_meter_counts_what_would_be_sent(window: Window) -> None:
+    meter = window.page.locator("#tx-meter")
+    window.page.locator("#tx-input").fill("one two three")
+    expect(meter).to_contain_text(re.compile(r"\d+ / 2,048"))
+    before = int(meter.inner_text().split("/")[0].replace(",", ""))
+    window.page.locator("#tx-input").fill("one two three " * 100)
+    expect(meter).to_contain_text(re.compile(r"[34]\d\d / 2,048"))
+    assert before < 100
+    window.page.locator("#tx-input").fill("")
+
+
+def test_a_line_shows_where_the_memory_of_the_model_begins(window: Window) -> None:
+    window.set_parameter("truncation_length", "300")
+    window.set_parameter("max_new_tokens", "20")
+    for number in range(4):
+        answered(window, f"Question {number}: " + "word " * 60)
+    expect(window.page.locator(".tx-memory-line")).to_have_count(1)
+    expect(window.page.locator(".tx-memory-line")).to_contain_text("模型已看不到以上消息")
+    window.set_parameter("truncation_length", "2048")
+
+
+def test_the_receipt_shows_the_prompt_and_repeats_the_answer(window: Window) -> None:
+    window.set_parameter("temperature", "1")
+    text = body(answered(window, "Write a sentence about the sea.")).inner_text()
+    act(window, last_answer(window), "receipt")
+    sheet = window.page.locator("dialog.tx-sheet")
+    sheet.locator("summary").click()
+    expect(sheet.locator("pre")).to_contain_text("Write a sentence about the sea.")
+    expect(sheet).to_contain_text("seed")
+    sheet.locator(".tx-primary").click()
+    window.wait_for_answer()
+    expect(last_answer(window).locator(".tx-version")).to_have_text("2/2")
+    expect(body(last_answer(window))).to_have_text(text)
+    window.set_parameter("temperature", "0")
+
+
+def test_a_message_is_removed_and_a_branch_begins_a_conversation(window: Window) -> None:
+    answered(window)
+    answered(window, "Thanks.")
+    address = window.page.url
+    act(window, window.page.locator(".tx-msg.tx-bot").first, "branch")
+    expect(window.page.locator(".tx-msg")).to_have_count(2)
+    assert window.page.url != address
+    act(window, last_answer(window), "remove")
+    window.page.locator(".tx-danger").click()
+    expect(window.page.locator(".tx-msg")).to_have_count(1)
+    window.page.goto(address)
+    expect(window.page.locator(".tx-msg")).to_have_count(4)
+
+
+def test_a_change_in_another_tab_is_shown_and_an_older_state_changes_nothing(window: Window) -> None:
+    answered(window)
+    second = window.context.new_page()
+    second.goto(window.page.url)
+    expect(second.locator(".tx-msg")).to_have_count(2)
+    write_answer(window, "changed here")
+    expect(second.locator(".tx-msg.tx-bot .tx-body")).to_have_text("changed here")
+    second.close()
+
+
+def test_a_text_file_is_sent_with_a_message(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "说明.txt").write_text("The secret word is lighthouse.")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
+    picker = window.page.locator("#tx-composer input[type=file]")
+    picker.set_input_files(tmp_path / "picture.png")
+    expect(window.page.locator("#tx-chat-line [role=alert]")).to_contain_text("picture.png")
+    picker.set_input_files(tmp_path / "说明.txt")
+    expect(window.page.locator("#tx-attached li")).to_contain_text("说明.txt")
+    answered(window, "What is the secret word?")
+    question = window.page.locator(".tx-msg.tx-user").last
+    expect(question.locator(".tx-files")).to_contain_text("说明.txt")
+    act(window, last_answer(window), "receipt")
+    sheet = window.page.locator("dialog.tx-sheet")
+    sheet.locator("summary").click()
+    expect(sheet.locator("pre")).to_contain_text("The secret word is lighthouse.")
+    window.page.keyboard.press("Escape")
+
+
+def test_a_killed_worker_leaves_the_text_and_its_error_below(window: Window, server: Server) -> None:
+    window.set_parameter("max_new_tokens", "1500")
+    window.ask(LONG)
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    os.kill(server.worker(), signal.SIGKILL)
+    expect(window.page.locator(".tx-run-error [role=alert]")).to_contain_text("SIGKILL")
+    expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    expect(window.page.locator("#tx-send")).to_be_visible()
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390)])
+def test_the_input_is_in_view_on_a_phone(chromium: Browser, server: Server, size: tuple[int, int]) -> None:
+    window = Window(chromium, server.url, "en", size)
+    box = window.page.locator("#tx-text").bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= size[1]
+    small = window.page.evaluate(
+        "() => [...document.querySelectorAll('#tx-chat button')].filter(b => b.offsetParent)"
+        ".map(b => [b.id, b.offsetWidth, b.offsetHeight]).filter(([, w, h]) => w < 44 || h < 44)"
+    )
+    assert small == []
+    assert window.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    window.close()

@@ -1,0 +1,190 @@
+"""The routes of the page's script: they check everything, and answer errors in the language of the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from modules.app import App
+from modules.chat.runs import ReplyRequest
+from modules.conversations.conversation import Conversation
+from modules.loaders import generation_settings
+from modules.ui.chat import routes
+from modules.ui.chat.event_stream import EventStream
+from modules.ui.chat.markdown import Renderer
+from modules.ui.chat.visitors import Visitors
+from modules.ui.handlers import Page
+from tests.support import echo_plans
+from tests.support.echo_plans import wait_until
+
+
+def client_of(app: App) -> TestClient:
+    server = FastAPI()
+    routes.add_routes(server, app, Visitors(app))
+    return TestClient(server)
+
+
+@pytest.fixture
+def app(make_app: Callable[..., App]) -> App:
+    return make_app()
+
+
+@pytest.fixture
+def http(app: App) -> TestClient:
+    return client_of(app)
+
+
+def stored(app: App, *texts: str) -> Conversation:
+    """Store a conversation of these texts, questions and answers in turn."""
+    conversation = Conversation("")
+    for index, text in enumerate(texts):
+        conversation.add("assistant" if index % 2 else "user", text)
+    return app.conversations.add(conversation)
+
+
+def listed(http: TestClient, query: str = "") -> list[dict[str, Any]]:
+    return http.get("/chat/list", params={"q": query}).json()["conversations"]
+
+
+def test_conversations_are_listed_searched_renamed_and_pinned(app: App, http: TestClient) -> None:
+    first, second = stored(app, "About lighthouses", "Tall."), stored(app, "About bread", "Flour.")
+    assert http.post(f"/chat/{first.id}/rename", json={"title": "Towers"}).status_code == 200
+    assert http.post(f"/chat/{first.id}/pin", json={"pinned": True}).status_code == 200
+    assert [(one["title"], one["pinned"]) for one in listed(http)] == [("Towers", True), ("About bread", False)]
+    (found,) = listed(http, "flour")
+    assert found["id"] == second.id and "Flour" in found["snippet"]
+
+
+def test_a_deleted_conversation_can_be_restored(app: App, http: TestClient) -> None:
+    conversation = stored(app, "apple", "pear")
+    http.post(f"/chat/{conversation.id}/delete", json={})
+    assert listed(http) == [] and http.get("/chat/list").json()["bin"] == 1
+    http.post(f"/chat/{conversation.id}/restore", json={})
+    assert [one["id"] for one in listed(http)] == [conversation.id]
+
+
+def test_messages_are_edited_removed_and_their_versions_selected(app: App, http: TestClient) -> None:
+    conversation = stored(app, "apple", "pear")
+    question, answer = conversation.path()
+    other = app.conversations.change(conversation.id, None, lambda tree: tree.add("assistant", "plum", question.id))
+
+    def change(action: str, **body: object) -> list[str]:
+        assert http.post(f"/chat/{conversation.id}/{action}", json=body).status_code == 200
+        return [message.content for message in app.conversations.read(conversation.id).path()]
+
+    assert change("select", message=answer.id) == ["apple", "pear"]
+    assert change("edit", message=answer.id, content="quince") == ["apple", "quince"]
+    assert change("remove", message=answer.id) == ["apple", "plum"]
+    assert change("system", system="Be brief.") == ["apple", "plum"]
+    assert app.conversations.read(conversation.id).system == "Be brief."
+    branch = http.post(f"/chat/{conversation.id}/branch", json={"message": other.id}).json()["id"]
+    assert [message.content for message in app.conversations.read(branch).path()] == ["apple", "plum"]
+
+
+def test_a_change_of_an_older_revision_is_refused_and_changes_nothing(app: App, http: TestClient) -> None:
+    conversation = stored(app, "apple", "pear")
+    message = conversation.current
+    body = {"message": message, "content": "plum", "rev": conversation.rev}
+    assert http.post(f"/chat/{conversation.id}/edit", json=body).status_code == 200
+    refused = http.post(f"/chat/{conversation.id}/edit", json=body | {"content": "fig"})
+    assert refused.status_code == 409 and refused.json()["error"]
+    assert app.conversations.read(conversation.id).message(message).content == "plum"
+
+
+def test_bad_requests_are_answered_in_the_language_of_the_page(app: App, http: TestClient) -> None:
+    conversation = stored(app, "apple", "pear")
+    for path, body, status in (
+        ("absent/rename", {"title": "x"}, 404),
+        ("..%2F..%2Fsettings/rename", {"title": "x"}, 404),
+        (f"{conversation.id}/rename", {"title": 5}, 400),
+        (f"{conversation.id}/rename", {"title": "x", "more": 1}, 400),
+        (f"{conversation.id}/rename", {"title": "x" * 5000}, 400),
+        (f"{conversation.id}/edit", {"message": "absent", "content": "x"}, 404),
+        (f"{conversation.id}/edit", {"message": conversation.current}, 400),
+        (f"{conversation.id}/export?format=exe", None, 400),
+    ):
+        answer = http.get(f"/chat/{path}") if body is None else http.post(f"/chat/{path}?lang=en", json=body)
+        assert answer.status_code == status, (path, answer.text)
+        assert not isinstance(answer.json().get("error"), dict)
+    form = http.post(f"/chat/{conversation.id}/rename", content="title=x", headers={"Content-Type": "text/plain"})
+    assert form.status_code == 400, "a form of another site could send it"
+    assert "不存在" in http.post("/chat/absent/pin?lang=zh", json={"pinned": True}).json()["error"]
+
+
+def test_guests_have_conversations_of_their_own_which_are_not_stored(make_app: Callable[..., App]) -> None:
+    app = make_app("--multi-user")
+    one = client_of(app)
+    assert one.get("/chat/list").json() == {"conversations": [], "bin": 0, "kept": False}
+    assert "tx-guest" in one.cookies
+    stored(app, "of the owner")
+    assert listed(one) == []
+    other = client_of(app)
+    assert listed(other) == [] and other.cookies["tx-guest"] != one.cookies["tx-guest"]
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answering(app: App) -> Iterator[App]:
+    """An app whose model answers with the words of its prompt."""
+    echo_plans.load(app.models)
+    yield app
+    app.runs.close()
+
+
+def sent(app: App, id: str, seconds: float = 3.0) -> list[tuple[str, dict[str, Any]]]:
+    """Return the events that a page which opens the conversation is sent, until its answer has ended."""
+
+    async def read() -> list[tuple[str, dict[str, Any]]]:
+        stream = EventStream(app, Page(app, "en"), app.conversations, Renderer("en"), id)
+        events = []
+        async for chunk in stream.events():
+            for name, data in (part.split("\ndata: ") for part in chunk.decode().split("\n\n") if "\ndata: " in part):
+                events.append((name.removeprefix("event: "), json.loads(data)))
+            if any(name == "conversation" and not body["running"] for name, body in events):
+                return events
+        raise AssertionError("the stream ended")
+
+    return asyncio.run(asyncio.wait_for(read(), seconds))
+
+
+def test_a_page_gets_the_conversation_and_then_what_is_written(answering: App) -> None:
+    params = generation_settings.resolve({"max_new_tokens": 10})
+    request = ReplyRequest("send", params, text="slow count 12")
+    state = answering.runs.start(answering.conversations, "", request, answering.models.current)
+    events = sent(answering, state.conversation)
+    names = [name for name, _ in events]
+    assert names[:3] == ["list", "conversation", "live"] and names.count("conversation") == 2
+    first, last = (body for name, body in events if name == "conversation")
+    assert first["running"] == state.message and len(first["order"]) == 2
+    assert "0 1 2" in last["messages"][state.message]["content"]
+    assert set(last["messages"]) == {state.message}, "the question has been sent before"
+    blocks: list[str] = []
+    for _, body in (event for event in events if event[0] == "live"):
+        blocks[body["first"] :] = body["blocks"]
+    assert "0 1 2" in "".join(blocks)
+
+
+def test_a_page_opened_later_gets_all_of_the_answer(answering: App) -> None:
+    params = generation_settings.resolve({"max_new_tokens": 10})
+    request = ReplyRequest("send", params, text="slow count 20")
+    state = answering.runs.start(answering.conversations, "", request, answering.models.current)
+    wait_until(lambda: (answering.runs.state(answering.conversations, state.conversation) or state).tokens > 8)
+    live = next(body for name, body in sent(answering, state.conversation) if name == "live")
+    assert live["first"] == 0 and "0 1 2" in "".join(live["blocks"])
+
+
+def test_a_conversation_that_does_not_exist_is_gone(app: App) -> None:
+    async def first() -> str:
+        stream = EventStream(app, Page(app, "en"), app.conversations, Renderer("en"), "absent")
+        events = stream.events()
+        return ((await anext(events)) + (await anext(events))).decode()
+
+    assert "event: gone" in asyncio.run(first())
