@@ -130,7 +130,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
             "en": "it does not fit on the GPUs, or within gpu-memory, and gptqmodel cannot run quantized layers "
             "outside them. Raise the limit. AutoGPTQ can keep part of a GPTQ model in main memory, and llama.cpp part "
             "of a GGUF file.",
-            "zh": "GPU 显存（或“GPU内存”允许的部分）放不下它，而 gptqmodel 此时只能在 GPU 上计算量化层。请调高上限。"
+            "zh": "GPU 显存（或“GPU 内存”允许的部分）放不下它，而 gptqmodel 此时只能在 GPU 上计算量化层。请调高上限。"
             "AutoGPTQ 可以将 GPTQ 模型的一部分留在内存中，llama.cpp 对 GGUF 文件亦然。",
         },
     ),
@@ -178,8 +178,8 @@ CAUSES: tuple[tuple[str, Words], ...] = (
             "en": "there is not enough GPU memory. Shorten the context (max_seq_len, n_ctx); use more GPUs or main "
             "memory if the loader can (gpu-memory, auto-devices, gpu-split, autosplit, fewer n-gpu-layers); or choose "
             "a smaller model.",
-            "zh": "GPU 显存不足。请缩短上下文（最大序列长度、n_ctx）；或在加载器支持时使用更多 GPU 或内存（“GPU内存”、"
-            "“自动分配设备”、“GPU分割”、“自动分割”、减少“GPU层数”）；或换用更小的模型。",
+            "zh": "GPU 显存不足。请缩短上下文（“上下文长度”）；或在加载器支持时使用更多 GPU 或内存（“GPU 内存”、"
+            "“自动分配设备”、“GPU 分割”、“自动分割”、减少“GPU 层数”）；或换用更小的模型。",
         },
     ),
     (
@@ -187,7 +187,7 @@ CAUSES: tuple[tuple[str, Words], ...] = (
         {
             "en": "there is not enough memory. Shorten the context (n_ctx, max_seq_len), use an 8-bit or 4-bit cache "
             "if the loader has one, or choose a smaller model.",
-            "zh": "内存不足。请缩短上下文（n_ctx、最大序列长度），使用 8 位或 4 位缓存（若有），或换用更小的模型。",
+            "zh": "内存不足。请缩短上下文（“上下文长度”），使用 8 位或 4 位缓存（若有），或换用更小的模型。",
         },
     ),
     (

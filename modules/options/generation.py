@@ -40,7 +40,7 @@ _COMMON = (
         "auto_max_new_tokens",
         "auto_max_new_tokens",
         False,
-        {"en": "Use all remaining context", "zh": "自动扩展最多新词符数"},
+        {"en": "Use all remaining context", "zh": "回答可用满上下文"},
         {
             "en": "The answer may use the rest of the context; max new tokens is ignored.",
             "zh": "回答可用满剩余的上下文，忽略“最多新词符数”。",
@@ -50,7 +50,7 @@ _COMMON = (
         "truncation_length",
         "truncation_length",
         0,
-        {"en": "Truncate the prompt up to this length", "zh": "将提示词截断至此长度"},
+        {"en": "Maximum prompt length", "zh": "提示词长度上限"},
         {
             "en": "The oldest messages are dropped from longer prompts. 0 = the context length, set on every load.",
             "zh": "提示词超出此长度时丢弃最早的消息。0 表示整个上下文；每次加载模型后自动设为其上下文长度。",

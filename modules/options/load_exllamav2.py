@@ -12,7 +12,7 @@ EXLLAMAV2 = (
         "gpu_split",
         "gpu-split",
         "",
-        {"en": "gpu-split", "zh": "GPU分割"},
+        {"en": "GPU split", "zh": "GPU 分割"},
         {
             "en": "Multiple GPUs: GB of weights on each, such as 20,7. Leave room on each for the KV cache.",
             "zh": "多 GPU：各 GPU 存放的权重（GB），例如 20,7。每个 GPU 都要为其各层的缓存留出显存。",
@@ -24,7 +24,7 @@ EXLLAMAV2 = (
         "autosplit",
         "autosplit",
         False,
-        {"en": "autosplit", "zh": "自动分割"},
+        {"en": "Automatic split", "zh": "自动分割"},
         {
             "en": "Fill the GPUs one after another; gpu-split is ignored.",
             "zh": "依次填满各个 GPU，忽略“GPU分割”。",
@@ -40,7 +40,7 @@ EXLLAMAV2 = (
         "num_experts_per_token",
         "num_experts_per_token",
         0,
-        {"en": "Number of experts per token", "zh": "每个词符的专家数量"},
+        {"en": "Experts per token", "zh": "每个词符的专家数"},
         {
             "en": "Mixture-of-experts models only; 0 = the model's own number.",
             "zh": "仅适用于混合专家模型；0 表示采用模型自带的数量。",
@@ -52,7 +52,7 @@ EXLLAMAV2 = (
         "no_flash_attn",
         "no_flash_attn",
         False,
-        {"en": "no_flash_attn", "zh": "不使用flash_attention"},
+        {"en": "No FlashAttention", "zh": "不使用 FlashAttention"},
         {
             "en": "Do not use flash-attn. If this is off, it is used whenever it is installed.",
             "zh": "禁用 flash attention。不勾选时，只要已安装就会使用。",
@@ -63,7 +63,7 @@ EXLLAMAV2 = (
         "no_xformers",
         "no_xformers",
         False,
-        {"en": "no_xformers", "zh": "不使用xformers"},
+        {"en": "No xformers", "zh": "不使用 xformers"},
         {
             "en": "Do not use xformers. If this is off, it is used whenever it is installed.",
             "zh": "禁用 xformers。不勾选时，只要已安装就会使用。",
@@ -74,7 +74,7 @@ EXLLAMAV2 = (
         "no_sdpa",
         "no_sdpa",
         False,
-        {"en": "no_sdpa", "zh": "不使用sdpa"},
+        {"en": "No SDPA", "zh": "不使用 SDPA"},
         {
             "en": "Do not use PyTorch's fused attention (SDPA).",
             "zh": "禁用 PyTorch 自带的融合注意力（SDPA）。",

@@ -9,7 +9,7 @@ _NO_INJECT_FUSED_ATTENTION = Option(
     "no_inject_fused_attention",
     "no_inject_fused_attention",
     False,
-    {"en": "no_inject_fused_attention", "zh": "不注入融合注意力"},
+    {"en": "No fused attention", "zh": "不使用融合注意力"},
     {
         "en": "Do not use fused attention: less VRAM, but slower.",
         "zh": "不使用融合注意力：节省显存，但速度变慢。",
@@ -23,7 +23,7 @@ AUTOGPTQ = (
         "wbits",
         "wbits",
         0,
-        {"en": "wbits", "zh": "权重位数"},
+        {"en": "Weight bits", "zh": "权重位数"},
         {
             "en": "Bits per weight, for old models without quantization settings. 0 = the model's own.",
             "zh": "每个权重的位数，用于缺少量化信息的旧模型。0 表示以模型为准。",
@@ -34,7 +34,7 @@ AUTOGPTQ = (
         "groupsize",
         "groupsize",
         -1,
-        {"en": "groupsize", "zh": "组大小"},
+        {"en": "Group size", "zh": "组大小"},
         {
             "en": "Group size, for old models without quantization settings. -1 = the model's own, or no groups.",
             "zh": "组大小，用于缺少量化信息的旧模型。-1 表示以模型为准，否则不分组。",
@@ -45,7 +45,7 @@ AUTOGPTQ = (
         "desc_act",
         "desc_act",
         False,
-        {"en": "desc_act", "zh": "按递减激活顺序量化"},
+        {"en": "Act-order", "zh": "按激活递减顺序（act-order）"},
         {
             "en": "The model was quantized with act-order. For old models without quantization settings.",
             "zh": "模型以 act-order 方式量化，用于缺少量化信息的旧模型。",
@@ -59,7 +59,7 @@ AUTOGPTQ = (
         "triton",
         "triton",
         False,
-        {"en": "triton", "zh": "Triton"},
+        {"en": "Triton", "zh": "Triton"},
         {
             "en": "Use Triton kernels: for act-order with groups, or if auto-gptq's own kernels do not match PyTorch.",
             "zh": "Triton 内核：用于 act-order 加组大小的模型，或自带内核与 PyTorch 不匹配时。",
@@ -71,7 +71,7 @@ AUTOGPTQ = (
         "no_inject_fused_mlp",
         "no_inject_fused_mlp",
         False,
-        {"en": "no_inject_fused_mlp", "zh": "不注入融合MLP"},
+        {"en": "No fused MLP", "zh": "不使用融合 MLP"},
         {
             "en": "With Triton: do not use the fused MLP. Less VRAM, but slower.",
             "zh": "配合 Triton：不使用融合 MLP。节省显存，但速度变慢。",
@@ -82,7 +82,7 @@ AUTOGPTQ = (
         "no_use_cuda_fp16",
         "no_use_cuda_fp16",
         False,
-        {"en": "no_use_cuda_fp16", "zh": "不使用cuda_fp16"},
+        {"en": "No CUDA FP16", "zh": "不使用 CUDA FP16"},
         {
             "en": "Do not use the half-precision CUDA kernels. Try this if generation is very slow.",
             "zh": "不使用半精度 CUDA 内核。若生成速度异常缓慢，可尝试勾选。",

@@ -11,7 +11,7 @@ _LIBRARY = (
         "n_gpu_layers",
         "n-gpu-layers",
         0,
-        {"en": "n-gpu-layers", "zh": "GPU层数"},
+        {"en": "GPU layers", "zh": "GPU 层数"},
         {
             "en": "Number of layers to offload to the GPU: 0 = none, -1 = all.",
             "zh": "放到 GPU 上的层数：0 表示不使用 GPU，-1 表示全部。",
@@ -24,9 +24,10 @@ _LIBRARY = (
         "n_ctx",
         "n_ctx",
         0,
-        {"en": "n_ctx", "zh": "n_ctx"},
+        {"en": "Context length", "zh": "上下文长度"},
         {
-            "en": "Context length in tokens; 0 = the model's maximum. Memory is reserved at load; lower it if short.",
+            "en": "Context length in tokens; 0 = the model's maximum. Memory is reserved at load: lower it if you "
+            "run out.",
             "zh": "上下文长度（词符数）；0 表示模型的上限。加载时即占用内存，不足时请调低。",
         },
         minimum=0,
@@ -37,7 +38,7 @@ _LIBRARY = (
         "threads",
         "threads",
         0,
-        {"en": "threads", "zh": "线程数"},
+        {"en": "Threads", "zh": "线程数"},
         {
             "en": "CPU threads for decoding; 0 = automatic. Recommended: the number of physical cores.",
             "zh": "生成回答时使用的线程数；0 表示自动。建议设为物理核心数。",
@@ -50,7 +51,7 @@ _LIBRARY = (
         "flash_attn",
         "flash-attn",
         True,
-        {"en": "flash_attn", "zh": "使用flash_attn"},
+        {"en": "Flash attention", "zh": "使用 Flash Attention"},
         {
             "en": "Flash attention: faster, even on the CPU, and less memory. Turn off only if it causes problems.",
             "zh": "更快、更省内存的注意力算法，对 CPU 同样有效。默认开启，仅在出问题时关闭。",
@@ -61,7 +62,7 @@ _LIBRARY = (
         "tensor_split",
         "tensor_split",
         "",
-        {"en": "tensor_split", "zh": "张量分割"},
+        {"en": "Tensor split", "zh": "张量分割"},
         {
             "en": "Multiple GPUs: share of the model on each GPU, as proportions such as 30,70.",
             "zh": "多 GPU：各 GPU 分担模型的比例，例如 30,70。",
@@ -74,7 +75,7 @@ _LIBRARY = (
         "row_split",
         "row_split",
         False,
-        {"en": "row_split", "zh": "行分割"},
+        {"en": "Row split", "zh": "行分割"},
         {
             "en": "Multiple GPUs: split every layer by rows instead of giving each GPU whole layers.",
             "zh": "多 GPU：按行拆分每一层，而不是让每个 GPU 分担整层。",
@@ -85,7 +86,7 @@ _LIBRARY = (
         "no_offload_kqv",
         "no_offload_kqv",
         False,
-        {"en": "no_offload_kqv", "zh": "不卸载KQV"},
+        {"en": "Keep the KV cache in RAM", "zh": "不卸载 KV 缓存"},
         {
             "en": "Keep the KV cache in RAM. Saves VRAM but is slower.",
             "zh": "将 KV 缓存留在内存中。节省显存，但速度变慢。",
@@ -98,7 +99,7 @@ _LIBRARY = (
         "no_mmap",
         "no-mmap",
         False,
-        {"en": "no-mmap", "zh": "不使用内存映射"},
+        {"en": "No memory mapping", "zh": "不使用内存映射"},
         {
             "en": "Read the whole model into RAM instead of mapping it. Slower to load, no disk reads afterwards.",
             "zh": "一次性将整个模型读入内存。加载较慢，但之后不再读取磁盘。",
@@ -109,7 +110,7 @@ _LIBRARY = (
         "mlock",
         "mlock",
         False,
-        {"en": "mlock", "zh": "内存锁定"},
+        {"en": "Lock in RAM", "zh": "内存锁定"},
         {
             "en": "Lock the model in RAM so that it is never swapped out.",
             "zh": "将模型锁定在内存中，禁止系统将其换出到磁盘。",
@@ -134,7 +135,7 @@ _LIBRARY = (
         "streaming_llm",
         "streaming-llm",
         False,
-        {"en": "streaming_llm", "zh": "streaming_llm"},
+        {"en": "StreamingLLM", "zh": "StreamingLLM"},
         {
             "en": "Experimental: do not reprocess the prompt when old messages are removed from a full context.",
             "zh": "实验性：上下文已满、旧消息被移除时，不必重新处理其余内容。",
@@ -145,7 +146,7 @@ _LIBRARY = (
         "attention_sink_size",
         "attention-sink-size",
         5,
-        {"en": "attention_sink_size", "zh": "attention_sink_size"},
+        {"en": "Attention sink size", "zh": "注意力池大小"},
         {
             "en": "With streaming_llm: number of tokens at the start that are always kept.",
             "zh": "配合 streaming_llm：开头始终保留的词符数。",
@@ -157,7 +158,7 @@ _LIBRARY = (
         "threads_batch",
         "threads-batch",
         0,
-        {"en": "threads_batch", "zh": "批处理线程数"},
+        {"en": "Batch threads", "zh": "批处理线程数"},
         {
             "en": "CPU threads for prompt processing; 0 = automatic. Recommended: all logical cores.",
             "zh": "处理提示词时使用的线程数；0 表示自动。建议设为全部核心数（含虚拟核心）。",
@@ -171,7 +172,7 @@ _LIBRARY = (
         "n_batch",
         "n_batch",
         512,
-        {"en": "n_batch", "zh": "批处理大小"},
+        {"en": "Batch size", "zh": "批处理大小"},
         {
             "en": "Prompt tokens processed per step. Larger may be faster but takes more memory.",
             "zh": "每一步处理的提示词词符数。调高可能更快，但占用更多内存。",
@@ -188,23 +189,23 @@ _IGNORED = (
         "tensorcores",
         "tensorcores",
         False,
-        {"en": "tensorcores", "zh": "tensorcores"},
+        {"en": "Tensor cores", "zh": "Tensor Core"},
         {
             "en": "No effect: CUDA builds of llama.cpp always use tensor cores. Kept for old settings files.",
             "zh": "已无作用：llama.cpp 的 CUDA 版本会自动使用 Tensor Core。仅为兼容旧设置而保留。",
         },
-        group="advanced",
+        group="obsolete",
     ),
     Option(
         "no_mul_mat_q",
         "no_mul_mat_q",
         False,
-        {"en": "no_mul_mat_q", "zh": "禁用mul_mat_q"},
+        {"en": "No mul_mat_q", "zh": "禁用 mul_mat_q"},
         {
             "en": "No effect: llama.cpp chooses its kernels itself. Kept for old settings files.",
             "zh": "已无作用：llama.cpp 会自行选择内核。仅为兼容旧设置而保留。",
         },
-        group="advanced",
+        group="obsolete",
     ),
 )
 
@@ -214,7 +215,7 @@ LLAMACPP = (
         "parallel",
         "parallel",
         4,
-        {"en": "parallel", "zh": "并行数"},
+        {"en": "Parallel requests", "zh": "并行请求数"},
         {
             "en": "Number of requests decoded at the same time; further requests are queued.",
             "zh": "可同时生成的回答数，超出的请求将排队等待。",
@@ -234,7 +235,7 @@ LLAMACPP_HF = (
         "logits_all",
         "logits_all",
         False,
-        {"en": "logits_all", "zh": "全部应用Logit"},
+        {"en": "Logits of all tokens", "zh": "计算所有词符的 logits"},
         {
             "en": "Required for perplexity evaluation. Otherwise leave it off: it slows down prompt processing.",
             "zh": "评估困惑度时需要。其他情况请勿勾选，否则提示词处理会变慢。",

@@ -206,7 +206,7 @@ def test_sliders_end_at_the_limits_of_the_model(window: Window) -> None:
 
 def test_the_memory_bar_follows_the_options_and_offers_a_remedy(window: Window) -> None:
     bar = window.page.locator("#tx-memory")
-    expect(bar.locator(".tx-fits")).to_contain_text("weights 94 MB · cache 180 MB")
+    expect(bar.locator(".tx-fits")).to_contain_text("weights 98.4 MB · cache 189 MB")
     fill(window, "n_ctx", "2048")
     expect(bar).to_contain_text("cache 45 MB")
     fill(window, "n_ctx", "4000000")

@@ -196,8 +196,8 @@ def test_the_form_notes_options_without_effect(shared_window: Window) -> None:
     page = shared_window.page
     shared_window.tab("模型")
     select(shared_window, MODEL)
-    page.locator("#tx-opts button.label-wrap", has_text="高级选项").click()
-    page.get_by_label("禁用mul_mat_q").check()
+    page.locator("#tx-opts button.label-wrap", has_text="已失效的选项").click()
+    page.get_by_label("禁用 mul_mat_q").check()
     expect(page.locator("#tx-notes")).to_contain_text("no_mul_mat_q")
     expect(page.locator("#tx-notes")).to_contain_text("llama.cpp 已移除此开关")
     expect(page.locator("#tx-opt-threads")).to_contain_text("物理核心")

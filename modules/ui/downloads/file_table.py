@@ -9,7 +9,7 @@ from html import escape
 from modules.hub.file_choices import Choice
 from modules.planning.download_fit import Verdict
 from modules.ui.locales import Tr
-from modules.ui.widgets.messages import binary_size, decimal_size, shrinkable_name
+from modules.ui.widgets.messages import decimal_size, shrinkable_name
 
 MAX_ROWS = 1000
 
@@ -116,7 +116,7 @@ def _cells(column: str, cells: Mapping[str, Sequence[str]], commit: str) -> str:
 def _verdict(verdict: Verdict, language: str, tr: Tr) -> list[str]:
     if verdict.why is not None:
         return [f"✗ {tr('dl_unsupported')}", verdict.why[language], verdict.kind]
-    sizes = {"need": binary_size(verdict.need), "free": binary_size(verdict.free)}
+    sizes = {"need": decimal_size(verdict.need), "free": decimal_size(verdict.free)}
     title = tr("dl_fits_title" if verdict.context else "dl_weights_title").format(context=verdict.context, **sizes)
     sign = {"fits": "✓", "tight": "!", "short": "✗"}[verdict.kind]
     return [f"{sign} {tr(f'dl_{verdict.kind}').format(**sizes)}", title, verdict.kind]

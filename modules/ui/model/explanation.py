@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from modules.core.errors import ModelProblem, NothingPicked, OptionError, WebUIError
@@ -49,15 +50,20 @@ class Explanation:
         except (NothingPicked, ModelProblem):  # the problem of a model is shown with its facts
             return {options.notes: "", self._memory: "", options.marks: gr.skip()} | options.install.offer(None)
         except OptionError as error:
-            return (
-                {options.notes: "", self._memory: gr.skip()} | options.mark_error(error) | options.install.offer(None)
-            )
+            marked = options.mark_error(error, self._trained_context(values))
+            return {options.notes: "", self._memory: gr.skip()} | marked | options.install.offer(None)
         wanted = (plan.loader, plan.record.format)
         notes = model_html.reasons(*self._reasons(plan), page.tr)
         notes += options.install.notes(*wanted, model_html.explanation(explained, page.language, page.tr))
         memory = model_html.memory(await asyncio.to_thread(self._app.memory.fit, plan), page.tr)
         shown = {options.notes: notes, self._memory: memory}
         return shown | options.mark_sources(plan) | options.install.offer(*wanted)
+
+    def _trained_context(self, values: Values) -> int:
+        """Return the context length that the form's model was trained with; 0 if unknown."""
+        with contextlib.suppress(WebUIError):
+            return self._form.request(values).record.context_length
+        return 0
 
     def failed(self, error: WebUIError) -> Updates:
         """Show an error in place of the notes."""

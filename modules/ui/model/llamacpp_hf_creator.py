@@ -90,7 +90,7 @@ class CreatorPanel:
             return tr("creator_asking")
         if job.state == "paused":
             return tr("creator_paused")
-        sizes = {"done": messages.binary_size(job.done), "total": messages.binary_size(job.total)}
+        sizes = {"done": messages.decimal_size(job.done), "total": messages.decimal_size(job.total)}
         text = tr("creator_downloading").format(**sizes)
         return f"{text} {job.waiting.say(self._page.language)}" if job.waiting else text
 

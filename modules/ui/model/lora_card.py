@@ -188,7 +188,7 @@ class LoraCard:
             f"alpha {record.alpha:g}" if record.alpha else "",
             ", ".join(record.targets),
             record.stored,
-            messages.binary_size(record.size) if record.size else "",
+            messages.decimal_size(record.size) if record.size else "",
             f"{tr('lora_base')} {_short(record.base)}" if record.base else "",
         ]
 

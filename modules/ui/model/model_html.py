@@ -12,7 +12,7 @@ from modules.options.option import Value
 from modules.planning.fit import Fit, Part
 from modules.runtime.status import Status
 from modules.ui.locales import Tr
-from modules.ui.widgets.messages import alert, binary_size, info, shrinkable_name
+from modules.ui.widgets.messages import alert, decimal_size, info, shrinkable_name
 from modules.ui.widgets.option_form import slug
 
 REMEDY_CLICK = """element.addEventListener("click", (event) => {
@@ -29,7 +29,7 @@ def pill(status: Status, tr: Tr) -> str:
         "empty": tr("no_model"),
         "loading": tr("loading") + percent,
         "failed": tr("failed"),
-        "ready": f"{status.loader} · {status.context_length}",
+        "ready": f"{status.loader} · {tr('pill_context').format(count=status.context_length)}",
     }[status.state]
     name = f"{shrinkable_name(status.name)}<b>·</b>" if status.name else ""
     loader = f' data-loader="{slug(status.loader)}"' if status.state == "ready" else ""
@@ -58,10 +58,11 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
             f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
         )
     if status.state == "ready":
-        seconds, memory = f"{status.seconds:.1f}", binary_size(status.memory)
-        return info(tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory))
+        seconds, memory = f"{status.seconds:.1f}", decimal_size(status.memory)
+        text = tr("status_ready").format(seconds=seconds, context=status.context_length, memory=memory)
+        return info(text) + f'<a class="tx-to-chat" href="#chat">{escape(tr("to_chat"))}</a>'
     if status.freed:
-        return info(tr("status_freed").format(memory=binary_size(status.freed)))
+        return info(tr("status_freed").format(memory=decimal_size(status.freed)))
     return info(tr("status_empty"))
 
 
@@ -73,7 +74,7 @@ def facts(record: ModelRecord, tr: Tr) -> str:
         f"{record.parameters / 1e9:.1f}B" if record.parameters >= 1e9 else "",
         f"{record.parameters / 1e6:.0f}M" if 0 < record.parameters < 1e9 else "",
         record.quantization or record.format,
-        binary_size(record.size) if record.size else "",
+        decimal_size(record.size) if record.size else "",
         tr("layers").format(count=record.layers) if record.layers else "",
         tr("context").format(count=record.context_length) if record.context_length else "",
         tr(f"state_{record.state}") if record.state else "",
@@ -100,12 +101,12 @@ def _device(part: Part, tr: Tr) -> str:
     whole = max(need.total, free, 1)
     bars = "".join(
         f'<i class="tx-{share}" style="width:{100 * count / whole:.2f}%" '
-        f'title="{escape(tr(share))} {binary_size(count)}"></i>'
+        f'title="{escape(tr(share))} {decimal_size(count)}"></i>'
         for share, count in shares.items()
     )
-    sizes = {"need": binary_size(need.total), "free": binary_size(free)}
+    sizes = {"need": decimal_size(need.total), "free": decimal_size(free)}
     line = tr(f"memory_{part.verdict}").format(device=part.device.name or tr("main_memory"), **sizes)
-    split = " · ".join(f"{tr(share)} {binary_size(count)}" for share, count in shares.items())
+    split = " · ".join(f"{tr(share)} {decimal_size(count)}" for share, count in shares.items())
     return (
         f'<div class="tx-memory tx-{part.verdict}" role="status"><p>{escape(line)}</p>'
         f'<div class="tx-bar">{bars}</div><p class="tx-split">{escape(split)}</p></div>'

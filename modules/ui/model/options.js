@@ -3,7 +3,7 @@
 const card = document.querySelector("#tx-opts");
 let query = "";
 
-const EMPTY = { sources: {}, errors: {}, presets: {}, counts: {} };
+const EMPTY = { sources: {}, errors: {}, presets: {}, counts: {}, words: {} };
 const readMarks = () => ({ ...EMPTY, ...JSON.parse(element.querySelector("[data-marks]")?.dataset.marks || "{}") });
 const keyOf = (option) => option.id.replace("tx-opt-", "");
 
@@ -20,13 +20,13 @@ const resetButton = (option, title) => {
 const short = (count) => (count % 1024 ? String(count) : count / 1024 + "k");
 
 // One click for the usual values: on a slider from 256 to a million none of them could be picked exactly.
-const presetRow = (key, values, most) => {
+const presetRow = (key, values, most, words) => {
   const row = document.createElement("div");
   row.className = "tx-presets";
   row.dataset.values = values.join();
   for (const value of values) {
     const chip = Object.assign(document.createElement("button"), { type: "button", title: String(value) });
-    chip.textContent = short(value) + (value === values.at(-1) ? " " + most : "");
+    chip.textContent = words[value] ?? short(value) + (value === values.at(-1) ? " " + most : "");
     Object.assign(chip.dataset, { key, value });
     row.append(chip);
   }
@@ -42,7 +42,7 @@ const child = (option, name, wanted, make) => {
 };
 
 const mark = () => {
-  const { sources, errors, presets: offered, counts, reset, most, changed } = readMarks();
+  const { sources, errors, presets: offered, counts, words, reset, most, changed } = readMarks();
   const invalid = Object.keys(errors).length > 0; // then the server sends nothing else
   for (const option of card.querySelectorAll(".tx-opt")) {
     const [source, text] = sources[keyOf(option)] || ["", ""];
@@ -54,7 +54,7 @@ const mark = () => {
     const values = offered[keyOf(option)] || [];
     const row = option.querySelector(":scope > .tx-presets");
     if (!invalid && row && row.dataset.values !== values.join()) row.remove();
-    if (!invalid) child(option, "tx-presets", values.length > 1, () => presetRow(keyOf(option), values, most));
+    if (!invalid) child(option, "tx-presets", values.length > 1, () => presetRow(keyOf(option), values, most, words[keyOf(option)] ?? {}));
     const alert = child(option, "tx-error", error, () => Object.assign(document.createElement("p"), { className: "tx-error", role: "alert" }));
     if (alert && alert.textContent !== error) alert.textContent = error;
   }

@@ -42,6 +42,8 @@ LOADER_CSS = css_by_loader("#tx-page.show-{name} #tx-opts", "ld")
 
 _SET_BY_USER = ("form", "saved", "flag")
 _MAX_PRESETS = 5
+_LAYER_WORDS = {0: "preset_none", -1: "preset_all"}
+CONTEXT_KEYS = ("n_ctx", "max_seq_len")
 _SCRIPT = (Path(__file__).parent / "options.js").read_text(encoding="utf-8")
 
 
@@ -201,12 +203,16 @@ class OptionsCard:
     def mark_sources(self, plan: LoadPlan) -> Updates:
         """Mark each option of `plan` with the source of its value."""
         sources = {key: setting.source for key, setting in plan.settings.items() if setting.source != "default"}
-        contexts = {key: _context_presets(plan.record.context_length) for key in ("n_ctx", "max_seq_len")}
-        return {self.marks: marks(self._tr, sources, presets=contexts, model=plan.record.name)}
+        contexts = {key: _context_presets(plan.record.context_length) for key in CONTEXT_KEYS}
+        presets = {**contexts, "n_gpu_layers": list(_LAYER_WORDS)}
+        return {self.marks: marks(self._tr, sources, presets=presets, model=plan.record.name)}
 
-    def mark_error(self, error: OptionError) -> Updates:
-        """Mark an invalid value at its field."""
-        return {self.marks: marks(self._tr, errors={error.option: error.say(self._language)})}
+    def mark_error(self, error: OptionError, longest: int = 0) -> Updates:
+        """Mark an invalid value at its field. `longest` is the context length that the model was trained with."""
+        text = self._tr("enter").format(expected=error.expected[self._language].removeprefix(" "))
+        if error.option in CONTEXT_KEYS and longest:
+            text = self._tr("enter_context").format(longest=longest)
+        return {self.marks: marks(self._tr, errors={error.option: text})}
 
 
 def _context_presets(longest: int) -> list[int]:
@@ -232,6 +238,7 @@ def marks(
         "sources": {key: [source, tr(f"source_{source}")] for key, source in sources.items()},
         "errors": dict(errors),
         "presets": dict(presets),
+        "words": {"n_gpu_layers": {value: tr(key) for value, key in _LAYER_WORDS.items()}},
         "counts": dict(changed),
     }
     content = escape(json.dumps(data, ensure_ascii=False), quote=True)

@@ -7,20 +7,12 @@ from html import escape
 from modules.core.errors import LoaderUnavailable, WebUIError
 from modules.ui.locales import Tr
 
-GIB, MIB, KIB = 2**30, 2**20, 2**10
 _TAIL = 12
 """Characters at the end of a long name that are always shown."""
 
 
-def binary_size(count: int) -> str:
-    """Format bytes in powers of 1024, as model files and memory are counted: "98 MB", "3.0 GB"."""
-    if count >= GIB:
-        return f"{count / GIB:.1f} GB"
-    return f"{count / MIB:.0f} MB" if count >= MIB or not count else f"{max(count // KIB, 1)} KB"
-
-
 def decimal_size(count: int) -> str:
-    """Format bytes in powers of 1000 with three digits, as download sites do: "4.08 GB", "256 B"."""
+    """Format bytes in powers of 1000 with three digits, as download sites and file managers do: "4.08 GB", "256 B"."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if count >= factor:
             return f"{count / factor:.{2 if count < 10 * factor else 1 if count < 100 * factor else 0}f} {unit}"

@@ -14,7 +14,7 @@ gr = gradio()
 
 Component = Any
 
-GROUPS = ("common", "memory", "context", "advanced")
+GROUPS = ("common", "memory", "context", "advanced", "obsolete")
 
 
 def slug(name: str) -> str:

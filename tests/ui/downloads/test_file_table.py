@@ -91,6 +91,6 @@ def test_the_memory_estimate_is_shown_with_its_numbers() -> None:
         "c": Verdict("short", 9 * GIB, 8 * GIB, 512),
     }
     fits = parse_fits(file_table.fits(verdicts, COMMIT, "en", TR))
-    assert fits["a"] == ["✓ fits", "needs about 2.0 GB, 8.0 GB free (context 4096)", "fits"]
-    assert fits["b"] == ["! tight", "weights 7.0 GB, 8.0 GB of memory free", "tight"]
-    assert fits["c"][0] == "✗ needs 9.0 GB, has 8.0 GB"
+    assert fits["a"] == ["✓ fits", "needs about 2.15 GB, 8.59 GB free (context 4096)", "fits"]
+    assert fits["b"] == ["! tight", "weights 7.52 GB, 8.59 GB of memory free", "tight"]
+    assert fits["c"][0] == "✗ needs 9.66 GB, has 8.59 GB"

@@ -12,11 +12,6 @@ from modules.ui import locales
 from modules.ui.widgets import messages
 
 
-@pytest.mark.parametrize(("count", "text"), [(98_362_432, "94 MB"), (3 * 2**30, "3.0 GB"), (0, "0 MB")])
-def test_binary_sizes_are_readable(count: int, text: str) -> None:
-    assert messages.binary_size(count) == text
-
-
 def test_a_long_error_is_folded_after_its_first_line() -> None:
     error = LoadFailed("llama.cpp", "x.gguf", "second\nthird", both("first"))
     html = messages.alert(error, "en", locales.translator("en"))
