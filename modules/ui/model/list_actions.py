@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from modules.core.errors import NothingPicked, WebUIError
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page, Updates, Values
+from modules.ui.model import model_html
 from modules.ui.model.loading import Loading
 from modules.ui.model.model_card import ModelCard
 from modules.ui.model.model_list import sent_name
@@ -30,7 +31,11 @@ class ListActions:
     def pick(self, name: object, baseline: object) -> Updates:
         """Show the model of a row, with its settings, unless the form with that `baseline` already is that model's."""
         text = name if isinstance(name, str) else ""
-        return self._pick(self._with_model({self._options.baseline: baseline}, text))
+        picked = self._pick(self._with_model({self._options.baseline: baseline}, text))
+        status = self._app.models.status
+        # The failed load of another model is no longer of interest.
+        shown = "" if status.error else model_html.load_status(status, self._page.tr, self._page.language)
+        return picked | {self._card.status: shown}
 
     async def load(self, values: Values, event: gr.EventData) -> AsyncIterator[Updates]:  # type: ignore[name-defined]
         """Pick the model of a row and load it, with the form's values if the form is that model's."""

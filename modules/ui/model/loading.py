@@ -77,7 +77,7 @@ class Loading:
         card, status, name = self._card, self._models.status, values[self._card.model]
         picked = isinstance(name, str) and name and values.get(card.newly_picked) is not False
         if not picked or values.get(card.autoload) is not True or (status.state, status.name) == ("ready", name):
-            yield self.view()
+            yield {card.status: gr.skip()}  # a load may have been started meanwhile, and shows how it goes
         elif name in self._models.crashed:
             yield self.view() | {card.status: self._page.info("crashed", model=name)}
         else:

@@ -125,7 +125,7 @@ class ModelTab:
 
     def _listen_to_list(self) -> None:
         card, actions, models, on = self.card, self.actions, self.card.models.part, self._page.on
-        shown = [*self.picker.writes, card.newly_picked]
+        shown = [*self.picker.writes, card.newly_picked, card.status]
         reads = [card.model, self.options.baseline]
         pick = on(models.pick, actions.pick, reads, shown, alert=card.status, js=READ_PICKED, **_NOW)
         self.explanation.after(pick.then)
