@@ -72,6 +72,8 @@ def test_what_is_unknown_or_too_long_is_plain(subtests: pytest.Subtests) -> None
         ("def f(): <b>\n" * (MAX_HIGHLIGHTED // 10), "python"),
         ("x" * 3000, "python"),
         ("x" + " " * 500 + "y", "c"),
+        ("output", "console"),  # Pygments leaves out what has no newline
+        ("\ufeffx", "python"),
     ):
         with subtests.test(source=source[:20], info=info):
             assert highlighted(source, info) == html.escape(source)

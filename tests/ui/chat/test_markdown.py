@@ -82,6 +82,14 @@ def test_a_changed_beginning_renders_all_again() -> None:
     assert streaming.update("uno\n\ntwo") == (0, ["<p>uno</p>", "<p>two</p>"])
 
 
+def test_formulas_that_are_drawn_again_count_once() -> None:
+    formula, streaming = "$" + "x+" * 400 + "y$", StreamingMarkdown(Renderer("en"))
+    for length in range(60):
+        streaming.update(formula + "." * length)
+
+    assert "<math" in streaming.blocks[0]
+
+
 def test_after_a_slow_update_the_next_ones_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(markdown, "SLOW_SECONDS", -1.0)
     monkeypatch.setattr(markdown, "SLOWDOWN", 1_000_000_000)
