@@ -212,7 +212,7 @@ class ConversationStore:
         return self.add(Conversation("", **(times | fields)))
 
     def add(self, conversation: Conversation) -> Conversation:
-        """Store a conversation under a new id, and return a copy of it. Its times stay as they are."""
+        """Store a conversation under a new id, and return a copy of it. Its times stay as they are, if it has any."""
         with self._changing():
             while True:
                 id = ids.id_for(new_id(), conversation.character)
@@ -223,6 +223,8 @@ class ConversationStore:
                 break
             added = conversation.copy()
             added.id, added.rev = id, 1
+            added.updated = added.updated or time.time()
+            added.created = added.created or added.updated
             self._write(path, added)
         self._notify(id)
         return added.copy()

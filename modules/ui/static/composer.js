@@ -3,7 +3,7 @@ import { currentId, events, open, post, upload } from "./chat_client.js";
 import { ICONS, iconButton, make } from "./dom.js";
 import { register } from "./shortcuts.js";
 import { tr } from "./texts.js";
-import { conversation, copyText, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
+import { change, conversation, copyText, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
 
 const COUNT_DELAY = 400;
 const MAX_FILES = 10;
@@ -13,7 +13,7 @@ const send = iconButton("send", tr("send"), ICONS.send, { id: "tx-send" });
 const stop = iconButton("stop", tr("stop"), ICONS.stop, { id: "tx-stop", hidden: true });
 const attach = iconButton("attach", tr("attach_file"), ICONS.attach, { id: "tx-attach" });
 const picker = make("input", { type: "file", multiple: true, hidden: true, tabindex: "-1" });
-const files = make("ul", { id: "tx-attached" });
+const files = make("ul", { id: "tx-attached", class: "tx-attached" });
 const start = make("input", { id: "tx-start-with", "aria-label": tr("start_reply_with"), placeholder: tr("start_reply_with") });
 const startBox = make("details", { id: "tx-start-box" }, make("summary", {}, tr("start_reply_with")), start);
 const line = make("div", { id: "tx-chat-line" });
@@ -22,7 +22,7 @@ const meterText = make("span", {});
 const meter = make("div", { id: "tx-meter", hidden: true, title: tr("context_meter") }, make("span", { class: "tx-meter-bar" }, meterBar), meterText);
 const box = make("div", { id: "tx-text" }, attach, area, stop, send);
 
-export const element = make("div", { id: "tx-composer" }, line, files, box, make("div", { id: "tx-below" }, startBox, meter), picker);
+export const element = make("div", { id: "tx-composer" }, line, files, box, make("div", { id: "tx-below", class: "tx-below" }, startBox, meter), picker);
 
 let attachments = [];
 let pending = null; // the number of the request that Gradio has not answered
@@ -163,6 +163,15 @@ area.addEventListener("keydown", (event) => {
   }
 });
 
+/** Remove the last question with its answer, and put it back into the box. */
+async function takeBack() {
+  const [question, answer] = [lastMessage("user"), lastMessage("")];
+  if (!question || isAnswering()) return;
+  const ids = answer.id === question.id ? [question.id] : [answer.id, question.id];
+  for (const message of ids) if (!(await change("remove", { message, rev: null }))) return;
+  if (!area.value) setText(question.content);
+}
+
 // -- files ------------------------------------------------------------------------------------------------------------
 
 function drawFiles() {
@@ -246,6 +255,7 @@ register("Escape", tr("stop"), stopAnswer);
 register("Ctrl+Enter", tr("regenerate"), () => request("regenerate", { message: lastMessage("")?.id ?? "" }));
 register("Alt+Enter", tr("continue"), () => request("continue", { message: lastMessage("assistant")?.id ?? "" }));
 register("Ctrl+Shift+K", tr("copy_last_reply"), () => copyText(lastMessage("assistant")?.content ?? ""));
+register("Ctrl+Shift+Backspace", tr("take_back"), takeBack);
 register("ArrowLeft", tr("previous_version"), () => selectVersion(lastMessage("assistant")?.id, -1));
 register("ArrowRight", tr("next_version"), () => selectVersion(lastMessage("assistant")?.id, 1));
 

@@ -97,6 +97,7 @@ function actions(body) {
     iconButton("branch", tr("branch_here"), ICONS.branch),
     !user && body.has_receipt && iconButton("receipt", tr("receipt"), ICONS.receipt),
     iconButton("remove", tr("remove_message"), ICONS.remove),
+    iconButton("expand", tr("more_actions"), ICONS.dots),
   ].filter(Boolean);
 }
 
@@ -212,6 +213,10 @@ const buttons = {
   },
   receipt: (body) => showReceipt(body),
   remove: (body, button) => confirmRemoval(body, button),
+  expand: (body, button) => {
+    button.closest(".tx-actions").classList.add("tx-all");
+    button.closest(".tx-actions").querySelector("[data-act=branch]").focus();
+  },
 };
 
 list.addEventListener("click", (event) => {
