@@ -65,7 +65,7 @@ class EventStream:
         listed = (self._store.version, self._app.runs.running(self._store))
         if listed != self._listed:
             self._listed = listed
-            news.append(("list", {"version": listed[0]}))
+            news.append(("list", {"version": listed[0], "running": sorted(listed[1])}))
         if not self._id or self._app.runs.is_starting(self._store, self._id):
             return news
         run = self._app.runs.state(self._store, self._id)

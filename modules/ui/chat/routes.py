@@ -128,7 +128,7 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
     @router.get("/list")
     def list_conversations(request: Request, q: Annotated[str, Query(max_length=200)] = "") -> Response:
         store, language = visitors.store(request.scope), language_of(request)
-        running = app.runs.running(store)
+        running, version = app.runs.running(store), store.version  # taken first: a change meanwhile is a newer version
         found = store.search(q) if q.strip() else store.list()
         body = [
             {
@@ -144,7 +144,7 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
             for one in found
         ]
         kept = visitors.is_kept(request.scope)
-        response = JSONResponse({"conversations": body, "bin": store.count_deleted(), "kept": kept})
+        response = JSONResponse({"conversations": body, "bin": store.count_deleted(), "kept": kept, "version": version})
         visitors.introduce(request.scope, response)
         return response
 

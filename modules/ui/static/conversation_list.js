@@ -15,6 +15,7 @@ export const element = make("nav", { id: "tx-conversations-scroller", "aria-labe
 let listed = []; // what the server has answered, in its order
 let drawn = 0;
 let query = "";
+let version; // what of the server's conversations has been listed
 let asked = 0; // counts requests: an answer that another one has overtaken is dropped
 let focusedId = ""; // the entry that Tab reaches
 let renaming = false;
@@ -114,6 +115,7 @@ export async function refresh() {
     const answer = await get(`/chat/list?q=${encodeURIComponent(query)}`);
     if (number !== asked) return true;
     listed = answer.conversations;
+    version = answer.version;
     const absent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
     note.textContent = [absent, answer.kept === false && tr("not_kept")].filter(Boolean).join(" ");
   } catch (error) {
@@ -137,9 +139,17 @@ export function search(text) {
 }
 
 let waiting = 0;
-events.addEventListener("list", () => {
+events.addEventListener("list", ({ detail }) => {
   clearTimeout(waiting);
-  waiting = setTimeout(refresh, 200);
+  if (detail?.version === undefined || detail.version !== version || !detail.running) {
+    waiting = setTimeout(refresh, 200);
+    return;
+  }
+  // Nothing but which answers are being written has changed, or this is the first event of another stream.
+  const running = new Set(detail.running);
+  if (listed.every((entry) => entry.running === running.has(entry.id))) return;
+  for (const entry of listed) entry.running = running.has(entry.id);
+  draw();
 });
 events.addEventListener("open", () => {
   focusedId = currentId() || focusedId;
@@ -211,14 +221,14 @@ const restore = async (entry, wasOpen) => {
 async function remove(id) {
   const at = listed.findIndex((entry) => entry.id === id);
   const entry = listed[at];
+  const wasOpen = id === currentId(); // once it is deleted, the server has the page leave it
   if (!entry || !(await attempt(post(route(id, "delete"))))) return;
-  const wasOpen = id === currentId();
   const hadFocus = list.contains(document.activeElement) || document.activeElement === document.body;
   listed = listed.filter((other) => other !== entry);
   focusedId = (listed[at] ?? listed[at - 1])?.id ?? "";
   draw();
   if (hadFocus) linkOf(focusedId)?.focus();
-  if (wasOpen) open("");
+  if (wasOpen && currentId() === id) open("");
   toast(tr("deleted", { title: titleOf(entry) }), { label: tr("undo"), action: () => restore(entry, wasOpen), seconds: UNDO_SECONDS });
 }
 

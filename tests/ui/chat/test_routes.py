@@ -120,7 +120,7 @@ def test_bad_requests_are_answered_in_the_language_of_the_page(app: App, http: T
 def test_guests_have_conversations_of_their_own_which_are_not_stored(make_app: Callable[..., App]) -> None:
     app = make_app("--multi-user")
     one = client_of(app)
-    assert one.get("/chat/list").json() == {"conversations": [], "bin": 0, "kept": False}
+    assert one.get("/chat/list").json() == {"conversations": [], "bin": 0, "kept": False, "version": 0}
     assert "tx-guest" in one.cookies
     stored(app, "of the owner")
     assert listed(one) == []

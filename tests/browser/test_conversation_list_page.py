@@ -1,0 +1,142 @@
+"""The list of conversations in the sidebar: open, search, rename, pin and delete, by pointer and by keyboard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.browser.conftest import Server, Window
+
+TITLES = ("Lighthouse", "Regex help", "为什么天空是蓝色的", "Paris")
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Server]:
+    """A server without models, whose conversations belong to one test."""
+    (tmp_path / "models").mkdir()
+    server = Server(tmp_path)
+    yield server
+    server.stop()
+
+
+def add(window: Window, titles: Sequence[str]) -> list[str]:
+    """Import conversations, the first one being the newest; return their ids."""
+    now = time.time()
+    file = [
+        {
+            "title": title,
+            "updated_at": now - 60 * number,
+            "chat": {"title": title, "messages": [{"role": "user", "content": f"Question about {title}"}]},
+        }
+        for number, title in enumerate(titles)
+    ]
+    answer = window.page.request.post(
+        f"{window.url}/chat/import?name=export.json",
+        data=json.dumps(file).encode(),
+        headers={"Content-Type": "application/octet-stream", "Origin": window.url},
+    )
+    assert answer.ok, answer.text()
+    return answer.json()["ids"]
+
+
+def entry(window: Window, title: str) -> Locator:
+    return window.page.locator(".tx-entry", has_text=title)
+
+
+def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, kept: Server) -> None:
+    with contextlib.closing(Window(chromium, kept.url, "zh", (1440, 900))) as window:
+        page = window.page
+        add(window, TITLES)
+        expect(page.locator(".tx-entry")).to_have_count(4)
+        entry(window, "Regex").click()
+        expect(page.locator("h1")).to_have_text("Regex help")
+        assert "#chat/" in page.url
+        page.reload()
+        expect(page.locator("h1")).to_have_text("Regex help", timeout=30_000)
+        page.locator("h1 button").click()
+        page.keyboard.type("<b>正则</b>")
+        page.keyboard.press("Enter")
+        expect(entry(window, "<b>正则</b>")).to_be_visible()
+        page.locator("li", has_text="Paris").hover()
+        page.locator("li", has_text="Paris").get_by_role("button").click()
+        page.get_by_role("menuitem", name="置顶").click()
+        expect(page.locator("#tx-conversations section").first).to_contain_text("已置顶")
+        expect(page.locator(".tx-entry").first).to_contain_text("Paris")
+        page.keyboard.press("Control+k")
+        page.keyboard.type("天空")
+        expect(page.locator(".tx-entry")).to_have_count(1)
+        expect(page.locator(".tx-entry mark").first).to_have_text("天空")
+        page.keyboard.press("Escape")
+        expect(page.locator(".tx-entry")).to_have_count(4)
+
+
+def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kept: Server) -> None:
+    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+        page = window.page
+        add(window, TITLES)
+        expect(page.locator(".tx-entry")).to_have_count(4)
+        page.keyboard.press("Control+k")
+        page.keyboard.press("ArrowDown")
+        expect(entry(window, "Lighthouse")).to_be_focused()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("Regex help")
+        entry(window, "Regex").focus()
+        page.keyboard.press("F2")
+        page.keyboard.type("Patterns")
+        page.keyboard.press("Enter")
+        expect(entry(window, "Patterns")).to_be_focused()
+        page.keyboard.press("Delete")
+        expect(page.locator(".tx-entry")).to_have_count(3)
+        expect(page.locator("h1")).to_have_text("New chat")
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator("h1")).to_have_text("Patterns")
+        expect(page.locator(".tx-entry")).to_have_count(4)
+
+
+def test_the_list_follows_another_window(chromium: Browser, kept: Server) -> None:
+    first = Window(chromium, kept.url, "en", (1440, 900))
+    with contextlib.closing(first), contextlib.closing(Window(chromium, kept.url, "zh", (390, 844))) as phone:
+        ids = add(first, TITLES[:1])
+        phone.page.locator("#tx-open-menu").click()
+        expect(entry(phone, "Lighthouse")).to_be_visible()
+        renamed = {"title": "Beacon"}
+        first.page.request.post(f"{kept.url}/chat/{ids[0]}/rename", data=renamed, headers={"Origin": kept.url})
+        expect(entry(phone, "Beacon")).to_be_visible()
+        entry(phone, "Beacon").click()
+        expect(phone.page.locator("#tx-sidebar")).to_be_hidden()
+        expect(phone.page.locator("h1")).to_have_text("Beacon")
+
+
+SEARCH = """async (text) => {
+  const list = document.querySelector("#tx-conversations");
+  const field = document.querySelector("#tx-search");
+  const drawn = new Promise((resolve) => {
+    new MutationObserver(() => resolve(performance.now())).observe(list, { childList: true });
+  });
+  const begun = performance.now();
+  field.value = text;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  return (await drawn) - begun;
+}"""
+
+
+def test_two_thousand_conversations_are_drawn_in_parts_and_searched_quickly(chromium: Browser, kept: Server) -> None:
+    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+        page = window.page
+        add(window, [f"Conversation {number}" for number in range(2000)])
+        rows = page.locator("#tx-conversations li")
+        expect(rows).to_have_count(100, timeout=60_000)
+        page.locator("#tx-conversations-scroller").evaluate(
+            "(scroller) => { scroller.scrollTop = scroller.scrollHeight }"
+        )
+        expect(rows).to_have_count(200)
+        page.wait_for_timeout(1000)
+        assert min(page.evaluate(SEARCH, text) for text in ("on 77", "on 78", "on 79")) < 300
+        expect(page.locator(".tx-entry").first).to_contain_text("79")
