@@ -261,6 +261,41 @@ def test_a_downloaded_lora_appears_only_in_the_lora_menu(window: Window, hub: Hu
     forget(page)
 
 
+@pytest.mark.parametrize(("language", "width"), [("zh", 390), ("en", 1440)])
+def test_a_model_is_found_on_the_hub_downloaded_and_loaded(
+    chromium: Browser, tmp_path: Path, hub: HubServer, language: str, width: int
+) -> None:
+    with serving(tmp_path, hub) as server, opened(chromium, server, language, width) as window:
+        page = window.page
+        field = page.locator("#tx-hub-text").get_by_role("textbox")
+        field.fill("smollm2 135m")
+        field.press("Enter")
+        page.locator("#tx-hub-results").get_by_role("button", name=REPO).click()
+        expect(row(page, NAME).locator("input")).to_be_checked()
+        expect(page.locator("#tx-dl-address").get_by_role("textbox")).to_have_value(REPO)
+        check_width(page)
+        page.locator("#tx-dl-download").click()
+        page.locator(".tx-dl-done [data-act=load]").click(timeout=60_000)
+        window.loaded()
+        expect(page.locator(".tx-ml-row[data-state=ready]")).to_have_attribute("data-name", NAME)
+        check_width(page)
+        forget(page)
+
+
+def test_an_unreachable_site_leads_to_the_choice_of_another(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "settings.yaml").touch()
+    server = Server(tmp_path, "--settings", str(tmp_path / "settings.yaml"), "--hf-endpoint", "http://127.0.0.1:9")
+    try:
+        with opened(chromium, server, "en", 1440) as window:
+            page = window.page
+            enter_address(page, REPO)
+            page.locator("#tx-dl-status").get_by_role("button", name="Change the download site").click()
+            expect(page.locator("#tx-dl-endpoint").get_by_role("textbox")).to_be_focused()
+    finally:
+        server.stop()
+
+
 def test_the_token_is_never_shown_and_the_endpoint_is_saved(window: Window, server: Server, hub: HubServer) -> None:
     """This is the last test, because the endpoint stays set."""
     page = window.page
