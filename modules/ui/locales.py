@@ -124,6 +124,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "preset_none": ("不使用", "none"),
     "preset_all": ("全部", "all"),
     "enter": ("请输入{expected}。", "Enter {expected}."),
+    "enter_for": ("{label}：{text}", "{label}: {text}"),
     "enter_context": (
         "请输入 0 到 {longest}（该模型上限）的整数。",
         "Enter a whole number from 0 to {longest} (this model's limit).",

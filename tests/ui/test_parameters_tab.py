@@ -11,6 +11,9 @@ import pytest
 from modules.app import App
 from modules.config.presets import Presets
 from modules.config.yaml_file import YamlFile
+from modules.core.errors import OptionError
+from modules.loaders.registry import LOADERS
+from modules.options.generation import SUPPORTED_BY_ALL
 from modules.ui.handlers import Page
 from modules.ui.parameters.tab import ParametersTab
 from tests.support.page_parts import AsCalled, page_parts
@@ -45,3 +48,25 @@ def test_a_saved_preset_is_shown_after_a_restart(make_tab: Callable[[], Any], tm
     assert (shown[restarted.preset]["value"], shown[restarted.name]) == ("mine", "mine")
     picked = restarted.pick_preset("mine")
     assert (picked[restarted.widgets["temperature"]], picked[restarted.widgets["top_k"]]) == (1.3, 33)
+
+
+def test_an_invalid_number_is_refused_with_what_to_enter(
+    make_tab: Callable[[], Any], subtests: pytest.Subtests
+) -> None:
+    tab = make_tab()
+    length, loader = tab.widgets["max_new_tokens"], LOADERS["llama.cpp"]
+    for value in (-5, 999_999_999, None, 1.5):
+        with subtests.test(value=value):
+            problem = tab.check({length: value})[tab.problem]
+            assert "Max new tokens: Enter a whole number from 0 to" in problem and 'role="alert"' in problem
+            with pytest.raises(OptionError):
+                tab.params({length: value}, loader)
+    assert tab.check({length: 512, tab.widgets["seed"]: -1})[tab.problem] == ""
+    assert tab.params({length: 512}, loader)["max_new_tokens"] == 512
+
+
+def test_an_empty_number_that_the_loader_does_not_use_is_ignored(make_tab: Callable[[], Any]) -> None:
+    tab = make_tab()
+    loader = LOADERS["llama.cpp"]
+    unused = next(key for key in tab.widgets if key not in loader.samplers | SUPPORTED_BY_ALL)
+    tab.params({tab.widgets[unused]: None}, loader)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from html import escape
 from typing import Any
 
 from modules.config.presets import NEUTRAL
+from modules.core.errors import OptionError
 from modules.core.events import Json
 from modules.loaders import generation_settings
 from modules.loaders.registry import LOADERS, Loader
@@ -32,6 +34,7 @@ class ParametersTab:
             with gr.Column(scale=4, min_width=300):
                 self._build_presets()
             with gr.Column(scale=8, min_width=320, elem_classes="tx-card", elem_id="tx-params"):
+                self.problem: Component = gr.HTML("", elem_id="tx-gen-problem")
                 groups = grouped(PARAMETERS.values(), GROUPS)
                 self._forms = [self._form(group, options) for group, options in groups.items()]
         self.widgets = {key: widget for form in self._forms for key, widget in form.widgets.items()}
@@ -73,6 +76,9 @@ class ParametersTab:
     def _listen(self) -> None:
         on, samplers = self._page.on, [self.widgets[key] for key in NEUTRAL]
         form = {self.preset, self.name, *self.widgets.values()}
+        numbers = [widget for widget in self.widgets.values() if isinstance(widget, gr.Number)]
+        checked = [event for widget in numbers for event in (widget.blur, widget.submit)]
+        on(checked, self.check, set(numbers), [self.problem], queue=False, trigger_mode="always_last")
         at_once: Options = {"alert": self.line, "queue": False}
         on(self.preset.input, self.pick_preset, [self.preset], [self.line, self.name, *samplers], **at_once)
         on(self.neutral_button.click, self.neutralize, None, [self.preset, self.line, *samplers], **at_once)
@@ -117,6 +123,17 @@ class ParametersTab:
         ]
         return " ".join(filter(None, parts))
 
+    def check(self, values: Values) -> Updates:
+        """Show which numbers are invalid. A request with one of them is refused."""
+        invalid = [error for key, widget in self.widgets.items() if (error := _problem(key, widget, values))]
+        return {self.problem: "".join(map(self._invalid, invalid))}
+
+    def _invalid(self, error: OptionError) -> str:
+        tr, language = self._page.tr, self._page.language
+        expected = tr("enter").format(expected=error.expected[language].removeprefix(" "))
+        label = PARAMETERS[error.option].label[language]
+        return f'<p class="tx-error" role="alert">{escape(tr("enter_for").format(label=label, text=expected))}</p>'
+
     def neutralize(self) -> Updates:
         """Set everything that presets contain to values without effect."""
         return {self.preset: None, self.line: "", **self._show(NEUTRAL)}
@@ -149,11 +166,25 @@ class ParametersTab:
     def params(self, values: Values, loader: Loader) -> dict[str, Json]:
         """Return the parameters of one answer: those that the page shows, which are those that `loader` supports.
 
-        Raises OptionError for an invalid value.
+        Raises OptionError for an invalid value, and for a number that was left empty.
         """
+        for key, widget in self.widgets.items():
+            if values.get(widget, "") is None and isinstance(widget, gr.Number) and not _unsupported([key], loader):
+                PARAMETERS[key].parse("")
         read = self._read(values)
         hidden = _unsupported(read, loader)
         return generation_settings.resolve({key: value for key, value in read.items() if key not in hidden})
+
+
+def _problem(key: str, widget: Component, values: Values) -> OptionError | None:
+    """Return what is wrong with the number in a widget, if `values` has it."""
+    if widget not in values:
+        return None
+    try:
+        PARAMETERS[key].parse("" if values[widget] is None else values[widget])
+    except OptionError as error:
+        return error
+    return None
 
 
 def _unsupported(keys: Iterable[str], loader: Loader) -> list[str]:
