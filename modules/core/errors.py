@@ -328,22 +328,30 @@ class Unloaded(WebUIError):
     }
 
 
+_SIGKILL = 9
+
+
 @dataclass(eq=False)
 class WorkerDied(WebUIError):
     """The end of a worker process. A negative `exit_code` is a signal's number; `words` is the end of its stderr."""
 
     template = {
-        "en": "The model's process ended while {doing} ({how}). Load the model again to continue.{tail}",
-        "zh": "模型进程在{doing}时意外结束（{how}）。重新加载模型即可继续。{tail}",
+        "en": "The model stopped while {doing} ({how}).{cause} Load it again to continue.{tail}",
+        "zh": "模型在{doing}时意外停止（{how}）。{cause}重新加载即可继续。{tail}",
     }
-    tail: ClassVar[Words] = {"en": " Its last output: {words}", "zh": "最后的输出：{words}"}
+    killed: ClassVar[Words] = {
+        "en": " The system killed it, usually for lack of memory.",
+        "zh": "系统终止了它，通常是因为内存不足。",
+    }
+    tail: ClassVar[Words] = {"en": "\nIts last output: {words}", "zh": "\n日志末尾：{words}"}
     exit_code: int
     doing: Words
     words: str = ""
 
     def shown(self, language: str) -> dict[str, object]:
         tail = self.tail[language].format(words=self.words) if self.words else ""
-        return super().shown(language) | {"how": _how_it_ended(self.exit_code), "tail": tail}
+        cause = self.killed[language] if self.exit_code == -_SIGKILL else ""
+        return super().shown(language) | {"how": _how_it_ended(self.exit_code), "cause": cause, "tail": tail}
 
 
 @dataclass(eq=False)

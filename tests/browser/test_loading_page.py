@@ -238,7 +238,7 @@ def test_a_load_is_cancelled_and_the_next_one_works(chromium: Browser, server: S
         worker = held(server, lambda: press(window, "reload"))
         shows_loading(window, FIRST)
         os.kill(worker, signal.SIGKILL)
-        expect(window.page.locator("#tx-status [role=alert]")).to_contain_text("在加载时意外结束（SIGKILL）")
+        expect(window.page.locator("#tx-status [role=alert]")).to_contain_text("在加载时意外停止（SIGKILL）")
         expect(pill(window, "failed")).to_be_visible()
         expect(window.page.locator("#tx-unload")).to_have_text("卸载")
         press(window, "load")
