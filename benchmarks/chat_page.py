@@ -24,6 +24,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from figures import MB, session, table, verdict
 from paced_server import CYCLE_MS, RATE, stamp, word
@@ -160,25 +161,54 @@ def measure_lag(browser: Browser) -> None:
         wait_for_model(program)
         page = opened(browser, program, id)
         page.evaluate(WATCH)
+        browser.start_tracing(page=page, categories=["toplevel"])
         send(page)
         page.locator("#tx-messages .tx-bot.tx-started").wait_for()
         page.evaluate("() => { window.benchmark.frames = []; window.benchmark.tasks = []; }")
         wait_for_end(page, LIVE_TOKENS / RATE + 60)
         seen = page.evaluate("() => window.benchmark")
+        processor_ms = processor_times(json.loads(browser.stop_tracing())["traceEvents"])
         page.close()
     lags = sorted(lags_of(seen["frames"]))
     tasks = [task for task in seen["tasks"] if task >= 50] or [0.0]
-    percentile = lags[int(len(lags) * 0.99)]
     table(
         [f"{MESSAGES} messages, {LIVE_TOKENS} tokens at {RATE:.0f}/s", "median", "99 %", "longest", "number"],
         [
-            ("behind the worker, ms", statistics.median(lags), percentile, lags[-1], len(lags)),
-            ("tasks of 50 ms or more, ms", statistics.median(tasks), tasks[-1], max(tasks), len(seen["tasks"])),
+            ("behind the worker, ms", statistics.median(lags), percentile_of(lags), lags[-1], len(lags)),
+            (
+                "tasks of 50 ms or more, ms",
+                statistics.median(tasks),
+                percentile_of(tasks),
+                max(tasks),
+                len(seen["tasks"]),
+            ),
+            (
+                "processor time of tasks, ms",
+                statistics.median(processor_ms),
+                percentile_of(processor_ms),
+                max(processor_ms),
+                len(processor_ms),
+            ),
         ],
     )
     passed = lags[-1] <= MAX_LAG_SECONDS * 1000
     verdict("Browser behind the worker", f"{lags[-1]:.0f} ms", f"{MAX_LAG_SECONDS * 1000:.0f} ms at most", passed)
     verdict("Longest task", f"{max(tasks):.0f} ms", f"{MAX_TASK_MS:.0f} ms at most", max(tasks) <= MAX_TASK_MS)
+
+
+def percentile_of(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def processor_times(trace: list[dict[str, Any]]) -> list[float]:
+    """Return the processor time of each task of the page's main thread; other programs make a task last longer."""
+    names = {(event["pid"], event["tid"]): event["args"]["name"] for event in trace if event["name"] == "thread_name"}
+    return [
+        event.get("tdur", 0) / 1000
+        for event in trace
+        if event["name"] == "ThreadControllerImpl::RunTask"
+        and names.get((event["pid"], event["tid"])) == "CrRendererMain"
+    ]
 
 
 def lags_of(frames: list[list[int]]) -> Iterator[float]:

@@ -26,8 +26,9 @@ from modules.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 2.0
-"""How often an answer is saved while it is being written: so much is lost at most if the process is killed."""
+SAVE_SECONDS = 1.5
+"""How often an answer is saved while it is being written: with the time that saving takes, at most 2 s of it are lost
+if the process is killed."""
 
 Listener = Callable[[], None]
 
