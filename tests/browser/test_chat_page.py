@@ -293,6 +293,39 @@ def test_a_killed_worker_leaves_the_text_and_its_error_below(window: Window, ser
     expect(window.page.locator("#tx-send")).to_be_visible()
 
 
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desktop", "phone"])
+def test_a_conversation_in_each_language_and_size(
+    chromium: Browser, server: Server, language: str, size: tuple[int, int]
+) -> None:
+    with kept_open(chromium, server, language, size) as (window, _):
+        prepare_chat(window, 40)
+        window.new_chat()
+        answered(window)
+        expect(window.facts.last).to_contain_text("词符/秒" if language == "zh" else "tok/s")
+        write_answer(window, r"\(a^2\) and $b$" + "\n\n```python\nprint(1)\n```")
+        expect(last_answer(window).locator("math")).to_have_count(2)
+        act(window, last_answer(window), "again")
+        window.wait_for_answer()
+        expect(last_answer(window).locator(".tx-version")).to_have_text("2/2")
+        question = window.page.locator(".tx-msg.tx-user").last
+        act(window, question, "edit")
+        width = question.locator("textarea").bounding_box()["width"]
+        assert width > 0.9 * window.page.locator("#tx-messages").bounding_box()["width"]
+        question.locator("textarea").press("Escape")
+        text = body(last_answer(window)).inner_text()
+        window.page.reload()
+        expect(body(last_answer(window))).to_have_text(text)
+        expect(window.page.locator("#tx-meter")).to_contain_text("/ 2,048")
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        if size[0] < 760:
+            window.page.locator("#tx-open-menu").click()
+        rows = window.page.locator("#tx-sidebar [aria-current=page]", has_text="Name the capital")
+        expect(rows).to_have_count(1)
+        if size[0] < 760:
+            window.page.keyboard.press("Escape")
+
+
 @pytest.mark.parametrize("size", [(390, 844), (844, 390)])
 def test_the_input_is_in_view_on_a_phone(chromium: Browser, server: Server, size: tuple[int, int]) -> None:
     window = Window(chromium, server.url, "en", size)
