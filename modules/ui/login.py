@@ -198,7 +198,7 @@ h1 {{ font-size: 1.4rem; margin: 0 }}
 label {{ display: grid; gap: .3rem }}
 input, button {{ font: inherit; padding: .6rem .7rem; border-radius: .5rem; border: 1px solid #8888 }}
 button {{ background: #4f46e5; color: #fff; border: 0; cursor: pointer }}
-p {{ color: #dc2626; margin: 0 }}
+p {{ color: light-dark(#b42318, #f6a39b); margin: 0 }}
 </style></head><body><form method="post" action="/login"><h1>{title}</h1>
 <input type="hidden" name="next" value="{page}">
 {user}<label>{secret}<input name="password" type="password" autocomplete="current-password" required {focus}></label>

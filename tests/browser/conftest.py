@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import re
 import signal
 import socket
@@ -180,6 +181,32 @@ class Window:
         if self.size[0] < 760:
             self.page.locator("#tx-open-menu").click()
         self.page.locator("#tx-destinations").get_by_role("link", name=name, exact=True).click()
+
+    def import_conversations(self, titles: Sequence[str], answer: str = "An answer.") -> list[str]:
+        """Give the server conversations of one question and one answer, the first one the newest; return their ids."""
+        now = time.time()
+        conversations = [
+            {
+                "title": title,
+                "updated_at": now - 60 * number,
+                "chat": {
+                    "title": title,
+                    "messages": [
+                        {"role": "user", "content": f"Question about {title}"},
+                        {"role": "assistant", "content": answer},
+                    ],
+                },
+            }
+            for number, title in enumerate(titles)
+        ]
+        answered = self.page.request.post(
+            f"{self.url}/chat/import?name=export.json",
+            data=json.dumps(conversations).encode(),
+            headers={"Content-Type": "application/octet-stream", "Origin": self.url},
+        )
+        assert answered.ok, answered.text()
+        ids: list[str] = answered.json()["ids"]
+        return ids
 
     def choose(self, dropdown: str, name: str) -> None:
         if dropdown == "tx-model":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,26 +23,6 @@ def kept(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-def add(window: Window, titles: Sequence[str]) -> list[str]:
-    """Import conversations, the first one being the newest; return their ids."""
-    now = time.time()
-    file = [
-        {
-            "title": title,
-            "updated_at": now - 60 * number,
-            "chat": {"title": title, "messages": [{"role": "user", "content": f"Question about {title}"}]},
-        }
-        for number, title in enumerate(titles)
-    ]
-    answer = window.page.request.post(
-        f"{window.url}/chat/import?name=export.json",
-        data=json.dumps(file).encode(),
-        headers={"Content-Type": "application/octet-stream", "Origin": window.url},
-    )
-    assert answer.ok, answer.text()
-    return answer.json()["ids"]
-
-
 def entry(window: Window, title: str) -> Locator:
     return window.page.locator(".tx-entry", has_text=title)
 
@@ -52,7 +30,7 @@ def entry(window: Window, title: str) -> Locator:
 def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, kept: Server) -> None:
     with contextlib.closing(Window(chromium, kept.url, "zh", (1440, 900))) as window:
         page = window.page
-        add(window, TITLES)
+        window.import_conversations(TITLES)
         expect(page.locator(".tx-entry")).to_have_count(4)
         entry(window, "Regex").click()
         expect(page.locator("h1")).to_have_text("Regex help")
@@ -79,7 +57,7 @@ def test_a_conversation_is_opened_renamed_pinned_and_found(chromium: Browser, ke
 def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kept: Server) -> None:
     with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
         page = window.page
-        add(window, TITLES)
+        window.import_conversations(TITLES)
         expect(page.locator(".tx-entry")).to_have_count(4)
         page.keyboard.press("Control+k")
         page.keyboard.press("ArrowDown")
@@ -103,7 +81,7 @@ def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kep
 def test_the_list_follows_another_window(chromium: Browser, kept: Server) -> None:
     first = Window(chromium, kept.url, "en", (1440, 900))
     with contextlib.closing(first), contextlib.closing(Window(chromium, kept.url, "zh", (390, 844))) as phone:
-        ids = add(first, TITLES[:1])
+        ids = first.import_conversations(TITLES[:1])
         phone.page.locator("#tx-open-menu").click()
         expect(entry(phone, "Lighthouse")).to_be_visible()
         renamed = {"title": "Beacon"}
@@ -130,7 +108,7 @@ SEARCH = """async (text) => {
 def test_two_thousand_conversations_are_drawn_in_parts_and_searched_quickly(chromium: Browser, kept: Server) -> None:
     with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
         page = window.page
-        add(window, [f"Conversation {number}" for number in range(2000)])
+        window.import_conversations([f"Conversation {number}" for number in range(2000)])
         rows = page.locator("#tx-conversations li")
         expect(rows).to_have_count(100, timeout=60_000)
         page.locator("#tx-conversations-scroller").evaluate(

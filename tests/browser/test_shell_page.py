@@ -126,7 +126,7 @@ def test_on_a_phone_the_sidebar_and_the_parameters_are_drawers_that_keep_the_foc
 
 SMALL = """least => [...document.querySelectorAll("a, button, input, textarea, summary")].filter((element) => {
   const shown = element.checkVisibility({ visibilityProperty: true });
-  if (!shown || element.closest("[inert], #tx-skip, .visually-hidden")) return false;
+  if (!shown || element.closest("[inert], #tx-skip, .visually-hidden, .tx-body p")) return false;
   const around = { checkbox: "label", combobox: ".wrap:has(> .wrap-inner)" }[element.role ?? element.type];
   const box = ((around && element.closest(around)) ?? element).getBoundingClientRect();
   return box.width > 0 && (box.height < least - 0.5 || box.width < least - 0.5);
@@ -136,6 +136,8 @@ SMALL = """least => [...document.querySelectorAll("a, button, input, textarea, s
 
 @pytest.mark.window("zh", 390, 844)
 def test_on_a_phone_nothing_in_the_chat_is_smaller_than_44_pixels(window: Window) -> None:
+    assert window.page.evaluate(SMALL, 44) == []
+    open_conversation(window)
     assert window.page.evaluate(SMALL, 44) == []
     window.page.locator("#tx-open-menu").click()
     assert window.page.evaluate(SMALL, 44) == []
@@ -163,6 +165,8 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, server: Server
     with contextlib.closing(Window(chromium, server.url, language, (1440, 900), scheme)) as window:
         page = window.page
         check_accessibility(page)
+        open_conversation(window)
+        check_accessibility(page)
         page.locator("#tx-toggle-parameters").click()
         page.locator("#tx-pill button").click()
         expect(page.locator("#tx-models-menu").get_by_role("button", name=MODEL)).to_be_visible()
@@ -174,6 +178,29 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, server: Server
             check_accessibility(page)
         page.locator("#tx-show-keys").click()
         check_accessibility(page)
+
+
+ANSWER = """Text with **bold**, `code`, [a link](https://example.com) and $x^2$.
+
+> A quotation
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+
+```python
+# a comment
+@decorator
+def add(a: int, b: str = "x") -> float:
+    return a + 1.5 if b else None
+```
+"""
+
+
+def open_conversation(window: Window) -> None:
+    (id,) = window.import_conversations(["Everything"], ANSWER)
+    window.page.evaluate("id => { location.hash = `chat/${id}` }", id)
+    expect(window.page.locator("#tx-messages pre").first).to_be_visible()
 
 
 def check_accessibility(page: Page) -> None:
