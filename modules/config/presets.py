@@ -6,6 +6,7 @@ in the file are neutral, whatever the defaults of the form are, as in the origin
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.config.yaml_file import YamlFile, to_yaml
-from modules.core.errors import OptionError, PresetNotFound, SettingsError
+from modules.core.errors import OptionError, PresetNotFound, SettingsError, both
 from modules.loaders.generation_settings import as_text
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Value, nearest, parse_all
@@ -29,6 +30,7 @@ NEUTRAL: Mapping[str, Value] = {
 }
 """The parameters of presets, with the values that turn them off."""
 
+_BIN = ".trash"
 _SUFFIX = ".yaml"
 _MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
 _FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
@@ -83,13 +85,31 @@ class Presets:
         return YamlFile(path).update(edit)
 
     def delete(self, name: str) -> None:
-        """Delete a preset. Raises PresetNotFound, or SettingsError if the file cannot be deleted."""
+        """Delete a preset; `restore` undoes that. Raises PresetNotFound, or SettingsError if it cannot be deleted."""
         path = self._existing(name)
         try:
-            path.unlink(missing_ok=True)
+            self._deleted(path).parent.mkdir(exist_ok=True)
+            os.replace(path, self._deleted(path))
             path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
         except OSError as error:
-            raise SettingsError(str(path), {"en": str(error), "zh": str(error)}) from error
+            raise SettingsError(str(path), both(str(error))) from error
+
+    def restore(self, name: str) -> None:
+        """Bring back the preset of that name that was deleted last, unless there is one of that name again.
+
+        Raises PresetNotFound, or SettingsError if it cannot be written.
+        """
+        path = self.folder / f"{name}{_SUFFIX}"
+        if not _is_valid_name(name) or path.exists() or not self._deleted(path).is_file():
+            raise PresetNotFound(name)
+        try:
+            os.rename(self._deleted(path), path)
+        except OSError as error:
+            raise SettingsError(str(path), both(str(error))) from error
+
+    def _deleted(self, path: Path) -> Path:
+        """Return where the preset at `path` is kept once it is deleted."""
+        return self.folder / _BIN / path.name
 
     def _existing(self, name: str) -> Path:
         path = self.folder / f"{name}{_SUFFIX}"

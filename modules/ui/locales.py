@@ -459,6 +459,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "preset_save": ("保存预设", "Save preset"),
     "preset_saved": ("已保存预设 {name}。", "Saved the preset {name}."),
     "preset_deleted": ("已删除预设 {name}。", "Deleted the preset {name}."),
+    "preset_restored": ("已恢复预设 {name}。", "Restored the preset {name}."),
     "preset_unsupported": ("{loader} 不支持 {names}，不起作用。", "No effect with {loader}: {names}."),
     "preset_unknown": ("已忽略未知的键：{names}。", "Ignored unknown keys: {names}."),
     # -- Chat tab

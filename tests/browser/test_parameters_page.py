@@ -69,6 +69,11 @@ def test_presets_are_saved_and_deleted_and_only_parameters_of_the_loader_are_sho
         expect(temperature).to_have_value("1.3")
         page.locator("#tx-preset-delete").click()
         expect(page.locator("#tx-preset-line")).to_contain_text(f"Deleted the preset {NAME}")
+        page.locator("#tx-preset-line [data-undo]").click()
+        expect(page.locator("#tx-preset input")).to_have_value(NAME)
+        assert (ROOT / "presets" / f"{NAME}.yaml").exists()
+        page.locator("#tx-preset-delete").click()
+        expect(page.locator("#tx-preset-line")).to_contain_text(f"Deleted the preset {NAME}")
         assert not (ROOT / "presets" / f"{NAME}.yaml").exists()
 
         page.locator("#tx-params").get_by_role("button", name="Truncation").click()

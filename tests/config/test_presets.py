@@ -124,7 +124,21 @@ def test_an_invalid_value_is_not_saved(presets: Presets) -> None:
 def test_deleting_removes_the_lock_file_too(presets: Presets) -> None:
     presets.save("mine", {"top_k": 7})
     presets.delete("mine")
-    assert list(presets.folder.iterdir()) == []
+    assert presets.names() == [] and list(presets.folder.glob("*.lock")) == list(presets.folder.glob(".*.lock")) == []
+
+
+def test_a_deleted_preset_can_be_restored_unless_there_is_another_one(presets: Presets) -> None:
+    presets.save("mine", {"top_k": 7})
+    presets.delete("mine")
+    presets.restore("mine")
+    assert presets.read("mine").values["top_k"] == 7
+    with pytest.raises(PresetNotFound):
+        presets.restore("mine")
+    presets.delete("mine")
+    presets.save("mine", {"top_k": 8})
+    with pytest.raises(PresetNotFound):
+        presets.restore("mine")
+    assert presets.read("mine").values["top_k"] == 8
 
 
 def test_a_missing_preset_is_an_error_with_the_nearest_name(presets: Presets) -> None:
@@ -150,7 +164,7 @@ def test_a_name_that_is_not_a_portable_file_name_is_rejected(
         with subtests.test(name=name):
             with pytest.raises(OptionError):
                 presets.save(name, {"top_k": 7})
-            for operation in (presets.read, presets.delete):
+            for operation in (presets.read, presets.delete, presets.restore):
                 with pytest.raises(PresetNotFound):
                     operation(name)
             assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]

@@ -21,6 +21,11 @@ from modules.ui.widgets.option_form import Component, OptionForm, css_by_loader,
 
 gr = gradio()
 
+_UNDO_CLICK = """element.addEventListener("click", (event) => {
+  const pressed = event.target.closest("[data-undo]");
+  if (pressed) trigger("undo", { name: pressed.dataset.undo });
+})"""
+
 PARAMETERS_CSS = css_by_loader('#tx-page:has(#tx-pill [data-loader="{name}"]) #tx-params', "gen")
 """Show the parameters that the loaded model's loader supports; the header's pill names the loader."""
 
@@ -60,7 +65,7 @@ class ParametersTab:
                 self.save_button: Component = gr.Button(
                     tr("preset_save"), interactive=owner, size="sm", scale=0, min_width=110, elem_id="tx-preset-save"
                 )
-            self.line: Component = gr.HTML("", elem_id="tx-preset-line")
+            self.line: Component = gr.HTML("", elem_id="tx-preset-line", js_on_load=_UNDO_CLICK)
 
     def _form(self, group: str, options: Sequence[Option]) -> OptionForm:
         """Create the widgets of a group: the first group is open, the others are folded."""
@@ -84,6 +89,7 @@ class ParametersTab:
         on(self.neutral_button.click, self.neutralize, None, [self.preset, self.line, *samplers], **at_once)
         owners: Options = {**at_once, "owner_only": True}
         on(self.save_button.click, self.save_preset, form, [self.preset, self.line], **owners)
+        on(self.line.undo, self.restore_preset, None, [self.preset, self.name, self.line], **owners)
         on(self.delete_button.click, self.delete_preset, [self.preset], [self.preset, self.name, self.line], **owners)
 
     def on_page_load(self, load: Any) -> None:
@@ -153,7 +159,18 @@ class ParametersTab:
         self._app.presets.delete(_text(name))
         self._app.settings.set("preset", "")
         menu = gr.update(choices=self._app.presets.names(), value=None)
-        return {self.preset: menu, self.name: "", self.line: self._page.info("preset_deleted", name=_text(name))}
+        name, label = _text(name), escape(self._page.tr("models_undo"))
+        undo = f'<button type="button" class="tx-undo" data-undo="{escape(name, quote=True)}">{label}</button>'
+        return {self.preset: menu, self.name: "", self.line: self._page.info("preset_deleted", name=name) + undo}
+
+    def restore_preset(self, event: gr.EventData) -> Updates:  # type: ignore[name-defined]
+        """Bring back the preset that was just deleted, and pick it."""
+        sent = event._data if isinstance(event._data, dict) else {}
+        name = _text(sent.get("name"))
+        self._app.presets.restore(name)
+        self._app.settings.set("preset", name)
+        menu = gr.update(choices=self._app.presets.names(), value=name)
+        return {self.preset: menu, self.name: name, self.line: self._page.info("preset_restored", name=name)}
 
     def _show(self, values: Mapping[str, Any]) -> Updates:
         return {self.widgets[key]: value for key, value in values.items()}
