@@ -90,3 +90,12 @@ def test_presets_are_saved_and_deleted_and_only_parameters_of_the_loader_are_sho
         window.set_parameter("max_new_tokens", "5")
         window.ask("Say hi.")
         expect(window.facts.last).to_contain_text("5 tokens")
+
+
+def test_parameters_that_no_preset_has_survive_a_reload(chromium: Browser, server: Server) -> None:
+    with opened(chromium, server, "en") as window:
+        window.set_parameter("max_new_tokens", "77")
+        window.open("/zh/")
+        window.language = "zh"
+        window.tab("参数")
+        expect(window.page.locator("#tx-gen-max_new_tokens input[type=number]").first).to_have_value("77")

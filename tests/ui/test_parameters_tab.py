@@ -14,9 +14,12 @@ from modules.config.yaml_file import YamlFile
 from modules.core.errors import OptionError
 from modules.loaders.registry import LOADERS
 from modules.options.generation import SUPPORTED_BY_ALL
+from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
-from modules.ui.parameters.tab import ParametersTab
+from modules.ui.parameters.tab import KEPT, ParametersTab
 from tests.support.page_parts import AsCalled, page_parts
+
+gr = gradio()
 
 
 @pytest.fixture
@@ -70,3 +73,31 @@ def test_an_empty_number_that_the_loader_does_not_use_is_ignored(make_tab: Calla
     loader = LOADERS["llama.cpp"]
     unused = next(key for key in tab.widgets if key not in loader.samplers | SUPPORTED_BY_ALL)
     tab.params({tab.widgets[unused]: None}, loader)
+
+
+def test_what_the_browser_has_kept_is_shown_again_if_it_is_valid(
+    make_tab: Callable[[], Any], tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    tab = make_tab()
+    length = tab.widgets["max_new_tokens"]
+    assert tab.recall({"max_new_tokens": {"value": 64, "initial": 512}})[length] == 64
+    invalid: list[object] = [
+        None,
+        5,
+        {"max_new_tokens": 64},
+        {"max_new_tokens": {"value": -5, "initial": 512}},
+        {"max_new_tokens": {"value": {"a": 1}, "initial": 512}},
+        {"max_new_tokens": {"value": 64, "initial": 100}},
+    ]
+    for kept in invalid:
+        with subtests.test(kept=kept):
+            assert tab.recall(kept)[length] == gr.skip()
+    assert "temperature" not in KEPT and "truncation_length" not in KEPT and "max_new_tokens" in KEPT
+
+
+def test_a_value_of_the_settings_file_replaces_what_the_browser_has_kept(
+    make_tab: Callable[[], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "settings.yaml").write_text("max_new_tokens: 100\n")
+    tab = make_tab()
+    assert tab.recall({"max_new_tokens": {"value": 64, "initial": 512}})[tab.widgets["max_new_tokens"]] == gr.skip()

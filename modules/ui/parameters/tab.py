@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from html import escape
 from typing import Any
 
@@ -15,11 +16,23 @@ from modules.loaders.registry import LOADERS, Loader
 from modules.options.generation import GROUPS, PARAMETERS, SUPPORTED_BY_ALL
 from modules.options.option import Option
 from modules.ui.gradio_import import gradio
-from modules.ui.handlers import Options, Page, Updates, Values
+from modules.ui.handlers import Options, Page, Updates, Values, in_browser
 from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component, OptionForm, css_by_loader, grouped, slug
 
 gr = gradio()
+
+KEPT = tuple(key for key in PARAMETERS if key not in NEUTRAL and key != "truncation_length")
+"""Parameters that no preset has and no load sets: the browser keeps them."""
+
+_KEEP = """(value) => {
+  let kept = {};
+  try { kept = JSON.parse(localStorage.getItem("tx-kept")) ?? {}; } catch {}
+  localStorage.setItem("tx-kept", JSON.stringify({ ...kept, [%s]: { value, initial: %s } }));
+}"""
+_RECALL = """() => {
+  try { return [JSON.parse(localStorage.getItem("tx-kept")) ?? {}]; } catch { return [{}]; }
+}"""
 
 _UNDO_CLICK = """element.addEventListener("click", (event) => {
   const pressed = event.target.closest("[data-undo]");
@@ -45,6 +58,8 @@ class ParametersTab:
         self.widgets = {key: widget for form in self._forms for key, widget in form.widgets.items()}
         for key, value in self._initial_values().items():
             self.widgets[key].value = value
+        self.kept: Component = gr.JSON({}, visible=False)
+        self._keep()
         self._listen()
 
     def _build_presets(self) -> None:
@@ -92,8 +107,17 @@ class ParametersTab:
         on(self.line.undo, self.restore_preset, None, [self.preset, self.name, self.line], **owners)
         on(self.delete_button.click, self.delete_preset, [self.preset], [self.preset, self.name, self.line], **owners)
 
+    def _keep(self) -> None:
+        """Have the browser keep what the user changes, with the value that the page started with."""
+        for key in KEPT:
+            widget, initial = self.widgets[key], json.dumps(self.widgets[key].value)
+            edited = widget.blur if isinstance(widget, gr.Textbox) else widget.input
+            in_browser(edited, _KEEP % (json.dumps(key), initial), widget)
+
     def on_page_load(self, load: Any) -> None:
         """Fill the tab when the page is opened, by the event `load`."""
+        kept = [self.widgets[key] for key in KEPT]
+        self._page.on(load, self.recall, [self.kept], kept, js=_RECALL, queue=False)
         samplers = [self.widgets[key] for key in NEUTRAL]
         writes = [self.preset, self.name, self.line, *samplers]
         self._page.on(load, self.open_page, None, writes, alert=self.line, queue=False)
@@ -106,6 +130,17 @@ class ParametersTab:
         picked = self._app.settings.current.preset if self._app.settings.current.preset in names else None
         values = {key: value for key, value in self._initial_values().items() if key in NEUTRAL}
         return {self.preset: gr.update(choices=names, value=picked), self.name: picked or "", **self._show(values)}
+
+    def recall(self, kept: object) -> Updates:
+        """Show what the browser has kept, unless it is invalid or settings.yaml has another value since then."""
+        entries: Mapping[str, Any] = kept if isinstance(kept, dict) else {}
+        initial, shown = self._initial_values(), dict.fromkeys((self.widgets[key] for key in KEPT), gr.skip())
+        for key in KEPT:
+            entry = entries.get(key)
+            if isinstance(entry, dict) and entry.get("initial") == initial[key]:
+                with suppress(OptionError):
+                    shown[self.widgets[key]] = PARAMETERS[key].parse(entry.get("value"))
+        return shown
 
     def _initial_values(self) -> dict[str, Any]:
         return {key: option.default for key, option in PARAMETERS.items()} | self._app.settings.generation_defaults()
