@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from modules.conversations.errors import ConversationNotSaved
-from modules.conversations.folder import replace_file
+from modules.conversations.errors import ConversationNotSaved, VisitorMemoryFull
+from modules.conversations.folder import MAX_MEMORY_BYTES, replace_file
 from modules.system.leftovers import sweep
 
 MIN_AGE = 24 * 3600.0
@@ -32,6 +32,8 @@ class BlobStore:
         """Store the content unless it is stored already, and return its SHA-256. Raises ConversationNotSaved."""
         sha256 = hashlib.sha256(content).hexdigest()
         if self._folder is None:
+            if sha256 not in self._memory and sum(map(len, self._memory.values())) + len(content) > MAX_MEMORY_BYTES:
+                raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
             self._memory[sha256] = content
             return sha256
         path = self._folder / sha256

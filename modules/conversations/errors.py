@@ -10,7 +10,8 @@ ConversationError
 ├── AttachmentRefused     a file that cannot be attached to a message
 ├── ImportRefused         a file that has no conversations, or too much to be imported at once
 ├── UnknownExportFormat   a format that does not exist
-└── ConversationNotSaved  the disk refused to write
+├── ConversationNotSaved  the disk refused to write
+└── VisitorMemoryFull     so did the memory for visitors whose conversations are not stored
 """
 
 from __future__ import annotations
@@ -113,6 +114,18 @@ class ConversationNotSaved(ConversationError):
     }
     folder: str
     reason: str
+
+
+@dataclass(eq=False)
+class VisitorMemoryFull(ConversationError):
+    status = 507
+    template = {
+        "en": "Not saved: without a login, your conversations and your files may have {megabytes} MB each. "
+        "Delete conversations that you no longer need, or ask the owner of this server for a login.",
+        "zh": "未能保存：未登录时，对话和文件各不得超过 {megabytes} MB。请删除不再需要的对话，"
+        "或向服务器所有者申请登录账号。",
+    }
+    megabytes: int
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from modules.conversations.errors import VisitorMemoryFull
 from modules.conversations.ids import SUFFIX
 from modules.system import file_lock
 from modules.system.leftovers import sweep
@@ -25,6 +26,8 @@ from modules.system.leftovers import sweep
 BIN = ".trash"
 _ORIGINAL = ".orig"
 _DAY = re.compile(r"[0-9]{8}(-[0-9]+)?")
+MAX_MEMORY_BYTES = 4_000_000
+"""Of the conversations, and again of the files, of a visitor whose conversations are not stored."""
 
 
 class Stamp(NamedTuple):
@@ -175,7 +178,7 @@ class DiskFolder:
 
 
 class MemoryFolder:
-    """A Folder that is gone when the program ends."""
+    """A Folder that is gone when the program ends, and has room for MAX_MEMORY_BYTES."""
 
     def __init__(self) -> None:
         self._writing = threading.Lock()
@@ -203,6 +206,11 @@ class MemoryFolder:
         return self._files[str(path)]
 
     def write(self, path: PurePosixPath, content: bytes) -> Stamp:
+        others = sum(len(body) for name, (_, body) in self._files.items() if name != str(path))
+        while self._bin and others + len(content) + sum(len(body) for _, body in self._bin.values()) > MAX_MEMORY_BYTES:
+            del self._bin[next(iter(self._bin))]
+        if others + len(content) > MAX_MEMORY_BYTES:
+            raise VisitorMemoryFull(MAX_MEMORY_BYTES // 1_000_000)
         self._writes += 1
         stamp = Stamp(time.time_ns(), len(content), self._writes)
         self._files[str(path)] = (stamp, content)

@@ -22,6 +22,7 @@ from modules.conversations.errors import (
     MessageNotFound,
     ReadOnlyConversation,
     StaleConversation,
+    VisitorMemoryFull,
 )
 from modules.conversations.reader import MAX_BYTES
 from modules.conversations.store import ConversationStore
@@ -71,6 +72,23 @@ def test_a_conversation_is_found_again_after_a_restart(tmp_path: Path) -> None:
     assert (kept.rev, kept.system, kept.current, kept.path()[0].content) == (2, "Be brief.", message.id, "你好")
     assert again.list() == store.list()
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["爱丽丝"]
+
+
+def test_a_store_in_memory_is_bounded_and_its_bin_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.conversations.folder.MAX_MEMORY_BYTES", 3000)
+    store = ConversationStore(None)
+    first = store.create(system="x" * 1500)
+    with pytest.raises(VisitorMemoryFull):
+        store.create(system="y" * 1500)
+    assert [one.id for one in store.list()] == [first.id]
+    store.delete(first.id)
+    store.create(system="y" * 1500)
+    assert store.count_deleted() == 0
+    monkeypatch.setattr("modules.conversations.blobs.MAX_MEMORY_BYTES", 3000)
+    store.blobs.put(b"z" * 2000)
+    assert store.blobs.put(b"z" * 2000), "the same file takes no more room"
+    with pytest.raises(VisitorMemoryFull):
+        store.blobs.put(b"a" * 2000)
 
 
 def test_nothing_of_a_store_in_memory_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

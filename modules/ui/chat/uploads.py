@@ -10,7 +10,7 @@ from modules.chat.attachment_text import read_attachment
 from modules.conversations.conversation import Attachment
 from modules.conversations.store import ConversationStore
 
-MAX_KEPT = 100
+MAX_KEPT = 30
 MAX_ATTACHMENTS = 10
 """Files of one message."""
 

@@ -18,7 +18,7 @@ from modules.ui.chat.uploads import Uploads
 from modules.ui.login import LOGIN
 
 GUEST_COOKIE = "tx-guest"
-MAX_GUESTS = 200
+MAX_GUESTS = 100
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
