@@ -13,8 +13,8 @@ from modules.api.errors import MAX_NESTING, error_response, too_deep
 from modules.core.errors import OptionError, Words
 
 MAX_BODY_BYTES = 32_000_000
-SMALLER_BODIES = {"/v1/internal/decode": 3_000_000}
-"""Limits of routes whose largest valid body is far smaller: parsing JSON takes the time of all other requests."""
+ROUTE_LIMITS = {"/v1/internal/decode": 3_000_000, "/chat/import": 50_000_000}
+"""Limits of single routes: parsing a long list as JSON takes the time of all others, and exports are larger."""
 MAX_DISCARDED_BYTES = 256_000_000
 """How much of a refused body is read and dropped: most clients look for an answer only when they have sent all."""
 MAX_MESSAGES = 4096
@@ -70,7 +70,7 @@ def _is_nested_deeper(raw: object, levels: int) -> bool:
 class BodyLimit:
     """ASGI middleware: answer 413 to a body of more than `limit` bytes, as soon as that is known.
 
-    Routes in SMALLER_BODIES have limits of their own.
+    Those in ROUTE_LIMITS have limits of their own.
     """
 
     def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
@@ -80,7 +80,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = min(self._limit, SMALLER_BODIES.get(scope["path"].rstrip("/"), self._limit))
+        limit = ROUTE_LIMITS.get(scope["path"].rstrip("/"), self._limit)
         announced = Headers(scope=scope).get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             if announced.isdecimal():
