@@ -6,6 +6,7 @@ like one is the dollar sign of a price, and another one in code after it.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 
 from markdown_it import MarkdownIt
@@ -17,6 +18,9 @@ from modules.ui.chat.inline_state import InlineState
 MAX_BLOCK_LINES = 60
 MAX_DOLLAR_LENGTH = 1000
 """Two single dollar signs that are further apart do not belong together."""
+
+_REFERENCE = re.compile(r"[\d\s,–-]+")
+"""Between escaped brackets: the number of a source."""
 
 _CLOSERS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)", "$": "$"}
 
@@ -38,9 +42,11 @@ def math_inline(state: StateInline, silent: bool) -> bool:
     start = state.pos + len(opener)
     end = _closing(state, opener, start)
     content = state.src[start:end]
-    if end < 0 or not content.strip() or "`" in content:
+    if end < 0 or "`" in content:
         return False
     if opener == "$" and (end - start > MAX_DOLLAR_LENGTH or content[0].isspace() or _is_amount(state, start)):
+        return False
+    if not _is_formula(opener, content) or (opener == r"\[" and state.src.startswith("(", end + 2)):
         return False
     if not silent:
         token = state.push("math_inline", "math", 0)
@@ -54,6 +60,10 @@ def _opener(text: str, at: int) -> str:
     if two in _CLOSERS:
         return two
     return "$" if two[:1] == "$" else ""
+
+
+def _is_formula(opener: str, content: str) -> bool:
+    return bool(content.strip()) and not (opener == r"\[" and _REFERENCE.fullmatch(content))
 
 
 def _is_amount(state: StateInline, start: int) -> bool:
@@ -111,7 +121,7 @@ def _block_end(state: StateBlock, start: int, end: int, opener: str) -> tuple[in
     while True:
         at = line.find(closer)
         if at >= 0:
-            is_last = not line[at + 2 :] and (number > start or bool(line[:at].strip()))
+            is_last = not line[at + 2 :] and (number > start or _is_formula(opener, line[:at]))
             return (number - start + 1, True) if is_last else None
         if "`" in line or opener in line or number - start >= MAX_BLOCK_LINES:
             return None

@@ -43,6 +43,13 @@ def test_prices_and_escaped_signs_are_text(subtests: pytest.Subtests) -> None:
             assert formulas(text) == []
 
 
+def test_escaped_brackets_of_references_and_links_are_text(subtests: pytest.Subtests) -> None:
+    for text in (r"as shown in \[1\] and \[2, 3\].", r"\[1\]", r"write \[text\](url)"):
+        with subtests.test(text=text):
+            assert formulas(text) == []
+    assert formulas(r"so \[1 + 1\] is two") == ["1 + 1"]
+
+
 def test_code_contains_no_formulas(subtests: pytest.Subtests) -> None:
     for text in ("`$x$`", "```\n$x$\n\\[\ny\n\\]\n```", "    $$\n    x\n    $$", r"`\(x\)`"):
         with subtests.test(text=text):
