@@ -34,6 +34,8 @@ _LOOK = {
     "body_background_fill_dark": "#0b0f19",
     "body_text_color_subdued": "#56627a",
     "body_text_color_subdued_dark": "#a3afc4",
+    "background_fill_secondary": "#eff1f6",
+    "background_fill_secondary_dark": "#1f2840",
     "block_background_fill": "#ffffff",
     "block_background_fill_dark": "#111726",
     "border_color_primary": "#dfe3eb",

@@ -54,7 +54,7 @@ def load_status(status: Status, tr: Tr, language: str) -> str:
         percent = f"{status.progress:.0%}"
         stage = tr("stage_kernels") if status.stage == "kernels" else f"{tr('stage')} {percent}"
         return (
-            f'<div class="tx-status" role="status">{escape(stage)}'
+            f'<div class="tx-status" role="status" aria-live="off">{escape(stage)}'
             f'<div class="tx-bar"><i style="width:{percent}"></i></div></div>'
         )
     if status.state == "ready":
