@@ -85,8 +85,10 @@ class FirstRun:
         if not self._offers_load:
             return ""
         name = picked if picked in names else self._app.default_model()
+        problem = error or self._app.models.status.error
+        shown = alert(problem, self._page.language, self._page.tr) if problem else ""
         try:
-            return load_card(self._app.record(str(name)), self._page.owner, self._page.tr)
+            return load_card(self._app.record(str(name)), self._page.owner, self._page.tr, shown)
         except ModelNotFound:  # deleted meanwhile
             return ""
 
@@ -107,14 +109,14 @@ class FirstRun:
         return _card("empty", content, tr("first_title"))
 
 
-def load_card(record: ModelRecord, owner: bool, tr: Tr) -> str:
-    """Render the card that offers to load a model."""
+def load_card(record: ModelRecord, owner: bool, tr: Tr, problem: str = "") -> str:
+    """Render the card that offers to load a model; `problem` is HTML that says why the last load failed."""
     facts = " · ".join(filter(None, (record.quantization or record.format, decimal_size(record.size))))
     label = tr("first_load")
     disabled = "" if owner and record.problem is None else " disabled"
     button = f'<button type="button" class="tx-first-main" data-act="load"{disabled}>{escape(label)}</button>'
     name = f'<b class="tx-first-name" title="{escape(record.name, quote=True)}">{shrinkable_name(record.name)}</b>'
-    return _card("load", f'<div class="tx-first-row">{name}<span>{escape(facts)}</span>{button}</div>', "")
+    return _card("load", f'<div class="tx-first-row">{name}<span>{escape(facts)}</span>{button}</div>{problem}', "")
 
 
 def _card(stage: str, content: str, title: str) -> str:
