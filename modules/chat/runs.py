@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from modules.chat.conversation_messages import id_at, index_of, template_messages
 from modules.chat.errors import ConversationBusy, NothingToAnswer
-from modules.chat.prompt import chat_prompt
+from modules.chat.prompt import chat_prompt, room
 from modules.chat.receipt import receipt
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Attachment, ChatMessage, Conversation
@@ -283,6 +284,8 @@ class Run:
         continues = bool(self._before.content or self._before.reasoning)
         path = path if continues else path[:-1]
         start_with = "" if continues else self._request.start_with
+        space = room(self._model, self._params)
+        dropped = conversation.dropped_until if space <= conversation.dropped_room else ""
         prompt = chat_prompt(
             self._templates,
             self._model,
@@ -290,7 +293,7 @@ class Run:
             self._params,
             continue_last=continues,
             start_with=start_with,
-            dropped_until=index_of(conversation, path, conversation.dropped_until),
+            dropped_until=index_of(conversation, path, dropped),
         )
         self._parser = prompt.parser()
         self._read(start_with)
@@ -300,10 +303,13 @@ class Run:
         if self._stopped.is_set():
             self._stop_worker()
         done = self._follow()
-        first = prompt.first_message(done)
-        if first is not None:
+        if self._stopped.is_set() and prompt.starts:
+            # Which of the shorter prompts the worker had taken is not known.
+            return receipt(self._templates, self._model, prompt.prompt, self._params, done) | {"prompt_sha256": ""}
+        if (first := prompt.first_message(done)) is not None:
             dropped = id_at(conversation, path, first)
-            self._save(lambda tree: setattr(tree, "dropped_until", dropped))
+        if dropped != conversation.dropped_until:
+            self._save(partial(_remember_dropped, dropped=dropped, space=space))
         self._store.blobs.put(prompt.prompt.used_text(done.shortened).encode("utf-8", "surrogatepass"))
         return receipt(self._templates, self._model, prompt.prompt, self._params, done)
 
@@ -351,6 +357,11 @@ class Run:
     def _update(self, **changes: Json) -> None:
         self.state = replace(self.state, **changes)
         self._notify()
+
+
+def _remember_dropped(conversation: Conversation, dropped: str, space: int) -> None:
+    """Note which messages a prompt of at most `space` tokens left out."""
+    conversation.dropped_until, conversation.dropped_room = dropped, space if dropped else 0
 
 
 def _place(conversation: Conversation, request: ReplyRequest) -> ChatMessage:

@@ -63,7 +63,7 @@ class Conversation:
     """`current` is the last message that is shown, ROOT if there are none. `rev` counts the writes of the file.
 
     `shown` has the version shown last of what follows a message, by the message's id. The model no longer gets the
-    messages before `dropped_until`; "" means it gets all. `title` is "" until one is given. Change `messages` by the
+    messages before `dropped_until`, "" for none, unless a prompt may have more than `dropped_room` tokens. `title` is "" until one is given. Change `messages` by the
     methods; a message that does not exist raises MessageNotFound.
     """
 
@@ -78,6 +78,7 @@ class Conversation:
     persona: str = ""
     system: str = ""
     dropped_until: str = ""
+    dropped_room: int = 0
     current: str = ROOT
     shown: dict[str, str] = field(default_factory=dict)
     messages: dict[str, ChatMessage] = field(default_factory=dict)

@@ -15,7 +15,7 @@ FORMAT, VERSION = "text-studio/chat", 1
 
 _CONVERSATION_KEYS: Mapping[str, type] = {
     "title": str, "created": float, "updated": float, "rev": int, "pinned": bool, "mode": str, "character": str,
-    "persona": str, "system": str, "dropped_until": str, "current": str, "shown": dict,
+    "persona": str, "system": str, "dropped_until": str, "dropped_room": int, "current": str, "shown": dict,
 }  # fmt: skip
 _MESSAGE_KEYS: Mapping[str, type] = {
     "parent": str, "role": str, "content": str, "reasoning": str, "reasoning_seconds": float, "created": float,

@@ -147,6 +147,38 @@ def test_what_is_written_is_saved_while_it_is_written(
     runs.stop(store, state.conversation)
 
 
+def test_what_was_dropped_stays_dropped_until_there_is_more_room(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    room = model.info.context_length - PARAMS["max_new_tokens"]
+    for dropped_room, expected in ((room, False), (room - 1, True)):
+        conversation = Conversation("", dropped_room=dropped_room)
+        conversation.add("user", "apple")
+        conversation.add("assistant", "pear")
+        conversation.dropped_until = conversation.add("user", "plum").id
+        conversation.add("assistant", "fig")
+        id = store.add(conversation).id
+        answer = finish(runs, store, runs.start(store, id, send("quince"), model)).path()[-1]
+        prompt = store.blobs.get(answer.receipt["prompt_sha256"]).decode()
+        assert ("apple" in prompt) == expected and "plum" in prompt
+        assert bool(store.read(id).dropped_until) != expected
+
+
+def test_a_long_conversation_is_shortened_and_the_first_message_that_is_left_is_noted(
+    runs: Runs, store: ConversationStore, model: LoadedModel
+) -> None:
+    conversation = Conversation("")
+    for number in range(8):
+        conversation.add("user", f"question{number} " + "word " * 3)
+        conversation.add("assistant", "answer")
+    id = store.add(conversation).id
+    changed = finish(runs, store, runs.start(store, id, send("quince"), model))
+    first = changed.message(changed.dropped_until)
+    prompt = store.blobs.get(changed.path()[-1].receipt["prompt_sha256"]).decode()
+    assert first.content.split()[0] in prompt and "question0" not in prompt
+    assert changed.dropped_room == model.info.context_length - PARAMS["max_new_tokens"]
+
+
 def test_a_stopped_answer_without_text_leaves_the_question_alone(
     runs: Runs, store: ConversationStore, model: LoadedModel
 ) -> None:

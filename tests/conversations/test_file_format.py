@@ -19,7 +19,7 @@ MESSAGE = ChatMessage(
 
 def full() -> Conversation:
     made = Conversation(
-        "id", "Title", 1.0, 2.0, 3, True, "chat", "Alice", "Bob", "Be brief.", "m1", "m2", extra={"color": "red"}
+        "id", "Title", 1.0, 2.0, 3, True, "chat", "Alice", "Bob", "Be brief.", "m1", 900, "m2", extra={"color": "red"}
     )
     made.messages = {"m1": ChatMessage("m1", ROOT, "user", ""), "m2": MESSAGE}
     made.shown = {ROOT: "m1", "m1": "m2"}
