@@ -233,7 +233,7 @@ def test_the_receipt_shows_the_prompt_and_repeats_the_answer(window: Window) -> 
     sheet = window.page.locator("dialog.tx-sheet")
     sheet.locator("summary").click()
     expect(sheet.locator("pre")).to_contain_text("Write a sentence about the sea.")
-    expect(sheet).to_contain_text("seed")
+    expect(sheet).to_contain_text("随机种子")
     sheet.locator(".tx-primary").click()
     window.wait_for_answer()
     expect(last_answer(window).locator(".tx-version")).to_have_text("2/2")
