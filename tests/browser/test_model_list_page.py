@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from modules.planning.starter_models import STARTER_MODELS
 from tests.browser.conftest import Server, Window
+from tests.browser.test_shell_page import check_accessibility
 from tests.support.hub_server import HubServer
 
 DEMO, OTHER = "demo-Q4_1.gguf", "sub/other-Q8_0.gguf"
@@ -167,3 +168,31 @@ def test_a_file_put_into_the_folder_is_found_by_refreshing(chromium: Browser, tm
         window.page.locator("#tx-model-first [data-act=refresh]").click()
         expect(row(window, "mine.gguf")).to_be_visible()
         expect(window.page.locator("#tx-model-first section")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("language", "scheme"), [("zh", "dark"), ("en", "light")])
+def test_axe_finds_nothing_serious_in_the_list_and_the_first_run(
+    chromium: Browser, server: Server, tmp_path: Path, hub: HubServer, language: str, scheme: str
+) -> None:
+    words = WORDS[language]
+    with contextlib.closing(Window(chromium, server.url, language, (1440, 900), scheme)) as window:
+        window.tab(words["model"])
+        window.page.locator(".tx-ml-search").fill("many-7")
+        choose_from_menu(window, "many-77.gguf", words["delete"])
+        window.page.locator(".tx-ml-bin summary").click()
+        row(window, "many-78.gguf").locator(".tx-ml-more").click()
+        check_accessibility(window.page)
+        window.page.keyboard.press("Escape")
+        window.page.locator(".tx-ml-undo").get_by_role("button").click()
+    with (
+        serving(tmp_path, "--hf-endpoint", hub.url) as empty,
+        contextlib.closing(Window(chromium, empty.url, language, (1440, 900), scheme)) as window,
+    ):
+        check_accessibility(window.page)
+        window.tab(words["model"])
+        field = window.page.locator("#tx-hub-text").get_by_role("textbox")
+        field.fill("qwen3")
+        field.press("Enter")
+        window.page.locator("#tx-hub-results [data-repo]").first.click()
+        expect(window.page.locator(".tx-dl-table")).to_be_visible()
+        check_accessibility(window.page)
