@@ -63,8 +63,8 @@ class Conversation:
     """`current` is the last message that is shown, ROOT if there are none. `rev` counts the writes of the file.
 
     `shown` has the version shown last of what follows a message, by the message's id. The model no longer gets the
-    messages before `dropped_until`, "" for none, unless a prompt may have more than `dropped_room` tokens. `title` is "" until one is given. Change `messages` by the
-    methods; a message that does not exist raises MessageNotFound.
+    messages before `dropped_until`, "" for none, unless a prompt may have more than `dropped_room` tokens. `title` is
+    "" until one is given. Change `messages` by the methods; a message that does not exist raises MessageNotFound.
     """
 
     id: str

@@ -63,7 +63,7 @@ NAMES = {
 
 def test_names_lose_folders_and_invisible_characters_and_keep_chinese_ones(subtests: pytest.Subtests) -> None:
     for name, expected in NAMES.items():
-        with subtests.test(name):
+        with subtests.test(ascii(name)):
             assert safe_name(name) == expected
 
 
