@@ -75,7 +75,7 @@ class ChecksumMismatch(DownloadError):
 
     template = {
         "en": "{file} failed verification twice: the received bytes do not match the mirror's own file list "
-        "(expected {expected}…, got {found}…). The file was deleted. Choose another endpoint.",
+        "(expected {expected}…, got {found}…). The file was deleted. Use another download site.",
         "zh": "{file} 两次校验均未通过：收到的内容与站点文件列表不符（应为 {expected}…，实际 {found}…）。"
         "文件已删除，请更换下载站点。",
     }

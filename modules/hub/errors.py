@@ -196,7 +196,7 @@ class MirrorUnreachable(DownloadError):
 
     transient = True
     template = {
-        "en": "{host} cannot be reached ({why}). Check the network, or choose another endpoint.",
+        "en": "Can't reach {host} ({why}). Check your connection, or use another download site.",
         "zh": "无法连接 {host}（{why}）。请检查网络，或更换下载站点。",
     }
     host: str
@@ -208,7 +208,7 @@ class RedirectUnreachable(DownloadError):
     transient = True
     template = {
         "en": "{host} does not store this file and redirects to {target}, which cannot be reached. "
-        "Check the network, or choose another endpoint.",
+        "Check your connection, or use another download site.",
         "zh": "{host} 未缓存此文件，重定向到了无法连接的 {target}。请检查网络或代理，或更换下载站点。",
     }
     host: str

@@ -99,7 +99,8 @@ const meta = (model) => {
   const verdict = model.verdict ? make("span", { class: "tx-ml-fit", "data-kind": model.verdict }, model.fit) : null;
   const facts = [model.size, model.quantization].filter(Boolean).map((fact) => make("span", {}, fact));
   const problem = model.problem ? make("span", { class: "tx-ml-problem" }, model.problem) : null;
-  return make("span", { class: "tx-ml-meta" }, ...facts, problem ?? verdict);
+  const note = model.note ? make("span", {}, model.note) : null;
+  return make("span", { class: "tx-ml-meta" }, ...facts, problem ?? verdict, note);
 };
 const row = (model) => {
   const cut = model.name.length > 24 ? model.name.length - 12 : model.name.length; // the quantization is at the end

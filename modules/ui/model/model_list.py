@@ -94,6 +94,7 @@ class ModelList:
             "size": decimal_size(record.size) if record.size else "",
             "quantization": record.quantization or record.format,
             "problem": tr(f"state_{record.state}") if record.problem else "",
+            "note": tr("duplicate").format(name=record.duplicate_of) if record.duplicate_of else "",
             "verdict": kind,
             "fit": tr(f"models_{kind}").format(missing=missing) if kind else "",
             "folder": str(record.path if record.path.is_dir() else record.path.parent),

@@ -58,6 +58,7 @@ def test_a_row_has_the_name_size_quantization_and_folder_of_a_model(tab: Any, mo
         "size": f"{(models / 'sub' / 'a.gguf').stat().st_size / 1000:.2f} KB",
         "quantization": "Q4_K_M",
         "problem": "",
+        "note": "same as b-Q4_K_M.gguf",
         "verdict": "fits",
         "fit": "Fits",
         "folder": str(models / "sub"),
