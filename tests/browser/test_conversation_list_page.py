@@ -78,6 +78,28 @@ def test_the_keyboard_moves_renames_and_deletes_with_undo(chromium: Browser, kep
         expect(page.locator(".tx-entry")).to_have_count(4)
 
 
+def test_what_was_deleted_is_restored_from_the_bin_which_can_be_emptied(chromium: Browser, kept: Server) -> None:
+    with contextlib.closing(Window(chromium, kept.url, "en", (1440, 900))) as window:
+        page = window.page
+        window.import_conversations(TITLES)
+        for title in TITLES[:3]:
+            entry(window, title).focus()
+            page.keyboard.press("Delete")
+            expect(entry(window, title)).to_have_count(0)
+        page.reload()
+        page.get_by_role("button", name="Recently deleted (3)").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name="Restore “Regex help”").click()
+        expect(entry(window, "Regex help")).to_be_visible()
+        dialog.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Recently deleted (2)").click()
+        dialog.get_by_role("button", name="Empty the bin").click()
+        dialog.get_by_role("button", name="Delete 2 for good").click()
+        expect(dialog).to_have_count(0)
+        expect(page.locator("#tx-show-bin")).to_be_hidden()
+        expect(page.locator(".tx-entry")).to_have_count(2)
+
+
 def test_the_list_follows_another_window(chromium: Browser, kept: Server) -> None:
     first = Window(chromium, kept.url, "en", (1440, 900))
     with contextlib.closing(first), contextlib.closing(Window(chromium, kept.url, "zh", (390, 844))) as phone:

@@ -170,6 +170,11 @@ def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:
         visitors.store(request.scope).restore(id)
         return {}
 
+    @router.get("/bin")
+    def list_bin(request: Request) -> Json:
+        deleted = visitors.store(request.scope).deleted()
+        return {"conversations": [{"id": one.id, "title": one.title, "deleted": one.deleted} for one in deleted]}
+
     @router.post("/bin/empty")
     def empty_bin(request: Request, body: Nothing) -> Json:
         visitors.store(request.scope).empty_bin(0)

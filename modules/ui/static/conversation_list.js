@@ -15,6 +15,7 @@ export const element = make("nav", { id: "tx-conversations-scroller", "aria-labe
 let listed = []; // what the server has answered, in its order
 let drawn = 0;
 let query = "";
+let binned = 0;
 let version; // what of the server's conversations has been listed
 let asked = 0; // counts requests: an answer that another one has overtaken is dropped
 let focusedId = ""; // the entry that Tab reaches
@@ -22,6 +23,9 @@ let renaming = false;
 
 /** Return the entry of a conversation, undefined if it is not listed. */
 export const entryOf = (id) => listed.find((entry) => entry.id === id);
+
+/** Return the number of conversations in the bin. */
+export const binCount = () => binned;
 
 // -- days ---------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +120,7 @@ export async function refresh() {
     if (number !== asked) return true;
     listed = answer.conversations;
     version = answer.version;
+    binned = answer.bin;
     const absent = listed.length ? "" : query ? tr("nothing_found") : tr("no_conversations");
     note.textContent = [absent, answer.kept === false && tr("not_kept")].filter(Boolean).join(" ");
   } catch (error) {
@@ -159,10 +164,11 @@ events.addEventListener("open", () => {
 
 // -- actions ------------------------------------------------------------------------------------------------------------
 
-const route = (id, action) => `/chat/${encodeURIComponent(id)}/${action}`;
+/** Return the address of an action on a conversation. */
+export const route = (id, action) => `/chat/${encodeURIComponent(id)}/${action}`;
 
 /** Send a request; show a failure as a toast. Returns what the server answered, null if the request failed. */
-const attempt = (request) =>
+export const attempt = (request) =>
   request.catch((error) => {
     toast(error.message);
     return null;

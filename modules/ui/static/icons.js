@@ -9,6 +9,7 @@ const PATHS = {
   model: "M12 3l8 4.5v9L12 21l-8-4.5v-9zM4 7.5l8 4.5 8-4.5M12 12v9",
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   keys: "M3 7h18v10H3zM7 10.5h.01M11 10.5h.01M15 10.5h.01M8 14h8",
+  bin: "M5 7h14M10 11v6M14 11v6M7 7l1 13h8l1-13M9 7V4h6v3",
   upload: "M12 16V5M7 9l5-5 5 5M5 19h14",
   more: "M6 12h.01M12 12h.01M18 12h.01",
   pin: "M9 4h6l-1 6 3 3H7l3-3zM12 13v7",

@@ -1,4 +1,5 @@
 // The sidebar: new chat, search, conversations, destinations, theme and language. On a phone it is a drawer.
+import { binButton } from "./bin.js";
 import { make } from "./dom.js";
 import * as conversations from "./conversation_list.js";
 import { icon } from "./icons.js";
@@ -119,6 +120,7 @@ export const element = make(
   make("search", { class: "tx-search" }, icon("search"), searchField, make("kbd", { "aria-hidden": "true" }, "Ctrl K")),
   conversations.element,
   make("button", { id: "tx-import", type: "button", class: "tx-side-button tx-quiet", click: conversations.importFiles }, icon("upload"), make("span", {}, tr("import"))),
+  binButton,
   make("nav", { id: "tx-destinations", "aria-label": tr("pages") }, ...DESTINATIONS.map(destination)),
   make(
     "div",

@@ -117,6 +117,16 @@ def test_bad_requests_are_answered_in_the_language_of_the_page(app: App, http: T
     assert "不存在" in http.post("/chat/absent/pin?lang=zh", json={"pinned": True}).json()["error"]
 
 
+def test_the_bin_lists_what_was_deleted_until_it_is_emptied(app: App, http: TestClient) -> None:
+    kept, deleted = stored(app, "About lighthouses"), stored(app, "About bread")
+    http.post(f"/chat/{deleted.id}/delete", json={})
+    (binned,) = http.get("/chat/bin").json()["conversations"]
+    assert (binned["id"], binned["title"]) == (deleted.id, "About bread")
+    assert http.post("/chat/bin/empty", json={}).status_code == 200
+    assert http.get("/chat/bin").json() == {"conversations": []}
+    assert [one["id"] for one in listed(http)] == [kept.id]
+
+
 def test_guests_have_conversations_of_their_own_which_are_not_stored(make_app: Callable[..., App]) -> None:
     app = make_app("--multi-user")
     one = client_of(app)
