@@ -120,7 +120,8 @@ def facts_line(receipt: Mapping[str, Json], page: Page) -> str:
     parts = [page.tr("live_speed").format(tokens=tokens, speed=f"{(tokens - 1) / seconds:.1f}")] if seconds else []
     ends = {"length": "cut", "cancelled": "stopped"}
     parts += [page.tr(ends[reason]) for reason in [receipt.get("reason")] if reason in ends]
-    return " · ".join(parts)
+    model = receipt.get("model")
+    return " · ".join([*parts, *([str(model.get("name"))] if isinstance(model, Mapping) else [])])
 
 
 def _children(conversation: Conversation) -> dict[str, list[str]]:

@@ -157,6 +157,8 @@ area.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey) {
     event.preventDefault();
     sendMessage();
+  } else if (["ArrowLeft", "ArrowRight"].includes(event.key) && !area.value) {
+    selectVersion(lastMessage("assistant")?.id, event.key === "ArrowLeft" ? -1 : 1);
   } else if (event.key === "ArrowUp" && !area.value) {
     event.preventDefault();
     edit(lastMessage("user"));
