@@ -289,6 +289,7 @@ def test_a_killed_worker_leaves_the_text_and_its_error_below(window: Window, ser
     expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
     os.kill(server.worker(), signal.SIGKILL)
     expect(window.page.locator(".tx-run-error [role=alert]")).to_contain_text("SIGKILL")
+    expect(window.page.locator("#tx-pill .tx-failed")).to_be_visible()
     expect(body(last_answer(window))).to_contain_text(re.compile(r"\w+ \w+ \w+"))
     expect(window.page.locator("#tx-send")).to_be_visible()
 
