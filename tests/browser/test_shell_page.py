@@ -73,6 +73,23 @@ def test_a_model_is_loaded_and_unloaded_from_the_header(shared_window: Window) -
     expect(page.locator("#tx-model input")).to_have_value(MODEL)
 
 
+def test_a_conversation_keeps_its_place_and_what_was_typed_while_another_page_is_shown(window: Window) -> None:
+    page = window.page
+    page.set_viewport_size({"width": 1200, "height": 500})
+    open_conversation(window)
+    transcript, address = page.locator("#tx-transcript"), page.url
+    transcript.evaluate("(scroller) => { scroller.scrollTop = 50 }")
+    page.locator("#tx-input").fill("half a sentence")
+    page.locator("#tx-toggle-parameters").click()
+    expect(page.locator("#tx-page-parameters")).to_be_visible()
+    window.tab("模型")
+    expect(page.locator("#tx-load")).to_be_visible()
+    window.tab("聊天")
+    expect(page.locator("#tx-input")).to_have_value("half a sentence")
+    assert page.url == address
+    assert transcript.evaluate("(scroller) => scroller.scrollTop") == 50
+
+
 def test_keys_are_listed_and_do_nothing_while_a_text_is_composed(shared_window: Window) -> None:
     page = shared_window.page
     page.locator("#tx-sidebar .tx-brand").focus()
