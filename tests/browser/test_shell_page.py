@@ -29,6 +29,9 @@ def test_destinations_have_addresses_and_the_language_link_keeps_them(window: Wi
     page.go_back()
     expect(page.locator("#tx-page-chat")).to_be_visible()
     expect(page.locator("#tx-load")).to_be_hidden()
+    for broken in ("#chat/%E0", "#no-such-page/1", "#"):
+        page.evaluate("hash => { location.hash = hash }", broken)
+        expect(page.locator("h1")).to_have_text("新对话")
     page.goto(f"{window.url}/zh/#parameters")
     page.reload()
     expect(page.locator("#tx-gen-temperature")).to_be_visible(timeout=30_000)

@@ -17,10 +17,18 @@ const product = window.gradio_config?.title ?? document.title;
 
 const tabButton = (id) => document.querySelector(`#tx-page-${id}-button`);
 
+const decoded = (text) => {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return ""; // an address that somebody has shortened
+  }
+};
+
 const readAddress = () => {
   const [id, conversation = ""] = location.hash.slice(1).split("/");
   const known = sidebar.DESTINATIONS.some((destination) => destination.id === id);
-  return { at: known ? id : "chat", conversation: known ? decodeURIComponent(conversation) : "" };
+  return { at: known ? id : "chat", conversation: known ? decoded(conversation) : "" };
 };
 
 let opened = false; // whether a conversation, or a new one, has been opened at all
