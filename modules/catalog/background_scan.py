@@ -63,6 +63,12 @@ class BackgroundScan(Generic[T]):
             if is_new:  # it began after this call, so that it has seen everything that there was
                 return list(scan.result)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a scan goes on, so that `items` may have returned only some of what there is."""
+        with self._lock:
+            return self._running is not None and not self._running.ended.is_set()
+
     def _begin(self, may_glance: bool) -> tuple[_Scan[T], bool]:
         """Return a scan to wait for, and whether it began just now."""
         with self._lock:

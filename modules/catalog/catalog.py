@@ -41,6 +41,11 @@ class Catalog:
         """
         return sorted(self._scan.items(seconds), key=lambda record: natural_key(record.name))
 
+    @property
+    def is_scanning(self) -> bool:
+        """Whether a scan goes on, so that `models` may have returned only some of them."""
+        return self._scan.is_running
+
     def _find_records(self) -> Iterator[ModelRecord]:
         for folder, files in walk_folders(self.folder):
             yield from self._reader.records(folder, files)

@@ -230,6 +230,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "models_none_found": ("没有匹配的模型。", "No model matches."),
     "models_summary": ("{count} 个模型 · {size}", "{count} models · {size}"),
     "models_summary_one": ("{count} 个模型 · {size}", "{count} model · {size}"),
+    "models_scanning": ("正在查找模型…", "Looking for models…"),
     "models_more": ("{name} 的更多操作", "More actions for {name}"),
     "models_settings": ("设置", "Settings"),
     "models_copy_path": ("复制文件夹路径", "Copy folder path"),

@@ -183,7 +183,7 @@ def test_axe_finds_nothing_serious_in_the_list_and_the_first_run(
         row(window, "many-78.gguf").locator(".tx-ml-more").click()
         check_accessibility(window.page)
         window.page.keyboard.press("Escape")
-        window.page.locator(".tx-ml-undo").get_by_role("button").click()
+        window.page.locator(".tx-ml-bin").get_by_role("button", name=words["restore"]).click()
     with (
         serving(tmp_path, "--hf-endpoint", hub.url) as empty,
         contextlib.closing(Window(chromium, empty.url, language, (1440, 900), scheme)) as window,

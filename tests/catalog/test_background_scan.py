@@ -55,6 +55,14 @@ def slow(tmp_path: Path) -> Iterator[SlowFolder]:
     folder.reachable.set()
 
 
+def test_a_scan_runs_until_all_is_found(slow: SlowFolder) -> None:
+    assert not slow.scan.is_running
+    slow.listed()
+    assert slow.scan.is_running
+    slow.reachable.set()
+    assert slow.listed(None) == {"near", "far"} and not slow.scan.is_running
+
+
 def test_what_is_known_so_far_is_listed_and_the_rest_later(slow: SlowFolder) -> None:
     assert slow.listed() == {"near"}
     slow.reachable.set()

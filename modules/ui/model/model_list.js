@@ -1,8 +1,10 @@
 // Draws the list of models from the value: {models, summary, bin, undo, texts, owner}. All names are set as text.
 const ROWS = 60; // rows drawn at once; more follow when the end of the list comes into view
 const UNDO_MS = 10000;
+const MAX_LISTINGS = 8; // while a slow disk is read, the list is asked for again, ever more rarely
 const shown = { query: "", rows: ROWS, picked: "", loaded: "", state: "", undo: null, binOpen: false };
 let undoTimer = 0;
+let listings = 0;
 let undoSeen = ""; // the deletion that was offered to be undone last
 
 const list = () => props.value ?? { models: [], bin: [], texts: {} };
@@ -237,9 +239,16 @@ const readState = () => {
   mark();
 };
 document.addEventListener("tx-model-state", readState);
+const listAgain = () => {
+  element.querySelector(".tx-ml-summary").textContent = list().scanning ? text("scanning") : list().summary ?? "";
+  if (!list().scanning) listings = 0;
+  else if (listings < MAX_LISTINGS) setTimeout(() => trigger("refresh_list", {}), 1000 * 2 ** listings++);
+};
 watch("value", () => {
   draw();
+  listAgain();
   readState();
 });
 draw();
+listAgain();
 readState();

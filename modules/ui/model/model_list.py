@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,14 @@ READ_PICKED = """(model, ...others) => {
 _SCRIPT = (Path(__file__).parent / "model_list.js").read_text(encoding="utf-8")
 _TEXT_KEYS = (
     *("search", "none_found", "label", "more", "settings", "copy_path", "copied", "delete", "undo", "restore"),
-    *("empty_bin", "bin_info", "is_loaded"),
+    *("empty_bin", "bin_info", "is_loaded", "scanning"),
 )
 
 
 class ModelList:
     """Created inside the current Gradio container. Its value has all models; the script draws those in view.
 
-    `part` emits pick, load_model, unload_model, delete_model, restore_model and empty_bin.
+    `part` emits pick, load_model, unload_model, delete_model, restore_model, empty_bin and refresh_list.
     """
 
     def __init__(self, page: Page) -> None:
@@ -54,6 +55,8 @@ class ModelList:
     def value(self, records: list[ModelRecord], undo: BinEntry | None) -> dict[str, Any]:
         """Return the value of `part`. With `undo`, the page offers for a moment to undo that deletion."""
         tr = self._page.tr
+        # A different value each time: the script is told only of changes.
+        scanning = time.monotonic_ns() if records and self._app.catalog.is_scanning else 0
         bin_entries = self._app.deletion.entries() if self._page.owner else []
         texts = {key: tr(f"models_{key}") for key in _TEXT_KEYS} | {"load": tr("load"), "unload": tr("unload")}
         rooms = self._rooms({record.format for record in records})
@@ -63,6 +66,7 @@ class ModelList:
         return {
             "models": [self._row(record, rooms.get(record.format, 0)) for record in records],
             "summary": summary.format(count=len(records), size=total) if records else "",
+            "scanning": scanning,
             "bin": [_bin_row(entry) for entry in bin_entries],
             "bin_summary": tr("models_bin").format(count=len(bin_entries), size=bin_size),
             "undo": {"id": undo.id, "text": self._deleted(undo)} if undo else None,

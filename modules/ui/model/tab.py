@@ -132,6 +132,7 @@ class ModelTab:
         self.menu_events.append(pick)
         self.row_picked = pick
         self.load_on(models.load_model, actions.load)
+        self.update_menu(models.refresh_list, self.picker.list_models, [card.model])
         failing: Options = {"failed": actions.failed, "owner_only": True}
         self.update_menu(models.delete_model, actions.delete, [card.model], **failing)
         self.update_menu(models.restore_model, actions.restore, [card.model], **failing)

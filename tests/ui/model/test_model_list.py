@@ -161,3 +161,9 @@ def test_the_model_of_a_row_is_loaded_with_its_saved_settings(tab: Any, models: 
 
     asyncio.run(load())
     assert (tab.app.models.status.name, tab.app.models.status.context_length) == ("tiny.gguf", 256)
+
+
+def test_an_incomplete_list_says_that_models_are_still_looked_for(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert listed(tab)["scanning"] == 0
+    monkeypatch.setattr("modules.catalog.catalog.Catalog.is_scanning", True)
+    assert 0 < listed(tab)["scanning"] < listed(tab)["scanning"]
