@@ -138,7 +138,8 @@ function show() {
 }
 
 const stopAnswer = () => {
-  if (isAnswering()) post(`/chat/${encodeURIComponent(currentId())}/stop`).catch((error) => alertText(error.message));
+  if (!isAnswering()) return false; // Esc may mean something else then
+  post(`/chat/${encodeURIComponent(currentId())}/stop`).catch((error) => alertText(error.message));
 };
 
 events.addEventListener("shown", () => {
