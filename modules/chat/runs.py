@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from modules.conversations.store import ConversationStore
 from modules.core.errors import InternalError, WebUIError
 from modules.core.events import Done, Event, Failed, Json, Progress, Text, Waiting
 from modules.core.product import LOG_FILE
-from modules.core.reasoning import REASONING
+from modules.core.reasoning import REASONING, Piece
 from modules.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ SAVE_SECONDS = 1.5
 """How often an answer is saved while it is being written: with the time that saving takes, at most 2 s of it are lost
 if the process is killed."""
 
-Listener = Callable[[], None]
+Listener = Callable[[ConversationStore, str, bool], None]
+"""Gets the store and the id of a conversation, and whether its run has just begun or ended."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,14 @@ class Runs:
         finally:
             with self._lock:
                 self._starting.discard((store, id))
-            self._notify()
+            self._notify(store, id)
 
     def _begin(self, run: Run) -> RunState:
         with self._lock:
             self._running[run.key] = run
             self._errors.pop(run.key, None)
         threading.Thread(target=self._work, args=(run,), name="chat run", daemon=True).start()
-        self._notify()
+        self._notify(*run.key, begun_or_ended=True)
         return run.state
 
     def _work(self, run: Run) -> None:
@@ -127,7 +128,7 @@ class Runs:
                 del self._running[run.key]
                 if run.state.error is not None:
                     self._errors[run.key] = run.state
-            self._notify()
+            self._notify(*run.key, begun_or_ended=True)
 
     def state(self, store: ConversationStore, id: str) -> RunState | None:
         """Return what the run of a conversation has written, None if there is none."""
@@ -168,16 +169,19 @@ class Runs:
             run.ended.wait(max(0.0, deadline - time.monotonic()))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` whenever a run has made progress, in any thread. Return a function that ends this."""
+        """Call `listener` whenever a run has made progress, in any thread. Return a function that ends this.
+
+        It must be quick: it is called for every token.
+        """
         with self._lock:
             self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
-    def _notify(self) -> None:
+    def _notify(self, store: ConversationStore, id: str, begun_or_ended: bool = False) -> None:
         with self._lock:
             listeners = list(self._listeners)
         for listener in listeners:
-            listener()
+            listener(store, id, begun_or_ended)
 
 
 class Run:
@@ -191,7 +195,7 @@ class Run:
         request: ReplyRequest,
         model: LoadedModel,
         templates: ChatTemplates,
-        notify: Listener,
+        notify: Callable[[ConversationStore, str], None],
     ) -> None:
         self.key = (store, conversation.id)
         self._store, self._id, self._request = store, conversation.id, request
@@ -318,8 +322,7 @@ class Run:
         saved = time.monotonic()
         while not isinstance(event := self._inbox.get(), Done | Failed):
             if isinstance(event, Text):
-                self._count(event.tokens)
-                self._read(event.text)
+                self._read(event.text, event.tokens)
             elif isinstance(event, Waiting):
                 self._update(phase="waiting", position=event.position)
             elif isinstance(event, Progress):
@@ -327,36 +330,38 @@ class Run:
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save(self._write_text)
                 saved = time.monotonic()
-        for kind, text in self._parser.end():
-            self._take(kind, text)
+        self._update(**self._added(self._parser.end()))
         if isinstance(event, Failed):
             raise event.error
         return event
 
-    def _read(self, text: str) -> None:
-        for kind, piece in self._parser.feed(text):
-            self._take(kind, piece)
+    def _read(self, text: str, tokens: int = 0) -> None:
+        """Take a piece of the reply, which was decoded from so many tokens."""
+        changes: dict[str, Json] = {}
+        if tokens:
+            now = time.monotonic()
+            self._first_token = self._first_token or now
+            changes = {"tokens": self.state.tokens + tokens, "seconds": now - self._first_token}
+        self._update(**changes, **self._added(self._parser.feed(text)))
 
-    def _count(self, tokens: int) -> None:
-        now = time.monotonic()
-        self._first_token = self._first_token or now
-        self._update(tokens=self.state.tokens + tokens, seconds=now - self._first_token)
-
-    def _take(self, kind: str, text: str) -> None:
-        """Add a piece of the answer, or of the thought before it."""
-        if not text:
-            return
-        state, now = self.state, time.monotonic()
-        if kind == REASONING:
-            self._thought_since = self._thought_since or now
-            seconds = self._before.reasoning_seconds + now - self._thought_since
-            self._update(phase="thinking", reasoning=state.reasoning + text, reasoning_seconds=seconds)
-        else:
-            self._update(phase="writing", content=state.content + text)
+    def _added(self, pieces: Sequence[Piece]) -> dict[str, Json]:
+        """Return the fields of the state that change with more pieces of the thought and of the answer."""
+        changes: dict[str, Json] = {}
+        for kind, text in pieces:
+            if kind == REASONING:
+                now = time.monotonic()
+                self._thought_since = self._thought_since or now
+                changes["phase"] = "thinking"
+                changes["reasoning"] = changes.get("reasoning", self.state.reasoning) + text
+                changes["reasoning_seconds"] = self._before.reasoning_seconds + now - self._thought_since
+            else:
+                changes["phase"] = "writing"
+                changes["content"] = changes.get("content", self.state.content) + text
+        return changes
 
     def _update(self, **changes: Json) -> None:
         self.state = replace(self.state, **changes)
-        self._notify()
+        self._notify(*self.key)
 
 
 def _remember_dropped(conversation: Conversation, dropped: str, space: int) -> None:

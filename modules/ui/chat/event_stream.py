@@ -16,9 +16,12 @@ from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.snapshot import ConversationView
 from modules.ui.handlers import Page
 
-FLUSH_SECONDS = 0.09
+FLUSH_SECONDS = 0.15
 """Shortest time between two events. A page that draws each token would take the processor that decodes them."""
 PING_SECONDS = 15.0
+
+News = list[tuple[str, Json]]
+"""Events with their names."""
 
 
 class EventStream:
@@ -28,46 +31,69 @@ class EventStream:
         self._app, self._page, self._store, self._id = app, page, store, id
         self._view = ConversationView(page, renderer)
         self._listed: tuple[int, set[str]] | None = None
+        self._unread = True  # whether the conversation may have changed since it was read
         self._rev: int | None = None
         self._live_message = ""
         self._failure: object = None
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield events for as long as the page is connected."""
-        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
         waiting = False  # only one wake-up is under way, however many tokens arrive
 
         def wake() -> None:
             nonlocal waiting
             if not waiting and not loop.is_closed():
                 waiting = True
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(woken.set)
 
-        ends = (self._store.subscribe(lambda id: wake()), self._app.runs.listen(wake))
+        def on_change(id: str) -> None:
+            if id in ("", self._id):
+                self._unread = True
+            wake()
+
+        def on_run(store: ConversationStore, id: str, begun_or_ended: bool) -> None:
+            if store is self._store and (begun_or_ended or id == self._id):
+                wake()
+
+        ends = (self._store.subscribe(on_change), self._app.runs.listen(on_run))
         try:
             while True:
                 started = time.monotonic()
                 waiting = False
-                for name, body in await asyncio.to_thread(self._news):
+                news = self._live_news()
+                for name, body in await asyncio.to_thread(self._news) if news is None else news:
                     yield _event(name, body)
                 await asyncio.sleep(max(0.0, FLUSH_SECONDS - (time.monotonic() - started)))
                 try:
-                    await asyncio.wait_for(changed.wait(), PING_SECONDS)
+                    await asyncio.wait_for(woken.wait(), PING_SECONDS)
                 except asyncio.TimeoutError:
+                    self._unread = True  # another process may have changed the file
                     yield b": still here\n\n"
-                changed.clear()
+                woken.clear()
         finally:
             for end in ends:
                 end()
 
-    def _news(self) -> list[tuple[str, Json]]:
-        news: list[tuple[str, Json]] = []
+    def _list_news(self) -> News:
         listed = (self._store.version, self._app.runs.running(self._store))
-        if listed != self._listed:
-            self._listed = listed
-            news.append(("list", {"version": listed[0], "running": sorted(listed[1])}))
+        if listed == self._listed:
+            return []
+        self._listed = listed
+        return [("list", {"version": listed[0], "running": sorted(listed[1])})]
+
+    def _live_news(self) -> News | None:
+        """Return the news if they are no more than what has been written; None if the conversation must be read."""
+        run = self._app.runs.state(self._store, self._id)
+        if self._unread or (run.message if run else "") != self._live_message:
+            return None
+        return [*self._list_news(), *([("live", self._view.live(run))] if run else [])]
+
+    def _news(self) -> News:
+        news = self._list_news()
         if not self._id or self._app.runs.is_starting(self._store, self._id):
             return news
+        self._unread = False
         run = self._app.runs.state(self._store, self._id)
         failure = self._app.runs.failure(self._store, self._id)
         try:
@@ -76,15 +102,13 @@ class EventStream:
             return [*news, ("gone", {"id": self._id})]
         except WebUIError as error:
             return [*news, ("conversation", {"id": self._id, "problem": self._page.alert(error)})]
-        rev = conversation.rev
-        message = run.message if run else ""
-        expected = run.rev if run and self._live_message == message else None
-        if (rev != self._rev and rev != expected) or message != self._live_message or failure is not self._failure:
-            self._rev, self._live_message, self._failure = rev, message, failure
+        rev, message = conversation.rev, run.message if run else ""
+        saved = run.rev if run and self._live_message == message else None  # by the run: the page has it already
+        if rev not in (self._rev, saved) or message != self._live_message or failure is not self._failure:
+            self._live_message, self._failure = message, failure
             news.append(("conversation", self._view.snapshot(conversation, run, failure)))
-        elif run:
-            self._rev = rev
-        if run and message:
+        self._rev = rev
+        if run:
             news.append(("live", self._view.live(run)))
         return news
 

@@ -10,7 +10,10 @@ const toBottom = iconButton("bottom", tr("scroll_down"), ICONS.down, { id: "tx-t
 const announcer = make("div", { class: "tx-unseen", role: "status" });
 scroller.append(list);
 
-export const element = make("div", { id: "tx-conversation", class: "tx-is-empty" }, scroller, toBottom, announcer);
+export const element = make("div", { id: "tx-conversation" }, scroller, toBottom, announcer);
+
+const showEmpty = (empty) => document.documentElement.toggleAttribute("data-chat-empty", empty);
+showEmpty(true);
 
 /** The open conversation as the server last sent it; `messages` are bodies by id. */
 let shown = { id: "", rev: null, order: [], messages: {}, running: "", title: "", system: "" };
@@ -105,7 +108,7 @@ function show(body) {
   if (body.id !== currentId()) return;
   if (body.problem) {
     list.replaceChildren(rendered(body.problem, "tx-problem"));
-    element.classList.remove("tx-is-empty");
+    showEmpty(false);
     return;
   }
   // The server sends each message once: those of other branches are kept for when they are shown again.
@@ -122,7 +125,7 @@ function show(body) {
   const stopped = shown.running && !body.running;
   shown = { ...body, messages };
   arrange(wanted);
-  element.classList.toggle("tx-is-empty", wanted.length === 0);
+  showEmpty(wanted.length === 0);
   element.classList.toggle("tx-answering", Boolean(body.running));
   if (stopped) announcer.textContent = tr("answer_complete");
   events.dispatchEvent(new CustomEvent("shown", { detail: shown }));
@@ -155,7 +158,7 @@ events.addEventListener("open", () => {
   shown = { id: "", rev: null, order: [], messages: {}, running: "", title: "", system: "" };
   nodes.clear();
   list.replaceChildren();
-  element.classList.toggle("tx-is-empty", currentId() === "");
+  showEmpty(currentId() === "");
   following = true;
   element.classList.remove("tx-answering");
   events.dispatchEvent(new CustomEvent("shown", { detail: shown }));

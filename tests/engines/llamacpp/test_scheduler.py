@@ -169,16 +169,16 @@ def test_cancelling_acts_at_once_in_every_state(shallow_llama: WorkerProcess, st
 
 
 def test_cancelling_does_not_affect_other_requests(tiny_llama: WorkerProcess) -> None:
-    params = WITH_LOGPROBS | {"max_new_tokens": 250}
+    params = WITH_LOGPROBS | {"max_new_tokens": 600}
     crowd = Crowd(tiny_llama)
     running = crowd.ask(chat("the moon"), **params)
-    for _ in range(8):
+    for _ in range(4):
         cancelled = crowd.ask(chat("clouds"), max_new_tokens=300, ban_eos_token=True)
         crowd.wait(cancelled, Text)
         tiny_llama.cancel(cancelled)
     assert not any(isinstance(event, ENDS) for event in crowd.heard[running])
     reply = crowd.answer(running)
-    assert reply.done.completion_tokens == 250
+    assert reply.done.completion_tokens == 600
     forget(tiny_llama)
     assert_same_answer(reply, answer(tiny_llama, chat("the moon"), **params))
 
