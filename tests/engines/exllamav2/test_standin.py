@@ -228,7 +228,7 @@ def test_the_complete_quantized_model_has_the_logits_of_its_weights_and_a_low_pe
     logits, _ = paged
     check_close(logits["none"], expected_of_all_layers["exl2"], ALL_LAYERS)
     check_close(logits["cache 8bit"], expected_of_all_layers["exl2"], ALL_LAYERS + FP8)
-    # Which weights the conversion makes depends on how the processor rounds: 1.16 was seen, and less than 1.1 on another.
+    # Which weights the conversion makes depends on how the processor rounds: 1.16 and less than 1.1 were seen.
     assert _perplexity(logits["none"], tokens) < 1.25 * _perplexity(expected_of_all_layers["fp16"], tokens)
 
 
