@@ -351,7 +351,7 @@ def _error_at(location: str, problem: Words) -> CommandLineError:
 def parse(arguments: Iterable[str]) -> Flags:
     """Parse the command line; `--help` prints and exits. Raises OptionError, UnknownOption or CommandLineError."""
     parser = FlagParser([*SERVER.values(), *OPTIONS.values()], f"{PRODUCT}: a local web UI for large language models")
-    kept, warnings = legacy_flags.drop_ignored(arguments)
+    kept, warnings = legacy_flags.drop_ignored(legacy_flags.rename(arguments))
     typed = parser.parse(kept)
     server = {key: typed.get(key, option.default) for key, option in SERVER.items()}
     return Flags(server, {key: value for key, value in typed.items() if key in OPTIONS}, warnings)

@@ -1,4 +1,4 @@
-"""Flags of the original web UI that are ignored with a warning.
+"""Flags of the original web UI: those of today's version under our names, and those ignored with a warning.
 
 Flags that protect something (`--admin-key`, `--ssl-keyfile`, ...) are left out on purpose:
 they stay an error, so that the server does not start unprotected.
@@ -65,9 +65,37 @@ IGNORED_FLAGS: Mapping[str, str] = {
 }
 """Ignored flags in their original spelling, and the flag to use instead; "" if there is none."""
 
+RENAMED_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "ctx-size": ("n_ctx", "max_seq_len"),
+    "gpu-layers": ("n-gpu-layers",),
+    "batch-size": ("n_batch",),
+    "no-kv-offload": ("no_offload_kqv",),
+}
+"""Flags of version 3 and later, and those they stand for: the context length is that of every loader.
+
+Source: modules/shared.py of oobabooga/text-generation-webui.
+"""
+
 _BY_DASHES = {flag.replace("_", "-"): instead for flag, instead in IGNORED_FLAGS.items()}
 _IGNORED = {"en": "{flag} is no longer supported and was ignored.", "zh": "{flag} 已不再支持，将被忽略。"}
 _INSTEAD = {"en": " Use {instead}.", "zh": "请改用 {instead}。"}
+
+
+def rename(arguments: Iterable[str]) -> list[str]:
+    """Return the command-line arguments with renamed flags under our names, each with its value."""
+    renamed: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        flag, equals, value = argument.partition("=")
+        names = RENAMED_FLAGS.get(flag.removeprefix("--").replace("_", "-"), ()) if flag.startswith("--") else ()
+        values = [value] if equals else [pending.pop(0)] if pending and not pending[0].startswith("--") else []
+        if not names:
+            renamed.append(argument)
+            pending[:0] = [] if equals else values
+        for name in names:
+            renamed += [f"--{name}", *values]
+    return renamed
 
 
 def drop_ignored(arguments: Iterable[str]) -> tuple[list[str], tuple[Words, ...]]:

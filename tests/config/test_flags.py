@@ -281,3 +281,13 @@ def test_unsupported_security_flags_and_unknown_flags_are_errors(word: str) -> N
 def test_an_ignored_flag_does_not_hide_the_missing_value_of_another() -> None:
     with pytest.raises(CommandLineError):
         flags.parse(["--model", "--chat", "name"])
+
+
+def test_flags_of_todays_original_are_taken_under_our_names() -> None:
+    read = flags.parse(["--ctx-size", "4096", "--gpu-layers=-1", "--no-kv-offload", "--batch_size", "256", "--api"])
+    assert read.load == {"n_ctx": 4096, "max_seq_len": 4096, "n_gpu_layers": -1, "no_offload_kqv": True, "n_batch": 256}
+    assert read.on("api") and not read.warnings
+    with pytest.raises(CommandLineError):
+        flags.parse(["--ctx-size"])
+    with pytest.raises(OptionError):
+        flags.parse(["--ctx-size", "many"])
