@@ -1,6 +1,6 @@
 // The box in which messages are written, and what it sends. Sending goes through Gradio, which knows the parameters.
 import { currentId, events, open, post, upload } from "./chat_client.js";
-import { ICONS, iconButton, make } from "./dom.js";
+import { iconButton, make } from "./dom.js";
 import { register } from "./shortcuts.js";
 import { tr } from "./texts.js";
 import { change, conversation, copyText, edit, isAnswering, lastMessage, selectVersion } from "./transcript.js";
@@ -9,9 +9,9 @@ const COUNT_DELAY = 400;
 const MAX_FILES = 10;
 
 const area = make("textarea", { id: "tx-input", rows: "1", "aria-label": tr("message"), placeholder: tr("write"), enterkeyhint: "send" });
-const send = iconButton("send", tr("send"), ICONS.send, { id: "tx-send" });
-const stop = iconButton("stop", tr("stop"), ICONS.stop, { id: "tx-stop", hidden: true });
-const attach = iconButton("attach", tr("attach_file"), ICONS.attach, { id: "tx-attach" });
+const send = iconButton("send", tr("send"), "send", { id: "tx-send" });
+const stop = iconButton("stop", tr("stop"), "stop", { id: "tx-stop", hidden: true });
+const attach = iconButton("attach", tr("attach_file"), "attach", { id: "tx-attach" });
 const picker = make("input", { type: "file", multiple: true, hidden: true, tabindex: "-1" });
 const files = make("ul", { id: "tx-attached", class: "tx-attached" });
 const start = make("input", { id: "tx-start-with", "aria-label": tr("start_reply_with"), placeholder: tr("start_reply_with") });
@@ -179,7 +179,7 @@ async function takeBack() {
 
 function drawFiles() {
   files.replaceChildren(...attachments.map((one, index) => {
-    const remove = iconButton("close", tr("remove_file"), ICONS.close, { click: () => { attachments.splice(index, 1); drawFiles(); countSoon(); } });
+    const remove = iconButton("close", tr("remove_file"), "close", { click: () => { attachments.splice(index, 1); drawFiles(); countSoon(); } });
     return make("li", {}, one.name, remove);
   }));
 }

@@ -1,4 +1,4 @@
-// The icons of the shell, drawn in the color of the text.
+// The icons of the page, drawn in the color of the text.
 const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   sidebar: "M4 5h16v14H4zM10 5v14",
@@ -14,13 +14,24 @@ const PATHS = {
   more: "M6 12h.01M12 12h.01M18 12h.01",
   pin: "M9 4h6l-1 6 3 3H7l3-3zM12 13v7",
   down: "M7 10l5 5 5-5",
+  copy: "M9 9h10v10H9zM5 15H4V5h10v1",
+  edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
+  again: "M20 12a8 8 0 1 1-2.3-5.7M20 3v4h-4",
+  forward: "M5 12h14M13 6l6 6-6 6",
+  branch: "M6 4v16M6 12h6a4 4 0 0 0 4-4V5M13 8l3-3 3 3",
+  receipt: "M6 3h12v18l-3-2-3 2-3-2-3 2zM9 8h6M9 12h6",
+  previous: "M15 6l-6 6 6 6",
+  next: "M9 6l6 6-6 6",
+  send: "M5 12h13M12 5l7 7-7 7",
+  stop: "M7 7h10v10H7z",
+  attach: "M20 11l-8.5 8.5a5 5 0 0 1-7-7L13 4a3.3 3.3 0 0 1 4.7 4.7L9.5 17a1.7 1.7 0 0 1-2.4-2.4L15 6.8",
+  to_bottom: "M12 5v14M6 13l6 6 6-6",
   close: "M6 6l12 12M18 6L6 18",
 };
 
 /** Return the icon as an SVG element that screen readers skip. */
 export function icon(name) {
   const holder = document.createElement("span");
-  holder.className = `tx-icon-${name}`;
   holder.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${PATHS[name]}"/></svg>`;
   return holder.firstElementChild;
 }

@@ -1,12 +1,12 @@
 // The messages of the open conversation. Each is drawn once; of an answer that is being written only the last block is
 // drawn again.
 import { currentId, events, get, open, post } from "./chat_client.js";
-import { ICONS, iconButton, make, rendered } from "./dom.js";
+import { iconButton, make, rendered } from "./dom.js";
 import { language, tr } from "./texts.js";
 
 const scroller = make("div", { id: "tx-transcript", tabindex: "0", role: "region", "aria-label": tr("conversation") });
 const list = make("div", { id: "tx-messages" });
-const toBottom = iconButton("bottom", tr("scroll_down"), ICONS.down, { id: "tx-to-bottom", hidden: true });
+const toBottom = iconButton("bottom", tr("scroll_down"), "to_bottom", { id: "tx-to-bottom", hidden: true });
 const announcer = make("div", { class: "tx-unseen", role: "status" });
 scroller.append(list);
 
@@ -87,20 +87,20 @@ function actions(body) {
   const at = versions.indexOf(id);
   const user = role === "user";
   const steps = versions.length < 2 ? [] : [
-    iconButton("previous", tr("previous_version"), ICONS.previous, { disabled: at === 0 }),
+    iconButton("previous", tr("previous_version"), "previous", { disabled: at === 0 }),
     make("span", { class: "tx-version" }, `${at + 1}/${versions.length}`),
-    iconButton("next", tr("next_version"), ICONS.next, { disabled: at === versions.length - 1 }),
+    iconButton("next", tr("next_version"), "next", { disabled: at === versions.length - 1 }),
   ];
   return [
     ...steps,
-    iconButton("copy", tr("copy_message"), ICONS.copy),
-    iconButton("edit", tr("edit_message"), ICONS.edit),
-    iconButton("again", tr("regenerate"), ICONS.again),
-    !user && iconButton("more", tr("continue"), ICONS.more),
-    iconButton("branch", tr("branch_here"), ICONS.branch),
-    !user && body.has_receipt && iconButton("receipt", tr("receipt"), ICONS.receipt),
-    iconButton("remove", tr("remove_message"), ICONS.remove),
-    iconButton("expand", tr("more_actions"), ICONS.dots),
+    iconButton("copy", tr("copy_message"), "copy"),
+    iconButton("edit", tr("edit_message"), "edit"),
+    iconButton("again", tr("regenerate"), "again"),
+    !user && iconButton("more", tr("continue"), "forward"),
+    iconButton("branch", tr("branch_here"), "branch"),
+    !user && body.has_receipt && iconButton("receipt", tr("receipt"), "receipt"),
+    iconButton("remove", tr("remove_message"), "bin"),
+    iconButton("expand", tr("more_actions"), "more"),
   ].filter(Boolean);
 }
 
