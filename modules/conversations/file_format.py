@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,8 +158,8 @@ def _checked(data: Mapping[str, Json], types: Mapping[str, type], where: str) ->
     for key in types.keys() & data.keys():
         value, expected = data[key], types[key]
         if expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected:
+            value = float(value) if abs(value) < 1e300 else math.inf
+        if type(value) is not expected or (expected is float and not math.isfinite(value)):
             name = _NAMES[expected]
             raise FormatProblem(f"{where}{key} is not {name['en']}", f"{where}{key} 应为{name['zh']}")
         found[key] = value

@@ -45,6 +45,12 @@ def test_numbers_may_be_whole() -> None:
     assert from_json("id", data(created=5)).created == 5.0
 
 
+def test_numbers_beyond_the_range_are_refused() -> None:
+    for text in ("1e999", "-1e999", "NaN", "1" + "0" * 400):
+        with pytest.raises(FormatProblem):
+            from_json("id", data(created=json.loads(text)))
+
+
 def test_unknown_keys_are_written_back() -> None:
     changed = data(new={"a": [1]})
     changed["messages"]["m1"]["new"] = "text"
