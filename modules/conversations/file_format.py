@@ -34,7 +34,7 @@ _NAMES: Mapping[type, Words] = {
 
 
 class FormatProblem(Exception):
-    """What is wrong with the content of a file, as the end of a sentence."""
+    """A fault of the content of a file, as the end of a sentence."""
 
     def __init__(self, en: str, zh: str) -> None:
         super().__init__(en)
@@ -159,7 +159,7 @@ def _checked(data: Mapping[str, Json], types: Mapping[str, type], where: str) ->
         value, expected = data[key], types[key]
         if expected is float and type(value) is int:
             value = float(value) if abs(value) < 1e300 else math.inf
-        if type(value) is not expected or (expected is float and not math.isfinite(value)):
+        if type(value) is not expected or (isinstance(value, float) and not math.isfinite(value)):
             name = _NAMES[expected]
             raise FormatProblem(f"{where}{key} is not {name['en']}", f"{where}{key} 应为{name['zh']}")
         found[key] = value
