@@ -61,7 +61,7 @@ class BinEntry:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What the deletion of a model moves: whole `paths`, and all `models` that lose files by it, itself first."""
+    """The files that deleting a model moves: whole `paths`, and all `models` that lose files by it, itself first."""
 
     models: tuple[ModelRecord, ...]
     paths: tuple[Path, ...]
@@ -124,19 +124,12 @@ class ModelBin:
             deleted=deleted,
             settings=settings,
         )
-        place = self._folder / entry.id
-        moved: list[tuple[Path, Path]] = []
+        folder = self._folder / entry.id
         try:
-            _write_entry(place, entry)
-            for path, name in zip(deletion.paths, entry.paths, strict=True):
-                target = place / _FILES / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(path, target)
-                moved.append((target, path))
+            _write_entry(folder, entry)
+            _move_all(list(zip(deletion.paths, [folder / _FILES / name for name in entry.paths], strict=True)))
         except OSError as error:
-            for target, path in reversed(moved):
-                os.rename(target, path)
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise NotDeletable(entry.names[0], _reason(error)) from error
         return entry
 
@@ -147,15 +140,9 @@ class ModelBin:
         moves = [(files / name, self._top / name) for name in entry.paths if os.path.lexists(files / name)]
         if any(os.path.lexists(target) for _, target in moves):
             raise NotRestorable(entry.names[0], _TAKEN)
-        moved: list[tuple[Path, Path]] = []
         try:
-            for source, target in moves:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(source, target)
-                moved.append((source, target))
+            _move_all(moves)
         except OSError as error:
-            for source, target in reversed(moved):
-                os.rename(target, source)
             raise NotRestorable(entry.names[0], _reason(error)) from error
         self._erase(entry)
         return entry
@@ -195,15 +182,29 @@ def _sizes(models: Iterable[ModelRecord]) -> dict[Path, int]:
     return {path: status.st_size for model in models for path, status in model.files.items()}
 
 
-def _write_entry(place: Path, entry: BinEntry) -> None:
-    place.mkdir(parents=True)
-    temporary = place / f".{_ENTRY}.new"
+def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename each source to its target. If one fails, the others are moved back and its OSError is raised."""
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(source, target)
+            moved.append((source, target))
+    except OSError:
+        for source, target in reversed(moved):
+            os.rename(target, source)
+        raise
+
+
+def _write_entry(folder: Path, entry: BinEntry) -> None:
+    folder.mkdir(parents=True)
+    temporary = folder / f".{_ENTRY}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         content = {key: value for key, value in asdict(entry).items() if key != "id"}
         json.dump(content, file, ensure_ascii=False, default=str)  # YAML has dates, JSON has none
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, place / _ENTRY)
+    os.replace(temporary, folder / _ENTRY)
 
 
 def _parse(name: str, data: Mapping[str, Any]) -> BinEntry:

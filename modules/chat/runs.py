@@ -37,7 +37,7 @@ Listener = Callable[[ConversationStore, str, bool], None]
 
 @dataclass(frozen=True)
 class ReplyRequest:
-    """What is asked of a conversation.
+    """A request for an answer in a conversation.
 
     `action` is "send" (answer `text`), "edit" (answer `text` in place of `message`, a question, which is kept as
     another version), "regenerate" (answer the question of `message` again) or "continue" (extend `message`). `seen` is
@@ -63,7 +63,6 @@ class RunState:
 
     conversation: str
     message: str
-    model: str
     phase: str = "preparing"
     position: int = 0
     progress: float = 0.0
@@ -208,7 +207,6 @@ class Run:
         self.state = RunState(
             conversation.id,
             answer.id,
-            model.record.name,
             content=answer.content,
             reasoning=answer.reasoning,
             reasoning_seconds=answer.reasoning_seconds,

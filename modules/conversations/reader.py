@@ -24,7 +24,7 @@ _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # perhaps of a whole pair
 
 @dataclass(frozen=True)
 class Summary:
-    """What the list shows of a conversation. Times are seconds since the epoch.
+    """The entry of a conversation in the list. Times are seconds since the epoch.
 
     `title` is derived from the first question if none was given. `count` is the number of messages, of all versions.
     `problem` says why the file cannot be opened, or not changed, as the end of a sentence. `snippet` surrounds what was

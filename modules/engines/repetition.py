@@ -1,4 +1,4 @@
-"""What a generation needs to be repeated: its seed, and how much of its prompt was in the KV cache.
+"""Repeat generations: by their seed, and how much of its prompt was in the KV cache.
 
 Tokens that are evaluated together have slightly other keys and values than the same tokens one by one, and at
 temperature 1 that soon changes the text. A repetition therefore takes no more tokens from the cache than the first

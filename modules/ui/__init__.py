@@ -17,6 +17,7 @@ from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
 from modules.ui.gradio_import import gradio
 from modules.ui.gradio_patches import slow_timer_frames, speed_up_component_search, write_head
+from modules.ui.locales import supported
 from modules.ui.login import LoginGuard
 from modules.ui.model.options_card import LOADER_CSS
 from modules.ui.page import build
@@ -144,7 +145,7 @@ def _add_routes(server: FastAPI, app: App) -> None:
 
     @server.get("/language/{language}", include_in_schema=False)
     def switch_language(language: str) -> Response:
-        language = language if language in LANGUAGES else LANGUAGES[0]
+        language = supported(language)
         response = RedirectResponse(f"/{language}/")
         response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 86400, samesite="lax", httponly=True)
         return response

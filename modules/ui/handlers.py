@@ -1,19 +1,25 @@
-"""Attach handlers to the events of the page. The only module of ui/ that catches errors of every kind."""
+"""Attach handlers to the events of the page, and answer its own routes: what turns errors of every kind into words."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial, wraps
+from http import HTTPStatus
 from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from modules.app import App
 from modules.core.errors import InternalError, WebUIError
 from modules.core.product import LOG_FILE
 from modules.ui.gradio_import import gradio
-from modules.ui.locales import Tr, translator
+from modules.ui.locales import Tr, supported, translator
 from modules.ui.widgets import messages
 from modules.ui.widgets.option_form import Component
 
@@ -153,3 +159,34 @@ def _caught(errors: list[WebUIError]) -> Iterator[None]:
         yield
     except Exception as error:
         errors.append(as_error(error))
+
+
+# -- the page's own routes ---------------------------------------------------------------------------------------------
+
+
+class ErrorRoute(APIRoute):
+    """The edge of the page's own routes: errors become {"error": text} in the language of the query."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestValidationError as error:
+                problem = error.errors()[0]
+                return _error_body(HTTPStatus.BAD_REQUEST, f"{problem['loc'][-1]}: {problem['msg']}")
+            except Exception as error:
+                known = as_error(error)
+                return _error_body(known.status, known.say(language_of(request)))
+
+        return answer
+
+
+def _error_body(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status)
+
+
+def language_of(request: Request) -> str:
+    """Return the language that the query asks for."""
+    return supported(request.query_params.get("lang", ""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from modules.core.errors import LANGUAGES
+
 Tr = Callable[[str], str]
 """Returns the text of a key in one language."""
 
@@ -551,6 +553,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
 }
 
 KEYS = frozenset(_TEXTS)
+
+
+def supported(language: str) -> str:
+    """Return the language if the page is written in it, else the first one it is written in."""
+    return language if language in LANGUAGES else LANGUAGES[0]
 
 
 def translator(language: str) -> Tr:

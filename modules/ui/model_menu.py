@@ -11,11 +11,10 @@ from fastapi import FastAPI
 
 from modules.app import App
 from modules.catalog.record import ModelRecord
-from modules.core.errors import LANGUAGES
 from modules.core.events import Json
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Options, Page, Updates, Values
-from modules.ui.locales import translator
+from modules.ui.locales import supported, translator
 from modules.ui.model.tab import ModelTab
 from modules.ui.widgets.messages import decimal_size
 from modules.ui.widgets.option_form import Component
@@ -83,7 +82,7 @@ def add_route(server: FastAPI, app: App) -> None:
 
     @server.get("/models/list", include_in_schema=False)
     def models(lang: str = "") -> dict[str, Json]:
-        language = lang if lang in LANGUAGES else LANGUAGES[0]
+        language = supported(lang)
         return {
             "models": [_facts(record, language) for record in app.selectable_models()],
             "status": _status(app, language),

@@ -12,11 +12,10 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
 from modules.app import App
-from modules.core.errors import LANGUAGES
 from modules.ui.downloads.job_list import shown_jobs
 from modules.ui.gradio_import import gradio
 from modules.ui.handlers import Page
-from modules.ui.locales import translator
+from modules.ui.locales import supported, translator
 from modules.ui.preparation_notice import greeting, notice
 from modules.ui.widgets.option_form import Component
 
@@ -35,8 +34,7 @@ def add_route(server: FastAPI, app: App) -> None:
 
     @server.get("/status/{language}", include_in_schema=False)
     def news(language: str) -> PlainTextResponse:
-        supported = language if language in LANGUAGES else LANGUAGES[0]
-        return PlainTextResponse(digest(app, supported), headers={"Cache-Control": "no-store"})
+        return PlainTextResponse(digest(app, supported(language)), headers={"Cache-Control": "no-store"})
 
 
 class StatusFeed:

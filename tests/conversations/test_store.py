@@ -105,7 +105,7 @@ def test_what_is_read_is_a_copy(store: ConversationStore) -> None:
     created = store.create()
     created.add("user", "not stored")
     store.change(id, None, lambda conversation: conversation).add("user", "not stored")
-    assert [len(store.read(each).messages) for each in (id, created.id)] == [1, 0]
+    assert [len(store.read(stored).messages) for stored in (id, created.id)] == [1, 0]
 
 
 def test_a_change_of_an_old_revision_changes_nothing(store: ConversationStore) -> None:

@@ -161,8 +161,8 @@ def _parse_lines(context: ImportContext, text: str, error: ValueError) -> list[J
             break
     if not values or len(broken) > len(values):
         where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "?"
-        place = f"第 {error.lineno} 行第 {error.colno} 列" if isinstance(error, json.JSONDecodeError) else "?"
-        raise _Unreadable(f"it is not valid JSON ({where})", f"它不是有效的 JSON（{place}）")
+        position = f"第 {error.lineno} 行第 {error.colno} 列" if isinstance(error, json.JSONDecodeError) else "?"
+        raise _Unreadable(f"it is not valid JSON ({where})", f"它不是有效的 JSON（{position}）")
     if broken:
         shown = ", ".join(map(str, broken[:5])) + (" …" if len(broken) > 5 else "")
         context.report(f"Lines that are not valid JSON were left out: {shown}.", f"已略去不是有效 JSON 的行：{shown}。")

@@ -40,7 +40,7 @@ class Draft:
 
 @dataclass
 class Header:
-    """What a file says of a conversation as a whole. `current` is the key of the last message that is shown."""
+    """The facts of a file on a conversation as a whole. `current` is the key of the last message that is shown."""
 
     title: str = ""
     created: float = 0.0
@@ -96,7 +96,7 @@ def build(context: ImportContext, header: Header, drafts: list[Draft], losses: L
 
 @dataclass
 class _State:
-    """What the messages before a draft leave to it."""
+    """The state that the messages before a draft leave to it."""
 
     parent: str = ROOT
     system: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ _FIXED = {
 
 @dataclass
 class Budget:
-    """What is left of MAX_CODE and MAX_MATH for the rest of a message."""
+    """The rest of MAX_CODE and MAX_MATH for the rest of a message."""
 
     code: int = MAX_CODE
     math: int = MAX_MATH
@@ -56,7 +56,7 @@ class Budget:
 
 @dataclass
 class Draft:
-    """What was drawn of blocks that are still being written, so that an update draws only what is new in them."""
+    """The drawn parts of blocks that are still being written, so that an update draws only what is new in them."""
 
     code: list[GrowingCode] = field(default_factory=list)
     texts: dict[tuple[str, bool], tuple[list[Token], str | None]] = field(default_factory=dict)

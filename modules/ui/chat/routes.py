@@ -6,15 +6,12 @@ A request with an older `rev` than that of the conversation changes nothing and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -33,7 +30,7 @@ from modules.core.events import Json
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
 from modules.ui.chat.visitors import Visitors
-from modules.ui.handlers import Page, as_error
+from modules.ui.handlers import ErrorRoute, Page, language_of
 
 MAX_TITLE = 1000
 MAX_TEXT = 2_000_000
@@ -93,35 +90,6 @@ def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
     _add_files(router, visitors)
     _add_stream(router, app, visitors)
     server.include_router(router)
-
-
-class ErrorRoute(APIRoute):
-    """The edge of these routes: errors become {"error": text} in the language of the query."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except RequestValidationError as error:
-                problem = error.errors()[0]
-                return _error(HTTPStatus.BAD_REQUEST, f"{problem['loc'][-1]}: {problem['msg']}")
-            except Exception as error:
-                known = as_error(error)
-                return _error(known.status, known.say(language_of(request)))
-
-        return answer
-
-
-def _error(status: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status)
-
-
-def language_of(request: Request) -> str:
-    """Return the language that the query asks for."""
-    language = request.query_params.get("lang", "")
-    return language if language in LANGUAGES else LANGUAGES[0]
 
 
 def _add_list(router: APIRouter, app: App, visitors: Visitors) -> None:

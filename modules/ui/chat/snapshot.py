@@ -1,4 +1,4 @@
-"""What one page shows of a conversation, as JSON for its script. A message that has been sent is not sent again."""
+"""Describe what one page shows of a conversation, as JSON for its script. No message is sent twice."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class ConversationView:
 
         Each message has the HTML of its blocks, its text, and the ids of its `versions`.
         """
+        if self._live and (run is None or run.message != self._live):
+            self._finish(conversation)
         path = conversation.path()
         children = _children(conversation)
         changed = {}
@@ -49,6 +51,14 @@ class ConversationView:
             "running": run.message if run else "",
             "error": self._page.alert(failure.error) if failure and failure.error else "",
         }
+
+    def _finish(self, conversation: Conversation) -> None:
+        """Complete the blocks of the answer that was being written, so that it is not rendered once more as a whole."""
+        if self._live in conversation.messages:
+            answer = conversation.messages[self._live]
+            self._content.finish(answer.content)
+            self._reasoning.finish(answer.reasoning)
+        self._live = ""
 
     def _message(self, message: ChatMessage, versions: list[str], writing: bool) -> dict[str, Json]:
         render = self._renderer.render_user if message.role == "user" else self._renderer.render
