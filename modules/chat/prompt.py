@@ -11,7 +11,7 @@ from functools import partial
 
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
-from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ends_in_thought, reasoning_of
 from modules.core.events import Done, Json
 from modules.core.prompt import Prompt, Replacement
 from modules.core.reasoning import ReasoningMarkers, ReasoningParser
@@ -71,7 +71,7 @@ def chat_prompt(
     """
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
-    template = ModelTemplate.of(model.record, model.info)
+    template = templates.of(model.record, model.info)
     kept = _without(messages, _first_kept(messages, dropped_until))
     dropped = len(messages) - len(kept)
     render = partial(templates.render, template, continue_last=continue_last, template_kwargs=template_kwargs)
@@ -129,7 +129,7 @@ def conversation_prompt(
     many of the oldest exchanges as needed; system messages stay. A prompt that is still too long ends the generation
     with PromptTooLong. Raises what `ChatTemplates.render` raises.
     """
-    template = ModelTemplate.of(model.record, model.info)
+    template = templates.of(model.record, model.info)
     stop = ALPACA_STOPS if template.is_ours else ()
 
     def rendered(start: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.catalog.duplicates import read_sample
 from modules.catalog.record import ModelRecord
-from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.templates import ChatTemplates
 from modules.config.presets import NEUTRAL
 from modules.core.errors import OptionError
 from modules.core.events import Done, Json
@@ -40,7 +40,7 @@ def receipt(
     Only what differs is listed: load options from their defaults, parameters from the values that turn them off. The
     first call for a model reads a megabyte of each of its files. Raises NoDefaultTemplate.
     """
-    template = ModelTemplate.of(model.record, model.info)
+    template = templates.of(model.record, model.info)
     stated = set(generation_settings.resolve({"custom_stopping_strings": params["custom_stopping_strings"]})["stop"])
     return {
         "version": revision(),

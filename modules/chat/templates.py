@@ -136,6 +136,10 @@ class ChatTemplates:
             return _continued(messages, rendered, template.model)
         return rendered(messages, True)
 
+    def of(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
+        """Return the template that conversations with a model use, given what its engine says if it is loaded."""
+        return ModelTemplate.of(record, info)
+
     def features(self, template: ModelTemplate) -> TemplateFeatures:
         """Return what the model's template can take. Raises TemplateStopped or NoDefaultTemplate."""
         return self._features(template.for_tools(None), template)

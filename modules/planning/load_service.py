@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import Future
 
-from modules.chat.templates import ChatTemplates, ModelTemplate
+from modules.chat.templates import ChatTemplates
 from modules.core.errors import LoaderUnavailable
 from modules.core.events import Json, Note
 from modules.lora.manager import LoraManager
@@ -50,7 +50,7 @@ class LoadService:
 
     def notes(self, model: LoadedModel) -> tuple[Note, ...]:
         """Return the notes on the load of `model`: those of its engine, then those on its chat template."""
-        return (*model.info.notes, *self._templates.notes(ModelTemplate.of(model.record, model.info)))
+        return (*model.info.notes, *self._templates.notes(self._templates.of(model.record, model.info)))
 
     def explain(self, plan: LoadPlan) -> Json:
         """Return the plan and the backend's exact calls, as JSON; "unavailable" says why there are no calls."""
@@ -59,7 +59,7 @@ class LoadService:
         except LoaderUnavailable as reason:
             explanation = {"unavailable": {language: reason.say(language) for language in ("zh", "en")}}
         else:
-            notes = self._templates.notes(ModelTemplate.of(plan.record))
+            notes = self._templates.notes(self._templates.of(plan.record))
             explanation["notes"] = [*explanation["notes"], *map(dataclasses.asdict, notes)]
         options = {key: {"value": setting.value, "source": setting.source} for key, setting in plan.settings.items()}
         return {"model": plan.record.name, "loader": plan.loader.name, "options": options, **explanation}
