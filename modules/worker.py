@@ -306,7 +306,8 @@ class Worker:
 def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
     """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong."""
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
-    fitted = fit(whole, lambda text: engine.tokenize(text, params), engine.info.context_length)
+    info = engine.info
+    fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
     params = with_seed(params)
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}

@@ -8,7 +8,16 @@ from time import monotonic
 
 import pytest
 
-from modules.core.errors import UNNAMED, InternalError, LoadFailed, NoModelLoaded, TextTooLong, Unsupported, WorkerDied
+from modules.core.errors import (
+    UNNAMED,
+    InternalError,
+    LoadFailed,
+    NoModelLoaded,
+    OptionError,
+    TextTooLong,
+    Unsupported,
+    WorkerDied,
+)
 from modules.core.events import ENDS, Done, Event, Failed, Progress, Result, Text, Waiting
 from modules.core.prompt import Prompt, Replacement
 from modules.runtime.worker_process import WorkerProcess
@@ -62,6 +71,14 @@ def test_the_end_of_a_generation_tells_how_its_prompt_was_shortened(echo: Worker
     prompt = Prompt("one two three", 2, shorter=(Replacement(0, 0, "zero "), Replacement(0, 4, "")))
     *_, done = Call(echo, "generate", prompt=prompt.to_json(), params={}).remaining()
     assert done == Done("stop", prompt_tokens=2, completion_tokens=2, shortened=1)
+
+
+def test_a_prompt_of_token_ids_is_continued_as_it_is(echo: WorkerProcess) -> None:
+    generate(echo, "one two three").remaining()
+    prompt = Prompt("ignored", tokens=(2, 0, 0))
+    assert Call(echo, "generate", prompt=prompt.to_json(), params={}).text() == "three one one "
+    with pytest.raises(OptionError, match="token ids from 0 to 7"):
+        list(echo.events("generate", prompt=Prompt("", tokens=(2, 8)).to_json(), params={}))
 
 
 def test_the_seed_of_a_generation_is_reported_even_if_it_was_drawn(echo: WorkerProcess) -> None:

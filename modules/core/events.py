@@ -19,18 +19,25 @@ Json = Any
 
 @dataclass(frozen=True)
 class Logprob:
-    """A candidate for one position: the token's text and its natural-log probability, before any sampler."""
+    """A candidate for one position: the token's text, its natural-log probability before any sampler, and its id."""
 
     text: str
     logprob: float
+    id: int
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """The sampled token of one position, and the most likely candidates, best first."""
+    """The sampled token of one position, and the most likely candidates, best first.
+
+    `piece` is what the token adds to the answer, as hexadecimal digits of UTF-8. It may end inside a character, or be
+    empty where a later token has the whole character. The pieces of all tokens of an answer, one after the other, are
+    its text; a stop string and what follows it in the same token are in the pieces, but not in the text.
+    """
 
     chosen: Logprob
     top: tuple[Logprob, ...] = ()
+    piece: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Info:
     """Facts about a loaded model. `memory` is the worker's resident set in bytes.
 
     `special_tokens` has the texts of its special tokens by transformers' names, such as "bos_token"; where one name
-    stands for several, a list.
+    stands for several, a list. The ids of its tokens are below `vocabulary_size`.
     """
 
     context_length: int
@@ -85,6 +92,7 @@ class Info:
     chat_template: str = ""
     memory: int = 0
     notes: tuple[Note, ...] = ()
+    vocabulary_size: int = 0
 
     def to_json(self) -> Json:
         return dataclasses.asdict(self)
@@ -147,4 +155,5 @@ def from_line(line: bytes) -> tuple[int, Event]:
 
 
 def _token_logprobs(body: dict[str, Json]) -> TokenLogprobs:
-    return TokenLogprobs(Logprob(**body["chosen"]), tuple(Logprob(**candidate) for candidate in body["top"]))
+    top = tuple(Logprob(**candidate) for candidate in body["top"])
+    return TokenLogprobs(Logprob(**body["chosen"]), top, body["piece"])

@@ -11,6 +11,8 @@ from modules.core.events import Json
 class Prompt:
     """`text`, which may have `limit` tokens; 0 means as many as the context holds.
 
+    If there are `tokens`, these ids are the prompt instead, with no BOS token added; `text` and `shorter` are ignored.
+
     A text with more tokens is shortened. With `truncate` its last tokens are kept. Otherwise the first of `shorter`
     that fits is taken; they are in order of falling length. With `target`, which is less than `limit`, it is the first
     with at most so many tokens, or the last one if none is that short: then the next prompts, which are a little
@@ -25,6 +27,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     target: int = 0
     visible: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     def used_text(self, shortened: int) -> str:
         """Return the text that a worker continued, given the `shortened` of its `Done`."""
@@ -32,12 +35,13 @@ class Prompt:
 
     def to_json(self) -> Json:
         shorter = [(change.start, change.end, change.text) for change in self.shorter]
-        return [self.text, self.limit, self.truncate, shorter, self.target]
+        return [self.text, self.limit, self.truncate, shorter, self.target, self.tokens]
 
     @staticmethod
     def from_json(body: Json) -> Prompt:
-        text, limit, truncate, shorter, target = body
-        return Prompt(text, limit, truncate, tuple(Replacement(*change) for change in shorter), target=target)
+        text, limit, truncate, changes, target, tokens = body
+        shorter = tuple(Replacement(*change) for change in changes)
+        return Prompt(text, limit, truncate, shorter, target=target, tokens=tuple(tokens))
 
 
 @dataclass(frozen=True)

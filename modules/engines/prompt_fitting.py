@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modules.core.errors import PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt
+from modules.engines.token_ids import check_token_id
 
 Encode = Callable[[str], list[int]]
 """Return the tokens of a text, after a BOS token where the model wants one."""
@@ -23,13 +24,16 @@ class Fitted:
     shortened: int = -1
 
 
-def fit(prompt: Prompt, encode: Encode, context_length: int) -> Fitted:
+def fit(prompt: Prompt, encode: Encode, context_length: int, vocabulary_size: int) -> Fitted:
     """Return the tokens of `prompt`, shortened in its own way if they are more than its limit.
 
     A text that cannot fit whatever its tokens are is not tokenized, which takes seconds for some megabytes. Raises
-    PromptTooLong if even the shortest text has too many tokens, TextTooLong if it was not tokenized.
+    PromptTooLong if even the shortest text has too many tokens, TextTooLong if it was not tokenized. Of a prompt of
+    token ids, each must be below `vocabulary_size`, else OptionError is raised.
     """
     limit = prompt.limit or context_length
+    if prompt.tokens:
+        return Fitted(_fitting_ids(prompt, encode, vocabulary_size))
     longest = LONGEST_TOKEN * limit
     if prompt.truncate and prompt.limit:
         return Fitted(_truncated(encode(prompt.text[-longest:]), limit, encode))
@@ -54,6 +58,18 @@ def fit(prompt: Prompt, encode: Encode, context_length: int) -> Fitted:
     if too_long is None:
         raise TextTooLong(len(prompt.text), limit)
     raise PromptTooLong(len(too_long), limit)
+
+
+def _fitting_ids(prompt: Prompt, encode: Encode, vocabulary_size: int) -> list[int]:
+    """Return the token ids of `prompt`, the last ones if there are too many and it may be truncated."""
+    tokens = list(prompt.tokens)
+    for token in tokens:
+        check_token_id("tokens", token, vocabulary_size)
+    if not prompt.limit or len(tokens) <= prompt.limit:
+        return tokens
+    if prompt.truncate:
+        return _truncated(tokens, prompt.limit, encode)
+    raise PromptTooLong(len(tokens), prompt.limit)
 
 
 def _truncated(tokens: list[int], limit: int, encode: Encode) -> list[int]:

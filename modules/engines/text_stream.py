@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 from collections.abc import Sequence
 
 from modules.core.events import Text, TokenLogprobs
@@ -27,14 +28,16 @@ class TextStream:
         """Add the bytes of one more token."""
         self._tokens += 1
         if logprobs is not None:
-            self._logprobs.append(logprobs)
+            self._logprobs.append(dataclasses.replace(logprobs, piece=piece.hex()))
         self._pending += self._decoder.decode(piece)
         if not self._stops:
             return self._release(len(self._pending))
         return self._release(self._safe_length())
 
     def finish(self, rest: bytes = b"") -> Text | None:
-        """Release what was held back, then `rest`. An incomplete character becomes U+FFFD."""
+        """Release what was held back, then `rest` of the last token. An incomplete character becomes U+FFFD."""
+        if rest and self._logprobs:
+            self._logprobs[-1] = dataclasses.replace(self._logprobs[-1], piece=self._logprobs[-1].piece + rest.hex())
         if not self.stopped:
             self._pending += self._decoder.decode(rest, final=True)
             self._safe_length()

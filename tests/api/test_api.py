@@ -245,7 +245,7 @@ def test_without_top_logprobs_only_the_chosen_token_is_returned(server: Server) 
 
 def test_offsets_are_correct_after_tokens_that_split_a_character() -> None:
     def token(text: str) -> TokenLogprobs:
-        return TokenLogprobs(Logprob(text, -1.0))
+        return TokenLogprobs(Logprob(text, -1.0, 0))
 
     offsets = TextOffsets()
     assert offsets.of(Text("é", 2, (token("\ufffd"), token("\ufffd")))) == [0, 1]

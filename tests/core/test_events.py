@@ -23,7 +23,7 @@ from modules.core.events import (
     to_line,
 )
 
-LOGPROBS = TokenLogprobs(Logprob(" 猫", -0.5), (Logprob(" 猫", -0.5), Logprob("\n", -1.25)))
+LOGPROBS = TokenLogprobs(Logprob(" 猫", -0.5, 7), (Logprob(" 猫", -0.5, 7), Logprob("\n", -1.25, 198)), "20e78cab")
 
 
 EVENTS: list[Event] = [
@@ -76,6 +76,7 @@ def test_info_survives_serialization() -> None:
     info = Info(
         *(4096, {"bos_token": "<s>"}, "{{ messages }}", 1 << 30),
         notes=(Note("numa", {"en": "no effect", "zh": "无效"}),),
+        vocabulary_size=49152,
     )
     assert Info.from_json(json.loads(json.dumps(info.to_json()))) == info
 

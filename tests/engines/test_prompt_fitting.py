@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from modules.core.errors import PromptTooLong, TextTooLong
+from modules.core.errors import OptionError, PromptTooLong, TextTooLong
 from modules.core.prompt import Prompt, Replacement
 from modules.engines import prompt_fitting
 from modules.engines.prompt_fitting import LONGEST_TOKEN, Fitted
 
-BOS, CONTEXT = 1, 50
+BOS, CONTEXT, VOCABULARY = 1, 50, 100
 
 
 def encode(text: str) -> list[int]:
@@ -21,7 +21,7 @@ def encode(text: str) -> list[int]:
 
 
 def fit(prompt: Prompt, encode: Callable[[str], list[int]]) -> list[int]:
-    return prompt_fitting.fit(prompt, encode, CONTEXT).tokens
+    return prompt_fitting.fit(prompt, encode, CONTEXT, VOCABULARY).tokens
 
 
 def shortenable(count: int, limit: int) -> Prompt:
@@ -44,7 +44,9 @@ def test_the_longest_prompt_that_fits_is_chosen() -> None:
 
 def test_a_prompt_over_its_limit_is_shortened_to_its_target() -> None:
     def fitted(limit: int, target: int) -> tuple[int, int]:
-        result = prompt_fitting.fit(dataclasses.replace(shortenable(20, limit), target=target), encode, CONTEXT)
+        result = prompt_fitting.fit(
+            dataclasses.replace(shortenable(20, limit), target=target), encode, CONTEXT, VOCABULARY
+        )
         return len(result.tokens), result.shortened
 
     assert fitted(21, 15) == (21, -1), "it fits"
@@ -59,7 +61,7 @@ def test_a_prompt_over_its_limit_is_shortened_to_its_target() -> None:
 
 def test_if_no_prompt_reaches_the_target_the_shortest_is_taken_if_it_fits() -> None:
     prompt = Prompt("123456789", 8, target=3, shorter=(Replacement(0, 2, ""), Replacement(0, 4, "")))
-    assert prompt_fitting.fit(prompt, encode, CONTEXT) == Fitted(encode("56789"), 1)
+    assert prompt_fitting.fit(prompt, encode, CONTEXT, VOCABULARY) == Fitted(encode("56789"), 1)
     with pytest.raises(PromptTooLong) as refused:
         fit(dataclasses.replace(prompt, limit=5), encode)
     assert (refused.value.tokens, refused.value.limit) == (6, 5)
@@ -120,3 +122,23 @@ def test_of_a_text_that_cannot_fit_only_the_shorter_ones_are_tokenized() -> None
 def test_only_the_end_of_a_long_text_is_tokenized_if_its_last_tokens_are_kept() -> None:
     text = "a" * (LONGEST_TOKEN * CONTEXT) + "the end"
     assert fit(Prompt(text, CONTEXT, truncate=True), refuse_long_texts) == encode(text[1 - CONTEXT :])
+
+
+def test_a_prompt_of_token_ids_is_taken_as_it_is() -> None:
+    assert fit(Prompt("ignored", tokens=(7, 99, 0)), refuse_long_texts) == [7, 99, 0]
+    assert fit(Prompt("ignored", 3, tokens=(7, 99, 0)), refuse_long_texts) == [7, 99, 0]
+
+
+def test_a_token_id_outside_the_vocabulary_is_refused_by_name() -> None:
+    for token in (100, -1, 1 << 40):
+        with pytest.raises(OptionError, match="token ids from 0 to 99") as refused:
+            fit(Prompt("", 2, truncate=True, tokens=(token, 7, 8)), encode)
+        assert (refused.value.option, refused.value.value) == ("tokens", token)
+
+
+def test_the_limit_of_a_prompt_holds_for_token_ids() -> None:
+    with pytest.raises(PromptTooLong) as refused:
+        fit(Prompt("", 3, tokens=(BOS, 5, 6, 7), shorter=(Replacement(0, 0, ""),)), encode)
+    assert (refused.value.tokens, refused.value.limit) == (4, 3)
+    assert fit(Prompt("", 3, truncate=True, tokens=(BOS, 5, 6, 7)), encode) == [BOS, 6, 7]
+    assert fit(Prompt("", 3, truncate=True, tokens=(4, 5, 6, 7)), encode) == [5, 6, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterable, Sequence
 
@@ -131,6 +132,34 @@ def test_tokens_without_text_are_counted_at_the_end() -> None:
 
 def test_log_probabilities_of_held_tokens_are_released_with_their_text() -> None:
     stream = TextStream([])
-    first, second = (TokenLogprobs(Logprob(text, -1.0)) for text in ("a", "b"))
+    first, second = (TokenLogprobs(Logprob("\ufffd", -1.0, token)) for token in (5, 6))
     assert stream.feed("猫".encode()[:1], first) is None
-    assert stream.feed("猫".encode()[1:], second) == Text("猫", 2, (first, second))
+    released = stream.feed("猫".encode()[1:], second)
+    pieces = (dataclasses.replace(first, piece="e7"), dataclasses.replace(second, piece="8cab"))
+    assert released == Text("猫", 2, pieces)
+
+
+def test_the_pieces_of_all_tokens_concatenate_to_the_text_though_some_is_held_back() -> None:
+    cases: list[tuple[list[bytes], bytes, str]] = [
+        ([b"a", b" st", b"o", b"ne"], b"", "a stone"),  # "sto" may begin the stop string
+        (["猫".encode()[:1], "猫".encode()[1:2], "猫".encode()[2:], b" sto"], b"", "猫 sto"),
+        ([b"a", b"", b"", "猫".encode()], b"", "a猫"),  # a tokenizer that waits for whole characters
+        ([b"a", b"", b""], "\ufffd".encode(), "a\ufffd"),
+        ([b"a", "猫".encode()[:2]], b"", "a\ufffd"),
+    ]
+    for pieces, rest, expected in cases:
+        stream = TextStream(["stop"])
+        events = [stream.feed(piece, TokenLogprobs(Logprob("", -1.0, at))) for at, piece in enumerate(pieces)]
+        shown = [event for event in (*events, stream.finish(rest)) if event is not None]
+        tokens = [token for event in shown for token in event.logprobs]
+        assert "".join(event.text for event in shown) == expected
+        assert bytes.fromhex("".join(token.piece for token in tokens)).decode("utf-8", "replace") == expected
+        assert [token.chosen.id for token in tokens] == list(range(len(pieces)))
+
+
+def test_the_tokens_of_a_stop_string_are_reported_though_their_text_is_dropped() -> None:
+    stream = TextStream(["stop"])
+    events = [stream.feed(piece, TokenLogprobs(Logprob("", -1.0, at))) for at, piece in enumerate((b"a s", b"top it"))]
+    shown = [event for event in (*events, stream.finish()) if event is not None]
+    assert "".join(event.text for event in shown) == "a "
+    assert [token.piece for event in shown for token in event.logprobs] == [b"a s".hex(), b"top it".hex()]

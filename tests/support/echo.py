@@ -43,7 +43,10 @@ class Echo:
         self._refuses_cores = word == "refuse_cores"
         self._ballast = bytearray(os.urandom(1 << 20) * 64) if word == "big" else b""
         self.info = Info(
-            context_length=64, special_tokens={"bos_token": "<s>"}, notes=(Note("n_ctx", both("not used")),)
+            context_length=64,
+            special_tokens={"bos_token": "<s>"},
+            notes=(Note("n_ctx", both("not used")),),
+            vocabulary_size=8,
         )
         self.operations = {
             "where": where,

@@ -106,6 +106,7 @@ class Engine:
             chat_template=self.texts.chat_template,
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),
+            vocabulary_size=min(self.texts.vocabulary_size, loaded.config.vocab_size),
         )
 
     # -- requests -------------------------------------------------------------------------------------------------

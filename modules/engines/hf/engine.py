@@ -56,6 +56,7 @@ class Engine:
             chat_template=self.model.chat_template,
             memory=cpu_memory.resident_memory(),
             notes=tuple(notes),
+            vocabulary_size=min(self.model.vocabulary_size, self.model.vocab_size),
         )
 
     def _warm_up(self) -> None:

@@ -132,7 +132,7 @@ class Model:
 
     def _logprob(self, token: int, logprobs: NDArray[np.float64]) -> Logprob:
         text = self.vocabulary.piece(token, special=True).decode("utf-8", "replace")
-        return Logprob(text, round(float(logprobs[token]), 6))
+        return Logprob(text, round(float(logprobs[token]), 6), token)
 
     # -- the KV cache ---------------------------------------------------------------------------------------------
 

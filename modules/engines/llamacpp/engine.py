@@ -60,6 +60,7 @@ class LlamaCpp:
             special_tokens=self._vocabulary.special_tokens,
             memory=cpu_memory.resident_memory(),
             notes=(*notes(path, options, build), *self._runtime_notes(bool(options["streaming_llm"]))),
+            vocabulary_size=self._vocabulary.size,
         )
 
     def _runtime_notes(self, streaming_llm: bool) -> Iterator[Note]:
