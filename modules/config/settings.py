@@ -39,6 +39,23 @@ def _loader_for(model_format: str) -> Option:
     )
 
 
+CHAT_COMMAND = (
+    'Write the next message of "<|character|>" in the conversation below. '
+    "Write that message only, without the name in front of it.\n\n<|prompt|>"
+)
+"""The default of the setting chat-instruct_command."""
+PROMPT_PLACEHOLDER = "<|prompt|>"
+
+
+def _without_prompt(command: str) -> Words | None:
+    if PROMPT_PLACEHOLDER in command or not command:
+        return None
+    return {
+        "en": f"a text with {PROMPT_PLACEHOLDER}, which stands for the conversation",
+        "zh": f"含 {PROMPT_PLACEHOLDER} 的文本（该处填入对话内容）",
+    }
+
+
 _INTERFACE = (
     Option(
         "language",
@@ -63,6 +80,82 @@ _INTERFACE = (
         {"en": "System message", "zh": "系统消息"},
         {"en": "Instructions placed before every conversation.", "zh": "放在每次对话之前的指令。"},
         example="You are a helpful assistant.",
+    ),
+    Option(
+        "mode",
+        "mode",
+        "instruct",
+        {"en": "Mode", "zh": "模式"},
+        {
+            "en": "Mode of new conversations. instruct: the model answers as trained. chat-instruct: it is told to "
+            "play a character. chat: it continues a script, which suits base models.",
+            "zh": "新对话的模式。instruct：模型训练时的问答格式；chat-instruct：指示模型扮演角色；"
+            "chat：续写剧本，适合基础模型。",
+        },
+        choices=("instruct", "chat-instruct", "chat"),
+    ),
+    Option(
+        "character",
+        "character",
+        "",
+        {"en": "Character", "zh": "角色"},
+        {
+            "en": "Character of new conversations in the modes chat and chat-instruct: the name of its file.",
+            "zh": "chat 和 chat-instruct 模式下新对话的角色：填角色文件名。",
+        },
+        example="Assistant",
+    ),
+    Option(
+        "name1",
+        "name1",
+        "You",
+        {"en": "Your name", "zh": "用户"},
+        {
+            "en": "Name under which you appear in conversations with characters.",
+            "zh": "与角色对话时您使用的名字。",
+        },
+    ),
+    Option(
+        "user_bio",
+        "user_bio",
+        "",
+        {"en": "About you", "zh": "描述"},
+        {"en": "What characters know about you.", "zh": "让角色了解您的自我介绍。"},
+        multiline=True,
+    ),
+    Option(
+        "start_with",
+        "start_with",
+        "",
+        {"en": "Start reply with", "zh": "回复开头"},
+        {"en": "Text with which every reply begins.", "zh": "每条回复都以此文本开头。"},
+        example="Sure thing!",
+        multiline=True,
+    ),
+    Option(
+        "chat-instruct_command",
+        "chat-instruct_command",
+        CHAT_COMMAND,
+        {"en": "Command for chat-instruct mode", "zh": "chat-instruct 模式的指令"},
+        {
+            "en": "<|character|> stands for the name of the character, <|prompt|> for the conversation.",
+            "zh": "<|character|> 会换成角色名，<|prompt|> 会换成对话内容。",
+        },
+        multiline=True,
+        excess=_without_prompt,
+    ),
+    Option(
+        "chat_template_str",
+        "chat_template_str",
+        "",
+        {"en": "Chat template", "zh": "聊天模板"},
+        {
+            "en": "Jinja template for the modes chat and chat-instruct, with the variables messages, name1, name2 "
+            "and user_bio. Leave empty to use the built-in one.",
+            "zh": "chat 和 chat-instruct 模式的 Jinja 模板，可用变量 messages、name1、name2、user_bio；"
+            "留空则用内置模板。",
+        },
+        multiline=True,
     ),
     Option(
         "autoload_model",
@@ -137,6 +230,13 @@ class Settings:
     language: str = "auto"
     theme: str = "auto"
     system_message: str = ""
+    mode: str = "instruct"
+    character: str = ""
+    name1: str = "You"
+    user_bio: str = ""
+    start_with: str = ""
+    chat_instruct_command: str = CHAT_COMMAND
+    chat_template_str: str = ""
     autoload_model: bool = False
     preset: str = ""
     hf_endpoint: str = ""
@@ -178,7 +278,7 @@ class SettingsStore:
     def set(self, key: str, value: bool | str) -> Path | None:
         """Change one setting, now and in the file. Return the backup path if the old file was invalid, else None."""
         backup = save_setting(self.path, key, value)
-        self.current = dataclasses.replace(self.current, **{key: value})  # type: ignore[arg-type]
+        self.current = dataclasses.replace(self.current, **{_field(key): value})  # type: ignore[arg-type]
         return backup
 
     def generation_defaults(self) -> dict[str, Value]:
@@ -219,7 +319,13 @@ def _parse(path: str, content: Mapping[str, object]) -> Settings:
     loaders = {model_format: str(interface.pop(f"loader_{model_format}", AUTO)) for model_format in FORMATS}
     preferred = {model_format: name for model_format, name in loaders.items() if name != AUTO}
     unknown = tuple(key for key in content if key not in known and key not in _ORIGINAL)
-    return Settings(**interface, loaders=preferred, generation=generation, unknown=unknown)  # type: ignore[arg-type]
+    fields = {_field(key): value for key, value in interface.items()}
+    return Settings(**fields, loaders=preferred, generation=generation, unknown=unknown)  # type: ignore[arg-type]
+
+
+def _field(key: str) -> str:
+    """Return the field of `Settings` for a key of the file."""
+    return key.replace("-", "_")
 
 
 def _from_original(content: Mapping[str, object]) -> dict[str, object]:

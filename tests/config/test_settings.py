@@ -60,14 +60,14 @@ def test_a_syntax_error_is_reported_with_line_and_column(path: Path) -> None:
 
 
 def test_unknown_keys_are_listed_once_with_what_they_may_mean(path: Path) -> None:
-    path.write_text("temprature: 1\nmode: chat\nmax_new_tokens_min: 1\nLanguag: zh\nseed: 3\n")
+    path.write_text("temprature: 1\ngallery: true\nmax_new_tokens_min: 1\nLanguag: zh\nseed: 3\n")
     settings = read(path)
     assert settings.generation == {"seed": 3}
     notice = settings.notice(path)
     assert notice is not None
-    unknown = "temprature (did you mean temperature?), mode, max_new_tokens_min, Languag (did you mean language?)"
+    unknown = "temprature (did you mean temperature?), gallery, max_new_tokens_min, Languag (did you mean language?)"
     assert notice["en"] == f"{path}: kept, but not used: {unknown}."
-    assert "temprature（是否想用 temperature？）、mode、" in notice["zh"]
+    assert "temprature（是否想用 temperature？）、gallery、" in notice["zh"]
     assert Settings().notice(path) is None
 
 
@@ -123,12 +123,20 @@ def test_the_file_of_todays_original_is_read_and_what_is_unknown_stays_in_it(pat
     assert settings.generation["max_new_tokens"] == 400
     assert settings.generation["sampler_priority"] == "repetition_penalty\ntemperature\ntop_k\nmirostat"
     assert "dark_theme" not in settings.unknown
-    assert {"mode", "chat-instruct_command", "adaptive_target", "default_extensions"} <= set(settings.unknown)
+    assert (settings.mode, settings.character) == ("instruct", "Assistant")
+    assert settings.chat_instruct_command.startswith("Continue the chat dialogue below.")
+    assert {"show_controls", "adaptive_target", "default_extensions"} <= set(settings.unknown)
     assert store.notice is not None
     assert "did you mean" not in store.notice["en"]
     store.set("autoload_model", True)
     assert path.read_text().replace("autoload_model: true\n", "").strip() == ORIGINAL.strip()
     assert read(path) == dataclasses.replace(settings, autoload_model=True)
+
+
+def test_a_command_for_characters_without_the_conversation_is_refused(path: Path) -> None:
+    assert "<|prompt|>" in str(refusal(path, "chat-instruct_command: Write as <|character|>.\n"))
+    path.write_text("chat-instruct_command: 'As <|character|>: <|prompt|>'\nmode: chat\n")
+    assert read(path) == Settings(mode="chat", chat_instruct_command="As <|character|>: <|prompt|>")
 
 
 def test_our_own_names_win_over_the_originals(path: Path) -> None:
