@@ -7,17 +7,17 @@ in the file are neutral, whatever the defaults of the form are, as in the origin
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modules.config.named_files import NamedFiles
 from modules.config.yaml_file import YamlFile, to_yaml
 from modules.core.errors import OptionError, PresetNotFound, SettingsError, both
 from modules.loaders.generation_settings import as_text
 from modules.options.generation import PARAMETERS, SUPPORTED_BY_ALL
-from modules.options.option import Value, nearest, parse_all
+from modules.options.option import Value, parse_all
 
 _SAMPLING = {
     key for key, option in PARAMETERS.items() if option.group in ("common", "truncation", "temperature", "repetition")
@@ -30,11 +30,11 @@ NEUTRAL: Mapping[str, Value] = {
 }
 """The parameters of presets, with the values that turn them off."""
 
-_BIN = ".trash"
-_SUFFIX = ".yaml"
-_MAX_NAME_BYTES = 200  # file systems allow 255 bytes, and the name of the lock file is longer
-_FORBIDDEN = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]|^[. ]|[. ]$')
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved on Windows
+MAX_IMPORTED_BYTES = 64_000
+_TOO_LARGE = {
+    "en": f"the file is larger than {MAX_IMPORTED_BYTES // 1000} KB, so it is not a preset",
+    "zh": f"文件超过 {MAX_IMPORTED_BYTES // 1000} KB，不是预设",
+}
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,24 @@ class Preset:
     ignored_keys: tuple[str, ...] = ()
 
 
-class Presets:
+class Presets(NamedFiles):
     """The presets in `folder`, which need not exist."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def names(self) -> list[str]:
-        stems = (path.stem for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
-        return sorted((name for name in stems if _is_valid_name(name)), key=lambda name: (name.casefold(), name))
+        super().__init__(folder, ".yaml", PresetNotFound, "preset")
 
     def read(self, name: str) -> Preset:
         """Return a preset. Raises PresetNotFound, or SettingsError if the file is invalid."""
-        path = self._existing(name)
-        content = YamlFile(path).read()
-        supported = {key: as_text(key, value) for key, value in content.items() if key in NEUTRAL}
-        try:
-            values = {**NEUTRAL, **parse_all(PARAMETERS, supported)}
-        except OptionError as error:
-            raise SettingsError(str(path), {"en": error.say("en"), "zh": error.say("zh")}) from error
-        return Preset(values, tuple(key for key in content if key not in NEUTRAL))
+        path = self.existing(name)
+        return _preset(str(path), YamlFile(path).read())
 
     def save(self, name: str, values: Mapping[str, Value]) -> Path | None:
         """Save the values that are not neutral. Parameters that presets do not contain are ignored.
 
-        Other keys in the file are kept. Return the backup path if the old file was invalid, else None. Raises
-        OptionError for an invalid name or value.
+        Other keys in the file are kept; `restore(name, overwritten=True)` brings back what it was before. Return the
+        backup path if the old file was invalid, else None. Raises OptionError for an invalid name or value.
         """
-        path = self._path_for(name)
+        path = self.path_for(name)
         parsed = parse_all(PARAMETERS, {key: as_text(key, value) for key, value in values.items() if key in NEUTRAL})
 
         def edit(content: Any) -> None:
@@ -82,55 +72,40 @@ class Presets:
                 else:
                     content[key] = to_yaml(parsed[key])
 
+        self.keep(name)
         return YamlFile(path).update(edit)
 
-    def delete(self, name: str) -> None:
-        """Delete a preset; `restore` undoes that. Raises PresetNotFound, or SettingsError if it cannot be deleted."""
-        path = self._existing(name)
-        try:
-            self._deleted(path).parent.mkdir(exist_ok=True)
-            os.replace(path, self._deleted(path))
-            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
-        except OSError as error:
-            raise SettingsError(str(path), both(str(error))) from error
+    def import_file(self, file_name: str, content: bytes) -> str:
+        """Add a preset file, such as one of the original web UI, with all of its keys, and return the preset's name.
 
-    def restore(self, name: str) -> None:
-        """Bring back the preset of that name that was deleted last, unless there is one of that name again.
-
-        Raises PresetNotFound, or SettingsError if it cannot be written.
+        It never replaces another preset. Raises SettingsError for an invalid file, or OptionError for its name.
         """
-        path = self.folder / f"{name}{_SUFFIX}"
-        if not _is_valid_name(name) or path.exists() or not self._deleted(path).is_file():
-            raise PresetNotFound(name)
+        stem, suffix = os.path.splitext(file_name)
+        name = self.free_name(stem if suffix.lower() in (".yaml", ".yml") else file_name)
+        if len(content) > MAX_IMPORTED_BYTES:
+            raise SettingsError(file_name, _TOO_LARGE)
         try:
-            os.rename(self._deleted(path), path)
-        except OSError as error:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SettingsError(file_name, both(str(error))) from error
+        _preset(file_name, YamlFile(Path(file_name)).parse(text))
+        self.write(name, text.encode())
+        return name
+
+    def export(self, name: str) -> str:
+        """Return the text of a preset's file. Raises PresetNotFound, or SettingsError if it cannot be read."""
+        path = self.existing(name)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(str(path), both(str(error))) from error
 
-    def _deleted(self, path: Path) -> Path:
-        """Return where the preset at `path` is kept once it is deleted."""
-        return self.folder / _BIN / path.name
 
-    def _existing(self, name: str) -> Path:
-        path = self.folder / f"{name}{_SUFFIX}"
-        if not _is_valid_name(name) or not path.is_file():
-            raise PresetNotFound(name, nearest(name, self.names()))
-        return path
-
-    def _path_for(self, name: str) -> Path:
-        if not _is_valid_name(name):
-            expected = {
-                "en": r'a name of at most 200 bytes without \ / : * ? " < > |',
-                "zh": r'不含 \ / : * ? " < > | 且不超过 200 字节的名称',
-            }
-            raise OptionError("preset", name[:80], expected)
-        return self.folder / f"{name}{_SUFFIX}"
-
-
-def _is_valid_name(name: str) -> bool:
-    """Whether a file can have this name on every operating system."""
+def _preset(file: str, content: Mapping[str, Any]) -> Preset:
+    """Return the preset with the `content` of `file`. Raises SettingsError for an invalid value."""
+    supported = {key: as_text(key, value) for key, value in content.items() if key in NEUTRAL}
     try:
-        short = 0 < len(name.encode()) <= _MAX_NAME_BYTES
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return short and not _FORBIDDEN.search(name) and not _WINDOWS_DEVICES.fullmatch(name)
+        values = {**NEUTRAL, **parse_all(PARAMETERS, supported)}
+    except OptionError as error:
+        raise SettingsError(file, {"en": error.say("en"), "zh": error.say("zh")}) from error
+    return Preset(values, tuple(key for key in content if key not in NEUTRAL))

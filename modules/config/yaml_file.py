@@ -56,14 +56,15 @@ class YamlFile:
             stat = self.path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if self._cached is None or self._cached[0] != stamp:
-                self._cached = (stamp, self._parse(self.path.read_text(encoding="utf-8-sig")))
+                self._cached = (stamp, self.parse(self.path.read_text(encoding="utf-8-sig")))
             return self._cached[1]
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(str(self.path), both(str(error))) from error
 
-    def _parse(self, text: str) -> Mapping[str, Any]:
+    def parse(self, text: str) -> Mapping[str, Any]:
+        """Return what `read` would if the file contained `text`."""
         try:
             content = yaml.load(text, _Loader)
         except yaml.MarkedYAMLError as error:

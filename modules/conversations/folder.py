@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from modules.conversations.errors import VisitorMemoryFull
 from modules.conversations.ids import SUFFIX
-from modules.system import file_lock
+from modules.system import atomic_write, file_lock
 from modules.system.leftovers import sweep
 
 BIN = ".trash"
@@ -246,19 +245,7 @@ class MemoryFolder:
 
 def replace_file(target: Path, content: bytes) -> Stamp:
     """Replace the file's content: readers see either all of the old content or all of the new one."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(name, target.stat().st_mode & 0o777)
-        stamp = _stamp(os.stat(name))
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
-    return stamp
+    return _stamp(atomic_write.replace_file(target, content))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -2,7 +2,9 @@
 
 WebUIError
 ├── OptionError           an option's value is not acceptable
-├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound   a name that does not exist, with the nearest one
+├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound · GrammarNotFound   a name that does not exist, with
+│                         the nearest one
+├── NameTaken             a new name that another file has already
 ├── LoaderUnavailable     the loader cannot run on this machine, and what to do about it
 ├── InstallFailed         a loader's packages could not be installed, and why
 ├── NothingPicked · NoModelLoaded · ModelLoading · ModelInUse
@@ -123,6 +125,23 @@ class ModelNotFound(UnknownName):
 class PresetNotFound(UnknownName):
     status = 404
     template = {"en": "There is no preset {name!r}.", "zh": "没有名为 {name!r} 的预设。"}
+
+
+class GrammarNotFound(UnknownName):
+    status = 404
+    template = {"en": "There is no grammar {name!r}.", "zh": "没有名为 {name!r} 的语法。"}
+
+
+@dataclass(eq=False)
+class NameTaken(WebUIError):
+    """A new name that another file has already."""
+
+    status = 409
+    template = {
+        "en": "The name {name!r} is already taken. Choose another one.",
+        "zh": "已有名为 {name!r} 的文件，请换一个名称。",
+    }
+    name: str
 
 
 @dataclass(eq=False)

@@ -190,3 +190,30 @@ def test_shipped_presets_are_valid_and_supported_by_every_loader(name: str) -> N
     assert not preset.ignored_keys
     for loader in ("llama.cpp", "Transformers"):
         require_supported(changed(resolve(preset.values)), LOADERS[loader])
+
+
+def test_saving_over_a_preset_can_be_undone(presets: Presets) -> None:
+    path = write_preset(presets, "mine", "# a comment\ntop_k: 4\npenalty_alpha: 0.6\n")
+    before = path.read_bytes()
+    presets.save("mine", {"top_k": 8})
+    assert path.read_text() == "# a comment\ntop_k: 8\npenalty_alpha: 0.6\n"
+    presets.restore("mine", overwritten=True)
+    assert path.read_bytes() == before
+
+
+def test_an_imported_preset_keeps_all_keys_and_replaces_no_other(presets: Presets) -> None:
+    text = "# from elsewhere\ndynamic_temperature: true\npenalty_alpha: 0.6\nmystery: [1, 2]\n"
+    assert presets.import_file("Big O.yaml", b"\xef\xbb\xbf" + text.encode()) == "Big O"
+    assert presets.import_file("Big O.YML", b"top_k: 3\n") == "Big O (2)"
+    assert presets.export("Big O") == text
+    assert presets.read("Big O").ignored_keys == ("penalty_alpha", "mystery")
+
+
+def test_an_import_that_is_no_preset_adds_nothing(presets: Presets, subtests: pytest.Subtests) -> None:
+    for content in (b"top_k: [1\n", b"top_k: -3\n", b"just text", b"\xff\xfe", b"#" * 64_001):
+        with subtests.test(content=content[:20]), pytest.raises(SettingsError) as error:
+            presets.import_file("bad.yaml", content)
+        assert "bad.yaml" in error.value.say("en")
+    with pytest.raises(OptionError):
+        presets.import_file("../bad.yaml", b"top_k: 3\n")
+    assert presets.names() == []
