@@ -16,6 +16,7 @@ from modules.chat.runs import Runs
 from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
 from modules.config.flags import Flags
+from modules.config.grammars import Grammars
 from modules.config.model_settings import ModelSettings
 from modules.config.presets import Presets
 from modules.config.settings import SettingsStore
@@ -69,6 +70,7 @@ class App:
         self.guesses = GuessLimiter()
         self.cache = cache
         self.presets = Presets(ROOT / "presets")
+        self.grammars = Grammars(ROOT / "grammars")
         settings_file = flags.text("settings")
         self.settings = SettingsStore(
             Path(settings_file or ROOT / "settings.yaml"), self.presets, required=bool(settings_file)

@@ -4,6 +4,7 @@ WebUIError
 ├── OptionError           an option's value is not acceptable
 ├── UnknownOption · UnknownLoader · ModelNotFound · PresetNotFound · GrammarNotFound   a name that does not exist, with
 │                         the nearest one
+├── InvalidGrammar        a grammar (GBNF) with an error, and its line
 ├── NameTaken             a new name that another file has already
 ├── LoaderUnavailable     the loader cannot run on this machine, and what to do about it
 ├── InstallFailed         a loader's packages could not be installed, and why
@@ -130,6 +131,19 @@ class PresetNotFound(UnknownName):
 class GrammarNotFound(UnknownName):
     status = 404
     template = {"en": "There is no grammar {name!r}.", "zh": "没有名为 {name!r} 的语法。"}
+
+
+@dataclass(eq=False)
+class InvalidGrammar(WebUIError):
+    """A grammar (GBNF) with an error in the line of that number."""
+
+    status = 400
+    template = {
+        "en": "The grammar has an error in line {line}: {problem}.",
+        "zh": "语法第 {line} 行有误：{problem}。",
+    }
+    line: int
+    problem: Words
 
 
 @dataclass(eq=False)

@@ -40,6 +40,12 @@ _TOO_AMBIGUOUS: Words = {
     "zh": f"续写方式不超过 {MAX_CONTINUATIONS} 种的语法；规则 {{rule}} 超出此数",
 }
 
+_BACKWARDS: Words = {
+    "en": "repetitions whose second number is not the smaller one, such as {2,5}",
+    "zh": "重复次数的上限不小于下限的语法，如 {2,5}",
+}
+"""llama.cpp makes four billion rules of `x{2,1}`."""
+
 _TOKENS = re.compile(
     r"""(?P<rule>[\w-]+)[ \t]*::=
     | (?P<name>[\w-]+)
@@ -63,16 +69,17 @@ def _structural_excess(grammar: str) -> Words | None:
     parsed = _Grammar()
     try:
         parsed.read(grammar)
-    except _TooDeep:
-        return _TOO_DEEP
+    except _Refused as refused:
+        return refused.words
     if parsed.size > MAX_RULES:
         return _TOO_MANY_RULES
     rule = parsed.ambiguous_rule()
     return {language: text.format(rule=rule) for language, text in _TOO_AMBIGUOUS.items()} if rule else None
 
 
-class _TooDeep(Exception):
-    pass
+class _Refused(Exception):
+    def __init__(self, words: Words) -> None:
+        self.words = words
 
 
 @dataclass
@@ -116,7 +123,7 @@ class _Grammar:
         return len(self.rules) + self.repetitions
 
     def read(self, grammar: str) -> None:
-        """Add the rules of `grammar`; what is invalid is left out. Raises _TooDeep."""
+        """Add the rules of `grammar`; what is invalid is left out. Raises _Refused."""
         name, groups = "", list[str]()
         for token in _TOKENS.finditer(grammar):
             kind, text = token.lastgroup, token[0]
@@ -139,7 +146,7 @@ class _Grammar:
             elif text == "|":
                 self.rules[groups[-1] if groups else name].append([])
             if len(groups) > MAX_DEPTH:
-                raise _TooDeep
+                raise _Refused(_TOO_DEEP)
 
     def _last(self, name: str, groups: list[str]) -> list[_Item]:
         return self.rules[groups[-1] if groups else name][-1]
@@ -225,8 +232,15 @@ def _bounds(operator: str) -> tuple[int, int | None]:
     if operator in "*+?":
         return (1 if operator == "+" else 0), (1 if operator == "?" else None)
     low, comma, high = operator.strip("{}").replace(" ", "").partition(",")
-    # Beyond the limit on rules, all numbers are alike.
-    least = min(int(low[:6] or 0), MAX_RULES + 1)
+    least = _capped(low)
     if not comma:
         return least, least
-    return least, max(min(int(high[:6]), MAX_RULES + 1), least) if high else None
+    most = _capped(high) if high else None
+    if most is not None and most < least:
+        raise _Refused(_BACKWARDS)
+    return least, most
+
+
+def _capped(digits: str) -> int:
+    """Return a number, at most one that exceeds the limit on rules."""
+    return min(int(digits.lstrip("0")[:6] or 0), MAX_RULES + 1)

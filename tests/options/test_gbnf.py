@@ -65,6 +65,11 @@ def test_grammars_that_take_too_much_are_refused_with_the_limit(grammar: str, li
     assert limit in expected(grammar)
 
 
+def test_a_repetition_that_runs_backwards_is_refused() -> None:
+    assert "second number" in expected('root ::= "x"{3,2}')
+    assert expected('root ::= "x"{00000003,3}') == ""
+
+
 def test_ways_to_continue_are_counted_behind_every_item_too() -> None:
     assert "rule root" in expected('root ::= "x" many many\nmany ::= ' + " | ".join(['""'] * 101 + ['"a"'] * 101))
 
