@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.core.events import Json
 from modules.engines.exllamav2.sampling import settings_fields
-from modules.engines.hf.sampling.grammar import Matcher
+from modules.engines.grammars import Matcher
 from modules.engines.hf.sampling.pipeline import NoTokenLeft, no_token_left
 from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.time_limit import time_limit
@@ -128,7 +128,7 @@ class GrammarFilter(ExLlamaV2Filter):  # type: ignore[misc]
         """Set the logits of forbidden tokens to -inf in place, shape [padded vocabulary]. Raises NoTokenLeft."""
         if not self._ended:
             with time_limit():
-                allowed = self._matcher.allowed()[: len(logits)]
+                allowed = torch.from_numpy(self._matcher.allowed()[: len(logits)])
             logits[: len(allowed)].masked_fill_(~allowed, -math.inf)
             logits[len(allowed) :] = -math.inf
         if not bool(logits.isfinite().any()):

@@ -23,6 +23,7 @@ from modules.engines.failure_causes import cause
 from modules.engines.llamacpp import library
 from modules.engines.llamacpp.abort_flag import AbortFlag
 from modules.engines.llamacpp.batch import Batch
+from modules.engines.llamacpp.grammar import LlamaGrammars
 from modules.engines.llamacpp.vocabulary import Vocabulary
 
 DECODED, CACHE_FULL, ABORTED = 0, 1, 2
@@ -53,6 +54,7 @@ class Model:
         self.n_ctx: int = native.llama_n_ctx_seq(self.context)
         self.n_batch: int = native.llama_n_batch(self.context)
         self.n_vocab = self.vocabulary.size
+        self.grammars = LlamaGrammars(self.vocabulary, self.log)
         self.seconds_decoding = 0.0
         self._logits_address, self._logits_rows = 0, list[NDArray[np.float32]]()
         self._abort = AbortFlag()

@@ -2,44 +2,34 @@
 
 First come the samplers that change logits (bias, penalties, DRY, top-n-sigma), then truncation (top-k, typical, top-p,
 min-p, XTC), then temperature and the random choice; mirostat replaces truncation and choice. Samplers with neutral
-parameters are left out. The grammar, which is slow over a whole vocabulary, is only asked whether it accepts the
-sampled token; if it does not, the token is sampled again among those it accepts.
+parameters are left out. The grammar is only asked whether it accepts the sampled token; if it does not, the token is
+sampled again among those it accepts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.core.errors import GenerationFailed, OptionError
+from modules.core.errors import GenerationFailed
 from modules.core.events import Json
+from modules.engines.grammars import Matcher
 from modules.engines.llamacpp.bindings import Model
+from modules.engines.llamacpp.candidates import Candidates, Logits
 from modules.engines.time_limit import time_limit
 from modules.engines.token_ids import logit_biases
-from modules.options.option import shortened
 
 _SEED_COUNT = 2**32  # llama.cpp's seeds have 32 bits; the last one means "random"
 _MIROSTAT_M = 100  # how many of the most likely tokens mirostat 1 estimates from, as in its paper
-_NOT_SELECTED = -1
 _UNLIKELY = 1e-4  # weight relative to the most likely token, below which tokens are left out of a first try
 _WHOLE_CONTEXT = 1 << 17  # tokens; more than contexts have, and little enough for llama.cpp to allocate at once
-_SHOWN_ERROR = 300  # characters in an error message
-
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
-"""`llama_token_data` as a numpy dtype."""
-
-Logits = NDArray[np.float32]
-"""Logits of one row, shape [n_vocab]."""
 
 
 class Sampler:
@@ -54,13 +44,14 @@ class Sampler:
         biases = logit_biases(params, model.n_vocab, end_tokens)
         self._biased_tokens = np.array(list(biases), np.int64)
         self._biases = np.array(list(biases.values()), np.float32)
-        self._grammar = create_grammar(model, params["grammar_string"])
+        grammar = params["grammar_string"]
+        self._grammar = model.grammars.compile(grammar)() if grammar else None
         self._adjusting = _chain(_adjusting_samplers(model, params))
         self._selecting = _chain(_selecting_samplers(params, model.n_vocab))
         self._nucleus = _combined_cut(params)
-        self._candidates, self._single = Candidates(model.n_vocab), Candidates(1)
+        self._candidates = Candidates(model.n_vocab)
         # Plain greedy sampling is an argmax: llama.cpp copies and walks the vocabulary, which takes 50 us instead of 6.
-        changed = self._adjusting is not None or self._grammar is not None or _may_cut_most_likely(params)
+        changed = self._adjusting is not None or _may_cut_most_likely(params)
         self._greedy = params["temperature"] <= 0 and not changed
         self._looks_back = _has_penalties(params) or params["dry_multiplier"] > 0
         if self._looks_back:
@@ -73,43 +64,41 @@ class Sampler:
         The logits themselves are unchanged afterwards.
         """
         logits = self._model.logits(row)
-        if self._greedy and not len(self._biased_tokens):
+        if self._greedy and self._grammar is None and not len(self._biased_tokens):
             return int(logits.argmax())
         unbiased = logits[self._biased_tokens]
         logits[self._biased_tokens] += self._biases
-        with time_limit() if self._grammar is not None else contextlib.nullcontext():
-            token = self._select(logits)
-            if self._grammar is not None and not self._grammar_accepts(token):
-                token = self._select(logits, self._grammar)
-            logits[self._biased_tokens] = unbiased  # log probabilities are those of the model
-            self._accept(token)
+        token = self._select(logits) if self._grammar is None else self._select_by(self._grammar, logits)
+        logits[self._biased_tokens] = unbiased  # log probabilities are those of the model
+        if self._looks_back:
+            native.llama_sampler_accept(self._adjusting, token)
         return token
 
-    def _select(self, logits: Logits, grammar: Any = None) -> int:
+    def _select_by(self, grammar: Matcher, logits: Logits) -> int:
+        """Select a token that the grammar accepts, and advance the grammar."""
+        with time_limit():
+            token = self._select(logits)
+            if not self._advance(grammar, token):
+                token = self._select(np.where(grammar.allowed(), logits, np.float32(-np.inf)))
+                self._advance(grammar, token)
+        return token
+
+    def _advance(self, grammar: Matcher, token: int) -> bool:
+        return grammar.may_end() if self._model.vocabulary.is_end_token(token) else grammar.accept(token)
+
+    def _select(self, logits: Logits) -> int:
+        if logits.max() == -np.inf:
+            raise GenerationFailed("llama.cpp", "the grammar or the bans leave no token to continue with")
         if self._greedy:
             return int(logits.argmax())
         candidates = self._candidates
         candidates.fill(logits)
-        for sampler in (grammar, self._adjusting):
-            if sampler is not None:
-                candidates.apply(sampler)
-                if not candidates:
-                    raise GenerationFailed("llama.cpp", "the grammar or the bans leave no token to continue with")
+        if self._adjusting is not None:
+            candidates.apply(self._adjusting)
         if self._nucleus is not None:
             candidates.keep(nucleus(candidates.logits, *self._nucleus))
         candidates.apply(self._selecting)
         return candidates.selected
-
-    def _grammar_accepts(self, token: int) -> bool:
-        self._single.fill(np.zeros(1, np.float32), np.array([token], np.int32))
-        self._single.apply(self._grammar)
-        return bool(self._single)
-
-    def _accept(self, token: int) -> None:
-        if self._looks_back:
-            native.llama_sampler_accept(self._adjusting, token)
-        if self._grammar is not None and not self._model.vocabulary.is_end_token(token):
-            native.llama_sampler_accept(self._grammar, token)
 
     def remaining_candidates(self) -> dict[int, float]:
         """Return what the last token was chosen from: logits after all samplers, by token id.
@@ -119,64 +108,10 @@ class Sampler:
         return self._candidates.remaining()
 
     def free(self) -> None:
-        for sampler in (self._grammar, self._adjusting, self._selecting):
+        for sampler in (self._adjusting, self._selecting):
             if sampler is not None:
                 native.llama_sampler_free(sampler)
         self._grammar = self._adjusting = self._selecting = None
-
-
-class Candidates:
-    """Token ids with their logits as llama.cpp's samplers take them: those reorder, remove and select."""
-
-    def __init__(self, capacity: int) -> None:
-        self._data = np.empty(capacity, CANDIDATE)
-        self._array = native.llama_token_data_array()
-
-    def __bool__(self) -> bool:
-        """Tell whether any token is left with a finite logit."""
-        return bool(np.isfinite(self.logits).any())
-
-    def fill(self, logits: Logits, tokens: NDArray[np.int32] | None = None) -> None:
-        """Take `logits` of shape [capacity] and the ids they belong to, by default 0, 1, …"""
-        self._data["id"] = _token_ids(len(self._data)) if tokens is None else tokens
-        self._data["logit"] = logits
-        self._reset(len(self._data))
-
-    @property
-    def logits(self) -> Logits:
-        """A view of the remaining logits, in the current order."""
-        logits: Logits = self._data["logit"][: self._array.size]
-        return logits
-
-    def keep(self, indices: NDArray[np.intp]) -> None:
-        """Keep only the candidates at `indices`, which must be sorted by logit, highest first."""
-        self._data[: len(indices)] = self._data[indices]
-        self._reset(len(indices), is_sorted=True)
-
-    def apply(self, sampler: Any) -> None:
-        native.llama_sampler_apply(sampler, ctypes.byref(self._array))
-
-    @property
-    def selected(self) -> int:
-        """The token id that the last sampler selected."""
-        # Read through llama.cpp's pointer, not `_data`: XTC moves the beginning of the array.
-        return int(self._array.data[self._array.selected].id)
-
-    def remaining(self) -> dict[int, float]:
-        """Return the logits of the candidates that are left, by token id."""
-        left = (self._array.data[index] for index in range(self._array.size))
-        return {candidate.id: candidate.logit for candidate in left if math.isfinite(candidate.logit)}
-
-    def _reset(self, size: int, is_sorted: bool = False) -> None:
-        self._array.data = self._data.ctypes.data_as(native.llama_token_data_p)
-        self._array.size = size
-        self._array.selected = _NOT_SELECTED
-        self._array.sorted = is_sorted
-
-
-@lru_cache(maxsize=2)
-def _token_ids(count: int) -> NDArray[np.int32]:
-    return np.arange(count, dtype=np.int32)
 
 
 def nucleus(logits: Logits, top_p: float, min_p: float) -> NDArray[np.intp]:
@@ -288,26 +223,6 @@ def _dry_sampler(model: Model, params: Mapping[str, Json]) -> Any:
     pointers = (ctypes.c_char_p * len(breakers))(*breakers)
     settings = (params["dry_multiplier"], params["dry_base"], params["dry_allowed_length"], _lookback_tokens(params))
     return native.llama_sampler_init_dry(model.vocabulary.handle, *settings, pointers, len(breakers))
-
-
-def create_grammar(model: Model, text: str) -> Any:
-    """Return llama.cpp's sampler for a GBNF grammar, which the caller must free; None if `text` is empty.
-
-    Raises OptionError with llama.cpp's message for an invalid grammar.
-    """
-    if not text:
-        return None
-    mark = len(model.log)
-    with time_limit():
-        grammar = native.llama_sampler_init_grammar(model.vocabulary.handle, text.encode("utf-8", "replace"), b"root")
-    if not grammar:
-        error = model.log.errors_since(mark)[:_SHOWN_ERROR]
-        expected = {
-            "en": f"a GBNF grammar with a rule named root ({error})",
-            "zh": f"含 root 规则的 GBNF 语法（{error}）",
-        }
-        raise OptionError("grammar_string", shortened(text), expected)
-    return grammar
 
 
 def _has_penalties(params: Mapping[str, Json]) -> bool:

@@ -20,7 +20,6 @@ from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.llamacpp_hf.arguments import BATCH, CONTEXT, arguments
-from modules.engines.llamacpp_hf.grammar import LlamaVocabulary
 from modules.engines.llamacpp_hf.model import LlamaModel
 from modules.engines.llamacpp_hf.notes import (
     VOCABULARY_MISMATCH,
@@ -29,6 +28,7 @@ from modules.engines.llamacpp_hf.notes import (
     unreadable,
 )
 from modules.engines.llamacpp_hf.tokenizer import LlamaTokenizer, matches_vocabulary
+from modules.engines.llamacpp_hf.vocabulary import LlamaVocabulary
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.options.option import Value

@@ -49,11 +49,5 @@ class LlamaTokenizer:
         pieces = (self._vocabulary.piece(token, special=not skip_special_tokens) for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
 
-    def for_grammars(self, ends: list[int]) -> Any:
-        """Return llguidance's tokenizer for this vocabulary. Raises ImportError if llguidance is missing."""
-        import llguidance.llamacpp
-
-        return llguidance.llamacpp.lltokenizer_from_vocab(self._vocabulary.handle, eos_token=ends)
-
     def batch_decode(self, lists: Sequence[Sequence[int]], skip_special_tokens: bool = False, **_: object) -> list[str]:
         return [self.decode(tokens, skip_special_tokens) for tokens in lists]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from modules.engines.hf.sampling.grammar import Grammars, Matcher
+from modules.engines.grammars import Grammars, Matcher
+from modules.engines.hf.sampling.grammar import grammars_of
 
 
 class Vocabulary(Hashable, Protocol):
@@ -57,7 +58,7 @@ class TokenizerVocabulary:
 
     @cached_property
     def _grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.size, list(self._eos))
+        return grammars_of(self.tokenizer, self.size, self._eos)
 
     def _decode_all(self, sequences: list[list[int]]) -> list[str]:
         arguments = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from modules.core.errors import OptionError, Unsupported
-from modules.core.paths import ROOT
+from modules.engines.grammars import PACKAGE
 from modules.loaders import generation_settings
 from tests.support.hf_vocabularies import small_tokenizer
 
@@ -162,24 +163,14 @@ def test_the_grammar_state_follows_a_shorter_text_after_rejected_tokens(vocabula
     assert torch.equal(grammar(torch.tensor([[1, *start]]), zeros), before)
 
 
-def test_the_package_is_pinned_in_the_requirements(backend: None) -> None:
-    from modules.engines.hf.sampling import grammar as hf_grammar
-
-    assert hf_grammar.PACKAGE in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-
-
 def test_without_the_package_the_error_says_what_to_install(
     vocabulary: TokenizerVocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules.engines.hf.sampling import grammar as hf_grammar
     from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 
-    def not_installed() -> Any:
-        raise Unsupported(hf_grammar._NOT_INSTALLED)
-
-    monkeypatch.setattr(hf_grammar, "_import_llguidance", not_installed)
+    monkeypatch.setitem(sys.modules, "llguidance", None)
     without_cache = TokenizerVocabulary(vocabulary.tokenizer, vocabulary.size, [0])
     with pytest.raises(Unsupported) as error:
         without_cache.grammar(YES_NO)
-    assert hf_grammar.PACKAGE in error.value.say("en")
-    assert hf_grammar.PACKAGE in error.value.say("zh")
+    assert PACKAGE in error.value.say("en")
+    assert PACKAGE in error.value.say("zh")

@@ -1,0 +1,100 @@
+"""Grammars (GBNF) for llama.cpp: llguidance's, or llama.cpp's own for those that llguidance does not take.
+
+llguidance finds the allowed tokens in about a millisecond, whatever the grammar. llama.cpp's own sampler asks each
+token of the vocabulary, and its state may grow with every character of the text.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.core.errors import OptionError, Unsupported
+from modules.engines.grammars import Grammars, Matcher, import_llguidance, invalid_grammar
+from modules.engines.llamacpp.candidates import Candidates
+from modules.engines.llamacpp.library import NativeLog
+from modules.engines.llamacpp.vocabulary import Vocabulary
+from modules.engines.time_limit import time_limit
+
+
+class LlamaGrammars:
+    """Compile grammars for one model."""
+
+    def __init__(self, vocabulary: Vocabulary, log: NativeLog) -> None:
+        self._vocabulary, self._log = vocabulary, log
+
+    def compile(self, text: str) -> Callable[[], Matcher]:
+        """Return a function that starts a matcher of the grammar. Raises OptionError if the grammar is invalid."""
+        try:
+            return self._llguidance.compile(text)
+        except (Unsupported, OptionError):
+            grammar = _OwnedSampler(self._parse(text))
+            return lambda: _LlamaMatcher(self._vocabulary, grammar.copy())
+
+    @cached_property
+    def _llguidance(self) -> Grammars:
+        """Reading the vocabulary takes a fifth of a second for 50,000 tokens."""
+        import_llguidance()
+        import llguidance.llamacpp
+
+        ends = self._vocabulary.end_tokens
+        tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(self._vocabulary.handle, eos_token=list(ends) or None)
+        return Grammars(tokenizer, ends)
+
+    def _parse(self, text: str) -> Any:
+        """Return llama.cpp's sampler. Raises OptionError with llama.cpp's message for an invalid grammar."""
+        mark = len(self._log)
+        with time_limit():
+            sampler = native.llama_sampler_init_grammar(
+                self._vocabulary.handle, text.encode("utf-8", "replace"), b"root"
+            )
+        if not sampler:
+            raise invalid_grammar(text, self._log.errors_since(mark))
+        return sampler
+
+
+class _OwnedSampler:
+    """A llama.cpp sampler that is freed when this object is garbage collected."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        weakref.finalize(self, native.llama_sampler_free, sampler)
+
+    def copy(self) -> _OwnedSampler:
+        return _OwnedSampler(native.llama_sampler_clone(self.sampler))
+
+
+class _LlamaMatcher:
+    """A Matcher by llama.cpp's grammar sampler, which goes through the whole vocabulary: 50 ms per token."""
+
+    def __init__(self, vocabulary: Vocabulary, grammar: _OwnedSampler) -> None:
+        self._vocabulary, self._grammar = vocabulary, grammar
+        self._single = Candidates(1)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        candidates = Candidates(self._vocabulary.size)
+        candidates.fill(np.zeros(self._vocabulary.size, np.float32))
+        candidates.apply(self._grammar.sampler)
+        allowed: NDArray[np.bool_] = np.isfinite(candidates.logits)
+        return allowed
+
+    def accept(self, token: int) -> bool:
+        # Asked first, because llama.cpp ends the process over a token that the grammar does not accept.
+        if self._vocabulary.is_end_token(token) or not self._allows(token):
+            return False
+        native.llama_sampler_accept(self._grammar.sampler, token)
+        return True
+
+    def may_end(self) -> bool:
+        return self._allows(self._vocabulary.eos)
+
+    def _allows(self, token: int) -> bool:
+        self._single.fill(np.zeros(1, np.float32), np.array([token], np.int32))
+        self._single.apply(self._grammar.sampler)
+        return bool(self._single)
