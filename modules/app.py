@@ -12,6 +12,9 @@ from pathlib import Path
 from modules.catalog.background_scan import LIST_SECONDS
 from modules.catalog.catalog import Catalog
 from modules.catalog.record import ModelRecord
+from modules.characters.errors import CharacterNotSaved
+from modules.characters.library import CharacterLibrary
+from modules.characters.personas import Personas
 from modules.chat.runs import Runs
 from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
@@ -81,6 +84,8 @@ class App:
         self.templates = ChatTemplates()
         self._logs = Path(flags.text("logs_dir") or ROOT / "logs")
         self.conversations = ConversationStore(self._logs)
+        self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
+        self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
         self.runs = Runs(self.templates)
         self.overlays = OverlayInstaller()
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
@@ -143,7 +148,12 @@ class App:
         self.loras.catalog.sweep()
         try:
             self.conversations.empty_bin()
-        except ConversationNotSaved as error:  # a disk that is full or cannot be written to is no reason not to start
+            self.characters.empty_bin()
+            self.personas.empty_bin()
+        except (
+            ConversationNotSaved,
+            CharacterNotSaved,
+        ) as error:  # a disk that is full or cannot be written to is no reason not to start
             log.warning("%s", error)
 
     # -- models to choose from ----------------------------------------------------------------------------------------

@@ -162,14 +162,15 @@ def echo(worker: WorkerProcess) -> WorkerProcess:
 def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     """A function that creates an App from command-line arguments; models are unloaded after the test.
 
-    By default, models/, logs/ and settings.yaml are in `tmp_path`.
+    By default, all its folders and settings.yaml are in `tmp_path`.
     """
     (tmp_path / "models").mkdir(exist_ok=True)
     (tmp_path / "settings.yaml").touch()
     apps: list[App] = []
 
     def make(*arguments: str) -> App:
-        folders = ("--model-dir", str(tmp_path / "models"), "--logs-dir", str(tmp_path / "logs"))
+        names = {"model": "models", "logs": "logs", "character": "characters", "persona": "users"}
+        folders = [part for flag, name in names.items() for part in (f"--{flag}-dir", str(tmp_path / name))]
         defaults = (*folders, "--settings", str(tmp_path / "settings.yaml"))
         apps.append(App(flags.parse([*defaults, *arguments])))
         return apps[-1]

@@ -195,6 +195,20 @@ _SERVER = (
         {"en": "Folder of the conversations (default: logs/).", "zh": "存放对话的目录（默认 logs/）。"},
     ),
     Option(
+        "character_dir",
+        "character-dir",
+        "",
+        {"en": "Character folder", "zh": "角色目录"},
+        {"en": "Folder of the characters (default: characters/).", "zh": "存放角色的目录（默认 characters/）。"},
+    ),
+    Option(
+        "persona_dir",
+        "persona-dir",
+        "",
+        {"en": "Persona folder", "zh": "用户身份目录"},
+        {"en": "Folder of the personas (default: users/).", "zh": "存放用户身份的目录（默认 users/）。"},
+    ),
+    Option(
         "hf_endpoint",
         "hf-endpoint",
         "",

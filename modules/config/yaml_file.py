@@ -7,6 +7,7 @@ across processes, writes a temporary file and renames it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError as RuamelError
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from modules.core.errors import SettingsError, Words, both
 from modules.system import file_lock
@@ -148,7 +149,26 @@ def to_yaml(value: Any) -> Any:
         return DoubleQuotedScalarString(value)
     if isinstance(value, Mapping):
         return CommentedMap({to_yaml(key): to_yaml(item) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return [to_yaml(item) for item in value]
     return value
+
+
+def as_block(text: str) -> Any:
+    """Convert a text for writing: several lines stand below their key as they are, where YAML can keep them so."""
+    if "\n" in text:
+        block = LiteralScalarString(text)
+        with contextlib.suppress(RuamelError, yaml.YAMLError):
+            if yaml.load(dump({"text": block}), _Loader) == {"text": text}:
+                return block
+    return to_yaml(text)
+
+
+def dump(content: Mapping[str, Any]) -> str:
+    """Return YAML of values that `to_yaml` and `as_block` have converted."""
+    written = io.StringIO()
+    _round_trip().dump(CommentedMap(content), written)
+    return written.getvalue()
 
 
 def _position(error: yaml.MarkedYAMLError) -> Words:

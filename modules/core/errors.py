@@ -29,6 +29,7 @@ WebUIError
 │   └── WorkerStuck       one token took too long; the model is loaded again by itself
 ├── PortTaken · SettingsError · CommandLineError       the program cannot start
 ├── ConversationError     a conversation that does not exist, is damaged or was changed: see `conversations/errors.py`
+├── CharacterError        a character, card or persona that does not exist or is damaged: see `characters/errors.py`
 ├── LoraError             a LoRA that does not exist or does not fit the model: see `core/lora_errors.py`
 ├── DownloadError         a failed download: see `hub/errors.py` and `downloads/errors.py`
 └── InternalError         a defect of this program; the log has the traceback

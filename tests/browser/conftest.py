@@ -73,7 +73,8 @@ class Server:
         self.models = folder / "models"
         self.log = folder / "server.log"
         arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models)]
-        arguments += ["--logs-dir", str(folder / "logs"), *flags]
+        arguments += ["--logs-dir", str(folder / "logs"), "--character-dir", str(folder / "characters")]
+        arguments += ["--persona-dir", str(folder / "users"), *flags]
         self.process: subprocess.Popen[bytes] | ForkedProcess
         if program:
             with self.log.open("wb") as log:

@@ -17,7 +17,18 @@ from modules.options.option import Option, Value
 
 REQUIRED = (
     *("model", "loader", "listen", "listen-host", "listen-port", "api", "api-key", "gradio-auth", "settings"),
-    *("model-dir", "lora-dir", "logs-dir", "auto-launch", "nowebui", "explain", "model-menu", "multi-user"),
+    *(
+        "model-dir",
+        "lora-dir",
+        "logs-dir",
+        "character-dir",
+        "persona-dir",
+        "auto-launch",
+        "nowebui",
+        "explain",
+        "model-menu",
+        "multi-user",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from modules.catalog.errors import DeletionError
+from modules.characters.errors import CharacterError
 from modules.conversations.errors import ConversationError
 from modules.core import errors, lora_errors
 from modules.core.errors import (
@@ -107,7 +108,7 @@ def test_every_status_is_an_http_error_status(subtests: pytest.Subtests) -> None
             assert 400 <= error_class.status < 600
 
 
-ELSEWHERE = (ConversationError, DeletionError, DownloadError, lora_errors.LoraError)
+ELSEWHERE = (CharacterError, ConversationError, DeletionError, DownloadError, lora_errors.LoraError)
 
 
 def test_the_docstring_of_the_module_names_every_error(subtests: pytest.Subtests) -> None:

@@ -1,0 +1,1 @@
+"""Characters, their cards and lorebooks, and personas: files that writers keep and exchange."""
