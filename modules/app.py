@@ -16,6 +16,8 @@ from modules.characters.errors import CharacterNotSaved
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
 from modules.chat.runs import Runs
+from modules.chat.template_choices import TemplateChoices
+from modules.chat.template_files import InstructionTemplates
 from modules.chat.templates import ChatTemplates
 from modules.config.credentials import Credentials
 from modules.config.flags import Flags
@@ -81,7 +83,11 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
-        self.templates = ChatTemplates()
+        self.instruction_templates = InstructionTemplates(ROOT / "instruction-templates")
+        self.template_choices = TemplateChoices(
+            self.instruction_templates, self.model_settings, lambda: self.settings.current.instruction_template_str
+        )
+        self.templates = ChatTemplates(self.template_choices.apply)
         self._logs = Path(flags.text("logs_dir") or ROOT / "logs")
         self.conversations = ConversationStore(self._logs)
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))

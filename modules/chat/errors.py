@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modules.core.errors import WebUIError, Words
+from modules.core.errors import UnknownName, WebUIError, Words
 
 
 @dataclass(eq=False)
@@ -47,6 +47,40 @@ class NoDefaultTemplate(WebUIError):
     }
     model: str
     names: str
+
+
+class TemplateNotFound(UnknownName):
+    status = 404
+    template = {"en": "There is no instruction template {name!r}.", "zh": "没有名为 {name!r} 的指令模板。"}
+
+
+@dataclass(eq=False)
+class InvalidTemplateFile(WebUIError):
+    """A file that is no instruction template. `problem` says why, as the end of a sentence."""
+
+    status = 422
+    template = {
+        "en": "{file} cannot be used as an instruction template: {problem}.",
+        "zh": "{file} 不能用作指令模板：{problem}。",
+    }
+    file: str
+    problem: Words
+
+
+@dataclass(eq=False)
+class ChosenTemplateUnusable(WebUIError):
+    """The template chosen for a model cannot be read; `reason` is the message of the error."""
+
+    status = 409
+    template = {
+        "en": "The instruction template {name} was chosen for {model}, but it cannot be used: {reason} "
+        "Correct it, or choose another one under “Instruction template” in the Model tab.",
+        "zh": "已为 {model} 指定指令模板 {name}，但无法使用：{reason}"
+        "请修正该模板，或在“模型”页的“指令模板”中另选一个。",
+    }
+    model: str
+    name: str
+    reason: Words
 
 
 @dataclass(eq=False)

@@ -54,6 +54,7 @@ def receipt(
         "template": {
             "sha256": _sha256(template.for_tools(None)),
             "ours": template.is_ours,
+            "name": template.file,
             "notes": [dict(note.text) for note in templates.notes(template)],
         },
         "parameters": {

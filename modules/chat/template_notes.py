@@ -29,6 +29,21 @@ _QUESTION_FIRST: Words = {
 }
 
 
+def origin_note(origin: str, file: str) -> Words | None:
+    """Return where the template comes from, None if it is the model's own."""
+    if origin == "chosen":
+        return {
+            "en": f"Uses the instruction template {file}, which was chosen for this model.",
+            "zh": f"使用为此模型指定的指令模板 {file}。",
+        }
+    if origin == "settings":
+        return {
+            "en": "No chat template was found in the model's files, so that the one of settings.yaml is used.",
+            "zh": "模型文件中没有聊天模板，因此使用 settings.yaml 中的模板。",
+        }
+    return None
+
+
 def adaptations(features: TemplateFeatures) -> Words | None:
     """Return what happens to conversations that the template would refuse or shorten; None if it takes them all."""
     changes = [

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from modules.catalog.record import ModelRecord
 from modules.chat.errors import NoDefaultTemplate, TemplateRefused, TemplateStopped
-from modules.chat.features import TemplateFeatures, probe, with_known_markers
+from modules.chat.features import RenderAll, TemplateFeatures, probe, with_known_markers
 from modules.chat.mending import mend
 from modules.chat.message import Message
 from modules.chat.renderer import LimitExceeded, Renderer
-from modules.chat.template_notes import ALPACA_NOTE, adaptations
+from modules.chat.template_notes import ALPACA_NOTE, adaptations, origin_note
+from modules.chat.template_variables import TemplateVariable, probe_variables
 from modules.core.errors import LANGUAGES, OptionError, Unsupported, WebUIError, Words
 from modules.core.events import Info, Json, Note
 from modules.core.reasoning import KNOWN_MARKERS
@@ -54,13 +56,18 @@ class ModelTemplate:
     """The chat templates of one model, as far as they are known.
 
     `source` is the template for plain conversations; `named` are the model's other ones. `special_tokens` are texts
-    such as that of "bos_token"; the value of additional ones may be a list.
+    such as that of "bos_token"; the value of additional ones may be a list. `origin` is "model", "chosen" for one that
+    was chosen for this model, whose name is `file`, or "settings" for that of settings.yaml. `fault` is why a chosen
+    template cannot be used.
     """
 
     model: str
     source: str
     named: Mapping[str, str] = field(default_factory=dict)
     special_tokens: Mapping[str, Json] = field(default_factory=dict)
+    origin: str = "model"
+    file: str = ""
+    fault: WebUIError | None = None
 
     @staticmethod
     def of(record: ModelRecord, info: Info | None = None) -> ModelTemplate:
@@ -73,10 +80,15 @@ class ModelTemplate:
     @property
     def is_ours(self) -> bool:
         """Whether the model has no template, so that the Alpaca format is used."""
-        return not self.source and not self.named
+        return not self.source and not self.named and self.fault is None
 
     def for_tools(self, tools: Json) -> str:
-        """Return the source for a conversation with these `tools`, None if without. Raises NoDefaultTemplate."""
+        """Return the source for a conversation with these `tools`, None if without.
+
+        Raises NoDefaultTemplate, or the template's fault.
+        """
+        if self.fault is not None:
+            raise self.fault
         if tools is not None and "tool_use" in self.named:
             return self.named["tool_use"]
         if not self.source and self.named:
@@ -86,18 +98,23 @@ class ModelTemplate:
 
 @dataclass
 class _Probed:
-    """The features of a template, once it has been probed. The lock is held while its first user probes it."""
+    """What a template can take, once it has been probed. The lock is held while its first user probes it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     features: TemplateFeatures | None = None
+    variables: tuple[TemplateVariable, ...] | None = None
     stopped: LimitExceeded | None = None
     stopped_at: float = 0.0
 
 
 class ChatTemplates:
-    """Renders the templates of all models, in processes of their own, and knows what they can take. Thread-safe."""
+    """Renders the templates of all models, in processes of their own, and knows what they can take. Thread-safe.
 
-    def __init__(self) -> None:
+    `choose` returns the template to be used instead of a model's own, or that one.
+    """
+
+    def __init__(self, choose: Callable[[ModelTemplate], ModelTemplate] | None = None) -> None:
+        self._choose = choose
         self._renderer = Renderer()
         self._probed: OrderedDict[str, _Probed] = OrderedDict()
         self._lock = threading.Lock()
@@ -138,21 +155,35 @@ class ChatTemplates:
 
     def of(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
         """Return the template that conversations with a model use, given what its engine says if it is loaded."""
-        return ModelTemplate.of(record, info)
+        own = ModelTemplate.of(record, info)
+        return self._choose(own) if self._choose else own
 
     def features(self, template: ModelTemplate) -> TemplateFeatures:
         """Return what the model's template can take. Raises TemplateStopped or NoDefaultTemplate."""
         return self._features(template.for_tools(None), template)
 
+    def variables(self, template: ModelTemplate) -> tuple[TemplateVariable, ...]:
+        """Return the known variables that the model's template reads. Raises what `features` raises."""
+        source = template.for_tools(None)
+        features = self._features(source, template)
+
+        with self._probing(source, template) as (probed, render):
+            if probed.variables is None:
+                probed.variables = probe_variables(render, features.system, features.parts)
+            return probed.variables
+
     def notes(self, template: ModelTemplate) -> tuple[Note, ...]:
         """Return what a user should know of the model's template: that it is missing, unusable, or takes less."""
         if template.is_ours:
             return (Note(_NOTED, ALPACA_NOTE),)
+        if template.fault is not None:
+            return (Note(_NOTED, _in_all_languages(template.fault)),)
         try:
             words = adaptations(self.features(template))
         except (NoDefaultTemplate, TemplateStopped) as error:
             words = _in_all_languages(error)
-        return (Note(_NOTED, words),) if words else ()
+        notes = (origin_note(template.origin, template.file), words)
+        return tuple(Note(_NOTED, note) for note in notes if note)
 
     def close(self) -> None:
         """End the processes that are idle."""
@@ -168,6 +199,17 @@ class ChatTemplates:
         return rendering.text
 
     def _features(self, source: str, template: ModelTemplate) -> TemplateFeatures:
+        with self._probing(source, template) as (probed, render):
+            if probed.features is None:
+                probed.features = with_known_markers(probe(render), source)
+            return probed.features
+
+    @contextlib.contextmanager
+    def _probing(self, source: str, template: ModelTemplate) -> Iterator[tuple[_Probed, RenderAll]]:
+        """Yield what is known of a template, and a function that renders it. Others who ask for it wait meanwhile.
+
+        Raises TemplateStopped, also if it was stopped a short time ago.
+        """
         with self._lock:
             probed = self._probed.setdefault(source, _Probed())
             self._probed.move_to_end(source)
@@ -176,14 +218,12 @@ class ChatTemplates:
         with probed.lock:
             if probed.stopped is not None and time.monotonic() - probed.stopped_at < _STOPPED_SECONDS:
                 raise TemplateStopped(template.model, probed.stopped.limit)
-            if probed.features is None:
-                common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens}
-                try:
-                    probed.features = with_known_markers(probe(partial(self._renderer.render, source, common)), source)
-                except LimitExceeded as error:
-                    probed.stopped, probed.stopped_at = error, time.monotonic()
-                    raise TemplateStopped(template.model, error.limit) from None
-            return probed.features
+            common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens}
+            try:
+                yield probed, partial(self._renderer.render, source, common)
+            except LimitExceeded as error:
+                probed.stopped, probed.stopped_at = error, time.monotonic()
+                raise TemplateStopped(template.model, error.limit) from None
 
 
 def ends_in_thought(message: Message) -> bool:

@@ -62,6 +62,23 @@ class ModelSettings:
 
         return self._file.update(edit)
 
+    def set(self, name: str, key: str, value: str) -> Path | None:
+        """Change one setting of a model and keep all others; "" removes it, and the entry if nothing else is in it.
+
+        Return the backup path if the old file was invalid, else None. Raises SettingsError.
+        """
+
+        def edit(content: CommentedMap) -> None:
+            entry = self._entry(content, name)
+            if value:
+                entry[key] = to_yaml(value)
+                return
+            entry.pop(key, None)
+            if not entry:
+                content.pop(self._parsed_key(content, name), None)
+
+        return self._file.update(edit)
+
     def rename(self, old: str, new: str) -> None:
         """Move the entry of the model `old` to `new`, at the same position in the file. Raises SettingsError."""
 

@@ -158,6 +158,17 @@ _INTERFACE = (
         multiline=True,
     ),
     Option(
+        "instruction_template_str",
+        "instruction_template_str",
+        "",
+        {"en": "Instruction template", "zh": "指令模板"},
+        {
+            "en": "Jinja template for models without one of their own; empty = Alpaca.",
+            "zh": "用于不带模板的模型的 Jinja 模板；留空则为 Alpaca。",
+        },
+        multiline=True,
+    ),
+    Option(
         "autoload_model",
         "autoload_model",
         False,
@@ -237,6 +248,7 @@ class Settings:
     start_with: str = ""
     chat_instruct_command: str = CHAT_COMMAND
     chat_template_str: str = ""
+    instruction_template_str: str = ""
     autoload_model: bool = False
     preset: str = ""
     hf_endpoint: str = ""

@@ -15,6 +15,7 @@ WebUIError
 ├── PromptTooLong         the prompt does not fit the context
 ├── TextTooLong           nor does a prompt that is too long even to be tokenized
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
+├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable   a file of a template: see `chat/errors.py`
 ├── ConversationBusy · NothingToAnswer   an answer that cannot be written now, or at all: see `chat/errors.py`
 ├── DeletionError         a model that cannot be deleted or restored: see `catalog/errors.py`
 ├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it

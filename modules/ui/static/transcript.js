@@ -292,7 +292,7 @@ function receiptRows({ model = {}, template = {}, seconds = {}, ...receipt }) {
     [tr("receipt_loader"), receipt.loader],
     [tr("receipt_options"), asText(receipt.options ?? {})],
     [tr("receipt_loras"), (receipt.loras ?? []).map(({ name, weight }) => `${name}: ${weight}`).join("\n")],
-    [tr("receipt_template"), template.ours ? "Alpaca" : template.sha256],
+    [tr("receipt_template"), template.ours ? "Alpaca" : template.name || template.sha256],
     [tr("receipt_notes"), (template.notes ?? []).map((note) => note[language] ?? "").join("\n")],
     [tr("receipt_parameters"), asText(receipt.parameters ?? {})],
     [tr("receipt_seed"), receipt.seed],

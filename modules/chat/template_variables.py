@@ -1,0 +1,103 @@
+"""Find out which of the known variables, such as enable_thinking, a chat template reads, and what it takes them for.
+
+A variable that is not given leaves the choice to the template. It is read if some value of it changes a prompt; the
+value that changes none is its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modules.chat.features import RenderAll, with_parts
+from modules.chat.message import Message
+from modules.chat.renderer import Rendering
+from modules.core.events import Json
+
+_UNKNOWN = "probevalue"
+_EFFORTS = ("low", "medium", "high")
+"""The choices of a template that writes any word into its prompt: those that models are trained on."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A variable that published templates read. `kind` is "bool", "choice" or "text"; a choice has `values` to try."""
+
+    name: str
+    kind: str = "bool"
+    values: tuple[Json, ...] = (False, True)
+
+
+KNOWN = (
+    Known("enable_thinking"),
+    Known("thinking"),
+    Known("reasoning_effort", "choice", ("none", "minimal", "low", "medium", "high", "xhigh", "max")),
+    Known("preserve_thinking"),
+    Known("clear_thinking"),
+    Known("model_identity", "text", ()),
+    Known("date_string", "text", ()),
+)
+
+
+@dataclass(frozen=True)
+class TemplateVariable:
+    """A variable that the template reads, and the `choices` of one that takes certain words only.
+
+    `default` is the value that equals leaving it out, None if there is none or if it is not known.
+    """
+
+    name: str
+    kind: str
+    default: Json = None
+    choices: tuple[Json, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        choices = {"choices": list(self.choices)} if self.choices else {}
+        return {"name": self.name, "kind": self.kind, "default": self.default, **choices}
+
+
+def probe_variables(render: RenderAll, system: bool, parts: frozenset[str]) -> tuple[TemplateVariable, ...]:
+    """Return the known variables that the template reads, as `render` renders it.
+
+    `system` and `parts` are those of its TemplateFeatures.
+    """
+    found = (_probe(render, known, _conversations(system, parts)) for known in KNOWN)
+    return tuple(variable for variable in found if variable)
+
+
+def _probe(render: RenderAll, known: Known, conversations: Sequence[Mapping[str, Json]]) -> TemplateVariable | None:
+    """Return the variable if a value of it changes a prompt. Values that the template refuses are no choices."""
+    bases = [variables for variables in conversations if known.name not in variables]
+    values = (*known.values, _UNKNOWN)
+    rendered = render([*bases, *({**base, known.name: value} for value in values for base in bases)])
+    plain, count = rendered[: len(bases)], len(bases)
+    results = {value: rendered[(index + 1) * count :][:count] for index, value in enumerate(values)}
+    unknown = results.pop(_UNKNOWN)
+    if any(rendering.shows(_UNKNOWN) for rendering in unknown):
+        choices: tuple[Json, ...] = _EFFORTS if known.kind == "choice" else known.values
+    else:
+        choices = tuple(
+            value
+            for value, result in results.items()
+            if not _refused(result, plain) and (known.kind == "bool" or result != unknown)
+        )
+    changing = [value for value in choices if results[value] != plain]
+    if not changing and not (known.kind == "text" and unknown != plain and not _refused(unknown, plain)):
+        return None
+    default = next((value for value in choices if results[value] == plain), None)
+    return TemplateVariable(known.name, known.kind, default, choices if known.kind == "choice" else ())
+
+
+def _refused(result: Sequence[Rendering], plain: Sequence[Rendering]) -> bool:
+    """Whether a value makes the template refuse what it takes without."""
+    return any(one.error and not before.error for one, before in zip(result, plain, strict=True))
+
+
+def _conversations(system: bool, parts: frozenset[str]) -> list[dict[str, Json]]:
+    """Return the variables of prompts in which published templates read the known ones."""
+    first: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
+    question: Message = {"role": "user", "content": "Why?"}
+    answer: Message = {"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "thinking": "Hm."}
+    short, long = with_parts([*first, question], parts), with_parts([*first, question, answer, question], parts)
+    thinking = {"enable_thinking": True, "thinking": True}
+    return [{"messages": short}, {"messages": long}, {"messages": long, **thinking}]
