@@ -39,6 +39,9 @@ from modules.llamacpp_hf_creator import LlamacppHfCreator
 from modules.loaders.registry import find_loader, prepared_overlay
 from modules.lora.catalog import LoraCatalog
 from modules.lora.manager import LoraManager
+from modules.notebook.errors import NotebookNotSaved
+from modules.notebook.runs import NotebookRuns
+from modules.notebook.store import NotebookStore
 from modules.planning.code_consent import CodeConsent
 from modules.planning.command_line import CommandLine
 from modules.planning.download_fit import DownloadFit
@@ -90,6 +93,8 @@ class App:
         self.templates = ChatTemplates(self.template_choices.apply)
         self._logs = Path(flags.text("logs_dir") or ROOT / "logs")
         self.conversations = ConversationStore(self._logs)
+        self.notebooks = NotebookStore(self._logs / "notebook", ROOT / "prompts")
+        self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
         self.runs = Runs(self.templates)
@@ -139,8 +144,15 @@ class App:
 
     def conversations_of(self, user: str) -> ConversationStore:
         """Return the conversations of a login, for servers of several users."""
+        return ConversationStore(self._folder_of(user))
+
+    def notebooks_of(self, user: str) -> NotebookStore:
+        """Return the texts of a login, for servers of several users."""
+        return NotebookStore(self._folder_of(user) / "notebook")
+
+    def _folder_of(self, user: str) -> Path:
         readable, unique = re.sub(r"[^\w-]", "_", user)[:40], hashlib.sha256(user.encode()).hexdigest()[:8]
-        return ConversationStore(self._logs / "users" / f"{readable}-{unique}")
+        return self._logs / "users" / f"{readable}-{unique}"
 
     def sweep(self) -> None:
         """Delete what killed saves, downloads and conversions have left behind. Called once, at start."""
@@ -154,10 +166,12 @@ class App:
         self.loras.catalog.sweep()
         try:
             self.conversations.empty_bin()
+            self.notebooks.empty_bin()
             self.characters.empty_bin()
             self.personas.empty_bin()
         except (
             ConversationNotSaved,
+            NotebookNotSaved,
             CharacterNotSaved,
         ) as error:  # a disk that is full or cannot be written to is no reason not to start
             log.warning("%s", error)

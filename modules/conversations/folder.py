@@ -73,6 +73,9 @@ class Folder(Protocol):
 class DiskFolder:
     """A Folder at `root`, which need not exist."""
 
+    suffix = SUFFIX
+    """Ending of the names of the files that `scan` and the bin count."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self._writing = threading.Lock()
@@ -94,7 +97,7 @@ class DiskFolder:
         for folder in self._folders():
             prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
             for entry in _entries(folder):
-                if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
+                if entry.name.endswith(self.suffix) and not entry.name.startswith("."):
                     with contextlib.suppress(OSError):  # deleted at this moment, or a dangling link
                         if entry.is_file():
                             found[prefix + entry.name] = _stamp(entry.stat())
@@ -163,7 +166,7 @@ class DiskFolder:
         count = 0
         for day in self._days():
             if day.name[:8] <= until:
-                count += sum(1 for _ in day.rglob("*" + SUFFIX))
+                count += sum(1 for _ in day.rglob("*" + self.suffix))
                 shutil.rmtree(day)
         return count
 
@@ -173,7 +176,7 @@ class DiskFolder:
         return sorted(days, key=lambda day: (day.name[:8], int(day.name[9:] or 0)))
 
     def _deleted_files(self) -> Iterator[tuple[Path, Path]]:
-        return ((day, path) for day in self._days() for path in day.rglob("*" + SUFFIX))
+        return ((day, path) for day in self._days() for path in day.rglob("*" + self.suffix))
 
 
 class MemoryFolder:

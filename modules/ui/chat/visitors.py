@@ -1,4 +1,4 @@
-"""Decide whose conversations a request is about."""
+"""Decide whose conversations and notebook a request is about."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from modules.app import App
 from modules.conversations.store import ConversationStore
+from modules.notebook.store import NotebookStore
 from modules.ui.chat.uploads import Uploads
 from modules.ui.login import LOGIN
 
@@ -22,28 +23,42 @@ MAX_GUESTS = 100
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
+class Kept(NamedTuple):
+    """What is kept of one visitor."""
+
+    conversations: ConversationStore
+    notebooks: NotebookStore
+
+
 class Visitors:
-    """The owner has the conversations in the folder of the server. With --multi-user, each login has a folder of its
-    own, and guests without one have conversations in memory, which their browser's cookie leads to.
+    """The owner has what is in the folder of the server. With --multi-user, each login has a folder of its own, and
+    what guests without one write is in memory; their browser's cookie leads to it.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
         self.uploads = Uploads()
         self._lock = threading.Lock()
-        self._users: dict[str, ConversationStore] = {}
-        self._guests: OrderedDict[str, ConversationStore] = OrderedDict()  # the one used last comes last
+        self._users: dict[str, Kept] = {}
+        self._guests: OrderedDict[str, Kept] = OrderedDict()  # the one used last comes last
 
     def store(self, scope: Mapping[str, Any]) -> ConversationStore:
         """Return the conversations of whoever sent the request."""
+        return self._kept(scope).conversations
+
+    def notebooks(self, scope: Mapping[str, Any]) -> NotebookStore:
+        """Return the notebook of whoever sent the request."""
+        return self._kept(scope).notebooks
+
+    def _kept(self, scope: Mapping[str, Any]) -> Kept:
         if not self._app.flags.on("multi_user"):
-            return self._app.conversations
+            return Kept(self._app.conversations, self._app.notebooks)
         if user := scope.get(LOGIN):
             with self._lock:
                 if user not in self._users:
-                    self._users[user] = self._app.conversations_of(user)
+                    self._users[user] = Kept(self._app.conversations_of(user), self._app.notebooks_of(user))
                 return self._users[user]
-        return self._guest_store(_guest(scope))
+        return self._kept_of_guest(_guest(scope))
 
     def is_kept(self, scope: Mapping[str, Any]) -> bool:
         """Whether the conversations of that visitor are stored on disk."""
@@ -54,16 +69,16 @@ class Visitors:
         if not self.is_kept(scope) and not _guest(scope):
             response.set_cookie(GUEST_COOKIE, secrets.token_urlsafe(16), httponly=True, samesite="lax")
 
-    def _guest_store(self, token: str) -> ConversationStore:
+    def _kept_of_guest(self, token: str) -> Kept:
         with self._lock:
-            store = self._guests.pop(token, None) if token else None
-            if store is None:
-                store = ConversationStore(None)
+            kept = self._guests.pop(token, None) if token else None
+            if kept is None:
+                kept = Kept(ConversationStore(None), NotebookStore(None))
             if token:
-                self._guests[token] = store
+                self._guests[token] = kept
                 if len(self._guests) > MAX_GUESTS:
                     self._guests.popitem(last=False)
-            return store
+            return kept
 
 
 def _guest(scope: Mapping[str, Any]) -> str:
