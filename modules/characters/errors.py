@@ -2,6 +2,7 @@
 
 CharacterError
 ├── CharacterNotFound · PersonaNotFound   an id that does not exist (any more)
+├── NameMissing           a character or persona without a name
 ├── InvalidCharacter      a file that cannot be read: which one, and what is wrong with it
 ├── CharacterChanged      a change of what is no longer the latest version of the file
 ├── CharacterExists       a restored character or persona would replace another one
@@ -47,6 +48,11 @@ class PersonaNotFound(CharacterError):
         "zh": "用户身份 {id!r} 已不存在，其文件可能已被删除或改名。请选择其他身份。",
     }
     id: str
+
+
+class NameMissing(CharacterError):
+    status = 400
+    template = {"en": "Not saved: enter a name first.", "zh": "未保存：请先填写名称。"}
 
 
 @dataclass(eq=False)

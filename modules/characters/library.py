@@ -86,8 +86,7 @@ class CharacterLibrary:
         known = self._summaries.get(id)
         if known is None or known[0] != version:
             known = self._summaries[id] = (version, self._summarized(id))
-        picture = self.picture(id)
-        return dataclasses.replace(known[1], picture=_version(picture) if picture else "")
+        return dataclasses.replace(known[1], picture=self.picture_version(id))
 
     def _summarized(self, id: str) -> CharacterSummary:
         try:
@@ -159,6 +158,11 @@ class CharacterLibrary:
     def picture(self, id: str) -> Path | None:
         """Return the file of the character's picture, None if it has none."""
         return self._files.find(id, PICTURES)
+
+    def picture_version(self, id: str) -> str:
+        """Return a text that differs for another picture, "" if there is none."""
+        picture = self.picture(id)
+        return _version(picture) if picture else ""
 
     def set_picture(self, id: str, data: bytes) -> None:
         """Store a PNG, JPEG or WebP file as the picture of a character. Raises CardRefused."""

@@ -12,6 +12,7 @@ from modules.app import App
 from modules.core.errors import LANGUAGES
 from modules.core.paths import ROOT
 from modules.ui import model_menu, status_feed
+from modules.ui.characters import routes as character_routes
 from modules.ui.chat import routes, template_route
 from modules.ui.chat.visitors import Visitors
 from modules.ui.gradio_gate import MAX_UPLOAD, GradioGate, keep_uploads_in, log_refusals, remove_uploads
@@ -90,6 +91,7 @@ def attach(server: FastAPI, app: App) -> None:
     _add_routes(server, app)
     status_feed.add_route(server, app)
     routes.add_routes(server, app, visitors)
+    character_routes.add_routes(server, app)
     template_route.add_route(server, app)
     model_menu.add_route(server, app)
     for language in LANGUAGES:

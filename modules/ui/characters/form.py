@@ -1,0 +1,123 @@
+"""A character as the page's editor shows it, and what the editor sends back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modules.characters.character import Character
+from modules.characters.library import CharacterLibrary
+from modules.characters.lorebook import Lorebook, LoreEntry, with_entries
+from modules.core.events import Json
+
+MAX_TEXT = 500_000
+MAX_NAME = 200
+MAX_GREETINGS = 200
+MAX_ENTRIES = 2000
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+
+
+class Entry(BaseModel):
+    """An entry of the lorebook. `index` is its place in the file, None for a new one."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    index: Annotated[int | None, Field(ge=0)] = None
+    keys: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=200)]
+    content: Text
+    constant: bool
+    enabled: bool
+    order: Annotated[int | float, Field(ge=-1_000_000, le=1_000_000, allow_inf_nan=False)]
+
+
+class CharacterForm(BaseModel):
+    """All that the editor shows of a character. `id` is "" for a new one, `version` None to overwrite any change."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    id: Annotated[str, Field(max_length=300)]
+    version: Annotated[str | None, Field(max_length=100)] = None
+    name: Name
+    context: Text
+    greetings: Annotated[list[Text], Field(max_length=MAX_GREETINGS)]
+    examples: Text
+    system_prompt: Text
+    post_history: Text
+    user_name: Name
+    lorebook: Annotated[list[Entry], Field(max_length=MAX_ENTRIES)]
+
+    def apply_to(self, character: Character) -> Character:
+        """Return the character with the fields of the form."""
+        return dataclasses.replace(
+            character,
+            name=self.name.strip(),
+            context=self.context.strip(),
+            greetings=tuple(greeting for greeting in self.greetings if greeting.strip()),
+            examples=self.examples.strip(),
+            system_prompt=self.system_prompt.strip(),
+            post_history=self.post_history.strip(),
+            user_name=self.user_name.strip(),
+            lorebook=self._lorebook(character.lorebook),
+        )
+
+    def _lorebook(self, old: Lorebook | None) -> Lorebook | None:
+        known = old.entries if old else ()
+        entries = []
+        for entry in self.lorebook:
+            start = known[entry.index] if entry.index is not None and entry.index < len(known) else LoreEntry()
+            keys = tuple(key.strip() for key in entry.keys if key.strip())
+            same_keys = [key.strip() for key in start.keys] == list(keys)
+            entries.append(
+                dataclasses.replace(
+                    start,
+                    keys=start.keys if same_keys else keys,
+                    content=entry.content,
+                    constant=entry.constant,
+                    enabled=entry.enabled,
+                    order=entry.order,
+                )
+            )
+        return with_entries(old, entries)
+
+
+def form_of(library: CharacterLibrary, id: str) -> Json:
+    """Return what the editor shows of a character."""
+    version, character = library.version(id), library.read(id)
+    picture = library.picture(id)
+    return {
+        "id": id,
+        "version": version,
+        "name": character.name,
+        "context": character.context,
+        "greetings": list(character.greetings),
+        "examples": character.examples,
+        "system_prompt": character.system_prompt,
+        "post_history": character.post_history,
+        "user_name": character.user_name,
+        "creator_notes": character.creator_notes,
+        "lorebook": [_entry(number, entry) for number, entry in enumerate(_entries(character.lorebook))],
+        "picture": library.picture_version(id),
+        "has_png": picture is None or picture.suffix == ".png",
+    }
+
+
+def _entries(lorebook: Lorebook | None) -> tuple[LoreEntry, ...]:
+    return lorebook.entries if lorebook else ()
+
+
+def _entry(index: int, entry: LoreEntry) -> Json:
+    return {
+        "index": index,
+        "name": entry.name,
+        "keys": list(entry.keys),
+        "content": entry.content,
+        "constant": entry.constant,
+        "enabled": entry.enabled,
+        "order": entry.order,
+        "regex": entry.use_regex,
+        "secondary_keys": list(entry.secondary_keys) if entry.selective else [],
+    }
