@@ -15,6 +15,9 @@ from modules.catalog.record import ModelRecord
 from modules.characters.errors import CharacterNotSaved
 from modules.characters.library import CharacterLibrary
 from modules.characters.personas import Personas
+from modules.chat.modes import ConversationPrompts
+from modules.chat.new_conversation import ConversationSetup
+from modules.chat.participants import Casting
 from modules.chat.runs import Runs
 from modules.chat.template_choices import TemplateChoices
 from modules.chat.template_files import InstructionTemplates
@@ -97,7 +100,10 @@ class App:
         self.notebook_runs = NotebookRuns()
         self.characters = CharacterLibrary(Path(flags.text("character_dir") or ROOT / "characters"))
         self.personas = Personas(Path(flags.text("persona_dir") or ROOT / "users"))
-        self.runs = Runs(self.templates)
+        self.casting = Casting(self.characters, self.personas, self.settings)
+        self.prompts = ConversationPrompts(self.templates, self.casting)
+        self.setup = ConversationSetup(self.casting, self.templates, self.models)
+        self.runs = Runs(self.prompts)
         self.overlays = OverlayInstaller()
         self.mirrors = Mirrors(flags.text("hf_endpoint"), lambda: self.settings.current.hf_endpoint, _token())
         self.loras = LoraManager(LoraCatalog(Path(flags.text("lora_dir") or ROOT / "loras")), self.models)

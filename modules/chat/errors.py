@@ -103,3 +103,15 @@ class NothingToAnswer(WebUIError):
         "en": "There is nothing to answer or to continue here.",
         "zh": "这里没有可以回答或续写的消息。",
     }
+
+
+@dataclass(eq=False)
+class ConversationBegun(WebUIError):
+    """The character of a conversation in which the user has written stays."""
+
+    status = 409
+    template = {
+        "en": "The character cannot be changed any more, because you have written in this conversation. "
+        "Begin a new chat with the other character.",
+        "zh": "您已在此对话中发言，无法再更换角色。请与其他角色新建聊天。",
+    }

@@ -7,11 +7,10 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
-from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ends_in_thought, reasoning_of
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
 from modules.core.events import Done, Json
 from modules.core.prompt import Prompt, Replacement
 from modules.core.reasoning import ReasoningMarkers, ReasoningParser
@@ -27,11 +26,27 @@ HYSTERESIS = 0.75
 
 
 @dataclass(frozen=True)
+class PromptForm:
+    """How messages become a prompt.
+
+    `render` gets the messages, and whether the last one is to be continued. `template` is the one around the reply,
+    which says how it marks its thoughts. `stop` are strings that end the reply. `start_with` is a beginning of the
+    reply that comes after what is rendered.
+    """
+
+    render: Callable[[Sequence[Message], bool], str]
+    template: ModelTemplate
+    stop: tuple[str, ...] = ()
+    start_with: str = ""
+
+
+@dataclass(frozen=True)
 class ChatPrompt:
     """The prompt of a chat, and how to read the reply.
 
     `starts` has, for each of the prompt's shorter texts, the index of the first message that it keeps apart from system
-    messages. `markers`, `inside` and `begun` are those of the reply's `ReasoningParser`.
+    messages. `markers`, `inside` and `begun` are those of the reply's `ReasoningParser`. `template` is the one around
+    the reply.
     """
 
     prompt: Prompt
@@ -39,6 +54,7 @@ class ChatPrompt:
     markers: tuple[ReasoningMarkers, ...]
     inside: bool = False
     begun: bool = False
+    template: ModelTemplate | None = None
 
     def parser(self) -> ReasoningParser:
         """Return the parser of the reply. Feed it the text that the reply was to start with first."""
@@ -61,56 +77,65 @@ def chat_prompt(
     dropped_until: int = 0,
     hysteresis: bool = True,
     template_kwargs: Mapping[str, Json] | None = None,
+    form: PromptForm | None = None,
 ) -> ChatPrompt:
     """Return the prompt that `model` continues to answer `messages`, or with `continue_last` the last one of them.
 
-    `start_with` is the beginning of the reply. The messages before the index `dropped_until` are left out, except for
-    system messages and the last question. If the prompt is still too long, the worker drops the oldest exchanges until
-    it fits, with `hysteresis` until it fills no more than HYSTERESIS of the room, so that the next prompts begin with
-    the same text. Raises what `ChatTemplates.render` raises.
+    `form` is by default `instruct_form` with `template_kwargs` and `start_with`, the beginning of the reply. The
+    messages before the index `dropped_until` are left out, except for system messages and the last question. If the
+    prompt is still too long, the worker drops the oldest exchanges until it fits, with `hysteresis` until it fills no
+    more than HYSTERESIS of the room, so that the next prompts begin with the same text. Raises what
+    `ChatTemplates.render` raises.
     """
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
-    template = templates.of(model.record, model.info)
+    form = form or instruct_form(templates, model, template_kwargs, start_with)
     kept = _without(messages, _first_kept(messages, dropped_until))
     dropped = len(messages) - len(kept)
-    render = partial(templates.render, template, continue_last=continue_last, template_kwargs=template_kwargs)
     limit = room(model, params)
-    text = render(kept)
+    text = form.render(kept, continue_last)
     prompt, starts = _shortenable(
-        lambda start: (text if not start else render(_without(kept, start))) + start_with,
+        lambda start: (text if not start else form.render(_without(kept, start), continue_last)) + form.start_with,
         kept,
         limit,
         int(limit * HYSTERESIS) if hysteresis else 0,
-        ALPACA_STOPS if template.is_ours else (),
+        form.stop,
     )
     starts = tuple(start + dropped for start in starts)
-    markers, inside = reasoning_markers(templates, template, text)
+    markers, inside = reasoning_markers(templates, form.template, text)
     prompt = dataclasses.replace(prompt, visible=_texts(markers))
     if not continue_last:
-        return ChatPrompt(prompt, starts, markers, inside)
+        return ChatPrompt(prompt, starts, markers, inside, template=form.template)
     if not ends_in_thought(messages[-1]):
-        return ChatPrompt(prompt, starts, (), begun=True)
-    return ChatPrompt(prompt, starts, markers, inside=True, begun=True)
+        return ChatPrompt(prompt, starts, (), begun=True, template=form.template)
+    return ChatPrompt(prompt, starts, markers, inside=True, begun=True, template=form.template)
+
+
+def instruct_form(
+    templates: ChatTemplates,
+    model: LoadedModel,
+    template_kwargs: Mapping[str, Json] | None = None,
+    start_with: str = "",
+) -> PromptForm:
+    """Return the form of `model`'s own template."""
+    template = templates.of(model.record, model.info)
+
+    def render(messages: Sequence[Message], continue_last: bool) -> str:
+        return templates.render(template, messages, continue_last=continue_last, template_kwargs=template_kwargs)
+
+    return PromptForm(render, template, ALPACA_STOPS if template.is_ours else (), start_with)
 
 
 def _texts(markers: Sequence[ReasoningMarkers]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for one in markers for text in (one.open, one.close, *one.headers)))
 
 
-def count_prompt_tokens(
-    templates: ChatTemplates,
-    model: LoadedModel,
-    messages: Sequence[Message],
-    params: Mapping[str, Json],
-    dropped_until: int = 0,
-) -> int:
-    """Return how many tokens the prompt for an answer to `messages` has, before the worker drops any.
+def prompt_text(messages: Sequence[Message], form: PromptForm, dropped_until: int = 0) -> str:
+    """Return the prompt for an answer to `messages`, before the worker drops any.
 
-    Asks the worker. The messages before `dropped_until` do not count, as in `chat_prompt`.
+    Those before `dropped_until` are left out, as in `chat_prompt`.
     """
-    kept = _without(messages, _first_kept(messages, dropped_until))
-    return int(model.ask("count", text=conversation_prompt(templates, model, kept, params).text))
+    return form.render(_without(messages, _first_kept(messages, dropped_until)), False) + form.start_with
 
 
 def conversation_prompt(
@@ -177,7 +202,8 @@ def _starts(messages: Sequence[Message], text: str, limit: int) -> list[int]:
     sizes = [size + overhead for size in contents]
     kept = sum(size for size, message in zip(sizes, messages, strict=True) if message["role"] in _SYSTEM_ROLES)
     rest = list(itertools.accumulate(reversed(sizes)))[::-1]
-    possible = [(start, kept + rest[start]) for start in _questions(messages)[1:]]
+    first = next((index for index, one in enumerate(messages) if one["role"] not in _SYSTEM_ROLES), 0)
+    possible = [(start, kept + rest[start]) for start in _questions(messages) if start > first]
     possible = [(start, size) for start, size in possible if size <= LONG_TOKEN * limit] or possible[-1:]
     if len(possible) <= MOST_CANDIDATES:
         return [start for start, _ in possible]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.catalog.duplicates import read_sample
 from modules.catalog.record import ModelRecord
-from modules.chat.templates import ChatTemplates
+from modules.chat.templates import ChatTemplates, ModelTemplate
 from modules.config.presets import NEUTRAL
 from modules.core.errors import OptionError
 from modules.core.events import Done, Json
@@ -34,13 +34,16 @@ def receipt(
     params: Mapping[str, Json],
     done: Done,
     now: float | None = None,
+    template: ModelTemplate | None = None,
+    template_kwargs: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
     """Return the receipt of the reply to `prompt` that has ended with `done`.
 
+    `template` is the one around the reply, by default the model's. It was given the `template_kwargs`.
     Only what differs is listed: load options from their defaults, parameters from the values that turn them off. The
     first call for a model reads a megabyte of each of its files. Raises NoDefaultTemplate.
     """
-    template = templates.of(model.record, model.info)
+    template = template or templates.of(model.record, model.info)
     stated = set(generation_settings.resolve({"custom_stopping_strings": params["custom_stopping_strings"]})["stop"])
     return {
         "version": revision(),
@@ -55,6 +58,7 @@ def receipt(
             "sha256": _sha256(template.for_tools(None)),
             "ours": template.is_ours,
             "name": template.file,
+            "kwargs": dict(template_kwargs or {}),
             "notes": [dict(note.text) for note in templates.notes(template)],
         },
         "parameters": {
@@ -89,6 +93,13 @@ def parameters_again(receipt: Json) -> dict[str, Json]:
     biases = dict(_bias(pair) for pair in fields["logit_bias"])
     raw = {**_NEUTRAL, **fields["parameters"], "seed": seed}
     return generation_settings.resolve(raw, fields["stop"], None, biases) | {MAX_CACHED_TOKENS: cached}
+
+
+def template_kwargs_again(receipt: Json) -> dict[str, Json]:
+    """Return the variables of the template that the receipt names; none for an older receipt."""
+    template = receipt.get("template") if isinstance(receipt, Mapping) else None
+    kwargs = template.get("kwargs") if isinstance(template, Mapping) else None
+    return dict(kwargs) if isinstance(kwargs, Mapping) else {}
 
 
 def model_identity(record: ModelRecord) -> dict[str, Json]:

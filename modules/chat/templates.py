@@ -58,7 +58,7 @@ class ModelTemplate:
     `source` is the template for plain conversations; `named` are the model's other ones. `special_tokens` are texts
     such as that of "bos_token"; the value of additional ones may be a list. `origin` is "model", "chosen" for one that
     was chosen for this model, whose name is `file`, or "settings" for that of settings.yaml. `fault` is why a chosen
-    template cannot be used.
+    template cannot be used. `variables` are what else the template reads.
     """
 
     model: str
@@ -68,6 +68,7 @@ class ModelTemplate:
     origin: str = "model"
     file: str = ""
     fault: WebUIError | None = None
+    variables: Mapping[str, Json] = field(default_factory=dict)
 
     @staticmethod
     def of(record: ModelRecord, info: Info | None = None) -> ModelTemplate:
@@ -125,9 +126,12 @@ class ChatTemplates:
         messages: Sequence[Message],
         *,
         continue_last: bool = False,
+        generation_prompt: bool = True,
         template_kwargs: Mapping[str, Json] | None = None,
     ) -> str:
         """Return the prompt for the next answer, or with `continue_last` the one that continues the last message.
+
+        Without `generation_prompt` it is the conversation alone.
 
         A last message with thoughts and no text is continued within its thoughts.
         `template_kwargs` are further variables of the template, such as enable_thinking. Raises TemplateRefused, with
@@ -140,18 +144,18 @@ class ChatTemplates:
                 expected = {"en": f"no {name}, which the request itself states", "zh": f"不含 {name}（由请求本身决定）"}
                 raise OptionError("chat_template_kwargs", name, expected)
         source = template.for_tools(kwargs.get("tools"))
-        common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens, **kwargs}
+        common = _common(template) | kwargs
         features = self._features(source, template)
 
-        def rendered(shown: Sequence[Message], generation_prompt: bool) -> str:
-            variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": generation_prompt}
+        def rendered(shown: Sequence[Message], prompt: bool) -> str:
+            variables = {"messages": _with_aliases(mend(shown, features)), "add_generation_prompt": prompt}
             return self._render(source, common, variables, template.model)
 
         if continue_last and ends_in_thought(messages[-1]):
             return _continued_thought(messages, rendered(messages[:-1], True), features)
         if continue_last:
             return _continued(messages, rendered, template.model)
-        return rendered(messages, True)
+        return rendered(messages, generation_prompt)
 
     def of(self, record: ModelRecord, info: Info | None = None) -> ModelTemplate:
         """Return the template that conversations with a model use, given what its engine says if it is loaded."""
@@ -218,12 +222,17 @@ class ChatTemplates:
         with probed.lock:
             if probed.stopped is not None and time.monotonic() - probed.stopped_at < _STOPPED_SECONDS:
                 raise TemplateStopped(template.model, probed.stopped.limit)
-            common = {"tools": None, "documents": None, "add_generation_prompt": True, **template.special_tokens}
             try:
-                yield probed, partial(self._renderer.render, source, common)
+                yield probed, partial(self._renderer.render, source, _common(template))
             except LimitExceeded as error:
                 probed.stopped, probed.stopped_at = error, time.monotonic()
                 raise TemplateStopped(template.model, error.limit) from None
+
+
+def _common(template: ModelTemplate) -> dict[str, Json]:
+    """Return the variables that every rendering of a template gets."""
+    always = {"tools": None, "documents": None, "add_generation_prompt": True}
+    return {**always, **template.special_tokens, **template.variables}
 
 
 def ends_in_thought(message: Message) -> bool:

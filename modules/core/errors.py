@@ -17,6 +17,7 @@ WebUIError
 ├── TemplateRefused · TemplateStopped · NoDefaultTemplate   a chat template that cannot be used: see `chat/errors.py`
 ├── TemplateNotFound · InvalidTemplateFile · ChosenTemplateUnusable   a file of a template: see `chat/errors.py`
 ├── ConversationBusy · NothingToAnswer   an answer that cannot be written now, or at all: see `chat/errors.py`
+├── ConversationBegun     a character that cannot be changed any more: see `chat/errors.py`
 ├── DeletionError         a model that cannot be deleted or restored: see `catalog/errors.py`
 ├── ModelProblem          a model that cannot be loaded: which file, and what is wrong with it
 │   ├── DamagedModel      the file is not what it claims to be

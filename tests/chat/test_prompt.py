@@ -23,7 +23,8 @@ from modules.chat.prompt import (
     ChatPrompt,
     chat_prompt,
     conversation_prompt,
-    count_prompt_tokens,
+    instruct_form,
+    prompt_text,
     room,
     text_prompt,
 )
@@ -317,10 +318,11 @@ def test_a_reply_is_continued_where_it_stopped(model: LoadedModel) -> None:
     assert parsed(not_begun, "<think>x") == [("reasoning", "x")]
 
 
-def test_the_tokens_of_the_whole_prompt_are_counted(model: LoadedModel) -> None:
-    assert count_prompt_tokens(TEMPLATES, model, conversation("hi"), params()) == 3
-    assert count_prompt_tokens(TEMPLATES, model, NUMBERED, params()) == 42 * 3 + 1
-    assert count_prompt_tokens(TEMPLATES, model, NUMBERED, params(), dropped_until=41) == 2 * 3 + 1
+def test_the_text_of_a_prompt_is_without_what_was_dropped_before(model: LoadedModel) -> None:
+    form = instruct_form(TEMPLATES, model)
+    assert len(prompt_text(conversation("hi"), form).split()) == 3
+    assert len(prompt_text(NUMBERED, form).split()) == 42 * 3 + 1
+    assert len(prompt_text(NUMBERED, form, dropped_until=41).split()) == 2 * 3 + 1
 
 
 def test_a_real_model_answers_a_question(models_folder: Path) -> None:

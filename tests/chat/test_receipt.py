@@ -65,7 +65,7 @@ def test_a_receipt_says_how_a_reply_came_about(model: LoadedModel) -> None:
     assert (slip["time"], slip["loader"], slip["options"]) == (5.0, "echo", {"n_ctx": 512})
     assert slip["loras"] == [{"name": "banana", "weight": 0.5}]
     sha256 = hashlib.sha256(CHATML.encode()).hexdigest()
-    assert slip["template"] == {"sha256": sha256, "ours": False, "name": "", "notes": []}
+    assert slip["template"] == {"sha256": sha256, "ours": False, "name": "", "kwargs": {}, "notes": []}
     assert slip["parameters"]["top_k"] == 4 and slip["parameters"]["max_new_tokens"] == 9
     assert slip["seed"] == 77 and "seed" not in slip["parameters"]
     assert slip["shortened"] and slip["prompt_sha256"] == hashlib.sha256(b"two three").hexdigest()

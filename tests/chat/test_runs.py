@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.chat import runs as runs_module
+from modules.chat import run as run_module
 from modules.chat.errors import ConversationBusy, NothingToAnswer
-from modules.chat.runs import ReplyRequest, Runs, RunState
+from modules.chat.run import ReplyRequest, RunState
+from modules.chat.runs import Runs
 from modules.chat.templates import ChatTemplates
 from modules.conversations.conversation import Conversation
 from modules.conversations.errors import MessageNotFound, StaleConversation
@@ -20,6 +21,7 @@ from modules.loaders import generation_settings
 from modules.runtime.loaded_model import LoadedModel
 from modules.runtime.model_manager import ModelManager
 from tests.support import echo_plans
+from tests.support.dialogues import make_prompts
 from tests.support.echo_plans import wait_until
 
 PARAMS: dict[str, Json] = generation_settings.resolve({"max_new_tokens": 10})
@@ -52,8 +54,8 @@ def templates() -> Iterator[ChatTemplates]:
 
 
 @pytest.fixture
-def runs(templates: ChatTemplates) -> Iterator[Runs]:
-    runs = Runs(templates)
+def runs(templates: ChatTemplates, tmp_path: Path) -> Iterator[Runs]:
+    runs = Runs(make_prompts(tmp_path, templates))
     yield runs
     runs.close()
 
@@ -70,7 +72,7 @@ def finish(runs: Runs, store: ConversationStore, state: RunState) -> Conversatio
 def test_a_question_to_a_new_conversation_is_stored_with_its_answer(
     runs: Runs, store: ConversationStore, model: LoadedModel
 ) -> None:
-    state = runs.start(store, "", send("apple"), model, system="Be brief.")
+    state = runs.start(store, "", send("apple"), model, Conversation("", system="Be brief."))
     conversation = finish(runs, store, state)
     question, answer = conversation.path()
     assert (question.role, question.content, conversation.system) == ("user", "apple", "Be brief.")
@@ -140,7 +142,7 @@ def test_a_conversation_has_one_run_at_a_time_which_can_be_stopped(
 def test_what_is_written_is_saved_while_it_is_written(
     runs: Runs, store: ConversationStore, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs_module, "SAVE_SECONDS", 0.1)
+    monkeypatch.setattr(run_module, "SAVE_SECONDS", 0.1)
     state = runs.start(store, "", send("slow count 1000"), model)
     wait_until(lambda: "0 1" in store.read(state.conversation).message(state.message).content)
     assert store.read(state.conversation).message(state.message).incomplete

@@ -35,6 +35,9 @@ class EventStream:
         self._rev: int | None = None
         self._live_message = ""
         self._failure: object = None
+        self._draft = app.runs.draft(store, id)
+        if self._draft is not None and self._draft.phase != "ended":
+            self._draft = None  # this page has not got any of it
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield events for as long as the page is connected."""
@@ -82,12 +85,19 @@ class EventStream:
         self._listed = listed
         return [("list", {"version": listed[0], "running": sorted(listed[1])})]
 
+    def _draft_news(self) -> News:
+        draft = self._app.runs.draft(self._store, self._id)
+        if draft is self._draft:
+            return []
+        self._draft = draft
+        return [("draft", self._view.draft(draft))] if draft is not None else []
+
     def _live_news(self) -> News | None:
         """Return the news if they are no more than what has been written; None if the conversation must be read."""
         run = self._app.runs.state(self._store, self._id)
         if self._unread or (run.message if run else "") != self._live_message:
             return None
-        return [*self._list_news(), *([("live", self._view.live(run))] if run else [])]
+        return [*self._list_news(), *self._draft_news(), *([("live", self._view.live(run))] if run else [])]
 
     def _news(self) -> News:
         news = self._list_news()
@@ -110,7 +120,7 @@ class EventStream:
         self._rev = rev
         if run:
             news.append(("live", self._view.live(run)))
-        return news
+        return news + self._draft_news()
 
 
 def _event(name: str, body: Json) -> bytes:

@@ -12,37 +12,27 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from modules.app import App
-from modules.chat.conversation_messages import template_messages
 from modules.chat.errors import ConversationBusy
-from modules.chat.prompt import count_prompt_tokens
 from modules.conversations.conversation import Conversation
 from modules.conversations.exporters.export import export as export_conversation
 from modules.conversations.importers.detect import import_file
 from modules.conversations.store import ConversationStore
 from modules.core.errors import LANGUAGES
 from modules.core.events import Json
+from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Rev
 from modules.ui.chat.event_stream import EventStream
 from modules.ui.chat.markdown import Renderer
+from modules.ui.chat.setup_routes import Mode, Name, add_setup_routes
 from modules.ui.chat.visitors import Visitors
 from modules.ui.handlers import ErrorRoute, Page, language_of
 
 MAX_TITLE = 1000
-MAX_TEXT = 2_000_000
-COUNTED = {"truncation_length": 0, "max_new_tokens": 0}
-"""A prompt is counted as it would be with the whole context."""
-
-Id = Annotated[str, Field(max_length=300)]
-Rev = Annotated[int | None, Field(ge=0)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Rename(Body):
@@ -80,12 +70,15 @@ class Count(Body):
     text: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     attachments: list[Sent] = []
     system: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    mode: Mode | None = None
+    persona: Name | None = None
 
 
 def add_routes(server: FastAPI, app: App, visitors: Visitors) -> None:
     """Add the routes under /chat."""
     router = APIRouter(prefix="/chat", route_class=ErrorRoute, include_in_schema=False)
     _add_list(router, app, visitors)
+    add_setup_routes(router, app, visitors)
     _add_changes(router, app, visitors)
     _add_files(router, visitors)
     _add_stream(router, app, visitors)
@@ -194,11 +187,15 @@ def _add_changes(router: APIRouter, app: App, visitors: Visitors) -> None:
 
     @router.post("/count")
     def count_new(request: Request, body: Count) -> Json:
-        return _count(app, Conversation("", system=body.system), body, visitors)
+        return _count(app, app.setup.new(body.mode, persona=body.persona, system=body.system), body, visitors)
 
     @router.post("/{id}/count")
     def count(request: Request, id: Id, body: Count) -> Json:
         return _count(app, visitors.store(request.scope).read(id), body, visitors)
+
+    @router.post("/{id}/prompt")
+    def prompt(request: Request, id: Id, body: Nothing) -> Json:
+        return {"text": app.prompts.text(app.models.current, visitors.store(request.scope).read(id))}
 
     @router.get("/{id}/receipt")
     def receipt(request: Request, id: Id, message: Id) -> Json:
@@ -218,8 +215,7 @@ def _count(app: App, conversation: Conversation, body: Count, visitors: Visitors
         conversation.add("user", body.text, attachments=attachments)
     if not conversation.path():
         return {"tokens": 0, "context": model.info.context_length}
-    messages = template_messages(conversation, conversation.path())
-    tokens = count_prompt_tokens(app.templates, model, messages, COUNTED)
+    tokens = app.prompts.count(model, conversation)
     return {"tokens": tokens, "context": model.info.context_length}
 
 

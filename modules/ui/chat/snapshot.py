@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 
-from modules.chat.runs import RunState
+from modules.chat.run import RunState
 from modules.conversations.conversation import ChatMessage, Conversation
+from modules.core.errors import WebUIError
 from modules.core.events import Json
 from modules.ui.chat.markdown import Renderer, StreamingMarkdown
 from modules.ui.handlers import Page
@@ -45,12 +47,41 @@ class ConversationView:
             "rev": conversation.rev,
             "title": conversation.title,
             "system": conversation.system,
+            **self._participants(conversation),
             "dropped_until": conversation.dropped_until,
             "order": [message.id for message in path],
             "messages": changed,
             "running": run.message if run else "",
             "error": self._page.alert(failure.error) if failure and failure.error else "",
         }
+
+    def _participants(self, conversation: Conversation) -> Json:
+        """Return mode, character and persona. `picture` differs for another picture, and is "" without one."""
+        id, character, user = conversation.character, None, ""
+        try:
+            people = self._page.app.casting.of(conversation)
+            user = people.user
+            if id:
+                character = {"id": id, "name": people.char, "picture": self._picture(id), "missing": people.missing}
+        except WebUIError as error:  # a damaged file, for which an answer would be refused
+            character = {"id": id, "name": id, "picture": "", "problem": self._page.alert(error)}
+        return {
+            "mode": conversation.mode,
+            "character": character,
+            "persona": {"id": conversation.persona, "name": user},
+        }
+
+    def _picture(self, id: str) -> str:
+        path = self._page.app.characters.picture(id)
+        with suppress(OSError):
+            return f"{path.stat().st_mtime_ns:x}" if path else ""
+        return ""
+
+    def draft(self, state: RunState) -> Json:
+        """Return the user's next message as far as the model has written it."""
+        ended = state.phase == "ended"
+        error = {"error": self._page.alert(state.error)} if ended and state.error else {}
+        return {"id": state.conversation, "text": state.content, "done": ended, **error}
 
     def _finish(self, conversation: Conversation) -> None:
         """Complete the blocks of the answer that was being written, so that it is not rendered once more as a whole."""

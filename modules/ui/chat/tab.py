@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from modules.chat.receipt import parameters_again
-from modules.chat.runs import ReplyRequest
+from modules.chat.receipt import parameters_again, template_kwargs_again
+from modules.chat.run import ReplyRequest
 from modules.conversations.store import ConversationStore
-from modules.core.errors import NoModelLoaded, OptionError, WebUIError, WorkerDied
+from modules.core.errors import NoModelLoaded, OptionError, WebUIError, Words, WorkerDied
 from modules.core.events import Json
 from modules.runtime.loaded_model import LoadedModel
 from modules.ui.chat.visitors import Visitors
@@ -25,8 +25,16 @@ from modules.ui.widgets.option_form import Component
 
 gr = gradio()
 
-ACTIONS = ("send", "edit", "regenerate", "continue", "again")
+ACTIONS = ("send", "edit", "regenerate", "continue", "again", "impersonate")
+MAX_TEMPLATE_KWARGS = 20
+MAX_KWARG_CHARACTERS = 1000
+NEW_KEYS = ("mode", "character", "persona", "system")
+"""What the script may say of a conversation that does not exist yet."""
 
+_KWARGS: Words = {
+    "en": f"at most {MAX_TEMPLATE_KWARGS} variables with a short value",
+    "zh": f"最多 {MAX_TEMPLATE_KWARGS} 个取值较短的变量",
+}
 _BRIDGE = """
 window.txAsk = (request) => trigger("submit", request);
 watch("value", () => document.dispatchEvent(new CustomEvent("tx-answer", { detail: JSON.parse(props.value) })));
@@ -81,11 +89,10 @@ class ChatTab:
 
     def _start(self, store: ConversationStore, sent: Mapping[str, Json], values: Values) -> str:
         model = self._app.models.current
-        id, system = text_of(sent, "conversation"), sent.get("system")
+        id = text_of(sent, "conversation")
         request = self._request(store, id, sent, values, model)
-        default = self._app.settings.current.system_message
-        state = self._app.runs.start(store, id, request, model, system if isinstance(system, str) else default)
-        return state.conversation
+        new = None if id else self._app.setup.new(*(_text_or_none(sent, key) for key in NEW_KEYS))
+        return self._app.runs.start(store, id, request, model, new).conversation
 
     def _request(
         self, store: ConversationStore, id: str, sent: Mapping[str, Json], values: Values, model: LoadedModel
@@ -97,9 +104,11 @@ class ChatTab:
                 "action", action, {"en": f"one of {', '.join(ACTIONS)}", "zh": f"{'、'.join(ACTIONS)} 之一"}
             )
         params = self._parameters.params(values, model.loader)
+        template_kwargs = template_kwargs_of(sent)
         if action == "again":
-            action = "regenerate"
-            params = {**params, **parameters_again(store.read(id).message(message).receipt)}
+            action, slip = "regenerate", store.read(id).message(message).receipt
+            params = {**params, **parameters_again(slip)}
+            template_kwargs = template_kwargs_again(slip)
         return ReplyRequest(
             action,
             params,
@@ -108,12 +117,29 @@ class ChatTab:
             attachments=self._visitors.uploads.find(_hashes(sent.get("attachments"))),
             start_with=text_of(sent, "start_with"),
             seen=seen if isinstance(seen, int) else None,
+            template_kwargs=template_kwargs,
         )
 
 
 def _hashes(sent: Json) -> list[str]:
     """Return the hashes of the files that the script says were uploaded before."""
     return [text_of(item, "sha256") for item in sent if isinstance(item, dict)] if isinstance(sent, list) else []
+
+
+def template_kwargs_of(sent: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the variables of the template that the script sent. Raises OptionError for others than short values."""
+    value = sent.get("template_kwargs") or {}
+    if not isinstance(value, dict) or len(value) > MAX_TEMPLATE_KWARGS or not all(map(_is_short, value.values())):
+        raise OptionError("template_kwargs", type(value).__name__, _KWARGS)
+    return value
+
+
+def _is_short(value: Json) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MAX_KWARG_CHARACTERS)
+
+
+def _text_or_none(sent: Mapping[str, Json], key: str) -> str | None:
+    return text_of(sent, key) if isinstance(sent.get(key), str) else None
 
 
 def text_of(body: Mapping[str, Json], key: str) -> str:

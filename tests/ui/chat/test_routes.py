@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from modules.app import App
-from modules.chat.runs import ReplyRequest
+from modules.chat.run import ReplyRequest
 from modules.conversations.conversation import Conversation
 from modules.loaders import generation_settings
 from modules.ui.chat import routes

@@ -1,0 +1,245 @@
+"""Turn conversations into prompts, in each of the modes.
+
+instruct: a system message and messages in the model's own template. chat: the script of a conversation with a
+character. chat-instruct: that script as a part of one question in the model's template, which asks for its next line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from modules.chat.message import Message
+from modules.chat.own_name import NamedReplyParser
+from modules.chat.participants import CHAT, INSTRUCT, Casting, Participants
+from modules.chat.prompt import ChatPrompt, PromptForm, chat_prompt, instruct_form, prompt_text
+from modules.chat.script import Script
+from modules.chat.stop_strings import separators, without_markers
+from modules.chat.templates import ALPACA_STOPS, ChatTemplates
+from modules.config.settings import PROMPT_PLACEHOLDER
+from modules.conversations.attachments import message_text
+from modules.conversations.conversation import ChatMessage, Conversation
+from modules.core.events import Done, Json
+from modules.core.prompt import Prompt
+from modules.core.reasoning import ReasoningParser
+from modules.runtime.loaded_model import LoadedModel
+
+CHARACTER_PLACEHOLDER = "<|character|>"
+
+Parser = ReasoningParser | NamedReplyParser
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prompt asks for: a reply that begins with `start_with`, or the rest of the last message (`continues`).
+
+    With `impersonates` it is the user's next message, which begins with `start_with`. `template_kwargs` are variables
+    of the model's template.
+    """
+
+    continues: bool = False
+    start_with: str = ""
+    impersonates: bool = False
+    template_kwargs: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True)
+class ReplyPrompt:
+    """The prompt of a reply in a conversation. `ids` are those of the messages, "" for a system message.
+
+    The reply may begin with one of `names`, which do not belong to it; None where that is not looked for.
+    """
+
+    chat: ChatPrompt
+    ids: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.chat.prompt
+
+    def parser(self) -> Parser:
+        """Return the parser of the reply. Feed it the text that the reply was to start with first."""
+        parser = self.chat.parser()
+        return parser if self.names is None else NamedReplyParser(parser, self.names)
+
+    def first_message(self, done: Done) -> str | None:
+        """Return the id of the first message that the model got, None if nothing was dropped for this reply."""
+        first = self.chat.first_message(done)
+        return None if first is None else self.ids[first]
+
+
+class ConversationPrompts:
+    """Makes the prompts of all conversations. Any thread may call.
+
+    Methods raise what `ChatTemplates.render` and `Casting.of` raise.
+    """
+
+    def __init__(self, templates: ChatTemplates, casting: Casting) -> None:
+        self.templates, self.casting = templates, casting
+
+    def reply(
+        self,
+        model: LoadedModel,
+        conversation: Conversation,
+        path: Sequence[ChatMessage],
+        params: Mapping[str, Json],
+        asked: Asked,
+        dropped_until: str = "",
+    ) -> ReplyPrompt:
+        """Return the prompt for what is `asked` after the messages of `path`.
+
+        Those before `dropped_until` are left out, as far as `chat_prompt` does so.
+        """
+        dialogue = self._dialogue(model, conversation, path, asked)
+        prompt = chat_prompt(
+            self.templates,
+            model,
+            dialogue.messages,
+            params,
+            continue_last=asked.continues,
+            dropped_until=dialogue.index_of(dropped_until),
+            form=dialogue.form,
+        )
+        begun = asked.continues and bool(path[-1].content)
+        return ReplyPrompt(prompt, dialogue.ids, None if begun else dialogue.names)
+
+    def text(self, model: LoadedModel, conversation: Conversation) -> str:
+        """Return the prompt for a reply to the messages that are shown, before the worker drops any."""
+        dialogue = self._dialogue(model, conversation, conversation.path(), Asked())
+        dropped = dialogue.index_of(conversation.dropped_until)
+        return prompt_text(dialogue.messages, dialogue.form, dropped)
+
+    def count(self, model: LoadedModel, conversation: Conversation) -> int:
+        """Return how many tokens that prompt has. Asks the worker."""
+        return _count_tokens(model, self.text(model, conversation))
+
+    def _dialogue(
+        self, model: LoadedModel, conversation: Conversation, path: Sequence[ChatMessage], asked: Asked
+    ) -> _Dialogue:
+        own = instruct_form(self.templates, model, asked.template_kwargs, asked.start_with)
+        if conversation.mode == INSTRUCT:
+            form = self._with_stops(_impersonating(own, asked.start_with) if asked.impersonates else own)
+            return _Dialogue.of(_system(conversation.system), [_message(message) for message in path], path, form)
+        people, settings = self.casting.of(conversation), self.casting.settings
+        count = partial(_count_tokens, model)
+        script = Script(self.templates, people, settings.chat_template_str, own.template.special_tokens, count)
+        if conversation.mode == CHAT:
+            form, apart = _chat_form(script, asked), conversation.system
+        else:
+            system = _system(script.system_message(conversation.system))
+            command = _command(settings.chat_instruct_command, people, asked)
+            form, apart = _chat_instruct_form(own, script, command, system, asked), None
+        opening = script.opening([message.content for message in path], apart)
+        speaker, listener = (people.user, people.char) if asked.impersonates else (people.char, people.user)
+        form = self._with_stops(form, f"\n{listener}:", f"\n{listener}：")
+        names = (speaker,) if asked.impersonates else (speaker, listener)
+        return _Dialogue.of(opening, _stripped(path, asked), path, form, names)
+
+    def _with_stops(self, form: PromptForm, *more: str) -> PromptForm:
+        """Return the form with the strings by which its template separates messages."""
+        template = form.template
+        if template.is_ours:
+            return dataclasses.replace(form, stop=(*ALPACA_STOPS, *more))
+        found = separators(lambda messages: self.templates.render(template, messages, generation_prompt=False))
+        stops = without_markers(found, self.templates.features(template).markers)
+        return dataclasses.replace(form, stop=tuple(dict.fromkeys([*stops, *more])))
+
+
+@dataclass(frozen=True)
+class _Dialogue:
+    """The messages of a conversation as its mode has them, their ids ("" for a system message), and their form."""
+
+    messages: tuple[Message, ...]
+    ids: tuple[str, ...]
+    form: PromptForm
+    names: tuple[str, ...] | None = None
+
+    @staticmethod
+    def of(
+        opening: Sequence[Message],
+        messages: Sequence[Message],
+        path: Sequence[ChatMessage],
+        form: PromptForm,
+        names: tuple[str, ...] | None = None,
+    ) -> _Dialogue:
+        ids = (*("" for _ in opening), *(message.id for message in path))
+        return _Dialogue((*opening, *messages), ids, form, names)
+
+    def index_of(self, id: str) -> int:
+        """Return the index of a message, 0 if it is not among them."""
+        return self.ids.index(id) if id and id in self.ids else 0
+
+
+def _impersonating(form: PromptForm, begun: str) -> PromptForm:
+    """Return the form of a prompt for the user's next message, of which `begun` is the beginning."""
+
+    def render(messages: Sequence[Message], _continue_last: bool) -> str:
+        return form.render([*messages, _user(begun)], True)
+
+    return PromptForm(render, form.template)
+
+
+def _chat_form(script: Script, asked: Asked) -> PromptForm:
+    """Return the form of a script alone."""
+
+    def render(messages: Sequence[Message], continue_last: bool) -> str:
+        if asked.impersonates:
+            text = script.render([*messages, _user(asked.start_with)], continue_last=True)
+            return text if asked.start_with else text.rstrip(" ")  # models write the space with the first word
+        if asked.start_with and not continue_last:
+            begun = {"role": "assistant", "content": asked.start_with}
+            return script.with_note([*messages, begun], continue_last=True)
+        return script.with_note(messages, continue_last=continue_last)
+
+    return PromptForm(render, script.template)
+
+
+def _chat_instruct_form(
+    own: PromptForm, script: Script, command: str, system: Sequence[Message], asked: Asked
+) -> PromptForm:
+    """Return the form of a script within a question in the model's own template."""
+    note = "" if asked.impersonates else script.note()
+
+    def render(messages: Sequence[Message], continue_last: bool) -> str:
+        earlier, last = (messages[:-1], messages[-1:]) if continue_last else (messages, ())
+        lines = script.render(earlier, generation_prompt=False) if earlier else ""
+        question = command.replace(PROMPT_PLACEHOLDER, f"{lines}{note}\n" if note else lines)
+        return own.render([*system, _user(question), *last], continue_last)
+
+    return PromptForm(render, own.template, start_with="" if asked.continues else asked.start_with)
+
+
+def _command(setting: str, people: Participants, asked: Asked) -> str:
+    """Return the command of chat-instruct, in which only the script is missing."""
+    speaker = people.user if asked.impersonates else people.char
+    return people.fill(setting.replace(CHARACTER_PLACEHOLDER, speaker))
+
+
+def _count_tokens(model: LoadedModel, text: str) -> int:
+    return int(model.ask("count", text=text))
+
+
+def _stripped(path: Sequence[ChatMessage], asked: Asked) -> list[Message]:
+    """Return the messages for a script, without white space around them, except for one that is continued."""
+    messages = [_message(message) for message in path]
+    last = len(messages) - 1 if asked.continues else len(messages)
+    return [
+        {**message, "content": str(message["content"]).strip()} if index != last else message
+        for index, message in enumerate(messages)
+    ]
+
+
+def _message(message: ChatMessage) -> Message:
+    thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
+    return {"role": message.role, "content": message_text(message), **thought}
+
+
+def _system(text: str) -> list[Message]:
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}

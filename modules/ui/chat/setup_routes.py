@@ -1,0 +1,68 @@
+"""Routes that begin a conversation, change who takes part in it, and add messages that no model has written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+
+from modules.app import App
+from modules.chat.errors import ConversationBusy, NothingToAnswer
+from modules.conversations.conversation import Conversation
+from modules.core.events import Json
+from modules.ui.chat.bodies import MAX_TEXT, Body, Id, Rev
+from modules.ui.chat.visitors import Visitors
+
+Mode = Literal["instruct", "chat-instruct", "chat"]
+Name = Annotated[str, Field(max_length=300)]
+
+
+class Participants(Body):
+    mode: Mode | None = None
+    character: Name | None = None
+    persona: Name | None = None
+
+
+class New(Participants):
+    system: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+
+
+class Setup(Participants):
+    rev: Rev = None
+
+
+class Added(Body):
+    role: Literal["user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_TEXT)]
+    rev: Rev = None
+
+
+def add_setup_routes(router: APIRouter, app: App, visitors: Visitors) -> None:
+    """Add the routes to a router for /chat."""
+
+    @router.post("/new")
+    def new(request: Request, body: New) -> Json:
+        conversation = app.setup.new(body.mode, body.character, body.persona, body.system)
+        return {"id": visitors.store(request.scope).add(conversation).id}
+
+    @router.post("/{id}/setup")
+    def setup(request: Request, id: Id, body: Setup) -> Json:
+        def change(conversation: Conversation) -> None:
+            app.setup.change(conversation, body.mode, body.character, body.persona)
+
+        store = visitors.store(request.scope)
+        if id in app.runs.running(store):
+            raise ConversationBusy()
+        store.change(id, body.rev, change)
+        return {}
+
+    @router.post("/{id}/add")
+    def add(request: Request, id: Id, body: Added) -> Json:
+        store = visitors.store(request.scope)
+        if not body.content.strip():
+            raise NothingToAnswer()
+        if id in app.runs.running(store):
+            raise ConversationBusy()
+        return {"message": store.change(id, body.rev, lambda tree: tree.add(body.role, body.content).id)}

@@ -1,0 +1,22 @@
+"""Make the owners that prompts of conversations need, in a folder of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules.characters.library import CharacterLibrary
+from modules.characters.personas import Personas
+from modules.chat.modes import ConversationPrompts
+from modules.chat.participants import Casting
+from modules.chat.templates import ChatTemplates
+from modules.config.presets import Presets
+from modules.config.settings import SettingsStore
+
+
+def make_prompts(folder: Path, templates: ChatTemplates, **settings: str) -> ConversationPrompts:
+    """Return the prompts of conversations with the characters and personas in `folder`, and these settings."""
+    store = SettingsStore(folder / "settings.yaml", Presets(folder))
+    for key, value in settings.items():
+        store.set({"chat_instruct_command": "chat-instruct_command"}.get(key, key), value)
+    casting = Casting(CharacterLibrary(folder / "characters"), Personas(folder / "users"), store)
+    return ConversationPrompts(templates, casting)
