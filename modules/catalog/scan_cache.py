@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from modules.core.errors import DamagedModel, ModelProblem, WebUIError
 from modules.system.format_errors import printable
 
-VERSION = 6
+VERSION = 7
 """To be raised whenever a reader returns something else for the same file."""
 
 T = TypeVar("T")

@@ -23,6 +23,7 @@ from modules.formats.gguf_metadata import (
     Metadata,
     get_flag,
     get_integer,
+    get_long_strings,
     get_named_templates,
     get_number,
     get_numbers,
@@ -50,6 +51,7 @@ class GgufHeader:
     counts the elements of the tensors in this file (of a split model: in this part); `size` is the file's, in bytes.
     `numbers` has every integer, flag and list of them, without the prefix of the architecture; of other lists, the
     length. `sizes` has the bytes of tensors by layer: "blk.0" and so on, "token_embd", "output", "output_norm" …
+    `long_strings` has, of lists of strings, the bytes of the strings of more than 15 bytes.
     `named_templates` are chat templates beside `chat_template`, `special_tokens` texts by transformers' names.
     `adapter` is the type of an adapter, such as "lora", `base` the model it was trained on, and `alpha` that of a LoRA
     (0: it is not scaled).
@@ -81,6 +83,7 @@ class GgufHeader:
     adapter: str = ""
     base: str = ""
     alpha: float = 0.0
+    long_strings: Mapping[str, int] = field(default_factory=dict, hash=False)
     named_templates: Mapping[str, str] = field(default_factory=dict, hash=False)
     special_tokens: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -154,6 +157,7 @@ def _header(reader: BoundedReader, version: int, metadata: Metadata, table: Sequ
         adapter=get_string(metadata, "adapter.type"),
         base=get_string(metadata, BASE_MODEL),
         alpha=get_number(metadata, LORA_ALPHA),
+        long_strings=get_long_strings(metadata),
         named_templates=get_named_templates(metadata),
         special_tokens=read_special_tokens(reader, metadata),
     )

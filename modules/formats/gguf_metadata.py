@@ -7,6 +7,7 @@ Source: the GGUF specification in ggml's docs.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ _KEPT_STRINGS = {
     *("general.architecture", "general.name", "general.type", BASE_MODEL),
     *("adapter.type", CHAT_TEMPLATE),
 }
+LONG_STRING = 15
+"""Bytes that a string of C++ holds itself; a longer one takes memory of its own."""
 _MAX_STRING_BYTES = 1 << 24
 _MAX_STRINGS = 1 << 24  # in an array of strings or arrays, whose items are read one by one; larger than any vocabulary
 _MAX_KEPT_NUMBERS = 1024  # some models give one head count per layer; longer arrays of numbers are skipped
@@ -50,11 +53,15 @@ _SCALARS = {number: struct.Struct("<" + code) for number, code in _SCALAR_CODES}
 
 @dataclass(frozen=True)
 class _SkippedArray:
-    """An array that was not kept: the offset of its first item in the file."""
+    """An array that was not kept: the offset of its first item in the file.
+
+    `long_bytes` are the bytes of its strings of more than LONG_STRING bytes.
+    """
 
     type: int
     offset: int
     count: int
+    long_bytes: int = 0
 
 
 _Value = bool | int | float | str | tuple[int, ...] | _SkippedArray | None
@@ -101,7 +108,7 @@ def _read_array(reader: BoundedReader, key: str, depth: int = 1) -> _Value:
             return tuple(int(reader.read_number(scalar)) for _ in range(count))
         reader.skip(count * scalar.size)
     elif type_number == _STRING:
-        reader.skip_strings(count)
+        return dataclasses.replace(array, long_bytes=reader.skip_strings(count, LONG_STRING))
     else:
         _skip_nested_arrays(reader, key, array, depth)
     return array
@@ -159,6 +166,12 @@ def get_numbers(metadata: Metadata, prefix: str) -> dict[str, int | tuple[int, .
     """Return all integers, flags and lists of them, and the lengths of other lists; keys lose `prefix`."""
     values = {key: value.count if isinstance(value, _SkippedArray) else value for key, value in metadata.items()}
     return {key.removeprefix(prefix): value for key, value in values.items() if isinstance(value, (int, tuple))}
+
+
+def get_long_strings(metadata: Metadata) -> dict[str, int]:
+    """Return, of each list of strings, the bytes of those that are longer than LONG_STRING."""
+    arrays = {key: value for key, value in metadata.items() if isinstance(value, _SkippedArray)}
+    return {key: array.long_bytes for key, array in arrays.items() if array.type == _STRING}
 
 
 def get_named_templates(metadata: Metadata) -> dict[str, str]:

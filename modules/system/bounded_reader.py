@@ -99,11 +99,12 @@ class BoundedReader:
             raise header_cut_short(self.size)
         self._index += count
 
-    def skip_strings(self, count: int) -> None:
-        """Skip `count` strings, each preceded by its length (u64).
+    def skip_strings(self, count: int, long: int = 0) -> int:
+        """Skip `count` strings, each preceded by its length (u64). Return the bytes of those longer than `long`.
 
         A vocabulary takes 100,000 rounds of this loop, so that it works on local variables.
         """
+        long_bytes = 0
         unpack, length_bytes, window, index = _LENGTH.unpack_from, _LENGTH.size, self._window, self._index
         last = len(window) - length_bytes
         for _ in range(count):
@@ -113,8 +114,11 @@ class BoundedReader:
                 window, index, last = self._window, 0, len(self._window) - length_bytes
             (length,) = unpack(window, index)
             index += length_bytes + length
+            if length > long:
+                long_bytes += length
         self._index = index
         self.skip(0)  # checks the last length, which nothing has been read for
+        return long_bytes
 
     def _slide(self, count: int) -> None:
         position = self.position

@@ -53,8 +53,16 @@ def test_a_header_describes_the_model() -> None:
             "tokenizer.ggml.add_bos_token": True,
         },
         sizes={"token_embd": 272, "output_norm": 256},
+        long_strings={"tokenizer.ggml.tokens": 0},
         special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
     )
+
+
+def test_the_bytes_of_strings_that_take_memory_of_their_own_are_counted() -> None:
+    tokens = ["a" * 15, "b" * 16, "猫" * 5, "狗" * 6]
+    assert header_of(gguf({**MODEL, "tokenizer.ggml.tokens": tokens})).long_strings == {
+        "tokenizer.ggml.tokens": 16 + 18
+    }
 
 
 def test_a_real_model_is_read(smollm2: Path) -> None:

@@ -41,6 +41,7 @@ _FLOAT, _HALF = 4, 2  # bytes
 
 # Measured: least squares (of relative errors, up to 19 %) over 15 vocabularies, and the grid of benchmarks/estimate.py.
 _TOKEN_BYTES, _MERGE_BYTES = 159, 150  # of the vocabulary: a token's texts and tables, the rank of a pair
+_LONG_TOKEN_BYTES, _LONG_MERGE_BYTES = 7.3, 2.2  # for each byte of those that are longer than 15 bytes
 _POSITION_BYTES = 600  # which sequences use a cell, and the token's number in Python and JSON
 _REST_BYTES = 5_000_000  # graphs, buffers of the threads, pages of the libraries that an idle worker does not touch
 
@@ -231,7 +232,11 @@ def _compute_bytes(header: GgufHeader, context: _Context, devices: Sequence[int]
 
 def _other_bytes(header: GgufHeader, context: _Context) -> int:
     tokens, merges = _largest(header, "tokenizer.ggml.tokens"), _largest(header, "tokenizer.ggml.merges")
-    return _TOKEN_BYTES * tokens + _MERGE_BYTES * merges + _POSITION_BYTES * context.cells + _REST_BYTES
+    long_tokens = header.long_strings.get("tokenizer.ggml.tokens", 0)
+    long_merges = header.long_strings.get("tokenizer.ggml.merges", 0)
+    vocabulary = _TOKEN_BYTES * tokens + _MERGE_BYTES * merges
+    vocabulary += round(_LONG_TOKEN_BYTES * long_tokens + _LONG_MERGE_BYTES * long_merges)
+    return vocabulary + _POSITION_BYTES * context.cells + _REST_BYTES
 
 
 # -- KV cache -------------------------------------------------------------------------------------------------------

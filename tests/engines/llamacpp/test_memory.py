@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -133,6 +134,26 @@ def test_the_graph_is_as_large_as_llama_cpp_logs(make: Make, shape: dict[str, in
     defaults = {"embedding_length": 512, "feed_forward_length": 1024}
     estimated = estimate(make(**defaults | shape | attention), options(n_ctx=512))
     assert estimated.compute / MIB == pytest.approx(mebibytes, rel=0.05)
+
+
+VOCABULARIES = {  # 262,144 random tokens: bytes of the long ones and of the long merges, megabytes measured
+    "BPE, 6 bytes": (261_887, 0, 32, 85.8),
+    "BPE, 13 bytes": (261_887, 1_184_411, 1_602_388, 98.1),
+    "BPE, 21 bytes": (261_887, 4_769_634, 5_146_020, 132.2),
+    "SentencePiece, 8 bytes": (0, 2_448, 0, 48.4),
+    "SentencePiece, 22 bytes": (0, 5_105_484, 0, 82.1),
+}
+"""Measured with one layer of 64 elements: the peak of a worker with 512 cells, less weights, cache and graph."""
+
+
+def test_a_vocabulary_takes_what_was_measured(make: Make, subtests: pytest.Subtests) -> None:
+    for name, (merges, long_tokens, long_merges, megabytes) in VOCABULARIES.items():
+        counts = {"tokenizer.ggml.tokens": 262_144, "tokenizer.ggml.merges": merges}
+        long_strings = {"tokenizer.ggml.tokens": long_tokens, "tokenizer.ggml.merges": long_merges}
+        header = make()
+        header = dataclasses.replace(header, numbers={**header.numbers, **counts}, long_strings=long_strings)
+        with subtests.test(name):
+            assert estimate(header, options(n_ctx=512)).other / 1e6 == pytest.approx(megabytes, rel=0.05)
 
 
 # -- the cache --------------------------------------------------------------------------------------------------------
