@@ -9,7 +9,10 @@ from modules.core.errors import UnknownName, WebUIError, Words
 
 @dataclass(eq=False)
 class TemplateRefused(WebUIError):
-    """A template that refused the messages, or that is broken; `reason` is Jinja's or the template's own message."""
+    """A template that refused the messages, or that is broken; `reason` is Jinja's or the template's own message.
+
+    `line` is the line of the template in which it did so, 0 if it is not known.
+    """
 
     status = 400
     template = {
@@ -18,6 +21,7 @@ class TemplateRefused(WebUIError):
     }
     model: str
     reason: str
+    line: int = 0
 
 
 @dataclass(eq=False)

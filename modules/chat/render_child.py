@@ -1,14 +1,15 @@
 """Render chat templates, which come from strangers, in a process of `modules/system/limited_child.py`.
 
 A request is one line of JSON: [template, common variables, [further variables of each rendering]]. The answer is one
-line: a pair for each rendering, ["text", the text] or ["error", why it was refused]. It imports the standard library
-and Jinja alone, since its memory is limited.
+line with a list for each rendering: ["text", the text, 0], or ["error", why it was refused, the line of the template or
+0]. It imports the standard library and Jinja alone, since its memory is limited.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -30,6 +31,8 @@ _TEMPLATE_ERRORS = (
     *(ArithmeticError, RecursionError, NotImplementedError, AssertionError),
 )
 _REASON_CHARACTERS = 2000
+_TEMPLATE_FILES = ("<template>", "<unknown>")
+"""What Jinja calls the file of a template that is none."""
 
 
 def answer(line: bytes, output_bytes: int) -> bytes:
@@ -39,7 +42,7 @@ def answer(line: bytes, output_bytes: int) -> bytes:
     return json.dumps(results, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _render(template: str, variables: Mapping[str, Any], output_bytes: int) -> tuple[str, str]:
+def _render(template: str, variables: Mapping[str, Any], output_bytes: int) -> tuple[str, str, int]:
     pieces, size = [], 0
     try:
         for piece in _compiled(template).generate(variables):
@@ -48,8 +51,20 @@ def _render(template: str, variables: Mapping[str, Any], output_bytes: int) -> t
                 os._exit(OUTPUT_TOO_LARGE)
             pieces.append(piece)
     except _TEMPLATE_ERRORS as error:
-        return "error", str(error)[:_REASON_CHARACTERS] or type(error).__name__
-    return "text", "".join(pieces)
+        return "error", str(error)[:_REASON_CHARACTERS] or type(error).__name__, _line_of(error)
+    return "text", "".join(pieces), 0
+
+
+def _line_of(error: Exception) -> int:
+    """Return the line of the template at which `error` was raised, 0 if it is not known.
+
+    Jinja rewrites tracebacks so that the frames of a template have its lines.
+    """
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return error.lineno
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename in _TEMPLATE_FILES]
+    return lines[-1] if lines else 0
 
 
 # -- templates: the environment that transformers renders them in ------------------------------------------------------

@@ -52,10 +52,11 @@ class LimitExceeded(Exception):
 
 @dataclass(frozen=True)
 class Rendering:
-    """The text of a rendering, or else why the template refused it."""
+    """The text of a rendering, or else why the template refused it and in which of its lines, 0 if not known."""
 
     text: str = ""
     error: str = ""
+    line: int = 0
 
     def shows(self, *words: str) -> bool:
         """Whether it succeeded and all `words` are in its text."""
@@ -81,7 +82,7 @@ class Renderer:
         with self._room:
             answer = self._ask(request)
         results = json.loads(answer.decode("utf-8", "surrogatepass"))
-        return [Rendering(**{"text" if kind == "text" else "error": value}) for kind, value in results]
+        return [Rendering(value) if kind == "text" else Rendering("", value, line) for kind, value, line in results]
 
     def close(self) -> None:
         """End the processes that are idle."""

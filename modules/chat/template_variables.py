@@ -34,6 +34,9 @@ KNOWN = (
     Known("reasoning_effort", "choice", ("none", "minimal", "low", "medium", "high", "xhigh", "max")),
     Known("preserve_thinking"),
     Known("clear_thinking"),
+    Known("keep_past_thinking"),
+    Known("truncate_history_thinking"),
+    Known("drop_thinking"),
     Known("model_identity", "text", ()),
     Known("date_string", "text", ()),
 )
@@ -95,9 +98,9 @@ def _refused(result: Sequence[Rendering], plain: Sequence[Rendering]) -> bool:
 
 def _conversations(system: bool, parts: frozenset[str]) -> list[dict[str, Json]]:
     """Return the variables of prompts in which published templates read the known ones."""
-    first: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
+    system_message: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
     question: Message = {"role": "user", "content": "Why?"}
     answer: Message = {"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "thinking": "Hm."}
-    short, long = with_parts([*first, question], parts), with_parts([*first, question, answer, question], parts)
+    short, long = with_parts([question], parts), with_parts([*system_message, question, answer, question], parts)
     thinking = {"enable_thinking": True, "thinking": True}
     return [{"messages": short}, {"messages": long}, {"messages": long, **thinking}]

@@ -199,7 +199,7 @@ class ChatTemplates:
         except LimitExceeded as error:
             raise TemplateStopped(model, error.limit) from None
         if rendering.error:
-            raise TemplateRefused(model, rendering.error)
+            raise TemplateRefused(model, rendering.error, rendering.line)
         return rendering.text
 
     def _features(self, source: str, template: ModelTemplate) -> TemplateFeatures:

@@ -92,3 +92,20 @@ def test_the_process_ends_when_the_program_is_killed(template: str) -> None:
         (process,) = children(parent.pid)
         parent.kill()
     wait_until_ended(process)
+
+
+def test_an_error_has_the_line_of_the_template(subtests: pytest.Subtests) -> None:
+    lines = {
+        "a\n{% for x in y %}\n": 2,
+        "a\n{{ 'b'\n": 2,
+        "\n\n{{ x.y.z }}": 3,
+        "{% macro f() %}\n{{ raise_exception('no') }}{% endmacro %}\n{{ f() }}": 2,
+        "\n{{ 1 / 0 }}\n": 2,
+        "{% nonsense %}": 1,
+    }
+    templates = Renderer()
+    for template, line in lines.items():
+        with subtests.test(template):
+            (rendering,) = templates.render(template, {"y": [1], "x": {}}, [{}])
+            assert rendering.error and rendering.line == line
+    templates.close()
