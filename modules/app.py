@@ -89,7 +89,9 @@ class App:
         self.catalog = Catalog(Path(flags.text("model_dir") or ROOT / "models"), cache)
         self.model_settings = ModelSettings(self.catalog.folder, self._is_model)
         self.models = ModelManager(CoreBinding())
-        self.instruction_templates = InstructionTemplates(ROOT / "instruction-templates")
+        self.instruction_templates = InstructionTemplates(
+            Path(flags.text("template_dir") or ROOT / "instruction-templates")
+        )
         self.template_choices = TemplateChoices(
             self.instruction_templates, self.model_settings, lambda: self.settings.current.instruction_template_str
         )

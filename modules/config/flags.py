@@ -209,6 +209,16 @@ _SERVER = (
         {"en": "Folder of the personas (default: users/).", "zh": "存放用户身份的目录（默认 users/）。"},
     ),
     Option(
+        "template_dir",
+        "template-dir",
+        "",
+        {"en": "Template folder", "zh": "指令模板目录"},
+        {
+            "en": "Folder of the instruction templates (default: instruction-templates/).",
+            "zh": "存放指令模板的目录（默认 instruction-templates/）。",
+        },
+    ),
+    Option(
         "hf_endpoint",
         "hf-endpoint",
         "",

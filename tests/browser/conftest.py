@@ -74,7 +74,7 @@ class Server:
         self.log = folder / "server.log"
         arguments = ["--listen-port", str(self.port), "--model-dir", str(self.models)]
         arguments += ["--logs-dir", str(folder / "logs"), "--character-dir", str(folder / "characters")]
-        arguments += ["--persona-dir", str(folder / "users"), *flags]
+        arguments += ["--persona-dir", str(folder / "users"), "--template-dir", str(folder / "templates"), *flags]
         self.process: subprocess.Popen[bytes] | ForkedProcess
         if program:
             with self.log.open("wb") as log:
