@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 from modules.core.errors import InternalError, LoadFailed, NoModelLoaded, Unsupported, WebUIError
 from modules.core.events import ENDS, Done, Event, Failed, Json, Progress, Result, Text, Waiting, to_line
 from modules.core.prompt import Prompt
+from modules.engines import next_token
 from modules.engines.engine_loader import EngineLoader
 from modules.engines.engine_protocol import BatchingEngine, SerialEngine
 from modules.engines.failure_causes import cause
@@ -41,6 +42,11 @@ LARGE_REQUEST = 100_000
 """Bytes. Tokenizing that much takes a tenth of a second."""
 EXCLUSIVE = ("apply_loras",)
 """Operations that change what a generation would answer: they wait for running ones, and later ones wait for them."""
+
+_NO_CANDIDATES = {
+    "en": "This loader cannot list the candidates for the next token.",
+    "zh": "此加载器无法列出下一个词符的候选。",
+}
 
 Request = tuple[int, str, dict[str, Json]]
 
@@ -91,6 +97,8 @@ class SerialAdapter:
         self._to_announce: list[int] = []  # calls whose queue position has not been sent
 
     def submit(self, call: int, prompt: list[int], params: Mapping[str, Json]) -> None:
+        if next_token.candidate_count(params):
+            raise Unsupported(_NO_CANDIDATES)
         self._calls[call] = self._generate(prompt, params)
         if len(self._calls) > 1:
             self._to_announce.append(call)
@@ -157,9 +165,10 @@ class Worker:
         engine = self._engine
         if engine is not None and operation in engine.questions:
             serve = partial(self._reply, call, operation, args, lambda: engine.questions[operation](**args))
-        elif engine is not None and operation == "generate":
+        elif engine is not None and operation in ("generate", "next"):
             self._tokenizing.add(call)
-            serve = partial(self._tokenize, engine, call, args)
+            candidates = {"candidates": args.pop("top", next_token.DEFAULT_CANDIDATES)} if operation == "next" else {}
+            serve = partial(self._tokenize, engine, call, args | candidates)
         else:
             serve, large = partial(self._queue, call, operation, args), False
         self._large.put(serve) if large else serve()
@@ -303,12 +312,19 @@ class Worker:
         return self._engine
 
 
-def _tokenized(engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong."""
+def _tokenized(
+    engine: BatchingEngine | SerialAdapter, prompt: Json, params: Mapping[str, Json], candidates: int = 0
+) -> dict[str, Json]:
+    """Return the arguments of `submit`, and the facts that `Done` reports. Raises PromptTooLong or TextTooLong.
+
+    With `candidates` it ends with so many candidates for the next token: see `engines.next_token`.
+    """
     whole = Prompt(prompt) if isinstance(prompt, str) else Prompt.from_json(prompt)
     info = engine.info
     fitted = fit(whole, lambda text: engine.tokenize(text, params), info.context_length, info.vocabulary_size)
     params = with_seed(params)
+    if candidates:
+        params = next_token.ask_for(params, min(candidates, info.vocabulary_size - 1))
     facts = {"shortened": fitted.shortened, "seed": params.get("seed", -1)}
     return {"prompt": fitted.tokens, "params": params, "facts": facts}
 

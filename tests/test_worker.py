@@ -236,6 +236,12 @@ def test_an_operation_that_the_engine_lacks_is_unsupported(echo: WorkerProcess) 
         result_of(echo, "train")
 
 
+def test_a_serial_engine_lists_no_candidates_for_the_next_token(echo: WorkerProcess) -> None:
+    with pytest.raises(Unsupported, match="cannot list the candidates"):
+        list(echo.events("next", prompt="one two", params={}, top=5))
+    assert generate(echo, "one").text() == "one "
+
+
 def test_invalid_arguments_of_an_operation_fail_only_that_call(echo: WorkerProcess) -> None:
     with pytest.raises(InternalError, match="TypeError"):
         result_of(echo, "count", words="wrong")

@@ -15,8 +15,14 @@ Report = Callable[[Progress], None]
 Operations = Mapping[str, Callable[..., Json]]
 """Functions that the parent process may call, by name.
 
-The worker runs `operations` between two steps. `questions`, such as "encode", are quick and use nothing that a step
-uses: another thread answers them at once, during a step.
+The worker runs `operations` between two steps. `questions` are quick and use nothing that a step uses: another thread
+answers them at once, during a step. Every engine of the registry answers these:
+
+* "encode" (text, add_special=True): the ids of the tokens of a text, with BOS unless `add_special` is false.
+* "decode" (tokens): the text of these ids, special ones by name.
+* "count" (text): the number of its tokens, BOS included.
+* "pieces" (text, add_special=True): its tokens as [id, text, bytes in hexadecimal, special], where `special` marks
+  control tokens. A token that ends inside a character has bytes, but "" as its text.
 """
 
 
@@ -32,7 +38,8 @@ class BatchingEngine(Protocol):
         """Queue a generation that continues the tokens of `prompt`; its events come from `step`.
 
         `params` has a seed, and perhaps a limit of `repetition.max_cached_tokens`, or texts that are `visible`: special
-        tokens in them appear in the answer.
+        tokens in them appear in the answer. If it has a `next_token.candidate_count`, the generation ends with the
+        `next_token.result` for its first token.
         Raises a WebUIError if the engine cannot accept it.
         """
 

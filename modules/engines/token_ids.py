@@ -30,6 +30,19 @@ def logit_biases(params: Mapping[str, Json], vocabulary_size: int, end_tokens: I
     return biases | dict.fromkeys((*bans, *banned_ends), -math.inf)
 
 
+def token_pieces(tokens: Iterable[tuple[int, bytes, bool]]) -> list[list[Json]]:
+    """Return what the question "pieces" answers, of ids with their bytes and whether they are special."""
+    return [[token, _whole_text(piece), piece.hex(), special] for token, piece, special in tokens]
+
+
+def _whole_text(piece: bytes) -> str:
+    """Return the text of a token, "" if it ends or begins inside a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
     """Return how many tokens two sequences of one type (list, array) have in common at their beginning.
 

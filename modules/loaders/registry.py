@@ -58,7 +58,8 @@ class Loader:
         formats: Model formats, the preferred ones first.
         options: Keys of its load options, in the order of `--explain`.
         samplers: Keys of the generation parameters that its sampler implements.
-        abilities: Any of "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel".
+        abilities: Any of "lora", "loras" (several at once), "train", "perplexity", "cfg", "parallel", "next"
+            (candidates for the next token, before and after the samplers).
         packages: Import names of the packages it needs.
         install: Command that installs them, into `overlay` if there is one.
         overlay: Packages for its worker, if the main environment has other versions or none.
@@ -216,7 +217,7 @@ _TABLE = (
         formats=("safetensors", "pytorch", "gptq", "awq"),
         options=_keys(TRANSFORMERS),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "train", "perplexity", "cfg", "next"}),
         lora_engine="peft",
         packages=("torch", "transformers", "accelerate"),
         install="pip install -r requirements.txt",
@@ -243,7 +244,7 @@ _TABLE = (
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
         lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2_HF",
@@ -261,7 +262,7 @@ _TABLE = (
         formats=("gptq", "exl2"),
         options=_keys(EXLLAMAV2),
         samplers=_EXLLAMAV2_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "cfg", "parallel"}),
+        abilities=frozenset({"lora", "loras", "cfg", "parallel", "next"}),
         lora_engine="exllamav2",
         packages=("torch", "transformers", "exllamav2"),
         install="python server.py --install ExLlamav2",
@@ -279,7 +280,7 @@ _TABLE = (
         formats=("gptq",),
         options=_keys(AUTOGPTQ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
         lora_engine="peft",
         packages=("torch", "transformers", "auto_gptq"),
         install="python server.py --install AutoGPTQ",
@@ -294,7 +295,7 @@ _TABLE = (
         formats=("gguf",),
         options=_keys(LLAMACPP),
         samplers=_LLAMACPP_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "parallel"}),
+        abilities=frozenset({"lora", "loras", "parallel", "next"}),
         lora_engine="llama.cpp",
         packages=("llama_cpp",),
         install="python server.py --install llama.cpp",
@@ -310,7 +311,7 @@ _TABLE = (
         formats=("gguf",),
         options=_keys(LLAMACPP_HF),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
         lora_engine="llama.cpp",
         packages=("llama_cpp", "torch", "transformers"),
         install="python server.py --install llamacpp_HF",
@@ -325,7 +326,7 @@ _TABLE = (
         formats=("awq",),
         options=_keys(AUTOAWQ),
         samplers=_HF_SAMPLERS,
-        abilities=frozenset({"lora", "loras", "perplexity", "cfg"}),
+        abilities=frozenset({"lora", "loras", "perplexity", "cfg", "next"}),
         lora_engine="peft",
         packages=("torch", "transformers", "awq"),
         install="python server.py --install AutoAWQ",

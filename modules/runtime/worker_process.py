@@ -52,6 +52,7 @@ Deliver = Callable[[Event], None]
 _ACTIVITIES: dict[str, Words] = {
     "load": {"en": "loading", "zh": "加载"},
     "generate": {"en": "generating", "zh": "生成"},
+    "next": {"en": "generating", "zh": "生成"},
     "apply_loras": {"en": "applying LoRAs", "zh": "应用 LoRA"},
     "": {"en": "idle", "zh": "空闲"},
 }
@@ -199,7 +200,7 @@ class WorkerProcess:
             orphans = list(self._calls.values())
             self._calls.clear()
             operations = {operation for operation, _ in orphans}
-            activity = next((name for name in ("load", "apply_loras", "generate") if name in operations), "")
+            activity = next((name for name in ("load", "apply_loras", "generate", "next") if name in operations), "")
             died = self._death_of(exit_code, _ACTIVITIES[activity])
             self.death = Unloaded() if self._closing else died
         for _, deliver in orphans:

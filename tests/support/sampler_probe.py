@@ -2,15 +2,16 @@
 
 Reads a JSON object from stdin: "path" of a GGUF file, whose vocabulary is used, and "cases". A case has "params",
 "logits" by token (all others are unreachable), the tokens of a "prompt", and how many tokens to "draw". Writes as JSON
-for every case the sampled tokens; with "draw" 0, the candidates remaining at the last sample with their logits; or the
-error. With "texts" instead of "cases": the text of every token, and the tokens of every text.
+for every case the sampled tokens, with "first" those of as many samplers with the seeds 0, 1, …; with "draw" 0, the
+tokens that may be sampled with their probabilities; or the error. With "texts" instead of "cases": the text of every
+token, and the tokens of every text.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from modules.core.errors import WebUIError
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.library import installed_build
-from modules.engines.llamacpp.sampler import Sampler
+from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.loaders import generation_settings
 from modules.loaders.load_settings import option_values, resolve
 from modules.loaders.registry import LOADERS
@@ -61,14 +62,31 @@ def _sample(model: FixedLogitsModel, case: Mapping[str, Any]) -> Any:
     before = model.fixed_logits.copy()
     try:
         params = generation_settings.resolve(case["params"], logit_bias=case.get("logit_bias"))
-        sampler = Sampler(model, params, case.get("prompt", []))
-        samples = [sampler.sample(0) for _ in range(case["draw"] or 1)]
-        remaining = {} if case["draw"] else sampler.remaining_candidates()
-        sampler.free()
+        prompt = case.get("prompt", [])
+        if case.get("first"):
+            result: Any = [_first_token(model, params | {"seed": seed}, prompt) for seed in range(case["draw"])]
+        elif case["draw"]:
+            sampler = Sampler(model, params, prompt)
+            result = [sampler.sample(0) for _ in range(case["draw"])]
+            sampler.free()
+        else:
+            result = _likely(first_token_probabilities(model, params, prompt, 0))
     except WebUIError as error:
         return {"error": error.say("en")}
     assert np.array_equal(before, model.fixed_logits), "the logits of the model are not modified"
-    return samples if case["draw"] else {token: logit for token, logit in remaining.items() if logit > UNREACHABLE / 2}
+    return result
+
+
+def _first_token(model: Model, params: Mapping[str, Any], prompt: Sequence[int]) -> int:
+    sampler = Sampler(model, params, prompt)
+    try:
+        return sampler.sample(0)
+    finally:
+        sampler.free()
+
+
+def _likely(chances: NDArray[np.float64]) -> dict[int, float]:
+    return {int(token): float(chances[token]) for token in np.flatnonzero(chances)}
 
 
 if __name__ == "__main__":

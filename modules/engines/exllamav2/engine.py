@@ -20,7 +20,8 @@ from exllamav2 import ExLlamaV2Tokenizer
 from exllamav2.generator import ExLlamaV2DynamicGenerator
 
 from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
-from modules.core.events import Done, Event, Failed, Info, Json, Progress, Text, Waiting
+from modules.core.events import Done, Event, Failed, Info, Json, Progress, Result, Text, TokenLogprobs, Waiting
+from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.exllamav2.arguments import GENERATOR, PAGE_SIZE, Environment, context_length, generator_arguments
 from modules.engines.exllamav2.build import check_config, load_model
@@ -150,9 +151,11 @@ class Engine:
         if params["grammar_string"]:
             matcher = self._vocabulary.grammar(params["grammar_string"])()
             filters.append(GrammarFilter(self._model, self._native_tokenizer, matcher))
+        candidates = next_token.candidate_count(params)
         return Job(
-            params["top_logprobs"] is not None,
+            params["top_logprobs"] is not None or candidates > 0,
             self._ends,
+            return_top_tokens=candidates,
             input_ids=[torch.tensor([tokens], dtype=torch.long) for tokens in sequences],
             max_new_tokens=self._job_tokens(max(map(len, sequences)), limit),
             min_new_tokens=params["min_length"],
@@ -250,6 +253,10 @@ class Engine:
                 yield request.call, Failed(GenerationFailed(NAME, request.job.error))
                 self.cancel(request.call)
                 return
+            if logits is not None and request.job.likely:
+                self.cancel(request.call)
+                yield request.call, self._next_tokens(request, token, logits)
+                return
             text, reason = self._emit_token(request, token, logits)
             if text is not None:
                 yield request.call, text
@@ -265,12 +272,18 @@ class Engine:
             return None, "stop"
         logprobs = None
         if logits is not None:
-            top = request.params["top_logprobs"]
-            logprobs = token_logprobs(self.texts, logits[: self._config.vocab_size], token, top)
+            logprobs = self._logprobs(token, logits, request.params["top_logprobs"])
         text = request.stream.feed(request.detokenizer.feed(token), logprobs)
         if request.stream.stopped:
             return text, "stop"
         return text, "length" if request.sampled_tokens >= request.limit else ""
+
+    def _next_tokens(self, request: Request, token: int, logits: torch.Tensor) -> Result:
+        plain = self._logprobs(token, logits, next_token.candidate_count(request.params)).top
+        return next_token.result(plain, request.job.likely, self.texts.shown_text)
+
+    def _logprobs(self, token: int, logits: torch.Tensor, top: int) -> TokenLogprobs:
+        return token_logprobs(self.texts, logits[: self._config.vocab_size], token, top)
 
     def _finish(self, request: Request, reason: str) -> Iterator[tuple[int, Event]]:
         rest = request.stream.finish(request.detokenizer.flush())

@@ -29,8 +29,9 @@ SAMPLER_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, Ass
 class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
     """A job that records its tokens in `sampled`, with their logits before any sampler if it `keeps_logits`.
 
-    An exception in the sampler would end the jobs of other requests too. It is caught and ends this one; `error` then
-    holds its text.
+    With `return_top_tokens`, `likely` has so many of those that could be sampled last, and their probabilities. XTC,
+    which is a matter of chance elsewhere, reduces probabilities here. An exception in the sampler would end the jobs of
+    other requests too. It is caught and ends this one; `error` then holds its text.
     """
 
     def __init__(self, keeps_logits: bool, ends: Sequence[int], **arguments: Any) -> None:
@@ -38,6 +39,7 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         self._keeps_logits, self._ends = keeps_logits, ends
         self._logits: Tensor | None = None
         self.sampled: list[tuple[int, Tensor | None]] = []
+        self.likely: list[tuple[int, float]] = []
         self.error: str = ""
 
     def receive_logits(self, logits: Tensor) -> Any:
@@ -48,10 +50,15 @@ class Job(ExLlamaV2DynamicJob):  # type: ignore[misc]
         if self._keeps_logits:
             self._logits = logits[0, 0].clone()
         try:
-            return super().receive_logits(logits)
+            sample = super().receive_logits(logits)
         except SAMPLER_ERRORS as error:
             self.error = str(error) if isinstance(error, NoTokenLeft) else f"{type(error).__name__}: {error}"
             return torch.tensor([[min(self._ends, default=0)]]), none_tensor, none_tensor, torch.ones(1, 1), True
+        _, tokens, chances, *_ = sample
+        if self.return_top_tokens:
+            ranked = zip(tokens.flatten().tolist(), chances.flatten().tolist(), strict=True)
+            self.likely = [(token, chance) for token, chance in ranked if chance > 0]
+        return sample
 
     def receive_sample(self, logits: Tensor, next_token: Tensor, *rest: Any) -> Any:
         self.sampled.append((int(next_token), self._logits))

@@ -279,6 +279,9 @@ class Engine:
     def _emit_token(self, generation: Generation, logits: Tensor) -> Generator[tuple[int, Event], None, bool]:
         """Sample the next token from `logits` [1, vocabulary] and yield its events. True if the answer ends with it."""
         try:
+            if generation.candidates:
+                yield generation.call, generation.next_tokens(logits)
+                return True
             text, reason = generation.sample(logits)
         except NoTokenLeft as error:  # the other answers continue
             yield generation.call, Failed(GenerationFailed(self.model.name, str(error)))

@@ -129,5 +129,4 @@ def token_logprobs(tokenizer: TextTokenizer, logits: Tensor, token: int, top: in
 
 
 def _logprob(tokenizer: TextTokenizer, token: int, logprob: float) -> Logprob:
-    in_vocabulary = token < tokenizer.vocabulary_size  # there may be more logits than tokens
-    return Logprob(tokenizer.decode([token], special=True) if in_vocabulary else "", round(logprob, 6), token)
+    return Logprob(tokenizer.shown_text(token), round(logprob, 6), token)

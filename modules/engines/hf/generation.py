@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.core.events import Done, Event, Json, Progress, Text
+from modules.core.events import Done, Event, Json, Progress, Result, Text
+from modules.engines import next_token
 from modules.engines.hf.batch import TokenSequence
 from modules.engines.hf.evaluator import Evaluator, token_logprobs
 from modules.engines.hf.prompt_lookup import draft_tokens
-from modules.engines.hf.sampling.pipeline import apply_guidance, build_processors, new_generator, sample_token
+from modules.engines.hf.sampling.pipeline import (
+    apply_guidance,
+    build_processors,
+    first_token_chances,
+    new_generator,
+    sample_token,
+)
 from modules.engines.hf.sampling.vocabulary import Vocabulary
 from modules.engines.hf.token_text import Detokenizer
 from modules.engines.text_stream import TextStream
@@ -38,21 +45,25 @@ class Generation:
         self.queue_position = 0
         self.cached_tokens = self.completion_tokens = 0
         self.negative_logits: Tensor | None = None  # after the last token of `negative`, float32 [1, vocabulary]
-        self._model, self._context = model, context
+        self.candidates = next_token.candidate_count(params)
+        self._model, self._vocabulary, self._context = model, vocabulary, context
         self._stream = TextStream(params["stop"])
         preceding = [] if model.is_encoder_decoder else prompt
         self._detokenizer = Detokenizer(model, preceding, not params["skip_special_tokens"], params.get("visible", ()))
         self._generator = new_generator(params, model.device)
-        self._processors: Any = build_processors(
-            params,
-            prompt_tokens=prompt,
-            vocabulary=vocabulary,
-            eos=sorted(model.eos_tokens),
-            device=model.device,
-            generator=self._generator,
-        )
+        self._processors = self._build_processors(params)
         self._token_ids = torch.empty(1, 0, dtype=torch.long, device=model.device)
         self._submitted = self._prefilled = time.monotonic()
+
+    def _build_processors(self, params: Mapping[str, Json]) -> Any:
+        return build_processors(
+            params,
+            prompt_tokens=self.prompt,
+            vocabulary=self._vocabulary,
+            eos=sorted(self._model.eos_tokens),
+            device=self._model.device,
+            generator=self._generator,
+        )
 
     @property
     def prefill_progress(self) -> Progress:
@@ -106,12 +117,28 @@ class Generation:
             decode_seconds=time.monotonic() - self._prefilled,
         )
 
+    def next_tokens(self, logits: Tensor) -> Result:
+        """Return the most likely tokens after the prompt, by `logits` [1, vocabulary] and after the samplers.
+
+        Raises NoTokenLeft.
+        """
+        model, guided = self._model, self._guided(logits)
+        chances = first_token_chances(self.params, self._build_processors, self._all_token_ids(), guided)
+        values, tokens = chances[0].topk(self.candidates)
+        likely = [pair for pair in zip(tokens.tolist(), values.tolist(), strict=True) if pair[1] > 0]
+        plain = token_logprobs(model, logits[0], likely[0][0], self.candidates).top
+        return next_token.result(plain, likely, model.shown_text)
+
     def _sample_token(self, logits: Tensor) -> int:
-        if self.negative is not None:
-            logits = apply_guidance(logits, self._next_negative_logits(), self.params["guidance_scale"])
+        logits = self._guided(logits)
         if len(self._processors):
             logits = self._processors(self._all_token_ids(), logits)
         return int(sample_token(logits, self.params, self._generator))
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        if self.negative is None:
+            return logits
+        return apply_guidance(logits, self._next_negative_logits(), self.params["guidance_scale"])
 
     def _all_token_ids(self) -> Tensor:
         """Return all tokens so far, those of the prompt included, int64 [1, tokens]."""

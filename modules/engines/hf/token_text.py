@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from modules.core.events import Json
 from modules.engines.engine_protocol import Operations
-from modules.engines.token_ids import check_token_id
+from modules.engines.hf.token_bytes import TokenBytes
+from modules.engines.token_ids import check_token_id, token_pieces
 
 _CONTEXT_TOKENS = 6
 """Tokens of the prompt that are decoded together with the first token of the answer."""
@@ -21,6 +23,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._bytes = TokenBytes(tokenizer)
         self._lock = threading.Lock()
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:
@@ -53,6 +56,10 @@ class TextTokenizer:
             text = self.tokenizer.decode(list(tokens), **arguments)
             return text
 
+    def shown_text(self, token: int) -> str:
+        """Return the text of a token, a special one's name; "" for a logit to which no token belongs."""
+        return self.decode([token], special=True) if token < self.vocabulary_size else ""
+
     @property
     def questions(self) -> Operations:
         """The tokenizer's operations that a worker answers at any time."""
@@ -69,7 +76,11 @@ class TextTokenizer:
                 self.check_token("tokens", token)
             return self.decode(tokens, special=True)
 
-        return {"encode": encode, "count": count, "decode": decode}
+        def pieces(text: str, add_special: bool = True) -> list[list[Json]]:
+            raw = self._bytes
+            return token_pieces((token, raw.of(token), raw.is_special(token)) for token in encode(text, add_special))
+
+        return {"encode": encode, "count": count, "decode": decode, "pieces": pieces}
 
     def check_token(self, option: str, token: int) -> None:
         """Raise OptionError, in the name of `option`, if `token` is not in the vocabulary."""

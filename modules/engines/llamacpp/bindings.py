@@ -126,15 +126,11 @@ class Model:
         """Return the log probability of `token` in that row and the `top` most likely tokens, before any sampler."""
         logits = self.logits(row).astype(np.float64)
         logprobs = logits - (np.log(np.sum(np.exp(logits - logits.max()))) + logits.max())
-        best = np.argpartition(-logits, top)[:top] if top else np.empty(0, int)
-        ranked = sorted(best.tolist(), key=lambda candidate: -logits[candidate])
-        return TokenLogprobs(
-            self._logprob(token, logprobs), tuple(self._logprob(candidate, logprobs) for candidate in ranked)
-        )
+        ranked = tuple(self._logprob(candidate, logprobs) for candidate in largest(logits, top))
+        return TokenLogprobs(self._logprob(token, logprobs), ranked)
 
     def _logprob(self, token: int, logprobs: NDArray[np.float64]) -> Logprob:
-        text = self.vocabulary.piece(token, special=True).decode("utf-8", "replace")
-        return Logprob(text, round(float(logprobs[token]), 6), token)
+        return Logprob(self.vocabulary.shown_text(token), round(float(logprobs[token]), 6), token)
 
     # -- the KV cache ---------------------------------------------------------------------------------------------
 
@@ -175,6 +171,12 @@ class Model:
     def restore_state(self, sequence: int, state: NDArray[np.uint8]) -> bool:
         """Copy a saved state into the empty `sequence`. Return False if the KV cache has no room for it."""
         return bool(native.llama_state_seq_set_data(self.context, _byte_pointer(state), state.size, sequence))
+
+
+def largest(values: NDArray[np.float64], count: int) -> list[int]:
+    """Return the indices of the `count` largest of `values`, the largest first."""
+    best = np.argpartition(-values, count)[:count] if count else np.empty(0, int)
+    return sorted(best.tolist(), key=lambda index: -values[index])
 
 
 def _byte_pointer(state: NDArray[np.uint8]) -> object:

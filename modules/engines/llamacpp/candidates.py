@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -57,10 +56,15 @@ class Candidates:
         # Read through llama.cpp's pointer, not `_data`: XTC moves the beginning of the array.
         return int(self._array.data[self._array.selected].id)
 
-    def remaining(self) -> dict[int, float]:
-        """Return the logits of the candidates that are left, by token id."""
-        left = (self._array.data[index] for index in range(self._array.size))
-        return {candidate.id: candidate.logit for candidate in left if math.isfinite(candidate.logit)}
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return the probabilities of all tokens by the logits of those that are left, shape [capacity]."""
+        address = ctypes.addressof(self._array.data.contents)  # not that of `_data`: see `selected`
+        buffer: Any = (ctypes.c_char * (self._array.size * CANDIDATE.itemsize)).from_address(address)
+        left = np.frombuffer(buffer, CANDIDATE)
+        weights = np.exp(left["logit"].astype(np.float64) - left["logit"].max())
+        chances = np.zeros(len(self._data))
+        chances[left["id"]] = weights / weights.sum()
+        return chances
 
     def _reset(self, size: int, is_sorted: bool = False) -> None:
         self._array.data = self._data.ctypes.data_as(native.llama_token_data_p)

@@ -11,21 +11,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from modules.core.errors import GenerationFailed, PromptTooLong
-from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Text, Waiting
+from modules.core.events import Done, Event, Failed, Info, Json, Note, Progress, Result, Text, Waiting
+from modules.engines import next_token
 from modules.engines.engine_protocol import Operations, Report
 from modules.engines.llamacpp.arguments import arguments
 from modules.engines.llamacpp.batch import Batch
-from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model
+from modules.engines.llamacpp.bindings import ABORTED, CACHE_FULL, DECODED, Model, largest
 from modules.engines.llamacpp.kv_cache import KVCache
 from modules.engines.llamacpp.library import installed_build
 from modules.engines.llamacpp.lora import LlamaAdapters
 from modules.engines.llamacpp.notes import CANNOT_SHIFT_NOTE, notes
-from modules.engines.llamacpp.sampler import Sampler
+from modules.engines.llamacpp.sampler import Sampler, first_token_probabilities
 from modules.engines.llamacpp.scheduler import PREFILL_CHUNK_WHILE_DECODING, Request, Scheduler
 from modules.engines.llamacpp.threadpool import ComputeThreads
 from modules.engines.lora_set import LoraSet
 from modules.engines.progress import whole_percents
 from modules.engines.text_stream import TextStream
+from modules.engines.token_ids import token_pieces
 from modules.options.option import Value
 from modules.system import cpu_memory
 
@@ -48,7 +50,12 @@ class LlamaCpp:
         self._cache = KVCache(self.model, slots, attention_sink_size, max_saved_bytes)
         self._scheduler = Scheduler(self.model, self._cache)
         self._warm_up()
-        self.questions: Operations = {"encode": self.encode, "decode": self.decode, "count": self.count}
+        self.questions: Operations = {
+            "encode": self.encode,
+            "decode": self.decode,
+            "count": self.count,
+            "pieces": self.pieces,
+        }
         self.operations: Operations = {
             "cache": self._cache.describe,
             "forget": self.forget,
@@ -94,6 +101,12 @@ class LlamaCpp:
         for token in tokens:
             self._vocabulary.check_token("tokens", token)
         return b"".join(self._vocabulary.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
+    def pieces(self, text: str, add_special: bool = True) -> list[list[Json]]:
+        """Return the tokens of `text`: see `engine_protocol.Operations`."""
+        vocabulary = self._vocabulary
+        tokens = self.encode(text, add_special)
+        return token_pieces((token, vocabulary.piece(token, True), vocabulary.is_control(token)) for token in tokens)
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -182,6 +195,11 @@ class LlamaCpp:
             return
         request.first_token_at = request.first_token_at or time.monotonic()
         try:
+            if count := next_token.candidate_count(request.params):
+                result = self._next_tokens(request, count)
+                self._end(request)
+                yield request.call, result
+                return
             text, reason = self._sample(request)
         except GenerationFailed as error:  # the other requests go on
             self._end(request)
@@ -208,6 +226,13 @@ class LlamaCpp:
         context_full = len(request.slot.cells) >= self.model.n_ctx
         limit_reached = request.sampled_tokens == request.params["max_new_tokens"]
         return text, "length" if context_full or limit_reached else ""
+
+    def _next_tokens(self, request: Request, count: int) -> Result:
+        """Return the `count` most likely tokens after a prompt, by the model and after the samplers."""
+        chances = first_token_probabilities(self.model, request.params, request.tokens, request.logits_row)
+        likely = [(token, float(chances[token])) for token in largest(chances, count) if chances[token] > 0]
+        plain = self.model.token_logprobs(request.logits_row, likely[0][0], count).top
+        return next_token.result(plain, likely, self._vocabulary.shown_text)
 
     def _finish(self, request: Request, reason: str) -> Iterator[tuple[int, Event]]:
         rest = request.stream.finish()

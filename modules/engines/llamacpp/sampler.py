@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import GenerationFailed
 from modules.core.events import Json
+from modules.engines import next_token
 from modules.engines.grammars import Matcher
 from modules.engines.llamacpp.bindings import Model
 from modules.engines.llamacpp.candidates import Candidates, Logits
@@ -30,6 +31,7 @@ _SEED_COUNT = 2**32  # llama.cpp's seeds have 32 bits; the last one means "rando
 _MIROSTAT_M = 100  # how many of the most likely tokens mirostat 1 estimates from, as in its paper
 _UNLIKELY = 1e-4  # weight relative to the most likely token, below which tokens are left out of a first try
 _WHOLE_CONTEXT = 1 << 17  # tokens; more than contexts have, and little enough for llama.cpp to allocate at once
+_ROUNDING = 1e-9  # probability that may be missing from a sum of one
 
 
 class Sampler:
@@ -52,7 +54,8 @@ class Sampler:
         self._candidates = Candidates(model.n_vocab)
         # Plain greedy sampling is an argmax: llama.cpp copies and walks the vocabulary, which takes 50 us instead of 6.
         changed = self._adjusting is not None or _may_cut_most_likely(params)
-        self._greedy = params["temperature"] <= 0 and not changed
+        self._draws = params["temperature"] > 0
+        self._greedy = not self._draws and not changed
         self._looks_back = _has_penalties(params) or params["dry_multiplier"] > 0
         if self._looks_back:
             for token in prompt[-_lookback_tokens(params) :]:
@@ -79,7 +82,7 @@ class Sampler:
         with time_limit():
             token = self._select(logits)
             if not self._advance(grammar, token):
-                token = self._select(np.where(grammar.allowed(), logits, np.float32(-np.inf)))
+                token = self._select(_only(grammar.allowed(), logits))
                 self._advance(grammar, token)
         return token
 
@@ -100,18 +103,58 @@ class Sampler:
         candidates.apply(self._selecting)
         return candidates.selected
 
-    def remaining_candidates(self) -> dict[int, float]:
-        """Return what the last token was chosen from: logits after all samplers, by token id.
+    def probabilities(self, row: int) -> NDArray[np.float64]:
+        """Return how likely `sample` is to return each token from that row of logits, shape [n_vocab].
 
-        Empty after plain greedy sampling.
+        Only for the first token, since nothing is recorded. Raises GenerationFailed if no token is allowed.
         """
-        return self._candidates.remaining()
+        logits = self._model.logits(row).copy()
+        logits[self._biased_tokens] += self._biases
+        chances = self._chances(logits)
+        if self._grammar is None:
+            return chances
+        with time_limit():  # as `_select_by`: what the grammar refuses is selected again
+            allowed = self._grammar.allowed()
+            ends = list(self._model.vocabulary.end_tokens)
+            chances[~allowed] = 0
+            chances[ends] *= self._grammar.may_end()
+            refused = 1 - float(chances.sum())
+            return chances + refused * self._chances(_only(allowed, logits)) if refused > _ROUNDING else chances
+
+    def _chances(self, logits: Logits) -> NDArray[np.float64]:
+        """Return the chances of each token in `_select`, shape [n_vocab]."""
+        selected = self._select(logits)
+        if self._draws:
+            return self._candidates.probabilities()
+        certain: NDArray[np.float64] = np.eye(1, len(logits), selected)[0]
+        return certain
 
     def free(self) -> None:
         for sampler in (self._adjusting, self._selecting):
             if sampler is not None:
                 native.llama_sampler_free(sampler)
         self._grammar = self._adjusting = self._selecting = None
+
+
+def first_token_probabilities(
+    model: Model, params: Mapping[str, Json], prompt: Sequence[int], row: int
+) -> NDArray[np.float64]:
+    """Return how likely each token is to be the first one of an answer to `prompt`, shape [n_vocab].
+
+    `row` has the logits after the prompt. Raises GenerationFailed if no token is allowed.
+    """
+    chances = np.zeros(model.n_vocab)
+    for share, always in next_token.without_chance(params):
+        sampler = Sampler(model, always, prompt)
+        try:
+            chances += share * sampler.probabilities(row)
+        finally:
+            sampler.free()
+    return chances
+
+
+def _only(allowed: NDArray[np.bool_], logits: Logits) -> Logits:
+    return np.where(allowed, logits, np.float32(-np.inf))
 
 
 def nucleus(logits: Logits, top_p: float, min_p: float) -> NDArray[np.intp]:

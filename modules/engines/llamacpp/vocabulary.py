@@ -67,7 +67,15 @@ class Vocabulary:
 
     def special_text(self, token: int) -> str:
         """Return the text of a special token; "" for -1, which stands for a token that the vocabulary lacks."""
-        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        return self.shown_text(token) if token >= 0 else ""
+
+    def shown_text(self, token: int) -> str:
+        """Return the text of a token, a control token's name; an incomplete character is U+FFFD."""
+        return self.piece(token, special=True).decode("utf-8", "replace")
+
+    def is_control(self, token: int) -> bool:
+        """Tell whether `token` controls the model, such as BOS, and is no text."""
+        return bool(native.llama_vocab_is_control(self.handle, token))
 
     @property
     def special_tokens(self) -> dict[str, str]:

@@ -49,5 +49,11 @@ class LlamaTokenizer:
         pieces = (self._vocabulary.piece(token, special=not skip_special_tokens) for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        return self._vocabulary.piece(token, special=True)
+
+    def is_control(self, token: int) -> bool:
+        return self._vocabulary.is_control(token)
+
     def batch_decode(self, lists: Sequence[Sequence[int]], skip_special_tokens: bool = False, **_: object) -> list[str]:
         return [self.decode(tokens, skip_special_tokens) for tokens in lists]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from modules.core.errors import GenerationFailed, OptionError, PromptTooLong
 from modules.core.events import Done, Event, Progress, Text, TokenLogprobs, Waiting
 from modules.core.lora_errors import LoraRefused
+from modules.core.prompt import Prompt
 from modules.runtime.worker_process import WorkerProcess
 from tests.conftest import load
 from tests.engines.hf.test_lora import apply_loras
-from tests.support.answers import Crowd, answer, ask, forget, parameters, together
+from tests.support.answers import Answer, Crowd, answer, ask, forget, parameters, together
 from tests.support.exl2_folder import exl2_folder
 from tests.support.exllamav2_worker import EXLLAMAV2, exllamav2_worker, flash_worker
 from tests.support.quantized_folders import quantized_folder
@@ -55,6 +57,55 @@ def test_an_answer_comes_token_by_token(exl: WorkerProcess) -> None:
     assert reply.text.startswith(" Paris")
     assert sum(isinstance(event, Text) for event in reply.events) == 6 == reply.done.completion_tokens
     assert reply.done.reason == "length"
+
+
+def next_tokens(worker: WorkerProcess, prompt: str | Prompt, **settings: Any) -> dict[str, list[list[Any]]]:
+    whole = prompt if isinstance(prompt, str) else prompt.to_json()
+    result: dict[str, list[list[Any]]] = worker.call("next", prompt=whole, params=parameters(**settings), top=10)
+    return result
+
+
+def test_the_candidates_for_the_next_token_are_those_of_a_generation(exl: WorkerProcess) -> None:
+    tokens = tuple(ask(exl, "encode", text=FRANCE))
+    (first,) = answer(exl, FRANCE, max_new_tokens=1, top_logprobs=10).logprobs
+    for prompt in (FRANCE, Prompt("", tokens=tokens)):
+        plain = next_tokens(exl, prompt, temperature=1)["plain"]
+        assert [(token, text) for token, text, _ in plain] == [(top.id, top.text) for top in first.top]
+        assert [logprob for *_, logprob in plain] == pytest.approx([top.logprob for top in first.top], abs=1e-4)
+
+
+def test_the_candidates_after_the_samplers_are_those_of_the_sampler(exl: WorkerProcess) -> None:
+    by_model = next_tokens(exl, FRANCE, temperature=0.5, top_k=3, min_p=0)
+    weights = {token: math.exp(2 * logprob) for token, _, logprob in by_model["plain"][:3]}
+    sampled = {token: chance for token, _, chance in by_model["sampled"]}
+    expected = {token: weight / sum(weights.values()) for token, weight in weights.items()}
+    assert sampled == pytest.approx(expected, abs=1e-4)
+    assert next_tokens(exl, FRANCE, temperature=0)["sampled"] == [[*by_model["plain"][0][:2], 1.0]]
+    (seven,) = next_tokens(exl, FRANCE, temperature=1, grammar_string='root ::= "7"')["sampled"]
+    assert seven[1:] == ["7", 1.0]
+
+
+def test_going_on_from_a_candidate_is_the_same_as_a_new_prompt_with_it(exl: WorkerProcess) -> None:
+    first = answer(exl, FRANCE, max_new_tokens=6, top_logprobs=3)
+    raw = b"".join(bytes.fromhex(token.piece) for token in first.logprobs)
+    assert raw.decode() == first.text
+    generated = [token.chosen.id for token in first.logprobs]
+    tokens = (*ask(exl, "encode", text=FRANCE), *generated[:3], first.logprobs[3].top[1].id)
+    prompt = Prompt("", tokens=tokens).to_json()
+    replies = []
+    for _ in range(2):
+        replies.append(Answer(list(exl.events("generate", prompt=prompt, params=parameters(max_new_tokens=6)))))
+        forget(exl)
+    assert replies[0].done.cached_tokens > replies[1].done.cached_tokens == 0
+    assert replies[0].text == replies[1].text
+    with pytest.raises(OptionError, match="token ids from 0 to"):
+        next_tokens(exl, Prompt("", tokens=(1, 49152)))
+
+
+def test_the_pieces_of_a_text_have_its_bytes(exl: WorkerProcess) -> None:
+    pieces = ask(exl, "pieces", text="né 猫<|im_start|>")
+    assert bytes.fromhex("".join(raw for _, _, raw, _ in pieces)).decode() == "né 猫<|im_start|>"
+    assert [special for *_, special in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
 def test_a_stop_string_ends_the_answer(exl: WorkerProcess) -> None:

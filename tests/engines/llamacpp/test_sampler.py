@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -42,7 +42,7 @@ def probe(*cases: Mapping[str, Any]) -> list[Any]:
 
 
 def case(draw: int = DRAWS, chances: Mapping[int, float] = CHANCES, **params: Any) -> dict[str, Any]:
-    extra = {key: params.pop(key) for key in ("prompt", "logit_bias") if key in params}
+    extra = {key: params.pop(key) for key in ("prompt", "logit_bias", "first") if key in params}
     logits = {token: math.log(chance) for token, chance in chances.items()}
     return {"params": {"seed": 7} | NEUTRAL | params, "logits": logits, "draw": draw, **extra}
 
@@ -165,8 +165,8 @@ REMAINING = Results(*(case(0, **params) for params, _ in DEFINED.values()))
 
 @pytest.fixture(scope="module")
 def remaining() -> dict[str, dict[int, float]]:
-    """Return for every case the probabilities of the remaining candidates, by token."""
-    shares = [normal({int(token): math.exp(logit) for token, logit in logits.items()}) for logits in REMAINING()]
+    """Return for every case the probabilities of the tokens that may be sampled, by token."""
+    shares = [{int(token): chance for token, chance in chances.items()} for chances in REMAINING()]
     return dict(zip(DEFINED, shares, strict=True))
 
 
@@ -187,11 +187,51 @@ DRAWN = Results(*(case(**params) for params in CUTS))
 def test_tokens_are_sampled_as_often_as_they_are_likely(params: dict[str, Any]) -> None:
     tokens = DRAWN()[CUTS.index(params)]
     expected = top(3) if params else CHANCES
+    assert set(tokens) == set(expected)
+    assert_frequencies(tokens, expected)
+
+
+DIGITS = 'root ::= "1" "2"*'
+ONE, TWO = 33, 34  # "1" and "2" in SmolLM2's vocabulary
+FIRST: dict[str, dict[str, Any]] = {
+    "XTC half of the time": {"top_k": 5, "xtc_probability": 0.5, "xtc_threshold": 0.14},
+    "XTC, then temperature": {"xtc_probability": 0.3, "xtc_threshold": 0.05, "top_k": 4, "temperature": 2.0},
+    "a grammar that refuses most tokens": {"grammar_string": 'root ::= ("1" | "2")+', "temperature": 1.5},
+    "a grammar and truncation": {"grammar_string": 'root ::= ("1" | "2")+', "top_k": 2, "min_p": 0.1},
+    "penalties": {"repetition_penalty": 1.5, "frequency_penalty": 0.5, "prompt": [100, 100, ONE], "top_p": 0.95},
+    "mirostat 1": {"mirostat_mode": 1, "mirostat_tau": 1.5},
+}
+FIRST_CHANCES = {100: 0.5, ONE: 0.3, TWO: 0.15, 103: 0.05}
+FIRST_PROBABILITIES = Results(*(case(0, FIRST_CHANCES, **params) for params in FIRST.values()))
+FIRST_DRAWS = Results(*(case(DRAWS, FIRST_CHANCES, first=True, **params) for params in FIRST.values()))
+
+
+def test_the_first_token_is_drawn_as_often_as_its_probability_says(subtests: pytest.Subtests) -> None:
+    for name, chances, tokens in zip(FIRST, FIRST_PROBABILITIES(), FIRST_DRAWS(), strict=True):
+        with subtests.test(name):
+            expected = {int(token): chance for token, chance in chances.items()}
+            assert sum(expected.values()) == pytest.approx(1, abs=1e-6)
+            assert_frequencies(tokens, expected)
+
+
+def assert_frequencies(tokens: Sequence[int], expected: Mapping[int, float]) -> None:
+    """Fail unless every token was drawn as often as expected, within 4.5 standard deviations."""
     counts = Counter(tokens)
-    assert set(counts) == set(expected)
+    assert set(counts) <= set(expected)
     for token, chance in expected.items():
-        deviation = math.sqrt(DRAWS * chance * (1 - chance))
-        assert abs(counts[token] - DRAWS * chance) <= 4.5 * deviation, (token, counts[token] / DRAWS, chance)
+        deviation = math.sqrt(len(tokens) * chance * (1 - chance))
+        assert abs(counts[token] - len(tokens) * chance) <= 4.5 * deviation + 0.5, (token, counts[token], chance)
+
+
+GREEDY_PROBABILITIES = Results(
+    case(0, temperature=0.0),
+    case(0, temperature=0.0, top_k=5, xtc_probability=1.0, xtc_threshold=0.14),
+    case(0, {100: 0.9, ONE: 0.06, TWO: 0.04}, temperature=0.0, grammar_string=DIGITS),
+)
+
+
+def test_at_temperature_zero_one_token_has_all_the_probability() -> None:
+    assert GREEDY_PROBABILITIES() == [{"100": 1.0}, {"102": 1.0}, {str(ONE): 1.0}]
 
 
 GREEDY_CUTS: tuple[dict[str, Any], ...] = (
@@ -253,8 +293,6 @@ def test_the_end_token_can_be_banned() -> None:
     assert set(banned) == {100}
 
 
-ONE, TWO = 33, 34  # "1" and "2" in SmolLM2's vocabulary
-DIGITS = 'root ::= "1" "2"*'
 DIGIT_SAMPLES = Results(
     *(
         case(draw, {100: 0.9, ONE: 0.06, TWO: 0.04}, grammar_string=DIGITS, **params)

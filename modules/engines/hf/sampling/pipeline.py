@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from transformers import (
     EncoderRepetitionPenaltyLogitsProcessor,
     EpsilonLogitsWarper,
@@ -29,6 +30,7 @@ from modules.engines.hf.sampling import penalties, warpers
 from modules.engines.hf.sampling.grammar import Grammar
 from modules.engines.hf.sampling.mirostat import Mirostat
 from modules.engines.hf.sampling.vocabulary import Vocabulary
+from modules.engines.next_token import without_chance
 from modules.engines.token_ids import logit_biases
 
 _CUTOFF_UNIT = 1e-4  # of epsilon_cutoff and eta_cutoff, as in text-generation-webui
@@ -104,16 +106,42 @@ def sample_token(logits: Tensor, params: Params, generator: torch.Generator) -> 
 
     Raises NoTokenLeft if a row has no finite logit.
     """
-    if not bool(logits.isfinite().any(dim=1).all()):
-        raise no_token_left(logits)
     if is_greedy(params):
+        _require_a_token(logits)
         return logits.argmax(dim=1)
     # By inverse transform sampling, as `torch.multinomial` takes 3.5 ms for 150,000 tokens and this takes 0.5.
-    cumulative = logits.double().softmax(dim=1).cumsum(dim=1)
+    cumulative = token_chances(logits, params).cumsum(dim=1)
     total = cumulative[:, -1:]
     draw = torch.rand(logits.shape[0], 1, generator=generator, device=generator.device, dtype=torch.float64)
     target = torch.minimum(draw.to(logits.device) * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+
+
+def token_chances(logits: Tensor, params: Params) -> Tensor:
+    """Return what `sample_token` draws from: probabilities, float64 [batch, vocabulary]. Raises NoTokenLeft."""
+    _require_a_token(logits)
+    if is_greedy(params):
+        return one_hot(logits.argmax(dim=1), logits.shape[1]).double()
+    return logits.double().softmax(dim=1)
+
+
+def first_token_chances(
+    params: Params, build: Callable[[Params], LogitsProcessorList], token_ids: Tensor, logits: Tensor
+) -> Tensor:
+    """Return how likely each token is to be the first one of an answer, float64 [batch, vocabulary].
+
+    `build` returns new processors, `token_ids` are the prompt's, `logits` those after it. Raises NoTokenLeft.
+    """
+    chances = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
+    for share, always in without_chance(params):
+        processors: Any = build(always)
+        chances += share * token_chances(processors(token_ids, logits), params)
+    return chances
+
+
+def _require_a_token(logits: Tensor) -> None:
+    if not bool(logits.isfinite().any(dim=1).all()):
+        raise no_token_left(logits)
 
 
 def apply_guidance(logits: Tensor, negative_logits: Tensor, scale: float) -> Tensor:

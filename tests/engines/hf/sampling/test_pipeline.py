@@ -34,9 +34,11 @@ from modules.engines.hf.sampling.pipeline import (
     NoTokenLeft,
     apply_guidance,
     build_processors,
+    first_token_chances,
     new_generator,
     sample_token,
     sampler_order,
+    token_chances,
 )
 from modules.engines.hf.sampling.vocabulary import TokenizerVocabulary
 from modules.loaders import generation_settings
@@ -260,7 +262,7 @@ def compare_with_llamacpp(
 ) -> list[tuple[dict[int, float], dict[int, float]]]:
     """Return the probabilities of each case after this pipeline and after the sampler of llama.cpp."""
     results = []
-    for request, llama_logits in zip(cases, probe(*cases), strict=True):
+    for request, llama_chances in zip(cases, probe(*cases), strict=True):
         params = generation_settings.resolve(
             request["params"] | {"sampler_priority": LLAMA_ORDER, "temperature_last": True}
         )
@@ -270,8 +272,8 @@ def compare_with_llamacpp(
         prompt = request.get("prompt") or [1]
         arguments: dict[str, Any] = {"vocabulary": vocabulary, "eos": [END], "device": CPU}
         chain = build_processors(params, prompt_tokens=prompt, **arguments)
-        assert "error" not in llama_logits
-        theirs = normal({int(token): math.exp(logit) for token, logit in llama_logits.items()})
+        assert "error" not in llama_chances
+        theirs = {int(token): chance for token, chance in llama_chances.items()}
         results.append((probabilities(chain(torch.tensor([prompt]), scores)[0]), theirs))
     return results
 
@@ -472,6 +474,43 @@ def test_tokens_are_sampled_as_often_as_they_are_likely() -> None:
     assert sum(counts.values()) == 20000
     for token, chance in CHANCES.items():
         assert abs(counts[token] - 20000 * chance) <= 4.5 * math.sqrt(20000 * chance * (1 - chance))
+
+
+FIRST: tuple[dict[str, Any], ...] = (
+    {"top_k": 4, "temperature": 2.0},
+    {"xtc_probability": 0.5, "xtc_threshold": 0.14},
+    {"xtc_probability": 0.3, "xtc_threshold": 0.05, "typical_p": 0.9, "temperature_last": True, "temperature": 0.7},
+    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "custom_token_bans": "101", "min_p": 0.1},
+    {"mirostat_mode": 2, "mirostat_tau": 1.0},
+    {"dynamic_temperature": True, "dynatemp_low": 0.5, "dynatemp_high": 3.0, "smoothing_factor": 0.4},
+)
+
+
+def test_first_tokens_are_sampled_as_often_as_their_chances_say(subtests: pytest.Subtests) -> None:
+    draws, prompt = 2000, torch.tensor([[100, 102]])
+    for case_params in FIRST:
+        with subtests.test(params=case_params):
+            params = sampling_params(**case_params)
+            generator = new_generator(params, CPU)
+
+            def build(params: Mapping[str, Any], generator: torch.Generator = generator) -> LogitsProcessorList:
+                arguments: dict[str, Any] = {"vocabulary": Pieces(SIZE), "eos": [END], "device": CPU}
+                return build_processors(params, prompt_tokens=[100, 102], generator=generator, **arguments)
+
+            chances = first_token_chances(params, build, prompt, logits())[0]
+            assert float(chances.sum()) == pytest.approx(1)
+            rows = build(params)(prompt.expand(draws, -1), logits().expand(draws, -1))
+            tokens = sample_token(rows, params, generator)
+            for token, chance in enumerate(chances.tolist()):
+                deviation = math.sqrt(draws * chance * (1 - chance))
+                assert abs(int((tokens == token).sum()) - draws * chance) <= 4.5 * deviation + 0.01
+
+
+def test_the_chances_of_greedy_decoding_are_one_for_one_token() -> None:
+    params = sampling_params(temperature=0.0)
+    assert token_chances(logits(), params)[0].nonzero().tolist() == [[100]]
+    with pytest.raises(NoTokenLeft):
+        token_chances(torch.full((1, SIZE), OFF), params)
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {"do_sample": False}])
