@@ -1,7 +1,7 @@
 """The Parameters tab: presets are saved, shown in other windows and deleted, and only parameters that the loader
 supports are shown.
 
-That a preset is shown after a restart is tested in tests/ui/test_parameters_tab.py.
+That a preset is shown after a restart is tested in tests/ui/parameters/test_tab.py.
 """
 
 from __future__ import annotations

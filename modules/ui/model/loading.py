@@ -107,7 +107,10 @@ class Loading:
         """Show what another page, the API or a crash has changed since the `version` that this page shows."""
         if version == self._models.status.version:
             return {component: gr.skip() for component in self.writes}
-        return self.view() | self._following()
+        following = self.view() | self._following()
+        if version < 0:  # a page that is being opened, which shows what its browser has kept
+            following[self._followers.truncation] = gr.skip()
+        return following
 
     def view(self) -> Updates:
         """Show the state of the model in use."""

@@ -209,7 +209,7 @@ class OptionsCard:
 
     def mark_error(self, error: OptionError, longest: int = 0) -> Updates:
         """Mark an invalid value at its field. `longest` is the context length that the model was trained with."""
-        text = self._tr("enter").format(expected=error.expected[self._language].removeprefix(" "))
+        text = self._tr("enter").format(expected=error.expected[self._language])
         if error.option in CONTEXT_KEYS and longest:
             text = self._tr("enter_context").format(longest=longest)
         return {self.marks: marks(self._tr, errors={error.option: text})}

@@ -6,6 +6,7 @@ import "./model_menu.js";
 import { make } from "./dom.js";
 import { renameIn } from "./names.js";
 import * as parameters from "./parameter_drawer.js";
+import "./parameters.js";
 import { register } from "./shortcuts.js";
 import * as sidebar from "./sidebar.js";
 import { tr } from "./texts.js";
