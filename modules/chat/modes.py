@@ -209,7 +209,7 @@ def _chat_instruct_form(
         question = command.replace(PROMPT_PLACEHOLDER, f"{lines}{note}\n" if note else lines)
         return own.render([*system, _user(question), *last], continue_last)
 
-    return PromptForm(render, own.template, start_with="" if asked.continues else asked.start_with)
+    return PromptForm(render, own.template, start_with=asked.start_with if asked.impersonates else own.start_with)
 
 
 def _command(setting: str, people: Participants, asked: Asked) -> str:

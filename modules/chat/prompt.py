@@ -6,11 +6,13 @@ import dataclasses
 import itertools
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from modules.chat.message import Message
 from modules.chat.reasoning_markers import reasoning_markers
 from modules.chat.templates import ALPACA_STOPS, ChatTemplates, ModelTemplate, ends_in_thought, reasoning_of
+from modules.core.errors import Unsupported
 from modules.core.events import Done, Json
 from modules.core.prompt import Prompt, Replacement
 from modules.core.reasoning import ReasoningMarkers, ReasoningParser
@@ -123,7 +125,21 @@ def instruct_form(
     def render(messages: Sequence[Message], continue_last: bool) -> str:
         return templates.render(template, messages, continue_last=continue_last, template_kwargs=template_kwargs)
 
-    return PromptForm(render, template, ALPACA_STOPS if template.is_ours else (), start_with)
+    stop = ALPACA_STOPS if template.is_ours else ()
+    return PromptForm(render, template, stop, _space_before(render, start_with) + start_with)
+
+
+def _space_before(render: Callable[[Sequence[Message], bool], str], start_with: str) -> str:
+    """Return the space that a template has before an answer, but not at the end of the prompt for one."""
+    if not start_with:
+        return ""
+    question: Message = {"role": "user", "content": "?"}
+    prompt = render([question], False)
+    with suppress(Unsupported):
+        begun = render([question, {"role": "assistant", "content": start_with}], True)
+        if begun == f"{prompt} {start_with}":
+            return " "
+    return ""
 
 
 def _texts(markers: Sequence[ReasoningMarkers]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from modules.characters.library import CharacterLibrary
@@ -11,6 +12,7 @@ from modules.chat.participants import Casting
 from modules.chat.templates import ChatTemplates
 from modules.config.presets import Presets
 from modules.config.settings import SettingsStore
+from modules.core.events import Json
 
 
 def make_prompts(folder: Path, templates: ChatTemplates, **settings: str) -> ConversationPrompts:
@@ -20,3 +22,9 @@ def make_prompts(folder: Path, templates: ChatTemplates, **settings: str) -> Con
         store.set({"chat_instruct_command": "chat-instruct_command"}.get(key, key), value)
     casting = Casting(CharacterLibrary(folder / "characters"), Personas(folder / "users"), store)
     return ConversationPrompts(templates, casting)
+
+
+def write_character(folder: Path, id: str, **fields: Json) -> None:
+    """Write the file of a character into `folder`, with keys of the file's format."""
+    (folder / "characters").mkdir(exist_ok=True)
+    (folder / "characters" / f"{id}.json").write_text(json.dumps(fields))

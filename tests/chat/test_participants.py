@@ -1,0 +1,56 @@
+"""Who takes part in a conversation is known even if files are missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modules.characters.errors import InvalidCharacter
+from modules.chat.participants import Casting
+from modules.chat.templates import ChatTemplates
+from modules.conversations.conversation import Conversation
+from tests.support.dialogues import make_prompts, write_character
+
+
+def casting(folder: Path, **settings: str) -> Casting:
+    return make_prompts(folder, ChatTemplates(), **settings).casting
+
+
+def test_the_persona_is_the_user_then_the_name_in_the_file_then_that_of_the_settings(tmp_path: Path) -> None:
+    write_character(tmp_path, "mia", name="Mia", your_name="Ann")
+    write_character(tmp_path, "rex", name="Rex")
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "tom.yaml").write_text("name: Tom\nuser_bio: Sails.\n")
+    owner = casting(tmp_path, name1="Zoe", user_bio="Of the settings.")
+    for character, persona, expected in (
+        ("mia", "tom", ("Tom", "Sails.")),
+        ("mia", "", ("Ann", "Of the settings.")),
+        ("rex", "", ("Zoe", "Of the settings.")),
+        ("rex", "absent", ("Zoe", "Of the settings.")),
+    ):
+        people = owner.of(Conversation("", character=character, persona=persona))
+        assert (people.user, people.bio) == expected
+    assert casting(tmp_path, name1="").of(Conversation("")).user == "You"
+
+
+def test_a_conversation_goes_on_without_its_character(tmp_path: Path) -> None:
+    people = casting(tmp_path).of(Conversation("", character="Gone"))
+    assert (people.char, people.missing, people.character.context) == ("Gone", True, "")
+    people = casting(tmp_path).of(Conversation(""))
+    assert (people.char, people.missing) == ("AI", False)
+
+
+def test_a_changed_file_is_read_again_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    write_character(tmp_path, "mia", name="Mia")
+    owner = casting(tmp_path)
+    talk = Conversation("", character="mia")
+    assert owner.of(talk).character is owner.of(talk).character
+    write_character(tmp_path, "mia", name="Mia the Second")
+    assert owner.of(talk).char == "Mia the Second"
+    file = tmp_path / "characters" / "mia.json"
+    file.write_text("{")
+    os.utime(file, (1, 1))
+    with pytest.raises(InvalidCharacter):
+        owner.of(talk)
