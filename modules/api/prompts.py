@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modules.api.schemas import ChatRequest, CompletionRequest, Message, Part
-from modules.chat.prompt import conversation_prompt, text_prompt
+from modules.chat.prompt import ChatPrompt, text_prompt
+from modules.chat.prompt import chat_prompt as prompt_of_chat
 from modules.chat.templates import ChatTemplates
 from modules.core.errors import OptionError, Unsupported
 from modules.core.events import Json
@@ -15,7 +16,7 @@ from modules.runtime.loaded_model import LoadedModel
 
 def chat_prompt(
     templates: ChatTemplates, model: LoadedModel, request: ChatRequest, params: Mapping[str, Json]
-) -> Prompt:
+) -> ChatPrompt:
     """Return the prompt of a chat completion. Raises Unsupported, OptionError, or what `ChatTemplates.render` raises.
 
     A prompt is refused only if it cannot be evaluated at all; an answer that meets the end of the context says so
@@ -28,13 +29,14 @@ def chat_prompt(
     # A request that sets a truncation length wants the oldest messages dropped.
     drop = bool(params["truncation_length"])
     one_token = {**params, "max_new_tokens": 1}
-    return conversation_prompt(
+    return prompt_of_chat(
         templates,
         model,
         messages,
         one_token,
         continue_last=request.continue_,
         drop_oldest=drop,
+        hysteresis=False,
         template_kwargs=request.template_kwargs,
     )
 

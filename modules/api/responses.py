@@ -10,6 +10,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from modules.core.events import Done, Json, Logprob, Text, TokenLogprobs
+from modules.core.reasoning import REASONING, TEXT, Piece, ReasoningParser
 
 _MAX_IGNORED = 50  # fields listed as ignored
 _MAX_NAME = 80  # characters of the name of one
@@ -44,8 +45,8 @@ class ResponseBuilder:
         """Return the part of a chunk's choice with `text`; for "" that of the last chunk."""
         raise NotImplementedError
 
-    def message(self, number: int, text: str) -> dict[str, Json]:
-        """Return the part of a whole answer's choice with `text`."""
+    def message(self, number: int, pieces: Sequence[Text]) -> dict[str, Json]:
+        """Return the part of a whole answer's choice with the text of `pieces`."""
         raise NotImplementedError
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
@@ -63,7 +64,7 @@ class ResponseBuilder:
         has_logprobs = any(piece.logprobs for piece in pieces)
         return {
             "index": number,
-            **self.message(number, "".join(piece.text for piece in pieces)),
+            **self.message(number, pieces),
             "logprobs": self.logprobs(number, pieces) if has_logprobs else None,
             "finish_reason": _finish_reason(end),
         }
@@ -117,10 +118,22 @@ class ResponseBuilder:
         return sse_event({**body, "usage": usage} if self._usage_chunk else body)
 
 
+_FIELDS: Mapping[str, str] = {TEXT: "content", REASONING: "reasoning_content"}
+
+
 class ChatResponseBuilder(ResponseBuilder):
+    """Build chat completions. `parsers` take the thought out of each answer; without them it stays in the text."""
+
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
     prefix = "chatcmpl"
+
+    def __init__(
+        self, model: str, usage_chunk: bool, ignored: Sequence[str] = (), parsers: Sequence[ReasoningParser] = ()
+    ) -> None:
+        super().__init__(model, 1, usage_chunk, ignored)
+        self._parsers = parsers
+        self._reasoning_tokens = 0
 
     def opening(self, number: int) -> Json:
         first = {"role": "assistant", "content": "", "refusal": None}
@@ -129,8 +142,42 @@ class ChatResponseBuilder(ResponseBuilder):
     def delta(self, text: str) -> dict[str, Json]:
         return {"delta": {"content": text} if text else {}}
 
-    def message(self, number: int, text: str) -> dict[str, Json]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def message(self, number: int, pieces: Sequence[Text]) -> dict[str, Json]:
+        parts = [part for piece in pieces for part in self._split(number, piece)]
+        parts += self._parsers[number].end() if self._parsers else ()
+        texts = {kind: "".join(text for part, text in parts if part == kind) for kind in (TEXT, REASONING)}
+        thought = {_FIELDS[REASONING]: texts[REASONING]} if texts[REASONING] else {}
+        return {"message": {"role": "assistant", "content": texts[TEXT], **thought, "refusal": None}}
+
+    def sse_text(self, number: int, piece: Text) -> bytes:
+        parts = self._split(number, piece)
+        if parts == [(TEXT, piece.text)]:
+            return super().sse_text(number, piece)
+        logprobs = self.logprobs(number, [piece]) if piece.logprobs else None
+        chunks = [self._part(number, part, None if index else logprobs) for index, part in enumerate(parts)]
+        return b"".join(chunks) or (self._chunk([self._choice(number, "", logprobs)]) if logprobs else b"")
+
+    def sse_end(self, number: int, end: Done, last: bool = False) -> bytes:
+        held_back = self._parsers[number].end() if self._parsers else ()
+        return b"".join(self._part(number, part) for part in held_back) + super().sse_end(number, end, last)
+
+    def _part(self, number: int, part: Piece, logprobs: Json = None) -> bytes:
+        kind, text = part
+        delta = {_FIELDS[kind]: text}
+        return self._chunk([{"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": None}])
+
+    def _split(self, number: int, piece: Text) -> list[Piece]:
+        """Return what is known by now of the thought and the text, and count the tokens of the thought."""
+        if not self._parsers:
+            return [(TEXT, piece.text)]
+        parser = self._parsers[number]
+        was_inside, parts = parser.inside, parser.feed(piece.text)
+        if was_inside or parser.inside:
+            self._reasoning_tokens += piece.tokens
+        return parts
+
+    def _usage(self, ends: Mapping[int, Done]) -> Json:
+        return super()._usage(ends) | {"completion_tokens_details": {"reasoning_tokens": self._reasoning_tokens}}
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
         tokens = (token for piece in pieces for token in piece.logprobs)
@@ -157,8 +204,8 @@ class CompletionResponseBuilder(ResponseBuilder):
     def delta(self, text: str) -> dict[str, Json]:
         return {"text": text}
 
-    def message(self, number: int, text: str) -> dict[str, Json]:
-        return {"text": self._echoes[number] + text}
+    def message(self, number: int, pieces: Sequence[Text]) -> dict[str, Json]:
+        return {"text": self._echoes[number] + "".join(piece.text for piece in pieces)}
 
     def logprobs(self, number: int, pieces: Iterable[Text]) -> Json:
         listed = list(pieces)

@@ -197,6 +197,7 @@ _TEMPLATE_KWARGS = Expected(
     f'不超过 {MAX_TEMPLATE_KWARGS} 字节的对象，形如 {{"enable_thinking": false}}',
 )
 _EFFORT = Expected("none, minimal, low, medium, high, xhigh or max", " none、minimal、low、medium、high、xhigh 或 max")
+_REASONING_FORMAT = Expected("auto, deepseek or none", " auto、deepseek 或 none")
 
 
 def _check_size(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -217,6 +218,8 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Annotated[Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None, _EFFORT] = (
         None
     )
+
+    reasoning_format: Annotated[Literal["auto", "deepseek", "none"], _REASONING_FORMAT] = "auto"
 
     @property
     def template_kwargs(self) -> Mapping[str, Json]:

@@ -77,6 +77,7 @@ def chat_prompt(
     continue_last: bool = False,
     start_with: str = "",
     dropped_until: int = 0,
+    drop_oldest: bool = True,
     hysteresis: bool = True,
     template_kwargs: Mapping[str, Json] | None = None,
     form: PromptForm | None = None,
@@ -85,9 +86,9 @@ def chat_prompt(
 
     `form` is by default `instruct_form` with `template_kwargs` and `start_with`, the beginning of the reply. The
     messages before the index `dropped_until` are left out, except for system messages and the last question. If the
-    prompt is still too long, the worker drops the oldest exchanges until it fits, with `hysteresis` until it fills no
-    more than HYSTERESIS of the room, so that the next prompts begin with the same text. Raises what
-    `ChatTemplates.render` raises.
+    prompt is still too long, with `drop_oldest` the worker drops the oldest exchanges until it fits, with `hysteresis`
+    until it fills no more than HYSTERESIS of the room, so that the next prompts begin with the same text. A prompt
+    that cannot be shortened enough ends the generation with PromptTooLong. Raises what `ChatTemplates.render` raises.
     """
     if continue_last and not reasoning_of(messages[-1]) and not messages[-1].get("content"):
         messages, continue_last = messages[:-1], False
@@ -96,13 +97,17 @@ def chat_prompt(
     dropped = len(messages) - len(kept)
     limit = room(model, params)
     text = form.render(kept, continue_last)
-    prompt, starts = _shortenable(
-        lambda start: (text if not start else form.render(_without(kept, start), continue_last)) + form.start_with,
-        kept,
-        limit,
-        int(limit * HYSTERESIS) if hysteresis else 0,
-        form.stop,
-    )
+    starts: tuple[int, ...] = ()
+    if drop_oldest:
+        prompt, starts = _shortenable(
+            lambda start: (text if not start else form.render(_without(kept, start), continue_last)) + form.start_with,
+            kept,
+            limit,
+            int(limit * HYSTERESIS) if hysteresis else 0,
+            form.stop,
+        )
+    else:
+        prompt = Prompt(text + form.start_with, limit, stop=form.stop)
     starts = tuple(start + dropped for start in starts)
     markers, inside = reasoning_markers(templates, form.template, text)
     prompt = dataclasses.replace(prompt, visible=_texts(markers))

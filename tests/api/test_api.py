@@ -69,6 +69,29 @@ def test_streaming_does_not_change_an_answer(server: Server) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+THINKS = 'root ::= "<think>\\nIs it Rome?\\n</think>\\n\\nIt is Paris."'
+
+
+def test_the_thought_of_an_answer_is_apart_from_its_text(server: Server) -> None:
+    fields = {"messages": QUESTION, "extra_body": {"grammar_string": THINKS}, **GREEDY}
+    answer = server.openai.chat.completions.create(**fields)
+    message = answer.choices[0].message
+    assert (message.model_extra or {}).get("reasoning_content") == "Is it Rome?"
+    assert message.content == "It is Paris."
+    assert answer.usage is not None and answer.usage.completion_tokens_details is not None
+    assert 0 < (answer.usage.completion_tokens_details.reasoning_tokens or 0) < answer.usage.completion_tokens - 2
+    chunks = server.openai.chat.completions.create(stream=True, **fields)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas) == "Is it Rome?"
+    assert "".join(delta.content or "" for delta in deltas) == "It is Paris."
+
+
+def test_a_client_may_ask_for_the_text_with_its_thought(server: Server) -> None:
+    extra = {"grammar_string": THINKS, "reasoning_format": "none"}
+    answer = server.openai.chat.completions.create(messages=QUESTION, extra_body=extra, **GREEDY)
+    assert answer.choices[0].message.content == "<think>\nIs it Rome?\n</think>\n\nIt is Paris."
+
+
 def test_streaming_does_not_change_a_completion(server: Server) -> None:
     fields = {"prompt": "Once upon a time", "max_tokens": 24, **GREEDY}
     complete = server.openai.completions.create(**fields).choices[0]

@@ -94,8 +94,9 @@ def _add_generation_routes(router: APIRouter, app: App, defaults: Defaults) -> N
         model = app.models.current
         params, ignored = resolve(body, model)
         prompt = await asyncio.to_thread(chat_prompt, app.templates, model, body, params)
-        builder = ChatResponseBuilder(model.record.name, 1, body.stream_options.include_usage, ignored)
-        return await _generate(request, body, model, params, [prompt], builder)
+        parsers = [prompt.parser() for _ in range(body.n)] if body.reasoning_format != "none" else []
+        builder = ChatResponseBuilder(model.record.name, body.stream_options.include_usage, ignored, parsers)
+        return await _generate(request, body, model, params, [prompt.prompt], builder)
 
 
 async def _generate(
